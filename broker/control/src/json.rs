@@ -1,0 +1,147 @@
+//! Cutting a stream of bytes into JSON values, as QMP wants it: objects one after another, whatever is between them.
+
+/// Most bytes of one object (libxl's own limit).
+pub(crate) const OBJECT_MAX: usize = 1 << 20;
+/// Deepest nesting that is believed.
+const DEPTH_MAX: usize = 64;
+
+/// What the stream holds next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// A complete object's text.
+    Object(Vec<u8>),
+    /// What cannot be the begin of an object, up to the end of its line.
+    Garbage,
+}
+
+/// Collects bytes; gives complete objects.
+#[derive(Debug, Default)]
+pub(crate) struct Splitter {
+    bytes: Vec<u8>,
+    /// How far `bytes` has been looked at, in which state.
+    at: usize,
+    depth: usize,
+    string: bool,
+    escape: bool,
+    skipping: bool,
+}
+
+impl Splitter {
+    /// Adds bytes.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn cut(&mut self) -> Vec<u8> {
+        let rest = self.bytes.split_off(self.at.min(self.bytes.len()));
+        let head = std::mem::replace(&mut self.bytes, rest);
+        *self = Self { bytes: std::mem::take(&mut self.bytes), ..Self::default() };
+        head
+    }
+
+    /// The next piece, if it is complete.
+    pub(crate) fn next(&mut self) -> Option<Piece> {
+        while let Some(&byte) = self.bytes.get(self.at) {
+            self.at = self.at.saturating_add(1);
+            if self.skipping {
+                if byte == b'\n' {
+                    self.cut();
+                    return Some(Piece::Garbage);
+                }
+                if self.at > 4096 {
+                    self.cut();
+                    self.skipping = true;
+                }
+                continue;
+            }
+            if self.string {
+                match byte {
+                    _ if self.escape => self.escape = false,
+                    b'\\' => self.escape = true,
+                    b'"' => self.string = false,
+                    // A string does not span lines: whoever sends this has lost count of its quotes.
+                    b'\n' => {
+                        self.cut();
+                        return Some(Piece::Garbage);
+                    }
+                    _ => {}
+                }
+            } else {
+                match byte {
+                    b'{' | b'[' => self.depth = self.depth.saturating_add(1),
+                    b'}' | b']' if self.depth > 0 => {
+                        self.depth = self.depth.saturating_sub(1);
+                        if self.depth == 0 {
+                            let object = self.cut();
+                            let start = object.iter().position(|b| *b == b'{' || *b == b'[').unwrap_or(0);
+                            return Some(Piece::Object(object.get(start..).unwrap_or_default().to_vec()));
+                        }
+                    }
+                    b'"' if self.depth > 0 => self.string = true,
+                    b' ' | b'\t' | b'\r' => {}
+                    b'\n' if self.depth == 0 => {
+                        self.cut();
+                    }
+                    _ if self.depth == 0 => self.skipping = true,
+                    _ => {}
+                }
+            }
+            if self.depth > DEPTH_MAX || self.at > OBJECT_MAX {
+                self.cut();
+                self.skipping = true;
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(splitter: &mut Splitter) -> Vec<Piece> {
+        std::iter::from_fn(|| splitter.next()).collect()
+    }
+
+    #[test]
+    fn objects_come_out_whole_whatever_the_pieces() {
+        let text = b"{\"execute\":\"a}\\\"{\",\"id\":1}{\"b\":[{}]}\r\n\n{\"c\":1}";
+        for cut in 0..text.len() {
+            let mut splitter = Splitter::default();
+            splitter.push(&text[..cut]);
+            let mut pieces = all(&mut splitter);
+            splitter.push(&text[cut..]);
+            pieces.extend(all(&mut splitter));
+            let texts: Vec<_> = pieces.into_iter().map(|p| match p {
+                Piece::Object(o) => String::from_utf8(o).unwrap(),
+                Piece::Garbage => "garbage".into(),
+            }).collect();
+            assert_eq!(texts, ["{\"execute\":\"a}\\\"{\",\"id\":1}", "{\"b\":[{}]}", "{\"c\":1}"]);
+        }
+    }
+
+    #[test]
+    fn garbage_ends_with_its_line_and_what_follows_is_understood() {
+        let mut splitter = Splitter::default();
+        splitter.push(b"hello {\"a\":1}\n{\"execute\":\"x\n{\"b\":2}");
+        assert_eq!(all(&mut splitter), [Piece::Garbage, Piece::Garbage, Piece::Object(b"{\"b\":2}".to_vec())]);
+    }
+
+    proptest! {
+        #[test]
+        fn memory_is_bounded_and_a_valid_object_on_its_own_line_is_always_found(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut splitter = Splitter::default();
+            splitter.push(&noise);
+            let _ = all(&mut splitter);
+            // Whatever was begun is closed or broken by these lines.
+            for _ in 0..DEPTH_MAX + 2 {
+                splitter.push(b"\"\n]}\n");
+                let _ = all(&mut splitter);
+            }
+            splitter.push(b"\n{\"execute\":\"query-status\"}\n");
+            let found = all(&mut splitter).contains(&Piece::Object(b"{\"execute\":\"query-status\"}".to_vec()));
+            prop_assert!(found);
+        }
+    }
+}

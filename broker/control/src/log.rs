@@ -1,0 +1,79 @@
+//! The guest's log: what every process writes to its pipe, one line each, limited in rate and in total.
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::{Duration, Instant};
+
+/// Lines of one process in a second.
+const LINES: u32 = 200;
+/// Bytes in all. A guest's log does not fill dom0's disk (XSA-180).
+const TOTAL: u64 = 16 << 20;
+/// Bytes of a line.
+const LINE: usize = 1000;
+
+/// The file.
+pub(crate) struct LogFile {
+    fd: OwnedFd,
+    written: AtomicU64,
+}
+
+impl LogFile {
+    pub(crate) fn new(fd: OwnedFd) -> Arc<Self> {
+        Arc::new(Self { fd, written: AtomicU64::new(0) })
+    }
+
+    fn line(&self, name: &str, text: &[u8]) {
+        let mut line = format!("{name}: ");
+        for byte in text.iter().take(LINE) {
+            match byte {
+                b' '..=b'~' | b'\t' => line.push(char::from(*byte)),
+                // UTF-8 of our own messages would be harmless, but who wrote this may be hostile.
+                _ => line.push('?'),
+            }
+        }
+        line.push('\n');
+        let before = self.written.fetch_add(line.len() as u64, Ordering::Relaxed);
+        if before < TOTAL {
+            let _ = rustix::io::write(&self.fd, line.as_bytes());
+            if before.saturating_add(line.len() as u64) >= TOTAL {
+                let _ = rustix::io::write(&self.fd, b"control: the log is full; nothing more is written\n");
+            }
+        }
+    }
+}
+
+/// Copies one process's lines to the file, for ever.
+pub(crate) async fn copy(name: String, mut pipe: Receiver, file: Arc<LogFile>) {
+    let mut buffer = vec![0; 4096];
+    let mut line = Vec::new();
+    let (mut since, mut lines, mut dropped) = (Instant::now(), 0u32, 0u64);
+    loop {
+        let n = match pipe.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => n,
+        };
+        for byte in buffer.iter().take(n) {
+            if *byte != b'\n' {
+                if line.len() < LINE {
+                    line.push(*byte);
+                }
+                continue;
+            }
+            if since.elapsed() >= Duration::from_secs(1) {
+                if dropped > 0 {
+                    file.line(&name, format!("{dropped} lines too many in a second were dropped").as_bytes());
+                }
+                (since, lines, dropped) = (Instant::now(), 0, 0);
+            }
+            if lines < LINES {
+                lines = lines.saturating_add(1);
+                file.line(&name, &line);
+            } else {
+                dropped = dropped.saturating_add(1);
+            }
+            line.clear();
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! QMP, as far as libxl and operators use it: framing and ids as QEMU has them (docs/interop/qmp-spec), one session for
+//! each connection, CommandNotFound for everything else.
+use crate::clients::Clients;
+use crate::json::{Piece, Splitter};
+use crate::keys;
+use crate::launcher::Launcher;
+use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
+use bulkhead_control_api::v1;
+use rustix::fd::OwnedFd;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::broadcast;
+
+/// The version that libxl sees: it wants 8 or later for the commands that it sends to newer ones.
+const VERSION: (u32, u32, u32) = (8, 2, 0);
+/// Descriptors that a client may have handed over and not taken back.
+const FDSETS: usize = 16;
+
+/// Whether the guest runs, as QMP tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunState {
+    Prelaunch,
+    Running,
+    Paused,
+}
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) plan: MachinePlan,
+    pub(crate) clients: Clients,
+    pub(crate) launcher: Launcher,
+    pub(crate) state: Mutex<RunState>,
+    pub(crate) fdsets: Mutex<BTreeMap<u32, (Option<String>, Arc<OwnedFd>)>>,
+    pub(crate) events: broadcast::Sender<String>,
+}
+
+/// An error for the client: class and description.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct QmpError(&'static str, String);
+
+impl QmpError {
+    fn generic(text: impl Into<String>) -> Self {
+        Self("GenericError", text.into())
+    }
+}
+
+type Outcome = Result<Value, QmpError>;
+
+fn version() -> Value {
+    json!({ "qemu": { "micro": VERSION.2, "minor": VERSION.1, "major": VERSION.0 }, "package": format!("bulkhead {}", env!("CARGO_PKG_VERSION")) })
+}
+
+impl Shared {
+    fn slot_of(&self, pick: impl Fn(&DeviceConfig) -> bool) -> Option<Slot> {
+        self.plan.devices.iter().find(|d| pick(&d.config)).map(|d| d.slot)
+    }
+
+    fn state(&self) -> RunState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn set_running(&self, running: bool) -> Outcome {
+        let new = if running { RunState::Running } else { RunState::Paused };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        self.clients.set_running(running).await;
+        Ok(json!({}))
+    }
+
+    /// Executes one command.
+    pub(crate) async fn execute(&self, name: &str, arguments: &Value, fd: Option<OwnedFd>) -> Outcome {
+        match name {
+            "qmp_capabilities" => Ok(json!({})),
+            "query-version" => Ok(version()),
+            "query-status" => {
+                let status = match self.state() {
+                    RunState::Prelaunch => "prelaunch",
+                    RunState::Running => "running",
+                    RunState::Paused => "paused",
+                };
+                Ok(json!({ "status": status, "running": status == "running", "singlestep": false }))
+            }
+            "cont" => self.set_running(true).await,
+            "stop" => self.set_running(false).await,
+            "query-chardev" => {
+                let ports = self.plan.chardevs.iter().enumerate();
+                let ports = ports.map(|(i, shown)| json!({ "label": format!("serial{i}"), "filename": shown, "frontend-open": true }));
+                Ok(Value::Array(ports.collect()))
+            }
+            "query-vnc" => Ok(json!({ "enabled": false })),
+            "query-command-line-options" => Ok(json!([{ "option": "run-with", "parameters": [
+                { "name": "chroot", "type": "string" }, { "name": "user", "type": "string" } ] }])),
+            "query-block" | "query-blockstats" => Ok(json!([])),
+            "query-fdsets" => {
+                let sets = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner);
+                let sets = sets.iter().map(|(id, (opaque, _))| json!({ "fdset-id": id, "fds": [{ "fd": id, "opaque": opaque }] }));
+                Ok(Value::Array(sets.collect()))
+            }
+            "add-fd" => self.add_fd(arguments, fd),
+            "remove-fd" => {
+                let id = arguments.get("fdset-id").and_then(Value::as_u64).and_then(|i| u32::try_from(i).ok());
+                let removed = id.and_then(|id| self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+                removed.map(|_| json!({})).ok_or_else(|| QmpError::generic("there is no such fdset"))
+            }
+            "quit" => {
+                // The answer goes first.
+                let launcher = self.launcher.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let _ = launcher.stop(0).await;
+                });
+                Ok(json!({}))
+            }
+            "system_reset" => self.launcher.stop(2).await.map(|()| json!({})).map_err(QmpError::generic),
+            "screendump" => self.screendump(arguments).await,
+            "send-key" => self.send_key(arguments).await,
+            "input-send-event" => self.input(arguments).await,
+            "xen-save-devices-state" | "xen-set-global-dirty-log" | "xen-load-devices-state" => {
+                Err(QmpError::generic("saving and migrating is not supported by this device model; the guest runs on"))
+            }
+            "x-bulkhead-restart" => {
+                let name = arguments.get("device").and_then(Value::as_str).unwrap_or("");
+                let device = self.plan.devices.iter().find(|d| d.name == name);
+                let slot = device.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no device {name:?}")))?.slot;
+                self.launcher.restart(slot).await.map(|()| json!({})).map_err(QmpError::generic)
+            }
+            "x-bulkhead-inspect" => self.inspect(arguments).await,
+            _ => Err(QmpError("CommandNotFound", format!("The command {name} has not been found"))),
+        }
+    }
+
+    fn add_fd(&self, arguments: &Value, fd: Option<OwnedFd>) -> Outcome {
+        let fd = fd.ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))?;
+        let mut sets = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner);
+        if sets.len() >= FDSETS {
+            return Err(QmpError::generic("too many descriptors; take some back with remove-fd"));
+        }
+        let wanted = arguments.get("fdset-id").and_then(Value::as_u64).and_then(|i| u32::try_from(i).ok());
+        let id = wanted.unwrap_or_else(|| (0..).find(|id| !sets.contains_key(id)).unwrap_or(0));
+        let opaque = arguments.get("opaque").and_then(Value::as_str).map(str::to_owned);
+        sets.insert(id, (opaque, Arc::new(fd)));
+        Ok(json!({ "fdset-id": id, "fd": id }))
+    }
+
+    async fn screendump(&self, arguments: &Value) -> Outcome {
+        let filename = arguments.get("filename").and_then(Value::as_str);
+        let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
+        if !matches!(arguments.get("format").and_then(Value::as_str), None | Some("png")) {
+            return Err(QmpError::generic("the only format is png"));
+        }
+        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. }));
+        let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
+        let token = match filename.strip_prefix("/dev/fdset/") {
+            Some(id) => {
+                let fd = id.parse().ok().and_then(|id: u32| {
+                    self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|(_, fd)| fd.clone())
+                });
+                let fd = fd.ok_or_else(|| QmpError::generic("there is no such fdset"))?;
+                self.launcher.give(slot, &*fd).await
+            }
+            None => {
+                let dir = &self.plan.dump_dir;
+                let name = filename.strip_prefix(dir.as_str()).and_then(|n| n.strip_prefix('/')).unwrap_or(filename);
+                if name.contains('/') {
+                    let text = format!("pictures go to {dir}/NAME, or to a descriptor passed by add-fd: /dev/fdset/N");
+                    return Err(QmpError::generic(text));
+                }
+                self.launcher.dump(slot, name).await
+            }
+        };
+        let token = token.map_err(QmpError::generic)?;
+        let mut client = self.clients.get(slot).ok_or_else(|| QmpError::generic("the display's process does not run"))?;
+        client.screenshot(v1::Token { token }).await.map_err(|e| QmpError::generic(e.message()))?;
+        Ok(json!({}))
+    }
+
+    async fn send_events(&self, events: Vec<v1::InputEvent>) -> Result<(), QmpError> {
+        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
+        let client = slot.and_then(|slot| self.clients.get(slot));
+        let mut client = client.ok_or_else(|| QmpError::generic("the keyboard's process does not run"))?;
+        client.input(v1::InputEvents { events }).await.map(|_| ()).map_err(|e| QmpError::generic(e.message()))
+    }
+
+    async fn send_key(&self, arguments: &Value) -> Outcome {
+        let keys = arguments.get("keys").and_then(Value::as_array).filter(|k| !k.is_empty() && k.len() <= 16);
+        let keys = keys.ok_or_else(|| QmpError::generic("keys must be a list of 1 to 16 keys"))?;
+        let codes: Option<Vec<u16>> = keys.iter().map(keys::of_value).collect();
+        let codes = codes.ok_or_else(|| QmpError::generic("an unknown key"))?;
+        let hold = arguments.get("hold-time").and_then(Value::as_u64).unwrap_or(100).min(10_000);
+        let events = |down: bool, codes: &[u16]| codes.iter().map(|c| key(*c, down)).collect::<Vec<_>>();
+        self.send_events(events(true, &codes)).await?;
+        tokio::time::sleep(Duration::from_millis(hold)).await;
+        let reversed: Vec<u16> = codes.into_iter().rev().collect();
+        self.send_events(events(false, &reversed)).await?;
+        Ok(json!({}))
+    }
+
+    async fn input(&self, arguments: &Value) -> Outcome {
+        let events = arguments.get("events").and_then(Value::as_array).filter(|e| e.len() <= 256);
+        let events = events.ok_or_else(|| QmpError::generic("events must be a list of at most 256 events"))?;
+        let events: Option<Vec<_>> = events.iter().map(input_event).collect();
+        let events = events.ok_or_else(|| QmpError::generic("an event is neither key, rel nor btn, or its value is unknown"))?;
+        self.send_events(events).await.map(|()| json!({}))
+    }
+
+    async fn inspect(&self, arguments: &Value) -> Outcome {
+        let name = arguments.get("device").and_then(Value::as_str).unwrap_or("broker");
+        let slot = match name {
+            "broker" => Some(bulkhead_bus::plan::BROKER),
+            _ => self.plan.devices.iter().find(|d| d.name == name).map(|d| d.slot),
+        };
+        let client = slot.and_then(|s| self.clients.get(s));
+        let mut client = client.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no running device {name:?}")))?;
+        let registers = client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
+        let counters = client.statistics(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().counters;
+        let registers: serde_json::Map<_, _> = registers.into_iter().map(|r| (r.name, Value::String(r.value))).collect();
+        let counters: serde_json::Map<_, _> = counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
+        Ok(json!({ "registers": registers, "statistics": counters }))
+    }
+}
+
+fn key(code: u16, down: bool) -> v1::InputEvent {
+    v1::InputEvent { event: Some(v1::input_event::Event::Key(v1::Key { code: u32::from(code), down })) }
+}
+
+/// One element of input-send-event.
+fn input_event(value: &Value) -> Option<v1::InputEvent> {
+    use v1::input_event::Event;
+    let data = value.get("data")?;
+    let event = match value.get("type")?.as_str()? {
+        "key" => return Some(key(keys::of_value(data.get("key")?)?, data.get("down")?.as_bool()?)),
+        "rel" => {
+            let by = i32::try_from(data.get("value")?.as_i64()?).ok()?;
+            match data.get("axis")?.as_str()? {
+                "x" => Event::Move(v1::Move { dx: by, dy: 0, dz: 0 }),
+                "y" => Event::Move(v1::Move { dx: 0, dy: by, dz: 0 }),
+                _ => return None,
+            }
+        }
+        "btn" => {
+            let down = data.get("down")?.as_bool()?;
+            match data.get("button")?.as_str()? {
+                "left" => Event::Button(v1::Button { button: 0, down }),
+                "right" => Event::Button(v1::Button { button: 1, down }),
+                "middle" => Event::Button(v1::Button { button: 2, down }),
+                "wheel-up" => Event::Move(v1::Move { dx: 0, dy: 0, dz: if down { 1 } else { 0 } }),
+                "wheel-down" => Event::Move(v1::Move { dx: 0, dy: 0, dz: if down { -1 } else { 0 } }),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    Some(v1::InputEvent { event: Some(event) })
+}
+
+/// What a client has sent, answered; the id comes back as it was.
+pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece, fd: Option<OwnedFd>) -> Value {
+    let Piece::Object(text) = piece else {
+        return json!({ "error": { "class": "GenericError", "desc": "JSON parse error" } });
+    };
+    let request: Value = match serde_json::from_slice(&text) {
+        Ok(Value::Object(map)) => Value::Object(map),
+        Ok(_) => return json!({ "error": { "class": "GenericError", "desc": "QMP input must be a JSON object" } }),
+        Err(e) => return json!({ "error": { "class": "GenericError", "desc": format!("JSON parse error: {e}") } }),
+    };
+    let id = request.get("id").cloned();
+    let name = request.get("execute").and_then(Value::as_str);
+    let empty = json!({});
+    let arguments = request.get("arguments").unwrap_or(&empty);
+    let outcome = match name {
+        None => Err(QmpError::generic("QMP input lacks member 'execute'")),
+        Some(_) if !arguments.is_object() => Err(QmpError::generic("QMP input member 'arguments' must be an object")),
+        Some("qmp_capabilities") if *negotiated => {
+            Err(QmpError("CommandNotFound", "Capabilities negotiation is already complete, command ignored".into()))
+        }
+        Some("qmp_capabilities") => {
+            *negotiated = true;
+            Ok(json!({}))
+        }
+        Some(_) if !*negotiated => {
+            Err(QmpError("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'".into()))
+        }
+        Some(name) => shared.execute(name, arguments, fd).await,
+    };
+    let mut reply = match outcome {
+        Ok(value) => json!({ "return": value }),
+        Err(QmpError(class, desc)) => json!({ "error": { "class": class, "desc": desc } }),
+    };
+    if let (Some(id), Some(reply)) = (id, reply.as_object_mut()) {
+        reply.insert("id".into(), id);
+    }
+    reply
+}
+
+/// Receives bytes, and a descriptor that came with them.
+fn receive(stream: &UnixStream, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let fd = ancillary.drain().find_map(|m| match m {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((got.bytes, fd))
+}
+
+/// Serves one connection until the client goes.
+pub(crate) async fn session(shared: Arc<Shared>, mut stream: UnixStream) {
+    let greeting = json!({ "QMP": { "version": version(), "capabilities": [] } });
+    if stream.write_all(format!("{greeting}\r\n").as_bytes()).await.is_err() {
+        return;
+    }
+    let mut events = shared.events.subscribe();
+    let mut splitter = Splitter::default();
+    let mut negotiated = false;
+    let mut fd = None;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let got = tokio::select! {
+            got = stream.async_io(Interest::READABLE, || receive(&stream, &mut buffer)) => got,
+            event = events.recv() => {
+                if let Ok(event) = event && negotiated && stream.write_all(event.as_bytes()).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let n = match got {
+            Ok((0, _)) | Err(_) => return,
+            Ok((n, new)) => {
+                fd = new.or(fd);
+                n
+            }
+        };
+        splitter.push(buffer.get(..n).unwrap_or_default());
+        while let Some(piece) = splitter.next() {
+            let reply = answer(&shared, &mut negotiated, piece, fd.take()).await;
+            if stream.write_all(format!("{reply}\r\n").as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+use super::*;
+use bulkhead_bus::plan::{DeviceSlot, Level, Mode};
+use bulkhead_runtime::Link;
+use proptest::prelude::*;
+
+fn shared(stopped: bool) -> Shared {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let (link, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    std::mem::forget(other);
+    Shared {
+        plan: MachinePlan {
+            domid: 7,
+            name: "t".into(),
+            vcpus: 1,
+            mode: Mode::Sim,
+            level: Level::Kernel,
+            devices: vec![DeviceSlot { slot: 2, name: "ps2".into(), config: DeviceConfig::Ps2 }],
+            chardevs: vec!["pty:/dev/pts/3".into()],
+            stopped,
+            dump_dir: "/var/lib/bulkhead/dump".into(),
+        },
+        clients: Clients::default(),
+        launcher: Launcher::new(Arc::new(Link::new(link))),
+        state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
+        fdsets: Mutex::default(),
+        events: broadcast::channel(4).0,
+    }
+}
+
+fn block<T>(f: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
+}
+
+fn ask(shared: &Shared, text: &str) -> Value {
+    block(answer(shared, &mut true, Piece::Object(text.as_bytes().to_vec()), None))
+}
+
+#[test]
+fn libxl_conversation() {
+    let s = shared(false);
+    let mut negotiated = false;
+    let first = block(answer(&s, &mut negotiated, Piece::Object(br#"{"execute":"query-status","id":2020343808}"#.to_vec()), None));
+    assert_eq!(first["error"]["class"], "CommandNotFound");
+    let caps = block(answer(&s, &mut negotiated, Piece::Object(br#"{"execute":"qmp_capabilities","id":2020343809}"#.to_vec()), None));
+    assert_eq!(caps, json!({ "return": {}, "id": 2020343809 }), "the id comes back as an integer");
+    assert!(negotiated);
+    assert_eq!(ask(&s, r#"{"execute":"query-chardev","id":1}"#), json!({ "return": [
+        { "label": "serial0", "filename": "pty:/dev/pts/3", "frontend-open": true }], "id": 1 }));
+    assert_eq!(ask(&s, r#"{"execute":"query-vnc"}"#), json!({ "return": { "enabled": false } }));
+    assert_eq!(ask(&s, r#"{"execute":"query-version"}"#)["return"]["qemu"]["major"], 8);
+}
+
+#[test]
+fn status_follows_stop_and_cont() {
+    let s = shared(true);
+    let status = |s: &Shared| ask(s, r#"{"execute":"query-status"}"#)["return"]["status"].clone();
+    assert_eq!(status(&s), "prelaunch");
+    ask(&s, r#"{"execute":"cont"}"#);
+    assert_eq!(status(&s), "running");
+    ask(&s, r#"{"execute":"stop"}"#);
+    assert_eq!(status(&s), "paused");
+}
+
+#[test]
+fn errors_have_class_and_reason() {
+    let s = shared(false);
+    for (text, class, words) in [
+        (r#"{"execute":"no-such"}"#, "CommandNotFound", "no-such"),
+        (r#"{"execute":"xen-save-devices-state","arguments":{"filename":"/x"}}"#, "GenericError", "not supported"),
+        (r#"{"execute":"screendump"}"#, "GenericError", "filename"),
+        (r#"{"execute":"screendump","arguments":{"filename":"x.png"}}"#, "GenericError", "no display"),
+        (r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"nokey"}]}}"#, "GenericError", "unknown key"),
+        (r#"{"execute":"x-bulkhead-restart","arguments":{"device":"zip"}}"#, "DeviceNotFound", "zip"),
+        (r#"{"execute":"add-fd"}"#, "GenericError", "SCM_RIGHTS"),
+        (r#"{"execute":1}"#, "GenericError", "execute"),
+        (r#"[1]"#, "GenericError", "object"),
+        (r#"{"execute":"stop","arguments":3}"#, "GenericError", "arguments"),
+    ] {
+        let reply = ask(&s, text);
+        assert_eq!(reply["error"]["class"], class, "{text}");
+        assert!(reply["error"]["desc"].as_str().unwrap().contains(words), "{text}: {reply}");
+    }
+}
+
+#[test]
+fn descriptors_are_kept_and_limited() {
+    let s = shared(false);
+    let fd = || Some(rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap());
+    for i in 0..FDSETS {
+        assert_eq!(s.add_fd(&json!({ "opaque": "raw:/x" }), fd()).unwrap()["fdset-id"], i);
+    }
+    assert!(s.add_fd(&json!({}), fd()).is_err());
+    assert_eq!(ask(&s, r#"{"execute":"remove-fd","arguments":{"fdset-id":3}}"#), json!({ "return": {} }));
+    assert_eq!(s.add_fd(&json!({}), fd()).unwrap()["fdset-id"], 3);
+}
+
+#[test]
+fn events_of_input_send_event() {
+    assert!(input_event(&json!({ "type": "key", "data": { "down": true, "key": { "type": "qcode", "data": "ret" } } })).is_some());
+    assert!(input_event(&json!({ "type": "rel", "data": { "axis": "x", "value": -3 } })).is_some());
+    assert!(input_event(&json!({ "type": "abs", "data": { "axis": "x", "value": 3 } })).is_none());
+    assert!(input_event(&json!({ "type": "rel", "data": { "axis": "x", "value": 1u64 << 40 } })).is_none());
+}
+
+proptest! {
+    #[test]
+    fn mutated_lines_never_stop_the_session(at in 0usize..60, byte in any::<u8>()) {
+        let s = shared(false);
+        let mut line = br#"{"execute":"input-send-event","arguments":{"events":[]},"id":5}"#.to_vec();
+        let at = at % line.len();
+        line[at] = byte;
+        let mut splitter = Splitter::default();
+        splitter.push(&line);
+        splitter.push(b"\n\"\n]}]}\n\n");
+        while let Some(piece) = splitter.next() {
+            let reply = block(answer(&s, &mut true, piece, None));
+            prop_assert!(reply.get("return").is_some() || reply.get("error").is_some());
+        }
+        prop_assert_eq!(ask(&s, r#"{"execute":"query-status","id":9}"#)["id"].clone(), json!(9));
+    }
+}

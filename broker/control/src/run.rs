@@ -1,0 +1,136 @@
+//! The process.
+use crate::clients::Clients;
+use crate::launcher::Launcher;
+use crate::log::{self, LogFile};
+use crate::qmp::{self, RunState, Shared};
+use bulkhead_bus::plan::{FdUse, ToProcess};
+use bulkhead_runtime::{LinkError, Process, StartError};
+use rustix::fd::OwnedFd;
+use serde_json::json;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, broadcast};
+
+/// QMP connections at one time, on all sockets.
+const SESSIONS: usize = 16;
+
+/// Runs control. Returns when the launcher has gone.
+pub fn run() -> Result<(), StartError> {
+    let mut process = Process::start("control")?;
+    let listening = process.fds.take_all(|u| (*u == FdUse::QmpListen).then_some(()));
+    let logs = process.fds.take_all(|u| if let FdUse::Log(slot) = u { Some(*slot) } else { None });
+    let file = LogFile::new(process.fds.want(&FdUse::LogFile)?);
+    let report = process.confine()?;
+    // tokio insists; this end of the socket is control's alone.
+    rustix::io::ioctl_fionbio(&process.link, true)?;
+    let link_copy = rustix::io::dup(&process.link)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    // What tokio looks at with further system calls is made before the filter.
+    let entered = runtime.enter();
+    let link_copy = UnixStream::from_std(std::os::unix::net::UnixStream::from(link_copy))?;
+    let mut pipes = Vec::new();
+    for (slot, fd) in logs {
+        pipes.push((slot, tokio::net::unix::pipe::Receiver::from_owned_fd(fd)?));
+    }
+    let mut listeners = Vec::new();
+    for (_, fd) in listening {
+        listeners.push(UnixListener::from_std(std::os::unix::net::UnixListener::from(fd))?);
+    }
+    drop(entered);
+    process.seal()?;
+    tracing::info!(landlock = report.landlock, "in the sandbox");
+    let Process { link, plan, .. } = process;
+    let state = if plan.stopped { RunState::Prelaunch } else { RunState::Running };
+    let names: Vec<String> = pipes
+        .iter()
+        .map(|(slot, _)| match *slot {
+            0 => "control".to_owned(),
+            1 => "broker".to_owned(),
+            slot => plan.devices.iter().find(|d| d.slot == slot).map_or(format!("slot {slot}"), |d| d.name.clone()),
+        })
+        .collect();
+    let shared = Arc::new(Shared {
+        plan,
+        clients: Clients::default(),
+        launcher: Launcher::new(Arc::new(link)),
+        state: Mutex::new(state),
+        fdsets: Mutex::default(),
+        events: broadcast::channel(16).0,
+    });
+    runtime.block_on(async move {
+        for (name, (_, pipe)) in names.into_iter().zip(pipes) {
+            tokio::spawn(log::copy(name, pipe, file.clone()));
+        }
+        let room = Arc::new(Semaphore::new(SESSIONS));
+        for listener in listeners {
+            tokio::spawn(accept(shared.clone(), listener, room.clone()));
+        }
+        follow(&shared, link_copy).await
+    })
+}
+
+async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore>) {
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    qmp::session(shared, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                tracing::warn!("QMP: {e}");
+                return;
+            }
+        }
+    }
+}
+
+/// What the launcher says.
+async fn follow(shared: &Arc<Shared>, socket: UnixStream) -> Result<(), StartError> {
+    // tokio only waits on the socket; messages are received by the link.
+    let receive = || match shared.launcher.link.receive(false) {
+        Ok(None) => Err(std::io::ErrorKind::WouldBlock.into()),
+        other => Ok(other),
+    };
+    loop {
+        match socket.async_io(Interest::READABLE, receive).await? {
+            Ok(Some((message, fds))) => handle(shared, message, fds),
+            Ok(None) => {}
+            Err(LinkError::Closed) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
+    match message {
+        ToProcess::Client { slot, .. } => {
+            if let Some(fd) = fds.into_iter().next() {
+                shared.clients.add(slot, fd);
+                // A process that is new while the machine is stopped must not run.
+                if *shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) == RunState::Paused {
+                    let clients = shared.clients.clone();
+                    tokio::spawn(async move { clients.set_running(false).await });
+                }
+            }
+        }
+        ToProcess::Offline { slot, restart, reason } => {
+            shared.clients.remove(slot);
+            let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let event = json!({
+                "event": "X_BULKHEAD_DEVICE_DIED",
+                "data": { "device": name, "reason": reason, "restarts": restart },
+                "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() },
+            });
+            let _ = shared.events.send(format!("{event}\r\n"));
+        }
+        ToProcess::Answer { serial, result } => shared.launcher.answered(serial, result),
+        _ => {}
+    }
+}

@@ -1,0 +1,154 @@
+//! One device, as the broker keeps it.
+use crate::edge::Edge;
+use crate::pci::Function;
+use bulkhead_bus::plan::{Death, Slot};
+use bulkhead_bus::{Declaration, Line};
+use bulkhead_ring::{BrokerEnd, LineState, Poison};
+use bulkhead_wire::Posted;
+use rustix::fd::OwnedFd;
+
+/// A channel that is in use.
+pub(crate) struct Live {
+    pub(crate) end: BrokerEnd,
+    pub(crate) request_bell: OwnedFd,
+    /// The device's bell at the last look.
+    pub(crate) seen: u32,
+    /// Wake-ups without any result since the last tick.
+    pub(crate) idle: u32,
+    /// Ticks that posted writes have been outstanding without progress.
+    pub(crate) posted_ticks: u32,
+    posted_before: u32,
+}
+
+/// Wake-ups without a result in one tick that are believed; a device that rings more often is out of its mind.
+const IDLE_LIMIT: u32 = 20_000;
+/// Posted writes that wait before the device is woken for them.
+const POSTED_WAKE: u32 = 256;
+
+/// A device.
+pub(crate) struct Channel {
+    pub(crate) slot: Slot,
+    pub(crate) name: String,
+    pub(crate) declaration: Declaration,
+    pub(crate) functions: Vec<Function>,
+    /// Contents of expansion ROMs, by function.
+    pub(crate) roms: Vec<Option<Vec<u8>>>,
+    pub(crate) live: Option<Live>,
+    lines: Vec<LineState>,
+    pub(crate) unplugged: bool,
+}
+
+impl Channel {
+    pub(crate) fn new(slot: Slot, name: String, declaration: Declaration, rom: Option<Vec<u8>>) -> Self {
+        let functions: Vec<_> = declaration.functions.iter().cloned().map(Function::new).collect();
+        let mut roms: Vec<Option<Vec<u8>>> = functions.iter().map(|_| None).collect();
+        if let Some(first) = roms.first_mut() {
+            *first = rom;
+        }
+        let lines = vec![LineState::default(); declaration.lines.len()];
+        Self { slot, name, declaration, functions, roms, live: None, lines, unplugged: false }
+    }
+
+    pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {
+        let seen = end.bell().wrapping_sub(1);
+        self.live = Some(Live { end, request_bell, seen, idle: 0, posted_ticks: 0, posted_before: 0 });
+    }
+
+    /// The device is dead: its lines go down.
+    pub(crate) fn offline(&mut self, edge: &mut impl Edge) {
+        self.live = None;
+        let lines = std::mem::take(&mut self.lines);
+        for (line, state) in self.declaration.lines.iter().zip(&lines) {
+            if state.level {
+                set(edge, &self.declaration, *line, false);
+            }
+        }
+        self.lines = vec![LineState::default(); self.declaration.lines.len()];
+    }
+
+    /// Brings Xen's lines to what the device has published. Returns whether anything was different.
+    pub(crate) fn update_lines(&mut self, edge: &mut impl Edge) -> bool {
+        let Some(live) = &self.live else { return false };
+        let mut changed = false;
+        for (i, (line, old)) in self.declaration.lines.iter().zip(&mut self.lines).enumerate() {
+            let new = live.end.line(i);
+            if new == *old {
+                continue;
+            }
+            changed = true;
+            let mut level = old.level;
+            if new.edges != old.edges {
+                // Pulses that came together are one, as on a wire that is sampled.
+                if level {
+                    set(edge, &self.declaration, *line, false);
+                }
+                set(edge, &self.declaration, *line, true);
+                level = true;
+            }
+            if level != new.level {
+                set(edge, &self.declaration, *line, new.level);
+            }
+            *old = new;
+        }
+        changed
+    }
+
+    /// Rings the device.
+    pub(crate) fn ring(&self) {
+        if let Some(live) = &self.live {
+            let _ = rustix::io::write(&live.request_bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Posts a write. `Ok(false)`: no room now.
+    pub(crate) fn post(&mut self, what: &Posted) -> Result<bool, Poison> {
+        // A dead device loses it, as it loses every write.
+        let Some(live) = &mut self.live else { return Ok(true) };
+        let outstanding = live.end.post(what)?;
+        let enough = outstanding.is_none_or(|n| n >= POSTED_WAKE);
+        if enough && live.end.publish_posted() {
+            self.ring();
+        }
+        Ok(outstanding.is_some())
+    }
+
+    /// Posted writes that are outstanding.
+    pub(crate) fn posted(&mut self) -> Result<u32, Poison> {
+        self.live.as_mut().map_or(Ok(0), |live| live.end.posted_outstanding())
+    }
+
+    /// Once in each tick. Wakes the device for posted writes that wait; counts how long they have.
+    pub(crate) fn tick(&mut self, limit: u32) -> Result<(), Death> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        live.idle = 0;
+        let outstanding = live.end.posted_outstanding().map_err(|_| Death::Protocol)?;
+        let progress = outstanding == 0 || outstanding < live.posted_before;
+        live.posted_before = outstanding;
+        live.posted_ticks = if progress { 0 } else { live.posted_ticks.saturating_add(1) };
+        if live.posted_ticks > limit {
+            return Err(Death::Deadline);
+        }
+        if outstanding > 0 && live.end.publish_posted() {
+            self.ring();
+        }
+        Ok(())
+    }
+
+    /// The device has rung or published without any result.
+    pub(crate) fn fruitless(&mut self) -> Result<(), Death> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        live.idle = live.idle.saturating_add(1);
+        if live.idle > IDLE_LIMIT { Err(Death::Protocol) } else { Ok(()) }
+    }
+}
+
+fn set(edge: &mut impl Edge, declaration: &Declaration, line: Line, level: bool) {
+    match line {
+        Line::Isa(irq) => edge.set_isa_irq(irq, level),
+        Line::Intx { function, pin } => {
+            if let Some(spec) = declaration.functions.get(usize::from(function)) {
+                edge.set_pci_intx(spec.device, pin, level);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Waiting: event channels, doorbells, the tick, the launcher, control.
+use crate::edge::{Edge, SimEdge, XenEdge};
+use crate::machine::{Action, Machine, MachineDevice};
+use bulkhead_bus::plan::{Ask, FdUse, Mode, Slot, ToProcess};
+use bulkhead_bus::{GuestMemory, NoMemory};
+use bulkhead_ring::{BrokerEnd, SharedArea};
+use bulkhead_runtime::{ControlHandle, ControlRequest, Fds, ForeignMemory, LinkError, MemfdMemory, Process, StartError, serve_control};
+use bulkhead_wire::{Op, Shape};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const EVENTS: u64 = u64::MAX;
+const LINK: u64 = u64::MAX - 1;
+const CONTROL: u64 = u64::MAX - 2;
+const TICK: u64 = u64::MAX - 3;
+const COMMAND: u64 = u64::MAX - 4;
+
+/// Nanoseconds of a tick.
+const TICK_NS: i64 = 100_000_000;
+
+/// Runs the broker. `describe` turns the plan into declarations; it takes the ROMs out of the descriptors.
+pub fn run(describe: impl FnOnce(&bulkhead_bus::plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, String>) -> Result<(), StartError> {
+    let mut process = Process::start("broker")?;
+    let plan = process.plan.clone();
+    let shape = Shape::new(usize::from(plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
+    let devices = describe(&plan, &mut process.fds).map_err(StartError::Other)?;
+    let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
+    match plan.mode {
+        Mode::Xen => {
+            let privcmd = process.fds.want(&FdUse::Privcmd)?;
+            let evtchn = process.fds.want(&FdUse::Evtchn)?;
+            let memory = Arc::new(ForeignMemory::new(rustix::io::dup(&privcmd)?, plan.domid));
+            let fail = |e: bulkhead_xen::XenError| StartError::Other(e.to_string());
+            let edge = XenEdge::new(plan.domid, plan.vcpus, privcmd, evtchn).map_err(fail)?;
+            start(process, Machine::new(edge, plan.vcpus, shape, memory, devices), control_socket, None)
+        }
+        Mode::Sim => {
+            let pages = process.fds.want(&FdUse::SimIoreq)?;
+            let kick = process.fds.want(&FdUse::SimKick)?;
+            let trace = process.fds.want(&FdUse::SimTrace)?;
+            let commands = rustix::io::dup(&trace)?;
+            let memory: Arc<dyn GuestMemory> = match process.fds.take(&FdUse::SimMemory) {
+                Some(fd) => {
+                    let len = usize::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+                    Arc::new(MemfdMemory::new(SharedArea::map_fixed(&fd, len, true)?))
+                }
+                None => Arc::new(NoMemory),
+            };
+            let edge = SimEdge::new(pages, kick, trace).map_err(|e| StartError::Other(e.to_string()))?;
+            start(process, Machine::new(edge, plan.vcpus, shape, memory, devices), control_socket, Some(commands))
+        }
+    }
+}
+
+fn start<E: Edge>(mut process: Process, machine: Machine<E>, control: OwnedFd, commands: Option<OwnedFd>) -> Result<(), StartError> {
+    process.fds = Fds::default();
+    process.tell(Ask::Sealed, process.slot, 0)?;
+    let report = process.confine()?;
+    let control = serve_control("broker", control)?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    epoll::add(&epoll, machine.edge.wait_fd(), EventData::new_u64(EVENTS), EventFlags::IN)?;
+    epoll::add(&epoll, &process.link, EventData::new_u64(LINK), EventFlags::IN)?;
+    epoll::add(&epoll, &control.bell, EventData::new_u64(CONTROL), EventFlags::IN | EventFlags::ET)?;
+    epoll::add(&epoll, &timer, EventData::new_u64(TICK), EventFlags::IN)?;
+    if let Some(commands) = &commands {
+        epoll::add(&epoll, commands, EventData::new_u64(COMMAND), EventFlags::IN)?;
+    }
+    process.seal()?;
+    tracing::info!(landlock = report.landlock, "in the sandbox");
+    let mut broker =
+        Broker { process, machine, control, epoll, timer, ticking: false, commands, opening: HashMap::new(), wakeups: 0 };
+    broker.run()
+}
+
+/// A channel whose device is not ready yet.
+struct Opening {
+    request: SharedArea,
+    request_bell: OwnedFd,
+    reply_bell: OwnedFd,
+}
+
+struct Broker<E> {
+    process: Process,
+    machine: Machine<E>,
+    control: ControlHandle,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    ticking: bool,
+    commands: Option<OwnedFd>,
+    opening: HashMap<Slot, Opening>,
+    wakeups: u64,
+}
+
+impl<E: Edge> Broker<E> {
+    fn run(&mut self) -> Result<(), StartError> {
+        let mut events = Vec::with_capacity(32);
+        loop {
+            // A device may have answered while the last thing was done: look again before anything that costs a call.
+            while self.machine.step() {}
+            for action in self.machine.take_actions() {
+                match action {
+                    Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead, slot, death as u64)?,
+                    Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt, 0, gfn)?,
+                }
+            }
+            if let (Some(value), Some(commands)) = (self.machine.take_broadcast(), &self.commands) {
+                let _ = rustix::io::write(commands, format!("result {value}").as_bytes());
+            }
+            self.arm()?;
+            self.machine.edge.unmask();
+            if !self.machine.may_sleep() {
+                continue;
+            }
+            events.clear();
+            self.wakeups = self.wakeups.saturating_add(1);
+            let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
+            self.machine.awake();
+            match waited {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            for event in &events {
+                match event.data.u64() {
+                    EVENTS => self.machine.edge.pending(),
+                    LINK => {
+                        if !self.link()? {
+                            return Ok(());
+                        }
+                    }
+                    CONTROL => self.control(),
+                    TICK => {
+                        // However many have expired: a machine that did not run has not waited.
+                        let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
+                        self.machine.tick();
+                        if !self.machine.outstanding() {
+                            self.set_timer(0)?;
+                            self.ticking = false;
+                        }
+                    }
+                    COMMAND => self.command(),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The tick runs only while something is outstanding. It is stopped by the first one that finds nothing: starting
+    /// and stopping it for every access would cost two calls each.
+    fn arm(&mut self) -> Result<(), StartError> {
+        if self.ticking || !self.machine.outstanding() {
+            return Ok(());
+        }
+        self.ticking = true;
+        self.set_timer(TICK_NS)
+    }
+
+    fn set_timer(&self, ns: i64) -> Result<(), StartError> {
+        let time = Timespec { tv_sec: 0, tv_nsec: ns };
+        let spec = Itimerspec { it_interval: time, it_value: time };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;
+        Ok(())
+    }
+
+    /// Messages of the launcher. False if it has gone: then the guest must not be left hanging.
+    fn link(&mut self) -> Result<bool, StartError> {
+        match self.process.link.receive(false) {
+            Ok(None) => Ok(true),
+            Ok(Some((ToProcess::NewChannel { slot, fds: uses }, fds))) => {
+                let mut all = Fds::default();
+                all.add(uses, fds);
+                let request = SharedArea::map_writer(all.want(&FdUse::OwnArea)?, self.machine.shape().request_len())?;
+                BrokerEnd::greet(&request);
+                let opening = Opening {
+                    request,
+                    request_bell: all.want(&FdUse::RequestBell)?,
+                    reply_bell: all.want(&FdUse::ReplyBell)?,
+                };
+                self.opening.insert(slot, opening);
+                self.process.tell(Ask::Sealed, slot, 0)?;
+                Ok(true)
+            }
+            Ok(Some((ToProcess::Online { slot, fds: uses }, fds))) => {
+                let mut all = Fds::default();
+                all.add(uses, fds);
+                let reply = SharedArea::map_reader(all.want(&FdUse::PeerArea)?, self.machine.shape().reply_len());
+                if let (Some(opening), Ok(reply)) = (self.opening.remove(&slot), reply) {
+                    let end = BrokerEnd::new(opening.request, reply, self.machine.shape());
+                    let data = EventData::new_u64(u64::from(slot));
+                    epoll::add(&self.epoll, opening.reply_bell.as_fd(), data, EventFlags::IN | EventFlags::ET)?;
+                    self.machine.online(slot, end, opening.request_bell);
+                    // The doorbell lives as long as its entry; closing it removes that.
+                    self.bells(slot, opening.reply_bell);
+                }
+                Ok(true)
+            }
+            Ok(Some((ToProcess::Offline { slot, restart, reason }, _))) => {
+                tracing::warn!("slot {slot}: {reason}{}", if restart { "; it will be restarted" } else { "" });
+                self.machine.offline(slot);
+                Ok(true)
+            }
+            Ok(Some((ToProcess::Serve, fds))) => {
+                if let Some(fd) = fds.into_iter().next() {
+                    self.control.connect(fd);
+                }
+                Ok(true)
+            }
+            Ok(Some(_)) => Ok(true),
+            Err(LinkError::Closed) => {
+                tracing::error!("the launcher has gone: the guest is crashed");
+                self.machine.edge.shutdown(bulkhead_xen_abi::Shutdown::Crash);
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn bells(&mut self, slot: Slot, bell: OwnedFd) {
+        self.process.fds.take(&FdUse::Control(slot));
+        self.process.fds.add(vec![FdUse::Control(slot)], vec![bell]);
+    }
+
+    /// The simulated machine: `deadline`, `advance NS`, `reset`.
+    fn command(&mut self) {
+        let Some(commands) = &self.commands else { return };
+        let mut bytes = [0; 64];
+        let n = rustix::io::read(commands, &mut bytes).unwrap_or(0);
+        let line = String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).into_owned();
+        let mut words = line.split(' ');
+        let _ = match (words.next(), words.next().and_then(|w| w.parse().ok())) {
+            (Some("deadline"), _) => self.machine.broadcast(Op::NextDeadline, 0),
+            (Some("advance"), Some(now)) => self.machine.broadcast(Op::Advance, now),
+            (Some("reset"), _) => {
+                self.machine.reset_decoding();
+                self.machine.broadcast(Op::Reset, 0)
+            }
+            _ => false,
+        };
+    }
+
+    fn control(&mut self) {
+        while let Some(request) = self.control.take() {
+            match request {
+                ControlRequest::Ping(answer) | ControlRequest::Running(_, answer) => drop(answer.send(())),
+                ControlRequest::Reset(answer) => {
+                    self.machine.reset_decoding();
+                    self.machine.broadcast(Op::Reset, 0);
+                    let _ = answer.send(());
+                }
+                ControlRequest::Inspect(answer) => {
+                    let mut out = bulkhead_bus::Inspect::default();
+                    self.machine.inspect(&mut out);
+                    let _ = answer.send(out.items);
+                }
+                ControlRequest::Statistics(answer) => {
+                    let mut items = self.machine.statistics();
+                    items.push(("wake-ups", self.wakeups));
+                    let _ = answer.send(items);
+                }
+                ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
+                ControlRequest::Load(_, answer) => drop(answer.send(Err("the broker has no saved state".into()))),
+                ControlRequest::Screenshot(_, answer) => drop(answer.send(None)),
+                ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
+            }
+        }
+    }
+}

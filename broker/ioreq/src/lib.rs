@@ -1,0 +1,25 @@
+//! The broker. One thread, one event loop; it owns the ioreq channel, decides which device an access goes to, which
+//! interrupt a line is, where a BAR is decoded. It never waits for a device: a request is put into its cell and the
+//! reply completes the vCPU's slot.
+//!
+//! | file | what |
+//! |---|---|
+//! | `edge.rs` | the hypervisor: Xen, or the simulated machine |
+//! | `route.rs` | address → channel and region |
+//! | `pci.rs` | BARs: what is decoded where; link routing |
+//! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
+//! | `vcpu.rs` | one vCPU's slot: idle, waiting, blocked |
+//! | `machine.rs` | all of it: what happens to a request, and to its reply |
+//! | `event_loop.rs` | waiting |
+
+mod channel;
+mod edge;
+mod event_loop;
+mod machine;
+mod pci;
+mod route;
+mod vcpu;
+
+pub use edge::{Edge, SimEdge, XenEdge};
+pub use event_loop::run;
+pub use machine::{Action, Machine, MachineDevice};

@@ -1,0 +1,44 @@
+//! PCI, as far as the broker decides it: which BAR is decoded where.
+//!
+//! The broker keeps its own copy of the registers that decide: command, BARs, ROM base, and for the ISA bridge the
+//! link routes. They follow from what the *guest* wrote, never from what a device says.
+use bulkhead_bus::pci::{ConfigSpace, Decode, FunctionSpec};
+
+/// A function and what it decodes.
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) spec: FunctionSpec,
+    registers: ConfigSpace,
+    pub(crate) decoded: Decode,
+}
+
+impl Function {
+    pub(crate) fn new(spec: FunctionSpec) -> Self {
+        let registers = ConfigSpace::new(&spec, 0, 0, 0, 0);
+        Self { spec, registers, decoded: Decode::default() }
+    }
+
+    /// The guest has written; returns what is decoded from now on if that has changed.
+    pub(crate) fn written(&mut self, offset: u8, size: u8, value: u32) -> Option<Decode> {
+        self.registers.write(offset, size, value);
+        let new = Decode::of(&self.spec, &self.registers);
+        (new != self.decoded).then_some(new)
+    }
+
+    /// Power-on: nothing is decoded.
+    pub(crate) fn reset(&mut self) -> Decode {
+        *self = Self::new(self.spec.clone());
+        self.decoded
+    }
+}
+
+/// PIIX3's PIRQ route control registers (82371SB data sheet, 2.2.9): a write to 0x60–0x63 of 00:01.0 routes a link.
+pub(crate) fn links(bdf: u16, offset: u8, size: u8, value: u32) -> impl Iterator<Item = (u8, u8)> {
+    let bytes = value.to_le_bytes();
+    (0..size).filter_map(move |i| {
+        let register = offset.checked_add(i)?;
+        let value = *bytes.get(usize::from(i))?;
+        let link = register.checked_sub(0x60).filter(|l| *l < 4 && bdf == 8)?;
+        Some((link, if value & 0x80 != 0 { 0 } else { value & 0x0f }))
+    })
+}

@@ -1,0 +1,393 @@
+//! libxl's argument vector → [`Machine`]. The table [`OPTIONS`] is the only place that says what becomes of an option;
+//! docs/compat.md is printed from it.
+use crate::machine::{Chardev, Drive, Machine, Monitor, Serial, Sim, Video};
+use crate::options::Options;
+
+/// Why the arguments cannot be used: one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentError {
+    /// No such option.
+    #[error("{0}: unknown option")]
+    Unknown(String),
+    /// A value is missing.
+    #[error("{0}: a value must follow")]
+    Missing(String),
+    /// The value is wrong.
+    #[error("{option} {value}: {why}")]
+    Value {
+        /// The option.
+        option: String,
+        /// As it was given.
+        value: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// QEMU has it, this device model does not.
+    #[error("{option}: not supported: {why}")]
+    Refused {
+        /// The option, with its value.
+        option: String,
+        /// What is missing.
+        why: &'static str,
+    },
+    /// Something that must be there is not.
+    #[error("{0}")]
+    Incomplete(&'static str),
+}
+
+/// What becomes of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is obeyed.
+    Implemented,
+    /// It has no meaning here; it is logged.
+    Ignored(&'static str),
+    /// Something else takes its place; it is logged.
+    Substituted(&'static str),
+    /// An error.
+    Refused(&'static str),
+}
+
+/// An option of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionSpec {
+    /// Without dash; a second word narrows it down: `device VGA`.
+    pub name: &'static str,
+    /// A value follows.
+    pub value: bool,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+const fn option(name: &'static str, value: bool, fate: Fate) -> OptionSpec {
+    OptionSpec { name, value, fate }
+}
+
+use Fate::{Ignored, Implemented, Refused, Substituted};
+
+/// Every option that libxl emits (4.17 to 4.22), and those that operators add.
+pub const OPTIONS: &[OptionSpec] = &[
+    option("xen-domid", true, Implemented),
+    option("no-shutdown", false, Ignored("the launcher stays until libxl ends it")),
+    option("chardev", true, Implemented),
+    option("mon", true, Implemented),
+    option("nodefaults", false, Ignored("there are no defaults")),
+    option("no-user-config", false, Ignored("no QEMU configuration is read")),
+    option("name", true, Implemented),
+    option("S", false, Implemented),
+    option("vnc", true, Ignored("there is no VNC server yet; query-vnc says that it is off")),
+    option("display", true, Ignored("no window is opened")),
+    option("display sdl", true, Refused("a window in dom0")),
+    option("nographic", false, Ignored("no window is opened")),
+    option("k", true, Ignored("keys are named by their position, not by a keymap")),
+    option("serial", true, Implemented),
+    option("monitor", true, Ignored("there is no human monitor")),
+    option("boot", true, Implemented),
+    option("m", true, Implemented),
+    option("smp", true, Implemented),
+    option("machine", true, Implemented),
+    option("M", true, Implemented),
+    option("accel", true, Ignored("Xen is the accelerator")),
+    option("net none", true, Implemented),
+    option("net", true, Refused("network cards")),
+    option("netdev", true, Refused("network cards; remove vif from the guest's configuration")),
+    option("drive", true, Implemented),
+    option("device VGA", true, Implemented),
+    option("device cirrus-vga", true, Substituted("the standard VGA takes its place")),
+    option("device ide-cd", true, Implemented),
+    option("device e1000", true, Refused("network cards; remove vif from the guest's configuration")),
+    option("device rtl8139", true, Refused("network cards; remove vif from the guest's configuration")),
+    option("device qxl-vga", true, Refused("the QXL display")),
+    option("device lsi53c895a", true, Refused("SCSI disks (sd*)")),
+    option("device scsi-hd", true, Refused("SCSI disks (sd*)")),
+    option("device ahci", true, Refused("AHCI (hdtype=\"ahci\")")),
+    option("device ide-hd", true, Refused("AHCI (hdtype=\"ahci\")")),
+    option("device piix3-usb-uhci", true, Refused("USB")),
+    option("device ich9-usb-ehci1", true, Refused("USB")),
+    option("device ich9-usb-uhci1", true, Refused("USB")),
+    option("device ich9-usb-uhci2", true, Refused("USB")),
+    option("device ich9-usb-uhci3", true, Refused("USB")),
+    option("device nec-usb-xhci", true, Refused("USB")),
+    option("device usb-tablet", true, Refused("USB")),
+    option("device xen-pvdevice", true, Refused("vendor_device")),
+    option("device intel-hda", true, Refused("sound")),
+    option("device hda-duplex", true, Refused("sound")),
+    option("device ac97", true, Refused("sound")),
+    option("device es1370", true, Refused("sound")),
+    option("device sb16", true, Refused("sound")),
+    option("usb", false, Refused("USB")),
+    option("usbdevice", true, Refused("USB")),
+    option("spice", true, Refused("SPICE")),
+    option("kernel", true, Refused("direct kernel boot")),
+    option("initrd", true, Refused("direct kernel boot")),
+    option("append", true, Refused("direct kernel boot")),
+    option("incoming", true, Refused("restoring a saved guest")),
+    option("no-acpi", false, Ignored("hvmloader makes the ACPI tables")),
+    option("xen-domid-restrict", false, Refused("dm_restrict")),
+    option("chroot", true, Refused("dm_restrict")),
+    option("run-with", true, Refused("dm_restrict")),
+    option("runas", true, Refused("device_model_user")),
+    option("xen-attach", false, Refused("serving the PV back ends of a guest without emulated devices")),
+    option("sim", true, Implemented),
+];
+
+/// Finds the entry of an option, the narrower one first.
+pub fn lookup(name: &str, value: Option<&str>) -> Option<&'static OptionSpec> {
+    let first = value.and_then(|v| v.split(',').next()).unwrap_or("");
+    let narrow = format!("{name} {}", first.strip_prefix("driver=").unwrap_or(first));
+    OPTIONS.iter().find(|o| o.name == narrow).or_else(|| OPTIONS.iter().find(|o| o.name == name))
+}
+
+/// A machine, and lines for the log about options that were ignored or substituted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The machine.
+    pub machine: Machine,
+    /// What to tell the operator.
+    pub notes: Vec<String>,
+}
+
+fn wrong(option: &str, value: &str, why: impl Into<String>) -> ArgumentError {
+    ArgumentError::Value { option: format!("-{option}"), value: value.to_owned(), why: why.into() }
+}
+
+/// Parses the arguments, without argv\[0\].
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, ArgumentError> {
+    let mut machine = Machine::default();
+    let mut notes = Vec::new();
+    let mut monitors = Vec::new();
+    let mut chardevs: Vec<(String, Chardev)> = Vec::new();
+    let mut cds = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
+        let Some(name) = name else { return Err(ArgumentError::Unknown(argument)) };
+        let takes = lookup(name, None).or_else(|| OPTIONS.iter().find(|o| o.name.split(' ').next() == Some(name)));
+        let value = match takes {
+            Some(spec) if spec.value => Some(arguments.next().ok_or(ArgumentError::Missing(argument.clone()))?),
+            Some(_) => None,
+            None => return Err(ArgumentError::Unknown(argument)),
+        };
+        let shown = value.as_ref().map_or(argument.clone(), |v| format!("{argument} {v}"));
+        let Some(spec) = lookup(name, value.as_deref()) else {
+            return Err(ArgumentError::Refused { option: shown, why: "no such device here" });
+        };
+        match spec.fate {
+            Refused(why) => return Err(ArgumentError::Refused { option: shown, why }),
+            Ignored(why) => {
+                notes.push(format!("{shown}: ignored: {why}"));
+                continue;
+            }
+            Substituted(why) => notes.push(format!("{shown}: {why}")),
+            Implemented => {}
+        }
+        let value = value.unwrap_or_default();
+        let bad = |why: &str| wrong(name, &value, why);
+        let options = Options::parse(&value);
+        match name {
+            "xen-domid" => machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?),
+            "name" => machine.name = value,
+            "S" => machine.stopped = true,
+            "chardev" => {
+                let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
+                let chardev = match options.head("backend") {
+                    Some("socket") => {
+                        let listens = options.flag("server", false) == Some(true) && options.flag("wait", true) == Some(false);
+                        if !listens {
+                            return Err(bad("only server=on,wait=off"));
+                        }
+                        match (options.get("path"), options.get("fd").map(number)) {
+                            (Some(path), None) => Chardev::Path(path.to_owned()),
+                            (None, Some(Some(fd))) => Chardev::Fd(fd),
+                            _ => return Err(bad("one of path= and fd= must be there")),
+                        }
+                    }
+                    Some("pty") => return Err(ArgumentError::Refused { option: shown, why: "channels" }),
+                    _ => return Err(bad("only socket")),
+                };
+                chardevs.push((id, chardev));
+            }
+            "mon" => {
+                if options.get("mode") != Some("control") {
+                    return Err(bad("only mode=control"));
+                }
+                monitors.push(options.head("chardev").ok_or(bad("chardev= is missing"))?.to_owned());
+            }
+            "serial" => {
+                let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH or /dev/… is known"))?;
+                machine.serials.push(serial);
+            }
+            "boot" => {
+                let order = options.head("order").unwrap_or("");
+                if order.len() > 3 || order.chars().any(|c| !matches!(c, 'a' | 'c' | 'd' | 'n')) {
+                    return Err(bad("order is of the letters a, c, d, n, at most three"));
+                }
+                order.clone_into(&mut machine.boot);
+            }
+            "m" => {
+                let size = options.head("size").unwrap_or("");
+                let size = size.strip_suffix(['M', 'm']).unwrap_or(size);
+                machine.memory_mib = number(size).filter(|m| (1..=1 << 24).contains(m)).ok_or(bad("not a number of MiB"))?;
+            }
+            "smp" => {
+                let now = options.head("cpus").and_then(number);
+                let max = options.get("maxcpus").map_or(now, number);
+                let max = now.and(max).filter(|n| (1..=bulkhead_wire::MAX_VCPUS as u16).contains(n));
+                machine.vcpus = max.ok_or(bad("1 to 128 vCPUs"))?;
+            }
+            "machine" | "M" => match options.head("type") {
+                Some("xenfv") => machine.xen_platform = true,
+                Some("pc") => machine.xen_platform = false,
+                Some("none") => machine.probe = true,
+                Some("xenpv") => {
+                    let why = "serving the PV back ends of a guest without emulated devices";
+                    return Err(ArgumentError::Refused { option: shown, why });
+                }
+                _ => return Err(bad("xenfv, pc or none")),
+            },
+            "net" => {}
+            "drive" => {
+                let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
+                if drive.cdrom && drive.index.is_none() {
+                    cds.push(drive);
+                } else {
+                    machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
+                }
+            }
+            "device" => match options.head("driver") {
+                Some("VGA" | "cirrus-vga") => {
+                    let mib = options.get("vgamem_mb").map_or(Some(16), number).ok_or(bad("vgamem_mb is a number"))?;
+                    // QEMU rounds up to a power of two; below 16 MiB the frame buffer of the larger modes has no room.
+                    let mib: u32 = u32::clamp(mib, 1, 256).next_power_of_two();
+                    machine.video = Some(Video { mib });
+                }
+                Some("ide-cd") => {
+                    let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
+                    let bus = bus.and_then(|b| b.strip_prefix("ide.")).and_then(number::<u8>);
+                    let id = options.get("drive").unwrap_or("");
+                    let at = cds.iter().position(|d: &Drive| d.id == id).ok_or(bad("there is no such drive"))?;
+                    let (Some(bus @ 0..=1), Some(unit @ 0..=1)) = (bus, unit) else {
+                        return Err(bad("bus is ide.0 or ide.1, unit 0 or 1"));
+                    };
+                    let mut drive = cds.swap_remove(at);
+                    drive.index = Some(bus.wrapping_mul(2).wrapping_add(unit));
+                    options.get("id").unwrap_or(id).clone_into(&mut drive.id);
+                    machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
+                }
+                _ => return Err(bad("no such device here")),
+            },
+            "sim" => machine.sim = Some(Sim::parse(&options).ok_or(bad("ioreq=FD,kick=FD,trace=FD,memory=FD"))?),
+            _ => return Err(ArgumentError::Unknown(argument)),
+        }
+    }
+    for monitor in monitors {
+        let chardev = chardevs.iter().find(|(id, _)| *id == monitor).map(|(_, c)| c.clone());
+        let chardev = chardev.ok_or_else(|| wrong("mon", &monitor, "there is no chardev of this id"))?;
+        machine.monitors.push(Monitor { id: monitor, chardev });
+    }
+    if let Some(cd) = cds.first() {
+        return Err(wrong("drive", &cd.id, "no -device ide-cd refers to it"));
+    }
+    if !machine.probe && machine.domid.is_none() {
+        return Err(ArgumentError::Incomplete("-xen-domid is missing"));
+    }
+    Ok(Parsed { machine, notes })
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    const LIBXL: &str = "-xen-domid 7 -no-shutdown
+        -chardev socket,id=libxl-cmd,path=/var/run/xen/qmp-libxl-7,server=on,wait=off -mon chardev=libxl-cmd,mode=control
+        -chardev socket,id=libxenstat-cmd,path=/var/run/xen/qmp-libxenstat-7,server=on,wait=off
+        -mon chardev=libxenstat-cmd,mode=control -nodefaults -no-user-config -name win10 -vnc 127.0.0.1:0,to=99
+        -display none -serial pty -device VGA,vgamem_mb=16 -boot order=dc -smp 2,maxcpus=4 -net none
+        -machine xenfv,suppress-vmdesc=on -m 2032
+        -drive file=/dev/vg/win10,if=ide,index=0,media=disk,format=raw,cache=writeback
+        -drive if=none,readonly=on,id=ide-5632,file=/iso/win.iso,format=raw
+        -device ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0";
+
+    #[test]
+    fn what_libxl_4_17_emits_for_a_bios_guest() {
+        let Parsed { machine, notes } = parse(words(LIBXL)).unwrap();
+        assert_eq!((machine.domid, machine.name.as_str(), machine.vcpus, machine.memory_mib), (Some(7), "win10", 4, 2032));
+        assert_eq!(machine.monitors.len(), 2);
+        assert_eq!(machine.serials, [Serial::Pty]);
+        assert_eq!(machine.video, Some(Video { mib: 16 }));
+        assert_eq!(machine.boot, "dc");
+        assert!(machine.xen_platform && !machine.stopped && !machine.probe);
+        let drives: Vec<_> = machine.drives.iter().map(|d| (d.index, d.cdrom, d.read_only, d.id.as_str())).collect();
+        assert_eq!(drives, [(Some(0), false, false, "ide0-0"), (Some(2), true, true, "ide-5632")]);
+        assert!(notes.iter().any(|n| n.starts_with("-vnc")), "{notes:?}");
+    }
+
+    #[test]
+    fn the_probe_of_4_20() {
+        let text = "-S -no-user-config -nodefaults -nographic -machine none,accel=xen
+            -chardev socket,id=libxl-cmd,fd=12,server=on,wait=off -mon chardev=libxl-cmd,mode=control";
+        let machine = parse(words(text)).unwrap().machine;
+        assert!(machine.probe && machine.stopped);
+        assert_eq!(machine.monitors[0].chardev, Chardev::Fd(12));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_by_name() {
+        for (text, why) in [
+            ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "network cards"),
+            ("-netdev type=tap,id=net0,ifname=vif7.0-emu", "network cards"),
+            ("-usbdevice tablet", "USB"),
+            ("-device ahci,id=ahci0", "AHCI"),
+            ("-kernel /boot/vmlinuz", "direct kernel boot"),
+            ("-incoming fd:11", "restoring"),
+            ("-device no-such-thing", "no such device"),
+            ("-no-such-option", "unknown option"),
+            ("-m", "a value must follow"),
+            ("-m lots", "not a number"),
+            ("-smp 200", "1 to 128"),
+            ("-boot order=xyz", "letters"),
+            ("-drive file=/x,if=ide,index=9,format=raw", "index"),
+            ("-drive file=/x,if=ide,index=0,format=qcow2", "format"),
+            ("bare", "unknown option"),
+        ] {
+            let error = parse(words(&format!("-xen-domid 7 {text}"))).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+            assert!(!error.contains('\n'), "one line");
+        }
+    }
+
+    #[test]
+    fn cirrus_is_served_by_the_standard_vga_and_logged() {
+        let parsed = parse(words("-xen-domid 1 -device cirrus-vga,vgamem_mb=8")).unwrap();
+        assert_eq!(parsed.machine.video, Some(Video { mib: 8 }));
+        assert_eq!(parsed.notes.len(), 1);
+    }
+
+    #[test]
+    fn each_option_stands_once_in_the_table() {
+        for (i, o) in OPTIONS.iter().enumerate() {
+            assert!(OPTIONS.iter().skip(i + 1).all(|p| p.name != o.name), "{}", o.name);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_arguments_give_a_machine_or_one_line(at in 0usize..60, what in ".{0,12}", cut in any::<bool>()) {
+            let mut all = words(LIBXL);
+            let at = at % all.len();
+            if cut { all.remove(at); } else { all[at] = what; }
+            if let Err(e) = parse(all) {
+                prop_assert!(!e.to_string().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What the launcher opens on the host, before anything is started.
+use crate::machine::{Chardev, Drive, Machine, Monitor, Serial};
+use bulkhead_bus::plan::{DeviceConfig, DriveConfig};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Where what is installed beside the executables is.
+const SHARE: &str = "/usr/share/bulkhead";
+/// Debian's copy of the VGA firmware.
+const VGABIOS: &[&str] = &["vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
+
+/// A line that says what could not be opened and why.
+pub type Failure = String;
+
+fn errno(what: &str, e: rustix::io::Errno) -> Failure {
+    format!("{what}: {}", std::io::Error::from(e))
+}
+
+/// A socket that libxl can connect to.
+pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
+    match &monitor.chardev {
+        Chardev::Path(path) => {
+            let fail = |e| errno(&format!("{}: socket {path}", monitor.id), e);
+            let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None).map_err(fail)?;
+            let _ = std::fs::remove_file(path);
+            let old = rustix::process::umask(Mode::from_raw_mode(0o177));
+            let bound = SocketAddrUnix::new(path.as_str()).and_then(|a| rustix::net::bind(&fd, &a));
+            rustix::process::umask(old);
+            bound.and_then(|()| rustix::net::listen(&fd, 8)).map_err(fail)?;
+            Ok(fd)
+        }
+        Chardev::Fd(number) => {
+            let fd = inherit(*number).map_err(|e| errno(&format!("{}: fd={number}", monitor.id), e))?;
+            if rustix::net::sockopt::socket_acceptconn(&fd) != Ok(true) {
+                return Err(format!("{}: fd={number} is no socket that listens", monitor.id));
+            }
+            rustix::io::ioctl_fionbio(&fd, true).map_err(|e| errno(&monitor.id, e))?;
+            Ok(fd)
+        }
+    }
+}
+
+/// A copy of a descriptor that the caller of this program has opened.
+pub fn inherit(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
+    bulkhead_policy::duplicate(number)
+}
+
+/// A serial port's other end, and what keeps it alive.
+pub struct SerialEnd {
+    /// For the process; `None` for `null`.
+    pub fd: Option<OwnedFd>,
+    /// The slave side of a pty, open so that the master never sees a hang-up.
+    pub slave: Option<OwnedFd>,
+    /// What query-chardev says.
+    pub shown: String,
+}
+
+/// Opens a serial port's other end.
+pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
+    let nonblocking = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fail = |path: &str, e| errno(&format!("serial port {index}: {path}"), e);
+    let plain = |fd| SerialEnd { fd, slave: None, shown: serial.shown(None) };
+    match serial {
+        Serial::Null | Serial::None => Ok(plain(None)),
+        Serial::File(path) => {
+            // For reading too if it is a FIFO, so that opening it waits for nobody.
+            let is_fifo = rustix::fs::stat(path.as_str()).is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo);
+            let how = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC };
+            let fd = rustix::fs::open(path.as_str(), how | nonblocking, Mode::from_raw_mode(0o600)).map_err(|e| fail(path, e))?;
+            if is_fifo {
+                // The process must not read what it has written itself.
+                let writer = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty()).map_err(|e| fail(path, e))?;
+                return Ok(plain(Some(writer)));
+            }
+            Ok(plain(Some(fd)))
+        }
+        Serial::Device(path) => {
+            let fd = rustix::fs::open(path.as_str(), OFlags::RDWR | nonblocking, Mode::empty()).map_err(|e| fail(path, e))?;
+            raw(&fd);
+            Ok(plain(Some(fd)))
+        }
+        Serial::Unix(path) => {
+            let flags = SocketFlags::CLOEXEC;
+            let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| fail(path, e))?;
+            let address = SocketAddrUnix::new(path.as_str()).map_err(|e| fail(path, e))?;
+            rustix::net::connect(&fd, &address).map_err(|e| fail(path, e))?;
+            rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail(path, e))?;
+            Ok(plain(Some(fd)))
+        }
+        Serial::Pty => {
+            use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+            let fail = |e| errno(&format!("serial port {index}: a pseudo terminal"), e);
+            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(fail)?;
+            grantpt(&master).and_then(|()| unlockpt(&master)).map_err(fail)?;
+            let name = ptsname(&master, Vec::new()).map_err(fail)?;
+            let name = name.to_string_lossy().into_owned();
+            let slave = rustix::fs::open(name.as_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+            raw(&slave);
+            rustix::io::ioctl_fionbio(&master, true).map_err(fail)?;
+            Ok(SerialEnd { fd: Some(master), slave: Some(slave), shown: serial.shown(Some(&name)) })
+        }
+    }
+}
+
+fn raw(fd: &OwnedFd) {
+    if let Ok(mut mode) = rustix::termios::tcgetattr(fd) {
+        mode.make_raw();
+        let _ = rustix::termios::tcsetattr(fd, rustix::termios::OptionalActions::Now, &mode);
+    }
+}
+
+/// A drive's image, open and locked, and the drive's configuration.
+pub fn drive(drive: &Drive) -> Result<(Option<OwnedFd>, DriveConfig), Failure> {
+    let index = drive.index.unwrap_or(0);
+    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone() };
+    let Some(path) = &drive.file else { return Ok((None, config)) };
+    let what = format!("{} {path}", if drive.cdrom { "CD image" } else { "disk image" });
+    let access = if drive.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let fd = rustix::fs::open(path.as_str(), access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
+        if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS { errno(&format!("{what} cannot be opened for writing"), e) } else { errno(&what, e) }
+    })?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| errno(&what, e))?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    if !matches!(kind, rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice) {
+        return Err(format!("{what}: neither a file nor a block device"));
+    }
+    rustix::io::ioctl_fionbio(&fd, false).map_err(|e| errno(&what, e))?;
+    let lock = if drive.read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    rustix::fs::flock(&fd, lock).map_err(|_| format!("{what}: locked by another process"))?;
+    let size = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| errno(&what, e))?;
+    if size < 512 {
+        return Err(format!("{what}: {size} bytes are no disk"));
+    }
+    config.size = Some(size);
+    Ok((Some(fd), config))
+}
+
+/// The VGA firmware, in a memfd of a power of two.
+pub fn vga_rom() -> Result<(OwnedFd, u32), Failure> {
+    let mut last = String::new();
+    for name in VGABIOS {
+        let path = if name.starts_with('/') { (*name).to_owned() } else { format!("{SHARE}/{name}") };
+        match std::fs::read(&path) {
+            Ok(bytes) if bytes.len() >= 512 && bytes.len() <= 256 * 1024 => {
+                let size = bytes.len().next_power_of_two().max(2048);
+                let fd = bulkhead_ring::SharedArea::create("rom", size.next_multiple_of(4096)).map_err(|e| e.to_string())?;
+                rustix::io::pwrite(&fd, &bytes, 0).map_err(|e| errno("rom", e))?;
+                return Ok((fd, u32::try_from(size).unwrap_or(0)));
+            }
+            Ok(_) => last = format!("{path}: not a VGA firmware"),
+            Err(e) => last = format!("{path}: {e}"),
+        }
+    }
+    Err(last)
+}
+
+/// The devices that the machine has, with what each is given. The order is that of the slots.
+pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, gfn: u64) -> Vec<DeviceConfig> {
+    let platform = DeviceConfig::Platform {
+        vcpus: machine.vcpus,
+        xen_platform: machine.xen_platform,
+        boot: machine.boot.clone(),
+        serial: machine.serials.first().is_some_and(|s| *s != Serial::None),
+        // The PV back end of file-backed disks (qdisk) is not served here yet: a guest that unplugged its IDE disk
+        // would have none at all.
+        unplug: false,
+    };
+    let mut configs = vec![platform, DeviceConfig::Ide { drives }, DeviceConfig::Ps2];
+    if let Some(video) = machine.video {
+        let device = if machine.xen_platform { 3 } else { 2 };
+        configs.push(DeviceConfig::Vga { device, vram: video.mib << 20, gfn, rom });
+    }
+    for (index, serial) in machine.serials.iter().enumerate().take(4) {
+        if *serial != Serial::None {
+            configs.push(DeviceConfig::Serial { index: index as u8 });
+        }
+    }
+    configs.retain(|c| matches!(c, DeviceConfig::Serial { .. }));
+    configs
+}

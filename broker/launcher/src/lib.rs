@@ -1,0 +1,13 @@
+//! `bulkhead-dm`: what libxl starts in QEMU's place. It opens the host's resources, starts every process in its sandbox,
+//! keeps the descriptors of each slot and restarts by slot. It parses what libxl gives it and the fixed requests of
+//! its processes, nothing else.
+
+pub mod argv;
+mod host;
+pub mod machine;
+pub mod options;
+mod resource;
+mod slot;
+mod supervise;
+
+pub use supervise::run;

@@ -1,0 +1,204 @@
+//! The machine that libxl asks for, typed.
+use crate::options::Options;
+use rustix::fd::RawFd;
+
+/// Where a monitor listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chardev {
+    /// A Unix socket to be made.
+    Path(String),
+    /// A Unix socket that listens already.
+    Fd(RawFd),
+}
+
+/// A QMP server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitor {
+    /// The chardev's name.
+    pub id: String,
+    /// Where.
+    pub chardev: Chardev,
+}
+
+/// What a serial port is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// A new pseudo terminal.
+    Pty,
+    /// A file or FIFO, written.
+    File(String),
+    /// Nothing.
+    Null,
+    /// A character device.
+    Device(String),
+    /// A Unix socket to connect to.
+    Unix(String),
+    /// The port is not there.
+    None,
+}
+
+impl Serial {
+    /// Parses QEMU's notation.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "pty" => Self::Pty,
+            "null" => Self::Null,
+            "none" => Self::None,
+            _ => match text.split_once(':') {
+                Some(("file", path)) if !path.is_empty() => Self::File(path.to_owned()),
+                Some(("unix", path)) => Self::Unix(Options::parse(path).head.filter(|p| !p.is_empty())?),
+                _ if text.starts_with("/dev/") => Self::Device(text.to_owned()),
+                _ => return None,
+            },
+        })
+    }
+
+    /// What query-chardev says.
+    pub fn shown(&self, pty: Option<&str>) -> String {
+        match self {
+            Self::Pty => format!("pty:{}", pty.unwrap_or("")),
+            Self::File(path) => format!("file:{path}"),
+            Self::Null => "null".to_owned(),
+            Self::Device(path) => path.clone(),
+            Self::Unix(path) => format!("unix:{path}"),
+            Self::None => "none".to_owned(),
+        }
+    }
+}
+
+/// A drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// 0 to 3; a CD gets it from its -device.
+    pub index: Option<u8>,
+    /// A CD-ROM drive.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// The image; none for an empty CD drive.
+    pub file: Option<String>,
+    /// QMP's name for it.
+    pub id: String,
+}
+
+impl Drive {
+    /// From a `-drive`.
+    pub fn parse(options: &Options) -> Result<Self, &'static str> {
+        match options.get("format") {
+            None | Some("raw" | "host_device") => {}
+            Some(_) => return Err("this image format is not supported (raw is)"),
+        }
+        let interface = options.get("if").unwrap_or("ide");
+        let media = options.get("media").unwrap_or("disk");
+        let read_only = options.flag("readonly", false).ok_or("readonly is on or off")?;
+        let index = options.get("index").map(|i| i.parse::<u8>().ok().filter(|i| *i < 4)).map(|i| i.ok_or("index is 0 to 3"));
+        let index = index.transpose()?;
+        let file = options.get("file").filter(|f| !f.is_empty()).map(str::to_owned);
+        match interface {
+            "ide" => {
+                let index = index.ok_or("index= is missing")?;
+                let cdrom = media == "cdrom";
+                if file.is_none() && !cdrom {
+                    return Err("a disk needs file=");
+                }
+                let id = format!("ide{}-{}", index / 2, index % 2);
+                Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, id })
+            }
+            "none" => {
+                let id = options.get("id").ok_or("id= is missing")?.to_owned();
+                Ok(Self { index: None, cdrom: true, read_only: true, file, id })
+            }
+            _ => Err("if= is ide or none"),
+        }
+    }
+}
+
+/// The display adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Video {
+    /// MiB of video RAM, a power of two.
+    pub mib: u32,
+}
+
+/// Descriptors of the simulated machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sim {
+    /// The two pages of the ioreq server.
+    pub ioreq: RawFd,
+    /// Eventfd: requests are there.
+    pub kick: RawFd,
+    /// SEQPACKET: device model operations, commands.
+    pub trace: RawFd,
+    /// Guest memory.
+    pub memory: RawFd,
+}
+
+impl Sim {
+    /// From `-sim`.
+    pub fn parse(options: &Options) -> Option<Self> {
+        let fd = |key| options.get(key).and_then(|v| v.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
+        Some(Self { ioreq: fd("ioreq")?, kick: fd("kick")?, trace: fd("trace")?, memory: fd("memory")? })
+    }
+}
+
+/// The machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The guest.
+    pub domid: Option<u16>,
+    /// Its name.
+    pub name: String,
+    /// vCPUs that it can have.
+    pub vcpus: u16,
+    /// RAM.
+    pub memory_mib: u64,
+    /// QMP servers.
+    pub monitors: Vec<Monitor>,
+    /// Serial ports, from COM1.
+    pub serials: Vec<Serial>,
+    /// Display adapter.
+    pub video: Option<Video>,
+    /// Boot order.
+    pub boot: String,
+    /// Drives.
+    pub drives: Vec<Drive>,
+    /// The xen-platform device.
+    pub xen_platform: bool,
+    /// -S.
+    pub stopped: bool,
+    /// libxl only wants to know what the program can.
+    pub probe: bool,
+    /// The simulated machine in place of Xen.
+    pub sim: Option<Sim>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            domid: None,
+            name: "guest".to_owned(),
+            vcpus: 1,
+            memory_mib: 128,
+            monitors: Vec::new(),
+            serials: Vec::new(),
+            video: None,
+            boot: String::new(),
+            drives: Vec::new(),
+            xen_platform: true,
+            stopped: false,
+            probe: false,
+            sim: None,
+        }
+    }
+}
+
+impl Machine {
+    /// Adds a drive, unless its place is taken.
+    pub fn add_drive(&mut self, drive: Drive) -> Result<(), &'static str> {
+        if self.drives.iter().any(|d| d.index == drive.index) {
+            return Err("two drives in one place");
+        }
+        self.drives.push(drive);
+        Ok(())
+    }
+}

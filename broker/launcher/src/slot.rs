@@ -1,0 +1,121 @@
+//! A slot: the place of a process, what is kept for it, and the process that is in it now.
+use crate::resource::Resource;
+use bulkhead_bus::plan::{FdUse, Slot, ToProcess};
+use bulkhead_policy::{Ids, Spawned};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Restarts that are allowed in [`RESTART_WINDOW`].
+const RESTARTS: usize = 5;
+/// See [`RESTARTS`].
+const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// How far the start of a process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Spawned; its areas are not sealed yet.
+    Starting,
+    /// It has what it needs and goes into its sandbox.
+    Entering,
+    /// It runs.
+    Running,
+    /// It is dead and stays so.
+    Dead,
+}
+
+/// Shared memory and doorbells of one life of a device.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) request: OwnedFd,
+    pub(crate) reply: OwnedFd,
+    pub(crate) request_bell: OwnedFd,
+    pub(crate) reply_bell: OwnedFd,
+    pub(crate) sealed_by_device: bool,
+    pub(crate) sealed_by_broker: bool,
+}
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) spawned: Spawned,
+    pub(crate) resource: Resource,
+}
+
+/// A slot.
+#[derive(Debug)]
+pub(crate) struct SlotState {
+    pub(crate) slot: Slot,
+    /// For people, unique.
+    pub(crate) name: String,
+    pub(crate) role: &'static str,
+    pub(crate) ids: Option<Ids>,
+    pub(crate) phase: Phase,
+    pub(crate) life: Option<Life>,
+    pub(crate) channel: Option<Channel>,
+    /// The reply area of the life before.
+    pub(crate) old: Option<OwnedFd>,
+    /// Given to every life.
+    pub(crate) kept: Vec<(FdUse, OwnedFd)>,
+    pub(crate) log_read: OwnedFd,
+    pub(crate) log_write: OwnedFd,
+    /// Why it is being killed, if the launcher does it.
+    pub(crate) reason: Option<String>,
+    restarts: VecDeque<Instant>,
+}
+
+impl SlotState {
+    pub(crate) fn new(slot: Slot, name: String, role: &'static str, ids: Option<Ids>, kept: Vec<(FdUse, OwnedFd)>) -> Result<Self, String> {
+        use rustix::pipe::PipeFlags;
+        let (log_read, log_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| e.to_string())?;
+        Ok(Self {
+            slot,
+            name,
+            role,
+            ids,
+            phase: Phase::Starting,
+            life: None,
+            channel: None,
+            old: None,
+            kept,
+            log_read,
+            log_write,
+            reason: None,
+            restarts: VecDeque::new(),
+        })
+    }
+
+    /// Sends the process a message with descriptors; nothing if there is no process.
+    pub(crate) fn tell(&self, message: impl FnOnce(Vec<FdUse>) -> ToProcess, fds: &[(FdUse, BorrowedFd<'_>)]) -> Result<(), String> {
+        let Some(life) = &self.life else { return Ok(()) };
+        let uses = fds.iter().map(|(u, _)| u.clone()).collect();
+        let fds: Vec<_> = fds.iter().map(|(_, fd)| *fd).collect();
+        life.resource.send(&message(uses), &fds).map_err(|e| format!("{}: {e}", self.name))
+    }
+
+    /// What is kept, for a message.
+    pub(crate) fn kept(&self) -> Vec<(FdUse, BorrowedFd<'_>)> {
+        self.kept.iter().map(|(u, fd)| (u.clone(), fd.as_fd())).collect()
+    }
+
+    /// Whether the process may be started once more; counts it.
+    pub(crate) fn may_restart(&mut self) -> bool {
+        let now = Instant::now();
+        while self.restarts.front().is_some_and(|t| now.duration_since(*t) > RESTART_WINDOW) {
+            self.restarts.pop_front();
+        }
+        if self.restarts.len() >= RESTARTS {
+            return false;
+        }
+        self.restarts.push_back(now);
+        true
+    }
+
+    /// Ends the process at once.
+    pub(crate) fn kill(&mut self, reason: impl Into<String>) {
+        if let Some(life) = &self.life {
+            self.reason.get_or_insert(reason.into());
+            let _ = rustix::process::pidfd_send_signal(&life.spawned.pidfd, rustix::process::Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,739 @@
+//! Starting all processes, and watching them.
+use crate::host;
+use crate::machine::Machine;
+use crate::resource::Resource;
+use crate::slot::{Channel, Life, Phase, SlotState};
+use bulkhead_bus::plan::{
+    Ask, BROKER, CONTROL, Death, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
+};
+use bulkhead_policy::{Ids, Spec, verify};
+use bulkhead_ring::SharedArea;
+use bulkhead_wire::Shape;
+use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
+use bulkhead_xen_abi::Shutdown;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions};
+use std::time::{Duration, Instant};
+
+/// First user of the range in which every process gets its own; libxl's user takes its place if it gives one.
+const FIRST_UID: u32 = 2_000_000_000;
+/// Users of one guest.
+const UIDS: u32 = 64;
+/// How long the start may take.
+const START: Duration = Duration::from_secs(30);
+/// Nanoseconds of a device's time slice.
+const SLICE: u64 = 100_000;
+const SIGNALS: u64 = u64::MAX;
+/// Pidfds have this bit, sockets have not.
+const PIDFD: u64 = 1 << 32;
+/// Files of screenshots.
+const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
+
+/// Starts the machine and stays until it ends.
+pub fn run(machine: Machine) -> Result<(), String> {
+    let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"))?;
+    let mut launcher = Launcher::prepare(machine, signals)?;
+    let started = launcher.start();
+    let result = match started {
+        Ok(()) => launcher.watch(),
+        Err(e) => Err(e),
+    };
+    launcher.end();
+    result
+}
+
+/// Why the machine ends.
+enum End {
+    /// libxl, a signal, or control wants it.
+    Wanted,
+    /// Something without which the machine cannot be.
+    Failed(String),
+}
+
+struct Launcher {
+    plan: MachinePlan,
+    shape: Shape,
+    probe: bool,
+    executable: OwnedFd,
+    slots: Vec<SlotState>,
+    epoll: OwnedFd,
+    signals: OwnedFd,
+    privcmd: Option<Privcmd>,
+    /// Slaves of pseudo terminals.
+    _keep: Vec<OwnedFd>,
+    sockets: Vec<String>,
+    own: verify::Observed,
+    running: bool,
+    next_token: u32,
+}
+
+fn say(line: &str) {
+    eprintln!("bulkhead-dm: {line}");
+}
+
+impl Launcher {
+    /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
+    fn prepare(machine: Machine, signals: OwnedFd) -> Result<Self, String> {
+        let domid = machine.domid.unwrap_or(0);
+        let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
+        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+        let executable = roles()?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
+        let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
+        let level = if bulkhead_policy::landlock_abi() >= 6 { Level::Strict } else { Level::Kernel };
+
+        let mut drives = Vec::new();
+        let mut drive_fds = Vec::new();
+        for drive in &machine.drives {
+            let (fd, config) = host::drive(drive)?;
+            drive_fds.extend(fd.map(|fd| (FdUse::Drive(config.index), fd)));
+            drives.push(config);
+        }
+        let mut serials = Vec::new();
+        for (i, serial) in machine.serials.iter().enumerate() {
+            serials.push(host::serial(i, serial)?);
+        }
+        let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
+        // Video RAM begins above all RAM, out of the way of every BAR.
+        let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
+        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), gfn) };
+        let devices = number(configs);
+
+        let mut privcmd = None;
+        if mode == Mode::Xen && !machine.probe {
+            let fail = |e: bulkhead_xen::XenError| e.to_string();
+            let open = Privcmd::open(domid).map_err(fail)?;
+            if let Some(video) = machine.video {
+                let pages = u64::from(video.mib).saturating_mul(256);
+                open.populate(gfn, pages).map_err(|e| format!("video RAM of {} MiB: {e}", video.mib))?;
+            }
+            privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
+        }
+        let mut listening = Vec::new();
+        let mut sockets = Vec::new();
+        for monitor in &machine.monitors {
+            listening.push(host::listen(monitor)?);
+            if let crate::machine::Chardev::Path(path) = &monitor.chardev {
+                sockets.push(path.clone());
+            }
+        }
+        let plan = MachinePlan {
+            domid,
+            name: machine.name.clone(),
+            vcpus: machine.vcpus,
+            mode,
+            level,
+            devices,
+            chardevs: serials.iter().map(|s| s.shown.clone()).collect(),
+            stopped: machine.stopped,
+            dump_dir: DUMP_DIR.to_owned(),
+        };
+        let mut launcher = Self {
+            plan,
+            shape,
+            probe: machine.probe,
+            executable,
+            slots: Vec::new(),
+            epoll,
+            signals,
+            privcmd,
+            _keep: Vec::new(),
+            sockets,
+            own,
+            running: false,
+            next_token: 1,
+        };
+        launcher.make_slots(&machine, listening, drive_fds, serials, rom.map(|r| r.0))?;
+        Ok(launcher)
+    }
+
+    fn make_slots(
+        &mut self,
+        machine: &Machine,
+        listening: Vec<OwnedFd>,
+        mut drives: Vec<(FdUse, OwnedFd)>,
+        serials: Vec<host::SerialEnd>,
+        rom: Option<OwnedFd>,
+    ) -> Result<(), String> {
+        let fail = |e: bulkhead_xen::XenError| e.to_string();
+        let domid = self.plan.domid;
+        let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
+        let sim = |fd: i32| host::inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"));
+        let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
+        let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(|e| e.to_string())?;
+        control.push((FdUse::LogFile, log));
+        let mut broker = Vec::new();
+        match &machine.sim {
+            Some(s) => {
+                broker.push((FdUse::SimIoreq, sim(s.ioreq)?));
+                broker.push((FdUse::SimKick, sim(s.kick)?));
+                broker.push((FdUse::SimTrace, sim(s.trace)?));
+                broker.push((FdUse::SimMemory, sim(s.memory)?));
+            }
+            None if self.probe => {}
+            None => {
+                broker.push((FdUse::Privcmd, restricted()?));
+                broker.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
+            }
+        }
+        let mut serials = serials.into_iter();
+        let mut all = Vec::new();
+        for device in self.plan.devices.clone() {
+            let mut kept = Vec::new();
+            match &device.config {
+                DeviceConfig::Ide { .. } => {
+                    kept.append(&mut drives);
+                    kept.push(match &machine.sim {
+                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
+                        None => (FdUse::Privcmd, restricted()?),
+                    });
+                }
+                DeviceConfig::Vga { vram, .. } => {
+                    kept.push(match &machine.sim {
+                        Some(_) => {
+                            let fd = SharedArea::create("vram", *vram as usize).map_err(|e| e.to_string())?;
+                            SharedArea::seal_size(&fd).map_err(|e| e.to_string())?;
+                            (FdUse::SimVram, fd)
+                        }
+                        None => (FdUse::Privcmd, restricted()?),
+                    });
+                    if let Some(rom) = &rom {
+                        broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(|e| e.to_string())?));
+                    }
+                }
+                DeviceConfig::Serial { .. } => {
+                    for end in serials.by_ref() {
+                        self._keep.extend(end.slave);
+                        if end.shown != "none" {
+                            kept.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
+                            break;
+                        }
+                    }
+                }
+                DeviceConfig::Platform { .. } | DeviceConfig::Ps2 => {}
+            }
+            all.push((device.slot, device.name.clone(), device.config.role(), kept));
+        }
+        self.slots.push(SlotState::new(CONTROL, "control".into(), "control", self.ids(CONTROL), control)?);
+        if !self.probe {
+            self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
+        }
+        for (slot, name, role, kept) in all {
+            self.slots.push(SlotState::new(slot, name, role, self.ids(slot), kept)?);
+        }
+        // Control reads everybody's log; the pipes outlive both ends.
+        let mut logs = Vec::new();
+        for slot in &self.slots {
+            logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(|e| e.to_string())?));
+        }
+        if let Some(control) = self.slots.first_mut() {
+            control.kept.append(&mut logs);
+        }
+        Ok(())
+    }
+
+    /// The user of a slot: of the range if this process may choose, else its own.
+    fn ids(&self, slot: Slot) -> Option<Ids> {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if uid != 0 {
+            return Some(Ids { uid, gid });
+        }
+        let id = FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
+        Some(Ids { uid: id, gid: id })
+    }
+
+    fn slot(&mut self, slot: Slot) -> Option<&mut SlotState> {
+        self.slots.iter_mut().find(|s| s.slot == slot)
+    }
+
+    /// Starts everything and waits until all run.
+    fn start(&mut self) -> Result<(), String> {
+        let deadline = Instant::now().checked_add(START).ok_or("clock")?;
+        for slot in self.slots.iter().map(|s| s.slot).collect::<Vec<_>>() {
+            self.spawn(slot)?;
+        }
+        while !self.slots.iter().all(|s| s.phase == Phase::Running) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let late: Vec<_> = self.slots.iter().filter(|s| s.phase != Phase::Running).map(|s| s.name.as_str()).collect();
+                return Err(format!("not ready after {} s: {}", START.as_secs(), late.join(", ")));
+            }
+            match self.turn(Some(left))? {
+                None => {}
+                Some(End::Wanted) => return Err("ended before it had started".into()),
+                Some(End::Failed(e)) => return Err(e),
+            }
+        }
+        self.running = true;
+        if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
+            let path = format!("/local/domain/0/device-model/{}/state", self.plan.domid);
+            let report = Xenstore::connect().and_then(|mut x| x.write(&path, "running"));
+            report.map_err(|e| format!("{path}: {e}"))?;
+        }
+        let level = match self.plan.level {
+            Level::Strict => "strict".to_owned(),
+            Level::Kernel => format!("kernel (Landlock ABI {}, strict needs 6)", bulkhead_policy::landlock_abi()),
+        };
+        say(&format!("{} processes run, sandbox level {level}", self.slots.len()));
+        Ok(())
+    }
+
+    fn watch(&mut self) -> Result<(), String> {
+        loop {
+            match self.turn(None)? {
+                None => {}
+                Some(End::Wanted) => return Ok(()),
+                Some(End::Failed(e)) => return Err(e),
+            }
+        }
+    }
+
+    /// Kills whatever is left, and waits for it.
+    fn end(&mut self) {
+        for slot in &mut self.slots {
+            slot.kill("the machine ends");
+        }
+        for slot in &mut self.slots {
+            if let Some(life) = slot.life.take() {
+                let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
+                // One that had ended before it was killed may be the cause of all.
+                if let Some(status) = status.ok().flatten().filter(|s| s.terminating_signal() != Some(9)) {
+                    say(&format!("{} (pid {}): {}", slot.name, life.spawned.pid, describe(&status)));
+                }
+            }
+            drain(slot);
+        }
+        for path in &self.sockets {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// Puts a new process into a slot.
+    fn spawn(&mut self, number: Slot) -> Result<(), String> {
+        let (plan, shape) = (self.plan.clone(), self.shape);
+        let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
+        let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
+        let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
+        let fail = |e: rustix::io::Errno| e.to_string();
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail)?;
+        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), ids: state.ids };
+        let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
+        let pid = spawned.pid;
+        if number >= FIRST_DEVICE {
+            // Without effect before EEVDF, and not essential.
+            let _ = bulkhead_policy::set_slice(pid, SLICE);
+        }
+        epoll::add(&epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN).map_err(fail)?;
+        epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
+        state.life = Some(Life { spawned, resource: Resource::new(ours) });
+        state.phase = Phase::Starting;
+        state.reason = None;
+        let mut served = None;
+        let mut channel = None;
+        if number != CONTROL {
+            served = Some(control_pair()?);
+        }
+        if number >= FIRST_DEVICE {
+            let area = |name, len| SharedArea::create(name, len).map_err(|e| e.to_string());
+            channel = Some(Channel {
+                request: area("request", shape.request_len())?,
+                reply: area("reply", shape.reply_len())?,
+                request_bell: eventfd()?,
+                reply_bell: eventfd()?,
+                sealed_by_device: false,
+                sealed_by_broker: false,
+            });
+        }
+        let mut fds = state.kept();
+        if let Some((_, theirs)) = &served {
+            fds.push((FdUse::Control(number), theirs.as_fd()));
+        }
+        if let Some(channel) = &channel {
+            fds.push((FdUse::OwnArea, channel.reply.as_fd()));
+            fds.push((FdUse::RequestBell, channel.request_bell.as_fd()));
+            fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
+        }
+        if let Some(old) = &state.old {
+            fds.push((FdUse::OldArea, old.as_fd()));
+        }
+        let start = |fds| ToProcess::Start { slot: number, plan: Box::new(plan), fds };
+        state.tell(start, &fds)?;
+        state.old = None;
+        state.channel = channel;
+        if self.slots.iter().any(|s| s.slot == BROKER && s.phase == Phase::Running) {
+            self.offer_channel(number)?;
+        }
+        if let Some((ours, _)) = served {
+            // Kept by control only; until it runs, here.
+            self.client(number, pid, ours)?;
+        }
+        Ok(())
+    }
+
+    /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
+    fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) -> Result<(), String> {
+        let Some(control) = self.slot(CONTROL) else { return Ok(()) };
+        if control.phase == Phase::Running {
+            let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
+            control.tell(message, &[(FdUse::Control(slot), fd.as_fd())])?;
+        } else {
+            control.kept.push((FdUse::Control(slot), fd));
+        }
+        Ok(())
+    }
+
+    /// Gives the broker the near end of a device's channel.
+    fn offer_channel(&mut self, slot: Slot) -> Result<(), String> {
+        let Some(channel) = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.channel.as_ref()) else { return Ok(()) };
+        let fds = [
+            (FdUse::OwnArea, channel.request.as_fd()),
+            (FdUse::RequestBell, channel.request_bell.as_fd()),
+            (FdUse::ReplyBell, channel.reply_bell.as_fd()),
+        ];
+        match self.slots.iter().find(|s| s.slot == BROKER) {
+            Some(broker) => broker.tell(|fds| ToProcess::NewChannel { slot, fds }, &fds),
+            None => Ok(()),
+        }
+    }
+
+    /// One wait, and what it brings.
+    fn turn(&mut self, timeout: Option<Duration>) -> Result<Option<End>, String> {
+        let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
+        let mut events = Vec::with_capacity(16);
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+        // What a process said before it died is heard before its death.
+        events.sort_by_key(|e| e.data.u64());
+        for event in events {
+            let data = event.data.u64();
+            let end = if data == SIGNALS {
+                let _ = rustix::io::read(&self.signals, &mut [0u8; 128]);
+                Some(End::Wanted)
+            } else if data & PIDFD != 0 {
+                self.ended((data & 0xff) as Slot)?
+            } else {
+                self.said((data & 0xff) as Slot)?
+            };
+            if end.is_some() {
+                return Ok(end);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A process has written to its socket.
+    fn said(&mut self, number: Slot) -> Result<Option<End>, String> {
+        for _ in 0..16 {
+            let Some(state) = self.slot(number) else { return Ok(None) };
+            let Some(life) = &state.life else { return Ok(None) };
+            match life.resource.receive() {
+                Ok(Some((message, fd))) => {
+                    if let Some(end) = self.asked(number, &message, fd)? {
+                        return Ok(Some(end));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(why) => {
+                    // Its end is on its way, or must be made to come.
+                    state.kill(why);
+                    if let Some(life) = &self.slots.iter().find(|s| s.slot == number).and_then(|s| s.life.as_ref()) {
+                        let _ = epoll::delete(&self.epoll, &life.resource);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, String> {
+        match (message.ask, number) {
+            (Ask::Sealed, BROKER) if message.arg == BROKER => {
+                if let Some(broker) = self.slot(BROKER) {
+                    broker.phase = Phase::Entering;
+                }
+            }
+            (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true)?,
+            (Ask::Sealed, CONTROL) => {}
+            (Ask::Sealed, _) => self.sealed(number, |c| c.sealed_by_device = true)?,
+            (Ask::Ready, _) => self.ready(number)?,
+            (Ask::ChannelDead, BROKER) => {
+                let reason = if message.extra == Death::Deadline as u64 { "did not answer in time" } else { "broke the protocol" };
+                if let Some(state) = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
+                    state.kill(reason);
+                }
+            }
+            (Ask::VramAt, BROKER) => {
+                for device in &mut self.plan.devices {
+                    if let DeviceConfig::Vga { gfn, .. } = &mut device.config {
+                        *gfn = message.extra;
+                    }
+                }
+            }
+            (Ask::Restart, CONTROL) => {
+                let known = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE).map(|s| s.kill("restart was asked for"));
+                self.answer(message.serial, known.map(|()| 0).ok_or_else(|| "there is no such device".to_owned()))?;
+            }
+            (Ask::Stop, CONTROL) => {
+                let reason = match message.arg {
+                    1 => Some(Shutdown::PowerOff),
+                    2 => Some(Shutdown::Reboot),
+                    _ => None,
+                };
+                match (reason, &self.privcmd) {
+                    (Some(reason), Some(privcmd)) => privcmd.remote_shutdown(reason).map_err(|e| e.to_string())?,
+                    (Some(_), None) => {}
+                    (None, _) => return Ok(Some(End::Wanted)),
+                }
+                self.answer(message.serial, Ok(0))?;
+            }
+            (Ask::GiveFd, CONTROL) => {
+                let result = fd.ok_or_else(|| "no descriptor came with the request".to_owned()).and_then(|fd| self.give(message.arg, fd.as_fd()));
+                self.answer(message.serial, result)?;
+            }
+            (Ask::Dump, CONTROL) => {
+                let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
+                self.answer(message.serial, result)?;
+            }
+            _ => {
+                let name = self.slot(number).map_or_else(String::new, |s| s.name.clone());
+                say(&format!("{name}: asked for {:?}, which it may not", message.ask));
+                if let Some(state) = self.slot(number) {
+                    state.kill("asked for what it may not");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn answer(&mut self, serial: u32, result: Result<u32, String>) -> Result<(), String> {
+        let control = self.slot(CONTROL);
+        control.map_or(Ok(()), |c| c.tell(|_| ToProcess::Answer { serial, result }, &[]))
+    }
+
+    /// Hands a descriptor to a process; it is known by the token then.
+    fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, String> {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        let state = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase == Phase::Running);
+        let state = state.ok_or_else(|| "that process does not run".to_owned())?;
+        state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)])?;
+        Ok(token)
+    }
+
+    /// A new file in the dump directory. The name is one component of harmless characters.
+    fn dump(&self, name: &[u8; 64]) -> Result<OwnedFd, String> {
+        let len = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        let name = std::str::from_utf8(name.get(..len).unwrap_or_default()).unwrap_or("");
+        let harmless = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        if name.is_empty() || name.starts_with('.') || !harmless {
+            return Err("a file name of letters, digits, '.', '-' and '_'".into());
+        }
+        std::fs::create_dir_all(DUMP_DIR).map_err(|e| format!("{DUMP_DIR}: {e}"))?;
+        let path = format!("{DUMP_DIR}/{name}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path.as_str(), flags, FileMode::from_raw_mode(0o600)).map_err(|e| format!("{path}: {}", std::io::Error::from(e)))
+    }
+
+    /// An area of a device's channel is sealed; when both are, the device gets the broker's.
+    fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut Channel)) -> Result<(), String> {
+        let Some(state) = self.slot(slot) else { return Ok(()) };
+        let Some(channel) = &mut state.channel else { return Ok(()) };
+        mark(channel);
+        if channel.sealed_by_device && channel.sealed_by_broker && state.phase == Phase::Starting {
+            state.phase = Phase::Entering;
+            if let Some(channel) = &state.channel {
+                state.tell(|fds| ToProcess::Peer { fds }, &[(FdUse::PeerArea, channel.request.as_fd())])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A process says that it is in its sandbox: look, and let it go on.
+    fn ready(&mut self, number: Slot) -> Result<(), String> {
+        let own = self.own.clone();
+        let Some(state) = self.slot(number) else { return Ok(()) };
+        let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
+        let observed = verify::observe(pid).map_err(|e| format!("/proc/{pid}: {e}"))?;
+        let wrong = verify::check(&observed, &own);
+        if !wrong.is_empty() {
+            state.kill("not in its sandbox");
+            return Err(format!("{} is not in its sandbox: {}", state.name, wrong.join("; ")));
+        }
+        state.phase = Phase::Running;
+        state.tell(|_| ToProcess::Go, &[])?;
+        match number {
+            BROKER => {
+                for slot in self.slots.iter().map(|s| s.slot).filter(|s| *s >= FIRST_DEVICE).collect::<Vec<_>>() {
+                    self.offer_channel(slot)?;
+                }
+            }
+            CONTROL => {
+                let clients: Vec<_> = match self.slot(CONTROL) {
+                    Some(c) => {
+                        let (clients, kept) = std::mem::take(&mut c.kept).into_iter().partition(|(u, _)| matches!(u, FdUse::Control(_)));
+                        c.kept = kept;
+                        clients
+                    }
+                    None => Vec::new(),
+                };
+                for (what, fd) in clients {
+                    if let FdUse::Control(slot) = what {
+                        let pid = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.life.as_ref()).map_or(0, |l| l.spawned.pid);
+                        self.client(slot, pid, fd)?;
+                    }
+                }
+            }
+            slot => {
+                let Some(reply) = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd()) else {
+                    return Ok(());
+                };
+                if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
+                    broker.tell(|fds| ToProcess::Online { slot, fds }, &[(FdUse::PeerArea, reply)])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A process has ended.
+    fn ended(&mut self, number: Slot) -> Result<Option<End>, String> {
+        // What it said last.
+        if let Some(end) = self.said(number)? {
+            return Ok(Some(end));
+        }
+        let running = self.running;
+        let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
+        let Some(state) = self.slot(number) else { return Ok(None) };
+        let Some(life) = state.life.take() else { return Ok(None) };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), options).ok().flatten();
+        if status.is_none() {
+            // The event was about an earlier life.
+            state.life = Some(life);
+            return Ok(None);
+        }
+        // By hand: a child that has not called exec yet holds copies, and closing ours would leave the entries.
+        let _ = epoll::delete(&epoll, &life.spawned.pidfd);
+        let _ = epoll::delete(&epoll, &life.resource);
+        let how = status.map_or("ended".to_owned(), |s| describe(&s));
+        let reason = state.reason.take().map_or(how.clone(), |r| format!("{r} ({how})"));
+        let line = format!("{} (pid {}): {reason}", state.name, life.spawned.pid);
+        say(&line);
+        if !running {
+            drain(state);
+            return Ok(Some(End::Failed(format!("{line}, before the machine was ready"))));
+        }
+        match number {
+            BROKER => {
+                if let Some(privcmd) = &self.privcmd {
+                    privcmd.remote_shutdown(Shutdown::Crash).map_err(|e| e.to_string())?;
+                }
+                Ok(Some(End::Failed("the broker is dead: the guest is reported crashed".into())))
+            }
+            CONTROL => self.restart_control(),
+            _ => self.restart_device(number, &reason),
+        }
+    }
+
+    fn restart_device(&mut self, number: Slot, reason: &str) -> Result<Option<End>, String> {
+        let Some(state) = self.slot(number) else { return Ok(None) };
+        let restart = state.may_restart();
+        // Its last state is in the area that it wrote.
+        state.old = state.channel.take().map(|c| c.reply);
+        state.phase = if restart { Phase::Starting } else { Phase::Dead };
+        let name = state.name.clone();
+        for other in [BROKER, CONTROL] {
+            let reason = reason.to_owned();
+            if let Some(other) = self.slot(other) {
+                other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[])?;
+            }
+        }
+        if restart {
+            if let Err(e) = self.spawn(number) {
+                say(&format!("{name}: {e}"));
+            }
+        } else {
+            say(&format!("{name}: died too often; it stays dead"));
+        }
+        Ok(None)
+    }
+
+    fn restart_control(&mut self) -> Result<Option<End>, String> {
+        if !self.slot(CONTROL).is_some_and(SlotState::may_restart) {
+            return Ok(Some(End::Failed("control died too often".into())));
+        }
+        if let Some(control) = self.slot(CONTROL) {
+            control.phase = Phase::Starting;
+        }
+        // The old connections ended in the middle of something; every process gets a new one.
+        for slot in self.slots.iter().filter(|s| s.slot != CONTROL && s.phase == Phase::Running).map(|s| s.slot).collect::<Vec<_>>() {
+            let (ours, theirs) = control_pair()?;
+            if let Some(state) = self.slot(slot) {
+                state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())])?;
+            }
+            self.client(slot, 0, ours)?;
+        }
+        self.spawn(CONTROL)?;
+        Ok(None)
+    }
+}
+
+/// Numbers the devices, and names those that are alone by their role.
+fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
+    let mut devices: Vec<DeviceSlot> = Vec::new();
+    for (i, config) in configs.into_iter().enumerate() {
+        let role = config.role();
+        let name = match &config {
+            DeviceConfig::Serial { index } => format!("{role}{index}"),
+            _ => role.to_owned(),
+        };
+        devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });
+    }
+    devices
+}
+
+/// The executable that has all roles: beside this one. Held from the start, so an upgrade does not mix versions.
+fn roles() -> Result<OwnedFd, String> {
+    let own = std::fs::read_link("/proc/self/exe").map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let path = own.with_file_name("bulkhead-roles");
+    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
+}
+
+/// A connection between control and a process.
+fn control_pair() -> Result<(OwnedFd, OwnedFd), String> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| e.to_string())
+}
+
+fn eventfd() -> Result<OwnedFd, String> {
+    use rustix::event::EventfdFlags;
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())
+}
+
+fn describe(status: &rustix::process::WaitIdStatus) -> String {
+    if let Some(code) = status.exit_status() {
+        return format!("ended with status {code}");
+    }
+    match status.terminating_signal() {
+        Some(31) => "killed by its system call filter (SIGSYS)".to_owned(),
+        Some(signal) => format!("killed by signal {signal}"),
+        None => "ended".to_owned(),
+    }
+}
+
+/// Prints what a process has logged and nobody has read.
+fn drain(slot: &SlotState) {
+    let mut bytes = [0; 8192];
+    if let Ok(n @ 1..) = rustix::io::read(&slot.log_read, &mut bytes) {
+        for line in String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).lines() {
+            eprintln!("{}: {line}", slot.name);
+        }
+    }
+}

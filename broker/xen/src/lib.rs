@@ -1,0 +1,33 @@
+//! Xen's device nodes, for the broker and the launcher. This crate and the shared-memory crates are where `unsafe` is.
+
+mod evtchn;
+mod ioreq_page;
+mod privcmd;
+mod xenstore;
+
+pub use evtchn::Evtchn;
+pub use ioreq_page::{IoreqPages, Mapping};
+pub use privcmd::{IoreqServer, Privcmd, Range};
+pub use xenstore::Xenstore;
+
+/// What the kernel or Xen refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct XenError {
+    /// The call.
+    pub what: &'static str,
+    /// Its error.
+    pub source: std::io::Error,
+}
+
+impl XenError {
+    pub(crate) fn last(what: &'static str) -> Self {
+        Self { what, source: std::io::Error::last_os_error() }
+    }
+    pub(crate) fn new(what: &'static str, source: impl Into<std::io::Error>) -> Self {
+        Self { what, source: source.into() }
+    }
+}
+
+/// Result of this crate's calls.
+pub type Result<T> = std::result::Result<T, XenError>;

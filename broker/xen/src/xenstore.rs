@@ -1,0 +1,73 @@
+//! A xenstore client, synchronous and for a few calls: the launcher's report.
+use crate::{Result, XenError};
+use bulkhead_xen_abi::xenstore::{self, Header};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+use zerocopy::IntoBytes;
+
+/// A connection to xenstored.
+#[derive(Debug)]
+pub struct Xenstore {
+    stream: Box<dyn Stream>,
+    serial: u32,
+}
+
+trait Stream: Read + Write + std::fmt::Debug {}
+impl<T: Read + Write + std::fmt::Debug> Stream for T {}
+
+/// xenstored answers at once or not at all.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Xenstore {
+    /// Connects: to xenstored's socket, or through the kernel's device.
+    pub fn connect() -> Result<Self> {
+        for path in ["/run/xenstored/socket", "/var/run/xenstored/socket"] {
+            if let Ok(stream) = UnixStream::connect(path) {
+                let limits = stream.set_read_timeout(Some(TIMEOUT)).and(stream.set_write_timeout(Some(TIMEOUT)));
+                limits.map_err(|e| XenError::new("xenstored's socket", e))?;
+                return Ok(Self { stream: Box::new(stream), serial: 0 });
+            }
+        }
+        let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
+        let device = device.map_err(|e| XenError::new("xenstore: neither xenstored's socket nor /dev/xen/xenbus", e))?;
+        Ok(Self { stream: Box::new(device), serial: 0 })
+    }
+
+    fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
+        let fail = |e: std::io::Error| XenError::new("xenstore", e);
+        self.serial = self.serial.wrapping_add(1);
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        if payload.len() > xenstore::XENSTORE_PAYLOAD_MAX {
+            return Err(fail(std::io::ErrorKind::InvalidInput.into()));
+        }
+        let header = Header { kind, req_id: self.serial, tx_id: 0, len };
+        let mut message = header.as_bytes().to_vec();
+        message.extend_from_slice(payload);
+        self.stream.write_all(&message).map_err(fail)?;
+        let mut header = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
+        self.stream.read_exact(header.as_mut_bytes()).map_err(fail)?;
+        let len = header.len as usize;
+        if len > xenstore::XENSTORE_PAYLOAD_MAX || header.req_id != self.serial {
+            return Err(fail(std::io::ErrorKind::InvalidData.into()));
+        }
+        let mut answer = vec![0; len];
+        self.stream.read_exact(&mut answer).map_err(fail)?;
+        if header.kind == xenstore::XS_ERROR {
+            let text = String::from_utf8_lossy(&answer).trim_end_matches('\0').to_owned();
+            return Err(fail(std::io::Error::other(text)));
+        }
+        Ok(answer)
+    }
+
+    /// The value of a node.
+    pub fn read(&mut self, path: &str) -> Result<String> {
+        let value = self.call(xenstore::XS_READ, &[path.as_bytes(), b"\0"].concat())?;
+        Ok(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// Writes a node.
+    pub fn write(&mut self, path: &str, value: &str) -> Result<()> {
+        self.call(xenstore::XS_WRITE, &[path.as_bytes(), b"\0", value.as_bytes()].concat()).map(|_| ())
+    }
+}

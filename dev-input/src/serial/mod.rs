@@ -1,0 +1,457 @@
+//! A serial port: 16550A.
+//!
+//! The line is as fast as its other end: a character counts as sent when the back end has taken it. While the back end
+//! takes nothing (nobody reads the terminal), up to [`BACKLOG`] characters wait; then the transmitter stays busy, and
+//! after [`PATIENCE`] characters are dropped so that a guest that polls does not hang for ever.
+mod spec;
+mod state;
+
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+use prost::Message as _;
+use rustix::fd::OwnedFd;
+use spec::{FIFO, FifoControl, InterruptEnable, LineControl, LineStatus, ModemControl, ModemStatus, iir};
+use state::{SerialState, VERSION};
+use std::collections::VecDeque;
+
+/// Characters that wait for a back end that takes nothing.
+const BACKLOG: usize = 256;
+/// Nanoseconds after which a stuck back end loses characters.
+const PATIENCE: u64 = 1_000_000_000;
+/// Nanoseconds without a new character after which those in the FIFO are reported (4 characters at 115200 baud).
+const CHARACTER_TIMEOUT: u64 = 350_000;
+
+const TIMEOUT_TIMER: u8 = 0;
+const STUCK_TIMER: u8 = 1;
+
+/// Ports of COM1 to COM4.
+const BASES: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
+/// Their interrupts.
+const INTERRUPTS: [u8; 4] = [4, 3, 4, 3];
+
+/// Shadow of the line status register.
+const SHADOW_LSR: usize = 0;
+
+/// What the port is connected to.
+pub trait Backend: Send {
+    /// Takes what it can of `bytes`; returns how many, 0 if it takes none at the moment.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+    /// Fills `bytes` as far as there is something.
+    fn read(&mut self, bytes: &mut [u8]) -> usize;
+}
+
+/// A descriptor that does not block: pty, file, FIFO, socket, character device.
+pub struct FdBackend(OwnedFd);
+
+impl FdBackend {
+    /// Takes the descriptor over.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl Backend for FdBackend {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        match rustix::io::write(&self.0, bytes) {
+            Ok(n) => n,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+            // Nobody is there (a pty without reader gives EIO): the characters go where an unplugged cable's go.
+            Err(_) => bytes.len(),
+        }
+    }
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        rustix::io::read(&self.0, bytes).unwrap_or(0)
+    }
+}
+
+/// Takes everything, sends nothing: `null`.
+pub struct NullBackend;
+
+impl Backend for NullBackend {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+    fn read(&mut self, _: &mut [u8]) -> usize {
+        0
+    }
+}
+
+/// The port.
+pub struct Serial {
+    // Fixed.
+    index: usize,
+    backend: Box<dyn Backend>,
+    // Registers.
+    ier: InterruptEnable,
+    fcr: FifoControl,
+    lcr: LineControl,
+    mcr: ModemControl,
+    errors: LineStatus,
+    msr: ModemStatus,
+    scr: u8,
+    divisor: u16,
+    // FIFOs.
+    received: VecDeque<u8>,
+    unsent: VecDeque<u8>,
+    thre_pending: bool,
+    timeout_pending: bool,
+    dropped: u64,
+    dirty: bool,
+}
+
+/// What port number `index` (0 = COM1) has.
+pub fn declare(index: u8) -> Declaration {
+    let i = usize::from(index & 3);
+    let base = BASES.get(i).copied().unwrap_or(0x3f8);
+    Declaration {
+        regions: vec![Region::ports("16550A", base, 8).shadow(spec::LSR as u16, 1, SHADOW_LSR as u8)],
+        lines: vec![Line::Isa(INTERRUPTS.get(i).copied().unwrap_or(4))],
+        ..Declaration::default()
+    }
+}
+
+impl Serial {
+    /// Port number `index`, connected to `backend`.
+    pub fn new(index: u8, backend: Box<dyn Backend>) -> Self {
+        Self {
+            index: usize::from(index & 3),
+            backend,
+            ier: InterruptEnable::new(),
+            fcr: FifoControl::new(),
+            lcr: LineControl::new(),
+            mcr: ModemControl::new(),
+            errors: LineStatus::new(),
+            msr: ModemStatus::new().with_cts(true).with_dsr(true).with_dcd(true),
+            scr: 0,
+            divisor: 12,
+            received: VecDeque::new(),
+            unsent: VecDeque::new(),
+            thre_pending: false,
+            timeout_pending: false,
+            dropped: 0,
+            dirty: true,
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        if self.fcr.enable() { FIFO } else { 1 }
+    }
+
+    fn trigger(&self) -> usize {
+        if !self.fcr.enable() {
+            return 1;
+        }
+        match self.fcr.trigger() {
+            0 => 1,
+            1 => 4,
+            2 => 8,
+            _ => 14,
+        }
+    }
+
+    fn line_status(&self) -> LineStatus {
+        let room = self.unsent.len() < BACKLOG;
+        self.errors.with_data_ready(!self.received.is_empty()).with_thre(room).with_temt(self.unsent.is_empty())
+    }
+
+    /// The modem inputs: of the other end, or in loop-back of the own outputs (8.7).
+    fn modem_inputs(&self) -> ModemStatus {
+        if self.mcr.loopback() {
+            ModemStatus::new().with_cts(self.mcr.rts()).with_dsr(self.mcr.dtr()).with_ri(self.mcr.out1()).with_dcd(self.mcr.out2())
+        } else {
+            ModemStatus::new().with_cts(true).with_dsr(true).with_dcd(true)
+        }
+    }
+
+    fn update_modem(&mut self) {
+        let (old, new) = (self.msr, self.modem_inputs());
+        self.msr = new
+            .with_dcts(old.dcts() || old.cts() != new.cts())
+            .with_ddsr(old.ddsr() || old.dsr() != new.dsr())
+            .with_teri(old.teri() || (old.ri() && !new.ri()))
+            .with_ddcd(old.ddcd() || old.dcd() != new.dcd());
+    }
+
+    /// The pending interrupt of highest priority (table II).
+    fn pending(&self) -> u8 {
+        let errors = self.errors.into_bits() & 0x1e != 0;
+        let deltas = self.msr.into_bits() & 0x0f != 0;
+        if self.ier.line_status() && errors {
+            iir::LINE_STATUS
+        } else if self.ier.received() && self.received.len() >= self.trigger() {
+            iir::RECEIVED
+        } else if self.ier.received() && self.timeout_pending && !self.received.is_empty() {
+            iir::TIMEOUT
+        } else if self.ier.transmitter_empty() && self.thre_pending {
+            iir::TRANSMITTER_EMPTY
+        } else if self.ier.modem_status() && deltas {
+            iir::MODEM_STATUS
+        } else {
+            iir::NONE
+        }
+    }
+
+    fn update(&mut self, cx: &mut Context) {
+        self.dirty = true;
+        cx.lines.set(0, self.pending() != iir::NONE && self.mcr.out2() && !self.mcr.loopback());
+    }
+
+    /// Takes characters from the back end as long as there is room.
+    fn receive(&mut self, cx: &mut Context) {
+        if self.mcr.loopback() {
+            return;
+        }
+        let mut buffer = [0; FIFO];
+        let room = self.capacity().saturating_sub(self.received.len());
+        let n = buffer.get_mut(..room).map_or(0, |b| self.backend.read(b));
+        for byte in buffer.into_iter().take(n) {
+            self.push_received(byte, cx);
+        }
+    }
+
+    fn push_received(&mut self, byte: u8, cx: &mut Context) {
+        if self.received.len() >= self.capacity() {
+            self.errors.set_overrun(true);
+            return;
+        }
+        self.received.push_back(byte);
+        if self.fcr.enable() && self.ier.received() {
+            cx.timers.set(TIMEOUT_TIMER, Some(cx.now().saturating_add(CHARACTER_TIMEOUT)));
+        }
+    }
+
+    /// Gives the back end what waits.
+    fn transmit(&mut self, cx: &mut Context) {
+        while !self.unsent.is_empty() {
+            let n = self.backend.write(self.unsent.make_contiguous());
+            if n == 0 {
+                break;
+            }
+            self.unsent.drain(..n.min(self.unsent.len()));
+        }
+        if self.unsent.is_empty() {
+            cx.timers.set(STUCK_TIMER, None);
+        } else if cx.timers.get(STUCK_TIMER).is_none() {
+            cx.timers.set(STUCK_TIMER, Some(cx.now().saturating_add(PATIENCE)));
+        }
+    }
+
+    fn write_data(&mut self, byte: u8, cx: &mut Context) {
+        self.thre_pending = false;
+        if self.mcr.loopback() {
+            self.push_received(byte, cx);
+        } else {
+            if self.unsent.len() >= BACKLOG {
+                self.dropped = self.dropped.saturating_add(1);
+                return;
+            }
+            self.unsent.push_back(byte);
+            self.transmit(cx);
+        }
+        self.thre_pending = self.unsent.len() < BACKLOG;
+    }
+
+    fn read_data(&mut self, cx: &mut Context) -> u8 {
+        let byte = self.received.pop_front().unwrap_or(0);
+        self.timeout_pending = false;
+        if self.received.is_empty() {
+            cx.timers.set(TIMEOUT_TIMER, None);
+            self.receive(cx);
+        }
+        byte
+    }
+
+    fn write_fcr(&mut self, value: u8, cx: &mut Context) {
+        let new = FifoControl::from_bits(value);
+        if new.enable() != self.fcr.enable() || new.reset_receiver() {
+            self.received.clear();
+            self.timeout_pending = false;
+            cx.timers.set(TIMEOUT_TIMER, None);
+        }
+        if new.enable() != self.fcr.enable() || new.reset_transmitter() {
+            self.thre_pending = true;
+        }
+        self.fcr = if new.enable() { new.with_reset_receiver(false).with_reset_transmitter(false) } else { FifoControl::new() };
+        self.receive(cx);
+    }
+}
+
+impl Device for Serial {
+    fn declaration(&self) -> Declaration {
+        declare(self.index as u8)
+    }
+
+    fn read(&mut self, at: Access, cx: &mut Context) -> IoResult<u64> {
+        if at.size != 1 {
+            return Err(IoError::Size);
+        }
+        let [low, high] = self.divisor.to_le_bytes();
+        let value = match at.offset {
+            spec::DATA if self.lcr.dlab() => low,
+            spec::DATA => self.read_data(cx),
+            spec::IER if self.lcr.dlab() => high,
+            spec::IER => self.ier.into_bits(),
+            spec::IIR_FCR => {
+                let pending = self.pending();
+                if pending == iir::TRANSMITTER_EMPTY {
+                    self.thre_pending = false;
+                }
+                pending | if self.fcr.enable() { iir::FIFOS_ON } else { 0 }
+            }
+            spec::LCR => self.lcr.into_bits(),
+            spec::MCR => self.mcr.into_bits(),
+            spec::LSR => {
+                let status = self.line_status();
+                self.errors = LineStatus::new();
+                status.into_bits()
+            }
+            spec::MSR => {
+                let status = self.msr.into_bits();
+                self.msr = ModemStatus::from_bits(status & 0xf0);
+                status
+            }
+            spec::SCR => self.scr,
+            _ => return Err(IoError::NoRegister),
+        };
+        self.update(cx);
+        Ok(u64::from(value))
+    }
+
+    fn write(&mut self, at: Access, value: u64, cx: &mut Context) -> IoResult<()> {
+        if at.size != 1 {
+            return Err(IoError::Size);
+        }
+        let value = value as u8;
+        match at.offset {
+            spec::DATA if self.lcr.dlab() => self.divisor = self.divisor & 0xff00 | u16::from(value),
+            spec::DATA => self.write_data(value, cx),
+            spec::IER if self.lcr.dlab() => self.divisor = self.divisor & 0x00ff | u16::from(value) << 8,
+            spec::IER => {
+                let new = InterruptEnable::from_bits(value & 0x0f);
+                // Enabling the interrupt while the register is empty raises it (8.5; drivers rely on it).
+                if new.transmitter_empty() && !self.ier.transmitter_empty() && self.line_status().thre() {
+                    self.thre_pending = true;
+                }
+                self.ier = new;
+            }
+            spec::IIR_FCR => self.write_fcr(value, cx),
+            spec::LCR => self.lcr = LineControl::from_bits(value),
+            spec::MCR => {
+                self.mcr = ModemControl::from_bits(value & 0x1f);
+                self.update_modem();
+                self.receive(cx);
+            }
+            spec::LSR | spec::MSR => {}
+            spec::SCR => self.scr = value,
+            _ => return Err(IoError::NoRegister),
+        }
+        self.update(cx);
+        Ok(())
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        match ready {
+            Ready::Timer(TIMEOUT_TIMER) => self.timeout_pending = true,
+            Ready::Timer(STUCK_TIMER) => {
+                self.dropped = self.dropped.saturating_add(self.unsent.len() as u64);
+                self.unsent.clear();
+                self.thre_pending = true;
+            }
+            _ => {
+                let full = self.unsent.len() >= BACKLOG;
+                self.transmit(cx);
+                if full && self.unsent.len() < BACKLOG {
+                    self.thre_pending = true;
+                }
+                self.receive(cx);
+            }
+        }
+        self.update(cx);
+    }
+
+    fn reset(&mut self, _: Reset, cx: &mut Context) {
+        let fresh = Self::new(self.index as u8, Box::new(NullBackend));
+        let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
+        let dropped = self.dropped;
+        *self = Self { backend, dropped, ..fresh };
+        cx.timers.set(TIMEOUT_TIMER, None);
+        cx.timers.set(STUCK_TIMER, None);
+        self.update(cx);
+    }
+
+    fn shadows(&self, out: &mut Shadows<'_>) {
+        // Reading the line status clears its error bits; without any, it changes nothing.
+        let clean = self.errors.into_bits() == 0;
+        out.set(SHADOW_LSR, clean.then(|| u32::from(self.line_status().into_bits())));
+    }
+
+    fn checkpoint(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.dirty).then(|| self.save())
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let Self { index: _, backend: _, dropped: _, dirty: _, ier, fcr, lcr, mcr, errors, msr, scr, divisor, received, unsent, thre_pending, timeout_pending } = self;
+        SerialState {
+            version: VERSION,
+            ier: u32::from(ier.into_bits()),
+            fcr: u32::from(fcr.into_bits()),
+            lcr: u32::from(lcr.into_bits()),
+            mcr: u32::from(mcr.into_bits()),
+            lsr_errors: u32::from(errors.into_bits()),
+            msr: u32::from(msr.into_bits()),
+            scr: u32::from(*scr),
+            divisor: u32::from(*divisor),
+            received: received.iter().copied().collect(),
+            unsent: unsent.iter().copied().collect(),
+            thre_pending: *thre_pending,
+            timeout_pending: *timeout_pending,
+        }
+        .encode_to_vec()
+    }
+
+    fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
+        let s = SerialState::decode(state)?;
+        if s.version != VERSION {
+            return Err(StateError::Version(s.version, VERSION));
+        }
+        let byte = |value: u32, what| u8::try_from(value).map_err(|_| StateError::Value(what));
+        let fcr = FifoControl::from_bits(byte(s.fcr, "FCR")?);
+        if s.received.len() > FIFO || s.unsent.len() > BACKLOG {
+            return Err(StateError::Value("FIFO length"));
+        }
+        let new = Self {
+            index: self.index,
+            backend: Box::new(NullBackend),
+            ier: InterruptEnable::from_bits(byte(s.ier, "IER")? & 0x0f),
+            fcr,
+            lcr: LineControl::from_bits(byte(s.lcr, "LCR")?),
+            mcr: ModemControl::from_bits(byte(s.mcr, "MCR")? & 0x1f),
+            errors: LineStatus::from_bits(byte(s.lsr_errors, "LSR")? & 0x9e),
+            msr: ModemStatus::from_bits(byte(s.msr, "MSR")?),
+            scr: byte(s.scr, "SCR")?,
+            divisor: u16::try_from(s.divisor).map_err(|_| StateError::Value("divisor"))?,
+            received: s.received.into(),
+            unsent: s.unsent.into(),
+            thre_pending: s.thre_pending,
+            timeout_pending: s.timeout_pending,
+            dropped: self.dropped,
+            dirty: true,
+        };
+        let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
+        *self = Self { backend, ..new };
+        self.transmit(cx);
+        self.receive(cx);
+        self.update(cx);
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.value("port", format_args!("COM{}", self.index.saturating_add(1)));
+        out.hex("IER", self.ier.into_bits()).hex("FCR", self.fcr.into_bits()).hex("LCR", self.lcr.into_bits());
+        out.hex("MCR", self.mcr.into_bits()).hex("LSR", self.line_status().into_bits()).hex("MSR", self.msr.into_bits());
+        out.hex("SCR", self.scr).value("divisor", self.divisor);
+        out.value("received", self.received.len()).value("unsent", self.unsent.len()).value("dropped", self.dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests;

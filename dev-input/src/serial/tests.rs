@@ -1,0 +1,198 @@
+use super::*;
+use bulkhead_bus::fake;
+use proptest::prelude::*;
+use std::sync::{Arc, Mutex};
+
+#[derive(Clone, Default)]
+struct Wire {
+    out: Arc<Mutex<Vec<u8>>>,
+    input: Arc<Mutex<VecDeque<u8>>>,
+    stuck: Arc<Mutex<bool>>,
+}
+
+impl Backend for Wire {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        if *self.stuck.lock().unwrap() {
+            return 0;
+        }
+        self.out.lock().unwrap().extend_from_slice(bytes);
+        bytes.len()
+    }
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let mut input = self.input.lock().unwrap();
+        let n = bytes.len().min(input.len());
+        for (to, from) in bytes.iter_mut().zip(input.drain(..n)) {
+            *to = from;
+        }
+        n
+    }
+}
+
+fn port() -> (Serial, Wire, Context) {
+    let wire = Wire::default();
+    (Serial::new(0, Box::new(wire.clone())), wire, fake::context(0))
+}
+
+fn inb(s: &mut Serial, cx: &mut Context, offset: u64) -> u8 {
+    s.read(Access::new(0, offset, 1), cx).unwrap() as u8
+}
+
+fn outb(s: &mut Serial, cx: &mut Context, offset: u64, value: u8) {
+    s.write(Access::new(0, offset, 1), u64::from(value), cx).unwrap();
+}
+
+#[test]
+fn text_goes_out_and_the_transmitter_interrupt_is_cleared_by_reading_iir() {
+    let (mut s, wire, mut cx) = port();
+    assert_eq!(inb(&mut s, &mut cx, 5), 0x60);
+    for byte in b"hello" {
+        outb(&mut s, &mut cx, 0, *byte);
+    }
+    assert_eq!(*wire.out.lock().unwrap(), b"hello");
+    outb(&mut s, &mut cx, 4, 0x08);
+    outb(&mut s, &mut cx, 1, 0x02);
+    assert!(cx.lines.level(0));
+    assert_eq!(inb(&mut s, &mut cx, 2), 0x02);
+    assert!(!cx.lines.level(0));
+    assert_eq!(inb(&mut s, &mut cx, 2), 0x01);
+    outb(&mut s, &mut cx, 0, b'!');
+    assert!(cx.lines.level(0), "and comes back with the next character sent");
+}
+
+#[test]
+fn without_out2_the_interrupt_does_not_leave_the_chip() {
+    let (mut s, _, mut cx) = port();
+    outb(&mut s, &mut cx, 1, 0x02);
+    assert_eq!(inb(&mut s, &mut cx, 2), 0x02);
+    assert!(!cx.lines.level(0));
+}
+
+#[test]
+fn received_data_interrupts_at_the_trigger_level_or_after_the_character_timeout() {
+    let (mut s, wire, mut cx) = port();
+    outb(&mut s, &mut cx, 2, 0x41);
+    outb(&mut s, &mut cx, 4, 0x08);
+    outb(&mut s, &mut cx, 1, 0x01);
+    wire.input.lock().unwrap().extend(b"abc");
+    s.poll(Ready::Fd(0), &mut cx);
+    assert!(!cx.lines.level(0), "three characters are below the trigger level of four");
+    assert_eq!(inb(&mut s, &mut cx, 5) & 1, 1);
+    assert_eq!(cx.timers.get(TIMEOUT_TIMER), Some(CHARACTER_TIMEOUT));
+    s.poll(Ready::Timer(TIMEOUT_TIMER), &mut cx);
+    assert_eq!(inb(&mut s, &mut cx, 2), 0xcc);
+    wire.input.lock().unwrap().extend(b"d");
+    s.poll(Ready::Fd(0), &mut cx);
+    assert_eq!(inb(&mut s, &mut cx, 2), 0xc4);
+    let text: Vec<u8> = (0..4).map(|_| inb(&mut s, &mut cx, 0)).collect();
+    assert_eq!(text, b"abcd");
+    assert_eq!(inb(&mut s, &mut cx, 2), 0xc1);
+    assert!(!cx.lines.level(0));
+}
+
+#[test]
+fn no_more_is_taken_from_the_back_end_than_the_fifo_holds_and_nothing_is_lost() {
+    let (mut s, wire, mut cx) = port();
+    outb(&mut s, &mut cx, 2, 0x01);
+    wire.input.lock().unwrap().extend(0..40);
+    s.poll(Ready::Fd(0), &mut cx);
+    assert_eq!(s.received.len(), 16);
+    let all: Vec<u8> = (0..40).map(|_| inb(&mut s, &mut cx, 0)).collect();
+    assert_eq!(all, (0..40).collect::<Vec<u8>>());
+}
+
+#[test]
+fn loopback_returns_what_is_sent_and_the_modem_outputs() {
+    let (mut s, wire, mut cx) = port();
+    outb(&mut s, &mut cx, 4, 0x1a);
+    assert_eq!(inb(&mut s, &mut cx, 6) & 0xf0, 0x90);
+    outb(&mut s, &mut cx, 0, 0x5a);
+    assert_eq!(inb(&mut s, &mut cx, 0), 0x5a);
+    outb(&mut s, &mut cx, 0, 1);
+    outb(&mut s, &mut cx, 0, 2);
+    assert_eq!(inb(&mut s, &mut cx, 5) & 0x02, 0x02, "overrun without FIFO");
+    assert_eq!(inb(&mut s, &mut cx, 5) & 0x02, 0, "reading clears it");
+    assert!(wire.out.lock().unwrap().is_empty());
+}
+
+#[test]
+fn divisor_and_scratch_are_registers() {
+    let (mut s, wire, mut cx) = port();
+    outb(&mut s, &mut cx, 3, 0x83);
+    outb(&mut s, &mut cx, 0, 0x34);
+    outb(&mut s, &mut cx, 1, 0x12);
+    assert_eq!((inb(&mut s, &mut cx, 0), inb(&mut s, &mut cx, 1)), (0x34, 0x12));
+    outb(&mut s, &mut cx, 3, 0x03);
+    outb(&mut s, &mut cx, 7, 0xa5);
+    assert_eq!((inb(&mut s, &mut cx, 1), inb(&mut s, &mut cx, 7), inb(&mut s, &mut cx, 3)), (0, 0xa5, 0x03));
+    assert!(wire.out.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_stuck_back_end_blocks_the_transmitter_then_loses_characters_but_never_hangs() {
+    let (mut s, wire, mut cx) = port();
+    *wire.stuck.lock().unwrap() = true;
+    for _ in 0..BACKLOG {
+        assert_eq!(inb(&mut s, &mut cx, 5) & 0x20, 0x20);
+        outb(&mut s, &mut cx, 0, b'x');
+    }
+    assert_eq!(inb(&mut s, &mut cx, 5) & 0x60, 0);
+    for _ in 0..1000 {
+        outb(&mut s, &mut cx, 0, b'y');
+    }
+    assert_eq!(s.unsent.len(), BACKLOG);
+    assert_eq!(cx.timers.get(STUCK_TIMER), Some(PATIENCE));
+    s.poll(Ready::Timer(STUCK_TIMER), &mut cx);
+    assert_eq!(inb(&mut s, &mut cx, 5) & 0x60, 0x60);
+}
+
+#[test]
+fn the_shadow_of_the_line_status_is_withdrawn_while_reading_it_would_clear_something() {
+    let (mut s, _, mut cx) = port();
+    let shadow = |s: &Serial| {
+        let mut words = [None; 1];
+        s.shadows(&mut Shadows { registers: &mut words });
+        words[0]
+    };
+    assert_eq!(shadow(&s), Some(0x60));
+    outb(&mut s, &mut cx, 4, 0x10);
+    outb(&mut s, &mut cx, 0, 1);
+    assert_eq!(shadow(&s), Some(0x61));
+    outb(&mut s, &mut cx, 0, 2);
+    assert_eq!(shadow(&s), None);
+}
+
+proptest! {
+    #[test]
+    fn any_accesses_keep_the_line_equal_to_the_registers_and_the_state_survives(
+        ops in prop::collection::vec((any::<bool>(), 0u64..9, 1u8..5, any::<u8>(), any::<bool>()), 0..200),
+    ) {
+        let (mut s, wire, mut cx) = port();
+        for (write, offset, size, value, input) in ops {
+            if input {
+                wire.input.lock().unwrap().push_back(value);
+                s.poll(Ready::Fd(0), &mut cx);
+            }
+            let at = Access::new(0, offset, size);
+            if write { let _ = s.write(at, u64::from(value), &mut cx); } else { let _ = s.read(at, &mut cx); }
+            let want = s.pending() != iir::NONE && s.mcr.out2() && !s.mcr.loopback();
+            prop_assert_eq!(cx.lines.level(0), want);
+            prop_assert!(s.received.len() <= FIFO && s.unsent.len() <= BACKLOG);
+        }
+        let saved = s.save();
+        wire.input.lock().unwrap().clear();
+        let mut other = Serial::new(0, Box::new(NullBackend));
+        other.load(&saved, &mut fake::context(0)).unwrap();
+        prop_assert_eq!(SerialState::decode(other.save().as_slice()).unwrap().received, s.received.iter().copied().collect::<Vec<u8>>());
+        prop_assert_eq!(other.ier, s.ier);
+        prop_assert_eq!(other.pending(), s.pending());
+    }
+
+    #[test]
+    fn a_hostile_state_is_refused_or_harmless(state in prop::collection::vec(any::<u8>(), 0..100)) {
+        let (mut s, _, mut cx) = port();
+        let _ = s.load(&state, &mut cx);
+        for offset in 0..8 {
+            let _ = s.read(Access::new(0, offset, 1), &mut cx);
+        }
+    }
+}

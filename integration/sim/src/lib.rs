@@ -1,0 +1,8 @@
+//! The simulated machine. The launcher, control, the broker and every device are the real processes in their real
+//! sandboxes; what is simulated is Xen: the ioreq pages are a memfd, events are an eventfd, device model operations
+//! arrive as text on a socket, guest memory is a memfd, and time moves only when it is told to.
+
+mod machine;
+pub mod qtest;
+
+pub use machine::{Options, Sim, SimError};

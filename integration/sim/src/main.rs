@@ -1,0 +1,32 @@
+//! `bulkhead-qtest ARGUMENTS…`: the simulated machine with the qtest line protocol on standard input and output. The
+//! arguments are those of bulkhead-dm. It ends at the end of the input.
+use bulkhead_sim::{Options, Sim, qtest::Session};
+use std::io::{BufRead, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut options = Options::new(&[]);
+    options.arguments = arguments;
+    options.memory = 128 << 20;
+    let mut sim = match Sim::start(&options) {
+        Ok(sim) => sim,
+        Err(e) => {
+            eprintln!("bulkhead-qtest: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut session = Session::default();
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        if let Some(reply) = session.line(&mut sim, &line)
+            && writeln!(out, "{reply}").and_then(|()| out.flush()).is_err()
+        {
+            break;
+        }
+    }
+    match sim.end() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}

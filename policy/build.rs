@@ -1,0 +1,111 @@
+//! Compiles each profile in profiles/ into a BPF program and a Rust constant. A profile is complete in itself: there
+//! is no list of system calls that several share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Profile {
+    role: String,
+    purpose: String,
+    limits: Limits,
+    syscalls: BTreeMap<String, Syscall>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    files: u64,
+    file_size: u64,
+    data: u64,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Syscall {
+    why: String,
+    /// Each is one allowed combination; all conditions of one must hold.
+    #[serde(default)]
+    only: Vec<Vec<Condition>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    arg: u8,
+    #[serde(default)]
+    eq: Option<u64>,
+    /// arg & mask == 0.
+    #[serde(default)]
+    without: Option<u64>,
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=profiles");
+    let out = std::env::var("OUT_DIR").unwrap();
+    let mut table = String::from("/// All profiles, by role.\npub static PROFILES: &[Profile] = &[\n");
+    let mut paths: Vec<_> = std::fs::read_dir("profiles").unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        let profile: Profile = toml::from_str(&std::fs::read_to_string(&path).unwrap())
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(path.file_stem().unwrap().to_str().unwrap(), profile.role, "a profile's name is its role");
+        assert!(!profile.purpose.is_empty());
+        let bytes = compile(&profile);
+        std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
+        let names: Vec<_> = profile.syscalls.keys().collect();
+        writeln!(
+            table,
+            "Profile {{ role: {:?}, limits: Limits {{ files: {}, file_size: {}, data: {} }}, syscalls: &{:?}, filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.bpf\")) }},",
+            profile.role, profile.limits.files, profile.limits.file_size, profile.limits.data, names, profile.role
+        )
+        .unwrap();
+    }
+    table.push_str("];\n");
+    std::fs::write(Path::new(&out).join("profiles.rs"), table).unwrap();
+}
+
+fn compile(profile: &Profile) -> Vec<u8> {
+    let mut rules = Vec::new();
+    for (name, syscall) in &profile.syscalls {
+        assert!(syscall.why.len() > 5, "{}: {name} needs a reason", profile.role);
+        assert!(!name.starts_with("io_uring"), "{}: io_uring escapes the filter", profile.role);
+        if syscall.only.is_empty() {
+            rules.push(serde_json::json!({ "syscall": name }));
+        }
+        for conditions in &syscall.only {
+            let args: Vec<_> = conditions
+                .iter()
+                .map(|c| match (c.eq, c.without) {
+                    (Some(value), None) => {
+                        serde_json::json!({ "index": c.arg, "type": "dword", "op": "eq", "val": value })
+                    }
+                    (None, Some(mask)) => {
+                        serde_json::json!({ "index": c.arg, "type": "dword", "op": { "masked_eq": mask }, "val": 0 })
+                    }
+                    _ => panic!("{}: {name}: one of eq and without", profile.role),
+                })
+                .collect();
+            rules.push(serde_json::json!({ "syscall": name, "args": args }));
+        }
+    }
+    let json = serde_json::json!({
+        "main": { "mismatch_action": "kill_process", "match_action": "allow", "filter": rules }
+    });
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap();
+    let map = seccompiler::compile_from_json(json.to_string().as_bytes(), arch.as_str().try_into().unwrap())
+        .unwrap_or_else(|e| panic!("{}: {e}", profile.role));
+    let program = &map["main"];
+    let mut bytes = Vec::new();
+    for i in program {
+        bytes.extend_from_slice(&i.code.to_le_bytes());
+        bytes.extend_from_slice(&[i.jt, i.jf]);
+        bytes.extend_from_slice(&i.k.to_le_bytes());
+    }
+    bytes
+}

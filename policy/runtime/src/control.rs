@@ -1,0 +1,241 @@
+//! The control service: one thread with a single-threaded tokio runtime, made before the sandbox closes. It hands
+//! every call to the data thread and waits for the answer; the data thread never waits for it.
+use crate::process::{eventfd, ring};
+use crate::{StartError, log};
+use bulkhead_bus::plan::InputEvent;
+use bulkhead_control_api::{MESSAGE_MAX, v1};
+use rustix::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::pin::Pin;
+use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+
+/// What is asked of the data thread.
+#[derive(Debug)]
+pub enum ControlRequest {
+    /// Answer if you live.
+    Ping(oneshot::Sender<()>),
+    /// Lines of guest text a second.
+    GuestLogLines(u32),
+    /// Run or stop.
+    Running(bool, oneshot::Sender<()>),
+    /// Power-on state.
+    Reset(oneshot::Sender<()>),
+    /// The whole state.
+    Save(oneshot::Sender<Vec<u8>>),
+    /// Take a state over.
+    Load(Vec<u8>, oneshot::Sender<Result<(), String>>),
+    /// Registers by name.
+    Inspect(oneshot::Sender<Vec<(String, String)>>),
+    /// Counters.
+    Statistics(oneshot::Sender<Vec<(&'static str, u64)>>),
+    /// A PNG, with the descriptor to write it to.
+    Screenshot(u32, oneshot::Sender<Option<(Vec<u8>, OwnedFd)>>),
+    /// Input events.
+    Input(Vec<InputEvent>),
+}
+
+/// The data thread's end.
+#[derive(Debug)]
+pub struct ControlHandle {
+    requests: Receiver<ControlRequest>,
+    connections: tokio::sync::mpsc::UnboundedSender<OwnedFd>,
+    /// Readable when there are requests.
+    pub bell: Arc<OwnedFd>,
+}
+
+impl ControlHandle {
+    /// Serves a new connection: control has been restarted. The socket must not block.
+    pub fn connect(&self, socket: OwnedFd) {
+        let _ = self.connections.send(socket);
+    }
+
+    /// Takes a request.
+    pub fn take(&self) -> Option<ControlRequest> {
+        self.requests.try_recv().ok()
+    }
+}
+
+struct Service {
+    role: &'static str,
+    requests: Mutex<Sender<ControlRequest>>,
+    bell: Arc<OwnedFd>,
+}
+
+/// How long the data thread may take to answer; it is stuck if it takes longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Service {
+    fn tell(&self, request: ControlRequest) -> Result<(), Status> {
+        let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.send(request).map_err(|_| Status::unavailable("the process is ending"))?;
+        ring(&self.bell);
+        Ok(())
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Result<T, Status> {
+        let (sender, receiver) = oneshot::channel();
+        self.tell(request(sender))?;
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Status::unavailable("the process is ending")),
+            Err(_) => Err(Status::deadline_exceeded("the data thread does not answer")),
+        }
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl v1::process_server::Process for Service {
+    async fn ping(&self, request: Request<v1::PingRequest>) -> Reply<v1::PingReply> {
+        self.ask(ControlRequest::Ping).await?;
+        let nonce = request.into_inner().nonce;
+        Ok(Response::new(v1::PingReply { nonce, role: self.role.to_owned(), pid_in_namespace: std::process::id() }))
+    }
+
+    async fn configure(&self, request: Request<v1::Settings>) -> Reply<v1::Settings> {
+        let settings = request.into_inner();
+        self.tell(ControlRequest::GuestLogLines(settings.guest_log_lines))?;
+        Ok(Response::new(settings))
+    }
+
+    async fn start(&self, _: Request<v1::Empty>) -> Reply<v1::Empty> {
+        self.ask(|s| ControlRequest::Running(true, s)).await.map(|()| Response::new(v1::Empty {}))
+    }
+
+    async fn stop(&self, _: Request<v1::Empty>) -> Reply<v1::Empty> {
+        self.ask(|s| ControlRequest::Running(false, s)).await.map(|()| Response::new(v1::Empty {}))
+    }
+
+    async fn reset(&self, _: Request<v1::Empty>) -> Reply<v1::Empty> {
+        self.ask(ControlRequest::Reset).await.map(|()| Response::new(v1::Empty {}))
+    }
+
+    async fn save(&self, _: Request<v1::Empty>) -> Reply<v1::State> {
+        let data = self.ask(ControlRequest::Save).await?;
+        Ok(Response::new(v1::State { version: 1, data }))
+    }
+
+    async fn load(&self, request: Request<v1::State>) -> Reply<v1::Empty> {
+        let state = request.into_inner();
+        if state.version != 1 {
+            return Err(Status::invalid_argument(format!("state version {} is not known", state.version)));
+        }
+        let done = self.ask(|s| ControlRequest::Load(state.data, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::invalid_argument)
+    }
+
+    async fn inspect(&self, _: Request<v1::Empty>) -> Reply<v1::Registers> {
+        let items = self.ask(ControlRequest::Inspect).await?;
+        let registers = items.into_iter().map(|(name, value)| v1::Register { name, value }).collect();
+        Ok(Response::new(v1::Registers { registers }))
+    }
+
+    async fn statistics(&self, _: Request<v1::Empty>) -> Reply<v1::Counters> {
+        let items = self.ask(ControlRequest::Statistics).await?;
+        let counters = items.into_iter().map(|(name, value)| v1::Counter { name: name.to_owned(), value }).collect();
+        Ok(Response::new(v1::Counters { counters }))
+    }
+
+    async fn set_log_level(&self, request: Request<v1::LogLevel>) -> Reply<v1::LogLevel> {
+        let level = request.into_inner();
+        if !log::set_level(&level.level) {
+            return Err(Status::invalid_argument("the levels are error, warn, info, debug and trace"));
+        }
+        Ok(Response::new(level))
+    }
+
+    async fn screenshot(&self, request: Request<v1::Token>) -> Reply<v1::Written> {
+        let token = request.into_inner().token;
+        let Some((png, fd)) = self.ask(|s| ControlRequest::Screenshot(token, s)).await? else {
+            return Err(Status::failed_precondition("no display here, or no descriptor under this token"));
+        };
+        let mut rest = png.as_slice();
+        while !rest.is_empty() {
+            let n = rustix::io::write(&fd, rest).map_err(|e| Status::internal(format!("writing the picture: {e}")))?;
+            rest = rest.get(n..).unwrap_or_default();
+        }
+        Ok(Response::new(v1::Written { bytes: png.len() as u64 }))
+    }
+
+    async fn input(&self, request: Request<v1::InputEvents>) -> Reply<v1::Empty> {
+        use v1::input_event::Event;
+        let events = request.into_inner().events.into_iter().filter_map(|e| e.event);
+        let events = events.filter_map(|event| match event {
+            Event::Key(k) => Some(InputEvent::Key { code: u16::try_from(k.code).ok()?, down: k.down }),
+            Event::Move(m) => Some(InputEvent::Move { dx: m.dx, dy: m.dy, dz: m.dz }),
+            Event::Button(b) => Some(InputEvent::Button { button: u8::try_from(b.button).ok()?, down: b.down }),
+        });
+        self.tell(ControlRequest::Input(events.collect()))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+}
+
+/// A connection whose peer is known: it was inherited. (tonic's own wrapper asks the kernel for name and credentials.)
+struct Inherited(tokio::net::UnixStream);
+
+impl tonic::transport::server::Connected for Inherited {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Inherited {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, to: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Inherited {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, from: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, from)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    // The socket is closed when the value is dropped; shutting it down first would be one more system call.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Starts the control thread, which serves the one connection on `socket`. It returns when the thread is in its loop.
+pub fn serve(role: &'static str, socket: OwnedFd) -> Result<ControlHandle, StartError> {
+    let (sender, requests) = channel();
+    let bell = Arc::new(eventfd()?);
+    let service = Service { role, requests: Mutex::new(sender), bell: bell.clone() };
+    let (connections, mut arriving) = tokio::sync::mpsc::unbounded_channel::<OwnedFd>();
+    let _ = connections.send(socket);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let (ready, is_ready) = channel();
+    let thread = move || {
+        runtime.block_on(async move {
+            let server = v1::process_server::ProcessServer::new(service)
+                .max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX);
+            let (streams, incoming) = tokio::sync::mpsc::unbounded_channel();
+            let accept = async move {
+                while let Some(socket) = arriving.recv().await {
+                    let stream = tokio::net::UnixStream::from_std(std::os::unix::net::UnixStream::from(socket));
+                    if streams.send(stream.map(Inherited)).is_err() {
+                        break;
+                    }
+                    let _ = ready.send(());
+                }
+            };
+            let served = tonic::transport::Server::builder()
+                .max_concurrent_streams(8)
+                .concurrency_limit_per_connection(4)
+                .add_service(server)
+                .serve_with_incoming(tokio_stream::wrappers::UnboundedReceiverStream::new(incoming));
+            let _ = tokio::join!(accept, served);
+        });
+    };
+    std::thread::Builder::new().name("control".into()).stack_size(256 * 1024).spawn(thread)?;
+    let _ = is_ready.recv();
+    Ok(ControlHandle { requests, connections, bell })
+}

@@ -1,0 +1,534 @@
+//! The data thread of a device process.
+use crate::process::ring;
+use crate::{ControlHandle, ControlRequest, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
+use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
+use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, NoMemory, Ready, Reset, Shadows};
+use bulkhead_ring::{DeviceEnd, SharedArea, Work};
+use bulkhead_wire::{self as wire, Op, Reply, Request, Shape};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a device is made of: what the launcher gave it, and guest memory.
+pub struct Resources {
+    /// Descriptors of back ends.
+    pub fds: Fds,
+    /// Guest memory, video RAM by offset, or [`NoMemory`].
+    pub memory: Arc<dyn GuestMemory>,
+}
+
+/// A device and the descriptors that it wants to be polled about: (number, descriptor).
+pub struct Built {
+    /// The device.
+    pub device: Box<dyn Device>,
+    /// Polled edge-triggered, for reading and writing.
+    pub polled: Vec<(u32, OwnedFd)>,
+}
+
+/// Regions from here on are configuration spaces, by function.
+const CONFIG_REGION: u16 = 0xff00;
+/// Requests that are handled before timers and descriptors get their turn.
+const BUDGET: usize = 64;
+
+const REQUEST_BELL: u64 = u64::MAX;
+const LINK: u64 = u64::MAX - 1;
+const CONTROL: u64 = u64::MAX - 2;
+
+/// Runs the device that `build` makes. Returns when the launcher has gone, or with what went wrong.
+pub fn run_device(
+    role: &'static str,
+    build: impl FnOnce(&DeviceConfig, Resources) -> Result<Built, String>,
+) -> Result<(), StartError> {
+    let mut process = Process::start(role)?;
+    let config = process.device().ok_or(StartError::Other("this slot is no device".into()))?.config.clone();
+    let shape = Shape::new(usize::from(process.plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
+    let own = SharedArea::map_writer(process.fds.want(&FdUse::OwnArea)?, shape.reply_len())?;
+    process.tell(Ask::Sealed, 0, 0)?;
+    process.await_peer()?;
+    let peer = SharedArea::map_reader(process.fds.want(&FdUse::PeerArea)?, shape.request_len())?;
+    let old = process.fds.take(&FdUse::OldArea).map(|fd| SharedArea::map_reader(fd, shape.reply_len())).transpose()?;
+    let request_bell = process.fds.want(&FdUse::RequestBell)?;
+    let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
+    let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
+    let memory = memory_of(&mut process, &config)?;
+
+    let report = process.confine()?;
+    let control = serve_control(role, control_socket)?;
+    let resources = Resources { fds: std::mem::take(&mut process.fds), memory: memory.clone() };
+    let built = build(&config, resources).map_err(StartError::Other)?;
+    let mut cx = Context::new(memory);
+    if process.plan.mode == Mode::Xen {
+        cx.clock = Clock::Real;
+    }
+
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    let edge = EventFlags::IN | EventFlags::ET;
+    epoll::add(&epoll, &request_bell, EventData::new_u64(REQUEST_BELL), edge)?;
+    epoll::add(&epoll, &process.link, EventData::new_u64(LINK), EventFlags::IN)?;
+    epoll::add(&epoll, &control.bell, EventData::new_u64(CONTROL), edge)?;
+    for (number, fd) in &built.polled {
+        // A regular file is always ready and cannot be waited for.
+        match epoll::add(&epoll, fd, EventData::new_u64(u64::from(*number)), edge | EventFlags::OUT) {
+            Ok(()) | Err(rustix::io::Errno::PERM) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let mut data = Data {
+        channel: DeviceEnd::new(peer, own, shape),
+        functions: built.device.declaration().functions.len(),
+        device: built.device,
+        cx,
+        reply_bell,
+        control,
+        process,
+        epoll,
+        polled: built.polled,
+        shadows: [None; wire::SHADOWS],
+        config_dirty: true,
+        deferred: Vec::new(),
+        tokens: HashMap::new(),
+        running: true,
+        counters: Counters::default(),
+        log_limit: LogLimit { per_second: 100, second: 0, used: 0 },
+    };
+    data.channel.hello()?;
+    data.device.reset(Reset::Machine, &mut data.cx);
+    if let Some(state) = old.and_then(|area| last_state(&area)) {
+        match data.device.load(&state, &mut data.cx) {
+            Ok(()) => tracing::info!(bytes = state.len(), "took over the state of the process before"),
+            Err(e) => tracing::warn!("starting from reset: {e}"),
+        }
+    }
+    data.publish();
+    data.process.seal()?;
+    tracing::info!(landlock = report.landlock, "in the sandbox");
+    data.run()
+}
+
+/// The last state in a dead process's area, which is hostile: all of it is checked.
+fn last_state(area: &SharedArea) -> Option<Vec<u8>> {
+    let half = match area.load_u32(wire::reply::STATE_HALF) {
+        half @ (1 | 2) => half.wrapping_sub(1) as usize,
+        _ => return None,
+    };
+    let at = wire::reply::STATE_AT.checked_add(half.checked_mul(wire::STATE)?)?;
+    let len = area.load_u32(at) as usize;
+    let mut bytes = vec![0; len.min(wire::STATE.wrapping_sub(8))];
+    (bytes.len() == len && area.copy_out(at.checked_add(8)?, &mut bytes)).then_some(bytes)
+}
+
+fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn GuestMemory>, StartError> {
+    let domid = process.plan.domid;
+    let fixed = |fd: OwnedFd| -> Result<Arc<dyn GuestMemory>, StartError> {
+        let len = usize::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+        Ok(Arc::new(MemfdMemory::new(SharedArea::map_fixed(&fd, len, true)?)))
+    };
+    if let Some(fd) = process.fds.take(&FdUse::SimVram).or_else(|| process.fds.take(&FdUse::SimMemory)) {
+        return fixed(fd);
+    }
+    let Some(privcmd) = process.fds.take(&FdUse::Privcmd) else { return Ok(Arc::new(NoMemory)) };
+    match config {
+        // The descriptor is closed here: the mapping is all that the display has of the guest.
+        DeviceConfig::Vga { vram, gfn, .. } => {
+            let area = memory::map_video_ram(privcmd.as_fd(), domid, *gfn, *vram)?;
+            Ok(Arc::new(MemfdMemory::new(area)))
+        }
+        _ => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: u64,
+    posted: u64,
+    wakeups: u64,
+    doorbells: u64,
+    refused: u64,
+    guest_lines: u64,
+    guest_lines_dropped: u64,
+}
+
+/// At most so many lines of guest text a second.
+#[derive(Debug)]
+struct LogLimit {
+    per_second: u32,
+    second: u64,
+    used: u32,
+}
+
+struct Data {
+    channel: DeviceEnd,
+    functions: usize,
+    device: Box<dyn Device>,
+    cx: Context,
+    reply_bell: OwnedFd,
+    control: ControlHandle,
+    process: Process,
+    epoll: OwnedFd,
+    polled: Vec<(u32, OwnedFd)>,
+    shadows: [Option<u32>; wire::SHADOWS],
+    config_dirty: bool,
+    /// Requests whose answer has to wait: cell and request.
+    deferred: Vec<(usize, Request)>,
+    tokens: HashMap<u32, OwnedFd>,
+    running: bool,
+    counters: Counters,
+    log_limit: LogLimit,
+}
+
+impl Data {
+    fn run(&mut self) -> Result<(), StartError> {
+        let mut events = Vec::with_capacity(16);
+        loop {
+            let seen = self.channel.bell();
+            let mut busy = false;
+            for _ in 0..BUDGET {
+                match self.channel.next()? {
+                    Some(Work::Request(cell, what)) => self.request(cell, what),
+                    Some(Work::Posted(what)) => self.posted(what),
+                    None => break,
+                }
+                busy = true;
+            }
+            self.due();
+            if self.cx.take_again() {
+                self.device.poll(Ready::Again, &mut self.cx);
+                busy = true;
+            }
+            self.retry_deferred();
+            self.flush();
+            if busy || !self.channel.may_sleep(seen) {
+                continue;
+            }
+            events.clear();
+            let timeout = self.timeout();
+            self.counters.wakeups = self.counters.wakeups.saturating_add(1);
+            let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
+            self.channel.awake();
+            match waited {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            for event in &events {
+                match event.data.u64() {
+                    REQUEST_BELL => {}
+                    LINK => {
+                        if !self.link()? {
+                            return Ok(());
+                        }
+                    }
+                    CONTROL => self.control(),
+                    number => self.device.poll(Ready::Fd(number as u32), &mut self.cx),
+                }
+            }
+        }
+    }
+
+    /// Until the next timer; none while stopped or with a driven clock.
+    fn timeout(&self) -> Option<rustix::event::Timespec> {
+        let deadline = self.cx.timers.next().filter(|_| self.running && self.cx.clock == Clock::Real)?;
+        // Rounded up to milliseconds, which is what epoll counts in.
+        let ns = deadline.saturating_sub(self.cx.now()).div_ceil(1_000_000).saturating_mul(1_000_000);
+        Some(rustix::event::Timespec {
+            tv_sec: i64::try_from(ns.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(ns.rem_euclid(1_000_000_000)).unwrap_or(0),
+        })
+    }
+
+    fn due(&mut self) {
+        if self.cx.timers.next().is_none() || !self.running {
+            return;
+        }
+        let now = self.cx.now();
+        for _ in 0..BUDGET {
+            let Some(timer) = self.cx.timers.take_due(now) else { break };
+            self.device.poll(Ready::Timer(timer), &mut self.cx);
+        }
+    }
+
+    fn request(&mut self, cell: usize, what: Request) {
+        self.counters.requests = self.counters.requests.saturating_add(1);
+        let Some(op) = Op::from_u8(what.op) else { return };
+        let mut payload = Vec::new();
+        let value = match op {
+            Op::Read | Op::Write => self.access(cell, op, &what, &mut payload),
+            Op::Invalidate | Op::Unplug => {
+                self.deferred.push((cell, what));
+                return;
+            }
+            Op::Reset => {
+                self.device.reset(Reset::Machine, &mut self.cx);
+                self.config_dirty = true;
+                0
+            }
+            Op::NextDeadline => self.cx.timers.next().unwrap_or(u64::MAX),
+            Op::Advance => {
+                self.cx.clock = Clock::Driven(what.data);
+                self.due();
+                0
+            }
+        };
+        self.answer(cell, value, &payload);
+    }
+
+    fn access(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
+        if what.region >= CONFIG_REGION {
+            let function = (what.region & 0xff) as u8;
+            let offset = what.offset as u8;
+            if op == Op::Read {
+                return u64::from(self.device.config_read(function, offset, what.size));
+            }
+            self.device.config_write(function, offset, what.size, what.data as u32, &mut self.cx);
+            self.config_dirty = true;
+            return 0;
+        }
+        let at = Access::new(what.region, what.offset, what.size);
+        let bytes = (what.count as usize).saturating_mul(usize::from(what.size));
+        let string = what.count > 1 || what.flags.payload();
+        let result = match (op, string) {
+            (Op::Read, false) => {
+                let value = self.device.read(at, &mut self.cx);
+                return self.noted(value);
+            }
+            (Op::Write, false) => self.device.write(at, what.data, &mut self.cx),
+            (Op::Read, true) => {
+                payload.resize(bytes, 0xff);
+                self.each(at, what.step, payload, false)
+            }
+            (_, true) => {
+                payload.resize(bytes, 0);
+                if what.flags.payload() {
+                    let _ = self.channel.payload(cell, payload);
+                } else {
+                    fill(payload, what.data, what.size);
+                }
+                let done = self.each(at, what.step, payload, true);
+                payload.clear();
+                done
+            }
+            _ => Ok(()),
+        };
+        self.noted(result.map(|()| 0))
+    }
+
+    /// A string operation: at once for a port, element by element where the address moves.
+    fn each(&mut self, at: Access, step: u8, data: &mut [u8], write: bool) -> bulkhead_bus::IoResult<()> {
+        if step == wire::Step::Stay as u8 {
+            return if write {
+                self.device.write_string(at, data, &mut self.cx)
+            } else {
+                self.device.read_string(at, data, &mut self.cx)
+            };
+        }
+        let size = usize::from(at.size);
+        let mut offset = at.offset;
+        for element in data.chunks_exact_mut(size) {
+            let at = Access { offset, ..at };
+            let done = if write {
+                self.device.write_string(at, element, &mut self.cx)
+            } else {
+                self.device.read_string(at, element, &mut self.cx)
+            };
+            done?;
+            let size = u64::from(at.size);
+            offset = if step == wire::Step::Up as u8 { offset.wrapping_add(size) } else { offset.wrapping_sub(size) };
+        }
+        Ok(())
+    }
+
+    /// What hardware answers where nothing is.
+    fn noted(&mut self, result: bulkhead_bus::IoResult<u64>) -> u64 {
+        result.unwrap_or_else(|_| {
+            self.counters.refused = self.counters.refused.saturating_add(1);
+            u64::MAX
+        })
+    }
+
+    fn posted(&mut self, what: wire::Posted) {
+        self.counters.posted = self.counters.posted.saturating_add(1);
+        let at = Access::new(what.region, what.offset, what.size);
+        if what.count <= 1 {
+            let _ = self.device.write(at, what.data, &mut self.cx);
+        } else {
+            let bytes = (what.count as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD);
+            let mut data = vec![0; bytes];
+            fill(&mut data, what.data, what.size);
+            let _ = self.each(at, what.step, &mut data, true);
+        }
+        self.channel.posted_done();
+    }
+
+    fn answer(&mut self, cell: usize, value: u64, payload: &[u8]) {
+        self.publish();
+        let effects = std::mem::take(&mut self.cx.effects);
+        let reply = Reply { value, effects: effects.bits, unplug_mask: u32::from(effects.unplug_mask) };
+        if self.channel.reply(cell, &reply, payload) {
+            self.ring();
+        }
+    }
+
+    fn ring(&mut self) {
+        self.counters.doorbells = self.counters.doorbells.saturating_add(1);
+        ring(&self.reply_bell);
+    }
+
+    /// Publishes lines, shadows, configuration spaces and the state, where they have changed.
+    fn publish(&mut self) -> bool {
+        let lines = self.cx.lines.take_changed();
+        if lines {
+            for (i, (level, edges)) in self.cx.lines.states().enumerate() {
+                self.channel.set_line(i, level, edges);
+            }
+        }
+        let mut shadows = [None; wire::SHADOWS];
+        self.device.shadows(&mut Shadows { registers: &mut shadows });
+        for (i, (new, old)) in shadows.iter().zip(&mut self.shadows).enumerate() {
+            if new != old {
+                *old = *new;
+                self.channel.set_shadow(i, *new);
+            }
+        }
+        if std::mem::take(&mut self.config_dirty) {
+            for function in 0..self.functions {
+                if let Some(space) = self.device.config(function as u8) {
+                    self.channel.set_config(function, space.bytes());
+                }
+            }
+        }
+        if let Some(state) = self.device.checkpoint()
+            && !self.channel.set_state(&state)
+        {
+            tracing::error!(bytes = state.len(), "the state does not fit the state page");
+        }
+        lines
+    }
+
+    /// Publishes what changed without an access, and the guest's text.
+    fn flush(&mut self) {
+        if self.publish() && self.channel.publish() {
+            self.ring();
+        }
+        while let Some(line) = self.cx.log.take() {
+            let second = self.cx.now().div_euclid(1_000_000_000);
+            if second != self.log_limit.second {
+                self.log_limit = LogLimit { second, used: 0, ..self.log_limit };
+            }
+            if self.log_limit.used < self.log_limit.per_second {
+                self.log_limit.used = self.log_limit.used.saturating_add(1);
+                self.counters.guest_lines = self.counters.guest_lines.saturating_add(1);
+                tracing::info!("guest: {line}");
+            } else {
+                self.counters.guest_lines_dropped = self.counters.guest_lines_dropped.saturating_add(1);
+            }
+        }
+    }
+
+    fn retry_deferred(&mut self) {
+        let mut i = 0;
+        while let Some((cell, what)) = self.deferred.get(i).copied() {
+            let done = if what.op == Op::Invalidate as u8 {
+                let quiet = self.device.quiescent();
+                if quiet {
+                    self.cx.memory.invalidate();
+                }
+                quiet
+            } else {
+                self.device.unplug(what.data as u16, &mut self.cx)
+            };
+            if done {
+                self.deferred.swap_remove(i);
+                self.config_dirty = true;
+                self.answer(cell, 0, &[]);
+            } else {
+                i = i.saturating_add(1);
+            }
+        }
+    }
+
+    /// Messages of the launcher; false if it has gone.
+    fn link(&mut self) -> Result<bool, StartError> {
+        match self.process.link.receive(false) {
+            Ok(Some((ToProcess::Token { token }, fds))) => {
+                if self.tokens.len() < 8 {
+                    self.tokens.extend(fds.into_iter().next().map(|fd| (token, fd)));
+                }
+                Ok(true)
+            }
+            Ok(Some((ToProcess::Serve, fds))) => {
+                if let Some(fd) = fds.into_iter().next() {
+                    self.control.connect(fd);
+                }
+                Ok(true)
+            }
+            Ok(_) => Ok(true),
+            Err(crate::LinkError::Closed) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn control(&mut self) {
+        // The eventfd is edge-triggered and never read; its counter cannot overflow in any life.
+        while let Some(request) = self.control.take() {
+            match request {
+                ControlRequest::Ping(answer) => drop(answer.send(())),
+                ControlRequest::GuestLogLines(n) => self.log_limit.per_second = n.min(10_000),
+                ControlRequest::Running(running, answer) => {
+                    self.running = running;
+                    self.device.running(running, &mut self.cx);
+                    let _ = answer.send(());
+                }
+                ControlRequest::Reset(answer) => {
+                    self.device.reset(Reset::Machine, &mut self.cx);
+                    self.config_dirty = true;
+                    let _ = answer.send(());
+                }
+                ControlRequest::Save(answer) => drop(answer.send(self.device.save())),
+                ControlRequest::Load(state, answer) => {
+                    let done = self.device.load(&state, &mut self.cx).map_err(|e| e.to_string());
+                    self.config_dirty = true;
+                    let _ = answer.send(done);
+                }
+                ControlRequest::Inspect(answer) => {
+                    let mut out = bulkhead_bus::Inspect::default();
+                    self.device.inspect(&mut out);
+                    let _ = answer.send(out.items);
+                }
+                ControlRequest::Statistics(answer) => drop(answer.send(self.statistics())),
+                ControlRequest::Screenshot(token, answer) => {
+                    // The launcher's message and the call travel on different sockets.
+                    let _ = self.link();
+                    let picture = self.tokens.remove(&token).and_then(|fd| Some((self.device.screenshot()?, fd)));
+                    let _ = answer.send(picture);
+                }
+                ControlRequest::Input(events) => {
+                    for event in events {
+                        self.device.input(event, &mut self.cx);
+                    }
+                }
+            }
+        }
+    }
+
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        let c = &self.counters;
+        vec![
+            ("requests", c.requests),
+            ("posted writes", c.posted),
+            ("wake-ups", c.wakeups),
+            ("doorbells rung", c.doorbells),
+            ("accesses refused", c.refused),
+            ("guest lines logged", c.guest_lines),
+            ("guest lines dropped", c.guest_lines_dropped.saturating_add(self.cx.log.dropped)),
+            ("descriptors polled", self.polled.len() as u64),
+        ]
+    }
+}
+
+/// Repeats `data`.
+fn fill(to: &mut [u8], data: u64, size: u8) {
+    let bytes = data.to_le_bytes();
+    for element in to.chunks_exact_mut(usize::from(size).max(1)) {
+        element.copy_from_slice(bytes.get(..element.len()).unwrap_or(&bytes));
+    }
+}

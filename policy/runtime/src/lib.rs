@@ -1,0 +1,16 @@
+//! What the `main()` of a role calls. A device crate knows nothing of processes: this crate gives its `Device` a
+//! process, a channel, guest memory, a clock and the control service, and puts all of it into the sandbox.
+
+mod control;
+mod event_loop;
+mod link;
+mod log;
+mod memory;
+mod process;
+
+pub use control::{ControlHandle, ControlRequest, serve as serve_control};
+pub use event_loop::{Built, Resources, run_device};
+pub use link::{Link, LinkError, Received};
+pub use log::set_level;
+pub use memory::{ForeignMemory, MemfdMemory, map_video_ram};
+pub use process::{Fds, Process, StartError};

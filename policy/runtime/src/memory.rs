@@ -1,0 +1,310 @@
+//! Guest memory: foreign mappings through a restricted privcmd, or a memfd in the simulated machine.
+//!
+//! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O
+//! goes straight between the page cache and the guest. Whatever else touches it are relaxed atomic loads and stores.
+use bulkhead_bus::{DmaError, GuestMemory, Segment};
+use bulkhead_ring::SharedArea;
+use bulkhead_xen_abi::{DomId, ioctl};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::collections::HashMap;
+use std::io::{Error, Result};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+const PAGE: usize = 4096;
+/// Pages that are mapped at once. Larger buckets cost more when little is touched, smaller ones more calls.
+const BUCKET_PAGES: usize = 64;
+const BUCKET: u64 = (BUCKET_PAGES * PAGE) as u64;
+/// Buckets that are kept: 16 MiB of the guest.
+const BUCKETS: usize = 64;
+/// Largest guest-physical address that is believed: 48 bits.
+const ADDRESS_LIMIT: u64 = 1 << 48;
+/// Segments that one preadv takes here.
+const IOV: usize = 64;
+
+/// A bucket: its memory, and which of its pages are RAM.
+#[derive(Debug)]
+struct Bucket {
+    area: SharedArea,
+    present: Vec<bool>,
+    used: std::sync::atomic::AtomicU64,
+}
+
+/// Maps guest frames; `errors` says which are no RAM.
+fn map_frames(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64], errors: &mut [i32]) -> Result<SharedArea> {
+    let len = frames.len().saturating_mul(PAGE);
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+    let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, privcmd, 0) }?;
+    let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the mapping just made; from now on only the area knows it.
+    let area = unsafe { SharedArea::from_mapping(base, len, true) };
+    let arg = ioctl::MmapBatchV2 {
+        num: u32::try_from(frames.len()).unwrap_or(0),
+        dom: domid,
+        pad: 0,
+        addr: ptr as u64,
+        arr: frames.as_ptr() as u64,
+        err: errors.as_mut_ptr() as u64,
+    };
+    if errors.len() < frames.len() {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: num frames are read from `frames`, num errors written to `errors`, num pages mapped at the area.
+    let r = unsafe { libc::ioctl(privcmd.as_raw_fd(), u64::from(ioctl::PRIVCMD_MMAPBATCH_V2), &raw const arg) };
+    // ENOENT: some page is paged out; its own error says so.
+    if r < 0 && Error::last_os_error().raw_os_error() != Some(libc::ENOENT) {
+        return Err(Error::last_os_error());
+    }
+    Ok(area)
+}
+
+/// Maps video RAM for good; the caller closes privcmd then.
+pub fn map_video_ram(privcmd: BorrowedFd<'_>, domid: DomId, gfn: u64, bytes: u32) -> Result<SharedArea> {
+    let pages = (bytes as usize) >> 12;
+    let frames: Vec<u64> = (gfn..).take(pages).collect();
+    let mut errors = vec![0; pages];
+    let area = map_frames(privcmd, domid, &frames, &mut errors)?;
+    match errors.iter().position(|e| *e != 0) {
+        Some(i) => Err(Error::other(format!("guest frame {:#x} of video RAM is not there", gfn.saturating_add(i as u64)))),
+        None => Ok(area),
+    }
+}
+
+/// The guest's memory by foreign mappings.
+#[derive(Debug)]
+pub struct ForeignMemory {
+    privcmd: OwnedFd,
+    domid: DomId,
+    buckets: Mutex<HashMap<u64, Arc<Bucket>>>,
+    clock: std::sync::atomic::AtomicU64,
+}
+
+impl ForeignMemory {
+    /// Memory of `domid`; `privcmd` is restricted to it.
+    pub fn new(privcmd: OwnedFd, domid: DomId) -> Self {
+        Self { privcmd, domid, buckets: Mutex::default(), clock: 0.into() }
+    }
+
+    fn bucket(&self, number: u64) -> std::result::Result<Arc<Bucket>, DmaError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let address = number.saturating_mul(BUCKET);
+        let now = self.clock.fetch_add(1, Relaxed);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get(&number) {
+            bucket.used.store(now, Relaxed);
+            return Ok(bucket.clone());
+        }
+        if buckets.len() >= BUCKETS
+            && let Some(oldest) = buckets.iter().min_by_key(|(_, b)| b.used.load(Relaxed)).map(|(n, _)| *n)
+        {
+            buckets.remove(&oldest);
+        }
+        let frames: Vec<u64> = (address >> 12..).take(BUCKET_PAGES).collect();
+        let mut errors = vec![0; BUCKET_PAGES];
+        let area = map_frames(self.privcmd.as_fd(), self.domid, &frames, &mut errors).map_err(|_| DmaError::NoRam(address))?;
+        let present: Vec<bool> = errors.iter().map(|e| *e == 0).collect();
+        let bucket = Arc::new(Bucket { area, present, used: now.into() });
+        buckets.insert(number, bucket.clone());
+        Ok(bucket)
+    }
+
+    /// Calls `f` with each piece of `len` bytes at `address` that lies in one bucket: bucket, offset in it, offset in
+    /// the whole, bytes. All pages have been checked.
+    fn pieces(
+        &self,
+        address: u64,
+        len: usize,
+        mut f: impl FnMut(Arc<Bucket>, usize, std::ops::Range<usize>) -> std::result::Result<(), DmaError>,
+    ) -> std::result::Result<(), DmaError> {
+        if address.checked_add(len as u64).is_none_or(|end| end > ADDRESS_LIMIT) {
+            return Err(DmaError::NoRam(address));
+        }
+        let mut done = 0usize;
+        while done < len {
+            let at = address.saturating_add(done as u64);
+            let (number, inside) = (at >> BUCKET.trailing_zeros(), (at & BUCKET.wrapping_sub(1)) as usize);
+            let piece = len.saturating_sub(done).min((BUCKET as usize).saturating_sub(inside));
+            let bucket = self.bucket(number)?;
+            let last = inside.saturating_add(piece).saturating_sub(1) >> 12;
+            if !bucket.present.get(inside >> 12..=last).is_some_and(|pages| pages.iter().all(|p| *p)) {
+                return Err(DmaError::NoRam(at));
+            }
+            f(bucket, inside, done..done.saturating_add(piece))?;
+            done = done.saturating_add(piece);
+        }
+        Ok(())
+    }
+
+    /// Pieces of all segments as an I/O vector, with the buckets that must stay mapped meanwhile.
+    fn vector(&self, segments: &[Segment]) -> std::result::Result<Vector, DmaError> {
+        let mut vector = Vector::default();
+        for segment in segments {
+            self.pieces(segment.address, segment.len as usize, |bucket, inside, range| {
+                vector.push(&bucket.area, inside, range.len());
+                vector.keep.push(bucket);
+                Ok(())
+            })?;
+        }
+        Ok(vector)
+    }
+}
+
+/// An I/O vector into mappings.
+#[derive(Default)]
+struct Vector {
+    iov: Vec<libc::iovec>,
+    keep: Vec<Arc<Bucket>>,
+}
+
+impl Vector {
+    fn push(&mut self, area: &SharedArea, offset: usize, len: usize) {
+        if let Some(base) = area.address(offset, len) {
+            // Neighbours in one bucket are one piece.
+            if let Some(last) = self.iov.last_mut()
+                && last.iov_base.wrapping_byte_add(last.iov_len) == base.cast()
+            {
+                last.iov_len = last.iov_len.saturating_add(len);
+                return;
+            }
+            self.iov.push(libc::iovec { iov_base: base.cast(), iov_len: len });
+        }
+    }
+
+    /// Runs preadv or pwritev until all is done, or the file ends.
+    fn run(self, file: BorrowedFd<'_>, offset: u64, write: bool) -> std::result::Result<usize, DmaError> {
+        let mut iov = self.iov;
+        let mut total = 0usize;
+        let mut first = 0usize;
+        while let Some(rest) = iov.get_mut(first..).filter(|r| !r.is_empty()) {
+            let at = i64::try_from(offset.saturating_add(total as u64)).map_err(|_| DmaError::File(rustix::io::Errno::INVAL))?;
+            let count = i32::try_from(rest.len().min(IOV)).unwrap_or(1);
+            // SAFETY: each element points into a mapping that `self.keep` or the caller's memory holds, for its whole
+            // length; the kernel copies with faults handled, and no Rust reference to it exists.
+            let n = unsafe {
+                if write {
+                    libc::pwritev(file.as_raw_fd(), rest.as_ptr(), count, at)
+                } else {
+                    libc::preadv(file.as_raw_fd(), rest.as_ptr(), count, at)
+                }
+            };
+            let Ok(mut n) = usize::try_from(n) else {
+                let errno = rustix::io::Errno::from_io_error(&Error::last_os_error()).unwrap_or(rustix::io::Errno::IO);
+                if errno == rustix::io::Errno::INTR {
+                    continue;
+                }
+                return Err(DmaError::File(errno));
+            };
+            if n == 0 {
+                break;
+            }
+            total = total.saturating_add(n);
+            for element in rest.iter_mut() {
+                if n < element.iov_len {
+                    element.iov_base = element.iov_base.wrapping_byte_add(n);
+                    element.iov_len = element.iov_len.saturating_sub(n);
+                    break;
+                }
+                n = n.saturating_sub(element.iov_len);
+                first = first.saturating_add(1);
+                if n == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl GuestMemory for ForeignMemory {
+    fn read(&self, address: u64, to: &mut [u8]) -> std::result::Result<(), DmaError> {
+        self.pieces(address, to.len(), |bucket, inside, range| {
+            let to = to.get_mut(range).ok_or(DmaError::NoRam(address))?;
+            if bucket.area.copy_out(inside, to) { Ok(()) } else { Err(DmaError::NoRam(address)) }
+        })
+    }
+    fn write(&self, address: u64, from: &[u8]) -> std::result::Result<(), DmaError> {
+        self.pieces(address, from.len(), |bucket, inside, range| {
+            let from = from.get(range).ok_or(DmaError::NoRam(address))?;
+            if bucket.area.copy_in(inside, from) { Ok(()) } else { Err(DmaError::NoRam(address)) }
+        })
+    }
+    fn read_file(&self, file: BorrowedFd<'_>, offset: u64, to: &[Segment]) -> std::result::Result<usize, DmaError> {
+        self.vector(to)?.run(file, offset, false)
+    }
+    fn write_file(&self, file: BorrowedFd<'_>, offset: u64, from: &[Segment]) -> std::result::Result<usize, DmaError> {
+        self.vector(from)?.run(file, offset, true)
+    }
+    fn invalidate(&self) {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Guest memory in a memfd from address 0: the simulated machine, or video RAM by offset.
+#[derive(Debug)]
+pub struct MemfdMemory(SharedArea);
+
+impl MemfdMemory {
+    /// Takes an area over.
+    pub fn new(area: SharedArea) -> Self {
+        Self(area)
+    }
+
+    fn offset(&self, address: u64, len: usize) -> std::result::Result<usize, DmaError> {
+        let offset = usize::try_from(address).map_err(|_| DmaError::NoRam(address))?;
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.0.len());
+        if inside { Ok(offset) } else { Err(DmaError::NoRam(address)) }
+    }
+
+    fn vector(&self, segments: &[Segment]) -> std::result::Result<Vector, DmaError> {
+        let mut vector = Vector::default();
+        for segment in segments {
+            let offset = self.offset(segment.address, segment.len as usize)?;
+            vector.push(&self.0, offset, segment.len as usize);
+        }
+        Ok(vector)
+    }
+}
+
+impl GuestMemory for MemfdMemory {
+    fn read(&self, address: u64, to: &mut [u8]) -> std::result::Result<(), DmaError> {
+        let offset = self.offset(address, to.len())?;
+        if self.0.copy_out(offset, to) { Ok(()) } else { Err(DmaError::NoRam(address)) }
+    }
+    fn write(&self, address: u64, from: &[u8]) -> std::result::Result<(), DmaError> {
+        let offset = self.offset(address, from.len())?;
+        if self.0.copy_in(offset, from) { Ok(()) } else { Err(DmaError::NoRam(address)) }
+    }
+    fn read_file(&self, file: BorrowedFd<'_>, offset: u64, to: &[Segment]) -> std::result::Result<usize, DmaError> {
+        self.vector(to)?.run(file, offset, false)
+    }
+    fn write_file(&self, file: BorrowedFd<'_>, offset: u64, from: &[Segment]) -> std::result::Result<usize, DmaError> {
+        self.vector(from)?.run(file, offset, true)
+    }
+    fn invalidate(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_io_goes_to_scattered_segments_and_stops_at_the_end() {
+        let fd = SharedArea::create("ram", 64 * 1024).unwrap();
+        SharedArea::seal_size(&fd).unwrap();
+        let memory = MemfdMemory::new(SharedArea::map_fixed(&fd, 64 * 1024, true).unwrap());
+        let file = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let data: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
+        rustix::io::pwrite(&file, &data, 0).unwrap();
+        let to = [Segment { address: 100, len: 300 }, Segment { address: 5000, len: 900 }];
+        assert_eq!(memory.read_file(file.as_fd(), 0, &to), Ok(1000));
+        let mut back = vec![0; 700];
+        memory.read(5000, &mut back).unwrap();
+        assert_eq!(back, data[300..]);
+        assert_eq!(memory.write_file(file.as_fd(), 1000, &[Segment { address: 5000, len: 700 }]), Ok(700));
+        assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 1700);
+        assert_eq!(memory.read(65_000, &mut back), Err(DmaError::NoRam(65_000)));
+        assert_eq!(memory.read(u64::MAX, &mut back), Err(DmaError::NoRam(u64::MAX)));
+    }
+}

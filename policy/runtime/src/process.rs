@@ -1,0 +1,170 @@
+//! The start of a process, up to the sandbox.
+use crate::{Link, LinkError, log};
+use bulkhead_bus::plan::{Ask, DeviceSlot, FdUse, FromProcess, MachinePlan, Slot, ToProcess};
+use bulkhead_policy::{Report, Sandbox};
+use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+
+/// Why a process could not start. It is printed as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The socket to the launcher.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] bulkhead_policy::SandboxError),
+    /// A shared area.
+    #[error(transparent)]
+    Area(#[from] bulkhead_ring::AreaError),
+    /// The peer.
+    #[error(transparent)]
+    Poison(#[from] bulkhead_ring::Poison),
+    /// Something else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<std::io::Error> for StartError {
+    fn from(e: std::io::Error) -> Self {
+        Self::Other(e.to_string())
+    }
+}
+
+impl From<rustix::io::Errno> for StartError {
+    fn from(e: rustix::io::Errno) -> Self {
+        Self::Other(e.to_string())
+    }
+}
+
+/// Descriptors by use.
+#[derive(Debug, Default)]
+pub struct Fds(Vec<(FdUse, OwnedFd)>);
+
+impl Fds {
+    /// Adds those of a message.
+    pub fn add(&mut self, uses: Vec<FdUse>, fds: Vec<OwnedFd>) {
+        self.0.extend(uses.into_iter().zip(fds));
+    }
+
+    /// Takes the one for this use.
+    pub fn take(&mut self, what: &FdUse) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|(u, _)| u == what)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// Takes the one for this use, which must be there.
+    pub fn want(&mut self, what: &FdUse) -> Result<OwnedFd, StartError> {
+        self.take(what).ok_or_else(|| StartError::Other(format!("the launcher gave no descriptor for {what:?}")))
+    }
+
+    /// Takes all that `pick` has a value for.
+    pub fn take_all<T>(&mut self, pick: impl Fn(&FdUse) -> Option<T>) -> Vec<(T, OwnedFd)> {
+        let (mut taken, mut kept) = (Vec::new(), Vec::new());
+        for (what, fd) in self.0.drain(..) {
+            match pick(&what) {
+                Some(value) => taken.push((value, fd)),
+                None => kept.push((what, fd)),
+            }
+        }
+        self.0 = kept;
+        taken
+    }
+}
+
+/// A process that the launcher has started.
+#[derive(Debug)]
+pub struct Process {
+    /// The socket to the launcher.
+    pub link: Link,
+    /// Its slot.
+    pub slot: Slot,
+    /// The machine.
+    pub plan: MachinePlan,
+    /// What it was given.
+    pub fds: Fds,
+    sandbox: Sandbox,
+}
+
+impl Process {
+    /// Receives the first message; `role` is argv\[0\].
+    pub fn start(role: &str) -> Result<Self, StartError> {
+        log::start();
+        if rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_err() {
+            return Err(StartError::Other("roles are started by bulkhead-dm, not by hand".into()));
+        }
+        // SAFETY: the launcher gives every process its socket as descriptor 3, and nothing else here knows of it.
+        let socket = unsafe { OwnedFd::from_raw_fd(3) };
+        if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
+            std::mem::forget(socket);
+            return Err(StartError::Other("roles are started by bulkhead-dm, not by hand".into()));
+        }
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        let link = Link::new(socket);
+        let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::Other(format!("no profile for {role}")))?;
+        match link.receive(true)? {
+            Some((ToProcess::Start { slot, plan, fds: uses }, fds)) => {
+                let mut all = Fds::default();
+                all.add(uses, fds);
+                let sandbox = Sandbox::new(profile, plan.level);
+                Ok(Self { link, slot, plan: *plan, fds: all, sandbox })
+            }
+            other => Err(StartError::Other(format!("expected Start, got {:?}", other.map(|o| o.0)))),
+        }
+    }
+
+    /// This process's device.
+    pub fn device(&self) -> Option<&DeviceSlot> {
+        self.plan.devices.iter().find(|d| d.slot == self.slot)
+    }
+
+    /// Waits for the peer's descriptors.
+    pub fn await_peer(&mut self) -> Result<(), StartError> {
+        match self.link.receive(true)? {
+            Some((ToProcess::Peer { fds: uses }, fds)) => {
+                self.fds.add(uses, fds);
+                Ok(())
+            }
+            other => Err(StartError::Other(format!("expected Peer, got {:?}", other.map(|o| o.0)))),
+        }
+    }
+
+    /// Tells the launcher something.
+    pub fn tell(&self, ask: Ask, arg: u8, extra: u64) -> Result<(), StartError> {
+        Ok(self.link.send(&FromProcess::new(ask, arg, extra), None)?)
+    }
+
+    /// Step 1 of the sandbox; then threads may be made.
+    pub fn confine(&self) -> Result<Report, StartError> {
+        Ok(self.sandbox.confine()?)
+    }
+
+    /// Step 2; then the launcher looks at the process, and this returns when it was content.
+    pub fn seal(&self) -> Result<(), StartError> {
+        self.sandbox.seal()?;
+        self.tell(Ask::Ready, 0, 0)?;
+        let got = match self.link.receive(true) {
+            // The socket may be one that does not block (control's).
+            Err(LinkError::System(rustix::io::Errno::AGAIN)) => {
+                let poll = rustix::event::PollFd::new(&self.link, rustix::event::PollFlags::IN);
+                rustix::event::poll(&mut [poll], None)?;
+                self.link.receive(true)?
+            }
+            other => other?,
+        };
+        match got {
+            Some((ToProcess::Go, _)) => Ok(()),
+            other => Err(StartError::Other(format!("expected Go, got {:?}", other.map(|o| o.0)))),
+        }
+    }
+}
+
+/// Makes a descriptor one that epoll reports and reads never block on.
+pub(crate) fn eventfd() -> Result<OwnedFd, StartError> {
+    use rustix::event::EventfdFlags;
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Rings an eventfd. A full counter means that it rings already.
+pub(crate) fn ring(fd: impl AsFd) {
+    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+}

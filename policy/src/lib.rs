@@ -1,0 +1,74 @@
+//! The sandbox.
+//!
+//! * `profiles/*.toml`: one reviewed file per process, compiled into a BPF program at build time.
+//! * [`spawn`]: how a process is started: own namespaces, own user, nothing inherited but what is named.
+//! * [`Sandbox`]: what the process does to itself, in two steps with the creation of its threads between them.
+//! * [`verify`]: how the launcher checks a process from outside, in /proc.
+
+mod enter;
+mod spawn;
+pub mod verify;
+
+pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
+pub use spawn::{Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_slice, spawn};
+
+/// Resource limits of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// RLIMIT_NOFILE.
+    pub files: u64,
+    /// RLIMIT_FSIZE, bytes.
+    pub file_size: u64,
+    /// RLIMIT_DATA, bytes.
+    pub data: u64,
+}
+
+/// A compiled profile.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
+    /// The process's role.
+    pub role: &'static str,
+    /// Its resource limits.
+    pub limits: Limits,
+    /// Names of the system calls that it may make.
+    pub syscalls: &'static [&'static str],
+    filter: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
+
+/// The profile of a role.
+pub fn profile(role: &str) -> Option<&'static Profile> {
+    PROFILES.iter().find(|p| p.role == role)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_profile_allows_what_would_undo_it() {
+        let forbidden = [
+            "execve", "execveat", "fork", "vfork", "clone", "clone3", "ptrace", "kill", "tkill", "tgkill", "open",
+            "openat", "openat2", "socket", "connect", "bind", "mount", "unshare", "setns", "process_vm_readv",
+            "process_vm_writev", "pidfd_getfd", "bpf", "userfaultfd", "prctl", "seccomp", "setrlimit", "prlimit64",
+        ];
+        for profile in PROFILES {
+            for name in forbidden {
+                assert!(!profile.syscalls.contains(&name), "{} allows {name}", profile.role);
+            }
+            assert!(profile.syscalls.len() < 40, "{} has grown", profile.role);
+        }
+    }
+
+    #[test]
+    fn only_the_broker_may_make_device_model_operations() {
+        for profile in PROFILES {
+            let program = profile.filter.chunks_exact(8).map(|i| u32::from_le_bytes(i[4..8].try_into().unwrap()));
+            let dm_op = program.clone().any(|k| k == 0x0010_5005);
+            let map = program.clone().any(|k| k == 0x0020_5004);
+            assert_eq!(dm_op, profile.role == "broker", "{}", profile.role);
+            assert_eq!(map, ["broker", "ide"].contains(&profile.role), "{}", profile.role);
+        }
+    }
+}

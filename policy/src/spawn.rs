@@ -1,0 +1,196 @@
+//! Starting a process: clone3 with namespaces, a user of its own, execveat of a descriptor.
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ffi::CString;
+use std::io::Write;
+
+/// The user and group that a process is outside of its user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Never 0 for a device.
+    pub uid: u32,
+    /// Never 0 for a device.
+    pub gid: u32,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// The executable, open.
+    pub executable: BorrowedFd<'a>,
+    /// argv\[0\]: the role.
+    pub role: &'a str,
+    /// Becomes descriptor 3.
+    pub socket: OwnedFd,
+    /// Becomes descriptor 2.
+    pub log: BorrowedFd<'a>,
+    /// Who it is; `None`: who the caller is, without namespaces (control runs of tests).
+    pub ids: Option<Ids>,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub struct Spawned {
+    /// In the caller's namespace.
+    pub pid: i32,
+    /// Readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct SpawnError {
+    what: &'static str,
+    source: std::io::Error,
+}
+
+fn last(what: &'static str) -> SpawnError {
+    SpawnError { what, source: std::io::Error::last_os_error() }
+}
+
+/// Starts a process. Call it from a single-threaded process: it forks.
+pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
+    let role = CString::new(spec.role).map_err(|e| SpawnError { what: "role", source: e.into() })?;
+    let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| SpawnError { what: "pipe", source: e.into() })?;
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .map_err(|e| SpawnError { what: "/dev/null", source: e.into() })?;
+
+    let mut pidfd: i32 = -1;
+    // SAFETY: all zeroes is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = libc::CLONE_PIDFD as u64;
+    if spec.ids.is_some() {
+        args.flags |= (libc::CLONE_NEWUSER
+            | libc::CLONE_NEWNS
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWCGROUP) as u64;
+    }
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM this is a fork: the child goes on with a copy of this single-threaded process.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if pid < 0 {
+        return Err(last("clone3 with new namespaces"));
+    }
+    if pid == 0 {
+        drop(go_write);
+        child(&spec, &role, &go_read, &null);
+    }
+    drop(go_read);
+    // SAFETY: the kernel has put a new descriptor there.
+    let spawned = Spawned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
+    let mapped = spec.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids));
+    let told = mapped.and_then(|()| std::fs::File::from(go_write).write_all(b"x"));
+    if let Err(source) = told {
+        let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
+        let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(spawned.pid), rustix::process::WaitOptions::empty());
+        return Err(SpawnError { what: "uid_map and gid_map of the new process", source });
+    }
+    Ok(spawned)
+}
+
+/// User 0 of the namespace is `ids` outside; nobody else exists in it.
+fn map_ids(pid: i32, ids: Ids) -> std::io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), format!("0 {} 1", ids.uid))?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), format!("0 {} 1", ids.gid))
+}
+
+/// The child, until exec. It ends with status 127 and a line on the log if it cannot.
+fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd, null: &OwnedFd) -> ! {
+    let fail = |what: &str| -> ! {
+        let error = std::io::Error::last_os_error();
+        let line = format!("{}: {what}: {error}\n", spec.role);
+        let _ = rustix::io::write(spec.log, line.as_bytes());
+        // SAFETY: ends this process at once, running nothing of the parent's.
+        unsafe { libc::_exit(127) }
+    };
+    let mut byte = [0; 1];
+    if rustix::io::read(go, &mut byte) != Ok(1) {
+        fail("the launcher has gone");
+    }
+    // SAFETY: plain system calls on integers. After fork, in a single-threaded child.
+    unsafe {
+        if spec.ids.is_some() && (libc::setresgid(0, 0, 0) != 0 || libc::setresuid(0, 0, 0) != 0) {
+            fail("setresuid");
+        }
+        // Signals that the launcher blocks or ignores must not be inherited.
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        // First up, out of the way of the numbers that are given.
+        let socket = libc::fcntl(spec.socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
+        let log = libc::fcntl(spec.log.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
+        let executable = libc::fcntl(spec.executable.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
+        let null = null.as_raw_fd();
+        if socket < 0 || log < 0 || executable < 0 {
+            fail("F_DUPFD");
+        }
+        if libc::dup2(null, 0) < 0 || libc::dup2(null, 1) < 0 || libc::dup2(log, 2) < 0 || libc::dup2(socket, 3) < 0 {
+            fail("dup2");
+        }
+        if libc::syscall(libc::SYS_close_range, 4u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) != 0 {
+            fail("close_range");
+        }
+        // The launcher's main thread is the parent. Set after the last change of credentials, which clears it.
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            fail("PR_SET_PDEATHSIG");
+        }
+        let argv = [role.as_ptr(), std::ptr::null()];
+        let envp: [*const libc::c_char; 1] = [std::ptr::null()];
+        libc::syscall(libc::SYS_execveat, executable, c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+    }
+    fail("execveat")
+}
+
+/// Gives a process short time slices, so that being woken it runs at once (EEVDF, Linux 6.12; no effect before).
+pub fn set_slice(pid: i32, nanoseconds: u64) -> std::io::Result<()> {
+    #[repr(C)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let size = size_of::<SchedAttr>() as u32;
+    let attr = SchedAttr { size, policy: 0, flags: 0, nice: 0, priority: 0, runtime: nanoseconds, deadline: 0, period: 0 };
+    // SAFETY: reads one SchedAttr of the size that it states.
+    let r = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attr, 0) };
+    if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// A copy of a descriptor that is known only by its number.
+pub fn duplicate(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
+    if number < 0 {
+        return Err(rustix::io::Errno::BADF);
+    }
+    // SAFETY: fcntl refuses a number that is no descriptor; the copy is new and belongs to the caller.
+    unsafe {
+        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3);
+        if copy < 0 { Err(rustix::io::Errno::BADF) } else { Ok(OwnedFd::from_raw_fd(copy)) }
+    }
+}
+
+/// A descriptor that is readable when SIGHUP, SIGTERM or SIGINT has come; they have no other effect any more.
+pub fn end_signals() -> std::io::Result<OwnedFd> {
+    // SAFETY: initialises a signal set of this frame, blocks its signals in this thread, makes a descriptor.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGHUP, libc::SIGTERM, libc::SIGINT] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}

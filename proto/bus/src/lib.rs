@@ -1,0 +1,19 @@
+//! What a device is, seen from its own side: it declares regions, answers accesses to them, drives its own interrupt
+//! lines, reads and writes guest memory, and sets timers. It knows no address, no interrupt number, no other device.
+//!
+//! Everything a device is given comes in a [`Context`]; in tests all of it is fake ([`fake`]).
+
+mod context;
+mod device;
+pub mod fake;
+mod inspect;
+mod memory;
+pub mod pci;
+pub mod plan;
+mod region;
+
+pub use context::{Clock, Context, Effects, GuestLog, Lines, TimerId, Timers};
+pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError};
+pub use inspect::Inspect;
+pub use memory::{DmaError, GuestMemory, NoMemory, Segment};
+pub use region::{Area, Declaration, Line, Permissions, Region, RegionId};

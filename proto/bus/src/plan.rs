@@ -1,0 +1,394 @@
+//! What the launcher tells the processes that it starts, and what they may ask of it: the resource plane.
+//!
+//! One SEQPACKET socket per process. Launcher → process: [`ToProcess`], JSON, with descriptors. Process → launcher:
+//! [`FromProcess`], fixed size, because the launcher parses nothing that a process has composed.
+use serde::{Deserialize, Serialize};
+
+/// Number of a process's place: 0 control, 1 broker, devices from 2. A restarted process has the slot of the dead one.
+pub type Slot = u8;
+/// Slot of control.
+pub const CONTROL: Slot = 0;
+/// Slot of the broker.
+pub const BROKER: Slot = 1;
+/// First slot of a device.
+pub const FIRST_DEVICE: Slot = 2;
+
+/// One ATA or ATAPI drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveConfig {
+    /// 0 primary master, 1 primary slave, 2 secondary master, 3 secondary slave.
+    pub index: u8,
+    /// A CD-ROM drive; otherwise a disk.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// Bytes of the medium; `None`: no medium (CD only).
+    pub size: Option<u64>,
+    /// libxl's name for it, `ide-<devid>`, by which QMP changes its medium.
+    pub id: String,
+}
+
+/// Configuration of one device process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceConfig {
+    /// The board.
+    Platform {
+        /// Highest vCPU number + 1, for CMOS 0x5f.
+        vcpus: u16,
+        /// The xen-platform device is there (xen_platform_pci=1).
+        xen_platform: bool,
+        /// Boot order in QEMU's letters, at most three.
+        boot: String,
+        /// PIIX4's configuration space tells that COM1 exists.
+        serial: bool,
+        /// The guest may unplug its emulated disks: a PV back end serves them.
+        unplug: bool,
+    },
+    /// PIIX3's IDE function.
+    Ide {
+        /// The drives.
+        drives: Vec<DriveConfig>,
+    },
+    /// Standard VGA.
+    Vga {
+        /// Device number on bus 0.
+        device: u8,
+        /// Bytes of video RAM.
+        vram: u32,
+        /// Guest frame number where video RAM is now.
+        gfn: u64,
+        /// Bytes of the expansion ROM, a power of two.
+        rom: u32,
+    },
+    /// Keyboard and mouse controller.
+    Ps2,
+    /// A serial port.
+    Serial {
+        /// 0 = COM1.
+        index: u8,
+    },
+}
+
+impl DeviceConfig {
+    /// The process's name: its profile, its name in logs.
+    pub fn role(&self) -> &'static str {
+        match self {
+            Self::Platform { .. } => "platform",
+            Self::Ide { .. } => "ide",
+            Self::Vga { .. } => "vga",
+            Self::Ps2 => "ps2",
+            Self::Serial { .. } => "serial",
+        }
+    }
+}
+
+/// A device and its slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSlot {
+    /// Its slot.
+    pub slot: Slot,
+    /// For people: the role, with a number if there are several.
+    pub name: String,
+    /// What it is.
+    pub config: DeviceConfig,
+}
+
+/// How the sandbox treats what the kernel lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Everything that the profiles name must be enforced; Landlock ABI 6 (Linux 6.12) with all scopes.
+    Strict,
+    /// What this kernel has; what it lacks is printed.
+    Kernel,
+}
+
+/// What runs the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Real Xen.
+    Xen,
+    /// The simulated machine.
+    Sim,
+}
+
+/// The machine, as every process is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinePlan {
+    /// The guest's domid.
+    pub domid: u16,
+    /// Its name.
+    pub name: String,
+    /// vCPUs that it can have.
+    pub vcpus: u16,
+    /// What runs it.
+    pub mode: Mode,
+    /// The sandbox's level.
+    pub level: Level,
+    /// The devices.
+    pub devices: Vec<DeviceSlot>,
+    /// Names of the serial ports' character devices, by number: `pty:/dev/pts/1`.
+    pub chardevs: Vec<String>,
+    /// The machine starts stopped (-S) and says `prelaunch`.
+    pub stopped: bool,
+    /// Where screenshots by name go.
+    pub dump_dir: String,
+}
+
+/// What a descriptor is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FdUse {
+    /// gRPC: the process serves it; control is the client of the slot named.
+    Control(Slot),
+    /// The area that the receiver writes.
+    OwnArea,
+    /// The area that the peer writes.
+    PeerArea,
+    /// The reply area of the slot's former life, with its last state.
+    OldArea,
+    /// Doorbell: broker → device.
+    RequestBell,
+    /// Doorbell: device → broker.
+    ReplyBell,
+    /// privcmd, restricted to the domain.
+    Privcmd,
+    /// Event channels, restricted to the domain.
+    Evtchn,
+    /// The simulated machine: ioreq page, kick, trace socket, guest memory.
+    SimIoreq,
+    /// See `SimIoreq`.
+    SimKick,
+    /// See `SimIoreq`.
+    SimTrace,
+    /// Guest memory of the simulated machine, or video RAM of it.
+    SimMemory,
+    /// Video RAM of the simulated machine.
+    SimVram,
+    /// The drive with this index has this medium.
+    Drive(u8),
+    /// A serial port's other end.
+    Serial,
+    /// Expansion ROM of the device in the slot named.
+    Rom(Slot),
+    /// The surface.
+    Surface,
+    /// A QMP socket that listens.
+    QmpListen,
+    /// The read end of the log pipe of the slot named.
+    Log(Slot),
+    /// Where the guest's log goes.
+    LogFile,
+}
+
+/// What the launcher says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToProcess {
+    /// Who you are; always first. Answer with [`Ask::Sealed`] when all areas are mapped and sealed.
+    Start {
+        /// Your slot.
+        slot: Slot,
+        /// The machine.
+        plan: Box<MachinePlan>,
+        /// What the descriptors of this message are for, in order.
+        fds: Vec<FdUse>,
+    },
+    /// The peer's area. Enter the sandbox, answer with [`Ask::Ready`].
+    Peer {
+        /// What the descriptors of this message are for, in order.
+        fds: Vec<FdUse>,
+    },
+    /// You have been looked at; begin.
+    Go,
+    /// For the broker: a channel for the device in `slot`; map and seal its request area, answer with [`Ask::Sealed`].
+    NewChannel {
+        /// The device.
+        slot: Slot,
+        /// What the descriptors of this message are for, in order.
+        fds: Vec<FdUse>,
+    },
+    /// For the broker: the device in `slot` is ready; use the channel.
+    Online {
+        /// The device.
+        slot: Slot,
+        /// What the descriptors of this message are for: its reply area.
+        fds: Vec<FdUse>,
+    },
+    /// For broker and control: the device in `slot` is dead; `reason` is for the log.
+    Offline {
+        /// The device.
+        slot: Slot,
+        /// It will be restarted.
+        restart: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Control has been restarted: serve this connection.
+    Serve,
+    /// For control: a connection to the process in `slot`, which is new.
+    Client {
+        /// The process.
+        slot: Slot,
+        /// Its pid in the launcher's namespace.
+        pid: u32,
+        /// The socket.
+        fds: Vec<FdUse>,
+    },
+    /// The descriptor of this message is the one that a gRPC call will name by `token`.
+    Token {
+        /// The number.
+        token: u32,
+    },
+    /// Answer to a request of control: the token, or why not.
+    Answer {
+        /// Number of the request.
+        serial: u32,
+        /// Result.
+        result: Result<u32, String>,
+    },
+}
+
+/// What a process asks; the discriminant is the first byte of [`FromProcess`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ask {
+    /// Areas mapped and sealed. `arg`: for the broker the slot whose channel it is.
+    Sealed = 1,
+    /// In the sandbox.
+    Ready = 2,
+    /// Broker: the channel of slot `arg` is dead; `extra` is a [`Death`].
+    ChannelDead = 3,
+    /// Broker: video RAM is now at guest frame `extra`.
+    VramAt = 4,
+    /// Control: kill and restart slot `arg`.
+    Restart = 5,
+    /// Control: end the machine; `arg` 0 just end, 1 the guest is powered off, 2 rebooted.
+    Stop = 6,
+    /// Control: give the descriptor of this message to slot `arg`; the answer is a token.
+    GiveFd = 7,
+    /// Control: make a file named `name` in the dump directory and give it to slot `arg`; the answer is a token.
+    Dump = 8,
+}
+
+impl Ask {
+    /// The request that `value` stands for.
+    pub fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Sealed,
+            2 => Self::Ready,
+            3 => Self::ChannelDead,
+            4 => Self::VramAt,
+            5 => Self::Restart,
+            6 => Self::Stop,
+            7 => Self::GiveFd,
+            8 => Self::Dump,
+            _ => return None,
+        })
+    }
+}
+
+/// Why the broker gave a device up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Death {
+    /// It did not answer in time.
+    Deadline = 1,
+    /// It broke the protocol.
+    Protocol = 2,
+}
+
+/// A message from a process: 80 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromProcess {
+    /// What is asked.
+    pub ask: Ask,
+    /// See [`Ask`].
+    pub arg: u8,
+    /// Number that an answer carries.
+    pub serial: u32,
+    /// See [`Ask`].
+    pub extra: u64,
+    /// A file name for [`Ask::Dump`], padded with zeroes.
+    pub name: [u8; 64],
+}
+
+impl FromProcess {
+    /// Bytes of the message.
+    pub const LEN: usize = 80;
+
+    /// A message without name.
+    pub fn new(ask: Ask, arg: u8, extra: u64) -> Self {
+        Self { ask, arg, serial: 0, extra, name: [0; 64] }
+    }
+
+    /// Encodes it.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let [ask, arg, _, _, serial @ ..] = &mut bytes;
+        *ask = self.ask as u8;
+        *arg = self.arg;
+        let parts = self.serial.to_le_bytes().into_iter().chain(self.extra.to_le_bytes()).chain(self.name);
+        for (to, from) in serial.iter_mut().zip(parts) {
+            *to = from;
+        }
+        bytes
+    }
+
+    /// Decodes it. The sender may be hostile: `None` if it is not exactly such a message.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&[ask, arg, _, _, s0, s1, s2, s3], rest) = bytes.split_first_chunk::<8>()?;
+        let (extra, rest) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            ask: Ask::from_u8(ask)?,
+            arg,
+            serial: u32::from_le_bytes([s0, s1, s2, s3]),
+            extra: u64::from_le_bytes(*extra),
+            name: rest.try_into().ok()?,
+        })
+    }
+}
+
+/// An input event, in terms of evdev (linux/input-event-codes.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEvent {
+    /// A key: its evdev code, pressed or not.
+    Key {
+        /// KEY_*.
+        code: u16,
+        /// Pressed.
+        down: bool,
+    },
+    /// Relative movement.
+    Move {
+        /// To the right.
+        dx: i32,
+        /// Down.
+        dy: i32,
+        /// Wheel, towards the user positive.
+        dz: i32,
+    },
+    /// A mouse button: 0 left, 1 right, 2 middle.
+    Button {
+        /// Which.
+        button: u8,
+        /// Pressed.
+        down: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let message = FromProcess::from_bytes(&bytes);
+            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=8).contains(&bytes[0]));
+            if let Some(message) = message {
+                prop_assert_eq!(FromProcess::from_bytes(&message.to_bytes()), Some(message));
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a device declares: a pure function of its configuration, read by the broker before the device runs.
+use crate::pci::FunctionSpec;
+
+/// Index of a region in its device's declaration.
+pub type RegionId = u16;
+
+/// Where a region is in the guest's address spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// I/O ports, fixed.
+    Ports {
+        /// First port.
+        base: u16,
+        /// Number of ports.
+        len: u16,
+    },
+    /// Memory, fixed.
+    Memory {
+        /// First guest-physical address.
+        base: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// I/O ports at the address that the I/O base register at `register` of PCI function `function` (an index into
+    /// the declaration) holds, for functions that do not use a BAR for it.
+    Bar {
+        /// Index into [`Declaration::functions`].
+        function: u8,
+        /// Number of the BAR, 0 to 5.
+        bar: u8,
+    },
+}
+
+/// One region of registers or memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// For people.
+    pub name: &'static str,
+    /// Where it is.
+    pub area: Area,
+    /// Single writes to it may be posted: they lower no interrupt, start or stop no DMA, change no decoding and no
+    /// shadowed register. Memory only.
+    pub posted: bool,
+    /// Registers whose reads the broker may answer from the device's shadows: (offset, bytes, index of the shadow).
+    pub shadows: Vec<(u16, u8, u8)>,
+}
+
+impl Region {
+    /// Ports at a fixed address.
+    pub fn ports(name: &'static str, base: u16, len: u16) -> Self {
+        Self { name, area: Area::Ports { base, len }, posted: false, shadows: Vec::new() }
+    }
+
+    /// Memory at a fixed address.
+    pub fn memory(name: &'static str, base: u64, len: u64) -> Self {
+        Self { name, area: Area::Memory { base, len }, posted: false, shadows: Vec::new() }
+    }
+
+    /// What BAR `bar` of function `function` maps.
+    pub fn bar(name: &'static str, function: u8, bar: u8) -> Self {
+        Self { name, area: Area::Bar { function, bar }, posted: false, shadows: Vec::new() }
+    }
+
+    /// The same, with posted writes.
+    #[must_use]
+    pub fn posted(mut self) -> Self {
+        self.posted = true;
+        self
+    }
+
+    /// The same, with `bytes` bytes at `offset` answered from shadow `index`.
+    #[must_use]
+    pub fn shadow(mut self, offset: u16, bytes: u8, index: u8) -> Self {
+        self.shadows.push((offset, bytes, index));
+        self
+    }
+}
+
+/// Which interrupt a line of the device is wired to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// ISA interrupt 0 to 15.
+    Isa(u8),
+    /// INTA# to INTD# (0 to 3) of the function with this index.
+    Intx {
+        /// Index into [`Declaration::functions`].
+        function: u8,
+        /// 0 = INTA#.
+        pin: u8,
+    },
+}
+
+/// What the broker lets a device ask for together with a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Switch the guest off.
+    pub power_off: bool,
+    /// Restart the guest.
+    pub reboot: bool,
+    /// Lock and unlock the firmware's memory.
+    pub rom: bool,
+    /// Start the unplug protocol.
+    pub unplug: bool,
+}
+
+/// All that the broker needs to know of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declaration {
+    /// Its regions; the index is what a request names.
+    pub regions: Vec<Region>,
+    /// Its PCI functions.
+    pub functions: Vec<FunctionSpec>,
+    /// Its interrupt lines.
+    pub lines: Vec<Line>,
+    /// What it may ask for.
+    pub permissions: Permissions,
+    /// It maps guest memory, so Xen's INVALIDATE concerns it.
+    pub dma: bool,
+    /// Its part of the unplug protocol: the bits of the mask that concern it.
+    pub unplug: u16,
+}

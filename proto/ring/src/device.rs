@@ -1,0 +1,178 @@
+//! The device's end of a channel.
+use crate::{Poison, SharedArea, doorbell};
+use bulkhead_wire::{self as wire, CELL_BODY, Op, Posted, Reply, Request, Shadow, Shape, Step, reply, request};
+
+/// Something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A request in this cell. It must be answered with [`DeviceEnd::reply`].
+    Request(usize, Request),
+    /// A posted write.
+    Posted(Posted),
+}
+
+/// The device's end of a channel: reads the request area, writes the reply area.
+#[derive(Debug)]
+pub struct DeviceEnd {
+    request: SharedArea,
+    reply: SharedArea,
+    shape: Shape,
+    taken: Vec<u32>,
+    posted_tail: u32,
+    next_cell: usize,
+}
+
+impl DeviceEnd {
+    /// Takes the two areas and writes this side's header.
+    pub fn new(request: SharedArea, reply: SharedArea, shape: Shape) -> Self {
+        reply.write_hello(reply::HEADER);
+        Self { request, reply, shape, taken: vec![0; shape.cells], posted_tail: 0, next_cell: 0 }
+    }
+
+    /// Whether the broker speaks the same version of the same build.
+    pub fn hello(&self) -> Result<(), Poison> {
+        self.request.check_hello(request::HEADER)
+    }
+
+    fn next_posted(&mut self, until: u32) -> Result<Option<Posted>, Poison> {
+        let outstanding = until.wrapping_sub(self.posted_tail);
+        if outstanding as usize > wire::POSTED {
+            return Err(Poison::PostedHead);
+        }
+        if outstanding == 0 {
+            return Ok(None);
+        }
+        let slot = (self.posted_tail as usize) & wire::POSTED.wrapping_sub(1);
+        let at = request::POSTED_RING.wrapping_add(slot.wrapping_mul(size_of::<Posted>()));
+        Ok(self.request.read(at))
+    }
+
+    /// The next thing to do, posted writes before the requests that came after them. A posted write is done with when
+    /// [`Self::posted_done`] is called.
+    pub fn next(&mut self) -> Result<Option<Work>, Poison> {
+        let head = self.request.load_u32(request::POSTED_HEAD);
+        for _ in 0..self.shape.cells {
+            let cell = self.next_cell;
+            if let Some(at) = self.shape.cell(request::CELLS, cell) {
+                let theirs = self.request.load_u32(at);
+                let taken = self.taken.get(cell).copied().unwrap_or(theirs);
+                if theirs != taken {
+                    if theirs != taken.wrapping_add(1) {
+                        return Err(Poison::Sequence(cell));
+                    }
+                    let Some(what) = self.request.read::<Request>(at.wrapping_add(CELL_BODY)) else {
+                        return Err(Poison::Request(cell));
+                    };
+                    if let Some(posted) = self.next_posted(what.posted)? {
+                        return Ok(Some(Work::Posted(posted)));
+                    }
+                    Self::check(&what).ok_or(Poison::Request(cell))?;
+                    if let Some(taken) = self.taken.get_mut(cell) {
+                        *taken = theirs;
+                    }
+                    return Ok(Some(Work::Request(cell, what)));
+                }
+            }
+            self.next_cell = if cell.wrapping_add(1) >= self.shape.cells { 0 } else { cell.wrapping_add(1) };
+        }
+        Ok(self.next_posted(head)?.map(Work::Posted))
+    }
+
+    fn check(what: &Request) -> Option<()> {
+        Op::from_u8(what.op)?;
+        Step::from_u8(what.step)?;
+        let bytes = (what.count as usize).checked_mul(usize::from(what.size))?;
+        (matches!(what.size, 1 | 2 | 4 | 8) && what.count >= 1 && bytes <= wire::PAYLOAD).then_some(())
+    }
+
+    /// The posted write that [`Self::next`] returned last is done.
+    pub fn posted_done(&mut self) {
+        self.posted_tail = self.posted_tail.wrapping_add(1);
+        self.reply.store_u32(reply::POSTED_TAIL, self.posted_tail);
+    }
+
+    /// Copies the payload of the request in `cell`.
+    #[must_use]
+    pub fn payload(&self, cell: usize, to: &mut [u8]) -> bool {
+        let inside = to.len() <= wire::PAYLOAD;
+        inside && self.shape.payload(request::CELLS, cell).is_some_and(|window| self.request.copy_out(window, to))
+    }
+
+    /// Answers the request in `cell`. Lines, shadows and state are published before it. Returns whether the broker must be rung.
+    #[must_use]
+    pub fn reply(&mut self, cell: usize, what: &Reply, payload: &[u8]) -> bool {
+        let (Some(at), Some(window), Some(&sequence)) = (
+            self.shape.cell(reply::CELLS, cell),
+            self.shape.payload(reply::CELLS, cell),
+            self.taken.get(cell),
+        ) else {
+            return false;
+        };
+        let fits = payload.len() <= wire::PAYLOAD && self.reply.copy_in(window, payload);
+        if !fits || !self.reply.write(at.wrapping_add(CELL_BODY), what) {
+            return false;
+        }
+        self.reply.store_u32(at, sequence);
+        self.publish()
+    }
+
+    /// Announces what was published without a reply: lines that changed. Returns whether the broker must be rung.
+    #[must_use]
+    pub fn publish(&self) -> bool {
+        doorbell::publish(self.reply.word(reply::BELL), self.request.word(request::ASLEEP))
+    }
+
+    /// Publishes a line's level and its count of pulses.
+    pub fn set_line(&self, index: usize, level: bool, edges: u32) {
+        if index < wire::LINES {
+            let at = reply::LINES_AT.wrapping_add(index.wrapping_mul(8));
+            self.reply.store_u64(at, u64::from(level) | (u64::from(edges) << 32));
+        }
+    }
+
+    /// Publishes a shadowed register; `None`: only the device can answer now.
+    pub fn set_shadow(&self, index: usize, value: Option<u32>) {
+        if index < wire::SHADOWS {
+            let shadow = value.map_or(Shadow::new(), |v| Shadow::new().with_value(v).with_valid(true));
+            self.reply.store_u64(reply::SHADOWS_AT.wrapping_add(index.wrapping_mul(8)), shadow.into_bits());
+        }
+    }
+
+    /// Publishes a function's configuration space.
+    pub fn set_config(&self, function: usize, space: &[u8; 256]) {
+        if function < wire::FUNCTIONS {
+            let at = reply::CONFIG_AT.wrapping_add(function.wrapping_mul(256));
+            let _ = self.reply.copy_in(at, space);
+        }
+    }
+
+    /// Publishes the state, into the half that the reader does not use. False if it is too long.
+    #[must_use]
+    pub fn set_state(&self, state: &[u8]) -> bool {
+        if state.len() > wire::STATE.wrapping_sub(8) {
+            return false;
+        }
+        let half = if self.reply.load_u32(reply::STATE_HALF) == 1 { 2 } else { 1 };
+        let at = reply::STATE_AT.wrapping_add((half as usize).wrapping_sub(1).wrapping_mul(wire::STATE));
+        let done = self.reply.copy_in(at.wrapping_add(8), state);
+        self.reply.store_u32(at, state.len() as u32);
+        self.reply.store_u32(reply::STATE_HALF, half);
+        done
+    }
+
+    /// What the broker has published so far; for [`Self::may_sleep`].
+    pub fn bell(&self) -> u32 {
+        self.request.load_u32(request::BELL)
+    }
+
+    /// Announces that the device sleeps; false if the broker has published since `seen`.
+    #[must_use]
+    pub fn may_sleep(&self, seen: u32) -> bool {
+        doorbell::may_sleep(self.reply.word(reply::ASLEEP), self.request.word(request::BELL), seen)
+    }
+
+    /// Takes the announcement back.
+    pub fn awake(&self) {
+        doorbell::awake(self.reply.word(reply::ASLEEP));
+    }
+}

@@ -1,0 +1,50 @@
+//! The transport between the broker and one device process.
+//!
+//! Two memfds, one for each direction, each writable by one side only and sealed; two eventfds as doorbells, written
+//! only if the peer has announced that it sleeps. What each area holds is in [`bulkhead_wire`].
+//!
+//! Rules of this crate:
+//! * The peer may write anything at any time. A struct is copied out once; only the copy is looked at.
+//! * A number from the peer that cannot be is [`Poison`]: the channel is dead. It is never clamped.
+//! * `unsafe` is in `area.rs` alone.
+
+#[cfg(not(loom))]
+mod area;
+#[cfg(not(loom))]
+mod broker;
+#[cfg(not(loom))]
+mod device;
+pub mod doorbell;
+
+#[cfg(not(loom))]
+pub use area::{AreaError, SharedArea};
+#[cfg(not(loom))]
+pub use broker::{BrokerEnd, LineState};
+#[cfg(not(loom))]
+pub use device::{DeviceEnd, Work};
+
+/// The peer broke the protocol; the channel must not be used any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Poison {
+    /// Not the magic number.
+    #[error("the shared area does not begin with the magic number")]
+    Magic,
+    /// Another protocol version or build.
+    #[error("the peer is another version or build")]
+    Version,
+    /// A sequence number that is neither the last nor the next.
+    #[error("the sequence number of cell {0} is neither the last nor the next one")]
+    Sequence(usize),
+    /// More posted writes handled than posted, or the count went backwards.
+    #[error("the count of posted writes handled is impossible")]
+    PostedTail,
+    /// More posted writes than the ring has room for.
+    #[error("the count of posted writes is impossible")]
+    PostedHead,
+    /// A cell's contents are not a request.
+    #[error("cell {0} does not hold a request")]
+    Request(usize),
+    /// The half of the state page, or its length, is impossible.
+    #[error("the state page is impossible")]
+    State,
+}

@@ -1,0 +1,352 @@
+//! What crosses the border between the broker and one device process: two shared memory areas, one for each
+//! direction, each writable by one side only.
+//!
+//! | area | written by | holds |
+//! |---|---|---|
+//! | *request* | the broker | header, request cells with payload windows, the ring of posted writes |
+//! | *reply* | the device | header, reply cells with payload windows, interrupt lines, shadowed registers, the state page |
+//!
+//! Everything here is plain data: offsets, and structs that are copied out of the shared area as a whole before
+//! anything looks at them. Nothing in this crate touches shared memory itself; `bulkhead-ring` does.
+//! All numbers are little endian, the only byte order that Xen HVM guests have.
+#![no_std]
+
+use bitfield_struct::bitfield;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// First word of both areas: "BHD" and the number of the layout's major version.
+pub const MAGIC: u32 = 0x3144_4842;
+
+/// Version of the layout. Both sides are the same build (see [`BUILD_ID`]); this is the number a person compares.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Identifies the build. A process whose peer says another one refuses to work: versions are never mixed.
+pub const BUILD_ID: u64 = fnv1a(match option_env!("BULKHEAD_BUILD_ID") {
+    Some(id) => id.as_bytes(),
+    None => concat!(env!("CARGO_PKG_VERSION"), "-unnamed").as_bytes(),
+});
+
+/// A page of shared memory.
+pub const PAGE: usize = 4096;
+/// Bytes of payload that a string operation can carry in one request: Xen ends each one at a page boundary.
+pub const PAYLOAD: usize = PAGE;
+/// Bytes from one cell to the next, without the payload windows, which follow all cells.
+pub const CELL: usize = 128;
+/// Most vCPUs that a domain can have here: one ioreq page has room for so many (xen/include/public/hvm/ioreq.h).
+pub const MAX_VCPUS: usize = 128;
+/// Entries of the ring of posted writes. A power of two.
+pub const POSTED: usize = 512;
+/// Interrupt lines that one channel can have.
+pub const LINES: usize = 16;
+/// PCI functions that one channel can have.
+pub const FUNCTIONS: usize = 8;
+/// Shadowed registers that one channel can have.
+pub const SHADOWS: usize = 64;
+/// Bytes in one half of the state page.
+pub const STATE: usize = 32 * 1024;
+
+const fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut i = 0;
+    #[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "evaluated at compile time")]
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}
+
+/// What a request asks. Values not listed are refused by the device's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    /// Read `size` bytes at `region`/`offset`; with `count` > 1 a string, whose data goes to the payload window.
+    Read = 1,
+    /// Write `data`, or the payload window if the flag says so.
+    Write = 2,
+    /// Drop every mapping of guest memory (Xen's IOREQ_TYPE_INVALIDATE); answered when all are gone.
+    Invalidate = 3,
+    /// The unplug protocol: `data` is the mask (docs/misc/hvm-emulated-unplug.pandoc); answered when it is done.
+    Unplug = 4,
+    /// Reset of the machine; the device goes to its power-on state.
+    Reset = 5,
+    /// Driven clock: answers with the next deadline in nanoseconds, or all ones if there is none.
+    NextDeadline = 6,
+    /// Driven clock: the time is now `data` nanoseconds.
+    Advance = 7,
+}
+
+impl Op {
+    /// The operation that `value` stands for.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Read,
+            2 => Self::Write,
+            3 => Self::Invalidate,
+            4 => Self::Unplug,
+            5 => Self::Reset,
+            6 => Self::NextDeadline,
+            7 => Self::Advance,
+            _ => return None,
+        })
+    }
+}
+
+/// How the address moves from one element of a string operation to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// It stays: ports.
+    Stay = 0,
+    /// It grows by the element's size.
+    Up = 1,
+    /// It shrinks by the element's size.
+    Down = 2,
+}
+
+impl Step {
+    /// The step that `value` stands for.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Stay,
+            1 => Self::Up,
+            2 => Self::Down,
+            _ => return None,
+        })
+    }
+}
+
+/// A request cell's flags.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct RequestFlags {
+    /// The data of a write is in the payload window, `count` elements of `size` bytes.
+    pub payload: bool,
+    #[bits(7)]
+    __: u8,
+}
+
+/// A request, as copied out of its cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Request {
+    /// [`Op`].
+    pub op: u8,
+    /// Bytes of one element: 1, 2, 4 or 8.
+    pub size: u8,
+    /// [`Step`].
+    pub step: u8,
+    /// See [`RequestFlags`].
+    pub flags: RequestFlags,
+    /// Index of the region in the device's declaration.
+    pub region: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Elements, 1 for all but string operations; `count * size` is at most [`PAYLOAD`].
+    pub count: u32,
+    /// The posted writes to handle first: all before this position of the ring.
+    pub posted: u32,
+    /// Byte in the region.
+    pub offset: u64,
+    /// Data of a write.
+    pub data: u64,
+}
+
+/// What a device asks of the broker together with a reply. The broker's table says who may ask for what.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Effects {
+    /// The guest has switched itself off.
+    pub power_off: bool,
+    /// The guest wants to be started again.
+    pub reboot: bool,
+    /// Make the firmware's memory 0xc0000–0xfffff read-only.
+    pub rom_lock: bool,
+    /// Make it writable again.
+    pub rom_unlock: bool,
+    /// Carry out the unplug protocol with the mask in `value`, before the guest goes on.
+    pub unplug: bool,
+    #[bits(27)]
+    __: u32,
+}
+
+/// A reply, as copied out of its cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reply {
+    /// What is read, or the answer of the other operations.
+    pub value: u64,
+    /// What the broker shall do before it answers Xen.
+    pub effects: Effects,
+    /// The unplug mask if `effects` asks for it.
+    pub unplug_mask: u32,
+}
+
+/// One posted write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Posted {
+    /// Byte in the region.
+    pub offset: u64,
+    /// Data; unused high bytes are zero.
+    pub data: u64,
+    /// Elements; `data` is written `count` times.
+    pub count: u32,
+    /// Index of the region.
+    pub region: u16,
+    /// Bytes of one element: 1, 2, 4 or 8.
+    pub size: u8,
+    /// [`Step`].
+    pub step: u8,
+}
+
+/// A shadowed register: its value if reading it has no side effect now.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct Shadow {
+    /// What a read returns.
+    pub value: u32,
+    /// Reading it changes nothing at the moment, so the broker may answer.
+    pub valid: bool,
+    #[bits(31)]
+    __: u32,
+}
+
+/// Offsets in the request area.
+pub mod request {
+    use super::*;
+    /// Header: magic u32, version u32, build id u64.
+    pub const HEADER: usize = 0;
+    /// u32: the broker sleeps; ring its doorbell.
+    pub const ASLEEP: usize = 64;
+    /// u32: counts everything the broker has published; the device looks at it before it sleeps.
+    pub const BELL: usize = 128;
+    /// u32: posted writes put into the ring so far.
+    pub const POSTED_HEAD: usize = 132;
+    /// The ring of posted writes.
+    pub const POSTED_RING: usize = PAGE;
+    /// The cells: sequence number u32, then [`Request`] at 8.
+    pub const CELLS: usize = POSTED_RING + (POSTED * size_of::<Posted>()).next_multiple_of(PAGE);
+}
+
+/// Offsets in the reply area.
+pub mod reply {
+    use super::*;
+    /// Header: magic u32, version u32, build id u64.
+    pub const HEADER: usize = 0;
+    /// u32: the device sleeps; ring its doorbell.
+    pub const ASLEEP: usize = 64;
+    /// u32: counts everything the device has published.
+    pub const BELL: usize = 128;
+    /// u32: posted writes handled so far.
+    pub const POSTED_TAIL: usize = 132;
+    /// u32: which half of the state page holds the newest state: 0 none, 1 or 2.
+    pub const STATE_HALF: usize = 136;
+    /// Per line: level u32 (0, 1), edges u32.
+    pub const LINES_AT: usize = 1024;
+    /// [`Shadow`] words.
+    pub const SHADOWS_AT: usize = 2048;
+    /// Configuration spaces, 256 bytes a function.
+    pub const CONFIG_AT: usize = PAGE;
+    /// The two halves of the state page: length u32, pad u32, bytes.
+    pub const STATE_AT: usize = PAGE + (FUNCTIONS * 256).next_multiple_of(PAGE);
+    /// The cells: sequence number u32, then [`Reply`] at 8.
+    pub const CELLS: usize = STATE_AT + 2 * STATE;
+}
+
+/// The size of a channel's areas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Cells: one per vCPU and one for the broker itself.
+    pub cells: usize,
+}
+
+impl Shape {
+    /// The shape for a domain with `vcpus` vCPUs, 1 to [`MAX_VCPUS`].
+    pub const fn new(vcpus: usize) -> Option<Self> {
+        if vcpus == 0 || vcpus > MAX_VCPUS { None } else { Some(Self { cells: vcpus.saturating_add(1) }) }
+    }
+
+    const fn windows(self) -> usize {
+        self.cells.saturating_mul(CELL).next_multiple_of(PAGE)
+    }
+
+    /// Bytes of the request area.
+    pub const fn request_len(self) -> usize {
+        request::CELLS.saturating_add(self.windows()).saturating_add(self.cells.saturating_mul(PAYLOAD))
+    }
+
+    /// Bytes of the reply area.
+    pub const fn reply_len(self) -> usize {
+        reply::CELLS.saturating_add(self.windows()).saturating_add(self.cells.saturating_mul(PAYLOAD))
+    }
+
+    /// Where cell `index` is, in the area whose cells begin at `base`; `None` beyond the last.
+    pub const fn cell(self, base: usize, index: usize) -> Option<usize> {
+        if index < self.cells { Some(base.saturating_add(index.saturating_mul(CELL))) } else { None }
+    }
+
+    /// Where the payload window of cell `index` is.
+    pub const fn payload(self, base: usize, index: usize) -> Option<usize> {
+        if index < self.cells {
+            Some(base.saturating_add(self.windows()).saturating_add(index.saturating_mul(PAYLOAD)))
+        } else {
+            None
+        }
+    }
+}
+
+/// Where a cell's struct begins, behind its sequence number.
+pub const CELL_BODY: usize = 8;
+
+const _: () = {
+    assert!(size_of::<Request>() == 32);
+    assert!(size_of::<Reply>() == 16);
+    assert!(size_of::<Posted>() == 24);
+    assert!(CELL_BODY + size_of::<Request>() <= CELL);
+    assert!(POSTED.is_power_of_two());
+    assert!(reply::LINES_AT + LINES * 8 <= reply::SHADOWS_AT);
+    assert!(reply::SHADOWS_AT + SHADOWS * 8 <= PAGE);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cells_and_windows_never_overlap_or_leave_the_area(vcpus in 1..=MAX_VCPUS) {
+            let shape = Shape::new(vcpus).unwrap();
+            for (base, len) in [(request::CELLS, shape.request_len()), (reply::CELLS, shape.reply_len())] {
+                let mut end = base;
+                for i in 0..shape.cells {
+                    let at = shape.cell(base, i).unwrap();
+                    prop_assert_eq!(at, end);
+                    end = at + CELL;
+                }
+                end = end.next_multiple_of(PAGE);
+                for i in 0..shape.cells {
+                    let at = shape.payload(base, i).unwrap();
+                    prop_assert_eq!(at, end);
+                    end = at + PAYLOAD;
+                }
+                prop_assert_eq!(end, len);
+                prop_assert_eq!(shape.cell(base, shape.cells), None);
+                prop_assert_eq!(shape.payload(base, shape.cells), None);
+            }
+        }
+
+        #[test]
+        fn unknown_codes_are_no_operation(value in 8u8..) {
+            prop_assert_eq!(Op::from_u8(value), None);
+            prop_assert_eq!(Step::from_u8(value), None);
+        }
+    }
+
+    #[test]
+    fn a_domain_has_one_to_128_vcpus() {
+        assert_eq!(Shape::new(0), None);
+        assert_eq!(Shape::new(MAX_VCPUS + 1), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! Linux' ioctls on /dev/xen/{privcmd,evtchn} (include/uapi/xen/{privcmd,evtchn}.h).
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// IOCTL_PRIVCMD_HYPERCALL.
+pub const PRIVCMD_HYPERCALL: u32 = 0x0030_5000;
+/// IOCTL_PRIVCMD_MMAPBATCH_V2.
+pub const PRIVCMD_MMAPBATCH_V2: u32 = 0x0020_5004;
+/// IOCTL_PRIVCMD_DM_OP.
+pub const PRIVCMD_DM_OP: u32 = 0x0010_5005;
+/// IOCTL_PRIVCMD_RESTRICT.
+pub const PRIVCMD_RESTRICT: u32 = 0x0002_5006;
+/// IOCTL_PRIVCMD_MMAP_RESOURCE.
+pub const PRIVCMD_MMAP_RESOURCE: u32 = 0x0020_5007;
+/// IOCTL_EVTCHN_BIND_INTERDOMAIN.
+pub const EVTCHN_BIND_INTERDOMAIN: u32 = 0x0008_4501;
+/// IOCTL_EVTCHN_NOTIFY.
+pub const EVTCHN_NOTIFY: u32 = 0x0004_4504;
+/// IOCTL_EVTCHN_RESTRICT_DOMID.
+pub const EVTCHN_RESTRICT_DOMID: u32 = 0x0002_4506;
+
+/// privcmd_hypercall.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Hypercall {
+    /// Number.
+    pub op: u64,
+    /// Arguments.
+    pub arg: [u64; 5],
+}
+
+/// privcmd_mmapbatch_v2.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MmapBatchV2 {
+    /// Pages.
+    pub num: u32,
+    /// Domain.
+    pub dom: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Address in a mapping of the descriptor.
+    pub addr: u64,
+    /// Array of guest frames.
+    pub arr: u64,
+    /// Array of errors (i32), one for each page.
+    pub err: u64,
+}
+
+/// privcmd_dm_op.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DmOpArg {
+    /// Domain.
+    pub dom: u16,
+    /// Buffers.
+    pub num: u16,
+    /// Zero.
+    pub pad: u32,
+    /// Array of [`DmOpBuf`].
+    pub ubufs: u64,
+}
+
+/// privcmd_dm_op_buf.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DmOpBuf {
+    /// Address.
+    pub uptr: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// privcmd_mmap_resource.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MmapResource {
+    /// Domain.
+    pub dom: u16,
+    /// Zero.
+    pub pad: u16,
+    /// XENMEM_resource_*.
+    pub kind: u32,
+    /// The resource's number: an ioreq server.
+    pub id: u32,
+    /// First frame.
+    pub idx: u32,
+    /// Frames.
+    pub num: u64,
+    /// Address in a mapping of the descriptor.
+    pub addr: u64,
+}
+
+/// ioctl_evtchn_bind_interdomain.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BindInterdomain {
+    /// Domain.
+    pub remote_domain: u32,
+    /// Its port.
+    pub remote_port: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Hypercall>() == 48);
+    assert!(size_of::<MmapBatchV2>() == 32);
+    assert!(size_of::<DmOpArg>() == 16);
+    assert!(size_of::<DmOpBuf>() == 16);
+    assert!(size_of::<MmapResource>() == 32);
+    assert!(size_of::<BindInterdomain>() == 8);
+};
