@@ -1,4 +1,5 @@
 //! Devices that take input from outside: serial ports; keyboard and mouse controller.
 #![forbid(unsafe_code)]
 
+pub mod ps2;
 pub mod serial;

@@ -176,6 +176,5 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, gfn: u64) 
             configs.push(DeviceConfig::Serial { index: index as u8 });
         }
     }
-    configs.retain(|c| matches!(c, DeviceConfig::Serial { .. }));
     configs
 }

@@ -2,16 +2,25 @@
 //! started by `bulkhead-dm` only.
 use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan};
 use bulkhead_bus::Declaration;
-use bulkhead_dev_input::serial;
+use bulkhead_dev_blk::backend::{Image, Threads};
+use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
+use bulkhead_dev_display::vga;
+use bulkhead_dev_input::{ps2, serial};
 use bulkhead_ioreq::MachineDevice;
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
+use rustix::event::{EventfdFlags, eventfd};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 fn main() -> ExitCode {
     let role = std::env::args().next().unwrap_or_default();
     let result = match role.as_str() {
         "control" => bulkhead_control::run(),
         "broker" => bulkhead_ioreq::run(describe),
+        "platform" => run_device("platform", build),
+        "ide" => run_device("ide", build),
+        "ps2" => run_device("ps2", build),
+        "vga" => run_device("vga", build),
         "serial" => run_device("serial", build),
         _ => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
@@ -19,10 +28,10 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => bulkhead_runtime::end(0),
         Err(e) => {
             eprintln!("{e}");
-            ExitCode::FAILURE
+            bulkhead_runtime::end(1)
         }
     }
 }
@@ -30,8 +39,11 @@ fn main() -> ExitCode {
 /// What a device has, from its configuration alone.
 fn declare(config: &DeviceConfig) -> Declaration {
     match config {
+        DeviceConfig::Platform { .. } => bulkhead_platform::declare(&board(config)),
+        DeviceConfig::Ide { .. } => ide::declare(),
+        DeviceConfig::Vga { device, vram, rom, .. } => vga::declare(*device, *vram, *rom),
+        DeviceConfig::Ps2 => ps2::declare(),
         DeviceConfig::Serial { index } => serial::declare(*index),
-        _ => Declaration::default(),
     }
 }
 
@@ -71,6 +83,39 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             };
             Ok(Built { device: Box::new(serial::Serial::new(*index, backend)), polled })
         }
-        _ => Err("no such device".into()),
+        DeviceConfig::Platform { .. } => {
+            Ok(Built { device: Box::new(bulkhead_platform::Platform::new(board(config))), polled: Vec::new() })
+        }
+        DeviceConfig::Ide { drives } => {
+            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?;
+            let bell = Arc::new(bell);
+            let polled = vec![(ide::JOBS, rustix::io::dup(&bell).map_err(|e| e.to_string())?)];
+            let threads = Threads::new(2, &resources.memory, &bell).map_err(|e| e.to_string())?;
+            let mut specs = Vec::new();
+            for drive in drives {
+                let file = resources.fds.take(&FdUse::Drive(drive.index));
+                let image = file.zip(drive.size).map(|(file, size)| Image { file, size });
+                specs.push(DriveSpec { index: drive.index, cdrom: drive.cdrom, read_only: drive.read_only, image });
+            }
+            Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
+        }
+        DeviceConfig::Ps2 => Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() }),
+        DeviceConfig::Vga { device, vram, rom, .. } => {
+            Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory)), polled: Vec::new() })
+        }
+    }
+}
+
+/// The board's own form of its configuration.
+fn board(config: &DeviceConfig) -> bulkhead_platform::Config {
+    match config {
+        DeviceConfig::Platform { vcpus, xen_platform, boot, serial, unplug } => bulkhead_platform::Config {
+            vcpus: *vcpus,
+            xen_platform: *xen_platform,
+            boot: boot.clone(),
+            serial: *serial,
+            unplug: *unplug,
+        },
+        _ => bulkhead_platform::Config { vcpus: 1, xen_platform: false, boot: String::new(), serial: false, unplug: false },
     }
 }

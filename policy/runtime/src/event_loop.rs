@@ -2,7 +2,7 @@
 use crate::process::ring;
 use crate::{ControlHandle, ControlRequest, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
-use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, NoMemory, Ready, Reset, Shadows};
+use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, NoMemory, Ready, Reset, Shadows};
 use bulkhead_ring::{DeviceEnd, SharedArea, Work};
 use bulkhead_wire::{self as wire, Op, Reply, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -288,10 +288,16 @@ impl Data {
         let string = what.count > 1 || what.flags.payload();
         let result = match (op, string) {
             (Op::Read, false) => {
-                let value = self.device.read(at, &mut self.cx);
+                let value = match self.device.read(at, &mut self.cx) {
+                    Err(IoError::Size) if at.size > 1 => self.read_bytes(at),
+                    other => other,
+                };
                 return self.noted(value);
             }
-            (Op::Write, false) => self.device.write(at, what.data, &mut self.cx),
+            (Op::Write, false) => match self.device.write(at, what.data, &mut self.cx) {
+                Err(IoError::Size) if at.size > 1 => self.write_bytes(at, what.data),
+                other => other,
+            },
             (Op::Read, true) => {
                 payload.resize(bytes, 0xff);
                 self.each(at, what.step, payload, false)
@@ -310,6 +316,31 @@ impl Data {
             _ => Ok(()),
         };
         self.noted(result.map(|()| 0))
+    }
+
+    /// A register that is narrower than the access: the bus makes accesses of one byte of it, lowest address first.
+    fn read_bytes(&mut self, at: Access) -> bulkhead_bus::IoResult<u64> {
+        let mut bytes = [0xff; 8];
+        let mut last = Err(IoError::Size);
+        for (i, byte) in bytes.iter_mut().enumerate().take(usize::from(at.size)) {
+            let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
+            if let Ok(value) = self.device.read(piece, &mut self.cx) {
+                *byte = value as u8;
+                last = Ok(());
+            }
+        }
+        last.map(|()| u64::from_le_bytes(bytes))
+    }
+
+    fn write_bytes(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
+        let mut last = Err(IoError::Size);
+        for (i, byte) in data.to_le_bytes().into_iter().enumerate().take(usize::from(at.size)) {
+            let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
+            if self.device.write(piece, u64::from(byte), &mut self.cx).is_ok() {
+                last = Ok(());
+            }
+        }
+        last
     }
 
     /// A string operation: at once for a port, element by element where the address moves.

@@ -13,4 +13,4 @@ pub use event_loop::{Built, Resources, run_device};
 pub use link::{Link, LinkError, Received};
 pub use log::set_level;
 pub use memory::{ForeignMemory, MemfdMemory, map_video_ram};
-pub use process::{Fds, Process, StartError};
+pub use process::{Fds, Process, StartError, end};

@@ -1,0 +1,88 @@
+//! CMOS RAM. Indices below 0x0e are the clock, which Xen has; it passes on index writes of 0x0e and up only, so the
+//! latch here never sees another.
+use crate::Config;
+use bulkhead_bus::{Inspect, StateError};
+
+/// Floppy drive types: none.
+const EQUIPMENT: usize = 0x14;
+const CENTURY: [usize; 2] = [0x32, 0x37];
+const BOOT_1: usize = 0x38;
+const BOOT_2: usize = 0x3d;
+const CPUS: usize = 0x5f;
+
+/// The RAM and its index.
+pub(crate) struct Cmos {
+    bytes: [u8; 128],
+    index: u8,
+}
+
+/// SeaBIOS's numbers of boot devices (boot.c).
+fn boot_code(letter: Option<char>) -> u8 {
+    match letter {
+        Some('a') => 1,
+        Some('c') => 2,
+        Some('d') => 3,
+        Some('n') => 4,
+        _ => 0,
+    }
+}
+
+impl Cmos {
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut cmos = Self { bytes: [0; 128], index: 0x0e };
+        // FPU and PS/2 mouse; no floppy drive.
+        cmos.set(EQUIPMENT, 0x06);
+        for at in CENTURY {
+            cmos.set(at, 0x20);
+        }
+        let mut order = config.boot.chars();
+        let (first, second, third) = (boot_code(order.next()), boot_code(order.next()), boot_code(order.next()));
+        // Bit 0: do not look for a floppy's signature.
+        cmos.set(BOOT_1, third << 4 | 1);
+        cmos.set(BOOT_2, second << 4 | first);
+        cmos.set(CPUS, config.vcpus.saturating_sub(1).min(255) as u8);
+        cmos
+    }
+
+    fn set(&mut self, at: usize, value: u8) {
+        if let Some(byte) = self.bytes.get_mut(at) {
+            *byte = value;
+        }
+    }
+
+    pub(crate) fn read(&self, offset: u16) -> u8 {
+        match offset {
+            0 => 0xff,
+            _ => self.bytes.get(usize::from(self.index)).copied().unwrap_or(0xff),
+        }
+    }
+
+    pub(crate) fn write(&mut self, offset: u16, value: u8) {
+        match offset {
+            0 => self.index = value & 0x7f,
+            _ if self.index >= 0x0e => self.set(usize::from(self.index), value),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn index(&self) -> u8 {
+        self.index
+    }
+
+    pub(crate) fn save(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    pub(crate) fn load(&mut self, bytes: &[u8], index: u8) -> Result<(), StateError> {
+        self.bytes = bytes.try_into().map_err(|_| StateError::Value("CMOS RAM"))?;
+        self.index = index & 0x7f;
+        Ok(())
+    }
+
+    pub(crate) fn inspect(&self, out: &mut Inspect) {
+        out.hex("index", self.index);
+        for (i, byte) in self.bytes.iter().enumerate().filter(|(i, b)| *i >= 0x0e && **b != 0) {
+            out.hex(&format!("{i:02x}"), *byte);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! PIIX4 power management, as far as it is not Xen's: PM1a control, general purpose events, APM, and the hot-plug
+//! registers that libacpi's DSDT reads. The PM1a event block and the timer are Xen's (docs: HVM_PARAM_ACPI_IOPORTS_LOCATION 1).
+use crate::state::PmState;
+use bitfield_struct::bitfield;
+use bulkhead_bus::{Context, Inspect, IoError, IoResult, StateError};
+
+/// PM1a_CNT_BLK of Xen's FADT.
+pub(crate) const PM1A_CONTROL: u16 = 0xb004;
+/// GPE0_BLK.
+pub(crate) const GPE0: u16 = 0xafe0;
+/// PCI hot-plug registers of the DSDT.
+pub(crate) const PCI_HOTPLUG: u16 = 0xae00;
+/// CPU hot-plug bitmap of the DSDT.
+pub(crate) const CPU_HOTPLUG: u16 = 0xaf00;
+
+/// PM1 control (ACPI 6.5, 4.8.3.2.1).
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Pm1Control {
+    /// ACPI has control.
+    pub(crate) sci_enable: bool,
+    pub(crate) bus_master_reload: bool,
+    pub(crate) global_release: bool,
+    #[bits(7)]
+    __: u8,
+    /// SLP_TYP: Xen's DSDT gives 0 for S5, 1 for S3, 2 for S4.
+    #[bits(3)]
+    pub(crate) sleep_type: u8,
+    /// Go to sleep now; reads as 0.
+    pub(crate) sleep_enable: bool,
+    #[bits(2)]
+    __: u8,
+}
+
+/// Power management.
+pub(crate) struct Pm {
+    vcpus: u16,
+    control: Pm1Control,
+    gpe_status: u16,
+    gpe_enable: u16,
+    apm_control: u8,
+    apm_status: u8,
+    refused_sleeps: u32,
+}
+
+impl Pm {
+    pub(crate) fn new(vcpus: u16) -> Self {
+        Self { vcpus, control: Pm1Control::new(), gpe_status: 0, gpe_enable: 0, apm_control: 0, apm_status: 0, refused_sleeps: 0 }
+    }
+
+    /// The system control interrupt.
+    pub(crate) fn sci(&self) -> bool {
+        self.gpe_status & self.gpe_enable != 0
+    }
+
+    pub(crate) fn control_read(&self, offset: u16, size: u8) -> IoResult<u16> {
+        let value = self.control.into_bits();
+        match (offset, size) {
+            (0, 2) => Ok(value),
+            (0, 1) => Ok(value & 0xff),
+            (1, 1) => Ok(value >> 8),
+            _ => Err(IoError::Size),
+        }
+    }
+
+    pub(crate) fn control_write(&mut self, offset: u16, size: u8, value: u16, cx: &mut Context) -> IoResult<()> {
+        let old = self.control.into_bits();
+        let new = Pm1Control::from_bits(match (offset, size) {
+            (0, 2) => value,
+            (0, 1) => old & 0xff00 | value & 0xff,
+            (1, 1) => old & 0x00ff | value << 8,
+            _ => return Err(IoError::Size),
+        });
+        self.control = new.with_sleep_enable(false);
+        if new.sleep_enable() {
+            match new.sleep_type() {
+                0 | 2 => cx.power_off(),
+                other => {
+                    // S3 needs the toolstack's help to wake up again, which is not there: say so, stay awake.
+                    self.refused_sleeps = self.refused_sleeps.saturating_add(1);
+                    for byte in format!("[platform] the guest asked for sleep type {other} (S3 is 1): refused, it stays awake\n").bytes() {
+                        cx.log.push(byte);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn gpe_read(&self, offset: u16, size: u8) -> IoResult<u32> {
+        let all = u32::from(self.gpe_status) | u32::from(self.gpe_enable) << 16;
+        match (size, offset) {
+            (4, 0) => Ok(all),
+            (2, 0 | 2) | (1, 0..=3) => Ok(all >> (u32::from(offset) << 3) & if size == 2 { 0xffff } else { 0xff }),
+            _ => Err(IoError::Size),
+        }
+    }
+
+    pub(crate) fn gpe_write(&mut self, offset: u16, size: u8, value: u32) -> IoResult<()> {
+        let bytes = value.to_le_bytes();
+        if offset.saturating_add(u16::from(size)) > 4 || !matches!(size, 1 | 2 | 4) {
+            return Err(IoError::Size);
+        }
+        for (i, byte) in (offset..4).zip(bytes.iter().take(usize::from(size))) {
+            let byte = u16::from(*byte);
+            match i {
+                0 => self.gpe_status &= !byte,
+                1 => self.gpe_status &= !(byte << 8),
+                2 => self.gpe_enable = self.gpe_enable & 0xff00 | byte,
+                _ => self.gpe_enable = self.gpe_enable & 0x00ff | byte << 8,
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing can be plugged: no slot is up, down, or removable.
+    pub(crate) fn pci_hotplug_read(&self, offset: u16, size: u8) -> IoResult<u32> {
+        if size == 4 && offset.is_multiple_of(4) && offset < 0x18 { Ok(0) } else { Err(IoError::Size) }
+    }
+
+    pub(crate) fn pci_hotplug_write(&mut self, offset: u16, size: u8) -> IoResult<()> {
+        if size == 4 && offset.is_multiple_of(4) && offset < 0x18 { Ok(()) } else { Err(IoError::Size) }
+    }
+
+    /// A bit for each vCPU that is there from the start.
+    pub(crate) fn cpu_hotplug_read(&self, offset: u16) -> u8 {
+        let first = offset.saturating_mul(8);
+        (0..8u16).filter(|bit| first.saturating_add(*bit) < self.vcpus).fold(0, |byte, bit| byte | 1 << bit)
+    }
+
+    pub(crate) fn apm_read(&self, offset: u16) -> u8 {
+        if offset == 0 { self.apm_control } else { self.apm_status }
+    }
+
+    /// 0xf1 to the control port: ACPI takes over. hvmloader insists on seeing SCI_EN after it.
+    pub(crate) fn apm_write(&mut self, offset: u16, value: u8) {
+        if offset != 0 {
+            self.apm_status = value;
+            return;
+        }
+        self.apm_control = value;
+        match value {
+            0xf1 => self.control.set_sci_enable(true),
+            0xf0 => self.control.set_sci_enable(false),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn save(&self) -> PmState {
+        PmState {
+            control: u32::from(self.control.into_bits()),
+            gpe_status: u32::from(self.gpe_status),
+            gpe_enable: u32::from(self.gpe_enable),
+            apm_control: u32::from(self.apm_control),
+            apm_status: u32::from(self.apm_status),
+        }
+    }
+
+    pub(crate) fn load(&mut self, s: &PmState) -> Result<(), StateError> {
+        let word = |v: u32, what| u16::try_from(v).map_err(|_| StateError::Value(what));
+        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
+        self.control = Pm1Control::from_bits(word(s.control, "PM1 control")?);
+        self.gpe_status = word(s.gpe_status, "GPE status")?;
+        self.gpe_enable = word(s.gpe_enable, "GPE enable")?;
+        self.apm_control = byte(s.apm_control, "APM control")?;
+        self.apm_status = byte(s.apm_status, "APM status")?;
+        Ok(())
+    }
+
+    pub(crate) fn inspect(&self, out: &mut Inspect) {
+        out.hex("control", self.control.into_bits()).hex("GPE status", self.gpe_status).hex("GPE enable", self.gpe_enable);
+        out.value("sleeps refused", self.refused_sleeps);
+    }
+}

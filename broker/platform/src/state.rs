@@ -1,0 +1,57 @@
+//! The saved state of the board.
+
+/// Version of [`PlatformState`].
+pub(crate) const VERSION: u32 = 1;
+
+/// All of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PlatformState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) version: u32,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub(crate) spaces: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) cmos: Vec<u8>,
+    #[prost(uint32, tag = "4")]
+    pub(crate) cmos_index: u32,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) pm: Option<PmState>,
+    #[prost(bytes = "vec", tag = "6")]
+    pub(crate) dma: Vec<u8>,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) xen: Option<XenState>,
+    #[prost(uint32, tag = "8")]
+    pub(crate) port92: u32,
+    #[prost(uint32, tag = "9")]
+    pub(crate) post: u32,
+    #[prost(uint32, tag = "10")]
+    pub(crate) reset_control: u32,
+}
+
+/// Power management.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PmState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) control: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) gpe_status: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) gpe_enable: u32,
+    #[prost(uint32, tag = "4")]
+    pub(crate) apm_control: u32,
+    #[prost(uint32, tag = "5")]
+    pub(crate) apm_status: u32,
+}
+
+/// The xen-platform device.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct XenState {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) config: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub(crate) flags: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) product: u32,
+    #[prost(uint32, tag = "4")]
+    pub(crate) build: u32,
+}

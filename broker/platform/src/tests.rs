@@ -1,0 +1,185 @@
+use super::*;
+use bulkhead_bus::fake;
+use proptest::prelude::*;
+
+fn board() -> (Platform, Context) {
+    let config = Config { vcpus: 3, xen_platform: true, boot: "dc".into(), serial: true, unplug: false };
+    (Platform::new(config), fake::context(0))
+}
+
+fn read(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8) -> u64 {
+    p.read(Access::new(region, offset, size), cx).unwrap()
+}
+
+fn write(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8, value: u64) {
+    p.write(Access::new(region, offset, size), value, cx).unwrap();
+}
+
+/// The power-on configuration spaces of the machine that guests know, dword by dword; what is not named is zero.
+#[test]
+fn power_on_configuration_spaces() {
+    let (p, _) = board();
+    let host = [(0x00, 0x1237_8086), (0x08, 0x0600_0002), (0x2c, 0x1100_1af4), (0x54, 0x4000_0000), (0x70, 0x0002_0000)];
+    let isa = [
+        (0x00, 0x7000_8086), (0x04, 0x0200_0000), (0x08, 0x0601_0000), (0x0c, 0x0080_0000), (0x2c, 0x1100_1af4),
+        (0x4c, 0x0003_004d), (0x60, 0x8080_8080), (0x68, 0x0000_0200), (0x70, 0x0000_0080), (0x74, 0x0c0c_0000),
+        (0x78, 0x0000_0002), (0xa0, 0x0000_0008), (0xa8, 0x0000_000f),
+    ];
+    let pm = [
+        (0x00, 0x7113_8086), (0x04, 0x0280_0000), (0x08, 0x0680_0003), (0x2c, 0x1100_1af4), (0x3c, 0x0000_0100),
+        (0x40, 0x0000_0001), (0x5c, 0x1000_0000), (0x60, 0x6000_0000), (0x64, 0x0800_0000), (0x90, 0x0000_b101),
+        (0xd0, 0x0009_0000),
+    ];
+    for (function, want) in [(0, &host[..]), (1, &isa[..]), (2, &pm[..])] {
+        let space = p.config(function).unwrap();
+        for at in (0..=0xfcu8).step_by(4) {
+            let value = want.iter().find(|(a, _)| *a == at).map_or(0, |(_, v)| *v);
+            assert_eq!(space.read(at, 4), value, "function {function} register {at:#x}");
+        }
+    }
+}
+
+#[test]
+fn hvmloaders_assertions_hold() {
+    let (mut p, mut cx) = board();
+    write(&mut p, &mut cx, region::APM, 0, 1, 0xf1);
+    assert_eq!(read(&mut p, &mut cx, region::PM1_CONTROL, 0, 2) & 1, 1, "SCI_EN after 0xf1");
+    p.config_write(2, 0x40, 4, 0xb001, &mut cx);
+    p.config_write(2, 0x80, 1, 1, &mut cx);
+    assert_eq!(p.config(2).unwrap().read(0x40, 4), 0xb001);
+    for link in 0x60..0x64 {
+        p.config_write(1, link, 1, 0x0a, &mut cx);
+        assert_eq!(p.config(1).unwrap().read(link, 1), 0x0a);
+    }
+}
+
+#[test]
+fn s5_switches_off_and_s3_is_refused_without_a_hang() {
+    let (mut p, mut cx) = board();
+    write(&mut p, &mut cx, region::PM1_CONTROL, 0, 2, 0x2000 | 1 << 10);
+    assert!(!cx.effects.bits.power_off());
+    assert!(cx.log.take().unwrap().contains("refused"));
+    write(&mut p, &mut cx, region::PM1_CONTROL, 0, 2, 0x2000);
+    assert!(cx.effects.bits.power_off());
+    assert_eq!(read(&mut p, &mut cx, region::PM1_CONTROL, 0, 2) & 0x2000, 0, "SLP_EN reads as 0");
+}
+
+#[test]
+fn every_way_to_reset_asks_for_a_reboot() {
+    for (region, value) in [(region::PORT92, 1), (region::RESET_CONTROL, 6)] {
+        let (mut p, mut cx) = board();
+        write(&mut p, &mut cx, region, 0, 1, value);
+        assert!(cx.effects.bits.reboot());
+    }
+    let (mut p, mut cx) = board();
+    write(&mut p, &mut cx, region::RESET_CONTROL, 0, 1, 2);
+    write(&mut p, &mut cx, region::PORT92, 0, 1, 2);
+    assert!(!cx.effects.bits.reboot());
+}
+
+#[test]
+fn cmos_has_its_own_latch_and_the_boot_order() {
+    let (mut p, mut cx) = board();
+    let mut cmos = |index: u64| {
+        write(&mut p, &mut cx, region::CMOS, 0, 1, index);
+        read(&mut p, &mut cx, region::CMOS, 1, 1)
+    };
+    assert_eq!((cmos(0x3d), cmos(0x38) & 1, cmos(0x5f), cmos(0x14) & 6, cmos(0x10)), (0x23, 1, 2, 6, 0));
+    write(&mut p, &mut cx, region::CMOS, 0, 1, 0x8f);
+    write(&mut p, &mut cx, region::CMOS, 1, 1, 0x5a);
+    assert_eq!(read(&mut p, &mut cx, region::CMOS, 1, 1), 0x5a);
+}
+
+#[test]
+fn a_general_purpose_event_raises_the_sci_while_enabled() {
+    let (mut p, mut cx) = board();
+    p.pm.load(&state::PmState { gpe_status: 2, ..p.pm.save() }).unwrap();
+    write(&mut p, &mut cx, region::GPE, 2, 2, 2);
+    assert!(cx.lines.level(SCI));
+    assert_eq!(read(&mut p, &mut cx, region::GPE, 0, 2), 2);
+    write(&mut p, &mut cx, region::GPE, 0, 2, 2);
+    assert!(!cx.lines.level(SCI), "writing 1 clears");
+}
+
+#[test]
+fn cpu_bitmap_has_a_bit_for_each_vcpu() {
+    let (mut p, mut cx) = board();
+    assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 0, 1), 7);
+    assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 31, 1), 0);
+}
+
+#[test]
+fn without_a_back_end_the_unplug_protocol_answers_blacklisted_and_does_nothing() {
+    let (mut p, mut cx) = board();
+    assert_eq!(read(&mut p, &mut cx, region::XEN_PORTS, 0, 2), 0xd249);
+    write(&mut p, &mut cx, region::XEN_PORTS, 0, 2, 1);
+    assert!(!cx.effects.bits.unplug());
+    let config = Config { unplug: true, ..p.config.clone() };
+    let mut p = Platform::new(config);
+    assert_eq!(read(&mut p, &mut cx, region::XEN_PORTS, 0, 2), 0x49d2);
+    assert_eq!(read(&mut p, &mut cx, region::XEN_PORTS, 2, 1), 1);
+    write(&mut p, &mut cx, region::XEN_PORTS, 0, 2, 3);
+    assert!(cx.effects.bits.unplug());
+    assert_eq!(cx.effects.unplug_mask, 3);
+}
+
+#[test]
+fn the_rom_lock_is_an_edge() {
+    let (mut p, mut cx) = board();
+    write(&mut p, &mut cx, region::XEN_PORTS, 0, 1, 1);
+    assert!(std::mem::take(&mut cx.effects).bits.rom_lock());
+    write(&mut p, &mut cx, region::XEN_PORTS, 0, 1, 1);
+    assert_eq!(cx.effects, bulkhead_bus::Effects::default());
+    write(&mut p, &mut cx, region::XEN_BAR0, 0, 1, 0);
+    assert!(cx.effects.bits.rom_unlock());
+}
+
+#[test]
+fn guest_text_goes_to_the_log() {
+    let (mut p, mut cx) = board();
+    for byte in b"SeaBIOS\n" {
+        write(&mut p, &mut cx, region::DEBUG, 0, 1, u64::from(*byte));
+    }
+    assert_eq!(cx.log.take().as_deref(), Some("SeaBIOS"));
+    assert_eq!(read(&mut p, &mut cx, region::DEBUG, 0, 1), 0xe9);
+}
+
+#[test]
+fn dma_registers_are_written_and_read_low_byte_first() {
+    let (mut p, mut cx) = board();
+    write(&mut p, &mut cx, region::DMA1, 0x0c, 1, 0);
+    write(&mut p, &mut cx, region::DMA1, 4, 1, 0x34);
+    write(&mut p, &mut cx, region::DMA1, 4, 1, 0x12);
+    write(&mut p, &mut cx, region::DMA1, 0x0c, 1, 0);
+    assert_eq!((read(&mut p, &mut cx, region::DMA1, 4, 1), read(&mut p, &mut cx, region::DMA1, 4, 1)), (0x34, 0x12));
+    write(&mut p, &mut cx, region::DMA2, 0x0f * 2, 1, 5);
+    assert_eq!(read(&mut p, &mut cx, region::DMA2, 0x0f * 2, 1), 0xf5);
+}
+
+proptest! {
+    #[test]
+    fn any_accesses_are_survived_and_the_state_comes_back_equal(
+        ops in prop::collection::vec((any::<bool>(), 0u16..18, 0u64..40, prop::sample::select(vec![1u8, 2, 4, 8]), any::<u32>()), 0..200),
+    ) {
+        let (mut p, mut cx) = board();
+        for (is_write, region, offset, size, value) in ops {
+            let at = Access::new(region, offset, size);
+            if is_write { let _ = p.write(at, u64::from(value), &mut cx); } else { let _ = p.read(at, &mut cx); }
+            p.config_write((region % 5) as u8, offset as u8, size.min(4), value, &mut cx);
+            prop_assert_eq!(cx.lines.level(SCI), p.pm.sci());
+        }
+        let saved = p.save();
+        let (mut other, mut cx) = board();
+        other.load(&saved, &mut cx).unwrap();
+        prop_assert_eq!(other.save(), saved);
+    }
+
+    #[test]
+    fn a_hostile_state_is_refused_or_harmless(state in prop::collection::vec(any::<u8>(), 0..200)) {
+        let (mut p, mut cx) = board();
+        let before = p.save();
+        if p.load(&state, &mut cx).is_err() {
+            prop_assert_eq!(p.save(), before);
+        }
+    }
+}

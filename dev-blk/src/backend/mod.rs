@@ -1,0 +1,247 @@
+//! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
+//! its result comes back by `poll`.
+use bulkhead_bus::{DmaError, GuestMemory, Segment};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// Bytes that are read or written between guest memory and an image at once.
+const CHUNK: usize = 1 << 20;
+
+/// An open image.
+#[derive(Debug)]
+pub struct Image {
+    /// The file or block device.
+    pub file: OwnedFd,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// Something to do with an image.
+#[derive(Debug)]
+pub enum Job {
+    /// Read `len` bytes.
+    Read {
+        /// Byte in the image.
+        offset: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// Write bytes.
+    Write {
+        /// Byte in the image.
+        offset: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// Read into guest memory.
+    ReadDma {
+        /// Byte in the image.
+        offset: u64,
+        /// Where to.
+        to: Vec<Segment>,
+    },
+    /// Write from guest memory.
+    WriteDma {
+        /// Byte in the image.
+        offset: u64,
+        /// Where from.
+        from: Vec<Segment>,
+    },
+    /// Make everything written durable.
+    Flush,
+    /// These (offset, bytes) are not needed any more.
+    Trim(Vec<(u64, u64)>),
+}
+
+/// What came of a job: the bytes of [`Job::Read`], else nothing.
+pub type Outcome = Result<Vec<u8>, Errno>;
+
+/// Carries jobs out, one at a time for each lane, in order.
+pub trait Executor: Send {
+    /// Leaves a job in a lane, which must be idle.
+    fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job);
+    /// Takes a result.
+    fn take(&mut self) -> Option<(usize, Outcome)>;
+}
+
+fn whole(segments: &[Segment]) -> usize {
+    segments.iter().fold(0usize, |n, s| n.saturating_add(s.len as usize))
+}
+
+/// Cuts segments into groups of at most [`CHUNK`] bytes.
+fn chunks(segments: &[Segment]) -> Vec<Vec<Segment>> {
+    let mut groups = vec![Vec::new()];
+    let mut size = 0usize;
+    for segment in segments {
+        let (mut address, mut left) = (segment.address, segment.len as usize);
+        while left > 0 {
+            if size == CHUNK {
+                groups.push(Vec::new());
+                size = 0;
+            }
+            let piece = left.min(CHUNK.saturating_sub(size));
+            if let Some(group) = groups.last_mut() {
+                group.push(Segment { address, len: u32::try_from(piece).unwrap_or(0) });
+            }
+            address = address.saturating_add(piece as u64);
+            left = left.saturating_sub(piece);
+            size = size.saturating_add(piece);
+        }
+    }
+    groups
+}
+
+fn errno(e: DmaError) -> Errno {
+    match e {
+        DmaError::File(errno) => errno,
+        DmaError::NoRam(_) | DmaError::None => Errno::FAULT,
+    }
+}
+
+/// Carries one job out.
+fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
+    match job {
+        Job::Read { offset, len } => {
+            let mut data = vec![0; len];
+            let mut done = 0usize;
+            while let Some(rest) = data.get_mut(done..).filter(|r| !r.is_empty()) {
+                match rustix::io::pread(&image.file, rest, offset.saturating_add(done as u64)) {
+                    Ok(0) => return Err(Errno::IO),
+                    Ok(n) => done = done.saturating_add(n),
+                    Err(Errno::INTR) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(data)
+        }
+        Job::Write { offset, data } => {
+            let mut done = 0usize;
+            while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
+                match rustix::io::pwrite(&image.file, rest, offset.saturating_add(done as u64)) {
+                    Ok(0) => return Err(Errno::NOSPC),
+                    Ok(n) => done = done.saturating_add(n),
+                    Err(Errno::INTR) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(Vec::new())
+        }
+        Job::ReadDma { offset, to } => {
+            let mut at = offset;
+            for group in chunks(&to) {
+                let n = memory.read_file(image.file.as_fd(), at, &group).map_err(errno)?;
+                if n != whole(&group) {
+                    return Err(Errno::IO);
+                }
+                at = at.saturating_add(n as u64);
+            }
+            Ok(Vec::new())
+        }
+        Job::WriteDma { offset, from } => {
+            let mut at = offset;
+            for group in chunks(&from) {
+                let n = memory.write_file(image.file.as_fd(), at, &group).map_err(errno)?;
+                if n != whole(&group) {
+                    return Err(Errno::NOSPC);
+                }
+                at = at.saturating_add(n as u64);
+            }
+            Ok(Vec::new())
+        }
+        Job::Flush => rustix::fs::fdatasync(&image.file).map(|()| Vec::new()),
+        Job::Trim(ranges) => {
+            use rustix::fs::FallocateFlags;
+            for (offset, len) in ranges {
+                // Advice: a file system that cannot is no error.
+                let _ = rustix::fs::fallocate(&image.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
+            }
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Jobs for a thread.
+type Order = (Arc<Image>, Job);
+
+/// One thread for each lane, made before the sandbox closes.
+pub struct Threads {
+    lanes: Vec<Sender<Order>>,
+    done: Receiver<(usize, Outcome)>,
+}
+
+impl Threads {
+    /// Makes the threads. They ring `bell` (an eventfd) for every result.
+    pub fn new(lanes: usize, memory: &Arc<dyn GuestMemory>, bell: &Arc<OwnedFd>) -> std::io::Result<Self> {
+        let (finished, done) = channel();
+        let mut senders = Vec::new();
+        for lane in 0..lanes {
+            let (sender, orders) = channel::<Order>();
+            let (memory, bell, finished) = (memory.clone(), bell.clone(), finished.clone());
+            let work = move || {
+                for (image, job) in orders {
+                    if finished.send((lane, run(&image, &*memory, job))).is_err() {
+                        return;
+                    }
+                    let _ = rustix::io::write(&bell, &1u64.to_ne_bytes());
+                }
+            };
+            std::thread::Builder::new().name(format!("disk{lane}")).stack_size(256 * 1024).spawn(work)?;
+            senders.push(sender);
+        }
+        Ok(Self { lanes: senders, done })
+    }
+}
+
+impl Executor for Threads {
+    fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
+        if let Some(sender) = self.lanes.get(lane) {
+            let _ = sender.send((image, job));
+        }
+    }
+    fn take(&mut self) -> Option<(usize, Outcome)> {
+        self.done.try_recv().ok()
+    }
+}
+
+/// Carries jobs out when they are submitted; for tests.
+pub struct Inline {
+    memory: Arc<dyn GuestMemory>,
+    done: std::collections::VecDeque<(usize, Outcome)>,
+    /// The next jobs fail with these, in order; `None` lets one succeed.
+    pub failures: Arc<std::sync::Mutex<std::collections::VecDeque<Option<Errno>>>>,
+}
+
+impl Inline {
+    /// With this guest memory.
+    pub fn new(memory: Arc<dyn GuestMemory>) -> Self {
+        Self { memory, done: std::collections::VecDeque::new(), failures: Arc::default() }
+    }
+}
+
+impl Executor for Inline {
+    fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
+        let failure = self.failures.lock().ok().and_then(|mut f| f.pop_front()).flatten();
+        let outcome = failure.map_or_else(|| run(&image, &*self.memory, job), Err);
+        self.done.push_back((lane, outcome));
+    }
+    fn take(&mut self) -> Option<(usize, Outcome)> {
+        self.done.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_cut_at_chunks_and_nothing_is_lost() {
+        let segments = [Segment { address: 0, len: 3 << 20 }, Segment { address: 1 << 30, len: 100 }];
+        let groups = chunks(&segments);
+        assert_eq!(groups.len(), 4);
+        assert!(groups.iter().all(|g| whole(g) <= CHUNK));
+        assert_eq!(groups.iter().map(|g| whole(g)).sum::<usize>(), (3 << 20) + 100);
+        assert_eq!(groups[3], [Segment { address: 1 << 30, len: 100 }]);
+    }
+}

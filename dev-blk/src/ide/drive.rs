@@ -1,0 +1,122 @@
+//! One drive: its medium and its registers.
+use super::spec::{Sense, Status};
+use super::state::DriveState;
+use crate::backend::Image;
+use bulkhead_bus::StateError;
+use std::sync::Arc;
+
+/// A command block register, with its previous value (48-bit commands write twice).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Twice {
+    pub(crate) now: u8,
+    pub(crate) before: u8,
+}
+
+impl Twice {
+    pub(crate) fn write(&mut self, value: u8) {
+        self.before = self.now;
+        self.now = value;
+    }
+}
+
+/// A drive.
+#[derive(Debug)]
+pub(crate) struct Drive {
+    pub(crate) index: u8,
+    pub(crate) cdrom: bool,
+    pub(crate) read_only: bool,
+    pub(crate) image: Option<Arc<Image>>,
+    /// It has been unplugged.
+    pub(crate) present: bool,
+    pub(crate) features: Twice,
+    pub(crate) count: Twice,
+    pub(crate) lba: [Twice; 3],
+    pub(crate) status: Status,
+    pub(crate) error: u8,
+    pub(crate) multiple: u8,
+    pub(crate) dma_mode: u8,
+    pub(crate) sense: Sense,
+    pub(crate) locked: bool,
+}
+
+impl Drive {
+    pub(crate) fn new(index: u8, cdrom: bool, read_only: bool, image: Option<Arc<Image>>) -> Self {
+        let mut drive = Self {
+            index,
+            cdrom,
+            read_only,
+            image,
+            present: true,
+            features: Twice::default(),
+            count: Twice::default(),
+            lba: [Twice::default(); 3],
+            status: Status::new(),
+            error: 0,
+            multiple: 0,
+            dma_mode: 0x42,
+            sense: Sense::NONE,
+            locked: false,
+        };
+        drive.signature();
+        drive
+    }
+
+    /// What a reset leaves in the registers (ATA/ATAPI-7 vol. 2, 9.1).
+    pub(crate) fn signature(&mut self) {
+        let (mid, high) = if self.cdrom { (0x14, 0xeb) } else { (0, 0) };
+        self.count = Twice { now: 1, before: 1 };
+        let plain = |now| Twice { now, before: now };
+        self.lba = [plain(1), plain(mid), plain(high)];
+        self.error = 1;
+        self.status = if self.cdrom { Status::new() } else { Status::new().with_drdy(true).with_dsc(true) };
+    }
+
+    /// Sectors of a disk.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.image.as_ref().map_or(0, |i| i.size >> 9)
+    }
+
+    /// Sectors of a CD.
+    pub(crate) fn cd_sectors(&self) -> Option<u32> {
+        self.image.as_ref().map(|i| u32::try_from(i.size >> 11).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn save(&self) -> DriveState {
+        let all = [self.features, self.count, self.lba[0], self.lba[1], self.lba[2]];
+        DriveState {
+            registers: all.iter().flat_map(|t| [t.now, t.before]).collect(),
+            status: u32::from(self.status.into_bits()),
+            error: u32::from(self.error),
+            multiple: u32::from(self.multiple),
+            sense: u32::from_be_bytes([0, self.sense.key, self.sense.asc, self.sense.ascq]),
+            present: self.present,
+            dma_mode: u32::from(self.dma_mode),
+            locked: self.locked,
+        }
+    }
+
+    pub(crate) fn load(&mut self, s: &DriveState) -> Result<(), StateError> {
+        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
+        let Ok(registers) = <[u8; 10]>::try_from(s.registers.as_slice()) else {
+            return Err(StateError::Value("drive registers"));
+        };
+        let mut pairs = registers.chunks_exact(2).map(|p| match p {
+            [now, before] => Twice { now: *now, before: *before },
+            _ => Twice::default(),
+        });
+        let mut next = || pairs.next().unwrap_or_default();
+        let (features, count, lba) = (next(), next(), [next(), next(), next()]);
+        let multiple = byte(s.multiple, "multiple")?;
+        if multiple > super::spec::MAX_MULTIPLE {
+            return Err(StateError::Value("multiple"));
+        }
+        let [_, key, asc, ascq] = s.sense.to_be_bytes();
+        let (status, error, dma_mode) = (byte(s.status, "status")?, byte(s.error, "error")?, byte(s.dma_mode, "mode")?);
+        (self.features, self.count, self.lba) = (features, count, lba);
+        self.status = Status::from_bits(status).with_bsy(false).with_drq(false);
+        (self.error, self.multiple, self.dma_mode) = (error, multiple, dma_mode);
+        self.sense = Sense { key, asc, ascq };
+        (self.present, self.locked) = (s.present, s.locked);
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! PIIX3's IDE function: two channels, four drives, the bus master.
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec.rs` | registers and codes |
+//! | `channel.rs` | a channel: command, data, DMA |
+//! | `drive.rs` | a drive's registers and medium |
+//! | `atapi.rs` | packet commands of a CD-ROM drive |
+//! | `identify.rs` | what a drive says of itself |
+mod atapi;
+mod channel;
+mod drive;
+mod identify;
+mod spec;
+mod state;
+
+use crate::backend::{Executor, Image};
+use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+use channel::Channel;
+use drive::Drive;
+use prost::Message as _;
+use state::{IdeState, VERSION};
+use std::sync::Arc;
+
+/// Regions: the command block, then the control block, of each channel; the bus master.
+const BUS_MASTER: u16 = 4;
+
+/// The descriptor that rings when a job has ended.
+pub const JOBS: u32 = 1;
+
+/// Shadows: alternate status, then status, of each channel.
+const SHADOW_ALTERNATE: usize = 0;
+const SHADOW_STATUS: usize = 2;
+
+fn function() -> FunctionSpec {
+    FunctionSpec::new(1, 1).with_bar(4, BarKind::Io, 16)
+}
+
+/// What the controller has.
+pub fn declare() -> Declaration {
+    let command = |name, base: u16, channel: u8| Region::ports(name, base, 8).shadow(7, 1, SHADOW_STATUS as u8 + channel);
+    let control = |name, base: u16, channel: u8| Region::ports(name, base, 1).shadow(0, 1, SHADOW_ALTERNATE as u8 + channel);
+    Declaration {
+        regions: vec![
+            command("primary command block", 0x1f0, 0),
+            control("primary control", 0x3f6, 0),
+            command("secondary command block", 0x170, 1),
+            control("secondary control", 0x376, 1),
+            Region::bar("bus master", 0, 4),
+        ],
+        functions: vec![function()],
+        lines: vec![Line::Isa(14), Line::Isa(15)],
+        dma: true,
+        unplug: 1 | 4,
+        ..Declaration::default()
+    }
+}
+
+/// A drive to put in.
+#[derive(Debug)]
+pub struct DriveSpec {
+    /// 0 primary master to 3 secondary slave.
+    pub index: u8,
+    /// A CD-ROM drive.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// The medium.
+    pub image: Option<Image>,
+}
+
+/// The controller.
+pub struct Ide {
+    config: ConfigSpace,
+    channels: [Channel; 2],
+    executor: Box<dyn Executor>,
+    running: bool,
+    dirty: bool,
+}
+
+impl Ide {
+    /// A controller with these drives.
+    pub fn new(drives: Vec<DriveSpec>, executor: Box<dyn Executor>) -> Self {
+        let mut config = ConfigSpace::new(&function(), 0x8086, 0x7010, 0, 0x01_0180);
+        config.set(reg::STATUS, 2, 0x0280);
+        config.allow(0x40, 4, 0xffff_ffff); // timing
+        config.allow(0x44, 1, 0xff); // slave timing
+        let mut places: [Option<Drive>; 4] = [None, None, None, None];
+        for spec in drives {
+            if let Some(place) = places.get_mut(usize::from(spec.index)) {
+                *place = Some(Drive::new(spec.index, spec.cdrom, spec.read_only, spec.image.map(Arc::new)));
+            }
+        }
+        let [a, b, c, d] = places;
+        let channels = [Channel::new(0, [a, b]), Channel::new(1, [c, d])];
+        Self { config, channels, executor, running: true, dirty: true }
+    }
+
+    fn update(&mut self, cx: &mut Context) {
+        for (i, channel) in self.channels.iter().enumerate() {
+            cx.lines.set(i, channel.intrq());
+        }
+    }
+
+    fn finish(&mut self, cx: &mut Context) {
+        while self.running {
+            let Some((lane, outcome)) = self.executor.take() else { break };
+            if let Some(channel) = self.channels.get_mut(lane) {
+                channel.finished(outcome);
+            }
+        }
+        self.update(cx);
+    }
+
+    /// The channel of a region, and whether it is the control block.
+    fn place(&mut self, region: u16) -> Option<(&mut Channel, &mut dyn Executor, bool)> {
+        let channel = self.channels.get_mut(usize::from(region >> 1))?;
+        Some((channel, &mut *self.executor, region & 1 != 0))
+    }
+}
+
+impl Device for Ide {
+    fn declaration(&self) -> Declaration {
+        declare()
+    }
+
+    fn read(&mut self, at: Access, cx: &mut Context) -> IoResult<u64> {
+        if at.region == BUS_MASTER {
+            let channel = self.channels.get(usize::from(at.offset >= 8)).ok_or(IoError::NoRegister)?;
+            return Ok(u64::from(channel.bm_read(at.offset & 7, at.size)));
+        }
+        let (channel, io, control) = self.place(at.region).ok_or(IoError::NoRegister)?;
+        let value = match (control, at.offset, at.size) {
+            (true, 0, 1) => u64::from(channel.status()),
+            (false, spec::reg::DATA, 1 | 2 | 4) => {
+                let mut bytes = [0; 8];
+                channel.data_in(bytes.get_mut(..usize::from(at.size)).unwrap_or_default(), io);
+                u64::from_le_bytes(bytes)
+            }
+            (false, offset, 1) => u64::from(channel.read(offset)),
+            _ => return Err(IoError::Size),
+        };
+        self.update(cx);
+        Ok(value)
+    }
+
+    fn write(&mut self, at: Access, value: u64, cx: &mut Context) -> IoResult<()> {
+        if at.region == BUS_MASTER {
+            let channel = self.channels.get_mut(usize::from(at.offset >= 8)).ok_or(IoError::NoRegister)?;
+            channel.bm_write(at.offset & 7, at.size, value as u32, &mut *self.executor, cx);
+            self.update(cx);
+            return Ok(());
+        }
+        let (channel, io, control) = self.place(at.region).ok_or(IoError::NoRegister)?;
+        match (control, at.offset, at.size) {
+            (true, 0, 1) => channel.write_control(value as u8),
+            (false, spec::reg::DATA, 1 | 2 | 4) => {
+                channel.data_out(value.to_le_bytes().get(..usize::from(at.size)).unwrap_or_default(), io, cx);
+            }
+            (false, offset, 1) => channel.write(offset, value as u8, io, cx),
+            _ => return Err(IoError::Size),
+        }
+        self.update(cx);
+        Ok(())
+    }
+
+    fn read_string(&mut self, at: Access, data: &mut [u8], cx: &mut Context) -> IoResult<()> {
+        match self.place(at.region) {
+            Some((channel, io, false)) if at.region < BUS_MASTER && at.offset == spec::reg::DATA => channel.data_in(data, io),
+            _ => data.fill(0xff),
+        }
+        self.update(cx);
+        Ok(())
+    }
+
+    fn write_string(&mut self, at: Access, data: &[u8], cx: &mut Context) -> IoResult<()> {
+        match self.place(at.region) {
+            Some((channel, io, false)) if at.region < BUS_MASTER && at.offset == spec::reg::DATA => channel.data_out(data, io, cx),
+            _ => {}
+        }
+        self.update(cx);
+        Ok(())
+    }
+
+    fn config_write(&mut self, _: u8, offset: u8, size: u8, value: u32, _: &mut Context) {
+        self.config.write(offset, size, value);
+        self.dirty = true;
+    }
+
+    fn config(&self, function: u8) -> Option<&ConfigSpace> {
+        (function == 0).then_some(&self.config)
+    }
+
+    fn poll(&mut self, _: Ready, cx: &mut Context) {
+        self.finish(cx);
+    }
+
+    fn reset(&mut self, _: Reset, cx: &mut Context) {
+        for channel in &mut self.channels {
+            channel.reset();
+        }
+        let fresh = Self::new(Vec::new(), Box::new(crate::backend::Inline::new(cx.memory.clone())));
+        self.config = fresh.config;
+        self.update(cx);
+    }
+
+    fn unplug(&mut self, mask: u16, cx: &mut Context) -> bool {
+        self.finish(cx);
+        if !self.quiescent() {
+            return false;
+        }
+        for channel in &mut self.channels {
+            channel.unplug(|drive| mask & 1 != 0 || (mask & 4 != 0 && drive.index != 0));
+        }
+        self.update(cx);
+        true
+    }
+
+    fn quiescent(&self) -> bool {
+        self.channels.iter().all(Channel::quiescent)
+    }
+
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        self.running = running;
+        self.finish(cx);
+    }
+
+    fn shadows(&self, out: &mut Shadows<'_>) {
+        for (i, channel) in self.channels.iter().enumerate() {
+            let status = u32::from(channel.status());
+            out.set(SHADOW_ALTERNATE.saturating_add(i), Some(status));
+            // Reading the status takes the interrupt back; while there is none, it changes nothing.
+            out.set(SHADOW_STATUS.saturating_add(i), (!channel.intrq()).then_some(status));
+        }
+    }
+
+    fn checkpoint(&mut self) -> Option<Vec<u8>> {
+        let dirty = std::mem::take(&mut self.dirty) | self.channels.iter_mut().fold(false, |d, c| d | std::mem::take(&mut c.dirty));
+        dirty.then(|| self.save())
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let Self { config, channels, executor: _, running: _, dirty: _ } = self;
+        IdeState { version: VERSION, config: config.save(), channels: channels.iter().map(Channel::save).collect() }.encode_to_vec()
+    }
+
+    fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
+        let s = IdeState::decode(state)?;
+        if s.version != VERSION {
+            return Err(StateError::Version(s.version, VERSION));
+        }
+        let [first, second] = s.channels.as_slice() else { return Err(StateError::Value("number of channels")) };
+        let mut config = self.config.clone();
+        config.load(&s.config)?;
+        for (channel, saved) in self.channels.iter_mut().zip([first, second]) {
+            let before = channel.save();
+            if let Err(e) = channel.load(saved) {
+                channel.reset();
+                let _ = channel.load(&before);
+                return Err(e);
+            }
+        }
+        self.config = config;
+        self.update(cx);
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        for (name, channel) in ["primary", "secondary"].iter().zip(&self.channels) {
+            out.group(name, |out| channel.inspect(out));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! The saved state of the controller and its drives.
+
+/// Version of [`IdeState`].
+pub(crate) const VERSION: u32 = 1;
+
+/// The function and both channels.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct IdeState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) version: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) config: Vec<u8>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) channels: Vec<ChannelState>,
+}
+
+/// One channel.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ChannelState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) control: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) device: u32,
+    #[prost(bool, tag = "3")]
+    pub(crate) interrupt: bool,
+    #[prost(uint32, tag = "4")]
+    pub(crate) bm_command: u32,
+    #[prost(uint32, tag = "5")]
+    pub(crate) bm_status: u32,
+    #[prost(uint32, tag = "6")]
+    pub(crate) bm_table: u32,
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) drives: Vec<DriveState>,
+    /// A command was under way. Who takes the state over cannot finish it: the drive aborts it, the driver retries.
+    #[prost(bool, tag = "8")]
+    pub(crate) busy: bool,
+}
+
+/// One drive's registers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DriveState {
+    /// Current and previous: features, count, LBA low, mid, high.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) registers: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub(crate) status: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) error: u32,
+    #[prost(uint32, tag = "4")]
+    pub(crate) multiple: u32,
+    #[prost(uint32, tag = "5")]
+    pub(crate) sense: u32,
+    #[prost(bool, tag = "6")]
+    pub(crate) present: bool,
+    #[prost(uint32, tag = "7")]
+    pub(crate) dma_mode: u32,
+    #[prost(bool, tag = "8")]
+    pub(crate) locked: bool,
+}

@@ -1,0 +1,438 @@
+use super::*;
+use crate::backend::Inline;
+use bulkhead_bus::{GuestMemory as _, fake::FakeMemory};
+use proptest::prelude::*;
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+type Failures = Arc<Mutex<VecDeque<Option<Errno>>>>;
+
+struct Bench {
+    ide: Ide,
+    cx: Context,
+    memory: Arc<FakeMemory>,
+    disk: rustix::fd::OwnedFd,
+    failures: Failures,
+}
+
+fn file(bytes: usize) -> rustix::fd::OwnedFd {
+    let fd = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let data: Vec<u8> = (0..bytes / 4).flat_map(|i| (i as u32).to_le_bytes()).collect();
+    rustix::io::pwrite(&fd, &data, 0).unwrap();
+    fd
+}
+
+impl Bench {
+    /// A disk of 1 MiB as primary master, a CD of 64 sectors as secondary master.
+    fn new() -> Self {
+        let memory = FakeMemory::new(1 << 20);
+        let inline = Inline::new(memory.clone());
+        let failures = inline.failures.clone();
+        let disk = file(1 << 20);
+        let image = |fd: &rustix::fd::OwnedFd, size| Some(Image { file: rustix::io::dup(fd).unwrap(), size });
+        let drives = vec![
+            DriveSpec { index: 0, cdrom: false, read_only: false, image: image(&disk, 1 << 20) },
+            DriveSpec { index: 2, cdrom: true, read_only: true, image: image(&file(64 * 2048), 64 * 2048) },
+        ];
+        Self { ide: Ide::new(drives, Box::new(inline)), cx: Context::new(memory.clone()), memory, disk, failures }
+    }
+
+    fn out(&mut self, port: u16, value: u32) {
+        let (region, offset) = place(port);
+        let size = if offset == 0 && region % 2 == 0 && region < 4 { 2 } else { 1 };
+        self.ide.write(Access::new(region, offset, size), u64::from(value), &mut self.cx).unwrap();
+        self.ide.poll(Ready::Fd(JOBS), &mut self.cx);
+    }
+
+    fn inb(&mut self, port: u16) -> u8 {
+        let (region, offset) = place(port);
+        self.ide.read(Access::new(region, offset, 1), &mut self.cx).unwrap() as u8
+    }
+
+    fn insw(&mut self, port: u16, bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        self.ide.read_string(Access::new(place(port).0, 0, 2), &mut data, &mut self.cx).unwrap();
+        self.ide.poll(Ready::Fd(JOBS), &mut self.cx);
+        data
+    }
+
+    fn outsw(&mut self, port: u16, data: &[u8]) {
+        self.ide.write_string(Access::new(place(port).0, 0, 2), data, &mut self.cx).unwrap();
+        self.ide.poll(Ready::Fd(JOBS), &mut self.cx);
+    }
+
+    /// LBA28 command on the primary master.
+    fn ata(&mut self, command: u8, lba: u32, count: u8) {
+        for (port, value) in [
+            (0x1f6, 0xe0 | lba >> 24), (0x1f2, u32::from(count)), (0x1f3, lba & 0xff), (0x1f4, lba >> 8 & 0xff),
+            (0x1f5, lba >> 16 & 0xff), (0x1f7, u32::from(command)),
+        ] {
+            self.out(port, value);
+        }
+    }
+
+    fn packet(&mut self, packet: &[u8], limit: u16) {
+        for (port, value) in [(0x176, 0xa0), (0x171, 0), (0x174, u32::from(limit) & 0xff), (0x175, u32::from(limit) >> 8), (0x177, 0xa0)] {
+            self.out(port, value);
+        }
+        assert_eq!(self.inb(0x177) & 0x88, 0x08, "the drive wants the packet");
+        let mut bytes = [0; 12];
+        bytes[..packet.len()].copy_from_slice(packet);
+        self.outsw(0x170, &bytes);
+    }
+
+    fn prd(&mut self, entries: &[(u32, u16, bool)]) {
+        for (i, (address, count, last)) in entries.iter().enumerate() {
+            let mut e = address.to_le_bytes().to_vec();
+            e.extend_from_slice(&count.to_le_bytes());
+            e.extend_from_slice(&[0, if *last { 0x80 } else { 0 }]);
+            self.memory.write(0x1000 + i as u64 * 8, &e).unwrap();
+        }
+        self.bm(4, 4, 0x1000);
+    }
+
+    fn bm(&mut self, offset: u64, size: u8, value: u32) {
+        self.ide.write(Access::new(BUS_MASTER, offset, size), u64::from(value), &mut self.cx).unwrap();
+        self.ide.poll(Ready::Fd(JOBS), &mut self.cx);
+    }
+
+    fn bm_status(&mut self, channel: u64) -> u8 {
+        self.ide.read(Access::new(BUS_MASTER, channel * 8 + 2, 1), &mut self.cx).unwrap() as u8
+    }
+}
+
+fn place(port: u16) -> (u16, u64) {
+    match port {
+        0x1f0..=0x1f7 => (0, u64::from(port - 0x1f0)),
+        0x3f6 => (1, 0),
+        0x170..=0x177 => (2, u64::from(port - 0x170)),
+        0x376 => (3, 0),
+        _ => panic!("{port:#x}"),
+    }
+}
+
+fn sector(data: &[u8], n: usize) -> Vec<u8> {
+    data[n * 512..(n + 1) * 512].to_vec()
+}
+
+#[test]
+fn power_on_configuration_space() {
+    let b = Bench::new();
+    let want = [(0x00, 0x7010_8086u32), (0x04, 0x0280_0000), (0x08, 0x0101_8000), (0x20, 0x0000_0001), (0x2c, 0x1100_1af4)];
+    for at in (0..=0xfcu8).step_by(4) {
+        let value = want.iter().find(|(a, _)| *a == at).map_or(0, |(_, v)| *v);
+        assert_eq!(b.ide.config.read(at, 4), value, "register {at:#x}");
+    }
+}
+
+#[test]
+fn identify_tells_size_and_model_and_claims_nothing_more() {
+    let mut b = Bench::new();
+    b.ata(0xec, 0, 0);
+    assert_eq!(b.inb(0x3f6), 0x58);
+    assert!(b.cx.lines.level(0));
+    assert_eq!(b.inb(0x1f7), 0x58);
+    assert!(!b.cx.lines.level(0), "reading the status takes the interrupt back");
+    let id = b.insw(0x1f0, 512);
+    let word = |i: usize| u16::from_le_bytes([id[i * 2], id[i * 2 + 1]]);
+    assert_eq!((word(60), word(61), word(100)), (2048, 0, 2048));
+    assert_eq!(&id[54..62], b"UBKLEHDA");
+    assert_eq!(word(83) & 0x2400, 0x2400);
+    assert_eq!(b.inb(0x1f7), 0x50);
+}
+
+#[test]
+fn pio_reads_one_block_at_a_time_with_an_interrupt_each() {
+    let mut b = Bench::new();
+    b.ata(0x20, 5, 3);
+    for n in 5..8 {
+        assert_eq!(b.inb(0x1f7), 0x58);
+        let data = b.insw(0x1f0, 512);
+        assert_eq!(u32::from_le_bytes(data[..4].try_into().unwrap()), n * 128);
+        assert_eq!(b.cx.lines.level(0), n < 7);
+    }
+    assert_eq!(b.inb(0x1f7), 0x50);
+    b.ata(0xc6, 0, 8);
+    b.ata(0xc4, 0, 12);
+    assert_eq!(b.insw(0x1f0, 8 * 512).len(), 4096);
+    assert_eq!(b.inb(0x1f7), 0x58);
+    b.insw(0x1f0, 4 * 512);
+    assert_eq!(b.inb(0x1f7), 0x50);
+}
+
+#[test]
+fn pio_writes_reach_the_image() {
+    let mut b = Bench::new();
+    b.ata(0x30, 9, 2);
+    assert_eq!(b.inb(0x1f7), 0x58);
+    assert!(!b.cx.lines.level(0), "no interrupt before the first block");
+    for fill in [0xaa, 0xbb] {
+        b.outsw(0x1f0, &[fill; 512]);
+        assert!(b.cx.lines.level(0));
+        b.inb(0x1f7);
+    }
+    assert_eq!(b.inb(0x1f7), 0x50);
+    let mut back = vec![0; 1024];
+    rustix::io::pread(&b.disk, back.as_mut_slice(), 9 * 512).unwrap();
+    assert_eq!((sector(&back, 0), sector(&back, 1)), (vec![0xaa; 512], vec![0xbb; 512]));
+}
+
+#[test]
+fn dma_goes_to_scattered_memory_and_only_there() {
+    let mut b = Bench::new();
+    b.prd(&[(0x8000, 512, false), (0x9000, 1024, true)]);
+    b.bm(0, 1, 8);
+    b.ata(0xc8, 4, 3);
+    assert_eq!(b.inb(0x3f6) & 0x80, 0x80, "busy until the bus master starts");
+    b.bm(0, 1, 9);
+    assert_eq!((b.inb(0x3f6), b.bm_status(0)), (0x50, 0x04));
+    assert!(b.cx.lines.level(0));
+    let mut data = vec![0; 4];
+    for (address, want) in [(0x8000, 4 * 128), (0x9000, 5 * 128), (0x9200, 6 * 128), (0x9400, 0u32), (0x7ffc, 0)] {
+        b.memory.read(address, &mut data).unwrap();
+        assert_eq!(u32::from_le_bytes(data[..].try_into().unwrap()), want, "{address:#x}");
+    }
+    b.bm(2, 1, 0x04);
+    assert_eq!(b.bm_status(0), 0);
+}
+
+#[test]
+fn dma_writes_and_48_bit_addresses() {
+    let mut b = Bench::new();
+    b.memory.write(0x8000, &[0x5a; 512]).unwrap();
+    b.prd(&[(0x8000, 512, true)]);
+    for (port, value) in [(0x1f6, 0x40), (0x1f2, 0), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f2, 1), (0x1f3, 7), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x35)] {
+        b.out(port, value);
+    }
+    b.bm(0, 1, 1);
+    assert_eq!(b.inb(0x1f7), 0x50);
+    let mut back = vec![0; 512];
+    rustix::io::pread(&b.disk, back.as_mut_slice(), 7 * 512).unwrap();
+    assert_eq!(back, [0x5a; 512]);
+}
+
+#[test]
+fn a_table_that_is_too_short_too_long_or_outside_ram_is_reported_as_the_specification_says() {
+    let mut b = Bench::new();
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 0, 2);
+    b.bm(0, 1, 9);
+    assert_eq!(b.inb(0x1f7) & 0x81, 0x01, "too short");
+    b.bm(0, 1, 0);
+    b.bm(2, 1, 6);
+    b.prd(&[(0x8000, 4096, true)]);
+    b.ata(0xc8, 0, 2);
+    b.bm(0, 1, 9);
+    assert_eq!((b.inb(0x1f7), b.bm_status(0)), (0x50, 0x05), "too long: still active");
+    b.bm(0, 1, 0);
+    b.bm(2, 1, 6);
+    b.prd(&[(0xfff0_0000, 512, true)]);
+    b.ata(0xc8, 0, 1);
+    b.bm(0, 1, 9);
+    assert_eq!((b.inb(0x1f7) & 0x81, b.bm_status(0) & 3), (0x01, 0x02), "no RAM there");
+    b.bm(0, 1, 0);
+    b.bm(4, 4, 0xffff_fff0);
+    b.ata(0xc8, 0, 1);
+    b.bm(0, 1, 9);
+    assert_eq!(b.inb(0x1f7) & 0x81, 0x01, "the table itself is nowhere");
+}
+
+#[test]
+fn addresses_beyond_the_end_are_not_found() {
+    let mut b = Bench::new();
+    for command in [0x20, 0x30, 0x40, 0xc8, 0xca] {
+        b.ata(command, 2047, 2);
+        assert_eq!((b.inb(0x1f7) & 0x01, b.inb(0x1f1)), (1, 0x10), "command {command:#x}");
+    }
+}
+
+#[test]
+fn an_error_of_the_host_reaches_the_guest_as_one() {
+    let mut b = Bench::new();
+    b.failures.lock().unwrap().push_back(Some(Errno::IO));
+    b.ata(0x20, 0, 1);
+    assert_eq!((b.inb(0x1f7), b.inb(0x1f1)), (0x51, 0x40));
+    b.failures.lock().unwrap().push_back(Some(Errno::NOSPC));
+    b.ata(0x30, 0, 1);
+    b.outsw(0x1f0, &[0; 512]);
+    assert_eq!((b.inb(0x1f7), b.inb(0x1f1)), (0x51, 0x04));
+    b.failures.lock().unwrap().push_back(Some(Errno::IO));
+    b.ata(0xe7, 0, 0);
+    assert_eq!(b.inb(0x1f7) & 1, 1, "FLUSH");
+    b.ata(0xe7, 0, 0);
+    assert_eq!(b.inb(0x1f7), 0x50);
+}
+
+#[test]
+fn nien_keeps_the_interrupt_back_and_the_bus_master_does_not_show_it() {
+    let mut b = Bench::new();
+    b.out(0x3f6, 2);
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 0, 1);
+    b.bm(0, 1, 9);
+    assert!(!b.cx.lines.level(0));
+    assert_eq!((b.inb(0x3f6), b.bm_status(0)), (0x50, 0));
+}
+
+#[test]
+fn software_reset_leaves_the_signatures() {
+    let mut b = Bench::new();
+    for (control, base, want) in [(0x3f6, 0x1f0, (1, 1, 0, 0, 0x50)), (0x376, 0x170, (1, 1, 0x14, 0xeb, 0))] {
+        b.out(control, 4);
+        assert_eq!(b.inb(control), 0x80);
+        b.out(control, 0);
+        let got = (b.inb(base + 2), b.inb(base + 3), b.inb(base + 4), b.inb(base + 5), b.inb(base + 7));
+        assert_eq!(got, want);
+    }
+}
+
+#[test]
+fn absent_drives_read_as_absent() {
+    let mut b = Bench::new();
+    b.out(0x1f6, 0xb0);
+    assert_eq!(b.inb(0x1f7), 0);
+    b.out(0x1f7, 0xec);
+    assert!(!b.cx.lines.level(0));
+    let mut empty = Ide::new(Vec::new(), Box::new(Inline::new(b.memory.clone())));
+    assert_eq!(empty.read(Access::new(0, 7, 1), &mut b.cx).unwrap(), 0xff);
+}
+
+#[test]
+fn a_cd_is_read_in_pieces_of_the_hosts_limit() {
+    let mut b = Bench::new();
+    b.packet(&[0x28, 0, 0, 0, 0, 3, 0, 0, 2], 2048);
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        assert_eq!((b.inb(0x177), b.inb(0x172), b.inb(0x174), b.inb(0x175)), (0x58, 2, 0, 8));
+        got.extend(b.insw(0x170, 2048));
+    }
+    assert_eq!((b.inb(0x177), b.inb(0x172)), (0x50, 3));
+    assert_eq!(u32::from_le_bytes(got[..4].try_into().unwrap()), 3 * 512);
+    assert_eq!(u32::from_le_bytes(got[2048..2052].try_into().unwrap()), 4 * 512);
+}
+
+#[test]
+fn a_failed_packet_leaves_sense_for_request_sense() {
+    let mut b = Bench::new();
+    b.packet(&[0x28, 0, 0, 0, 1, 0, 0, 0, 1], 2048);
+    assert_eq!((b.inb(0x177), b.inb(0x171)), (0x51, 0x54));
+    b.packet(&[0x03, 0, 0, 0, 18], 18);
+    let sense = b.insw(0x170, 18);
+    assert_eq!((sense[2], sense[12]), (5, 0x21));
+    b.packet(&[0xff], 2048);
+    assert_eq!(b.inb(0x171), 0x54);
+}
+
+#[test]
+fn a_cd_answers_identify_with_its_signature() {
+    let mut b = Bench::new();
+    b.out(0x176, 0xa0);
+    b.out(0x177, 0xec);
+    assert_eq!((b.inb(0x177) & 1, b.inb(0x174), b.inb(0x175)), (1, 0x14, 0xeb));
+    b.out(0x177, 0xa1);
+    assert_eq!(b.insw(0x170, 512)[0..2], [0x80, 0x85]);
+}
+
+#[test]
+fn trim_punches_holes_inside_the_disk_only() {
+    let mut b = Bench::new();
+    let mut list = vec![0; 512];
+    list[..8].copy_from_slice(&(8u64 | 8 << 48).to_le_bytes());
+    b.memory.write(0x8000, &list).unwrap();
+    b.prd(&[(0x8000, 512, true)]);
+    b.out(0x1f1, 1);
+    b.ata(0x06, 0, 1);
+    b.bm(0, 1, 1);
+    assert_eq!(b.inb(0x1f7), 0x50);
+    let mut back = vec![0xff; 512];
+    rustix::io::pread(&b.disk, back.as_mut_slice(), 8 * 512).unwrap();
+    assert_eq!(back, [0; 512]);
+    list[..8].copy_from_slice(&(2040u64 | 100 << 48).to_le_bytes());
+    b.memory.write(0x8000, &list).unwrap();
+    b.bm(0, 1, 0);
+    b.ata(0x06, 0, 1);
+    b.bm(0, 1, 1);
+    assert_eq!(b.inb(0x1f7) & 1, 1);
+}
+
+#[test]
+fn unplug_takes_the_disks_and_leaves_the_cd() {
+    let mut b = Bench::new();
+    assert!(b.ide.unplug(1, &mut b.cx));
+    assert_eq!(b.inb(0x1f7), 0xff);
+    b.packet(&[0x00], 0);
+    assert_eq!(b.inb(0x177), 0x50);
+    let mut b = Bench::new();
+    assert!(b.ide.unplug(4, &mut b.cx));
+    assert_eq!(b.inb(0x1f7), 0x50, "the primary master stays with mask 4");
+}
+
+#[test]
+fn a_command_that_was_under_way_is_aborted_with_an_interrupt_after_a_restart() {
+    let mut b = Bench::new();
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 0, 1);
+    let state = b.ide.save();
+    let mut b = Bench::new();
+    b.ide.load(&state, &mut b.cx).unwrap();
+    assert!(b.cx.lines.level(0));
+    assert_eq!((b.inb(0x1f7), b.inb(0x1f1)), (0x51, 0x04));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Out(u16, u32),
+    In(u16),
+    Data(usize),
+    Bm(u64, u8, u32),
+    Fail,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let port = prop::sample::select(vec![0x1f1u16, 0x1f2, 0x1f3, 0x1f4, 0x1f5, 0x1f6, 0x1f7, 0x3f6, 0x171, 0x172, 0x174, 0x175, 0x176, 0x177, 0x376]);
+    let commands = prop::sample::select(vec![0x06u32, 0x08, 0x20, 0x25, 0x30, 0x35, 0x90, 0xa0, 0xa1, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xe7, 0xec, 0xef]);
+    prop_oneof![
+        4 => (port.clone(), 0u32..256).prop_map(|(p, v)| Step::Out(p, v)),
+        3 => (prop::sample::select(vec![0x1f7u16, 0x177]), commands).prop_map(|(p, v)| Step::Out(p, v)),
+        2 => port.prop_map(Step::In),
+        2 => (1usize..2000).prop_map(Step::Data),
+        2 => (0u64..16, prop::sample::select(vec![1u8, 2, 4]), any::<u32>()).prop_map(|(o, s, v)| Step::Bm(o, s, v)),
+        1 => Just(Step::Fail),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn any_accesses_are_survived_lines_follow_registers_and_state_comes_back(steps in prop::collection::vec(step(), 1..80)) {
+        let mut b = Bench::new();
+        for step in steps {
+            match step {
+                Step::Out(port, value) => b.out(port, value),
+                Step::In(port) => { b.inb(port); }
+                Step::Data(n) => { b.insw(0x1f0, n & !1); b.outsw(0x170, &vec![0x28; n & !1]); b.outsw(0x1f0, &vec![1; n & !1]); }
+                Step::Bm(offset, size, value) => b.bm(offset, size, value),
+                Step::Fail => b.failures.lock().unwrap().push_back(Some(Errno::IO)),
+            }
+            for (i, channel) in b.ide.channels.iter().enumerate() {
+                prop_assert_eq!(b.cx.lines.level(i), channel.intrq());
+            }
+        }
+        let saved = b.ide.save();
+        let mut other = Bench::new();
+        other.ide.load(&saved, &mut other.cx).unwrap();
+        let again = other.ide.save();
+        let mut third = Bench::new();
+        third.ide.load(&again, &mut third.cx).unwrap();
+        prop_assert_eq!(third.ide.save(), again);
+    }
+
+    #[test]
+    fn a_hostile_state_is_refused_or_harmless(state in prop::collection::vec(any::<u8>(), 0..300)) {
+        let mut b = Bench::new();
+        let _ = b.ide.load(&state, &mut b.cx);
+        b.ata(0x20, 0, 1);
+        b.inb(0x1f7);
+    }
+}

@@ -1,0 +1,2 @@
+//! Display devices.
+pub mod vga;

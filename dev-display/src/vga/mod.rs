@@ -1,0 +1,567 @@
+//! Standard VGA with the Bochs DISPI interface (PCI 1234:1111).
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec.rs` | registers |
+//! | `memory.rs` | the legacy window: planes and write modes |
+//! | `render.rs` | registers and video RAM → picture |
+//!
+//! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer never come here.
+mod memory;
+mod render;
+mod spec;
+mod state;
+
+use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
+use bulkhead_bus::{Access, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Region, Reset, StateError};
+use prost::Message as _;
+pub use render::Frame;
+use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
+use state::{VERSION, VgaState};
+use std::sync::Arc;
+
+/// Regions, by index.
+mod region {
+    pub(super) const MONO_CRTC: u16 = 0;
+    pub(super) const MONO_STATUS: u16 = 1;
+    pub(super) const VGA: u16 = 2;
+    pub(super) const COLOR_CRTC: u16 = 3;
+    pub(super) const COLOR_STATUS: u16 = 4;
+    pub(super) const DISPI: u16 = 5;
+    pub(super) const WINDOW: u16 = 6;
+    pub(super) const MMIO: u16 = 7;
+}
+
+fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
+    let mut spec = FunctionSpec::new(device, 0)
+        .with_bar(0, BarKind::Ram, vram)
+        .with_bar(2, BarKind::Memory { prefetchable: false }, 4096);
+    spec.rom = rom;
+    spec
+}
+
+/// What the display at PCI device number `device` has.
+pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
+    Declaration {
+        regions: vec![
+            Region::ports("CRTC (mono)", 0x3b4, 2),
+            Region::ports("status (mono)", 0x3ba, 1),
+            Region::ports("VGA", 0x3c0, 16),
+            Region::ports("CRTC", 0x3d4, 2),
+            Region::ports("status", 0x3da, 1),
+            Region::ports("DISPI", 0x1ce, 3),
+            Region::memory("VGA window", 0xa_0000, 0x2_0000).posted(),
+            Region::bar("VGA registers", 0, 2),
+        ],
+        functions: vec![function(device, vram, rom)],
+        ..Declaration::default()
+    }
+}
+
+/// The display.
+pub struct Vga {
+    device: u8,
+    vram_size: u32,
+    rom: u32,
+    vram: Arc<dyn GuestMemory>,
+    config: ConfigSpace,
+    sequencer: [u8; seq::COUNT],
+    graphics: [u8; gfx::COUNT],
+    crtc: [u8; crtc::COUNT],
+    attribute: [u8; attr::COUNT],
+    palette: [u8; 768],
+    dispi: [u16; dispi::COUNT],
+    sequencer_index: u8,
+    graphics_index: u8,
+    crtc_index: u8,
+    attribute_index: u8,
+    dispi_index: u16,
+    dac_read: u8,
+    dac_write: u8,
+    dac_component: u8,
+    dac_reading: bool,
+    dac_mask: u8,
+    misc_output: u8,
+    feature: u8,
+    /// The next write to 0x3c0 is data.
+    flip_flop: bool,
+    retrace: u8,
+    latch: u32,
+    shown: Frame,
+    dirty: bool,
+}
+
+impl Vga {
+    /// A display whose video RAM is `vram`, from offset 0.
+    pub fn new(device: u8, vram_size: u32, rom: u32, vram: Arc<dyn GuestMemory>) -> Self {
+        let mut dispi = [0; dispi::COUNT];
+        dispi[dispi::ID] = dispi::ID5;
+        dispi[dispi::VIDEO_MEMORY_64K] = (vram_size >> 16) as u16;
+        Self {
+            device,
+            vram_size,
+            rom,
+            vram,
+            config: ConfigSpace::new(&function(device, vram_size, rom), 0x1234, 0x1111, 2, 0x03_0000),
+            sequencer: [0; seq::COUNT],
+            graphics: [0; gfx::COUNT],
+            crtc: [0; crtc::COUNT],
+            attribute: [0; attr::COUNT],
+            palette: [0; 768],
+            dispi,
+            sequencer_index: 0,
+            graphics_index: 0,
+            crtc_index: 0,
+            attribute_index: 0,
+            dispi_index: 0,
+            dac_read: 0,
+            dac_write: 0,
+            dac_component: 0,
+            dac_reading: false,
+            dac_mask: 0xff,
+            misc_output: 0,
+            feature: 0,
+            flip_flop: false,
+            retrace: 0,
+            latch: 0,
+            shown: Frame::default(),
+            dirty: true,
+        }
+    }
+
+    fn sequencer(&self, index: usize) -> u8 {
+        self.sequencer.get(index).copied().unwrap_or(0)
+    }
+
+    fn graphics(&self, index: usize) -> u8 {
+        self.graphics.get(index).copied().unwrap_or(0)
+    }
+
+    fn crtc(&self, index: usize) -> u8 {
+        self.crtc.get(index).copied().unwrap_or(0)
+    }
+
+    fn attribute(&self, index: usize) -> u8 {
+        self.attribute.get(index).copied().unwrap_or(0)
+    }
+
+    fn dispi(&self, index: usize) -> u16 {
+        self.dispi.get(index).copied().unwrap_or(0)
+    }
+
+    fn enable(&self) -> DispiEnable {
+        DispiEnable::from_bits(self.dispi(dispi::ENABLE))
+    }
+
+    fn dispi_enabled(&self) -> bool {
+        self.enable().enabled()
+    }
+
+    fn dac_8bit(&self) -> bool {
+        self.enable().dac_8bit()
+    }
+
+    /// Bytes of a line of the linear mode.
+    fn dispi_stride(&self) -> u64 {
+        let bits = u64::from(self.dispi(dispi::BPP).next_multiple_of(8));
+        u64::from(self.dispi(dispi::VIRT_WIDTH)).saturating_mul(bits) >> 3
+    }
+
+    /// Registers of the ports 0x3c0–0x3cf.
+    fn vga_read(&mut self, offset: u16) -> u8 {
+        match offset {
+            0x0 => if self.flip_flop { 0 } else { self.attribute_index },
+            0x1 => self.attribute(usize::from(self.attribute_index & 0x1f)),
+            0x2 => 0x10,
+            0x4 => self.sequencer_index,
+            0x5 => self.sequencer(usize::from(self.sequencer_index)),
+            0x6 => self.dac_mask,
+            0x7 => if self.dac_reading { 3 } else { 0 },
+            0x8 => self.dac_write,
+            0x9 => {
+                let at = usize::from(self.dac_read).saturating_mul(3).saturating_add(usize::from(self.dac_component));
+                let value = self.palette.get(at).copied().unwrap_or(0);
+                self.dac_component = self.dac_component.saturating_add(1);
+                if self.dac_component >= 3 {
+                    self.dac_component = 0;
+                    self.dac_read = self.dac_read.wrapping_add(1);
+                }
+                self.dirty = true;
+                value
+            }
+            0xa => self.feature,
+            0xc => self.misc_output,
+            0xe => self.graphics_index,
+            0xf => self.graphics(usize::from(self.graphics_index)),
+            _ => 0xff,
+        }
+    }
+
+    fn vga_write(&mut self, offset: u16, value: u8) {
+        match offset {
+            0x0 | 0x1 => {
+                if !self.flip_flop {
+                    self.attribute_index = value & 0x3f;
+                } else if let Some(register) = self.attribute.get_mut(usize::from(self.attribute_index & 0x1f)) {
+                    *register = value;
+                }
+                self.flip_flop = !self.flip_flop;
+            }
+            0x2 => self.misc_output = value & !0x10,
+            0x4 => self.sequencer_index = value & 7,
+            0x5 => {
+                if let Some(register) = self.sequencer.get_mut(usize::from(self.sequencer_index)) {
+                    *register = value;
+                }
+            }
+            0x6 => self.dac_mask = value,
+            0x7 => (self.dac_read, self.dac_component, self.dac_reading) = (value, 0, true),
+            0x8 => (self.dac_write, self.dac_component, self.dac_reading) = (value, 0, false),
+            0x9 => {
+                let at = usize::from(self.dac_write).saturating_mul(3).saturating_add(usize::from(self.dac_component));
+                let value = if self.dac_8bit() { value } else { value & 0x3f };
+                if let Some(entry) = self.palette.get_mut(at) {
+                    *entry = value;
+                }
+                self.dac_component = self.dac_component.saturating_add(1);
+                if self.dac_component >= 3 {
+                    self.dac_component = 0;
+                    self.dac_write = self.dac_write.wrapping_add(1);
+                }
+            }
+            0xe => self.graphics_index = value & 0x0f,
+            0xf => {
+                if let Some(register) = self.graphics.get_mut(usize::from(self.graphics_index)) {
+                    *register = value;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn crtc_read(&self, offset: u16) -> u8 {
+        if offset == 0 { self.crtc_index } else { self.crtc(usize::from(self.crtc_index)) }
+    }
+
+    fn crtc_write(&mut self, offset: u16, value: u8) {
+        if offset == 0 {
+            self.crtc_index = value & 0x3f;
+            return;
+        }
+        let index = usize::from(self.crtc_index);
+        // Registers 0–7 are protected by bit 7 of 0x11, but for the line compare bit.
+        if self.crtc(crtc::VERTICAL_SYNC_END) & 0x80 != 0 && index <= crtc::OVERFLOW {
+            if index == crtc::OVERFLOW {
+                self.crtc[crtc::OVERFLOW] = self.crtc[crtc::OVERFLOW] & !0x10 | value & 0x10;
+            }
+            return;
+        }
+        if let Some(register) = self.crtc.get_mut(index) {
+            *register = value;
+        }
+    }
+
+    /// Input status 1: the flip-flop goes back, retrace comes and goes with every look.
+    fn status_read(&mut self) -> u8 {
+        self.flip_flop = false;
+        self.retrace ^= 0x09;
+        self.retrace
+    }
+
+    /// The mono or the colour addresses are in use, as misc output says.
+    fn addressed(&self, color: bool) -> bool {
+        (self.misc_output & 1 != 0) == color
+    }
+
+    fn dispi_read(&self, index: u16) -> u16 {
+        let index = usize::from(index);
+        if self.enable().get_capabilities() {
+            match index {
+                dispi::XRES => return dispi::MAX_X,
+                dispi::YRES => return dispi::MAX_Y,
+                dispi::BPP => return 32,
+                _ => {}
+            }
+        }
+        self.dispi(index)
+    }
+
+    fn dispi_write(&mut self, index: u16, value: u16) {
+        let enabled = self.dispi_enabled();
+        match usize::from(index) {
+            dispi::ID if (0xb0c0..=dispi::ID5).contains(&value) => self.dispi[dispi::ID] = value,
+            dispi::XRES if value <= dispi::MAX_X && value & 7 == 0 => self.dispi[dispi::XRES] = value,
+            dispi::YRES if value <= dispi::MAX_Y => self.dispi[dispi::YRES] = value,
+            dispi::BPP if matches!(value, 0 | 8 | 15 | 16 | 24 | 32) => self.dispi[dispi::BPP] = if value == 0 { 8 } else { value },
+            dispi::BANK => {
+                let banks = (self.vram_size >> 16) as u16;
+                self.dispi[dispi::BANK] = value.checked_rem(banks).unwrap_or(0);
+            }
+            dispi::ENABLE => return self.set_enable(DispiEnable::from_bits(value)),
+            dispi::VIRT_WIDTH => self.dispi[dispi::VIRT_WIDTH] = value,
+            dispi::X_OFFSET => self.dispi[dispi::X_OFFSET] = value,
+            dispi::Y_OFFSET => self.dispi[dispi::Y_OFFSET] = value,
+            _ => return,
+        }
+        if enabled {
+            self.settle();
+        }
+    }
+
+    fn set_enable(&mut self, new: DispiEnable) {
+        let starting = new.enabled() && !self.dispi_enabled();
+        self.dispi[dispi::ENABLE] = new.into_bits();
+        if !starting {
+            return;
+        }
+        self.dispi[dispi::VIRT_WIDTH] = self.dispi[dispi::XRES];
+        self.dispi[dispi::X_OFFSET] = 0;
+        self.dispi[dispi::Y_OFFSET] = 0;
+        self.dispi[dispi::BANK] = 0;
+        self.settle();
+        if !new.no_clear() {
+            let zeroes = [0; 4096];
+            let len = self.dispi_stride().saturating_mul(u64::from(self.dispi[dispi::YRES]));
+            for at in (0..len.min(u64::from(self.vram_size))).step_by(zeroes.len()) {
+                let _ = self.vram.write(at, &zeroes);
+            }
+        }
+    }
+
+    /// Brings the linear mode's registers to values that fit into video RAM.
+    fn settle(&mut self) {
+        let vram = u64::from(self.vram_size);
+        let d = &mut self.dispi;
+        d[dispi::BPP] = if d[dispi::BPP] == 0 { 8 } else { d[dispi::BPP] };
+        d[dispi::XRES] = d[dispi::XRES].max(8);
+        d[dispi::VIRT_WIDTH] = d[dispi::VIRT_WIDTH].max(d[dispi::XRES]);
+        let bytes = u64::from(d[dispi::BPP].next_multiple_of(8) >> 3).max(1);
+        let stride = |width: u16| u64::from(width).saturating_mul(bytes).max(1);
+        if stride(d[dispi::VIRT_WIDTH]) > vram {
+            d[dispi::VIRT_WIDTH] = d[dispi::XRES];
+        }
+        let lines = vram.checked_div(stride(d[dispi::VIRT_WIDTH])).unwrap_or(1).max(1);
+        d[dispi::YRES] = d[dispi::YRES].clamp(1, u16::try_from(lines).unwrap_or(u16::MAX));
+        d[dispi::VIRT_HEIGHT] = u16::try_from(lines).unwrap_or(u16::MAX);
+        d[dispi::X_OFFSET] = d[dispi::X_OFFSET].min(d[dispi::VIRT_WIDTH].saturating_sub(d[dispi::XRES]));
+        d[dispi::Y_OFFSET] = d[dispi::Y_OFFSET].min(d[dispi::VIRT_HEIGHT].saturating_sub(d[dispi::YRES]));
+    }
+
+    /// BAR 2: VGA ports at 0x400, DISPI registers at 0x500, the extension block at 0x600.
+    fn mmio_read(&mut self, offset: u64, size: u8) -> IoResult<u64> {
+        match (offset, size) {
+            (0x400..=0x41f, 1) => Ok(u64::from(self.port_read((offset as u16).wrapping_sub(0x400)))),
+            (0x500..=0x515, 2) if offset & 1 == 0 => Ok(u64::from(self.dispi_read((offset as u16).wrapping_sub(0x500) >> 1))),
+            // Size of the block, then the frame buffer's byte order: little endian.
+            (0x600, 4) => Ok(8),
+            (0x604, 4) => Ok(0x1e1e_1e1e),
+            (0x400..=0x41f | 0x500..=0x515, _) => Err(IoError::Size),
+            _ => Ok(u64::MAX),
+        }
+    }
+
+    fn mmio_write(&mut self, offset: u64, size: u8, value: u64) -> IoResult<()> {
+        match (offset, size) {
+            (0x400..=0x41f, 1) => self.port_write((offset as u16).wrapping_sub(0x400), value as u8),
+            (0x500..=0x515, 2) if offset & 1 == 0 => self.dispi_write((offset as u16).wrapping_sub(0x500) >> 1, value as u16),
+            (0x400..=0x41f | 0x500..=0x515, _) => return Err(IoError::Size),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Ports 0x3c0–0x3df.
+    fn port_read(&mut self, port: u16) -> u8 {
+        match port {
+            0x00..=0x0f => self.vga_read(port),
+            0x14 | 0x15 => self.crtc_read(port & 1),
+            0x1a => self.status_read(),
+            _ => 0xff,
+        }
+    }
+
+    fn port_write(&mut self, port: u16, value: u8) {
+        match port {
+            0x00..=0x0f => self.vga_write(port, value),
+            0x14 | 0x15 => self.crtc_write(port & 1, value),
+            0x1a => self.feature = value & 0x10,
+            _ => {}
+        }
+    }
+}
+
+impl Device for Vga {
+    fn declaration(&self) -> Declaration {
+        declare(self.device, self.vram_size, self.rom)
+    }
+
+    fn read(&mut self, at: Access, _: &mut Context) -> IoResult<u64> {
+        let offset = at.offset as u16;
+        let byte = at.size == 1;
+        match at.region {
+            region::WINDOW => {
+                let mut bytes = [0xff; 8];
+                for (i, to) in bytes.iter_mut().enumerate().take(usize::from(at.size)) {
+                    *to = self.memory_read(at.offset.wrapping_add(i as u64));
+                }
+                Ok(u64::from_le_bytes(bytes))
+            }
+            region::DISPI if at.size == 2 => match offset {
+                0 => Ok(u64::from(self.dispi_index)),
+                _ => Ok(u64::from(self.dispi_read(self.dispi_index))),
+            },
+            region::DISPI => Ok(u64::MAX),
+            region::MMIO => self.mmio_read(at.offset, at.size),
+            _ if !byte => Err(IoError::Size),
+            region::VGA => Ok(u64::from(self.vga_read(offset))),
+            region::MONO_CRTC | region::MONO_STATUS if !self.addressed(false) => Ok(0xff),
+            region::COLOR_CRTC | region::COLOR_STATUS if !self.addressed(true) => Ok(0xff),
+            region::MONO_CRTC | region::COLOR_CRTC => Ok(u64::from(self.crtc_read(offset))),
+            region::MONO_STATUS | region::COLOR_STATUS => Ok(u64::from(self.status_read())),
+            _ => Err(IoError::NoRegister),
+        }
+    }
+
+    fn write(&mut self, at: Access, value: u64, _: &mut Context) -> IoResult<()> {
+        let offset = at.offset as u16;
+        if at.region == region::WINDOW {
+            for (i, byte) in value.to_le_bytes().into_iter().enumerate().take(usize::from(at.size)) {
+                self.memory_write(at.offset.wrapping_add(i as u64), byte);
+            }
+            return Ok(());
+        }
+        self.dirty = true;
+        match at.region {
+            region::DISPI if at.size == 2 => match offset {
+                0 => self.dispi_index = value as u16,
+                _ => self.dispi_write(self.dispi_index, value as u16),
+            },
+            region::DISPI => {}
+            region::MMIO => return self.mmio_write(at.offset, at.size, value),
+            _ if at.size != 1 => return Err(IoError::Size),
+            region::VGA => self.vga_write(offset, value as u8),
+            region::MONO_CRTC if self.addressed(false) => self.crtc_write(offset, value as u8),
+            region::COLOR_CRTC if self.addressed(true) => self.crtc_write(offset, value as u8),
+            region::MONO_STATUS | region::COLOR_STATUS => self.feature = value as u8 & 0x10,
+            region::MONO_CRTC | region::COLOR_CRTC => {}
+            _ => return Err(IoError::NoRegister),
+        }
+        Ok(())
+    }
+
+    fn config_write(&mut self, _: u8, offset: u8, size: u8, value: u32, _: &mut Context) {
+        self.config.write(offset, size, value);
+        self.dirty = true;
+    }
+
+    fn config(&self, function: u8) -> Option<&ConfigSpace> {
+        (function == 0).then_some(&self.config)
+    }
+
+    fn reset(&mut self, _: Reset, _: &mut Context) {
+        *self = Self::new(self.device, self.vram_size, self.rom, self.vram.clone());
+    }
+
+    fn checkpoint(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.dirty).then(|| self.save())
+    }
+
+    fn save(&self) -> Vec<u8> {
+        VgaState {
+            version: VERSION,
+            config: self.config.save(),
+            sequencer: self.sequencer.to_vec(),
+            graphics: self.graphics.to_vec(),
+            crtc: self.crtc.to_vec(),
+            attribute: self.attribute.to_vec(),
+            palette: self.palette.to_vec(),
+            dispi: self.dispi.iter().map(|v| u32::from(*v)).collect(),
+            indices: vec![
+                u32::from(self.sequencer_index),
+                u32::from(self.graphics_index),
+                u32::from(self.crtc_index),
+                u32::from(self.attribute_index),
+                u32::from(self.dispi_index),
+                u32::from(self.dac_read),
+                u32::from(self.dac_write),
+                u32::from(self.dac_component),
+            ],
+            misc: vec![
+                u32::from(self.misc_output),
+                u32::from(self.feature),
+                u32::from(self.dac_mask),
+                u32::from(self.flip_flop),
+                u32::from(self.dac_reading),
+            ],
+            latch: self.latch,
+        }
+        .encode_to_vec()
+    }
+
+    fn load(&mut self, state: &[u8], _: &mut Context) -> Result<(), StateError> {
+        let s = VgaState::decode(state)?;
+        if s.version != VERSION {
+            return Err(StateError::Version(s.version, VERSION));
+        }
+        let mut new = Self::new(self.device, self.vram_size, self.rom, self.vram.clone());
+        new.config.load(&s.config)?;
+        let wrong = |what| move |_| StateError::Value(what);
+        new.sequencer = s.sequencer.as_slice().try_into().map_err(wrong("sequencer"))?;
+        new.graphics = s.graphics.as_slice().try_into().map_err(wrong("graphics controller"))?;
+        new.crtc = s.crtc.as_slice().try_into().map_err(wrong("CRT controller"))?;
+        new.attribute = s.attribute.as_slice().try_into().map_err(wrong("attribute controller"))?;
+        new.palette = s.palette.as_slice().try_into().map_err(wrong("palette"))?;
+        let [sequencer, graphics, crtc, attribute, dispi_index, dac_read, dac_write, component @ 0..=2] = *s.indices.as_slice() else {
+            return Err(StateError::Value("indices"));
+        };
+        let [misc_output, feature, dac_mask, flip_flop, dac_reading] = *s.misc.as_slice() else {
+            return Err(StateError::Value("miscellaneous registers"));
+        };
+        (new.sequencer_index, new.graphics_index, new.crtc_index) = (sequencer as u8 & 7, graphics as u8 & 15, crtc as u8 & 0x3f);
+        (new.attribute_index, new.dispi_index) = (attribute as u8 & 0x3f, dispi_index as u16);
+        (new.dac_read, new.dac_write, new.dac_component) = (dac_read as u8, dac_write as u8, component as u8);
+        (new.misc_output, new.feature, new.dac_mask) = (misc_output as u8, feature as u8, dac_mask as u8);
+        (new.flip_flop, new.dac_reading, new.latch) = (flip_flop != 0, dac_reading != 0, s.latch);
+        if s.dispi.len() != dispi::COUNT {
+            return Err(StateError::Value("DISPI registers"));
+        }
+        // Through the front door, so that no combination gets in which the guest could not have set.
+        let value = |i: usize| s.dispi.get(i).copied().unwrap_or(0) as u16;
+        for index in [dispi::XRES, dispi::YRES, dispi::BPP] {
+            new.dispi_write(index as u16, value(index));
+        }
+        new.dispi_write(dispi::ENABLE as u16, DispiEnable::from_bits(value(dispi::ENABLE)).with_no_clear(true).into_bits());
+        new.dispi[dispi::ENABLE] = value(dispi::ENABLE);
+        for index in [dispi::BANK, dispi::VIRT_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET] {
+            new.dispi_write(index as u16, value(index));
+        }
+        *self = new;
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        let frame = self.frame();
+        out.value("screen", format_args!("{}x{}", frame.width, frame.height));
+        out.hex("misc output", self.misc_output).hex("latch", self.latch);
+        for (name, registers) in [("seq", &self.sequencer[..]), ("gfx", &self.graphics[..]), ("crtc", &self.crtc[..]), ("attr", &self.attribute[..])] {
+            out.group(name, |out| {
+                for (i, value) in registers.iter().enumerate() {
+                    out.hex(&format!("{i:02x}"), *value);
+                }
+            });
+        }
+        out.group("dispi", |out| {
+            for (i, value) in self.dispi.iter().enumerate() {
+                out.hex(&format!("{i:x}"), *value);
+            }
+        });
+    }
+
+    fn screenshot(&mut self) -> Option<Vec<u8>> {
+        self.shown = self.frame();
+        self.shown.png()
+    }
+}
+
+#[cfg(test)]
+mod tests;

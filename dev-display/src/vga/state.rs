@@ -1,0 +1,33 @@
+//! The saved state of the display: registers. Video RAM is the guest's memory and is saved with it.
+
+/// Version of [`VgaState`].
+pub(crate) const VERSION: u32 = 1;
+
+/// All registers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct VgaState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) version: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) config: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) sequencer: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) graphics: Vec<u8>,
+    #[prost(bytes = "vec", tag = "5")]
+    pub(crate) crtc: Vec<u8>,
+    #[prost(bytes = "vec", tag = "6")]
+    pub(crate) attribute: Vec<u8>,
+    #[prost(bytes = "vec", tag = "7")]
+    pub(crate) palette: Vec<u8>,
+    #[prost(uint32, repeated, tag = "8")]
+    pub(crate) dispi: Vec<u32>,
+    /// Indices: sequencer, graphics, CRTC, attribute, DISPI, DAC read, DAC write, DAC component.
+    #[prost(uint32, repeated, tag = "9")]
+    pub(crate) indices: Vec<u32>,
+    /// Misc output, feature control, DAC mask, attribute flip-flop, DAC reading.
+    #[prost(uint32, repeated, tag = "10")]
+    pub(crate) misc: Vec<u32>,
+    #[prost(uint32, tag = "11")]
+    pub(crate) latch: u32,
+}

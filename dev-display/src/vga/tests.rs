@@ -1,0 +1,253 @@
+use super::*;
+use bulkhead_bus::fake::{self, FakeMemory};
+use proptest::prelude::*;
+
+const VRAM: u32 = 1 << 20;
+
+fn display() -> (Vga, Context, Arc<FakeMemory>) {
+    let vram = FakeMemory::new(VRAM as usize);
+    (Vga::new(3, VRAM, 65536, vram.clone()), fake::context(0), vram)
+}
+
+fn out(v: &mut Vga, port: u16, value: u8) {
+    v.port_write(port - 0x3c0, value);
+}
+
+fn set(v: &mut Vga, port: u16, registers: &[(u8, u8)]) {
+    for (index, value) in registers {
+        out(v, port, *index);
+        out(v, port + 1, *value);
+    }
+}
+
+fn dispi(v: &mut Vga, cx: &mut Context, index: u16, value: u16) {
+    v.write(Access::new(region::DISPI, 0, 2), u64::from(index), cx).unwrap();
+    v.write(Access::new(region::DISPI, 1, 2), u64::from(value), cx).unwrap();
+}
+
+fn linear(v: &mut Vga, cx: &mut Context, x: u16, y: u16, bpp: u16) {
+    for (index, value) in [(4, 0), (1, x), (2, y), (3, bpp), (4, 0x41)] {
+        dispi(v, cx, index, value);
+    }
+}
+
+/// Registers of mode 3 as far as the picture depends on them, with a font whose character 'A' is a full block.
+fn text_mode(v: &mut Vga, vram: &FakeMemory) {
+    out(v, 0x3c2, 0x67);
+    set(v, 0x3c4, &[(1, 0), (2, 3), (3, 0), (4, 2)]);
+    set(v, 0x3ce, &[(5, 0x10), (6, 0x0e), (8, 0xff)]);
+    set(v, 0x3d4, &[(1, 79), (0x12, 0x8f), (7, 2), (9, 0x0f), (0x13, 40), (0x0a, 0x20), (0x0c, 0), (0x0d, 0)]);
+    for i in 0..16 {
+        v.attribute[usize::from(i)] = i;
+        v.palette[usize::from(i) * 3..][..3].copy_from_slice(&[i * 4, 0, 63]);
+    }
+    v.attribute[attr::PLANE_ENABLE] = 15;
+    for line in 0..16u64 {
+        vram.write((u64::from(b'A') * 32 + line) * 4 + 2, &[0xff]).unwrap();
+    }
+}
+
+#[test]
+fn power_on_configuration_space() {
+    let (v, ..) = display();
+    let want = [(0x00, 0x1111_1234u32), (0x08, 0x0300_0002), (0x10, 8), (0x2c, 0x1100_1af4)];
+    for at in (0..=0xfcu8).step_by(4) {
+        let value = want.iter().find(|(a, _)| *a == at).map_or(0, |(_, v)| *v);
+        assert_eq!(v.config.read(at, 4), value, "register {at:#x}");
+    }
+}
+
+#[test]
+fn text_is_drawn_with_its_font_and_colours() {
+    let (mut v, mut cx, vram) = display();
+    text_mode(&mut v, &vram);
+    v.write(Access::new(region::WINDOW, 0x18002, 2), 0x1e41, &mut cx).unwrap();
+    let frame = v.frame();
+    assert_eq!((frame.width, frame.height), (720, 400));
+    let pixel = |x: usize, y: usize| frame.rgb[(y * 720 + x) * 3..][..3].to_vec();
+    assert_eq!(pixel(9, 0), [(14 * 4) << 2 | 3, 0, 255], "foreground 14");
+    assert_eq!(pixel(17, 0)[0], 16, "the ninth column is background 1");
+    assert_eq!(pixel(0, 0)[0], 0);
+    assert_eq!(v.read(Access::new(region::WINDOW, 0x18002, 2), &mut cx).unwrap() & 0xffff, 0x1e41);
+}
+
+#[test]
+fn write_modes_of_the_planes() {
+    let (mut v, _, vram) = display();
+    set(&mut v, 0x3c4, &[(2, 0x0f), (4, 6)]);
+    set(&mut v, 0x3ce, &[(5, 0), (6, 5), (8, 0xff), (1, 0), (3, 0)]);
+    let planes = |at: u64| {
+        let mut b = [0; 4];
+        vram.read(at * 4, &mut b).unwrap();
+        b
+    };
+    v.memory_write(0, 0xa5);
+    assert_eq!(planes(0), [0xa5; 4], "mode 0");
+    set(&mut v, 0x3ce, &[(0, 0x05), (1, 0x0f), (8, 0xf0)]);
+    v.memory_read(0);
+    v.memory_write(0, 0);
+    assert_eq!(planes(0), [0xf5, 0x05, 0xf5, 0x05], "set/reset under the bit mask");
+    set(&mut v, 0x3ce, &[(5, 1)]);
+    v.memory_read(0);
+    v.memory_write(7, 0);
+    assert_eq!(planes(7), planes(0), "mode 1 copies the latches");
+    set(&mut v, 0x3ce, &[(5, 2), (8, 0xff), (1, 0)]);
+    v.memory_write(1, 0x06);
+    assert_eq!(planes(1), [0, 0xff, 0xff, 0], "mode 2");
+    set(&mut v, 0x3ce, &[(5, 3), (0, 0x09), (8, 0x0f)]);
+    v.memory_read(1);
+    v.memory_write(1, 0xff);
+    assert_eq!(planes(1), [0x0f, 0xf0, 0xf0, 0x0f], "mode 3");
+    set(&mut v, 0x3ce, &[(5, 0), (8, 0xff), (3, 0x18)]);
+    v.memory_read(1);
+    v.memory_write(1, 0xff);
+    assert_eq!(planes(1), [0xf0, 0x0f, 0x0f, 0xf0], "exclusive or");
+    set(&mut v, 0x3ce, &[(5, 8), (2, 0x09), (7, 0x0f)]);
+    assert_eq!(v.memory_read(1), 0xf0, "read mode 1");
+    set(&mut v, 0x3c4, &[(2, 0x02)]);
+    set(&mut v, 0x3ce, &[(5, 0), (3, 0)]);
+    v.memory_write(1, 0x00);
+    assert_eq!(planes(1), [0xf0, 0x00, 0x0f, 0xf0], "map mask");
+}
+
+#[test]
+fn mode_13h_and_mode_12h() {
+    let (mut v, _, vram) = display();
+    out(&mut v, 0x3c2, 0x63);
+    set(&mut v, 0x3c4, &[(1, 1), (2, 15), (4, 0x0e)]);
+    set(&mut v, 0x3ce, &[(5, 0x40), (6, 5), (8, 0xff)]);
+    set(&mut v, 0x3d4, &[(1, 79), (0x12, 0x8f), (7, 2), (9, 0x41), (0x13, 40)]);
+    v.palette[9 * 3..][..3].copy_from_slice(&[63, 0, 0]);
+    v.memory_write(320 * 2 + 5, 9);
+    let frame = v.frame();
+    assert_eq!((frame.width, frame.height), (640, 400));
+    for (x, y, red) in [(10, 4, 255), (11, 5, 255), (12, 4, 0), (10, 6, 0)] {
+        assert_eq!(frame.rgb[(y * 640 + x) * 3], red, "{x},{y}");
+    }
+    set(&mut v, 0x3c4, &[(4, 6)]);
+    set(&mut v, 0x3ce, &[(5, 0)]);
+    set(&mut v, 0x3d4, &[(0x12, 0xdf), (9, 0x40)]);
+    for i in 0..16 {
+        v.attribute[usize::from(i)] = i;
+    }
+    v.attribute[attr::PLANE_ENABLE] = 15;
+    vram.write(0, &[0x80, 0, 0, 0x80]).unwrap();
+    let frame = v.frame();
+    assert_eq!((frame.width, frame.height, frame.rgb[0]), (640, 480, 255));
+}
+
+#[test]
+fn linear_modes_show_video_ram_and_never_leave_it() {
+    let (mut v, mut cx, vram) = display();
+    assert_eq!(v.dispi_read(0), 0xb0c5);
+    linear(&mut v, &mut cx, 640, 400, 32);
+    vram.write(4, &[1, 2, 3, 0]).unwrap();
+    let frame = v.frame();
+    assert_eq!((frame.width, frame.height, &frame.rgb[3..6]), (640, 400, &[3, 2, 1][..]));
+    // CVE-2014-3615, CVE-2016-3712: sizes and offsets beyond video memory.
+    linear(&mut v, &mut cx, 16000, 12000, 32);
+    assert!(v.dispi_stride() * u64::from(v.dispi(dispi::YRES)) <= u64::from(VRAM));
+    for (index, value) in [(6, 0xffff), (8, 0xffff), (9, 0xffff), (5, 0xffff)] {
+        dispi(&mut v, &mut cx, index, value);
+    }
+    let end = (u64::from(v.dispi(dispi::Y_OFFSET)) + u64::from(v.dispi(dispi::YRES))) * v.dispi_stride();
+    assert!(end <= u64::from(VRAM));
+    v.frame();
+}
+
+#[test]
+fn enabling_a_mode_clears_the_screen_unless_told_not_to() {
+    let (mut v, mut cx, vram) = display();
+    let first = || {
+        let mut b = [0; 1];
+        vram.read(0, &mut b).unwrap();
+        b[0]
+    };
+    vram.write(0, &[7]).unwrap();
+    for (index, value) in [(1, 640), (2, 400), (3, 8), (4, 0xc1)] {
+        dispi(&mut v, &mut cx, index, value);
+    }
+    assert_eq!(first(), 7);
+    linear(&mut v, &mut cx, 640, 400, 8);
+    assert_eq!(first(), 0);
+}
+
+#[test]
+fn bar_2_shows_the_same_registers() {
+    let (mut v, mut cx, _) = display();
+    v.write(Access::new(region::MMIO, 0x500 + 2, 2), 800, &mut cx).unwrap();
+    assert_eq!(v.dispi_read(1), 800);
+    v.write(Access::new(region::MMIO, 0x40c - 8, 1), 2, &mut cx).unwrap();
+    v.write(Access::new(region::MMIO, 0x405, 1), 0x0a, &mut cx).unwrap();
+    assert_eq!(v.sequencer(2), 0x0a);
+    assert_eq!(v.read(Access::new(region::MMIO, 0x600, 4), &mut cx).unwrap(), 8);
+}
+
+#[test]
+fn dirty_lines_of_two_frames() {
+    let (mut v, mut cx, vram) = display();
+    linear(&mut v, &mut cx, 640, 400, 8);
+    let before = v.frame();
+    v.palette[3..6].copy_from_slice(&[63, 63, 63]);
+    vram.write(640 * 10, &[1; 640 * 2]).unwrap();
+    vram.write(640 * 50, &[1]).unwrap();
+    let after = v.frame();
+    assert_eq!(after.dirty(&before), [10..12, 50..51]);
+    linear(&mut v, &mut cx, 320, 200, 8);
+    assert_eq!(v.frame().dirty(&before), std::iter::once(0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_screenshot_is_a_png_of_the_frame() {
+    let (mut v, mut cx, _) = display();
+    linear(&mut v, &mut cx, 64, 32, 32);
+    let png = v.screenshot().unwrap();
+    let reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+    assert_eq!((reader.info().width, reader.info().height), (64, 32));
+}
+
+#[test]
+fn the_attribute_flip_flop_goes_back_when_the_status_is_read() {
+    let (mut v, mut cx, _) = display();
+    out(&mut v, 0x3c2, 1);
+    out(&mut v, 0x3c0, 0x11);
+    v.read(Access::new(region::COLOR_STATUS, 0, 1), &mut cx).unwrap();
+    out(&mut v, 0x3c0, 0x05);
+    assert_eq!(v.attribute_index, 5);
+    let (a, b) = (v.status_read(), v.status_read());
+    assert_eq!(a ^ b, 9, "retrace comes and goes");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #[test]
+    fn any_registers_give_a_bounded_picture_and_the_state_comes_back(
+        ops in prop::collection::vec((0u16..8, 0u64..0x20000, prop::sample::select(vec![1u8, 2, 4, 8]), any::<u64>()), 0..200),
+    ) {
+        let (mut v, mut cx, _) = display();
+        for (region, offset, size, value) in ops {
+            let offset = match region { 2 => offset % 16, 6 => offset, 7 => 0x400 + offset % 0x210, _ => offset % 3 };
+            let at = Access::new(region, offset, size);
+            let value = if size < 8 { value & ((1 << (size * 8)) - 1) } else { value };
+            let _ = v.write(at, value, &mut cx);
+            let _ = v.read(at, &mut cx);
+        }
+        let frame = v.frame();
+        prop_assert!(frame.rgb.len() <= 64 << 20);
+        prop_assert_eq!(frame.rgb.len(), frame.width * frame.height * 3);
+        let saved = v.save();
+        let mut other = Vga::new(3, VRAM, 65536, v.vram.clone());
+        other.load(&saved, &mut cx).unwrap();
+        let again = other.save();
+        let mut third = Vga::new(3, VRAM, 65536, v.vram.clone());
+        third.load(&again, &mut cx).unwrap();
+        prop_assert_eq!(third.save(), again);
+    }
+
+    #[test]
+    fn a_hostile_state_is_refused_or_harmless(state in prop::collection::vec(any::<u8>(), 0..300)) {
+        let (mut v, mut cx, _) = display();
+        let _ = v.load(&state, &mut cx);
+        v.frame();
+    }
+}

@@ -1,0 +1,168 @@
+use super::*;
+use bulkhead_bus::fake;
+use proptest::prelude::*;
+
+fn controller() -> (Ps2, Context) {
+    (Ps2::new(), fake::context(0))
+}
+
+fn data(p: &mut Ps2, cx: &mut Context) -> Option<u8> {
+    let full = p.read(Access::new(1, 0, 1), cx).unwrap() & 1 != 0;
+    full.then(|| p.read(Access::new(0, 0, 1), cx).unwrap() as u8)
+}
+
+fn all(p: &mut Ps2, cx: &mut Context) -> Vec<u8> {
+    std::iter::from_fn(|| data(p, cx)).take(200).collect()
+}
+
+fn write(p: &mut Ps2, cx: &mut Context, region: u16, value: u8) {
+    p.write(Access::new(region, 0, 1), u64::from(value), cx).unwrap();
+}
+
+#[test]
+fn self_tests_and_identities() {
+    let (mut p, mut cx) = controller();
+    write(&mut p, &mut cx, 1, 0xaa);
+    assert_eq!(all(&mut p, &mut cx), [0x55]);
+    write(&mut p, &mut cx, 1, 0xab);
+    assert_eq!(all(&mut p, &mut cx), [0x00]);
+    write(&mut p, &mut cx, 0, 0xff);
+    assert_eq!(all(&mut p, &mut cx), [0xfa, 0xaa]);
+    write(&mut p, &mut cx, 1, 0x60);
+    write(&mut p, &mut cx, 0, 0x03);
+    write(&mut p, &mut cx, 0, 0xf2);
+    assert_eq!(all(&mut p, &mut cx), [0xfa, 0xab, 0x83], "without translation");
+    write(&mut p, &mut cx, 1, 0xd4);
+    write(&mut p, &mut cx, 0, 0xff);
+    assert_eq!(p.read(Access::new(1, 0, 1), &mut cx).unwrap() & 0x20, 0x20, "from the mouse");
+    assert_eq!(all(&mut p, &mut cx), [0xfa, 0xaa, 0x00]);
+}
+
+#[test]
+fn keys_arrive_in_set_1_with_translation_and_in_set_2_without() {
+    let (mut p, mut cx) = controller();
+    let press = |p: &mut Ps2, cx: &mut Context, code| {
+        p.input(InputEvent::Key { code, down: true }, cx);
+        p.input(InputEvent::Key { code, down: false }, cx);
+    };
+    press(&mut p, &mut cx, 30);
+    assert!(cx.lines.level(KEYBOARD));
+    assert_eq!(all(&mut p, &mut cx), [0x1e, 0x9e]);
+    assert!(!cx.lines.level(KEYBOARD));
+    press(&mut p, &mut cx, 103);
+    press(&mut p, &mut cx, 65);
+    assert_eq!(all(&mut p, &mut cx), [0xe0, 0x48, 0xe0, 0xc8, 0x41, 0xc1]);
+    press(&mut p, &mut cx, 119);
+    assert_eq!(all(&mut p, &mut cx), [0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]);
+    write(&mut p, &mut cx, 1, 0x60);
+    write(&mut p, &mut cx, 0, 0x01);
+    press(&mut p, &mut cx, 30);
+    assert_eq!(all(&mut p, &mut cx), [0x1c, 0xf0, 0x1c]);
+}
+
+#[test]
+fn every_key_of_set_1_survives_the_way_through_set_2() {
+    for code in 1..=83u16 {
+        let (mut p, mut cx) = controller();
+        p.input(InputEvent::Key { code, down: true }, &mut cx);
+        assert_eq!(all(&mut p, &mut cx), [code as u8], "code {code}");
+    }
+}
+
+#[test]
+fn each_byte_gives_an_edge_of_its_own() {
+    let (mut p, mut cx) = controller();
+    p.input(InputEvent::Key { code: 103, down: true }, &mut cx);
+    let before = cx.lines.states().next().unwrap();
+    p.read(Access::new(0, 0, 1), &mut cx).unwrap();
+    let after = cx.lines.states().next().unwrap();
+    assert_eq!((before.0, after.0, after.1), (true, true, before.1 + 1));
+}
+
+#[test]
+fn the_wheel_appears_after_the_knock_sequence() {
+    let (mut p, mut cx) = controller();
+    let mut mouse = |bytes: &[u8]| {
+        for byte in bytes {
+            write(&mut p, &mut cx, 1, 0xd4);
+            write(&mut p, &mut cx, 0, *byte);
+        }
+        all(&mut p, &mut cx)
+    };
+    assert_eq!(mouse(&[0xf2]), [0xfa, 0]);
+    mouse(&[0xf3, 200, 0xf3, 100, 0xf3, 80]);
+    assert_eq!(mouse(&[0xf2]), [0xfa, 3]);
+    mouse(&[0xf4]);
+    p.input(InputEvent::Move { dx: 5, dy: 3, dz: 0 }, &mut cx);
+    assert!(cx.lines.level(MOUSE));
+    assert_eq!(all(&mut p, &mut cx), [0x28, 5, 0xfd, 0]);
+    p.input(InputEvent::Button { button: 0, down: true }, &mut cx);
+    p.input(InputEvent::Move { dx: 0, dy: 0, dz: 1 }, &mut cx);
+    assert_eq!(all(&mut p, &mut cx), [0x09, 0, 0, 0, 0x09, 0, 0, 0xff]);
+}
+
+#[test]
+fn large_movements_come_in_several_packets() {
+    let (mut p, mut cx) = controller();
+    write(&mut p, &mut cx, 1, 0xd4);
+    write(&mut p, &mut cx, 0, 0xf4);
+    all(&mut p, &mut cx);
+    p.input(InputEvent::Move { dx: 600, dy: 0, dz: 0 }, &mut cx);
+    let packets = all(&mut p, &mut cx);
+    assert_eq!(packets.chunks(3).map(|c| i32::from(c[1])).sum::<i32>(), 600);
+}
+
+#[test]
+fn reset_commands_ask_for_a_reboot() {
+    let (mut p, mut cx) = controller();
+    write(&mut p, &mut cx, 1, 0xff);
+    assert!(!cx.effects.bits.reboot());
+    write(&mut p, &mut cx, 1, 0xfe);
+    assert!(cx.effects.bits.reboot());
+}
+
+#[test]
+fn a_flood_of_keys_is_bounded_and_releases_are_not_split() {
+    // CVE-2017-8379: a keyboard queue that grows with what the user types.
+    let (mut p, mut cx) = controller();
+    for i in 0..10_000u16 {
+        p.input(InputEvent::Key { code: 1 + i % 80, down: i % 2 == 0 }, &mut cx);
+    }
+    assert!(p.keyboard.queue.len() <= 64 && p.keyboard.dropped > 9000);
+    write(&mut p, &mut cx, 0, 0xee);
+    assert!(all(&mut p, &mut cx).contains(&0xee), "commands are still answered");
+}
+
+proptest! {
+    #[test]
+    fn any_accesses_are_survived_and_the_state_comes_back(
+        ops in prop::collection::vec((0u8..5, any::<u8>(), any::<u16>(), any::<i32>()), 0..300),
+    ) {
+        let (mut p, mut cx) = controller();
+        for (what, value, code, by) in ops {
+            match what {
+                0 => write(&mut p, &mut cx, 0, value),
+                1 => write(&mut p, &mut cx, 1, value),
+                2 => { p.read(Access::new(u16::from(value & 1), 0, 1), &mut cx).unwrap(); }
+                3 => p.input(InputEvent::Key { code: code % 200, down: by > 0 }, &mut cx),
+                _ => p.input(InputEvent::Move { dx: by, dy: by.wrapping_mul(3), dz: by & 7 }, &mut cx),
+            }
+            prop_assert!(p.keyboard.queue.len() <= 72 && p.mouse.queue.len() <= 72);
+            let full = p.status.obf();
+            prop_assert_eq!(cx.lines.level(KEYBOARD), full && !p.status.aux() && p.byte.keyboard_interrupt());
+            prop_assert_eq!(cx.lines.level(MOUSE), full && p.status.aux() && p.byte.mouse_interrupt());
+        }
+        if p.keyboard.queue.len() <= 64 && p.mouse.queue.len() <= 64 {
+            let (mut other, mut cx) = controller();
+            other.load(&p.save(), &mut cx).unwrap();
+            prop_assert_eq!(other.save(), p.save());
+        }
+    }
+
+    #[test]
+    fn a_hostile_state_is_refused_or_harmless(state in prop::collection::vec(any::<u8>(), 0..120)) {
+        let (mut p, mut cx) = controller();
+        let _ = p.load(&state, &mut cx);
+        all(&mut p, &mut cx);
+    }
+}

@@ -1,0 +1,187 @@
+//! A whole machine without Xen: all processes, all devices, every edge that the guest sees.
+use bulkhead_sim::{Options, Sim};
+
+fn image(dir: &tempfile::TempDir) -> String {
+    let path = dir.path().join("disk");
+    let data: Vec<u8> = (0..(1u32 << 20) / 4).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(&path, data).unwrap();
+    path.display().to_string()
+}
+
+fn machine(dir: &tempfile::TempDir) -> Sim {
+    let drive = format!("file={},if=ide,index=0,media=disk,format=raw,cache=writeback", image(dir));
+    let arguments = ["-machine", "xenfv", "-m", "16", "-smp", "2", "-device", "VGA,vgamem_mb=16", "-serial", "null", "-drive", &drive];
+    Sim::start(&Options::new(&arguments)).unwrap()
+}
+
+#[test]
+fn the_bus_has_what_hvmloader_expects() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    for (device, function, id) in [
+        (0, 0, 0x1237_8086),
+        (1, 0, 0x7000_8086),
+        (1, 1, 0x7010_8086),
+        (1, 3, 0x7113_8086),
+        (2, 0, 0x0001_5853),
+        (3, 0, 0x1111_1234),
+        (4, 0, u32::MAX),
+    ] {
+        assert_eq!(sim.config_read(device, function, 0, 4).unwrap(), id, "{device}.{function}");
+    }
+    sim.port_write(0xb2, 1, 0xf1).unwrap();
+    assert_eq!(sim.port_read(0xb004, 2).unwrap() & 1, 1);
+    sim.port_write(0x70, 1, 0x5f).unwrap();
+    assert_eq!(sim.port_read(0x71, 1).unwrap(), 1);
+}
+
+#[test]
+fn bars_are_claimed_where_they_are_decoded_and_video_ram_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    sim.config_write(1, 1, 0x20, 4, 0xc000).unwrap();
+    assert_eq!(sim.port_read(0xc002, 1).unwrap(), 0xff, "not decoded yet");
+    sim.config_write(1, 1, 4, 2, 5).unwrap();
+    assert_eq!(sim.port_read(0xc002, 1).unwrap(), 0);
+    sim.config_write(1, 1, 0x20, 4, 0xc100).unwrap();
+    assert_eq!((sim.port_read(0xc002, 1).unwrap(), sim.port_read(0xc102, 1).unwrap()), (0xff, 0));
+    sim.config_write(3, 0, 0x10, 4, 0xf000_0000).unwrap();
+    sim.config_write(3, 0, 0x30, 4, 0xf200_0001).unwrap();
+    sim.config_write(3, 0, 4, 2, 3).unwrap();
+    assert!(sim.trace_lines.iter().any(|l| l.starts_with("relocate") && l.contains("0xf0000 4096")), "{:?}", sim.trace_lines);
+    let mut rom = [0; 2];
+    sim.memory_read(0xf200_0000, &mut rom).unwrap();
+    assert_eq!(rom, [0x55, 0xaa], "the VGA firmware");
+    sim.config_write(1, 0, 0x61, 1, 0x0a).unwrap();
+    assert!(sim.trace_lines.contains(&"link 1 10".to_owned()));
+}
+
+#[test]
+fn a_disk_is_read_by_pio_and_by_dma_with_interrupts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 3), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x20)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    while sim.port_read(0x3f6, 1).unwrap() & 0x80 != 0 {}
+    sim.catch_up();
+    assert!(sim.isa[14]);
+    assert_eq!(sim.port_read(0x1f7, 1).unwrap(), 0x58);
+    assert!(!sim.isa[14], "taken back before the status was answered");
+    assert_eq!(sim.port_read(0x1f0, 4).unwrap(), 3 * 128);
+
+    sim.config_write(1, 1, 0x20, 4, 0xc000).unwrap();
+    sim.config_write(1, 1, 4, 2, 5).unwrap();
+    sim.memory_write(0x1000, &[0, 0x80, 0, 0, 0, 2, 0, 0x80]).unwrap();
+    sim.port_write(0xc004, 4, 0x1000).unwrap();
+    sim.port_write(0x3f6, 1, 4).unwrap();
+    sim.port_write(0x3f6, 1, 0).unwrap();
+    for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 5), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0xc8)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    sim.port_write(0xc000, 1, 9).unwrap();
+    while sim.port_read(0x3f6, 1).unwrap() & 0x80 != 0 {}
+    let mut data = [0; 4];
+    assert!(sim.ram().copy_out(0x8000, &mut data));
+    assert_eq!(u32::from_le_bytes(data), 5 * 128);
+    assert_eq!(sim.port_read(0xc002, 1).unwrap() & 7, 4);
+}
+
+#[test]
+fn killed_devices_come_back_with_their_state_and_the_others_do_not_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    sim.port_write(0x3ff, 1, 0x5a).unwrap();
+    for role in ["serial", "platform", "vga", "ps2", "ide"] {
+        sim.port_write(0x70, 1, 0x40).unwrap();
+        sim.port_write(0x71, 1, 0x77).unwrap();
+        let pid = sim.process(role).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+        let mut after = None;
+        while after.is_none_or(|p| p == pid) {
+            after = sim.process(role);
+        }
+        // The machine answers all the time, with all ones where the dead one was.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while (sim.port_read(0x3ff, 1).unwrap(), sim.port_read(0x71, 1).unwrap(), sim.config_read(1, 1, 0, 2).unwrap(), sim.port_read(0x64, 1).unwrap() & 4, sim.config_read(3, 0, 0, 2).unwrap())
+            != (0x5a, 0x77, 0x8086, 4, 0x1234)
+        {
+            assert!(std::time::Instant::now() < end, "{role} did not come back:\n{}", sim.log());
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let all: Vec<_> = sim.processes();
+    let pid = sim.process("broker").unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    sim.await_log("the broker is dead").unwrap();
+    assert!(!sim.end().unwrap().success());
+    for (role, pid) in all {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{role} is left");
+    }
+}
+
+#[test]
+fn the_launcher_ends_everything_on_sighup() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let all = sim.processes();
+    assert_eq!(all.len(), 7, "{all:?}");
+    assert!(sim.end().unwrap().success());
+    for (role, pid) in all {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{role} is left");
+    }
+}
+
+#[test]
+fn the_guest_runs_on_without_control_and_control_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let pid = sim.process("control").unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    for _ in 0..100 {
+        assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
+    }
+    let status = loop {
+        // The new one takes the old sockets over.
+        if let Ok(status) = sim.qmp(r#"{"execute":"query-status","id":7}"#) {
+            break status;
+        }
+    };
+    assert_eq!((status["return"]["status"].as_str(), status["id"].as_i64()), (Some("running"), Some(7)));
+    let inspect = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"ps2"}}"#).unwrap();
+    assert!(inspect["return"]["registers"]["status"].is_string(), "{inspect}");
+}
+
+#[test]
+fn keys_reach_the_guest_and_its_screen_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    sim.qmp(r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"a"}],"hold-time":1}}"#).unwrap();
+    while !sim.isa[1] {
+        sim.catch_up();
+    }
+    assert_eq!(sim.port_read(0x60, 1).unwrap(), 0x1e);
+    let path = format!("/var/lib/bulkhead/dump/test-{}.png", std::process::id());
+    let command = format!(r#"{{"execute":"screendump","arguments":{{"filename":"{path}"}}}}"#);
+    let reply = sim.qmp(&command).unwrap();
+    assert!(reply.get("return").is_some(), "{reply}");
+    assert_eq!(std::fs::read(&path).unwrap()[..4], *b"\x89PNG");
+    std::fs::remove_file(&path).unwrap();
+    let again = sim.qmp(r#"{"execute":"screendump","arguments":{"filename":"/etc/passwd"}}"#).unwrap();
+    assert!(again["error"]["desc"].as_str().unwrap().contains("/var/lib/bulkhead/dump"), "{again}");
+}
+
+#[test]
+fn power_off_and_reset_reach_the_hypervisor() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    sim.port_write(0xb004, 2, 0x2000).unwrap();
+    assert!(sim.trace_lines.contains(&"shutdown 0".to_owned()), "{:?}", sim.trace_lines);
+    sim.port_write(0x64, 1, 0xfe).unwrap();
+    assert!(sim.trace_lines.contains(&"shutdown 1".to_owned()));
+}
