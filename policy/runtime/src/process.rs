@@ -89,6 +89,8 @@ impl Process {
     /// Receives the first message; `role` is argv\[0\].
     pub fn start(role: &str) -> Result<Self, StartError> {
         log::start();
+        // The first look at the clock finds out how to ask for it, with system calls that no profile has.
+        let _ = bulkhead_bus::Clock::Real.now();
         // One line, then the end, with no system call but write and exit: the standard hook and abort() need more.
         std::panic::set_hook(Box::new(|info| {
             let line = format!("panic: {info}").replace('\n', ": ");
