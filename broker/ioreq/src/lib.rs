@@ -7,11 +7,13 @@
 //! | `edge.rs` | the hypervisor: Xen, or the simulated machine |
 //! | `route.rs` | address → channel and region |
 //! | `pci.rs` | BARs: what is decoded where; link routing |
+//! | `cf8.rs` | PCI's address register |
 //! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
 //! | `vcpu.rs` | one vCPU's slot: idle, waiting, blocked |
 //! | `machine.rs` | all of it: what happens to a request, and to its reply |
 //! | `event_loop.rs` | waiting |
 
+mod cf8;
 mod channel;
 mod edge;
 mod event_loop;

@@ -1,4 +1,5 @@
 //! What happens to a request, and to its reply.
+use crate::cf8::{self, Cf8};
 use crate::channel::Channel;
 use crate::edge::Edge;
 use crate::pci;
@@ -91,6 +92,7 @@ pub struct Machine<E> {
     actions: Vec<Action>,
     counters: Counters,
     scratch: Vec<u8>,
+    cf8: Option<Cf8>,
 }
 
 impl<E: Edge> Machine<E> {
@@ -110,7 +112,9 @@ impl<E: Edge> Machine<E> {
             actions: Vec::new(),
             counters: Counters::default(),
             scratch: Vec::new(),
+            cf8: None,
         };
+        machine.cf8 = Some(Cf8::new(&mut machine.edge));
         for device in devices {
             machine.add(device);
         }
@@ -135,7 +139,9 @@ impl<E: Edge> Machine<E> {
                 }
                 Area::Bar { .. } => continue,
             };
-            if added {
+            if matches!(range, Range::Ports(first, last) if cf8::covers(u64::from(first)) && first == last) {
+                // Claimed together with the rest of the address register.
+            } else if added {
                 self.edge.claim(range, true);
             } else {
                 tracing::error!("{}: {} overlaps another device's region; it is not there", device.name, region.name);
@@ -466,6 +472,15 @@ impl<E: Edge> Machine<E> {
 
     fn access(&mut self, vcpu: usize, request: Ioreq) {
         let port = request.kind == ioreq::IOREQ_TYPE_PIO;
+        if port
+            && cf8::covers(request.addr)
+            && request.count == 1
+            && !request.bits.data_is_ptr()
+            && let Some(value) = self.cf8.as_mut().and_then(|c| c.access(&request, &mut self.edge))
+        {
+            let data = request.bits.read().then_some(u64::from(value));
+            return self.complete(vcpu, &request, data);
+        }
         let Some(shape) = Shaped::of(&request, port) else {
             self.counters.malformed = self.counters.malformed.saturating_add(1);
             return self.answer_ones(vcpu, &request);

@@ -185,3 +185,23 @@ fn power_off_and_reset_reach_the_hypervisor() {
     sim.port_write(0x64, 1, 0xfe).unwrap();
     assert!(sim.trace_lines.contains(&"shutdown 1".to_owned()));
 }
+
+#[test]
+fn pci_mechanism_1_is_found_by_reading_the_address_register_and_then_left_to_xen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let request = |data, read| Sim::simple(0, 0xcf8, 4, data, read);
+    assert_eq!(sim.request(0, request(0x8000_0000, false)).unwrap().map(|_| ()), Some(()));
+    assert_eq!(sim.request(0, request(0, true)).unwrap(), Some(0x8000_0000));
+    let mut writes = 0;
+    while sim.request(0, request(0x8000_0000, false)).unwrap().is_some() {
+        writes += 1;
+        assert!(writes < 100, "the broker still wants to see every write");
+    }
+    // Linux begins another look with a byte to 0xcfb; the reset register stays where it is all the time.
+    sim.port_write(0xcfb, 1, 1).unwrap();
+    sim.request(0, request(0x8000_1234, false)).unwrap();
+    assert_eq!(sim.request(0, request(0, true)).unwrap(), Some(0x8000_1234));
+    sim.port_write(0xcf9, 1, 6).unwrap();
+    assert!(sim.trace_lines.contains(&"shutdown 1".to_owned()));
+}
