@@ -75,6 +75,7 @@ pub(crate) struct Channel {
     control: DeviceControl,
     interrupt: bool,
     // The command under way.
+    current: bool,
     phase: Phase,
     buffer: Vec<u8>,
     at: usize,
@@ -106,6 +107,7 @@ impl Channel {
             device: DeviceRegister::new(),
             control: DeviceControl::new(),
             interrupt: false,
+            current: false,
             phase: Phase::Idle,
             buffer: Vec::new(),
             at: 0,
@@ -125,8 +127,9 @@ impl Channel {
         }
     }
 
+    /// The drive whose command is under way; the guest may have selected the other one since.
     fn selected(&mut self) -> Option<&mut Drive> {
-        self.drives.get_mut(usize::from(self.device.dev()))?.as_mut().filter(|d| d.present)
+        self.drives.get_mut(usize::from(self.current))?.as_mut().filter(|d| d.present)
     }
 
     fn drive(&self) -> Option<&Drive> {
@@ -263,7 +266,10 @@ impl Channel {
 
     fn submit(&mut self, job: Job, after: After, io: &mut dyn Executor) {
         self.jobs = self.jobs.saturating_add(1);
-        let Some(drive) = self.selected() else { return };
+        let Some(drive) = self.selected() else {
+            self.phase = Phase::Idle;
+            return;
+        };
         let Some(image) = drive.image.clone() else {
             return self.fail(error::ABRT);
         };
@@ -337,6 +343,7 @@ impl Channel {
     fn command(&mut self, code: u8, io: &mut dyn Executor, cx: &mut Context) {
         // Whatever the last command still offered is gone.
         self.abandon();
+        self.current = self.device.dev();
         self.packet = false;
         self.raw = None;
         if code == command::EXECUTE_DIAGNOSTIC {
@@ -602,6 +609,9 @@ impl Channel {
             let Phase::PioOut(what) = self.phase else { return };
             let room = self.buffer.get_mut(self.at..self.block_end).unwrap_or_default();
             let n = room.len().min(rest.len());
+            if n == 0 {
+                return;
+            }
             let (now, later) = rest.split_at(n);
             if let Some(room) = room.get_mut(..n) {
                 room.copy_from_slice(now);
@@ -751,7 +761,7 @@ impl Channel {
                     }
                     list.append(&mut piece);
                 }
-                let sectors = self.drive().map_or(0, Drive::sectors);
+                let sectors = self.selected().map_or(0, |d| d.sectors());
                 let mut ranges = Vec::new();
                 for entry in list.as_chunks::<8>().0 {
                     let word = u64::from_le_bytes(*entry);
@@ -903,6 +913,7 @@ impl Channel {
         self.bm_status = BusMasterStatus::from_bits(byte(s.bm_status, "bus master status")?);
         self.bm_table = s.bm_table & !3;
         self.dirty = true;
+        self.current = self.device.dev();
         if s.busy {
             self.packet = self.drive().is_some_and(|d| d.cdrom);
             if self.packet {

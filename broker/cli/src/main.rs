@@ -1,0 +1,43 @@
+//! `bulkhead`: the operator's command.
+mod ps;
+mod qmp;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: bulkhead ps                     the processes of all guests, from /proc
+       bulkhead qmp DOMID|SOCKET JSON     one QMP command; prints the answer
+       bulkhead restart DOMID DEVICE      kills a device's process; it starts again with its state
+       bulkhead inspect DOMID DEVICE      a device's registers and counters (or those of `broker`)
+       bulkhead screenshot DOMID NAME     the guest's display, to /var/lib/bulkhead/dump/NAME";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let command = |name: &str, key: &str, value: &str| serde_json::json!({ "execute": name, "arguments": { key: value } }).to_string();
+    let result = match words.as_slice() {
+        ["ps"] => ps::print(),
+        ["qmp", guest, text] => qmp::ask(guest, text),
+        ["restart", guest, device] => qmp::ask(guest, &command("x-bulkhead-restart", "device", device)),
+        ["inspect", guest, device] => qmp::ask(guest, &command("x-bulkhead-inspect", "device", device)),
+        ["screenshot", guest, name] => qmp::ask(guest, &command("screendump", "filename", name)),
+        ["--version"] => {
+            println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bulkhead: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,68 @@
+# Helpers for scripts that run in dom0: `. /testbed/dom0.sh`
+guests=/testbed/guests
+uptime_s() { read -r up_ _ </proc/uptime; echo "$up_"; }
+# await SECONDS COMMAND...: until the command succeeds; fails after about that many seconds.
+await() { n_=$(($1 * 20)); shift; until "$@" >/dev/null 2>&1; do n_=$((n_ - 1)); [ $n_ -gt 0 ] || return 1; usleep 50000; done; }
+# stamp PREFIX: copies lines from stdin to stdout, each with dom0's uptime before it.
+stamp() { while IFS= read -r l_; do read -r up_ _ </proc/uptime; printf '%s %s %s\n' "$up_" "$1" "$l_"; done; }
+# since "$(clock)" TEXT: virtual (or real) and busy time from an earlier `clock` until now.
+since() { set -- "$2" $1 $(clock); echo "$(uptime_s) $1: $((($4 - $2) / 1000)) us, busy $((($4 - $2 - $5 + $3) / 1000)) us"; }
+# dm_pid NAME: the device model's process.
+dm_pid() { xenstore-read "/local/domain/$(xl domid "$1")/image/device-model-pid"; }
+# config NAME DISKS [LINE...]: prints a guest configuration. COM1 goes to the FIFO /run/NAME.com1.
+config() {
+    n_=$1 d_=$2; shift 2
+    [ -p "/run/$n_.com1" ] || mkfifo "/run/$n_.com1"
+    cat <<C
+name="$n_"
+type="hvm"
+memory=256
+vcpus=1
+tsc_mode="native"
+vga="stdvga"
+vnc=1
+vnclisten="127.0.0.1"
+serial="file:/run/$n_.com1"
+bios="seabios"
+bios_path_override="$guests/seabios-nowait.bin"
+disk=[$d_]
+on_poweroff="destroy"
+on_reboot="destroy"
+on_crash="destroy"
+C
+    for l_; do echo "$l_"; done
+}
+# disk VDEV FILE [OPTION]: one element of `disk=[...]`.
+disk() { echo "\"format=raw,vdev=$1,access=rw,backendtype=qdisk${3:+,$3},target=$2\""; }
+# guest_run CONFIG-FILE: creates the guest, prints its COM1 lines with times, returns when it is gone.
+guest_run() {
+    n_=$(sed -n 's/^name="\(.*\)"/\1/p' "$1")
+    stamp "$n_" <"/run/$n_.com1" & s_=$!
+    c_=$(clock)
+    echo "$(uptime_s) $n_ -- xl create"
+    exec 9<>"/run/$n_.com1"     # keeps the FIFO open until the guest is gone
+    xl create -F "$1" >/out/"$n_".xl 2>&1 & x_=$!
+    wait $x_; r_=$?
+    exec 9>&-
+    wait $s_
+    since "$c_" "$n_ -- gone, xl status $r_"
+    return $r_
+}
+# What follows is for tests of bulkhead-dm.
+dm=/usr/lib/bulkhead/bulkhead-dm
+# our NAME DISKS [LINE...]: like config, with Bulkhead as device model.
+our() { config "$@" 'device_model_version="qemu-xen"' "device_model_override=\"$dm\"" 'vkb_device=0'; }
+# tree NAME: pids of the guest's device model and its processes: role and pid, one a line.
+tree() {
+    p_=$(dm_pid "$1") || return 1
+    echo "launcher $p_"
+    for c_ in $(cat "/proc/$p_/task/$p_/children"); do echo "$(tr '\0' ' ' <"/proc/$c_/cmdline")$c_"; done
+}
+# role_pid NAME ROLE
+role_pid() { tree "$1" | sed -n "s/^$2 //p" | head -n 1; }
+# nothing_left: no process of a device model, no QMP socket.
+nothing_left() { ! pidof bulkhead-dm bulkhead-roles platform ide vga ps2 serial broker control >/dev/null && ! ls /var/run/xen/qmp-libx* >/dev/null 2>&1; }
+# qmp NAME COMMAND: sends one command, prints the answer.
+qmp() { bulkhead qmp "$(xl domid "$1")" "$2"; }
+# check NAME COMMAND...: runs a test and says how it went.
+check() { t_=$1; shift; if "$@" >"/out/$t_.log" 2>&1; then echo "ok $t_"; else echo "not ok $t_"; tail -n 25 "/out/$t_.log" | sed 's/^/# /'; fi; }

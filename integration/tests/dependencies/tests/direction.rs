@@ -1,0 +1,76 @@
+//! What docs/architecture.md says of the crates, checked against cargo's own view of the workspace.
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").canonicalize().unwrap()
+}
+
+/// Direct dependencies (not those of tests or build scripts), by package.
+fn graph() -> BTreeMap<String, BTreeSet<String>> {
+    let out = Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--no-deps", "--locked"]).current_dir(top()).output().unwrap();
+    let metadata: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    packages
+        .iter()
+        .map(|p| {
+            let dependencies = p["dependencies"].as_array().unwrap();
+            let normal = dependencies.iter().filter(|d| d["kind"].is_null()).map(|d| d["name"].as_str().unwrap().to_owned());
+            (p["name"].as_str().unwrap().to_owned(), normal.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn devices_know_the_bus_and_nothing_of_the_broker() {
+    let graph = graph();
+    for device in ["bulkhead-platform", "bulkhead-dev-blk", "bulkhead-dev-display", "bulkhead-dev-input"] {
+        let ours: Vec<_> = graph[device].iter().filter(|d| d.starts_with("bulkhead-")).map(String::as_str).collect();
+        assert_eq!(ours, ["bulkhead-bus"], "{device}");
+    }
+}
+
+#[test]
+fn tokio_and_tonic_are_on_the_control_plane_only() {
+    for (package, dependencies) in graph() {
+        let asynchronous = dependencies.iter().any(|d| d.starts_with("tokio") || d == "tonic" || d == "hyper-util" || d == "tower");
+        let allowed = ["bulkhead-runtime", "bulkhead-control", "bulkhead-control-api"].contains(&package.as_str());
+        assert!(!asynchronous || allowed, "{package}");
+    }
+}
+
+#[test]
+fn what_crosses_a_border_needs_no_xen_and_no_process() {
+    let graph = graph();
+    for (package, allowed) in [
+        ("bulkhead-wire", &[][..]),
+        ("bulkhead-xen-abi", &[]),
+        ("bulkhead-ring", &["bulkhead-wire"]),
+        ("bulkhead-bus", &["bulkhead-wire"]),
+    ] {
+        for dependency in graph[package].iter().filter(|d| d.starts_with("bulkhead-")) {
+            assert!(allowed.contains(&dependency.as_str()), "{package} uses {dependency}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_where_the_architecture_says() {
+    let allowed = ["proto/ring/src/area.rs", "broker/xen/src/", "policy/src/", "policy/runtime/src/memory.rs", "policy/runtime/src/process.rs"];
+    let out = Command::new("git").args(["ls-files", "*.rs"]).current_dir(top()).output().unwrap();
+    for file in String::from_utf8(out.stdout).unwrap().lines() {
+        let Ok(text) = std::fs::read_to_string(top().join(file)) else { continue };
+        let found = text.lines().any(|l| !l.trim_start().starts_with("//") && (l.contains("unsafe {") || l.contains("unsafe fn ") || l.contains("unsafe impl ")));
+        let tested = file.ends_with("direction.rs");
+        assert!(!found || tested || allowed.iter().any(|a| file.starts_with(a)), "{file}");
+    }
+}
+
+#[test]
+fn the_state_of_every_device_has_a_version() {
+    for file in ["dev-input/src/serial/state.rs", "dev-input/src/ps2/state.rs", "dev-blk/src/ide/state.rs", "dev-display/src/vga/state.rs", "broker/platform/src/state.rs"] {
+        assert!(std::fs::read_to_string(top().join(file)).unwrap().contains("VERSION: u32"), "{file}");
+    }
+}
