@@ -31,13 +31,16 @@ pub(crate) enum RunState {
     Paused,
 }
 
+/// Descriptors that clients have handed over: number → opaque text, descriptor.
+type FdSets = BTreeMap<u32, (Option<String>, Arc<OwnedFd>)>;
+
 /// What all sessions share.
 pub(crate) struct Shared {
     pub(crate) plan: MachinePlan,
     pub(crate) clients: Clients,
     pub(crate) launcher: Launcher,
     pub(crate) state: Mutex<RunState>,
-    pub(crate) fdsets: Mutex<BTreeMap<u32, (Option<String>, Arc<OwnedFd>)>>,
+    pub(crate) fdsets: Mutex<FdSets>,
     pub(crate) events: broadcast::Sender<String>,
 }
 

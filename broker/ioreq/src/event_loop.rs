@@ -126,11 +126,8 @@ impl<E: Edge> Broker<E> {
             for event in &events {
                 match event.data.u64() {
                     EVENTS => self.machine.edge.pending(),
-                    LINK => {
-                        if !self.link()? {
-                            return Ok(());
-                        }
-                    }
+                    LINK if !self.link()? => return Ok(()),
+                    LINK => {}
                     CONTROL => self.control(),
                     TICK => {
                         // However many have expired: a machine that did not run has not waited.

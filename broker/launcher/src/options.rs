@@ -16,11 +16,9 @@ impl Options {
         let mut parts = vec![String::new()];
         let mut chars = text.chars().peekable();
         while let Some(c) = chars.next() {
-            if c == ',' {
-                if chars.next_if_eq(&',').is_none() {
-                    parts.push(String::new());
-                    continue;
-                }
+            if c == ',' && chars.next_if_eq(&',').is_none() {
+                parts.push(String::new());
+                continue;
             }
             if let Some(last) = parts.last_mut() {
                 last.push(c);

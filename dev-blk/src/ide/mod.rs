@@ -39,8 +39,8 @@ fn function() -> FunctionSpec {
 
 /// What the controller has.
 pub fn declare() -> Declaration {
-    let command = |name, base: u16, channel: u8| Region::ports(name, base, 8).shadow(7, 1, SHADOW_STATUS as u8 + channel);
-    let control = |name, base: u16, channel: u8| Region::ports(name, base, 1).shadow(0, 1, SHADOW_ALTERNATE as u8 + channel);
+    let command = |name, base: u16, channel: u8| Region::ports(name, base, 8).shadow(7, 1, SHADOW_STATUS as u8 | channel);
+    let control = |name, base: u16, channel: u8| Region::ports(name, base, 1).shadow(0, 1, SHADOW_ALTERNATE as u8 | channel);
     Declaration {
         regions: vec![
             command("primary command block", 0x1f0, 0),

@@ -167,7 +167,7 @@ impl Mouse {
             part
         };
         let (dx, dy) = (take(&mut self.dx, 255), take(&mut self.dy, 255));
-        let sign = |v: i32, bit: u8| if v < 0 { 1 << bit } else { 0 };
+        let sign = |v: i32, bit: u8| u8::from(v < 0).wrapping_shl(u32::from(bit));
         let mut bytes = vec![8 | self.buttons & 7 | sign(dx, 4) | sign(dy, 5), dx as u8, dy as u8];
         match self.kind {
             3 => bytes.push(take(&mut self.dz, 127).wrapping_neg() as u8),

@@ -184,7 +184,7 @@ impl Data {
             let seen = self.channel.bell();
             let mut busy = false;
             for _ in 0..BUDGET {
-                match self.channel.next()? {
+                match self.channel.take()? {
                     Some(Work::Request(cell, what)) => self.request(cell, what),
                     Some(Work::Posted(what)) => self.posted(what),
                     None => break,
@@ -213,11 +213,8 @@ impl Data {
             for event in &events {
                 match event.data.u64() {
                     REQUEST_BELL => {}
-                    LINK => {
-                        if !self.link()? {
-                            return Ok(());
-                        }
-                    }
+                    LINK if !self.link()? => return Ok(()),
+                    LINK => {}
                     CONTROL => self.control(),
                     number => self.device.poll(Ready::Fd(number as u32), &mut self.cx),
                 }

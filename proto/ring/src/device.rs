@@ -49,7 +49,7 @@ impl DeviceEnd {
 
     /// The next thing to do, posted writes before the requests that came after them. A posted write is done with when
     /// [`Self::posted_done`] is called.
-    pub fn next(&mut self) -> Result<Option<Work>, Poison> {
+    pub fn take(&mut self) -> Result<Option<Work>, Poison> {
         let head = self.request.load_u32(request::POSTED_HEAD);
         for _ in 0..self.shape.cells {
             let cell = self.next_cell;
@@ -85,7 +85,7 @@ impl DeviceEnd {
         (matches!(what.size, 1 | 2 | 4 | 8) && what.count >= 1 && bytes <= wire::PAYLOAD).then_some(())
     }
 
-    /// The posted write that [`Self::next`] returned last is done.
+    /// The posted write that [`Self::take`] returned last is done.
     pub fn posted_done(&mut self) {
         self.posted_tail = self.posted_tail.wrapping_add(1);
         self.reply.store_u32(reply::POSTED_TAIL, self.posted_tail);

@@ -98,6 +98,7 @@ pub struct BufferedIoreq {
     pub data: u32,
 }
 
+#[expect(clippy::arithmetic_side_effects, reason = "evaluated at compile time")]
 const _: () = {
     assert!(size_of::<Ioreq>() == 32);
     assert!(core::mem::offset_of!(Ioreq, vp_eport) == 24);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::process::Command;
 
-const HEADERS: &str = "#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n";
+const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n";
 
 /// Their expression, our value.
 fn table() -> Vec<(&'static str, u64)> {
