@@ -66,7 +66,7 @@ impl Sandbox {
     }
 
     /// Limits of resources.
-    pub fn limit(&self) -> Result<(), SandboxError> {
+    fn limit(&self) -> Result<(), SandboxError> {
         let limits = &self.profile.limits;
         let table = [
             (Resource::Nofile, limits.files),
@@ -86,7 +86,7 @@ impl Sandbox {
     }
 
     /// Landlock without rules: no file can be opened, nothing bound or connected, nobody outside signalled.
-    pub fn landlock(&self) -> Result<i32, SandboxError> {
+    fn landlock(&self) -> Result<i32, SandboxError> {
         let abi = landlock_abi();
         if self.level == Level::Strict && abi < 6 {
             return Err(SandboxError::Landlock(abi));
@@ -115,8 +115,20 @@ impl Sandbox {
         self.filter()
     }
 
+    /// The filter and nothing else, to test it by itself.
+    pub fn filter_alone(&self) -> Result<(), SandboxError> {
+        rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))?;
+        self.filter()
+    }
+
+    /// Landlock and nothing else, to test it by itself.
+    pub fn landlock_alone(&self) -> Result<(), SandboxError> {
+        rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))?;
+        self.landlock().map(|_| ())
+    }
+
     /// The filter alone, for all threads.
-    pub fn filter(&self) -> Result<(), SandboxError> {
+    fn filter(&self) -> Result<(), SandboxError> {
         let program: Vec<seccompiler::sock_filter> = self
             .profile
             .filter

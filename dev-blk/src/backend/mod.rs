@@ -176,10 +176,12 @@ impl Threads {
     pub fn new(lanes: usize, memory: &Arc<dyn GuestMemory>, bell: &Arc<OwnedFd>) -> std::io::Result<Self> {
         let (finished, done) = channel();
         let mut senders = Vec::new();
+        let (running, is_running) = channel();
         for lane in 0..lanes {
             let (sender, orders) = channel::<Order>();
-            let (memory, bell, finished) = (memory.clone(), bell.clone(), finished.clone());
+            let (memory, bell, finished, running) = (memory.clone(), bell.clone(), finished.clone(), running.clone());
             let work = move || {
+                let _ = running.send(());
                 for (image, job) in orders {
                     if finished.send((lane, run(&image, &*memory, job))).is_err() {
                         return;
@@ -189,6 +191,8 @@ impl Threads {
             };
             std::thread::Builder::new().name(format!("disk{lane}")).stack_size(256 * 1024).spawn(work)?;
             senders.push(sender);
+            // A thread makes system calls before its first line; the filter must not close on it meanwhile.
+            let _ = is_running.recv();
         }
         Ok(Self { lanes: senders, done })
     }

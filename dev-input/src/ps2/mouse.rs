@@ -162,7 +162,7 @@ impl Mouse {
 
     fn packet(&mut self) {
         let take = |value: &mut i32, limit: i32| {
-            let part = (*value).clamp(-limit, limit);
+            let part = (*value).clamp(limit.saturating_neg(), limit);
             *value = value.saturating_sub(part);
             part
         };

@@ -1,0 +1,84 @@
+//! Takes the place of a role: learns from descriptor 3 which layers of the sandbox to put on and what to try, tries it,
+//! and says how it went: one byte, 0 for success, else the errno. If the filter kills it, it says nothing.
+use bulkhead_bus::plan::Level;
+use bulkhead_policy::{Sandbox, profile};
+use rustix::fd::{FromRawFd, OwnedFd};
+
+fn main() {
+    let role = std::env::args().next().unwrap_or_default();
+    // SAFETY: whoever starts this program gives it the socket as descriptor 3.
+    let socket = unsafe { OwnedFd::from_raw_fd(3) };
+    let mut bytes = [0; 128];
+    let n = rustix::io::read(&socket, &mut bytes).unwrap_or(0);
+    let order = String::from_utf8_lossy(&bytes[..n]).into_owned();
+    let (layer, attempt) = order.split_once(' ').unwrap_or(("all", ""));
+    let sandbox = Sandbox::new(profile(&role).expect("a profile"), Level::Kernel);
+    let entered = match layer {
+        "none" => Ok(()),
+        "filter" => sandbox.filter_alone(),
+        "landlock" => sandbox.landlock_alone(),
+        "confined" => sandbox.confine().map(|_| ()),
+        _ => sandbox.confine().and_then(|_| sandbox.seal()),
+    };
+    if let Err(e) = entered {
+        eprintln!("{e}");
+        let _ = rustix::io::write(&socket, &[255]);
+        return;
+    }
+    let outcome = attempt_of(attempt);
+    let _ = rustix::io::write(&socket, &[outcome]);
+    // SAFETY: ends the process without anything that the filter would refuse.
+    unsafe { libc::_exit(0) }
+}
+
+/// Tries one thing: 0 if it worked, else the errno.
+fn attempt_of(name: &str) -> u8 {
+    let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(254) as u8;
+    let (name, argument) = name.split_once('=').unwrap_or((name, "0"));
+    let number: i64 = argument.parse().unwrap_or(0);
+    // SAFETY: each call gets constants, or pointers to constants and to buffers of this frame.
+    let result: i64 = unsafe {
+        match name {
+            "open a file" => i64::from(libc::open(c"/etc/passwd".as_ptr(), libc::O_RDONLY)),
+            "list the root" => i64::from(libc::open(c"/".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY)),
+            "make a file" => i64::from(libc::open(c"/tmp/bulkhead-breakout".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600)),
+            "an internet socket" => i64::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
+            "a unix socket" => i64::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
+            "signal another process" => i64::from(libc::kill(number as i32, 0)),
+            "ptrace another process" => libc::ptrace(libc::PTRACE_SEIZE, number as i32, 0, 0),
+            "fork" => match libc::fork() {
+                0 => libc::_exit(0),
+                pid => i64::from(pid),
+            },
+            "exec" => {
+                let argv = [c"/bin/true".as_ptr(), std::ptr::null()];
+                match libc::fork() {
+                    0 => {
+                        libc::execv(argv[0], argv.as_ptr());
+                        libc::_exit(1)
+                    }
+                    pid => {
+                        let mut status = 0;
+                        libc::waitpid(pid, &raw mut status, 0);
+                        if status == 0 { 0 } else { -1 }
+                    }
+                }
+            }
+            "executable memory" => {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let p = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, flags, -1, 0);
+                if p == libc::MAP_FAILED { -1 } else { 0 }
+            }
+            "io_uring" => {
+                let mut params = [0u8; 120];
+                libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr())
+            }
+            "change O_NONBLOCK" => i64::from(libc::fcntl(3, libc::F_SETFL, libc::O_NONBLOCK)),
+            "a new namespace" => i64::from(libc::unshare(libc::CLONE_NEWUSER)),
+            "more privileges" => i64::from(libc::setuid(0)),
+            "a thread" => libc::syscall(libc::SYS_clone3, 0, 0).max(if errno() == libc::EINVAL as u8 { 0 } else { -1 }),
+            _ => -1,
+        }
+    };
+    if result < 0 { errno().max(1) } else { 0 }
+}
