@@ -38,8 +38,20 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
+    /// The client of a slot; a process that is being started (or of which this control, being new, has not heard yet)
+    /// is waited for.
+    pub(crate) async fn wait(&self, slot: Slot) -> Option<Client> {
+        for _ in 0..100 {
+            if let Some(client) = self.get(slot) {
+                return Some(client);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None
+    }
+
     /// The client of a slot.
-    pub(crate) fn get(&self, slot: Slot) -> Option<Client> {
+    fn get(&self, slot: Slot) -> Option<Client> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
     }
 

@@ -178,14 +178,18 @@ impl Shared {
             }
         };
         let token = token.map_err(QmpError::generic)?;
-        let mut client = self.clients.get(slot).ok_or_else(|| QmpError::generic("the display's process does not run"))?;
+        let client = self.clients.wait(slot).await;
+        let mut client = client.ok_or_else(|| QmpError::generic("the display's process does not run"))?;
         client.screenshot(v1::Token { token }).await.map_err(|e| QmpError::generic(e.message()))?;
         Ok(json!({}))
     }
 
     async fn send_events(&self, events: Vec<v1::InputEvent>) -> Result<(), QmpError> {
         let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
-        let client = slot.and_then(|slot| self.clients.get(slot));
+        let client = match slot {
+            Some(slot) => self.clients.wait(slot).await,
+            None => None,
+        };
         let mut client = client.ok_or_else(|| QmpError::generic("the keyboard's process does not run"))?;
         client.input(v1::InputEvents { events }).await.map(|_| ()).map_err(|e| QmpError::generic(e.message()))
     }
@@ -218,7 +222,10 @@ impl Shared {
             "broker" => Some(bulkhead_bus::plan::BROKER),
             _ => self.plan.devices.iter().find(|d| d.name == name).map(|d| d.slot),
         };
-        let client = slot.and_then(|s| self.clients.get(s));
+        let client = match slot {
+            Some(slot) => self.clients.wait(slot).await,
+            None => None,
+        };
         let mut client = client.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no running device {name:?}")))?;
         let registers = client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
         let counters = client.statistics(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().counters;

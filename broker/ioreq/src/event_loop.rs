@@ -191,6 +191,7 @@ impl<E: Edge> Broker<E> {
                     self.machine.online(slot, end, opening.request_bell);
                     // The doorbell lives as long as its entry; closing it removes that.
                     self.bells(slot, opening.reply_bell);
+                    self.process.tell(Ask::Attached, slot, 0)?;
                 }
                 Ok(true)
             }

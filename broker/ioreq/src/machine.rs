@@ -534,6 +534,8 @@ impl<E: Edge> Machine<E> {
             return false;
         }
         let Some(value) = c.live.as_ref().and_then(|l| l.end.shadow(usize::from(index))) else { return false };
+        // The device publishes its lines before its shadows: what the value tells, the interrupt must tell too.
+        c.update_lines(&mut self.edge);
         self.counters.shadowed = self.counters.shadowed.saturating_add(1);
         self.complete(vcpu, request, Some(u64::from(value) & ones(request.size)));
         true

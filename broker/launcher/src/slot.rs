@@ -18,6 +18,8 @@ pub(crate) enum Phase {
     Starting,
     /// It has what it needs and goes into its sandbox.
     Entering,
+    /// In its sandbox; the broker does not use its channel yet.
+    Attaching,
     /// It runs.
     Running,
     /// It is dead and stays so.

@@ -246,6 +246,10 @@ impl Launcher {
         Some(Ids { uid: id, gid: id })
     }
 
+    fn phase(&self, slot: Slot) -> Option<Phase> {
+        self.slots.iter().find(|s| s.slot == slot).map(|s| s.phase)
+    }
+
     fn slot(&mut self, slot: Slot) -> Option<&mut SlotState> {
         self.slots.iter_mut().find(|s| s.slot == slot)
     }
@@ -461,8 +465,15 @@ impl Launcher {
             }
             (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true)?,
             (Ask::Sealed, CONTROL) => {}
-            (Ask::Sealed, _) => self.sealed(number, |c| c.sealed_by_device = true)?,
-            (Ask::Ready, _) => self.ready(number)?,
+            // Once each in a life; a process that says so again is out of its mind.
+            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => self.sealed(number, |c| c.sealed_by_device = true)?,
+            (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
+            (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
+            (Ask::Attached, BROKER) => {
+                if let Some(state) = self.slot(message.arg).filter(|s| s.phase == Phase::Attaching) {
+                    state.phase = Phase::Running;
+                }
+            }
             (Ask::ChannelDead, BROKER) => {
                 let reason = if message.extra == Death::Deadline as u64 { "did not answer in time" } else { "broke the protocol" };
                 if let Some(state) = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
@@ -566,7 +577,7 @@ impl Launcher {
             state.kill("not in its sandbox");
             return Err(format!("{} is not in its sandbox: {}", state.name, wrong.join("; ")));
         }
-        state.phase = Phase::Running;
+        state.phase = if number >= FIRST_DEVICE { Phase::Attaching } else { Phase::Running };
         state.tell(|_| ToProcess::Go, &[])?;
         match number {
             BROKER => {
@@ -673,7 +684,7 @@ impl Launcher {
             control.phase = Phase::Starting;
         }
         // The old connections ended in the middle of something; every process gets a new one.
-        for slot in self.slots.iter().filter(|s| s.slot != CONTROL && s.phase == Phase::Running).map(|s| s.slot).collect::<Vec<_>>() {
+        for slot in self.slots.iter().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching)).map(|s| s.slot).collect::<Vec<_>>() {
             let (ours, theirs) = control_pair()?;
             if let Some(state) = self.slot(slot) {
                 state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())])?;

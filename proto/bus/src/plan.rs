@@ -266,6 +266,8 @@ pub enum Ask {
     Stop = 6,
     /// Control: give the descriptor of this message to slot `arg`; the answer is a token.
     GiveFd = 7,
+    /// Broker: the channel of slot `arg` is in use.
+    Attached = 9,
     /// Control: make a file named `name` in the dump directory and give it to slot `arg`; the answer is a token.
     Dump = 8,
 }
@@ -282,6 +284,7 @@ impl Ask {
             6 => Self::Stop,
             7 => Self::GiveFd,
             8 => Self::Dump,
+            9 => Self::Attached,
             _ => return None,
         })
     }
@@ -385,7 +388,7 @@ mod tests {
         #[test]
         fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let message = FromProcess::from_bytes(&bytes);
-            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=8).contains(&bytes[0]));
+            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=9).contains(&bytes[0]));
             if let Some(message) = message {
                 prop_assert_eq!(FromProcess::from_bytes(&message.to_bytes()), Some(message));
             }

@@ -198,6 +198,17 @@ fn a_shadow_is_used_only_while_it_is_valid_and_no_posted_write_is_outstanding() 
 }
 
 #[test]
+fn an_interrupt_is_there_before_a_shadow_tells_of_its_cause() {
+    let mut b = Bench::new(1);
+    b.devices[0].set_line(0, true, 0);
+    b.devices[0].set_shadow(0, Some(0x50));
+    b.machine.edge.calls.clear();
+    b.read(0, 0x108);
+    assert_eq!(b.answers(), [(0, Some(0x50))]);
+    assert_eq!(b.machine.edge.calls, ["isa 5 true"]);
+}
+
+#[test]
 fn buffered_writes_come_before_the_request_that_follows_them() {
     let mut b = Bench::new(1);
     for i in 0..600u64 {
