@@ -15,6 +15,8 @@ mod broker;
 #[cfg(not(loom))]
 mod device;
 pub mod doorbell;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 #[cfg(not(loom))]
 pub use area::{AreaError, SharedArea};
