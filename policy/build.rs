@@ -10,6 +10,7 @@ use std::path::Path;
 struct Profile {
     role: String,
     purpose: String,
+    descriptors: Vec<String>,
     limits: Limits,
     syscalls: BTreeMap<String, Syscall>,
 }
@@ -61,8 +62,8 @@ fn main() {
         let names: Vec<_> = profile.syscalls.keys().collect();
         writeln!(
             table,
-            "Profile {{ role: {:?}, limits: Limits {{ files: {}, file_size: {}, data: {} }}, syscalls: &{:?}, filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.bpf\")) }},",
-            profile.role, profile.limits.files, profile.limits.file_size, profile.limits.data, names, profile.role
+            "Profile {{ role: {:?}, limits: Limits {{ files: {}, file_size: {}, data: {} }}, descriptors: &{:?}, syscalls: &{:?}, filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.bpf\")) }},",
+            profile.role, profile.limits.files, profile.limits.file_size, profile.limits.data, profile.descriptors, names, profile.role
         )
         .unwrap();
     }

@@ -10,7 +10,7 @@ mod spawn;
 pub mod verify;
 
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
-pub use spawn::{Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_slice, spawn};
+pub use spawn::{Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_schedule, spawn};
 
 /// Resource limits of a process.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub struct Profile {
     pub role: &'static str,
     /// Its resource limits.
     pub limits: Limits,
+    /// Kinds of descriptors that it may hold when the guest runs.
+    pub descriptors: &'static [&'static str],
     /// Names of the system calls that it may make.
     pub syscalls: &'static [&'static str],
     filter: &'static [u8],

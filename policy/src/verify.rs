@@ -1,4 +1,5 @@
 //! Looking at a process from outside, in /proc.
+use crate::Profile;
 use std::collections::BTreeMap;
 
 /// What /proc says of a process.
@@ -8,6 +9,26 @@ pub struct Observed {
     pub status: BTreeMap<String, String>,
     /// Namespaces: name → identity, where they can be read.
     pub namespaces: BTreeMap<String, String>,
+    /// Descriptors: number → what it is (see [`kind`]); `None` where /proc does not tell this process.
+    pub descriptors: Option<BTreeMap<i32, String>>,
+    /// Hard limits by the kernel's name; `None` in a number's place is unlimited.
+    pub limits: BTreeMap<String, Option<u64>>,
+    /// Mappings: permissions and what is mapped; empty where /proc does not tell this process.
+    pub mappings: Vec<(String, String)>,
+}
+
+/// The kind of a descriptor, from its link in /proc: the words that profiles use.
+pub fn kind(link: &str) -> &str {
+    match link {
+        "/dev/null" => "null",
+        "/dev/xen/privcmd" => "privcmd",
+        "/dev/xen/evtchn" => "evtchn",
+        _ if link.starts_with("socket:") => "socket",
+        _ if link.starts_with("pipe:") => "pipe",
+        _ if link.starts_with("/memfd:") => "memfd",
+        _ if link.starts_with("/dev/ptmx") || link.starts_with("/dev/pts/") || link.starts_with("/ptmx") => "terminal",
+        _ => link.strip_prefix("anon_inode:").map_or("file", |name| name.trim_matches(['[', ']'])),
+    }
 }
 
 /// Reads /proc.
@@ -21,12 +42,33 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
             namespaces.insert(name.to_owned(), link.to_string_lossy().into_owned());
         }
     }
-    Ok(Observed { status, namespaces })
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok().map(|entries| {
+        let link = |e: std::fs::DirEntry| {
+            let number = e.file_name().to_str()?.parse().ok()?;
+            Some((number, std::fs::read_link(e.path()).ok()?.to_string_lossy().into_owned()))
+        };
+        entries.flatten().filter_map(link).collect()
+    });
+    // "Max open files            64                   64                   files": name, soft, hard, unit.
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let limits = limits.lines().skip(1).filter_map(|line| {
+        let (name, rest) = line.split_at_checked(26)?;
+        let hard = rest.split_whitespace().nth(1)?;
+        Some((name.trim().to_owned(), hard.parse().ok()))
+    });
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mappings = maps.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let permissions = words.nth(1)?.to_owned();
+        Some((permissions, words.skip(3).collect::<Vec<_>>().join(" ")))
+    });
+    Ok(Observed { status, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
 }
 
-/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, own namespaces.
-/// Returns what is wrong.
-pub fn check(observed: &Observed, own: &Observed) -> Vec<String> {
+/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, own namespaces, only
+/// the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing executable
+/// but its program. Returns what is wrong.
+pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<String> {
     let mut wrong = Vec::new();
     let field = |name: &str| observed.status.get(name).map_or("", String::as_str);
     for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
@@ -49,5 +91,61 @@ pub fn check(observed: &Observed, own: &Observed) -> Vec<String> {
             wrong.push(format!("the {name} namespace is the launcher's"));
         }
     }
+    for (number, link) in observed.descriptors.iter().flatten() {
+        if !profile.descriptors.contains(&kind(link)) {
+            wrong.push(format!("descriptor {number} is {link}, a {}", kind(link)));
+        }
+    }
+    let limits = &profile.limits;
+    for (name, most) in [
+        ("Max open files", limits.files),
+        ("Max file size", limits.file_size),
+        ("Max data size", limits.data),
+        ("Max core file size", 0),
+        ("Max locked memory", 0),
+        ("Max msgqueue size", 0),
+    ] {
+        match observed.limits.get(name) {
+            Some(Some(hard)) if *hard <= most => {}
+            other => wrong.push(format!("{name} is {other:?}, not at most {most}")),
+        }
+    }
+    let mut programs: Vec<&str> = Vec::new();
+    for (permissions, what) in &observed.mappings {
+        if permissions.contains('x') && !what.starts_with("[v") {
+            programs.push(what);
+            if permissions.contains('w') || what.is_empty() || !what.starts_with('/') {
+                wrong.push(format!("executable memory: {permissions} {what}"));
+            }
+        }
+    }
+    programs.dedup();
+    if programs.len() > 1 {
+        wrong.push(format!("executable memory of more than one file: {}", programs.join(", ")));
+    }
     wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_test_itself_is_in_no_sandbox() {
+        let own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let wrong = check(&own, &own, crate::profile("ps2").unwrap());
+        for what in ["Seccomp", "NoNewPrivs", "Max open files", "namespace is the launcher's"] {
+            assert!(wrong.iter().any(|w| w.contains(what)), "{what} in {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn descriptors_have_the_names_that_profiles_use() {
+        for (link, word) in [
+            ("socket:[12]", "socket"), ("pipe:[1]", "pipe"), ("anon_inode:[eventfd]", "eventfd"), ("anon_inode:[eventpoll]", "eventpoll"),
+            ("/memfd:rom (deleted)", "memfd"), ("/dev/xen/privcmd", "privcmd"), ("/dev/ptmx", "terminal"), ("/var/lib/disk.img", "file"),
+        ] {
+            assert_eq!(kind(link), word);
+        }
+    }
 }

@@ -293,8 +293,7 @@ impl<E: Edge> Machine<E> {
             return false;
         }
         live.seen = bell;
-        let lines = self.channels.get_mut(index).is_some_and(|c| c.update_lines(&mut self.edge));
-        let mut replies = false;
+        let (mut lines, mut replies) = (false, false);
         for vcpu in 0..self.vcpus.len() {
             let waits = matches!(self.vcpus.get(vcpu), Some(Slot::Waiting(w)) if w.channels.contains(&index));
             if !waits {
@@ -304,6 +303,8 @@ impl<E: Edge> Machine<E> {
             match reply {
                 Some(Ok(Some(reply))) => {
                     replies = true;
+                    // The device publishes its lines before its reply; so they are looked at after it was seen.
+                    lines |= self.update_lines(index);
                     self.answered(vcpu, index, Some(reply));
                 }
                 Some(Err(_)) => {
@@ -319,6 +320,7 @@ impl<E: Edge> Machine<E> {
             match reply {
                 Some(Ok(Some(reply))) => {
                     replies = true;
+                    lines |= self.update_lines(index);
                     self.own_answered(index, reply.value);
                 }
                 Some(Err(_)) => {
@@ -328,6 +330,7 @@ impl<E: Edge> Machine<E> {
                 _ => {}
             }
         }
+        lines |= self.update_lines(index);
         if !(lines || replies) {
             let verdict = self.channels.get_mut(index).map_or(Ok(()), Channel::fruitless);
             if let Err(death) = verdict {
@@ -335,6 +338,10 @@ impl<E: Edge> Machine<E> {
             }
         }
         lines || replies
+    }
+
+    fn update_lines(&mut self, index: usize) -> bool {
+        self.channels.get_mut(index).is_some_and(|c| c.update_lines(&mut self.edge))
     }
 
     /// Starts a broadcast of the broker's own; false if one is under way.

@@ -1,38 +1,17 @@
 //! Every role's sandbox against every attempt, one process each; every layer alone; and the same attempts without the
 //! sandbox, which must succeed, or the test would prove nothing.
-use bulkhead_policy::{Ids, PROFILES, Spec, spawn};
-use rustix::fd::AsFd;
-use rustix::process::{WaitId, WaitIdOptions};
-
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Worked,
-    Refused(u8),
-    Killed(i32),
-}
+use bulkhead_breakout::{Ids, Outcome, ids};
+use bulkhead_policy::PROFILES;
+use bulkhead_ring::SharedArea;
+use rustix::fd::{AsFd, BorrowedFd};
 
 fn run(role: &str, ids: Option<Ids>, layer: &str, attempt: &str) -> Outcome {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
-    let executable = std::fs::File::open(env!("CARGO_BIN_EXE_bulkhead-hostile")).unwrap();
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-    let log = std::fs::File::options().write(true).open("/dev/null").unwrap();
-    let spawned = spawn(Spec { executable: executable.as_fd(), role, socket: theirs, log: log.as_fd(), ids }).unwrap();
-    rustix::io::write(&ours, format!("{layer} {attempt}").as_bytes()).unwrap();
-    let mut byte = [254];
-    let n = rustix::io::read(&ours, &mut byte).unwrap_or(0);
-    let status = rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
-    match (n, byte[0], status.terminating_signal()) {
-        (_, _, Some(signal)) => Outcome::Killed(signal),
-        (1, 0, _) => Outcome::Worked,
-        (1, 255, _) => panic!("{role}: the sandbox was not entered"),
-        (_, errno, _) => Outcome::Refused(errno),
-    }
+    run_with(role, ids, layer, attempt, None)
 }
 
-/// The user of a sandboxed process: of the range if we may choose.
-fn ids() -> Option<Ids> {
-    let uid = rustix::process::geteuid().as_raw();
-    Some(if uid == 0 { Ids { uid: 2_000_000_999, gid: 2_000_000_999 } } else { Ids { uid, gid: rustix::process::getegid().as_raw() } })
+fn run_with(role: &str, ids: Option<Ids>, layer: &str, attempt: &str, fd: Option<BorrowedFd<'_>>) -> Outcome {
+    let executable = std::fs::File::open(env!("CARGO_BIN_EXE_bulkhead-hostile")).unwrap();
+    bulkhead_breakout::run(executable.as_fd(), role, ids, layer, attempt, fd).unwrap()
 }
 
 fn attempts() -> Vec<String> {
@@ -100,6 +79,35 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
         match run("serial", ids(), "confined", attempt) {
             Outcome::Refused(e) => assert!([errno, libc::EACCES, libc::EPERM].contains(&i32::from(e)), "{attempt}: {e}"),
             other => panic!("{attempt}: {other:?}"),
+        }
+    }
+}
+
+/// Each direction of a channel is written by one side only: the descriptor that the other side gets cannot be used for
+/// writing, whatever the process does. The seals hold by themselves, with no sandbox around.
+#[test]
+fn the_peers_area_cannot_be_written_mapped_for_writing_or_cut() {
+    let attempts = ["write the area", "map the area for writing", "make the area's mapping writable"];
+    for attempt in attempts.into_iter().chain(["cut the area"]) {
+        let fd = SharedArea::create("reply", 8192).unwrap();
+        assert_eq!(run_with("ps2", None, "none", attempt, Some(fd.as_fd())), Outcome::Worked, "control run: {attempt}");
+        let fd = SharedArea::create("reply", 8192).unwrap();
+        let _writer = SharedArea::map_writer(&fd, 8192).unwrap();
+        for (role, ids, layer) in [("ps2", None, "none"), ("ps2", ids(), "confined")] {
+            match run_with(role, ids, layer, attempt, Some(fd.as_fd())) {
+                Outcome::Refused(errno) => assert!([libc::EPERM, libc::EACCES, libc::EFBIG].contains(&i32::from(errno)), "{attempt}: {errno}"),
+                other => panic!("{attempt}, {layer}: {other:?}"),
+            }
+        }
+    }
+    for profile in PROFILES {
+        for attempt in attempts {
+            let fd = SharedArea::create("reply", 8192).unwrap();
+            let _writer = SharedArea::map_writer(&fd, 8192).unwrap();
+            match run_with(profile.role, ids(), "all", attempt, Some(fd.as_fd())) {
+                Outcome::Refused(errno) => assert!([libc::EPERM, libc::EACCES, libc::EFBIG].contains(&i32::from(errno)), "{attempt}: {errno}"),
+                other => assert_eq!(other, Outcome::Killed(libc::SIGSYS), "{}: {attempt}", profile.role),
+            }
         }
     }
 }

@@ -2,14 +2,24 @@
 //! and says how it went: one byte, 0 for success, else the errno. If the filter kills it, it says nothing.
 use bulkhead_bus::plan::Level;
 use bulkhead_policy::{Sandbox, profile};
-use rustix::fd::{FromRawFd, OwnedFd};
+use bulkhead_xen_abi::ioctl;
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 fn main() {
     let role = std::env::args().next().unwrap_or_default();
     // SAFETY: whoever starts this program gives it the socket as descriptor 3.
     let socket = unsafe { OwnedFd::from_raw_fd(3) };
     let mut bytes = [0; 128];
-    let n = rustix::io::read(&socket, &mut bytes).unwrap_or(0);
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    let n = got.map_or(0, |g| g.bytes);
+    let given: Option<OwnedFd> = control.drain().find_map(|m| match m {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let fd = given.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let order = String::from_utf8_lossy(&bytes[..n]).into_owned();
     let (layer, attempt) = order.split_once(' ').unwrap_or(("all", ""));
     let sandbox = Sandbox::new(profile(&role).expect("a profile"), Level::Kernel);
@@ -25,14 +35,14 @@ fn main() {
         let _ = rustix::io::write(&socket, &[255]);
         return;
     }
-    let outcome = attempt_of(attempt);
+    let outcome = attempt_of(attempt, fd);
     let _ = rustix::io::write(&socket, &[outcome]);
     // SAFETY: ends the process without anything that the filter would refuse.
     unsafe { libc::_exit(0) }
 }
 
-/// Tries one thing: 0 if it worked, else the errno.
-fn attempt_of(name: &str) -> u8 {
+/// Tries one thing, some of them with the descriptor `fd`: 0 if it worked, else the errno.
+fn attempt_of(name: &str, fd: i32) -> u8 {
     let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(254) as u8;
     let (name, argument) = name.split_once('=').unwrap_or((name, "0"));
     let number: i64 = argument.parse().unwrap_or(0);
@@ -77,6 +87,42 @@ fn attempt_of(name: &str) -> u8 {
             "a new namespace" => i64::from(libc::unshare(libc::CLONE_NEWUSER)),
             "more privileges" => i64::from(libc::setuid(0)),
             "a thread" => libc::syscall(libc::SYS_clone3, 0, 0).max(if errno() == libc::EINVAL as u8 { 0 } else { -1 }),
+            "device model operation" => {
+                // How many vCPUs has it? (XEN_DMOP_nr_vcpus: nothing changes.)
+                let mut op = [20u64, 0, 0, 0];
+                let buf = ioctl::DmOpBuf { uptr: op.as_mut_ptr() as u64, size: 32 };
+                let arg = ioctl::DmOpArg { dom: number as u16, num: 1, pad: 0, ubufs: (&raw const buf) as u64 };
+                i64::from(libc::ioctl(fd, u64::from(ioctl::PRIVCMD_DM_OP), &raw const arg))
+            }
+            "hypercall" => {
+                // xen_version(XENVER_version).
+                let arg = ioctl::Hypercall { op: 17, arg: [0; 5] };
+                i64::from(libc::ioctl(fd, u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const arg))
+            }
+            "map guest memory" => {
+                let at = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
+                let (gfn, mut error) = (1u64, 0i32);
+                let arg = ioctl::MmapBatchV2 {
+                    num: 1, dom: number as u16, pad: 0, addr: at as u64, arr: (&raw const gfn) as u64, err: (&raw mut error) as u64,
+                };
+                if at == libc::MAP_FAILED { -1 } else { i64::from(libc::ioctl(fd, u64::from(ioctl::PRIVCMD_MMAPBATCH_V2), &raw const arg)) }
+            }
+            "bind an event channel" => {
+                let arg = ioctl::BindInterdomain { remote_domain: number as u32, remote_port: 1 };
+                let port = libc::ioctl(fd, u64::from(ioctl::EVTCHN_BIND_INTERDOMAIN), &raw const arg);
+                // A port that does not fit is refused by Xen: the way there was open.
+                if port < 0 && errno() == libc::EINVAL as u8 { 0 } else { i64::from(port) }
+            }
+            "write the area" => i64::try_from(libc::write(fd, [1u8].as_ptr().cast(), 1)).unwrap_or(-1),
+            "map the area for writing" => {
+                let p = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
+                if p == libc::MAP_FAILED { -1 } else { 0 }
+            }
+            "make the area's mapping writable" => {
+                let p = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+                if p == libc::MAP_FAILED { -1 } else { i64::from(libc::mprotect(p, 4096, libc::PROT_READ | libc::PROT_WRITE)) }
+            }
+            "cut the area" => i64::from(libc::ftruncate(fd, 0)),
             _ => -1,
         }
     };

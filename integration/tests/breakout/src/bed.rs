@@ -1,0 +1,136 @@
+//! What the test bed's suite runs in dom0 and a shell cannot do. Prints lines that the suite reads.
+//!
+//!     bulkhead-bed breakout DOMID     attempts on Xen's interfaces of a hostile program in the place of each role
+//!     bulkhead-bed processes PID      looks at every process of the machine whose launcher is PID
+//!     bulkhead-bed hold PID...        stops the control threads of these processes until standard input ends
+use bulkhead_breakout::{Outcome, ids, run};
+use bulkhead_policy::{PROFILES, profile, verify};
+use bulkhead_xen_abi::ioctl;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::Read as _;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<i32> = arguments.iter().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let done = match (arguments.first().map(String::as_str), numbers.as_slice()) {
+        (Some("breakout"), [domid]) => breakout(u16::try_from(*domid).unwrap_or(0)),
+        (Some("processes"), [launcher]) => processes(*launcher),
+        (Some("hold"), [_, ..]) => hold(&numbers),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID...".into()),
+    };
+    if let Err(e) = done {
+        eprintln!("bulkhead-bed: {e}");
+        std::process::exit(1);
+    }
+}
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn node(path: &str, restrict: Option<(u32, u16)>) -> Result<OwnedFd, Box<dyn std::error::Error>> {
+    let file = std::fs::File::options().read(true).write(true).open(path)?;
+    if let Some((request, domid)) = restrict {
+        // SAFETY: the request reads one domid.
+        if unsafe { libc::ioctl(file.as_raw_fd(), u64::from(request), &raw const domid) } < 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+    }
+    Ok(file.into())
+}
+
+/// Every attempt with its control run. `domid` is a guest that exists; a descriptor that is restricted to another number
+/// stands for a device of another guest.
+fn breakout(domid: u16) -> Done {
+    let beside = std::env::current_exe()?.with_file_name("bulkhead-hostile");
+    let executable = std::fs::File::open(beside)?;
+    let own = Some((ioctl::PRIVCMD_RESTRICT, domid));
+    let other = Some((ioctl::PRIVCMD_RESTRICT, domid + 1000));
+    let (dm_op, map) = (format!("device model operation={domid}"), format!("map guest memory={domid}"));
+    let bind = format!("bind an event channel={domid}");
+    let (privcmd, evtchn) = ("/dev/xen/privcmd", "/dev/xen/evtchn");
+    let killed = Outcome::Killed(libc::SIGSYS);
+    let mut failed = false;
+    let mut check = |path: &str, restrict, role: &str, layer: &str, attempt: &str, want: &[Outcome]| -> Done {
+        let fd = node(path, restrict)?;
+        let ids = if layer == "none" { None } else { ids() };
+        let outcome = run(executable.as_fd(), role, ids, layer, attempt, Some(fd.as_fd()))?;
+        let good = want.contains(&outcome);
+        failed |= !good;
+        println!("{} {role}, layer {layer}, restricted to {restrict:?}: {attempt}: {outcome:?}", if good { "as wanted:" } else { "WRONG:" });
+        Ok(())
+    };
+    // Control runs: without the layer in question, the attempt succeeds.
+    check(privcmd, None, "ide", "none", "hypercall", &[Outcome::Worked])?;
+    check(privcmd, own, "ide", "none", &dm_op, &[Outcome::Worked])?;
+    check(privcmd, own, "ide", "none", &map, &[Outcome::Worked])?;
+    check(evtchn, None, "broker", "none", &bind, &[Outcome::Worked])?;
+    // The kernel's restriction alone.
+    let refused = [Outcome::Refused(libc::EPERM as u8), Outcome::Refused(libc::EACCES as u8)];
+    check(privcmd, own, "ide", "none", "hypercall", &refused)?;
+    check(privcmd, other, "ide", "none", &dm_op, &refused)?;
+    check(privcmd, other, "ide", "none", &map, &refused)?;
+    check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid + 1000)), "broker", "none", &bind, &refused)?;
+    // The filter alone, on a descriptor that the kernel has not restricted, and everything together.
+    for layer in ["filter", "all"] {
+        for profile in PROFILES {
+            check(privcmd, None, profile.role, layer, "hypercall", std::slice::from_ref(&killed))?;
+            // Restricted, as in a running machine: what may a role that has the descriptor do with it?
+            let may_op = if profile.role == "broker" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
+            let may_map = if ["ide", "broker"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            check(privcmd, own, profile.role, layer, &map, &[may_map])?;
+        }
+        check(privcmd, other, "broker", layer, &dm_op, &refused)?;
+        check(privcmd, other, "ide", layer, &map, &refused)?;
+    }
+    if failed { Err("an attempt did not end as it must".into()) } else { Ok(()) }
+}
+
+/// Every child of the launcher, with its profile.
+fn processes(launcher: i32) -> Done {
+    let own = verify::observe(launcher)?;
+    let mut wrong = Vec::new();
+    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
+    for pid in children.split_whitespace() {
+        let pid: i32 = pid.parse()?;
+        let role = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+        let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
+        let observed = verify::observe(pid)?;
+        let profile = profile(&role).ok_or_else(|| format!("no profile for {role}"))?;
+        if observed.descriptors.as_ref().is_none_or(|d| d.is_empty()) || observed.mappings.is_empty() || observed.namespaces.len() != 7 {
+            wrong.push(format!("{role}: /proc does not tell enough"));
+        }
+        wrong.extend(verify::check(&observed, &own, profile).into_iter().map(|w| format!("{role}: {w}")));
+        let mut kinds: Vec<&str> = observed.descriptors.iter().flatten().map(|(_, link)| verify::kind(link)).collect();
+        kinds.sort_unstable();
+        println!("{role} {pid}: descriptors {}; {} mappings", kinds.join(" "), observed.mappings.len());
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Stops single threads, which signals cannot: by ptrace.
+fn hold(pids: &[i32]) -> Done {
+    let mut held = Vec::new();
+    for pid in pids {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            let name = std::fs::read_to_string(task.path().join("comm"))?;
+            let tid: i32 = task.file_name().to_string_lossy().parse()?;
+            if name.trim() != "control" || tid == *pid {
+                continue;
+            }
+            // SAFETY: ptrace on another thread; this process has no memory in it.
+            let stopped = unsafe {
+                libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) == 0
+                    && libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) == 0
+                    && libc::waitpid(tid, std::ptr::null_mut(), libc::__WALL) == tid
+            };
+            if !stopped {
+                return Err(format!("thread {tid} of {pid}: {}", std::io::Error::last_os_error()).into());
+            }
+            held.push(tid);
+        }
+    }
+    println!("held {}", held.len());
+    let _ = std::io::stdin().read(&mut [0]);
+    // They go on when this process ends.
+    Ok(())
+}

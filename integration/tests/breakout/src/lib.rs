@@ -1,0 +1,53 @@
+//! Puts a hostile program in the place of a process and sees how one attempt of it ends.
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions};
+
+pub use bulkhead_policy::Ids;
+
+/// How an attempt ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It succeeded.
+    Worked,
+    /// It failed with this errno.
+    Refused(u8),
+    /// The process was killed by this signal.
+    Killed(i32),
+    /// The sandbox could not be entered.
+    NotEntered,
+}
+
+/// Starts `executable` (bulkhead-hostile) as `role`; it puts on `layer` and tries `attempt`, with `fd` in its hands.
+///
+/// # Errors
+/// If the process could not be started or talked to.
+pub fn run(executable: BorrowedFd<'_>, role: &str, ids: Option<Ids>, layer: &str, attempt: &str, fd: Option<BorrowedFd<'_>>) -> std::io::Result<Outcome> {
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let log = std::fs::File::options().write(true).open("/dev/null")?;
+    let spec = bulkhead_policy::Spec { executable, role, socket: theirs, log: log.as_fd(), ids };
+    let spawned = bulkhead_policy::spawn(spec).map_err(std::io::Error::other)?;
+    let order = format!("{layer} {attempt}");
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = fd.map(|fd| [fd]);
+    if let Some(fds) = &fds {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    rustix::net::sendmsg(&ours, &[std::io::IoSlice::new(order.as_bytes())], &mut control, SendFlags::empty())?;
+    let mut byte = [254];
+    let n = rustix::io::read(&ours, &mut byte).unwrap_or(0);
+    let status = rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED)?;
+    Ok(match (n, byte, status.and_then(|s| s.terminating_signal())) {
+        (_, _, Some(signal)) => Outcome::Killed(signal),
+        (1, [0], _) => Outcome::Worked,
+        (1, [255], _) => Outcome::NotEntered,
+        (_, [errno], _) => Outcome::Refused(errno),
+    })
+}
+
+/// The user of a sandboxed process: of the range if we may choose.
+pub fn ids() -> Option<Ids> {
+    let uid = rustix::process::geteuid().as_raw();
+    Some(if uid == 0 { Ids { uid: 2_000_000_999, gid: 2_000_000_999 } } else { Ids { uid, gid: rustix::process::getegid().as_raw() } })
+}
