@@ -64,5 +64,10 @@ role_pid() { tree "$1" | sed -n "s/^$2 //p" | head -n 1; }
 nothing_left() { ! pidof bulkhead-dm bulkhead-roles platform ide vga ps2 serial broker control >/dev/null && ! ls /var/run/xen/qmp-libx* >/dev/null 2>&1; }
 # qmp NAME COMMAND: sends one command, prints the answer.
 qmp() { bulkhead qmp "$(xl domid "$1")" "$2"; }
-# check NAME COMMAND...: runs a test and says how it went.
-check() { t_=$1; shift; if "$@" >"/out/$t_.log" 2>&1; then echo "ok $t_"; else echo "not ok $t_"; tail -n 25 "/out/$t_.log" | sed 's/^/# /'; fi; }
+# check NAME COMMAND...: runs a test and says how it went and how long it took.
+check() {
+    t_=$1 b_=$(uptime_s); shift
+    if "$@" >"/out/$t_.log" 2>&1; then r_=ok; else r_="not ok"; fi
+    echo "$r_ $t_ # $(awk "BEGIN { print int($(uptime_s) - $b_) }") s"
+    [ "$r_" = ok ] || tail -n 40 "/out/$t_.log" | sed "s/^/# /"
+}

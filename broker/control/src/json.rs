@@ -6,7 +6,7 @@ pub(crate) const OBJECT_MAX: usize = 1 << 20;
 const DEPTH_MAX: usize = 64;
 
 /// What the stream holds next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// A complete object's text.
     Object(Vec<u8>),
@@ -24,6 +24,10 @@ pub(crate) struct Splitter {
     string: bool,
     escape: bool,
     skipping: bool,
+    /// Only blanks so far on this line.
+    fresh: bool,
+    /// Where a brace is that was the first on its line although another object is open.
+    suspect: Option<usize>,
 }
 
 impl Splitter {
@@ -37,6 +41,20 @@ impl Splitter {
         let head = std::mem::replace(&mut self.bytes, rest);
         *self = Self { bytes: std::mem::take(&mut self.bytes), ..Self::default() };
         head
+    }
+
+    /// A string has ended. If it is the first thing in an object that began a line and it is "execute", then this is a new
+    /// command, and what is open before it was never finished: a client that was cut off or has lost its count must not
+    /// swallow the commands that follow.
+    fn is_new_command(&mut self) -> bool {
+        let Some(start) = self.suspect.take() else { return false };
+        let text = self.bytes.get(start.saturating_add(1)..self.at).unwrap_or_default();
+        if text.trim_ascii() != b"\"execute\"" {
+            return false;
+        }
+        self.at = start;
+        self.cut();
+        true
     }
 
     /// The next piece, if it is complete.
@@ -56,17 +74,29 @@ impl Splitter {
             }
             if self.string {
                 match byte {
-                    _ if self.escape => self.escape = false,
-                    b'\\' => self.escape = true,
-                    b'"' => self.string = false,
                     // A string does not span lines: whoever sends this has lost count of its quotes.
                     b'\n' => {
                         self.cut();
                         return Some(Piece::Garbage);
                     }
+                    _ if self.escape => self.escape = false,
+                    b'\\' => self.escape = true,
+                    b'"' => {
+                        self.string = false;
+                        if self.is_new_command() {
+                            return Some(Piece::Garbage);
+                        }
+                    }
                     _ => {}
                 }
             } else {
+                let fresh = self.fresh;
+                self.fresh = byte == b'\n' || (fresh && byte.is_ascii_whitespace());
+                if byte == b'{' && fresh && self.depth > 0 {
+                    self.suspect = Some(self.at.saturating_sub(1));
+                } else if !byte.is_ascii_whitespace() && byte != b'"' {
+                    self.suspect = None;
+                }
                 match byte {
                     b'{' | b'[' => self.depth = self.depth.saturating_add(1),
                     b'}' | b']' if self.depth > 0 => {
@@ -128,17 +158,20 @@ mod tests {
         assert_eq!(all(&mut splitter), [Piece::Garbage, Piece::Garbage, Piece::Object(b"{\"b\":2}".to_vec())]);
     }
 
+    #[test]
+    fn a_command_that_was_cut_off_does_not_swallow_the_next() {
+        let mut splitter = Splitter::default();
+        splitter.push(b"{\"execute\":\"a\",\"arguments\":{\r\n{ \"execute\":\"b\"}\n{\"x\":\n{\"y\":1}}");
+        let objects = [&b"{ \"execute\":\"b\"}"[..], b"{\"x\":\n{\"y\":1}}"].map(|o| Piece::Object(o.to_vec()));
+        assert_eq!(all(&mut splitter), [vec![Piece::Garbage], objects.into()].concat());
+    }
+
     proptest! {
         #[test]
-        fn memory_is_bounded_and_a_valid_object_on_its_own_line_is_always_found(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn memory_is_bounded_and_a_valid_object_on_its_own_line_is_always_found(noise in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\"\\\n,:ae".to_vec())], 0..300)) {
             let mut splitter = Splitter::default();
             splitter.push(&noise);
             let _ = all(&mut splitter);
-            // Whatever was begun is closed or broken by these lines.
-            for _ in 0..DEPTH_MAX + 2 {
-                splitter.push(b"\"\n]}\n");
-                let _ = all(&mut splitter);
-            }
             splitter.push(b"\n{\"execute\":\"query-status\"}\n");
             let found = all(&mut splitter).contains(&Piece::Object(b"{\"execute\":\"query-status\"}".to_vec()));
             prop_assert!(found);

@@ -99,6 +99,7 @@ impl Shared {
             "query-vnc" => Ok(json!({ "enabled": false })),
             "query-command-line-options" => Ok(json!([{ "option": "run-with", "parameters": [
                 { "name": "chroot", "type": "string" }, { "name": "user", "type": "string" } ] }])),
+            "query-cpus-fast" => Ok((0..self.plan.online).map(|i| json!({ "cpu-index": i, "target": "x86_64" })).collect()),
             "query-block" | "query-blockstats" => Ok(json!([])),
             "query-fdsets" => {
                 let sets = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -60,14 +60,20 @@ pub fn run() -> Result<(), StartError> {
         events: broadcast::channel(16).0,
     });
     runtime.block_on(async move {
-        for (name, (_, pipe)) in names.into_iter().zip(pipes) {
-            tokio::spawn(log::copy(name, pipe, file.clone()));
-        }
+        let logs: Vec<_> = names.into_iter().zip(pipes).map(|(name, (_, pipe))| (name, pipe)).collect();
+        let mut logs = Some((logs, file));
+        let copy_logs = move || {
+            if let Some((logs, file)) = logs.take() {
+                for (name, pipe) in logs {
+                    tokio::spawn(log::copy(name, pipe, file.clone()));
+                }
+            }
+        };
         let room = Arc::new(Semaphore::new(SESSIONS));
         for listener in listeners {
             tokio::spawn(accept(shared.clone(), listener, room.clone()));
         }
-        follow(&shared, link_copy).await
+        follow(&shared, link_copy, copy_logs).await
     })
 }
 
@@ -91,7 +97,7 @@ async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore
 }
 
 /// What the launcher says.
-async fn follow(shared: &Arc<Shared>, socket: UnixStream) -> Result<(), StartError> {
+async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl FnMut()) -> Result<(), StartError> {
     // tokio only waits on the socket; messages are received by the link.
     let receive = || match shared.launcher.link.receive(false) {
         Ok(None) => Err(std::io::ErrorKind::WouldBlock.into()),
@@ -99,6 +105,7 @@ async fn follow(shared: &Arc<Shared>, socket: UnixStream) -> Result<(), StartErr
     };
     loop {
         match socket.async_io(Interest::READABLE, receive).await? {
+            Ok(Some((ToProcess::Running, _))) => copy_logs(),
             Ok(Some((message, fds))) => handle(shared, message, fds),
             Ok(None) => {}
             Err(LinkError::Closed) => return Ok(()),

@@ -234,6 +234,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 let max = options.get("maxcpus").map_or(now, number);
                 let max = now.and(max).filter(|n| (1..=bulkhead_wire::MAX_VCPUS as u16).contains(n));
                 machine.vcpus = max.ok_or(bad("1 to 128 vCPUs"))?;
+                machine.online = now.filter(|n| (1..=machine.vcpus).contains(n)).ok_or(bad("more vCPUs than maxcpus"))?;
             }
             "machine" | "M" => match options.head("type") {
                 Some("xenfv") => machine.xen_platform = true,
@@ -320,7 +321,7 @@ mod tests {
     #[test]
     fn what_libxl_4_17_emits_for_a_bios_guest() {
         let Parsed { machine, notes } = parse(words(LIBXL)).unwrap();
-        assert_eq!((machine.domid, machine.name.as_str(), machine.vcpus, machine.memory_mib), (Some(7), "win10", 4, 2032));
+        assert_eq!((machine.domid, machine.name.as_str(), machine.online, machine.vcpus, machine.memory_mib), (Some(7), "win10", 2, 4, 2032));
         assert_eq!(machine.monitors.len(), 2);
         assert_eq!(machine.serials, [Serial::Pty]);
         assert_eq!(machine.video, Some(Video { mib: 16 }));

@@ -150,6 +150,8 @@ pub struct Machine {
     pub name: String,
     /// vCPUs that it can have.
     pub vcpus: u16,
+    /// vCPUs that it starts with.
+    pub online: u16,
     /// RAM.
     pub memory_mib: u64,
     /// QMP servers.
@@ -178,6 +180,7 @@ impl Default for Machine {
             domid: None,
             name: "guest".to_owned(),
             vcpus: 1,
+            online: 1,
             memory_mib: 128,
             monitors: Vec::new(),
             serials: Vec::new(),

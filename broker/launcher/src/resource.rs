@@ -5,6 +5,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAnci
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
+/// Why [`Resource::receive`] fails when the process has gone.
+pub(crate) const CLOSED: &str = "closed its socket";
+
 /// The socket to a process.
 #[derive(Debug)]
 pub(crate) struct Resource(OwnedFd);
@@ -36,10 +39,10 @@ impl Resource {
         let got = match rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
             Ok(got) => got,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
-            Err(_) => return Err("closed its socket"),
+            Err(_) => return Err(CLOSED),
         };
         if got.bytes == 0 {
-            return Err("closed its socket");
+            return Err(CLOSED);
         }
         let fd = ancillary.drain().find_map(|m| match m {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),

@@ -3,6 +3,7 @@ use crate::resource::Resource;
 use bulkhead_bus::plan::{FdUse, Slot, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,7 @@ pub(crate) struct SlotState {
     pub(crate) log_read: OwnedFd,
     pub(crate) log_write: OwnedFd,
     /// Why it is being killed, if the launcher does it.
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: RefCell<Option<String>>,
     restarts: VecDeque<Instant>,
 }
 
@@ -82,17 +83,20 @@ impl SlotState {
             kept,
             log_read,
             log_write,
-            reason: None,
+            reason: RefCell::new(None),
             restarts: VecDeque::new(),
         })
     }
 
-    /// Sends the process a message with descriptors; nothing if there is no process.
-    pub(crate) fn tell(&self, message: impl FnOnce(Vec<FdUse>) -> ToProcess, fds: &[(FdUse, BorrowedFd<'_>)]) -> Result<(), String> {
-        let Some(life) = &self.life else { return Ok(()) };
+    /// Sends the process a message with descriptors; nothing if there is no process. One that does not take it (it has
+    /// closed its socket, or has not read for long) is of no use: it is killed, and nobody else suffers.
+    pub(crate) fn tell(&self, message: impl FnOnce(Vec<FdUse>) -> ToProcess, fds: &[(FdUse, BorrowedFd<'_>)]) {
+        let Some(life) = &self.life else { return };
         let uses = fds.iter().map(|(u, _)| u.clone()).collect();
         let fds: Vec<_> = fds.iter().map(|(_, fd)| *fd).collect();
-        life.resource.send(&message(uses), &fds).map_err(|e| format!("{}: {e}", self.name))
+        if let Err(e) = life.resource.send(&message(uses), &fds) {
+            self.kill(format!("does not take messages: {e}"));
+        }
     }
 
     /// What is kept, for a message.
@@ -113,10 +117,21 @@ impl SlotState {
         true
     }
 
-    /// Ends the process at once.
-    pub(crate) fn kill(&mut self, reason: impl Into<String>) {
+    /// Ends a process whose socket is closed: as a rule it is ending by itself, and how it did that is worth knowing.
+    pub(crate) fn closed(&self, reason: &str) {
         if let Some(life) = &self.life {
-            self.reason.get_or_insert(reason.into());
+            let ends = rustix::event::PollFd::new(&life.spawned.pidfd, rustix::event::PollFlags::IN);
+            let patience = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            if !matches!(rustix::event::poll(&mut [ends], Some(&patience)), Ok(n) if n > 0) {
+                self.kill(reason);
+            }
+        }
+    }
+
+    /// Ends the process at once.
+    pub(crate) fn kill(&self, reason: impl Into<String>) {
+        if let Some(life) = &self.life {
+            self.reason.borrow_mut().get_or_insert(reason.into());
             let _ = rustix::process::pidfd_send_signal(&life.spawned.pidfd, rustix::process::Signal::KILL);
         }
     }

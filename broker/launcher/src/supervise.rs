@@ -1,7 +1,7 @@
 //! Starting all processes, and watching them.
 use crate::host;
 use crate::machine::Machine;
-use crate::resource::Resource;
+use crate::resource::{CLOSED, Resource};
 use crate::slot::{Channel, Life, Phase, SlotState};
 use bulkhead_bus::plan::{
     Ask, BROKER, CONTROL, Death, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
@@ -131,6 +131,7 @@ impl Launcher {
             domid,
             name: machine.name.clone(),
             vcpus: machine.vcpus,
+            online: machine.online,
             mode,
             level,
             devices,
@@ -279,6 +280,7 @@ impl Launcher {
             }
         }
         self.running = true;
+        self.tell_running();
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
             let path = format!("/local/domain/0/device-model/{}/state", self.plan.domid);
             let report = Xenstore::connect().and_then(|mut x| x.write(&path, "running"));
@@ -290,6 +292,13 @@ impl Launcher {
         };
         say(&format!("{} processes run, sandbox level {level}", self.slots.len()));
         Ok(())
+    }
+
+    /// From now on control copies the logs. Until then what a process says belongs to the message of a failed start.
+    fn tell_running(&self) {
+        if let Some(control) = self.slots.iter().find(|s| s.slot == CONTROL) {
+            control.tell(|_| ToProcess::Running, &[]);
+        }
     }
 
     fn watch(&mut self) -> Result<(), String> {
@@ -322,7 +331,9 @@ impl Launcher {
                     say(&format!("{} (pid {}): {}", slot.name, life.spawned.pid, describe(&status)));
                 }
             }
-            drain(slot);
+            for line in drain(slot) {
+                eprintln!("{}: {line}", slot.name);
+            }
         }
         for path in &self.sockets {
             let _ = std::fs::remove_file(path);
@@ -348,7 +359,7 @@ impl Launcher {
         epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
         state.phase = Phase::Starting;
-        state.reason = None;
+        state.reason.take();
         let mut served = None;
         let mut channel = None;
         if number != CONTROL {
@@ -378,42 +389,40 @@ impl Launcher {
             fds.push((FdUse::OldArea, old.as_fd()));
         }
         let start = |fds| ToProcess::Start { slot: number, plan: Box::new(plan), fds };
-        state.tell(start, &fds)?;
+        state.tell(start, &fds);
         state.old = None;
         state.channel = channel;
         if self.slots.iter().any(|s| s.slot == BROKER && s.phase == Phase::Running) {
-            self.offer_channel(number)?;
+            self.offer_channel(number);
         }
         if let Some((ours, _)) = served {
             // Kept by control only; until it runs, here.
-            self.client(number, pid, ours)?;
+            self.client(number, pid, ours);
         }
         Ok(())
     }
 
     /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
-    fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) -> Result<(), String> {
-        let Some(control) = self.slot(CONTROL) else { return Ok(()) };
+    fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
+        let Some(control) = self.slot(CONTROL) else { return };
         if control.phase == Phase::Running {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
-            control.tell(message, &[(FdUse::Control(slot), fd.as_fd())])?;
+            control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
         } else {
             control.kept.push((FdUse::Control(slot), fd));
         }
-        Ok(())
     }
 
     /// Gives the broker the near end of a device's channel.
-    fn offer_channel(&mut self, slot: Slot) -> Result<(), String> {
-        let Some(channel) = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.channel.as_ref()) else { return Ok(()) };
+    fn offer_channel(&self, slot: Slot) {
+        let Some(channel) = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.channel.as_ref()) else { return };
         let fds = [
             (FdUse::OwnArea, channel.request.as_fd()),
             (FdUse::RequestBell, channel.request_bell.as_fd()),
             (FdUse::ReplyBell, channel.reply_bell.as_fd()),
         ];
-        match self.slots.iter().find(|s| s.slot == BROKER) {
-            Some(broker) => broker.tell(|fds| ToProcess::NewChannel { slot, fds }, &fds),
-            None => Ok(()),
+        if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
+            broker.tell(|fds| ToProcess::NewChannel { slot, fds }, &fds);
         }
     }
 
@@ -458,7 +467,7 @@ impl Launcher {
                 Ok(None) => return Ok(None),
                 Err(why) => {
                     // Its end is on its way, or must be made to come.
-                    state.kill(why);
+                    if why == CLOSED { state.closed(why) } else { state.kill(why) }
                     if let Some(life) = &self.slots.iter().find(|s| s.slot == number).and_then(|s| s.life.as_ref()) {
                         let _ = epoll::delete(&self.epoll, &life.resource);
                     }
@@ -476,10 +485,10 @@ impl Launcher {
                     broker.phase = Phase::Entering;
                 }
             }
-            (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true)?,
+            (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true),
             (Ask::Sealed, CONTROL) => {}
             // Once each in a life; a process that says so again is out of its mind.
-            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => self.sealed(number, |c| c.sealed_by_device = true)?,
+            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => self.sealed(number, |c| c.sealed_by_device = true),
             (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
             (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
             (Ask::Attached, BROKER) => {
@@ -502,7 +511,7 @@ impl Launcher {
             }
             (Ask::Restart, CONTROL) => {
                 let known = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE).map(|s| s.kill("restart was asked for"));
-                self.answer(message.serial, known.map(|()| 0).ok_or_else(|| "there is no such device".to_owned()))?;
+                self.answer(message.serial, known.map(|()| 0).ok_or_else(|| "there is no such device".to_owned()));
             }
             (Ask::Stop, CONTROL) => {
                 let reason = match message.arg {
@@ -515,15 +524,15 @@ impl Launcher {
                     (Some(_), None) => {}
                     (None, _) => return Ok(Some(End::Wanted)),
                 }
-                self.answer(message.serial, Ok(0))?;
+                self.answer(message.serial, Ok(0));
             }
             (Ask::GiveFd, CONTROL) => {
                 let result = fd.ok_or_else(|| "no descriptor came with the request".to_owned()).and_then(|fd| self.give(message.arg, fd.as_fd()));
-                self.answer(message.serial, result)?;
+                self.answer(message.serial, result);
             }
             (Ask::Dump, CONTROL) => {
                 let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
-                self.answer(message.serial, result)?;
+                self.answer(message.serial, result);
             }
             _ => {
                 let name = self.slot(number).map_or_else(String::new, |s| s.name.clone());
@@ -536,9 +545,10 @@ impl Launcher {
         Ok(None)
     }
 
-    fn answer(&mut self, serial: u32, result: Result<u32, String>) -> Result<(), String> {
-        let control = self.slot(CONTROL);
-        control.map_or(Ok(()), |c| c.tell(|_| ToProcess::Answer { serial, result }, &[]))
+    fn answer(&mut self, serial: u32, result: Result<u32, String>) {
+        if let Some(control) = self.slot(CONTROL) {
+            control.tell(|_| ToProcess::Answer { serial, result }, &[]);
+        }
     }
 
     /// Hands a descriptor to a process; it is known by the token then.
@@ -547,7 +557,7 @@ impl Launcher {
         self.next_token = self.next_token.wrapping_add(1);
         let state = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase == Phase::Running);
         let state = state.ok_or_else(|| "that process does not run".to_owned())?;
-        state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)])?;
+        state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)]);
         Ok(token)
     }
 
@@ -566,17 +576,16 @@ impl Launcher {
     }
 
     /// An area of a device's channel is sealed; when both are, the device gets the broker's.
-    fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut Channel)) -> Result<(), String> {
-        let Some(state) = self.slot(slot) else { return Ok(()) };
-        let Some(channel) = &mut state.channel else { return Ok(()) };
+    fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut Channel)) {
+        let Some(state) = self.slot(slot) else { return };
+        let Some(channel) = &mut state.channel else { return };
         mark(channel);
         if channel.sealed_by_device && channel.sealed_by_broker && state.phase == Phase::Starting {
             state.phase = Phase::Entering;
             if let Some(channel) = &state.channel {
-                state.tell(|fds| ToProcess::Peer { fds }, &[(FdUse::PeerArea, channel.request.as_fd())])?;
+                state.tell(|fds| ToProcess::Peer { fds }, &[(FdUse::PeerArea, channel.request.as_fd())]);
             }
         }
-        Ok(())
     }
 
     /// A process says that it is in its sandbox: look, and let it go on.
@@ -584,19 +593,25 @@ impl Launcher {
         let own = self.own.clone();
         let Some(state) = self.slot(number) else { return Ok(()) };
         let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
-        let observed = verify::observe(pid).map_err(|e| format!("/proc/{pid}: {e}"))?;
         let profile = bulkhead_policy::profile(state.role).ok_or_else(|| format!("no profile for {}", state.role))?;
-        let wrong = verify::check(&observed, &own, profile);
+        let wrong = match verify::observe(pid) {
+            Ok(observed) => verify::check(&observed, &own, profile),
+            Err(e) => vec![format!("/proc/{pid}: {e}")],
+        };
         if !wrong.is_empty() {
-            state.kill("not in its sandbox");
-            return Err(format!("{} is not in its sandbox: {}", state.name, wrong.join("; ")));
+            // At the start this ends the machine; later it costs the guest this device and nothing else.
+            state.kill(format!("not in its sandbox: {}", wrong.join("; ")));
+            return Ok(());
         }
         state.phase = if number >= FIRST_DEVICE { Phase::Attaching } else { Phase::Running };
-        state.tell(|_| ToProcess::Go, &[])?;
+        state.tell(|_| ToProcess::Go, &[]);
+        if number == CONTROL && self.running {
+            self.tell_running();
+        }
         match number {
             BROKER => {
                 for slot in self.slots.iter().map(|s| s.slot).filter(|s| *s >= FIRST_DEVICE).collect::<Vec<_>>() {
-                    self.offer_channel(slot)?;
+                    self.offer_channel(slot);
                 }
             }
             CONTROL => {
@@ -611,7 +626,7 @@ impl Launcher {
                 for (what, fd) in clients {
                     if let FdUse::Control(slot) = what {
                         let pid = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.life.as_ref()).map_or(0, |l| l.spawned.pid);
-                        self.client(slot, pid, fd)?;
+                        self.client(slot, pid, fd);
                     }
                 }
             }
@@ -620,7 +635,7 @@ impl Launcher {
                     return Ok(());
                 };
                 if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
-                    broker.tell(|fds| ToProcess::Online { slot, fds }, &[(FdUse::PeerArea, reply)])?;
+                    broker.tell(|fds| ToProcess::Online { slot, fds }, &[(FdUse::PeerArea, reply)]);
                 }
             }
         }
@@ -650,10 +665,14 @@ impl Launcher {
         let how = status.map_or("ended".to_owned(), |s| describe(&s));
         let reason = state.reason.take().map_or(how.clone(), |r| format!("{r} ({how})"));
         let line = format!("{} (pid {}): {reason}", state.name, life.spawned.pid);
-        say(&line);
+        if running {
+            say(&line);
+        }
         if !running {
-            drain(state);
-            return Ok(Some(End::Failed(format!("{line}, before the machine was ready"))));
+            // Its last line says why; control does not read logs before the machine runs.
+            let said = drain(state);
+            let line = said.last().map_or(line, |said| format!("{}: {said}", state.name));
+            return Ok(Some(End::Failed(format!("{line} (before the machine was ready)"))));
         }
         match number {
             BROKER => Ok(Some(End::Failed("the broker is dead: the guest is reported crashed".into()))),
@@ -672,7 +691,7 @@ impl Launcher {
         for other in [BROKER, CONTROL] {
             let reason = reason.to_owned();
             if let Some(other) = self.slot(other) {
-                other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[])?;
+                other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }
         if restart {
@@ -701,9 +720,9 @@ impl Launcher {
         for slot in self.slots.iter().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching)).map(|s| s.slot).collect::<Vec<_>>() {
             let (ours, theirs) = control_pair()?;
             if let Some(state) = self.slot(slot) {
-                state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())])?;
+                state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
             }
-            self.client(slot, 0, ours)?;
+            self.client(slot, 0, ours);
         }
         self.spawn(CONTROL)?;
         Ok(None)
@@ -753,12 +772,10 @@ fn describe(status: &rustix::process::WaitIdStatus) -> String {
     }
 }
 
-/// Prints what a process has logged and nobody has read.
-fn drain(slot: &SlotState) {
+/// What a process has logged and nobody has read. Who wrote it may be hostile: printable characters only.
+fn drain(slot: &SlotState) -> Vec<String> {
     let mut bytes = [0; 8192];
-    if let Ok(n @ 1..) = rustix::io::read(&slot.log_read, &mut bytes) {
-        for line in String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).lines() {
-            eprintln!("{}: {line}", slot.name);
-        }
-    }
+    let n = rustix::io::read(&slot.log_read, &mut bytes).unwrap_or(0);
+    let printable = |c: char| if c.is_control() { '?' } else { c };
+    String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).lines().map(|l| l.chars().map(printable).take(1000).collect()).collect()
 }

@@ -16,6 +16,30 @@ pub struct Xenstore {
 trait Stream: Read + Write + std::fmt::Debug {}
 impl<T: Read + Write + std::fmt::Debug> Stream for T {}
 
+/// The kernel's device: a read waits for the answer, without end if xenstored does not run.
+#[derive(Debug)]
+struct Device(std::fs::File);
+
+impl Read for Device {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let answer = rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN);
+        let timeout = rustix::event::Timespec::try_from(TIMEOUT).map_err(std::io::Error::other)?;
+        match rustix::event::poll(&mut [answer], Some(&timeout))? {
+            0 => Err(std::io::ErrorKind::TimedOut.into()),
+            _ => self.0.read(to),
+        }
+    }
+}
+
+impl Write for Device {
+    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+        self.0.write(from)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// xenstored answers at once or not at all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,11 +55,16 @@ impl Xenstore {
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
         let device = device.map_err(|e| XenError::new("xenstore: neither xenstored's socket nor /dev/xen/xenbus", e))?;
-        Ok(Self { stream: Box::new(device), serial: 0 })
+        Ok(Self { stream: Box::new(Device(device)), serial: 0 })
     }
 
     fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
-        let fail = |e: std::io::Error| XenError::new("xenstore", e);
+        let fail = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+                XenError::new("xenstore", std::io::Error::other(format!("no answer from xenstored in {} s", TIMEOUT.as_secs())))
+            }
+            _ => XenError::new("xenstore", e),
+        };
         self.serial = self.serial.wrapping_add(1);
         let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         if payload.len() > xenstore::XENSTORE_PAYLOAD_MAX {

@@ -542,6 +542,13 @@ impl Device for Vga {
     fn inspect(&self, out: &mut Inspect) {
         let frame = self.frame();
         out.value("screen", format_args!("{}x{}", frame.width, frame.height));
+        if let Some(rows) = self.text_rows() {
+            out.group("text", |out| {
+                for (i, row) in rows.iter().enumerate() {
+                    out.value(&format!("{i:02}"), row);
+                }
+            });
+        }
         out.hex("misc output", self.misc_output).hex("latch", self.latch);
         for (name, registers) in [("seq", &self.sequencer[..]), ("gfx", &self.graphics[..]), ("crtc", &self.crtc[..]), ("attr", &self.attribute[..])] {
             out.group(name, |out| {

@@ -111,6 +111,33 @@ impl Vga {
         }
     }
 
+    /// The words on the screen in a text mode: a row each, without what is blank at its end; what is not ASCII is a dot.
+    pub(super) fn text_rows(&self) -> Option<Vec<String>> {
+        if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
+            return None;
+        }
+        let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
+        let cell_height = usize::from(self.crtc(crtc::MAX_SCAN_LINE) & 0x1f).saturating_add(1);
+        let stride = u64::from(self.crtc(crtc::OFFSET)).saturating_mul(2);
+        let mut cells = vec![0; columns.saturating_mul(4)];
+        let rows = (0..self.vertical_end().div_euclid(cell_height).min(128)).map(|row| {
+            let first = self.start().saturating_add(stride.saturating_mul(row as u64));
+            self.read((first & 0xffff).saturating_mul(4), &mut cells);
+            let text: String = cells
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|[c, ..]| match c {
+                    0 => ' ',
+                    0x20..=0x7e => char::from(*c),
+                    _ => '.',
+                })
+                .collect();
+            text.trim_end().to_owned()
+        });
+        Some(rows.collect())
+    }
+
     fn text(&self) -> Frame {
         let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
         let cell_height = usize::from(self.crtc(crtc::MAX_SCAN_LINE) & 0x1f).saturating_add(1);

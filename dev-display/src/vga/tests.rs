@@ -68,6 +68,8 @@ fn text_is_drawn_with_its_font_and_colours() {
     assert_eq!(pixel(9, 0), [(14 * 4) << 2 | 3, 0, 255], "foreground 14");
     assert_eq!(pixel(17, 0)[0], 16, "the ninth column is background 1");
     assert_eq!(pixel(0, 0)[0], 0);
+    let rows = v.text_rows().unwrap();
+    assert_eq!((rows.len(), rows[0].as_str(), rows[1].as_str()), (25, " A", ""), "as people are told of it");
     assert_eq!(v.read(Access::new(region::WINDOW, 0x18002, 2), &mut cx).unwrap() & 0xffff, 0x1e41);
 }
 

@@ -111,6 +111,31 @@ fn killed_devices_come_back_with_their_state_and_the_others_do_not_notice() {
     }
 }
 
+/// A process that dies at any point of its start costs its device, never the machine.
+#[test]
+fn a_device_that_is_killed_again_and_again_stays_dead_and_the_machine_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut kills = 0u32;
+    while !sim.log().contains("died too often") {
+        assert!(std::time::Instant::now() < end, "after {kills} kills:\n{}", sim.log());
+        if let Some(pid) = sim.process("vga").and_then(rustix::process::Pid::from_raw) {
+            // Later in its start each time.
+            for _ in 0..kills * 20_000 {
+                std::hint::spin_loop();
+            }
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            kills += 1;
+        }
+        assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
+    }
+    assert_eq!(sim.config_read(3, 0, 0, 4).unwrap(), u32::MAX, "nobody there");
+    assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
+    let status = sim.qmp(r#"{"execute":"query-status"}"#).unwrap();
+    assert_eq!(status["return"]["status"], "running");
+}
+
 #[test]
 fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -147,6 +147,7 @@ struct Counters {
     refused: u64,
     guest_lines: u64,
     guest_lines_dropped: u64,
+    control_calls: u64,
 }
 
 /// At most so many lines of guest text a second.
@@ -498,6 +499,7 @@ impl Data {
     fn control(&mut self) {
         // The eventfd is edge-triggered and never read; its counter cannot overflow in any life.
         while let Some(request) = self.control.take() {
+            self.counters.control_calls = self.counters.control_calls.saturating_add(1);
             match request {
                 ControlRequest::Ping(answer) => drop(answer.send(())),
                 ControlRequest::GuestLogLines(n) => self.log_limit.per_second = n.min(10_000),
@@ -549,6 +551,7 @@ impl Data {
             ("guest lines logged", c.guest_lines),
             ("guest lines dropped", c.guest_lines_dropped.saturating_add(self.cx.log.dropped)),
             ("descriptors polled", self.polled.len() as u64),
+            ("control calls", c.control_calls),
         ]
     }
 }

@@ -122,6 +122,8 @@ pub struct MachinePlan {
     pub name: String,
     /// vCPUs that it can have.
     pub vcpus: u16,
+    /// vCPUs that it starts with.
+    pub online: u16,
     /// What runs it.
     pub mode: Mode,
     /// The sandbox's level.
@@ -223,6 +225,8 @@ pub enum ToProcess {
         /// Why.
         reason: String,
     },
+    /// For control: the machine runs; the logs are yours from now on.
+    Running,
     /// Control has been restarted: serve this connection.
     Serve,
     /// For control: a connection to the process in `slot`, which is new.

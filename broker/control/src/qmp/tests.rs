@@ -11,7 +11,7 @@ fn shared(stopped: bool) -> Shared {
         plan: MachinePlan {
             domid: 7,
             name: "t".into(),
-            vcpus: 1,
+            vcpus: 2, online: 2,
             mode: Mode::Sim,
             level: Level::Kernel,
             devices: vec![DeviceSlot { slot: 2, name: "ps2".into(), config: DeviceConfig::Ps2 }],

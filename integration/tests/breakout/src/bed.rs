@@ -3,11 +3,14 @@
 //!     bulkhead-bed breakout DOMID     attempts on Xen's interfaces of a hostile program in the place of each role
 //!     bulkhead-bed processes PID      looks at every process of the machine whose launcher is PID
 //!     bulkhead-bed hold PID...        stops the control threads of these processes until standard input ends
+//!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
 use bulkhead_breakout::{Outcome, ids, run};
 use bulkhead_policy::{PROFILES, profile, verify};
 use bulkhead_xen_abi::ioctl;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,7 +19,8 @@ fn main() {
         (Some("breakout"), [domid]) => breakout(u16::try_from(*domid).unwrap_or(0)),
         (Some("processes"), [launcher]) => processes(*launcher),
         (Some("hold"), [_, ..]) => hold(&numbers),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID...".into()),
+        (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -132,5 +136,102 @@ fn hold(pids: &[i32]) -> Done {
     println!("held {}", held.len());
     let _ = std::io::stdin().read(&mut [0]);
     // They go on when this process ends.
+    Ok(())
+}
+
+/// Commands that leave the machine as it is.
+const HARMLESS: &[&str] = &[
+    r#"{"execute":"query-status","id":1}"#,
+    r#"{"execute":"query-version"}"#,
+    r#"{"execute":"query-chardev","id":{"a":[1,2,3]}}"#,
+    r#"{"execute":"query-vnc","arguments":{}}"#,
+    r#"{"execute":"stop","id":"x"}"#,
+    r#"{"execute":"cont"}"#,
+    r#"{"execute":"query-block"}"#,
+    r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"a"}],"hold-time":1}}"#,
+    r#"{"execute":"input-send-event","arguments":{"events":[{"type":"rel","data":{"axis":"x","value":3}}]}}"#,
+    r#"{"execute":"no-such-command","id":18446744073709551615}"#,
+    r#"{"execute":"remove-fd","arguments":{"fdset-id":99}}"#,
+    r#"{"execute":"screendump","arguments":{"filename":"/etc/shadow"}}"#,
+];
+
+/// Connects and says the first words.
+fn qmp_connect(path: &str) -> Result<BufReader<UnixStream>, Box<dyn std::error::Error>> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    if !line.contains("\"QMP\"") {
+        return Err(format!("no greeting: {line}").into());
+    }
+    reader.get_mut().write_all(b"{\"execute\":\"qmp_capabilities\"}\r\n")?;
+    reader.read_line(&mut line)?;
+    Ok(reader)
+}
+
+fn qmp_noise(path: &str) -> Done {
+    // xorshift64, always the same.
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let (mut lines, mut mutated, mut closed) = (0u32, 0u32, 0u32);
+    let mut connection = qmp_connect(path)?;
+    for block in 0..40 {
+        for _ in 0..25 {
+            let mut line = HARMLESS[random(HARMLESS.len())].as_bytes().to_vec();
+            if random(2) == 0 {
+                mutated += 1;
+                for _ in 0..=random(4) {
+                    let at = random(line.len().max(1));
+                    match random(5) {
+                        0 if !line.is_empty() => line[at] = random(256) as u8,
+                        1 if !line.is_empty() => drop(line.remove(at)),
+                        2 => line.insert(at.min(line.len()), b"{}[]\",:\\\0\xff\r"[random(11)]),
+                        3 => line.truncate(at),
+                        _ => {
+                            let again = line.clone();
+                            line.splice(at.min(again.len()).., again);
+                        }
+                    }
+                }
+            }
+            line.extend_from_slice(b"\r\n");
+            lines += 1;
+            if connection.get_mut().write_all(&line).is_err() {
+                closed += 1;
+                connection = qmp_connect(path)?;
+            }
+        }
+        // A valid command, on a line of its own: whatever the noise has left open is closed by it or by an error.
+        let id = 1_000_000 + block;
+        let mut tries = 0;
+        'answer: loop {
+            tries += 1;
+            if tries > 3 {
+                return Err(format!("block {block}: query-status is not answered").into());
+            }
+            let command = format!("\r\n{{\"execute\":\"query-status\",\"id\":{id}}}\r\n");
+            if connection.get_mut().write_all(command.as_bytes()).is_ok() {
+                let mut line = Vec::new();
+                while matches!(connection.read_until(b'\n', &mut line), Ok(n) if n > 0) {
+                    let text = String::from_utf8_lossy(&line).into_owned();
+                    if text.contains(&format!("\"id\":{id}")) && text.contains("\"return\"") && text.contains("\"status\"") {
+                        break 'answer;
+                    }
+                    line.clear();
+                }
+            }
+            closed += 1;
+            connection = qmp_connect(path)?;
+        }
+    }
+    connection.get_mut().write_all(b"{\"execute\":\"cont\"}\r\n")?;
+    println!("{lines} lines, {mutated} of them mutated, the connection was closed {closed} times");
     Ok(())
 }
