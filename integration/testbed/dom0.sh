@@ -1,8 +1,14 @@
 # Helpers for scripts that run in dom0: `. /testbed/dom0.sh`
 guests=/testbed/guests
 uptime_s() { read -r up_ _ </proc/uptime; echo "$up_"; }
-# await SECONDS COMMAND...: until the command succeeds; fails after about that many seconds.
-await() { n_=$(($1 * 20)); shift; until "$@" >/dev/null 2>&1; do n_=$((n_ - 1)); [ $n_ -gt 0 ] || return 1; usleep 50000; done; }
+# await SECONDS COMMAND...: until the command succeeds; fails after that many seconds.
+await() {
+    read -r until_ _ </proc/uptime; until_=$((${until_%.*} + $1)); shift
+    until "$@" >/dev/null 2>&1; do
+        read -r up_ _ </proc/uptime; [ "${up_%.*}" -lt "$until_" ] || return 1
+        usleep 50000
+    done
+}
 # stamp PREFIX: copies lines from stdin to stdout, each with dom0's uptime before it.
 stamp() { while IFS= read -r l_; do read -r up_ _ </proc/uptime; printf '%s %s %s\n' "$up_" "$1" "$l_"; done; }
 # since "$(clock)" TEXT: virtual (or real) and busy time from an earlier `clock` until now.

@@ -25,6 +25,8 @@ pub struct Spec<'a> {
     pub log: BorrowedFd<'a>,
     /// Who it is; `None`: who the caller is, without namespaces (control runs of tests).
     pub ids: Option<Ids>,
+    /// It lives on when the launcher dies: the broker, which then reports the guest crashed and ends.
+    pub outlives: bool,
 }
 
 /// A process that was started.
@@ -138,7 +140,7 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd, null: &OwnedFd) -> ! {
             fail("close_range");
         }
         // The launcher's main thread is the parent. Set after the last change of credentials, which clears it.
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+        if !spec.outlives && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
             fail("PR_SET_PDEATHSIG");
         }
         let argv = [role.as_ptr(), std::ptr::null()];

@@ -348,7 +348,7 @@ impl Launcher {
         let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
         let fail = |e: rustix::io::Errno| e.to_string();
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail)?;
-        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), ids: state.ids };
+        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), ids: state.ids, outlives: number == BROKER };
         let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
         let pid = spawned.pid;
         if number >= FIRST_DEVICE {

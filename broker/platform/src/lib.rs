@@ -293,5 +293,10 @@ impl Device for Platform {
     }
 }
 
+/// The device as its fuzz target and its corpus test know it: everything is there, unplug is offered.
+pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
+    Box::new(Platform::new(Config { vcpus: 2, xen_platform: true, boot: "dca".into(), serial: true, unplug: true }))
+}
+
 #[cfg(test)]
 mod tests;

@@ -273,5 +273,20 @@ impl Device for Ide {
     }
 }
 
+/// The device as its fuzz target and its corpus test know it: a disk and a CD of 1 MiB in memory, jobs done at once.
+pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
+    let image = || {
+        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+        rustix::fs::ftruncate(&file, 1 << 20).ok()?;
+        Some(Image { file, size: 1 << 20 })
+    };
+    let drives = vec![
+        DriveSpec { index: 0, cdrom: false, read_only: false, image: image() },
+        DriveSpec { index: 1, cdrom: false, read_only: true, image: image() },
+        DriveSpec { index: 2, cdrom: true, read_only: true, image: image() },
+    ];
+    Box::new(Ide::new(drives, Box::new(crate::backend::Inline::new(memory.clone()))))
+}
+
 #[cfg(test)]
 mod tests;

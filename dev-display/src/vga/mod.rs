@@ -570,5 +570,10 @@ impl Device for Vga {
     }
 }
 
+/// The device as its fuzz target and its corpus test know it: 1 MiB of video RAM.
+pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
+    Box::new(Vga::new(3, 1 << 20, 65536, memory.clone()))
+}
+
 #[cfg(test)]
 mod tests;

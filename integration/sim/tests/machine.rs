@@ -150,6 +150,52 @@ fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
     }
 }
 
+/// XSA-180's class: a log that nobody reads. It loses records; it neither blocks a device nor kills it.
+#[test]
+fn a_guest_that_floods_the_log_while_nobody_reads_it_does_not_stop_its_devices() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let pid = sim.process("platform").unwrap();
+    let control = rustix::process::Pid::from_raw(sim.process("control").unwrap()).unwrap();
+    rustix::process::kill_process(control, rustix::process::Signal::STOP).unwrap();
+    let line = [b'x'; 190];
+    for second in 1..=10 {
+        sim.advance_to(second * 1_000_000_000).unwrap();
+        for _ in 0..100 {
+            for byte in line {
+                sim.port_write(0x402, 1, u32::from(byte)).unwrap();
+            }
+            sim.port_write(0x402, 1, u32::from(b'\n')).unwrap();
+        }
+    }
+    assert_eq!(sim.port_read(0x92, 1).unwrap(), 0);
+    rustix::process::kill_process(control, rustix::process::Signal::CONT).unwrap();
+    sim.await_log("xxxxxxxx").unwrap();
+    let inspect = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"platform"}}"#).unwrap();
+    assert!(inspect["return"]["statistics"]["log records lost"].as_u64().unwrap() > 0, "the flood was too small: {inspect}");
+    assert_eq!(sim.process("platform"), Some(pid), "{}", sim.log());
+}
+
+#[test]
+fn a_launcher_that_dies_takes_its_children_along_and_the_broker_crashes_the_guest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let all = sim.processes();
+    let launcher = rustix::process::Pid::from_raw(i32::try_from(sim.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let left = |(_, pid): &(String, i32)| {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z ")
+    };
+    while all.iter().any(left) {
+        assert!(std::time::Instant::now() < end, "{:?} are left", all.iter().filter(|p| left(p)).collect::<Vec<_>>());
+        std::thread::yield_now();
+    }
+    sim.catch_up();
+    assert!(sim.trace_lines.contains(&"shutdown 3".to_owned()), "{:?}", sim.trace_lines);
+}
+
 #[test]
 fn the_launcher_ends_everything_on_sighup() {
     let dir = tempfile::tempdir().unwrap();

@@ -552,6 +552,7 @@ impl Data {
             ("guest lines dropped", c.guest_lines_dropped.saturating_add(self.cx.log.dropped)),
             ("descriptors polled", self.polled.len() as u64),
             ("control calls", c.control_calls),
+            ("log records lost", crate::log::lost()),
         ]
     }
 }

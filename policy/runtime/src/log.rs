@@ -1,10 +1,40 @@
 //! Log records: lines on descriptor 2, a pipe that control reads. A full pipe loses records, never blocks.
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 static LEVEL: AtomicU8 = AtomicU8::new(3);
+/// Records that found no room in the pipe, since the last that did.
+static LOST: AtomicU64 = AtomicU64::new(0);
+/// The same since the process started.
+static LOST_IN_ALL: AtomicU64 = AtomicU64::new(0);
+
+/// Records that found no room in the pipe.
+pub(crate) fn lost() -> u64 {
+    LOST_IN_ALL.load(Ordering::Relaxed)
+}
+
+/// Descriptor 2. Nobody may be reading it, or nobody may be there any more: neither is this process's affair.
+struct Pipe;
+
+impl std::io::Write for Pipe {
+    fn write(&mut self, record: &[u8]) -> std::io::Result<usize> {
+        let write = |bytes: &[u8]| rustix::io::write(rustix::stdio::stderr(), bytes);
+        let lost = LOST.load(Ordering::Relaxed);
+        if lost > 0 && write(format!("{lost} records were lost, the log was full\n").as_bytes()).is_ok() {
+            LOST.fetch_sub(lost, Ordering::Relaxed);
+        }
+        if write(record).is_err() {
+            LOST.fetch_add(1, Ordering::Relaxed);
+            LOST_IN_ALL.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(record.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 fn rank(level: &tracing::Level) -> u8 {
     match *level {
@@ -23,7 +53,7 @@ pub(crate) fn start() {
         rank(meta.level()) <= limit
     })
     .with_max_level_hint(LevelFilter::TRACE);
-    let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_target(false).with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_target(false).log_internal_errors(false).with_writer(|| Pipe);
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer.with_filter(filter)));
 }
 

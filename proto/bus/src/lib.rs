@@ -5,6 +5,7 @@
 
 mod context;
 mod device;
+pub mod exercise;
 pub mod fake;
 mod inspect;
 mod memory;

@@ -1,0 +1,203 @@
+//! Bytes → accesses to a device, and what must hold after each: the body of every device's fuzz target and of its corpus
+//! test. It knows a device by its declaration only.
+use crate::plan::InputEvent;
+use crate::{Access, Area, Clock, Context, Declaration, Device, GuestMemory as _, Ready, Reset, fake::FakeMemory};
+use std::sync::Arc;
+
+/// Steps of one run; what lies behind them in the input is not used.
+const STEPS: usize = 2000;
+/// Calls of `poll` that the work of one access may take.
+const POLLS: usize = 100_000;
+/// Bytes of guest memory.
+const MEMORY: usize = 1 << 20;
+
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self, bytes: u8) -> u64 {
+        (0..bytes).fold(0, |n, i| n | u64::from(self.byte().unwrap_or(0)) << (u32::from(i) & 7).wrapping_mul(8))
+    }
+}
+
+/// Runs the device that `make` makes through what `bytes` say. `make` is given guest memory and makes equal devices.
+///
+/// # Errors
+/// What did not hold, in words.
+pub fn exercise(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, bytes: &[u8]) -> Result<(), String> {
+    let memory = FakeMemory::new(MEMORY);
+    let mut cx = Context::new(memory.clone());
+    let mut device = make(&memory);
+    device.reset(Reset::Machine, &mut cx);
+    let declaration = device.declaration();
+    let mut input = Input(bytes);
+    for _ in 0..STEPS {
+        let Some(what) = input.byte() else { break };
+        step(what, &mut input, &mut *device, &mut cx, &declaration, &memory);
+        settle(&mut *device, &mut cx)?;
+        holds(&*device, &mut cx, &declaration)?;
+    }
+    // What is saved can be loaded, and is the same when it is saved again.
+    let copy = |state: &[u8]| -> Result<Vec<u8>, String> {
+        let mut other = make(&memory);
+        let mut cx = Context::new(memory.clone());
+        other.reset(Reset::Machine, &mut cx);
+        other.load(state, &mut cx).map_err(|e| format!("its own state is refused: {e}"))?;
+        settle(&mut *other, &mut cx)?;
+        Ok(other.save())
+    };
+    let first = copy(&device.save())?;
+    let second = copy(&first)?;
+    if first == second { Ok(()) } else { Err("a state that was loaded and saved is another one".into()) }
+}
+
+fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Context, declaration: &Declaration, memory: &FakeMemory) {
+    match what & 0x0f {
+        0..=8 => {
+            let index = input.byte().unwrap_or(0);
+            let Some(region) = usize::from(index).checked_rem(declaration.regions.len()) else { return };
+            let size = if what & 0x30 == 0x30 { 8 } else { 1u8 << (what >> 4 & 3) };
+            let len = declaration.regions.get(region).map_or(1, |r| match r.area {
+                Area::Ports { len, .. } => u64::from(len),
+                Area::Memory { len, .. } => len,
+                Area::Bar { function, bar } => {
+                    let bars = declaration.functions.get(usize::from(function)).map(|f| f.bars);
+                    bars.and_then(|b| b.get(usize::from(bar)).copied().flatten()).map_or(1, |b| u64::from(b.size))
+                }
+            });
+            let offset = input.number(if len > 256 { 4 } else { 1 });
+            let at = Access::new(region as u16, offset.checked_rem(len).unwrap_or(0), size);
+            let mut data = vec![0; usize::from(input.byte().unwrap_or(0) & 0x7f).saturating_mul(usize::from(size))];
+            match what & 0x0f {
+                0..=2 => {
+                    let _ = device.read(at, cx);
+                }
+                3..=6 => {
+                    let _ = device.write(at, input.number(size), cx);
+                }
+                7 => {
+                    let _ = device.read_string(at, &mut data, cx);
+                }
+                _ => {
+                    let pattern = input.number(size).to_le_bytes();
+                    for (to, from) in data.iter_mut().zip(pattern.iter().take(usize::from(size)).cycle()) {
+                        *to = *from;
+                    }
+                    let _ = device.write_string(at, &data, cx);
+                }
+            }
+        }
+        9 | 10 => {
+            let function = input.byte().unwrap_or(0);
+            let Some(function) = usize::from(function).checked_rem(declaration.functions.len()) else { return };
+            let (size, register) = (1u8 << (what >> 4).min(2), input.byte().unwrap_or(0));
+            let register = register & !size.wrapping_sub(1);
+            if what & 1 != 0 {
+                let _ = device.config_read(function as u8, register, size);
+            } else {
+                device.config_write(function as u8, register, size, input.number(size) as u32, cx);
+            }
+        }
+        11 => {
+            cx.clock = Clock::Driven(cx.now().saturating_add(input.number(4).saturating_mul(100)));
+            for _ in 0..64 {
+                let Some(timer) = cx.timers.take_due(cx.now()) else { break };
+                device.poll(Ready::Timer(timer), cx);
+            }
+        }
+        12 => {
+            let (address, len) = (input.number(3), input.byte().unwrap_or(0) & 0x1f);
+            let data: Vec<u8> = (0..len).map(|_| input.byte().unwrap_or(0)).collect();
+            let _ = memory.write(address, &data);
+        }
+        13 => {
+            let n = input.number(2);
+            let event = match what >> 4 & 3 {
+                0 | 1 => InputEvent::Key { code: (n & 0x1ff) as u16, down: n & 0x8000 != 0 },
+                2 => InputEvent::Move { dx: i32::from(n as i16), dy: i32::from((n >> 8) as i8), dz: i32::from(n as i8) },
+                _ => InputEvent::Button { button: (n & 7) as u8, down: n & 8 != 0 },
+            };
+            device.input(event, cx);
+        }
+        14 => match what >> 4 {
+            0 => device.reset(Reset::Machine, cx),
+            1 => drop(device.unplug(input.number(1) as u16, cx)),
+            2 => device.running(input.number(1) & 1 != 0, cx),
+            3 => drop(device.screenshot()),
+            _ => device.inspect(&mut crate::Inspect::default()),
+        },
+        _ => {
+            // A state of anybody's making: refused, or harmless.
+            let len = input.number(1);
+            let mut state = device.save();
+            for _ in 0..len & 7 {
+                let (at, value) = (input.number(2) as usize, input.byte().unwrap_or(0));
+                if let Some(byte) = at.checked_rem(state.len()).and_then(|at| state.get_mut(at)) {
+                    *byte = value;
+                }
+            }
+            let before = device.save();
+            if device.load(&state, cx).is_err() {
+                let _ = device.load(&before, cx);
+            }
+        }
+    }
+}
+
+/// Lets the device finish what an access has started: that must take a bounded number of calls.
+fn settle(device: &mut dyn Device, cx: &mut Context) -> Result<(), String> {
+    for _ in 0..POLLS {
+        let quiet = device.quiescent();
+        let again = cx.take_again();
+        if !quiet {
+            for fd in 0..4 {
+                device.poll(Ready::Fd(fd), cx);
+            }
+        }
+        if again {
+            device.poll(Ready::Again, cx);
+        }
+        if quiet && !again {
+            return Ok(());
+        }
+    }
+    Err("the work of one access has no end".into())
+}
+
+fn holds(device: &dyn Device, cx: &mut Context, declaration: &Declaration) -> Result<(), String> {
+    let effects = std::mem::take(&mut cx.effects);
+    let (may, bits) = (declaration.permissions, effects.bits);
+    if (bits.power_off() && !may.power_off)
+        || (bits.reboot() && !may.reboot)
+        || ((bits.rom_lock() || bits.rom_unlock()) && !may.rom)
+        || (bits.unplug() && !may.unplug)
+    {
+        return Err(format!("it asks for {bits:?}, which it may not"));
+    }
+    for (line, (level, edges)) in cx.lines.states().enumerate() {
+        if line >= declaration.lines.len() && (level || edges != 0) {
+            return Err(format!("it drives line {line}, which it does not have"));
+        }
+    }
+    if device.save().len() > bulkhead_wire::STATE.saturating_sub(8) {
+        return Err("its state does not fit the state page".into());
+    }
+    for (i, spec) in declaration.functions.iter().enumerate() {
+        let space = device.config(i as u8).ok_or("a function without configuration space")?;
+        for (number, bar) in spec.bars.iter().enumerate() {
+            let register = 0x10u8.saturating_add((number as u8).saturating_mul(4));
+            let Some(bar) = bar else { continue };
+            // BARs are aligned by their size, whatever was written.
+            if space.read(register, 4) & bar.size.wrapping_sub(1) & !0x0f != 0 {
+                return Err(format!("BAR {number} is {:#x}", space.read(register, 4)));
+            }
+        }
+    }
+    while cx.log.take().is_some() {}
+    Ok(())
+}
