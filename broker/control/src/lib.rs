@@ -11,3 +11,23 @@ mod qmp;
 mod run;
 
 pub use run::run;
+
+/// A QMP client's bytes, cut into commands and parsed as a session does it: the body of the fuzz target. Returns how many
+/// pieces there were.
+pub fn exercise(bytes: &[u8]) -> usize {
+    let mut splitter = json::Splitter::default();
+    let mut pieces = 0usize;
+    for chunk in bytes.chunks(17) {
+        splitter.push(chunk);
+        while let Some(piece) = splitter.next() {
+            pieces = pieces.saturating_add(1);
+            if let json::Piece::Object(text) = piece {
+                let value: Result<serde_json::Value, _> = serde_json::from_slice(&text);
+                if let Ok(value) = value {
+                    qmp::exercise(&value);
+                }
+            }
+        }
+    }
+    pieces
+}

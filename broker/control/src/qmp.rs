@@ -236,6 +236,17 @@ impl Shared {
     }
 }
 
+/// What is made of a command's arguments before anything is done with them.
+pub(crate) fn exercise(request: &Value) {
+    let arguments = request.get("arguments").unwrap_or(request);
+    for name in ["events", "keys"] {
+        for element in arguments.get(name).and_then(Value::as_array).into_iter().flatten() {
+            let _ = (input_event(element), keys::of_value(element));
+        }
+    }
+    let _ = input_event(request);
+}
+
 fn key(code: u16, down: bool) -> v1::InputEvent {
     v1::InputEvent { event: Some(v1::input_event::Event::Key(v1::Key { code: u32::from(code), down })) }
 }

@@ -25,8 +25,13 @@ fn main() -> ExitCode {
             break;
         }
     }
+    // A device that died was started again: the replies alone do not tell.
+    let died: Vec<String> = sim.log().lines().filter(|l| l.starts_with("bulkhead-dm: ") && l.contains("(pid ")).map(str::to_owned).collect();
+    for line in &died {
+        eprintln!("{line}");
+    }
     match sim.end() {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) if status.success() && died.is_empty() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }

@@ -15,6 +15,8 @@ mod broker;
 #[cfg(not(loom))]
 mod device;
 pub mod doorbell;
+#[cfg(not(loom))]
+pub mod exercise;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

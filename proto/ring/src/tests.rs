@@ -114,6 +114,19 @@ fn writes(len: usize, hot: Vec<usize>) -> impl Strategy<Value = Vec<(usize, Vec<
     prop::collection::vec((at, bytes), 0..12)
 }
 
+#[test]
+fn seeds() {
+    let seeds = |name: &str| {
+        let dir = format!("{}/fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
+        let read = |e: std::io::Result<std::fs::DirEntry>| std::fs::read(e.unwrap().path()).unwrap();
+        std::fs::read_dir(dir).unwrap().map(read).collect::<Vec<_>>()
+    };
+    let (device, broker) = (seeds("hostile_device"), seeds("hostile_broker"));
+    assert!(!device.is_empty() && !broker.is_empty());
+    assert!(device.iter().all(|s| crate::exercise::hostile_device(s) == Ok(())));
+    assert!(broker.iter().all(|s| crate::exercise::hostile_broker(s) == Ok(())));
+}
+
 proptest! {
     #[test]
     fn a_hostile_device_poisons_its_channel_at_worst(
