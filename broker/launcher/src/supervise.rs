@@ -385,6 +385,13 @@ impl Launcher {
             fds.push((FdUse::RequestBell, channel.request_bell.as_fd()));
             fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
         }
+        let surface = match state.role {
+            "vga" => Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?),
+            _ => None,
+        };
+        if let Some(surface) = &surface {
+            fds.push((FdUse::Surface, surface.as_fd()));
+        }
         if let Some(old) = &state.old {
             fds.push((FdUse::OldArea, old.as_fd()));
         }

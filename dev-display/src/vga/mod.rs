@@ -13,7 +13,7 @@ mod spec;
 mod state;
 
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
-use bulkhead_bus::{Access, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Region, Reset, StateError};
+use bulkhead_bus::{Access, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Region, Reset, StateError, Surface};
 use prost::Message as _;
 pub use render::Frame;
 use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
@@ -564,9 +564,19 @@ impl Device for Vga {
         });
     }
 
+    fn refresh(&mut self, surface: &mut dyn Surface) {
+        let frame = self.frame();
+        if surface.begin(frame.width, frame.height) {
+            for y in frame.dirty(&self.shown).into_iter().flatten() {
+                surface.line(y, frame.row(y));
+            }
+            surface.end();
+            self.shown = frame;
+        }
+    }
+
     fn screenshot(&mut self) -> Option<Vec<u8>> {
-        self.shown = self.frame();
-        self.shown.png()
+        self.frame().png()
     }
 }
 

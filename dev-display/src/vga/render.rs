@@ -22,6 +22,13 @@ impl Frame {
         Self { width, height, rgb: vec![0; width.saturating_mul(height).saturating_mul(3)] }
     }
 
+    /// Line `y`.
+    pub(super) fn row(&self, y: usize) -> &[u8] {
+        let bytes = self.width.saturating_mul(3);
+        let start = y.saturating_mul(bytes);
+        self.rgb.get(start..start.saturating_add(bytes)).unwrap_or_default()
+    }
+
     fn line(&mut self, y: usize) -> &mut [u8] {
         let bytes = self.width.saturating_mul(3);
         let start = y.saturating_mul(bytes);

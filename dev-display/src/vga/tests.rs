@@ -73,6 +73,41 @@ fn text_is_drawn_with_its_font_and_colours() {
     assert_eq!(v.read(Access::new(region::WINDOW, 0x18002, 2), &mut cx).unwrap() & 0xffff, 0x1e41);
 }
 
+#[derive(Default)]
+struct Drawn {
+    size: (usize, usize),
+    lines: Vec<usize>,
+}
+
+impl bulkhead_bus::Surface for Drawn {
+    fn begin(&mut self, width: usize, height: usize) -> bool {
+        *self = Self { size: (width, height), lines: Vec::new() };
+        true
+    }
+    fn line(&mut self, y: usize, rgb: &[u8]) {
+        assert_eq!(rgb.len(), self.size.0 * 3);
+        self.lines.push(y);
+    }
+    fn end(&mut self) {}
+}
+
+#[test]
+fn the_surface_gets_the_lines_that_changed_and_no_others() {
+    let (mut v, mut cx, vram) = display();
+    text_mode(&mut v, &vram);
+    let mut surface = Drawn::default();
+    v.refresh(&mut surface);
+    assert_eq!((surface.size, surface.lines.len()), ((720, 400), 400));
+    v.refresh(&mut surface);
+    assert!(surface.lines.is_empty());
+    v.write(Access::new(region::WINDOW, 0x18000 + 160, 2), 0x1e41, &mut cx).unwrap();
+    v.refresh(&mut surface);
+    assert_eq!(surface.lines, (16..32).collect::<Vec<_>>(), "the second row");
+    linear(&mut v, &mut cx, 64, 48, 32);
+    v.refresh(&mut surface);
+    assert_eq!((surface.size, surface.lines.len()), ((64, 48), 48));
+}
+
 #[test]
 fn write_modes_of_the_planes() {
     let (mut v, _, vram) = display();

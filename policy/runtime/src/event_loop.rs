@@ -2,8 +2,8 @@
 use crate::process::ring;
 use crate::{ControlHandle, ControlRequest, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
-use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, NoMemory, Ready, Reset, Shadows};
-use bulkhead_ring::{DeviceEnd, SharedArea, Work};
+use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, NoMemory, Ready, Reset, Shadows, Surface};
+use bulkhead_ring::{DeviceEnd, SharedArea, SurfaceWriter, Work};
 use bulkhead_wire::{self as wire, Op, Reply, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -52,6 +52,7 @@ pub fn run_device(
     let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
     let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
     let memory = memory_of(&mut process, &config)?;
+    let surface = process.fds.take(&FdUse::Surface).map(SurfaceWriter::new).transpose()?.map(SurfaceArea);
 
     let report = process.confine()?;
     let control = serve_control(role, control_socket)?;
@@ -82,6 +83,7 @@ pub fn run_device(
         reply_bell,
         control,
         process,
+        surface,
         epoll,
         polled: built.polled,
         shadows: [None; wire::SHADOWS],
@@ -138,6 +140,21 @@ fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn Gue
     }
 }
 
+/// The surface, as the device knows it.
+struct SurfaceArea(SurfaceWriter);
+
+impl Surface for SurfaceArea {
+    fn begin(&mut self, width: usize, height: usize) -> bool {
+        self.0.begin(width, height)
+    }
+    fn line(&mut self, y: usize, rgb: &[u8]) {
+        self.0.line(y, rgb);
+    }
+    fn end(&mut self) {
+        self.0.end();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counters {
     requests: u64,
@@ -166,6 +183,7 @@ struct Data {
     reply_bell: OwnedFd,
     control: ControlHandle,
     process: Process,
+    surface: Option<SurfaceArea>,
     epoll: OwnedFd,
     polled: Vec<(u32, OwnedFd)>,
     shadows: [Option<u32>; wire::SHADOWS],
@@ -528,6 +546,9 @@ impl Data {
                 ControlRequest::Screenshot(token, answer) => {
                     // The launcher's message and the call travel on different sockets.
                     let _ = self.link();
+                    if let Some(surface) = &mut self.surface {
+                        self.device.refresh(surface);
+                    }
                     let picture = self.tokens.remove(&token).and_then(|fd| Some((self.device.screenshot()?, fd)));
                     let _ = answer.send(picture);
                 }

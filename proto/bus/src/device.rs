@@ -91,6 +91,16 @@ impl Shadows<'_> {
     }
 }
 
+/// The picture that viewers see. Only lines that changed are drawn.
+pub trait Surface: Send {
+    /// Begins an update of a picture of this size. False: it does not fit, and nothing may be drawn.
+    fn begin(&mut self, width: usize, height: usize) -> bool;
+    /// Draws line `y`: three bytes, red, green, blue, for each pixel.
+    fn line(&mut self, y: usize, rgb: &[u8]);
+    /// Ends the update.
+    fn end(&mut self);
+}
+
 /// An emulated device. All methods are called by one thread.
 pub trait Device: Send {
     /// What it has; the same as its `declare` function gave the broker.
@@ -187,6 +197,11 @@ pub trait Device: Send {
     /// Takes an input event (keyboards and pointers).
     fn input(&mut self, event: crate::plan::InputEvent, cx: &mut Context) {
         let _ = (event, cx);
+    }
+
+    /// Brings the surface to what the screen shows now (displays).
+    fn refresh(&mut self, surface: &mut dyn Surface) {
+        let _ = surface;
     }
 
     /// The display as a PNG (displays).

@@ -14,7 +14,7 @@ pub mod plan;
 mod region;
 
 pub use context::{Clock, Context, Effects, GuestLog, Lines, TimerId, Timers};
-pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError};
+pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface};
 pub use inspect::Inspect;
 pub use memory::{DmaError, GuestMemory, NoMemory, Segment};
 pub use region::{Area, Declaration, Line, Permissions, Region, RegionId};

@@ -17,6 +17,8 @@ mod device;
 pub mod doorbell;
 #[cfg(not(loom))]
 pub mod exercise;
+#[cfg(not(loom))]
+mod surface;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -26,6 +28,8 @@ pub use area::{AreaError, SharedArea};
 pub use broker::{BrokerEnd, LineState};
 #[cfg(not(loom))]
 pub use device::{DeviceEnd, Work};
+#[cfg(not(loom))]
+pub use surface::{Picture, SurfaceReader, SurfaceWriter};
 
 /// The peer broke the protocol; the channel must not be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -254,6 +254,39 @@ pub mod reply {
     pub const CELLS: usize = STATE_AT + 2 * STATE;
 }
 
+/// Offsets in the surface: the picture that a display draws and viewers read. One sparse memfd of the largest geometry,
+/// written by the display only, new for each of its lives.
+pub mod surface {
+    use super::*;
+    /// Header: magic u32, version u32, build id u64.
+    pub const HEADER: usize = 0;
+    /// u32: odd while the display draws. A reader whose copy began or ended on an odd or another value copies again.
+    pub const SEQUENCE: usize = 64;
+    /// u32: counts the updates that changed something.
+    pub const GENERATION: usize = 68;
+    /// u32: pixels of a line.
+    pub const WIDTH: usize = 72;
+    /// u32: lines.
+    pub const HEIGHT: usize = 76;
+    /// u32: bytes from one line to the next.
+    pub const STRIDE: usize = 80;
+    /// u32: [`FORMAT_XRGB8888`].
+    pub const FORMAT: usize = 84;
+    /// Little-endian words 0x00RRGGBB.
+    pub const FORMAT_XRGB8888: u32 = 1;
+    /// Most lines.
+    pub const LINES: usize = 16384;
+    /// Most pixels.
+    pub const PIXELS: usize = 16 << 20;
+    /// u32 per line: the generation that changed it last. What a viewer that knows generation g has to send are the
+    /// lines whose number is above g.
+    pub const LINES_AT: usize = PAGE;
+    /// The picture.
+    pub const PIXELS_AT: usize = LINES_AT + LINES * 4;
+    /// Bytes in all.
+    pub const LEN: usize = PIXELS_AT + PIXELS * 4;
+}
+
 /// The size of a channel's areas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
