@@ -75,5 +75,8 @@ check() {
     t_=$1 b_=$(uptime_s); shift
     if "$@" >"/out/$t_.log" 2>&1; then r_=ok; else r_="not ok"; fi
     echo "$r_ $t_ # $(awk "BEGIN { print int($(uptime_s) - $b_) }") s"
-    [ "$r_" = ok ] || tail -n 40 "/out/$t_.log" | sed "s/^/# /"
+    [ "$r_" = ok ] && return
+    tail -n 40 "/out/$t_.log" | sed "s/^/# /"
+    # What it has left must not spoil the tests that follow.
+    for d_ in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy "$d_"; done
 }

@@ -214,7 +214,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 monitors.push(options.head("chardev").ok_or(bad("chardev= is missing"))?.to_owned());
             }
             "serial" => {
-                let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH or /dev/… is known"))?;
+                let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
                 machine.serials.push(serial);
             }
             "boot" => {

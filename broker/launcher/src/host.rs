@@ -17,19 +17,25 @@ fn errno(what: &str, e: rustix::io::Errno) -> Failure {
     format!("{what}: {}", std::io::Error::from(e))
 }
 
+/// A new socket that listens, for its owner only. One that an earlier life has left there is replaced.
+fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let is_socket = |s: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Socket;
+    if rustix::fs::lstat(path).is_ok_and(is_socket) {
+        rustix::fs::unlink(path)?;
+    }
+    let old = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = SocketAddrUnix::new(path).and_then(|a| rustix::net::bind(&fd, &a));
+    rustix::process::umask(old);
+    bound.and_then(|()| rustix::net::listen(&fd, 8))?;
+    Ok(fd)
+}
+
 /// A socket that libxl can connect to.
 pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
     match &monitor.chardev {
-        Chardev::Path(path) => {
-            let fail = |e| errno(&format!("{}: socket {path}", monitor.id), e);
-            let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None).map_err(fail)?;
-            let _ = std::fs::remove_file(path);
-            let old = rustix::process::umask(Mode::from_raw_mode(0o177));
-            let bound = SocketAddrUnix::new(path.as_str()).and_then(|a| rustix::net::bind(&fd, &a));
-            rustix::process::umask(old);
-            bound.and_then(|()| rustix::net::listen(&fd, 8)).map_err(fail)?;
-            Ok(fd)
-        }
+        Chardev::Path(path) => socket(path).map_err(|e| errno(&format!("{}: socket {path}", monitor.id), e)),
         Chardev::Fd(number) => {
             let fd = inherit(*number).map_err(|e| errno(&format!("{}: fd={number}", monitor.id), e))?;
             if rustix::net::sockopt::socket_acceptconn(&fd) != Ok(true) {
@@ -88,6 +94,7 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
             rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail(path, e))?;
             Ok(plain(Some(fd)))
         }
+        Serial::UnixServer(path) => Ok(plain(Some(socket(path).map_err(|e| fail(path, e))?))),
         Serial::Pty => {
             use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
             let fail = |e| errno(&format!("serial port {index}: a pseudo terminal"), e);
@@ -173,7 +180,7 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, gfn: u64) 
     }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {
-            configs.push(DeviceConfig::Serial { index: index as u8 });
+            configs.push(DeviceConfig::Serial { index: index as u8, listens: serial.listens().is_some() });
         }
     }
     configs

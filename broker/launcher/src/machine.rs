@@ -33,6 +33,8 @@ pub enum Serial {
     Device(String),
     /// A Unix socket to connect to.
     Unix(String),
+    /// A Unix socket that is made here and listens; one peer at a time.
+    UnixServer(String),
     /// The port is not there.
     None,
 }
@@ -46,11 +48,25 @@ impl Serial {
             "none" => Self::None,
             _ => match text.split_once(':') {
                 Some(("file", path)) if !path.is_empty() => Self::File(path.to_owned()),
-                Some(("unix", path)) => Self::Unix(Options::parse(path).head.filter(|p| !p.is_empty())?),
+                Some(("unix", path)) => {
+                    let options = Options::parse(path);
+                    let path = options.head.clone().filter(|p| !p.is_empty())?;
+                    match (options.flag("server", false)?, options.flag("wait", true)?) {
+                        (false, _) => Self::Unix(path),
+                        // Waiting for a peer would hold up the guest's creation.
+                        (true, true) => return None,
+                        (true, false) => Self::UnixServer(path),
+                    }
+                }
                 _ if text.starts_with("/dev/") => Self::Device(text.to_owned()),
                 _ => return None,
             },
         })
+    }
+
+    /// The path of the socket that listens.
+    pub fn listens(&self) -> Option<&str> {
+        if let Self::UnixServer(path) = self { Some(path) } else { None }
     }
 
     /// What query-chardev says.
@@ -61,6 +77,7 @@ impl Serial {
             Self::Null => "null".to_owned(),
             Self::Device(path) => path.clone(),
             Self::Unix(path) => format!("unix:{path}"),
+            Self::UnixServer(path) => format!("unix:{path},server=on"),
             Self::None => "none".to_owned(),
         }
     }

@@ -120,7 +120,7 @@ impl Launcher {
             privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
         }
         let mut listening = Vec::new();
-        let mut sockets = Vec::new();
+        let mut sockets: Vec<String> = machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)).collect();
         for monitor in &machine.monitors {
             listening.push(host::listen(monitor)?);
             if let crate::machine::Chardev::Path(path) = &monitor.chardev {
@@ -742,7 +742,7 @@ fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
     for (i, config) in configs.into_iter().enumerate() {
         let role = config.role();
         let name = match &config {
-            DeviceConfig::Serial { index } => format!("{role}{index}"),
+            DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
             _ => role.to_owned(),
         };
         devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });

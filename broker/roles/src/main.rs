@@ -43,7 +43,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Ide { .. } => ide::declare(),
         DeviceConfig::Vga { device, vram, rom, .. } => vga::declare(*device, *vram, *rom),
         DeviceConfig::Ps2 => ps2::declare(),
-        DeviceConfig::Serial { index } => serial::declare(*index),
+        DeviceConfig::Serial { index, .. } => serial::declare(*index),
     }
 }
 
@@ -72,9 +72,14 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
 /// Makes a device of its configuration and what it was given.
 fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
     match config {
-        DeviceConfig::Serial { index } => {
+        DeviceConfig::Serial { index, listens } => {
             let mut polled = Vec::new();
             let backend: Box<dyn serial::Backend> = match resources.fds.take(&FdUse::Serial) {
+                Some(fd) if *listens => {
+                    let backend = serial::ListenBackend::new(fd).map_err(|e| e.to_string())?;
+                    polled.push((0, rustix::io::dup(backend.ready()).map_err(|e| e.to_string())?));
+                    Box::new(backend)
+                }
                 Some(fd) => {
                     polled.push((0, rustix::io::dup(&fd).map_err(|e| e.to_string())?));
                     Box::new(serial::FdBackend::new(fd))

@@ -3,10 +3,12 @@
 //! The line is as fast as its other end: a character counts as sent when the back end has taken it. While the back end
 //! takes nothing (nobody reads the terminal), up to [`BACKLOG`] characters wait; then the transmitter stays busy, and
 //! after [`PATIENCE`] characters are dropped so that a guest that polls does not hang for ever.
+mod listen;
 mod spec;
 mod state;
 
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+pub use listen::ListenBackend;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
 use spec::{FIFO, FifoControl, InterruptEnable, LineControl, LineStatus, ModemControl, ModemStatus, iir};

@@ -42,18 +42,23 @@ pub fn exercise(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, bytes: &[u8]
         settle(&mut *device, &mut cx)?;
         holds(&*device, &mut cx, &declaration)?;
     }
-    // What is saved can be loaded, and is the same when it is saved again.
-    let copy = |state: &[u8]| -> Result<Vec<u8>, String> {
-        let mut other = make(&memory);
-        let mut cx = Context::new(memory.clone());
-        other.reset(Reset::Machine, &mut cx);
-        other.load(state, &mut cx).map_err(|e| format!("its own state is refused: {e}"))?;
-        settle(&mut *other, &mut cx)?;
-        Ok(other.save())
-    };
-    let first = copy(&device.save())?;
-    let second = copy(&first)?;
+    let first = loads(make, &device.save())?;
+    let second = loads(make, &first)?;
     if first == second { Ok(()) } else { Err("a state that was loaded and saved is another one".into()) }
+}
+
+/// A new device takes `state` over and saves it again. A state that was saved once stays as it is.
+///
+/// # Errors
+/// The state is refused.
+pub fn loads(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, state: &[u8]) -> Result<Vec<u8>, String> {
+    let memory = FakeMemory::new(MEMORY);
+    let mut cx = Context::new(memory.clone());
+    let mut device = make(&memory);
+    device.reset(Reset::Machine, &mut cx);
+    device.load(state, &mut cx).map_err(|e| format!("its own state is refused: {e}"))?;
+    settle(&mut *device, &mut cx)?;
+    Ok(device.save())
 }
 
 fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Context, declaration: &Declaration, memory: &FakeMemory) {

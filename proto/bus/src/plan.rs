@@ -66,6 +66,8 @@ pub enum DeviceConfig {
     Serial {
         /// 0 = COM1.
         index: u8,
+        /// Its descriptor is a socket that listens.
+        listens: bool,
     },
 }
 
