@@ -94,7 +94,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
         0xbe => read_cd(p, sectors),
         0x42 => sub_channel(b2, p, be16(p, 7)),
         0x43 => table_of_contents(p, sectors, be16(p, 7)),
-        0x46 => configuration(p, medium.is_some(), be16(p, 7)),
+        0x46 => configuration(p, medium, be16(p, 7)),
         0x4a => event_status(b1, b4, medium.is_some(), be16(p, 7)),
         0x51 => {
             let mut data = vec![0; 34];
@@ -106,9 +106,33 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
             }
             cut(data, be16(p, 7))
         }
+        0x52 => track_information(p, sectors),
         0xbd => cut(vec![0, 0, 0, 0, 0, 1, 0, 0], be16(p, 8)),
         _ => Answer::Check(Sense::ILLEGAL_COMMAND),
     }
+}
+
+/// READ TRACK INFORMATION (MMC-4, 6.35): the one track, whichever way it is asked for.
+fn track_information(p: &[u8; 12], sectors: u32) -> Answer {
+    let ours = match p[1] & 3 {
+        0 => be32(p, 2) < sectors,
+        1 => matches!(be32(p, 2), 0 | 1),
+        _ => be32(p, 2) == 1,
+    };
+    if !ours {
+        return Answer::Check(Sense::INVALID_FIELD);
+    }
+    let mut data = vec![0; 36];
+    // Length, track 1, session 1, data track, mode 1, its size.
+    for (at, value) in [(1, 34), (2, 1), (3, 1), (5, 4), (6, 1)] {
+        if let Some(byte) = data.get_mut(at) {
+            *byte = value;
+        }
+    }
+    if let Some(size) = data.get_mut(24..28) {
+        size.copy_from_slice(&sectors.to_be_bytes());
+    }
+    cut(data, be16(p, 7))
 }
 
 fn request_sense(sense: Sense, allocation: usize) -> Answer {
@@ -245,14 +269,16 @@ fn table_of_contents(p: &[u8; 12], sectors: u32, allocation: usize) -> Answer {
 }
 
 /// GET CONFIGURATION: profiles, core, removable medium.
-fn configuration(p: &[u8; 12], medium: bool, allocation: usize) -> Answer {
+fn configuration(p: &[u8; 12], medium: Option<u32>, allocation: usize) -> Answer {
     let [_, b1, f0, f1, ..] = *p;
     let start = u16::from_be_bytes([f0, f1]);
-    let profile: u16 = if medium { 0x0010 } else { 0 };
+    // An image with more than 80 minutes of a CD's frames can only be a DVD.
+    let (dvd, cd) = (medium.is_some_and(|n| n > 80 * 60 * 75), medium.is_some_and(|n| n <= 80 * 60 * 75));
+    let profile: u16 = if dvd { 0x0010 } else if cd { 0x0008 } else { 0 };
     let [p0, p1] = profile.to_be_bytes();
-    let current = u8::from(medium);
+    let (dvd, cd) = (u8::from(dvd), u8::from(cd));
     let features: [(u16, Vec<u8>); 3] = [
-        (0x0000, vec![0, 0, 0x03, 8, 0x00, 0x10, current, 0, 0x00, 0x08, 0, 0]),
+        (0x0000, vec![0, 0, 0x03, 8, 0x00, 0x10, dvd, 0, 0x00, 0x08, cd, 0]),
         (0x0001, vec![0, 1, 0x0b, 8, 0, 0, 0, 2, 1, 0, 0, 0]),
         (0x0003, vec![0, 3, 0x03, 4, 0x29, 0, 0, 0]),
     ];
