@@ -75,9 +75,11 @@ pub fn run_device(
             Err(e) => return Err(e.into()),
         }
     }
+    let declaration = built.device.declaration();
+    let shadows = declaration.regions.iter().flat_map(|r| &r.shadows).map(|(_, _, i)| usize::from(*i).saturating_add(1)).max().unwrap_or(0);
     let mut data = Data {
         channel: DeviceEnd::new(peer, own, shape),
-        functions: built.device.declaration().functions.len(),
+        functions: declaration.functions.len(),
         device: built.device,
         cx,
         reply_bell,
@@ -86,7 +88,9 @@ pub fn run_device(
         surface,
         epoll,
         polled: built.polled,
-        shadows: [None; wire::SHADOWS],
+        shadows: vec![None; shadows],
+        fresh: vec![None; shadows],
+        stale: true,
         config_dirty: true,
         deferred: Vec::new(),
         tokens: HashMap::new(),
@@ -186,7 +190,11 @@ struct Data {
     surface: Option<SurfaceArea>,
     epoll: OwnedFd,
     polled: Vec<(u32, OwnedFd)>,
-    shadows: [Option<u32>; wire::SHADOWS],
+    /// The shadows as they were published, and room for those to come.
+    shadows: Vec<Option<u32>>,
+    fresh: Vec<Option<u32>>,
+    /// The device was called since the last publication.
+    stale: bool,
     config_dirty: bool,
     /// Requests whose answer has to wait: cell and request.
     deferred: Vec<(usize, Request)>,
@@ -213,7 +221,7 @@ impl Data {
             self.due();
             if self.cx.take_again() {
                 self.device.poll(Ready::Again, &mut self.cx);
-                busy = true;
+                (busy, self.stale) = (true, true);
             }
             self.retry_deferred();
             self.flush();
@@ -235,7 +243,10 @@ impl Data {
                     LINK if !self.link()? => return Ok(()),
                     LINK => {}
                     CONTROL => self.control(),
-                    number => self.device.poll(Ready::Fd(number as u32), &mut self.cx),
+                    number => {
+                        self.device.poll(Ready::Fd(number as u32), &mut self.cx);
+                        self.stale = true;
+                    }
                 }
             }
         }
@@ -260,6 +271,7 @@ impl Data {
         for _ in 0..BUDGET {
             let Some(timer) = self.cx.timers.take_due(now) else { break };
             self.device.poll(Ready::Timer(timer), &mut self.cx);
+            self.stale = true;
         }
     }
 
@@ -394,6 +406,7 @@ impl Data {
 
     fn posted(&mut self, what: wire::Posted) {
         self.counters.posted = self.counters.posted.saturating_add(1);
+        self.stale = true;
         let at = Access::new(what.region, what.offset, what.size);
         if what.count <= 1 {
             let _ = self.device.write(at, what.data, &mut self.cx);
@@ -422,18 +435,21 @@ impl Data {
 
     /// Publishes lines, shadows, configuration spaces and the state, where they have changed.
     fn publish(&mut self) -> bool {
+        self.stale = false;
         let lines = self.cx.lines.take_changed();
         if lines {
             for (i, (level, edges)) in self.cx.lines.states().enumerate() {
                 self.channel.set_line(i, level, edges);
             }
         }
-        let mut shadows = [None; wire::SHADOWS];
-        self.device.shadows(&mut Shadows { registers: &mut shadows });
-        for (i, (new, old)) in shadows.iter().zip(&mut self.shadows).enumerate() {
-            if new != old {
-                *old = *new;
-                self.channel.set_shadow(i, *new);
+        if !self.shadows.is_empty() {
+            self.fresh.fill(None);
+            self.device.shadows(&mut Shadows { registers: &mut self.fresh });
+            for (i, (new, old)) in self.fresh.iter().zip(&mut self.shadows).enumerate() {
+                if new != old {
+                    *old = *new;
+                    self.channel.set_shadow(i, *new);
+                }
             }
         }
         if std::mem::take(&mut self.config_dirty) {
@@ -453,7 +469,7 @@ impl Data {
 
     /// Publishes what changed without an access, and the guest's text.
     fn flush(&mut self) {
-        if self.publish() && self.channel.publish() {
+        if self.stale && self.publish() && self.channel.publish() {
             self.ring();
         }
         while let Some(line) = self.cx.log.take() {
@@ -481,6 +497,7 @@ impl Data {
                 }
                 quiet
             } else {
+                self.stale = true;
                 self.device.unplug(what.data as u16, &mut self.cx)
             };
             if done {
@@ -518,6 +535,7 @@ impl Data {
         // The eventfd is edge-triggered and never read; its counter cannot overflow in any life.
         while let Some(request) = self.control.take() {
             self.counters.control_calls = self.counters.control_calls.saturating_add(1);
+            self.stale = true;
             match request {
                 ControlRequest::Ping(answer) => drop(answer.send(())),
                 ControlRequest::GuestLogLines(n) => self.log_limit.per_second = n.min(10_000),
