@@ -118,7 +118,6 @@ impl<E: Edge> Broker<E> {
             events.clear();
             self.wakeups = self.wakeups.saturating_add(1);
             let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
-            self.machine.awake();
             match waited {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),

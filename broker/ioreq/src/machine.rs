@@ -267,22 +267,13 @@ impl<E: Edge> Machine<E> {
     }
 
     /// Whether it is safe to sleep: every device will ring.
-    pub fn may_sleep(&self) -> bool {
+    pub fn may_sleep(&mut self) -> bool {
         let mut safe = true;
-        for live in self.channels.iter().filter_map(|c| c.live.as_ref()) {
-            safe &= live.end.may_sleep(live.seen);
-        }
-        if !safe {
-            self.awake();
+        for live in self.channels.iter_mut().filter_map(|c| c.live.as_mut()).filter(|l| l.watched) {
+            live.watched = !live.end.may_sleep(live.seen);
+            safe &= !live.watched;
         }
         safe
-    }
-
-    /// Back from sleep.
-    pub fn awake(&self) {
-        for live in self.channels.iter().filter_map(|c| c.live.as_ref()) {
-            live.end.awake();
-        }
     }
 
     /// Replies and lines of one device, if it has published since the last look.
@@ -304,7 +295,7 @@ impl<E: Edge> Machine<E> {
                 Some(Ok(Some(reply))) => {
                     replies = true;
                     // The device publishes its lines before its reply; so they are looked at after it was seen.
-                    lines |= self.update_lines(index);
+                    self.update_lines(index);
                     self.answered(vcpu, index, Some(reply));
                 }
                 Some(Err(_)) => {
@@ -320,7 +311,7 @@ impl<E: Edge> Machine<E> {
             match reply {
                 Some(Ok(Some(reply))) => {
                     replies = true;
-                    lines |= self.update_lines(index);
+                    self.update_lines(index);
                     self.own_answered(index, reply.value);
                 }
                 Some(Err(_)) => {
@@ -330,7 +321,9 @@ impl<E: Edge> Machine<E> {
                 _ => {}
             }
         }
-        lines |= self.update_lines(index);
+        if !replies {
+            lines = self.update_lines(index);
+        }
         if !(lines || replies) {
             let verdict = self.channels.get_mut(index).map_or(Ok(()), Channel::fruitless);
             if let Err(death) = verdict {
@@ -375,6 +368,10 @@ impl<E: Edge> Machine<E> {
     fn send(&mut self, index: usize, cell: usize, what: Request, payload: &[u8]) -> bool {
         let Some(channel) = self.channels.get_mut(index) else { return false };
         let Some(live) = &mut channel.live else { return false };
+        if !live.watched {
+            live.watched = true;
+            live.end.awake();
+        }
         if live.end.send(cell, what, payload) {
             channel.ring();
         }
