@@ -131,6 +131,37 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("sim", true, Implemented),
 ];
 
+/// Keys of the options that are implemented: option, keys that are obeyed, keys that are logged and ignored. Any other key
+/// is an error, because it asks for something that would silently not be there.
+const KEYS: &[(&str, &[&str], &[&str])] = &[
+    ("chardev", &["backend", "id", "path", "fd", "server", "wait"], &[]),
+    ("mon", &["chardev", "mode"], &[]),
+    ("boot", &["order"], &["menu", "once", "splash", "splash-time", "reboot-timeout", "strict"]),
+    ("m", &["size"], &[]),
+    ("smp", &["cpus", "maxcpus"], &["sockets", "cores", "threads"]),
+    ("machine", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
+    ("M", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
+    ("drive", &["file", "if", "index", "media", "format", "readonly", "id", "cache"], &[]),
+    ("device VGA", &["driver", "vgamem_mb"], &["id"]),
+    ("device cirrus-vga", &["driver", "vgamem_mb"], &["id"]),
+    ("device ide-cd", &["driver", "id", "drive", "bus", "unit"], &[]),
+];
+
+/// The keys of an option: a note for each that is ignored, an error for one that is not known.
+fn check_keys(spec: &OptionSpec, value: &str, options: &Options, notes: &mut Vec<String>) -> Result<(), ArgumentError> {
+    let Some((name, obeyed, ignored)) = KEYS.iter().find(|(name, ..)| *name == spec.name) else { return Ok(()) };
+    for (key, _) in options.pairs.iter().filter(|(key, _)| !obeyed.contains(&key.as_str())) {
+        if !ignored.contains(&key.as_str()) {
+            return Err(wrong(name.split(' ').next().unwrap_or(name), value, format!("{key}= is not known here")));
+        }
+        // What libxl always writes is not worth a line.
+        if key != "suppress-vmdesc" {
+            notes.push(format!("-{name} {key}=: ignored"));
+        }
+    }
+    Ok(())
+}
+
 /// Finds the entry of an option, the narrower one first.
 pub fn lookup(name: &str, value: Option<&str>) -> Option<&'static OptionSpec> {
     let first = value.and_then(|v| v.split(',').next()).unwrap_or("");
@@ -184,6 +215,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let value = value.unwrap_or_default();
         let bad = |why: &str| wrong(name, &value, why);
         let options = Options::parse(&value);
+        check_keys(spec, &value, &options, &mut notes)?;
         match name {
             "xen-domid" => machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?),
             "name" => machine.name = value,
@@ -259,7 +291,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 Some("VGA" | "cirrus-vga") => {
                     let mib = options.get("vgamem_mb").map_or(Some(16), number).ok_or(bad("vgamem_mb is a number"))?;
                     // QEMU rounds up to a power of two; below 16 MiB the frame buffer of the larger modes has no room.
-                    let mib: u32 = u32::clamp(mib, 1, 256).next_power_of_two();
+                    let mib: u32 = Some(mib).filter(|m| (1..=256).contains(m)).ok_or(bad("vgamem_mb is 1 to 256"))?;
+                    let mib = mib.next_power_of_two();
                     machine.video = Some(Video { mib });
                 }
                 Some("ide-cd") => {
@@ -358,6 +391,10 @@ mod tests {
             ("-boot order=xyz", "letters"),
             ("-drive file=/x,if=ide,index=9,format=raw", "index"),
             ("-drive file=/x,if=ide,index=0,format=qcow2", "format"),
+            ("-drive file=/x,if=ide,index=0,format=raw,throttling.iops-total=5", "throttling.iops-total= is not known"),
+            ("-drive file=/x,if=ide,index=0,format=raw,cache=unsafe", "cache"),
+            ("-machine xenfv,igd-passthru=on", "igd-passthru"),
+            ("-device VGA,vgamem_mb=4096", "1 to 256"),
             ("bare", "unknown option"),
         ] {
             let error = parse(words(&format!("-xen-domid 7 {text}"))).unwrap_err().to_string();

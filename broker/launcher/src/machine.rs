@@ -105,6 +105,10 @@ impl Drive {
             None | Some("raw" | "host_device") => {}
             Some(_) => return Err("this image format is not supported (raw is)"),
         }
+        // Writes are acknowledged when the host's page cache has them, FLUSH waits for the medium; nothing else is offered.
+        if !matches!(options.get("cache"), None | Some("writeback")) {
+            return Err("cache= is writeback");
+        }
         let interface = options.get("if").unwrap_or("ide");
         let media = options.get("media").unwrap_or("disk");
         let read_only = options.flag("readonly", false).ok_or("readonly is on or off")?;
