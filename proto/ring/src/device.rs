@@ -44,7 +44,11 @@ impl DeviceEnd {
         }
         let slot = (self.posted_tail as usize) & wire::POSTED.wrapping_sub(1);
         let at = request::POSTED_RING.wrapping_add(slot.wrapping_mul(size_of::<Posted>()));
-        Ok(self.request.read(at))
+        let what: Option<Posted> = self.request.read(at);
+        match what {
+            Some(what) if Self::shaped(what.step, what.size, what.count) => Ok(Some(what)),
+            _ => Err(Poison::Posted),
+        }
     }
 
     /// The next thing to do, posted writes before the requests that came after them. A posted write is done with when
@@ -80,9 +84,13 @@ impl DeviceEnd {
 
     fn check(what: &Request) -> Option<()> {
         Op::from_u8(what.op)?;
-        Step::from_u8(what.step)?;
-        let bytes = (what.count as usize).checked_mul(usize::from(what.size))?;
-        (matches!(what.size, 1 | 2 | 4 | 8) && what.count >= 1 && bytes <= wire::PAYLOAD).then_some(())
+        Self::shaped(what.step, what.size, what.count).then_some(())
+    }
+
+    /// Elements that there can be.
+    fn shaped(step: u8, size: u8, count: u32) -> bool {
+        let bytes = (count as usize).saturating_mul(usize::from(size));
+        Step::from_u8(step).is_some() && matches!(size, 1 | 2 | 4 | 8) && count >= 1 && bytes <= wire::PAYLOAD
     }
 
     /// The posted write that [`Self::take`] returned last is done.

@@ -49,6 +49,9 @@ pub enum Poison {
     /// More posted writes than the ring has room for.
     #[error("the count of posted writes is impossible")]
     PostedHead,
+    /// What the ring of posted writes holds is not a write.
+    #[error("the ring does not hold a posted write")]
+    Posted,
     /// A cell's contents are not a request.
     #[error("cell {0} does not hold a request")]
     Request(usize),

@@ -170,7 +170,10 @@ proptest! {
                         prop_assert!(cell < 3 && what.count >= 1 && (what.count as usize) * usize::from(what.size) <= wire::PAYLOAD);
                         let _ = device.reply(cell, &answer(0), &[]);
                     }
-                    Ok(Some(Work::Posted(_))) => device.posted_done(),
+                    Ok(Some(Work::Posted(what))) => {
+                        prop_assert!(what.count >= 1 && (what.count as usize) * usize::from(what.size) <= wire::PAYLOAD);
+                        device.posted_done();
+                    }
                     Ok(None) | Err(_) => break,
                 }
             }
