@@ -507,7 +507,7 @@ impl<E: Edge> Machine<E> {
         let posts = self.channels.get(channel).is_some_and(|c| {
             c.declaration.regions.get(usize::from(region)).is_some_and(|r| r.posted)
         });
-        if posts && !request.bits.read() && !request.bits.data_is_ptr() && !port {
+        if posts && !request.bits.read() && !request.bits.data_is_ptr() {
             let what = Posted { offset, data: request.data & ones(request.size), count: request.count, region, size: shape.size, step: shape.step as u8 };
             if self.post(channel, &what) {
                 self.complete(vcpu, &request, None);

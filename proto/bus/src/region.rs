@@ -39,7 +39,7 @@ pub struct Region {
     /// Where it is.
     pub area: Area,
     /// Single writes to it may be posted: they lower no interrupt, start or stop no DMA, change no decoding and no
-    /// shadowed register. Memory only.
+    /// shadowed register. Memory, and ports that only take note of what is written (docs/decisions/0004).
     pub posted: bool,
     /// Registers whose reads the broker may answer from the device's shadows: (offset, bytes, index of the shadow).
     pub shadows: Vec<(u16, u8, u8)>,
