@@ -40,6 +40,8 @@ pub(crate) struct Channel {
     pub(crate) live: Option<Live>,
     lines: Vec<LineState>,
     pub(crate) unplugged: bool,
+    /// Full hops, by region; the last is configuration space.
+    pub(crate) hops: Vec<u64>,
 }
 
 impl Channel {
@@ -50,7 +52,8 @@ impl Channel {
             *first = rom;
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
-        Self { slot, name, declaration, functions, roms, live: None, lines, unplugged: false }
+        let hops = vec![0; declaration.regions.len().saturating_add(1)];
+        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {

@@ -372,7 +372,12 @@ impl<E: Edge> Machine<E> {
             live.watched = true;
             live.end.awake();
         }
-        if live.end.send(cell, what, payload) {
+        let ring = live.end.send(cell, what, payload);
+        let last = channel.hops.len().saturating_sub(1);
+        if let Some(hops) = channel.hops.get_mut(usize::from(what.region).min(last)) {
+            *hops = hops.saturating_add(1);
+        }
+        if ring {
             channel.ring();
         }
         true
@@ -876,6 +881,10 @@ impl<E: Edge> Machine<E> {
         for channel in &self.channels {
             out.group(&channel.name, |out| {
                 out.value("online", channel.live.is_some()).value("unplugged", channel.unplugged);
+                let names = channel.declaration.regions.iter().map(|r| r.name).chain(["configuration"]);
+                for (name, hops) in names.zip(&channel.hops).filter(|(_, hops)| **hops > 0) {
+                    out.value(&format!("hops to {name}"), hops);
+                }
                 for f in &channel.functions {
                     out.value(&format!("{:02x}.{}", f.spec.device, f.spec.function), format_args!("{:x?}", f.decoded));
                 }

@@ -166,13 +166,19 @@ impl Channel {
 
     /// Reads a command block register other than data.
     pub(crate) fn read(&mut self, offset: u64) -> u8 {
-        let hob = self.control.hob();
-        let status = self.status();
-        let device = self.device.into_bits() | 0xa0;
+        let value = self.peek(offset);
         if offset == reg::STATUS_COMMAND && self.interrupt {
             self.interrupt = false;
             self.dirty = true;
         }
+        value
+    }
+
+    /// What such a register holds; only reading the status does anything else.
+    pub(crate) fn peek(&self, offset: u64) -> u8 {
+        let hob = self.control.hob();
+        let status = self.status();
+        let device = self.device.into_bits() | 0xa0;
         let Some(drive) = self.drive() else {
             return if offset == reg::DEVICE { device } else { status };
         };

@@ -29,17 +29,31 @@ const BUS_MASTER: u16 = 4;
 /// The descriptor that rings when a job has ended.
 pub const JOBS: u32 = 1;
 
-/// Shadows: alternate status, then status, of each channel.
+/// Shadows, of each channel one after the other: alternate status, status, bus master command and status, then the command
+/// block's other registers, which only hold what was written or answered.
 const SHADOW_ALTERNATE: usize = 0;
 const SHADOW_STATUS: usize = 2;
+const SHADOW_BUS_MASTER: usize = 4;
+const SHADOW_BLOCK: usize = 8;
+/// Registers of the command block between data and status.
+const BLOCK: std::ops::Range<u64> = spec::reg::ERROR_FEATURES..spec::reg::STATUS_COMMAND;
 
 fn function() -> FunctionSpec {
     FunctionSpec::new(1, 1).with_bar(4, BarKind::Io, 16)
 }
 
+/// The shadow of a register of the command block.
+fn block_shadow(channel: usize, register: u64) -> usize {
+    SHADOW_BLOCK.saturating_add(channel.saturating_mul(6)).saturating_add(register.saturating_sub(BLOCK.start) as usize)
+}
+
 /// What the controller has.
 pub fn declare() -> Declaration {
-    let command = |name, base: u16, channel: u8| Region::ports(name, base, 8).shadow(7, 1, SHADOW_STATUS as u8 | channel);
+    let command = |name, base: u16, channel: u8| {
+        BLOCK.fold(Region::ports(name, base, 8).shadow(7, 1, SHADOW_STATUS as u8 | channel), |region, register| {
+            region.shadow(register as u16, 1, block_shadow(usize::from(channel), register) as u8)
+        })
+    };
     let control = |name, base: u16, channel: u8| Region::ports(name, base, 1).shadow(0, 1, SHADOW_ALTERNATE as u8 | channel);
     Declaration {
         regions: vec![
@@ -47,7 +61,9 @@ pub fn declare() -> Declaration {
             control("primary control", 0x3f6, 0),
             command("secondary command block", 0x170, 1),
             control("secondary control", 0x376, 1),
-            Region::bar("bus master", 0, 4),
+            (0..4u8).fold(Region::bar("bus master", 0, 4), |region, i| {
+                region.shadow(u16::from(i >> 1) << 3 | u16::from(i & 1) << 1, 1, SHADOW_BUS_MASTER as u8 | i)
+            }),
         ],
         functions: vec![function()],
         lines: vec![Line::Isa(14), Line::Isa(15)],
@@ -232,6 +248,12 @@ impl Device for Ide {
             out.set(SHADOW_ALTERNATE.saturating_add(i), Some(status));
             // Reading the status takes the interrupt back; while there is none, it changes nothing.
             out.set(SHADOW_STATUS.saturating_add(i), (!channel.intrq()).then_some(status));
+            for (at, register) in [(0, 0), (1, 2)] {
+                out.set(SHADOW_BUS_MASTER.saturating_add(i << 1).saturating_add(at), Some(channel.bm_read(register, 1) & 0xff));
+            }
+            for register in BLOCK {
+                out.set(block_shadow(i, register), Some(u32::from(channel.peek(register))));
+            }
         }
     }
 

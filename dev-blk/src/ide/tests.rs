@@ -442,6 +442,42 @@ fn freebsd_brings_a_cd_drive_up_and_reads() {
     assert_eq!(command(&mut b, &[0x1b, 0, 0, 0, 0], 0xfffe), Ok(vec![]));
 }
 
+/// A shadow may be used for a read at any time: it must be what the read would give, and the read must change nothing.
+#[test]
+fn shadows_are_what_reading_gives() {
+    let mut b = Bench::new();
+    let check = |b: &mut Bench| {
+        let declaration = b.ide.declaration();
+        let shadows = |b: &Bench| {
+            let mut registers = [None; 64];
+            b.ide.shadows(&mut Shadows { registers: &mut registers });
+            registers
+        };
+        let before = shadows(b);
+        let mut used = 0;
+        for (region, r) in declaration.regions.iter().enumerate() {
+            for (offset, size, index) in &r.shadows {
+                let Some(value) = before[usize::from(*index)] else { continue };
+                let read = b.ide.read(Access::new(region as u16, u64::from(*offset), *size), &mut b.cx).unwrap();
+                assert_eq!(read & 0xff, u64::from(value), "{} {offset}", r.name);
+                used += 1;
+            }
+        }
+        assert_eq!(shadows(b), before, "reading has changed something");
+        used
+    };
+    assert_eq!(check(&mut b), 20);
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 3, 1);
+    b.bm(0, 1, 9);
+    assert_eq!(check(&mut b), 19, "an interrupt is pending: the status is not shadowed");
+    b.inb(0x1f7);
+    b.out(0x3f6, 0x80);
+    assert_eq!(check(&mut b), 20);
+    b.packet(&[0x28, 0, 0, 0, 0, 3, 0, 0, 2], 2048);
+    assert_eq!(check(&mut b), 19);
+}
+
 #[test]
 fn a_cd_answers_identify_with_its_signature() {
     let mut b = Bench::new();
