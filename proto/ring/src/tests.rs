@@ -65,6 +65,19 @@ fn posted_writes_come_before_the_requests_behind_them_and_a_full_ring_says_so() 
 }
 
 #[test]
+fn a_posted_write_without_shape_poisons_the_channel() {
+    let good = Posted { offset: 0, data: 0, count: 512, region: 0, size: 8, step: 0 };
+    for bad in [Posted { count: 513, ..good }, Posted { count: 0, ..good }, Posted { size: 3, ..good }, Posted { step: 9, ..good }] {
+        let (mut broker, mut device) = pair();
+        broker.post(&good).unwrap();
+        broker.post(&bad).unwrap();
+        assert_eq!(device.take(), Ok(Some(Work::Posted(good))));
+        device.posted_done();
+        assert_eq!(device.take(), Err(Poison::Posted), "{bad:?}");
+    }
+}
+
+#[test]
 fn bells_are_rung_only_for_sleepers() {
     let (mut broker, mut device) = pair();
     assert!(!broker.send(0, ask(1), &[]));
