@@ -44,10 +44,13 @@ fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
 pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
     Declaration {
         regions: vec![
-            Region::ports("CRTC (mono)", 0x3b4, 2),
+            // The registers of the VGA itself only change how video RAM is shown and how the window writes it, in order with
+            // the window's own posted writes. DISPI's do more: switching a mode on clears video RAM, which the guest may
+            // write directly as soon as its access is answered.
+            Region::ports("CRTC (mono)", 0x3b4, 2).posted(),
             Region::ports("status (mono)", 0x3ba, 1),
-            Region::ports("VGA", 0x3c0, 16),
-            Region::ports("CRTC", 0x3d4, 2),
+            Region::ports("VGA", 0x3c0, 16).posted(),
+            Region::ports("CRTC", 0x3d4, 2).posted(),
             Region::ports("status", 0x3da, 1),
             Region::ports("DISPI", 0x1ce, 3),
             Region::memory("VGA window", 0xa_0000, 0x2_0000).posted(),

@@ -150,6 +150,32 @@ fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
     }
 }
 
+/// Writes to the VGA's registers are posted; what they do is seen by the read that follows, by the window's next write, and in
+/// the picture, and a 16-bit access is two registers.
+#[test]
+fn posted_registers_are_in_order_with_reads_and_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    sim.port_write(0x3c2, 1, 0x67).unwrap();
+    sim.port_write(0x3d4, 2, 0x1234 << 8 & 0xff00 | 0x0e).unwrap();
+    sim.port_write(0x3d4, 1, 0x0e).unwrap();
+    assert_eq!(sim.port_read(0x3d5, 1).unwrap(), 0x34, "the cursor's high byte, by one word");
+    for (index, value) in [(1u32, 79u32), (7, 2), (9, 15), (0x12, 0x8f), (0x13, 40)] {
+        sim.port_write(0x3d4, 2, value << 8 | index).unwrap();
+    }
+    for (index, value) in [(2u32, 3u32), (4, 2)] {
+        sim.port_write(0x3c4, 2, value << 8 | index).unwrap();
+    }
+    for (index, value) in [(5u32, 0x10u32), (6, 0x0e), (8, 0xff)] {
+        sim.port_write(0x3ce, 2, value << 8 | index).unwrap();
+    }
+    for (i, c) in b"posted".iter().enumerate() {
+        sim.memory_write(0xb8000 + i as u64 * 2, &[*c, 7]).unwrap();
+    }
+    let inspect = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"vga"}}"#).unwrap();
+    assert_eq!(inspect["return"]["registers"]["text.00"], "posted", "{inspect}");
+}
+
 /// XSA-180's class: a log that nobody reads. It loses records; it neither blocks a device nor kills it.
 #[test]
 fn a_guest_that_floods_the_log_while_nobody_reads_it_does_not_stop_its_devices() {

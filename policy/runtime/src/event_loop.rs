@@ -207,6 +207,7 @@ struct Data {
 impl Data {
     fn run(&mut self) -> Result<(), StartError> {
         let mut events = Vec::with_capacity(16);
+        let mut asked = false;
         loop {
             let seen = self.channel.bell();
             let mut busy = false;
@@ -219,6 +220,10 @@ impl Data {
                 busy = true;
             }
             self.due();
+            if std::mem::take(&mut asked) {
+                // After what the guest has posted before: a picture shows it.
+                self.control();
+            }
             if self.cx.take_again() {
                 self.device.poll(Ready::Again, &mut self.cx);
                 (busy, self.stale) = (true, true);
@@ -242,7 +247,7 @@ impl Data {
                     REQUEST_BELL => {}
                     LINK if !self.link()? => return Ok(()),
                     LINK => {}
-                    CONTROL => self.control(),
+                    CONTROL => asked = true,
                     number => {
                         self.device.poll(Ready::Fd(number as u32), &mut self.cx);
                         self.stale = true;
@@ -322,10 +327,7 @@ impl Data {
                 };
                 return self.noted(value);
             }
-            (Op::Write, false) => match self.device.write(at, what.data, &mut self.cx) {
-                Err(IoError::Size) if at.size > 1 => self.write_bytes(at, what.data),
-                other => other,
-            },
+            (Op::Write, false) => self.write_one(at, what.data),
             (Op::Read, true) => {
                 payload.resize(bytes, 0xff);
                 self.each(at, what.step, payload, false)
@@ -358,6 +360,13 @@ impl Data {
             }
         }
         last.map(|()| u64::from_le_bytes(bytes))
+    }
+
+    fn write_one(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
+        match self.device.write(at, data, &mut self.cx) {
+            Err(IoError::Size) if at.size > 1 => self.write_bytes(at, data),
+            other => other,
+        }
     }
 
     fn write_bytes(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
@@ -409,7 +418,7 @@ impl Data {
         self.stale = true;
         let at = Access::new(what.region, what.offset, what.size);
         if what.count <= 1 {
-            let _ = self.device.write(at, what.data, &mut self.cx);
+            let _ = self.write_one(at, what.data);
         } else {
             let bytes = (what.count as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD);
             let mut data = vec![0; bytes];
