@@ -117,7 +117,10 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd, null: &OwnedFd) -> ! {
     }
     // SAFETY: plain system calls on integers. After fork, in a single-threaded child.
     unsafe {
-        if spec.ids.is_some() && (libc::setresgid(0, 0, 0) != 0 || libc::setresuid(0, 0, 0) != 0) {
+        // The system calls themselves: the C library's functions change all threads that it knows of, and it knows of those
+        // of the process that was copied, which are not here (seen: a test harness with threads waited for ever).
+        let zero: libc::c_long = 0;
+        if spec.ids.is_some() && (libc::syscall(libc::SYS_setresgid, zero, zero, zero) != 0 || libc::syscall(libc::SYS_setresuid, zero, zero, zero) != 0) {
             fail("setresuid");
         }
         // Signals that the launcher blocks or ignores must not be inherited.
