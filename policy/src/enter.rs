@@ -19,7 +19,7 @@ pub enum SandboxError {
     #[error("self-check: {0} still works")]
     Leak(&'static str),
     /// The level asks for more than the kernel has.
-    #[error("level strict needs Landlock ABI 6 (Linux 6.12), this kernel has {0}; set level = \"kernel\" to run with less")]
+    #[error("level strict needs Landlock ABI 6 (Linux 6.12), this kernel has {0}")]
     Landlock(i32),
 }
 

@@ -2,6 +2,7 @@
 //! docs/compat.md is printed from it.
 use crate::machine::{Chardev, Drive, Machine, Monitor, Serial, Sim, Video};
 use crate::options::Options;
+use bulkhead_bus::plan::Level;
 
 /// Why the arguments cannot be used: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +129,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("run-with", true, Refused("dm_restrict")),
     option("runas", true, Refused("device_model_user")),
     option("xen-attach", false, Refused("serving the PV back ends of a guest without emulated devices")),
+    option("sandbox", true, Implemented),
     option("sim", true, Implemented),
 ];
 
@@ -142,6 +144,7 @@ const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("machine", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
     ("M", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
     ("drive", &["file", "if", "index", "media", "format", "readonly", "id", "cache"], &[]),
+    ("sandbox", &["level"], &[]),
     ("device VGA", &["driver", "vgamem_mb"], &["id"]),
     ("device cirrus-vga", &["driver", "vgamem_mb"], &["id"]),
     ("device ide-cd", &["driver", "id", "drive", "bus", "unit"], &[]),
@@ -310,6 +313,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 _ => return Err(bad("no such device here")),
             },
+            "sandbox" => {
+                machine.level = Some(match options.get("level") {
+                    Some("strict") => Level::Strict,
+                    Some("kernel") => Level::Kernel,
+                    _ => return Err(bad("level=strict or level=kernel")),
+                });
+            }
             "sim" => machine.sim = Some(Sim::parse(&options).ok_or(bad("ioreq=FD,kick=FD,trace=FD,memory=FD"))?),
             _ => return Err(ArgumentError::Unknown(argument)),
         }
@@ -395,6 +405,7 @@ mod tests {
             ("-drive file=/x,if=ide,index=0,format=raw,cache=unsafe", "cache"),
             ("-machine xenfv,igd-passthru=on", "igd-passthru"),
             ("-device VGA,vgamem_mb=4096", "1 to 256"),
+            ("-sandbox on", "level=strict or level=kernel"),
             ("bare", "unknown option"),
         ] {
             let error = parse(words(&format!("-xen-domid 7 {text}"))).unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
+use bulkhead_bus::plan::Level;
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -193,6 +194,8 @@ pub struct Machine {
     pub probe: bool,
     /// The simulated machine in place of Xen.
     pub sim: Option<Sim>,
+    /// The sandbox's level; `None`: the highest that the kernel has.
+    pub level: Option<Level>,
 }
 
 impl Default for Machine {
@@ -212,6 +215,7 @@ impl Default for Machine {
             stopped: false,
             probe: false,
             sim: None,
+            level: None,
         }
     }
 }

@@ -90,7 +90,11 @@ impl Launcher {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
-        let level = if bulkhead_policy::landlock_abi() >= 6 { Level::Strict } else { Level::Kernel };
+        let abi = bulkhead_policy::landlock_abi();
+        let level = machine.level.unwrap_or(if abi >= 6 { Level::Strict } else { Level::Kernel });
+        if level == Level::Strict && abi < 6 {
+            return Err(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}"));
+        }
 
         let mut drives = Vec::new();
         let mut drive_fds = Vec::new();
