@@ -185,11 +185,9 @@ impl Device for Ps2 {
         self.dirty = true;
         let (full, aux) = (self.status.obf(), self.status.aux());
         if full && !aux && self.byte.keyboard_interrupt() {
-            cx.lines.pulse(KEYBOARD);
             cx.lines.set(KEYBOARD, true);
         }
         if full && aux && self.byte.mouse_interrupt() {
-            cx.lines.pulse(MOUSE);
             cx.lines.set(MOUSE, true);
         }
         Ok(u64::from(value))

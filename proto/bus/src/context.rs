@@ -73,12 +73,14 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Sets a line's level.
+    /// Sets a line's level. A rise is counted, so that one is not lost if the line falls and rises again before the broker
+    /// looks: levels alone would be the same as before.
     pub fn set(&mut self, line: usize, level: bool) {
         if let Some(slot) = self.levels.get_mut(line)
             && slot.0 != level
         {
             slot.0 = level;
+            slot.1 = slot.1.wrapping_add(u32::from(level));
             self.changed = true;
         }
     }
@@ -228,6 +230,18 @@ mod tests {
         assert_eq!(timers.next(), Some(10));
         assert_eq!((timers.take_due(25), timers.take_due(25), timers.take_due(25)), (Some(2), Some(1), None));
         assert_eq!(timers.next(), Some(30));
+    }
+
+    #[test]
+    fn a_line_that_falls_and_rises_is_another_one() {
+        let mut lines = Lines::default();
+        lines.set(1, true);
+        let before: Vec<_> = lines.states().collect();
+        lines.set(1, true);
+        assert_eq!(lines.states().collect::<Vec<_>>(), before, "nothing has happened");
+        lines.set(1, false);
+        lines.set(1, true);
+        assert_ne!(lines.states().collect::<Vec<_>>(), before, "an edge was lost");
     }
 
     #[test]

@@ -132,7 +132,12 @@ fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Conte
         14 => match what >> 4 {
             0 => device.reset(Reset::Machine, cx),
             1 => drop(device.unplug(input.number(1) as u16, cx)),
-            2 => device.running(input.number(1) & 1 != 0, cx),
+            2 => {
+                // A stopped machine's guest does nothing, and what its devices have under way stays so.
+                device.running(false, cx);
+                device.poll(Ready::Fd(0), cx);
+                device.running(true, cx);
+            }
             3 => drop(device.screenshot()),
             _ => device.inspect(&mut crate::Inspect::default()),
         },

@@ -7,7 +7,7 @@ use bulkhead_wire::{self as wire, CELL_BODY, Posted, Reply, Request, Shadow, Sha
 pub struct LineState {
     /// Asserted now.
     pub level: bool,
-    /// Counts pulses; a change is a pulse that must not be lost.
+    /// Counts pulses and rises; a change is an edge that must not be lost.
     pub edges: u32,
 }
 

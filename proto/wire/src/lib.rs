@@ -242,7 +242,7 @@ pub mod reply {
     pub const POSTED_TAIL: usize = 132;
     /// u32: which half of the state page holds the newest state: 0 none, 1 or 2.
     pub const STATE_HALF: usize = 136;
-    /// Per line: level u32 (0, 1), edges u32.
+    /// Per line: level u32 (0, 1), edges u32 (pulses and rises).
     pub const LINES_AT: usize = 1024;
     /// [`Shadow`] words.
     pub const SHADOWS_AT: usize = 2048;
