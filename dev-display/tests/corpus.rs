@@ -1,36 +1,16 @@
 //! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
 //! versions have saved (`tests/golden`), which must be understood for ever.
-#![allow(clippy::unwrap_used)]
-use bulkhead_bus::exercise::{exercise, loads};
+use bulkhead_bus::exercise::{exercise, golden, seeds};
 use proptest::prelude::*;
 
 #[test]
 fn vga_states_of_earlier_versions_are_understood() {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-    let mut read = 0;
-    for entry in std::fs::read_dir(golden).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_name().unwrap().to_str().unwrap().starts_with("vga-") {
-            let state = std::fs::read(&path).unwrap();
-            assert_eq!(loads(&bulkhead_dev_display::vga::exercised, &state), Ok(state), "{}", path.display());
-            read += 1;
-        }
-    }
-    assert!(read > 0, "no states");
+    assert_eq!(golden(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-"), Ok(()));
 }
 
 #[test]
 fn vga_seeds() {
-    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga");
-    let mut run = 0;
-    for entry in std::fs::read_dir(seeds).unwrap() {
-        let path = entry.unwrap().path();
-        if let Err(e) = exercise(&bulkhead_dev_display::vga::exercised, &std::fs::read(&path).unwrap()) {
-            panic!("{}: {e}", path.display());
-        }
-        run += 1;
-    }
-    assert!(run > 0, "no seeds");
+    assert_eq!(seeds(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga")), Ok(()));
 }
 
 proptest! {

@@ -61,6 +61,38 @@ pub fn loads(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, state: &[u8]) -
     Ok(device.save())
 }
 
+/// The files of a directory whose names begin with `prefix`.
+fn files(directory: &str, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(|e| format!("{directory}: {e}"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) {
+            found.push((name, std::fs::read(entry.path()).map_err(|e| e.to_string())?));
+        }
+    }
+    if found.is_empty() { Err(format!("{directory} holds nothing of this device")) } else { Ok(found) }
+}
+
+/// [`exercise`] with every file of a directory, of which there must be one at least.
+///
+/// # Errors
+/// The file, and what did not hold.
+pub fn seeds(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &str) -> Result<(), String> {
+    files(directory, "")?.iter().try_for_each(|(name, bytes)| exercise(make, bytes).map_err(|e| format!("{name}: {e}")))
+}
+
+/// Every state in a directory whose name begins with `prefix` is understood and saved again as it is.
+///
+/// # Errors
+/// The file, and what is wrong.
+pub fn golden(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &str, prefix: &str) -> Result<(), String> {
+    files(directory, prefix)?.iter().try_for_each(|(name, state)| match loads(make, state) {
+        Ok(again) if again == *state => Ok(()),
+        Ok(_) => Err(format!("{name}: is saved as another state")),
+        Err(e) => Err(format!("{name}: {e}")),
+    })
+}
+
 fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Context, declaration: &Declaration, memory: &FakeMemory) {
     match what & 0x0f {
         0..=8 => {
