@@ -124,6 +124,7 @@ fn hold(pids: &[i32]) -> Done {
                 continue;
             }
             // SAFETY: ptrace on another thread; this process has no memory in it.
+            // (PTRACE_SEIZE, then PTRACE_INTERRUPT: the thread stops without a signal that its process could see.)
             let stopped = unsafe {
                 libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) == 0
                     && libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) == 0
@@ -179,6 +180,8 @@ fn limits() -> Done {
         rustix::fs::ftruncate(&fd, bytes)?;
         std::io::Result::Ok(())
     };
+    // SAFETY of this and the calls below: system calls on integers and constant strings, in a child that ends afterwards. What is
+    // tried is the kernel's answer to them, so they are called as they are.
     let namespaces = || check(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET) });
     const LIMIT: u64 = 256 << 10;
     std::fs::create_dir_all("/run/spike-root")?;
