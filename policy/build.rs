@@ -21,6 +21,7 @@ struct Limits {
     files: u64,
     file_size: u64,
     data: u64,
+    memory: u64,
 }
 
 #[derive(serde::Deserialize)]
@@ -62,8 +63,8 @@ fn main() {
         let names: Vec<_> = profile.syscalls.keys().collect();
         writeln!(
             table,
-            "Profile {{ role: {:?}, limits: Limits {{ files: {}, file_size: {}, data: {} }}, descriptors: &{:?}, syscalls: &{:?}, filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.bpf\")) }},",
-            profile.role, profile.limits.files, profile.limits.file_size, profile.limits.data, profile.descriptors, names, profile.role
+            "Profile {{ role: {:?}, limits: Limits {{ files: {}, file_size: {}, data: {}, memory: {} }}, descriptors: &{:?}, syscalls: &{:?}, filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.bpf\")) }},",
+            profile.role, profile.limits.files, profile.limits.file_size, profile.limits.data, profile.limits.memory, profile.descriptors, names, profile.role
         )
         .unwrap();
     }

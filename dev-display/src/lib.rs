@@ -1,2 +1,3 @@
-//! Display devices.
+//! Display devices, and the viewer of a stub domain.
+pub mod fbdev;
 pub mod vga;

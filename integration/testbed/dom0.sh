@@ -58,6 +58,11 @@ guest_run() {
 dm=/usr/lib/bulkhead/bulkhead-dm
 # our NAME DISKS [LINE...]: like config, with Bulkhead as device model.
 our() { config "$@" 'device_model_version="qemu-xen"' "device_model_override=\"$dm\"" 'vkb_device=0'; }
+# stub NAME DISKS [LINE...]: with Bulkhead in a stub domain of its own.
+stub() {
+    config "$@" 'device_model_version="qemu-xen"' 'device_model_stubdomain_override=1' "device_model_override=\"$dm\"" \
+        "stubdomain_kernel=\"${stub_image:-/usr/lib/bulkhead/stubdom}/kernel\"" "stubdomain_ramdisk=\"${stub_image:-/usr/lib/bulkhead/stubdom}/ramdisk\"" 'stubdomain_memory=64'
+}
 # tree NAME: pids of the guest's device model and its processes: role and pid, one a line.
 tree() {
     p_=$(dm_pid "$1") || return 1

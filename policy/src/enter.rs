@@ -56,6 +56,11 @@ impl Sandbox {
 
     /// Step 1, in a process with one thread that [`crate::spawn`] has started.
     pub fn confine(&self) -> Result<Report, SandboxError> {
+        // While /proc is still there. Some containers show it read-only.
+        let none = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
+        if self.level == Level::Strict {
+            none.map_err(step("no user namespaces below this one"))?;
+        }
         empty_root()?;
         self.limit()?;
         drop_capabilities()?;
@@ -159,6 +164,7 @@ impl Sandbox {
         if rustix::fs::open("/x", OFlags::CREATE | OFlags::RDWR, Mode::RUSR).is_ok() {
             return Err(SandboxError::Leak("making a file"));
         }
+        // A new user namespace cannot be tried by a process of several threads; the file that forbids it was written.
         // SAFETY: plain system calls on integers.
         let (unshared, uid) = unsafe { (libc::unshare(libc::CLONE_NEWNS), libc::setresuid(1, 1, 1)) };
         if unshared == 0 {

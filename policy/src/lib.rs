@@ -10,7 +10,7 @@ mod spawn;
 pub mod verify;
 
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
-pub use spawn::{Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_schedule, spawn};
+pub use spawn::{Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached};
 
 /// Resource limits of a process.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub struct Limits {
     pub file_size: u64,
     /// RLIMIT_DATA, bytes.
     pub data: u64,
+    /// memory.max of its control group in a stub domain, bytes.
+    pub memory: u64,
 }
 
 /// A compiled profile.

@@ -153,25 +153,54 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd, null: &OwnedFd) -> ! {
     fail("execveat")
 }
 
-/// Makes a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a little
-/// more weight than the others have (what CFS goes by). `nice` below 0 needs CAP_SYS_NICE.
-pub fn set_schedule(pid: i32, nanoseconds: u64, nice: i32) -> std::io::Result<()> {
-    #[repr(C)]
-    struct SchedAttr {
-        size: u32,
-        policy: u32,
-        flags: u64,
-        nice: i32,
-        priority: u32,
-        runtime: u64,
-        deadline: u64,
-        period: u64,
-    }
-    let size = size_of::<SchedAttr>() as u32;
-    let attr = SchedAttr { size, policy: 0, flags: 0, nice, priority: 0, runtime: nanoseconds, deadline: 0, period: 0 };
+/// sched_attr (linux/sched/types.h).
+#[repr(C)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+fn set_attributes(pid: i32, mut attr: SchedAttr) -> std::io::Result<()> {
+    attr.size = size_of::<SchedAttr>() as u32;
     // SAFETY: reads one SchedAttr of the size that it states.
     let r = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attr, 0) };
     if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Makes a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a little
+/// more weight than the others have (what CFS goes by). `nice` below 0 needs CAP_SYS_NICE.
+pub fn set_schedule(pid: i32, nanoseconds: u64, nice: i32) -> std::io::Result<()> {
+    set_attributes(pid, SchedAttr { size: 0, policy: 0, flags: 0, nice, priority: 0, runtime: nanoseconds, deadline: 0, period: 0 })
+}
+
+/// Gives a process's one thread SCHED_FIFO with this priority, 1 to 99; threads that it makes later have none. Needs
+/// CAP_SYS_NICE.
+pub fn set_fifo(pid: i32, priority: u32) -> std::io::Result<()> {
+    /// SCHED_FLAG_RESET_ON_FORK.
+    const RESET_ON_FORK: u64 = 1;
+    const SCHED_FIFO: u32 = 1;
+    set_attributes(pid, SchedAttr { size: 0, policy: SCHED_FIFO, flags: RESET_ON_FORK, nice: 0, priority, runtime: 0, deadline: 0, period: 0 })
+}
+
+/// Starts another program with this one's privileges, which ends when this one does. Returns its pid and pidfd.
+pub fn start_attached(program: &str, arguments: &[String]) -> std::io::Result<(i32, OwnedFd)> {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::null());
+    // SAFETY: one system call on integers between fork and exec.
+    unsafe {
+        command.pre_exec(|| if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) });
+    }
+    let pid = i32::try_from(command.spawn()?.id()).map_err(std::io::Error::other)?;
+    let process = rustix::process::Pid::from_raw(pid).ok_or(std::io::ErrorKind::InvalidData)?;
+    let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+    Ok((pid, pidfd))
 }
 
 /// A copy of a descriptor that is known only by its number.

@@ -23,10 +23,12 @@ pub fn kind(link: &str) -> &str {
         "/dev/null" => "null",
         "/dev/xen/privcmd" => "privcmd",
         "/dev/xen/evtchn" => "evtchn",
+        _ if link.starts_with("/dev/fb") => "fb",
+        _ if link.starts_with("/dev/input/event") => "evdev",
         _ if link.starts_with("socket:") => "socket",
         _ if link.starts_with("pipe:") => "pipe",
         _ if link.starts_with("/memfd:") => "memfd",
-        _ if link.starts_with("/dev/ptmx") || link.starts_with("/dev/pts/") || link.starts_with("/ptmx") => "terminal",
+        _ if link.starts_with("/dev/hvc") || link.starts_with("/dev/ptmx") || link.starts_with("/dev/pts/") || link.starts_with("/ptmx") => "terminal",
         _ => link.strip_prefix("anon_inode:").map_or("file", |name| name.trim_matches(['[', ']'])),
     }
 }
@@ -63,6 +65,12 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
         Some((permissions, words.skip(3).collect::<Vec<_>>().join(" ")))
     });
     Ok(Observed { status, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
+}
+
+/// A process's proportional set size in kB.
+pub fn pss_kb(pid: i32) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    rollup.lines().find_map(|l| l.strip_prefix("Pss:"))?.trim().trim_end_matches(" kB").trim().parse().ok()
 }
 
 /// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, own namespaces, only
@@ -143,7 +151,7 @@ mod tests {
     fn descriptors_have_the_names_that_profiles_use() {
         for (link, word) in [
             ("socket:[12]", "socket"), ("pipe:[1]", "pipe"), ("anon_inode:[eventfd]", "eventfd"), ("anon_inode:[eventpoll]", "eventpoll"),
-            ("/memfd:rom (deleted)", "memfd"), ("/dev/xen/privcmd", "privcmd"), ("/dev/ptmx", "terminal"), ("/var/lib/disk.img", "file"),
+            ("/memfd:rom (deleted)", "memfd"), ("/dev/xen/privcmd", "privcmd"), ("/dev/ptmx", "terminal"), ("/dev/hvc3", "terminal"), ("/dev/fb0", "fb"), ("/dev/input/event1", "evdev"), ("/var/lib/disk.img", "file"),
         ] {
             assert_eq!(kind(link), word);
         }

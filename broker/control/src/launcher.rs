@@ -1,5 +1,5 @@
 //! Asking the launcher.
-use bulkhead_bus::plan::{Ask, FromProcess, Slot};
+use bulkhead_bus::plan::{Ask, FromProcess, ProcessRow, Slot};
 use bulkhead_runtime::Link;
 use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::HashMap;
@@ -7,7 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-type Answers = HashMap<u32, oneshot::Sender<Result<u32, String>>>;
+/// What the launcher answers.
+pub(crate) enum Answer {
+    Number(u32),
+    Processes(Vec<ProcessRow>),
+}
+
+type Answers = HashMap<u32, oneshot::Sender<Result<Answer, String>>>;
 
 /// Requests to the launcher, and who waits for their answers.
 #[derive(Clone)]
@@ -21,7 +27,7 @@ impl Launcher {
         Self { link, waiting: Arc::default() }
     }
 
-    async fn ask(&self, ask: Ask, arg: u8, name: [u8; 64], fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+    async fn ask(&self, ask: Ask, arg: u8, name: [u8; 64], fd: Option<BorrowedFd<'_>>) -> Result<Answer, String> {
         let (sender, receiver) = oneshot::channel();
         let serial = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,8 +44,24 @@ impl Launcher {
         }
     }
 
+    /// A request whose answer is a number.
+    async fn number(&self, ask: Ask, arg: u8, name: [u8; 64], fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+        match self.ask(ask, arg, name, fd).await? {
+            Answer::Number(number) => Ok(number),
+            Answer::Processes(_) => Err("the launcher answers something else".into()),
+        }
+    }
+
+    /// The process table.
+    pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>, String> {
+        match self.ask(Ask::Processes, 0, [0; 64], None).await? {
+            Answer::Processes(rows) => Ok(rows),
+            Answer::Number(_) => Err("the launcher answers something else".into()),
+        }
+    }
+
     /// The launcher's answer to a request.
-    pub(crate) fn answered(&self, serial: u32, result: Result<u32, String>) {
+    pub(crate) fn answered(&self, serial: u32, result: Result<Answer, String>) {
         if let Some(sender) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&serial) {
             let _ = sender.send(result);
         }
@@ -57,7 +79,7 @@ impl Launcher {
 
     /// Gives a process a descriptor; returns its token.
     pub(crate) async fn give(&self, slot: Slot, fd: impl AsFd) -> Result<u32, String> {
-        self.ask(Ask::GiveFd, slot, [0; 64], Some(fd.as_fd())).await
+        self.number(Ask::GiveFd, slot, [0; 64], Some(fd.as_fd())).await
     }
 
     /// Makes a file in the dump directory and gives it to a process; returns its token.
@@ -65,6 +87,6 @@ impl Launcher {
         let mut bytes = [0; 64];
         let Some(to) = bytes.get_mut(..name.len()) else { return Err("the name is too long".into()) };
         to.copy_from_slice(name.as_bytes());
-        self.ask(Ask::Dump, slot, bytes, None).await
+        self.number(Ask::Dump, slot, bytes, None).await
     }
 }

@@ -9,6 +9,7 @@ mod launcher;
 mod log;
 mod qmp;
 mod run;
+mod sessions;
 
 pub use run::run;
 

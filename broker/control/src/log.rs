@@ -1,6 +1,7 @@
 //! The guest's log: what every process writes to its pipe, one line each, limited in rate and in total.
 use rustix::fd::OwnedFd;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
@@ -13,15 +14,46 @@ const TOTAL: u64 = 16 << 20;
 /// Bytes of a line.
 const LINE: usize = 1000;
 
+/// Bytes of the last lines that are kept for who asks.
+const KEPT: usize = 64 << 10;
+
+/// The last lines.
+#[derive(Clone, Default)]
+pub(crate) struct Recent(Arc<Mutex<(VecDeque<String>, usize)>>);
+
+impl Recent {
+    fn push(&self, line: &str) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.0.push_back(line.to_owned());
+        kept.1 = kept.1.saturating_add(line.len());
+        while kept.1 > KEPT {
+            let old = kept.0.pop_front().map_or(0, |l| l.len());
+            kept.1 = kept.1.saturating_sub(old);
+        }
+    }
+
+    /// The last `count` lines.
+    pub(crate) fn last(&self, count: usize) -> Vec<String> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.0.iter().skip(kept.0.len().saturating_sub(count)).map(|l| l.trim_end().to_owned()).collect()
+    }
+}
+
 /// The file.
 pub(crate) struct LogFile {
     fd: OwnedFd,
     written: AtomicU64,
+    recent: Recent,
 }
 
 impl LogFile {
     pub(crate) fn new(fd: OwnedFd) -> Arc<Self> {
-        Arc::new(Self { fd, written: AtomicU64::new(0) })
+        Arc::new(Self { fd, written: AtomicU64::new(0), recent: Recent::default() })
+    }
+
+    /// What was written last.
+    pub(crate) fn recent(&self) -> Recent {
+        self.recent.clone()
     }
 
     fn line(&self, name: &str, text: &[u8]) {
@@ -34,6 +66,7 @@ impl LogFile {
             }
         }
         line.push('\n');
+        self.recent.push(&line);
         let before = self.written.fetch_add(line.len() as u64, Ordering::Relaxed);
         if before < TOTAL {
             let _ = rustix::io::write(&self.fd, line.as_bytes());

@@ -4,6 +4,7 @@ use crate::clients::Clients;
 use crate::json::{Piece, Splitter};
 use crate::keys;
 use crate::launcher::Launcher;
+use crate::log::Recent;
 use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
@@ -14,7 +15,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 
@@ -22,6 +23,24 @@ use tokio::sync::broadcast;
 const VERSION: (u32, u32, u32) = (8, 2, 0);
 /// Descriptors that a client may have handed over and not taken back.
 const FDSETS: usize = 16;
+
+/// Most bytes of a picture: what a PNG of the largest mode can have.
+const PICTURE: u64 = 64 << 20;
+
+/// RFC 4648.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4usize {
+            let digit = DIGITS.get((bits >> 18u32.saturating_sub(6 * i as u32) & 63) as usize).copied().unwrap_or(b'=');
+            text.push(if i > chunk.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text
+}
 
 /// Whether the guest runs, as QMP tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +61,29 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<RunState>,
     pub(crate) fdsets: Mutex<FdSets>,
     pub(crate) events: broadcast::Sender<String>,
+    pub(crate) recent: Recent,
+}
+
+/// A client of a session. Descriptors come over a socket only.
+pub(crate) enum Client {
+    Socket(UnixStream),
+    Vchan(DuplexStream),
+}
+
+impl Client {
+    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Socket(stream) => stream.write_all(bytes).await,
+            Self::Vchan(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    async fn receive(&mut self, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
+        match self {
+            Self::Socket(stream) => stream.async_io(Interest::READABLE, || receive(stream, buffer)).await,
+            Self::Vchan(stream) => stream.read(buffer).await.map(|n| (n, None)),
+        }
+    }
 }
 
 /// An error for the client: class and description.
@@ -134,6 +176,16 @@ impl Shared {
                 let slot = device.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no device {name:?}")))?.slot;
                 self.launcher.restart(slot).await.map(|()| json!({})).map_err(QmpError::generic)
             }
+            "x-bulkhead-processes" => {
+                let rows = self.launcher.processes().await.map_err(QmpError::generic)?;
+                let landlock = bulkhead_runtime::landlock_abi();
+                Ok(json!({ "name": self.plan.name, "domid": self.plan.domid, "level": self.plan.level, "landlock": landlock, "processes": rows }))
+            }
+            "x-bulkhead-logs" => {
+                let count = arguments.get("lines").and_then(Value::as_u64).unwrap_or(200).min(2000);
+                Ok(json!(self.recent.last(count as usize)))
+            }
+            "x-bulkhead-screenshot" => self.screenshot().await,
             "x-bulkhead-inspect" => self.inspect(arguments).await,
             _ => Err(QmpError("CommandNotFound", format!("The command {name} has not been found"))),
         }
@@ -169,7 +221,9 @@ impl Shared {
                 self.launcher.give(slot, &*fd).await
             }
             None => {
-                let dir = &self.plan.dump_dir;
+                let Some(dir) = &self.plan.dump_dir else {
+                    return Err(QmpError::generic("a stub domain has no files; x-bulkhead-screenshot answers with the picture"));
+                };
                 let name = filename.strip_prefix(dir.as_str()).and_then(|n| n.strip_prefix('/')).unwrap_or(filename);
                 if name.contains('/') {
                     let text = format!("pictures go to {dir}/NAME, or to a descriptor passed by add-fd: /dev/fdset/N");
@@ -183,6 +237,27 @@ impl Shared {
         let mut client = client.ok_or_else(|| QmpError::generic("the display's process does not run"))?;
         client.screenshot(v1::Token { token }).await.map_err(|e| QmpError::generic(e.message()))?;
         Ok(json!({}))
+    }
+
+    /// The picture in the answer, in base 64.
+    async fn screenshot(&self) -> Outcome {
+        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. }));
+        let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
+        let failed = |e: std::io::Error| QmpError::generic(format!("a pipe for the picture: {e}"));
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        rustix::io::ioctl_fionbio(&read, true).map_err(|e| failed(e.into()))?;
+        let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(read).map_err(failed)?;
+        let token = self.launcher.give(slot, &write).await.map_err(QmpError::generic)?;
+        // The display's end is the only one then, and its closing ends the picture.
+        drop(write);
+        let client = self.clients.wait(slot).await;
+        let mut client = client.ok_or_else(|| QmpError::generic("the display's process does not run"))?;
+        let mut png = Vec::new();
+        let mut pipe = pipe.take(PICTURE);
+        let (asked, got) = tokio::join!(client.screenshot(v1::Token { token }), pipe.read_to_end(&mut png));
+        asked.map_err(|e| QmpError::generic(e.message()))?;
+        got.map_err(failed)?;
+        Ok(json!({ "png": base64(&png) }))
     }
 
     async fn send_events(&self, events: Vec<v1::InputEvent>) -> Result<(), QmpError> {
@@ -271,8 +346,8 @@ fn input_event(value: &Value) -> Option<v1::InputEvent> {
                 "left" => Event::Button(v1::Button { button: 0, down }),
                 "right" => Event::Button(v1::Button { button: 1, down }),
                 "middle" => Event::Button(v1::Button { button: 2, down }),
-                "wheel-up" => Event::Move(v1::Move { dx: 0, dy: 0, dz: if down { 1 } else { 0 } }),
-                "wheel-down" => Event::Move(v1::Move { dx: 0, dy: 0, dz: if down { -1 } else { 0 } }),
+                "wheel-up" => Event::Move(v1::Move { dx: 0, dy: 0, dz: if down { -1 } else { 0 } }),
+                "wheel-down" => Event::Move(v1::Move { dx: 0, dy: 0, dz: if down { 1 } else { 0 } }),
                 _ => return None,
             }
         }
@@ -333,7 +408,7 @@ fn receive(stream: &UnixStream, buffer: &mut [u8]) -> std::io::Result<(usize, Op
 }
 
 /// Serves one connection until the client goes.
-pub(crate) async fn session(shared: Arc<Shared>, mut stream: UnixStream) {
+pub(crate) async fn session(shared: Arc<Shared>, mut stream: Client) {
     let greeting = json!({ "QMP": { "version": version(), "capabilities": [] } });
     if stream.write_all(format!("{greeting}\r\n").as_bytes()).await.is_err() {
         return;
@@ -345,7 +420,7 @@ pub(crate) async fn session(shared: Arc<Shared>, mut stream: UnixStream) {
     let mut buffer = vec![0; 4096];
     loop {
         let got = tokio::select! {
-            got = stream.async_io(Interest::READABLE, || receive(&stream, &mut buffer)) => got,
+            got = stream.receive(&mut buffer) => got,
             event = events.recv() => {
                 if let Ok(event) = event && negotiated && stream.write_all(event.as_bytes()).await.is_err() {
                     return;

@@ -1,8 +1,9 @@
 //! The process.
 use crate::clients::Clients;
-use crate::launcher::Launcher;
+use crate::launcher::{Answer, Launcher};
 use crate::log::{self, LogFile};
-use crate::qmp::{self, RunState, Shared};
+use crate::qmp::{self, Client, RunState, Shared};
+use crate::sessions;
 use bulkhead_bus::plan::{FdUse, ToProcess};
 use bulkhead_runtime::{LinkError, Process, StartError};
 use rustix::fd::OwnedFd;
@@ -20,6 +21,7 @@ const SESSIONS: usize = 16;
 pub fn run() -> Result<(), StartError> {
     let mut process = Process::start("control")?;
     let listening = process.fds.take_all(|u| (*u == FdUse::QmpListen).then_some(()));
+    let bridge = process.fds.take(&FdUse::Sessions);
     let logs = process.fds.take_all(|u| if let FdUse::Log(slot) = u { Some(*slot) } else { None });
     let file = LogFile::new(process.fds.want(&FdUse::LogFile)?);
     let report = process.confine()?;
@@ -38,6 +40,7 @@ pub fn run() -> Result<(), StartError> {
     for (_, fd) in listening {
         listeners.push(UnixListener::from_std(std::os::unix::net::UnixListener::from(fd))?);
     }
+    let bridge = bridge.map(|fd| UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))).transpose()?;
     drop(entered);
     process.seal()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
@@ -58,6 +61,7 @@ pub fn run() -> Result<(), StartError> {
         state: Mutex::new(state),
         fdsets: Mutex::default(),
         events: broadcast::channel(16).0,
+        recent: file.recent(),
     });
     runtime.block_on(async move {
         let logs: Vec<_> = names.into_iter().zip(pipes).map(|(name, (_, pipe))| (name, pipe)).collect();
@@ -73,6 +77,9 @@ pub fn run() -> Result<(), StartError> {
         for listener in listeners {
             tokio::spawn(accept(shared.clone(), listener, room.clone()));
         }
+        if let Some(bridge) = bridge {
+            tokio::spawn(sessions::serve(shared.clone(), bridge));
+        }
         follow(&shared, link_copy, copy_logs).await
     })
 }
@@ -84,7 +91,7 @@ async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore
             Ok((stream, _)) => {
                 let shared = shared.clone();
                 tokio::spawn(async move {
-                    qmp::session(shared, stream).await;
+                    qmp::session(shared, Client::Socket(stream)).await;
                     drop(permit);
                 });
             }
@@ -137,7 +144,8 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             });
             let _ = shared.events.send(format!("{event}\r\n"));
         }
-        ToProcess::Answer { serial, result } => shared.launcher.answered(serial, result),
+        ToProcess::Answer { serial, result } => shared.launcher.answered(serial, result.map(Answer::Number)),
+        ToProcess::Processes { serial, rows } => shared.launcher.answered(serial, Ok(Answer::Processes(rows))),
         _ => {}
     }
 }

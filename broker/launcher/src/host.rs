@@ -82,7 +82,7 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
             Ok(plain(Some(fd)))
         }
         Serial::Device(path) => {
-            let fd = rustix::fs::open(path.as_str(), OFlags::RDWR | nonblocking, Mode::empty()).map_err(|e| fail(path, e))?;
+            let fd = console(path, OFlags::RDWR | nonblocking).map_err(|e| fail(path, e))?;
             raw(&fd);
             Ok(plain(Some(fd)))
         }
@@ -106,6 +106,21 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
             raw(&slave);
             rustix::io::ioctl_fionbio(&master, true).map_err(fail)?;
             Ok(SerialEnd { fd: Some(master), slave: Some(slave), shown: serial.shown(Some(&name)) })
+        }
+    }
+}
+
+/// Opens a character device. A stub domain's console is there when its front end has connected, which is not yet so when
+/// this process is the first one.
+fn console(path: &str, how: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
+    let mut tries = 0;
+    loop {
+        match rustix::fs::open(path, how, Mode::empty()) {
+            Err(rustix::io::Errno::NODEV | rustix::io::Errno::NXIO) if path.starts_with("/dev/hvc") && tries < 500 => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            other => return other,
         }
     }
 }

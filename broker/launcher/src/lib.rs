@@ -3,11 +3,14 @@
 //! its processes, nothing else.
 
 pub mod argv;
+pub mod attach;
+mod budget;
 mod host;
 pub mod machine;
 pub mod options;
 mod resource;
 mod slot;
+pub mod stubdom;
 mod supervise;
 
 pub use supervise::run;

@@ -65,6 +65,7 @@ pub(crate) struct SlotState {
     /// Why it is being killed, if the launcher does it.
     pub(crate) reason: RefCell<Option<String>>,
     restarts: VecDeque<Instant>,
+    restarted: u32,
 }
 
 impl SlotState {
@@ -85,6 +86,7 @@ impl SlotState {
             log_write,
             reason: RefCell::new(None),
             restarts: VecDeque::new(),
+            restarted: 0,
         })
     }
 
@@ -114,7 +116,13 @@ impl SlotState {
             return false;
         }
         self.restarts.push_back(now);
+        self.restarted = self.restarted.saturating_add(1);
         true
+    }
+
+    /// How often the process was started again.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarted
     }
 
     /// Ends a process whose socket is closed: as a rule it is ending by itself, and how it did that is worth knowing.

@@ -1,17 +1,21 @@
 //! Starting all processes, and watching them.
-use crate::host;
+mod prepare;
+mod table;
+
+use crate::budget;
 use crate::machine::Machine;
 use crate::resource::{CLOSED, Resource};
 use crate::slot::{Channel, Life, Phase, SlotState};
+use crate::stubdom::Stubdom;
 use bulkhead_bus::plan::{
-    Ask, BROKER, CONTROL, Death, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
+    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
 };
-use bulkhead_policy::{Ids, Spec, verify};
+use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
-use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
+use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -32,13 +36,15 @@ const NICE: i32 = -2;
 const SIGNALS: u64 = u64::MAX;
 /// Pidfds have this bit, sockets have not.
 const PIDFD: u64 = 1 << 32;
+/// Role of the process that looks at the display's surface.
+const VIEWER: &str = "fbdev";
 /// Files of screenshots.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
 /// Starts the machine and stays until it ends.
-pub fn run(machine: Machine) -> Result<(), String> {
+pub fn run(machine: Machine, stubdom: Option<Stubdom>) -> Result<(), String> {
     let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"))?;
-    let mut launcher = Launcher::prepare(machine, signals)?;
+    let mut launcher = Launcher::prepare(machine, stubdom, signals)?;
     let started = launcher.start();
     let result = match started {
         Ok(()) => launcher.watch(),
@@ -72,6 +78,12 @@ struct Launcher {
     _keep: Vec<OwnedFd>,
     sockets: Vec<String>,
     own: verify::Observed,
+    /// What the display of now draws on, for the viewer.
+    surface: Option<OwnedFd>,
+    /// The xenstore node that says `running`.
+    report: String,
+    /// This is the stub domain's first process.
+    stubdom: bool,
     running: bool,
     next_token: u32,
 }
@@ -81,182 +93,6 @@ fn say(line: &str) {
 }
 
 impl Launcher {
-    /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
-    fn prepare(machine: Machine, signals: OwnedFd) -> Result<Self, String> {
-        let domid = machine.domid.unwrap_or(0);
-        let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
-        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
-        let executable = roles()?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
-        epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
-        let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
-        let abi = bulkhead_policy::landlock_abi();
-        let level = machine.level.unwrap_or(if abi >= 6 { Level::Strict } else { Level::Kernel });
-        if level == Level::Strict && abi < 6 {
-            return Err(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}"));
-        }
-
-        let mut drives = Vec::new();
-        let mut drive_fds = Vec::new();
-        for drive in &machine.drives {
-            let (fd, config) = host::drive(drive)?;
-            drive_fds.extend(fd.map(|fd| (FdUse::Drive(config.index), fd)));
-            drives.push(config);
-        }
-        let mut serials = Vec::new();
-        for (i, serial) in machine.serials.iter().enumerate() {
-            serials.push(host::serial(i, serial)?);
-        }
-        let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
-        // Video RAM begins above all RAM, out of the way of every BAR.
-        let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
-        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), gfn) };
-        let devices = number(configs);
-
-        let mut privcmd = None;
-        if mode == Mode::Xen && !machine.probe {
-            let fail = |e: bulkhead_xen::XenError| e.to_string();
-            let open = Privcmd::open(domid).map_err(fail)?;
-            if let Some(video) = machine.video {
-                let pages = u64::from(video.mib).saturating_mul(256);
-                open.populate(gfn, pages).map_err(|e| format!("video RAM of {} MiB: {e}", video.mib))?;
-            }
-            privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
-        }
-        let mut listening = Vec::new();
-        let mut sockets: Vec<String> = machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)).collect();
-        for monitor in &machine.monitors {
-            listening.push(host::listen(monitor)?);
-            if let crate::machine::Chardev::Path(path) = &monitor.chardev {
-                sockets.push(path.clone());
-            }
-        }
-        let plan = MachinePlan {
-            domid,
-            name: machine.name.clone(),
-            vcpus: machine.vcpus,
-            online: machine.online,
-            mode,
-            level,
-            devices,
-            chardevs: serials.iter().map(|s| s.shown.clone()).collect(),
-            stopped: machine.stopped,
-            dump_dir: DUMP_DIR.to_owned(),
-        };
-        let mut launcher = Self {
-            plan,
-            shape,
-            probe: machine.probe,
-            executable,
-            slots: Vec::new(),
-            epoll,
-            signals,
-            privcmd,
-            _keep: Vec::new(),
-            sockets,
-            own,
-            running: false,
-            next_token: 1,
-        };
-        launcher.make_slots(&machine, listening, drive_fds, serials, rom.map(|r| r.0))?;
-        Ok(launcher)
-    }
-
-    fn make_slots(
-        &mut self,
-        machine: &Machine,
-        listening: Vec<OwnedFd>,
-        mut drives: Vec<(FdUse, OwnedFd)>,
-        serials: Vec<host::SerialEnd>,
-        rom: Option<OwnedFd>,
-    ) -> Result<(), String> {
-        let fail = |e: bulkhead_xen::XenError| e.to_string();
-        let domid = self.plan.domid;
-        let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
-        let sim = |fd: i32| host::inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"));
-        let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
-        let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(|e| e.to_string())?;
-        control.push((FdUse::LogFile, log));
-        let mut broker = Vec::new();
-        match &machine.sim {
-            Some(s) => {
-                broker.push((FdUse::SimIoreq, sim(s.ioreq)?));
-                broker.push((FdUse::SimKick, sim(s.kick)?));
-                broker.push((FdUse::SimTrace, sim(s.trace)?));
-                broker.push((FdUse::SimMemory, sim(s.memory)?));
-            }
-            None if self.probe => {}
-            None => {
-                broker.push((FdUse::Privcmd, restricted()?));
-                broker.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
-            }
-        }
-        let mut serials = serials.into_iter();
-        let mut all = Vec::new();
-        for device in self.plan.devices.clone() {
-            let mut kept = Vec::new();
-            match &device.config {
-                DeviceConfig::Ide { .. } => {
-                    kept.append(&mut drives);
-                    kept.push(match &machine.sim {
-                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
-                        None => (FdUse::Privcmd, restricted()?),
-                    });
-                }
-                DeviceConfig::Vga { vram, .. } => {
-                    kept.push(match &machine.sim {
-                        Some(_) => {
-                            let fd = SharedArea::create("vram", *vram as usize).map_err(|e| e.to_string())?;
-                            SharedArea::seal_size(&fd).map_err(|e| e.to_string())?;
-                            (FdUse::SimVram, fd)
-                        }
-                        None => (FdUse::Privcmd, restricted()?),
-                    });
-                    if let Some(rom) = &rom {
-                        broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(|e| e.to_string())?));
-                    }
-                }
-                DeviceConfig::Serial { .. } => {
-                    for end in serials.by_ref() {
-                        self._keep.extend(end.slave);
-                        if end.shown != "none" {
-                            kept.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
-                            break;
-                        }
-                    }
-                }
-                DeviceConfig::Platform { .. } | DeviceConfig::Ps2 => {}
-            }
-            all.push((device.slot, device.name.clone(), device.config.role(), kept));
-        }
-        self.slots.push(SlotState::new(CONTROL, "control".into(), "control", self.ids(CONTROL), control)?);
-        if !self.probe {
-            self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
-        }
-        for (slot, name, role, kept) in all {
-            self.slots.push(SlotState::new(slot, name, role, self.ids(slot), kept)?);
-        }
-        // Control reads everybody's log; the pipes outlive both ends.
-        let mut logs = Vec::new();
-        for slot in &self.slots {
-            logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(|e| e.to_string())?));
-        }
-        if let Some(control) = self.slots.first_mut() {
-            control.kept.append(&mut logs);
-        }
-        Ok(())
-    }
-
-    /// The user of a slot: of the range if this process may choose, else its own.
-    fn ids(&self, slot: Slot) -> Option<Ids> {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if uid != 0 {
-            return Some(Ids { uid, gid });
-        }
-        let id = FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
-        Some(Ids { uid: id, gid: id })
-    }
-
     fn phase(&self, slot: Slot) -> Option<Phase> {
         self.slots.iter().find(|s| s.slot == slot).map(|s| s.phase)
     }
@@ -268,7 +104,7 @@ impl Launcher {
     /// Starts everything and waits until all run.
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
-        for slot in self.slots.iter().map(|s| s.slot).collect::<Vec<_>>() {
+        for slot in self.slots.iter().filter(|s| s.role != VIEWER).map(|s| s.slot).collect::<Vec<_>>() {
             self.spawn(slot)?;
         }
         while !self.slots.iter().all(|s| s.phase == Phase::Running) {
@@ -286,9 +122,8 @@ impl Launcher {
         self.running = true;
         self.tell_running();
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
-            let path = format!("/local/domain/0/device-model/{}/state", self.plan.domid);
-            let report = Xenstore::connect().and_then(|mut x| x.write(&path, "running"));
-            report.map_err(|e| format!("{path}: {e}"))?;
+            let report = Xenstore::connect().and_then(|mut x| x.write(&self.report, "running"));
+            report.map_err(|e| format!("{}: {e}", self.report))?;
         }
         let level = match self.plan.level {
             Level::Strict => "strict".to_owned(),
@@ -346,7 +181,8 @@ impl Launcher {
 
     /// Puts a new process into a slot.
     fn spawn(&mut self, number: Slot) -> Result<(), String> {
-        let (plan, shape) = (self.plan.clone(), self.shape);
+        let (plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
+        let view = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
         let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
         let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
@@ -355,7 +191,9 @@ impl Launcher {
         let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), ids: state.ids, outlives: number == BROKER };
         let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
         let pid = spawned.pid;
-        if number >= FIRST_DEVICE {
+        if stubdom {
+            budget::set(pid, &state.name, state.role, number)?;
+        } else if number >= FIRST_DEVICE {
             // Not essential: without the right to it, or on another scheduler, an access costs a switch more.
             let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE).or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
         }
@@ -396,6 +234,9 @@ impl Launcher {
         if let Some(surface) = &surface {
             fds.push((FdUse::Surface, surface.as_fd()));
         }
+        if let Some(view) = view.as_ref().filter(|_| state.role == VIEWER) {
+            fds.push((FdUse::SurfaceView, view.as_fd()));
+        }
         if let Some(old) = &state.old {
             fds.push((FdUse::OldArea, old.as_fd()));
         }
@@ -403,6 +244,7 @@ impl Launcher {
         state.tell(start, &fds);
         state.old = None;
         state.channel = channel;
+        self.surface = surface.or(view);
         if self.slots.iter().any(|s| s.slot == BROKER && s.phase == Phase::Running) {
             self.offer_channel(number);
         }
@@ -537,6 +379,12 @@ impl Launcher {
                 }
                 self.answer(message.serial, Ok(0));
             }
+            (Ask::Processes, CONTROL) => {
+                let (rows, serial) = (self.table(), message.serial);
+                if let Some(control) = self.slot(CONTROL) {
+                    control.tell(|_| ToProcess::Processes { serial, rows }, &[]);
+                }
+            }
             (Ask::GiveFd, CONTROL) => {
                 let result = fd.ok_or_else(|| "no descriptor came with the request".to_owned()).and_then(|fd| self.give(message.arg, fd.as_fd()));
                 self.answer(message.serial, result);
@@ -619,6 +467,10 @@ impl Launcher {
         if number == CONTROL && self.running {
             self.tell_running();
         }
+        let display = self.slot(number).is_some_and(|s| s.role == "vga");
+        if display {
+            self.view()?;
+        }
         match number {
             BROKER => {
                 for slot in self.slots.iter().map(|s| s.slot).filter(|s| *s >= FIRST_DEVICE).collect::<Vec<_>>() {
@@ -651,6 +503,17 @@ impl Launcher {
             }
         }
         Ok(())
+    }
+
+    /// The display is ready: the viewer begins, or begins anew, with the surface of this life.
+    fn view(&mut self) -> Result<(), String> {
+        let Some(viewer) = self.slots.iter_mut().find(|s| s.role == VIEWER && s.phase != Phase::Dead) else { return Ok(()) };
+        if viewer.life.is_some() {
+            viewer.kill("the display was started again");
+            return Ok(());
+        }
+        let number = viewer.slot;
+        self.spawn(number)
     }
 
     /// A process has ended.
@@ -705,7 +568,11 @@ impl Launcher {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }
-        if restart {
+        let blind = self.slots.iter().any(|s| s.role == "vga" && !matches!(s.phase, Phase::Attaching | Phase::Running));
+        let viewer = self.slots.iter().any(|s| s.slot == number && s.role == VIEWER);
+        if restart && viewer && blind {
+            // It is started when the display is ready.
+        } else if restart {
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
             }
@@ -738,27 +605,6 @@ impl Launcher {
         self.spawn(CONTROL)?;
         Ok(None)
     }
-}
-
-/// Numbers the devices, and names those that are alone by their role.
-fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
-    let mut devices: Vec<DeviceSlot> = Vec::new();
-    for (i, config) in configs.into_iter().enumerate() {
-        let role = config.role();
-        let name = match &config {
-            DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
-            _ => role.to_owned(),
-        };
-        devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });
-    }
-    devices
-}
-
-/// The executable that has all roles: beside this one. Held from the start, so an upgrade does not mix versions.
-fn roles() -> Result<OwnedFd, String> {
-    let own = std::fs::read_link("/proc/self/exe").map_err(|e| format!("/proc/self/exe: {e}"))?;
-    let path = own.with_file_name("bulkhead-roles");
-    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
 }
 
 /// A connection between control and a process.

@@ -1,14 +1,18 @@
 //! Every process but the launcher is this executable, so that all share its text; argv\[0\] says which it is. It is
 //! started by `bulkhead-dm` only.
+mod vchan;
+mod viewer;
+
 use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan};
 use bulkhead_bus::Declaration;
 use bulkhead_dev_blk::backend::{Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
-use bulkhead_dev_display::vga;
+use bulkhead_dev_display::{fbdev, vga};
 use bulkhead_dev_input::{ps2, serial};
 use bulkhead_ioreq::MachineDevice;
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -22,6 +26,8 @@ fn main() -> ExitCode {
         "ps2" => run_device("ps2", build),
         "vga" => run_device("vga", build),
         "serial" => run_device("serial", build),
+        "fbdev" => run_device("fbdev", build),
+        "vchan" => run_device("vchan", build),
         _ => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
             return ExitCode::from(2);
@@ -44,6 +50,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Vga { device, vram, rom, .. } => vga::declare(*device, *vram, *rom),
         DeviceConfig::Ps2 => ps2::declare(),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
+        DeviceConfig::Fbdev | DeviceConfig::Vchan { .. } => Declaration::default(),
     }
 }
 
@@ -104,7 +111,35 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             }
             Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
         }
-        DeviceConfig::Ps2 => Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() }),
+        DeviceConfig::Ps2 => {
+            let Some(input) = resources.fds.take(&FdUse::Input) else {
+                return Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() });
+            };
+            let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
+            Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
+        }
+        DeviceConfig::Fbdev => {
+            let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
+            let reader = bulkhead_ring::SurfaceReader::new(want(&FdUse::SurfaceView)?).map_err(|e| e.to_string())?;
+            let view = viewer::SurfaceView { reader, picture: bulkhead_ring::Picture::default(), bell: want(&FdUse::FrameBell)? };
+            let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(want(&FdUse::Screen)?)?);
+            let mut events = Vec::new();
+            let mut polled = Vec::new();
+            while let Some(fd) = resources.fds.take(&FdUse::Events) {
+                polled.push((events.len() as u32, rustix::io::dup(&fd).map_err(|e| e.to_string())?));
+                events.push(fd);
+            }
+            let input = resources.fds.take(&FdUse::Input);
+            Ok(Built { device: Box::new(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input)), polled })
+        }
+        DeviceConfig::Vchan { port } => {
+            let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
+            let server = bulkhead_xen::VchanServer::new(want(&FdUse::VchanPage)?.as_fd()).map_err(|e| e.to_string())?;
+            let (evtchn, sessions) = (want(&FdUse::Evtchn)?, want(&FdUse::Sessions)?);
+            let dup = |fd: &OwnedFd| rustix::io::dup(fd).map_err(|e| e.to_string());
+            let polled = vec![(vchan::EVTCHN, dup(&evtchn)?), (vchan::SESSIONS, dup(&sessions)?)];
+            Ok(Built { device: Box::new(vchan::Vchan::new(server, evtchn, *port, sessions)), polled })
+        }
         DeviceConfig::Vga { device, vram, rom, .. } => {
             Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory)), polled: Vec::new() })
         }

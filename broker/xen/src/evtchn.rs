@@ -20,6 +20,21 @@ impl Evtchn {
         if r < 0 { Err(XenError::last("EVTCHN_RESTRICT_DOMID")) } else { Ok(fd) }
     }
 
+    /// Opens the node and makes a port that `remote` may bind; then nothing more can be bound but ports of `only`, which the
+    /// kernel does not let be dom0. Returns the port.
+    pub fn open_unbound(remote: DomId, only: DomId) -> Result<(OwnedFd, u32)> {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+        let fd = rustix::fs::open("/dev/xen/evtchn", flags, rustix::fs::Mode::empty())
+            .map_err(|e| XenError::new("/dev/xen/evtchn", e))?;
+        let domain = u32::from(remote);
+        // SAFETY: the request reads one u32.
+        let port = unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::EVTCHN_BIND_UNBOUND_PORT), &raw const domain) };
+        let port = u32::try_from(port).map_err(|_| XenError::last("EVTCHN_BIND_UNBOUND_PORT"))?;
+        // SAFETY: the request reads one domid.
+        let r = unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::EVTCHN_RESTRICT_DOMID), &raw const only) };
+        if r < 0 { Err(XenError::last("EVTCHN_RESTRICT_DOMID")) } else { Ok((fd, port)) }
+    }
+
     /// Takes an open descriptor over; it must be non-blocking.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self { fd }

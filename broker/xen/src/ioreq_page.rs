@@ -36,12 +36,12 @@ impl Mapping {
     }
 
     /// A reference to an atomic at `offset`, which must be aligned and inside.
-    fn at<T>(&self, offset: usize) -> Option<&T> {
+    pub(crate) fn at<T>(&self, offset: usize) -> Option<&T> {
         let end = offset.checked_add(size_of::<T>())?;
         if end > self.pages.saturating_mul(PAGE) || !offset.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        // SAFETY: inside the mapping and aligned; T is an atomic (private method, see the callers); lives as long as self.
+        // SAFETY: inside the mapping and aligned; T is an atomic (not public, see the callers); lives as long as self.
         Some(unsafe { &*self.base.as_ptr().add(offset).cast::<T>() })
     }
 }

@@ -1,13 +1,17 @@
 //! Xen's device nodes, for the broker and the launcher. This crate and the shared-memory crates are where `unsafe` is.
 
 mod evtchn;
+mod gntalloc;
 mod ioreq_page;
 mod privcmd;
+mod vchan;
 mod xenstore;
 
 pub use evtchn::Evtchn;
+pub use gntalloc::GrantedPage;
 pub use ioreq_page::{IoreqPages, Mapping};
-pub use privcmd::{IoreqServer, Privcmd, Range};
+pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
+pub use vchan::{Broken, VchanServer};
 pub use xenstore::Xenstore;
 
 /// What the kernel or Xen refused.
@@ -21,6 +25,10 @@ pub struct XenError {
 }
 
 impl XenError {
+    /// Whether the kernel does not permit the call at all.
+    pub fn forbidden(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::PermissionDenied
+    }
     pub(crate) fn last(what: &'static str) -> Self {
         Self { what, source: std::io::Error::last_os_error() }
     }

@@ -1,6 +1,6 @@
 //! /dev/xen/privcmd: device model operations, mapping of Xen's resources, and the one hypercall that is needed.
 use crate::{Mapping, Result, XenError};
-use bulkhead_xen_abi::{DomId, Shutdown, dm_op, ioctl, memory};
+use bulkhead_xen_abi::{DomId, Shutdown, dm_op, domctl, ioctl, memory};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -26,7 +26,51 @@ pub enum Range {
     Pci(u16),
 }
 
+/// What Xen says of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainState {
+    /// It is there: it runs, or is paused.
+    Alive,
+    /// It has ended, by itself or by a crash, and waits to be destroyed.
+    Shutdown,
+    /// It is being destroyed, or there is none of this number.
+    Gone,
+}
+
 impl Privcmd {
+    /// The domain's state. Needs an unrestricted descriptor and the right to domctl, which dom0 has.
+    pub fn domain_state(&self) -> Result<DomainState> {
+        for version in domctl::VERSIONS.rev() {
+            let mut arg = domctl::GetDomainInfo {
+                cmd: domctl::GETDOMAININFO,
+                interface_version: version,
+                domain: self.domid,
+                pad: [0; 3],
+                answer: 0,
+                pad1: 0,
+                flags: 0,
+                rest: [0; 30],
+            };
+            let call = ioctl::Hypercall { op: domctl::HYPERVISOR_DOMCTL, arg: [(&raw mut arg) as u64, 0, 0, 0, 0] };
+            // SAFETY: Xen reads and writes one xen_domctl, for which the structure has room whatever the version.
+            let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const call) };
+            if r < 0 {
+                match std::io::Error::last_os_error().raw_os_error() {
+                    Some(libc::EACCES) => continue,
+                    Some(libc::ESRCH) => return Ok(DomainState::Gone),
+                    _ => return Err(XenError::last("getdomaininfo")),
+                }
+            }
+            return Ok(match arg.flags {
+                _ if arg.answer != self.domid => DomainState::Gone,
+                flags if flags & domctl::DYING != 0 => DomainState::Gone,
+                flags if flags & domctl::SHUTDOWN != 0 => DomainState::Shutdown,
+                _ => DomainState::Alive,
+            });
+        }
+        Err(XenError { what: "getdomaininfo: this Xen's interface version is not known", source: std::io::ErrorKind::Unsupported.into() })
+    }
+
     /// Opens the node, not restricted yet.
     pub fn open(domid: DomId) -> Result<Self> {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;

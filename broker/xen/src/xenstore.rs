@@ -1,6 +1,7 @@
-//! A xenstore client, synchronous and for a few calls: the launcher's report.
+//! A xenstore client, synchronous and for a few calls: the launcher's questions, its report, its watches.
 use crate::{Result, XenError};
 use bulkhead_xen_abi::xenstore::{self, Header};
+use rustix::fd::{AsFd, BorrowedFd};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -11,10 +12,12 @@ use zerocopy::IntoBytes;
 pub struct Xenstore {
     stream: Box<dyn Stream>,
     serial: u32,
+    /// Watches have fired and nobody was told yet.
+    fired: bool,
 }
 
-trait Stream: Read + Write + std::fmt::Debug {}
-impl<T: Read + Write + std::fmt::Debug> Stream for T {}
+trait Stream: Read + Write + AsFd + std::fmt::Debug {}
+impl<T: Read + Write + AsFd + std::fmt::Debug> Stream for T {}
 
 /// The kernel's device: a read waits for the answer, without end if xenstored does not run.
 #[derive(Debug)]
@@ -40,6 +43,12 @@ impl Write for Device {
     }
 }
 
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// xenstored answers at once or not at all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,12 +59,12 @@ impl Xenstore {
             if let Ok(stream) = UnixStream::connect(path) {
                 let limits = stream.set_read_timeout(Some(TIMEOUT)).and(stream.set_write_timeout(Some(TIMEOUT)));
                 limits.map_err(|e| XenError::new("xenstored's socket", e))?;
-                return Ok(Self { stream: Box::new(stream), serial: 0 });
+                return Ok(Self { stream: Box::new(stream), serial: 0, fired: false });
             }
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
         let device = device.map_err(|e| XenError::new("xenstore: neither xenstored's socket nor /dev/xen/xenbus", e))?;
-        Ok(Self { stream: Box::new(Device(device)), serial: 0 })
+        Ok(Self { stream: Box::new(Device(device)), serial: 0, fired: false })
     }
 
     fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
@@ -74,19 +83,62 @@ impl Xenstore {
         let mut message = header.as_bytes().to_vec();
         message.extend_from_slice(payload);
         self.stream.write_all(&message).map_err(fail)?;
-        let mut header = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
-        self.stream.read_exact(header.as_mut_bytes()).map_err(fail)?;
-        let len = header.len as usize;
-        if len > xenstore::XENSTORE_PAYLOAD_MAX || header.req_id != self.serial {
+        let (header, answer) = loop {
+            let (header, answer) = self.receive().map_err(fail)?;
+            if header.kind != xenstore::XS_WATCH_EVENT {
+                break (header, answer);
+            }
+            self.fired = true;
+        };
+        if header.req_id != self.serial {
             return Err(fail(std::io::ErrorKind::InvalidData.into()));
         }
-        let mut answer = vec![0; len];
-        self.stream.read_exact(&mut answer).map_err(fail)?;
         if header.kind == xenstore::XS_ERROR {
             let text = String::from_utf8_lossy(&answer).trim_end_matches('\0').to_owned();
             return Err(fail(std::io::Error::other(text)));
         }
         Ok(answer)
+    }
+
+    /// One message.
+    fn receive(&mut self) -> std::io::Result<(Header, Vec<u8>)> {
+        let mut header = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
+        self.stream.read_exact(header.as_mut_bytes())?;
+        let len = header.len as usize;
+        // Two paths at most, each with its end.
+        if len > xenstore::XENSTORE_PAYLOAD_MAX {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        let mut answer = vec![0; len];
+        self.stream.read_exact(&mut answer)?;
+        Ok((header, answer))
+    }
+
+    /// Is told of changes at `path` and below, and once at once. See [`Self::changed`].
+    pub fn watch(&mut self, path: &str) -> Result<()> {
+        self.call(xenstore::XS_WATCH, &[path.as_bytes(), b"\0watch\0"].concat()).map(|_| ())
+    }
+
+    /// Takes what has come of watches, without waiting; whether anything has. Poll the descriptor to wait.
+    pub fn changed(&mut self) -> Result<bool> {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        loop {
+            let ready = rustix::event::PollFd::new(&self.stream, rustix::event::PollFlags::IN);
+            match rustix::event::poll(&mut [ready], Some(&now)) {
+                Ok(0) => return Ok(std::mem::take(&mut self.fired)),
+                Ok(_) => self.receive().map_err(|e| XenError::new("xenstore", e))?,
+                Err(e) => return Err(XenError::new("xenstore", e)),
+            };
+            self.fired = true;
+        }
+    }
+
+    /// Names of the nodes below a node, sorted; none if there is no such node.
+    pub fn directory(&mut self, path: &str) -> Vec<String> {
+        let names = self.call(xenstore::XS_DIRECTORY, &[path.as_bytes(), b"\0"].concat()).unwrap_or_default();
+        let mut names: Vec<String> = names.split(|b| *b == 0).filter(|n| !n.is_empty()).map(|n| String::from_utf8_lossy(n).into_owned()).collect();
+        names.sort();
+        names
     }
 
     /// The value of a node.
@@ -98,5 +150,11 @@ impl Xenstore {
     /// Writes a node.
     pub fn write(&mut self, path: &str, value: &str) -> Result<()> {
         self.call(xenstore::XS_WRITE, &[path.as_bytes(), b"\0", value.as_bytes()].concat()).map(|_| ())
+    }
+}
+
+impl AsFd for Xenstore {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }

@@ -6,17 +6,20 @@ mod state;
 
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset, Shadows, StateError,
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows, StateError,
 };
 use keyboard::Keyboard;
 use mouse::Mouse;
 use prost::Message as _;
+use rustix::fd::OwnedFd;
 use spec::{CommandByte, Status, command};
 use state::{Ps2State, VERSION};
 
 /// Lines: keyboard, mouse.
 const KEYBOARD: usize = 0;
 const MOUSE: usize = 1;
+/// Records of a viewer that are taken at once.
+const RECORDS: usize = 64;
 /// Shadow of the status register.
 const SHADOW_STATUS: usize = 0;
 
@@ -40,6 +43,8 @@ pub struct Ps2 {
     pending: u8,
     keyboard: Keyboard,
     mouse: Mouse,
+    /// Records of a viewer's input.
+    viewer: Option<OwnedFd>,
     dirty: bool,
 }
 
@@ -50,6 +55,12 @@ impl Default for Ps2 {
 }
 
 impl Ps2 {
+    /// A controller that also takes the events of `viewer`, a pipe of [`InputEvent`] records that does not block; it is
+    /// polled as descriptor 0.
+    pub fn with_viewer(viewer: OwnedFd) -> Self {
+        Self { viewer: Some(viewer), ..Self::new() }
+    }
+
     /// A controller in its power-on state.
     pub fn new() -> Self {
         Self {
@@ -60,6 +71,7 @@ impl Ps2 {
             pending: 0,
             keyboard: Keyboard::new(),
             mouse: Mouse::new(),
+            viewer: None,
             dirty: true,
         }
     }
@@ -207,6 +219,21 @@ impl Device for Ps2 {
         Ok(())
     }
 
+    fn poll(&mut self, _: Ready, cx: &mut Context) {
+        let Some(viewer) = &self.viewer else { return };
+        let mut bytes = [0; InputEvent::LEN * RECORDS];
+        // Writes of whole records are atomic, so what is read is whole records, unless the writer is hostile.
+        let Ok(n) = rustix::io::read(viewer, &mut bytes) else { return };
+        // A full buffer: there may be more, and the pipe is polled by edge.
+        if n == bytes.len() {
+            cx.again();
+        }
+        let events = bytes.get(..n).unwrap_or_default().as_chunks().0.iter().filter_map(|r| InputEvent::from_bytes(*r));
+        for event in events.collect::<Vec<_>>() {
+            self.input(event, cx);
+        }
+    }
+
     fn input(&mut self, event: InputEvent, cx: &mut Context) {
         match event {
             InputEvent::Key { code, down } => self.keyboard.key(code, down),
@@ -217,7 +244,7 @@ impl Device for Ps2 {
     }
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
-        *self = Self::new();
+        *self = Self { viewer: self.viewer.take(), ..Self::new() };
         self.update(cx);
     }
 
@@ -230,7 +257,7 @@ impl Device for Ps2 {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, dirty: _ } = self;
+        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, viewer: _, dirty: _ } = self;
         Ps2State {
             version: VERSION,
             command_byte: u32::from(byte.into_bits()),
@@ -288,7 +315,7 @@ impl Device for Ps2 {
         (mouse.pending, mouse.resolution, mouse.rate, mouse.kind) = (m_pending, resolution, m_rate, kind);
         (mouse.reporting, mouse.remote, mouse.wrap, mouse.scaling) = (reporting != 0, remote != 0, wrap != 0, scaling != 0);
         (mouse.buttons, mouse.knock) = (buttons & 0x1f, [k0, k1]);
-        *self = Self {
+        let new = Self {
             byte: CommandByte::from_bits(byte(s.command_byte, "command byte")?),
             status: Status::from_bits(byte(s.status, "status")?),
             output: byte(s.output, "output buffer")?,
@@ -296,8 +323,10 @@ impl Device for Ps2 {
             pending: byte(s.pending, "pending command")?,
             keyboard,
             mouse,
+            viewer: None,
             dirty: true,
         };
+        *self = Self { viewer: self.viewer.take(), ..new };
         self.update(cx);
         Ok(())
     }

@@ -34,6 +34,9 @@ const BUDGET: usize = 64;
 const REQUEST_BELL: u64 = u64::MAX;
 const LINK: u64 = u64::MAX - 1;
 const CONTROL: u64 = u64::MAX - 2;
+const FRAME_BELL: u64 = u64::MAX - 3;
+/// Nanoseconds between two pictures at least, however often a viewer asks.
+const FRAME: u64 = 15_000_000;
 
 /// Runs the device that `build` makes. Returns when the launcher has gone, or with what went wrong.
 pub fn run_device(
@@ -52,6 +55,7 @@ pub fn run_device(
     let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
     let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
     let memory = memory_of(&mut process, &config)?;
+    let frame_bell = if matches!(config, DeviceConfig::Vga { .. }) { process.fds.take(&FdUse::FrameBell) } else { None };
     let surface = process.fds.take(&FdUse::Surface).map(SurfaceWriter::new).transpose()?.map(SurfaceArea);
 
     let report = process.confine()?;
@@ -68,6 +72,9 @@ pub fn run_device(
     epoll::add(&epoll, &request_bell, EventData::new_u64(REQUEST_BELL), edge)?;
     epoll::add(&epoll, &process.link, EventData::new_u64(LINK), EventFlags::IN)?;
     epoll::add(&epoll, &control.bell, EventData::new_u64(CONTROL), edge)?;
+    if let Some(bell) = &frame_bell {
+        epoll::add(&epoll, bell, EventData::new_u64(FRAME_BELL), edge)?;
+    }
     for (number, fd) in &built.polled {
         // A regular file is always ready and cannot be waited for.
         match epoll::add(&epoll, fd, EventData::new_u64(u64::from(*number)), edge | EventFlags::OUT) {
@@ -86,6 +93,9 @@ pub fn run_device(
         control,
         process,
         surface,
+        frame_wanted: None,
+        drawn: 0,
+        _frame_bell: frame_bell,
         epoll,
         polled: built.polled,
         shadows: vec![None; shadows],
@@ -169,6 +179,7 @@ struct Counters {
     guest_lines: u64,
     guest_lines_dropped: u64,
     control_calls: u64,
+    frames: u64,
 }
 
 /// At most so many lines of guest text a second.
@@ -188,6 +199,11 @@ struct Data {
     control: ControlHandle,
     process: Process,
     surface: Option<SurfaceArea>,
+    /// A viewer wants a picture, and when it may have it.
+    frame_wanted: Option<u64>,
+    /// When the last one was drawn for a viewer.
+    drawn: u64,
+    _frame_bell: Option<OwnedFd>,
     epoll: OwnedFd,
     polled: Vec<(u32, OwnedFd)>,
     /// The shadows as they were published, and room for those to come.
@@ -224,6 +240,14 @@ impl Data {
                 // After what the guest has posted before: a picture shows it.
                 self.control();
             }
+            if self.frame_wanted.is_some_and(|due| self.cx.now() >= due) {
+                self.frame_wanted = None;
+                self.drawn = self.cx.now();
+                if let Some(surface) = &mut self.surface {
+                    self.device.refresh(surface);
+                    self.counters.frames = self.counters.frames.saturating_add(1);
+                }
+            }
             if self.cx.take_again() {
                 self.device.poll(Ready::Again, &mut self.cx);
                 (busy, self.stale) = (true, true);
@@ -248,6 +272,10 @@ impl Data {
                     LINK if !self.link()? => return Ok(()),
                     LINK => {}
                     CONTROL => asked = true,
+                    FRAME_BELL => {
+                        let due = self.drawn.saturating_add(FRAME);
+                        self.frame_wanted = self.frame_wanted.or(Some(due));
+                    }
                     number => {
                         self.device.poll(Ready::Fd(number as u32), &mut self.cx);
                         self.stale = true;
@@ -259,7 +287,8 @@ impl Data {
 
     /// Until the next timer; none while stopped or with a driven clock.
     fn timeout(&self) -> Option<rustix::event::Timespec> {
-        let deadline = self.cx.timers.next().filter(|_| self.running && self.cx.clock == Clock::Real)?;
+        let timer = self.cx.timers.next().filter(|_| self.running && self.cx.clock == Clock::Real);
+        let deadline = [timer, self.frame_wanted].into_iter().flatten().min()?;
         // Rounded up to milliseconds, which is what epoll counts in.
         let ns = deadline.saturating_sub(self.cx.now()).div_ceil(1_000_000).saturating_mul(1_000_000);
         Some(rustix::event::Timespec {
@@ -600,6 +629,7 @@ impl Data {
             ("guest lines dropped", c.guest_lines_dropped.saturating_add(self.cx.log.dropped)),
             ("descriptors polled", self.polled.len() as u64),
             ("control calls", c.control_calls),
+            ("pictures drawn for a viewer", c.frames),
             ("log records lost", crate::log::lost()),
         ]
     }

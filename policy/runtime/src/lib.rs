@@ -3,6 +3,7 @@
 
 mod control;
 mod event_loop;
+mod frame_buffer;
 mod link;
 mod log;
 mod memory;
@@ -10,7 +11,10 @@ mod process;
 
 pub use control::{ControlHandle, ControlRequest, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};
+pub use frame_buffer::FrameBuffer;
 pub use link::{Link, LinkError, Received};
 pub use log::set_level;
 pub use memory::{ForeignMemory, MemfdMemory, map_video_ram};
 pub use process::{Fds, Process, StartError, end};
+
+pub use bulkhead_policy::landlock_abi;

@@ -69,6 +69,13 @@ pub enum DeviceConfig {
         /// Its descriptor is a socket that listens.
         listens: bool,
     },
+    /// The picture on a Linux frame buffer, keys and pointer from evdev. The guest sees nothing of it.
+    Fbdev,
+    /// QMP over a vchan. The guest sees nothing of it.
+    Vchan {
+        /// Local port of its event channel.
+        port: u32,
+    },
 }
 
 impl DeviceConfig {
@@ -80,6 +87,8 @@ impl DeviceConfig {
             Self::Vga { .. } => "vga",
             Self::Ps2 => "ps2",
             Self::Serial { .. } => "serial",
+            Self::Fbdev => "fbdev",
+            Self::Vchan { .. } => "vchan",
         }
     }
 }
@@ -136,8 +145,8 @@ pub struct MachinePlan {
     pub chardevs: Vec<String>,
     /// The machine starts stopped (-S) and says `prelaunch`.
     pub stopped: bool,
-    /// Where screenshots by name go.
-    pub dump_dir: String,
+    /// Where screenshots by name go; nowhere in a stub domain.
+    pub dump_dir: Option<String>,
 }
 
 /// What a descriptor is for.
@@ -175,8 +184,22 @@ pub enum FdUse {
     Serial,
     /// Expansion ROM of the device in the slot named.
     Rom(Slot),
-    /// The surface.
+    /// The surface, for the display that draws it.
     Surface,
+    /// The surface, for who looks at it.
+    SurfaceView,
+    /// Doorbell: viewer → display, a picture is wanted.
+    FrameBell,
+    /// A pipe of [`InputEvent`] records: the write end has who makes input, the read end who takes it.
+    Input,
+    /// A Linux frame buffer.
+    Screen,
+    /// An evdev node.
+    Events,
+    /// The page of a vchan.
+    VchanPage,
+    /// QMP sessions between the vchan and control: [`SessionPacket`]s.
+    Sessions,
     /// A QMP socket that listens.
     QmpListen,
     /// The read end of the log pipe of the slot named.
@@ -245,6 +268,13 @@ pub enum ToProcess {
         /// The number.
         token: u32,
     },
+    /// Answer to [`Ask::Processes`].
+    Processes {
+        /// Number of the request.
+        serial: u32,
+        /// The processes, the launcher first.
+        rows: Vec<ProcessRow>,
+    },
     /// Answer to a request of control: the token, or why not.
     Answer {
         /// Number of the request.
@@ -252,6 +282,33 @@ pub enum ToProcess {
         /// Result.
         result: Result<u32, String>,
     },
+}
+
+/// A process, as the launcher sees it in /proc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRow {
+    /// Its place: `ide`, `serial0`.
+    pub name: String,
+    /// In the launcher's namespace; 0 if it is dead.
+    pub pid: u32,
+    /// User outside of its namespace.
+    pub uid: u32,
+    /// Seccomp mode: 0 none, 2 a filter.
+    pub seccomp: u8,
+    /// System calls that its profile allows; none for the launcher.
+    pub syscalls: Option<u32>,
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privs: bool,
+    /// It has any capability.
+    pub capabilities: bool,
+    /// Namespaces that are its own.
+    pub namespaces: u8,
+    /// Threads.
+    pub threads: u32,
+    /// Proportional set size, kB.
+    pub pss_kb: u64,
+    /// How often it was started again.
+    pub restarts: u32,
 }
 
 /// What a process asks; the discriminant is the first byte of [`FromProcess`].
@@ -276,6 +333,8 @@ pub enum Ask {
     Attached = 9,
     /// Control: make a file named `name` in the dump directory and give it to slot `arg`; the answer is a token.
     Dump = 8,
+    /// Control: the process table.
+    Processes = 10,
 }
 
 impl Ask {
@@ -291,6 +350,7 @@ impl Ask {
             7 => Self::GiveFd,
             8 => Self::Dump,
             9 => Self::Attached,
+            10 => Self::Processes,
             _ => return None,
         })
     }
@@ -385,6 +445,62 @@ pub enum InputEvent {
     },
 }
 
+impl InputEvent {
+    /// Bytes of a record.
+    pub const LEN: usize = 8;
+
+    /// As it travels from who makes input to who takes it. Movement is cut to 16 bits.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let short = |v: i32| v.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16;
+        let (kind, flag, [x, y, z]) = match self {
+            Self::Key { code, down } => (1, down, [code.to_le_bytes(), [0; 2], [0; 2]]),
+            Self::Move { dx, dy, dz } => (2, false, [dx, dy, dz].map(|v| short(v).to_le_bytes())),
+            Self::Button { button, down } => (3, down, [[button, 0], [0; 2], [0; 2]]),
+        };
+        let ([x0, x1], [y0, y1], [z0, z1]) = (x, y, z);
+        [kind, u8::from(flag), x0, x1, y0, y1, z0, z1]
+    }
+
+    /// Decodes a record. Who made it may be hostile: `None` if it is none.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Option<Self> {
+        let [kind, flag, x0, x1, y0, y1, z0, z1] = bytes;
+        let short = |low, high| i32::from(i16::from_le_bytes([low, high]));
+        Some(match (kind, flag) {
+            (1, 0 | 1) => Self::Key { code: u16::from_le_bytes([x0, x1]), down: flag == 1 },
+            (2, 0) => Self::Move { dx: short(x0, x1), dy: short(y0, y1), dz: short(z0, z1) },
+            (3, 0 | 1) => Self::Button { button: x0, down: flag == 1 },
+            _ => return None,
+        })
+    }
+}
+
+/// First byte of a packet between the vchan's process and control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SessionPacket {
+    /// A client has come; what an earlier one had is over.
+    Begin = 1,
+    /// Bytes of it, or for it, follow.
+    Data = 2,
+    /// It has gone.
+    End = 3,
+}
+
+impl SessionPacket {
+    /// Most bytes of a packet, with the first.
+    pub const MAX: usize = 1025;
+
+    /// The kind that `value` stands for.
+    pub fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Begin,
+            2 => Self::Data,
+            3 => Self::End,
+            _ => return None,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,9 +508,27 @@ mod tests {
 
     proptest! {
         #[test]
+        fn input_records_come_back(kind in 0u8..3, code: u16, down: bool, x: i16, y: i16, z: i16) {
+            let (dx, dy, dz) = (i32::from(x), i32::from(y), i32::from(z));
+            let event = match kind {
+                0 => InputEvent::Key { code, down },
+                1 => InputEvent::Move { dx, dy, dz },
+                _ => InputEvent::Button { button: code as u8, down },
+            };
+            prop_assert_eq!(InputEvent::from_bytes(event.to_bytes()), Some(event));
+        }
+
+        #[test]
+        fn any_record_is_an_event_or_none(bytes: [u8; 8]) {
+            if let Some(event) = InputEvent::from_bytes(bytes) {
+                prop_assert_eq!(InputEvent::from_bytes(event.to_bytes()), Some(event));
+            }
+        }
+
+        #[test]
         fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let message = FromProcess::from_bytes(&bytes);
-            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=9).contains(&bytes[0]));
+            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=10).contains(&bytes[0]));
             if let Some(message) = message {
                 prop_assert_eq!(FromProcess::from_bytes(&message.to_bytes()), Some(message));
             }

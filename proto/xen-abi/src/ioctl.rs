@@ -1,4 +1,4 @@
-//! Linux' ioctls on /dev/xen/{privcmd,evtchn} (include/uapi/xen/{privcmd,evtchn}.h).
+//! Linux' ioctls on /dev/xen/{privcmd,evtchn,gntdev,gntalloc} (include/uapi/xen/{privcmd,evtchn,gntdev,gntalloc}.h).
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// IOCTL_PRIVCMD_HYPERCALL.
@@ -13,6 +13,12 @@ pub const PRIVCMD_RESTRICT: u32 = 0x0002_5006;
 pub const PRIVCMD_MMAP_RESOURCE: u32 = 0x0020_5007;
 /// IOCTL_EVTCHN_BIND_INTERDOMAIN.
 pub const EVTCHN_BIND_INTERDOMAIN: u32 = 0x0008_4501;
+/// IOCTL_EVTCHN_BIND_UNBOUND_PORT.
+pub const EVTCHN_BIND_UNBOUND_PORT: u32 = 0x0004_4502;
+/// IOCTL_GNTALLOC_ALLOC_GREF.
+pub const GNTALLOC_ALLOC_GREF: u32 = 0x0018_4705;
+/// GNTALLOC_FLAG_WRITABLE.
+pub const GNTALLOC_WRITABLE: u16 = 1;
 /// IOCTL_EVTCHN_NOTIFY.
 pub const EVTCHN_NOTIFY: u32 = 0x0004_4504;
 /// IOCTL_EVTCHN_RESTRICT_DOMID.
@@ -100,7 +106,26 @@ pub struct BindInterdomain {
     pub remote_port: u32,
 }
 
+/// ioctl_gntalloc_alloc_gref, for one page.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntallocAllocGref {
+    /// Who may map the page.
+    pub domid: u16,
+    /// GNTALLOC_*.
+    pub flags: u16,
+    /// Pages.
+    pub count: u32,
+    /// Answer: where to map it in the descriptor.
+    pub index: u64,
+    /// Answer: its grant reference.
+    pub gref: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
 const _: () = {
+    assert!(size_of::<GntallocAllocGref>() == 24);
     assert!(size_of::<Hypercall>() == 48);
     assert!(size_of::<MmapBatchV2>() == 32);
     assert!(size_of::<DmOpArg>() == 16);

@@ -4,9 +4,11 @@
 #![no_std]
 
 pub mod dm_op;
+pub mod domctl;
 pub mod ioctl;
 pub mod ioreq;
 pub mod memory;
+pub mod vchan;
 pub mod xenstore;
 
 /// A domain's number.

@@ -1,6 +1,12 @@
 //! The xenstore wire protocol (public/io/xs_wire.h).
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// XS_DIRECTORY.
+pub const XS_DIRECTORY: u32 = 1;
+/// XS_WATCH.
+pub const XS_WATCH: u32 = 4;
+/// XS_WATCH_EVENT.
+pub const XS_WATCH_EVENT: u32 = 15;
 /// XS_READ.
 pub const XS_READ: u32 = 2;
 /// XS_WRITE.

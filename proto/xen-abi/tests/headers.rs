@@ -1,11 +1,11 @@
 //! Compares this crate with the headers of Debian's libxen-dev: a C program prints sizes, offsets and numbers under
 //! the headers' own names; each is compared with ours.
-use bulkhead_xen_abi::{Shutdown, dm_op, ioctl, ioreq, memory, xenstore};
+use bulkhead_xen_abi::{Shutdown, dm_op, domctl, ioctl, ioreq, memory, vchan, xenstore};
 use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::process::Command;
 
-const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n";
+const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n#include <xen/sys/gntalloc.h>\n#include <xen/domctl.h>\n#include <xen/io/libxenvchan.h>\n";
 
 /// Their expression, our value.
 fn table() -> Vec<(&'static str, u64)> {
@@ -76,6 +76,9 @@ fn table() -> Vec<(&'static str, u64)> {
         "SHUTDOWN_reboot" = Shutdown::Reboot,
         "SHUTDOWN_crash" = Shutdown::Crash,
         "sizeof(struct xsd_sockmsg)" = size_of::<xenstore::Header>(),
+        "XS_DIRECTORY" = xenstore::XS_DIRECTORY,
+        "XS_WATCH" = xenstore::XS_WATCH,
+        "XS_WATCH_EVENT" = xenstore::XS_WATCH_EVENT,
         "XS_READ" = xenstore::XS_READ,
         "XS_WRITE" = xenstore::XS_WRITE,
         "XS_ERROR" = xenstore::XS_ERROR,
@@ -93,6 +96,25 @@ fn table() -> Vec<(&'static str, u64)> {
         "(unsigned)IOCTL_PRIVCMD_RESTRICT" = ioctl::PRIVCMD_RESTRICT,
         "(unsigned)IOCTL_PRIVCMD_MMAP_RESOURCE" = ioctl::PRIVCMD_MMAP_RESOURCE,
         "(unsigned)IOCTL_EVTCHN_BIND_INTERDOMAIN" = ioctl::EVTCHN_BIND_INTERDOMAIN,
+        "(unsigned)IOCTL_EVTCHN_BIND_UNBOUND_PORT" = ioctl::EVTCHN_BIND_UNBOUND_PORT,
+        "(unsigned)IOCTL_GNTALLOC_ALLOC_GREF" = ioctl::GNTALLOC_ALLOC_GREF,
+        "GNTALLOC_FLAG_WRITABLE" = ioctl::GNTALLOC_WRITABLE,
+        "sizeof(struct ioctl_gntalloc_alloc_gref)" = size_of::<ioctl::GntallocAllocGref>(),
+        "offsetof(struct vchan_interface, left)" = vchan::LEFT,
+        "offsetof(struct vchan_interface, right)" = vchan::RIGHT,
+        "offsetof(struct vchan_interface, left_order)" = vchan::ORDERS,
+        "offsetof(struct vchan_interface, cli_live)" = vchan::CLI_LIVE,
+        "offsetof(struct vchan_interface, srv_live)" = vchan::SRV_LIVE,
+        "offsetof(struct vchan_interface, cli_notify)" = vchan::CLI_NOTIFY,
+        "offsetof(struct vchan_interface, srv_notify)" = vchan::SRV_NOTIFY,
+        "VCHAN_NOTIFY_WRITE" = vchan::NOTIFY_WRITE,
+        "VCHAN_NOTIFY_READ" = vchan::NOTIFY_READ,
+        "__HYPERVISOR_domctl" = domctl::HYPERVISOR_DOMCTL,
+        "XEN_DOMCTL_getdomaininfo" = domctl::GETDOMAININFO,
+        "XEN_DOMINF_dying" = domctl::DYING,
+        "XEN_DOMINF_shutdown" = domctl::SHUTDOWN,
+        "offsetof(struct xen_domctl, u.getdomaininfo.domain)" = offset_of!(domctl::GetDomainInfo, answer),
+        "offsetof(struct xen_domctl, u.getdomaininfo.flags)" = offset_of!(domctl::GetDomainInfo, flags),
         "(unsigned)IOCTL_EVTCHN_NOTIFY" = ioctl::EVTCHN_NOTIFY,
         "(unsigned)IOCTL_EVTCHN_RESTRICT_DOMID" = ioctl::EVTCHN_RESTRICT_DOMID,
     ]

@@ -17,13 +17,14 @@ fn shared(stopped: bool) -> Shared {
             devices: vec![DeviceSlot { slot: 2, name: "ps2".into(), config: DeviceConfig::Ps2 }],
             chardevs: vec!["pty:/dev/pts/3".into()],
             stopped,
-            dump_dir: "/var/lib/bulkhead/dump".into(),
+            dump_dir: Some("/var/lib/bulkhead/dump".into()),
         },
         clients: Clients::default(),
         launcher: Launcher::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
         fdsets: Mutex::default(),
         events: broadcast::channel(4).0,
+        recent: Recent::default(),
     }
 }
 

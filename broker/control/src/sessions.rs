@@ -1,0 +1,73 @@
+//! QMP sessions that come over the vchan: packets of its process on one socket, a session for each client.
+use crate::qmp::{self, Client, Shared};
+use bulkhead_bus::plan::SessionPacket;
+use rustix::net::{RecvFlags, SendFlags};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, Interest, ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+
+/// Bytes between a session and the socket, in each direction.
+const ROOM: usize = 16 << 10;
+
+/// A client's session: where its bytes go, and the tasks that end with it.
+struct Session {
+    input: WriteHalf<DuplexStream>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Session {
+    fn new(shared: Arc<Shared>, bridge: Arc<UnixStream>) -> Self {
+        let (near, far) = tokio::io::duplex(ROOM);
+        let (output, input) = tokio::io::split(near);
+        let session = tokio::spawn(qmp::session(shared, Client::Vchan(far)));
+        let forward = tokio::spawn(forward(output, bridge));
+        Self { input, tasks: [session.abort_handle(), forward.abort_handle()] }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Serves the vchan's clients, one at a time, until the socket fails.
+pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
+    let bridge = Arc::new(bridge);
+    let mut current: Option<Session> = None;
+    let mut packet = vec![0; SessionPacket::MAX];
+    while let Ok(n) = receive(&bridge, &mut packet).await {
+        let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first) else { continue };
+        match SessionPacket::from_u8(*kind) {
+            Some(SessionPacket::Begin) => current = Some(Session::new(shared.clone(), bridge.clone())),
+            Some(SessionPacket::Data) => {
+                // A session that does not take its bytes is at work on a command; the client waits with it.
+                if let Some(session) = &mut current && session.input.write_all(bytes).await.is_err() {
+                    current = None;
+                }
+            }
+            Some(SessionPacket::End) => current = None,
+            None => tracing::warn!("the vchan's process sent a packet of an unknown kind"),
+        }
+    }
+}
+
+/// What the session says, in packets.
+async fn forward(mut output: ReadHalf<DuplexStream>, bridge: Arc<UnixStream>) {
+    let mut packet = vec![SessionPacket::Data as u8; SessionPacket::MAX];
+    loop {
+        match output.read(packet.get_mut(1..).unwrap_or_default()).await {
+            Ok(n @ 1..) if send(&bridge, packet.get(..n.saturating_add(1)).unwrap_or_default()).await.is_ok() => {}
+            _ => return,
+        }
+    }
+}
+
+async fn receive(bridge: &UnixStream, packet: &mut [u8]) -> std::io::Result<usize> {
+    bridge.async_io(Interest::READABLE, || Ok(rustix::net::recv(bridge, &mut *packet, RecvFlags::empty())?.0)).await
+}
+
+async fn send(bridge: &UnixStream, packet: &[u8]) -> std::io::Result<usize> {
+    bridge.async_io(Interest::WRITABLE, || Ok(rustix::net::send(bridge, packet, SendFlags::NOSIGNAL)?)).await
+}

@@ -1,0 +1,189 @@
+//! The launcher as the first process of a stub domain: what an init does, and what libxl leaves in xenstore
+//! (docs/misc/stubdom.txt of Xen, libxl_dm.c).
+//!
+//! Every failure is one line on console 0, which libxl writes to the guest's log, and in xenstore at
+//! `device-model/<guest>/error`, at once; then the domain powers off.
+use crate::{argv, budget};
+use bulkhead_xen::{Evtchn, GrantedPage, Xenstore};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use std::time::{Duration, Instant};
+
+/// How long a disk may take to connect; libxl gives up 30 s after it has started the domain.
+const DISKS: Duration = Duration::from_secs(15);
+/// How long what is nice to have may take.
+const EXTRAS: Duration = Duration::from_secs(3);
+/// kB that must be free for all processes when nothing is started yet.
+const FREE_KB: u64 = 20 << 10;
+/// dom0, where libxl's end of the vchan is.
+const DOM0: u16 = 0;
+
+/// What the stub domain adds to the machine that the arguments describe.
+#[derive(Debug)]
+pub struct Stubdom {
+    /// The frame buffer that dom0 shows.
+    pub(crate) screen: Option<OwnedFd>,
+    /// Keyboard and pointer.
+    pub(crate) events: Vec<OwnedFd>,
+    /// Where libxl's QMP comes from.
+    pub(crate) qmp: Vchan,
+}
+
+/// A vchan that waits for its client.
+#[derive(Debug)]
+pub(crate) struct Vchan {
+    pub(crate) page: OwnedFd,
+    pub(crate) evtchn: OwnedFd,
+    pub(crate) port: u32,
+}
+
+/// Whether this process is the first of its domain.
+pub fn is_here() -> bool {
+    rustix::process::getpid().is_init()
+}
+
+/// Runs the stub domain. Returns when its guest is gone, or never: then the domain is powered off.
+pub fn run() {
+    let mut guest = None;
+    let ended = start(&mut guest).and_then(|(machine, stubdom)| crate::run(machine, Some(stubdom)));
+    if let Err(line) = ended {
+        eprintln!("bulkhead-dm: {line}");
+        if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
+            let _ = xenstore.write(&format!("device-model/{guest}/error"), &line);
+        }
+    }
+    // What the console has not sent yet is lost with the domain.
+    let _ = rustix::termios::tcdrain(rustix::stdio::stderr());
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+}
+
+fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), String> {
+    mounts()?;
+    budget::own()?;
+    let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
+    let target = xenstore.read("target").map_err(|_| "xenstore has no target: this domain is nobody's stub domain".to_owned())?;
+    let domid: u16 = target.parse().map_err(|_| format!("xenstore's target {target:?} is no domain's number"))?;
+    *guest = Some(domid);
+    let arguments = arguments(&mut xenstore, domid)?;
+    let parsed = argv::parse(arguments).map_err(|e| e.to_string())?;
+    for note in &parsed.notes {
+        eprintln!("bulkhead-dm: {note}");
+    }
+    let machine = parsed.machine;
+    if machine.domid != Some(domid) {
+        return Err(format!("-xen-domid is {:?}, xenstore's target {domid}", machine.domid));
+    }
+    memory()?;
+    let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
+    front_ends(&mut xenstore, &disks)?;
+    let screen = device("/dev/fb0", OFlags::RDWR);
+    let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
+    let qmp = vchan(&mut xenstore, domid)?;
+    read_only()?;
+    Ok((machine, Stubdom { screen, events, qmp }))
+}
+
+fn mounts() -> Result<(), String> {
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    for (kind, place, flags) in [
+        ("proc", "/proc", safe),
+        ("sysfs", "/sys", safe),
+        ("cgroup2", budget::CGROUP, safe),
+        ("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC),
+    ] {
+        match mount(kind, place, kind, flags, None) {
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(e) => return Err(format!("mounting {kind} on {place}: {}", std::io::Error::from(e))),
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is written to files from here on.
+fn read_only() -> Result<(), String> {
+    rustix::mount::mount_remount("/", MountFlags::RDONLY, "").map_err(|e| format!("making the root read-only: {}", std::io::Error::from(e)))
+}
+
+fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, String> {
+    let fail = |e: bulkhead_xen::XenError| format!("the guest's arguments: {e}");
+    let vm = xenstore.read(&format!("/local/domain/{domid}/vm")).map_err(fail)?;
+    let path = format!("{vm}/image/dm-argv");
+    let keys = xenstore.directory(&path);
+    if keys.is_empty() {
+        return Err(format!("xenstore has no arguments at {path}"));
+    }
+    keys.iter().map(|key| xenstore.read(&format!("{path}/{key}")).map_err(fail)).collect()
+}
+
+/// What is free now must be enough for all processes.
+fn memory() -> Result<(), String> {
+    let info = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
+    let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0);
+    let (free, total) = (field("MemAvailable:"), field("MemTotal:"));
+    if free < FREE_KB {
+        let (free, total, need) = (free >> 10, total >> 10, FREE_KB >> 10);
+        return Err(format!("stubdomain_memory is too small: {free} of {total} MiB are free, {need} are needed"));
+    }
+    Ok(())
+}
+
+/// A node, once the kernel has it.
+fn device(path: &str, flags: OFlags) -> Option<OwnedFd> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).ok()
+}
+
+/// Waits until the front ends are connected: disks must be, frame buffer and keyboard may be missing.
+fn front_ends(xenstore: &mut Xenstore, disks: &[&str]) -> Result<(), String> {
+    let start = Instant::now();
+    xenstore.watch("device").map_err(|e| e.to_string())?;
+    loop {
+        let mut open = Vec::new();
+        for class in ["vbd", "vkbd", "vfb"] {
+            for id in xenstore.directory(&format!("device/{class}")) {
+                let state = xenstore.read(&format!("device/{class}/{id}/state")).unwrap_or_default();
+                if state != "4" {
+                    open.push((class, id, state));
+                }
+            }
+        }
+        let missing = disks.iter().find(|d| !std::path::Path::new(d).exists());
+        let passed = start.elapsed();
+        let disk = open.iter().find(|(class, ..)| *class == "vbd");
+        let wait = match (disk, missing) {
+            (None, None) if open.is_empty() || passed >= EXTRAS => {
+                for (class, id, state) in open {
+                    eprintln!("bulkhead-dm: {class} {id} is not connected (state {state}); it is not used");
+                }
+                return Ok(());
+            }
+            (Some((_, id, state)), _) if passed >= DISKS => {
+                let back = xenstore.read(&format!("device/vbd/{id}/backend")).unwrap_or_default();
+                let back = xenstore.read(&format!("{back}/state")).unwrap_or_default();
+                return Err(format!("disk {id} is not connected after {} s: front end in state {state}, back end in state {back:?}", DISKS.as_secs()));
+            }
+            // All that there are are connected, and the kernel makes nodes at once.
+            (None, Some(path)) if passed >= EXTRAS => return Err(format!("the disk {path} of the guest's arguments is not there")),
+            // A node that is missing appears without a change in xenstore.
+            (None, Some(_)) => Duration::from_millis(5),
+            _ => Duration::from_millis(100),
+        };
+        let timeout = Timespec::try_from(wait).map_err(|e| e.to_string())?;
+        let _ = rustix::event::poll(&mut [PollFd::new(&xenstore.as_fd(), PollFlags::IN)], Some(&timeout));
+        xenstore.changed().map_err(|e| e.to_string())?;
+    }
+}
+
+/// Makes libxl's vchan and says where it is.
+fn vchan(xenstore: &mut Xenstore, domid: u16) -> Result<Vchan, String> {
+    let fail = |e: bulkhead_xen::XenError| format!("the vchan for QMP: {e}");
+    let page = GrantedPage::new(DOM0).map_err(fail)?;
+    let (evtchn, port) = Evtchn::open_unbound(DOM0, domid).map_err(fail)?;
+    let path = format!("device-model/{domid}/qmp-vchan");
+    xenstore.write(&format!("{path}/ring-ref"), &page.gref.to_string()).map_err(fail)?;
+    xenstore.write(&format!("{path}/event-channel"), &port.to_string()).map_err(fail)?;
+    Ok(Vchan { page: page.fd, evtchn, port })
+}

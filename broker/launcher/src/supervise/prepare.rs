@@ -1,0 +1,268 @@
+//! Opening everything that the processes will be given, before any of them is started.
+use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd};
+use crate::host;
+use crate::machine::Machine;
+use crate::slot::SlotState;
+use crate::stubdom::Stubdom;
+use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot};
+use bulkhead_policy::{Ids, verify};
+use bulkhead_ring::SharedArea;
+use bulkhead_wire::Shape;
+use bulkhead_xen::{Evtchn, Privcmd};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+impl Launcher {
+    /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
+    pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, String> {
+        let domid = machine.domid.unwrap_or(0);
+        let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
+        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+        let executable = roles()?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
+        let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
+        let abi = bulkhead_policy::landlock_abi();
+        let level = machine.level.unwrap_or(if abi >= 6 { Level::Strict } else { Level::Kernel });
+        if level == Level::Strict && abi < 6 {
+            return Err(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}"));
+        }
+
+        let mut drives = Vec::new();
+        let mut drive_fds = Vec::new();
+        for drive in &machine.drives {
+            let (fd, config) = host::drive(drive)?;
+            drive_fds.extend(fd.map(|fd| (FdUse::Drive(config.index), fd)));
+            drives.push(config);
+        }
+        let mut serials = Vec::new();
+        for (i, serial) in machine.serials.iter().enumerate() {
+            serials.push(host::serial(i, serial)?);
+        }
+        let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
+        // Video RAM begins above all RAM, out of the way of every BAR.
+        let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
+        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), gfn) };
+        let mut configs = configs;
+        if let Some(stubdom) = &stubdom {
+            // Only where there is a picture, and somewhere to show it.
+            if machine.video.is_some() && stubdom.screen.is_some() {
+                configs.push(DeviceConfig::Fbdev);
+            }
+            configs.push(DeviceConfig::Vchan { port: stubdom.qmp.port });
+        }
+        let devices = number(configs);
+
+        let mut privcmd = None;
+        if mode == Mode::Xen && !machine.probe {
+            let fail = |e: bulkhead_xen::XenError| e.to_string();
+            let open = Privcmd::open(domid).map_err(fail)?;
+            if let Some(video) = machine.video {
+                let pages = u64::from(video.mib).saturating_mul(256);
+                open.populate(gfn, pages).map_err(|e| match &stubdom {
+                    Some(_) if e.forbidden() => "video RAM: this kernel does not let a stub domain make hypercalls (XSA-482); its command line needs xen_privcmd.unrestricted=1".to_owned(),
+                    _ => format!("video RAM of {} MiB: {e}", video.mib),
+                })?;
+            }
+            privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
+        }
+        let mut listening = Vec::new();
+        let mut sockets: Vec<String> = machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)).collect();
+        for monitor in &machine.monitors {
+            listening.push(host::listen(monitor)?);
+            if let crate::machine::Chardev::Path(path) = &monitor.chardev {
+                sockets.push(path.clone());
+            }
+        }
+        let plan = MachinePlan {
+            domid,
+            name: machine.name.clone(),
+            vcpus: machine.vcpus,
+            online: machine.online,
+            mode,
+            level,
+            devices,
+            chardevs: serials.iter().map(|s| s.shown.clone()).collect(),
+            stopped: machine.stopped,
+            dump_dir: stubdom.is_none().then(|| DUMP_DIR.to_owned()),
+        };
+        let mut launcher = Self {
+            plan,
+            shape,
+            probe: machine.probe,
+            executable,
+            slots: Vec::new(),
+            epoll,
+            signals,
+            privcmd,
+            _keep: Vec::new(),
+            sockets,
+            own,
+            surface: None,
+            report: match &stubdom {
+                // Relative to the domain's own path.
+                Some(_) => format!("device-model/{domid}/state"),
+                None => format!("/local/domain/0/device-model/{domid}/state"),
+            },
+            stubdom: stubdom.is_some(),
+            running: false,
+            next_token: 1,
+        };
+        launcher.make_slots(&machine, stubdom.as_mut(), listening, drive_fds, serials, rom.map(|r| r.0))?;
+        Ok(launcher)
+    }
+
+    fn make_slots(
+        &mut self,
+        machine: &Machine,
+        mut stubdom: Option<&mut Stubdom>,
+        listening: Vec<OwnedFd>,
+        mut drives: Vec<(FdUse, OwnedFd)>,
+        serials: Vec<host::SerialEnd>,
+        rom: Option<OwnedFd>,
+    ) -> Result<(), String> {
+        let fail = |e: bulkhead_xen::XenError| e.to_string();
+        let domid = self.plan.domid;
+        let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
+        let sim = |fd: i32| host::inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"));
+        let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
+        let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(|e| e.to_string())?;
+        control.push((FdUse::LogFile, log));
+        let mut broker = Vec::new();
+        let fail_io = |e: rustix::io::Errno| e.to_string();
+        let viewer = self.plan.devices.iter().any(|d| d.config == DeviceConfig::Fbdev);
+        // Keys from the viewer to the keyboard, wishes for a picture from the viewer to the display.
+        let mut links = if viewer {
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io)?;
+            Some((read, write, eventfd()?))
+        } else {
+            None
+        };
+        match &machine.sim {
+            Some(s) => {
+                broker.push((FdUse::SimIoreq, sim(s.ioreq)?));
+                broker.push((FdUse::SimKick, sim(s.kick)?));
+                broker.push((FdUse::SimTrace, sim(s.trace)?));
+                broker.push((FdUse::SimMemory, sim(s.memory)?));
+            }
+            None if self.probe => {}
+            None => {
+                broker.push((FdUse::Privcmd, restricted()?));
+                broker.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
+            }
+        }
+        let mut serials = serials.into_iter();
+        let mut all = Vec::new();
+        for device in self.plan.devices.clone() {
+            let mut kept = Vec::new();
+            match &device.config {
+                DeviceConfig::Ide { .. } => {
+                    kept.append(&mut drives);
+                    kept.push(match &machine.sim {
+                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
+                        None => (FdUse::Privcmd, restricted()?),
+                    });
+                }
+                DeviceConfig::Vga { vram, .. } => {
+                    kept.push(match &machine.sim {
+                        Some(_) => {
+                            let fd = SharedArea::create("vram", *vram as usize).map_err(|e| e.to_string())?;
+                            SharedArea::seal_size(&fd).map_err(|e| e.to_string())?;
+                            (FdUse::SimVram, fd)
+                        }
+                        None => (FdUse::Privcmd, restricted()?),
+                    });
+                    if let Some((.., bell)) = &links {
+                        kept.push((FdUse::FrameBell, rustix::io::dup(bell).map_err(fail_io)?));
+                    }
+                    if let Some(rom) = &rom {
+                        broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(|e| e.to_string())?));
+                    }
+                }
+                DeviceConfig::Serial { .. } => {
+                    for end in serials.by_ref() {
+                        self._keep.extend(end.slave);
+                        if end.shown != "none" {
+                            kept.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
+                            break;
+                        }
+                    }
+                }
+                DeviceConfig::Platform { .. } => {}
+                DeviceConfig::Ps2 => {
+                    if let Some((read, ..)) = &links {
+                        kept.push((FdUse::Input, rustix::io::dup(read).map_err(fail_io)?));
+                    }
+                }
+                DeviceConfig::Fbdev => {
+                    if let (Some((_, write, bell)), Some(stubdom)) = (links.take(), stubdom.as_mut()) {
+                        kept.push((FdUse::Input, write));
+                        kept.push((FdUse::FrameBell, bell));
+                        kept.extend(stubdom.screen.take().map(|fd| (FdUse::Screen, fd)));
+                        kept.extend(stubdom.events.drain(..).map(|fd| (FdUse::Events, fd)));
+                    }
+                }
+                DeviceConfig::Vchan { .. } => {
+                    if let Some(stubdom) = stubdom.as_mut() {
+                        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                        let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(fail_io)?;
+                        control.push((FdUse::Sessions, near));
+                        kept.push((FdUse::Sessions, far));
+                        kept.push((FdUse::VchanPage, rustix::io::dup(&stubdom.qmp.page).map_err(fail_io)?));
+                        kept.push((FdUse::Evtchn, rustix::io::dup(&stubdom.qmp.evtchn).map_err(fail_io)?));
+                    }
+                }
+            }
+            all.push((device.slot, device.name.clone(), device.config.role(), kept));
+        }
+        self.slots.push(SlotState::new(CONTROL, "control".into(), "control", self.ids(CONTROL), control)?);
+        if !self.probe {
+            self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
+        }
+        for (slot, name, role, kept) in all {
+            self.slots.push(SlotState::new(slot, name, role, self.ids(slot), kept)?);
+        }
+        // Control reads everybody's log; the pipes outlive both ends.
+        let mut logs = Vec::new();
+        for slot in &self.slots {
+            logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(|e| e.to_string())?));
+        }
+        if let Some(control) = self.slots.first_mut() {
+            control.kept.append(&mut logs);
+        }
+        Ok(())
+    }
+
+    /// The user of a slot: of the range if this process may choose, else its own.
+    fn ids(&self, slot: Slot) -> Option<Ids> {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if uid != 0 {
+            return Some(Ids { uid, gid });
+        }
+        let id = FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
+        Some(Ids { uid: id, gid: id })
+    }
+}
+
+/// Numbers the devices, and names those that are alone by their role.
+fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
+    let mut devices: Vec<DeviceSlot> = Vec::new();
+    for (i, config) in configs.into_iter().enumerate() {
+        let role = config.role();
+        let name = match &config {
+            DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
+            _ => role.to_owned(),
+        };
+        devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });
+    }
+    devices
+}
+
+/// The executable that has all roles: beside this one. Held from the start, so an upgrade does not mix versions.
+fn roles() -> Result<OwnedFd, String> {
+    let own = std::fs::read_link("/proc/self/exe").map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let path = own.with_file_name("bulkhead-roles");
+    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
+}

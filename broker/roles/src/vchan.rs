@@ -1,0 +1,187 @@
+//! QMP over a vchan: bytes between a client in another domain and control. Nothing is parsed here.
+//!
+//! One client at a time, one connection after the other in the same page. That a new client has come is seen by a signal
+//! that nobody asked for (see [`VchanServer::unsignalled`]): the last one may have gone without having been seen going.
+use bulkhead_bus::plan::SessionPacket;
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError};
+use bulkhead_xen::{Evtchn, VchanServer};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+/// The event channel among the polled descriptors.
+pub(crate) const EVTCHN: u32 = 0;
+/// Control's socket.
+pub(crate) const SESSIONS: u32 = 1;
+/// Packets of each direction before others get their turn.
+const BUDGET: usize = 64;
+
+/// The bridge.
+pub(crate) struct Vchan {
+    server: VchanServer,
+    evtchn: Evtchn,
+    port: u32,
+    sessions: OwnedFd,
+    /// A client is there and control knows of it.
+    open: bool,
+    /// From control, not yet written.
+    pending: Vec<u8>,
+    /// From the client, not yet taken by control.
+    waiting: Vec<u8>,
+    clients: u64,
+    broken: u64,
+    received: u64,
+    sent: u64,
+}
+
+impl Vchan {
+    pub(crate) fn new(server: VchanServer, evtchn: OwnedFd, port: u32, sessions: OwnedFd) -> Self {
+        let evtchn = Evtchn::from_fd(evtchn);
+        Self { server, evtchn, port, sessions, open: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
+    }
+
+    /// Tells control; false if it has no room now.
+    fn tell(&self, kind: SessionPacket, bytes: &[u8]) -> bool {
+        let mut packet = vec![kind as u8];
+        packet.extend_from_slice(bytes);
+        !matches!(rustix::net::send(&self.sessions, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT), Err(Errno::AGAIN))
+    }
+
+    /// The client has gone, or must go.
+    fn close(&mut self) {
+        if self.open {
+            self.tell(SessionPacket::End, &[]);
+        }
+        self.open = false;
+        self.pending.clear();
+        self.waiting.clear();
+        self.server.restart();
+    }
+
+    fn begin(&mut self) {
+        self.open = true;
+        self.pending.clear();
+        self.clients = self.clients.saturating_add(1);
+        self.tell(SessionPacket::Begin, &[]);
+    }
+
+    /// The other side has signalled.
+    fn signalled(&mut self) {
+        let mut ports = [0; 16];
+        let Ok(1..) = self.evtchn.pending(&mut ports) else { return };
+        let _ = self.evtchn.unmask(&[self.port]);
+        // Looked at before anything is read: reading asks for the next signal.
+        let unasked = self.server.unsignalled();
+        match self.server.client() {
+            None => {}
+            Some(false) => self.close(),
+            Some(true) if !self.open => self.begin(),
+            // Another one has come before this one's end was seen.
+            Some(true) if unasked && self.waiting.is_empty() => self.begin(),
+            Some(true) => {}
+        }
+    }
+
+    /// Moves bytes both ways as far as there is room.
+    fn pump(&mut self, cx: &mut Context) {
+        for _ in 0..BUDGET {
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => {
+                    self.broken = self.broken.saturating_add(1);
+                    self.close();
+                    return;
+                }
+            }
+        }
+        cx.again();
+    }
+
+    /// One round; false if nothing moved.
+    fn step(&mut self) -> Result<bool, bulkhead_xen::Broken> {
+        let mut moved = false;
+        if self.open && self.waiting.is_empty() {
+            let mut bytes = [0; SessionPacket::MAX - 1];
+            let n = self.server.read(&mut bytes)?;
+            if n > 0 {
+                self.waiting = bytes.get(..n).unwrap_or_default().to_vec();
+                self.received = self.received.saturating_add(n as u64);
+                self.signal(false);
+            }
+        }
+        if !self.waiting.is_empty() && self.tell(SessionPacket::Data, &self.waiting) {
+            self.waiting.clear();
+            moved = true;
+        }
+        if self.pending.is_empty() {
+            let mut packet = [0; SessionPacket::MAX];
+            if let Ok((n, _)) = rustix::net::recv(&self.sessions, packet.as_mut_slice(), RecvFlags::DONTWAIT)
+                && let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first)
+                && self.open
+                && SessionPacket::from_u8(*kind) == Some(SessionPacket::Data)
+            {
+                self.pending = bytes.to_vec();
+            }
+        }
+        if !self.pending.is_empty() {
+            let n = self.server.write(&self.pending)?;
+            if n > 0 {
+                self.pending.drain(..n);
+                self.sent = self.sent.saturating_add(n as u64);
+                self.signal(true);
+                moved = true;
+            }
+        }
+        if !moved {
+            // Wishes first, then one more look: what happens in between is signalled.
+            self.server.want(!self.pending.is_empty());
+            let more = self.open && self.waiting.is_empty() && self.server.readable()?;
+            let room = !self.pending.is_empty() && self.server.writable()?;
+            return Ok(more || room);
+        }
+        Ok(true)
+    }
+
+    fn signal(&self, wrote: bool) {
+        if self.server.signal(wrote) {
+            let _ = self.evtchn.notify(self.port);
+        }
+    }
+}
+
+impl Device for Vchan {
+    fn declaration(&self) -> Declaration {
+        Declaration::default()
+    }
+
+    fn read(&mut self, _: Access, _: &mut Context) -> IoResult<u64> {
+        Err(IoError::NoRegister)
+    }
+
+    fn write(&mut self, _: Access, _: u64, _: &mut Context) -> IoResult<()> {
+        Err(IoError::NoRegister)
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        if ready == Ready::Fd(EVTCHN) {
+            self.signalled();
+        }
+        self.pump(cx);
+    }
+
+    fn reset(&mut self, _: Reset, _: &mut Context) {}
+
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn load(&mut self, _: &[u8], _: &mut Context) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.value("client", self.open).value("clients", self.clients).value("protocol errors", self.broken);
+        out.value("bytes received", self.received).value("bytes sent", self.sent);
+    }
+}

@@ -1,0 +1,63 @@
+//! evdev's records (linux/input.h, linux/input-event-codes.h).
+use bulkhead_bus::plan::InputEvent;
+
+/// Bytes of struct input_event on 64-bit Linux: a time, type, code, value.
+pub(super) const LEN: usize = 24;
+
+const EV_SYN: u16 = 0;
+const EV_KEY: u16 = 1;
+const EV_REL: u16 = 2;
+const EV_ABS: u16 = 3;
+const REL_X: u16 = 0;
+const REL_Y: u16 = 1;
+const REL_WHEEL: u16 = 8;
+const BTN_LEFT: u16 = 0x110;
+const BTN_MIDDLE: u16 = 0x112;
+/// Codes below are keys of a keyboard.
+const BTN_MISC: u16 = 0x100;
+
+/// A pointer, which may be absolute: a mouse only knows movement.
+#[derive(Debug, Default)]
+pub(super) struct Pointer {
+    /// Where it was, once that is known.
+    at: [Option<i32>; 2],
+    /// What has moved since the last report.
+    moved: [i32; 2],
+}
+
+impl Pointer {
+    /// What a record means, if anything. Movement is reported when the kernel says that its report is whole.
+    pub(super) fn event(&mut self, record: &[u8; LEN]) -> Option<InputEvent> {
+        let (_, [t0, t1, c0, c1, v0, v1, v2, v3]) = record.split_last_chunk::<8>()?;
+        let (kind, code) = (u16::from_le_bytes([*t0, *t1]), u16::from_le_bytes([*c0, *c1]));
+        let value = i32::from_le_bytes([*v0, *v1, *v2, *v3]);
+        match (kind, code) {
+            // 2 is the kernel's repetition; the guest's keyboard has its own.
+            (EV_KEY, _) if value > 1 => None,
+            (EV_KEY, code) if code < BTN_MISC => Some(InputEvent::Key { code, down: value == 1 }),
+            (EV_KEY, BTN_LEFT..=BTN_MIDDLE) => Some(InputEvent::Button { button: (code & 3) as u8, down: value == 1 }),
+            (EV_REL, REL_X | REL_Y) => {
+                self.add(usize::from(code), value);
+                None
+            }
+            // evdev counts up as positive, a mouse down.
+            (EV_REL, REL_WHEEL) => Some(InputEvent::Move { dx: 0, dy: 0, dz: value.signum().saturating_neg() }),
+            (EV_ABS, REL_X | REL_Y) => {
+                let before = self.at.get_mut(usize::from(code))?.replace(value).unwrap_or(value);
+                self.add(usize::from(code), value.saturating_sub(before));
+                None
+            }
+            (EV_SYN, _) => {
+                let [dx, dy] = std::mem::take(&mut self.moved);
+                (dx != 0 || dy != 0).then_some(InputEvent::Move { dx, dy, dz: 0 })
+            }
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, axis: usize, by: i32) {
+        if let Some(moved) = self.moved.get_mut(axis) {
+            *moved = moved.saturating_add(by);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The viewer that puts the picture on a Linux frame buffer and takes keys and pointer from evdev: in a stub domain these
+//! are the kernel's para-virtual front ends, whose other ends are in dom0. Not an emulated device: the guest sees
+//! nothing of it.
+//!
+//! How often the picture is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
+mod evdev;
+
+use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError, TimerId};
+use evdev::Pointer;
+use rustix::fd::OwnedFd;
+
+/// Nanoseconds between two looks while something happens.
+const FAST: u64 = 40_000_000;
+/// The same after a while in which nothing did.
+const SLOW: u64 = 320_000_000;
+/// Looks without change before the pace is halved.
+const PATIENCE: u32 = 25;
+/// The pace's timer.
+const LOOK: TimerId = 0;
+/// Events of one descriptor that are handled before others get their turn.
+const EVENTS: usize = 64;
+
+/// What the display draws.
+pub trait View: Send {
+    /// Asks the display to draw what has changed.
+    fn want(&mut self);
+    /// Takes what it has drawn. False: nothing new, or it draws just now.
+    fn update(&mut self) -> bool;
+    /// Width and height in pixels.
+    fn size(&self) -> (usize, usize);
+    /// Lines that the last update changed.
+    fn dirty(&self) -> &[usize];
+    /// A line, four bytes a pixel: blue, green, red, nothing. Empty if there is no such line.
+    fn row(&self, y: usize) -> &[u8];
+}
+
+/// Where the picture goes.
+pub trait Screen: Send {
+    /// The largest picture that it shows, in pixels.
+    fn limits(&self) -> (usize, usize);
+    /// Changes what is visible to this size. False: it cannot.
+    fn resize(&mut self, width: usize, height: usize) -> bool;
+    /// Writes the beginning of line `y`.
+    fn write(&mut self, y: usize, pixels: &[u8]);
+}
+
+/// The viewer.
+pub struct Fbdev {
+    view: Box<dyn View>,
+    screen: Box<dyn Screen>,
+    events: Vec<OwnedFd>,
+    input: Option<OwnedFd>,
+    pointer: Pointer,
+    shown: (usize, usize),
+    pace: u64,
+    still: u32,
+    updates: u64,
+    lines: u64,
+    keys: u64,
+    dropped: u64,
+    cropped: bool,
+}
+
+impl Fbdev {
+    /// A viewer of `view` on `screen`. `events` are evdev nodes that do not block, polled as descriptors 0, 1, …; `input`
+    /// takes [`InputEvent`] records and does not block.
+    pub fn new(view: Box<dyn View>, screen: Box<dyn Screen>, events: Vec<OwnedFd>, input: Option<OwnedFd>) -> Self {
+        Self {
+            view,
+            screen,
+            events,
+            input,
+            pointer: Pointer::default(),
+            shown: (0, 0),
+            pace: FAST,
+            still: 0,
+            updates: 0,
+            lines: 0,
+            keys: 0,
+            dropped: 0,
+            cropped: false,
+        }
+    }
+
+    /// One look at the picture.
+    fn look(&mut self) {
+        if self.view.update() {
+            self.draw();
+        }
+        if self.view.dirty().is_empty() {
+            self.still = self.still.saturating_add(1);
+            if self.still >= PATIENCE {
+                self.pace = self.pace.saturating_mul(2).min(SLOW);
+                self.still = 0;
+            }
+        } else {
+            self.hurry();
+        }
+        self.view.want();
+    }
+
+    fn hurry(&mut self) {
+        (self.pace, self.still) = (FAST, 0);
+    }
+
+    fn draw(&mut self) {
+        let size = self.view.size();
+        let limits = self.screen.limits();
+        let visible = (size.0.min(limits.0), size.1.min(limits.1));
+        if size != self.shown {
+            self.shown = size;
+            if visible != size && !std::mem::replace(&mut self.cropped, true) {
+                tracing::warn!("the guest's picture of {}x{} is larger than the frame buffer's {}x{}: its corner is shown", size.0, size.1, limits.0, limits.1);
+            }
+            // A back end that cannot change its size shows the picture in a corner of a black screen.
+            if !self.screen.resize(visible.0, visible.1) {
+                let black = vec![0; limits.0.saturating_mul(4)];
+                (0..limits.1).for_each(|y| self.screen.write(y, &black));
+            }
+        }
+        self.updates = self.updates.saturating_add(1);
+        for y in self.view.dirty().iter().copied().filter(|y| *y < visible.1) {
+            let row = self.view.row(y);
+            self.screen.write(y, row.get(..visible.0.saturating_mul(4)).unwrap_or(row));
+            self.lines = self.lines.saturating_add(1);
+        }
+    }
+
+    /// Reads an evdev node.
+    fn take(&mut self, number: u32, cx: &mut Context) {
+        let Some(fd) = self.events.get(number as usize) else { return };
+        let mut bytes = [0; evdev::LEN * EVENTS];
+        let Ok(n) = rustix::io::read(fd, &mut bytes) else { return };
+        if n == bytes.len() {
+            cx.again();
+        }
+        let records = bytes.get(..n).unwrap_or_default().as_chunks().0.iter();
+        let events: Vec<InputEvent> = records.filter_map(|record| self.pointer.event(record)).collect();
+        for event in events {
+            self.keys = self.keys.saturating_add(1);
+            let sent = self.input.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
+            if !sent {
+                self.dropped = self.dropped.saturating_add(1);
+            }
+        }
+        self.hurry();
+        cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));
+    }
+}
+
+impl Device for Fbdev {
+    fn declaration(&self) -> Declaration {
+        Declaration::default()
+    }
+
+    fn read(&mut self, _: Access, _: &mut Context) -> IoResult<u64> {
+        Err(IoError::NoRegister)
+    }
+
+    fn write(&mut self, _: Access, _: u64, _: &mut Context) -> IoResult<()> {
+        Err(IoError::NoRegister)
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        match ready {
+            Ready::Timer(_) => {
+                self.look();
+                cx.timers.set(LOOK, Some(cx.now().saturating_add(self.pace)));
+            }
+            Ready::Fd(number) => self.take(number, cx),
+            Ready::Again => (0..self.events.len() as u32).for_each(|number| self.take(number, cx)),
+        }
+    }
+
+    fn reset(&mut self, _: Reset, cx: &mut Context) {
+        self.hurry();
+        self.view.want();
+        cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn load(&mut self, _: &[u8], _: &mut Context) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        let (width, height) = self.screen.limits();
+        out.value("picture", format_args!("{}x{}", self.shown.0, self.shown.1)).value("largest", format_args!("{width}x{height}"));
+        out.value("updates", self.updates).value("lines", self.lines).value("pace, ms", self.pace.div_euclid(1_000_000));
+        out.value("input events", self.keys).value("input events dropped", self.dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests;
