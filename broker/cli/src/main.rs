@@ -8,7 +8,9 @@ const USAGE: &str = "usage: bulkhead ps                     the processes of all
        bulkhead qmp DOMID|SOCKET JSON     one QMP command; prints the answer
        bulkhead restart DOMID DEVICE      kills a device's process; it starts again with its state
        bulkhead inspect DOMID DEVICE      a device's registers and counters (or those of `broker`)
-       bulkhead screenshot DOMID NAME     the guest's display, to /var/lib/bulkhead/dump/NAME";
+       bulkhead screenshot DOMID FILE     the guest's display, as a PNG
+       bulkhead logs DOMID                the last lines of its processes
+       bulkhead ps DOMID                  its processes, as its launcher sees them, also in a stub domain";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,7 +21,9 @@ fn main() -> ExitCode {
         ["qmp", guest, text] => qmp::ask(guest, text),
         ["restart", guest, device] => qmp::ask(guest, &command("x-bulkhead-restart", "device", device)),
         ["inspect", guest, device] => qmp::ask(guest, &command("x-bulkhead-inspect", "device", device)),
-        ["screenshot", guest, name] => qmp::ask(guest, &command("screendump", "filename", name)),
+        ["screenshot", guest, file] => qmp::screenshot(guest, file),
+        ["logs", guest] => qmp::logs(guest),
+        ["ps", guest] => ps::remote(guest),
         ["--version"] => {
             println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
             Ok(())

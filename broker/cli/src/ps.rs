@@ -41,6 +41,20 @@ pub(crate) fn print() -> Result<(), String> {
     Ok(())
 }
 
+/// Prints the table that the guest's launcher has, over QMP: the only one that there is of a stub domain.
+pub(crate) fn remote(guest: &str) -> Result<(), String> {
+    let answer = crate::qmp::exchange(guest, r#"{"execute":"x-bulkhead-processes"}"#)?;
+    let table = crate::qmp::returned(&answer)?;
+    let text = |value: &serde_json::Value, key: &str| value.get(key).map_or("?".to_owned(), |v| v.as_str().map_or(v.to_string(), str::to_owned));
+    println!("guest {} (domid {}), sandbox level {}, Landlock ABI {}", text(table, "name"), text(table, "domid"), text(table, "level"), text(table, "landlock"));
+    let columns = ["name", "pid", "uid", "seccomp", "syscalls", "no_new_privs", "capabilities", "namespaces", "threads", "pss_kb", "restarts"];
+    println!("  {}", columns.map(|c| format!("{c:>12}")).join(" "));
+    for row in table.get("processes").and_then(serde_json::Value::as_array).into_iter().flatten() {
+        println!("  {}", columns.map(|c| format!("{:>12}", text(row, c))).join(" "));
+    }
+    Ok(())
+}
+
 fn arguments(pid: i32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     bytes.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect()

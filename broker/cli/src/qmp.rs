@@ -6,6 +6,63 @@ use std::time::Duration;
 
 /// Sends `text` to the guest `guest` (a domid or a socket) and prints what comes back.
 pub(crate) fn ask(guest: &str, text: &str) -> Result<(), String> {
+    let answer = exchange(guest, text)?;
+    println!("{answer}");
+    returned(&answer).map(|_| ())
+}
+
+/// The lines of the guest's log that its control remembers.
+pub(crate) fn logs(guest: &str) -> Result<(), String> {
+    let answer = exchange(guest, r#"{"execute":"x-bulkhead-logs","arguments":{"lines":2000}}"#)?;
+    for line in returned(&answer)?.as_array().into_iter().flatten().filter_map(Value::as_str) {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Writes the guest's screen into a file, wherever its device model runs.
+pub(crate) fn screenshot(guest: &str, file: &str) -> Result<(), String> {
+    let answer = exchange(guest, r#"{"execute":"x-bulkhead-screenshot"}"#)?;
+    let text = returned(&answer)?.get("png").and_then(Value::as_str).unwrap_or_default();
+    let png = base64(text).ok_or_else(|| format!("{guest}: the picture is no base 64"))?;
+    let new = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
+    new.and_then(|mut f| f.write_all(&png)).map_err(|e| format!("{file}: {e}"))
+}
+
+/// RFC 4648.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for chunk in text.as_bytes().chunks(4) {
+        let mut bits = 0u32;
+        for c in chunk {
+            let digit = match c {
+                b'A'..=b'Z' => c.wrapping_sub(b'A'),
+                b'a'..=b'z' => c.wrapping_sub(b'a').wrapping_add(26),
+                b'0'..=b'9' => c.wrapping_sub(b'0').wrapping_add(52),
+                b'+' => 62,
+                b'/' => 63,
+                b'=' => 0,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(digit);
+        }
+        let [_, a, b, c] = bits.to_be_bytes();
+        let full = 3usize.checked_sub(chunk.iter().filter(|c| **c == b'=').count())?;
+        bytes.extend([a, b, c].into_iter().take(if chunk.len() == 4 { full } else { return None }));
+    }
+    Some(bytes)
+}
+
+/// The answer's value, or the error's text.
+pub(crate) fn returned(answer: &Value) -> Result<&Value, String> {
+    match answer.get("error").and_then(|e| e.get("desc")).and_then(Value::as_str) {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(answer.get("return").unwrap_or(&Value::Null)),
+    }
+}
+
+/// One command, one answer.
+pub(crate) fn exchange(guest: &str, text: &str) -> Result<Value, String> {
     let path = if guest.contains('/') { guest.to_owned() } else { format!("/var/run/xen/qmp-libxl-{guest}") };
     let fail = |e: std::io::Error| format!("{path}: {e}");
     let mut stream = UnixStream::connect(&path).map_err(fail)?;
@@ -24,10 +81,16 @@ pub(crate) fn ask(guest: &str, text: &str) -> Result<(), String> {
     stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").map_err(fail)?;
     next()?;
     stream.write_all(format!("{text}\n").as_bytes()).map_err(fail)?;
-    let answer = next()?;
-    println!("{answer}");
-    match answer.get("error").and_then(|e| e.get("desc")).and_then(Value::as_str) {
-        Some(error) => Err(error.to_owned()),
-        None => Ok(()),
+    next()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base_64_comes_back() {
+        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")] {
+            assert_eq!(super::base64(text).as_deref(), Some(bytes.as_bytes()));
+        }
+        assert!(super::base64("Zm9").is_none() && super::base64("Z$==").is_none() && super::base64("====").is_none());
     }
 }

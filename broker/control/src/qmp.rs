@@ -34,8 +34,8 @@ fn base64(bytes: &[u8]) -> String {
     for chunk in bytes.chunks(3) {
         let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4usize {
-            let digit = DIGITS.get((bits >> 18u32.saturating_sub(6 * i as u32) & 63) as usize).copied().unwrap_or(b'=');
+        for (i, shift) in [18u32, 12, 6, 0].into_iter().enumerate() {
+            let digit = DIGITS.get((bits >> shift & 63) as usize).copied().unwrap_or(b'=');
             text.push(if i > chunk.len() { '=' } else { char::from(digit) });
         }
     }
@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) fdsets: Mutex<FdSets>,
     pub(crate) events: broadcast::Sender<String>,
     pub(crate) recent: Recent,
+    /// The kernel's Landlock ABI.
+    pub(crate) landlock: i32,
 }
 
 /// A client of a session. Descriptors come over a socket only.
@@ -178,7 +180,7 @@ impl Shared {
             }
             "x-bulkhead-processes" => {
                 let rows = self.launcher.processes().await.map_err(QmpError::generic)?;
-                let landlock = bulkhead_runtime::landlock_abi();
+                let landlock = self.landlock;
                 Ok(json!({ "name": self.plan.name, "domid": self.plan.domid, "level": self.plan.level, "landlock": landlock, "processes": rows }))
             }
             "x-bulkhead-logs" => {

@@ -62,6 +62,7 @@ pub fn run() -> Result<(), StartError> {
         fdsets: Mutex::default(),
         events: broadcast::channel(16).0,
         recent: file.recent(),
+        landlock: report.landlock,
     });
     runtime.block_on(async move {
         let logs: Vec<_> = names.into_iter().zip(pipes).map(|(name, (_, pipe))| (name, pipe)).collect();

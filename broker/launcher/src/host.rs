@@ -117,7 +117,7 @@ fn console(path: &str, how: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
     loop {
         match rustix::fs::open(path, how, Mode::empty()) {
             Err(rustix::io::Errno::NODEV | rustix::io::Errno::NXIO) if path.starts_with("/dev/hvc") && tries < 500 => {
-                tries += 1;
+                tries = i32::saturating_add(tries, 1);
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
             other => return other,

@@ -1,7 +1,7 @@
 //! QMP over a vchan: bytes between a client in another domain and control. Nothing is parsed here.
 //!
 //! One client at a time, one connection after the other in the same page. That a new client has come is seen by a signal
-//! that nobody asked for (see [`VchanServer::unsignalled`]): the last one may have gone without having been seen going.
+//! that nobody asked for (see [`VchanServer::unasked`]): the last one may have gone without having been seen going.
 use bulkhead_bus::plan::SessionPacket;
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError};
 use bulkhead_xen::{Evtchn, VchanServer};
@@ -24,6 +24,8 @@ pub(crate) struct Vchan {
     sessions: OwnedFd,
     /// A client is there and control knows of it.
     open: bool,
+    /// This client has sent something.
+    spoke: bool,
     /// From control, not yet written.
     pending: Vec<u8>,
     /// From the client, not yet taken by control.
@@ -37,7 +39,7 @@ pub(crate) struct Vchan {
 impl Vchan {
     pub(crate) fn new(server: VchanServer, evtchn: OwnedFd, port: u32, sessions: OwnedFd) -> Self {
         let evtchn = Evtchn::from_fd(evtchn);
-        Self { server, evtchn, port, sessions, open: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
+        Self { server, evtchn, port, sessions, open: false, spoke: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
     }
 
     /// Tells control; false if it has no room now.
@@ -59,7 +61,7 @@ impl Vchan {
     }
 
     fn begin(&mut self) {
-        self.open = true;
+        (self.open, self.spoke) = (true, false);
         self.pending.clear();
         self.clients = self.clients.saturating_add(1);
         self.tell(SessionPacket::Begin, &[]);
@@ -71,13 +73,14 @@ impl Vchan {
         let Ok(1..) = self.evtchn.pending(&mut ports) else { return };
         let _ = self.evtchn.unmask(&[self.port]);
         // Looked at before anything is read: reading asks for the next signal.
-        let unasked = self.server.unsignalled();
+        let unasked = self.server.unasked();
         match self.server.client() {
             None => {}
             Some(false) => self.close(),
             Some(true) if !self.open => self.begin(),
-            // Another one has come before this one's end was seen.
-            Some(true) if unasked && self.waiting.is_empty() => self.begin(),
+            // Another one has come before this one's end was seen. One that has said nothing yet waits for the greeting, which
+            // was sent: its signal is that of its own coming.
+            Some(true) if unasked && self.spoke && self.waiting.is_empty() && self.server.readable() == Ok(false) => self.begin(),
             Some(true) => {}
         }
     }
@@ -106,6 +109,7 @@ impl Vchan {
             let n = self.server.read(&mut bytes)?;
             if n > 0 {
                 self.waiting = bytes.get(..n).unwrap_or_default().to_vec();
+                self.spoke = true;
                 self.received = self.received.saturating_add(n as u64);
                 self.signal(false);
             }

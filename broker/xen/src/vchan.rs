@@ -2,7 +2,7 @@
 //! counts are copied, checked, and never trusted to stay as they were.
 use crate::{Mapping, Result};
 use bulkhead_xen_abi::vchan as at;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
 use rustix::fd::BorrowedFd;
 
 /// The client broke the protocol: more bytes in a ring than it has room for.
@@ -14,6 +14,12 @@ pub struct Broken;
 #[derive(Debug)]
 pub struct VchanServer {
     page: Mapping,
+    /// Signals that were asked for last.
+    wanted: AtomicU8,
+    /// The client was seen to have signalled before its signal came.
+    expected: AtomicBool,
+    /// A signal has come because of a wish that was not renewed yet.
+    answered: AtomicBool,
 }
 
 const LEFT_SIZE: u32 = 1 << at::SMALL_ORDER;
@@ -22,7 +28,7 @@ const RIGHT_SIZE: u32 = 1 << at::LARGE_ORDER;
 impl VchanServer {
     /// Maps the page that `fd` holds (of gntalloc, or a memfd in tests) and starts a new connection in it.
     pub fn new(fd: BorrowedFd<'_>) -> Result<Self> {
-        let server = Self { page: Mapping::new(fd, 1)? };
+        let server = Self { page: Mapping::new(fd, 1)?, wanted: AtomicU8::new(at::NOTIFY_WRITE), expected: AtomicBool::new(false), answered: AtomicBool::new(false) };
         server.half(at::ORDERS).store(at::SMALL_ORDER, Ordering::Relaxed);
         server.half(at::ORDERS.wrapping_add(2)).store(at::LARGE_ORDER, Ordering::Relaxed);
         server.restart();
@@ -35,6 +41,9 @@ impl VchanServer {
             self.word(ring).store(0, Ordering::Relaxed);
             self.word(ring.wrapping_add(4)).store(0, Ordering::Relaxed);
         }
+        self.wanted.store(at::NOTIFY_WRITE, Ordering::Relaxed);
+        self.expected.store(false, Ordering::Relaxed);
+        self.answered.store(false, Ordering::Relaxed);
         self.byte(at::CLI_NOTIFY).store(at::NOTIFY_WRITE, Ordering::Relaxed);
         self.byte(at::SRV_NOTIFY).store(0, Ordering::Relaxed);
         self.byte(at::CLI_LIVE).store(at::NOT_YET, Ordering::Relaxed);
@@ -50,16 +59,26 @@ impl VchanServer {
         }
     }
 
-    /// Whether the client has not signalled since [`Self::want`] because of something that it wrote or read. A signal that
-    /// comes all the same is one of those that need no wish: it came or went.
-    pub fn unsignalled(&self) -> bool {
-        self.byte(at::CLI_NOTIFY).load(Ordering::Acquire) & at::NOTIFY_WRITE != 0
+    /// A signal has come. Whether nobody asked for it: then it is not about something written or read, but about a client
+    /// that came or went.
+    pub fn unasked(&self) -> bool {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        if self.byte(at::CLI_NOTIFY).load(Ordering::Acquire) & wanted != wanted {
+            self.answered.store(true, Ordering::Relaxed);
+            return false;
+        }
+        !self.expected.swap(false, Ordering::Relaxed)
     }
 
     /// Asks for a signal when the client writes, and if `space` when it reads. Look again afterwards.
     pub fn want(&self, space: bool) {
         let bits = at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 };
-        self.byte(at::CLI_NOTIFY).fetch_or(bits, Ordering::SeqCst);
+        let before = self.wanted.swap(bits, Ordering::Relaxed);
+        let left = self.byte(at::CLI_NOTIFY).fetch_or(bits, Ordering::SeqCst);
+        // The client has taken a wish: its signal has come, or is on its way.
+        if left & before != before && !self.answered.swap(false, Ordering::Relaxed) {
+            self.expected.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether the client wants to be signalled about this; asked once after each read and write.
@@ -181,12 +200,28 @@ mod tests {
     #[test]
     fn signals_are_wanted_once() {
         let (server, client) = pair();
-        assert!(server.unsignalled() && !server.signal(true));
+        assert!(!server.signal(true));
         client.at::<AtomicU8>(at::SRV_NOTIFY).unwrap().store(3, Ordering::Release);
         assert!(server.signal(true) && !server.signal(true) && server.signal(false));
-        client.at::<AtomicU8>(at::CLI_NOTIFY).unwrap().store(0, Ordering::Release);
-        assert!(!server.unsignalled());
+    }
+
+    #[test]
+    fn a_signal_that_nobody_asked_for_is_told_from_others() {
+        let (server, client) = pair();
+        let wishes = client.at::<AtomicU8>(at::CLI_NOTIFY).unwrap();
+        assert!(server.unasked(), "nothing was written or read");
+        wishes.store(0, Ordering::Release);
+        assert!(!server.unasked());
         server.want(true);
+        assert!(server.unasked());
+        wishes.store(1, Ordering::Release);
+        assert!(!server.unasked(), "it has read, and said so");
+        server.want(false);
+        // What it wrote is found, and the wish renewed, before its signal comes.
+        wishes.store(0, Ordering::Release);
+        server.want(true);
+        assert!(!server.unasked());
+        assert!(server.unasked());
         assert_eq!(client.at::<AtomicU8>(at::CLI_NOTIFY).unwrap().load(Ordering::Acquire), 3);
     }
 }

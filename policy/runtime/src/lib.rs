@@ -16,5 +16,3 @@ pub use link::{Link, LinkError, Received};
 pub use log::set_level;
 pub use memory::{ForeignMemory, MemfdMemory, map_video_ram};
 pub use process::{Fds, Process, StartError, end};
-
-pub use bulkhead_policy::landlock_abi;

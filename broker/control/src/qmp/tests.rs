@@ -25,6 +25,7 @@ fn shared(stopped: bool) -> Shared {
         fdsets: Mutex::default(),
         events: broadcast::channel(4).0,
         recent: Recent::default(),
+        landlock: 6,
     }
 }
 

@@ -4,6 +4,8 @@
 //!     bulkhead-bed processes PID      looks at every process of the machine whose launcher is PID
 //!     bulkhead-bed hold PID...        stops the control threads of these processes until standard input ends
 //!     bulkhead-bed limits             what dm_restrict's limits do to memfds and namespaces (docs/decisions/0005)
+//!     bulkhead-bed crash DOMID        ends a domain as if it had crashed
+//!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its bulkhead-debug/command
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
 use bulkhead_breakout::{Outcome, ids, run};
 use bulkhead_policy::{PROFILES, profile, verify};
@@ -21,8 +23,10 @@ fn main() {
         (Some("processes"), [launcher]) => processes(*launcher),
         (Some("hold"), [_, ..]) => hold(&numbers),
         (Some("limits"), []) => limits(),
+        (Some("crash"), [domid]) => crash(u16::try_from(*domid).unwrap_or(0)),
+        (Some("commands"), []) => commands(),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | commands | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -31,6 +35,39 @@ fn main() {
 }
 
 type Done = Result<(), Box<dyn std::error::Error>>;
+
+/// SCHEDOP_remote_shutdown (public/sched.h), which toolstacks use.
+fn crash(domid: u16) -> Done {
+    let fd = node("/dev/xen/privcmd", None)?;
+    let what = [u32::from(domid), 3];
+    let call = ioctl::Hypercall { op: 29, arg: [4, what.as_ptr() as u64, 0, 0, 0] };
+    // SAFETY: Xen reads a sched_remote_shutdown: a domid and a reason.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const call) } {
+        0.. => Ok(()),
+        _ => Err(std::io::Error::last_os_error().into()),
+    }
+}
+
+/// The debugging image's shell: one command after the other; output and status go to bulkhead-debug/answer.
+fn commands() -> Done {
+    let mut xenstore = bulkhead_xen::Xenstore::connect()?;
+    xenstore.write("bulkhead-debug/answer", "")?;
+    xenstore.watch("bulkhead-debug/command")?;
+    let mut last = String::new();
+    loop {
+        rustix::event::poll(&mut [rustix::event::PollFd::new(&xenstore.as_fd(), rustix::event::PollFlags::IN)], None)?;
+        xenstore.changed()?;
+        let command = xenstore.read("bulkhead-debug/command").unwrap_or_default();
+        if command == last || command.is_empty() {
+            continue;
+        }
+        last.clone_from(&command);
+        let out = std::process::Command::new("/bin/sh").args(["-c", &command]).output()?;
+        let mut text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+        text.truncate(text.floor_char_boundary(3000));
+        xenstore.write("bulkhead-debug/answer", &format!("{text}\nstatus {}", out.status.code().unwrap_or(-1)))?;
+    }
+}
 
 fn node(path: &str, restrict: Option<(u32, u16)>) -> Result<OwnedFd, Box<dyn std::error::Error>> {
     let file = std::fs::File::options().read(true).write(true).open(path)?;
