@@ -193,9 +193,15 @@ pub fn start_attached(program: &str, arguments: &[String]) -> std::io::Result<(i
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(program);
     command.args(arguments).stdin(std::process::Stdio::null());
-    // SAFETY: one system call on integers between fork and exec.
+    // SAFETY: system calls on integers and a local set between fork and exec.
     unsafe {
-        command.pre_exec(|| if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) });
+        command.pre_exec(|| {
+            // What this program blocks to read it from a descriptor, the other one must get.
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
     }
     let pid = i32::try_from(command.spawn()?.id()).map_err(std::io::Error::other)?;
     let process = rustix::process::Pid::from_raw(pid).ok_or(std::io::ErrorKind::InvalidData)?;

@@ -76,6 +76,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     }
     if served {
         let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::TERM);
+        let patience = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+        if !matches!(rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)), Ok(1..)) {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        }
         let _ = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty());
     }
     Ok(())
