@@ -36,6 +36,10 @@ impl Drop for Session {
 pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
     let bridge = Arc::new(bridge);
     let mut current: Option<Session> = None;
+    // A client that an earlier control has talked to is not known here.
+    if send(&bridge, &[SessionPacket::End as u8]).await.is_err() {
+        return;
+    }
     let mut packet = vec![0; SessionPacket::MAX];
     while let Ok(n) = receive(&bridge, &mut packet).await {
         let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first) else { continue };

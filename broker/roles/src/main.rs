@@ -4,7 +4,7 @@ mod vchan;
 mod viewer;
 
 use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan};
-use bulkhead_bus::Declaration;
+use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_display::{fbdev, vga};
@@ -130,7 +130,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 events.push(fd);
             }
             let input = resources.fds.take(&FdUse::Input);
-            Ok(Built { device: Box::new(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input)), polled })
+            Ok(Built { device: Box::new(Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input))), polled })
         }
         DeviceConfig::Vchan { port } => {
             let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
@@ -138,7 +138,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let (evtchn, sessions) = (want(&FdUse::Evtchn)?, want(&FdUse::Sessions)?);
             let dup = |fd: &OwnedFd| rustix::io::dup(fd).map_err(|e| e.to_string());
             let polled = vec![(vchan::EVTCHN, dup(&evtchn)?), (vchan::SESSIONS, dup(&sessions)?)];
-            Ok(Built { device: Box::new(vchan::Vchan::new(server, evtchn, *port, sessions)), polled })
+            Ok(Built { device: Box::new(Unseen(vchan::Vchan::new(server, evtchn, *port, sessions))), polled })
         }
         DeviceConfig::Vga { device, vram, rom, .. } => {
             Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory)), polled: Vec::new() })

@@ -3,7 +3,7 @@
 //! One client at a time, one connection after the other in the same page. That a new client has come is seen by a signal
 //! that nobody asked for (see [`VchanServer::unasked`]): the last one may have gone without having been seen going.
 use bulkhead_bus::plan::SessionPacket;
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use bulkhead_xen::{Evtchn, VchanServer};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -26,6 +26,8 @@ pub(crate) struct Vchan {
     open: bool,
     /// This client has sent something.
     spoke: bool,
+    /// A client was told to go and has not gone yet.
+    hung_up: bool,
     /// From control, not yet written.
     pending: Vec<u8>,
     /// From the client, not yet taken by control.
@@ -39,7 +41,7 @@ pub(crate) struct Vchan {
 impl Vchan {
     pub(crate) fn new(server: VchanServer, evtchn: OwnedFd, port: u32, sessions: OwnedFd) -> Self {
         let evtchn = Evtchn::from_fd(evtchn);
-        Self { server, evtchn, port, sessions, open: false, spoke: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
+        Self { server, evtchn, port, sessions, open: false, spoke: false, hung_up: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
     }
 
     /// Tells control; false if it has no room now.
@@ -49,15 +51,27 @@ impl Vchan {
         !matches!(rustix::net::send(&self.sessions, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT), Err(Errno::AGAIN))
     }
 
-    /// The client has gone, or must go.
+    /// The client has gone.
     fn close(&mut self) {
-        if self.open {
+        self.forget();
+        self.hung_up = false;
+        self.server.restart();
+    }
+
+    /// The client must go: it broke the protocol, or control has forgotten it.
+    fn hang_up(&mut self) {
+        self.forget();
+        self.hung_up = true;
+        self.server.hang_up();
+        let _ = self.evtchn.notify(self.port);
+    }
+
+    fn forget(&mut self) {
+        if std::mem::take(&mut self.open) {
             self.tell(SessionPacket::End, &[]);
         }
-        self.open = false;
         self.pending.clear();
         self.waiting.clear();
-        self.server.restart();
     }
 
     fn begin(&mut self) {
@@ -77,6 +91,7 @@ impl Vchan {
         match self.server.client() {
             None => {}
             Some(false) => self.close(),
+            Some(true) if self.hung_up => {}
             Some(true) if !self.open => self.begin(),
             // Another one has come before this one's end was seen. One that has said nothing yet waits for the greeting, which
             // was sent: its signal is that of its own coming.
@@ -93,7 +108,7 @@ impl Vchan {
                 Ok(false) => return,
                 Err(_) => {
                     self.broken = self.broken.saturating_add(1);
-                    self.close();
+                    self.hang_up();
                     return;
                 }
             }
@@ -123,9 +138,14 @@ impl Vchan {
             if let Ok((n, _)) = rustix::net::recv(&self.sessions, packet.as_mut_slice(), RecvFlags::DONTWAIT)
                 && let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first)
                 && self.open
-                && SessionPacket::from_u8(*kind) == Some(SessionPacket::Data)
             {
-                self.pending = bytes.to_vec();
+                moved = true;
+                match SessionPacket::from_u8(*kind) {
+                    Some(SessionPacket::Data) => self.pending = bytes.to_vec(),
+                    // Control has been started again and knows nothing of this client.
+                    Some(SessionPacket::End) => self.hang_up(),
+                    _ => {}
+                }
             }
         }
         if !self.pending.is_empty() {
@@ -154,19 +174,7 @@ impl Vchan {
     }
 }
 
-impl Device for Vchan {
-    fn declaration(&self) -> Declaration {
-        Declaration::default()
-    }
-
-    fn read(&mut self, _: Access, _: &mut Context) -> IoResult<u64> {
-        Err(IoError::NoRegister)
-    }
-
-    fn write(&mut self, _: Access, _: u64, _: &mut Context) -> IoResult<()> {
-        Err(IoError::NoRegister)
-    }
-
+impl Auxiliary for Vchan {
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         if ready == Ready::Fd(EVTCHN) {
             self.signalled();
@@ -174,18 +182,11 @@ impl Device for Vchan {
         self.pump(cx);
     }
 
-    fn reset(&mut self, _: Reset, _: &mut Context) {}
-
-    fn save(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn load(&mut self, _: &[u8], _: &mut Context) -> Result<(), StateError> {
-        Ok(())
-    }
-
     fn inspect(&self, out: &mut Inspect) {
         out.value("client", self.open).value("clients", self.clients).value("protocol errors", self.broken);
         out.value("bytes received", self.received).value("bytes sent", self.sent);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ impl VchanServer {
         Ok(server)
     }
 
-    /// Empties both rings and waits for a client.
+    /// Empties both rings and waits for a client. One that has come already, after the last one went, stays.
     pub fn restart(&self) {
         for ring in [at::LEFT, at::RIGHT] {
             self.word(ring).store(0, Ordering::Relaxed);
@@ -45,9 +45,13 @@ impl VchanServer {
         self.expected.store(false, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
         self.byte(at::CLI_NOTIFY).store(at::NOTIFY_WRITE, Ordering::Relaxed);
-        self.byte(at::SRV_NOTIFY).store(0, Ordering::Relaxed);
-        self.byte(at::CLI_LIVE).store(at::NOT_YET, Ordering::Relaxed);
         self.byte(at::SRV_LIVE).store(at::CONNECTED, Ordering::Release);
+        let _ = self.byte(at::CLI_LIVE).compare_exchange(at::EXITED, at::NOT_YET, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Tells the client that its connection is over. It goes then; [`Self::restart`] takes the next one.
+    pub fn hang_up(&self) {
+        self.byte(at::SRV_LIVE).store(at::EXITED, Ordering::Release);
     }
 
     /// Whether a client is there: `None` not yet, or one that has gone (`Some(false)`).
@@ -193,7 +197,10 @@ mod tests {
         assert_eq!(server.read(&mut [0; 10]), Err(Broken));
         client.at::<AtomicU32>(at::RIGHT).unwrap().store(1, Ordering::Release);
         assert_eq!(server.write(&[0; 10]), Err(Broken));
+        server.hang_up();
+        client.at::<AtomicU8>(at::CLI_LIVE).unwrap().store(0, Ordering::Release);
         server.restart();
+        assert_eq!(server.client(), None);
         assert_eq!((server.read(&mut [0; 10]), server.write(&[0; 10])), (Ok(0), Ok(10)));
     }
 

@@ -6,7 +6,7 @@
 mod evdev;
 
 use bulkhead_bus::plan::InputEvent;
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError, TimerId};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
 use evdev::Pointer;
 use rustix::fd::OwnedFd;
 
@@ -149,19 +149,7 @@ impl Fbdev {
     }
 }
 
-impl Device for Fbdev {
-    fn declaration(&self) -> Declaration {
-        Declaration::default()
-    }
-
-    fn read(&mut self, _: Access, _: &mut Context) -> IoResult<u64> {
-        Err(IoError::NoRegister)
-    }
-
-    fn write(&mut self, _: Access, _: u64, _: &mut Context) -> IoResult<()> {
-        Err(IoError::NoRegister)
-    }
-
+impl Auxiliary for Fbdev {
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         match ready {
             Ready::Timer(_) => {
@@ -173,18 +161,10 @@ impl Device for Fbdev {
         }
     }
 
-    fn reset(&mut self, _: Reset, cx: &mut Context) {
+    fn start(&mut self, cx: &mut Context) {
         self.hurry();
         self.view.want();
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));
-    }
-
-    fn save(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn load(&mut self, _: &[u8], _: &mut Context) -> Result<(), StateError> {
-        Ok(())
     }
 
     fn inspect(&self, out: &mut Inspect) {

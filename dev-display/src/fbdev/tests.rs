@@ -77,7 +77,7 @@ fn taken(pipe: &OwnedFd) -> Vec<InputEvent> {
 #[test]
 fn changed_lines_go_to_the_screen_and_the_pace_follows() {
     let (mut device, shared, mut cx, _) = viewer();
-    device.reset(Reset::Machine, &mut cx);
+    device.start(&mut cx);
     assert_eq!((cx.timers.get(LOOK), shared.lock().unwrap().wanted), (Some(FAST), 1));
     *shared.lock().unwrap() = Shared { size: (2, 2), dirty: vec![0, 1], row: vec![1; 8], ..Shared::default() };
     device.poll(Ready::Timer(LOOK), &mut cx);

@@ -3,6 +3,7 @@
 //!
 //! Everything a device is given comes in a [`Context`]; in tests all of it is fake ([`fake`]).
 
+mod auxiliary;
 mod context;
 mod device;
 pub mod exercise;
@@ -13,6 +14,7 @@ pub mod pci;
 pub mod plan;
 mod region;
 
+pub use auxiliary::{Auxiliary, Unseen};
 pub use context::{Clock, Context, Effects, GuestLog, Lines, TimerId, Timers};
 pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface};
 pub use inspect::Inspect;

@@ -1,0 +1,54 @@
+//! Processes that are run like devices and of which the guest sees nothing: no registers, no state that a restart keeps.
+use crate::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError};
+
+/// What such a process does.
+pub trait Auxiliary: Send {
+    /// Begins.
+    fn start(&mut self, cx: &mut Context) {
+        let _ = cx;
+    }
+
+    /// A timer, descriptor or left-over work became ready.
+    fn poll(&mut self, ready: Ready, cx: &mut Context);
+
+    /// For people.
+    fn inspect(&self, out: &mut Inspect);
+}
+
+/// The device that the process's event loop runs in its place.
+#[derive(Debug)]
+pub struct Unseen<T>(pub T);
+
+impl<T: Auxiliary> Device for Unseen<T> {
+    fn declaration(&self) -> Declaration {
+        Declaration::default()
+    }
+
+    fn read(&mut self, _: Access, _: &mut Context) -> IoResult<u64> {
+        Err(IoError::NoRegister)
+    }
+
+    fn write(&mut self, _: Access, _: u64, _: &mut Context) -> IoResult<()> {
+        Err(IoError::NoRegister)
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        self.0.poll(ready, cx);
+    }
+
+    fn reset(&mut self, _: Reset, cx: &mut Context) {
+        self.0.start(cx);
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn load(&mut self, _: &[u8], _: &mut Context) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        self.0.inspect(out);
+    }
+}
