@@ -1,5 +1,6 @@
 //! Looking at a process from outside, in /proc.
-use crate::Profile;
+use crate::{Profile, profile};
+use bulkhead_bus::plan::ProcessRow;
 use std::collections::BTreeMap;
 
 /// What /proc says of a process.
@@ -67,10 +68,27 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
     Ok(Observed { status, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
 }
 
-/// A process's proportional set size in kB.
-pub fn pss_kb(pid: i32) -> Option<u64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    rollup.lines().find_map(|l| l.strip_prefix("Pss:"))?.trim().trim_end_matches(" kB").trim().parse().ok()
+/// A process's line in the process table: what the kernel says in /proc of `pid` (0: it is dead), beside `own`, who asks.
+pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> ProcessRow {
+    let observed = observe(pid).ok();
+    let field = |key: &str| observed.as_ref().and_then(|o| o.status.get(key)).map_or("", String::as_str);
+    let number = |key: &str| field(key).split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0u32);
+    let other = |(name, link): (&String, &String)| own.namespaces.get(name) != Some(link);
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let pss = rollup.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
+    ProcessRow {
+        name: name.to_owned(),
+        pid: pid.unsigned_abs(),
+        uid: number("Uid"),
+        seccomp: number("Seccomp") as u8,
+        syscalls: profile(role).map(|p| p.syscalls.len() as u32),
+        no_new_privs: number("NoNewPrivs") == 1,
+        capabilities: field("CapEff").bytes().any(|b| b != b'0'),
+        namespaces: observed.as_ref().map_or(0, |o| o.namespaces.iter().filter(|n| other(*n)).count() as u8),
+        threads: number("Threads"),
+        pss_kb: pss.unwrap_or(0),
+        restarts,
+    }
 }
 
 /// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, own namespaces, only

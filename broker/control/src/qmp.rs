@@ -5,6 +5,7 @@ use crate::json::{Piece, Splitter};
 use crate::keys;
 use crate::launcher::Launcher;
 use crate::log::Recent;
+use base64::Engine as _;
 use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
@@ -26,21 +27,6 @@ const FDSETS: usize = 16;
 
 /// Most bytes of a picture: what a PNG of the largest mode can have.
 const PICTURE: u64 = 64 << 20;
-
-/// RFC 4648.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for (i, shift) in [18u32, 12, 6, 0].into_iter().enumerate() {
-            let digit = DIGITS.get((bits >> shift & 63) as usize).copied().unwrap_or(b'=');
-            text.push(if i > chunk.len() { '=' } else { char::from(digit) });
-        }
-    }
-    text
-}
 
 /// Whether the guest runs, as QMP tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +245,7 @@ impl Shared {
         let (asked, got) = tokio::join!(client.screenshot(v1::Token { token }), pipe.read_to_end(&mut png));
         asked.map_err(|e| QmpError::generic(e.message()))?;
         got.map_err(failed)?;
-        Ok(json!({ "png": base64(&png) }))
+        Ok(json!({ "png": base64::prelude::BASE64_STANDARD.encode(&png) }))
     }
 
     async fn send_events(&self, events: Vec<v1::InputEvent>) -> Result<(), QmpError> {

@@ -36,10 +36,6 @@ impl Drop for Session {
 pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
     let bridge = Arc::new(bridge);
     let mut current: Option<Session> = None;
-    // A client that an earlier control has talked to is not known here.
-    if send(&bridge, &[SessionPacket::End as u8]).await.is_err() {
-        return;
-    }
     let mut packet = vec![0; SessionPacket::MAX];
     while let Ok(n) = receive(&bridge, &mut packet).await {
         let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first) else { continue };
@@ -47,8 +43,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
             Some(SessionPacket::Begin) => current = Some(Session::new(shared.clone(), bridge.clone())),
             Some(SessionPacket::Data) => {
                 // A session that does not take its bytes is at work on a command; the client waits with it.
-                if let Some(session) = &mut current && session.input.write_all(bytes).await.is_err() {
+                let taken = match &mut current {
+                    Some(session) => session.input.write_all(bytes).await.is_ok(),
+                    None => false,
+                };
+                // Its session is over, or an earlier control had it: it must come again.
+                if !taken {
                     current = None;
+                    if send(&bridge, &[SessionPacket::End as u8]).await.is_err() {
+                        return;
+                    }
                 }
             }
             Some(SessionPacket::End) => current = None,

@@ -128,7 +128,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("chroot", true, Refused("dm_restrict")),
     option("run-with", true, Refused("dm_restrict")),
     option("runas", true, Refused("device_model_user")),
-    option("xen-attach", false, Refused("serving the PV back ends of a guest without emulated devices")),
+    option("xen-attach", false, Substituted("given to the host's QEMU before anything is parsed (attach.rs)")),
     option("sandbox", true, Implemented),
     option("sim", true, Implemented),
 ];

@@ -60,7 +60,8 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         }
         if let Some((stubdom, guest)) = watched
             && xenstore.changed().map_err(|e| e.to_string())?
-            && let Some(line) = look(stubdom, guest)?
+            // Not to know is no reason to take the back ends away.
+            && let Some(line) = look(stubdom, guest).unwrap_or_else(|e| Some(format!("stub domain {stubdom} cannot be watched: {e}")))
         {
             eprintln!("bulkhead-dm: {line}");
             watched = None;

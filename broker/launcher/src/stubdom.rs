@@ -38,6 +38,17 @@ pub(crate) struct Vchan {
     pub(crate) page: OwnedFd,
     pub(crate) evtchn: OwnedFd,
     pub(crate) port: u32,
+    /// By which the client maps the page.
+    gref: u32,
+}
+
+impl Vchan {
+    /// The xenstore nodes by which the client finds it. They are written when the page is what a client expects: one that
+    /// finds a page of zeroes waits for ever.
+    pub(crate) fn nodes(&self, domid: u16) -> [(String, String); 2] {
+        let path = format!("device-model/{domid}/qmp-vchan");
+        [(format!("{path}/ring-ref"), self.gref.to_string()), (format!("{path}/event-channel"), self.port.to_string())]
+    }
 }
 
 /// Whether this process is the first of its domain.
@@ -82,7 +93,7 @@ fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), 
     front_ends(&mut xenstore, &disks)?;
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
-    let qmp = vchan(&mut xenstore, domid)?;
+    let qmp = vchan(domid)?;
     read_only()?;
     Ok((machine, Stubdom { screen, events, qmp }))
 }
@@ -177,13 +188,10 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Makes libxl's vchan and says where it is.
-fn vchan(xenstore: &mut Xenstore, domid: u16) -> Result<Vchan, String> {
+/// Makes libxl's vchan.
+fn vchan(domid: u16) -> Result<Vchan, String> {
     let fail = |e: bulkhead_xen::XenError| format!("the vchan for QMP: {e}");
     let page = GrantedPage::new(DOM0).map_err(fail)?;
     let (evtchn, port) = Evtchn::open_unbound(DOM0, domid).map_err(fail)?;
-    let path = format!("device-model/{domid}/qmp-vchan");
-    xenstore.write(&format!("{path}/ring-ref"), &page.gref.to_string()).map_err(fail)?;
-    xenstore.write(&format!("{path}/event-channel"), &port.to_string()).map_err(fail)?;
-    Ok(Vchan { page: page.fd, evtchn, port })
+    Ok(Vchan { page: page.fd, evtchn, port, gref: page.gref })
 }

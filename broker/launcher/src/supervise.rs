@@ -80,8 +80,8 @@ struct Launcher {
     own: verify::Observed,
     /// What the display of now draws on, for the viewer.
     surface: Option<OwnedFd>,
-    /// The xenstore node that says `running`.
-    report: String,
+    /// What is written to xenstore when all run, in this order: nodes and values.
+    report: Vec<(String, String)>,
     /// This is the stub domain's first process.
     stubdom: bool,
     running: bool,
@@ -122,8 +122,10 @@ impl Launcher {
         self.running = true;
         self.tell_running();
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
-            let report = Xenstore::connect().and_then(|mut x| x.write(&self.report, "running"));
-            report.map_err(|e| format!("{}: {e}", self.report))?;
+            let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
+            for (path, value) in &self.report {
+                xenstore.write(path, value).map_err(|e| format!("{path}: {e}"))?;
+            }
         }
         let level = match self.plan.level {
             Level::Strict => "strict".to_owned(),
@@ -182,7 +184,8 @@ impl Launcher {
     /// Puts a new process into a slot.
     fn spawn(&mut self, number: Slot) -> Result<(), String> {
         let (plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
-        let view = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let watches = self.slots.iter().any(|s| s.slot == number && s.role == VIEWER);
+        let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
         let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
         let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
@@ -234,7 +237,7 @@ impl Launcher {
         if let Some(surface) = &surface {
             fds.push((FdUse::Surface, surface.as_fd()));
         }
-        if let Some(view) = view.as_ref().filter(|_| state.role == VIEWER) {
+        if let Some(view) = &view {
             fds.push((FdUse::SurfaceView, view.as_fd()));
         }
         if let Some(old) = &state.old {
@@ -244,7 +247,9 @@ impl Launcher {
         state.tell(start, &fds);
         state.old = None;
         state.channel = channel;
-        self.surface = surface.or(view);
+        if surface.is_some() {
+            self.surface = surface;
+        }
         if self.slots.iter().any(|s| s.slot == BROKER && s.phase == Phase::Running) {
             self.offer_channel(number);
         }
@@ -513,7 +518,12 @@ impl Launcher {
             return Ok(());
         }
         let number = viewer.slot;
-        self.spawn(number)
+        match self.spawn(number) {
+            // The guest goes on without somebody looking.
+            Err(e) if self.running => say(&format!("{VIEWER}: {e}")),
+            other => return other,
+        }
+        Ok(())
     }
 
     /// A process has ended.

@@ -103,8 +103,8 @@ impl Launcher {
             surface: None,
             report: match &stubdom {
                 // Relative to the domain's own path.
-                Some(_) => format!("device-model/{domid}/state"),
-                None => format!("/local/domain/0/device-model/{domid}/state"),
+                Some(stubdom) => stubdom.qmp.nodes(domid).into_iter().chain([(format!("device-model/{domid}/state"), "running".to_owned())]).collect(),
+                None => vec![(format!("/local/domain/0/device-model/{domid}/state"), "running".to_owned())],
             },
             stubdom: stubdom.is_some(),
             running: false,

@@ -6,6 +6,7 @@
 //!     bulkhead-bed limits             what dm_restrict's limits do to memfds and namespaces (docs/decisions/0005)
 //!     bulkhead-bed crash DOMID        ends a domain as if it had crashed
 //!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its bulkhead-debug/command
+//!     bulkhead-bed same-picture PNG PPM   whether two pictures have the same pixels
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
 use bulkhead_breakout::{Outcome, ids, run};
 use bulkhead_policy::{PROFILES, profile, verify};
@@ -25,8 +26,9 @@ fn main() {
         (Some("limits"), []) => limits(),
         (Some("crash"), [domid]) => crash(u16::try_from(*domid).unwrap_or(0)),
         (Some("commands"), []) => commands(),
+        (Some("same-picture"), []) => same_picture(arguments.get(1).map_or("", String::as_str), arguments.get(2).map_or("", String::as_str)),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | commands | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | commands | same-picture PNG PPM | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -35,6 +37,31 @@ fn main() {
 }
 
 type Done = Result<(), Box<dyn std::error::Error>>;
+
+/// Compares our picture (PNG, RGB) with QEMU's (PPM: "P6", width, height, 255, RGB).
+fn same_picture(png: &str, ppm: &str) -> Done {
+    let mut reader = png::Decoder::new(BufReader::new(std::fs::File::open(png)?)).read_info()?;
+    let mut ours = vec![0; reader.output_buffer_size().ok_or("the picture is too large")?];
+    let info = reader.next_frame(&mut ours)?;
+    ours.truncate(info.buffer_size());
+    let theirs = std::fs::read(ppm)?;
+    let mut rest = theirs.as_slice();
+    let mut header = Vec::new();
+    while header.len() < 4 {
+        let end = rest.iter().position(u8::is_ascii_whitespace).ok_or("no PPM")?;
+        header.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+        rest = &rest[end + 1..];
+    }
+    let wanted = ["P6".to_owned(), info.width.to_string(), info.height.to_string(), "255".to_owned()];
+    if header != wanted || info.color_type != png::ColorType::Rgb {
+        return Err(format!("{ppm} is {header:?}, {png} {wanted:?}").into());
+    }
+    let different = ours.chunks(3).zip(rest.chunks(3)).filter(|(a, b)| a != b).count();
+    if ours.len() != rest.len() || different != 0 {
+        return Err(format!("{different} of {} pixels are different", ours.len() / 3).into());
+    }
+    Ok(())
+}
 
 /// SCHEDOP_remote_shutdown (public/sched.h), which toolstacks use.
 fn crash(domid: u16) -> Done {
