@@ -1,7 +1,7 @@
 //! Asking the launcher.
-use bulkhead_bus::plan::{Ask, FromProcess, ProcessRow, Slot};
+use bulkhead_bus::plan::{Ask, FromProcess, FrontDisk, ProcessRow, Slot};
 use bulkhead_runtime::Link;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 pub(crate) enum Answer {
     Number(u32),
     Processes(Vec<ProcessRow>),
+    /// Disks, and a descriptor for each of the newest of them.
+    Disks(Vec<FrontDisk>, Vec<OwnedFd>),
 }
 
 type Answers = HashMap<u32, oneshot::Sender<Result<Answer, String>>>;
@@ -27,7 +29,7 @@ impl Launcher {
         Self { link, waiting: Arc::default() }
     }
 
-    async fn ask(&self, ask: Ask, arg: u8, name: [u8; 64], fd: Option<BorrowedFd<'_>>) -> Result<Answer, String> {
+    async fn ask(&self, message: FromProcess, fd: Option<BorrowedFd<'_>>) -> Result<Answer, String> {
         let (sender, receiver) = oneshot::channel();
         let serial = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +38,7 @@ impl Launcher {
             waiting.1.insert(serial, sender);
             serial
         };
-        let message = FromProcess { serial, name, ..FromProcess::new(ask, arg, 0) };
+        let message = FromProcess { serial, ..message };
         self.link.send(&message, fd).map_err(|e| e.to_string())?;
         match tokio::time::timeout(Duration::from_secs(5), receiver).await {
             Ok(Ok(answer)) => answer,
@@ -45,19 +47,32 @@ impl Launcher {
     }
 
     /// A request whose answer is a number.
-    async fn number(&self, ask: Ask, arg: u8, name: [u8; 64], fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
-        match self.ask(ask, arg, name, fd).await? {
+    async fn number(&self, message: FromProcess, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+        match self.ask(message, fd).await? {
             Answer::Number(number) => Ok(number),
-            Answer::Processes(_) => Err("the launcher answers something else".into()),
+            _ => Err("the launcher answers something else".into()),
         }
     }
 
     /// The process table.
     pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>, String> {
-        match self.ask(Ask::Processes, 0, [0; 64], None).await? {
+        match self.ask(FromProcess::new(Ask::Processes, 0, 0), None).await? {
             Answer::Processes(rows) => Ok(rows),
-            Answer::Number(_) => Err("the launcher answers something else".into()),
+            _ => Err("the launcher answers something else".into()),
         }
+    }
+
+    /// The CDs of a stub domain, oldest first; descriptors come for those that are newer than the disk with number `known`.
+    pub(crate) async fn disks(&self, known: u64) -> Result<(Vec<FrontDisk>, Vec<OwnedFd>), String> {
+        match self.ask(FromProcess::new(Ask::Disks, 0, known), None).await? {
+            Answer::Disks(disks, fds) => Ok((disks, fds)),
+            _ => Err("the launcher answers something else".into()),
+        }
+    }
+
+    /// A drive has this medium from now on, or none; the token by which its process knows it.
+    pub(crate) async fn medium(&self, slot: Slot, drive: u8, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+        self.number(FromProcess::new(Ask::Medium, slot, u64::from(drive)), fd).await
     }
 
     /// The launcher's answer to a request.
@@ -69,17 +84,17 @@ impl Launcher {
 
     /// Restarts a device.
     pub(crate) async fn restart(&self, slot: Slot) -> Result<(), String> {
-        self.ask(Ask::Restart, slot, [0; 64], None).await.map(|_| ())
+        self.ask(FromProcess::new(Ask::Restart, slot, 0), None).await.map(|_| ())
     }
 
     /// Ends the machine: 0 just end, 1 the guest is switched off, 2 rebooted.
     pub(crate) async fn stop(&self, how: u8) -> Result<(), String> {
-        self.ask(Ask::Stop, how, [0; 64], None).await.map(|_| ())
+        self.ask(FromProcess::new(Ask::Stop, how, 0), None).await.map(|_| ())
     }
 
     /// Gives a process a descriptor; returns its token.
     pub(crate) async fn give(&self, slot: Slot, fd: impl AsFd) -> Result<u32, String> {
-        self.number(Ask::GiveFd, slot, [0; 64], Some(fd.as_fd())).await
+        self.number(FromProcess::new(Ask::GiveFd, slot, 0), Some(fd.as_fd())).await
     }
 
     /// Makes a file in the dump directory and gives it to a process; returns its token.
@@ -87,6 +102,6 @@ impl Launcher {
         let mut bytes = [0; 64];
         let Some(to) = bytes.get_mut(..name.len()) else { return Err("the name is too long".into()) };
         to.copy_from_slice(name.as_bytes());
-        self.number(Ask::Dump, slot, bytes, None).await
+        self.number(FromProcess { name: bytes, ..FromProcess::new(Ask::Dump, slot, 0) }, None).await
     }
 }

@@ -7,6 +7,7 @@ mod json;
 mod keys;
 mod launcher;
 mod log;
+mod media;
 mod qmp;
 mod run;
 mod sessions;

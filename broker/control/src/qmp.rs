@@ -5,13 +5,13 @@ use crate::json::{Piece, Splitter};
 use crate::keys;
 use crate::launcher::Launcher;
 use crate::log::Recent;
+use crate::media::FdSets;
 use base64::Engine as _;
 use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +22,6 @@ use tokio::sync::broadcast;
 
 /// The version that libxl sees: it wants 8 or later for the commands that it sends to newer ones.
 const VERSION: (u32, u32, u32) = (8, 2, 0);
-/// Descriptors that a client may have handed over and not taken back.
-const FDSETS: usize = 16;
-
 /// Most bytes of a picture: what a PNG of the largest mode can have.
 const PICTURE: u64 = 64 << 20;
 
@@ -35,9 +32,6 @@ pub(crate) enum RunState {
     Running,
     Paused,
 }
-
-/// Descriptors that clients have handed over: number → opaque text, descriptor.
-type FdSets = BTreeMap<u32, (Option<String>, Arc<OwnedFd>)>;
 
 /// What all sessions share.
 pub(crate) struct Shared {
@@ -79,12 +73,16 @@ impl Client {
 pub(crate) struct QmpError(&'static str, String);
 
 impl QmpError {
-    fn generic(text: impl Into<String>) -> Self {
+    pub(crate) fn generic(text: impl Into<String>) -> Self {
         Self("GenericError", text.into())
+    }
+
+    pub(crate) fn not_found(text: String) -> Self {
+        Self("DeviceNotFound", text)
     }
 }
 
-type Outcome = Result<Value, QmpError>;
+pub(crate) type Outcome = Result<Value, QmpError>;
 
 fn version() -> Value {
     json!({ "qemu": { "micro": VERSION.2, "minor": VERSION.1, "major": VERSION.0 }, "package": format!("bulkhead {}", env!("CARGO_PKG_VERSION")) })
@@ -131,16 +129,15 @@ impl Shared {
                 { "name": "chroot", "type": "string" }, { "name": "user", "type": "string" } ] }])),
             "query-cpus-fast" => Ok((0..self.plan.online).map(|i| json!({ "cpu-index": i, "target": "x86_64" })).collect()),
             "query-block" | "query-blockstats" => Ok(json!([])),
-            "query-fdsets" => {
-                let sets = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner);
-                let sets = sets.iter().map(|(id, (opaque, _))| json!({ "fdset-id": id, "fds": [{ "fd": id, "opaque": opaque }] }));
-                Ok(Value::Array(sets.collect()))
-            }
+            "query-fdsets" => self.query_fdsets().await,
+            "eject" => self.eject(arguments).await,
+            "blockdev-change-medium" => self.change_medium(arguments).await,
             "add-fd" => self.add_fd(arguments, fd),
             "remove-fd" => {
                 let id = arguments.get("fdset-id").and_then(Value::as_u64).and_then(|i| u32::try_from(i).ok());
-                let removed = id.and_then(|id| self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
-                removed.map(|_| json!({})).ok_or_else(|| QmpError::generic("there is no such fdset"))
+                let id = id.ok_or_else(|| QmpError::generic("Parameter 'fdset-id' is missing"))?;
+                self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).remove(id)?;
+                Ok(json!({}))
             }
             "quit" => {
                 // The answer goes first.
@@ -161,7 +158,7 @@ impl Shared {
             "x-bulkhead-restart" => {
                 let name = arguments.get("device").and_then(Value::as_str).unwrap_or("");
                 let device = self.plan.devices.iter().find(|d| d.name == name);
-                let slot = device.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no device {name:?}")))?.slot;
+                let slot = device.ok_or_else(|| QmpError::not_found(format!("there is no device {name:?}")))?.slot;
                 self.launcher.restart(slot).await.map(|()| json!({})).map_err(QmpError::generic)
             }
             "x-bulkhead-processes" => {
@@ -181,14 +178,9 @@ impl Shared {
 
     fn add_fd(&self, arguments: &Value, fd: Option<OwnedFd>) -> Outcome {
         let fd = fd.ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))?;
-        let mut sets = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner);
-        if sets.len() >= FDSETS {
-            return Err(QmpError::generic("too many descriptors; take some back with remove-fd"));
-        }
         let wanted = arguments.get("fdset-id").and_then(Value::as_u64).and_then(|i| u32::try_from(i).ok());
-        let id = wanted.unwrap_or_else(|| (0..).find(|id| !sets.contains_key(id)).unwrap_or(0));
         let opaque = arguments.get("opaque").and_then(Value::as_str).map(str::to_owned);
-        sets.insert(id, (opaque, Arc::new(fd)));
+        let id = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).add(wanted, opaque, fd)?;
         Ok(json!({ "fdset-id": id, "fd": id }))
     }
 
@@ -200,14 +192,9 @@ impl Shared {
         }
         let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. }));
         let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
-        let token = match filename.strip_prefix("/dev/fdset/") {
-            Some(id) => {
-                let fd = id.parse().ok().and_then(|id: u32| {
-                    self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).get(&id).map(|(_, fd)| fd.clone())
-                });
-                let fd = fd.ok_or_else(|| QmpError::generic("there is no such fdset"))?;
-                self.launcher.give(slot, &*fd).await
-            }
+        let fd = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
+        let token = match fd {
+            Some(fd) => self.launcher.give(slot, &*fd).await,
             None => {
                 let Some(dir) = &self.plan.dump_dir else {
                     return Err(QmpError::generic("a stub domain has no files; x-bulkhead-screenshot answers with the picture"));

@@ -2,6 +2,7 @@
 use crate::clients::Clients;
 use crate::launcher::{Answer, Launcher};
 use crate::log::{self, LogFile};
+use crate::media::FdSets;
 use crate::qmp::{self, Client, RunState, Shared};
 use crate::sessions;
 use bulkhead_bus::plan::{FdUse, ToProcess};
@@ -22,6 +23,7 @@ pub fn run() -> Result<(), StartError> {
     let mut process = Process::start("control")?;
     let listening = process.fds.take_all(|u| (*u == FdUse::QmpListen).then_some(()));
     let bridge = process.fds.take(&FdUse::Sessions);
+    let save = process.fds.take(&FdUse::SaveStream);
     let logs = process.fds.take_all(|u| if let FdUse::Log(slot) = u { Some(*slot) } else { None });
     let file = LogFile::new(process.fds.want(&FdUse::LogFile)?);
     let report = process.confine()?;
@@ -59,7 +61,7 @@ pub fn run() -> Result<(), StartError> {
         clients: Clients::default(),
         launcher: Launcher::new(Arc::new(link)),
         state: Mutex::new(state),
-        fdsets: Mutex::default(),
+        fdsets: Mutex::new(FdSets::new(save)),
         events: broadcast::channel(16).0,
         recent: file.recent(),
         landlock: report.landlock,
@@ -146,6 +148,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             let _ = shared.events.send(format!("{event}\r\n"));
         }
         ToProcess::Answer { serial, result } => shared.launcher.answered(serial, result.map(Answer::Number)),
+        ToProcess::Disks { serial, disks } => shared.launcher.answered(serial, Ok(Answer::Disks(disks, fds))),
         ToProcess::Processes { serial, rows } => shared.launcher.answered(serial, Ok(Answer::Processes(rows))),
         _ => {}
     }

@@ -260,6 +260,7 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
                 ControlRequest::Load(_, answer) => drop(answer.send(Err("the broker has no saved state".into()))),
                 ControlRequest::Screenshot(_, answer) => drop(answer.send(None)),
+                ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => drop(answer.send(Err("the broker has no drives".into()))),
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
             }
         }

@@ -18,6 +18,8 @@ const DISKS: Duration = Duration::from_secs(15);
 const EXTRAS: Duration = Duration::from_secs(3);
 /// kB that must be free for all processes when nothing is started yet.
 const FREE_KB: u64 = 20 << 10;
+/// The console that libxl reads the machine's state from (STUBDOM_CONSOLE_SAVE of libxl_internal.h).
+const SAVE: &str = "/dev/hvc1";
 /// dom0, where libxl's end of the vchan is.
 const DOM0: u16 = 0;
 
@@ -28,6 +30,8 @@ pub struct Stubdom {
     pub(crate) screen: Option<OwnedFd>,
     /// Keyboard and pointer.
     pub(crate) events: Vec<OwnedFd>,
+    /// Where libxl takes the machine's state from when it saves: console 1.
+    pub(crate) save: Option<OwnedFd>,
     /// Where libxl's QMP comes from.
     pub(crate) qmp: Vchan,
 }
@@ -93,9 +97,10 @@ fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), 
     front_ends(&mut xenstore, &disks)?;
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
+    let save = console(SAVE);
     let qmp = vchan(domid)?;
     read_only()?;
-    Ok((machine, Stubdom { screen, events, qmp }))
+    Ok((machine, Stubdom { screen, events, save, qmp }))
 }
 
 fn mounts() -> Result<(), String> {
@@ -145,6 +150,15 @@ fn memory() -> Result<(), String> {
 /// A node, once the kernel has it.
 fn device(path: &str, flags: OFlags) -> Option<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).ok()
+}
+
+/// A console as a stream of bytes: nothing is echoed or changed.
+fn console(path: &str) -> Option<OwnedFd> {
+    let fd = device(path, OFlags::RDWR)?;
+    let mut modes = rustix::termios::tcgetattr(&fd).ok()?;
+    modes.make_raw();
+    rustix::termios::tcsetattr(&fd, rustix::termios::OptionalActions::Now, &modes).ok()?;
+    Some(fd)
 }
 
 /// Waits until the front ends are connected: disks must be, frame buffer and keyboard may be missing.

@@ -1,4 +1,5 @@
 //! Starting all processes, and watching them.
+mod media;
 mod prepare;
 mod table;
 
@@ -394,6 +395,11 @@ impl Launcher {
                 let result = fd.ok_or_else(|| "no descriptor came with the request".to_owned()).and_then(|fd| self.give(message.arg, fd.as_fd()));
                 self.answer(message.serial, result);
             }
+            (Ask::Medium, CONTROL) => {
+                let result = self.medium(message.arg, message.extra, fd);
+                self.answer(message.serial, result);
+            }
+            (Ask::Disks, CONTROL) if self.stubdom => self.disks(message.serial, message.extra),
             (Ask::Dump, CONTROL) => {
                 let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
                 self.answer(message.serial, result);

@@ -18,6 +18,26 @@ pub struct Image {
     pub size: u64,
 }
 
+impl Image {
+    /// A medium that somebody has handed over: a file or a block device with at least one CD sector.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn medium(file: OwnedFd) -> Result<Self, String> {
+        use rustix::fs::FileType;
+        let failed = |e: Errno| format!("the medium: {}", std::io::Error::from(e));
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+            return Err("the medium is neither a file nor a block device".into());
+        }
+        let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
+        if size < 2048 {
+            return Err(format!("the medium: {size} bytes are no CD"));
+        }
+        Ok(Self { file, size })
+    }
+}
+
 /// Something to do with an image.
 #[derive(Debug)]
 pub enum Job {

@@ -1,6 +1,6 @@
 //! Packet commands of a CD-ROM drive (MMC-4, SPC-3). A command is decoded into an [`Answer`]; how its bytes travel is
 //! the channel's business.
-use super::spec::{CD_SECTOR, Sense};
+use super::spec::{CD_SECTOR, MediaEvent, Sense};
 
 /// What a packet command comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +29,12 @@ pub(crate) struct Drive<'a> {
     pub(crate) sectors: Option<u32>,
     /// The tray is locked.
     pub(crate) locked: &'a mut bool,
+    /// The tray is open.
+    pub(crate) tray_open: bool,
+    /// The next command that is not about the drive itself hears that the medium may have changed.
+    pub(crate) attention: &'a mut bool,
+    /// What GET EVENT STATUS NOTIFICATION tells next.
+    pub(crate) event: &'a mut MediaEvent,
     /// What the last command left.
     pub(crate) sense: Sense,
 }
@@ -63,9 +69,13 @@ pub(crate) fn msf(lba: u32) -> [u8; 3] {
 pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
     let [op, b1, b2, _, b4, ..] = *p;
     let medium = drive.sectors;
+    // INQUIRY, REQUEST SENSE, GET CONFIGURATION and GET EVENT STATUS NOTIFICATION do not wait for it (SPC-3, 5.13).
+    if !matches!(op, 0x03 | 0x12 | 0x46 | 0x4a) && std::mem::take(drive.attention) {
+        return Answer::Check(Sense::MEDIUM_MAY_HAVE_CHANGED);
+    }
     let needs_medium = matches!(op, 0x00 | 0x25 | 0x28 | 0xa8 | 0xbe | 0x2b | 0x42 | 0x43 | 0x51 | 0x52 | 0xad);
     if needs_medium && medium.is_none() {
-        return Answer::Check(Sense::NO_MEDIUM);
+        return Answer::Check(if drive.tray_open { Sense::TRAY_OPEN } else { Sense::NO_MEDIUM });
     }
     let sectors = medium.unwrap_or(0);
     match op {
@@ -95,7 +105,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
         0x42 => sub_channel(b2, p, be16(p, 7)),
         0x43 => table_of_contents(p, sectors, be16(p, 7)),
         0x46 => configuration(p, medium, be16(p, 7)),
-        0x4a => event_status(b1, b4, medium.is_some(), be16(p, 7)),
+        0x4a => event_status(b1, b4, drive, be16(p, 7)),
         0x51 => {
             let mut data = vec![0; 34];
             // A complete disc: one session, one track, finished.
@@ -300,14 +310,15 @@ fn configuration(p: &[u8; 12], medium: Option<u32>, allocation: usize) -> Answer
 }
 
 /// GET EVENT STATUS NOTIFICATION, polled: the medium class.
-fn event_status(b1: u8, classes: u8, medium: bool, allocation: usize) -> Answer {
+fn event_status(b1: u8, classes: u8, drive: Drive<'_>, allocation: usize) -> Answer {
     if b1 & 1 == 0 {
         return Answer::Check(Sense::INVALID_FIELD);
     }
     if classes & 0x10 == 0 {
         return cut(vec![0, 2, 0x80, 0x10], allocation);
     }
-    cut(vec![0, 6, 0x04, 0x10, 0, if medium { 2 } else { 0 }, 0, 0], allocation)
+    let event = std::mem::take(drive.event) as u8;
+    cut(vec![0, 6, 0x04, 0x10, event, u8::from(drive.sectors.is_some()) << 1 | u8::from(drive.tray_open), 0, 0], allocation)
 }
 
 #[cfg(test)]
@@ -321,8 +332,13 @@ mod tests {
         p
     }
 
+    fn drive(sectors: Option<u32>) -> Drive<'static> {
+        let (locked, attention, event) = (Box::leak(Box::new(false)), Box::leak(Box::new(false)), Box::leak(Box::default()));
+        Drive { sectors, locked, tray_open: false, attention, event, sense: Sense::NONE }
+    }
+
     fn run(bytes: &[u8], sectors: Option<u32>) -> Answer {
-        execute(&packet(bytes), Drive { sectors, locked: &mut false, sense: Sense::NONE })
+        execute(&packet(bytes), drive(sectors))
     }
 
     #[test]
@@ -348,8 +364,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_packet_has_a_bounded_answer(p in prop::array::uniform12(any::<u8>()), sectors in prop::option::of(1u32..1000)) {
-            let mut locked = false;
-            match execute(&p, Drive { sectors, locked: &mut locked, sense: Sense::NONE }) {
+            match execute(&p, drive(sectors)) {
                 Answer::Data(data) => prop_assert!(!data.is_empty() && data.len() < 1024),
                 Answer::Sectors { first, count, .. } => prop_assert!(first + u64::from(count) <= u64::from(sectors.unwrap())),
                 _ => {}

@@ -650,7 +650,15 @@ impl Channel {
         let dma = drive.features.now & 1 != 0;
         let sectors = drive.cd_sectors();
         let sense = drive.sense;
-        let answer = atapi::execute(packet, atapi::Drive { sectors, locked: &mut drive.locked, sense });
+        let seen = atapi::Drive {
+            sectors,
+            locked: &mut drive.locked,
+            tray_open: drive.tray_open,
+            attention: &mut drive.attention,
+            event: &mut drive.event,
+            sense,
+        };
+        let answer = atapi::execute(packet, seen);
         if packet.first() != Some(&0x03) {
             drive.sense = Sense::NONE;
         }
@@ -891,6 +899,12 @@ impl Channel {
         self.dirty = true;
     }
 
+    /// The drive with this number, to change its medium.
+    pub(crate) fn medium(&mut self, index: u8) -> Option<&mut Drive> {
+        self.dirty = true;
+        self.drives.iter_mut().flatten().find(|d| d.index == index)
+    }
+
     pub(crate) fn save(&self) -> ChannelState {
         ChannelState {
             control: u32::from(self.control.into_bits()),
@@ -939,6 +953,9 @@ impl Channel {
             out.group(&format!("drive{}", drive.index), |out| {
                 out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
                 out.value("sectors", drive.sectors()).hex("error", drive.error).value("sense", format_args!("{:?}", drive.sense));
+                if drive.cdrom {
+                    out.value("tray locked", drive.locked).value("tray open", drive.tray_open).value("event", format_args!("{:?}", drive.event));
+                }
             });
         }
     }

@@ -1,5 +1,5 @@
 //! One drive: its medium and its registers.
-use super::spec::{Sense, Status};
+use super::spec::{MediaEvent, Sense, Status};
 use super::state::DriveState;
 use crate::backend::Image;
 use bulkhead_bus::StateError;
@@ -37,6 +37,12 @@ pub(crate) struct Drive {
     pub(crate) dma_mode: u8,
     pub(crate) sense: Sense,
     pub(crate) locked: bool,
+    /// The medium was taken out and none put in since.
+    pub(crate) tray_open: bool,
+    /// The next command hears that the medium may have changed.
+    pub(crate) attention: bool,
+    /// What the guest has not heard of yet.
+    pub(crate) event: MediaEvent,
 }
 
 impl Drive {
@@ -56,6 +62,9 @@ impl Drive {
             dma_mode: 0x42,
             sense: Sense::NONE,
             locked: false,
+            tray_open: false,
+            attention: false,
+            event: MediaEvent::None,
         };
         drive.signature();
         drive
@@ -81,6 +90,36 @@ impl Drive {
         self.image.as_ref().map(|i| u32::try_from(i.size >> 11).unwrap_or(u32::MAX))
     }
 
+    /// Takes the medium out. A locked tray asks the guest first, unless `force`.
+    pub(crate) fn eject(&mut self, force: bool) -> Result<(), String> {
+        if !self.cdrom {
+            return Err("the medium of a disk cannot be changed".into());
+        }
+        if self.image.is_none() {
+            return Ok(());
+        }
+        if self.locked && !force {
+            self.event = MediaEvent::EjectRequest;
+            return Err("the guest has locked the tray; it was asked to let go of the medium".into());
+        }
+        self.image = None;
+        (self.locked, self.tray_open, self.attention, self.event) = (false, true, false, MediaEvent::Removal);
+        Ok(())
+    }
+
+    /// Puts a medium in.
+    pub(crate) fn insert(&mut self, image: Image) -> Result<(), String> {
+        if !self.cdrom {
+            return Err("the medium of a disk cannot be changed".into());
+        }
+        if self.image.is_some() {
+            return Err("there is a medium in the drive".into());
+        }
+        self.image = Some(Arc::new(image));
+        (self.tray_open, self.attention, self.event) = (false, true, MediaEvent::New);
+        Ok(())
+    }
+
     pub(crate) fn save(&self) -> DriveState {
         let all = [self.features, self.count, self.lba[0], self.lba[1], self.lba[2]];
         DriveState {
@@ -92,6 +131,9 @@ impl Drive {
             present: self.present,
             dma_mode: u32::from(self.dma_mode),
             locked: self.locked,
+            tray_open: self.tray_open,
+            attention: self.attention,
+            event: self.event as u32,
         }
     }
 
@@ -110,6 +152,7 @@ impl Drive {
         if multiple > super::spec::MAX_MULTIPLE {
             return Err(StateError::Value("multiple"));
         }
+        let event = MediaEvent::from_u32(s.event).ok_or(StateError::Value("media event"))?;
         let [_, key, asc, ascq] = s.sense.to_be_bytes();
         let (status, error, dma_mode) = (byte(s.status, "status")?, byte(s.error, "error")?, byte(s.dma_mode, "mode")?);
         (self.features, self.count, self.lba) = (features, count, lba);
@@ -117,6 +160,8 @@ impl Drive {
         (self.error, self.multiple, self.dma_mode) = (error, multiple, dma_mode);
         self.sense = Sense { key, asc, ascq };
         (self.present, self.locked) = (s.present, s.locked);
+        // A medium that has come since closes the tray.
+        (self.tray_open, self.attention, self.event) = (s.tray_open && self.image.is_none(), s.attention, event);
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoRes
 use channel::Channel;
 use drive::Drive;
 use prost::Message as _;
+use rustix::fd::OwnedFd;
 use state::{IdeState, VERSION};
 use std::sync::Arc;
 
@@ -127,6 +128,11 @@ impl Ide {
             }
         }
         self.update(cx);
+    }
+
+    fn drive(&mut self, index: u8) -> Result<&mut Drive, String> {
+        let drive = self.channels.iter_mut().find_map(|c| c.medium(index));
+        drive.ok_or_else(|| format!("there is no drive {index}"))
     }
 
     /// The channel of a region, and whether it is the control block.
@@ -286,6 +292,16 @@ impl Device for Ide {
         self.config = config;
         self.update(cx);
         Ok(())
+    }
+
+    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), String> {
+        self.finish(cx);
+        self.drive(drive)?.eject(force)
+    }
+
+    fn insert(&mut self, drive: u8, medium: OwnedFd, _: &mut Context) -> Result<(), String> {
+        let image = Image::medium(medium)?;
+        self.drive(drive)?.insert(image)
     }
 
     fn inspect(&self, out: &mut Inspect) {

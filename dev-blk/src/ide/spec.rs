@@ -178,9 +178,35 @@ pub(crate) struct Sense {
 impl Sense {
     pub(crate) const NONE: Self = Self { key: 0, asc: 0, ascq: 0 };
     pub(crate) const NO_MEDIUM: Self = Self { key: 2, asc: 0x3a, ascq: 0 };
+    pub(crate) const TRAY_OPEN: Self = Self { key: 2, asc: 0x3a, ascq: 2 };
     pub(crate) const READ_ERROR: Self = Self { key: 3, asc: 0x11, ascq: 0 };
     pub(crate) const ILLEGAL_COMMAND: Self = Self { key: 5, asc: 0x20, ascq: 0 };
     pub(crate) const OUT_OF_RANGE: Self = Self { key: 5, asc: 0x21, ascq: 0 };
     pub(crate) const INVALID_FIELD: Self = Self { key: 5, asc: 0x24, ascq: 0 };
     pub(crate) const REMOVAL_PREVENTED: Self = Self { key: 5, asc: 0x53, ascq: 2 };
+    pub(crate) const MEDIUM_MAY_HAVE_CHANGED: Self = Self { key: 6, asc: 0x28, ascq: 0 };
+}
+
+/// What has happened to the medium, for GET EVENT STATUS NOTIFICATION (MMC-4 table 72).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum MediaEvent {
+    #[default]
+    None = 0,
+    /// Somebody outside wants the medium back.
+    EjectRequest = 1,
+    New = 2,
+    Removal = 3,
+}
+
+impl MediaEvent {
+    pub(crate) fn from_u32(value: u32) -> Option<Self> {
+        Some(match value {
+            0 => Self::None,
+            1 => Self::EjectRequest,
+            2 => Self::New,
+            3 => Self::Removal,
+            _ => return None,
+        })
+    }
 }

@@ -56,4 +56,10 @@ pub(crate) struct DriveState {
     pub(crate) dma_mode: u32,
     #[prost(bool, tag = "8")]
     pub(crate) locked: bool,
+    #[prost(bool, tag = "9")]
+    pub(crate) tray_open: bool,
+    #[prost(bool, tag = "10")]
+    pub(crate) attention: bool,
+    #[prost(uint32, tag = "11")]
+    pub(crate) event: u32,
 }

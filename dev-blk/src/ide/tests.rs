@@ -590,3 +590,59 @@ proptest! {
         b.inb(0x1f7);
     }
 }
+
+/// A medium that goes and comes: what the guest is told, and in which order (MMC-4 6.6, SPC-3 5.13).
+#[test]
+fn a_changed_cd_is_told_once() {
+    let mut b = Bench::new();
+    let medium = |b: &mut Bench, sectors: usize| b.ide.insert(2, file(sectors * 2048), &mut b.cx);
+    let event = |b: &mut Bench| command(b, &[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8], 8).unwrap()[4..6].to_vec();
+    let sense = |b: &mut Bench| {
+        let sense = command(b, &[0x03, 0, 0, 0, 18], 18).unwrap();
+        (sense[2], sense[12], sense[13])
+    };
+    assert_eq!(event(&mut b), [0, 2]);
+    // Locked: it stays, and the guest is asked for it.
+    assert_eq!(command(&mut b, &[0x1e, 0, 0, 0, 1], 0xfffe), Ok(vec![]));
+    assert!(b.ide.eject(2, false, &mut b.cx).unwrap_err().contains("locked"));
+    assert_eq!((event(&mut b), event(&mut b)), (vec![1, 2], vec![0, 2]));
+    assert!(medium(&mut b, 32).is_err(), "there is one");
+    // By force.
+    b.ide.eject(2, true, &mut b.cx).unwrap();
+    assert_eq!((event(&mut b), event(&mut b)), (vec![3, 1], vec![0, 1]));
+    assert_eq!((command(&mut b, &[0x00], 0xfffe), sense(&mut b)), (Err(0x24), (2, 0x3a, 2)));
+    b.ide.eject(2, true, &mut b.cx).unwrap();
+    // What is saved and restored in between is the same drive.
+    let saved = b.ide.save();
+    b.ide.load(&saved, &mut b.cx).unwrap();
+    assert_eq!(event(&mut b), [0, 1], "the tray is still open");
+    medium(&mut b, 32).unwrap();
+    assert_eq!((event(&mut b), event(&mut b)), (vec![2, 2], vec![0, 2]));
+    assert_eq!(command(&mut b, &[0x12, 0, 0, 0, 36], 36).unwrap().len(), 36, "INQUIRY does not wait for it");
+    assert_eq!((command(&mut b, &[0x25], 8), sense(&mut b)), (Err(0x64), (6, 0x28, 0)));
+    assert_eq!(command(&mut b, &[0x25], 8).unwrap(), [0, 0, 0, 31, 0, 0, 8, 0], "the new one's size");
+    // Disks and what is no medium.
+    assert!(b.ide.eject(0, true, &mut b.cx).is_err() && b.ide.eject(3, true, &mut b.cx).is_err());
+    b.ide.eject(2, true, &mut b.cx).unwrap();
+    assert!(b.ide.insert(0, file(2048), &mut b.cx).is_err() && b.ide.insert(2, file(1024), &mut b.cx).is_err());
+    let (pipe, _) = rustix::pipe::pipe().unwrap();
+    assert!(b.ide.insert(2, pipe, &mut b.cx).unwrap_err().contains("neither"));
+}
+
+/// A medium taken away while sectors of it are on their way: the command ends, with an error where data is missing.
+#[test]
+fn a_cd_taken_out_in_the_middle_of_a_read_ends_the_read() {
+    let mut b = Bench::new();
+    b.packet(&[0x28, 0, 0, 0, 0, 0, 0, 0, 40], 2048);
+    assert_eq!(b.inb(0x177) & 0x88, 0x08);
+    b.insw(0x170, 2048);
+    b.ide.eject(2, true, &mut b.cx).unwrap();
+    for _ in 0..64 {
+        if b.inb(0x177) & 0x08 == 0 {
+            break;
+        }
+        b.insw(0x170, 2048);
+    }
+    assert_eq!(b.inb(0x177) & 0x88, 0, "neither busy nor with data");
+    assert_eq!(command(&mut b, &[0x00], 0xfffe), Err(0x24));
+}

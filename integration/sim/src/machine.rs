@@ -452,13 +452,25 @@ impl Sim {
 
     /// Sends a QMP command on a connection of its own and returns the answer.
     pub fn qmp(&self, command: &str) -> Result<serde_json::Value> {
-        let mut stream = UnixStream::connect(&self.qmp)?;
+        self.qmp_with(command, None)
+    }
+
+    /// Sends a QMP command with a descriptor.
+    pub fn qmp_with(&self, command: &str, fd: Option<rustix::fd::BorrowedFd<'_>>) -> Result<serde_json::Value> {
+        let stream = UnixStream::connect(&self.qmp)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        for text in ["{\"execute\":\"qmp_capabilities\"}", command] {
-            stream.write_all(format!("{text}\n").as_bytes())?;
+        for (text, fd) in [("{\"execute\":\"qmp_capabilities\"}", None), (command, fd)] {
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
+            let fds: Vec<_> = fd.into_iter().collect();
+            if !fds.is_empty() {
+                ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
+            }
+            let text = format!("{text}\n");
+            rustix::net::sendmsg(&stream, &[std::io::IoSlice::new(text.as_bytes())], &mut ancillary, rustix::net::SendFlags::empty())?;
             line.clear();
             reader.read_line(&mut line)?;
         }

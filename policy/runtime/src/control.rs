@@ -37,6 +37,10 @@ pub enum ControlRequest {
     Screenshot(u32, oneshot::Sender<Option<(Vec<u8>, OwnedFd)>>),
     /// Input events.
     Input(Vec<InputEvent>),
+    /// Take the medium out of this drive; by force or not.
+    Eject(u8, bool, oneshot::Sender<Result<(), String>>),
+    /// Put the medium of this token into this drive.
+    Insert(u8, u32, oneshot::Sender<Result<(), String>>),
 }
 
 /// The data thread's end.
@@ -161,6 +165,20 @@ impl v1::process_server::Process for Service {
             rest = rest.get(n..).unwrap_or_default();
         }
         Ok(Response::new(v1::Written { bytes: png.len() as u64 }))
+    }
+
+    async fn eject(&self, request: Request<v1::EjectRequest>) -> Reply<v1::Empty> {
+        let v1::EjectRequest { drive, force } = request.into_inner();
+        let drive = u8::try_from(drive).map_err(|_| Status::invalid_argument("number of the drive"))?;
+        let done = self.ask(|s| ControlRequest::Eject(drive, force, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn insert(&self, request: Request<v1::InsertRequest>) -> Reply<v1::Empty> {
+        let v1::InsertRequest { drive, token } = request.into_inner();
+        let drive = u8::try_from(drive).map_err(|_| Status::invalid_argument("number of the drive"))?;
+        let done = self.ask(|s| ControlRequest::Insert(drive, token, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 
     async fn input(&self, request: Request<v1::InputEvents>) -> Reply<v1::Empty> {

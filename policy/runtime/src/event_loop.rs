@@ -608,6 +608,12 @@ impl Data {
                     let picture = self.tokens.remove(&token).and_then(|fd| Some((self.device.screenshot()?, fd)));
                     let _ = answer.send(picture);
                 }
+                ControlRequest::Eject(drive, force, answer) => drop(answer.send(self.device.eject(drive, force, &mut self.cx))),
+                ControlRequest::Insert(drive, token, answer) => {
+                    let _ = self.link();
+                    let medium = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
+                    let _ = answer.send(medium.and_then(|fd| self.device.insert(drive, fd, &mut self.cx)));
+                }
                 ControlRequest::Input(events) => {
                     for event in events {
                         self.device.input(event, &mut self.cx);

@@ -199,6 +199,25 @@ pub trait Device: Send {
         let _ = (event, cx);
     }
 
+    /// Takes the medium out of drive `drive` (controllers of drives). Without `force`, a tray that the guest has locked stays
+    /// shut.
+    ///
+    /// # Errors
+    /// Why it is still there.
+    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), String> {
+        let _ = (drive, force, cx);
+        Err("this device has no drives".into())
+    }
+
+    /// Puts a medium into the empty drive `drive` (controllers of drives).
+    ///
+    /// # Errors
+    /// Why it is not in.
+    fn insert(&mut self, drive: u8, medium: rustix::fd::OwnedFd, cx: &mut Context) -> Result<(), String> {
+        let _ = (drive, medium, cx);
+        Err("this device has no drives".into())
+    }
+
     /// Brings the surface to what the screen shows now (displays).
     fn refresh(&mut self, surface: &mut dyn Surface) {
         let _ = surface;

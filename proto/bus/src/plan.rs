@@ -196,6 +196,8 @@ pub enum FdUse {
     Screen,
     /// An evdev node.
     Events,
+    /// Where the machine's state goes when it is saved: libxl's descriptor set 1 in a stub domain.
+    SaveStream,
     /// The page of a vchan.
     VchanPage,
     /// QMP sessions between the vchan and control: [`SessionPacket`]s.
@@ -275,6 +277,13 @@ pub enum ToProcess {
         /// The processes, the launcher first.
         rows: Vec<ProcessRow>,
     },
+    /// Answer to [`Ask::Disks`]; a descriptor for each that control did not know yet.
+    Disks {
+        /// Number of the request.
+        serial: u32,
+        /// The CD drives' disks.
+        disks: Vec<FrontDisk>,
+    },
     /// Answer to a request of control: the token, or why not.
     Answer {
         /// Number of the request.
@@ -282,6 +291,15 @@ pub enum ToProcess {
         /// Result.
         result: Result<u32, String>,
     },
+}
+
+/// A disk that a stub domain has as front end of a back end elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontDisk {
+    /// xenbus' number of the device, by which libxl knows it.
+    pub devid: u32,
+    /// The kernel's number of this disk; one that comes in its place has another.
+    pub diskseq: u64,
 }
 
 /// A process, as the launcher sees it in /proc.
@@ -335,6 +353,11 @@ pub enum Ask {
     Dump = 8,
     /// Control: the process table.
     Processes = 10,
+    /// Control: drive `extra` of slot `arg` has the medium of this message, or none any more; the answer is the token by which
+    /// the process knows it.
+    Medium = 11,
+    /// Control, in a stub domain: the CDs that have come since the disk with number `extra`.
+    Disks = 12,
 }
 
 impl Ask {
@@ -351,6 +374,8 @@ impl Ask {
             8 => Self::Dump,
             9 => Self::Attached,
             10 => Self::Processes,
+            11 => Self::Medium,
+            12 => Self::Disks,
             _ => return None,
         })
     }
@@ -528,7 +553,7 @@ mod tests {
         #[test]
         fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let message = FromProcess::from_bytes(&bytes);
-            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=10).contains(&bytes[0]));
+            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=12).contains(&bytes[0]));
             if let Some(message) = message {
                 prop_assert_eq!(FromProcess::from_bytes(&message.to_bytes()), Some(message));
             }

@@ -85,18 +85,6 @@ fn errors_have_class_and_reason() {
 }
 
 #[test]
-fn descriptors_are_kept_and_limited() {
-    let s = shared(false);
-    let fd = || Some(rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap());
-    for i in 0..FDSETS {
-        assert_eq!(s.add_fd(&json!({ "opaque": "raw:/x" }), fd()).unwrap()["fdset-id"], i);
-    }
-    assert!(s.add_fd(&json!({}), fd()).is_err());
-    assert_eq!(ask(&s, r#"{"execute":"remove-fd","arguments":{"fdset-id":3}}"#), json!({ "return": {} }));
-    assert_eq!(s.add_fd(&json!({}), fd()).unwrap()["fdset-id"], 3);
-}
-
-#[test]
 fn events_of_input_send_event() {
     assert!(input_event(&json!({ "type": "key", "data": { "down": true, "key": { "type": "qcode", "data": "ret" } } })).is_some());
     assert!(input_event(&json!({ "type": "rel", "data": { "axis": "x", "value": -3 } })).is_some());

@@ -206,6 +206,7 @@ impl Launcher {
                 }
                 DeviceConfig::Vchan { .. } => {
                     if let Some(stubdom) = stubdom.as_mut() {
+                        control.extend(stubdom.save.take().map(|fd| (FdUse::SaveStream, fd)));
                         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                         let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(fail_io)?;
                         control.push((FdUse::Sessions, near));

@@ -5,12 +5,16 @@
 //!     bulkhead-bed hold PID...        stops the control threads of these processes until standard input ends
 //!     bulkhead-bed limits             what dm_restrict's limits do to memfds and namespaces (docs/decisions/0005)
 //!     bulkhead-bed crash DOMID        ends a domain as if it had crashed
+//!     bulkhead-bed native-tsc DOMID   this domain reads the processor's own time stamp counter
 //!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its bulkhead-debug/command
 //!     bulkhead-bed same-picture PNG PPM   whether two pictures have the same pixels
+//!     bulkhead-bed vnc ADDRESS WORD...    sees and touches a guest by VNC (vnc.rs)
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
+mod vnc;
+
 use bulkhead_breakout::{Outcome, ids, run};
 use bulkhead_policy::{PROFILES, profile, verify};
-use bulkhead_xen_abi::ioctl;
+use bulkhead_xen_abi::{domctl, ioctl};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -25,10 +29,12 @@ fn main() {
         (Some("hold"), [_, ..]) => hold(&numbers),
         (Some("limits"), []) => limits(),
         (Some("crash"), [domid]) => crash(u16::try_from(*domid).unwrap_or(0)),
+        (Some("native-tsc"), [domid]) => native_tsc(u16::try_from(*domid).unwrap_or(0)),
         (Some("commands"), []) => commands(),
         (Some("same-picture"), []) => same_picture(arguments.get(1).map_or("", String::as_str), arguments.get(2).map_or("", String::as_str)),
+        (Some("vnc"), _) => vnc::run(arguments.get(1..).unwrap_or_default()),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | commands | same-picture PNG PPM | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | commands | same-picture PNG PPM | vnc ADDRESS WORD... | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -73,6 +79,26 @@ fn crash(domid: u16) -> Done {
         0.. => Ok(()),
         _ => Err(std::io::Error::last_os_error().into()),
     }
+}
+
+/// XEN_DOMCTL_settscinfo (public/domctl.h) with TSC_MODE_NEVER_EMULATE. A processor with an invariant counter gives PV domains
+/// that by itself; the one that the bed emulates has none, and Xen then emulates every RDTSC.
+fn native_tsc(domid: u16) -> Done {
+    let fd = node("/dev/xen/privcmd", None)?;
+    for version in domctl::VERSIONS.rev() {
+        let mut arg = [0u64; 18];
+        arg[..5].copy_from_slice(&[60 | u64::from(version) << 32, u64::from(domid), 2, 0, 0]);
+        let call = ioctl::Hypercall { op: domctl::HYPERVISOR_DOMCTL, arg: [arg.as_mut_ptr() as u64, 0, 0, 0, 0] };
+        // SAFETY: Xen reads one xen_domctl: command and version, domain, mode, frequency and incarnation, elapsed time.
+        if unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const call) } == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EACCES) {
+            return Err(error.into());
+        }
+    }
+    Err("this Xen's interface version is not known".into())
 }
 
 /// The debugging image's shell: one command after the other; output and status go to bulkhead-debug/answer.
@@ -162,6 +188,10 @@ fn processes(launcher: i32) -> Done {
     let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
     for pid in children.split_whitespace() {
         let pid: i32 = pid.parse()?;
+        // The debugging image's shell is no part of the machine.
+        if std::fs::read_link(format!("/proc/{pid}/exe"))? == std::env::current_exe()? {
+            continue;
+        }
         let role = std::fs::read(format!("/proc/{pid}/cmdline"))?;
         let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
         let observed = verify::observe(pid)?;

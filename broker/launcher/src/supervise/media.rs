@@ -1,0 +1,81 @@
+//! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
+use super::{Launcher, say};
+use bulkhead_bus::plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, Slot, ToProcess};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+
+/// CDs that are looked at.
+const MAX_DISKS: usize = 8;
+
+impl Launcher {
+    /// From now on a drive has this medium, in later lives of its process too, or none. The token, if there is one.
+    pub(super) fn medium(&mut self, slot: Slot, drive: u64, fd: Option<OwnedFd>) -> Result<u32, String> {
+        let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
+        let found = match config {
+            Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && u64::from(d.index) == drive),
+            _ => None,
+        };
+        let config = found.ok_or_else(|| format!("there is no CD drive {drive}"))?;
+        let index = config.index;
+        let bytes = match &fd {
+            Some(fd) => {
+                let bytes = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0));
+                Some(bytes.map_err(|e| format!("the medium: {}", std::io::Error::from(e)))?)
+            }
+            None => None,
+        };
+        config.size = bytes;
+        if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
+            state.kept.retain(|(what, _)| *what != FdUse::Drive(index));
+        }
+        let Some(fd) = fd else { return Ok(0) };
+        let token = self.give(slot, fd.as_fd())?;
+        if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
+            state.kept.push((FdUse::Drive(index), fd));
+        }
+        Ok(token)
+    }
+
+    /// Tells control of the CDs that this stub domain's kernel has, with a descriptor for each that is newer than `known`.
+    pub(super) fn disks(&mut self, serial: u32, known: u64) {
+        let (mut disks, mut fds) = (Vec::new(), Vec::new());
+        for (disk, name) in front_disks() {
+            if disk.diskseq > known {
+                // Its medium is read only; one that is just going away is no news.
+                let path = format!("/dev/{name}");
+                match rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                    Ok(fd) => fds.push((FdUse::Drive(0), fd)),
+                    Err(e) => {
+                        say(&format!("{path}: {}", std::io::Error::from(e)));
+                        continue;
+                    }
+                }
+            }
+            disks.push(disk);
+        }
+        let fds: Vec<_> = fds.iter().map(|(what, fd)| (what.clone(), fd.as_fd())).collect();
+        if let Some(control) = self.slot(CONTROL) {
+            control.tell(|_| ToProcess::Disks { serial, disks }, &fds);
+        }
+    }
+}
+
+/// The CDs among the kernel's Xen disks, oldest first, with their nodes' names.
+fn front_disks() -> Vec<(FrontDisk, String)> {
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let mut disks = Vec::new();
+    for device in std::fs::read_dir("/sys/bus/xen/devices").into_iter().flatten().flatten() {
+        let id = device.file_name().to_str().and_then(|n| n.strip_prefix("vbd-")?.parse().ok());
+        let block = std::fs::read_dir(device.path().join("block")).ok().and_then(|mut b| b.next()?.ok());
+        let (Some(devid), Some(block)) = (id, block) else { continue };
+        let name = block.file_name().to_string_lossy().into_owned();
+        let field = |what: &str| read(format!("/sys/block/{name}/{what}")).and_then(|t| t.trim().parse::<u64>().ok());
+        // GENHD_FL_REMOVABLE is what blkfront makes of a back end that says VDISK_CDROM.
+        if let (Some(1), Some(diskseq)) = (field("removable"), field("diskseq")) {
+            disks.push((FrontDisk { devid, diskseq }, name));
+        }
+    }
+    disks.sort_by_key(|(disk, _)| disk.diskseq);
+    disks.truncate(MAX_DISKS);
+    disks
+}

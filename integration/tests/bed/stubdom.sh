@@ -1,0 +1,222 @@
+# Part of the suite: guests whose device model is in a stub domain. The image is the one of `integration/stubdom/build`,
+# for what must be seen from inside also the debugging image.
+# The stub domain: three lives of the tiny guest, seen by control over vchan; nothing is left in dom0.
+stub_left() { ! xl list | grep -q -- -dm && ! pidof bulkhead-dm xen-qemu-system-i386 vchan-socket-proxy >/dev/null; }
+stub_tiny() {
+    for life in 1 2 3; do
+        stub st "$(disk hda /run/tiny.img)" 'memory=64' >/run/st.cfg
+        guest_run /run/st.cfg >/run/st.out || { cat /run/st.out /var/log/xen/qemu-dm-st.log; return 1; }
+        grep -q BOOT-OK /run/st.out && grep -q 'READ 00000040 .* 01FFF000' /run/st.out || { cat /run/st.out; return 1; }
+        grep -q '9 processes run, sandbox level strict' /var/log/xen/qemu-dm-st.log || return 1
+        await 10 stub_left || { xl list; return 1; }
+    done
+}
+# The operator's view of a guest in a stub domain: table, registers, log, screen, a device killed and started again; the
+# picture is on the frame buffer. Then the stub domain dies, and the guest is reported crashed.
+stub_operate() {
+    stub so "$(disk hda /run/busy.img)" 'memory=64' >/run/so.cfg
+    (exec 9<>/run/so.com1; exec cat /run/so.com1 >/run/so.out) & c=$!
+    xl create /run/so.cfg || return 1
+    await 30 grep -q BOOT-OK /run/so.out || return 1
+    d=$(xl domid so)
+    bulkhead ps "$d" | tee /run/so.ps
+    [ "$(grep -c ' filter .* none .* all 7 ' /run/so.ps)" = 9 ] || { echo "not nine processes in their sandboxes"; return 1; }
+    bulkhead logs "$d" | grep -q 'guest: SeaBIOS' || return 1
+    on_screen so 'Booting from' || return 1
+    screenshot so stub-before || return 1
+    bulkhead restart "$d" vga && await 20 screenshot so stub-after && cmp /out/stub-before.png /out/stub-after.png || return 1
+    await 20 sh -c "bulkhead inspect $d fbdev | grep -q '\"picture\":\"720x400\"'" || { bulkhead inspect "$d" fbdev; return 1; }
+    xl qemu-monitor-command so 'info version' 2>/dev/null
+    $tools/bulkhead-bed crash "$(xl domid so-dm)" || return 1
+    await 20 sh -c '! xl domid so' || { xl list; return 1; }
+    cat /var/log/xen/qemu-dm-so-dm.log /var/log/xen/xl-so.log; kill $c
+    grep -q 'is reported crashed' /var/log/xen/qemu-dm-so-dm.log && grep -q 'shut down, reason code 3' /var/log/xen/xl-so.log && await 10 stub_left
+}
+# A guest that the project did not build, in a stub domain: boots from CD, is typed at through dom0's frame buffer back end
+# and no other way, is seen there as it is seen by us, answers on its serial line and switches itself off.
+stub_grub() {
+    stub sg "\"format=raw,vdev=hdc,access=ro,devtype=cdrom,target=$guests/grub.iso\"" 'boot="d"' 'memory=64' >/run/sg.cfg
+    guest_run /run/sg.cfg >/run/sg.out & running=$!
+    ( i=0; while [ $i -lt 200 ] && kill -0 $running; do usleep 1000000; i=$((i + 1)); done; xl destroy sg ) >/dev/null 2>&1 &
+    await 100 on_screen sg 'for a command-line' || { screen sg; cat /var/log/xen/qemu-dm-sg.log; return 1; }
+    back=/var/run/xen/qmp-libxl-$(xl domid sg-dm)
+    dom0_sees() { # dom0_sees NAME: the back end's picture is ours, pixel by pixel
+        rm -f "/out/$1.ppm" "/out/$1.png"
+        bulkhead qmp "$back" "{\"execute\":\"screendump\",\"arguments\":{\"filename\":\"/out/$1.ppm\"}}" >/dev/null && screenshot sg "$1" &&
+            $tools/bulkhead-bed same-picture "/out/$1.png" "/out/$1.ppm"
+    }
+    dom0_types() { for k; do bulkhead qmp "$back" "{\"execute\":\"send-key\",\"arguments\":{\"keys\":[{\"type\":\"qcode\",\"data\":\"$k\"}]}}" >/dev/null || return 1; usleep 150000; done; }
+    dom0_types c && await 20 on_screen sg 'grub>' || { screen sg; return 1; }
+    await 10 dom0_sees stub-prompt || return 1
+    dom0_types e c h o spc h e l l o ret && await 20 on_screen sg '"hello' || { screen sg; return 1; }
+    await 10 dom0_sees stub-hello || return 1
+    cmp -s /out/stub-prompt.ppm /out/stub-hello.ppm && { echo "dom0's picture did not change"; return 1; }
+    dom0_types h a l t ret
+    wait $running; r=$?
+    [ $r = 0 ] && await 10 stub_left
+}
+# What a stub domain refuses, with one line on console 0 and in xenstore; libxl itself waits half a minute.
+stub_refused() { # stub_refused WORDS LINE...
+    words=$1; shift
+    stub bad "$(disk hda /run/tiny.img)" 'memory=64' 'vnc=0' >/run/bad.cfg.0
+    # A FIFO would hold up the back end that opens it.
+    for l in 'serial="file:/run/bad.serial"' "$@"; do sed -i "/^${l%%=*}=/d" /run/bad.cfg.0; done
+    { cat /run/bad.cfg.0; for l in 'serial="file:/run/bad.serial"' "$@"; do echo "$l"; done; } >/run/bad.cfg
+    rm -f /var/log/xen/qemu-dm-bad.log
+    xl create /run/bad.cfg >/run/bad.xl 2>&1 & x=$!
+    await 25 grep -q "bulkhead-dm: .*$words" /var/log/xen/qemu-dm-bad.log; r=$?
+    cat /run/bad.xl /var/log/xen/qemu-dm-bad.log
+    told=$(xenstore-read "/local/domain/$(xl domid bad-dm)/device-model/$(xl domid bad)/error"); echo "in xenstore: $told"
+    kill $x; wait $x 2>/dev/null; xl destroy bad; await 10 stub_left && [ $r = 0 ] && echo "$told" | grep -q "$words"
+}
+stub_locked_privcmd() { stub_refused 'XSA-482.*xen_privcmd.unrestricted=1' 'stubdomain_cmdline="xen_privcmd.unrestricted=0"'; }
+stub_little_memory() { stub_refused 'stubdomain_memory is too small' 'stubdomain_memory=20'; }
+stub_bad_argv() { stub_refused 'unknown option' 'device_model_args_hvm=["-frobnicate"]'; }
+stub_no_nic() { stub_refused 'network cards' 'device_model_args_hvm=["-netdev","type=tap,id=net0,ifname=vif1.0-emu"]'; }
+# A domain that is nobody's stub domain, and a disk of the arguments that nobody attached.
+stub_no_target() {
+    image=/usr/lib/bulkhead/stubdom
+    printf 'name="alone"\ntype="pv"\nkernel="%s/kernel"\nramdisk="%s/ramdisk"\nmemory=64\nvcpus=1\non_poweroff="destroy"\non_crash="destroy"\n' $image $image >/run/alone.cfg
+    timeout 20 xl create -c /run/alone.cfg </dev/null >/run/alone.out 2>&1
+    cat /run/alone.out
+    grep -q "bulkhead-dm: xenstore has no target: this domain is nobody's stub domain" /run/alone.out && await 10 sh -c '! xl domid alone' && stub_left
+}
+stub_no_disk() { stub_refused "the disk /dev/xvdq of the guest's arguments is not there" 'device_model_args_hvm=["-drive","file=/dev/xvdq,if=ide,index=3,media=disk,format=host_device,cache=writeback"]'; }
+
+# The debugging image: the release's with a shell and the tests' programs.
+debug_stub() { ( stub_image=/usr/lib/bulkhead/stubdom-debug; stub "$@" ); }
+# inside NAME COMMAND: runs it in the stub domain of the guest, prints what it printed; fails if it failed.
+inside() {
+    node=/local/domain/$(xl domid "$1-dm")/bulkhead-debug
+    xenstore-write "$node/answer" ''
+    inside_n=$((${inside_n:-0} + 1)); xenstore-write "$node/command" "$2 # $inside_n"
+    await "${3:-20}" sh -c "[ -n \"\$(xenstore-read $node/answer)\" ]" || { echo "no answer to: $2"; return 1; }
+    xenstore-read "$node/answer" | tee /run/inside.out
+    tail -n 1 /run/inside.out | grep -q '^status 0$'
+}
+# Linux from its disk: sees both disks, is talked to by `xl console`, seen and touched by VNC through dom0 in text mode and in
+# a graphics mode, copies 64 MiB by DMA, switches itself off.
+stub_linux() {
+    console_guest stub sl <<'S'
+load psmouse evdev
+echo "GUEST-SEES $(echo /dev/hd?)"
+mouse=$(awk '/^N:.*Mouse/ { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/')
+until echo "GUEST-READY"; hears_now() { read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; }; hears_now; do :; done
+printf '\033[2J\033[H\033[?25lname? ' >/dev/tty1; echo "GUEST-ASKS"
+read -r name </dev/tty1; echo "GUEST-READ <$name>"
+cat "/dev/input/$mouse" >/run/moves & cat=$!
+echo "GUEST-POINTER $mouse"
+hears moved
+kill $cat
+hexdump -v -e '12/2 "%u " "\n"' /run/moves | awk '{ v = $11; if (v > 32767) v -= 65536 }
+    $9 == 2 && $10 == 0 { x += v } $9 == 2 && $10 == 1 { y += v } $9 == 2 && $10 == 8 { w += v } $9 == 1 { b = b " " $10 ":" $11 } END { print "GUEST-MOVED x=" x " y=" y " wheel=" w " buttons=" b }'
+load bochs
+printf '\033[2J\033[H\033[?25lin a graphics mode\n' >/dev/tty1; echo "GUEST-GRAPHICS"
+hears copy
+copy 16; copy 80
+sync; echo "GUEST-WROTE"
+S
+    await 120 said sl GUEST-READY || { trouble sl; return 1; }
+    say begin; await 20 said sl GUEST-ASKS || { trouble sl; return 1; }
+    vnc=$(vnc_address sl) || { xenstore-ls -f | grep vnc; return 1; }
+    view() { # view NAME: the viewer's picture is ours, pixel by pixel
+        rm -f "/out/$1.ppm" "/out/$1.png"
+        $tools/bulkhead-bed vnc "$vnc" picture "/out/$1.ppm" && screenshot sl "$1" && $tools/bulkhead-bed same-picture "/out/$1.png" "/out/$1.ppm"
+    }
+    await 20 view sl-text || { view sl-text; return 1; }
+    $tools/bulkhead-bed vnc "$vnc" type "Hello, World_42
+" || return 1
+    await 20 said sl 'GUEST-READ <Hello, World_42>' || { trouble sl; return 1; }
+    await 20 view sl-typed || { view sl-typed; return 1; }
+    cmp -s /out/sl-text.ppm /out/sl-typed.ppm && { echo "nothing was seen of what was typed"; return 1; }
+    await 20 said sl GUEST-POINTER || { trouble sl; return 1; }
+    # To a place, from there 50 right and 20 down, a click of each button, two steps of the wheel.
+    $tools/bulkhead-bed vnc "$vnc" pointer 100 100 0 pointer 150 120 0 pointer 150 120 1 pointer 150 120 0 pointer 150 120 4 pointer 150 120 0 \
+        pointer 150 120 8 pointer 150 120 0 pointer 150 120 8 pointer 150 120 0 || return 1
+    usleep 500000; say moved; await 20 said sl GUEST-MOVED || { trouble sl; return 1; }
+    grep GUEST-MOVED /run/sl.out
+    await 30 said sl GUEST-GRAPHICS || { trouble sl; return 1; }
+    await 30 view sl-graphics || { view sl-graphics; return 1; }
+    head -c 15 /out/sl-graphics.ppm
+    say copy; await 200 said sl GUEST-WROTE || { trouble sl; return 1; }
+    await 60 gone sl || { trouble sl; return 1; }
+    exec 6>&-
+    cat /run/sl.out
+    copied sl && said sl 'GUEST-SEES /dev/hda /dev/hdb' && said sl GUEST-DONE && await 10 stub_left
+}
+# Where dom0's viewer of a stub domain's guest listens.
+vnc_address() {
+    for d in "$(xl domid "$1")" "$(xl domid "$1-dm")"; do
+        port=$(xenstore-read "/local/domain/$d/console/vnc-port" 2>/dev/null) && { echo "127.0.0.1:$port"; return; }
+    done
+    return 1
+}
+stub_cd() { cd_guest stub sc && await 10 stub_left; }
+
+# Inside the stub domain, at level strict: every process is in its sandbox, every attempt of a hostile program in its place
+# fails, with Xen's interfaces in its hands too.
+stub_breakout() {
+    debug_stub sb "$(disk hda /run/busy.img)" 'memory=64' | sed 's/^stubdomain_memory=.*/stubdomain_memory=96/' >/run/sb.cfg
+    (exec 9<>/run/sb.com1; exec cat /run/sb.com1 >/run/sb.out) & c=$!
+    xl create /run/sb.cfg || { cat /var/log/xen/qemu-dm-sb.log; return 1; }
+    d=$(xl domid sb) b=/usr/lib/bulkhead-tests
+    inside sb "$b/bulkhead-bed processes 1" && inside sb "$b/bulkhead-bed breakout $d >/run/o 2>&1; r=\$?; grep -c 'as wanted' /run/o; grep -v 'as wanted' /run/o; exit \$r" 60 &&
+        inside sb "BULKHEAD_HOSTILE=$b/bulkhead-hostile $b/breakout --test-threads=1 >/run/o 2>&1; r=\$?; tail -n 30 /run/o; exit \$r" 120; r=$?
+    grep level /var/log/xen/qemu-dm-sb.log
+    xl destroy sb; kill $c
+    [ $r = 0 ] && await 10 stub_left
+}
+# Each process killed inside while the guest works: it comes back, the guest notices nothing and its data is whole; at last
+# the broker, and the guest is reported crashed.
+stub_killed() {
+    console_guest debug_stub sk 'stubdomain_memory=96' <<'S'
+load bochs
+until printf '\033[2J\033[H\033[?25lthe first line on the screen\n' >/dev/tty1; echo "GUEST-READY"; hears_now() { read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; }; hears_now; do :; done
+echo "GUEST-BEGINS"
+hears copy
+copy 16; echo "GUEST-HALF"
+hears again
+copy 80; sync; echo "GUEST-WROTE"
+hears end
+S
+    await 120 said sk GUEST-READY || { trouble sk; return 1; }
+    say begin; await 20 said sk GUEST-BEGINS || { trouble sk; return 1; }
+    d=$(xl domid sk)
+    row() { bulkhead ps "$d" | awk -v p="$1" '$1 == p { print $2, $NF }'; }
+    restarted() { r_=$(row "$1"); [ -n "$r_" ] && [ "${r_% *}" != "$2" ] && [ "${r_% *}" != 0 ] && [ "${r_#* }" = 1 ]; }
+    screenshot sk sk-before || return 1
+    kill_one() { pid=$(row "$1"); pid=${pid% *}; [ -n "$pid" ] && inside sk "kill -KILL $pid" && await 30 restarted "$1" "$pid" || { echo "$1 did not come back"; bulkhead ps "$d"; return 1; }; }
+    for p in platform ps2 serial0 ide fbdev vchan control; do kill_one $p || { trouble sk; return 1; }; done
+    say copy; kill_one vga || { trouble sk; return 1; }
+    await 20 screenshot sk sk-after && cmp /out/sk-before.png /out/sk-after.png || return 1
+    await 200 said sk GUEST-HALF || { trouble sk; return 1; }
+    say again; await 200 said sk GUEST-WROTE || { trouble sk; return 1; }
+    bulkhead ps "$d"
+    $tools/bulkhead-bed vnc "$(vnc_address sk)" picture /out/sk-vnc.ppm && $tools/bulkhead-bed same-picture /out/sk-after.png /out/sk-vnc.ppm || return 1
+    pid=$(row broker); inside sk "kill -KILL ${pid% *}" 3
+    await 20 gone sk || { trouble sk; return 1; }
+    exec 6>&-
+    cat /run/sk.out; tail -n 15 /var/log/xen/qemu-dm-sk.log
+    grep -q 'the guest is reported crashed' /var/log/xen/qemu-dm-sk.log && copied sk && await 10 stub_left
+}
+# The CD of a stub domain's guest changed with the commands of libxl 4.22, in its order (libxl 4.17 has not got that: the
+# commands are replayed, the disk is attached and detached by 4.17's own xl).
+stub_cd_change() {
+    swap() {
+        xl cd-insert sx hdc $guests/linux.iso && { echo "libxl 4.17 has learnt it: use it here"; return 1; }
+        set_of() { qmp sx '{"execute":"query-fdsets"}' | sed -n 's/.*"opaque":"stub-devid:5632"}\],"fdset-id":\([0-9]*\).*/\1/p'; }
+        qmp sx '{"execute":"query-fdsets"}'
+        old=$(set_of); [ -n "$old" ] || return 1
+        qmp sx '{"execute":"eject","arguments":{"id":"ide-5632","force":true}}' || return 1
+        qmp sx "{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":$old}}" || return 1
+        say out; await 20 said sx GUEST-OUT || return 1
+        xl block-detach sx-dm 5632 || return 1
+        await 20 sh -c '! xenstore-exists /local/domain/'"$(xl domid sx-dm)"'/device/vbd/5632' || return 1
+        [ -z "$(set_of)" ] || { echo "the old disk has come back"; return 1; }
+        xl block-attach sx-dm "format=raw,vdev=hdc,access=ro,devtype=cdrom,backendtype=qdisk,target=$guests/linux.iso" || return 1
+        new_set() { new=$(set_of); [ -n "$new" ]; }
+        await 20 new_set; new=$(set_of); [ -n "$new" ] || { qmp sx '{"execute":"query-fdsets"}'; return 1; }
+        qmp sx "{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"id\":\"ide-5632\",\"filename\":\"/dev/fdset/$new\",\"format\":\"host_device\"}}" || return 1
+    }
+    change_guest stub sx swap && await 10 stub_left
+}

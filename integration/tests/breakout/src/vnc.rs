@@ -1,0 +1,180 @@
+//! A small VNC viewer (RFC 6143), so that the suite sees and touches a guest by the road that an operator's viewer takes.
+//!
+//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `pointer X Y BUTTONS`, `picture FILE` (PPM).
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+type Failed = Box<dyn std::error::Error>;
+
+/// Raw pixels; a new size of the screen.
+const RAW: i32 = 0;
+const DESKTOP_SIZE: i32 = -223;
+/// Between two events: a guest's keyboard remembers sixteen bytes, and its controller takes one after the other.
+const PACE: Duration = Duration::from_millis(60);
+/// X11's names of what is not in ASCII.
+const SHIFT: u32 = 0xffe1;
+const RETURN: u32 = 0xff0d;
+
+struct Viewer {
+    stream: TcpStream,
+    size: [u16; 2],
+}
+
+impl Viewer {
+    fn connect(address: &str) -> Result<Self, Failed> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_nodelay(true)?;
+        let mut viewer = Self { stream, size: [0; 2] };
+        let version = viewer.take(12)?;
+        if version != b"RFB 003.008\n" {
+            return Err(format!("the server says {:?}", String::from_utf8_lossy(&version)).into());
+        }
+        viewer.stream.write_all(&version)?;
+        let kinds = usize::from(viewer.take(1)?[0]);
+        let kinds = viewer.take(kinds)?;
+        if !kinds.contains(&1) {
+            return Err(format!("security types {kinds:?}, not none").into());
+        }
+        viewer.stream.write_all(&[1])?;
+        if viewer.take(4)? != [0; 4] {
+            return Err("the server refused".into());
+        }
+        viewer.stream.write_all(&[1])?;
+        let init = viewer.take(24)?;
+        viewer.size = [u16::from_be_bytes([init[0], init[1]]), u16::from_be_bytes([init[2], init[3]])];
+        let name = u32::from_be_bytes([init[20], init[21], init[22], init[23]]);
+        viewer.take(name.min(4096) as usize)?;
+        // 32 bits, blue lowest; then what we understand.
+        viewer.stream.write_all(&[0, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0])?;
+        let mut encodings = vec![2, 0, 0, 2];
+        encodings.extend(RAW.to_be_bytes());
+        encodings.extend(DESKTOP_SIZE.to_be_bytes());
+        viewer.stream.write_all(&encodings)?;
+        Ok(viewer)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<Vec<u8>, Failed> {
+        let mut buffer = vec![0; bytes];
+        self.stream.read_exact(&mut buffer)?;
+        Ok(buffer)
+    }
+
+    fn key(&mut self, keysym: u32, down: bool) -> Result<(), Failed> {
+        let mut event = vec![4, u8::from(down), 0, 0];
+        event.extend(keysym.to_be_bytes());
+        self.stream.write_all(&event)?;
+        std::thread::sleep(PACE);
+        Ok(())
+    }
+
+    fn press(&mut self, keysym: u32) -> Result<(), Failed> {
+        self.key(keysym, true)?;
+        self.key(keysym, false)
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Failed> {
+        for c in text.chars() {
+            let shifted = c.is_ascii_uppercase() || "~!@#$%^&*()_+{}|:\"<>?".contains(c);
+            if shifted {
+                self.key(SHIFT, true)?;
+            }
+            self.press(if c == '\n' { RETURN } else { c as u32 })?;
+            if shifted {
+                self.key(SHIFT, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pointer(&mut self, x: u16, y: u16, buttons: u8) -> Result<(), Failed> {
+        let [[x0, x1], [y0, y1]] = [x.to_be_bytes(), y.to_be_bytes()];
+        self.stream.write_all(&[5, buttons, x0, x1, y0, y1])?;
+        std::thread::sleep(PACE);
+        Ok(())
+    }
+
+    /// The whole screen as RGB, of the size that it has when it is whole.
+    fn picture(&mut self) -> Result<Vec<u8>, Failed> {
+        'ask: loop {
+            let [width, height] = self.size.map(usize::from);
+            let mut pixels = vec![0; width * height * 3];
+            let ([w0, w1], [h0, h1]) = (self.size[0].to_be_bytes(), self.size[1].to_be_bytes());
+            self.stream.write_all(&[3, 0, 0, 0, 0, 0, w0, w1, h0, h1])?;
+            let mut left = width * height;
+            while left > 0 {
+                match self.take(1)?[0] {
+                    0 => {}
+                    2 => continue,
+                    3 => {
+                        let head = self.take(7)?;
+                        self.take(u32::from_be_bytes([head[3], head[4], head[5], head[6]]).min(1 << 20) as usize)?;
+                        continue;
+                    }
+                    kind => return Err(format!("a message {kind}").into()),
+                }
+                let head = self.take(3)?;
+                let mut resized = false;
+                for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
+                    let r = self.take(12)?;
+                    let [x, y, w, h] = [0, 2, 4, 6].map(|i| usize::from(u16::from_be_bytes([r[i], r[i + 1]])));
+                    match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
+                        RAW => {
+                            let data = self.take(w * h * 4)?;
+                            for (row, line) in data.chunks(w * 4).enumerate() {
+                                for (column, p) in line.chunks(4).enumerate() {
+                                    if x + column < width && y + row < height {
+                                        let at = ((y + row) * width + x + column) * 3;
+                                        pixels[at..at + 3].copy_from_slice(&[p[2], p[1], p[0]]);
+                                    }
+                                }
+                            }
+                            left = left.saturating_sub(w * h);
+                        }
+                        DESKTOP_SIZE => {
+                            self.size = [w as u16, h as u16];
+                            resized = true;
+                        }
+                        other => return Err(format!("an encoding {other}").into()),
+                    }
+                }
+                if resized {
+                    continue 'ask;
+                }
+            }
+            return Ok(pixels);
+        }
+    }
+}
+
+/// Connects and does what the words say, in order.
+pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
+    let (address, mut words) = words.split_first().ok_or("which address?")?;
+    let mut viewer = Viewer::connect(address)?;
+    while let Some((word, rest)) = words.split_first() {
+        words = match (word.as_str(), rest) {
+            ("type", [text, rest @ ..]) => {
+                viewer.write(text)?;
+                rest
+            }
+            ("key", [keysym, rest @ ..]) => {
+                viewer.press(keysym.parse()?)?;
+                rest
+            }
+            ("pointer", [x, y, buttons, rest @ ..]) => {
+                viewer.pointer(x.parse()?, y.parse()?, buttons.parse()?)?;
+                rest
+            }
+            ("picture", [file, rest @ ..]) => {
+                let pixels = viewer.picture()?;
+                let mut ppm = format!("P6\n{} {}\n255\n", viewer.size[0], viewer.size[1]).into_bytes();
+                ppm.extend(pixels);
+                std::fs::write(file, ppm)?;
+                rest
+            }
+            _ => return Err(format!("what is {word}?").into()),
+        };
+    }
+    Ok(())
+}
