@@ -75,13 +75,20 @@ role_pid() { tree "$1" | sed -n "s/^$2 //p" | head -n 1; }
 nothing_left() { ! pidof bulkhead-dm bulkhead-roles platform ide vga ps2 serial broker control >/dev/null && ! ls /var/run/xen/qmp-libx* >/dev/null 2>&1; }
 # qmp NAME COMMAND: sends one command, prints the answer.
 qmp() { bulkhead qmp "$(xl domid "$1")" "$2"; }
-# check NAME COMMAND...: runs a test and says how it went and how long it took.
+# who_waits: every process, and where in the kernel it is.
+who_waits() { ps -o pid,ppid,stat,time,args; for p_ in /proc/[0-9]*; do echo "${p_#/proc/} $(cat "$p_/comm"): $(head -n 4 "$p_/stack" | tr '\n' ' ')"; done; }
+# check NAME COMMAND...: runs a test and says how it went and how long it took. One that takes longer than $test_limit s is
+# killed; its log says what everybody was waiting for.
 check() {
     t_=$1 b_=$(uptime_s); shift
-    if "$@" >"/out/$t_.log" 2>&1; then r_=ok; else r_="not ok"; fi
+    ( "$@" ) >"/out/$t_.log" 2>&1 & c_=$!
+    ( trap 'kill $s_; exit' TERM; sleep "${test_limit:-420}" & s_=$!; wait $s_
+      { echo "the test's time is up"; who_waits; } >>"/out/$t_.log" 2>&1; kill -KILL $c_ ) 2>/dev/null & g_=$!
+    if wait $c_; then r_=ok; else r_="not ok"; fi
+    kill $g_ 2>/dev/null
     echo "$r_ $t_ # $(awk "BEGIN { print int($(uptime_s) - $b_) }") s"
     [ "$r_" = ok ] && return
     tail -n 40 "/out/$t_.log" | sed "s/^/# /"
     # What it has left must not spoil the tests that follow.
-    for d_ in $(xl list | awk 'NR > 2 { print $2 }'); do xl destroy "$d_"; done
+    for d_ in $(timeout 60 xl list | awk 'NR > 2 { print $2 }'); do timeout 60 xl destroy "$d_"; done
 }

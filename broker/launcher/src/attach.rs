@@ -37,9 +37,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let mut watched = domid.zip(target);
     if let Some((stubdom, guest)) = watched {
         xenstore.watch("@releaseDomain").map_err(|e| e.to_string())?;
+        xenstore.watch(&format!("/local/domain/{stubdom}/console/vnc-port")).map_err(|e| e.to_string())?;
         eprintln!("bulkhead-dm: if stub domain {stubdom} dies, guest {guest} is reported crashed");
     }
-    let mut served = true;
+    let (mut served, mut shown) = (true, false);
     loop {
         let store = xenstore.as_fd();
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
@@ -58,8 +59,12 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         if ready.first() == Some(&true) {
             break;
         }
+        let changed = watched.is_some() && xenstore.changed().map_err(|e| e.to_string())?;
+        if let Some((stubdom, guest)) = watched.filter(|_| changed && !shown) {
+            shown = show(&mut xenstore, stubdom, guest);
+        }
         if let Some((stubdom, guest)) = watched
-            && xenstore.changed().map_err(|e| e.to_string())?
+            && changed
             // Not to know is no reason to take the back ends away.
             && let Some(line) = look(stubdom, guest).unwrap_or_else(|e| Some(format!("stub domain {stubdom} cannot be watched: {e}")))
         {
@@ -84,6 +89,22 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         let _ = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty());
     }
     Ok(())
+}
+
+/// libxl writes where the viewer of a stub domain's frame buffer listens into that domain's nodes, and looks for it in the
+/// guest's when somebody says `xl vncviewer GUEST`. Whether it is known now.
+fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
+    let from = format!("/local/domain/{stubdom}/console");
+    if xenstore.read(&format!("{from}/vnc-port")).is_err() {
+        return false;
+    }
+    for node in xenstore.directory(&from).into_iter().filter(|n| n.starts_with("vnc-")) {
+        let copied = xenstore.read(&format!("{from}/{node}")).and_then(|value| xenstore.write(&format!("/local/domain/{guest}/console/{node}"), &value));
+        if let Err(e) = copied {
+            eprintln!("bulkhead-dm: xl vncviewer will not find guest {guest}: {node}: {e}");
+        }
+    }
+    true
 }
 
 /// Looks at the stub domain; reports its guest crashed if it is dead. What was done, if that is all there is to do.

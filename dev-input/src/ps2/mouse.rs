@@ -170,8 +170,9 @@ impl Mouse {
         let sign = |v: i32, bit: u8| u8::from(v < 0).wrapping_shl(u32::from(bit));
         let mut bytes = vec![8 | self.buttons & 7 | sign(dx, 4) | sign(dy, 5), dx as u8, dy as u8];
         match self.kind {
-            3 => bytes.push(take(&mut self.dz, 127).wrapping_neg() as u8),
-            4 => bytes.push(take(&mut self.dz, 7).wrapping_neg() as u8 & 0x0f | (self.buttons & 0x18) << 1),
+            // Towards the user is positive, as in the events. (Linux turns it round: its REL_WHEEL counts up.)
+            3 => bytes.push(take(&mut self.dz, 127) as u8),
+            4 => bytes.push(take(&mut self.dz, 7) as u8 & 0x0f | (self.buttons & 0x18) << 1),
             _ => self.dz = 0,
         }
         self.changed = self.dx != 0 || self.dy != 0 || self.dz != 0;

@@ -98,7 +98,7 @@ fn the_wheel_appears_after_the_knock_sequence() {
     assert_eq!(all(&mut p, &mut cx), [0x28, 5, 0xfd, 0]);
     p.input(InputEvent::Button { button: 0, down: true }, &mut cx);
     p.input(InputEvent::Move { dx: 0, dy: 0, dz: 1 }, &mut cx);
-    assert_eq!(all(&mut p, &mut cx), [0x09, 0, 0, 0, 0x09, 0, 0, 0xff]);
+    assert_eq!(all(&mut p, &mut cx), [0x09, 0, 0, 0, 0x09, 0, 0, 1], "the wheel towards the user");
 }
 
 #[test]

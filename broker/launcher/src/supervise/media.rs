@@ -1,6 +1,7 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
 use super::{Launcher, say};
 use bulkhead_bus::plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, Slot, ToProcess};
+use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
@@ -39,7 +40,7 @@ impl Launcher {
     /// Tells control of the CDs that this stub domain's kernel has, with a descriptor for each that is newer than `known`.
     pub(super) fn disks(&mut self, serial: u32, known: u64) {
         let (mut disks, mut fds) = (Vec::new(), Vec::new());
-        for (disk, name) in front_disks() {
+        for (disk, name) in front_disks().unwrap_or_else(|e| { say(&e.to_string()); Vec::new() }) {
             if disk.diskseq > known {
                 // Its medium is read only; one that is just going away is no news.
                 let path = format!("/dev/{name}");
@@ -61,21 +62,22 @@ impl Launcher {
 }
 
 /// The CDs among the kernel's Xen disks, oldest first, with their nodes' names.
-fn front_disks() -> Vec<(FrontDisk, String)> {
-    let read = |path: String| std::fs::read_to_string(path).ok();
+fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
+    let mut xenstore = Xenstore::connect()?;
     let mut disks = Vec::new();
     for device in std::fs::read_dir("/sys/bus/xen/devices").into_iter().flatten().flatten() {
         let id = device.file_name().to_str().and_then(|n| n.strip_prefix("vbd-")?.parse().ok());
         let block = std::fs::read_dir(device.path().join("block")).ok().and_then(|mut b| b.next()?.ok());
         let (Some(devid), Some(block)) = (id, block) else { continue };
         let name = block.file_name().to_string_lossy().into_owned();
-        let field = |what: &str| read(format!("/sys/block/{name}/{what}")).and_then(|t| t.trim().parse::<u64>().ok());
-        // GENHD_FL_REMOVABLE is what blkfront makes of a back end that says VDISK_CDROM.
-        if let (Some(1), Some(diskseq)) = (field("removable"), field("diskseq")) {
+        let diskseq = std::fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok().and_then(|t| t.trim().parse().ok());
+        // What it is only libxl says.
+        let kind = xenstore.read(&format!("device/vbd/{devid}/device-type")).unwrap_or_default();
+        if let (Some(diskseq), "cdrom") = (diskseq, kind.as_str()) {
             disks.push((FrontDisk { devid, diskseq }, name));
         }
     }
     disks.sort_by_key(|(disk, _)| disk.diskseq);
     disks.truncate(MAX_DISKS);
-    disks
+    Ok(disks)
 }

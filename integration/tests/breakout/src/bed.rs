@@ -6,7 +6,8 @@
 //!     bulkhead-bed limits             what dm_restrict's limits do to memfds and namespaces (docs/decisions/0005)
 //!     bulkhead-bed crash DOMID        ends a domain as if it had crashed
 //!     bulkhead-bed native-tsc DOMID   this domain reads the processor's own time stamp counter
-//!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its bulkhead-debug/command
+//!     bulkhead-bed terminal COMMAND...    runs it on a terminal of its own, with standard input and output as its other end
+//!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its data/bulkhead-debug/command
 //!     bulkhead-bed same-picture PNG PPM   whether two pictures have the same pixels
 //!     bulkhead-bed vnc ADDRESS WORD...    sees and touches a guest by VNC (vnc.rs)
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
@@ -21,6 +22,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 fn main() {
+    if std::process::id() == 1 {
+        eprintln!("bulkhead-bed: {}", init());
+        return;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let numbers: Vec<i32> = arguments.iter().skip(1).filter_map(|a| a.parse().ok()).collect();
     let done = match (arguments.first().map(String::as_str), numbers.as_slice()) {
@@ -32,9 +37,10 @@ fn main() {
         (Some("native-tsc"), [domid]) => native_tsc(u16::try_from(*domid).unwrap_or(0)),
         (Some("commands"), []) => commands(),
         (Some("same-picture"), []) => same_picture(arguments.get(1).map_or("", String::as_str), arguments.get(2).map_or("", String::as_str)),
+        (Some("terminal"), _) => terminal(arguments.get(1..).unwrap_or_default()),
         (Some("vnc"), _) => vnc::run(arguments.get(1..).unwrap_or_default()),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | commands | same-picture PNG PPM | vnc ADDRESS WORD... | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | commands | same-picture PNG PPM | vnc ADDRESS WORD... | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -101,16 +107,54 @@ fn native_tsc(domid: u16) -> Done {
     Err("this Xen's interface version is not known".into())
 }
 
-/// The debugging image's shell: one command after the other; output and status go to bulkhead-debug/answer.
+/// `xl console` sends what is typed only if it has a terminal.
+fn terminal(command: &[String]) -> Done {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let (program, arguments) = command.split_first().ok_or("which command?")?;
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let slave = std::fs::File::options().read(true).write(true).open(ptsname(&master, Vec::new())?.to_str()?)?;
+    let mut modes = rustix::termios::tcgetattr(&slave)?;
+    modes.make_raw();
+    rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
+    let mut child = std::process::Command::new(program);
+    let mut child = child.args(arguments).stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave).spawn()?;
+    let (mut write, mut read) = (std::fs::File::from(rustix::io::dup(&master)?), std::fs::File::from(master));
+    std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut write));
+    // Ends with EIO when nobody has the terminal open any more.
+    let _ = std::io::copy(&mut read, &mut std::io::stdout());
+    child.wait()?;
+    Ok(())
+}
+
+/// The debugging image's first process: a shell's programs, room for files, the tests' command loop; then the launcher takes this
+/// process's place. Returns why it did not. (The kernel knows ELF programs only, so this is no script.)
+fn init() -> std::io::Error {
+    use std::os::unix::process::CommandExt as _;
+    for (kind, place) in [(c"proc", c"/proc"), (c"sysfs", c"/sys"), (c"devtmpfs", c"/dev"), (c"tmpfs", c"/run"), (c"tmpfs", c"/tmp")] {
+        // SAFETY: constant strings.
+        if unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) } != 0 {
+            return std::io::Error::last_os_error();
+        }
+    }
+    let installed = std::process::Command::new("/bin/busybox").args(["--install", "-s", "/bin"]).status();
+    match installed.and_then(|_| std::process::Command::new("/usr/lib/bulkhead-tests/bulkhead-bed").arg("commands").spawn()) {
+        Ok(_) => std::process::Command::new("/usr/lib/bulkhead/bulkhead-dm").exec(),
+        Err(e) => e,
+    }
+}
+
+/// The debugging image's shell: one command after the other; output and status go to data/bulkhead-debug/answer.
 fn commands() -> Done {
     let mut xenstore = bulkhead_xen::Xenstore::connect()?;
-    xenstore.write("bulkhead-debug/answer", "")?;
-    xenstore.watch("bulkhead-debug/command")?;
+    xenstore.write("data/bulkhead-debug/answer", "")?;
+    xenstore.watch("data/bulkhead-debug/command")?;
     let mut last = String::new();
     loop {
         rustix::event::poll(&mut [rustix::event::PollFd::new(&xenstore.as_fd(), rustix::event::PollFlags::IN)], None)?;
         xenstore.changed()?;
-        let command = xenstore.read("bulkhead-debug/command").unwrap_or_default();
+        let command = xenstore.read("data/bulkhead-debug/command").unwrap_or_default();
         if command == last || command.is_empty() {
             continue;
         }
@@ -118,7 +162,7 @@ fn commands() -> Done {
         let out = std::process::Command::new("/bin/sh").args(["-c", &command]).output()?;
         let mut text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
         text.truncate(text.floor_char_boundary(3000));
-        xenstore.write("bulkhead-debug/answer", &format!("{text}\nstatus {}", out.status.code().unwrap_or(-1)))?;
+        xenstore.write("data/bulkhead-debug/answer", &format!("{text}\nstatus {}", out.status.code().unwrap_or(-1)))?;
     }
 }
 
@@ -185,11 +229,14 @@ fn breakout(domid: u16) -> Done {
 fn processes(launcher: i32) -> Done {
     let own = verify::observe(launcher)?;
     let mut wrong = Vec::new();
-    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
-    for pid in children.split_whitespace() {
-        let pid: i32 = pid.parse()?;
-        // The debugging image's shell is no part of the machine.
-        if std::fs::read_link(format!("/proc/{pid}/exe"))? == std::env::current_exe()? {
+    let pids = std::fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.collect::<Vec<_>>() {
+        // The debugging image's shell, and what has ended, are no part of the machine.
+        let state = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if !state.contains(&format!("PPid:\t{launcher}\n")) {
+            continue;
+        }
+        if state.contains("State:\tZ") || std::fs::read_link(format!("/proc/{pid}/exe"))? == std::env::current_exe()? {
             continue;
         }
         let role = std::fs::read(format!("/proc/{pid}/cmdline"))?;
