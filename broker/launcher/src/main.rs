@@ -7,27 +7,22 @@ fn main() -> ExitCode {
         stubdom::run();
         return ExitCode::FAILURE;
     }
+    let tell = |line: &str| eprintln!("bulkhead-dm: {line}");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = if attach::is_asked(&arguments) {
-        attach::run(&arguments)
+    let good = if attach::is_asked(&arguments) {
+        attach::run(&arguments).map_err(|e| tell(&e)).is_ok()
     } else {
         let parsed = match argv::parse(arguments) {
             Ok(parsed) => parsed,
             Err(e) => {
-                eprintln!("bulkhead-dm: {e}");
+                tell(&e.to_string());
                 return ExitCode::from(2);
             }
         };
         for note in &parsed.notes {
-            eprintln!("bulkhead-dm: {note}");
+            tell(note);
         }
-        run(parsed.machine, None)
+        run(parsed.machine, None, tell)
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("bulkhead-dm: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -63,17 +63,23 @@ pub fn is_here() -> bool {
 /// Runs the stub domain. Returns when its guest is gone, or never: then the domain is powered off.
 pub fn run() {
     let mut guest = None;
-    let ended = start(&mut guest).and_then(|(machine, stubdom)| crate::run(machine, Some(stubdom)));
-    if let Err(line) = ended {
-        eprintln!("bulkhead-dm: {line}");
-        if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
-            let _ = xenstore.write(&format!("device-model/{guest}/error"), &line);
+    match start(&mut guest) {
+        Ok((machine, stubdom)) => {
+            crate::run(machine, Some(stubdom), |line| tell(guest, line));
         }
+        Err(line) => tell(guest, &line),
+    }
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+}
+
+fn tell(guest: Option<u16>, line: &str) {
+    eprintln!("bulkhead-dm: {line}");
+    if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
+        let _ = xenstore.write(&format!("device-model/{guest}/error"), line);
     }
     // What the console has not sent yet is lost with the domain.
     let _ = rustix::termios::tcdrain(rustix::stdio::stderr());
-    rustix::fs::sync();
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
 }
 
 fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), String> {
@@ -135,11 +141,17 @@ fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, String>
     keys.iter().map(|key| xenstore.read(&format!("{path}/{key}")).map_err(fail)).collect()
 }
 
-/// What is free now must be enough for all processes.
-fn memory() -> Result<(), String> {
+/// kB of memory that are free, and all.
+pub(crate) fn free() -> Result<(u64, u64), String> {
     let info = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
     let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0);
-    let (free, total) = (field("MemAvailable:"), field("MemTotal:"));
+    Ok((field("MemAvailable:"), field("MemTotal:")))
+}
+
+/// What is free now must be enough for all processes.
+fn memory() -> Result<(), String> {
+    let (free, total) = free()?;
+    eprintln!("bulkhead-dm: {free} of {total} kB are free before anything is started");
     if free < FREE_KB {
         let (free, total, need) = (free >> 10, total >> 10, FREE_KB >> 10);
         return Err(format!("stubdomain_memory is too small: {free} of {total} MiB are free, {need} are needed"));

@@ -42,20 +42,26 @@ const VIEWER: &str = "fbdev";
 /// Files of screenshots.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
-/// Starts the machine and stays until it ends.
-pub fn run(machine: Machine, stubdom: Option<Stubdom>) -> Result<(), String> {
-    let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"))?;
-    let mut launcher = Launcher::prepare(machine, stubdom, signals)?;
-    let started = launcher.start();
-    let result = match started {
-        Ok(()) => launcher.watch(),
-        Err(e) => Err(e),
+/// Starts the machine and stays until it ends; whether it ended because somebody wanted it to. Otherwise `tell` is told why,
+/// before the guest is reported crashed: what comes of that may end this process too.
+pub fn run(machine: Machine, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
+    let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"));
+    let mut launcher = match signals.and_then(|signals| Launcher::prepare(machine, stubdom, signals)) {
+        Ok(launcher) => launcher,
+        Err(line) => {
+            tell(&line);
+            return false;
+        }
     };
-    if launcher.running && result.is_err() {
-        launcher.crash();
+    let result = launcher.start().and_then(|()| launcher.watch());
+    if let Err(line) = &result {
+        tell(line);
+        if launcher.running {
+            launcher.crash();
+        }
     }
     launcher.end();
-    result
+    result.is_ok()
 }
 
 /// Why the machine ends.
@@ -133,6 +139,9 @@ impl Launcher {
             Level::Kernel => format!("kernel (Landlock ABI {}, strict needs 6)", bulkhead_policy::landlock_abi()),
         };
         say(&format!("{} processes run, sandbox level {level}", self.slots.len()));
+        if let (true, Ok((free, total))) = (self.stubdom, crate::stubdom::free()) {
+            say(&format!("{free} of {total} kB are free now"));
+        }
         Ok(())
     }
 
