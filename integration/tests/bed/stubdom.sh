@@ -26,7 +26,10 @@ stub_operate() {
     screenshot so stub-before || return 1
     bulkhead restart "$d" vga && await 20 screenshot so stub-after && cmp /out/stub-before.png /out/stub-after.png || return 1
     await 20 sh -c "bulkhead inspect $d fbdev | grep -q '\"picture\":\"720x400\"'" || { bulkhead inspect "$d" fbdev; return 1; }
-    xl qemu-monitor-command so 'info version' 2>/dev/null
+    xl save so /run/so.save 2>/run/save.err && { echo "it was saved"; return 1; }
+    cat /run/save.err
+    grep -q 'saving and migrating is not supported by this device model; the guest runs on' /run/save.err || return 1
+    qmp so '{"execute":"query-status"}' | grep -q '"status":"running"' || return 1
     $tools/bulkhead-bed crash "$(xl domid so-dm)" || return 1
     await 20 sh -c '! xl domid so' || { xl list; return 1; }
     cat /var/log/xen/qemu-dm-so-dm.log /var/log/xen/xl-so.log; kill $c
