@@ -153,6 +153,7 @@ S
 # Where the viewer of a guest listens: what `xl vncviewer` reads.
 vnc_address() { port=$(xenstore-read "/local/domain/$(xl domid "$1")/console/vnc-port") && echo "127.0.0.1:$port"; }
 stub_cd() { cd_guest stub sc && await 10 stub_left; }
+stub_reboot() { reboot_life stub sr && await 10 stub_left; }
 
 # Inside the stub domain, at level strict: every process is in its sandbox, every attempt of a hostile program in its place
 # fails, with Xen's interfaces in its hands too.
