@@ -1,0 +1,192 @@
+//! The receive ring: frames to descriptors (SDM 3.2), and which frames are for this card (3.2.1, 13.5).
+use super::E1000;
+use super::spec::{Ctrl, DESCRIPTOR, ReceiveStatus, cause, reg};
+use crate::frame::{Frame, be16};
+use crate::offload;
+use bulkhead_bus::Context;
+
+/// Frames of one turn.
+const BUDGET: usize = 64;
+/// Frames of a card that receives its own; more are lost.
+const LOOPED: usize = 64;
+/// Most bytes of a frame without RCTL's long bit, and with it; both with the frame check sequence.
+const LONGEST: usize = 1522;
+const LONGEST_LONG: usize = 16_384;
+
+impl E1000 {
+    /// Takes what has come, as long as there is room for it.
+    pub(super) fn receive(&mut self, cx: &mut Context) {
+        if !self.running {
+            return;
+        }
+        for _ in 0..BUDGET {
+            if !self.rctl().enable() || !self.link() {
+                // Nobody listens: what comes is lost, and is not old news later.
+                self.waiting.clear();
+                if self.backend.receive().is_none() {
+                    return;
+                }
+                continue;
+            }
+            let Some(frame) = self.waiting.pop_front() else {
+                if self.free() == 0 {
+                    return;
+                }
+                let Some(frame) = self.backend.receive() else { return };
+                self.waiting.extend(offload::finish(frame));
+                continue;
+            };
+            if let Err(frame) = self.deliver(frame, cx) {
+                self.waiting.push_front(frame);
+                return;
+            }
+        }
+        cx.again();
+    }
+
+    /// A frame that the card sends to itself.
+    pub(super) fn loop_back(&mut self, frame: Frame) {
+        if self.waiting.len() < LOOPED {
+            self.waiting.push_back(frame);
+        }
+    }
+
+    /// Descriptors that the guest has made free.
+    fn free(&self) -> u32 {
+        let count = self.get(reg::RDLEN) >> 4;
+        let (head, tail) = (self.get(reg::RDH), self.get(reg::RDT));
+        match (head < count && tail < count, tail.checked_sub(head)) {
+            (false, _) => 0,
+            (true, Some(free)) => free,
+            (true, None) => count.saturating_sub(head.saturating_sub(tail)),
+        }
+    }
+
+    /// Puts a frame into the ring. `Err`: there is no room for it now.
+    fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
+        let rctl = self.rctl();
+        let tag = (be16(&frame.bytes, 12) == Some(self.get(reg::VET) as u16)).then(|| be16(&frame.bytes, 14)).flatten();
+        let wanted = self.wanted(&frame.bytes);
+        if wanted.is_none() || (rctl.vlan_filter() && tag.is_some_and(|tag| !self.vlan_wanted(tag))) {
+            return Ok(());
+        }
+        let stripped = tag.filter(|_| Ctrl::from_bits(self.get(reg::CTRL)).vlan());
+        let mut bytes = frame.bytes.clone();
+        if stripped.is_some() {
+            bytes.drain(12..16);
+        }
+        if bytes.len() < super::SHORTEST {
+            bytes.resize(super::SHORTEST, 0);
+        }
+        // The frame check sequence is not known here; nobody looks at it.
+        let size = bytes.len().saturating_add(4);
+        if size > if rctl.long() { LONGEST_LONG } else { LONGEST } {
+            self.set_stat(reg::ROC, 1);
+            return Ok(());
+        }
+        if !rctl.strip_crc() {
+            bytes.resize(size, 0);
+        }
+        let buffer = rctl.buffer().max(1);
+        let need = u32::try_from(bytes.len().div_ceil(buffer)).unwrap_or(u32::MAX);
+        if need > self.free() {
+            self.set_stat(reg::RNBC, 1);
+            self.raise(cause::RXO, cx);
+            return Err(frame);
+        }
+        let rxcsum = self.get(reg::RXCSUM);
+        let (ip, tcp) = (rxcsum & 0x100 != 0, rxcsum & 0x200 != 0);
+        // What the host has verified, or has not finished because it never leaves the machine, is right.
+        let checked = frame.offload.verified;
+        let base = u64::from(self.get(reg::RDBAH)) << 32 | u64::from(self.get(reg::RDBAL));
+        let count = self.get(reg::RDLEN) >> 4;
+        let pieces = bytes.chunks(buffer);
+        let last = pieces.len().saturating_sub(1);
+        for (i, piece) in pieces.enumerate() {
+            let head = self.get(reg::RDH);
+            let address = base.wrapping_add(u64::from(head).saturating_mul(DESCRIPTOR));
+            let mut target = [0; 8];
+            let read = cx.memory.read(address, &mut target);
+            let written = read.and_then(|()| cx.memory.write(u64::from_le_bytes(target), piece));
+            let status = ReceiveStatus::new()
+                .with_done(true)
+                .with_end(i == last)
+                .with_ignore_checksums(!checked || !(ip | tcp))
+                .with_ip_checked(checked && ip)
+                .with_tcp_checked(checked && tcp)
+                .with_vlan(stripped.is_some())
+                .with_inexact(wanted == Some(Match::Table))
+                .with_rx_error(written.is_err());
+            let mut back = [0; 8];
+            let words = [u16::try_from(piece.len()).unwrap_or(0), 0, status.into_bits(), stripped.unwrap_or(0)];
+            for (to, word) in back.chunks_exact_mut(2).zip(words) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            if written.is_err() | cx.memory.write(address.wrapping_add(8), &back).is_err() {
+                self.ring_errors = self.ring_errors.saturating_add(1);
+            }
+            self.set(reg::RDH, if head.saturating_add(1) >= count { 0 } else { head.saturating_add(1) });
+        }
+        self.received(&frame.bytes);
+        let fraction = count >> u32::from(rctl.threshold()).saturating_add(1);
+        let low = if self.free() <= fraction { cause::RXDMT0 } else { 0 };
+        if self.get(reg::RDTR) == 0 { self.raise(cause::RXT0 | low, cx) } else { self.delay_receive(low, cx) }
+        Ok(())
+    }
+
+    /// Whether a frame is for this card.
+    fn wanted(&self, bytes: &[u8]) -> Option<Match> {
+        let rctl = self.rctl();
+        let destination = bytes.first_chunk::<6>()?;
+        if rctl.broadcast() && *destination == [0xff; 6] {
+            return Some(Match::Exact);
+        }
+        let mut address = (0..16u32).map(|i| {
+            let at = reg::RAL.wrapping_add(i.wrapping_mul(8));
+            (self.get(at), self.get(at.wrapping_add(4)))
+        });
+        let [a, b, c, d, e, f] = *destination;
+        let (low, high) = (u32::from_le_bytes([a, b, c, d]), u32::from(u16::from_le_bytes([e, f])));
+        if address.any(|(l, h)| h >> 31 != 0 && l == low && h & 0xffff == high) {
+            return Some(Match::Exact);
+        }
+        if a & 1 == 0 {
+            return rctl.unicast_all().then_some(Match::Exact);
+        }
+        if rctl.multicast_all() {
+            return Some(Match::Exact);
+        }
+        // Table 13-70: bits 47:36, 46:35, 45:34 or 43:32 of the address.
+        let bits = u32::from(u16::from_le_bytes([e, f])) >> match rctl.multicast_offset() { 0 => 4, 1 => 3, 2 => 2, _ => 0 } & 0xfff;
+        let word = self.get(reg::MTA.wrapping_add((bits >> 5).wrapping_mul(4)));
+        (word >> (bits & 31) & 1 != 0).then_some(Match::Table)
+    }
+
+    fn vlan_wanted(&self, tag: u16) -> bool {
+        let id = u32::from(tag & 0x0fff);
+        self.get(reg::VFTA.wrapping_add((id >> 5).wrapping_mul(4))) >> (id & 31) & 1 != 0
+    }
+
+    /// Counts a frame that was received.
+    fn received(&mut self, bytes: &[u8]) {
+        let len = bytes.len().max(super::SHORTEST).saturating_add(4);
+        self.count_size(reg::PRC64, len);
+        self.set_stat(reg::TPR, 1);
+        self.set_stat(reg::GPRC, 1);
+        self.add_octets(reg::TORL, len);
+        self.add_octets(reg::GORCL, len);
+        match bytes.get(..6) {
+            Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => self.set_stat(reg::BPRC, 1),
+            Some([first, ..]) if first & 1 != 0 => self.set_stat(reg::MPRC, 1),
+            _ => {}
+        }
+    }
+}
+
+/// How an address matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Match {
+    Exact,
+    /// By the multicast table, where others fall on the same bit.
+    Table,
+}

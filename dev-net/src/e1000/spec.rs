@@ -1,0 +1,310 @@
+//! Registers and descriptors of the 82540EM: PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual (Intel
+//! 317453), chapters 3 (descriptors), 5 (EEPROM), 8 (PHY) and 13 (registers).
+use bitfield_struct::bitfield;
+
+/// Offsets in BAR 0 (table 13-2).
+pub(super) mod reg {
+    pub(crate) const CTRL: u32 = 0x0000;
+    /// CTRL again.
+    pub(crate) const CTRL_DUP: u32 = 0x0004;
+    pub(crate) const STATUS: u32 = 0x0008;
+    pub(crate) const EECD: u32 = 0x0010;
+    pub(crate) const EERD: u32 = 0x0014;
+    pub(crate) const CTRL_EXT: u32 = 0x0018;
+    pub(crate) const MDIC: u32 = 0x0020;
+    pub(crate) const VET: u32 = 0x0038;
+    pub(crate) const ICR: u32 = 0x00c0;
+    pub(crate) const ITR: u32 = 0x00c4;
+    pub(crate) const ICS: u32 = 0x00c8;
+    pub(crate) const IMS: u32 = 0x00d0;
+    pub(crate) const IMC: u32 = 0x00d8;
+    pub(crate) const RCTL: u32 = 0x0100;
+    pub(crate) const TCTL: u32 = 0x0400;
+    pub(crate) const LEDCTL: u32 = 0x0e00;
+    pub(crate) const PBA: u32 = 0x1000;
+    pub(crate) const RDBAL: u32 = 0x2800;
+    pub(crate) const RDBAH: u32 = 0x2804;
+    pub(crate) const RDLEN: u32 = 0x2808;
+    pub(crate) const RDH: u32 = 0x2810;
+    pub(crate) const RDT: u32 = 0x2818;
+    pub(crate) const RDTR: u32 = 0x2820;
+    pub(crate) const RADV: u32 = 0x282c;
+    pub(crate) const TDBAL: u32 = 0x3800;
+    pub(crate) const TDBAH: u32 = 0x3804;
+    pub(crate) const TDLEN: u32 = 0x3808;
+    pub(crate) const TDH: u32 = 0x3810;
+    pub(crate) const TDT: u32 = 0x3818;
+    pub(crate) const TIDV: u32 = 0x3820;
+    pub(crate) const TADV: u32 = 0x382c;
+    /// Statistics begin here.
+    pub(crate) const STATISTICS: u32 = 0x4000;
+    pub(crate) const MPC: u32 = 0x4010;
+    pub(crate) const PRC64: u32 = 0x405c;
+    pub(crate) const GPRC: u32 = 0x4074;
+    pub(crate) const BPRC: u32 = 0x4078;
+    pub(crate) const MPRC: u32 = 0x407c;
+    pub(crate) const GPTC: u32 = 0x4080;
+    pub(crate) const GORCL: u32 = 0x4088;
+    pub(crate) const GOTCL: u32 = 0x4090;
+    pub(crate) const RNBC: u32 = 0x40a0;
+    pub(crate) const RUC: u32 = 0x40a4;
+    pub(crate) const ROC: u32 = 0x40ac;
+    pub(crate) const TORL: u32 = 0x40c0;
+    pub(crate) const TOTL: u32 = 0x40c8;
+    pub(crate) const TPR: u32 = 0x40d0;
+    pub(crate) const TPT: u32 = 0x40d4;
+    pub(crate) const PTC64: u32 = 0x40d8;
+    pub(crate) const MPTC: u32 = 0x40f0;
+    pub(crate) const BPTC: u32 = 0x40f4;
+    pub(crate) const TSCTC: u32 = 0x40f8;
+    /// After the last of them.
+    pub(crate) const STATISTICS_END: u32 = 0x4128;
+    pub(crate) const RXCSUM: u32 = 0x5000;
+    /// Multicast table: 128 words.
+    pub(crate) const MTA: u32 = 0x5200;
+    /// Receive addresses: 16 pairs.
+    pub(crate) const RAL: u32 = 0x5400;
+    /// VLAN filter table: 128 words.
+    pub(crate) const VFTA: u32 = 0x5600;
+    /// After the last register that has anything behind it.
+    pub(crate) const END: u32 = 0x6000;
+}
+
+/// Interrupt causes (13.4.17).
+pub(super) mod cause {
+    /// Transmit descriptor written back.
+    pub(crate) const TXDW: u32 = 1;
+    /// Transmit queue empty.
+    pub(crate) const TXQE: u32 = 1 << 1;
+    /// Link status change.
+    pub(crate) const LSC: u32 = 1 << 2;
+    /// Receive descriptor minimum threshold reached.
+    pub(crate) const RXDMT0: u32 = 1 << 4;
+    /// Receiver overrun.
+    pub(crate) const RXO: u32 = 1 << 6;
+    /// Receiver timer: a packet has come.
+    pub(crate) const RXT0: u32 = 1 << 7;
+    /// MDIC access complete.
+    pub(crate) const MDAC: u32 = 1 << 9;
+    /// All that there are.
+    pub(crate) const ALL: u32 = 0x0001_f6df;
+}
+
+/// Device control (13.4.1).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Ctrl {
+    pub(super) full_duplex: bool,
+    #[bits(2)]
+    __: u8,
+    pub(super) link_reset: bool,
+    __: bool,
+    pub(super) auto_speed: bool,
+    pub(super) set_link_up: bool,
+    __: bool,
+    #[bits(2)]
+    pub(super) speed: u8,
+    #[bits(16)]
+    __: u32,
+    /// The whole card; it clears itself.
+    pub(super) reset: bool,
+    #[bits(3)]
+    __: u8,
+    /// VLAN tags are put in and taken out.
+    pub(super) vlan: bool,
+    /// The PHY.
+    pub(super) phy_reset: bool,
+}
+
+/// Device status (13.4.2).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Status {
+    pub(super) full_duplex: bool,
+    pub(super) link_up: bool,
+    #[bits(4)]
+    __: u8,
+    /// 2: 1000 Mbit/s.
+    #[bits(2)]
+    pub(super) speed: u8,
+    #[bits(2)]
+    pub(super) auto_speed: u8,
+    #[bits(22)]
+    __: u32,
+}
+
+/// Receive control (13.4.22).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Rctl {
+    __: bool,
+    pub(super) enable: bool,
+    /// Store bad packets.
+    pub(super) store_bad: bool,
+    pub(super) unicast_all: bool,
+    pub(super) multicast_all: bool,
+    /// Frames of more than 1522 bytes.
+    pub(super) long: bool,
+    /// 3: what is sent is received.
+    #[bits(2)]
+    pub(super) loopback: u8,
+    /// Free descriptors at which RXDMT0 comes: a half, a quarter, an eighth of the ring.
+    #[bits(2)]
+    pub(super) threshold: u8,
+    #[bits(2)]
+    __: u8,
+    /// Which twelve bits of an address look into the multicast table.
+    #[bits(2)]
+    pub(super) multicast_offset: u8,
+    __: bool,
+    pub(super) broadcast: bool,
+    #[bits(2)]
+    pub(super) buffer_size: u8,
+    pub(super) vlan_filter: bool,
+    pub(super) cfi_filter: bool,
+    pub(super) cfi: bool,
+    __: bool,
+    pub(super) discard_pause: bool,
+    pub(super) pass_mac_control: bool,
+    __: bool,
+    /// Buffer sizes times 16.
+    pub(super) size_extension: bool,
+    /// The frame check sequence is not stored.
+    pub(super) strip_crc: bool,
+    #[bits(5)]
+    __: u8,
+}
+
+impl Rctl {
+    /// Bytes of a receive buffer.
+    pub(super) fn buffer(self) -> usize {
+        let plain = 2048usize >> self.buffer_size();
+        if self.size_extension() && self.buffer_size() != 0 { plain << 4 } else { plain }
+    }
+}
+
+/// Transmit control (13.4.33).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Tctl {
+    __: bool,
+    pub(super) enable: bool,
+    __: bool,
+    /// Frames are filled up to 64 bytes.
+    pub(super) pad: bool,
+    #[bits(28)]
+    __: u32,
+}
+
+/// EEPROM control (13.4.3).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Eecd {
+    pub(super) clock: bool,
+    pub(super) select: bool,
+    pub(super) data_in: bool,
+    pub(super) data_out: bool,
+    #[bits(2)]
+    pub(super) flash: u8,
+    pub(super) request: bool,
+    pub(super) grant: bool,
+    pub(super) present: bool,
+    #[bits(23)]
+    __: u32,
+}
+
+/// MDI control (13.4.8).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Mdic {
+    pub(super) data: u16,
+    #[bits(5)]
+    pub(super) register: u8,
+    #[bits(5)]
+    pub(super) phy: u8,
+    /// 1 write, 2 read.
+    #[bits(2)]
+    pub(super) operation: u8,
+    pub(super) ready: bool,
+    pub(super) interrupt: bool,
+    pub(super) error: bool,
+    __: bool,
+}
+
+/// Bytes of every descriptor.
+pub(super) const DESCRIPTOR: u64 = 16;
+
+/// Command byte of a transmit descriptor (3.3.3.1, 3.3.7.1).
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub(super) struct Command {
+    /// The frame's last. In a context descriptor: the packet is TCP.
+    pub(super) end: bool,
+    /// The frame check sequence is added. In a context descriptor: the packet is IPv4.
+    pub(super) crc: bool,
+    /// Legacy: a checksum is put in. Others: the packet is cut into segments.
+    pub(super) checksum_or_segment: bool,
+    /// Its status is to be written back.
+    pub(super) report: bool,
+    pub(super) report_sent: bool,
+    /// It is no legacy descriptor.
+    pub(super) extended: bool,
+    /// A VLAN tag is put in.
+    pub(super) vlan: bool,
+    /// The interrupt may be late.
+    pub(super) delay: bool,
+}
+
+/// A transmit descriptor, as two words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TransmitDescriptor(pub(super) u64, pub(super) u64);
+
+impl TransmitDescriptor {
+    pub(super) fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let [low, high] = [0, 8].map(|at| bytes.get(at..).and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_le_bytes(*b)));
+        Self(low, high)
+    }
+
+    pub(super) fn command(self) -> Command {
+        Command::from_bits((self.1 >> 24) as u8)
+    }
+
+    /// Bits 20 to 23 of the second word: 0 context, 1 data.
+    pub(super) fn kind(self) -> u8 {
+        (self.1 >> 20) as u8 & 0x0f
+    }
+
+    /// The `n`th byte of the second word.
+    pub(super) fn byte(self, n: u32) -> u8 {
+        (self.1 >> (n.saturating_mul(8) & 63)) as u8
+    }
+
+    /// VLAN tag.
+    pub(super) fn special(self) -> u16 {
+        (self.1 >> 48) as u16
+    }
+}
+
+/// Status of a transmit descriptor: done.
+pub(super) const TRANSMIT_DONE: u8 = 1;
+
+/// Status and errors of a receive descriptor (3.2.3).
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub(super) struct ReceiveStatus {
+    pub(super) done: bool,
+    pub(super) end: bool,
+    /// Checksums were not looked at.
+    pub(super) ignore_checksums: bool,
+    pub(super) vlan: bool,
+    __: bool,
+    pub(super) tcp_checked: bool,
+    pub(super) ip_checked: bool,
+    /// An address matched by the table only.
+    pub(super) inexact: bool,
+    #[bits(5)]
+    __: u8,
+    pub(super) tcp_error: bool,
+    pub(super) ip_error: bool,
+    pub(super) rx_error: bool,
+}

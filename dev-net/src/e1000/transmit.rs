@@ -1,0 +1,246 @@
+//! The transmit ring: descriptors to frames (SDM 3.3, 3.4, 3.5).
+use super::E1000;
+use super::spec::{Command, Ctrl, DESCRIPTOR, TRANSMIT_DONE, Tctl, TransmitDescriptor, cause, reg};
+use crate::backend::Sent;
+use crate::frame::{self, Frame, Kind, Offload, Partial};
+use crate::offload;
+use bulkhead_bus::Context;
+
+/// Descriptors of one turn; other work has its turn after that.
+const BUDGET: usize = 256;
+/// How long a back end that is full is left alone, ns.
+const FULL: u64 = 1_000_000;
+/// The timer for it.
+pub(super) const RETRY: u8 = 3;
+
+/// What the last context descriptor said: positions in the frame (SDM 3.3.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Checksums {
+    pub(super) ip_start: u8,
+    pub(super) ip_field: u8,
+    pub(super) ip_end: u16,
+    pub(super) tcp_start: u8,
+    pub(super) tcp_field: u8,
+    pub(super) segment: u16,
+    pub(super) ipv4: bool,
+    pub(super) tcp: bool,
+}
+
+/// A frame that is being collected.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Transmit {
+    pub(super) context: Checksums,
+    /// The context before a packet that is cut had a life of its own; there is one for both here, as drivers set one for each.
+    bytes: Vec<u8>,
+    /// It does not fit, or could not be read.
+    bad: bool,
+    /// From its first data descriptor: segments, checksums of IP and TCP.
+    segment: bool,
+    ip_sum: bool,
+    tcp_sum: bool,
+    begun: bool,
+}
+
+impl E1000 {
+    /// Sends what the ring has, as far as the budget goes.
+    pub(super) fn transmit(&mut self, cx: &mut Context) {
+        if !self.running || !Tctl::from_bits(self.get(reg::TCTL)).enable() || !self.link() {
+            return;
+        }
+        let count = self.get(reg::TDLEN) >> 4;
+        let base = u64::from(self.get(reg::TDBAH)) << 32 | u64::from(self.get(reg::TDBAL));
+        let tail = self.get(reg::TDT);
+        let mut causes = 0;
+        for _ in 0..BUDGET {
+            if !self.flush(cx) {
+                break;
+            }
+            let head = self.get(reg::TDH);
+            if head == tail {
+                break;
+            }
+            // A ring that lies about itself does nothing: it would be walked for ever.
+            if head >= count || tail >= count {
+                self.ring_errors = self.ring_errors.saturating_add(1);
+                break;
+            }
+            let address = base.wrapping_add(u64::from(head).saturating_mul(DESCRIPTOR));
+            let mut bytes = [0; 16];
+            let next = if head.saturating_add(1) == count { 0 } else { head.saturating_add(1) };
+            if cx.memory.read(address, &mut bytes).is_err() {
+                // Nothing is there: the guest loses what it put into this ring, nothing else.
+                self.ring_errors = self.ring_errors.saturating_add(1);
+                self.set(reg::TDH, tail);
+                break;
+            }
+            let descriptor = TransmitDescriptor::from_bytes(&bytes);
+            self.descriptor(descriptor, cx);
+            let command = descriptor.command();
+            if command.report() || command.report_sent() {
+                let status = descriptor.byte(4) | TRANSMIT_DONE;
+                let _ = cx.memory.write(address.wrapping_add(12), &[status]);
+                if command.delay() && self.get(reg::TIDV) != 0 { self.delay_transmit(cx) } else { causes |= cause::TXDW }
+            }
+            self.set(reg::TDH, next);
+            if next == tail {
+                causes |= cause::TXQE;
+            }
+        }
+        self.raise(causes, cx);
+        if self.get(reg::TDH) != tail && self.out.is_empty() && self.get(reg::TDH) < count && tail < count {
+            cx.again();
+        }
+    }
+
+    fn descriptor(&mut self, d: TransmitDescriptor, cx: &mut Context) {
+        let command = d.command();
+        if command.extended() && d.kind() == 0 {
+            let [ip_start, ip_field, i0, i1, tcp_start, tcp_field, ..] = d.0.to_le_bytes();
+            self.tx.context = Checksums {
+                ip_start,
+                ip_field,
+                ip_end: u16::from_le_bytes([i0, i1]),
+                tcp_start,
+                tcp_field,
+                segment: d.special(),
+                ipv4: command.crc(),
+                tcp: command.end(),
+            };
+            return;
+        }
+        let len = if command.extended() { (d.1 & 0xf_ffff) as usize } else { (d.1 & 0xffff) as usize };
+        if command.extended() && d.kind() != 1 {
+            return;
+        }
+        let tx = &mut self.tx;
+        if !tx.begun {
+            tx.begun = true;
+            let options = if command.extended() { d.byte(5) } else { 0 };
+            (tx.segment, tx.ip_sum, tx.tcp_sum) = (command.extended() && command.checksum_or_segment(), options & 1 != 0, options & 2 != 0);
+        }
+        let at = tx.bytes.len();
+        if at.saturating_add(len) > frame::MAX {
+            tx.bad = true;
+        } else {
+            tx.bytes.resize(at.saturating_add(len), 0);
+            let read = tx.bytes.get_mut(at..).map(|to| cx.memory.read(d.0, to));
+            tx.bad |= !matches!(read, Some(Ok(())));
+        }
+        if command.end() {
+            let tx = std::mem::take(&mut self.tx);
+            self.tx.context = tx.context;
+            if tx.bad {
+                self.ring_errors = self.ring_errors.saturating_add(1);
+            } else if !tx.bytes.is_empty() {
+                self.emit(tx, d, command, cx);
+            }
+        }
+    }
+
+    /// A frame is whole.
+    fn emit(&mut self, tx: Transmit, last: TransmitDescriptor, command: Command, cx: &mut Context) {
+        let context = tx.context;
+        let mut bytes = tx.bytes;
+        let mut shift = 0;
+        if command.vlan() && Ctrl::from_bits(self.get(reg::CTRL)).vlan() && bytes.len() >= 12 {
+            let [t0, t1] = (self.get(reg::VET) as u16).to_be_bytes();
+            let [s0, s1] = last.special().to_be_bytes();
+            bytes.splice(12..12, [t0, t1, s0, s1]);
+            shift = 4;
+        }
+        let place = |at: u8| usize::from(at).saturating_add(shift);
+        let partial = |start: u8, field: u8| {
+            let offset = u16::from(field.checked_sub(start)?);
+            Some(Partial { start: u16::try_from(place(start)).ok()?, offset })
+        };
+        let frame = if tx.segment {
+            let kind = if context.ipv4 { Kind::Tcp4 } else { Kind::Tcp6 };
+            match offload::large(bytes, kind, context.segment).filter(|_| context.tcp) {
+                Some(frame) => frame,
+                None => {
+                    self.set_stat(reg::TSCTC.wrapping_add(4), 1);
+                    return;
+                }
+            }
+        } else {
+            if tx.ip_sum {
+                // An end of zero is the frame's.
+                let end = if context.ip_end == 0 { bytes.len() } else { usize::from(context.ip_end).saturating_add(shift).saturating_add(1) };
+                let end = end.min(bytes.len());
+                if let (Some(partial), Some(header)) = (partial(context.ip_start, context.ip_field), bytes.get_mut(..end)) {
+                    frame::put_be16(header, place(context.ip_field), 0);
+                    offload::complete(header, partial);
+                }
+            }
+            let mut checksum = if tx.tcp_sum { partial(context.tcp_start, context.tcp_field) } else { None };
+            if !command.extended() && command.checksum_or_segment() {
+                let (field, start) = (last.byte(2), last.byte(5));
+                checksum = partial(start, field);
+            }
+            // Outside of the frame there is nothing to complete.
+            checksum = checksum.filter(|c| usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2) <= bytes.len());
+            Frame { bytes, offload: Offload { checksum, ..Offload::default() } }
+        };
+        if frame.offload.segmentation.is_some() {
+            self.set_stat(reg::TSCTC, 1);
+        }
+        self.send(frame, cx);
+    }
+
+    /// Gives a frame to the other side; what that does not do is done before.
+    fn send(&mut self, frame: Frame, cx: &mut Context) {
+        self.sent(&frame);
+        let loopback = self.rctl().loopback() == 3;
+        let can = self.backend.abilities();
+        let left = !loopback && (frame.offload.segmentation.is_none() || can.segmentation) && (frame.offload.checksum.is_none() || can.checksum);
+        let pad = Tctl::from_bits(self.get(reg::TCTL)).pad();
+        // What it sends to itself, nobody else sees.
+        if !loopback && self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()) {
+            return;
+        }
+        for mut frame in if left { vec![frame] } else { offload::finish(frame) } {
+            if pad && frame.bytes.len() < super::SHORTEST {
+                frame.bytes.resize(super::SHORTEST, 0);
+            }
+            if loopback { self.loop_back(frame) } else { self.out.push_back(frame) }
+        }
+        self.flush(cx);
+        if loopback {
+            cx.again();
+        }
+    }
+
+    /// Sends what waits; whether all of it is gone.
+    pub(super) fn flush(&mut self, cx: &mut Context) -> bool {
+        while let Some(frame) = self.out.front() {
+            match self.backend.send(frame) {
+                Sent::Done => {}
+                Sent::Lost => self.lost = self.lost.saturating_add(1),
+                Sent::Full => {
+                    cx.timers.set(RETRY, Some(cx.now().saturating_add(FULL)));
+                    return false;
+                }
+            }
+            self.out.pop_front();
+        }
+        if self.backend.pending() {
+            cx.timers.set(RETRY, Some(cx.now().saturating_add(FULL)));
+        }
+        true
+    }
+
+    /// Counts a frame that was sent (13.7).
+    fn sent(&mut self, frame: &Frame) {
+        let len = frame.bytes.len().saturating_add(4);
+        self.count_size(reg::PTC64, len);
+        self.set_stat(reg::TPT, 1);
+        self.set_stat(reg::GPTC, 1);
+        self.add_octets(reg::TOTL, len);
+        self.add_octets(reg::GOTCL, len);
+        match frame.bytes.get(..6) {
+            Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => self.set_stat(reg::BPTC, 1),
+            Some([first, ..]) if first & 1 != 0 => self.set_stat(reg::MPTC, 1),
+            _ => {}
+        }
+    }
+}

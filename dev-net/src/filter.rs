@@ -1,0 +1,371 @@
+//! What a guest may send: the rules inside the card's process. The same rules are on the interface, outside of this process's reach
+//! (docs/threat-model.md); these are finer and count.
+//!
+//! Whatever cannot be understood and could hide a forbidden packet is dropped (RFC 7113 for router advertisements).
+use crate::frame::{ETHERNET, be16, ether_type};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Its source address is not the card's.
+    SourceMac,
+    /// It has a VLAN tag, behind which anything could be.
+    Vlan,
+    /// Neither IP nor ARP.
+    EtherType,
+    /// It ends before its headers do, or they contradict each other.
+    Malformed,
+    /// ARP for an address that is not the guest's.
+    Arp,
+    /// An IPv4 source that is not the guest's.
+    SourceIpv4,
+    /// An IPv6 source that is not the guest's.
+    SourceIpv6,
+    /// A neighbour advertisement, or a search for a duplicate, of an address that is not the guest's.
+    Neighbour,
+    /// It speaks as a DHCP server.
+    DhcpServer,
+    /// It speaks as a router: an advertisement, a redirect.
+    Router,
+    /// More frames than it may send.
+    Rate,
+}
+
+/// All rules, in the order of their counters.
+pub const RULES: [Rule; 11] = [
+    Rule::SourceMac, Rule::Vlan, Rule::EtherType, Rule::Malformed, Rule::Arp, Rule::SourceIpv4, Rule::SourceIpv6, Rule::Neighbour, Rule::DhcpServer,
+    Rule::Router, Rule::Rate,
+];
+
+/// What is enforced. By default nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The only source address.
+    pub mac: Option<[u8; 6]>,
+    /// The only IPv4 and IPv6 addresses; `None`: any.
+    pub addresses: Option<(Vec<Ipv4Addr>, Vec<Ipv6Addr>)>,
+    /// No DHCP server and no router.
+    pub guard: bool,
+    /// Frames a second, and how many at once.
+    pub rate: Option<(u32, u32)>,
+}
+
+/// The filter and its counters.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    rules: Rules,
+    dropped: [u64; RULES.len()],
+    /// Frames that may go now, in billionths; when that was.
+    tokens: u64,
+    at: u64,
+}
+
+/// Numbers of protocols above IP.
+mod protocol {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const UDP: u8 = 17;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const ICMPV6: u8 = 58;
+    pub(super) const DESTINATION: u8 = 60;
+}
+
+const ARP: u16 = 0x0806;
+/// IPv6 extension headers that are walked (RFC 8200, 4.1 has six kinds).
+const EXTENSIONS: usize = 8;
+const BILLION: u64 = 1_000_000_000;
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Rule> {
+    bytes.get(at..).and_then(|b| b.first_chunk::<N>()).copied().ok_or(Rule::Malformed)
+}
+
+impl Filter {
+    /// With these rules; counters begin at zero.
+    pub fn new(rules: Rules) -> Self {
+        let tokens = rules.rate.map_or(0, |(_, burst)| u64::from(burst).saturating_mul(BILLION));
+        Self { rules, dropped: [0; RULES.len()], tokens, at: 0 }
+    }
+
+    /// New rules on a running card; the counters go on.
+    pub fn set(&mut self, rules: Rules) {
+        let dropped = self.dropped;
+        *self = Self { dropped, at: self.at, ..Self::new(rules) };
+    }
+
+    /// Whether anything is enforced: otherwise the time need not be asked for.
+    pub fn is_on(&self) -> bool {
+        self.rules != Rules::default()
+    }
+
+    /// How many frames each rule has dropped.
+    pub fn dropped(&self) -> impl Iterator<Item = (Rule, u64)> + '_ {
+        RULES.into_iter().zip(self.dropped.iter().copied())
+    }
+
+    /// Whether a frame of the guest may go, at `now` nanoseconds.
+    pub fn pass(&mut self, frame: &[u8], now: u64) -> bool {
+        let Err(rule) = self.look(frame).and_then(|()| self.take(now)) else { return true };
+        let counters = RULES.iter().zip(&mut self.dropped);
+        for (_, counter) in counters.filter(|(r, _)| **r == rule) {
+            *counter = counter.saturating_add(1);
+        }
+        false
+    }
+
+    fn take(&mut self, now: u64) -> Result<(), Rule> {
+        let Some((rate, burst)) = self.rules.rate else { return Ok(()) };
+        let passed = now.saturating_sub(self.at);
+        self.at = now;
+        let most = u64::from(burst.max(1)).saturating_mul(BILLION);
+        self.tokens = self.tokens.saturating_add(passed.saturating_mul(u64::from(rate))).min(most);
+        self.tokens = self.tokens.checked_sub(BILLION).ok_or(Rule::Rate)?;
+        Ok(())
+    }
+
+    fn look(&self, frame: &[u8]) -> Result<(), Rule> {
+        let rules = &self.rules;
+        let source: [u8; 6] = array(frame, 6)?;
+        if rules.mac.is_some_and(|mac| mac != source) {
+            return Err(Rule::SourceMac);
+        }
+        if rules.addresses.is_none() && !rules.guard {
+            return Ok(());
+        }
+        match be16(frame, 12).ok_or(Rule::Malformed)? {
+            ether_type::IPV4 => self.ipv4(frame),
+            ether_type::IPV6 => self.ipv6(frame),
+            ARP => self.arp(frame),
+            ether_type::VLAN | 0x88a8 | 0x9100 => Err(Rule::Vlan),
+            _ if rules.addresses.is_some() => Err(Rule::EtherType),
+            _ => Ok(()),
+        }
+    }
+
+    /// Address Resolution Protocol (RFC 826) for IPv4 over Ethernet.
+    fn arp(&self, frame: &[u8]) -> Result<(), Rule> {
+        let Some((ipv4, _)) = &self.rules.addresses else { return Ok(()) };
+        let head: [u8; 6] = array(frame, ETHERNET)?;
+        let (hardware, address): ([u8; 6], [u8; 4]) = (array(frame, ETHERNET.saturating_add(8))?, array(frame, ETHERNET.saturating_add(14))?);
+        let good = head == [0, 1, 8, 0, 6, 4] && self.rules.mac.is_none_or(|mac| mac == hardware);
+        // A probe for duplicates has no sender (RFC 5227).
+        let address = Ipv4Addr::from(address);
+        if good && (address.is_unspecified() || ipv4.contains(&address)) { Ok(()) } else { Err(Rule::Arp) }
+    }
+
+    fn ipv4(&self, frame: &[u8]) -> Result<(), Rule> {
+        let head: [u8; 20] = array(frame, ETHERNET)?;
+        let [first, .., f0, f1, _, protocol, _, _, s0, s1, s2, s3, _, _, _, _] = head;
+        let words = usize::from(first & 0x0f);
+        if first >> 4 != 4 || words < 5 {
+            return Err(Rule::Malformed);
+        }
+        // Only a packet's first fragment has ports; the others are nothing without it.
+        let first_fragment = u16::from_be_bytes([f0, f1]) & 0x1fff == 0;
+        let ports = match protocol {
+            protocol::UDP if first_fragment => {
+                let [a, b, c, d] = array(frame, ETHERNET.saturating_add(words.saturating_mul(4)))?;
+                Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+            }
+            _ => None,
+        };
+        if self.rules.guard && ports.is_some_and(|(source, _)| source == 67) {
+            return Err(Rule::DhcpServer);
+        }
+        let Some((ipv4, _)) = &self.rules.addresses else { return Ok(()) };
+        let source = Ipv4Addr::new(s0, s1, s2, s3);
+        // Who has no address yet asks for one.
+        let asks = source.is_unspecified() && ports == Some((68, 67));
+        if asks || ipv4.contains(&source) { Ok(()) } else { Err(Rule::SourceIpv4) }
+    }
+
+    fn ipv6(&self, frame: &[u8]) -> Result<(), Rule> {
+        let first: [u8; 1] = array(frame, ETHERNET)?;
+        if first != [0x60 | first[0] & 0x0f] {
+            return Err(Rule::Malformed);
+        }
+        let [mut next]: [u8; 1] = array(frame, ETHERNET.saturating_add(6))?;
+        let source = Ipv6Addr::from(array::<16>(frame, ETHERNET.saturating_add(8))?);
+        let mut at = ETHERNET.saturating_add(40);
+        // What is in the way of the header that counts; a later fragment has none.
+        for n in 0.. {
+            let length = match next {
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION if n < EXTENSIONS => {
+                    let [following, length]: [u8; 2] = array(frame, at)?;
+                    next = following;
+                    usize::from(length).saturating_add(1).saturating_mul(8)
+                }
+                protocol::FRAGMENT if n < EXTENSIONS => {
+                    let [following, _, f0, f1]: [u8; 4] = array(frame, at)?;
+                    if u16::from_be_bytes([f0, f1]) >> 3 != 0 {
+                        return self.source6(source, None);
+                    }
+                    next = following;
+                    8
+                }
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION | protocol::FRAGMENT => return Err(Rule::Malformed),
+                _ => break,
+            };
+            at = at.saturating_add(length);
+        }
+        match next {
+            protocol::ICMPV6 => {
+                let [kind, _]: [u8; 2] = array(frame, at)?;
+                self.neighbour(frame, at, kind, source)
+            }
+            protocol::UDP => {
+                let [a, b, ..]: [u8; 4] = array(frame, at)?;
+                if self.rules.guard && u16::from_be_bytes([a, b]) == 547 {
+                    return Err(Rule::DhcpServer);
+                }
+                self.source6(source, None)
+            }
+            _ => self.source6(source, None),
+        }
+    }
+
+    /// Neighbour discovery (RFC 4861): 133 to 137 are the solicitations and advertisements of routers and neighbours, redirect.
+    fn neighbour(&self, frame: &[u8], at: usize, kind: u8, source: Ipv6Addr) -> Result<(), Rule> {
+        if self.rules.guard && matches!(kind, 134 | 137) {
+            return Err(Rule::Router);
+        }
+        let Some((_, ipv6)) = &self.rules.addresses else { return Ok(()) };
+        let target = match kind {
+            135 | 136 => Some(Ipv6Addr::from(array::<16>(frame, at.saturating_add(8))?)),
+            _ => None,
+        };
+        match target {
+            Some(target) if kind == 136 && !ipv6.contains(&target) => Err(Rule::Neighbour),
+            // Who has no address yet may only look whether its own is taken.
+            Some(target) if source.is_unspecified() => if ipv6.contains(&target) { Ok(()) } else { Err(Rule::Neighbour) },
+            _ => self.source6(source, Some(kind)),
+        }
+    }
+
+    fn source6(&self, source: Ipv6Addr, icmp: Option<u8>) -> Result<(), Rule> {
+        let Some((_, ipv6)) = &self.rules.addresses else { return Ok(()) };
+        // Without an address: looking for routers, reports of the groups one listens to (RFC 3810).
+        let nameless = source.is_unspecified() && matches!(icmp, Some(133 | 131 | 143));
+        if nameless || ipv6.contains(&source) { Ok(()) } else { Err(Rule::SourceIpv6) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: [u8; 6] = [2, 0x16, 0x3e, 0, 0, 1];
+    const OWN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    const OTHER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+    fn strict() -> Filter {
+        let addresses = Some((vec![Ipv4Addr::new(10, 0, 0, 5)], vec![OWN]));
+        Filter::new(Rules { mac: Some(MAC), addresses, guard: true, rate: None })
+    }
+
+    fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
+        [&[0xff; 6][..], &MAC, &kind.to_be_bytes(), payload].concat()
+    }
+
+    fn udp4(source: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
+        let head = [0x45, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0];
+        frame(0x0800, &[&head[..], &source, &[255; 4], &ports.0.to_be_bytes(), &ports.1.to_be_bytes(), &[0; 8]].concat())
+    }
+
+    fn icmp6(source: Ipv6Addr, extensions: &[u8], first: u8, kind: u8, target: Ipv6Addr) -> Vec<u8> {
+        let head = [0x60, 0, 0, 0, 0, 60, first, 255];
+        let body = [&head[..], &source.octets(), &OTHER.octets(), extensions, &[kind, 0, 0, 0, 0, 0, 0, 0], &target.octets()].concat();
+        frame(0x86dd, &body)
+    }
+
+    fn arp(hardware: [u8; 6], address: [u8; 4]) -> Vec<u8> {
+        frame(0x0806, &[&[0, 1, 8, 0, 6, 4, 0, 2][..], &hardware, &address, &[0; 10]].concat())
+    }
+
+    fn verdict(f: &mut Filter, frame: &[u8]) -> Option<Rule> {
+        let before: Vec<_> = f.dropped().collect();
+        if f.pass(frame, 0) {
+            return None;
+        }
+        let rules: Vec<_> = f.dropped().zip(before).filter(|(a, b)| a.1 != b.1).map(|(a, _)| a.0).collect();
+        assert_eq!(rules.len(), 1, "one rule counts");
+        Some(rules[0])
+    }
+
+    #[test]
+    fn what_a_guest_needs_passes() {
+        let mut f = strict();
+        let none = Ipv6Addr::UNSPECIFIED;
+        for good in [
+            udp4([10, 0, 0, 5], (5000, 53)), udp4([0, 0, 0, 0], (68, 67)), arp(MAC, [10, 0, 0, 5]), arp(MAC, [0, 0, 0, 0]),
+            icmp6(OWN, &[], 58, 135, OTHER), icmp6(OWN, &[], 58, 136, OWN), icmp6(none, &[], 58, 135, OWN), icmp6(none, &[], 58, 133, OTHER),
+            icmp6(OWN, &[], 58, 128, OTHER),
+        ] {
+            assert_eq!(verdict(&mut f, &good), None, "{good:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_spoofed_is_dropped_and_counted_by_its_rule() {
+        let mut f = strict();
+        let mut other_mac = udp4([10, 0, 0, 5], (1, 2));
+        other_mac[11] ^= 1;
+        let none = Ipv6Addr::UNSPECIFIED;
+        for (bad, rule) in [
+            (other_mac, Rule::SourceMac),
+            (udp4([10, 0, 0, 6], (1, 2)), Rule::SourceIpv4),
+            (udp4([0, 0, 0, 0], (1, 2)), Rule::SourceIpv4),
+            (udp4([10, 0, 0, 5], (67, 68)), Rule::DhcpServer),
+            (arp(MAC, [10, 0, 0, 1]), Rule::Arp),
+            (arp([2, 9, 9, 9, 9, 9], [10, 0, 0, 5]), Rule::Arp),
+            (icmp6(OTHER, &[], 58, 128, OTHER), Rule::SourceIpv6),
+            (icmp6(OWN, &[], 58, 134, OTHER), Rule::Router),
+            (icmp6(OWN, &[], 58, 137, OTHER), Rule::Router),
+            (icmp6(OWN, &[], 58, 136, OTHER), Rule::Neighbour),
+            (icmp6(none, &[], 58, 135, OTHER), Rule::Neighbour),
+            (icmp6(none, &[], 58, 128, OTHER), Rule::SourceIpv6),
+            (frame(0x8100, &[0, 1, 8, 0]), Rule::Vlan),
+            (frame(0x88cc, &[0; 40]), Rule::EtherType),
+            (frame(0x0800, &[0x45, 0]), Rule::Malformed),
+        ] {
+            assert_eq!(verdict(&mut f, &bad), Some(rule), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_router_advertisement_behind_extension_headers_is_found() {
+        // RFC 7113: hop by hop, destination options, a first fragment; and a chain that is too long to follow.
+        let mut f = strict();
+        let hop = [60, 0, 1, 4, 0, 0, 0, 0];
+        let options = [58, 0, 1, 4, 0, 0, 0, 0];
+        assert_eq!(verdict(&mut f, &icmp6(OWN, &[hop, options].concat(), 0, 134, OTHER)), Some(Rule::Router));
+        assert_eq!(verdict(&mut f, &icmp6(OWN, &[58, 0, 0, 1, 0, 0, 0, 9], 44, 134, OTHER)), Some(Rule::Router));
+        assert_eq!(verdict(&mut f, &icmp6(OWN, &hop.repeat(9), 0, 134, OTHER)), Some(Rule::Malformed));
+        let mut cut = icmp6(OWN, &hop, 0, 134, OTHER);
+        cut.truncate(60);
+        assert_eq!(verdict(&mut f, &cut), Some(Rule::Malformed));
+    }
+
+    #[test]
+    fn a_rate_is_kept_and_a_burst_allowed() {
+        let mut f = Filter::new(Rules { rate: Some((100, 10)), ..Rules::default() });
+        let bytes = frame(0x88cc, &[0; 46]);
+        let at = |f: &mut Filter, now| (0..100).filter(|_| f.pass(&bytes, now)).count();
+        assert_eq!((at(&mut f, 0), at(&mut f, 50_000_000), at(&mut f, 10_000_000_000)), (10, 5, 10));
+        assert_eq!(f.dropped().find(|(r, _)| *r == Rule::Rate).unwrap().1, 275);
+        f.set(Rules::default());
+        assert!(f.pass(&bytes, 0) && !f.is_on());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_it_and_the_source_is_always_the_cards(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0usize..4) {
+            let mut f = strict();
+            let bytes = [vec![], frame(0x0800, &bytes), frame(0x86dd, &bytes), bytes.clone()][kind].clone();
+            if f.pass(&bytes, 0) {
+                prop_assert_eq!(&bytes[6..12], &MAC);
+            }
+        }
+    }
+}

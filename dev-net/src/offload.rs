@@ -1,0 +1,261 @@
+//! What the other side does not do is done here: checksums (RFC 1071) and TCP segmentation (RFC 9293).
+//!
+//! Headers are the guest's, or the network's: every position is looked up, nothing is believed.
+use crate::frame::{ETHERNET, Frame, Kind, Offload, Partial, Segmentation, be16, ether_type, put_be16};
+
+/// Segments smaller than this are refused: a frame of 64 KiB would become a flood.
+pub const SMALLEST: u16 = 64;
+/// TCP's number (RFC 9293), for pseudo headers.
+const TCP: u16 = 6;
+/// Bytes of headers without options.
+const IPV6: usize = 40;
+/// TCP's flags.
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+
+/// The sum of 16-bit words, not folded. An odd byte at the end counts as a word's first.
+fn sum(bytes: &[u8]) -> u64 {
+    let mut words = bytes.chunks_exact(2);
+    let whole = words.by_ref().fold(0u64, |sum, w| match w {
+        [a, b] => sum.saturating_add(u64::from(u16::from_be_bytes([*a, *b]))),
+        _ => sum,
+    });
+    words.remainder().first().map_or(whole, |last| whole.saturating_add(u64::from(*last) << 8))
+}
+
+/// Folds a sum into its 16 bits.
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff).saturating_add(sum >> 16);
+    }
+    sum as u16
+}
+
+/// The one's complement sum of `bytes`, as in the field of a header: 0 if the bytes with their checksum are right.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    !fold(sum(bytes))
+}
+
+/// Completes a partial checksum. Out of the frame: nothing is done.
+pub fn complete(bytes: &mut [u8], partial: Partial) {
+    let start = usize::from(partial.start);
+    let Some(summed) = bytes.get(start..) else { return };
+    // 0 would mean "no checksum" in UDP; both are zero in one's complement.
+    let value = match checksum(summed) {
+        0 => 0xffff,
+        value => value,
+    };
+    put_be16(bytes, start.saturating_add(usize::from(partial.offset)), value);
+}
+
+/// Where the headers of a TCP packet are.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    kind: Kind,
+    ip: usize,
+    tcp: usize,
+    payload: usize,
+}
+
+/// Looks for TCP in a frame, behind at most one VLAN tag.
+fn places(bytes: &[u8], kind: Kind) -> Option<Places> {
+    let mut ip = ETHERNET;
+    let mut ether = be16(bytes, 12)?;
+    if ether == ether_type::VLAN {
+        ether = be16(bytes, 16)?;
+        ip = ETHERNET.saturating_add(4);
+    }
+    let tcp = match kind {
+        Kind::Tcp4 if ether == ether_type::IPV4 => {
+            let words = usize::from(bytes.get(ip)? & 0x0f);
+            (words >= 5).then(|| ip.saturating_add(words.saturating_mul(4)))?
+        }
+        // Extension headers are not walked: no sender of segments has any.
+        Kind::Tcp6 if ether == ether_type::IPV6 => ip.saturating_add(IPV6),
+        _ => return None,
+    };
+    let words = usize::from(bytes.get(tcp.saturating_add(12))? >> 4);
+    let payload = (words >= 5).then(|| tcp.saturating_add(words.saturating_mul(4)))?;
+    (payload <= bytes.len()).then_some(Places { kind, ip, tcp, payload })
+}
+
+/// The sum of TCP's pseudo header for `len` bytes of TCP.
+fn pseudo(bytes: &[u8], at: Places, len: usize) -> u64 {
+    let addresses = match at.kind {
+        Kind::Tcp4 => at.ip.saturating_add(12)..at.ip.saturating_add(20),
+        Kind::Tcp6 => at.ip.saturating_add(8)..at.ip.saturating_add(40),
+    };
+    sum(bytes.get(addresses).unwrap_or_default()).saturating_add(u64::from(TCP)).saturating_add(len as u64)
+}
+
+/// Writes the length that follows from the frame's, and IPv4's checksum.
+fn lengths(bytes: &mut [u8], at: Places) {
+    match at.kind {
+        Kind::Tcp4 => {
+            let total = bytes.len().saturating_sub(at.ip);
+            put_be16(bytes, at.ip.saturating_add(2), u16::try_from(total).unwrap_or(u16::MAX));
+            put_be16(bytes, at.ip.saturating_add(10), 0);
+            let value = checksum(bytes.get(at.ip..at.tcp).unwrap_or_default());
+            put_be16(bytes, at.ip.saturating_add(10), value);
+        }
+        Kind::Tcp6 => {
+            let payload = bytes.len().saturating_sub(at.ip).saturating_sub(IPV6);
+            put_be16(bytes, at.ip.saturating_add(4), u16::try_from(payload).unwrap_or(u16::MAX));
+        }
+    }
+}
+
+/// A large TCP packet as others expect it whose headers were left for a card to fill: lengths of the whole, the pseudo header's sum
+/// in TCP's field. `None`: it is no such packet.
+pub fn large(mut bytes: Vec<u8>, kind: Kind, size: u16) -> Option<Frame> {
+    let at = places(&bytes, kind)?;
+    if size < SMALLEST {
+        return None;
+    }
+    let len = bytes.len().saturating_sub(at.tcp);
+    if len > 0xffff {
+        return None;
+    }
+    lengths(&mut bytes, at);
+    let value = fold(pseudo(&bytes, at, len));
+    put_be16(&mut bytes, at.tcp.saturating_add(16), value);
+    let checksum = Some(Partial { start: u16::try_from(at.tcp).ok()?, offset: 16 });
+    let headers = u16::try_from(at.payload).ok()?;
+    let segmentation = (bytes.len().saturating_sub(at.payload) > usize::from(size)).then_some(Segmentation { kind, size, headers });
+    Some(Frame { bytes, offload: Offload { checksum, segmentation, verified: false } })
+}
+
+/// Does what a frame leaves to do: one frame, or the segments that it is cut into. None if its headers are not what it says.
+pub fn finish(frame: Frame) -> Vec<Frame> {
+    let Frame { mut bytes, offload } = frame;
+    let Some(segmentation) = offload.segmentation else {
+        if let Some(partial) = offload.checksum {
+            complete(&mut bytes, partial);
+        }
+        return vec![Frame { bytes, offload: Offload { verified: offload.verified | offload.checksum.is_some(), ..Offload::default() } }];
+    };
+    let Some(at) = places(&bytes, segmentation.kind).filter(|_| segmentation.size >= SMALLEST) else { return Vec::new() };
+    let (headers, payload) = bytes.split_at(at.payload.min(bytes.len()));
+    let sequence = headers.get(at.tcp.saturating_add(4)..).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_be_bytes(*b));
+    let identification = be16(headers, at.ip.saturating_add(4)).unwrap_or(0);
+    let flags = at.tcp.saturating_add(13);
+    let mut done = 0u32;
+    let mut segments = Vec::new();
+    for (i, piece) in payload.chunks(usize::from(segmentation.size)).enumerate() {
+        let mut segment = [headers, piece].concat();
+        let last = (done as usize).saturating_add(piece.len()) == payload.len();
+        if let Some(place) = segment.get_mut(at.tcp.saturating_add(4)..).and_then(|b| b.first_chunk_mut::<4>()) {
+            *place = sequence.wrapping_add(done).to_be_bytes();
+        }
+        if let Some(flags) = segment.get_mut(flags) {
+            *flags &= if last { 0xff } else { !(FIN | PSH) } & if i == 0 { 0xff } else { !CWR };
+        }
+        if at.kind == Kind::Tcp4 {
+            put_be16(&mut segment, at.ip.saturating_add(4), identification.wrapping_add(i as u16));
+        }
+        lengths(&mut segment, at);
+        let len = segment.len().saturating_sub(at.tcp);
+        let field = at.tcp.saturating_add(16);
+        put_be16(&mut segment, field, 0);
+        let whole = pseudo(&segment, at, len).saturating_add(sum(segment.get(at.tcp..).unwrap_or_default()));
+        put_be16(&mut segment, field, !fold(whole));
+        done = done.saturating_add(u32::try_from(piece.len()).unwrap_or(0));
+        segments.push(Frame { bytes: segment, offload: Offload { verified: true, ..Offload::default() } });
+    }
+    segments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A TCP packet with `payload` bytes; everything that a card fills is zero.
+    pub(crate) fn packet(kind: Kind, payload: usize, tag: bool) -> Vec<u8> {
+        let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+        if tag {
+            bytes.extend([0x81, 0, 0, 5]);
+        }
+        match kind {
+            Kind::Tcp4 => bytes.extend([8, 0, 0x45, 0, 0, 0, 0xff, 0xfe, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]),
+            Kind::Tcp6 => {
+                bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 6, 64]);
+                bytes.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+            }
+        }
+        bytes.extend([0x12, 0x34, 0, 22, 0xff, 0xff, 0xff, 0, 0, 0, 0, 9, 0x50, FIN | PSH | CWR | 0x10, 1, 0, 0, 0, 0, 0]);
+        bytes.extend((0..payload).map(|i| (i * 7) as u8));
+        bytes
+    }
+
+    /// Whether IPv4's and TCP's checksums are right.
+    fn right(bytes: &[u8], kind: Kind) -> bool {
+        let at = places(bytes, kind).unwrap();
+        let len = bytes.len() - at.tcp;
+        let tcp = fold(pseudo(bytes, at, len) + sum(&bytes[at.tcp..])) == 0xffff;
+        tcp && (kind == Kind::Tcp6 || checksum(&bytes[at.ip..at.tcp]) == 0)
+    }
+
+    #[test]
+    fn rfc_1071s_example() {
+        assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
+        assert_eq!(checksum(&[1]), !0x0100);
+    }
+
+    #[test]
+    fn a_large_packet_is_cut_as_tcp_says() {
+        for (kind, tag) in [(Kind::Tcp4, false), (Kind::Tcp4, true), (Kind::Tcp6, false), (Kind::Tcp6, true)] {
+            let frame = large(packet(kind, 3500, tag), kind, 1448).unwrap();
+            let headers = usize::from(frame.offload.segmentation.unwrap().headers);
+            let segments = finish(frame);
+            assert_eq!(segments.iter().map(|s| s.bytes.len() - headers).collect::<Vec<_>>(), [1448, 1448, 604]);
+            let tcp = headers - 20;
+            let field = |i: usize, at: usize, n: usize| segments[i].bytes[at..at + n].to_vec();
+            assert_eq!((field(1, tcp + 4, 4), field(2, tcp + 4, 4)), (vec![0, 0, 4, 0xa8], vec![0, 0, 0x0a, 0x50]), "sequence numbers wrap");
+            let flags: Vec<u8> = segments.iter().map(|s| s.bytes[tcp + 13]).collect();
+            assert_eq!(flags, [CWR | 0x10, 0x10, FIN | PSH | 0x10]);
+            if kind == Kind::Tcp4 {
+                assert_eq!((be16(&segments[0].bytes, tcp - 16), be16(&segments[2].bytes, tcp - 16)), (Some(0xfffe), Some(0)), "identifications");
+            }
+            assert!(segments.iter().all(|s| right(&s.bytes, kind) && s.offload.verified), "{kind:?} {tag}");
+        }
+    }
+
+    #[test]
+    fn what_fits_is_one_packet_with_a_checksum_to_complete() {
+        let frame = large(packet(Kind::Tcp4, 100, false), Kind::Tcp4, 1448).unwrap();
+        assert!(frame.offload.segmentation.is_none());
+        let done = finish(frame);
+        assert!(done.len() == 1 && right(&done[0].bytes, Kind::Tcp4));
+    }
+
+    #[test]
+    fn a_flood_of_small_segments_is_refused() {
+        assert!(large(packet(Kind::Tcp4, 60_000, false), Kind::Tcp4, 1).is_none());
+        let offload = Offload { segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1, headers: 54 }), ..Offload::default() };
+        assert!(finish(Frame { bytes: packet(Kind::Tcp4, 60_000, false), offload }).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0u16..300, offset in 0u16..300, size in 0u16..300, four: bool) {
+            let kind = if four { Kind::Tcp4 } else { Kind::Tcp6 };
+            let _ = large(bytes.clone(), kind, size);
+            let segmentation = (size % 2 == 0).then_some(Segmentation { kind, size, headers: 54 });
+            let len = bytes.len();
+            let offload = Offload { checksum: Some(Partial { start, offset }), segmentation, verified: false };
+            let frames = finish(Frame { bytes, offload });
+            prop_assert!(frames.iter().all(|f| f.bytes.len() <= len.max(60)));
+        }
+
+        #[test]
+        fn every_cut_is_right(payload in 0usize..9000, size in SMALLEST..2000, four: bool) {
+            let kind = if four { Kind::Tcp4 } else { Kind::Tcp6 };
+            let segments = finish(large(packet(kind, payload, false), kind, size).unwrap());
+            let headers = if four { 54 } else { 74 };
+            prop_assert_eq!(segments.iter().map(|s| s.bytes.len() - headers).sum::<usize>(), payload);
+            prop_assert!(segments.iter().all(|s| s.bytes.len() <= headers + usize::from(size) && right(&s.bytes, kind)));
+        }
+    }
+}

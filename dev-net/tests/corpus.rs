@@ -1,0 +1,23 @@
+//! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
+//! versions have saved (`tests/golden`), which must be understood for ever.
+use bulkhead_bus::exercise::{exercise, golden, seeds};
+use proptest::prelude::*;
+
+#[test]
+fn e1000_states_of_earlier_versions_are_understood() {
+    assert_eq!(golden(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-"), Ok(()));
+}
+
+#[test]
+fn e1000_seeds() {
+    assert_eq!(seeds(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/e1000")), Ok(()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn e1000_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(exercise(&bulkhead_dev_net::e1000::exercised, &bytes), Ok(()));
+    }
+}
