@@ -22,6 +22,7 @@ pub struct Observed {
 pub fn kind(link: &str) -> &str {
     match link {
         "/dev/null" => "null",
+        "/dev/net/tun" => "tap",
         "/dev/xen/privcmd" => "privcmd",
         "/dev/xen/evtchn" => "evtchn",
         _ if link.starts_with("/dev/fb") => "fb",

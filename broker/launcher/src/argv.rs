@@ -1,6 +1,6 @@
 //! libxl's argument vector → [`Machine`]. The table [`OPTIONS`] is the only place that says what becomes of an option;
 //! docs/compat.md is printed from it.
-use crate::machine::{Chardev, Drive, Machine, Monitor, Serial, Sim, Video};
+use crate::machine::{self, Chardev, Drive, Machine, Monitor, Nic, Serial, Sim, Video};
 use crate::options::Options;
 use bulkhead_bus::plan::Level;
 
@@ -66,6 +66,9 @@ const fn option(name: &'static str, value: bool, fate: Fate) -> OptionSpec {
 
 use Fate::{Ignored, Implemented, Refused, Substituted};
 
+/// Network cards of a guest: what libxl can number, and slots of the bus that are free.
+const MAX_NICS: usize = 8;
+
 /// Every option that libxl emits (4.17 to 4.22), and those that operators add.
 pub const OPTIONS: &[OptionSpec] = &[
     option("xen-domid", true, Implemented),
@@ -91,13 +94,14 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("accel", true, Ignored("Xen is the accelerator")),
     option("net none", true, Implemented),
     option("net", true, Refused("network cards")),
-    option("netdev", true, Refused("network cards; remove vif from the guest's configuration")),
+    option("netdev tap", true, Implemented),
+    option("netdev", true, Refused("network cards on anything but a tap")),
     option("drive", true, Implemented),
     option("device VGA", true, Implemented),
     option("device cirrus-vga", true, Substituted("the standard VGA takes its place")),
     option("device ide-cd", true, Implemented),
-    option("device e1000", true, Refused("network cards; remove vif from the guest's configuration")),
-    option("device rtl8139", true, Refused("network cards; remove vif from the guest's configuration")),
+    option("device e1000", true, Implemented),
+    option("device rtl8139", true, Refused("network cards of this model; say model=e1000 in the guest's vif")),
     option("device qxl-vga", true, Refused("the QXL display")),
     option("device lsi53c895a", true, Refused("SCSI disks (sd*)")),
     option("device scsi-hd", true, Refused("SCSI disks (sd*)")),
@@ -144,6 +148,9 @@ const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("machine", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
     ("M", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
     ("drive", &["file", "if", "index", "media", "format", "readonly", "id", "cache"], &[]),
+    // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
+    ("netdev tap", &["type", "id", "ifname"], &["br", "script", "downscript"]),
+    ("device e1000", &["driver", "id", "netdev", "mac"], &[]),
     ("sandbox", &["level"], &[]),
     ("device VGA", &["driver", "vgamem_mb"], &["id"]),
     ("device cirrus-vga", &["driver", "vgamem_mb"], &["id"]),
@@ -158,7 +165,7 @@ fn check_keys(spec: &OptionSpec, value: &str, options: &Options, notes: &mut Vec
             return Err(wrong(name.split(' ').next().unwrap_or(name), value, format!("{key}= is not known here")));
         }
         // What libxl always writes is not worth a line.
-        if key != "suppress-vmdesc" {
+        if !matches!(key.as_str(), "suppress-vmdesc" | "br" | "script" | "downscript") {
             notes.push(format!("-{name} {key}=: ignored"));
         }
     }
@@ -168,7 +175,7 @@ fn check_keys(spec: &OptionSpec, value: &str, options: &Options, notes: &mut Vec
 /// Finds the entry of an option, the narrower one first.
 pub fn lookup(name: &str, value: Option<&str>) -> Option<&'static OptionSpec> {
     let first = value.and_then(|v| v.split(',').next()).unwrap_or("");
-    let narrow = format!("{name} {}", first.strip_prefix("driver=").unwrap_or(first));
+    let narrow = format!("{name} {}", ["driver=", "type="].iter().find_map(|k| first.strip_prefix(k)).unwrap_or(first));
     OPTIONS.iter().find(|o| o.name == narrow).or_else(|| OPTIONS.iter().find(|o| o.name == name))
 }
 
@@ -192,6 +199,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let mut monitors = Vec::new();
     let mut chardevs: Vec<(String, Chardev)> = Vec::new();
     let mut cds = Vec::new();
+    let (mut cards, mut taps) = (Vec::new(), Vec::new());
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -282,6 +290,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 _ => return Err(bad("xenfv, pc or none")),
             },
             "net" => {}
+            "netdev" => {
+                let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
+                taps.push((id, options.get("ifname").ok_or(bad("ifname= is missing"))?.to_owned()));
+            }
             "drive" => {
                 let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
                 if drive.cdrom && drive.index.is_none() {
@@ -297,6 +309,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     let mib: u32 = Some(mib).filter(|m| (1..=256).contains(m)).ok_or(bad("vgamem_mb is 1 to 256"))?;
                     let mib = mib.next_power_of_two();
                     machine.video = Some(Video { mib });
+                }
+                Some("e1000") => {
+                    let mac = options.get("mac").and_then(machine::mac).ok_or(bad("mac= is an address of six bytes"))?;
+                    cards.push((options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), mac));
                 }
                 Some("ide-cd") => {
                     let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
@@ -328,6 +344,16 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let chardev = chardevs.iter().find(|(id, _)| *id == monitor).map(|(_, c)| c.clone());
         let chardev = chardev.ok_or_else(|| wrong("mon", &monitor, "there is no chardev of this id"))?;
         machine.monitors.push(Monitor { id: monitor, chardev });
+    }
+    for (netdev, mac) in cards {
+        let at = taps.iter().position(|(id, _)| *id == netdev).ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
+        machine.nics.push(Nic { mac, ifname: taps.swap_remove(at).1 });
+    }
+    if let Some((id, _)) = taps.first() {
+        return Err(wrong("netdev", id, "network cards: no -device refers to it"));
+    }
+    if machine.nics.len() > MAX_NICS {
+        return Err(ArgumentError::Incomplete("more than eight network cards"));
     }
     if let Some(cd) = cds.first() {
         return Err(wrong("drive", &cd.id, "no -device ide-cd refers to it"));
@@ -387,8 +413,12 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_refused_by_name() {
         for (text, why) in [
-            ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "network cards"),
-            ("-netdev type=tap,id=net0,ifname=vif7.0-emu", "network cards"),
+            ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "there is no -netdev"),
+            ("-netdev type=tap,id=net0,ifname=vif7.0-emu", "network cards: no -device"),
+            ("-netdev type=user,id=net0", "network cards on anything but a tap"),
+            ("-device rtl8139,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "network cards of this model"),
+            ("-device e1000,id=nic0,netdev=net0,mac=01:16:3e:11:22:33", "mac="),
+            ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e", "mac="),
             ("-usbdevice tablet", "USB"),
             ("-device ahci,id=ahci0", "AHCI"),
             ("-kernel /boot/vmlinuz", "direct kernel boot"),
@@ -412,6 +442,15 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
             assert!(!error.contains('\n'), "one line");
         }
+    }
+
+    #[test]
+    fn network_cards_are_paired_with_their_taps_in_libxls_order() {
+        let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev type=tap,id=net0,ifname=vif7.0-emu,br=xenbr0,script=no,downscript=no
+            -device e1000,id=nic1,netdev=net1,mac=00:16:3e:11:22:34 -netdev type=tap,id=net1,ifname=vif7.1-emu,br=xenbr0,script=no,downscript=no";
+        let Parsed { machine, notes } = parse(words(text)).unwrap();
+        let nics: Vec<_> = machine.nics.iter().map(|n| (n.mac[5], n.ifname.as_str())).collect();
+        assert_eq!((nics, notes), (vec![(0x33, "vif7.0-emu"), (0x34, "vif7.1-emu")], vec![]));
     }
 
     #[test]

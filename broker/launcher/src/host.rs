@@ -1,5 +1,5 @@
 //! What the launcher opens on the host, before anything is started.
-use crate::machine::{Chardev, Drive, Machine, Monitor, Serial};
+use crate::machine::{Chardev, Drive, Machine, Monitor, Nic, Serial};
 use bulkhead_bus::plan::{DeviceConfig, DriveConfig};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -9,6 +9,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 const SHARE: &str = "/usr/share/bulkhead";
 /// Debian's copy of the VGA firmware.
 const VGABIOS: &[&str] = &["vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
+/// The 82540EM's boot firmware: Debian's iPXE, where QEMU for Xen finds it.
+const NIC_ROM: &[&str] = &["efi-e1000.rom", "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"];
 
 /// A line that says what could not be opened and why.
 pub type Failure = String;
@@ -160,25 +162,43 @@ pub fn drive(drive: &Drive) -> Result<(Option<OwnedFd>, DriveConfig), Failure> {
 
 /// The VGA firmware, in a memfd of a power of two.
 pub fn vga_rom() -> Result<(OwnedFd, u32), Failure> {
+    rom(VGABIOS, "VGA firmware")
+}
+
+/// The network card's boot firmware, if the host has it: without it the guest cannot boot over the network.
+pub fn nic_rom() -> Option<(OwnedFd, u32)> {
+    rom(NIC_ROM, "boot firmware").map_err(|e| eprintln!("bulkhead-dm: network boot is not possible: {e}")).ok()
+}
+
+/// The first of these files that is there, in a memfd of a power of two.
+fn rom(names: &[&str], what: &str) -> Result<(OwnedFd, u32), Failure> {
     let mut last = String::new();
-    for name in VGABIOS {
+    for name in names {
         let path = if name.starts_with('/') { (*name).to_owned() } else { format!("{SHARE}/{name}") };
         match std::fs::read(&path) {
-            Ok(bytes) if bytes.len() >= 512 && bytes.len() <= 256 * 1024 => {
+            Ok(bytes) if bytes.len() >= 512 && bytes.len() <= 512 * 1024 => {
                 let size = bytes.len().next_power_of_two().max(2048);
                 let fd = bulkhead_ring::SharedArea::create("rom", size.next_multiple_of(4096)).map_err(|e| e.to_string())?;
                 rustix::io::pwrite(&fd, &bytes, 0).map_err(|e| errno("rom", e))?;
                 return Ok((fd, u32::try_from(size).unwrap_or(0)));
             }
-            Ok(_) => last = format!("{path}: not a VGA firmware"),
+            Ok(_) => last = format!("{path}: not a {what}"),
             Err(e) => last = format!("{path}: {e}"),
         }
     }
     Err(last)
 }
 
+/// A card's other end.
+pub fn tap(nic: &Nic) -> Result<OwnedFd, Failure> {
+    bulkhead_policy::tap::open(&nic.ifname).map_err(|e| match e.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => "network card: /dev/net/tun is missing (the kernel module tun)".to_owned(),
+        _ => format!("network card: tap {}: {e}", nic.ifname),
+    })
+}
+
 /// The devices that the machine has, with what each is given. The order is that of the slots.
-pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, gfn: u64) -> Vec<DeviceConfig> {
+pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, nic_rom: u32, gfn: u64) -> Vec<DeviceConfig> {
     let platform = DeviceConfig::Platform {
         vcpus: machine.vcpus,
         xen_platform: machine.xen_platform,
@@ -192,6 +212,11 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, gfn: u64) 
     if let Some(video) = machine.video {
         let device = if machine.xen_platform { 3 } else { 2 };
         configs.push(DeviceConfig::Vga { device, vram: video.mib << 20, gfn, rom });
+    }
+    // 00:04.0 and up on the machine that libxl asks for, as QEMU places them.
+    let first: u8 = [machine.xen_platform, machine.video.is_some()].iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
+    for (index, nic) in (0u8..).zip(&machine.nics) {
+        configs.push(DeviceConfig::E1000 { index, device: first.saturating_add(index), mac: nic.mac, rom: nic_rom });
     }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {

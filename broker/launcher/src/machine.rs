@@ -135,6 +135,22 @@ impl Drive {
     }
 }
 
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// The tap that is its other end.
+    pub ifname: String,
+}
+
+/// Parses an address in hexadecimal, with colons between its bytes.
+pub fn mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|b| (b.len() == 2).then(|| u8::from_str_radix(b, 16).ok()).flatten()).collect();
+    // A group's address is no card's.
+    <[u8; 6]>::try_from(bytes?).ok().filter(|[first, ..]| first & 1 == 0)
+}
+
 /// The display adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Video {
@@ -186,6 +202,8 @@ pub struct Machine {
     pub boot: String,
     /// Drives.
     pub drives: Vec<Drive>,
+    /// Network cards, in the order of their devices.
+    pub nics: Vec<Nic>,
     /// The xen-platform device.
     pub xen_platform: bool,
     /// -S.
@@ -211,6 +229,7 @@ impl Default for Machine {
             video: None,
             boot: String::new(),
             drives: Vec::new(),
+            nics: Vec::new(),
             xen_platform: true,
             stopped: false,
             probe: false,

@@ -99,6 +99,9 @@ fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), 
     if machine.domid != Some(domid) {
         return Err(format!("-xen-domid is {:?}, xenstore's target {domid}", machine.domid));
     }
+    if !machine.nics.is_empty() {
+        return Err("network cards in a stub domain: there are none yet; remove vif from the guest's configuration".to_owned());
+    }
     memory()?;
     let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
     front_ends(&mut xenstore, &disks)?;

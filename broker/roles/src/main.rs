@@ -9,6 +9,8 @@ use bulkhead_dev_blk::backend::{Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_display::{fbdev, vga};
 use bulkhead_dev_input::{ps2, serial};
+use bulkhead_dev_net::backend::{Abilities, Host};
+use bulkhead_dev_net::e1000;
 use bulkhead_ioreq::MachineDevice;
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
 use rustix::event::{EventfdFlags, eventfd};
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         "ps2" => run_device("ps2", build),
         "vga" => run_device("vga", build),
         "serial" => run_device("serial", build),
+        "e1000" => run_device("e1000", build),
         "fbdev" => run_device("fbdev", build),
         "vchan" => run_device("vchan", build),
         _ => {
@@ -49,6 +52,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Ide { .. } => ide::declare(),
         DeviceConfig::Vga { device, vram, rom, .. } => vga::declare(*device, *vram, *rom),
         DeviceConfig::Ps2 => ps2::declare(),
+        DeviceConfig::E1000 { device, rom, .. } => e1000::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
         DeviceConfig::Fbdev | DeviceConfig::Vchan { .. } => Declaration::default(),
     }
@@ -60,7 +64,7 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
         .iter()
         .map(|device| {
             let rom = match (&device.config, fds.take(&FdUse::Rom(device.slot))) {
-                (DeviceConfig::Vga { rom, .. }, Some(fd)) => {
+                (DeviceConfig::Vga { rom, .. } | DeviceConfig::E1000 { rom, .. }, Some(fd)) => {
                     let mut bytes = vec![0; *rom as usize];
                     rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(|e| format!("ROM: {e}"))?;
                     Some(bytes)
@@ -117,6 +121,12 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             };
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
+        }
+        DeviceConfig::E1000 { device, mac, rom, .. } => {
+            let tap = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
+            let polled = vec![(e1000::FRAMES, rustix::io::dup(&tap).map_err(|e| e.to_string())?)];
+            let all = Abilities { checksum: true, segmentation: true };
+            Ok(Built { device: Box::new(e1000::E1000::new(*device, *rom, *mac, Box::new(Host::new(tap, all)))), polled })
         }
         DeviceConfig::Fbdev => {
             let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());

@@ -53,7 +53,6 @@ pub fn declare(device: u8, rom: u32) -> Declaration {
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
-        unplug: 2,
         ..Declaration::default()
     }
 }

@@ -62,6 +62,17 @@ pub enum DeviceConfig {
     },
     /// Keyboard and mouse controller.
     Ps2,
+    /// An Intel 82540EM.
+    E1000 {
+        /// 0 for the first network card.
+        index: u8,
+        /// Device number on bus 0.
+        device: u8,
+        /// Its address.
+        mac: [u8; 6],
+        /// Bytes of the expansion ROM, a power of two, or 0.
+        rom: u32,
+    },
     /// A serial port.
     Serial {
         /// 0 = COM1.
@@ -86,6 +97,7 @@ impl DeviceConfig {
             Self::Ide { .. } => "ide",
             Self::Vga { .. } => "vga",
             Self::Ps2 => "ps2",
+            Self::E1000 { .. } => "e1000",
             Self::Serial { .. } => "serial",
             Self::Fbdev => "fbdev",
             Self::Vchan { .. } => "vchan",
@@ -182,6 +194,8 @@ pub enum FdUse {
     Drive(u8),
     /// A serial port's other end.
     Serial,
+    /// A network card's other end: a tap.
+    Net,
     /// Expansion ROM of the device in the slot named.
     Rom(Slot),
     /// The surface, for the display that draws it.

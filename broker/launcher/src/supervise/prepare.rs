@@ -14,6 +14,16 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+/// What was opened before anything was started.
+struct Opened {
+    listening: Vec<OwnedFd>,
+    drives: Vec<(FdUse, OwnedFd)>,
+    serials: Vec<host::SerialEnd>,
+    rom: Option<OwnedFd>,
+    nic_rom: Option<OwnedFd>,
+    taps: Vec<OwnedFd>,
+}
+
 impl Launcher {
     /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
     pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, String> {
@@ -42,9 +52,14 @@ impl Launcher {
             serials.push(host::serial(i, serial)?);
         }
         let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
+        let nic_rom = if machine.nics.is_empty() { None } else { host::nic_rom() };
+        let mut taps = Vec::new();
+        for nic in &machine.nics {
+            taps.push(host::tap(nic)?);
+        }
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
-        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), gfn) };
+        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), nic_rom.as_ref().map_or(0, |r| r.1), gfn) };
         let mut configs = configs;
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
@@ -110,7 +125,8 @@ impl Launcher {
             running: false,
             next_token: 1,
         };
-        launcher.make_slots(&machine, stubdom.as_mut(), listening, drive_fds, serials, rom.map(|r| r.0))?;
+        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_rom: nic_rom.map(|r| r.0), taps };
+        launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         Ok(launcher)
     }
 
@@ -118,11 +134,10 @@ impl Launcher {
         &mut self,
         machine: &Machine,
         mut stubdom: Option<&mut Stubdom>,
-        listening: Vec<OwnedFd>,
-        mut drives: Vec<(FdUse, OwnedFd)>,
-        serials: Vec<host::SerialEnd>,
-        rom: Option<OwnedFd>,
+        opened: Opened,
     ) -> Result<(), String> {
+        let Opened { listening, mut drives, serials, rom, nic_rom, taps } = opened;
+        let mut taps = taps.into_iter();
         let fail = |e: bulkhead_xen::XenError| e.to_string();
         let domid = self.plan.domid;
         let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
@@ -191,6 +206,16 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Platform { .. } => {}
+                DeviceConfig::E1000 { .. } => {
+                    kept.extend(taps.next().map(|fd| (FdUse::Net, fd)));
+                    kept.push(match &machine.sim {
+                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
+                        None => (FdUse::Privcmd, restricted()?),
+                    });
+                    if let Some(rom) = &nic_rom {
+                        broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(fail_io)?));
+                    }
+                }
                 DeviceConfig::Ps2 => {
                     if let Some((read, ..)) = &links {
                         kept.push((FdUse::Input, rustix::io::dup(read).map_err(fail_io)?));
@@ -254,6 +279,7 @@ fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
         let role = config.role();
         let name = match &config {
             DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
+            DeviceConfig::E1000 { index, .. } => format!("nic{index}"),
             _ => role.to_owned(),
         };
         devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });
