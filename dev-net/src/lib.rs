@@ -7,9 +7,16 @@
 //! | `offload.rs` | checksums and segmentation in software |
 //! | `filter.rs` | what a guest may send |
 //! | `backend/` | the other side of the cable |
+//! | `eeprom.rs` | the memory that both cards have |
 //! | `e1000/` | Intel 82540EM |
+//! | `rtl8139/` | Realtek RTL8139C+ |
 pub mod backend;
 pub mod e1000;
+mod eeprom;
 pub mod filter;
 pub mod frame;
 pub mod offload;
+pub mod rtl8139;
+
+/// The descriptor of a card that is readable when frames have come.
+pub const FRAMES: u32 = 0;

@@ -126,6 +126,47 @@ pub fn large(mut bytes: Vec<u8>, kind: Kind, size: u16) -> Option<Frame> {
     Some(Frame { bytes, offload: Offload { checksum, segmentation, verified: false } })
 }
 
+/// A packet whose checksums a card is asked to make without being told where they are: IPv4's, and that of TCP or UDP above. The
+/// latter is left to others, with the pseudo header's sum in its field. What is none of these stays as it is.
+pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
+    let bytes = &mut frame.bytes;
+    let tagged = be16(bytes, 12) == Some(ether_type::VLAN);
+    let at = if tagged { ETHERNET.saturating_add(4) } else { ETHERNET };
+    let head = match be16(bytes, at.saturating_sub(2)) {
+        Some(ether_type::IPV4) => usize::from(bytes.get(at).copied().unwrap_or(0) & 0x0f).saturating_mul(4),
+        _ => return frame,
+    };
+    let top = at.saturating_add(head);
+    // What IP says that it is long; behind it there may be padding.
+    let end = at.saturating_add(usize::from(be16(bytes, at.saturating_add(2)).unwrap_or(0)));
+    if head < 20 || top > end || end > bytes.len() {
+        return frame;
+    }
+    if ip {
+        put_be16(bytes, at.saturating_add(10), 0);
+        let value = checksum(bytes.get(at..top).unwrap_or_default());
+        put_be16(bytes, at.saturating_add(10), value);
+    }
+    let protocol = bytes.get(at.saturating_add(9)).copied().unwrap_or(0);
+    // A fragment has no whole checksum.
+    let whole = be16(bytes, at.saturating_add(6)).is_some_and(|f| f & 0x3fff == 0);
+    let offset: u16 = match protocol {
+        6 => 16,
+        17 => 6,
+        _ => return frame,
+    };
+    let field = top.saturating_add(usize::from(offset));
+    if !above || !whole || field.saturating_add(2) > end {
+        return frame;
+    }
+    bytes.truncate(end);
+    let addresses = sum(bytes.get(at.saturating_add(12)..at.saturating_add(20)).unwrap_or_default());
+    let value = fold(addresses.saturating_add(u64::from(protocol)).saturating_add(end.saturating_sub(top) as u64));
+    put_be16(bytes, field, value);
+    frame.offload.checksum = u16::try_from(top).ok().map(|start| Partial { start, offset });
+    frame
+}
+
 /// Does what a frame leaves to do: one frame, or the segments that it is cut into. None if its headers are not what it says.
 pub fn finish(frame: Frame) -> Vec<Frame> {
     let Frame { mut bytes, offload } = frame;

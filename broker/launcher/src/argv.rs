@@ -2,7 +2,7 @@
 //! docs/compat.md is printed from it.
 use crate::machine::{self, Chardev, Drive, Machine, Monitor, Nic, Serial, Sim, Video};
 use crate::options::Options;
-use bulkhead_bus::plan::Level;
+use bulkhead_bus::plan::{Level, NicModel};
 
 /// Why the arguments cannot be used: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,7 +101,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("device cirrus-vga", true, Substituted("the standard VGA takes its place")),
     option("device ide-cd", true, Implemented),
     option("device e1000", true, Implemented),
-    option("device rtl8139", true, Refused("network cards of this model; say model=e1000 in the guest's vif")),
+    option("device rtl8139", true, Implemented),
     option("device qxl-vga", true, Refused("the QXL display")),
     option("device lsi53c895a", true, Refused("SCSI disks (sd*)")),
     option("device scsi-hd", true, Refused("SCSI disks (sd*)")),
@@ -151,6 +151,7 @@ const KEYS: &[(&str, &[&str], &[&str])] = &[
     // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
     ("netdev tap", &["type", "id", "ifname"], &["br", "script", "downscript"]),
     ("device e1000", &["driver", "id", "netdev", "mac"], &[]),
+    ("device rtl8139", &["driver", "id", "netdev", "mac"], &[]),
     ("sandbox", &["level"], &[]),
     ("device VGA", &["driver", "vgamem_mb"], &["id"]),
     ("device cirrus-vga", &["driver", "vgamem_mb"], &["id"]),
@@ -310,9 +311,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     let mib = mib.next_power_of_two();
                     machine.video = Some(Video { mib });
                 }
-                Some("e1000") => {
+                Some(model @ ("e1000" | "rtl8139")) => {
+                    let model = if model == "e1000" { NicModel::E1000 } else { NicModel::Rtl8139 };
                     let mac = options.get("mac").and_then(machine::mac).ok_or(bad("mac= is an address of six bytes"))?;
-                    cards.push((options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), mac));
+                    cards.push((options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), model, mac));
                 }
                 Some("ide-cd") => {
                     let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
@@ -345,9 +347,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let chardev = chardev.ok_or_else(|| wrong("mon", &monitor, "there is no chardev of this id"))?;
         machine.monitors.push(Monitor { id: monitor, chardev });
     }
-    for (netdev, mac) in cards {
+    for (netdev, model, mac) in cards {
         let at = taps.iter().position(|(id, _)| *id == netdev).ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
-        machine.nics.push(Nic { mac, ifname: taps.swap_remove(at).1 });
+        machine.nics.push(Nic { model, mac, ifname: taps.swap_remove(at).1 });
     }
     if let Some((id, _)) = taps.first() {
         return Err(wrong("netdev", id, "network cards: no -device refers to it"));
@@ -416,7 +418,7 @@ mod tests {
             ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "there is no -netdev"),
             ("-netdev type=tap,id=net0,ifname=vif7.0-emu", "network cards: no -device"),
             ("-netdev type=user,id=net0", "network cards on anything but a tap"),
-            ("-device rtl8139,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "network cards of this model"),
+            ("-device ne2k_pci,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "no such device"),
             ("-device e1000,id=nic0,netdev=net0,mac=01:16:3e:11:22:33", "mac="),
             ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e", "mac="),
             ("-usbdevice tablet", "USB"),
@@ -447,10 +449,10 @@ mod tests {
     #[test]
     fn network_cards_are_paired_with_their_taps_in_libxls_order() {
         let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev type=tap,id=net0,ifname=vif7.0-emu,br=xenbr0,script=no,downscript=no
-            -device e1000,id=nic1,netdev=net1,mac=00:16:3e:11:22:34 -netdev type=tap,id=net1,ifname=vif7.1-emu,br=xenbr0,script=no,downscript=no";
+            -device rtl8139,id=nic1,netdev=net1,mac=00:16:3e:11:22:34 -netdev type=tap,id=net1,ifname=vif7.1-emu,br=xenbr0,script=no,downscript=no";
         let Parsed { machine, notes } = parse(words(text)).unwrap();
-        let nics: Vec<_> = machine.nics.iter().map(|n| (n.mac[5], n.ifname.as_str())).collect();
-        assert_eq!((nics, notes), (vec![(0x33, "vif7.0-emu"), (0x34, "vif7.1-emu")], vec![]));
+        let nics: Vec<_> = machine.nics.iter().map(|n| (n.model, n.mac[5], n.ifname.as_str())).collect();
+        assert_eq!((nics, notes), (vec![(NicModel::E1000, 0x33, "vif7.0-emu"), (NicModel::Rtl8139, 0x34, "vif7.1-emu")], vec![]));
     }
 
     #[test]

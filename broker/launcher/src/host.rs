@@ -1,6 +1,6 @@
 //! What the launcher opens on the host, before anything is started.
 use crate::machine::{Chardev, Drive, Machine, Monitor, Nic, Serial};
-use bulkhead_bus::plan::{DeviceConfig, DriveConfig};
+use bulkhead_bus::plan::{DeviceConfig, DriveConfig, NicModel};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -9,8 +9,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 const SHARE: &str = "/usr/share/bulkhead";
 /// Debian's copy of the VGA firmware.
 const VGABIOS: &[&str] = &["vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
-/// The 82540EM's boot firmware: Debian's iPXE, where QEMU for Xen finds it.
-const NIC_ROM: &[&str] = &["efi-e1000.rom", "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"];
+/// The cards' boot firmware: Debian's iPXE, where QEMU for Xen finds it.
+const E1000_ROM: &[&str] = &["efi-e1000.rom", "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"];
+const RTL8139_ROM: &[&str] = &["efi-rtl8139.rom", "/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"];
 
 /// A line that says what could not be opened and why.
 pub type Failure = String;
@@ -165,9 +166,13 @@ pub fn vga_rom() -> Result<(OwnedFd, u32), Failure> {
     rom(VGABIOS, "VGA firmware")
 }
 
-/// The network card's boot firmware, if the host has it: without it the guest cannot boot over the network.
-pub fn nic_rom() -> Option<(OwnedFd, u32)> {
-    rom(NIC_ROM, "boot firmware").map_err(|e| eprintln!("bulkhead-dm: network boot is not possible: {e}")).ok()
+/// A network card's boot firmware, if the host has it: without it the guest cannot boot over the network.
+pub fn nic_rom(model: NicModel) -> Option<(OwnedFd, u32)> {
+    let names = match model {
+        NicModel::E1000 => E1000_ROM,
+        NicModel::Rtl8139 => RTL8139_ROM,
+    };
+    rom(names, "boot firmware").map_err(|e| eprintln!("bulkhead-dm: network boot is not possible: {e}")).ok()
 }
 
 /// The first of these files that is there, in a memfd of a power of two.
@@ -198,7 +203,7 @@ pub fn tap(nic: &Nic) -> Result<OwnedFd, Failure> {
 }
 
 /// The devices that the machine has, with what each is given. The order is that of the slots.
-pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, nic_rom: u32, gfn: u64) -> Vec<DeviceConfig> {
+pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: impl Fn(NicModel) -> u32, gfn: u64) -> Vec<DeviceConfig> {
     let platform = DeviceConfig::Platform {
         vcpus: machine.vcpus,
         xen_platform: machine.xen_platform,
@@ -216,7 +221,8 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, nic_rom: u
     // 00:04.0 and up on the machine that libxl asks for, as QEMU places them.
     let first: u8 = [machine.xen_platform, machine.video.is_some()].iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
     for (index, nic) in (0u8..).zip(&machine.nics) {
-        configs.push(DeviceConfig::E1000 { index, device: first.saturating_add(index), mac: nic.mac, rom: nic_rom });
+        let rom = rom_size(nic.model);
+        configs.push(DeviceConfig::Nic { model: nic.model, index, device: first.saturating_add(index), mac: nic.mac, rom });
     }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {

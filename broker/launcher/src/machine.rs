@@ -1,6 +1,6 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
-use bulkhead_bus::plan::Level;
+use bulkhead_bus::plan::{Level, NicModel};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -138,6 +138,8 @@ impl Drive {
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
+    /// Which.
+    pub model: NicModel,
     /// Its address.
     pub mac: [u8; 6],
     /// The tap that is its other end.

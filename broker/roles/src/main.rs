@@ -3,14 +3,16 @@
 mod vchan;
 mod viewer;
 
-use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan};
+use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan, NicModel};
 use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_display::{fbdev, vga};
 use bulkhead_dev_input::{ps2, serial};
+use bulkhead_dev_net::FRAMES;
 use bulkhead_dev_net::backend::{Abilities, Host};
-use bulkhead_dev_net::e1000;
+use bulkhead_dev_net::e1000::{self, E1000};
+use bulkhead_dev_net::rtl8139::{self, Rtl8139};
 use bulkhead_ioreq::MachineDevice;
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
 use rustix::event::{EventfdFlags, eventfd};
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         "vga" => run_device("vga", build),
         "serial" => run_device("serial", build),
         "e1000" => run_device("e1000", build),
+        "rtl8139" => run_device("rtl8139", build),
         "fbdev" => run_device("fbdev", build),
         "vchan" => run_device("vchan", build),
         _ => {
@@ -52,7 +55,8 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Ide { .. } => ide::declare(),
         DeviceConfig::Vga { device, vram, rom, .. } => vga::declare(*device, *vram, *rom),
         DeviceConfig::Ps2 => ps2::declare(),
-        DeviceConfig::E1000 { device, rom, .. } => e1000::declare(*device, *rom),
+        DeviceConfig::Nic { model: NicModel::E1000, device, rom, .. } => e1000::declare(*device, *rom),
+        DeviceConfig::Nic { model: NicModel::Rtl8139, device, rom, .. } => rtl8139::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
         DeviceConfig::Fbdev | DeviceConfig::Vchan { .. } => Declaration::default(),
     }
@@ -64,7 +68,7 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
         .iter()
         .map(|device| {
             let rom = match (&device.config, fds.take(&FdUse::Rom(device.slot))) {
-                (DeviceConfig::Vga { rom, .. } | DeviceConfig::E1000 { rom, .. }, Some(fd)) => {
+                (DeviceConfig::Vga { rom, .. } | DeviceConfig::Nic { rom, .. }, Some(fd)) => {
                     let mut bytes = vec![0; *rom as usize];
                     rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(|e| format!("ROM: {e}"))?;
                     Some(bytes)
@@ -122,11 +126,14 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
         }
-        DeviceConfig::E1000 { device, mac, rom, .. } => {
+        DeviceConfig::Nic { model, device, mac, rom, .. } => {
             let tap = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
-            let polled = vec![(e1000::FRAMES, rustix::io::dup(&tap).map_err(|e| e.to_string())?)];
-            let all = Abilities { checksum: true, segmentation: true };
-            Ok(Built { device: Box::new(e1000::E1000::new(*device, *rom, *mac, Box::new(Host::new(tap, all)))), polled })
+            let polled = vec![(FRAMES, rustix::io::dup(&tap).map_err(|e| e.to_string())?)];
+            let host = Box::new(Host::new(tap, Abilities { checksum: true, segmentation: true }));
+            Ok(match model {
+                NicModel::E1000 => Built { device: Box::new(E1000::new(*device, *rom, *mac, host)), polled },
+                NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, host)), polled },
+            })
         }
         DeviceConfig::Fbdev => {
             let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());

@@ -6,8 +6,8 @@
 //! | `transmit.rs` | descriptors to frames |
 //! | `receive.rs` | frames to descriptors, filters |
 //! | `state.rs` | what is saved |
-//! | `eeprom.rs`, `phy.rs` | what drivers look at before they believe it |
-mod eeprom;
+//! | `identity.rs`, `phy.rs` | what drivers look at before they believe it |
+mod identity;
 mod phy;
 mod receive;
 mod spec;
@@ -15,6 +15,7 @@ mod state;
 mod transmit;
 
 use crate::backend::Backend;
+use crate::eeprom::{Bus, Lines, WORDS};
 use crate::filter::{Filter, Rules};
 use crate::frame::Frame;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
@@ -23,9 +24,6 @@ use phy::Phy;
 use spec::{Ctrl, Eecd, Mdic, Rctl, Status, cause, reg};
 use std::collections::VecDeque;
 use transmit::Transmit;
-
-/// The descriptor that is readable when frames have come.
-pub const FRAMES: u32 = 0;
 
 /// Regions: registers, the window to them in I/O space.
 const REGISTERS: u16 = 0;
@@ -63,8 +61,8 @@ pub struct E1000 {
     rom: u32,
     config: ConfigSpace,
     regs: Vec<u32>,
-    words: [u16; eeprom::WORDS],
-    bus: eeprom::Bus,
+    words: [u16; WORDS],
+    bus: Bus,
     phy: Phy,
     /// The cable is in.
     cable: bool,
@@ -99,8 +97,8 @@ impl E1000 {
             rom,
             config,
             regs: Vec::new(),
-            words: eeprom::words(mac),
-            bus: eeprom::Bus::default(),
+            words: identity::words(mac),
+            bus: Bus::default(),
             phy: Phy::default(),
             cable: true,
             backend,
@@ -149,7 +147,7 @@ impl E1000 {
         let [a, b, c, ..] = self.words;
         self.set(reg::RAL, u32::from(b) << 16 | u32::from(a));
         self.set(reg::RAL.wrapping_add(4), 1 << 31 | u32::from(c));
-        self.bus = eeprom::Bus::default();
+        self.bus = Bus::default();
         self.tx = Transmit::default();
         self.out.clear();
         self.waiting.clear();
@@ -252,7 +250,10 @@ impl E1000 {
                 causes
             }
             reg::CTRL_DUP => self.get(reg::CTRL),
-            reg::EECD => self.bus.read().into_bits(),
+            reg::EECD => {
+                let eecd = Eecd::from_bits(self.get(reg::EECD));
+                eecd.with_data_out(self.bus.out()).with_present(true).with_grant(eecd.request()).into_bits()
+            }
             reg::ICS | reg::IMC => 0,
             reg::STATISTICS..reg::STATISTICS_END => {
                 let value = self.get(register);
@@ -288,7 +289,11 @@ impl E1000 {
                 }
                 self.update(cx);
             }
-            reg::EECD => self.bus.write(Eecd::from_bits(value), &self.words),
+            reg::EECD => {
+                self.set(reg::EECD, value);
+                let eecd = Eecd::from_bits(value);
+                self.bus.write(Lines { clock: eecd.clock(), select: eecd.select(), data: eecd.data_in() }, &self.words);
+            }
             reg::EERD if value & 1 != 0 => {
                 let word = self.words.get((value >> 8 & 0xff) as usize).copied().unwrap_or(0xffff);
                 self.set(reg::EERD, u32::from(word) << 16 | value & 0xff00 | 0x10);

@@ -1,8 +1,8 @@
 //! The saved state of the card. Frames on their way are not in it: a network loses frames.
-use super::eeprom::Bus;
 use super::phy::Phy;
-use super::spec::{Eecd, reg};
+use super::spec::reg;
 use super::transmit::Checksums;
+use crate::eeprom::Bus;
 use super::{E1000, LATE_RECEIVE, LATE_TRANSMIT, transmit};
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
@@ -42,14 +42,13 @@ impl E1000 {
     pub(super) fn encode(&self) -> Vec<u8> {
         let registers = (0u32..).step_by(4).zip(&self.regs).filter(|(_, v)| **v != 0).flat_map(|(at, v)| [at, *v]).collect();
         let Phy { control, advertise, control_1000, specific, specific_ext } = self.phy;
-        let Bus { shifted, count, out, left, lines } = self.bus;
         let c = self.tx.context;
         E1000State {
             version: VERSION,
             config: self.config.save(),
             registers,
             phy: [control, advertise, control_1000, specific, specific_ext].map(u32::from).into(),
-            bus: vec![shifted, u32::from(count), u32::from(out), u32::from(left), lines.into_bits()],
+            bus: self.bus.save(),
             context: vec![
                 u32::from(c.ip_start), u32::from(c.ip_field), u32::from(c.ip_end), u32::from(c.tcp_start), u32::from(c.tcp_field), u32::from(c.segment),
                 u32::from(c.ipv4) | u32::from(c.tcp) << 1,
@@ -77,8 +76,7 @@ impl E1000 {
             specific: short(specific, "PHY")?,
             specific_ext: short(specific_ext, "PHY")?,
         };
-        let [shifted, count, out, left, lines] = *s.bus.as_slice() else { return Err(StateError::Value("EEPROM bus")) };
-        let bus = Bus { shifted, count: byte(count, "EEPROM bus")?, out: short(out, "EEPROM bus")?, left: byte(left, "EEPROM bus")?, lines: Eecd::from_bits(lines) };
+        let bus = Bus::load(&s.bus).ok_or(StateError::Value("EEPROM bus"))?;
         let [ip_start, ip_field, ip_end, tcp_start, tcp_field, segment, flags] = *s.context.as_slice() else {
             return Err(StateError::Value("transmit context"));
         };

@@ -1,4 +1,5 @@
 use super::*;
+use crate::FRAMES;
 use crate::backend::{Abilities, Cable};
 use crate::frame::{Kind, Offload, Partial, Segmentation};
 use crate::offload::checksum;

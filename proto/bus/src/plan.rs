@@ -28,6 +28,16 @@ pub struct DriveConfig {
     pub id: String,
 }
 
+/// Models of network cards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicModel {
+    /// Intel 82540EM.
+    E1000,
+    /// Realtek RTL8139C+.
+    Rtl8139,
+}
+
 /// Configuration of one device process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceConfig {
@@ -62,8 +72,10 @@ pub enum DeviceConfig {
     },
     /// Keyboard and mouse controller.
     Ps2,
-    /// An Intel 82540EM.
-    E1000 {
+    /// A network card.
+    Nic {
+        /// Which.
+        model: NicModel,
         /// 0 for the first network card.
         index: u8,
         /// Device number on bus 0.
@@ -97,7 +109,8 @@ impl DeviceConfig {
             Self::Ide { .. } => "ide",
             Self::Vga { .. } => "vga",
             Self::Ps2 => "ps2",
-            Self::E1000 { .. } => "e1000",
+            Self::Nic { model: NicModel::E1000, .. } => "e1000",
+            Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
             Self::Serial { .. } => "serial",
             Self::Fbdev => "fbdev",
             Self::Vchan { .. } => "vchan",

@@ -4,7 +4,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::slot::SlotState;
 use crate::stubdom::Stubdom;
-use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot};
+use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot};
 use bulkhead_policy::{Ids, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
@@ -20,7 +20,7 @@ struct Opened {
     drives: Vec<(FdUse, OwnedFd)>,
     serials: Vec<host::SerialEnd>,
     rom: Option<OwnedFd>,
-    nic_rom: Option<OwnedFd>,
+    nic_roms: Vec<(NicModel, OwnedFd, u32)>,
     taps: Vec<OwnedFd>,
 }
 
@@ -52,14 +52,20 @@ impl Launcher {
             serials.push(host::serial(i, serial)?);
         }
         let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
-        let nic_rom = if machine.nics.is_empty() { None } else { host::nic_rom() };
+        let mut nic_roms: Vec<(NicModel, OwnedFd, u32)> = Vec::new();
+        for nic in &machine.nics {
+            if !nic_roms.iter().any(|(model, ..)| *model == nic.model) {
+                nic_roms.extend(host::nic_rom(nic.model).map(|(fd, size)| (nic.model, fd, size)));
+            }
+        }
+        let rom_size = |model| nic_roms.iter().find(|(m, ..)| *m == model).map_or(0, |r| r.2);
         let mut taps = Vec::new();
         for nic in &machine.nics {
             taps.push(host::tap(nic)?);
         }
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
-        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), nic_rom.as_ref().map_or(0, |r| r.1), gfn) };
+        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), rom_size, gfn) };
         let mut configs = configs;
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
@@ -125,7 +131,7 @@ impl Launcher {
             running: false,
             next_token: 1,
         };
-        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_rom: nic_rom.map(|r| r.0), taps };
+        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, taps };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         Ok(launcher)
     }
@@ -136,7 +142,7 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { listening, mut drives, serials, rom, nic_rom, taps } = opened;
+        let Opened { listening, mut drives, serials, rom, nic_roms, taps } = opened;
         let mut taps = taps.into_iter();
         let fail = |e: bulkhead_xen::XenError| e.to_string();
         let domid = self.plan.domid;
@@ -206,13 +212,13 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Platform { .. } => {}
-                DeviceConfig::E1000 { .. } => {
+                DeviceConfig::Nic { model, .. } => {
                     kept.extend(taps.next().map(|fd| (FdUse::Net, fd)));
                     kept.push(match &machine.sim {
                         Some(s) => (FdUse::SimMemory, sim(s.memory)?),
                         None => (FdUse::Privcmd, restricted()?),
                     });
-                    if let Some(rom) = &nic_rom {
+                    if let Some((_, rom, _)) = nic_roms.iter().find(|(m, ..)| m == model) {
                         broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(fail_io)?));
                     }
                 }
@@ -279,7 +285,7 @@ fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
         let role = config.role();
         let name = match &config {
             DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
-            DeviceConfig::E1000 { index, .. } => format!("nic{index}"),
+            DeviceConfig::Nic { index, .. } => format!("nic{index}"),
             _ => role.to_owned(),
         };
         devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });
