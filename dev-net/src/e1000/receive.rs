@@ -89,6 +89,11 @@ impl E1000 {
         }
         let buffer = rctl.buffer().max(1);
         let need = u32::try_from(bytes.len().div_ceil(buffer)).unwrap_or(u32::MAX);
+        // One descriptor is always software's: what needs all of the ring never fits, and would hold up everything behind it.
+        if need >= self.get(reg::RDLEN) >> 4 {
+            self.set_stat(reg::ROC, 1);
+            return Ok(());
+        }
         if need > self.free() {
             self.set_stat(reg::RNBC, 1);
             self.raise(cause::RXO, cx);

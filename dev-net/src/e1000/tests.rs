@@ -256,6 +256,19 @@ fn what_has_no_room_waits_and_a_card_that_does_not_listen_forgets() {
 }
 
 #[test]
+fn a_frame_that_no_ring_of_this_size_can_hold_is_lost_and_does_not_hold_up_others() {
+    let mut b = Bench::new(Abilities::default());
+    // 256 bytes a buffer, eight descriptors: seven can be free.
+    b.write(reg::RCTL, 0x0403_8022);
+    b.write(reg::RDLEN, 128);
+    b.write(reg::RDT, 7);
+    b.arrives(frame(MAC, 4000));
+    b.arrives(frame(MAC, 64));
+    assert_eq!((b.read(reg::RDH), b.received(0).0), (1, 64));
+    assert_eq!(b.read(reg::ROC), 1);
+}
+
+#[test]
 fn interrupts_are_held_back_and_come_late_as_the_driver_asks() {
     let mut b = Bench::new(Abilities::default());
     b.cx.clock = bulkhead_bus::Clock::Driven(1_000_000);

@@ -145,10 +145,16 @@ impl Rtl8139 {
         bytes.extend_from_slice(&[0; 4]);
         // All descriptors that it takes, before any is written.
         let base = self.get64(reg::RDSAR) & !0xff;
-        let mut position = self.positions.get(2).copied().unwrap_or(0);
+        let start = self.positions.get(2).copied().unwrap_or(0);
+        let mut position = start;
         let mut parts: Vec<(u64, ReceiveWord, u64, usize)> = Vec::new();
         let mut at = 0usize;
         while at < bytes.len() {
+            // All the way round: it never fits, and would hold up everything behind it.
+            if position == start && !parts.is_empty() {
+                self.count(3);
+                return Ok(());
+            }
             let address = base.wrapping_add(u64::from(position).saturating_mul(DESCRIPTOR));
             let mut d = [0; 16];
             if cx.memory.read(address, &mut d).is_err() {

@@ -246,6 +246,19 @@ fn c_plus_mode_receives_into_its_ring() {
 }
 
 #[test]
+fn a_frame_that_no_ring_of_this_size_can_hold_is_lost_and_does_not_hold_up_others() {
+    let mut b = Bench::plus(Abilities::default());
+    for i in 0..4u64 {
+        let word = 0x8000_0000 | if i == 3 { 0x4000_0000 } else { 0 } | 128u32;
+        b.memory.write(RX + i * 16, &word.to_le_bytes()).unwrap();
+    }
+    b.arrives(frame(MAC, 1000));
+    assert!((0..4).all(|i| b.word(RX + i * 16) >> 31 == 1), "nothing is written");
+    b.arrives(frame(MAC, 64));
+    assert_eq!(b.word(RX), 0x3400_0000 | 68);
+}
+
+#[test]
 fn groups_are_hashed_as_the_data_sheet_says() {
     let bit = hash(&[0x01, 0, 0x5e, 0, 0, 1]);
     let mut b = Bench::plain();
