@@ -3,6 +3,7 @@
 //!
 //! Whatever cannot be understood and could hide a forbidden packet is dropped (RFC 7113 for router advertisements).
 use crate::frame::{ETHERNET, be16, ether_type};
+use bulkhead_bus::nic::NicRules;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Why a frame was dropped.
@@ -32,29 +33,38 @@ pub enum Rule {
     Rate,
 }
 
+impl Rule {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SourceMac => "source MAC",
+            Self::Vlan => "VLAN",
+            Self::EtherType => "EtherType",
+            Self::Malformed => "malformed",
+            Self::Arp => "ARP",
+            Self::SourceIpv4 => "source IPv4",
+            Self::SourceIpv6 => "source IPv6",
+            Self::Neighbour => "neighbour discovery",
+            Self::DhcpServer => "DHCP server",
+            Self::Router => "router",
+            Self::Rate => "rate",
+        }
+    }
+}
+
 /// All rules, in the order of their counters.
 pub const RULES: [Rule; 11] = [
     Rule::SourceMac, Rule::Vlan, Rule::EtherType, Rule::Malformed, Rule::Arp, Rule::SourceIpv4, Rule::SourceIpv6, Rule::Neighbour, Rule::DhcpServer,
     Rule::Router, Rule::Rate,
 ];
 
-/// What is enforced. By default nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// The only source address.
-    pub mac: Option<[u8; 6]>,
-    /// The only IPv4 and IPv6 addresses; `None`: any.
-    pub addresses: Option<(Vec<Ipv4Addr>, Vec<Ipv6Addr>)>,
-    /// No DHCP server and no router.
-    pub guard: bool,
-    /// Frames a second, and how many at once.
-    pub rate: Option<(u32, u32)>,
-}
-
 /// The filter and its counters.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Filter {
-    rules: Rules,
+    mac: [u8; 6],
+    rules: NicRules,
+    /// The guest's addresses, if they are enforced.
+    addresses: Option<(Vec<Ipv4Addr>, Vec<Ipv6Addr>)>,
     dropped: [u64; RULES.len()],
     /// Frames that may go now, in billionths; when that was.
     tokens: u64,
@@ -81,21 +91,27 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Rule> {
 }
 
 impl Filter {
-    /// With these rules; counters begin at zero.
-    pub fn new(rules: Rules) -> Self {
+    /// For a card with this address; counters begin at zero.
+    pub fn new(mac: [u8; 6], rules: &NicRules) -> Self {
         let tokens = rules.rate.map_or(0, |(_, burst)| u64::from(burst).saturating_mul(BILLION));
-        Self { rules, dropped: [0; RULES.len()], tokens, at: 0 }
+        let addresses = rules.addresses.as_ref().map(|a| (a.ipv4.clone(), a.ipv6_of(mac)));
+        Self { mac, rules: rules.clone(), addresses, dropped: [0; RULES.len()], tokens, at: 0 }
     }
 
     /// New rules on a running card; the counters go on.
-    pub fn set(&mut self, rules: Rules) {
+    pub fn set(&mut self, rules: &NicRules) {
         let dropped = self.dropped;
-        *self = Self { dropped, at: self.at, ..Self::new(rules) };
+        *self = Self { dropped, at: self.at, ..Self::new(self.mac, rules) };
+    }
+
+    /// What is enforced.
+    pub fn rules(&self) -> &NicRules {
+        &self.rules
     }
 
     /// Whether anything is enforced: otherwise the time need not be asked for.
     pub fn is_on(&self) -> bool {
-        self.rules != Rules::default()
+        self.rules != NicRules::default()
     }
 
     /// How many frames each rule has dropped.
@@ -126,10 +142,10 @@ impl Filter {
     fn look(&self, frame: &[u8]) -> Result<(), Rule> {
         let rules = &self.rules;
         let source: [u8; 6] = array(frame, 6)?;
-        if rules.mac.is_some_and(|mac| mac != source) {
+        if rules.mac && self.mac != source {
             return Err(Rule::SourceMac);
         }
-        if rules.addresses.is_none() && !rules.guard {
+        if self.addresses.is_none() && !rules.guard {
             return Ok(());
         }
         match be16(frame, 12).ok_or(Rule::Malformed)? {
@@ -137,17 +153,17 @@ impl Filter {
             ether_type::IPV6 => self.ipv6(frame),
             ARP => self.arp(frame),
             ether_type::VLAN | 0x88a8 | 0x9100 => Err(Rule::Vlan),
-            _ if rules.addresses.is_some() => Err(Rule::EtherType),
+            _ if self.addresses.is_some() => Err(Rule::EtherType),
             _ => Ok(()),
         }
     }
 
     /// Address Resolution Protocol (RFC 826) for IPv4 over Ethernet.
     fn arp(&self, frame: &[u8]) -> Result<(), Rule> {
-        let Some((ipv4, _)) = &self.rules.addresses else { return Ok(()) };
+        let Some((ipv4, _)) = &self.addresses else { return Ok(()) };
         let head: [u8; 6] = array(frame, ETHERNET)?;
         let (hardware, address): ([u8; 6], [u8; 4]) = (array(frame, ETHERNET.saturating_add(8))?, array(frame, ETHERNET.saturating_add(14))?);
-        let good = head == [0, 1, 8, 0, 6, 4] && self.rules.mac.is_none_or(|mac| mac == hardware);
+        let good = head == [0, 1, 8, 0, 6, 4] && (!self.rules.mac || self.mac == hardware);
         // A probe for duplicates has no sender (RFC 5227).
         let address = Ipv4Addr::from(address);
         if good && (address.is_unspecified() || ipv4.contains(&address)) { Ok(()) } else { Err(Rule::Arp) }
@@ -172,7 +188,7 @@ impl Filter {
         if self.rules.guard && ports.is_some_and(|(source, _)| source == 67) {
             return Err(Rule::DhcpServer);
         }
-        let Some((ipv4, _)) = &self.rules.addresses else { return Ok(()) };
+        let Some((ipv4, _)) = &self.addresses else { return Ok(()) };
         let source = Ipv4Addr::new(s0, s1, s2, s3);
         // Who has no address yet asks for one.
         let asks = source.is_unspecified() && ports == Some((68, 67));
@@ -229,7 +245,7 @@ impl Filter {
         if self.rules.guard && matches!(kind, 134 | 137) {
             return Err(Rule::Router);
         }
-        let Some((_, ipv6)) = &self.rules.addresses else { return Ok(()) };
+        let Some((_, ipv6)) = &self.addresses else { return Ok(()) };
         let target = match kind {
             135 | 136 => Some(Ipv6Addr::from(array::<16>(frame, at.saturating_add(8))?)),
             _ => None,
@@ -243,7 +259,7 @@ impl Filter {
     }
 
     fn source6(&self, source: Ipv6Addr, icmp: Option<u8>) -> Result<(), Rule> {
-        let Some((_, ipv6)) = &self.rules.addresses else { return Ok(()) };
+        let Some((_, ipv6)) = &self.addresses else { return Ok(()) };
         // Without an address: looking for routers, reports of the groups one listens to (RFC 3810).
         let nameless = source.is_unspecified() && matches!(icmp, Some(133 | 131 | 143));
         if nameless || ipv6.contains(&source) { Ok(()) } else { Err(Rule::SourceIpv6) }
@@ -253,6 +269,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_bus::nic::NicAddresses;
     use proptest::prelude::*;
 
     const MAC: [u8; 6] = [2, 0x16, 0x3e, 0, 0, 1];
@@ -260,8 +277,8 @@ mod tests {
     const OTHER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
     fn strict() -> Filter {
-        let addresses = Some((vec![Ipv4Addr::new(10, 0, 0, 5)], vec![OWN]));
-        Filter::new(Rules { mac: Some(MAC), addresses, guard: true, rate: None })
+        let addresses = Some(NicAddresses { ipv4: vec![Ipv4Addr::new(10, 0, 0, 5)], ipv6: vec![OWN] });
+        Filter::new(MAC, &NicRules { mac: true, addresses, guard: true, rate: None })
     }
 
     fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
@@ -349,12 +366,12 @@ mod tests {
 
     #[test]
     fn a_rate_is_kept_and_a_burst_allowed() {
-        let mut f = Filter::new(Rules { rate: Some((100, 10)), ..Rules::default() });
+        let mut f = Filter::new(MAC, &NicRules { rate: Some((100, 10)), ..NicRules::default() });
         let bytes = frame(0x88cc, &[0; 46]);
         let at = |f: &mut Filter, now| (0..100).filter(|_| f.pass(&bytes, now)).count();
         assert_eq!((at(&mut f, 0), at(&mut f, 50_000_000), at(&mut f, 10_000_000_000)), (10, 5, 10));
         assert_eq!(f.dropped().find(|(r, _)| *r == Rule::Rate).unwrap().1, 275);
-        f.set(Rules::default());
+        f.set(&NicRules::default());
         assert!(f.pass(&bytes, 0) && !f.is_on());
     }
 

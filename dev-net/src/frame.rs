@@ -86,6 +86,19 @@ impl Offload {
         bytes
     }
 
+    /// The same for a frame into which a VLAN tag was put.
+    pub fn behind_tag(self) -> Option<Self> {
+        let checksum = match self.checksum {
+            Some(c) => Some(Partial { start: c.start.checked_add(4)?, ..c }),
+            None => None,
+        };
+        let segmentation = match self.segmentation {
+            Some(s) => Some(Segmentation { headers: s.headers.checked_add(4)?, ..s }),
+            None => None,
+        };
+        Some(Self { checksum, segmentation, ..self })
+    }
+
     /// As they give it. `None`: a kind of segmentation that was not asked for, or numbers that do not fit a frame of `len` bytes.
     pub fn from_bytes(bytes: &[u8; Self::LEN], len: usize) -> Option<Self> {
         let mut words = bytes.chunks_exact(2).map(|w| match w {

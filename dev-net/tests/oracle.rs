@@ -74,7 +74,7 @@ proptest! {
         let memory = FakeMemory::new(1 << 20);
         let cable = Cable::new(Abilities::default(), 0);
         let mut cx = Context::new(memory.clone());
-        let mut card = E1000::new(4, 0, [2, 0, 0, 0, 0, 1], Box::new(cable.clone()));
+        let mut card = E1000::new(4, 0, [2, 0, 0, 0, 0, 1], Box::new(cable.clone()), &Default::default());
         let bytes = packet(six, false, &payload);
         memory.write(0x8000, &bytes).unwrap();
         let (tcp, flags) = if six { (54u64, 0x25u64) } else { (34, 0x27) };

@@ -3,12 +3,12 @@
 //! * `profiles/*.toml`: one reviewed file per process, compiled into a BPF program at build time.
 //! * [`spawn`]: how a process is started: own namespaces, own user, nothing inherited but what is named.
 //! * [`Sandbox`]: what the process does to itself, in two steps with the creation of its threads between them.
-//! * [`tap`]: the kernel's network interfaces that a process of ours is the other end of.
+//! * [`interface`]: the kernel's network interfaces whose other end is a process of ours, and the rules on them.
 //! * [`verify`]: how the launcher checks a process from outside, in /proc.
 
 mod enter;
+pub mod interface;
 mod spawn;
-pub mod tap;
 pub mod verify;
 
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};

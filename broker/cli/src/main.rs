@@ -1,4 +1,5 @@
 //! `bulkhead`: the operator's command.
+mod net;
 mod ps;
 mod qmp;
 
@@ -9,6 +10,12 @@ const USAGE: &str = "usage: bulkhead ps                     the processes of all
        bulkhead restart DOMID DEVICE      kills a device's process; it starts again with its state
        bulkhead inspect DOMID DEVICE      a device's registers and counters (or those of `broker`)
        bulkhead screenshot DOMID FILE     the guest's display, as a PNG
+       bulkhead net show DOMID            its network cards: link, filter, what was dropped
+       bulkhead net set DOMID NIC KEY=VALUE...
+                                          link=up|down, level=off|guard|addresses, ip=ADDRESS (several),
+                                          rate=FRAMES-A-SECOND, burst=FRAMES
+       bulkhead trace net DOMID NIC FILE [SECONDS]
+                                          a card's frames as pcap, until interrupted
        bulkhead logs DOMID                the last lines of its processes
        bulkhead ps DOMID                  its processes, as its launcher sees them, also in a stub domain";
 
@@ -24,6 +31,10 @@ fn main() -> ExitCode {
         ["screenshot", guest, file] => qmp::screenshot(guest, file),
         ["logs", guest] => qmp::logs(guest),
         ["ps", guest] => ps::remote(guest),
+        ["net", "show", guest] => net::show(guest),
+        ["net", "set", guest, device, words @ ..] if !words.is_empty() => net::set(guest, device, words),
+        ["trace", "net", guest, device, file] => net::trace(guest, device, file, None),
+        ["trace", "net", guest, device, file, seconds] if seconds.parse::<u64>().is_ok() => net::trace(guest, device, file, seconds.parse().ok()),
         ["--version"] => {
             println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -40,23 +40,43 @@ pub(crate) fn returned(answer: &Value) -> Result<&Value, String> {
 
 /// One command, one answer.
 pub(crate) fn exchange(guest: &str, text: &str) -> Result<Value, String> {
-    let path = if guest.contains('/') { guest.to_owned() } else { format!("/var/run/xen/qmp-libxl-{guest}") };
-    let fail = |e: std::io::Error| format!("{path}: {e}");
-    let mut stream = UnixStream::connect(&path).map_err(fail)?;
-    stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(fail)?;
-    let mut lines = BufReader::new(stream.try_clone().map_err(fail)?).lines();
-    let mut next = || -> Result<Value, String> {
+    Session::open(guest)?.ask(text)
+}
+
+/// A connection.
+pub(crate) struct Session {
+    path: String,
+    stream: UnixStream,
+    lines: std::io::Lines<BufReader<UnixStream>>,
+}
+
+impl Session {
+    /// Connects to a guest's control.
+    pub(crate) fn open(guest: &str) -> Result<Self, String> {
+        let path = if guest.contains('/') { guest.to_owned() } else { format!("/var/run/xen/qmp-libxl-{guest}") };
+        let fail = |e: std::io::Error| format!("{path}: {e}");
+        let stream = UnixStream::connect(&path).map_err(fail)?;
+        stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(fail)?;
+        let lines = BufReader::new(stream.try_clone().map_err(fail)?).lines();
+        let mut session = Self { path, stream, lines };
+        session.next()?;
+        session.ask(r#"{"execute":"qmp_capabilities"}"#)?;
+        Ok(session)
+    }
+
+    fn next(&mut self) -> Result<Value, String> {
         loop {
-            let line = lines.next().ok_or_else(|| format!("{path}: closed"))?.map_err(fail)?;
-            let value: Value = serde_json::from_str(&line).map_err(|e| format!("{path}: {e}"))?;
+            let line = self.lines.next().ok_or_else(|| format!("{}: closed", self.path))?.map_err(|e| format!("{}: {e}", self.path))?;
+            let value: Value = serde_json::from_str(&line).map_err(|e| format!("{}: {e}", self.path))?;
             if value.get("event").is_none() {
                 return Ok(value);
             }
         }
-    };
-    next()?;
-    stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").map_err(fail)?;
-    next()?;
-    stream.write_all(format!("{text}\n").as_bytes()).map_err(fail)?;
-    next()
+    }
+
+    /// One more command on it.
+    pub(crate) fn ask(&mut self, text: &str) -> Result<Value, String> {
+        self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| format!("{}: {e}", self.path))?;
+        self.next()
+    }
 }

@@ -1,4 +1,5 @@
 //! Asking the launcher.
+use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::plan::{Ask, FromProcess, FrontDisk, ProcessRow, Slot};
 use bulkhead_runtime::Link;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +12,8 @@ use tokio::sync::oneshot;
 pub(crate) enum Answer {
     Number(u32),
     Processes(Vec<ProcessRow>),
+    /// Names of rules, and what each has dropped.
+    Dropped(Vec<(String, u64)>),
     /// Disks, and a descriptor for each of the newest of them.
     Disks(Vec<FrontDisk>, Vec<OwnedFd>),
 }
@@ -73,6 +76,20 @@ impl Launcher {
     /// A drive has this medium from now on, or none; the token by which its process knows it.
     pub(crate) async fn medium(&self, slot: Slot, drive: u8, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
         self.number(FromProcess::new(Ask::Medium, slot, u64::from(drive)), fd).await
+    }
+
+    /// A network card has these settings from now on, on its interface and in later lives of its process.
+    pub(crate) async fn nic(&self, slot: Slot, settings: &NicSettings) -> Result<(), String> {
+        let message = FromProcess { name: settings.to_bytes(), ..FromProcess::new(Ask::Nic, slot, 0) };
+        self.number(message, None).await.map(|_| ())
+    }
+
+    /// What the rules on a network card's interface have dropped.
+    pub(crate) async fn dropped(&self, slot: Slot) -> Result<Vec<(String, u64)>, String> {
+        match self.ask(FromProcess::new(Ask::Dropped, slot, 0), None).await? {
+            Answer::Dropped(rules) => Ok(rules),
+            _ => Err("the launcher answers something else".into()),
+        }
     }
 
     /// The launcher's answer to a request.

@@ -8,6 +8,7 @@ mod keys;
 mod launcher;
 mod log;
 mod media;
+mod nics;
 mod qmp;
 mod run;
 mod sessions;

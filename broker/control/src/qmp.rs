@@ -6,6 +6,7 @@ use crate::keys;
 use crate::launcher::Launcher;
 use crate::log::Recent;
 use crate::media::FdSets;
+use crate::nics::Nics;
 use base64::Engine as _;
 use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) launcher: Launcher,
     pub(crate) state: Mutex<RunState>,
+    /// Network cards.
+    pub(crate) nics: Arc<Nics>,
     pub(crate) fdsets: Mutex<FdSets>,
     pub(crate) events: broadcast::Sender<String>,
     pub(crate) recent: Recent,
@@ -170,6 +173,10 @@ impl Shared {
                 let count = arguments.get("lines").and_then(Value::as_u64).unwrap_or(200).min(2000);
                 Ok(json!(self.recent.last(count as usize)))
             }
+            "set_link" => self.set_link(arguments).await,
+            "x-bulkhead-net-set" => self.net_set(arguments).await,
+            "x-bulkhead-net-show" => self.net_show().await,
+            "x-bulkhead-capture" => self.capture(arguments).await,
             "x-bulkhead-screenshot" => self.screenshot().await,
             "x-bulkhead-inspect" => self.inspect(arguments).await,
             _ => Err(QmpError("CommandNotFound", format!("The command {name} has not been found"))),

@@ -3,6 +3,7 @@ use crate::clients::Clients;
 use crate::launcher::{Answer, Launcher};
 use crate::log::{self, LogFile};
 use crate::media::FdSets;
+use crate::nics::Nics;
 use crate::qmp::{self, Client, RunState, Shared};
 use crate::sessions;
 use bulkhead_bus::plan::{FdUse, ToProcess};
@@ -56,11 +57,13 @@ pub fn run() -> Result<(), StartError> {
             slot => plan.devices.iter().find(|d| d.slot == slot).map_or(format!("slot {slot}"), |d| d.name.clone()),
         })
         .collect();
+    let nics = Arc::new(Nics::new(&plan));
     let shared = Arc::new(Shared {
         plan,
         clients: Clients::default(),
         launcher: Launcher::new(Arc::new(link)),
         state: Mutex::new(state),
+        nics,
         fdsets: Mutex::new(FdSets::new(save)),
         events: broadcast::channel(16).0,
         recent: file.recent(),
@@ -124,6 +127,13 @@ async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl Fn
     }
 }
 
+/// Tells every client.
+fn event(shared: &Shared, name: &str, data: &serde_json::Value) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let event = json!({ "event": name, "data": data, "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() } });
+    let _ = shared.events.send(format!("{event}\r\n"));
+}
+
 fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
     match message {
         ToProcess::Client { slot, .. } => {
@@ -139,16 +149,16 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         ToProcess::Offline { slot, restart, reason } => {
             shared.clients.remove(slot);
             let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let event = json!({
-                "event": "X_BULKHEAD_DEVICE_DIED",
-                "data": { "device": name, "reason": reason, "restarts": restart },
-                "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() },
-            });
-            let _ = shared.events.send(format!("{event}\r\n"));
+            event(shared, "X_BULKHEAD_DEVICE_DIED", &json!({ "device": name, "reason": reason, "restarts": restart }));
         }
         ToProcess::Answer { serial, result } => shared.launcher.answered(serial, result.map(Answer::Number)),
         ToProcess::Disks { serial, disks } => shared.launcher.answered(serial, Ok(Answer::Disks(disks, fds))),
+        ToProcess::Dropped { serial, rules } => shared.launcher.answered(serial, Ok(Answer::Dropped(rules))),
+        ToProcess::Unplugged { slot } => {
+            shared.nics.remove(slot);
+            let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
+            event(shared, "DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));
+        }
         ToProcess::Processes { serial, rows } => shared.launcher.answered(serial, Ok(Answer::Processes(rows))),
         _ => {}
     }

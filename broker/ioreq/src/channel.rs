@@ -40,6 +40,8 @@ pub(crate) struct Channel {
     pub(crate) live: Option<Live>,
     lines: Vec<LineState>,
     pub(crate) unplugged: bool,
+    /// The guest has unplugged all of it: nothing of it is decoded any more.
+    pub(crate) removed: bool,
     /// Full hops, by region; the last is configuration space.
     pub(crate) hops: Vec<u64>,
 }
@@ -53,7 +55,7 @@ impl Channel {
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
         let hops = vec![0; declaration.regions.len().saturating_add(1)];
-        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false }
+        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, removed: false }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {

@@ -104,6 +104,7 @@ impl<E: Edge> Broker<E> {
             for action in self.machine.take_actions() {
                 match action {
                     Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead, slot, death as u64)?,
+                    Action::Unplugged(slot) => self.process.tell(Ask::Unplugged, slot, 0)?,
                     Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt, 0, gfn)?,
                 }
             }
@@ -261,6 +262,7 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::Load(_, answer) => drop(answer.send(Err("the broker has no saved state".into()))),
                 ControlRequest::Screenshot(_, answer) => drop(answer.send(None)),
                 ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => drop(answer.send(Err("the broker has no drives".into()))),
+                ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => drop(answer.send(Err("the broker is no network card".into()))),
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
             }
         }

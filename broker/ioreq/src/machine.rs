@@ -46,6 +46,8 @@ pub enum Action {
     Dead(ProcessSlot, Death),
     /// Video RAM has moved.
     VideoRamAt(u64),
+    /// The guest has unplugged a device, and has been told that it is done.
+    Unplugged(ProcessSlot),
 }
 
 struct VideoRam {
@@ -473,9 +475,23 @@ impl<E: Edge> Machine<E> {
             self.channels.iter().enumerate().filter(|(_, c)| concerns(c)).map(|(i, _)| i).collect();
         let channels: Vec<usize> = concerned.into_iter().filter(|i| self.send(*i, vcpu, what, &[])).collect();
         if channels.is_empty() {
+            self.remove_unplugged();
             self.complete(vcpu, &request, data);
         } else if let Some(slot) = self.vcpus.get_mut(vcpu) {
             *slot = Slot::Waiting(Waiting { request, purpose: Purpose::Barrier, channels, ticks: 0, data });
+        }
+    }
+
+    /// Devices of which nothing is left: their functions are gone, before the guest hears that it is done.
+    fn remove_unplugged(&mut self) {
+        for index in 0..self.channels.len() {
+            let Some(channel) = self.channels.get_mut(index).filter(|c| c.unplugged && c.declaration.unplug_removes && !c.removed) else { continue };
+            channel.removed = true;
+            let (slot, functions) = (channel.slot, channel.functions.len());
+            for function in 0..functions {
+                self.decode(index, function, Decode::default());
+            }
+            self.actions.push(Action::Unplugged(slot));
         }
     }
 
@@ -620,7 +636,7 @@ impl<E: Edge> Machine<E> {
         let offset = request.addr as u8;
         let known = request.addr >> 48 == 0 && request.addr & 0xff00 == 0;
         let valid = matches!(request.size, 1 | 2 | 4) && request.count == 1 && !request.bits.data_is_ptr();
-        let place = self.channels.iter().enumerate().find_map(|(i, c)| {
+        let place = self.channels.iter().enumerate().filter(|(_, c)| !c.removed).find_map(|(i, c)| {
             c.functions.iter().position(|f| f.spec.bdf() == bdf).map(|f| (i, f))
         });
         let Some((index, function)) = place.filter(|_| known && valid) else {
@@ -672,6 +688,7 @@ impl<E: Edge> Machine<E> {
         let request = waiting.request;
         let Some(reply) = reply.filter(|_| waiting.purpose != Purpose::Barrier) else {
             if waiting.purpose == Purpose::Barrier {
+                self.remove_unplugged();
                 return self.complete(vcpu, &request, waiting.data);
             }
             self.counters.dead = self.counters.dead.saturating_add(1);

@@ -1,7 +1,8 @@
 //! libxl's argument vector → [`Machine`]. The table [`OPTIONS`] is the only place that says what becomes of an option;
 //! docs/compat.md is printed from it.
-use crate::machine::{self, Chardev, Drive, Machine, Monitor, Nic, Serial, Sim, Video};
+use crate::machine::{self, Chardev, Drive, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
 use crate::options::Options;
+use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::plan::{Level, NicModel};
 
 /// Why the arguments cannot be used: one line.
@@ -95,7 +96,9 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("net none", true, Implemented),
     option("net", true, Refused("network cards")),
     option("netdev tap", true, Implemented),
-    option("netdev", true, Refused("network cards on anything but a tap")),
+    option("netdev stream", true, Implemented),
+    option("netdev", true, Refused("network cards on anything but a tap or a stream")),
+    option("nic-rules", true, Implemented),
     option("drive", true, Implemented),
     option("device VGA", true, Implemented),
     option("device cirrus-vga", true, Substituted("the standard VGA takes its place")),
@@ -150,6 +153,7 @@ const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("drive", &["file", "if", "index", "media", "format", "readonly", "id", "cache"], &[]),
     // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
     ("netdev tap", &["type", "id", "ifname"], &["br", "script", "downscript"]),
+    ("netdev stream", &["type", "id", "server", "addr.type", "addr.path"], &[]),
     ("device e1000", &["driver", "id", "netdev", "mac"], &[]),
     ("device rtl8139", &["driver", "id", "netdev", "mac"], &[]),
     ("sandbox", &["level"], &[]),
@@ -200,7 +204,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let mut monitors = Vec::new();
     let mut chardevs: Vec<(String, Chardev)> = Vec::new();
     let mut cds = Vec::new();
-    let (mut cards, mut taps) = (Vec::new(), Vec::new());
+    let (mut cards, mut others, mut rules) = (Vec::new(), Vec::new(), Vec::new());
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -293,7 +297,21 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "net" => {}
             "netdev" => {
                 let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
-                taps.push((id, options.get("ifname").ok_or(bad("ifname= is missing"))?.to_owned()));
+                let other = match options.head("type") {
+                    Some("tap") => NicOther::Tap(options.get("ifname").ok_or(bad("ifname= is missing"))?.to_owned()),
+                    _ if options.flag("server", false) != Some(false) => return Err(bad("only server=off")),
+                    _ if options.get("addr.type") != Some("unix") => return Err(bad("only addr.type=unix")),
+                    _ => NicOther::Stream(options.get("addr.path").ok_or(bad("addr.path= is missing"))?.to_owned()),
+                };
+                others.push((id, other));
+            }
+            "nic-rules" => {
+                let id = options.get("id").map(str::to_owned);
+                let pairs: Vec<_> = options.pairs.iter().filter(|(k, _)| k != "id").cloned().collect();
+                if options.head.is_some() || pairs.is_empty() {
+                    return Err(bad("level=off, level=guard or level=addresses,ip=…"));
+                }
+                rules.push((value, id, pairs));
             }
             "drive" => {
                 let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
@@ -314,7 +332,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 Some(model @ ("e1000" | "rtl8139")) => {
                     let model = if model == "e1000" { NicModel::E1000 } else { NicModel::Rtl8139 };
                     let mac = options.get("mac").and_then(machine::mac).ok_or(bad("mac= is an address of six bytes"))?;
-                    cards.push((options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), model, mac));
+                    let id = options.get("id").and_then(|id| id.strip_prefix("nic")).and_then(number::<u8>);
+                    let index = id.unwrap_or(u8::try_from(cards.len()).unwrap_or(u8::MAX));
+                    cards.push((index, options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), model, mac));
                 }
                 Some("ide-cd") => {
                     let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
@@ -347,12 +367,24 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let chardev = chardev.ok_or_else(|| wrong("mon", &monitor, "there is no chardev of this id"))?;
         machine.monitors.push(Monitor { id: monitor, chardev });
     }
-    for (netdev, model, mac) in cards {
-        let at = taps.iter().position(|(id, _)| *id == netdev).ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
-        machine.nics.push(Nic { model, mac, ifname: taps.swap_remove(at).1 });
+    for (index, netdev, model, mac) in cards {
+        let at = others.iter().position(|(id, _)| *id == netdev).ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
+        if machine.nics.iter().any(|n| n.index == index) {
+            return Err(wrong("device", &netdev, "two network cards of one number"));
+        }
+        machine.nics.push(Nic { model, index, mac, end: others.swap_remove(at).1, settings: NicSettings::default() });
     }
-    if let Some((id, _)) = taps.first() {
+    if let Some((id, _)) = others.first() {
         return Err(wrong("netdev", id, "network cards: no -device refers to it"));
+    }
+    for (value, id, pairs) in rules {
+        let meant = |nic: &Nic| id.as_ref().is_none_or(|id| *id == format!("nic{}", nic.index));
+        if id.is_some() && !machine.nics.iter().any(meant) {
+            return Err(wrong("nic-rules", &value, "there is no network card of this id"));
+        }
+        for nic in machine.nics.iter_mut().filter(|n| meant(n)) {
+            nic.settings.change(&pairs).map_err(|why| wrong("nic-rules", &value, why))?;
+        }
     }
     if machine.nics.len() > MAX_NICS {
         return Err(ArgumentError::Incomplete("more than eight network cards"));
@@ -417,7 +449,11 @@ mod tests {
         for (text, why) in [
             ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "there is no -netdev"),
             ("-netdev type=tap,id=net0,ifname=vif7.0-emu", "network cards: no -device"),
-            ("-netdev type=user,id=net0", "network cards on anything but a tap"),
+            ("-netdev type=user,id=net0", "network cards on anything but a tap or a stream"),
+            ("-netdev stream,id=net0,server=on,addr.type=unix,addr.path=/s", "server=off"),
+            ("-netdev stream,id=net0,addr.type=inet,addr.host=::1", "addr.host= is not known"),
+            ("-nic-rules id=nic3,level=guard", "no network card of this id"),
+            ("-nic-rules guard", "level=off"),
             ("-device ne2k_pci,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "no such device"),
             ("-device e1000,id=nic0,netdev=net0,mac=01:16:3e:11:22:33", "mac="),
             ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e", "mac="),
@@ -451,8 +487,16 @@ mod tests {
         let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev type=tap,id=net0,ifname=vif7.0-emu,br=xenbr0,script=no,downscript=no
             -device rtl8139,id=nic1,netdev=net1,mac=00:16:3e:11:22:34 -netdev type=tap,id=net1,ifname=vif7.1-emu,br=xenbr0,script=no,downscript=no";
         let Parsed { machine, notes } = parse(words(text)).unwrap();
-        let nics: Vec<_> = machine.nics.iter().map(|n| (n.model, n.mac[5], n.ifname.as_str())).collect();
-        assert_eq!((nics, notes), (vec![(NicModel::E1000, 0x33, "vif7.0-emu"), (NicModel::Rtl8139, 0x34, "vif7.1-emu")], vec![]));
+        let tap = |name: &str| NicOther::Tap(name.to_owned());
+        let nics: Vec<_> = machine.nics.iter().map(|n| (n.model, n.index, n.mac[5], n.end.clone())).collect();
+        assert_eq!((nics, notes), (vec![(NicModel::E1000, 0, 0x33, tap("vif7.0-emu")), (NicModel::Rtl8139, 1, 0x34, tap("vif7.1-emu"))], vec![]));
+        let rules = format!("{text} -nic-rules level=guard -nic-rules id=nic1,level=addresses,ip=10.0.0.5,link=off");
+        let nics = parse(words(&rules)).unwrap().machine.nics;
+        assert_eq!((nics[0].settings.link, nics[1].settings.link, nics[0].settings.rules.guard), (true, false, true));
+        assert!(nics[0].settings.rules.addresses.is_none() && nics[1].settings.rules.addresses.is_some());
+        assert!(parse(words(&format!("{text} -nic-rules level=strict"))).unwrap_err().to_string().contains("off, guard or addresses"));
+        let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev stream,id=net0,server=off,addr.type=unix,addr.path=/run/passt";
+        assert_eq!(parse(words(text)).unwrap().machine.nics[0].end, NicOther::Stream("/run/passt".to_owned()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the launcher opens on the host, before anything is started.
-use crate::machine::{Chardev, Drive, Machine, Monitor, Nic, Serial};
-use bulkhead_bus::plan::{DeviceConfig, DriveConfig, NicModel};
+use crate::machine::{Chardev, Drive, Machine, Monitor, Nic, NicOther, Serial};
+use bulkhead_bus::plan::{DeviceConfig, DriveConfig, NicEnd, NicModel};
+use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -12,6 +13,9 @@ const VGABIOS: &[&str] = &["vgabios-stdvga.bin", "/usr/share/seabios/vgabios-std
 /// The cards' boot firmware: Debian's iPXE, where QEMU for Xen finds it.
 const E1000_ROM: &[&str] = &["efi-e1000.rom", "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"];
 const RTL8139_ROM: &[&str] = &["efi-rtl8139.rom", "/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"];
+
+/// MTU of a stub domain's interface, if it takes it: the largest frame of the cards there are. The back end's own limit holds anyway.
+const LARGEST_MTU: u32 = 16_110;
 
 /// A line that says what could not be opened and why.
 pub type Failure = String;
@@ -194,24 +198,75 @@ fn rom(names: &[&str], what: &str) -> Result<(OwnedFd, u32), Failure> {
     Err(last)
 }
 
-/// A card's other end.
-pub fn tap(nic: &Nic) -> Result<OwnedFd, Failure> {
-    bulkhead_policy::tap::open(&nic.ifname).map_err(|e| match e.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => "network card: /dev/net/tun is missing (the kernel module tun)".to_owned(),
-        _ => format!("network card: tap {}: {e}", nic.ifname),
-    })
+/// A card's other end, open, and the rules on its interface in force.
+pub struct OpenNic {
+    /// For the process.
+    pub fd: OwnedFd,
+    /// What it is.
+    pub end: NicEnd,
+    /// Of its interface, if it has one.
+    pub rules: Option<Rules>,
+    /// For the log.
+    pub shown: String,
+}
+
+/// Opens a card's other end. Its rules are on the interface before anything can use it.
+pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
+    let name = format!("network card nic{}", nic.index);
+    let (fd, end, interface) = match &nic.end {
+        NicOther::Stream(path) => {
+            let flags = SocketFlags::CLOEXEC;
+            let fail = |e| errno(&format!("{name}: {path}"), e);
+            let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(fail)?;
+            SocketAddrUnix::new(path.as_str()).and_then(|a| rustix::net::connect(&fd, &a)).map_err(fail)?;
+            rustix::io::ioctl_fionbio(&fd, true).map_err(fail)?;
+            return Ok(OpenNic { fd, end: NicEnd::Stream, rules: None, shown: format!("{name}: stream {path}, filter {}", nic.settings.rules) });
+        }
+        NicOther::Tap(_) if stubdom => {
+            let mac: Vec<String> = nic.mac.iter().map(|b| format!("{b:02x}")).collect();
+            let name_of = interface::by_address(nic.mac);
+            let interface = name_of.ok_or_else(|| format!("{name}: no interface of this domain has the address {}", mac.join(":")))?;
+            let fail = |e: std::io::Error| format!("{name}: {interface}: {e}");
+            let index = interface::index(&interface).map_err(fail)?;
+            (interface::packet::open(index).map_err(fail)?, NicEnd::Packet, interface)
+        }
+        NicOther::Tap(ifname) => {
+            let fd = interface::tap::open(ifname).map_err(|e| match e.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => format!("{name}: /dev/net/tun is missing (the kernel module tun)"),
+                _ => format!("{name}: tap {ifname}: {e}"),
+            })?;
+            (fd, NicEnd::Tap, ifname.clone())
+        }
+    };
+    let fail = |e: std::io::Error| format!("{name}: {interface}: {e}");
+    let index = interface::index(&interface).map_err(fail)?;
+    let mut rules = Rules::new(index, end == NicEnd::Tap, nic.mac);
+    rules.set(&nic.settings).map_err(|e| rules_refused(&interface, &e))?;
+    if end == NicEnd::Packet {
+        interface::up(index, LARGEST_MTU).map_err(fail)?;
+    }
+    let cable = if nic.settings.link { "" } else { ", cable out" };
+    let shown = format!("{name}: {interface}, filter {}, {} rules on the interface{cable}", nic.settings.rules, rules.len());
+    Ok(OpenNic { fd, end, rules: Some(rules), shown })
+}
+
+/// Why rules on an interface could not be set, for people.
+pub fn rules_refused(interface: &str, e: &std::io::Error) -> String {
+    let needs = match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => "; the kernel must have sch_ingress, cls_bpf and act_gact",
+        _ => "",
+    };
+    format!("rules on the interface {interface}: {e}{needs}")
 }
 
 /// The devices that the machine has, with what each is given. The order is that of the slots.
-pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: impl Fn(NicModel) -> u32, gfn: u64) -> Vec<DeviceConfig> {
+pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: impl Fn(NicModel) -> u32, ends: &[NicEnd], gfn: u64, unplug: bool) -> Vec<DeviceConfig> {
     let platform = DeviceConfig::Platform {
         vcpus: machine.vcpus,
         xen_platform: machine.xen_platform,
         boot: machine.boot.clone(),
         serial: machine.serials.first().is_some_and(|s| *s != Serial::None),
-        // The PV back end of file-backed disks (qdisk) is not served here yet: a guest that unplugged its IDE disk
-        // would have none at all.
-        unplug: false,
+        unplug,
     };
     let mut configs = vec![platform, DeviceConfig::Ide { drives }, DeviceConfig::Ps2];
     if let Some(video) = machine.video {
@@ -220,9 +275,9 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: 
     }
     // 00:04.0 and up on the machine that libxl asks for, as QEMU places them.
     let first: u8 = [machine.xen_platform, machine.video.is_some()].iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
-    for (index, nic) in (0u8..).zip(&machine.nics) {
-        let rom = rom_size(nic.model);
-        configs.push(DeviceConfig::Nic { model: nic.model, index, device: first.saturating_add(index), mac: nic.mac, rom });
+    for ((place, nic), end) in (0u8..).zip(&machine.nics).zip(ends) {
+        let (rom, device) = (rom_size(nic.model), first.saturating_add(place));
+        configs.push(DeviceConfig::Nic { model: nic.model, index: nic.index, device, mac: nic.mac, rom, end: *end, settings: nic.settings.clone() });
     }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {

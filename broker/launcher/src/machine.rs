@@ -1,5 +1,6 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
+use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::plan::{Level, NicModel};
 use rustix::fd::RawFd;
 
@@ -140,10 +141,23 @@ impl Drive {
 pub struct Nic {
     /// Which.
     pub model: NicModel,
+    /// libxl's number of it: `nic0`.
+    pub index: u8,
     /// Its address.
     pub mac: [u8; 6],
-    /// The tap that is its other end.
-    pub ifname: String,
+    /// Its other end.
+    pub end: NicOther,
+    /// The cable, and what may go out of it.
+    pub settings: NicSettings,
+}
+
+/// What a card's cable leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NicOther {
+    /// A tap of this name; in a stub domain the interface that has the card's address.
+    Tap(String),
+    /// The Unix socket at this path, with QEMU's framing.
+    Stream(String),
 }
 
 /// Parses an address in hexadecimal, with colons between its bytes.

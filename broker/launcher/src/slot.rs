@@ -25,6 +25,8 @@ pub(crate) enum Phase {
     Running,
     /// It is dead and stays so.
     Dead,
+    /// The guest has unplugged the device: its process is ending, and stays so.
+    Unplugged,
 }
 
 /// Shared memory and doorbells of one life of a device.

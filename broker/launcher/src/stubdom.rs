@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use std::time::{Duration, Instant};
 
-/// How long a disk may take to connect; libxl gives up 30 s after it has started the domain.
+/// How long a disk or a network interface may take to connect; libxl gives up 30 s after it has started the domain.
 const DISKS: Duration = Duration::from_secs(15);
 /// How long what is nice to have may take.
 const EXTRAS: Duration = Duration::from_secs(3);
@@ -99,12 +99,9 @@ fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), 
     if machine.domid != Some(domid) {
         return Err(format!("-xen-domid is {:?}, xenstore's target {domid}", machine.domid));
     }
-    if !machine.nics.is_empty() {
-        return Err("network cards in a stub domain: there are none yet; remove vif from the guest's configuration".to_owned());
-    }
     memory()?;
     let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
-    front_ends(&mut xenstore, &disks)?;
+    front_ends(&mut xenstore, &disks, machine.nics.len())?;
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
     let save = console(SAVE);
@@ -177,15 +174,19 @@ fn console(path: &str) -> Option<OwnedFd> {
     Some(fd)
 }
 
-/// Waits until the front ends are connected: disks must be, frame buffer and keyboard may be missing.
-fn front_ends(xenstore: &mut Xenstore, disks: &[&str]) -> Result<(), String> {
+/// Waits until the front ends are connected: disks and `nics` network interfaces must be, frame buffer and keyboard may be missing.
+fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<(), String> {
     let start = Instant::now();
     xenstore.watch("device").map_err(|e| e.to_string())?;
     loop {
         let mut open = Vec::new();
-        for class in ["vbd", "vkbd", "vfb"] {
+        let mut vifs = 0usize;
+        for class in ["vbd", "vif", "vkbd", "vfb"] {
             for id in xenstore.directory(&format!("device/{class}")) {
                 let state = xenstore.read(&format!("device/{class}/{id}/state")).unwrap_or_default();
+                if class == "vif" && state == "4" {
+                    vifs = vifs.saturating_add(1);
+                }
                 if state != "4" {
                     open.push((class, id, state));
                 }
@@ -193,18 +194,24 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str]) -> Result<(), String> {
         }
         let missing = disks.iter().find(|d| !std::path::Path::new(d).exists());
         let passed = start.elapsed();
-        let disk = open.iter().find(|(class, ..)| *class == "vbd");
-        let wait = match (disk, missing) {
+        let essential = open.iter().find(|(class, ..)| matches!(*class, "vbd" | "vif"));
+        let wait = match (essential, missing) {
+            // libxl adds a card's interface when it has started this domain.
+            (None, None) if vifs < nics && passed >= DISKS => {
+                return Err(format!("{vifs} of {nics} network interfaces are there after {} s", DISKS.as_secs()));
+            }
+            (None, None) if vifs < nics => Duration::from_millis(100),
             (None, None) if open.is_empty() || passed >= EXTRAS => {
                 for (class, id, state) in open {
                     eprintln!("bulkhead-dm: {class} {id} is not connected (state {state}); it is not used");
                 }
                 return Ok(());
             }
-            (Some((_, id, state)), _) if passed >= DISKS => {
-                let back = xenstore.read(&format!("device/vbd/{id}/backend")).unwrap_or_default();
+            (Some((class, id, state)), _) if passed >= DISKS => {
+                let back = xenstore.read(&format!("device/{class}/{id}/backend")).unwrap_or_default();
                 let back = xenstore.read(&format!("{back}/state")).unwrap_or_default();
-                return Err(format!("disk {id} is not connected after {} s: front end in state {state}, back end in state {back:?}", DISKS.as_secs()));
+                let what = if *class == "vbd" { "disk" } else { "network interface" };
+                return Err(format!("{what} {id} is not connected after {} s: front end in state {state}, back end in state {back:?}", DISKS.as_secs()));
             }
             // All that there are are connected, and the kernel makes nodes at once.
             (None, Some(path)) if passed >= EXTRAS => return Err(format!("the disk {path} of the guest's arguments is not there")),

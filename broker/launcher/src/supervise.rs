@@ -1,5 +1,6 @@
 //! Starting all processes, and watching them.
 mod media;
+mod nics;
 mod prepare;
 mod table;
 
@@ -11,6 +12,7 @@ use crate::stubdom::Stubdom;
 use bulkhead_bus::plan::{
     Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
 };
+use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
@@ -93,6 +95,8 @@ struct Launcher {
     stubdom: bool,
     running: bool,
     next_token: u32,
+    /// The rules on the interfaces of network cards, by slot.
+    rules: Vec<(Slot, Rules)>,
 }
 
 fn say(line: &str) {
@@ -409,6 +413,12 @@ impl Launcher {
                 self.answer(message.serial, result);
             }
             (Ask::Disks, CONTROL) if self.stubdom => self.disks(message.serial, message.extra),
+            (Ask::Nic, CONTROL) => {
+                let result = self.set_nic(message.arg, &message.name).map(|()| 0);
+                self.answer(message.serial, result);
+            }
+            (Ask::Dropped, CONTROL) => self.dropped(message.serial, message.arg),
+            (Ask::Unplugged, BROKER) => self.unplugged(message.arg),
             (Ask::Dump, CONTROL) => {
                 let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
                 self.answer(message.serial, result);
@@ -582,10 +592,15 @@ impl Launcher {
 
     fn restart_device(&mut self, number: Slot, reason: &str) -> Result<Option<End>, String> {
         let Some(state) = self.slot(number) else { return Ok(None) };
-        let restart = state.may_restart();
+        let unplugged = state.phase == Phase::Unplugged;
+        let restart = !unplugged && state.may_restart();
         // Its last state is in the area that it wrote.
         state.old = state.channel.take().map(|c| c.reply);
-        state.phase = if restart { Phase::Starting } else { Phase::Dead };
+        state.phase = match (restart, unplugged) {
+            (true, _) => Phase::Starting,
+            (false, false) => Phase::Dead,
+            (false, true) => Phase::Unplugged,
+        };
         let name = state.name.clone();
         for other in [BROKER, CONTROL] {
             let reason = reason.to_owned();
@@ -600,6 +615,10 @@ impl Launcher {
         } else if restart {
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
+            }
+        } else if unplugged {
+            if let Some(control) = self.slot(CONTROL) {
+                control.tell(|_| ToProcess::Unplugged { slot: number }, &[]);
             }
         } else {
             say(&format!("{name}: died too often; it stays dead"));

@@ -3,14 +3,14 @@
 mod vchan;
 mod viewer;
 
-use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan, NicModel};
+use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan, NicEnd, NicModel};
 use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_display::{fbdev, vga};
 use bulkhead_dev_input::{ps2, serial};
 use bulkhead_dev_net::FRAMES;
-use bulkhead_dev_net::backend::{Abilities, Host};
+use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
 use bulkhead_dev_net::rtl8139::{self, Rtl8139};
 use bulkhead_ioreq::MachineDevice;
@@ -126,13 +126,18 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
         }
-        DeviceConfig::Nic { model, device, mac, rom, .. } => {
-            let tap = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
-            let polled = vec![(FRAMES, rustix::io::dup(&tap).map_err(|e| e.to_string())?)];
-            let host = Box::new(Host::new(tap, Abilities { checksum: true, segmentation: true }));
+        DeviceConfig::Nic { model, device, mac, rom, end, settings, .. } => {
+            let fd = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
+            let polled = vec![(FRAMES, rustix::io::dup(&fd).map_err(|e| e.to_string())?)];
+            let host = |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));
+            let other: Box<dyn Backend> = match end {
+                NicEnd::Tap => host(fd, |fd, to| Ok((rustix::io::read(fd, to)?, None))),
+                NicEnd::Packet => host(fd, bulkhead_runtime::receive_packet),
+                NicEnd::Stream => Box::new(Stream::new(fd)),
+            };
             Ok(match model {
-                NicModel::E1000 => Built { device: Box::new(E1000::new(*device, *rom, *mac, host)), polled },
-                NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, host)), polled },
+                NicModel::E1000 => Built { device: Box::new(E1000::new(*device, *rom, *mac, other, settings)), polled },
+                NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, other, settings)), polled },
             })
         }
         DeviceConfig::Fbdev => {

@@ -1,18 +1,23 @@
 //! A tap, or a packet socket on an interface: frames behind struct virtio_net_hdr (Linux: TUNSETVNETHDRSZ 10, PACKET_VNET_HDR). Who
-//! opens it says what the kernel does with what is left to it.
+//! opens it says what the kernel does with what is left to it, and how a frame is received.
 use super::{Abilities, Backend, Sent};
 use crate::frame::{self, ETHERNET, Frame, Offload};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::io::IoSlice;
 
 /// Frames of the kernel's that are skipped in one call, because they are none.
 const SKIPPED: usize = 16;
 
+/// Receives one frame with its header into a buffer; its length, and the VLAN tag that the kernel has taken out of it (its two
+/// halves, as they were in the frame).
+pub type Receive = fn(BorrowedFd<'_>, &mut [u8]) -> Result<(usize, Option<[u16; 2]>), Errno>;
+
 /// The host's end of the cable; the descriptor does not block.
 #[derive(Debug)]
 pub struct Host {
     fd: OwnedFd,
+    receive: Receive,
     abilities: Abilities,
     buffer: Vec<u8>,
     /// What came and was no frame.
@@ -21,8 +26,8 @@ pub struct Host {
 
 impl Host {
     /// Over an open tap or packet socket.
-    pub fn new(fd: OwnedFd, abilities: Abilities) -> Self {
-        Self { fd, abilities, buffer: vec![0; Offload::LEN.saturating_add(frame::MAX)], malformed: 0 }
+    pub fn new(fd: OwnedFd, abilities: Abilities, receive: Receive) -> Self {
+        Self { fd, receive, abilities, buffer: vec![0; Offload::LEN.saturating_add(frame::MAX)], malformed: 0 }
     }
 
     /// How much came that was no frame.
@@ -30,10 +35,15 @@ impl Host {
         self.malformed
     }
 
-    fn parse(bytes: &[u8]) -> Option<Frame> {
+    fn parse(bytes: &[u8], tag: Option<[u16; 2]>) -> Option<Frame> {
         let (header, bytes) = bytes.split_first_chunk::<{ Offload::LEN }>()?;
         (bytes.len() >= ETHERNET).then_some(())?;
-        Some(Frame { bytes: bytes.to_vec(), offload: Offload::from_bytes(header, bytes.len())? })
+        let mut frame = Frame { bytes: bytes.to_vec(), offload: Offload::from_bytes(header, bytes.len())? };
+        if let Some([kind, tag]) = tag {
+            frame.bytes.splice(12..12, [kind.to_be_bytes(), tag.to_be_bytes()].concat());
+            frame.offload = frame.offload.behind_tag()?;
+        }
+        Some(frame)
     }
 }
 
@@ -57,13 +67,13 @@ impl Backend for Host {
 
     fn receive(&mut self) -> Option<Frame> {
         for _ in 0..SKIPPED {
-            let n = match rustix::io::read(&self.fd, &mut self.buffer[..]) {
-                Ok(0) => return None,
-                Ok(n) => n,
+            let (n, tag) = match (self.receive)(self.fd.as_fd(), &mut self.buffer) {
+                Ok((0, _)) => return None,
+                Ok(got) => got,
                 Err(Errno::INTR) => continue,
                 Err(_) => return None,
             };
-            match Self::parse(self.buffer.get(..n).unwrap_or_default()) {
+            match Self::parse(self.buffer.get(..n).unwrap_or_default(), tag) {
                 None => self.malformed = self.malformed.saturating_add(1),
                 frame => return frame,
             }
@@ -82,7 +92,19 @@ mod tests {
     /// A packet socket's stand-in: it keeps frames apart, as a tap does.
     fn pair() -> (Host, Host) {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
-        (Host::new(a, Abilities::default()), Host::new(b, Abilities::default()))
+        let receive: Receive = |fd, to| Ok((rustix::io::read(fd, to)?, None));
+        (Host::new(a, Abilities::default(), receive), Host::new(b, Abilities::default(), receive))
+    }
+
+    #[test]
+    fn a_tag_that_the_kernel_has_taken_out_is_put_back() {
+        let (mut a, b) = pair();
+        let mut b = Host { receive: |fd, to| Ok((rustix::io::read(fd, to)?, Some([0x8100, 0x2005]))), ..b };
+        let offload = Offload { checksum: Some(Partial { start: 34, offset: 16 }), segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1440, headers: 54 }), verified: false };
+        a.send(&Frame { bytes: (0..60).collect(), offload });
+        let got = b.receive().unwrap();
+        assert_eq!(got.bytes[..18], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x81, 0, 0x20, 5, 12, 13]);
+        assert_eq!((got.offload.checksum.unwrap().start, got.offload.segmentation.unwrap().headers), (38, 58));
     }
 
     #[test]

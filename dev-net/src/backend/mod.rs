@@ -8,7 +8,7 @@
 mod host;
 mod stream;
 
-pub use host::Host;
+pub use host::{Host, Receive};
 pub use stream::Stream;
 
 use crate::frame::Frame;

@@ -16,24 +16,23 @@ mod transmit;
 
 use crate::backend::Backend;
 use crate::eeprom::{Bus, Lines, WORDS};
-use crate::filter::{Filter, Rules};
-use crate::frame::Frame;
+use crate::port::Port;
+use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError};
 use phy::Phy;
 use spec::{Ctrl, Eecd, Mdic, Rctl, Status, cause, reg};
-use std::collections::VecDeque;
+use rustix::fd::OwnedFd;
 use transmit::Transmit;
 
 /// Regions: registers, the window to them in I/O space.
 const REGISTERS: u16 = 0;
 const WINDOW: u16 = 1;
-/// Bytes of the shortest frame, without its frame check sequence.
-const SHORTEST: usize = 60;
-/// Timers: interrupts are held back (ITR), transmit and receive interrupts are late.
+/// Timers: interrupts are held back (ITR), transmit and receive interrupts are late, the other side was full.
 const THROTTLE: u8 = 0;
 const LATE_TRANSMIT: u8 = 1;
 const LATE_RECEIVE: u8 = 2;
+const RETRY: u8 = 3;
 /// Units of ITR and of the others, ns (13.4.18, 13.4.30).
 const ITR_UNIT: u64 = 256;
 const DELAY_UNIT: u64 = 1024;
@@ -51,6 +50,8 @@ pub fn declare(device: u8, rom: u32) -> Declaration {
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
+        unplug: bulkhead_bus::UNPLUG_NICS,
+        unplug_removes: true,
         ..Declaration::default()
     }
 }
@@ -64,15 +65,8 @@ pub struct E1000 {
     words: [u16; WORDS],
     bus: Bus,
     phy: Phy,
-    /// The cable is in.
-    cable: bool,
-    backend: Box<dyn Backend>,
-    filter: Filter,
+    port: Port,
     tx: Transmit,
-    /// What the back end had no room for: segments of one frame.
-    out: VecDeque<Frame>,
-    /// What the guest has no room for: segments of one frame, or what the card sends to itself.
-    waiting: VecDeque<Frame>,
     /// Where the window points.
     window: u32,
     running: bool,
@@ -82,14 +76,13 @@ pub struct E1000 {
     quiet_until: u64,
     /// Latest times of late interrupts.
     late: [Option<u64>; 2],
-    /// Descriptors that could not be used; frames that the other side did not take.
+    /// Descriptors that could not be used.
     ring_errors: u64,
-    lost: u64,
 }
 
 impl E1000 {
     /// A card with this address, in slot `device`, with an expansion ROM of `rom` bytes.
-    pub fn new(device: u8, rom: u32, mac: [u8; 6], backend: Box<dyn Backend>) -> Self {
+    pub fn new(device: u8, rom: u32, mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings) -> Self {
         let mut config = ConfigSpace::new(&function(device, rom), 0x8086, 0x100e, 3, 0x02_0000);
         config.set(pci::INTERRUPT_PIN, 1, 1);
         let mut card = Self {
@@ -100,19 +93,14 @@ impl E1000 {
             words: identity::words(mac),
             bus: Bus::default(),
             phy: Phy::default(),
-            cable: true,
-            backend,
-            filter: Filter::default(),
+            port: Port::new(mac, backend, settings, RETRY),
             tx: Transmit::default(),
-            out: VecDeque::new(),
-            waiting: VecDeque::new(),
             window: 0,
             running: true,
             dirty: true,
             quiet_until: 0,
             late: [None; 2],
             ring_errors: 0,
-            lost: 0,
         };
         card.clear();
         card
@@ -149,29 +137,14 @@ impl E1000 {
         self.set(reg::RAL.wrapping_add(4), 1 << 31 | u32::from(c));
         self.bus = Bus::default();
         self.tx = Transmit::default();
-        self.out.clear();
-        self.waiting.clear();
+        self.port.clear();
         (self.quiet_until, self.late) = (0, [None; 2]);
         self.update_link();
     }
 
     fn update_link(&mut self) {
-        let up = self.cable && Ctrl::from_bits(self.get(reg::CTRL)).set_link_up();
+        let up = self.port.cable() && Ctrl::from_bits(self.get(reg::CTRL)).set_link_up();
         self.set(reg::STATUS, Status::new().with_full_duplex(true).with_link_up(up).with_speed(2).with_auto_speed(2).into_bits());
-    }
-
-    /// Puts the cable in or takes it out.
-    pub fn set_cable(&mut self, cable: bool, cx: &mut Context) {
-        if self.cable != cable {
-            self.cable = cable;
-            self.update_link();
-            self.raise(cause::LSC, cx);
-        }
-    }
-
-    /// What the guest may send, from now on.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.filter.set(rules);
     }
 
     /// Adds causes of an interrupt.
@@ -273,7 +246,7 @@ impl E1000 {
                 if ctrl.reset() {
                     self.clear();
                     self.phy = Phy::default();
-                    for timer in [THROTTLE, LATE_TRANSMIT, LATE_RECEIVE, transmit::RETRY] {
+                    for timer in [THROTTLE, LATE_TRANSMIT, LATE_RECEIVE, RETRY] {
                         cx.timers.set(timer, None);
                     }
                 } else {
@@ -428,7 +401,7 @@ impl Device for E1000 {
                 self.raise(cause::RXT0, cx);
             }
             Ready::Timer(_) => {
-                self.flush(cx);
+                self.port.flush(cx);
                 self.transmit(cx);
             }
             Ready::Fd(_) => self.receive(cx),
@@ -469,8 +442,27 @@ impl Device for E1000 {
         self.decode(state, cx)
     }
 
+    fn unplug(&mut self, _: u16, cx: &mut Context) -> bool {
+        self.port.unplug();
+        self.reset(Reset::Machine, cx);
+        true
+    }
+
+    fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context) -> Result<(), String> {
+        if self.port.set(settings) {
+            self.update_link();
+            self.raise(cause::LSC, cx);
+        }
+        Ok(())
+    }
+
+    fn capture(&mut self, to: Option<OwnedFd>, _: &mut Context) -> Result<(), String> {
+        self.port.capture(to);
+        Ok(())
+    }
+
     fn inspect(&self, out: &mut Inspect) {
-        out.value("link", self.link()).value("cable", self.cable);
+        out.value("link", self.link());
         for (name, register) in [
             ("CTRL", reg::CTRL), ("STATUS", reg::STATUS), ("ICR", reg::ICR), ("IMS", reg::IMS), ("ITR", reg::ITR), ("RCTL", reg::RCTL), ("TCTL", reg::TCTL),
             ("RDLEN", reg::RDLEN), ("RDH", reg::RDH), ("RDT", reg::RDT), ("TDLEN", reg::TDLEN), ("TDH", reg::TDH), ("TDT", reg::TDT), ("RXCSUM", reg::RXCSUM),
@@ -481,19 +473,14 @@ impl Device for E1000 {
         let [a, b, c, ..] = self.words;
         let [[m0, m1], [m2, m3], [m4, m5]] = [a, b, c].map(u16::to_le_bytes);
         out.value("address", format_args!("{m0:02x}:{m1:02x}:{m2:02x}:{m3:02x}:{m4:02x}:{m5:02x}"));
-        out.value("descriptors that could not be used", self.ring_errors).value("frames that the other side did not take", self.lost);
-        out.value("frames that wait", self.waiting.len());
-        out.group("dropped", |out| {
-            for (rule, n) in self.filter.dropped() {
-                out.value(&format!("{rule:?}"), n);
-            }
-        });
+        out.value("descriptors that could not be used", self.ring_errors);
+        self.port.inspect(out);
     }
 }
 
 /// The card as its fuzz target and its corpus test know it: what it sends comes back.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(E1000::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default())))
+    Box::new(E1000::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default()))
 }
 
 #[cfg(test)]

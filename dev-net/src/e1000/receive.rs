@@ -2,52 +2,36 @@
 use super::E1000;
 use super::spec::{Ctrl, DESCRIPTOR, ReceiveStatus, cause, reg};
 use crate::frame::{Frame, be16};
-use crate::offload;
+use crate::port::{self, Port, SHORTEST};
 use bulkhead_bus::Context;
 
-/// Frames of one turn.
-const BUDGET: usize = 64;
-/// Frames of a card that receives its own; more are lost.
-const LOOPED: usize = 64;
 /// Most bytes of a frame without RCTL's long bit, and with it; both with the frame check sequence.
 const LONGEST: usize = 1522;
 const LONGEST_LONG: usize = 16_384;
 
-impl E1000 {
-    /// Takes what has come, as long as there is room for it.
-    pub(super) fn receive(&mut self, cx: &mut Context) {
-        if !self.running {
-            return;
-        }
-        for _ in 0..BUDGET {
-            if !self.rctl().enable() || !self.link() {
-                // Nobody listens: what comes is lost, and is not old news later.
-                self.waiting.clear();
-                if self.backend.receive().is_none() {
-                    return;
-                }
-                continue;
-            }
-            let Some(frame) = self.waiting.pop_front() else {
-                if self.free() == 0 {
-                    return;
-                }
-                let Some(frame) = self.backend.receive() else { return };
-                self.waiting.extend(offload::finish(frame));
-                continue;
-            };
-            if let Err(frame) = self.deliver(frame, cx) {
-                self.waiting.push_front(frame);
-                return;
-            }
-        }
-        cx.again();
+impl port::Receiver for E1000 {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
     }
 
-    /// A frame that the card sends to itself.
-    pub(super) fn loop_back(&mut self, frame: Frame) {
-        if self.waiting.len() < LOOPED {
-            self.waiting.push_back(frame);
+    fn listens(&self) -> bool {
+        self.rctl().enable() && self.link()
+    }
+
+    fn has_room(&self) -> bool {
+        self.free() > 0
+    }
+
+    fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
+        self.put(frame, cx)
+    }
+}
+
+impl E1000 {
+    /// Takes what has come.
+    pub(super) fn receive(&mut self, cx: &mut Context) {
+        if self.running {
+            port::receive(self, cx);
         }
     }
 
@@ -63,7 +47,7 @@ impl E1000 {
     }
 
     /// Puts a frame into the ring. `Err`: there is no room for it now.
-    fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
+    fn put(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
         let rctl = self.rctl();
         let tag = (be16(&frame.bytes, 12) == Some(self.get(reg::VET) as u16)).then(|| be16(&frame.bytes, 14)).flatten();
         let wanted = self.wanted(&frame.bytes);
@@ -75,8 +59,8 @@ impl E1000 {
         if stripped.is_some() {
             bytes.drain(12..16);
         }
-        if bytes.len() < super::SHORTEST {
-            bytes.resize(super::SHORTEST, 0);
+        if bytes.len() < SHORTEST {
+            bytes.resize(SHORTEST, 0);
         }
         // The frame check sequence is not known here; nobody looks at it.
         let size = bytes.len().saturating_add(4);
@@ -174,7 +158,7 @@ impl E1000 {
 
     /// Counts a frame that was received.
     fn received(&mut self, bytes: &[u8]) {
-        let len = bytes.len().max(super::SHORTEST).saturating_add(4);
+        let len = bytes.len().max(SHORTEST).saturating_add(4);
         self.count_size(reg::PRC64, len);
         self.set_stat(reg::TPR, 1);
         self.set_stat(reg::GPRC, 1);

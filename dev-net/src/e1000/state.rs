@@ -102,8 +102,7 @@ impl E1000 {
         (self.config, self.regs, self.phy, self.bus, self.window) = (config, regs, phy, bus, s.window & 0x1_ffff);
         self.tx = transmit::Transmit::default();
         self.tx.context = context;
-        self.out.clear();
-        self.waiting.clear();
+        self.port.clear();
         (self.quiet_until, self.late) = (0, [None; 2]);
         self.update_link();
         if s.late_transmit {

@@ -1,8 +1,9 @@
 use super::*;
 use crate::FRAMES;
 use crate::backend::{Abilities, Cable};
-use crate::frame::{Kind, Offload, Partial, Segmentation};
+use crate::frame::{Frame, Kind, Offload, Partial, Segmentation};
 use crate::offload::checksum;
+use bulkhead_bus::nic::NicRules;
 use bulkhead_bus::{GuestMemory as _, fake::FakeMemory};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ impl Bench {
     fn new(abilities: Abilities) -> Self {
         let memory = FakeMemory::new(4 << 20);
         let cable = Cable::new(abilities, 0);
-        let card = E1000::new(4, 0, MAC, Box::new(cable.clone()));
+        let card = E1000::new(4, 0, MAC, Box::new(cable.clone()), &NicSettings::default());
         let mut bench = Self { card, cx: Context::new(memory.clone()), memory, cable };
         for (register, value) in [
             (reg::TDBAL, TX as u32), (reg::TDLEN, 16 * 16), (reg::TCTL, 0x0004_00fa), (reg::RDBAL, RX as u32), (reg::RDLEN, 16 * 16),
@@ -245,12 +246,12 @@ fn what_has_no_room_waits_and_a_card_that_does_not_listen_forgets() {
     assert_eq!(b.read(reg::RDH), 4);
     // Without a cable nothing comes or goes, and the driver hears of it.
     b.read(reg::ICR);
-    b.card.set_cable(false, &mut b.cx);
+    b.card.set_nic(&NicSettings { link: false, ..NicSettings::default() }, &mut b.cx).unwrap();
     assert_eq!((b.read(reg::STATUS) & 2, b.read(reg::ICR)), (0, cause::LSC));
     b.legacy(&frame(MAC, 64), 0x0b);
     b.arrives(frame(MAC, 64));
     assert!(b.cable.take().is_none() && b.read(reg::RDH) == 4);
-    b.card.set_cable(true, &mut b.cx);
+    b.card.set_nic(&NicSettings::default(), &mut b.cx).unwrap();
     b.write(reg::TDT, b.card.get(reg::TDT));
     assert!(b.cable.take().is_some());
 }
@@ -351,21 +352,21 @@ fn a_card_in_loopback_receives_without_recursion() {
     }
     assert!(b.cable.take().is_none(), "nothing goes out");
     assert_eq!(b.read(reg::RDH), 15);
-    assert!(b.card.waiting.len() <= 64);
+    assert!(b.card.port.waiting().0 <= 64);
 }
 
 #[test]
 fn a_full_back_end_is_tried_again_and_nothing_is_lost() {
     let mut b = Bench::new(Abilities::default());
     let cable = Cable::new(Abilities::default(), 2);
-    b.card.backend = Box::new(cable.clone());
+    b.card.port = Port::new(MAC, Box::new(cable.clone()), &NicSettings::default(), RETRY);
     for _ in 0..5 {
         b.legacy(&frame(MAC, 64), 0x0b);
     }
     let mut sent = 0;
     for _ in 0..10 {
         sent += std::iter::from_fn(|| cable.take()).count();
-        b.card.poll(Ready::Timer(transmit::RETRY), &mut b.cx);
+        b.card.poll(Ready::Timer(RETRY), &mut b.cx);
     }
     assert_eq!((sent, b.read(reg::TDH)), (5, 5));
 }
@@ -373,7 +374,8 @@ fn a_full_back_end_is_tried_again_and_nothing_is_lost() {
 #[test]
 fn what_the_rules_forbid_does_not_leave_the_card() {
     let mut b = Bench::new(Abilities::default());
-    b.card.set_rules(Rules { mac: Some(MAC), ..Rules::default() });
+    let rules = NicRules { mac: true, ..NicRules::default() };
+    b.card.set_nic(&NicSettings { link: true, rules }, &mut b.cx).unwrap();
     b.legacy(&frame([0xff; 6], 64), 0x0b);
     assert!(b.cable.take().is_none(), "its source is another's");
     let mut good = frame([0xff; 6], 64);
@@ -382,7 +384,7 @@ fn what_the_rules_forbid_does_not_leave_the_card() {
     assert!(b.cable.take().is_some());
     let mut seen = Inspect::default();
     b.card.inspect(&mut seen);
-    assert!(seen.items.contains(&("dropped.SourceMac".into(), "1".into())));
+    assert!(seen.items.contains(&("dropped.source MAC".into(), "1".into())));
 }
 
 #[test]
@@ -393,7 +395,7 @@ fn a_saved_card_goes_on_where_it_was() {
     b.legacy(&frame(MAC, 64), 0x0b);
     let saved = b.card.save();
     assert!(saved.len() < 4096, "{}", saved.len());
-    let mut other = E1000::new(4, 0, MAC, Box::new(b.cable.clone()));
+    let mut other = E1000::new(4, 0, MAC, Box::new(b.cable.clone()), &NicSettings::default());
     other.load(&saved, &mut b.cx).unwrap();
     assert_eq!(other.save(), saved);
     b.card = other;
@@ -420,7 +422,7 @@ proptest! {
                 _ => if b.cx.take_again() { b.card.poll(Ready::Again, &mut b.cx) },
             }
             while b.cable.take().is_some() {}
-            prop_assert!(b.card.out.len() <= 1100 && b.card.waiting.len() <= 64 + 16);
+            prop_assert!(b.card.port.waiting().1 <= 1100 && b.card.port.waiting().0 <= 64 + 16);
         }
         let saved = b.card.save();
         prop_assert!(saved.len() < 16 << 10);

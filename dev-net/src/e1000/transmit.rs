@@ -1,17 +1,13 @@
 //! The transmit ring: descriptors to frames (SDM 3.3, 3.4, 3.5).
 use super::E1000;
 use super::spec::{Command, Ctrl, DESCRIPTOR, TRANSMIT_DONE, Tctl, TransmitDescriptor, cause, reg};
-use crate::backend::Sent;
 use crate::frame::{self, Frame, Kind, Offload, Partial};
 use crate::offload;
+use crate::port::Way;
 use bulkhead_bus::Context;
 
 /// Descriptors of one turn; other work has its turn after that.
 const BUDGET: usize = 256;
-/// How long a back end that is full is left alone, ns.
-const FULL: u64 = 1_000_000;
-/// The timer for it.
-pub(super) const RETRY: u8 = 3;
 
 /// What the last context descriptor said: positions in the frame (SDM 3.3.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +48,7 @@ impl E1000 {
         let tail = self.get(reg::TDT);
         let mut causes = 0;
         for _ in 0..BUDGET {
-            if !self.flush(cx) {
+            if !self.port.flush(cx) {
                 break;
             }
             let head = self.get(reg::TDH);
@@ -87,7 +83,7 @@ impl E1000 {
             }
         }
         self.raise(causes, cx);
-        if self.get(reg::TDH) != tail && self.out.is_empty() && self.get(reg::TDH) < count && tail < count {
+        if self.get(reg::TDH) != tail && self.port.is_idle() && self.get(reg::TDH) < count && tail < count {
             cx.again();
         }
     }
@@ -187,46 +183,11 @@ impl E1000 {
         self.send(frame, cx);
     }
 
-    /// Gives a frame to the other side; what that does not do is done before.
     fn send(&mut self, frame: Frame, cx: &mut Context) {
         self.sent(&frame);
-        let loopback = self.rctl().loopback() == 3;
-        let can = self.backend.abilities();
-        let left = !loopback && (frame.offload.segmentation.is_none() || can.segmentation) && (frame.offload.checksum.is_none() || can.checksum);
+        let way = if self.rctl().loopback() == 3 { Way::Loopback } else { Way::Cable };
         let pad = Tctl::from_bits(self.get(reg::TCTL)).pad();
-        // What it sends to itself, nobody else sees.
-        if !loopback && self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()) {
-            return;
-        }
-        for mut frame in if left { vec![frame] } else { offload::finish(frame) } {
-            if pad && frame.bytes.len() < super::SHORTEST {
-                frame.bytes.resize(super::SHORTEST, 0);
-            }
-            if loopback { self.loop_back(frame) } else { self.out.push_back(frame) }
-        }
-        self.flush(cx);
-        if loopback {
-            cx.again();
-        }
-    }
-
-    /// Sends what waits; whether all of it is gone.
-    pub(super) fn flush(&mut self, cx: &mut Context) -> bool {
-        while let Some(frame) = self.out.front() {
-            match self.backend.send(frame) {
-                Sent::Done => {}
-                Sent::Lost => self.lost = self.lost.saturating_add(1),
-                Sent::Full => {
-                    cx.timers.set(RETRY, Some(cx.now().saturating_add(FULL)));
-                    return false;
-                }
-            }
-            self.out.pop_front();
-        }
-        if self.backend.pending() {
-            cx.timers.set(RETRY, Some(cx.now().saturating_add(FULL)));
-        }
-        true
+        self.port.send(frame, way, pad, cx);
     }
 
     /// Counts a frame that was sent (13.7).

@@ -12,21 +12,20 @@ mod transmit;
 
 use crate::backend::Backend;
 use crate::eeprom::{Bus, Lines, WORDS};
-use crate::filter::{Filter, Rules};
-use crate::frame::{self, Frame};
+use crate::frame;
+use crate::port::Port;
+use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError};
 use prost::Message as _;
 use spec::{Command, PlusCommand, Rcr, cause, reg};
-use std::collections::VecDeque;
+use rustix::fd::OwnedFd;
 
 /// Timers: the card's own; a back end that was full.
 const TIMER: u8 = 0;
 const RETRY: u8 = 1;
 /// The timer counts the PCI clock's 33 MHz.
 const TICK: u64 = 30;
-/// Bytes of the shortest frame, without its frame check sequence.
-const SHORTEST: usize = 60;
 /// What TCR says of the chip: RTL8139C+ (5.8).
 const HARDWARE: u32 = 0x7480_0000;
 /// Version of [`RtlState`].
@@ -45,6 +44,8 @@ pub fn declare(device: u8, rom: u32) -> Declaration {
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
+        unplug: bulkhead_bus::UNPLUG_NICS,
+        unplug_removes: true,
         ..Declaration::default()
     }
 }
@@ -82,19 +83,15 @@ pub struct Rtl8139 {
     bytes: [u8; 256],
     words: [u16; WORDS],
     bus: Bus,
-    cable: bool,
-    backend: Box<dyn Backend>,
-    filter: Filter,
+    port: Port,
     positions: [u32; 3],
     tally: Tally,
     /// When the timer was zero.
     timer: u64,
-    out: VecDeque<Frame>,
-    waiting: VecDeque<Frame>,
     running: bool,
     dirty: bool,
+    /// Descriptors that could not be used.
     ring_errors: u64,
-    lost: u64,
 }
 
 /// Words of the EEPROM of a card with this address (table 5.1 of the data sheet).
@@ -115,7 +112,7 @@ fn words(mac: [u8; 6]) -> [u16; WORDS] {
 
 impl Rtl8139 {
     /// A card with this address, in slot `device`, with an expansion ROM of `rom` bytes.
-    pub fn new(device: u8, rom: u32, mac: [u8; 6], backend: Box<dyn Backend>) -> Self {
+    pub fn new(device: u8, rom: u32, mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings) -> Self {
         let mut card = Self {
             device,
             rom,
@@ -123,18 +120,13 @@ impl Rtl8139 {
             bytes: [0; 256],
             words: words(mac),
             bus: Bus::default(),
-            cable: true,
-            backend,
-            filter: Filter::default(),
+            port: Port::new(mac, backend, settings, RETRY),
             positions: [0; 3],
             tally: [0; 13],
             timer: 0,
-            out: VecDeque::new(),
-            waiting: VecDeque::new(),
             running: true,
             dirty: true,
             ring_errors: 0,
-            lost: 0,
         };
         card.power_on();
         card
@@ -208,21 +200,7 @@ impl Rtl8139 {
             self.put(reg::TSD.saturating_add(i.saturating_mul(4)), &spec::TransmitStatus::new().with_own(true).into_bits().to_le_bytes());
         }
         (self.positions, self.tally) = ([0; 3], [0; 13]);
-        self.out.clear();
-        self.waiting.clear();
-    }
-
-    /// Puts the cable in or takes it out.
-    pub fn set_cable(&mut self, cable: bool, cx: &mut Context) {
-        if self.cable != cable {
-            self.cable = cable;
-            self.raise(cause::LINK, cx);
-        }
-    }
-
-    /// What the guest may send, from now on.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.filter.set(rules);
+        self.port.clear();
     }
 
     fn raise(&mut self, causes: u16, cx: &mut Context) {
@@ -271,7 +249,7 @@ impl Rtl8139 {
             0x48..0x4c => part(self.ticks(cx), reg::TCTR),
             reg::EECR => stored & !1 | u8::from(self.bus.out()),
             // 100 Mbit/s; the link bit is inverted (5.15).
-            reg::MSR => if self.cable { 0 } else { 4 },
+            reg::MSR => if self.port.cable() { 0 } else { 4 },
             0x60 | 0x61 => {
                 // Own, abort, underrun and ok of the four descriptors (5.18).
                 let bits = (0..4usize).fold(0u32, |all, i| {
@@ -281,7 +259,7 @@ impl Rtl8139 {
                 });
                 part(bits, reg::TSAD_ALL)
             }
-            0x64 | 0x65 => part(if self.cable { 0x782d } else { 0x7809 }, reg::BMSR),
+            0x64 | 0x65 => part(if self.port.cable() { 0x782d } else { 0x7809 }, reg::BMSR),
             _ => stored,
         }
     }
@@ -437,7 +415,7 @@ impl Device for Rtl8139 {
         match ready {
             Ready::Timer(TIMER) => self.raise(cause::TIMER, cx),
             Ready::Timer(_) => {
-                self.flush(cx);
+                self.port.flush(cx);
                 self.transmit(cx);
             }
             Ready::Fd(_) => self.receive(cx),
@@ -492,16 +470,32 @@ impl Device for Rtl8139 {
         config.load(&s.config)?;
         (self.positions, self.bytes, self.tally, self.bus, self.config) = (positions.ok_or(StateError::Value("positions"))?, registers, tally, bus, config);
         self.timer = s.timer;
-        self.out.clear();
-        self.waiting.clear();
+        self.port.clear();
         self.arm(cx);
         self.update(cx);
         cx.again();
         Ok(())
     }
 
+    fn unplug(&mut self, _: u16, cx: &mut Context) -> bool {
+        self.port.unplug();
+        self.reset(Reset::Machine, cx);
+        true
+    }
+
+    fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context) -> Result<(), String> {
+        if self.port.set(settings) {
+            self.raise(cause::LINK, cx);
+        }
+        Ok(())
+    }
+
+    fn capture(&mut self, to: Option<OwnedFd>, _: &mut Context) -> Result<(), String> {
+        self.port.capture(to);
+        Ok(())
+    }
+
     fn inspect(&self, out: &mut Inspect) {
-        out.value("cable", self.cable);
         for (name, value) in [
             ("CR", u32::from(self.command().into_bits())), ("ISR", u32::from(self.get16(reg::ISR))), ("IMR", u32::from(self.get16(reg::IMR))),
             ("TCR", self.get32(reg::TCR)), ("RCR", self.get32(reg::RCR)), ("CPCR", u32::from(self.get16(reg::CPCR))), ("CAPR", u32::from(self.get16(reg::CAPR))),
@@ -510,19 +504,14 @@ impl Device for Rtl8139 {
             out.hex(name, value);
         }
         out.value("sent", self.tally[0]).value("received", self.tally[1]);
-        out.value("descriptors that could not be used", self.ring_errors).value("frames that the other side did not take", self.lost);
-        out.value("frames that wait", self.waiting.len());
-        out.group("dropped", |out| {
-            for (rule, n) in self.filter.dropped() {
-                out.value(&format!("{rule:?}"), n);
-            }
-        });
+        out.value("descriptors that could not be used", self.ring_errors);
+        self.port.inspect(out);
     }
 }
 
 /// The card as its fuzz target and its corpus test know it: what it sends comes back.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default())))
+    Box::new(Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default()))
 }
 
 /// A group's address hashed as the multicast table wants it: the upper six bits of the frame check sequence's polynomial over it.

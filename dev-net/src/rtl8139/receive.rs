@@ -1,14 +1,10 @@
 //! Receiving: C mode's one buffer (5.6), C+ mode's ring (7.2.2), and which frames are for this card (5.9).
 use super::spec::{DESCRIPTOR, RECEIVE_TAG, RING, ReceiveWord, cause, reg};
-use super::{Rtl8139, SHORTEST, hash};
+use super::{Rtl8139, hash};
 use crate::frame::{Frame, be16, ether_type};
-use crate::offload;
+use crate::port::{self, Port, SHORTEST};
 use bulkhead_bus::Context;
 
-/// Frames of one turn.
-const BUDGET: usize = 64;
-/// Frames of a card that receives its own; more are lost.
-const LOOPED: usize = 64;
 /// Most bytes of a frame in C mode, with its frame check sequence: an Ethernet frame with a tag.
 const LONGEST: usize = 1522;
 /// Status of a frame in C mode's buffer (6.2): received, broadcast, own address, multicast.
@@ -25,39 +21,25 @@ enum Match {
     Multicast,
 }
 
-impl Rtl8139 {
-    /// Takes what has come, as long as there is room for it.
-    pub(super) fn receive(&mut self, cx: &mut Context) {
-        if !self.running {
-            return;
-        }
-        for _ in 0..BUDGET {
-            if !self.command().receive() || !self.cable {
-                // Nobody listens: what comes is lost, and is not old news later.
-                self.waiting.clear();
-                if self.backend.receive().is_none() {
-                    return;
-                }
-                continue;
-            }
-            let Some(frame) = self.waiting.pop_front() else {
-                let Some(frame) = self.backend.receive() else { return };
-                self.waiting.extend(offload::finish(frame));
-                continue;
-            };
-            let done = if self.plus().receive() { self.deliver_plus(frame, cx) } else { self.deliver(frame, cx) };
-            if let Err(frame) = done {
-                self.waiting.push_front(frame);
-                return;
-            }
-        }
-        cx.again();
+impl port::Receiver for Rtl8139 {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
     }
 
-    /// A frame that the card sends to itself.
-    pub(super) fn loop_back(&mut self, frame: Frame) {
-        if self.waiting.len() < LOOPED {
-            self.waiting.push_back(frame);
+    fn listens(&self) -> bool {
+        self.command().receive() && self.port.cable()
+    }
+
+    fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
+        if self.plus().receive() { self.put_plus(frame, cx) } else { self.put_classic(frame, cx) }
+    }
+}
+
+impl Rtl8139 {
+    /// Takes what has come.
+    pub(super) fn receive(&mut self, cx: &mut Context) {
+        if self.running {
+            port::receive(self, cx);
         }
     }
 
@@ -82,7 +64,7 @@ impl Rtl8139 {
     }
 
     /// Puts a frame into C mode's buffer. `Err`: there is no room for it now.
-    fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
+    fn put_classic(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
         let Some(kind) = self.wanted(&frame.bytes) else { return Ok(()) };
         let mut bytes = frame.bytes.clone();
         bytes.resize(bytes.len().max(SHORTEST), 0);
@@ -119,7 +101,7 @@ impl Rtl8139 {
     }
 
     /// Puts a frame into C+ mode's ring. `Err`: there is no room for it now.
-    fn deliver_plus(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
+    fn put_plus(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
         let Some(kind) = self.wanted(&frame.bytes) else { return Ok(()) };
         let plus = self.plus();
         let mut bytes = frame.bytes.clone();

@@ -1,5 +1,6 @@
 use super::*;
 use crate::FRAMES;
+use crate::frame::Frame;
 use crate::backend::{Abilities, Cable};
 use crate::frame::{Offload, Partial};
 use crate::offload::checksum;
@@ -23,7 +24,7 @@ impl Bench {
     fn new(abilities: Abilities) -> Self {
         let memory = FakeMemory::new(4 << 20);
         let cable = Cable::new(abilities, 0);
-        let mut bench = Self { card: Rtl8139::new(4, 0, MAC, Box::new(cable.clone())), cx: Context::new(memory.clone()), memory, cable };
+        let mut bench = Self { card: Rtl8139::new(4, 0, MAC, Box::new(cable.clone()), &NicSettings::default()), cx: Context::new(memory.clone()), memory, cable };
         bench.write(reg::IMR, 2, 0xffff);
         bench
     }
@@ -311,7 +312,7 @@ fn a_card_in_loopback_receives_without_recursion() {
             b.card.poll(Ready::Again, &mut b.cx);
         }
     }
-    assert!(b.cable.take().is_none() && b.card.waiting.len() <= 64);
+    assert!(b.cable.take().is_none() && b.card.port.waiting().0 <= 64);
     assert_eq!(b.read(reg::CR, 1) & 1, 0);
 }
 
@@ -348,7 +349,7 @@ fn a_saved_card_goes_on_where_it_was() {
     let mut b = Bench::plus(Abilities::default());
     b.arrives(frame(MAC, 64));
     let saved = b.card.save();
-    let mut other = Rtl8139::new(4, 0, MAC, Box::new(b.cable.clone()));
+    let mut other = Rtl8139::new(4, 0, MAC, Box::new(b.cable.clone()), &NicSettings::default());
     other.load(&saved, &mut b.cx).unwrap();
     assert_eq!(other.save(), saved);
     b.card = other;
@@ -377,7 +378,7 @@ proptest! {
                 _ => if b.cx.take_again() { b.card.poll(Ready::Again, &mut b.cx) },
             }
             while b.cable.take().is_some() {}
-            prop_assert!(b.card.out.len() <= 1300 && b.card.waiting.len() <= 64 + 16);
+            prop_assert!(b.card.port.waiting().1 <= 1300 && b.card.port.waiting().0 <= 64 + 16);
         }
         let saved = b.card.save();
         prop_assert!(b.card.load(&saved, &mut b.cx).is_ok());

@@ -1,16 +1,14 @@
 //! Sending: C mode's four buffers (5.4), C+ mode's rings (7.2.1).
 use super::spec::{DESCRIPTOR, RING, TRANSMIT_TAG, TransmitStatus, TransmitWord, cause, reg};
-use super::{LARGEST, RETRY, Rtl8139, SHORTEST};
-use crate::backend::Sent;
+use super::{LARGEST, Rtl8139};
 use crate::frame::{self, Frame, Kind, ether_type};
 use crate::offload;
+use crate::port::Way;
 use bulkhead_bus::Context;
 
 /// Descriptors for one command to look: twice round the ring. Whoever fills it that fast says so again; a ring that fills itself, by
 /// frames that come back into it, ends here.
 const BUDGET: usize = 128;
-/// How long a back end that is full is left alone, ns.
-const FULL: u64 = 1_000_000;
 
 impl Rtl8139 {
     /// C mode: software gives buffer `index` to the card with a size.
@@ -38,7 +36,7 @@ impl Rtl8139 {
 
     /// C+ mode: what the rings have, the one of high priority first.
     pub(super) fn transmit(&mut self, cx: &mut Context) {
-        if !self.running || !self.cable || !self.command().transmit() || !self.plus().transmit() {
+        if !self.running || !self.port.cable() || !self.command().transmit() || !self.plus().transmit() {
             return;
         }
         let [poll] = self.get::<1>(reg::TPPOLL);
@@ -61,7 +59,7 @@ impl Rtl8139 {
         let start = self.positions.get(which).copied().unwrap_or(0);
         let mut position = start;
         for _ in 0..BUDGET {
-            if !self.flush(cx) {
+            if !self.port.flush(cx) {
                 return false;
             }
             let address = base.wrapping_add(u64::from(position).saturating_mul(DESCRIPTOR));
@@ -139,42 +137,7 @@ impl Rtl8139 {
     fn send(&mut self, frame: Frame, cx: &mut Context) {
         self.count(0);
         // Both bits: what is sent is received, and nobody else sees it (5.8).
-        let loopback = self.get32(reg::TCR) >> 17 & 3 == 3;
-        if !loopback && (!self.cable || (self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()))) {
-            return;
-        }
-        let can = self.backend.abilities();
-        let left = !loopback && (frame.offload.segmentation.is_none() || can.segmentation) && (frame.offload.checksum.is_none() || can.checksum);
-        for mut frame in if left { vec![frame] } else { offload::finish(frame) } {
-            if frame.bytes.len() < SHORTEST {
-                frame.bytes.resize(SHORTEST, 0);
-            }
-            if loopback { self.loop_back(frame) } else { self.out.push_back(frame) }
-        }
-        self.flush(cx);
-        if loopback {
-            cx.again();
-        }
-    }
-
-    /// Sends what waits; whether all of it is gone.
-    pub(super) fn flush(&mut self, cx: &mut Context) -> bool {
-        while let Some(frame) = self.out.front() {
-            match self.backend.send(frame) {
-                Sent::Done => {}
-                Sent::Lost => self.lost = self.lost.saturating_add(1),
-                // C mode has four buffers, so this is bounded there too: what does not fit is lost.
-                Sent::Full if self.out.len() < 1200 => {
-                    cx.timers.set(RETRY, Some(cx.now().saturating_add(FULL)));
-                    return false;
-                }
-                Sent::Full => self.lost = self.lost.saturating_add(1),
-            }
-            self.out.pop_front();
-        }
-        if self.backend.pending() {
-            cx.timers.set(RETRY, Some(cx.now().saturating_add(FULL)));
-        }
-        true
+        let way = if self.get32(reg::TCR) >> 17 & 3 == 3 { Way::Loopback } else { Way::Cable };
+        self.port.send(frame, way, true, cx);
     }
 }

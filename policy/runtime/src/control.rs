@@ -2,6 +2,7 @@
 //! every call to the data thread and waits for the answer; the data thread never waits for it.
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
+use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
@@ -41,6 +42,10 @@ pub enum ControlRequest {
     Eject(u8, bool, oneshot::Sender<Result<(), String>>),
     /// Put the medium of this token into this drive.
     Insert(u8, u32, oneshot::Sender<Result<(), String>>),
+    /// Cable and rules of a network card.
+    SetNic(NicSettings, oneshot::Sender<Result<(), String>>),
+    /// A network card's frames go into the pipe of this token too, or nowhere (0).
+    Capture(u32, oneshot::Sender<Result<(), String>>),
 }
 
 /// The data thread's end.
@@ -178,6 +183,18 @@ impl v1::process_server::Process for Service {
         let v1::InsertRequest { drive, token } = request.into_inner();
         let drive = u8::try_from(drive).map_err(|_| Status::invalid_argument("number of the drive"))?;
         let done = self.ask(|s| ControlRequest::Insert(drive, token, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn set_nic(&self, request: Request<v1::NicSettings>) -> Reply<v1::Empty> {
+        let bytes = <[u8; NicSettings::LEN]>::try_from(request.into_inner().settings).ok();
+        let settings = bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or_else(|| Status::invalid_argument("settings of a network card"))?;
+        let done = self.ask(|s| ControlRequest::SetNic(settings, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn capture(&self, request: Request<v1::Token>) -> Reply<v1::Empty> {
+        let done = self.ask(|s| ControlRequest::Capture(request.into_inner().token, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 

@@ -7,6 +7,7 @@ mod frame_buffer;
 mod link;
 mod log;
 mod memory;
+mod packet;
 mod process;
 
 pub use control::{ControlHandle, ControlRequest, serve as serve_control};
@@ -15,4 +16,5 @@ pub use frame_buffer::FrameBuffer;
 pub use link::{Link, LinkError, Received};
 pub use log::set_level;
 pub use memory::{ForeignMemory, MemfdMemory, map_video_ram};
+pub use packet::receive_packet;
 pub use process::{Fds, Process, StartError, end};

@@ -218,6 +218,24 @@ pub trait Device: Send {
         Err("this device has no drives".into())
     }
 
+    /// Takes new settings (network cards).
+    ///
+    /// # Errors
+    /// This is none.
+    fn set_nic(&mut self, settings: &crate::nic::NicSettings, cx: &mut Context) -> Result<(), String> {
+        let _ = (settings, cx);
+        Err("this device is no network card".into())
+    }
+
+    /// From now on writes the frames of both directions into this pipe, as pcap; nowhere with `None` (network cards).
+    ///
+    /// # Errors
+    /// This is none.
+    fn capture(&mut self, to: Option<rustix::fd::OwnedFd>, cx: &mut Context) -> Result<(), String> {
+        let _ = (to, cx);
+        Err("this device is no network card".into())
+    }
+
     /// Brings the surface to what the screen shows now (displays).
     fn refresh(&mut self, surface: &mut dyn Surface) {
         let _ = surface;

@@ -2,6 +2,7 @@
 //!
 //! One SEQPACKET socket per process. Launcher → process: [`ToProcess`], JSON, with descriptors. Process → launcher:
 //! [`FromProcess`], fixed size, because the launcher parses nothing that a process has composed.
+use crate::nic::NicSettings;
 use serde::{Deserialize, Serialize};
 
 /// Number of a process's place: 0 control, 1 broker, devices from 2. A restarted process has the slot of the dead one.
@@ -36,6 +37,18 @@ pub enum NicModel {
     E1000,
     /// Realtek RTL8139C+.
     Rtl8139,
+}
+
+/// What a network card's descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicEnd {
+    /// A tap with virtio_net_hdr.
+    Tap,
+    /// A packet socket with it, which tells VLAN tags beside the frame.
+    Packet,
+    /// A stream socket with QEMU's framing.
+    Stream,
 }
 
 /// Configuration of one device process.
@@ -84,6 +97,10 @@ pub enum DeviceConfig {
         mac: [u8; 6],
         /// Bytes of the expansion ROM, a power of two, or 0.
         rom: u32,
+        /// What its other end is.
+        end: NicEnd,
+        /// The cable, and what may go out; what is set while the guest runs is set here too, for later lives.
+        settings: NicSettings,
     },
     /// A serial port.
     Serial {
@@ -207,7 +224,7 @@ pub enum FdUse {
     Drive(u8),
     /// A serial port's other end.
     Serial,
-    /// A network card's other end: a tap.
+    /// A network card's other end.
     Net,
     /// Expansion ROM of the device in the slot named.
     Rom(Slot),
@@ -311,6 +328,18 @@ pub enum ToProcess {
         /// The CD drives' disks.
         disks: Vec<FrontDisk>,
     },
+    /// Answer to [`Ask::Dropped`].
+    Dropped {
+        /// Number of the request.
+        serial: u32,
+        /// Names of the rules on the interface, frames that each has dropped.
+        rules: Vec<(String, u64)>,
+    },
+    /// For control: the guest has unplugged the device in `slot`, and its process is gone.
+    Unplugged {
+        /// The device.
+        slot: Slot,
+    },
     /// Answer to a request of control: the token, or why not.
     Answer {
         /// Number of the request.
@@ -385,6 +414,13 @@ pub enum Ask {
     Medium = 11,
     /// Control, in a stub domain: the CDs that have come since the disk with number `extra`.
     Disks = 12,
+    /// Control: the network card in slot `arg` has the settings in `name` ([`NicSettings::to_bytes`]) from now on, on its
+    /// interface and in later lives.
+    Nic = 13,
+    /// Control: what the rules on the interface of the card in slot `arg` have dropped.
+    Dropped = 14,
+    /// Broker: the guest has unplugged the device in slot `arg`; its process ends now and is not started again.
+    Unplugged = 15,
 }
 
 impl Ask {
@@ -403,6 +439,9 @@ impl Ask {
             10 => Self::Processes,
             11 => Self::Medium,
             12 => Self::Disks,
+            13 => Self::Nic,
+            14 => Self::Dropped,
+            15 => Self::Unplugged,
             _ => return None,
         })
     }
@@ -429,7 +468,7 @@ pub struct FromProcess {
     pub serial: u32,
     /// See [`Ask`].
     pub extra: u64,
-    /// A file name for [`Ask::Dump`], padded with zeroes.
+    /// A file name for [`Ask::Dump`], padded with zeroes; settings for [`Ask::Nic`].
     pub name: [u8; 64],
 }
 
@@ -580,7 +619,7 @@ mod tests {
         #[test]
         fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let message = FromProcess::from_bytes(&bytes);
-            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=12).contains(&bytes[0]));
+            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=15).contains(&bytes[0]));
             if let Some(message) = message {
                 prop_assert_eq!(FromProcess::from_bytes(&message.to_bytes()), Some(message));
             }

@@ -103,6 +103,9 @@ pub struct Permissions {
     pub unplug: bool,
 }
 
+/// The unplug protocol's bit for all network cards (docs/misc/hvm-emulated-unplug.pandoc of Xen).
+pub const UNPLUG_NICS: u16 = 2;
+
 /// All that the broker needs to know of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declaration {
@@ -118,4 +121,6 @@ pub struct Declaration {
     pub dma: bool,
     /// Its part of the unplug protocol: the bits of the mask that concern it.
     pub unplug: u16,
+    /// Unplugging takes away all of it, its functions too.
+    pub unplug_removes: bool,
 }

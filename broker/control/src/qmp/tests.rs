@@ -22,6 +22,7 @@ fn shared(stopped: bool) -> Shared {
         clients: Clients::default(),
         launcher: Launcher::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
+        nics: Arc::default(),
         fdsets: Mutex::default(),
         events: broadcast::channel(4).0,
         recent: Recent::default(),

@@ -1,5 +1,5 @@
 //! Opening everything that the processes will be given, before any of them is started.
-use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd};
+use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd, say};
 use crate::host;
 use crate::machine::Machine;
 use crate::slot::SlotState;
@@ -8,7 +8,7 @@ use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE
 use bulkhead_policy::{Ids, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
-use bulkhead_xen::{Evtchn, Privcmd};
+use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -21,7 +21,7 @@ struct Opened {
     serials: Vec<host::SerialEnd>,
     rom: Option<OwnedFd>,
     nic_roms: Vec<(NicModel, OwnedFd, u32)>,
-    taps: Vec<OwnedFd>,
+    nics: Vec<OwnedFd>,
 }
 
 impl Launcher {
@@ -59,13 +59,18 @@ impl Launcher {
             }
         }
         let rom_size = |model| nic_roms.iter().find(|(m, ..)| *m == model).map_or(0, |r| r.2);
-        let mut taps = Vec::new();
+        let (mut nics, mut ends, mut rules) = (Vec::new(), Vec::new(), Vec::new());
         for nic in &machine.nics {
-            taps.push(host::tap(nic)?);
+            let open = host::nic(nic, stubdom.is_some())?;
+            say(&open.shown);
+            nics.push(open.fd);
+            ends.push(open.end);
+            rules.push(open.rules);
         }
+        let unplug = mode == Mode::Xen && !machine.probe && may_unplug(&machine, domid);
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
-        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), rom_size, gfn) };
+        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), rom_size, &ends, gfn, unplug) };
         let mut configs = configs;
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
@@ -75,6 +80,8 @@ impl Launcher {
             configs.push(DeviceConfig::Vchan { port: stubdom.qmp.port });
         }
         let devices = number(configs);
+        let cards = devices.iter().filter(|d| matches!(d.config, DeviceConfig::Nic { .. })).map(|d| d.slot);
+        let rules = cards.zip(rules).filter_map(|(slot, rules)| Some((slot, rules?))).collect();
 
         let mut privcmd = None;
         if mode == Mode::Xen && !machine.probe {
@@ -130,8 +137,9 @@ impl Launcher {
             stubdom: stubdom.is_some(),
             running: false,
             next_token: 1,
+            rules,
         };
-        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, taps };
+        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         Ok(launcher)
     }
@@ -142,8 +150,8 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { listening, mut drives, serials, rom, nic_roms, taps } = opened;
-        let mut taps = taps.into_iter();
+        let Opened { listening, mut drives, serials, rom, nic_roms, nics } = opened;
+        let mut nics = nics.into_iter();
         let fail = |e: bulkhead_xen::XenError| e.to_string();
         let domid = self.plan.domid;
         let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
@@ -213,7 +221,7 @@ impl Launcher {
                 }
                 DeviceConfig::Platform { .. } => {}
                 DeviceConfig::Nic { model, .. } => {
-                    kept.extend(taps.next().map(|fd| (FdUse::Net, fd)));
+                    kept.extend(nics.next().map(|fd| (FdUse::Net, fd)));
                     kept.push(match &machine.sim {
                         Some(s) => (FdUse::SimMemory, sim(s.memory)?),
                         None => (FdUse::Privcmd, restricted()?),
@@ -276,6 +284,18 @@ impl Launcher {
         let id = FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
         Some(Ids { uid: id, gid: id })
     }
+}
+
+/// Whether the guest may unplug what is emulated: then it has PV devices only. Every network card has a back end; a disk has one unless
+/// it is qdisk, which this program does not serve yet. The nodes are libxl's: the guest has not run.
+fn may_unplug(machine: &Machine, domid: u16) -> bool {
+    if !machine.drives.iter().any(|d| !d.cdrom) {
+        return true;
+    }
+    let Ok(mut xenstore) = Xenstore::connect() else { return false };
+    let path = format!("/local/domain/{domid}/device/vbd");
+    let back_ends: Vec<String> = xenstore.directory(&path).iter().filter_map(|id| xenstore.read(&format!("{path}/{id}/backend")).ok()).collect();
+    !back_ends.is_empty() && back_ends.iter().all(|b| !b.contains("/qdisk/"))
 }
 
 /// Numbers the devices, and names those that are alone by their role.

@@ -1,0 +1,70 @@
+//! Network cards while the machine runs: their interfaces' rules, and what is left of one that the guest has unplugged.
+use super::{Launcher, say};
+use crate::host;
+use crate::slot::Phase;
+use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::plan::{CONTROL, DeviceConfig, Slot, ToProcess};
+use bulkhead_policy::interface::Rules;
+
+impl Launcher {
+    /// The settings of the network card in a slot.
+    pub(super) fn nic(&mut self, slot: Slot) -> Option<&mut NicSettings> {
+        self.plan.devices.iter_mut().find(|d| d.slot == slot).and_then(|d| match &mut d.config {
+            DeviceConfig::Nic { settings, .. } => Some(settings),
+            _ => None,
+        })
+    }
+
+    fn rules(&mut self, slot: Slot) -> Option<&mut Rules> {
+        self.rules.iter_mut().find(|(s, _)| *s == slot).map(|(_, r)| r)
+    }
+
+    /// From now on a card has these settings: on its interface at once, and in later lives of its process. The process of now is told
+    /// by control.
+    pub(super) fn set_nic(&mut self, slot: Slot, bytes: &[u8; NicSettings::LEN]) -> Result<(), String> {
+        let settings = NicSettings::from_bytes(bytes).ok_or("settings of a network card")?;
+        let name = self.slot(slot).filter(|s| s.phase != Phase::Unplugged).map(|s| s.name.clone());
+        let name = name.ok_or("there is no such network card")?;
+        *self.nic(slot).ok_or("this is no network card")? = settings.clone();
+        let on_interface = match self.rules(slot) {
+            Some(rules) => {
+                rules.set(&settings).map_err(|e| host::rules_refused(&name, &e))?;
+                rules.len()
+            }
+            None => 0,
+        };
+        say(&format!("{name}: cable {}, filter {}, {on_interface} rules on the interface", if settings.link { "in" } else { "out" }, settings.rules));
+        Ok(())
+    }
+
+    /// Tells control what the rules on a card's interface have dropped.
+    pub(super) fn dropped(&mut self, serial: u32, slot: Slot) {
+        let counted = self.rules(slot).map_or_else(|| Ok(Vec::new()), |r| r.dropped());
+        let rules = match counted {
+            Ok(rules) => rules.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            Err(e) => {
+                say(&format!("rules on an interface: {e}"));
+                Vec::new()
+            }
+        };
+        if let Some(control) = self.slot(CONTROL) {
+            control.tell(|_| ToProcess::Dropped { serial, rules }, &[]);
+        }
+    }
+
+    /// The guest has unplugged the card in a slot: its process is ended, and its interface goes with the last descriptor.
+    pub(super) fn unplugged(&mut self, slot: Slot) {
+        if self.nic(slot).is_none() {
+            return;
+        }
+        self.rules.retain(|(s, _)| *s != slot);
+        let Some(state) = self.slot(slot) else { return };
+        state.kept.clear();
+        let dead = state.phase == Phase::Dead;
+        state.phase = Phase::Unplugged;
+        state.kill("unplugged by the guest");
+        if dead && let Some(control) = self.slot(CONTROL) {
+            control.tell(|_| ToProcess::Unplugged { slot }, &[]);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! A card's socket: what every card does with a frame once it is one, and before it is descriptors. Filter, cable, what waits on
+//! either side, what the other side cannot do, loopback.
+use crate::backend::{Backend, Sent};
+use crate::capture::Capture;
+use crate::filter::Filter;
+use crate::frame::Frame;
+use crate::offload;
+use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::{Context, Inspect, TimerId};
+use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
+
+/// Bytes of the shortest frame on a wire, without its frame check sequence (IEEE 802.3, 4.4.2).
+pub(crate) const SHORTEST: usize = 60;
+/// Frames of one turn; other work has its turn after that.
+const BUDGET: usize = 64;
+/// Frames of a card that receives its own; more are lost.
+const LOOPED: usize = 64;
+/// How long a back end that is full is left alone, ns.
+const FULL: u64 = 1_000_000;
+/// Frames that may wait for a back end: the segments of the largest frame. A card that goes on then loses the oldest.
+const MOST: usize = 1200;
+
+/// Where a frame of the guest's goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Out.
+    Cable,
+    /// Back into the card that has sent it; nobody else sees it.
+    Loopback,
+}
+
+/// The part of a card that puts frames into guest memory.
+pub(crate) trait Receiver {
+    /// The card's socket.
+    fn port(&mut self) -> &mut Port;
+    /// Whether the card listens: otherwise what comes is lost.
+    fn listens(&self) -> bool;
+    /// Whether it is worth taking a frame.
+    fn has_room(&self) -> bool {
+        true
+    }
+    /// Puts a frame into guest memory. `Err`: there is no room for it now.
+    fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame>;
+}
+
+/// Takes what has come, as long as there is room for it.
+pub(crate) fn receive(card: &mut impl Receiver, cx: &mut Context) {
+    for _ in 0..BUDGET {
+        if !card.listens() {
+            // What comes is lost, and is not old news later.
+            if !card.port().discard() {
+                return;
+            }
+            continue;
+        }
+        if !card.port().waits() && (!card.has_room() || !card.port().fetch()) {
+            return;
+        }
+        let Some(frame) = card.port().waiting.pop_front() else { continue };
+        if let Err(frame) = card.deliver(frame, cx) {
+            card.port().waiting.push_front(frame);
+            return;
+        }
+    }
+    cx.again();
+}
+
+/// The socket.
+pub(crate) struct Port {
+    /// None when the guest has unplugged the card.
+    backend: Option<Box<dyn Backend>>,
+    filter: Filter,
+    cable: bool,
+    /// What the back end had no room for.
+    out: VecDeque<Frame>,
+    /// What the guest has no room for: segments of one frame, or what the card sends to itself.
+    waiting: VecDeque<Frame>,
+    /// Frames that the other side did not take.
+    lost: u64,
+    capture: Option<Capture>,
+    /// The card's timer for another try.
+    retry: TimerId,
+}
+
+impl Port {
+    /// For a card with this address.
+    pub(crate) fn new(mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings, retry: TimerId) -> Self {
+        Self {
+            backend: Some(backend),
+            filter: Filter::new(mac, &settings.rules),
+            cable: settings.link,
+            out: VecDeque::new(),
+            waiting: VecDeque::new(),
+            lost: 0,
+            capture: None,
+            retry,
+        }
+    }
+
+    /// The cable is in.
+    pub(crate) fn cable(&self) -> bool {
+        self.cable
+    }
+
+    /// Takes new settings; whether the cable was moved.
+    pub(crate) fn set(&mut self, settings: &NicSettings) -> bool {
+        self.filter.set(&settings.rules);
+        let moved = self.cable != settings.link;
+        self.cable = settings.link;
+        if moved {
+            // What was on its way when the cable was pulled does not come out of it later.
+            self.clear();
+        }
+        moved
+    }
+
+    /// Frames go into a pipe too, from now on, or no more.
+    pub(crate) fn capture(&mut self, to: Option<OwnedFd>) {
+        self.capture = to.map(Capture::new);
+    }
+
+    /// The guest has unplugged the card: the other side is let go.
+    pub(crate) fn unplug(&mut self) {
+        self.backend = None;
+        self.capture = None;
+        self.cable = false;
+        self.clear();
+    }
+
+    /// Whether the guest has unplugged the card.
+    pub(crate) fn is_unplugged(&self) -> bool {
+        self.backend.is_none()
+    }
+
+    /// Forgets what waits on either side.
+    pub(crate) fn clear(&mut self) {
+        self.out.clear();
+        self.waiting.clear();
+    }
+
+    /// Frames that wait for room in guest memory, and for room in the back end.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (self.waiting.len(), self.out.len())
+    }
+
+    /// Gives a frame of the guest's to the other side. What that does not do is done before; with `pad`, short frames get the length
+    /// that a wire wants.
+    pub(crate) fn send(&mut self, frame: Frame, way: Way, pad: bool, cx: &mut Context) {
+        let loopback = way == Way::Loopback;
+        if !loopback && (!self.cable || (self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()))) {
+            return;
+        }
+        let can = self.backend.as_ref().map(|b| b.abilities()).unwrap_or_default();
+        let left = !loopback && (frame.offload.segmentation.is_none() || can.segmentation) && (frame.offload.checksum.is_none() || can.checksum);
+        for mut frame in if left { vec![frame] } else { offload::finish(frame) } {
+            if pad && frame.bytes.len() < SHORTEST {
+                frame.bytes.resize(SHORTEST, 0);
+            }
+            if !loopback {
+                self.captured(&frame);
+                self.out.push_back(frame);
+            } else if self.waiting.len() < LOOPED {
+                self.waiting.push_back(frame);
+            }
+        }
+        while self.out.len() > MOST {
+            self.out.pop_front();
+            self.lost = self.lost.saturating_add(1);
+        }
+        self.flush(cx);
+        if loopback {
+            cx.again();
+        }
+    }
+
+    /// Sends what waits; whether all of it is gone.
+    pub(crate) fn flush(&mut self, cx: &mut Context) -> bool {
+        let Some(backend) = &mut self.backend else { return true };
+        while let Some(frame) = self.out.front() {
+            match backend.send(frame) {
+                Sent::Done => {}
+                Sent::Lost => self.lost = self.lost.saturating_add(1),
+                Sent::Full => {
+                    cx.timers.set(self.retry, Some(cx.now().saturating_add(FULL)));
+                    return false;
+                }
+            }
+            self.out.pop_front();
+        }
+        if backend.pending() {
+            cx.timers.set(self.retry, Some(cx.now().saturating_add(FULL)));
+        }
+        true
+    }
+
+    /// Whether everything that was sent is gone.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes a frame from the back end, done as far as it was not; false if there is none.
+    fn fetch(&mut self) -> bool {
+        let Some(frame) = self.backend.as_mut().and_then(|b| b.receive()) else { return false };
+        self.captured(&frame);
+        self.waiting.extend(offload::finish(frame));
+        true
+    }
+
+    /// Loses what waits and a frame that has come; false if there is none.
+    fn discard(&mut self) -> bool {
+        self.waiting.clear();
+        self.backend.as_mut().is_some_and(|b| b.receive().is_some())
+    }
+
+    fn captured(&mut self, frame: &Frame) {
+        if self.capture.as_mut().is_some_and(|c| !c.record(&frame.bytes)) {
+            self.capture = None;
+        }
+    }
+
+    /// For people.
+    pub(crate) fn inspect(&self, out: &mut Inspect) {
+        out.value("cable", self.cable).value("unplugged", self.is_unplugged());
+        out.value("frames that the other side did not take", self.lost).value("frames that wait", self.waiting.len());
+        out.value("frames that a capture has missed", self.capture.as_ref().map_or(0, Capture::missed));
+        out.value("filter", self.filter.rules());
+        out.group("dropped", |out| {
+            for (rule, n) in self.filter.dropped() {
+                out.value(rule.name(), n);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Abilities, Cable};
+    use bulkhead_bus::fake::FakeMemory;
+    use bulkhead_bus::nic::NicRules;
+
+    const MAC: [u8; 6] = [2, 0x16, 0x3e, 0, 0, 1];
+
+    fn frame(source: [u8; 6]) -> Frame {
+        Frame { bytes: [&[0xff; 6][..], &source, &[8, 0], &[0; 50]].concat(), ..Frame::default() }
+    }
+
+    /// A card with room for two frames.
+    struct Card(Port, Vec<Frame>);
+
+    impl Receiver for Card {
+        fn port(&mut self) -> &mut Port {
+            &mut self.0
+        }
+        fn listens(&self) -> bool {
+            self.0.cable()
+        }
+        fn deliver(&mut self, frame: Frame, _: &mut Context) -> Result<(), Frame> {
+            if self.1.len() >= 2 { Err(frame) } else { self.1.push(frame); Ok(()) }
+        }
+    }
+
+    fn card(cable: &Cable) -> (Card, Context) {
+        let port = Port::new(MAC, Box::new(cable.clone()), &NicSettings::default(), 7);
+        (Card(port, Vec::new()), Context::new(FakeMemory::new(4096)))
+    }
+
+    #[test]
+    fn a_cable_that_was_pulled_gives_nothing_back_later() {
+        let cable = Cable::new(Abilities::default(), 1);
+        let (mut c, mut cx) = card(&cable);
+        for _ in 0..3 {
+            c.0.send(frame(MAC), Way::Cable, true, &mut cx);
+            cable.put(frame([2; 6]));
+        }
+        receive(&mut c, &mut cx);
+        assert_eq!((c.1.len(), c.0.waiting()), (2, (1, 2)));
+        let down = NicSettings { link: false, ..NicSettings::default() };
+        assert!(c.0.set(&down) && !c.0.set(&down));
+        cable.put(frame([2; 6]));
+        receive(&mut c, &mut cx);
+        c.0.send(frame(MAC), Way::Cable, true, &mut cx);
+        assert!(c.0.set(&NicSettings::default()));
+        c.1.clear();
+        receive(&mut c, &mut cx);
+        assert!(cable.take().is_some() && c.0.flush(&mut cx) && cable.take().is_none() && c.1.is_empty());
+    }
+
+    #[test]
+    fn rules_that_are_set_later_hold_from_then_on() {
+        let cable = Cable::new(Abilities::default(), 0);
+        let (mut c, mut cx) = card(&cable);
+        c.0.send(frame([2; 6]), Way::Cable, true, &mut cx);
+        assert!(cable.take().is_some());
+        c.0.set(&NicSettings { link: true, rules: NicRules { mac: true, ..NicRules::default() } });
+        c.0.send(frame([2; 6]), Way::Cable, true, &mut cx);
+        assert!(cable.take().is_none());
+        let mut out = Inspect::default();
+        c.0.inspect(&mut out);
+        assert!(out.items.iter().any(|(n, v)| n.contains("source MAC") && v == "1"), "{:?}", out.items);
+    }
+
+    #[test]
+    fn an_unplugged_card_has_let_go() {
+        let cable = Cable::new(Abilities::default(), 0);
+        let (mut c, mut cx) = card(&cable);
+        cable.put(frame([2; 6]));
+        c.0.unplug();
+        c.0.send(frame(MAC), Way::Cable, true, &mut cx);
+        receive(&mut c, &mut cx);
+        assert!(c.0.is_unplugged() && cable.take().is_none() && c.1.is_empty());
+    }
+
+    #[test]
+    fn a_flood_to_oneself_is_bounded() {
+        let cable = Cable::new(Abilities::default(), 0);
+        let (mut c, mut cx) = card(&cable);
+        for _ in 0..1000 {
+            c.0.send(frame(MAC), Way::Loopback, true, &mut cx);
+        }
+        assert_eq!(c.0.waiting(), (LOOPED, 0));
+    }
+}

@@ -1,0 +1,63 @@
+//! The kernel's network interfaces whose other end is a process of ours. The launcher opens them and puts the rules on them, before
+//! anything runs; the process can do neither.
+//!
+//! | file | what |
+//! |---|---|
+//! | `tap.rs` | taps, in dom0 |
+//! | `packet.rs` | packet sockets, in a stub domain |
+//! | `rules.rs` | what may pass an interface, as tc's classifiers of its clsact |
+//! | `program.rs` | those rules as programs of classic BPF |
+//! | `netlink.rs` | rtnetlink's messages |
+mod netlink;
+pub mod packet;
+mod program;
+mod rules;
+pub mod tap;
+
+pub use rules::Rules;
+
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// Number of the interface with this name.
+///
+/// # Errors
+/// There is none.
+pub fn index(name: &str) -> std::io::Result<u32> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
+}
+
+/// Brings an interface up, with this MTU if it takes it.
+///
+/// # Errors
+/// The kernel's.
+pub fn up(index: u32, mtu: u32) -> std::io::Result<()> {
+    let mut netlink = netlink::Netlink::open()?;
+    // An interface may have a lower limit; then it keeps what it has.
+    let _ = netlink.set_link(index, false, Some(mtu));
+    netlink.set_link(index, true, None)
+}
+
+/// The interface that has this hardware address.
+pub fn by_address(mac: [u8; 6]) -> Option<String> {
+    let wanted: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
+    let wanted = wanted.join(":");
+    let mut names: Vec<String> = std::fs::read_dir("/sys/class/net").ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    names.into_iter().find(|name| std::fs::read_to_string(format!("/sys/class/net/{name}/address")).is_ok_and(|a| a.trim() == wanted))
+}
+
+/// An interface, and a descriptor by which a process is its other end.
+#[derive(Debug)]
+pub struct End {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// For the process.
+    pub fd: OwnedFd,
+    /// What the process sends comes in at the interface (a tap), instead of going out of it (a packet socket).
+    pub ingress: bool,
+}

@@ -1,0 +1,267 @@
+//! Settings of a network card: the cable, and what the guest may send. They are the same for the card's process and for the
+//! launcher, which puts the rules on the interface too.
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What a guest may send. By default everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicRules {
+    /// Only from the card's own address.
+    pub mac: bool,
+    /// No DHCP server and no router.
+    pub guard: bool,
+    /// Only from these addresses; `None`: from any.
+    pub addresses: Option<NicAddresses>,
+    /// Frames a second, and how many at once.
+    pub rate: Option<(u32, u32)>,
+}
+
+/// Addresses of a guest. IPv6's link-local address that follows from the card's is added by whoever enforces them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicAddresses {
+    /// At most [`NicAddresses::IPV4`].
+    pub ipv4: Vec<Ipv4Addr>,
+    /// At most [`NicAddresses::IPV6`].
+    pub ipv6: Vec<Ipv6Addr>,
+}
+
+impl NicAddresses {
+    /// Most IPv4 addresses.
+    pub const IPV4: usize = 3;
+    /// Most IPv6 addresses.
+    pub const IPV6: usize = 2;
+
+    /// The link-local address of a card that makes it of its own (RFC 4291, appendix A).
+    pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = mac;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
+    /// The IPv6 addresses that a card with this address may use.
+    pub fn ipv6_of(&self, mac: [u8; 6]) -> Vec<Ipv6Addr> {
+        self.ipv6.iter().copied().chain([Self::link_local(mac)]).collect()
+    }
+}
+
+/// Settings that may change while the guest runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicSettings {
+    /// The cable is in.
+    pub link: bool,
+    /// What may go out.
+    pub rules: NicRules,
+}
+
+impl Default for NicSettings {
+    fn default() -> Self {
+        Self { link: true, rules: NicRules::default() }
+    }
+}
+
+/// Keys of [`NicSettings::change`].
+pub const NIC_KEYS: &[&str] = &["link", "level", "ip", "rate", "burst"];
+
+impl NicSettings {
+    /// Changes what these pairs name: `link` is on or off; `level` is `off`, `guard` (own hardware address, no DHCP server, no router) or
+    /// `addresses` (that, and only from the addresses of all `ip`); `rate` and `burst` are frames.
+    ///
+    /// # Errors
+    /// What is not understood. Then nothing has changed.
+    pub fn change(&mut self, pairs: &[(String, String)]) -> Result<(), String> {
+        let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let number = |key: &str| get(key).map(|v| v.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{key}= is a number of frames"))).transpose();
+        if let Some((key, _)) = pairs.iter().find(|(k, _)| !NIC_KEYS.contains(&k.as_str())) {
+            return Err(format!("{key}= is not known here"));
+        }
+        let mut next = self.clone();
+        match get("link") {
+            None => {}
+            Some("on" | "up") => next.link = true,
+            Some("off" | "down") => next.link = false,
+            Some(_) => return Err("link is on or off".to_owned()),
+        }
+        let mut addresses = NicAddresses::default();
+        for (_, text) in pairs.iter().filter(|(key, _)| key == "ip") {
+            match text.parse() {
+                Ok(IpAddr::V4(a)) => addresses.ipv4.push(a),
+                Ok(IpAddr::V6(a)) => addresses.ipv6.push(a),
+                Err(_) => return Err(format!("ip={text}: no address")),
+            }
+        }
+        if addresses.ipv4.len() > NicAddresses::IPV4 || addresses.ipv6.len() > NicAddresses::IPV6 {
+            return Err(format!("at most {} IPv4 and {} IPv6 addresses", NicAddresses::IPV4, NicAddresses::IPV6));
+        }
+        let any = addresses != NicAddresses::default();
+        let rules = &mut next.rules;
+        match get("level") {
+            None if any => return Err("ip= goes with level=addresses".to_owned()),
+            None => {}
+            Some(_) if any && get("level") != Some("addresses") => return Err("ip= goes with level=addresses".to_owned()),
+            Some("off") => (rules.mac, rules.guard, rules.addresses) = (false, false, None),
+            Some("guard") => (rules.mac, rules.guard, rules.addresses) = (true, true, None),
+            Some("addresses") if any => (rules.mac, rules.guard, rules.addresses) = (true, true, Some(addresses)),
+            Some("addresses") => return Err("level=addresses needs ip=".to_owned()),
+            Some(_) => return Err("level is off, guard or addresses".to_owned()),
+        }
+        match (number("rate")?, number("burst")?) {
+            (Some(rate), burst) => rules.rate = Some((rate, burst.unwrap_or(rate))),
+            (None, Some(_)) => return Err("burst= goes with rate=".to_owned()),
+            (None, None) => {}
+        }
+        *self = next;
+        Ok(())
+    }
+}
+
+mod flag {
+    pub(super) const LINK: u8 = 1;
+    pub(super) const MAC: u8 = 2;
+    pub(super) const GUARD: u8 = 4;
+    pub(super) const ADDRESSES: u8 = 8;
+    pub(super) const RATE: u8 = 16;
+}
+
+impl NicSettings {
+    /// Bytes of the fixed form.
+    pub const LEN: usize = 64;
+
+    /// In a message of fixed size. More addresses than there is room for are left out.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let rules = &self.rules;
+        let empty = NicAddresses::default();
+        let addresses = rules.addresses.as_ref().unwrap_or(&empty);
+        let (rate, burst) = rules.rate.unwrap_or_default();
+        let flags = [
+            (self.link, flag::LINK), (rules.mac, flag::MAC), (rules.guard, flag::GUARD), (rules.addresses.is_some(), flag::ADDRESSES),
+            (rules.rate.is_some(), flag::RATE),
+        ];
+        let flags = flags.into_iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit);
+        let (four, six) = (addresses.ipv4.len().min(NicAddresses::IPV4), addresses.ipv6.len().min(NicAddresses::IPV6));
+        let mut all = vec![flags, four as u8, six as u8, 0];
+        all.extend(rate.to_le_bytes());
+        all.extend(burst.to_le_bytes());
+        for i in 0..NicAddresses::IPV4 {
+            all.extend(addresses.ipv4.get(i).unwrap_or(&Ipv4Addr::UNSPECIFIED).octets());
+        }
+        for i in 0..NicAddresses::IPV6 {
+            all.extend(addresses.ipv6.get(i).unwrap_or(&Ipv6Addr::UNSPECIFIED).octets());
+        }
+        let mut bytes = [0; Self::LEN];
+        for (to, from) in bytes.iter_mut().zip(all) {
+            *to = from;
+        }
+        bytes
+    }
+
+    /// From a message of fixed size, whose sender may be hostile: `None` if it is no such thing.
+    pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Option<Self> {
+        let (&[flags, four, six, zero], rest) = bytes.split_first_chunk::<4>()?;
+        let (rate, rest) = rest.split_first_chunk::<4>()?;
+        let (burst, rest) = rest.split_first_chunk::<4>()?;
+        let (ipv4, rest) = rest.split_first_chunk::<{ 4 * NicAddresses::IPV4 }>()?;
+        let (ipv6, rest) = rest.split_first_chunk::<{ 16 * NicAddresses::IPV6 }>()?;
+        let (four, six) = (usize::from(four), usize::from(six));
+        let known = flag::LINK | flag::MAC | flag::GUARD | flag::ADDRESSES | flag::RATE;
+        if flags & !known != 0 || zero != 0 || four > NicAddresses::IPV4 || six > NicAddresses::IPV6 || rest.iter().any(|b| *b != 0) {
+            return None;
+        }
+        let addresses = NicAddresses {
+            ipv4: ipv4.chunks_exact(4).take(four).filter_map(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from).collect(),
+            ipv6: ipv6.chunks_exact(16).take(six).filter_map(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from).collect(),
+        };
+        let on = |bit: u8| flags & bit != 0;
+        let rules = NicRules {
+            mac: on(flag::MAC),
+            guard: on(flag::GUARD),
+            addresses: on(flag::ADDRESSES).then_some(addresses),
+            rate: on(flag::RATE).then_some((u32::from_le_bytes(*rate), u32::from_le_bytes(*burst))),
+        };
+        Some(Self { link: on(flag::LINK), rules })
+    }
+}
+
+impl std::fmt::Display for NicRules {
+    /// The level in force, for people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        if self.mac {
+            parts.push("own hardware address".to_owned());
+        }
+        if self.guard {
+            parts.push("no DHCP server, no router".to_owned());
+        }
+        if let Some(a) = &self.addresses {
+            let all: Vec<String> = a.ipv4.iter().map(ToString::to_string).chain(a.ipv6.iter().map(ToString::to_string)).collect();
+            parts.push(format!("addresses {}", if all.is_empty() { "none".to_owned() } else { all.join(" ") }));
+        }
+        if let Some((rate, burst)) = self.rate {
+            parts.push(format!("{rate} frames a second, {burst} at once"));
+        }
+        f.write_str(if parts.is_empty() { "off" } else { "" })?;
+        f.write_str(&parts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn settings()(link: bool, mac: bool, guard: bool, on: bool, four in prop::collection::vec(any::<[u8; 4]>(), 0..=3),
+                      six in prop::collection::vec(any::<[u8; 16]>(), 0..=2), rate: Option<(u32, u32)>) -> NicSettings {
+            let addresses = NicAddresses { ipv4: four.into_iter().map(Into::into).collect(), ipv6: six.into_iter().map(Into::into).collect() };
+            NicSettings { link, rules: NicRules { mac, guard, addresses: on.then_some(addresses), rate } }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn settings_come_back(settings in settings()) {
+            prop_assert_eq!(NicSettings::from_bytes(&settings.to_bytes()), Some(settings));
+        }
+
+        #[test]
+        fn any_bytes_are_settings_or_none(head: [u8; 32], tail: [u8; 32]) {
+            let mut bytes = [0; 64];
+            bytes[..32].copy_from_slice(&head);
+            bytes[32..].copy_from_slice(&tail);
+            if let Some(settings) = NicSettings::from_bytes(&bytes) {
+                prop_assert_eq!(NicSettings::from_bytes(&settings.to_bytes()), Some(settings));
+            }
+        }
+    }
+
+    fn changed(text: &str) -> Result<NicSettings, String> {
+        let mut settings = NicSettings::default();
+        let pairs: Vec<_> = text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let result = settings.change(&pairs);
+        assert!(result.is_ok() || settings == NicSettings::default(), "nothing half");
+        result.map(|()| settings)
+    }
+
+    #[test]
+    fn settings_are_named_by_people() {
+        assert_eq!(changed(""), Ok(NicSettings::default()));
+        let guard = changed("level=guard,rate=100,link=down").unwrap();
+        assert_eq!((guard.link, guard.rules.to_string().as_str()), (false, "own hardware address, no DHCP server, no router, 100 frames a second, 100 at once"));
+        let strict = changed("level=addresses,ip=10.0.0.5,ip=2001:db8::5").unwrap();
+        assert!(strict.rules.to_string().ends_with("addresses 10.0.0.5 2001:db8::5"));
+        for (bad, why) in [
+            ("level=strict", "off, guard or addresses"), ("level=addresses", "needs ip="), ("ip=10.0.0.1", "goes with level"), ("level=guard,ip=::1", "goes with level"),
+            ("level=addresses,ip=10.0.0", "no address"), ("link=maybe", "on or off"), ("rate=0", "a number"), ("burst=5", "goes with rate="), ("speed=1", "not known"),
+            ("level=addresses,ip=1.1.1.1,ip=1.1.1.2,ip=1.1.1.3,ip=1.1.1.4", "at most 3"),
+        ] {
+            assert!(changed(bad).unwrap_err().contains(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_level_is_told() {
+        assert_eq!(NicRules::default().to_string(), "off");
+        let addresses = Some(NicAddresses { ipv4: vec![Ipv4Addr::new(10, 0, 0, 5)], ipv6: vec![] });
+        let rules = NicRules { mac: true, guard: true, addresses, rate: Some((1000, 100)) };
+        assert_eq!(rules.to_string(), "own hardware address, no DHCP server, no router, addresses 10.0.0.5, 1000 frames a second, 100 at once");
+        assert_eq!(NicAddresses::link_local([0, 0x16, 0x3e, 1, 2, 3]).to_string(), "fe80::216:3eff:fe01:203");
+    }
+}
