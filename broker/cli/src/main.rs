@@ -16,6 +16,7 @@ const USAGE: &str = "usage: bulkhead ps                     the processes of all
                                           rate=FRAMES-A-SECOND, burst=FRAMES
        bulkhead trace net DOMID NIC FILE [SECONDS]
                                           a card's frames as pcap, until interrupted
+       bulkhead events DOMID              what happens to its devices, until it is gone
        bulkhead logs DOMID                the last lines of its processes
        bulkhead ps DOMID                  its processes, as its launcher sees them, also in a stub domain";
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ["inspect", guest, device] => qmp::ask(guest, &command("x-bulkhead-inspect", "device", device)),
         ["screenshot", guest, file] => qmp::screenshot(guest, file),
         ["logs", guest] => qmp::logs(guest),
+        ["events", guest] => qmp::events(guest),
         ["ps", guest] => ps::remote(guest),
         ["net", "show", guest] => net::show(guest),
         ["net", "set", guest, device, words @ ..] if !words.is_empty() => net::set(guest, device, words),

@@ -30,6 +30,16 @@ pub(crate) fn screenshot(guest: &str, file: &str) -> Result<(), String> {
     new.and_then(|mut f| f.write_all(&png)).map_err(|e| format!("{file}: {e}"))
 }
 
+/// Prints what happens to the guest's devices, a line each, until its control goes.
+pub(crate) fn events(guest: &str) -> Result<(), String> {
+    let mut session = Session::open(guest)?;
+    session.stream.set_read_timeout(None).map_err(|e| format!("{}: {e}", session.path))?;
+    while let Some(Ok(line)) = session.lines.next() {
+        println!("{line}");
+    }
+    Ok(())
+}
+
 /// The answer's value, or the error's text.
 pub(crate) fn returned(answer: &Value) -> Result<&Value, String> {
     match answer.get("error").and_then(|e| e.get("desc")).and_then(Value::as_str) {

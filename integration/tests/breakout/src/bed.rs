@@ -10,7 +10,11 @@
 //!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its data/bulkhead-debug/command
 //!     bulkhead-bed same-picture PNG PPM   whether two pictures have the same pixels
 //!     bulkhead-bed vnc ADDRESS WORD...    sees and touches a guest by VNC (vnc.rs)
+//!     bulkhead-bed spoof, spoof-fd, watch, flood      frames that a guest may not send (frames.rs)
+//!     bulkhead-bed ports PORT COUNT           in a guest: times reads of a port, prints their median and the longest
+//!     bulkhead-bed outw PORT VALUE            in a guest: writes 16 bits to a port
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
+mod frames;
 mod vnc;
 
 use bulkhead_breakout::{Outcome, ids, run};
@@ -38,9 +42,15 @@ fn main() {
         (Some("commands"), []) => commands(),
         (Some("same-picture"), []) => same_picture(arguments.get(1).map_or("", String::as_str), arguments.get(2).map_or("", String::as_str)),
         (Some("terminal"), _) => terminal(arguments.get(1..).unwrap_or_default()),
+        (Some("spoof"), _) if arguments.len() == 4 => frames::spoof(&arguments[1], &arguments[2], &arguments[3]),
+        (Some("spoof-fd"), [pid, ..]) if arguments.len() == 4 => frames::spoof_fd(*pid, &arguments[2], &arguments[3]),
+        (Some("watch"), []) if arguments.len() == 2 => frames::watch(&arguments[1]),
+        (Some("flood"), [seconds]) if arguments.len() == 3 => frames::flood(&arguments[1], u64::try_from(*seconds).unwrap_or(0)),
+        (Some("ports"), [port, count]) => ports(*port, *count),
+        (Some("outw"), [port, value]) => outw(*port, *value),
         (Some("vnc"), _) => vnc::run(arguments.get(1..).unwrap_or_default()),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | commands | same-picture PNG PPM | vnc ADDRESS WORD... | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | commands | same-picture PNG PPM | vnc ADDRESS WORD... | spoof INTERFACE MAC IP | spoof-fd PID MAC IP | watch INTERFACE | flood INTERFACE SECONDS | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -223,6 +233,31 @@ fn breakout(domid: u16) -> Done {
         check(privcmd, other, "ide", layer, &map, &refused)?;
     }
     if failed { Err("an attempt did not end as it must".into()) } else { Ok(()) }
+}
+
+/// How long reads of a port take, ns: each is a round trip to whoever emulates it.
+fn ports(port: i32, count: i32) -> Done {
+    let file = std::fs::File::open("/dev/port")?;
+    let mut times = Vec::new();
+    for _ in 0..count.max(1) {
+        let start = std::time::Instant::now();
+        rustix::io::pread(&file, &mut [0u8; 1], u64::try_from(port)?)?;
+        times.push(start.elapsed().as_nanos());
+    }
+    times.sort_unstable();
+    println!("ports: median {} longest {}", times[times.len() / 2], times[times.len() - 1]);
+    Ok(())
+}
+
+fn outw(port: i32, value: i32) -> Done {
+    // SAFETY: the ports of this guest; the instruction touches no memory.
+    unsafe {
+        if libc::iopl(3) != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        std::arch::asm!("out dx, ax", in("dx") u16::try_from(port)?, in("ax") u16::try_from(value)?, options(nomem, nostack, preserves_flags));
+    }
+    Ok(())
 }
 
 /// Every child of the launcher, with its profile.

@@ -10,7 +10,7 @@ fn main() {
     let role = std::env::args().next().unwrap_or_default();
     // SAFETY: whoever starts this program gives it the socket as descriptor 3.
     let socket = unsafe { OwnedFd::from_raw_fd(3) };
-    let mut bytes = [0; 128];
+    let mut bytes = [0; 1024];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::net::recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
@@ -112,6 +112,12 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                 let port = libc::ioctl(fd, u64::from(ioctl::EVTCHN_BIND_INTERDOMAIN), &raw const arg);
                 // A port that does not fit is refused by Xen: the way there was open.
                 if port < 0 && errno() == libc::EINVAL as u8 { 0 } else { i64::from(port) }
+            }
+            "write a frame" => {
+                // Behind a virtio_net_hdr of zeroes.
+                let mut frame = vec![0; 10];
+                frame.extend((0..argument.len() / 2).filter_map(|i| u8::from_str_radix(argument.get(i * 2..i * 2 + 2)?, 16).ok()));
+                i64::try_from(libc::write(fd, frame.as_ptr().cast(), frame.len())).unwrap_or(-1)
             }
             "write the area" => i64::try_from(libc::write(fd, [1u8].as_ptr().cast(), 1)).unwrap_or(-1),
             "map the area for writing" => {

@@ -1,0 +1,121 @@
+# Part of the suite: guests with network cards, on bridges in dom0, with libxl's own hotplug scripts.
+# Two bridges, one for each card of a guest: 10.9.0.0/24 and fd09:0::/64, 10.9.1.0/24 and fd09:1::/64. dnsmasq gives addresses,
+# tells who routes, and serves what a card boots: by TFTP on the first, by HTTP on the second.
+networks() {
+    [ -d /sys/class/net/xenbr1 ] && return
+    modprobe -a xen-netback tun bridge sch_ingress cls_bpf act_gact || return 1
+    mkdir -p /run/boot /root/.ssh /var/lib/misc
+    cp $guests/netboot.nbp /run/boot/
+    for n in 0 1; do
+        ip link add xenbr$n type bridge && ip link set xenbr$n up && ip addr add 10.9.$n.1/24 dev xenbr$n && ip addr add fd09:$n::1/64 dev xenbr$n || return 1
+    done
+    httpd -p 10.9.1.1:80 -h /run/boot
+    cat >/run/dnsmasq.conf <<'C'
+port=0
+interface=xenbr0
+interface=xenbr1
+bind-interfaces
+user=root
+dhcp-range=10.9.0.10,10.9.0.99
+dhcp-range=10.9.1.10,10.9.1.99
+dhcp-range=fd09:0::,ra-only
+dhcp-range=fd09:1::,ra-only
+enable-ra
+ra-param=*,4,0
+no-ping
+dhcp-authoritative
+enable-tftp
+tftp-root=/run/boot
+dhcp-boot=tag:xenbr0,netboot.nbp
+dhcp-boot=tag:xenbr1,http://10.9.1.1/netboot.nbp
+dhcp-leasefile=/run/leases
+log-dhcp
+log-facility=/out/dnsmasq.log
+C
+    echo 'root:x:0:0::/root:/bin/sh' >/etc/passwd; echo 'root:x:0:' >/etc/group
+    dnsmasq -C /run/dnsmasq.conf || return 1
+    dropbearkey -t ed25519 -f /root/.ssh/id_dropbear >/dev/null 2>&1
+    ssh_key=$(dropbearkey -y -f /root/.ssh/id_dropbear | grep ^ssh-); echo "$ssh_key" >/root/.ssh/public
+}
+# vifs [OPTIONS...]: the two cards, with these options.
+vifs() { echo "vif=[\"model=e1000,bridge=xenbr0,mac=02:16:3e:00:00:01,mtu=8000\",\"model=rtl8139,bridge=xenbr1,mac=02:16:3e:00:00:02\"]"; }
+# net_guest MODE NAME [LINE...]: Linux with both cards as eth0 and eth1; it executes lines from its serial port (guest).
+net_guest() {
+    mode_=$1 name_=$2; shift 2
+    networks || return 1
+    { echo "key='$(cat /root/.ssh/public)'"; cat <<'S'; } >/run/net.script
+load e1000 8139cp
+mkdir -p /root/.ssh /etc/dropbear; echo "$key" >/root/.ssh/authorized_keys; chmod 700 / /root /root/.ssh
+echo 'root:x:0:0::/root:/bin/sh' >/etc/passwd; echo 'root:x:0:' >/etc/group; echo /bin/sh >/etc/shells; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts
+printf '#!/bin/sh\n[ "$1" = bound ] && ip addr flush dev $interface scope global && ip addr add $ip/$mask dev $interface\nexit 0\n' >/run/bound; chmod 755 /run/bound
+dhcp() { ip link set "$1" up; udhcpc -i "$1" -n -q -t 10 -T 2 -s /run/bound >/dev/null 2>&1; }
+fetch() { nc "$1" "$2" <&5 | sha256sum; }
+tool() { nc 10.9.0.1 5009 <&5 >/run/bed && chmod 755 /run/bed; }
+both_ping() { ping -c 2 -W 5 10.9.0.1 && ping -c 2 -W 5 10.9.1.1; }
+mkfifo /run/none; exec 5<>/run/none 8</dev/ttyS0
+until echo "GUEST-READY"; read -t 1 -r l_ <&8 && [ "$l_" = begin ]; do :; done
+echo "GUEST-LISTENS"
+while read -r l_ <&8 && [ "$l_" != end ]; do eval "$l_"; echo "GUEST-STATUS $?"; done
+S
+    console_guest "$mode_" "$name_" "$(vifs)" "$@" </run/net.script || return 1
+    await 120 said "$name_" GUEST-READY || return 1
+    # Whoever wants the tests' program has it from here.
+    ( while xl domid "$name_" >/dev/null 2>&1; do nc -l -p 5009 <$tools/bulkhead-bed >/dev/null 2>&1; done ) &
+    say begin; await 20 said "$name_" GUEST-LISTENS
+}
+# guest NAME SECONDS COMMAND: the guest executes it; fails if it fails there.
+statuses() { grep -c 'GUEST-STATUS' "/run/$1.out"; }
+guest() {
+    before_=$(statuses "$1"); say "$3"
+    more_() { [ "$(statuses "$1")" -gt "$2" ]; }
+    await "$2" more_ "$1" "$before_" || { echo "no answer in $2 s: $3"; return 1; }
+    grep 'GUEST-STATUS' "/run/$1.out" | tail -n 1 | tr -d '\r' | grep -q 'STATUS 0$' || { echo "in the guest: $3"; return 1; }
+}
+net_trouble() { trouble "$1"; bulkhead net show "$(xl domid "$1")"; bulkhead inspect "$(xl domid "$1")" nic0; tail -n 30 /out/dnsmasq.log; ip addr; brctl show; cat /var/log/xen/xen-hotplug.log; }
+# serve PORT FILE: once, to whoever comes; take PORT FILE BYTES: from whoever comes, until so much is there.
+serve() { nc -l -p "$1" <"$2" >/dev/null 2>&1 & }
+take() { : >"$2"; ( until [ "$(wc -c <"$2")" -ge "$3" ]; do usleep 200000; done ) | nc -l -p "$1" >>"$2" 2>/dev/null & }
+sum() { sha256sum <"$1" | cut -d' ' -f1; }
+# transfers NAME BYTES: a file each way over each card, both cards at once; equal checksums.
+transfers() {
+    head -c "$2" /dev/urandom >/run/net.file; want=$(sum /run/net.file)
+    for n in 0 1; do serve 500$n /run/net.file; take 501$n /run/net.got$n "$2"; done
+    guest "$1" 300 "fetch 10.9.0.1 5000 >/run/got0 & fetch 10.9.1.1 5001 >/run/got1 & wait; echo GUEST-GOT \$(cut -d' ' -f1 /run/got0 /run/got1)" || return 1
+    guest "$1" 300 "head -c $2 /dev/hda | nc 10.9.0.1 5010 & head -c $2 /dev/hda | nc 10.9.1.1 5011; wait" || return 1
+    sent=$(head -c "$2" "/run/$1.img" | sha256sum | cut -d' ' -f1)
+    await 60 sh -c "[ \$(sha256sum </run/net.got0 | cut -d' ' -f1) = $sent ] && [ \$(sha256sum </run/net.got1 | cut -d' ' -f1) = $sent ]" ||
+        { wc -c /run/net.got?; return 1; }
+    said "$1" "GUEST-GOT $want $want"
+}
+# What every guest must be able to do.
+net_basics() { # net_basics NAME
+    guest "$1" 60 'dhcp eth0 && dhcp eth1' && cat /run/leases && guest "$1" 30 both_ping || return 1
+    a0=$(awk '/02:16:3e:00:00:01/ { print $3 }' /run/leases) a1=$(awk '/02:16:3e:00:00:02/ { print $3 }' /run/leases)
+    ping -c 2 -W 5 "$a0" && ping -c 2 -W 5 "$a1" || return 1
+    # By IPv6: an address of its own making, and one that the router's word has given it.
+    guest "$1" 30 'await 10 ping6 -c 1 -W 2 fd09:0::1 && ping6 -c 2 -W 5 fd09:1::1' || return 1
+    ping6 -c 2 -W 5 -I xenbr0 fe80::16:3eff:fe00:1 && ping6 -c 2 -W 5 fd09:1::16:3eff:fe00:2 || return 1
+    # Somebody logs in, over either card.
+    guest "$1" 60 'dropbear -R -s -E 2>/run/dropbear.log' || return 1
+    for a in "$a0" "$a1"; do
+        timeout 90 dbclient -y -y "root@$a" 'echo "logged in: $(cat /proc/uptime)"' </dev/null >/run/ssh.out 2>/run/ssh.err; grep -q '^logged in' /run/ssh.out || { cat /run/ssh.out /run/ssh.err; return 1; }
+        cat /run/ssh.out
+    done
+    transfers "$1" 400000
+}
+# Dom0 mode: both cards at once. Addresses, IPv6, SSH, files; the link goes down and up, the drivers are loaded again, jumbo frames.
+net() {
+    net_guest our nt || { net_trouble nt; return 1; }
+    d=$(xl domid nt)
+    net_basics nt || { net_trouble nt; return 1; }
+    bulkhead net set "$d" nic0 link=down || return 1
+    guest nt 20 'await 10 grep -q 0 /sys/class/net/eth0/carrier' && ! ping -c 1 -W 2 "$a0" && guest nt 20 'ping -c 2 -W 5 10.9.1.1' || { net_trouble nt; return 1; }
+    qmp nt '{"execute":"set_link","arguments":{"name":"nic0","up":true}}' && guest nt 20 'await 10 grep -q 1 /sys/class/net/eth0/carrier; ping -c 2 -W 5 10.9.0.1' || { net_trouble nt; return 1; }
+    guest nt 90 'rmmod e1000 && rmmod 8139cp && load e1000 8139cp && dhcp eth0 && dhcp eth1 && both_ping' || { net_trouble nt; return 1; }
+    ip link set xenbr0 mtu 8000; guest nt 20 'ip link set eth0 mtu 8000 && ping -c 2 -s 7900 -W 5 10.9.0.1' || { net_trouble nt; return 1; }
+    guest nt 10 '[ "$(cat /sys/class/net/eth?/statistics/rx_errors /sys/class/net/eth?/statistics/tx_errors | tr -d "\n")" = 0000 ]' || { net_trouble nt; return 1; }
+    say end; await 60 gone nt || { net_trouble nt; return 1; }
+    exec 6>&-
+    grep -E 'bulkhead-dm' /var/log/xen/qemu-dm-nt.log
+    ! grep -q SIGSYS /var/log/xen/qemu-dm-nt.log && await 5 nothing_left && ! ls /sys/class/net | grep -q emu
+}
