@@ -155,6 +155,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         ToProcess::Disks { serial, disks } => shared.launcher.answered(serial, Ok(Answer::Disks(disks, fds))),
         ToProcess::Dropped { serial, rules } => shared.launcher.answered(serial, Ok(Answer::Dropped(rules))),
         ToProcess::Unplugged { slot } => {
+            shared.clients.remove(slot);
             shared.nics.remove(slot);
             let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
             event(shared, "DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));

@@ -29,6 +29,10 @@ const IDLE_LIMIT: u32 = 20_000;
 /// Posted writes that wait before the device is woken for them.
 const POSTED_WAKE: u32 = 256;
 
+/// Writes that are kept for a process to come.
+const MISSED: usize = 256;
+const _: () = assert!(MISSED < bulkhead_wire::POSTED);
+
 /// A device.
 pub(crate) struct Channel {
     pub(crate) slot: Slot,
@@ -42,6 +46,8 @@ pub(crate) struct Channel {
     pub(crate) unplugged: bool,
     /// The guest has unplugged all of it: nothing of it is decoded any more.
     pub(crate) removed: bool,
+    /// Writes of the guest's to regions that are kept, made while no process was there.
+    missed: Vec<Posted>,
     /// Full hops, by region; the last is configuration space.
     pub(crate) hops: Vec<u64>,
 }
@@ -55,12 +61,35 @@ impl Channel {
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
         let hops = vec![0; declaration.regions.len().saturating_add(1)];
-        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, removed: false }
+        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, removed: false, missed: Vec::new() }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {
         let seen = end.bell().wrapping_sub(1);
-        self.live = Some(Live { end, request_bell, seen, watched: true, idle: 0, posted_ticks: 0, posted_before: 0 });
+        let mut live = Live { end, request_bell, seen, watched: true, idle: 0, posted_ticks: 0, posted_before: 0 };
+        for what in std::mem::take(&mut self.missed) {
+            // There is room for all of them, and a new process has broken nothing yet.
+            let _ = live.end.post(&what);
+        }
+        let ring = live.end.publish_posted();
+        self.live = Some(live);
+        if ring {
+            self.ring();
+        }
+    }
+
+    /// Keeps a write for the process to come. One that more have been made for than are kept has lost all of them: the guest's driver
+    /// has been at it for long, and half of what it did is worse than nothing.
+    pub(crate) fn miss(&mut self, what: Posted) {
+        if self.missed.len() >= MISSED {
+            self.missed.clear();
+        }
+        self.missed.push(what);
+    }
+
+    /// Whether single writes to this region are kept while no process is there.
+    pub(crate) fn keeps(&self, region: u16) -> bool {
+        !self.removed && self.declaration.regions.get(usize::from(region)).is_some_and(|r| r.kept)
     }
 
     /// The device is dead: its lines go down.

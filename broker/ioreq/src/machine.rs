@@ -478,7 +478,7 @@ impl<E: Edge> Machine<E> {
             self.remove_unplugged();
             self.complete(vcpu, &request, data);
         } else if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot = Slot::Waiting(Waiting { request, purpose: Purpose::Barrier, channels, ticks: 0, data });
+            *slot = Slot::Waiting(Waiting { request, purpose: Purpose::Barrier, channels, ticks: 0, again: None, data });
         }
     }
 
@@ -614,20 +614,25 @@ impl<E: Edge> Machine<E> {
             offset,
             data: request.data & ones(request.size),
         };
+        let kept = !read && !pointer && request.count == 1 && self.channels.get(channel).is_some_and(|c| c.keeps(region));
+        let again = kept.then_some(Posted { offset, data: what.data, count: 1, region, size: shape.size, step: shape.step as u8 });
         let sent = self.send(channel, vcpu, what, &payload);
         self.scratch = payload;
         if sent {
             self.counters.hops = self.counters.hops.saturating_add(1);
-            self.wait(vcpu, request, channel, Purpose::Access);
+            self.wait(vcpu, request, channel, Purpose::Access, again);
         } else {
+            if let (Some(again), Some(c)) = (again, self.channels.get_mut(channel)) {
+                c.miss(again);
+            }
             self.counters.dead = self.counters.dead.saturating_add(1);
             self.answer_ones(vcpu, &request);
         }
     }
 
-    fn wait(&mut self, vcpu: usize, request: Ioreq, channel: usize, purpose: Purpose) {
+    fn wait(&mut self, vcpu: usize, request: Ioreq, channel: usize, purpose: Purpose, again: Option<Posted>) {
         if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot = Slot::Waiting(Waiting { request, purpose, channels: vec![channel], ticks: 0, data: None });
+            *slot = Slot::Waiting(Waiting { request, purpose, channels: vec![channel], ticks: 0, again, data: None });
         }
     }
 
@@ -673,7 +678,7 @@ impl<E: Edge> Machine<E> {
         self.counters.hops = self.counters.hops.saturating_add(1);
         let value = request.data as u32;
         let purpose = if request.bits.read() { Purpose::Access } else { Purpose::ConfigWrite { offset, size, value } };
-        self.wait(vcpu, request, index, purpose);
+        self.wait(vcpu, request, index, purpose, None);
     }
 
     /// Channel `index` has answered vCPU `vcpu`'s request, or has died (`None`).
@@ -690,6 +695,9 @@ impl<E: Edge> Machine<E> {
             if waiting.purpose == Purpose::Barrier {
                 self.remove_unplugged();
                 return self.complete(vcpu, &request, waiting.data);
+            }
+            if let (Some(again), Some(c)) = (waiting.again, self.channels.get_mut(index)) {
+                c.miss(again);
             }
             self.counters.dead = self.counters.dead.saturating_add(1);
             return self.answer_ones(vcpu, &request);

@@ -1,4 +1,5 @@
 //! One vCPU's slot.
+use bulkhead_wire::Posted;
 use bulkhead_xen_abi::ioreq::Ioreq;
 
 /// What the reply is for.
@@ -29,6 +30,8 @@ pub(crate) struct Waiting {
     pub(crate) channels: Vec<usize>,
     /// Ticks since it was sent.
     pub(crate) ticks: u32,
+    /// The write, if it is made again should the device's process die before it answers.
+    pub(crate) again: Option<Posted>,
     /// The answer for the guest if it is known already (the access that started a barrier).
     pub(crate) data: Option<u64>,
 }

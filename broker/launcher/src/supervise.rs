@@ -602,7 +602,8 @@ impl Launcher {
             (false, true) => Phase::Unplugged,
         };
         let name = state.name.clone();
-        for other in [BROKER, CONTROL] {
+        // For control an unplugged device is no dead one; it is told below.
+        for other in if unplugged { vec![BROKER] } else { vec![BROKER, CONTROL] } {
             let reason = reason.to_owned();
             if let Some(other) = self.slot(other) {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);

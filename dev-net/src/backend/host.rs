@@ -58,8 +58,9 @@ impl Backend for Host {
             return match rustix::io::writev(&self.fd, &[IoSlice::new(&header), IoSlice::new(&frame.bytes)]) {
                 Ok(_) => Sent::Done,
                 Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN | Errno::NOBUFS) => Sent::Full,
-                // The interface is down or gone, or the kernel does not like the frame.
+                Err(Errno::AGAIN) => Sent::Full,
+                // The interface is down or gone, its queue has no room, a rule at its egress has dropped the frame (ENOBUFS, both), or
+                // the kernel does not like it. Whoever tried again would try for ever.
                 Err(_) => Sent::Lost,
             };
         }

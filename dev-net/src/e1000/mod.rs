@@ -33,6 +33,10 @@ const THROTTLE: u8 = 0;
 const LATE_TRANSMIT: u8 = 1;
 const LATE_RECEIVE: u8 = 2;
 const RETRY: u8 = 3;
+/// Marks: where the receive ring is (low half) and where it will be when the frame that is being put there is in (high half); where
+/// the next frame to be sent begins.
+const RECEIVE_MARK: usize = 0;
+const TRANSMIT_MARK: usize = 1;
 /// Units of ITR and of the others, ns (13.4.18, 13.4.30).
 const ITR_UNIT: u64 = 256;
 const DELAY_UNIT: u64 = 1024;
@@ -46,7 +50,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: vec![Region::bar("registers", 0, 0), Region::bar("window", 0, 1)],
+        regions: vec![Region::bar("registers", 0, 0).kept(), Region::bar("window", 0, 1)],
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -67,6 +71,8 @@ pub struct E1000 {
     phy: Phy,
     port: Port,
     tx: Transmit,
+    /// Where the frame that is being collected begins, with its context.
+    begins: u32,
     /// Where the window points.
     window: u32,
     running: bool,
@@ -95,6 +101,7 @@ impl E1000 {
             phy: Phy::default(),
             port: Port::new(mac, backend, settings, RETRY),
             tx: Transmit::default(),
+            begins: 0,
             window: 0,
             running: true,
             dirty: true,
@@ -137,9 +144,21 @@ impl E1000 {
         self.set(reg::RAL.wrapping_add(4), 1 << 31 | u32::from(c));
         self.bus = Bus::default();
         self.tx = Transmit::default();
+        self.begins = 0;
         self.port.clear();
         (self.quiet_until, self.late) = (0, [None; 2]);
         self.update_link();
+    }
+
+    /// The receive ring is here, and goes on to `next` when what is being done now is done.
+    fn mark_receive(&self, next: u32, cx: &mut Context) {
+        cx.marks.set(RECEIVE_MARK, u64::from(next) << 32 | u64::from(self.get(reg::RDH)));
+    }
+
+    /// The next frame to be sent begins here.
+    fn mark_transmit(&mut self, at: u32, cx: &mut Context) {
+        self.begins = at;
+        cx.marks.set(TRANSMIT_MARK, u64::from(at));
     }
 
     fn update_link(&mut self) {
@@ -245,6 +264,8 @@ impl E1000 {
                 let ctrl = Ctrl::from_bits(value);
                 if ctrl.reset() {
                     self.clear();
+                    self.mark_receive(0, cx);
+                    self.mark_transmit(0, cx);
                     self.phy = Phy::default();
                     for timer in [THROTTLE, LATE_TRANSMIT, LATE_RECEIVE, RETRY] {
                         cx.timers.set(timer, None);
@@ -311,7 +332,14 @@ impl E1000 {
                 self.set(reg::TDT, value & 0xffff);
                 self.transmit(cx);
             }
-            reg::RDH | reg::TDH => self.set(register, value & 0xffff),
+            reg::RDH => {
+                self.set(register, value & 0xffff);
+                self.mark_receive(value & 0xffff, cx);
+            }
+            reg::TDH => {
+                self.set(register, value & 0xffff);
+                self.mark_transmit(value & 0xffff, cx);
+            }
             // Multiples of 128 bytes; at most 64 Ki descriptors are named by 16 bits.
             reg::RDLEN | reg::TDLEN => self.set(register, value & 0x000f_ff80),
             reg::RDBAL | reg::TDBAL => self.set(register, value & !0xf),
@@ -414,6 +442,8 @@ impl Device for E1000 {
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
         self.clear();
+        self.mark_receive(0, cx);
+        self.mark_transmit(0, cx);
         self.phy = Phy::default();
         self.window = 0;
         let mut config = ConfigSpace::new(&function(self.device, self.rom), 0x8086, 0x100e, 3, 0x02_0000);

@@ -35,6 +35,27 @@ impl E1000 {
         }
     }
 
+    /// Goes on where a dead life was. One that was in the middle of a frame has written the descriptors whose status says so.
+    pub(super) fn resume_receive(&mut self, cx: &mut Context) {
+        let Some(mark) = cx.marks.former(super::RECEIVE_MARK) else { return };
+        let count = self.get(reg::RDLEN) >> 4;
+        let (mut head, next) = ((mark & 0xffff_ffff) as u32, (mark >> 32) as u32);
+        if head >= count || next >= count {
+            return;
+        }
+        let base = u64::from(self.get(reg::RDBAH)) << 32 | u64::from(self.get(reg::RDBAL));
+        for _ in 0..count {
+            let mut status = [0];
+            let address = base.wrapping_add(u64::from(head).saturating_mul(DESCRIPTOR)).wrapping_add(12);
+            if head == next || cx.memory.read(address, &mut status).is_err() || !ReceiveStatus::from_bits(u16::from(status[0])).done() {
+                break;
+            }
+            head = if head.saturating_add(1) >= count { 0 } else { head.saturating_add(1) };
+        }
+        self.set(reg::RDH, head);
+        self.mark_receive(head, cx);
+    }
+
     /// Descriptors that the guest has made free.
     fn free(&self) -> u32 {
         let count = self.get(reg::RDLEN) >> 4;
@@ -89,6 +110,8 @@ impl E1000 {
         let checked = frame.offload.verified;
         let base = u64::from(self.get(reg::RDBAH)) << 32 | u64::from(self.get(reg::RDBAL));
         let count = self.get(reg::RDLEN) >> 4;
+        let next = |head: u32| if head.saturating_add(1) >= count { 0 } else { head.saturating_add(1) };
+        self.mark_receive((0..need).fold(self.get(reg::RDH), |head, _| next(head)), cx);
         let pieces = bytes.chunks(buffer);
         let last = pieces.len().saturating_sub(1);
         for (i, piece) in pieces.enumerate() {
@@ -114,8 +137,9 @@ impl E1000 {
             if written.is_err() | cx.memory.write(address.wrapping_add(8), &back).is_err() {
                 self.ring_errors = self.ring_errors.saturating_add(1);
             }
-            self.set(reg::RDH, if head.saturating_add(1) >= count { 0 } else { head.saturating_add(1) });
+            self.set(reg::RDH, next(head));
         }
+        self.mark_receive(self.get(reg::RDH), cx);
         self.received(&frame.bytes);
         let fraction = count >> u32::from(rctl.threshold()).saturating_add(1);
         let low = if self.free() <= fraction { cause::RXDMT0 } else { 0 };

@@ -40,7 +40,9 @@ struct E1000State {
 impl E1000 {
     /// Encodes the state.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let registers = (0u32..).step_by(4).zip(&self.regs).filter(|(_, v)| **v != 0).flat_map(|(at, v)| [at, *v]).collect();
+        // A frame that was collected half is collected anew.
+        let value = |at: u32, v: u32| if at == reg::TDH { self.begins } else { v };
+        let registers = (0u32..).step_by(4).zip(&self.regs).map(|(at, v)| (at, value(at, *v))).filter(|(_, v)| *v != 0).flat_map(|(at, v)| [at, v]).collect();
         let Phy { control, advertise, control_1000, specific, specific_ext } = self.phy;
         let c = self.tx.context;
         E1000State {
@@ -105,6 +107,11 @@ impl E1000 {
         self.port.clear();
         (self.quiet_until, self.late) = (0, [None; 2]);
         self.update_link();
+        self.resume_receive(cx);
+        let begins = cx.marks.former(super::TRANSMIT_MARK).and_then(|at| u32::try_from(at).ok()).filter(|at| *at < self.get(reg::TDLEN) >> 4);
+        let begins = begins.unwrap_or(self.get(reg::TDH));
+        self.set(reg::TDH, begins);
+        self.mark_transmit(begins, cx);
         if s.late_transmit {
             self.late = [Some(u64::MAX), None];
             cx.timers.set(LATE_TRANSMIT, Some(cx.now()));

@@ -429,3 +429,47 @@ proptest! {
         prop_assert!(b.card.load(&saved, &mut b.cx).is_ok());
     }
 }
+
+/// A life that was killed in the middle: the state page knows less than the guest has seen.
+#[test]
+fn a_life_that_ended_in_the_middle_is_taken_up_where_it_was() {
+    let mut b = Bench::new(Abilities::default());
+    b.arrives(frame(MAC, 100));
+    let state = b.card.save();
+    // After that page three more frames came, and the guest has seen two of them; one was on its way.
+    for _ in 0..3 {
+        b.arrives(frame(MAC, 100));
+    }
+    for i in 1..3 {
+        b.memory.write(RX + i * 16 + 12, &[0]).unwrap();
+    }
+    for (mark, head) in [(4 << 32 | 4, 4), (4 << 32 | 3, 4), (5 << 32 | 3, 4), (5 << 32 | 4, 4), (999, 1), (99 << 32 | 4, 1)] {
+        let mut other = Bench::new(Abilities::default());
+        (other.memory, other.cx) = (b.memory.clone(), Context::new(b.memory.clone()));
+        other.cx.marks.after(RECEIVE_MARK, mark);
+        other.card.load(&state, &mut other.cx).unwrap();
+        assert_eq!(other.read(reg::RDH), head, "{mark:#x}");
+    }
+}
+
+#[test]
+fn a_frame_of_which_half_was_collected_is_collected_anew() {
+    let mut b = Bench::new(Abilities::default());
+    b.legacy(&frame(MAC, 60), 0x0b);
+    let at = b.put(&frame(MAC, 30));
+    b.descriptor(at, 20);
+    assert_eq!(b.read(reg::TDH), 2);
+    let state = b.card.save();
+    while b.cable.take().is_some() {}
+    let mut other = Bench::new(Abilities::default());
+    (other.memory, other.cx) = (b.memory.clone(), Context::new(b.memory.clone()));
+    other.card.load(&state, &mut other.cx).unwrap();
+    assert_eq!(other.read(reg::TDH), 1, "where it begins");
+    other.descriptor(at + 20, u64::from(0x0bu8) << 24 | 24);
+    other.card.poll(Ready::Again, &mut other.cx);
+    assert_eq!(other.cable.take().unwrap().bytes.len(), 60);
+    // What a mark says is newer.
+    other.cx.marks.after(TRANSMIT_MARK, 2);
+    other.card.load(&state, &mut other.cx).unwrap();
+    assert_eq!(other.read(reg::TDH), 2);
+}

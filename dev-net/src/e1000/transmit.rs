@@ -67,11 +67,16 @@ impl E1000 {
                 // Nothing is there: the guest loses what it put into this ring, nothing else.
                 self.ring_errors = self.ring_errors.saturating_add(1);
                 self.set(reg::TDH, tail);
+                self.mark_transmit(tail, cx);
                 break;
             }
             let descriptor = TransmitDescriptor::from_bytes(&bytes);
             self.descriptor(descriptor, cx);
             let command = descriptor.command();
+            if !self.tx.begun && !(command.extended() && descriptor.kind() == 0) {
+                // Whole, and gone: before the guest hears of it, who may use its buffers for something else then.
+                self.mark_transmit(next, cx);
+            }
             if command.report() || command.report_sent() {
                 let status = descriptor.byte(4) | TRANSMIT_DONE;
                 let _ = cx.memory.write(address.wrapping_add(12), &[status]);

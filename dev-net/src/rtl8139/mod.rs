@@ -24,6 +24,9 @@ use rustix::fd::OwnedFd;
 /// Timers: the card's own; a back end that was full.
 const TIMER: u8 = 0;
 const RETRY: u8 = 1;
+/// Marks: C+ mode's place in the receive ring and C mode's in the buffer; the places in the two transmit rings.
+const RECEIVE_MARK: usize = 0;
+const TRANSMIT_MARK: usize = 1;
 /// The timer counts the PCI clock's 33 MHz.
 const TICK: u64 = 30;
 /// What TCR says of the chip: RTL8139C+ (5.8).
@@ -40,7 +43,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: vec![Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)],
+        regions: vec![Region::bar("ports", 0, 0).kept(), Region::bar("registers", 0, 1).kept()],
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -203,6 +206,26 @@ impl Rtl8139 {
         self.port.clear();
     }
 
+    /// Where the rings are now.
+    fn mark(&self, cx: &mut Context) {
+        let [normal, high, receive] = self.positions;
+        cx.marks.set(RECEIVE_MARK, u64::from(self.get16(reg::CBR)) << 32 | u64::from(receive));
+        cx.marks.set(TRANSMIT_MARK, u64::from(high) << 32 | u64::from(normal));
+    }
+
+    /// Goes on where a dead life was.
+    fn resume(&mut self, cx: &mut Context) {
+        let halves = |mark: u64| ((mark & 0xffff_ffff) as u32, (mark >> 32) as u32);
+        if let Some((receive, buffer)) = cx.marks.former(RECEIVE_MARK).map(halves).filter(|(r, b)| *r < spec::RING && *b < self.buffer()) {
+            self.positions[2] = receive;
+            self.put(reg::CBR, &(buffer as u16).to_le_bytes());
+        }
+        if let Some((normal, high)) = cx.marks.former(TRANSMIT_MARK).map(halves).filter(|(n, h)| *n < spec::RING && *h < spec::RING) {
+            (self.positions[0], self.positions[1]) = (normal, high);
+        }
+        self.mark(cx);
+    }
+
     fn raise(&mut self, causes: u16, cx: &mut Context) {
         self.put(reg::ISR, &(self.get16(reg::ISR) | causes).to_le_bytes());
         self.update(cx);
@@ -280,6 +303,7 @@ impl Rtl8139 {
                 let command = Command::from_bits(number as u8);
                 if command.reset() {
                     self.soft_reset();
+                    self.mark(cx);
                     for timer in [TIMER, RETRY] {
                         cx.timers.set(timer, None);
                     }
@@ -293,6 +317,7 @@ impl Rtl8139 {
                 self.put(at, value.get(..2).unwrap_or(value));
                 self.receive(cx);
             }
+            reg::RMS | 0xdb => {}
             // CBR, TCTR's value, the status registers are the card's own.
             0x3a | 0x3b | 0x58 | 0x5e | 0x60 | 0x61 | 0x64 | 0x65 | 0x68..0x6c => {}
             reg::ISR => {
@@ -337,6 +362,7 @@ impl Rtl8139 {
                         *position = 0;
                     }
                 }
+                self.mark(cx);
                 if touches(reg::IMR, 2) {
                     self.update(cx);
                 }
@@ -428,6 +454,7 @@ impl Device for Rtl8139 {
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
         self.power_on();
+        self.mark(cx);
         self.config = Self::identity(self.device, self.rom);
         self.update(cx);
     }
@@ -471,6 +498,7 @@ impl Device for Rtl8139 {
         (self.positions, self.bytes, self.tally, self.bus, self.config) = (positions.ok_or(StateError::Value("positions"))?, registers, tally, bus, config);
         self.timer = s.timer;
         self.port.clear();
+        self.resume(cx);
         self.arm(cx);
         self.update(cx);
         cx.again();

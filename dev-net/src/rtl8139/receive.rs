@@ -7,6 +7,8 @@ use bulkhead_bus::Context;
 
 /// Most bytes of a frame in C mode, with its frame check sequence: an Ethernet frame with a tag.
 const LONGEST: usize = 1522;
+/// Most bytes that C+ mode's descriptors can tell (7.2.2).
+const LONGEST_PLUS: usize = 0x3fff;
 /// Status of a frame in C mode's buffer (6.2): received, broadcast, own address, multicast.
 const OK: u16 = 1;
 const BROADCAST: u16 = 1 << 13;
@@ -95,6 +97,7 @@ impl Rtl8139 {
         }
         let next = at.saturating_add(need).checked_rem(size).unwrap_or(0);
         self.put(reg::CBR, &(next as u16).to_le_bytes());
+        self.mark(cx);
         self.received(kind);
         self.raise(cause::RECEIVED, cx);
         Ok(())
@@ -114,12 +117,7 @@ impl Rtl8139 {
         }
         bytes.resize(bytes.len().max(SHORTEST), 0);
         let len = bytes.len().saturating_add(4);
-        // Linux's driver never sets it: nothing is too long then.
-        let longest = match self.get16(reg::RMS) & 0x3fff {
-            0 => 0x3fff,
-            limit => limit,
-        };
-        if len > usize::from(longest) {
+        if len > LONGEST_PLUS {
             self.count(3);
             return Ok(());
         }
@@ -176,9 +174,8 @@ impl Rtl8139 {
                 self.ring_errors = self.ring_errors.saturating_add(1);
             }
         }
-        if let Some(place) = self.positions.get_mut(2) {
-            *place = position;
-        }
+        self.positions[2] = position;
+        self.mark(cx);
         self.received(kind);
         self.raise(cause::RECEIVED, cx);
         Ok(())

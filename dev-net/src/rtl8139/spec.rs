@@ -43,6 +43,7 @@ pub(super) mod reg {
     pub(crate) const ANER: usize = 0x6a;
     pub(crate) const CONFIG5: usize = 0xd8;
     pub(crate) const TPPOLL: usize = 0xd9;
+    /// The 8169's limit of a packet. This card has none: drivers tell the two by it (iPXE, Linux).
     pub(crate) const RMS: usize = 0xda;
     pub(crate) const CPCR: usize = 0xe0;
     pub(crate) const RDSAR: usize = 0xe4;

@@ -92,16 +92,18 @@ impl Rtl8139 {
             if !word.last() {
                 continue;
             }
-            for (address, word) in walked.drain(..) {
-                let _ = cx.memory.write(address, &word.with_own(false).into_bits().to_le_bytes());
-            }
-            if let Some(place) = self.positions.get_mut(which) {
-                *place = position;
-            }
             let bytes = std::mem::take(&mut frame);
             match first.take() {
                 Some((word, tag)) if !bad && !bytes.is_empty() => self.emit(bytes, word, tag, cx),
                 _ => self.ring_errors = self.ring_errors.saturating_add(1),
+            }
+            if let Some(place) = self.positions.get_mut(which) {
+                *place = position;
+            }
+            // Before the guest hears of it, who may use the buffers for something else then.
+            self.mark(cx);
+            for (address, word) in walked.drain(..) {
+                let _ = cx.memory.write(address, &word.with_own(false).into_bits().to_le_bytes());
             }
             self.raise(cause::SENT, cx);
         }

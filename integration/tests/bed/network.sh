@@ -47,7 +47,7 @@ net_guest() {
 load e1000 8139cp
 mkdir -p /root/.ssh /etc/dropbear; echo "$key" >/root/.ssh/authorized_keys; chmod 700 / /root /root/.ssh
 echo 'root:x:0:0::/root:/bin/sh' >/etc/passwd; echo 'root:x:0:' >/etc/group; echo /bin/sh >/etc/shells; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts
-printf '#!/bin/sh\n[ "$1" = bound ] && ip addr flush dev $interface scope global && ip addr add $ip/$mask dev $interface\nexit 0\n' >/run/bound; chmod 755 /run/bound
+printf '#!/bin/sh\n[ "$1" = bound ] && ip -4 addr flush dev $interface && ip addr add $ip/$mask dev $interface\nexit 0\n' >/run/bound; chmod 755 /run/bound
 dhcp() { ip link set "$1" up; udhcpc -i "$1" -n -q -t 10 -T 2 -s /run/bound >/dev/null 2>&1; }
 fetch() { nc "$1" "$2" <&5 | sha256sum; }
 tool() { nc 10.9.0.1 5009 <&5 >/run/bed && chmod 755 /run/bed; }
@@ -71,7 +71,7 @@ guest() {
     await "$2" more_ "$1" "$before_" || { echo "no answer in $2 s: $3"; return 1; }
     grep 'GUEST-STATUS' "/run/$1.out" | tail -n 1 | tr -d '\r' | grep -q 'STATUS 0$' || { echo "in the guest: $3"; return 1; }
 }
-net_trouble() { trouble "$1"; bulkhead net show "$(xl domid "$1")"; bulkhead inspect "$(xl domid "$1")" nic0; tail -n 30 /out/dnsmasq.log; ip addr; brctl show; cat /var/log/xen/xen-hotplug.log; }
+net_trouble() { trouble "$1"; bulkhead net show "$(xl domid "$1")"; bulkhead inspect "$(xl domid "$1")" nic0; grep -v RTR-ADV /out/dnsmasq.log | tail -n 20; cat /var/log/xen/xen-hotplug.log; }
 # serve PORT FILE: once, to whoever comes; take PORT FILE BYTES: from whoever comes, until so much is there.
 serve() { nc -l -p "$1" <"$2" >/dev/null 2>&1 & }
 take() { : >"$2"; ( until [ "$(wc -c <"$2")" -ge "$3" ]; do usleep 200000; done ) | nc -l -p "$1" >>"$2" 2>/dev/null & }
@@ -118,4 +118,124 @@ net() {
     exec 6>&-
     grep -E 'bulkhead-dm' /var/log/xen/qemu-dm-nt.log
     ! grep -q SIGSYS /var/log/xen/qemu-dm-nt.log && await 5 nothing_left && ! ls /sys/class/net | grep -q emu
+}
+# seen INTERFACE COMMAND...: the names of the forbidden frames that arrive on an interface while the command runs, in /run/seen.
+seen() {
+    on_=$1; shift
+    : >/run/seen; $tools/bulkhead-bed watch "$on_" >/run/seen & w_=$!
+    await 5 grep -q watching /run/seen && "$@" && await 20 grep -q 'arrived honest' /run/seen; r_=$?
+    [ $r_ = 0 ] || { kill $w_; echo "the honest frame did not arrive"; }
+    wait $w_ 2>/dev/null; sed -n 's/^arrived //p' /run/seen | tr '\n' ' '; echo
+    return $r_
+}
+arrived() { sed -n 's/^arrived //p' /run/seen | tr '\n' ' '; }
+all_frames='mac ipv4 arp dhcp router hidden-router neighbour ipv6 vlan ethertype honest '
+# dropped NAME PLACE WANTED: what the rules have dropped: in the process, on the interface.
+dropped() {
+    bulkhead net show "$(xl domid "$1")" | tee /run/show
+    got_=$(awk '/^nic1/ { exit } { print }' /run/show | sed -n "s/^    $2: \(.*\): \([1-9][0-9]*\) dropped/\1=\2/p" | tr '\n' ';')
+    [ "$got_" = "$3" ] || { echo "dropped in $2: $got_, not $3"; return 1; }
+}
+# spoofing NAME HOSTILE: frames that a guest may not send, from inside it and, by HOSTILE (a command and its arguments), from a program
+# in the place of its card's process. Without rules all arrive, with rules none, each counted once; the guest goes on.
+spoofing() {
+    d=$(xl domid "$1"); n_=$1; shift
+    forge() { guest "$n_" 60 "/run/bed spoof eth0 02:16:3e:00:00:01 $a0"; }
+    guest "$n_" 60 tool || return 1
+    seen xenbr0 forge && [ "$(arrived)" = "$all_frames" ] || { echo "without rules: $(arrived)"; return 1; }
+    seen xenbr0 "$@" && [ "$(arrived)" = "$all_frames" ] || { echo "by hand, without rules: $(arrived)"; return 1; }
+    bulkhead net set "$d" nic0 level=addresses ip="$a0" ip=fd09::16:3eff:fe00:1 || return 1
+    seen xenbr0 forge && [ "$(arrived)" = 'honest ' ] || { echo "with rules: $(arrived)"; return 1; }
+    dropped "$n_" process 'ARP=1;DHCP server=1;EtherType=1;VLAN=1;neighbour discovery=1;router=2;source IPv4=1;source IPv6=1;source MAC=1;' || return 1
+    dropped "$n_" interface '' || return 1
+    seen xenbr0 "$@" && [ "$(arrived)" = 'honest ' ] || { echo "by hand, with rules: $(arrived)"; return 1; }
+    dropped "$n_" interface 'ARP=1;DHCP server=1;EtherType=1;VLAN=1;neighbour discovery=1;router=2;source IPv4=1;source IPv6=1;source MAC=1;' || return 1
+    # What an honest guest needs still goes.
+    guest "$n_" 60 'dhcp eth0 && both_ping && await 10 ping6 -c 1 -W 2 fd09:0::1' || return 1
+    bulkhead net set "$d" nic0 link=down || return 1
+    : >/run/seen; $tools/bulkhead-bed watch xenbr0 >/run/seen & w_=$!
+    await 5 grep -q watching /run/seen && "$@"; forge; usleep 500000; kill $w_
+    [ -z "$(arrived)" ] || { echo "with the cable out: $(arrived)"; return 1; }
+    bulkhead net set "$d" nic0 link=up level=off && seen xenbr0 "$@" && [ "$(arrived)" = "$all_frames" ] || { echo "off again: $(arrived)"; return 1; }
+}
+# killed NAME BYTES KILL: the first card's process is killed in the middle of a download by the command KILL. Meanwhile other devices answer
+# as fast as before, and the other card works; the download ends, whole.
+killed() {
+    n_=$1 bytes_=$2; shift 2
+    head -c "$bytes_" /dev/urandom >/run/net.file; want=$(sum /run/net.file)
+    serve 5000 /run/net.file
+    guest "$n_" 60 'echo "GUEST-IDLE $(/run/bed ports 113 300)"' || return 1
+    guest "$n_" 60 'fetch 10.9.0.1 5000 >/run/down & down=$!; rx=$(cat /sys/class/net/eth0/statistics/rx_bytes); more() { [ "$(cat /sys/class/net/eth0/statistics/rx_bytes)" -gt $((rx + 500000)) ]; }; await 60 more' || return 1
+    "$@" || return 1
+    guest "$n_" 120 'kill -0 $down && echo "GUEST-BUSY $(/run/bed ports 113 300)" && ping -c 2 -W 5 10.9.1.1' || return 1
+    guest "$n_" 120 'wait $down; echo "GUEST-DOWN $(cut -d" " -f1 /run/down)"; ping -c 2 -W 5 10.9.0.1' || return 1
+    idle=$(sed -n 's/.*GUEST-IDLE ports: median \([0-9]*\).*/\1/p' "/run/$n_.out" | tail -n 1) busy=$(sed -n 's/.*GUEST-BUSY ports: median \([0-9]*\).*/\1/p' "/run/$n_.out" | tail -n 1)
+    echo "another device's port: $idle ns idle, $busy ns while the card was away"
+    said "$n_" "GUEST-DOWN $want" && [ "$idle" ] && [ "$busy" ] && [ "$busy" -le $((idle * 3)) ]
+}
+addresses() { a0=$(awk '/02:16:3e:00:00:01/ { print $3 }' /run/leases) a1=$(awk '/02:16:3e:00:00:02/ { print $3 }' /run/leases); }
+# Dom0 mode: spoofing, a card killed during a download, a capture.
+net_attacked() {
+    net_guest our na && guest na 60 'dhcp eth0 && dhcp eth1' || { net_trouble na; return 1; }
+    addresses
+    by_hand_here() { $tools/bulkhead-bed spoof-fd "$(role_pid na e1000)" 02:16:3e:00:00:01 "$a0"; }
+    spoofing na by_hand_here || { net_trouble na; return 1; }
+    bulkhead trace net "$(xl domid na)" nic0 /out/na.pcap 600 & trace=$!
+    kill_here() { v=$(role_pid na e1000); kill -KILL "$v" && await 20 new_role na e1000 "$v"; }
+    killed na 4000000 kill_here || { net_trouble na; return 1; }
+    kill $trace; ls -l /out/na.pcap
+    say end; await 60 gone na || { net_trouble na; return 1; }
+    exec 6>&-
+    ! grep -q SIGSYS /var/log/xen/qemu-dm-na.log && await 5 nothing_left && [ "$(wc -c </out/na.pcap)" -gt 3000000 ]
+}
+# A guest without a disk boots from either card's firmware: by TFTP over one, by HTTP over the other.
+net_boot() {
+    networks || return 1
+    for card in e1000:xenbr0 rtl8139:xenbr1; do
+        our nb '' 'memory=64' 'boot="n"' "vif=[\"model=${card%:*},bridge=${card#*:},mac=02:16:3e:00:00:0${card#*:xenbr}\"]" >/run/nb.cfg
+        ( i=0; while [ $i -lt 150 ] && ! grep -q NET-BOOT-OK /run/nb.out; do usleep 1000000; i=$((i + 1)); done; usleep 3000000; xl destroy nb ) >/dev/null 2>&1 & w=$!
+        guest_run /run/nb.cfg >/run/nb.out; r=$?
+        cat /run/nb.out; grep -q NET-BOOT-OK /run/nb.out && [ $r = 0 ] || { cat /var/log/xen/qemu-dm-nb.log; tail -n 30 /out/dnsmasq.log; return 1; }
+        kill $w
+    done
+    await 5 nothing_left
+}
+# The guest's kernel unplugs its emulated cards (it has PV ones): their processes end, their interfaces are gone, whoever listens is told,
+# and nothing of them is on the bus. Its disk has a PV back end that is no process, so that unplugging is offered at all.
+net_unplug() {
+    networks || return 1
+    linux_config our nu "$(vifs)" 'on_poweroff="destroy"' <<'S'
+load ata_piix
+echo "GUEST-SEES $(lspci -n | grep -c -E '8086:100e|10ec:8139') cards"
+S
+    printf 'xen_emul_unplug=nics   ' | dd of=/run/nu.img bs=1 seek="$(cat $guests/linux.img.cmdline)" conv=notrunc 2>/dev/null
+    modprobe -a loop xen-blkback; losetup /dev/loop0 /run/nu.img; losetup /dev/loop1 /run/nu.data
+    sed -i 's#^disk=.*#disk=["phy:/dev/loop0,hda,w","phy:/dev/loop1,hdb,w"]#' /run/nu.cfg
+    (exec 9<>/run/nu.com1; exec cat /run/nu.com1 >/run/nu.out) & c=$!
+    xl create -p /run/nu.cfg || { cat /var/log/xen/qemu-dm-nu.log /var/log/xen/xen-hotplug.log; return 1; }
+    d=$(xl domid nu)
+    bulkhead events "$d" >/run/nu.events & e=$!
+    tree nu | grep -E 'e1000|rtl8139'; ls /sys/class/net | grep emu
+    xl unpause nu
+    await 90 grep -q GUEST-SEES /run/nu.out || { cat /run/nu.out /var/log/xen/qemu-dm-nu.log; return 1; }
+    await 60 gone nu || return 1
+    kill $c $e; losetup -d /dev/loop0; losetup -d /dev/loop1
+    cat /run/nu.out /run/nu.events; tail -n 8 /var/log/xen/qemu-dm-nu.log
+    said nu 'GUEST-SEES 0 cards' && [ "$(grep -c DEVICE_DELETED /run/nu.events)" = 2 ] && grep -q '"device":"nic0"' /run/nu.events && await 5 nothing_left
+}
+# The same in a stub domain: the cards' other ends are packet sockets on its interfaces, the rules are at their egress. Basics and both
+# attacks (the debugging image has a shell and the hostile program; all else in it is the release's).
+stub_net() {
+    net_guest debug_stub sn 'stubdomain_memory=96' || { net_trouble sn; return 1; }
+    net_basics sn || { net_trouble sn; return 1; }
+    row() { bulkhead ps "$(xl domid sn)" | awk -v p="$1" '$1 == p { print $2 }'; }
+    by_hand_inside() { inside sn "/usr/lib/bulkhead-tests/bulkhead-bed spoof-fd $(row nic0) 02:16:3e:00:00:01 $a0" 60 >/run/by-hand; r_=$?; cat /run/by-hand; return $r_; }
+    spoofing sn by_hand_inside || { net_trouble sn; return 1; }
+    other() { r_=$(row nic0); [ "$r_" ] && [ "$r_" != 0 ] && [ "$r_" != "$1" ]; }
+    kill_inside() { v=$(row nic0); inside sn "kill -KILL $v" && await 30 other "$v"; }
+    killed sn 20000000 kill_inside || { net_trouble sn; return 1; }
+    say end; await 60 gone sn || { net_trouble sn; return 1; }
+    exec 6>&-
+    grep -E 'bulkhead-dm: (network|nic)' /var/log/xen/qemu-dm-sn.log
+    await 10 stub_left
 }

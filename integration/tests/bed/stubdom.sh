@@ -78,7 +78,7 @@ stub_little_memory() { stub_refused 'stubdomain_memory is too small' 'stubdomain
 # The release image as it is, where there is one (integration/campaign stubdom).
 stub_little_memory_release() { stub_refused 'stubdomain_memory is too small' 'stubdomain_memory=20'; }
 stub_bad_argv() { stub_refused 'unknown option' 'device_model_args_hvm=["-frobnicate"]'; }
-stub_no_nic() { stub_refused 'network cards in a stub domain' 'device_model_args_hvm=["-netdev","type=tap,id=net0,ifname=vif1.0-emu","-device","e1000,id=nic0,netdev=net0,mac=00:16:3e:00:00:01"]'; }
+stub_no_nic() { stub_refused '0 of 1 network interfaces are there' 'device_model_args_hvm=["-netdev","type=tap,id=net0,ifname=vif1.0-emu","-device","e1000,id=nic0,netdev=net0,mac=00:16:3e:00:00:01"]'; }
 # A domain that is nobody's stub domain, and a disk of the arguments that nobody attached.
 stub_no_target() {
     image=/usr/lib/bulkhead/stubdom

@@ -2,8 +2,8 @@
 use crate::process::ring;
 use crate::{ControlHandle, ControlRequest, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
-use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, NoMemory, Ready, Reset, Shadows, Surface};
-use bulkhead_ring::{DeviceEnd, SharedArea, SurfaceWriter, Work};
+use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
+use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
 use bulkhead_wire::{self as wire, Op, Reply, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -109,6 +109,8 @@ pub fn run_device(
         log_limit: LogLimit { per_second: 100, second: 0, used: 0 },
     };
     data.channel.hello()?;
+    let keeper = Box::new(AreaMarks(data.channel.marks()));
+    data.cx.marks = Marks::new(old.as_ref().map(MarkWriter::left).unwrap_or_default(), keeper);
     data.device.reset(Reset::Machine, &mut data.cx);
     if let Some(state) = old.and_then(|area| last_state(&area)) {
         match data.device.load(&state, &mut data.cx) {
@@ -116,6 +118,7 @@ pub fn run_device(
             Err(e) => tracing::warn!("starting from reset: {e}"),
         }
     }
+    data.cx.marks.forget();
     data.publish();
     data.process.seal()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
@@ -151,6 +154,15 @@ fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn Gue
             Ok(Arc::new(MemfdMemory::new(area)))
         }
         _ => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
+    }
+}
+
+/// Marks, as the device knows them.
+struct AreaMarks(MarkWriter);
+
+impl MarkKeeper for AreaMarks {
+    fn keep(&self, index: usize, value: u64) {
+        self.0.write(index, value);
     }
 }
 

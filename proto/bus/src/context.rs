@@ -159,6 +159,51 @@ impl GuestLog {
     }
 }
 
+/// Where a mark goes at once.
+pub trait MarkKeeper: Send {
+    /// Keeps the mark with this number.
+    fn keep(&self, index: usize, value: u64);
+}
+
+/// Where the device is in its rings. Each is kept at once, while the state page is written when a turn is over: a process that is
+/// started again goes on where the dead one was, and not where it was a moment before.
+#[derive(Default)]
+pub struct Marks {
+    former: [Option<u64>; bulkhead_wire::MARKS],
+    keeper: Option<Box<dyn MarkKeeper>>,
+}
+
+impl Marks {
+    /// Kept by `keeper`, after a life that has left `former`.
+    pub fn new(former: [Option<u64>; bulkhead_wire::MARKS], keeper: Box<dyn MarkKeeper>) -> Self {
+        Self { former, keeper: Some(keeper), ..Self::default() }
+    }
+
+    /// Sets a mark; its highest bit is not kept.
+    pub fn set(&mut self, index: usize, value: u64) {
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(index, value);
+        }
+    }
+
+    /// What the former life has left. It may be anything: that life may have been hostile.
+    pub fn former(&self, index: usize) -> Option<u64> {
+        self.former.get(index).copied().flatten()
+    }
+
+    /// The former life has been taken over: a state that comes later is of another one.
+    pub fn forget(&mut self) {
+        self.former = Default::default();
+    }
+
+    /// For tests: as after a life that has left this.
+    pub fn after(&mut self, index: usize, value: u64) {
+        if let Some(place) = self.former.get_mut(index) {
+            *place = Some(value);
+        }
+    }
+}
+
 /// What a device is given with each call.
 pub struct Context {
     /// Its interrupt lines.
@@ -173,6 +218,8 @@ pub struct Context {
     pub effects: Effects,
     /// Text that the guest wrote to a debug port.
     pub log: GuestLog,
+    /// Positions that outlive the process.
+    pub marks: Marks,
     again: bool,
 }
 
@@ -186,6 +233,7 @@ impl Context {
             memory,
             effects: Effects::default(),
             log: GuestLog::default(),
+            marks: Marks::default(),
             again: false,
         }
     }

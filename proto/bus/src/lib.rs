@@ -16,7 +16,7 @@ pub mod plan;
 mod region;
 
 pub use auxiliary::{Auxiliary, Unseen};
-pub use context::{Clock, Context, Effects, GuestLog, Lines, TimerId, Timers};
+pub use context::{Clock, Context, Effects, GuestLog, Lines, MarkKeeper, Marks, TimerId, Timers};
 pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface};
 pub use inspect::Inspect;
 pub use memory::{DmaError, GuestMemory, NoMemory, Segment};

@@ -1,5 +1,6 @@
 //! The device's end of a channel.
 use crate::{Poison, SharedArea, doorbell};
+use std::sync::Arc;
 use bulkhead_wire::{self as wire, CELL_BODY, Op, Posted, Reply, Request, Shadow, Shape, Step, reply, request};
 
 /// Something to do.
@@ -11,11 +12,35 @@ pub enum Work {
     Posted(Posted),
 }
 
+/// Bit 63 of a mark: there is one.
+const MARK: u64 = 1 << 63;
+
+/// Writes a device's marks.
+#[derive(Debug)]
+pub struct MarkWriter(Arc<SharedArea>);
+
+impl MarkWriter {
+    /// Writes the mark with this number, without its highest bit.
+    pub fn write(&self, index: usize, value: u64) {
+        if index < wire::MARKS {
+            self.0.store_u64(reply::MARKS_AT.wrapping_add(index.wrapping_mul(8)), value | MARK);
+        }
+    }
+
+    /// The marks that a life has left in its area.
+    pub fn left(area: &SharedArea) -> [Option<u64>; wire::MARKS] {
+        std::array::from_fn(|i| {
+            let value = area.load_u64(reply::MARKS_AT.wrapping_add(i.wrapping_mul(8)));
+            (value & MARK != 0).then_some(value & !MARK)
+        })
+    }
+}
+
 /// The device's end of a channel: reads the request area, writes the reply area.
 #[derive(Debug)]
 pub struct DeviceEnd {
     request: SharedArea,
-    reply: SharedArea,
+    reply: Arc<SharedArea>,
     shape: Shape,
     taken: Vec<u32>,
     posted_tail: u32,
@@ -26,7 +51,7 @@ impl DeviceEnd {
     /// Takes the two areas and writes this side's header.
     pub fn new(request: SharedArea, reply: SharedArea, shape: Shape) -> Self {
         reply.write_hello(reply::HEADER);
-        Self { request, reply, shape, taken: vec![0; shape.cells], posted_tail: 0, next_cell: 0 }
+        Self { request, reply: Arc::new(reply), shape, taken: vec![0; shape.cells], posted_tail: 0, next_cell: 0 }
     }
 
     /// Whether the broker speaks the same version of the same build.
@@ -166,6 +191,11 @@ impl DeviceEnd {
         self.reply.store_u32(at, state.len() as u32);
         self.reply.store_u32(reply::STATE_HALF, half);
         done
+    }
+
+    /// What writes marks.
+    pub fn marks(&self) -> MarkWriter {
+        MarkWriter(self.reply.clone())
     }
 
     /// What the broker has published so far; for [`Self::may_sleep`].

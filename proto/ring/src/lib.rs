@@ -27,7 +27,7 @@ pub use area::{AreaError, SharedArea};
 #[cfg(not(loom))]
 pub use broker::{BrokerEnd, LineState};
 #[cfg(not(loom))]
-pub use device::{DeviceEnd, Work};
+pub use device::{DeviceEnd, MarkWriter, Work};
 #[cfg(not(loom))]
 pub use surface::{Picture, SurfaceReader, SurfaceWriter};
 

@@ -242,6 +242,8 @@ pub mod reply {
     pub const POSTED_TAIL: usize = 132;
     /// u32: which half of the state page holds the newest state: 0 none, 1 or 2.
     pub const STATE_HALF: usize = 136;
+    /// [`super::MARKS`] words u64: where the device is in its rings, newer than the state page. Bit 63: there is one.
+    pub const MARKS_AT: usize = 192;
     /// Per line: level u32 (0, 1), edges u32 (pulses and rises).
     pub const LINES_AT: usize = 1024;
     /// [`Shadow`] words.
@@ -253,6 +255,9 @@ pub mod reply {
     /// The cells: sequence number u32, then [`Reply`] at 8.
     pub const CELLS: usize = STATE_AT + 2 * STATE;
 }
+
+/// Marks of a device (`reply::MARKS_AT`).
+pub const MARKS: usize = 4;
 
 /// Offsets in the surface: the picture that a display draws and viewers read. One sparse memfd of the largest geometry,
 /// written by the display only, new for each of its lives.

@@ -416,3 +416,64 @@ proptest! {
         prop_assert!(b.machine.edge.taken.iter().all(Option::is_none));
     }
 }
+
+#[test]
+fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
+    let mut b = Bench::new(1);
+    b.machine.channels[0].declaration.regions[0].kept = true;
+    let write = IoreqBits::new();
+    // One is on its way when the process dies.
+    b.offer(0, 0, 0x101, 1, 0x11, write, 1);
+    b.machine.offline(2);
+    b.offer(0, 0, 0x102, 1, 0x22, write, 1);
+    b.read(0, 0x103);
+    b.offer(0, 1, 0x101_0000, 1, 0x33, write, 1);
+    assert_eq!(b.answers().len(), 4, "nobody waits for it");
+    let mut device = b.connect(2);
+    let mut seen = Vec::new();
+    while let Some(Work::Posted(what)) = device.take().unwrap() {
+        seen.push((what.region, what.offset, what.data));
+        device.posted_done();
+    }
+    assert_eq!(seen, [(0, 0, 0x11), (0, 1, 0x22)], "memory is not kept here");
+    // Not for ever.
+    b.machine.offline(2);
+    for i in 0..300 {
+        b.offer(0, 0, 0x101, 1, i & 0xff, write, 1);
+    }
+    let mut device = b.connect(2);
+    assert_eq!(std::iter::from_fn(|| { let work = device.take().unwrap(); device.posted_done(); work }).count(), 300 - 256);
+}
+
+#[test]
+fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
+    let mut b = Bench::new(1);
+    for (i, channel) in b.machine.channels.iter_mut().enumerate() {
+        channel.declaration.permissions.unplug = i == 1;
+        (channel.declaration.unplug, channel.declaration.unplug_removes) = if i == 0 { (2, true) } else { (0, false) };
+    }
+    // Its BAR is decoded at 0x400.
+    let bdf = 1u64 << 35;
+    b.machine.decode(0, 0, Decode { bars: [Some(0x400), None, None, None, None, None], ..Decode::default() });
+    b.machine.edge.calls.clear();
+    b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
+    let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
+    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), unplug_mask: 3 }, &[]);
+    while b.machine.step() {}
+    assert_eq!((b.answers(), b.machine.take_actions()), (vec![], vec![]), "the device has not let go yet");
+    let Some(Work::Request(cell, what)) = b.devices[0].take().unwrap() else { panic!() };
+    assert_eq!((what.op, what.data), (Op::Unplug as u8, 3));
+    let _ = b.devices[0].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), unplug_mask: 0 }, &[]);
+    while b.machine.step() {}
+    assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![Action::Unplugged(2)]));
+    assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)"]);
+    b.offer(0, 2, bdf, 4, 0, IoreqBits::new().with_read(true), 1);
+    b.read(0, 0x402);
+    assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
+    // A second time nothing is left to do.
+    b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
+    let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
+    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), unplug_mask: 3 }, &[]);
+    while b.machine.step() {}
+    assert_eq!(b.machine.take_actions(), []);
+}

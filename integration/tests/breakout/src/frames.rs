@@ -123,7 +123,8 @@ pub fn spoof_fd(pid: i32, mac: &str, ip: &str) -> Done {
         let hex: String = frame.iter().map(|b| format!("{b:02x}")).collect();
         let outcome = bulkhead_breakout::run(executable.as_fd(), &role, ids(), "all", &format!("write a frame={hex}"), Some(fd.as_fd()))?;
         println!("{role}: {name}: {outcome:?}");
-        if outcome != bulkhead_breakout::Outcome::Worked {
+        // A rule at a packet socket's egress is told to who sends (ENOBUFS); one behind a tap is not.
+        if outcome != bulkhead_breakout::Outcome::Worked && outcome != bulkhead_breakout::Outcome::Refused(libc::ENOBUFS as u8) {
             return Err("the process itself must be able to write".into());
         }
     }
