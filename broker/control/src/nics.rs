@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A client that has not asked for so long has gone.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
+/// How long a process that was killed may take until it captures again, and how often it is asked.
+const RESTART: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(100);
+
 /// A capture that runs.
 #[derive(Default)]
 struct Capture {
@@ -162,15 +166,30 @@ impl Shared {
             rustix::io::ioctl_fionbio(end, true).map_err(|e| failed(e.into()))?;
         }
         let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(read).map_err(failed)?;
-        let token = self.launcher.give(slot, &write).await.map_err(QmpError::generic)?;
+        // A process that has just died is being started again.
+        let mut result = Err(String::new());
+        for _ in 0..RESTART.as_millis().div_euclid(STEP.as_millis()) {
+            result = self.begin_now(slot, &write).await;
+            if result.is_ok() {
+                break;
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        result.map_err(QmpError::generic)?;
         drop(write);
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| QmpError::generic("the card's process does not run"))?;
-        client.capture(v1::Token { token }).await.map_err(|e| QmpError::generic(e.message()))?;
         let capture = Arc::new(Capture::default());
         self.nics.captures.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, capture.clone());
         tokio::spawn(collect(self.nics.clone(), slot, capture.clone(), pipe));
         Ok(capture)
+    }
+}
+
+impl Shared {
+    async fn begin_now(&self, slot: Slot, write: &rustix::fd::OwnedFd) -> Result<(), String> {
+        let token = self.launcher.give(slot, write).await?;
+        let client = self.clients.wait(slot).await;
+        let mut client = client.ok_or("the card's process does not run")?;
+        client.capture(v1::Token { token }).await.map(|_| ()).map_err(|e| e.message().to_owned())
     }
 }
 
