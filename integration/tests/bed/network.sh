@@ -204,11 +204,10 @@ net_boot() {
 # and nothing of them is on the bus. Its disk has a PV back end that is no process, so that unplugging is offered at all.
 net_unplug() {
     networks || return 1
-    linux_config our nu "$(vifs)" 'on_poweroff="destroy"' <<'S'
+    cmdline='xen_emul_unplug=nics' linux_config our nu "$(vifs)" 'on_poweroff="destroy"' <<'S'
 load ata_piix
 echo "GUEST-SEES $(lspci -n | grep -c -E '8086:100e|10ec:8139') cards"
 S
-    printf 'xen_emul_unplug=nics   ' | dd of=/run/nu.img bs=1 seek="$(cat $guests/linux.img.cmdline)" conv=notrunc 2>/dev/null
     modprobe -a loop xen-blkback; losetup /dev/loop0 /run/nu.img; losetup /dev/loop1 /run/nu.data
     sed -i 's#^disk=.*#disk=["phy:/dev/loop0,hda,w","phy:/dev/loop1,hdb,w"]#' /run/nu.cfg
     (exec 9<>/run/nu.com1; exec cat /run/nu.com1 >/run/nu.out) & c=$!

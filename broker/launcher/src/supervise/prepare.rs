@@ -67,7 +67,7 @@ impl Launcher {
             ends.push(open.end);
             rules.push(open.rules);
         }
-        let unplug = mode == Mode::Xen && !machine.probe && may_unplug(&machine, domid);
+        let unplug = !machine.probe && may_unplug(&machine, domid);
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
         let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), rom_size, &ends, gfn, unplug) };
@@ -291,6 +291,9 @@ impl Launcher {
 fn may_unplug(machine: &Machine, domid: u16) -> bool {
     if !machine.drives.iter().any(|d| !d.cdrom) {
         return true;
+    }
+    if machine.sim.is_some() {
+        return false;
     }
     let Ok(mut xenstore) = Xenstore::connect() else { return false };
     let path = format!("/local/domain/{domid}/device/vbd");
