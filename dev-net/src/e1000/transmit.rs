@@ -73,7 +73,7 @@ impl E1000 {
             let descriptor = TransmitDescriptor::from_bytes(&bytes);
             self.descriptor(descriptor, cx);
             let command = descriptor.command();
-            if !self.tx.begun && !(command.extended() && descriptor.kind() == 0) {
+            if !(self.tx.begun || command.extended() && descriptor.kind() == 0) {
                 // Whole, and gone: before the guest hears of it, who may use its buffers for something else then.
                 self.mark_transmit(next, cx);
             }

@@ -176,7 +176,7 @@ pub struct Marks {
 impl Marks {
     /// Kept by `keeper`, after a life that has left `former`.
     pub fn new(former: [Option<u64>; bulkhead_wire::MARKS], keeper: Box<dyn MarkKeeper>) -> Self {
-        Self { former, keeper: Some(keeper), ..Self::default() }
+        Self { former, keeper: Some(keeper) }
     }
 
     /// Sets a mark; its highest bit is not kept.

@@ -14,6 +14,9 @@ const MARK: &[u8] = b"BULKHEAD-FRAME:";
 /// The name of the last one, which may be sent.
 const LAST: &str = "honest";
 
+/// Makes a frame around a text.
+type Make<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
 /// One after the other, with names: ten that are forbidden, and an honest one.
 pub fn frames(mac: [u8; 6], ip: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
     let foreign_mac = [0x02, 0xbd, 0xbd, 0, 0, 1];
@@ -37,7 +40,7 @@ pub fn frames(mac: [u8; 6], ip: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
     let icmp = |kind: u8, target: &[u8], text: &[u8]| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], target, text].concat();
     let text = |name: &str| [MARK, name.as_bytes(), b";"].concat();
     let arp = |hardware: [u8; 6], address: Ipv4Addr, text: &[u8]| [&[0, 1, 8, 0, 6, 4, 0, 2][..], &hardware, &address.octets(), &[0xff; 6], &foreign_ip.octets(), text].concat();
-    let make: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 11] = [
+    let make: [(&str, Make<'_>); 11] = [
         ("mac", &|t| ethernet(foreign_mac, 0x0800, &udp(ip, (9, 9), t))),
         ("ipv4", &|t| ethernet(mac, 0x0800, &udp(foreign_ip, (9, 9), t))),
         ("arp", &|t| ethernet(mac, 0x0806, &arp(mac, foreign_ip, t))),
