@@ -25,6 +25,14 @@ fn main() -> ExitCode {
             break;
         }
     }
+    // What reached nobody has not been tried.
+    let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap_or_default();
+    for name in rows["return"]["processes"].as_array().into_iter().flatten().filter_map(|p| p["name"].as_str()) {
+        let command = serde_json::json!({ "execute": "x-bulkhead-inspect", "arguments": { "device": name } });
+        if let Some(n) = sim.qmp(&command.to_string()).ok().and_then(|a| a["return"]["statistics"]["requests"].as_u64()) {
+            eprintln!("reached {name} {n}");
+        }
+    }
     // A device that died was started again: the replies alone do not tell.
     let died: Vec<String> = sim.log().lines().filter(|l| l.starts_with("bulkhead-dm: ") && l.contains("(pid ")).map(str::to_owned).collect();
     for line in &died {

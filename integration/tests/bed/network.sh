@@ -238,3 +238,43 @@ stub_net() {
     grep -E 'bulkhead-dm: (network|nic)' /var/log/xen/qemu-dm-sn.log
     await 10 stub_left
 }
+
+# What takes too long for CI: integration/campaign network.
+# A quarter of a gibibyte each way over each card, then fifty times both drivers anew.
+numbers() { seq 1 99999999 | head -c "$1"; }
+net_long() {
+    guest_limit=9000 net_guest our nl && guest nl 60 'dhcp eth0 && dhcp eth1' || { net_trouble nl; return 1; }
+    n_bytes=$((${NET_MIB:-256} << 20)); want=$(numbers $n_bytes | sha256sum); mkfifo /run/held; exec 7<>/run/held
+    say 'numbers() { seq 1 99999999 | head -c "$1"; }'
+    for n in 0 1; do
+        b_=$(uptime_s)
+        numbers $n_bytes | nc -l -p 500$n >/dev/null 2>&1 &
+        guest nl 1500 "echo \"GUEST-SUM$n \$(fetch 10.9.$n.1 500$n)\"" && said nl "GUEST-SUM$n $want" || { net_trouble nl; return 1; }
+        echo "card $n: ${NET_MIB:-256} MiB to the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal"
+        b_=$(uptime_s)
+        nc -l -p 501$n <&7 | sha256sum >/run/sum & l=$!
+        guest nl 1500 "numbers $n_bytes | nc 10.9.$n.1 501$n" && wait $l && [ "$(cat /run/sum)" = "$want" ] || { cat /run/sum; net_trouble nl; return 1; }
+        echo "card $n: ${NET_MIB:-256} MiB from the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal"
+    done
+    i=0
+    while [ $i -lt "${NET_RELOADS:-50}" ]; do
+        guest nl 120 'rmmod e1000 && rmmod 8139cp && load e1000 8139cp && dhcp eth0 && dhcp eth1 && both_ping' || { echo "reload $i"; net_trouble nl; return 1; }
+        i=$((i + 1))
+    done
+    echo "$i reloads of both drivers"
+    guest nl 10 '[ "$(cat /sys/class/net/eth?/statistics/rx_errors /sys/class/net/eth?/statistics/tx_errors | tr -d "\n")" = 0000 ]' || { net_trouble nl; return 1; }
+    say end; await 60 gone nl; exec 6>&- 7>&-; await 5 nothing_left
+}
+# A minute of smallest frames both ways over both cards: no process grows by more than 512 KiB after the first twenty seconds.
+net_flood() {
+    guest_limit=900 net_guest our nf && guest nf 60 'dhcp eth0 && dhcp eth1 && tool' || { net_trouble nf; return 1; }
+    pss() { sed -n 's/^Pss: *\([0-9]*\).*/\1/p' "/proc/$(role_pid nf "$1")/smaps_rollup"; }
+    say '/run/bed flood eth0 60 & /run/bed flood eth1 60; wait; echo GUEST-FLOODED'
+    $tools/bulkhead-bed flood xenbr0 60 & a=$!; $tools/bulkhead-bed flood xenbr1 60 & b=$!
+    sleep 20; e1=$(pss e1000) r1=$(pss rtl8139)
+    await 200 said nf GUEST-FLOODED; wait $a $b; e2=$(pss e1000) r2=$(pss rtl8139)
+    grep 'flood:' /run/nf.out; echo "PSS after 20 s and at the end: e1000 $e1 $e2 kB, rtl8139 $r1 $r2 kB"
+    guest nf 30 both_ping || { net_trouble nf; return 1; }
+    say end; await 60 gone nf; exec 6>&-
+    [ $((e2 - e1)) -le 512 ] && [ $((r2 - r1)) -le 512 ] && await 5 nothing_left
+}
