@@ -10,7 +10,7 @@
 //!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its data/bulkhead-debug/command
 //!     bulkhead-bed same-picture PNG PPM   whether two pictures have the same pixels
 //!     bulkhead-bed vnc ADDRESS WORD...    sees and touches a guest by VNC (vnc.rs)
-//!     bulkhead-bed spoof, spoof-fd, watch, flood      frames that a guest may not send (frames.rs)
+//!     bulkhead-bed spoof, spoof-fd, watch, flood, tcp      frames that a guest may not send (frames.rs)
 //!     bulkhead-bed ports PORT COUNT           in a guest: times reads of a port, prints their median and the longest
 //!     bulkhead-bed outw PORT VALUE            in a guest: writes 16 bits to a port
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
@@ -45,12 +45,14 @@ fn main() {
         (Some("spoof"), _) if arguments.len() == 4 => frames::spoof(&arguments[1], &arguments[2], &arguments[3]),
         (Some("spoof-fd"), [pid, ..]) if arguments.len() == 4 => frames::spoof_fd(*pid, &arguments[2], &arguments[3]),
         (Some("watch"), []) if arguments.len() == 2 => frames::watch(&arguments[1]),
+        (Some("tcp"), _) if arguments.get(3).is_some_and(|w| w == "send") && arguments.len() == 5 => frames::tcp(&arguments[1], &arguments[2], arguments[4].parse().ok()),
+        (Some("tcp"), _) if arguments.get(3).is_some_and(|w| w == "receive") && arguments.len() == 4 => frames::tcp(&arguments[1], &arguments[2], None),
         (Some("flood"), [seconds]) if arguments.len() == 3 => frames::flood(&arguments[1], u64::try_from(*seconds).unwrap_or(0)),
         (Some("ports"), [port, count]) => ports(*port, *count),
         (Some("outw"), [port, value]) => outw(*port, *value),
         (Some("vnc"), _) => vnc::run(arguments.get(1..).unwrap_or_default()),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | commands | same-picture PNG PPM | vnc ADDRESS WORD... | spoof INTERFACE MAC IP | spoof-fd PID MAC IP | watch INTERFACE | flood INTERFACE SECONDS | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | commands | same-picture PNG PPM | vnc ADDRESS WORD... | spoof INTERFACE MAC IP | spoof-fd PID MAC IP | watch INTERFACE | flood INTERFACE SECONDS | tcp listen/connect ADDRESS send BYTES/receive | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");

@@ -3,6 +3,7 @@
 //!     bulkhead-bed spoof INTERFACE MAC IP     sends them out of an interface, from inside the guest
 //!     bulkhead-bed spoof-fd PID MAC IP        a hostile program in the place of process PID writes them to its interface's descriptor
 //!     bulkhead-bed watch INTERFACE            prints the names of those that arrive, until the last one does
+//!     bulkhead-bed tcp listen|connect ADDRESS send BYTES | receive      one stream, 64 KiB a call
 //!     bulkhead-bed flood INTERFACE SECONDS    smallest frames to nobody, and how many went
 use bulkhead_breakout::ids;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -149,6 +150,31 @@ pub fn watch(interface: &str) -> Done {
             return Ok(());
         }
     }
+}
+
+pub fn tcp(how: &str, address: &str, bytes: Option<u64>) -> Done {
+    use std::io::{Read as _, Write as _};
+    let mut stream = match how {
+        "listen" => std::net::TcpListener::bind(address)?.accept()?.0,
+        _ => std::net::TcpStream::connect(address)?,
+    };
+    let mut buffer = vec![0x5a; 1 << 16];
+    let mut count = 0u64;
+    match bytes {
+        Some(bytes) => while count < bytes {
+            let n = usize::try_from(bytes - count)?.min(buffer.len());
+            stream.write_all(&buffer[..n])?;
+            count += n as u64;
+        },
+        None => loop {
+            match stream.read(&mut buffer)? {
+                0 => break,
+                n => count += n as u64,
+            }
+        },
+    }
+    println!("tcp: {count} bytes");
+    Ok(())
 }
 
 pub fn flood(interface: &str, seconds: u64) -> Done {
