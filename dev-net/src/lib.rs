@@ -7,6 +7,7 @@
 //! | `offload.rs` | checksums and segmentation in software |
 //! | `filter.rs` | what a guest may send |
 //! | `port.rs` | a card's socket: filter, cable, what waits, loopback |
+//! | `dhcp.rs` | an answer from a static lease |
 //! | `capture.rs` | frames as pcap, for people |
 //! | `backend/` | the other side of the cable |
 //! | `eeprom.rs` | the memory that both cards have |
@@ -14,6 +15,7 @@
 //! | `rtl8139/` | Realtek RTL8139C+ |
 pub mod backend;
 mod capture;
+mod dhcp;
 pub mod e1000;
 mod eeprom;
 pub mod filter;

@@ -2,10 +2,11 @@
 //! either side, what the other side cannot do, loopback.
 use crate::backend::{Backend, Sent};
 use crate::capture::Capture;
+use crate::dhcp::{self, Answer};
 use crate::filter::Filter;
 use crate::frame::Frame;
 use crate::offload;
-use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{Context, Inspect, TimerId};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -79,6 +80,8 @@ pub(crate) struct Port {
     /// Frames that the other side did not take.
     lost: u64,
     capture: Option<Capture>,
+    /// What the guest is told when it asks by DHCP.
+    lease: Option<NicLease>,
     /// The card's timer for another try.
     retry: TimerId,
 }
@@ -94,6 +97,7 @@ impl Port {
             waiting: VecDeque::new(),
             lost: 0,
             capture: None,
+            lease: None,
             retry,
         }
     }
@@ -133,6 +137,11 @@ impl Port {
         self.backend.is_none()
     }
 
+    /// The guest's DHCP is answered here.
+    pub(crate) fn set_lease(&mut self, lease: Option<NicLease>) {
+        self.lease = lease;
+    }
+
     /// Forgets what waits on either side.
     pub(crate) fn clear(&mut self) {
         self.out.clear();
@@ -151,6 +160,19 @@ impl Port {
         let loopback = way == Way::Loopback;
         if !loopback && (!self.cable || (self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()))) {
             return;
+        }
+        match self.lease.as_ref().filter(|_| !loopback).map(|lease| dhcp::answer(&frame.bytes, lease)) {
+            None | Some(Answer::Other) => {}
+            Some(Answer::Silence) => return,
+            Some(Answer::Frame(bytes)) => {
+                let frame = Frame { bytes, ..Frame::default() };
+                self.captured(&frame);
+                if self.waiting.len() < LOOPED {
+                    self.waiting.push_back(frame);
+                }
+                cx.again();
+                return;
+            }
         }
         let can = self.backend.as_ref().map(|b| b.abilities()).unwrap_or_default();
         let left = !loopback && (frame.offload.segmentation.is_none() || can.segmentation) && (frame.offload.checksum.is_none() || can.checksum);

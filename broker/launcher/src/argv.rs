@@ -2,7 +2,7 @@
 //! docs/compat.md is printed from it.
 use crate::machine::{self, Chardev, Drive, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
 use crate::options::Options;
-use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::plan::{Level, NicModel};
 
 /// Why the arguments cannot be used: one line.
@@ -99,6 +99,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("netdev stream", true, Implemented),
     option("netdev", true, Refused("network cards on anything but a tap or a stream")),
     option("nic-rules", true, Implemented),
+    option("nic-lease", true, Implemented),
     option("drive", true, Implemented),
     option("device VGA", true, Implemented),
     option("device cirrus-vga", true, Substituted("the standard VGA takes its place")),
@@ -204,7 +205,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let mut monitors = Vec::new();
     let mut chardevs: Vec<(String, Chardev)> = Vec::new();
     let mut cds = Vec::new();
-    let (mut cards, mut others, mut rules) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cards, mut others, mut rules, mut leases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -313,6 +314,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 rules.push((value, id, pairs));
             }
+            "nic-lease" => {
+                let id = options.get("id").ok_or(bad("id=nicN is missing"))?.to_owned();
+                let pairs: Vec<_> = options.pairs.iter().filter(|(k, _)| k != "id").cloned().collect();
+                let lease = NicLease::parse(&pairs).map_err(|why| wrong(name, &value, why))?;
+                leases.push((value, id, lease));
+            }
             "drive" => {
                 let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
                 if drive.cdrom && drive.index.is_none() {
@@ -372,10 +379,14 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         if machine.nics.iter().any(|n| n.index == index) {
             return Err(wrong("device", &netdev, "two network cards of one number"));
         }
-        machine.nics.push(Nic { model, index, mac, end: others.swap_remove(at).1, settings: NicSettings::default() });
+        machine.nics.push(Nic { model, index, mac, end: others.swap_remove(at).1, lease: None, settings: NicSettings::default() });
     }
     if let Some((id, _)) = others.first() {
         return Err(wrong("netdev", id, "network cards: no -device refers to it"));
+    }
+    for (value, id, lease) in leases {
+        let nic = machine.nics.iter_mut().find(|n| id == format!("nic{}", n.index));
+        nic.ok_or_else(|| wrong("nic-lease", &value, "there is no network card of this id"))?.lease = Some(lease);
     }
     for (value, id, pairs) in rules {
         let meant = |nic: &Nic| id.as_ref().is_none_or(|id| *id == format!("nic{}", nic.index));
@@ -454,6 +465,9 @@ mod tests {
             ("-netdev stream,id=net0,addr.type=inet,addr.host=::1", "addr.host= is not known"),
             ("-nic-rules id=nic3,level=guard", "no network card of this id"),
             ("-nic-rules guard", "level=off"),
+            ("-nic-lease id=nic0,ip=10.0.0.5", "1 to 30 bits"),
+            ("-nic-lease ip=10.0.0.5/24", "id=nicN"),
+            ("-nic-lease id=nic3,ip=10.0.0.5/24", "no network card"),
             ("-device ne2k_pci,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "no such device"),
             ("-device e1000,id=nic0,netdev=net0,mac=01:16:3e:11:22:33", "mac="),
             ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e", "mac="),

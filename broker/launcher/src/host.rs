@@ -277,7 +277,7 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: 
     let first: u8 = [machine.xen_platform, machine.video.is_some()].iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
     for ((place, nic), end) in (0u8..).zip(&machine.nics).zip(ends) {
         let (rom, device) = (rom_size(nic.model), first.saturating_add(place));
-        configs.push(DeviceConfig::Nic { model: nic.model, index: nic.index, device, mac: nic.mac, rom, end: *end, settings: nic.settings.clone() });
+        configs.push(DeviceConfig::Nic { model: nic.model, index: nic.index, device, mac: nic.mac, rom, end: *end, lease: nic.lease.clone(), settings: nic.settings.clone() });
     }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {

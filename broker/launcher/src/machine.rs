@@ -1,6 +1,6 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
-use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::plan::{Level, NicModel};
 use rustix::fd::RawFd;
 
@@ -147,6 +147,8 @@ pub struct Nic {
     pub mac: [u8; 6],
     /// Its other end.
     pub end: NicOther,
+    /// What the guest is told when it asks by DHCP.
+    pub lease: Option<NicLease>,
     /// The cable, and what may go out of it.
     pub settings: NicSettings,
 }

@@ -126,7 +126,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
         }
-        DeviceConfig::Nic { model, device, mac, rom, end, settings, .. } => {
+        DeviceConfig::Nic { model, device, mac, rom, end, settings, lease, .. } => {
             let fd = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
             let polled = vec![(FRAMES, rustix::io::dup(&fd).map_err(|e| e.to_string())?)];
             let host = |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));
@@ -136,8 +136,8 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 NicEnd::Stream => Box::new(Stream::new(fd)),
             };
             Ok(match model {
-                NicModel::E1000 => Built { device: Box::new(E1000::new(*device, *rom, *mac, other, settings)), polled },
-                NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, other, settings)), polled },
+                NicModel::E1000 => Built { device: Box::new(E1000::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())), polled },
+                NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())), polled },
             })
         }
         DeviceConfig::Fbdev => {

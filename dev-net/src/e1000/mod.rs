@@ -17,7 +17,7 @@ mod transmit;
 use crate::backend::Backend;
 use crate::eeprom::{Bus, Lines, WORDS};
 use crate::port::Port;
-use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError};
 use phy::Phy;
@@ -111,6 +111,13 @@ impl E1000 {
         };
         card.clear();
         card
+    }
+
+    /// The guest's DHCP is answered from this lease.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Option<NicLease>) -> Self {
+        self.port.set_lease(lease);
+        self
     }
 
     fn get(&self, register: u32) -> u32 {

@@ -14,7 +14,7 @@ use crate::backend::Backend;
 use crate::eeprom::{Bus, Lines, WORDS};
 use crate::frame;
 use crate::port::Port;
-use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError};
 use prost::Message as _;
@@ -133,6 +133,13 @@ impl Rtl8139 {
         };
         card.power_on();
         card
+    }
+
+    /// The guest's DHCP is answered from this lease.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Option<NicLease>) -> Self {
+        self.port.set_lease(lease);
+        self
     }
 
     fn identity(device: u8, rom: u32) -> ConfigSpace {

@@ -43,6 +43,47 @@ impl NicAddresses {
     }
 }
 
+/// What a guest is told when it asks by DHCP and nobody behind its card answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicLease {
+    /// The guest's address.
+    pub address: Ipv4Addr,
+    /// Bits of its network.
+    pub prefix: u8,
+    /// Its router.
+    pub gateway: Option<Ipv4Addr>,
+    /// Who knows names.
+    pub dns: Option<Ipv4Addr>,
+}
+
+impl NicLease {
+    /// The mask of the network.
+    pub fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::MAX.checked_shl(32u32.saturating_sub(u32::from(self.prefix))).unwrap_or(0))
+    }
+
+    /// The address of who answers: the router's, or the network's first.
+    pub fn server(&self) -> Ipv4Addr {
+        self.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(self.address) & u32::from(self.mask()) | 1))
+    }
+
+    /// From `ip=ADDRESS/BITS`, `gateway=` and `dns=`.
+    ///
+    /// # Errors
+    /// What is not understood.
+    pub fn parse(pairs: &[(String, String)]) -> Result<Self, String> {
+        let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let address = |key: &str| get(key).map(|v| v.parse().map_err(|_| format!("{key}={v}: no IPv4 address"))).transpose();
+        if let Some((key, _)) = pairs.iter().find(|(k, _)| !["ip", "gateway", "dns"].contains(&k.as_str())) {
+            return Err(format!("{key}= is not known here"));
+        }
+        let text = get("ip").ok_or("ip=ADDRESS/BITS is missing")?;
+        let parts = text.split_once('/').and_then(|(a, p)| Some((a.parse().ok()?, p.parse::<u8>().ok().filter(|p| (1..=30).contains(p))?)));
+        let (ip, prefix) = parts.ok_or_else(|| format!("ip={text}: an IPv4 address with 1 to 30 bits of network, as 10.0.0.5/24"))?;
+        Ok(Self { address: ip, prefix, gateway: address("gateway")?, dns: address("dns")? })
+    }
+}
+
 /// Settings that may change while the guest runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSettings {
@@ -229,6 +270,17 @@ mod tests {
             if let Some(settings) = NicSettings::from_bytes(&bytes) {
                 prop_assert_eq!(NicSettings::from_bytes(&settings.to_bytes()), Some(settings));
             }
+        }
+    }
+
+    #[test]
+    fn a_lease_is_named_by_people() {
+        let parse = |text: &str| NicLease::parse(&text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Vec<_>>());
+        let lease = parse("ip=10.137.0.5/22,gateway=10.137.0.1,dns=10.139.1.1").unwrap();
+        assert_eq!((lease.mask().to_string(), lease.server().to_string()), ("255.255.252.0".into(), "10.137.0.1".into()));
+        assert_eq!(parse("ip=10.1.2.3/8").unwrap().server().to_string(), "10.0.0.1");
+        for bad in ["", "ip=10.0.0.5", "ip=10.0.0.5/31", "ip=::1/64", "ip=1.2.3.4/24,gateway=x", "ip=1.2.3.4/24,mtu=5"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

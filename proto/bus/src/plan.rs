@@ -2,7 +2,7 @@
 //!
 //! One SEQPACKET socket per process. Launcher → process: [`ToProcess`], JSON, with descriptors. Process → launcher:
 //! [`FromProcess`], fixed size, because the launcher parses nothing that a process has composed.
-use crate::nic::NicSettings;
+use crate::nic::{NicLease, NicSettings};
 use serde::{Deserialize, Serialize};
 
 /// Number of a process's place: 0 control, 1 broker, devices from 2. A restarted process has the slot of the dead one.
@@ -99,6 +99,8 @@ pub enum DeviceConfig {
         rom: u32,
         /// What its other end is.
         end: NicEnd,
+        /// What the guest is told when it asks by DHCP; otherwise its question goes out.
+        lease: Option<NicLease>,
         /// The cable, and what may go out; what is set while the guest runs is set here too, for later lives.
         settings: NicSettings,
     },
