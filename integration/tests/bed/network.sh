@@ -159,17 +159,17 @@ spoofing() {
     [ -z "$(arrived)" ] || { echo "with the cable out: $(arrived)"; return 1; }
     bulkhead net set "$d" nic0 link=up level=off && seen xenbr0 "$@" && [ "$(arrived)" = "$all_frames" ] || { echo "off again: $(arrived)"; return 1; }
 }
-# killed NAME BYTES KILL: the first card's process is killed in the middle of a download by the command KILL. Meanwhile other devices answer
+# killed NAME CARD BYTES KILL: that card's process is killed in the middle of a download by the command KILL. Meanwhile other devices answer
 # as fast as before, and the other card works; the download ends, whole.
 killed() {
-    n_=$1 bytes_=$2; shift 2
+    n_=$1 card_=$2 bytes_=$3; shift 3
     head -c "$bytes_" /dev/urandom >/run/net.file; want=$(sum /run/net.file)
-    serve 5000 /run/net.file
+    serve 500$card_ /run/net.file
     guest "$n_" 60 'echo "GUEST-IDLE $(/run/bed ports 113 300)"' || return 1
-    guest "$n_" 60 'fetch 10.9.0.1 5000 >/run/down & down=$!; rx=$(cat /sys/class/net/eth0/statistics/rx_bytes); more() { [ "$(cat /sys/class/net/eth0/statistics/rx_bytes)" -gt $((rx + 500000)) ]; }; await 60 more' || return 1
+    guest "$n_" 60 "fetch 10.9.$card_.1 500$card_ >/run/down & down=\$!; rx=/sys/class/net/eth$card_/statistics/rx_bytes; then=\$(cat \$rx); more() { [ \$(cat \$rx) -gt \$((then + 500000)) ]; }; await 60 more" || return 1
     "$@" || return 1
-    guest "$n_" 120 'kill -0 $down && echo "GUEST-BUSY $(/run/bed ports 113 300)" && ping -c 2 -W 5 10.9.1.1' || return 1
-    guest "$n_" 120 'wait $down; echo "GUEST-DOWN $(cut -d" " -f1 /run/down)"; ping -c 2 -W 5 10.9.0.1' || return 1
+    guest "$n_" 120 'kill -0 $down && echo "GUEST-BUSY $(/run/bed ports 113 300)" && ping -c 2 -W 5 '"10.9.$((1 - card_)).1" || return 1
+    guest "$n_" 120 'wait $down; echo "GUEST-DOWN $(cut -d" " -f1 /run/down)"; ping -c 2 -W 5 '"10.9.$card_.1" || return 1
     idle=$(sed -n 's/.*GUEST-IDLE ports: median \([0-9]*\).*/\1/p' "/run/$n_.out" | tail -n 1) busy=$(sed -n 's/.*GUEST-BUSY ports: median \([0-9]*\).*/\1/p' "/run/$n_.out" | tail -n 1)
     echo "another device's port: $idle ns idle, $busy ns while the card was away"
     said "$n_" "GUEST-DOWN $want" && [ "$idle" ] && [ "$busy" ] && [ "$busy" -le $((idle * 3)) ]
@@ -182,8 +182,8 @@ net_attacked() {
     by_hand_here() { $tools/bulkhead-bed spoof-fd "$(role_pid na e1000)" 02:16:3e:00:00:01 "$a0"; }
     spoofing na by_hand_here || { net_trouble na; return 1; }
     bulkhead trace net "$(xl domid na)" nic0 /out/na.pcap 600 & trace=$!
-    kill_here() { v=$(role_pid na e1000); kill -KILL "$v" && await 20 new_role na e1000 "$v"; }
-    killed na 4000000 kill_here || { net_trouble na; return 1; }
+    kill_here() { v=$(role_pid na "$1"); kill -KILL "$v" && await 20 new_role na "$1" "$v"; }
+    killed na 0 4000000 kill_here e1000 && killed na 1 4000000 kill_here rtl8139 || { net_trouble na; return 1; }
     kill $trace; ls -l /out/na.pcap
     say end; await 60 gone na || { net_trouble na; return 1; }
     exec 6>&-
@@ -234,7 +234,7 @@ stub_net() {
     spoofing sn by_hand_inside || { net_trouble sn; return 1; }
     other() { r_=$(row nic0); [ "$r_" ] && [ "$r_" != 0 ] && [ "$r_" != "$1" ]; }
     kill_inside() { v=$(row nic0); inside sn "kill -KILL $v" && await 30 other "$v"; }
-    killed sn 20000000 kill_inside || { net_trouble sn; return 1; }
+    killed sn 0 20000000 kill_inside || { net_trouble sn; return 1; }
     say end; await 60 gone sn || { net_trouble sn; return 1; }
     exec 6>&-
     grep -E 'bulkhead-dm: (network|nic)' /var/log/xen/qemu-dm-sn.log
