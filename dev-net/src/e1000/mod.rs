@@ -66,6 +66,8 @@ pub struct E1000 {
     rom: u32,
     config: ConfigSpace,
     regs: Vec<u32>,
+    /// Registers that are not zero, or were not: what is saved is found here, and not in all of the space at each access.
+    used: Vec<u32>,
     words: [u16; WORDS],
     bus: Bus,
     phy: Phy,
@@ -96,6 +98,7 @@ impl E1000 {
             rom,
             config,
             regs: Vec::new(),
+            used: Vec::new(),
             words: identity::words(mac),
             bus: Bus::default(),
             phy: Phy::default(),
@@ -125,9 +128,11 @@ impl E1000 {
     }
 
     fn set(&mut self, register: u32, value: u32) {
-        if let Some(place) = self.regs.get_mut((register >> 2) as usize) {
-            *place = value;
+        let Some(place) = self.regs.get_mut((register >> 2) as usize) else { return };
+        if *place == 0 && value != 0 && !self.used.contains(&register) {
+            self.used.push(register);
         }
+        *place = value;
     }
 
     fn rctl(&self) -> Rctl {
@@ -142,6 +147,7 @@ impl E1000 {
     /// Registers as after power-on (13.4, table 13-2), identity from the EEPROM.
     fn clear(&mut self) {
         self.regs = vec![0; (reg::END >> 2) as usize];
+        self.used.clear();
         self.set(reg::CTRL, Ctrl::new().with_full_duplex(true).with_auto_speed(true).with_set_link_up(true).with_speed(2).into_bits());
         self.set(reg::PBA, 0x0010_0030);
         self.set(reg::LEDCTL, 0x0706_8302);

@@ -42,7 +42,7 @@ impl E1000 {
     pub(super) fn encode(&self) -> Vec<u8> {
         // A frame that was collected half is collected anew.
         let value = |at: u32, v: u32| if at == reg::TDH { self.begins } else { v };
-        let registers = (0u32..).step_by(4).zip(&self.regs).map(|(at, v)| (at, value(at, *v))).filter(|(_, v)| *v != 0).flat_map(|(at, v)| [at, v]).collect();
+        let registers = self.used.iter().map(|at| (*at, value(*at, self.get(*at)))).filter(|(_, v)| *v != 0).flat_map(|(at, v)| [at, v]).collect();
         let Phy { control, advertise, control_1000, specific, specific_ext } = self.phy;
         let c = self.tx.context;
         E1000State {
@@ -93,15 +93,20 @@ impl E1000 {
             ipv4: flags & 1 != 0,
             tcp: flags & 2 != 0,
         };
-        let mut regs = vec![0; (reg::END >> 2) as usize];
-        for pair in s.registers.chunks(2) {
-            let [at, value] = *pair else { return Err(StateError::Value("registers")) };
-            let place = regs.get_mut((at >> 2) as usize).filter(|_| at & 3 == 0);
-            *place.ok_or(StateError::Value("registers"))? = value;
+        let good = |pair: &[u32]| matches!(*pair, [at, _] if at & 3 == 0 && at < reg::END);
+        if !s.registers.chunks(2).all(good) {
+            return Err(StateError::Value("registers"));
         }
         let mut config = self.config.clone();
         config.load(&s.config)?;
-        (self.config, self.regs, self.phy, self.bus, self.window) = (config, regs, phy, bus, s.window & 0x1_ffff);
+        self.regs = vec![0; (reg::END >> 2) as usize];
+        self.used.clear();
+        for pair in s.registers.chunks(2) {
+            if let [at, value] = *pair {
+                self.set(at, value);
+            }
+        }
+        (self.config, self.phy, self.bus, self.window) = (config, phy, bus, s.window & 0x1_ffff);
         self.tx = transmit::Transmit::default();
         self.tx.context = context;
         self.port.clear();
