@@ -94,7 +94,13 @@ impl Channel {
 
     /// The device is dead: its lines go down.
     pub(crate) fn offline(&mut self, edge: &mut impl Edge) {
-        self.live = None;
+        if let Some(mut live) = self.live.take() {
+            for what in live.end.unhandled() {
+                if what.count == 1 && self.keeps(what.region) {
+                    self.miss(what);
+                }
+            }
+        }
         let lines = std::mem::take(&mut self.lines);
         for (line, state) in self.declaration.lines.iter().zip(&lines) {
             if state.level {

@@ -526,10 +526,13 @@ impl<E: Edge> Machine<E> {
             return self.block(vcpu, request);
         }
         let posts = self.channels.get(channel).is_some_and(|c| {
-            c.declaration.regions.get(usize::from(region)).is_some_and(|r| r.posted)
+            c.declaration.regions.get(usize::from(region)).is_some_and(|r| r.posted || single && r.posted_at.iter().any(|at| u64::from(*at) == offset))
         });
         if posts && !request.bits.read() && !request.bits.data_is_ptr() {
             let what = Posted { offset, data: request.data & ones(request.size), count: request.count, region, size: shape.size, step: shape.step as u8 };
+            if let Some(c) = self.channels.get_mut(channel).filter(|c| single && c.live.is_none() && c.keeps(region)) {
+                c.miss(what);
+            }
             if self.post(channel, &what) {
                 self.complete(vcpu, &request, None);
             } else {

@@ -19,7 +19,7 @@ use crate::eeprom::{Bus, Lines, WORDS};
 use crate::port::Port;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError};
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
 use phy::Phy;
 use spec::{Ctrl, Eecd, Mdic, Rctl, Status, cause, reg};
 use rustix::fd::OwnedFd;
@@ -50,7 +50,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: vec![Region::bar("registers", 0, 0).kept(), Region::bar("window", 0, 1)],
+        regions: vec![Region::bar("registers", 0, 0).kept().posted_at(reg::RDT as u16).posted_at(reg::ITR as u16).shadow(reg::STATUS as u16, 4, 0), Region::bar("window", 0, 1)],
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -471,6 +471,11 @@ impl Device for E1000 {
             self.transmit(cx);
             self.receive(cx);
         }
+    }
+
+    /// Drivers read STATUS after each write that they want to have arrived.
+    fn shadows(&self, out: &mut Shadows<'_>) {
+        out.set(0, Some(self.get(reg::STATUS)));
     }
 
     fn checkpoint(&mut self) -> Option<Vec<u8>> {

@@ -473,3 +473,16 @@ fn a_frame_of_which_half_was_collected_is_collected_anew() {
     other.card.load(&state, &mut other.cx).unwrap();
     assert_eq!(other.read(reg::TDH), 2);
 }
+
+#[test]
+fn shadows_are_what_reading_gives() {
+    let mut b = Bench::new(Abilities::default());
+    b.arrives(frame(MAC, 100));
+    for (region, offset, size, index) in [(REGISTERS, reg::STATUS as u64, 4, 0)] {
+        let mut registers = [None; 4];
+        b.card.shadows(&mut Shadows { registers: &mut registers });
+        let read = b.card.read(Access::new(region, offset, size), &mut b.cx).unwrap() as u32;
+        assert_eq!(registers[index], Some(read & (u32::MAX >> (32 - 8 * size))), "{offset:#x}");
+        assert!(b.card.declaration().regions[usize::from(region)].shadows.contains(&(offset as u16, size, index as u8)));
+    }
+}

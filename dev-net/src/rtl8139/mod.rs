@@ -16,7 +16,7 @@ use crate::frame;
 use crate::port::Port;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError};
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
 use prost::Message as _;
 use spec::{Command, PlusCommand, Rcr, cause, reg};
 use rustix::fd::OwnedFd;
@@ -43,7 +43,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: vec![Region::bar("ports", 0, 0).kept(), Region::bar("registers", 0, 1).kept()],
+        regions: [Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)].map(|r| r.kept().shadow(reg::IMR as u16, 2, 0).shadow(reg::ISR as u16, 2, 1)).into(),
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -472,6 +472,12 @@ impl Device for Rtl8139 {
             self.transmit(cx);
             self.receive(cx);
         }
+    }
+
+    /// What an interrupt's handler reads; reading takes nothing back.
+    fn shadows(&self, out: &mut Shadows<'_>) {
+        out.set(0, Some(u32::from(self.get16(reg::IMR))));
+        out.set(1, Some(u32::from(self.get16(reg::ISR))));
     }
 
     fn checkpoint(&mut self) -> Option<Vec<u8>> {

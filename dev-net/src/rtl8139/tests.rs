@@ -391,3 +391,16 @@ proptest! {
         prop_assert!(b.card.load(&saved, &mut b.cx).is_ok());
     }
 }
+
+#[test]
+fn shadows_are_what_reading_gives() {
+    let mut b = Bench::plus(Abilities::default());
+    b.arrives(frame(MAC, 100));
+    for (region, offset, size, index) in [(0, reg::IMR as u64, 2, 0), (1, reg::ISR as u64, 2, 1)] {
+        let mut registers = [None; 4];
+        b.card.shadows(&mut Shadows { registers: &mut registers });
+        let read = b.card.read(Access::new(region, offset, size), &mut b.cx).unwrap() as u32;
+        assert_eq!(registers[index], Some(read & (u32::MAX >> (32 - 8 * size))), "{offset:#x}");
+        assert!(b.card.declaration().regions[usize::from(region)].shadows.contains(&(offset as u16, size, index as u8)));
+    }
+}

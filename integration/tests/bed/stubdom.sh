@@ -49,10 +49,10 @@ stub_grub() {
             $tools/bulkhead-bed same-picture "/out/$1.png" "/out/$1.ppm"
     }
     dom0_types() { for k; do bulkhead qmp "$back" "{\"execute\":\"send-key\",\"arguments\":{\"keys\":[{\"type\":\"qcode\",\"data\":\"$k\"}]}}" >/dev/null || return 1; usleep 150000; done; }
-    dom0_types c && await 20 on_screen sg 'grub>' || { screen sg; return 1; }
-    await 10 dom0_sees stub-prompt || return 1
-    dom0_types e c h o spc h e l l o ret && await 20 on_screen sg '"hello' || { screen sg; return 1; }
-    await 10 dom0_sees stub-hello || return 1
+    dom0_types c && await 60 on_screen sg 'grub>' || { screen sg; return 1; }
+    await 30 dom0_sees stub-prompt || return 1
+    dom0_types e c h o spc h e l l o ret && await 60 on_screen sg '"hello' || { screen sg; return 1; }
+    await 30 dom0_sees stub-hello || return 1
     cmp -s /out/stub-prompt.ppm /out/stub-hello.ppm && { echo "dom0's picture did not change"; return 1; }
     dom0_types h a l t ret
     wait $running; r=$?

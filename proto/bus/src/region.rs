@@ -41,6 +41,9 @@ pub struct Region {
     /// Single writes to it may be posted: they lower no interrupt, start or stop no DMA, change no decoding and no
     /// shadowed register. Memory, and ports that only take note of what is written (docs/decisions/0004).
     pub posted: bool,
+    /// Registers of which the same is true, where it is not of all: offsets. Telling a card that it may fill more buffers is one such: it
+    /// may hear of that a moment later.
+    pub posted_at: Vec<u16>,
     /// Single writes while the device's process is away are kept for the next one, in order; one that was on its way may be made
     /// twice. For devices whose drivers only ever tell where they are and what they want to hear of, and read what became of it.
     pub kept: bool,
@@ -51,17 +54,17 @@ pub struct Region {
 impl Region {
     /// Ports at a fixed address.
     pub fn ports(name: &'static str, base: u16, len: u16) -> Self {
-        Self { name, area: Area::Ports { base, len }, posted: false, kept: false, shadows: Vec::new() }
+        Self { name, area: Area::Ports { base, len }, posted: false, posted_at: Vec::new(), kept: false, shadows: Vec::new() }
     }
 
     /// Memory at a fixed address.
     pub fn memory(name: &'static str, base: u64, len: u64) -> Self {
-        Self { name, area: Area::Memory { base, len }, posted: false, kept: false, shadows: Vec::new() }
+        Self { name, area: Area::Memory { base, len }, posted: false, posted_at: Vec::new(), kept: false, shadows: Vec::new() }
     }
 
     /// What BAR `bar` of function `function` maps.
     pub fn bar(name: &'static str, function: u8, bar: u8) -> Self {
-        Self { name, area: Area::Bar { function, bar }, posted: false, kept: false, shadows: Vec::new() }
+        Self { name, area: Area::Bar { function, bar }, posted: false, posted_at: Vec::new(), kept: false, shadows: Vec::new() }
     }
 
     /// The same, with writes that are kept.
@@ -75,6 +78,13 @@ impl Region {
     #[must_use]
     pub fn posted(mut self) -> Self {
         self.posted = true;
+        self
+    }
+
+    /// The same, with posted writes to the register at `offset`.
+    #[must_use]
+    pub fn posted_at(mut self, offset: u16) -> Self {
+        self.posted_at.push(offset);
         self
     }
 

@@ -105,6 +105,17 @@ impl BrokerEnd {
         Ok(Some(outstanding.saturating_add(1)))
     }
 
+    /// Posted writes that the device has not handled, as far as it says.
+    pub fn unhandled(&mut self) -> Vec<Posted> {
+        let outstanding = self.posted_outstanding().unwrap_or(0);
+        let first = self.posted_head.wrapping_sub(outstanding);
+        let entry = |i: u32| {
+            let slot = (first.wrapping_add(i) as usize) & wire::POSTED.wrapping_sub(1);
+            self.request.read(request::POSTED_RING.wrapping_add(slot.wrapping_mul(size_of::<Posted>())))
+        };
+        (0..outstanding).filter_map(entry).collect()
+    }
+
     /// Announces the posted writes. Returns whether the device must be rung.
     #[must_use]
     pub fn publish_posted(&self) -> bool {

@@ -436,6 +436,16 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
         device.posted_done();
     }
     assert_eq!(seen, [(0, 0, 0x11), (0, 1, 0x22)], "memory is not kept here");
+    // What was posted and not handled is made again too.
+    b.machine.channels[0].declaration.regions[0].posted_at = vec![3];
+    b.offer(0, 0, 0x104, 1, 0x44, write, 1);
+    assert_eq!(b.answers().len(), 1, "nobody waits for it");
+    b.machine.offline(2);
+    b.offer(0, 0, 0x104, 1, 0x55, write, 1);
+    let mut device = b.connect(2);
+    let posted: Vec<_> = std::iter::from_fn(|| { let work = device.take().unwrap(); device.posted_done(); work }).map(|w| if let Work::Posted(p) = w { p.data } else { 0 }).collect();
+    assert_eq!(posted, [0x44, 0x55]);
+    b.answers();
     // Not for ever.
     b.machine.offline(2);
     for i in 0..300 {
