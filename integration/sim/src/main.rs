@@ -27,9 +27,10 @@ fn main() -> ExitCode {
     }
     // What reached nobody has not been tried.
     let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap_or_default();
-    for name in rows["return"]["processes"].as_array().into_iter().flatten().filter_map(|p| p["name"].as_str()) {
+    for name in rows.pointer("/return/processes").and_then(|p| p.as_array()).into_iter().flatten().filter_map(|p| p.get("name")?.as_str()) {
         let command = serde_json::json!({ "execute": "x-bulkhead-inspect", "arguments": { "device": name } });
-        if let Some(n) = sim.qmp(&command.to_string()).ok().and_then(|a| a["return"]["statistics"]["requests"].as_u64()) {
+        let answer = sim.qmp(&command.to_string()).unwrap_or_default();
+        if let Some(n) = answer.pointer("/return/statistics/requests").and_then(serde_json::Value::as_u64) {
             eprintln!("reached {name} {n}");
         }
     }
