@@ -184,7 +184,7 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
         for class in ["vbd", "vif", "vkbd", "vfb"] {
             for id in xenstore.directory(&format!("device/{class}")) {
                 let state = xenstore.read(&format!("device/{class}/{id}/state")).unwrap_or_default();
-                if class == "vif" && state == "4" {
+                if class == "vif" {
                     vifs = vifs.saturating_add(1);
                 }
                 if state != "4" {
@@ -196,10 +196,8 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
         let passed = start.elapsed();
         let essential = open.iter().find(|(class, ..)| matches!(*class, "vbd" | "vif"));
         let wait = match (essential, missing) {
-            // libxl adds a card's interface when it has started this domain.
-            (None, None) if vifs < nics && passed >= DISKS => {
-                return Err(format!("{vifs} of {nics} network interfaces are there after {} s", DISKS.as_secs()));
-            }
+            // libxl adds them before this domain runs.
+            (None, None) if vifs < nics && passed >= EXTRAS => return Err(format!("{vifs} of {nics} network interfaces are there")),
             (None, None) if vifs < nics => Duration::from_millis(100),
             (None, None) if open.is_empty() || passed >= EXTRAS => {
                 for (class, id, state) in open {
