@@ -550,9 +550,10 @@ impl Device for Rtl8139 {
     }
 }
 
-/// The card as its fuzz target and its corpus test know it: what it sends comes back.
+/// The card as its fuzz target and its corpus test know it: what it sends comes back, and DHCP is answered.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default()))
+    let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
+    Box::new(Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default()).with_lease(Some(lease)))
 }
 
 /// A group's address hashed as the multicast table wants it: the upper six bits of the frame check sequence's polynomial over it.
