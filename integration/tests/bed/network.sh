@@ -10,6 +10,8 @@ networks() {
         ip link add xenbr$n type bridge && ip link set xenbr$n up && ip addr add 10.9.$n.1/24 dev xenbr$n && ip addr add fd09:$n::1/64 dev xenbr$n || return 1
     done
     httpd -p 10.9.1.1:80 -h /run/boot
+    # Whoever wants the tests' program has it from here.
+    ( while :; do nc -l -p 5009 <$tools/bulkhead-bed; done ) >/dev/null 2>&1 &
     cat >/run/dnsmasq.conf <<'C'
 port=0
 interface=xenbr0
@@ -59,8 +61,6 @@ while read -r l_ <&8 && [ "$l_" != end ]; do eval "$l_"; echo "GUEST-STATUS $?";
 S
     console_guest "$mode_" "$name_" "$(vifs)" "$@" </run/net.script || return 1
     await 120 said "$name_" GUEST-READY || return 1
-    # Whoever wants the tests' program has it from here.
-    ( while xl domid "$name_" >/dev/null 2>&1; do nc -l -p 5009 <$tools/bulkhead-bed >/dev/null 2>&1; done ) &
     say begin; await 20 said "$name_" GUEST-LISTENS
 }
 # guest NAME SECONDS COMMAND: the guest executes it; fails if it fails there.
