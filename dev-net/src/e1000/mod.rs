@@ -50,7 +50,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: vec![Region::bar("registers", 0, 0).kept().posted_at(reg::RDT as u16).posted_at(reg::ITR as u16).shadow(reg::STATUS as u16, 4, 0), Region::bar("window", 0, 1)],
+        regions: vec![Region::bar("registers", 0, 0).kept().posted_at(reg::RDT as u16).posted_at(reg::ITR as u16).shadow(reg::STATUS as u16, 4, 0).shadow(reg::EECD as u16, 4, 1), Region::bar("window", 0, 1)],
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -245,6 +245,11 @@ impl E1000 {
         self.set_stat(first.wrapping_add((class as u32).wrapping_mul(4)), 1);
     }
 
+    fn eecd(&self) -> u32 {
+        let eecd = Eecd::from_bits(self.get(reg::EECD));
+        eecd.with_data_out(self.bus.out()).with_present(true).with_grant(eecd.request()).into_bits()
+    }
+
     fn read_register(&mut self, register: u32, cx: &mut Context) -> u32 {
         match register {
             reg::ICR => {
@@ -255,10 +260,7 @@ impl E1000 {
                 causes
             }
             reg::CTRL_DUP => self.get(reg::CTRL),
-            reg::EECD => {
-                let eecd = Eecd::from_bits(self.get(reg::EECD));
-                eecd.with_data_out(self.bus.out()).with_present(true).with_grant(eecd.request()).into_bits()
-            }
+            reg::EECD => self.eecd(),
             reg::ICS | reg::IMC => 0,
             reg::STATISTICS..reg::STATISTICS_END => {
                 let value = self.get(register);
@@ -473,9 +475,10 @@ impl Device for E1000 {
         }
     }
 
-    /// Drivers read STATUS after each write that they want to have arrived.
+    /// Drivers read STATUS after each write that they want to have arrived, and the EEPROM bit by bit.
     fn shadows(&self, out: &mut Shadows<'_>) {
         out.set(0, Some(self.get(reg::STATUS)));
+        out.set(1, Some(self.eecd()));
     }
 
     fn checkpoint(&mut self) -> Option<Vec<u8>> {

@@ -478,7 +478,7 @@ fn a_frame_of_which_half_was_collected_is_collected_anew() {
 fn shadows_are_what_reading_gives() {
     let mut b = Bench::new(Abilities::default());
     b.arrives(frame(MAC, 100));
-    for (region, offset, size, index) in [(REGISTERS, reg::STATUS as u64, 4, 0)] {
+    for (region, offset, size, index) in [(REGISTERS, reg::STATUS as u64, 4, 0), (REGISTERS, reg::EECD as u64, 4, 1)] {
         let mut registers = [None; 4];
         b.card.shadows(&mut Shadows { registers: &mut registers });
         let read = b.card.read(Access::new(region, offset, size), &mut b.cx).unwrap() as u32;

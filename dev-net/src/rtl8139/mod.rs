@@ -43,7 +43,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: [Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)].map(|r| r.kept().shadow(reg::IMR as u16, 2, 0).shadow(reg::ISR as u16, 2, 1)).into(),
+        regions: [Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)].map(|r| r.kept().shadow(reg::IMR as u16, 2, 0).shadow(reg::ISR as u16, 2, 1).shadow(reg::EECR as u16, 1, 2)).into(),
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -269,6 +269,10 @@ impl Rtl8139 {
         cx.timers.set(TIMER, (at != 0 && deadline > cx.now()).then_some(deadline));
     }
 
+    fn eecr(&self) -> u8 {
+        self.get::<1>(reg::EECR)[0] & !1 | u8::from(self.bus.out())
+    }
+
     /// One byte as software reads it.
     fn byte(&self, at: usize, cx: &Context) -> u8 {
         let part = |value: u32, base: usize| value.to_le_bytes().get(at.saturating_sub(base)).copied().unwrap_or(0);
@@ -277,7 +281,7 @@ impl Rtl8139 {
             reg::CR => self.command().with_empty(self.reading() == u32::from(self.get16(reg::CBR))).into_bits(),
             0x40..0x44 => part(self.get32(reg::TCR) & !0x7cc0_0000 | HARDWARE, reg::TCR),
             0x48..0x4c => part(self.ticks(cx), reg::TCTR),
-            reg::EECR => stored & !1 | u8::from(self.bus.out()),
+            reg::EECR => self.eecr(),
             // 100 Mbit/s; the link bit is inverted (5.15).
             reg::MSR => if self.port.cable() { 0 } else { 4 },
             0x60 | 0x61 => {
@@ -474,10 +478,11 @@ impl Device for Rtl8139 {
         }
     }
 
-    /// What an interrupt's handler reads; reading takes nothing back.
+    /// What an interrupt's handler reads, and the EEPROM, which is read bit by bit; reading takes nothing back.
     fn shadows(&self, out: &mut Shadows<'_>) {
         out.set(0, Some(u32::from(self.get16(reg::IMR))));
         out.set(1, Some(u32::from(self.get16(reg::ISR))));
+        out.set(2, Some(u32::from(self.eecr())));
     }
 
     fn checkpoint(&mut self) -> Option<Vec<u8>> {

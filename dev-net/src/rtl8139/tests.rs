@@ -396,7 +396,7 @@ proptest! {
 fn shadows_are_what_reading_gives() {
     let mut b = Bench::plus(Abilities::default());
     b.arrives(frame(MAC, 100));
-    for (region, offset, size, index) in [(0, reg::IMR as u64, 2, 0), (1, reg::ISR as u64, 2, 1)] {
+    for (region, offset, size, index) in [(0, reg::IMR as u64, 2, 0), (1, reg::ISR as u64, 2, 1), (0, reg::EECR as u64, 1, 2)] {
         let mut registers = [None; 4];
         b.card.shadows(&mut Shadows { registers: &mut registers });
         let read = b.card.read(Access::new(region, offset, size), &mut b.cx).unwrap() as u32;

@@ -243,20 +243,18 @@ stub_net() {
 
 # What takes too long for CI: integration/campaign network.
 # A quarter of a gibibyte each way over each card, then fifty times both drivers anew.
-numbers() { seq 1 99999999 | head -c "$1"; }
 net_long() {
-    guest_limit=9000 net_guest our nl && guest nl 60 'dhcp eth0 && dhcp eth1' || { net_trouble nl; return 1; }
-    n_bytes=$((${NET_MIB:-256} << 20)); want=$(numbers $n_bytes | sha256sum); mkfifo /run/held; exec 7<>/run/held
-    say 'numbers() { seq 1 99999999 | head -c "$1"; }'
+    guest_limit=9000 net_guest our nl && guest nl 60 'dhcp eth0 && dhcp eth1 && tool' || { net_trouble nl; return 1; }
+    n_bytes=$((${NET_MIB:-256} << 20))
     for n in 0 1; do
         b_=$(uptime_s)
-        numbers $n_bytes | nc -l -p 500$n >/dev/null 2>&1 &
-        guest nl 1500 "echo \"GUEST-SUM$n \$(fetch 10.9.$n.1 500$n)\"" && said nl "GUEST-SUM$n $want" || { net_trouble nl; return 1; }
-        echo "card $n: ${NET_MIB:-256} MiB to the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal"
+        $tools/bulkhead-bed tcp listen 10.9.$n.1:500$n send $n_bytes checked >/run/sum & l=$!
+        guest nl 1500 "echo \"GUEST-SUM$n \$(/run/bed tcp connect 10.9.$n.1:500$n receive checked)\"" && wait $l && said nl "GUEST-SUM$n $(cat /run/sum)" || { cat /run/sum; net_trouble nl; return 1; }
+        echo "card $n: to the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal: $(cat /run/sum)"
         b_=$(uptime_s)
-        nc -l -p 501$n <&7 | sha256sum >/run/sum & l=$!
-        guest nl 1500 "numbers $n_bytes | nc 10.9.$n.1 501$n" && wait $l && [ "$(cat /run/sum)" = "$want" ] || { cat /run/sum; net_trouble nl; return 1; }
-        echo "card $n: ${NET_MIB:-256} MiB from the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal"
+        $tools/bulkhead-bed tcp listen 10.9.$n.1:501$n receive checked >/run/sum & l=$!
+        guest nl 1500 "echo \"GUEST-SENT$n \$(/run/bed tcp connect 10.9.$n.1:501$n send $n_bytes checked)\"" && wait $l && said nl "GUEST-SENT$n $(cat /run/sum)" || { cat /run/sum; net_trouble nl; return 1; }
+        echo "card $n: from the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal: $(cat /run/sum)"
     done
     i=0
     while [ $i -lt "${NET_RELOADS:-50}" ]; do
@@ -265,7 +263,7 @@ net_long() {
     done
     echo "$i reloads of both drivers"
     guest nl 10 '[ "$(cat /sys/class/net/eth?/statistics/rx_errors /sys/class/net/eth?/statistics/tx_errors | tr -d "\n")" = 0000 ]' || { net_trouble nl; return 1; }
-    say end; await 60 gone nl; exec 6>&- 7>&-; await 5 nothing_left
+    say end; await 60 gone nl; exec 6>&-; await 5 nothing_left
 }
 # A minute of smallest frames both ways over both cards: no process grows by more than 512 KiB after the first twenty seconds.
 net_flood() {

@@ -45,8 +45,10 @@ fn main() {
         (Some("spoof"), _) if arguments.len() == 4 => frames::spoof(&arguments[1], &arguments[2], &arguments[3]),
         (Some("spoof-fd"), [pid, ..]) if arguments.len() == 4 => frames::spoof_fd(*pid, &arguments[2], &arguments[3]),
         (Some("watch"), []) if arguments.len() == 2 => frames::watch(&arguments[1]),
-        (Some("tcp"), _) if arguments.get(3).is_some_and(|w| w == "send") && arguments.len() == 5 => frames::tcp(&arguments[1], &arguments[2], arguments[4].parse().ok()),
-        (Some("tcp"), _) if arguments.get(3).is_some_and(|w| w == "receive") && arguments.len() == 4 => frames::tcp(&arguments[1], &arguments[2], None),
+        (Some("tcp"), _) if arguments.len() >= 4 => {
+            let bytes = arguments.get(4).and_then(|n| n.parse().ok()).filter(|_| arguments[3] == "send");
+            frames::tcp(&arguments[1], &arguments[2], bytes, arguments.last().is_some_and(|w| w == "checked"))
+        }
         (Some("flood"), [seconds]) if arguments.len() == 3 => frames::flood(&arguments[1], u64::try_from(*seconds).unwrap_or(0)),
         (Some("ports"), [port, count]) => ports(*port, *count),
         (Some("outw"), [port, value]) => outw(*port, *value),

@@ -3,7 +3,7 @@
 //!     bulkhead-bed spoof INTERFACE MAC IP     sends them out of an interface, from inside the guest
 //!     bulkhead-bed spoof-fd PID MAC IP        a hostile program in the place of process PID writes them to its interface's descriptor
 //!     bulkhead-bed watch INTERFACE            prints the names of those that arrive, until the last one does
-//!     bulkhead-bed tcp listen|connect ADDRESS send BYTES | receive      one stream, 64 KiB a call
+//!     bulkhead-bed tcp listen|connect ADDRESS send BYTES | receive [checked]     one stream, 64 KiB a call, and its checksum
 //!     bulkhead-bed flood INTERFACE SECONDS    smallest frames to nobody, and how many went
 use bulkhead_breakout::ids;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -152,28 +152,45 @@ pub fn watch(interface: &str) -> Done {
     }
 }
 
-pub fn tcp(how: &str, address: &str, bytes: Option<u64>) -> Done {
+pub fn tcp(how: &str, address: &str, bytes: Option<u64>, checked: bool) -> Done {
     use std::io::{Read as _, Write as _};
     let mut stream = match how {
         "listen" => std::net::TcpListener::bind(address)?.accept()?.0,
         _ => std::net::TcpStream::connect(address)?,
     };
-    let mut buffer = vec![0x5a; 1 << 16];
+    // Not the same again and again, and the same at both ends.
+    let (mut number, mut sum) = (0x9e37_79b9_7f4a_7c15u64, 0u64);
+    let mut buffer = vec![0; 1 << 16];
     let mut count = 0u64;
+    let mut add = |bytes: &[u8]| bytes.iter().for_each(|b| sum = sum.rotate_left(5).wrapping_mul(31).wrapping_add(u64::from(*b)));
     match bytes {
         Some(bytes) => while count < bytes {
             let n = usize::try_from(bytes - count)?.min(buffer.len());
+            if checked {
+                for word in buffer.chunks_exact_mut(8) {
+                    number ^= number << 13;
+                    number ^= number >> 7;
+                    number ^= number << 17;
+                    word.copy_from_slice(&number.to_le_bytes());
+                }
+                add(&buffer[..n]);
+            }
             stream.write_all(&buffer[..n])?;
             count += n as u64;
         },
         None => loop {
             match stream.read(&mut buffer)? {
                 0 => break,
-                n => count += n as u64,
+                n => {
+                    count += n as u64;
+                    if checked {
+                        add(&buffer[..n]);
+                    }
+                }
             }
         },
     }
-    println!("tcp: {count} bytes");
+    println!("tcp: {count} bytes, sum {sum:016x}");
     Ok(())
 }
 
