@@ -273,8 +273,9 @@ net_flood() {
     $tools/bulkhead-bed flood xenbr0 60 & a=$!; $tools/bulkhead-bed flood xenbr1 60 & b=$!
     sleep 20; e1=$(pss e1000) r1=$(pss rtl8139)
     await 200 said nf GUEST-FLOODED; wait $a $b; e2=$(pss e1000) r2=$(pss rtl8139)
-    grep 'flood:' /run/nf.out; echo "PSS after 20 s and at the end: e1000 $e1 $e2 kB, rtl8139 $r1 $r2 kB"
+    sed 's/^/guest: /' /run/nf.out | grep 'flood:'; echo "PSS after 20 s and at the end: e1000 $e1 $e2 kB, rtl8139 $r1 $r2 kB"
     guest nf 30 both_ping || { net_trouble nf; return 1; }
     say end; await 60 gone nf; exec 6>&-
-    [ $((e2 - e1)) -le 512 ] && [ $((r2 - r1)) -le 512 ] && await 5 nothing_left
+    # Both have sent.
+    [ "$(grep -c 'flood: [1-9][0-9]* frames' /run/nf.out)" = 2 ] && [ $((e2 - e1)) -le 512 ] && [ $((r2 - r1)) -le 512 ] && await 5 nothing_left
 }
