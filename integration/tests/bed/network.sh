@@ -275,7 +275,7 @@ net_flood() {
     say '/run/bed flood eth0 60 & /run/bed flood eth1 60; wait; echo GUEST-FLOODED'
     $tools/bulkhead-bed flood xenbr0 60 & a=$!; $tools/bulkhead-bed flood xenbr1 60 & b=$!
     sleep 20; e1=$(pss e1000) r1=$(pss rtl8139)
-    await 200 said nf GUEST-FLOODED; wait $a $b; e2=$(pss e1000) r2=$(pss rtl8139)
+    await 200 said nf '^GUEST-FLOODED'; wait $a $b; e2=$(pss e1000) r2=$(pss rtl8139)
     sed 's/^/guest: /' /run/nf.out | grep 'flood:'; echo "PSS after 20 s and at the end: e1000 $e1 $e2 kB, rtl8139 $r1 $r2 kB"
     guest nf 30 both_ping || { net_trouble nf; return 1; }
     say end; await 60 gone nf; exec 6>&-
