@@ -1,5 +1,5 @@
 //! Network cards of a running guest.
-use crate::qmp::{Session, exchange, returned};
+use crate::qmp::{exchange, returned};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -36,13 +36,12 @@ pub(crate) fn set(guest: &str, device: &str, words: &[&str]) -> Result<(), Strin
 pub(crate) fn trace(guest: &str, device: &str, file: &str, seconds: Option<u64>) -> Result<(), String> {
     let fail = |e: std::io::Error| format!("{file}: {e}");
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(fail)?;
-    let mut session = Session::open(guest)?;
     let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     let mut first = true;
     loop {
         let end = until.is_some_and(|u| Instant::now() >= u);
         let command = json!({ "execute": "x-bulkhead-capture", "arguments": { "device": device, "end": end } });
-        let answer = session.ask(&command.to_string())?;
+        let answer = exchange(guest, &command.to_string())?;
         let answer = returned(&answer)?;
         let text = answer.get("pcap").and_then(Value::as_str).unwrap_or_default();
         let bytes = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{guest}: the frames: {e}"))?;

@@ -30,14 +30,27 @@ pub(crate) fn screenshot(guest: &str, file: &str) -> Result<(), String> {
     new.and_then(|mut f| f.write_all(&png)).map_err(|e| format!("{file}: {e}"))
 }
 
-/// Prints what happens to the guest's devices, a line each, until its control goes.
+/// Prints what happens to the guest's devices, a line each, until its control goes. A connection for each question: in a stub domain
+/// there is one at a time, and libxl wants it too.
 pub(crate) fn events(guest: &str) -> Result<(), String> {
-    let mut session = Session::open(guest)?;
-    session.stream.set_read_timeout(None).map_err(|e| format!("{}: {e}", session.path))?;
-    while let Some(Ok(line)) = session.lines.next() {
-        println!("{line}");
+    let mut after = 0;
+    let mut known = false;
+    loop {
+        let answer = match exchange(guest, &format!(r#"{{"execute":"x-bulkhead-events","arguments":{{"after":{after}}}}}"#)) {
+            Ok(answer) => answer,
+            Err(e) if !known => return Err(e),
+            Err(_) if !std::path::Path::new(&socket(guest)).exists() => return Ok(()),
+            // Somebody else has the connection.
+            Err(_) => continue,
+        };
+        let answer = returned(&answer)?;
+        known = true;
+        for event in answer.get("events").and_then(Value::as_array).into_iter().flatten() {
+            println!("{event}");
+        }
+        after = answer.get("last").and_then(Value::as_u64).unwrap_or(after);
+        std::thread::sleep(Duration::from_millis(500));
     }
-    Ok(())
 }
 
 /// The answer's value, or the error's text.
@@ -53,8 +66,13 @@ pub(crate) fn exchange(guest: &str, text: &str) -> Result<Value, String> {
     Session::open(guest)?.ask(text)
 }
 
+/// Where a guest's control listens: `guest` is a domid or a socket.
+fn socket(guest: &str) -> String {
+    if guest.contains('/') { guest.to_owned() } else { format!("/var/run/xen/qmp-libxl-{guest}") }
+}
+
 /// A connection.
-pub(crate) struct Session {
+struct Session {
     path: String,
     stream: UnixStream,
     lines: std::io::Lines<BufReader<UnixStream>>,
@@ -62,8 +80,8 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connects to a guest's control.
-    pub(crate) fn open(guest: &str) -> Result<Self, String> {
-        let path = if guest.contains('/') { guest.to_owned() } else { format!("/var/run/xen/qmp-libxl-{guest}") };
+    fn open(guest: &str) -> Result<Self, String> {
+        let path = socket(guest);
         let fail = |e: std::io::Error| format!("{path}: {e}");
         let stream = UnixStream::connect(&path).map_err(fail)?;
         stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(fail)?;
@@ -85,7 +103,7 @@ impl Session {
     }
 
     /// One more command on it.
-    pub(crate) fn ask(&mut self, text: &str) -> Result<Value, String> {
+    fn ask(&mut self, text: &str) -> Result<Value, String> {
         self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| format!("{}: {e}", self.path))?;
         self.next()
     }

@@ -13,6 +13,7 @@ use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) nics: Arc<Nics>,
     pub(crate) fdsets: Mutex<FdSets>,
     pub(crate) events: broadcast::Sender<String>,
+    /// The last of them, for who cannot hold a connection: a stub domain has one.
+    pub(crate) past: Mutex<Past>,
     pub(crate) recent: Recent,
     /// The kernel's Landlock ABI.
     pub(crate) landlock: i32,
@@ -173,6 +176,10 @@ impl Shared {
                 let count = arguments.get("lines").and_then(Value::as_u64).unwrap_or(200).min(2000);
                 Ok(json!(self.recent.last(count as usize)))
             }
+            "x-bulkhead-events" => {
+                let after = arguments.get("after").and_then(Value::as_u64).unwrap_or(0);
+                Ok(self.past.lock().unwrap_or_else(PoisonError::into_inner).since(after))
+            }
             "set_link" => self.set_link(arguments).await,
             "x-bulkhead-net-set" => self.net_set(arguments).await,
             "x-bulkhead-net-show" => self.net_show().await,
@@ -290,6 +297,34 @@ impl Shared {
         let registers: serde_json::Map<_, _> = registers.into_iter().map(|r| (r.name, Value::String(r.value))).collect();
         let counters: serde_json::Map<_, _> = counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
         Ok(json!({ "registers": registers, "statistics": counters }))
+    }
+}
+
+/// Events that are remembered.
+const REMEMBERED: usize = 64;
+
+/// What has happened, oldest first, with numbers from 1.
+#[derive(Default)]
+pub(crate) struct Past {
+    events: VecDeque<Value>,
+    last: u64,
+}
+
+impl Past {
+    /// One more.
+    pub(crate) fn push(&mut self, event: Value) {
+        if self.events.len() >= REMEMBERED {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+        self.last = self.last.saturating_add(1);
+    }
+
+    /// Those after number `after`, and the number of the last.
+    fn since(&self, after: u64) -> Value {
+        let new = usize::try_from(self.last.saturating_sub(after)).unwrap_or(usize::MAX).min(self.events.len());
+        let events: Vec<&Value> = self.events.iter().skip(self.events.len().saturating_sub(new)).collect();
+        json!({ "last": self.last, "events": events })
     }
 }
 

@@ -66,6 +66,7 @@ pub fn run() -> Result<(), StartError> {
         nics,
         fdsets: Mutex::new(FdSets::new(save)),
         events: broadcast::channel(16).0,
+        past: Mutex::default(),
         recent: file.recent(),
         landlock: report.landlock,
     });
@@ -132,6 +133,7 @@ fn event(shared: &Shared, name: &str, data: &serde_json::Value) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let event = json!({ "event": name, "data": data, "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() } });
     let _ = shared.events.send(format!("{event}\r\n"));
+    shared.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(event);
 }
 
 fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {

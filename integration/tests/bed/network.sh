@@ -170,11 +170,15 @@ killed() {
     serve 500$card_ /run/net.file
     guest "$n_" 60 'echo "GUEST-IDLE $(/run/bed ports 113 300)"' || return 1
     guest "$n_" 60 "fetch 10.9.$card_.1 500$card_ >/run/down & down=\$!; rx=/sys/class/net/eth$card_/statistics/rx_bytes; then=\$(cat \$rx); more() { [ \$(cat \$rx) -gt \$((then + 500000)) ]; }; await 60 more" || return 1
+    # From before the kill until the card is back.
+    guest "$n_" 20 '{ /run/bed ports 113 150000 >/run/busy; echo gone >>/run/busy; } & ports=$!' || return 1
     "$@" || return 1
-    guest "$n_" 120 'kill -0 $down && echo "GUEST-BUSY $(/run/bed ports 113 300)" && ping -c 2 -W 5 '"10.9.$((1 - card_)).1" || return 1
+    guest "$n_" 10 'kill -0 $down && kill -0 $ports' || { echo "it was over before the card was back"; return 1; }
+    guest "$n_" 60 'ping -c 2 -W 5 '"10.9.$((1 - card_)).1" || return 1
+    guest "$n_" 120 'wait $ports; echo "GUEST-BUSY $(head -n 1 /run/busy)"' || return 1
     guest "$n_" 120 'wait $down; echo "GUEST-DOWN $(cut -d" " -f1 /run/down)"; ping -c 2 -W 5 '"10.9.$card_.1" || return 1
     idle=$(sed -n 's/.*GUEST-IDLE ports: median \([0-9]*\).*/\1/p' "/run/$n_.out" | tail -n 1) busy=$(sed -n 's/.*GUEST-BUSY ports: median \([0-9]*\).*/\1/p' "/run/$n_.out" | tail -n 1)
-    echo "another device's port: $idle ns idle, $busy ns while the card was away"
+    echo "another device's port: $idle ns idle, $busy ns from before the kill until the card was back"
     said "$n_" "GUEST-DOWN $want" && [ "$idle" ] && [ "$busy" ] && [ "$busy" -le $((idle * 3)) ]
 }
 addresses() { a0=$(awk '/02:16:3e:00:00:01/ { print $3 }' /run/leases) a1=$(awk '/02:16:3e:00:00:02/ { print $3 }' /run/leases); }
@@ -206,25 +210,39 @@ net_boot() {
 }
 # The guest's kernel unplugs its emulated cards (it has PV ones): their processes end, their interfaces are gone, whoever listens is told,
 # and nothing of them is on the bus. Its disk has a PV back end that is no process, so that unplugging is offered at all.
-net_unplug() {
+net_unplug() { unplugs our && await 5 nothing_left && ! ls /sys/class/net | grep -q emu; }
+stub_unplug() { unplugs debug_stub && await 10 stub_left; }
+unplugs() { # unplugs MODE
     networks || return 1
-    cmdline='xen_emul_unplug=nics' linux_config our nu "$(vifs)" 'on_poweroff="destroy"' <<'S'
+    cmdline='xen_emul_unplug=nics' linux_config "$1" nu "$(vifs)" 'on_poweroff="destroy"' 'stubdomain_memory=96' <<'S'
 load ata_piix
 echo "GUEST-SEES $(lspci -n | grep -c -E '8086:100e|10ec:8139') cards"
+hears end
 S
     modprobe -a loop xen-blkback; losetup /dev/loop0 /run/nu.img; losetup /dev/loop1 /run/nu.data
-    sed -i 's#^disk=.*#disk=["phy:/dev/loop0,hda,w","phy:/dev/loop1,hdb,w"]#' /run/nu.cfg
-    (exec 9<>/run/nu.com1; exec cat /run/nu.com1 >/run/nu.out) & c=$!
+    sed -i 's#^disk=.*#disk=["phy:/dev/loop0,hda,w","phy:/dev/loop1,hdb,w"]#; s#^serial=.*#serial="pty"#' /run/nu.cfg
     xl create -p /run/nu.cfg || { cat /var/log/xen/qemu-dm-nu.log /var/log/xen/xen-hotplug.log; return 1; }
     d=$(xl domid nu)
+    rm -f /run/nu.in; mkfifo /run/nu.in
+    $tools/bulkhead-bed terminal xl console nu </run/nu.in >/run/nu.out 2>&1 &
+    exec 6<>/run/nu.in
     bulkhead events "$d" >/run/nu.events & e=$!
-    tree nu | grep -E 'e1000|rtl8139'; ls /sys/class/net | grep emu
+    bulkhead ps "$d" | grep nic || return 1
     xl unpause nu
-    await 90 grep -q GUEST-SEES /run/nu.out || { cat /run/nu.out /var/log/xen/qemu-dm-nu.log; return 1; }
-    await 60 gone nu || return 1
-    kill $c $e; losetup -d /dev/loop0; losetup -d /dev/loop1
+    await 90 said nu 'GUEST-SEES [0-9]' || { cat /run/nu.out /var/log/xen/qemu-dm-nu.log; return 1; }
+    # While the guest still runs: no process, no interface that leads anywhere.
+    bulkhead ps "$d"; [ "$(bulkhead ps "$d" | awk '/^ *nic/ && $2 != 0 { n++ } END { print n + 0 }')" = 0 ] || return 1
+    case $1 in
+        our) ls /sys/class/net | grep emu && return 1;;
+        *) inside nu 'cat /sys/class/net/eth0/flags /sys/class/net/eth1/flags /proc/net/packet' || return 1
+            # IFF_UP is the lowest bit; one line of /proc/net/packet is its heading.
+            [ "$(grep -c '^0x[0-9a-f]*[02468ace]$' /run/inside.out)" = 2 ] && [ "$(grep -c . /run/inside.out)" = 4 ] || return 1;;
+    esac
+    say end; await 60 gone nu || return 1
+    exec 6>&-
+    kill $e; losetup -d /dev/loop0; losetup -d /dev/loop1
     cat /run/nu.out /run/nu.events; tail -n 8 /var/log/xen/qemu-dm-nu.log
-    said nu 'GUEST-SEES 0 cards' && [ "$(grep -c DEVICE_DELETED /run/nu.events)" = 2 ] && grep -q '"device":"nic0"' /run/nu.events && await 5 nothing_left
+    said nu 'GUEST-SEES 0 cards' && [ "$(grep -c DEVICE_DELETED /run/nu.events)" = 2 ] && grep -q '"device":"nic0"' /run/nu.events && ! grep -q DEVICE_DIED /run/nu.events
 }
 # The same in a stub domain: the cards' other ends are packet sockets on its interfaces, the rules are at their egress. Basics and both
 # attacks (the debugging image has a shell and the hostile program; all else in it is the release's).

@@ -16,7 +16,6 @@ pub mod tap;
 
 pub use rules::Rules;
 
-use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Number of the interface with this name.
@@ -36,8 +35,8 @@ pub fn index(name: &str) -> std::io::Result<u32> {
 pub fn up(index: u32, mtu: u32) -> std::io::Result<()> {
     let mut netlink = netlink::Netlink::open()?;
     // An interface may have a lower limit; then it keeps what it has.
-    let _ = netlink.set_link(index, false, Some(mtu));
-    netlink.set_link(index, true, None)
+    let _ = netlink.set_link(index, None, Some(mtu));
+    netlink.set_link(index, Some(true), None)
 }
 
 /// The interface that has this hardware address.
@@ -47,17 +46,4 @@ pub fn by_address(mac: [u8; 6]) -> Option<String> {
     let mut names: Vec<String> = std::fs::read_dir("/sys/class/net").ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort();
     names.into_iter().find(|name| std::fs::read_to_string(format!("/sys/class/net/{name}/address")).is_ok_and(|a| a.trim() == wanted))
-}
-
-/// An interface, and a descriptor by which a process is its other end.
-#[derive(Debug)]
-pub struct End {
-    /// Its name.
-    pub name: String,
-    /// Its number.
-    pub index: u32,
-    /// For the process.
-    pub fd: OwnedFd,
-    /// What the process sends comes in at the interface (a tap), instead of going out of it (a packet socket).
-    pub ingress: bool,
 }

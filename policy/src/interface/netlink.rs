@@ -127,12 +127,12 @@ impl Netlink {
         self.answers(each)
     }
 
-    /// Brings an interface up, or changes its MTU.
-    pub(super) fn set_link(&mut self, index: u32, up: bool, mtu: Option<u32>) -> std::io::Result<()> {
+    /// Brings an interface up or down, or changes its MTU.
+    pub(super) fn set_link(&mut self, index: u32, up: Option<bool>, mtu: Option<u32>) -> std::io::Result<()> {
         // struct ifinfomsg: family, type, index, flags, which of them.
         let mut head = vec![0; 4];
-        let flags = if up { UP } else { 0 };
-        for word in [index, flags, flags] {
+        let (flags, which) = up.map_or((0, 0), |up| (if up { UP } else { 0 }, UP));
+        for word in [index, flags, which] {
             head.extend(word.to_ne_bytes());
         }
         let attributes = mtu.map_or_else(Attributes::default, |mtu| Attributes::default().with(MTU, &mtu.to_ne_bytes()));
@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn the_kernel_says_no_to_an_interface_that_is_not_there() {
         let mut netlink = Netlink::open().unwrap();
-        let error = netlink.set_link(0x7fff_fff0, false, Some(1500)).unwrap_err();
+        let error = netlink.set_link(0x7fff_fff0, None, Some(1500)).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EPERM)), "{error}");
         // And the next question has its own answer.
-        assert!(netlink.set_link(0x7fff_fff0, false, Some(1500)).is_err());
+        assert!(netlink.set_link(0x7fff_fff0, None, Some(1500)).is_err());
     }
 }

@@ -130,6 +130,18 @@ impl Rules {
         }
     }
 
+    /// Nobody is the other end of the interface any more. A tap goes with its last descriptor; a stub domain's interface stays, and is
+    /// brought down, so that nothing of the guest's comes to it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn leave(self) -> std::io::Result<()> {
+        if self.ingress {
+            return Ok(());
+        }
+        Netlink::open()?.set_link(self.index, Some(false), None)
+    }
+
     /// Frames that each rule in force has dropped.
     ///
     /// # Errors

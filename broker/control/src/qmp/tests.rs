@@ -23,6 +23,7 @@ fn shared(stopped: bool) -> Shared {
         launcher: Launcher::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
         nics: Arc::default(),
+        past: Mutex::default(),
         fdsets: Mutex::default(),
         events: broadcast::channel(4).0,
         recent: Recent::default(),
@@ -109,4 +110,16 @@ proptest! {
         }
         prop_assert_eq!(ask(&s, r#"{"execute":"query-status","id":9}"#)["id"].clone(), json!(9));
     }
+}
+
+#[test]
+fn events_are_numbered_and_the_oldest_are_forgotten() {
+    let mut past = Past::default();
+    assert_eq!(past.since(0), json!({ "last": 0, "events": [] }));
+    for i in 1..=70 {
+        past.push(json!(i));
+    }
+    assert_eq!(past.since(68), json!({ "last": 70, "events": [69, 70] }));
+    assert_eq!((past.since(70)["events"].clone(), past.since(99)["events"].clone()), (json!([]), json!([])));
+    assert_eq!((past.since(0)["events"].as_array().unwrap().len(), past.since(0)["events"][0].clone()), (64, json!(7)));
 }

@@ -28,7 +28,7 @@ impl Launcher {
         *self.nic(slot).ok_or("this is no network card")? = settings.clone();
         let on_interface = match self.rules(slot) {
             Some(rules) => {
-                rules.set(&settings).map_err(|e| host::rules_refused(&name, &e))?;
+                rules.set(&settings).map_err(|e| host::rules_refused(&format!("of {name}"), &e))?;
                 rules.len()
             }
             None => 0,
@@ -57,7 +57,11 @@ impl Launcher {
         if self.nic(slot).is_none() {
             return;
         }
-        self.rules.retain(|(s, _)| *s != slot);
+        if let Some(at) = self.rules.iter().position(|(s, _)| *s == slot)
+            && let Err(e) = self.rules.swap_remove(at).1.leave()
+        {
+            say(&format!("the interface of an unplugged card: {e}"));
+        }
         let Some(state) = self.slot(slot) else { return };
         state.kept.clear();
         let dead = state.phase == Phase::Dead;
