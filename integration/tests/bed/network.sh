@@ -262,29 +262,38 @@ stub_net() {
     await 10 stub_left
 }
 
-# What takes too long for CI: integration/campaign network.
-# A quarter of a gibibyte each way over each card, then fifty times both drivers anew.
-net_long() {
+# What takes too long for CI: integration/campaign network. A machine without KVM needs minutes for each of these.
+# A quarter of a gibibyte each way over card N.
+net_transfer() {
     guest_limit=9000 net_guest our nl && guest nl 60 'dhcp eth0 && dhcp eth1 && tool' || { net_trouble nl; return 1; }
     n_bytes=$((${NET_MIB:-256} << 20))
-    for n in 0 1; do
-        b_=$(uptime_s)
-        $tools/bulkhead-bed tcp listen 10.9.$n.1:500$n send $n_bytes checked >/run/sum & l=$!
-        guest nl 1500 "echo \"GUEST-SUM$n \$(/run/bed tcp connect 10.9.$n.1:500$n receive checked)\"" && wait $l && said nl "GUEST-SUM$n $(cat /run/sum)" || { cat /run/sum; net_trouble nl; return 1; }
-        echo "card $n: to the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal: $(cat /run/sum)"
-        b_=$(uptime_s)
-        $tools/bulkhead-bed tcp listen 10.9.$n.1:501$n receive checked >/run/sum & l=$!
-        guest nl 1500 "echo \"GUEST-SENT$n \$(/run/bed tcp connect 10.9.$n.1:501$n send $n_bytes checked)\"" && wait $l && said nl "GUEST-SENT$n $(cat /run/sum)" || { cat /run/sum; net_trouble nl; return 1; }
-        echo "card $n: from the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal: $(cat /run/sum)"
-    done
-    i=0
+    b_=$(uptime_s)
+    $tools/bulkhead-bed tcp listen "10.9.$1.1:5001" send $n_bytes checked >/run/sum & l=$!
+    guest nl 3000 "echo \"GUEST-SUM \$(/run/bed tcp connect 10.9.$1.1:5001 receive checked)\"" && wait $l && said nl "GUEST-SUM $(cat /run/sum)" || { cat /run/sum; net_trouble nl; return 1; }
+    echo "card $1: $n_bytes bytes to the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal: $(cat /run/sum)"
+    b_=$(uptime_s)
+    $tools/bulkhead-bed tcp listen "10.9.$1.1:5002" receive checked >/run/sum & l=$!
+    guest nl 3000 "echo \"GUEST-SENT \$(/run/bed tcp connect 10.9.$1.1:5002 send $n_bytes checked)\"" && wait $l && said nl "GUEST-SENT $(cat /run/sum)" || { cat /run/sum; net_trouble nl; return 1; }
+    echo "card $1: $n_bytes bytes from the guest in $(awk "BEGIN { print $(uptime_s) - $b_ }") s, equal: $(cat /run/sum)"
+    net_over nl
+}
+net_transfer_e1000() { net_transfer 0; }
+net_transfer_rtl8139() { net_transfer 1; }
+# Fifty times both drivers anew.
+net_reload() {
+    guest_limit=9000 net_guest our nl && guest nl 60 'dhcp eth0 && dhcp eth1' || { net_trouble nl; return 1; }
+    i=0; b_=$(uptime_s)
     while [ $i -lt "${NET_RELOADS:-50}" ]; do
         guest nl 120 'rmmod e1000 && rmmod 8139cp && load e1000 8139cp && dhcp eth0 && dhcp eth1 && both_ping' || { echo "reload $i"; net_trouble nl; return 1; }
         i=$((i + 1))
     done
-    echo "$i reloads of both drivers"
-    guest nl 10 '[ "$(cat /sys/class/net/eth?/statistics/rx_errors /sys/class/net/eth?/statistics/tx_errors | tr -d "\n")" = 0000 ]' || { net_trouble nl; return 1; }
-    say end; await 60 gone nl; exec 6>&-; await 5 nothing_left
+    echo "card both: $i reloads of both drivers in $(awk "BEGIN { print $(uptime_s) - $b_ }") s"
+    net_over nl
+}
+# Guest NAME's cards have counted no errors; the guest ends and leaves nothing behind.
+net_over() {
+    guest "$1" 10 '[ "$(cat /sys/class/net/eth?/statistics/rx_errors /sys/class/net/eth?/statistics/tx_errors | tr -d "\n")" = 0000 ]' || { net_trouble "$1"; return 1; }
+    say end; await 60 gone "$1"; exec 6>&-; await 5 nothing_left
 }
 # A minute of smallest frames both ways over both cards: no process grows by more than 512 KiB after the first twenty seconds.
 net_flood() {
