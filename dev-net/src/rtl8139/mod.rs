@@ -262,11 +262,15 @@ impl Rtl8139 {
         cx.now().saturating_sub(self.timer).checked_div(TICK).unwrap_or(0) as u32
     }
 
-    /// The timer interrupts when it reaches TimerInt (5.14); zero never.
+    /// The timer interrupts when it reaches TimerInt (5.14), which it does again each time that its 32 bits have been counted
+    /// through; zero never.
     fn arm(&mut self, cx: &mut Context) {
-        let at = self.get32(reg::TIMER_INT);
-        let deadline = self.timer.saturating_add(u64::from(at).saturating_mul(TICK));
-        cx.timers.set(TIMER, (at != 0 && deadline > cx.now()).then_some(deadline));
+        let at = u64::from(self.get32(reg::TIMER_INT));
+        let passed = cx.now().saturating_sub(self.timer).checked_div(TICK).unwrap_or(0);
+        let round = passed & !u64::from(u32::MAX);
+        let next = round | at;
+        let next = if next > passed { next } else { next.saturating_add(1 << 32) };
+        cx.timers.set(TIMER, (at != 0).then_some(self.timer.saturating_add(next.saturating_mul(TICK))));
     }
 
     fn eecr(&self) -> u8 {
@@ -450,7 +454,10 @@ impl Device for Rtl8139 {
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         self.dirty = true;
         match ready {
-            Ready::Timer(TIMER) => self.raise(cause::TIMER, cx),
+            Ready::Timer(TIMER) => {
+                self.raise(cause::TIMER, cx);
+                self.arm(cx);
+            }
             Ready::Timer(_) => {
                 self.port.flush(cx);
                 self.transmit(cx);

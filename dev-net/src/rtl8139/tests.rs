@@ -297,6 +297,25 @@ fn the_timer_interrupts_once_when_it_gets_there() {
 }
 
 #[test]
+fn the_timer_interrupts_again_when_its_32_bits_have_been_counted_through() {
+    let mut b = Bench::new(Abilities::default());
+    b.cx.clock = Clock::Driven(1000);
+    b.write(reg::TCTR, 4, 0);
+    b.write(reg::TIMER_INT, 4, 100);
+    let again = 4000 + (1 << 32) * 30;
+    b.cx.clock = Clock::Driven(4000);
+    b.cx.timers.take_due(4000);
+    b.card.poll(Ready::Timer(TIMER), &mut b.cx);
+    assert_eq!(b.cx.timers.next(), Some(again));
+    // Set to what it has passed already, it waits for the next round.
+    b.cx.clock = Clock::Driven(7000);
+    b.write(reg::TIMER_INT, 4, 100);
+    assert_eq!(b.cx.timers.next(), Some(again));
+    b.cx.clock = Clock::Driven(again);
+    assert_eq!(b.read(reg::TCTR, 4), 100);
+}
+
+#[test]
 fn the_counters_are_dumped_where_software_wants_them() {
     let mut b = Bench::plus(Abilities::default());
     b.arrives(frame(MAC, 100));

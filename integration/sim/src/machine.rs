@@ -189,6 +189,11 @@ impl Sim {
         Ok(())
     }
 
+    /// Where QMP listens.
+    pub fn qmp_socket(&self) -> &Path {
+        &self.qmp
+    }
+
     /// The launcher's pid.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 #[derive(Debug, Default)]
 pub struct Session {
     intercept: bool,
+    /// The lowest two bits of what port 0xcf8 was given. QEMU takes them for part of the address, and its tests use that; on
+    /// a bus they are zero, and the data port tells the byte.
+    low: u16,
 }
 
 /// Most bytes of one `read` or `write`.
@@ -33,6 +36,15 @@ impl Session {
         Some(out)
     }
 
+    /// Where an access of the configuration data port goes on a bus.
+    fn on_a_bus(&self, port: u16, size: u32) -> (u16, u32) {
+        match (port, self.low) {
+            (0xcfc, 2) => (0xcfe, size.min(2)),
+            (0xcfc, low @ (1 | 3)) => (0xcfc | low, 1),
+            _ => (port, size),
+        }
+    }
+
     fn command(
         &mut self,
         sim: &mut Sim,
@@ -50,11 +62,17 @@ impl Session {
         };
         if let Some(size) = name.strip_prefix("out").and_then(size).filter(|s| *s <= 4) {
             let port = number(1).and_then(|p| u16::try_from(p).ok()).ok_or_else(bad)?;
-            sim.port_write(port, size, number(2).ok_or_else(bad)? as u32)?;
+            let value = number(2).ok_or_else(bad)? as u32;
+            if (port, size) == (0xcf8, 4) {
+                self.low = value as u16 & 3;
+            }
+            let (port, size) = self.on_a_bus(port, size);
+            sim.port_write(port, size, value)?;
             return Ok("OK".into());
         }
         if let Some(size) = name.strip_prefix("in").and_then(size).filter(|s| *s <= 4) {
             let port = number(1).and_then(|p| u16::try_from(p).ok()).ok_or_else(bad)?;
+            let (port, size) = self.on_a_bus(port, size);
             return Ok(format!("OK 0x{:04x}", sim.port_read(port, size)?));
         }
         if let Some(size) = name.strip_prefix("write").and_then(size) {

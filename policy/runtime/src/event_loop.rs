@@ -184,6 +184,8 @@ impl Surface for SurfaceArea {
 #[derive(Debug, Default)]
 struct Counters {
     requests: u64,
+    /// Those that are register accesses.
+    accesses: u64,
     posted: u64,
     wakeups: u64,
     doorbells: u64,
@@ -347,6 +349,7 @@ impl Data {
     }
 
     fn access(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
+        self.counters.accesses = self.counters.accesses.saturating_add(1);
         if what.region >= CONFIG_REGION {
             let function = (what.region & 0xff) as u8;
             let offset = what.offset as u8;
@@ -646,6 +649,7 @@ impl Data {
         let c = &self.counters;
         vec![
             ("requests", c.requests),
+            ("accesses", c.accesses),
             ("posted writes", c.posted),
             ("wake-ups", c.wakeups),
             ("doorbells rung", c.doorbells),
