@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 #[derive(Debug, Default)]
 pub struct Session {
     intercept: bool,
-    /// The lowest two bits of what port 0xcf8 was given. QEMU takes them for part of the address, and its tests use that; on
-    /// a bus they are zero, and the data port tells the byte.
-    low: u16,
+    /// What port 0xcf8 was given. QEMU takes its lowest two bits for part of the address, and its tests use that; on a bus
+    /// they are zero, and the data port tells the byte.
+    address: u32,
 }
 
 /// Most bytes of one `read` or `write`.
@@ -36,13 +36,11 @@ impl Session {
         Some(out)
     }
 
-    /// Where an access of the configuration data port goes on a bus.
-    fn on_a_bus(&self, port: u16, size: u32) -> (u16, u32) {
-        match (port, self.low) {
-            (0xcfc, 2) => (0xcfe, size.min(2)),
-            (0xcfc, low @ (1 | 3)) => (0xcfc | low, 1),
-            _ => (port, size),
-        }
+    /// Addresses byte `i` of an access whose address has low bits; the port for it.
+    fn byte(&self, sim: &mut Sim, i: u32) -> Result<u16, crate::SimError> {
+        let at = self.address.wrapping_add(i);
+        sim.port_write(0xcf8, 4, at & !3)?;
+        Ok(0xcfc | (at & 3) as u16)
     }
 
     fn command(
@@ -64,16 +62,31 @@ impl Session {
             let port = number(1).and_then(|p| u16::try_from(p).ok()).ok_or_else(bad)?;
             let value = number(2).ok_or_else(bad)? as u32;
             if (port, size) == (0xcf8, 4) {
-                self.low = value as u16 & 3;
+                self.address = value;
             }
-            let (port, size) = self.on_a_bus(port, size);
-            sim.port_write(port, size, value)?;
+            if port != 0xcfc || self.address & 3 == 0 {
+                sim.port_write(port, size, value)?;
+                return Ok("OK".into());
+            }
+            for (i, byte) in (0u32..size).zip(value.to_le_bytes()) {
+                let port = self.byte(sim, i)?;
+                sim.port_write(port, 1, u32::from(byte))?;
+            }
+            sim.port_write(0xcf8, 4, self.address)?;
             return Ok("OK".into());
         }
         if let Some(size) = name.strip_prefix("in").and_then(size).filter(|s| *s <= 4) {
             let port = number(1).and_then(|p| u16::try_from(p).ok()).ok_or_else(bad)?;
-            let (port, size) = self.on_a_bus(port, size);
-            return Ok(format!("OK 0x{:04x}", sim.port_read(port, size)?));
+            if port != 0xcfc || self.address & 3 == 0 {
+                return Ok(format!("OK 0x{:04x}", sim.port_read(port, size)?));
+            }
+            let mut bytes = [0; 4];
+            for (i, byte) in (0u32..size).zip(bytes.iter_mut()) {
+                let port = self.byte(sim, i)?;
+                *byte = sim.port_read(port, 1)? as u8;
+            }
+            sim.port_write(0xcf8, 4, self.address)?;
+            return Ok(format!("OK 0x{:04x}", u32::from_le_bytes(bytes)));
         }
         if let Some(size) = name.strip_prefix("write").and_then(size) {
             let bytes = number(2).ok_or_else(bad)?.to_le_bytes();
