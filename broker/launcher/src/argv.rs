@@ -1,6 +1,6 @@
 //! libxl's argument vector → [`Machine`]. The table [`OPTIONS`] is the only place that says what becomes of an option;
 //! docs/compat.md is printed from it.
-use crate::machine::{self, Chardev, Drive, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
+use crate::machine::{self, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::plan::{Level, NicModel};
@@ -127,9 +127,9 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("usb", false, Refused("USB")),
     option("usbdevice", true, Refused("USB")),
     option("spice", true, Refused("SPICE")),
-    option("kernel", true, Refused("direct kernel boot")),
-    option("initrd", true, Refused("direct kernel boot")),
-    option("append", true, Refused("direct kernel boot")),
+    option("kernel", true, Implemented),
+    option("initrd", true, Implemented),
+    option("append", true, Implemented),
     option("incoming", true, Refused("restoring a saved guest")),
     option("no-acpi", false, Ignored("hvmloader makes the ACPI tables")),
     option("xen-domid-restrict", false, Refused("dm_restrict")),
@@ -146,7 +146,8 @@ pub const OPTIONS: &[OptionSpec] = &[
 const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("chardev", &["backend", "id", "path", "fd", "server", "wait"], &[]),
     ("mon", &["chardev", "mode"], &[]),
-    ("boot", &["order"], &["menu", "once", "splash", "splash-time", "reboot-timeout", "strict"]),
+    // The firmware shows no picture, and strict concerns QEMU's own parser.
+    ("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),
     ("m", &["size"], &[]),
     ("smp", &["cpus", "maxcpus"], &["sockets", "cores", "threads"]),
     ("machine", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
@@ -206,6 +207,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let mut chardevs: Vec<(String, Chardev)> = Vec::new();
     let mut cds = Vec::new();
     let (mut cards, mut others, mut rules, mut leases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut kernel = (None, None, None);
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -267,11 +269,19 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 machine.serials.push(serial);
             }
             "boot" => {
-                let order = options.head("order").unwrap_or("");
+                // A machine ends with its guest's reset, so `once` is for all of its life.
+                let order = options.get("once").or(options.head("order")).unwrap_or("");
                 if order.len() > 3 || order.chars().any(|c| !matches!(c, 'a' | 'c' | 'd' | 'n')) {
-                    return Err(bad("order is of the letters a, c, d, n, at most three"));
+                    return Err(bad("order and once are of the letters a, c, d, n, at most three"));
                 }
                 order.clone_into(&mut machine.boot);
+                machine.menu.shown = options.flag("menu", false).ok_or(bad("menu is on or off"))?;
+                let wait = options.get("splash-time").map(|t| number(t).ok_or(bad("splash-time is 0 to 65535 ms")));
+                machine.menu.wait = wait.transpose()?;
+                // QEMU's -1: never.
+                let retry = options.get("reboot-timeout").filter(|t| *t != "-1");
+                let retry = retry.map(|t| number(t).filter(|t| *t <= 0xffff).ok_or(bad("reboot-timeout is -1 to 65535 ms")));
+                machine.menu.retry = retry.transpose()?;
             }
             "m" => {
                 let size = options.head("size").unwrap_or("");
@@ -295,6 +305,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 _ => return Err(bad("xenfv, pc or none")),
             },
+            "kernel" => kernel.0 = Some(value),
+            "initrd" => kernel.1 = Some(value),
+            "append" => kernel.2 = Some(value),
             "net" => {}
             "netdev" => {
                 let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
@@ -400,6 +413,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     if machine.nics.len() > MAX_NICS {
         return Err(ArgumentError::Incomplete("more than eight network cards"));
     }
+    match kernel {
+        (Some(file), initrd, append) => machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() }),
+        (None, Some(_), _) => return Err(ArgumentError::Incomplete("-initrd: there is no -kernel")),
+        // Some toolstacks always give one.
+        (None, None, Some(_)) => notes.push("-append: ignored: there is no -kernel".to_owned()),
+        (None, None, None) => {}
+    }
     if let Some(cd) = cds.first() {
         return Err(wrong("drive", &cd.id, "no -device ide-cd refers to it"));
     }
@@ -416,6 +436,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_bus::plan::BootMenu;
     use proptest::prelude::*;
 
     fn words(text: &str) -> Vec<String> {
@@ -473,7 +494,10 @@ mod tests {
             ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e", "mac="),
             ("-usbdevice tablet", "USB"),
             ("-device ahci,id=ahci0", "AHCI"),
-            ("-kernel /boot/vmlinuz", "direct kernel boot"),
+            ("-initrd /boot/initrd", "there is no -kernel"),
+            ("-boot order=c,menu=perhaps", "menu is on or off"),
+            ("-boot order=c,splash-time=99999", "0 to 65535"),
+            ("-boot once=z", "letters"),
             ("-incoming fd:11", "restoring"),
             ("-device no-such-thing", "no such device"),
             ("-no-such-option", "unknown option"),
@@ -511,6 +535,17 @@ mod tests {
         assert!(parse(words(&format!("{text} -nic-rules level=strict"))).unwrap_err().to_string().contains("off, guard or addresses"));
         let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev stream,id=net0,server=off,addr.type=unix,addr.path=/run/passt";
         assert_eq!(parse(words(text)).unwrap().machine.nics[0].end, NicOther::Stream("/run/passt".to_owned()));
+    }
+
+    #[test]
+    fn a_kernel_and_the_menu() {
+        let all = ["-xen-domid", "7", "-kernel", "/boot/a,b", "-initrd", "/boot/i", "-append", "root=/dev/xvda1 quiet", "-boot", "order=dc,once=n,menu=on,splash-time=500,reboot-timeout=-1"];
+        let machine = parse(all.map(str::to_owned)).unwrap().machine;
+        let kernel = Kernel { file: "/boot/a,b".into(), initrd: Some("/boot/i".into()), command_line: "root=/dev/xvda1 quiet".into() };
+        assert_eq!((machine.kernel, machine.boot.as_str()), (Some(kernel), "n"));
+        assert_eq!(machine.menu, BootMenu { shown: true, wait: Some(500), retry: None });
+        let parsed = parse(words("-xen-domid 7 -append quiet")).unwrap();
+        assert_eq!((parsed.machine.kernel, parsed.notes.len()), (None, 1));
     }
 
     #[test]

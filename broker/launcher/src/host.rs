@@ -1,6 +1,6 @@
 //! What the launcher opens on the host, before anything is started.
-use crate::machine::{Chardev, Drive, Machine, Monitor, Nic, NicOther, Serial};
-use bulkhead_bus::plan::{DeviceConfig, DriveConfig, NicEnd, NicModel};
+use crate::machine::{Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
+use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, NicEnd, NicModel};
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -165,6 +165,34 @@ pub fn drive(drive: &Drive) -> Result<(Option<OwnedFd>, DriveConfig), Failure> {
     Ok((Some(fd), config))
 }
 
+/// The files of a direct boot, open, with their sizes.
+#[derive(Default)]
+pub struct Boot {
+    /// The kernel.
+    pub kernel: Option<(OwnedFd, u64)>,
+    /// Its ramdisk.
+    pub initrd: Option<(OwnedFd, u64)>,
+}
+
+/// Opens a kernel and its ramdisk. What is in them is looked at by the process that serves them.
+pub fn boot(kernel: &Kernel, stubdom: bool) -> Result<Boot, Failure> {
+    let open = |what: &str, path: &str| {
+        let what = format!("{what} {path}");
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
+            let why = errno(&what, e);
+            if stubdom && e == rustix::io::Errno::NOENT { format!("{why}: libxl names a file of dom0, which this stub domain does not have") } else { why }
+        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| errno(&what, e))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(format!("{what}: not a file"));
+        }
+        rustix::io::ioctl_fionbio(&fd, false).map_err(|e| errno(&what, e))?;
+        Ok((fd, u64::try_from(stat.st_size).unwrap_or(0)))
+    };
+    let initrd = kernel.initrd.as_deref().map(|path| open("ramdisk", path)).transpose()?;
+    Ok(Boot { kernel: Some(open("kernel", &kernel.file)?), initrd })
+}
+
 /// The VGA firmware, in a memfd of a power of two.
 pub fn vga_rom() -> Result<(OwnedFd, u32), Failure> {
     rom(VGABIOS, "VGA firmware")
@@ -259,8 +287,27 @@ pub fn rules_refused(interface: &str, e: &std::io::Error) -> String {
     format!("rules on the interface {interface}: {e}{needs}")
 }
 
+/// What has been opened for the devices, as far as their configuration tells of it.
+pub struct Parts<'a> {
+    /// The drives.
+    pub drives: Vec<DriveConfig>,
+    /// Bytes of the VGA firmware.
+    pub vga_rom: u32,
+    /// Bytes of a network card's firmware.
+    pub nic_rom: &'a dyn Fn(NicModel) -> u32,
+    /// The cards' other ends.
+    pub ends: &'a [NicEnd],
+    /// The kernel to boot.
+    pub boot: &'a Boot,
+    /// Where video RAM is.
+    pub gfn: u64,
+    /// The guest may unplug disks.
+    pub unplug: bool,
+}
+
 /// The devices that the machine has, with what each is given. The order is that of the slots.
-pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: impl Fn(NicModel) -> u32, ends: &[NicEnd], gfn: u64, unplug: bool) -> Vec<DeviceConfig> {
+pub fn configs(machine: &Machine, parts: Parts<'_>) -> Vec<DeviceConfig> {
+    let Parts { drives, vga_rom, nic_rom, ends, boot, gfn, unplug } = parts;
     let platform = DeviceConfig::Platform {
         vcpus: machine.vcpus,
         xen_platform: machine.xen_platform,
@@ -271,13 +318,24 @@ pub fn configs(machine: &Machine, drives: Vec<DriveConfig>, rom: u32, rom_size: 
     let mut configs = vec![platform, DeviceConfig::Ide { drives }, DeviceConfig::Ps2];
     if let Some(video) = machine.video {
         let device = if machine.xen_platform { 3 } else { 2 };
-        configs.push(DeviceConfig::Vga { device, vram: video.mib << 20, gfn, rom });
+        configs.push(DeviceConfig::Vga { device, vram: video.mib << 20, gfn, rom: vga_rom });
     }
     // 00:04.0 and up on the machine that libxl asks for, as QEMU places them.
     let first: u8 = [machine.xen_platform, machine.video.is_some()].iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
     for ((place, nic), end) in (0u8..).zip(&machine.nics).zip(ends) {
-        let (rom, device) = (rom_size(nic.model), first.saturating_add(place));
+        let (rom, device) = (nic_rom(nic.model), first.saturating_add(place));
         configs.push(DeviceConfig::Nic { model: nic.model, index: nic.index, device, mac: nic.mac, rom, end: *end, lease: nic.lease.clone(), settings: nic.settings.clone() });
+    }
+    if boot.kernel.is_some() || machine.menu != BootMenu::default() {
+        configs.push(DeviceConfig::FwCfg {
+            vcpus: machine.vcpus,
+            online: machine.online,
+            memory_mib: machine.memory_mib,
+            menu: machine.menu.clone(),
+            kernel: boot.kernel.as_ref().map(|k| k.1),
+            initrd: boot.initrd.as_ref().map(|i| i.1),
+            command_line: machine.kernel.as_ref().map(|k| k.command_line.clone()).unwrap_or_default(),
+        });
     }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {

@@ -1,7 +1,7 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{Level, NicModel};
+use bulkhead_bus::plan::{BootMenu, Level, NicModel};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -169,6 +169,17 @@ pub fn mac(text: &str) -> Option<[u8; 6]> {
     <[u8; 6]>::try_from(bytes?).ok().filter(|[first, ..]| first & 1 == 0)
 }
 
+/// A Linux kernel that the firmware boots directly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// The kernel's file.
+    pub file: String,
+    /// The ramdisk's file.
+    pub initrd: Option<String>,
+    /// The command line.
+    pub command_line: String,
+}
+
 /// The display adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Video {
@@ -216,8 +227,12 @@ pub struct Machine {
     pub serials: Vec<Serial>,
     /// Display adapter.
     pub video: Option<Video>,
-    /// Boot order.
+    /// Boot order: QEMU's letters.
     pub boot: String,
+    /// The firmware's menu.
+    pub menu: BootMenu,
+    /// A kernel to boot.
+    pub kernel: Option<Kernel>,
     /// Drives.
     pub drives: Vec<Drive>,
     /// Network cards, in the order of their devices.
@@ -246,6 +261,8 @@ impl Default for Machine {
             serials: Vec::new(),
             video: None,
             boot: String::new(),
+            menu: BootMenu::default(),
+            kernel: None,
             drives: Vec::new(),
             nics: Vec::new(),
             xen_platform: true,

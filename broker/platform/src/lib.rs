@@ -7,10 +7,12 @@
 //! | `cmos.rs` | CMOS RAM 0x0e–0x7f and the index latch | hvmloader, SeaBIOS |
 //! | `pm.rs` | PM1a control, GPE0, APM, PCI and CPU hot-plug registers | ACPI 6, libacpi |
 //! | `dma.rs` | the two 8237 | Intel 8237A data sheet |
+//! | `fw_cfg/` | a device of its own: direct kernel boot | its own page |
 //! | `xen_platform.rs` | 5853:0001 and ports 0x10–0x13 | docs/misc/hvm-emulated-unplug.pandoc |
 mod chipset;
 mod cmos;
 mod dma;
+pub mod fw_cfg;
 mod pm;
 mod state;
 mod xen_platform;

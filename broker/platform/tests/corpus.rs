@@ -13,11 +13,26 @@ fn platform_seeds() {
     assert_eq!(seeds(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/platform")), Ok(()));
 }
 
+#[test]
+fn fw_cfg_seeds() {
+    assert_eq!(seeds(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/fwcfg")), Ok(()));
+}
+
+#[test]
+fn fw_cfg_states_of_earlier_versions_are_understood() {
+    assert_eq!(golden(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "fwcfg-"), Ok(()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn platform_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(exercise(&bulkhead_platform::exercised, &bytes), Ok(()));
+    }
+
+    #[test]
+    fn fw_cfg_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(exercise(&bulkhead_platform::fw_cfg::exercised, &bytes), Ok(()));
     }
 }

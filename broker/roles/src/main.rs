@@ -14,6 +14,7 @@ use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
 use bulkhead_dev_net::rtl8139::{self, Rtl8139};
 use bulkhead_ioreq::MachineDevice;
+use bulkhead_platform::fw_cfg::{self, FwCfg};
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         "ps2" => run_device("ps2", build),
         "vga" => run_device("vga", build),
         "serial" => run_device("serial", build),
+        "fwcfg" => run_device("fwcfg", build),
         "e1000" => run_device("e1000", build),
         "rtl8139" => run_device("rtl8139", build),
         "fbdev" => run_device("fbdev", build),
@@ -55,6 +57,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Ide { .. } => ide::declare(),
         DeviceConfig::Vga { device, vram, rom, .. } => vga::declare(*device, *vram, *rom),
         DeviceConfig::Ps2 => ps2::declare(),
+        DeviceConfig::FwCfg { .. } => fw_cfg::declare(),
         DeviceConfig::Nic { model: NicModel::E1000, device, rom, .. } => e1000::declare(*device, *rom),
         DeviceConfig::Nic { model: NicModel::Rtl8139, device, rom, .. } => rtl8139::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
@@ -125,6 +128,11 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             };
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
+        }
+        DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } => {
+            let config = fw_cfg::Config { vcpus: *vcpus, online: *online, memory_mib: *memory_mib, menu: menu.clone(), command_line: command_line.clone() };
+            let boot = fw_cfg::Boot { kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel), initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd) };
+            Ok(Built { device: Box::new(FwCfg::new(&config, boot)?), polled: Vec::new() })
         }
         DeviceConfig::Nic { model, device, mac, rom, end, settings, lease, .. } => {
             let fd = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;

@@ -51,6 +51,17 @@ pub enum NicEnd {
     Stream,
 }
 
+/// What the firmware does before and after it tries to boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootMenu {
+    /// It shows its menu.
+    pub shown: bool,
+    /// Milliseconds that it waits there.
+    pub wait: Option<u16>,
+    /// Milliseconds after which a boot that failed is tried again.
+    pub retry: Option<u32>,
+}
+
 /// Configuration of one device process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceConfig {
@@ -85,6 +96,23 @@ pub enum DeviceConfig {
     },
     /// Keyboard and mouse controller.
     Ps2,
+    /// fw_cfg: a kernel to boot, settings of the firmware's menu.
+    FwCfg {
+        /// vCPUs that can be.
+        vcpus: u16,
+        /// vCPUs that the guest starts with.
+        online: u16,
+        /// RAM in MiB.
+        memory_mib: u64,
+        /// The firmware's menu.
+        menu: BootMenu,
+        /// Bytes of the kernel, if there is one.
+        kernel: Option<u64>,
+        /// Bytes of the ramdisk, if there is one.
+        initrd: Option<u64>,
+        /// The kernel's command line.
+        command_line: String,
+    },
     /// A network card.
     Nic {
         /// Which.
@@ -128,6 +156,7 @@ impl DeviceConfig {
             Self::Ide { .. } => "ide",
             Self::Vga { .. } => "vga",
             Self::Ps2 => "ps2",
+            Self::FwCfg { .. } => "fwcfg",
             Self::Nic { model: NicModel::E1000, .. } => "e1000",
             Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
             Self::Serial { .. } => "serial",
@@ -224,6 +253,10 @@ pub enum FdUse {
     SimVram,
     /// The drive with this index has this medium.
     Drive(u8),
+    /// The kernel to boot.
+    Kernel,
+    /// Its ramdisk.
+    Initrd,
     /// A serial port's other end.
     Serial,
     /// A network card's other end.

@@ -22,6 +22,7 @@ struct Opened {
     rom: Option<OwnedFd>,
     nic_roms: Vec<(NicModel, OwnedFd, u32)>,
     nics: Vec<OwnedFd>,
+    boot: host::Boot,
 }
 
 impl Launcher {
@@ -51,6 +52,7 @@ impl Launcher {
         for (i, serial) in machine.serials.iter().enumerate() {
             serials.push(host::serial(i, serial)?);
         }
+        let boot = machine.kernel.as_ref().map(|k| host::boot(k, stubdom.is_some())).transpose()?.unwrap_or_default();
         let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
         let mut nic_roms: Vec<(NicModel, OwnedFd, u32)> = Vec::new();
         for nic in &machine.nics {
@@ -70,8 +72,8 @@ impl Launcher {
         let unplug = !machine.probe && may_unplug(&machine, domid);
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
-        let configs = if machine.probe { Vec::new() } else { host::configs(&machine, drives, rom.as_ref().map_or(0, |r| r.1), rom_size, &ends, gfn, unplug) };
-        let mut configs = configs;
+        let parts = host::Parts { drives, vga_rom: rom.as_ref().map_or(0, |r| r.1), nic_rom: &rom_size, ends: &ends, boot: &boot, gfn, unplug };
+        let mut configs = if machine.probe { Vec::new() } else { host::configs(&machine, parts) };
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
             if machine.video.is_some() && stubdom.screen.is_some() {
@@ -139,7 +141,7 @@ impl Launcher {
             next_token: 1,
             rules,
         };
-        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics };
+        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         Ok(launcher)
     }
@@ -150,7 +152,7 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { listening, mut drives, serials, rom, nic_roms, nics } = opened;
+        let Opened { listening, mut drives, serials, rom, nic_roms, nics, mut boot } = opened;
         let mut nics = nics.into_iter();
         let fail = |e: bulkhead_xen::XenError| e.to_string();
         let domid = self.plan.domid;
@@ -220,6 +222,14 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Platform { .. } => {}
+                DeviceConfig::FwCfg { .. } => {
+                    kept.extend(boot.kernel.take().map(|(fd, _)| (FdUse::Kernel, fd)));
+                    kept.extend(boot.initrd.take().map(|(fd, _)| (FdUse::Initrd, fd)));
+                    kept.push(match &machine.sim {
+                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
+                        None => (FdUse::Privcmd, restricted()?),
+                    });
+                }
                 DeviceConfig::Nic { model, .. } => {
                     kept.extend(nics.next().map(|fd| (FdUse::Net, fd)));
                     kept.push(match &machine.sim {

@@ -1,0 +1,36 @@
+//! The device as its fuzz target, its corpus test and its own tests know it: with a small kernel and a ramdisk in files.
+use super::{Boot, Config, FwCfg};
+use bulkhead_bus::{Device, fake::FakeMemory, plan::BootMenu};
+use rustix::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A file in memory, and its size.
+pub(super) fn file(bytes: &[u8]) -> Option<(OwnedFd, u64)> {
+    let file = rustix::fs::memfd_create("boot", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+    rustix::io::pwrite(&file, bytes, 0).ok()?;
+    Some((file, bytes.len() as u64))
+}
+
+/// A bzImage of protocol 2.03: two sectors of real-mode code, then 5 KiB of 0x5a.
+pub(super) fn kernel() -> Vec<u8> {
+    let mut kernel = vec![0; 1024];
+    kernel.resize(6 << 10, 0x5a);
+    for (at, bytes) in [(0x1f1, &b"\x01"[..]), (0x202, b"HdrS\x03\x02"), (0x211, b"\x01"), (0x22c, b"\xff\xff\xff\x37")] {
+        for (place, byte) in kernel.iter_mut().skip(at).zip(bytes) {
+            *place = *byte;
+        }
+    }
+    kernel
+}
+
+/// Its configuration.
+pub(super) fn config() -> Config {
+    Config { vcpus: 2, online: 1, memory_mib: 64, menu: BootMenu { shown: true, wait: Some(1), retry: Some(2) }, command_line: "console=ttyS0".into() }
+}
+
+/// fw_cfg with that kernel.
+pub fn exercised(_: &Arc<FakeMemory>) -> Box<dyn Device> {
+    let boot = Boot { kernel: file(&kernel()), initrd: file(&[0xa5; 5000]) };
+    Box::new(FwCfg::new(&config(), boot).unwrap_or_else(|_| FwCfg::of(BTreeMap::new())))
+}

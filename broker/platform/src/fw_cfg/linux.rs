@@ -1,0 +1,116 @@
+//! A Linux kernel (bzImage), its command line and its ramdisk, as the boot ROM (`linuxboot.asm`) and firmware take them from
+//! fw_cfg. Source: Documentation/arch/x86/boot.rst of Linux. The kernel's file is hostile: its header is copied once.
+use super::entries::Entry;
+use rustix::fd::OwnedFd;
+
+/// Where the parts go; linuxboot.asm has the same numbers.
+pub(super) const SETUP_ADDRESS: u32 = 0x1_0000;
+pub(super) const CMDLINE_ADDRESS: u32 = 0x2_0000;
+pub(super) const KERNEL_ADDRESS: u32 = 0x10_0000;
+/// The end of the heap of the kernel's real-mode part, from its own start, less 0x200 as the protocol counts: below its stack.
+const HEAP_END: u16 = 0xe000 - 0x200;
+/// Most sectors of the real-mode part.
+const MAX_SETUP_SECTORS: u8 = 64;
+/// A boot loader without a number of its own.
+const LOADER: u8 = 0xff;
+
+/// Offsets in the setup header.
+mod header {
+    pub(super) const SETUP_SECTORS: usize = 0x1f1;
+    pub(super) const MAGIC: usize = 0x202;
+    pub(super) const VERSION: usize = 0x206;
+    pub(super) const LOADER: usize = 0x210;
+    pub(super) const FLAGS: usize = 0x211;
+    pub(super) const HEAP_END: usize = 0x224;
+    pub(super) const CMDLINE: usize = 0x228;
+    pub(super) const INITRD_MAX: usize = 0x22c;
+    pub(super) const CMDLINE_SIZE: usize = 0x238;
+    pub(super) const INIT_SIZE: usize = 0x260;
+    pub(super) const END: usize = 0x268;
+}
+
+/// The protected-mode part is above 1 MiB.
+const LOADED_HIGH: u8 = 1;
+/// `HEAP_END` is filled in.
+const CAN_USE_HEAP: u8 = 0x80;
+
+/// The entries of a kernel.
+pub(super) struct Linux {
+    pub(super) setup: Vec<u8>,
+    pub(super) command_line: Vec<u8>,
+    pub(super) kernel: Entry,
+    pub(super) initrd: Option<Entry>,
+}
+
+fn bytes<const N: usize>(setup: &[u8], at: usize) -> [u8; N] {
+    setup.get(at..).and_then(|b| b.first_chunk::<N>()).copied().unwrap_or([0; N])
+}
+
+fn put(setup: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = setup.get_mut(at..at.saturating_add(value.len())) {
+        place.copy_from_slice(value);
+    }
+}
+
+impl Linux {
+    /// Looks at a kernel of `size` bytes, for a guest with `memory_mib` MiB.
+    ///
+    /// # Errors
+    /// Why it cannot be booted, for people.
+    pub(super) fn open(file: OwnedFd, size: u64, initrd: Option<(OwnedFd, u64)>, command_line: &str, memory_mib: u64) -> Result<Self, String> {
+        let mut first = [0; header::END];
+        let n = rustix::io::pread(&file, &mut first, 0).map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
+        let version = u16::from_le_bytes(bytes(&first, header::VERSION));
+        if n < first.len() || bytes(&first, header::MAGIC) != *b"HdrS" {
+            return Err("kernel: this is no Linux kernel that a BIOS guest can start (a bzImage)".into());
+        }
+        let [flags] = bytes(&first, header::FLAGS);
+        if version < 0x0203 || flags & LOADED_HIGH == 0 {
+            return Err(format!("kernel: its boot protocol {}.{:02} is too old (2.03, loaded high)", version >> 8, version & 0xff));
+        }
+        let [sectors] = bytes(&first, header::SETUP_SECTORS);
+        let sectors = if sectors == 0 { 4 } else { sectors };
+        if sectors > MAX_SETUP_SECTORS {
+            return Err(format!("kernel: {sectors} sectors of real-mode code (at most {MAX_SETUP_SECTORS})"));
+        }
+        let len = usize::from(sectors).saturating_add(1).saturating_mul(512);
+        let mut setup = vec![0; len];
+        let n = rustix::io::pread(&file, setup.as_mut_slice(), 0).map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
+        let protected = size.saturating_sub(len as u64);
+        if n < len || protected == 0 {
+            return Err("kernel: the file ends in its real-mode code".into());
+        }
+        // What was looked at is what is used.
+        put(&mut setup, 0, &first);
+
+        let limit = if version >= 0x0206 { u32::from_le_bytes(bytes(&first, header::CMDLINE_SIZE)) } else { 255 };
+        let limit = (limit as usize).min(0xffff);
+        if command_line.len() > limit {
+            return Err(format!("kernel: a command line of {} bytes; this kernel takes {limit}", command_line.len()));
+        }
+        let needs_mib = {
+            let init = if version >= 0x020a { u64::from(u32::from_le_bytes(bytes(&first, header::INIT_SIZE))) } else { 0 };
+            let ramdisk = initrd.as_ref().map_or(0, |i| i.1);
+            u64::from(KERNEL_ADDRESS).saturating_add(init.max(protected)).saturating_add(ramdisk).div_ceil(1 << 20)
+        };
+        if needs_mib > memory_mib {
+            return Err(format!("kernel: it needs {needs_mib} MiB with its ramdisk, the guest has {memory_mib}"));
+        }
+        put(&mut setup, header::LOADER, &[LOADER]);
+        put(&mut setup, header::FLAGS, &[flags | CAN_USE_HEAP]);
+        put(&mut setup, header::HEAP_END, &HEAP_END.to_le_bytes());
+        put(&mut setup, header::CMDLINE, &CMDLINE_ADDRESS.to_le_bytes());
+        // The ROM adds one to it.
+        let highest = u32::from_le_bytes(bytes(&first, header::INITRD_MAX)).min(0x7fff_ffff);
+        put(&mut setup, header::INITRD_MAX, &highest.to_le_bytes());
+        let small = |what: &str, len: u64| u32::try_from(len).map_err(|_| format!("{what}: {len} bytes are too many"));
+        let kernel = Entry::File { file, offset: len as u64, len: small("kernel", protected)? };
+        let initrd = match initrd {
+            Some((file, len)) => Some(Entry::File { file, offset: 0, len: small("ramdisk", len)? }),
+            None => None,
+        };
+        let mut line = command_line.as_bytes().to_vec();
+        line.push(0);
+        Ok(Self { setup, command_line: line, kernel, initrd })
+    }
+}
