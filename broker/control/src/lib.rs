@@ -2,6 +2,8 @@
 //! right worth stealing: no ioreq page, no guest memory, no path of the host. What it needs of the host it asks of the
 //! launcher.
 
+mod block;
+mod board;
 mod clients;
 mod json;
 mod keys;
@@ -13,6 +15,7 @@ mod qmp;
 mod run;
 mod sessions;
 
+pub use qmp::COMMANDS;
 pub use run::run;
 
 /// A QMP client's bytes, cut into commands and parsed as a session does it: the body of the fuzz target. Returns how many

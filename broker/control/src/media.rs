@@ -62,6 +62,13 @@ impl FdSets {
         set.map(|s| Some(s.fd.clone())).ok_or_else(|| QmpError::generic("there is no such fdset"))
     }
 
+    /// What the client that has added it calls a set: libxl's `raw:/path` is the path.
+    fn called(&self, filename: &str) -> String {
+        let set = filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok()).and_then(|id: u32| self.sets.get(&id));
+        let opaque = set.and_then(|s| s.opaque.clone()).unwrap_or_else(|| filename.to_owned());
+        opaque.split_once(":/").map_or(opaque.clone(), |(_, path)| format!("/{path}"))
+    }
+
     /// The stub domain's CDs as its launcher sees them; `fds` are those of the ones that are new.
     fn update(&mut self, disks: &[FrontDisk], fds: Vec<OwnedFd>, asked: u64) {
         self.sets.retain(|_, set| set.disk.is_none_or(|d| disks.contains(&d)));
@@ -127,6 +134,7 @@ impl Shared {
         let request = v1::EjectRequest { drive: u32::from(drive.index), force };
         client.eject(request).await.map_err(|e| QmpError::generic(format!("Device '{}': {}", drive.id, e.message())))?;
         self.launcher.medium(slot, drive.index, None).await.map_err(QmpError::generic)?;
+        self.note_medium(&drive.id, None);
         Ok(())
     }
 
@@ -140,6 +148,7 @@ impl Shared {
         let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
         let fd = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
         let fd = fd.ok_or_else(|| QmpError::generic("this process opens no files; pass a descriptor by add-fd: /dev/fdset/N"))?;
+        let name = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).called(filename);
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
         self.take_out(slot, &drive, force).await?;
         let token = self.launcher.medium(slot, drive.index, Some(fd.as_fd())).await.map_err(QmpError::generic)?;
@@ -150,6 +159,7 @@ impl Shared {
             let _ = self.launcher.medium(slot, drive.index, None).await;
             return Err(QmpError::generic(format!("Device '{}': {}", drive.id, e.message())));
         }
+        self.note_medium(&drive.id, Some(name));
         Ok(json!({}))
     }
 }
@@ -172,6 +182,7 @@ mod tests {
         assert_eq!((sets.remove(3), sets.add(None, None, fd())), (Ok(()), Ok(3)));
         assert!(sets.remove(99).is_err() && sets.named("/dev/fdset/99").is_err() && sets.named("/dev/fdset/x").is_err());
         assert!(sets.named("/dev/fdset/3").unwrap().is_some() && sets.named("/etc/passwd").unwrap().is_none());
+        assert_eq!((sets.called("/dev/fdset/3").as_str(), sets.called("/dev/fdset/4").as_str()), ("/dev/fdset/3", "/x"));
     }
 
     /// libxl 4.22's change of a stub domain's CD: the set is found by `stub-devid:N`, taken back before the disk is detached,

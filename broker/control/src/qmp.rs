@@ -13,7 +13,7 @@ use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,50 @@ use tokio::sync::broadcast;
 
 /// The version that libxl sees: it wants 8 or later for the commands that it sends to newer ones.
 const VERSION: (u32, u32, u32) = (8, 2, 0);
+/// Every command, and what to say of it in docs/compat.md.
+pub const COMMANDS: &[(&str, &str)] = &[
+    ("qmp_capabilities", ""),
+    ("query-commands", ""),
+    ("query-version", "8.2.0, so that libxl sends what newer versions take"),
+    ("query-status", "prelaunch, running, paused"),
+    ("query-command-line-options", "run-with, for libxl's probe"),
+    ("cont", "all processes"),
+    ("stop", "all processes: no DMA, no timer"),
+    ("quit", ""),
+    ("system_reset", "the guest restarts"),
+    ("system_wakeup", "an error: S3 is refused, so no guest sleeps"),
+    ("query-chardev", "serial ports"),
+    ("query-vnc", "there is no VNC server yet"),
+    ("query-cpus-fast", "the vCPUs that are plugged in"),
+    ("query-hotpluggable-cpus", ""),
+    ("device_add", "a vCPU"),
+    ("device_del", "an error"),
+    ("query-pci", "bus 0"),
+    ("query-block", ""),
+    ("query-blockstats", "counted since the guest started, also over restarts of the process"),
+    ("query-fdsets", "in a stub domain also the CDs that libxl attaches: stub-devid:N"),
+    ("add-fd", "up to 16"),
+    ("remove-fd", ""),
+    ("eject", "a CD drive by libxl's id (ide-5632); a tray that the guest has locked only with force"),
+    ("blockdev-change-medium", "a descriptor set (/dev/fdset/N), raw or host_device"),
+    ("set_link", "a network card's cable"),
+    ("screendump", "PNG, to /var/lib/bulkhead/dump/NAME or to a descriptor of add-fd; in a stub domain nowhere"),
+    ("send-key", "up to 16 keys at once"),
+    ("input-send-event", "keys, relative movement, buttons, wheel"),
+    ("xen-save-devices-state", "an error; the guest runs on"),
+    ("xen-load-devices-state", "an error"),
+    ("xen-set-global-dirty-log", "an error; the guest runs on"),
+    ("x-bulkhead-restart", "kills a device's process"),
+    ("x-bulkhead-processes", "the process table"),
+    ("x-bulkhead-logs", "the last lines of all processes"),
+    ("x-bulkhead-events", "what has happened to devices"),
+    ("x-bulkhead-inspect", "every register of a device"),
+    ("x-bulkhead-screenshot", "a PNG in the answer"),
+    ("x-bulkhead-net-set", "cable and rules of a card"),
+    ("x-bulkhead-net-show", "cards, and what was dropped"),
+    ("x-bulkhead-capture", "a card's frames as pcap"),
+];
+
 /// Most bytes of a picture: what a PNG of the largest mode can have.
 const PICTURE: u64 = 64 << 20;
 
@@ -44,6 +88,8 @@ pub(crate) struct Shared {
     /// Network cards.
     pub(crate) nics: Arc<Nics>,
     pub(crate) fdsets: Mutex<FdSets>,
+    /// Media that have come since the start, by drive: what their clients call them.
+    pub(crate) media: Mutex<BTreeMap<String, Option<String>>>,
     pub(crate) events: broadcast::Sender<String>,
     /// The last of them, for who cannot hold a connection: a stub domain has one.
     pub(crate) past: Mutex<Past>,
@@ -95,7 +141,7 @@ fn version() -> Value {
 }
 
 impl Shared {
-    fn slot_of(&self, pick: impl Fn(&DeviceConfig) -> bool) -> Option<Slot> {
+    pub(crate) fn slot_of(&self, pick: impl Fn(&DeviceConfig) -> bool) -> Option<Slot> {
         self.plan.devices.iter().find(|d| pick(&d.config)).map(|d| d.slot)
     }
 
@@ -133,8 +179,15 @@ impl Shared {
             "query-vnc" => Ok(json!({ "enabled": false })),
             "query-command-line-options" => Ok(json!([{ "option": "run-with", "parameters": [
                 { "name": "chroot", "type": "string" }, { "name": "user", "type": "string" } ] }])),
-            "query-cpus-fast" => Ok((0..self.plan.online).map(|i| json!({ "cpu-index": i, "target": "x86_64" })).collect()),
-            "query-block" | "query-blockstats" => Ok(json!([])),
+            "query-commands" => Ok(COMMANDS.iter().map(|(name, _)| json!({ "name": name })).collect()),
+            "query-cpus-fast" => self.query_cpus().await,
+            "query-hotpluggable-cpus" => self.query_hotpluggable_cpus().await,
+            "device_add" => self.device_add(arguments).await,
+            "device_del" => Err(QmpError::generic("nothing can be taken away here; a guest gives vCPUs back by xenstore")),
+            "query-pci" => self.query_pci().await,
+            "query-block" => self.query_block().await,
+            "query-blockstats" => self.query_blockstats().await,
+            "system_wakeup" => Err(QmpError::generic("Unable to wake up: guest is not in suspended state")),
             "query-fdsets" => self.query_fdsets().await,
             "eject" => self.eject(arguments).await,
             "blockdev-change-medium" => self.change_medium(arguments).await,

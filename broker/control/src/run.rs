@@ -65,6 +65,7 @@ pub fn run() -> Result<(), StartError> {
         state: Mutex::new(state),
         nics,
         fdsets: Mutex::new(FdSets::new(save)),
+        media: Mutex::default(),
         events: broadcast::channel(16).0,
         past: Mutex::default(),
         recent: file.recent(),

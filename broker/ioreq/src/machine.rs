@@ -916,6 +916,14 @@ impl<E: Edge> Machine<E> {
                 for f in &channel.functions {
                     out.value(&format!("{:02x}.{}", f.spec.device, f.spec.function), format_args!("{:x?}", f.decoded));
                 }
+                for (i, f) in channel.functions.iter().enumerate() {
+                    // What the device publishes: identity, class, interrupt.
+                    let Some(live) = &channel.live else { continue };
+                    let [id, class, interrupt] = [0x00, 0x08, 0x3c].map(|at| live.end.config(i, at));
+                    let (irq, pin) = (interrupt & 0xff, interrupt >> 8 & 0xff);
+                    let value = format!("{:04x}:{:04x} {:06x} irq {irq} pin {pin}", id & 0xffff, id >> 16, class >> 8);
+                    out.value(&format!("pci {:02x}.{}", f.spec.device, f.spec.function), value);
+                }
             });
         }
         if let Some(vram) = &self.video_ram {

@@ -142,7 +142,7 @@ fn raw(fd: &OwnedFd) {
 /// A drive's image, open and locked, and the drive's configuration.
 pub fn drive(drive: &Drive) -> Result<(Option<OwnedFd>, DriveConfig), Failure> {
     let index = drive.index.unwrap_or(0);
-    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone() };
+    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone() };
     let Some(path) = &drive.file else { return Ok((None, config)) };
     let what = format!("{} {path}", if drive.cdrom { "CD image" } else { "disk image" });
     let access = if drive.read_only { OFlags::RDONLY } else { OFlags::RDWR };
@@ -310,6 +310,7 @@ pub fn configs(machine: &Machine, parts: Parts<'_>) -> Vec<DeviceConfig> {
     let Parts { drives, vga_rom, nic_rom, ends, boot, gfn, unplug } = parts;
     let platform = DeviceConfig::Platform {
         vcpus: machine.vcpus,
+        online: machine.online,
         xen_platform: machine.xen_platform,
         boot: machine.boot.clone(),
         serial: machine.serials.first().is_some_and(|s| *s != Serial::None),

@@ -124,7 +124,7 @@ impl Drive {
                 if file.is_none() && !cdrom {
                     return Err("a disk needs file=");
                 }
-                let id = format!("ide{}-{}", index / 2, index % 2);
+                let id = format!("ide{}-{}{}", index / 2, if cdrom { "cd" } else { "hd" }, index % 2);
                 Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, id })
             }
             "none" => {

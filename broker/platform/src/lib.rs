@@ -57,6 +57,8 @@ const SCI: usize = 0;
 pub struct Config {
     /// vCPUs that can be.
     pub vcpus: u16,
+    /// vCPUs that are there from the start.
+    pub online: u16,
     /// The xen-platform device is there.
     pub xen_platform: bool,
     /// Boot order in QEMU's letters.
@@ -128,7 +130,7 @@ impl Platform {
         Self {
             chipset: Chipset::new(config.serial),
             cmos: Cmos::new(&config),
-            pm: Pm::new(config.vcpus),
+            pm: Pm::new(config.vcpus, config.online),
             dma: Dma::new(),
             xen: config.xen_platform.then(|| XenPlatform::new(config.unplug)),
             port92: 0,
@@ -285,6 +287,13 @@ impl Device for Platform {
         Ok(())
     }
 
+    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), String> {
+        self.pm.plug_cpu(cpu)?;
+        self.dirty = true;
+        cx.lines.set(SCI, self.pm.sci());
+        Ok(())
+    }
+
     fn inspect(&self, out: &mut Inspect) {
         out.hex("port 92", self.port92).hex("POST", self.post).hex("reset control", self.reset_control);
         out.group("CMOS", |out| self.cmos.inspect(out));
@@ -297,7 +306,7 @@ impl Device for Platform {
 
 /// The device as its fuzz target and its corpus test know it: everything is there, unplug is offered.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Platform::new(Config { vcpus: 2, xen_platform: true, boot: "dca".into(), serial: true, unplug: true }))
+    Box::new(Platform::new(Config { vcpus: 3, online: 2, xen_platform: true, boot: "dca".into(), serial: true, unplug: true }))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::state::PmState;
 use bitfield_struct::bitfield;
 use bulkhead_bus::{Context, Inspect, IoError, IoResult, StateError};
+use std::collections::BTreeSet;
 
 /// PM1a_CNT_BLK of Xen's FADT.
 pub(crate) const PM1A_CONTROL: u16 = 0xb004;
@@ -12,6 +13,9 @@ pub(crate) const GPE0: u16 = 0xafe0;
 pub(crate) const PCI_HOTPLUG: u16 = 0xae00;
 /// CPU hot-plug bitmap of the DSDT.
 pub(crate) const CPU_HOTPLUG: u16 = 0xaf00;
+
+/// The general purpose event of CPU hot-plug: the DSDT's _L02.
+const CPU_EVENT: u16 = 1 << 2;
 
 /// PM1 control (ACPI 6.5, 4.8.3.2.1).
 #[bitfield(u16)]
@@ -35,6 +39,10 @@ pub(crate) struct Pm1Control {
 /// Power management.
 pub(crate) struct Pm {
     vcpus: u16,
+    /// vCPUs that are there from the start.
+    online: u16,
+    /// vCPUs that have been plugged in since.
+    plugged: BTreeSet<u16>,
     control: Pm1Control,
     gpe_status: u16,
     gpe_enable: u16,
@@ -44,8 +52,8 @@ pub(crate) struct Pm {
 }
 
 impl Pm {
-    pub(crate) fn new(vcpus: u16) -> Self {
-        Self { vcpus, control: Pm1Control::new(), gpe_status: 0, gpe_enable: 0, apm_control: 0, apm_status: 0, refused_sleeps: 0 }
+    pub(crate) fn new(vcpus: u16, online: u16) -> Self {
+        Self { vcpus, online, plugged: BTreeSet::new(), control: Pm1Control::new(), gpe_status: 0, gpe_enable: 0, apm_control: 0, apm_status: 0, refused_sleeps: 0 }
     }
 
     /// The system control interrupt.
@@ -122,10 +130,27 @@ impl Pm {
         if size == 4 && offset.is_multiple_of(4) && offset < 0x18 { Ok(()) } else { Err(IoError::Size) }
     }
 
-    /// A bit for each vCPU that is there from the start.
+    fn has_cpu(&self, cpu: u16) -> bool {
+        cpu < self.online || self.plugged.contains(&cpu)
+    }
+
+    /// Plugs in a vCPU: the DSDT's handler of the event looks at the bitmap.
+    pub(crate) fn plug_cpu(&mut self, cpu: u16) -> Result<(), String> {
+        if cpu >= self.vcpus {
+            return Err(format!("the guest can have {} vCPUs, there is no place {cpu}", self.vcpus));
+        }
+        if self.has_cpu(cpu) {
+            return Err(format!("vCPU {cpu} is there already"));
+        }
+        self.plugged.insert(cpu);
+        self.gpe_status |= CPU_EVENT;
+        Ok(())
+    }
+
+    /// A bit for each vCPU that is there.
     pub(crate) fn cpu_hotplug_read(&self, offset: u16) -> u8 {
         let first = offset.saturating_mul(8);
-        (0..8u16).filter(|bit| first.saturating_add(*bit) < self.vcpus).fold(0, |byte, bit| byte | 1 << bit)
+        (0..8u16).filter(|bit| self.has_cpu(first.saturating_add(*bit))).fold(0, |byte, bit| byte | 1 << bit)
     }
 
     pub(crate) fn apm_read(&self, offset: u16) -> u8 {
@@ -153,6 +178,7 @@ impl Pm {
             gpe_enable: u32::from(self.gpe_enable),
             apm_control: u32::from(self.apm_control),
             apm_status: u32::from(self.apm_status),
+            plugged: self.plugged.iter().map(|cpu| u32::from(*cpu)).collect(),
         }
     }
 
@@ -164,11 +190,14 @@ impl Pm {
         self.gpe_enable = word(s.gpe_enable, "GPE enable")?;
         self.apm_control = byte(s.apm_control, "APM control")?;
         self.apm_status = byte(s.apm_status, "APM status")?;
+        let plugged: Option<BTreeSet<u16>> = s.plugged.iter().map(|c| u16::try_from(*c).ok().filter(|c| (self.online..self.vcpus).contains(c))).collect();
+        self.plugged = plugged.ok_or(StateError::Value("plugged vCPUs"))?;
         Ok(())
     }
 
     pub(crate) fn inspect(&self, out: &mut Inspect) {
         out.hex("control", self.control.into_bits()).hex("GPE status", self.gpe_status).hex("GPE enable", self.gpe_enable);
-        out.value("sleeps refused", self.refused_sleeps);
+        let cpus: Vec<String> = (0..self.vcpus).filter(|cpu| self.has_cpu(*cpu)).map(|cpu| cpu.to_string()).collect();
+        out.value("vCPUs", cpus.join(",")).value("sleeps refused", self.refused_sleeps);
     }
 }

@@ -41,6 +41,9 @@ pub(crate) struct PmState {
     pub(crate) apm_control: u32,
     #[prost(uint32, tag = "5")]
     pub(crate) apm_status: u32,
+    /// vCPUs that were plugged in later.
+    #[prost(uint32, repeated, tag = "6")]
+    pub(crate) plugged: Vec<u32>,
 }
 
 /// The xen-platform device.

@@ -3,7 +3,7 @@ use bulkhead_bus::fake;
 use proptest::prelude::*;
 
 fn board() -> (Platform, Context) {
-    let config = Config { vcpus: 3, xen_platform: true, boot: "dc".into(), serial: true, unplug: false };
+    let config = Config { vcpus: 3, online: 2, xen_platform: true, boot: "dc".into(), serial: true, unplug: false };
     (Platform::new(config), fake::context(0))
 }
 
@@ -104,7 +104,7 @@ fn a_general_purpose_event_raises_the_sci_while_enabled() {
 #[test]
 fn cpu_bitmap_has_a_bit_for_each_vcpu() {
     let (mut p, mut cx) = board();
-    assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 0, 1), 7);
+    assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b011);
     assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 31, 1), 0);
 }
 
@@ -182,4 +182,27 @@ proptest! {
             prop_assert_eq!(p.save(), before);
         }
     }
+}
+
+#[test]
+fn a_cpu_that_is_plugged_in_is_an_event_until_the_guest_has_seen_it() {
+    let (mut p, mut cx) = board();
+    assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b011, "those of the start");
+    write(&mut p, &mut cx, region::GPE, 2, 1, 4);
+    p.plug_cpu(2, &mut cx).unwrap();
+    assert_eq!(read(&mut p, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b111);
+    assert!(cx.lines.level(SCI) && read(&mut p, &mut cx, region::GPE, 0, 1) == 4);
+    assert!(p.plug_cpu(2, &mut cx).unwrap_err().contains("there already"));
+    assert!(p.plug_cpu(0, &mut cx).unwrap_err().contains("there already"));
+    assert!(p.plug_cpu(3, &mut cx).unwrap_err().contains("3 vCPUs"));
+    write(&mut p, &mut cx, region::GPE, 0, 1, 4);
+    assert!(!cx.lines.level(SCI));
+    // The next life knows it; a state cannot invent one.
+    let state = p.save();
+    let (mut next, mut cx) = board();
+    next.load(&state, &mut cx).unwrap();
+    assert_eq!(read(&mut next, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b111);
+    let mut hostile = state::PlatformState::decode(state.as_slice()).unwrap();
+    hostile.pm.as_mut().unwrap().plugged = vec![100];
+    assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
 }

@@ -179,13 +179,14 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
 /// The board's own form of its configuration.
 fn board(config: &DeviceConfig) -> bulkhead_platform::Config {
     match config {
-        DeviceConfig::Platform { vcpus, xen_platform, boot, serial, unplug } => bulkhead_platform::Config {
+        DeviceConfig::Platform { vcpus, online, xen_platform, boot, serial, unplug } => bulkhead_platform::Config {
             vcpus: *vcpus,
+            online: *online,
             xen_platform: *xen_platform,
             boot: boot.clone(),
             serial: *serial,
             unplug: *unplug,
         },
-        _ => bulkhead_platform::Config { vcpus: 1, xen_platform: false, boot: String::new(), serial: false, unplug: false },
+        _ => bulkhead_platform::Config { vcpus: 1, online: 1, xen_platform: false, boot: String::new(), serial: false, unplug: false },
     }
 }

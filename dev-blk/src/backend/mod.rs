@@ -86,7 +86,7 @@ pub trait Executor: Send {
     fn take(&mut self) -> Option<(usize, Outcome)>;
 }
 
-fn whole(segments: &[Segment]) -> usize {
+pub(crate) fn whole(segments: &[Segment]) -> usize {
     segments.iter().fold(0usize, |n, s| n.saturating_add(s.len as usize))
 }
 

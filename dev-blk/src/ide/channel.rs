@@ -7,6 +7,7 @@ use super::spec::{
     reason, reg,
 };
 use super::state::ChannelState;
+use super::counters::Work;
 use crate::backend::{Executor, Job, Outcome};
 use bulkhead_bus::{Context, Inspect, Segment, StateError};
 
@@ -97,6 +98,8 @@ pub(crate) struct Channel {
     prd_longer: bool,
     pub(crate) dirty: bool,
     jobs: u64,
+    /// What is being done, and for which drive.
+    work: Option<(u8, Work)>,
 }
 
 impl Channel {
@@ -124,6 +127,7 @@ impl Channel {
             prd_longer: false,
             dirty: true,
             jobs: 0,
+            work: None,
         }
     }
 
@@ -279,7 +283,9 @@ impl Channel {
         let Some(image) = drive.image.clone() else {
             return self.fail(error::ABRT);
         };
+        let work = (drive.index, Work::of(&job));
         drive.status = drive.status.with_bsy(true).with_drq(false);
+        self.work = Some(work);
         self.phase = Phase::Working(after);
         io.submit(self.lane, image, job);
     }
@@ -812,6 +818,12 @@ impl Channel {
     /// A job has ended.
     pub(crate) fn finished(&mut self, outcome: Outcome) {
         self.dirty = true;
+        // The drive that was asked, which need not be the one that is selected now.
+        if let Some((index, work)) = self.work.take()
+            && let Some(drive) = self.drives.iter_mut().flatten().find(|d| d.index == index)
+        {
+            drive.counters.ended(work, outcome.is_ok());
+        }
         let Phase::Working(after) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
         let data = match (outcome, &after) {
             (_, After::Nothing) => return,
@@ -952,6 +964,7 @@ impl Channel {
         for drive in self.drives.iter().flatten() {
             out.group(&format!("drive{}", drive.index), |out| {
                 out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
+                drive.counters.inspect(out);
                 out.value("sectors", drive.sectors()).hex("error", drive.error).value("sense", format_args!("{:?}", drive.sense));
                 if drive.cdrom {
                     out.value("tray locked", drive.locked).value("tray open", drive.tray_open).value("event", format_args!("{:?}", drive.event));

@@ -1,4 +1,5 @@
 //! One drive: its medium and its registers.
+use super::counters::Counters;
 use super::spec::{MediaEvent, Sense, Status};
 use super::state::DriveState;
 use crate::backend::Image;
@@ -43,6 +44,8 @@ pub(crate) struct Drive {
     pub(crate) attention: bool,
     /// What the guest has not heard of yet.
     pub(crate) event: MediaEvent,
+    /// What it has done.
+    pub(crate) counters: Counters,
 }
 
 impl Drive {
@@ -65,6 +68,7 @@ impl Drive {
             tray_open: false,
             attention: false,
             event: MediaEvent::None,
+            counters: Counters::default(),
         };
         drive.signature();
         drive
@@ -134,6 +138,7 @@ impl Drive {
             tray_open: self.tray_open,
             attention: self.attention,
             event: self.event as u32,
+            counters: self.counters.save(),
         }
     }
 
@@ -159,6 +164,7 @@ impl Drive {
         self.status = Status::from_bits(status).with_bsy(false).with_drq(false);
         (self.error, self.multiple, self.dma_mode) = (error, multiple, dma_mode);
         self.sense = Sense { key, asc, ascq };
+        self.counters = Counters::load(s.counters.as_ref());
         (self.present, self.locked) = (s.present, s.locked);
         // A medium that has come since closes the tray.
         (self.tray_open, self.attention, self.event) = (s.tray_open && self.image.is_none(), s.attention, event);

@@ -9,6 +9,7 @@
 //! | `identify.rs` | what a drive says of itself |
 mod atapi;
 mod channel;
+mod counters;
 mod drive;
 mod identify;
 mod spec;

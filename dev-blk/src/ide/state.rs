@@ -62,4 +62,25 @@ pub(crate) struct DriveState {
     pub(crate) attention: bool,
     #[prost(uint32, tag = "11")]
     pub(crate) event: u32,
+    #[prost(message, optional, tag = "12")]
+    pub(crate) counters: Option<CountersState>,
+}
+
+/// What a drive has done.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct CountersState {
+    #[prost(uint64, tag = "1")]
+    pub(crate) reads: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) bytes_read: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) writes: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) bytes_written: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) flushes: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) trims: u64,
+    #[prost(uint64, tag = "7")]
+    pub(crate) failed: u64,
 }

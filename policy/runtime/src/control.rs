@@ -44,6 +44,8 @@ pub enum ControlRequest {
     Insert(u8, u32, oneshot::Sender<Result<(), String>>),
     /// Cable and rules of a network card.
     SetNic(NicSettings, oneshot::Sender<Result<(), String>>),
+    /// Plug in this vCPU.
+    PlugCpu(u16, oneshot::Sender<Result<(), String>>),
     /// A network card's frames go into the pipe of this token too, or nowhere (0).
     Capture(u32, oneshot::Sender<Result<(), String>>),
 }
@@ -190,6 +192,12 @@ impl v1::process_server::Process for Service {
         let bytes = <[u8; NicSettings::LEN]>::try_from(request.into_inner().settings).ok();
         let settings = bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or_else(|| Status::invalid_argument("settings of a network card"))?;
         let done = self.ask(|s| ControlRequest::SetNic(settings, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn plug_cpu(&self, request: Request<v1::Cpu>) -> Reply<v1::Empty> {
+        let cpu = u16::try_from(request.into_inner().index).map_err(|_| Status::invalid_argument("number of the vCPU"))?;
+        let done = self.ask(|s| ControlRequest::PlugCpu(cpu, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 

@@ -629,6 +629,7 @@ impl Data {
                     let medium = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
                     let _ = answer.send(medium.and_then(|fd| self.device.insert(drive, fd, &mut self.cx)));
                 }
+                ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
                 ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),
                 ControlRequest::Capture(0, answer) => drop(answer.send(self.device.capture(None, &mut self.cx))),
                 ControlRequest::Capture(token, answer) => {

@@ -227,6 +227,15 @@ pub trait Device: Send {
         Err("this device is no network card".into())
     }
 
+    /// Plugs in vCPU `cpu` (the board).
+    ///
+    /// # Errors
+    /// This is no board; there is no such place, or it is taken.
+    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), String> {
+        let _ = (cpu, cx);
+        Err("this device is no board".into())
+    }
+
     /// From now on writes the frames of both directions into this pipe, as pcap; nowhere with `None` (network cards).
     ///
     /// # Errors

@@ -25,8 +25,10 @@ pub struct DriveConfig {
     pub read_only: bool,
     /// Bytes of the medium; `None`: no medium (CD only).
     pub size: Option<u64>,
-    /// libxl's name for it, `ide-<devid>`, by which QMP changes its medium.
+    /// libxl's name for it, `ide-<devid>`, by which QMP changes its medium; QEMU's name of a disk, `ide0-hd0`.
     pub id: String,
+    /// The medium's file as the arguments name it, for people.
+    pub file: Option<String>,
 }
 
 /// Models of network cards.
@@ -69,6 +71,8 @@ pub enum DeviceConfig {
     Platform {
         /// Highest vCPU number + 1, for CMOS 0x5f.
         vcpus: u16,
+        /// vCPUs that are there from the start.
+        online: u16,
         /// The xen-platform device is there (xen_platform_pci=1).
         xen_platform: bool,
         /// Boot order in QEMU's letters, at most three.

@@ -25,6 +25,7 @@ fn shared(stopped: bool) -> Shared {
         nics: Arc::default(),
         past: Mutex::default(),
         fdsets: Mutex::default(),
+        media: Mutex::default(),
         events: broadcast::channel(4).0,
         recent: Recent::default(),
         landlock: 6,
@@ -63,6 +64,18 @@ fn status_follows_stop_and_cont() {
     assert_eq!(status(&s), "running");
     ask(&s, r#"{"execute":"stop"}"#);
     assert_eq!(status(&s), "paused");
+}
+
+#[test]
+fn the_table_of_commands_is_what_is_executed() {
+    let source = include_str!("../qmp.rs");
+    let body = source.split("match name {").nth(1).unwrap().split("_ => Err(QmpError(\"CommandNotFound\"").next().unwrap();
+    let arms = body.lines().filter(|l| l.starts_with("            \"") && l.contains("=>"));
+    let mut executed: Vec<&str> = arms.flat_map(|l| l.split("=>").next().unwrap().split('|')).map(|name| name.trim().trim_matches('"')).collect();
+    let mut listed: Vec<&str> = COMMANDS.iter().map(|(name, _)| *name).collect();
+    executed.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(executed, listed);
 }
 
 #[test]

@@ -25,7 +25,8 @@ impl Launcher {
             }
             None => None,
         };
-        config.size = bytes;
+        // What it is called only control knows.
+        (config.size, config.file) = (bytes, None);
         if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
             state.kept.retain(|(what, _)| *what != FdUse::Drive(index));
         }

@@ -1,0 +1,118 @@
+//! vCPUs and the PCI bus: query-cpus-fast, query-hotpluggable-cpus, device_add of a vCPU, query-pci.
+use crate::qmp::{Outcome, QmpError, Shared};
+use bulkhead_bus::plan::{BROKER, DeviceConfig, Slot};
+use bulkhead_control_api::v1;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What libxl is told that a vCPU is, and says again when it adds one.
+const CPU: &str = "xen-vcpu";
+
+impl Shared {
+    /// The registers of a process by name; `None` if it does not answer.
+    pub(crate) async fn registers(&self, slot: Slot) -> Option<BTreeMap<String, String>> {
+        let mut client = self.clients.wait(slot).await?;
+        let registers = client.inspect(v1::Empty {}).await.ok()?.into_inner().registers;
+        Some(registers.into_iter().map(|r| (r.name, r.value)).collect())
+    }
+
+    fn board(&self) -> Option<Slot> {
+        self.slot_of(|c| matches!(c, DeviceConfig::Platform { .. }))
+    }
+
+    /// The vCPUs that are plugged in: the board knows.
+    async fn cpus(&self) -> BTreeSet<u16> {
+        let registers = match self.board() {
+            Some(slot) => self.registers(slot).await.unwrap_or_default(),
+            None => BTreeMap::new(),
+        };
+        let known = registers.get("PM.vCPUs").map(|list| list.split(',').filter_map(|n| n.parse().ok()).collect());
+        known.unwrap_or_else(|| (0..self.plan.online).collect())
+    }
+
+    /// query-cpus-fast: libxl takes the list for the map of vCPUs that are online.
+    pub(crate) async fn query_cpus(&self) -> Outcome {
+        let cpu = |n| json!({ "cpu-index": n, "thread-id": 0, "qom-path": format!("/machine/cpu[{n}]"), "target": "x86_64", "props": props(n) });
+        Ok(self.cpus().await.into_iter().map(cpu).collect())
+    }
+
+    /// query-hotpluggable-cpus: every place, with a path if there is a vCPU in it.
+    pub(crate) async fn query_hotpluggable_cpus(&self) -> Outcome {
+        let there = self.cpus().await;
+        let place = |n| {
+            let mut out = json!({ "type": CPU, "vcpus-count": 1, "props": props(n) });
+            if let (Some(map), true) = (out.as_object_mut(), there.contains(&n)) {
+                map.insert("qom-path".into(), json!(format!("/machine/cpu[{n}]")));
+            }
+            out
+        };
+        Ok((0..self.plan.vcpus).rev().map(place).collect())
+    }
+
+    /// device_add: a vCPU is all that can be added.
+    pub(crate) async fn device_add(&self, arguments: &Value) -> Outcome {
+        let driver = arguments.get("driver").and_then(Value::as_str);
+        let driver = driver.ok_or_else(|| QmpError::generic("Parameter 'driver' is missing"))?;
+        if driver != CPU {
+            return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}') can")));
+        }
+        // libxl sends numbers as strings or as numbers, by version.
+        let number = |key: &str| match arguments.get(key) {
+            Some(Value::String(text)) => text.parse::<u64>().ok(),
+            Some(value) => value.as_u64(),
+            None => Some(0),
+        };
+        let cpu = number("socket-id").and_then(|n| u16::try_from(n).ok());
+        let (Some(cpu), Some(0), Some(0)) = (cpu, number("core-id"), number("thread-id")) else {
+            return Err(QmpError::generic("socket-id is the vCPU's number, core-id and thread-id are 0"));
+        };
+        let client = match self.board() {
+            Some(slot) => self.clients.wait(slot).await,
+            None => None,
+        };
+        let mut client = client.ok_or_else(|| QmpError::generic("the board's process does not run"))?;
+        client.plug_cpu(v1::Cpu { index: u32::from(cpu) }).await.map_err(|e| QmpError::generic(e.message()))?;
+        Ok(json!({}))
+    }
+
+    /// query-pci: every function, as the broker's map of the bus has it.
+    pub(crate) async fn query_pci(&self) -> Outcome {
+        let registers = self.registers(BROKER).await.ok_or_else(|| QmpError::generic("the broker does not answer"))?;
+        let devices: Vec<Value> = registers.iter().filter_map(|(name, value)| function(name, value)).collect();
+        Ok(json!([{ "bus": 0, "devices": devices }]))
+    }
+}
+
+fn props(cpu: u16) -> Value {
+    json!({ "socket-id": cpu, "core-id": 0, "thread-id": 0 })
+}
+
+/// A line of the broker's map: `nic0.pci 04.0` = `8086:100e 020000 irq 11 pin 1`.
+fn function(name: &str, value: &str) -> Option<Value> {
+    let (device, at) = name.split_once(".pci ")?;
+    let (slot, function) = at.split_once('.')?;
+    let words: Vec<&str> = value.split(' ').collect();
+    let [id, class, "irq", irq, "pin", pin] = words.as_slice() else { return None };
+    let (vendor, model) = id.split_once(':')?;
+    let hex = |text: &str| u32::from_str_radix(text, 16).ok();
+    Some(json!({
+        "bus": 0, "slot": hex(slot)?, "function": hex(function)?, "qdev_id": device,
+        "id": { "vendor": hex(vendor)?, "device": hex(model)? },
+        "class_info": { "class": hex(class)? >> 8 },
+        "irq": irq.parse::<u32>().ok()?, "irq_pin": pin.parse::<u32>().ok()?, "regions": [],
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_brokers_map() {
+        let nic = function("nic0.pci 1f.2", "8086:100e 020000 irq 11 pin 1").unwrap();
+        assert_eq!((&nic["slot"], &nic["function"], &nic["id"]["device"], &nic["class_info"]["class"]), (&json!(31), &json!(2), &json!(0x100e), &json!(0x200)));
+        for (name, value) in [("nic0.online", "true"), ("nic0.pci 04.0", "unknown"), ("nic0.pci 4", "8086:100e 020000 irq 11 pin 1"), ("x.pci 04.0", "z:z 0 irq 1 pin 1")] {
+            assert_eq!(function(name, value), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! libxl's argument vector → [`Machine`]. The table [`OPTIONS`] is the only place that says what becomes of an option;
+//! docs/compat.md is printed from it.
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
+use table::Fate::{Ignored, Implemented, Refused, Substituted};
+use table::{KEYS, MAX_NICS};
+use crate::machine::{self, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
+use crate::options::Options;
+use bulkhead_bus::nic::{NicLease, NicSettings};
+use bulkhead_bus::plan::{Level, NicModel};
+
+/// Why the arguments cannot be used: one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentError {
+    /// No such option.
+    #[error("{0}: unknown option")]
+    Unknown(String),
+    /// A value is missing.
+    #[error("{0}: a value must follow")]
+    Missing(String),
+    /// The value is wrong.
+    #[error("{option} {value}: {why}")]
+    Value {
+        /// The option.
+        option: String,
+        /// As it was given.
+        value: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// QEMU has it, this device model does not.
+    #[error("{option}: not supported: {why}")]
+    Refused {
+        /// The option, with its value.
+        option: String,
+        /// What is missing.
+        why: &'static str,
+    },
+    /// Something that must be there is not.
+    #[error("{0}")]
+    Incomplete(&'static str),
+}
+
+/// A machine, and lines for the log about options that were ignored or substituted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The machine.
+    pub machine: Machine,
+    /// What to tell the operator.
+    pub notes: Vec<String>,
+}
+
+fn wrong(option: &str, value: &str, why: impl Into<String>) -> ArgumentError {
+    ArgumentError::Value { option: format!("-{option}"), value: value.to_owned(), why: why.into() }
+}
+
+/// Parses the arguments, without argv\[0\].
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, ArgumentError> {
+    let mut machine = Machine::default();
+    let mut notes = Vec::new();
+    let mut monitors = Vec::new();
+    let mut chardevs: Vec<(String, Chardev)> = Vec::new();
+    let mut cds = Vec::new();
+    let (mut cards, mut others, mut rules, mut leases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut kernel = (None, None, None);
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
+        let Some(name) = name else { return Err(ArgumentError::Unknown(argument)) };
+        let takes = lookup(name, None).or_else(|| OPTIONS.iter().find(|o| o.name.split(' ').next() == Some(name)));
+        let value = match takes {
+            Some(spec) if spec.value => Some(arguments.next().ok_or(ArgumentError::Missing(argument.clone()))?),
+            Some(_) => None,
+            None => return Err(ArgumentError::Unknown(argument)),
+        };
+        let shown = value.as_ref().map_or(argument.clone(), |v| format!("{argument} {v}"));
+        let Some(spec) = lookup(name, value.as_deref()) else {
+            return Err(ArgumentError::Refused { option: shown, why: "no such device here" });
+        };
+        match spec.fate {
+            Refused(why) => return Err(ArgumentError::Refused { option: shown, why }),
+            Ignored(why) => {
+                notes.push(format!("{shown}: ignored: {why}"));
+                continue;
+            }
+            Substituted(why) => notes.push(format!("{shown}: {why}")),
+            Implemented(_) => {}
+        }
+        let value = value.unwrap_or_default();
+        let bad = |why: &str| wrong(name, &value, why);
+        let options = Options::parse(&value);
+        check_keys(spec, &value, &options, &mut notes)?;
+        match name {
+            "xen-domid" => machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?),
+            "name" => machine.name = value,
+            "S" => machine.stopped = true,
+            "chardev" => {
+                let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
+                let chardev = match options.head("backend") {
+                    Some("socket") => {
+                        let listens = options.flag("server", false) == Some(true) && options.flag("wait", true) == Some(false);
+                        if !listens {
+                            return Err(bad("only server=on,wait=off"));
+                        }
+                        match (options.get("path"), options.get("fd").map(number)) {
+                            (Some(path), None) => Chardev::Path(path.to_owned()),
+                            (None, Some(Some(fd))) => Chardev::Fd(fd),
+                            _ => return Err(bad("one of path= and fd= must be there")),
+                        }
+                    }
+                    _ => return Err(bad("only socket")),
+                };
+                chardevs.push((id, chardev));
+            }
+            "mon" => {
+                if options.get("mode") != Some("control") {
+                    return Err(bad("only mode=control"));
+                }
+                monitors.push(options.head("chardev").ok_or(bad("chardev= is missing"))?.to_owned());
+            }
+            "serial" => {
+                let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
+                machine.serials.push(serial);
+            }
+            "boot" => {
+                // A machine ends with its guest's reset, so `once` is for all of its life.
+                let order = options.get("once").or(options.head("order")).unwrap_or("");
+                if order.len() > 3 || order.chars().any(|c| !matches!(c, 'a' | 'c' | 'd' | 'n')) {
+                    return Err(bad("order and once are of the letters a, c, d, n, at most three"));
+                }
+                order.clone_into(&mut machine.boot);
+                machine.menu.shown = options.flag("menu", false).ok_or(bad("menu is on or off"))?;
+                let wait = options.get("splash-time").map(|t| number(t).ok_or(bad("splash-time is 0 to 65535 ms")));
+                machine.menu.wait = wait.transpose()?;
+                // QEMU's -1: never.
+                let retry = options.get("reboot-timeout").filter(|t| *t != "-1");
+                let retry = retry.map(|t| number(t).filter(|t| *t <= 0xffff).ok_or(bad("reboot-timeout is -1 to 65535 ms")));
+                machine.menu.retry = retry.transpose()?;
+            }
+            "m" => {
+                let size = options.head("size").unwrap_or("");
+                let size = size.strip_suffix(['M', 'm']).unwrap_or(size);
+                machine.memory_mib = number(size).filter(|m| (1..=1 << 24).contains(m)).ok_or(bad("not a number of MiB"))?;
+            }
+            "smp" => {
+                let now = options.head("cpus").and_then(number);
+                let max = options.get("maxcpus").map_or(now, number);
+                let max = now.and(max).filter(|n| (1..=bulkhead_wire::MAX_VCPUS as u16).contains(n));
+                machine.vcpus = max.ok_or(bad("1 to 128 vCPUs"))?;
+                machine.online = now.filter(|n| (1..=machine.vcpus).contains(n)).ok_or(bad("more vCPUs than maxcpus"))?;
+            }
+            "machine" | "M" => match options.head("type") {
+                Some("xenfv") => machine.xen_platform = true,
+                Some("pc") => machine.xen_platform = false,
+                Some("none") => machine.probe = true,
+                Some("xenpv") => {
+                    let why = "serving the PV back ends of a guest without emulated devices";
+                    return Err(ArgumentError::Refused { option: shown, why });
+                }
+                _ => return Err(bad("xenfv, pc or none")),
+            },
+            "kernel" => kernel.0 = Some(value),
+            "initrd" => kernel.1 = Some(value),
+            "append" => kernel.2 = Some(value),
+            "net" => {}
+            "netdev" => {
+                let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
+                let other = match options.head("type") {
+                    Some("tap") => NicOther::Tap(options.get("ifname").ok_or(bad("ifname= is missing"))?.to_owned()),
+                    _ if options.flag("server", false) != Some(false) => return Err(bad("only server=off")),
+                    _ if options.get("addr.type") != Some("unix") => return Err(bad("only addr.type=unix")),
+                    _ => NicOther::Stream(options.get("addr.path").ok_or(bad("addr.path= is missing"))?.to_owned()),
+                };
+                others.push((id, other));
+            }
+            "nic-rules" => {
+                let id = options.get("id").map(str::to_owned);
+                let pairs: Vec<_> = options.pairs.iter().filter(|(k, _)| k != "id").cloned().collect();
+                if options.head.is_some() || pairs.is_empty() {
+                    return Err(bad("level=off, level=guard or level=addresses,ip=…"));
+                }
+                rules.push((value, id, pairs));
+            }
+            "nic-lease" => {
+                let id = options.get("id").ok_or(bad("id=nicN is missing"))?.to_owned();
+                let pairs: Vec<_> = options.pairs.iter().filter(|(k, _)| k != "id").cloned().collect();
+                let lease = NicLease::parse(&pairs).map_err(|why| wrong(name, &value, why))?;
+                leases.push((value, id, lease));
+            }
+            "drive" => {
+                let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
+                if drive.cdrom && drive.index.is_none() {
+                    cds.push(drive);
+                } else {
+                    machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
+                }
+            }
+            "device" => match options.head("driver") {
+                Some("VGA" | "cirrus-vga") => {
+                    let mib = options.get("vgamem_mb").map_or(Some(16), number).ok_or(bad("vgamem_mb is a number"))?;
+                    // QEMU rounds up to a power of two; below 16 MiB the frame buffer of the larger modes has no room.
+                    let mib: u32 = Some(mib).filter(|m| (1..=256).contains(m)).ok_or(bad("vgamem_mb is 1 to 256"))?;
+                    let mib = mib.next_power_of_two();
+                    machine.video = Some(Video { mib });
+                }
+                Some(model @ ("e1000" | "rtl8139")) => {
+                    let model = if model == "e1000" { NicModel::E1000 } else { NicModel::Rtl8139 };
+                    let mac = options.get("mac").and_then(machine::mac).ok_or(bad("mac= is an address of six bytes"))?;
+                    let id = options.get("id").and_then(|id| id.strip_prefix("nic")).and_then(number::<u8>);
+                    let index = id.unwrap_or(u8::try_from(cards.len()).unwrap_or(u8::MAX));
+                    cards.push((index, options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), model, mac));
+                }
+                Some("ide-cd") => {
+                    let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
+                    let bus = bus.and_then(|b| b.strip_prefix("ide.")).and_then(number::<u8>);
+                    let id = options.get("drive").unwrap_or("");
+                    let at = cds.iter().position(|d: &Drive| d.id == id).ok_or(bad("there is no such drive"))?;
+                    let (Some(bus @ 0..=1), Some(unit @ 0..=1)) = (bus, unit) else {
+                        return Err(bad("bus is ide.0 or ide.1, unit 0 or 1"));
+                    };
+                    let mut drive = cds.swap_remove(at);
+                    drive.index = Some(bus.wrapping_mul(2).wrapping_add(unit));
+                    options.get("id").unwrap_or(id).clone_into(&mut drive.id);
+                    machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
+                }
+                _ => return Err(bad("no such device here")),
+            },
+            "sandbox" => {
+                machine.level = Some(match options.get("level") {
+                    Some("strict") => Level::Strict,
+                    Some("kernel") => Level::Kernel,
+                    _ => return Err(bad("level=strict or level=kernel")),
+                });
+            }
+            "sim" => machine.sim = Some(Sim::parse(&options).ok_or(bad("ioreq=FD,kick=FD,trace=FD,memory=FD"))?),
+            _ => return Err(ArgumentError::Unknown(argument)),
+        }
+    }
+    for monitor in monitors {
+        let chardev = chardevs.iter().find(|(id, _)| *id == monitor).map(|(_, c)| c.clone());
+        let chardev = chardev.ok_or_else(|| wrong("mon", &monitor, "there is no chardev of this id"))?;
+        machine.monitors.push(Monitor { id: monitor, chardev });
+    }
+    for (index, netdev, model, mac) in cards {
+        let at = others.iter().position(|(id, _)| *id == netdev).ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
+        if machine.nics.iter().any(|n| n.index == index) {
+            return Err(wrong("device", &netdev, "two network cards of one number"));
+        }
+        machine.nics.push(Nic { model, index, mac, end: others.swap_remove(at).1, lease: None, settings: NicSettings::default() });
+    }
+    if let Some((id, _)) = others.first() {
+        return Err(wrong("netdev", id, "network cards: no -device refers to it"));
+    }
+    for (value, id, lease) in leases {
+        let nic = machine.nics.iter_mut().find(|n| id == format!("nic{}", n.index));
+        nic.ok_or_else(|| wrong("nic-lease", &value, "there is no network card of this id"))?.lease = Some(lease);
+    }
+    for (value, id, pairs) in rules {
+        let meant = |nic: &Nic| id.as_ref().is_none_or(|id| *id == format!("nic{}", nic.index));
+        if id.is_some() && !machine.nics.iter().any(meant) {
+            return Err(wrong("nic-rules", &value, "there is no network card of this id"));
+        }
+        for nic in machine.nics.iter_mut().filter(|n| meant(n)) {
+            nic.settings.change(&pairs).map_err(|why| wrong("nic-rules", &value, why))?;
+        }
+    }
+    if machine.nics.len() > MAX_NICS {
+        return Err(ArgumentError::Incomplete("more than eight network cards"));
+    }
+    match kernel {
+        (Some(file), initrd, append) => machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() }),
+        (None, Some(_), _) => return Err(ArgumentError::Incomplete("-initrd: there is no -kernel")),
+        // Some toolstacks always give one.
+        (None, None, Some(_)) => notes.push("-append: ignored: there is no -kernel".to_owned()),
+        (None, None, None) => {}
+    }
+    if let Some(cd) = cds.first() {
+        return Err(wrong("drive", &cd.id, "no -device ide-cd refers to it"));
+    }
+    if !machine.probe && machine.domid.is_none() {
+        return Err(ArgumentError::Incomplete("-xen-domid is missing"));
+    }
+    Ok(Parsed { machine, notes })
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+/// The keys of an option: a note for each that is ignored, an error for one that is not known.
+fn check_keys(spec: &OptionSpec, value: &str, options: &Options, notes: &mut Vec<String>) -> Result<(), ArgumentError> {
+    let Some((name, obeyed, ignored)) = KEYS.iter().find(|(name, ..)| *name == spec.name) else { return Ok(()) };
+    for (key, _) in options.pairs.iter().filter(|(key, _)| !obeyed.contains(&key.as_str())) {
+        if !ignored.contains(&key.as_str()) {
+            return Err(wrong(name.split(' ').next().unwrap_or(name), value, format!("{key}= is not known here")));
+        }
+        // What libxl always writes is not worth a line.
+        if !matches!(key.as_str(), "suppress-vmdesc" | "br" | "script" | "downscript") {
+            notes.push(format!("-{name} {key}=: ignored"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! What becomes of each option.
+
+/// What becomes of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is obeyed; how far.
+    Implemented(&'static str),
+    /// It has no meaning here; it is logged.
+    Ignored(&'static str),
+    /// Something else takes its place; it is logged.
+    Substituted(&'static str),
+    /// An error; what is missing.
+    Refused(&'static str),
+}
+
+impl Fate {
+    /// In a word, and why or how far.
+    pub fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Implemented(text) => ("implemented", text),
+            Self::Ignored(text) => ("ignored", text),
+            Self::Substituted(text) => ("substituted", text),
+            Self::Refused(text) => ("refused", text),
+        }
+    }
+}
+
+/// An option of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionSpec {
+    /// Without dash; a second word narrows it down: `device VGA`.
+    pub name: &'static str,
+    /// A value follows.
+    pub value: bool,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// What in a guest's xl.cfg makes libxl emit it; empty: nothing, an operator adds it by device_model_args.
+    pub cause: &'static str,
+}
+
+const fn flag(name: &'static str, fate: Fate, cause: &'static str) -> OptionSpec {
+    OptionSpec { name, value: false, fate, cause }
+}
+
+const fn option(name: &'static str, fate: Fate, cause: &'static str) -> OptionSpec {
+    OptionSpec { name, value: true, fate, cause }
+}
+
+use Fate::{Ignored, Implemented, Refused, Substituted};
+
+/// Network cards of a guest: what libxl can number, and slots of the bus that are free.
+pub(super) const MAX_NICS: usize = 8;
+
+const SOUND: Fate = Refused("sound");
+const USB: Fate = Refused("USB");
+
+/// Every option that libxl emits (4.17 to 4.22, libxl_dm.c: libxl__build_device_model_args_new), and those that operators add.
+pub const OPTIONS: &[OptionSpec] = &[
+    option("xen-domid", Implemented("the guest"), "always"),
+    flag("no-shutdown", Ignored("the launcher stays until libxl ends it"), "always"),
+    option("chardev socket", Implemented("path= or fd=, server=on,wait=off"), "always"),
+    option("chardev", Refused("channels"), "channel"),
+    option("mon", Implemented("mode=control"), "always"),
+    flag("nodefaults", Ignored("there are no defaults"), "always"),
+    flag("no-user-config", Ignored("no QEMU configuration is read"), "always"),
+    option("name", Implemented("for logs and `bulkhead ps`"), "name"),
+    flag("S", Implemented("the machine waits for `cont` and says `prelaunch`"), "dm_restrict"),
+    option("vnc", Ignored("there is no VNC server yet; query-vnc says that it is off"), "vnc"),
+    option("display", Ignored("no window is opened"), "always"),
+    option("display sdl", Refused("a window in dom0"), "sdl"),
+    flag("nographic", Ignored("no window is opened"), "nographic"),
+    option("k", Ignored("keys are named by their position, not by a keymap"), "keymap"),
+    option("serial", Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off]"), "serial"),
+    option("monitor", Ignored("there is no human monitor"), ""),
+    option("boot", Implemented("order, once (for the machine's life, which ends when the guest restarts), menu, splash-time, reboot-timeout; the keys splash and strict are ignored"), "boot"),
+    option("m", Implemented("1 MiB and up"), "maxmem"),
+    option("smp", Implemented("1 to 128 vCPUs; the keys sockets, cores, threads are ignored"), "vcpus, maxvcpus"),
+    option("machine", Implemented("xenfv, pc, none; suppress-vmdesc and max-ram-below-4g are ignored, igd-passthru is refused"), "always"),
+    option("M", Implemented("the same"), ""),
+    option("accel", Ignored("Xen is the accelerator"), ""),
+    option("net none", Implemented("no card"), "no emulated vif"),
+    option("net", Refused("network cards by -net"), ""),
+    option("netdev tap", Implemented("ifname; in a stub domain the interface with the card's address"), "vif"),
+    option("netdev stream", Implemented("server=off,addr.type=unix"), ""),
+    option("netdev", Refused("network cards on anything but a tap or a stream"), ""),
+    option("nic-rules", Implemented("[id=nicN,]level=off|guard|addresses[,ip=A…][,rate=N[,burst=N]][,link=off]; not QEMU's"), ""),
+    option("nic-lease", Implemented("id=nicN,ip=A/BITS[,gateway=A][,dns=A]; not QEMU's"), ""),
+    option("drive", Implemented("if=ide or none, format=raw or host_device, cache=writeback"), "disk"),
+    option("device VGA", Implemented("vgamem_mb 1 to 256, rounded up to a power of two"), "vga=\"stdvga\""),
+    option("device cirrus-vga", Substituted("the standard VGA takes its place"), "vga=\"cirrus\", the default"),
+    option("device ide-cd", Implemented("on bus ide.0 or ide.1"), "disk, devtype=cdrom"),
+    option("device e1000", Implemented("the 82540EM"), "vif, model=e1000"),
+    option("device rtl8139", Implemented("the RTL8139C+"), "vif, the default model"),
+    option("device qxl-vga", Refused("the QXL display"), "vga=\"qxl\""),
+    option("device lsi53c895a", Refused("SCSI disks (sd*)"), "disk sd*"),
+    option("device scsi-hd", Refused("SCSI disks (sd*)"), "disk sd*"),
+    option("device ahci", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
+    option("device ide-hd", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
+    option("device piix3-usb-uhci", USB, "usbversion=1"),
+    option("device ich9-usb-ehci1", USB, "usbversion=2"),
+    option("device ich9-usb-uhci1", USB, "usbversion=2"),
+    option("device ich9-usb-uhci2", USB, "usbversion=2"),
+    option("device ich9-usb-uhci3", USB, "usbversion=2"),
+    option("device nec-usb-xhci", USB, "usbversion=3"),
+    option("device usb-tablet", USB, ""),
+    option("device usb-redir", USB, "spiceusbredirection"),
+    option("device xen-pvdevice", Refused("vendor_device"), "vendor_device"),
+    option("device intel-hda", SOUND, "soundhw"),
+    option("device hda-duplex", SOUND, "soundhw"),
+    option("device ac97", SOUND, "soundhw"),
+    option("device es1370", SOUND, "soundhw"),
+    option("device sb16", SOUND, "soundhw"),
+    option("device gus", SOUND, "soundhw"),
+    option("device adlib", SOUND, "soundhw"),
+    option("device cs4231a", SOUND, "soundhw"),
+    option("device pcspk", SOUND, "soundhw"),
+    option("device virtio-serial", Refused("SPICE's agent"), "spicevdagent"),
+    option("device virtserialport", Refused("SPICE's agent"), "spicevdagent"),
+    option("soundhw", SOUND, "soundhw"),
+    flag("usb", USB, "usb"),
+    option("usbdevice", USB, "usbdevice"),
+    option("spice", Refused("SPICE"), "spice"),
+    option("kernel", Implemented("a Linux bzImage; in a stub domain a file of that domain"), "kernel"),
+    option("initrd", Implemented("with -kernel"), "ramdisk"),
+    option("append", Implemented("with -kernel; alone it is ignored, as some toolstacks always give it"), "cmdline"),
+    option("incoming", Refused("restoring a saved guest"), "xl restore, migration"),
+    flag("no-acpi", Ignored("hvmloader makes the ACPI tables"), "acpi=0"),
+    flag("xen-domid-restrict", Refused("dm_restrict"), "dm_restrict"),
+    option("chroot", Refused("dm_restrict"), "dm_restrict"),
+    option("run-with", Refused("dm_restrict"), "dm_restrict"),
+    option("runas", Refused("device_model_user"), "device_model_user"),
+    flag("xen-attach", Substituted("given to the host's QEMU before anything else is looked at"), "a guest that is not HVM, a stub domain"),
+    option("sandbox", Implemented("level=strict or level=kernel; not QEMU's"), ""),
+    option("sim", Implemented("the simulated machine, for tests"), ""),
+];
+
+/// Keys of the options that are implemented: option, keys that are obeyed, keys that are logged and ignored. Any other key
+/// is an error, because it asks for something that would silently not be there.
+pub(super) const KEYS: &[(&str, &[&str], &[&str])] = &[
+    ("chardev socket", &["backend", "id", "path", "fd", "server", "wait"], &[]),
+    ("mon", &["chardev", "mode"], &[]),
+    // The firmware shows no picture, and strict concerns QEMU's own parser.
+    ("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),
+    ("m", &["size"], &[]),
+    ("smp", &["cpus", "maxcpus"], &["sockets", "cores", "threads"]),
+    ("machine", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
+    ("M", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
+    ("drive", &["file", "if", "index", "media", "format", "readonly", "id", "cache"], &[]),
+    // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
+    ("netdev tap", &["type", "id", "ifname"], &["br", "script", "downscript"]),
+    ("netdev stream", &["type", "id", "server", "addr.type", "addr.path"], &[]),
+    ("device e1000", &["driver", "id", "netdev", "mac"], &[]),
+    ("device rtl8139", &["driver", "id", "netdev", "mac"], &[]),
+    ("sandbox", &["level"], &[]),
+    ("device VGA", &["driver", "vgamem_mb"], &["id"]),
+    ("device cirrus-vga", &["driver", "vgamem_mb"], &["id"]),
+    ("device ide-cd", &["driver", "id", "drive", "bus", "unit"], &[]),
+];
+
+/// Finds the entry of an option, the narrower one first.
+pub fn lookup(name: &str, value: Option<&str>) -> Option<&'static OptionSpec> {
+    let first = value.and_then(|v| v.split(',').next()).unwrap_or("");
+    let narrow = format!("{name} {}", ["driver=", "type=", "backend="].iter().find_map(|k| first.strip_prefix(k)).unwrap_or(first));
+    OPTIONS.iter().find(|o| o.name == narrow).or_else(|| OPTIONS.iter().find(|o| o.name == name))
+}
+
+/// What becomes of one word of an argument vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The option, with its value.
+    pub shown: String,
+    /// Its fate in a word, and why or how far; an option that is in no table is `unknown`.
+    pub fate: (&'static str, &'static str),
+}
+
+/// What becomes of every option of an argument vector, without looking at what their values mean.
+pub fn verdicts(arguments: &[String]) -> Vec<Verdict> {
+    let mut all = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let name = argument.trim_start_matches('-');
+        let named = OPTIONS.iter().find(|o| o.name.split(' ').next() == Some(name));
+        let value = if named.is_some_and(|o| o.value) { arguments.next() } else { None };
+        let shown = value.map_or(argument.clone(), |v| format!("{argument} {v}"));
+        let fate = match lookup(name, value.map(String::as_str)) {
+            Some(spec) => spec.fate.words(),
+            None if named.is_some() => ("refused", "no such device here"),
+            None => ("unknown", "no such option here"),
+        };
+        all.push(Verdict { shown, fate });
+    }
+    all
+}
+
+/// The table, for docs/compat.md.
+pub fn markdown() -> String {
+    let mut out = String::from("| option | what becomes of it | what makes libxl emit it |\n|---|---|---|\n");
+    let plain = |text: &str| text.replace('|', "\\|");
+    for spec in OPTIONS {
+        let (fate, why) = spec.fate.words();
+        let value = if spec.value && !spec.name.contains(' ') { " …" } else { "" };
+        out.push_str(&format!("| `-{}{value}` | **{fate}**: {} | {} |\n", spec.name, plain(why), if spec.cause.is_empty() { "device_model_args" } else { spec.cause }));
+    }
+    out
+}

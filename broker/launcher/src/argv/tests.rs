@@ -1,0 +1,138 @@
+use super::*;
+use bulkhead_bus::plan::BootMenu;
+use proptest::prelude::*;
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+const LIBXL: &str = "-xen-domid 7 -no-shutdown
+    -chardev socket,id=libxl-cmd,path=/var/run/xen/qmp-libxl-7,server=on,wait=off -mon chardev=libxl-cmd,mode=control
+    -chardev socket,id=libxenstat-cmd,path=/var/run/xen/qmp-libxenstat-7,server=on,wait=off
+    -mon chardev=libxenstat-cmd,mode=control -nodefaults -no-user-config -name win10 -vnc 127.0.0.1:0,to=99
+    -display none -serial pty -device VGA,vgamem_mb=16 -boot order=dc -smp 2,maxcpus=4 -net none
+    -machine xenfv,suppress-vmdesc=on -m 2032
+    -drive file=/dev/vg/win10,if=ide,index=0,media=disk,format=raw,cache=writeback
+    -drive if=none,readonly=on,id=ide-5632,file=/iso/win.iso,format=raw
+    -device ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0";
+
+#[test]
+fn what_libxl_4_17_emits_for_a_bios_guest() {
+    let Parsed { machine, notes } = parse(words(LIBXL)).unwrap();
+    assert_eq!((machine.domid, machine.name.as_str(), machine.online, machine.vcpus, machine.memory_mib), (Some(7), "win10", 2, 4, 2032));
+    assert_eq!(machine.monitors.len(), 2);
+    assert_eq!(machine.serials, [Serial::Pty]);
+    assert_eq!(machine.video, Some(Video { mib: 16 }));
+    assert_eq!(machine.boot, "dc");
+    assert!(machine.xen_platform && !machine.stopped && !machine.probe);
+    let drives: Vec<_> = machine.drives.iter().map(|d| (d.index, d.cdrom, d.read_only, d.id.as_str())).collect();
+    assert_eq!(drives, [(Some(0), false, false, "ide0-hd0"), (Some(2), true, true, "ide-5632")]);
+    assert!(notes.iter().any(|n| n.starts_with("-vnc")), "{notes:?}");
+}
+
+#[test]
+fn the_probe_of_4_20() {
+    let text = "-S -no-user-config -nodefaults -nographic -machine none,accel=xen
+        -chardev socket,id=libxl-cmd,fd=12,server=on,wait=off -mon chardev=libxl-cmd,mode=control";
+    let machine = parse(words(text)).unwrap().machine;
+    assert!(machine.probe && machine.stopped);
+    assert_eq!(machine.monitors[0].chardev, Chardev::Fd(12));
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_by_name() {
+    for (text, why) in [
+        ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "there is no -netdev"),
+        ("-netdev type=tap,id=net0,ifname=vif7.0-emu", "network cards: no -device"),
+        ("-netdev type=user,id=net0", "network cards on anything but a tap or a stream"),
+        ("-netdev stream,id=net0,server=on,addr.type=unix,addr.path=/s", "server=off"),
+        ("-netdev stream,id=net0,addr.type=inet,addr.host=::1", "addr.host= is not known"),
+        ("-nic-rules id=nic3,level=guard", "no network card of this id"),
+        ("-nic-rules guard", "level=off"),
+        ("-nic-lease id=nic0,ip=10.0.0.5", "1 to 30 bits"),
+        ("-nic-lease ip=10.0.0.5/24", "id=nicN"),
+        ("-nic-lease id=nic3,ip=10.0.0.5/24", "no network card"),
+        ("-device ne2k_pci,id=nic0,netdev=net0,mac=00:16:3e:11:22:33", "no such device"),
+        ("-device e1000,id=nic0,netdev=net0,mac=01:16:3e:11:22:33", "mac="),
+        ("-device e1000,id=nic0,netdev=net0,mac=00:16:3e", "mac="),
+        ("-usbdevice tablet", "USB"),
+        ("-device ahci,id=ahci0", "AHCI"),
+        ("-initrd /boot/initrd", "there is no -kernel"),
+        ("-boot order=c,menu=perhaps", "menu is on or off"),
+        ("-boot order=c,splash-time=99999", "0 to 65535"),
+        ("-boot once=z", "letters"),
+        ("-incoming fd:11", "restoring"),
+        ("-device no-such-thing", "no such device"),
+        ("-no-such-option", "unknown option"),
+        ("-m", "a value must follow"),
+        ("-m lots", "not a number"),
+        ("-smp 200", "1 to 128"),
+        ("-boot order=xyz", "letters"),
+        ("-drive file=/x,if=ide,index=9,format=raw", "index"),
+        ("-drive file=/x,if=ide,index=0,format=qcow2", "format"),
+        ("-drive file=/x,if=ide,index=0,format=raw,throttling.iops-total=5", "throttling.iops-total= is not known"),
+        ("-drive file=/x,if=ide,index=0,format=raw,cache=unsafe", "cache"),
+        ("-machine xenfv,igd-passthru=on", "igd-passthru"),
+        ("-device VGA,vgamem_mb=4096", "1 to 256"),
+        ("-sandbox on", "level=strict or level=kernel"),
+        ("bare", "unknown option"),
+    ] {
+        let error = parse(words(&format!("-xen-domid 7 {text}"))).unwrap_err().to_string();
+        assert!(error.contains(why), "{text}: {error}");
+        assert!(!error.contains('\n'), "one line");
+    }
+}
+
+#[test]
+fn network_cards_are_paired_with_their_taps_in_libxls_order() {
+    let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev type=tap,id=net0,ifname=vif7.0-emu,br=xenbr0,script=no,downscript=no
+        -device rtl8139,id=nic1,netdev=net1,mac=00:16:3e:11:22:34 -netdev type=tap,id=net1,ifname=vif7.1-emu,br=xenbr0,script=no,downscript=no";
+    let Parsed { machine, notes } = parse(words(text)).unwrap();
+    let tap = |name: &str| NicOther::Tap(name.to_owned());
+    let nics: Vec<_> = machine.nics.iter().map(|n| (n.model, n.index, n.mac[5], n.end.clone())).collect();
+    assert_eq!((nics, notes), (vec![(NicModel::E1000, 0, 0x33, tap("vif7.0-emu")), (NicModel::Rtl8139, 1, 0x34, tap("vif7.1-emu"))], vec![]));
+    let rules = format!("{text} -nic-rules level=guard -nic-rules id=nic1,level=addresses,ip=10.0.0.5,link=off");
+    let nics = parse(words(&rules)).unwrap().machine.nics;
+    assert_eq!((nics[0].settings.link, nics[1].settings.link, nics[0].settings.rules.guard), (true, false, true));
+    assert!(nics[0].settings.rules.addresses.is_none() && nics[1].settings.rules.addresses.is_some());
+    assert!(parse(words(&format!("{text} -nic-rules level=strict"))).unwrap_err().to_string().contains("off, guard or addresses"));
+    let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev stream,id=net0,server=off,addr.type=unix,addr.path=/run/passt";
+    assert_eq!(parse(words(text)).unwrap().machine.nics[0].end, NicOther::Stream("/run/passt".to_owned()));
+}
+
+#[test]
+fn a_kernel_and_the_menu() {
+    let all = ["-xen-domid", "7", "-kernel", "/boot/a,b", "-initrd", "/boot/i", "-append", "root=/dev/xvda1 quiet", "-boot", "order=dc,once=n,menu=on,splash-time=500,reboot-timeout=-1"];
+    let machine = parse(all.map(str::to_owned)).unwrap().machine;
+    let kernel = Kernel { file: "/boot/a,b".into(), initrd: Some("/boot/i".into()), command_line: "root=/dev/xvda1 quiet".into() };
+    assert_eq!((machine.kernel, machine.boot.as_str()), (Some(kernel), "n"));
+    assert_eq!(machine.menu, BootMenu { shown: true, wait: Some(500), retry: None });
+    let parsed = parse(words("-xen-domid 7 -append quiet")).unwrap();
+    assert_eq!((parsed.machine.kernel, parsed.notes.len()), (None, 1));
+}
+
+#[test]
+fn cirrus_is_served_by_the_standard_vga_and_logged() {
+    let parsed = parse(words("-xen-domid 1 -device cirrus-vga,vgamem_mb=8")).unwrap();
+    assert_eq!(parsed.machine.video, Some(Video { mib: 8 }));
+    assert_eq!(parsed.notes.len(), 1);
+}
+
+#[test]
+fn each_option_stands_once_in_the_table() {
+    for (i, o) in OPTIONS.iter().enumerate() {
+        assert!(OPTIONS.iter().skip(i + 1).all(|p| p.name != o.name), "{}", o.name);
+    }
+}
+
+proptest! {
+    #[test]
+    fn mutated_arguments_give_a_machine_or_one_line(at in 0usize..60, what in ".{0,12}", cut in any::<bool>()) {
+        let mut all = words(LIBXL);
+        let at = at % all.len();
+        if cut { all.remove(at); } else { all[at] = what; }
+        if let Err(e) = parse(all) {
+            prop_assert!(!e.to_string().is_empty());
+        }
+    }
+}
