@@ -68,7 +68,7 @@ impl Shared {
                 map.insert("tray_open".into(), json!(drive.is("tray open")));
             }
             if has_medium {
-                let size = drive.number("sectors").saturating_mul(if config.cdrom { 2048 } else { 512 });
+                let size = drive.number("sectors").saturating_mul(512);
                 let name = file.unwrap_or_default();
                 map.insert("inserted".into(), json!({
                     "file": name, "ro": config.read_only, "drv": "raw", "encrypted": false,

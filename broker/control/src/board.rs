@@ -4,16 +4,30 @@ use bulkhead_bus::plan::{BROKER, DeviceConfig, Slot};
 use bulkhead_control_api::v1;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a process that has died may take to be back.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What libxl is told that a vCPU is, and says again when it adds one.
 const CPU: &str = "xen-vcpu";
 
 impl Shared {
-    /// The registers of a process by name; `None` if it does not answer.
+    /// The registers of a process by name; `None` if it does not answer. One that has just died is started again: that is
+    /// waited for.
     pub(crate) async fn registers(&self, slot: Slot) -> Option<BTreeMap<String, String>> {
-        let mut client = self.clients.wait(slot).await?;
-        let registers = client.inspect(v1::Empty {}).await.ok()?.into_inner().registers;
-        Some(registers.into_iter().map(|r| (r.name, r.value)).collect())
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let mut client = self.clients.wait(slot).await?;
+            match client.inspect(v1::Empty {}).await {
+                Ok(answer) => return Some(answer.into_inner().registers.into_iter().map(|r| (r.name, r.value)).collect()),
+                Err(e) if tokio::time::Instant::now() >= end => {
+                    tracing::warn!("slot {slot} does not answer: {}", e.message());
+                    return None;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
     }
 
     fn board(&self) -> Option<Slot> {
@@ -21,24 +35,24 @@ impl Shared {
     }
 
     /// The vCPUs that are plugged in: the board knows.
-    async fn cpus(&self) -> BTreeSet<u16> {
+    async fn cpus(&self) -> Result<BTreeSet<u16>, QmpError> {
         let registers = match self.board() {
-            Some(slot) => self.registers(slot).await.unwrap_or_default(),
-            None => BTreeMap::new(),
+            Some(slot) => self.registers(slot).await,
+            None => None,
         };
-        let known = registers.get("PM.vCPUs").map(|list| list.split(',').filter_map(|n| n.parse().ok()).collect());
-        known.unwrap_or_else(|| (0..self.plan.online).collect())
+        let registers = registers.ok_or_else(|| QmpError::generic("the board's process does not answer"))?;
+        Ok(registers.get("PM.vCPUs").into_iter().flat_map(|list| list.split(',')).filter_map(|n| n.parse().ok()).collect())
     }
 
     /// query-cpus-fast: libxl takes the list for the map of vCPUs that are online.
     pub(crate) async fn query_cpus(&self) -> Outcome {
         let cpu = |n| json!({ "cpu-index": n, "thread-id": 0, "qom-path": format!("/machine/cpu[{n}]"), "target": "x86_64", "props": props(n) });
-        Ok(self.cpus().await.into_iter().map(cpu).collect())
+        Ok(self.cpus().await?.into_iter().map(cpu).collect())
     }
 
     /// query-hotpluggable-cpus: every place, with a path if there is a vCPU in it.
     pub(crate) async fn query_hotpluggable_cpus(&self) -> Outcome {
-        let there = self.cpus().await;
+        let there = self.cpus().await?;
         let place = |n| {
             let mut out = json!({ "type": CPU, "vcpus-count": 1, "props": props(n) });
             if let (Some(map), true) = (out.as_object_mut(), there.contains(&n)) {

@@ -66,6 +66,8 @@ pub(crate) struct SlotState {
     pub(crate) log_write: OwnedFd,
     /// Why it is being killed, if the launcher does it.
     pub(crate) reason: RefCell<Option<String>>,
+    /// Its connection went to a control that has died since: it gets another one when it runs.
+    pub(crate) unserved: bool,
     restarts: VecDeque<Instant>,
     restarted: u32,
 }
@@ -87,6 +89,7 @@ impl SlotState {
             log_read,
             log_write,
             reason: RefCell::new(None),
+            unserved: false,
             restarts: VecDeque::new(),
             restarted: 0,
         })

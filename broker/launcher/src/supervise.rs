@@ -218,6 +218,7 @@ impl Launcher {
         epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
         state.phase = Phase::Starting;
+        state.unserved = false;
         state.reason.take();
         let mut served = None;
         let mut channel = None;
@@ -494,6 +495,9 @@ impl Launcher {
         }
         state.phase = if number >= FIRST_DEVICE { Phase::Attaching } else { Phase::Running };
         state.tell(|_| ToProcess::Go, &[]);
+        if std::mem::take(&mut state.unserved) {
+            self.serve(number, pid)?;
+        }
         if number == CONTROL && self.running {
             self.tell_running();
         }
@@ -641,14 +645,24 @@ impl Launcher {
         }
         // The old connections ended in the middle of something; every process gets a new one.
         for slot in self.slots.iter().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching)).map(|s| s.slot).collect::<Vec<_>>() {
-            let (ours, theirs) = control_pair()?;
-            if let Some(state) = self.slot(slot) {
-                state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
-            }
-            self.client(slot, 0, ours);
+            self.serve(slot, 0)?;
+        }
+        // One that is just being started was told of to the control that has died; it takes a connection once it runs.
+        for state in self.slots.iter_mut().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Starting | Phase::Entering)) {
+            state.unserved = true;
         }
         self.spawn(CONTROL)?;
         Ok(None)
+    }
+
+    /// Gives the process in a slot a connection to control, in place of one that control has taken with it.
+    fn serve(&mut self, slot: Slot, pid: i32) -> Result<(), String> {
+        let (ours, theirs) = control_pair()?;
+        if let Some(state) = self.slot(slot) {
+            state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
+        }
+        self.client(slot, pid, ours);
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use bulkhead_bus::Context;
 /// Most bytes of a frame in C mode, with its frame check sequence: an Ethernet frame with a tag.
 const LONGEST: usize = 1522;
 /// Most bytes that C+ mode's descriptors can tell (7.2.2).
-const LONGEST_PLUS: usize = 0x3fff;
+const LONGEST_PLUS: usize = 0x1fff;
 /// Status of a frame in C mode's buffer (6.2): received, broadcast, own address, multicast.
 const OK: u16 = 1;
 const BROADCAST: u16 = 1 << 13;
@@ -143,7 +143,7 @@ impl Rtl8139 {
             }
             let word = ReceiveWord::from_bits(d.first_chunk::<4>().map_or(0, |w| u32::from_le_bytes(*w)));
             let target = d.last_chunk::<8>().map_or(0, |w| u64::from_le_bytes(*w));
-            let room = usize::from(word.size() & 0x1fff);
+            let room = usize::from(word.size());
             if !word.own() || room == 0 || parts.len() >= RING as usize {
                 self.raise(cause::OVERFLOW, cx);
                 return Err(frame);
@@ -154,7 +154,7 @@ impl Rtl8139 {
         }
         let last = parts.len().saturating_sub(1);
         for (i, (address, word, target, at)) in parts.into_iter().enumerate() {
-            let end = at.saturating_add(usize::from(word.size() & 0x1fff)).min(bytes.len());
+            let end = at.saturating_add(usize::from(word.size())).min(bytes.len());
             let written = cx.memory.write(target, bytes.get(at..end).unwrap_or_default());
             // What was not verified is told as wrong, so that the guest looks itself.
             let checked = plus.checksums() && frame.offload.verified;
@@ -166,7 +166,7 @@ impl Rtl8139 {
                 .with_broadcast(kind == Match::Broadcast)
                 .with_multicast(kind == Match::Multicast)
                 .with_protocol(if checked { protocol } else { 0 })
-                .with_size(len as u16 & 0x3fff);
+                .with_size(len as u16 & 0x1fff);
             let back = [done.into_bits().to_le_bytes(), tag.to_le_bytes()].concat();
             // The word that gives it back goes last.
             let given = cx.memory.write(address.wrapping_add(4), back.get(4..).unwrap_or_default()).and_then(|()| cx.memory.write(address, back.get(..4).unwrap_or_default()));

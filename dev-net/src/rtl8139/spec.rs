@@ -155,6 +155,11 @@ pub(super) struct TransmitWord {
 }
 
 impl TransmitWord {
+    /// What is left of it when it has been sent: without error, and without what it shares its bits with.
+    pub(super) fn sent(self) -> Self {
+        Self::from_bits(self.into_bits() & 0xf000_ffff).with_own(false)
+    }
+
     /// Bytes of a segment.
     pub(super) fn segment(self) -> u16 {
         (self.into_bits() >> 16) as u16 & 0x07ff
@@ -170,7 +175,7 @@ pub(super) const RECEIVE_TAG: u32 = 1 << 16;
 #[derive(PartialEq, Eq)]
 pub(super) struct ReceiveWord {
     /// The buffer's bytes; then the frame's.
-    #[bits(14)]
+    #[bits(13)]
     pub(super) size: u16,
     pub(super) tcp_bad: bool,
     pub(super) udp_bad: bool,
@@ -183,6 +188,8 @@ pub(super) struct ReceiveWord {
     pub(super) broadcast: bool,
     pub(super) own_address: bool,
     pub(super) multicast: bool,
+    /// A frame alignment error: never here.
+    pub(super) misaligned: bool,
     pub(super) last: bool,
     pub(super) first: bool,
     pub(super) end_of_ring: bool,

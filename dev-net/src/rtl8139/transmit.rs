@@ -103,7 +103,7 @@ impl Rtl8139 {
             // Before the guest hears of it, who may use the buffers for something else then.
             self.mark(cx);
             for (address, word) in walked.drain(..) {
-                let _ = cx.memory.write(address, &word.with_own(false).into_bits().to_le_bytes());
+                let _ = cx.memory.write(address, &word.sent().into_bits().to_le_bytes());
             }
             self.raise(cause::SENT, cx);
         }

@@ -1,0 +1,152 @@
+//! What libxl 4.20 to 4.22 says and wants to hear, sequence by sequence (libxl_qmp.c, libxl_domain.c, libxl_disk.c, libxl_dm.c, and
+//! xenstat_qmp.c of 4.22): replayed, not run. What ran with a real libxl is in integration/tests/bed.
+use bulkhead_sim::{Options, Sim};
+use rustix::fd::AsFd as _;
+use serde_json::{Value, json};
+
+struct Bed {
+    sim: Sim,
+    dir: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new(more: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str, len: u64| {
+            let path = dir.path().join(name);
+            std::fs::File::create(&path).unwrap().set_len(len).unwrap();
+            path.display().to_string()
+        };
+        let disk = format!("file={},if=ide,index=0,media=disk,format=raw,cache=writeback", path("disk", 1 << 20));
+        let cd = format!("if=none,readonly=on,id=ide-5632,file={},format=raw", path("first.iso", 64 << 10));
+        let mut arguments = vec!["-machine", "xenfv", "-m", "16", "-smp", "2,maxcpus=4", "-drive", &disk, "-drive", &cd, "-device", "ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0"];
+        arguments.extend(more);
+        Self { sim: Sim::start(&Options::new(&arguments)).unwrap(), dir }
+    }
+
+    /// A command's answer, with the integer id that libxl begins with.
+    fn ask(&self, name: &str, arguments: Value) -> Value {
+        let answer = self.sim.qmp(&json!({ "execute": name, "arguments": arguments, "id": 0x786c_7100u32 }).to_string()).unwrap();
+        assert_eq!(answer["id"], json!(0x786c_7100u32), "{answer}");
+        answer
+    }
+
+    fn good(&self, name: &str, arguments: Value) -> Value {
+        let answer = self.ask(name, arguments);
+        assert!(answer["error"].is_null(), "{name}: {answer}");
+        answer["return"].clone()
+    }
+
+    fn error(&self, name: &str, arguments: Value) -> String {
+        self.ask(name, arguments)["error"]["desc"].as_str().unwrap().to_owned()
+    }
+
+    fn online(&self) -> Vec<u64> {
+        self.good("query-cpus-fast", json!({})).as_array().unwrap().iter().map(|c| c["cpu-index"].as_u64().unwrap()).collect()
+    }
+}
+
+/// libxl__set_vcpuonline: the map of vCPUs, the places, one device_add for each vCPU that is missing.
+#[test]
+fn vcpu_set() {
+    let mut bed = Bed::new(&[]);
+    assert_eq!(bed.online(), [0, 1]);
+    let places = bed.good("query-hotpluggable-cpus", json!({}));
+    let places: Vec<&Value> = places.as_array().unwrap().iter().filter(|p| p["qom-path"].is_null()).collect();
+    assert_eq!(places.len(), 2);
+    // The guest's operating system has enabled the event.
+    bed.sim.port_write(0xafe2, 1, 4).unwrap();
+    assert_eq!(bed.sim.port_read(0xaf00, 1).unwrap(), 0b0011);
+    let place = places.iter().find(|p| p["props"]["socket-id"] == 2).unwrap();
+    let arguments = json!({ "id": "cpu-2", "driver": place["type"], "socket-id": place["props"]["socket-id"], "core-id": 0, "thread-id": 0 });
+    bed.good("device_add", arguments.clone());
+    assert_eq!(bed.sim.port_read(0xaf00, 1).unwrap(), 0b0111);
+    assert_eq!(bed.sim.port_read(0xafe0, 1).unwrap(), 4, "the event of CPU hot-plug");
+    bed.sim.catch_up();
+    assert!(bed.sim.isa[9], "the system control interrupt");
+    bed.sim.port_write(0xafe0, 1, 4).unwrap();
+    assert!(!bed.sim.isa[9]);
+    assert_eq!(bed.online(), [0, 1, 2]);
+    assert!(bed.error("device_add", arguments).contains("there already"));
+    assert!(bed.error("device_add", json!({ "id": "x", "driver": "usb-tablet" })).contains("cannot be added"));
+    // The board is killed, and control: neither forgets.
+    for role in ["platform", "control"] {
+        let old = bed.sim.process(role).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        bed.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while bed.sim.process(role).is_none_or(|new| new == old) {
+            assert!(std::time::Instant::now() < end);
+        }
+    }
+    assert_eq!(bed.online(), [0, 1, 2]);
+    assert!(bed.sim.end().unwrap().success());
+}
+
+/// libxl__cdrom_insert: query-version, eject, add-fd with `format:path`, blockdev-change-medium.
+#[test]
+fn cd_insert() {
+    let mut bed = Bed::new(&[]);
+    let cd = |bed: &Bed| bed.good("query-block", json!({})).as_array().unwrap().iter().find(|b| b["device"] == "ide-5632").unwrap().clone();
+    assert!(cd(&bed)["inserted"]["file"].as_str().unwrap().ends_with("/first.iso"));
+    assert!(bed.good("query-version", json!({}))["qemu"]["major"].as_u64().unwrap() >= 8);
+    bed.good("eject", json!({ "id": "ide-5632", "force": true }));
+    assert!(cd(&bed)["inserted"].is_null() && cd(&bed)["tray_open"] == true);
+    let path = bed.dir.path().join("second.iso");
+    std::fs::write(&path, vec![7; 32 << 10]).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let command = json!({ "execute": "add-fd", "arguments": { "opaque": format!("raw:{}", path.display()) } });
+    let set = bed.sim.qmp_with(&command.to_string(), Some(file.as_fd())).unwrap()["return"]["fdset-id"].as_u64().unwrap();
+    bed.good("blockdev-change-medium", json!({ "id": "ide-5632", "filename": format!("/dev/fdset/{set}"), "format": "raw" }));
+    let now = cd(&bed);
+    assert_eq!((now["inserted"]["file"].as_str().unwrap(), now["inserted"]["image"]["virtual-size"].as_u64()), (path.to_str().unwrap(), Some(32 << 10)));
+    assert!(bed.sim.end().unwrap().success());
+}
+
+/// xenstat_qmp.c: the name of each drive's image, then what it has done.
+#[test]
+fn xentop() {
+    let mut bed = Bed::new(&[]);
+    // READ SECTORS: one sector by PIO.
+    for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x20)] {
+        bed.sim.port_write(port, 1, value).unwrap();
+    }
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while bed.sim.port_read(0x1f7, 1).unwrap() & 8 == 0 {
+        assert!(std::time::Instant::now() < end);
+    }
+    let block = bed.good("query-block", json!({}));
+    let disk = block.as_array().unwrap().iter().find(|b| b["device"] == "ide0-hd0").unwrap();
+    assert!(disk["inserted"]["file"].as_str().unwrap().ends_with("/disk"));
+    let stats = |bed: &Bed| {
+        let all = bed.good("query-blockstats", json!({}));
+        let disk = all.as_array().unwrap().iter().find(|b| b["device"] == "ide0-hd0").unwrap().clone();
+        ["rd_operations", "rd_bytes", "wr_operations", "wr_bytes"].map(|n| disk["stats"][n].as_u64().unwrap())
+    };
+    assert_eq!(stats(&bed), [1, 512, 0, 0]);
+    let old = bed.sim.process("ide").unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+    bed.sim.await_log("bulkhead-dm: ide (pid").unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while bed.sim.process("ide").is_none_or(|new| new == old) {
+        assert!(std::time::Instant::now() < end);
+    }
+    assert_eq!(stats(&bed), [1, 512, 0, 0], "the counts outlive the process");
+    assert!(bed.sim.end().unwrap().success());
+}
+
+/// libxl__device_pci_add polls query-pci for its device's id; xl list -l reads the map of vCPUs; S3 is refused.
+#[test]
+fn the_bus_and_the_rest() {
+    let mut bed = Bed::new(&["-device", "VGA,vgamem_mb=16"]);
+    let buses = bed.good("query-pci", json!({}));
+    let devices = buses[0]["devices"].as_array().unwrap();
+    let at = |slot: u64, function: u64| devices.iter().find(|d| d["slot"] == slot && d["function"] == function).unwrap();
+    assert_eq!((at(1, 1)["qdev_id"].as_str(), at(1, 1)["id"]["device"].as_u64(), at(1, 1)["class_info"]["class"].as_u64()), (Some("ide"), Some(0x7010), Some(0x101)));
+    assert_eq!((at(3, 0)["qdev_id"].as_str(), at(2, 0)["id"]["vendor"].as_u64()), (Some("vga"), Some(0x5853)));
+    assert!(bed.error("system_wakeup", json!({})).contains("not in suspended state"));
+    assert!(bed.error("device_del", json!({ "id": "cpu-2" })).contains("nothing can be taken away"));
+    let names = bed.good("query-commands", json!({}));
+    assert!(names.as_array().unwrap().iter().any(|c| c["name"] == "device_add"));
+    assert!(bed.sim.end().unwrap().success());
+}
