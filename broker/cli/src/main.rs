@@ -1,60 +1,101 @@
 //! `bulkhead`: the operator's command.
+mod arguments;
+mod compat;
+mod doctor;
+mod guest;
+mod input;
 mod net;
 mod ps;
-mod qmp;
+mod show;
+mod top;
 
+use arguments::{Arguments, Command, Net, Shell, Trace};
+use clap::{CommandFactory as _, Parser as _};
+use guest::Guest;
+use serde_json::{Value, json};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
-const USAGE: &str = "usage: bulkhead ps                     the processes of all guests, from /proc
-       bulkhead qmp DOMID|SOCKET JSON     one QMP command; prints the answer
-       bulkhead restart DOMID DEVICE      kills a device's process; it starts again with its state
-       bulkhead inspect DOMID DEVICE      a device's registers and counters (or those of `broker`)
-       bulkhead screenshot DOMID FILE     the guest's display, as a PNG
-       bulkhead net show DOMID            its network cards: link, filter, what was dropped
-       bulkhead net set DOMID NIC KEY=VALUE...
-                                          link=up|down, level=off|guard|addresses, ip=ADDRESS (several),
-                                          rate=FRAMES-A-SECOND, burst=FRAMES
-       bulkhead trace net DOMID NIC FILE [SECONDS]
-                                          a card's frames as pcap, until interrupted
-       bulkhead events DOMID              what happens to its devices, until it is gone
-       bulkhead logs DOMID                the last lines of its processes
-       bulkhead ps DOMID                  its processes, as its launcher sees them, also in a stub domain";
+/// The version and the build, as `--version` prints them.
+pub(crate) static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (build {:016x})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD_ID));
+
+/// Why a command failed; what the exit status says.
+pub(crate) enum Failure {
+    /// The device model said no, or something else failed.
+    Failed(String),
+    /// There is no such guest, or nobody answers.
+    Unreachable(String),
+    /// Something was looked at and is not as it should be; it has been printed.
+    Wrong,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Failed(text)
+    }
+}
+
+/// Result of a command.
+pub(crate) type Done = Result<(), Failure>;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let command = |name: &str, key: &str, value: &str| serde_json::json!({ "execute": name, "arguments": { key: value } }).to_string();
-    let result = match words.as_slice() {
-        ["ps"] => ps::print(),
-        ["qmp", guest, text] => qmp::ask(guest, text),
-        ["restart", guest, device] => qmp::ask(guest, &command("x-bulkhead-restart", "device", device)),
-        ["inspect", guest, device] => qmp::ask(guest, &command("x-bulkhead-inspect", "device", device)),
-        ["screenshot", guest, file] => qmp::screenshot(guest, file),
-        ["logs", guest] => qmp::logs(guest),
-        ["events", guest] => qmp::events(guest),
-        ["ps", guest] => ps::remote(guest),
-        ["net", "show", guest] => net::show(guest),
-        ["net", "set", guest, device, words @ ..] if !words.is_empty() => net::set(guest, device, words),
-        ["trace", "net", guest, device, file] => net::trace(guest, device, file, None),
-        ["trace", "net", guest, device, file, seconds] if seconds.parse::<u64>().is_ok() => net::trace(guest, device, file, seconds.parse().ok()),
-        ["--version"] => {
-            println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
-        ["--help" | "-h"] => {
-            println!("{USAGE}");
-            Ok(())
-        }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match result {
+    let Arguments { json, command } = Arguments::parse();
+    match run(command, json) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
+        Err(Failure::Failed(e)) => {
             eprintln!("bulkhead: {e}");
-            ExitCode::FAILURE
+            ExitCode::from(1)
         }
+        Err(Failure::Unreachable(e)) => {
+            eprintln!("bulkhead: {e}");
+            ExitCode::from(3)
+        }
+        Err(Failure::Wrong) => ExitCode::from(4),
     }
+}
+
+fn run(command: Command, json: bool) -> Done {
+    match command {
+        Command::Ps { guest: None } => ps::all(json),
+        Command::Ps { guest: Some(guest) } => ps::one(&Guest::find(&guest)?, json),
+        Command::Top { guest, seconds, count } => top::run(&Guest::find(&guest)?, seconds.max(1), count, json),
+        Command::Inspect { guest, device } => show::inspect(&Guest::find(&guest)?, &device, json),
+        Command::Logs { guest, follow } => show::logs(&Guest::find(&guest)?, follow, json),
+        Command::Events { guest } => show::events(&Guest::find(&guest)?),
+        Command::Screenshot { guest, file } => show::screenshot(&Guest::find(&guest)?, &file),
+        Command::Type { guest, text } => input::type_text(&Guest::find(&guest)?, &text),
+        Command::Key { guest, keys } => input::press(&Guest::find(&guest)?, &keys),
+        Command::Restart { guest, device } => Guest::find(&guest)?.ask("x-bulkhead-restart", &json!({ "device": device })).map(|_| ()),
+        Command::Net(Net::Show { guest }) => net::show(&Guest::find(&guest)?, json),
+        Command::Net(Net::Set { guest, device, settings }) => net::set(&Guest::find(&guest)?, &device, &settings),
+        Command::Trace(Trace::Net(trace)) => net::trace(&Guest::find(&trace.guest)?, &trace.device, &trace.file, trace.seconds),
+        Command::Metrics { guest } => {
+            let text = Guest::find(&guest)?.ask("x-bulkhead-metrics", &json!({}))?;
+            print!("{}", text.as_str().unwrap_or_default());
+            Ok(())
+        }
+        Command::Qmp { guest, command } => {
+            let answer = Guest::find(&guest)?.raw(&command)?;
+            println!("{answer}");
+            guest::returned(&answer).map(|_| ())
+        }
+        Command::Compat { arguments } => compat::run(&arguments, json),
+        Command::Doctor => doctor::run(json),
+        Command::Completions { shell } => {
+            let shell = match shell {
+                Shell::Bash => clap_complete::Shell::Bash,
+                Shell::Zsh => clap_complete::Shell::Zsh,
+                Shell::Fish => clap_complete::Shell::Fish,
+            };
+            clap_complete::generate(shell, &mut Arguments::command(), "bulkhead", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory).map_err(|e| Failure::Failed(format!("{}: {e}", directory.display()))),
+    }
+}
+
+/// Prints a value as one line of JSON.
+pub(crate) fn print_json(value: &Value) -> Done {
+    println!("{value}");
+    Ok(())
 }

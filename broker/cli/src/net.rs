@@ -1,17 +1,22 @@
 //! Network cards of a running guest.
-use crate::qmp::{exchange, returned};
+use crate::guest::Guest;
+use crate::{Done, Failure, print_json};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Bytes of pcap's file header.
 const HEADER: usize = 24;
 
 /// Prints every card: its link, its filter, what was dropped by which rule and where.
-pub(crate) fn show(guest: &str) -> Result<(), String> {
-    let answer = exchange(guest, r#"{"execute":"x-bulkhead-net-show"}"#)?;
-    for card in returned(&answer)?.as_array().into_iter().flatten() {
+pub(crate) fn show(guest: &Guest, json: bool) -> Done {
+    let answer = guest.ask("x-bulkhead-net-show", &json!({}))?;
+    if json {
+        return print_json(&answer);
+    }
+    for card in answer.as_array().into_iter().flatten() {
         let text = |key: &str| card.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
         let link = if card.get("link").and_then(Value::as_bool).unwrap_or(false) { "up" } else { "down" };
         println!("{} {} {} link {link}, filter {}", text("device"), text("model"), text("mac"), text("filter"));
@@ -27,24 +32,21 @@ pub(crate) fn show(guest: &str) -> Result<(), String> {
 }
 
 /// Changes a card's settings.
-pub(crate) fn set(guest: &str, device: &str, words: &[&str]) -> Result<(), String> {
-    let command = json!({ "execute": "x-bulkhead-net-set", "arguments": { "device": device, "set": words } });
-    returned(&exchange(guest, &command.to_string())?).map(|_| ())
+pub(crate) fn set(guest: &Guest, device: &str, words: &[String]) -> Done {
+    guest.ask("x-bulkhead-net-set", &json!({ "device": device, "set": words })).map(|_| ())
 }
 
 /// Writes a card's frames into a pcap file until it is interrupted, or for so many seconds.
-pub(crate) fn trace(guest: &str, device: &str, file: &str, seconds: Option<u64>) -> Result<(), String> {
-    let fail = |e: std::io::Error| format!("{file}: {e}");
+pub(crate) fn trace(guest: &Guest, device: &str, file: &Path, seconds: Option<u64>) -> Done {
+    let fail = |e: std::io::Error| Failure::Failed(format!("{}: {e}", file.display()));
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(fail)?;
     let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     let mut first = true;
     loop {
         let end = until.is_some_and(|u| Instant::now() >= u);
-        let command = json!({ "execute": "x-bulkhead-capture", "arguments": { "device": device, "end": end } });
-        let answer = exchange(guest, &command.to_string())?;
-        let answer = returned(&answer)?;
+        let answer = guest.ask("x-bulkhead-capture", &json!({ "device": device, "end": end }))?;
         let text = answer.get("pcap").and_then(Value::as_str).unwrap_or_default();
-        let bytes = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{guest}: the frames: {e}"))?;
+        let bytes = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the frames: {e}", guest.name))?;
         // A process that was started again begins a file of its own.
         let again = answer.get("begun").and_then(Value::as_bool).unwrap_or(false) && !first;
         let bytes = bytes.get(if again { HEADER.min(bytes.len()) } else { 0 }..).unwrap_or_default();

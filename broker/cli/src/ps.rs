@@ -1,47 +1,60 @@
 //! The process table: of dom0's guests from /proc, what the kernel says, not what the processes say; of a guest in a stub
 //! domain what its launcher reads in that domain's /proc.
-use crate::qmp;
+use crate::guest::Guest;
+use crate::{Done, Failure, print_json};
 use bulkhead_bus::plan::ProcessRow;
 use bulkhead_policy::verify;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Prints the tables of all guests whose device model is in this domain.
-pub(crate) fn print() -> Result<(), String> {
-    let own = verify::observe(i32::try_from(std::process::id()).unwrap_or(0)).map_err(|e| format!("/proc: {e}"))?;
+pub(crate) fn all(json: bool) -> Done {
+    let proc = |e: std::io::Error| Failure::Failed(format!("/proc: {e}"));
+    let own = verify::observe(i32::try_from(std::process::id()).unwrap_or(0)).map_err(proc)?;
     let mut launchers = Vec::new();
-    for entry in std::fs::read_dir("/proc").map_err(|e| format!("/proc: {e}"))?.flatten() {
+    for entry in std::fs::read_dir("/proc").map_err(proc)?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         if std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "bulkhead-dm") {
             launchers.push(pid);
         }
     }
-    if launchers.is_empty() {
-        println!("no guest has Bulkhead as its device model here");
-    }
+    let mut guests = Vec::new();
     for launcher in launchers {
         let arguments = arguments(launcher);
         let of = |flag: &str| arguments.iter().skip_while(|a| *a != flag).nth(1).cloned().unwrap_or_default();
-        println!("guest {} (domid {})", of("-name"), of("-xen-domid"));
         let mut rows = vec![verify::row("launcher", "", launcher, &own, 0)];
         let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|p| p.parse().ok()) {
             let role = self::arguments(pid).into_iter().next().unwrap_or_default();
             rows.push(verify::row(&role, &role, pid, &own, 0));
         }
-        table(&rows);
-        println!("  Landlock: the kernel's ABI is {} (a domain without any rule; the kernel shows it in no file)", bulkhead_policy::landlock_abi());
+        guests.push((of("-name"), of("-xen-domid"), rows));
+    }
+    let landlock = bulkhead_policy::landlock_abi();
+    if json {
+        let guests: Vec<_> = guests.iter().map(|(name, domid, rows)| json!({ "name": name, "domid": domid, "landlock": landlock, "processes": rows })).collect();
+        return print_json(&Value::Array(guests));
+    }
+    if guests.is_empty() {
+        println!("no guest has Bulkhead as its device model here");
+    }
+    for (name, domid, rows) in &guests {
+        println!("guest {name} (domid {domid})");
+        table(rows);
+        println!("  Landlock: the kernel's ABI is {landlock} (a domain without any rule; the kernel shows it in no file)");
     }
     Ok(())
 }
 
 /// Prints the table that the guest's launcher has, over QMP: the only one that there is of a stub domain.
-pub(crate) fn remote(guest: &str) -> Result<(), String> {
-    let answer = qmp::exchange(guest, r#"{"execute":"x-bulkhead-processes"}"#)?;
-    let all = qmp::returned(&answer)?;
+pub(crate) fn one(guest: &Guest, json: bool) -> Done {
+    let all = guest.ask("x-bulkhead-processes", &json!({}))?;
+    if json {
+        return print_json(&all);
+    }
     let text = |key: &str| all.get(key).map_or("?".to_owned(), |v| v.as_str().map_or(v.to_string(), str::to_owned));
     println!("guest {} (domid {})", text("name"), text("domid"));
     let rows = all.get("processes").cloned().unwrap_or(Value::Null);
-    table(&serde_json::from_value::<Vec<ProcessRow>>(rows).map_err(|e| format!("{guest}: the process table: {e}"))?);
+    table(&serde_json::from_value::<Vec<ProcessRow>>(rows).map_err(|e| format!("{}: the process table: {e}", guest.name))?);
     println!("  sandbox level {}, Landlock ABI {}", text("level"), text("landlock"));
     Ok(())
 }

@@ -16,12 +16,12 @@ impl Shared {
     /// The registers of a process by name; `None` if it does not answer. One that has just died is started again: that is
     /// waited for.
     pub(crate) async fn registers(&self, slot: Slot) -> Option<BTreeMap<String, String>> {
-        let end = tokio::time::Instant::now() + PATIENCE;
+        let begun = tokio::time::Instant::now();
         loop {
             let mut client = self.clients.wait(slot).await?;
             match client.inspect(v1::Empty {}).await {
                 Ok(answer) => return Some(answer.into_inner().registers.into_iter().map(|r| (r.name, r.value)).collect()),
-                Err(e) if tokio::time::Instant::now() >= end => {
+                Err(e) if begun.elapsed() >= PATIENCE => {
                     tracing::warn!("slot {slot} does not answer: {}", e.message());
                     return None;
                 }

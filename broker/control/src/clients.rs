@@ -50,8 +50,8 @@ impl Clients {
         None
     }
 
-    /// The client of a slot.
-    fn get(&self, slot: Slot) -> Option<Client> {
+    /// The client of a slot, if its process runs.
+    pub(crate) fn get(&self, slot: Slot) -> Option<Client> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
     }
 

@@ -10,6 +10,7 @@ mod keys;
 mod launcher;
 mod log;
 mod media;
+mod metrics;
 mod nics;
 mod qmp;
 mod run;

@@ -61,6 +61,8 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("x-bulkhead-processes", "the process table"),
     ("x-bulkhead-logs", "the last lines of all processes"),
     ("x-bulkhead-events", "what has happened to devices"),
+    ("x-bulkhead-statistics", "counters of all processes"),
+    ("x-bulkhead-metrics", "the same, and the process table, as Prometheus reads them"),
     ("x-bulkhead-inspect", "every register of a device"),
     ("x-bulkhead-screenshot", "a PNG in the answer"),
     ("x-bulkhead-net-set", "cable and rules of a card"),
@@ -233,6 +235,8 @@ impl Shared {
                 let after = arguments.get("after").and_then(Value::as_u64).unwrap_or(0);
                 Ok(self.past.lock().unwrap_or_else(PoisonError::into_inner).since(after))
             }
+            "x-bulkhead-statistics" => self.statistics().await,
+            "x-bulkhead-metrics" => self.metrics().await,
             "set_link" => self.set_link(arguments).await,
             "x-bulkhead-net-set" => self.net_set(arguments).await,
             "x-bulkhead-net-show" => self.net_show().await,

@@ -25,7 +25,7 @@ stub_operate() {
     on_screen so 'Booting from' || return 1
     screenshot so stub-before || return 1
     bulkhead restart "$d" vga && await 20 screenshot so stub-after && cmp /out/stub-before.png /out/stub-after.png || return 1
-    await 20 sh -c "bulkhead inspect $d fbdev | grep -q '\"picture\":\"720x400\"'" || { bulkhead inspect "$d" fbdev; return 1; }
+    await 20 sh -c "bulkhead --json inspect $d fbdev | grep -q '\"picture\":\"720x400\"'" || { bulkhead inspect "$d" fbdev; return 1; }
     xl save so /run/so.save 2>/run/save.err && { echo "it was saved"; return 1; }
     cat /run/save.err
     grep -q 'saving and migrating is not supported by this device model; the guest runs on' /run/save.err || return 1

@@ -1,0 +1,130 @@
+//! Whether this host has what guests need.
+use crate::{Done, Failure, print_json};
+use serde_json::{Value, json};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Good,
+    /// Guests start; something is less than it could be.
+    Less,
+    /// Guests do not start.
+    Wrong,
+}
+
+/// What was looked at.
+struct Finding {
+    what: String,
+    state: State,
+    /// What was seen.
+    seen: String,
+    /// What to do, if it is not good.
+    remedy: &'static str,
+}
+
+fn finding(what: &str, state: State, seen: impl Into<String>, remedy: &'static str) -> Finding {
+    Finding { what: what.to_owned(), state, seen: seen.into(), remedy }
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|t| t.trim().to_owned())
+}
+
+fn node(path: &str, remedy: &'static str) -> Finding {
+    match std::fs::metadata(path) {
+        Ok(m) if m.file_type().is_char_device() => finding(path, State::Good, "there", remedy),
+        Ok(_) => finding(path, State::Wrong, "not a device", remedy),
+        Err(e) => finding(path, State::Wrong, e.to_string(), remedy),
+    }
+}
+
+/// The first of these files that is there.
+fn firmware(what: &str, paths: &[&str], state: State, remedy: &'static str) -> Finding {
+    match paths.iter().find(|p| Path::new(p).is_file()) {
+        Some(path) => finding(what, State::Good, *path, remedy),
+        None => finding(what, state, format!("none of {}", paths.join(", ")), remedy),
+    }
+}
+
+fn kernel() -> Finding {
+    let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-', '+']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let state = if version >= (5, 13) { State::Good } else { State::Wrong };
+    finding("kernel", state, release, "Linux 5.13 or later: clone3, Landlock, seccomp")
+}
+
+fn landlock() -> Finding {
+    let remedy = "Linux 6.12 or later for level=strict; Landlock must be in the kernel's list of security modules (lsm=landlock,…)";
+    match bulkhead_policy::landlock_abi() {
+        abi if abi >= 6 => finding("Landlock", State::Good, format!("ABI {abi}: level strict"), remedy),
+        abi if abi >= 1 => finding("Landlock", State::Less, format!("ABI {abi}: level kernel, strict needs 6"), remedy),
+        _ => finding("Landlock", State::Less, "not there: the other layers of the sandbox hold alone", remedy),
+    }
+}
+
+fn namespaces() -> Finding {
+    let max = read("/proc/sys/user/max_user_namespaces").and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let state = if max >= 64 { State::Good } else { State::Wrong };
+    finding("user namespaces", state, format!("at most {max}"), "sysctl user.max_user_namespaces of some hundreds: each process has one")
+}
+
+fn installed() -> Vec<Finding> {
+    let (dm, roles) = ("/usr/lib/bulkhead/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles");
+    let remedy = "install Bulkhead's package, or integration/install --destdir /";
+    [dm, roles].into_iter().map(|path| match std::fs::metadata(path) {
+        Ok(m) if m.uid() == 0 && m.mode() & 0o022 == 0 && m.mode() & 0o111 != 0 => finding(path, State::Good, "there", remedy),
+        Ok(_) => finding(path, State::Wrong, "must be root's, executable, and written by nobody else", remedy),
+        Err(e) => finding(path, State::Wrong, e.to_string(), remedy),
+    }).collect()
+}
+
+fn xen() -> Vec<Finding> {
+    let remedy = "boot under Xen, with the modules xen-privcmd and xen-evtchn";
+    let mut all = vec![node("/dev/xen/privcmd", remedy), node("/dev/xen/evtchn", remedy)];
+    let version = read("/sys/hypervisor/version/major").zip(read("/sys/hypervisor/version/minor"));
+    let numbers = version.as_ref().and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+    all.push(match numbers {
+        Some(v) if v >= (4, 11) => finding("Xen", State::Good, format!("{}.{}", v.0, v.1), ""),
+        Some(v) => finding("Xen", State::Wrong, format!("{}.{}", v.0, v.1), "Xen 4.11 or later: device model operations, resource mapping"),
+        None => finding("Xen", State::Wrong, "not there", remedy),
+    });
+    let connected = bulkhead_xen::Xenstore::connect();
+    all.push(match connected {
+        Ok(_) => finding("xenstore", State::Good, "answers", ""),
+        Err(e) => finding("xenstore", State::Wrong, e.to_string(), "start xenstored"),
+    });
+    all
+}
+
+/// Looks at everything, and prints it.
+pub(crate) fn run(json: bool) -> Done {
+    let mut all = vec![finding("version", State::Good, crate::VERSION.as_str(), ""), kernel(), landlock(), namespaces()];
+    all.extend(installed());
+    all.extend(xen());
+    all.push(node("/dev/net/tun", "the kernel module tun, for guests with emulated network cards"));
+    all.push(firmware("VGA firmware", &["/usr/share/bulkhead/vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"], State::Wrong, "the package seabios"));
+    for card in ["e1000", "rtl8139"] {
+        let paths = [format!("/usr/lib/ipxe/qemu/efi-{card}.rom"), format!("/usr/share/bulkhead/efi-{card}.rom"), format!("/usr/share/qemu/efi-{card}.rom")];
+        all.push(firmware(&format!("boot firmware of {card}"), &paths.each_ref().map(String::as_str), State::Less, "the package ipxe-qemu, for booting over the network"));
+    }
+    let word = |state| match state {
+        State::Good => "good",
+        State::Less => "less",
+        State::Wrong => "wrong",
+    };
+    if json {
+        let rows: Vec<Value> = all.iter().map(|f| json!({ "what": f.what, "state": word(f.state), "seen": f.seen, "remedy": f.remedy })).collect();
+        print_json(&Value::Array(rows))?;
+    } else {
+        for f in &all {
+            println!("{:<6} {:<32} {}", word(f.state), f.what, f.seen);
+            if f.state != State::Good {
+                println!("       {}", f.remedy);
+            }
+        }
+    }
+    if all.iter().any(|f| f.state == State::Wrong) { Err(Failure::Wrong) } else { Ok(()) }
+}

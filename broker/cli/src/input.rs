@@ -1,0 +1,62 @@
+//! Keys for a guest.
+use crate::guest::Guest;
+use crate::{Done, Failure};
+use serde_json::{Value, json};
+
+/// Milliseconds that a typed key is held: a keyboard's buffer takes a key down and up in that time.
+const HOLD: u64 = 20;
+
+/// Characters of a keyboard of the United States that need no letter's or digit's key: without and with shift, and QEMU's name.
+const SIGNS: &[(char, char, &str)] = &[
+    (' ', ' ', "spc"), ('\n', '\n', "ret"), ('\t', '\t', "tab"), ('-', '_', "minus"), ('=', '+', "equal"), ('[', '{', "bracket_left"),
+    (']', '}', "bracket_right"), (';', ':', "semicolon"), ('\'', '"', "apostrophe"), ('`', '~', "grave_accent"), ('\\', '|', "backslash"),
+    (',', '<', "comma"), ('.', '>', "dot"), ('/', '?', "slash"),
+];
+/// What shift makes of the digits 0 to 9.
+const SHIFTED_DIGITS: [char; 10] = [')', '!', '@', '#', '$', '%', '^', '&', '*', '('];
+
+/// The keys that give a character.
+fn keys(c: char) -> Option<Vec<String>> {
+    let shifted = |name: &str, shift: bool| if shift { vec!["shift".to_owned(), name.to_owned()] } else { vec![name.to_owned()] };
+    if c.is_ascii_alphanumeric() {
+        return Some(shifted(&c.to_ascii_lowercase().to_string(), c.is_ascii_uppercase()));
+    }
+    if let Some(digit) = SHIFTED_DIGITS.iter().position(|d| *d == c) {
+        return Some(shifted(&digit.to_string(), true));
+    }
+    SIGNS.iter().find(|(plain, shift, _)| *plain == c || *shift == c).map(|(plain, _, name)| shifted(name, *plain != c))
+}
+
+/// Types a text. Nothing is typed if there is a character that this keyboard does not have.
+pub(crate) fn type_text(guest: &Guest, text: &str) -> Done {
+    let all: Result<Vec<_>, char> = text.chars().map(|c| keys(c).ok_or(c)).collect();
+    let all = all.map_err(|c| Failure::Failed(format!("{c:?} is on no key of this keyboard; nothing was typed")))?;
+    all.iter().try_for_each(|keys| send(guest, keys, HOLD))
+}
+
+/// Presses keys together.
+pub(crate) fn press(guest: &Guest, keys: &[String]) -> Done {
+    send(guest, keys, 100)
+}
+
+fn send(guest: &Guest, keys: &[String], hold: u64) -> Done {
+    let keys: Vec<Value> = keys.iter().map(|k| json!({ "type": "qcode", "data": k })).collect();
+    guest.ask("send-key", &json!({ "keys": keys, "hold-time": hold })).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::keys;
+
+    #[test]
+    fn every_character_of_the_keyboard_has_its_keys() {
+        for c in (' '..='~').chain(['\n', '\t']) {
+            let keys = keys(c).unwrap();
+            assert!(keys.len() <= 2 && (keys.len() == 1 || keys[0] == "shift"), "{c:?}: {keys:?}");
+        }
+        assert_eq!(keys('A').unwrap(), ["shift", "a"]);
+        assert_eq!(keys('(').unwrap(), ["shift", "9"]);
+        assert_eq!((keys('/').unwrap(), keys('?').unwrap()), (vec!["slash".to_owned()], vec!["shift".to_owned(), "slash".to_owned()]));
+        assert_eq!(keys('ä'), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! What a guest's device model tells when it is asked: registers, logs, events, the screen.
+use crate::guest::Guest;
+use crate::{Done, Failure, print_json};
+use base64::Engine as _;
+use serde_json::{Value, json};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// How often what is followed is asked for again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A device's registers and counters, a line each.
+pub(crate) fn inspect(guest: &Guest, device: &str, json: bool) -> Done {
+    let answer = guest.ask("x-bulkhead-inspect", &json!({ "device": device }))?;
+    if json {
+        return print_json(&answer);
+    }
+    for (title, key) in [("registers", "registers"), ("since its process started", "statistics")] {
+        let items = answer.get(key).and_then(Value::as_object);
+        let width = items.into_iter().flatten().map(|(name, _)| name.len()).max().unwrap_or(0);
+        println!("{title}:");
+        for (name, value) in items.into_iter().flatten() {
+            println!("  {name:<width$}  {}", value.as_str().map_or(value.to_string(), str::to_owned));
+        }
+    }
+    Ok(())
+}
+
+/// The lines of the guest's log that its control remembers, and those that come.
+pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
+    let mut last: Vec<String> = Vec::new();
+    loop {
+        let answer = match guest.ask("x-bulkhead-logs", &json!({ "lines": 2000 })) {
+            Ok(answer) => answer,
+            Err(Failure::Unreachable(_)) if !last.is_empty() && !guest.is_there() => return Ok(()),
+            // Somebody else has a stub domain's one connection.
+            Err(Failure::Unreachable(_)) if !last.is_empty() => {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        if json && !follow {
+            return print_json(&answer);
+        }
+        let lines: Vec<String> = answer.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        for line in lines.iter().skip(known(&last, &lines)) {
+            println!("{}", if json { Value::from(line.as_str()).to_string() } else { line.clone() });
+        }
+        let _ = std::io::stdout().flush();
+        if !follow {
+            return Ok(());
+        }
+        last = lines;
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// How many of `new`'s first lines are `old`'s last ones.
+fn known(old: &[String], new: &[String]) -> usize {
+    (0..=old.len()).find_map(|from| {
+        let tail = old.get(from..).unwrap_or_default();
+        new.starts_with(tail).then_some(tail.len())
+    }).unwrap_or(0)
+}
+
+/// What happens to the guest's devices, a line each, until its control goes.
+pub(crate) fn events(guest: &Guest) -> Done {
+    let mut after = 0;
+    let mut known = false;
+    loop {
+        let answer = match guest.ask("x-bulkhead-events", &json!({ "after": after })) {
+            Ok(answer) => answer,
+            Err(e) if !known => return Err(e),
+            Err(_) if !guest.is_there() => return Ok(()),
+            // Somebody else has the connection.
+            Err(_) => {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+        };
+        known = true;
+        for event in answer.get("events").and_then(Value::as_array).into_iter().flatten() {
+            println!("{event}");
+        }
+        let _ = std::io::stdout().flush();
+        after = answer.get("last").and_then(Value::as_u64).unwrap_or(after);
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// Writes the guest's screen into a file, wherever its device model runs.
+pub(crate) fn screenshot(guest: &Guest, file: &Path) -> Done {
+    let answer = guest.ask("x-bulkhead-screenshot", &json!({}))?;
+    let text = answer.get("png").and_then(Value::as_str).unwrap_or_default();
+    let png = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the picture: {e}", guest.name))?;
+    let new = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
+    new.and_then(|mut f| f.write_all(&png)).map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::known;
+
+    #[test]
+    fn lines_that_were_printed_are_not_printed_again() {
+        let lines = |text: &str| text.chars().map(|c| c.to_string()).collect::<Vec<_>>();
+        for (old, new, want) in [("", "abc", 0), ("abc", "abc", 3), ("abc", "abcd", 3), ("abc", "bcde", 2), ("abc", "xyz", 0), ("aaa", "aaab", 3)] {
+            assert_eq!(known(&lines(old), &lines(new)), want, "{old} {new}");
+        }
+    }
+}

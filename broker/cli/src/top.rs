@@ -1,0 +1,91 @@
+//! What each process of a guest does, second by second.
+use crate::guest::Guest;
+use crate::{Done, print_json};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+/// Counters of which the rate is shown, and their headings.
+const RATES: [(&str, &str); 4] = [("accesses", "accesses/s"), ("posted writes", "posted/s"), ("wake-ups", "wake-ups/s"), ("doorbells rung", "doorbells/s")];
+
+/// A look: counters by process, and rows of the process table.
+struct Look {
+    at: Instant,
+    counters: BTreeMap<String, Value>,
+    rows: Vec<Value>,
+}
+
+fn look(guest: &Guest) -> Result<Look, crate::Failure> {
+    let table = guest.ask("x-bulkhead-processes", &json!({}))?;
+    let rows = table.get("processes").and_then(Value::as_array).cloned().unwrap_or_default();
+    let counters = guest.ask("x-bulkhead-statistics", &json!({}))?;
+    let counters = counters.as_object().cloned().unwrap_or_default().into_iter().collect();
+    Ok(Look { at: Instant::now(), counters, rows })
+}
+
+fn number(value: Option<&Value>) -> u64 {
+    value.and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// The rates between two looks. A process that was started again begins anew.
+fn rates(before: &Look, now: &Look) -> Vec<(String, u64, u64, [f64; RATES.len()])> {
+    let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
+    let row = |row: &Value| {
+        let name = row.get("name").and_then(Value::as_str)?.to_owned();
+        let of = |look: &Look, what: &str| number(look.counters.get(&name).and_then(|c| c.get(what)));
+        let rates = RATES.map(|(what, _)| {
+            let (old, new) = (of(before, what), of(now, what));
+            (if new < old { new } else { new.saturating_sub(old) }) as f64 / seconds
+        });
+        Some((name, number(row.get("pss_kb")), number(row.get("restarts")), rates))
+    };
+    now.rows.iter().filter_map(row).collect()
+}
+
+/// Prints a table for each interval.
+pub(crate) fn run(guest: &Guest, seconds: u64, count: Option<u64>, json: bool) -> Done {
+    let mut before = look(guest)?;
+    let mut left = count;
+    while left != Some(0) {
+        std::thread::sleep(Duration::from_secs(seconds));
+        let now = look(guest)?;
+        let table = rates(&before, &now);
+        if json {
+            let rows: Vec<_> = table.iter().map(|(name, pss, restarts, rates)| {
+                let mut row = json!({ "process": name, "pss_kb": pss, "restarts": restarts });
+                if let Some(map) = row.as_object_mut() {
+                    map.extend(RATES.iter().zip(rates).map(|((_, heading), rate)| ((*heading).to_owned(), json!(rate))));
+                }
+                row
+            }).collect();
+            print_json(&Value::Array(rows))?;
+        } else {
+            if std::io::stdout().is_terminal() {
+                print!("\x1b[H\x1b[2J");
+            }
+            let headings = RATES.map(|(_, heading)| format!("{heading:>12}"));
+            println!("{:<10} {:>9} {:>9} {}", "process", "PSS kB", "restarts", headings.join(" "));
+            for (name, pss, restarts, rates) in &table {
+                println!("{name:<10} {pss:>9} {restarts:>9} {}", rates.map(|r| format!("{r:>12.1}")).join(" "));
+            }
+        }
+        before = now;
+        left = left.map(|n| n.saturating_sub(1));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_by_second_and_begin_anew_with_a_process() {
+        let at = Instant::now();
+        let one = |n: u64, at| Look { at, counters: [("ide".to_owned(), json!({ "accesses": n }))].into(), rows: vec![json!({ "name": "ide", "pss_kb": 9, "restarts": 1 })] };
+        let two = at + Duration::from_secs(2);
+        let rate = |a, b| rates(&one(a, at), &one(b, two))[0].3[0];
+        assert!((rate(100, 300) - 100.0).abs() < 1e-9 && (rate(300, 50) - 25.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,55 @@
+//! Counters of all processes: x-bulkhead-statistics for programs that take differences, x-bulkhead-metrics as Prometheus reads them.
+use crate::qmp::{Outcome, QmpError, Shared};
+use bulkhead_bus::plan::{BROKER, Slot};
+use bulkhead_control_api::v1;
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+
+impl Shared {
+    /// Every process that can be asked, by name.
+    fn named(&self) -> Vec<(String, Slot)> {
+        let broker = [("broker".to_owned(), BROKER)];
+        broker.into_iter().chain(self.plan.devices.iter().map(|d| (d.name.clone(), d.slot))).collect()
+    }
+
+    /// The counters of each process; a process that does not answer is left out.
+    pub(crate) async fn statistics(&self) -> Outcome {
+        let mut all = Map::new();
+        for (name, slot) in self.named() {
+            let Some(mut client) = self.clients.get(slot) else { continue };
+            let Ok(answer) = client.statistics(v1::Empty {}).await else { continue };
+            let counters: Map<_, _> = answer.into_inner().counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
+            all.insert(name, Value::Object(counters));
+        }
+        Ok(Value::Object(all))
+    }
+
+    /// The same in Prometheus' text exposition format 0.0.4, with what the process table tells.
+    pub(crate) async fn metrics(&self) -> Outcome {
+        let statistics = self.statistics().await?;
+        let rows = self.launcher.processes().await.map_err(QmpError::generic)?;
+        let guest = format!("guest=\"{}\",domid=\"{}\"", escaped(&self.plan.name), self.plan.domid);
+        let mut out = String::new();
+        let mut group = |name: &str, kind: &str, help: &str, values: Vec<(String, u64)>| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(out, "{name}{{{guest}{labels}}} {value}");
+            }
+        };
+        let process = |row: &bulkhead_bus::plan::ProcessRow| format!(",process=\"{}\"", escaped(&row.name));
+        group("bulkhead_process_up", "gauge", "Whether the process runs.", rows.iter().map(|r| (process(r), u64::from(r.pid != 0))).collect());
+        group("bulkhead_process_restarts_total", "counter", "How often it was started again.", rows.iter().map(|r| (process(r), u64::from(r.restarts))).collect());
+        group("bulkhead_process_pss_bytes", "gauge", "Its proportional set size.", rows.iter().map(|r| (process(r), r.pss_kb.saturating_mul(1024))).collect());
+        let counters = statistics.as_object().into_iter().flatten().flat_map(|(name, counters)| {
+            let labels = move |counter: &str| format!(",process=\"{}\",counter=\"{}\"", escaped(name), escaped(counter));
+            counters.as_object().into_iter().flatten().filter_map(move |(counter, value)| Some((labels(counter), value.as_u64()?)))
+        });
+        group("bulkhead_process_events_total", "counter", "What it has counted since it was started.", counters.collect());
+        Ok(Value::String(out))
+    }
+}
+
+/// A label's value (Prometheus' text format): backslash, quote and line feed are escaped.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,114 @@
+//! The operator's command against a whole machine.
+use bulkhead_sim::{Options, Sim};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+struct Bed {
+    sim: Sim,
+    program: std::path::PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let options = Options::new(&["-name", "a \"b\"", "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-serial", "null"]);
+        let program = options.binaries.join("bulkhead");
+        Self { sim: Sim::start(&options).unwrap(), program, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let socket = self.sim.qmp_socket().display().to_string();
+        let arguments = arguments.iter().map(|a| if *a == "GUEST" { socket.as_str() } else { a });
+        Command::new(&self.program).args(arguments).output().unwrap()
+    }
+
+    fn text(&self, arguments: &[&str]) -> String {
+        let out = self.run(arguments);
+        assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.text(&[&["--json"], arguments].concat())).unwrap()
+    }
+}
+
+#[test]
+fn what_an_operator_looks_at() {
+    let mut bed = Bed::new();
+    let table = bed.text(&["ps", "GUEST"]);
+    assert!(table.contains("vga") && table.contains("all 7"), "{table}");
+    let names: Vec<_> = bed.json(&["ps", "GUEST"])["processes"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();
+    assert!(["launcher", "control", "broker", "platform", "ide", "ps2", "vga", "serial0"].iter().all(|n| names.contains(&(*n).to_owned())), "{names:?}");
+    assert!(bed.text(&["inspect", "GUEST", "platform"]).contains("CMOS"));
+    assert!(bed.json(&["inspect", "GUEST", "broker"])["statistics"]["full hops"].is_u64());
+    assert!(bed.text(&["logs", "GUEST"]).contains("in the sandbox"));
+    let top = bed.json(&["top", "GUEST", "--count", "1"]);
+    assert!(top.as_array().unwrap().iter().any(|p| p["process"] == "ide" && p["pss_kb"].as_u64().unwrap() > 0 && p["wake-ups/s"].is_f64()), "{top}");
+    let metrics = bed.text(&["metrics", "GUEST"]);
+    assert!(metrics.contains("# TYPE bulkhead_process_up gauge\n"));
+    assert!(metrics.contains("bulkhead_process_up{guest=\"a \\\"b\\\"\",domid=\"1\",process=\"ide\"} 1\n"), "{metrics}");
+    assert!(metrics.lines().any(|l| l.contains("process=\"ide\",counter=\"wake-ups\"")), "{metrics}");
+    let png = bed.dir.path().join("screen.png");
+    bed.text(&["screenshot", "GUEST", png.to_str().unwrap()]);
+    assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+    assert_eq!(bed.run(&["screenshot", "GUEST", png.to_str().unwrap()]).status.code(), Some(1), "nothing is written over");
+    assert!(bed.sim.end().unwrap().success());
+}
+
+#[test]
+fn what_is_typed_arrives_at_the_keyboard() {
+    let mut bed = Bed::new();
+    // The keyboard's interrupt and scan codes are on.
+    for (port, value) in [(0x64, 0x60), (0x60, 0x41), (0x60, 0xf4)] {
+        bed.sim.port_write(port, 1, value).unwrap();
+    }
+    let read = |bed: &mut Bed| {
+        let mut bytes = Vec::new();
+        while bed.sim.port_read(0x64, 1).unwrap() & 1 != 0 {
+            bytes.push(bed.sim.port_read(0x60, 1).unwrap());
+        }
+        bytes
+    };
+    read(&mut bed);
+    bed.text(&["type", "GUEST", "a"]);
+    assert_eq!(read(&mut bed), [0x1e, 0x9e]);
+    bed.text(&["type", "GUEST", "?"]);
+    assert_eq!(read(&mut bed), [0x2a, 0x35, 0xb5, 0xaa], "with shift");
+    bed.text(&["key", "GUEST", "ctrl", "alt", "delete"]);
+    assert_eq!(read(&mut bed).len(), 8);
+    let refused = bed.run(&["type", "GUEST", "xyä"]);
+    assert_eq!((refused.status.code(), read(&mut bed)), (Some(1), vec![]), "nothing was typed");
+    assert!(bed.sim.end().unwrap().success());
+}
+
+#[test]
+fn exit_statuses_say_what_is_wrong() {
+    let mut bed = Bed::new();
+    let status = |arguments: &[&str]| bed.run(arguments).status.code();
+    assert_eq!(status(&["inspect", "GUEST", "toaster"]), Some(1));
+    assert_eq!(status(&["frobnicate"]), Some(2));
+    assert_eq!(status(&["logs", "/run/no-such-socket"]), Some(3));
+    assert_eq!(status(&["compat", "--", "-xen-domid", "1", "-usb"]), Some(4));
+    assert_eq!(status(&["compat", "/usr/lib/bulkhead/bulkhead-dm", "-xen-domid", "1", "-vnc", "none"]), Some(0));
+    let verdict = bed.run(&["--json", "compat", "--", "-xen-domid", "1", "-device", "cirrus-vga", "-frobnicate"]);
+    let verdict: Value = serde_json::from_slice(&verdict.stdout).unwrap();
+    let fates: Vec<_> = verdict["options"].as_array().unwrap().iter().map(|o| o["fate"].as_str().unwrap()).collect();
+    assert_eq!((fates, verdict["starts"].as_bool()), (vec!["implemented", "substituted", "unknown"], Some(false)));
+    bed.text(&["restart", "GUEST", "vga"]);
+    bed.sim.await_log("bulkhead-dm: vga (pid").unwrap();
+    assert!(bed.sim.end().unwrap().success());
+}
+
+#[test]
+fn completions_and_man_pages_come_from_the_parser() {
+    let program = Options::new(&[]).binaries.join("bulkhead");
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| Command::new(&program).args(arguments).output().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(String::from_utf8(run(&["completions", shell]).stdout).unwrap().contains("screenshot"), "{shell}");
+    }
+    assert!(run(&["man", dir.path().to_str().unwrap()]).status.success());
+    assert!(std::fs::read_to_string(dir.path().join("bulkhead.1")).unwrap().contains("Exit status"));
+    assert!(dir.path().join("bulkhead-trace-net.1").exists());
+}
