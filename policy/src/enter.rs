@@ -23,7 +23,7 @@ pub enum SandboxError {
     Landlock(i32),
 }
 
-fn step<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> SandboxError {
+pub(crate) fn step<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> SandboxError {
     move |e| SandboxError::Step(what, e.to_string())
 }
 
@@ -202,6 +202,12 @@ fn empty_root() -> Result<(), SandboxError> {
     let place = place.ok_or(SandboxError::Step("empty root", "no directory to mount it on".into()))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("none", place, "tmpfs", flags, Some(c"size=4k,nr_inodes=1,mode=0555")).map_err(step("tmpfs for the empty root"))?;
+    make_root(place)?;
+    rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, "").map_err(step("making the empty root read-only"))
+}
+
+/// Makes what is mounted on `place` the root directory, and takes the old one away.
+pub(crate) fn make_root(place: &str) -> Result<(), SandboxError> {
     rustix::process::chdir(place).map_err(step("chdir"))?;
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(step("unmounting the old root"))?,
@@ -212,7 +218,5 @@ fn empty_root() -> Result<(), SandboxError> {
         }
         Err(e) => return Err(step("pivot_root")(e)),
     }
-    rustix::process::chdir("/").map_err(step("chdir"))?;
-    let flags = flags | MountFlags::RDONLY;
-    rustix::mount::mount_remount("/", flags, "").map_err(step("making the empty root read-only"))
+    rustix::process::chdir("/").map_err(step("chdir"))
 }

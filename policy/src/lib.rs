@@ -4,10 +4,12 @@
 //! * [`spawn`]: how a process is started: own namespaces, own user, nothing inherited but what is named.
 //! * [`Sandbox`]: what the process does to itself, in two steps with the creation of its threads between them.
 //! * [`interface`]: the kernel's network interfaces whose other end is a process of ours, and the rules on them.
+//! * [`restrict`]: what the launcher does to itself if libxl wants it (`dm_restrict`).
 //! * [`verify`]: how the launcher checks a process from outside, in /proc.
 
 mod enter;
 pub mod interface;
+pub mod restrict;
 mod spawn;
 pub mod verify;
 

@@ -23,6 +23,8 @@ pub struct Spec<'a> {
     pub socket: OwnedFd,
     /// Becomes descriptor 2.
     pub log: BorrowedFd<'a>,
+    /// /dev/null: becomes descriptors 0 and 1.
+    pub null: BorrowedFd<'a>,
     /// Who it is; `None`: who the caller is, without namespaces (control runs of tests).
     pub ids: Option<Ids>,
     /// It lives on when the launcher dies: the broker, which then reports the guest crashed and ends.
@@ -55,9 +57,6 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
     let role = CString::new(spec.role).map_err(|e| SpawnError { what: "role", source: e.into() })?;
     let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SpawnError { what: "pipe", source: e.into() })?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(|e| SpawnError { what: "/dev/null", source: e.into() })?;
-
     let mut pidfd: i32 = -1;
     // SAFETY: all zeroes is a valid clone_args.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -80,7 +79,7 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
     }
     if pid == 0 {
         drop(go_write);
-        child(&spec, &role, &go_read, &null);
+        child(&spec, &role, &go_read);
     }
     drop(go_read);
     // SAFETY: the kernel has put a new descriptor there.
@@ -103,7 +102,7 @@ fn map_ids(pid: i32, ids: Ids) -> std::io::Result<()> {
 }
 
 /// The child, until exec. It ends with status 127 and a line on the log if it cannot.
-fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd, null: &OwnedFd) -> ! {
+fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
     let fail = |what: &str| -> ! {
         let error = std::io::Error::last_os_error();
         let line = format!("{}: {what}: {error}\n", spec.role);
@@ -132,7 +131,7 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd, null: &OwnedFd) -> ! {
         let socket = libc::fcntl(spec.socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
         let log = libc::fcntl(spec.log.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
         let executable = libc::fcntl(spec.executable.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
-        let null = null.as_raw_fd();
+        let null = spec.null.as_raw_fd();
         if socket < 0 || log < 0 || executable < 0 {
             fail("F_DUPFD");
         }

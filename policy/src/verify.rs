@@ -21,10 +21,11 @@ pub struct Observed {
 /// The kind of a descriptor, from its link in /proc: the words that profiles use.
 pub fn kind(link: &str) -> &str {
     match link {
-        "/dev/null" => "null",
-        "/dev/net/tun" => "tap",
-        "/dev/xen/privcmd" => "privcmd",
-        "/dev/xen/evtchn" => "evtchn",
+        // Without /dev: of a mount that this launcher has left (dm_restrict).
+        "/dev/null" | "/null" => "null",
+        "/dev/net/tun" | "/net/tun" => "tap",
+        "/dev/xen/privcmd" | "/xen/privcmd" => "privcmd",
+        "/dev/xen/evtchn" | "/xen/evtchn" => "evtchn",
         _ if link.starts_with("/dev/fb") => "fb",
         _ if link.starts_with("/dev/input/event") => "evdev",
         _ if link.starts_with("socket:") => "socket",

@@ -1,6 +1,7 @@
 //! What the launcher opens on the host, before anything is started.
 use crate::machine::{Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
 use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, NicEnd, NicModel};
+use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -52,6 +53,23 @@ pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
             Ok(fd)
         }
     }
+}
+
+/// The user that `text` means: `UID:GID`, or a name of this host.
+pub fn user(text: &str) -> Result<Ids, Failure> {
+    let ids = match text.split_once(':') {
+        Some((uid, gid)) => uid.parse().ok().zip(gid.parse().ok()),
+        None => {
+            let users = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
+            let entry = users.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|l| l.first() == Some(&text));
+            entry.and_then(|e| e.get(2).and_then(|u| u.parse().ok()).zip(e.get(3).and_then(|g| g.parse().ok())))
+        }
+    };
+    let (uid, gid) = ids.ok_or_else(|| format!("-runas {text}: no such user"))?;
+    if uid == 0 || gid == 0 {
+        return Err(format!("-runas {text}: that is root"));
+    }
+    Ok(Ids { uid, gid })
 }
 
 /// A copy of a descriptor that the caller of this program has opened.

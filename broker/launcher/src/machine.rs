@@ -247,6 +247,10 @@ pub struct Machine {
     pub sim: Option<Sim>,
     /// The sandbox's level; `None`: the highest that the kernel has.
     pub level: Option<Level>,
+    /// The user that everything runs as: a name, or user and group by number.
+    pub user: Option<String>,
+    /// The directory that an empty root directory is mounted on.
+    pub chroot: Option<String>,
 }
 
 impl Default for Machine {
@@ -270,6 +274,8 @@ impl Default for Machine {
             probe: false,
             sim: None,
             level: None,
+            user: None,
+            chroot: None,
         }
     }
 }

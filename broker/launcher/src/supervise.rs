@@ -13,7 +13,7 @@ use bulkhead_bus::plan::{
     Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
 };
 use bulkhead_policy::interface::Rules;
-use bulkhead_policy::{Spec, verify};
+use bulkhead_policy::{Ids, Spec, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
@@ -87,6 +87,9 @@ struct Launcher {
     _keep: Vec<OwnedFd>,
     sockets: Vec<String>,
     own: verify::Observed,
+    null: OwnedFd,
+    /// The user of all processes, if it is not one for each.
+    user: Option<Ids>,
     /// What the display of now draws on, for the viewer.
     surface: Option<OwnedFd>,
     /// What is written to xenstore when all run, in this order: nodes and values.
@@ -95,6 +98,8 @@ struct Launcher {
     stubdom: bool,
     running: bool,
     next_token: u32,
+    /// libxl took its rights away: rules on interfaces stay as they are.
+    restricted: bool,
     /// The rules on the interfaces of network cards, by slot.
     rules: Vec<(Slot, Rules)>,
 }
@@ -202,10 +207,11 @@ impl Launcher {
         let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
         let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
+        let null = rustix::io::dup(&self.null).map_err(|e| e.to_string())?;
         let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
         let fail = |e: rustix::io::Errno| e.to_string();
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail)?;
-        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), ids: state.ids, outlives: number == BROKER };
+        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), null: null.as_fd(), ids: state.ids, outlives: number == BROKER };
         let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
         let pid = spawned.pid;
         if stubdom {

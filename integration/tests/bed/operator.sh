@@ -44,3 +44,48 @@ S
     qmp vs '{"execute":"query-blockstats"}' | tee /run/vs.stats; grep -q '"device":"ide0-hd0"' /run/vs.stats || return 1
     say end; await 60 gone vs; exec 6>&-; await 5 nothing_left
 }
+
+# dm_restrict=1: libxl's limits, an empty root directory, one user for the launcher and all processes, by which libxl's reaper kills.
+users() {
+    grep -q xen-qemuuser /etc/passwd 2>/dev/null || printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'xen-qemuuser-range-base:x:131072:131072::/:/bin/false' 'xen-qemuuser-reaper:x:131071:131071::/:/bin/false' 'plain:x:2000:2000::/:/bin/false' >>/etc/passwd
+    grep -q plain /etc/group 2>/dev/null || printf '%s\n' 'root:x:0:' 'xen-qemuuser-range-base:x:131072:' 'xen-qemuuser-reaper:x:131071:' 'plain:x:2000:' >>/etc/group
+}
+# all_of NAME USER: every process of the guest's device model is that user's and no other's.
+all_of() {
+    for p in $(tree "$1" | sed 's/.* //'); do
+        awk -v u="$2" -v p="$p" '/^[UG]id:/ { for (i = 2; i <= 5; i++) if ($i != (/^U/ ? u : g)) bad = bad " " $i; } /^Cap(Prm|Eff|Inh|Amb)/ && $2 !~ /^0*$/ { bad = bad " " $0 } END { if (bad) { print p ":" bad; exit 1 } }' g="$3" "/proc/$p/status" || return 1
+    done
+}
+dm_restrict() {
+    users
+    how=our linux_guest dr 'dm_restrict=1' <<'S'
+head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1; echo GUEST-READS
+dd if=/dev/zero of=/dev/hdb bs=64k seek=2000 count=16 oflag=direct 2>/dev/null && sync && echo GUEST-WRITES
+await 60 host_says go
+echo GUEST-GOES-ON; head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1
+S
+    await 120 said dr GUEST-WRITES || { trouble dr; return 1; }
+    d=$(xl domid dr); u=$((131072 + d)); pid=$(dm_pid dr)
+    cat /var/log/xen/qemu-dm-dr.log | grep restricted; tr '\0' ' ' </proc/$pid/cmdline | grep -q -- '-xen-domid-restrict' || return 1
+    all_of dr $u 131072 && $tools/bulkhead-bed processes "$pid" || return 1
+    # The launcher's own root directory has /proc and nothing else; every limit but that of file sizes is libxl's.
+    [ "$(ls /proc/$pid/root)" = proc ] || { ls /proc/$pid/root; return 1; }
+    grep -E 'core file|locked|msgqueue' /proc/$pid/limits
+    # A device dies and is started again by a launcher that is nobody.
+    p=$(role_pid dr ide); kill -KILL "$p"; await 20 new_role dr ide "$p" || { trouble dr; return 1; }
+    all_of dr $u 131072 || return 1
+    tell dr go; await 60 said dr GUEST-GOES-ON || { trouble dr; return 1; }
+    wait $running; cat /run/dr.out
+    [ "$(grep -c "$(head -c 65536 /run/dr.img | sha256sum | cut -d' ' -f1)" /run/dr.out)" = 2 ] || return 1
+    await 10 nothing_left || return 1
+    # Destroyed while it runs: the reaper finds every process.
+    our dd2 "$(disk hda /run/busy.img)" 'memory=64' 'dm_restrict=1' >/run/dd2.cfg
+    (exec 9<>/run/dd2.com1; exec cat /run/dd2.com1 >/run/dd2.out) & c=$!
+    xl create /run/dd2.cfg || { cat /var/log/xen/qemu-dm-dd2.log; return 1; }
+    await 30 grep -q BOOT-OK /run/dd2.out; xl destroy dd2; kill $c
+    await 10 nothing_left && [ -z "$(ls -A /var/run/xen/qemu-root-*/ 2>/dev/null | grep -v :)" ] || { ls -d /var/run/xen/*; return 1; }
+    # A user alone, without the rest of dm_restrict; one that is not there.
+    our du "$(disk hda /run/tiny.img)" 'memory=64' 'device_model_user="plain"' >/run/du.cfg
+    guest_run /run/du.cfg >/run/du.out && grep -q BOOT-OK /run/du.out && grep 'restricted: user 2000' /var/log/xen/qemu-dm-du.log || { cat /run/du.out /var/log/xen/qemu-dm-du.log; return 1; }
+    by_hand 'runas nobody-at-all: no such user' -xen-domid 9 -serial null -runas nobody-at-all && by_hand 'that is root' -xen-domid 9 -serial null -runas 0:0
+}

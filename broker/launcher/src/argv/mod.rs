@@ -165,7 +165,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "kernel" => kernel.0 = Some(value),
             "initrd" => kernel.1 = Some(value),
             "append" => kernel.2 = Some(value),
-            "net" => {}
+            "net" | "xen-domid-restrict" => {}
+            "runas" => machine.user = Some(value),
+            "chroot" => machine.chroot = Some(value),
+            "run-with" => {
+                machine.user = options.get("user").map(str::to_owned).or(machine.user);
+                machine.chroot = options.get("chroot").map(str::to_owned).or(machine.chroot);
+            }
             "netdev" => {
                 let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
                 let other = match options.head("type") {

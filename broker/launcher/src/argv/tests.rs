@@ -112,6 +112,18 @@ fn a_kernel_and_the_menu() {
 }
 
 #[test]
+fn dm_restrict_as_libxl_4_17_and_4_20_say_it() {
+    for text in [
+        "-xen-domid 7 -S -xen-domid-restrict -chroot /var/run/xen/qemu-root-7 -runas 131079:131072",
+        "-xen-domid 7 -S -xen-domid-restrict -run-with chroot=/var/run/xen/qemu-root-7 -run-with user=131079:131072",
+    ] {
+        let machine = parse(words(text)).unwrap().machine;
+        assert_eq!((machine.user.as_deref(), machine.chroot.as_deref(), machine.stopped), (Some("131079:131072"), Some("/var/run/xen/qemu-root-7"), true));
+    }
+    assert!(parse(words("-xen-domid 7 -run-with async-teardown=on")).is_err());
+}
+
+#[test]
 fn cirrus_is_served_by_the_standard_vga_and_logged() {
     let parsed = parse(words("-xen-domid 1 -device cirrus-vga,vgamem_mb=8")).unwrap();
     assert_eq!(parsed.machine.video, Some(Video { mib: 8 }));

@@ -25,6 +25,9 @@ impl Launcher {
         let settings = NicSettings::from_bytes(bytes).ok_or("settings of a network card")?;
         let name = self.slot(slot).filter(|s| s.phase != Phase::Unplugged).map(|s| s.name.clone());
         let name = name.ok_or("there is no such network card")?;
+        if self.restricted && self.rules(slot).is_some() {
+            return Err(format!("{name}: dm_restrict has taken the right to change rules on an interface away; nothing was changed"));
+        }
         *self.nic(slot).ok_or("this is no network card")? = settings.clone();
         let on_interface = match self.rules(slot) {
             Some(rules) => {

@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::slot::SlotState;
 use crate::stubdom::Stubdom;
 use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot};
-use bulkhead_policy::{Ids, verify};
+use bulkhead_policy::{self as policy, Ids, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
@@ -32,6 +32,10 @@ impl Launcher {
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
         let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
         let executable = roles()?;
+        policy::restrict::unlimited_file_size();
+        let user = machine.user.as_deref().map(host::user).transpose()?;
+        let restricted = user.is_some() || machine.chroot.is_some();
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("/dev/null: {e}"))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
@@ -116,7 +120,8 @@ impl Launcher {
             devices,
             chardevs: serials.iter().map(|s| s.shown.clone()).collect(),
             stopped: machine.stopped,
-            dump_dir: stubdom.is_none().then(|| DUMP_DIR.to_owned()),
+            // Nothing can be opened any more after it.
+            dump_dir: (stubdom.is_none() && !restricted).then(|| DUMP_DIR.to_owned()),
         };
         let mut launcher = Self {
             plan,
@@ -130,6 +135,9 @@ impl Launcher {
             _keep: Vec::new(),
             sockets,
             own,
+            null,
+            user,
+            restricted,
             surface: None,
             report: match &stubdom {
                 // Relative to the domain's own path.
@@ -143,7 +151,23 @@ impl Launcher {
         };
         let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
+        if restricted {
+            launcher.restrict(machine.chroot.as_deref())?;
+        }
         Ok(launcher)
+    }
+
+    /// Everything has been opened: gives up what opening needed.
+    fn restrict(&mut self, chroot: Option<&str>) -> Result<(), String> {
+        if let Some(directory) = chroot {
+            policy::restrict::leave_root(directory).map_err(|e| format!("-chroot {directory}: {e}"))?;
+        }
+        if let Some(ids) = self.user {
+            policy::restrict::become_user(ids).map_err(|e| format!("-runas {}:{}: {e}", ids.uid, ids.gid))?;
+            say(&format!("restricted: user {}, group {}{}", ids.uid, ids.gid, if chroot.is_some() { ", an empty root directory" } else { "" }));
+        }
+        self.own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+        Ok(())
     }
 
     fn make_slots(
@@ -287,6 +311,10 @@ impl Launcher {
 
     /// The user of a slot: of the range if this process may choose, else its own.
     fn ids(&self, slot: Slot) -> Option<Ids> {
+        // libxl's reaper kills by the user.
+        if self.user.is_some() {
+            return self.user;
+        }
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if uid != 0 {
             return Some(Ids { uid, gid });
