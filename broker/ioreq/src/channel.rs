@@ -44,6 +44,8 @@ pub(crate) struct Channel {
     pub(crate) live: Option<Live>,
     lines: Vec<LineState>,
     pub(crate) unplugged: bool,
+    /// Parts of it that have been unplugged and of which the launcher has not heard: bits of the protocol's mask.
+    pub(crate) parts: u16,
     /// The guest has unplugged all of it: nothing of it is decoded any more.
     pub(crate) removed: bool,
     /// Writes of the guest's to regions that are kept, made while no process was there.
@@ -61,7 +63,7 @@ impl Channel {
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
         let hops = vec![0; declaration.regions.len().saturating_add(1)];
-        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, removed: false, missed: Vec::new() }
+        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, parts: 0, removed: false, missed: Vec::new() }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {

@@ -105,6 +105,7 @@ impl<E: Edge> Broker<E> {
                 match action {
                     Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead, slot, death as u64)?,
                     Action::Unplugged(slot) => self.process.tell(Ask::Unplugged, slot, 0)?,
+                    Action::PartsUnplugged(slot, mask) => self.process.tell(Ask::Unplugged, slot, u64::from(mask))?,
                     Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt, 0, gfn)?,
                 }
             }

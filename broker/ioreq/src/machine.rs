@@ -48,6 +48,8 @@ pub enum Action {
     VideoRamAt(u64),
     /// The guest has unplugged a device, and has been told that it is done.
     Unplugged(ProcessSlot),
+    /// The guest has unplugged what these bits of the protocol's mask mean of the device: nobody shall have it again.
+    PartsUnplugged(ProcessSlot, u16),
 }
 
 struct VideoRam {
@@ -484,6 +486,12 @@ impl<E: Edge> Machine<E> {
 
     /// Devices of which nothing is left: their functions are gone, before the guest hears that it is done.
     fn remove_unplugged(&mut self) {
+        for channel in self.channels.iter_mut().filter(|c| !c.declaration.unplug_removes) {
+            let parts = std::mem::take(&mut channel.parts);
+            if parts != 0 {
+                self.actions.push(Action::PartsUnplugged(channel.slot, parts));
+            }
+        }
         for index in 0..self.channels.len() {
             let Some(channel) = self.channels.get_mut(index).filter(|c| c.unplugged && c.declaration.unplug_removes && !c.removed) else { continue };
             channel.removed = true;
@@ -756,6 +764,7 @@ impl<E: Edge> Machine<E> {
             let mask = reply.unplug_mask as u16;
             for channel in self.channels.iter_mut().filter(|c| c.declaration.unplug & mask != 0) {
                 channel.unplugged = true;
+                channel.parts = channel.declaration.unplug & mask;
             }
             let what = plain(Op::Unplug, u64::from(mask));
             return self.barrier(vcpu, request, what, |c| c.declaration.unplug & mask != 0, data);

@@ -100,6 +100,8 @@ struct Launcher {
     next_token: u32,
     /// libxl took its rights away: rules on interfaces stay as they are.
     restricted: bool,
+    /// Open only if it could not be opened later; until libxl has been told that the machine runs.
+    xenstore: Option<Xenstore>,
     /// The rules on the interfaces of network cards, by slot.
     rules: Vec<(Slot, Rules)>,
 }
@@ -138,7 +140,10 @@ impl Launcher {
         self.running = true;
         self.tell_running();
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
-            let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
+            let mut xenstore = match self.xenstore.take() {
+                Some(open) => open,
+                None => Xenstore::connect().map_err(|e| e.to_string())?,
+            };
             for (path, value) in &self.report {
                 xenstore.write(path, value).map_err(|e| format!("{path}: {e}"))?;
             }
@@ -425,7 +430,8 @@ impl Launcher {
                 self.answer(message.serial, result);
             }
             (Ask::Dropped, CONTROL) => self.dropped(message.serial, message.arg),
-            (Ask::Unplugged, BROKER) => self.unplugged(message.arg),
+            (Ask::Unplugged, BROKER) if message.extra == 0 => self.unplugged(message.arg),
+            (Ask::Unplugged, BROKER) => self.disks_unplugged(message.arg, message.extra),
             (Ask::Dump, CONTROL) => {
                 let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
                 self.answer(message.serial, result);

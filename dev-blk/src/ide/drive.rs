@@ -166,6 +166,10 @@ impl Drive {
         self.sense = Sense { key, asc, ascq };
         self.counters = Counters::load(s.counters.as_ref());
         (self.present, self.locked) = (s.present, s.locked);
+        // Somebody else may have what was unplugged.
+        if !self.present {
+            self.image = None;
+        }
         // A medium that has come since closes the tray.
         (self.tray_open, self.attention, self.event) = (s.tray_open && self.image.is_none(), s.attention, event);
         Ok(())

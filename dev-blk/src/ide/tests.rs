@@ -1,5 +1,6 @@
 use super::*;
-use crate::backend::Inline;
+use crate::backend::{Inline, Job, Outcome};
+use prost::Message as _;
 use bulkhead_bus::{GuestMemory as _, fake::FakeMemory};
 use proptest::prelude::*;
 use rustix::io::Errno;
@@ -520,6 +521,42 @@ fn unplug_takes_the_disks_and_leaves_the_cd() {
     let mut b = Bench::new();
     assert!(b.ide.unplug(4, &mut b.cx));
     assert_eq!(b.inb(0x1f7), 0x50, "the primary master stays with mask 4");
+}
+
+/// Jobs end when they are let.
+struct Held(Inline, Arc<std::sync::atomic::AtomicBool>);
+
+impl Executor for Held {
+    fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
+        self.0.submit(lane, image, job);
+    }
+    fn take(&mut self) -> Option<(usize, Outcome)> {
+        self.1.load(std::sync::atomic::Ordering::Relaxed).then(|| self.0.take()).flatten()
+    }
+}
+
+/// The guest's write to the unplug port ends when this says true; a PV back end may write to the disk then.
+#[test]
+fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
+    let mut b = Bench::new();
+    let may_end = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let image = Some(Image { file: rustix::io::dup(&b.disk).unwrap(), size: 1 << 20 });
+    b.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image }], Box::new(Held(Inline::new(b.memory.clone()), may_end.clone())));
+    b.prd(&[(0x8000, 512, true)]);
+    b.bm(0, 1, 0);
+    b.ata(0xca, 3, 1);
+    b.bm(0, 1, 1);
+    assert!(!b.ide.unplug(1, &mut b.cx) && !b.ide.quiescent(), "the write is under way");
+    assert!(state::IdeState::decode(b.ide.save().as_slice()).unwrap().channels[0].drives[0].present);
+    may_end.store(true, std::sync::atomic::Ordering::Relaxed);
+    b.ide.poll(Ready::Fd(JOBS), &mut b.cx);
+    assert!(b.ide.unplug(1, &mut b.cx));
+    // A later life does not have it, even if it is given the file once more.
+    let state = b.ide.save();
+    let mut next = Bench::new();
+    next.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(Image { file: rustix::io::dup(&b.disk).unwrap(), size: 1 << 20 }) }], Box::new(Inline::new(next.memory.clone())));
+    next.ide.load(&state, &mut next.cx).unwrap();
+    assert_eq!(next.inb(0x1f7), 0xff);
 }
 
 #[test]

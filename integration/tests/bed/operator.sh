@@ -89,3 +89,34 @@ S
     guest_run /run/du.cfg >/run/du.out && grep -q BOOT-OK /run/du.out && grep 'restricted: user 2000' /var/log/xen/qemu-dm-du.log || { cat /run/du.out /var/log/xen/qemu-dm-du.log; return 1; }
     by_hand 'runas nobody-at-all: no such user' -xen-domid 9 -serial null -runas nobody-at-all && by_hand 'that is root' -xen-domid 9 -serial null -runas 0:0
 }
+
+# A stock kernel (it unplugs) whose disks are block devices: it goes on with the PV disk, and nobody but its back end has the disk.
+stock() {
+    modprobe -a loop xen-blkback
+    linux_config our st <<'S'
+ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' '; echo GUEST-BLOCK; grep -c ATA /proc/scsi/scsi 2>/dev/null
+head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1
+dd if=/dev/hda of=/dev/hdb bs=512k count=64 seek=128 iflag=direct oflag=direct 2>/dev/null && sync && echo GUEST-COPIED
+hears end
+S
+    printf '%-23.23s' 'xen_emul_unplug=all' | dd of=/run/st.img bs=1 seek="$(cat $guests/linux.img.cmdline)" conv=notrunc 2>/dev/null
+    losetup /dev/loop0 /run/st.img; losetup /dev/loop1 /run/st.data
+    sed -i 's#^disk=.*#disk=["phy:/dev/loop0,hda,w","phy:/dev/loop1,hdb,w"]#; s#^serial=.*#serial="pty"#' /run/st.cfg
+    xl create -p /run/st.cfg || { cat /var/log/xen/qemu-dm-st.log /var/log/xen/xen-hotplug.log; return 1; }
+    rm -f /run/st.in; mkfifo /run/st.in
+    $tools/bulkhead-bed terminal xl console st </run/st.in >/run/st.out 2>&1 &
+    exec 6<>/run/st.in
+    xl unpause st
+    await 120 said st GUEST-COPIED || { trouble st; return 1; }
+    holders() { for p in $(tree st | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -c loop; done | awk '{ n += $1 } END { print n + 0 }'; }
+    [ "$(holders)" = 0 ] || { echo "somebody still has the disk"; tree st; return 1; }
+    bulkhead logs st | grep 'has unplugged' ; grep 'unplugged ide0-hd0, ide0-hd1' /var/log/xen/qemu-dm-st.log || return 1
+    # A process that is started again has no disk either.
+    p=$(role_pid st ide); bulkhead restart st ide; await 20 new_role st ide "$p" && [ "$(holders)" = 0 ] || return 1
+    qmp st '{"execute":"query-block"}'
+    say end; await 60 gone st || return 1
+    exec 6>&-; losetup -d /dev/loop0; losetup -d /dev/loop1; cat /run/st.out
+    grep -q 'xvda xvdb *GUEST-BLOCK' /run/st.out && ! grep -q 'sda.*GUEST-BLOCK' /run/st.out || return 1
+    grep -q "$(head -c 65536 /run/st.img | sha256sum | cut -d' ' -f1)" /run/st.out || return 1
+    [ "$(dd if=/run/st.data bs=512k skip=128 count=64 2>/dev/null | sha256sum)" = "$(head -c 33554432 /run/st.img | sha256sum)" ] && await 5 nothing_left
+}

@@ -458,7 +458,8 @@ pub enum Ask {
     Nic = 13,
     /// Control: what the rules on the interface of the card in slot `arg` have dropped.
     Dropped = 14,
-    /// Broker: the guest has unplugged the device in slot `arg`; its process ends now and is not started again.
+    /// Broker: the guest has unplugged the device in slot `arg`; its process ends now and is not started again. With `extra` not 0
+    /// only what these bits of the protocol's mask mean: the disks of a controller, which no later life has.
     Unplugged = 15,
 }
 

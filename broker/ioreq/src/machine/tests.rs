@@ -475,7 +475,7 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     assert_eq!((what.op, what.data), (Op::Unplug as u8, 3));
     let _ = b.devices[0].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), unplug_mask: 0 }, &[]);
     while b.machine.step() {}
-    assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![Action::Unplugged(2)]));
+    assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![Action::Unplugged(2)]), "nothing of the other device was meant");
     assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)"]);
     b.offer(0, 2, bdf, 4, 0, IoreqBits::new().with_read(true), 1);
     b.read(0, 0x402);

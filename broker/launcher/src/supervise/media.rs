@@ -38,6 +38,27 @@ impl Launcher {
         Ok(token)
     }
 
+    /// The guest has unplugged disks of a controller (docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the first): a PV
+    /// back end has them from now on, and no later life of the process may.
+    pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u64) {
+        let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
+        let Some(DeviceConfig::Ide { drives }) = config else { return };
+        let gone: Vec<_> = drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.index != 0))).collect();
+        let mut names = Vec::new();
+        let mut indices = Vec::new();
+        for drive in gone {
+            (drive.size, drive.file) = (None, None);
+            names.push(drive.id.clone());
+            indices.push(drive.index);
+        }
+        if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
+            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(index) if indices.contains(index)));
+        }
+        if !names.is_empty() {
+            say(&format!("the guest has unplugged {}", names.join(", ")));
+        }
+    }
+
     /// Tells control of the CDs that this stub domain's kernel has, with a descriptor for each that is newer than `known`.
     pub(super) fn disks(&mut self, serial: u32, known: u64) {
         let (mut disks, mut fds) = (Vec::new(), Vec::new());

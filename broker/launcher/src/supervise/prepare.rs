@@ -138,6 +138,7 @@ impl Launcher {
             null,
             user,
             restricted,
+            xenstore: None,
             surface: None,
             report: match &stubdom {
                 // Relative to the domain's own path.
@@ -159,6 +160,9 @@ impl Launcher {
 
     /// Everything has been opened: gives up what opening needed.
     fn restrict(&mut self, chroot: Option<&str>) -> Result<(), String> {
+        if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
+            self.xenstore = Some(Xenstore::connect().map_err(|e| e.to_string())?);
+        }
         if let Some(directory) = chroot {
             policy::restrict::leave_root(directory).map_err(|e| format!("-chroot {directory}: {e}"))?;
         }
