@@ -1,10 +1,12 @@
 //! What the launcher opens on the host, before anything is started.
+use crate::qcow2;
 use crate::machine::{Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
-use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, NicEnd, NicModel};
+use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::path::{Path, PathBuf};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Where what is installed beside the executables is.
@@ -157,30 +159,66 @@ fn raw(fd: &OwnedFd) {
     }
 }
 
-/// A drive's image, open and locked, and the drive's configuration.
-pub fn drive(drive: &Drive) -> Result<(Option<OwnedFd>, DriveConfig), Failure> {
-    let index = drive.index.unwrap_or(0);
-    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone() };
-    let Some(path) = &drive.file else { return Ok((None, config)) };
-    let what = format!("{} {path}", if drive.cdrom { "CD image" } else { "disk image" });
-    let access = if drive.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let fd = rustix::fs::open(path.as_str(), access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
-        if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS { errno(&format!("{what} cannot be opened for writing"), e) } else { errno(&what, e) }
+/// An image, open and locked. `writable`: for this guest alone.
+fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
+    let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+    let fd = rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
+        if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS { errno(&format!("{what} cannot be opened for {}", if writable { "writing" } else { "reading" }), e) } else { errno(what, e) }
     })?;
-    let stat = rustix::fs::fstat(&fd).map_err(|e| errno(&what, e))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| errno(what, e))?;
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     if !matches!(kind, rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice) {
         return Err(format!("{what}: neither a file nor a block device"));
     }
-    rustix::io::ioctl_fionbio(&fd, false).map_err(|e| errno(&what, e))?;
-    let lock = if drive.read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    rustix::io::ioctl_fionbio(&fd, false).map_err(|e| errno(what, e))?;
+    let lock = if writable { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
     rustix::fs::flock(&fd, lock).map_err(|_| format!("{what}: locked by another process"))?;
-    let size = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| errno(&what, e))?;
-    if size < 512 {
-        return Err(format!("{what}: {size} bytes are no disk"));
+    Ok(fd)
+}
+
+/// The medium of a drive, with what it is based on, and the drive's configuration.
+pub fn drive(drive: &Drive) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
+    let index = drive.index.unwrap_or(0);
+    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new() };
+    let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
+    let mut what = format!("{} {file}", if drive.cdrom { "CD image" } else { "disk image" });
+    let (mut path, mut format) = (PathBuf::from(file), drive.format);
+    let mut fds = Vec::new();
+    loop {
+        let depth = fds.len();
+        let fd = image(&what, &path, depth == 0 && !drive.read_only)?;
+        config.formats.push(format);
+        let (size, below) = match format {
+            ImageFormat::Raw => (rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| errno(&what, e))?, None),
+            ImageFormat::Qcow2 => {
+                let mut bytes = vec![0; qcow2::LOOKED_AT];
+                let n = rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(|e| errno(&what, e))?;
+                let header = qcow2::Header::parse(bytes.get(..n).unwrap_or_default()).map_err(|e| format!("{what}: {e}"))?;
+                (header.size, header.backing)
+            }
+        };
+        if depth == 0 {
+            if size < 512 {
+                return Err(format!("{what}: {size} bytes are no disk"));
+            }
+            config.size = Some(size);
+        }
+        fds.push((if depth == 0 { FdUse::Drive(index) } else { FdUse::Backing(index, depth as u8) }, fd));
+        let Some((name, told)) = below else { return Ok((fds, config)) };
+        if fds.len() > qcow2::MAX_DEPTH {
+            return Err(format!("{what}: more than {} images below the first", qcow2::MAX_DEPTH));
+        }
+        format = match told.as_deref() {
+            Some("raw") => ImageFormat::Raw,
+            Some("qcow2") => ImageFormat::Qcow2,
+            Some(other) => return Err(format!("{what}: its backing file {name} has the format {other} (raw and qcow2 are supported)")),
+            // What a guest has written into a raw image could say that it is another.
+            None => return Err(format!("{what}: it does not tell the format of its backing file {name}, and none is guessed (qemu-img rebase -u -F FORMAT -b {name})")),
+        };
+        // Relative to the image that names it. "nbd:" and the like are names of no file here.
+        path = path.parent().unwrap_or(Path::new("")).join(&name);
+        what = format!("backing file {}", path.display());
     }
-    config.size = Some(size);
-    Ok((Some(fd), config))
 }
 
 /// The files of a direct boot, open, with their sizes.

@@ -8,6 +8,7 @@ mod budget;
 mod host;
 pub mod machine;
 pub mod options;
+pub mod qcow2;
 mod resource;
 mod slot;
 pub mod stubdom;

@@ -1,7 +1,7 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{BootMenu, Level, NicModel};
+use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -96,6 +96,8 @@ pub struct Drive {
     pub read_only: bool,
     /// The image; none for an empty CD drive.
     pub file: Option<String>,
+    /// Its format; never guessed.
+    pub format: ImageFormat,
     /// QMP's name for it.
     pub id: String,
 }
@@ -103,10 +105,11 @@ pub struct Drive {
 impl Drive {
     /// From a `-drive`.
     pub fn parse(options: &Options) -> Result<Self, &'static str> {
-        match options.get("format") {
-            None | Some("raw" | "host_device") => {}
-            Some(_) => return Err("this image format is not supported (raw is)"),
-        }
+        let format = match options.get("format") {
+            None | Some("raw" | "host_device") => ImageFormat::Raw,
+            Some("qcow2") => ImageFormat::Qcow2,
+            Some(_) => return Err("this image format is not supported (raw and qcow2 are)"),
+        };
         // Writes are acknowledged when the host's page cache has them, FLUSH waits for the medium; nothing else is offered.
         if !matches!(options.get("cache"), None | Some("writeback")) {
             return Err("cache= is writeback");
@@ -125,11 +128,11 @@ impl Drive {
                     return Err("a disk needs file=");
                 }
                 let id = format!("ide{}-{}{}", index / 2, if cdrom { "cd" } else { "hd" }, index % 2);
-                Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, id })
+                Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, format, id })
             }
             "none" => {
                 let id = options.get("id").ok_or("id= is missing")?.to_owned();
-                Ok(Self { index: None, cdrom: true, read_only: true, file, id })
+                Ok(Self { index: None, cdrom: true, read_only: true, file, format, id })
             }
             _ => Err("if= is ide or none"),
         }

@@ -3,9 +3,9 @@
 mod vchan;
 mod viewer;
 
-use bulkhead_bus::plan::{DeviceConfig, FdUse, MachinePlan, NicEnd, NicModel};
+use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachinePlan, NicEnd, NicModel};
 use bulkhead_bus::{Declaration, Unseen};
-use bulkhead_dev_blk::backend::{Image, Threads};
+use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_display::{fbdev, vga};
 use bulkhead_dev_input::{ps2, serial};
@@ -116,8 +116,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let threads = Threads::new(2, &resources.memory, &bell).map_err(|e| e.to_string())?;
             let mut specs = Vec::new();
             for drive in drives {
-                let file = resources.fds.take(&FdUse::Drive(drive.index));
-                let image = file.zip(drive.size).map(|(file, size)| Image { file, size });
+                let image = image(drive, &mut resources.fds)?;
                 specs.push(DriveSpec { index: drive.index, cdrom: drive.cdrom, read_only: drive.read_only, image });
             }
             Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
@@ -174,6 +173,26 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory)), polled: Vec::new() })
         }
     }
+}
+
+/// A drive's medium, of the descriptors that were handed over for it.
+fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
+    let Some((file, size)) = fds.take(&FdUse::Drive(drive.index)).zip(drive.size) else { return Ok(None) };
+    if let [ImageFormat::Raw] = drive.formats.as_slice() {
+        return Ok(Some(Image::raw(file, size)));
+    }
+    let format = |f: &ImageFormat| match f {
+        ImageFormat::Raw => Format::Raw,
+        ImageFormat::Qcow2 => Format::Qcow2,
+    };
+    let mut chain = Vec::new();
+    let mut next = Some(file);
+    for (below, told) in (1u8..).zip(&drive.formats) {
+        let file = next.take().ok_or_else(|| format!("drive {}: an image of its chain is missing", drive.id))?;
+        chain.push((file, format(told)));
+        next = fds.take(&FdUse::Backing(drive.index, below));
+    }
+    Image::chain(chain, !drive.read_only).map(Some).map_err(|e| format!("drive {}: {e}", drive.id))
 }
 
 /// The board's own form of its configuration.

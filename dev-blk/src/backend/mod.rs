@@ -1,6 +1,12 @@
 //! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
 //! its result comes back by `poll`.
+mod image;
+#[cfg(test)]
+mod tests;
+
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
+pub use image::{Format, Image};
+use image::{Content, locked};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -8,35 +14,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Bytes that are read or written between guest memory and an image at once.
 const CHUNK: usize = 1 << 20;
-
-/// An open image.
-#[derive(Debug)]
-pub struct Image {
-    /// The file or block device.
-    pub file: OwnedFd,
-    /// Its bytes.
-    pub size: u64,
-}
-
-impl Image {
-    /// A medium that somebody has handed over: a file or a block device with at least one CD sector.
-    ///
-    /// # Errors
-    /// If it is something else.
-    pub fn medium(file: OwnedFd) -> Result<Self, String> {
-        use rustix::fs::FileType;
-        let failed = |e: Errno| format!("the medium: {}", std::io::Error::from(e));
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
-        if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
-            return Err("the medium is neither a file nor a block device".into());
-        }
-        let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
-        if size < 2048 {
-            return Err(format!("the medium: {size} bytes are no CD"));
-        }
-        Ok(Self { file, size })
-    }
-}
 
 /// Something to do with an image.
 #[derive(Debug)]
@@ -122,12 +99,19 @@ fn errno(e: DmaError) -> Errno {
 
 /// Carries one job out.
 fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
+    match &image.content {
+        Content::Raw(file) => run_raw(file, memory, job),
+        Content::Formatted(access) => run_formatted(&mut locked(access), memory, job),
+    }
+}
+
+fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
     match job {
         Job::Read { offset, len } => {
             let mut data = vec![0; len];
             let mut done = 0usize;
             while let Some(rest) = data.get_mut(done..).filter(|r| !r.is_empty()) {
-                match rustix::io::pread(&image.file, rest, offset.saturating_add(done as u64)) {
+                match rustix::io::pread(file, rest, offset.saturating_add(done as u64)) {
                     Ok(0) => return Err(Errno::IO),
                     Ok(n) => done = done.saturating_add(n),
                     Err(Errno::INTR) => {}
@@ -139,7 +123,7 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
         Job::Write { offset, data } => {
             let mut done = 0usize;
             while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
-                match rustix::io::pwrite(&image.file, rest, offset.saturating_add(done as u64)) {
+                match rustix::io::pwrite(file, rest, offset.saturating_add(done as u64)) {
                     Ok(0) => return Err(Errno::NOSPC),
                     Ok(n) => done = done.saturating_add(n),
                     Err(Errno::INTR) => {}
@@ -151,7 +135,7 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
         Job::ReadDma { offset, to } => {
             let mut at = offset;
             for group in chunks(&to) {
-                let n = memory.read_file(image.file.as_fd(), at, &group).map_err(errno)?;
+                let n = memory.read_file(file.as_fd(), at, &group).map_err(errno)?;
                 if n != whole(&group) {
                     return Err(Errno::IO);
                 }
@@ -162,7 +146,7 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
         Job::WriteDma { offset, from } => {
             let mut at = offset;
             for group in chunks(&from) {
-                let n = memory.write_file(image.file.as_fd(), at, &group).map_err(errno)?;
+                let n = memory.write_file(file.as_fd(), at, &group).map_err(errno)?;
                 if n != whole(&group) {
                     return Err(Errno::NOSPC);
                 }
@@ -170,13 +154,70 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
             }
             Ok(Vec::new())
         }
-        Job::Flush => rustix::fs::fdatasync(&image.file).map(|()| Vec::new()),
+        Job::Flush => rustix::fs::fdatasync(file).map(|()| Vec::new()),
         Job::Trim(ranges) => {
             use rustix::fs::FallocateFlags;
             for (offset, len) in ranges {
                 // Advice: a file system that cannot is no error.
-                let _ = rustix::fs::fallocate(&image.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
+                let _ = rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
             }
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The same for an image with tables. What the guest is told is written has left this process, tables too, as with a raw image.
+fn run_formatted(access: &mut imago::FormatAccess<imago::file::File>, memory: &dyn GuestMemory, job: Job) -> Outcome {
+    let failed = |e: std::io::Error| image::errno(&e);
+    match job {
+        Job::Read { offset, len } => {
+            let mut data = vec![0; len];
+            access.read(data.as_mut_slice(), offset).map_err(failed)?;
+            Ok(data)
+        }
+        Job::Write { offset, data } => {
+            access.write(data.as_slice(), offset).map_err(failed)?;
+            access.flush().map_err(failed)?;
+            Ok(Vec::new())
+        }
+        Job::ReadDma { offset, to } => {
+            let mut at = offset;
+            for group in chunks(&to) {
+                let mut data = vec![0; whole(&group)];
+                access.read(data.as_mut_slice(), at).map_err(failed)?;
+                let mut rest = data.as_slice();
+                for segment in group {
+                    let (piece, more) = rest.split_at_checked(segment.len as usize).ok_or(Errno::IO)?;
+                    memory.write(segment.address, piece).map_err(errno)?;
+                    rest = more;
+                }
+                at = at.saturating_add(data.len() as u64);
+            }
+            Ok(Vec::new())
+        }
+        Job::WriteDma { offset, from } => {
+            let mut at = offset;
+            for group in chunks(&from) {
+                let mut data = vec![0; whole(&group)];
+                let mut rest = data.as_mut_slice();
+                for segment in group {
+                    let (piece, more) = rest.split_at_mut_checked(segment.len as usize).ok_or(Errno::IO)?;
+                    memory.read(segment.address, piece).map_err(errno)?;
+                    rest = more;
+                }
+                access.write(data.as_slice(), at).map_err(failed)?;
+                at = at.saturating_add(data.len() as u64);
+            }
+            access.flush().map_err(failed)?;
+            Ok(Vec::new())
+        }
+        Job::Flush => access.flush().and_then(|()| access.sync()).map(|()| Vec::new()).map_err(failed),
+        Job::Trim(ranges) => {
+            for (offset, len) in ranges {
+                // Advice, as above.
+                let _ = access.discard_to_any(offset, len);
+            }
+            access.flush().map_err(failed)?;
             Ok(Vec::new())
         }
     }
@@ -252,20 +293,5 @@ impl Executor for Inline {
     }
     fn take(&mut self) -> Option<(usize, Outcome)> {
         self.done.pop_front()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_are_cut_at_chunks_and_nothing_is_lost() {
-        let segments = [Segment { address: 0, len: 3 << 20 }, Segment { address: 1 << 30, len: 100 }];
-        let groups = chunks(&segments);
-        assert_eq!(groups.len(), 4);
-        assert!(groups.iter().all(|g| whole(g) <= CHUNK));
-        assert_eq!(groups.iter().map(|g| whole(g)).sum::<usize>(), (3 << 20) + 100);
-        assert_eq!(groups[3], [Segment { address: 1 << 30, len: 100 }]);
     }
 }

@@ -86,12 +86,12 @@ impl Drive {
 
     /// Sectors of a disk.
     pub(crate) fn sectors(&self) -> u64 {
-        self.image.as_ref().map_or(0, |i| i.size >> 9)
+        self.image.as_ref().map_or(0, |i| i.size() >> 9)
     }
 
     /// Sectors of a CD.
     pub(crate) fn cd_sectors(&self) -> Option<u32> {
-        self.image.as_ref().map(|i| u32::try_from(i.size >> 11).unwrap_or(u32::MAX))
+        self.image.as_ref().map(|i| u32::try_from(i.size() >> 11).unwrap_or(u32::MAX))
     }
 
     /// Takes the medium out. A locked tray asks the guest first, unless `force`.

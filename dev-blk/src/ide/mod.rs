@@ -317,7 +317,7 @@ pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device
     let image = || {
         let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
         rustix::fs::ftruncate(&file, 1 << 20).ok()?;
-        Some(Image { file, size: 1 << 20 })
+        Some(Image::raw(file, 1 << 20))
     };
     let drives = vec![
         DriveSpec { index: 0, cdrom: false, read_only: false, image: image() },

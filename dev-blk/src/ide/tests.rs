@@ -1,6 +1,5 @@
 use super::*;
 use crate::backend::{Inline, Job, Outcome};
-use prost::Message as _;
 use bulkhead_bus::{GuestMemory as _, fake::FakeMemory};
 use proptest::prelude::*;
 use rustix::io::Errno;
@@ -31,7 +30,7 @@ impl Bench {
         let inline = Inline::new(memory.clone());
         let failures = inline.failures.clone();
         let disk = file(1 << 20);
-        let image = |fd: &rustix::fd::OwnedFd, size| Some(Image { file: rustix::io::dup(fd).unwrap(), size });
+        let image = |fd: &rustix::fd::OwnedFd, size| Some(Image::raw(rustix::io::dup(fd).unwrap(), size));
         let drives = vec![
             DriveSpec { index: 0, cdrom: false, read_only: false, image: image(&disk, 1 << 20) },
             DriveSpec { index: 2, cdrom: true, read_only: true, image: image(&file(64 * 2048), 64 * 2048) },
@@ -540,7 +539,7 @@ impl Executor for Held {
 fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     let mut b = Bench::new();
     let may_end = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let image = Some(Image { file: rustix::io::dup(&b.disk).unwrap(), size: 1 << 20 });
+    let image = Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20));
     b.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image }], Box::new(Held(Inline::new(b.memory.clone()), may_end.clone())));
     b.prd(&[(0x8000, 512, true)]);
     b.bm(0, 1, 0);
@@ -554,7 +553,7 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     // A later life does not have it, even if it is given the file once more.
     let state = b.ide.save();
     let mut next = Bench::new();
-    next.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(Image { file: rustix::io::dup(&b.disk).unwrap(), size: 1 << 20 }) }], Box::new(Inline::new(next.memory.clone())));
+    next.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20)) }], Box::new(Inline::new(next.memory.clone())));
     next.ide.load(&state, &mut next.cx).unwrap();
     assert_eq!(next.inb(0x1f7), 0xff);
 }

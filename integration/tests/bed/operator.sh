@@ -120,3 +120,35 @@ S
     grep -q "$(head -c 65536 /run/st.img | sha256sum | cut -d' ' -f1)" /run/st.out || return 1
     [ "$(dd if=/run/st.data bs=512k skip=128 count=64 2>/dev/null | sha256sum)" = "$(head -c 33554432 /run/st.img | sha256sum)" ] && await 5 nothing_left
 }
+
+# A root disk in a qcow2 image over a raw one: its process is killed in the middle of writes, and then its file system is full. What
+# was acknowledged is there, the guest goes on, and the image is whole.
+qcow2() {
+    mkdir -p /run/small; mount -t tmpfs -o size=60m none /run/small || return 1
+    linux_config our qc <<'S'
+pattern() { dd if=/dev/hda bs=512k count=16 iflag=direct 2>/dev/null; }
+pattern | dd of=/dev/hda bs=512k seek=128 oflag=direct 2>/dev/null; echo GUEST-FIRST
+i=0; while ! host_says killed; do pattern | dd of=/dev/hda bs=64k seek=$((1200 + i % 100)) oflag=direct 2>/dev/null || echo "a write failed"; i=$((i + 1)); [ $i != 2 ] || echo GUEST-WRITING; done
+pattern | dd of=/dev/hda bs=512k seek=160 oflag=direct 2>/dev/null && sync && echo GUEST-SECOND
+echo "GUEST-SUMS $(pattern | sha256sum | cut -d' ' -f1) $(dd if=/dev/hda bs=512k skip=128 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1) $(dd if=/dev/hda bs=512k skip=160 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)"
+dd if=/dev/zero of=/dev/hda bs=512k seek=200 count=120 oflag=direct 2>/dev/null || echo GUEST-FULL
+await 60 host_says room
+pattern | dd of=/dev/hda bs=512k seek=330 oflag=direct 2>/dev/null && sync && echo "GUEST-ROOM $(dd if=/dev/hda bs=512k skip=330 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)"
+S
+    qemu-img create -q -f qcow2 -F raw -b /run/qc.img /run/small/qc.qcow2 200M || return 1
+    sed -i 's#target=/run/qc.img#target=/run/small/qc.qcow2#; s#format=raw,vdev=hda#format=qcow2,vdev=hda#' /run/qc.cfg; base=$(sha256sum </run/qc.img)
+    guest_run /run/qc.cfg >/run/qc.out & running=$!
+    await 120 said qc GUEST-WRITING || { trouble qc; return 1; }
+    p=$(role_pid qc ide); kill -KILL "$p"; await 20 new_role qc ide "$p" || { trouble qc; return 1; }
+    tell qc killed
+    await 120 said qc GUEST-SUMS || { trouble qc; return 1; }
+    await 120 said qc GUEST-FULL || { trouble qc; return 1; }
+    bulkhead inspect qc ide | grep failed; mount -o remount,size=300m /run/small; tell qc room
+    wait $running; r=$?; cat /run/qc.out; bulkhead ps
+    set -- $(sed -n 's/.*GUEST-SUMS //p' /run/qc.out | tr -d '\r')
+    [ $r = 0 ] && [ "$1" = "$2" ] && [ "$1" = "$3" ] && grep -q "GUEST-ROOM $1" /run/qc.out || return 1
+    qemu-img check /run/small/qc.qcow2; c=$?
+    [ "$base" = "$(sha256sum </run/qc.img)" ] || { echo "the base was written"; return 1; }
+    umount /run/small; [ $c = 0 ] && await 5 nothing_left || return 1
+    refused 'this is no qcow2 image' /run/tiny.img 'disk=["format=qcow2,vdev=hda,access=rw,backendtype=qdisk,target=/run/tiny.img"]'
+}

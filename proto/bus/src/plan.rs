@@ -14,6 +14,16 @@ pub const BROKER: Slot = 1;
 /// First slot of a device.
 pub const FIRST_DEVICE: Slot = 2;
 
+/// Formats of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// The disk's bytes.
+    Raw,
+    /// QEMU's qcow2.
+    Qcow2,
+}
+
 /// One ATA or ATAPI drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveConfig {
@@ -29,6 +39,8 @@ pub struct DriveConfig {
     pub id: String,
     /// The medium's file as the arguments name it, for people.
     pub file: Option<String>,
+    /// Formats of the medium and of what it is based on, in this order; the descriptors are [`FdUse::Drive`] and [`FdUse::Backing`].
+    pub formats: Vec<ImageFormat>,
 }
 
 /// Models of network cards.
@@ -261,6 +273,8 @@ pub enum FdUse {
     Kernel,
     /// Its ramdisk.
     Initrd,
+    /// What the drive's medium is based on: the drive's index, 1 for the first image below.
+    Backing(u8, u8),
     /// A serial port's other end.
     Serial,
     /// A network card's other end.

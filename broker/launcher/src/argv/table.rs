@@ -85,7 +85,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("netdev", Refused("network cards on anything but a tap or a stream"), ""),
     option("nic-rules", Implemented("[id=nicN,]level=off|guard|addresses[,ip=A…][,rate=N[,burst=N]][,link=off]; not QEMU's"), ""),
     option("nic-lease", Implemented("id=nicN,ip=A/BITS[,gateway=A][,dns=A]; not QEMU's"), ""),
-    option("drive", Implemented("if=ide or none, format=raw or host_device, cache=writeback"), "disk"),
+    option("drive", Implemented("if=ide or none, format=raw, host_device or qcow2, cache=writeback"), "disk"),
     option("device VGA", Implemented("vgamem_mb 1 to 256, rounded up to a power of two"), "vga=\"stdvga\""),
     option("device cirrus-vga", Substituted("the standard VGA takes its place"), "vga=\"cirrus\", the default"),
     option("device ide-cd", Implemented("on bus ide.0 or ide.1"), "disk, devtype=cdrom"),

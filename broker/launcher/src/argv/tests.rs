@@ -69,7 +69,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("-smp 200", "1 to 128"),
         ("-boot order=xyz", "letters"),
         ("-drive file=/x,if=ide,index=9,format=raw", "index"),
-        ("-drive file=/x,if=ide,index=0,format=qcow2", "format"),
+        ("-drive file=/x,if=ide,index=0,format=vmdk", "format"),
         ("-drive file=/x,if=ide,index=0,format=raw,throttling.iops-total=5", "throttling.iops-total= is not known"),
         ("-drive file=/x,if=ide,index=0,format=raw,cache=unsafe", "cache"),
         ("-machine xenfv,igd-passthru=on", "igd-passthru"),

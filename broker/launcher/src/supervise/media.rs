@@ -1,6 +1,6 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
 use super::{Launcher, say};
-use bulkhead_bus::plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, Slot, ToProcess};
+use bulkhead_bus::plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -26,9 +26,9 @@ impl Launcher {
             None => None,
         };
         // What it is called only control knows.
-        (config.size, config.file) = (bytes, None);
+        (config.size, config.file, config.formats) = (bytes, None, bytes.map(|_| ImageFormat::Raw).into_iter().collect());
         if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
-            state.kept.retain(|(what, _)| *what != FdUse::Drive(index));
+            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(i) | FdUse::Backing(i, _) if *i == index));
         }
         let Some(fd) = fd else { return Ok(0) };
         let token = self.give(slot, fd.as_fd())?;
@@ -47,12 +47,12 @@ impl Launcher {
         let mut names = Vec::new();
         let mut indices = Vec::new();
         for drive in gone {
-            (drive.size, drive.file) = (None, None);
+            (drive.size, drive.file, drive.formats) = (None, None, Vec::new());
             names.push(drive.id.clone());
             indices.push(drive.index);
         }
         if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
-            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(index) if indices.contains(index)));
+            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(index) | FdUse::Backing(index, _) if indices.contains(index)));
         }
         if !names.is_empty() {
             say(&format!("the guest has unplugged {}", names.join(", ")));

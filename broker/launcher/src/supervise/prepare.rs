@@ -48,8 +48,8 @@ impl Launcher {
         let mut drives = Vec::new();
         let mut drive_fds = Vec::new();
         for drive in &machine.drives {
-            let (fd, config) = host::drive(drive)?;
-            drive_fds.extend(fd.map(|fd| (FdUse::Drive(config.index), fd)));
+            let (fds, config) = host::drive(drive)?;
+            drive_fds.extend(fds);
             drives.push(config);
         }
         let mut serials = Vec::new();

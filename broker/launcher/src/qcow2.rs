@@ -1,0 +1,151 @@
+//! What the launcher must know of a qcow2 image: its size, and which file it is based on, which the device's process cannot open.
+//! Everything else is read by that process, in its sandbox. The image may be hostile: one bounded read, one total function.
+//! Source: QEMU's docs/interop/qcow2.rst.
+
+/// Bytes of the file that are looked at: header, extensions and the backing file's name are in the first cluster, whose least size is
+/// less than this.
+pub const LOOKED_AT: usize = 64 << 10;
+/// Most images below one.
+pub const MAX_DEPTH: usize = 8;
+/// Most bytes of a backing file's name.
+const MAX_NAME: u32 = 1023;
+/// The header extension with the backing file's format.
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Bytes of a header of version 2, which does not say its length.
+const HEADER_2: u32 = 72;
+/// Incompatible features that an image in use may have: it was not closed (bit 0) or is marked corrupt (bit 1); the process decides.
+const KNOWN_FEATURES: u64 = 3;
+
+/// An image's header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the disk that it describes.
+    pub size: u64,
+    /// The file below it: its name, and its format if that is told.
+    pub backing: Option<(String, Option<String>)>,
+}
+
+fn word<const N: usize>(bytes: &[u8], at: u32) -> Option<[u8; N]> {
+    bytes.get(at as usize..)?.first_chunk::<N>().copied()
+}
+
+impl Header {
+    /// Reads it from the beginning of the file.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        const SHORT: &str = "the header is cut off";
+        let u32_at = |at| word(bytes, at).map(u32::from_be_bytes).ok_or(SHORT);
+        let u64_at = |at| word(bytes, at).map(u64::from_be_bytes).ok_or(SHORT);
+        if word(bytes, 0) != Some(*b"QFI\xfb") {
+            return Err("this is no qcow2 image");
+        }
+        let version = u32_at(4)?;
+        if !matches!(version, 2 | 3) {
+            return Err("neither version 2 nor 3");
+        }
+        if u32_at(32)? != 0 {
+            return Err("encrypted images are not supported");
+        }
+        if version == 3 && u64_at(72)? & !KNOWN_FEATURES != 0 {
+            return Err("it has features that are not supported (an external data file, other compression, extended entries)");
+        }
+        let size = u64_at(24)?;
+        let (name_at, name_len) = (u64_at(8)?, u32_at(16)?);
+        if name_at == 0 {
+            return Ok(Self { size, backing: None });
+        }
+        if name_len == 0 || name_len > MAX_NAME {
+            return Err("the name of its backing file has an impossible length");
+        }
+        let name = u32::try_from(name_at).ok().and_then(|at| bytes.get(at as usize..)?.get(..name_len as usize));
+        let name = name.and_then(|n| std::str::from_utf8(n).ok()).filter(|n| !n.contains('\0'));
+        let name = name.ok_or("the name of its backing file is not where a name can be")?;
+        let mut at = if version == 3 { u32_at(100)? } else { HEADER_2 };
+        let mut format = None;
+        // Each extension is at least 8 bytes of what is looked at.
+        while let (Ok(kind), Ok(len)) = (u32_at(at), u32_at(at.saturating_add(4))) {
+            at = at.saturating_add(8);
+            if kind == 0 {
+                break;
+            }
+            if kind == BACKING_FORMAT {
+                let text = bytes.get(at as usize..).and_then(|b| b.get(..len as usize)).and_then(|b| std::str::from_utf8(b).ok());
+                format = Some(text.ok_or("the format of its backing file is cut off")?.to_owned());
+            }
+            at = at.saturating_add(len).checked_next_multiple_of(8).ok_or(SHORT)?;
+        }
+        Ok(Self { size, backing: Some((name.to_owned(), format)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn image(version: u32, backing: Option<(&str, &str)>) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        let mut put = |at: usize, b: &[u8]| bytes[at..at + b.len()].copy_from_slice(b);
+        put(0, b"QFI\xfb");
+        put(4, &version.to_be_bytes());
+        put(24, &(1u64 << 30).to_be_bytes());
+        put(100, &104u32.to_be_bytes());
+        if let Some((name, format)) = backing {
+            let at = if version == 3 { 104 } else { 72 };
+            put(at, &0x1234_5678u32.to_be_bytes());
+            put(at + 4, &3u32.to_be_bytes());
+            put(at + 16, &BACKING_FORMAT.to_be_bytes());
+            put(at + 20, &(format.len() as u32).to_be_bytes());
+            put(at + 24, format.as_bytes());
+            put(8, &1000u64.to_be_bytes());
+            put(16, &(name.len() as u32).to_be_bytes());
+            put(1000, name.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn size_and_backing_file() {
+        assert_eq!(Header::parse(&image(3, None)), Ok(Header { size: 1 << 30, backing: None }));
+        for version in [2, 3] {
+            let want = Some(("base.img".to_owned(), Some("raw".to_owned())));
+            assert_eq!(Header::parse(&image(version, Some(("base.img", "raw")))).unwrap().backing, want);
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_or_impossible_is_said() {
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = image(3, Some(("base.img", "raw")));
+            bytes[at] = byte;
+            Header::parse(&bytes).unwrap_err()
+        };
+        assert!(changed(0, b'x').contains("no qcow2"));
+        assert!(changed(7, 9).contains("version"));
+        assert!(changed(35, 1).contains("encrypted"));
+        assert!(changed(79, 4).contains("features"));
+        assert!(changed(16, 0x40).contains("length"));
+        assert!(changed(8, 0x40).contains("where a name can be"));
+        assert!(changed(1002, 0).contains("where a name can be"));
+        assert!(Header::parse(&image(3, None)[..50]).unwrap_err().contains("cut off"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_header_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..400), magic: bool) {
+            if magic && bytes.len() >= 8 {
+                bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+            }
+            let _ = Header::parse(&bytes);
+        }
+
+        #[test]
+        fn a_changed_header_is_a_header_or_an_error(at in 0usize..1100, byte: u8) {
+            let mut bytes = image(3, Some(("base.img", "raw")));
+            bytes[at] = byte;
+            let _ = Header::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
+use imago::file::File;
+use imago::qcow2::Qcow2;
+use imago::raw::Raw;
+use imago::FormatAccess;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// An image's format. It is told, never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The disk's bytes.
+    Raw,
+    /// QEMU's qcow2.
+    Qcow2,
+}
+
+/// What the bytes of a disk are kept in.
+pub(super) enum Content {
+    Raw(OwnedFd),
+    /// Its tables are in the library's memory until it is flushed, which is after each job that has written.
+    Formatted(Box<Mutex<FormatAccess<File>>>),
+}
+
+/// An open image.
+pub struct Image {
+    pub(super) content: Content,
+    size: u64,
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.content, Content::Raw(_)) { "raw" } else { "qcow2" };
+        write!(f, "Image({kind}, {} bytes)", self.size)
+    }
+}
+
+/// The errno in an error of the library's.
+pub(super) fn errno(e: &std::io::Error) -> Errno {
+    e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+impl Image {
+    /// A raw file or block device with `size` bytes.
+    pub fn raw(file: OwnedFd, size: u64) -> Self {
+        Self { content: Content::Raw(file), size }
+    }
+
+    /// A chain of images, the one that the guest writes first, each based on the next. Only the first may be open for writing.
+    ///
+    /// # Errors
+    /// What is wrong with which of them.
+    pub fn chain(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, String> {
+        let mut below: Option<FormatAccess<File>> = None;
+        let last = files.len().saturating_sub(1);
+        for (n, (fd, format)) in files.into_iter().rev().enumerate() {
+            let of = |e: std::io::Error| format!("image {} of the chain: {e}", last.saturating_sub(n));
+            let file = File::try_from(std::fs::File::from(fd)).map_err(of)?;
+            let writable = writable && n == last;
+            let access = match format {
+                Format::Raw => FormatAccess::new(Raw::open_image(file, writable).map_err(of)?),
+                Format::Qcow2 => {
+                    let mut image = Qcow2::<File>::open_image(file, writable).map_err(of)?;
+                    // Without what it is based on it would read as zeroes.
+                    if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file() {
+                        return Err(format!("image {} of the chain: not what it is based on", last.saturating_sub(n)));
+                    }
+                    image.set_backing(below.take());
+                    FormatAccess::new(image)
+                }
+            };
+            below = Some(access);
+        }
+        let access = below.ok_or("no image")?;
+        let size = access.size();
+        Ok(Self { content: Content::Formatted(Box::new(Mutex::new(access))), size })
+    }
+
+    /// A medium that somebody has handed over: a file or a block device with at least one CD sector.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn medium(file: OwnedFd) -> Result<Self, String> {
+        use rustix::fs::FileType;
+        let failed = |e: Errno| format!("the medium: {}", std::io::Error::from(e));
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+            return Err("the medium is neither a file nor a block device".into());
+        }
+        let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
+        if size < 2048 {
+            return Err(format!("the medium: {size} bytes are no CD"));
+        }
+        Ok(Self::raw(file, size))
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The library's image, also after a thread that had it died.
+pub(super) fn locked(access: &Mutex<FormatAccess<File>>) -> MutexGuard<'_, FormatAccess<File>> {
+    access.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,106 @@
+//! Disks in qcow2 images, in the real process with its real filter.
+use bulkhead_sim::{Options, Sim};
+use std::process::Command;
+
+fn qemu_img(arguments: &[&str]) {
+    let out = Command::new("qemu-img").args(arguments).output().unwrap();
+    assert!(out.status.success(), "qemu-img {arguments:?}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+}
+
+/// A base whose words are their numbers, and two images over it.
+fn chain(dir: &tempfile::TempDir) -> impl Fn(&str) -> String {
+    let path = dir.path().to_owned();
+    let path = move |name: &str| path.join(name).display().to_string();
+    std::fs::write(path("base"), (0..1u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<_>>()).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base", &path("middle")]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "middle", &path("top")]);
+    path
+}
+
+fn start(image: &str) -> Result<Sim, String> {
+    let drive = format!("file={image},if=ide,index=0,media=disk,format=qcow2,cache=writeback");
+    Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-drive", &drive])).map_err(|e| e.to_string())
+}
+
+fn await_status(sim: &mut Sim, mask: u32, want: u32) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let status = sim.port_read(0x1f7, 1).unwrap();
+        if status & mask == want {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "status {status:#x}");
+    }
+}
+
+/// READ or WRITE SECTORS of one sector.
+fn command(sim: &mut Sim, command: u32, lba: u32) {
+    for (port, value) in [(0x1f6, 0xe0 | lba >> 24), (0x1f2, 1), (0x1f3, lba & 0xff), (0x1f4, lba >> 8 & 0xff), (0x1f5, lba >> 16 & 0xff), (0x1f7, command)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    await_status(sim, 0x88, 0x08);
+}
+
+fn read(sim: &mut Sim, lba: u32) -> Vec<u8> {
+    command(sim, 0x20, lba);
+    (0..128).flat_map(|_| sim.port_read(0x1f0, 4).unwrap().to_le_bytes()).collect()
+}
+
+fn write(sim: &mut Sim, lba: u32, byte: u8) {
+    command(sim, 0x30, lba);
+    for _ in 0..128 {
+        sim.port_write(0x1f0, 4, u32::from_le_bytes([byte; 4])).unwrap();
+    }
+    await_status(sim, 0x88, 0);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_kills_and_the_image_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = chain(&dir);
+    let mut want = std::fs::read(path("base")).unwrap();
+    let mut sim = start(&path("top")).unwrap();
+    assert_eq!(read(&mut sim, 1000), want[1000 * 512..1001 * 512]);
+    for (round, lba) in [0u32, 777, 1500, 2047].into_iter().enumerate() {
+        write(&mut sim, lba, round as u8 + 1);
+        want[lba as usize * 512..][..512].fill(round as u8 + 1);
+        let old = sim.process("ide").unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while sim.process("ide").is_none_or(|new| new == old) || sim.port_read(0x1f7, 1).unwrap() == 0xff {
+            assert!(std::time::Instant::now() < end, "it does not come back");
+        }
+        assert_eq!(read(&mut sim, lba), want[lba as usize * 512..][..512]);
+    }
+    // FLUSH CACHE, then the end.
+    sim.port_write(0x1f7, 1, 0xe7).unwrap();
+    await_status(&mut sim, 0x80, 0);
+    assert!(sim.end().unwrap().success());
+    qemu_img(&["check", "-q", &path("top")]);
+    qemu_img(&["convert", "-O", "raw", &path("top"), &path("out")]);
+    assert!(std::fs::read(path("out")).unwrap() == want, "the disk is not what was written");
+}
+
+#[test]
+fn images_that_cannot_be_used_are_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = chain(&dir);
+    let refused = |image: &str| start(image).err().unwrap();
+    assert!(refused(&path("base")).contains("this is no qcow2 image"));
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base", &path("orphan")]);
+    std::fs::rename(path("base"), path("away")).unwrap();
+    assert!(refused(&path("orphan")).contains("backing file"), "{}", refused(&path("orphan")));
+    std::fs::rename(path("away"), path("base")).unwrap();
+    // One that two guests want to write.
+    let mut sim = start(&path("top")).unwrap();
+    assert!(refused(&path("top")).contains("locked by another process"));
+    // A base that a guest writes is no base.
+    assert!(refused(&path("middle")).contains("locked by another process"));
+    assert!(sim.end().unwrap().success());
+    // The header names a base without its format.
+    let mut bytes = std::fs::read(path("orphan")).unwrap();
+    let at = bytes.windows(4).position(|w| w == 0xe279_2acau32.to_be_bytes()).unwrap();
+    bytes[at] = 0;
+    std::fs::write(path("orphan"), bytes).unwrap();
+    assert!(refused(&path("orphan")).contains("none is guessed"), "{}", refused(&path("orphan")));
+}
