@@ -82,6 +82,11 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
+    /// Whether the settings file can be used; what it says, as arguments
+    CheckConfig {
+        #[arg(default_value = bulkhead_launcher::settings::FILE)]
+        file: PathBuf,
+    },
     /// Whether this host has what guests need, and what to do if not
     Doctor,
     /// Completions for a shell, on standard output

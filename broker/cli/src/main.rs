@@ -80,6 +80,7 @@ fn run(command: Command, json: bool) -> Done {
             guest::returned(&answer).map(|_| ())
         }
         Command::Compat { arguments } => compat::run(&arguments, json),
+        Command::CheckConfig { file } => check_config(&file, json),
         Command::Doctor => doctor::run(json),
         Command::Completions { shell } => {
             let shell = match shell {
@@ -92,6 +93,21 @@ fn run(command: Command, json: bool) -> Done {
         }
         Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory).map_err(|e| Failure::Failed(format!("{}: {e}", directory.display()))),
     }
+}
+
+/// Says whether a settings file can be used.
+fn check_config(file: &std::path::Path, json: bool) -> Done {
+    let read = bulkhead_launcher::settings::read(file);
+    if json {
+        print_json(&json!({ "file": file.display().to_string(), "arguments": read.as_ref().ok(), "error": read.as_ref().err() }))?;
+    } else {
+        match &read {
+            Ok(arguments) if arguments.is_empty() => println!("{}: no settings", file.display()),
+            Ok(arguments) => println!("{}: {}", file.display(), arguments.join(" ")),
+            Err(e) => println!("{e}"),
+        }
+    }
+    read.map(|_| ()).map_err(|_| Failure::Wrong)
 }
 
 /// Prints a value as one line of JSON.

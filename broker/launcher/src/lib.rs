@@ -5,11 +5,13 @@
 pub mod argv;
 pub mod attach;
 mod budget;
+pub mod errors;
 mod host;
 pub mod machine;
 pub mod options;
 pub mod qcow2;
 mod resource;
+pub mod settings;
 mod slot;
 pub mod stubdom;
 mod supervise;

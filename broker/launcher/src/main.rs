@@ -1,5 +1,7 @@
 //! `bulkhead-dm`: a guest's device model, the first process of a stub domain, or what watches one from dom0.
-use bulkhead_launcher::{argv, attach, run, stubdom};
+use bulkhead_launcher::errors::Code;
+use bulkhead_launcher::{argv, attach, run, settings, stubdom};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,17 +14,21 @@ fn main() -> ExitCode {
     let good = if attach::is_asked(&arguments) {
         attach::run(&arguments).map_err(|e| tell(&e)).is_ok()
     } else {
-        let parsed = match argv::parse(arguments) {
-            Ok(parsed) => parsed,
+        let settings = match settings::read(Path::new(settings::FILE)) {
+            Ok(settings) => settings,
             Err(e) => {
-                tell(&e.to_string());
+                tell(&Code::Settings.line(e));
                 return ExitCode::from(2);
             }
         };
-        for note in &parsed.notes {
-            tell(note);
-        }
-        run(parsed.machine, None, tell)
+        let parsed = match argv::parse(settings.into_iter().chain(arguments)) {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                tell(&e.code().line(&e));
+                return ExitCode::from(2);
+            }
+        };
+        run(parsed, None, tell)
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

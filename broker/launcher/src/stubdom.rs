@@ -65,10 +65,10 @@ pub fn is_here() -> bool {
 pub fn run() {
     let mut guest = None;
     match start(&mut guest) {
-        Ok((machine, stubdom)) => {
-            crate::run(machine, Some(stubdom), |line| tell(guest, line));
+        Ok((parsed, stubdom)) => {
+            crate::run(parsed, Some(stubdom), |line| tell(guest, line));
         }
-        Err(line) => tell(guest, &line),
+        Err(line) => tell(guest, &crate::errors::Code::Stubdom.line(line)),
     }
     rustix::fs::sync();
     let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
@@ -83,7 +83,7 @@ fn tell(guest: Option<u16>, line: &str) {
     let _ = rustix::termios::tcdrain(rustix::stdio::stderr());
 }
 
-fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), String> {
+fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
     mounts()?;
     budget::own()?;
     let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
@@ -91,11 +91,8 @@ fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), 
     let domid: u16 = target.parse().map_err(|_| format!("xenstore's target {target:?} is no domain's number"))?;
     *guest = Some(domid);
     let arguments = arguments(&mut xenstore, domid)?;
-    let parsed = argv::parse(arguments).map_err(|e| e.to_string())?;
-    for note in &parsed.notes {
-        eprintln!("bulkhead-dm: {note}");
-    }
-    let machine = parsed.machine;
+    let parsed = argv::parse(arguments).map_err(|e| e.code().line(&e))?;
+    let machine = &parsed.machine;
     if machine.domid != Some(domid) {
         return Err(format!("-xen-domid is {:?}, xenstore's target {domid}", machine.domid));
     }
@@ -107,7 +104,7 @@ fn start(guest: &mut Option<u16>) -> Result<(crate::machine::Machine, Stubdom), 
     let save = console(SAVE);
     let qmp = vchan(domid)?;
     read_only()?;
-    Ok((machine, Stubdom { screen, events, save, qmp }))
+    Ok((parsed, Stubdom { screen, events, save, qmp }))
 }
 
 fn mounts() -> Result<(), String> {

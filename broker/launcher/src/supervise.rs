@@ -5,7 +5,6 @@ mod prepare;
 mod table;
 
 use crate::budget;
-use crate::machine::Machine;
 use crate::resource::{CLOSED, Resource};
 use crate::slot::{Channel, Life, Phase, SlotState};
 use crate::stubdom::Stubdom;
@@ -13,6 +12,8 @@ use bulkhead_bus::plan::{
     Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
 };
 use bulkhead_policy::interface::Rules;
+use crate::argv::Parsed;
+use crate::errors::{Code, Coded as _};
 use bulkhead_policy::{Ids, Spec, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
@@ -46,16 +47,21 @@ const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
 /// Starts the machine and stays until it ends; whether it ended because somebody wanted it to. Otherwise `tell` is told why,
 /// before the guest is reported crashed: what comes of that may end this process too.
-pub fn run(machine: Machine, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
+pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
+    let Parsed { machine, notes } = parsed;
     let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"));
     let mut launcher = match signals.and_then(|signals| Launcher::prepare(machine, stubdom, signals)) {
         Ok(launcher) => launcher,
         Err(line) => {
-            tell(&line);
+            tell(&Code::Start.line(line));
             return false;
         }
     };
-    let result = launcher.start().and_then(|()| launcher.watch());
+    // After what can go wrong, so that an error is the first line.
+    for note in &notes {
+        say(note);
+    }
+    let result = launcher.start().coded(Code::Start).and_then(|()| launcher.watch().coded(Code::Machine));
     if let Err(line) = &result {
         tell(line);
         if launcher.running {
@@ -142,10 +148,10 @@ impl Launcher {
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
             let mut xenstore = match self.xenstore.take() {
                 Some(open) => open,
-                None => Xenstore::connect().map_err(|e| e.to_string())?,
+                None => Xenstore::connect().coded(Code::Xenstore)?,
             };
             for (path, value) in &self.report {
-                xenstore.write(path, value).map_err(|e| format!("{path}: {e}"))?;
+                xenstore.write(path, value).map_err(|e| Code::Xenstore.line(format!("{path}: {e}")))?;
             }
         }
         let level = match self.plan.level {

@@ -7,6 +7,7 @@ mod tests;
 pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
 use table::Fate::{Ignored, Implemented, Refused, Substituted};
 use table::{KEYS, MAX_NICS};
+use crate::errors::Code;
 use crate::machine::{self, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
@@ -57,6 +58,13 @@ fn wrong(option: &str, value: &str, why: impl Into<String>) -> ArgumentError {
     ArgumentError::Value { option: format!("-{option}"), value: value.to_owned(), why: why.into() }
 }
 
+impl ArgumentError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        if matches!(self, Self::Refused { .. }) { Code::Unsupported } else { Code::Argument }
+    }
+}
+
 /// Parses the arguments, without argv\[0\].
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, ArgumentError> {
     let mut machine = Machine::default();
@@ -66,6 +74,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let mut cds = Vec::new();
     let (mut cards, mut others, mut rules, mut leases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut kernel = (None, None, None);
+    let (mut substituted, mut substitutes) = (None, true);
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -86,7 +95,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 notes.push(format!("{shown}: ignored: {why}"));
                 continue;
             }
-            Substituted(why) => notes.push(format!("{shown}: {why}")),
+            Substituted(why) => {
+                substituted.get_or_insert_with(|| shown.clone());
+                notes.push(format!("{shown}: {why}"));
+            }
             Implemented(_) => {}
         }
         let value = value.unwrap_or_default();
@@ -162,6 +174,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 _ => return Err(bad("xenfv, pc or none")),
             },
+            "substitutes" => {
+                substitutes = match value.as_str() {
+                    "allow" => true,
+                    "refuse" => false,
+                    _ => return Err(bad("allow or refuse")),
+                };
+            }
             "kernel" => kernel.0 = Some(value),
             "initrd" => kernel.1 = Some(value),
             "append" => kernel.2 = Some(value),
@@ -275,6 +294,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     }
     if machine.nics.len() > MAX_NICS {
         return Err(ArgumentError::Incomplete("more than eight network cards"));
+    }
+    if let Some(option) = substituted.filter(|_| !substitutes) {
+        return Err(ArgumentError::Refused { option, why: "something else would take its place (-substitutes refuse)" });
     }
     match kernel {
         (Some(file), initrd, append) => machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() }),

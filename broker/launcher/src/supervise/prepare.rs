@@ -1,5 +1,6 @@
 //! Opening everything that the processes will be given, before any of them is started.
 use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd, say};
+use crate::errors::{Code, Coded as _};
 use crate::host;
 use crate::machine::Machine;
 use crate::slot::SlotState;
@@ -33,7 +34,7 @@ impl Launcher {
         let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
         let executable = roles()?;
         policy::restrict::unlimited_file_size();
-        let user = machine.user.as_deref().map(host::user).transpose()?;
+        let user = machine.user.as_deref().map(host::user).transpose().coded(Code::User)?;
         let restricted = user.is_some() || machine.chroot.is_some();
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("/dev/null: {e}"))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
@@ -42,22 +43,22 @@ impl Launcher {
         let abi = bulkhead_policy::landlock_abi();
         let level = machine.level.unwrap_or(if abi >= 6 { Level::Strict } else { Level::Kernel });
         if level == Level::Strict && abi < 6 {
-            return Err(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}"));
+            return Err(Code::Sandbox.line(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}")));
         }
 
         let mut drives = Vec::new();
         let mut drive_fds = Vec::new();
         for drive in &machine.drives {
-            let (fds, config) = host::drive(drive)?;
+            let (fds, config) = host::drive(drive).coded(Code::Image)?;
             drive_fds.extend(fds);
             drives.push(config);
         }
         let mut serials = Vec::new();
         for (i, serial) in machine.serials.iter().enumerate() {
-            serials.push(host::serial(i, serial)?);
+            serials.push(host::serial(i, serial).coded(Code::Serial)?);
         }
-        let boot = machine.kernel.as_ref().map(|k| host::boot(k, stubdom.is_some())).transpose()?.unwrap_or_default();
-        let rom = machine.video.map(|_| host::vga_rom()).transpose()?;
+        let boot = machine.kernel.as_ref().map(|k| host::boot(k, stubdom.is_some())).transpose().coded(Code::Kernel)?.unwrap_or_default();
+        let rom = machine.video.map(|_| host::vga_rom()).transpose().coded(Code::Firmware)?;
         let mut nic_roms: Vec<(NicModel, OwnedFd, u32)> = Vec::new();
         for nic in &machine.nics {
             if !nic_roms.iter().any(|(model, ..)| *model == nic.model) {
@@ -67,7 +68,7 @@ impl Launcher {
         let rom_size = |model| nic_roms.iter().find(|(m, ..)| *m == model).map_or(0, |r| r.2);
         let (mut nics, mut ends, mut rules) = (Vec::new(), Vec::new(), Vec::new());
         for nic in &machine.nics {
-            let open = host::nic(nic, stubdom.is_some())?;
+            let open = host::nic(nic, stubdom.is_some()).coded(Code::Network)?;
             say(&open.shown);
             nics.push(open.fd);
             ends.push(open.end);
@@ -91,13 +92,13 @@ impl Launcher {
 
         let mut privcmd = None;
         if mode == Mode::Xen && !machine.probe {
-            let fail = |e: bulkhead_xen::XenError| e.to_string();
+            let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
             let open = Privcmd::open(domid).map_err(fail)?;
             if let Some(video) = machine.video {
                 let pages = u64::from(video.mib).saturating_mul(256);
                 open.populate(gfn, pages).map_err(|e| match &stubdom {
-                    Some(_) if e.forbidden() => "video RAM: this kernel does not let a stub domain make hypercalls (XSA-482); its command line needs xen_privcmd.unrestricted=1".to_owned(),
-                    _ => format!("video RAM of {} MiB: {e}", video.mib),
+                    Some(_) if e.forbidden() => "BH-0401: video RAM: this kernel does not let a stub domain make hypercalls (XSA-482); its command line needs xen_privcmd.unrestricted=1".to_owned(),
+                    _ => format!("BH-0401: video RAM of {} MiB: {e}", video.mib),
                 })?;
             }
             privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
@@ -105,7 +106,7 @@ impl Launcher {
         let mut listening = Vec::new();
         let mut sockets: Vec<String> = machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)).collect();
         for monitor in &machine.monitors {
-            listening.push(host::listen(monitor)?);
+            listening.push(host::listen(monitor).coded(Code::Socket)?);
             if let crate::machine::Chardev::Path(path) = &monitor.chardev {
                 sockets.push(path.clone());
             }
@@ -161,13 +162,13 @@ impl Launcher {
     /// Everything has been opened: gives up what opening needed.
     fn restrict(&mut self, chroot: Option<&str>) -> Result<(), String> {
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
-            self.xenstore = Some(Xenstore::connect().map_err(|e| e.to_string())?);
+            self.xenstore = Some(Xenstore::connect().coded(Code::Xenstore)?);
         }
         if let Some(directory) = chroot {
-            policy::restrict::leave_root(directory).map_err(|e| format!("-chroot {directory}: {e}"))?;
+            policy::restrict::leave_root(directory).map_err(|e| Code::User.line(format!("-chroot {directory}: {e}")))?;
         }
         if let Some(ids) = self.user {
-            policy::restrict::become_user(ids).map_err(|e| format!("-runas {}:{}: {e}", ids.uid, ids.gid))?;
+            policy::restrict::become_user(ids).map_err(|e| Code::User.line(format!("-runas {}:{}: {e}", ids.uid, ids.gid)))?;
             say(&format!("restricted: user {}, group {}{}", ids.uid, ids.gid, if chroot.is_some() { ", an empty root directory" } else { "" }));
         }
         self.own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
@@ -182,7 +183,7 @@ impl Launcher {
     ) -> Result<(), String> {
         let Opened { listening, mut drives, serials, rom, nic_roms, nics, mut boot } = opened;
         let mut nics = nics.into_iter();
-        let fail = |e: bulkhead_xen::XenError| e.to_string();
+        let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
         let domid = self.plan.domid;
         let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
         let sim = |fd: i32| host::inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"));

@@ -33,6 +33,23 @@ device, `phy:`), or that has none. Others hear \"blacklisted\" and keep their ID
 cards with their processes and interfaces, and disks.
 ";
 
+const ERRORS: &str = "# Errors
+
+Made from the table in `broker/launcher/src/errors.rs` (`UPDATE=1 cargo test -p bulkhead-dependencies --test compat`). When a guest
+does not start, the first line that begins with `bulkhead-dm: BH-` in `/var/log/xen/qemu-dm-NAME.log` says why.
+
+";
+
+#[test]
+fn the_page_of_errors_says_what_the_code_does() {
+    let page = format!("{ERRORS}{}", bulkhead_launcher::errors::markdown());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/errors.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert!(std::fs::read_to_string(&path).unwrap() == page, "docs/errors.md is not what the code says; UPDATE=1 writes it");
+}
+
 #[test]
 fn the_page_says_what_the_code_does() {
     let mut page = format!("{BEFORE}{}{BETWEEN}", bulkhead_launcher::argv::markdown());

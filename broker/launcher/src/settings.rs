@@ -1,0 +1,112 @@
+//! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each is what an argument says too, so a guest's own arguments, which come
+//! after them, have the last word.
+use serde::Deserialize;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// Where they are.
+pub const FILE: &str = "/etc/bulkhead/bulkhead.toml";
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    sandbox: Sandbox,
+    devices: Devices,
+    network: Network,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Sandbox {
+    level: Option<Level>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Strict,
+    Kernel,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Devices {
+    substitutes: Option<Substitutes>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Substitutes {
+    Allow,
+    Refuse,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Network {
+    level: Option<Filter>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Filter {
+    Off,
+    Guard,
+}
+
+/// The arguments that a settings file stands for.
+///
+/// # Errors
+/// Where it is wrong, in lines for people.
+pub fn parse(text: &str) -> Result<Vec<String>, String> {
+    let settings: Settings = toml::from_str(text).map_err(|e| e.to_string())?;
+    let mut all = Vec::new();
+    let mut add = |option: &str, value: Option<&str>| all.extend(value.into_iter().flat_map(|v| [option.to_owned(), v.to_owned()]));
+    add("-sandbox", settings.sandbox.level.map(|l| if l == Level::Strict { "level=strict" } else { "level=kernel" }));
+    add("-substitutes", settings.devices.substitutes.map(|s| if s == Substitutes::Refuse { "refuse" } else { "allow" }));
+    add("-nic-rules", settings.network.level.map(|l| if l == Filter::Guard { "level=guard" } else { "level=off" }));
+    Ok(all)
+}
+
+/// Reads a settings file. One that is not there has no settings.
+///
+/// # Errors
+/// Why it cannot be used, in one line or, of a wrong key, several.
+pub fn read(path: &Path) -> Result<Vec<String>, String> {
+    let shown = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(format!("{shown}: {e}")),
+    };
+    let metadata = std::fs::metadata(path).map_err(|e| format!("{shown}: {e}"))?;
+    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+        return Err(format!("{shown}: it must be root's and written by nobody else"));
+    }
+    parse(&text).map_err(|e| format!("{shown}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_arguments() {
+        assert_eq!(parse(""), Ok(Vec::new()));
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n";
+        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_with_its_line() {
+        let error = parse("[sandbox]\nlevl = \"strict\"\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("levl") && error.contains("level"), "{error}");
+        assert!(parse("[sandbox]\nlevel = \"high\"\n").unwrap_err().contains("strict"));
+        assert!(parse("[sandbox\n").is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_has_no_settings() {
+        assert_eq!(read(Path::new("/no/such/file")), Ok(Vec::new()));
+    }
+}
