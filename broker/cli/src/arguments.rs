@@ -111,11 +111,19 @@ pub(crate) enum Net {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Trace {
     /// A card's frames as pcap, until interrupted
-    Net(TraceNet),
+    Net(TraceTo),
+    /// The guest's accesses of a device, as lines that `bulkhead-qtest` can make again, until interrupted
+    Registers {
+        #[command(flatten)]
+        to: TraceTo,
+        /// Only lines that contain this: `outb 0x1f7`
+        #[arg(long)]
+        only: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct TraceNet {
+pub(crate) struct TraceTo {
     pub(crate) guest: String,
     pub(crate) device: String,
     /// It must not exist

@@ -8,6 +8,7 @@ mod net;
 mod ps;
 mod show;
 mod top;
+mod trace;
 
 use arguments::{Arguments, Command, Net, Shell, Trace};
 use clap::{CommandFactory as _, Parser as _};
@@ -69,6 +70,7 @@ fn run(command: Command, json: bool) -> Done {
         Command::Net(Net::Show { guest }) => net::show(&Guest::find(&guest)?, json),
         Command::Net(Net::Set { guest, device, settings }) => net::set(&Guest::find(&guest)?, &device, &settings),
         Command::Trace(Trace::Net(trace)) => net::trace(&Guest::find(&trace.guest)?, &trace.device, &trace.file, trace.seconds),
+        Command::Trace(Trace::Registers { to, only }) => trace::registers(&Guest::find(&to.guest)?, &to.device, &to.file, to.seconds, only.as_deref()),
         Command::Metrics { guest } => {
             let text = Guest::find(&guest)?.ask("x-bulkhead-metrics", &json!({}))?;
             print!("{}", text.as_str().unwrap_or_default());

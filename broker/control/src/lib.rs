@@ -4,6 +4,7 @@
 
 mod block;
 mod board;
+mod capture;
 mod clients;
 mod json;
 mod keys;

@@ -1,46 +1,16 @@
-//! Network cards: cable and rules of a running guest, what was dropped, captures.
+//! Network cards: cable and rules of a running guest, what was dropped.
 use crate::qmp::{Outcome, QmpError, Shared};
-use base64::Engine as _;
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
-use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::Notify;
-
-/// Bytes of a capture that wait for the client that asks for them; the rest waits in the pipe, and what does not fit there is lost
-/// and counted.
-const BUFFER: usize = 1 << 20;
-/// Bytes of one answer, before base 64.
-const ANSWER: usize = 48 << 10;
-/// How long an answer is held back if nothing has come.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A client that has not asked for so long has gone.
-const FORGOTTEN: Duration = Duration::from_secs(10);
-
-/// How long a process that was killed may take until it captures again, and how often it is asked.
-const RESTART: Duration = Duration::from_secs(5);
-const STEP: Duration = Duration::from_millis(100);
-
-/// A capture that runs.
-#[derive(Default)]
-struct Capture {
-    bytes: Mutex<Vec<u8>>,
-    /// Something has come, or the last has.
-    came: Notify,
-    /// There is room again.
-    taken: Notify,
-}
+use std::sync::{Mutex, PoisonError};
 
 /// What is known of the network cards.
 #[derive(Default)]
 pub(crate) struct Nics {
     settings: Mutex<BTreeMap<Slot, NicSettings>>,
-    captures: Mutex<BTreeMap<Slot, Arc<Capture>>>,
 }
 
 impl Nics {
@@ -50,7 +20,7 @@ impl Nics {
             DeviceConfig::Nic { settings, .. } => Some((d.slot, settings.clone())),
             _ => None,
         });
-        Self { settings: Mutex::new(settings.collect()), captures: Mutex::default() }
+        Self { settings: Mutex::new(settings.collect()) }
     }
 
     fn get(&self, slot: Slot) -> Option<NicSettings> {
@@ -60,12 +30,11 @@ impl Nics {
     /// The guest has unplugged a card.
     pub(crate) fn remove(&self, slot: Slot) {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
-        self.captures.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 }
 
 impl Shared {
-    fn nic(&self, arguments: &Value, key: &str) -> Result<(Slot, String, NicSettings), QmpError> {
+    pub(crate) fn nic(&self, arguments: &Value, key: &str) -> Result<(Slot, String, NicSettings), QmpError> {
         let name = arguments.get(key).and_then(Value::as_str).unwrap_or("");
         // libxl's netdevs are called net0, its cards nic0.
         let wanted = name.strip_prefix("net").map_or(name.to_owned(), |n| format!("nic{n}"));
@@ -126,88 +95,4 @@ impl Shared {
         }
         Ok(json!(cards))
     }
-
-    /// x-bulkhead-capture: {"device": "nic0"} begins a capture or goes on with it; the answer has what has come, at most a second
-    /// later. With "end": true it ends.
-    pub(crate) async fn capture(&self, arguments: &Value) -> Outcome {
-        let (slot, _, _) = self.nic(arguments, "device")?;
-        let end = arguments.get("end").and_then(Value::as_bool).unwrap_or(false);
-        let running = self.nics.captures.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned();
-        let begun = running.is_none();
-        let capture = match running {
-            Some(capture) => capture,
-            None if end => return Err(QmpError::generic("no capture runs")),
-            None => self.begin(slot).await?,
-        };
-        let empty = || capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if end {
-            if let Some(mut client) = self.clients.wait(slot).await {
-                let _ = client.capture(v1::Token { token: 0 }).await;
-            }
-            // Its end of the pipe is closed; what is in the pipe still comes.
-            let running = || self.nics.captures.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&slot);
-            while running() && tokio::time::timeout(PATIENCE, capture.came.notified()).await.is_ok() {}
-        } else if empty() {
-            let _ = tokio::time::timeout(PATIENCE, capture.came.notified()).await;
-        }
-        let bytes: Vec<u8> = {
-            let mut waiting = capture.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-            let n = if end { waiting.len() } else { waiting.len().min(ANSWER) };
-            waiting.drain(..n).collect()
-        };
-        capture.taken.notify_one();
-        Ok(json!({ "begun": begun, "pcap": base64::prelude::BASE64_STANDARD.encode(&bytes) }))
-    }
-
-    async fn begin(&self, slot: Slot) -> Result<Arc<Capture>, QmpError> {
-        let failed = |e: std::io::Error| QmpError::generic(format!("a pipe for the frames: {e}"));
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-        for end in [&read, &write] {
-            rustix::io::ioctl_fionbio(end, true).map_err(|e| failed(e.into()))?;
-        }
-        let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(read).map_err(failed)?;
-        // A process that has just died is being started again.
-        let mut result = Err(String::new());
-        for _ in 0..RESTART.as_millis().div_euclid(STEP.as_millis()) {
-            result = self.begin_now(slot, &write).await;
-            if result.is_ok() {
-                break;
-            }
-            tokio::time::sleep(STEP).await;
-        }
-        result.map_err(QmpError::generic)?;
-        drop(write);
-        let capture = Arc::new(Capture::default());
-        self.nics.captures.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, capture.clone());
-        tokio::spawn(collect(self.nics.clone(), slot, capture.clone(), pipe));
-        Ok(capture)
-    }
-}
-
-impl Shared {
-    async fn begin_now(&self, slot: Slot, write: &rustix::fd::OwnedFd) -> Result<(), String> {
-        let token = self.launcher.give(slot, write).await?;
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or("the card's process does not run")?;
-        client.capture(v1::Token { token }).await.map(|_| ()).map_err(|e| e.message().to_owned())
-    }
-}
-
-/// Takes frames out of the pipe until nobody writes to it, or nobody asks for them. Closing the pipe ends the capture.
-async fn collect(nics: Arc<Nics>, slot: Slot, capture: Arc<Capture>, mut pipe: tokio::net::unix::pipe::Receiver) {
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
-        capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(buffer.get(..n).unwrap_or_default());
-        capture.came.notify_one();
-        let full = || capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).len() > BUFFER;
-        if full() && tokio::time::timeout(FORGOTTEN, capture.taken.notified()).await.is_err() {
-            break;
-        }
-    }
-    let mut captures = nics.captures.lock().unwrap_or_else(PoisonError::into_inner);
-    if captures.get(&slot).is_some_and(|c| Arc::ptr_eq(c, &capture)) {
-        captures.remove(&slot);
-    }
-    drop(captures);
-    capture.came.notify_one();
 }

@@ -1,5 +1,6 @@
 //! QMP, as far as libxl and operators use it: framing and ids as QEMU has them (docs/interop/qmp-spec), one session for
 //! each connection, CommandNotFound for everything else.
+use crate::capture::Captures;
 use crate::clients::Clients;
 use crate::json::{Piece, Splitter};
 use crate::keys;
@@ -68,6 +69,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("x-bulkhead-net-set", "cable and rules of a card"),
     ("x-bulkhead-net-show", "cards, and what was dropped"),
     ("x-bulkhead-capture", "a card's frames as pcap"),
+    ("x-bulkhead-trace", "a device's accesses as lines of the qtest protocol"),
 ];
 
 /// Most bytes of a picture: what a PNG of the largest mode can have.
@@ -89,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<RunState>,
     /// Network cards.
     pub(crate) nics: Arc<Nics>,
+    /// Captures and traces.
+    pub(crate) captures: Arc<Captures>,
     pub(crate) fdsets: Mutex<FdSets>,
     /// Media that have come since the start, by drive: what their clients call them.
     pub(crate) media: Mutex<BTreeMap<String, Option<String>>>,
@@ -240,6 +244,7 @@ impl Shared {
             "set_link" => self.set_link(arguments).await,
             "x-bulkhead-net-set" => self.net_set(arguments).await,
             "x-bulkhead-net-show" => self.net_show().await,
+            "x-bulkhead-trace" => self.trace(arguments).await,
             "x-bulkhead-capture" => self.capture(arguments).await,
             "x-bulkhead-screenshot" => self.screenshot().await,
             "x-bulkhead-inspect" => self.inspect(arguments).await,

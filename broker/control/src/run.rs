@@ -66,6 +66,7 @@ pub fn run() -> Result<(), StartError> {
         nics,
         fdsets: Mutex::new(FdSets::new(save)),
         media: Mutex::default(),
+        captures: Arc::default(),
         events: broadcast::channel(16).0,
         past: Mutex::default(),
         recent: file.recent(),
@@ -160,6 +161,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         ToProcess::Unplugged { slot } => {
             shared.clients.remove(slot);
             shared.nics.remove(slot);
+            shared.captures.remove(slot);
             let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
             event(shared, "DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));
         }

@@ -264,6 +264,7 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::Screenshot(_, answer) => drop(answer.send(None)),
                 ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => drop(answer.send(Err("the broker has no drives".into()))),
                 ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => drop(answer.send(Err("the broker is no network card".into()))),
+                ControlRequest::Trace(_, answer) => drop(answer.send(Err("the broker has no registers".into()))),
                 ControlRequest::PlugCpu(_, answer) => drop(answer.send(Err("the broker is no board".into()))),
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
             }

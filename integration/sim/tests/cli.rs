@@ -112,3 +112,41 @@ fn completions_and_man_pages_come_from_the_parser() {
     assert!(std::fs::read_to_string(dir.path().join("bulkhead.1")).unwrap().contains("Exit status"));
     assert!(dir.path().join("bulkhead-trace-net.1").exists());
 }
+
+/// What a trace has recorded does the same to another machine.
+#[test]
+fn a_trace_of_registers_can_be_made_again() {
+    let mut bed = Bed::new();
+    let file = bed.dir.path().join("trace");
+    let child = Command::new(&bed.program)
+        .args(["trace", "registers", &bed.sim.qmp_socket().display().to_string(), "platform", file.to_str().unwrap(), "2"])
+        .spawn()
+        .unwrap();
+    let running = |bed: &Bed| bed.json(&["inspect", "GUEST", "platform"])["statistics"]["control calls"].as_u64().unwrap();
+    let before = running(&bed);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    // It has begun when its line is there.
+    loop {
+        bed.sim.port_write(0x70, 1, 0x41).unwrap();
+        if std::fs::metadata(&file).is_ok_and(|m| m.len() > 0) || running(&bed) > before + 60 {
+            break;
+        }
+        assert!(std::time::Instant::now() < end);
+    }
+    bed.sim.port_write(0x70, 1, 0x40).unwrap();
+    bed.sim.port_write(0x71, 1, 0x77).unwrap();
+    assert_eq!(bed.sim.port_read(0x71, 1).unwrap(), 0x77);
+    bed.sim.config_write(1, 0, 0x60, 1, 0x0b).unwrap();
+    assert!({ child }.wait().unwrap().success());
+    let text = std::fs::read_to_string(&file).unwrap();
+    for line in ["outb 0x70 0x40", "outb 0x71 0x77", "inb 0x71 # 0x77", "outl 0xcf8 0x80000860\noutb 0xcfc 0xb"] {
+        assert!(text.contains(line), "{line}: {}", &text[text.len().saturating_sub(400)..]);
+    }
+    let mut other = Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16"])).unwrap();
+    let mut session = bulkhead_sim::qtest::Session::default();
+    let replies: Vec<_> = text.lines().map(|l| session.line(&mut other, l).unwrap()).collect();
+    assert!(replies.iter().all(|r| r.starts_with("OK")), "{replies:?}");
+    assert_eq!(replies[text.lines().position(|l| l == "inb 0x71 # 0x77").unwrap()], "OK 0x0077");
+    assert!(other.end().unwrap().success());
+    assert!(bed.sim.end().unwrap().success());
+}

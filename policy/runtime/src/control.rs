@@ -46,6 +46,8 @@ pub enum ControlRequest {
     SetNic(NicSettings, oneshot::Sender<Result<(), String>>),
     /// Plug in this vCPU.
     PlugCpu(u16, oneshot::Sender<Result<(), String>>),
+    /// The guest's accesses go into the pipe of this token too, or nowhere (0).
+    Trace(u32, oneshot::Sender<Result<(), String>>),
     /// A network card's frames go into the pipe of this token too, or nowhere (0).
     Capture(u32, oneshot::Sender<Result<(), String>>),
 }
@@ -198,6 +200,11 @@ impl v1::process_server::Process for Service {
     async fn plug_cpu(&self, request: Request<v1::Cpu>) -> Reply<v1::Empty> {
         let cpu = u16::try_from(request.into_inner().index).map_err(|_| Status::invalid_argument("number of the vCPU"))?;
         let done = self.ask(|s| ControlRequest::PlugCpu(cpu, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn trace(&self, request: Request<v1::Token>) -> Reply<v1::Empty> {
+        let done = self.ask(|s| ControlRequest::Trace(request.into_inner().token, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 

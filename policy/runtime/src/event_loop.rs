@@ -1,5 +1,6 @@
 //! The data thread of a device process.
 use crate::process::ring;
+use crate::trace::Trace;
 use crate::{ControlHandle, ControlRequest, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
 use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
@@ -107,6 +108,7 @@ pub fn run_device(
         running: true,
         counters: Counters::default(),
         log_limit: LogLimit { per_second: 100, second: 0, used: 0 },
+        trace: None,
     };
     data.channel.hello()?;
     let keeper = Box::new(AreaMarks(data.channel.marks()));
@@ -232,6 +234,7 @@ struct Data {
     running: bool,
     counters: Counters,
     log_limit: LogLimit,
+    trace: Option<Trace>,
 }
 
 impl Data {
@@ -349,6 +352,38 @@ impl Data {
     }
 
     fn access(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
+        let value = self.access_untraced(cell, op, what, payload);
+        if self.trace.is_some() {
+            self.record(cell, op, what, value, payload);
+        }
+        value
+    }
+
+    /// Writes what was asked, and what came of it, into the trace.
+    fn record(&mut self, cell: usize, op: Op, what: &Request, value: u64, payload: &[u8]) {
+        let Some(trace) = &mut self.trace else { return };
+        let write = op == Op::Write;
+        if what.region >= CONFIG_REGION {
+            if write {
+                trace.config((what.region & 0xff) as u8, what.offset as u8, what.size, what.data);
+            }
+            return;
+        }
+        let at = Access::new(what.region, what.offset, what.size);
+        let bytes = (what.count as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD);
+        let mut data = vec![0; bytes];
+        match (write, what.count > 1 || what.flags.payload()) {
+            (false, false) => fill(&mut data, value, what.size),
+            (false, true) => data = payload.to_vec(),
+            (true, _) if what.flags.payload() => {
+                let _ = self.channel.payload(cell, &mut data);
+            }
+            (true, _) => fill(&mut data, what.data, what.size),
+        }
+        trace.access(&*self.device, at, &data, write);
+    }
+
+    fn access_untraced(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
         self.counters.accesses = self.counters.accesses.saturating_add(1);
         if what.region >= CONFIG_REGION {
             let function = (what.region & 0xff) as u8;
@@ -461,6 +496,11 @@ impl Data {
         self.counters.posted = self.counters.posted.saturating_add(1);
         self.stale = true;
         let at = Access::new(what.region, what.offset, what.size);
+        if let Some(trace) = &mut self.trace {
+            let mut data = vec![0; (what.count.max(1) as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD)];
+            fill(&mut data, what.data, what.size);
+            trace.access(&*self.device, at, &data, true);
+        }
         if what.count <= 1 {
             let _ = self.write_one(at, what.data);
         } else {
@@ -629,6 +669,16 @@ impl Data {
                     let medium = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
                     let _ = answer.send(medium.and_then(|fd| self.device.insert(drive, fd, &mut self.cx)));
                 }
+                ControlRequest::Trace(0, answer) => {
+                    self.trace = None;
+                    let _ = answer.send(Ok(()));
+                }
+                ControlRequest::Trace(token, answer) => {
+                    let _ = self.link();
+                    let pipe = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
+                    let declaration = self.device.declaration();
+                    let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
+                }
                 ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
                 ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),
                 ControlRequest::Capture(0, answer) => drop(answer.send(self.device.capture(None, &mut self.cx))),
@@ -660,6 +710,7 @@ impl Data {
             ("descriptors polled", self.polled.len() as u64),
             ("control calls", c.control_calls),
             ("pictures drawn for a viewer", c.frames),
+            ("trace lines lost", self.trace.as_ref().map_or(0, |t| t.lost)),
             ("log records lost", crate::log::lost()),
         ]
     }

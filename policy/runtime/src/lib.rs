@@ -9,6 +9,7 @@ mod log;
 mod memory;
 mod packet;
 mod process;
+mod trace;
 
 pub use control::{ControlHandle, ControlRequest, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};

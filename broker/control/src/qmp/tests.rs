@@ -23,6 +23,7 @@ fn shared(stopped: bool) -> Shared {
         launcher: Launcher::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
         nics: Arc::default(),
+        captures: Arc::default(),
         past: Mutex::default(),
         fdsets: Mutex::default(),
         media: Mutex::default(),
