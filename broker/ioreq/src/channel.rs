@@ -4,8 +4,9 @@ use crate::pci::Function;
 use bulkhead_bus::plan::{Death, Slot};
 use bulkhead_bus::{Declaration, Line};
 use bulkhead_ring::{BrokerEnd, LineState, Poison};
-use bulkhead_wire::Posted;
+use bulkhead_wire::{LOST_WRITES, Posted, Step};
 use rustix::fd::OwnedFd;
+use std::collections::BTreeMap;
 
 /// A channel that is in use.
 pub(crate) struct Live {
@@ -50,6 +51,8 @@ pub(crate) struct Channel {
     pub(crate) removed: bool,
     /// Writes of the guest's to regions that are kept, made while no process was there.
     missed: Vec<Posted>,
+    /// Regions to which others were made, and the register of the last one.
+    lost: BTreeMap<u16, u64>,
     /// Full hops, by region; the last is configuration space.
     pub(crate) hops: Vec<u64>,
 }
@@ -63,12 +66,15 @@ impl Channel {
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
         let hops = vec![0; declaration.regions.len().saturating_add(1)];
-        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, parts: 0, removed: false, missed: Vec::new() }
+        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, parts: 0, removed: false, missed: Vec::new(), lost: BTreeMap::new() }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {
         let seen = end.bell().wrapping_sub(1);
         let mut live = Live { end, request_bell, seen, watched: true, idle: 0, posted_ticks: 0, posted_before: 0 };
+        for (region, offset) in std::mem::take(&mut self.lost) {
+            let _ = live.end.post(&Posted { offset, data: u64::from(region), count: 1, region: LOST_WRITES, size: 1, step: Step::Stay as u8 });
+        }
         for what in std::mem::take(&mut self.missed) {
             // There is room for all of them, and a new process has broken nothing yet.
             let _ = live.end.post(&what);
@@ -89,6 +95,13 @@ impl Channel {
         self.missed.push(what);
     }
 
+    /// A write that is not kept has reached nobody.
+    pub(crate) fn lose(&mut self, region: u16, offset: u64) {
+        if usize::from(region) < self.declaration.regions.len() {
+            self.lost.insert(region, offset);
+        }
+    }
+
     /// Whether single writes to this region are kept while no process is there.
     pub(crate) fn keeps(&self, region: u16) -> bool {
         !self.removed && self.declaration.regions.get(usize::from(region)).is_some_and(|r| r.kept)
@@ -100,6 +113,8 @@ impl Channel {
             for what in live.end.unhandled() {
                 if what.count == 1 && self.keeps(what.region) {
                     self.miss(what);
+                } else {
+                    self.lose(what.region, what.offset);
                 }
             }
         }

@@ -631,10 +631,13 @@ impl<E: Edge> Machine<E> {
         self.scratch = payload;
         if sent {
             self.counters.hops = self.counters.hops.saturating_add(1);
-            self.wait(vcpu, request, channel, Purpose::Access, again);
+            let purpose = if read { Purpose::Access } else { Purpose::Write { region, offset } };
+            self.wait(vcpu, request, channel, purpose, again);
         } else {
-            if let (Some(again), Some(c)) = (again, self.channels.get_mut(channel)) {
-                c.miss(again);
+            match (again, self.channels.get_mut(channel)) {
+                (Some(again), Some(c)) => c.miss(again),
+                (None, Some(c)) if !read => c.lose(region, offset),
+                _ => {}
             }
             self.counters.dead = self.counters.dead.saturating_add(1);
             self.answer_ones(vcpu, &request);
@@ -707,8 +710,11 @@ impl<E: Edge> Machine<E> {
                 self.remove_unplugged();
                 return self.complete(vcpu, &request, waiting.data);
             }
-            if let (Some(again), Some(c)) = (waiting.again, self.channels.get_mut(index)) {
-                c.miss(again);
+            match (waiting.again, waiting.purpose, self.channels.get_mut(index)) {
+                (Some(again), _, Some(c)) => c.miss(again),
+                // Whether it was carried out nobody knows.
+                (None, Purpose::Write { region, offset }, Some(c)) => c.lose(region, offset),
+                _ => {}
             }
             self.counters.dead = self.counters.dead.saturating_add(1);
             return self.answer_ones(vcpu, &request);

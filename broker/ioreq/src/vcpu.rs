@@ -7,6 +7,13 @@ use bulkhead_xen_abi::ioreq::Ioreq;
 pub(crate) enum Purpose {
     /// An access to a region; the reply's value or payload is the answer.
     Access,
+    /// The same, a write.
+    Write {
+        /// Region.
+        region: u16,
+        /// Byte in it.
+        offset: u64,
+    },
     /// A write to configuration space.
     ConfigWrite {
         /// Register.

@@ -100,6 +100,8 @@ pub(crate) struct Channel {
     jobs: u64,
     /// What is being done, and for which drive.
     work: Option<(u8, Work)>,
+    /// The guest has written registers that nobody took: its next command would be another one than it believes.
+    stale: bool,
 }
 
 impl Channel {
@@ -128,6 +130,7 @@ impl Channel {
             dirty: true,
             jobs: 0,
             work: None,
+            stale: false,
         }
     }
 
@@ -245,6 +248,7 @@ impl Channel {
     fn reset_drives(&mut self) {
         self.device = DeviceRegister::new();
         self.interrupt = false;
+        self.stale = false;
         for drive in self.drives.iter_mut().flatten() {
             drive.signature();
             drive.multiple = 0;
@@ -324,6 +328,26 @@ impl Channel {
         self.fail(key << 4 | error::ABRT);
     }
 
+    /// A command ends as one that was not carried out; the guest's driver tries again.
+    fn abort(&mut self) {
+        self.packet = self.drive().is_some_and(|d| d.cdrom);
+        if self.packet {
+            self.check(Sense { key: 0x0b, asc: 0, ascq: 0 });
+        } else {
+            self.fail(error::ABRT);
+        }
+    }
+
+    /// Writes have reached nobody, the last one to the command register or to another one. A command that the guest waits for ends now; one
+    /// that it goes on to make of registers that are not what it wrote is not carried out: it would read or write elsewhere.
+    pub(crate) fn lost_writes(&mut self, to_command: bool) {
+        self.dirty = true;
+        self.stale |= !to_command;
+        if self.drive().is_some() {
+            self.abort();
+        }
+    }
+
     /// First sector and count of a command, if they lie on the disk.
     fn range(&mut self, ext: bool) -> Option<(u64, u32)> {
         let device = self.device;
@@ -362,6 +386,9 @@ impl Channel {
             self.reset_drives();
             self.raise();
             return;
+        }
+        if std::mem::take(&mut self.stale) {
+            return self.abort();
         }
         let Some(drive) = self.selected() else { return };
         drive.error = 0;
@@ -927,6 +954,7 @@ impl Channel {
             bm_table: self.bm_table,
             drives: self.drives.iter().flatten().map(Drive::save).collect(),
             busy: !matches!(self.phase, Phase::Idle),
+            stale: self.stale,
         }
     }
 
@@ -946,13 +974,9 @@ impl Channel {
         self.bm_table = s.bm_table & !3;
         self.dirty = true;
         self.current = self.device.dev();
+        self.stale = s.stale;
         if s.busy {
-            self.packet = self.drive().is_some_and(|d| d.cdrom);
-            if self.packet {
-                self.check(Sense { key: 0x0b, asc: 0, ascq: 0 });
-            } else {
-                self.fail(error::ABRT);
-            }
+            self.abort();
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ mod state;
 
 use crate::backend::{Executor, Image};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, RegionId, Reset, Shadows, StateError};
 use channel::Channel;
 use drive::Drive;
 use prost::Message as _;
@@ -225,6 +225,19 @@ impl Device for Ide {
         }
         let fresh = Self::new(Vec::new(), Box::new(crate::backend::Inline::new(cx.memory.clone())));
         self.config = fresh.config;
+        self.update(cx);
+    }
+
+    fn lost_writes(&mut self, region: RegionId, offset: u64, cx: &mut Context) {
+        self.dirty = true;
+        let (channel, to_command) = match region {
+            BUS_MASTER => (usize::from(offset & 8 != 0), false),
+            // Command block and control block of each channel, in turn.
+            _ => (usize::from(region >> 1), region & 1 == 0 && offset == spec::reg::STATUS_COMMAND),
+        };
+        if let Some(channel) = self.channels.get_mut(channel) {
+            channel.lost_writes(to_command);
+        }
         self.update(cx);
     }
 

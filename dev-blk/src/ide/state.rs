@@ -34,6 +34,9 @@ pub(crate) struct ChannelState {
     /// A command was under way. Who takes the state over cannot finish it: the drive aborts it, the driver retries.
     #[prost(bool, tag = "8")]
     pub(crate) busy: bool,
+    /// Registers are not what the guest believes: see `lost_writes`.
+    #[prost(bool, tag = "9")]
+    pub(crate) stale: bool,
 }
 
 /// One drive's registers.

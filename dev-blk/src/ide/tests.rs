@@ -38,6 +38,12 @@ impl Bench {
         Self { ide: Ide::new(drives, Box::new(inline)), cx: Context::new(memory.clone()), memory, disk, failures }
     }
 
+    fn disk_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        rustix::io::pread(&self.disk, bytes.as_mut_slice(), 0).unwrap();
+        bytes
+    }
+
     fn out(&mut self, port: u16, value: u32) {
         let (region, offset) = place(port);
         let size = if offset == 0 && region % 2 == 0 && region < 4 { 2 } else { 1 };
@@ -556,6 +562,50 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     next.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20)) }], Box::new(Inline::new(next.memory.clone())));
     next.ide.load(&state, &mut next.cx).unwrap();
     assert_eq!(next.inb(0x1f7), 0xff);
+}
+
+/// Writes that reached nobody while the process was away: a command that the guest waits for ends, and one whose registers are those of an
+/// earlier one is not carried out. (It would write to another place of the disk.)
+#[test]
+fn stale_registers_after_a_restart_never_become_a_command() {
+    let mut b = Bench::new();
+    b.ata(0x20, 5, 1);
+    b.insw(0x1f0, 512);
+    let before = b.disk_bytes();
+    // Sector number and count were lost; the command itself arrives.
+    b.ide.lost_writes(0, 4, &mut b.cx);
+    assert!(b.cx.lines.level(0) && b.inb(0x1f7) & 1 == 1, "who waits hears of it");
+    let state = b.ide.save();
+    b.ide.load(&state, &mut b.cx).unwrap();
+    b.out(0x1f7, 0x30);
+    assert_eq!((b.inb(0x1f7) & 0x89, b.inb(0x1f1)), (0x01, 0x04), "aborted, no data asked for");
+    assert!(b.disk_bytes() == before);
+    // The next one has new registers.
+    b.ata(0x30, 6, 1);
+    b.outsw(0x1f0, &[9; 512]);
+    assert_eq!((b.inb(0x1f7), &b.disk_bytes()[6 * 512..7 * 512]), (0x50, &[9; 512][..]));
+    // Only the command was lost: it ends, the next is carried out.
+    b.ide.lost_writes(0, 7, &mut b.cx);
+    assert_eq!(b.inb(0x1f7) & 1, 1);
+    b.ata(0x20, 5, 1);
+    assert_eq!(b.inb(0x1f7), 0x58);
+    b.insw(0x1f0, 512);
+    // The table's address was lost: no DMA from where an earlier one was.
+    b.prd(&[(0x8000, 512, true)]);
+    b.ide.lost_writes(BUS_MASTER, 4, &mut b.cx);
+    b.bm(0, 1, 0);
+    b.ata(0xca, 5, 1);
+    b.bm(0, 1, 1);
+    assert_eq!(b.inb(0x1f7) & 1, 1);
+    // The other channel has lost nothing.
+    b.packet(&[0x00], 0);
+    assert_eq!(b.inb(0x177), 0x50);
+    // A reset by software makes everything new.
+    b.ide.lost_writes(1, 0, &mut b.cx);
+    b.out(0x3f6, 4);
+    b.out(0x3f6, 0);
+    b.ata(0x20, 5, 1);
+    assert_eq!(b.inb(0x1f7), 0x58);
 }
 
 #[test]

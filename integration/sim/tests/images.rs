@@ -104,3 +104,38 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     std::fs::write(path("orphan"), bytes).unwrap();
     assert!(refused(&path("orphan")).contains("none is guessed"), "{}", refused(&path("orphan")));
 }
+
+/// A command made while its process is away reaches nobody. The guest hears so when there is a new one, and not after its own patience.
+#[test]
+fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = chain(&dir);
+    let mut sim = start(&path("top")).unwrap();
+    read(&mut sim, 5);
+    let mut told = 0;
+    for round in 0..4u8 {
+        let old = sim.process("ide").unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        // WRITE SECTORS, in the moment.
+        for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 9), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x30)] {
+            sim.port_write(port, 1, value).unwrap();
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let status = loop {
+            let status = sim.port_read(0x1f7, 1).unwrap();
+            if status != 0xff && status & 0x80 == 0 && status & 0x09 != 0 {
+                break status;
+            }
+            assert!(std::time::Instant::now() < end, "the command is waited for in vain: {status:#x}");
+        };
+        told += u32::from(status & 1 == 1);
+        // As a driver does after an error: a reset by software, and once more.
+        sim.port_write(0x3f6, 1, 4).unwrap();
+        sim.port_write(0x3f6, 1, 0).unwrap();
+        await_status(&mut sim, 0x80, 0);
+        write(&mut sim, 9, round + 1);
+        assert_eq!(read(&mut sim, 9), vec![round + 1; 512]);
+    }
+    assert!(told > 0, "no command fell into the moment");
+    assert!(sim.end().unwrap().success());
+}

@@ -152,3 +152,22 @@ S
     umount /run/small; [ $c = 0 ] && await 5 nothing_left || return 1
     refused 'this is no qcow2 image' /run/tiny.img 'disk=["format=qcow2,vdev=hda,access=rw,backendtype=qdisk,target=/run/tiny.img"]'
 }
+
+# What a guest's configuration can ask for and is not there: each its own line, through xl create.
+refusals() {
+    for try in 'USB|usb=1' 'USB|usbversion=3' 'sound|soundhw="ac97"' 'SPICE|spice=1;spiceport=6000;spicehost="127.0.0.1";spicedisable_ticketing=1' 'AHCI|hdtype="ahci"' \
+        'the QXL display|vga="qxl";videoram=128' 'vendor_device|vendor_device="xenserver"' 'channels|channel=["connection=pty,name=c"]' 'a window in dom0|sdl=1'; do
+        words=${try%%|*}; old=$IFS; IFS=';'; set -- ${try#*|}; IFS=$old
+        refused "BH-0102: .*$words" /run/tiny.img "$@" || { echo "not so: $try"; return 1; }
+    done
+    refused 'BH-0102: .*SCSI' /run/tiny.img 'disk=["format=raw,vdev=sda,access=rw,backendtype=qdisk,target=/run/tiny.img"]' || return 1
+    # The host's settings.
+    mkdir -p /etc/bulkhead; printf '[devices]\nsubstitutes = "refuse"\n' >/etc/bulkhead/bulkhead.toml
+    refused 'BH-0102: -device cirrus-vga.*something else would take its place' /run/tiny.img 'vga="cirrus"'; r=$?
+    printf '[devices]\nsubstitute = "refuse"\n' >/etc/bulkhead/bulkhead.toml
+    [ $r = 0 ] && refused 'BH-0110: .*line 2' /run/tiny.img; r=$?
+    bulkhead check-config; [ $? = 4 ] || r=1
+    rm -r /etc/bulkhead; bulkhead check-config || r=1
+    bulkhead doctor; d=$?; [ $d = 0 ] || { echo "doctor: $d"; r=1; }
+    return $r
+}

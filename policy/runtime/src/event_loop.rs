@@ -495,6 +495,10 @@ impl Data {
     fn posted(&mut self, what: wire::Posted) {
         self.counters.posted = self.counters.posted.saturating_add(1);
         self.stale = true;
+        if what.region == wire::LOST_WRITES {
+            self.device.lost_writes(what.data as u16, what.offset, &mut self.cx);
+            return self.channel.posted_done();
+        }
         let at = Access::new(what.region, what.offset, what.size);
         if let Some(trace) = &mut self.trace {
             let mut data = vec![0; (what.count.max(1) as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD)];

@@ -151,6 +151,12 @@ pub trait Device: Send {
         None
     }
 
+    /// Writes to region `region` have reached nobody while this device's process was away, the last one to the register at `offset`.
+    /// Called first in a new life, for each such region: what the guest believes to have set up is not there.
+    fn lost_writes(&mut self, region: crate::RegionId, offset: u64, cx: &mut Context) {
+        let _ = (region, offset, cx);
+    }
+
     /// A timer, descriptor or left-over work became ready.
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         let _ = (ready, cx);

@@ -200,6 +200,10 @@ pub struct Posted {
     pub step: u8,
 }
 
+/// Region of a posted write that tells a new process that writes of the guest's have reached nobody while it was away: `data` is the
+/// region, `offset` the register of the last one. Higher than any region, lower than configuration spaces.
+pub const LOST_WRITES: u16 = 0xfe00;
+
 /// A shadowed register: its value if reading it has no side effect now.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
