@@ -85,6 +85,15 @@ fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_o
 }
 
 #[test]
+fn a_sector_written_by_pio_is_there_when_the_process_dies_at_once() {
+    let bed = Bed::new("pio");
+    let image = bed.image();
+    run(&image, &*FakeMemory::new(4096), Job::Write { offset: 1024, data: vec![0x77; 512] }).unwrap();
+    std::mem::forget(image);
+    assert_eq!(bed.converted()[1024..1536], [0x77; 512]);
+}
+
+#[test]
 fn flush_and_trim_keep_the_image_whole() {
     let bed = Bed::new("trim");
     let memory = FakeMemory::new(4096);

@@ -562,6 +562,7 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     next.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20)) }], Box::new(Inline::new(next.memory.clone())));
     next.ide.load(&state, &mut next.cx).unwrap();
     assert_eq!(next.inb(0x1f7), 0xff);
+    assert!(next.ide.channels[0].medium(0).unwrap().image.is_none(), "it would still have the file");
 }
 
 /// Writes that reached nobody while the process was away: a command that the guest waits for ends, and one whose registers are those of an
