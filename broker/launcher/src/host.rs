@@ -1,6 +1,6 @@
 //! What the launcher opens on the host, before anything is started.
 use crate::qcow2;
-use crate::machine::{Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
+use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
 use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
@@ -177,7 +177,7 @@ fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
 }
 
 /// The medium of a drive, with what it is based on, and the drive's configuration.
-pub fn drive(drive: &Drive) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
+pub fn drive(drive: &Drive, backing: Backing) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
     let index = drive.index.unwrap_or(0);
     let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new() };
     let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
@@ -218,6 +218,18 @@ pub fn drive(drive: &Drive) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Fail
         // Relative to the image that names it. "nbd:" and the like are names of no file here.
         path = path.parent().unwrap_or(Path::new("")).join(&name);
         what = format!("backing file {}", path.display());
+        let allowed = match backing {
+            Backing::Any => true,
+            Backing::None => false,
+            Backing::Directory => {
+                let real = |p: &Path| std::fs::canonicalize(p).map_err(|e| format!("{what}: {e}"));
+                let top = real(Path::new(file))?;
+                real(&path)?.starts_with(top.parent().unwrap_or(Path::new("/")))
+            }
+        };
+        if !allowed {
+            return Err(format!("{what}: the host's settings do not let {file} be based on it (-image-backing)"));
+        }
     }
 }
 

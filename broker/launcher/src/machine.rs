@@ -139,6 +139,18 @@ impl Drive {
     }
 }
 
+/// Which files an image may be based on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// Any that it names.
+    #[default]
+    Any,
+    /// Those in the directory of the guest's image, or below.
+    Directory,
+    /// None.
+    None,
+}
+
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
@@ -250,6 +262,8 @@ pub struct Machine {
     pub sim: Option<Sim>,
     /// The sandbox's level; `None`: the highest that the kernel has.
     pub level: Option<Level>,
+    /// Which files images may be based on.
+    pub backing: Backing,
     /// The user that everything runs as: a name, or user and group by number.
     pub user: Option<String>,
     /// The directory that an empty root directory is mounted on.
@@ -277,6 +291,7 @@ impl Default for Machine {
             probe: false,
             sim: None,
             level: None,
+            backing: Backing::Any,
             user: None,
             chroot: None,
         }

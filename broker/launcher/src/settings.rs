@@ -13,6 +13,21 @@ struct Settings {
     sandbox: Sandbox,
     devices: Devices,
     network: Network,
+    images: Images,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Images {
+    backing: Option<Backing>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Backing {
+    Any,
+    Directory,
+    None,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -65,6 +80,11 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
     add("-sandbox", settings.sandbox.level.map(|l| if l == Level::Strict { "level=strict" } else { "level=kernel" }));
     add("-substitutes", settings.devices.substitutes.map(|s| if s == Substitutes::Refuse { "refuse" } else { "allow" }));
     add("-nic-rules", settings.network.level.map(|l| if l == Filter::Guard { "level=guard" } else { "level=off" }));
+    add("-image-backing", settings.images.backing.map(|b| match b {
+        Backing::Any => "any",
+        Backing::Directory => "directory",
+        Backing::None => "none",
+    }));
     Ok(all)
 }
 
@@ -93,8 +113,8 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n";
-        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard"]);
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\n";
+        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard", "-image-backing", "directory"]);
     }
 
     #[test]

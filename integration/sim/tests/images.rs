@@ -91,6 +91,25 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     std::fs::rename(path("base"), path("away")).unwrap();
     assert!(refused(&path("orphan")).contains("backing file"), "{}", refused(&path("orphan")));
     std::fs::rename(path("away"), path("base")).unwrap();
+    // What an image may be based on is the host's to say.
+    let with = |backing: &str| {
+        let drive = format!("file={},if=ide,index=0,media=disk,format=qcow2,cache=writeback", path("orphan"));
+        Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-image-backing", backing, "-drive", &drive])).map_err(|e| e.to_string())
+    };
+    assert!(with("none").err().unwrap().contains("-image-backing"));
+    assert!(with("directory").unwrap().end().unwrap().success());
+    std::fs::create_dir(path("elsewhere")).unwrap();
+    std::fs::rename(path("base"), path("elsewhere/base")).unwrap();
+    std::os::unix::fs::symlink("elsewhere/base", path("base")).unwrap();
+    assert!(with("directory").unwrap().end().unwrap().success(), "below is allowed");
+    std::fs::remove_file(path("base")).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::copy(path("elsewhere/base"), outside.path().join("base")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("base"), path("base")).unwrap();
+    assert!(with("directory").err().unwrap().contains("-image-backing"), "a link does not lead out");
+    assert!(with("any").unwrap().end().unwrap().success());
+    std::fs::remove_file(path("base")).unwrap();
+    std::fs::rename(path("elsewhere/base"), path("base")).unwrap();
     // One that two guests want to write.
     let mut sim = start(&path("top")).unwrap();
     assert!(refused(&path("top")).contains("locked by another process"));

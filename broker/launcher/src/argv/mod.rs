@@ -8,7 +8,7 @@ pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
 use table::Fate::{Ignored, Implemented, Refused, Substituted};
 use table::{KEYS, MAX_NICS};
 use crate::errors::Code;
-use crate::machine::{self, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
+use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::plan::{Level, NicModel};
@@ -174,6 +174,14 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 _ => return Err(bad("xenfv, pc or none")),
             },
+            "image-backing" => {
+                machine.backing = match value.as_str() {
+                    "any" => Backing::Any,
+                    "directory" => Backing::Directory,
+                    "none" => Backing::None,
+                    _ => return Err(bad("any, directory or none")),
+                };
+            }
             "substitutes" => {
                 substitutes = match value.as_str() {
                     "allow" => true,

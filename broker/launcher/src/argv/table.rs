@@ -131,6 +131,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("runas", Implemented("NAME or UID:GID, for the launcher and all processes"), "dm_restrict, device_model_user"),
     flag("xen-attach", Substituted("given to the host's QEMU before anything else is looked at"), "a guest that is not HVM, a stub domain"),
     option("sandbox", Implemented("level=strict or level=kernel; not QEMU's"), ""),
+    option("image-backing", Implemented("files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's"), ""),
     option("substitutes", Implemented("allow, or refuse: what would be substituted is an error; not QEMU's"), ""),
     option("sim", Implemented("the simulated machine, for tests"), ""),
 ];

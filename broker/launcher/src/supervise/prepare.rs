@@ -49,7 +49,7 @@ impl Launcher {
         let mut drives = Vec::new();
         let mut drive_fds = Vec::new();
         for drive in &machine.drives {
-            let (fds, config) = host::drive(drive).coded(Code::Image)?;
+            let (fds, config) = host::drive(drive, machine.backing).coded(Code::Image)?;
             drive_fds.extend(fds);
             drives.push(config);
         }
