@@ -11,6 +11,9 @@ org 0
 DESCRIPTOR      equ 0x7c00
 NUMBER          equ 0x7c10
 
+; Looks at the control word before the address is written once more: some seconds. A transfer that goes on is not disturbed.
+PATIENCE        equ 0x4000000
+
 KERNEL_SIZE     equ 0x08
 INITRD_SIZE     equ 0x0b
 KERNEL_DATA     equ 0x11
@@ -138,17 +141,23 @@ dma:    shl eax, 16
         mov eax, ebx
         bswap eax
         mov [DESCRIPTOR + 12], eax
-        mov eax, ((DESCRIPTOR & 0xff) << 24) | ((DESCRIPTOR & 0xff00) << 8)
+.send:  mov eax, ((DESCRIPTOR & 0xff) << 24) | ((DESCRIPTOR & 0xff00) << 8)
         mov dx, 0x518
         out dx, eax
+        push ecx
+        mov ecx, PATIENCE
 .wait:  mov eax, [DESCRIPTOR]
         test eax, eax
         jz .done
         test eax, 0x01000000    ; error
         jnz failed
         pause
-        jmp .wait
-.done:  ret
+        dec ecx
+        jnz .wait
+        pop ecx
+        jmp .send               ; nobody may have heard it: a process that was just being started again
+.done:  pop ecx
+        ret
 
 failed: mov si, message
         mov ah, 0x0e

@@ -167,8 +167,11 @@ impl FwCfg {
         let [c0, c1, c2, c3, l0, l1, l2, l3, address @ ..] = bytes;
         let control = Control::from_bits(u32::from_be_bytes([c0, c1, c2, c3]));
         let len = u32::from_be_bytes([l0, l1, l2, l3]);
-        if self.transfer.is_some() {
-            return self.finish(at, true, cx);
+        match &self.transfer {
+            // It is under way; who asks does not know whether it was heard.
+            Some(transfer) if transfer.descriptor == at => return,
+            Some(_) => return self.finish(at, true, cx),
+            None => {}
         }
         if control.select() {
             self.select(control.key());

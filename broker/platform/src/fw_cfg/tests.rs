@@ -120,6 +120,9 @@ fn a_long_transfer_is_made_in_pieces_and_survives_the_process() {
     b.cx.memory.write(0x200, &read(key::ID).into_bits().to_be_bytes()).unwrap();
     b.device.write(Access::new(region::DMA, 4, 4), u64::from(0x200u32.swap_bytes()), &mut b.cx).unwrap();
     assert_eq!(b.memory(0x200, 4), [0, 0, 0, 1]);
+    // The same once more: it is being done.
+    b.device.write(Access::new(region::DMA, 4, 4), u64::from(0x100u32.swap_bytes()), &mut b.cx).unwrap();
+    assert_eq!(b.control(), read(key::KERNEL_DATA).into_bits());
     // Stopped, nothing is written.
     b.device.running(false, &mut b.cx);
     b.device.poll(Ready::Again, &mut b.cx);
