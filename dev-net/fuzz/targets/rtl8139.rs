@@ -1,7 +1,7 @@
 //! rtl8139: bytes → accesses (bulkhead_bus::exercise).
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    if let Err(e) = bulkhead_bus::exercise::exercise(&bulkhead_dev_blk::rtl8139::exercised, bytes) {
+    if let Err(e) = bulkhead_bus::exercise::exercise(&bulkhead_dev_net::rtl8139::exercised, bytes) {
         panic!("{e}");
     }
 });

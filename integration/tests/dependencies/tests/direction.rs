@@ -74,3 +74,23 @@ fn the_state_of_every_device_has_a_version() {
         assert!(std::fs::read_to_string(top().join(file)).unwrap().contains("VERSION: u32"), "{file}");
     }
 }
+
+/// Fuzz targets are workspaces of their own, which nothing else builds: a target that names another crate than its manifest was never run.
+#[test]
+fn fuzz_targets_name_what_their_manifest_has() {
+    let out = Command::new("git").args(["ls-files", "*/fuzz/targets/*.rs"]).current_dir(top()).output().unwrap();
+    let files: Vec<String> = String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect();
+    assert!(files.len() >= 12, "{files:?}");
+    for file in files {
+        let path = top().join(&file);
+        let manifest = std::fs::read_to_string(path.ancestors().nth(2).unwrap().join("Cargo.toml")).unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{file} is no target");
+        let text = std::fs::read_to_string(&path).unwrap();
+        for piece in text.split("bulkhead_").skip(1) {
+            let used: String = piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let used = format!("bulkhead-{}", used.trim_end_matches('_').replace('_', "-"));
+            assert!(manifest.lines().any(|l| l.starts_with(&format!("{used} ="))), "{file} uses {used}, which its manifest does not have");
+        }
+    }
+}
