@@ -104,7 +104,8 @@ pub(crate) fn run(json: bool) -> Done {
     let mut all = vec![finding("version", State::Good, crate::VERSION.as_str(), ""), kernel(), landlock(), namespaces()];
     all.extend(installed());
     all.extend(xen());
-    all.push(node("/dev/net/tun", "the kernel module tun, for guests with emulated network cards"));
+    let tun = node("/dev/net/tun", "the kernel module tun, for guests with emulated network cards");
+    all.push(Finding { state: if tun.state == State::Good { State::Good } else { State::Less }, ..tun });
     all.push(firmware("VGA firmware", &["/usr/share/bulkhead/vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"], State::Wrong, "the package seabios"));
     for card in ["e1000", "rtl8139"] {
         let paths = [format!("/usr/lib/ipxe/qemu/efi-{card}.rom"), format!("/usr/share/bulkhead/efi-{card}.rom"), format!("/usr/share/qemu/efi-{card}.rom")];

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 /// The version and the build, as `--version` prints them.
-pub(crate) static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (build {:016x})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD_ID));
+pub(crate) static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (build {})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD));
 
 /// Why a command failed; what the exit status says.
 pub(crate) enum Failure {

@@ -26,6 +26,12 @@ pub const BUILD_ID: u64 = fnv1a(match option_env!("BULKHEAD_BUILD_ID") {
     None => concat!(env!("CARGO_PKG_VERSION"), "-unnamed").as_bytes(),
 });
 
+/// The build for people: a commit in a package, else `unnamed`.
+pub const BUILD: &str = match option_env!("BULKHEAD_BUILD_ID") {
+    Some(id) => id,
+    None => "unnamed",
+};
+
 /// A page of shared memory.
 pub const PAGE: usize = 4096;
 /// Bytes of payload that a string operation can carry in one request: Xen ends each one at a page boundary.
