@@ -2,10 +2,10 @@
 use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::FormatAccess;
+use imago::{FormatAccess, ShallowMapping};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::fmt;
+use std::{fmt, io};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An image's format. It is told, never guessed.
@@ -20,8 +20,66 @@ pub enum Format {
 /// What the bytes of a disk are kept in.
 pub(super) enum Content {
     Raw(OwnedFd),
-    /// Its tables are in the library's memory until it is flushed, which is after each job that has written.
-    Formatted(Box<Mutex<FormatAccess<File>>>),
+    Formatted(Box<Mutex<Formatted>>),
+}
+
+/// An image with tables. What has changed of them is in the library's memory until it is flushed, which is after each job that has
+/// changed some.
+pub(super) struct Formatted {
+    access: FormatAccess<File>,
+    unflushed: bool,
+}
+
+impl Formatted {
+    pub(super) fn read(&self, data: &mut [u8], offset: u64) -> io::Result<()> {
+        self.access.read(data, offset)
+    }
+
+    pub(super) fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        // To clusters that are this image's alone only the data goes.
+        self.unflushed |= !self.in_place(offset, data.len() as u64);
+        self.access.write(data, offset)
+    }
+
+    /// Whether tables have changed since they were written.
+    #[cfg(test)]
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.unflushed
+    }
+
+    /// Whether all of this is where it is written to already.
+    fn in_place(&self, offset: u64, len: u64) -> bool {
+        let end = offset.saturating_add(len);
+        let mut at = offset;
+        while at < end {
+            match self.access.get_shallow_mapping(at, end.saturating_sub(at)) {
+                Ok((ShallowMapping::Raw { writable: true, .. }, n @ 1..)) => at = at.saturating_add(n),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.unflushed = true;
+        self.access.discard_to_any(offset, len)
+    }
+
+    /// What has changed of the tables goes into the file.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        if self.unflushed {
+            self.access.flush()?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// Everything is durable.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.unflushed = true;
+        self.settle()?;
+        self.access.sync()
+    }
 }
 
 /// An open image.
@@ -75,7 +133,7 @@ impl Image {
         }
         let access = below.ok_or("no image")?;
         let size = access.size();
-        Ok(Self { content: Content::Formatted(Box::new(Mutex::new(access))), size })
+        Ok(Self { content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false }))), size })
     }
 
     /// A medium that somebody has handed over: a file or a block device with at least one CD sector.
@@ -103,6 +161,6 @@ impl Image {
 }
 
 /// The library's image, also after a thread that had it died.
-pub(super) fn locked(access: &Mutex<FormatAccess<File>>) -> MutexGuard<'_, FormatAccess<File>> {
+pub(super) fn locked(access: &Mutex<Formatted>) -> MutexGuard<'_, Formatted> {
     access.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ mod tests;
 
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
 pub use image::{Format, Image};
-use image::{Content, locked};
+use image::{Content, Formatted, locked};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -167,24 +167,24 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
 }
 
 /// The same for an image with tables. What the guest is told is written has left this process, tables too, as with a raw image.
-fn run_formatted(access: &mut imago::FormatAccess<imago::file::File>, memory: &dyn GuestMemory, job: Job) -> Outcome {
+fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: Job) -> Outcome {
     let failed = |e: std::io::Error| image::errno(&e);
     match job {
         Job::Read { offset, len } => {
             let mut data = vec![0; len];
-            access.read(data.as_mut_slice(), offset).map_err(failed)?;
+            image.read(data.as_mut_slice(), offset).map_err(failed)?;
             Ok(data)
         }
         Job::Write { offset, data } => {
-            access.write(data.as_slice(), offset).map_err(failed)?;
-            access.flush().map_err(failed)?;
+            image.write(data.as_slice(), offset).map_err(failed)?;
+            image.settle().map_err(failed)?;
             Ok(Vec::new())
         }
         Job::ReadDma { offset, to } => {
             let mut at = offset;
             for group in chunks(&to) {
                 let mut data = vec![0; whole(&group)];
-                access.read(data.as_mut_slice(), at).map_err(failed)?;
+                image.read(data.as_mut_slice(), at).map_err(failed)?;
                 let mut rest = data.as_slice();
                 for segment in group {
                     let (piece, more) = rest.split_at_checked(segment.len as usize).ok_or(Errno::IO)?;
@@ -205,19 +205,19 @@ fn run_formatted(access: &mut imago::FormatAccess<imago::file::File>, memory: &d
                     memory.read(segment.address, piece).map_err(errno)?;
                     rest = more;
                 }
-                access.write(data.as_slice(), at).map_err(failed)?;
+                image.write(data.as_slice(), at).map_err(failed)?;
                 at = at.saturating_add(data.len() as u64);
             }
-            access.flush().map_err(failed)?;
+            image.settle().map_err(failed)?;
             Ok(Vec::new())
         }
-        Job::Flush => access.flush().and_then(|()| access.sync()).map(|()| Vec::new()).map_err(failed),
+        Job::Flush => image.sync().map(|()| Vec::new()).map_err(failed),
         Job::Trim(ranges) => {
             for (offset, len) in ranges {
                 // Advice, as above.
-                let _ = access.discard_to_any(offset, len);
+                let _ = image.discard(offset, len);
             }
-            access.flush().map_err(failed)?;
+            image.settle().map_err(failed)?;
             Ok(Vec::new())
         }
     }

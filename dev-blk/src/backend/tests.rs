@@ -93,6 +93,22 @@ fn a_sector_written_by_pio_is_there_when_the_process_dies_at_once() {
     assert_eq!(bed.converted()[1024..1536], [0x77; 512]);
 }
 
+/// Only what changes the tables is followed by writing them.
+#[test]
+fn what_is_written_in_place_leaves_the_tables_alone() {
+    let bed = Bed::new("place");
+    let image = bed.image();
+    let Content::Formatted(access) = &image.content else { panic!() };
+    let mut access = locked(access);
+    access.write(&[1; 65536], 0).unwrap();
+    assert!(access.is_unflushed());
+    access.settle().unwrap();
+    access.write(&[2; 4096], 8192).unwrap();
+    assert!(!access.is_unflushed());
+    access.write(&[2; 4096], 1 << 20).unwrap();
+    assert!(access.is_unflushed());
+}
+
 #[test]
 fn flush_and_trim_keep_the_image_whole() {
     let bed = Bed::new("trim");
