@@ -58,7 +58,7 @@ pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> boo
         }
     };
     // After what can go wrong, so that an error is the first line.
-    for note in &notes {
+    for note in notes.iter().chain(&launcher.shown) {
         say(note);
     }
     let result = launcher.start().coded(Code::Start).and_then(|()| launcher.watch().coded(Code::Machine));
@@ -106,6 +106,8 @@ struct Launcher {
     next_token: u32,
     /// libxl took its rights away: rules on interfaces stay as they are.
     restricted: bool,
+    /// What was opened, for the log.
+    shown: Vec<String>,
     /// Open only if it could not be opened later; until libxl has been told that the machine runs.
     xenstore: Option<Xenstore>,
     /// The rules on the interfaces of network cards, by slot.

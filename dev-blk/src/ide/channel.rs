@@ -343,7 +343,8 @@ impl Channel {
     pub(crate) fn lost_writes(&mut self, to_command: bool) {
         self.dirty = true;
         self.stale |= !to_command;
-        if self.drive().is_some() {
+        // In a new life nothing is under way; what is under way otherwise ends by itself.
+        if self.quiescent() && self.drive().is_some() {
             self.abort();
         }
     }

@@ -106,9 +106,10 @@ S
     rm -f /run/st.in; mkfifo /run/st.in
     $tools/bulkhead-bed terminal xl console st </run/st.in >/run/st.out 2>&1 &
     exec 6<>/run/st.in
+    holders() { for p in $(tree st | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -c loop; done | awk '{ n += $1 } END { print n + 0 }'; }
+    [ "$(holders)" -gt 1 ] || { echo "nobody has the disk at the start"; return 1; }
     xl unpause st
     await 120 said st GUEST-COPIED || { trouble st; return 1; }
-    holders() { for p in $(tree st | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -c loop; done | awk '{ n += $1 } END { print n + 0 }'; }
     [ "$(holders)" = 0 ] || { echo "somebody still has the disk"; tree st; return 1; }
     bulkhead logs st | grep 'has unplugged' ; grep 'unplugged ide0-hd0, ide0-hd1' /var/log/xen/qemu-dm-st.log || return 1
     # A process that is started again has no disk either.

@@ -171,6 +171,8 @@ fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Conte
                 device.running(true, cx);
             }
             3 => drop(device.screenshot()),
+            // A broker that is not to be trusted says it at any time, of any region.
+            4 => device.lost_writes(input.number(2) as u16, input.number(2), cx),
             _ => device.inspect(&mut crate::Inspect::default()),
         },
         _ => {

@@ -33,9 +33,11 @@ impl Launcher {
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
         let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
         let executable = roles()?;
-        policy::restrict::unlimited_file_size();
         let user = machine.user.as_deref().map(host::user).transpose().coded(Code::User)?;
         let restricted = user.is_some() || machine.chroot.is_some();
+        if restricted {
+            policy::restrict::unlimited_file_size();
+        }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("/dev/null: {e}"))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
@@ -66,10 +68,10 @@ impl Launcher {
             }
         }
         let rom_size = |model| nic_roms.iter().find(|(m, ..)| *m == model).map_or(0, |r| r.2);
-        let (mut nics, mut ends, mut rules) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut nics, mut ends, mut rules, mut shown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for nic in &machine.nics {
             let open = host::nic(nic, stubdom.is_some()).coded(Code::Network)?;
-            say(&open.shown);
+            shown.push(open.shown);
             nics.push(open.fd);
             ends.push(open.end);
             rules.push(open.rules);
@@ -97,8 +99,8 @@ impl Launcher {
             if let Some(video) = machine.video {
                 let pages = u64::from(video.mib).saturating_mul(256);
                 open.populate(gfn, pages).map_err(|e| match &stubdom {
-                    Some(_) if e.forbidden() => "BH-0401: video RAM: this kernel does not let a stub domain make hypercalls (XSA-482); its command line needs xen_privcmd.unrestricted=1".to_owned(),
-                    _ => format!("BH-0401: video RAM of {} MiB: {e}", video.mib),
+                    Some(_) if e.forbidden() => Code::Xen.line("video RAM: this kernel does not let a stub domain make hypercalls (XSA-482); its command line needs xen_privcmd.unrestricted=1"),
+                    _ => Code::Xen.line(format!("video RAM of {} MiB: {e}", video.mib)),
                 })?;
             }
             privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
@@ -140,6 +142,7 @@ impl Launcher {
             user,
             restricted,
             xenstore: None,
+            shown,
             surface: None,
             report: match &stubdom {
                 // Relative to the domain's own path.
@@ -187,6 +190,11 @@ impl Launcher {
         let domid = self.plan.domid;
         let restricted = || Privcmd::open(domid).and_then(Privcmd::restrict).map_err(fail);
         let sim = |fd: i32| host::inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"));
+        // By which a device reaches guest memory.
+        let memory = || match &machine.sim {
+            Some(s) => sim(s.memory).map(|fd| (FdUse::SimMemory, fd)),
+            None => restricted().map(|fd| (FdUse::Privcmd, fd)),
+        };
         let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
         let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(|e| e.to_string())?;
         control.push((FdUse::LogFile, log));
@@ -220,10 +228,7 @@ impl Launcher {
             match &device.config {
                 DeviceConfig::Ide { .. } => {
                     kept.append(&mut drives);
-                    kept.push(match &machine.sim {
-                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
-                        None => (FdUse::Privcmd, restricted()?),
-                    });
+                    kept.push(memory()?);
                 }
                 DeviceConfig::Vga { vram, .. } => {
                     kept.push(match &machine.sim {
@@ -254,17 +259,11 @@ impl Launcher {
                 DeviceConfig::FwCfg { .. } => {
                     kept.extend(boot.kernel.take().map(|(fd, _)| (FdUse::Kernel, fd)));
                     kept.extend(boot.initrd.take().map(|(fd, _)| (FdUse::Initrd, fd)));
-                    kept.push(match &machine.sim {
-                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
-                        None => (FdUse::Privcmd, restricted()?),
-                    });
+                    kept.push(memory()?);
                 }
                 DeviceConfig::Nic { model, .. } => {
                     kept.extend(nics.next().map(|fd| (FdUse::Net, fd)));
-                    kept.push(match &machine.sim {
-                        Some(s) => (FdUse::SimMemory, sim(s.memory)?),
-                        None => (FdUse::Privcmd, restricted()?),
-                    });
+                    kept.push(memory()?);
                     if let Some((_, rom, _)) = nic_roms.iter().find(|(m, ..)| m == model) {
                         broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(fail_io)?));
                     }
