@@ -1,7 +1,7 @@
 //! What the launcher opens on the host, before anything is started.
 use crate::qcow2;
 use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
-use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel};
+use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, WhenFull};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
@@ -177,9 +177,9 @@ fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
 }
 
 /// The medium of a drive, with what it is based on, and the drive's configuration.
-pub fn drive(drive: &Drive, backing: Backing) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
+pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
     let index = drive.index.unwrap_or(0);
-    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new() };
+    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full };
     let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
     let mut what = format!("{} {file}", if drive.cdrom { "CD image" } else { "disk image" });
     let (mut path, mut format) = (PathBuf::from(file), drive.format);

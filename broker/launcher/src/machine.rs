@@ -1,7 +1,7 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel};
+use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel, WhenFull};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -264,6 +264,8 @@ pub struct Machine {
     pub level: Option<Level>,
     /// Which files images may be based on.
     pub backing: Backing,
+    /// What becomes of writes that an image has no room for.
+    pub full: WhenFull,
     /// The user that everything runs as: a name, or user and group by number.
     pub user: Option<String>,
     /// The directory that an empty root directory is mounted on.
@@ -292,6 +294,7 @@ impl Default for Machine {
             sim: None,
             level: None,
             backing: Backing::Any,
+            full: WhenFull::Report,
             user: None,
             chroot: None,
         }

@@ -20,6 +20,14 @@ struct Settings {
 #[serde(deny_unknown_fields, default)]
 struct Images {
     backing: Option<Backing>,
+    full: Option<Full>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Full {
+    Report,
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -85,6 +93,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
         Backing::Directory => "directory",
         Backing::None => "none",
     }));
+    add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
     Ok(all)
 }
 
@@ -113,8 +122,8 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\n";
-        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard", "-image-backing", "directory"]);
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n";
+        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard", "-image-backing", "directory", "-image-full", "stop"]);
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
 fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
     let Some((file, size)) = fds.take(&FdUse::Drive(drive.index)).zip(drive.size) else { return Ok(None) };
     if let [ImageFormat::Raw] = drive.formats.as_slice() {
-        return Ok(Some(Image::raw(file, size)));
+        return Ok(Some(Image::raw(file, size).when_full(drive.full)));
     }
     let format = |f: &ImageFormat| match f {
         ImageFormat::Raw => Format::Raw,
@@ -192,7 +192,7 @@ fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
         chain.push((file, format(told)));
         next = fds.take(&FdUse::Backing(drive.index, below));
     }
-    Image::chain(chain, !drive.read_only).map(Some).map_err(|e| format!("drive {}: {e}", drive.id))
+    Image::chain(chain, !drive.read_only).map(|i| Some(i.when_full(drive.full))).map_err(|e| format!("drive {}: {e}", drive.id))
 }
 
 /// The board's own form of its configuration.

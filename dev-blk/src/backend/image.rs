@@ -3,6 +3,8 @@ use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{FormatAccess, ShallowMapping};
+use super::room::Room;
+use bulkhead_bus::plan::WhenFull;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::{fmt, io};
@@ -85,6 +87,7 @@ impl Formatted {
 /// An open image.
 pub struct Image {
     pub(super) content: Content,
+    pub(super) room: Room,
     size: u64,
 }
 
@@ -103,7 +106,7 @@ pub(super) fn errno(e: &std::io::Error) -> Errno {
 impl Image {
     /// A raw file or block device with `size` bytes.
     pub fn raw(file: OwnedFd, size: u64) -> Self {
-        Self { content: Content::Raw(file), size }
+        Self { content: Content::Raw(file), room: Room::default(), size }
     }
 
     /// A chain of images, the one that the guest writes first, each based on the next. Only the first may be open for writing.
@@ -133,7 +136,28 @@ impl Image {
         }
         let access = below.ok_or("no image")?;
         let size = access.size();
-        Ok(Self { content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false }))), size })
+        Ok(Self { content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false }))), room: Room::default(), size })
+    }
+
+    /// The image, with what becomes of writes that its storage has no room for; without this they fail.
+    #[must_use]
+    pub fn when_full(self, when_full: WhenFull) -> Self {
+        Self { room: Room::new(when_full), ..self }
+    }
+
+    /// A write that waits for room fails. The guest has reset the drive.
+    pub fn give_up(&self) {
+        self.room.give_up();
+    }
+
+    /// A write has found no room: waits, and is true if it may be tried again.
+    pub(crate) fn wait_for_room(&self) -> bool {
+        self.room.wait()
+    }
+
+    /// Whether a write waits for room.
+    pub fn waits(&self) -> bool {
+        self.room.waits()
     }
 
     /// A medium that somebody has handed over: a file or a block device with at least one CD sector.

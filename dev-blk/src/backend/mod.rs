@@ -1,6 +1,7 @@
 //! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
 //! its result comes back by `poll`.
 mod image;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -97,17 +98,27 @@ fn errno(e: DmaError) -> Errno {
     }
 }
 
-/// Carries one job out.
-fn run(image: &Image, memory: &dyn GuestMemory, job: Job) -> Outcome {
+/// Carries one job out; one that finds no room, again and again if the image is to wait.
+fn run(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
+    loop {
+        let outcome = once(image, memory, job);
+        if !matches!(outcome, Err(Errno::NOSPC | Errno::DQUOT)) || !image.wait_for_room() {
+            image.room.end();
+            return outcome;
+        }
+    }
+}
+
+fn once(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     match &image.content {
         Content::Raw(file) => run_raw(file, memory, job),
         Content::Formatted(access) => run_formatted(&mut locked(access), memory, job),
     }
 }
 
-fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
+fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     match job {
-        Job::Read { offset, len } => {
+        &Job::Read { offset, len } => {
             let mut data = vec![0; len];
             let mut done = 0usize;
             while let Some(rest) = data.get_mut(done..).filter(|r| !r.is_empty()) {
@@ -133,8 +144,8 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
             Ok(Vec::new())
         }
         Job::ReadDma { offset, to } => {
-            let mut at = offset;
-            for group in chunks(&to) {
+            let mut at = *offset;
+            for group in chunks(to) {
                 let n = memory.read_file(file.as_fd(), at, &group).map_err(errno)?;
                 if n != whole(&group) {
                     return Err(Errno::IO);
@@ -144,8 +155,8 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
             Ok(Vec::new())
         }
         Job::WriteDma { offset, from } => {
-            let mut at = offset;
-            for group in chunks(&from) {
+            let mut at = *offset;
+            for group in chunks(from) {
                 let n = memory.write_file(file.as_fd(), at, &group).map_err(errno)?;
                 if n != whole(&group) {
                     return Err(Errno::NOSPC);
@@ -157,7 +168,7 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
         Job::Flush => rustix::fs::fdatasync(file).map(|()| Vec::new()),
         Job::Trim(ranges) => {
             use rustix::fs::FallocateFlags;
-            for (offset, len) in ranges {
+            for &(offset, len) in ranges {
                 // Advice: a file system that cannot is no error.
                 let _ = rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
             }
@@ -167,22 +178,22 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: Job) -> Outcome {
 }
 
 /// The same for an image with tables. What the guest is told is written has left this process, tables too, as with a raw image.
-fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: Job) -> Outcome {
+fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     let failed = |e: std::io::Error| image::errno(&e);
     match job {
-        Job::Read { offset, len } => {
+        &Job::Read { offset, len } => {
             let mut data = vec![0; len];
             image.read(data.as_mut_slice(), offset).map_err(failed)?;
             Ok(data)
         }
         Job::Write { offset, data } => {
-            image.write(data.as_slice(), offset).map_err(failed)?;
+            image.write(data.as_slice(), *offset).map_err(failed)?;
             image.settle().map_err(failed)?;
             Ok(Vec::new())
         }
         Job::ReadDma { offset, to } => {
-            let mut at = offset;
-            for group in chunks(&to) {
+            let mut at = *offset;
+            for group in chunks(to) {
                 let mut data = vec![0; whole(&group)];
                 image.read(data.as_mut_slice(), at).map_err(failed)?;
                 let mut rest = data.as_slice();
@@ -196,8 +207,8 @@ fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: Job) -> O
             Ok(Vec::new())
         }
         Job::WriteDma { offset, from } => {
-            let mut at = offset;
-            for group in chunks(&from) {
+            let mut at = *offset;
+            for group in chunks(from) {
                 let mut data = vec![0; whole(&group)];
                 let mut rest = data.as_mut_slice();
                 for segment in group {
@@ -213,7 +224,7 @@ fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: Job) -> O
         }
         Job::Flush => image.sync().map(|()| Vec::new()).map_err(failed),
         Job::Trim(ranges) => {
-            for (offset, len) in ranges {
+            for &(offset, len) in ranges {
                 // Advice, as above.
                 let _ = image.discard(offset, len);
             }
@@ -244,7 +255,7 @@ impl Threads {
             let work = move || {
                 let _ = running.send(());
                 for (image, job) in orders {
-                    if finished.send((lane, run(&image, &*memory, job))).is_err() {
+                    if finished.send((lane, run(&image, &*memory, &job))).is_err() {
                         return;
                     }
                     let _ = rustix::io::write(&bell, &1u64.to_ne_bytes());
@@ -262,6 +273,7 @@ impl Threads {
 impl Executor for Threads {
     fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
         if let Some(sender) = self.lanes.get(lane) {
+            image.room.begin();
             let _ = sender.send((image, job));
         }
     }
@@ -288,7 +300,7 @@ impl Inline {
 impl Executor for Inline {
     fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
         let failure = self.failures.lock().ok().and_then(|mut f| f.pop_front()).flatten();
-        let outcome = failure.map_or_else(|| run(&image, &*self.memory, job), Err);
+        let outcome = failure.map_or_else(|| run(&image, &*self.memory, &job), Err);
         self.done.push_back((lane, outcome));
     }
     fn take(&mut self) -> Option<(usize, Outcome)> {

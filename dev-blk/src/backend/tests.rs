@@ -61,7 +61,7 @@ fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_o
     let image = bed.image();
     assert_eq!(image.size(), 4 << 20);
     let mut want = std::fs::read(bed.path("base")).unwrap();
-    let run = |job| run(&image, &*memory, job).unwrap();
+    let run = |job| run(&image, &*memory, &job).unwrap();
     assert_eq!(run(Job::Read { offset: 512, len: 1024 }), want[512..1536]);
     run(Job::Write { offset: 700 * 512, data: vec![0x77; 1536] });
     want[700 * 512..703 * 512].fill(0x77);
@@ -88,7 +88,7 @@ fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_o
 fn a_sector_written_by_pio_is_there_when_the_process_dies_at_once() {
     let bed = Bed::new("pio");
     let image = bed.image();
-    run(&image, &*FakeMemory::new(4096), Job::Write { offset: 1024, data: vec![0x77; 512] }).unwrap();
+    run(&image, &*FakeMemory::new(4096), &Job::Write { offset: 1024, data: vec![0x77; 512] }).unwrap();
     std::mem::forget(image);
     assert_eq!(bed.converted()[1024..1536], [0x77; 512]);
 }
@@ -114,7 +114,7 @@ fn flush_and_trim_keep_the_image_whole() {
     let bed = Bed::new("trim");
     let memory = FakeMemory::new(4096);
     let image = bed.image();
-    let run = |job| run(&image, &*memory, job).unwrap();
+    let run = |job| run(&image, &*memory, &job).unwrap();
     run(Job::Write { offset: 0, data: vec![1; 1 << 20] });
     run(Job::Flush);
     run(Job::Trim(vec![(65_536, 131_072), (300_000, 100)]));
@@ -145,7 +145,7 @@ fn hostile_image_alone() {
     let Ok(image) = opened else { std::process::exit(10) };
     let memory = FakeMemory::new(4096);
     let jobs = [Job::Read { offset: 0, len: 4096 }, Job::Write { offset: 2 << 20, data: vec![3; 4096] }, Job::Write { offset: 512, data: vec![4; 512] }, Job::Flush];
-    let failed = jobs.into_iter().map(|job| run(&image, &*memory, job)).filter(Result::is_err).count();
+    let failed = jobs.into_iter().map(|job| run(&image, &*memory, &job)).filter(Result::is_err).count();
     std::process::exit(if failed > 0 { 11 } else { 12 });
 }
 
@@ -158,7 +158,7 @@ fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
     {
         let memory = FakeMemory::new(4096);
         let image = bed.image();
-        run(&image, &*memory, Job::Write { offset: 0, data: vec![1; 1 << 20] }).unwrap();
+        run(&image, &*memory, &Job::Write { offset: 0, data: vec![1; 1 << 20] }).unwrap();
     }
     let (whole, base) = (std::fs::read(bed.path("top")).unwrap(), std::fs::read(bed.path("base")).unwrap());
     let mut seed = 0x2545_f491_4f6c_dd1du64;
@@ -206,4 +206,28 @@ fn segments_are_cut_at_chunks_and_nothing_is_lost() {
     assert!(groups.iter().all(|g| whole(g) <= CHUNK));
     assert_eq!(groups.iter().map(|g| whole(g)).sum::<usize>(), (3 << 20) + 100);
     assert_eq!(groups[3], [Segment { address: 1 << 30, len: 100 }]);
+}
+
+/// A memfd that is told to wait; what is missing is asked of `wait_for_room` alone, as no file here is ever full.
+fn waiting(when_full: bulkhead_bus::plan::WhenFull) -> Arc<Image> {
+    let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    Arc::new(Image::raw(file, 4096).when_full(when_full))
+}
+
+#[test]
+fn a_write_without_room_is_reported_or_tried_again_until_it_is_given_up() {
+    use bulkhead_bus::plan::WhenFull;
+    assert!(!waiting(WhenFull::Report).wait_for_room());
+    let image = waiting(WhenFull::Stop);
+    assert!(image.wait_for_room(), "after a while it is tried again");
+    assert!(image.waits());
+    let waits = std::thread::spawn({
+        let image = image.clone();
+        move || while image.wait_for_room() {}
+    });
+    image.give_up();
+    waits.join().unwrap();
+    assert!(!image.wait_for_room(), "given up before it waited");
+    image.room.begin();
+    assert!(!image.waits() && image.wait_for_room(), "the next job may wait again");
 }

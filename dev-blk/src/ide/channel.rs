@@ -272,10 +272,18 @@ impl Channel {
             Phase::Working(_) => Phase::Working(After::Nothing),
             _ => Phase::Idle,
         };
+        self.give_up();
         self.buffer.clear();
         self.at = 0;
         self.block_end = 0;
         self.left = 0;
+    }
+
+    /// A write that waits for room fails.
+    pub(crate) fn give_up(&self) {
+        for image in self.drives.iter().flatten().filter_map(|d| d.image.as_ref()) {
+            image.give_up();
+        }
     }
 
     fn submit(&mut self, job: Job, after: After, io: &mut dyn Executor) {
@@ -989,6 +997,7 @@ impl Channel {
         for drive in self.drives.iter().flatten() {
             out.group(&format!("drive{}", drive.index), |out| {
                 out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
+                out.value("waits for room", drive.image.as_ref().is_some_and(|i| i.waits()));
                 drive.counters.inspect(out);
                 out.value("sectors", drive.sectors()).hex("error", drive.error).value("sense", format_args!("{:?}", drive.sense));
                 if drive.cdrom {

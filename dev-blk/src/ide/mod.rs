@@ -244,6 +244,8 @@ impl Device for Ide {
     fn unplug(&mut self, mask: u16, cx: &mut Context) -> bool {
         self.finish(cx);
         if !self.quiescent() {
+            // What waits for room would have the guest wait for ever.
+            self.channels.iter().for_each(Channel::give_up);
             return false;
         }
         for channel in &mut self.channels {

@@ -733,3 +733,47 @@ fn a_cd_taken_out_in_the_middle_of_a_read_ends_the_read() {
     assert_eq!(b.inb(0x177) & 0x88, 0, "neither busy nor with data");
     assert_eq!(command(&mut b, &[0x00], 0xfffe), Err(0x24));
 }
+
+/// A storage without room: a write waits until it is given up.
+struct Full(std::sync::mpsc::Sender<(usize, Outcome)>, std::sync::mpsc::Receiver<(usize, Outcome)>);
+
+impl Executor for Full {
+    fn submit(&mut self, lane: usize, image: Arc<Image>, _: crate::backend::Job) {
+        let done = self.0.clone();
+        std::thread::spawn(move || {
+            while image.wait_for_room() {}
+            let _ = done.send((lane, Err(rustix::io::Errno::NOSPC)));
+        });
+    }
+    fn take(&mut self) -> Option<(usize, Outcome)> {
+        self.1.try_recv().ok()
+    }
+}
+
+#[test]
+fn a_write_that_waits_for_room_ends_when_the_guest_resets_the_drive_or_unplugs_it() {
+    for unplugs in [false, true] {
+        let mut b = Bench::new();
+        let image = Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20).when_full(bulkhead_bus::plan::WhenFull::Stop);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        b.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(image) }], Box::new(Full(sender, receiver)));
+        b.ata(0x30, 0, 1);
+        b.outsw(0x1f0, &[1; 512]);
+        assert_eq!(b.inb(0x3f6) & 0x80, 0x80);
+        let begun = std::time::Instant::now();
+        if unplugs {
+            while !b.ide.unplug(1, &mut b.cx) {
+                assert!(begun.elapsed().as_secs() < 10, "the unplug waits for room");
+                std::thread::yield_now();
+            }
+            continue;
+        }
+        b.out(0x3f6, 4);
+        b.out(0x3f6, 0);
+        while b.inb(0x3f6) != 0x50 {
+            assert!(begun.elapsed().as_secs() < 10, "status {:#x}", b.inb(0x3f6));
+            b.ide.poll(Ready::Fd(JOBS), &mut b.cx);
+        }
+        assert_eq!(b.ide.quiescent(), true);
+    }
+}

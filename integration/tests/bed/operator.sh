@@ -172,3 +172,93 @@ refusals() {
     bulkhead doctor; d=$?; [ $d = 0 ] || { echo "doctor: $d"; r=1; }
     return $r
 }
+
+# A guest that the project did not build, on the disk that Debian's tools have made (integration/testbed/setup-debian, /dev/vda
+# here): its own kernel checks the root file system on our IDE disk, its GRUB installs itself there, and the next life boots from that,
+# unplugs the disk and the network card, and comes to its login on PV devices.
+debian() {
+    modprobe -a loop xen-blkback xen-netback tun virtio_pci virtio_blk; await 10 test -b /dev/vda || return 1
+    debian_life 'kernel="'$guests'/debian.vmlinuz"' 'ramdisk="'$guests'/debian.initrd"' \
+        'cmdline="root=/dev/sda1 ro console=ttyS0 xen_emul_unplug=never fsck.mode=force fsck.repair=yes mitigations=off quiet"' || return 1
+    does 'findmnt -no SOURCE /; cat /run/initramfs/fsck.log; lsblk -nd -o NAME,MODEL /dev/sda' '^/dev/sda1' || return 1
+    does 'sed -i -e s/TIMEOUT=5/TIMEOUT=1/ -e /CMDLINE_LINUX=/s/\"\"/\"console=ttyS0\ mitigations=off\"/ /etc/default/grub; grub-install /dev/sda && update-grub && sync && echo GRUB-"$((40+2))"' 'GRUB-42' || return 1
+    does 'ls /sys/block; dd if=/dev/urandom of=/var/tmp/kept bs=1M count=8 conv=fsync; md5sum </var/tmp/kept | sed s/^/KEPT-/' '^KEPT-' || return 1
+    kept=$(sed -n 's/\r//g; s/^\(KEPT-[0-9a-f]*\).*/\1/p' /run/deb.out | head -n 1)
+    debian_ends || return 1
+    cp /run/deb.out /out/debian-first.txt
+    debian_life || return 1
+    does 'findmnt -no SOURCE /; echo 3 >/proc/sys/vm/drop_caches; md5sum </var/tmp/kept | sed s/^/KEPT-/' "^$kept" || return 1
+    said deb '^/dev/xvda1' || { echo "not on its PV disk"; trouble deb; return 1; }
+    does 'ls /sys/block; lspci; ls /sys/class/net; dmesg | grep -iE unplug\|xvda\|netfront' 'xvda' || return 1
+    grep 'unplugged' /var/log/xen/qemu-dm-deb.log || return 1
+    debian_ends || return 1
+    # What it has written is a whole file system on a disk that starts.
+    cp /run/deb.out /out/debian-second.txt; dd if=/dev/vda bs=512 count=1 2>/dev/null | grep -q GRUB
+}
+# debian_life [LINE...]: from xl create to root's prompt.
+debian_life() {
+    our deb '' 'memory=512' 'vif=["script=/bin/true,model=e1000"]' "$@" | sed 's#^disk=.*#disk=["phy:/dev/vda,hda,w"]#; s#^serial=.*#serial="pty"#' >/run/deb.cfg
+    xl create /run/deb.cfg || { cat /var/log/xen/qemu-dm-deb.log; return 1; }
+    rm -f /run/deb.in; mkfifo /run/deb.in
+    $tools/bulkhead-bed terminal xl console deb </run/deb.in >/run/deb.out 2>&1 &
+    exec 6<>/run/deb.in
+    ( i=0; while [ $i -lt 300 ] && xl domid deb; do usleep 1000000; i=$((i + 1)); done; xl destroy deb ) >/dev/null 2>&1 &
+    await 200 said deb 'debian login:' || { trouble deb; return 1; }
+    say root; await 60 said deb 'Password:' && say bulkhead && await 60 said deb 'root@debian:' || { trouble deb; return 1; }
+    # Without a terminal's escape sequences between the lines.
+    does 'exec env TERM=dumb PS1=deb: bash --norc' '^deb:' || return 1
+    echo "at its prompt after $(uptime_s) s"
+}
+# does COMMAND WORDS: typed; its output has a line with WORDS (which the line that is typed has not).
+does() { say "$1"; await 120 sh -c "tr -d '\r' </run/deb.out | grep -q '$2'" || { trouble deb; return 1; }; }
+debian_ends() { say poweroff; await 90 gone deb || { trouble deb; return 1; }; exec 6>&-; await 10 nothing_left; }
+
+# The storage of one disk answers four times a second (/dev/vdb, integration/test): the guest waits for that disk alone, people see
+# into its process meanwhile, and nothing times out.
+slow_storage() {
+    modprobe -a virtio_pci virtio_blk; await 10 test -b /dev/vdb || return 1
+    want=$(dd if=/dev/vdb bs=64k count=24 2>/dev/null | sha256sum | cut -d' ' -f1); echo 3 >/proc/sys/vm/drop_caches
+    linux_config our sl <<'S'
+dd if=/dev/hdc bs=64k count=24 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1 | sed 's/^/GUEST-SLOW /' & s_=$!
+i=0; while kill -0 $s_ 2>/dev/null; do dd if=/dev/hda bs=64k count=8 iflag=direct of=/dev/null 2>/dev/null && i=$((i + 1)); [ $i != 3 ] || echo GUEST-FAST; usleep 100000; done
+wait $s_; echo "GUEST-MEANWHILE $i"; dmesg | grep -E 'ata[0-9].*(exception|failed|reset)' || echo GUEST-UNHURT
+S
+    sed -i 's#^disk=\[#&'"$(disk hdc /dev/vdb)"',#' /run/sl.cfg
+    guest_run /run/sl.cfg >/run/sl.out & running=$!
+    await 120 said sl GUEST-FAST || { trouble sl; return 1; }
+    ! said sl GUEST-SLOW && bulkhead inspect sl ide | grep -A4 secondary && ! said sl GUEST-SLOW || { echo "it was not slow, or looking waited for it"; return 1; }
+    wait $running; r=$?; cat /run/sl.out
+    [ $r = 0 ] && said sl "GUEST-SLOW $want" && said sl GUEST-UNHURT && [ "$(sed -n 's/.*GUEST-MEANWHILE //p' /run/sl.out | tr -d '\r')" -gt 10 ] && await 5 nothing_left
+}
+
+# `-image-full stop`: a write that finds no room waits, with its guest, until there is some.
+full_stops() {
+    mkdir -p /run/full; mount -t tmpfs -o size=20m none /run/full && truncate -s 60M /run/full/disk || return 1
+    linux_config our fs 'device_model_args_hvm=["-image-full","stop"]' <<'S'
+dd if=/dev/hda of=/dev/hdc bs=512k count=60 iflag=direct oflag=direct 2>/dev/null && sync && echo GUEST-COPIED
+dmesg | grep -E 'ata[0-9].*(exception|failed|reset)' || echo GUEST-UNHURT
+S
+    sed -i 's#^disk=\[#&'"$(disk hdc /run/full/disk)"',#' /run/fs.cfg
+    guest_run /run/fs.cfg >/run/fs.out & running=$!
+    await 120 sh -c 'bulkhead inspect fs ide | grep "waits for room *true"' || { trouble fs; return 1; }
+    bulkhead logs fs | grep 'the storage is full' && ! said fs GUEST-COPIED || return 1
+    mount -o remount,size=100m /run/full
+    wait $running; r=$?; cat /run/fs.out
+    [ "$(head -c 31457280 /run/fs.img | sha256sum)" = "$(head -c 31457280 /run/full/disk | sha256sum)" ] || { echo "not what the guest wrote"; return 1; }
+    umount /run/full
+    [ $r = 0 ] && said fs GUEST-COPIED && said fs GUEST-UNHURT && await 5 nothing_left
+}
+
+# The Debian package by dpkg in dom0: a guest runs on what it has installed; nothing is left when it is removed.
+package() {
+    mkdir -p /run/away/bin; mv /usr/lib/bulkhead /run/away/ && mv /usr/bin/bulkhead /run/away/bin/ || return 1
+    listed() { find /usr /etc /lib/systemd 2>/dev/null | sort; }
+    listed >/run/before.list
+    dpkg -i /testbed/bulkhead.deb && dpkg -s bulkhead | grep '^Status: install ok installed' && bulkhead --version && bulkhead doctor; r=$?
+    [ $r = 0 ] && tiny || r=1
+    cat /var/log/xen/qemu-dm-tiny.log; dpkg --purge bulkhead || r=1
+    # dpkg's own caches aside.
+    listed | diff /run/before.list - || { echo "something is left"; r=1; }
+    [ -e /usr/lib/bulkhead ] || mv /run/away/bulkhead /usr/lib/; [ -e /usr/bin/bulkhead ] || mv /run/away/bin/bulkhead /usr/bin/
+    return $r
+}

@@ -209,7 +209,7 @@ S
     cat /run/sk.out; tail -n 15 /var/log/xen/qemu-dm-sk.log
     grep -q 'the guest is reported crashed' /var/log/xen/qemu-dm-sk.log && copied sk && await 10 stub_left
 }
-# The CD of a stub domain's guest changed with the commands of libxl 4.22, in its order (libxl 4.17 has not got that: the
+# The CD of a stub domain's guest changed: by xl, or, with libxl 4.17, by the commands of libxl 4.22, in its order (4.17 has not got that: the
 # commands are replayed; 4.17's own xl detaches the disk, but attaches none to a stub domain, so the nodes are written here).
 attach_cd() { # attach_cd DOMID DEVID NAME FILE
     front=/local/domain/$1/device/vbd/$2 back=/local/domain/0/backend/qdisk/$1/$2
@@ -220,6 +220,10 @@ attach_cd() { # attach_cd DOMID DEVID NAME FILE
 }
 stub_cd_change() {
     swap() {
+        case $(xl info xen_version) in
+            4.17.*) ;;
+            *) xl cd-eject sx hdc && say out && await 20 said sx GUEST-OUT && xl cd-insert sx hdc $guests/linux.iso; return;;
+        esac
         xl cd-insert sx hdc $guests/linux.iso && { echo "libxl 4.17 has learnt it: use it here"; return 1; }
         set_of() { qmp sx '{"execute":"query-fdsets"}' | sed -n 's/.*"opaque":"stub-devid:5632"}\],"fdset-id":\([0-9]*\).*/\1/p'; }
         qmp sx '{"execute":"query-fdsets"}'

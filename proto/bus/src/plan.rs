@@ -24,6 +24,16 @@ pub enum ImageFormat {
     Qcow2,
 }
 
+/// What becomes of a write that the host's storage has no room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// The guest is told that it failed.
+    #[default]
+    Report,
+    /// It waits until there is room, and the guest with it.
+    Stop,
+}
+
 /// One ATA or ATAPI drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveConfig {
@@ -41,6 +51,8 @@ pub struct DriveConfig {
     pub file: Option<String>,
     /// Formats of the medium and of what it is based on, in this order; the descriptors are [`FdUse::Drive`] and [`FdUse::Backing`].
     pub formats: Vec<ImageFormat>,
+    /// What becomes of a write that the medium has no room for.
+    pub full: WhenFull,
 }
 
 /// Models of network cards.

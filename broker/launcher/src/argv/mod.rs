@@ -11,7 +11,7 @@ use crate::errors::Code;
 use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{Level, NicModel};
+use bulkhead_bus::plan::{Level, NicModel, WhenFull};
 
 /// Why the arguments cannot be used: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -180,6 +180,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     "directory" => Backing::Directory,
                     "none" => Backing::None,
                     _ => return Err(bad("any, directory or none")),
+                };
+            }
+            "image-full" => {
+                machine.full = match value.as_str() {
+                    "report" => WhenFull::Report,
+                    "stop" => WhenFull::Stop,
+                    _ => return Err(bad("report or stop")),
                 };
             }
             "substitutes" => {

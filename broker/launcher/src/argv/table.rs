@@ -132,6 +132,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     flag("xen-attach", Substituted("given to the host's QEMU before anything else is looked at"), "a guest that is not HVM, a stub domain"),
     option("sandbox", Implemented("level=strict or level=kernel; not QEMU's"), ""),
     option("image-backing", Implemented("files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's"), ""),
+    option("image-full", Implemented("a write that the host has no room for: report it to the guest, or stop (it waits until there is room); not QEMU's"), ""),
     option("substitutes", Implemented("allow, or refuse: what would be substituted is an error; not QEMU's"), ""),
     option("sim", Implemented("the simulated machine, for tests"), ""),
 ];

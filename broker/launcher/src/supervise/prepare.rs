@@ -51,7 +51,7 @@ impl Launcher {
         let mut drives = Vec::new();
         let mut drive_fds = Vec::new();
         for drive in &machine.drives {
-            let (fds, config) = host::drive(drive, machine.backing).coded(Code::Image)?;
+            let (fds, config) = host::drive(drive, machine.backing, machine.full).coded(Code::Image)?;
             drive_fds.extend(fds);
             drives.push(config);
         }
