@@ -4,9 +4,11 @@ uptime_s() { read -r up_ _ </proc/uptime; echo "$up_"; }
 # await SECONDS COMMAND...: until the command succeeds; fails after that many seconds.
 await() {
     read -r until_ _ </proc/uptime; until_=$((${until_%.*} + $1)); shift
+    # Less and less often: looking costs the guest time, on the one processor.
+    pause_=20000
     until "$@" >/dev/null 2>&1; do
         read -r up_ _ </proc/uptime; [ "${up_%.*}" -lt "$until_" ] || return 1
-        usleep 50000
+        usleep $pause_; pause_=$((pause_ < 300000 ? pause_ * 3 / 2 : pause_))
     done
 }
 # stamp PREFIX: copies lines from stdin to stdout, each with dom0's uptime before it.
