@@ -16,6 +16,7 @@ mod nics;
 mod qmp;
 mod run;
 mod sessions;
+mod vnc;
 
 pub use qmp::COMMANDS;
 pub use run::run;

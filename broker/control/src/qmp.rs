@@ -38,7 +38,9 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("system_reset", "the guest restarts"),
     ("system_wakeup", "an error: S3 is refused, so no guest sleeps"),
     ("query-chardev", "serial ports"),
-    ("query-vnc", "there is no VNC server yet"),
+    ("query-vnc", "where the server listens, and its viewers"),
+    ("change-vnc-password", "lets in who has it; an empty one lets nobody in"),
+    ("set_password", "the same; protocol=vnc"),
     ("query-cpus-fast", "the vCPUs that are plugged in"),
     ("query-hotpluggable-cpus", ""),
     ("device_add", "a vCPU"),
@@ -93,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) nics: Arc<Nics>,
     /// Captures and traces.
     pub(crate) captures: Arc<Captures>,
+    /// The VNC server's password, for its later lives.
+    pub(crate) vnc_password: Mutex<Option<Vec<u8>>>,
     pub(crate) fdsets: Mutex<FdSets>,
     /// Media that have come since the start, by drive: what their clients call them.
     pub(crate) media: Mutex<BTreeMap<String, Option<String>>>,
@@ -182,7 +186,8 @@ impl Shared {
                 let ports = ports.map(|(i, shown)| json!({ "label": format!("serial{i}"), "filename": shown, "frontend-open": true }));
                 Ok(Value::Array(ports.collect()))
             }
-            "query-vnc" => Ok(json!({ "enabled": false })),
+            "query-vnc" => self.query_vnc().await,
+            "change-vnc-password" | "set_password" => self.set_vnc_password(arguments).await,
             "query-command-line-options" => Ok(json!([{ "option": "run-with", "parameters": [
                 { "name": "chroot", "type": "string" }, { "name": "user", "type": "string" } ] }])),
             "query-commands" => Ok(COMMANDS.iter().map(|(name, _)| json!({ "name": name })).collect()),

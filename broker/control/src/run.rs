@@ -64,6 +64,7 @@ pub fn run() -> Result<(), StartError> {
         launcher: Launcher::new(Arc::new(link)),
         state: Mutex::new(state),
         nics,
+        vnc_password: Mutex::default(),
         fdsets: Mutex::new(FdSets::new(save)),
         media: Mutex::default(),
         captures: Arc::default(),
@@ -143,6 +144,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         ToProcess::Client { slot, .. } => {
             if let Some(fd) = fds.into_iter().next() {
                 shared.clients.add(slot, fd);
+                crate::vnc::renew(shared, slot);
                 // A process that is new while the machine is stopped must not run.
                 if *shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) == RunState::Paused {
                     let clients = shared.clients.clone();

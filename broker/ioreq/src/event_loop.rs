@@ -266,6 +266,7 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => drop(answer.send(Err("the broker is no network card".into()))),
                 ControlRequest::Trace(_, answer) => drop(answer.send(Err("the broker has no registers".into()))),
                 ControlRequest::PlugCpu(_, answer) => drop(answer.send(Err("the broker is no board".into()))),
+                ControlRequest::SetPassword(_, answer) => drop(answer.send(Err("the broker asks nobody for a password".into()))),
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
             }
         }

@@ -20,6 +20,8 @@ pub enum Code {
     Serial = 204,
     /// A socket that libxl connects to.
     Socket = 205,
+    /// The socket for viewers.
+    Viewers = 208,
     /// Firmware.
     Firmware = 206,
     /// The user or the root directory.
@@ -64,6 +66,7 @@ pub const ERRORS: &[Entry] = &[
     entry(Code::Socket, "A socket that libxl connects to cannot be made.", "Room and rights in /var/run/xen."),
     entry(Code::Firmware, "The VGA firmware is not there.", "The package seabios, or the file in /usr/share/bulkhead."),
     entry(Code::User, "The user of device_model_user or dm_restrict is not there, is root, or could not be become; or its empty root directory could not be made.", "The users xen-qemuuser-range-base and xen-qemuuser-reaper as in Xen's docs/features/qemu-deprivilege.pandoc."),
+    entry(Code::Viewers, "The socket for VNC viewers cannot be made: the port is taken, or the address is not this host's.", "vncdisplay= or vncunused=1 in xl.cfg; vnclisten= with an address of this host."),
     entry(Code::Sandbox, "The sandbox cannot be what the configuration asks for, or the kernel lacks what every process needs.", "`bulkhead doctor`. level=strict needs Linux 6.12 with Landlock; every level needs user namespaces."),
     entry(Code::Start, "A process was not ready in 30 s, or ended before the machine ran; its last words are in the line.", "The line names the process and says why. What it says of a device is that device's configuration."),
     entry(Code::Xen, "An interface of Xen's could not be used: /dev/xen is missing, the domain does not exist, or Xen said no.", "`bulkhead doctor`. In a stub domain whose kernel forbids hypercalls: xen_privcmd.unrestricted=1 on its command line."),

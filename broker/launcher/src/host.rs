@@ -1,11 +1,12 @@
 //! What the launcher opens on the host, before anything is started.
 use crate::qcow2;
-use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial};
-use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, WhenFull};
+use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Vnc};
+use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, VncAddress, WhenFull};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -55,6 +56,47 @@ pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
             Ok(fd)
         }
     }
+}
+
+/// A socket for viewers, and where it is in the end. A port that is taken is passed over as far as the arguments allow.
+pub fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), Failure> {
+    let (host, first, ipv6) = match &vnc.at {
+        VncAddress::Unix(path) => {
+            let fd = socket(path).map_err(|e| errno(&format!("-vnc unix:{path}"), e))?;
+            return Ok((fd, vnc.at.clone()));
+        }
+        VncAddress::Tcp { host, port, ipv6 } => (host, *port, *ipv6),
+    };
+    let address: IpAddr = match host.as_str() {
+        "" if ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+        "" => Ipv4Addr::UNSPECIFIED.into(),
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        // Who an address is must not depend on somebody else's answer.
+        other => other.parse().map_err(|_| format!("-vnc {other}: no IP address (names are not looked up)"))?,
+    };
+    let mut taken = rustix::io::Errno::ADDRINUSE;
+    for port in first..=vnc.last.max(first) {
+        match tcp(SocketAddr::new(address, port)) {
+            Ok(fd) => return Ok((fd, VncAddress::Tcp { host: address.to_string(), port, ipv6: address.is_ipv6() })),
+            Err(e @ rustix::io::Errno::ADDRINUSE) => taken = e,
+            Err(e) => return Err(errno(&format!("-vnc {address}, port {port}"), e)),
+        }
+    }
+    Err(errno(&format!("-vnc {address}, ports {first} to {}", vnc.last.max(first)), taken))
+}
+
+/// A TCP socket that listens. What it accepts sends at once what it is given.
+fn tcp(address: SocketAddr) -> Result<OwnedFd, rustix::io::Errno> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let fd = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&fd, true)?;
+    rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&fd, !address.ip().is_unspecified())?;
+    }
+    rustix::net::bind(&fd, &address)?;
+    rustix::net::listen(&fd, 16)?;
+    Ok(fd)
 }
 
 /// The user that `text` means: `UID:GID`, or a name of this host.

@@ -1,7 +1,7 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel, WhenFull};
+use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel, VncAddress, WhenFull};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -223,6 +223,47 @@ impl Sim {
     }
 }
 
+/// The VNC server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vnc {
+    /// Where it listens.
+    pub at: VncAddress,
+    /// If that port is taken, the next ones up to this.
+    pub last: u16,
+    /// Viewers are asked for a password.
+    pub password: bool,
+}
+
+impl Vnc {
+    /// Ports begin here: display 0.
+    const FIRST: u16 = 5900;
+
+    /// `HOST:DISPLAY[,to=N][,password=on]` or `unix:PATH`, as QEMU has it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (place, keys) = text.split_once(',').map_or((text, None), |(p, k)| (p, Some(k)));
+        let (mut last, mut password) = (None, false);
+        for key in keys.into_iter().flat_map(|k| k.split(',')) {
+            match key.split_once('=').unwrap_or((key, "on")) {
+                ("to", n) => last = Some(n.parse::<u16>().map_err(|_| "to= is the number of a display")?),
+                ("password", "on") => password = true,
+                ("password", "off") => password = false,
+                // What is so here anyway.
+                ("share", "allow-exclusive") => {}
+                _ => return Err("to= and password= are known; there is no encryption and no WebSocket"),
+            }
+        }
+        if let Some(path) = place.strip_prefix("unix:") {
+            return Ok(Self { at: VncAddress::Unix(path.to_owned()), last: 0, password });
+        }
+        let (host, display) = place.rsplit_once(':').ok_or("HOST:DISPLAY, unix:PATH or none")?;
+        let port = |n: u16| n.checked_add(Self::FIRST).ok_or("no such display");
+        let first = port(display.parse().map_err(|_| "the display is no number")?)?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let ipv6 = bare.is_some();
+        Ok(Self { at: VncAddress::Tcp { host: bare.unwrap_or(host).to_owned(), port: first, ipv6 }, last: last.map_or(Ok(first), port)?, password })
+    }
+}
+
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -242,6 +283,10 @@ pub struct Machine {
     pub serials: Vec<Serial>,
     /// Display adapter.
     pub video: Option<Video>,
+    /// The server for VNC viewers.
+    pub vnc: Option<Vnc>,
+    /// Keyboard layout for viewers that tell characters only.
+    pub layout: String,
     /// Boot order: QEMU's letters.
     pub boot: String,
     /// The firmware's menu.
@@ -283,6 +328,8 @@ impl Default for Machine {
             monitors: Vec::new(),
             serials: Vec::new(),
             video: None,
+            vnc: None,
+            layout: "en-us".to_owned(),
             boot: String::new(),
             menu: BootMenu::default(),
             kernel: None,

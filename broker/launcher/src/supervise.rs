@@ -40,8 +40,10 @@ const NICE: i32 = -2;
 const SIGNALS: u64 = u64::MAX;
 /// Pidfds have this bit, sockets have not.
 const PIDFD: u64 = 1 << 32;
-/// Role of the process that looks at the display's surface.
-const VIEWER: &str = "fbdev";
+/// Whether a process of this role looks at the display's surface.
+fn looks(role: &str) -> bool {
+    matches!(role, "fbdev" | "vnc")
+}
 /// Files of screenshots.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
@@ -130,7 +132,7 @@ impl Launcher {
     /// Starts everything and waits until all run.
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
-        for slot in self.slots.iter().filter(|s| s.role != VIEWER).map(|s| s.slot).collect::<Vec<_>>() {
+        for slot in self.slots.iter().filter(|s| !looks(s.role)).map(|s| s.slot).collect::<Vec<_>>() {
             self.spawn(slot)?;
         }
         while !self.slots.iter().all(|s| s.phase == Phase::Running) {
@@ -216,7 +218,7 @@ impl Launcher {
     /// Puts a new process into a slot.
     fn spawn(&mut self, number: Slot) -> Result<(), String> {
         let (plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
-        let watches = self.slots.iter().any(|s| s.slot == number && s.role == VIEWER);
+        let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
         let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
         let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
@@ -559,17 +561,22 @@ impl Launcher {
         Ok(())
     }
 
-    /// The display is ready: the viewer begins, or begins anew, with the surface of this life.
+    /// The display is ready: the viewer begins, or goes on with the surface of this life.
     fn view(&mut self) -> Result<(), String> {
-        let Some(viewer) = self.slots.iter_mut().find(|s| s.role == VIEWER && s.phase != Phase::Dead) else { return Ok(()) };
+        let surface = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let Some(viewer) = self.slots.iter_mut().find(|s| looks(s.role) && s.phase != Phase::Dead) else { return Ok(()) };
         if viewer.life.is_some() {
-            viewer.kill("the display was started again");
+            match surface.filter(|_| viewer.phase == Phase::Running) {
+                Some(surface) => viewer.tell(|_| ToProcess::Surface, &[(FdUse::SurfaceView, surface.as_fd())]),
+                // It has the surface of the life before in its hands.
+                None => viewer.kill("the display was started again"),
+            }
             return Ok(());
         }
-        let number = viewer.slot;
+        let (number, name) = (viewer.slot, viewer.name.clone());
         match self.spawn(number) {
             // The guest goes on without somebody looking.
-            Err(e) if self.running => say(&format!("{VIEWER}: {e}")),
+            Err(e) if self.running => say(&format!("{name}: {e}")),
             other => return other,
         }
         Ok(())
@@ -634,7 +641,7 @@ impl Launcher {
             }
         }
         let blind = self.slots.iter().any(|s| s.role == "vga" && !matches!(s.phase, Phase::Attaching | Phase::Running));
-        let viewer = self.slots.iter().any(|s| s.slot == number && s.role == VIEWER);
+        let viewer = self.slots.iter().any(|s| s.slot == number && looks(s.role));
         if restart && viewer && blind {
             // It is started when the display is ready.
         } else if restart {

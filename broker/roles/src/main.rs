@@ -7,7 +7,7 @@ use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachineP
 use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
-use bulkhead_dev_display::{fbdev, vga};
+use bulkhead_dev_display::{fbdev, vga, vnc};
 use bulkhead_dev_input::{ps2, serial};
 use bulkhead_dev_net::FRAMES;
 use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         "e1000" => run_device("e1000", build),
         "rtl8139" => run_device("rtl8139", build),
         "fbdev" => run_device("fbdev", build),
+        "vnc" => run_device("vnc", build),
         "vchan" => run_device("vchan", build),
         _ => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
@@ -61,7 +62,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Nic { model: NicModel::E1000, device, rom, .. } => e1000::declare(*device, *rom),
         DeviceConfig::Nic { model: NicModel::Rtl8139, device, rom, .. } => rtl8139::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
-        DeviceConfig::Fbdev | DeviceConfig::Vchan { .. } => Declaration::default(),
+        DeviceConfig::Fbdev | DeviceConfig::Vnc { .. } | DeviceConfig::Vchan { .. } => Declaration::default(),
     }
 }
 
@@ -147,11 +148,20 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())), polled },
             })
         }
+        DeviceConfig::Vnc { name, password, layout, .. } => {
+            let view = viewer::SurfaceView::new(&mut resources.fds)?;
+            let listen = resources.fds.take_all(|u| (*u == FdUse::Viewers).then_some(())).into_iter().map(|(_, fd)| fd).collect();
+            let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
+            let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
+            let config = vnc::Config { name: name.clone(), layout, password };
+            let server = vnc::Vnc::new(Box::new(view), listen, resources.fds.take(&FdUse::Input), config).map_err(|e| e.to_string())?;
+            let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
+            Ok(Built { device: Box::new(Unseen(server)), polled })
+        }
         DeviceConfig::Fbdev => {
-            let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
-            let reader = bulkhead_ring::SurfaceReader::new(want(&FdUse::SurfaceView)?).map_err(|e| e.to_string())?;
-            let view = viewer::SurfaceView { reader, picture: bulkhead_ring::Picture::default(), bell: want(&FdUse::FrameBell)? };
-            let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(want(&FdUse::Screen)?)?);
+            let view = viewer::SurfaceView::new(&mut resources.fds)?;
+            let screen = resources.fds.want(&FdUse::Screen).map_err(|e| e.to_string())?;
+            let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(screen)?);
             let mut events = Vec::new();
             let mut polled = Vec::new();
             while let Some(fd) = resources.fds.take(&FdUse::Events) {

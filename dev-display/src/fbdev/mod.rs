@@ -27,6 +27,10 @@ pub trait View: Send {
     fn want(&mut self);
     /// Takes what it has drawn. False: nothing new, or it draws just now.
     fn update(&mut self) -> bool;
+    /// The display was started again: looks at its new surface. One that cannot be looked at changes nothing.
+    fn renew(&mut self, surface: OwnedFd);
+    /// Whether what was taken was drawn after the last wish.
+    fn fresh(&self) -> bool;
     /// Width and height in pixels.
     fn size(&self) -> (usize, usize);
     /// Lines that the last update changed.
@@ -165,6 +169,10 @@ impl Auxiliary for Fbdev {
         self.hurry();
         self.view.want();
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));
+    }
+
+    fn set_surface(&mut self, surface: OwnedFd) {
+        self.view.renew(surface);
     }
 
     fn inspect(&self, out: &mut Inspect) {

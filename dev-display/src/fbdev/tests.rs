@@ -25,6 +25,10 @@ impl View for Fake {
         (self.1, self.2, self.3) = (std::mem::take(&mut s.dirty), s.size, s.row.clone());
         true
     }
+    fn renew(&mut self, _: OwnedFd) {}
+    fn fresh(&self) -> bool {
+        true
+    }
     fn size(&self) -> (usize, usize) {
         self.2
     }

@@ -44,6 +44,8 @@ pub enum ControlRequest {
     Insert(u8, u32, oneshot::Sender<Result<(), String>>),
     /// Cable and rules of a network card.
     SetNic(NicSettings, oneshot::Sender<Result<(), String>>),
+    /// The password of viewers.
+    SetPassword(Vec<u8>, oneshot::Sender<Result<(), String>>),
     /// Plug in this vCPU.
     PlugCpu(u16, oneshot::Sender<Result<(), String>>),
     /// The guest's accesses go into the pipe of this token too, or nowhere (0).
@@ -194,6 +196,12 @@ impl v1::process_server::Process for Service {
         let bytes = <[u8; NicSettings::LEN]>::try_from(request.into_inner().settings).ok();
         let settings = bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or_else(|| Status::invalid_argument("settings of a network card"))?;
         let done = self.ask(|s| ControlRequest::SetNic(settings, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn set_password(&self, request: Request<v1::Password>) -> Reply<v1::Empty> {
+        let password = request.into_inner().password;
+        let done = self.ask(|s| ControlRequest::SetPassword(password, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 

@@ -64,7 +64,7 @@ pub fn run_device(
     let resources = Resources { fds: std::mem::take(&mut process.fds), memory: memory.clone() };
     let built = build(&config, resources).map_err(StartError::Other)?;
     let mut cx = Context::new(memory);
-    if process.plan.mode == Mode::Xen {
+    if process.plan.mode == Mode::Xen || !config.seen() {
         cx.clock = Clock::Real;
     }
 
@@ -215,7 +215,7 @@ struct Data {
     control: ControlHandle,
     process: Process,
     surface: Option<SurfaceArea>,
-    /// A viewer wants a picture, and when it may have it.
+    /// A viewer wants a picture, and when it may have it, by the host's clock: in the simulated machine too.
     frame_wanted: Option<u64>,
     /// When the last one was drawn for a viewer.
     drawn: u64,
@@ -257,9 +257,9 @@ impl Data {
                 // After what the guest has posted before: a picture shows it.
                 self.control();
             }
-            if self.frame_wanted.is_some_and(|due| self.cx.now() >= due) {
+            if self.frame_wanted.is_some_and(|due| Clock::Real.now() >= due) {
                 self.frame_wanted = None;
-                self.drawn = self.cx.now();
+                self.drawn = Clock::Real.now();
                 if let Some(surface) = &mut self.surface {
                     self.device.refresh(surface);
                     self.counters.frames = self.counters.frames.saturating_add(1);
@@ -307,7 +307,7 @@ impl Data {
         let timer = self.cx.timers.next().filter(|_| self.running && self.cx.clock == Clock::Real);
         let deadline = [timer, self.frame_wanted].into_iter().flatten().min()?;
         // Rounded up to milliseconds, which is what epoll counts in.
-        let ns = deadline.saturating_sub(self.cx.now()).div_ceil(1_000_000).saturating_mul(1_000_000);
+        let ns = deadline.saturating_sub(Clock::Real.now()).div_ceil(1_000_000).saturating_mul(1_000_000);
         Some(rustix::event::Timespec {
             tv_sec: i64::try_from(ns.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(ns.rem_euclid(1_000_000_000)).unwrap_or(0),
@@ -341,10 +341,13 @@ impl Data {
                 self.config_dirty = true;
                 0
             }
+            Op::NextDeadline if self.cx.clock == Clock::Real => u64::MAX,
             Op::NextDeadline => self.cx.timers.next().unwrap_or(u64::MAX),
             Op::Advance => {
-                self.cx.clock = Clock::Driven(what.data);
-                self.due();
+                if let Clock::Driven(now) = &mut self.cx.clock {
+                    *now = what.data;
+                    self.due();
+                }
                 0
             }
         };
@@ -616,6 +619,12 @@ impl Data {
                 }
                 Ok(true)
             }
+            Ok(Some((ToProcess::Surface, fds))) => {
+                if let Some(fd) = fds.into_iter().next() {
+                    self.device.set_surface(fd);
+                }
+                Ok(true)
+            }
             Ok(Some((ToProcess::Serve, fds))) => {
                 if let Some(fd) = fds.into_iter().next() {
                     self.control.connect(fd);
@@ -684,6 +693,7 @@ impl Data {
                     let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
                 }
                 ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
+                ControlRequest::SetPassword(password, answer) => drop(answer.send(self.device.set_password(&password))),
                 ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),
                 ControlRequest::Capture(0, answer) => drop(answer.send(self.device.capture(None, &mut self.cx))),
                 ControlRequest::Capture(token, answer) => {

@@ -1,4 +1,5 @@
 //! Processes that are run like devices and of which the guest sees nothing: no registers, no state that a restart keeps.
+use rustix::fd::OwnedFd;
 use crate::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError};
 
 /// What such a process does.
@@ -10,6 +11,20 @@ pub trait Auxiliary: Send {
 
     /// A timer, descriptor or left-over work became ready.
     fn poll(&mut self, ready: Ready, cx: &mut Context);
+
+    /// Takes the surface of a display that was started again (viewers).
+    fn set_surface(&mut self, surface: OwnedFd) {
+        let _ = surface;
+    }
+
+    /// Takes the password of who may look and type (servers of viewers).
+    ///
+    /// # Errors
+    /// This is none, or nobody is asked for one.
+    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+        let _ = password;
+        Err("this process asks nobody for a password".into())
+    }
 
     /// For people.
     fn inspect(&self, out: &mut Inspect);
@@ -46,6 +61,14 @@ impl<T: Auxiliary> Device for Unseen<T> {
 
     fn load(&mut self, _: &[u8], _: &mut Context) -> Result<(), StateError> {
         Ok(())
+    }
+
+    fn set_surface(&mut self, surface: OwnedFd) {
+        self.0.set_surface(surface);
+    }
+
+    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+        self.0.set_password(password)
     }
 
     fn inspect(&self, out: &mut Inspect) {

@@ -224,6 +224,20 @@ pub trait Device: Send {
         Err("this device has no drives".into())
     }
 
+    /// Takes the surface of a display that was started again (viewers).
+    fn set_surface(&mut self, surface: rustix::fd::OwnedFd) {
+        let _ = surface;
+    }
+
+    /// Takes the password of who may look and type (servers of viewers).
+    ///
+    /// # Errors
+    /// This is none, or nobody is asked for one.
+    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+        let _ = password;
+        Err("this process asks nobody for a password".into())
+    }
+
     /// Takes new settings (network cards).
     ///
     /// # Errors

@@ -88,6 +88,25 @@ pub struct BootMenu {
     pub retry: Option<u32>,
 }
 
+/// Keyboard layouts that viewers' characters can be looked up in; the first is what is taken when nobody says.
+pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
+
+/// Where viewers connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VncAddress {
+    /// A TCP port.
+    Tcp {
+        /// The address that was asked for.
+        host: String,
+        /// The port.
+        port: u16,
+        /// It is one of IPv6.
+        ipv6: bool,
+    },
+    /// A Unix socket.
+    Unix(String),
+}
+
 /// Configuration of one device process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceConfig {
@@ -169,6 +188,17 @@ pub enum DeviceConfig {
     },
     /// The picture on a Linux frame buffer, keys and pointer from evdev. The guest sees nothing of it.
     Fbdev,
+    /// The picture for viewers that connect by RFB (VNC), keys and pointer from them. The guest sees nothing of it.
+    Vnc {
+        /// The guest's name, for viewers' titles.
+        name: String,
+        /// Where it listens.
+        at: VncAddress,
+        /// Viewers are asked for a password; none is right until one is set.
+        password: bool,
+        /// Keyboard layout by which keys are found for viewers that tell characters only.
+        layout: String,
+    },
     /// QMP over a vchan. The guest sees nothing of it.
     Vchan {
         /// Local port of its event channel.
@@ -177,6 +207,11 @@ pub enum DeviceConfig {
 }
 
 impl DeviceConfig {
+    /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
+    pub fn seen(&self) -> bool {
+        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. })
+    }
+
     /// The process's name: its profile, its name in logs.
     pub fn role(&self) -> &'static str {
         match self {
@@ -189,6 +224,7 @@ impl DeviceConfig {
             Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
             Self::Serial { .. } => "serial",
             Self::Fbdev => "fbdev",
+            Self::Vnc { .. } => "vnc",
             Self::Vchan { .. } => "vchan",
         }
     }
@@ -301,6 +337,8 @@ pub enum FdUse {
     FrameBell,
     /// A pipe of [`InputEvent`] records: the write end has who makes input, the read end who takes it.
     Input,
+    /// A socket that listens for viewers.
+    Viewers,
     /// A Linux frame buffer.
     Screen,
     /// An evdev node.
@@ -374,6 +412,8 @@ pub enum ToProcess {
         /// The socket.
         fds: Vec<FdUse>,
     },
+    /// For viewers: the display has been started again; the descriptor of this message is its new surface.
+    Surface,
     /// The descriptor of this message is the one that a gRPC call will name by `token`.
     Token {
         /// The number.

@@ -75,8 +75,10 @@ pub struct Picture {
     pub width: usize,
     /// Lines.
     pub height: usize,
-    /// Counts updates.
+    /// Counts updates that changed something.
     pub generation: u32,
+    /// Counts what the display has drawn, in twos; as [`SurfaceReader::sequence`].
+    pub sequence: u32,
     /// Four bytes a pixel: blue, green, red, nothing. Lines that were not asked for are as they were before.
     pub pixels: Vec<u8>,
     /// The lines that changed since the generation that was known before.
@@ -127,8 +129,13 @@ impl SurfaceReader {
         if self.0.load_u32(at::SEQUENCE) != sequence {
             return false;
         }
-        picture.generation = generation;
+        (picture.generation, picture.sequence) = (generation, sequence);
         true
+    }
+
+    /// Goes up by two with every picture that is drawn, whether anything has changed or not; odd while it is.
+    pub fn sequence(&self) -> u32 {
+        self.0.load_u32(at::SEQUENCE)
     }
 }
 

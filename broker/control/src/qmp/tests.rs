@@ -25,6 +25,7 @@ fn shared(stopped: bool) -> Shared {
         nics: Arc::default(),
         captures: Arc::default(),
         past: Mutex::default(),
+        vnc_password: Mutex::default(),
         fdsets: Mutex::default(),
         media: Mutex::default(),
         events: broadcast::channel(4).0,

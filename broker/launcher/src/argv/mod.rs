@@ -8,10 +8,10 @@ pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
 use table::Fate::{Ignored, Implemented, Refused, Substituted};
 use table::{KEYS, MAX_NICS};
 use crate::errors::Code;
-use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video};
+use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{Level, NicModel, WhenFull};
+use bulkhead_bus::plan::{LAYOUTS, Level, NicModel, WhenFull};
 
 /// Why the arguments cannot be used: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +136,14 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "serial" => {
                 let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
                 machine.serials.push(serial);
+            }
+            "vnc" => machine.vnc = if value == "none" { None } else { Some(Vnc::parse(&value).map_err(bad)?) },
+            "k" => {
+                if LAYOUTS.contains(&value.as_str()) {
+                    machine.layout = value;
+                } else {
+                    notes.push(format!("{shown}: no such layout here ({}); VNC viewers that tell characters only type as on {}", LAYOUTS.join(", "), machine.layout));
+                }
             }
             "boot" => {
                 // A machine ends with its guest's reset, so `once` is for all of its life.

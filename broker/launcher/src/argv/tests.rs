@@ -1,5 +1,5 @@
 use super::*;
-use bulkhead_bus::plan::BootMenu;
+use bulkhead_bus::plan::{BootMenu, VncAddress};
 use proptest::prelude::*;
 
 fn words(text: &str) -> Vec<String> {
@@ -27,7 +27,31 @@ fn what_libxl_4_17_emits_for_a_bios_guest() {
     assert!(machine.xen_platform && !machine.stopped && !machine.probe);
     let drives: Vec<_> = machine.drives.iter().map(|d| (d.index, d.cdrom, d.read_only, d.id.as_str())).collect();
     assert_eq!(drives, [(Some(0), false, false, "ide0-hd0"), (Some(2), true, true, "ide-5632")]);
-    assert!(notes.iter().any(|n| n.starts_with("-vnc")), "{notes:?}");
+    assert!(notes.iter().any(|n| n.starts_with("-display")), "{notes:?}");
+    let local = |port| VncAddress::Tcp { host: "127.0.0.1".into(), port, ipv6: false };
+    assert_eq!(machine.vnc, Some(Vnc { at: local(5900), last: 5999, password: false }));
+}
+
+#[test]
+fn where_viewers_connect() {
+    let vnc = |text: &str| parse(words(&format!("-xen-domid 7 -vnc {text}"))).map(|p| p.machine.vnc);
+    let tcp = |host: &str, port, ipv6| VncAddress::Tcp { host: host.into(), port, ipv6 };
+    for (text, want) in [
+        ("none", None),
+        ("0.0.0.0:7,password=on", Some(Vnc { at: tcp("0.0.0.0", 5907, false), last: 5907, password: true })),
+        ("[::1]:1,to=3", Some(Vnc { at: tcp("::1", 5901, true), last: 5903, password: false })),
+        (":0", Some(Vnc { at: tcp("", 5900, false), last: 5900, password: false })),
+        ("unix:/run/vnc:1,password", Some(Vnc { at: VncAddress::Unix("/run/vnc:1".into()), last: 0, password: true })),
+    ] {
+        assert_eq!(vnc(text).unwrap(), want, "{text}");
+    }
+    for (text, why) in [("localhost", "HOST:DISPLAY"), ("h:x", "no number"), ("h:60000", "no such display"), (":0,to=x", "to="), (":0,tls-creds=c", "no encryption"), (":0,websocket=on", "no WebSocket")] {
+        let error = vnc(text).unwrap_err().to_string();
+        assert!(error.contains(why), "{text}: {error}");
+    }
+    assert_eq!(parse(words("-xen-domid 7 -k de")).unwrap().machine.layout, "de");
+    let unknown = parse(words("-xen-domid 7 -k xx")).unwrap();
+    assert_eq!((unknown.machine.layout.as_str(), unknown.notes.len()), ("en-us", 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::slot::SlotState;
 use crate::stubdom::Stubdom;
-use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot};
+use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot, VncAddress};
 use bulkhead_policy::{self as policy, Ids, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// What was opened before anything was started.
 struct Opened {
+    viewers: Option<OwnedFd>,
     listening: Vec<OwnedFd>,
     drives: Vec<(FdUse, OwnedFd)>,
     serials: Vec<host::SerialEnd>,
@@ -88,6 +89,13 @@ impl Launcher {
             }
             configs.push(DeviceConfig::Vchan { port: stubdom.qmp.port });
         }
+        // Only where there is a picture.
+        let mut viewers = None;
+        if let Some(vnc) = machine.vnc.as_ref().filter(|_| machine.video.is_some() && !machine.probe) {
+            let (fd, at) = host::viewers(vnc).coded(Code::Viewers)?;
+            configs.push(DeviceConfig::Vnc { name: machine.name.clone(), at, password: vnc.password, layout: machine.layout.clone() });
+            viewers = Some(fd);
+        }
         let devices = number(configs);
         let cards = devices.iter().filter(|d| matches!(d.config, DeviceConfig::Nic { .. })).map(|d| d.slot);
         let rules = cards.zip(rules).filter_map(|(slot, rules)| Some((slot, rules?))).collect();
@@ -106,7 +114,8 @@ impl Launcher {
             privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
         }
         let mut listening = Vec::new();
-        let mut sockets: Vec<String> = machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)).collect();
+        let mut sockets: Vec<String> = machine.vnc.iter().filter_map(|v| if let VncAddress::Unix(path) = &v.at { Some(path.clone()) } else { None }).collect();
+        sockets.extend(machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)));
         for monitor in &machine.monitors {
             listening.push(host::listen(monitor).coded(Code::Socket)?);
             if let crate::machine::Chardev::Path(path) = &monitor.chardev {
@@ -154,7 +163,7 @@ impl Launcher {
             next_token: 1,
             rules,
         };
-        let opened = Opened { listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot };
+        let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
@@ -184,7 +193,7 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { listening, mut drives, serials, rom, nic_roms, nics, mut boot } = opened;
+        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot } = opened;
         let mut nics = nics.into_iter();
         let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
         let domid = self.plan.domid;
@@ -200,7 +209,7 @@ impl Launcher {
         control.push((FdUse::LogFile, log));
         let mut broker = Vec::new();
         let fail_io = |e: rustix::io::Errno| e.to_string();
-        let viewer = self.plan.devices.iter().any(|d| d.config == DeviceConfig::Fbdev);
+        let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
         // Keys from the viewer to the keyboard, wishes for a picture from the viewer to the display.
         let mut links = if viewer {
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io)?;
@@ -272,6 +281,13 @@ impl Launcher {
                     if let Some((read, ..)) = &links {
                         kept.push((FdUse::Input, rustix::io::dup(read).map_err(fail_io)?));
                     }
+                }
+                DeviceConfig::Vnc { .. } => {
+                    if let Some((_, write, bell)) = links.take() {
+                        kept.push((FdUse::Input, write));
+                        kept.push((FdUse::FrameBell, bell));
+                    }
+                    kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));
                 }
                 DeviceConfig::Fbdev => {
                     if let (Some((_, write, bell)), Some(stubdom)) = (links.take(), stubdom.as_mut()) {

@@ -1,0 +1,71 @@
+//! The VNC server, as QMP knows it (qapi/ui.json).
+use crate::qmp::{Outcome, QmpError, Shared};
+use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot, VncAddress};
+use bulkhead_control_api::v1;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+/// The server's slot, where it listens, and whether it asks for a password.
+fn server(plan: &MachinePlan) -> Option<(Slot, &VncAddress, bool)> {
+    plan.devices.iter().find_map(|d| match &d.config {
+        DeviceConfig::Vnc { at, password, .. } => Some((d.slot, at, *password)),
+        _ => None,
+    })
+}
+
+/// A process is new: if it is the server, it gets the password of its life before.
+pub(crate) fn renew(shared: &Arc<Shared>, slot: Slot) {
+    let password = shared.vnc_password.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(password) = password.filter(|_| server(&shared.plan).is_some_and(|s| s.0 == slot)) else { return };
+    let clients = shared.clients.clone();
+    tokio::spawn(async move {
+        if let Some(mut client) = clients.get(slot)
+            && let Err(e) = client.set_password(v1::Password { password }).await
+        {
+            tracing::warn!("the VNC server's password: {}", e.message());
+        }
+    });
+}
+
+impl Shared {
+    /// query-vnc.
+    pub(crate) async fn query_vnc(&self) -> Outcome {
+        let Some((slot, at, password)) = server(&self.plan) else { return Ok(json!({ "enabled": false })) };
+        let (family, host, service) = match at {
+            VncAddress::Tcp { host, port, ipv6 } => (if *ipv6 { "ipv6" } else { "ipv4" }, host.clone(), port.to_string()),
+            VncAddress::Unix(path) => ("unix", String::new(), path.clone()),
+        };
+        let mut clients: BTreeMap<String, Value> = BTreeMap::new();
+        if let Some(mut client) = self.clients.get(slot) {
+            let registers = client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
+            for register in registers {
+                let Some((viewer, "address")) = register.name.split_once('.') else { continue };
+                // `ADDRESS:PORT`, or nothing of a Unix socket.
+                let (host, service) = register.value.rsplit_once(':').unwrap_or(("", ""));
+                clients.insert(viewer.to_owned(), json!({ "family": family, "host": host.trim_matches(['[', ']']), "service": service, "websocket": false }));
+            }
+        }
+        let clients: Vec<Value> = clients.into_values().collect();
+        Ok(json!({
+            "enabled": true, "family": family, "host": host, "service": service, "auth": if password { "vnc" } else { "none" }, "clients": clients,
+        }))
+    }
+
+    /// change-vnc-password: {"password": "…"}; set_password: {"protocol": "vnc", "password": "…"}.
+    pub(crate) async fn set_vnc_password(&self, arguments: &Value) -> Outcome {
+        if arguments.get("protocol").is_some_and(|p| p != "vnc") {
+            return Err(QmpError::generic("the protocol is vnc"));
+        }
+        let password = arguments.get("password").and_then(Value::as_str).ok_or_else(|| QmpError::generic("Parameter 'password' is missing"))?;
+        let (slot, _, asks) = server(&self.plan).ok_or_else(|| QmpError::generic("there is no VNC server"))?;
+        if !asks {
+            return Err(QmpError::generic("the VNC server was started without password=on"));
+        }
+        let password = password.as_bytes().to_vec();
+        *self.vnc_password.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.clone());
+        let mut client = self.clients.wait(slot).await.ok_or_else(|| QmpError::generic("the VNC server does not run; it will have the password when it does"))?;
+        client.set_password(v1::Password { password }).await.map_err(|e| QmpError::generic(e.message()))?;
+        Ok(json!({}))
+    }
+}

@@ -1,0 +1,107 @@
+//! Who may look: VncAuth (RFC 6143, 7.2.2), which libxl asks for, and what holds guessers up.
+use des::Des;
+use des::cipher::{Array, BlockCipherEncrypt as _, KeyInit as _};
+
+/// Bytes of a challenge.
+pub(crate) const CHALLENGE: usize = 16;
+/// Nanoseconds after which a wrong answer is told so, at first and after many.
+const PATIENCE: (u64, u64) = (1_000_000_000, 8_000_000_000);
+
+/// Whether a password is asked for, and which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Password {
+    /// Nobody is asked.
+    #[default]
+    None,
+    /// One is asked for, and none is right yet.
+    Unset,
+    /// The first eight bytes of it.
+    Is([u8; 8]),
+}
+
+impl Password {
+    /// A password; an empty one is none that anybody could give. What is longer than eight bytes is cut, as everywhere with VncAuth.
+    pub fn new(text: &[u8]) -> Self {
+        if text.is_empty() {
+            return Self::Unset;
+        }
+        let mut key = [0; 8];
+        key.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        Self::Is(key)
+    }
+}
+
+/// What the right answer to a challenge is: each half enciphered with the password, whose bytes' bits are mirrored.
+pub(crate) fn response(key: [u8; 8], challenge: [u8; CHALLENGE]) -> [u8; CHALLENGE] {
+    let cipher = Des::new(&Array::from(key.map(u8::reverse_bits)));
+    let mut answer = challenge;
+    let (halves, _) = answer.as_chunks_mut::<8>();
+    for half in halves {
+        let mut block = Array::from(*half);
+        cipher.encrypt_block(&mut block);
+        *half = block.into();
+    }
+    answer
+}
+
+/// The gate that all viewers go through.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    pub(crate) password: Password,
+    wrong: u32,
+    pub(crate) refused: u64,
+}
+
+impl Gate {
+    pub(crate) fn new(password: Password) -> Self {
+        Self { password, ..Self::default() }
+    }
+
+    /// Whether an answer is right; if not, the nanoseconds after which that may be told.
+    pub(crate) fn check(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE]) -> Result<(), u64> {
+        let right = match self.password {
+            Password::None => true,
+            Password::Unset => false,
+            // All bytes are looked at, however early one differs.
+            Password::Is(key) => response(key, challenge).iter().zip(answer).fold(0, |d, (a, b)| d | (a ^ b)) == 0,
+        };
+        if right {
+            self.wrong = 0;
+            return Ok(());
+        }
+        self.refused = self.refused.saturating_add(1);
+        self.wrong = self.wrong.saturating_add(1);
+        let (first, last) = PATIENCE;
+        Err(first.saturating_mul(u64::from(self.wrong)).min(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_des_with_the_passwords_bits_mirrored() {
+        // FIPS 81's "Now is t" under 0123456789abcdef is 3fa40e8a984d4815; the key is given mirrored, as a password would be.
+        let key = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xefu8].map(u8::reverse_bits);
+        let mut challenge = [0; CHALLENGE];
+        challenge[..8].copy_from_slice(b"Now is t");
+        challenge[8..].copy_from_slice(b"Now is t");
+        let want = [0x3f, 0xa4, 0x0e, 0x8a, 0x98, 0x4d, 0x48, 0x15];
+        assert_eq!(response(key, challenge), [want, want].concat()[..]);
+    }
+
+    #[test]
+    fn guessers_wait_longer_and_longer_and_the_right_password_always_gets_in() {
+        let mut gate = Gate { password: Password::new(b"secret"), ..Gate::default() };
+        let Password::Is(key) = gate.password else { panic!() };
+        let challenge = [7; CHALLENGE];
+        let waits: Vec<u64> = (0..20).map(|_| gate.check(challenge, [0; CHALLENGE]).unwrap_err()).collect();
+        assert!(waits.is_sorted() && waits[0] == 1_000_000_000 && waits[19] == 8_000_000_000);
+        assert_eq!(gate.check(challenge, response(key, challenge)), Ok(()));
+        assert_eq!(gate.check(challenge, [0; CHALLENGE]), Err(1_000_000_000));
+        gate.password = Password::new(b"");
+        assert!(gate.check(challenge, response([0; 8], challenge)).is_err(), "an empty password is nobody's");
+        assert_eq!(Password::new(b"longer than eight"), Password::new(b"longer t"));
+    }
+}

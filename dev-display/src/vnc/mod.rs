@@ -1,0 +1,387 @@
+//! The viewer of the host's people: an RFB server (RFC 6143). It holds the picture to look at, a pipe into the keyboard and sockets that
+//! listen; it never holds guest memory. Not an emulated device: the guest sees nothing of it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec.rs` | the protocol's numbers |
+//! | `session.rs` | one viewer, without its socket |
+//! | `screen.rs` | what has changed in the picture, and what has only moved |
+//! | `encode/`, `pixel.rs` | rectangles as bytes |
+//! | `input.rs`, `keys.rs` | keys and pointer; layouts |
+//! | `auth.rs` | passwords |
+//!
+//! Nobody looks at the picture without a viewer that waits for a change, so without one there is no timer and the display draws nothing.
+//! How often it is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
+mod auth;
+mod encode;
+mod input;
+mod keys;
+mod pixel;
+mod screen;
+mod session;
+mod spec;
+
+use crate::fbdev::View;
+use auth::{CHALLENGE, Gate};
+pub use auth::Password;
+use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
+use input::Input;
+pub use keys::{LAYOUTS, Layout};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
+use std::sync::Arc;
+use screen::Screen;
+use session::{End, Host, Session};
+
+/// The descriptor that becomes ready when any socket does.
+pub const READY: u32 = 0;
+/// Nanoseconds between two looks while something happens, and after a while in which nothing did.
+const FAST: u64 = 33_000_000;
+const SLOW: u64 = 330_000_000;
+/// Nanoseconds from the wish for a picture to the first look at it.
+const FIRST: u64 = 8_000_000;
+/// Looks without change before the pace is halved.
+const PATIENCE: u32 = 30;
+/// Viewers, and of these such as have not come in yet.
+const VIEWERS: usize = 16;
+const STRANGERS: usize = 8;
+/// Connections that are taken before others get their turn.
+const ACCEPTED: usize = 16;
+/// Bytes that a viewer may say or be told before others get their turn.
+const SAID: usize = 8 << 10;
+const TOLD: usize = 512 << 10;
+
+const LOOK: TimerId = 0;
+const HANDSHAKES: TimerId = 1;
+
+/// What a server is made of.
+pub struct Config {
+    /// What viewers show in their title.
+    pub name: String,
+    /// Where keysyms are looked up.
+    pub layout: &'static Layout,
+    /// Who gets in.
+    pub password: Password,
+}
+
+struct Viewer {
+    socket: OwnedFd,
+    session: Session,
+    address: String,
+    number: u64,
+}
+
+/// The server.
+pub struct Vnc {
+    view: Box<dyn View>,
+    screen: Screen,
+    listen: Vec<OwnedFd>,
+    ready: OwnedFd,
+    input: Option<OwnedFd>,
+    name: Arc<str>,
+    layout: &'static Layout,
+    gate: Gate,
+    viewers: Vec<Viewer>,
+    accepted: u64,
+    turned_away: u64,
+    pace: u64,
+    still: u32,
+    looks: u64,
+    /// The display was asked for a picture and the timer runs.
+    looking: bool,
+    /// Looks since then without a picture that was drawn since then.
+    waited: u32,
+    /// What is known of the picture is new enough for an update.
+    fresh: bool,
+    input_events: u64,
+    input_dropped: u64,
+    last_end: Option<(u64, End)>,
+}
+
+impl Vnc {
+    /// A server of `view` for who connects to `listen`, sockets that do not block. `input` takes [`InputEvent`] records and does
+    /// not block.
+    ///
+    /// # Errors
+    /// If the kernel has no room for another epoll instance.
+    pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, input: Option<OwnedFd>, config: Config) -> Result<Self, Errno> {
+        let ready = epoll::create(CreateFlags::CLOEXEC)?;
+        for socket in &listen {
+            epoll::add(&ready, socket, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+        }
+        let gate = Gate::new(config.password);
+        Ok(Self {
+            view,
+            screen: Screen::default(),
+            listen,
+            ready,
+            input,
+            name: config.name.into(),
+            layout: config.layout,
+            gate,
+            viewers: Vec::new(),
+            accepted: 0,
+            turned_away: 0,
+            pace: FAST,
+            still: 0,
+            looks: 0,
+            looking: false,
+            waited: 0,
+            fresh: false,
+            input_events: 0,
+            input_dropped: 0,
+            last_end: None,
+        })
+    }
+
+    /// Polled for reading, edge-triggered, as [`READY`].
+    pub fn ready(&self) -> impl AsFd {
+        &self.ready
+    }
+
+    /// Takes connections. The oldest stranger makes room for a newer one, so that who only connects keeps nobody out.
+    fn accept(&mut self, cx: &mut Context) {
+        let mut left = ACCEPTED;
+        for i in 0..self.listen.len() {
+            while let Some((socket, address)) = self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()) {
+                self.accepted = self.accepted.saturating_add(1);
+                let strangers = self.viewers.iter().filter(|v| !v.session.running()).count();
+                if strangers >= STRANGERS || self.viewers.len() >= VIEWERS {
+                    self.turned_away = self.turned_away.saturating_add(1);
+                    match self.viewers.iter().position(|v| !v.session.running()) {
+                        Some(oldest) => drop(self.viewers.remove(oldest)),
+                        None => continue,
+                    }
+                }
+                let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+                if epoll::add(&self.ready, &socket, EventData::new_u64(0), flags).is_ok() {
+                    let address = address.and_then(|a| std::net::SocketAddr::try_from(a).ok()).map_or("unix".to_owned(), |a| a.to_string());
+                    let session = Session::new(Input::new(self.layout), self.name.clone(), cx.now());
+                    self.viewers.push(Viewer { socket, session, address, number: self.accepted });
+                }
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    cx.again();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Everybody's turn: hears what they say, tells them what is due.
+    fn serve(&mut self, cx: &mut Context) {
+        let mut events = Vec::new();
+        let mut gone = Vec::new();
+        let mut alone = None;
+        let size = self.fresh.then(|| self.screen.size());
+        for viewer in &mut self.viewers {
+            let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, input: &mut events, alone: false };
+            let listened = viewer.session.listens();
+            let heard = hear(viewer, &mut host);
+            if host.alone {
+                alone = Some(viewer.number);
+            }
+            let served = heard.and_then(|more| Ok(tell(viewer, &*self.view, size)? | more));
+            if served == Ok(true) || viewer.session.listens() != listened {
+                cx.again();
+            }
+            let mut end = served.err();
+            if end.is_none() {
+                end = viewer.session.time(cx.now()).err().map(Some);
+                if end.is_some() {
+                    // Why, if there is room for it.
+                    let _ = send(viewer);
+                }
+            }
+            if let Some(why) = end {
+                viewer.session.leave(&mut events);
+                gone.push((viewer.number, why));
+            }
+        }
+        for (number, why) in gone {
+            self.viewers.retain(|v| v.number != number);
+            self.last_end = why.map(|w| (number, w)).or(self.last_end);
+        }
+        if let Some(one) = alone {
+            for other in self.viewers.iter_mut().filter(|v| v.number != one && v.session.running()) {
+                other.session.leave(&mut events);
+            }
+            self.viewers.retain(|v| v.number == one || !v.session.running());
+        }
+        self.type_in(&events);
+        self.timers(cx);
+    }
+
+    fn type_in(&mut self, events: &[InputEvent]) {
+        for event in events {
+            let sent = self.input.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
+            let counter = if sent { &mut self.input_events } else { &mut self.input_dropped };
+            *counter = counter.saturating_add(1);
+        }
+        if !events.is_empty() {
+            (self.pace, self.still) = (FAST, 0);
+        }
+    }
+
+    /// Looks only while a viewer waits for a change.
+    fn timers(&mut self, cx: &mut Context) {
+        let wanted = self.viewers.iter().any(|v| v.session.wants());
+        if wanted && !self.looking {
+            self.view.want();
+            self.waited = 0;
+            cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
+        } else if !wanted {
+            cx.timers.set(LOOK, None);
+        }
+        self.looking = wanted;
+        // Who asks later gets what is there later.
+        self.fresh &= wanted;
+        let deadline = self.viewers.iter().filter(|v| !v.session.running()).map(|v| v.session.deadline).min();
+        cx.timers.set(HANDSHAKES, deadline);
+    }
+
+    /// One look at the picture.
+    fn look(&mut self, cx: &mut Context) {
+        self.looks = self.looks.saturating_add(1);
+        let mut changed = false;
+        let updated = self.view.update();
+        if updated {
+            let change = self.screen.look(&*self.view);
+            changed = change.resized || !change.lines.is_empty();
+            if changed {
+                self.viewers.iter_mut().filter(|v| v.session.running()).for_each(|v| v.session.changed(&change));
+            }
+        }
+        if changed {
+            (self.pace, self.still) = (FAST, 0);
+        } else {
+            self.still = self.still.saturating_add(1);
+            if self.still >= PATIENCE {
+                (self.pace, self.still) = (self.pace.saturating_mul(2).min(SLOW), 0);
+            }
+        }
+        if updated && self.view.fresh() || self.waited >= PATIENCE {
+            // A display that draws no more, or dies, leaves its viewers the last picture.
+            self.fresh = true;
+        }
+        if self.fresh {
+            self.view.want();
+            cx.timers.set(LOOK, Some(cx.now().saturating_add(self.pace)));
+        } else {
+            self.waited = self.waited.saturating_add(1);
+            cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
+        }
+    }
+}
+
+/// Bytes nobody can guess.
+fn random() -> Option<[u8; CHALLENGE]> {
+    let mut bytes = [0; CHALLENGE];
+    let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).ok()?;
+    (n == bytes.len()).then_some(bytes)
+}
+
+/// Takes what a viewer says. True: there may be more. `Err`: it has gone, or must go.
+fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<End>> {
+    // What it had said before it was told the picture's size.
+    viewer.session.receive(&[], host).map_err(Some)?;
+    let mut bytes = [0; 4096];
+    for _ in 0..SAID.div_euclid(bytes.len()) {
+        if !viewer.session.listens() {
+            return Ok(false);
+        }
+        match rustix::net::recv(&viewer.socket, &mut bytes[..], RecvFlags::empty()) {
+            Ok((0, _)) => return Err(None),
+            Ok((n, _)) => viewer.session.receive(bytes.get(..n).unwrap_or_default(), host).map_err(Some)?,
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(_) => return Err(None),
+        }
+    }
+    Ok(true)
+}
+
+/// Sends what waits. True: all of it has gone.
+fn send(viewer: &mut Viewer) -> Result<bool, Option<End>> {
+    while !viewer.session.unsent().is_empty() {
+        match rustix::net::send(&viewer.socket, viewer.session.unsent(), SendFlags::NOSIGNAL) {
+            Ok(n) => viewer.session.went(n),
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(_) => return Err(None),
+        }
+    }
+    Ok(true)
+}
+
+/// Tells a viewer what is due; `size` is the picture's, if it is new enough to begin an update with. True: more is, in another turn.
+fn tell(viewer: &mut Viewer, view: &dyn View, size: Option<(usize, usize)>) -> Result<bool, Option<End>> {
+    let before = viewer.session.bytes;
+    while send(viewer)? {
+        if viewer.session.bytes.saturating_sub(before) > TOLD as u64 {
+            return Ok(true);
+        }
+        if !viewer.session.produce(view, size) {
+            return Ok(false);
+        }
+        while viewer.session.produce(view, size) {}
+    }
+    Ok(false)
+}
+
+impl Auxiliary for Vnc {
+    fn start(&mut self, cx: &mut Context) {
+        self.serve(cx);
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        match ready {
+            Ready::Timer(LOOK) => self.look(cx),
+            Ready::Timer(_) => {}
+            Ready::Fd(_) | Ready::Again => {
+                // What has happened is looked at by trying, but must be taken for the next event to be seen.
+                let mut events = Vec::with_capacity(VIEWERS.saturating_add(2));
+                let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+                let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&now));
+                self.accept(cx);
+            }
+        }
+        self.serve(cx);
+    }
+
+    fn set_surface(&mut self, surface: OwnedFd) {
+        self.view.renew(surface);
+    }
+
+    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+        if self.gate.password == Password::None {
+            return Err("the server was started without password=on".into());
+        }
+        self.gate.password = Password::new(password);
+        Ok(())
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        let (width, height) = self.screen.size();
+        out.value("picture", format_args!("{width}x{height}")).value("looks", self.looks).value("pace, ms", self.pace.div_euclid(1_000_000));
+        out.value("connections", self.accepted).value("connections turned away", self.turned_away);
+        out.value("wrong passwords", self.gate.refused).value("layout", self.layout.name);
+        out.value("input events", self.input_events).value("input events dropped", self.input_dropped);
+        if let Some((number, why)) = self.last_end {
+            out.value("last viewer sent away", format_args!("{number}: {why:?}"));
+        }
+        for viewer in &self.viewers {
+            out.group(&format!("viewer{}", viewer.number), |out| {
+                out.value("address", &viewer.address).value("in", viewer.session.running());
+                out.value("encoding", format_args!("{:?}", viewer.session.encoding()));
+                out.value("updates", viewer.session.updates).value("bytes", viewer.session.bytes);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,515 @@
+//! The server with real sockets; the picture is a fake.
+use super::*;
+use bulkhead_bus::NoMemory;
+use proptest::prelude::*;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+
+#[derive(Default)]
+struct Picture {
+    width: usize,
+    height: usize,
+    pixels: Vec<u8>,
+    dirty: Vec<usize>,
+    wanted: usize,
+    /// The display does not draw any more.
+    dead: bool,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Picture>>);
+
+impl Shared {
+    fn draw(&self, width: usize, height: usize, of: impl Fn(usize, usize) -> u32) {
+        let pixels: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| of(x, y).to_le_bytes()).collect();
+        *self.0.lock().unwrap() = Picture { width, height, pixels, dirty: (0..height).collect(), ..Picture::default() };
+    }
+}
+
+/// What the server saw at its last look.
+struct Fake {
+    shared: Shared,
+    seen: Picture,
+}
+
+impl View for Fake {
+    fn want(&mut self) {
+        self.shared.0.lock().unwrap().wanted += 1;
+    }
+    fn update(&mut self) -> bool {
+        let mut now = self.shared.0.lock().unwrap();
+        self.seen = Picture { width: now.width, height: now.height, pixels: now.pixels.clone(), dirty: std::mem::take(&mut now.dirty), wanted: 0, dead: now.dead };
+        true
+    }
+    fn renew(&mut self, _: OwnedFd) {}
+    fn fresh(&self) -> bool {
+        !self.seen.dead
+    }
+    fn size(&self) -> (usize, usize) {
+        (self.seen.width, self.seen.height)
+    }
+    fn dirty(&self) -> &[usize] {
+        &self.seen.dirty
+    }
+    fn row(&self, y: usize) -> &[u8] {
+        self.seen.pixels.chunks(self.seen.width.max(1) * 4).nth(y).unwrap_or_default()
+    }
+}
+
+struct Bench {
+    vnc: Vnc,
+    cx: Context,
+    picture: Shared,
+    path: std::path::PathBuf,
+    typed: OwnedFd,
+    now: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(password: Password) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vnc");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let picture = Shared::default();
+        picture.draw(200, 100, |x, y| (x * 0x010101 + y) as u32 & 0xff_ffff);
+        let (typed, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let config = Config { name: "guest".into(), layout: &LAYOUTS[0], password };
+        let view = Fake { shared: picture.clone(), seen: Picture::default() };
+        let mut b = Self {
+            vnc: Vnc::new(Box::new(view), vec![listener.into()], Some(write), config).unwrap(),
+            cx: Context::new(Arc::new(NoMemory)),
+            picture,
+            path,
+            typed,
+            now: 1,
+            _dir: dir,
+        };
+        b.vnc.start(&mut b.cx);
+        b
+    }
+
+    fn connect(&mut self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        self.turn();
+        stream
+    }
+
+    fn turn(&mut self) {
+        self.vnc.poll(Ready::Fd(READY), &mut self.cx);
+        while self.cx.take_again() {
+            self.vnc.poll(Ready::Again, &mut self.cx);
+        }
+    }
+
+    /// Time goes on, and with it the looks.
+    fn wait(&mut self, ns: u64) {
+        self.now += ns;
+        self.cx.clock = bulkhead_bus::Clock::Driven(self.now);
+        while let Some(id) = self.cx.timers.take_due(self.now) {
+            self.vnc.poll(Ready::Timer(id), &mut self.cx);
+        }
+        self.turn();
+    }
+
+    fn say(&mut self, client: &mut UnixStream, bytes: &[u8]) {
+        client.write_all(bytes).unwrap();
+        self.turn();
+    }
+
+    /// All that has come.
+    fn heard(&mut self, client: &mut UnixStream) -> Vec<u8> {
+        let (mut all, mut part) = (Vec::new(), [0; 65536]);
+        loop {
+            self.turn();
+            match client.read(&mut part) {
+                Ok(0) => return all,
+                Ok(n) => all.extend_from_slice(&part[..n]),
+                Err(_) => return all,
+            }
+        }
+    }
+
+    fn closed(&mut self, client: &mut UnixStream) -> bool {
+        self.turn();
+        let mut part = [0; 4096];
+        loop {
+            match client.read(&mut part) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) => return e.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    /// A viewer that has come in.
+    fn viewer(&mut self, encodings: &[i32]) -> UnixStream {
+        let mut client = self.connect();
+        self.say(&mut client, b"RFB 003.008\n\x01\x01");
+        self.wait(FAST);
+        let hello = self.heard(&mut client);
+        assert_eq!(&hello[..14], b"RFB 003.008\n\x01\x01");
+        assert_eq!(&hello[14..18], [0; 4]);
+        let (w, h) = self.vnc.screen.size();
+        assert_eq!(&hello[18..22], [(w >> 8) as u8, w as u8, (h >> 8) as u8, h as u8]);
+        assert_eq!(&hello[38..], b"\0\0\0\x05guest");
+        let mut list = vec![2, 0, 0, encodings.len() as u8];
+        encodings.iter().for_each(|e| list.extend_from_slice(&e.to_be_bytes()));
+        self.say(&mut client, &list);
+        client
+    }
+
+    fn keys(&mut self) -> Vec<InputEvent> {
+        let mut bytes = [0; 4096];
+        let n = rustix::io::read(&self.typed, &mut bytes).unwrap_or(0);
+        bytes[..n].chunks(8).map(|r| InputEvent::from_bytes(r.try_into().unwrap()).unwrap()).collect()
+    }
+}
+
+fn request(incremental: bool) -> [u8; 10] {
+    [3, u8::from(incremental), 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]
+}
+
+/// What a viewer would show: an update's raw rectangles and moves on its picture. The pseudo-rectangles are handed back.
+fn apply(bytes: &[u8], picture: &mut Vec<u32>, width: &mut usize) -> Vec<(i32, [usize; 4])> {
+    let (mut at, mut notes) = (0, Vec::new());
+    while at < bytes.len() {
+        assert_eq!(bytes[at], 0, "an update at {at}");
+        let count = u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]);
+        at += 4;
+        for _ in 0..count {
+            let n = |i: usize| usize::from(u16::from_be_bytes([bytes[at + i], bytes[at + i + 1]]));
+            let (x, y, w, h) = (n(0), n(2), n(4), n(6));
+            let encoding = i32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap());
+            at += 12;
+            match encoding {
+                0 => {
+                    for (i, p) in bytes[at..at + w * h * 4].chunks(4).enumerate() {
+                        picture[(y + i / w) * *width + x + i % w] = u32::from_le_bytes(p.try_into().unwrap());
+                    }
+                    at += w * h * 4;
+                }
+                1 => {
+                    let from = usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
+                    let old = picture.clone();
+                    picture[y * *width..(y + h) * *width].copy_from_slice(&old[from * *width..(from + h) * *width]);
+                    notes.push((1, [from, y, w, h]));
+                    at += 4;
+                }
+                -223 | -308 => {
+                    if encoding == -308 {
+                        assert_eq!(bytes[at], 1);
+                        at += 20;
+                    }
+                    if x != 1 {
+                        *width = w;
+                        *picture = vec![0; w * h];
+                    }
+                    notes.push((encoding, [x, y, w, h]));
+                }
+                -257 | -258 => notes.push((encoding, [x, y, w, h])),
+                _ => panic!("encoding {encoding}"),
+            }
+        }
+    }
+    notes
+}
+
+fn want(b: &Bench) -> Vec<u32> {
+    b.picture.0.lock().unwrap().pixels.chunks(4).map(|p| u32::from_le_bytes(p.try_into().unwrap())).collect()
+}
+
+#[test]
+fn a_viewer_sees_the_picture_what_changes_and_what_moves() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0, 1, -223]);
+    let (mut seen, mut width) = (vec![0; 200 * 100], 200);
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    let first = b.heard(&mut client);
+    apply(&first, &mut seen, &mut width);
+    assert!(seen == want(&b));
+    // Nothing is said until something changes, and then only where.
+    b.say(&mut client, &request(true));
+    b.wait(FAST);
+    assert_eq!(b.heard(&mut client), []);
+    b.picture.draw(200, 100, |x, y| if (x, y) == (70, 50) { 0x12_3456 } else { (x * 0x010101 + y) as u32 & 0xff_ffff });
+    b.wait(FAST);
+    let change = b.heard(&mut client);
+    assert_eq!(change.len(), 4 + 12 + 64 * 4);
+    apply(&change, &mut seen, &mut width);
+    assert!(seen == want(&b));
+    // A scroll is a move and the new lines.
+    b.say(&mut client, &request(true));
+    b.picture.draw(200, 100, |x, y| if y < 84 { if (x, y + 16) == (70, 50) { 0x12_3456 } else { (x * 0x010101 + y + 16) as u32 & 0xff_ffff } } else { 7 });
+    b.wait(FAST);
+    let scroll = b.heard(&mut client);
+    assert_eq!(apply(&scroll, &mut seen, &mut width), [(1, [16, 0, 200, 84])]);
+    assert!(seen == want(&b) && scroll.len() < 200 * 16 * 4 + 100);
+    // Another size is told first.
+    b.say(&mut client, &request(true));
+    b.picture.draw(64, 30, |x, y| (x * y) as u32);
+    b.wait(FAST);
+    let resize = b.heard(&mut client);
+    assert_eq!(apply(&resize, &mut seen, &mut width), [(-223, [0, 0, 64, 30])]);
+    b.say(&mut client, &request(true));
+    b.wait(FAST);
+    let after = b.heard(&mut client);
+    apply(&after, &mut seen, &mut width);
+    assert!(seen == want(&b));
+}
+
+#[test]
+fn without_a_viewer_that_waits_nobody_looks() {
+    let mut b = Bench::new(Password::None);
+    let armed = |b: &Bench| b.cx.timers.get(LOOK).is_some();
+    assert!(!armed(&b));
+    let mut client = b.viewer(&[0]);
+    assert!(!armed(&b), "a viewer that asks for nothing");
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    b.heard(&mut client);
+    b.say(&mut client, &request(true));
+    assert!(armed(&b));
+    // A stalled viewer: what waits for it is bounded, and the picture is not looked at for it.
+    for i in 0..50u32 {
+        b.picture.draw(1000, 1000, |x, y| (x * y) as u32 ^ i);
+        client.write_all(&request(false)).unwrap();
+        b.wait(FAST);
+    }
+    let waits = b.vnc.viewers[0].session.unsent().len();
+    assert!(waits < 400 << 10, "{waits} bytes wait");
+    drop(client);
+    b.turn();
+    assert!(!armed(&b) && b.vnc.viewers.is_empty());
+}
+
+#[test]
+fn who_asks_after_a_while_gets_the_picture_of_now_and_of_a_dead_display_the_last_one() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0]);
+    let (mut seen, mut width) = (vec![0; 200 * 100], 200);
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    b.heard(&mut client);
+    b.picture.draw(200, 100, |x, _| x as u32);
+    // Nobody has looked since. The whole picture is asked for once, as who takes a picture does.
+    b.say(&mut client, &request(false));
+    assert_eq!(b.heard(&mut client), [], "what is known is old");
+    b.wait(FAST);
+    let bytes = b.heard(&mut client);
+    apply(&bytes, &mut seen, &mut width);
+    assert!(seen == want(&b));
+    b.picture.0.lock().unwrap().dead = true;
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    assert_eq!(b.heard(&mut client), [], "it may still come");
+    for _ in 0..=PATIENCE {
+        b.wait(FAST);
+    }
+    let bytes = b.heard(&mut client);
+    apply(&bytes, &mut seen, &mut width);
+    assert!(seen == want(&b));
+}
+
+#[test]
+fn a_stalled_viewer_holds_up_no_other() {
+    let mut b = Bench::new(Password::None);
+    let mut stalled = b.viewer(&[0]);
+    stalled.write_all(&[150, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).unwrap();
+    let mut other = b.viewer(&[0, -223]);
+    let (mut seen, mut width) = (vec![0; 200 * 100], 200);
+    for i in 0..20u32 {
+        b.picture.draw(1000, 700, |x, y| (x * y) as u32 ^ i << 4);
+        b.say(&mut other, &request(i > 0));
+        b.wait(FAST);
+        let bytes = b.heard(&mut other);
+        apply(&bytes, &mut seen, &mut width);
+    }
+    b.say(&mut other, &request(true));
+    b.wait(FAST);
+    let bytes = b.heard(&mut other);
+    apply(&bytes, &mut seen, &mut width);
+    assert!(seen == want(&b));
+}
+
+#[test]
+fn passwords_are_asked_for_and_guessers_wait() {
+    let mut b = Bench::new(Password::Unset);
+    let try_with = |b: &mut Bench, key: [u8; 8]| {
+        let mut client = b.connect();
+        b.say(&mut client, b"RFB 003.008\n\x02");
+        let hello = b.heard(&mut client);
+        assert_eq!(&hello[..14], b"RFB 003.008\n\x01\x02");
+        let answer = auth::response(key, hello[14..30].try_into().unwrap());
+        b.say(&mut client, &answer);
+        client
+    };
+    let key = *b"secret\0\0";
+    let mut early = try_with(&mut b, key);
+    assert_eq!(b.heard(&mut early), [], "a wrong password is told late");
+    b.wait(1_100_000_000);
+    assert_eq!(b.heard(&mut early)[..4], [0, 0, 0, 1]);
+    assert!(b.closed(&mut early), "no password is set yet");
+    b.vnc.set_password(b"secret").unwrap();
+    let mut client = try_with(&mut b, key);
+    assert_eq!(b.heard(&mut client), [0; 4]);
+    b.say(&mut client, &[1]);
+    b.wait(FAST);
+    assert!(b.heard(&mut client).ends_with(b"guest"));
+    assert!(Bench::new(Password::None).vnc.set_password(b"x").is_err());
+    // Old versions: the type is decided by the server; without a password nothing more is said.
+    let mut old = b.connect();
+    b.say(&mut old, b"RFB 003.003\n");
+    assert_eq!(b.heard(&mut old)[12..16], [0, 0, 0, 2]);
+    let mut open = Bench::new(Password::None);
+    let mut old = open.connect();
+    open.say(&mut old, b"RFB 003.003\n\x01");
+    open.wait(FAST);
+    assert_eq!(open.heard(&mut old)[12..18], [0, 0, 0, 1, 0, 200]);
+    let mut sneak = b.connect();
+    b.say(&mut sneak, b"RFB 003.008\n\x01\x01");
+    assert!(b.closed(&mut sneak), "a security type that was not offered");
+}
+
+#[test]
+fn half_open_and_many_connections_keep_nobody_out() {
+    let mut b = Bench::new(Password::None);
+    let mut first = b.viewer(&[0]);
+    let half: Vec<UnixStream> = (0..200).map(|_| b.connect()).collect();
+    assert!(b.vnc.viewers.len() <= 1 + STRANGERS);
+    let mut second = b.viewer(&[0]);
+    b.say(&mut second, &request(false));
+    b.wait(FAST);
+    assert!(b.heard(&mut second).len() > 200 * 100 * 4);
+    b.say(&mut first, &request(false));
+    b.wait(FAST);
+    assert!(b.heard(&mut first).len() > 200 * 100 * 4);
+    b.wait(session::HANDSHAKE + 1);
+    assert_eq!(b.vnc.viewers.len(), 2, "who does not come in is sent away");
+    drop(half);
+}
+
+#[test]
+fn who_wants_to_be_alone_is_and_keys_that_were_held_are_let_go() {
+    let mut b = Bench::new(Password::None);
+    let mut first = b.viewer(&[-258, 0]);
+    b.say(&mut first, &[255, 0, 0, 1, 0, 0, 0, 0x61, 0, 0, 0, 0x1e, 5, 1, 0, 10, 0, 10]);
+    let key = |code, down| InputEvent::Key { code, down };
+    assert_eq!(b.keys(), [key(30, true), InputEvent::Button { button: 0, down: true }]);
+    let mut alone = b.connect();
+    b.say(&mut alone, b"RFB 003.008\n\x01\x00");
+    assert!(b.closed(&mut first));
+    assert_eq!(b.keys(), [key(30, false), InputEvent::Button { button: 0, down: false }]);
+    assert_eq!(b.vnc.viewers.len(), 1);
+}
+
+#[test]
+fn extensions_are_announced_and_answered() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0, -223, -308, -258, -257, -312, -313]);
+    // A fence of the server's and the end of continuous updates tell that it knows both.
+    assert_eq!(b.heard(&mut client), [248, 0, 0, 0, 0x80, 0, 0, 0, 0, 150]);
+    let (mut seen, mut width) = (vec![0; 200 * 100], 200);
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    let bytes = b.heard(&mut client);
+    let notes = apply(&bytes, &mut seen, &mut width);
+    assert_eq!(notes, [(-308, [0, 0, 200, 100]), (-258, [0; 4]), (-257, [0, 0, 200, 100])]);
+    assert!(seen == want(&b));
+    // A fence comes back without the bits that nobody knows.
+    b.say(&mut client, &[248, 0, 0, 0, 0x80, 0, 0, 0x0f, 3, 7, 8, 9]);
+    assert_eq!(b.heard(&mut client), [248, 0, 0, 0, 0, 0, 0, 7, 3, 7, 8, 9]);
+    // A wish for another size is refused.
+    b.say(&mut client, &[251, 0, 4, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 3, 0, 0, 0, 0, 0]);
+    b.wait(FAST);
+    let bytes = b.heard(&mut client);
+    assert_eq!(apply(&bytes, &mut seen, &mut width), [(-308, [1, 1, 200, 100])]);
+    // Continuous updates: no request is needed; when they end, that is said.
+    b.say(&mut client, &[150, 1, 0, 0, 0, 0, 0, 200, 0, 100]);
+    for i in 0..3u32 {
+        b.picture.draw(200, 100, |x, y| (x * y) as u32 ^ i);
+        b.wait(FAST);
+        let bytes = b.heard(&mut client);
+        apply(&bytes, &mut seen, &mut width);
+        assert!(seen == want(&b), "{i}");
+    }
+    b.say(&mut client, &[150, 0, 0, 0, 0, 0, 0, 200, 0, 100]);
+    assert_eq!(b.heard(&mut client), [150]);
+    // What is cut is passed over, however long it is said to be, and what follows is heard.
+    let mut cut = vec![6, 0, 0, 0, 0, 0, 0x20, 0];
+    cut.resize(8 + 0x2000, b'x');
+    cut.extend_from_slice(&[4, 1, 0, 0, 0, 0, 0xff, 0x0d]);
+    b.say(&mut client, &cut);
+    assert_eq!(b.keys(), [InputEvent::Key { code: 28, down: true }]);
+    for bad in [&[9u8, 9][..], &[255, 1, 0, 0], &[248, 0, 0, 0, 0x80, 0, 0, 0, 65], &[0, 0, 0, 0, 24, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0]] {
+        let mut client = b.viewer(&[0]);
+        b.say(&mut client, bad);
+        assert!(b.closed(&mut client), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_picture_that_is_larger_than_a_viewer_knows_is_cut_and_a_smaller_one_is_framed_in_black() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0]);
+    let (mut seen, mut width) = (vec![9; 200 * 100], 200);
+    for (w, h) in [(400, 300), (50, 40)] {
+        b.picture.draw(w, h, |x, y| (x * 3 + y) as u32);
+        b.say(&mut client, &request(false));
+        b.wait(FAST);
+        b.say(&mut client, &request(false));
+        let bytes = b.heard(&mut client);
+        assert!(apply(&bytes, &mut seen, &mut width).is_empty());
+        let want = |i: usize| if i % 200 < w && i / 200 < h { ((i % 200) * 3 + i / 200) as u32 } else { 0 };
+        assert!((0..200 * 100).all(|i| seen[i] == want(i)), "{w}x{h}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    /// A whole session with bytes changed, left out, put in: the server goes on, and what waits for the viewer is bounded.
+    #[test]
+    fn hostile_a_viewer_that_says_anything_ends_its_own_connection_at_most(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 0..12),
+        tail in prop::collection::vec(any::<u8>(), 0..400),
+        cuts in prop::collection::vec(1usize..60, 1..20),
+    ) {
+        let mut b = Bench::new(Password::None);
+        let mut bytes = b"RFB 003.008\n\x01\x01".to_vec();
+        bytes.extend_from_slice(&[2, 0, 0, 5, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0, 5, 0xff, 0xff, 0xfe, 0xcc, 0xff, 0xff, 0xfe, 0xc7]);
+        bytes.extend_from_slice(&request(false));
+        bytes.extend_from_slice(&[0, 0, 0, 0, 16, 16, 0, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0x41, 5, 0x1f, 0, 9, 0, 9]);
+        bytes.extend_from_slice(&[248, 0, 0, 0, 0x80, 0, 0, 1, 2, 1, 1, 150, 1, 0, 0, 0, 0, 0, 9, 0, 9]);
+        bytes.extend_from_slice(&request(true));
+        bytes.extend_from_slice(&tail);
+        for (at, value, how) in changes {
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = value,
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, value),
+            }
+        }
+        let mut client = b.connect();
+        let mut rest = &bytes[..];
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() || client.write_all(&rest[..(*cut).min(rest.len())]).is_err() {
+                break;
+            }
+            rest = &rest[(*cut).min(rest.len())..];
+            b.wait(FAST);
+            prop_assert!(b.vnc.viewers.iter().all(|v| v.session.unsent().len() < 1 << 20));
+        }
+        drop(client);
+        b.turn();
+        prop_assert!(b.vnc.viewers.is_empty());
+        let mut client = b.viewer(&[0]);
+        b.say(&mut client, &request(false));
+        b.wait(FAST);
+        prop_assert!(b.heard(&mut client).len() >= 200 * 100 * 4);
+    }
+}

@@ -1,0 +1,242 @@
+//! Viewers on the host and the real process with its real filter.
+use bulkhead_sim::{Options, Sim};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+fn start(vnc: &str) -> Sim {
+    Sim::start(&Options::new(&["-name", "seen", "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-vnc", vnc])).unwrap()
+}
+
+fn port(sim: &Sim) -> u16 {
+    let answer = sim.qmp(r#"{"execute":"query-vnc"}"#).unwrap()["return"].clone();
+    assert_eq!((&answer["enabled"], &answer["host"]), (&true.into(), &"127.0.0.1".into()), "{answer}");
+    answer["service"].as_str().unwrap().parse().unwrap()
+}
+
+struct Viewer(TcpStream);
+
+impl Viewer {
+    fn hear(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// As far as the security type.
+    fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut viewer = Self(stream);
+        assert_eq!(viewer.hear(12), b"RFB 003.008\n");
+        viewer.0.write_all(b"RFB 003.008\n").unwrap();
+        viewer
+    }
+
+    /// A viewer that has come in: width and height.
+    fn enter(port: u16) -> (Self, usize, usize) {
+        let mut viewer = Self::connect(port);
+        assert_eq!(viewer.hear(2), [1, 1]);
+        viewer.0.write_all(&[1, 1]).unwrap();
+        assert_eq!(viewer.hear(4), [0; 4]);
+        let hello = viewer.hear(24 + 4);
+        let (w, h) = (usize::from(hello[0]) << 8 | usize::from(hello[1]), usize::from(hello[2]) << 8 | usize::from(hello[3]));
+        assert_eq!(&hello[24..], b"seen");
+        (viewer, w, h)
+    }
+
+    /// The whole picture, raw: red, green, blue.
+    fn picture(&mut self, w: usize, h: usize) -> Vec<u8> {
+        self.0.write_all(&[3, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).unwrap();
+        let mut picture = vec![0; w * h * 3];
+        let head = self.hear(4);
+        for _ in 0..u16::from_be_bytes([head[2], head[3]]) {
+            let r = self.hear(12);
+            let n = |i: usize| usize::from(r[i]) << 8 | usize::from(r[i + 1]);
+            assert_eq!(&r[8..], [0; 4], "raw");
+            for (i, p) in self.hear(n(4) * n(6) * 4).chunks(4).enumerate() {
+                let at = (n(2) + i / n(4)) * w + n(0) + i % n(4);
+                picture[at * 3..][..3].copy_from_slice(&[p[2], p[1], p[0]]);
+            }
+        }
+        picture
+    }
+}
+
+/// A linear mode of 128x96 with a pattern.
+fn draw(sim: &mut Sim, seed: u32) {
+    for (index, value) in [(4, 0), (1, 128), (2, 96), (3, 32), (4, 0x41)] {
+        sim.port_write(0x1ce, 2, index).unwrap();
+        sim.port_write(0x1cf, 2, value).unwrap();
+    }
+    // Through the window, bank 0, in a mode whose bytes are linear.
+    sim.port_write(0x3c4, 1, 2).unwrap();
+    sim.port_write(0x3c5, 1, 0x0f).unwrap();
+    sim.port_write(0x3c4, 1, 4).unwrap();
+    sim.port_write(0x3c5, 1, 0x0e).unwrap();
+    sim.port_write(0x3ce, 1, 6).unwrap();
+    sim.port_write(0x3cf, 1, 5).unwrap();
+    let bytes: Vec<u8> = (0..128 * 96u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) ^ seed).to_le_bytes()).collect();
+    sim.memory_write(0xa_0000, &bytes).unwrap();
+}
+
+/// What `screenshot` gives: red, green, blue.
+fn screenshot(sim: &Sim) -> (usize, usize, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("png");
+    let out = std::process::Command::new(Options::new(&[]).binaries.join("bulkhead")).arg("screenshot").arg(sim.qmp_socket()).arg(&file).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&file).unwrap())).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    assert_eq!(info.color_type, png::ColorType::Rgb);
+    (info.width as usize, info.height as usize, bytes)
+}
+
+fn await_that(what: &str, mut f: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !f() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn viewers_see_what_a_screenshot_sees_also_after_the_display_and_the_server_died() {
+    let mut sim = start("127.0.0.1:0,to=99");
+    draw(&mut sim, 0);
+    let port = port(&sim);
+    let enter = |sim: &mut Sim| {
+        let (mut viewer, w, h) = Viewer::enter(port);
+        let shot = screenshot(sim);
+        assert_eq!((w, h), (shot.0, shot.1));
+        assert!(viewer.picture(w, h) == shot.2);
+        viewer
+    };
+    let mut viewer = enter(&mut sim);
+    let clients = sim.qmp(r#"{"execute":"query-vnc"}"#).unwrap()["return"]["clients"].clone();
+    assert_eq!(clients.as_array().unwrap().len(), 1, "{clients}");
+    // The display dies: the connection stays, the picture comes back.
+    let vga = sim.process("vga").unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(vga).unwrap(), rustix::process::Signal::KILL).unwrap();
+    await_that("a new display", || sim.process("vga").is_some_and(|p| p != vga));
+    draw(&mut sim, 99);
+    await_that("the new picture", || viewer.picture(128, 96) == screenshot(&sim).2);
+    // The server dies: viewers come again, at the same port.
+    let vnc = sim.process("vnc").unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(vnc).unwrap(), rustix::process::Signal::KILL).unwrap();
+    await_that("a new server", || sim.process("vnc").is_some_and(|p| p != vnc));
+    enter(&mut sim);
+    assert!(sim.end().unwrap().success());
+}
+
+#[test]
+fn what_viewers_type_and_point_at_reaches_the_guest() {
+    let mut sim = start("127.0.0.1:0,to=99");
+    for (port, value) in [(0x64, 0x60), (0x60, 0x41), (0x60, 0xf4)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    let mut got = Vec::new();
+    let mut read = |sim: &mut Sim, want: &[u32]| {
+        await_that(&format!("{want:x?}"), || {
+            while sim.port_read(0x64, 1).unwrap() & 1 != 0 {
+                got.push(sim.port_read(0x60, 1).unwrap());
+            }
+            got.ends_with(want)
+        });
+        got.clear();
+    };
+    let (mut viewer, ..) = Viewer::enter(port(&sim));
+    viewer.0.write_all(&[4, 1, 0, 0, 0, 0, 0, b'A', 4, 0, 0, 0, 0, 0, 0, b'A']).unwrap();
+    read(&mut sim, &[0x2a, 0x1e, 0xaa, 0x9e]);
+    // A key by its place, held when the viewer leaves.
+    viewer.0.write_all(&[255, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xd3]).unwrap();
+    read(&mut sim, &[0xe0, 0x53]);
+    drop(viewer);
+    read(&mut sim, &[0xe0, 0xd3]);
+    assert!(sim.end().unwrap().success());
+}
+
+#[test]
+fn a_password_set_by_qmp_lets_in_and_outlives_the_server() {
+    let mut sim = start("127.0.0.1:0,to=99,password=on");
+    assert_eq!(sim.qmp(r#"{"execute":"query-vnc"}"#).unwrap()["return"]["auth"], "vnc");
+    let port = port(&sim);
+    let try_it = |password: &str| {
+        let mut viewer = Viewer::connect(port);
+        assert_eq!(viewer.hear(2), [1, 2]);
+        viewer.0.write_all(&[2]).unwrap();
+        let challenge = viewer.hear(16);
+        viewer.0.write_all(&answer(password, &challenge)).unwrap();
+        viewer.hear(4)[3]
+    };
+    assert_eq!(try_it("secret"), 1, "none is set yet");
+    let set = sim.qmp(r#"{"execute":"change-vnc-password","arguments":{"password":"secret"}}"#).unwrap();
+    assert!(set["return"].is_object(), "{set}");
+    assert_eq!((try_it("secret"), try_it("Secret")), (0, 1));
+    let vnc = sim.process("vnc").unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(vnc).unwrap(), rustix::process::Signal::KILL).unwrap();
+    await_that("a new server", || sim.process("vnc").is_some_and(|p| p != vnc));
+    await_that("the password", || try_it("secret") == 0);
+    assert!(sim.end().unwrap().success());
+    let mut open = start("127.0.0.1:0,to=99");
+    assert!(open.qmp(r#"{"execute":"change-vnc-password","arguments":{"password":"secret"}}"#).unwrap()["error"].is_object());
+    assert!(open.end().unwrap().success());
+}
+
+/// The answer to a challenge: DES by OpenSSL's command, which knows nothing of ours.
+fn answer(password: &str, challenge: &[u8]) -> Vec<u8> {
+    let mut key = [0u8; 8];
+    key.iter_mut().zip(password.bytes()).for_each(|(k, p)| *k = p.reverse_bits());
+    let hex: String = key.iter().map(|b| format!("{b:02x}")).collect();
+    let mut child = std::process::Command::new("openssl")
+        .args(["enc", "-des-ecb", "-nopad", "-provider", "legacy", "-provider", "default", "-K", &hex])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(challenge).unwrap();
+    child.wait_with_output().unwrap().stdout
+}
+
+#[test]
+fn ports_that_are_taken_are_passed_over_or_refused() {
+    let taken: Vec<std::net::TcpListener> = (5950..5953).filter_map(|p| std::net::TcpListener::bind(("127.0.0.1", p)).ok()).collect();
+    let mut sim = start("127.0.0.1:50,to=99");
+    assert!(port(&sim) >= 5953);
+    assert!(sim.end().unwrap().success());
+    let refused = Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-vnc", "127.0.0.1:50"])).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("BH-0208") && refused.contains("Address already in use"), "{refused}");
+    drop(taken);
+    // A Unix socket, which goes with the machine.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vnc");
+    let mut sim = start(&format!("unix:{}", path.display()));
+    let mut hello = [0; 12];
+    std::os::unix::net::UnixStream::connect(&path).unwrap().read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"RFB 003.008\n");
+    assert!(sim.end().unwrap().success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn without_a_viewer_the_display_draws_nothing_and_nobody_wakes_up() {
+    let mut sim = start("127.0.0.1:0,to=99");
+    draw(&mut sim, 5);
+    let count = |sim: &Sim, device: &str, counter: &str| {
+        sim.qmp(&format!(r#"{{"execute":"x-bulkhead-inspect","arguments":{{"device":"{device}"}}}}"#)).unwrap()["return"]["statistics"][counter].as_u64().unwrap()
+    };
+    let (_viewer, w, h) = {
+        let (mut v, w, h) = Viewer::enter(port(&sim));
+        v.picture(w, h);
+        (v, w, h)
+    };
+    assert!(w > 0 && h > 0);
+    await_that("no more pictures", || {
+        let before = (count(&sim, "vga", "pictures drawn for a viewer"), count(&sim, "vnc", "wake-ups"));
+        std::thread::sleep(Duration::from_millis(500));
+        // The look at the counters wakes the process itself.
+        count(&sim, "vga", "pictures drawn for a viewer") == before.0 && count(&sim, "vnc", "wake-ups") - before.1 <= 2
+    });
+    assert!(sim.end().unwrap().success());
+}
