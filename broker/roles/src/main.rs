@@ -127,7 +127,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 return Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() });
             };
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
-            Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input)), polled })
+            Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::Leds))), polled })
         }
         DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } => {
             let config = fw_cfg::Config { vcpus: *vcpus, online: *online, memory_mib: *memory_mib, menu: menu.clone(), command_line: command_line.clone() };
@@ -154,7 +154,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
             let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
             let config = vnc::Config { name: name.clone(), layout, password };
-            let server = vnc::Vnc::new(Box::new(view), listen, resources.fds.take(&FdUse::Input), config).map_err(|e| e.to_string())?;
+            let server = vnc::Vnc::new(Box::new(view), listen, vnc::Keyboard { input: resources.fds.take(&FdUse::Input), leds: resources.fds.take(&FdUse::Leds) }, config).map_err(|e| e.to_string())?;
             let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(Unseen(server)), polled })
         }

@@ -25,6 +25,11 @@ impl Input {
         Self { layout, pressed: BTreeSet::new(), caps: false, buttons: 0, at: None }
     }
 
+    /// Caps Lock, as the guest's keyboard shows it.
+    pub(crate) fn caps(&mut self, on: bool) {
+        self.caps = on;
+    }
+
     fn key(&mut self, code: u16, down: bool, out: &mut Vec<InputEvent>) {
         if down {
             self.pressed.insert(code);

@@ -67,6 +67,15 @@ pub struct Config {
     pub password: Password,
 }
 
+/// The ways to the guest's keyboard and back. Both do not block.
+#[derive(Debug, Default)]
+pub struct Keyboard {
+    /// Takes [`InputEvent`] records.
+    pub input: Option<OwnedFd>,
+    /// Gives a byte whenever its lights change: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    pub leds: Option<OwnedFd>,
+}
+
 struct Viewer {
     socket: OwnedFd,
     session: Session,
@@ -80,7 +89,8 @@ pub struct Vnc {
     screen: Screen,
     listen: Vec<OwnedFd>,
     ready: OwnedFd,
-    input: Option<OwnedFd>,
+    keyboard: Keyboard,
+    leds: Option<u8>,
     name: Arc<str>,
     layout: &'static Layout,
     gate: Gate,
@@ -102,14 +112,13 @@ pub struct Vnc {
 }
 
 impl Vnc {
-    /// A server of `view` for who connects to `listen`, sockets that do not block. `input` takes [`InputEvent`] records and does
-    /// not block.
+    /// A server of `view` for who connects to `listen`, sockets that do not block. 
     ///
     /// # Errors
     /// If the kernel has no room for another epoll instance.
-    pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, input: Option<OwnedFd>, config: Config) -> Result<Self, Errno> {
+    pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, keyboard: Keyboard, config: Config) -> Result<Self, Errno> {
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
-        for socket in &listen {
+        for socket in listen.iter().chain(&keyboard.leds) {
             epoll::add(&ready, socket, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
         }
         let gate = Gate::new(config.password);
@@ -118,7 +127,8 @@ impl Vnc {
             screen: Screen::default(),
             listen,
             ready,
-            input,
+            keyboard,
+            leds: None,
             name: config.name.into(),
             layout: config.layout,
             gate,
@@ -178,6 +188,7 @@ impl Vnc {
         let mut alone = None;
         let size = self.fresh.then(|| self.screen.size());
         for viewer in &mut self.viewers {
+            self.leds.inspect(|leds| viewer.session.lights(*leds));
             let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, input: &mut events, alone: false };
             let listened = viewer.session.listens();
             let heard = hear(viewer, &mut host);
@@ -215,9 +226,19 @@ impl Vnc {
         self.timers(cx);
     }
 
+    /// The keyboard's lights have changed: the last word counts. Who says more than a page's worth at once waits for the next turn.
+    fn lights(&mut self) {
+        let mut bytes = [0; 4096];
+        if let Some(Ok(n)) = self.keyboard.leds.as_ref().map(|pipe| rustix::io::read(pipe, &mut bytes))
+            && let Some(last) = bytes.get(..n).and_then(<[u8]>::last)
+        {
+            self.leds = Some(last & 7);
+        }
+    }
+
     fn type_in(&mut self, events: &[InputEvent]) {
         for event in events {
-            let sent = self.input.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
+            let sent = self.keyboard.input.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
             let counter = if sent { &mut self.input_events } else { &mut self.input_dropped };
             *counter = counter.saturating_add(1);
         }
@@ -346,6 +367,7 @@ impl Auxiliary for Vnc {
                 let mut events = Vec::with_capacity(VIEWERS.saturating_add(2));
                 let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
                 let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&now));
+                self.lights();
                 self.accept(cx);
             }
         }

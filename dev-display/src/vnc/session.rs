@@ -52,6 +52,7 @@ struct Abilities {
     desktop_size: bool,
     extended_desktop_size: bool,
     extended_key: bool,
+    led_state: bool,
     motion_change: bool,
     fence: bool,
     continuous: bool,
@@ -95,6 +96,8 @@ pub(crate) struct Session {
     notes: Vec<[u8; 12]>,
     /// The viewer's wish for another size is to be answered.
     asked_size: bool,
+    /// The keyboard's lights, and whether the viewer knows them.
+    leds: (u8, bool),
     wanted: bool,
     continuous: bool,
     input: Input,
@@ -126,6 +129,7 @@ impl Session {
             rects: VecDeque::new(),
             notes: Vec::new(),
             asked_size: false,
+            leds: (0, true),
             wanted: false,
             continuous: false,
             input,
@@ -438,6 +442,7 @@ impl Session {
                 can.extended_key = true;
                 self.notes.push(note(0, 0, 0, 0, encoding::EXTENDED_KEY));
             }
+            encoding::LED_STATE => can.led_state = true,
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
                 can.motion_change = true;
                 // 0: movement is relative.
@@ -527,6 +532,9 @@ impl Session {
             // Reason: this viewer's wish; status: it is not allowed.
             notes.push(extended_size(self.size, 1, 1));
         }
+        if self.abilities.led_state && !std::mem::replace(&mut self.leds.1, true) {
+            notes.push(note(0, 0, 0, 0, encoding::LED_STATE));
+        }
         let mut rects = self.damage.take(0, self.size.1, self.size.0, TALL);
         if rects.len() > RECTANGLES {
             rects = Damage::all(self.size.0, self.size.1).take(0, self.size.1, self.size.0, TALL);
@@ -555,11 +563,23 @@ impl Session {
         for note in notes {
             self.output.extend_from_slice(note);
             let [.., e0, e1, e2, e3] = *note;
-            if i32::from_be_bytes([e0, e1, e2, e3]) == encoding::EXTENDED_DESKTOP_SIZE {
+            let encoding = i32::from_be_bytes([e0, e1, e2, e3]);
+            if encoding == encoding::LED_STATE {
+                self.output.push(self.leds.0);
+            }
+            if encoding == encoding::EXTENDED_DESKTOP_SIZE {
                 // One screen, which is all of it.
                 let [.., w0, w1, h0, h1, _, _, _, _] = *note;
                 self.output.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0]);
             }
+        }
+    }
+
+    /// The keyboard's lights.
+    pub(crate) fn lights(&mut self, leds: u8) {
+        if self.leds.0 != leds {
+            self.leds = (leds, false);
+            self.input.caps(leds & 4 != 0);
         }
     }
 

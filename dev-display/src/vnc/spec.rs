@@ -43,6 +43,7 @@ pub(crate) mod encoding {
     pub(crate) const DESKTOP_SIZE: i32 = -223;
     pub(crate) const POINTER_MOTION_CHANGE: i32 = -257;
     pub(crate) const EXTENDED_KEY: i32 = -258;
+    pub(crate) const LED_STATE: i32 = -261;
     pub(crate) const EXTENDED_DESKTOP_SIZE: i32 = -308;
     pub(crate) const FENCE: i32 = -312;
     pub(crate) const CONTINUOUS_UPDATES: i32 = -313;

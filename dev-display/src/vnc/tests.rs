@@ -63,6 +63,7 @@ struct Bench {
     picture: Shared,
     path: std::path::PathBuf,
     typed: OwnedFd,
+    lights: OwnedFd,
     now: u64,
     _dir: tempfile::TempDir,
 }
@@ -76,14 +77,16 @@ impl Bench {
         let picture = Shared::default();
         picture.draw(200, 100, |x, y| (x * 0x010101 + y) as u32 & 0xff_ffff);
         let (typed, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (leds, lights) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let config = Config { name: "guest".into(), layout: &LAYOUTS[0], password };
         let view = Fake { shared: picture.clone(), seen: Picture::default() };
         let mut b = Self {
-            vnc: Vnc::new(Box::new(view), vec![listener.into()], Some(write), config).unwrap(),
+            vnc: Vnc::new(Box::new(view), vec![listener.into()], Keyboard { input: Some(write), leds: Some(leds) }, config).unwrap(),
             cx: Context::new(Arc::new(NoMemory)),
             picture,
             path,
             typed,
+            lights,
             now: 1,
             _dir: dir,
         };
@@ -209,6 +212,10 @@ fn apply(bytes: &[u8], picture: &mut Vec<u32>, width: &mut usize) -> Vec<(i32, [
                         *picture = vec![0; w * h];
                     }
                     notes.push((encoding, [x, y, w, h]));
+                }
+                -261 => {
+                    notes.push((-261, [usize::from(bytes[at]), 0, 0, 0]));
+                    at += 1;
                 }
                 -257 | -258 => notes.push((encoding, [x, y, w, h])),
                 _ => panic!("encoding {encoding}"),
@@ -449,6 +456,27 @@ fn extensions_are_announced_and_answered() {
         let mut client = b.viewer(&[0]);
         b.say(&mut client, bad);
         assert!(b.closed(&mut client), "{bad:?}");
+    }
+}
+
+#[test]
+fn lights_of_the_keyboard_are_told_and_decide_what_caps_lock_is() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0, -261]);
+    let (mut seen, mut width) = (vec![0; 200 * 100], 200);
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    b.heard(&mut client);
+    for leds in [4u8, 6, 6, 0] {
+        rustix::io::write(&b.lights, &[2, leds]).unwrap();
+        b.say(&mut client, &request(true));
+        b.wait(FAST);
+        let bytes = b.heard(&mut client);
+        let told = apply(&bytes, &mut seen, &mut width);
+        assert!(told.iter().all(|n| *n == (-261, [usize::from(leds), 0, 0, 0])) && told.len() <= 1);
+        b.say(&mut client, &[4, 1, 0, 0, 0, 0, 0, b'A', 4, 0, 0, 0, 0, 0, 0, b'A']);
+        let shifted = b.keys().contains(&InputEvent::Key { code: 42, down: true });
+        assert_eq!(shifted, leds & 4 == 0);
     }
 }
 

@@ -45,6 +45,7 @@ pub struct Ps2 {
     mouse: Mouse,
     /// Records of a viewer's input.
     viewer: Option<OwnedFd>,
+    leds: Option<Leds>,
     dirty: bool,
 }
 
@@ -54,11 +55,27 @@ impl Default for Ps2 {
     }
 }
 
+/// The way to who shows the keyboard's lights.
+#[derive(Debug)]
+struct Leds {
+    pipe: OwnedFd,
+    told: Option<u8>,
+}
+
+impl Leds {
+    /// Tells them, if they are others than before. Who does not read has old ones.
+    fn tell(&mut self, leds: u8) {
+        if self.told != Some(leds) && rustix::io::write(&self.pipe, &[leds]).is_ok() {
+            self.told = Some(leds);
+        }
+    }
+}
+
 impl Ps2 {
     /// A controller that also takes the events of `viewer`, a pipe of [`InputEvent`] records that does not block; it is
     /// polled as descriptor 0.
-    pub fn with_viewer(viewer: OwnedFd) -> Self {
-        Self { viewer: Some(viewer), ..Self::new() }
+    pub fn with_viewer(viewer: OwnedFd, leds: Option<OwnedFd>) -> Self {
+        Self { viewer: Some(viewer), leds: leds.map(|pipe| Leds { pipe, told: None }), ..Self::new() }
     }
 
     /// A controller in its power-on state.
@@ -72,6 +89,7 @@ impl Ps2 {
             keyboard: Keyboard::new(),
             mouse: Mouse::new(),
             viewer: None,
+            leds: None,
             dirty: true,
         }
     }
@@ -118,6 +136,9 @@ impl Ps2 {
 
     fn update(&mut self, cx: &mut Context) {
         self.dirty = true;
+        if let Some(leds) = &mut self.leds {
+            leds.tell(self.keyboard.leds);
+        }
         self.fill();
         let (full, aux) = (self.status.obf(), self.status.aux());
         cx.lines.set(KEYBOARD, full && !aux && self.byte.keyboard_interrupt());
@@ -244,7 +265,7 @@ impl Device for Ps2 {
     }
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
-        *self = Self { viewer: self.viewer.take(), ..Self::new() };
+        *self = Self { viewer: self.viewer.take(), leds: self.leds.take(), ..Self::new() };
         self.update(cx);
     }
 
@@ -257,7 +278,7 @@ impl Device for Ps2 {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, viewer: _, dirty: _ } = self;
+        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, viewer: _, leds: _, dirty: _ } = self;
         Ps2State {
             version: VERSION,
             command_byte: u32::from(byte.into_bits()),
@@ -324,9 +345,10 @@ impl Device for Ps2 {
             keyboard,
             mouse,
             viewer: None,
+            leds: None,
             dirty: true,
         };
-        *self = Self { viewer: self.viewer.take(), ..new };
+        *self = Self { viewer: self.viewer.take(), leds: self.leds.take(), ..new };
         self.update(cx);
         Ok(())
     }

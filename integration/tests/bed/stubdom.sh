@@ -101,60 +101,7 @@ inside() {
     printf '%b\n' "$(xenstore-read "$node/answer")" | tee /run/inside.out
     tail -n 1 /run/inside.out | grep -q '^status 0$'
 }
-# Linux from its disk: sees both disks, is talked to by `xl console`, seen and touched by VNC through dom0 in text mode and in
-# a graphics mode, copies 64 MiB by DMA, switches itself off.
-stub_linux() {
-    console_guest stub sl <<'S' || return 1
-load psmouse evdev
-echo "GUEST-SEES $(echo /dev/hd?)"
-mouse() { awk '/^N:.*Mouse/ { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
-await 20 mouse; mouse=$(mouse)
-until echo "GUEST-READY"; hears_now() { read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; }; hears_now; do :; done
-printf '\033[2J\033[H\033[?25lname? ' >/dev/tty1; echo "GUEST-ASKS"
-read -r name </dev/tty1; echo "GUEST-READ <$name>"
-cat "/dev/input/$mouse" >/run/moves & cat=$!
-echo "GUEST-POINTER $mouse"
-hears moved
-kill $cat
-hexdump -v -e '12/2 "%u " "\n"' /run/moves | awk '{ v = $11; if (v > 32767) v -= 65536 }
-    $9 == 2 && $10 == 0 { x += v } $9 == 2 && $10 == 1 { y += v } $9 == 2 && $10 == 8 { w += v } $9 == 1 { b = b " " $10 ":" $11 } END { print "GUEST-MOVED x=" x " y=" y " wheel=" w " buttons=" b }'
-load bochs
-printf '\033[2J\033[H\033[?25lin a graphics mode\n' >/dev/tty1; echo "GUEST-GRAPHICS"
-hears copy
-copy 16; copy 80
-sync; echo "GUEST-WROTE"
-S
-    await 120 said sl GUEST-READY || { trouble sl; return 1; }
-    say begin; await 20 said sl GUEST-ASKS || { trouble sl; return 1; }
-    vnc=$(vnc_address sl) || { xenstore-ls -f | grep vnc; return 1; }
-    view() { # view NAME: the viewer's picture is ours, pixel by pixel
-        rm -f "/out/$1.ppm" "/out/$1.png"
-        $tools/bulkhead-bed vnc "$vnc" picture "/out/$1.ppm" && screenshot sl "$1" && $tools/bulkhead-bed same-picture "/out/$1.png" "/out/$1.ppm"
-    }
-    await 20 view sl-text || { view sl-text; return 1; }
-    $tools/bulkhead-bed vnc "$vnc" type "Hello, World_42
-" || return 1
-    await 20 said sl 'GUEST-READ <Hello, World_42>' || { trouble sl; return 1; }
-    await 20 view sl-typed || { view sl-typed; return 1; }
-    cmp -s /out/sl-text.ppm /out/sl-typed.ppm && { echo "nothing was seen of what was typed"; return 1; }
-    await 20 said sl GUEST-POINTER || { trouble sl; return 1; }
-    # To a place, from there 50 right and 20 down, a click of each button, two steps of the wheel.
-    $tools/bulkhead-bed vnc "$vnc" pointer 100 100 0 pointer 150 120 0 pointer 150 120 1 pointer 150 120 0 pointer 150 120 4 pointer 150 120 0 \
-        pointer 150 120 8 pointer 150 120 0 pointer 150 120 8 pointer 150 120 0 || return 1
-    usleep 500000; say moved; await 20 said sl GUEST-MOVED || { trouble sl; return 1; }
-    grep GUEST-MOVED /run/sl.out
-    said sl 'GUEST-MOVED x=50 y=20 wheel=2 buttons= 272:1 272:0 273:1 273:0' || return 1
-    await 30 said sl GUEST-GRAPHICS || { trouble sl; return 1; }
-    await 30 view sl-graphics || { view sl-graphics; return 1; }
-    head -c 15 /out/sl-graphics.ppm
-    say copy; await 200 said sl GUEST-WROTE || { trouble sl; return 1; }
-    await 60 gone sl || { trouble sl; return 1; }
-    exec 6>&-
-    cat /run/sl.out
-    copied sl && said sl 'GUEST-SEES /dev/hda /dev/hdb' && said sl GUEST-DONE && await 10 stub_left
-}
-# Where the viewer of a guest listens: what `xl vncviewer` reads.
-vnc_address() { port=$(xenstore-read "/local/domain/$(xl domid "$1")/console/vnc-port") && echo "127.0.0.1:$port"; }
+stub_linux() { seen_linux stub sl && await 10 stub_left; }
 stub_cd() { cd_guest stub sc && await 10 stub_left; }
 stub_reboot() { reboot_life stub sr && await 10 stub_left; }
 

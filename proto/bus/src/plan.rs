@@ -337,6 +337,8 @@ pub enum FdUse {
     FrameBell,
     /// A pipe of [`InputEvent`] records: the write end has who makes input, the read end who takes it.
     Input,
+    /// A pipe of bytes from a keyboard to viewers: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    Leds,
     /// A socket that listens for viewers.
     Viewers,
     /// A Linux frame buffer.

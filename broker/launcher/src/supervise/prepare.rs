@@ -27,6 +27,16 @@ struct Opened {
     boot: host::Boot,
 }
 
+/// Between a viewer and the devices that it shows. Pipes are (read end, write end).
+struct Links {
+    /// Keys and pointer, to the keyboard controller.
+    input: (OwnedFd, OwnedFd),
+    /// The keyboard's lights, to the viewer.
+    leds: (OwnedFd, OwnedFd),
+    /// Wishes for a picture, to the display.
+    bell: OwnedFd,
+}
+
 impl Launcher {
     /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
     pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, String> {
@@ -210,10 +220,9 @@ impl Launcher {
         let mut broker = Vec::new();
         let fail_io = |e: rustix::io::Errno| e.to_string();
         let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
-        // Keys from the viewer to the keyboard, wishes for a picture from the viewer to the display.
         let mut links = if viewer {
-            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io)?;
-            Some((read, write, eventfd()?))
+            let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io);
+            Some(Links { input: pipe()?, leds: pipe()?, bell: eventfd()? })
         } else {
             None
         };
@@ -248,8 +257,8 @@ impl Launcher {
                         }
                         None => (FdUse::Privcmd, restricted()?),
                     });
-                    if let Some((.., bell)) = &links {
-                        kept.push((FdUse::FrameBell, rustix::io::dup(bell).map_err(fail_io)?));
+                    if let Some(links) = &links {
+                        kept.push((FdUse::FrameBell, rustix::io::dup(&links.bell).map_err(fail_io)?));
                     }
                     if let Some(rom) = &rom {
                         broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(|e| e.to_string())?));
@@ -278,21 +287,25 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Ps2 => {
-                    if let Some((read, ..)) = &links {
-                        kept.push((FdUse::Input, rustix::io::dup(read).map_err(fail_io)?));
+                    if let Some(links) = &links {
+                        kept.push((FdUse::Input, rustix::io::dup(&links.input.0).map_err(fail_io)?));
+                        if self.plan.devices.iter().any(|d| matches!(d.config, DeviceConfig::Vnc { .. })) {
+                            kept.push((FdUse::Leds, rustix::io::dup(&links.leds.1).map_err(fail_io)?));
+                        }
                     }
                 }
                 DeviceConfig::Vnc { .. } => {
-                    if let Some((_, write, bell)) = links.take() {
-                        kept.push((FdUse::Input, write));
-                        kept.push((FdUse::FrameBell, bell));
+                    if let Some(links) = links.take() {
+                        kept.push((FdUse::Input, links.input.1));
+                        kept.push((FdUse::Leds, links.leds.0));
+                        kept.push((FdUse::FrameBell, links.bell));
                     }
                     kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));
                 }
                 DeviceConfig::Fbdev => {
-                    if let (Some((_, write, bell)), Some(stubdom)) = (links.take(), stubdom.as_mut()) {
-                        kept.push((FdUse::Input, write));
-                        kept.push((FdUse::FrameBell, bell));
+                    if let (Some(links), Some(stubdom)) = (links.take(), stubdom.as_mut()) {
+                        kept.push((FdUse::Input, links.input.1));
+                        kept.push((FdUse::FrameBell, links.bell));
                         kept.extend(stubdom.screen.take().map(|fd| (FdUse::Screen, fd)));
                         kept.extend(stubdom.events.drain(..).map(|fd| (FdUse::Events, fd)));
                     }

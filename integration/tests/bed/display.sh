@@ -1,0 +1,71 @@
+# The guest seen and touched as its people do. Sourced by suite.
+# Where the viewer of a guest listens: what `xl vncviewer` reads.
+vnc_address() { port=$(xenstore-read "/local/domain/$(xl domid "$1")/console/vnc-port") && echo "127.0.0.1:$port"; }
+# Linux from its disk: sees both disks, is talked to by `xl console`, seen and touched by VNC in text mode and in a graphics mode, copies 64 MiB by DMA, switches itself off.
+seen_linux() { # seen_linux MODE NAME
+    console_guest "$1" "$2" <<'S' || return 1
+load psmouse evdev
+echo "GUEST-SEES $(echo /dev/hd?)"
+mouse() { awk '/^N:.*Mouse/ { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
+await 20 mouse; mouse=$(mouse)
+until echo "GUEST-READY"; hears_now() { read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; }; hears_now; do :; done
+printf '\033[2J\033[H\033[?25lname? ' >/dev/tty1; echo "GUEST-ASKS"
+read -r name </dev/tty1; echo "GUEST-READ <$name>"
+cat "/dev/input/$mouse" >/run/moves & cat=$!
+echo "GUEST-POINTER $mouse"
+hears moved
+kill $cat
+hexdump -v -e '12/2 "%u " "\n"' /run/moves | awk '{ v = $11; if (v > 32767) v -= 65536 }
+    $9 == 2 && $10 == 0 { x += v } $9 == 2 && $10 == 1 { y += v } $9 == 2 && $10 == 8 { w += v } $9 == 1 { b = b " " $10 ":" $11 } END { print "GUEST-MOVED x=" x " y=" y " wheel=" w " buttons=" b }'
+load bochs
+printf '\033[2J\033[H\033[?25lin a graphics mode\n' >/dev/tty1; echo "GUEST-GRAPHICS"
+hears copy
+copy 16; copy 80
+sync; echo "GUEST-WROTE"
+S
+    g=$2
+    await 120 said $g GUEST-READY || { trouble $g; return 1; }
+    say begin; await 20 said $g GUEST-ASKS || { trouble $g; return 1; }
+    vnc=$(vnc_address $g) || { xenstore-ls -f | grep vnc; return 1; }
+    view() { # view NAME: the viewer's picture is ours, pixel by pixel
+        rm -f "/out/$1.ppm" "/out/$1.png"
+        $tools/bulkhead-bed vnc "$vnc" picture "/out/$1.ppm" && screenshot "$g" "$1" && $tools/bulkhead-bed same-picture "/out/$1.png" "/out/$1.ppm"
+    }
+    await 20 view $g-text || { view $g-text; return 1; }
+    $tools/bulkhead-bed vnc "$vnc" type "Hello, World_42
+" || return 1
+    await 20 said $g 'GUEST-READ <Hello, World_42>' || { trouble $g; return 1; }
+    await 20 view $g-typed || { view $g-typed; return 1; }
+    cmp -s /out/$g-text.ppm /out/$g-typed.ppm && { echo "nothing was seen of what was typed"; return 1; }
+    await 20 said $g GUEST-POINTER || { trouble $g; return 1; }
+    # To a place, from there 50 right and 20 down, a click of each button, two steps of the wheel.
+    $tools/bulkhead-bed vnc "$vnc" pointer 100 100 0 pointer 150 120 0 pointer 150 120 1 pointer 150 120 0 pointer 150 120 4 pointer 150 120 0 \
+        pointer 150 120 8 pointer 150 120 0 pointer 150 120 8 pointer 150 120 0 || return 1
+    usleep 500000; say moved; await 20 said $g GUEST-MOVED || { trouble $g; return 1; }
+    grep GUEST-MOVED /run/$g.out
+    said $g 'GUEST-MOVED x=50 y=20 wheel=2 buttons= 272:1 272:0 273:1 273:0' || return 1
+    await 30 said $g GUEST-GRAPHICS || { trouble $g; return 1; }
+    await 30 view $g-graphics || { view $g-graphics; return 1; }
+    head -c 15 /out/$g-graphics.ppm
+    say copy; await 200 said $g GUEST-WROTE || { trouble $g; return 1; }
+    await 60 gone $g || { trouble $g; return 1; }
+    exec 6>&-
+    cat /run/$g.out
+    copied $g && said $g 'GUEST-SEES /dev/hda /dev/hdb' && said $g GUEST-DONE
+}
+
+# In dom0: by our own server. It and the display die while somebody looks; a password that libxl sets is asked for.
+vnc() {
+    seen_linux our vn && await 5 nothing_left || return 1
+    our vp "$(disk hda /run/busy.img)" 'memory=64' 'vncpasswd="secret"' >/run/vp.cfg
+    (exec 9<>/run/vp.com1; exec cat /run/vp.com1 >/run/vp.out) &
+    xl create /run/vp.cfg || { cat /var/log/xen/qemu-dm-vp.log; return 1; }
+    await 30 said vp BOOT-OK || { trouble vp; return 1; }
+    at=$(vnc_address vp); xenstore-read "/local/domain/$(xl domid vp)/console/vnc-pass"
+    qmp vp '{"execute":"query-vnc"}' | tee /run/vp.vnc; grep -q '"auth":"vnc"' /run/vp.vnc || return 1
+    $tools/bulkhead-bed vnc "$at" picture /run/vp.ppm 2>&1 | tee /run/vp.err; grep -q 'security types \[2\]' /run/vp.err || return 1
+    for p in vnc vga; do old=$(role_pid vp $p); kill -KILL "$old"; await 20 new_role vp $p "$old" || { trouble vp; return 1; }; done
+    qmp vp '{"execute":"change-vnc-password","arguments":{"password":""}}' || return 1
+    bulkhead inspect vp vnc; bulkhead ps vp
+    xl destroy vp; await 5 nothing_left
+}
