@@ -174,14 +174,16 @@ refusals() {
 }
 
 # A guest that the project did not build, on the disk that Debian's tools have made (integration/testbed/setup-debian, /dev/vda
-# here): its own kernel checks the root file system on our IDE disk, its GRUB installs itself there, and the next life boots from that,
-# unplugs the disk and the network card, and comes to its login on PV devices.
+# here): it makes a file system on our second IDE disk, fills and checks it, its GRUB installs itself on the first, and the next life boots
+# from that, unplugs the disks and the network card, and comes to its login on PV devices.
 debian() {
     modprobe -a loop xen-blkback xen-netback tun virtio_pci virtio_blk; await 10 test -b /dev/vda || return 1
+    truncate -s 64M /run/second.img && losetup /dev/loop7 /run/second.img || return 1
     debian_life 'kernel="'$guests'/debian.vmlinuz"' 'ramdisk="'$guests'/debian.initrd"' \
-        'cmdline="root=/dev/sda1 ro console=ttyS0 xen_emul_unplug=never fsck.mode=force fsck.repair=yes mitigations=off quiet"' || return 1
-    does 'findmnt -no SOURCE /; cat /run/initramfs/fsck.log; lsblk -nd -o NAME,MODEL /dev/sda' '^/dev/sda1' || return 1
-    does 'sed -i -e s/TIMEOUT=5/TIMEOUT=1/ -e /CMDLINE_LINUX=/s/\"\"/\"console=ttyS0\ mitigations=off\"/ /etc/default/grub; grub-install /dev/sda && update-grub && sync && echo GRUB-"$((40+2))"' 'GRUB-42' || return 1
+        'cmdline="root=/dev/sda1 ro console=ttyS0 xen_emul_unplug=never mitigations=off quiet systemd.default_device_timeout_sec=900"' || return 1
+    does 'findmnt -no SOURCE /; lsblk -nd -o NAME,MODEL' '^/dev/sda1' || return 1
+    does 'mke2fs -q -t ext4 /dev/sdb && mount /dev/sdb /mnt && cp -r /usr/lib/grub /mnt/ && umount /mnt && e2fsck -f /dev/sdb && echo CHECKED-"$((40+2))"' 'CHECKED-42' || return 1
+    does 'sed -i -e s/TIMEOUT=5/TIMEOUT=1/ -e /CMDLINE_LINUX=/s/\"\"/\"console=ttyS0\ mitigations=off\ systemd.default_device_timeout_sec=900\"/ /etc/default/grub; grub-install /dev/sda && update-grub && sync && echo GRUB-"$((40+2))"' 'GRUB-42' || return 1
     does 'ls /sys/block; dd if=/dev/urandom of=/var/tmp/kept bs=1M count=8 conv=fsync; md5sum </var/tmp/kept | sed s/^/KEPT-/' '^KEPT-' || return 1
     kept=$(sed -n 's/\r//g; s/^\(KEPT-[0-9a-f]*\).*/\1/p' /run/deb.out | head -n 1)
     debian_ends || return 1
@@ -193,11 +195,13 @@ debian() {
     grep 'unplugged' /var/log/xen/qemu-dm-deb.log || return 1
     debian_ends || return 1
     # What it has written is a whole file system on a disk that starts.
-    cp /run/deb.out /out/debian-second.txt; dd if=/dev/vda bs=512 count=1 2>/dev/null | grep -q GRUB
+    e2=$(head -c 2048 /run/second.img | tail -c 968 | head -c 2 | od -An -tx1 | tr -d ' '); losetup -d /dev/loop7
+    cp /run/deb.out /out/debian-second.txt; [ "$e2" = 53ef ] || { echo "no ext4 on the second disk: $e2"; return 1; }
+    dd if=/dev/vda bs=512 count=1 2>/dev/null | grep -q GRUB
 }
 # debian_life [LINE...]: from xl create to root's prompt.
 debian_life() {
-    our deb '' 'memory=512' 'vif=["script=/bin/true,model=e1000"]' "$@" | sed 's#^disk=.*#disk=["phy:/dev/vda,hda,w"]#; s#^serial=.*#serial="pty"#' >/run/deb.cfg
+    our deb '' 'memory=512' 'vif=["script=/bin/true,model=e1000"]' "$@" | sed 's#^disk=.*#disk=["phy:/dev/vda,hda,w","phy:/dev/loop7,hdb,w"]#; s#^serial=.*#serial="pty"#' >/run/deb.cfg
     xl create /run/deb.cfg || { cat /var/log/xen/qemu-dm-deb.log; return 1; }
     rm -f /run/deb.in; mkfifo /run/deb.in
     $tools/bulkhead-bed terminal xl console deb </run/deb.in >/run/deb.out 2>&1 &
