@@ -13,7 +13,7 @@ mod spec;
 mod state;
 
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
-use bulkhead_bus::{Access, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Region, Reset, StateError, Surface};
+use bulkhead_bus::{Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Region, Reset, StateError, Surface};
 use prost::Message as _;
 pub use render::Frame;
 use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
@@ -59,6 +59,14 @@ pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
         functions: vec![function(device, vram, rom)],
         ..Declaration::default()
     }
+}
+
+/// Nanoseconds that what blinks is on, and off.
+const BLINK: u64 = 266_000_000;
+
+/// Bits of a pixel in video RAM.
+fn depth_in_memory(bpp: u16) -> u16 {
+    if bpp == 4 { 4 } else { bpp.next_multiple_of(8).max(8) }
 }
 
 /// The display.
@@ -164,9 +172,9 @@ impl Vga {
         self.enable().dac_8bit()
     }
 
-    /// Bytes of a line of the linear mode.
+    /// Bytes of a line of a mode of the Bochs interface.
     fn dispi_stride(&self) -> u64 {
-        let bits = u64::from(self.dispi(dispi::BPP).next_multiple_of(8));
+        let bits = u64::from(depth_in_memory(self.dispi(dispi::BPP)));
         u64::from(self.dispi(dispi::VIRT_WIDTH)).saturating_mul(bits) >> 3
     }
 
@@ -295,7 +303,7 @@ impl Vga {
             dispi::ID if (0xb0c0..=dispi::ID5).contains(&value) => self.dispi[dispi::ID] = value,
             dispi::XRES if value <= dispi::MAX_X && value & 7 == 0 => self.dispi[dispi::XRES] = value,
             dispi::YRES if value <= dispi::MAX_Y => self.dispi[dispi::YRES] = value,
-            dispi::BPP if matches!(value, 0 | 8 | 15 | 16 | 24 | 32) => self.dispi[dispi::BPP] = if value == 0 { 8 } else { value },
+            dispi::BPP if matches!(value, 0 | 4 | 8 | 15 | 16 | 24 | 32) => self.dispi[dispi::BPP] = if value == 0 { 8 } else { value },
             dispi::BANK => {
                 let banks = (self.vram_size >> 16) as u16;
                 self.dispi[dispi::BANK] = value.checked_rem(banks).unwrap_or(0);
@@ -338,8 +346,8 @@ impl Vga {
         d[dispi::BPP] = if d[dispi::BPP] == 0 { 8 } else { d[dispi::BPP] };
         d[dispi::XRES] = d[dispi::XRES].max(8);
         d[dispi::VIRT_WIDTH] = d[dispi::VIRT_WIDTH].max(d[dispi::XRES]);
-        let bytes = u64::from(d[dispi::BPP].next_multiple_of(8) >> 3).max(1);
-        let stride = |width: u16| u64::from(width).saturating_mul(bytes).max(1);
+        let bits = u64::from(depth_in_memory(d[dispi::BPP]));
+        let stride = |width: u16| (u64::from(width).saturating_mul(bits) >> 3).max(1);
         if stride(d[dispi::VIRT_WIDTH]) > vram {
             d[dispi::VIRT_WIDTH] = d[dispi::XRES];
         }
@@ -568,7 +576,8 @@ impl Device for Vga {
     }
 
     fn refresh(&mut self, surface: &mut dyn Surface) {
-        let frame = self.frame();
+        // What blinks does so for those who look, by the host's clock.
+        let frame = self.frame_in(Clock::Real.now().div_euclid(BLINK) & 1 == 0);
         if surface.begin(frame.width, frame.height) {
             for y in frame.dirty(&self.shown).into_iter().flatten() {
                 surface.line(y, frame.row(y));

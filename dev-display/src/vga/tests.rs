@@ -29,6 +29,16 @@ fn linear(v: &mut Vga, cx: &mut Context, x: u16, y: u16, bpp: u16) {
     for (index, value) in [(4, 0), (1, x), (2, y), (3, bpp), (4, 0x41)] {
         dispi(v, cx, index, value);
     }
+    unblank(v);
+}
+
+/// CRT controller registers that no test's picture depends on: no split, addresses as they are.
+const PLAIN: [(u8, u8); 3] = [(0x18, 0xff), (7, 0x1f), (0x17, 0xe3)];
+
+/// The palette is the display's: something is seen.
+fn unblank(v: &mut Vga) {
+    v.status_read();
+    out(v, 0x3c0, 0x20);
 }
 
 /// Registers of mode 3 as far as the picture depends on them, with a font whose character 'A' is a full block.
@@ -36,7 +46,10 @@ fn text_mode(v: &mut Vga, vram: &FakeMemory) {
     out(v, 0x3c2, 0x67);
     set(v, 0x3c4, &[(1, 0), (2, 3), (3, 0), (4, 2)]);
     set(v, 0x3ce, &[(5, 0x10), (6, 0x0e), (8, 0xff)]);
-    set(v, 0x3d4, &[(1, 79), (0x12, 0x8f), (7, 2), (9, 0x0f), (0x13, 40), (0x0a, 0x20), (0x0c, 0), (0x0d, 0)]);
+    set(v, 0x3d4, &PLAIN);
+    set(v, 0x3d4, &[(1, 79), (0x12, 0x8f), (9, 0x4f), (0x13, 40), (0x0a, 0x20), (0x0c, 0), (0x0d, 0)]);
+    unblank(v);
+    v.attribute[attr::PANNING] = 8;
     for i in 0..16 {
         v.attribute[usize::from(i)] = i;
         v.palette[usize::from(i) * 3..][..3].copy_from_slice(&[i * 4, 0, 63]);
@@ -153,7 +166,9 @@ fn mode_13h_and_mode_12h() {
     out(&mut v, 0x3c2, 0x63);
     set(&mut v, 0x3c4, &[(1, 1), (2, 15), (4, 0x0e)]);
     set(&mut v, 0x3ce, &[(5, 0x40), (6, 5), (8, 0xff)]);
-    set(&mut v, 0x3d4, &[(1, 79), (0x12, 0x8f), (7, 2), (9, 0x41), (0x13, 40)]);
+    set(&mut v, 0x3d4, &PLAIN);
+    set(&mut v, 0x3d4, &[(1, 79), (0x12, 0x8f), (9, 0x41), (0x13, 40)]);
+    unblank(&mut v);
     v.palette[9 * 3..][..3].copy_from_slice(&[63, 0, 0]);
     v.memory_write(320 * 2 + 5, 9);
     let frame = v.frame();
@@ -171,6 +186,122 @@ fn mode_13h_and_mode_12h() {
     vram.write(0, &[0x80, 0, 0, 0x80]).unwrap();
     let frame = v.frame();
     assert_eq!((frame.width, frame.height, frame.rgb[0]), (640, 480, 255));
+}
+
+fn pixel(frame: &Frame, x: usize, y: usize) -> [u8; 3] {
+    frame.rgb[(y * frame.width + x) * 3..][..3].try_into().unwrap()
+}
+
+/// Mode 12h with every line a colour of its own, the number of its address / 80.
+fn striped() -> (Vga, Context, Arc<FakeMemory>) {
+    let (mut v, cx, vram) = display();
+    out(&mut v, 0x3c2, 0xe3);
+    set(&mut v, 0x3c4, &[(1, 1), (2, 15), (4, 6)]);
+    set(&mut v, 0x3ce, &[(5, 0), (6, 5), (8, 0xff)]);
+    set(&mut v, 0x3d4, &PLAIN);
+    set(&mut v, 0x3d4, &[(1, 79), (0x12, 0xdf), (7, 0x1e), (9, 0x40), (0x13, 40)]);
+    for i in 0..16u8 {
+        v.attribute[usize::from(i)] = i;
+        v.palette[usize::from(i) * 3..][..3].copy_from_slice(&[i, i, i]);
+    }
+    v.attribute[attr::PLANE_ENABLE] = 15;
+    unblank(&mut v);
+    for line in 0..600u64 {
+        let planes: Vec<u8> = (0..4).map(|p| if line >> p & 1 != 0 { 0xff } else { 0 }).collect();
+        (0..80).for_each(|i| vram.write((line * 80 + i) * 4, &planes).unwrap());
+    }
+    (v, cx, vram)
+}
+
+/// What the line compare, the start address and the preset row scan make of it: the stripe at each line.
+fn stripes(v: &Vga) -> Vec<u8> {
+    let frame = v.frame();
+    (0..frame.height).map(|y| pixel(&frame, 0, y)[0] >> 2).collect()
+}
+
+#[test]
+fn a_split_screen_begins_anew_below_the_line_compare() {
+    let (mut v, ..) = striped();
+    set(&mut v, 0x3d4, &[(0x0c, 0x01), (0x0d, 0x40)]);
+    let scrolled: Vec<u8> = (0..480).map(|y| ((y + 4) % 16) as u8).collect();
+    assert_eq!(stripes(&v), scrolled, "start address 320");
+    set(&mut v, 0x3d4, &[(0x18, 99), (7, 0x0e), (9, 0)]);
+    let split: Vec<u8> = (0..480).map(|y| if y <= 99 { ((y + 4) % 16) as u8 } else { ((y - 100) % 16) as u8 }).collect();
+    assert_eq!(stripes(&v), split);
+    set(&mut v, 0x3d4, &[(0x18, 99), (7, 0x1e)]);
+    let far: Vec<u8> = (0..480).map(|y| if y <= 355 { ((y + 4) % 16) as u8 } else { ((y - 356) % 16) as u8 }).collect();
+    assert_eq!(stripes(&v), far, "bit 8 of the line compare");
+}
+
+#[test]
+fn panning_moves_by_pixels_and_stops_at_the_split_if_told() {
+    let (mut v, _, vram) = striped();
+    vram.write(0, &[0x0f, 0, 0, 0]).unwrap();
+    vram.write(480 * 80 * 4, &[0; 4]).unwrap();
+    let first = |v: &Vga, y: usize| (0..16).map(|x| pixel(&v.frame(), x, y)[0] >> 2).collect::<Vec<_>>();
+    assert_eq!(first(&v, 0)[..9], [0, 0, 0, 0, 1, 1, 1, 1, 0]);
+    v.attribute[attr::PANNING] = 3;
+    assert_eq!(first(&v, 0)[..6], [0, 1, 1, 1, 1, 0]);
+    set(&mut v, 0x3d4, &[(0x18, 99), (7, 0x0e), (9, 0)]);
+    assert_eq!(first(&v, 100)[..6], [0, 1, 1, 1, 1, 0], "below the split as above");
+    v.attribute[attr::MODE] = 0x20;
+    assert_eq!(first(&v, 100)[..9], [0, 0, 0, 0, 1, 1, 1, 1, 0], "below the split it ends");
+    // Whole characters: byte panning.
+    set(&mut v, 0x3d4, &[(8, 0x20)]);
+    vram.write(4, &[0xff, 0, 0, 0]).unwrap();
+    assert_eq!(first(&v, 0)[0], 1);
+}
+
+#[test]
+fn the_cgas_banks_are_neighbouring_lines() {
+    let (mut v, _, vram) = striped();
+    // 320x200 of four colours: two lines a row, the second 8 KiB further for the guest.
+    set(&mut v, 0x3ce, &[(5, 0x30), (6, 0x0f)]);
+    set(&mut v, 0x3d4, &[(1, 39), (0x12, 0x8f), (9, 0xc1), (0x13, 20), (0x17, 0xa2)]);
+    vram.write(0, &vec![0; 0x10000]).unwrap();
+    vram.write(0, &[0b00_01_10_11, 0, 0, 0]).unwrap();
+    vram.write(0x1000 * 4, &[0b11_10_01_00, 0, 0, 0]).unwrap();
+    let frame = v.frame();
+    let line = |y: usize| (0..4).map(|x| pixel(&frame, x, y)[0] >> 2).collect::<Vec<_>>();
+    assert_eq!((line(0), line(1), line(2), line(3)), (vec![0, 1, 2, 3], vec![0, 1, 2, 3], vec![3, 2, 1, 0], vec![3, 2, 1, 0]));
+}
+
+#[test]
+fn four_bits_a_pixel_of_the_bochs_interface() {
+    let (mut v, mut cx, vram) = striped();
+    for (index, value) in [(4, 0), (1, 64), (2, 32), (3, 4), (4, 0xc1), (6, 128), (8, 8), (9, 1)] {
+        dispi(&mut v, &mut cx, index, value);
+    }
+    assert_eq!((v.dispi(dispi::BPP), v.dispi_stride()), (4, 64));
+    // Line 1, pixels 8 to 15.
+    vram.write(64 + 4, &[0x80, 0, 0x80, 0]).unwrap();
+    let frame = v.frame();
+    assert_eq!((frame.width, frame.height, pixel(&frame, 0, 0)[0] >> 2, pixel(&frame, 1, 0)[0] >> 2), (64, 32, 5, 0));
+}
+
+#[test]
+fn what_blinks_is_there_half_of_the_time_and_a_blank_screen_is_black() {
+    let (mut v, mut cx, vram) = display();
+    text_mode(&mut v, &vram);
+    v.attribute[attr::MODE] = 8;
+    v.write(Access::new(region::WINDOW, 0x18000, 2), 0x9e41, &mut cx).unwrap();
+    set(&mut v, 0x3d4, &[(0x0a, 14), (0x0b, 15), (0x0e, 0), (0x0f, 2)]);
+    let look = |v: &Vga, on: bool| {
+        let frame = v.frame_in(on);
+        (pixel(&frame, 0, 0)[0], pixel(&frame, 18, 15)[0], pixel(&frame, 18, 13)[0])
+    };
+    assert_eq!(look(&v, true), (14 * 16 | 3, 0, 0), "the character; the cursor has its cell's foreground, 0 here");
+    v.write(Access::new(region::WINDOW, 0x18004, 2), 0x0e20, &mut cx).unwrap();
+    assert_eq!(look(&v, true), (14 * 16 | 3, 14 * 16 | 3, 0));
+    assert_eq!(look(&v, false), (16, 0, 0), "background 1; no cursor");
+    set(&mut v, 0x3d4, &[(0x0b, 0x2f)]);
+    assert_eq!(look(&v, true).1, 0, "the cursor's skew moves it");
+    set(&mut v, 0x3c4, &[(1, 0x20)]);
+    assert!(v.frame().rgb.iter().all(|b| *b == 0), "the sequencer's screen off");
+    set(&mut v, 0x3c4, &[(1, 0)]);
+    v.status_read();
+    out(&mut v, 0x3c0, 0);
+    assert!(v.frame().rgb.iter().all(|b| *b == 0), "the processor has the palette");
 }
 
 #[test]

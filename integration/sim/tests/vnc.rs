@@ -69,6 +69,10 @@ fn draw(sim: &mut Sim, seed: u32) {
         sim.port_write(0x1ce, 2, index).unwrap();
         sim.port_write(0x1cf, 2, value).unwrap();
     }
+    // The palette is the display's: something is seen.
+    sim.port_write(0x3c2, 1, 0x67).unwrap();
+    sim.port_read(0x3da, 1).unwrap();
+    sim.port_write(0x3c0, 1, 0x20).unwrap();
     // Through the window, bank 0, in a mode whose bytes are linear.
     sim.port_write(0x3c4, 1, 2).unwrap();
     sim.port_write(0x3c5, 1, 0x0f).unwrap();

@@ -95,6 +95,7 @@ def bochs(machine, bpp, width=200, height=120, pan=(0, 0), virtual=None):
     machine.dispi(enable=0x41)
     machine.dispi(virt_width=virtual, x_offset=pan[0], y_offset=pan[1])
     machine.linear()
+    machine.attributes({})
     machine.palette(PALETTE)
     rows = height + pan[1]
     rng = np.random.default_rng(bpp)

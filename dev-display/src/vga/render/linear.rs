@@ -1,0 +1,39 @@
+//! The Bochs interface's linear modes.
+use super::{Frame, PIXELS, Vga, put};
+use crate::vga::spec::dispi;
+
+impl Vga {
+    pub(super) fn linear(&self) -> Frame {
+        let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
+        let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
+        let bpp = self.dispi(dispi::BPP);
+        let stride = self.dispi_stride();
+        let mut frame = Frame::new(width, height);
+        let start_bits = u64::from(self.dispi(dispi::X_OFFSET)).saturating_mul(u64::from(bpp.next_multiple_of(8).max(8)));
+        let first = u64::from(self.dispi(dispi::Y_OFFSET)).saturating_mul(stride).saturating_add(start_bits >> 3);
+        let mut row = vec![0; width.saturating_mul(usize::from(bpp.next_multiple_of(8) >> 3).max(1))];
+        for y in 0..height {
+            self.read(first.saturating_add(stride.saturating_mul(y as u64)), &mut row);
+            let line = frame.line(y);
+            match bpp {
+                8 => row.iter().enumerate().for_each(|(x, i)| put(line, x, self.color(*i))),
+                15 | 16 => {
+                    for (x, bytes) in row.as_chunks::<2>().0.iter().enumerate() {
+                        let v = u16::from_le_bytes(*bytes);
+                        let five = |v: u16| ((v & 31) << 3 | (v & 31) >> 2) as u8;
+                        let color = if bpp == 15 {
+                            [five(v >> 10), five(v >> 5), five(v)]
+                        } else {
+                            [five(v >> 11), ((v >> 5 & 63) << 2 | (v >> 5 & 63) >> 4) as u8, five(v)]
+                        };
+                        put(line, x, color);
+                    }
+                }
+                24 => row.as_chunks::<3>().0.iter().enumerate().for_each(|(x, [b, g, r])| put(line, x, [*r, *g, *b])),
+                32 => row.as_chunks::<4>().0.iter().enumerate().for_each(|(x, [b, g, r, _])| put(line, x, [*r, *g, *b])),
+                _ => {}
+            }
+        }
+        frame
+    }
+}

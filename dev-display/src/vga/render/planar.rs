@@ -1,0 +1,67 @@
+//! 16 colours in planes, 4 colours of the CGA, 256 colours of mode 13h and its unchained relatives.
+use super::{Frame, PIXELS, Vga, put};
+use crate::vga::spec::{crtc, dispi, gfx};
+
+impl Vga {
+    pub(super) fn planar(&self) -> Frame {
+        if self.dispi_enabled() {
+            return self.planar_dispi();
+        }
+        let characters = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
+        let width = characters.saturating_mul(8);
+        let mut frame = Frame::new(width, self.vertical_end());
+        let mut row = vec![0; characters.saturating_add(1).saturating_mul(4)];
+        let mut pixels = Vec::new();
+        let mut known = None;
+        for (y, scan) in self.scans().enumerate() {
+            let at = self.wired(scan);
+            if known != Some(at) {
+                self.read(at.saturating_mul(4), &mut row);
+                self.pixels(&row, &mut pixels);
+                known = Some(at);
+            }
+            let line = frame.line(y);
+            pixels.iter().skip(scan.pan).take(width).enumerate().for_each(|(x, color)| put(line, x, *color));
+        }
+        frame
+    }
+
+    /// The same 16 colours in a mode of the Bochs interface: its sizes, no rows of characters.
+    fn planar_dispi(&self) -> Frame {
+        let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
+        let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
+        let stride = self.dispi_stride();
+        let first = stride.saturating_mul(u64::from(self.dispi(dispi::Y_OFFSET))).saturating_add(u64::from(self.dispi(dispi::X_OFFSET)) >> 3 << 2);
+        let mut frame = Frame::new(width, height);
+        let mut row = vec![0; width.div_ceil(8).saturating_mul(4)];
+        let mut pixels = Vec::new();
+        for y in 0..height {
+            self.read(first.saturating_add(stride.saturating_mul(y as u64)), &mut row);
+            self.pixels(&row, &mut pixels);
+            let line = frame.line(y);
+            pixels.iter().take(width).enumerate().for_each(|(x, color)| put(line, x, *color));
+        }
+        frame
+    }
+
+    /// The pixels of a line of the planes.
+    fn pixels(&self, row: &[u8], pixels: &mut Vec<[u8; 3]>) {
+        let colors = self.colors();
+        let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or([0; 3]);
+        let wide = self.graphics(gfx::MODE) & 0x40 != 0 && !self.dispi_enabled();
+        let packed = self.graphics(gfx::MODE) & 0x20 != 0 && !self.dispi_enabled();
+        pixels.clear();
+        for planes in row.chunks_exact(4) {
+            let &[p0, p1, p2, p3] = planes else { continue };
+            if wide {
+                pixels.extend([p0, p1, p2, p3].into_iter().flat_map(|p| [self.color(p); 2]));
+            } else if packed {
+                for (low, high) in [(p0, p2), (p1, p3)] {
+                    pixels.extend([6u32, 4, 2, 0].map(|shift| color(low >> shift & 3 | (high >> shift & 3) << 2)));
+                }
+            } else {
+                pixels.extend((0..8u32).rev().map(|bit| color(p0 >> bit & 1 | (p1 >> bit & 1) << 1 | (p2 >> bit & 1) << 2 | (p3 >> bit & 1) << 3)));
+            }
+        }
+    }
+}

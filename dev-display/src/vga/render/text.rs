@@ -1,0 +1,99 @@
+//! Text modes: characters in plane 0, attributes in plane 1, fonts in plane 2.
+use super::{Frame, Vga, put};
+use crate::vga::spec::{crtc, gfx, seq};
+
+impl Vga {
+    /// The words on the screen in a text mode: a row each, without what is blank at its end; what is not ASCII is a dot.
+    pub(in crate::vga) fn text_rows(&self) -> Option<Vec<String>> {
+        if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
+            return None;
+        }
+        let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
+        let cell_height = usize::from(self.max_scan_line().lines()).saturating_add(1);
+        let stride = self.stride();
+        let mut cells = vec![0; columns.saturating_mul(4)];
+        let rows = (0..self.vertical_end().div_euclid(cell_height).min(128)).map(|row| {
+            let first = self.start().saturating_add(stride.saturating_mul(row as u64));
+            self.read((first & 0xffff).saturating_mul(4), &mut cells);
+            let text: String = cells
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|[c, ..]| match c {
+                    0 => ' ',
+                    0x20..=0x7e => char::from(*c),
+                    _ => '.',
+                })
+                .collect();
+            text.trim_end().to_owned()
+        });
+        Some(rows.collect())
+    }
+
+    /// The two fonts that attribute bit 3 chooses between: 32 bytes a character.
+    fn fonts(&self) -> [Vec<u8>; 2] {
+        let map = self.sequencer(seq::CHARACTER_MAP);
+        let slot = |n: u8| u64::from(n & 3).saturating_mul(0x4000).saturating_add(if n & 4 != 0 { 0x2000 } else { 0 });
+        let mut planes = vec![0; 0x2000 * 4];
+        [map & 3 | map >> 2 & 4, map >> 2 & 3 | map >> 3 & 4].map(|font| {
+            self.read(slot(font).saturating_mul(4), &mut planes);
+            planes.iter().skip(2).step_by(4).copied().collect()
+        })
+    }
+
+    pub(super) fn text(&self, on: bool) -> Frame {
+        let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
+        let cell_width = if self.clocking().eight_dots() { 8usize } else { 9 };
+        let mut frame = Frame::new(columns.saturating_mul(cell_width), self.vertical_end());
+        let (fonts, colors, mode) = (self.fonts(), self.colors(), self.attribute_mode());
+        let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or([0; 3]);
+        let cursor_at = u64::from(self.crtc(crtc::CURSOR_HIGH)) << 8 | u64::from(self.crtc(crtc::CURSOR_LOW));
+        let cursor_on = on && self.crtc(crtc::CURSOR_START) & 0x20 == 0;
+        let skew = usize::from(self.crtc(crtc::CURSOR_END) >> 5 & 3);
+        let cursor = usize::from(self.crtc(crtc::CURSOR_START) & 0x1f)..=usize::from(self.crtc(crtc::CURSOR_END) & 0x1f);
+        let underline = usize::from(self.crtc(crtc::UNDERLINE) & 0x1f);
+
+        // One more character than is seen comes into view by panning.
+        let mut cells = vec![0; columns.saturating_add(1).saturating_mul(4)];
+        let mut known = None;
+        for (y, scan) in self.scans().enumerate() {
+            if known != Some(scan.at) {
+                self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
+                known = Some(scan.at);
+            }
+            let line = frame.line(y);
+            for (column, cell) in cells.chunks_exact(4).enumerate() {
+                let &[character, attribute, ..] = cell else { continue };
+                let font = fonts.get(usize::from(attribute >> 3 & 1)).map_or(&[][..], Vec::as_slice);
+                let foreground = color(attribute);
+                let background = color(if mode.blink() { attribute >> 4 & 7 } else { attribute >> 4 });
+                let mut bits = font.get(usize::from(character).saturating_mul(32).saturating_add(scan.row)).copied().unwrap_or(0);
+                if mode.blink() && attribute & 0x80 != 0 && !on {
+                    bits = 0;
+                }
+                if mode.mono() && attribute & 7 == 1 && scan.row == underline {
+                    bits = 0xff;
+                }
+                let here = scan.at.saturating_add(column as u64) & 0xffff == cursor_at.saturating_add(skew as u64) & 0xffff;
+                if cursor_on && here && cursor.contains(&scan.row) {
+                    bits = 0xff;
+                }
+                let left = column.saturating_mul(cell_width);
+                let mut dot = |x: usize, on: bool| {
+                    if let Some(x) = left.saturating_add(x).checked_sub(scan.pan) {
+                        put(line, x, if on { foreground } else { background });
+                    }
+                };
+                for x in 0..8usize {
+                    dot(x, bits & 0x80u8.wrapping_shr(x as u32) != 0);
+                }
+                if cell_width == 9 {
+                    // The ninth is a copy of the eighth in line graphics, in an underline and in the cursor.
+                    let copied = mode.line_graphics() && (0xc0..0xe0).contains(&character) || bits == 0xff && cursor_on && here && cursor.contains(&scan.row);
+                    dot(8, copied && bits & 1 != 0);
+                }
+            }
+        }
+        frame
+    }
+}
