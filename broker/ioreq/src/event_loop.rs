@@ -139,7 +139,7 @@ impl<E: Edge> Broker<E> {
                             self.ticking = false;
                         }
                     }
-                    COMMAND => self.command(),
+                    COMMAND if !self.command() => return Err(StartError::Other("the simulated machine has gone".into())),
                     _ => {}
                 }
             }
@@ -223,10 +223,15 @@ impl<E: Edge> Broker<E> {
     }
 
     /// The simulated machine: `deadline`, `advance NS`, `reset`.
-    fn command(&mut self) {
-        let Some(commands) = &self.commands else { return };
+    /// A command of the simulated machine's. False: it has gone.
+    fn command(&mut self) -> bool {
+        let Some(commands) = &self.commands else { return true };
         let mut bytes = [0; 64];
-        let n = rustix::io::read(commands, &mut bytes).unwrap_or(0);
+        let n = match rustix::io::read(commands, &mut bytes) {
+            Ok(0) => return false,
+            Ok(n) => n,
+            Err(_) => 0,
+        };
         let line = String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).into_owned();
         let mut words = line.split(' ');
         let _ = match (words.next(), words.next().and_then(|w| w.parse().ok())) {
@@ -238,6 +243,7 @@ impl<E: Edge> Broker<E> {
             }
             _ => false,
         };
+        true
     }
 
     fn control(&mut self) {

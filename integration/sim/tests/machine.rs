@@ -302,3 +302,33 @@ fn pci_mechanism_1_is_found_by_reading_the_address_register_and_then_left_to_xen
     sim.port_write(0xcf9, 1, 6).unwrap();
     assert!(sim.trace_lines.contains(&"shutdown 1".to_owned()));
 }
+
+/// Somebody kills the program that simulates the machine: nothing is left that turns in a circle.
+#[test]
+fn nothing_is_left_of_a_simulated_machine_that_was_killed() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let program = Options::new(&[]).binaries.join("bulkhead-qtest");
+    let name = format!("killed-{}", std::process::id());
+    let mut child = std::process::Command::new(program)
+        .args(["-name", &name, "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    child.stdin.as_mut().unwrap().write_all(b"inb 0x64\n").unwrap();
+    assert!(lines.next().unwrap().unwrap().starts_with("OK"));
+    let launchers = || {
+        let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| std::fs::read_to_string(e.ok()?.path().join("cmdline")).ok());
+        all.filter(|c| c.contains(&name) && c.contains("bulkhead-dm")).count()
+    };
+    assert_eq!(launchers(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while launchers() > 0 {
+        assert!(std::time::Instant::now() < end, "the launcher goes on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}

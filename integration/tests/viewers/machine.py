@@ -20,8 +20,8 @@ class Machine:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        self.process.stdin.close()
+        self.process.wait(30)
 
     def do(self, line):
         self.process.stdin.write(line + "\n")

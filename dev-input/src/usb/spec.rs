@@ -1,0 +1,179 @@
+//! Registers and memory structures of the Universal Host Controller Interface (Intel, UHCI Design Guide 1.1, sections 2 and 3), and of
+//! USB 2.0 (chapter 9) and HID 1.11 what its devices need.
+use bitfield_struct::bitfield;
+
+/// Offsets of the registers (UHCI 2.1).
+pub(crate) mod reg {
+    pub(crate) const COMMAND: u64 = 0x00;
+    pub(crate) const STATUS: u64 = 0x02;
+    pub(crate) const INTERRUPTS: u64 = 0x04;
+    pub(crate) const FRAME_NUMBER: u64 = 0x06;
+    pub(crate) const FRAME_LIST: u64 = 0x08;
+    pub(crate) const SOF: u64 = 0x0c;
+    pub(crate) const PORT: u64 = 0x10;
+    pub(crate) const END: u64 = 0x14;
+}
+
+/// Command (UHCI 2.1.1).
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Command {
+    pub(crate) run: bool,
+    pub(crate) host_reset: bool,
+    pub(crate) global_reset: bool,
+    pub(crate) global_suspend: bool,
+    pub(crate) global_resume: bool,
+    pub(crate) debug: bool,
+    pub(crate) configured: bool,
+    pub(crate) max_packet: bool,
+    __: u8,
+}
+
+/// Status (UHCI 2.1.2). Bits are taken back by writing ones.
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) interrupt: bool,
+    pub(crate) error: bool,
+    pub(crate) resume: bool,
+    pub(crate) host_error: bool,
+    pub(crate) process_error: bool,
+    pub(crate) halted: bool,
+    #[bits(10)]
+    __: u16,
+}
+
+/// Interrupt enables (UHCI 2.1.3).
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Interrupts {
+    pub(crate) error: bool,
+    pub(crate) resume: bool,
+    pub(crate) complete: bool,
+    pub(crate) short: bool,
+    #[bits(12)]
+    __: u16,
+}
+
+/// A root port (UHCI 2.1.7).
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct PortStatus {
+    pub(crate) connected: bool,
+    pub(crate) connect_change: bool,
+    pub(crate) enabled: bool,
+    pub(crate) enable_change: bool,
+    #[bits(2)]
+    pub(crate) lines: u8,
+    pub(crate) resume: bool,
+    /// Always one.
+    pub(crate) one: bool,
+    pub(crate) low_speed: bool,
+    pub(crate) reset: bool,
+    #[bits(2)]
+    __: u8,
+    pub(crate) suspend: bool,
+    #[bits(3)]
+    __: u8,
+}
+
+/// A link to a queue head or transfer descriptor (UHCI 3.2.1).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) terminate: bool,
+    pub(crate) queue: bool,
+    pub(crate) depth_first: bool,
+    __: bool,
+    #[bits(28)]
+    pub(crate) pointer: u32,
+}
+
+impl Link {
+    pub(crate) fn address(self) -> u64 {
+        u64::from(self.pointer()) << 4
+    }
+}
+
+/// Control and status of a transfer descriptor (UHCI 3.2.2).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Control {
+    /// Bytes, less one; 0x7ff is none.
+    #[bits(11)]
+    pub(crate) actual: u16,
+    #[bits(5)]
+    __: u8,
+    __: bool,
+    pub(crate) bit_stuffing: bool,
+    pub(crate) timeout: bool,
+    pub(crate) nak: bool,
+    pub(crate) babble: bool,
+    pub(crate) buffer: bool,
+    pub(crate) stalled: bool,
+    pub(crate) active: bool,
+    pub(crate) on_complete: bool,
+    pub(crate) isochronous: bool,
+    pub(crate) low_speed: bool,
+    #[bits(2)]
+    pub(crate) errors: u8,
+    pub(crate) short: bool,
+    #[bits(2)]
+    __: u8,
+}
+
+/// What a transfer descriptor's transaction is (UHCI 3.2.3).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) pid: u8,
+    #[bits(7)]
+    pub(crate) device: u8,
+    #[bits(4)]
+    pub(crate) endpoint: u8,
+    pub(crate) toggle: bool,
+    __: bool,
+    /// Bytes, less one; 0x7ff is none.
+    #[bits(11)]
+    pub(crate) length: u16,
+}
+
+/// Packet identifiers.
+pub(crate) mod pid {
+    pub(crate) const OUT: u8 = 0xe1;
+    pub(crate) const IN: u8 = 0x69;
+    pub(crate) const SETUP: u8 = 0x2d;
+}
+
+/// Requests (USB 2.0, 9.4; HID 1.11, 7.2): bmRequestType in the high byte, bRequest in the low one.
+pub(crate) mod request {
+    pub(crate) const GET_DEVICE_STATUS: u16 = 0x8000;
+    pub(crate) const GET_INTERFACE_STATUS: u16 = 0x8100;
+    pub(crate) const GET_ENDPOINT_STATUS: u16 = 0x8200;
+    pub(crate) const CLEAR_ENDPOINT_FEATURE: u16 = 0x0201;
+    pub(crate) const SET_ENDPOINT_FEATURE: u16 = 0x0203;
+    pub(crate) const SET_ADDRESS: u16 = 0x0005;
+    pub(crate) const GET_DESCRIPTOR: u16 = 0x8006;
+    pub(crate) const GET_INTERFACE_DESCRIPTOR: u16 = 0x8106;
+    pub(crate) const GET_CONFIGURATION: u16 = 0x8008;
+    pub(crate) const SET_CONFIGURATION: u16 = 0x0009;
+    pub(crate) const GET_INTERFACE: u16 = 0x810a;
+    pub(crate) const SET_INTERFACE: u16 = 0x010b;
+    pub(crate) const GET_REPORT: u16 = 0xa101;
+    pub(crate) const GET_IDLE: u16 = 0xa102;
+    pub(crate) const GET_PROTOCOL: u16 = 0xa103;
+    pub(crate) const SET_REPORT: u16 = 0x2109;
+    pub(crate) const SET_IDLE: u16 = 0x210a;
+    pub(crate) const SET_PROTOCOL: u16 = 0x210b;
+}
+
+/// Types of descriptors (USB 2.0, table 9-5; HID 1.11, 7.1).
+pub(crate) mod descriptor {
+    pub(crate) const DEVICE: u8 = 1;
+    pub(crate) const CONFIGURATION: u8 = 2;
+    pub(crate) const STRING: u8 = 3;
+    pub(crate) const INTERFACE: u8 = 4;
+    pub(crate) const ENDPOINT: u8 = 5;
+    pub(crate) const HID: u8 = 0x21;
+    pub(crate) const REPORT: u8 = 0x22;
+}
