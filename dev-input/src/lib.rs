@@ -1,5 +1,6 @@
-//! Devices that take input from outside: serial ports; keyboard and mouse controller.
+//! Devices that take input from outside: serial ports; keyboard and mouse controller; USB.
 #![forbid(unsafe_code)]
 
 pub mod ps2;
 pub mod serial;
+pub mod usb;

@@ -35,4 +35,9 @@ proptest! {
     fn serial_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(exercise(&bulkhead_dev_input::serial::exercised, &bytes), Ok(()));
     }
+
+    #[test]
+    fn usb_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(exercise(&bulkhead_dev_input::usb::exercised, &bytes), Ok(()));
+    }
 }

@@ -13,7 +13,7 @@ const DEVICE: u32 = 6;
 const BROKER_FIFO: u32 = 5;
 
 /// Roles that take part in register accesses. Others are no hurry.
-const DEVICES: &[&str] = &["platform", "ide", "ps2", "vga", "serial", "e1000", "rtl8139", "fwcfg"];
+const DEVICES: &[&str] = &["platform", "ide", "ps2", "vga", "serial", "e1000", "rtl8139", "fwcfg", "usb"];
 
 /// Sets the limits of a process that has just been started.
 pub(crate) fn set(pid: i32, name: &str, role: &str, slot: Slot) -> Result<(), String> {

@@ -448,6 +448,9 @@ pub fn configs(machine: &Machine, parts: Parts<'_>) -> Vec<DeviceConfig> {
             command_line: machine.kernel.as_ref().map(|k| k.command_line.clone()).unwrap_or_default(),
         });
     }
+    if let Some(devices) = &machine.usb {
+        configs.push(DeviceConfig::Usb { devices: devices.clone() });
+    }
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {
             configs.push(DeviceConfig::Serial { index: index as u8, listens: serial.listens().is_some() });

@@ -1,7 +1,7 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel, VncAddress, WhenFull};
+use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel, UsbDevice, VncAddress, WhenFull};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -283,6 +283,8 @@ pub struct Machine {
     pub serials: Vec<Serial>,
     /// Display adapter.
     pub video: Option<Video>,
+    /// The USB controller, and what is plugged into it.
+    pub usb: Option<Vec<UsbDevice>>,
     /// The server for VNC viewers.
     pub vnc: Option<Vnc>,
     /// Keyboard layout for viewers that tell characters only.
@@ -328,6 +330,7 @@ impl Default for Machine {
             monitors: Vec::new(),
             serials: Vec::new(),
             video: None,
+            usb: None,
             vnc: None,
             layout: "en-us".to_owned(),
             boot: String::new(),

@@ -8,7 +8,7 @@ use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_display::{fbdev, vga, vnc};
-use bulkhead_dev_input::{ps2, serial};
+use bulkhead_dev_input::{ps2, serial, usb};
 use bulkhead_dev_net::FRAMES;
 use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
@@ -20,6 +20,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// PCI device number of the PIIX3, whose function 2 the USB controller is.
+const PIIX3: u8 = 1;
 
 fn main() -> ExitCode {
     let role = std::env::args().next().unwrap_or_default();
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         "e1000" => run_device("e1000", build),
         "rtl8139" => run_device("rtl8139", build),
         "fbdev" => run_device("fbdev", build),
+        "usb" => run_device("usb", build),
         "vnc" => run_device("vnc", build),
         "vchan" => run_device("vchan", build),
         _ => {
@@ -62,6 +66,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Nic { model: NicModel::E1000, device, rom, .. } => e1000::declare(*device, *rom),
         DeviceConfig::Nic { model: NicModel::Rtl8139, device, rom, .. } => rtl8139::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
+        DeviceConfig::Usb { .. } => usb::declare(PIIX3),
         DeviceConfig::Fbdev | DeviceConfig::Vnc { .. } | DeviceConfig::Vchan { .. } => Declaration::default(),
     }
 }
@@ -129,6 +134,11 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::Leds))), polled })
         }
+        DeviceConfig::Usb { devices } => {
+            let input = resources.fds.take(&FdUse::Input);
+            let polled = input.iter().map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd))).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+            Ok(Built { device: Box::new(usb::Uhci::new(PIIX3, devices, input, resources.fds.take(&FdUse::UsbTakes))), polled })
+        }
         DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } => {
             let config = fw_cfg::Config { vcpus: *vcpus, online: *online, memory_mib: *memory_mib, menu: menu.clone(), command_line: command_line.clone() };
             let boot = fw_cfg::Boot { kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel), initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd) };
@@ -154,7 +164,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
             let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
             let config = vnc::Config { name: name.clone(), layout, password };
-            let server = vnc::Vnc::new(Box::new(view), listen, vnc::Keyboard { input: resources.fds.take(&FdUse::Input), leds: resources.fds.take(&FdUse::Leds) }, config).map_err(|e| e.to_string())?;
+            let server = vnc::Vnc::new(Box::new(view), listen, keyboard(&mut resources.fds), config).map_err(|e| e.to_string())?;
             let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(Unseen(server)), polled })
         }
@@ -183,6 +193,11 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory)), polled: Vec::new() })
         }
     }
+}
+
+/// The ways to the guest's keyboards and pointers.
+fn keyboard(fds: &mut Fds) -> vnc::Keyboard {
+    vnc::Keyboard { input: fds.take(&FdUse::Input), leds: fds.take(&FdUse::Leds), usb: fds.take(&FdUse::UsbInput), takes: fds.take(&FdUse::UsbTakes) }
 }
 
 /// A drive's medium, of the descriptors that were handed over for it.

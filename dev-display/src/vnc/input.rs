@@ -10,6 +10,17 @@ const BUTTONS: [(u8, u8); 3] = [(1, 0), (2, 2), (4, 1)];
 /// Wheel up and down.
 const WHEEL: [(u8, i32); 2] = [(8, -1), (16, 1)];
 
+/// What a viewer's pointer events mean to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pointing {
+    /// Places on a screen of this size, which the guest takes.
+    Places((usize, usize)),
+    /// Places, of which the guest takes the differences.
+    Positions,
+    /// Movement.
+    Movement,
+}
+
 /// Keys and buttons of a viewer.
 #[derive(Debug)]
 pub(crate) struct Input {
@@ -69,11 +80,19 @@ impl Input {
         out.extend(around.iter().rev().map(|(code, down)| InputEvent::Key { code: *code, down: !*down }));
     }
 
-    /// The pointer: which buttons are pressed, and where it is, or, if `relative`, how far it went.
-    pub(crate) fn pointer(&mut self, buttons: u8, x: u16, y: u16, relative: bool, out: &mut Vec<InputEvent>) {
+    /// The pointer: which buttons are pressed, and where it is or how far it went.
+    pub(crate) fn pointer(&mut self, buttons: u8, x: u16, y: u16, pointing: Pointing, out: &mut Vec<InputEvent>) {
         let far = |a: u16, b: u16| i32::from(a).saturating_sub(i32::from(b));
-        let (dx, dy) = match self.at.replace((x, y)) {
-            _ if relative => (i32::from(x).saturating_sub(ORIGIN), i32::from(y).saturating_sub(ORIGIN)),
+        let before = self.at.replace((x, y));
+        if let Pointing::Places((width, height)) = pointing
+            && before != self.at
+        {
+            let scale = |v: u16, n: usize| (usize::from(v).saturating_mul(0x7fff)).checked_div(n.saturating_sub(1)).unwrap_or(0).min(0x7fff) as u16;
+            out.push(InputEvent::At { x: scale(x, width), y: scale(y, height) });
+        }
+        let (dx, dy) = match before {
+            _ if matches!(pointing, Pointing::Places(_)) => (0, 0),
+            _ if pointing == Pointing::Movement => (i32::from(x).saturating_sub(ORIGIN), i32::from(y).saturating_sub(ORIGIN)),
             Some(before) => (far(x, before.0), far(y, before.1)),
             None => (0, 0),
         };
@@ -137,13 +156,14 @@ mod tests {
         let (mut input, mut out) = (Input::new(Layout::named("en-us").unwrap()), Vec::new());
         input.scancode(0x1d, 0, true, &mut out);
         input.scancode(0xd3, 0, true, &mut out);
-        input.pointer(0, 100, 100, false, &mut out);
-        input.pointer(1, 90, 130, false, &mut out);
-        input.pointer(1 | 8, 90, 130, false, &mut out);
-        input.pointer(1, 0x7fff + 3, 0x7fff - 4, true, &mut out);
+        input.pointer(0, 100, 100, Pointing::Positions, &mut out);
+        input.pointer(1, 90, 130, Pointing::Positions, &mut out);
+        input.pointer(1 | 8, 90, 130, Pointing::Positions, &mut out);
+        input.pointer(1, 0x7fff + 3, 0x7fff - 4, Pointing::Movement, &mut out);
+        input.pointer(1, 639, 0, Pointing::Places((640, 480)), &mut out);
         out.drain(..2);
         let moved = |dx, dy, dz| InputEvent::Move { dx, dy, dz };
-        assert_eq!(out, [moved(-10, 30, 0), InputEvent::Button { button: 0, down: true }, moved(0, 0, -1), moved(3, -4, 0)]);
+        assert_eq!(out, [moved(-10, 30, 0), InputEvent::Button { button: 0, down: true }, moved(0, 0, -1), moved(3, -4, 0), InputEvent::At { x: 0x7fff, y: 0 }]);
         out.clear();
         input.release(&mut out);
         input.release(&mut out);

@@ -74,6 +74,18 @@ pub struct Keyboard {
     pub input: Option<OwnedFd>,
     /// Gives a byte whenever its lights change: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     pub leds: Option<OwnedFd>,
+    /// The same to USB devices.
+    pub usb: Option<OwnedFd>,
+    /// Gives a byte whenever the guest takes other input there: bit 0 places, 1 keys, 2 movement. The rest goes to `input`.
+    pub takes: Option<OwnedFd>,
+}
+
+/// Which input goes to USB devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Takes {
+    places: bool,
+    keys: bool,
+    movement: bool,
 }
 
 struct Viewer {
@@ -91,6 +103,7 @@ pub struct Vnc {
     ready: OwnedFd,
     keyboard: Keyboard,
     leds: Option<u8>,
+    takes: Takes,
     name: Arc<str>,
     layout: &'static Layout,
     gate: Gate,
@@ -118,7 +131,7 @@ impl Vnc {
     /// If the kernel has no room for another epoll instance.
     pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, keyboard: Keyboard, config: Config) -> Result<Self, Errno> {
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
-        for socket in listen.iter().chain(&keyboard.leds) {
+        for socket in listen.iter().chain(&keyboard.leds).chain(&keyboard.takes) {
             epoll::add(&ready, socket, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
         }
         let gate = Gate::new(config.password);
@@ -129,6 +142,7 @@ impl Vnc {
             ready,
             keyboard,
             leds: None,
+            takes: Takes::default(),
             name: config.name.into(),
             layout: config.layout,
             gate,
@@ -189,6 +203,7 @@ impl Vnc {
         let size = self.fresh.then(|| self.screen.size());
         for viewer in &mut self.viewers {
             self.leds.inspect(|leds| viewer.session.lights(*leds));
+            viewer.session.places(self.takes.places);
             let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, input: &mut events, alone: false };
             let listened = viewer.session.listens();
             let heard = hear(viewer, &mut host);
@@ -226,19 +241,31 @@ impl Vnc {
         self.timers(cx);
     }
 
-    /// The keyboard's lights have changed: the last word counts. Who says more than a page's worth at once waits for the next turn.
+    /// The keyboard's lights have changed, or what USB devices are for: the last word counts. Who says more than a page's worth at once waits for the next turn.
     fn lights(&mut self) {
-        let mut bytes = [0; 4096];
-        if let Some(Ok(n)) = self.keyboard.leds.as_ref().map(|pipe| rustix::io::read(pipe, &mut bytes))
-            && let Some(last) = bytes.get(..n).and_then(<[u8]>::last)
-        {
-            self.leds = Some(last & 7);
+        let last = |pipe: &Option<OwnedFd>| {
+            let mut bytes = [0; 4096];
+            let n = rustix::io::read(pipe.as_ref()?, &mut bytes).ok()?;
+            bytes.get(..n)?.last().copied()
+        };
+        if let Some(leds) = last(&self.keyboard.leds) {
+            self.leds = Some(leds & 7);
+        }
+        if let Some(takes) = last(&self.keyboard.takes) {
+            self.takes = Takes { places: takes & 1 != 0, keys: takes & 2 != 0, movement: takes & 4 != 0 };
         }
     }
 
     fn type_in(&mut self, events: &[InputEvent]) {
         for event in events {
-            let sent = self.keyboard.input.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
+            let usb = match event {
+                InputEvent::Key { .. } => self.takes.keys,
+                InputEvent::At { .. } => self.takes.places,
+                // Buttons and the wheel are the pointer's.
+                InputEvent::Move { .. } | InputEvent::Button { .. } => self.takes.places || self.takes.movement,
+            };
+            let pipe = if usb { &self.keyboard.usb } else { &self.keyboard.input };
+            let sent = pipe.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
             let counter = if sent { &mut self.input_events } else { &mut self.input_dropped };
             *counter = counter.saturating_add(1);
         }

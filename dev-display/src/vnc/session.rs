@@ -1,7 +1,7 @@
 //! One viewer: what it says and what it is told, without its socket.
 use super::auth::{CHALLENGE, Gate, Password};
 use super::encode::{Encoding, Zrle, encode};
-use super::input::Input;
+use super::input::{Input, Pointing};
 use super::pixel::PixelFormat;
 use super::screen::{Change, Damage, Moved, Rect, block};
 use super::spec::{VERSION, client, encoding, fence, security, server};
@@ -96,6 +96,9 @@ pub(crate) struct Session {
     notes: Vec<[u8; 12]>,
     /// The viewer's wish for another size is to be answered.
     asked_size: bool,
+    /// A pointer that knows places is there, and what the viewer was told of that.
+    places: bool,
+    told_places: Option<bool>,
     /// The keyboard's lights, and whether the viewer knows them.
     leds: (u8, bool),
     wanted: bool,
@@ -129,6 +132,8 @@ impl Session {
             rects: VecDeque::new(),
             notes: Vec::new(),
             asked_size: false,
+            places: false,
+            told_places: Some(false),
             leds: (0, true),
             wanted: false,
             continuous: false,
@@ -367,7 +372,13 @@ impl Session {
                 }
                 client::POINTER => {
                     let (buttons, x, y) = (byte(1)?, number(2)?, number(4)?);
-                    self.input.pointer(buttons, x, y, self.abilities.motion_change, host.input);
+                    // What a viewer has been told decides what it means.
+                    let pointing = match () {
+                        () if self.places => Pointing::Places(self.size),
+                        () if self.abilities.motion_change && self.told_places == Some(false) => Pointing::Movement,
+                        () => Pointing::Positions,
+                    };
+                    self.input.pointer(buttons, x, y, pointing, host.input);
                     Ok(6)
                 }
                 client::CUT_TEXT => {
@@ -446,7 +457,7 @@ impl Session {
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
                 can.motion_change = true;
                 // 0: movement is relative.
-                self.notes.push(note(0, 0, self.size.0, self.size.1, encoding::POINTER_MOTION_CHANGE));
+                self.told_places = None;
             }
             encoding::FENCE if !can.fence => {
                 can.fence = true;
@@ -532,6 +543,11 @@ impl Session {
             // Reason: this viewer's wish; status: it is not allowed.
             notes.push(extended_size(self.size, 1, 1));
         }
+        if self.abilities.motion_change && self.told_places != Some(self.places) {
+            self.told_places = Some(self.places);
+            // 1: places; 0: movement, which the viewer sends as such.
+            notes.push(note(usize::from(self.places), 0, self.size.0, self.size.1, encoding::POINTER_MOTION_CHANGE));
+        }
         if self.abilities.led_state && !std::mem::replace(&mut self.leds.1, true) {
             notes.push(note(0, 0, 0, 0, encoding::LED_STATE));
         }
@@ -573,6 +589,11 @@ impl Session {
                 self.output.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0]);
             }
         }
+    }
+
+    /// Whether the guest has a pointer that knows places.
+    pub(crate) fn places(&mut self, places: bool) {
+        self.places = places;
     }
 
     /// The keyboard's lights.

@@ -64,6 +64,8 @@ struct Bench {
     path: std::path::PathBuf,
     typed: OwnedFd,
     lights: OwnedFd,
+    placed: OwnedFd,
+    taken: OwnedFd,
     now: u64,
     _dir: tempfile::TempDir,
 }
@@ -78,15 +80,19 @@ impl Bench {
         picture.draw(200, 100, |x, y| (x * 0x010101 + y) as u32 & 0xff_ffff);
         let (typed, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let (leds, lights) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (placed, usb) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (takes, taken) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let config = Config { name: "guest".into(), layout: &LAYOUTS[0], password };
         let view = Fake { shared: picture.clone(), seen: Picture::default() };
         let mut b = Self {
-            vnc: Vnc::new(Box::new(view), vec![listener.into()], Keyboard { input: Some(write), leds: Some(leds) }, config).unwrap(),
+            vnc: Vnc::new(Box::new(view), vec![listener.into()], Keyboard { input: Some(write), leds: Some(leds), usb: Some(usb), takes: Some(takes) }, config).unwrap(),
             cx: Context::new(Arc::new(NoMemory)),
             picture,
             path,
             typed,
             lights,
+            placed,
+            taken,
             now: 1,
             _dir: dir,
         };
@@ -166,10 +172,14 @@ impl Bench {
     }
 
     fn keys(&mut self) -> Vec<InputEvent> {
-        let mut bytes = [0; 4096];
-        let n = rustix::io::read(&self.typed, &mut bytes).unwrap_or(0);
-        bytes[..n].chunks(8).map(|r| InputEvent::from_bytes(r.try_into().unwrap()).unwrap()).collect()
+        records(&self.typed)
     }
+}
+
+fn records(pipe: &OwnedFd) -> Vec<InputEvent> {
+    let mut bytes = [0; 4096];
+    let n = rustix::io::read(pipe, &mut bytes).unwrap_or(0);
+    bytes[..n].chunks(8).map(|r| InputEvent::from_bytes(r.try_into().unwrap()).unwrap()).collect()
 }
 
 fn request(incremental: bool) -> [u8; 10] {
@@ -478,6 +488,32 @@ fn lights_of_the_keyboard_are_told_and_decide_what_caps_lock_is() {
         let shifted = b.keys().contains(&InputEvent::Key { code: 42, down: true });
         assert_eq!(shifted, leds & 4 == 0);
     }
+}
+
+#[test]
+fn input_goes_where_the_guest_takes_it() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0, -257]);
+    let (mut seen, mut width) = (vec![0; 200 * 100], 200);
+    let mut look = |b: &mut Bench, client: &mut UnixStream| {
+        b.say(client, &request(false));
+        b.wait(FAST);
+        let bytes = b.heard(client);
+        apply(&bytes, &mut seen, &mut width)
+    };
+    assert_eq!(look(&mut b, &mut client), [(-257, [0, 0, 200, 100])], "movement");
+    b.say(&mut client, &[5, 0, 0x80, 0x04, 0x7f, 0xfe]);
+    assert_eq!(b.keys(), [InputEvent::Move { dx: 5, dy: -1, dz: 0 }]);
+    rustix::io::write(&b.taken, &[1]).unwrap();
+    assert_eq!(look(&mut b, &mut client), [(-257, [1, 0, 200, 100])], "places");
+    b.say(&mut client, &[5, 1, 0, 199, 0, 99, 5, 9, 0, 199, 0, 99, 4, 1, 0, 0, 0, 0, 0, 0x61]);
+    let down = InputEvent::Button { button: 0, down: true };
+    assert_eq!(records(&b.placed), [InputEvent::At { x: 0x7fff, y: 0x7fff }, down, InputEvent::Move { dx: 0, dy: 0, dz: -1 }]);
+    assert_eq!(b.keys(), [InputEvent::Key { code: 30, down: true }]);
+    rustix::io::write(&b.taken, &[6]).unwrap();
+    assert_eq!(look(&mut b, &mut client), [(-257, [0, 0, 200, 100])]);
+    b.say(&mut client, &[4, 0, 0, 0, 0, 0, 0, 0x61]);
+    assert_eq!((records(&b.placed), b.keys()), (vec![InputEvent::Key { code: 30, down: false }], vec![]));
 }
 
 #[test]

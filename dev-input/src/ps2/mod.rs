@@ -260,6 +260,8 @@ impl Device for Ps2 {
             InputEvent::Key { code, down } => self.keyboard.key(code, down),
             InputEvent::Move { dx, dy, dz } => self.mouse.motion(dx, dy, dz),
             InputEvent::Button { button, down } => self.mouse.button(button, down),
+            // A mouse knows no places.
+            InputEvent::At { .. } => return,
         }
         self.update(cx);
     }

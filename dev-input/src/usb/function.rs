@@ -176,8 +176,8 @@ impl Function {
         let [report_low, report_high] = (report.len() as u16).to_le_bytes();
         let hid = [9, descriptor::HID, 0x11, 0x01, 0, 1, descriptor::REPORT, report_low, report_high];
         Some(match (kind, index) {
-            // USB 1.1, 8 bytes a packet; no vendor's number is ours: the field's own for tests and prototypes (pid.codes, 0x1209:0x0001).
-            (descriptor::DEVICE, _) => vec![18, descriptor::DEVICE, 0x10, 0x01, 0, 0, 0, PACKET as u8, 0x09, 0x12, 0x01, 0x00, 0x00, 0x01, 1, 2, 0, 1],
+            // USB 1.1, 8 bytes a packet; the numbers by which guests know such a tablet of QEMU's (0627:0001).
+            (descriptor::DEVICE, _) => vec![18, descriptor::DEVICE, 0x10, 0x01, 0, 0, 0, PACKET as u8, 0x27, 0x06, 0x01, 0x00, 0x00, 0x01, 1, 2, 0, 1],
             (descriptor::CONFIGURATION, 0) => {
                 let (subclass, protocol) = self.hid.interface();
                 // One interface, bus-powered, 100 mA; an interrupt endpoint asked every 8 ms at least.

@@ -116,15 +116,6 @@ impl Hid {
         }
     }
 
-    /// Bytes of the longest report.
-    pub(crate) fn longest(&self) -> u8 {
-        match self.kind {
-            UsbDevice::Tablet => 6,
-            UsbDevice::Mouse => 4,
-            UsbDevice::Keyboard => 8,
-        }
-    }
-
     /// As after a reset of the bus.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.kind);

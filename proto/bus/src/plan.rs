@@ -55,6 +55,18 @@ pub struct DriveConfig {
     pub full: WhenFull,
 }
 
+/// What is plugged into the USB controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsbDevice {
+    /// A pointer that knows its place.
+    Tablet,
+    /// A pointer that knows its movement.
+    Mouse,
+    /// A keyboard.
+    Keyboard,
+}
+
 /// Models of network cards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -179,6 +191,11 @@ pub enum DeviceConfig {
         /// The cable, and what may go out; what is set while the guest runs is set here too, for later lives.
         settings: NicSettings,
     },
+    /// The PIIX3's USB function.
+    Usb {
+        /// What is plugged in, at most two.
+        devices: Vec<UsbDevice>,
+    },
     /// A serial port.
     Serial {
         /// 0 = COM1.
@@ -223,6 +240,7 @@ impl DeviceConfig {
             Self::Nic { model: NicModel::E1000, .. } => "e1000",
             Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
             Self::Serial { .. } => "serial",
+            Self::Usb { .. } => "usb",
             Self::Fbdev => "fbdev",
             Self::Vnc { .. } => "vnc",
             Self::Vchan { .. } => "vchan",
@@ -337,6 +355,10 @@ pub enum FdUse {
     FrameBell,
     /// A pipe of [`InputEvent`] records: the write end has who makes input, the read end who takes it.
     Input,
+    /// The write end of a pipe of [`InputEvent`] records to USB devices, for who makes input.
+    UsbInput,
+    /// A pipe of bytes from the USB controller to viewers: which input the guest takes there, bit 0 places, 1 keys, 2 movement.
+    UsbTakes,
     /// A pipe of bytes from a keyboard to viewers: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     Leds,
     /// A socket that listens for viewers.
@@ -635,7 +657,14 @@ pub enum InputEvent {
         /// Wheel, towards the user positive.
         dz: i32,
     },
-    /// A mouse button: 0 left, 1 right, 2 middle.
+    /// A place on the screen, of a pointer that knows it.
+    At {
+        /// 0 left to 0x7fff right.
+        x: u16,
+        /// 0 above to 0x7fff below.
+        y: u16,
+    },
+    /// A mouse button: 0 left, 1 right, 2 middle, 3 and 4 at the side.
     Button {
         /// Which.
         button: u8,
@@ -655,6 +684,7 @@ impl InputEvent {
             Self::Key { code, down } => (1, down, [code.to_le_bytes(), [0; 2], [0; 2]]),
             Self::Move { dx, dy, dz } => (2, false, [dx, dy, dz].map(|v| short(v).to_le_bytes())),
             Self::Button { button, down } => (3, down, [[button, 0], [0; 2], [0; 2]]),
+            Self::At { x, y } => (4, false, [x.to_le_bytes(), y.to_le_bytes(), [0; 2]]),
         };
         let ([x0, x1], [y0, y1], [z0, z1]) = (x, y, z);
         [kind, u8::from(flag), x0, x1, y0, y1, z0, z1]
@@ -668,6 +698,7 @@ impl InputEvent {
             (1, 0 | 1) => Self::Key { code: u16::from_le_bytes([x0, x1]), down: flag == 1 },
             (2, 0) => Self::Move { dx: short(x0, x1), dy: short(y0, y1), dz: short(z0, z1) },
             (3, 0 | 1) => Self::Button { button: x0, down: flag == 1 },
+            (4, 0) => Self::At { x: u16::from_le_bytes([x0, x1]).min(0x7fff), y: u16::from_le_bytes([y0, y1]).min(0x7fff) },
             _ => return None,
         })
     }

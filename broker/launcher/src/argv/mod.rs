@@ -6,12 +6,12 @@ mod tests;
 
 pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
 use table::Fate::{Ignored, Implemented, Refused, Substituted};
-use table::{KEYS, MAX_NICS};
+use table::{KEYS, MAX_NICS, USB_PORTS};
 use crate::errors::Code;
 use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{LAYOUTS, Level, NicModel, WhenFull};
+use bulkhead_bus::plan::{LAYOUTS, Level, NicModel, UsbDevice, WhenFull};
 
 /// Why the arguments cannot be used: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +56,16 @@ pub struct Parsed {
 
 fn wrong(option: &str, value: &str, why: impl Into<String>) -> ArgumentError {
     ArgumentError::Value { option: format!("-{option}"), value: value.to_owned(), why: why.into() }
+}
+
+/// What `-usbdevice` calls a device.
+fn usb_device(name: &str) -> Option<UsbDevice> {
+    match name {
+        "tablet" => Some(UsbDevice::Tablet),
+        "mouse" => Some(UsbDevice::Mouse),
+        "keyboard" | "kbd" => Some(UsbDevice::Keyboard),
+        _ => None,
+    }
 }
 
 impl ArgumentError {
@@ -136,6 +146,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "serial" => {
                 let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
                 machine.serials.push(serial);
+            }
+            "usb" => drop(machine.usb.get_or_insert_default()),
+            "usbdevice" => {
+                let device = usb_device(&value).ok_or(ArgumentError::Refused { option: shown, why: "USB devices other than tablet, mouse and keyboard" })?;
+                machine.usb.get_or_insert_default().push(device);
             }
             "vnc" => machine.vnc = if value == "none" { None } else { Some(Vnc::parse(&value).map_err(bad)?) },
             "k" => {
@@ -274,6 +289,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     options.get("id").unwrap_or(id).clone_into(&mut drive.id);
                     machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
                 }
+                Some("piix3-usb-uhci") => drop(machine.usb.get_or_insert_default()),
+                Some(driver @ ("usb-tablet" | "usb-mouse" | "usb-kbd")) => {
+                    let usb = machine.usb.as_mut().ok_or(bad("there is no controller before it (-usb or -device piix3-usb-uhci)"))?;
+                    usb.extend(usb_device(driver.trim_start_matches("usb-")));
+                }
                 _ => return Err(bad("no such device here")),
             },
             "sandbox" => {
@@ -317,6 +337,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     }
     if machine.nics.len() > MAX_NICS {
         return Err(ArgumentError::Incomplete("more than eight network cards"));
+    }
+    if machine.usb.as_ref().is_some_and(|u| u.len() > USB_PORTS) {
+        return Err(ArgumentError::Incomplete("more than two USB devices: the controller has two ports"));
     }
     if let Some(option) = substituted.filter(|_| !substitutes) {
         return Err(ArgumentError::Refused { option, why: "something else would take its place (-substitutes refuse)" });

@@ -50,9 +50,12 @@ use Fate::{Ignored, Implemented, Refused, Substituted};
 
 /// Network cards of a guest: what libxl can number, and slots of the bus that are free.
 pub(super) const MAX_NICS: usize = 8;
+/// Ports of the USB controller.
+pub(super) const USB_PORTS: usize = 2;
 
 const SOUND: Fate = Refused("sound");
-const USB: Fate = Refused("USB");
+const USB: Fate = Refused("USB 2 and 3 (usbversion=1 is there)");
+const USB_REDIRECTION: Fate = Refused("USB devices of other machines");
 
 /// Every option that libxl emits (4.17 to 4.22, libxl_dm.c: libxl__build_device_model_args_new), and those that operators add.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -96,14 +99,16 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("device scsi-hd", Refused("SCSI disks (sd*)"), "disk sd*"),
     option("device ahci", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
     option("device ide-hd", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
-    option("device piix3-usb-uhci", USB, "usbversion=1"),
+    option("device piix3-usb-uhci", Implemented("two ports"), "usbversion=1"),
     option("device ich9-usb-ehci1", USB, "usbversion=2"),
     option("device ich9-usb-uhci1", USB, "usbversion=2"),
     option("device ich9-usb-uhci2", USB, "usbversion=2"),
     option("device ich9-usb-uhci3", USB, "usbversion=2"),
     option("device nec-usb-xhci", USB, "usbversion=3"),
-    option("device usb-tablet", USB, ""),
-    option("device usb-redir", USB, "spiceusbredirection"),
+    option("device usb-tablet", Implemented("with a controller"), ""),
+    option("device usb-mouse", Implemented("with a controller"), ""),
+    option("device usb-kbd", Implemented("with a controller"), ""),
+    option("device usb-redir", USB_REDIRECTION, "spiceusbredirection"),
     option("device xen-pvdevice", Refused("vendor_device"), "vendor_device"),
     option("device intel-hda", SOUND, "soundhw"),
     option("device hda-duplex", SOUND, "soundhw"),
@@ -117,8 +122,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("device virtio-serial", Refused("SPICE's agent"), "spicevdagent"),
     option("device virtserialport", Refused("SPICE's agent"), "spicevdagent"),
     option("soundhw", SOUND, "soundhw"),
-    flag("usb", USB, "usb"),
-    option("usbdevice", USB, "usbdevice"),
+    flag("usb", Implemented("the PIIX3's UHCI controller, two ports"), "usb"),
+    option("usbdevice", Implemented("tablet, mouse, keyboard; others are refused, and more than two"), "usbdevice"),
     option("spice", Refused("SPICE"), "spice"),
     option("kernel", Implemented("a Linux bzImage; in a stub domain a file of that domain"), "kernel"),
     option("initrd", Implemented("with -kernel"), "ramdisk"),

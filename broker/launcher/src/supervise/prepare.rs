@@ -33,6 +33,10 @@ struct Links {
     input: (OwnedFd, OwnedFd),
     /// The keyboard's lights, to the viewer.
     leds: (OwnedFd, OwnedFd),
+    /// Keys and pointer, to USB devices.
+    usb_input: (OwnedFd, OwnedFd),
+    /// Which of them the guest takes there, to the viewer.
+    usb_takes: (OwnedFd, OwnedFd),
     /// Wishes for a picture, to the display.
     bell: OwnedFd,
 }
@@ -222,7 +226,7 @@ impl Launcher {
         let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
         let mut links = if viewer {
             let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io);
-            Some(Links { input: pipe()?, leds: pipe()?, bell: eventfd()? })
+            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, bell: eventfd()? })
         } else {
             None
         };
@@ -274,6 +278,13 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Platform { .. } => {}
+                DeviceConfig::Usb { .. } => {
+                    kept.push(memory()?);
+                    if let Some(links) = &links {
+                        kept.push((FdUse::Input, rustix::io::dup(&links.usb_input.0).map_err(fail_io)?));
+                        kept.push((FdUse::UsbTakes, rustix::io::dup(&links.usb_takes.1).map_err(fail_io)?));
+                    }
+                }
                 DeviceConfig::FwCfg { .. } => {
                     kept.extend(boot.kernel.take().map(|(fd, _)| (FdUse::Kernel, fd)));
                     kept.extend(boot.initrd.take().map(|(fd, _)| (FdUse::Initrd, fd)));
@@ -298,6 +309,8 @@ impl Launcher {
                     if let Some(links) = links.take() {
                         kept.push((FdUse::Input, links.input.1));
                         kept.push((FdUse::Leds, links.leds.0));
+                        kept.push((FdUse::UsbInput, links.usb_input.1));
+                        kept.push((FdUse::UsbTakes, links.usb_takes.0));
                         kept.push((FdUse::FrameBell, links.bell));
                     }
                     kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));
@@ -305,6 +318,8 @@ impl Launcher {
                 DeviceConfig::Fbdev => {
                     if let (Some(links), Some(stubdom)) = (links.take(), stubdom.as_mut()) {
                         kept.push((FdUse::Input, links.input.1));
+                        kept.push((FdUse::UsbInput, links.usb_input.1));
+                        kept.push((FdUse::UsbTakes, links.usb_takes.0));
                         kept.push((FdUse::FrameBell, links.bell));
                         kept.extend(stubdom.screen.take().map(|fd| (FdUse::Screen, fd)));
                         kept.extend(stubdom.events.drain(..).map(|fd| (FdUse::Events, fd)));

@@ -230,7 +230,7 @@ fn breakout(domid: u16) -> Done {
             // Restricted, as in a running machine: what may a role that has the descriptor do with it?
             let may_op = if profile.role == "broker" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
-            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &map, &[may_map])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;

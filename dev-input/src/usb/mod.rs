@@ -1,0 +1,413 @@
+//! The PIIX3's USB controller (PCI 8086:7020): UHCI with two ports, and what is plugged into them. Intel, UHCI Design Guide 1.1.
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec.rs` | registers, structures in guest memory, requests |
+//! | `schedule.rs` | what a frame does |
+//! | `function.rs` | a device on the bus |
+//! | `hid.rs` | tablet, mouse, keyboard |
+//! | `state.rs` | what is saved |
+//!
+//! Frames are a millisecond; [`BATCH`] of them are done at once, so a guest whose controller runs costs 125 wake-ups a second, and a
+//! report is at most that much late.
+mod function;
+mod hid;
+mod schedule;
+mod spec;
+mod state;
+
+use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
+use bulkhead_bus::plan::{InputEvent, UsbDevice};
+use bulkhead_bus::{Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError, TimerId};
+use function::Function;
+use rustix::fd::OwnedFd;
+use schedule::Outcome;
+use spec::{Command, Interrupts, PortStatus, Status, reg};
+
+/// Ports of the controller.
+pub const PORTS: usize = 2;
+/// The descriptor of the input pipe.
+pub const INPUT: u32 = 0;
+/// Nanoseconds of a frame.
+const FRAME: u64 = 1_000_000;
+/// Frames that are done together.
+const BATCH: u64 = 8;
+/// Frames that are made up for after the process did not run; the others were without a bus.
+const LATEST: u64 = 32;
+const FRAMES: TimerId = 0;
+
+fn function_spec(device: u8) -> FunctionSpec {
+    FunctionSpec::new(device, 2).with_bar(4, BarKind::Io, 32)
+}
+
+/// What the controller has, as function 2 of PCI device `device`.
+pub fn declare(device: u8) -> Declaration {
+    Declaration {
+        regions: vec![Region::bar("registers", 0, 4)],
+        functions: vec![function_spec(device)],
+        lines: vec![Line::Intx { function: 0, pin: 3 }],
+        dma: true,
+        ..Declaration::default()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Port {
+    status: PortStatus,
+    function: Option<Function>,
+}
+
+impl Port {
+    fn new(device: Option<UsbDevice>) -> Self {
+        let connected = device.is_some();
+        // Full speed: D+ is up.
+        let status = PortStatus::new().with_one(true).with_connected(connected).with_connect_change(connected).with_lines(if connected { 2 } else { 0 });
+        Self { status, function: device.map(Function::new) }
+    }
+}
+
+/// The controller.
+pub struct Uhci {
+    device: u8,
+    devices: Vec<UsbDevice>,
+    config: ConfigSpace,
+    command: Command,
+    status: Status,
+    interrupts: Interrupts,
+    frame_number: u16,
+    frame_list: u32,
+    sof: u8,
+    ports: [Port; PORTS],
+    /// Why the status has its interrupt bit: the enables are apart.
+    short: bool,
+    complete: bool,
+    /// When the frame number was what it is.
+    counted: u64,
+    input: Option<OwnedFd>,
+    /// Tells viewers which input is wanted here: bit 0 places, bit 1 keys, bit 2 movement.
+    taken: Option<OwnedFd>,
+    told: Option<u8>,
+    dirty: bool,
+    frames: u64,
+    transactions: u64,
+    dma_errors: u64,
+    last_dma_error: Option<DmaError>,
+}
+
+impl Uhci {
+    /// The controller as function 2 of PCI device `device`; of `devices` the first two are plugged in. `input` gives
+    /// [`InputEvent`] records, `taken` is told which are wanted; neither blocks.
+    pub fn new(device: u8, devices: &[UsbDevice], input: Option<OwnedFd>, taken: Option<OwnedFd>) -> Self {
+        let mut config = ConfigSpace::new(&function_spec(device), 0x8086, 0x7020, 1, 0x0c_0300);
+        config.set(pci::INTERRUPT_PIN, 1, 4);
+        // USB 1.0 (SBRN).
+        config.set(0x60, 1, 0x10);
+        config.set(0x6a, 1, 0x01);
+        config.allow(0xc0, 2, 0xffff);
+        config.set(0xc0, 2, 0x2000);
+        let mut plugged = devices.iter().copied();
+        Self {
+            device,
+            devices: devices.to_vec(),
+            config,
+            command: Command::new(),
+            status: Status::new().with_halted(true),
+            interrupts: Interrupts::new(),
+            frame_number: 0,
+            frame_list: 0,
+            sof: 64,
+            ports: [Port::new(plugged.next()), Port::new(plugged.next())],
+            short: false,
+            complete: false,
+            counted: 0,
+            input,
+            taken,
+            told: None,
+            dirty: true,
+            frames: 0,
+            transactions: 0,
+            dma_errors: 0,
+            last_dma_error: None,
+        }
+    }
+
+    /// Registers and devices as after power-on; the configuration space stays.
+    fn reset_host(&mut self, cx: &mut Context) {
+        let mut fresh = Self::new(self.device, &self.devices, self.input.take(), self.taken.take());
+        std::mem::swap(&mut fresh.config, &mut self.config);
+        (fresh.told, fresh.frames, fresh.transactions, fresh.dma_errors) = (self.told, self.frames, self.transactions, self.dma_errors);
+        *self = fresh;
+        self.schedule(cx);
+        self.update(cx);
+    }
+
+    fn update(&mut self, cx: &mut Context) {
+        self.dirty = true;
+        let (s, i) = (self.status, self.interrupts);
+        let wanted = s.interrupt() && (self.complete && i.complete() || self.short && i.short());
+        let line = wanted || s.error() && i.error() || s.resume() && i.resume() || s.host_error() || s.process_error();
+        cx.lines.set(0, line);
+        self.tell();
+    }
+
+    /// Frames come while the controller runs.
+    fn schedule(&mut self, cx: &mut Context) {
+        if self.command.run() {
+            self.counted = cx.now();
+            cx.timers.set(FRAMES, Some(self.counted.saturating_add(BATCH.saturating_mul(FRAME))));
+        } else {
+            cx.timers.set(FRAMES, None);
+        }
+    }
+
+    /// Frames that have begun since the last were counted.
+    fn passed(&self, cx: &Context) -> u64 {
+        if self.command.run() { cx.now().saturating_sub(self.counted).div_euclid(FRAME) } else { 0 }
+    }
+
+    /// Does the frames that are due.
+    fn run(&mut self, cx: &mut Context) {
+        let due = self.passed(cx);
+        self.counted = self.counted.saturating_add(due.saturating_mul(FRAME));
+        let missed = due.saturating_sub(LATEST);
+        self.frame_number = self.frame_number.wrapping_add(missed as u16) & 0x7ff;
+        let memory = cx.memory.clone();
+        let mut out = Outcome::default();
+        for _ in missed..due {
+            self.frame(&*memory, &mut out);
+            self.frames = self.frames.saturating_add(1);
+            self.frame_number = self.frame_number.wrapping_add(1) & 0x7ff;
+            if out.process_error || out.host_error {
+                break;
+            }
+        }
+        self.transactions = self.transactions.saturating_add(u64::from(out.moved));
+        self.short |= out.short;
+        self.complete |= out.complete;
+        let s = self.status;
+        self.status = s.with_interrupt(s.interrupt() || out.short || out.complete).with_error(s.error() || out.error);
+        if out.process_error || out.host_error {
+            self.command.set_run(false);
+            self.status = self.status.with_halted(true).with_process_error(out.process_error).with_host_error(out.host_error);
+        }
+        if self.command.run() {
+            cx.timers.set(FRAMES, Some(self.counted.saturating_add(BATCH.saturating_mul(FRAME))));
+        }
+        self.update(cx);
+    }
+
+    /// Which input the guest takes here.
+    fn wants(&self) -> u8 {
+        let ready = self.ports.iter().filter(|_| self.command.run()).filter_map(|p| p.function.as_ref()).filter(|f| f.configuration != 0);
+        ready.fold(0, |bits, f| {
+            bits | match f.hid.kind {
+                UsbDevice::Tablet => 1,
+                UsbDevice::Keyboard => 2,
+                UsbDevice::Mouse => 4,
+            }
+        })
+    }
+
+    fn tell(&mut self) {
+        let wants = self.wants();
+        if self.told != Some(wants) && self.taken.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[wants]).is_ok()) {
+            self.told = Some(wants);
+        }
+    }
+
+    /// What viewers have typed and pointed at.
+    fn take_input(&mut self, cx: &mut Context) {
+        let Some(input) = &self.input else { return };
+        let mut bytes = [0; InputEvent::LEN * 64];
+        let Ok(n) = rustix::io::read(input, &mut bytes) else { return };
+        if n == bytes.len() {
+            cx.again();
+        }
+        for event in bytes.get(..n).unwrap_or_default().as_chunks().0.iter().filter_map(|r| InputEvent::from_bytes(*r)) {
+            self.ports.iter_mut().filter_map(|p| p.function.as_mut()).filter(|f| f.configuration != 0).for_each(|f| f.hid.input(event));
+        }
+    }
+
+    fn read_register(&self, offset: u64, cx: &Context) -> u16 {
+        match offset {
+            reg::COMMAND => self.command.into_bits(),
+            reg::STATUS => self.status.into_bits(),
+            reg::INTERRUPTS => self.interrupts.into_bits(),
+            // Frames that have begun and are done with the next batch are counted.
+            reg::FRAME_NUMBER => self.frame_number.wrapping_add(self.passed(cx) as u16) & 0x7ff,
+            reg::FRAME_LIST => self.frame_list as u16,
+            0x0a => (self.frame_list >> 16) as u16,
+            reg::SOF => u16::from(self.sof),
+            reg::PORT..reg::END => self.ports.get(usize::from(offset & 2 != 0)).map_or(0xffff, |p| p.status.into_bits()),
+            _ => 0xffff,
+        }
+    }
+
+    fn write_register(&mut self, offset: u64, value: u16, cx: &mut Context) {
+        match offset {
+            reg::COMMAND => self.write_command(Command::from_bits(value & 0xff), cx),
+            reg::STATUS => {
+                self.status = Status::from_bits(self.status.into_bits() & !(value & 0x1f));
+                if Status::from_bits(value).interrupt() {
+                    (self.short, self.complete) = (false, false);
+                }
+            }
+            reg::INTERRUPTS => self.interrupts = Interrupts::from_bits(value & 0x0f),
+            // Only while it stands.
+            reg::FRAME_NUMBER if !self.command.run() => self.frame_number = value & 0x7ff,
+            reg::FRAME_LIST => self.frame_list = self.frame_list & 0xffff_0000 | u32::from(value & 0xf000),
+            0x0a => self.frame_list = self.frame_list & 0xffff | u32::from(value) << 16,
+            reg::SOF => self.sof = value as u8 & 0x7f,
+            reg::PORT..reg::END => {
+                if let Some(port) = self.ports.get_mut(usize::from(offset & 2 != 0)) {
+                    Self::write_port(port, PortStatus::from_bits(value));
+                }
+            }
+            _ => {}
+        }
+        self.update(cx);
+    }
+
+    fn write_command(&mut self, new: Command, cx: &mut Context) {
+        if new.host_reset() {
+            return self.reset_host(cx);
+        }
+        if new.global_reset() && !self.command.global_reset() {
+            self.ports.iter_mut().for_each(|p| *p = Port::new(p.function.as_ref().map(|f| f.hid.kind)));
+        }
+        let started = new.run() && !self.command.run();
+        let stopped = !new.run() && self.command.run();
+        if stopped {
+            // What has begun is done.
+            self.run(cx);
+        }
+        self.command = new;
+        self.status.set_halted(!new.run());
+        if started || stopped {
+            self.schedule(cx);
+        }
+    }
+
+    fn write_port(port: &mut Port, new: PortStatus) {
+        let old = port.status;
+        if new.reset()
+            && !old.reset()
+            && let Some(function) = &mut port.function
+        {
+            function.reset();
+        }
+        let connected = old.connected();
+        // A reset port is enabled by the driver afterwards.
+        let enabled = connected && new.enabled() && !new.reset();
+        port.status = old
+            .with_connect_change(old.connect_change() && !new.connect_change())
+            .with_enable_change(old.enable_change() && !new.enable_change())
+            .with_enabled(enabled)
+            .with_resume(new.resume())
+            .with_reset(new.reset())
+            .with_suspend(new.suspend());
+    }
+}
+
+impl Device for Uhci {
+    fn declaration(&self) -> Declaration {
+        declare(self.device)
+    }
+
+    fn read(&mut self, at: Access, cx: &mut Context) -> IoResult<u64> {
+        let word = |offset: u64| u64::from(self.read_register(offset, cx));
+        match at.size {
+            1 => Ok(word(at.offset & !1) >> ((at.offset & 1) << 3) & 0xff),
+            2 if at.offset & 1 == 0 => Ok(word(at.offset)),
+            4 if at.offset & 3 == 0 => Ok(word(at.offset) | word(at.offset | 2) << 16),
+            _ => Err(IoError::Size),
+        }
+    }
+
+    fn write(&mut self, at: Access, value: u64, cx: &mut Context) -> IoResult<()> {
+        match at.size {
+            1 if at.offset == reg::SOF => self.write_register(reg::SOF, value as u16, cx),
+            1 if at.offset & 1 == 0 && at.offset < reg::FRAME_NUMBER => {
+                // The low byte alone; of the status the high one has nothing to take back.
+                let high = if at.offset == reg::STATUS { 0 } else { self.read_register(at.offset, cx) & 0xff00 };
+                self.write_register(at.offset, high | value as u16 & 0xff, cx);
+            }
+            1 => return Err(IoError::Size),
+            2 if at.offset & 1 == 0 => self.write_register(at.offset, value as u16, cx),
+            4 if at.offset & 3 == 0 => {
+                self.write_register(at.offset, value as u16, cx);
+                self.write_register(at.offset | 2, (value >> 16) as u16, cx);
+            }
+            _ => return Err(IoError::Size),
+        }
+        Ok(())
+    }
+
+    fn config_write(&mut self, _: u8, offset: u8, size: u8, value: u32, _: &mut Context) {
+        self.config.write(offset, size, value);
+        self.dirty = true;
+    }
+
+    fn config(&self, function: u8) -> Option<&ConfigSpace> {
+        (function == 0).then_some(&self.config)
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        match ready {
+            Ready::Timer(FRAMES) => self.run(cx),
+            Ready::Timer(_) => {}
+            Ready::Fd(_) | Ready::Again => self.take_input(cx),
+        }
+    }
+
+    fn reset(&mut self, _: Reset, cx: &mut Context) {
+        let fresh = Self::new(self.device, &self.devices, None, None);
+        self.config = fresh.config;
+        self.reset_host(cx);
+    }
+
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        // The time while the machine was stopped had no frames.
+        if running {
+            self.schedule(cx);
+        }
+    }
+
+    fn checkpoint(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.dirty).then(|| self.save())
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.state()
+    }
+
+    fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
+        self.take_state(state, cx)
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.hex("command", self.command.into_bits()).hex("status", self.status.into_bits()).hex("interrupt enables", self.interrupts.into_bits());
+        out.value("frame number", self.frame_number).hex("frame list", self.frame_list).value("frames", self.frames);
+        out.value("transactions", self.transactions).value("DMA errors", self.dma_errors);
+        if let Some(e) = self.last_dma_error {
+            out.value("last DMA error", e);
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            out.group(&format!("port{i}"), |out| {
+                out.hex("status", port.status.into_bits());
+                if let Some(f) = &port.function {
+                    out.value("device", format_args!("{:?}", f.hid.kind)).value("address", f.address).value("configuration", f.configuration);
+                    out.value("reports wait", f.hid.waits());
+                }
+            });
+        }
+    }
+}
+
+/// The device as its fuzz target and its corpus test know it: a tablet and a keyboard.
+pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
+    Box::new(Uhci::new(1, &[UsbDevice::Tablet, UsbDevice::Keyboard], None, None))
+}
+
+#[cfg(test)]
+mod tests;
