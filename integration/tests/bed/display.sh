@@ -69,3 +69,49 @@ vnc() {
     bulkhead inspect vp vnc; bulkhead ps vp
     xl destroy vp; await 5 nothing_left
 }
+
+# USB: a tablet and a keyboard by UHCI. Viewers point at places that the guest reads exactly, type on the USB keyboard; the
+# controller's process dies, and both go on.
+tablet() {
+    console_guest our tb 'usb=1' 'usbdevice=["tablet","keyboard"]' <<'S' || return 1
+load uhci-hcd usbhid hid-generic evdev
+event() { awk -v n="$1" '$0 ~ "^N:.*" n { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
+await 30 event Tablet && await 30 event Keyboard
+grep -E '^N:.*USB' /proc/bus/input/devices; cat /sys/bus/usb/devices/*/product
+until echo "GUEST-READY"; read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; do :; done
+# pointed NAME COMMAND...: what the tablet said while the command ran: the last place, buttons, wheel.
+pointed() {
+    cat "/dev/input/$(event Tablet)" >/run/points & cat=$!
+    n_=$1; shift; "$@"; kill $cat; set -- "$n_"
+    hexdump -v -e '12/2 "%u " "\n"' /run/points | awk -v n="$1" '{ v = $11; if (v > 32767) v -= 65536 }
+        $9 == 3 && $10 == 0 { x = v } $9 == 3 && $10 == 1 { y = v } $9 == 2 && $10 == 8 { w += v } $9 == 1 { b = b " " $10 ":" $11 } END { print "GUEST-" n " x=" x " y=" y " wheel=" w " buttons=" b }'
+}
+first() { echo "GUEST-POINTS-first"; hears first; }
+pointed first first
+printf '\033[2J\033[Hname? ' >/dev/tty1; echo "GUEST-ASKS"; read -r name </dev/tty1; echo "GUEST-READ <$name>"
+grep -c uhci /proc/interrupts
+hears killed; echo GUEST-POINTS-second
+# A driver that read all ones meanwhile may have found its devices anew.
+until pointed second usleep 1500000 >/run/last; grep -q 'y=32767 .*273:0' /run/last; do :; done; cat /run/last
+dmesg | grep -iE "usb [0-9]-[0-9]:|uhci" | tail -n 12
+S
+    await 120 said tb GUEST-READY || { trouble tb; return 1; }
+    say begin; await 20 said tb GUEST-POINTS-first || { trouble tb; return 1; }
+    at=$(vnc_address tb)
+    # On 720x400 characters' pixels: 0x7fff * 719 / 719, 0x7fff * 100 / 399.
+    $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 pointer 719 100 8 pointer 719 100 0 || return 1
+    usleep 500000; say first; await 20 said tb 'GUEST-first ' || { trouble tb; return 1; }
+    grep GUEST-first /run/tb.out
+    said tb 'GUEST-first x=32767 y=8212 wheel=1 buttons= 272:1 272:0' || { bulkhead inspect tb usb; bulkhead inspect tb vnc; return 1; }
+    await 20 said tb GUEST-ASKS; $tools/bulkhead-bed vnc "$at" type "By USB_7
+" || return 1
+    await 20 said tb 'GUEST-READ <By USB_7>' || { trouble tb; bulkhead inspect tb usb; return 1; }
+    bulkhead inspect tb usb; bulkhead top tb --count 1
+    p=$(role_pid tb usb); kill -KILL "$p"; await 20 new_role tb usb "$p" || { trouble tb; return 1; }
+    say killed; await 20 said tb GUEST-POINTS-second || { trouble tb; return 1; }
+    again() { $tools/bulkhead-bed vnc "$at" pointer 9 9 0 pointer 0 399 0 pointer 0 399 4 pointer 0 399 0; said tb 'GUEST-second x=0 y=32767'; }
+    await 40 again || { trouble tb; return 1; }
+    await 60 gone tb || { trouble tb; return 1; }
+    exec 6>&-; cat /run/tb.out
+    said tb 'GUEST-second x=0 y=32767 wheel= buttons=.* 273:0' && said tb GUEST-DONE && await 5 nothing_left
+}
