@@ -190,14 +190,16 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             Ok(Built { device: Box::new(Unseen(vchan::Vchan::new(server, evtchn, *port, sessions))), polled })
         }
         DeviceConfig::Vga { device, vram, rom, .. } => {
-            Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory)), polled: Vec::new() })
+            let wishes = resources.fds.take(&FdUse::Wishes);
+            let polled = wishes.iter().map(|fd| rustix::io::dup(fd).map(|fd| (0, fd))).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+            Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)), polled })
         }
     }
 }
 
 /// The ways to the guest's keyboards and pointers.
 fn keyboard(fds: &mut Fds) -> vnc::Keyboard {
-    vnc::Keyboard { input: fds.take(&FdUse::Input), leds: fds.take(&FdUse::Leds), usb: fds.take(&FdUse::UsbInput), takes: fds.take(&FdUse::UsbTakes) }
+    vnc::Keyboard { input: fds.take(&FdUse::Input), leds: fds.take(&FdUse::Leds), usb: fds.take(&FdUse::UsbInput), takes: fds.take(&FdUse::UsbTakes), wishes: fds.take(&FdUse::Wishes) }
 }
 
 /// A drive's medium, of the descriptors that were handed over for it.

@@ -4,20 +4,24 @@
 //! |---|---|
 //! | `spec.rs` | registers |
 //! | `memory.rs` | the legacy window: planes and write modes |
-//! | `render.rs` | registers and video RAM → picture |
+//! | `render/` | registers and video RAM → picture |
+//! | `edid.rs` | what the monitor says of itself |
 //!
 //! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer never come here.
+mod edid;
 mod memory;
 mod render;
 mod spec;
 mod state;
 
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
-use bulkhead_bus::{Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Region, Reset, StateError, Surface};
+use bulkhead_bus::{Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Ready, Region, Reset, StateError, Surface};
 use prost::Message as _;
 pub use render::Frame;
 use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
 use state::{VERSION, VgaState};
+use edid::Size;
+use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Regions, by index.
@@ -98,6 +102,10 @@ pub struct Vga {
     flip_flop: bool,
     retrace: u8,
     latch: u32,
+    /// The mode that the monitor prefers.
+    preferred: Size,
+    /// Viewers' wishes for another: records of two 16-bit numbers.
+    wishes: Option<OwnedFd>,
     shown: Frame,
     dirty: bool,
 }
@@ -135,9 +143,19 @@ impl Vga {
             flip_flop: false,
             retrace: 0,
             latch: 0,
+            preferred: Size::DEFAULT,
+            wishes: None,
             shown: Frame::default(),
             dirty: true,
         }
+    }
+
+    /// Wishes of viewers for another size come from `wishes`, which does not block, as four bytes each: width and height. The guest
+    /// sees them when it looks at the EDID again.
+    #[must_use]
+    pub fn with_wishes(mut self, wishes: Option<OwnedFd>) -> Self {
+        self.wishes = wishes;
+        self
     }
 
     fn sequencer(&self, index: usize) -> u8 {
@@ -358,9 +376,14 @@ impl Vga {
         d[dispi::Y_OFFSET] = d[dispi::Y_OFFSET].min(d[dispi::VIRT_HEIGHT].saturating_sub(d[dispi::YRES]));
     }
 
-    /// BAR 2: VGA ports at 0x400, DISPI registers at 0x500, the extension block at 0x600.
+    /// BAR 2: the EDID at 0, VGA ports at 0x400, DISPI registers at 0x500, the extension block at 0x600.
     fn mmio_read(&mut self, offset: u64, size: u8) -> IoResult<u64> {
         match (offset, size) {
+            (0..=0x7f, 1 | 2 | 4) => {
+                let block = edid::block(self.preferred);
+                let bytes = block.iter().skip(offset as usize).take(usize::from(size)).rev();
+                Ok(bytes.fold(0, |v, b| v << 8 | u64::from(*b)))
+            }
             (0x400..=0x41f, 1) => Ok(u64::from(self.port_read((offset as u16).wrapping_sub(0x400)))),
             (0x500..=0x515, 2) if offset & 1 == 0 => Ok(u64::from(self.dispi_read((offset as u16).wrapping_sub(0x500) >> 1))),
             // Size of the block, then the frame buffer's byte order: little endian.
@@ -470,7 +493,20 @@ impl Device for Vga {
     }
 
     fn reset(&mut self, _: Reset, _: &mut Context) {
-        *self = Self::new(self.device, self.vram_size, self.rom, self.vram.clone());
+        let (wishes, preferred) = (self.wishes.take(), self.preferred);
+        *self = Self { wishes, preferred, ..Self::new(self.device, self.vram_size, self.rom, self.vram.clone()) };
+    }
+
+    fn poll(&mut self, _: Ready, _: &mut Context) {
+        let mut bytes = [0; 4096];
+        let Some(Ok(n)) = self.wishes.as_ref().map(|pipe| rustix::io::read(pipe, &mut bytes)) else { return };
+        // The last word; more than a page of them at once waits for the next one.
+        let last = bytes.get(..n).and_then(|b| b.as_chunks::<4>().0.last());
+        if let Some([w0, w1, h0, h1]) = last
+            && let Some(size) = Size::wished(u16::from_le_bytes([*w0, *w1]), u16::from_le_bytes([*h0, *h1]), self.vram_size)
+        {
+            (self.preferred, self.dirty) = (size, true);
+        }
     }
 
     fn checkpoint(&mut self) -> Option<Vec<u8>> {
@@ -505,6 +541,7 @@ impl Device for Vga {
                 u32::from(self.dac_reading),
             ],
             latch: self.latch,
+            preferred: if self.preferred == Size::DEFAULT { Vec::new() } else { vec![u32::from(self.preferred.width), u32::from(self.preferred.height)] },
         }
         .encode_to_vec()
     }
@@ -546,6 +583,10 @@ impl Device for Vga {
         for index in [dispi::BANK, dispi::VIRT_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET] {
             new.dispi_write(index as u16, value(index));
         }
+        if let [width, height] = *s.preferred.as_slice() {
+            new.preferred = Size::wished(width as u16, height as u16, self.vram_size).ok_or(StateError::Value("preferred mode"))?;
+        }
+        new.wishes = self.wishes.take();
         *self = new;
         Ok(())
     }
@@ -553,6 +594,7 @@ impl Device for Vga {
     fn inspect(&self, out: &mut Inspect) {
         let frame = self.frame();
         out.value("screen", format_args!("{}x{}", frame.width, frame.height));
+        out.value("monitor", format_args!("{}x{}", self.preferred.width, self.preferred.height));
         if let Some(rows) = self.text_rows() {
             out.group("text", |out| {
                 for (i, row) in rows.iter().enumerate() {

@@ -30,4 +30,7 @@ pub(crate) struct VgaState {
     pub(crate) misc: Vec<u32>,
     #[prost(uint32, tag = "11")]
     pub(crate) latch: u32,
+    /// The monitor's preferred mode, if it is not the usual one.
+    #[prost(uint32, repeated, tag = "20")]
+    pub(crate) preferred: Vec<u32>,
 }

@@ -352,6 +352,30 @@ fn bar_2_shows_the_same_registers() {
 }
 
 #[test]
+fn a_viewers_wish_is_what_the_monitor_prefers_and_outlives_the_process() {
+    let (mut v, mut cx, _) = display();
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    v = v.with_wishes(Some(read));
+    let mode = |v: &mut Vga, cx: &mut Context| {
+        let edid: Vec<u8> = (0..128).map(|i| v.read(Access::new(region::MMIO, i, 1), cx).unwrap() as u8).collect();
+        assert_eq!(edid.iter().fold(0u8, |s, b| s.wrapping_add(*b)), 0);
+        (u16::from(edid[58] & 0xf0) << 4 | u16::from(edid[56]), u16::from(edid[61] & 0xf0) << 4 | u16::from(edid[59]))
+    };
+    assert_eq!(mode(&mut v, &mut cx), (1024, 768));
+    rustix::io::write(&write, &[0, 4, 0, 4, 0x21, 2, 0x90, 1]).unwrap();
+    v.poll(Ready::Fd(0), &mut cx);
+    assert_eq!(mode(&mut v, &mut cx), (544, 400), "the last word; this video RAM has 1 MiB");
+    rustix::io::write(&write, &[0xff, 0xff, 0xff, 0xff]).unwrap();
+    v.poll(Ready::Fd(0), &mut cx);
+    v.reset(Reset::Machine, &mut cx);
+    assert_eq!(mode(&mut v, &mut cx), (544, 400));
+    let mut next = Vga::new(3, VRAM, 65536, v.vram.clone());
+    next.load(&v.save(), &mut cx).unwrap();
+    assert_eq!(mode(&mut next, &mut cx), (544, 400));
+    assert_eq!(v.read(Access::new(region::MMIO, 0, 4), &mut cx).unwrap(), 0xffff_ff00);
+}
+
+#[test]
 fn dirty_lines_of_two_frames() {
     let (mut v, mut cx, vram) = display();
     linear(&mut v, &mut cx, 640, 400, 8);

@@ -78,6 +78,8 @@ pub struct Keyboard {
     pub usb: Option<OwnedFd>,
     /// Gives a byte whenever the guest takes other input there: bit 0 places, 1 keys, 2 movement. The rest goes to `input`.
     pub takes: Option<OwnedFd>,
+    /// Takes viewers' wishes for another size, to the display: width and height, four bytes.
+    pub wishes: Option<OwnedFd>,
 }
 
 /// Which input goes to USB devices.
@@ -204,7 +206,11 @@ impl Vnc {
         for viewer in &mut self.viewers {
             self.leds.inspect(|leds| viewer.session.lights(*leds));
             viewer.session.places(self.takes.places);
-            let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, input: &mut events, alone: false };
+            let wish = |width: u16, height: u16| {
+                let ([w0, w1], [h0, h1]) = (width.to_le_bytes(), height.to_le_bytes());
+                self.keyboard.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
+            };
+            let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, wish: &wish, input: &mut events, alone: false };
             let listened = viewer.session.listens();
             let heard = hear(viewer, &mut host);
             if host.alone {

@@ -4,7 +4,7 @@ use super::encode::{Encoding, Zrle, encode};
 use super::input::{Input, Pointing};
 use super::pixel::PixelFormat;
 use super::screen::{Change, Damage, Moved, Rect, block};
-use super::spec::{VERSION, client, encoding, fence, security, server};
+use super::spec::{VERSION, client, encoding, fence, security, server, size_status};
 use crate::fbdev::View;
 use bulkhead_bus::plan::InputEvent;
 use std::collections::VecDeque;
@@ -64,6 +64,8 @@ pub(crate) struct Host<'a> {
     pub(crate) now: u64,
     /// Bytes nobody knows, for a challenge.
     pub(crate) random: &'a dyn Fn() -> Option<[u8; CHALLENGE]>,
+    /// Passes a wish for another size on. False: nobody takes it.
+    pub(crate) wish: &'a dyn Fn(u16, u16) -> bool,
     /// Takes input.
     pub(crate) input: &'a mut Vec<InputEvent>,
     /// The viewer that speaks has come in, and wants to be alone.
@@ -95,7 +97,7 @@ pub(crate) struct Session {
     /// Pseudo-rectangles for the next update.
     notes: Vec<[u8; 12]>,
     /// The viewer's wish for another size is to be answered.
-    asked_size: bool,
+    asked_size: Option<u8>,
     /// A pointer that knows places is there, and what the viewer was told of that.
     places: bool,
     told_places: Option<bool>,
@@ -131,7 +133,7 @@ impl Session {
             moved: None,
             rects: VecDeque::new(),
             notes: Vec::new(),
-            asked_size: false,
+            asked_size: None,
             places: false,
             told_places: Some(false),
             leds: (0, true),
@@ -407,10 +409,15 @@ impl Session {
                     Ok(9usize.saturating_add(len))
                 }
                 client::SET_DESKTOP_SIZE => {
-                    self.skipped = u64::from(byte(6)?).saturating_mul(16);
+                    let (width, height, screens) = (number(2)?, number(4)?, byte(6)?);
                     byte(7)?;
-                    self.asked_size = self.abilities.extended_desktop_size;
-                    self.wanted |= self.asked_size;
+                    self.skipped = u64::from(screens).saturating_mul(16);
+                    if self.abilities.extended_desktop_size {
+                        // Passed on; the guest may take it when it looks.
+                        let taken = screens == 1 && (host.wish)(width, height);
+                        self.asked_size = Some(if taken { size_status::FORWARDED } else { size_status::PROHIBITED });
+                        self.wanted = true;
+                    }
                     Ok(8)
                 }
                 client::QEMU => {
@@ -539,9 +546,9 @@ impl Session {
             return true;
         }
         let mut notes = std::mem::take(&mut self.notes);
-        if std::mem::take(&mut self.asked_size) {
-            // Reason: this viewer's wish; status: it is not allowed.
-            notes.push(extended_size(self.size, 1, 1));
+        if let Some(status) = self.asked_size.take() {
+            // Reason 1: this viewer's wish.
+            notes.push(extended_size(self.size, 1, usize::from(status)));
         }
         if self.abilities.motion_change && self.told_places != Some(self.places) {
             self.told_places = Some(self.places);

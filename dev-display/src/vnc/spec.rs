@@ -49,6 +49,12 @@ pub(crate) mod encoding {
     pub(crate) const CONTINUOUS_UPDATES: i32 = -313;
 }
 
+/// What becomes of a wish for another size (rfbproto, "ExtendedDesktopSize").
+pub(crate) mod size_status {
+    pub(crate) const PROHIBITED: u8 = 1;
+    pub(crate) const FORWARDED: u8 = 4;
+}
+
 /// A fence's flags (rfbproto, "ClientFence").
 pub(crate) mod fence {
     pub(crate) const BLOCK_BEFORE: u32 = 1;

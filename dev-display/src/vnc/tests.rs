@@ -66,6 +66,7 @@ struct Bench {
     lights: OwnedFd,
     placed: OwnedFd,
     taken: OwnedFd,
+    wishes: OwnedFd,
     now: u64,
     _dir: tempfile::TempDir,
 }
@@ -81,11 +82,12 @@ impl Bench {
         let (typed, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let (leds, lights) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let (placed, usb) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (wishes, wish) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let (takes, taken) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let config = Config { name: "guest".into(), layout: &LAYOUTS[0], password };
         let view = Fake { shared: picture.clone(), seen: Picture::default() };
         let mut b = Self {
-            vnc: Vnc::new(Box::new(view), vec![listener.into()], Keyboard { input: Some(write), leds: Some(leds), usb: Some(usb), takes: Some(takes) }, config).unwrap(),
+            vnc: Vnc::new(Box::new(view), vec![listener.into()], Keyboard { input: Some(write), leds: Some(leds), usb: Some(usb), takes: Some(takes), wishes: Some(wish) }, config).unwrap(),
             cx: Context::new(Arc::new(NoMemory)),
             picture,
             path,
@@ -93,6 +95,7 @@ impl Bench {
             lights,
             placed,
             taken,
+            wishes,
             now: 1,
             _dir: dir,
         };
@@ -440,8 +443,16 @@ fn extensions_are_announced_and_answered() {
     // A fence comes back without the bits that nobody knows.
     b.say(&mut client, &[248, 0, 0, 0, 0x80, 0, 0, 0x0f, 3, 7, 8, 9]);
     assert_eq!(b.heard(&mut client), [248, 0, 0, 0, 0, 0, 0, 7, 3, 7, 8, 9]);
-    // A wish for another size is refused.
+    // A wish for another size is passed on; one for two screens is refused.
     b.say(&mut client, &[251, 0, 4, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 3, 0, 0, 0, 0, 0]);
+    b.wait(FAST);
+    let bytes = b.heard(&mut client);
+    assert_eq!(apply(&bytes, &mut seen, &mut width), [(-308, [1, 4, 200, 100])]);
+    let mut wish = [0; 8];
+    assert_eq!((rustix::io::read(&b.wishes, &mut wish), wish[..4].to_vec()), (Ok(4), vec![0, 4, 0, 3]));
+    let mut two = vec![251, 0, 4, 0, 3, 0, 2, 0];
+    two.extend([0; 32]);
+    b.say(&mut client, &two);
     b.wait(FAST);
     let bytes = b.heard(&mut client);
     assert_eq!(apply(&bytes, &mut seen, &mut width), [(-308, [1, 1, 200, 100])]);

@@ -89,7 +89,7 @@ fn exit_statuses_say_what_is_wrong() {
     assert_eq!(status(&["inspect", "GUEST", "toaster"]), Some(1));
     assert_eq!(status(&["frobnicate"]), Some(2));
     assert_eq!(status(&["logs", "/run/no-such-socket"]), Some(3));
-    assert_eq!(status(&["compat", "--", "-xen-domid", "1", "-usb"]), Some(4));
+    assert_eq!(status(&["compat", "--", "-xen-domid", "1", "-soundhw", "ac97"]), Some(4));
     assert_eq!(status(&["compat", "/usr/lib/bulkhead/bulkhead-dm", "-xen-domid", "1", "-vnc", "none"]), Some(0));
     let verdict = bed.run(&["--json", "compat", "--", "-xen-domid", "1", "-device", "cirrus-vga", "-frobnicate"]);
     let verdict: Value = serde_json::from_slice(&verdict.stdout).unwrap();

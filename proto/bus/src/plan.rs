@@ -359,6 +359,8 @@ pub enum FdUse {
     UsbInput,
     /// A pipe of bytes from the USB controller to viewers: which input the guest takes there, bit 0 places, 1 keys, 2 movement.
     UsbTakes,
+    /// A pipe of records of two 16-bit numbers, from viewers to the display: the size that they wish for.
+    Wishes,
     /// A pipe of bytes from a keyboard to viewers: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     Leds,
     /// A socket that listens for viewers.

@@ -37,6 +37,8 @@ struct Links {
     usb_input: (OwnedFd, OwnedFd),
     /// Which of them the guest takes there, to the viewer.
     usb_takes: (OwnedFd, OwnedFd),
+    /// Wishes for another size, to the display.
+    wishes: (OwnedFd, OwnedFd),
     /// Wishes for a picture, to the display.
     bell: OwnedFd,
 }
@@ -226,7 +228,7 @@ impl Launcher {
         let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
         let mut links = if viewer {
             let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io);
-            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, bell: eventfd()? })
+            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, wishes: pipe()?, bell: eventfd()? })
         } else {
             None
         };
@@ -263,6 +265,7 @@ impl Launcher {
                     });
                     if let Some(links) = &links {
                         kept.push((FdUse::FrameBell, rustix::io::dup(&links.bell).map_err(fail_io)?));
+                        kept.push((FdUse::Wishes, rustix::io::dup(&links.wishes.0).map_err(fail_io)?));
                     }
                     if let Some(rom) = &rom {
                         broker.push((FdUse::Rom(device.slot), rustix::io::dup(rom).map_err(|e| e.to_string())?));
@@ -309,6 +312,7 @@ impl Launcher {
                     if let Some(links) = links.take() {
                         kept.push((FdUse::Input, links.input.1));
                         kept.push((FdUse::Leds, links.leds.0));
+                        kept.push((FdUse::Wishes, links.wishes.1));
                         kept.push((FdUse::UsbInput, links.usb_input.1));
                         kept.push((FdUse::UsbTakes, links.usb_takes.0));
                         kept.push((FdUse::FrameBell, links.bell));
