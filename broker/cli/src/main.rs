@@ -40,6 +40,14 @@ impl From<String> for Failure {
 pub(crate) type Done = Result<(), Failure>;
 
 fn main() -> ExitCode {
+    // A reader that has seen enough (`| head`) is no fault of this program's.
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |why| {
+        if why.to_string().contains("failed printing to stdout: Broken pipe") {
+            std::process::exit(0);
+        }
+        otherwise(why);
+    }));
     let Arguments { json, command } = Arguments::parse();
     match run(command, json) {
         Ok(()) => ExitCode::SUCCESS,

@@ -83,6 +83,21 @@ fn what_is_typed_arrives_at_the_keyboard() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    use std::process::Stdio;
+    let mut bed = Bed::new();
+    for arguments in [["inspect", "GUEST", "vga"], ["logs", "GUEST", ""]] {
+        let socket = bed.sim.qmp_socket().display().to_string();
+        let arguments = arguments.iter().filter(|a| !a.is_empty()).map(|a| if *a == "GUEST" { socket.as_str() } else { a });
+        let mut child = Command::new(&bed.program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success() && out.stderr.is_empty(), "{} {}", out.status, String::from_utf8_lossy(&out.stderr));
+    }
+    assert!(bed.sim.end().unwrap().success());
+}
+
+#[test]
 fn exit_statuses_say_what_is_wrong() {
     let mut bed = Bed::new();
     let status = |arguments: &[&str]| bed.run(arguments).status.code();

@@ -137,7 +137,9 @@ fn terminal(command: &[String]) -> Done {
     let (mut write, mut read) = (std::fs::File::from(rustix::io::dup(&master)?), std::fs::File::from(master));
     std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut write));
     // Ends with EIO when nobody has the terminal open any more.
-    let _ = std::io::copy(&mut read, &mut std::io::stdout());
+    // Past Rust's own buffer, which keeps a prompt until its line ends.
+    let mut out = std::fs::File::from(rustix::io::dup(std::io::stdout())?);
+    let _ = std::io::copy(&mut read, &mut out);
     child.wait()?;
     Ok(())
 }
