@@ -1,4 +1,7 @@
 //! Display devices, and the viewer of a stub domain.
 pub mod fbdev;
+mod sinks;
 pub mod vga;
 pub mod vnc;
+
+pub use sinks::Sinks;

@@ -20,4 +20,15 @@ proptest! {
     fn vga_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(exercise(&bulkhead_dev_display::vga::exercised, &bytes), Ok(()));
     }
+
+    #[test]
+    fn vnc_random(said in prop::collection::vec(any::<u8>(), 0..600), first: u8) {
+        // As far as the first request, then anything.
+        let mut bytes = vec![first & !1, 14];
+        bytes.extend_from_slice(b"RFB 003.008\n\x01\x01");
+        bytes.extend_from_slice(&[0x40, 0x12, 2, 0, 0, 2, 0, 0, 0, first & 0x15, 0, 0, 0, 1, 3, 1, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&said);
+        prop_assert_eq!(bulkhead_dev_display::vnc::exercise_session(&bytes), Ok(()));
+        prop_assert_eq!(bulkhead_dev_display::vnc::exercise_session(&said), Ok(()));
+    }
 }

@@ -7,7 +7,7 @@ use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachineP
 use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
-use bulkhead_dev_display::{fbdev, vga, vnc};
+use bulkhead_dev_display::{Sinks, fbdev, vga, vnc};
 use bulkhead_dev_input::{ps2, serial, usb};
 use bulkhead_dev_net::FRAMES;
 use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
@@ -164,7 +164,8 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
             let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
             let config = vnc::Config { name: name.clone(), layout, password };
-            let server = vnc::Vnc::new(Box::new(view), listen, keyboard(&mut resources.fds), config).map_err(|e| e.to_string())?;
+            let console = vnc::Console { input: sinks(&mut resources.fds), leds: resources.fds.take(&FdUse::Leds), wishes: resources.fds.take(&FdUse::Wishes) };
+            let server = vnc::Vnc::new(Box::new(view), listen, console, config).map_err(|e| e.to_string())?;
             let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(Unseen(server)), polled })
         }
@@ -178,7 +179,9 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 polled.push((events.len() as u32, rustix::io::dup(&fd).map_err(|e| e.to_string())?));
                 events.push(fd);
             }
-            let input = resources.fds.take(&FdUse::Input);
+            let input = sinks(&mut resources.fds);
+            let changes = input.changes().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+            polled.extend(changes.map(|fd| (events.len() as u32, fd)));
             Ok(Built { device: Box::new(Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input))), polled })
         }
         DeviceConfig::Vchan { port } => {
@@ -197,9 +200,9 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
     }
 }
 
-/// The ways to the guest's keyboards and pointers.
-fn keyboard(fds: &mut Fds) -> vnc::Keyboard {
-    vnc::Keyboard { input: fds.take(&FdUse::Input), leds: fds.take(&FdUse::Leds), usb: fds.take(&FdUse::UsbInput), takes: fds.take(&FdUse::UsbTakes), wishes: fds.take(&FdUse::Wishes) }
+/// Where viewers' input goes.
+fn sinks(fds: &mut Fds) -> Sinks {
+    Sinks::new(fds.take(&FdUse::Input), fds.take(&FdUse::UsbInput), fds.take(&FdUse::UsbTakes))
 }
 
 /// A drive's medium, of the descriptors that were handed over for it.

@@ -5,8 +5,8 @@
 //! How often the picture is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
 mod evdev;
 
-use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
+use crate::sinks::{Sinks, place};
 use evdev::Pointer;
 use rustix::fd::OwnedFd;
 
@@ -54,22 +54,20 @@ pub struct Fbdev {
     view: Box<dyn View>,
     screen: Box<dyn Screen>,
     events: Vec<OwnedFd>,
-    input: Option<OwnedFd>,
+    input: Sinks,
     pointer: Pointer,
     shown: (usize, usize),
     pace: u64,
     still: u32,
     updates: u64,
     lines: u64,
-    keys: u64,
-    dropped: u64,
     cropped: bool,
 }
 
 impl Fbdev {
-    /// A viewer of `view` on `screen`. `events` are evdev nodes that do not block, polled as descriptors 0, 1, …; `input`
-    /// takes [`InputEvent`] records and does not block.
-    pub fn new(view: Box<dyn View>, screen: Box<dyn Screen>, events: Vec<OwnedFd>, input: Option<OwnedFd>) -> Self {
+    /// A viewer of `view` on `screen`. `events` are evdev nodes that do not block, polled as descriptors 0, 1, …; what
+    /// follows them is [`Sinks::changes`].
+    pub fn new(view: Box<dyn View>, screen: Box<dyn Screen>, events: Vec<OwnedFd>, input: Sinks) -> Self {
         Self {
             view,
             screen,
@@ -81,8 +79,6 @@ impl Fbdev {
             still: 0,
             updates: 0,
             lines: 0,
-            keys: 0,
-            dropped: 0,
             cropped: false,
         }
     }
@@ -133,19 +129,20 @@ impl Fbdev {
 
     /// Reads an evdev node.
     fn take(&mut self, number: u32, cx: &mut Context) {
-        let Some(fd) = self.events.get(number as usize) else { return };
+        let Some(fd) = self.events.get(number as usize) else { return self.input.refresh() };
         let mut bytes = [0; evdev::LEN * EVENTS];
         let Ok(n) = rustix::io::read(fd, &mut bytes) else { return };
         if n == bytes.len() {
             cx.again();
         }
         let records = bytes.get(..n).unwrap_or_default().as_chunks().0.iter();
-        let events: Vec<InputEvent> = records.filter_map(|record| self.pointer.event(record)).collect();
-        for event in events {
-            self.keys = self.keys.saturating_add(1);
-            let sent = self.input.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
-            if !sent {
-                self.dropped = self.dropped.saturating_add(1);
+        for record in records {
+            let event = self.pointer.event(record);
+            // A place is told as one where the guest takes places; movement then says nothing more.
+            match (event, self.pointer.place(record).filter(|_| self.input.places())) {
+                (_, Some((x, y))) => self.input.send(place(x, y, self.shown)),
+                (Some(event), None) => self.input.send(event),
+                (None, None) => {}
             }
         }
         self.hurry();
@@ -161,7 +158,7 @@ impl Auxiliary for Fbdev {
                 cx.timers.set(LOOK, Some(cx.now().saturating_add(self.pace)));
             }
             Ready::Fd(number) => self.take(number, cx),
-            Ready::Again => (0..self.events.len() as u32).for_each(|number| self.take(number, cx)),
+            Ready::Again => (0..=self.events.len() as u32).for_each(|number| self.take(number, cx)),
         }
     }
 
@@ -179,7 +176,7 @@ impl Auxiliary for Fbdev {
         let (width, height) = self.screen.limits();
         out.value("picture", format_args!("{}x{}", self.shown.0, self.shown.1)).value("largest", format_args!("{width}x{height}"));
         out.value("updates", self.updates).value("lines", self.lines).value("pace, ms", self.pace.div_euclid(1_000_000));
-        out.value("input events", self.keys).value("input events dropped", self.dropped);
+        out.value("input events", self.input.sent).value("input events dropped", self.input.dropped);
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::fake;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -60,7 +61,7 @@ fn viewer() -> (Fbdev, Arc<Mutex<Shared>>, Context, [OwnedFd; 2]) {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     let (events, make) = pipe();
     let (take, input) = pipe();
-    let device = Fbdev::new(fake(), fake(), vec![events], Some(input));
+    let device = Fbdev::new(fake(), fake(), vec![events], Sinks::new(Some(input), None, None));
     (device, shared, fake::context(0), [make, take])
 }
 
@@ -134,13 +135,31 @@ fn keys_buttons_and_movement_reach_the_pipe() {
 }
 
 #[test]
+fn places_go_to_a_tablet_that_the_guest_uses() {
+    let (mut device, shared, mut cx, [make, take]) = viewer();
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    let ((placed, usb), (takes, taken_here), (rest, ps2)) = (pipe(), pipe(), pipe());
+    drop((take, rest));
+    device.input = Sinks::new(Some(ps2), Some(usb), Some(takes));
+    *shared.lock().unwrap() = Shared { size: (8, 4), dirty: vec![0], row: vec![7; 32], ..Shared::default() };
+    device.poll(Ready::Timer(LOOK), &mut cx);
+    rustix::io::write(&taken_here, &[1]).unwrap();
+    device.poll(Ready::Fd(1), &mut cx);
+    let all = [record(3, 0, 7), record(3, 1, 3), record(0, 0, 0), record(1, 0x110, 1), record(0, 0, 0), record(2, 8, 1), record(0, 0, 0)];
+    rustix::io::write(&make, &all.concat()).unwrap();
+    device.poll(Ready::Fd(0), &mut cx);
+    let want = [InputEvent::At { x: 0x7fff, y: 0x7fff }, InputEvent::Button { button: 0, down: true }, InputEvent::Move { dx: 0, dy: 0, dz: -1 }];
+    assert_eq!(taken(&placed), want);
+}
+
+#[test]
 fn a_full_pipe_costs_events_and_nothing_else() {
     let (mut device, _, mut cx, [make, _take]) = viewer();
     for _ in 0..300 {
         rustix::io::write(&make, &[record(1, 30, 1), record(1, 30, 0)].concat().repeat(32)).unwrap();
         device.poll(Ready::Fd(0), &mut cx);
     }
-    assert!(device.dropped > 0 && device.keys == 300 * 64);
+    assert!(device.input.dropped > 0 && device.input.sent + device.input.dropped == 300 * 64);
 }
 
 proptest! {

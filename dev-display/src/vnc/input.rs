@@ -87,8 +87,7 @@ impl Input {
         if let Pointing::Places((width, height)) = pointing
             && before != self.at
         {
-            let scale = |v: u16, n: usize| (usize::from(v).saturating_mul(0x7fff)).checked_div(n.saturating_sub(1)).unwrap_or(0).min(0x7fff) as u16;
-            out.push(InputEvent::At { x: scale(x, width), y: scale(y, height) });
+            out.push(crate::sinks::place(usize::from(x), usize::from(y), (width, height)));
         }
         let (dx, dy) = match before {
             _ if matches!(pointing, Pointing::Places(_)) => (0, 0),

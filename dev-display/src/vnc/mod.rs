@@ -14,6 +14,7 @@
 //! How often it is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
 mod auth;
 mod encode;
+mod exercised;
 mod input;
 mod keys;
 mod pixel;
@@ -22,8 +23,10 @@ mod session;
 mod spec;
 
 use crate::fbdev::View;
+use crate::sinks::{Sinks, last_byte};
 use auth::{CHALLENGE, Gate};
 pub use auth::Password;
+pub use exercised::exercise_session;
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
 use input::Input;
@@ -67,27 +70,15 @@ pub struct Config {
     pub password: Password,
 }
 
-/// The ways to the guest's keyboard and back. Both do not block.
+/// The ways to the guest's keyboard and pointer, its display, and back. None of them blocks.
 #[derive(Debug, Default)]
-pub struct Keyboard {
-    /// Takes [`InputEvent`] records.
-    pub input: Option<OwnedFd>,
-    /// Gives a byte whenever its lights change: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+pub struct Console {
+    /// Takes what is typed and pointed at.
+    pub input: Sinks,
+    /// Gives a byte whenever the keyboard's lights change: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     pub leds: Option<OwnedFd>,
-    /// The same to USB devices.
-    pub usb: Option<OwnedFd>,
-    /// Gives a byte whenever the guest takes other input there: bit 0 places, 1 keys, 2 movement. The rest goes to `input`.
-    pub takes: Option<OwnedFd>,
     /// Takes viewers' wishes for another size, to the display: width and height, four bytes.
     pub wishes: Option<OwnedFd>,
-}
-
-/// Which input goes to USB devices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Takes {
-    places: bool,
-    keys: bool,
-    movement: bool,
 }
 
 struct Viewer {
@@ -103,9 +94,8 @@ pub struct Vnc {
     screen: Screen,
     listen: Vec<OwnedFd>,
     ready: OwnedFd,
-    keyboard: Keyboard,
+    console: Console,
     leds: Option<u8>,
-    takes: Takes,
     name: Arc<str>,
     layout: &'static Layout,
     gate: Gate,
@@ -121,8 +111,6 @@ pub struct Vnc {
     waited: u32,
     /// What is known of the picture is new enough for an update.
     fresh: bool,
-    input_events: u64,
-    input_dropped: u64,
     last_end: Option<(u64, End)>,
 }
 
@@ -131,9 +119,9 @@ impl Vnc {
     ///
     /// # Errors
     /// If the kernel has no room for another epoll instance.
-    pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, keyboard: Keyboard, config: Config) -> Result<Self, Errno> {
+    pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, console: Console, config: Config) -> Result<Self, Errno> {
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
-        for socket in listen.iter().chain(&keyboard.leds).chain(&keyboard.takes) {
+        for socket in listen.iter().chain(&console.leds).chain(console.input.changes()) {
             epoll::add(&ready, socket, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
         }
         let gate = Gate::new(config.password);
@@ -142,9 +130,8 @@ impl Vnc {
             screen: Screen::default(),
             listen,
             ready,
-            keyboard,
+            console,
             leds: None,
-            takes: Takes::default(),
             name: config.name.into(),
             layout: config.layout,
             gate,
@@ -157,8 +144,6 @@ impl Vnc {
             looking: false,
             waited: 0,
             fresh: false,
-            input_events: 0,
-            input_dropped: 0,
             last_end: None,
         })
     }
@@ -205,10 +190,10 @@ impl Vnc {
         let size = self.fresh.then(|| self.screen.size());
         for viewer in &mut self.viewers {
             self.leds.inspect(|leds| viewer.session.lights(*leds));
-            viewer.session.places(self.takes.places);
+            viewer.session.places(self.console.input.places());
             let wish = |width: u16, height: u16| {
                 let ([w0, w1], [h0, h1]) = (width.to_le_bytes(), height.to_le_bytes());
-                self.keyboard.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
+                self.console.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
             };
             let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, wish: &wish, input: &mut events, alone: false };
             let listened = viewer.session.listens();
@@ -249,32 +234,14 @@ impl Vnc {
 
     /// The keyboard's lights have changed, or what USB devices are for: the last word counts. Who says more than a page's worth at once waits for the next turn.
     fn lights(&mut self) {
-        let last = |pipe: &Option<OwnedFd>| {
-            let mut bytes = [0; 4096];
-            let n = rustix::io::read(pipe.as_ref()?, &mut bytes).ok()?;
-            bytes.get(..n)?.last().copied()
-        };
-        if let Some(leds) = last(&self.keyboard.leds) {
+        self.console.input.refresh();
+        if let Some(leds) = self.console.leds.as_ref().and_then(last_byte) {
             self.leds = Some(leds & 7);
-        }
-        if let Some(takes) = last(&self.keyboard.takes) {
-            self.takes = Takes { places: takes & 1 != 0, keys: takes & 2 != 0, movement: takes & 4 != 0 };
         }
     }
 
     fn type_in(&mut self, events: &[InputEvent]) {
-        for event in events {
-            let usb = match event {
-                InputEvent::Key { .. } => self.takes.keys,
-                InputEvent::At { .. } => self.takes.places,
-                // Buttons and the wheel are the pointer's.
-                InputEvent::Move { .. } | InputEvent::Button { .. } => self.takes.places || self.takes.movement,
-            };
-            let pipe = if usb { &self.keyboard.usb } else { &self.keyboard.input };
-            let sent = pipe.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
-            let counter = if sent { &mut self.input_events } else { &mut self.input_dropped };
-            *counter = counter.saturating_add(1);
-        }
+        events.iter().for_each(|event| self.console.input.send(*event));
         if !events.is_empty() {
             (self.pace, self.still) = (FAST, 0);
         }
@@ -424,7 +391,7 @@ impl Auxiliary for Vnc {
         out.value("picture", format_args!("{width}x{height}")).value("looks", self.looks).value("pace, ms", self.pace.div_euclid(1_000_000));
         out.value("connections", self.accepted).value("connections turned away", self.turned_away);
         out.value("wrong passwords", self.gate.refused).value("layout", self.layout.name);
-        out.value("input events", self.input_events).value("input events dropped", self.input_dropped);
+        out.value("input events", self.console.input.sent).value("input events dropped", self.console.input.dropped);
         if let Some((number, why)) = self.last_end {
             out.value("last viewer sent away", format_args!("{number}: {why:?}"));
         }

@@ -71,9 +71,11 @@ vnc() {
 }
 
 # USB: a tablet and a keyboard by UHCI. Viewers point at places that the guest reads exactly, type on the USB keyboard; the
-# controller's process dies, and both go on.
-tablet() {
-    console_guest our tb 'usb=1' 'usbdevice=["tablet","keyboard"]' <<'S' || return 1
+# controller's process dies, and both go on. In a stub domain the viewer's way is dom0's frame buffer.
+tablet() { tablet_guest our tb && await 5 nothing_left; }
+stub_tablet() { tablet_guest stub tb && await 10 stub_left; }
+tablet_guest() { # tablet_guest MODE NAME
+    console_guest "$1" "$2" 'usb=1' 'usbdevice=["tablet","keyboard"]' <<'S' || return 1
 load uhci-hcd usbhid hid-generic evdev
 event() { awk -v n="$1" '$0 ~ "^N:.*" n { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
 await 30 event Tablet && await 30 event Keyboard
@@ -95,23 +97,24 @@ hears killed; echo GUEST-POINTS-second
 until pointed second usleep 1500000 >/run/last; grep -q 'y=32767 .*273:0' /run/last; do :; done; cat /run/last
 dmesg | grep -iE "usb [0-9]-[0-9]:|uhci" | tail -n 12
 S
-    await 120 said tb GUEST-READY || { trouble tb; return 1; }
-    say begin; await 20 said tb GUEST-POINTS-first || { trouble tb; return 1; }
-    at=$(vnc_address tb)
+    how=$1 g=$2
+    await 120 said $g GUEST-READY || { trouble $g; return 1; }
+    say begin; await 20 said $g GUEST-POINTS-first || { trouble $g; return 1; }
+    at=$(vnc_address $g)
     # On 720x400 characters' pixels: 0x7fff * 719 / 719, 0x7fff * 100 / 399.
     $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 pointer 719 100 8 pointer 719 100 0 || return 1
-    usleep 500000; say first; await 20 said tb 'GUEST-first ' || { trouble tb; return 1; }
-    grep GUEST-first /run/tb.out
-    said tb 'GUEST-first x=32767 y=8212 wheel=1 buttons= 272:1 272:0' || { bulkhead inspect tb usb; bulkhead inspect tb vnc; return 1; }
-    await 20 said tb GUEST-ASKS; $tools/bulkhead-bed vnc "$at" type "By USB_7
+    usleep 500000; say first; await 20 said $g 'GUEST-first ' || { trouble $g; return 1; }
+    grep GUEST-first /run/$g.out
+    said $g 'GUEST-first x=32767 y=8212 wheel=1 buttons= 272:1 272:0' || { bulkhead inspect $g usb; bulkhead inspect $g vnc; return 1; }
+    await 20 said $g GUEST-ASKS; $tools/bulkhead-bed vnc "$at" type "By USB_7
 " || return 1
-    await 20 said tb 'GUEST-READ <By USB_7>' || { trouble tb; bulkhead inspect tb usb; return 1; }
-    bulkhead inspect tb usb; bulkhead top tb --count 1
-    p=$(role_pid tb usb); kill -KILL "$p"; await 20 new_role tb usb "$p" || { trouble tb; return 1; }
-    say killed; await 20 said tb GUEST-POINTS-second || { trouble tb; return 1; }
-    again() { $tools/bulkhead-bed vnc "$at" pointer 9 9 0 pointer 0 399 0 pointer 0 399 4 pointer 0 399 0; said tb 'GUEST-second x=0 y=32767'; }
-    await 40 again || { trouble tb; return 1; }
-    await 60 gone tb || { trouble tb; return 1; }
-    exec 6>&-; cat /run/tb.out
-    said tb 'GUEST-second x=0 y=32767 wheel= buttons=.* 273:0' && said tb GUEST-DONE && await 5 nothing_left
+    await 20 said $g 'GUEST-READ <By USB_7>' || { trouble $g; bulkhead inspect $g usb; return 1; }
+    bulkhead inspect $g usb; [ $how = stub ] || bulkhead top $g --count 1
+    [ $how = stub ] || { p=$(role_pid $g usb); kill -KILL "$p"; await 20 new_role $g usb "$p"; } || { trouble $g; return 1; }
+    say killed; await 20 said $g GUEST-POINTS-second || { trouble $g; return 1; }
+    again() { $tools/bulkhead-bed vnc "$at" pointer 9 9 0 pointer 0 399 0 pointer 0 399 4 pointer 0 399 0; said $g 'GUEST-second x=0 y=32767'; }
+    await 40 again || { trouble $g; return 1; }
+    await 60 gone $g || { trouble $g; return 1; }
+    exec 6>&-; cat /run/$g.out
+    said $g 'GUEST-second x=0 y=32767 wheel= buttons=.* 273:0' && said $g GUEST-DONE
 }

@@ -1,0 +1,7 @@
+//! vnc: bytes → what a viewer says, and the picture meanwhile.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Err(e) = bulkhead_dev_display::vnc::exercise_session(bytes) {
+        panic!("{e}");
+    }
+});

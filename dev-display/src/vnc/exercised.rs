@@ -1,0 +1,97 @@
+//! A viewer's session as its fuzz target and its property test know it.
+use super::auth::{CHALLENGE, Gate, Password};
+use super::input::Input;
+use super::keys::LAYOUTS;
+use super::screen::Screen;
+use super::session::{Host, Session};
+use crate::fbdev::View;
+use bulkhead_bus::plan::InputEvent;
+use rustix::fd::OwnedFd;
+
+/// Bytes that may wait for a viewer at most: what is enough, a rectangle of 64 lines of this picture at its worst, a map of colours.
+const WAITS: usize = 512 << 10;
+
+/// A picture of noise and of areas.
+struct Picture {
+    width: usize,
+    height: usize,
+    seed: u32,
+    row: Vec<u8>,
+    dirty: Vec<usize>,
+}
+
+impl Picture {
+    fn draw(&mut self, seed: u8) {
+        self.seed = u32::from(seed);
+        self.row = (0..self.width as u32).flat_map(|x| (x.wrapping_mul(self.seed) & if seed & 1 == 0 { 0xff_00ff } else { u32::MAX }).to_le_bytes()).collect();
+        self.dirty = (0..self.height).filter(|y| seed & 2 == 0 || y & 7 == 0).collect();
+    }
+}
+
+impl View for Picture {
+    fn want(&mut self) {}
+    fn update(&mut self) -> bool {
+        true
+    }
+    fn renew(&mut self, _: OwnedFd) {}
+    fn fresh(&self) -> bool {
+        true
+    }
+    fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+    fn dirty(&self) -> &[usize] {
+        &self.dirty
+    }
+    fn row(&self, y: usize) -> &[u8] {
+        if y < self.height { &self.row } else { &[] }
+    }
+}
+
+/// The first byte says with which password and picture; then pieces, each of a byte that says how long it is and what happens besides, and as
+/// many bytes of what the viewer says.
+///
+/// # Errors
+/// What is broken: more waits for the viewer than may, or it makes more input than it sends bytes.
+pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
+    let Some((first, mut rest)) = bytes.split_first() else { return Ok(()) };
+    let mut picture = Picture { width: 16usize << (first >> 4 & 5), height: 100, seed: 0, row: Vec::new(), dirty: Vec::new() };
+    picture.draw(*first);
+    let mut screen = Screen::default();
+    let mut gate = Gate::new(if first & 1 == 0 { Password::None } else { Password::new(b"secret") });
+    let layout = LAYOUTS.get(usize::from(first >> 1 & 7)).unwrap_or(&LAYOUTS[0]);
+    let mut session = Session::new(Input::new(layout), "fuzz".into(), 0);
+    let mut input: Vec<InputEvent> = Vec::new();
+    let mut now = 0u64;
+    while let Some((what, after)) = rest.split_first() {
+        let (said, after) = after.split_at_checked(usize::from(what & 0x3f)).unwrap_or((after, &[]));
+        rest = after;
+        now = now.saturating_add(1_000_000_000);
+        if what & 0x40 != 0 {
+            picture.draw(what.wrapping_add(now as u8));
+            if what & 0x20 != 0 {
+                picture.height = picture.height.saturating_sub(7).max(20);
+            }
+            let change = screen.look(&picture);
+            session.changed(&change);
+        }
+        input.clear();
+        let mut host = Host { gate: &mut gate, now, random: &|| Some([7; CHALLENGE]), wish: &|_, _| true, input: &mut input, alone: false };
+        if session.receive(said, &mut host).is_err() || session.time(now).is_err() {
+            break;
+        }
+        // An event is at least six bytes; a character may need two modifiers around it.
+        if input.len() > said.len().saturating_add(64).saturating_mul(5) {
+            return Err(format!("{} events of {} bytes", input.len(), said.len()));
+        }
+        while session.produce(&picture, (what & 0x80 == 0).then(|| screen.size())) {}
+        if session.unsent().len() > WAITS {
+            return Err(format!("{} bytes wait", session.unsent().len()));
+        }
+        // The socket takes some of it.
+        let n = session.unsent().len();
+        session.went(if what & 0x80 == 0 { n } else { n >> 1 });
+    }
+    session.leave(&mut input);
+    Ok(())
+}
