@@ -1,6 +1,7 @@
 //! A small VNC viewer (RFC 6143), so that the suite sees and touches a guest by the road that an operator's viewer takes.
 //!
-//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `pointer X Y BUTTONS`, `picture FILE` (PPM).
+//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `pointer X Y BUTTONS`, `picture FILE` (PPM),
+//! `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came).
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -148,6 +149,77 @@ impl Viewer {
     }
 }
 
+/// What a viewer that watches asks for.
+const ZRLE: i32 = 16;
+const COPY_RECT: i32 = 1;
+
+impl Viewer {
+    fn took(&mut self, bytes: usize, count: &mut u64) -> Result<Vec<u8>, Failed> {
+        *count += bytes as u64;
+        self.take(bytes)
+    }
+
+    /// Asks for every change, as a viewer does, until the server goes or the file is there; then says how much came.
+    fn watch(&mut self, file: &str) -> Result<(), Failed> {
+        let mut encodings = vec![2, 0, 0, 3];
+        [ZRLE, COPY_RECT, DESKTOP_SIZE].iter().for_each(|e| encodings.extend(e.to_be_bytes()));
+        self.stream.write_all(&encodings)?;
+        let (mut bytes, mut updates, mut rectangles, mut moves, mut incremental) = (0u64, 0u64, 0u64, 0u64, 0);
+        self.stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let mut asked = false;
+        loop {
+            let ([w0, w1], [h0, h1]) = (self.size[0].to_be_bytes(), self.size[1].to_be_bytes());
+            if !asked {
+                self.stream.write_all(&[3, incremental, 0, 0, 0, 0, w0, w1, h0, h1])?;
+                asked = true;
+            }
+            let mut kind = [0];
+            match self.stream.read(&mut kind) {
+                Ok(1) if kind[0] == 0 => {}
+                Ok(1) => return Err(format!("a message {}", kind[0]).into()),
+                Ok(_) => break,
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                    if std::path::Path::new(file).exists() {
+                        break;
+                    }
+                    continue;
+                }
+                Err(_) => break,
+            }
+            self.stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            (asked, incremental) = (false, 1);
+            let head = self.took(3, &mut bytes)?;
+            (bytes, updates) = (bytes + 1, updates + 1);
+            for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
+                let r = self.took(12, &mut bytes)?;
+                rectangles += 1;
+                match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
+                    RAW => drop(self.took(usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4, &mut bytes)?),
+                    COPY_RECT => {
+                        moves += 1;
+                        self.took(4, &mut bytes)?;
+                    }
+                    ZRLE => {
+                        let n = self.took(4, &mut bytes)?;
+                        self.took(u32::from_be_bytes([n[0], n[1], n[2], n[3]]) as usize, &mut bytes)?;
+                    }
+                    DESKTOP_SIZE => {
+                        self.size = [u16::from_be_bytes([r[4], r[5]]), u16::from_be_bytes([r[6], r[7]])];
+                        incremental = 0;
+                    }
+                    other => return Err(format!("an encoding {other}").into()),
+                }
+            }
+            self.stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+            if std::path::Path::new(file).exists() {
+                break;
+            }
+        }
+        println!("watched: {bytes} bytes, {updates} updates, {rectangles} rectangles, {moves} moved");
+        Ok(())
+    }
+}
+
 /// Connects and does what the words say, in order.
 pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
     let (address, mut words) = words.split_first().ok_or("which address?")?;
@@ -171,6 +243,10 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
                 let mut ppm = format!("P6\n{} {}\n255\n", viewer.size[0], viewer.size[1]).into_bytes();
                 ppm.extend(pixels);
                 std::fs::write(file, ppm)?;
+                rest
+            }
+            ("watch", [file, rest @ ..]) => {
+                viewer.watch(file)?;
                 rest
             }
             _ => return Err(format!("what is {word}?").into()),

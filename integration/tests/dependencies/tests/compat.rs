@@ -11,7 +11,7 @@ from the same table.
 What is *ignored* or *substituted* is a line in the guest's log. What is *refused* ends the start with one line that says
 why, and so does every option, device and key that is in no table: nothing is silently not there.
 
-Seen: libxl 4.17 in the test bed (integration/tests/bed); what 4.20 to 4.22 say otherwise was replayed, not run (integration/sim/tests/libxl.rs).
+Seen: libxl 4.17, and 4.20 for what it says otherwise, in the test bed (integration/tests/bed); what 4.21 and 4.22 say otherwise was replayed, not run (integration/sim/tests/libxl.rs).
 
 ## Arguments
 
