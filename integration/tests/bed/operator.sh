@@ -210,7 +210,7 @@ debian_life() {
     await 600 said deb 'debian login:' || { trouble deb; return 1; }
     say root; await 120 said deb 'Password:' && say bulkhead && await 120 said deb 'root@debian:' || { trouble deb; return 1; }
     # Without a terminal's escape sequences between the lines.
-    does 'exec env TERM=dumb PS1=deb: bash --norc' '^deb:' || return 1
+    does 'exec env TERM=dumb PS1=deb: bash --norc' 'deb:$' || return 1
     echo "at its prompt after $(uptime_s) s"
 }
 # does COMMAND WORDS: typed; its output has a line with WORDS (which the line that is typed has not).
