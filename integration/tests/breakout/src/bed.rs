@@ -134,12 +134,29 @@ fn terminal(command: &[String]) -> Done {
     rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
     let mut child = std::process::Command::new(program);
     let mut child = child.args(arguments).stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave).spawn()?;
-    let (mut write, mut read) = (std::fs::File::from(rustix::io::dup(&master)?), std::fs::File::from(master));
+    let mut write = std::fs::File::from(rustix::io::dup(&master)?);
     std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut write));
     // Ends with EIO when nobody has the terminal open any more.
-    // Past Rust's own buffer, which keeps a prompt until its line ends.
-    let mut out = std::fs::File::from(rustix::io::dup(std::io::stdout())?);
-    let _ = std::io::copy(&mut read, &mut out);
+    // Line by line, so that who looks at the output sees whole ones; a prompt, which has no end, after a while.
+    let patience = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let (mut line, mut bytes) = (Vec::new(), [0; 4096]);
+    let mut out = std::io::stdout().lock();
+    loop {
+        let mut fds = [rustix::event::PollFd::new(&master, rustix::event::PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&patience))? > 0 {
+            let Ok(n @ 1..) = rustix::io::read(&master, &mut bytes) else { break };
+            line.extend_from_slice(&bytes[..n]);
+            let whole = line.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            out.write_all(&line[..whole])?;
+            line.drain(..whole);
+        } else {
+            out.write_all(&line)?;
+            line.clear();
+        }
+        out.flush()?;
+    }
+    out.write_all(&line)?;
+    out.flush()?;
     child.wait()?;
     Ok(())
 }
