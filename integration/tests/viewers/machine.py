@@ -156,7 +156,8 @@ def text(machine):
     # Characters and attributes by odd and even.
     machine.indexed(0x3c4, {2: 3, 4: 2})
     machine.indexed(0x3ce, {5: 0x10, 6: 0x0e})
-    machine.attributes({0x10: 0x04})
+    # Of nine dots a character 8 is no panning.
+    machine.attributes({0x10: 0x04, 0x13: 8})
     cells = rng.integers(0, 256, size=(25, 80, 2), dtype=np.uint8)
     machine.write(0xb8000, cells.tobytes())
     out = np.zeros((400, 720, 3), dtype=np.uint8)
