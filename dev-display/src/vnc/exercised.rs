@@ -3,13 +3,13 @@ use super::auth::{CHALLENGE, Gate, Password};
 use super::input::Input;
 use super::keys::LAYOUTS;
 use super::screen::Screen;
-use super::session::{Host, Session};
+use super::session::{FULL, Host, Session};
 use crate::fbdev::View;
 use bulkhead_bus::plan::InputEvent;
 use rustix::fd::OwnedFd;
 
-/// Bytes that may wait for a viewer at most: what is enough, a rectangle of 64 lines of this picture at its worst, a map of colours.
-const WAITS: usize = 512 << 10;
+/// Bytes that may wait for a viewer at most: when so much waits that it is not heard, what one of its pieces here can still ask for.
+const WAITS: usize = FULL + (64 << 10);
 
 /// A picture of noise and of areas.
 struct Picture {
@@ -77,7 +77,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         }
         input.clear();
         let mut host = Host { gate: &mut gate, now, random: &|| Some([7; CHALLENGE]), wish: &|_, _| true, input: &mut input, alone: false };
-        if session.receive(said, &mut host).is_err() || session.time(now).is_err() {
+        if !session.full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
             break;
         }
         // An event is at least six bytes; a character may need two modifiers around it.
@@ -88,9 +88,10 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         if session.unsent().len() > WAITS {
             return Err(format!("{} bytes wait", session.unsent().len()));
         }
-        // The socket takes some of it.
-        let n = session.unsent().len();
-        session.went(if what & 0x80 == 0 { n } else { n >> 1 });
+        // The socket takes all of it or nothing.
+        if what & 0x80 == 0 {
+            session.went(session.unsent().len());
+        }
     }
     session.leave(&mut input);
     Ok(())

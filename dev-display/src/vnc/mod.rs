@@ -36,7 +36,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
 use std::sync::Arc;
-use screen::Screen;
+use screen::{Change, Screen};
 use session::{End, Host, Session};
 
 /// The descriptor that becomes ready when any socket does.
@@ -115,7 +115,7 @@ pub struct Vnc {
 }
 
 impl Vnc {
-    /// A server of `view` for who connects to `listen`, sockets that do not block. 
+    /// A server of `view` for who connects to `listen`, sockets that do not block.
     ///
     /// # Errors
     /// If the kernel has no room for another epoll instance.
@@ -196,13 +196,13 @@ impl Vnc {
                 self.console.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
             };
             let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, wish: &wish, input: &mut events, alone: false };
-            let listened = viewer.session.listens();
+            let (listened, full) = (viewer.session.listens(), viewer.session.full());
             let heard = hear(viewer, &mut host);
             if host.alone {
                 alone = Some(viewer.number);
             }
             let served = heard.and_then(|more| Ok(tell(viewer, &*self.view, size)? | more));
-            if served == Ok(true) || viewer.session.listens() != listened {
+            if served == Ok(true) || viewer.session.listens() != listened || viewer.session.full() != full {
                 cx.again();
             }
             let mut end = served.err();
@@ -267,16 +267,16 @@ impl Vnc {
     /// One look at the picture.
     fn look(&mut self, cx: &mut Context) {
         self.looks = self.looks.saturating_add(1);
-        let mut changed = false;
+        let mut hurries = false;
         let updated = self.view.update();
         if updated {
             let change = self.screen.look(&*self.view);
-            changed = change.resized || !change.lines.is_empty();
-            if changed {
+            hurries = change.hurries();
+            if change != Change::default() {
                 self.viewers.iter_mut().filter(|v| v.session.running()).for_each(|v| v.session.changed(&change));
             }
         }
-        if changed {
+        if hurries {
             (self.pace, self.still) = (FAST, 0);
         } else {
             self.still = self.still.saturating_add(1);
@@ -311,7 +311,8 @@ fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<End>> {
     viewer.session.receive(&[], host).map_err(Some)?;
     let mut bytes = [0; 4096];
     for _ in 0..SAID.div_euclid(bytes.len()) {
-        if !viewer.session.listens() {
+        // Who takes nothing is not heard: answers to what it says would pile up.
+        if !viewer.session.listens() || viewer.session.full() {
             return Ok(false);
         }
         match rustix::net::recv(&viewer.socket, &mut bytes[..], RecvFlags::empty()) {

@@ -8,6 +8,8 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 pub(crate) const SEGMENT: usize = 64;
 /// The widest picture, in pixels: a line's segments are the bits of a u64.
 pub(crate) const WIDEST: usize = SEGMENT * 64;
+/// Lines of the tallest character.
+const CELL: usize = 32;
 /// Lines that must have moved together to be taken for moved.
 const MOVED: usize = 16;
 
@@ -37,6 +39,14 @@ pub(crate) struct Change {
     pub(crate) lines: Vec<(usize, u64)>,
     /// Lines that moved. They are among `lines` too.
     pub(crate) moved: Option<Moved>,
+}
+
+impl Change {
+    /// Something changed, and not only what a cursor that blinks changes: lines of one row of characters in one segment.
+    pub(crate) fn hurries(&self) -> bool {
+        let first = self.lines.first();
+        self.resized || self.lines.len() > CELL || self.lines.iter().any(|l| l.1.count_ones() > 1 || Some(l.1) != first.map(|f| f.1))
+    }
 }
 
 /// Hashes of the picture.
@@ -143,6 +153,11 @@ pub(crate) fn block(view: &dyn View, rect: Rect) -> Block {
     Block { width: rect.width, height: rect.height, pixels }
 }
 
+/// All segments of a line of this width.
+pub(crate) fn segments(width: usize) -> u64 {
+    u64::MAX.checked_shr(64u32.saturating_sub(width.div_ceil(SEGMENT).min(64) as u32)).unwrap_or(0)
+}
+
 /// What a viewer has not seen yet, by line and segment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Damage(Vec<u64>);
@@ -150,8 +165,7 @@ pub(crate) struct Damage(Vec<u64>);
 impl Damage {
     /// All of a picture of this size.
     pub(crate) fn all(width: usize, height: usize) -> Self {
-        let segments = width.div_ceil(SEGMENT).min(64) as u32;
-        Self(vec![u64::MAX.checked_shr(64u32.saturating_sub(segments)).unwrap_or(0); height])
+        Self(vec![segments(width); height])
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@ use super::auth::{CHALLENGE, Gate, Password};
 use super::encode::{Encoding, Zrle, encode};
 use super::input::{Input, Pointing};
 use super::pixel::PixelFormat;
-use super::screen::{Change, Damage, Moved, Rect, block};
+use super::screen::{Change, Damage, Moved, Rect, block, segments};
 use super::spec::{VERSION, client, encoding, fence, security, server, size_status};
 use crate::fbdev::View;
 use bulkhead_bus::plan::InputEvent;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// Bytes that wait to be sent; then no further rectangle is encoded.
 const ENOUGH: usize = 32 << 10;
+/// Bytes that wait, answers among them; then the viewer is not heard until it has taken some. An update alone is never so much.
+pub(crate) const FULL: usize = 2 << 20;
 /// Lines of a rectangle at most, so that what waits stays small.
 const TALL: usize = 64;
 /// Rectangles of an update; more become stripes of the whole picture.
@@ -94,8 +96,8 @@ pub(crate) struct Session {
     moved: Option<Moved>,
     /// What is left of the update that is being sent.
     rects: VecDeque<Rect>,
-    /// Pseudo-rectangles for the next update.
-    notes: Vec<[u8; 12]>,
+    /// What the next update tells: that the viewer may ask for a size, that it may send keys by their places.
+    announces: (bool, bool),
     /// The viewer's wish for another size is to be answered.
     asked_size: Option<u8>,
     /// A pointer that knows places is there, and what the viewer was told of that.
@@ -132,7 +134,7 @@ impl Session {
             damage: Damage::default(),
             moved: None,
             rects: VecDeque::new(),
-            notes: Vec::new(),
+            announces: (false, false),
             asked_size: None,
             places: false,
             told_places: Some(false),
@@ -156,6 +158,11 @@ impl Session {
     /// Whether it may say something: not while it has not been told the picture's size.
     pub(crate) fn listens(&self) -> bool {
         self.phase != Phase::Entering
+    }
+
+    /// So much waits for it that it is not to be heard.
+    pub(crate) fn full(&self) -> bool {
+        self.unsent().len() >= FULL
     }
 
     /// Whether it waits for a change of the picture.
@@ -361,7 +368,7 @@ impl Session {
                     self.wanted = true;
                     if incremental == 0 {
                         self.settle_move();
-                        let all = u64::MAX.checked_shr(64u32.saturating_sub(self.size.0.div_ceil(super::screen::SEGMENT) as u32)).unwrap_or(0);
+                        let all = segments(self.size.0);
                         let last = usize::from(y).saturating_add(usize::from(height)).min(self.size.1);
                         (usize::from(y)..last).for_each(|line| self.damage.add(line, all));
                     }
@@ -453,12 +460,11 @@ impl Session {
             encoding::DESKTOP_SIZE => can.desktop_size = true,
             encoding::EXTENDED_DESKTOP_SIZE if !can.extended_desktop_size => {
                 can.extended_desktop_size = true;
-                // By this the viewer learns that it may ask.
-                self.notes.push(extended_size(self.size, 0, 0));
+                self.announces.0 = true;
             }
             encoding::EXTENDED_KEY if !can.extended_key => {
                 can.extended_key = true;
-                self.notes.push(note(0, 0, 0, 0, encoding::EXTENDED_KEY));
+                self.announces.1 = true;
             }
             encoding::LED_STATE => can.led_state = true,
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
@@ -493,9 +499,8 @@ impl Session {
     /// What has moved and was not told becomes what has changed.
     fn settle_move(&mut self) {
         if let Some(moved) = self.moved.take() {
-            let all = Damage::all(self.size.0, 1).take(0, 1, self.size.0, 1);
-            let mask = if all.is_empty() { 0 } else { u64::MAX };
-            (moved.to..moved.to.saturating_add(moved.lines)).for_each(|y| self.damage.add(y, mask));
+            let all = segments(self.size.0);
+            (moved.to..moved.to.saturating_add(moved.lines)).for_each(|y| self.damage.add(y, all));
         }
     }
 
@@ -545,7 +550,10 @@ impl Session {
             self.update(&[note], 1);
             return true;
         }
-        let mut notes = std::mem::take(&mut self.notes);
+        let mut notes = Vec::new();
+        let (sizes, keys) = std::mem::take(&mut self.announces);
+        notes.extend(sizes.then(|| extended_size(self.size, 0, 0)));
+        notes.extend(keys.then(|| note(0, 0, 0, 0, encoding::EXTENDED_KEY)));
         if let Some(status) = self.asked_size.take() {
             // Reason 1: this viewer's wish.
             notes.push(extended_size(self.size, 1, usize::from(status)));

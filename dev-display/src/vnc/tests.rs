@@ -357,6 +357,55 @@ fn a_stalled_viewer_holds_up_no_other() {
 }
 
 #[test]
+fn hostile_a_viewer_that_asks_and_takes_nothing_is_not_heard() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0]);
+    // A map of colours for twenty bytes; encodings again and again; fences.
+    let mut all = Vec::new();
+    for _ in 0..6000 {
+        all.extend_from_slice(&[0, 0, 0, 0, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        all.extend_from_slice(&[2, 0, 0, 2, 0xff, 0xff, 0xfe, 0xcc, 0xff, 0xff, 0xfe, 0xc8, 248, 0, 0, 0, 0x80, 0, 0, 7, 0]);
+    }
+    let mut rest = &all[..];
+    for _ in 0..400 {
+        if let Ok(n) = client.write(&rest[..rest.len().min(4096)]) {
+            rest = &rest[n..];
+        }
+        b.turn();
+    }
+    let waits = b.vnc.viewers[0].session.unsent().len();
+    assert!(waits < 3 << 20 && waits > 1 << 20, "{waits} bytes wait");
+    // When it takes them it is heard again, to the end.
+    let mut heard = 0;
+    for _ in 0..4000 {
+        heard += b.heard(&mut client).len();
+        if rest.is_empty() && b.vnc.viewers[0].session.unsent().is_empty() {
+            break;
+        }
+        if let Ok(n) = client.write(rest) {
+            rest = &rest[n..];
+        }
+    }
+    assert!(rest.is_empty() && heard > 6000 * 1542, "{heard} bytes came, {} were not heard", rest.len());
+}
+
+#[test]
+fn a_cursor_that_blinks_hurries_nobody() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0]);
+    client.write_all(&[150, 1, 0, 0, 0, 0, 0, 200, 0, 100]).unwrap();
+    for i in 0..600u32 {
+        b.picture.draw(200, 100, |x, y| if x < 9 && (16..32).contains(&y) { i / 8 & 1 } else { 5 });
+        b.wait(FAST);
+        b.heard(&mut client);
+    }
+    assert_eq!(b.vnc.pace, SLOW);
+    b.picture.draw(200, 100, |x, y| if y < 50 { x as u32 } else { 5 });
+    b.wait(SLOW);
+    assert_eq!(b.vnc.pace, FAST);
+}
+
+#[test]
 fn passwords_are_asked_for_and_guessers_wait() {
     let mut b = Bench::new(Password::Unset);
     let try_with = |b: &mut Bench, key: [u8; 8]| {

@@ -161,6 +161,45 @@ fn what_viewers_type_and_point_at_reaches_the_guest() {
     assert!(sim.end().unwrap().success());
 }
 
+/// The links between the processes: keyboard → viewer, viewer → display, USB controller → viewer.
+#[test]
+fn lights_wishes_and_places_go_from_process_to_process() {
+    let mut sim = Sim::start(&Options::new(&["-name", "seen", "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-vnc", "127.0.0.1:0,to=99", "-usb", "-usbdevice", "tablet"])).unwrap();
+    let (mut viewer, w, h) = Viewer::enter(port(&sim));
+    viewer.picture(w, h);
+    // LED state, ExtendedDesktopSize; the guest's driver switches Num Lock and Caps Lock on.
+    viewer.0.write_all(&[2, 0, 0, 3, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0xff, 0xff, 0xfe, 0xcc]).unwrap();
+    for value in [0xed, 6] {
+        sim.port_write(0x60, 1, value).unwrap();
+    }
+    let mut told = None;
+    await_that("the lights", || {
+        viewer.0.write_all(&[3, 0, 0, 0, 0, 0, 0, 1, 0, 1]).unwrap();
+        let head = viewer.hear(4);
+        for _ in 0..u16::from_be_bytes([head[2], head[3]]) {
+            let r = viewer.hear(12);
+            let n = |i: usize| usize::from(r[i]) << 8 | usize::from(r[i + 1]);
+            match i32::from_be_bytes(r[8..12].try_into().unwrap()) {
+                0 => drop(viewer.hear(n(4) * n(6) * 4)),
+                -261 => told = Some(viewer.hear(1)[0]),
+                -308 => drop(viewer.hear(20)),
+                other => panic!("encoding {other}"),
+            }
+        }
+        told == Some(6)
+    });
+    // 1280x800, one screen.
+    viewer.0.write_all(&[251, 0, 5, 0, 3, 32, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 3, 32, 0, 0, 0, 0]).unwrap();
+    let monitor = |sim: &Sim| {
+        let registers = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"vga"}}"#).unwrap()["return"]["registers"].clone();
+        registers.to_string()
+    };
+    await_that("the wish", || monitor(&sim).contains("1280x800"));
+    // Nobody has configured the tablet: what is pointed at is the mouse's, and the controller runs in a process of its own.
+    assert!(sim.process("usb").is_some());
+    assert!(sim.end().unwrap().success());
+}
+
 #[test]
 fn a_password_set_by_qmp_lets_in_and_outlives_the_server() {
     let mut sim = start("127.0.0.1:0,to=99,password=on");
