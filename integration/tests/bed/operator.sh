@@ -197,6 +197,7 @@ debian() {
     # What it has written is a whole file system on a disk that starts.
     e2=$(head -c 2048 /run/second.img | tail -c 968 | head -c 2 | od -An -tx1 | tr -d ' '); losetup -d /dev/loop7
     cp /run/deb.out /out/debian-second.txt; [ "$e2" = 53ef ] || { echo "no ext4 on the second disk: $e2"; return 1; }
+    cat /out/debian-first.txt /out/debian-second.txt
     dd if=/dev/vda bs=512 count=1 2>/dev/null | grep -q GRUB
 }
 # debian_life [LINE...]: from xl create to root's prompt.
