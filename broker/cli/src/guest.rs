@@ -63,10 +63,13 @@ pub(crate) fn returned(answer: &Value) -> Result<&Value, Failure> {
     }
 }
 
-/// A connection.
+/// A connection. Every command has an identity, and answers to others are skipped: over a vchan a session may be greeted twice,
+/// when its client came before the last one was known to have gone.
 struct Session {
     stream: UnixStream,
     lines: std::io::Lines<BufReader<UnixStream>>,
+    /// Commands so far.
+    asked: u64,
 }
 
 impl Session {
@@ -75,24 +78,65 @@ impl Session {
         let stream = UnixStream::connect(path).map_err(fail)?;
         stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(fail)?;
         let lines = BufReader::new(stream.try_clone().map_err(fail)?).lines();
-        let mut session = Self { stream, lines };
-        session.next()?;
+        let mut session = Self { stream, lines, asked: 0 };
+        while session.next()?.get("QMP").is_none() {}
         session.ask(r#"{"execute":"qmp_capabilities"}"#)?;
         Ok(session)
     }
 
     fn next(&mut self) -> Result<Value, String> {
+        let line = self.lines.next().ok_or("the connection was closed")?.map_err(|e| e.to_string())?;
+        serde_json::from_str(&line).map_err(|e| e.to_string())
+    }
+
+    /// A command's whole answer. One that is no object, or has an identity already, is sent as it is.
+    fn ask(&mut self, text: &str) -> Result<Value, String> {
+        self.asked = self.asked.saturating_add(1);
+        let mut command: Value = serde_json::from_str(text).unwrap_or_default();
+        let ours = command.get("id").is_none();
+        let id = command.as_object_mut().map(|command| command.entry("id").or_insert_with(|| self.asked.into()).clone());
+        let text = id.as_ref().map_or_else(|| text.to_owned(), |_| command.to_string());
+        self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| e.to_string())?;
         loop {
-            let line = self.lines.next().ok_or("the connection was closed")?.map_err(|e| e.to_string())?;
-            let value: Value = serde_json::from_str(&line).map_err(|e| e.to_string())?;
-            if value.get("event").is_none() {
-                return Ok(value);
+            let mut answer = self.next()?;
+            if answer.get("QMP").is_some() {
+                // Greeted again: what was said before has reached nobody, or somebody who has gone.
+                self.stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").map_err(|e| e.to_string())?;
+            } else if answer.get("event").is_none() && (answer.get("id") == id.as_ref() || id.is_none()) {
+                // (What could not be read as a command is answered without an identity.)
+                if ours && let Some(answer) = answer.as_object_mut() {
+                    answer.remove("id");
+                }
+                return Ok(answer);
             }
         }
     }
+}
 
-    fn ask(&mut self, text: &str) -> Result<Value, String> {
-        self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| e.to_string())?;
-        self.next()
+#[cfg(test)]
+mod tests {
+    use super::Session;
+    use std::io::{BufRead, BufReader, Write};
+
+    #[test]
+    fn a_session_that_is_greeted_twice_takes_no_other_answer_for_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            stream.write_all(b"{\"return\":{\"left\":1},\"id\":2}\n{\"QMP\":{}}\n{\"QMP\":{}}\n").unwrap();
+            for line in lines {
+                let command: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+                let answer = serde_json::json!({ "return": command["execute"], "id": command["id"] });
+                stream.write_all(format!("{{\"event\":\"E\"}}\n{answer}\n").as_bytes()).unwrap();
+            }
+        });
+        let mut session = Session::open(path.to_str().unwrap()).unwrap();
+        assert_eq!(session.ask(r#"{"execute":"a"}"#).unwrap()["return"], "a");
+        assert_eq!(session.ask(r#"{"execute":"b","id":"mine"}"#).unwrap(), serde_json::json!({"return": "b", "id": "mine"}));
+        drop(session);
+        server.join().unwrap();
     }
 }
