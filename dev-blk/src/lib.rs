@@ -1,3 +1,4 @@
 //! Block devices.
 pub mod backend;
 pub mod ide;
+pub mod qdisk;

@@ -48,6 +48,13 @@ impl Evtchn {
         u32::try_from(r).map_err(|_| XenError::last("EVTCHN_BIND_INTERDOMAIN"))
     }
 
+    /// Gives a local port up.
+    pub fn unbind(&self, port: u32) -> Result<()> {
+        // SAFETY: the request reads one port.
+        let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::EVTCHN_UNBIND), &raw const port) };
+        if r < 0 { Err(XenError::last("EVTCHN_UNBIND")) } else { Ok(()) }
+    }
+
     /// Signals the other side of a local port.
     pub fn notify(&self, port: u32) -> Result<()> {
         // SAFETY: the request reads one port.

@@ -31,6 +31,11 @@ impl Mapping {
         Ok(Self { base, pages })
     }
 
+    /// Its bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.saturating_mul(PAGE)
+    }
+
     pub(crate) fn address(&self) -> u64 {
         self.base.as_ptr() as u64
     }

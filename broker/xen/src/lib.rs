@@ -2,6 +2,7 @@
 
 mod evtchn;
 mod gntalloc;
+mod gntdev;
 mod ioreq_page;
 mod privcmd;
 mod vchan;
@@ -9,6 +10,7 @@ mod xenstore;
 
 pub use evtchn::Evtchn;
 pub use gntalloc::GrantedPage;
+pub use gntdev::{Gntdev, GrantPiece, MOST_REFS};
 pub use ioreq_page::{IoreqPages, Mapping};
 pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
 pub use vchan::{Broken, VchanServer};

@@ -12,8 +12,8 @@ use zerocopy::IntoBytes;
 pub struct Xenstore {
     stream: Box<dyn Stream>,
     serial: u32,
-    /// Watches have fired and nobody was told yet.
-    fired: bool,
+    /// Tokens of watches that have fired and nobody was told of yet, each once.
+    fired: Vec<String>,
 }
 
 trait Stream: Read + Write + AsFd + std::fmt::Debug {}
@@ -51,20 +51,18 @@ impl AsFd for Device {
 
 /// xenstored answers at once or not at all.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Where xenstored listens.
+const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 
 impl Xenstore {
     /// Connects: to xenstored's socket, or through the kernel's device.
     pub fn connect() -> Result<Self> {
-        for path in ["/run/xenstored/socket", "/var/run/xenstored/socket"] {
-            if let Ok(stream) = UnixStream::connect(path) {
-                let limits = stream.set_read_timeout(Some(TIMEOUT)).and(stream.set_write_timeout(Some(TIMEOUT)));
-                limits.map_err(|e| XenError::new("xenstored's socket", e))?;
-                return Ok(Self { stream: Box::new(stream), serial: 0, fired: false });
-            }
+        if let Some(stream) = SOCKETS.iter().find_map(|path| UnixStream::connect(path).ok()) {
+            return Self::limited(stream);
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
         let device = device.map_err(|e| XenError::new("xenstore: neither xenstored's socket nor /dev/xen/xenbus", e))?;
-        Ok(Self { stream: Box::new(Device(device)), serial: 0, fired: false })
+        Ok(Self { stream: Box::new(Device(device)), serial: 0, fired: Vec::new() })
     }
 
     fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
@@ -88,7 +86,7 @@ impl Xenstore {
             if header.kind != xenstore::XS_WATCH_EVENT {
                 break (header, answer);
             }
-            self.fired = true;
+            self.fire(&answer);
         };
         if header.req_id != self.serial {
             return Err(fail(std::io::ErrorKind::InvalidData.into()));
@@ -114,23 +112,62 @@ impl Xenstore {
         Ok((header, answer))
     }
 
+    /// Takes an open connection to xenstored's socket over.
+    pub fn from_stream(fd: rustix::fd::OwnedFd) -> Result<Self> {
+        Self::limited(UnixStream::from(fd))
+    }
+
+    fn limited(stream: UnixStream) -> Result<Self> {
+        let limits = stream.set_read_timeout(Some(TIMEOUT)).and(stream.set_write_timeout(Some(TIMEOUT)));
+        limits.map_err(|e| XenError::new("xenstored's socket", e))?;
+        Ok(Self { stream: Box::new(stream), serial: 0, fired: Vec::new() })
+    }
+
+    /// Opens a connection for [`Self::from_stream`]; there is none where only the kernel's device is (stub domains).
+    pub fn open_stream() -> Result<rustix::fd::OwnedFd> {
+        let connected = SOCKETS.iter().find_map(|path| UnixStream::connect(path).ok());
+        connected.map(Into::into).ok_or(XenError { what: "xenstored's socket", source: std::io::ErrorKind::NotFound.into() })
+    }
+
     /// Is told of changes at `path` and below, and once at once. See [`Self::changed`].
     pub fn watch(&mut self, path: &str) -> Result<()> {
-        self.call(xenstore::XS_WATCH, &[path.as_bytes(), b"\0watch\0"].concat()).map(|_| ())
+        self.watch_as(path, "watch")
+    }
+
+    /// The same by a name of its own. See [`Self::fired`].
+    pub fn watch_as(&mut self, path: &str, token: &str) -> Result<()> {
+        self.call(xenstore::XS_WATCH, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat()).map(|_| ())
+    }
+
+    /// A watch's event: its path and its token.
+    fn fire(&mut self, event: &[u8]) {
+        let token = event.split(|b| *b == 0).nth(1).map(|t| String::from_utf8_lossy(t).into_owned()).unwrap_or_default();
+        if !self.fired.contains(&token) {
+            self.fired.push(token);
+        }
+    }
+
+    /// Names of watches that have fired since the last call, without waiting.
+    pub fn fired(&mut self) -> Result<Vec<String>> {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        // So many at once; more of the same name are one.
+        for _ in 0..256 {
+            let ready = rustix::event::PollFd::new(&self.stream, rustix::event::PollFlags::IN);
+            match rustix::event::poll(&mut [ready], Some(&now)) {
+                Ok(0) => break,
+                Ok(_) => {
+                    let (_, event) = self.receive().map_err(|e| XenError::new("xenstore", e))?;
+                    self.fire(&event);
+                }
+                Err(e) => return Err(XenError::new("xenstore", e)),
+            }
+        }
+        Ok(std::mem::take(&mut self.fired))
     }
 
     /// Takes what has come of watches, without waiting; whether anything has. Poll the descriptor to wait.
     pub fn changed(&mut self) -> Result<bool> {
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        loop {
-            let ready = rustix::event::PollFd::new(&self.stream, rustix::event::PollFlags::IN);
-            match rustix::event::poll(&mut [ready], Some(&now)) {
-                Ok(0) => return Ok(std::mem::take(&mut self.fired)),
-                Ok(_) => self.receive().map_err(|e| XenError::new("xenstore", e))?,
-                Err(e) => return Err(XenError::new("xenstore", e)),
-            };
-            self.fired = true;
-        }
+        Ok(!self.fired()?.is_empty())
     }
 
     /// Names of the nodes below a node, sorted; none if there is no such node.

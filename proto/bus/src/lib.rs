@@ -13,6 +13,7 @@ mod memory;
 pub mod nic;
 pub mod pci;
 pub mod plan;
+pub mod pv;
 mod region;
 
 pub use auxiliary::{Auxiliary, Unseen};

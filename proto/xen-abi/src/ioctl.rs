@@ -1,4 +1,5 @@
 //! Linux' ioctls on /dev/xen/{privcmd,evtchn,gntdev,gntalloc} (include/uapi/xen/{privcmd,evtchn,gntdev,gntalloc}.h).
+use crate::DomId;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// IOCTL_PRIVCMD_HYPERCALL.
@@ -19,6 +20,18 @@ pub const EVTCHN_BIND_UNBOUND_PORT: u32 = 0x0004_4502;
 pub const GNTALLOC_ALLOC_GREF: u32 = 0x0018_4705;
 /// GNTALLOC_FLAG_WRITABLE.
 pub const GNTALLOC_WRITABLE: u16 = 1;
+/// IOCTL_GNTDEV_MAP_GRANT_REF.
+pub const GNTDEV_MAP_GRANT_REF: u32 = 0x0018_4700;
+/// IOCTL_GNTDEV_UNMAP_GRANT_REF.
+pub const GNTDEV_UNMAP_GRANT_REF: u32 = 0x0010_4701;
+/// IOCTL_GNTDEV_GRANT_COPY.
+pub const GNTDEV_GRANT_COPY: u32 = 0x0010_4708;
+/// GNTCOPY_source_gref: the source of a copy is a granted page.
+pub const GNTCOPY_SOURCE_GREF: u16 = 1;
+/// GNTCOPY_dest_gref: the destination of a copy is a granted page.
+pub const GNTCOPY_DEST_GREF: u16 = 2;
+/// IOCTL_EVTCHN_UNBIND.
+pub const EVTCHN_UNBIND: u32 = 0x0004_4503;
 /// IOCTL_EVTCHN_NOTIFY.
 pub const EVTCHN_NOTIFY: u32 = 0x0004_4504;
 /// IOCTL_EVTCHN_RESTRICT_DOMID.
@@ -124,7 +137,87 @@ pub struct GntallocAllocGref {
     pub pad: u32,
 }
 
+/// ioctl_gntdev_grant_ref.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntdevRef {
+    /// Who grants.
+    pub domid: u32,
+    /// The grant reference.
+    pub gref: u32,
+}
+
+/// ioctl_gntdev_map_grant_ref without its references, which follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntdevMap {
+    /// References that follow.
+    pub count: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Answer: where to map them in the descriptor.
+    pub index: u64,
+}
+
+/// ioctl_gntdev_unmap_grant_ref.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntdevUnmap {
+    /// What mapping them gave.
+    pub index: u64,
+    /// Pages.
+    pub count: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// ioctl_gntdev_grant_copy.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntdevCopy {
+    /// Segments.
+    pub count: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Where they are.
+    pub segments: u64,
+}
+
+/// One side of a gntdev_grant_copy_segment: an address in this process, or a place in a granted page.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntdevCopySide(pub u64);
+
+impl GntdevCopySide {
+    /// A place in a page that `domid` grants.
+    pub const fn foreign(gref: u32, offset: u16, domid: DomId) -> Self {
+        Self(gref as u64 | (offset as u64) << 32 | (domid as u64) << 48)
+    }
+}
+
+/// gntdev_grant_copy_segment.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GntdevCopySegment {
+    /// From.
+    pub source: GntdevCopySide,
+    /// To.
+    pub dest: GntdevCopySide,
+    /// Bytes.
+    pub len: u16,
+    /// GNTCOPY_*.
+    pub flags: u16,
+    /// Answer: 0 or a GNTST_*.
+    pub status: i16,
+    /// Zero.
+    pub pad: u16,
+}
+
 const _: () = {
+    assert!(size_of::<GntdevMap>() + size_of::<GntdevRef>() == 24);
+    assert!(size_of::<GntdevUnmap>() == 16);
+    assert!(size_of::<GntdevCopy>() == 16);
+    assert!(size_of::<GntdevCopySegment>() == 24);
     assert!(size_of::<GntallocAllocGref>() == 24);
     assert!(size_of::<Hypercall>() == 48);
     assert!(size_of::<MmapBatchV2>() == 32);

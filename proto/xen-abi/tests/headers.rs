@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::process::Command;
 
-const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n#include <xen/sys/gntalloc.h>\n#include <xen/domctl.h>\n#include <xen/io/libxenvchan.h>\n";
+const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n#include <xen/sys/gntalloc.h>\n#include <xen/grant_table.h>\n#include <xen/sys/gntdev.h>\n#include <xen/domctl.h>\n#include <xen/io/libxenvchan.h>\n";
 
 /// Their expression, our value.
 fn table() -> Vec<(&'static str, u64)> {
@@ -98,6 +98,20 @@ fn table() -> Vec<(&'static str, u64)> {
         "(unsigned)IOCTL_EVTCHN_BIND_INTERDOMAIN" = ioctl::EVTCHN_BIND_INTERDOMAIN,
         "(unsigned)IOCTL_EVTCHN_BIND_UNBOUND_PORT" = ioctl::EVTCHN_BIND_UNBOUND_PORT,
         "(unsigned)IOCTL_GNTALLOC_ALLOC_GREF" = ioctl::GNTALLOC_ALLOC_GREF,
+        "(unsigned)IOCTL_GNTDEV_MAP_GRANT_REF" = ioctl::GNTDEV_MAP_GRANT_REF,
+        "(unsigned)IOCTL_GNTDEV_UNMAP_GRANT_REF" = ioctl::GNTDEV_UNMAP_GRANT_REF,
+        "(unsigned)IOCTL_GNTDEV_GRANT_COPY" = ioctl::GNTDEV_GRANT_COPY,
+        "offsetof(struct ioctl_gntdev_map_grant_ref, refs)" = size_of::<ioctl::GntdevMap>(),
+        "offsetof(struct ioctl_gntdev_unmap_grant_ref, count)" = offset_of!(ioctl::GntdevUnmap, count),
+        "offsetof(struct ioctl_gntdev_grant_copy, segments)" = offset_of!(ioctl::GntdevCopy, segments),
+        "sizeof(struct gntdev_grant_copy_segment)" = size_of::<ioctl::GntdevCopySegment>(),
+        "offsetof(struct gntdev_grant_copy_segment, dest)" = offset_of!(ioctl::GntdevCopySegment, dest),
+        "offsetof(struct gntdev_grant_copy_segment, dest.foreign.offset)" = offset_of!(ioctl::GntdevCopySegment, dest) + 4,
+        "offsetof(struct gntdev_grant_copy_segment, dest.foreign.domid)" = offset_of!(ioctl::GntdevCopySegment, dest) + 6,
+        "offsetof(struct gntdev_grant_copy_segment, status)" = offset_of!(ioctl::GntdevCopySegment, status),
+        "GNTCOPY_source_gref" = ioctl::GNTCOPY_SOURCE_GREF,
+        "GNTCOPY_dest_gref" = ioctl::GNTCOPY_DEST_GREF,
+        "(unsigned)IOCTL_EVTCHN_UNBIND" = ioctl::EVTCHN_UNBIND,
         "GNTALLOC_FLAG_WRITABLE" = ioctl::GNTALLOC_WRITABLE,
         "sizeof(struct ioctl_gntalloc_alloc_gref)" = size_of::<ioctl::GntallocAllocGref>(),
         "offsetof(struct vchan_interface, left)" = vchan::LEFT,

@@ -1,0 +1,610 @@
+//! The back end of a PV disk (libxl's `qdisk`): the guest's blkfront puts requests into a ring of pages that it has granted, this end
+//! reads and writes an image.
+//!
+//! Everything in the ring, in granted pages and in the guest's nodes of xenstore is hostile: an entry is copied once and the copy
+//! checked; an impossible ring ends the connection, an impossible request is answered with an error. What the guest does to pages
+//! while they are read or written is its own data's harm.
+//!
+//! Requests are answered in the order in which they came. So a process that takes the place of one that died finds all that is
+//! unanswered in the ring, as the guest wrote it, and does it again: no acknowledged write is lost, and none is done that was not asked.
+mod ring;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use crate::backend::{Executor, Image, Job, Outcome};
+use bulkhead_bus::pv::{Piece, Side};
+use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
+use ring::Ring;
+use rustix::io::Errno;
+use spec::{INDIRECT_SEGMENTS, Layout, Request, SEGMENT, SECTOR, Segment, Segments, State, What, rsp};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Ready number of the event channel.
+pub const EVENTS: u32 = 0;
+/// Ready number of xenstore.
+pub const NODES: u32 = 1;
+/// Ready number of the threads' results.
+pub const JOBS: u32 = 2;
+
+/// Pages of a ring at most: 2 to the power of what `max-ring-page-order` says.
+pub const RING_PAGES: usize = 1 << MAX_ORDER;
+const MAX_ORDER: usize = 4;
+/// Granted pages of data that stay mapped at most: a ring of 32 requests of 32 segments, and their descriptions.
+pub const DATA_PAGES: usize = 1088;
+/// Pages between which and the guest's `grant` copies: a place for each request that is under way.
+pub const BUFFER_PAGES: usize = IN_FLIGHT * INDIRECT_SEGMENTS;
+/// First page of the buffer, behind the ring and the pages of data.
+pub const BUFFER: usize = RING_PAGES + DATA_PAGES;
+
+/// Requests that are under way at most. Others wait in the ring.
+const IN_FLIGHT: usize = 32;
+/// Threads that read and write.
+pub const LANES: usize = 4;
+/// Requests that are taken before others get their turn.
+const BUDGET: usize = 64;
+/// Lines of complaint in a process's life.
+const COMPLAINTS: u32 = 20;
+/// The mark that outlives the process: the local port of the event channel.
+const PORT: usize = 0;
+
+/// The guest's end, as this process reaches it: nodes through `xenbus`, pages through `grant`, signals by its own event channel.
+/// Addresses are bytes in one range of pages: the ring, pages of data, the buffer for copies (see [`BUFFER`]).
+pub trait Frontend: Send {
+    /// A node's value.
+    fn node(&mut self, side: Side, name: &str) -> Option<String>;
+    /// Sets a node of this end.
+    fn set(&mut self, name: &str, value: &str);
+    /// Whether nodes have changed since the last call.
+    fn changed(&mut self) -> bool;
+    /// Maps granted pages at a page of the range; all of them or none.
+    fn map(&mut self, page: usize, grefs: &[u32]) -> bool;
+    /// Unmaps all.
+    fn unmap(&mut self);
+    /// Copies pieces of granted pages to or from the range's buffer.
+    fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool;
+    /// Binds the guest's event channel; the local port.
+    fn bind(&mut self, port: u32) -> Option<u32>;
+    /// Goes on with a port that a former process has bound.
+    fn adopt(&mut self, local: u32);
+    /// Gives the event channel up.
+    fn unbind(&mut self);
+    /// Signals the guest.
+    fn notify(&mut self);
+    /// Whether the guest has signalled since the last call.
+    fn signalled(&mut self) -> bool;
+    /// A 32-bit number in the ring.
+    fn load(&self, offset: usize) -> u32;
+    /// Sets one.
+    fn store(&self, offset: usize, value: u32);
+}
+
+/// What the guest is told of the disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// It is a CD.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// Sectors that the guest does not need may be given back.
+    pub discard: bool,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Flight {
+    id: u64,
+    operation: u8,
+    /// What is left to do, in this order.
+    jobs: VecDeque<Job>,
+    /// Nothing may be under way beside it.
+    alone: bool,
+    /// Its place in the buffer.
+    place: usize,
+    /// Pieces that its place goes to when it has been read.
+    after: Vec<Piece>,
+    /// A lane is at it.
+    running: bool,
+    status: Option<i16>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    reads: u64,
+    writes: u64,
+    flushes: u64,
+    discards: u64,
+    errors: u64,
+    sectors_read: u64,
+    sectors_written: u64,
+    copied: u64,
+    signals: u64,
+    notified: u64,
+    broken: u64,
+}
+
+/// The back end of one disk.
+pub struct Qdisk {
+    front: Box<dyn Frontend>,
+    memory: Arc<dyn GuestMemory>,
+    image: Arc<Image>,
+    executor: Box<dyn Executor>,
+    options: Options,
+    state: State,
+    ring: Option<Ring>,
+    persistent: bool,
+    /// Pages of data that are mapped, by grant reference.
+    pages: HashMap<u32, usize>,
+    flights: VecDeque<Flight>,
+    /// The flight that each lane is at, by its number.
+    lanes: [Option<u64>; LANES],
+    /// Number of the first flight.
+    first: u64,
+    counters: Counters,
+    complaints: u32,
+}
+
+impl Qdisk {
+    /// A back end for `image`. `memory` is the range of pages that `front` maps and copies into.
+    pub fn new(image: Arc<Image>, options: Options, front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, executor: Box<dyn Executor>) -> Self {
+        Self {
+            front,
+            memory,
+            image,
+            executor,
+            options,
+            state: State::Unknown,
+            ring: None,
+            persistent: false,
+            pages: HashMap::new(),
+            flights: VecDeque::new(),
+            lanes: [None; LANES],
+            first: 0,
+            counters: Counters::default(),
+            complaints: 0,
+        }
+    }
+
+    fn sectors(&self) -> u64 {
+        self.image.size().div_euclid(SECTOR)
+    }
+
+    fn enter(&mut self, state: State) {
+        if self.state != state {
+            self.state = state;
+            self.front.set("state", &(state as u8).to_string());
+        }
+    }
+
+    /// What the guest may choose from.
+    fn offer(&mut self) {
+        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+        let info = bit(self.options.cdrom, spec::vdisk::CDROM | spec::vdisk::REMOVABLE) | bit(self.options.read_only, spec::vdisk::READONLY);
+        let discard = self.options.discard && !self.options.read_only;
+        for (name, value) in [
+            ("feature-flush-cache", "1".to_owned()),
+            ("feature-barrier", "1".to_owned()),
+            ("feature-discard", u8::from(discard).to_string()),
+            ("feature-persistent", "1".to_owned()),
+            ("feature-max-indirect-segments", INDIRECT_SEGMENTS.to_string()),
+            ("max-ring-page-order", MAX_ORDER.to_string()),
+            ("sector-size", SECTOR.to_string()),
+            ("sectors", self.sectors().to_string()),
+            ("info", info.to_string()),
+        ] {
+            self.front.set(name, &value);
+        }
+        self.enter(State::InitWait);
+    }
+
+    /// The guest's end, or who runs the host, has changed nodes.
+    fn nodes(&mut self, cx: &mut Context) {
+        match State::of(self.front.node(Side::Front, "state").as_deref()) {
+            State::Initialising | State::InitWait => match self.state {
+                State::Unknown | State::Initialising => self.offer(),
+                // It begins anew, with or without having said good-bye.
+                State::Connected | State::Closing | State::Closed => {
+                    if self.leave(cx) {
+                        self.offer();
+                    }
+                }
+                State::InitWait | State::Initialised => {}
+            },
+            State::Initialised | State::Connected if matches!(self.state, State::Unknown | State::Initialising | State::InitWait) => {
+                if matches!(self.state, State::Unknown | State::Initialising) {
+                    self.offer();
+                }
+                match self.connect(cx) {
+                    Ok(()) => self.enter(State::Connected),
+                    Err(e) => {
+                        self.complain(&format!("the guest's end cannot be connected: {e}"));
+                        self.front.set("error", e);
+                        self.leave(cx);
+                        self.enter(State::Closing);
+                    }
+                }
+            }
+            State::Closing => {
+                if self.leave(cx) {
+                    self.enter(State::Closing);
+                }
+            }
+            State::Closed | State::Unknown if self.state != State::Unknown => {
+                if self.leave(cx) {
+                    self.enter(State::Closed);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Maps the ring that the guest's nodes name, and binds its event channel.
+    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let mut node = |name: &str| self.front.node(Side::Front, name);
+        let mut number = |name: &str| node(name).and_then(|v| v.trim().parse::<u32>().ok());
+        let order = number("ring-page-order").unwrap_or(0) as usize;
+        if order > MAX_ORDER {
+            return Err("ring-page-order is larger than max-ring-page-order");
+        }
+        let pages = 1usize << order;
+        let grefs: Option<Vec<u32>> = match pages {
+            1 => number("ring-ref").or_else(|| number("ring-ref0")).map(|gref| vec![gref]),
+            pages => (0..pages).map(|i| number(&format!("ring-ref{i}"))).collect(),
+        };
+        let grefs = grefs.ok_or("ring-ref is no grant reference")?;
+        let port = number("event-channel").ok_or("event-channel is no port")?;
+        self.persistent = number("feature-persistent") == Some(1);
+        let layout = Layout::of(node("protocol").as_deref()).ok_or("protocol is neither x86_64-abi nor x86_32-abi")?;
+        self.unmap();
+        if !self.front.map(0, &grefs) {
+            return Err("the ring's pages are not granted");
+        }
+        match cx.marks.former(PORT).and_then(|local| u32::try_from(local).ok()) {
+            // A former life has bound it, and what it bound is still bound.
+            Some(local @ 1..) => {
+                self.front.adopt(local);
+                cx.marks.set(PORT, u64::from(local));
+                cx.marks.forget();
+            }
+            _ => {
+                let local = self.front.bind(port).ok_or("the event channel cannot be bound")?;
+                cx.marks.set(PORT, u64::from(local));
+            }
+        }
+        let ring = Ring::new(&*self.front, pages, layout).ok_or("the ring's counters are impossible")?;
+        self.ring = Some(ring);
+        tracing::info!(entries = ring.entries(), persistent = self.persistent, "connected");
+        // What was asked, and what was answered, before somebody listened.
+        self.front.notify();
+        self.work(cx);
+        Ok(())
+    }
+
+    /// Ends the connection when nothing is under way any more; whether that is so.
+    fn leave(&mut self, cx: &mut Context) -> bool {
+        self.ring = None;
+        // What has not been begun will not be.
+        let first = self.first;
+        for (flight, number) in self.flights.iter_mut().zip(first..) {
+            if !self.lanes.contains(&Some(number)) {
+                flight.status = Some(rsp::ERROR);
+            }
+        }
+        if self.lanes.iter().any(Option::is_some) {
+            return false;
+        }
+        self.flights.clear();
+        self.front.unbind();
+        cx.marks.set(PORT, 0);
+        cx.marks.forget();
+        self.unmap();
+        true
+    }
+
+    fn unmap(&mut self) {
+        self.pages.clear();
+        self.front.unmap();
+    }
+
+    /// Takes requests, starts and ends what can be.
+    fn work(&mut self, cx: &mut Context) {
+        self.finish();
+        let mut full = false;
+        for taken in 0..=BUDGET {
+            let Some(ring) = &mut self.ring else { break };
+            full = taken == BUDGET || self.flights.len() == IN_FLIGHT;
+            if full {
+                break;
+            }
+            match ring.take(&*self.front, &*self.memory) {
+                Ok(Some(request)) => self.accept(&request),
+                Ok(None) => break,
+                Err(e) => {
+                    self.counters.broken = self.counters.broken.saturating_add(1);
+                    self.complain(&format!("the guest's ring is broken: {e}"));
+                    if self.leave(cx) {
+                        self.enter(State::Closing);
+                    }
+                    return;
+                }
+            }
+        }
+        self.dispatch();
+        // What was answered makes room, and lets those go on that waited for it.
+        while self.finish() {
+            self.dispatch();
+        }
+        if full && self.flights.len() < IN_FLIGHT {
+            cx.again();
+        }
+    }
+
+    /// A line in the log, as long as there are not too many: the guest can cause them.
+    fn complain(&mut self, line: &str) {
+        if self.complaints < COMPLAINTS {
+            self.complaints = self.complaints.saturating_add(1);
+            tracing::warn!("{line}{}", if self.complaints == COMPLAINTS { " (more of this is only counted)" } else { "" });
+        }
+    }
+
+    /// A request that was taken.
+    fn accept(&mut self, request: &Request) {
+        let place = (0..IN_FLIGHT).find(|p| self.flights.iter().all(|f| f.place != *p)).unwrap_or(0);
+        let mut flight = Flight {
+            id: request.id,
+            operation: request.operation,
+            jobs: VecDeque::new(),
+            alone: matches!(request.what, What::Barrier(_)),
+            place,
+            after: Vec::new(),
+            running: false,
+            status: None,
+        };
+        match self.plan(request, &mut flight) {
+            Ok(()) => {}
+            Err(status) => {
+                self.counters.errors = self.counters.errors.saturating_add(1);
+                flight.jobs.clear();
+                flight.status = Some(status);
+            }
+        }
+        self.flights.push_back(flight);
+    }
+
+    /// What a request needs, in jobs; or what it is answered at once.
+    fn plan(&mut self, request: &Request, flight: &mut Flight) -> Result<(), i16> {
+        let count = |counter: &mut u64, n: u64| *counter = counter.saturating_add(n);
+        let writes = matches!(request.what, What::Write(_) | What::Barrier(_) | What::Discard { .. });
+        if writes && self.options.read_only {
+            return Err(rsp::ERROR);
+        }
+        match &request.what {
+            What::Read(segments) => {
+                let (offset, to, bytes) = self.data(request.sector, segments, flight, false)?;
+                count(&mut self.counters.reads, 1);
+                count(&mut self.counters.sectors_read, bytes.div_euclid(SECTOR));
+                flight.jobs.push_back(Job::ReadDma { offset, to });
+            }
+            What::Write(segments) | What::Barrier(segments) => {
+                let (offset, from, bytes) = self.data(request.sector, segments, flight, true)?;
+                count(&mut self.counters.writes, 1);
+                count(&mut self.counters.sectors_written, bytes.div_euclid(SECTOR));
+                if flight.alone {
+                    flight.jobs.push_back(Job::Flush);
+                }
+                flight.jobs.push_back(Job::WriteDma { offset, from });
+                if flight.alone {
+                    flight.jobs.push_back(Job::Flush);
+                }
+            }
+            What::Flush => {
+                count(&mut self.counters.flushes, 1);
+                flight.jobs.push_back(Job::Flush);
+            }
+            What::Discard { sectors } => {
+                let (offset, bytes) = self.range(request.sector, *sectors)?;
+                if !self.options.discard {
+                    return Err(rsp::EOPNOTSUPP);
+                }
+                count(&mut self.counters.discards, 1);
+                flight.jobs.push_back(Job::Trim(vec![(offset, bytes)]));
+            }
+            What::Unknown => return Err(rsp::EOPNOTSUPP),
+            What::Wrong => return Err(rsp::ERROR),
+        }
+        Ok(())
+    }
+
+    /// Bytes of sectors that the disk has.
+    fn range(&self, sector: u64, sectors: u64) -> Result<(u64, u64), i16> {
+        let end = sector.checked_add(sectors).filter(|end| *end <= self.sectors()).ok_or(rsp::ERROR)?;
+        let at = |sector: u64| sector.checked_mul(SECTOR).ok_or(rsp::ERROR);
+        Ok((at(sector)?, at(end.saturating_sub(sector))?))
+    }
+
+    /// Where a request's data is in the image and in the range of pages, and its bytes. What is written is there afterwards.
+    fn data(&mut self, sector: u64, segments: &Segments, flight: &mut Flight, write: bool) -> Result<(u64, Vec<bulkhead_bus::Segment>, u64), i16> {
+        let segments = match segments {
+            Segments::Here(segments) => segments.clone(),
+            Segments::Indirect(count, grefs) => self.indirect(*count, grefs, flight.place)?,
+        };
+        let mut pieces = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            pieces.push(Piece { gref: segment.gref, offset: segment.offset(), len: segment.len().ok_or(rsp::ERROR)? });
+        }
+        let bytes = pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
+        let (offset, _) = self.range(sector, bytes.div_euclid(SECTOR))?;
+        if let Some(places) = self.mapped(&segments) {
+            let at = |(page, piece): (&usize, &Piece)| bulkhead_bus::Segment { address: address(*page).saturating_add(u64::from(piece.offset)), len: u32::from(piece.len) };
+            return Ok((offset, places.iter().zip(&pieces).map(at).collect(), bytes));
+        }
+        let buffer = address(BUFFER.saturating_add(flight.place.saturating_mul(INDIRECT_SEGMENTS)));
+        self.counters.copied = self.counters.copied.saturating_add(1);
+        if write {
+            if !self.front.copy(false, buffer, &pieces) {
+                return Err(rsp::ERROR);
+            }
+        } else {
+            flight.after = pieces;
+        }
+        Ok((offset, vec![bulkhead_bus::Segment { address: buffer, len: u32::try_from(bytes).map_err(|_| rsp::ERROR)? }], bytes))
+    }
+
+    /// Descriptions of segments that are in pages of their own: copied, once.
+    fn indirect(&mut self, count: usize, grefs: &[u32], place: usize) -> Result<Vec<Segment>, i16> {
+        let bytes = count.saturating_mul(SEGMENT);
+        let buffer = address(BUFFER.saturating_add(place.saturating_mul(INDIRECT_SEGMENTS)));
+        let [gref] = grefs else { return Err(rsp::ERROR) };
+        let piece = Piece { gref: *gref, offset: 0, len: u16::try_from(bytes).map_err(|_| rsp::ERROR)? };
+        let mut copy = vec![0; bytes];
+        let got = match self.mapped(&[Segment { gref: *gref, first: 0, last: 7 }]).as_deref() {
+            Some([page]) => self.memory.read(address(*page), &mut copy),
+            _ if self.front.copy(false, buffer, &[piece]) => self.memory.read(buffer, &mut copy),
+            _ => return Err(rsp::ERROR),
+        };
+        got.map_err(|_| rsp::ERROR)?;
+        Ok(copy.as_chunks::<SEGMENT>().0.iter().map(Segment::parse).collect())
+    }
+
+    /// The pages of these segments if they stay mapped: the guest has promised to use them again.
+    fn mapped(&mut self, segments: &[Segment]) -> Option<Vec<usize>> {
+        if !self.persistent {
+            return None;
+        }
+        let mut new: Vec<u32> = segments.iter().map(|s| s.gref).filter(|g| !self.pages.contains_key(g)).collect();
+        new.sort_unstable();
+        new.dedup();
+        if !new.is_empty() {
+            // They are never unmapped one by one, so the next free page is behind the last.
+            let page = RING_PAGES.saturating_add(self.pages.len());
+            if page.saturating_add(new.len()) > BUFFER || !self.front.map(page, &new) {
+                return None;
+            }
+            self.pages.extend(new.into_iter().zip(page..));
+        }
+        segments.iter().map(|s| self.pages.get(&s.gref).copied()).collect()
+    }
+
+    /// Gives idle lanes what may be done now.
+    fn dispatch(&mut self) {
+        for (index, number) in (0usize..).zip(self.first..) {
+            let Some(flight) = self.flights.get_mut(index) else { break };
+            if flight.status.is_some() {
+                continue;
+            }
+            let waits = flight.alone && index > 0;
+            if !flight.running && !waits {
+                let Some(lane) = self.lanes.iter().position(Option::is_none) else { break };
+                match flight.jobs.pop_front() {
+                    Some(job) => {
+                        flight.running = true;
+                        if let Some(at) = self.lanes.get_mut(lane) {
+                            *at = Some(number);
+                        }
+                        self.executor.submit(lane, self.image.clone(), job);
+                    }
+                    None => flight.status = Some(rsp::OKAY),
+                }
+            }
+            if flight.alone && flight.status.is_none() {
+                // Later ones wait for it.
+                break;
+            }
+        }
+    }
+
+    /// A lane is done.
+    fn done(&mut self, lane: usize, outcome: Outcome) {
+        let Some(number) = self.lanes.get_mut(lane).and_then(Option::take) else { return };
+        let Some(index) = number.checked_sub(self.first).and_then(|i| usize::try_from(i).ok()) else { return };
+        let buffer = |place: usize| address(BUFFER.saturating_add(place.saturating_mul(INDIRECT_SEGMENTS)));
+        let Some(flight) = self.flights.get_mut(index) else { return };
+        flight.running = false;
+        if flight.status.is_some() {
+            return;
+        }
+        let mut failure = None;
+        flight.status = match outcome {
+            Ok(_) if !flight.jobs.is_empty() => return,
+            Ok(_) => {
+                let delivered = flight.after.is_empty() || self.front.copy(true, buffer(flight.place), &flight.after);
+                Some(if delivered { rsp::OKAY } else { rsp::ERROR })
+            }
+            Err(e) => {
+                flight.jobs.clear();
+                failure = Some(format!("the image, operation {}: {}", flight.operation, std::io::Error::from(e)));
+                Some(if e == Errno::OPNOTSUPP { rsp::EOPNOTSUPP } else { rsp::ERROR })
+            }
+        };
+        if flight.status != Some(rsp::OKAY) {
+            self.counters.errors = self.counters.errors.saturating_add(1);
+        }
+        if let Some(line) = failure {
+            self.complain(&line);
+        }
+    }
+
+    /// Answers what is done, in order, and signals the guest if it wants that. Whether there was anything.
+    fn finish(&mut self) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        let mut answered = false;
+        while let Some(status) = self.flights.front().and_then(|f| f.status).filter(|_| self.flights.front().is_some_and(|f| !f.running)) {
+            let Some(flight) = self.flights.pop_front() else { break };
+            self.first = self.first.wrapping_add(1);
+            ring.answer(&*self.memory, flight.id, flight.operation, status);
+            answered = true;
+        }
+        if answered && ring.publish(&*self.front) {
+            self.counters.notified = self.counters.notified.saturating_add(1);
+            self.front.notify();
+        }
+        answered
+    }
+}
+
+/// The address of a page in the range.
+fn address(page: usize) -> u64 {
+    (page as u64).saturating_mul(4096)
+}
+
+impl Auxiliary for Qdisk {
+    fn start(&mut self, cx: &mut Context) {
+        // A former life has left a connected ring: everything that it has not answered is still in it.
+        self.state = match State::of(self.front.node(Side::Back, "state").as_deref()) {
+            State::Connected if cx.marks.former(PORT).is_some_and(|p| p != 0) => State::InitWait,
+            State::InitWait => State::InitWait,
+            _ => State::Unknown,
+        };
+        self.nodes(cx);
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        if ready == Ready::Fd(NODES) && self.front.changed() {
+            self.nodes(cx);
+        }
+        if ready == Ready::Fd(EVENTS) && self.front.signalled() {
+            self.counters.signals = self.counters.signals.saturating_add(1);
+        }
+        let mut done = false;
+        while let Some((lane, outcome)) = self.executor.take() {
+            self.done(lane, outcome);
+            done = true;
+        }
+        self.work(cx);
+        if done && self.ring.is_none() {
+            // Somebody may be waiting for the last of them.
+            self.nodes(cx);
+        }
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        let c = &self.counters;
+        out.value("state", format!("{:?}", self.state)).value("sectors", self.sectors());
+        out.value("ring entries", self.ring.as_ref().map_or(0, Ring::entries)).value("persistent grants", self.persistent);
+        out.value("pages mapped", self.pages.len()).value("under way", self.flights.len());
+        out.value("reads", c.reads).value("writes", c.writes).value("flushes", c.flushes).value("discards", c.discards);
+        out.value("sectors read", c.sectors_read).value("sectors written", c.sectors_written).value("errors", c.errors);
+        out.value("copied requests", c.copied).value("signals", c.signals).value("notifications", c.notified).value("broken rings", c.broken);
+    }
+}

@@ -1,0 +1,78 @@
+//! The shared ring (xen/include/public/io/ring.h), seen from the back end. Its counters run freely; an entry's place is the counter
+//! modulo the ring's size, which is a power of two.
+use super::Frontend;
+use super::spec::{Layout, Request, entries, ring};
+use bulkhead_bus::GuestMemory;
+use std::sync::atomic::{Ordering, fence};
+
+/// A ring that is connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ring {
+    layout: Layout,
+    entries: u32,
+    /// Requests that were taken.
+    taken: u32,
+    /// Answers that were written, and those of them that the guest knows of.
+    answered: u32,
+    published: u32,
+}
+
+impl Ring {
+    /// The ring in the first pages of the range. What was answered before is where it begins; none if the counters say what cannot be.
+    pub(super) fn new(front: &dyn Frontend, pages: usize, layout: Layout) -> Option<Self> {
+        let (asked, answered) = (front.load(ring::REQ_PROD), front.load(ring::RSP_PROD));
+        let entries = entries(pages, layout);
+        (asked.wrapping_sub(answered) <= entries && entries > 0).then_some(Self { layout, entries, taken: answered, answered, published: answered })
+    }
+
+    /// Its size.
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Byte of an entry in the range.
+    fn at(&self, counter: u32) -> u64 {
+        let index = (counter & self.entries.wrapping_sub(1)) as usize;
+        ring::ENTRIES.saturating_add(index.saturating_mul(self.layout.entry())) as u64
+    }
+
+    /// The next request, copied. If there is none the guest signals when there is.
+    pub(super) fn take(&mut self, front: &dyn Frontend, memory: &dyn GuestMemory) -> Result<Option<Request>, &'static str> {
+        let mut asked = front.load(ring::REQ_PROD);
+        if asked == self.taken {
+            front.store(ring::REQ_EVENT, self.taken.wrapping_add(1));
+            // The wish first, then one more look.
+            fence(Ordering::SeqCst);
+            asked = front.load(ring::REQ_PROD);
+            if asked == self.taken {
+                return Ok(None);
+            }
+        }
+        // More requests than entries whose answers it can know of.
+        if asked.wrapping_sub(self.answered) > self.entries {
+            return Err("more requests than it has room for");
+        }
+        fence(Ordering::Acquire);
+        let mut copy = vec![0; self.layout.entry()];
+        memory.read(self.at(self.taken), &mut copy).map_err(|_| "its pages are gone")?;
+        self.taken = self.taken.wrapping_add(1);
+        Ok(Some(Request::parse(&copy, self.layout)))
+    }
+
+    /// Writes an answer, for [`Self::publish`].
+    pub(super) fn answer(&mut self, memory: &dyn GuestMemory, id: u64, operation: u8, status: i16) {
+        let _ = memory.write(self.at(self.answered), &self.layout.response(id, operation, status));
+        self.answered = self.answered.wrapping_add(1);
+    }
+
+    /// Lets the guest see the answers; whether it wants to be signalled.
+    pub(super) fn publish(&mut self, front: &dyn Frontend) -> bool {
+        let (old, new) = (self.published, self.answered);
+        fence(Ordering::Release);
+        front.store(ring::RSP_PROD, new);
+        self.published = new;
+        fence(Ordering::SeqCst);
+        let event = front.load(ring::RSP_EVENT);
+        new.wrapping_sub(event) < new.wrapping_sub(old)
+    }
+}

@@ -1,0 +1,511 @@
+//! The back end against a front end that is written here, without xenstore and without grants.
+use super::spec::{Layout, entries, op, ring};
+use super::*;
+use crate::backend::Inline;
+use bulkhead_bus::fake::{self, FakeMemory};
+use proptest::prelude::*;
+use rustix::fd::AsFd;
+use std::sync::{Mutex, MutexGuard};
+
+/// Guest and host as the front end sees them.
+#[derive(Default)]
+struct World {
+    nodes: HashMap<(bool, String), String>,
+    /// Pages that the guest grants: reference → its bytes; where it is mapped, the range has them.
+    granted: HashMap<u32, Vec<u8>>,
+    mapped: HashMap<u32, usize>,
+    port: Option<u32>,
+    notified: u32,
+    adopted: Option<u32>,
+}
+
+struct Fake(Arc<Mutex<World>>, Arc<FakeMemory>);
+
+impl Fake {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Frontend for Fake {
+    fn node(&mut self, side: Side, name: &str) -> Option<String> {
+        self.world().nodes.get(&(side == Side::Back, name.to_owned())).cloned()
+    }
+    fn set(&mut self, name: &str, value: &str) {
+        self.world().nodes.insert((true, name.to_owned()), value.to_owned());
+    }
+    fn changed(&mut self) -> bool {
+        true
+    }
+    fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
+        let mut world = self.0.lock().unwrap();
+        assert!(page + grefs.len() <= BUFFER && !grefs.is_empty(), "outside of the range");
+        if !grefs.iter().all(|g| world.granted.contains_key(g)) {
+            return false;
+        }
+        for (gref, page) in grefs.iter().zip(page..) {
+            self.1.write(address(page), &world.granted[gref]).unwrap();
+            world.mapped.insert(*gref, page);
+        }
+        true
+    }
+    fn unmap(&mut self) {
+        let mut world = self.0.lock().unwrap();
+        for (gref, page) in std::mem::take(&mut world.mapped) {
+            let mut bytes = vec![0; 4096];
+            self.1.read(address(page), &mut bytes).unwrap();
+            world.granted.insert(gref, bytes);
+        }
+    }
+    fn copy(&mut self, to_guest: bool, mut at: u64, pieces: &[Piece]) -> bool {
+        let whole: u64 = pieces.iter().map(|p| u64::from(p.len)).sum();
+        assert!(at >= address(BUFFER) && at + whole <= address(BUFFER + BUFFER_PAGES), "outside of the buffer");
+        let guest = Guest { world: self.0.clone(), range: self.1.clone(), layout: Layout::X86_64 };
+        if !pieces.iter().all(|p| self.world().granted.contains_key(&p.gref)) {
+            return false;
+        }
+        for p in pieces {
+            let mut bytes = vec![0; usize::from(p.len)];
+            if to_guest {
+                self.1.read(at, &mut bytes).unwrap();
+                guest.write(p.gref, usize::from(p.offset), &bytes);
+            } else {
+                bytes = guest.read(p.gref, usize::from(p.offset), bytes.len());
+                self.1.write(at, &bytes).unwrap();
+            }
+            at += u64::from(p.len);
+        }
+        true
+    }
+    fn bind(&mut self, port: u32) -> Option<u32> {
+        let mut world = self.world();
+        let free = world.port.is_none();
+        world.port = Some(port);
+        free.then_some(port + 100)
+    }
+    fn adopt(&mut self, local: u32) {
+        self.world().adopted = Some(local);
+    }
+    fn unbind(&mut self) {
+        self.world().port = None;
+    }
+    fn notify(&mut self) {
+        self.world().notified += 1;
+    }
+    fn signalled(&mut self) -> bool {
+        true
+    }
+    fn load(&self, offset: usize) -> u32 {
+        let mut bytes = [0; 4];
+        self.1.read(offset as u64, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    }
+    fn store(&self, offset: usize, value: u32) {
+        self.1.write(offset as u64, &value.to_le_bytes()).unwrap();
+    }
+}
+
+/// The guest's side: its pages, whether they are mapped or not.
+struct Guest {
+    world: Arc<Mutex<World>>,
+    range: Arc<FakeMemory>,
+    layout: Layout,
+}
+
+const RING: u32 = 8;
+
+impl Guest {
+    fn read(&self, gref: u32, offset: usize, len: usize) -> Vec<u8> {
+        let world = self.world.lock().unwrap();
+        let mut bytes = vec![0; len];
+        match world.mapped.get(&gref) {
+            Some(page) => self.range.read(address(*page) + offset as u64, &mut bytes).unwrap(),
+            None => bytes.copy_from_slice(&world.granted[&gref][offset..offset + len]),
+        }
+        bytes
+    }
+    fn write(&self, gref: u32, offset: usize, bytes: &[u8]) {
+        let mut world = self.world.lock().unwrap();
+        match world.mapped.get(&gref).copied() {
+            Some(page) => self.range.write(address(page) + offset as u64, bytes).unwrap(),
+            None => world.granted.get_mut(&gref).unwrap()[offset..offset + bytes.len()].copy_from_slice(bytes),
+        }
+    }
+    fn number(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.read(RING, at, 4).try_into().unwrap())
+    }
+    fn node(&self, name: &str, value: &str) {
+        self.world.lock().unwrap().nodes.insert((false, name.to_owned()), value.to_owned());
+    }
+    fn state(&self) -> String {
+        self.world.lock().unwrap().nodes[&(true, "state".to_owned())].clone()
+    }
+
+    /// Puts an entry into the ring, of the first page only.
+    fn push(&self, entry: &[u8]) {
+        let counter = self.number(ring::REQ_PROD);
+        let place = counter as usize % entries(1, self.layout) as usize;
+        self.write(RING, ring::ENTRIES + place * self.layout.entry(), entry);
+        self.write(RING, ring::REQ_PROD, &(counter + 1).to_le_bytes());
+    }
+    fn head(&self, op: u8, count: u8, id: u64, sector: u64) -> Vec<u8> {
+        let pad = if self.layout == Layout::X86_64 { 4 } else { 0 };
+        [&[op, count, 0, 0][..], &vec![0; pad], &id.to_le_bytes(), &sector.to_le_bytes()].concat()
+    }
+    fn ask(&self, op: u8, id: u64, sector: u64, segments: &[(u32, u8, u8)]) {
+        let mut entry = self.head(op, segments.len() as u8, id, sector);
+        for (gref, first, last) in segments.iter().take(11) {
+            entry.extend([&gref.to_le_bytes()[..], &[*first, *last, 0, 0]].concat());
+        }
+        self.push(&entry);
+    }
+    /// Answers from the counter on: identity and status.
+    fn answers(&self, from: u32) -> Vec<(u64, i16)> {
+        let entry = |counter: u32| {
+            let at = ring::ENTRIES + (counter % entries(1, self.layout)) as usize * self.layout.entry();
+            let id = u64::from_le_bytes(self.read(RING, at, 8).try_into().unwrap());
+            (id, i16::from_le_bytes(self.read(RING, at + 10, 2).try_into().unwrap()))
+        };
+        (from..self.number(ring::RSP_PROD)).map(entry).collect()
+    }
+}
+
+/// Keeps jobs until it is told to carry them out.
+struct Held {
+    inner: Inline,
+    jobs: Arc<Mutex<Vec<(usize, Arc<Image>, Job)>>>,
+    go: Arc<Mutex<usize>>,
+    order: Arc<Mutex<Vec<String>>>,
+}
+
+impl Executor for Held {
+    fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
+        self.order.lock().unwrap().push(format!("{job:?}").split([' ', '(']).next().unwrap().to_owned());
+        self.jobs.lock().unwrap().push((lane, image, job));
+    }
+    fn take(&mut self) -> Option<(usize, Outcome)> {
+        let mut go = self.go.lock().unwrap();
+        if *go > 0 && let Some((lane, image, job)) = self.jobs.lock().unwrap().pop() {
+            *go -= 1;
+            self.inner.submit(lane, image, job);
+        }
+        self.inner.take()
+    }
+}
+
+struct Bed {
+    disk: Qdisk,
+    guest: Guest,
+    cx: Context,
+    file: rustix::fd::OwnedFd,
+    go: Arc<Mutex<usize>>,
+    order: Arc<Mutex<Vec<String>>>,
+}
+
+const SECTORS: u64 = 2048;
+
+fn disk(world: &Arc<Mutex<World>>, range: &Arc<FakeMemory>, file: &rustix::fd::OwnedFd, options: Options) -> (Qdisk, Arc<Mutex<usize>>, Arc<Mutex<Vec<String>>>) {
+    let (go, order) = (Arc::new(Mutex::new(usize::MAX)), Arc::default());
+    let held = Held { inner: Inline::new(range.clone()), jobs: Arc::default(), go: go.clone(), order: Arc::clone(&order) };
+    let image = Arc::new(Image::raw(rustix::io::dup(file).unwrap(), SECTORS * SECTOR));
+    (Qdisk::new(image, options, Box::new(Fake(world.clone(), range.clone())), range.clone(), Box::new(held)), go, order)
+}
+
+fn bed(layout: Layout, persistent: bool, options: Options) -> Bed {
+    let range = FakeMemory::new((BUFFER + BUFFER_PAGES) * 4096);
+    let world: Arc<Mutex<World>> = Arc::default();
+    let file = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, SECTORS * SECTOR).unwrap();
+    for gref in (8..9).chain(100..200) {
+        world.lock().unwrap().granted.insert(gref, vec![0; 4096]);
+    }
+    let guest = Guest { world: world.clone(), range: range.clone(), layout };
+    guest.write(RING, ring::REQ_EVENT, &1u32.to_le_bytes());
+    guest.write(RING, ring::RSP_EVENT, &1u32.to_le_bytes());
+    world.lock().unwrap().nodes.insert((true, "state".into()), "1".into());
+    guest.node("state", "1");
+    let (disk, go, order) = disk(&world, &range, &file, options);
+    let mut bed = Bed { disk, guest, cx: fake::context(0), file, go, order };
+    bed.disk.start(&mut bed.cx);
+    assert_eq!(bed.guest.state(), "2", "it waits for the guest");
+    bed.guest.node("ring-ref", "8");
+    bed.guest.node("event-channel", "17");
+    bed.guest.node("protocol", if layout == Layout::X86_32 { "x86_32-abi" } else { "x86_64-abi" });
+    bed.guest.node("feature-persistent", if persistent { "1" } else { "0" });
+    bed.guest.node("state", "3");
+    bed.disk.poll(Ready::Fd(NODES), &mut bed.cx);
+    assert_eq!(bed.guest.state(), "4");
+    bed
+}
+
+impl Bed {
+    fn signal(&mut self) {
+        self.disk.poll(Ready::Fd(EVENTS), &mut self.cx);
+        for _ in 0..100 {
+            if self.cx.take_again() {
+                self.disk.poll(Ready::Again, &mut self.cx);
+            }
+            self.disk.poll(Ready::Fd(JOBS), &mut self.cx);
+        }
+    }
+    fn nodes(&mut self) {
+        self.disk.poll(Ready::Fd(NODES), &mut self.cx);
+    }
+    fn sector(&self, sector: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        rustix::io::pread(self.file.as_fd(), &mut bytes, sector * SECTOR).unwrap();
+        bytes
+    }
+}
+
+const WRITABLE: Options = Options { cdrom: false, read_only: false, discard: true };
+
+#[test]
+fn sectors_go_both_ways_in_every_layout_with_and_without_grants_that_stay() {
+    for layout in [Layout::X86_32, Layout::X86_64] {
+        for persistent in [false, true] {
+            let mut bed = bed(layout, persistent, WRITABLE);
+            for gref in [100, 101] {
+                let bytes: Vec<u8> = (0..4096u32).map(|i| (i / 512 + gref) as u8).collect();
+                bed.guest.write(gref, 0, &bytes);
+            }
+            bed.guest.ask(op::WRITE, 7, 16, &[(100, 0, 7), (101, 2, 3)]);
+            bed.signal();
+            assert_eq!(bed.guest.answers(0), [(7, 0)], "{layout:?} {persistent}");
+            assert_eq!((bed.sector(16)[0], bed.sector(23)[511], bed.sector(24)[0], bed.sector(25)[0], bed.sector(26)[0]), (100, 107, 103, 104, 0));
+            bed.guest.ask(op::READ, 8, 23, &[(150, 7, 7), (151, 0, 1)]);
+            bed.signal();
+            assert_eq!(bed.guest.answers(1), [(8, 0)]);
+            assert_eq!((bed.guest.read(150, 3584, 1), bed.guest.read(151, 0, 1), bed.guest.read(151, 512, 1), bed.guest.read(151, 1024, 1)), (vec![107], vec![103], vec![104], vec![0]));
+            assert_eq!(bed.guest.world.lock().unwrap().mapped.len(), if persistent { 5 } else { 1 });
+            assert!(bed.guest.world.lock().unwrap().notified >= 2);
+        }
+    }
+}
+
+#[test]
+fn a_request_may_describe_its_segments_in_a_page_of_their_own() {
+    for (layout, persistent) in [(Layout::X86_32, false), (Layout::X86_64, true)] {
+        let mut bed = bed(layout, persistent, WRITABLE);
+        for i in 0..32u32 {
+            bed.guest.write(100 + i, 0, &[i as u8 + 1; 4096]);
+            bed.guest.write(199, i as usize * 8, &[&(100 + i).to_le_bytes()[..], &[0, 7, 0, 0]].concat());
+        }
+        let ask = |bed: &Bed, inner: u8, id, sector, count: u16, gref: u32| {
+            let mut entry = bed.guest.head(op::INDIRECT, inner, id, sector);
+            entry[2..4].copy_from_slice(&count.to_le_bytes());
+            entry.extend([0; 4]);
+            entry.extend(gref.to_le_bytes());
+            bed.guest.push(&entry);
+        };
+        ask(&bed, op::WRITE, 1, 0, 32, 199);
+        ask(&bed, op::WRITE, 2, 0, 33, 199);
+        ask(&bed, op::WRITE, 3, 0, 0, 199);
+        ask(&bed, op::FLUSH_DISKCACHE, 4, 0, 1, 199);
+        ask(&bed, op::WRITE, 5, 0, 1, 7777);
+        ask(&bed, op::READ, 6, SECTORS - 8, 2, 199);
+        bed.signal();
+        assert_eq!(bed.guest.answers(0), [(1, 0), (2, -1), (3, -1), (4, -1), (5, -1), (6, -1)], "{layout:?}");
+        assert_eq!((bed.sector(0)[0], bed.sector(255)[0], bed.sector(256)[0]), (1, 32, 0));
+    }
+}
+
+#[test]
+fn impossible_requests_are_answered_with_errors() {
+    let mut bed = bed(Layout::X86_64, false, WRITABLE);
+    let cases: &[(u8, u64, &[(u32, u8, u8)])] = &[
+        (op::READ, 0, &[]),
+        (op::READ, 0, &[(100, 3, 2)]),
+        (op::READ, 0, &[(100, 0, 8)]),
+        (op::READ, SECTORS, &[(100, 0, 0)]),
+        (op::READ, SECTORS - 1, &[(100, 0, 1)]),
+        (op::WRITE, u64::MAX, &[(100, 0, 7)]),
+        (op::READ, 0, &[(99, 0, 0)]),
+        (op::WRITE, 0, &[(99, 0, 0)]),
+        (op::READ, 0, &[(100, 0, 0); 12]),
+        (op::DISCARD, 0, &[(u32::MAX, 255, 255)]),
+    ];
+    for (id, (op, sector, segments)) in cases.iter().enumerate() {
+        bed.guest.ask(*op, id as u64, *sector, segments);
+    }
+    bed.guest.ask(4, 10, 0, &[]);
+    bed.guest.ask(255, 11, 0, &[]);
+    bed.signal();
+    let want: Vec<_> = (0..10).map(|id| (id, -1)).chain([(10, -2), (11, -2)]).collect();
+    assert_eq!(bed.guest.answers(0), want);
+    assert_eq!(bed.sector(0), [0; 512]);
+}
+
+#[test]
+fn a_disk_for_reading_is_not_written() {
+    let mut bed = bed(Layout::X86_64, false, Options { cdrom: true, read_only: true, discard: true });
+    assert_eq!(bed.guest.world.lock().unwrap().nodes[&(true, "info".to_owned())], "7");
+    bed.guest.write(100, 0, &[1; 512]);
+    for (id, op) in [(1, op::WRITE), (2, op::WRITE_BARRIER), (3, op::DISCARD), (4, op::READ)] {
+        bed.guest.ask(op, id, 0, &[(100, 0, 0)]);
+    }
+    bed.signal();
+    assert_eq!(bed.guest.answers(0), [(1, -1), (2, -1), (3, -1), (4, 0)]);
+}
+
+#[test]
+fn a_barrier_is_alone_and_between_flushes_and_answers_keep_their_order() {
+    let mut bed = bed(Layout::X86_64, false, WRITABLE);
+    *bed.go.lock().unwrap() = 0;
+    bed.guest.ask(op::WRITE, 1, 0, &[(100, 0, 0)]);
+    bed.guest.ask(op::READ, 2, 8, &[(101, 0, 0)]);
+    bed.guest.ask(op::WRITE_BARRIER, 3, 16, &[(102, 0, 0)]);
+    bed.guest.ask(op::READ, 4, 16, &[(103, 0, 0)]);
+    bed.signal();
+    assert_eq!(*bed.order.lock().unwrap(), ["WriteDma", "ReadDma"]);
+    // The later one is done first; its answer waits.
+    *bed.go.lock().unwrap() = 1;
+    bed.signal();
+    assert_eq!(bed.guest.answers(0), []);
+    *bed.go.lock().unwrap() = 1;
+    bed.signal();
+    assert_eq!(bed.guest.answers(0), [(1, 0), (2, 0)]);
+    assert_eq!(*bed.order.lock().unwrap(), ["WriteDma", "ReadDma", "Flush"]);
+    *bed.go.lock().unwrap() = 9;
+    bed.signal();
+    assert_eq!(bed.guest.answers(2), [(3, 0), (4, 0)]);
+    assert_eq!(*bed.order.lock().unwrap(), ["WriteDma", "ReadDma", "Flush", "WriteDma", "Flush", "ReadDma"]);
+}
+
+#[test]
+fn more_requests_than_are_carried_out_at_once_wait_and_none_is_forgotten() {
+    for op in [op::READ, 77] {
+        let mut bed = bed(Layout::X86_32, false, WRITABLE);
+        for round in 0..3 {
+            for id in 0..32 {
+                bed.guest.ask(op, id, 0, &[(100, 0, 0)]);
+            }
+            bed.signal();
+            assert_eq!(bed.guest.answers(round * 32).len(), 32);
+        }
+    }
+}
+
+#[test]
+fn a_ring_with_more_requests_than_room_ends_the_connection() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    bed.guest.write(RING, ring::REQ_PROD, &33u32.to_le_bytes());
+    bed.signal();
+    assert_eq!(bed.guest.state(), "5");
+    let left = |world: &World| (world.port, world.mapped.len());
+    assert_eq!(left(&bed.guest.world.lock().unwrap()), (None, 0));
+    // It may begin anew.
+    bed.guest.node("state", "6");
+    bed.nodes();
+    assert_eq!(bed.guest.state(), "6");
+    bed.guest.node("state", "1");
+    bed.nodes();
+    assert_eq!(bed.guest.state(), "2");
+    bed.guest.write(RING, ring::REQ_PROD, &0u32.to_le_bytes());
+    bed.guest.node("state", "3");
+    bed.nodes();
+    assert_eq!(bed.guest.state(), "4");
+    bed.guest.ask(op::READ, 5, 0, &[(100, 0, 0)]);
+    bed.signal();
+    assert_eq!(bed.guest.answers(0), [(5, 0)]);
+}
+
+#[test]
+fn nodes_that_say_what_cannot_be_are_refused_in_one_line() {
+    for (name, value) in [
+        ("ring-ref", "x"), ("ring-ref", "-1"), ("ring-ref", "99"), ("event-channel", ""), ("ring-page-order", "5"), ("ring-page-order", "1"),
+        ("ring-page-order", "4294967295"), ("protocol", "arm-abi"),
+    ] {
+        let mut bed = bed(Layout::X86_64, false, WRITABLE);
+        bed.guest.node("state", "1");
+        bed.nodes();
+        bed.guest.node(name, value);
+        bed.guest.node("state", "3");
+        bed.nodes();
+        assert_eq!(bed.guest.state(), "5", "{name}={value}");
+        assert!(bed.guest.world.lock().unwrap().nodes.contains_key(&(true, "error".to_owned())));
+    }
+}
+
+#[test]
+fn a_guest_that_leaves_in_the_middle_waits_for_what_is_under_way() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    *bed.go.lock().unwrap() = 0;
+    bed.guest.write(100, 0, &[9; 512]);
+    bed.guest.ask(op::WRITE, 1, 0, &[(100, 0, 0)]);
+    bed.signal();
+    bed.guest.node("state", "5");
+    bed.nodes();
+    assert_eq!(bed.guest.state(), "4", "its pages are still written from");
+    assert!(!bed.guest.world.lock().unwrap().mapped.is_empty());
+    *bed.go.lock().unwrap() = 1;
+    bed.signal();
+    assert_eq!((bed.guest.state().as_str(), bed.sector(0)[0]), ("5", 9));
+    assert!(bed.guest.world.lock().unwrap().mapped.is_empty());
+}
+
+#[test]
+fn what_a_dead_process_had_not_answered_is_done_by_the_next() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    *bed.go.lock().unwrap() = 1;
+    for id in 0..6u8 {
+        bed.guest.write(100 + u32::from(id), 0, &[id + 1; 512]);
+        bed.guest.ask(op::WRITE, u64::from(id), u64::from(id), &[(100 + u32::from(id), 0, 0)]);
+    }
+    bed.signal();
+    let answered = bed.guest.answers(0).len();
+    assert!(answered < 6);
+    let (world, range) = (bed.guest.world.clone(), bed.guest.range.clone());
+    // Its mappings go with it.
+    Fake(world.clone(), range.clone()).unmap();
+    let notified = world.lock().unwrap().notified;
+    let (mut next, ..) = disk(&world, &range, &bed.file, WRITABLE);
+    let mut cx = fake::context(0);
+    cx.marks.after(PORT, 117);
+    next.start(&mut cx);
+    next.poll(Ready::Fd(JOBS), &mut cx);
+    for _ in 0..10 {
+        next.poll(Ready::Fd(JOBS), &mut cx);
+    }
+    assert_eq!(bed.guest.answers(0), (0..6).map(|id| (id, 0)).collect::<Vec<_>>());
+    assert_eq!((0..6).map(|i| bed.sector(i)[0]).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    let adopted = world.lock().unwrap().adopted;
+    assert_eq!((adopted, bed.guest.state().as_str()), (Some(117), "4"));
+    assert!(world.lock().unwrap().notified > notified, "the guest may have slept through an answer");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    /// Whatever is in the ring, its counters, the descriptions of segments and the nodes: no panic, no access outside (the fake looks),
+    /// nothing written beyond the disk's end, no more answers than there were requests.
+    #[test]
+    fn hostile_rings_harm_nobody(
+        persistent in any::<bool>(), wide in any::<bool>(),
+        rounds in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 112), 0..8u8, 0..40u32, any::<bool>(), 0..7u8), 1..40)
+    ) {
+        let mut bed = bed(if wide { Layout::X86_64 } else { Layout::X86_32 }, persistent, WRITABLE);
+        for (mut entry, op, ahead, small, state) in rounds {
+            entry[0] = op;
+            if small {
+                // Near what is right.
+                entry[1] %= 12;
+                for at in (28..108).step_by(4) {
+                    let gref = u32::from(100 + entry[at] % 100);
+                    entry[at..at + 4].copy_from_slice(&gref.to_le_bytes());
+                }
+                entry[13..24].fill(0);
+            }
+            let counter = bed.guest.number(ring::REQ_PROD);
+            bed.guest.write(RING, ring::ENTRIES + (counter % 32) as usize * bed.guest.layout.entry(), &entry[..bed.guest.layout.entry()]);
+            bed.guest.write(199, 0, &entry);
+            bed.guest.write(RING, ring::REQ_PROD, &counter.wrapping_add(if ahead < 38 { 1 } else { ahead }).to_le_bytes());
+            if ahead == 37 {
+                bed.guest.node("state", &state.to_string());
+                bed.nodes();
+            }
+            bed.signal();
+            prop_assert!(bed.disk.flights.len() <= IN_FLIGHT);
+            prop_assert_eq!(rustix::fs::fstat(&bed.file).unwrap().st_size as u64, SECTORS * SECTOR);
+        }
+    }
+}
