@@ -26,6 +26,7 @@ pub fn kind(link: &str) -> &str {
         "/dev/net/tun" | "/net/tun" => "tap",
         "/dev/xen/privcmd" | "/xen/privcmd" => "privcmd",
         "/dev/xen/evtchn" | "/xen/evtchn" => "evtchn",
+        "/dev/xen/gntdev" | "/xen/gntdev" => "gntdev",
         _ if link.starts_with("/dev/fb") => "fb",
         _ if link.starts_with("/dev/input/event") => "evdev",
         _ if link.starts_with("socket:") => "socket",

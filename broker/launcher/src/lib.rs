@@ -9,6 +9,7 @@ pub mod errors;
 mod host;
 pub mod machine;
 pub mod options;
+mod pv;
 pub mod qcow2;
 mod resource;
 pub mod settings;

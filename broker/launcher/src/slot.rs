@@ -15,6 +15,8 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How far the start of a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Not started yet: what it needs is still another's.
+    Waiting,
     /// Spawned; its areas are not sealed yet.
     Starting,
     /// It has what it needs and goes into its sandbox.

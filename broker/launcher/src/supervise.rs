@@ -1,4 +1,5 @@
 //! Starting all processes, and watching them.
+mod back_ends;
 mod media;
 mod nics;
 mod prepare;
@@ -132,10 +133,10 @@ impl Launcher {
     /// Starts everything and waits until all run.
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
-        for slot in self.slots.iter().filter(|s| !looks(s.role)).map(|s| s.slot).collect::<Vec<_>>() {
+        for slot in self.slots.iter().filter(|s| !looks(s.role) && s.phase != Phase::Waiting).map(|s| s.slot).collect::<Vec<_>>() {
             self.spawn(slot)?;
         }
-        while !self.slots.iter().all(|s| s.phase == Phase::Running) {
+        while !self.slots.iter().all(|s| matches!(s.phase, Phase::Running | Phase::Waiting)) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let late: Vec<_> = self.slots.iter().filter(|s| s.phase != Phase::Running).map(|s| s.name.as_str()).collect();
@@ -162,7 +163,7 @@ impl Launcher {
             Level::Strict => "strict".to_owned(),
             Level::Kernel => format!("kernel (Landlock ABI {}, strict needs 6)", bulkhead_policy::landlock_abi()),
         };
-        say(&format!("{} processes run, sandbox level {level}", self.slots.len()));
+        say(&format!("{} processes run, sandbox level {level}", self.slots.iter().filter(|s| s.phase == Phase::Running).count()));
         if let (true, Ok((free, total))) = (self.stubdom, crate::stubdom::free()) {
             say(&format!("{free} of {total} kB are free now"));
         }
@@ -645,6 +646,7 @@ impl Launcher {
         if restart && viewer && blind {
             // It is started when the display is ready.
         } else if restart {
+            self.reconnect(number);
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
             }

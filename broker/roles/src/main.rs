@@ -1,12 +1,16 @@
 //! Every process but the launcher is this executable, so that all share its text; argv\[0\] says which it is. It is
 //! started by `bulkhead-dm` only.
+mod grant;
+mod qdisk;
 mod vchan;
 mod viewer;
+mod xenbus;
 
 use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachinePlan, NicEnd, NicModel};
 use bulkhead_bus::{Declaration, Unseen};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
+use bulkhead_dev_blk::qdisk as pv_disk;
 use bulkhead_dev_display::{Sinks, fbdev, vga, vnc};
 use bulkhead_dev_input::{ps2, serial, usb};
 use bulkhead_dev_net::FRAMES;
@@ -41,6 +45,9 @@ fn main() -> ExitCode {
         "usb" => run_device("usb", build),
         "vnc" => run_device("vnc", build),
         "vchan" => run_device("vchan", build),
+        "xenbus" => run_device("xenbus", build),
+        "grant" => run_device("grant", build),
+        "qdisk" => run_device("qdisk", build),
         _ => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
             return ExitCode::from(2);
@@ -67,7 +74,8 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Nic { model: NicModel::Rtl8139, device, rom, .. } => rtl8139::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
         DeviceConfig::Usb { .. } => usb::declare(PIIX3),
-        DeviceConfig::Fbdev | DeviceConfig::Vnc { .. } | DeviceConfig::Vchan { .. } => Declaration::default(),
+        // What the guest sees nothing of.
+        _ => Declaration::default(),
     }
 }
 
@@ -191,6 +199,41 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let dup = |fd: &OwnedFd| rustix::io::dup(fd).map_err(|e| e.to_string());
             let polled = vec![(vchan::EVTCHN, dup(&evtchn)?), (vchan::SESSIONS, dup(&sessions)?)];
             Ok(Built { device: Box::new(Unseen(vchan::Vchan::new(server, evtchn, *port, sessions))), polled })
+        }
+        DeviceConfig::Xenbus { devices } => {
+            let store = resources.fds.want(&FdUse::Xenstore).map_err(|e| e.to_string())?;
+            let mut polled = vec![(xenbus::STORE, rustix::io::dup(&store).map_err(|e| e.to_string())?)];
+            let mut sockets = Vec::new();
+            for i in (0u8..).take(devices.len()) {
+                let socket = resources.fds.want(&FdUse::Nodes(i)).map_err(|e| e.to_string())?;
+                polled.push((u32::from(i).saturating_add(1), rustix::io::dup(&socket).map_err(|e| e.to_string())?));
+                sockets.push(socket);
+            }
+            let store = bulkhead_xen::Xenstore::from_stream(store).map_err(|e| e.to_string())?;
+            Ok(Built { device: Box::new(Unseen(xenbus::Xenbus::new(store, devices, sockets)?)), polled })
+        }
+        DeviceConfig::Grant => {
+            let (mut polled, mut callers) = (Vec::new(), Vec::new());
+            for (i, socket) in resources.fds.take_all(|u| if let FdUse::Grants(i) = u { Some(*i) } else { None }) {
+                let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
+                let grants = bulkhead_xen::Gntdev::new(want(&FdUse::Gntdev(i))?, resources.domid);
+                let buffer = bulkhead_xen::Mapping::new(want(&FdUse::GrantBuffer(i))?.as_fd(), bulkhead_bus::pv::BUFFER_PAGES).map_err(|e| e.to_string())?;
+                polled.push((callers.len() as u32, rustix::io::dup(&socket).map_err(|e| e.to_string())?));
+                callers.push((socket, grant::Device { grants, buffer }));
+            }
+            Ok(Built { device: Box::new(Unseen(grant::Grant::new(callers))), polled })
+        }
+        DeviceConfig::Qdisk { disk, discard, .. } => {
+            let (front, memory) = qdisk::Front::new(resources.domid, &mut resources.fds)?;
+            let memory: Arc<dyn bulkhead_bus::GuestMemory> = memory;
+            let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?);
+            let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+            let jobs = rustix::io::dup(&bell).map_err(|e| e.to_string())?;
+            let polled = vec![(pv_disk::EVENTS, events), (pv_disk::NODES, nodes), (pv_disk::JOBS, jobs)];
+            let threads = Threads::new(pv_disk::LANES, &memory, &bell).map_err(|e| e.to_string())?;
+            let image = image(disk, &mut resources.fds)?.ok_or("no image")?;
+            let options = pv_disk::Options { cdrom: disk.cdrom, read_only: disk.read_only, discard: *discard };
+            Ok(Built { device: Box::new(Unseen(pv_disk::Qdisk::new(Arc::new(image), options, Box::new(front), memory, Box::new(threads)))), polled })
         }
         DeviceConfig::Vga { device, vram, rom, .. } => {
             let wishes = resources.fds.take(&FdUse::Wishes);

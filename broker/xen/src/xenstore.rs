@@ -16,8 +16,8 @@ pub struct Xenstore {
     fired: Vec<String>,
 }
 
-trait Stream: Read + Write + AsFd + std::fmt::Debug {}
-impl<T: Read + Write + AsFd + std::fmt::Debug> Stream for T {}
+trait Stream: Read + Write + AsFd + Send + std::fmt::Debug {}
+impl<T: Read + Write + AsFd + Send + std::fmt::Debug> Stream for T {}
 
 /// The kernel's device: a read waits for the answer, without end if xenstored does not run.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ mod spec;
 mod tests;
 
 use crate::backend::{Executor, Image, Job, Outcome};
-use bulkhead_bus::pv::{Piece, Side};
+use bulkhead_bus::pv::{BUFFER_PAGES, Piece, Side};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
 use rustix::io::Errno;
@@ -33,8 +33,8 @@ pub const RING_PAGES: usize = 1 << MAX_ORDER;
 const MAX_ORDER: usize = 4;
 /// Granted pages of data that stay mapped at most: a ring of 32 requests of 32 segments, and their descriptions.
 pub const DATA_PAGES: usize = 1088;
-/// Pages between which and the guest's `grant` copies: a place for each request that is under way.
-pub const BUFFER_PAGES: usize = IN_FLIGHT * INDIRECT_SEGMENTS;
+// The buffer that `grant` copies to and from has a place for each request that is under way.
+const _: () = assert!(BUFFER_PAGES == IN_FLIGHT * INDIRECT_SEGMENTS);
 /// First page of the buffer, behind the ring and the pages of data.
 pub const BUFFER: usize = RING_PAGES + DATA_PAGES;
 
@@ -56,8 +56,8 @@ pub trait Frontend: Send {
     fn node(&mut self, side: Side, name: &str) -> Option<String>;
     /// Sets a node of this end.
     fn set(&mut self, name: &str, value: &str);
-    /// Whether nodes have changed since the last call.
-    fn changed(&mut self) -> bool;
+    /// Whether nodes have changed since the last call. `ready`: something was said, which was not looked at yet.
+    fn changed(&mut self, ready: bool) -> bool;
     /// Maps granted pages at a page of the range; all of them or none.
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool;
     /// Unmaps all.
@@ -225,17 +225,23 @@ impl Qdisk {
                     }
                 }
             }
-            State::Closing => {
-                if self.leave(cx) {
-                    self.enter(State::Closing);
-                }
-            }
-            State::Closed | State::Unknown if self.state != State::Unknown => {
-                if self.leave(cx) {
-                    self.enter(State::Closed);
+            front @ (State::Closing | State::Closed | State::Unknown) if self.state != State::Unknown || front == State::Closing => {
+                let gone = self.leave(cx);
+                match front {
+                    State::Closing if gone => self.enter(State::Closing),
+                    _ if gone => self.enter(State::Closed),
+                    _ => {}
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Looks at nodes that have changed. Its own questions may have been answered after the news of more.
+    fn changes(&mut self, ready: bool, cx: &mut Context) {
+        if self.front.changed(ready) {
+            self.nodes(cx);
+            cx.again();
         }
     }
 
@@ -570,6 +576,8 @@ fn address(page: usize) -> u64 {
 
 impl Auxiliary for Qdisk {
     fn start(&mut self, cx: &mut Context) {
+        // What a former life has named is of no use.
+        self.front.unmap();
         // A former life has left a connected ring: everything that it has not answered is still in it.
         self.state = match State::of(self.front.node(Side::Back, "state").as_deref()) {
             State::Connected if cx.marks.former(PORT).is_some_and(|p| p != 0) => State::InitWait,
@@ -577,12 +585,11 @@ impl Auxiliary for Qdisk {
             _ => State::Unknown,
         };
         self.nodes(cx);
+        self.changes(false, cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
-        if ready == Ready::Fd(NODES) && self.front.changed() {
-            self.nodes(cx);
-        }
+        self.changes(ready == Ready::Fd(NODES), cx);
         if ready == Ready::Fd(EVENTS) && self.front.signalled() {
             self.counters.signals = self.counters.signals.saturating_add(1);
         }

@@ -211,7 +211,9 @@ impl Request {
             }
             _ => What::Unknown,
         };
-        Self { id: long(at), operation, sector: long(sector), what }
+        // An indirect request is answered as what it asks.
+        let answered = if operation == op::INDIRECT { byte(1) } else { operation };
+        Self { id: long(at), operation: answered, sector: long(sector), what }
     }
 }
 

@@ -269,3 +269,63 @@ package() {
     [ -e /usr/lib/bulkhead ] || mv /run/away/bulkhead /usr/lib/; [ -e /usr/bin/bulkhead ] || mv /run/away/bin/bulkhead /usr/bin/
     return $r
 }
+
+# A guest that unplugs, with disks that are files, as libxl makes them by default: two that are emulated too (one raw, one qcow2) and one
+# that is not. It goes on with the PV disks, which nobody else has. Their processes, and those that they ask, are killed at any moment
+# while the guest writes; every write that it was told is on the disk is there.
+qdisk() {
+    cmdline='xen_emul_unplug=all' linux_config our qd <<'S'
+echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK"
+echo "GUEST-SUM $(head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1)"
+grep . /sys/block/xvdb/queue/discard_max_bytes /sys/module/xen_blkfront/parameters/* 2>/dev/null
+copy 16 && echo GUEST-COPIED
+hears begin
+i=0; while ! host_says stop; do
+    printf 'record %d of b' $i | dd of=/dev/hdb bs=4096 seek=$((30000 + i)) conv=sync,notrunc,fsync 2>/dev/null || echo "GUEST-FAILED b $i"
+    printf 'record %d of e' $i | dd of=/dev/xvde bs=4096 seek=$((i * 16)) conv=sync,notrunc,fsync 2>/dev/null || echo "GUEST-FAILED e $i"
+    echo "GUEST-ACK $i."; i=$((i + 1))
+done
+copy 80 && echo GUEST-AGAIN
+S
+    qemu-img create -q -f qcow2 /run/qe.qcow2 200M || return 1
+    sed -i 's#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/qe.qcow2"]#; s#^serial=.*#serial="pty"#' /run/qd.cfg
+    xl create -p /run/qd.cfg || { cat /var/log/xen/qemu-dm-qd.log; dmesg | grep type=1326; return 1; }
+    rm -f /run/qd.in; mkfifo /run/qd.in
+    $tools/bulkhead-bed terminal xl console qd </run/qd.in >/run/qd.out 2>&1 &
+    exec 6<>/run/qd.in
+    xl unpause qd
+    await 120 said qd GUEST-COPIED || { trouble qd; bulkhead ps; xenstore-ls /local/domain/0/backend; return 1; }
+    bulkhead ps qd; bulkhead inspect qd qdisk768; bulkhead inspect qd xenbus; bulkhead inspect qd grant
+    $tools/bulkhead-bed processes "$(dm_pid qd)" || return 1
+    # Who has the disks: their own processes, each its own.
+    for f in qd.img qd.data qe.qcow2; do
+        n=0; for p in $(tree qd | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -q "/run/$f\$" && n=$((n + 1)) && h=$p; done
+        echo "$f: $n holders, the last: $(tr '\0' ' ' <"/proc/$h/cmdline")"
+    done
+    say begin
+    acks() { sed -n 's/.*GUEST-ACK \([0-9]*\)\..*/\1/p' /run/qd.out | tail -n 1; }
+    past() { [ "$(acks)" -gt "$1" ] 2>/dev/null; }
+    await 30 past 2 || { trouble qd; return 1; }
+    for round in 1 2; do
+        for role in qdisk xenbus qdisk grant; do
+            usleep $(($(od -An -N2 -tu2 /dev/urandom) * 8))
+            before=$(acks)
+            # Each of the disks in turn; which one is no matter.
+            v=$(tree qd | sed -n "s/^$role //p" | sed -n "$((round % 3 + 1))p"); v=${v:-$(role_pid qd $role)}
+            kill -KILL "$v"
+            await 30 past $((before + 2)) || { echo "nothing goes on after $role was killed in round $round"; trouble qd; bulkhead ps qd; return 1; }
+        done
+    done
+    tell qd stop
+    await 100 gone qd || { trouble qd; return 1; }
+    exec 6>&-; cat /run/qd.out
+    ! grep GUEST-FAILED /run/qd.out || return 1
+    last=$(acks); echo "acknowledged: $last"
+    qemu-img check /run/qe.qcow2 && qemu-img convert -O raw /run/qe.qcow2 /run/qe.img || return 1
+    i=0; while [ $i -le "$last" ]; do
+        [ "$(dd if=/run/qd.data bs=4096 skip=$((30000 + i)) count=1 2>/dev/null | tr -d '\0')" = "record $i of b" ] || { echo "record $i of b is lost"; return 1; }
+        [ "$(dd if=/run/qe.img bs=4096 skip=$((i * 16)) count=1 2>/dev/null | tr -d '\0')" = "record $i of e" ] || { echo "record $i of e is lost"; return 1; }
+        i=$((i + 1))
+    done
+    said qd 'xvda xvdb xvde GUEST-BLOCK' && said qd "GUEST-SUM $(head -c 65536 /run/qd.img | sha256sum | cut -d' ' -f1)" && said qd GUEST-AGAIN && copied qd && await 5 nothing_left
+}

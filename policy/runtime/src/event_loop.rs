@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// What a device is made of: what the launcher gave it, and guest memory.
 pub struct Resources {
+    /// The guest.
+    pub domid: u16,
     /// Descriptors of back ends.
     pub fds: Fds,
     /// Guest memory, video RAM by offset, or [`NoMemory`].
@@ -61,7 +63,7 @@ pub fn run_device(
 
     let report = process.confine()?;
     let control = serve_control(role, control_socket)?;
-    let resources = Resources { fds: std::mem::take(&mut process.fds), memory: memory.clone() };
+    let resources = Resources { domid: process.plan.domid, fds: std::mem::take(&mut process.fds), memory: memory.clone() };
     let built = build(&config, resources).map_err(StartError::Other)?;
     let mut cx = Context::new(memory);
     if process.plan.mode == Mode::Xen || !config.seen() {

@@ -285,9 +285,163 @@ impl GuestMemory for MemfdMemory {
     fn invalidate(&self) {}
 }
 
+/// Pages that another domain has granted, in a range of addresses from 0: pages for what is mapped, behind them a buffer that is shared
+/// with the process that copies. What is not mapped is no RAM.
+#[derive(Debug)]
+pub struct GrantMemory {
+    area: SharedArea,
+    grants: OwnedFd,
+    /// Whether each page is there.
+    present: Vec<std::sync::atomic::AtomicBool>,
+    /// The first page of the buffer.
+    buffer: usize,
+}
+
+impl GrantMemory {
+    /// `grants` is a grant device in which pages have been or will be named by another process; `buffer` a memfd of `buffer_pages`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(grants: OwnedFd, pages: usize, buffer: &OwnedFd, buffer_pages: usize) -> Result<Self> {
+        let all = pages.saturating_add(buffer_pages);
+        let len = all.saturating_mul(PAGE);
+        // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+        let ptr = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
+        let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the mapping just made, known to the area only. Pages without access are never touched: see `present`.
+        let area = unsafe { SharedArea::from_mapping(base, len, true) };
+        let present: Vec<_> = (0..all).map(|_| std::sync::atomic::AtomicBool::new(false)).collect();
+        let memory = Self { area, grants, present, buffer: pages };
+        memory.place(pages, buffer_pages, buffer.as_fd(), 0)?;
+        Ok(memory)
+    }
+
+    /// Maps a descriptor's pages over a piece of the range.
+    fn place(&self, page: usize, count: usize, fd: BorrowedFd<'_>, offset: u64) -> Result<()> {
+        let len = count.saturating_mul(PAGE);
+        let at = self.area.address(page.saturating_mul(PAGE), len).ok_or(std::io::ErrorKind::InvalidInput)?;
+        // SAFETY: inside of the range that this value has reserved; what is replaced has no references, only copies are made of it.
+        unsafe { rustix::mm::mmap(at.cast(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED, fd, offset) }?;
+        for present in self.present.iter().skip(page).take(count) {
+            present.store(true, std::sync::atomic::Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Takes pages away. Nothing may be using them.
+    fn clear(&self, page: usize, count: usize) {
+        for present in self.present.iter().skip(page).take(count) {
+            present.store(false, std::sync::atomic::Ordering::Release);
+        }
+        let len = count.saturating_mul(PAGE);
+        let Some(at) = self.area.address(page.saturating_mul(PAGE), len) else { return };
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: as in `place`.
+        let _ = unsafe { rustix::mm::mmap_anonymous(at.cast(), len, ProtFlags::empty(), flags) };
+    }
+
+    /// Maps granted pages, which are at `index` in the descriptor, at a page of the range before the buffer.
+    ///
+    /// # Errors
+    /// The guest has not granted one of them, or there is no room; none is mapped then.
+    pub fn map(&self, page: usize, count: usize, index: u64) -> Result<()> {
+        if page.saturating_add(count) > self.buffer {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        let placed = self.place(page, count, self.grants.as_fd(), index);
+        if placed.is_err() {
+            // The kernel has taken away what was there before it failed.
+            self.clear(page, count);
+        }
+        placed
+    }
+
+    /// Unmaps all granted pages. Nothing may be using them.
+    pub fn unmap(&self) {
+        self.clear(0, self.buffer);
+    }
+
+    /// A 32-bit number in shared memory; 0 where nothing is mapped.
+    pub fn load_u32(&self, address: u64) -> u32 {
+        self.offset(address, 4).map_or(0, |at| self.area.load_u32(at))
+    }
+
+    /// Sets one.
+    pub fn store_u32(&self, address: u64, value: u32) {
+        if let Ok(at) = self.offset(address, 4) {
+            self.area.store_u32(at, value);
+        }
+    }
+
+    fn offset(&self, address: u64, len: usize) -> std::result::Result<usize, DmaError> {
+        let none = DmaError::NoRam(address);
+        let offset = usize::try_from(address).map_err(|_| none)?;
+        let last = offset.checked_add(len.saturating_sub(1)).ok_or(none)?;
+        let pages = self.present.get(offset >> 12..=last >> 12).ok_or(none)?;
+        if pages.iter().all(|p| p.load(std::sync::atomic::Ordering::Acquire)) { Ok(offset) } else { Err(none) }
+    }
+
+    fn vector(&self, segments: &[Segment]) -> std::result::Result<Vector, DmaError> {
+        let mut vector = Vector::default();
+        for segment in segments {
+            let offset = self.offset(segment.address, segment.len as usize)?;
+            vector.push(&self.area, offset, segment.len as usize);
+        }
+        Ok(vector)
+    }
+}
+
+impl GuestMemory for GrantMemory {
+    fn read(&self, address: u64, to: &mut [u8]) -> std::result::Result<(), DmaError> {
+        let offset = self.offset(address, to.len())?;
+        if self.area.copy_out(offset, to) { Ok(()) } else { Err(DmaError::NoRam(address)) }
+    }
+    fn write(&self, address: u64, from: &[u8]) -> std::result::Result<(), DmaError> {
+        let offset = self.offset(address, from.len())?;
+        if self.area.copy_in(offset, from) { Ok(()) } else { Err(DmaError::NoRam(address)) }
+    }
+    fn read_file(&self, file: BorrowedFd<'_>, offset: u64, to: &[Segment]) -> std::result::Result<usize, DmaError> {
+        self.vector(to)?.run(file, offset, false)
+    }
+    fn write_file(&self, file: BorrowedFd<'_>, offset: u64, from: &[Segment]) -> std::result::Result<usize, DmaError> {
+        self.vector(from)?.run(file, offset, true)
+    }
+    fn invalidate(&self) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn granted_pages_are_there_when_they_are_mapped_and_not_before_or_after() {
+        let fd = |bytes: u64| {
+            let fd = rustix::fs::memfd_create("grants", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+            rustix::fs::ftruncate(&fd, bytes).unwrap();
+            fd
+        };
+        // A memfd in the place of the grant device: pages by offset as well.
+        let (grants, buffer) = (fd(8 * 4096), fd(2 * 4096));
+        rustix::io::pwrite(&grants, &[7; 4096], 3 * 4096).unwrap();
+        let memory = GrantMemory::new(grants, 16, &buffer, 2).unwrap();
+        let mut byte = [0];
+        assert_eq!(memory.read(5 * 4096, &mut byte), Err(DmaError::NoRam(5 * 4096)));
+        memory.map(5, 2, 3 * 4096).unwrap();
+        assert_eq!((memory.read(5 * 4096 + 4095, &mut byte), byte), (Ok(()), [7]));
+        assert_eq!(memory.write(7 * 4096 - 1, &[1, 2]), Err(DmaError::NoRam(7 * 4096 - 1)), "beyond the last page");
+        assert!(memory.map(15, 2, 0).is_err() && memory.map(usize::MAX, 2, 0).is_err(), "into the buffer");
+        memory.store_u32(5 * 4096 + 8, 77);
+        assert_eq!((memory.load_u32(5 * 4096 + 8), memory.load_u32(0)), (77, 0));
+        memory.write(16 * 4096, &[9]).unwrap();
+        rustix::io::pread(&buffer, &mut byte, 0).unwrap();
+        assert_eq!(byte, [9], "the buffer is shared");
+        memory.unmap();
+        assert_eq!(memory.read_file(buffer.as_fd(), 0, &[Segment { address: 5 * 4096, len: 1 }]), Err(DmaError::NoRam(5 * 4096)));
+        assert_eq!(memory.read(16 * 4096, &mut byte), Ok(()));
+        for at in [u64::MAX, 18 * 4096, u64::MAX - 3] {
+            assert_eq!(memory.read(at, &mut byte), Err(DmaError::NoRam(at)));
+        }
+    }
 
     #[test]
     fn file_io_goes_to_scattered_segments_and_stops_at_the_end() {

@@ -103,6 +103,15 @@ pub struct BootMenu {
 /// Keyboard layouts that viewers' characters can be looked up in; the first is what is taken when nobody says.
 pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
 
+/// The directories of a PV device in xenstore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PvNodes {
+    /// The back end's.
+    pub back: String,
+    /// The guest's.
+    pub front: String,
+}
+
 /// Where viewers connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VncAddress {
@@ -216,6 +225,24 @@ pub enum DeviceConfig {
         /// Keyboard layout by which keys are found for viewers that tell characters only.
         layout: String,
     },
+    /// Holds the connection to xenstored for the back ends of PV devices.
+    Xenbus {
+        /// Each back end's two directories, in the order of the descriptors.
+        devices: Vec<PvNodes>,
+    },
+    /// Holds the devices of granted pages for the back ends of PV devices, one for each in the order of the descriptors.
+    Grant,
+    /// The back end of a PV disk.
+    Qdisk {
+        /// xenbus' number of the device.
+        devid: u32,
+        /// The disk; without a size until the guest has unplugged the emulated disk with the same image.
+        disk: DriveConfig,
+        /// The emulated disk with the same image: its index on the IDE controller.
+        emulated: Option<u8>,
+        /// Sectors that the guest does not need may be given back.
+        discard: bool,
+    },
     /// QMP over a vchan. The guest sees nothing of it.
     Vchan {
         /// Local port of its event channel.
@@ -226,7 +253,7 @@ pub enum DeviceConfig {
 impl DeviceConfig {
     /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
     pub fn seen(&self) -> bool {
-        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. })
+        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. })
     }
 
     /// The process's name: its profile, its name in logs.
@@ -244,6 +271,9 @@ impl DeviceConfig {
             Self::Fbdev => "fbdev",
             Self::Vnc { .. } => "vnc",
             Self::Vchan { .. } => "vchan",
+            Self::Xenbus { .. } => "xenbus",
+            Self::Grant => "grant",
+            Self::Qdisk { .. } => "qdisk",
         }
     }
 }
@@ -365,6 +395,16 @@ pub enum FdUse {
     Leds,
     /// A socket that listens for viewers.
     Viewers,
+    /// A connection to xenstored, for `xenbus`.
+    Xenstore,
+    /// A back end's end of its socket to `xenbus`, or there the other end of the back end with this number.
+    Nodes(u8),
+    /// A back end's end of its socket to `grant`, or there the other end of the back end with this number.
+    Grants(u8),
+    /// A device of granted pages: for `grant` that of the back end with this number, for a back end (0) the same, to map.
+    Gntdev(u8),
+    /// The buffer that `grant` copies to and from, of the back end with this number (0 in a back end).
+    GrantBuffer(u8),
     /// A Linux frame buffer.
     Screen,
     /// An evdev node.

@@ -2,6 +2,9 @@
 //! device of granted pages. A packet each on a SEQPACKET socket pair, answered in order. Neither side believes the other: a packet
 //! that is not exactly one of these is no packet.
 
+/// Pages of the buffer that a back end shares with `grant`.
+pub const BUFFER_PAGES: usize = 1024;
+
 /// Whose directory of a device in xenstore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

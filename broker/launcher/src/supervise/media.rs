@@ -44,18 +44,22 @@ impl Launcher {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let Some(DeviceConfig::Ide { drives }) = config else { return };
         let gone: Vec<_> = drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.index != 0))).collect();
-        let mut names = Vec::new();
-        let mut indices = Vec::new();
+        let (mut names, mut unplugged) = (Vec::new(), Vec::new());
         for drive in gone {
+            unplugged.push(drive.clone());
             (drive.size, drive.file, drive.formats) = (None, None, Vec::new());
             names.push(drive.id.clone());
-            indices.push(drive.index);
-        }
-        if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
-            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(index) | FdUse::Backing(index, _) if indices.contains(index)));
         }
         if !names.is_empty() {
             say(&format!("the guest has unplugged {}", names.join(", ")));
+        }
+        for drive in unplugged {
+            let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) else { return };
+            let of = |what: &FdUse| matches!(what, FdUse::Drive(index) | FdUse::Backing(index, _) if *index == drive.index);
+            let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| of(what));
+            state.kept = kept;
+            // No later life of this process has them.
+            self.hand_over(&drive, files);
         }
     }
 

@@ -1,9 +1,10 @@
 //! Opening everything that the processes will be given, before any of them is started.
+use super::back_ends::{BackEnds, waits};
 use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd, say};
 use crate::errors::{Code, Coded as _};
 use crate::host;
 use crate::machine::Machine;
-use crate::slot::SlotState;
+use crate::slot::{Phase, SlotState};
 use crate::stubdom::Stubdom;
 use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot, VncAddress};
 use bulkhead_policy::{self as policy, Ids, verify};
@@ -25,6 +26,8 @@ struct Opened {
     nic_roms: Vec<(NicModel, OwnedFd, u32)>,
     nics: Vec<OwnedFd>,
     boot: host::Boot,
+    /// What each process of a back end is given, in the order of their slots.
+    back_ends: Vec<Vec<(FdUse, OwnedFd)>>,
 }
 
 /// Between a viewer and the devices that it shows. Pipes are (read end, write end).
@@ -93,7 +96,11 @@ impl Launcher {
             ends.push(open.end);
             rules.push(open.rules);
         }
-        let unplug = !machine.probe && may_unplug(&machine, domid);
+        let mut back_ends = match (mode, machine.probe, &stubdom) {
+            (Mode::Xen, false, None) => BackEnds::open(&machine, domid, &mut shown)?,
+            _ => BackEnds::default(),
+        };
+        let unplug = !machine.probe && may_unplug(&machine, domid, &back_ends);
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
         let parts = host::Parts { drives, vga_rom: rom.as_ref().map_or(0, |r| r.1), nic_rom: &rom_size, ends: &ends, boot: &boot, gfn, unplug };
@@ -105,6 +112,7 @@ impl Launcher {
             }
             configs.push(DeviceConfig::Vchan { port: stubdom.qmp.port });
         }
+        configs.append(&mut back_ends.configs);
         // Only where there is a picture.
         let mut viewers = None;
         if let Some(vnc) = machine.vnc.as_ref().filter(|_| machine.video.is_some() && !machine.probe) {
@@ -179,7 +187,7 @@ impl Launcher {
             next_token: 1,
             rules,
         };
-        let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot };
+        let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
@@ -209,7 +217,8 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot } = opened;
+        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot, back_ends } = opened;
+        let mut back_ends = back_ends.into_iter();
         let mut nics = nics.into_iter();
         let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
         let domid = self.plan.domid;
@@ -281,6 +290,7 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Platform { .. } => {}
+                DeviceConfig::Xenbus { .. } | DeviceConfig::Grant | DeviceConfig::Qdisk { .. } => kept.extend(back_ends.next().unwrap_or_default()),
                 DeviceConfig::Usb { .. } => {
                     kept.push(memory()?);
                     if let Some(links) = &links {
@@ -341,14 +351,18 @@ impl Launcher {
                     }
                 }
             }
-            all.push((device.slot, device.name.clone(), device.config.role(), kept));
+            all.push((device, kept));
         }
         self.slots.push(SlotState::new(CONTROL, "control".into(), "control", self.ids(CONTROL), control)?);
         if !self.probe {
             self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
         }
-        for (slot, name, role, kept) in all {
-            self.slots.push(SlotState::new(slot, name, role, self.ids(slot), kept)?);
+        for (device, kept) in all {
+            let mut state = SlotState::new(device.slot, device.name.clone(), device.config.role(), self.ids(device.slot), kept)?;
+            if waits(&device.config, &self.plan.devices) {
+                state.phase = Phase::Waiting;
+            }
+            self.slots.push(state);
         }
         // Control reads everybody's log; the pipes outlive both ends.
         let mut logs = Vec::new();
@@ -377,8 +391,8 @@ impl Launcher {
 }
 
 /// Whether the guest may unplug what is emulated: then it has PV devices only. Every network card has a back end; a disk has one unless
-/// it is qdisk, which this program does not serve yet. The nodes are libxl's: the guest has not run.
-fn may_unplug(machine: &Machine, domid: u16) -> bool {
+/// it is a qdisk that is not served here. The nodes are libxl's: the guest has not run.
+fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds) -> bool {
     if !machine.drives.iter().any(|d| !d.cdrom) {
         return true;
     }
@@ -387,8 +401,11 @@ fn may_unplug(machine: &Machine, domid: u16) -> bool {
     }
     let Ok(mut xenstore) = Xenstore::connect() else { return false };
     let path = format!("/local/domain/{domid}/device/vbd");
-    let back_ends: Vec<String> = xenstore.directory(&path).iter().filter_map(|id| xenstore.read(&format!("{path}/{id}/backend")).ok()).collect();
-    !back_ends.is_empty() && back_ends.iter().all(|b| !b.contains("/qdisk/"))
+    let ids = xenstore.directory(&path);
+    let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
+    // An HVM guest does not use a CD's back end.
+    let has_one = |id: &String| served.serves(id) || node(id, "device-type") == "cdrom" || !node(id, "backend").contains("/qdisk/");
+    !ids.is_empty() && ids.iter().all(has_one)
 }
 
 /// Numbers the devices, and names those that are alone by their role.
@@ -399,6 +416,7 @@ fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
         let name = match &config {
             DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
             DeviceConfig::Nic { index, .. } => format!("nic{index}"),
+            DeviceConfig::Qdisk { devid, .. } => format!("{role}{devid}"),
             _ => role.to_owned(),
         };
         devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });

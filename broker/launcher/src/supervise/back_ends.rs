@@ -1,0 +1,123 @@
+//! Back ends of PV devices: what is opened for them, and the hand-over of a disk from its emulated drive.
+use super::{Launcher, say};
+use crate::errors::{Code, Coded as _};
+use crate::host;
+use crate::machine::Machine;
+use crate::pv;
+use crate::slot::Phase;
+use bulkhead_bus::plan::{DeviceConfig, DeviceSlot, DriveConfig, FdUse, Slot};
+use bulkhead_bus::pv::BUFFER_PAGES;
+use bulkhead_ring::SharedArea;
+use bulkhead_xen::{Evtchn, Gntdev, Xenstore};
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// The processes of back ends, in the order of their slots, each with what it is given.
+#[derive(Default)]
+pub(super) struct BackEnds {
+    pub(super) configs: Vec<DeviceConfig>,
+    pub(super) kept: Vec<Vec<(FdUse, OwnedFd)>>,
+}
+
+impl BackEnds {
+    /// Opens everything for the PV devices that the guest's nodes name. `shown`: lines for the log.
+    pub(super) fn open(machine: &Machine, domid: u16, shown: &mut Vec<String>) -> Result<Self, String> {
+        let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
+        let (disks, notes) = pv::disks(domid, &mut xenstore);
+        shown.extend(notes);
+        if disks.is_empty() {
+            return Ok(Self::default());
+        }
+        let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
+        let fail_io = |e: rustix::io::Errno| e.to_string();
+        let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail_io);
+        let mut xenbus = vec![(FdUse::Xenstore, Xenstore::open_stream().coded(Code::Xenstore)?)];
+        let mut grant = Vec::new();
+        let (mut configs, mut kept) = (Vec::new(), Vec::new());
+        for (number, disk) in (0u8..).zip(&disks) {
+            // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
+            let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
+            let (mut fds, config) = match twin {
+                Some(index) => (Vec::new(), nobodys(&disk.drive, index)),
+                None => host::drive(&disk.drive, machine.backing, machine.full).coded(Code::Image)?,
+            };
+            let ((nodes, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
+            let device = Gntdev::open().map_err(fail)?;
+            let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096)).map_err(|e| e.to_string())?;
+            SharedArea::seal_size(&buffer).map_err(|e| e.to_string())?;
+            grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(fail_io)?));
+            grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(fail_io)?));
+            grant.push((FdUse::Grants(number), far_grants));
+            xenbus.push((FdUse::Nodes(number), far_nodes));
+            fds.extend([(FdUse::Nodes(0), nodes), (FdUse::Grants(0), grants), (FdUse::Gntdev(0), device), (FdUse::GrantBuffer(0), buffer)]);
+            fds.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
+            configs.push(DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard });
+            kept.push(fds);
+        }
+        configs.insert(0, DeviceConfig::Xenbus { devices: disks.iter().map(|d| d.nodes.clone()).collect() });
+        kept.insert(0, xenbus);
+        configs.insert(1, DeviceConfig::Grant);
+        kept.insert(1, grant);
+        Ok(Self { configs, kept })
+    }
+
+    /// Whether this disk has a back end here.
+    pub(super) fn serves(&self, id: &str) -> bool {
+        self.configs.iter().any(|c| matches!(c, DeviceConfig::Qdisk { devid, .. } if devid.to_string() == id))
+    }
+}
+
+/// The configuration of a PV disk whose image an emulated drive has.
+fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
+    DriveConfig { index, cdrom: false, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full: bulkhead_bus::plan::WhenFull::default() }
+}
+
+/// Whether a process has to wait: a PV disk until the emulated drive lets go of its image, those that serve PV disks until there is one.
+pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
+    match config {
+        DeviceConfig::Qdisk { emulated, .. } => emulated.is_some(),
+        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. })),
+        _ => false,
+    }
+}
+
+impl Launcher {
+    /// The guest has unplugged an emulated drive: the PV disk with the same image begins, with the same open files.
+    pub(super) fn hand_over(&mut self, drive: &DriveConfig, files: Vec<(FdUse, OwnedFd)>) {
+        let heir = self.plan.devices.iter_mut().find_map(|d| match &mut d.config {
+            DeviceConfig::Qdisk { disk, emulated, .. } if *emulated == Some(drive.index) => {
+                let id = std::mem::take(&mut disk.id);
+                (*disk, *emulated) = (DriveConfig { id, ..drive.clone() }, None);
+                Some(d.slot)
+            }
+            _ => None,
+        });
+        let Some(heir) = heir else { return };
+        let Some(state) = self.slot(heir).filter(|s| s.phase == Phase::Waiting) else { return };
+        state.kept.extend(files);
+        // With the first disk those begin that it asks; what it asks before they listen waits in its sockets.
+        let servers = self.plan.devices.iter().filter(|d| matches!(d.config, DeviceConfig::Xenbus { .. } | DeviceConfig::Grant)).map(|d| d.slot);
+        let begin: Vec<Slot> = servers.chain([heir]).filter(|slot| self.phase(*slot) == Some(Phase::Waiting)).collect();
+        for slot in begin {
+            if let Err(e) = self.spawn(slot) {
+                let name = self.slot(slot).map(|s| s.name.clone()).unwrap_or_default();
+                say(&format!("{name}: {e}"));
+            }
+        }
+    }
+
+    /// Before a process of this slot is started again: a connection to xenstored on which nobody has said half a word.
+    pub(super) fn reconnect(&mut self, slot: Slot) {
+        if self.restricted {
+            return;
+        }
+        let Some(state) = self.slot(slot).filter(|s| s.role == "xenbus") else { return };
+        match Xenstore::open_stream() {
+            Ok(stream) => {
+                state.kept.retain(|(what, _)| *what != FdUse::Xenstore);
+                state.kept.push((FdUse::Xenstore, stream));
+            }
+            Err(e) => say(&format!("{}: {e}", state.name)),
+        }
+    }
+}

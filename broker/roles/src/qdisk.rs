@@ -1,0 +1,199 @@
+//! The guest's end, as [`qdisk`](bulkhead_dev_blk::qdisk) wants it.
+use bulkhead_bus::plan::FdUse;
+use bulkhead_bus::pv::{BUFFER_PAGES, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
+use bulkhead_dev_blk::qdisk::{BUFFER, Frontend};
+use bulkhead_runtime::{Fds, GrantMemory};
+use bulkhead_xen::Evtchn;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::OwnedFd;
+use rustix::net::{RecvFlags, SendFlags};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer may take. A process that died over the question is there again by then, and is asked once more.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// How often a question is asked.
+const TRIES: usize = 3;
+
+/// A socket to `xenbus` or `grant`: one question at a time.
+struct Line {
+    socket: OwnedFd,
+    serial: u8,
+}
+
+impl Line {
+    /// What a packet says that is an answer to nothing.
+    fn other(packet: &[u8]) -> bool {
+        packet == [[0].as_slice(), &XenbusReply::Changed.to_bytes()].concat()
+    }
+
+    /// Asks, and waits; `changed` is set if something else was said meanwhile.
+    fn ask(&mut self, call: &[u8], changed: &mut bool) -> Option<Vec<u8>> {
+        for _ in 0..TRIES {
+            // Never 0: that is what comes by itself.
+            self.serial = self.serial.checked_add(1).unwrap_or(1);
+            let packet = [&[self.serial], call].concat();
+            let asked = Instant::now();
+            rustix::net::send(&self.socket, &packet, SendFlags::NOSIGNAL).ok()?;
+            while let Some(left) = PATIENCE.checked_sub(asked.elapsed()) {
+                let timeout = rustix::event::Timespec::try_from(left).ok()?;
+                match rustix::event::poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout)) {
+                    Ok(0) => break,
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(_) => return None,
+                }
+                let mut answer = [0; 1 + XenbusReply::MAX];
+                let Ok((n, _)) = rustix::net::recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT) else { continue };
+                let answer = answer.get(..n)?;
+                match answer.split_first() {
+                    Some((serial, rest)) if *serial == self.serial => return Some(rest.to_vec()),
+                    _ => *changed |= Self::other(answer),
+                }
+            }
+        }
+        None
+    }
+
+    /// What was said without a question.
+    fn heard(&mut self) -> bool {
+        let mut changed = false;
+        let mut packet = [0; 1 + XenbusReply::MAX];
+        while let Ok((n @ 1.., _)) = rustix::net::recv(&self.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) {
+            changed |= Self::other(packet.get(..n).unwrap_or_default());
+        }
+        changed
+    }
+}
+
+/// The guest's end of a PV disk.
+pub(crate) struct Front {
+    domid: u16,
+    nodes: Line,
+    grants: Line,
+    memory: Arc<GrantMemory>,
+    evtchn: Evtchn,
+    /// The local port, if one is bound.
+    port: Option<u32>,
+    /// Names of what is mapped.
+    named: Vec<u64>,
+    changed: bool,
+}
+
+impl Front {
+    /// Of the descriptors that the launcher gave, with the range of pages that it maps into.
+    pub(crate) fn new(domid: u16, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), String> {
+        let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
+        let buffer = want(&FdUse::GrantBuffer(0))?;
+        let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, BUFFER, &buffer, BUFFER_PAGES);
+        let memory = Arc::new(memory.map_err(|e| format!("the pages of a ring: {e}"))?);
+        let line = |socket| Line { socket, serial: 0 };
+        let (nodes, grants) = (line(want(&FdUse::Nodes(0))?), line(want(&FdUse::Grants(0))?));
+        let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
+        Ok((Self { domid, nodes, grants, memory: memory.clone(), evtchn, port: None, named: Vec::new(), changed: false }, memory))
+    }
+
+    /// What is polled: the event channel and `xenbus`.
+    pub(crate) fn polled(&self) -> Result<(OwnedFd, OwnedFd), rustix::io::Errno> {
+        Ok((rustix::io::dup(&self.evtchn)?, rustix::io::dup(&self.nodes.socket)?))
+    }
+
+    fn xenbus(&mut self, call: &XenbusCall) -> Option<String> {
+        let answer = self.nodes.ask(&call.to_bytes(), &mut self.changed).and_then(|a| XenbusReply::from_bytes(&a));
+        match answer {
+            Some(XenbusReply::Value(value)) => value,
+            other => {
+                tracing::warn!("xenbus: {other:?}");
+                None
+            }
+        }
+    }
+
+    fn grant(&mut self, call: &GrantCall) -> Option<u64> {
+        self.grants.ask(&call.to_bytes(), &mut false).and_then(|a| GrantReply::from_bytes(&a))?.0
+    }
+}
+
+impl Frontend for Front {
+    fn node(&mut self, side: Side, name: &str) -> Option<String> {
+        self.xenbus(&XenbusCall::Read(side, name.to_owned()))
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        let _ = self.xenbus(&XenbusCall::Write(name.to_owned(), value.to_owned()));
+    }
+
+    fn changed(&mut self, ready: bool) -> bool {
+        if ready {
+            self.changed |= self.nodes.heard();
+        }
+        std::mem::take(&mut self.changed)
+    }
+
+    fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
+        let Some(index) = self.grant(&GrantCall::Name(grefs.to_vec())) else { return false };
+        if let Err(e) = self.memory.map(page, grefs.len(), index) {
+            tracing::debug!("pages are not granted: {e}");
+            let _ = self.grant(&GrantCall::Forget(index));
+            return false;
+        }
+        self.named.push(index);
+        true
+    }
+
+    fn unmap(&mut self) {
+        self.memory.unmap();
+        self.named.clear();
+        let _ = self.grant(&GrantCall::Reset);
+    }
+
+    fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool {
+        let at = usize::try_from(address).ok().and_then(|a| a.checked_sub(BUFFER.saturating_mul(4096))).and_then(|at| u32::try_from(at).ok());
+        let Some(at) = at else { return false };
+        self.grant(&GrantCall::Copy { to_guest, at, pieces: pieces.to_vec() }).is_some()
+    }
+
+    fn bind(&mut self, port: u32) -> Option<u32> {
+        match self.evtchn.bind(self.domid, port) {
+            Ok(local) => {
+                self.port = Some(local);
+                Some(local)
+            }
+            Err(e) => {
+                tracing::warn!("{e}");
+                None
+            }
+        }
+    }
+
+    fn adopt(&mut self, local: u32) {
+        self.port = Some(local);
+        let _ = self.evtchn.unmask(&[local]);
+    }
+
+    fn unbind(&mut self) {
+        if let Some(port) = self.port.take() {
+            let _ = self.evtchn.unbind(port);
+        }
+    }
+
+    fn notify(&mut self) {
+        if let Some(port) = self.port {
+            let _ = self.evtchn.notify(port);
+        }
+    }
+
+    fn signalled(&mut self) -> bool {
+        let mut ports = [0; 16];
+        let Ok(n @ 1..) = self.evtchn.pending(&mut ports) else { return false };
+        let _ = self.evtchn.unmask(ports.get(..n).unwrap_or_default());
+        true
+    }
+
+    fn load(&self, offset: usize) -> u32 {
+        self.memory.load_u32(offset as u64)
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        self.memory.store_u32(offset as u64, value);
+    }
+}
