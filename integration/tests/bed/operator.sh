@@ -128,7 +128,8 @@ qcow2() {
     mkdir -p /run/small; mount -t tmpfs -o size=60m none /run/small || return 1
     linux_config our qc <<'S'
 pattern() { dd if=/dev/hda bs=512k count=16 iflag=direct 2>/dev/null; }
-pattern | dd of=/dev/hda bs=512k seek=128 oflag=direct 2>/dev/null; echo GUEST-FIRST
+pattern | dd of=/dev/hda bs=512k seek=128 oflag=direct conv=fsync 2>/dev/null; echo GUEST-FIRST
+pattern | dd of=/dev/hdd bs=512k oflag=direct conv=fsync 2>/dev/null && echo GUEST-FLUSHED
 i=0; while ! host_says killed; do pattern | dd of=/dev/hda bs=64k seek=$((1200 + i % 100)) oflag=direct 2>/dev/null || echo "a write failed"; i=$((i + 1)); [ $i != 2 ] || echo GUEST-WRITING; done
 pattern | dd of=/dev/hda bs=512k seek=160 oflag=direct 2>/dev/null && sync && echo GUEST-SECOND
 echo "GUEST-SUMS $(pattern | sha256sum | cut -d' ' -f1) $(dd if=/dev/hda bs=512k skip=128 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1) $(dd if=/dev/hda bs=512k skip=160 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)"
@@ -137,9 +138,13 @@ await 60 host_says room
 pattern | dd of=/dev/hda bs=512k seek=330 oflag=direct 2>/dev/null && sync && echo "GUEST-ROOM $(dd if=/dev/hda bs=512k skip=330 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)"
 S
     qemu-img create -q -f qcow2 -F raw -b /run/qc.img /run/small/qc.qcow2 200M || return 1
-    sed -i 's#target=/run/qc.img#target=/run/small/qc.qcow2#; s#format=raw,vdev=hda#format=qcow2,vdev=hda#' /run/qc.cfg; base=$(sha256sum </run/qc.img)
+    # And one that is based on nothing, of which all is new.
+    qemu-img create -q -f qcow2 /run/qn.qcow2 64M || return 1
+    sed -i 's#target=/run/qc.img#target=/run/small/qc.qcow2#; s#format=raw,vdev=hda#format=qcow2,vdev=hda#; s#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=hdd,access=rw,backendtype=qdisk,target=/run/qn.qcow2"]#' /run/qc.cfg; base=$(sha256sum </run/qc.img)
     guest_run /run/qc.cfg >/run/qc.out & running=$!
     await 120 said qc GUEST-WRITING || { trouble qc; return 1; }
+    # (A flush that its filter did not know would have killed it.)
+    said qc GUEST-FLUSHED && [ "$(bulkhead --json ps qc | sed 's/.*"name":"ide"[^}]*"restarts":\([0-9]*\).*/\1/')" = 0 ] || { trouble qc; bulkhead --json ps qc; return 1; }
     p=$(role_pid qc ide); kill -KILL "$p"; await 20 new_role qc ide "$p" || { trouble qc; return 1; }
     tell qc killed
     await 120 said qc GUEST-SUMS || { trouble qc; return 1; }
