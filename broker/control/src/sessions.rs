@@ -10,19 +10,20 @@ use tokio::task::AbortHandle;
 /// Bytes between a session and the socket, in each direction.
 const ROOM: usize = 16 << 10;
 
-/// A client's session: where its bytes go, and the tasks that end with it.
+/// A client's session: its number, where its bytes go, and the tasks that end with it.
 struct Session {
+    number: u8,
     input: WriteHalf<DuplexStream>,
     tasks: [AbortHandle; 2],
 }
 
 impl Session {
-    fn new(shared: Arc<Shared>, bridge: Arc<UnixStream>) -> Self {
+    fn new(number: u8, shared: Arc<Shared>, bridge: Arc<UnixStream>) -> Self {
         let (near, far) = tokio::io::duplex(ROOM);
         let (output, input) = tokio::io::split(near);
         let session = tokio::spawn(qmp::session(shared, Client::Vchan(far)));
-        let forward = tokio::spawn(forward(output, bridge));
-        Self { input, tasks: [session.abort_handle(), forward.abort_handle()] }
+        let forward = tokio::spawn(forward(number, output, bridge));
+        Self { number, input, tasks: [session.abort_handle(), forward.abort_handle()] }
     }
 }
 
@@ -38,19 +39,20 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
     let mut current: Option<Session> = None;
     let mut packet = vec![0; SessionPacket::MAX];
     while let Ok(n) = receive(&bridge, &mut packet).await {
-        let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first) else { continue };
-        match SessionPacket::from_u8(*kind) {
-            Some(SessionPacket::Begin) => current = Some(Session::new(shared.clone(), bridge.clone())),
+        let Some((&[kind, number], bytes)) = packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>) else { continue };
+        match SessionPacket::from_u8(kind) {
+            Some(SessionPacket::Begin) => current = Some(Session::new(number, shared.clone(), bridge.clone())),
             Some(SessionPacket::Data) => {
                 // A session that does not take its bytes is at work on a command; the client waits with it.
                 let taken = match &mut current {
+                    Some(session) if session.number != number => false,
                     Some(session) => session.input.write_all(bytes).await.is_ok(),
                     None => false,
                 };
                 // Its session is over, or an earlier control had it: it must come again.
                 if !taken {
                     current = None;
-                    if send(&bridge, &[SessionPacket::End as u8]).await.is_err() {
+                    if send(&bridge, &[SessionPacket::End as u8, number]).await.is_err() {
                         return;
                     }
                 }
@@ -62,11 +64,14 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
 }
 
 /// What the session says, in packets.
-async fn forward(mut output: ReadHalf<DuplexStream>, bridge: Arc<UnixStream>) {
-    let mut packet = vec![SessionPacket::Data as u8; SessionPacket::MAX];
+async fn forward(number: u8, mut output: ReadHalf<DuplexStream>, bridge: Arc<UnixStream>) {
+    let mut packet = vec![0; SessionPacket::MAX];
+    if let Some(head) = packet.first_chunk_mut::<{ SessionPacket::HEAD }>() {
+        *head = [SessionPacket::Data as u8, number];
+    }
     loop {
-        match output.read(packet.get_mut(1..).unwrap_or_default()).await {
-            Ok(n @ 1..) if send(&bridge, packet.get(..n.saturating_add(1)).unwrap_or_default()).await.is_ok() => {}
+        match output.read(packet.get_mut(SessionPacket::HEAD..).unwrap_or_default()).await {
+            Ok(n @ 1..) if send(&bridge, packet.get(..n.saturating_add(SessionPacket::HEAD)).unwrap_or_default()).await.is_ok() => {}
             _ => return,
         }
     }

@@ -1,10 +1,10 @@
 //! QMP over a vchan: bytes between a client in another domain and control. Nothing is parsed here.
 //!
-//! One client at a time, one connection after the other in the same page. That a new client has come is seen by a signal
-//! that nobody asked for (see [`VchanServer::unasked`]): the last one may have gone without having been seen going.
+//! One client at a time, one connection after the other in the same page. The last one may have gone without having been seen going;
+//! a new one is told from it by [`VchanServer::client`].
 use bulkhead_bus::plan::SessionPacket;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
-use bulkhead_xen::{Evtchn, VchanServer};
+use bulkhead_xen::{Client, Evtchn, VchanServer};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -24,8 +24,6 @@ pub(crate) struct Vchan {
     sessions: OwnedFd,
     /// A client is there and control knows of it.
     open: bool,
-    /// This client has sent something.
-    spoke: bool,
     /// A client was told to go and has not gone yet.
     hung_up: bool,
     /// From control, not yet written.
@@ -41,12 +39,17 @@ pub(crate) struct Vchan {
 impl Vchan {
     pub(crate) fn new(server: VchanServer, evtchn: OwnedFd, port: u32, sessions: OwnedFd) -> Self {
         let evtchn = Evtchn::from_fd(evtchn);
-        Self { server, evtchn, port, sessions, open: false, spoke: false, hung_up: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
+        Self { server, evtchn, port, sessions, open: false, hung_up: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
+    }
+
+    /// The client's number, as packets carry it.
+    fn number(&self) -> u8 {
+        self.clients.to_le_bytes()[0]
     }
 
     /// Tells control; false if it has no room now.
     fn tell(&self, kind: SessionPacket, bytes: &[u8]) -> bool {
-        let mut packet = vec![kind as u8];
+        let mut packet = vec![kind as u8, self.number()];
         packet.extend_from_slice(bytes);
         !matches!(rustix::net::send(&self.sessions, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT), Err(Errno::AGAIN))
     }
@@ -75,8 +78,9 @@ impl Vchan {
     }
 
     fn begin(&mut self) {
-        (self.open, self.spoke) = (true, false);
-        self.pending.clear();
+        self.forget();
+        self.server.discard();
+        self.open = true;
         self.clients = self.clients.saturating_add(1);
         self.tell(SessionPacket::Begin, &[]);
     }
@@ -86,17 +90,15 @@ impl Vchan {
         let mut ports = [0; 16];
         let Ok(1..) = self.evtchn.pending(&mut ports) else { return };
         let _ = self.evtchn.unmask(&[self.port]);
-        // Looked at before anything is read: reading asks for the next signal.
-        let unasked = self.server.unasked();
         match self.server.client() {
-            None => {}
-            Some(false) => self.close(),
-            Some(true) if self.hung_up => {}
-            Some(true) if !self.open => self.begin(),
-            // Another one has come before this one's end was seen. One that has said nothing yet waits for the greeting, which
-            // was sent: its signal is that of its own coming.
-            Some(true) if unasked && self.spoke && self.waiting.is_empty() && self.server.readable() == Ok(false) => self.begin(),
-            Some(true) => {}
+            Client::NotYet | Client::Known => {}
+            Client::Gone => self.close(),
+            Client::New if self.hung_up => {
+                // The one that was to go has gone: this one came after it.
+                self.close();
+                self.begin();
+            }
+            Client::New => self.begin(),
         }
     }
 
@@ -120,11 +122,10 @@ impl Vchan {
     fn step(&mut self) -> Result<bool, bulkhead_xen::Broken> {
         let mut moved = false;
         if self.open && self.waiting.is_empty() {
-            let mut bytes = [0; SessionPacket::MAX - 1];
+            let mut bytes = [0; SessionPacket::MAX - SessionPacket::HEAD];
             let n = self.server.read(&mut bytes)?;
             if n > 0 {
                 self.waiting = bytes.get(..n).unwrap_or_default().to_vec();
-                self.spoke = true;
                 self.received = self.received.saturating_add(n as u64);
                 self.signal(false);
             }
@@ -136,11 +137,11 @@ impl Vchan {
         if self.pending.is_empty() {
             let mut packet = [0; SessionPacket::MAX];
             if let Ok((n, _)) = rustix::net::recv(&self.sessions, packet.as_mut_slice(), RecvFlags::DONTWAIT)
-                && let Some((kind, bytes)) = packet.get(..n).and_then(<[u8]>::split_first)
-                && self.open
+                && let Some((&[kind, number], bytes)) = packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>)
             {
                 moved = true;
-                match SessionPacket::from_u8(*kind) {
+                // What was on its way to an earlier client is dropped.
+                match SessionPacket::from_u8(kind).filter(|_| self.open && number == self.number()) {
                     Some(SessionPacket::Data) => self.pending = bytes.to_vec(),
                     // Control has been started again and knows nothing of this client.
                     Some(SessionPacket::End) => self.hang_up(),

@@ -13,7 +13,7 @@ pub use gntalloc::GrantedPage;
 pub use gntdev::{Gntdev, GrantPiece, MOST_REFS};
 pub use ioreq_page::{IoreqPages, Mapping};
 pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
-pub use vchan::{Broken, VchanServer};
+pub use vchan::{Broken, Client, VchanServer};
 pub use xenstore::Xenstore;
 
 /// What the kernel or Xen refused.

@@ -2,7 +2,7 @@
 //! counts are copied, checked, and never trusted to stay as they were.
 use crate::{Mapping, Result};
 use bulkhead_xen_abi::vchan as at;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
 use rustix::fd::BorrowedFd;
 
 /// The client broke the protocol: more bytes in a ring than it has room for.
@@ -14,12 +14,19 @@ pub struct Broken;
 #[derive(Debug)]
 pub struct VchanServer {
     page: Mapping,
-    /// Signals that were asked for last.
-    wanted: AtomicU8,
-    /// The client was seen to have signalled before its signal came.
-    expected: AtomicBool,
-    /// A signal has come because of a wish that was not renewed yet.
-    answered: AtomicBool,
+}
+
+/// The other side, as the page shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// None has come since the last one was known to have gone.
+    NotYet,
+    /// One has come, of whom nobody was told before.
+    New,
+    /// It is still that one.
+    Known,
+    /// It has gone.
+    Gone,
 }
 
 const LEFT_SIZE: u32 = 1 << at::SMALL_ORDER;
@@ -28,10 +35,12 @@ const RIGHT_SIZE: u32 = 1 << at::LARGE_ORDER;
 impl VchanServer {
     /// Maps the page that `fd` holds (of gntalloc, or a memfd in tests) and starts a new connection in it.
     pub fn new(fd: BorrowedFd<'_>) -> Result<Self> {
-        let server = Self { page: Mapping::new(fd, 1)?, wanted: AtomicU8::new(at::NOTIFY_WRITE), expected: AtomicBool::new(false), answered: AtomicBool::new(false) };
+        let server = Self { page: Mapping::new(fd, 1)? };
         server.half(at::ORDERS).store(at::SMALL_ORDER, Ordering::Relaxed);
         server.half(at::ORDERS.wrapping_add(2)).store(at::LARGE_ORDER, Ordering::Relaxed);
         server.restart();
+        // One that a former life of this process knew is new to this one.
+        let _ = server.byte(at::CLI_LIVE).compare_exchange(at::KNOWN, at::CONNECTED, Ordering::AcqRel, Ordering::Acquire);
         Ok(server)
     }
 
@@ -41,9 +50,6 @@ impl VchanServer {
             self.word(ring).store(0, Ordering::Relaxed);
             self.word(ring.wrapping_add(4)).store(0, Ordering::Relaxed);
         }
-        self.wanted.store(at::NOTIFY_WRITE, Ordering::Relaxed);
-        self.expected.store(false, Ordering::Relaxed);
-        self.answered.store(false, Ordering::Relaxed);
         self.byte(at::CLI_NOTIFY).store(at::NOTIFY_WRITE, Ordering::Relaxed);
         self.byte(at::SRV_LIVE).store(at::CONNECTED, Ordering::Release);
         let _ = self.byte(at::CLI_LIVE).compare_exchange(at::EXITED, at::NOT_YET, Ordering::AcqRel, Ordering::Acquire);
@@ -54,35 +60,31 @@ impl VchanServer {
         self.byte(at::SRV_LIVE).store(at::EXITED, Ordering::Release);
     }
 
-    /// Whether a client is there: `None` not yet, or one that has gone (`Some(false)`).
-    pub fn client(&self) -> Option<bool> {
-        match self.byte(at::CLI_LIVE).load(Ordering::Acquire) {
-            at::NOT_YET => None,
-            at::CONNECTED => Some(true),
-            _ => Some(false),
+    /// Whether a client is there. A new one is reported once.
+    pub fn client(&self) -> Client {
+        let state = self.byte(at::CLI_LIVE);
+        if state.compare_exchange(at::CONNECTED, at::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            return Client::New;
+        }
+        match state.load(Ordering::Acquire) {
+            at::NOT_YET => Client::NotYet,
+            at::KNOWN => Client::Known,
+            // Here again between the two looks.
+            at::CONNECTED => Client::NotYet,
+            _ => Client::Gone,
         }
     }
 
-    /// A signal has come. Whether nobody asked for it: then it is not about something written or read, but about a client
-    /// that came or went.
-    pub fn unasked(&self) -> bool {
-        let wanted = self.wanted.load(Ordering::Relaxed);
-        if self.byte(at::CLI_NOTIFY).load(Ordering::Acquire) & wanted != wanted {
-            self.answered.store(true, Ordering::Relaxed);
-            return false;
-        }
-        !self.expected.swap(false, Ordering::Relaxed)
+    /// Drops what a client has left in both rings, for the next one.
+    pub fn discard(&self) {
+        let (taken, given) = (self.word(at::LEFT), self.word(at::RIGHT.wrapping_add(4)));
+        taken.store(self.word(at::LEFT.wrapping_add(4)).load(Ordering::Acquire), Ordering::Release);
+        given.store(self.word(at::RIGHT).load(Ordering::Acquire), Ordering::Release);
     }
 
     /// Asks for a signal when the client writes, and if `space` when it reads. Look again afterwards.
     pub fn want(&self, space: bool) {
-        let bits = at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 };
-        let before = self.wanted.swap(bits, Ordering::Relaxed);
-        let left = self.byte(at::CLI_NOTIFY).fetch_or(bits, Ordering::SeqCst);
-        // The client has taken a wish: its signal has come, or is on its way.
-        if left & before != before && !self.answered.swap(false, Ordering::Relaxed) {
-            self.expected.store(true, Ordering::Relaxed);
-        }
+        self.byte(at::CLI_NOTIFY).fetch_or(at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 }, Ordering::SeqCst);
     }
 
     /// Whether the client wants to be signalled about this; asked once after each read and write.
@@ -170,9 +172,9 @@ mod tests {
     #[test]
     fn bytes_go_both_ways_and_around_the_end() {
         let (server, client) = pair();
-        assert_eq!(server.client(), None);
+        assert_eq!(server.client(), Client::NotYet);
         client.at::<AtomicU8>(at::CLI_LIVE).unwrap().store(1, Ordering::Release);
-        assert_eq!(server.client(), Some(true));
+        assert_eq!(server.client(), Client::New);
         let (prod, cons) = (client.at::<AtomicU32>(at::LEFT + 4).unwrap(), client.at::<AtomicU32>(at::RIGHT).unwrap());
         for round in 0..50u32 {
             for i in 0..100 {
@@ -200,7 +202,7 @@ mod tests {
         server.hang_up();
         client.at::<AtomicU8>(at::CLI_LIVE).unwrap().store(0, Ordering::Release);
         server.restart();
-        assert_eq!(server.client(), None);
+        assert_eq!(server.client(), Client::NotYet);
         assert_eq!((server.read(&mut [0; 10]), server.write(&[0; 10])), (Ok(0), Ok(10)));
     }
 
@@ -213,22 +215,24 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_nobody_asked_for_is_told_from_others() {
+    fn a_client_is_new_once_and_another_is_told_from_it() {
         let (server, client) = pair();
-        let wishes = client.at::<AtomicU8>(at::CLI_NOTIFY).unwrap();
-        assert!(server.unasked(), "nothing was written or read");
-        wishes.store(0, Ordering::Release);
-        assert!(!server.unasked());
-        server.want(true);
-        assert!(server.unasked());
-        wishes.store(1, Ordering::Release);
-        assert!(!server.unasked(), "it has read, and said so");
-        server.want(false);
-        // What it wrote is found, and the wish renewed, before its signal comes.
-        wishes.store(0, Ordering::Release);
-        server.want(true);
-        assert!(!server.unasked());
-        assert!(server.unasked());
-        assert_eq!(client.at::<AtomicU8>(at::CLI_NOTIFY).unwrap().load(Ordering::Acquire), 3);
+        let live = client.at::<AtomicU8>(at::CLI_LIVE).unwrap();
+        assert_eq!(server.client(), Client::NotYet);
+        for _ in 0..2 {
+            live.store(at::CONNECTED, Ordering::Release);
+            assert_eq!((server.client(), server.client()), (Client::New, Client::Known));
+        }
+        // Nobody saw this one go.
+        assert_eq!(server.write(b"left over"), Ok(9));
+        live.store(at::EXITED, Ordering::Release);
+        live.store(at::CONNECTED, Ordering::Release);
+        assert_eq!(server.client(), Client::New);
+        server.discard();
+        assert_eq!(server.write(&[0; 3000]), Ok(2048), "nothing is left of the last one");
+        live.store(at::EXITED, Ordering::Release);
+        assert_eq!(server.client(), Client::Gone);
+        server.restart();
+        assert_eq!(server.client(), Client::NotYet);
     }
 }

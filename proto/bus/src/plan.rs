@@ -746,7 +746,8 @@ impl InputEvent {
     }
 }
 
-/// First byte of a packet between the vchan's process and control.
+/// First byte of a packet between the vchan's process and control. The second is the number of the client, which goes round: what was
+/// said to an earlier one is not for the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SessionPacket {
@@ -759,8 +760,10 @@ pub enum SessionPacket {
 }
 
 impl SessionPacket {
-    /// Most bytes of a packet, with the first.
-    pub const MAX: usize = 1025;
+    /// Most bytes of a packet.
+    pub const MAX: usize = 1026;
+    /// Bytes of it before those that are carried.
+    pub const HEAD: usize = 2;
 
     /// The kind that `value` stands for.
     pub fn from_u8(value: u8) -> Option<Self> {

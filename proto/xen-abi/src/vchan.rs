@@ -22,6 +22,9 @@ pub const EXITED: u8 = 0;
 pub const CONNECTED: u8 = 1;
 /// The client has not been there yet.
 pub const NOT_YET: u8 = 2;
+/// Our own, for the client's state: the server knows of this client. A client writes that it comes ([`CONNECTED`]) and that it goes, and
+/// never looks at its own state; so one that comes after another is told from it, even if nobody saw that one go.
+pub const KNOWN: u8 = 3;
 
 /// A signal is wanted when something was written.
 pub const NOTIFY_WRITE: u8 = 1;

@@ -56,7 +56,7 @@ impl Bed {
         let mut packet = [0; SessionPacket::MAX];
         std::iter::from_fn(|| {
             let (n, _) = rustix::net::recv(&self.control, packet.as_mut_slice(), RecvFlags::DONTWAIT).ok()?;
-            (n > 0).then(|| (packet[0], packet[1..n].to_vec()))
+            (n > 1).then(|| (packet[0], packet[SessionPacket::HEAD..n].to_vec()))
         })
         .collect()
     }
@@ -77,7 +77,7 @@ fn a_client_comes_talks_and_goes() {
     assert!(bed.writes(b"hello"));
     bed.signal();
     assert_eq!(bed.packets(), [BEGIN, data(b"hello")]);
-    rustix::net::send(&bed.control, b"\x02answer", SendFlags::empty()).unwrap();
+    rustix::net::send(&bed.control, b"\x02\x01answer", SendFlags::empty()).unwrap();
     bed.vchan.poll(Ready::Fd(SESSIONS), &mut bed.cx);
     let mut answer = [0; 6];
     rustix::io::pread(&bed.page, &mut answer, at::LARGE_AT as u64).unwrap();
@@ -119,9 +119,18 @@ fn a_client_that_comes_before_the_end_of_the_last_was_seen_is_greeted() {
     assert!(bed.writes(b"one"));
     bed.signal();
     bed.packets();
+    // Half an answer to it is still on its way.
+    rustix::net::send(&bed.control, b"\x02\x01late", SendFlags::empty()).unwrap();
     // Gone and back before this process ran.
+    bed.live(1);
     bed.signal();
-    assert_eq!(bed.packets(), [BEGIN]);
+    assert_eq!(bed.packets(), [END, BEGIN]);
+    bed.vchan.poll(Ready::Fd(SESSIONS), &mut bed.cx);
+    rustix::net::send(&bed.control, b"\x02\x02hello", SendFlags::empty()).unwrap();
+    bed.vchan.poll(Ready::Fd(SESSIONS), &mut bed.cx);
+    let mut greeting = [0; 5];
+    rustix::io::pread(&bed.page, &mut greeting, at::LARGE_AT as u64).unwrap();
+    assert_eq!((&greeting, bed.byte(at::RIGHT + 4)), (b"hello", 5), "and nothing of what was for the other");
 }
 
 #[test]
@@ -130,7 +139,7 @@ fn a_client_that_control_has_forgotten_is_sent_away() {
     bed.live(1);
     bed.signal();
     bed.packets();
-    rustix::net::send(&bed.control, &[SessionPacket::End as u8], SendFlags::empty()).unwrap();
+    rustix::net::send(&bed.control, &[SessionPacket::End as u8, 1], SendFlags::empty()).unwrap();
     bed.vchan.poll(Ready::Fd(SESSIONS), &mut bed.cx);
     assert_eq!((bed.packets(), bed.byte(at::SRV_LIVE)), (vec![END], at::EXITED));
     bed.signal();
