@@ -236,6 +236,11 @@ fn breakout(domid: u16) -> Done {
     check(privcmd, own, "ide", "none", &dm_op, &[Outcome::Worked])?;
     check(privcmd, own, "ide", "none", &map, &[Outcome::Worked])?;
     check(evtchn, None, "broker", "none", &bind, &[Outcome::Worked])?;
+    // (Nothing restricts a grant device: only the filter stands between a back end and every domain's grants.)
+    let gntdev = "/dev/xen/gntdev";
+    let (name, copy) = (format!("name a granted page={domid}"), format!("copy a granted page={domid}"));
+    check(gntdev, None, "qdisk", "none", &name, &[Outcome::Worked])?;
+    check(gntdev, None, "qdisk", "none", &copy, &[Outcome::Worked])?;
     // The kernel's restriction alone.
     let refused = [Outcome::Refused(libc::EPERM as u8), Outcome::Refused(libc::EACCES as u8)];
     check(privcmd, own, "ide", "none", "hypercall", &refused)?;
@@ -251,6 +256,12 @@ fn breakout(domid: u16) -> Done {
             check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
             let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &map, &[may_map])?;
+            for attempt in [&name, &copy] {
+                let may_grant = if profile.role == "grant" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+                check(gntdev, None, profile.role, layer, attempt, &[may_grant])?;
+            }
+            let may_bind = if ["broker", "qdisk"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid)), profile.role, layer, &bind, &[may_bind])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;
         check(privcmd, other, "ide", layer, &map, &refused)?;
