@@ -4,4 +4,4 @@ mod sinks;
 pub mod vga;
 pub mod vnc;
 
-pub use sinks::Sinks;
+pub use sinks::{Sink, Sinks};

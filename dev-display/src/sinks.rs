@@ -1,8 +1,8 @@
-//! Where viewers' input goes: to the keyboard controller, or to USB devices, as the guest takes it.
+//! Where viewers' input goes: to the keyboard controller, or to USB devices or a PV keyboard, as the guest takes it.
 use bulkhead_bus::plan::InputEvent;
 use rustix::fd::OwnedFd;
 
-/// Which input goes to USB devices.
+/// Which input somebody takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Takes {
     places: bool,
@@ -10,51 +10,71 @@ struct Takes {
     movement: bool,
 }
 
+impl Takes {
+    fn has(self, event: InputEvent) -> bool {
+        match event {
+            InputEvent::Key { .. } => self.keys,
+            InputEvent::At { .. } => self.places,
+            // Buttons and the wheel are the pointer's.
+            InputEvent::Move { .. } | InputEvent::Button { .. } => self.places || self.movement,
+        }
+    }
+}
+
+/// A way to the guest that is open for what it takes there.
+#[derive(Debug)]
+pub struct Sink {
+    input: OwnedFd,
+    takes: OwnedFd,
+    now: Takes,
+}
+
+impl Sink {
+    /// `input` takes [`InputEvent`] records. `takes` gives a byte whenever the guest takes other input: bit 0 places, 1 keys, 2 movement.
+    pub fn new(input: OwnedFd, takes: OwnedFd) -> Self {
+        Self { input, takes, now: Takes::default() }
+    }
+}
+
 /// The ways to the guest's keyboards and pointers. None of them blocks; what does not fit is lost and counted.
 #[derive(Debug, Default)]
 pub struct Sinks {
     ps2: Option<OwnedFd>,
-    usb: Option<OwnedFd>,
-    takes: Option<OwnedFd>,
-    now: Takes,
+    others: Vec<Sink>,
     pub(crate) sent: u64,
     pub(crate) dropped: u64,
 }
 
 impl Sinks {
-    /// `ps2` and `usb` take [`InputEvent`] records. `takes` gives a byte whenever the guest takes other input from USB: bit 0 places, 1
-    /// keys, 2 movement; the rest goes to `ps2`.
-    pub fn new(ps2: Option<OwnedFd>, usb: Option<OwnedFd>, takes: Option<OwnedFd>) -> Self {
-        Self { ps2, usb, takes, ..Self::default() }
+    /// The first of `others` that takes an event gets it; what none takes goes to `ps2`.
+    pub fn new(ps2: Option<OwnedFd>, others: Vec<Sink>) -> Self {
+        Self { ps2, others, ..Self::default() }
     }
 
-    /// Becomes readable when the guest takes other input.
-    pub fn changes(&self) -> Option<&OwnedFd> {
-        self.takes.as_ref()
+    /// Become readable when the guest takes other input.
+    pub fn changes(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.others.iter().map(|sink| &sink.takes)
     }
 
     /// Looks what the guest takes: the last word counts.
     pub(crate) fn refresh(&mut self) {
-        if let Some(takes) = self.takes.as_ref().and_then(last_byte) {
-            self.now = Takes { places: takes & 1 != 0, keys: takes & 2 != 0, movement: takes & 4 != 0 };
+        for sink in &mut self.others {
+            if let Some(takes) = last_byte(&sink.takes) {
+                sink.now = Takes { places: takes & 1 != 0, keys: takes & 2 != 0, movement: takes & 4 != 0 };
+            }
         }
     }
 
     /// The guest takes places of the pointer.
     pub(crate) fn places(&self) -> bool {
-        self.now.places
+        // The first that takes any of the pointer's input takes all of it.
+        self.others.iter().find(|s| s.now.places || s.now.movement).is_some_and(|s| s.now.places)
     }
 
     /// Sends an event to where it is taken.
     pub(crate) fn send(&mut self, event: InputEvent) {
-        let usb = match event {
-            InputEvent::Key { .. } => self.now.keys,
-            InputEvent::At { .. } => self.now.places,
-            // Buttons and the wheel are the pointer's.
-            InputEvent::Move { .. } | InputEvent::Button { .. } => self.now.places || self.now.movement,
-        };
-        let pipe = if usb { &self.usb } else { &self.ps2 };
-        let sent = pipe.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
+        let pipe = self.others.iter().find(|s| s.now.has(event)).map(|s| &s.input).or(self.ps2.as_ref());
+        let sent = pipe.is_some_and(|pipe| rustix::io::write(pipe, &event.to_bytes()).is_ok());
         let counter = if sent { &mut self.sent } else { &mut self.dropped };
         *counter = counter.saturating_add(1);
     }

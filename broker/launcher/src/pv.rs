@@ -35,6 +35,18 @@ pub fn disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) 
     (disks, notes)
 }
 
+/// The PV keyboards of a guest, by number.
+pub fn keyboards(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
+    let top = format!("/local/domain/0/backend/vkbd/{domid}");
+    // libxl makes one; more than one would take each other's input.
+    let first = xenstore.directory(&top).iter().filter_map(|id| id.parse::<u32>().ok()).min();
+    let device = first.and_then(|devid| {
+        let back = format!("{top}/{devid}");
+        Some((devid, PvNodes { front: xenstore.read(&format!("{back}/frontend")).ok()?, back }))
+    });
+    device.into_iter().collect()
+}
+
 /// A disk by its back end's nodes; none if it is a CD, which is emulated only.
 fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, String> {
     let mut node = |name: &str| read(&format!("{back}/{name}"));

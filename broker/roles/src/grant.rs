@@ -19,10 +19,10 @@ trait Grants: Send {
     fn copy(&self, pieces: &[GrantPiece], at: usize, to_guest: bool) -> Result<(), XenError>;
 }
 
-/// The device of one back end, and the buffer that they share.
+/// The device of one back end, and the buffer that they share if that one copies.
 pub(crate) struct Device {
     pub(crate) grants: Gntdev,
-    pub(crate) buffer: Mapping,
+    pub(crate) buffer: Option<Mapping>,
 }
 
 impl Grants for Device {
@@ -33,7 +33,8 @@ impl Grants for Device {
         self.grants.forget(index, pages)
     }
     fn copy(&self, pieces: &[GrantPiece], at: usize, to_guest: bool) -> Result<(), XenError> {
-        self.grants.copy(pieces, &self.buffer, at, to_guest)
+        let nothing = || XenError { what: "a copy without a buffer", source: std::io::ErrorKind::InvalidInput.into() };
+        self.grants.copy(pieces, self.buffer.as_ref().ok_or_else(nothing)?, at, to_guest)
     }
 }
 

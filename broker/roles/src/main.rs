@@ -1,18 +1,18 @@
 //! Every process but the launcher is this executable, so that all share its text; argv\[0\] says which it is. It is
 //! started by `bulkhead-dm` only.
+mod frontend;
 mod grant;
-mod qdisk;
 mod vchan;
 mod viewer;
 mod xenbus;
 
 use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachinePlan, NicEnd, NicModel};
-use bulkhead_bus::{Declaration, Unseen};
+use bulkhead_bus::{Declaration, Unseen, pv};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_blk::qdisk as pv_disk;
-use bulkhead_dev_display::{Sinks, fbdev, vga, vnc};
-use bulkhead_dev_input::{ps2, serial, usb};
+use bulkhead_dev_display::{Sink, Sinks, fbdev, vga, vnc};
+use bulkhead_dev_input::{ps2, serial, usb, vkbd};
 use bulkhead_dev_net::FRAMES;
 use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         "xenbus" => run_device("xenbus", build),
         "grant" => run_device("grant", build),
         "qdisk" => run_device("qdisk", build),
+        "vkbd" => run_device("vkbd", build),
         _ => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
             return ExitCode::from(2);
@@ -188,8 +189,9 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 events.push(fd);
             }
             let input = sinks(&mut resources.fds);
-            let changes = input.changes().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
-            polled.extend(changes.map(|fd| (events.len() as u32, fd)));
+            for fd in input.changes() {
+                polled.push((events.len() as u32, rustix::io::dup(fd).map_err(|e| e.to_string())?));
+            }
             Ok(Built { device: Box::new(Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input))), polled })
         }
         DeviceConfig::Vchan { port } => {
@@ -215,25 +217,34 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
         DeviceConfig::Grant => {
             let (mut polled, mut callers) = (Vec::new(), Vec::new());
             for (i, socket) in resources.fds.take_all(|u| if let FdUse::Grants(i) = u { Some(*i) } else { None }) {
-                let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
-                let grants = bulkhead_xen::Gntdev::new(want(&FdUse::Gntdev(i))?, resources.domid);
-                let buffer = bulkhead_xen::Mapping::new(want(&FdUse::GrantBuffer(i))?.as_fd(), bulkhead_bus::pv::BUFFER_PAGES).map_err(|e| e.to_string())?;
+                let device = resources.fds.want(&FdUse::Gntdev(i)).map_err(|e| e.to_string())?;
+                let grants = bulkhead_xen::Gntdev::new(device, resources.domid);
+                let buffer = resources.fds.take(&FdUse::GrantBuffer(i));
+                let buffer = buffer.map(|fd| bulkhead_xen::Mapping::new(fd.as_fd(), pv::BUFFER_PAGES)).transpose().map_err(|e| e.to_string())?;
                 polled.push((callers.len() as u32, rustix::io::dup(&socket).map_err(|e| e.to_string())?));
                 callers.push((socket, grant::Device { grants, buffer }));
             }
             Ok(Built { device: Box::new(Unseen(grant::Grant::new(callers))), polled })
         }
         DeviceConfig::Qdisk { disk, discard, .. } => {
-            let (front, memory) = qdisk::Front::new(resources.domid, &mut resources.fds)?;
+            let (front, memory) = frontend::Front::new(resources.domid, pv_disk::BUFFER, &mut resources.fds)?;
             let memory: Arc<dyn bulkhead_bus::GuestMemory> = memory;
             let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?);
             let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
             let jobs = rustix::io::dup(&bell).map_err(|e| e.to_string())?;
-            let polled = vec![(pv_disk::EVENTS, events), (pv_disk::NODES, nodes), (pv_disk::JOBS, jobs)];
+            let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes), (pv_disk::JOBS, jobs)];
             let threads = Threads::new(pv_disk::LANES, &memory, &bell).map_err(|e| e.to_string())?;
             let image = image(disk, &mut resources.fds)?.ok_or("no image")?;
             let options = pv_disk::Options { cdrom: disk.cdrom, read_only: disk.read_only, discard: *discard };
             Ok(Built { device: Box::new(Unseen(pv_disk::Qdisk::new(Arc::new(image), options, Box::new(front), memory, Box::new(threads)))), polled })
+        }
+        DeviceConfig::Vkbd { .. } => {
+            let (front, _) = frontend::Front::new(resources.domid, vkbd::PAGES, &mut resources.fds)?;
+            let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+            let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
+            let input = resources.fds.take(&FdUse::PvInput);
+            polled.extend(input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)));
+            Ok(Built { device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::PvTakes)))), polled })
         }
         DeviceConfig::Vga { device, vram, rom, .. } => {
             let wishes = resources.fds.take(&FdUse::Wishes);
@@ -245,7 +256,9 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
 
 /// Where viewers' input goes.
 fn sinks(fds: &mut Fds) -> Sinks {
-    Sinks::new(fds.take(&FdUse::Input), fds.take(&FdUse::UsbInput), fds.take(&FdUse::UsbTakes))
+    let mut sink = |input: &FdUse, takes: &FdUse| fds.take(input).zip(fds.take(takes)).map(|(input, takes)| Sink::new(input, takes));
+    let others = [sink(&FdUse::PvInput, &FdUse::PvTakes), sink(&FdUse::UsbInput, &FdUse::UsbTakes)];
+    Sinks::new(fds.take(&FdUse::Input), others.into_iter().flatten().collect())
 }
 
 /// A drive's medium, of the descriptors that were handed over for it.

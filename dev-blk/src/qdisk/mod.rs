@@ -13,18 +13,14 @@ mod spec;
 mod tests;
 
 use crate::backend::{Executor, Image, Job, Outcome};
-use bulkhead_bus::pv::{BUFFER_PAGES, Piece, Side};
+use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, NODES, Piece, Side, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
 use rustix::io::Errno;
-use spec::{INDIRECT_SEGMENTS, Layout, Request, SEGMENT, SECTOR, Segment, Segments, State, What, rsp};
+use spec::{INDIRECT_SEGMENTS, Layout, Request, SEGMENT, SECTOR, Segment, Segments, What, rsp};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Ready number of the event channel.
-pub const EVENTS: u32 = 0;
-/// Ready number of xenstore.
-pub const NODES: u32 = 1;
 /// Ready number of the threads' results.
 pub const JOBS: u32 = 2;
 
@@ -44,41 +40,6 @@ const IN_FLIGHT: usize = 32;
 pub const LANES: usize = 4;
 /// Requests that are taken before others get their turn.
 const BUDGET: usize = 64;
-/// Lines of complaint in a process's life.
-const COMPLAINTS: u32 = 20;
-/// The mark that outlives the process: the local port of the event channel.
-const PORT: usize = 0;
-
-/// The guest's end, as this process reaches it: nodes through `xenbus`, pages through `grant`, signals by its own event channel.
-/// Addresses are bytes in one range of pages: the ring, pages of data, the buffer for copies (see [`BUFFER`]).
-pub trait Frontend: Send {
-    /// A node's value.
-    fn node(&mut self, side: Side, name: &str) -> Option<String>;
-    /// Sets a node of this end.
-    fn set(&mut self, name: &str, value: &str);
-    /// Whether nodes have changed since the last call. `ready`: something was said, which was not looked at yet.
-    fn changed(&mut self, ready: bool) -> bool;
-    /// Maps granted pages at a page of the range; all of them or none.
-    fn map(&mut self, page: usize, grefs: &[u32]) -> bool;
-    /// Unmaps all.
-    fn unmap(&mut self);
-    /// Copies pieces of granted pages to or from the range's buffer.
-    fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool;
-    /// Binds the guest's event channel; the local port.
-    fn bind(&mut self, port: u32) -> Option<u32>;
-    /// Goes on with a port that a former process has bound.
-    fn adopt(&mut self, local: u32);
-    /// Gives the event channel up.
-    fn unbind(&mut self);
-    /// Signals the guest.
-    fn notify(&mut self);
-    /// Whether the guest has signalled since the last call.
-    fn signalled(&mut self) -> bool;
-    /// A 32-bit number in the ring.
-    fn load(&self, offset: usize) -> u32;
-    /// Sets one.
-    fn store(&self, offset: usize, value: u32);
-}
 
 /// What the guest is told of the disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -170,149 +131,6 @@ impl Qdisk {
         self.image.size().div_euclid(SECTOR)
     }
 
-    fn enter(&mut self, state: State) {
-        if self.state != state {
-            self.state = state;
-            self.front.set("state", &(state as u8).to_string());
-        }
-    }
-
-    /// What the guest may choose from.
-    fn offer(&mut self) {
-        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
-        let info = bit(self.options.cdrom, spec::vdisk::CDROM | spec::vdisk::REMOVABLE) | bit(self.options.read_only, spec::vdisk::READONLY);
-        let discard = self.options.discard && !self.options.read_only;
-        for (name, value) in [
-            ("feature-flush-cache", "1".to_owned()),
-            ("feature-barrier", "1".to_owned()),
-            ("feature-discard", u8::from(discard).to_string()),
-            ("feature-persistent", "1".to_owned()),
-            ("feature-max-indirect-segments", INDIRECT_SEGMENTS.to_string()),
-            ("max-ring-page-order", MAX_ORDER.to_string()),
-            ("sector-size", SECTOR.to_string()),
-            ("sectors", self.sectors().to_string()),
-            ("info", info.to_string()),
-        ] {
-            self.front.set(name, &value);
-        }
-        self.enter(State::InitWait);
-    }
-
-    /// The guest's end, or who runs the host, has changed nodes.
-    fn nodes(&mut self, cx: &mut Context) {
-        match State::of(self.front.node(Side::Front, "state").as_deref()) {
-            State::Initialising | State::InitWait => match self.state {
-                State::Unknown | State::Initialising => self.offer(),
-                // It begins anew, with or without having said good-bye.
-                State::Connected | State::Closing | State::Closed => {
-                    if self.leave(cx) {
-                        self.offer();
-                    }
-                }
-                State::InitWait | State::Initialised => {}
-            },
-            State::Initialised | State::Connected if matches!(self.state, State::Unknown | State::Initialising | State::InitWait) => {
-                if matches!(self.state, State::Unknown | State::Initialising) {
-                    self.offer();
-                }
-                match self.connect(cx) {
-                    Ok(()) => self.enter(State::Connected),
-                    Err(e) => {
-                        self.complain(&format!("the guest's end cannot be connected: {e}"));
-                        self.front.set("error", e);
-                        self.leave(cx);
-                        self.enter(State::Closing);
-                    }
-                }
-            }
-            front @ (State::Closing | State::Closed | State::Unknown) if self.state != State::Unknown || front == State::Closing => {
-                let gone = self.leave(cx);
-                match front {
-                    State::Closing if gone => self.enter(State::Closing),
-                    _ if gone => self.enter(State::Closed),
-                    _ => {}
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Looks at nodes that have changed. Its own questions may have been answered after the news of more.
-    fn changes(&mut self, ready: bool, cx: &mut Context) {
-        if self.front.changed(ready) {
-            self.nodes(cx);
-            cx.again();
-        }
-    }
-
-    /// Maps the ring that the guest's nodes name, and binds its event channel.
-    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let mut node = |name: &str| self.front.node(Side::Front, name);
-        let mut number = |name: &str| node(name).and_then(|v| v.trim().parse::<u32>().ok());
-        let order = number("ring-page-order").unwrap_or(0) as usize;
-        if order > MAX_ORDER {
-            return Err("ring-page-order is larger than max-ring-page-order");
-        }
-        let pages = 1usize << order;
-        let grefs: Option<Vec<u32>> = match pages {
-            1 => number("ring-ref").or_else(|| number("ring-ref0")).map(|gref| vec![gref]),
-            pages => (0..pages).map(|i| number(&format!("ring-ref{i}"))).collect(),
-        };
-        let grefs = grefs.ok_or("ring-ref is no grant reference")?;
-        let port = number("event-channel").ok_or("event-channel is no port")?;
-        self.persistent = number("feature-persistent") == Some(1);
-        let layout = Layout::of(node("protocol").as_deref()).ok_or("protocol is neither x86_64-abi nor x86_32-abi")?;
-        self.unmap();
-        if !self.front.map(0, &grefs) {
-            return Err("the ring's pages are not granted");
-        }
-        match cx.marks.former(PORT).and_then(|local| u32::try_from(local).ok()) {
-            // A former life has bound it, and what it bound is still bound.
-            Some(local @ 1..) => {
-                self.front.adopt(local);
-                cx.marks.set(PORT, u64::from(local));
-                cx.marks.forget();
-            }
-            _ => {
-                let local = self.front.bind(port).ok_or("the event channel cannot be bound")?;
-                cx.marks.set(PORT, u64::from(local));
-            }
-        }
-        let ring = Ring::new(&*self.front, pages, layout).ok_or("the ring's counters are impossible")?;
-        self.ring = Some(ring);
-        tracing::info!(entries = ring.entries(), persistent = self.persistent, "connected");
-        // What was asked, and what was answered, before somebody listened.
-        self.front.notify();
-        self.work(cx);
-        Ok(())
-    }
-
-    /// Ends the connection when nothing is under way any more; whether that is so.
-    fn leave(&mut self, cx: &mut Context) -> bool {
-        self.ring = None;
-        // What has not been begun will not be.
-        let first = self.first;
-        for (flight, number) in self.flights.iter_mut().zip(first..) {
-            if !self.lanes.contains(&Some(number)) {
-                flight.status = Some(rsp::ERROR);
-            }
-        }
-        if self.lanes.iter().any(Option::is_some) {
-            return false;
-        }
-        self.flights.clear();
-        self.front.unbind();
-        cx.marks.set(PORT, 0);
-        cx.marks.forget();
-        self.unmap();
-        true
-    }
-
-    fn unmap(&mut self) {
-        self.pages.clear();
-        self.front.unmap();
-    }
-
     /// Takes requests, starts and ends what can be.
     fn work(&mut self, cx: &mut Context) {
         self.finish();
@@ -329,7 +147,7 @@ impl Qdisk {
                 Err(e) => {
                     self.counters.broken = self.counters.broken.saturating_add(1);
                     self.complain(&format!("the guest's ring is broken: {e}"));
-                    if self.leave(cx) {
+                    if self.part(cx) {
                         self.enter(State::Closing);
                     }
                     return;
@@ -343,14 +161,6 @@ impl Qdisk {
         }
         if full && self.flights.len() < IN_FLIGHT {
             cx.again();
-        }
-    }
-
-    /// A line in the log, as long as there are not too many: the guest can cause them.
-    fn complain(&mut self, line: &str) {
-        if self.complaints < COMPLAINTS {
-            self.complaints = self.complaints.saturating_add(1);
-            tracing::warn!("{line}{}", if self.complaints == COMPLAINTS { " (more of this is only counted)" } else { "" });
         }
     }
 
@@ -574,18 +384,86 @@ fn address(page: usize) -> u64 {
     (page as u64).saturating_mul(4096)
 }
 
+impl BackEnd for Qdisk {
+    fn front(&mut self) -> &mut dyn Frontend {
+        &mut *self.front
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn offer(&mut self) {
+        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+        let info = bit(self.options.cdrom, spec::vdisk::CDROM | spec::vdisk::REMOVABLE) | bit(self.options.read_only, spec::vdisk::READONLY);
+        let discard = self.options.discard && !self.options.read_only;
+        for (name, value) in [
+            ("feature-flush-cache", "1".to_owned()),
+            ("feature-barrier", "1".to_owned()),
+            ("feature-discard", u8::from(discard).to_string()),
+            ("feature-persistent", "1".to_owned()),
+            ("feature-max-indirect-segments", INDIRECT_SEGMENTS.to_string()),
+            ("max-ring-page-order", MAX_ORDER.to_string()),
+            ("sector-size", SECTOR.to_string()),
+            ("sectors", self.sectors().to_string()),
+            ("info", info.to_string()),
+        ] {
+            self.front.set(name, &value);
+        }
+    }
+
+    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let mut number = |name: &str| number(&mut *self.front, name);
+        let order = number("ring-page-order").unwrap_or(0) as usize;
+        if order > MAX_ORDER {
+            return Err("ring-page-order is larger than max-ring-page-order");
+        }
+        let pages = 1usize << order;
+        let grefs: Option<Vec<u32>> = match pages {
+            1 => number("ring-ref").or_else(|| number("ring-ref0")).map(|gref| vec![gref]),
+            pages => (0..pages).map(|i| number(&format!("ring-ref{i}"))).collect(),
+        };
+        let grefs = grefs.ok_or("ring-ref is no grant reference")?;
+        self.persistent = number("feature-persistent") == Some(1);
+        let layout = Layout::of(self.front.node(Side::Front, "protocol").as_deref()).ok_or("protocol is neither x86_64-abi nor x86_32-abi")?;
+        if !self.front.map(0, &grefs) {
+            return Err("the ring's pages are not granted");
+        }
+        self.listen(cx)?;
+        let ring = Ring::new(&*self.front, pages, layout).ok_or("the ring's counters are impossible")?;
+        self.ring = Some(ring);
+        tracing::info!(entries = ring.entries(), persistent = self.persistent, "connected");
+        // What was asked, and what was answered, before somebody listened.
+        self.front.notify();
+        self.work(cx);
+        Ok(())
+    }
+
+    fn leave(&mut self) -> bool {
+        self.ring = None;
+        // What has not been begun will not be.
+        let first = self.first;
+        for (flight, number) in self.flights.iter_mut().zip(first..) {
+            if !self.lanes.contains(&Some(number)) {
+                flight.status = Some(rsp::ERROR);
+            }
+        }
+        if self.lanes.iter().any(Option::is_some) {
+            return false;
+        }
+        self.flights.clear();
+        self.pages.clear();
+        true
+    }
+
+    fn complaints(&mut self) -> &mut u32 {
+        &mut self.complaints
+    }
+}
+
 impl Auxiliary for Qdisk {
     fn start(&mut self, cx: &mut Context) {
-        // What a former life has named is of no use.
-        self.front.unmap();
-        // A former life has left a connected ring: everything that it has not answered is still in it.
-        self.state = match State::of(self.front.node(Side::Back, "state").as_deref()) {
-            State::Connected if cx.marks.former(PORT).is_some_and(|p| p != 0) => State::InitWait,
-            State::InitWait => State::InitWait,
-            _ => State::Unknown,
-        };
-        self.nodes(cx);
-        self.changes(false, cx);
+        self.begin(cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {

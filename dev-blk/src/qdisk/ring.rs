@@ -1,8 +1,8 @@
 //! The shared ring (xen/include/public/io/ring.h), seen from the back end. Its counters run freely; an entry's place is the counter
 //! modulo the ring's size, which is a power of two.
-use super::Frontend;
 use super::spec::{Layout, Request, entries, ring};
 use bulkhead_bus::GuestMemory;
+use bulkhead_bus::pv::Frontend;
 use std::sync::atomic::{Ordering, fence};
 
 /// A ring that is connected.

@@ -1,32 +1,4 @@
-//! The block protocol of PV disks (xen/include/public/io/blkif.h, ring.h, xenbus.h): numbers, and requests as they lie in a ring.
-
-/// States of a device's end (enum xenbus_state).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum State {
-    Unknown = 0,
-    Initialising = 1,
-    InitWait = 2,
-    Initialised = 3,
-    Connected = 4,
-    Closing = 5,
-    Closed = 6,
-}
-
-impl State {
-    /// What a `state` node says; anything else is as none.
-    pub(super) fn of(node: Option<&str>) -> Self {
-        match node {
-            Some("1") => Self::Initialising,
-            Some("2") => Self::InitWait,
-            Some("3") => Self::Initialised,
-            Some("4") => Self::Connected,
-            Some("5") => Self::Closing,
-            Some("6") => Self::Closed,
-            _ => Self::Unknown,
-        }
-    }
-}
+//! The block protocol of PV disks (xen/include/public/io/blkif.h, ring.h): numbers, and requests as they lie in a ring.
 
 /// How a guest of 32 bits and one of 64 lay the ring out (blkif.h's structures with each compiler's padding).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

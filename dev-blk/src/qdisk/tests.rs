@@ -3,6 +3,7 @@ use super::spec::{Layout, entries, op, ring};
 use super::*;
 use crate::backend::Inline;
 use bulkhead_bus::fake::{self, FakeMemory};
+use bulkhead_bus::pv::PORT;
 use proptest::prelude::*;
 use rustix::fd::AsFd;
 use std::sync::{Mutex, MutexGuard};

@@ -61,7 +61,7 @@ fn viewer() -> (Fbdev, Arc<Mutex<Shared>>, Context, [OwnedFd; 2]) {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     let (events, make) = pipe();
     let (take, input) = pipe();
-    let device = Fbdev::new(fake(), fake(), vec![events], Sinks::new(Some(input), None, None));
+    let device = Fbdev::new(fake(), fake(), vec![events], Sinks::new(Some(input), Vec::new()));
     (device, shared, fake::context(0), [make, take])
 }
 
@@ -140,7 +140,7 @@ fn places_go_to_a_tablet_that_the_guest_uses() {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     let ((placed, usb), (takes, taken_here), (rest, ps2)) = (pipe(), pipe(), pipe());
     drop((take, rest));
-    device.input = Sinks::new(Some(ps2), Some(usb), Some(takes));
+    device.input = Sinks::new(Some(ps2), vec![crate::sinks::Sink::new(usb, takes)]);
     *shared.lock().unwrap() = Shared { size: (8, 4), dirty: vec![0], row: vec![7; 32], ..Shared::default() };
     device.poll(Ready::Timer(LOOK), &mut cx);
     rustix::io::write(&taken_here, &[1]).unwrap();

@@ -87,7 +87,7 @@ impl Bench {
         let config = Config { name: "guest".into(), layout: &LAYOUTS[0], password };
         let view = Fake { shared: picture.clone(), seen: Picture::default() };
         let mut b = Self {
-            vnc: Vnc::new(Box::new(view), vec![listener.into()], Console { input: Sinks::new(Some(write), Some(usb), Some(takes)), leds: Some(leds), wishes: Some(wish) }, config).unwrap(),
+            vnc: Vnc::new(Box::new(view), vec![listener.into()], Console { input: Sinks::new(Some(write), vec![crate::sinks::Sink::new(usb, takes)]), leds: Some(leds), wishes: Some(wish) }, config).unwrap(),
             cx: Context::new(Arc::new(NoMemory)),
             picture,
             path,

@@ -74,16 +74,21 @@ vnc() {
 # controller's process dies, and both go on. In a stub domain the viewer's way is dom0's frame buffer.
 tablet() { tablet_guest our tb && await 5 nothing_left; }
 stub_tablet() { tablet_guest stub tb && await 10 stub_left; }
-tablet_guest() { # tablet_guest MODE NAME
-    console_guest "$1" "$2" 'usb=1' 'usbdevice=["tablet","keyboard"]' <<'S' || return 1
-load uhci-hcd usbhid hid-generic evdev
+# The same by the PV keyboard and pointer that libxl gives every guest if nobody says no. Those whom they ask die too.
+vkbd() { tablet_guest our kb vkbd && await 5 nothing_left; }
+tablet_guest() { # tablet_guest MODE NAME [ROLE]
+    role=${3:-usb} how=$1 g=$2
+    case $role in vkbd) set -- vkb_device=1;; *) set -- 'usb=1' 'usbdevice=["tablet","keyboard"]';; esac
+    console_guest $how $g "$@" <<'S' || return 1
+load evdev; [ ! -e /sys/bus/pci/devices/0000:00:01.2 ] || load uhci-hcd usbhid hid-generic
 event() { awk -v n="$1" '$0 ~ "^N:.*" n { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
-await 30 event Tablet && await 30 event Keyboard
-grep -E '^N:.*USB' /proc/bus/input/devices; cat /sys/bus/usb/devices/*/product
+pointer='Tablet|Virtual Pointer'
+await 30 event "$pointer" && await 30 event Keyboard
+grep -E '^N:.*(USB|Xen)' /proc/bus/input/devices; cat /sys/bus/usb/devices/*/product 2>/dev/null; dmesg | grep -i 'xenbus.*timeout'
 until echo "GUEST-READY"; read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; do :; done
 # pointed NAME COMMAND...: what the tablet said while the command ran: the last place, buttons, wheel.
 pointed() {
-    cat "/dev/input/$(event Tablet)" >/run/points & cat=$!
+    cat "/dev/input/$(event "$pointer")" >/run/points & cat=$!
     n_=$1; shift; "$@"; kill $cat; set -- "$n_"
     hexdump -v -e '12/2 "%u " "\n"' /run/points | awk -v n="$1" '{ v = $11; if (v > 32767) v -= 65536 }
         $9 == 3 && $10 == 0 { x = v } $9 == 3 && $10 == 1 { y = v } $9 == 2 && $10 == 8 { w += v } $9 == 1 { b = b " " $10 ":" $11 } END { print "GUEST-" n " x=" x " y=" y " wheel=" w " buttons=" b }'
@@ -97,7 +102,6 @@ hears killed; echo GUEST-POINTS-second
 until pointed second usleep 1500000 >/run/last; grep -q 'y=32[67].*273:0' /run/last; do :; done; cat /run/last
 dmesg | grep -iE "usb [0-9]-[0-9]:|uhci" | tail -n 12
 S
-    how=$1 g=$2
     await 120 said $g GUEST-READY || { trouble $g; return 1; }
     say begin; await 20 said $g GUEST-POINTS-first || { trouble $g; return 1; }
     at=$(vnc_address $g)
@@ -107,16 +111,17 @@ S
     $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 pointer 719 100 8 pointer 719 100 0 || return 1
     usleep 500000; say first; await 20 said $g 'GUEST-first ' || { trouble $g; return 1; }
     grep GUEST-first /run/$g.out
-    said $g "GUEST-first x=$x y=$y wheel=1 buttons= 272:1 272:0" || { bulkhead inspect $g usb; bulkhead inspect $g vnc; return 1; }
+    said $g "GUEST-first x=$x y=$y wheel=1 buttons= 272:1 272:0" || { bulkhead inspect $g $role; bulkhead inspect $g vnc; return 1; }
     await 20 said $g GUEST-ASKS; $tools/bulkhead-bed vnc "$at" type "By USB_7
 " || return 1
-    await 20 said $g 'GUEST-READ <By USB_7>' || { trouble $g; bulkhead inspect $g usb; return 1; }
-    bulkhead inspect $g usb; [ $how = stub ] || bulkhead top $g --count 1
-    [ $how = stub ] || { p=$(role_pid $g usb); kill -KILL "$p"; await 20 new_role $g usb "$p"; } || { trouble $g; return 1; }
+    await 20 said $g 'GUEST-READ <By USB_7>' || { trouble $g; bulkhead inspect $g $role; return 1; }
+    bulkhead inspect $g $role; [ $role = usb ] || { bulkhead inspect $g xenbus; bulkhead ps $g; }; [ $how = stub ] || bulkhead top $g --count 1
+    [ $how = stub ] || { p=$(role_pid $g $role); kill -KILL "$p"; await 20 new_role $g $role "$p"; } || { trouble $g; return 1; }
+    for r in xenbus grant; do [ $role = usb ] || { p=$(role_pid $g $r); kill -KILL "$p"; await 20 new_role $g $r "$p"; } || { trouble $g; return 1; }; done
     say killed; await 20 said $g GUEST-POINTS-second || { trouble $g; return 1; }
     again() { $tools/bulkhead-bed vnc "$at" pointer 9 9 0 pointer 0 399 0 pointer 0 399 4 pointer 0 399 0; said $g "GUEST-second x=0 y=$last"; }
     await 40 again || { trouble $g; return 1; }
     await 60 gone $g || { trouble $g; return 1; }
     exec 6>&-; cat /run/$g.out
-    said $g "GUEST-second x=0 y=$last wheel= buttons=.* 273:0" && said $g GUEST-DONE
+    ! grep -i 'xenbus.*timeout' /run/$g.out && said $g "GUEST-second x=0 y=$last wheel= buttons=.* 273:0" && said $g GUEST-DONE
 }

@@ -298,12 +298,12 @@ pub struct GrantMemory {
 }
 
 impl GrantMemory {
-    /// `grants` is a grant device in which pages have been or will be named by another process; `buffer` a memfd of `buffer_pages`.
+    /// `grants` is a grant device in which pages have been or will be named by another process; `buffer` a memfd and its pages.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(grants: OwnedFd, pages: usize, buffer: &OwnedFd, buffer_pages: usize) -> Result<Self> {
-        let all = pages.saturating_add(buffer_pages);
+    pub fn new(grants: OwnedFd, pages: usize, buffer: Option<(BorrowedFd<'_>, usize)>) -> Result<Self> {
+        let all = pages.saturating_add(buffer.map_or(0, |b| b.1));
         let len = all.saturating_mul(PAGE);
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let ptr = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
@@ -312,7 +312,9 @@ impl GrantMemory {
         let area = unsafe { SharedArea::from_mapping(base, len, true) };
         let present: Vec<_> = (0..all).map(|_| std::sync::atomic::AtomicBool::new(false)).collect();
         let memory = Self { area, grants, present, buffer: pages };
-        memory.place(pages, buffer_pages, buffer.as_fd(), 0)?;
+        if let Some((fd, count)) = buffer {
+            memory.place(pages, count, fd, 0)?;
+        }
         Ok(memory)
     }
 
@@ -423,7 +425,7 @@ mod tests {
         // A memfd in the place of the grant device: pages by offset as well.
         let (grants, buffer) = (fd(8 * 4096), fd(2 * 4096));
         rustix::io::pwrite(&grants, &[7; 4096], 3 * 4096).unwrap();
-        let memory = GrantMemory::new(grants, 16, &buffer, 2).unwrap();
+        let memory = GrantMemory::new(grants, 16, Some((buffer.as_fd(), 2))).unwrap();
         let mut byte = [0];
         assert_eq!(memory.read(5 * 4096, &mut byte), Err(DmaError::NoRam(5 * 4096)));
         memory.map(5, 2, 3 * 4096).unwrap();

@@ -243,6 +243,11 @@ pub enum DeviceConfig {
         /// Sectors that the guest does not need may be given back.
         discard: bool,
     },
+    /// The back end of a PV keyboard and pointer.
+    Vkbd {
+        /// xenbus' number of the device.
+        devid: u32,
+    },
     /// QMP over a vchan. The guest sees nothing of it.
     Vchan {
         /// Local port of its event channel.
@@ -253,7 +258,7 @@ pub enum DeviceConfig {
 impl DeviceConfig {
     /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
     pub fn seen(&self) -> bool {
-        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. })
+        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. })
     }
 
     /// The process's name: its profile, its name in logs.
@@ -274,6 +279,7 @@ impl DeviceConfig {
             Self::Xenbus { .. } => "xenbus",
             Self::Grant => "grant",
             Self::Qdisk { .. } => "qdisk",
+            Self::Vkbd { .. } => "vkbd",
         }
     }
 }
@@ -389,6 +395,10 @@ pub enum FdUse {
     UsbInput,
     /// A pipe of bytes from the USB controller to viewers: which input the guest takes there, bit 0 places, 1 keys, 2 movement.
     UsbTakes,
+    /// The same as [`FdUse::UsbInput`] for the PV keyboard.
+    PvInput,
+    /// The same as [`FdUse::UsbTakes`] for the PV keyboard.
+    PvTakes,
     /// A pipe of records of two 16-bit numbers, from viewers to the display: the size that they wish for.
     Wishes,
     /// A pipe of bytes from a keyboard to viewers: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
@@ -403,7 +413,7 @@ pub enum FdUse {
     Grants(u8),
     /// A device of granted pages: for `grant` that of the back end with this number, for a back end (0) the same, to map.
     Gntdev(u8),
-    /// The buffer that `grant` copies to and from, of the back end with this number (0 in a back end).
+    /// The buffer that `grant` copies to and from, of the back end with this number (0 in a back end), if it has one.
     GrantBuffer(u8),
     /// A Linux frame buffer.
     Screen,

@@ -5,7 +5,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::pv;
 use crate::slot::Phase;
-use bulkhead_bus::plan::{DeviceConfig, DeviceSlot, DriveConfig, FdUse, Slot};
+use bulkhead_bus::plan::{DeviceConfig, DeviceSlot, DriveConfig, FdUse, PvNodes, Slot};
 use bulkhead_bus::pv::BUFFER_PAGES;
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{Evtchn, Gntdev, Xenstore};
@@ -25,45 +25,72 @@ impl BackEnds {
         let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
         let (disks, notes) = pv::disks(domid, &mut xenstore);
         shown.extend(notes);
-        if disks.is_empty() {
+        let keyboards = pv::keyboards(domid, &mut xenstore);
+        if disks.is_empty() && keyboards.is_empty() {
             return Ok(Self::default());
         }
-        let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
-        let fail_io = |e: rustix::io::Errno| e.to_string();
-        let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail_io);
-        let mut xenbus = vec![(FdUse::Xenstore, Xenstore::open_stream().coded(Code::Xenstore)?)];
-        let mut grant = Vec::new();
-        let (mut configs, mut kept) = (Vec::new(), Vec::new());
-        for (number, disk) in (0u8..).zip(&disks) {
+        let mut this = Self::default();
+        let mut servers = Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().coded(Code::Xenstore)?)], grant: Vec::new() };
+        for disk in disks {
             // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
             let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
             let (mut fds, config) = match twin {
                 Some(index) => (Vec::new(), nobodys(&disk.drive, index)),
                 None => host::drive(&disk.drive, machine.backing, machine.full).coded(Code::Image)?,
             };
-            let ((nodes, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
-            let device = Gntdev::open().map_err(fail)?;
-            let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096)).map_err(|e| e.to_string())?;
-            SharedArea::seal_size(&buffer).map_err(|e| e.to_string())?;
-            grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(fail_io)?));
-            grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(fail_io)?));
-            grant.push((FdUse::Grants(number), far_grants));
-            xenbus.push((FdUse::Nodes(number), far_nodes));
-            fds.extend([(FdUse::Nodes(0), nodes), (FdUse::Grants(0), grants), (FdUse::Gntdev(0), device), (FdUse::GrantBuffer(0), buffer)]);
-            fds.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
-            configs.push(DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard });
-            kept.push(fds);
+            fds.extend(servers.serve(disk.nodes, true)?);
+            this.push(DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard }, fds);
         }
-        configs.insert(0, DeviceConfig::Xenbus { devices: disks.iter().map(|d| d.nodes.clone()).collect() });
-        kept.insert(0, xenbus);
-        configs.insert(1, DeviceConfig::Grant);
-        kept.insert(1, grant);
-        Ok(Self { configs, kept })
+        for (devid, nodes) in keyboards {
+            this.push(DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?);
+        }
+        let Servers { devices, xenbus, grant, .. } = servers;
+        this.configs.splice(0..0, [DeviceConfig::Xenbus { devices }, DeviceConfig::Grant]);
+        this.kept.splice(0..0, [xenbus, grant]);
+        Ok(this)
+    }
+
+    fn push(&mut self, config: DeviceConfig, fds: Vec<(FdUse, OwnedFd)>) {
+        self.configs.push(config);
+        self.kept.push(fds);
     }
 
     /// Whether this disk has a back end here.
     pub(super) fn serves(&self, id: &str) -> bool {
         self.configs.iter().any(|c| matches!(c, DeviceConfig::Qdisk { devid, .. } if devid.to_string() == id))
+    }
+}
+
+/// What the two processes are given that serve all back ends.
+struct Servers {
+    domid: u16,
+    devices: Vec<PvNodes>,
+    xenbus: Vec<(FdUse, OwnedFd)>,
+    grant: Vec<(FdUse, OwnedFd)>,
+}
+
+impl Servers {
+    /// One back end more: what it is given to reach them and the guest.
+    fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, String> {
+        let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
+        let fail_io = |e: rustix::io::Errno| e.to_string();
+        let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail_io);
+        let number = u8::try_from(self.devices.len()).map_err(|_| "number of PV devices")?;
+        let ((nodes_end, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
+        let device = Gntdev::open().map_err(fail)?;
+        self.grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(fail_io)?));
+        let mut fds = vec![(FdUse::Nodes(0), nodes_end), (FdUse::Grants(0), grants), (FdUse::Gntdev(0), device)];
+        if copies {
+            let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096)).map_err(|e| e.to_string())?;
+            SharedArea::seal_size(&buffer).map_err(|e| e.to_string())?;
+            self.grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(fail_io)?));
+            fds.push((FdUse::GrantBuffer(0), buffer));
+        }
+        self.grant.push((FdUse::Grants(number), far_grants));
+        self.xenbus.push((FdUse::Nodes(number), far_nodes));
+        self.devices.push(nodes);
+        fds.push((FdUse::Evtchn, Evtchn::open_restricted(self.domid).map_err(fail)?));
+        Ok(fds)
     }
 }
 
@@ -76,7 +103,7 @@ fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
 pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config {
         DeviceConfig::Qdisk { emulated, .. } => emulated.is_some(),
-        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. })),
+        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. } | DeviceConfig::Vkbd { .. })),
         _ => false,
     }
 }

@@ -40,6 +40,10 @@ struct Links {
     usb_input: (OwnedFd, OwnedFd),
     /// Which of them the guest takes there, to the viewer.
     usb_takes: (OwnedFd, OwnedFd),
+    /// Keys and pointer, to a PV keyboard.
+    pv_input: (OwnedFd, OwnedFd),
+    /// Which of them the guest takes there, to the viewer.
+    pv_takes: (OwnedFd, OwnedFd),
     /// Wishes for another size, to the display.
     wishes: (OwnedFd, OwnedFd),
     /// Wishes for a picture, to the display.
@@ -237,7 +241,7 @@ impl Launcher {
         let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
         let mut links = if viewer {
             let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io);
-            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, wishes: pipe()?, bell: eventfd()? })
+            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, pv_input: pipe()?, pv_takes: pipe()?, wishes: pipe()?, bell: eventfd()? })
         } else {
             None
         };
@@ -291,6 +295,13 @@ impl Launcher {
                 }
                 DeviceConfig::Platform { .. } => {}
                 DeviceConfig::Xenbus { .. } | DeviceConfig::Grant | DeviceConfig::Qdisk { .. } => kept.extend(back_ends.next().unwrap_or_default()),
+                DeviceConfig::Vkbd { .. } => {
+                    kept.extend(back_ends.next().unwrap_or_default());
+                    if let Some(links) = &links {
+                        kept.push((FdUse::PvInput, rustix::io::dup(&links.pv_input.0).map_err(fail_io)?));
+                        kept.push((FdUse::PvTakes, rustix::io::dup(&links.pv_takes.1).map_err(fail_io)?));
+                    }
+                }
                 DeviceConfig::Usb { .. } => {
                     kept.push(memory()?);
                     if let Some(links) = &links {
@@ -325,6 +336,8 @@ impl Launcher {
                         kept.push((FdUse::Wishes, links.wishes.1));
                         kept.push((FdUse::UsbInput, links.usb_input.1));
                         kept.push((FdUse::UsbTakes, links.usb_takes.0));
+                        kept.push((FdUse::PvInput, links.pv_input.1));
+                        kept.push((FdUse::PvTakes, links.pv_takes.0));
                         kept.push((FdUse::FrameBell, links.bell));
                     }
                     kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));

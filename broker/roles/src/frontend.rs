@@ -1,11 +1,10 @@
-//! The guest's end, as [`qdisk`](bulkhead_dev_blk::qdisk) wants it.
+//! The guest's end of a PV device, as back ends want it.
 use bulkhead_bus::plan::FdUse;
-use bulkhead_bus::pv::{BUFFER_PAGES, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
-use bulkhead_dev_blk::qdisk::{BUFFER, Frontend};
+use bulkhead_bus::pv::{BUFFER_PAGES, Frontend, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
 use bulkhead_runtime::{Fds, GrantMemory};
 use bulkhead_xen::Evtchn;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{RecvFlags, SendFlags};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,9 +64,11 @@ impl Line {
     }
 }
 
-/// The guest's end of a PV disk.
+/// The guest's end of a PV device.
 pub(crate) struct Front {
     domid: u16,
+    /// First byte of the buffer.
+    buffer: u64,
     nodes: Line,
     grants: Line,
     memory: Arc<GrantMemory>,
@@ -81,15 +82,16 @@ pub(crate) struct Front {
 
 impl Front {
     /// Of the descriptors that the launcher gave, with the range of pages that it maps into.
-    pub(crate) fn new(domid: u16, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), String> {
+    /// `pages`: those before the buffer, if there is one.
+    pub(crate) fn new(domid: u16, pages: usize, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), String> {
+        let buffer = fds.take(&FdUse::GrantBuffer(0)).map(|fd| (fd, BUFFER_PAGES));
         let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
-        let buffer = want(&FdUse::GrantBuffer(0))?;
-        let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, BUFFER, &buffer, BUFFER_PAGES);
+        let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
         let memory = Arc::new(memory.map_err(|e| format!("the pages of a ring: {e}"))?);
         let line = |socket| Line { socket, serial: 0 };
         let (nodes, grants) = (line(want(&FdUse::Nodes(0))?), line(want(&FdUse::Grants(0))?));
         let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
-        Ok((Self { domid, nodes, grants, memory: memory.clone(), evtchn, port: None, named: Vec::new(), changed: false }, memory))
+        Ok((Self { domid, buffer: (pages as u64).saturating_mul(4096), nodes, grants, memory: memory.clone(), evtchn, port: None, named: Vec::new(), changed: false }, memory))
     }
 
     /// What is polled: the event channel and `xenbus`.
@@ -147,8 +149,7 @@ impl Frontend for Front {
     }
 
     fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool {
-        let at = usize::try_from(address).ok().and_then(|a| a.checked_sub(BUFFER.saturating_mul(4096))).and_then(|at| u32::try_from(at).ok());
-        let Some(at) = at else { return false };
+        let Some(at) = address.checked_sub(self.buffer).and_then(|at| u32::try_from(at).ok()) else { return false };
         self.grant(&GrantCall::Copy { to_guest, at, pieces: pieces.to_vec() }).is_some()
     }
 

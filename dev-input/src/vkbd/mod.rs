@@ -1,0 +1,202 @@
+//! The back end of a PV keyboard and pointer (libxl gives every HVM guest one): viewers' keys and places go into a page that the guest
+//! has granted. Protocol: xen/include/public/io/kbdif.h.
+//!
+//! The page is the guest's too: what it says of its own progress is looked at and never trusted; a guest that does not read loses input.
+#[cfg(test)]
+mod tests;
+
+use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, NODES, State, number};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
+use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
+
+/// Ready number of the pipe with input.
+pub const INPUT: u32 = 2;
+/// Pages that are mapped: the ring's.
+pub const PAGES: usize = 1;
+
+/// Places in the page (struct xenkbd_page).
+mod page {
+    /// Events that the guest has read.
+    pub(super) const IN_CONS: usize = 0;
+    /// Events that were written.
+    pub(super) const IN_PROD: usize = 4;
+    /// XENKBD_IN_RING_OFFS.
+    pub(super) const IN: usize = 1024;
+    /// XENKBD_IN_RING_LEN: events that there is room for in 2048 bytes.
+    pub(super) const IN_LEN: u32 = 51;
+    /// Bytes of an event.
+    pub(super) const EVENT: usize = 40;
+}
+
+/// XENKBD_TYPE_*.
+mod kind {
+    pub(super) const MOTION: u32 = 1;
+    pub(super) const KEY: u32 = 3;
+    pub(super) const POS: u32 = 4;
+}
+
+/// The pointer's range in both directions, as the nodes `width` and `height` tell it.
+const RANGE: u32 = 0x8000;
+/// evdev's BTN_LEFT; right, middle, side and extra follow.
+const BTN_LEFT: u32 = 0x110;
+/// Events that wait for room at most.
+const WAITING: usize = 256;
+
+/// The back end.
+pub struct Vkbd {
+    front: Box<dyn Frontend>,
+    /// [`InputEvent`] records of viewers.
+    input: Option<OwnedFd>,
+    /// Tells viewers what the guest takes here.
+    takes: Option<OwnedFd>,
+    state: State,
+    connected: bool,
+    /// The guest wants places.
+    places: bool,
+    /// Events that were written into the ring, ever.
+    written: u32,
+    waiting: VecDeque<[u32; 4]>,
+    sent: u64,
+    lost: u64,
+    complaints: u32,
+}
+
+impl Vkbd {
+    /// A keyboard and pointer for the input that comes from `input`. `takes`: see [`bulkhead_bus::plan::FdUse::UsbTakes`].
+    pub fn new(front: Box<dyn Frontend>, input: Option<OwnedFd>, takes: Option<OwnedFd>) -> Self {
+        Self { front, input, takes, state: State::Unknown, connected: false, places: false, written: 0, waiting: VecDeque::new(), sent: 0, lost: 0, complaints: 0 }
+    }
+
+    /// Tells viewers where their input goes.
+    fn tell(&self) {
+        let bits = match (self.connected, self.places) {
+            (false, _) => 0u8,
+            (true, true) => 3,
+            (true, false) => 6,
+        };
+        if let Some(takes) = &self.takes {
+            let _ = rustix::io::write(takes, &[bits]);
+        }
+    }
+
+    /// An event as the guest reads it: 32-bit words, of which the first holds the kind, and whether a key is down.
+    fn event(&self, event: InputEvent) -> Option<[u32; 4]> {
+        let key = |code: u32, down: bool| [kind::KEY | u32::from(down) << 8, code, 0, 0];
+        Some(match event {
+            InputEvent::Key { code, down } => key(u32::from(code), down),
+            InputEvent::Button { button, down } if button < 5 => key(BTN_LEFT.saturating_add(u32::from(button)), down),
+            InputEvent::Button { .. } => return None,
+            InputEvent::Move { dx, dy, dz } => [kind::MOTION, dx.cast_unsigned(), dy.cast_unsigned(), dz.cast_unsigned()],
+            InputEvent::At { x, y } if self.places => [kind::POS, u32::from(x), u32::from(y), 0],
+            InputEvent::At { .. } => return None,
+        })
+    }
+
+    fn take_input(&mut self, cx: &mut Context) {
+        let Some(input) = &self.input else { return };
+        let mut bytes = [0; InputEvent::LEN * 64];
+        let Ok(n) = rustix::io::read(input, &mut bytes) else { return };
+        if n == bytes.len() {
+            cx.again();
+        }
+        for event in bytes.get(..n).unwrap_or_default().as_chunks().0.iter().filter_map(|r| InputEvent::from_bytes(*r)) {
+            match self.event(event).filter(|_| self.connected && self.waiting.len() < WAITING) {
+                Some(event) => self.waiting.push_back(event),
+                None => self.lost = self.lost.saturating_add(1),
+            }
+        }
+    }
+
+    /// Writes what waits, as far as there is room.
+    fn write(&mut self) {
+        let mut wrote = false;
+        while self.connected && !self.waiting.is_empty() {
+            let unread = self.written.wrapping_sub(self.front.load(page::IN_CONS));
+            if unread >= page::IN_LEN {
+                break;
+            }
+            let Some(event) = self.waiting.pop_front() else { break };
+            let index = self.written.checked_rem(page::IN_LEN).unwrap_or(0) as usize;
+            let at = page::IN.saturating_add(index.saturating_mul(page::EVENT));
+            for (word, place) in event.into_iter().zip((at..).step_by(4)) {
+                self.front.store(place, word);
+            }
+            self.written = self.written.wrapping_add(1);
+            std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+            self.front.store(page::IN_PROD, self.written);
+            self.sent = self.sent.saturating_add(1);
+            wrote = true;
+        }
+        if wrote {
+            self.front.notify();
+        }
+    }
+}
+
+impl BackEnd for Vkbd {
+    fn front(&mut self) -> &mut dyn Frontend {
+        &mut *self.front
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn offer(&mut self) {
+        let range = RANGE.to_string();
+        for (name, value) in [("feature-abs-pointer", "1"), ("feature-raw-pointer", "1"), ("width", range.as_str()), ("height", range.as_str())] {
+            self.front.set(name, value);
+        }
+    }
+
+    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        // The page by its frame number, which older guests name alone, would need the right to map any frame.
+        let gref = number(&mut *self.front, "page-gref").ok_or("page-gref is no grant reference")?;
+        self.places = number(&mut *self.front, "request-abs-pointer") == Some(1);
+        if !self.front.map(0, &[gref]) {
+            return Err("its page is not granted");
+        }
+        self.listen(cx)?;
+        self.written = self.front.load(page::IN_PROD);
+        self.connected = true;
+        self.waiting.clear();
+        self.tell();
+        Ok(())
+    }
+
+    fn leave(&mut self) -> bool {
+        self.connected = false;
+        self.waiting.clear();
+        self.tell();
+        true
+    }
+
+    fn complaints(&mut self) -> &mut u32 {
+        &mut self.complaints
+    }
+}
+
+impl Auxiliary for Vkbd {
+    fn start(&mut self, cx: &mut Context) {
+        self.tell();
+        self.begin(cx);
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        self.changes(ready == Ready::Fd(NODES), cx);
+        if ready == Ready::Fd(EVENTS) {
+            self.front.signalled();
+        }
+        if matches!(ready, Ready::Fd(INPUT) | Ready::Again) {
+            self.take_input(cx);
+        }
+        self.write();
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.value("state", format!("{:?}", self.state)).value("places", self.places);
+        out.value("events", self.sent).value("lost", self.lost).value("waiting", self.waiting.len());
+    }
+}

@@ -1,0 +1,199 @@
+use super::*;
+use bulkhead_bus::fake;
+use bulkhead_bus::pv::{Piece, Side};
+use proptest::prelude::*;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+#[derive(Default)]
+struct World {
+    nodes: HashMap<(bool, String), String>,
+    words: HashMap<usize, u32>,
+    mapped: bool,
+    notified: u32,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+impl Frontend for Fake {
+    fn node(&mut self, side: Side, name: &str) -> Option<String> {
+        self.0.lock().unwrap().nodes.get(&(side == Side::Back, name.to_owned())).cloned()
+    }
+    fn set(&mut self, name: &str, value: &str) {
+        self.0.lock().unwrap().nodes.insert((true, name.to_owned()), value.to_owned());
+    }
+    fn changed(&mut self, ready: bool) -> bool {
+        ready
+    }
+    fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
+        let good = page == 0 && grefs == [8];
+        self.0.lock().unwrap().mapped = good;
+        good
+    }
+    fn unmap(&mut self) {
+        self.0.lock().unwrap().mapped = false;
+    }
+    fn copy(&mut self, _: bool, _: u64, _: &[Piece]) -> bool {
+        false
+    }
+    fn bind(&mut self, port: u32) -> Option<u32> {
+        Some(port)
+    }
+    fn adopt(&mut self, _: u32) {}
+    fn unbind(&mut self) {}
+    fn notify(&mut self) {
+        self.0.lock().unwrap().notified += 1;
+    }
+    fn signalled(&mut self) -> bool {
+        true
+    }
+    fn load(&self, offset: usize) -> u32 {
+        let world = self.0.lock().unwrap();
+        if world.mapped { world.words.get(&offset).copied().unwrap_or(0) } else { 0 }
+    }
+    fn store(&self, offset: usize, value: u32) {
+        assert!(offset + 4 <= 4096 && offset.is_multiple_of(4), "outside of the page");
+        let mut world = self.0.lock().unwrap();
+        assert!(world.mapped, "a page that is not the guest's any more");
+        world.words.insert(offset, value);
+    }
+}
+
+struct Bed {
+    vkbd: Vkbd,
+    cx: Context,
+    fake: Fake,
+    viewer: OwnedFd,
+    told: OwnedFd,
+}
+
+fn bed(places: bool) -> Bed {
+    let fake = Fake::default();
+    let pipe = || pipe_with(PipeFlags::NONBLOCK).unwrap();
+    let ((input, viewer), (told, takes)) = (pipe(), pipe());
+    let mut bed = Bed { vkbd: Vkbd::new(Box::new(fake.clone()), Some(input), Some(takes)), cx: fake::context(0), fake, viewer, told };
+    bed.node(true, "state", "1");
+    bed.node(false, "state", "1");
+    bed.vkbd.start(&mut bed.cx);
+    for (name, value) in [("page-gref", "8"), ("event-channel", "5"), ("request-abs-pointer", if places { "1" } else { "0" }), ("state", "3")] {
+        bed.node(false, name, value);
+    }
+    bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
+    assert_eq!(bed.fake.0.lock().unwrap().nodes[&(true, "state".to_owned())], "4");
+    bed
+}
+
+impl Bed {
+    fn node(&self, back: bool, name: &str, value: &str) {
+        self.fake.0.lock().unwrap().nodes.insert((back, name.to_owned()), value.to_owned());
+    }
+    fn input(&mut self, events: &[InputEvent]) {
+        for event in events {
+            rustix::io::write(&self.viewer, &event.to_bytes()).unwrap();
+        }
+        self.vkbd.poll(Ready::Fd(INPUT), &mut self.cx);
+        while self.cx.take_again() {
+            self.vkbd.poll(Ready::Again, &mut self.cx);
+        }
+    }
+    fn word(&self, at: usize) -> u32 {
+        self.fake.0.lock().unwrap().words.get(&at).copied().unwrap_or(0)
+    }
+    fn event(&self, n: usize) -> [u32; 4] {
+        std::array::from_fn(|i| self.word(page::IN + n % 51 * 40 + i * 4))
+    }
+    fn told(&self) -> Vec<u8> {
+        let mut bytes = [0; 100];
+        let n = rustix::io::read(&self.told, &mut bytes).unwrap_or(0);
+        bytes[..n].to_vec()
+    }
+}
+
+const KEY_A: u16 = 30;
+
+#[test]
+fn keys_buttons_places_and_movement_are_in_the_ring_as_the_guest_reads_them() {
+    let mut bed = bed(true);
+    assert_eq!(bed.told(), [0, 3], "places and keys are taken here");
+    bed.input(&[
+        InputEvent::Key { code: KEY_A, down: true },
+        InputEvent::Key { code: KEY_A, down: false },
+        InputEvent::At { x: 0x7fff, y: 3 },
+        InputEvent::Button { button: 4, down: true },
+        InputEvent::Move { dx: -2, dy: 3, dz: 1 },
+    ]);
+    assert_eq!([bed.event(0), bed.event(1)], [[0x103, 30, 0, 0], [3, 30, 0, 0]]);
+    assert_eq!([bed.event(2), bed.event(3), bed.event(4)], [[4, 0x7fff, 3, 0], [0x103, 0x114, 0, 0], [1, -2i32 as u32, 3, 1]]);
+    assert_eq!((bed.word(page::IN_PROD), bed.fake.0.lock().unwrap().notified), (5, 1));
+}
+
+#[test]
+fn a_guest_that_wants_movement_gets_no_places() {
+    let mut bed = bed(false);
+    assert_eq!(bed.told(), [0, 6]);
+    bed.input(&[InputEvent::At { x: 1, y: 1 }, InputEvent::Move { dx: 1, dy: 1, dz: 0 }]);
+    assert_eq!((bed.word(page::IN_PROD), bed.event(0)[0]), (1, kind::MOTION));
+}
+
+#[test]
+fn a_guest_that_does_not_read_loses_input_and_a_slow_one_does_not() {
+    let mut bed = bed(true);
+    let keys: Vec<_> = (0..120u16).map(|i| InputEvent::Key { code: i, down: true }).collect();
+    bed.input(&keys);
+    assert_eq!((bed.word(page::IN_PROD), bed.vkbd.waiting.len()), (51, 69));
+    bed.fake.0.lock().unwrap().words.insert(page::IN_CONS, 51);
+    bed.vkbd.poll(Ready::Fd(EVENTS), &mut bed.cx);
+    assert_eq!((bed.word(page::IN_PROD), bed.event(51)[1], bed.event(101)[1]), (102, 51, 101));
+    for _ in 0..10 {
+        bed.input(&keys);
+    }
+    assert_eq!(bed.vkbd.waiting.len(), WAITING);
+    assert!(bed.vkbd.lost > 900);
+}
+
+#[test]
+fn a_guest_that_leaves_gives_the_input_back_to_others() {
+    let mut bed = bed(true);
+    bed.told();
+    bed.node(false, "state", "5");
+    bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
+    assert_eq!(bed.told(), [0]);
+    bed.input(&[InputEvent::Key { code: KEY_A, down: true }]);
+    assert_eq!((bed.word(page::IN_PROD), bed.vkbd.lost), (0, 1));
+}
+
+#[test]
+fn a_page_that_is_named_by_its_frame_is_refused() {
+    let mut bed = bed(true);
+    bed.node(false, "state", "1");
+    bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
+    bed.fake.0.lock().unwrap().nodes.remove(&(false, "page-gref".to_owned()));
+    bed.node(false, "page-ref", "4096");
+    bed.node(false, "state", "3");
+    bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
+    let error = bed.fake.0.lock().unwrap().nodes[&(true, "error".to_owned())].clone();
+    assert!(error.contains("page-gref"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn a_hostile_page_harms_nobody(rounds in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..8, proptest::collection::vec(any::<[u8; 8]>(), 0..20)), 1..60)) {
+        let mut bed = bed(true);
+        for (cons, prod, state, events) in rounds {
+            bed.fake.0.lock().unwrap().words.extend([(page::IN_CONS, cons), (page::IN_PROD, prod)]);
+            if state < 7 {
+                bed.node(false, "state", &state.to_string());
+                bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
+            }
+            for event in events {
+                rustix::io::write(&bed.viewer, &event).unwrap();
+            }
+            bed.input(&[]);
+            bed.vkbd.poll(Ready::Fd(EVENTS), &mut bed.cx);
+            prop_assert!(bed.vkbd.waiting.len() <= WAITING);
+            bed.told();
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Back ends of PV devices: how they meet the guest's end in xenstore, and what they ask of the two processes that hold what Xen cannot
+//! restrict.
+mod back_end;
+mod calls;
+
+pub use back_end::{BackEnd, EVENTS, Frontend, NODES, PORT, State, number};
+pub use calls::{BUFFER_PAGES, GRANTS, GrantCall, GrantReply, Piece, Side, VALUE, XenbusCall, XenbusReply};
