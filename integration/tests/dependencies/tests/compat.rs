@@ -30,8 +30,8 @@ where a saved guest would go.
 const AFTER: &str = "
 ## Unplugging
 
-The unplug protocol is offered to a guest whose disks all have another PV back end than qdisk, which is not served here yet (a block
-device, `phy:`), or that has none. Others hear \"blacklisted\" and keep their IDE disk and their emulated cards. Unplugging takes
+The unplug protocol is offered to a guest whose emulated disks all have a PV back end (a block device, `phy:`, or a file of a format that is
+served here: raw, qcow2), or that has none; in a stub domain files have no back end for the guest yet. Others hear \"blacklisted\" and keep their IDE disk and their emulated cards. Unplugging takes
 cards with their processes and interfaces, and disks.
 ";
 
