@@ -1,6 +1,8 @@
-//! Display devices, and the viewer of a stub domain.
+//! Display devices, a PV frame buffer's back end, and viewers.
 pub mod fbdev;
+mod frame;
 mod sinks;
+pub mod vfb;
 pub mod vga;
 pub mod vnc;
 

@@ -1,6 +1,7 @@
-//! Devices that take input from outside: serial ports; keyboard and mouse controller; USB; the PV keyboard's back end.
+//! Devices that take input from outside: serial ports; keyboard and mouse controller; USB; back ends of PV keyboards and consoles.
 #![forbid(unsafe_code)]
 
+pub mod console;
 pub mod ps2;
 pub mod serial;
 pub mod usb;

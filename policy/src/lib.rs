@@ -76,7 +76,7 @@ mod tests {
             let dm_op = program.clone().any(|k| k == 0x0010_5005);
             let map = program.clone().any(|k| k == 0x0020_5004);
             assert_eq!(dm_op, profile.role == "broker", "{}", profile.role);
-            assert_eq!(map, ["broker", "ide", "e1000", "rtl8139", "fwcfg", "usb"].contains(&profile.role), "{}", profile.role);
+            assert_eq!(map, ["broker", "ide", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role), "{}", profile.role);
         }
     }
 }

@@ -271,7 +271,7 @@ impl Shared {
         if !matches!(arguments.get("format").and_then(Value::as_str), None | Some("png")) {
             return Err(QmpError::generic("the only format is png"));
         }
-        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. }));
+        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }));
         let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
         let fd = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
         let token = match fd {
@@ -297,7 +297,7 @@ impl Shared {
 
     /// The picture in the answer, in base 64.
     async fn screenshot(&self) -> Outcome {
-        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. }));
+        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }));
         let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
         let failed = |e: std::io::Error| QmpError::generic(format!("a pipe for the picture: {e}"));
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;

@@ -1,10 +1,11 @@
 //! What libxl starts in dom0 beside a stub domain: with `-xen-attach` the same program serves the stub domain's PV back
-//! ends (consoles, frame buffer, file-backed disks). These are given to the host's QEMU; this program stays and watches.
-//! Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
+//! ends (consoles, frame buffer, file-backed disks). If it has one of a kind that is not served here, all are given to the host's QEMU,
+//! and this program stays and watches. Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
 use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::AsFd;
+use crate::pv;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::path::Path;
 
@@ -16,6 +17,56 @@ const QEMU: &[&str] = &[
     "/usr/libexec/xen/bin/qemu-system-i386",
     "/usr/bin/qemu-system-i386",
 ];
+
+/// A stub domain and its guest, watched.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    xenstore: Xenstore,
+    stubdom: u16,
+    guest: u16,
+    shown: bool,
+}
+
+impl Watch {
+    /// Watches a domain if it is somebody's stub domain.
+    pub(crate) fn new(domid: u16) -> Result<Option<Self>, String> {
+        let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
+        let target = xenstore.read(&format!("/local/domain/{domid}/target")).ok().and_then(|t| t.parse::<u16>().ok());
+        let Some(guest) = target else { return Ok(None) };
+        xenstore.watch("@releaseDomain").map_err(|e| e.to_string())?;
+        xenstore.watch(&format!("/local/domain/{domid}/console/vnc-port")).map_err(|e| e.to_string())?;
+        eprintln!("bulkhead-dm: if stub domain {domid} dies, guest {guest} is reported crashed");
+        Ok(Some(Self { xenstore, stubdom: domid, guest, shown: false }))
+    }
+
+    /// Looks if something has happened. What was done, if there is nothing to watch any more.
+    pub(crate) fn look(&mut self) -> Result<Option<String>, String> {
+        if !self.xenstore.changed().map_err(|e| e.to_string())? {
+            return Ok(None);
+        }
+        if !self.shown {
+            self.shown = show(&mut self.xenstore, self.stubdom, self.guest);
+        }
+        look(self.stubdom, self.guest)
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.xenstore.as_fd()
+    }
+}
+
+/// Whether this program serves all back ends of the domain that these arguments name; otherwise the host's QEMU has to.
+pub fn serves(arguments: &[String]) -> bool {
+    let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1).and_then(|d| d.parse::<u16>().ok());
+    let Some(domid) = domid else { return true };
+    let served = Xenstore::connect().map_err(|e| e.to_string()).and_then(|mut xenstore| pv::served(domid, &mut xenstore));
+    if let Err(e) = &served {
+        eprintln!("bulkhead-dm: {e}: not served here");
+    }
+    served.is_ok()
+}
 
 /// Whether these arguments ask for the back ends of a domain without emulated devices.
 pub fn is_asked(arguments: &[String]) -> bool {
@@ -30,22 +81,14 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
     let qemu = QEMU.iter().find(|p| Path::new(p).exists()).ok_or("there is no QEMU for Xen on this host, which has to serve PV back ends")?;
-    let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
-    let target = domid.and_then(|d| xenstore.read(&format!("/local/domain/{d}/target")).ok()).and_then(|t| t.parse::<u16>().ok());
+    let mut watched = domid.map(Watch::new).transpose()?.flatten();
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments).map_err(|e| format!("{qemu}: {e}"))?;
     eprintln!("bulkhead-dm: PV back ends are served by {qemu} (pid {pid})");
-    let mut watched = domid.zip(target);
-    if let Some((stubdom, guest)) = watched {
-        xenstore.watch("@releaseDomain").map_err(|e| e.to_string())?;
-        xenstore.watch(&format!("/local/domain/{stubdom}/console/vnc-port")).map_err(|e| e.to_string())?;
-        eprintln!("bulkhead-dm: if stub domain {stubdom} dies, guest {guest} is reported crashed");
-    }
-    let (mut served, mut shown) = (true, false);
+    let mut served = true;
     loop {
-        let store = xenstore.as_fd();
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
-        if watched.is_some() {
-            polled.push(PollFd::from_borrowed_fd(store, PollFlags::IN));
+        if let Some(watch) = &watched {
+            polled.push(PollFd::new(watch, PollFlags::IN));
         }
         if served {
             polled.push(PollFd::new(&pidfd, PollFlags::IN));
@@ -59,17 +102,13 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         if ready.first() == Some(&true) {
             break;
         }
-        let changed = watched.is_some() && xenstore.changed().map_err(|e| e.to_string())?;
-        if let Some((stubdom, guest)) = watched.filter(|_| changed && !shown) {
-            shown = show(&mut xenstore, stubdom, guest);
-        }
-        if let Some((stubdom, guest)) = watched
-            && changed
+        if let Some(watch) = &mut watched {
             // Not to know is no reason to take the back ends away.
-            && let Some(line) = look(stubdom, guest).unwrap_or_else(|e| Some(format!("stub domain {stubdom} cannot be watched: {e}")))
-        {
-            eprintln!("bulkhead-dm: {line}");
-            watched = None;
+            let seen = watch.look().unwrap_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")));
+            if let Some(line) = seen {
+                eprintln!("bulkhead-dm: {line}");
+                watched = None;
+            }
         }
         if served && ready.last() == Some(&true) && rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).is_ok_and(|s| s.is_some()) {
             eprintln!("bulkhead-dm: QEMU (pid {pid}) has ended; nobody serves the PV back ends any more");

@@ -305,6 +305,8 @@ pub struct Machine {
     pub stopped: bool,
     /// libxl only wants to know what the program can.
     pub probe: bool,
+    /// There are no emulated devices: PV back ends are served for a domain that others have made.
+    pub attach: bool,
     /// The simulated machine in place of Xen.
     pub sim: Option<Sim>,
     /// The sandbox's level; `None`: the highest that the kernel has.
@@ -341,6 +343,7 @@ impl Default for Machine {
             xen_platform: true,
             stopped: false,
             probe: false,
+            attach: false,
             sim: None,
             level: None,
             backing: Backing::Any,

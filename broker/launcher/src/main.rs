@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     }
     let tell = |line: &str| eprintln!("bulkhead-dm: {line}");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let good = if attach::is_asked(&arguments) {
+    let good = if attach::is_asked(&arguments) && !attach::serves(&arguments) {
         attach::run(&arguments).map_err(|e| tell(&e)).is_ok()
     } else {
         let settings = match settings::read(Path::new(settings::FILE)) {

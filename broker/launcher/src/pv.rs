@@ -1,11 +1,24 @@
 //! PV devices whose back ends this program serves. libxl has written their nodes before it starts a device model; what is read here
 //! is in dom0's own directory, where no guest writes.
-use crate::machine::Drive;
+use crate::machine::{Drive, Serial};
 use bulkhead_bus::plan::{ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 
+/// Consoles that are served at most.
+const CONSOLES: usize = 16;
 /// Disks that are served at most.
 const DISKS: usize = 16;
+
+/// A PV console with a back end of the kind `ioemu` in dom0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PvConsole {
+    /// xenbus' number of the device; 0 is the domain's first.
+    pub devid: u32,
+    /// Its directories.
+    pub nodes: PvNodes,
+    /// Where it goes.
+    pub output: Serial,
+}
 
 /// A PV disk with a back end of the kind `qdisk` in dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +33,14 @@ pub struct PvDisk {
     pub discard: bool,
 }
 
-/// The PV disks of a guest that are to be served, and a line for each that is not.
+/// The PV disks of an HVM guest that are to be served, and a line for each that is not. It has CDs emulated only.
 pub fn disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) {
+    let (disks, notes) = all_disks(domid, xenstore);
+    (disks.into_iter().filter(|d| !d.drive.cdrom).collect(), notes)
+}
+
+/// The PV disks of a domain that are to be served, and a line for each that is not.
+pub fn all_disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) {
     let top = format!("/local/domain/0/backend/qdisk/{domid}");
     let devids: Vec<u32> = xenstore.directory(&top).iter().filter_map(|id| id.parse().ok()).collect();
     let (mut disks, mut notes) = (Vec::new(), Vec::new());
@@ -37,8 +56,17 @@ pub fn disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) 
 
 /// The PV keyboards of a guest, by number.
 pub fn keyboards(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
-    let top = format!("/local/domain/0/backend/vkbd/{domid}");
-    // libxl makes one; more than one would take each other's input.
+    first(domid, "vkbd", xenstore)
+}
+
+/// The PV frame buffers of a domain, by number.
+pub fn screens(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
+    first(domid, "vfb", xenstore)
+}
+
+/// The first device of a kind. libxl makes one of each.
+fn first(domid: u16, kind: &str, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
+    let top = format!("/local/domain/0/backend/{kind}/{domid}");
     let first = xenstore.directory(&top).iter().filter_map(|id| id.parse::<u32>().ok()).min();
     let device = first.and_then(|devid| {
         let back = format!("{top}/{devid}");
@@ -47,12 +75,49 @@ pub fn keyboards(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
     device.into_iter().collect()
 }
 
-/// A disk by its back end's nodes; none if it is a CD, which is emulated only.
-fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, String> {
-    let mut node = |name: &str| read(&format!("{back}/{name}"));
-    if node("device-type").as_deref() == Some("cdrom") {
+/// The consoles of a domain that a device model serves (xenconsoled has the others), and a line for each that is not served.
+pub fn consoles(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvConsole>, Vec<String>) {
+    let top = format!("/local/domain/0/backend/console/{domid}");
+    let devids: Vec<u32> = xenstore.directory(&top).iter().filter_map(|id| id.parse().ok()).collect();
+    let (mut consoles, mut notes) = (Vec::new(), Vec::new());
+    for devid in devids {
+        match console(devid, &format!("{top}/{devid}"), |path| xenstore.read(path).ok()) {
+            Ok(console) => consoles.extend(console.filter(|_| consoles.len() < CONSOLES)),
+            Err(e) => notes.push(format!("PV console {devid} is not served: {e}")),
+        }
+    }
+    (consoles, notes)
+}
+
+/// A console by its nodes; none if it is not a device model's. What the guest's end says of itself here is dom0's to write.
+fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvConsole>, String> {
+    let front = read(&format!("{back}/frontend")).ok_or("its back end does not name the guest's end")?;
+    if read(&format!("{front}/type")).as_deref() != Some("ioemu") {
         return Ok(None);
     }
+    let output = read(&format!("{front}/output")).unwrap_or_else(|| "null".to_owned());
+    // An end of a pipe that nobody gives while a state is not restored.
+    let output = if output.starts_with("pipe:") { Serial::Null } else { Serial::parse(&output).ok_or_else(|| format!("output is {output:?}"))? };
+    Ok(Some(PvConsole { devid, nodes: PvNodes { back: back.to_owned(), front }, output }))
+}
+
+/// Whether everything that a device model has to serve for this domain is served here; otherwise what is not.
+pub fn served(domid: u16, xenstore: &mut Xenstore) -> Result<(), String> {
+    for kind in xenstore.directory("/local/domain/0/backend") {
+        let top = format!("/local/domain/0/backend/{kind}/{domid}");
+        let others = ["qusb", "vusb", "9pfs", "pvcalls", "vsnd", "vdispl", "vinput", "virtio", "virtio_disk"].contains(&kind.as_str());
+        if others && !xenstore.directory(&top).is_empty() {
+            return Err(format!("a PV device of the kind {kind}"));
+        }
+    }
+    let (disks, consoles) = (all_disks(domid, xenstore).1, consoles(domid, xenstore).1);
+    disks.into_iter().chain(consoles).next().map_or(Ok(()), Err)
+}
+
+/// A disk by its back end's nodes; none if it has no medium.
+fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, String> {
+    let mut node = |name: &str| read(&format!("{back}/{name}"));
+    let cdrom = node("device-type").as_deref() == Some("cdrom");
     let front = node("frontend").ok_or("its back end does not name the guest's end")?;
     let parameters = node("params").unwrap_or_default();
     let (kind, file) = parameters.split_once(':').ok_or_else(|| format!("params is {parameters:?} and not FORMAT:FILE"))?;
@@ -61,10 +126,13 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
         "qcow2" => ImageFormat::Qcow2,
         other => return Err(format!("this image format is not supported: {other} (raw and qcow2 are)")),
     };
+    if file.is_empty() && cdrom {
+        return Ok(None);
+    }
     if file.is_empty() {
         return Err("it has no image".to_owned());
     }
-    let drive = Drive { index: Some(0), cdrom: false, read_only: node("mode").as_deref() == Some("r"), file: Some(file.to_owned()), format, id: format!("vbd-{devid}") };
+    let drive = Drive { index: Some(0), cdrom, read_only: node("mode").as_deref() == Some("r"), file: Some(file.to_owned()), format, id: format!("vbd-{devid}") };
     let discard = node("discard-enable").as_deref() != Some("0");
     Ok(Some(PvDisk { devid, nodes: PvNodes { back: back.to_owned(), front }, drive, discard }))
 }
@@ -84,7 +152,21 @@ mod tests {
         assert_eq!((disk.drive.file.as_deref(), disk.drive.format, disk.drive.read_only, disk.discard), (Some("/srv/a:b.img"), ImageFormat::Raw, false, true));
         let disk = of(&[("params", "qcow2:/x"), ("mode", "r"), ("discard-enable", "0")]).unwrap().unwrap();
         assert_eq!((disk.drive.format, disk.drive.read_only, disk.discard), (ImageFormat::Qcow2, true, false));
-        assert_eq!(of(&[("params", "aio:/x"), ("device-type", "cdrom")]), Ok(None));
+        assert!(of(&[("params", "aio:/x"), ("device-type", "cdrom")]).unwrap().unwrap().drive.cdrom);
+        assert_eq!(of(&[("params", "aio:"), ("device-type", "cdrom")]), Ok(None));
+    }
+
+    #[test]
+    fn a_console_goes_where_libxl_says() {
+        let of = |kind: &str, output: &str| {
+            let nodes = [("/b/frontend", "/f"), ("/f/type", kind), ("/f/output", output)];
+            console(3, "/b", |path| nodes.iter().find(|(n, _)| *n == path).map(|(_, v)| (*v).to_owned()))
+        };
+        assert_eq!(of("xenconsoled", "pty"), Ok(None));
+        assert_eq!(of("ioemu", "pty").unwrap().unwrap().output, Serial::Pty);
+        assert_eq!(of("ioemu", "file:/var/log/x").unwrap().unwrap().output, Serial::File("/var/log/x".into()));
+        assert_eq!(of("ioemu", "pipe:/x").unwrap().unwrap().output, Serial::Null);
+        assert!(of("ioemu", "chardev:libxl-channel0").unwrap_err().contains("chardev"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod table;
 use crate::budget;
 use crate::resource::{CLOSED, Resource};
 use crate::slot::{Channel, Life, Phase, SlotState};
+use crate::attach::Watch;
 use crate::stubdom::Stubdom;
 use bulkhead_bus::plan::{
     Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
@@ -16,7 +17,7 @@ use bulkhead_policy::interface::Rules;
 use crate::argv::Parsed;
 use crate::errors::{Code, Coded as _};
 use bulkhead_policy::{Ids, Spec, verify};
-use bulkhead_ring::SharedArea;
+use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
@@ -39,11 +40,17 @@ const SLICE: u64 = 100_000;
 /// more than its share of a processor (1.6 times the weight of others).
 const NICE: i32 = -2;
 const SIGNALS: u64 = u64::MAX;
+/// xenstore, of a stub domain that is watched.
+const WATCH: u64 = 1 << 33;
 /// Pidfds have this bit, sockets have not.
 const PIDFD: u64 = 1 << 32;
 /// Whether a process of this role looks at the display's surface.
 fn looks(role: &str) -> bool {
     matches!(role, "fbdev" | "vnc")
+}
+/// Whether a process of this role draws on a surface.
+fn draws(role: &str) -> bool {
+    matches!(role, "vga" | "vfb")
 }
 /// Files of screenshots.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
@@ -87,6 +94,10 @@ struct Launcher {
     plan: MachinePlan,
     shape: Shape,
     probe: bool,
+    /// Nothing is emulated: there is no broker.
+    attach: bool,
+    /// The stub domain that is watched.
+    watched: Option<Watch>,
     executable: OwnedFd,
     slots: Vec<SlotState>,
     epoll: OwnedFd,
@@ -218,7 +229,7 @@ impl Launcher {
 
     /// Puts a new process into a slot.
     fn spawn(&mut self, number: Slot) -> Result<(), String> {
-        let (plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
+        let (plan, shape, stubdom, attach) = (self.plan.clone(), self.shape, self.stubdom, self.attach);
         let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
         let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
@@ -258,6 +269,12 @@ impl Launcher {
                 sealed_by_broker: false,
             });
         }
+        if attach && let Some(channel) = &mut channel {
+            // Nobody will ever ask anything on it; the device looks whether it is as it should be.
+            let area = SharedArea::map_writer(&channel.request, shape.request_len()).map_err(|e| e.to_string())?;
+            BrokerEnd::greet(&area);
+            channel.sealed_by_broker = true;
+        }
         let mut fds = state.kept();
         if let Some((_, theirs)) = &served {
             fds.push((FdUse::Control(number), theirs.as_fd()));
@@ -268,7 +285,7 @@ impl Launcher {
             fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
         }
         let surface = match state.role {
-            "vga" => Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?),
+            role if draws(role) => Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?),
             _ => None,
         };
         if let Some(surface) = &surface {
@@ -336,6 +353,8 @@ impl Launcher {
             let end = if data == SIGNALS {
                 let _ = rustix::io::read(&self.signals, &mut [0u8; 128]);
                 Some(End::Wanted)
+            } else if data == WATCH {
+                self.look()
             } else if data & PIDFD != 0 {
                 self.ended((data & 0xff) as Slot)?
             } else {
@@ -346,6 +365,21 @@ impl Launcher {
             }
         }
         Ok(None)
+    }
+
+    /// Something has happened to a domain, or in the nodes of the one that is watched.
+    fn look(&mut self) -> Option<End> {
+        let watch = self.watched.as_mut()?;
+        match watch.look() {
+            Ok(None) => return None,
+            Ok(Some(line)) => say(&line),
+            // Not to know is no reason to take the back ends away.
+            Err(e) => say(&format!("the stub domain cannot be watched any more: {e}")),
+        }
+        if let Some(watch) = self.watched.take() {
+            let _ = epoll::delete(&self.epoll, watch.as_fd());
+        }
+        None
     }
 
     /// A process has written to its socket.
@@ -503,7 +537,7 @@ impl Launcher {
 
     /// A process says that it is in its sandbox: look, and let it go on.
     fn ready(&mut self, number: Slot) -> Result<(), String> {
-        let own = self.own.clone();
+        let (own, attach) = (self.own.clone(), self.attach);
         let Some(state) = self.slot(number) else { return Ok(()) };
         let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
         let profile = bulkhead_policy::profile(state.role).ok_or_else(|| format!("no profile for {}", state.role))?;
@@ -516,7 +550,7 @@ impl Launcher {
             state.kill(format!("not in its sandbox: {}", wrong.join("; ")));
             return Ok(());
         }
-        state.phase = if number >= FIRST_DEVICE { Phase::Attaching } else { Phase::Running };
+        state.phase = if number >= FIRST_DEVICE && !attach { Phase::Attaching } else { Phase::Running };
         state.tell(|_| ToProcess::Go, &[]);
         if std::mem::take(&mut state.unserved) {
             self.serve(number, pid)?;
@@ -524,7 +558,7 @@ impl Launcher {
         if number == CONTROL && self.running {
             self.tell_running();
         }
-        let display = self.slot(number).is_some_and(|s| s.role == "vga");
+        let display = self.slot(number).is_some_and(|s| draws(s.role));
         if display {
             self.view()?;
         }
@@ -641,7 +675,7 @@ impl Launcher {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }
-        let blind = self.slots.iter().any(|s| s.role == "vga" && !matches!(s.phase, Phase::Attaching | Phase::Running));
+        let blind = self.slots.iter().any(|s| draws(s.role) && !matches!(s.phase, Phase::Attaching | Phase::Running));
         let viewer = self.slots.iter().any(|s| s.slot == number && looks(s.role));
         if restart && viewer && blind {
             // It is started when the display is ready.

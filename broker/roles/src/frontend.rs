@@ -70,8 +70,8 @@ pub(crate) struct Front {
     /// First byte of the buffer.
     buffer: u64,
     nodes: Line,
-    grants: Line,
-    memory: Arc<GrantMemory>,
+    /// The way to granted pages, and where they are mapped; a frame buffer has none.
+    grants: Option<(Line, Arc<GrantMemory>)>,
     evtchn: Evtchn,
     /// The local port, if one is bound.
     port: Option<u32>,
@@ -88,10 +88,17 @@ impl Front {
         let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
         let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
         let memory = Arc::new(memory.map_err(|e| format!("the pages of a ring: {e}"))?);
-        let line = |socket| Line { socket, serial: 0 };
-        let (nodes, grants) = (line(want(&FdUse::Nodes(0))?), line(want(&FdUse::Grants(0))?));
+        let grants = Line { socket: want(&FdUse::Grants(0))?, serial: 0 };
+        let front = Self { buffer: (pages as u64).saturating_mul(4096), grants: Some((grants, memory.clone())), ..Self::without_grants(domid, fds)? };
+        Ok((front, memory))
+    }
+
+    /// For a device whose pages the guest does not grant.
+    pub(crate) fn without_grants(domid: u16, fds: &mut Fds) -> Result<Self, String> {
+        let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
+        let nodes = Line { socket: want(&FdUse::Nodes(0))?, serial: 0 };
         let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
-        Ok((Self { domid, buffer: (pages as u64).saturating_mul(4096), nodes, grants, memory: memory.clone(), evtchn, port: None, named: Vec::new(), changed: false }, memory))
+        Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, named: Vec::new(), changed: false })
     }
 
     /// What is polled: the event channel and `xenbus`.
@@ -111,7 +118,7 @@ impl Front {
     }
 
     fn grant(&mut self, call: &GrantCall) -> Option<u64> {
-        self.grants.ask(&call.to_bytes(), &mut false).and_then(|a| GrantReply::from_bytes(&a))?.0
+        self.grants.as_mut()?.0.ask(&call.to_bytes(), &mut false).and_then(|a| GrantReply::from_bytes(&a))?.0
     }
 }
 
@@ -133,8 +140,8 @@ impl Frontend for Front {
 
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
         let Some(index) = self.grant(&GrantCall::Name(grefs.to_vec())) else { return false };
-        if let Err(e) = self.memory.map(page, grefs.len(), index) {
-            tracing::debug!("pages are not granted: {e}");
+        let mapped = self.grants.as_ref().map(|(_, memory)| memory.map(page, grefs.len(), index));
+        if !matches!(mapped, Some(Ok(()))) {
             let _ = self.grant(&GrantCall::Forget(index));
             return false;
         }
@@ -143,9 +150,11 @@ impl Frontend for Front {
     }
 
     fn unmap(&mut self) {
-        self.memory.unmap();
-        self.named.clear();
-        let _ = self.grant(&GrantCall::Reset);
+        if let Some((_, memory)) = &self.grants {
+            memory.unmap();
+            self.named.clear();
+            let _ = self.grant(&GrantCall::Reset);
+        }
     }
 
     fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool {
@@ -191,10 +200,24 @@ impl Frontend for Front {
     }
 
     fn load(&self, offset: usize) -> u32 {
-        self.memory.load_u32(offset as u64)
+        self.grants.as_ref().map_or(0, |(_, memory)| memory.load_u32(offset as u64))
     }
 
     fn store(&self, offset: usize, value: u32) {
-        self.memory.store_u32(offset as u64, value);
+        if let Some((_, memory)) = &self.grants {
+            memory.store_u32(offset as u64, value);
+        }
+    }
+}
+
+/// Frames of the domain's memory, for a frame buffer.
+pub(crate) struct DomainFrames {
+    pub(crate) privcmd: OwnedFd,
+    pub(crate) domid: u16,
+}
+
+impl bulkhead_dev_display::vfb::Frames for DomainFrames {
+    fn map(&self, frames: &[u64]) -> Option<Arc<dyn bulkhead_bus::GuestMemory>> {
+        bulkhead_runtime::map_list(self.privcmd.as_fd(), self.domid, frames).map(|m| Arc::new(m) as Arc<dyn bulkhead_bus::GuestMemory>)
     }
 }

@@ -11,8 +11,8 @@ use bulkhead_bus::{Declaration, Unseen, pv};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_blk::qdisk as pv_disk;
-use bulkhead_dev_display::{Sink, Sinks, fbdev, vga, vnc};
-use bulkhead_dev_input::{ps2, serial, usb, vkbd};
+use bulkhead_dev_display::{Sink, Sinks, fbdev, vfb, vga, vnc};
+use bulkhead_dev_input::{console, ps2, serial, usb, vkbd};
 use bulkhead_dev_net::FRAMES;
 use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
@@ -49,6 +49,8 @@ fn main() -> ExitCode {
         "grant" => run_device("grant", build),
         "qdisk" => run_device("qdisk", build),
         "vkbd" => run_device("vkbd", build),
+        "console" => run_device("console", build),
+        "vfb" => run_device("vfb", build),
         _ => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
             return ExitCode::from(2);
@@ -106,19 +108,8 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
 fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
     match config {
         DeviceConfig::Serial { index, listens } => {
-            let mut polled = Vec::new();
-            let backend: Box<dyn serial::Backend> = match resources.fds.take(&FdUse::Serial) {
-                Some(fd) if *listens => {
-                    let backend = serial::ListenBackend::new(fd).map_err(|e| e.to_string())?;
-                    polled.push((0, rustix::io::dup(backend.ready()).map_err(|e| e.to_string())?));
-                    Box::new(backend)
-                }
-                Some(fd) => {
-                    polled.push((0, rustix::io::dup(&fd).map_err(|e| e.to_string())?));
-                    Box::new(serial::FdBackend::new(fd))
-                }
-                None => Box::new(serial::NullBackend),
-            };
+            let (backend, ready) = character(&mut resources.fds, *listens)?;
+            let polled = ready.into_iter().map(|fd| (0, fd)).collect();
             Ok(Built { device: Box::new(serial::Serial::new(*index, backend)), polled })
         }
         DeviceConfig::Platform { .. } => {
@@ -246,12 +237,45 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             polled.extend(input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)));
             Ok(Built { device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::PvTakes)))), polled })
         }
+        DeviceConfig::Console { devid, listens } => {
+            let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
+            let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+            let (host, ready) = character(&mut resources.fds, *listens)?;
+            let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
+            polled.extend(ready.map(|fd| (console::HOST, fd)));
+            Ok(Built { device: Box::new(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0))), polled })
+        }
+        DeviceConfig::Vfb { .. } => {
+            let privcmd = resources.fds.want(&FdUse::Frames).map_err(|e| e.to_string())?;
+            let front = frontend::Front::without_grants(resources.domid, &mut resources.fds)?;
+            let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+            let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
+            let frames = frontend::DomainFrames { privcmd, domid: resources.domid };
+            Ok(Built { device: Box::new(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames)))), polled })
+        }
         DeviceConfig::Vga { device, vram, rom, .. } => {
             let wishes = resources.fds.take(&FdUse::Wishes);
             let polled = wishes.iter().map(|fd| rustix::io::dup(fd).map(|fd| (0, fd))).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
             Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)), polled })
         }
     }
+}
+
+/// A character device of the host, and what becomes ready when it is.
+fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), String> {
+    let fail = |e: rustix::io::Errno| e.to_string();
+    Ok(match fds.take(&FdUse::Serial) {
+        Some(fd) if listens => {
+            let backend = serial::ListenBackend::new(fd).map_err(|e| e.to_string())?;
+            let ready = rustix::io::dup(backend.ready()).map_err(fail)?;
+            (Box::new(backend), Some(ready))
+        }
+        Some(fd) => {
+            let ready = rustix::io::dup(&fd).map_err(fail)?;
+            (Box::new(serial::FdBackend::new(fd)), Some(ready))
+        }
+        None => (Box::new(serial::NullBackend), None),
+    })
 }
 
 /// Where viewers' input goes.

@@ -17,7 +17,7 @@ mod state;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
 use bulkhead_bus::{Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Ready, Region, Reset, StateError, Surface};
 use prost::Message as _;
-pub use render::Frame;
+pub use crate::frame::Frame;
 use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
 use state::{VERSION, VgaState};
 use edid::Size;

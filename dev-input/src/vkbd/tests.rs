@@ -1,76 +1,18 @@
 use super::*;
-use bulkhead_bus::fake;
-use bulkhead_bus::pv::{Piece, Side};
+use bulkhead_bus::fake::{self, FakeFrontend};
 use proptest::prelude::*;
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
-#[derive(Default)]
-struct World {
-    nodes: HashMap<(bool, String), String>,
-    words: HashMap<usize, u32>,
-    mapped: bool,
-    notified: u32,
-}
-
-#[derive(Clone, Default)]
-struct Fake(Arc<Mutex<World>>);
-
-impl Frontend for Fake {
-    fn node(&mut self, side: Side, name: &str) -> Option<String> {
-        self.0.lock().unwrap().nodes.get(&(side == Side::Back, name.to_owned())).cloned()
-    }
-    fn set(&mut self, name: &str, value: &str) {
-        self.0.lock().unwrap().nodes.insert((true, name.to_owned()), value.to_owned());
-    }
-    fn changed(&mut self, ready: bool) -> bool {
-        ready
-    }
-    fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
-        let good = page == 0 && grefs == [8];
-        self.0.lock().unwrap().mapped = good;
-        good
-    }
-    fn unmap(&mut self) {
-        self.0.lock().unwrap().mapped = false;
-    }
-    fn copy(&mut self, _: bool, _: u64, _: &[Piece]) -> bool {
-        false
-    }
-    fn bind(&mut self, port: u32) -> Option<u32> {
-        Some(port)
-    }
-    fn adopt(&mut self, _: u32) {}
-    fn unbind(&mut self) {}
-    fn notify(&mut self) {
-        self.0.lock().unwrap().notified += 1;
-    }
-    fn signalled(&mut self) -> bool {
-        true
-    }
-    fn load(&self, offset: usize) -> u32 {
-        let world = self.0.lock().unwrap();
-        if world.mapped { world.words.get(&offset).copied().unwrap_or(0) } else { 0 }
-    }
-    fn store(&self, offset: usize, value: u32) {
-        assert!(offset + 4 <= 4096 && offset.is_multiple_of(4), "outside of the page");
-        let mut world = self.0.lock().unwrap();
-        assert!(world.mapped, "a page that is not the guest's any more");
-        world.words.insert(offset, value);
-    }
-}
 
 struct Bed {
     vkbd: Vkbd,
     cx: Context,
-    fake: Fake,
+    fake: FakeFrontend,
     viewer: OwnedFd,
     told: OwnedFd,
 }
 
 fn bed(places: bool) -> Bed {
-    let fake = Fake::default();
+    let fake = FakeFrontend::new(PAGES, &[8]);
     let pipe = || pipe_with(PipeFlags::NONBLOCK).unwrap();
     let ((input, viewer), (told, takes)) = (pipe(), pipe());
     let mut bed = Bed { vkbd: Vkbd::new(Box::new(fake.clone()), Some(input), Some(takes)), cx: fake::context(0), fake, viewer, told };
@@ -81,13 +23,13 @@ fn bed(places: bool) -> Bed {
         bed.node(false, name, value);
     }
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
-    assert_eq!(bed.fake.0.lock().unwrap().nodes[&(true, "state".to_owned())], "4");
+    assert_eq!(bed.fake.told("state").as_deref(), Some("4"));
     bed
 }
 
 impl Bed {
     fn node(&self, back: bool, name: &str, value: &str) {
-        self.fake.0.lock().unwrap().nodes.insert((back, name.to_owned()), value.to_owned());
+        self.fake.put(back, name, value);
     }
     fn input(&mut self, events: &[InputEvent]) {
         for event in events {
@@ -99,7 +41,7 @@ impl Bed {
         }
     }
     fn word(&self, at: usize) -> u32 {
-        self.fake.0.lock().unwrap().words.get(&at).copied().unwrap_or(0)
+        self.fake.word(at)
     }
     fn event(&self, n: usize) -> [u32; 4] {
         std::array::from_fn(|i| self.word(page::IN + n % 51 * 40 + i * 4))
@@ -126,7 +68,7 @@ fn keys_buttons_places_and_movement_are_in_the_ring_as_the_guest_reads_them() {
     ]);
     assert_eq!([bed.event(0), bed.event(1)], [[0x103, 30, 0, 0], [3, 30, 0, 0]]);
     assert_eq!([bed.event(2), bed.event(3), bed.event(4)], [[4, 0x7fff, 3, 0], [0x103, 0x114, 0, 0], [1, -2i32 as u32, 3, 1]]);
-    assert_eq!((bed.word(page::IN_PROD), bed.fake.0.lock().unwrap().notified), (5, 1));
+    assert_eq!((bed.word(page::IN_PROD), bed.fake.with(|w| w.notified)), (5, 1));
 }
 
 #[test]
@@ -143,7 +85,7 @@ fn a_guest_that_does_not_read_loses_input_and_a_slow_one_does_not() {
     let keys: Vec<_> = (0..120u16).map(|i| InputEvent::Key { code: i, down: true }).collect();
     bed.input(&keys);
     assert_eq!((bed.word(page::IN_PROD), bed.vkbd.waiting.len()), (51, 69));
-    bed.fake.0.lock().unwrap().words.insert(page::IN_CONS, 51);
+    bed.fake.set_word(page::IN_CONS, 51);
     bed.vkbd.poll(Ready::Fd(EVENTS), &mut bed.cx);
     assert_eq!((bed.word(page::IN_PROD), bed.event(51)[1], bed.event(101)[1]), (102, 51, 101));
     for _ in 0..10 {
@@ -169,11 +111,11 @@ fn a_page_that_is_named_by_its_frame_is_refused() {
     let mut bed = bed(true);
     bed.node(false, "state", "1");
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
-    bed.fake.0.lock().unwrap().nodes.remove(&(false, "page-gref".to_owned()));
+    bed.fake.with(|w| w.nodes.remove(&(false, "page-gref".to_owned())));
     bed.node(false, "page-ref", "4096");
     bed.node(false, "state", "3");
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
-    let error = bed.fake.0.lock().unwrap().nodes[&(true, "error".to_owned())].clone();
+    let error = bed.fake.told("error").unwrap();
     assert!(error.contains("page-gref"), "{error}");
 }
 
@@ -182,7 +124,8 @@ proptest! {
     fn a_hostile_page_harms_nobody(rounds in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..8, proptest::collection::vec(any::<[u8; 8]>(), 0..20)), 1..60)) {
         let mut bed = bed(true);
         for (cons, prod, state, events) in rounds {
-            bed.fake.0.lock().unwrap().words.extend([(page::IN_CONS, cons), (page::IN_PROD, prod)]);
+            bed.fake.set_word(page::IN_CONS, cons);
+            bed.fake.set_word(page::IN_PROD, prod);
             if state < 7 {
                 bed.node(false, "state", &state.to_string());
                 bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);

@@ -16,6 +16,6 @@ pub use event_loop::{Built, Resources, run_device};
 pub use frame_buffer::FrameBuffer;
 pub use link::{Link, LinkError, Received};
 pub use log::set_level;
-pub use memory::{ForeignMemory, GrantMemory, MemfdMemory, map_video_ram};
+pub use memory::{ForeignMemory, GrantMemory, MemfdMemory, map_list, map_video_ram};
 pub use packet::receive_packet;
 pub use process::{Fds, Process, StartError, end};

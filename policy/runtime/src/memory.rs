@@ -60,6 +60,13 @@ fn map_frames(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64], errors: &mu
     Ok(area)
 }
 
+/// Maps frames of a domain's memory, one after the other from address 0; nothing if one of them is not there.
+pub fn map_list(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64]) -> Option<MemfdMemory> {
+    let mut errors = vec![0; frames.len()];
+    let area = map_frames(privcmd, domid, frames, &mut errors).ok()?;
+    errors.iter().all(|e| *e == 0).then(|| MemfdMemory::new(area))
+}
+
 /// Maps video RAM for good; the caller closes privcmd then.
 pub fn map_video_ram(privcmd: BorrowedFd<'_>, domid: DomId, gfn: u64, bytes: u32) -> Result<SharedArea> {
     let pages = (bytes as usize) >> 12;

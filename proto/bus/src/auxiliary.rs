@@ -1,6 +1,6 @@
 //! Processes that are run like devices and of which the guest sees nothing: no registers, no state that a restart keeps.
 use rustix::fd::OwnedFd;
-use crate::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError};
+use crate::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError, Surface};
 
 /// What such a process does.
 pub trait Auxiliary: Send {
@@ -24,6 +24,16 @@ pub trait Auxiliary: Send {
     fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
         let _ = password;
         Err("this process asks nobody for a password".into())
+    }
+
+    /// Brings the surface to what is to be seen now (what draws for viewers).
+    fn refresh(&mut self, surface: &mut dyn Surface) {
+        let _ = surface;
+    }
+
+    /// The picture as a PNG (what draws for viewers).
+    fn screenshot(&mut self) -> Option<Vec<u8>> {
+        None
     }
 
     /// For people.
@@ -69,6 +79,14 @@ impl<T: Auxiliary> Device for Unseen<T> {
 
     fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
         self.0.set_password(password)
+    }
+
+    fn refresh(&mut self, surface: &mut dyn Surface) {
+        self.0.refresh(surface);
+    }
+
+    fn screenshot(&mut self) -> Option<Vec<u8>> {
+        self.0.screenshot()
     }
 
     fn inspect(&self, out: &mut Inspect) {

@@ -1,6 +1,8 @@
 //! Stand-ins for tests of devices.
+use crate::pv::{Frontend, Piece, Side};
 use crate::{Context, DmaError, GuestMemory, Segment};
 use rustix::fd::BorrowedFd;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Guest memory in a vector, from address 0.
@@ -59,4 +61,119 @@ impl GuestMemory for FakeMemory {
 /// A context with `len` bytes of guest memory.
 pub fn context(len: usize) -> Context {
     Context::new(FakeMemory::new(len))
+}
+
+/// What a PV device's guest and host do, for [`FakeFrontend`].
+#[derive(Debug, Default)]
+pub struct PvWorld {
+    /// Nodes: whether they are the back end's, names, values.
+    pub nodes: HashMap<(bool, String), String>,
+    /// References that the guest has granted.
+    pub granted: Vec<u32>,
+    /// Pages that are mapped, from the first on.
+    pub mapped: usize,
+    /// The guest's port that is bound.
+    pub bound: Option<u32>,
+    /// A port that was taken over from a former life.
+    pub adopted: Option<u32>,
+    /// Signals to the guest.
+    pub notified: u32,
+}
+
+/// A guest's end of a PV device whose pages are those of a [`FakeMemory`], wherever they come from.
+#[derive(Clone, Debug)]
+pub struct FakeFrontend {
+    /// Everything else.
+    pub world: Arc<Mutex<PvWorld>>,
+    /// The pages.
+    pub memory: Arc<FakeMemory>,
+}
+
+impl FakeFrontend {
+    /// With so many pages, and these references granted.
+    pub fn new(pages: usize, granted: &[u32]) -> Self {
+        let world = PvWorld { granted: granted.to_vec(), ..PvWorld::default() };
+        Self { world: Arc::new(Mutex::new(world)), memory: FakeMemory::new(pages.saturating_mul(4096)) }
+    }
+
+    /// Looks at the world, or changes it.
+    pub fn with<T>(&self, f: impl FnOnce(&mut PvWorld) -> T) -> T {
+        f(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets a node, of the back end or of the guest.
+    pub fn put(&self, back: bool, name: &str, value: &str) {
+        self.with(|w| w.nodes.insert((back, name.to_owned()), value.to_owned()));
+    }
+
+    /// A node of the back end.
+    pub fn told(&self, name: &str) -> Option<String> {
+        self.with(|w| w.nodes.get(&(true, name.to_owned())).cloned())
+    }
+
+    /// A number in the pages, mapped or not.
+    pub fn word(&self, offset: usize) -> u32 {
+        let mut bytes = [0; 4];
+        let _ = self.memory.read(offset as u64, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    /// Sets one, as the guest does.
+    pub fn set_word(&self, offset: usize, value: u32) {
+        let _ = self.memory.write(offset as u64, &value.to_le_bytes());
+    }
+
+    fn mapped(&self, offset: usize) -> bool {
+        self.with(|w| offset.saturating_add(4) <= w.mapped.saturating_mul(4096))
+    }
+}
+
+impl Frontend for FakeFrontend {
+    fn node(&mut self, side: Side, name: &str) -> Option<String> {
+        self.with(|w| w.nodes.get(&(side == Side::Back, name.to_owned())).cloned())
+    }
+    fn set(&mut self, name: &str, value: &str) {
+        self.put(true, name, value);
+    }
+    fn changed(&mut self, ready: bool) -> bool {
+        ready
+    }
+    fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
+        self.with(|w| {
+            let good = grefs.iter().all(|g| w.granted.contains(g));
+            if good {
+                w.mapped = w.mapped.max(page.saturating_add(grefs.len()));
+            }
+            good
+        })
+    }
+    fn unmap(&mut self) {
+        self.with(|w| w.mapped = 0);
+    }
+    fn copy(&mut self, _: bool, _: u64, _: &[Piece]) -> bool {
+        false
+    }
+    fn bind(&mut self, port: u32) -> Option<u32> {
+        self.with(|w| w.bound.replace(port).is_none().then_some(port))
+    }
+    fn adopt(&mut self, local: u32) {
+        self.with(|w| w.adopted = Some(local));
+    }
+    fn unbind(&mut self) {
+        self.with(|w| w.bound = None);
+    }
+    fn notify(&mut self) {
+        self.with(|w| w.notified = w.notified.saturating_add(1));
+    }
+    fn signalled(&mut self) -> bool {
+        true
+    }
+    fn load(&self, offset: usize) -> u32 {
+        if self.mapped(offset) { self.word(offset) } else { 0 }
+    }
+    fn store(&self, offset: usize, value: u32) {
+        if self.mapped(offset) {
+            self.set_word(offset, value);
+        }
+    }
 }

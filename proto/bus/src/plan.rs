@@ -248,6 +248,18 @@ pub enum DeviceConfig {
         /// xenbus' number of the device.
         devid: u32,
     },
+    /// The back end of a PV console.
+    Console {
+        /// xenbus' number of the device, 0 for a domain's first one.
+        devid: u32,
+        /// Its descriptor is a socket that listens.
+        listens: bool,
+    },
+    /// The back end of a PV frame buffer.
+    Vfb {
+        /// xenbus' number of the device.
+        devid: u32,
+    },
     /// QMP over a vchan. The guest sees nothing of it.
     Vchan {
         /// Local port of its event channel.
@@ -258,7 +270,7 @@ pub enum DeviceConfig {
 impl DeviceConfig {
     /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
     pub fn seen(&self) -> bool {
-        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. })
+        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. } | Self::Console { .. } | Self::Vfb { .. })
     }
 
     /// The process's name: its profile, its name in logs.
@@ -280,6 +292,8 @@ impl DeviceConfig {
             Self::Grant => "grant",
             Self::Qdisk { .. } => "qdisk",
             Self::Vkbd { .. } => "vkbd",
+            Self::Console { .. } => "console",
+            Self::Vfb { .. } => "vfb",
         }
     }
 }
@@ -405,6 +419,8 @@ pub enum FdUse {
     Leds,
     /// A socket that listens for viewers.
     Viewers,
+    /// privcmd restricted to the domain, for a back end that maps frames which the domain names.
+    Frames,
     /// A connection to xenstored, for `xenbus`.
     Xenstore,
     /// A back end's end of its socket to `xenbus`, or there the other end of the back end with this number.

@@ -119,6 +119,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "xen-domid" => machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?),
             "name" => machine.name = value,
             "S" => machine.stopped = true,
+            "xen-attach" => machine.attach = true,
             "chardev" => {
                 let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
                 let chardev = match options.head("backend") {
@@ -191,11 +192,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 Some("xenfv") => machine.xen_platform = true,
                 Some("pc") => machine.xen_platform = false,
                 Some("none") => machine.probe = true,
-                Some("xenpv") => {
-                    let why = "serving the PV back ends of a guest without emulated devices";
-                    return Err(ArgumentError::Refused { option: shown, why });
-                }
-                _ => return Err(bad("xenfv, pc or none")),
+                Some("xenpv") => machine.attach = true,
+                _ => return Err(bad("xenfv, xenpv, pc or none")),
             },
             "image-backing" => {
                 machine.backing = match value.as_str() {

@@ -1,5 +1,6 @@
 //! Back ends of PV devices: what is opened for them, and the hand-over of a disk from its emulated drive.
 use super::{Launcher, say};
+use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::host;
 use crate::machine::Machine;
@@ -8,8 +9,9 @@ use crate::slot::Phase;
 use bulkhead_bus::plan::{DeviceConfig, DeviceSlot, DriveConfig, FdUse, PvNodes, Slot};
 use bulkhead_bus::pv::BUFFER_PAGES;
 use bulkhead_ring::SharedArea;
-use bulkhead_xen::{Evtchn, Gntdev, Xenstore};
-use rustix::fd::OwnedFd;
+use bulkhead_xen::{Evtchn, Gntdev, Privcmd, Xenstore};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// The processes of back ends, in the order of their slots, each with what it is given.
@@ -17,16 +19,21 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 pub(super) struct BackEnds {
     pub(super) configs: Vec<DeviceConfig>,
     pub(super) kept: Vec<Vec<(FdUse, OwnedFd)>>,
+    /// Slaves of pseudo terminals.
+    pub(super) slaves: Vec<OwnedFd>,
 }
 
 impl BackEnds {
     /// Opens everything for the PV devices that the guest's nodes name. `shown`: lines for the log.
     pub(super) fn open(machine: &Machine, domid: u16, shown: &mut Vec<String>) -> Result<Self, String> {
         let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
-        let (disks, notes) = pv::disks(domid, &mut xenstore);
+        let (disks, notes) = if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
         shown.extend(notes);
         let keyboards = pv::keyboards(domid, &mut xenstore);
-        if disks.is_empty() && keyboards.is_empty() {
+        let screens = pv::screens(domid, &mut xenstore);
+        let (consoles, notes) = pv::consoles(domid, &mut xenstore);
+        shown.extend(notes);
+        if disks.is_empty() && keyboards.is_empty() && screens.is_empty() && consoles.is_empty() {
             return Ok(Self::default());
         }
         let mut this = Self::default();
@@ -43,6 +50,25 @@ impl BackEnds {
         }
         for (devid, nodes) in keyboards {
             this.push(DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?);
+        }
+        for (devid, nodes) in screens {
+            let mut fds = servers.serve(nodes, false)?;
+            fds.retain(|(what, _)| !matches!(what, FdUse::Grants(_) | FdUse::Gntdev(_)));
+            let privcmd = Privcmd::open(domid).and_then(Privcmd::restrict).map_err(|e| Code::Xen.line(e))?;
+            fds.push((FdUse::Frames, privcmd));
+            this.push(DeviceConfig::Vfb { devid }, fds);
+        }
+        for console in consoles {
+            let end = host::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
+            if let Some(terminal) = end.shown.strip_prefix("pty:") {
+                // Where `xl console` looks.
+                let tty = format!("{}/tty", console.nodes.front);
+                xenstore.write(&tty, terminal).map_err(|e| Code::Xenstore.line(format!("{tty}: {e}")))?;
+            }
+            this.slaves.extend(end.slave);
+            let mut fds = servers.serve(console.nodes, false)?;
+            fds.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
+            this.push(DeviceConfig::Console { devid: console.devid, listens: console.output.listens().is_some() }, fds);
         }
         let Servers { devices, xenbus, grant, .. } = servers;
         this.configs.splice(0..0, [DeviceConfig::Xenbus { devices }, DeviceConfig::Grant]);
@@ -103,7 +129,7 @@ fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
 pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config {
         DeviceConfig::Qdisk { emulated, .. } => emulated.is_some(),
-        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. } | DeviceConfig::Vkbd { .. })),
+        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. } | DeviceConfig::Vkbd { .. } | DeviceConfig::Console { .. } | DeviceConfig::Vfb { .. })),
         _ => false,
     }
 }
@@ -131,6 +157,15 @@ impl Launcher {
                 say(&format!("{name}: {e}"));
             }
         }
+    }
+
+    /// If the domain is a stub domain, its guest's life hangs on it: it is watched.
+    pub(super) fn watch_stub_domain(&mut self) -> Result<(), String> {
+        if let Some(watch) = Watch::new(self.plan.domid)? {
+            epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN).map_err(|e| e.to_string())?;
+            self.watched = Some(watch);
+        }
+        Ok(())
     }
 
     /// Before a process of this slot is started again: a connection to xenstored on which nobody has said half a word.

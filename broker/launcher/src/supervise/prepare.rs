@@ -104,11 +104,12 @@ impl Launcher {
             (Mode::Xen, false, None) => BackEnds::open(&machine, domid, &mut shown)?,
             _ => BackEnds::default(),
         };
-        let unplug = !machine.probe && may_unplug(&machine, domid, &back_ends);
+        let bare = machine.probe || machine.attach;
+        let unplug = !bare && may_unplug(&machine, domid, &back_ends);
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
         let parts = host::Parts { drives, vga_rom: rom.as_ref().map_or(0, |r| r.1), nic_rom: &rom_size, ends: &ends, boot: &boot, gfn, unplug };
-        let mut configs = if machine.probe { Vec::new() } else { host::configs(&machine, parts) };
+        let mut configs = if bare { Vec::new() } else { host::configs(&machine, parts) };
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
             if machine.video.is_some() && stubdom.screen.is_some() {
@@ -119,7 +120,8 @@ impl Launcher {
         configs.append(&mut back_ends.configs);
         // Only where there is a picture.
         let mut viewers = None;
-        if let Some(vnc) = machine.vnc.as_ref().filter(|_| machine.video.is_some() && !machine.probe) {
+        let picture = machine.video.is_some() && !bare || configs.iter().any(|c| matches!(c, DeviceConfig::Vfb { .. }));
+        if let Some(vnc) = machine.vnc.as_ref().filter(|_| picture) {
             let (fd, at) = host::viewers(vnc).coded(Code::Viewers)?;
             configs.push(DeviceConfig::Vnc { name: machine.name.clone(), at, password: vnc.password, layout: machine.layout.clone() });
             viewers = Some(fd);
@@ -129,7 +131,7 @@ impl Launcher {
         let rules = cards.zip(rules).filter_map(|(slot, rules)| Some((slot, rules?))).collect();
 
         let mut privcmd = None;
-        if mode == Mode::Xen && !machine.probe {
+        if mode == Mode::Xen && !bare {
             let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
             let open = Privcmd::open(domid).map_err(fail)?;
             if let Some(video) = machine.video {
@@ -167,12 +169,14 @@ impl Launcher {
             plan,
             shape,
             probe: machine.probe,
+            attach: machine.attach,
+            watched: None,
             executable,
             slots: Vec::new(),
             epoll,
             signals,
             privcmd,
-            _keep: Vec::new(),
+            _keep: back_ends.slaves,
             sockets,
             own,
             null,
@@ -193,6 +197,9 @@ impl Launcher {
         };
         let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
+        if machine.attach {
+            launcher.watch_stub_domain()?;
+        }
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
         }
@@ -252,7 +259,7 @@ impl Launcher {
                 broker.push((FdUse::SimTrace, sim(s.trace)?));
                 broker.push((FdUse::SimMemory, sim(s.memory)?));
             }
-            None if self.probe => {}
+            None if self.probe || self.attach => {}
             None => {
                 broker.push((FdUse::Privcmd, restricted()?));
                 broker.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
@@ -295,6 +302,13 @@ impl Launcher {
                 }
                 DeviceConfig::Platform { .. } => {}
                 DeviceConfig::Xenbus { .. } | DeviceConfig::Grant | DeviceConfig::Qdisk { .. } => kept.extend(back_ends.next().unwrap_or_default()),
+                DeviceConfig::Console { .. } => kept.extend(back_ends.next().unwrap_or_default()),
+                DeviceConfig::Vfb { .. } => {
+                    kept.extend(back_ends.next().unwrap_or_default());
+                    if let Some(links) = &links {
+                        kept.push((FdUse::FrameBell, rustix::io::dup(&links.bell).map_err(fail_io)?));
+                    }
+                }
                 DeviceConfig::Vkbd { .. } => {
                     kept.extend(back_ends.next().unwrap_or_default());
                     if let Some(links) = &links {
@@ -367,7 +381,7 @@ impl Launcher {
             all.push((device, kept));
         }
         self.slots.push(SlotState::new(CONTROL, "control".into(), "control", self.ids(CONTROL), control)?);
-        if !self.probe {
+        if !self.probe && !self.attach {
             self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
         }
         for (device, kept) in all {
@@ -429,7 +443,7 @@ fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
         let name = match &config {
             DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
             DeviceConfig::Nic { index, .. } => format!("nic{index}"),
-            DeviceConfig::Qdisk { devid, .. } => format!("{role}{devid}"),
+            DeviceConfig::Qdisk { devid, .. } | DeviceConfig::Console { devid, .. } => format!("{role}{devid}"),
             _ => role.to_owned(),
         };
         devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });

@@ -1,5 +1,6 @@
 //! The Bochs interface's linear modes.
-use super::{Frame, PIXELS, Vga, put};
+use crate::frame::Frame;
+use super::{PIXELS, Vga, put};
 use crate::vga::spec::dispi;
 
 impl Vga {

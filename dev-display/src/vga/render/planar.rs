@@ -1,5 +1,6 @@
 //! 16 colours in planes, 4 colours of the CGA, 256 colours of mode 13h and its unchained relatives.
-use super::{Frame, PIXELS, Vga, put};
+use crate::frame::Frame;
+use super::{PIXELS, Vga, put};
 use crate::vga::spec::{crtc, dispi, gfx};
 
 impl Vga {

@@ -1,5 +1,6 @@
 //! Text modes: characters in plane 0, attributes in plane 1, fonts in plane 2.
-use super::{Frame, Vga, put};
+use crate::frame::Frame;
+use super::{Vga, put};
 use crate::vga::spec::{crtc, gfx, seq};
 
 impl Vga {

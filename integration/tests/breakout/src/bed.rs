@@ -254,13 +254,13 @@ fn breakout(domid: u16) -> Done {
             // Restricted, as in a running machine: what may a role that has the descriptor do with it?
             let may_op = if profile.role == "broker" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
-            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &map, &[may_map])?;
             for attempt in [&name, &copy] {
                 let may_grant = if profile.role == "grant" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
                 check(gntdev, None, profile.role, layer, attempt, &[may_grant])?;
             }
-            let may_bind = if ["broker", "qdisk", "vkbd"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_bind = if ["broker", "qdisk", "vkbd", "console", "vfb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid)), profile.role, layer, &bind, &[may_bind])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;

@@ -92,6 +92,10 @@ pub trait BackEnd {
     /// # Errors
     /// What is wrong with the guest's nodes, in one line.
     fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str>;
+    /// The node that names the guest's event channel.
+    fn channel(&self) -> &'static str {
+        "event-channel"
+    }
     /// Ends the connection, but for the event channel; whether it has ended. If not, [`Self::nodes`] is called again when it has.
     fn leave(&mut self) -> bool;
     /// Lines of complaint so far.
@@ -147,7 +151,8 @@ pub trait BackEnd {
                 local
             }
             _ => {
-                let port = number(self.front(), "event-channel").ok_or("event-channel is no port")?;
+                let node = self.channel();
+                let port = number(self.front(), node).ok_or("the node of the event channel is no port")?;
                 self.front().bind(port).ok_or("the event channel cannot be bound")?
             }
         };

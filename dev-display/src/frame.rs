@@ -1,0 +1,65 @@
+//! A picture in memory.
+
+/// A picture: 8 bits each of red, green, blue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Pixels of a line.
+    pub width: usize,
+    /// Lines.
+    pub height: usize,
+    /// `width * height * 3` bytes.
+    pub rgb: Vec<u8>,
+}
+
+impl Frame {
+    /// A black one.
+    pub(crate) fn new(width: usize, height: usize) -> Self {
+        Self { width, height, rgb: vec![0; width.saturating_mul(height).saturating_mul(3)] }
+    }
+
+    /// Line `y`.
+    pub(crate) fn row(&self, y: usize) -> &[u8] {
+        let bytes = self.width.saturating_mul(3);
+        let start = y.saturating_mul(bytes);
+        self.rgb.get(start..start.saturating_add(bytes)).unwrap_or_default()
+    }
+
+    /// Line `y`, to draw.
+    pub(crate) fn line(&mut self, y: usize) -> &mut [u8] {
+        let bytes = self.width.saturating_mul(3);
+        let start = y.saturating_mul(bytes);
+        self.rgb.get_mut(start..start.saturating_add(bytes)).unwrap_or_default()
+    }
+
+    /// The lines that differ from `before`, as ranges; all of them if the size is another.
+    pub fn dirty(&self, before: &Self) -> Vec<std::ops::Range<usize>> {
+        if (self.width, self.height) != (before.width, before.height) {
+            return std::iter::once(0..self.height).collect();
+        }
+        let bytes = self.width.saturating_mul(3).max(1);
+        let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+        for (y, (new, old)) in self.rgb.chunks(bytes).zip(before.rgb.chunks(bytes)).enumerate() {
+            if new == old {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(last) if last.end == y => last.end = y.saturating_add(1),
+                _ => ranges.push(y..y.saturating_add(1)),
+            }
+        }
+        ranges
+    }
+
+    /// As a PNG.
+    pub fn png(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut encoder = png::Encoder::new(&mut out, u32::try_from(self.width).ok()?, u32::try_from(self.height).ok()?);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_compression(png::Compression::Fast);
+        let mut writer = encoder.write_header().ok()?;
+        writer.write_image_data(&self.rgb).ok()?;
+        writer.finish().ok()?;
+        Some(out)
+    }
+}

@@ -1,0 +1,286 @@
+//! The back end of a PV frame buffer: a domain's picture for viewers. Protocol: xen/include/public/io/fbif.h.
+//!
+//! The domain names frames of its own memory, not grants, so this process maps them by a privcmd that is restricted to the domain. What
+//! lies in them is copied and checked before it is believed; a picture that cannot be ends the connection.
+#[cfg(test)]
+mod tests;
+
+use crate::frame::Frame;
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, NODES, Side, State};
+use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready, Surface};
+use std::sync::Arc;
+
+/// Bytes of a frame buffer at most: 64 MiB.
+const BYTES: u32 = 64 << 20;
+/// Pixels in each direction at most.
+const PIXELS: i32 = 8192;
+/// Pixels of a picture at most: 4K.
+const AREA: usize = 4096 * 2304;
+const PAGE: usize = 4096;
+
+/// Places in the shared page (struct xenfb_page, of a 64-bit domain).
+mod page {
+    /// Events that this end has read.
+    pub(super) const OUT_CONS: u64 = 8;
+    /// Events that the domain has written.
+    pub(super) const OUT_PROD: usize = 12;
+    pub(super) const WIDTH: usize = 16;
+    pub(super) const HEIGHT: usize = 20;
+    pub(super) const LINE_LENGTH: usize = 24;
+    pub(super) const MEM_LENGTH: usize = 28;
+    pub(super) const DEPTH: usize = 32;
+    /// Frames of pages that hold frames.
+    pub(super) const DIRECTORY: usize = 40;
+    /// XENFB_OUT_RING_OFFS.
+    pub(super) const OUT: usize = 2048;
+    /// XENFB_OUT_RING_LEN.
+    pub(super) const OUT_LEN: u32 = 51;
+    /// XENFB_OUT_EVENT_SIZE.
+    pub(super) const EVENT: usize = 40;
+}
+
+/// XENFB_TYPE_*.
+mod kind {
+    pub(super) const UPDATE: u8 = 2;
+    pub(super) const RESIZE: u8 = 3;
+}
+
+/// Maps frames of the domain's memory.
+pub trait Frames: Send {
+    /// These frames, one after the other from address 0; nothing if one of them is not the domain's.
+    fn map(&self, frames: &[u64]) -> Option<Arc<dyn GuestMemory>>;
+}
+
+/// Where the picture is in the frame buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Geometry {
+    width: usize,
+    height: usize,
+    /// Bytes from one line to the next.
+    stride: usize,
+    /// Byte of the first pixel.
+    offset: usize,
+    /// Bytes of a pixel: 4 (XRGB) or 2 (565).
+    pixel: usize,
+}
+
+impl Geometry {
+    /// What a domain says, if that lies in `bytes`.
+    fn new(width: i32, height: i32, stride: i32, depth: i32, offset: i32, bytes: u32) -> Option<Self> {
+        let pixel = match depth {
+            24 | 32 => 4,
+            16 => 2,
+            _ => return None,
+        };
+        let size = |n: i32| usize::try_from(n).ok().filter(|n| (1..=PIXELS as usize).contains(n));
+        let (width, height) = (size(width)?, size(height)?);
+        let (stride, offset) = (usize::try_from(stride).ok()?, usize::try_from(offset).ok()?);
+        let line = width.checked_mul(pixel)?;
+        let end = stride.checked_mul(height.saturating_sub(1))?.checked_add(line)?.checked_add(offset)?;
+        let fits = line <= stride && end <= bytes as usize && width.saturating_mul(height) <= AREA;
+        fits.then_some(Self { width, height, stride, offset, pixel })
+    }
+}
+
+/// What is mapped while a domain is connected.
+struct Mapped {
+    page: Arc<dyn GuestMemory>,
+    buffer: Arc<dyn GuestMemory>,
+    bytes: u32,
+    geometry: Geometry,
+    /// Events that were read, ever.
+    read: u32,
+}
+
+/// The back end.
+pub struct Vfb {
+    front: Box<dyn Frontend>,
+    frames: Box<dyn Frames>,
+    state: State,
+    mapped: Option<Mapped>,
+    /// The domain has drawn since the picture was taken.
+    drawn: bool,
+    shown: Frame,
+    complaints: u32,
+    updates: u64,
+    unknown: u64,
+}
+
+impl Vfb {
+    /// A frame buffer of the domain of `front`, whose memory `frames` maps.
+    pub fn new(front: Box<dyn Frontend>, frames: Box<dyn Frames>) -> Self {
+        Self { front, frames, state: State::Unknown, mapped: None, drawn: false, shown: Frame::default(), complaints: 0, updates: 0, unknown: 0 }
+    }
+
+    fn map(&mut self) -> Result<Mapped, &'static str> {
+        let frame = self.front.node(Side::Front, "page-ref").and_then(|v| v.trim().parse::<u64>().ok()).ok_or("page-ref is no frame")?;
+        if !matches!(self.front.node(Side::Front, "protocol").as_deref(), None | Some("" | "x86_64-abi")) {
+            return Err("protocol is not x86_64-abi");
+        }
+        let page = self.frames.map(&[frame]).ok_or("page-ref is no frame of this domain")?;
+        // One copy, of which everything is taken.
+        let mut copy = vec![0; PAGE];
+        page.read(0, &mut copy).map_err(|_| "its page has gone")?;
+        let word = |at: usize| long(&copy, at);
+        let bytes = word(page::MEM_LENGTH);
+        if bytes == 0 || bytes > BYTES {
+            return Err("mem_length is 1 to 64 MiB");
+        }
+        let depth = i32::from(copy.get(page::DEPTH).copied().unwrap_or(0));
+        let signed = |at: usize| word(at).cast_signed();
+        let geometry = Geometry::new(signed(page::WIDTH), signed(page::HEIGHT), signed(page::LINE_LENGTH), depth, 0, bytes);
+        let geometry = geometry.ok_or("width, height, line_length and depth do not make a picture in mem_length")?;
+        let pages = (bytes as usize).div_ceil(PAGE);
+        let directories: Vec<u64> = (0..pages.div_ceil(PAGE / 8)).map(|i| quad(&copy, page::DIRECTORY.saturating_add(i.saturating_mul(8)))).collect();
+        let directory = self.frames.map(&directories).ok_or("a page directory is no frame of this domain")?;
+        let mut list = vec![0; pages.saturating_mul(8)];
+        directory.read(0, &mut list).map_err(|_| "a page directory has gone")?;
+        let list: Vec<u64> = list.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        let buffer = self.frames.map(&list).ok_or("a page of the picture is no frame of this domain")?;
+        Ok(Mapped { page, buffer, bytes, geometry, read: long(&copy, page::OUT_PROD) })
+    }
+
+    /// Reads what the domain says of its picture.
+    fn events(&mut self) -> Result<(), &'static str> {
+        let Some(mapped) = &mut self.mapped else { return Ok(()) };
+        let mut copy = vec![0; PAGE];
+        mapped.page.read(0, &mut copy).map_err(|_| "its page has gone")?;
+        let written = long(&copy, page::OUT_PROD);
+        if written.wrapping_sub(mapped.read) > page::OUT_LEN {
+            return Err("more events than the page has room for");
+        }
+        while mapped.read != written {
+            let at = page::OUT.saturating_add((mapped.read.checked_rem(page::OUT_LEN).unwrap_or(0) as usize).saturating_mul(page::EVENT));
+            let signed = |word: usize| long(&copy, at.saturating_add(word.saturating_mul(4))).cast_signed();
+            match copy.get(at).copied() {
+                Some(kind::UPDATE) => {
+                    self.updates = self.updates.saturating_add(1);
+                    self.drawn = true;
+                }
+                Some(kind::RESIZE) => {
+                    let geometry = Geometry::new(signed(1), signed(2), signed(3), signed(4), signed(5), mapped.bytes);
+                    mapped.geometry = geometry.ok_or("a new size that does not fit into its memory")?;
+                    self.drawn = true;
+                }
+                _ => self.unknown = self.unknown.saturating_add(1),
+            }
+            mapped.read = mapped.read.wrapping_add(1);
+        }
+        mapped.page.write(page::OUT_CONS, &mapped.read.to_le_bytes()).map_err(|_| "its page has gone")
+    }
+
+    /// The picture as it is now.
+    fn picture(&self) -> Option<Frame> {
+        let Mapped { buffer, geometry: g, .. } = self.mapped.as_ref()?;
+        let mut frame = Frame::new(g.width, g.height);
+        let mut line = vec![0; g.width.saturating_mul(g.pixel)];
+        for y in 0..g.height {
+            let at = g.offset.saturating_add(y.saturating_mul(g.stride));
+            buffer.read(at as u64, &mut line).ok()?;
+            let pixels = frame.line(y).as_chunks_mut::<3>().0.iter_mut();
+            if g.pixel == 4 {
+                for (to, &[b, g, r, _]) in pixels.zip(line.as_chunks::<4>().0) {
+                    *to = [r, g, b];
+                }
+            } else {
+                for (to, from) in pixels.zip(line.as_chunks::<2>().0) {
+                    let v = u16::from_le_bytes(*from);
+                    // The high bits again below, so that white is white.
+                    let (red, green, blue) = (v >> 11, v >> 5 & 0x3f, v & 0x1f);
+                    *to = [(red << 3 | red >> 2) as u8, (green << 2 | green >> 4) as u8, (blue << 3 | blue >> 2) as u8];
+                }
+            }
+        }
+        Some(frame)
+    }
+}
+
+/// A 32-bit number in a page.
+fn long(page: &[u8], at: usize) -> u32 {
+    page.get(at..).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+/// A 64-bit number in a page.
+fn quad(page: &[u8], at: usize) -> u64 {
+    page.get(at..).and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+impl BackEnd for Vfb {
+    fn front(&mut self) -> &mut dyn Frontend {
+        &mut *self.front
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn offer(&mut self) {
+        for name in ["feature-resize", "feature-update", "request-update"] {
+            self.front.set(name, "1");
+        }
+    }
+
+    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let mapped = self.map()?;
+        self.listen(cx)?;
+        tracing::info!(width = mapped.geometry.width, height = mapped.geometry.height, "connected");
+        self.mapped = Some(mapped);
+        self.drawn = true;
+        Ok(())
+    }
+
+    fn leave(&mut self) -> bool {
+        self.mapped = None;
+        self.drawn = true;
+        true
+    }
+
+    fn complaints(&mut self) -> &mut u32 {
+        &mut self.complaints
+    }
+}
+
+impl Auxiliary for Vfb {
+    fn start(&mut self, cx: &mut Context) {
+        self.begin(cx);
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        self.changes(ready == Ready::Fd(NODES), cx);
+        if ready == Ready::Fd(EVENTS) {
+            self.front.signalled();
+        }
+        if let Err(e) = self.events() {
+            self.complain(&format!("the frame buffer is broken: {e}"));
+            self.part(cx);
+            self.enter(State::Closing);
+        }
+    }
+
+    fn refresh(&mut self, surface: &mut dyn Surface) {
+        if !std::mem::take(&mut self.drawn) && self.shown.width > 0 {
+            return;
+        }
+        // A domain without a picture is black, of the size that it had.
+        let empty = || Frame::new(self.shown.width.max(640), self.shown.height.max(400));
+        let frame = self.picture().unwrap_or_else(empty);
+        if surface.begin(frame.width, frame.height) {
+            for y in frame.dirty(&self.shown).into_iter().flatten() {
+                surface.line(y, frame.row(y));
+            }
+            surface.end();
+            self.shown = frame;
+        }
+    }
+
+    fn screenshot(&mut self) -> Option<Vec<u8>> {
+        self.picture()?.png()
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.value("state", format!("{:?}", self.state)).value("updates", self.updates).value("unknown events", self.unknown);
+        if let Some(Mapped { geometry: g, bytes, .. }) = &self.mapped {
+            out.value("width", g.width).value("height", g.height).value("stride", g.stride).value("offset", g.offset).value("bytes of a pixel", g.pixel).value("bytes", bytes);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+use super::*;
+use bulkhead_bus::fake::{self, FakeFrontend, FakeMemory};
+use proptest::prelude::*;
+
+/// The domain's memory by frames: 4 MiB of it.
+#[derive(Clone)]
+struct Domain(Arc<FakeMemory>);
+
+const FRAMES: u64 = 1024;
+
+/// Frames one after the other.
+struct View(Arc<FakeMemory>, Vec<u64>);
+
+impl View {
+    fn pieces(&self, address: u64, len: usize, mut f: impl FnMut(u64, usize, usize) -> Result<(), bulkhead_bus::DmaError>) -> Result<(), bulkhead_bus::DmaError> {
+        let mut done = 0;
+        while done < len {
+            let at = address + done as u64;
+            let frame = self.1.get((at >> 12) as usize).ok_or(bulkhead_bus::DmaError::NoRam(at))?;
+            let n = (4096 - (at & 4095) as usize).min(len - done);
+            f((frame << 12) + (at & 4095), done, n)?;
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+impl GuestMemory for View {
+    fn read(&self, address: u64, to: &mut [u8]) -> Result<(), bulkhead_bus::DmaError> {
+        self.pieces(address, to.len(), |at, done, n| self.0.read(at, &mut to[done..done + n]))
+    }
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), bulkhead_bus::DmaError> {
+        self.pieces(address, from.len(), |at, done, n| self.0.write(at, &from[done..done + n]))
+    }
+    fn read_file(&self, _: rustix::fd::BorrowedFd<'_>, _: u64, _: &[bulkhead_bus::Segment]) -> Result<usize, bulkhead_bus::DmaError> {
+        Err(bulkhead_bus::DmaError::None)
+    }
+    fn write_file(&self, _: rustix::fd::BorrowedFd<'_>, _: u64, _: &[bulkhead_bus::Segment]) -> Result<usize, bulkhead_bus::DmaError> {
+        Err(bulkhead_bus::DmaError::None)
+    }
+    fn invalidate(&self) {}
+}
+
+impl Frames for Domain {
+    fn map(&self, frames: &[u64]) -> Option<Arc<dyn GuestMemory>> {
+        assert!(frames.len() <= BYTES as usize / PAGE, "more than is allowed");
+        frames.iter().all(|f| *f < FRAMES).then(|| Arc::new(View(self.0.clone(), frames.to_vec())) as Arc<dyn GuestMemory>)
+    }
+}
+
+#[derive(Default)]
+struct Shown {
+    size: (usize, usize),
+    lines: Vec<Vec<u8>>,
+    drawn: usize,
+}
+
+impl Surface for Shown {
+    fn begin(&mut self, width: usize, height: usize) -> bool {
+        self.size = (width, height);
+        self.lines.resize(height, Vec::new());
+        true
+    }
+    fn line(&mut self, y: usize, rgb: &[u8]) {
+        assert_eq!(rgb.len(), self.size.0 * 3);
+        self.lines[y] = rgb.to_vec();
+        self.drawn += 1;
+    }
+    fn end(&mut self) {}
+}
+
+struct Bed {
+    vfb: Vfb,
+    cx: Context,
+    guest: FakeFrontend,
+    memory: Arc<FakeMemory>,
+}
+
+/// The shared page is frame 5, the directory frame 6, the picture's frames go backwards from 900.
+fn bed() -> Bed {
+    let (guest, memory) = (FakeFrontend::new(1, &[]), FakeMemory::new(FRAMES as usize * 4096));
+    let mut bed = Bed { vfb: Vfb::new(Box::new(guest.clone()), Box::new(Domain(memory.clone()))), cx: fake::context(0), guest, memory };
+    bed.guest.put(true, "state", "1");
+    bed.guest.put(false, "state", "1");
+    bed.vfb.start(&mut bed.cx);
+    assert_eq!(bed.guest.told("request-update").as_deref(), Some("1"));
+    for (at, value) in [(page::WIDTH, 800u32), (page::HEIGHT, 600), (page::LINE_LENGTH, 3200), (page::MEM_LENGTH, 2 << 20), (page::DEPTH, 32), (page::DIRECTORY, 6)] {
+        bed.word(at, value);
+    }
+    for i in 0..512u64 {
+        bed.memory.write(6 * 4096 + i * 8, &(900 - i).to_le_bytes()).unwrap();
+    }
+    bed.guest.put(false, "page-ref", "5");
+    bed.guest.put(false, "event-channel", "4");
+    bed
+}
+
+impl Bed {
+    fn word(&self, at: usize, value: u32) {
+        self.memory.write(5 * 4096 + at as u64, &value.to_le_bytes()).unwrap();
+    }
+    fn connect(&mut self) -> String {
+        self.guest.put(false, "state", "3");
+        self.vfb.poll(Ready::Fd(NODES), &mut self.cx);
+        self.guest.told("state").unwrap()
+    }
+    fn pixel(&self, byte: u64, value: &[u8]) {
+        self.memory.write((900 - byte / 4096) * 4096 + byte % 4096, value).unwrap();
+    }
+    fn event(&mut self, words: &[u32]) {
+        let mut prod = [0; 4];
+        self.memory.read(5 * 4096 + page::OUT_PROD as u64, &mut prod).unwrap();
+        let prod = u32::from_le_bytes(prod);
+        for (i, word) in words.iter().enumerate() {
+            self.word(page::OUT + (prod % 51) as usize * 40 + i * 4, *word);
+        }
+        self.word(page::OUT_PROD, prod + 1);
+        self.vfb.poll(Ready::Fd(EVENTS), &mut self.cx);
+    }
+}
+
+#[test]
+fn the_domains_picture_is_drawn_where_it_has_changed() {
+    let mut bed = bed();
+    assert_eq!(bed.connect(), "4");
+    let mut shown = Shown::default();
+    bed.pixel(3200 * 7 + 4, &[1, 2, 3, 0]);
+    bed.vfb.refresh(&mut shown);
+    assert_eq!((shown.size, shown.drawn, &shown.lines[7][..6]), ((800, 600), 600, &[0, 0, 0, 3, 2, 1][..]));
+    bed.pixel(3200 * 599 + 799 * 4, &[9, 9, 9, 0]);
+    bed.vfb.refresh(&mut shown);
+    assert_eq!(shown.drawn, 600, "nobody said that it had changed");
+    bed.event(&[u32::from(kind::UPDATE), 0, 0, 800, 600]);
+    bed.vfb.refresh(&mut shown);
+    assert_eq!((shown.drawn, &shown.lines[599][799 * 3..]), (601, &[9, 9, 9][..]));
+    let mut cons = [0; 4];
+    bed.memory.read(5 * 4096 + page::OUT_CONS, &mut cons).unwrap();
+    assert_eq!(cons, [1, 0, 0, 0]);
+    // Another size, 16 bits a pixel, farther down.
+    bed.event(&[u32::from(kind::RESIZE), 640, 480, 1280, 16, 4096]);
+    bed.pixel(4096, &0xf81fu16.to_le_bytes());
+    bed.vfb.refresh(&mut shown);
+    assert_eq!((shown.size, &shown.lines[0][..3]), ((640, 480), &[255, 0, 255][..]));
+    assert!(bed.vfb.screenshot().is_some());
+}
+
+#[test]
+fn a_picture_that_cannot_be_is_refused() {
+    for (at, value) in [
+        (page::WIDTH, 801u32), (page::WIDTH, 0), (page::WIDTH, u32::MAX), (page::HEIGHT, 656), (page::HEIGHT, 1 << 30), (page::LINE_LENGTH, 3199),
+        (page::LINE_LENGTH, 0x7fff_ffff), (page::MEM_LENGTH, 0), (page::MEM_LENGTH, (64 << 20) + 1), (page::DEPTH, 8),
+        (page::DIRECTORY, 4096),
+    ] {
+        let mut bed = bed();
+        bed.word(at, value);
+        assert_eq!(bed.connect(), "5", "{at}={value}");
+        assert!(bed.guest.told("error").is_some());
+    }
+    let mut bed = bed();
+    bed.guest.put(false, "page-ref", "5000");
+    assert_eq!(bed.connect(), "5");
+}
+
+#[test]
+fn a_new_size_that_does_not_fit_and_too_many_events_end_the_connection() {
+    let mut bed = bed();
+    bed.connect();
+    bed.event(&[u32::from(kind::RESIZE), 800, 600, 3200, 32, 1 << 20]);
+    assert_eq!((bed.guest.told("state").as_deref(), bed.vfb.mapped.is_none()), (Some("5"), true));
+    let mut shown = Shown::default();
+    bed.vfb.refresh(&mut shown);
+    assert_eq!(shown.size, (640, 400), "black");
+    let mut bed = self::bed();
+    bed.connect();
+    bed.word(page::OUT_PROD, 52);
+    bed.vfb.poll(Ready::Fd(EVENTS), &mut bed.cx);
+    assert_eq!(bed.guest.told("state").as_deref(), Some("5"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #[test]
+    fn a_hostile_page_harms_nobody(rounds in proptest::collection::vec((0usize..12, any::<u32>(), any::<bool>(), 0u8..12), 1..40)) {
+        let mut bed = bed();
+        bed.connect();
+        let mut shown = Shown::default();
+        for (which, value, small, state) in rounds {
+            let at = [page::OUT_PROD, page::WIDTH, page::HEIGHT, page::LINE_LENGTH, page::MEM_LENGTH, page::DEPTH, page::DIRECTORY, page::OUT, page::OUT + 4, page::OUT + 8, page::OUT + 12, page::OUT + 20][which];
+            bed.word(at, if small { value % 900 } else { value });
+            if state < 7 {
+                bed.guest.put(false, "state", &state.to_string());
+                bed.vfb.poll(Ready::Fd(NODES), &mut bed.cx);
+            }
+            bed.vfb.poll(Ready::Fd(EVENTS), &mut bed.cx);
+            bed.vfb.refresh(&mut shown);
+            prop_assert!(shown.size.0 <= 8192 && shown.size.1 <= 8192);
+        }
+    }
+}

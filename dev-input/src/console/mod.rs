@@ -1,0 +1,197 @@
+//! The back end of a PV console: bytes between a page that a domain has granted and a character device of the host. Protocol:
+//! xen/include/public/io/console.h.
+//!
+//! The page is the domain's too: its counters are copied and checked; impossible ones end the console. What the other side does not take
+//! stays in the page, so a domain that writes waits and nothing is held here.
+#[cfg(test)]
+mod tests;
+
+use crate::serial::Backend;
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, NODES, State, number};
+use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+/// Ready number of the host's side.
+pub const HOST: u32 = 2;
+/// Pages that are mapped: the console's.
+pub const PAGES: usize = 1;
+
+/// Places in the page (struct xencons_interface).
+mod page {
+    /// Bytes to the domain.
+    pub(super) const IN: usize = 0;
+    pub(super) const IN_LEN: u32 = 1024;
+    /// Bytes from it.
+    pub(super) const OUT: usize = 1024;
+    pub(super) const OUT_LEN: u32 = 2048;
+    pub(super) const IN_CONS: usize = 3072;
+    pub(super) const IN_PROD: usize = 3076;
+    pub(super) const OUT_CONS: usize = 3080;
+    pub(super) const OUT_PROD: usize = 3084;
+}
+
+/// The grant of every domain's first console (GNTTAB_RESERVED_CONSOLE, public/grant_table.h); its page's frame is all that the
+/// nodes tell.
+const RESERVED: u32 = 0;
+/// Rounds before others get their turn.
+const BUDGET: usize = 16;
+
+/// The back end.
+pub struct Console {
+    front: Box<dyn Frontend>,
+    memory: Arc<dyn GuestMemory>,
+    host: Box<dyn Backend>,
+    /// It is the domain's first one, which is there without a meeting.
+    first: bool,
+    state: State,
+    connected: bool,
+    complaints: u32,
+    out: u64,
+    into: u64,
+    broken: u64,
+}
+
+impl Console {
+    /// A console of the domain of `front`, whose page is the first of `memory`.
+    pub fn new(front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, host: Box<dyn Backend>, first: bool) -> Self {
+        Self { front, memory, host, first, state: State::Unknown, connected: false, complaints: 0, out: 0, into: 0, broken: 0 }
+    }
+
+    /// Moves bytes both ways; false if nothing moved.
+    fn round(&mut self) -> Result<bool, &'static str> {
+        let mut moved = false;
+        let prod = self.front.load(page::OUT_PROD);
+        let cons = self.front.load(page::OUT_CONS);
+        fence(Ordering::Acquire);
+        let there = prod.wrapping_sub(cons);
+        if there > page::OUT_LEN {
+            return Err("more bytes than the page has room for");
+        }
+        if let Some(bytes) = self.piece(page::OUT, cons, page::OUT_LEN, there)? {
+            let taken = self.host.write(&bytes).min(bytes.len());
+            if taken > 0 {
+                self.front.store(page::OUT_CONS, cons.wrapping_add(u32::try_from(taken).unwrap_or(0)));
+                self.out = self.out.saturating_add(taken as u64);
+                moved = true;
+            }
+        }
+        let (prod, cons) = (self.front.load(page::IN_PROD), self.front.load(page::IN_CONS));
+        let room = page::IN_LEN.checked_sub(prod.wrapping_sub(cons)).ok_or("more bytes than the page has room for")?;
+        let at = prod & page::IN_LEN.wrapping_sub(1);
+        let mut bytes = vec![0; room.min(page::IN_LEN.wrapping_sub(at)) as usize];
+        if !bytes.is_empty() {
+            let got = self.host.read(&mut bytes);
+            if let Some(bytes) = bytes.get(..got).filter(|b| !b.is_empty()) {
+                self.memory.write((page::IN as u64).saturating_add(u64::from(at)), bytes).map_err(|_| "its page has gone")?;
+                fence(Ordering::Release);
+                self.front.store(page::IN_PROD, prod.wrapping_add(u32::try_from(got).unwrap_or(0)));
+                self.into = self.into.saturating_add(got as u64);
+                moved = true;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// A copy of what is in a ring from a counter on, up to its end.
+    fn piece(&self, ring: usize, counter: u32, len: u32, there: u32) -> Result<Option<Vec<u8>>, &'static str> {
+        let at = counter & len.wrapping_sub(1);
+        let mut bytes = vec![0; there.min(len.wrapping_sub(at)) as usize];
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.memory.read((ring as u64).saturating_add(u64::from(at)), &mut bytes).map_err(|_| "its page has gone")?;
+        Ok(Some(bytes))
+    }
+
+    fn pump(&mut self, cx: &mut Context) {
+        let mut any = false;
+        for round in 0..=BUDGET {
+            if !self.connected {
+                break;
+            }
+            if round == BUDGET {
+                cx.again();
+                break;
+            }
+            match self.round() {
+                Ok(true) => any = true,
+                Ok(false) => break,
+                Err(e) => {
+                    self.broken = self.broken.saturating_add(1);
+                    self.complain(&format!("the console is broken: {e}"));
+                    self.part(cx);
+                    self.enter(State::Closing);
+                }
+            }
+        }
+        if any {
+            self.front.notify();
+        }
+    }
+}
+
+impl BackEnd for Console {
+    fn front(&mut self) -> &mut dyn Frontend {
+        &mut *self.front
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn channel(&self) -> &'static str {
+        "port"
+    }
+
+    fn offer(&mut self) {}
+
+    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let gref = if self.first { RESERVED } else { number(&mut *self.front, "ring-ref").ok_or("ring-ref is no grant reference")? };
+        if !self.front.map(0, &[gref]) {
+            return Err("its page is not granted");
+        }
+        self.listen(cx)?;
+        self.connected = true;
+        // What was written before somebody listened.
+        cx.again();
+        Ok(())
+    }
+
+    fn leave(&mut self) -> bool {
+        self.connected = false;
+        true
+    }
+
+    fn complaints(&mut self) -> &mut u32 {
+        &mut self.complaints
+    }
+}
+
+impl Auxiliary for Console {
+    fn start(&mut self, cx: &mut Context) {
+        if !self.first {
+            return self.begin(cx);
+        }
+        self.front.unmap();
+        match self.connect(cx) {
+            Ok(()) => self.enter(State::Connected),
+            Err(e) => self.complain(&format!("the domain's first console: {e}")),
+        }
+    }
+
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        if !self.first {
+            self.changes(ready == Ready::Fd(NODES), cx);
+        }
+        if ready == Ready::Fd(EVENTS) {
+            self.front.signalled();
+        }
+        self.pump(cx);
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.value("state", format!("{:?}", self.state)).value("connected", self.connected);
+        out.value("bytes from the domain", self.out).value("bytes to it", self.into).value("broken", self.broken);
+    }
+}
