@@ -110,6 +110,13 @@ pub fn served(domid: u16, xenstore: &mut Xenstore) -> Result<(), String> {
             return Err(format!("a PV device of the kind {kind}"));
         }
     }
+    // Its medium is changed by taking the disk away and attaching another, and disks that come later are not served yet.
+    let top = format!("/local/domain/0/backend/qdisk/{domid}");
+    for devid in xenstore.directory(&top) {
+        if xenstore.read(&format!("{top}/{devid}/device-type")).is_ok_and(|t| t == "cdrom") {
+            return Err(format!("PV disk {devid} is a CD, which may be changed"));
+        }
+    }
     let (disks, consoles) = (all_disks(domid, xenstore).1, consoles(domid, xenstore).1);
     disks.into_iter().chain(consoles).next().map_or(Ok(()), Err)
 }

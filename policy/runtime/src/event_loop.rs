@@ -58,7 +58,7 @@ pub fn run_device(
     let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
     let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
     let memory = memory_of(&mut process, &config)?;
-    let frame_bell = if matches!(config, DeviceConfig::Vga { .. }) { process.fds.take(&FdUse::FrameBell) } else { None };
+    let frame_bell = if matches!(config, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }) { process.fds.take(&FdUse::FrameBell) } else { None };
     let surface = process.fds.take(&FdUse::Surface).map(SurfaceWriter::new).transpose()?.map(SurfaceArea);
 
     let report = process.confine()?;

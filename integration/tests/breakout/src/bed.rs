@@ -260,7 +260,7 @@ fn breakout(domid: u16) -> Done {
                 let may_grant = if profile.role == "grant" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
                 check(gntdev, None, profile.role, layer, attempt, &[may_grant])?;
             }
-            let may_bind = if ["broker", "qdisk", "vkbd", "console", "vfb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_bind = if ["qdisk", "vkbd", "console", "vfb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid)), profile.role, layer, &bind, &[may_bind])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;
