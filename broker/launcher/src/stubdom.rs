@@ -31,6 +31,8 @@ pub struct Stubdom {
     pub(crate) screen: Option<OwnedFd>,
     /// Keyboard and pointer.
     pub(crate) events: Vec<OwnedFd>,
+    /// dom0 tells places of the pointer over the whole screen, not as pixels.
+    pub(crate) spread: bool,
     /// Where libxl takes the machine's state from when it saves: console 1.
     pub(crate) save: Option<OwnedFd>,
     /// Where libxl's QMP comes from.
@@ -101,10 +103,13 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
     front_ends(&mut xenstore, &disks, machine.nics.len())?;
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
+    // Our own back end says so; QEMU's sends pixels and says nothing.
+    let back = xenstore.read("device/vkbd/0/backend").unwrap_or_default();
+    let spread = xenstore.read(&format!("{back}/width")).is_ok_and(|w| w == "32768");
     let save = console(SAVE);
     let qmp = vchan(domid)?;
     read_only()?;
-    Ok((parsed, Stubdom { screen, events, save, qmp }))
+    Ok((parsed, Stubdom { screen, events, spread, save, qmp }))
 }
 
 fn mounts() -> Result<(), String> {

@@ -169,7 +169,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(Unseen(server)), polled })
         }
-        DeviceConfig::Fbdev => {
+        DeviceConfig::Fbdev { spread } => {
             let view = viewer::SurfaceView::new(&mut resources.fds)?;
             let screen = resources.fds.want(&FdUse::Screen).map_err(|e| e.to_string())?;
             let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(screen)?);
@@ -183,7 +183,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             for fd in input.changes() {
                 polled.push((events.len() as u32, rustix::io::dup(fd).map_err(|e| e.to_string())?));
             }
-            Ok(Built { device: Box::new(Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input))), polled })
+            Ok(Built { device: Box::new(Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input).with_spread(*spread))), polled })
         }
         DeviceConfig::Vchan { port } => {
             let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());

@@ -25,9 +25,24 @@ pub(super) struct Pointer {
     told: bool,
     /// What has moved since the last report.
     moved: [i32; 2],
+    /// Places are 0 to 0x7fff over a screen of this size; otherwise they are pixels.
+    scale: Option<[usize; 2]>,
 }
 
 impl Pointer {
+    /// From now on places are 0 to 0x7fff over a screen of this size.
+    pub(super) fn spread(&mut self, (width, height): (usize, usize)) {
+        self.scale = Some([width, height]);
+    }
+
+    /// The pixel that a place means: the nearest.
+    fn pixel(&self, axis: usize, value: i32) -> i32 {
+        let Some(size) = self.scale.and_then(|s| s.get(axis).copied()) else { return value };
+        let last = i64::try_from(size.saturating_sub(1)).unwrap_or(0);
+        let at = i64::from(value).saturating_mul(last).saturating_add(0x3fff).div_euclid(0x7fff);
+        i32::try_from(at).unwrap_or(0)
+    }
+
     /// What a record means, if anything. Movement is reported when the kernel says that its report is whole.
     pub(super) fn event(&mut self, record: &[u8; LEN]) -> Option<InputEvent> {
         let (_, [t0, t1, c0, c1, v0, v1, v2, v3]) = record.split_last_chunk::<8>()?;
@@ -46,6 +61,7 @@ impl Pointer {
             (EV_REL, REL_WHEEL) => Some(InputEvent::Move { dx: 0, dy: 0, dz: value.signum().saturating_neg() }),
             (EV_ABS, REL_X | REL_Y) => {
                 self.told = true;
+                let value = self.pixel(usize::from(code), value);
                 let before = self.at.get_mut(usize::from(code))?.replace(value).unwrap_or(value);
                 self.add(usize::from(code), value.saturating_sub(before));
                 None
@@ -71,6 +87,29 @@ impl Pointer {
     fn add(&mut self, axis: usize, by: i32) {
         if let Some(moved) = self.moved.get_mut(axis) {
             *moved = moved.saturating_add(by);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pixel_that_was_spread_over_the_screen_is_that_pixel_again() {
+        for (width, height) in [(720, 400), (800, 600), (1024, 768), (1920, 1080), (4096, 2160), (1, 1)] {
+            let mut pointer = Pointer::default();
+            pointer.spread((width, height));
+            for (axis, size) in [(0, width), (1, height)] {
+                for p in 0..size {
+                    // As a viewer makes it.
+                    let InputEvent::At { x, .. } = crate::sinks::place(p, 0, (size, 1)) else { unreachable!() };
+                    assert_eq!(pointer.pixel(axis, i32::from(x)), p as i32, "{p} of {size}");
+                }
+            }
+            for hostile in [i32::MIN, -1, i32::MAX] {
+                pointer.pixel(0, hostile);
+            }
         }
     }
 }

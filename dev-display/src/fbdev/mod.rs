@@ -62,6 +62,8 @@ pub struct Fbdev {
     updates: u64,
     lines: u64,
     cropped: bool,
+    /// Places of the pointer are spread over the screen, whatever its size.
+    spread: bool,
 }
 
 impl Fbdev {
@@ -80,7 +82,13 @@ impl Fbdev {
             updates: 0,
             lines: 0,
             cropped: false,
+            spread: false,
         }
+    }
+
+    /// Places of the pointer come as 0 to 0x7fff over the whole screen, not as pixels.
+    pub fn with_spread(self, spread: bool) -> Self {
+        Self { spread, ..self }
     }
 
     /// One look at the picture.
@@ -114,7 +122,11 @@ impl Fbdev {
                 tracing::warn!("the guest's picture of {}x{} is larger than the frame buffer's {}x{}: its corner is shown", size.0, size.1, limits.0, limits.1);
             }
             // A back end that cannot change its size shows the picture in a corner of a black screen.
-            if !self.screen.resize(visible.0, visible.1) {
+            let resized = self.screen.resize(visible.0, visible.1);
+            if self.spread {
+                self.pointer.spread(if resized { visible } else { limits });
+            }
+            if !resized {
                 let black = vec![0; limits.0.saturating_mul(4)];
                 (0..limits.1).for_each(|y| self.screen.write(y, &black));
             }

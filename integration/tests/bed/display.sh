@@ -105,9 +105,8 @@ S
     await 120 said $g GUEST-READY || { trouble $g; return 1; }
     say begin; await 20 said $g GUEST-POINTS-first || { trouble $g; return 1; }
     at=$(vnc_address $g)
-    # On 720x400 characters' pixels: 0x7fff * 719 / 719, 0x7fff * 100 / 399. QEMU's frame buffer, in the stub domain's way, rounds twice:
-    # 717 of 719, 99 and 398 of 399.
-    x=32767 y=8212 last=32767; [ $how != stub ] || x=32675 y=8130 last=32684
+    # On 720x400 characters' pixels: 0x7fff * 719 / 719, 0x7fff * 100 / 399.
+    x=32767 y=8212 last=32767
     $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 pointer 719 100 8 pointer 719 100 0 || return 1
     usleep 500000; say first; await 20 said $g 'GUEST-first ' || { trouble $g; return 1; }
     grep GUEST-first /run/$g.out

@@ -213,7 +213,10 @@ pub enum DeviceConfig {
         listens: bool,
     },
     /// The picture on a Linux frame buffer, keys and pointer from evdev. The guest sees nothing of it.
-    Fbdev,
+    Fbdev {
+        /// Places of the pointer come as 0 to 0x7fff over the whole screen, not as pixels.
+        spread: bool,
+    },
     /// The picture for viewers that connect by RFB (VNC), keys and pointer from them. The guest sees nothing of it.
     Vnc {
         /// The guest's name, for viewers' titles.
@@ -270,7 +273,7 @@ pub enum DeviceConfig {
 impl DeviceConfig {
     /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
     pub fn seen(&self) -> bool {
-        !matches!(self, Self::Fbdev | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. } | Self::Console { .. } | Self::Vfb { .. })
+        !matches!(self, Self::Fbdev { .. } | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. } | Self::Console { .. } | Self::Vfb { .. })
     }
 
     /// The process's name: its profile, its name in logs.
@@ -285,7 +288,7 @@ impl DeviceConfig {
             Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
             Self::Serial { .. } => "serial",
             Self::Usb { .. } => "usb",
-            Self::Fbdev => "fbdev",
+            Self::Fbdev { .. } => "fbdev",
             Self::Vnc { .. } => "vnc",
             Self::Vchan { .. } => "vchan",
             Self::Xenbus { .. } => "xenbus",

@@ -113,7 +113,7 @@ impl Launcher {
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
             if machine.video.is_some() && stubdom.screen.is_some() {
-                configs.push(DeviceConfig::Fbdev);
+                configs.push(DeviceConfig::Fbdev { spread: stubdom.spread });
             }
             configs.push(DeviceConfig::Vchan { port: stubdom.qmp.port });
         }
@@ -356,7 +356,7 @@ impl Launcher {
                     }
                     kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));
                 }
-                DeviceConfig::Fbdev => {
+                DeviceConfig::Fbdev { .. } => {
                     if let (Some(links), Some(stubdom)) = (links.take(), stubdom.as_mut()) {
                         kept.push((FdUse::Input, links.input.1));
                         kept.push((FdUse::UsbInput, links.usb_input.1));
