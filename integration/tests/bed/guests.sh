@@ -1,12 +1,13 @@
 # Linux guests, for the suite and for figures: from disk, with a script of their own, talked to at their serial line.
 # linux_config MODE NAME [LINE...]: disks and /run/NAME.cfg of the Linux guest that runs the script on standard input; its
 # lines take the place of others. MODE is the function that makes a configuration; $cmdline takes the place of the end of its
-# kernel's command line.
+# kernel's command line, which is to keep emulated devices.
 linux_config() {
     mode=$1 name=$2; shift 2
     cat >"/run/$name.script"; cp "/run/$name.script" "/run/$name.data"; truncate -s 130M "/run/$name.data"
     cp $guests/linux.img "/run/$name.img"; truncate -s 32M "/run/$name.img"
-    [ -z "${cmdline:-}" ] || printf '%-23.23s' "$cmdline" | dd "of=/run/$name.img" bs=1 seek="$(cat $guests/linux.img.cmdline)" conv=notrunc 2>/dev/null
+    # It keeps the emulated devices that are tested, unless it is told to go on with PV ones.
+    printf '%-23.23s' "${cmdline:-xen_emul_unplug=never}" | dd "of=/run/$name.img" bs=1 seek="$(cat $guests/linux.img.cmdline)" conv=notrunc 2>/dev/null
     $mode "$name" "$(disk hda "/run/$name.img"),$(disk hdb "/run/$name.data")" >"/run/$name.cfg.0"
     for l; do sed -i "/^${l%%=*}=/d" "/run/$name.cfg.0"; done
     { cat "/run/$name.cfg.0"; for l; do echo "$l"; done; } >"/run/$name.cfg"
