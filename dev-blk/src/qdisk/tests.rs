@@ -61,7 +61,7 @@ impl Frontend for Fake {
     fn copy(&mut self, to_guest: bool, mut at: u64, pieces: &[Piece]) -> bool {
         let whole: u64 = pieces.iter().map(|p| u64::from(p.len)).sum();
         assert!(at >= address(BUFFER) && at + whole <= address(BUFFER + BUFFER_PAGES), "outside of the buffer");
-        let guest = Guest { world: self.0.clone(), range: self.1.clone(), layout: Layout::X86_64 };
+        let guest = Guest { world: self.0.clone(), range: self.1.clone(), layout: Layout::X86_64, pages: 1 };
         if !pieces.iter().all(|p| self.world().granted.contains_key(&p.gref)) {
             return false;
         }
@@ -111,6 +111,8 @@ struct Guest {
     world: Arc<Mutex<World>>,
     range: Arc<FakeMemory>,
     layout: Layout,
+    /// Pages of the ring.
+    pages: usize,
 }
 
 const RING: u32 = 8;
@@ -142,10 +144,10 @@ impl Guest {
         self.world.lock().unwrap().nodes[&(true, "state".to_owned())].clone()
     }
 
-    /// Puts an entry into the ring, of the first page only.
+    /// Puts an entry into the ring.
     fn push(&self, entry: &[u8]) {
         let counter = self.number(ring::REQ_PROD);
-        let place = counter as usize % entries(1, self.layout) as usize;
+        let place = counter as usize % entries(self.pages, self.layout) as usize;
         self.write(RING, ring::ENTRIES + place * self.layout.entry(), entry);
         self.write(RING, ring::REQ_PROD, &(counter + 1).to_le_bytes());
     }
@@ -163,7 +165,7 @@ impl Guest {
     /// Answers from the counter on: identity and status.
     fn answers(&self, from: u32) -> Vec<(u64, i16)> {
         let entry = |counter: u32| {
-            let at = ring::ENTRIES + (counter % entries(1, self.layout)) as usize * self.layout.entry();
+            let at = ring::ENTRIES + (counter % entries(self.pages, self.layout)) as usize * self.layout.entry();
             let id = u64::from_le_bytes(self.read(RING, at, 8).try_into().unwrap());
             (id, i16::from_le_bytes(self.read(RING, at + 10, 2).try_into().unwrap()))
         };
@@ -213,14 +215,18 @@ fn disk(world: &Arc<Mutex<World>>, range: &Arc<FakeMemory>, file: &rustix::fd::O
 }
 
 fn bed(layout: Layout, persistent: bool, options: Options) -> Bed {
+    bed_with(layout, persistent, options, 1)
+}
+
+fn bed_with(layout: Layout, persistent: bool, options: Options, pages: usize) -> Bed {
     let range = FakeMemory::new((BUFFER + BUFFER_PAGES) * 4096);
     let world: Arc<Mutex<World>> = Arc::default();
     let file = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&file, SECTORS * SECTOR).unwrap();
-    for gref in (8..9).chain(100..200) {
+    for gref in (8..24).chain(100..200) {
         world.lock().unwrap().granted.insert(gref, vec![0; 4096]);
     }
-    let guest = Guest { world: world.clone(), range: range.clone(), layout };
+    let guest = Guest { world: world.clone(), range: range.clone(), layout, pages };
     guest.write(RING, ring::REQ_EVENT, &1u32.to_le_bytes());
     guest.write(RING, ring::RSP_EVENT, &1u32.to_le_bytes());
     world.lock().unwrap().nodes.insert((true, "state".into()), "1".into());
@@ -229,7 +235,12 @@ fn bed(layout: Layout, persistent: bool, options: Options) -> Bed {
     let mut bed = Bed { disk, guest, cx: fake::context(0), file, go, order };
     bed.disk.start(&mut bed.cx);
     assert_eq!(bed.guest.state(), "2", "it waits for the guest");
-    bed.guest.node("ring-ref", "8");
+    if pages > 1 {
+        bed.guest.node("ring-page-order", &pages.ilog2().to_string());
+        (0..pages).for_each(|i| bed.guest.node(&format!("ring-ref{i}"), &(8 + i).to_string()));
+    } else {
+        bed.guest.node("ring-ref", "8");
+    }
     bed.guest.node("event-channel", "17");
     bed.guest.node("protocol", if layout == Layout::X86_32 { "x86_32-abi" } else { "x86_64-abi" });
     bed.guest.node("feature-persistent", if persistent { "1" } else { "0" });
@@ -242,11 +253,15 @@ fn bed(layout: Layout, persistent: bool, options: Options) -> Bed {
 impl Bed {
     fn signal(&mut self) {
         self.disk.poll(Ready::Fd(EVENTS), &mut self.cx);
-        for _ in 0..100 {
+        // As the event loop calls it: for what it asked for, and when a job is done.
+        for _ in 0..2000 {
             if self.cx.take_again() {
                 self.disk.poll(Ready::Again, &mut self.cx);
+            } else if *self.go.lock().unwrap() > 0 && self.disk.lanes.iter().any(Option::is_some) {
+                self.disk.poll(Ready::Fd(JOBS), &mut self.cx);
+            } else {
+                break;
             }
-            self.disk.poll(Ready::Fd(JOBS), &mut self.cx);
         }
     }
     fn nodes(&mut self) {
@@ -328,15 +343,18 @@ fn impossible_requests_are_answered_with_errors() {
         (op::WRITE, 0, &[(99, 0, 0)]),
         (op::READ, 0, &[(100, 0, 0); 12]),
         (op::DISCARD, 0, &[(u32::MAX, 255, 255)]),
+        (op::WRITE, SECTORS, &[(100, 0, 0)]),
+        (op::WRITE, SECTORS - 1, &[(100, 0, 1)]),
     ];
     for (id, (op, sector, segments)) in cases.iter().enumerate() {
         bed.guest.ask(*op, id as u64, *sector, segments);
     }
-    bed.guest.ask(4, 10, 0, &[]);
-    bed.guest.ask(255, 11, 0, &[]);
+    bed.guest.ask(4, 12, 0, &[]);
+    bed.guest.ask(255, 13, 0, &[]);
     bed.signal();
-    let want: Vec<_> = (0..10).map(|id| (id, -1)).chain([(10, -2), (11, -2)]).collect();
+    let want: Vec<_> = (0..12).map(|id| (id, -1)).chain([(12, -2), (13, -2)]).collect();
     assert_eq!(bed.guest.answers(0), want);
+    assert_eq!(rustix::fs::fstat(&bed.file).unwrap().st_size as u64, SECTORS * SECTOR, "nothing beyond the end");
     assert_eq!(bed.sector(0), [0; 512]);
 }
 
@@ -378,14 +396,15 @@ fn a_barrier_is_alone_and_between_flushes_and_answers_keep_their_order() {
 
 #[test]
 fn more_requests_than_are_carried_out_at_once_wait_and_none_is_forgotten() {
-    for op in [op::READ, 77] {
-        let mut bed = bed(Layout::X86_32, false, WRITABLE);
+    // A ring of sixteen pages has 512 entries.
+    for (op, pages, many) in [(op::READ, 1, 32), (77, 1, 32), (op::READ, 16, 512), (77, 16, 512)] {
+        let mut bed = bed_with(Layout::X86_32, false, WRITABLE, pages);
         for round in 0..3 {
-            for id in 0..32 {
+            for id in 0..u64::from(many) {
                 bed.guest.ask(op, id, 0, &[(100, 0, 0)]);
             }
             bed.signal();
-            assert_eq!(bed.guest.answers(round * 32).len(), 32);
+            assert_eq!(bed.guest.answers(round * many).len() as u32, many);
         }
     }
 }
