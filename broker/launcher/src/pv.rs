@@ -103,6 +103,7 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
 
 /// Whether everything that a device model has to serve for this domain is served here; otherwise what is not.
 pub fn served(domid: u16, xenstore: &mut Xenstore) -> Result<(), String> {
+    Xenstore::open_stream().map_err(|e| e.to_string())?;
     for kind in xenstore.directory("/local/domain/0/backend") {
         let top = format!("/local/domain/0/backend/{kind}/{domid}");
         let others = ["qusb", "vusb", "9pfs", "pvcalls", "vsnd", "vdispl", "vinput", "virtio", "virtio_disk"].contains(&kind.as_str());
@@ -174,6 +175,15 @@ mod tests {
         assert_eq!(of("ioemu", "file:/var/log/x").unwrap().unwrap().output, Serial::File("/var/log/x".into()));
         assert_eq!(of("ioemu", "pipe:/x").unwrap().unwrap().output, Serial::Null);
         assert!(of("ioemu", "chardev:libxl-channel0").unwrap_err().contains("chardev"));
+    }
+
+    #[test]
+    fn those_who_serve_all_back_ends_may_have_so_many_descriptors() {
+        for role in ["xenbus", "grant"] {
+            let limit = bulkhead_policy::profile(role).unwrap().limits.files as usize;
+            // A socket twice, a device, a buffer for each; a keyboard and a frame buffer beside disks and consoles.
+            assert!((DISKS + CONSOLES + 2) * 4 + 32 <= limit, "{role}: {limit}");
+        }
     }
 
     #[test]

@@ -21,6 +21,14 @@ struct Line {
 }
 
 impl Line {
+    /// A line on which a former life of this process may have left questions: what is answered to those is nothing to this one. So old
+    /// answers are dropped, and the numbers of questions begin anywhere.
+    fn new(socket: OwnedFd) -> Self {
+        let mut line = Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] };
+        line.heard();
+        line
+    }
+
     /// What a packet says that is an answer to nothing.
     fn other(packet: &[u8]) -> bool {
         packet == [[0].as_slice(), &XenbusReply::Changed.to_bytes()].concat()
@@ -88,7 +96,7 @@ impl Front {
         let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
         let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
         let memory = Arc::new(memory.map_err(|e| format!("the pages of a ring: {e}"))?);
-        let grants = Line { socket: want(&FdUse::Grants(0))?, serial: 0 };
+        let grants = Line::new(want(&FdUse::Grants(0))?);
         let front = Self { buffer: (pages as u64).saturating_mul(4096), grants: Some((grants, memory.clone())), ..Self::without_grants(domid, fds)? };
         Ok((front, memory))
     }
@@ -96,7 +104,7 @@ impl Front {
     /// For a device whose pages the guest does not grant.
     pub(crate) fn without_grants(domid: u16, fds: &mut Fds) -> Result<Self, String> {
         let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
-        let nodes = Line { socket: want(&FdUse::Nodes(0))?, serial: 0 };
+        let nodes = Line::new(want(&FdUse::Nodes(0))?);
         let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
         Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, named: Vec::new(), changed: false })
     }
