@@ -124,3 +124,51 @@ S
     exec 6>&-; cat /run/$g.out
     ! grep -i 'xenbus.*timeout' /run/$g.out && said $g "GUEST-second x=0 y=$last wheel= buttons=.* 273:0" && said $g GUEST-DONE
 }
+
+# A PV guest, which has no emulated devices at all: its disks, its frame buffer and its keyboard are served, without QEMU.
+pv_guest() {
+    mv /usr/libexec/xen-qemu-system-i386 /usr/libexec/away || return 1
+    trap 'mv /usr/libexec/away /usr/libexec/xen-qemu-system-i386' EXIT
+    linux_config our pv <<'S'
+echo "GUEST-HAS $(ls /sys/block | grep xvd | tr '\n' ' ') $(cat /proc/fb) $(grep -c 'Name="Xen Virtual' /proc/bus/input/devices)"
+copy 16; copy 80; echo GUEST-COPIED
+printf '\033[2J\033[H\033[?25lname? ' >/dev/tty1; echo "GUEST-ASKS"
+read -r name </dev/tty1; echo "GUEST-READ <$name>"
+read -r end </dev/tty1
+S
+    cat >/run/pv.cfg <<C
+name="pv"
+type="pv"
+kernel="$guests/vmlinuz"
+ramdisk="$guests/initrd"
+cmdline="console=hvc0 quiet panic=-1 mitigations=off"
+memory=256
+vcpus=1
+disk=[$(disk xvda /run/pv.img),$(disk xvdb /run/pv.data)]
+vfb=["vnc=1,vnclisten=127.0.0.1"]
+device_model_version="qemu-xen"
+device_model_override="$dm"
+on_poweroff="destroy"
+on_reboot="destroy"
+on_crash="destroy"
+C
+    xl create /run/pv.cfg || { cat /var/log/xen/qemu-dm-pv.log; return 1; }
+    mkfifo /run/pv.in; exec 6<>/run/pv.in
+    $tools/bulkhead-bed terminal xl console pv </run/pv.in >/run/pv.out 2>&1 &
+    await 60 said pv GUEST-ASKS || { trouble pv; xenstore-ls /local/domain/0/backend; return 1; }
+    bulkhead ps pv; bulkhead inspect pv vfb
+    vnc=$(vnc_address pv) || return 1
+    view() { rm -f /out/pv.ppm /out/pv.png; $tools/bulkhead-bed vnc "$vnc" picture /out/pv.ppm && screenshot pv pv && $tools/bulkhead-bed same-picture /out/pv.png /out/pv.ppm; }
+    await 20 view || { view; return 1; }
+    cp /out/pv.ppm /out/pv-asks.ppm
+    $tools/bulkhead-bed vnc "$vnc" type "By PV_7
+" && await 20 said pv 'GUEST-READ <By PV_7>' || { trouble pv; return 1; }
+    await 20 view && ! cmp -s /out/pv.ppm /out/pv-asks.ppm || { echo "nothing was seen of what was typed"; return 1; }
+    # The display dies, and the viewer goes on.
+    p=$(role_pid pv vfb); kill -KILL "$p"; await 20 new_role pv vfb "$p" && await 20 view || { trouble pv; return 1; }
+    $tools/bulkhead-bed vnc "$vnc" type "
+"
+    await 60 gone pv || { trouble pv; return 1; }
+    exec 6>&-; cat /run/pv.out
+    said pv 'GUEST-HAS xvda xvdb  0 xen 2' && copied pv && await 5 nothing_left
+}
