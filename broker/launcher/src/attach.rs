@@ -18,36 +18,62 @@ const QEMU: &[&str] = &[
     "/usr/bin/qemu-system-i386",
 ];
 
-/// A stub domain and its guest, watched.
+/// A domain whose back ends are served, watched.
 #[derive(Debug)]
 pub(crate) struct Watch {
     xenstore: Xenstore,
-    stubdom: u16,
-    guest: u16,
+    domid: u16,
+    /// It is this guest's stub domain.
+    guest: Option<u16>,
     shown: bool,
 }
 
+/// What a look at a domain has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Its PV disks may have changed.
+    pub(crate) disks: bool,
+    /// It is dead; what was done.
+    pub(crate) end: Option<String>,
+}
+
+const DOMAINS: &str = "domains";
+const VNC: &str = "vnc";
+const DISKS: &str = "disks";
+
 impl Watch {
-    /// Watches a domain if it is somebody's stub domain.
-    pub(crate) fn new(domid: u16) -> Result<Option<Self>, String> {
-        let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
-        let target = xenstore.read(&format!("/local/domain/{domid}/target")).ok().and_then(|t| t.parse::<u16>().ok());
-        let Some(guest) = target else { return Ok(None) };
-        xenstore.watch("@releaseDomain").map_err(|e| e.to_string())?;
-        xenstore.watch(&format!("/local/domain/{domid}/console/vnc-port")).map_err(|e| e.to_string())?;
-        eprintln!("bulkhead-dm: if stub domain {domid} dies, guest {guest} is reported crashed");
-        Ok(Some(Self { xenstore, stubdom: domid, guest, shown: false }))
+    /// Watches a domain.
+    pub(crate) fn new(domid: u16) -> Result<Self, String> {
+        let fail = |e: bulkhead_xen::XenError| e.to_string();
+        let mut xenstore = Xenstore::connect().map_err(fail)?;
+        let guest = xenstore.read(&format!("/local/domain/{domid}/target")).ok().and_then(|t| t.parse::<u16>().ok());
+        if let Some(guest) = guest {
+            xenstore.watch_as("@releaseDomain", DOMAINS).map_err(fail)?;
+            xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC).map_err(fail)?;
+            eprintln!("bulkhead-dm: if stub domain {domid} dies, guest {guest} is reported crashed");
+        }
+        xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS).map_err(fail)?;
+        Ok(Self { xenstore, domid, guest, shown: false })
     }
 
-    /// Looks if something has happened. What was done, if there is nothing to watch any more.
-    pub(crate) fn look(&mut self) -> Result<Option<String>, String> {
-        if !self.xenstore.changed().map_err(|e| e.to_string())? {
-            return Ok(None);
+    /// Whether another domain's life hangs on this one.
+    pub(crate) fn is_stub_domain(&self) -> bool {
+        self.guest.is_some()
+    }
+
+    /// Looks if something has happened.
+    pub(crate) fn look(&mut self) -> Result<Seen, String> {
+        let fired = self.xenstore.fired().map_err(|e| e.to_string())?;
+        let has = |token: &str| fired.iter().any(|f| f == token);
+        let mut seen = Seen { disks: has(DISKS), end: None };
+        let Some(guest) = self.guest else { return Ok(seen) };
+        if has(VNC) && !self.shown {
+            self.shown = show(&mut self.xenstore, self.domid, guest);
         }
-        if !self.shown {
-            self.shown = show(&mut self.xenstore, self.stubdom, self.guest);
+        if has(DOMAINS) {
+            seen.end = look(self.domid, guest)?;
         }
-        look(self.stubdom, self.guest)
+        Ok(seen)
     }
 }
 
@@ -81,7 +107,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
     let qemu = QEMU.iter().find(|p| Path::new(p).exists()).ok_or("there is no QEMU for Xen on this host, which has to serve PV back ends")?;
-    let mut watched = domid.map(Watch::new).transpose()?.flatten();
+    let mut watched = domid.map(Watch::new).transpose()?.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments).map_err(|e| format!("{qemu}: {e}"))?;
     eprintln!("bulkhead-dm: PV back ends are served by {qemu} (pid {pid})");
     let mut served = true;
@@ -104,7 +130,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         }
         if let Some(watch) = &mut watched {
             // Not to know is no reason to take the back ends away.
-            let seen = watch.look().unwrap_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")));
+            let seen = watch.look().map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
             if let Some(line) = seen {
                 eprintln!("bulkhead-dm: {line}");
                 watched = None;

@@ -72,6 +72,8 @@ pub(crate) struct SlotState {
     pub(crate) unserved: bool,
     restarts: VecDeque<Instant>,
     restarted: u32,
+    /// The next start is the launcher's own wish and counts for nothing.
+    wished: bool,
 }
 
 impl SlotState {
@@ -94,6 +96,7 @@ impl SlotState {
             unserved: false,
             restarts: VecDeque::new(),
             restarted: 0,
+            wished: false,
         })
     }
 
@@ -115,6 +118,9 @@ impl SlotState {
 
     /// Whether the process may be started once more; counts it.
     pub(crate) fn may_restart(&mut self) -> bool {
+        if std::mem::take(&mut self.wished) {
+            return true;
+        }
         let now = Instant::now();
         while self.restarts.front().is_some_and(|t| now.duration_since(*t) > RESTART_WINDOW) {
             self.restarts.pop_front();
@@ -125,6 +131,12 @@ impl SlotState {
         self.restarts.push_back(now);
         self.restarted = self.restarted.saturating_add(1);
         true
+    }
+
+    /// Ends the process, so that another one takes its place which knows more.
+    pub(crate) fn renew(&mut self) {
+        self.wished = self.life.is_some();
+        self.kill("the devices have changed");
     }
 
     /// How often the process was started again.

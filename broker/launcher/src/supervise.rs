@@ -40,7 +40,7 @@ const SLICE: u64 = 100_000;
 /// more than its share of a processor (1.6 times the weight of others).
 const NICE: i32 = -2;
 const SIGNALS: u64 = u64::MAX;
-/// xenstore, of a stub domain that is watched.
+/// xenstore, of a domain that is watched.
 const WATCH: u64 = 1 << 33;
 /// Pidfds have this bit, sockets have not.
 const PIDFD: u64 = 1 << 32;
@@ -96,8 +96,10 @@ struct Launcher {
     probe: bool,
     /// Nothing is emulated: there is no broker.
     attach: bool,
-    /// The stub domain that is watched.
+    /// The domain whose back ends are served, watched.
     watched: Option<Watch>,
+    /// Those who serve a disk that came later, by its slot.
+    servers: Vec<(Slot, [Slot; 2])>,
     executable: OwnedFd,
     slots: Vec<SlotState>,
     epoll: OwnedFd,
@@ -371,10 +373,18 @@ impl Launcher {
     fn look(&mut self) -> Option<End> {
         let watch = self.watched.as_mut()?;
         match watch.look() {
-            Ok(None) => return None,
-            Ok(Some(line)) => say(&line),
+            Ok(seen) => {
+                let end = seen.end;
+                if seen.disks {
+                    self.disks_changed();
+                }
+                match end {
+                    Some(line) => say(&line),
+                    None => return None,
+                }
+            }
             // Not to know is no reason to take the back ends away.
-            Err(e) => say(&format!("the stub domain cannot be watched any more: {e}")),
+            Err(e) => say(&format!("the domain cannot be watched any more: {e}")),
         }
         if let Some(watch) = self.watched.take() {
             let _ = epoll::delete(&self.epoll, watch.as_fd());
@@ -684,6 +694,8 @@ impl Launcher {
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
             }
+        } else if unplugged && self.attach {
+            self.forget(number);
         } else if unplugged {
             if let Some(control) = self.slot(CONTROL) {
                 control.tell(|_| ToProcess::Unplugged { slot: number }, &[]);

@@ -104,6 +104,8 @@ pub struct Qdisk {
     first: u64,
     counters: Counters,
     complaints: u32,
+    /// The image's name in the nodes when this process began.
+    parameters: Option<String>,
 }
 
 impl Qdisk {
@@ -124,6 +126,7 @@ impl Qdisk {
             first: 0,
             counters: Counters::default(),
             complaints: 0,
+            parameters: None,
         }
     }
 
@@ -456,6 +459,12 @@ impl BackEnd for Qdisk {
         true
     }
 
+    fn is_gone(&mut self) -> bool {
+        let back = |front: &mut dyn Frontend, name: &str| front.node(Side::Back, name);
+        // Another medium in this one's place is another process's.
+        back(&mut *self.front, "frontend").is_none() || back(&mut *self.front, "params") != self.parameters
+    }
+
     fn complaints(&mut self) -> &mut u32 {
         &mut self.complaints
     }
@@ -463,6 +472,7 @@ impl BackEnd for Qdisk {
 
 impl Auxiliary for Qdisk {
     fn start(&mut self, cx: &mut Context) {
+        self.parameters = self.front.node(Side::Back, "params");
         self.begin(cx);
     }
 

@@ -229,7 +229,9 @@ fn bed_with(layout: Layout, persistent: bool, options: Options, pages: usize) ->
     let guest = Guest { world: world.clone(), range: range.clone(), layout, pages };
     guest.write(RING, ring::REQ_EVENT, &1u32.to_le_bytes());
     guest.write(RING, ring::RSP_EVENT, &1u32.to_le_bytes());
-    world.lock().unwrap().nodes.insert((true, "state".into()), "1".into());
+    for (name, value) in [("state", "1"), ("frontend", "/front"), ("params", "aio:/a")] {
+        world.lock().unwrap().nodes.insert((true, name.into()), value.into());
+    }
     guest.node("state", "1");
     let (disk, go, order) = disk(&world, &range, &file, options);
     let mut bed = Bed { disk, guest, cx: fake::context(0), file, go, order };
@@ -465,6 +467,25 @@ fn a_guest_that_leaves_in_the_middle_waits_for_what_is_under_way() {
     bed.signal();
     assert_eq!((bed.guest.state().as_str(), bed.sector(0)[0]), ("5", 9));
     assert!(bed.guest.world.lock().unwrap().mapped.is_empty());
+}
+
+#[test]
+fn a_disk_that_is_taken_away_or_replaced_is_let_go_and_nothing_is_written_there() {
+    for (name, value) in [("frontend", None), ("params", Some("aio:/b"))] {
+        let mut bed = bed(Layout::X86_64, true, WRITABLE);
+        {
+            let mut world = bed.guest.world.lock().unwrap();
+            world.nodes.remove(&(true, name.to_owned()));
+            world.nodes.extend(value.map(|v| ((true, name.to_owned()), v.to_owned())));
+            world.nodes.remove(&(true, "state".to_owned()));
+        }
+        for state in ["5", "6", "1", "3"] {
+            bed.guest.node("state", state);
+            bed.nodes();
+            let world = bed.guest.world.lock().unwrap();
+            assert!(!world.nodes.contains_key(&(true, "state".to_owned())) && world.port.is_none() && world.mapped.is_empty(), "{name} {state}");
+        }
+    }
 }
 
 #[test]

@@ -78,7 +78,8 @@ stub_tablet() { tablet_guest stub tb && await 10 stub_left; }
 vkbd() { tablet_guest our kb vkbd && await 5 nothing_left; }
 tablet_guest() { # tablet_guest MODE NAME [ROLE]
     role=${3:-usb} how=$1 g=$2
-    case $role in vkbd) set -- vkb_device=1;; *) set -- 'usb=1' 'usbdevice=["tablet","keyboard"]';; esac
+    # (Linux' PV drivers are for guests that may unplug.)
+    case $role in vkbd) cmdline='xen_emul_unplug=all'; set -- vkb_device=1;; *) set -- 'usb=1' 'usbdevice=["tablet","keyboard"]';; esac
     console_guest $how $g "$@" <<'S' || return 1
 load evdev; [ ! -e /sys/bus/pci/devices/0000:00:01.2 ] || load uhci-hcd usbhid hid-generic
 event() { awk -v n="$1" '$0 ~ "^N:.*" n { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
@@ -134,6 +135,10 @@ echo "GUEST-HAS $(ls /sys/block | grep xvd | tr '\n' ' ') $(cat /proc/fb) $(grep
 copy 16; copy 80; echo GUEST-COPIED
 printf '\033[2J\033[H\033[?25lname? ' >/dev/tty1; echo "GUEST-ASKS"
 read -r name </dev/tty1; echo "GUEST-READ <$name>"
+for k in 1 2; do
+    await 60 test -b /dev/xvdc && echo "GUEST-DISK-$k $(sha256sum </dev/xvdc)"
+    await 60 test ! -e /dev/xvdc && echo "GUEST-GONE-$k"
+done
 read -r end </dev/tty1
 S
     cat >/run/pv.cfg <<C
@@ -164,6 +169,15 @@ C
     $tools/bulkhead-bed vnc "$vnc" type "By PV_7
 " && await 20 said pv 'GUEST-READ <By PV_7>' || { trouble pv; return 1; }
     await 20 view && ! cmp -s /out/pv.ppm /out/pv-asks.ppm || { echo "nothing was seen of what was typed"; return 1; }
+    # A disk that comes while it runs, goes, and comes again with another image.
+    for n in 1 2; do
+        head -c 1048576 /dev/urandom >/run/pv.more$n
+        xl block-attach pv "format=raw,vdev=xvdc,access=ro,backendtype=qdisk,target=/run/pv.more$n" || { trouble pv; return 1; }
+        await 20 said pv "GUEST-DISK-$n $(sha256sum </run/pv.more$n | cut -d' ' -f1)" || { trouble pv; bulkhead ps pv; xenstore-ls /local/domain/0/backend; return 1; }
+        bulkhead ps pv | grep 51744; bulkhead inspect pv qdisk51744 | grep 'sectors read' || return 1
+        xl block-detach pv xvdc && await 20 said pv "GUEST-GONE-$n" || { trouble pv; return 1; }
+        await 10 sh -c '! bulkhead ps pv | grep -q 51744' || { bulkhead ps pv; trouble pv; return 1; }
+    done
     # The display dies, and the viewer goes on.
     p=$(role_pid pv vfb); kill -KILL "$p"; await 20 new_role pv vfb "$p" && await 20 view || { trouble pv; return 1; }
     $tools/bulkhead-bed vnc "$vnc" type "

@@ -169,11 +169,13 @@ attach_cd() { # attach_cd DOMID DEVID NAME FILE
         "$front/backend" "$back" "$front/backend-id" 0 "$front/virtual-device" "$2" "$front/device-type" cdrom "$front/state" 1 "$back/state" 1
 }
 stub_cd_change() {
+    mv /usr/libexec/xen-qemu-system-i386 /usr/libexec/away || return 1
+    trap 'mv /usr/libexec/away /usr/libexec/xen-qemu-system-i386' EXIT
     swap() {
         case $(xl info xen_version) in
             4.17.*) ;;
-            # cd-eject attaches a disk without a file, with which QEMU 7.2's back end does not connect; libxl gives up after 40 s.
-            *) xl cd-insert sx hdc $guests/linux.iso && say out && await 20 said sx GUEST-OUT; return;;
+            # (QEMU 7.2's back end does not connect to the disk without a file that cd-eject attaches, and libxl gives up after 40 s.)
+            *) xl cd-eject sx hdc && say out && await 20 said sx GUEST-OUT && xl cd-insert sx hdc $guests/linux.iso; return;;
         esac
         xl cd-insert sx hdc $guests/linux.iso && { echo "libxl 4.17 has learnt it: use it here"; return 1; }
         set_of() { qmp sx '{"execute":"query-fdsets"}' | sed -n 's/.*"opaque":"stub-devid:5632"}\],"fdset-id":\([0-9]*\).*/\1/p'; }

@@ -92,7 +92,8 @@ pub struct FakeFrontend {
 impl FakeFrontend {
     /// With so many pages, and these references granted.
     pub fn new(pages: usize, granted: &[u32]) -> Self {
-        let world = PvWorld { granted: granted.to_vec(), ..PvWorld::default() };
+        let nodes = std::iter::once(((true, "frontend".to_owned()), "/front".to_owned())).collect();
+        let world = PvWorld { granted: granted.to_vec(), nodes, ..PvWorld::default() };
         Self { world: Arc::new(Mutex::new(world)), memory: FakeMemory::new(pages.saturating_mul(4096)) }
     }
 

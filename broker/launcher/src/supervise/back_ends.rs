@@ -3,16 +3,19 @@ use super::{Launcher, say};
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::host;
-use crate::machine::Machine;
+use crate::machine::{Backing, Machine};
 use crate::pv;
-use crate::slot::Phase;
-use bulkhead_bus::plan::{DeviceConfig, DeviceSlot, DriveConfig, FdUse, PvNodes, Slot};
+use crate::slot::{Phase, SlotState};
+use bulkhead_bus::plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, WhenFull};
 use bulkhead_bus::pv::BUFFER_PAGES;
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{Evtchn, Gntdev, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// Slots of a guest end before this one: its users do.
+const SLOTS: Slot = 64;
 
 /// The processes of back ends, in the order of their slots, each with what it is given.
 #[derive(Default)]
@@ -25,7 +28,7 @@ pub(super) struct BackEnds {
 
 impl BackEnds {
     /// Opens everything for the PV devices that the guest's nodes name. `shown`: lines for the log.
-    pub(super) fn open(machine: &Machine, domid: u16, shown: &mut Vec<String>) -> Result<Self, String> {
+    pub(super) fn open(machine: &Machine, domid: u16, null: &OwnedFd, shown: &mut Vec<String>) -> Result<Self, String> {
         let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
         let (disks, notes) = if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
         shown.extend(notes);
@@ -47,6 +50,7 @@ impl BackEnds {
             let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
             let (mut fds, config) = match twin {
                 Some(index) => (Vec::new(), nobodys(&disk.drive, index)),
+                None if disk.drive.file.is_none() => pv_image(&disk.drive, null)?,
                 None => host::drive(&disk.drive, machine.backing, machine.full).coded(Code::Image)?,
             };
             fds.extend(servers.serve(disk.nodes, true)?);
@@ -91,6 +95,16 @@ impl BackEnds {
     }
 }
 
+/// The image of a disk, or nothing at all for a CD drive that is empty: a disk without sectors.
+fn pv_image(drive: &crate::machine::Drive, null: &OwnedFd) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
+    let (mut fds, mut config) = host::drive(drive, Backing::Any, WhenFull::default()).coded(Code::Image)?;
+    if drive.file.is_none() {
+        fds.push((FdUse::Drive(config.index), rustix::io::dup(null).map_err(|e| e.to_string())?));
+        (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
+    }
+    Ok((fds, config))
+}
+
 /// What the two processes are given that serve all back ends.
 struct Servers {
     domid: u16,
@@ -126,7 +140,7 @@ impl Servers {
 
 /// The configuration of a PV disk whose image an emulated drive has.
 fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
-    DriveConfig { index, cdrom: false, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full: bulkhead_bus::plan::WhenFull::default() }
+    DriveConfig { index, cdrom: false, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full: WhenFull::default() }
 }
 
 /// Whether a process has to wait: a PV disk until the emulated drive lets go of its image, those that serve PV disks until there is one.
@@ -163,13 +177,101 @@ impl Launcher {
         }
     }
 
-    /// If the domain is a stub domain, its guest's life hangs on it: it is watched.
-    pub(super) fn watch_stub_domain(&mut self) -> Result<(), String> {
-        if let Some(watch) = Watch::new(self.plan.domid)? {
-            epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN).map_err(|e| e.to_string())?;
-            self.watched = Some(watch);
+    /// The domain whose back ends are served may die, and its disks come and go.
+    pub(super) fn watch_domain(&mut self) -> Result<(), String> {
+        let watch = Watch::new(self.plan.domid)?;
+        epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN).map_err(|e| e.to_string())?;
+        self.watched = Some(watch);
+        Ok(())
+    }
+
+    /// Processes of disks that have gone end; a disk that has come gets its own, with a `xenbus` and a `grant` that serve it alone.
+    pub(super) fn disks_changed(&mut self) {
+        let Ok(mut xenstore) = Xenstore::connect() else { return };
+        let (disks, notes) = pv::all_disks(self.plan.domid, &mut xenstore);
+        notes.iter().for_each(|note| say(note));
+        let known: Vec<(Slot, u32, Option<String>)> = self.plan.devices.iter().filter_map(|d| match &d.config {
+            DeviceConfig::Qdisk { devid, disk, .. } => Some((d.slot, *devid, disk.file.clone())),
+            _ => None,
+        }).collect();
+        for (slot, devid, file) in &known {
+            if !disks.iter().any(|d| d.devid == *devid && d.drive.file == *file) {
+                let servers = self.servers.iter().filter(|(disk, _)| disk == slot).flat_map(|(_, servers)| *servers).collect::<Vec<_>>();
+                for slot in servers.into_iter().chain([*slot]) {
+                    if let Some(state) = self.slot(slot) {
+                        state.phase = Phase::Unplugged;
+                        state.kept.clear();
+                        state.kill("its disk was taken away");
+                    }
+                }
+            }
+        }
+        let mut new = false;
+        // One in the place of another comes when that one's process has ended.
+        for disk in disks.into_iter().filter(|d| !known.iter().any(|(_, devid, _)| *devid == d.devid)) {
+            let devid = disk.devid;
+            match self.add_disk(disk) {
+                Ok(()) => new = true,
+                Err(e) => say(&format!("PV disk {devid} is not served: {e}")),
+            }
+        }
+        if new {
+            self.renew_control();
+        }
+    }
+
+    fn add_disk(&mut self, disk: pv::PvDisk) -> Result<(), String> {
+        let (mut fds, config) = pv_image(&disk.drive, &self.null)?;
+        let mut servers = Servers { domid: self.plan.domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)], grant: Vec::new() };
+        fds.extend(servers.serve(disk.nodes, true)?);
+        let Servers { devices, xenbus, grant, .. } = servers;
+        let id = disk.devid;
+        let parts = [
+            (format!("xenbus-{id}"), DeviceConfig::Xenbus { devices }, xenbus),
+            (format!("grant-{id}"), DeviceConfig::Grant, grant),
+            (format!("qdisk{id}"), DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard }, fds),
+        ];
+        let mut slots = Vec::new();
+        for (name, config, kept) in parts {
+            let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.iter().all(|s| s.slot != *slot)).ok_or("there are too many PV devices")?;
+            let state = SlotState::new(slot, name.clone(), config.role(), self.ids(slot), kept)?;
+            let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
+            if let Some(control) = self.slot(CONTROL) {
+                control.kept.push((FdUse::Log(slot), log));
+            }
+            self.slots.push(state);
+            self.plan.devices.push(DeviceSlot { slot, name, config });
+            slots.push(slot);
+        }
+        for slot in &slots {
+            self.spawn(*slot)?;
+        }
+        if let [xenbus, grant, disk] = slots.as_slice() {
+            self.servers.push((*disk, [*xenbus, *grant]));
         }
         Ok(())
+    }
+
+    /// The process of a disk that was taken away has ended.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.slots.retain(|s| s.slot != slot);
+        let was_disk = self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
+        self.plan.devices.retain(|d| d.slot != slot);
+        self.servers.retain(|(disk, _)| *disk != slot);
+        if let Some(control) = self.slot(CONTROL) {
+            control.kept.retain(|(what, _)| *what != FdUse::Log(slot));
+        }
+        if was_disk {
+            self.renew_control();
+            self.disks_changed();
+        }
+    }
+
+    /// Control is told of the devices when it starts, so it starts again.
+    fn renew_control(&mut self) {
+        if let Some(control) = self.slot(CONTROL) {
+            control.renew();
+        }
     }
 
     /// Before a process of this slot is started again: a connection to xenstored on which nobody has said half a word.

@@ -101,7 +101,7 @@ impl Launcher {
             rules.push(open.rules);
         }
         let mut back_ends = match (mode, machine.probe, &stubdom) {
-            (Mode::Xen, false, None) => BackEnds::open(&machine, domid, &mut shown)?,
+            (Mode::Xen, false, None) => BackEnds::open(&machine, domid, &null, &mut shown)?,
             _ => BackEnds::default(),
         };
         let bare = machine.probe || machine.attach;
@@ -171,6 +171,7 @@ impl Launcher {
             probe: machine.probe,
             attach: machine.attach,
             watched: None,
+            servers: Vec::new(),
             executable,
             slots: Vec::new(),
             epoll,
@@ -198,7 +199,7 @@ impl Launcher {
         let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         if machine.attach {
-            launcher.watch_stub_domain()?;
+            launcher.watch_domain()?;
         }
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
@@ -403,7 +404,7 @@ impl Launcher {
     }
 
     /// The user of a slot: of the range if this process may choose, else its own.
-    fn ids(&self, slot: Slot) -> Option<Ids> {
+    pub(super) fn ids(&self, slot: Slot) -> Option<Ids> {
         // libxl's reaper kills by the user.
         if self.user.is_some() {
             return self.user;

@@ -98,6 +98,11 @@ pub trait BackEnd {
     }
     /// Ends the connection, but for the event channel; whether it has ended. If not, [`Self::nodes`] is called again when it has.
     fn leave(&mut self) -> bool;
+    /// Whether the device that this was made for is there no more, or another in its place.
+    fn is_gone(&mut self) -> bool {
+        self.front().node(Side::Back, "frontend").is_none()
+    }
+
     /// Lines of complaint so far.
     fn complaints(&mut self) -> &mut u32;
 
@@ -175,6 +180,13 @@ pub trait BackEnd {
     /// The guest's end, or who runs the host, has changed nodes.
     fn nodes(&mut self, cx: &mut Context) {
         let own = *self.state();
+        if self.is_gone() {
+            // Who runs the host has taken the device away: a node written now would make its directory anew.
+            if self.part(cx) {
+                *self.state() = State::Closed;
+            }
+            return;
+        }
         match State::of(self.front().node(Side::Front, "state").as_deref()) {
             State::Initialising | State::InitWait => match own {
                 State::Unknown | State::Initialising => self.wait(),
