@@ -115,12 +115,27 @@ pub fn served(domid: u16, xenstore: &mut Xenstore) -> Result<(), String> {
     disks.into_iter().chain(consoles).next().map_or(Ok(()), Err)
 }
 
+/// Whether a disk with this image has been taken away, or another is in its place. While libxl takes it away `params` is empty, and for
+/// a changed CD libxl 4.20 writes the file's name alone.
+pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xenstore) -> bool {
+    let back = format!("/local/domain/0/backend/qdisk/{domid}/{devid}");
+    let now = xenstore.read(&format!("{back}/params")).unwrap_or_default();
+    let file = file.unwrap_or_default();
+    let same = now.is_empty() || now == file || now.split_once(':').is_some_and(|(_, now)| now == file);
+    !same || xenstore.read(&format!("{back}/frontend")).is_err()
+}
+
 /// A disk by its back end's nodes, none if they are not whole yet. A CD may be without a medium.
 fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, String> {
     let mut node = |name: &str| read(&format!("{back}/{name}"));
     let cdrom = node("device-type").as_deref() == Some("cdrom");
-    let (Some(front), Some(parameters)) = (node("frontend"), node("params")) else { return Ok(None) };
-    let (kind, file) = parameters.split_once(':').ok_or_else(|| format!("params is {parameters:?} and not FORMAT:FILE"))?;
+    let (Some(front), Some(parameters)) = (node("frontend"), node("params").filter(|p| !p.is_empty())) else { return Ok(None) };
+    let (kind, file) = match parameters.split_once(':') {
+        // As libxl 4.20 names a CD that it has changed.
+        _ if cdrom && parameters.starts_with('/') => ("aio", parameters.as_str()),
+        Some(parts) => parts,
+        None => return Err(format!("params is {parameters:?} and not FORMAT:FILE")),
+    };
     let format = match kind {
         "aio" | "raw" => ImageFormat::Raw,
         "qcow2" => ImageFormat::Qcow2,

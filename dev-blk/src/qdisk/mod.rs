@@ -461,8 +461,12 @@ impl BackEnd for Qdisk {
 
     fn is_gone(&mut self) -> bool {
         let back = |front: &mut dyn Frontend, name: &str| front.node(Side::Back, name);
-        // Another medium in this one's place is another process's.
-        back(&mut *self.front, "frontend").is_none() || back(&mut *self.front, "params") != self.parameters
+        // Another medium in this one's place is another process's. While libxl takes a disk away its name is empty, and it may write a
+        // file's name without the format.
+        let now = back(&mut *self.front, "params").unwrap_or_default();
+        let then = self.parameters.as_deref().unwrap_or_default();
+        let same = now.is_empty() || now == then || then.split_once(':').is_some_and(|(_, file)| file == now);
+        !same || back(&mut *self.front, "frontend").is_none()
     }
 
     fn complaints(&mut self) -> &mut u32 {

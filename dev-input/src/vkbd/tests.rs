@@ -107,6 +107,19 @@ fn a_guest_that_leaves_gives_the_input_back_to_others() {
 }
 
 #[test]
+fn a_device_that_the_host_takes_away_before_the_guest_has_come_is_closed() {
+    let fake = FakeFrontend::new(PAGES, &[8]);
+    fake.put(true, "state", "1");
+    fake.put(false, "state", "1");
+    let (mut vkbd, mut cx) = (Vkbd::new(Box::new(fake.clone()), None, None), fake::context(0));
+    vkbd.start(&mut cx);
+    assert_eq!(fake.told("state").as_deref(), Some("2"));
+    fake.put(true, "state", "5");
+    vkbd.poll(Ready::Fd(NODES), &mut cx);
+    assert_eq!(fake.told("state").as_deref(), Some("6"));
+}
+
+#[test]
 fn a_page_that_is_named_by_its_frame_is_refused() {
     let mut bed = bed(true);
     bed.node(false, "state", "1");

@@ -192,7 +192,8 @@ stub_cd_change() {
         await 20 new_set; new=$(set_of); [ -n "$new" ] || { qmp sx '{"execute":"query-fdsets"}'; return 1; }
         qmp sx "{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"id\":\"ide-5632\",\"filename\":\"/dev/fdset/$new\",\"format\":\"host_device\"}}" || return 1
     }
-    change_guest stub sx swap && await 10 stub_left
+    change_guest stub sx swap || { cat /var/log/xen/qemu-dm-sx-dm.log; xenstore-ls /local/domain/0/backend/qdisk; xenstore-ls "/local/domain/$(xl domid sx-dm)/device/vbd"; return 1; }
+    await 10 stub_left
 }
 
 # What takes too long for CI: integration/campaign stubdom.

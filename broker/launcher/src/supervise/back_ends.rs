@@ -195,7 +195,7 @@ impl Launcher {
             _ => None,
         }).collect();
         for (slot, devid, file) in &known {
-            if !disks.iter().any(|d| d.devid == *devid && d.drive.file == *file) {
+            if pv::is_gone(self.plan.domid, *devid, file.as_deref(), &mut xenstore) {
                 let servers = self.servers.iter().filter(|(disk, _)| disk == slot).flat_map(|(_, servers)| *servers).collect::<Vec<_>>();
                 for slot in servers.into_iter().chain([*slot]) {
                     if let Some(state) = self.slot(slot) {

@@ -187,6 +187,14 @@ pub trait BackEnd {
             }
             return;
         }
+        // Who runs the host wants it to end by setting this end's state. A guest that is connected hears that itself, and says when it is done.
+        let wanted = State::of(self.front().node(Side::Back, "state").as_deref()) == State::Closing;
+        if wanted && !matches!(own, State::Connected | State::Closing | State::Closed) {
+            if self.part(cx) {
+                self.enter(State::Closed);
+            }
+            return;
+        }
         match State::of(self.front().node(Side::Front, "state").as_deref()) {
             State::Initialising | State::InitWait => match own {
                 State::Unknown | State::Initialising => self.wait(),
