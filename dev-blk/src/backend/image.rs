@@ -150,6 +150,11 @@ impl Image {
         self.room.give_up();
     }
 
+    /// A job that somebody wants is about to begin; every executor says so.
+    pub(crate) fn begin(&self) {
+        self.room.begin();
+    }
+
     /// A write has found no room: waits, and is true if it may be tried again.
     pub(crate) fn wait_for_room(&self) -> bool {
         self.room.wait()

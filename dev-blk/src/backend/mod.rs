@@ -273,7 +273,7 @@ impl Threads {
 impl Executor for Threads {
     fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
         if let Some(sender) = self.lanes.get(lane) {
-            image.room.begin();
+            image.begin();
             let _ = sender.send((image, job));
         }
     }

@@ -740,6 +740,7 @@ struct Full(std::sync::mpsc::Sender<(usize, Outcome)>, std::sync::mpsc::Receiver
 impl Executor for Full {
     fn submit(&mut self, lane: usize, image: Arc<Image>, _: crate::backend::Job) {
         let done = self.0.clone();
+        image.begin();
         std::thread::spawn(move || {
             while image.wait_for_room() {}
             let _ = done.send((lane, Err(rustix::io::Errno::NOSPC)));
