@@ -83,8 +83,6 @@ pub(crate) struct Front {
     evtchn: Evtchn,
     /// The local port, if one is bound.
     port: Option<u32>,
-    /// Names of what is mapped.
-    named: Vec<u64>,
     changed: bool,
 }
 
@@ -106,7 +104,7 @@ impl Front {
         let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
         let nodes = Line::new(want(&FdUse::Nodes(0))?);
         let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
-        Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, named: Vec::new(), changed: false })
+        Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false })
     }
 
     /// What is polled: the event channel and `xenbus`.
@@ -153,14 +151,12 @@ impl Frontend for Front {
             let _ = self.grant(&GrantCall::Forget(index));
             return false;
         }
-        self.named.push(index);
         true
     }
 
     fn unmap(&mut self) {
         if let Some((_, memory)) = &self.grants {
             memory.unmap();
-            self.named.clear();
             let _ = self.grant(&GrantCall::Reset);
         }
     }
