@@ -68,7 +68,7 @@ impl Xenstore {
     fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
         let fail = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-                XenError::new("xenstore", std::io::Error::other(format!("no answer from xenstored in {} s", TIMEOUT.as_secs())))
+                XenError::new("xenstore", std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer from xenstored in {} s", TIMEOUT.as_secs())))
             }
             _ => XenError::new("xenstore", e),
         };

@@ -30,6 +30,12 @@ impl BackEnds {
     /// Opens everything for the PV devices that the guest's nodes name. `shown`: lines for the log.
     pub(super) fn open(machine: &Machine, domid: u16, null: &OwnedFd, shown: &mut Vec<String>) -> Result<Self, String> {
         let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
+        // One that does not answer at all would be waited for at each question.
+        if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
+            && e.source.kind() == std::io::ErrorKind::TimedOut
+        {
+            return Err(Code::Xenstore.line(e));
+        }
         let (disks, notes) = if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
         shown.extend(notes);
         let keyboards = pv::keyboards(domid, &mut xenstore);
