@@ -84,6 +84,8 @@ pub(crate) struct Front {
     /// The local port, if one is bound.
     port: Option<u32>,
     changed: bool,
+    /// A question about nodes has got no answer.
+    unanswered: bool,
 }
 
 impl Front {
@@ -104,7 +106,7 @@ impl Front {
         let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
         let nodes = Line::new(want(&FdUse::Nodes(0))?);
         let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
-        Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false })
+        Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false, unanswered: false })
     }
 
     /// What is polled: the event channel and `xenbus`.
@@ -116,8 +118,8 @@ impl Front {
         let answer = self.nodes.ask(&call.to_bytes(), &mut self.changed).and_then(|a| XenbusReply::from_bytes(&a));
         match answer {
             Some(XenbusReply::Value(value)) => value,
-            other => {
-                tracing::warn!("xenbus: {other:?}");
+            Some(XenbusReply::Failed | XenbusReply::Changed) | None => {
+                self.unanswered = true;
                 None
             }
         }
@@ -131,6 +133,10 @@ impl Front {
 impl Frontend for Front {
     fn node(&mut self, side: Side, name: &str) -> Option<String> {
         self.xenbus(&XenbusCall::Read(side, name.to_owned()))
+    }
+
+    fn unanswered(&mut self) -> bool {
+        std::mem::take(&mut self.unanswered)
     }
 
     fn set(&mut self, name: &str, value: &str) {

@@ -13,7 +13,7 @@ mod spec;
 mod tests;
 
 use crate::backend::{Executor, Image, Job, Outcome};
-use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, NODES, Piece, Side, State, number};
+use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, Meeting, NODES, Piece, Side, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
 use rustix::io::Errno;
@@ -92,8 +92,10 @@ pub struct Qdisk {
     image: Arc<Image>,
     executor: Box<dyn Executor>,
     options: Options,
-    state: State,
+    meeting: Meeting,
     ring: Option<Ring>,
+    /// The ring said what cannot be: the connection ends when nothing is under way any more.
+    broken: bool,
     persistent: bool,
     /// Pages of data that are mapped, by grant reference.
     pages: HashMap<u32, usize>,
@@ -103,7 +105,6 @@ pub struct Qdisk {
     /// Number of the first flight.
     first: u64,
     counters: Counters,
-    complaints: u32,
     /// The image's name in the nodes when this process began.
     parameters: Option<String>,
 }
@@ -117,15 +118,15 @@ impl Qdisk {
             image,
             executor,
             options,
-            state: State::Unknown,
+            meeting: Meeting::default(),
             ring: None,
+            broken: false,
             persistent: false,
             pages: HashMap::new(),
             flights: VecDeque::new(),
             lanes: [None; LANES],
             first: 0,
             counters: Counters::default(),
-            complaints: 0,
             parameters: None,
         }
     }
@@ -150,12 +151,16 @@ impl Qdisk {
                 Err(e) => {
                     self.counters.broken = self.counters.broken.saturating_add(1);
                     self.complain(&format!("the guest's ring is broken: {e}"));
-                    if self.part(cx) {
-                        self.enter(State::Closing);
-                    }
-                    return;
+                    self.ring = None;
+                    self.broken = true;
                 }
             }
+        }
+        if self.broken {
+            if self.part(cx) {
+                self.enter(State::Closing);
+            }
+            return;
         }
         self.dispatch();
         // What was answered makes room, and lets those go on that waited for it.
@@ -392,8 +397,8 @@ impl BackEnd for Qdisk {
         &mut *self.front
     }
 
-    fn state(&mut self) -> &mut State {
-        &mut self.state
+    fn meeting(&mut self) -> &mut Meeting {
+        &mut self.meeting
     }
 
     fn offer(&mut self) {
@@ -456,28 +461,24 @@ impl BackEnd for Qdisk {
         }
         self.flights.clear();
         self.pages.clear();
+        self.broken = false;
         true
     }
 
     fn is_gone(&mut self) -> bool {
-        let back = |front: &mut dyn Frontend, name: &str| front.node(Side::Back, name);
         // Another medium in this one's place is another process's. While libxl takes a disk away its name is empty, and it may write a
         // file's name without the format.
-        let now = back(&mut *self.front, "params").unwrap_or_default();
-        let then = self.parameters.as_deref().unwrap_or_default();
-        let same = now.is_empty() || now == then || then.split_once(':').is_some_and(|(_, file)| file == now);
-        !same || back(&mut *self.front, "frontend").is_none()
+        let now = self.front.node(Side::Back, "params").unwrap_or_default();
+        let then = self.parameters.get_or_insert_with(|| now.clone());
+        let same = now.is_empty() || now == *then || then.split_once(':').is_some_and(|(_, file)| file == now);
+        !same || self.front.node(Side::Back, "frontend").is_none()
     }
 
-    fn complaints(&mut self) -> &mut u32 {
-        &mut self.complaints
-    }
 }
 
 impl Auxiliary for Qdisk {
     fn start(&mut self, cx: &mut Context) {
-        self.parameters = self.front.node(Side::Back, "params");
-        self.begin(cx);
+        self.prepare(cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
@@ -499,7 +500,7 @@ impl Auxiliary for Qdisk {
 
     fn inspect(&self, out: &mut Inspect) {
         let c = &self.counters;
-        out.value("state", format!("{:?}", self.state)).value("sectors", self.sectors());
+        out.value("state", format!("{:?}", self.meeting.state)).value("sectors", self.sectors());
         out.value("ring entries", self.ring.as_ref().map_or(0, Ring::entries)).value("persistent grants", self.persistent);
         out.value("pages mapped", self.pages.len()).value("under way", self.flights.len());
         out.value("reads", c.reads).value("writes", c.writes).value("flushes", c.flushes).value("discards", c.discards);

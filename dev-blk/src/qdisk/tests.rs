@@ -18,6 +18,9 @@ struct World {
     port: Option<u32>,
     notified: u32,
     adopted: Option<u32>,
+    /// Questions about nodes, and whether nobody answers them.
+    asked: u32,
+    silent: bool,
 }
 
 struct Fake(Arc<Mutex<World>>, Arc<FakeMemory>);
@@ -30,7 +33,12 @@ impl Fake {
 
 impl Frontend for Fake {
     fn node(&mut self, side: Side, name: &str) -> Option<String> {
-        self.world().nodes.get(&(side == Side::Back, name.to_owned())).cloned()
+        let mut world = self.world();
+        world.asked += 1;
+        world.nodes.get(&(side == Side::Back, name.to_owned())).filter(|_| !world.silent).cloned()
+    }
+    fn unanswered(&mut self) -> bool {
+        self.world().silent
     }
     fn set(&mut self, name: &str, value: &str) {
         self.world().nodes.insert((true, name.to_owned()), value.to_owned());
@@ -236,6 +244,8 @@ fn bed_with(layout: Layout, persistent: bool, options: Options, pages: usize) ->
     let (disk, go, order) = disk(&world, &range, &file, options);
     let mut bed = Bed { disk, guest, cx: fake::context(0), file, go, order };
     bed.disk.start(&mut bed.cx);
+    assert_eq!(bed.guest.world.lock().unwrap().asked, 0, "the sandbox is not closed yet");
+    bed.disk.poll(Ready::Again, &mut bed.cx);
     assert_eq!(bed.guest.state(), "2", "it waits for the guest");
     if pages > 1 {
         bed.guest.node("ring-page-order", &pages.ilog2().to_string());
@@ -436,6 +446,33 @@ fn a_ring_with_more_requests_than_room_ends_the_connection() {
 }
 
 #[test]
+fn a_ring_that_breaks_while_something_is_under_way_ends_when_that_is_done() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    *bed.go.lock().unwrap() = 0;
+    bed.guest.ask(op::READ, 1, 0, &[(100, 0, 0)]);
+    bed.signal();
+    bed.guest.write(RING, ring::REQ_PROD, &77u32.to_le_bytes());
+    bed.signal();
+    assert_eq!((bed.guest.state().as_str(), bed.guest.world.lock().unwrap().mapped.is_empty()), ("4", false), "its pages are still read into");
+    *bed.go.lock().unwrap() = 1;
+    bed.signal();
+    assert_eq!((bed.guest.state().as_str(), bed.guest.world.lock().unwrap().mapped.is_empty()), ("5", true));
+}
+
+#[test]
+fn a_xenbus_that_does_not_answer_costs_no_connection() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    bed.guest.world.lock().unwrap().silent = true;
+    bed.nodes();
+    bed.guest.ask(op::READ, 1, 0, &[(100, 0, 0)]);
+    bed.signal();
+    assert_eq!(bed.guest.answers(0), [(1, 0)]);
+    bed.guest.world.lock().unwrap().silent = false;
+    bed.nodes();
+    assert_eq!(bed.guest.state(), "4");
+}
+
+#[test]
 fn nodes_that_say_what_cannot_be_are_refused_in_one_line() {
     for (name, value) in [
         ("ring-ref", "x"), ("ring-ref", "-1"), ("ring-ref", "99"), ("event-channel", ""), ("ring-page-order", "5"), ("ring-page-order", "1"),
@@ -507,7 +544,10 @@ fn what_a_dead_process_had_not_answered_is_done_by_the_next() {
     let mut cx = fake::context(0);
     cx.marks.after(PORT, 117);
     next.start(&mut cx);
-    next.poll(Ready::Fd(JOBS), &mut cx);
+    // As the event loop does, before the sandbox is closed.
+    cx.marks.forget();
+    assert_eq!(world.lock().unwrap().adopted, None);
+    next.poll(Ready::Again, &mut cx);
     for _ in 0..10 {
         next.poll(Ready::Fd(JOBS), &mut cx);
     }

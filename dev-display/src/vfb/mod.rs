@@ -6,7 +6,7 @@
 mod tests;
 
 use crate::frame::Frame;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, NODES, Side, State};
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, Side, State};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready, Surface};
 use std::sync::Arc;
 
@@ -96,12 +96,11 @@ struct Mapped {
 pub struct Vfb {
     front: Box<dyn Frontend>,
     frames: Box<dyn Frames>,
-    state: State,
+    meeting: Meeting,
     mapped: Option<Mapped>,
     /// The domain has drawn since the picture was taken.
     drawn: bool,
     shown: Frame,
-    complaints: u32,
     updates: u64,
     unknown: u64,
 }
@@ -109,7 +108,7 @@ pub struct Vfb {
 impl Vfb {
     /// A frame buffer of the domain of `front`, whose memory `frames` maps.
     pub fn new(front: Box<dyn Frontend>, frames: Box<dyn Frames>) -> Self {
-        Self { front, frames, state: State::Unknown, mapped: None, drawn: false, shown: Frame::default(), complaints: 0, updates: 0, unknown: 0 }
+        Self { front, frames, meeting: Meeting::default(), mapped: None, drawn: false, shown: Frame::default(), updates: 0, unknown: 0 }
     }
 
     fn map(&mut self) -> Result<Mapped, &'static str> {
@@ -210,8 +209,8 @@ impl BackEnd for Vfb {
         &mut *self.front
     }
 
-    fn state(&mut self) -> &mut State {
-        &mut self.state
+    fn meeting(&mut self) -> &mut Meeting {
+        &mut self.meeting
     }
 
     fn offer(&mut self) {
@@ -234,15 +233,11 @@ impl BackEnd for Vfb {
         self.drawn = true;
         true
     }
-
-    fn complaints(&mut self) -> &mut u32 {
-        &mut self.complaints
-    }
 }
 
 impl Auxiliary for Vfb {
     fn start(&mut self, cx: &mut Context) {
-        self.begin(cx);
+        self.prepare(cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
@@ -278,7 +273,7 @@ impl Auxiliary for Vfb {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.state)).value("updates", self.updates).value("unknown events", self.unknown);
+        out.value("state", format!("{:?}", self.meeting.state)).value("updates", self.updates).value("unknown events", self.unknown);
         if let Some(Mapped { geometry: g, bytes, .. }) = &self.mapped {
             out.value("width", g.width).value("height", g.height).value("stride", g.stride).value("offset", g.offset).value("bytes of a pixel", g.pixel).value("bytes", bytes);
         }

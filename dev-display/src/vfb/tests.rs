@@ -83,6 +83,8 @@ fn bed() -> Bed {
     bed.guest.put(true, "state", "1");
     bed.guest.put(false, "state", "1");
     bed.vfb.start(&mut bed.cx);
+    assert_eq!(bed.guest.with(|w| w.asked), 0, "the sandbox is not closed yet");
+    bed.vfb.poll(Ready::Again, &mut bed.cx);
     assert_eq!(bed.guest.told("request-update").as_deref(), Some("1"));
     for (at, value) in [(page::WIDTH, 800u32), (page::HEIGHT, 600), (page::LINE_LENGTH, 3200), (page::MEM_LENGTH, 2 << 20), (page::DEPTH, 32), (page::DIRECTORY, 6)] {
         bed.word(at, value);

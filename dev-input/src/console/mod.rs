@@ -7,7 +7,7 @@
 mod tests;
 
 use crate::serial::Backend;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, NODES, State, number};
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -44,9 +44,8 @@ pub struct Console {
     host: Box<dyn Backend>,
     /// It is the domain's first one, which is there without a meeting.
     first: bool,
-    state: State,
+    meeting: Meeting,
     connected: bool,
-    complaints: u32,
     out: u64,
     into: u64,
     broken: u64,
@@ -55,7 +54,7 @@ pub struct Console {
 impl Console {
     /// A console of the domain of `front`, whose page is the first of `memory`.
     pub fn new(front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, host: Box<dyn Backend>, first: bool) -> Self {
-        Self { front, memory, host, first, state: State::Unknown, connected: false, complaints: 0, out: 0, into: 0, broken: 0 }
+        Self { front, memory, host, first, meeting: Meeting::default(), connected: false, out: 0, into: 0, broken: 0 }
     }
 
     /// Moves bytes both ways; false if nothing moved.
@@ -136,8 +135,12 @@ impl BackEnd for Console {
         &mut *self.front
     }
 
-    fn state(&mut self) -> &mut State {
-        &mut self.state
+    fn meeting(&mut self) -> &mut Meeting {
+        &mut self.meeting
+    }
+
+    fn meets(&self) -> bool {
+        !self.first
     }
 
     fn channel(&self) -> &'static str {
@@ -162,28 +165,15 @@ impl BackEnd for Console {
         self.connected = false;
         true
     }
-
-    fn complaints(&mut self) -> &mut u32 {
-        &mut self.complaints
-    }
 }
 
 impl Auxiliary for Console {
     fn start(&mut self, cx: &mut Context) {
-        if !self.first {
-            return self.begin(cx);
-        }
-        self.front.unmap();
-        match self.connect(cx) {
-            Ok(()) => self.enter(State::Connected),
-            Err(e) => self.complain(&format!("the domain's first console: {e}")),
-        }
+        self.prepare(cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
-        if !self.first {
-            self.changes(ready == Ready::Fd(NODES), cx);
-        }
+        self.changes(ready == Ready::Fd(NODES), cx);
         if ready == Ready::Fd(EVENTS) {
             self.front.signalled();
         }
@@ -191,7 +181,7 @@ impl Auxiliary for Console {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.state)).value("connected", self.connected);
+        out.value("state", format!("{:?}", self.meeting.state)).value("connected", self.connected);
         out.value("bytes from the domain", self.out).value("bytes to it", self.into).value("broken", self.broken);
     }
 }

@@ -49,6 +49,8 @@ fn bed(first: bool) -> Bed {
         bed.guest.put(false, "state", "1");
     }
     bed.console.start(&mut bed.cx);
+    assert_eq!((bed.guest.with(|w| w.asked), bed.guest.with(|w| w.mapped)), (0, 0), "the sandbox is not closed yet");
+    bed.console.poll(Ready::Again, &mut bed.cx);
     if !first {
         bed.guest.put(false, "state", "3");
         bed.console.poll(Ready::Fd(NODES), &mut bed.cx);
@@ -140,6 +142,7 @@ fn a_process_in_a_dead_ones_place_goes_on_with_its_port() {
     cx.marks.after(bulkhead_bus::pv::PORT, 3);
     let mut next = Console::new(Box::new(guest.clone()), guest.memory.clone(), Box::new(host.clone()), true);
     next.start(&mut cx);
+    cx.marks.forget();
     next.poll(Ready::Again, &mut cx);
     assert_eq!((guest.with(|w| w.adopted), host.0.lock().unwrap().took.as_slice()), (Some(3), &b"unheard"[..]));
 }

@@ -6,7 +6,7 @@
 mod tests;
 
 use bulkhead_bus::plan::InputEvent;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, NODES, State, number};
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -51,7 +51,7 @@ pub struct Vkbd {
     input: Option<OwnedFd>,
     /// Tells viewers what the guest takes here.
     takes: Option<OwnedFd>,
-    state: State,
+    meeting: Meeting,
     connected: bool,
     /// The guest wants places.
     places: bool,
@@ -60,13 +60,12 @@ pub struct Vkbd {
     waiting: VecDeque<[u32; 4]>,
     sent: u64,
     lost: u64,
-    complaints: u32,
 }
 
 impl Vkbd {
     /// A keyboard and pointer for the input that comes from `input`. `takes`: see [`bulkhead_bus::plan::FdUse::UsbTakes`].
     pub fn new(front: Box<dyn Frontend>, input: Option<OwnedFd>, takes: Option<OwnedFd>) -> Self {
-        Self { front, input, takes, state: State::Unknown, connected: false, places: false, written: 0, waiting: VecDeque::new(), sent: 0, lost: 0, complaints: 0 }
+        Self { front, input, takes, meeting: Meeting::default(), connected: false, places: false, written: 0, waiting: VecDeque::new(), sent: 0, lost: 0 }
     }
 
     /// Tells viewers where their input goes.
@@ -140,8 +139,8 @@ impl BackEnd for Vkbd {
         &mut *self.front
     }
 
-    fn state(&mut self) -> &mut State {
-        &mut self.state
+    fn meeting(&mut self) -> &mut Meeting {
+        &mut self.meeting
     }
 
     fn offer(&mut self) {
@@ -172,16 +171,12 @@ impl BackEnd for Vkbd {
         self.tell();
         true
     }
-
-    fn complaints(&mut self) -> &mut u32 {
-        &mut self.complaints
-    }
 }
 
 impl Auxiliary for Vkbd {
     fn start(&mut self, cx: &mut Context) {
         self.tell();
-        self.begin(cx);
+        self.prepare(cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
@@ -196,7 +191,7 @@ impl Auxiliary for Vkbd {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.state)).value("places", self.places);
+        out.value("state", format!("{:?}", self.meeting.state)).value("places", self.places);
         out.value("events", self.sent).value("lost", self.lost).value("waiting", self.waiting.len());
     }
 }

@@ -19,6 +19,8 @@ fn bed(places: bool) -> Bed {
     bed.node(true, "state", "1");
     bed.node(false, "state", "1");
     bed.vkbd.start(&mut bed.cx);
+    assert_eq!(bed.fake.with(|w| w.asked), 0, "the sandbox is not closed yet");
+    bed.vkbd.poll(Ready::Again, &mut bed.cx);
     for (name, value) in [("page-gref", "8"), ("event-channel", "5"), ("request-abs-pointer", if places { "1" } else { "0" }), ("state", "3")] {
         bed.node(false, name, value);
     }
@@ -113,6 +115,7 @@ fn a_device_that_the_host_takes_away_before_the_guest_has_come_is_closed() {
     fake.put(false, "state", "1");
     let (mut vkbd, mut cx) = (Vkbd::new(Box::new(fake.clone()), None, None), fake::context(0));
     vkbd.start(&mut cx);
+    vkbd.poll(Ready::Again, &mut cx);
     assert_eq!(fake.told("state").as_deref(), Some("2"));
     fake.put(true, "state", "5");
     vkbd.poll(Ready::Fd(NODES), &mut cx);

@@ -78,6 +78,10 @@ pub struct PvWorld {
     pub adopted: Option<u32>,
     /// Signals to the guest.
     pub notified: u32,
+    /// Questions about nodes.
+    pub asked: u32,
+    /// Nobody answers them.
+    pub silent: bool,
 }
 
 /// A guest's end of a PV device whose pages are those of a [`FakeMemory`], wherever they come from.
@@ -131,7 +135,13 @@ impl FakeFrontend {
 
 impl Frontend for FakeFrontend {
     fn node(&mut self, side: Side, name: &str) -> Option<String> {
-        self.with(|w| w.nodes.get(&(side == Side::Back, name.to_owned())).cloned())
+        self.with(|w| {
+            w.asked = w.asked.saturating_add(1);
+            w.nodes.get(&(side == Side::Back, name.to_owned())).filter(|_| !w.silent).cloned()
+        })
+    }
+    fn unanswered(&mut self) -> bool {
+        self.with(|w| w.silent)
     }
     fn set(&mut self, name: &str, value: &str) {
         self.put(true, name, value);

@@ -55,6 +55,8 @@ pub trait Frontend: Send {
     fn node(&mut self, side: Side, name: &str) -> Option<String>;
     /// Sets a node of this end.
     fn set(&mut self, name: &str, value: &str);
+    /// Whether a question about nodes has got no answer since the last call: then that a node is not there means nothing.
+    fn unanswered(&mut self) -> bool;
     /// Whether nodes have changed since the last call. `ready`: something was said, which was not looked at yet.
     fn changed(&mut self, ready: bool) -> bool;
     /// Maps granted pages at a page of the range; all of them or none.
@@ -79,12 +81,34 @@ pub trait Frontend: Send {
     fn store(&self, offset: usize, value: u32);
 }
 
+/// How far a back end has come with its guest.
+#[derive(Debug)]
+pub struct Meeting {
+    /// This end's state.
+    pub state: State,
+    /// It has looked at the guest's end.
+    begun: bool,
+    /// The local port of a former life, if one was bound.
+    former: Option<u32>,
+    complaints: u32,
+}
+
+impl Default for Meeting {
+    fn default() -> Self {
+        Self { state: State::Unknown, begun: false, former: None, complaints: 0 }
+    }
+}
+
 /// A back end: what is its own of the meeting; the rest is provided.
 pub trait BackEnd {
     /// The guest's end.
     fn front(&mut self) -> &mut dyn Frontend;
-    /// This end's state.
-    fn state(&mut self) -> &mut State;
+    /// How far it has come.
+    fn meeting(&mut self) -> &mut Meeting;
+    /// Whether the guest's end has a state; a domain's first console has none, and is there from the start.
+    fn meets(&self) -> bool {
+        true
+    }
     /// Writes what the guest may choose from.
     fn offer(&mut self);
     /// Connects to what the guest's nodes name, with [`Self::listen`] for the event channel.
@@ -103,12 +127,9 @@ pub trait BackEnd {
         self.front().node(Side::Back, "frontend").is_none()
     }
 
-    /// Lines of complaint so far.
-    fn complaints(&mut self) -> &mut u32;
-
     /// A line for the log, as long as there are not too many: the guest can cause them.
     fn complain(&mut self, line: &str) {
-        let said = self.complaints();
+        let said = &mut self.meeting().complaints;
         if *said < COMPLAINTS {
             *said = said.saturating_add(1);
             tracing::warn!("{line}{}", if *said == COMPLAINTS { " (more of this is only counted)" } else { "" });
@@ -117,28 +138,50 @@ pub trait BackEnd {
 
     /// Says what this end's state is.
     fn enter(&mut self, state: State) {
-        if *self.state() != state {
-            *self.state() = state;
+        if self.meeting().state != state {
+            self.meeting().state = state;
             self.front().set("state", &(state as u8).to_string());
         }
+    }
+
+    /// Before the process's sandbox is closed: nothing that the guest can write is looked at yet. [`Self::changes`] begins.
+    fn prepare(&mut self, cx: &mut Context) {
+        self.meeting().former = cx.marks.former(PORT).and_then(|port| u32::try_from(port).ok()).filter(|port| *port != 0);
+        if let Some(port) = self.meeting().former {
+            // For the next life, if this one ends before it has come so far.
+            cx.marks.set(PORT, u64::from(port));
+        }
+        cx.again();
     }
 
     /// Begins; goes on where a former life has left a connection.
     fn begin(&mut self, cx: &mut Context) {
         // What a former life has named is of no use.
         self.front().unmap();
-        *self.state() = match State::of(self.front().node(Side::Back, "state").as_deref()) {
-            State::Connected if cx.marks.former(PORT).is_some_and(|p| p != 0) => State::InitWait,
+        if !self.meets() {
+            match self.connect(cx) {
+                Ok(()) => self.enter(State::Connected),
+                Err(e) => self.complain(&format!("the domain's end cannot be connected: {e}")),
+            }
+            return;
+        }
+        let own = State::of(self.front().node(Side::Back, "state").as_deref());
+        self.meeting().state = match own {
+            State::Connected if self.meeting().former.is_some() => State::InitWait,
             State::InitWait => State::InitWait,
             _ => State::Unknown,
         };
         self.nodes(cx);
-        self.changes(false, cx);
     }
 
-    /// Looks at nodes that have changed. Its own questions may have been answered after the news of more.
+    /// Called with everything that becomes ready: begins at the first time, and looks at nodes that have changed. Its own questions may
+    /// have been answered after the news of more.
     fn changes(&mut self, ready: bool, cx: &mut Context) {
-        if self.front().changed(ready) {
+        let changed = self.front().changed(ready);
+        if !std::mem::replace(&mut self.meeting().begun, true) {
+            self.begin(cx);
+            cx.again();
+        } else if changed && self.meets() {
             self.nodes(cx);
             cx.again();
         }
@@ -149,13 +192,12 @@ pub trait BackEnd {
     /// # Errors
     /// See [`Self::connect`].
     fn listen(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let local = match cx.marks.former(PORT).and_then(|local| u32::try_from(local).ok()) {
-            Some(local @ 1..) => {
+        let local = match self.meeting().former.take() {
+            Some(local) => {
                 self.front().adopt(local);
-                cx.marks.forget();
                 local
             }
-            _ => {
+            None => {
                 let node = self.channel();
                 let port = number(self.front(), node).ok_or("the node of the event channel is no port")?;
                 self.front().bind(port).ok_or("the event channel cannot be bound")?
@@ -171,7 +213,7 @@ pub trait BackEnd {
         if gone {
             self.front().unbind();
             cx.marks.set(PORT, 0);
-            cx.marks.forget();
+            self.meeting().former = None;
             self.front().unmap();
         }
         gone
@@ -179,23 +221,32 @@ pub trait BackEnd {
 
     /// The guest's end, or who runs the host, has changed nodes.
     fn nodes(&mut self, cx: &mut Context) {
-        let own = *self.state();
-        if self.is_gone() {
+        let own = self.meeting().state;
+        self.front().unanswered();
+        let gone = self.is_gone();
+        let here = State::of(self.front().node(Side::Back, "state").as_deref());
+        let there = State::of(self.front().node(Side::Front, "state").as_deref());
+        if self.front().unanswered() {
+            // Everything stays as it is; a xenbus that is there again tells of everything.
+            self.complain("xenbus does not answer");
+            return;
+        }
+        if gone {
             // Who runs the host has taken the device away: a node written now would make its directory anew.
             if self.part(cx) {
-                *self.state() = State::Closed;
+                self.meeting().state = State::Closed;
             }
             return;
         }
         // Who runs the host wants it to end by setting this end's state. A guest that is connected hears that itself, and says when it is done.
-        let wanted = State::of(self.front().node(Side::Back, "state").as_deref()) == State::Closing;
+        let wanted = here == State::Closing;
         if wanted && !matches!(own, State::Connected | State::Closing | State::Closed) {
             if self.part(cx) {
                 self.enter(State::Closed);
             }
             return;
         }
-        match State::of(self.front().node(Side::Front, "state").as_deref()) {
+        match there {
             State::Initialising | State::InitWait => match own {
                 State::Unknown | State::Initialising => self.wait(),
                 // It begins anew, with or without having said good-bye.

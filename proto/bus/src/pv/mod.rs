@@ -3,5 +3,5 @@
 mod back_end;
 mod calls;
 
-pub use back_end::{BackEnd, EVENTS, Frontend, NODES, PORT, State, number};
+pub use back_end::{BackEnd, EVENTS, Frontend, Meeting, NODES, PORT, State, number};
 pub use calls::{BUFFER_PAGES, GRANTS, GrantCall, GrantReply, Piece, Side, VALUE, XenbusCall, XenbusReply};
