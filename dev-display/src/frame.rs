@@ -1,4 +1,5 @@
 //! A picture in memory.
+use bulkhead_bus::Surface;
 
 /// A picture: 8 bits each of red, green, blue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,17 @@ impl Frame {
             }
         }
         ranges
+    }
+
+    /// Draws what differs from `before`, which is this then; nothing if the surface has no room.
+    pub(crate) fn show(self, before: &mut Self, surface: &mut dyn Surface) {
+        if surface.begin(self.width, self.height) {
+            for y in self.dirty(before).into_iter().flatten() {
+                surface.line(y, self.row(y));
+            }
+            surface.end();
+            *before = self;
+        }
     }
 
     /// As a PNG.

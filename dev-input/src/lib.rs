@@ -3,6 +3,7 @@
 
 pub mod console;
 pub mod ps2;
+mod records;
 pub mod serial;
 pub mod usb;
 pub mod vkbd;

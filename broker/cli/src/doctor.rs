@@ -83,7 +83,8 @@ fn installed() -> Vec<Finding> {
 
 fn xen() -> Vec<Finding> {
     let remedy = "boot under Xen, with the modules xen-privcmd and xen-evtchn";
-    let mut all = vec![node("/dev/xen/privcmd", remedy), node("/dev/xen/evtchn", remedy)];
+    let grants = "the module xen-gntdev: PV disks and keyboards need it";
+    let mut all = vec![node("/dev/xen/privcmd", remedy), node("/dev/xen/evtchn", remedy), node("/dev/xen/gntdev", grants)];
     let version = read("/sys/hypervisor/version/major").zip(read("/sys/hypervisor/version/minor"));
     let numbers = version.as_ref().and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
     all.push(match numbers {

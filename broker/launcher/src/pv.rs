@@ -122,7 +122,8 @@ pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xensto
     let now = xenstore.read(&format!("{back}/params")).unwrap_or_default();
     let file = file.unwrap_or_default();
     let same = now.is_empty() || now == file || now.split_once(':').is_some_and(|(_, now)| now == file);
-    !same || xenstore.read(&format!("{back}/frontend")).is_err()
+    // xenstored has said so: one that does not answer takes nothing away.
+    !same || xenstore.read(&format!("{back}/frontend")).is_err_and(|e| e.is_answer())
 }
 
 /// A disk by its back end's nodes, none if they are not whole yet. A CD may be without a medium.

@@ -9,9 +9,10 @@ use crate::budget;
 use crate::resource::{CLOSED, Resource};
 use crate::slot::{Channel, Life, Phase, SlotState};
 use crate::attach::Watch;
+use crate::machine::Backing;
 use crate::stubdom::Stubdom;
 use bulkhead_bus::plan::{
-    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
+    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess, WhenFull,
 };
 use bulkhead_policy::interface::Rules;
 use crate::argv::Parsed;
@@ -100,6 +101,10 @@ struct Launcher {
     watched: Option<Watch>,
     /// Those who serve a disk that came later, by its slot.
     servers: Vec<(Slot, [Slot; 2])>,
+    /// What was said of disks that are not served.
+    told: Vec<String>,
+    /// What images may be based on, and what becomes of writes without room, for disks that come later.
+    images: (Backing, WhenFull),
     executable: OwnedFd,
     slots: Vec<SlotState>,
     epoll: OwnedFd,
@@ -163,6 +168,9 @@ impl Launcher {
         }
         self.running = true;
         self.tell_running();
+        if self.attach {
+            self.watch_domain()?;
+        }
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
             let mut xenstore = match self.xenstore.take() {
                 Some(open) => open,

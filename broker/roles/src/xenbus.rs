@@ -84,7 +84,7 @@ impl Xenbus {
             };
             let reply = match done {
                 Ok(value) => XenbusReply::Value(value),
-                Err(e) if is_answer(&e) => XenbusReply::Value(None),
+                Err(e) if e.is_answer() => XenbusReply::Value(None),
                 // Whatever was said on it, this connection is lost. The next life gets another.
                 Err(e) => give_up(&e),
             };
@@ -105,11 +105,6 @@ impl Xenbus {
         }
         !fired.is_empty()
     }
-}
-
-/// Whether xenstored has answered, with an error's name: the node is not there, or not for us.
-fn is_answer(e: &XenError) -> bool {
-    e.source.kind() == std::io::ErrorKind::Other
 }
 
 fn give_up(e: &XenError) -> ! {

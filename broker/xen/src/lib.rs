@@ -31,6 +31,10 @@ impl XenError {
     pub fn forbidden(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::PermissionDenied
     }
+    /// Whether xenstored has answered, with an error's name: the node is not there, or not for us. Otherwise nobody has.
+    pub fn is_answer(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::Other
+    }
     pub(crate) fn last(what: &'static str) -> Self {
         Self { what, source: std::io::Error::last_os_error() }
     }

@@ -259,13 +259,7 @@ impl Auxiliary for Vfb {
         // A domain without a picture is black, of the size that it had.
         let empty = || Frame::new(self.shown.width.max(640), self.shown.height.max(400));
         let frame = self.picture().unwrap_or_else(empty);
-        if surface.begin(frame.width, frame.height) {
-            for y in frame.dirty(&self.shown).into_iter().flatten() {
-                surface.line(y, frame.row(y));
-            }
-            surface.end();
-            self.shown = frame;
-        }
+        frame.show(&mut self.shown, surface);
     }
 
     fn screenshot(&mut self) -> Option<Vec<u8>> {

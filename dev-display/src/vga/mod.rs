@@ -620,13 +620,7 @@ impl Device for Vga {
     fn refresh(&mut self, surface: &mut dyn Surface) {
         // What blinks does so for those who look, by the host's clock.
         let frame = self.frame_in(Clock::Real.now().div_euclid(BLINK) & 1 == 0);
-        if surface.begin(frame.width, frame.height) {
-            for y in frame.dirty(&self.shown).into_iter().flatten() {
-                surface.line(y, frame.row(y));
-            }
-            surface.end();
-            self.shown = frame;
-        }
+        frame.show(&mut self.shown, surface);
     }
 
     fn screenshot(&mut self) -> Option<Vec<u8>> {

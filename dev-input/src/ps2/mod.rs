@@ -4,6 +4,7 @@ mod mouse;
 mod spec;
 mod state;
 
+use crate::records;
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows, StateError,
@@ -18,8 +19,6 @@ use state::{Ps2State, VERSION};
 /// Lines: keyboard, mouse.
 const KEYBOARD: usize = 0;
 const MOUSE: usize = 1;
-/// Records of a viewer that are taken at once.
-const RECORDS: usize = 64;
 /// Shadow of the status register.
 const SHADOW_STATUS: usize = 0;
 
@@ -242,15 +241,7 @@ impl Device for Ps2 {
 
     fn poll(&mut self, _: Ready, cx: &mut Context) {
         let Some(viewer) = &self.viewer else { return };
-        let mut bytes = [0; InputEvent::LEN * RECORDS];
-        // Writes of whole records are atomic, so what is read is whole records, unless the writer is hostile.
-        let Ok(n) = rustix::io::read(viewer, &mut bytes) else { return };
-        // A full buffer: there may be more, and the pipe is polled by edge.
-        if n == bytes.len() {
-            cx.again();
-        }
-        let events = bytes.get(..n).unwrap_or_default().as_chunks().0.iter().filter_map(|r| InputEvent::from_bytes(*r));
-        for event in events.collect::<Vec<_>>() {
+        for event in records::take(viewer, cx) {
             self.input(event, cx);
         }
     }

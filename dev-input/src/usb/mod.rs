@@ -16,8 +16,9 @@ mod schedule;
 mod spec;
 mod state;
 
+use crate::records;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
-use bulkhead_bus::plan::{InputEvent, UsbDevice};
+use bulkhead_bus::plan::UsbDevice;
 use bulkhead_bus::{Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError, TimerId};
 use function::Function;
 use rustix::fd::OwnedFd;
@@ -218,12 +219,7 @@ impl Uhci {
     /// What viewers have typed and pointed at.
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
-        let mut bytes = [0; InputEvent::LEN * 64];
-        let Ok(n) = rustix::io::read(input, &mut bytes) else { return };
-        if n == bytes.len() {
-            cx.again();
-        }
-        for event in bytes.get(..n).unwrap_or_default().as_chunks().0.iter().filter_map(|r| InputEvent::from_bytes(*r)) {
+        for event in records::take(input, cx) {
             self.ports.iter_mut().filter_map(|p| p.function.as_mut()).filter(|f| f.configuration != 0).for_each(|f| f.hid.input(event));
         }
     }

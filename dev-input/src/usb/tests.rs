@@ -1,4 +1,5 @@
 use super::*;
+use bulkhead_bus::plan::InputEvent;
 use super::spec::{Control, Token, descriptor, pid};
 use bulkhead_bus::fake::{self, FakeMemory};
 use bulkhead_bus::{Clock, GuestMemory as _};

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::records;
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
@@ -95,12 +96,7 @@ impl Vkbd {
 
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
-        let mut bytes = [0; InputEvent::LEN * 64];
-        let Ok(n) = rustix::io::read(input, &mut bytes) else { return };
-        if n == bytes.len() {
-            cx.again();
-        }
-        for event in bytes.get(..n).unwrap_or_default().as_chunks().0.iter().filter_map(|r| InputEvent::from_bytes(*r)) {
+        for event in records::take(input, cx) {
             match self.event(event).filter(|_| self.connected && self.waiting.len() < WAITING) {
                 Some(event) => self.waiting.push_back(event),
                 None => self.lost = self.lost.saturating_add(1),

@@ -126,7 +126,8 @@ S
     ! grep -i 'xenbus.*timeout' /run/$g.out && said $g "GUEST-second x=0 y=$last wheel= buttons=.* 273:0" && said $g GUEST-DONE
 }
 
-# A PV guest, which has no emulated devices at all: its disks, its frame buffer and its keyboard are served, without QEMU.
+# A PV guest, which has no emulated devices at all: its disks, its frame buffer and its keyboard are served, without QEMU. Its disks' driver
+# is told to take its grants back after each request, so that all is copied, and to use rings of sixteen pages.
 pv_guest() {
     mv /usr/libexec/xen-qemu-system-i386 /usr/libexec/away || return 1
     trap 'mv /usr/libexec/away /usr/libexec/xen-qemu-system-i386' EXIT
@@ -146,7 +147,7 @@ name="pv"
 type="pv"
 kernel="$guests/vmlinuz"
 ramdisk="$guests/initrd"
-cmdline="console=hvc0 quiet panic=-1 mitigations=off"
+cmdline="console=hvc0 quiet panic=-1 mitigations=off xen_blkfront.feature_persistent=0 xen_blkfront.max_ring_page_order=4"
 memory=256
 vcpus=1
 disk=[$(disk xvda /run/pv.img),$(disk xvdb /run/pv.data)]
@@ -161,7 +162,8 @@ C
     mkfifo /run/pv.in; exec 6<>/run/pv.in
     $tools/bulkhead-bed terminal xl console pv </run/pv.in >/run/pv.out 2>&1 &
     await 60 said pv GUEST-ASKS || { trouble pv; xenstore-ls /local/domain/0/backend; return 1; }
-    bulkhead ps pv; bulkhead inspect pv vfb
+    bulkhead ps pv; bulkhead inspect pv vfb; bulkhead inspect pv qdisk51728 | tee /run/pv.disk
+    grep -q 'ring entries  *512' /run/pv.disk && grep -q 'persistent grants  *false' /run/pv.disk && grep -q 'copied requests  *[1-9]' /run/pv.disk && grep -q 'pages mapped  *0' /run/pv.disk || return 1
     vnc=$(vnc_address pv) || return 1
     view() { rm -f /out/pv.ppm /out/pv.png; $tools/bulkhead-bed vnc "$vnc" picture /out/pv.ppm && screenshot pv pv && $tools/bulkhead-bed same-picture /out/pv.png /out/pv.ppm; }
     await 20 view || { view; return 1; }

@@ -306,6 +306,8 @@ S
     for f in qd.img qd.data qe.qcow2; do
         n=0; for p in $(tree qd | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -q "/run/$f\$" && n=$((n + 1)) && h=$p; done
         echo "$f: $n holders, the last: $(tr '\0' ' ' <"/proc/$h/cmdline")"
+        # The launcher, for a later life, and nobody else but that.
+        [ $n = 2 ] && tr '\0' ' ' <"/proc/$h/cmdline" | grep -q '^qdisk' || { echo "somebody else has $f"; return 1; }
     done
     say begin
     acks() { sed -n 's/.*GUEST-ACK \([0-9]*\)\..*/\1/p' /run/qd.out | tail -n 1; }

@@ -32,7 +32,7 @@ impl BackEnds {
         let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
         // One that does not answer at all would be waited for at each question.
         if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
-            && e.source.kind() == std::io::ErrorKind::TimedOut
+            && !e.is_answer()
         {
             return Err(Code::Xenstore.line(e));
         }
@@ -56,8 +56,7 @@ impl BackEnds {
             let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
             let (mut fds, config) = match twin {
                 Some(index) => (Vec::new(), nobodys(&disk.drive, index)),
-                None if disk.drive.file.is_none() => pv_image(&disk.drive, null)?,
-                None => host::drive(&disk.drive, machine.backing, machine.full).coded(Code::Image)?,
+                None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
             };
             fds.extend(servers.serve(disk.nodes, true)?);
             this.push(DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard }, fds);
@@ -102,8 +101,8 @@ impl BackEnds {
 }
 
 /// The image of a disk, or nothing at all for a CD drive that is empty: a disk without sectors.
-fn pv_image(drive: &crate::machine::Drive, null: &OwnedFd) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
-    let (mut fds, mut config) = host::drive(drive, Backing::Any, WhenFull::default()).coded(Code::Image)?;
+fn pv_image(drive: &crate::machine::Drive, (backing, full): (Backing, WhenFull), null: &OwnedFd) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
+    let (mut fds, mut config) = host::drive(drive, backing, full).coded(Code::Image)?;
     if drive.file.is_none() {
         fds.push((FdUse::Drive(config.index), rustix::io::dup(null).map_err(|e| e.to_string())?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
@@ -183,7 +182,8 @@ impl Launcher {
         }
     }
 
-    /// The domain whose back ends are served may die, and its disks come and go.
+    /// The domain whose back ends are served may die, and its disks come and go. From when all runs on: a disk that has come before is seen
+    /// then.
     pub(super) fn watch_domain(&mut self) -> Result<(), String> {
         let watch = Watch::new(self.plan.domid)?;
         epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN).map_err(|e| e.to_string())?;
@@ -195,7 +195,7 @@ impl Launcher {
     pub(super) fn disks_changed(&mut self) {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
         let (disks, notes) = pv::all_disks(self.plan.domid, &mut xenstore);
-        notes.iter().for_each(|note| say(note));
+        let mut notes = notes;
         let known: Vec<(Slot, u32, Option<String>)> = self.plan.devices.iter().filter_map(|d| match &d.config {
             DeviceConfig::Qdisk { devid, disk, .. } => Some((d.slot, *devid, disk.file.clone())),
             _ => None,
@@ -204,10 +204,13 @@ impl Launcher {
             if pv::is_gone(self.plan.domid, *devid, file.as_deref(), &mut xenstore) {
                 let servers = self.servers.iter().filter(|(disk, _)| disk == slot).flat_map(|(_, servers)| *servers).collect::<Vec<_>>();
                 for slot in servers.into_iter().chain([*slot]) {
-                    if let Some(state) = self.slot(slot) {
-                        state.phase = Phase::Unplugged;
-                        state.kept.clear();
-                        state.kill("its disk was taken away");
+                    let Some(state) = self.slot(slot) else { continue };
+                    state.phase = Phase::Unplugged;
+                    state.kept.clear();
+                    state.kill("its disk was taken away");
+                    if state.life.is_none() {
+                        // It had died too often; nobody will say that it has ended.
+                        self.remove(slot);
                     }
                 }
             }
@@ -218,16 +221,19 @@ impl Launcher {
             let devid = disk.devid;
             match self.add_disk(disk) {
                 Ok(()) => new = true,
-                Err(e) => say(&format!("PV disk {devid} is not served: {e}")),
+                Err(e) => notes.push(format!("PV disk {devid} is not served: {e}")),
             }
         }
+        // Once each: the guest can cause any number of looks.
+        notes.iter().filter(|note| !self.told.contains(note)).for_each(|note| say(note));
+        self.told = notes;
         if new {
             self.renew_control();
         }
     }
 
     fn add_disk(&mut self, disk: pv::PvDisk) -> Result<(), String> {
-        let (mut fds, config) = pv_image(&disk.drive, &self.null)?;
+        let (mut fds, config) = pv_image(&disk.drive, self.images, &self.null)?;
         let mut servers = Servers { domid: self.plan.domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)], grant: Vec::new() };
         fds.extend(servers.serve(disk.nodes, true)?);
         let Servers { devices, xenbus, grant, .. } = servers;
@@ -260,6 +266,14 @@ impl Launcher {
 
     /// The process of a disk that was taken away has ended.
     pub(super) fn forget(&mut self, slot: Slot) {
+        if self.remove(slot) {
+            self.renew_control();
+            self.disks_changed();
+        }
+    }
+
+    /// Nothing is known of a slot any more; whether it was a disk's.
+    fn remove(&mut self, slot: Slot) -> bool {
         self.slots.retain(|s| s.slot != slot);
         let was_disk = self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
         self.plan.devices.retain(|d| d.slot != slot);
@@ -267,10 +281,7 @@ impl Launcher {
         if let Some(control) = self.slot(CONTROL) {
             control.kept.retain(|(what, _)| *what != FdUse::Log(slot));
         }
-        if was_disk {
-            self.renew_control();
-            self.disks_changed();
-        }
+        was_disk
     }
 
     /// Control is told of the devices when it starts, so it starts again.

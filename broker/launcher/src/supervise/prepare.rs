@@ -172,6 +172,8 @@ impl Launcher {
             attach: machine.attach,
             watched: None,
             servers: Vec::new(),
+            told: Vec::new(),
+            images: (machine.backing, machine.full),
             executable,
             slots: Vec::new(),
             epoll,
@@ -198,9 +200,6 @@ impl Launcher {
         };
         let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
-        if machine.attach {
-            launcher.watch_domain()?;
-        }
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
         }
