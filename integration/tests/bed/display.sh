@@ -133,9 +133,10 @@ pv_guest() {
     trap 'mv /usr/libexec/away /usr/libexec/xen-qemu-system-i386' EXIT
     linux_config our pv <<'S'
 echo "GUEST-HAS $(ls /sys/block | grep xvd | tr '\n' ' ') $(cat /proc/fb) $(grep -c 'Name="Xen Virtual' /proc/bus/input/devices)"
-copy 16; copy 80; echo GUEST-COPIED
+copy 16; echo GUEST-COPIED
 printf '\033[2J\033[H\033[?25lname? ' >/dev/tty1; echo "GUEST-ASKS"
 read -r name </dev/tty1; echo "GUEST-READ <$name>"
+copy 80; echo GUEST-AGAIN
 for k in 1 2; do
     await 60 test -b /dev/xvdc && echo "GUEST-DISK-$k $(sha256sum </dev/xvdc)"
     await 60 test ! -e /dev/xvdc && echo "GUEST-GONE-$k"
@@ -168,9 +169,12 @@ C
     view() { rm -f /out/pv.ppm /out/pv.png; $tools/bulkhead-bed vnc "$vnc" picture /out/pv.ppm && screenshot pv pv && $tools/bulkhead-bed same-picture /out/pv.png /out/pv.ppm; }
     await 20 view || { view; return 1; }
     cp /out/pv.ppm /out/pv-asks.ppm
+    # Those whom all ask die, and one that asks: what is copied next needs the new ones.
+    for r in xenbus grant qdisk; do p=$(role_pid pv $r); kill -KILL "$p"; await 20 sh -c "bulkhead --json ps pv | grep -q '\"name\":\"$r[0-9]*\"[^}]*\"restarts\":1'" || { bulkhead ps pv; trouble pv; return 1; }; done
     $tools/bulkhead-bed vnc "$vnc" type "By PV_7
 " && await 20 said pv 'GUEST-READ <By PV_7>' || { trouble pv; return 1; }
     await 20 view && ! cmp -s /out/pv.ppm /out/pv-asks.ppm || { echo "nothing was seen of what was typed"; return 1; }
+    await 60 said pv GUEST-AGAIN || { trouble pv; return 1; }
     # A disk that comes while it runs, goes, and comes again with another image.
     for n in 1 2; do
         head -c 1048576 /dev/urandom >/run/pv.more$n
