@@ -1,6 +1,7 @@
 //! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
 //! versions have saved (`tests/golden`), which must be understood for ever.
 use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
@@ -13,11 +14,21 @@ fn ide_seeds() {
     assert_eq!(seeds(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ide")), Ok(()));
 }
 
+#[test]
+fn qdisk_seeds() {
+    assert_eq!(pv::exercise::seeds(&bulkhead_dev_blk::qdisk::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/qdisk")), Ok(()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn ide_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(exercise(&bulkhead_dev_blk::ide::exercised, &bytes), Ok(()));
+    }
+
+    #[test]
+    fn qdisk_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_blk::qdisk::exercised(), &bytes), Ok(()));
     }
 }

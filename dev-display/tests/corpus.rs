@@ -1,6 +1,7 @@
 //! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
 //! versions have saved (`tests/golden`), which must be understood for ever.
 use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
@@ -11,6 +12,11 @@ fn vga_states_of_earlier_versions_are_understood() {
 #[test]
 fn vga_seeds() {
     assert_eq!(seeds(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga")), Ok(()));
+}
+
+#[test]
+fn vfb_seeds() {
+    assert_eq!(pv::exercise::seeds(&bulkhead_dev_display::vfb::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vfb")), Ok(()));
 }
 
 proptest! {
@@ -30,5 +36,10 @@ proptest! {
         bytes.extend_from_slice(&said);
         prop_assert_eq!(bulkhead_dev_display::vnc::exercise_session(&bytes), Ok(()));
         prop_assert_eq!(bulkhead_dev_display::vnc::exercise_session(&said), Ok(()));
+    }
+
+    #[test]
+    fn vfb_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_display::vfb::exercised(), &bytes), Ok(()));
     }
 }

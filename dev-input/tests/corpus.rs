@@ -1,6 +1,7 @@
 //! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
 //! versions have saved (`tests/golden`), which must be understood for ever.
 use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
@@ -23,6 +24,16 @@ fn serial_seeds() {
     assert_eq!(seeds(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/serial")), Ok(()));
 }
 
+#[test]
+fn vkbd_seeds() {
+    assert_eq!(pv::exercise::seeds(&bulkhead_dev_input::vkbd::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vkbd")), Ok(()));
+}
+
+#[test]
+fn console_seeds() {
+    assert_eq!(pv::exercise::seeds(&bulkhead_dev_input::console::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/console")), Ok(()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
@@ -39,5 +50,15 @@ proptest! {
     #[test]
     fn usb_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(exercise(&bulkhead_dev_input::usb::exercised, &bytes), Ok(()));
+    }
+
+    #[test]
+    fn vkbd_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_input::vkbd::exercised(), &bytes), Ok(()));
+    }
+
+    #[test]
+    fn console_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_input::console::exercised(), &bytes), Ok(()));
     }
 }

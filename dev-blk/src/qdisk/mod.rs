@@ -13,6 +13,8 @@ mod spec;
 mod tests;
 
 use crate::backend::{Executor, Image, Job, Outcome};
+use bulkhead_bus::fake::FakeFrontend;
+use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, Meeting, NODES, Piece, Side, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
@@ -20,6 +22,7 @@ use rustix::io::Errno;
 use spec::{INDIRECT_SEGMENTS, Layout, Request, SEGMENT, SECTOR, Segment, Segments, What, rsp};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Ready number of the threads' results.
 pub const JOBS: u32 = 2;
@@ -40,6 +43,13 @@ const IN_FLIGHT: usize = 32;
 pub const LANES: usize = 4;
 /// Requests that are taken before others get their turn.
 const BUDGET: usize = 64;
+
+/// Bytes of a request at most that may be carried out at once, without a lane, when it is the only one.
+const SHORT: u64 = 64 << 10;
+/// What takes longer was no work for this thread, which cannot take other requests meanwhile,
+const QUICK: Duration = Duration::from_micros(500);
+/// and so many requests that follow go to the lanes.
+const SLOW: u32 = 256;
 
 /// What the guest is told of the disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,6 +90,7 @@ struct Counters {
     sectors_read: u64,
     sectors_written: u64,
     copied: u64,
+    at_once: u64,
     signals: u64,
     notified: u64,
     broken: u64,
@@ -104,6 +115,8 @@ pub struct Qdisk {
     lanes: [Option<u64>; LANES],
     /// Number of the first flight.
     first: u64,
+    /// Requests that do not try to be carried out at once, after one that took long.
+    slow: u32,
     counters: Counters,
     /// The image's name in the nodes when this process began.
     parameters: Option<String>,
@@ -126,6 +139,7 @@ impl Qdisk {
             flights: VecDeque::new(),
             lanes: [None; LANES],
             first: 0,
+            slow: 0,
             counters: Counters::default(),
             parameters: None,
         }
@@ -312,6 +326,7 @@ impl Qdisk {
 
     /// Gives idle lanes what may be done now.
     fn dispatch(&mut self) {
+        let lone = self.flights.len() == 1 && self.lanes.iter().all(Option::is_none);
         for (index, number) in (0usize..).zip(self.first..) {
             let Some(flight) = self.flights.get_mut(index) else { break };
             if flight.status.is_some() {
@@ -322,6 +337,11 @@ impl Qdisk {
                 let Some(lane) = self.lanes.iter().position(Option::is_none) else { break };
                 match flight.jobs.pop_front() {
                     Some(job) => {
+                        if lone && !flight.alone && short(&job) && let Some(outcome) = at_once(&mut *self.executor, &mut self.slow, &self.image, &job) {
+                            self.counters.at_once = self.counters.at_once.saturating_add(1);
+                            self.outcome(index, outcome);
+                            continue;
+                        }
                         flight.running = true;
                         if let Some(at) = self.lanes.get_mut(lane) {
                             *at = Some(number);
@@ -342,6 +362,11 @@ impl Qdisk {
     fn done(&mut self, lane: usize, outcome: Outcome) {
         let Some(number) = self.lanes.get_mut(lane).and_then(Option::take) else { return };
         let Some(index) = number.checked_sub(self.first).and_then(|i| usize::try_from(i).ok()) else { return };
+        self.outcome(index, outcome);
+    }
+
+    /// A job of a request is done.
+    fn outcome(&mut self, index: usize, outcome: Outcome) {
         let buffer = |place: usize| address(BUFFER.saturating_add(place.saturating_mul(INDIRECT_SEGMENTS)));
         let Some(flight) = self.flights.get_mut(index) else { return };
         flight.running = false;
@@ -385,6 +410,25 @@ impl Qdisk {
         }
         answered
     }
+}
+
+/// Whether a job may be carried out at once: it waits for nothing but the page cache, as a rule.
+fn short(job: &Job) -> bool {
+    matches!(job, Job::ReadDma { to: segments, .. } | Job::WriteDma { from: segments, .. } if segments.iter().map(|s| u64::from(s.len)).sum::<u64>() <= SHORT)
+}
+
+/// Carries a job out here, unless that took too long not many requests ago.
+fn at_once(executor: &mut dyn Executor, slow: &mut u32, image: &Image, job: &Job) -> Option<Outcome> {
+    if *slow > 0 {
+        *slow = slow.saturating_sub(1);
+        return None;
+    }
+    let start = Instant::now();
+    let outcome = executor.at_once(image, job)?;
+    if start.elapsed() > QUICK {
+        *slow = SLOW;
+    }
+    Some(outcome)
 }
 
 /// The address of a page in the range.
@@ -505,6 +549,20 @@ impl Auxiliary for Qdisk {
         out.value("pages mapped", self.pages.len()).value("under way", self.flights.len());
         out.value("reads", c.reads).value("writes", c.writes).value("flushes", c.flushes).value("discards", c.discards);
         out.value("sectors read", c.sectors_read).value("sectors written", c.sectors_written).value("errors", c.errors);
-        out.value("copied requests", c.copied).value("signals", c.signals).value("notifications", c.notified).value("broken rings", c.broken);
+        out.value("copied requests", c.copied).value("at once", c.at_once).value("signals", c.signals).value("notifications", c.notified).value("broken rings", c.broken);
     }
+}
+
+/// The back end as its fuzz target and its corpus test know it: a disk of 1 MiB in memory, jobs done at once.
+pub fn exercised() -> Subject<'static> {
+    fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
+        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).and_then(|file| rustix::fs::ftruncate(&file, 1 << 20).map(|()| file));
+        // Without room for it nothing can be said about the back end.
+        let Ok(file) = file else { std::process::abort() };
+        let executor = crate::backend::Inline::new(guest.memory.clone());
+        let image = Image::raw(file, 1 << 20);
+        Box::new(Qdisk::new(Arc::new(image), Options { discard: true, ..Options::default() }, Box::new(guest.clone()), guest.memory.clone(), Box::new(executor)))
+    }
+    let nodes = &["ring-ref", "event-channel", "protocol", "feature-persistent", "ring-page-order", "ring-ref0", "ring-ref1", "ring-ref2", "ring-ref3"];
+    Subject::new(&make, BUFFER.saturating_add(BUFFER_PAGES), nodes)
 }

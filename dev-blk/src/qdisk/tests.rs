@@ -21,6 +21,8 @@ struct World {
     /// Questions about nodes, and whether nobody answers them.
     asked: u32,
     silent: bool,
+    /// How long a job takes that is carried out at once, if any may be.
+    at_once: Option<Duration>,
 }
 
 struct Fake(Arc<Mutex<World>>, Arc<FakeMemory>);
@@ -187,9 +189,15 @@ struct Held {
     jobs: Arc<Mutex<Vec<(usize, Arc<Image>, Job)>>>,
     go: Arc<Mutex<usize>>,
     order: Arc<Mutex<Vec<String>>>,
+    world: Arc<Mutex<World>>,
 }
 
 impl Executor for Held {
+    fn at_once(&mut self, image: &Image, job: &Job) -> Option<Outcome> {
+        let takes = self.world.lock().unwrap().at_once?;
+        std::thread::sleep(takes);
+        self.inner.at_once(image, job)
+    }
     fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job) {
         self.order.lock().unwrap().push(format!("{job:?}").split([' ', '(']).next().unwrap().to_owned());
         self.jobs.lock().unwrap().push((lane, image, job));
@@ -217,7 +225,7 @@ const SECTORS: u64 = 2048;
 
 fn disk(world: &Arc<Mutex<World>>, range: &Arc<FakeMemory>, file: &rustix::fd::OwnedFd, options: Options) -> (Qdisk, Arc<Mutex<usize>>, Arc<Mutex<Vec<String>>>) {
     let (go, order) = (Arc::new(Mutex::new(usize::MAX)), Arc::default());
-    let held = Held { inner: Inline::new(range.clone()), jobs: Arc::default(), go: go.clone(), order: Arc::clone(&order) };
+    let held = Held { inner: Inline::new(range.clone()), jobs: Arc::default(), go: go.clone(), order: Arc::clone(&order), world: world.clone() };
     let image = Arc::new(Image::raw(rustix::io::dup(file).unwrap(), SECTORS * SECTOR));
     (Qdisk::new(image, options, Box::new(Fake(world.clone(), range.clone())), range.clone(), Box::new(held)), go, order)
 }
@@ -380,6 +388,42 @@ fn a_disk_for_reading_is_not_written() {
     }
     bed.signal();
     assert_eq!(bed.guest.answers(0), [(1, -1), (2, -1), (3, -1), (4, 0)]);
+}
+
+#[test]
+fn a_lone_short_request_needs_no_thread_unless_one_took_long() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    let slow = |bed: &Bed, takes| bed.guest.world.lock().unwrap().at_once = Some(Duration::from_millis(takes));
+    let jobs = |bed: &Bed| bed.order.lock().unwrap().len();
+    slow(&bed, 0);
+    bed.guest.write(100, 0, &[7; 512]);
+    bed.guest.ask(op::WRITE, 1, 3, &[(100, 0, 0)]);
+    bed.signal();
+    bed.guest.ask(op::READ, 2, 3, &[(101, 1, 1)]);
+    bed.signal();
+    assert_eq!((bed.guest.answers(0), bed.sector(3)[0], bed.guest.read(101, 512, 1)[0], jobs(&bed)), (vec![(1, 0), (2, 0)], 7, 7, 0));
+    // Two at a time, a barrier and a flush are for the threads.
+    bed.guest.ask(op::READ, 3, 0, &[(100, 0, 0)]);
+    bed.guest.ask(op::READ, 4, 0, &[(101, 0, 0)]);
+    bed.signal();
+    bed.guest.ask(op::WRITE_BARRIER, 5, 0, &[(100, 0, 0)]);
+    bed.signal();
+    bed.guest.ask(op::FLUSH_DISKCACHE, 6, 0, &[]);
+    bed.signal();
+    assert_eq!((bed.guest.answers(2), jobs(&bed)), (vec![(3, 0), (4, 0), (5, 0), (6, 0)], 6));
+    // What takes long was the last for a while.
+    slow(&bed, 2);
+    for id in 7..10 {
+        bed.guest.ask(op::READ, id, 0, &[(100, 0, 0)]);
+        bed.signal();
+    }
+    assert_eq!((bed.guest.answers(6), jobs(&bed)), (vec![(7, 0), (8, 0), (9, 0)], 8));
+    // A failure is an answer too.
+    bed.guest.ask(op::READ, 10, SECTORS - 1, &[(100, 0, 0)]);
+    rustix::fs::ftruncate(&bed.file, 0).unwrap();
+    bed.disk.slow = 0;
+    bed.signal();
+    assert_eq!((bed.guest.answers(9), jobs(&bed), bed.disk.counters.at_once), (vec![(10, -1)], 8, 4));
 }
 
 #[test]

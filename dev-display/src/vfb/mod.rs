@@ -2,12 +2,14 @@
 //!
 //! The domain names frames of its own memory, not grants, so this process maps them by a privcmd that is restricted to the domain. What
 //! lies in them is copied and checked before it is believed; a picture that cannot be ends the connection.
+mod exercised;
 #[cfg(test)]
 mod tests;
 
 use crate::frame::Frame;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, Side, State};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready, Surface};
+pub use exercised::exercised;
 use std::sync::Arc;
 
 /// Bytes of a frame buffer at most: 64 MiB.

@@ -1,52 +1,7 @@
+use super::exercised::{Domain, FRAMES};
 use super::*;
 use bulkhead_bus::fake::{self, FakeFrontend, FakeMemory};
 use proptest::prelude::*;
-
-/// The domain's memory by frames: 4 MiB of it.
-#[derive(Clone)]
-struct Domain(Arc<FakeMemory>);
-
-const FRAMES: u64 = 1024;
-
-/// Frames one after the other.
-struct View(Arc<FakeMemory>, Vec<u64>);
-
-impl View {
-    fn pieces(&self, address: u64, len: usize, mut f: impl FnMut(u64, usize, usize) -> Result<(), bulkhead_bus::DmaError>) -> Result<(), bulkhead_bus::DmaError> {
-        let mut done = 0;
-        while done < len {
-            let at = address + done as u64;
-            let frame = self.1.get((at >> 12) as usize).ok_or(bulkhead_bus::DmaError::NoRam(at))?;
-            let n = (4096 - (at & 4095) as usize).min(len - done);
-            f((frame << 12) + (at & 4095), done, n)?;
-            done += n;
-        }
-        Ok(())
-    }
-}
-
-impl GuestMemory for View {
-    fn read(&self, address: u64, to: &mut [u8]) -> Result<(), bulkhead_bus::DmaError> {
-        self.pieces(address, to.len(), |at, done, n| self.0.read(at, &mut to[done..done + n]))
-    }
-    fn write(&self, address: u64, from: &[u8]) -> Result<(), bulkhead_bus::DmaError> {
-        self.pieces(address, from.len(), |at, done, n| self.0.write(at, &from[done..done + n]))
-    }
-    fn read_file(&self, _: rustix::fd::BorrowedFd<'_>, _: u64, _: &[bulkhead_bus::Segment]) -> Result<usize, bulkhead_bus::DmaError> {
-        Err(bulkhead_bus::DmaError::None)
-    }
-    fn write_file(&self, _: rustix::fd::BorrowedFd<'_>, _: u64, _: &[bulkhead_bus::Segment]) -> Result<usize, bulkhead_bus::DmaError> {
-        Err(bulkhead_bus::DmaError::None)
-    }
-    fn invalidate(&self) {}
-}
-
-impl Frames for Domain {
-    fn map(&self, frames: &[u64]) -> Option<Arc<dyn GuestMemory>> {
-        assert!(frames.len() <= BYTES as usize / PAGE, "more than is allowed");
-        frames.iter().all(|f| *f < FRAMES).then(|| Arc::new(View(self.0.clone(), frames.to_vec())) as Arc<dyn GuestMemory>)
-    }
-}
 
 #[derive(Default)]
 struct Shown {

@@ -7,6 +7,8 @@
 mod tests;
 
 use crate::serial::Backend;
+use bulkhead_bus::fake::FakeFrontend;
+use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use std::sync::Arc;
@@ -184,4 +186,26 @@ impl Auxiliary for Console {
         out.value("state", format!("{:?}", self.meeting.state)).value("connected", self.connected);
         out.value("bytes from the domain", self.out).value("bytes to it", self.into).value("broken", self.broken);
     }
+}
+
+/// Takes an odd number of bytes at once, and says letters.
+struct Talker;
+
+impl Backend for Talker {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        bytes.len().min(7)
+    }
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let n = bytes.len().min(5);
+        bytes.iter_mut().take(n).for_each(|b| *b = b'a');
+        n
+    }
+}
+
+/// The back end as its fuzz target and its corpus test know it: a console beyond the first, whose host talks without end.
+pub fn exercised() -> Subject<'static> {
+    fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
+        Box::new(Console::new(Box::new(guest.clone()), guest.memory.clone(), Box::new(Talker), false))
+    }
+    Subject::new(&make, PAGES, &["ring-ref", "port"])
 }

@@ -6,7 +6,9 @@
 mod tests;
 
 use crate::records;
+use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use rustix::fd::OwnedFd;
@@ -190,4 +192,30 @@ impl Auxiliary for Vkbd {
         out.value("state", format!("{:?}", self.meeting.state)).value("places", self.places);
         out.value("events", self.sent).value("lost", self.lost).value("waiting", self.waiting.len());
     }
+}
+
+/// The back end while somebody types without end.
+struct Typed(Vkbd);
+
+impl Auxiliary for Typed {
+    fn start(&mut self, cx: &mut Context) {
+        self.0.start(cx);
+    }
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        if ready == Ready::Fd(INPUT) && self.0.connected && self.0.waiting.len() < WAITING {
+            self.0.waiting.extend(self.0.event(InputEvent::At { x: 1, y: 2 }).or(self.0.event(InputEvent::Key { code: 30, down: true })));
+        }
+        self.0.poll(ready, cx);
+    }
+    fn inspect(&self, out: &mut Inspect) {
+        self.0.inspect(out);
+    }
+}
+
+/// The back end as its fuzz target and its corpus test know it.
+pub fn exercised() -> Subject<'static> {
+    fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
+        Box::new(Typed(Vkbd::new(Box::new(guest.clone()), None, None)))
+    }
+    Subject::new(&make, PAGES, &["page-gref", "event-channel", "request-abs-pointer"])
 }

@@ -62,7 +62,7 @@ pub fn loads(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, state: &[u8]) -
 }
 
 /// The files of a directory whose names begin with `prefix`.
-fn files(directory: &str, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+pub(crate) fn files(directory: &str, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(|e| format!("{directory}: {e}"))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

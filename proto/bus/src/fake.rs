@@ -82,6 +82,10 @@ pub struct PvWorld {
     pub asked: u32,
     /// Nobody answers them.
     pub silent: bool,
+    /// What every granted page holds where it is copied.
+    pub shared: Vec<u8>,
+    /// What a back end has asked for and may not.
+    pub wrong: Option<String>,
 }
 
 /// A guest's end of a PV device whose pages are those of a [`FakeMemory`], wherever they come from.
@@ -91,14 +95,15 @@ pub struct FakeFrontend {
     pub world: Arc<Mutex<PvWorld>>,
     /// The pages.
     pub memory: Arc<FakeMemory>,
+    pages: usize,
 }
 
 impl FakeFrontend {
     /// With so many pages, and these references granted.
     pub fn new(pages: usize, granted: &[u32]) -> Self {
         let nodes = std::iter::once(((true, "frontend".to_owned()), "/front".to_owned())).collect();
-        let world = PvWorld { granted: granted.to_vec(), nodes, ..PvWorld::default() };
-        Self { world: Arc::new(Mutex::new(world)), memory: FakeMemory::new(pages.saturating_mul(4096)) }
+        let world = PvWorld { granted: granted.to_vec(), nodes, shared: vec![0; 4096], ..PvWorld::default() };
+        Self { world: Arc::new(Mutex::new(world)), memory: FakeMemory::new(pages.saturating_mul(4096)), pages }
     }
 
     /// Looks at the world, or changes it.
@@ -150,7 +155,11 @@ impl Frontend for FakeFrontend {
         ready
     }
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
+        let pages = self.pages;
         self.with(|w| {
+            if grefs.is_empty() || page.saturating_add(grefs.len()) > pages {
+                w.wrong = Some(format!("{} pages are mapped at page {page} of {pages}", grefs.len()));
+            }
             let good = grefs.iter().all(|g| w.granted.contains(g));
             if good {
                 w.mapped = w.mapped.max(page.saturating_add(grefs.len()));
@@ -161,8 +170,23 @@ impl Frontend for FakeFrontend {
     fn unmap(&mut self) {
         self.with(|w| w.mapped = 0);
     }
-    fn copy(&mut self, _: bool, _: u64, _: &[Piece]) -> bool {
-        false
+    fn copy(&mut self, to_guest: bool, mut at: u64, pieces: &[Piece]) -> bool {
+        let memory = self.memory.clone();
+        self.with(|w| {
+            if !pieces.iter().all(|p| w.granted.contains(&p.gref)) {
+                return false;
+            }
+            for piece in pieces {
+                let from = usize::from(piece.offset);
+                let page = w.shared.get_mut(from..from.saturating_add(usize::from(piece.len)));
+                let good = page.map(|bytes| if to_guest { memory.read(at, bytes) } else { memory.write(at, bytes) });
+                if !matches!(good, Some(Ok(()))) {
+                    w.wrong = Some(format!("{} bytes from {from} of a page are copied at {at:#x}", piece.len));
+                }
+                at = at.saturating_add(u64::from(piece.len));
+            }
+            true
+        })
     }
     fn bind(&mut self, port: u32) -> Option<u32> {
         self.with(|w| w.bound.replace(port).is_none().then_some(port))

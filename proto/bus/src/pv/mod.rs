@@ -2,6 +2,7 @@
 //! restrict.
 mod back_end;
 mod calls;
+pub mod exercise;
 
 pub use back_end::{BackEnd, EVENTS, Frontend, Meeting, NODES, PORT, State, number};
 pub use calls::{BUFFER_PAGES, GRANTS, GrantCall, GrantReply, Piece, Side, VALUE, XenbusCall, XenbusReply};

@@ -1,0 +1,7 @@
+//! vkbd: bytes → what a guest and a host do to a PV back end (bulkhead_bus::pv::exercise).
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Err(e) = bulkhead_bus::pv::exercise::exercise(&bulkhead_dev_input::vkbd::exercised(), bytes) {
+        panic!("{e}");
+    }
+});

@@ -1,0 +1,177 @@
+//! Bytes → what a guest and a host do to a PV back end, and what must hold after each: the body of every back end's fuzz target and of
+//! its corpus test.
+use super::{EVENTS, NODES, PORT};
+use crate::fake::{self, FakeFrontend};
+use crate::{Auxiliary, Context, GuestMemory as _, Inspect, Ready, Surface};
+
+/// Steps of one run; what lies behind them in the input is not used.
+const STEPS: usize = 1000;
+/// Calls of `poll` that what one step has started may take.
+const POLLS: usize = 100_000;
+/// References that the guest grants.
+const GRANTED: std::ops::Range<u32> = 8..200;
+
+/// A back end as this knows it.
+pub struct Subject<'a> {
+    /// Makes one for a guest.
+    pub make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>,
+    /// Pages of its range.
+    pages: usize,
+    /// Nodes that its guests write, besides `state`.
+    nodes: &'a [&'a str],
+}
+
+impl<'a> Subject<'a> {
+    /// `pages` are in the range of what `make` makes, which reads these `nodes`.
+    pub fn new(make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>, pages: usize, nodes: &'a [&'a str]) -> Self {
+        Self { make, pages, nodes }
+    }
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+    fn number(&mut self, bytes: u32) -> u32 {
+        (0..bytes).fold(0, |n, i| n | u32::from(self.byte().unwrap_or(0)) << (i & 3).wrapping_mul(8))
+    }
+    fn bytes(&mut self) -> Vec<u8> {
+        (0..self.byte().unwrap_or(0)).map_while(|_| self.byte()).collect()
+    }
+}
+
+struct Nowhere;
+
+impl Surface for Nowhere {
+    fn begin(&mut self, _: usize, _: usize) -> bool {
+        true
+    }
+    fn line(&mut self, _: usize, _: &[u8]) {}
+    fn end(&mut self) {}
+}
+
+struct Run<'a> {
+    subject: &'a Subject<'a>,
+    guest: FakeFrontend,
+    device: Box<dyn Auxiliary>,
+    cx: Context,
+}
+
+/// Runs a back end through what `bytes` say.
+///
+/// # Errors
+/// What did not hold, in words.
+pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
+    let guest = FakeFrontend::new(subject.pages, &GRANTED.collect::<Vec<_>>());
+    for back in [true, false] {
+        guest.put(back, "state", "1");
+    }
+    let mut run = Run { subject, device: (subject.make)(&guest), guest, cx: fake::context(0) };
+    run.device.start(&mut run.cx);
+    let mut input = Input(bytes);
+    for _ in 0..STEPS {
+        let Some(what) = input.byte() else { break };
+        run.step(what, &mut input);
+        run.settle()?;
+        if let Some(line) = run.guest.with(|w| w.wrong.take()) {
+            return Err(line);
+        }
+    }
+    Ok(())
+}
+
+/// [`exercise`] with every file of a directory, of which there must be one at least.
+///
+/// # Errors
+/// The file, and what did not hold.
+pub fn seeds(subject: &Subject<'_>, directory: &str) -> Result<(), String> {
+    crate::exercise::files(directory, "")?.iter().try_for_each(|(name, bytes)| exercise(subject, bytes).map_err(|e| format!("{name}: {e}")))
+}
+
+impl Run<'_> {
+    fn step(&mut self, what: u8, input: &mut Input<'_>) {
+        match what & 0x0f {
+            0 | 1 => {
+                let name = usize::from(input.byte().unwrap_or(0)).checked_rem(self.subject.nodes.len());
+                let name = name.and_then(|i| self.subject.nodes.get(i)).copied().unwrap_or("state");
+                match what >> 4 {
+                    0 => self.guest.put(false, name, &input.byte().unwrap_or(0).to_string()),
+                    1 => self.guest.put(false, name, &input.number(4).to_string()),
+                    2 => self.guest.put(false, name, "x86_32-abi"),
+                    3 => self.guest.put(false, name, "x86_64-abi"),
+                    4 => drop(self.guest.with(|w| w.nodes.remove(&(false, name.to_owned())))),
+                    _ => self.guest.put(false, name, &String::from_utf8_lossy(&input.bytes())),
+                }
+            }
+            2 => {
+                self.guest.put(false, "state", &(what >> 4).to_string());
+                self.device.poll(Ready::Fd(NODES), &mut self.cx);
+            }
+            3 => {
+                let (at, bytes) = (input.number(3), input.bytes());
+                let _ = self.guest.memory.write(u64::from(at), &bytes);
+            }
+            4 => {
+                let (at, value) = (input.number(2) as usize, input.number(4));
+                self.guest.set_word(at, value);
+            }
+            5 => {
+                // A counter goes on by a few.
+                let at = input.number(2) as usize;
+                self.guest.set_word(at, self.guest.word(at).wrapping_add(u32::from(what >> 4)));
+            }
+            6 | 7 => self.device.poll(Ready::Fd(EVENTS), &mut self.cx),
+            8 => self.device.poll(Ready::Fd(NODES), &mut self.cx),
+            9 => {
+                // The host takes the device away, or puts another in its place, or itself.
+                let name = if what & 0x10 == 0 { "frontend" } else { "params" };
+                match input.byte() {
+                    Some(0) => drop(self.guest.with(|w| w.nodes.remove(&(true, name.to_owned())))),
+                    other => self.guest.put(true, name, &other.unwrap_or(0).to_string()),
+                }
+            }
+            10 => self.guest.with(|w| w.silent = !w.silent),
+            11 => {
+                let bytes = input.bytes();
+                self.guest.with(|w| {
+                    let at = usize::from(what >> 4).wrapping_mul(256);
+                    for (to, from) in w.shared.iter_mut().skip(at).zip(bytes) {
+                        *to = from;
+                    }
+                });
+            }
+            12 => {
+                // Its process dies, and another goes on.
+                let bound = self.guest.with(|w| w.bound).unwrap_or(0);
+                self.guest.with(|w| w.mapped = 0);
+                self.device = (self.subject.make)(&self.guest);
+                self.cx = fake::context(0);
+                self.cx.marks.after(PORT, u64::from(bound));
+                self.device.start(&mut self.cx);
+                self.cx.marks.forget();
+            }
+            13 => drop(self.device.screenshot()),
+            14 => self.device.refresh(&mut Nowhere),
+            _ => self.device.inspect(&mut Inspect::default()),
+        }
+    }
+
+    /// Lets the back end finish: that must take a bounded number of calls.
+    fn settle(&mut self) -> Result<(), String> {
+        for round in 0..POLLS {
+            if self.cx.take_again() {
+                self.device.poll(Ready::Again, &mut self.cx);
+            } else if round < 64 {
+                // Whatever else it waits for.
+                self.device.poll(Ready::Fd(NODES.saturating_add(1)), &mut self.cx);
+            } else {
+                return Ok(());
+            }
+        }
+        Err("what a step has started has no end".into())
+    }
+}
