@@ -52,13 +52,20 @@ impl Watch {
             xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC).map_err(fail)?;
             eprintln!("bulkhead-dm: if stub domain {domid} dies, guest {guest} is reported crashed");
         }
-        xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS).map_err(fail)?;
+        for domid in guest.into_iter().chain([domid]) {
+            xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS).map_err(fail)?;
+        }
         Ok(Self { xenstore, domid, guest, shown: false })
     }
 
     /// Whether another domain's life hangs on this one.
     pub(crate) fn is_stub_domain(&self) -> bool {
         self.guest.is_some()
+    }
+
+    /// The guest of this stub domain.
+    pub(crate) fn guest(&self) -> Option<u16> {
+        self.guest
     }
 
     /// Looks if something has happened.

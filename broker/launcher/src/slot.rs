@@ -57,6 +57,8 @@ pub(crate) struct SlotState {
     pub(crate) name: String,
     pub(crate) role: &'static str,
     pub(crate) ids: Option<Ids>,
+    /// The domain that it serves, if that is not the plan's.
+    pub(crate) domid: Option<u16>,
     pub(crate) phase: Phase,
     pub(crate) life: Option<Life>,
     pub(crate) channel: Option<Channel>,
@@ -85,6 +87,7 @@ impl SlotState {
             name,
             role,
             ids,
+            domid: None,
             phase: Phase::Starting,
             life: None,
             channel: None,

@@ -101,6 +101,8 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
     memory()?;
     let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
     front_ends(&mut xenstore, &disks, machine.nics.len())?;
+    // Disks that are not emulated are the guest's from the start.
+    crate::supervise::media::let_go(|block| !disks.contains(&format!("/dev/{block}").as_str()));
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
     // Our own back end says so; QEMU's sends pixels and says nothing.

@@ -1,6 +1,6 @@
 //! Starting all processes, and watching them.
 mod back_ends;
-mod media;
+pub(crate) mod media;
 mod nics;
 mod prepare;
 mod table;
@@ -9,10 +9,10 @@ use crate::budget;
 use crate::resource::{CLOSED, Resource};
 use crate::slot::{Channel, Life, Phase, SlotState};
 use crate::attach::Watch;
-use crate::machine::Backing;
 use crate::stubdom::Stubdom;
+use back_ends::Later;
 use bulkhead_bus::plan::{
-    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess, WhenFull,
+    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Level, MachinePlan, Mode, Slot, ToProcess,
 };
 use bulkhead_policy::interface::Rules;
 use crate::argv::Parsed;
@@ -99,12 +99,8 @@ struct Launcher {
     attach: bool,
     /// The domain whose back ends are served, watched.
     watched: Option<Watch>,
-    /// Those who serve a disk that came later, by its slot.
-    servers: Vec<(Slot, [Slot; 2])>,
-    /// What was said of disks that are not served.
-    told: Vec<String>,
-    /// What images may be based on, and what becomes of writes without room, for disks that come later.
-    images: (Backing, WhenFull),
+    /// Disks that come and go.
+    later: Later,
     executable: OwnedFd,
     slots: Vec<SlotState>,
     epoll: OwnedFd,
@@ -239,13 +235,14 @@ impl Launcher {
 
     /// Puts a new process into a slot.
     fn spawn(&mut self, number: Slot) -> Result<(), String> {
-        let (plan, shape, stubdom, attach) = (self.plan.clone(), self.shape, self.stubdom, self.attach);
+        let (mut plan, shape, stubdom, attach) = (self.plan.clone(), self.shape, self.stubdom, self.attach);
         let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
         let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
         let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
         let null = rustix::io::dup(&self.null).map_err(|e| e.to_string())?;
         let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
+        plan.domid = state.domid.unwrap_or(plan.domid);
         let fail = |e: rustix::io::Errno| e.to_string();
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail)?;
         let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), null: null.as_fd(), ids: state.ids, outlives: number == BROKER };

@@ -107,6 +107,34 @@ inside() {
     tail -n 1 /run/inside.out | grep -q '^status 0$'
 }
 stub_linux() { seen_linux stub sl && await 10 stub_left; }
+# Linux in a stub domain, its disks in files, without QEMU: the firmware and GRUB read it by IDE, which the kernel unplugs; from then on dom0
+# serves the guest itself. One disk is qcow2, one is not emulated at all.
+stub_qdisk() {
+    mv /usr/libexec/xen-qemu-system-i386 /usr/libexec/away || return 1
+    trap 'mv /usr/libexec/away /usr/libexec/xen-qemu-system-i386' EXIT
+    qemu-img create -q -f qcow2 /run/sqe.qcow2 200M && qemu-img create -q -f qcow2 /run/sqf.qcow2 200M || return 1
+    cmdline='xen_emul_unplug=all' console_guest stub sq "disk=[$(disk hda /run/sq.img),$(disk hdb /run/sq.data),\"format=qcow2,vdev=hdc,access=rw,backendtype=qdisk,target=/run/sqf.qcow2\",\"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/sqe.qcow2\"]" <<'S' || return 1
+await 20 test -b /dev/xvde
+echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK"
+until echo "GUEST-READY"; read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; do :; done
+for d in c e; do head -c 300000 /dev/urandom >/run/$d; dd if=/run/$d of=/dev/xvd$d bs=4096 seek=100 conv=sync,notrunc,fsync 2>/dev/null; done
+copy 16; echo "GUEST-COPIED"
+hears go
+copy 80
+echo 3 >/proc/sys/vm/drop_caches
+for d in c e; do echo "GUEST-SAME-$d $(dd if=/dev/xvd$d bs=4096 skip=100 count=74 2>/dev/null | head -c 300000 | cmp - /run/$d && echo yes)"; done
+S
+    await 120 said sq GUEST-READY || { trouble sq; bulkhead ps; xenstore-ls /local/domain/0/backend; return 1; }
+    say begin; await 60 said sq GUEST-COPIED || { trouble sq; return 1; }
+    bulkhead ps sq-dm || ls /var/log/xen; cat /var/log/xen/qemu-dm-sq*.log; pids=$(tree sq-dm | sed -n 's/^qdisk //p')
+    # The stub domain has none of them any more: each has one process, the guest's.
+    [ "$(echo "$pids" | wc -l)" = 4 ] && bulkhead ps sq-dm | grep -q guest-qdisk768 || { echo "not four processes of the guest's disks: $pids"; return 1; }
+    for p in $pids; do kill -KILL $p; done
+    say go; await 100 gone sq || { trouble sq; bulkhead ps sq-dm; return 1; }
+    exec 6>&-; cat /run/sq.out
+    said sq 'xvda xvdb xvdc xvde GUEST-BLOCK' && said sq 'GUEST-SAME-c yes' && said sq 'GUEST-SAME-e yes' && copied sq && said sq GUEST-DONE && await 10 stub_left &&
+        qemu-img check /run/sqe.qcow2 && qemu-img check /run/sqf.qcow2
+}
 stub_cd() { cd_guest stub sc && await 10 stub_left; }
 stub_reboot() { reboot_life stub sr && await 10 stub_left; }
 

@@ -7,7 +7,7 @@ use crate::machine::{Backing, Machine};
 use crate::pv;
 use crate::slot::{Phase, SlotState};
 use bulkhead_bus::plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, WhenFull};
-use bulkhead_bus::pv::BUFFER_PAGES;
+use bulkhead_bus::pv::{BUFFER_PAGES, State};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{Evtchn, Gntdev, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -16,6 +16,35 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Slots of a guest end before this one: its users do.
 const SLOTS: Slot = 64;
+
+/// Disks that come and go while a domain's back ends are served.
+pub(super) struct Later {
+    /// Those who serve a disk that came later, by its slot.
+    servers: Vec<(Slot, [Slot; 2])>,
+    /// What was said of disks that are not served.
+    told: Vec<String>,
+    /// What images may be based on, and what becomes of writes without room.
+    images: (Backing, WhenFull),
+    /// Disks that a stub domain has let go of for its guest.
+    given: Vec<Given>,
+}
+
+impl Later {
+    pub(super) fn new(backing: Backing, full: WhenFull) -> Self {
+        Self { servers: Vec::new(), told: Vec::new(), images: (backing, full), given: Vec::new() }
+    }
+}
+
+/// A disk that a stub domain has let go of for its guest. It never gets it back.
+struct Given {
+    devid: u32,
+    file: Option<String>,
+    /// What its process had; until the guest's has it.
+    image: Option<(DriveConfig, Vec<(FdUse, OwnedFd)>)>,
+}
+
+/// The node of a stub domain's disk that tells it that its guest gets the disk when it lets go of it.
+pub(super) const HAND_OVER: &str = "hand-over";
 
 /// The processes of back ends, in the order of their slots, each with what it is given.
 #[derive(Default)]
@@ -49,6 +78,13 @@ impl BackEnds {
             shown.push("PV devices are not served: xenstored has no socket here".to_owned());
             return Ok(Self::default());
         };
+        if let Some(guest) = machine.attach.then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok()).flatten() {
+            let twins = pv::disks(guest, &mut xenstore).0;
+            for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
+                let node = format!("{}/{HAND_OVER}", disk.nodes.back);
+                xenstore.write(&node, "1").map_err(|e| Code::Xenstore.line(format!("{node}: {e}")))?;
+            }
+        }
         let mut this = Self::default();
         let mut servers = Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
         for disk in disks {
@@ -143,6 +179,11 @@ impl Servers {
     }
 }
 
+/// Whether a guest's disk is the same as its stub domain's one with this number and this image.
+fn is_twin(disk: &pv::PvDisk, devid: u32, file: Option<&str>) -> bool {
+    disk.devid == devid && file.is_some() && disk.drive.file.as_deref() == file
+}
+
 /// The configuration of a PV disk whose image an emulated drive has.
 fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
     DriveConfig { index, cdrom: false, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full: WhenFull::default() }
@@ -191,62 +232,106 @@ impl Launcher {
         Ok(())
     }
 
-    /// Processes of disks that have gone end; a disk that has come gets its own, with a `xenbus` and a `grant` that serve it alone.
+    /// Processes of disks that have gone end; a disk that has come gets its own, with a `xenbus` and a `grant` that serve it alone. A stub
+    /// domain's guest gets the disks that its stub domain lets go of, and those that only it has.
     pub(super) fn disks_changed(&mut self) {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
-        let (disks, notes) = pv::all_disks(self.plan.domid, &mut xenstore);
-        let mut notes = notes;
-        let known: Vec<(Slot, u32, Option<String>)> = self.plan.devices.iter().filter_map(|d| match &d.config {
-            DeviceConfig::Qdisk { devid, disk, .. } => Some((d.slot, *devid, disk.file.clone())),
+        let own = self.plan.domid;
+        let (disks, mut notes) = pv::all_disks(own, &mut xenstore);
+        let mut wanted: Vec<(u16, pv::PvDisk)> = disks.iter().filter(|d| !self.later.given.iter().any(|g| g.devid == d.devid)).map(|d| (own, d.clone())).collect();
+        if let Some(guest) = self.watched.as_ref().and_then(Watch::guest) {
+            let (theirs, more) = pv::disks(guest, &mut xenstore);
+            notes.extend(more);
+            self.take_what_is_let_go(&theirs, &mut xenstore);
+            let held = |d: &pv::PvDisk| disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref())) && !self.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()));
+            wanted.extend(theirs.iter().filter(|d| !held(d)).map(|d| (guest, d.clone())));
+        }
+        let known: Vec<(Slot, u16, u32, Option<String>)> = self.plan.devices.iter().filter_map(|d| match &d.config {
+            DeviceConfig::Qdisk { devid, disk, .. } => Some((d.slot, self.slots.iter().find(|s| s.slot == d.slot)?.domid.unwrap_or(own), *devid, disk.file.clone())),
             _ => None,
         }).collect();
-        for (slot, devid, file) in &known {
-            if pv::is_gone(self.plan.domid, *devid, file.as_deref(), &mut xenstore) {
-                let servers = self.servers.iter().filter(|(disk, _)| disk == slot).flat_map(|(_, servers)| *servers).collect::<Vec<_>>();
-                for slot in servers.into_iter().chain([*slot]) {
-                    let Some(state) = self.slot(slot) else { continue };
-                    state.phase = Phase::Unplugged;
-                    state.kept.clear();
-                    state.kill("its disk was taken away");
-                    if state.life.is_none() {
-                        // It had died too often; nobody will say that it has ended.
-                        self.remove(slot);
-                    }
-                }
+        for (slot, domid, devid, file) in &known {
+            if pv::is_gone(*domid, *devid, file.as_deref(), &mut xenstore) {
+                self.take_away(*slot, "its disk was taken away");
             }
         }
         let mut new = false;
         // One in the place of another comes when that one's process has ended.
-        for disk in disks.into_iter().filter(|d| !known.iter().any(|(_, devid, _)| *devid == d.devid)) {
+        let waits = |devid: u32, domid: u16| known.iter().any(|(_, d, id, _)| *id == devid && (*d == domid || self.later.given.iter().any(|g| g.devid == devid && g.image.is_some())));
+        let wanted: Vec<_> = wanted.into_iter().filter(|(domid, d)| !waits(d.devid, *domid)).collect();
+        for (domid, disk) in wanted {
             let devid = disk.devid;
-            match self.add_disk(disk) {
+            match self.add_disk(disk, domid) {
                 Ok(()) => new = true,
-                Err(e) => notes.push(format!("PV disk {devid} is not served: {e}")),
+                Err(e) => notes.push(format!("PV disk {devid} of domain {domid} is not served: {e}")),
             }
         }
         // Once each: the guest can cause any number of looks.
-        notes.iter().filter(|note| !self.told.contains(note)).for_each(|note| say(note));
-        self.told = notes;
+        notes.iter().filter(|note| !self.later.told.contains(note)).for_each(|note| say(note));
+        self.later.told = notes;
         if new {
             self.renew_control();
         }
     }
 
-    fn add_disk(&mut self, disk: pv::PvDisk) -> Result<(), String> {
-        let (mut fds, config) = pv_image(&disk.drive, self.images, &self.null)?;
-        let mut servers = Servers { domid: self.plan.domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)], grant: Vec::new() };
+    /// A stub domain's disks whose front ends it has closed, which are its guest's too: their processes end, their open files are kept.
+    fn take_what_is_let_go(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
+        let own = self.plan.domid;
+        let mut given = Vec::new();
+        for device in &self.plan.devices {
+            let DeviceConfig::Qdisk { devid, disk, .. } = &device.config else { continue };
+            let Some(state) = self.slots.iter_mut().find(|s| s.slot == device.slot && s.domid.is_none() && s.phase != Phase::Unplugged) else { continue };
+            let closed = xenstore.read(&format!("/local/domain/0/backend/qdisk/{own}/{devid}/state")).is_ok_and(|s| State::of(Some(&s)) == State::Closed);
+            if closed && theirs.iter().any(|d| is_twin(d, *devid, disk.file.as_deref())) {
+                let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| matches!(what, FdUse::Drive(_) | FdUse::Backing(..)));
+                state.kept = kept;
+                given.push((device.slot, Given { devid: *devid, file: disk.file.clone(), image: Some((disk.clone(), files)) }));
+            }
+        }
+        for (slot, disk) in given {
+            say(&format!("the stub domain has let go of disk {}: it is its guest's", disk.devid));
+            self.later.given.push(disk);
+            self.take_away(slot, "the disk is the guest's");
+        }
+    }
+
+    /// Ends a disk's process, and those that serve it alone, for good.
+    fn take_away(&mut self, slot: Slot, why: &str) {
+        let servers = self.later.servers.iter().filter(|(disk, _)| *disk == slot).flat_map(|(_, servers)| *servers).collect::<Vec<_>>();
+        for slot in servers.into_iter().chain([slot]) {
+            let Some(state) = self.slot(slot).filter(|s| s.phase != Phase::Unplugged) else { continue };
+            state.phase = Phase::Unplugged;
+            state.kept.clear();
+            state.kill(why);
+            if state.life.is_none() {
+                // It had died too often; nobody will say that it has ended.
+                self.remove(slot);
+            }
+        }
+    }
+
+    fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), String> {
+        let given = self.later.given.iter_mut().find(|g| is_twin(&disk, g.devid, g.file.as_deref())).and_then(|g| g.image.take());
+        let (mut fds, config) = match given {
+            Some((config, fds)) => (fds, config),
+            None => pv_image(&disk.drive, self.later.images, &self.null)?,
+        };
+        let guests = domid != self.plan.domid;
+        let mut servers = Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)], grant: Vec::new() };
         fds.extend(servers.serve(disk.nodes, true)?);
         let Servers { devices, xenbus, grant, .. } = servers;
         let id = disk.devid;
+        let whose = if guests { "guest-" } else { "" };
         let parts = [
-            (format!("xenbus-{id}"), DeviceConfig::Xenbus { devices }, xenbus),
-            (format!("grant-{id}"), DeviceConfig::Grant, grant),
-            (format!("qdisk{id}"), DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard }, fds),
+            (format!("{whose}xenbus-{id}"), DeviceConfig::Xenbus { devices }, xenbus),
+            (format!("{whose}grant-{id}"), DeviceConfig::Grant, grant),
+            (format!("{whose}qdisk{id}"), DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard }, fds),
         ];
         let mut slots = Vec::new();
         for (name, config, kept) in parts {
             let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.iter().all(|s| s.slot != *slot)).ok_or("there are too many PV devices")?;
-            let state = SlotState::new(slot, name.clone(), config.role(), self.ids(slot), kept)?;
+            let mut state = SlotState::new(slot, name.clone(), config.role(), self.ids(slot), kept)?;
+            state.domid = guests.then_some(domid);
             let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
             if let Some(control) = self.slot(CONTROL) {
                 control.kept.push((FdUse::Log(slot), log));
@@ -259,7 +344,7 @@ impl Launcher {
             self.spawn(*slot)?;
         }
         if let [xenbus, grant, disk] = slots.as_slice() {
-            self.servers.push((*disk, [*xenbus, *grant]));
+            self.later.servers.push((*disk, [*xenbus, *grant]));
         }
         Ok(())
     }
@@ -277,7 +362,7 @@ impl Launcher {
         self.slots.retain(|s| s.slot != slot);
         let was_disk = self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
         self.plan.devices.retain(|d| d.slot != slot);
-        self.servers.retain(|(disk, _)| *disk != slot);
+        self.later.servers.retain(|(disk, _)| *disk != slot);
         if let Some(control) = self.slot(CONTROL) {
             control.kept.retain(|(what, _)| *what != FdUse::Log(slot));
         }

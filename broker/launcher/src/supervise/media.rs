@@ -1,4 +1,5 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
+use super::back_ends::HAND_OVER;
 use super::{Launcher, say};
 use bulkhead_bus::plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
@@ -59,7 +60,14 @@ impl Launcher {
             let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| of(what));
             state.kept = kept;
             // No later life of this process has them.
-            self.hand_over(&drive, files);
+            if self.stubdom {
+                drop(files);
+                if let Some(name) = drive.file.as_deref().and_then(|f| f.strip_prefix("/dev/")) {
+                    let_go(|block| block == name);
+                }
+            } else {
+                self.hand_over(&drive, files);
+            }
         }
     }
 
@@ -106,4 +114,28 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
     disks.sort_by_key(|(disk, _)| disk.diskseq);
     disks.truncate(MAX_DISKS);
     Ok(disks)
+}
+
+/// This stub domain's disks that its guest gets when they are let go of.
+pub(super) fn handed_over() -> Vec<String> {
+    let Ok(mut xenstore) = Xenstore::connect() else { return Vec::new() };
+    let ids = xenstore.directory("device/vbd");
+    let mut is = |id: &String| {
+        let back = xenstore.read(&format!("device/vbd/{id}/backend")).unwrap_or_default();
+        xenstore.read(&format!("{back}/{HAND_OVER}")).is_ok_and(|v| v == "1")
+    };
+    ids.into_iter().filter(|id| is(id)).collect()
+}
+
+/// Lets go of disks that the guest gets, by the names of their block devices: their front ends are closed when everything is written.
+pub(crate) fn let_go(mut which: impl FnMut(&str) -> bool) {
+    for id in handed_over() {
+        let device = format!("vbd-{id}");
+        let block = std::fs::read_dir(format!("/sys/bus/xen/devices/{device}/block")).ok().and_then(|mut b| b.next()?.ok());
+        let Some(block) = block.filter(|b| which(&b.file_name().to_string_lossy())) else { continue };
+        match std::fs::write("/sys/bus/xen/drivers/vbd/unbind", &device) {
+            Ok(()) => say(&format!("disk {id} ({}) is let go of for the guest", block.file_name().to_string_lossy())),
+            Err(e) => say(&format!("disk {id} cannot be let go of: {e}")),
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Opening everything that the processes will be given, before any of them is started.
-use super::back_ends::{BackEnds, waits};
+use super::back_ends::{BackEnds, Later, waits};
 use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd, say};
 use crate::errors::{Code, Coded as _};
 use crate::host;
@@ -105,7 +105,7 @@ impl Launcher {
             _ => BackEnds::default(),
         };
         let bare = machine.probe || machine.attach;
-        let unplug = !bare && may_unplug(&machine, domid, &back_ends);
+        let unplug = !bare && may_unplug(&machine, domid, &back_ends, stubdom.is_some());
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
         let parts = host::Parts { drives, vga_rom: rom.as_ref().map_or(0, |r| r.1), nic_rom: &rom_size, ends: &ends, boot: &boot, gfn, unplug };
@@ -171,9 +171,7 @@ impl Launcher {
             probe: machine.probe,
             attach: machine.attach,
             watched: None,
-            servers: Vec::new(),
-            told: Vec::new(),
-            images: (machine.backing, machine.full),
+            later: Later::new(machine.backing, machine.full),
             executable,
             slots: Vec::new(),
             epoll,
@@ -418,8 +416,8 @@ impl Launcher {
 }
 
 /// Whether the guest may unplug what is emulated: then it has PV devices only. Every network card has a back end; a disk has one unless
-/// it is a qdisk that is not served here. The nodes are libxl's: the guest has not run.
-fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds) -> bool {
+/// it is a qdisk that is not served here, or, for a stub domain's guest, in dom0. The nodes are libxl's: the guest has not run.
+fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds, stubdom: bool) -> bool {
     if !machine.drives.iter().any(|d| !d.cdrom) {
         return true;
     }
@@ -431,7 +429,8 @@ fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds) -> bool {
     let ids = xenstore.directory(&path);
     let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
     // An HVM guest does not use a CD's back end.
-    let has_one = |id: &String| served.serves(id) || node(id, "device-type") == "cdrom" || !node(id, "backend").contains("/qdisk/");
+    let handed_over = stubdom.then(super::media::handed_over);
+    let has_one = |id: &String| served.serves(id) || handed_over.as_ref().is_some_and(|ids| ids.contains(id)) || node(id, "device-type") == "cdrom" || !node(id, "backend").contains("/qdisk/");
     !ids.is_empty() && ids.iter().all(has_one)
 }
 
