@@ -46,6 +46,9 @@ const FAST: u64 = 33_000_000;
 const SLOW: u64 = 330_000_000;
 /// Nanoseconds from the wish for a picture to the first look at it.
 const FIRST: u64 = 8_000_000;
+/// A look, and telling viewers of it, may take one part of this many of the time: where the processor is slow or busy they see fewer
+/// pictures, and the guest does not wait for them.
+const SHARE: u64 = 20;
 /// Looks without change before the pace is halved.
 const PATIENCE: u32 = 30;
 /// Viewers, and of these such as have not come in yet.
@@ -105,10 +108,17 @@ pub struct Vnc {
     pace: u64,
     still: u32,
     looks: u64,
-    /// The display was asked for a picture and the timer runs.
+    /// A viewer waits for a change, and the timer runs.
     looking: bool,
+    /// The display was asked for a picture.
+    asked: bool,
     /// Looks since then without a picture that was drawn since then.
     waited: u32,
+    /// When it may be asked next.
+    next: u64,
+    /// When the last picture was taken, and nanoseconds that were spent since.
+    shown: u64,
+    spent: u64,
     /// What is known of the picture is new enough for an update.
     fresh: bool,
     last_end: Option<(u64, End)>,
@@ -142,7 +152,11 @@ impl Vnc {
             still: 0,
             looks: 0,
             looking: false,
+            asked: false,
             waited: 0,
+            next: 0,
+            shown: 0,
+            spent: 0,
             fresh: false,
             last_end: None,
         })
@@ -228,7 +242,7 @@ impl Vnc {
             }
             self.viewers.retain(|v| v.number == one || !v.session.running());
         }
-        self.type_in(&events);
+        self.type_in(&events, cx);
         self.timers(cx);
     }
 
@@ -240,10 +254,15 @@ impl Vnc {
         }
     }
 
-    fn type_in(&mut self, events: &[InputEvent]) {
+    fn type_in(&mut self, events: &[InputEvent], cx: &mut Context) {
         events.iter().for_each(|event| self.console.input.send(*event));
         if !events.is_empty() {
             (self.pace, self.still) = (FAST, 0);
+            // What that changes is looked for soon, not when it was going to be.
+            self.next = self.next.min(cx.now().saturating_add(FIRST)).max(self.earliest());
+            if self.looking && !self.asked {
+                cx.timers.set(LOOK, Some(self.next));
+            }
         }
     }
 
@@ -251,9 +270,11 @@ impl Vnc {
     fn timers(&mut self, cx: &mut Context) {
         let wanted = self.viewers.iter().any(|v| v.session.wants());
         if wanted && !self.looking {
-            self.view.want();
-            self.waited = 0;
-            cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
+            self.asked = false;
+            match cx.now() {
+                now if now >= self.next => self.ask(cx),
+                _ => cx.timers.set(LOOK, Some(self.next)),
+            }
         } else if !wanted {
             cx.timers.set(LOOK, None);
         }
@@ -264,8 +285,38 @@ impl Vnc {
         cx.timers.set(HANDSHAKES, deadline);
     }
 
-    /// One look at the picture.
+    /// Asks the display for the picture.
+    fn ask(&mut self, cx: &mut Context) {
+        self.view.want();
+        (self.asked, self.waited) = (true, 0);
+        cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
+    }
+
+    /// Before this, the next picture would take too much of the time.
+    fn earliest(&self) -> u64 {
+        self.shown.saturating_add(self.spent.saturating_mul(SHARE))
+    }
+
+    /// What has been spent since the last picture puts the next one off.
+    fn moderate(&mut self, cx: &mut Context) {
+        if self.asked {
+            return;
+        }
+        let earliest = self.earliest();
+        if earliest > self.next {
+            self.next = earliest;
+            if self.looking {
+                cx.timers.set(LOOK, Some(self.next));
+            }
+        }
+    }
+
+    /// Asks for the picture, or looks at it.
     fn look(&mut self, cx: &mut Context) {
+        if !self.asked {
+            self.ask(cx);
+            return;
+        }
         self.looks = self.looks.saturating_add(1);
         let mut hurries = false;
         let updated = self.view.update();
@@ -289,8 +340,11 @@ impl Vnc {
             self.fresh = true;
         }
         if self.fresh {
-            self.view.want();
-            cx.timers.set(LOOK, Some(cx.now().saturating_add(self.pace)));
+            self.asked = false;
+            // When it is known what this look and its update take, maybe later.
+            (self.shown, self.spent) = (cx.now(), 0);
+            self.next = self.shown.saturating_add(self.pace.saturating_sub(FIRST));
+            cx.timers.set(LOOK, Some(self.next));
         } else {
             self.waited = self.waited.saturating_add(1);
             cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
@@ -360,6 +414,7 @@ impl Auxiliary for Vnc {
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        let begun = cx.now();
         match ready {
             Ready::Timer(LOOK) => self.look(cx),
             Ready::Timer(_) => {}
@@ -373,6 +428,11 @@ impl Auxiliary for Vnc {
             }
         }
         self.serve(cx);
+        // What somebody says at other times is no reason to show others less.
+        if ready == Ready::Timer(LOOK) {
+            self.spent = self.spent.saturating_add(cx.now().saturating_sub(begun));
+            self.moderate(cx);
+        }
     }
 
     fn set_surface(&mut self, surface: OwnedFd) {

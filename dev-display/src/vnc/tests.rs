@@ -99,6 +99,7 @@ impl Bench {
             now: 1,
             _dir: dir,
         };
+        b.cx.clock = bulkhead_bus::Clock::Driven(b.now);
         b.vnc.start(&mut b.cx);
         b
     }
@@ -119,12 +120,15 @@ impl Bench {
 
     /// Time goes on, and with it the looks.
     fn wait(&mut self, ns: u64) {
-        self.now += ns;
-        self.cx.clock = bulkhead_bus::Clock::Driven(self.now);
-        while let Some(id) = self.cx.timers.take_due(self.now) {
-            self.vnc.poll(Ready::Timer(id), &mut self.cx);
+        let end = self.now + ns;
+        while self.now < end {
+            self.now = end.min(self.cx.timers.next().map_or(end, |at| at.max(self.now + 1)));
+            self.cx.clock = bulkhead_bus::Clock::Driven(self.now);
+            while let Some(id) = self.cx.timers.take_due(self.now) {
+                self.vnc.poll(Ready::Timer(id), &mut self.cx);
+            }
+            self.turn();
         }
-        self.turn();
     }
 
     fn say(&mut self, client: &mut UnixStream, bytes: &[u8]) {
@@ -403,6 +407,33 @@ fn a_cursor_that_blinks_hurries_nobody() {
     b.picture.draw(200, 100, |x, y| if y < 50 { x as u32 } else { 5 });
     b.wait(SLOW);
     assert_eq!(b.vnc.pace, FAST);
+}
+
+#[test]
+fn a_viewer_that_asks_at_once_gets_pictures_at_the_pace_and_fewer_where_they_cost_much() {
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0]);
+    let mut count = |b: &mut Bench, spent| {
+        let (looks, updates) = (b.vnc.looks, b.vnc.viewers[0].session.updates);
+        for i in 0..125u32 {
+            b.picture.draw(200, 100, |x, y| (x * y) as u32 ^ i);
+            if b.vnc.viewers[0].session.unsent().is_empty() && !b.vnc.looking {
+                client.write_all(&request(true)).unwrap();
+            }
+            if b.vnc.shown == b.now {
+                b.vnc.spent += spent;
+                b.vnc.moderate(&mut b.cx);
+            }
+            b.wait(FIRST);
+            b.heard(&mut client);
+        }
+        (b.vnc.looks - looks, b.vnc.viewers[0].session.updates - updates)
+    };
+    let (looks, updates) = count(&mut b, 0);
+    assert!((20..=30).contains(&updates) && looks <= updates + 1, "{updates} updates of {looks} looks in a second");
+    // A twentieth of the time: 10 ms of 200.
+    let (_, fewer) = count(&mut b, 10_000_000);
+    assert!((4..=8).contains(&fewer), "{fewer} updates");
 }
 
 #[test]
