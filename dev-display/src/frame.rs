@@ -1,35 +1,33 @@
 //! A picture in memory.
 use bulkhead_bus::Surface;
 
-/// A picture: 8 bits each of red, green, blue.
+/// A picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Pixels of a line.
     pub width: usize,
     /// Lines.
     pub height: usize,
-    /// `width * height * 3` bytes.
-    pub rgb: Vec<u8>,
+    /// `width * height` pixels, each 8 bits of red from bit 16 on, green, blue.
+    pub pixels: Vec<u32>,
 }
 
 impl Frame {
     /// A black one.
     pub(crate) fn new(width: usize, height: usize) -> Self {
-        Self { width, height, rgb: vec![0; width.saturating_mul(height).saturating_mul(3)] }
+        Self { width, height, pixels: vec![0; width.saturating_mul(height)] }
     }
 
     /// Line `y`.
-    pub(crate) fn row(&self, y: usize) -> &[u8] {
-        let bytes = self.width.saturating_mul(3);
-        let start = y.saturating_mul(bytes);
-        self.rgb.get(start..start.saturating_add(bytes)).unwrap_or_default()
+    pub(crate) fn row(&self, y: usize) -> &[u32] {
+        let start = y.saturating_mul(self.width);
+        self.pixels.get(start..start.saturating_add(self.width)).unwrap_or_default()
     }
 
     /// Line `y`, to draw.
-    pub(crate) fn line(&mut self, y: usize) -> &mut [u8] {
-        let bytes = self.width.saturating_mul(3);
-        let start = y.saturating_mul(bytes);
-        self.rgb.get_mut(start..start.saturating_add(bytes)).unwrap_or_default()
+    pub(crate) fn line(&mut self, y: usize) -> &mut [u32] {
+        let start = y.saturating_mul(self.width);
+        self.pixels.get_mut(start..start.saturating_add(self.width)).unwrap_or_default()
     }
 
     /// The lines that differ from `before`, as ranges; all of them if the size is another.
@@ -37,9 +35,9 @@ impl Frame {
         if (self.width, self.height) != (before.width, before.height) {
             return std::iter::once(0..self.height).collect();
         }
-        let bytes = self.width.saturating_mul(3).max(1);
+        let width = self.width.max(1);
         let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
-        for (y, (new, old)) in self.rgb.chunks(bytes).zip(before.rgb.chunks(bytes)).enumerate() {
+        for (y, (new, old)) in self.pixels.chunks(width).zip(before.pixels.chunks(width)).enumerate() {
             if new == old {
                 continue;
             }
@@ -70,7 +68,11 @@ impl Frame {
         encoder.set_depth(png::BitDepth::Eight);
         encoder.set_compression(png::Compression::Fast);
         let mut writer = encoder.write_header().ok()?;
-        writer.write_image_data(&self.rgb).ok()?;
+        let rgb: Vec<u8> = self.pixels.iter().flat_map(|p| {
+            let [_, r, g, b] = p.to_be_bytes();
+            [r, g, b]
+        }).collect();
+        writer.write_image_data(&rgb).ok()?;
         writer.finish().ok()?;
         Some(out)
     }

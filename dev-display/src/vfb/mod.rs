@@ -178,17 +178,17 @@ impl Vfb {
         for y in 0..g.height {
             let at = g.offset.saturating_add(y.saturating_mul(g.stride));
             buffer.read(at as u64, &mut line).ok()?;
-            let pixels = frame.line(y).as_chunks_mut::<3>().0.iter_mut();
+            let pixels = frame.line(y).iter_mut();
             if g.pixel == 4 {
-                for (to, &[b, g, r, _]) in pixels.zip(line.as_chunks::<4>().0) {
-                    *to = [r, g, b];
+                for (to, from) in pixels.zip(line.as_chunks::<4>().0) {
+                    *to = u32::from_le_bytes(*from) & 0xff_ffff;
                 }
             } else {
                 for (to, from) in pixels.zip(line.as_chunks::<2>().0) {
                     let v = u16::from_le_bytes(*from);
                     // The high bits again below, so that white is white.
                     let (red, green, blue) = (v >> 11, v >> 5 & 0x3f, v & 0x1f);
-                    *to = [(red << 3 | red >> 2) as u8, (green << 2 | green >> 4) as u8, (blue << 3 | blue >> 2) as u8];
+                    *to = u32::from(red << 3 | red >> 2) << 16 | u32::from(green << 2 | green >> 4) << 8 | u32::from(blue << 3 | blue >> 2);
                 }
             }
         }

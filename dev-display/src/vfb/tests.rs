@@ -16,9 +16,9 @@ impl Surface for Shown {
         self.lines.resize(height, Vec::new());
         true
     }
-    fn line(&mut self, y: usize, rgb: &[u8]) {
-        assert_eq!(rgb.len(), self.size.0 * 3);
-        self.lines[y] = rgb.to_vec();
+    fn line(&mut self, y: usize, pixels: &[u32]) {
+        assert_eq!(pixels.len(), self.size.0);
+        self.lines[y] = pixels.iter().flat_map(|p| p.to_be_bytes()[1..].to_vec()).collect();
         self.drawn += 1;
     }
     fn end(&mut self) {}

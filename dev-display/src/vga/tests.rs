@@ -77,7 +77,7 @@ fn text_is_drawn_with_its_font_and_colours() {
     v.write(Access::new(region::WINDOW, 0x18002, 2), 0x1e41, &mut cx).unwrap();
     let frame = v.frame();
     assert_eq!((frame.width, frame.height), (720, 400));
-    let pixel = |x: usize, y: usize| frame.rgb[(y * 720 + x) * 3..][..3].to_vec();
+    let pixel = |x: usize, y: usize| frame.pixels[y * 720 + x].to_be_bytes()[1..].to_vec();
     assert_eq!(pixel(9, 0), [(14 * 4) << 2 | 3, 0, 255], "foreground 14");
     assert_eq!(pixel(17, 0)[0], 16, "the ninth column is background 1");
     assert_eq!(pixel(0, 0)[0], 0);
@@ -97,8 +97,8 @@ impl bulkhead_bus::Surface for Drawn {
         *self = Self { size: (width, height), lines: Vec::new() };
         true
     }
-    fn line(&mut self, y: usize, rgb: &[u8]) {
-        assert_eq!(rgb.len(), self.size.0 * 3);
+    fn line(&mut self, y: usize, pixels: &[u32]) {
+        assert_eq!(pixels.len(), self.size.0);
         self.lines.push(y);
     }
     fn end(&mut self) {}
@@ -174,7 +174,7 @@ fn mode_13h_and_mode_12h() {
     let frame = v.frame();
     assert_eq!((frame.width, frame.height), (640, 400));
     for (x, y, red) in [(10, 4, 255), (11, 5, 255), (12, 4, 0), (10, 6, 0)] {
-        assert_eq!(frame.rgb[(y * 640 + x) * 3], red, "{x},{y}");
+        assert_eq!((frame.pixels[y * 640 + x] >> 16) as u8, red, "{x},{y}");
     }
     set(&mut v, 0x3c4, &[(4, 6)]);
     set(&mut v, 0x3ce, &[(5, 0)]);
@@ -185,11 +185,11 @@ fn mode_13h_and_mode_12h() {
     v.attribute[attr::PLANE_ENABLE] = 15;
     vram.write(0, &[0x80, 0, 0, 0x80]).unwrap();
     let frame = v.frame();
-    assert_eq!((frame.width, frame.height, frame.rgb[0]), (640, 480, 255));
+    assert_eq!((frame.width, frame.height, frame.pixels[0] >> 16), (640, 480, 255));
 }
 
 fn pixel(frame: &Frame, x: usize, y: usize) -> [u8; 3] {
-    frame.rgb[(y * frame.width + x) * 3..][..3].try_into().unwrap()
+    frame.pixels[y * frame.width + x].to_be_bytes()[1..].try_into().unwrap()
 }
 
 /// Mode 12h with every line a colour of its own, the number of its address / 80.
@@ -297,11 +297,11 @@ fn what_blinks_is_there_half_of_the_time_and_a_blank_screen_is_black() {
     set(&mut v, 0x3d4, &[(0x0b, 0x2f)]);
     assert_eq!(look(&v, true).1, 0, "the cursor's skew moves it");
     set(&mut v, 0x3c4, &[(1, 0x20)]);
-    assert!(v.frame().rgb.iter().all(|b| *b == 0), "the sequencer's screen off");
+    assert!(v.frame().pixels.iter().all(|b| *b == 0), "the sequencer's screen off");
     set(&mut v, 0x3c4, &[(1, 0)]);
     v.status_read();
     out(&mut v, 0x3c0, 0);
-    assert!(v.frame().rgb.iter().all(|b| *b == 0), "the processor has the palette");
+    assert!(v.frame().pixels.iter().all(|b| *b == 0), "the processor has the palette");
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn linear_modes_show_video_ram_and_never_leave_it() {
     linear(&mut v, &mut cx, 640, 400, 32);
     vram.write(4, &[1, 2, 3, 0]).unwrap();
     let frame = v.frame();
-    assert_eq!((frame.width, frame.height, &frame.rgb[3..6]), (640, 400, &[3, 2, 1][..]));
+    assert_eq!((frame.width, frame.height, frame.pixels[1]), (640, 400, 0x03_0201));
     // CVE-2014-3615, CVE-2016-3712: sizes and offsets beyond video memory.
     linear(&mut v, &mut cx, 16000, 12000, 32);
     assert!(v.dispi_stride() * u64::from(v.dispi(dispi::YRES)) <= u64::from(VRAM));
@@ -425,8 +425,8 @@ proptest! {
             let _ = v.read(at, &mut cx);
         }
         let frame = v.frame();
-        prop_assert!(frame.rgb.len() <= 64 << 20);
-        prop_assert_eq!(frame.rgb.len(), frame.width * frame.height * 3);
+        prop_assert!(frame.pixels.len() <= 16 << 20);
+        prop_assert_eq!(frame.pixels.len(), frame.width * frame.height);
         let saved = v.save();
         let mut other = Vga::new(3, VRAM, 65536, v.vram.clone());
         other.load(&saved, &mut cx).unwrap();

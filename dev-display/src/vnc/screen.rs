@@ -2,7 +2,6 @@
 use super::encode::Block;
 use crate::fbdev::View;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 /// Pixels of a segment of a line: what changes is known to within these.
 pub(crate) const SEGMENT: usize = 64;
@@ -58,8 +57,22 @@ pub(crate) struct Screen {
     lines: Vec<u64>,
 }
 
+/// Takes one more word into a hash. What differs in one word only never has the same.
+fn mix(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
+/// Eight bytes at a time in four lanes, so that a processor does several at once. Nobody gains by a picture that looks unchanged: it is his.
 fn hash(bytes: &[u8]) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(bytes)
+    let mut lanes = [0u64; 4];
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    for block in blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+            *lane = mix(*lane, u64::from_le_bytes(*word));
+        }
+    }
+    let rest = rest.as_chunks::<4>().0.iter().fold(0, |h, word| mix(h, u64::from(u32::from_le_bytes(*word))));
+    lanes.into_iter().fold(rest, |h, lane| mix(h, lane ^ lane >> 32))
 }
 
 impl Screen {
@@ -94,7 +107,7 @@ impl Screen {
                     changed |= 1u64 << (i & 63);
                 }
             }
-            let all = known.iter().fold(0u64, |h, s| h.rotate_left(5).wrapping_mul(0x517c_c1b7_2722_0a95) ^ s);
+            let all = known.iter().fold(0, |h, s| mix(h, *s));
             if let Some(line) = self.lines.get_mut(y) {
                 *line = all;
             }

@@ -177,8 +177,8 @@ impl Surface for SurfaceArea {
     fn begin(&mut self, width: usize, height: usize) -> bool {
         self.0.begin(width, height)
     }
-    fn line(&mut self, y: usize, rgb: &[u8]) {
-        self.0.line(y, rgb);
+    fn line(&mut self, y: usize, pixels: &[u32]) {
+        self.0.line(y, pixels);
     }
     fn end(&mut self) {
         self.0.end();

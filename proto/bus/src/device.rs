@@ -96,7 +96,7 @@ pub trait Surface: Send {
     /// Begins an update of a picture of this size. False: it does not fit, and nothing may be drawn.
     fn begin(&mut self, width: usize, height: usize) -> bool;
     /// Draws line `y`: three bytes, red, green, blue, for each pixel.
-    fn line(&mut self, y: usize, rgb: &[u8]);
+    fn line(&mut self, y: usize, pixels: &[u32]);
     /// Ends the update.
     fn end(&mut self);
 }

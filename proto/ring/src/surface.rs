@@ -42,14 +42,14 @@ impl SurfaceWriter {
         true
     }
 
-    /// Draws a line of red, green and blue bytes.
-    pub fn line(&mut self, y: usize, rgb: &[u8]) {
+    /// Draws a line of pixels: red in bits 16 to 23, green, blue.
+    pub fn line(&mut self, y: usize, pixels: &[u32]) {
         if y >= self.height {
             return;
         }
-        self.row.clear();
-        for [r, g, b] in rgb.as_chunks::<3>().0.iter().take(self.width) {
-            self.row.extend_from_slice(&[*b, *g, *r, 0]);
+        self.row.resize(pixels.len().min(self.width).saturating_mul(4), 0);
+        for (to, pixel) in self.row.as_chunks_mut::<4>().0.iter_mut().zip(pixels) {
+            *to = pixel.to_le_bytes();
         }
         let start = at::PIXELS_AT.saturating_add(y.saturating_mul(self.width).saturating_mul(4));
         let _ = self.area.copy_in(start, &self.row);
@@ -155,7 +155,7 @@ mod tests {
         let mut picture = Picture::default();
         assert!(writer.begin(2, 3));
         for y in 0..3u8 {
-            writer.line(usize::from(y), &[y, 1, 2, 3, 4, 5]);
+            writer.line(usize::from(y), &[u32::from(y) << 16 | 0x102, 0x03_0405]);
         }
         assert!(!reader.update(&mut picture), "it draws just now");
         writer.end();
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!((picture.width, picture.height, picture.dirty.as_slice()), (2, 3, &[0, 1, 2][..]));
         assert_eq!(picture.pixels[8..16], [2, 1, 1, 0, 5, 4, 3, 0]);
         assert!(writer.begin(2, 3));
-        writer.line(1, &[9; 6]);
+        writer.line(1, &[0x09_0909; 2]);
         writer.end();
         assert!(reader.update(&mut picture));
         assert_eq!((picture.dirty.as_slice(), picture.pixels[8]), (&[1][..], 9));

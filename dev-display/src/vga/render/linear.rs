@@ -1,6 +1,6 @@
 //! The Bochs interface's linear modes.
 use crate::frame::Frame;
-use super::{PIXELS, Vga, put};
+use super::{PIXELS, Vga, pixel, put};
 use crate::vga::spec::dispi;
 
 impl Vga {
@@ -17,21 +17,18 @@ impl Vga {
             self.read(first.saturating_add(stride.saturating_mul(y as u64)), &mut row);
             let line = frame.line(y);
             match bpp {
-                8 => row.iter().enumerate().for_each(|(x, i)| put(line, x, self.color(*i))),
-                15 | 16 => {
-                    for (x, bytes) in row.as_chunks::<2>().0.iter().enumerate() {
-                        let v = u16::from_le_bytes(*bytes);
-                        let five = |v: u16| ((v & 31) << 3 | (v & 31) >> 2) as u8;
-                        let color = if bpp == 15 {
-                            [five(v >> 10), five(v >> 5), five(v)]
-                        } else {
-                            [five(v >> 11), ((v >> 5 & 63) << 2 | (v >> 5 & 63) >> 4) as u8, five(v)]
-                        };
-                        put(line, x, color);
+                8 => put(line, row.iter().map(|i| self.color(*i))),
+                15 | 16 => put(line, row.as_chunks::<2>().0.iter().map(|bytes| {
+                    let v = u16::from_le_bytes(*bytes);
+                    let five = |v: u16| ((v & 31) << 3 | (v & 31) >> 2) as u8;
+                    if bpp == 15 {
+                        pixel([five(v >> 10), five(v >> 5), five(v)])
+                    } else {
+                        pixel([five(v >> 11), ((v >> 5 & 63) << 2 | (v >> 5 & 63) >> 4) as u8, five(v)])
                     }
-                }
-                24 => row.as_chunks::<3>().0.iter().enumerate().for_each(|(x, [b, g, r])| put(line, x, [*r, *g, *b])),
-                32 => row.as_chunks::<4>().0.iter().enumerate().for_each(|(x, [b, g, r, _])| put(line, x, [*r, *g, *b])),
+                })),
+                24 => put(line, row.as_chunks::<3>().0.iter().map(|[b, g, r]| pixel([*r, *g, *b]))),
+                32 => put(line, row.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes) & 0xff_ffff)),
                 _ => {}
             }
         }

@@ -11,11 +11,15 @@ use super::spec::{AttributeMode, ClockingMode, CrtcMode, MaxScanLine, attr, crtc
 /// Most pixels of a picture; what is below them is not drawn.
 const PIXELS: usize = 16 << 20;
 
-/// Writes one pixel.
-fn put(line: &mut [u8], x: usize, color: [u8; 3]) {
-    let at = x.saturating_mul(3);
-    if let Some(pixel) = line.get_mut(at..at.saturating_add(3)) {
-        pixel.copy_from_slice(&color);
+/// A pixel of these parts.
+fn pixel([red, green, blue]: [u8; 3]) -> u32 {
+    u32::from_be_bytes([0, red, green, blue])
+}
+
+/// Writes a line of pixels.
+fn put(line: &mut [u32], pixels: impl Iterator<Item = u32>) {
+    for (to, pixel) in line.iter_mut().zip(pixels) {
+        *to = pixel;
     }
 }
 
@@ -45,7 +49,7 @@ impl Vga {
             () => self.planar(),
         };
         if self.blank() {
-            frame.rgb.fill(0);
+            frame.pixels.fill(0);
         }
         frame
     }
@@ -63,14 +67,14 @@ impl Vga {
         AttributeMode::from_bits(self.attribute(attr::MODE))
     }
 
-    fn color(&self, index: u8) -> [u8; 3] {
+    fn color(&self, index: u8) -> u32 {
         let at = usize::from(index & self.dac_mask).saturating_mul(3);
         let rgb: [u8; 3] = self.palette.get(at..).and_then(|p| p.first_chunk::<3>()).copied().unwrap_or([0; 3]);
-        if self.dac_8bit() { rgb } else { rgb.map(|c| c << 2 | c >> 4 & 3) }
+        pixel(if self.dac_8bit() { rgb } else { rgb.map(|c| c << 2 | c >> 4 & 3) })
     }
 
     /// A 4-bit attribute through the attribute controller to the DAC.
-    fn attribute_color(&self, index: u8) -> [u8; 3] {
+    fn attribute_color(&self, index: u8) -> u32 {
         let entry = self.attribute(usize::from(index & self.attribute(attr::PLANE_ENABLE) & 0x0f));
         let select = self.attribute(attr::COLOR_SELECT);
         let value = if self.attribute_mode().palette_size() { entry & 0x0f | select << 4 } else { entry & 0x3f | (select & 0x0c) << 4 };
@@ -78,8 +82,8 @@ impl Vga {
     }
 
     /// The sixteen attributes' colours.
-    fn colors(&self) -> [[u8; 3]; 16] {
-        let mut colors = [[0; 3]; 16];
+    fn colors(&self) -> [u32; 16] {
+        let mut colors = [0; 16];
         (0u8..).zip(&mut colors).for_each(|(i, color)| *color = self.attribute_color(i));
         colors
     }

@@ -22,7 +22,7 @@ impl Vga {
                 known = Some(at);
             }
             let line = frame.line(y);
-            pixels.iter().skip(scan.pan).take(width).enumerate().for_each(|(x, color)| put(line, x, *color));
+            put(line, pixels.iter().skip(scan.pan).copied());
         }
         frame
     }
@@ -40,15 +40,15 @@ impl Vga {
             self.read(first.saturating_add(stride.saturating_mul(y as u64)), &mut row);
             self.pixels(&row, &mut pixels);
             let line = frame.line(y);
-            pixels.iter().take(width).enumerate().for_each(|(x, color)| put(line, x, *color));
+            put(line, pixels.iter().copied());
         }
         frame
     }
 
     /// The pixels of a line of the planes.
-    fn pixels(&self, row: &[u8], pixels: &mut Vec<[u8; 3]>) {
+    fn pixels(&self, row: &[u8], pixels: &mut Vec<u32>) {
         let colors = self.colors();
-        let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or([0; 3]);
+        let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
         let wide = self.graphics(gfx::MODE) & 0x40 != 0 && !self.dispi_enabled();
         let packed = self.graphics(gfx::MODE) & 0x20 != 0 && !self.dispi_enabled();
         pixels.clear();

@@ -47,7 +47,7 @@ impl Vga {
         let cell_width = if self.clocking().eight_dots() { 8usize } else { 9 };
         let mut frame = Frame::new(columns.saturating_mul(cell_width), self.vertical_end());
         let (fonts, colors, mode) = (self.fonts(), self.colors(), self.attribute_mode());
-        let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or([0; 3]);
+        let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
         let cursor_at = u64::from(self.crtc(crtc::CURSOR_HIGH)) << 8 | u64::from(self.crtc(crtc::CURSOR_LOW));
         let cursor_on = on && self.crtc(crtc::CURSOR_START) & 0x20 == 0;
         let skew = usize::from(self.crtc(crtc::CURSOR_END) >> 5 & 3);
@@ -57,14 +57,16 @@ impl Vga {
         // One more character than is seen comes into view by panning.
         let mut cells = vec![0; columns.saturating_add(1).saturating_mul(4)];
         let mut known = None;
+        let mut dots = vec![0u32; columns.saturating_add(1).saturating_mul(cell_width)];
         for (y, scan) in self.scans().enumerate() {
             if known != Some(scan.at) {
                 self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
                 known = Some(scan.at);
             }
-            let line = frame.line(y);
-            for (column, cell) in cells.chunks_exact(4).enumerate() {
-                let &[character, attribute, ..] = cell else { continue };
+            // On this line the cursor covers this column.
+            let cursor = (cursor_on && cursor.contains(&scan.row)).then(|| cursor_at.saturating_add(skew as u64).wrapping_sub(scan.at) & 0xffff);
+            let underlined = mode.mono() && scan.row == underline;
+            for ((column, &[character, attribute, ..]), cell) in (0u64..).zip(cells.as_chunks::<4>().0).zip(dots.chunks_exact_mut(cell_width)) {
                 let font = fonts.get(usize::from(attribute >> 3 & 1)).map_or(&[][..], Vec::as_slice);
                 let foreground = color(attribute);
                 let background = color(if mode.blink() { attribute >> 4 & 7 } else { attribute >> 4 });
@@ -72,28 +74,23 @@ impl Vga {
                 if mode.blink() && attribute & 0x80 != 0 && !on {
                     bits = 0;
                 }
-                if mode.mono() && attribute & 7 == 1 && scan.row == underline {
+                let here = cursor == Some(column);
+                if here || underlined && attribute & 7 == 1 {
                     bits = 0xff;
                 }
-                let here = scan.at.saturating_add(column as u64) & 0xffff == cursor_at.saturating_add(skew as u64) & 0xffff;
-                if cursor_on && here && cursor.contains(&scan.row) {
-                    bits = 0xff;
+                let differ = foreground ^ background;
+                let dot = |on: u8| background ^ differ & 0u32.wrapping_sub(u32::from(on & 1));
+                let (eight, ninth) = cell.split_at_mut(8);
+                for (to, shift) in eight.iter_mut().zip((0..8u32).rev()) {
+                    *to = dot(bits >> shift);
                 }
-                let left = column.saturating_mul(cell_width);
-                let mut dot = |x: usize, on: bool| {
-                    if let Some(x) = left.saturating_add(x).checked_sub(scan.pan) {
-                        put(line, x, if on { foreground } else { background });
-                    }
-                };
-                for x in 0..8usize {
-                    dot(x, bits & 0x80u8.wrapping_shr(x as u32) != 0);
-                }
-                if cell_width == 9 {
+                if let [to] = ninth {
                     // The ninth is a copy of the eighth in line graphics, in an underline and in the cursor.
-                    let copied = mode.line_graphics() && (0xc0..0xe0).contains(&character) || bits == 0xff && cursor_on && here && cursor.contains(&scan.row);
-                    dot(8, copied && bits & 1 != 0);
+                    let copied = here || mode.line_graphics() && (0xc0..0xe0).contains(&character);
+                    *to = dot(bits & u8::from(copied));
                 }
             }
+            put(frame.line(y), dots.iter().skip(scan.pan).copied());
         }
         frame
     }

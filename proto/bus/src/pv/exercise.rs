@@ -50,7 +50,7 @@ impl Surface for Nowhere {
     fn begin(&mut self, _: usize, _: usize) -> bool {
         true
     }
-    fn line(&mut self, _: usize, _: &[u8]) {}
+    fn line(&mut self, _: usize, _: &[u32]) {}
     fn end(&mut self) {}
 }
 
