@@ -34,6 +34,16 @@ fn console_seeds() {
     assert_eq!(pv::exercise::seeds(&bulkhead_dev_input::console::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/console")), Ok(()));
 }
 
+#[test]
+fn usb_states_of_earlier_versions_are_understood() {
+    assert_eq!(golden(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-"), Ok(()));
+}
+
+#[test]
+fn usb_seeds() {
+    assert_eq!(seeds(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/usb")), Ok(()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

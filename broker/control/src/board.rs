@@ -1,6 +1,6 @@
-//! vCPUs and the PCI bus: query-cpus-fast, query-hotpluggable-cpus, device_add of a vCPU, query-pci.
+//! What is plugged in: query-cpus-fast, query-hotpluggable-cpus, device_add and device_del of vCPUs and USB devices, query-pci.
 use crate::qmp::{Outcome, QmpError, Shared};
-use bulkhead_bus::plan::{BROKER, DeviceConfig, Slot};
+use bulkhead_bus::plan::{BROKER, DeviceConfig, Slot, UsbDevice};
 use bulkhead_control_api::v1;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,12 +63,36 @@ impl Shared {
         Ok((0..self.plan.vcpus).rev().map(place).collect())
     }
 
-    /// device_add: a vCPU is all that can be added.
+    /// device_del: what was plugged into the USB controller.
+    pub(crate) async fn device_del(&self, arguments: &Value) -> Outcome {
+        let id = arguments.get("id").and_then(Value::as_str).unwrap_or_default();
+        if id.starts_with("cpu-") {
+            return Err(QmpError::generic("a vCPU cannot be taken away here; a guest gives vCPUs back by xenstore"));
+        }
+        let gone = self.plug_usb(arguments, "").await?;
+        crate::run::event(self, "DEVICE_DELETED", &json!({ "device": id, "path": format!("/machine/peripheral/{id}") }));
+        Ok(gone)
+    }
+
+    /// Plugs a USB device in, or out.
+    async fn plug_usb(&self, arguments: &Value, driver: &str) -> Outcome {
+        let id = arguments.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
+        let slot = self.plan.devices.iter().find(|d| matches!(d.config, DeviceConfig::Usb { .. })).map(|d| d.slot);
+        let slot = slot.ok_or_else(|| QmpError::generic("the guest has no USB controller"))?;
+        let mut client = self.clients.wait(slot).await.ok_or_else(|| QmpError::generic("the USB controller's process does not run"))?;
+        client.plug_usb(v1::UsbPlug { id: id.to_owned(), driver: driver.to_owned() }).await.map_err(|e| QmpError::generic(e.message()))?;
+        Ok(json!({}))
+    }
+
+    /// device_add: a vCPU, or a USB device.
     pub(crate) async fn device_add(&self, arguments: &Value) -> Outcome {
         let driver = arguments.get("driver").and_then(Value::as_str);
         let driver = driver.ok_or_else(|| QmpError::generic("Parameter 'driver' is missing"))?;
+        if UsbDevice::of_driver(driver).is_some() {
+            return self.plug_usb(arguments, driver).await;
+        }
         if driver != CPU {
-            return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}') can")));
+            return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}'), usb-tablet, usb-mouse and usb-kbd can")));
         }
         // libxl sends numbers as strings or as numbers, by version.
         let number = |key: &str| match arguments.get(key) {

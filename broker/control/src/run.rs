@@ -132,7 +132,7 @@ async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl Fn
 }
 
 /// Tells every client.
-fn event(shared: &Shared, name: &str, data: &serde_json::Value) {
+pub(crate) fn event(shared: &Shared, name: &str, data: &serde_json::Value) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let event = json!({ "event": name, "data": data, "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() } });
     let _ = shared.events.send(format!("{event}\r\n"));

@@ -271,6 +271,7 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => drop(answer.send(Err("the broker has no drives".into()))),
                 ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => drop(answer.send(Err("the broker is no network card".into()))),
                 ControlRequest::Trace(_, answer) => drop(answer.send(Err("the broker has no registers".into()))),
+                ControlRequest::PlugUsb(_, _, answer) => drop(answer.send(Err("the broker is no USB controller".into()))),
                 ControlRequest::PlugCpu(_, answer) => drop(answer.send(Err("the broker is no board".into()))),
                 ControlRequest::SetPassword(_, answer) => drop(answer.send(Err("the broker asks nobody for a password".into()))),
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}

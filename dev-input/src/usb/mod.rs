@@ -56,6 +56,8 @@ pub fn declare(device: u8) -> Declaration {
 struct Port {
     status: PortStatus,
     function: Option<Function>,
+    /// What it is called by who has plugged it in while the machine ran.
+    id: String,
 }
 
 impl Port {
@@ -63,14 +65,13 @@ impl Port {
         let connected = device.is_some();
         // Full speed: D+ is up.
         let status = PortStatus::new().with_one(true).with_connected(connected).with_connect_change(connected).with_lines(if connected { 2 } else { 0 });
-        Self { status, function: device.map(Function::new) }
+        Self { status, function: device.map(Function::new), id: String::new() }
     }
 }
 
 /// The controller.
 pub struct Uhci {
     device: u8,
-    devices: Vec<UsbDevice>,
     config: ConfigSpace,
     command: Command,
     status: Status,
@@ -109,7 +110,6 @@ impl Uhci {
         let mut plugged = devices.iter().copied();
         Self {
             device,
-            devices: devices.to_vec(),
             config,
             command: Command::new(),
             status: Status::new().with_halted(true),
@@ -132,9 +132,15 @@ impl Uhci {
         }
     }
 
+    /// What is plugged in, as after power-on.
+    fn powered(&self) -> [Port; PORTS] {
+        self.ports.clone().map(|p| Port { id: p.id, ..Port::new(p.function.map(|f| f.hid.kind)) })
+    }
+
     /// Registers and devices as after power-on; the configuration space stays.
     fn reset_host(&mut self, cx: &mut Context) {
-        let mut fresh = Self::new(self.device, &self.devices, self.input.take(), self.taken.take());
+        let mut fresh = Self::new(self.device, &[], self.input.take(), self.taken.take());
+        fresh.ports = self.powered();
         std::mem::swap(&mut fresh.config, &mut self.config);
         (fresh.told, fresh.frames, fresh.transactions, fresh.dma_errors) = (self.told, self.frames, self.transactions, self.dma_errors);
         *self = fresh;
@@ -269,7 +275,7 @@ impl Uhci {
             return self.reset_host(cx);
         }
         if new.global_reset() && !self.command.global_reset() {
-            self.ports.iter_mut().for_each(|p| *p = Port::new(p.function.as_ref().map(|f| f.hid.kind)));
+            self.ports = self.powered();
         }
         let started = new.run() && !self.command.run();
         let stopped = !new.run() && self.command.run();
@@ -357,9 +363,29 @@ impl Device for Uhci {
     }
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
-        let fresh = Self::new(self.device, &self.devices, None, None);
+        let fresh = Self::new(self.device, &[], None, None);
         self.config = fresh.config;
         self.reset_host(cx);
+    }
+
+    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), String> {
+        let named = self.ports.iter_mut().find(|p| !id.is_empty() && p.function.is_some() && p.id == id);
+        match (device, named) {
+            (Some(_), Some(_)) => return Err(format!("there is a USB device '{id}' already")),
+            (None, None) => return Err(format!("no USB device '{id}' was plugged in while the machine ran")),
+            (Some(device), None) => {
+                let port = self.ports.iter_mut().find(|p| p.function.is_none()).ok_or("both ports of the USB controller are taken")?;
+                (port.function, port.id) = (Some(Function::new(device)), id.to_owned());
+                port.status = port.status.with_connected(true).with_connect_change(true).with_lines(2);
+            }
+            (None, Some(port)) => {
+                (port.function, port.id) = (None, String::new());
+                let was = port.status;
+                port.status = was.with_connected(false).with_connect_change(true).with_enabled(false).with_enable_change(was.enable_change() || was.enabled()).with_lines(0);
+            }
+        }
+        self.update(cx);
+        Ok(())
     }
 
     fn running(&mut self, running: bool, cx: &mut Context) {
@@ -392,7 +418,7 @@ impl Device for Uhci {
             out.group(&format!("port{i}"), |out| {
                 out.hex("status", port.status.into_bits());
                 if let Some(f) = &port.function {
-                    out.value("device", format_args!("{:?}", f.hid.kind)).value("address", f.address).value("configuration", f.configuration);
+                    out.value("device", format_args!("{:?}", f.hid.kind)).value("name", &port.id).value("address", f.address).value("configuration", f.configuration);
                     out.value("reports wait", f.hid.waits());
                 }
             });

@@ -1,6 +1,7 @@
 //! The saved state of the controller and of what is plugged in. Reports that wait are not in it: they are movement and keys of a moment.
 use super::spec::{Command, Interrupts, PortStatus, Status};
-use super::Uhci;
+use super::{Port, Uhci};
+use bulkhead_bus::plan::UsbDevice;
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
 
@@ -29,7 +30,16 @@ struct PortState {
     status: u32,
     #[prost(message, optional, tag = "2")]
     function: Option<FunctionState>,
+    /// What is plugged in: 1 nothing, 2 tablet, 3 mouse, 4 keyboard.
+    #[prost(uint32, tag = "3")]
+    kind: u32,
+    /// What it is called, if it was plugged in while the machine ran.
+    #[prost(string, tag = "4")]
+    id: String,
 }
+
+/// The numbers of what can be plugged in.
+const KINDS: [(u32, Option<UsbDevice>); 4] = [(1, None), (2, Some(UsbDevice::Tablet)), (3, Some(UsbDevice::Mouse)), (4, Some(UsbDevice::Keyboard))];
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct UhciState {
@@ -62,6 +72,8 @@ impl Uhci {
                 idle: u32::from(f.hid.idle),
                 leds: u32::from(f.hid.leds),
             }),
+            kind: KINDS.iter().find(|(_, kind)| *kind == p.function.as_ref().map(|f| f.hid.kind)).map_or(0, |(number, _)| *number),
+            id: p.id.clone(),
         });
         UhciState {
             version: VERSION,
@@ -82,7 +94,7 @@ impl Uhci {
         let [command, status, interrupts, frame_number, frame_list, sof] = *s.registers.as_slice() else {
             return Err(StateError::Value("number of registers"));
         };
-        if s.ports.len() != self.ports.len() || s.ports.iter().zip(&self.ports).any(|(s, p)| s.function.is_some() != p.function.is_some()) {
+        if s.ports.len() != self.ports.len() {
             return Err(StateError::Value("ports"));
         }
         let word = |v: u32, what| u16::try_from(v).map_err(|_| StateError::Value(what));
@@ -93,6 +105,11 @@ impl Uhci {
         let (frame_number, sof) = (word(frame_number, "frame number")? & 0x7ff, byte(sof, "start of frame")? & 0x7f);
         let mut ports = self.ports.clone();
         for (port, saved) in ports.iter_mut().zip(&s.ports) {
+            let (_, kind) = KINDS.iter().find(|(number, _)| *number == saved.kind).ok_or(StateError::Value("kind of USB device"))?;
+            if saved.id.len() > 64 || kind.is_some() != saved.function.is_some() {
+                return Err(StateError::Value("USB device"));
+            }
+            *port = Port { id: saved.id.clone(), ..Port::new(*kind) };
             let connected = port.function.is_some();
             let status = PortStatus::from_bits(word(saved.status, "port")?);
             port.status = status.with_connected(connected).with_one(true).with_lines(if connected { 2 } else { 0 }).with_enabled(connected && status.enabled());

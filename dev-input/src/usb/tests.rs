@@ -266,9 +266,11 @@ proptest! {
         let saved = h.usb.save();
         let mut other = Host::new(&[UsbDevice::Tablet, UsbDevice::Keyboard]);
         other.usb.load(&saved, &mut other.cx).unwrap();
-        prop_assert_eq!(other.usb.save(), saved);
+        prop_assert_eq!(&other.usb.save(), &saved);
+        // What is plugged in is part of it.
         let mut fewer = Host::new(&[UsbDevice::Tablet]);
-        prop_assert!(fewer.usb.load(&other.usb.save(), &mut fewer.cx).is_err());
+        fewer.usb.load(&saved, &mut fewer.cx).unwrap();
+        prop_assert_eq!(fewer.usb.save(), saved);
     }
 
     #[test]
@@ -277,4 +279,36 @@ proptest! {
         let _ = h.usb.load(&state, &mut h.cx);
         h.wait(16);
     }
+}
+
+#[test]
+fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
+    let mut h = Host::new(&[UsbDevice::Tablet]);
+    let status = |h: &mut Host, port: u64| PortStatus::from_bits(h.inw(reg::PORT + port * 2));
+    // The driver has seen the change of power-on.
+    h.out(reg::PORT, 2);
+    assert!(status(&mut h, 0).connected() && !status(&mut h, 1).connected());
+    h.usb.plug_usb("k", Some(UsbDevice::Keyboard), &mut h.cx).unwrap();
+    let now = status(&mut h, 1);
+    assert!(now.connected() && now.connect_change() && !now.enabled());
+    assert!(h.usb.plug_usb("k", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().contains("already"));
+    assert!(h.usb.plug_usb("m", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().contains("both ports"));
+    assert!(h.usb.plug_usb("", None, &mut h.cx).unwrap_err().contains("no USB device"), "what was there from the start has no name");
+    // Reset and enabled by the driver.
+    h.out(reg::PORT + 2, PortStatus::new().with_reset(true).into_bits());
+    h.out(reg::PORT + 2, PortStatus::new().with_enabled(true).with_connect_change(true).into_bits());
+    assert!(status(&mut h, 1).enabled());
+    let descriptor = h.read_control(0, [0x80, 6, 0, 1, 0, 0, 18, 0]);
+    assert_eq!(descriptor.map(|d| d.len()), Some(18));
+    let state = h.usb.save();
+    let mut next = Host::new(&[UsbDevice::Tablet]);
+    next.usb.load(&state, &mut next.cx).unwrap();
+    assert_eq!(next.usb.save(), state);
+    next.usb.plug_usb("k", None, &mut next.cx).unwrap();
+    let gone = status(&mut next, 1);
+    assert!(!gone.connected() && gone.connect_change() && !gone.enabled() && gone.enable_change());
+    assert!(next.usb.plug_usb("k", None, &mut next.cx).is_err());
+    // A reset of the machine keeps what is plugged in.
+    h.usb.reset(Reset::Machine, &mut h.cx);
+    assert!(status(&mut h, 1).connected());
 }

@@ -68,7 +68,7 @@ fn vcpu_set() {
     assert!(!bed.sim.isa[9]);
     assert_eq!(bed.online(), [0, 1, 2]);
     assert!(bed.error("device_add", arguments).contains("there already"));
-    assert!(bed.error("device_add", json!({ "id": "x", "driver": "usb-tablet" })).contains("cannot be added"));
+    assert!(bed.error("device_add", json!({ "id": "x", "driver": "usb-host" })).contains("cannot be added"));
     // The board is killed, and control: neither forgets.
     for role in ["platform", "control"] {
         let old = bed.sim.process(role).unwrap();
@@ -80,6 +80,36 @@ fn vcpu_set() {
         }
     }
     assert_eq!(bed.online(), [0, 1, 2]);
+    assert!(bed.sim.end().unwrap().success());
+}
+
+/// USB devices come and go by QMP; the controller's process and control die, and neither forgets.
+#[test]
+fn usb_devices_are_plugged_in_and_out() {
+    let mut bed = Bed::new(&["-usb", "-usbdevice", "tablet"]);
+    let plugged = |bed: &Bed| {
+        let answer = bed.good("x-bulkhead-inspect", json!({ "device": "usb" }));
+        let words = answer.to_string();
+        ["Tablet", "Keyboard", "Mouse"].into_iter().filter(|k| words.contains(k)).collect::<Vec<_>>()
+    };
+    bed.good("device_add", json!({ "id": "keys", "driver": "usb-kbd" }));
+    assert!(bed.error("device_add", json!({ "id": "more", "driver": "usb-mouse" })).contains("both ports"));
+    assert!(bed.error("device_add", json!({ "driver": "usb-mouse" })).contains("'id' is missing"));
+    for role in ["usb", "control"] {
+        let old = bed.sim.process(role).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        bed.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while bed.sim.process(role).is_none_or(|new| new == old) {
+            assert!(std::time::Instant::now() < end);
+        }
+    }
+    assert_eq!(plugged(&bed), ["Tablet", "Keyboard"]);
+    bed.good("device_del", json!({ "id": "keys" }));
+    assert_eq!(plugged(&bed), ["Tablet"]);
+    assert!(bed.error("device_del", json!({ "id": "keys" })).contains("no USB device 'keys'"));
+    bed.good("device_add", json!({ "id": "m", "driver": "usb-mouse" }));
+    assert_eq!(plugged(&bed), ["Tablet", "Mouse"]);
     assert!(bed.sim.end().unwrap().success());
 }
 
@@ -145,7 +175,7 @@ fn the_bus_and_the_rest() {
     assert_eq!((at(1, 1)["qdev_id"].as_str(), at(1, 1)["id"]["device"].as_u64(), at(1, 1)["class_info"]["class"].as_u64()), (Some("ide"), Some(0x7010), Some(0x101)));
     assert_eq!((at(3, 0)["qdev_id"].as_str(), at(2, 0)["id"]["vendor"].as_u64()), (Some("vga"), Some(0x5853)));
     assert!(bed.error("system_wakeup", json!({})).contains("not in suspended state"));
-    assert!(bed.error("device_del", json!({ "id": "cpu-2" })).contains("nothing can be taken away"));
+    assert!(bed.error("device_del", json!({ "id": "cpu-2" })).contains("cannot be taken away"));
     let names = bed.good("query-commands", json!({}));
     assert!(names.as_array().unwrap().iter().any(|c| c["name"] == "device_add"));
     assert!(bed.sim.end().unwrap().success());

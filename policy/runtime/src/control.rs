@@ -3,7 +3,7 @@
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::plan::{InputEvent, UsbDevice};
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -46,6 +46,8 @@ pub enum ControlRequest {
     SetNic(NicSettings, oneshot::Sender<Result<(), String>>),
     /// The password of viewers.
     SetPassword(Vec<u8>, oneshot::Sender<Result<(), String>>),
+    /// Plug a USB device of this name in, or out.
+    PlugUsb(String, Option<UsbDevice>, oneshot::Sender<Result<(), String>>),
     /// Plug in this vCPU.
     PlugCpu(u16, oneshot::Sender<Result<(), String>>),
     /// The guest's accesses go into the pipe of this token too, or nowhere (0).
@@ -202,6 +204,16 @@ impl v1::process_server::Process for Service {
     async fn set_password(&self, request: Request<v1::Password>) -> Reply<v1::Empty> {
         let password = request.into_inner().password;
         let done = self.ask(|s| ControlRequest::SetPassword(password, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn plug_usb(&self, request: Request<v1::UsbPlug>) -> Reply<v1::Empty> {
+        let v1::UsbPlug { id, driver } = request.into_inner();
+        let device = UsbDevice::of_driver(&driver);
+        if id.is_empty() || id.len() > 64 || device.is_none() && !driver.is_empty() {
+            return Err(Status::invalid_argument("name or kind of a USB device"));
+        }
+        let done = self.ask(|s| ControlRequest::PlugUsb(id, device, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 

@@ -694,6 +694,7 @@ impl Data {
                     let declaration = self.device.declaration();
                     let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
                 }
+                ControlRequest::PlugUsb(id, device, answer) => drop(answer.send(self.device.plug_usb(&id, device, &mut self.cx))),
                 ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
                 ControlRequest::SetPassword(password, answer) => drop(answer.send(self.device.set_password(&password))),
                 ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),

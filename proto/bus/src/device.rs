@@ -247,6 +247,15 @@ pub trait Device: Send {
         Err("this device is no network card".into())
     }
 
+    /// Plugs a USB device in, or the one that is called so out (USB controllers).
+    ///
+    /// # Errors
+    /// This is none; there is no room, or the name is taken; there is no device of that name.
+    fn plug_usb(&mut self, id: &str, device: Option<crate::plan::UsbDevice>, cx: &mut Context) -> Result<(), String> {
+        let _ = (id, device, cx);
+        Err("this device is no USB controller".into())
+    }
+
     /// Plugs in vCPU `cpu` (the board).
     ///
     /// # Errors

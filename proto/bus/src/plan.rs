@@ -67,6 +67,18 @@ pub enum UsbDevice {
     Keyboard,
 }
 
+impl UsbDevice {
+    /// What QEMU calls a device of this kind.
+    pub fn of_driver(driver: &str) -> Option<Self> {
+        match driver {
+            "usb-tablet" => Some(Self::Tablet),
+            "usb-mouse" => Some(Self::Mouse),
+            "usb-kbd" => Some(Self::Keyboard),
+            _ => None,
+        }
+    }
+}
+
 /// Models of network cards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
