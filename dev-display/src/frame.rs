@@ -18,6 +18,14 @@ impl Frame {
         Self { width, height, pixels: vec![0; width.saturating_mul(height)] }
     }
 
+    /// A black one of another size, in the memory of this one: fresh pages cost more than drawing does.
+    pub(crate) fn sized(mut self, width: usize, height: usize) -> Self {
+        (self.width, self.height) = (width, height);
+        self.pixels.clear();
+        self.pixels.resize(width.saturating_mul(height), 0);
+        self
+    }
+
     /// Line `y`.
     pub(crate) fn row(&self, y: usize) -> &[u32] {
         let start = y.saturating_mul(self.width);
@@ -49,15 +57,17 @@ impl Frame {
         ranges
     }
 
-    /// Draws what differs from `before`, which is this then; nothing if the surface has no room.
-    pub(crate) fn show(self, before: &mut Self, surface: &mut dyn Surface) {
-        if surface.begin(self.width, self.height) {
-            for y in self.dirty(before).into_iter().flatten() {
-                surface.line(y, self.row(y));
-            }
-            surface.end();
-            *before = self;
+    /// Draws what differs from `before`, which is this then; false if the surface has no room. This is what was shown, then: memory to draw in.
+    pub(crate) fn show(&mut self, before: &mut Self, surface: &mut dyn Surface) -> bool {
+        if !surface.begin(self.width, self.height) {
+            return false;
         }
+        for y in self.dirty(before).into_iter().flatten() {
+            surface.line(y, self.row(y));
+        }
+        surface.end();
+        std::mem::swap(before, self);
+        true
     }
 
     /// As a PNG.

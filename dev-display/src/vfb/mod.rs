@@ -260,7 +260,7 @@ impl Auxiliary for Vfb {
         }
         // A domain without a picture is black, of the size that it had.
         let empty = || Frame::new(self.shown.width.max(640), self.shown.height.max(400));
-        let frame = self.picture().unwrap_or_else(empty);
+        let mut frame = self.picture().unwrap_or_else(empty);
         frame.show(&mut self.shown, surface);
     }
 

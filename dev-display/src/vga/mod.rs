@@ -65,6 +65,8 @@ pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
     }
 }
 
+/// Pixels of a picture at most whose memory is kept to draw the next one in.
+const SPARE: usize = 1 << 20;
 /// Nanoseconds that what blinks is on, and off.
 const BLINK: u64 = 266_000_000;
 
@@ -107,6 +109,10 @@ pub struct Vga {
     /// Viewers' wishes for another: records of two 16-bit numbers.
     wishes: Option<OwnedFd>,
     shown: Frame,
+    /// What that was made of, in a text mode.
+    shown_source: Option<Vec<u8>>,
+    /// The memory of the picture before.
+    spare: Frame,
     dirty: bool,
 }
 
@@ -146,6 +152,8 @@ impl Vga {
             preferred: Size::DEFAULT,
             wishes: None,
             shown: Frame::default(),
+            shown_source: None,
+            spare: Frame::default(),
             dirty: true,
         }
     }
@@ -619,8 +627,21 @@ impl Device for Vga {
 
     fn refresh(&mut self, surface: &mut dyn Surface) {
         // What blinks does so for those who look, by the host's clock.
-        let frame = self.frame_in(Clock::Real.now().div_euclid(BLINK) & 1 == 0);
-        frame.show(&mut self.shown, surface);
+        let on = Clock::Real.now().div_euclid(BLINK) & 1 == 0;
+        let source = self.text_source(on);
+        if source.is_some() && source == self.shown_source {
+            if surface.begin(self.shown.width, self.shown.height) {
+                surface.end();
+            }
+            return;
+        }
+        let spare = std::mem::take(&mut self.spare);
+        let mut frame = self.frame_in(on, spare);
+        let shown = frame.show(&mut self.shown, surface);
+        self.shown_source = source.filter(|_| shown);
+        if frame.pixels.len() <= SPARE {
+            self.spare = frame;
+        }
     }
 
     fn screenshot(&mut self) -> Option<Vec<u8>> {

@@ -116,9 +116,19 @@ fn the_surface_gets_the_lines_that_changed_and_no_others() {
     v.write(Access::new(region::WINDOW, 0x18000 + 160, 2), 0x1e41, &mut cx).unwrap();
     v.refresh(&mut surface);
     assert_eq!(surface.lines, (16..32).collect::<Vec<_>>(), "the second row");
+    // What is not in the text: a letter of the font, written past the device, and a colour.
+    vram.write((u64::from(b'A') * 32) * 4 + 2, &[0x81]).unwrap();
+    v.refresh(&mut surface);
+    assert_eq!(surface.lines, [16]);
+    v.palette[0] = 63;
+    v.refresh(&mut surface);
+    assert_eq!(surface.lines.len(), 400);
     linear(&mut v, &mut cx, 64, 48, 32);
     v.refresh(&mut surface);
     assert_eq!((surface.size, surface.lines.len()), ((64, 48), 48));
+    dispi(&mut v, &mut cx, 4, 0);
+    v.refresh(&mut surface);
+    assert_eq!((surface.size, surface.lines.len()), ((720, 400), 400), "the same text as before");
 }
 
 #[test]
@@ -287,7 +297,7 @@ fn what_blinks_is_there_half_of_the_time_and_a_blank_screen_is_black() {
     v.write(Access::new(region::WINDOW, 0x18000, 2), 0x9e41, &mut cx).unwrap();
     set(&mut v, 0x3d4, &[(0x0a, 14), (0x0b, 15), (0x0e, 0), (0x0f, 2)]);
     let look = |v: &Vga, on: bool| {
-        let frame = v.frame_in(on);
+        let frame = v.frame_in(on, Frame::default());
         (pixel(&frame, 0, 0)[0], pixel(&frame, 18, 15)[0], pixel(&frame, 18, 13)[0])
     };
     assert_eq!(look(&v, true), (14 * 16 | 3, 0, 0), "the character; the cursor has its cell's foreground, 0 here");

@@ -9,7 +9,7 @@ use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows, StateError,
 };
-use keyboard::Keyboard;
+use keyboard::{Kinds, Keyboard};
 use mouse::Mouse;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
@@ -248,7 +248,7 @@ impl Device for Ps2 {
 
     fn input(&mut self, event: InputEvent, cx: &mut Context) {
         match event {
-            InputEvent::Key { code, down } => self.keyboard.key(code, down),
+            InputEvent::Key { code, down } => self.keyboard.key(code, down, cx.now()),
             InputEvent::Move { dx, dy, dz } => self.mouse.motion(dx, dy, dz),
             InputEvent::Button { button, down } => self.mouse.button(button, down),
             // A mouse knows no places.
@@ -282,6 +282,7 @@ impl Device for Ps2 {
             keyboard_queue: k.queue.iter().copied().collect(),
             mouse_queue: m.queue.iter().copied().collect(),
             keyboard: vec![k.pending, u8::from(k.enabled), k.set, k.leds, k.rate],
+            keyboard_kinds: k.kinds.save(),
             mouse: vec![
                 m.pending,
                 u8::from(m.reporting),
@@ -308,22 +309,17 @@ impl Device for Ps2 {
         if s.keyboard_queue.len() > 64 || s.mouse_queue.len() > 64 {
             return Err(StateError::Value("queue"));
         }
-        let [pending, enabled, set @ 1..=2, leds, rate] = *s.keyboard.as_slice() else {
+        let [pending, enabled, set @ 1..=3, leds, rate] = *s.keyboard.as_slice() else {
             return Err(StateError::Value("keyboard"));
         };
         let [m_pending, reporting, remote, wrap, scaling, resolution @ 0..=3, m_rate, kind @ (0 | 3 | 4), buttons, k0, k1] = *s.mouse.as_slice()
         else {
             return Err(StateError::Value("mouse"));
         };
-        let keyboard = Keyboard {
-            queue: s.keyboard_queue.into(),
-            pending,
-            enabled: enabled != 0,
-            set,
-            leds: leds & 7,
-            rate: rate & 0x7f,
-            dropped: 0,
-        };
+        let mut keyboard = Keyboard::new();
+        keyboard.queue = s.keyboard_queue.into();
+        (keyboard.pending, keyboard.enabled, keyboard.set) = (pending, enabled != 0, set);
+        (keyboard.leds, keyboard.rate, keyboard.kinds) = (leds & 7, rate & 0x7f, Kinds::load(&s.keyboard_kinds)?);
         let mut mouse = Mouse::new();
         mouse.queue = s.mouse_queue.into();
         (mouse.pending, mouse.resolution, mouse.rate, mouse.kind) = (m_pending, resolution, m_rate, kind);

@@ -25,6 +25,9 @@ pub(crate) struct Ps2State {
     /// Keyboard: pending command, enabled, set, LEDs, rate.
     #[prost(bytes = "vec", tag = "9")]
     pub(crate) keyboard: Vec<u8>,
+    /// What the keys of set 3 do beside going down, 32 bytes each for releases and repetitions; empty: as after power-on.
+    #[prost(bytes = "vec", tag = "11")]
+    pub(crate) keyboard_kinds: Vec<u8>,
     /// Mouse: pending command, reporting, remote, wrap, scaling, resolution, rate, kind, buttons, knock sequence.
     #[prost(bytes = "vec", tag = "10")]
     pub(crate) mouse: Vec<u8>,

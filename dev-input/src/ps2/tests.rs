@@ -61,6 +61,81 @@ fn keys_arrive_in_set_1_with_translation_and_in_set_2_without() {
 }
 
 #[test]
+fn set_3_has_a_byte_for_each_key_and_keys_do_what_the_guest_says() {
+    let (mut p, mut cx) = controller();
+    let keyboard = |p: &mut Ps2, cx: &mut Context, bytes: &[u8]| {
+        for byte in bytes {
+            write(p, cx, 0, *byte);
+            assert_eq!(all(p, cx), [0xfa], "{byte:#x}");
+        }
+    };
+    let press = |p: &mut Ps2, cx: &mut Context, code| {
+        p.input(InputEvent::Key { code, down: true }, cx);
+        p.input(InputEvent::Key { code, down: false }, cx);
+        all(p, cx)
+    };
+    write(&mut p, &mut cx, 1, 0x60);
+    write(&mut p, &mut cx, 0, 0x01);
+    keyboard(&mut p, &mut cx, &[0xf0, 3]);
+    write(&mut p, &mut cx, 0, 0xf0);
+    write(&mut p, &mut cx, 0, 0);
+    assert_eq!(all(&mut p, &mut cx), [0xfa, 0xfa, 3]);
+    // Letters, arrows and Pause say nothing when they are let go, Shift does.
+    assert_eq!([30, 103, 119, 125].map(|code| press(&mut p, &mut cx, code)), [vec![0x1c], vec![0x63], vec![0x62], vec![0x8b]]);
+    assert_eq!(press(&mut p, &mut cx, 42), [0x12, 0xf0, 0x12]);
+    // All keys make and break, as Linux wants them.
+    keyboard(&mut p, &mut cx, &[0xf8]);
+    assert_eq!(press(&mut p, &mut cx, 30), [0x1c, 0xf0, 0x1c]);
+    // Two keys by name, until a command comes.
+    keyboard(&mut p, &mut cx, &[0xfd, 0x1c, 0x63, 0xf4]);
+    assert_eq!([30, 103, 48].map(|code| press(&mut p, &mut cx, code)), [vec![0x1c], vec![0x63], vec![0x32, 0xf0, 0x32]]);
+    let state = p.save();
+    let (mut next, mut other) = controller();
+    next.load(&state, &mut other).unwrap();
+    assert_eq!((next.save() == state, press(&mut next, &mut other, 103), press(&mut next, &mut other, 48)), (true, vec![0x63], vec![0x32, 0xf0, 0x32]));
+    keyboard(&mut p, &mut cx, &[0xf6]);
+    assert_eq!(press(&mut p, &mut cx, 30), [0x1c, 0xf0, 0x1c], "set 2 again");
+}
+
+#[test]
+fn every_key_has_a_code_of_its_own_in_set_3() {
+    let codes: Vec<u8> = (0..256).filter_map(spec::set3).collect();
+    let different: std::collections::BTreeSet<u8> = codes.iter().copied().collect();
+    assert!(codes.len() > 90 && different.len() == codes.len() && !different.contains(&0), "{} of {}", different.len(), codes.len());
+}
+
+#[test]
+fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest_wants() {
+    let (mut p, mut cx) = controller();
+    let down = |p: &mut Ps2, cx: &mut Context, code, ms: u64| {
+        cx.clock = bulkhead_bus::Clock::Driven(ms * 1_000_000);
+        p.input(InputEvent::Key { code, down: true }, cx);
+        all(p, cx).len()
+    };
+    // A viewer that repeats every 30 ms from 250 ms on, for two seconds: after half a second, eleven a second.
+    let said = |p: &mut Ps2, cx: &mut Context, from: u64| {
+        let first = down(p, cx, 30, from);
+        let repeated: usize = (from + 250..from + 2000).step_by(30).map(|ms| down(p, cx, 30, ms)).sum();
+        p.input(InputEvent::Key { code: 30, down: false }, cx);
+        (first, repeated, all(p, cx).len())
+    };
+    let (first, repeated, last) = said(&mut p, &mut cx, 0);
+    assert!(first == 1 && last == 1 && (12..=17).contains(&repeated), "{repeated}");
+    // As fast as it goes, after a quarter of a second.
+    for byte in [0xf3, 0] {
+        write(&mut p, &mut cx, 0, byte);
+    }
+    all(&mut p, &mut cx);
+    let (_, repeated, _) = said(&mut p, &mut cx, 5000);
+    assert!((28..=59).contains(&repeated), "{repeated}");
+    // Another key takes over; a key that was up is new at once.
+    assert_eq!((down(&mut p, &mut cx, 30, 9000), down(&mut p, &mut cx, 48, 9001), down(&mut p, &mut cx, 48, 9002)), (1, 1, 0));
+    p.input(InputEvent::Key { code: 48, down: false }, &mut cx);
+    all(&mut p, &mut cx);
+    assert_eq!(down(&mut p, &mut cx, 48, 9003), 1);
+}
+
+#[test]
 fn every_key_of_set_1_survives_the_way_through_set_2() {
     for code in 1..=83u16 {
         let (mut p, mut cx) = controller();

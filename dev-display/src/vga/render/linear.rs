@@ -4,12 +4,12 @@ use super::{PIXELS, Vga, pixel, put};
 use crate::vga::spec::dispi;
 
 impl Vga {
-    pub(super) fn linear(&self) -> Frame {
+    pub(super) fn linear(&self, spare: Frame) -> Frame {
         let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
         let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
         let bpp = self.dispi(dispi::BPP);
         let stride = self.dispi_stride();
-        let mut frame = Frame::new(width, height);
+        let mut frame = spare.sized(width, height);
         let start_bits = u64::from(self.dispi(dispi::X_OFFSET)).saturating_mul(u64::from(bpp.next_multiple_of(8).max(8)));
         let first = u64::from(self.dispi(dispi::Y_OFFSET)).saturating_mul(stride).saturating_add(start_bits >> 3);
         let mut row = vec![0; width.saturating_mul(usize::from(bpp.next_multiple_of(8) >> 3).max(1))];

@@ -37,16 +37,16 @@ struct Scan {
 impl Vga {
     /// The screen now. What blinks is on.
     pub fn frame(&self) -> Frame {
-        self.frame_in(true)
+        self.frame_in(true, Frame::default())
     }
 
-    /// The screen while what blinks is on or off.
-    pub(super) fn frame_in(&self, on: bool) -> Frame {
+    /// The screen while what blinks is on or off, in the memory of a picture that is not needed any more.
+    pub(super) fn frame_in(&self, on: bool, spare: Frame) -> Frame {
         let mut frame = match () {
-            () if self.dispi_enabled() && self.dispi(dispi::BPP) == 4 => self.planar(),
-            () if self.dispi_enabled() => self.linear(),
-            () if self.graphics(gfx::MISC) & 1 == 0 => self.text(on),
-            () => self.planar(),
+            () if self.dispi_enabled() && self.dispi(dispi::BPP) == 4 => self.planar(spare),
+            () if self.dispi_enabled() => self.linear(spare),
+            () if self.graphics(gfx::MISC) & 1 == 0 => self.text(on, spare),
+            () => self.planar(spare),
         };
         if self.blank() {
             frame.pixels.fill(0);

@@ -4,13 +4,13 @@ use super::{PIXELS, Vga, put};
 use crate::vga::spec::{crtc, dispi, gfx};
 
 impl Vga {
-    pub(super) fn planar(&self) -> Frame {
+    pub(super) fn planar(&self, spare: Frame) -> Frame {
         if self.dispi_enabled() {
-            return self.planar_dispi();
+            return self.planar_dispi(spare);
         }
         let characters = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
         let width = characters.saturating_mul(8);
-        let mut frame = Frame::new(width, self.vertical_end());
+        let mut frame = spare.sized(width, self.vertical_end());
         let mut row = vec![0; characters.saturating_add(1).saturating_mul(4)];
         let mut pixels = Vec::new();
         let mut known = None;
@@ -28,12 +28,12 @@ impl Vga {
     }
 
     /// The same 16 colours in a mode of the Bochs interface: its sizes, no rows of characters.
-    fn planar_dispi(&self) -> Frame {
+    fn planar_dispi(&self, spare: Frame) -> Frame {
         let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
         let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
         let stride = self.dispi_stride();
         let first = stride.saturating_mul(u64::from(self.dispi(dispi::Y_OFFSET))).saturating_add(u64::from(self.dispi(dispi::X_OFFSET)) >> 3 << 2);
-        let mut frame = Frame::new(width, height);
+        let mut frame = spare.sized(width, height);
         let mut row = vec![0; width.div_ceil(8).saturating_mul(4)];
         let mut pixels = Vec::new();
         for y in 0..height {

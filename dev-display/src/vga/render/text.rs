@@ -31,6 +31,28 @@ impl Vga {
         Some(rows.collect())
     }
 
+    /// All that a picture in text mode is made of; nothing in other modes. If it is the same as before, so is the picture.
+    pub(in crate::vga) fn text_source(&self, on: bool) -> Option<Vec<u8>> {
+        if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
+            return None;
+        }
+        let mut source = vec![u8::from(on), self.attribute_index, self.dac_mask, u8::from(self.dac_8bit())];
+        for registers in [&self.sequencer[..], &self.graphics, &self.crtc, &self.attribute, &self.palette] {
+            source.extend_from_slice(registers);
+        }
+        self.fonts().iter().for_each(|font| source.extend_from_slice(font));
+        let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(2);
+        let mut cells = vec![0; columns.saturating_mul(4)];
+        let mut known = None;
+        for scan in self.scans() {
+            if known.replace(scan.at) != Some(scan.at) {
+                self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
+                source.extend_from_slice(&cells);
+            }
+        }
+        Some(source)
+    }
+
     /// The two fonts that attribute bit 3 chooses between: 32 bytes a character.
     fn fonts(&self) -> [Vec<u8>; 2] {
         let map = self.sequencer(seq::CHARACTER_MAP);
@@ -42,10 +64,10 @@ impl Vga {
         })
     }
 
-    pub(super) fn text(&self, on: bool) -> Frame {
+    pub(super) fn text(&self, on: bool, spare: Frame) -> Frame {
         let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
         let cell_width = if self.clocking().eight_dots() { 8usize } else { 9 };
-        let mut frame = Frame::new(columns.saturating_mul(cell_width), self.vertical_end());
+        let mut frame = spare.sized(columns.saturating_mul(cell_width), self.vertical_end());
         let (fonts, colors, mode) = (self.fonts(), self.colors(), self.attribute_mode());
         let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
         let cursor_at = u64::from(self.crtc(crtc::CURSOR_HIGH)) << 8 | u64::from(self.crtc(crtc::CURSOR_LOW));
