@@ -1,7 +1,8 @@
 //! A small VNC viewer (RFC 6143), so that the suite sees and touches a guest by the road that an operator's viewer takes.
 //!
 //! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `pointer X Y BUTTONS`, `picture FILE` (PPM),
-//! `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came).
+//! `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came), `echo N` (presses N keys, one after the other;
+//! says how long each took to be seen).
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -159,65 +160,113 @@ impl Viewer {
         self.take(bytes)
     }
 
-    /// Asks for every change, as a viewer does, until the server goes or the file is there; then says how much came.
-    fn watch(&mut self, file: &str) -> Result<(), Failed> {
+    fn ask(&mut self, incremental: u8) -> Result<(), Failed> {
+        let ([w0, w1], [h0, h1]) = (self.size[0].to_be_bytes(), self.size[1].to_be_bytes());
+        Ok(self.stream.write_all(&[3, incremental, 0, 0, 0, 0, w0, w1, h0, h1])?)
+    }
+
+    /// Takes the encodings that viewers ask for.
+    fn as_viewers_do(&mut self) -> Result<(), Failed> {
         let mut encodings = vec![2, 0, 0, 3];
         [ZRLE, COPY_RECT, DESKTOP_SIZE].iter().for_each(|e| encodings.extend(e.to_be_bytes()));
-        self.stream.write_all(&encodings)?;
-        let (mut bytes, mut updates, mut rectangles, mut moves, mut incremental) = (0u64, 0u64, 0u64, 0u64, 0);
-        self.stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let mut asked = false;
-        loop {
-            let ([w0, w1], [h0, h1]) = (self.size[0].to_be_bytes(), self.size[1].to_be_bytes());
+        Ok(self.stream.write_all(&encodings)?)
+    }
+
+    /// The rest of an update, whose first byte has come. Whether the picture has another size now.
+    fn update(&mut self, count: &mut Count) -> Result<bool, Failed> {
+        let mut resized = false;
+        let head = self.took(3, &mut count.bytes)?;
+        (count.bytes, count.updates) = (count.bytes + 1, count.updates + 1);
+        for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
+            let r = self.took(12, &mut count.bytes)?;
+            count.rectangles += 1;
+            match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
+                RAW => drop(self.took(usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4, &mut count.bytes)?),
+                COPY_RECT => {
+                    count.moves += 1;
+                    self.took(4, &mut count.bytes)?;
+                }
+                ZRLE => {
+                    let n = self.took(4, &mut count.bytes)?;
+                    self.took(u32::from_be_bytes([n[0], n[1], n[2], n[3]]) as usize, &mut count.bytes)?;
+                }
+                DESKTOP_SIZE => {
+                    self.size = [u16::from_be_bytes([r[4], r[5]]), u16::from_be_bytes([r[6], r[7]])];
+                    resized = true;
+                }
+                other => return Err(format!("an encoding {other}").into()),
+            }
+        }
+        Ok(resized)
+    }
+
+    /// Asks for every change, as a viewer does, until the server goes or the file is there; then says how much came.
+    fn watch(&mut self, file: &str) -> Result<(), Failed> {
+        self.as_viewers_do()?;
+        let (mut count, mut incremental, mut asked) = (Count::default(), 0, false);
+        while !std::path::Path::new(file).exists() {
             if !asked {
-                self.stream.write_all(&[3, incremental, 0, 0, 0, 0, w0, w1, h0, h1])?;
+                self.ask(incremental)?;
                 asked = true;
             }
+            self.stream.set_read_timeout(Some(Duration::from_millis(500)))?;
             let mut kind = [0];
             match self.stream.read(&mut kind) {
                 Ok(1) if kind[0] == 0 => {}
                 Ok(1) => return Err(format!("a message {}", kind[0]).into()),
-                Ok(_) => break,
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                    if std::path::Path::new(file).exists() {
-                        break;
-                    }
-                    continue;
-                }
-                Err(_) => break,
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
+                _ => break,
             }
             self.stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            (asked, incremental) = (false, 1);
-            let head = self.took(3, &mut bytes)?;
-            (bytes, updates) = (bytes + 1, updates + 1);
-            for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
-                let r = self.took(12, &mut bytes)?;
-                rectangles += 1;
-                match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
-                    RAW => drop(self.took(usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4, &mut bytes)?),
-                    COPY_RECT => {
-                        moves += 1;
-                        self.took(4, &mut bytes)?;
-                    }
-                    ZRLE => {
-                        let n = self.took(4, &mut bytes)?;
-                        self.took(u32::from_be_bytes([n[0], n[1], n[2], n[3]]) as usize, &mut bytes)?;
-                    }
-                    DESKTOP_SIZE => {
-                        self.size = [u16::from_be_bytes([r[4], r[5]]), u16::from_be_bytes([r[6], r[7]])];
-                        incremental = 0;
-                    }
-                    other => return Err(format!("an encoding {other}").into()),
-                }
-            }
-            self.stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-            if std::path::Path::new(file).exists() {
-                break;
-            }
+            asked = false;
+            incremental = u8::from(!self.update(&mut count)?);
         }
-        println!("watched: {bytes} bytes, {updates} updates, {rectangles} rectangles, {moves} moved");
+        println!("watched: {} bytes, {} updates, {} rectangles, {} moved", count.bytes, count.updates, count.rectangles, count.moves);
         Ok(())
     }
+
+    /// Presses keys that the guest shows, one after the other; says how long each took to be seen, in microseconds.
+    fn echo(&mut self, keys: usize) -> Result<(), Failed> {
+        self.as_viewers_do()?;
+        let mut count = Count::default();
+        self.ask(0)?;
+        let mut took = Vec::new();
+        for n in 0..=keys {
+            loop {
+                let kind = self.take(1)?[0];
+                if kind != 0 {
+                    return Err(format!("a message {kind}").into());
+                }
+                if !self.update(&mut count)? {
+                    break;
+                }
+                self.ask(0)?;
+            }
+            took.push(std::time::Instant::now());
+            if n < keys {
+                self.ask(1)?;
+                // The server has looked at the picture long ago when the key comes.
+                std::thread::sleep(Duration::from_millis(777 + 13 * n as u64));
+                took.push(std::time::Instant::now());
+                for down in [1, 0] {
+                    self.stream.write_all(&[4, down, 0, 0, 0, 0, 0, b'a' + (n % 26) as u8])?;
+                }
+            }
+        }
+        let mut micros: Vec<u128> = took[1..].chunks_exact(2).map(|pair| pair[1].duration_since(pair[0]).as_micros()).collect();
+        micros.sort_unstable();
+        println!("key to picture: {} us the fastest, {} the median, {} the slowest of {keys}", micros[0], micros[micros.len() / 2], micros[micros.len() - 1]);
+        Ok(())
+    }
+}
+
+/// What a viewer was told.
+#[derive(Default)]
+struct Count {
+    bytes: u64,
+    updates: u64,
+    rectangles: u64,
+    moves: u64,
 }
 
 /// Connects and does what the words say, in order.
@@ -247,6 +296,10 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
             }
             ("watch", [file, rest @ ..]) => {
                 viewer.watch(file)?;
+                rest
+            }
+            ("echo", [keys, rest @ ..]) => {
+                viewer.echo(keys.parse()?)?;
                 rest
             }
             _ => return Err(format!("what is {word}?").into()),
