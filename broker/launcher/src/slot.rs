@@ -59,6 +59,8 @@ pub(crate) struct SlotState {
     pub(crate) ids: Option<Ids>,
     /// The domain that it serves, if that is not the plan's.
     pub(crate) domid: Option<u16>,
+    /// The broker knows nothing of it: it came later, and is not asked for accesses.
+    pub(crate) apart: bool,
     pub(crate) phase: Phase,
     pub(crate) life: Option<Life>,
     pub(crate) channel: Option<Channel>,
@@ -88,6 +90,7 @@ impl SlotState {
             role,
             ids,
             domid: None,
+            apart: false,
             phase: Phase::Starting,
             life: None,
             channel: None,

@@ -166,6 +166,9 @@ impl Launcher {
         self.tell_running();
         if self.attach {
             self.watch_domain()?;
+        } else if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom && !self.restricted {
+            // Without later disks the machine is whole.
+            self.watch_domain().unwrap_or_else(|e| say(&format!("disks that come later will not be served: {e}")));
         }
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
             let mut xenstore = match self.xenstore.take() {
@@ -235,7 +238,7 @@ impl Launcher {
 
     /// Puts a new process into a slot.
     fn spawn(&mut self, number: Slot) -> Result<(), String> {
-        let (mut plan, shape, stubdom, attach) = (self.plan.clone(), self.shape, self.stubdom, self.attach);
+        let (mut plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
         let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
         let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
@@ -276,7 +279,8 @@ impl Launcher {
                 sealed_by_broker: false,
             });
         }
-        if attach && let Some(channel) = &mut channel {
+        let apart = state.apart;
+        if apart && let Some(channel) = &mut channel {
             // Nobody will ever ask anything on it; the device looks whether it is as it should be.
             let area = SharedArea::map_writer(&channel.request, shape.request_len()).map_err(|e| e.to_string())?;
             BrokerEnd::greet(&area);
@@ -334,7 +338,7 @@ impl Launcher {
 
     /// Gives the broker the near end of a device's channel.
     fn offer_channel(&self, slot: Slot) {
-        let Some(channel) = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.channel.as_ref()) else { return };
+        let Some(channel) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref()) else { return };
         let fds = [
             (FdUse::OwnArea, channel.request.as_fd()),
             (FdUse::RequestBell, channel.request_bell.as_fd()),
@@ -552,7 +556,7 @@ impl Launcher {
 
     /// A process says that it is in its sandbox: look, and let it go on.
     fn ready(&mut self, number: Slot) -> Result<(), String> {
-        let (own, attach) = (self.own.clone(), self.attach);
+        let own = self.own.clone();
         let Some(state) = self.slot(number) else { return Ok(()) };
         let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
         let profile = bulkhead_policy::profile(state.role).ok_or_else(|| format!("no profile for {}", state.role))?;
@@ -565,7 +569,7 @@ impl Launcher {
             state.kill(format!("not in its sandbox: {}", wrong.join("; ")));
             return Ok(());
         }
-        state.phase = if number >= FIRST_DEVICE && !attach { Phase::Attaching } else { Phase::Running };
+        state.phase = if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running };
         state.tell(|_| ToProcess::Go, &[]);
         if std::mem::take(&mut state.unserved) {
             self.serve(number, pid)?;
@@ -600,7 +604,7 @@ impl Launcher {
                 }
             }
             slot => {
-                let Some(reply) = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd()) else {
+                let Some(reply) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd()) else {
                     return Ok(());
                 };
                 if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
@@ -682,9 +686,10 @@ impl Launcher {
             (false, false) => Phase::Dead,
             (false, true) => Phase::Unplugged,
         };
-        let name = state.name.clone();
+        let (name, apart) = (state.name.clone(), state.apart);
+        let disk = state.role == "qdisk" || apart;
         // For control an unplugged device is no dead one; it is told below.
-        for other in if unplugged { vec![BROKER] } else { vec![BROKER, CONTROL] } {
+        for other in [(!apart).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = reason.to_owned();
             if let Some(other) = self.slot(other) {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
@@ -699,7 +704,7 @@ impl Launcher {
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
             }
-        } else if unplugged && self.attach {
+        } else if unplugged && disk {
             self.forget(number);
         } else if unplugged {
             if let Some(control) = self.slot(CONTROL) {

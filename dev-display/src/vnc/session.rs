@@ -54,6 +54,7 @@ struct Abilities {
     desktop_size: bool,
     extended_desktop_size: bool,
     extended_key: bool,
+    cursor: bool,
     led_state: bool,
     motion_change: bool,
     fence: bool,
@@ -96,8 +97,8 @@ pub(crate) struct Session {
     moved: Option<Moved>,
     /// What is left of the update that is being sent.
     rects: VecDeque<Rect>,
-    /// What the next update tells: that the viewer may ask for a size, that it may send keys by their places.
-    announces: (bool, bool),
+    /// What the next update tells: that the viewer may ask for a size, that it may send keys by their places, what the pointer looks like.
+    announces: (bool, bool, bool),
     /// The viewer's wish for another size is to be answered.
     asked_size: Option<u8>,
     /// A pointer that knows places is there, and what the viewer was told of that.
@@ -134,7 +135,7 @@ impl Session {
             damage: Damage::default(),
             moved: None,
             rects: VecDeque::new(),
-            announces: (false, false),
+            announces: (false, false, false),
             asked_size: None,
             places: false,
             told_places: Some(false),
@@ -466,6 +467,10 @@ impl Session {
                 can.extended_key = true;
                 self.announces.1 = true;
             }
+            encoding::CURSOR if !can.cursor => {
+                can.cursor = true;
+                self.announces.2 = true;
+            }
             encoding::LED_STATE => can.led_state = true,
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
                 can.motion_change = true;
@@ -551,9 +556,11 @@ impl Session {
             return true;
         }
         let mut notes = Vec::new();
-        let (sizes, keys) = std::mem::take(&mut self.announces);
+        let (sizes, keys, cursor) = std::mem::take(&mut self.announces);
         notes.extend(sizes.then(|| extended_size(self.size, 0, 0)));
         notes.extend(keys.then(|| note(0, 0, 0, 0, encoding::EXTENDED_KEY)));
+        // No pixels: the display has no pointer of its own, the guest's is in the picture. The viewer's need not be there too.
+        notes.extend(cursor.then(|| note(0, 0, 0, 0, encoding::CURSOR)));
         if let Some(status) = self.asked_size.take() {
             // Reason 1: this viewer's wish.
             notes.push(extended_size(self.size, 1, usize::from(status)));

@@ -41,6 +41,7 @@ pub(crate) mod encoding {
     pub(crate) const HEXTILE: i32 = 5;
     pub(crate) const ZRLE: i32 = 16;
     pub(crate) const DESKTOP_SIZE: i32 = -223;
+    pub(crate) const CURSOR: i32 = -239;
     pub(crate) const POINTER_MOTION_CHANGE: i32 = -257;
     pub(crate) const EXTENDED_KEY: i32 = -258;
     pub(crate) const LED_STATE: i32 = -261;

@@ -234,7 +234,7 @@ fn apply(bytes: &[u8], picture: &mut Vec<u32>, width: &mut usize) -> Vec<(i32, [
                     notes.push((-261, [usize::from(bytes[at]), 0, 0, 0]));
                     at += 1;
                 }
-                -257 | -258 => notes.push((encoding, [x, y, w, h])),
+                -239 | -257 | -258 => notes.push((encoding, [x, y, w, h])),
                 _ => panic!("encoding {encoding}"),
             }
         }
@@ -510,7 +510,7 @@ fn who_wants_to_be_alone_is_and_keys_that_were_held_are_let_go() {
 #[test]
 fn extensions_are_announced_and_answered() {
     let mut b = Bench::new(Password::None);
-    let mut client = b.viewer(&[0, -223, -308, -258, -257, -312, -313]);
+    let mut client = b.viewer(&[0, -223, -308, -258, -239, -257, -312, -313]);
     // A fence of the server's and the end of continuous updates tell that it knows both.
     assert_eq!(b.heard(&mut client), [248, 0, 0, 0, 0x80, 0, 0, 0, 0, 150]);
     let (mut seen, mut width) = (vec![0; 200 * 100], 200);
@@ -518,7 +518,7 @@ fn extensions_are_announced_and_answered() {
     b.wait(FAST);
     let bytes = b.heard(&mut client);
     let notes = apply(&bytes, &mut seen, &mut width);
-    assert_eq!(notes, [(-308, [0, 0, 200, 100]), (-258, [0; 4]), (-257, [0, 0, 200, 100])]);
+    assert_eq!(notes, [(-308, [0, 0, 200, 100]), (-258, [0; 4]), (-239, [0; 4]), (-257, [0, 0, 200, 100])]);
     assert!(seen == want(&b));
     // A fence comes back without the bits that nobody knows.
     b.say(&mut client, &[248, 0, 0, 0, 0x80, 0, 0, 0x0f, 3, 7, 8, 9]);

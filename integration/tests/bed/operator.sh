@@ -291,6 +291,8 @@ i=0; while ! host_says stop; do
     echo "GUEST-ACK $i."; i=$((i + 1))
 done
 copy 80 && echo GUEST-AGAIN
+await 60 test -b /dev/xvdf && echo "GUEST-LATER $(sha256sum </dev/xvdf)"
+await 60 test ! -e /dev/xvdf && echo GUEST-GONE
 S
     qemu-img create -q -f qcow2 /run/qe.qcow2 200M || return 1
     sed -i 's#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/qe.qcow2"]#; s#^serial=.*#serial="pty"#' /run/qd.cfg
@@ -324,6 +326,12 @@ S
         done
     done
     tell qd stop
+    # A disk that comes while it runs, and goes.
+    await 60 said qd GUEST-AGAIN || { trouble qd; return 1; }
+    head -c 1048576 /dev/urandom >/run/qf.img
+    xl block-attach qd 'format=raw,vdev=xvdf,access=ro,backendtype=qdisk,target=/run/qf.img' || { trouble qd; return 1; }
+    await 20 said qd "GUEST-LATER $(sha256sum </run/qf.img | cut -d' ' -f1)" || { trouble qd; bulkhead ps qd; return 1; }
+    xl block-detach qd xvdf && await 20 said qd GUEST-GONE || { trouble qd; return 1; }
     await 100 gone qd || { trouble qd; return 1; }
     exec 6>&-; cat /run/qd.out
     ! grep GUEST-FAILED /run/qd.out || return 1

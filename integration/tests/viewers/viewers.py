@@ -1,5 +1,5 @@
 """Other people's viewers see what the display should show, pixel by pixel, and what is typed in them reaches the guest."""
-import asyncio, os, subprocess, sys, tempfile, time
+import asyncio, os, random, socket, struct, subprocess, sys, tempfile, time
 import asyncvnc
 import numpy as np
 from PIL import Image
@@ -133,9 +133,131 @@ def passwords(program, work):
         assert not os.path.exists(f"{work}/no.png"), "a wrong password got a picture"
 
 
+class Looker:
+    """A viewer that stays, of our own: raw pixels."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        assert self.take(12) == b"RFB 003.008\n"
+        self.socket.sendall(b"RFB 003.008\n\x01\x01")
+        self.take(2 + 4)
+        width, height, _, name = struct.unpack(">HH16sI", self.take(24))
+        self.take(name)
+        self.size = (width, height)
+
+    def take(self, n):
+        got = b""
+        while len(got) < n:
+            part = self.socket.recv(n - len(got))
+            if not part:
+                raise ConnectionError("the server has gone")
+            got += part
+        return got
+
+    def look(self):
+        """The whole picture."""
+        width, height = self.size
+        seen, left = np.zeros((height, width, 3), np.uint8), width * height
+        self.socket.sendall(struct.pack(">BBHHHH", 3, 0, 0, 0, width, height))
+        while left > 0:
+            kind, count = struct.unpack(">BxH", self.take(4))
+            assert kind == 0, f"a message {kind}"
+            for _ in range(count):
+                x, y, w, h, encoding = struct.unpack(">HHHHi", self.take(12))
+                assert encoding == 0, f"encoding {encoding}"
+                seen[y:y + h, x:x + w] = np.frombuffer(self.take(w * h * 4), np.uint8).reshape(h, w, 4)[:, :, 2::-1]
+                left -= w * h
+        return seen
+
+
+def server(machine):
+    """The process that serves viewers."""
+    def parent(pid):
+        return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if open(f"/proc/{pid}/cmdline").read().rstrip("\0") == "vnc" and parent(parent(pid)) == machine.process.pid:
+                return pid
+        except OSError:
+            pass
+    raise AssertionError("there is no process of viewers")
+
+
+def mutated(random):
+    """What a viewer says, and what becomes of it on the way."""
+    said = [b"RFB 003.008\n", b"\x01", b"\x01", struct.pack(">BxxxBBBBHHHBBBxxx", 0, 32, 24, 0, 1, 255, 255, 255, 16, 8, 0),
+            struct.pack(">BxHiiiiiiii", 2, 8, 16, 5, 1, -223, -308, -258, -312, -313)]
+    more = [struct.pack(">BBHHHH", 3, random.randrange(2), 0, 0, random.randrange(65536), random.randrange(65536)), struct.pack(">BBxxI", 4, random.randrange(2), random.randrange(1 << 17)),
+            struct.pack(">BBHH", 5, random.randrange(256), random.randrange(65536), random.randrange(65536)), struct.pack(">BxxxI", 6, random.choice([3, 1 << 31, 0xffffffff])) + b"cut",
+            struct.pack(">BxHHBxIHHHHI", 251, random.randrange(65536), random.randrange(65536), random.randrange(3), 1, 0, 0, 640, 480, 0), struct.pack(">BxxxIB", 248, 1 << 31, 8) + b"8 bytes.",
+            struct.pack(">BBHHHH", 150, random.randrange(2), 0, 0, 200, 120), struct.pack(">BBHII", 255, 0, 1, 0x61, 0x1e)]
+    data = bytearray(b"".join(said) + b"".join(random.choices(more, k=random.randrange(40))))
+    for _ in range(random.choice([0, 1, 1, 2, 8])):
+        at = random.randrange(len(data))
+        match random.randrange(4):
+            case 0: data[at] ^= 1 << random.randrange(8)
+            case 1: data[at:at + random.randrange(20)] = random.randbytes(random.randrange(20))
+            case 2: del data[at:]
+            case 3: data[at:at] = data[:at] * random.randrange(1, 20)
+        data = data or bytearray(b"R")
+    return bytes(data)
+
+
+def attacks(program, work, sessions=5000):
+    """Sessions in which anything is said, two hundred a second, beside connections that say nothing: who only looks notices nothing."""
+    chance, kept, sent, alone = random.Random(5000), [], 0, 0
+    with Machine(program) as machine:
+        want = MODES["32bpp"](machine)
+        pid, looker = server(machine), Looker(machine.port)
+        same("before", looker.look(), want)
+        silent = [socket.create_connection(("127.0.0.1", machine.port), timeout=20) for _ in range(4)]
+        begun, slowest = time.monotonic(), 0
+        for n in range(sessions):
+            s = socket.create_connection(("127.0.0.1", machine.port), timeout=20)
+            s.setblocking(False)
+            try:
+                sent += s.send(mutated(chance))
+            except OSError:
+                pass
+            kept.append(s)
+            if len(kept) > 24:
+                kept.pop(chance.randrange(len(kept))).close()
+            if n % 100 == 99:
+                looked = time.monotonic()
+                try:
+                    seen = looker.look()
+                except ConnectionError:
+                    # Somebody has come in who wants to be alone, as the protocol has it.
+                    alone += 1
+                    looker = Looker(machine.port)
+                    seen = looker.look()
+                same(f"after {n + 1} sessions", seen, want)
+                slowest = max(slowest, time.monotonic() - looked)
+                machine.do("inb 0x64")
+            time.sleep(max(0, begun + n / 200 - time.monotonic()))
+        took = time.monotonic() - begun
+        # A storm of wishes for other sizes, while the guest changes its own.
+        storm = socket.create_connection(("127.0.0.1", machine.port), timeout=20)
+        storm.sendall(b"RFB 003.008\n\x01\x01" + struct.pack(">BxHii", 2, 2, 0, -308))
+        for n in range(200):
+            storm.setblocking(False)
+            try:
+                storm.send(struct.pack(">BxHHBxIHHHHI", 251, 1 + n * 20, 4000 - n * 19, 1, 0, 0, 0, 640, 480, 0))
+                storm.recv(1 << 16)
+            except OSError:
+                pass
+        again = Looker(machine.port)
+        same("at last", again.look(), want)
+        assert server(machine) == pid, "the process of viewers died"
+        for s in silent + kept:
+            s.close()
+        assert alone < 10, f"{alone} times"
+        print(f"# {sessions} sessions, {sent} bytes, {sessions / took:.0f} a second; the slowest picture of another viewer took {slowest * 1000:.0f} ms", flush=True)
+
+
 def main():
     program, failed = sys.argv[1], 0
-    tests = {f.__name__: f for f in (modes, tigervnc, typing, passwords)}
+    tests = {f.__name__: f for f in (modes, tigervnc, typing, passwords, attacks)}
     for name in sys.argv[2:] or tests:
         with tempfile.TemporaryDirectory() as work:
             begun = time.monotonic()

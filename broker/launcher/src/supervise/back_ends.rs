@@ -226,6 +226,7 @@ impl Launcher {
     /// The domain whose back ends are served may die, and its disks come and go. From when all runs on: a disk that has come before is seen
     /// then.
     pub(super) fn watch_domain(&mut self) -> Result<(), String> {
+        self.later.told.clone_from(&self.shown);
         let watch = Watch::new(self.plan.domid)?;
         epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN).map_err(|e| e.to_string())?;
         self.watched = Some(watch);
@@ -237,7 +238,7 @@ impl Launcher {
     pub(super) fn disks_changed(&mut self) {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
         let own = self.plan.domid;
-        let (disks, mut notes) = pv::all_disks(own, &mut xenstore);
+        let (disks, mut notes) = if self.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
         let mut wanted: Vec<(u16, pv::PvDisk)> = disks.iter().filter(|d| !self.later.given.iter().any(|g| g.devid == d.devid)).map(|d| (own, d.clone())).collect();
         if let Some(guest) = self.watched.as_ref().and_then(Watch::guest) {
             let (theirs, more) = pv::disks(guest, &mut xenstore);
@@ -331,7 +332,7 @@ impl Launcher {
         for (name, config, kept) in parts {
             let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.iter().all(|s| s.slot != *slot)).ok_or("there are too many PV devices")?;
             let mut state = SlotState::new(slot, name.clone(), config.role(), self.ids(slot), kept)?;
-            state.domid = guests.then_some(domid);
+            (state.domid, state.apart) = (guests.then_some(domid), true);
             let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
             if let Some(control) = self.slot(CONTROL) {
                 control.kept.push((FdUse::Log(slot), log));

@@ -384,6 +384,7 @@ impl Launcher {
         }
         for (device, kept) in all {
             let mut state = SlotState::new(device.slot, device.name.clone(), device.config.role(), self.ids(device.slot), kept)?;
+            state.apart = self.attach;
             if waits(&device.config, &self.plan.devices) {
                 state.phase = Phase::Waiting;
             }
