@@ -90,15 +90,17 @@ impl AsFd for Watch {
     }
 }
 
-/// Whether this program serves all back ends of the domain that these arguments name; otherwise the host's QEMU has to.
-pub fn serves(arguments: &[String]) -> bool {
-    let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1).and_then(|d| d.parse::<u16>().ok());
-    let Some(domid) = domid else { return true };
-    let served = Xenstore::connect().map_err(|e| e.to_string()).and_then(|mut xenstore| pv::served(domid, &mut xenstore));
-    if let Err(e) = &served {
-        eprintln!("bulkhead-dm: {e}: not served here");
+/// The host's QEMU, if it has to serve the back ends of the domain that these arguments name because this program does not serve all of them.
+/// Settings, or a host without QEMU, may leave alone what is not served.
+pub fn qemus(arguments: &[String]) -> Option<&'static str> {
+    let last = |option: &str| arguments.iter().zip(arguments.iter().skip(1)).filter(|(o, _)| *o == option).map(|(_, value)| value).next_back();
+    let domid = last("-xen-domid").and_then(|d| d.parse::<u16>().ok())?;
+    let others = Xenstore::connect().map_or_else(|e| vec![e.to_string()], |mut xenstore| pv::not_served(domid, &mut xenstore));
+    let qemu = QEMU.iter().find(|p| Path::new(p).exists()).filter(|_| last("-pv-others").is_none_or(|o| o != "leave"));
+    for line in &others {
+        eprintln!("bulkhead-dm: {line}: not served here{}", if qemu.is_some() { "" } else { ", and by nobody else" });
     }
-    served.is_ok()
+    qemu.filter(|_| !others.is_empty()).copied()
 }
 
 /// Whether these arguments ask for the back ends of a domain without emulated devices.
@@ -109,11 +111,10 @@ pub fn is_asked(arguments: &[String]) -> bool {
 }
 
 /// Starts the host's QEMU and watches the domain until libxl ends it.
-pub fn run(arguments: &[String]) -> Result<(), String> {
+pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
     let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"))?;
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
-    let qemu = QEMU.iter().find(|p| Path::new(p).exists()).ok_or("there is no QEMU for Xen on this host, which has to serve PV back ends")?;
     let mut watched = domid.map(Watch::new).transpose()?.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments).map_err(|e| format!("{qemu}: {e}"))?;
     eprintln!("bulkhead-dm: PV back ends are served by {qemu} (pid {pid})");

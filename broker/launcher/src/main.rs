@@ -11,17 +11,19 @@ fn main() -> ExitCode {
     }
     let tell = |line: &str| eprintln!("bulkhead-dm: {line}");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let good = if attach::is_asked(&arguments) && !attach::serves(&arguments) {
-        attach::run(&arguments).map_err(|e| tell(&e)).is_ok()
+    let settings = match settings::read(Path::new(settings::FILE)) {
+        Ok(settings) => settings,
+        Err(e) => {
+            tell(&Code::Settings.line(e));
+            return ExitCode::from(2);
+        }
+    };
+    let all: Vec<String> = settings.into_iter().chain(arguments.iter().cloned()).collect();
+    let qemu = if attach::is_asked(&arguments) { attach::qemus(&all) } else { None };
+    let good = if let Some(qemu) = qemu {
+        attach::run(qemu, &arguments).map_err(|e| tell(&e)).is_ok()
     } else {
-        let settings = match settings::read(Path::new(settings::FILE)) {
-            Ok(settings) => settings,
-            Err(e) => {
-                tell(&Code::Settings.line(e));
-                return ExitCode::from(2);
-            }
-        };
-        let parsed = match argv::parse(settings.into_iter().chain(arguments)) {
+        let parsed = match argv::parse(all) {
             Ok(parsed) => parsed,
             Err(e) => {
                 tell(&e.code().line(&e));

@@ -101,18 +101,18 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
     Ok(Some(PvConsole { devid, nodes: PvNodes { back: back.to_owned(), front }, output }))
 }
 
-/// Whether everything that a device model has to serve for this domain is served here; otherwise what is not.
-pub fn served(domid: u16, xenstore: &mut Xenstore) -> Result<(), String> {
-    Xenstore::open_stream().map_err(|e| e.to_string())?;
+/// What a device model has to serve for this domain and is not served here, each by a line.
+pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
+    let mut lines: Vec<String> = Xenstore::open_stream().err().map(|e| e.to_string()).into_iter().collect();
     for kind in xenstore.directory("/local/domain/0/backend") {
-        let top = format!("/local/domain/0/backend/{kind}/{domid}");
         let others = ["qusb", "vusb", "9pfs", "pvcalls", "vsnd", "vdispl", "vinput", "virtio", "virtio_disk"].contains(&kind.as_str());
-        if others && !xenstore.directory(&top).is_empty() {
-            return Err(format!("a PV device of the kind {kind}"));
+        if others && !xenstore.directory(&format!("/local/domain/0/backend/{kind}/{domid}")).is_empty() {
+            lines.push(format!("a PV device of the kind {kind}"));
         }
     }
-    let (disks, consoles) = (all_disks(domid, xenstore).1, consoles(domid, xenstore).1);
-    disks.into_iter().chain(consoles).next().map_or(Ok(()), Err)
+    lines.extend(all_disks(domid, xenstore).1);
+    lines.extend(consoles(domid, xenstore).1);
+    lines
 }
 
 /// Whether a disk with this image has been taken away, or another is in its place. While libxl takes it away `params` is empty, and for

@@ -14,6 +14,20 @@ struct Settings {
     devices: Devices,
     network: Network,
     images: Images,
+    pv: Pv,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Pv {
+    others: Option<Others>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Others {
+    Qemu,
+    Leave,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -94,6 +108,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
         Backing::None => "none",
     }));
     add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
+    add("-pv-others", settings.pv.others.map(|o| if o == Others::Leave { "leave" } else { "qemu" }));
     Ok(all)
 }
 
@@ -122,8 +137,8 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n";
-        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard", "-image-backing", "directory", "-image-full", "stop"]);
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n[pv]\nothers = \"leave\"\n";
+        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard", "-image-backing", "directory", "-image-full", "stop", "-pv-others", "leave"]);
     }
 
     #[test]

@@ -203,6 +203,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     _ => return Err(bad("any, directory or none")),
                 };
             }
+            // Looked at before this is read (attach.rs).
+            "pv-others" if matches!(value.as_str(), "qemu" | "leave") => {}
+            "pv-others" => return Err(bad("qemu or leave")),
             "image-full" => {
                 machine.full = match value.as_str() {
                     "report" => WhenFull::Report,

@@ -137,6 +137,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     flag("xen-attach", Implemented("the domain's PV back ends are served; if it has one of a kind that is not, all are given to the host's QEMU"), "a guest that is not HVM, a stub domain"),
     option("sandbox", Implemented("level=strict or level=kernel; not QEMU's"), ""),
     option("image-backing", Implemented("files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's"), ""),
+    option("pv-others", Implemented("who serves a domain with a PV device of a kind that is not served here: qemu (all of it the host's QEMU, if there is one), or leave (nobody serves that device); not QEMU's"), ""),
     option("image-full", Implemented("a write that the host has no room for: report it to the guest, or stop (it waits until there is room); not QEMU's"), ""),
     option("substitutes", Implemented("allow, or refuse: what would be substituted is an error; not QEMU's"), ""),
     option("sim", Implemented("the simulated machine, for tests"), ""),
