@@ -281,7 +281,7 @@ fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, 
 /// Where viewers' input goes.
 fn sinks(fds: &mut Fds) -> Sinks {
     let mut sink = |input: &FdUse, takes: &FdUse| fds.take(input).zip(fds.take(takes)).map(|(input, takes)| Sink::new(input, takes));
-    let others = [sink(&FdUse::PvInput, &FdUse::PvTakes), sink(&FdUse::UsbInput, &FdUse::UsbTakes)];
+    let others = [sink(&FdUse::GuestInput, &FdUse::GuestTakes), sink(&FdUse::PvInput, &FdUse::PvTakes), sink(&FdUse::UsbInput, &FdUse::UsbTakes)];
     Sinks::new(fds.take(&FdUse::Input), others.into_iter().flatten().collect())
 }
 

@@ -655,4 +655,6 @@ pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device
 }
 
 #[cfg(test)]
+mod regressions;
+#[cfg(test)]
 mod tests;

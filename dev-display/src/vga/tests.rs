@@ -4,28 +4,28 @@ use proptest::prelude::*;
 
 const VRAM: u32 = 1 << 20;
 
-fn display() -> (Vga, Context, Arc<FakeMemory>) {
+pub(super) fn display() -> (Vga, Context, Arc<FakeMemory>) {
     let vram = FakeMemory::new(VRAM as usize);
     (Vga::new(3, VRAM, 65536, vram.clone()), fake::context(0), vram)
 }
 
-fn out(v: &mut Vga, port: u16, value: u8) {
+pub(super) fn out(v: &mut Vga, port: u16, value: u8) {
     v.port_write(port - 0x3c0, value);
 }
 
-fn set(v: &mut Vga, port: u16, registers: &[(u8, u8)]) {
+pub(super) fn set(v: &mut Vga, port: u16, registers: &[(u8, u8)]) {
     for (index, value) in registers {
         out(v, port, *index);
         out(v, port + 1, *value);
     }
 }
 
-fn dispi(v: &mut Vga, cx: &mut Context, index: u16, value: u16) {
+pub(super) fn dispi(v: &mut Vga, cx: &mut Context, index: u16, value: u16) {
     v.write(Access::new(region::DISPI, 0, 2), u64::from(index), cx).unwrap();
     v.write(Access::new(region::DISPI, 1, 2), u64::from(value), cx).unwrap();
 }
 
-fn linear(v: &mut Vga, cx: &mut Context, x: u16, y: u16, bpp: u16) {
+pub(super) fn linear(v: &mut Vga, cx: &mut Context, x: u16, y: u16, bpp: u16) {
     for (index, value) in [(4, 0), (1, x), (2, y), (3, bpp), (4, 0x41)] {
         dispi(v, cx, index, value);
     }
@@ -42,7 +42,7 @@ fn unblank(v: &mut Vga) {
 }
 
 /// Registers of mode 3 as far as the picture depends on them, with a font whose character 'A' is a full block.
-fn text_mode(v: &mut Vga, vram: &FakeMemory) {
+pub(super) fn text_mode(v: &mut Vga, vram: &FakeMemory) {
     out(v, 0x3c2, 0x67);
     set(v, 0x3c4, &[(1, 0), (2, 3), (3, 0), (4, 2)]);
     set(v, 0x3ce, &[(5, 0x10), (6, 0x0e), (8, 0xff)]);
@@ -87,8 +87,8 @@ fn text_is_drawn_with_its_font_and_colours() {
 }
 
 #[derive(Default)]
-struct Drawn {
-    size: (usize, usize),
+pub(super) struct Drawn {
+    pub(super) size: (usize, usize),
     lines: Vec<usize>,
 }
 

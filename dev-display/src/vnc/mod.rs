@@ -467,4 +467,6 @@ impl Auxiliary for Vnc {
 }
 
 #[cfg(test)]
+mod regressions;
+#[cfg(test)]
 mod tests;

@@ -18,10 +18,10 @@ struct Picture {
 }
 
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Picture>>);
+pub(super) struct Shared(Arc<Mutex<Picture>>);
 
 impl Shared {
-    fn draw(&self, width: usize, height: usize, of: impl Fn(usize, usize) -> u32) {
+    pub(super) fn draw(&self, width: usize, height: usize, of: impl Fn(usize, usize) -> u32) {
         let pixels: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| of(x, y).to_le_bytes()).collect();
         *self.0.lock().unwrap() = Picture { width, height, pixels, dirty: (0..height).collect(), ..Picture::default() };
     }
@@ -57,10 +57,10 @@ impl View for Fake {
     }
 }
 
-struct Bench {
-    vnc: Vnc,
+pub(super) struct Bench {
+    pub(super) vnc: Vnc,
     cx: Context,
-    picture: Shared,
+    pub(super) picture: Shared,
     path: std::path::PathBuf,
     typed: OwnedFd,
     lights: OwnedFd,
@@ -72,7 +72,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(password: Password) -> Self {
+    pub(super) fn new(password: Password) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vnc");
         let listener = UnixListener::bind(&path).unwrap();
@@ -111,7 +111,7 @@ impl Bench {
         stream
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.vnc.poll(Ready::Fd(READY), &mut self.cx);
         while self.cx.take_again() {
             self.vnc.poll(Ready::Again, &mut self.cx);
@@ -119,7 +119,7 @@ impl Bench {
     }
 
     /// Time goes on, and with it the looks.
-    fn wait(&mut self, ns: u64) {
+    pub(super) fn wait(&mut self, ns: u64) {
         let end = self.now + ns;
         while self.now < end {
             self.now = end.min(self.cx.timers.next().map_or(end, |at| at.max(self.now + 1)));
@@ -131,13 +131,13 @@ impl Bench {
         }
     }
 
-    fn say(&mut self, client: &mut UnixStream, bytes: &[u8]) {
+    pub(super) fn say(&mut self, client: &mut UnixStream, bytes: &[u8]) {
         client.write_all(bytes).unwrap();
         self.turn();
     }
 
     /// All that has come.
-    fn heard(&mut self, client: &mut UnixStream) -> Vec<u8> {
+    pub(super) fn heard(&mut self, client: &mut UnixStream) -> Vec<u8> {
         let (mut all, mut part) = (Vec::new(), [0; 65536]);
         loop {
             self.turn();
@@ -162,7 +162,7 @@ impl Bench {
     }
 
     /// A viewer that has come in.
-    fn viewer(&mut self, encodings: &[i32]) -> UnixStream {
+    pub(super) fn viewer(&mut self, encodings: &[i32]) -> UnixStream {
         let mut client = self.connect();
         self.say(&mut client, b"RFB 003.008\n\x01\x01");
         self.wait(FAST);
@@ -189,7 +189,7 @@ fn records(pipe: &OwnedFd) -> Vec<InputEvent> {
     bytes[..n].chunks(8).map(|r| InputEvent::from_bytes(r.try_into().unwrap()).unwrap()).collect()
 }
 
-fn request(incremental: bool) -> [u8; 10] {
+pub(super) fn request(incremental: bool) -> [u8; 10] {
     [3, u8::from(incremental), 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]
 }
 

@@ -208,6 +208,38 @@ fn a_flood_of_keys_is_bounded_and_releases_are_not_split() {
     assert!(all(&mut p, &mut cx).contains(&0xee), "commands are still answered");
 }
 
+/// Another controller's RAM was indexed one past its end by command 0x3f, and accesses of sizes that nobody expects ended its process.
+#[test]
+fn out_of_bounds_controller_ram_and_unexpected_accesses() {
+    let (mut p, mut cx) = controller();
+    for code in (0x20..=0x3f).chain(0x60..=0x7f) {
+        write(&mut p, &mut cx, 1, code);
+        write(&mut p, &mut cx, 0, 0x55);
+        all(&mut p, &mut cx);
+    }
+    for region in [0, 1] {
+        for size in [1, 2, 4, 8] {
+            let at = Access::new(region, 0, size);
+            let _ = (p.write(at, u64::MAX, &mut cx), p.read(at, &mut cx));
+            let mut data = vec![0xff; 64];
+            let _ = (p.write_string(at, &data, &mut cx), p.read_string(at, &mut data, &mut cx));
+        }
+    }
+    write(&mut p, &mut cx, 1, 0xaa);
+    assert!(all(&mut p, &mut cx).ends_with(&[0x55]), "it still answers");
+}
+
+/// CVE-2017-8379: a queue of keys that grew without end.
+#[test]
+fn unbounded_growth_of_the_keyboards_queue() {
+    let (mut p, mut cx) = controller();
+    for i in 0..10_000u32 {
+        p.input(InputEvent::Key { code: (i % 80) as u16 + 1, down: i & 1 == 0 }, &mut cx);
+        p.input(InputEvent::Move { dx: 5000, dy: -5000, dz: 100 }, &mut cx);
+    }
+    assert!(p.keyboard.queue.len() <= 64 && p.mouse.queue.len() <= 64 && p.save().len() < 400);
+}
+
 proptest! {
     #[test]
     fn any_accesses_are_survived_and_the_state_comes_back(

@@ -241,6 +241,32 @@ fn endless_and_hostile_schedules_end() {
     assert_eq!(h.inw(reg::STATUS) & 0x38, 0);
 }
 
+/// CVE-2020-14364 (XSA-335): the length of a control transfer was believed, and changed in its middle.
+#[test]
+fn out_of_bounds_control_transfer() {
+    let mut h = Host::new(&[UsbDevice::Keyboard]);
+    h.configure(0, 1);
+    // A report of 64 KiB is announced, a second length comes before the first has been kept to.
+    let long: &[u8] = &[0x21, 9, 0, 2, 0, 0, 0xff, 0xff];
+    let data = [0x5a; 64];
+    let mut all: Vec<(u8, &[u8], usize)> = vec![(pid::SETUP, long, 8)];
+    all.extend(std::iter::repeat_n((pid::OUT, &data[..8], 8), 40));
+    all.push((pid::SETUP, &[0x21, 9, 0, 2, 0, 0, 1, 0], 8));
+    all.push((pid::OUT, &data[..8], 8));
+    for one in all {
+        h.queue(1, 0, &[one]);
+    }
+    // The same the other way: more is read than there is.
+    for (setup, asks) in [([0x80, 6, 0, 2, 0, 0, 0xff, 0xff], 40), ([0xa1, 1, 0, 1, 0, 0, 0xff, 0xff], 20)] {
+        h.queue(1, 0, &[(pid::SETUP, &setup, 8)]);
+        let got: usize = (0..asks).map(|_| h.queue(1, 0, &[(pid::IN, &[], 8)])[0].1.len()).sum();
+        assert!(got <= 64, "{got} bytes");
+    }
+    // A packet larger than its endpoint's.
+    h.queue(1, 0, &[(pid::SETUP, &[0x80; 40], 40)]);
+    assert_eq!(h.read_control(1, [0x80, 6, 0, 1, 0, 0, 18, 0]).map(|d| d.len()), Some(18), "it still answers");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]

@@ -115,10 +115,11 @@ stub_qdisk() {
     qemu-img create -q -f qcow2 /run/sqe.qcow2 200M && qemu-img create -q -f qcow2 /run/sqf.qcow2 200M || return 1
     cmdline='xen_emul_unplug=all' console_guest stub sq "disk=[$(disk hda /run/sq.img),$(disk hdb /run/sq.data),\"format=qcow2,vdev=hdc,access=rw,backendtype=qdisk,target=/run/sqf.qcow2\",\"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/sqe.qcow2\"]" <<'S' || return 1
 await 20 test -b /dev/xvde
-echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK"
+echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK $(grep -c 'Name="Xen Virtual' /proc/bus/input/devices)"
 until echo "GUEST-READY"; read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; do :; done
 for d in c e; do head -c 300000 /dev/urandom >/run/$d; dd if=/run/$d of=/dev/xvd$d bs=4096 seek=100 conv=sync,notrunc,fsync 2>/dev/null; done
 copy 16; echo "GUEST-COPIED"
+printf '\033[2J\033[Hname? ' >/dev/tty1; read -r name </dev/tty1; echo "GUEST-READ <$name>"
 hears go
 copy 80
 echo 3 >/proc/sys/vm/drop_caches
@@ -130,9 +131,12 @@ S
     # The stub domain has none of them any more: each has one process, the guest's.
     [ "$(echo "$pids" | wc -l)" = 4 ] && bulkhead ps sq-dm | grep -q guest-qdisk768 || { echo "not four processes of the guest's disks: $pids"; return 1; }
     for p in $pids; do kill -KILL $p; done
+    # What is typed at the stub domain's frame buffer goes to the guest's PV keyboard.
+    $tools/bulkhead-bed vnc "$(vnc_address sq)" type "By PV_7
+" && await 20 said sq 'GUEST-READ <By PV_7>' && bulkhead inspect sq-dm guest-vkbd | tee /run/sq.keys && grep -q 'events  *[1-9]' /run/sq.keys || { trouble sq; bulkhead inspect sq-dm vnc; return 1; }
     say go; await 100 gone sq || { trouble sq; bulkhead ps sq-dm; return 1; }
     exec 6>&-; cat /run/sq.out
-    said sq 'xvda xvdb xvdc xvde GUEST-BLOCK' && said sq 'GUEST-SAME-c yes' && said sq 'GUEST-SAME-e yes' && copied sq && said sq GUEST-DONE && await 10 stub_left &&
+    said sq 'xvda xvdb xvdc xvde GUEST-BLOCK 2' && said sq 'GUEST-SAME-c yes' && said sq 'GUEST-SAME-e yes' && copied sq && said sq GUEST-DONE && await 10 stub_left &&
         qemu-img check /run/sqe.qcow2 && qemu-img check /run/sqf.qcow2
 }
 stub_cd() { cd_guest stub sc && await 10 stub_left; }

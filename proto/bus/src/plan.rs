@@ -428,6 +428,10 @@ pub enum FdUse {
     PvInput,
     /// The same as [`FdUse::UsbTakes`] for the PV keyboard.
     PvTakes,
+    /// The same as [`FdUse::PvInput`] for the PV keyboard of a stub domain's guest.
+    GuestInput,
+    /// The same as [`FdUse::PvTakes`] for that.
+    GuestTakes,
     /// A pipe of records of two 16-bit numbers, from viewers to the display: the size that they wish for.
     Wishes,
     /// A pipe of bytes from a keyboard to viewers: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.

@@ -51,6 +51,9 @@ pub(super) const HAND_OVER: &str = "hand-over";
 pub(super) struct BackEnds {
     pub(super) configs: Vec<DeviceConfig>,
     pub(super) kept: Vec<Vec<(FdUse, OwnedFd)>>,
+    /// Those that serve this domain's guest, if it is a stub domain; what they are given is behind the others'.
+    pub(super) guest: Option<u16>,
+    pub(super) guests: Vec<DeviceConfig>,
     /// Slaves of pseudo terminals.
     pub(super) slaves: Vec<OwnedFd>,
 }
@@ -78,7 +81,8 @@ impl BackEnds {
             shown.push("PV devices are not served: xenstored has no socket here".to_owned());
             return Ok(Self::default());
         };
-        if let Some(guest) = machine.attach.then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok()).flatten() {
+        let guest: Option<u16> = machine.attach.then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok()).flatten();
+        if let Some(guest) = guest {
             let twins = pv::disks(guest, &mut xenstore).0;
             for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
                 let node = format!("{}/{HAND_OVER}", disk.nodes.back);
@@ -122,6 +126,16 @@ impl BackEnds {
         let Servers { devices, xenbus, grant, .. } = servers;
         this.configs.splice(0..0, [DeviceConfig::Xenbus { devices }, DeviceConfig::Grant]);
         this.kept.splice(0..0, [xenbus, grant]);
+        // Its guest's keyboard and pointer, for the viewers of the stub domain's frame buffer: they see the guest's picture there.
+        for (devid, nodes) in guest.map_or_else(Vec::new, |guest| pv::keyboards(guest, &mut xenstore)) {
+            let Some(guest) = guest else { break };
+            let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
+            let mut servers = Servers { domid: guest, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
+            let fds = servers.serve(nodes, false)?;
+            this.guest = Some(guest);
+            this.guests.extend([DeviceConfig::Xenbus { devices: servers.devices }, DeviceConfig::Grant, DeviceConfig::Vkbd { devid }]);
+            this.kept.extend([servers.xenbus, servers.grant, fds]);
+        }
         Ok(this)
     }
 

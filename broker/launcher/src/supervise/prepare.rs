@@ -18,6 +18,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// What was opened before anything was started.
 struct Opened {
+    /// A stub domain's guest, and the slots of those that serve it.
+    guest: Option<(u16, std::ops::Range<Slot>)>,
     viewers: Option<OwnedFd>,
     listening: Vec<OwnedFd>,
     drives: Vec<(FdUse, OwnedFd)>,
@@ -44,6 +46,9 @@ struct Links {
     pv_input: (OwnedFd, OwnedFd),
     /// Which of them the guest takes there, to the viewer.
     pv_takes: (OwnedFd, OwnedFd),
+    /// The same for the PV keyboard of a stub domain's guest.
+    guest_input: (OwnedFd, OwnedFd),
+    guest_takes: (OwnedFd, OwnedFd),
     /// Wishes for another size, to the display.
     wishes: (OwnedFd, OwnedFd),
     /// Wishes for a picture, to the display.
@@ -118,6 +123,9 @@ impl Launcher {
             configs.push(DeviceConfig::Vchan { port: stubdom.qmp.port });
         }
         configs.append(&mut back_ends.configs);
+        let slot = |index: usize| FIRST_DEVICE.saturating_add(index as u8);
+        let guests = slot(configs.len())..slot(configs.len().saturating_add(back_ends.guests.len()));
+        configs.append(&mut back_ends.guests);
         // Only where there is a picture.
         let mut viewers = None;
         let picture = machine.video.is_some() && !bare || configs.iter().any(|c| matches!(c, DeviceConfig::Vfb { .. }));
@@ -126,7 +134,7 @@ impl Launcher {
             configs.push(DeviceConfig::Vnc { name: machine.name.clone(), at, password: vnc.password, layout: machine.layout.clone() });
             viewers = Some(fd);
         }
-        let devices = number(configs);
+        let devices = number(configs, &guests);
         let cards = devices.iter().filter(|d| matches!(d.config, DeviceConfig::Nic { .. })).map(|d| d.slot);
         let rules = cards.zip(rules).filter_map(|(slot, rules)| Some((slot, rules?))).collect();
 
@@ -196,7 +204,7 @@ impl Launcher {
             next_token: 1,
             rules,
         };
-        let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept };
+        let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept, guest: back_ends.guest.map(|guest| (guest, guests)) };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
@@ -226,7 +234,7 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot, back_ends } = opened;
+        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot, back_ends, guest } = opened;
         let mut back_ends = back_ends.into_iter();
         let mut nics = nics.into_iter();
         let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
@@ -246,7 +254,7 @@ impl Launcher {
         let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
         let mut links = if viewer {
             let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io);
-            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, pv_input: pipe()?, pv_takes: pipe()?, wishes: pipe()?, bell: eventfd()? })
+            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, pv_input: pipe()?, pv_takes: pipe()?, guest_input: pipe()?, guest_takes: pipe()?, wishes: pipe()?, bell: eventfd()? })
         } else {
             None
         };
@@ -310,8 +318,10 @@ impl Launcher {
                 DeviceConfig::Vkbd { .. } => {
                     kept.extend(back_ends.next().unwrap_or_default());
                     if let Some(links) = &links {
-                        kept.push((FdUse::PvInput, rustix::io::dup(&links.pv_input.0).map_err(fail_io)?));
-                        kept.push((FdUse::PvTakes, rustix::io::dup(&links.pv_takes.1).map_err(fail_io)?));
+                        let guests = guest.as_ref().is_some_and(|(_, slots)| slots.contains(&device.slot));
+                        let (input, takes) = if guests { (&links.guest_input, &links.guest_takes) } else { (&links.pv_input, &links.pv_takes) };
+                        kept.push((FdUse::PvInput, rustix::io::dup(&input.0).map_err(fail_io)?));
+                        kept.push((FdUse::PvTakes, rustix::io::dup(&takes.1).map_err(fail_io)?));
                     }
                 }
                 DeviceConfig::Usb { .. } => {
@@ -350,6 +360,8 @@ impl Launcher {
                         kept.push((FdUse::UsbTakes, links.usb_takes.0));
                         kept.push((FdUse::PvInput, links.pv_input.1));
                         kept.push((FdUse::PvTakes, links.pv_takes.0));
+                        kept.push((FdUse::GuestInput, links.guest_input.1));
+                        kept.push((FdUse::GuestTakes, links.guest_takes.0));
                         kept.push((FdUse::FrameBell, links.bell));
                     }
                     kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));
@@ -385,6 +397,7 @@ impl Launcher {
         for (device, kept) in all {
             let mut state = SlotState::new(device.slot, device.name.clone(), device.config.role(), self.ids(device.slot), kept)?;
             state.apart = self.attach;
+            state.domid = guest.as_ref().filter(|(_, slots)| slots.contains(&device.slot)).map(|(guest, _)| *guest);
             if waits(&device.config, &self.plan.devices) {
                 state.phase = Phase::Waiting;
             }
@@ -435,8 +448,8 @@ fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds, stubdom: bool) -
     !ids.is_empty() && ids.iter().all(has_one)
 }
 
-/// Numbers the devices, and names those that are alone by their role.
-fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
+/// Numbers the devices, and names those that are alone by their role. `guests`: those that serve a stub domain's guest, not the stub domain.
+fn number(configs: Vec<DeviceConfig>, guests: &std::ops::Range<Slot>) -> Vec<DeviceSlot> {
     let mut devices: Vec<DeviceSlot> = Vec::new();
     for (i, config) in configs.into_iter().enumerate() {
         let role = config.role();
@@ -446,7 +459,9 @@ fn number(configs: Vec<DeviceConfig>) -> Vec<DeviceSlot> {
             DeviceConfig::Qdisk { devid, .. } | DeviceConfig::Console { devid, .. } => format!("{role}{devid}"),
             _ => role.to_owned(),
         };
-        devices.push(DeviceSlot { slot: FIRST_DEVICE.saturating_add(i as u8), name, config });
+        let slot = FIRST_DEVICE.saturating_add(i as u8);
+        let name = if guests.contains(&slot) { format!("guest-{name}") } else { name };
+        devices.push(DeviceSlot { slot, name, config });
     }
     devices
 }

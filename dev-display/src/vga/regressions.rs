@@ -1,0 +1,87 @@
+//! Faults that displays of other device models have had, by class.
+use super::tests::{dispi, display, linear, out, set, text_mode};
+use super::*;
+
+/// CVE-2016-3710 (XSA-179): the banked window reached beyond video RAM.
+#[test]
+fn out_of_bounds_banked_window() {
+    let (mut v, mut cx, vram) = display();
+    linear(&mut v, &mut cx, 640, 480, 8);
+    set(&mut v, 0x3c4, &[(2, 0x0f), (4, 0x0e)]);
+    set(&mut v, 0x3ce, &[(5, 0), (6, 5)]);
+    for bank in [0, 15, 16, 17, 0x7fff, 0xffff] {
+        dispi(&mut v, &mut cx, 5, bank);
+        for offset in [0u64, 0xfff8, 0xffff, 0x1_0000, 0x1_fff8] {
+            for size in [1, 2, 4, 8] {
+                let _ = v.write(Access::new(region::WINDOW, offset, size), u64::MAX, &mut cx);
+                let _ = v.read(Access::new(region::WINDOW, offset, size), &mut cx);
+            }
+            let mut data = [0x5a; 256];
+            let _ = v.write_string(Access::new(region::WINDOW, offset, 1), &data, &mut cx);
+            let _ = v.read_string(Access::new(region::WINDOW, offset, 1), &mut data, &mut cx);
+        }
+    }
+    // The last byte that there is can be written, and what lies behind it is nowhere.
+    dispi(&mut v, &mut cx, 5, 15);
+    v.write(Access::new(region::WINDOW, 0xffff, 1), 0x77, &mut cx).unwrap();
+    let mut last = [0];
+    vram.read(u64::from(v.vram_size) - 1, &mut last).unwrap();
+    assert_eq!(last, [0x77]);
+}
+
+/// CVE-2016-3712, CVE-2014-3615: sizes and places of VBE modes overflowed, or showed what is not video RAM.
+#[test]
+fn integer_overflow_of_vbe_geometry() {
+    let (mut v, mut cx, vram) = display();
+    let all = vec![0xee; v.vram_size as usize];
+    vram.write(0, &all).unwrap();
+    for bpp in [4, 8, 15, 16, 24, 32, 7, 0xffff] {
+        for (x, y, wide, left, down) in [(0xffff, 0xffff, 0xffff, 0xffff, 0xffff), (640, 480, 1, 0xffff, 0), (1, 0xffff, 0xffff, 0, 0xffff), (0, 0, 0, 0, 0), (1600, 1200, 0, 8, 0xfff0)] {
+            for (index, value) in [(4, 0), (1, x), (2, y), (3, bpp), (4, 0xc1), (6, wide), (8, left), (9, down)] {
+                dispi(&mut v, &mut cx, index, value);
+            }
+            let frame = v.frame();
+            assert!(frame.pixels.len() <= 16 << 20 && frame.pixels.len() == frame.width * frame.height);
+        }
+    }
+    // A picture that begins in the last line of video RAM: nothing is shown but video RAM, or black.
+    linear(&mut v, &mut cx, 512, 100, 32);
+    vram.write(0, &all).unwrap();
+    let last = (v.vram_size / 2048 - 1) as u16;
+    dispi(&mut v, &mut cx, 9, last);
+    let frame = v.frame();
+    assert!(frame.pixels[..512].iter().all(|p| *p == 0xee_eeee) && frame.pixels.iter().all(|p| matches!(*p, 0 | 0xee_eeee)));
+}
+
+/// CVE-2017-13672, CVE-2017-13673, CVE-2018-7858: a split screen, and a start near the end, drew beyond video RAM or aborted.
+#[test]
+fn out_of_bounds_split_screen_and_start() {
+    let (mut v, mut cx, vram) = display();
+    text_mode(&mut v, &vram);
+    let mut shown = tests::Drawn::default();
+    for graphics in [0x0e, 0x05] {
+        set(&mut v, 0x3ce, &[(6, graphics)]);
+        for (compare, start, offset) in [(0, 0xff, 0xff), (0xff, 0xff, 0xff), (10, 0, 0), (200, 0x7f, 0)] {
+            set(&mut v, 0x3d4, &[(7, 0), (9, 0), (0x18, compare), (0x0c, start), (0x0d, start), (0x13, offset), (8, 0x7f)]);
+            v.refresh(&mut shown);
+            set(&mut v, 0x3d4, &[(0x0d, start ^ 1)]);
+            v.refresh(&mut shown);
+            assert_eq!(shown.size.1, v.frame().height);
+        }
+    }
+    dispi(&mut v, &mut cx, 4, 0);
+}
+
+/// CVE-2018-5683: text that is larger than its memory.
+#[test]
+fn out_of_bounds_text() {
+    let (mut v, _, vram) = display();
+    text_mode(&mut v, &vram);
+    for (columns, lines, cell, start) in [(0xff, 0xff, 0x1f, 0xff), (0, 0, 0x1f, 0), (0xff, 0, 0, 0xff), (79, 0xff, 0, 0xf0)] {
+        set(&mut v, 0x3d4, &[(1, columns), (0x12, lines), (7, 0xff), (9, cell), (0x0c, start), (0x0d, 0xff), (0x0e, 0xff), (0x0f, 0xff), (0x13, 0xff)]);
+        out(&mut v, 0x3c4, 3);
+        out(&mut v, 0x3c5, 0xff);
+        let frame = v.frame();
+        assert!(frame.width <= 256 * 9 && frame.height <= 1024 && v.text_rows().is_some_and(|rows| rows.len() <= 128));
+    }
+}
