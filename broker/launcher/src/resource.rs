@@ -8,6 +8,9 @@ use std::mem::MaybeUninit;
 /// Why [`Resource::receive`] fails when the process has gone.
 pub(crate) const CLOSED: &str = "closed its socket";
 
+/// Most descriptors in a message (the kernel's SCM_MAX_FD).
+const MAX_FDS: usize = 253;
+
 /// The socket to a process.
 #[derive(Debug)]
 pub(crate) struct Resource(OwnedFd);
@@ -20,7 +23,7 @@ impl Resource {
     /// Sends a message. A process that does not take it is of no use any more; its end comes by its pidfd.
     pub(crate) fn send(&self, message: &ToProcess, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
         let bytes = serde_json::to_vec(message).map_err(|e| e.to_string())?;
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err("too many descriptors in one message".into());

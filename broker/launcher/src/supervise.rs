@@ -332,6 +332,8 @@ impl Launcher {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
             control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
         } else {
+            // One that a control which died in the meantime was to get is of no use to anybody.
+            control.kept.retain(|(what, _)| *what != FdUse::Control(slot));
             control.kept.push((FdUse::Control(slot), fd));
         }
     }

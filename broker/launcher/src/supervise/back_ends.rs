@@ -379,7 +379,7 @@ impl Launcher {
         self.plan.devices.retain(|d| d.slot != slot);
         self.later.servers.retain(|(disk, _)| *disk != slot);
         if let Some(control) = self.slot(CONTROL) {
-            control.kept.retain(|(what, _)| *what != FdUse::Log(slot));
+            control.kept.retain(|(what, _)| !matches!(what, FdUse::Log(s) | FdUse::Control(s) if *s == slot));
         }
         was_disk
     }
