@@ -18,8 +18,9 @@ kill $cat
 hexdump -v -e '12/2 "%u " "\n"' /run/moves | awk '{ v = $11; if (v > 32767) v -= 65536 }
     $9 == 2 && $10 == 0 { x += v } $9 == 2 && $10 == 1 { y += v } $9 == 2 && $10 == 8 { w += v } $9 == 1 { b = b " " $10 ":" $11 } END { print "GUEST-MOVED x=" x " y=" y " wheel=" w " buttons=" b }'
 load bochs
-printf '\033[2J\033[H\033[?25lin a graphics mode\n' >/dev/tty1; echo "GUEST-GRAPHICS"
+printf '\033[2J\033[H\033[?25lin a graphics mode\n' >/dev/tty1; echo "GUEST-GRAPHICS $(cat /sys/class/graphics/fb0/virtual_size)"
 hears copy
+(cd /sys/class/drm/card0-*-1 && { echo detect >status; echo "GUEST-PROBES $(head -n 1 modes)"; })
 copy 16; copy 80
 sync; echo "GUEST-WROTE"
 S
@@ -41,12 +42,15 @@ S
     # To a place, from there 50 right and 20 down, a click of each button, two steps of the wheel.
     $tools/bulkhead-bed vnc "$vnc" pointer 100 100 0 pointer 150 120 0 pointer 150 120 1 pointer 150 120 0 pointer 150 120 4 pointer 150 120 0 \
         pointer 150 120 8 pointer 150 120 0 pointer 150 120 8 pointer 150 120 0 || return 1
+    # A viewer's wish is what the monitor prefers when the driver looks.
+    size=; [ "$1" != our ] || { $tools/bulkhead-bed vnc "$vnc" wish 1000 700 || return 1; size=' 1000,700'; }
     usleep 500000; say moved; await 20 said $g GUEST-MOVED || { trouble $g; return 1; }
     grep GUEST-MOVED /run/$g.out
     said $g 'GUEST-MOVED x=50 y=20 wheel=2 buttons= 272:1 272:0 273:1 273:0' || return 1
-    await 30 said $g GUEST-GRAPHICS || { trouble $g; return 1; }
+    await 30 said $g "GUEST-GRAPHICS$size" || { trouble $g; return 1; }
     await 30 view $g-graphics || { view $g-graphics; return 1; }
     head -c 15 /out/$g-graphics.ppm
+    [ ! "$size" ] || $tools/bulkhead-bed vnc "$vnc" wish 1200 800 || return 1
     say copy; await 200 said $g GUEST-WROTE || { trouble $g; return 1; }
     await 60 gone $g || { trouble $g; return 1; }
     exec 6>&-

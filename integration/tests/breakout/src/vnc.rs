@@ -2,7 +2,7 @@
 //!
 //! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `pointer X Y BUTTONS`, `picture FILE` (PPM),
 //! `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came), `echo N` (presses N keys, one after the other;
-//! says how long each took to be seen).
+//! says how long each took to be seen), `wish WIDTH HEIGHT`.
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -153,6 +153,7 @@ impl Viewer {
 /// What a viewer that watches asks for.
 const ZRLE: i32 = 16;
 const COPY_RECT: i32 = 1;
+const EXTENDED_DESKTOP_SIZE: i32 = -308;
 
 impl Viewer {
     fn took(&mut self, bytes: usize, count: &mut u64) -> Result<Vec<u8>, Failed> {
@@ -223,6 +224,44 @@ impl Viewer {
         }
         println!("watched: {} bytes, {} updates, {} rectangles, {} moved", count.bytes, count.updates, count.rectangles, count.moves);
         Ok(())
+    }
+
+    /// Wishes for another size, and waits until it is known that somebody takes the wish.
+    fn wish(&mut self, width: u16, height: u16) -> Result<(), Failed> {
+        let mut encodings = vec![2, 0, 0, 2];
+        [RAW, EXTENDED_DESKTOP_SIZE].iter().for_each(|e| encodings.extend(e.to_be_bytes()));
+        self.stream.write_all(&encodings)?;
+        self.ask(1)?;
+        let ([w0, w1], [h0, h1]) = (width.to_be_bytes(), height.to_be_bytes());
+        self.stream.write_all(&[251, 0, w0, w1, h0, h1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0])?;
+        loop {
+            if self.take(1)?[0] != 0 {
+                return Err("a message that is no update".into());
+            }
+            let head = self.take(3)?;
+            let mut done = false;
+            for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
+                let r = self.take(12)?;
+                match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
+                    RAW => drop(self.take(usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4)?),
+                    EXTENDED_DESKTOP_SIZE => {
+                        let screens = usize::from(self.take(4)?[0]);
+                        self.take(screens * 16)?;
+                        // Reason 1: this viewer's wish; status 4: it was forwarded.
+                        match (r[1], r[3]) {
+                            (1, 4) => done = true,
+                            (1, status) => return Err(format!("the wish is answered with {status}").into()),
+                            _ => {}
+                        }
+                    }
+                    other => return Err(format!("an encoding {other}").into()),
+                }
+            }
+            if done {
+                return Ok(());
+            }
+            self.ask(1)?;
+        }
     }
 
     /// Presses keys that the guest shows, one after the other; says how long each took to be seen, in microseconds.
@@ -296,6 +335,10 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
             }
             ("watch", [file, rest @ ..]) => {
                 viewer.watch(file)?;
+                rest
+            }
+            ("wish", [width, height, rest @ ..]) => {
+                viewer.wish(width.parse()?, height.parse()?)?;
                 rest
             }
             ("echo", [keys, rest @ ..]) => {
