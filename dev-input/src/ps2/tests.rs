@@ -121,6 +121,7 @@ fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest
     };
     let (first, repeated, last) = said(&mut p, &mut cx, 0);
     assert!(first == 1 && last == 1 && (12..=17).contains(&repeated), "{repeated}");
+    assert_eq!((down(&mut p, &mut cx, 31, 3000), down(&mut p, &mut cx, 31, 3490), down(&mut p, &mut cx, 31, 3500)), (1, 0, 1), "after half a second");
     // As fast as it goes, after a quarter of a second.
     for byte in [0xf3, 0] {
         write(&mut p, &mut cx, 0, byte);
