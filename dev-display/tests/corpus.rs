@@ -19,6 +19,16 @@ fn vfb_seeds() {
     assert_eq!(pv::exercise::seeds(&bulkhead_dev_display::vfb::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vfb")), Ok(()));
 }
 
+#[test]
+fn vnc_seeds() {
+    let seeds = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vnc")).unwrap();
+    let files: Vec<_> = seeds.map(|f| f.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        assert_eq!(bulkhead_dev_display::vnc::exercise_session(&std::fs::read(&file).unwrap()), Ok(()), "{}", file.display());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
