@@ -116,6 +116,10 @@ fn the_surface_gets_the_lines_that_changed_and_no_others() {
     v.write(Access::new(region::WINDOW, 0x18000 + 160, 2), 0x1e41, &mut cx).unwrap();
     v.refresh(&mut surface);
     assert_eq!(surface.lines, (16..32).collect::<Vec<_>>(), "the second row");
+    assert_eq!(v.text_source(true), v.text_source(false), "nothing blinks");
+    set(&mut v, 0x3d4, &[(0x0a, 13), (0x0b, 14)]);
+    assert_ne!(v.text_source(true), v.text_source(false), "the cursor does");
+    set(&mut v, 0x3d4, &[(0x0a, 0x20)]);
     // What is not in the text: a letter of the font, written past the device, and a colour.
     vram.write((u64::from(b'A') * 32) * 4 + 2, &[0x81]).unwrap();
     v.refresh(&mut surface);

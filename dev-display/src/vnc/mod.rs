@@ -44,13 +44,17 @@ pub const READY: u32 = 0;
 /// Nanoseconds between two looks while something happens, and after a while in which nothing did.
 const FAST: u64 = 33_000_000;
 const SLOW: u64 = 330_000_000;
+/// The same if nothing at all did, not even a cursor's blinking.
+const IDLE: u64 = 1_000_000_000;
 /// Nanoseconds from the wish for a picture to the first look at it.
 const FIRST: u64 = 8_000_000;
 /// A look, and telling viewers of it, may take one part of this many of the time: where the processor is slow or busy they see fewer
 /// pictures, and the guest does not wait for them.
 const SHARE: u64 = 20;
 /// Looks without change before the pace is halved.
-const PATIENCE: u32 = 30;
+const PATIENCE: u32 = 12;
+/// Looks at a picture that was asked for and is not drawn yet, before it is taken to be the last.
+const LATE: u32 = 30;
 /// Viewers, and of these such as have not come in yet.
 const VIEWERS: usize = 16;
 const STRANGERS: usize = 8;
@@ -318,12 +322,16 @@ impl Vnc {
             return;
         }
         self.looks = self.looks.saturating_add(1);
-        let mut hurries = false;
+        let (mut hurries, mut slowest) = (false, IDLE);
         let updated = self.view.update();
         if updated {
             let change = self.screen.look(&*self.view);
             hurries = change.hurries();
             if change != Change::default() {
+                slowest = SLOW;
+                if self.pace > SLOW {
+                    (self.pace, self.still) = (SLOW, 0);
+                }
                 self.viewers.iter_mut().filter(|v| v.session.running()).for_each(|v| v.session.changed(&change));
             }
         }
@@ -332,10 +340,10 @@ impl Vnc {
         } else {
             self.still = self.still.saturating_add(1);
             if self.still >= PATIENCE {
-                (self.pace, self.still) = (self.pace.saturating_mul(2).min(SLOW), 0);
+                (self.pace, self.still) = (self.pace.saturating_mul(2).min(slowest), 0);
             }
         }
-        if updated && self.view.fresh() || self.waited >= PATIENCE {
+        if updated && self.view.fresh() || self.waited >= LATE {
             // A display that draws no more, or dies, leaves its viewers the last picture.
             self.fresh = true;
         }

@@ -331,7 +331,7 @@ fn who_asks_after_a_while_gets_the_picture_of_now_and_of_a_dead_display_the_last
     b.say(&mut client, &request(false));
     b.wait(FAST);
     assert_eq!(b.heard(&mut client), [], "it may still come");
-    for _ in 0..=PATIENCE {
+    for _ in 0..=LATE {
         b.wait(FAST);
     }
     let bytes = b.heard(&mut client);
@@ -404,6 +404,14 @@ fn a_cursor_that_blinks_hurries_nobody() {
         b.heard(&mut client);
     }
     assert_eq!(b.vnc.pace, SLOW);
+    for _ in 0..60 {
+        b.wait(SLOW);
+        b.heard(&mut client);
+    }
+    assert_eq!(b.vnc.pace, IDLE, "nothing at all");
+    b.picture.draw(200, 100, |x, y| if x < 9 && (16..32).contains(&y) { 3 } else { 5 });
+    b.wait(IDLE);
+    assert_eq!(b.vnc.pace, SLOW, "it blinks again");
     b.picture.draw(200, 100, |x, y| if y < 50 { x as u32 } else { 5 });
     b.wait(SLOW);
     assert_eq!(b.vnc.pace, FAST);

@@ -36,21 +36,31 @@ impl Vga {
         if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
             return None;
         }
-        let mut source = vec![u8::from(on), self.attribute_index, self.dac_mask, u8::from(self.dac_8bit())];
+        let mut source = vec![self.attribute_index, self.dac_mask, u8::from(self.dac_8bit())];
         for registers in [&self.sequencer[..], &self.graphics, &self.crtc, &self.attribute, &self.palette] {
             source.extend_from_slice(registers);
         }
         self.fonts().iter().for_each(|font| source.extend_from_slice(font));
         let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(2);
         let mut cells = vec![0; columns.saturating_mul(4)];
-        let mut known = None;
+        let (mut known, mut blinks) = (None, self.cursor_lines().is_some());
         for scan in self.scans() {
             if known.replace(scan.at) != Some(scan.at) {
                 self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
+                blinks |= self.attribute_mode().blink() && cells.as_chunks::<4>().0.iter().any(|cell| cell[1] & 0x80 != 0);
                 source.extend_from_slice(&cells);
             }
         }
+        // Half a blink is another picture only where something blinks.
+        source.push(u8::from(on && blinks));
         Some(source)
+    }
+
+    /// The lines of a character that the cursor covers, if it is on.
+    fn cursor_lines(&self) -> Option<std::ops::RangeInclusive<usize>> {
+        let (start, end) = (self.crtc(crtc::CURSOR_START), self.crtc(crtc::CURSOR_END));
+        let lines = usize::from(start & 0x1f)..=usize::from(end & 0x1f);
+        (start & 0x20 == 0 && !lines.is_empty()).then_some(lines)
     }
 
     /// The two fonts that attribute bit 3 chooses between: 32 bytes a character.
@@ -71,9 +81,8 @@ impl Vga {
         let (fonts, colors, mode) = (self.fonts(), self.colors(), self.attribute_mode());
         let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
         let cursor_at = u64::from(self.crtc(crtc::CURSOR_HIGH)) << 8 | u64::from(self.crtc(crtc::CURSOR_LOW));
-        let cursor_on = on && self.crtc(crtc::CURSOR_START) & 0x20 == 0;
         let skew = usize::from(self.crtc(crtc::CURSOR_END) >> 5 & 3);
-        let cursor = usize::from(self.crtc(crtc::CURSOR_START) & 0x1f)..=usize::from(self.crtc(crtc::CURSOR_END) & 0x1f);
+        let cursor_lines = self.cursor_lines().filter(|_| on);
         let underline = usize::from(self.crtc(crtc::UNDERLINE) & 0x1f);
 
         // One more character than is seen comes into view by panning.
@@ -86,7 +95,7 @@ impl Vga {
                 known = Some(scan.at);
             }
             // On this line the cursor covers this column.
-            let cursor = (cursor_on && cursor.contains(&scan.row)).then(|| cursor_at.saturating_add(skew as u64).wrapping_sub(scan.at) & 0xffff);
+            let cursor = cursor_lines.as_ref().filter(|lines| lines.contains(&scan.row)).map(|_| cursor_at.saturating_add(skew as u64).wrapping_sub(scan.at) & 0xffff);
             let underlined = mode.mono() && scan.row == underline;
             for ((column, &[character, attribute, ..]), cell) in (0u64..).zip(cells.as_chunks::<4>().0).zip(dots.chunks_exact_mut(cell_width)) {
                 let font = fonts.get(usize::from(attribute >> 3 & 1)).map_or(&[][..], Vec::as_slice);
