@@ -199,7 +199,11 @@ impl Launcher {
 
     fn watch(&mut self) -> Result<(), String> {
         loop {
-            match self.turn(None)? {
+            let end = self.turn(self.later.wait())?;
+            if self.later.take_due() {
+                self.disks_changed();
+            }
+            match end {
                 None => {}
                 Some(End::Wanted) => return Ok(()),
                 Some(End::Failed(e)) => return Err(e),
@@ -387,7 +391,7 @@ impl Launcher {
             Ok(seen) => {
                 let end = seen.end;
                 if seen.disks {
-                    self.disks_changed();
+                    self.later.news();
                 }
                 match end {
                     Some(line) => say(&line),

@@ -9,10 +9,11 @@ use crate::slot::{Phase, SlotState};
 use bulkhead_bus::plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, WhenFull};
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
 use bulkhead_ring::SharedArea;
-use bulkhead_xen::{Evtchn, Gntdev, Privcmd, Xenstore};
+use bulkhead_xen::{DomainState, Evtchn, Gntdev, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::time::{Duration, Instant};
 
 /// Slots of a guest end before this one: its users do.
 const SLOTS: Slot = 64;
@@ -27,11 +28,38 @@ pub(super) struct Later {
     images: (Backing, WhenFull),
     /// Disks that a stub domain has let go of for its guest.
     given: Vec<Given>,
+    /// When they are looked at again, and when they were.
+    due: Option<Instant>,
+    looked: Option<Instant>,
 }
+
+/// A domain can cause any number of news of its disks; from one look at them to the next.
+const LOOKS: Duration = Duration::from_millis(200);
 
 impl Later {
     pub(super) fn new(backing: Backing, full: WhenFull) -> Self {
-        Self { servers: Vec::new(), told: Vec::new(), images: (backing, full), given: Vec::new() }
+        Self { servers: Vec::new(), told: Vec::new(), images: (backing, full), given: Vec::new(), due: None, looked: None }
+    }
+
+    /// There is news of disks.
+    pub(super) fn news(&mut self) {
+        let now = Instant::now();
+        let next = self.looked.and_then(|looked| looked.checked_add(LOOKS)).unwrap_or(now);
+        self.due.get_or_insert(next.max(now));
+    }
+
+    /// How long until they are to be looked at, if they are.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether they are to be looked at now.
+    pub(super) fn take_due(&mut self) -> bool {
+        let due = self.due.is_some_and(|due| Instant::now() >= due);
+        if due {
+            (self.due, self.looked) = (None, Some(Instant::now()));
+        }
+        due
     }
 }
 
@@ -257,7 +285,10 @@ impl Launcher {
         if let Some(guest) = self.watched.as_ref().and_then(Watch::guest) {
             let (theirs, more) = pv::disks(guest, &mut xenstore);
             notes.extend(more);
-            self.take_what_is_let_go(&theirs, &mut xenstore);
+            // The front ends of a domain that ends are closed too.
+            if Privcmd::open(guest).and_then(|p| p.domain_state()).is_ok_and(|state| state == DomainState::Alive) {
+                self.take_what_is_let_go(&theirs, &mut xenstore);
+            }
             let held = |d: &pv::PvDisk| disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref())) && !self.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()));
             wanted.extend(theirs.iter().filter(|d| !held(d)).map(|d| (guest, d.clone())));
         }
@@ -404,5 +435,25 @@ impl Launcher {
             }
             Err(e) => say(&format!("{}: {e}", state.name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_of_disks_is_looked_at_at_once_and_then_not_more_often_than_it_may() {
+        let mut later = Later::new(Backing::Any, WhenFull::Report);
+        assert!(later.wait().is_none() && !later.take_due());
+        later.news();
+        assert!(later.take_due(), "the first at once");
+        for _ in 0..1000 {
+            later.news();
+        }
+        assert!(!later.take_due());
+        assert!(later.wait().is_some_and(|wait| wait <= LOOKS && wait > Duration::from_millis(1)));
+        std::thread::sleep(LOOKS);
+        assert!(later.take_due() && !later.take_due(), "once for all of them");
     }
 }
