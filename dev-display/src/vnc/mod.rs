@@ -50,7 +50,7 @@ const IDLE: u64 = 1_000_000_000;
 const FIRST: u64 = 8_000_000;
 /// A look, and telling viewers of it, may take one part of this many of the time: where the processor is slow or busy they see fewer
 /// pictures, and the guest does not wait for them.
-const SHARE: u64 = 20;
+const SHARE: u64 = 24;
 /// Looks without change before the pace is halved.
 const PATIENCE: u32 = 12;
 /// Looks at a picture that was asked for and is not drawn yet, before it is taken to be the last.
