@@ -91,6 +91,10 @@ impl Shared {
         if UsbDevice::of_driver(driver).is_some() {
             return self.plug_usb(arguments, driver).await;
         }
+        if driver.ends_with("-uhci") || driver.ends_with("-ehci") || driver.ends_with("-xhci") {
+            // What `usbctrl` of the type devicemodel asks for.
+            return Err(QmpError::generic(format!("'{driver}': a USB controller cannot be added; 'usb=1' in the guest's configuration gives it one")));
+        }
         if driver != CPU {
             return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}'), usb-tablet, usb-mouse and usb-kbd can")));
         }

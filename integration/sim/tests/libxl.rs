@@ -69,6 +69,7 @@ fn vcpu_set() {
     assert_eq!(bed.online(), [0, 1, 2]);
     assert!(bed.error("device_add", arguments).contains("there already"));
     assert!(bed.error("device_add", json!({ "id": "x", "driver": "usb-host" })).contains("cannot be added"));
+    assert!(bed.error("device_add", json!({ "id": "xenusb-0", "driver": "piix3-usb-uhci" })).contains("usb=1"), "xl's usbctrl");
     // The board is killed, and control: neither forgets.
     for role in ["platform", "control"] {
         let old = bed.sim.process(role).unwrap();
