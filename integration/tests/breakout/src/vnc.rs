@@ -1,6 +1,6 @@
 //! A small VNC viewer (RFC 6143), so that the suite sees and touches a guest by the road that an operator's viewer takes.
 //!
-//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `pointer X Y BUTTONS`, `picture FILE` (PPM),
+//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `chord KEYSYM,KEYSYM` (held together), `pointer X Y BUTTONS`, `picture FILE` (PPM),
 //! `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came), `echo N` (presses N keys, one after the other;
 //! says how long each took to be seen), `wish WIDTH HEIGHT`.
 use std::io::{Read as _, Write as _};
@@ -320,6 +320,12 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
             }
             ("key", [keysym, rest @ ..]) => {
                 viewer.press(keysym.parse()?)?;
+                rest
+            }
+            ("chord", [keysyms, rest @ ..]) => {
+                let keysyms = keysyms.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+                keysyms.iter().try_for_each(|k| viewer.key(*k, true))?;
+                keysyms.iter().rev().try_for_each(|k| viewer.key(*k, false))?;
                 rest
             }
             ("pointer", [x, y, buttons, rest @ ..]) => {
