@@ -11,6 +11,16 @@ def touch(*words):
     subprocess.run([f"{BIN}/vncdo", "-s", f"127.0.0.1::{PORT}", "--delay", "120", *words], check=True, capture_output=True, timeout=120)
 
 
+def looks(stage, out):
+    """A cursor that blinks is on in a screenshot; a viewer may see it off."""
+    for left in reversed(range(8)):
+        try:
+            return same(stage, vncdotool(PORT, f"{out}/{stage}-seen.png"), picture(f"{out}/{stage}.png"))
+        except AssertionError:
+            if not left:
+                raise
+
+
 TOUCHES = {
     "asks": ["type", "Hello, World_42", "keydown", "ralt", "key", "7", "keyup", "ralt", "key", "enter"],
     "points": ["move", "10", "10", "move", "300", "200", "pause", "1", "click", "1", "pause", "1"],
@@ -30,7 +40,7 @@ def main(root, out):
             while not os.path.exists(f"{out}/{stage}.ready"):
                 assert bed.poll() is None, f"the bed has ended before {stage}"
                 time.sleep(0.2)
-            same(stage, vncdotool(PORT, f"{out}/{stage}-seen.png"), picture(f"{out}/{stage}.png"))
+            looks(stage, out)
             touch(*TOUCHES[stage]) if stage in TOUCHES else None
             open(f"{out}/{stage}.done", "w").close()
             print(f"{stage}: the same picture{', touched' if stage in TOUCHES else ''}", flush=True)
