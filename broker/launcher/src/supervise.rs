@@ -199,8 +199,8 @@ impl Launcher {
 
     fn watch(&mut self) -> Result<(), String> {
         loop {
-            let end = self.turn(self.later.wait())?;
-            if self.later.take_due() {
+            let end = self.turn(self.later.wait(Instant::now()))?;
+            if self.later.take_due(Instant::now()) {
                 self.disks_changed();
             }
             match end {
@@ -391,7 +391,7 @@ impl Launcher {
             Ok(seen) => {
                 let end = seen.end;
                 if seen.disks {
-                    self.later.news();
+                    self.later.news(Instant::now());
                 }
                 match end {
                     Some(line) => say(&line),

@@ -12,6 +12,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 /// Bytes that are read or written between guest memory and an image at once.
 const CHUNK: usize = 1 << 20;
@@ -63,8 +64,8 @@ pub trait Executor: Send {
     /// Takes a result.
     fn take(&mut self) -> Option<(usize, Outcome)>;
     /// Carries a job out here and now, if this executor can and the job would not have to wait for room; for somebody who has nothing else
-    /// to do meanwhile, whom a lane costs two wake-ups.
-    fn at_once(&mut self, image: &Image, job: &Job) -> Option<Outcome> {
+    /// to do meanwhile, whom a lane costs two wake-ups. With it comes how long that took.
+    fn at_once(&mut self, image: &Image, job: &Job) -> Option<(Outcome, Duration)> {
         let _ = (image, job);
         None
     }
@@ -287,9 +288,10 @@ impl Executor for Threads {
     fn take(&mut self) -> Option<(usize, Outcome)> {
         self.done.try_recv().ok()
     }
-    fn at_once(&mut self, image: &Image, job: &Job) -> Option<Outcome> {
+    fn at_once(&mut self, image: &Image, job: &Job) -> Option<(Outcome, Duration)> {
+        let begun = Instant::now();
         let outcome = once(image, &*self.memory, job);
-        (!matches!(outcome, Err(Errno::NOSPC | Errno::DQUOT))).then_some(outcome)
+        (!matches!(outcome, Err(Errno::NOSPC | Errno::DQUOT))).then(|| (outcome, begun.elapsed()))
     }
 }
 
@@ -317,7 +319,7 @@ impl Executor for Inline {
     fn take(&mut self) -> Option<(usize, Outcome)> {
         self.done.pop_front()
     }
-    fn at_once(&mut self, image: &Image, job: &Job) -> Option<Outcome> {
-        Some(once(image, &*self.memory, job))
+    fn at_once(&mut self, image: &Image, job: &Job) -> Option<(Outcome, Duration)> {
+        Some((once(image, &*self.memory, job), Duration::ZERO))
     }
 }

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use spec::{INDIRECT_SEGMENTS, Layout, Request, SEGMENT, SECTOR, Segment, Segments, What, rsp};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Ready number of the threads' results.
 pub const JOBS: u32 = 2;
@@ -423,9 +423,8 @@ fn at_once(executor: &mut dyn Executor, slow: &mut u32, image: &Image, job: &Job
         *slow = slow.saturating_sub(1);
         return None;
     }
-    let start = Instant::now();
-    let outcome = executor.at_once(image, job)?;
-    if start.elapsed() > QUICK {
+    let (outcome, took) = executor.at_once(image, job)?;
+    if took > QUICK {
         *slow = SLOW;
     }
     Some(outcome)

@@ -293,6 +293,8 @@ impl Vnc {
     fn ask(&mut self, cx: &mut Context) {
         self.view.want();
         (self.asked, self.waited) = (true, 0);
+        // Who goes and comes again at once has no picture drawn each time.
+        self.next = cx.now().saturating_add(FAST.saturating_sub(FIRST));
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
     }
 

@@ -445,6 +445,20 @@ fn a_viewer_that_asks_at_once_gets_pictures_at_the_pace_and_fewer_where_they_cos
 }
 
 #[test]
+fn hostile_viewers_that_ask_and_go_have_no_picture_drawn_for_each() {
+    let mut b = Bench::new(Password::None);
+    let clients: Vec<_> = (0..10).map(|_| b.viewer(&[0])).collect();
+    let before = b.picture.0.lock().unwrap().wanted;
+    for mut client in clients {
+        b.say(&mut client, &request(true));
+        drop(client);
+        b.turn();
+    }
+    let wanted = b.picture.0.lock().unwrap().wanted - before;
+    assert!(wanted <= 1, "{wanted} pictures at one moment");
+}
+
+#[test]
 fn passwords_are_asked_for_and_guessers_wait() {
     let mut b = Bench::new(Password::Unset);
     let try_with = |b: &mut Bench, key: [u8; 8]| {

@@ -10,6 +10,17 @@ struct Bed {
 }
 
 impl Bed {
+    /// Kills a process, and waits until another is in its place.
+    fn dies(&mut self, role: &str) {
+        let old = self.sim.process(role).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        self.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while self.sim.process(role).is_none_or(|new| new == old) {
+            assert!(std::time::Instant::now() < end);
+        }
+    }
+
     fn new(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str, len: u64| {
@@ -72,13 +83,7 @@ fn vcpu_set() {
     assert!(bed.error("device_add", json!({ "id": "xenusb-0", "driver": "piix3-usb-uhci" })).contains("usb=1"), "xl's usbctrl");
     // The board is killed, and control: neither forgets.
     for role in ["platform", "control"] {
-        let old = bed.sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
-        bed.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while bed.sim.process(role).is_none_or(|new| new == old) {
-            assert!(std::time::Instant::now() < end);
-        }
+        bed.dies(role);
     }
     assert_eq!(bed.online(), [0, 1, 2]);
     assert!(bed.sim.end().unwrap().success());
@@ -97,13 +102,7 @@ fn usb_devices_are_plugged_in_and_out() {
     assert!(bed.error("device_add", json!({ "id": "more", "driver": "usb-mouse" })).contains("both ports"));
     assert!(bed.error("device_add", json!({ "driver": "usb-mouse" })).contains("'id' is missing"));
     for role in ["usb", "control"] {
-        let old = bed.sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
-        bed.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while bed.sim.process(role).is_none_or(|new| new == old) {
-            assert!(std::time::Instant::now() < end);
-        }
+        bed.dies(role);
     }
     assert_eq!(plugged(&bed), ["Tablet", "Keyboard"]);
     bed.good("device_del", json!({ "id": "keys" }));

@@ -107,7 +107,7 @@ inside() {
     tail -n 1 /run/inside.out | grep -q '^status 0$'
 }
 stub_linux() { seen_linux stub sl && await 10 stub_left; }
-# Linux in a stub domain, its disks in files, without QEMU: the firmware and GRUB read it by IDE, which the kernel unplugs; from then on dom0
+# Linux in a stub domain, its disks in files, without QEMU: the firmware and the boot loader read it by IDE, which the kernel unplugs; from then on dom0
 # serves the guest itself. One disk is qcow2, one is not emulated at all.
 stub_qdisk() {
     mv /usr/libexec/xen-qemu-system-i386 /usr/libexec/away || return 1

@@ -11,17 +11,23 @@ const POLLS: usize = 100_000;
 /// Bytes of guest memory.
 const MEMORY: usize = 1 << 20;
 
-struct Input<'a>(&'a [u8]);
+/// What is left of the bytes of a run.
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn number(&mut self, bytes: u8) -> u64 {
+    pub(crate) fn number(&mut self, bytes: u8) -> u64 {
         (0..bytes).fold(0, |n, i| n | u64::from(self.byte().unwrap_or(0)) << (u32::from(i) & 7).wrapping_mul(8))
+    }
+
+    /// As many bytes as the next one says, or as there are.
+    pub(crate) fn bytes(&mut self) -> Vec<u8> {
+        (0..self.byte().unwrap_or(0)).map_while(|_| self.byte()).collect()
     }
 }
 

@@ -42,22 +42,21 @@ impl Later {
     }
 
     /// There is news of disks.
-    pub(super) fn news(&mut self) {
-        let now = Instant::now();
+    pub(super) fn news(&mut self, now: Instant) {
         let next = self.looked.and_then(|looked| looked.checked_add(LOOKS)).unwrap_or(now);
         self.due.get_or_insert(next.max(now));
     }
 
     /// How long until they are to be looked at, if they are.
-    pub(super) fn wait(&self) -> Option<Duration> {
-        self.due.map(|due| due.saturating_duration_since(Instant::now()))
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(now))
     }
 
     /// Whether they are to be looked at now.
-    pub(super) fn take_due(&mut self) -> bool {
-        let due = self.due.is_some_and(|due| Instant::now() >= due);
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+        let due = self.due.is_some_and(|due| now >= due);
         if due {
-            (self.due, self.looked) = (None, Some(Instant::now()));
+            (self.due, self.looked) = (None, Some(now));
         }
         due
     }
@@ -445,15 +444,13 @@ mod tests {
     #[test]
     fn news_of_disks_is_looked_at_at_once_and_then_not_more_often_than_it_may() {
         let mut later = Later::new(Backing::Any, WhenFull::Report);
-        assert!(later.wait().is_none() && !later.take_due());
-        later.news();
-        assert!(later.take_due(), "the first at once");
-        for _ in 0..1000 {
-            later.news();
-        }
-        assert!(!later.take_due());
-        assert!(later.wait().is_some_and(|wait| wait <= LOOKS && wait > Duration::from_millis(1)));
-        std::thread::sleep(LOOKS);
-        assert!(later.take_due() && !later.take_due(), "once for all of them");
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(later.wait(at(0)).is_none() && !later.take_due(at(0)));
+        later.news(at(0));
+        assert!(later.take_due(at(0)), "the first at once");
+        (1..150).for_each(|ms| later.news(at(ms)));
+        assert_eq!((later.take_due(at(150)), later.wait(at(150))), (false, Some(Duration::from_millis(50))));
+        assert!(later.take_due(at(200)) && !later.take_due(at(200)), "once for all of them");
     }
 }

@@ -1,6 +1,7 @@
 //! Bytes → what a guest and a host do to a PV back end, and what must hold after each: the body of every back end's fuzz target and of
 //! its corpus test.
 use super::{EVENTS, NODES, PORT};
+use crate::exercise::Input;
 use crate::fake::{self, FakeFrontend};
 use crate::{Auxiliary, Context, GuestMemory as _, Inspect, Ready, Surface};
 
@@ -25,22 +26,6 @@ impl<'a> Subject<'a> {
     /// `pages` are in the range of what `make` makes, which reads these `nodes`.
     pub fn new(make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>, pages: usize, nodes: &'a [&'a str]) -> Self {
         Self { make, pages, nodes }
-    }
-}
-
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-    fn number(&mut self, bytes: u32) -> u32 {
-        (0..bytes).fold(0, |n, i| n | u32::from(self.byte().unwrap_or(0)) << (i & 3).wrapping_mul(8))
-    }
-    fn bytes(&mut self) -> Vec<u8> {
-        (0..self.byte().unwrap_or(0)).map_while(|_| self.byte()).collect()
     }
 }
 
@@ -113,10 +98,10 @@ impl Run<'_> {
             }
             3 => {
                 let (at, bytes) = (input.number(3), input.bytes());
-                let _ = self.guest.memory.write(u64::from(at), &bytes);
+                let _ = self.guest.memory.write(at, &bytes);
             }
             4 => {
-                let (at, value) = (input.number(2) as usize, input.number(4));
+                let (at, value) = (input.number(2) as usize, input.number(4) as u32);
                 self.guest.set_word(at, value);
             }
             5 => {
