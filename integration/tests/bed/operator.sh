@@ -203,10 +203,15 @@ debian() {
     grep 'unplugged' /var/log/xen/qemu-dm-deb.log || return 1
     bulkhead ps deb; bulkhead ps deb | grep -q 'qdisk768' || return 1
     # Its first terminal is logged into at the viewer, by the PV keyboard.
-    does 'grep -c Xen.Virtual /proc/bus/input/devices; systemctl start getty@tty1; sleep 5; echo TERMINAL-"$((40+2))"' 'TERMINAL-42' || return 1
+    does 'grep -c Xen.Virtual /proc/bus/input/devices; systemctl start getty@tty1; echo TERMINAL-"$((40+2))"' 'TERMINAL-42' || return 1
     vnc=$(vnc_address deb) || return 1
-    for line in root bulkhead 'echo "Typed: $((40 + 2))" >/dev/ttyS0'; do $tools/bulkhead-bed vnc "$vnc" type "$line
-" && usleep 8000000 || return 1; done
+    # Who reads the terminal says what may be typed next.
+    for step in 'agetty root' 'login bulkhead' 'bash echo "Typed: $((40 + 2))" >/dev/ttyS0'; do
+        who=${step%% *}
+        does "until [ \"\$(ps -o comm= -t tty1 | tail -n 1)\" = $who ]; do sleep 1; done; echo READS-\"\$((40+2))\"-$who" "READS-42-$who" || { screenshot deb debian-typed; return 1; }
+        $tools/bulkhead-bed vnc "$vnc" type "${step#* }
+" || return 1
+    done
     await 60 said deb 'Typed: 42' || { screenshot deb debian-typed; bulkhead inspect deb vkbd; trouble deb; return 1; }
     screenshot deb debian-screen; bulkhead inspect deb vkbd
     debian_ends || return 1
