@@ -182,8 +182,7 @@ impl Shared {
             "cont" => self.set_running(true).await,
             "stop" => self.set_running(false).await,
             "query-chardev" => {
-                let ports = self.plan.chardevs.iter().enumerate();
-                let ports = ports.map(|(i, shown)| json!({ "label": format!("serial{i}"), "filename": shown, "frontend-open": true }));
+                let ports = self.plan.chardevs.iter().map(|(label, shown)| json!({ "label": label, "filename": shown, "frontend-open": true }));
                 Ok(Value::Array(ports.collect()))
             }
             "query-vnc" => self.query_vnc().await,

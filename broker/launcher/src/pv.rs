@@ -18,6 +18,8 @@ pub struct PvConsole {
     pub nodes: PvNodes,
     /// Where it goes.
     pub output: Serial,
+    /// What `query-chardev` calls it: libxl's name of a channel.
+    pub label: String,
 }
 
 /// A PV disk with a back end of the kind `qdisk` in dom0.
@@ -96,9 +98,23 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
         return Ok(None);
     }
     let output = read(&format!("{front}/output")).unwrap_or_else(|| "null".to_owned());
-    // An end of a pipe that nobody gives while a state is not restored.
-    let output = if output.starts_with("pipe:") { Serial::Null } else { Serial::parse(&output).ok_or_else(|| format!("output is {output:?}"))? };
-    Ok(Some(PvConsole { devid, nodes: PvNodes { back: back.to_owned(), front }, output }))
+    let label = output.strip_prefix("chardev:").map_or_else(|| format!("console{devid}"), str::to_owned);
+    let output = if output.starts_with("chardev:") {
+        // A channel (xl.cfg): the nodes say all that the argument `-chardev` does, also of a guest whose device model is elsewhere.
+        let connection = read(&format!("{front}/connection"));
+        match (connection.as_deref(), read(&format!("{back}/path")).filter(|p| p.starts_with('/'))) {
+            (Some("pty"), _) => Serial::Pty,
+            (Some("socket"), Some(path)) => Serial::UnixServer(path),
+            (Some("socket"), None) => return Err("a channel's socket without a path".to_owned()),
+            (connection, _) => return Err(format!("output is {output:?}, connection {connection:?}")),
+        }
+    } else if output.starts_with("pipe:") {
+        // An end of a pipe that nobody gives while a state is not restored.
+        Serial::Null
+    } else {
+        Serial::parse(&output).ok_or_else(|| format!("output is {output:?}"))?
+    };
+    Ok(Some(PvConsole { devid, nodes: PvNodes { back: back.to_owned(), front }, output, label }))
 }
 
 /// What a device model has to serve for this domain and is not served here, each by a line.
@@ -181,6 +197,21 @@ mod tests {
         assert_eq!(of("ioemu", "file:/var/log/x").unwrap().unwrap().output, Serial::File("/var/log/x".into()));
         assert_eq!(of("ioemu", "pipe:/x").unwrap().unwrap().output, Serial::Null);
         assert!(of("ioemu", "chardev:libxl-channel0").unwrap_err().contains("chardev"));
+    }
+
+    #[test]
+    fn a_channel_is_what_its_nodes_say() {
+        let of = |connection: &str, path: Option<&str>| {
+            let nodes = [("/b/frontend", "/f"), ("/f/type", "ioemu"), ("/f/output", "chardev:libxl-channel0"), ("/f/connection", connection)];
+            let path = path.map(|path| ("/b/path", path));
+            console(1, "/b", |wanted| nodes.iter().copied().chain(path).find(|(n, _)| *n == wanted).map(|(_, v)| v.to_owned()))
+        };
+        let channel = of("pty", None).unwrap().unwrap();
+        assert_eq!((channel.output, channel.label.as_str()), (Serial::Pty, "libxl-channel0"));
+        assert_eq!(of("socket", Some("/run/x")).unwrap().unwrap().output, Serial::UnixServer("/run/x".into()));
+        assert!(of("socket", None).unwrap_err().contains("without a path"));
+        assert!(of("socket", Some("x")).unwrap_err().contains("without a path"));
+        assert!(of("spice", Some("/run/x")).unwrap_err().contains("spice"));
     }
 
     #[test]

@@ -131,6 +131,27 @@ S
     ! grep -i 'xenbus.*timeout' /run/$g.out && said $g "GUEST-second x=0 y=$last wheel= buttons=.* 273:0" && said $g GUEST-DONE
 }
 
+# attached_config NAME TYPE [LINE...]: a guest without emulated devices, whose device model serves its PV back ends alone. Its disks are
+# those that linux_config has made.
+attached_config() {
+    name=$1 type=$2; shift 2
+    cat >"/run/$name.cfg" <<C
+name="$name"
+type="$type"
+kernel="$guests/vmlinuz"
+ramdisk="$guests/initrd"
+cmdline="console=hvc0 quiet panic=-1 mitigations=off xen_blkfront.feature_persistent=0 xen_blkfront.max_ring_page_order=4"
+memory=256
+vcpus=1
+disk=[$(disk xvda "/run/$name.img"),$(disk xvdb "/run/$name.data")]
+device_model_version="qemu-xen"
+device_model_override="$dm"
+on_poweroff="destroy"
+on_reboot="destroy"
+on_crash="destroy"
+C
+    for l; do echo "$l"; done >>"/run/$name.cfg"
+}
 # A PV guest, which has no emulated devices at all: its disks, its frame buffer and its keyboard are served, without QEMU. Its disks' driver
 # is told to take its grants back after each request, so that all is copied, and to use rings of sixteen pages.
 pv_guest() {
@@ -148,22 +169,7 @@ for k in 1 2; do
 done
 read -r end </dev/tty1
 S
-    cat >/run/pv.cfg <<C
-name="pv"
-type="pv"
-kernel="$guests/vmlinuz"
-ramdisk="$guests/initrd"
-cmdline="console=hvc0 quiet panic=-1 mitigations=off xen_blkfront.feature_persistent=0 xen_blkfront.max_ring_page_order=4"
-memory=256
-vcpus=1
-disk=[$(disk xvda /run/pv.img),$(disk xvdb /run/pv.data)]
-vfb=["vnc=1,vnclisten=127.0.0.1"]
-device_model_version="qemu-xen"
-device_model_override="$dm"
-on_poweroff="destroy"
-on_reboot="destroy"
-on_crash="destroy"
-C
+    attached_config pv pv 'vfb=["vnc=1,vnclisten=127.0.0.1"]'
     xl create /run/pv.cfg || { cat /var/log/xen/qemu-dm-pv.log; return 1; }
     mkfifo /run/pv.in; exec 6<>/run/pv.in
     $tools/bulkhead-bed terminal xl console pv </run/pv.in >/run/pv.out 2>&1 &
@@ -196,4 +202,47 @@ C
     await 60 gone pv || { trouble pv; return 1; }
     exec 6>&-; cat /run/pv.out
     said pv 'GUEST-HAS xvda xvdb  0 xen 2' && copied pv && await 5 nothing_left
+}
+
+# Consoles beyond the first: channels, one to a pseudo terminal and one to a socket, of an HVM and of a PVH guest. Lines go both ways, also
+# by processes that have taken the place of killed ones.
+channels() {
+    cat >/run/ch.script <<'S'
+for c in 1 2; do
+    await 20 test -c /dev/hvc$c || echo "no hvc$c"
+    stty -F /dev/hvc$c raw -echo
+    ( exec 5<>/dev/hvc$c; echo "channel $c" >&5; while read -r l <&5; do echo "heard <$l>" >&5; [ "$l" != end ] || exit; done ) &
+done
+wait
+S
+    linux_config our ch 'channel=["connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/ch.script || return 1
+    xl create /run/ch.cfg || { cat /var/log/xen/qemu-dm-ch.log; return 1; }
+    channels_of ch || return 1
+    linux_config our pvh </run/ch.script || return 1
+    attached_config pvh pvh 'channel=["connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/pvh.sock"]'
+    xl create /run/pvh.cfg || { cat /var/log/xen/qemu-dm-pvh.log; return 1; }
+    channels_of pvh
+}
+# channels_of NAME
+channels_of() {
+    g=$1 d=$(xl domid "$1"); xenstore-ls "/local/domain/$d/device/console"; xenstore-ls "/local/domain/0/backend/console/$d"
+    for n in 1 2; do
+        front=/local/domain/$d/device/console/$n
+        [ "$(xenstore-read "$front/name")" = org.example.$(echo $n | tr 12 ab) ] || { echo "channel $n: another name"; return 1; }
+        rm -f "/run/$g$n.in"; mkfifo "/run/$g$n.in"
+    done
+    tty=$(xenstore-read "/local/domain/$d/device/console/1/tty") || return 1
+    stty -F "$tty" raw -echo; cat "$tty" >"/run/$g.1" & exec 7>"$tty"
+    $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >"/run/$g.2" & exec 8>"/run/${g}2.in"
+    for n in 1 2; do await 100 grep -q "^channel $n" "/run/$g.$n" || { trouble "$g"; cat "/run/$g.$n"; bulkhead ps "$g"; bulkhead inspect "$g" console$n; return 1; }; done
+    echo one >&7; echo two >&8
+    await 20 grep -q 'heard <one>' "/run/$g.1" && await 20 grep -q 'heard <two>' "/run/$g.2" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; return 1; }
+    qmp "$g" '{"execute":"query-chardev"}' | tee "/run/$g.q"; grep -q "libxl-channel0.*$tty" "/run/$g.q" || grep -q "$tty.*libxl-channel0" "/run/$g.q" || return 1
+    for r in console1 console2 xenbus grant; do p=$(role_pid "$g" $r); kill -KILL "$p"; await 20 new_role "$g" $r "$p" || { bulkhead ps "$g"; trouble "$g"; return 1; }; done
+    # The socket's peer has gone with the process; the pseudo terminal stays.
+    $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >>"/run/$g.2" &
+    echo end >&7; echo end >&8
+    await 60 gone "$g" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; bulkhead inspect "$g" console1; bulkhead inspect "$g" console2; return 1; }
+    exec 7>&- 8>&-; cat "/run/$g.1" "/run/$g.2"
+    grep -q 'heard <end>' "/run/$g.1" && grep -q 'heard <end>' "/run/$g.2" && [ ! -e "/run/$g.sock" ] && await 5 nothing_left
 }

@@ -361,8 +361,8 @@ pub struct MachinePlan {
     pub level: Level,
     /// The devices.
     pub devices: Vec<DeviceSlot>,
-    /// Names of the serial ports' character devices, by number: `pty:/dev/pts/1`.
-    pub chardevs: Vec<String>,
+    /// Other ends of serial ports and PV consoles: what QMP calls each, and which it is: `serial0`, `pty:/dev/pts/1`.
+    pub chardevs: Vec<(String, String)>,
     /// The machine starts stopped (-S) and says `prelaunch`.
     pub stopped: bool,
     /// Where screenshots by name go; nowhere in a stub domain.

@@ -15,7 +15,7 @@ fn shared(stopped: bool) -> Shared {
             mode: Mode::Sim,
             level: Level::Kernel,
             devices: vec![DeviceSlot { slot: 2, name: "ps2".into(), config: DeviceConfig::Ps2 }],
-            chardevs: vec!["pty:/dev/pts/3".into()],
+            chardevs: vec![("serial0".into(), "pty:/dev/pts/3".into())],
             stopped,
             dump_dir: Some("/var/lib/bulkhead/dump".into()),
         },

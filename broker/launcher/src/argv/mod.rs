@@ -134,7 +134,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                             _ => return Err(bad("one of path= and fd= must be there")),
                         }
                     }
-                    _ => return Err(bad("only socket")),
+                    // A channel: it is opened when its back end is.
+                    Some("pty") => continue,
+                    _ => return Err(bad("only socket and pty")),
                 };
                 chardevs.push((id, chardev));
             }

@@ -61,8 +61,9 @@ const USB_REDIRECTION: Fate = Refused("USB devices of other machines");
 pub const OPTIONS: &[OptionSpec] = &[
     option("xen-domid", Implemented("the guest"), "always"),
     flag("no-shutdown", Ignored("the launcher stays until libxl ends it"), "always"),
-    option("chardev socket", Implemented("path= or fd=, server=on,wait=off"), "always"),
-    option("chardev", Refused("channels"), "channel"),
+    option("chardev socket", Implemented("path= or fd=, server=on,wait=off; for QMP, or a channel"), "always, channel"),
+    option("chardev pty", Implemented("a channel; where it goes is read from its nodes in xenstore"), "channel"),
+    option("chardev", Refused("a character device of this kind"), ""),
     option("mon", Implemented("mode=control"), "always"),
     flag("nodefaults", Ignored("there are no defaults"), "always"),
     flag("no-user-config", Ignored("no QEMU configuration is read"), "always"),
@@ -147,6 +148,7 @@ pub const OPTIONS: &[OptionSpec] = &[
 /// is an error, because it asks for something that would silently not be there.
 pub(super) const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("chardev socket", &["backend", "id", "path", "fd", "server", "wait"], &[]),
+    ("chardev pty", &["backend", "id"], &[]),
     ("mon", &["chardev", "mode"], &[]),
     // The firmware shows no picture, and strict concerns QEMU's own parser.
     ("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),

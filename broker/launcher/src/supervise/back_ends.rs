@@ -83,6 +83,10 @@ pub(super) struct BackEnds {
     pub(super) guests: Vec<DeviceConfig>,
     /// Slaves of pseudo terminals.
     pub(super) slaves: Vec<OwnedFd>,
+    /// Consoles: their names and where they go.
+    pub(super) chardevs: Vec<(String, String)>,
+    /// Sockets that were made.
+    pub(super) sockets: Vec<String>,
 }
 
 impl BackEnds {
@@ -139,31 +143,60 @@ impl BackEnds {
             this.push(DeviceConfig::Vfb { devid }, fds);
         }
         for console in consoles {
-            let end = host::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
-            if let Some(terminal) = end.shown.strip_prefix("pty:") {
-                // Where `xl console` looks.
-                let tty = format!("{}/tty", console.nodes.front);
-                xenstore.write(&tty, terminal).map_err(|e| Code::Xenstore.line(format!("{tty}: {e}")))?;
-            }
-            this.slaves.extend(end.slave);
-            let mut fds = servers.serve(console.nodes, false)?;
-            fds.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
-            this.push(DeviceConfig::Console { devid: console.devid, listens: console.output.listens().is_some() }, fds);
+            let (config, fds) = this.console(console, &mut servers, &mut xenstore)?;
+            this.push(config, fds);
         }
         let Servers { devices, xenbus, grant, .. } = servers;
         this.configs.splice(0..0, [DeviceConfig::Xenbus { devices }, DeviceConfig::Grant]);
         this.kept.splice(0..0, [xenbus, grant]);
-        // Its guest's keyboard and pointer, for the viewers of the stub domain's frame buffer: they see the guest's picture there.
-        for (devid, nodes) in guest.map_or_else(Vec::new, |guest| pv::keyboards(guest, &mut xenstore)) {
-            let Some(guest) = guest else { break };
-            let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
-            let mut servers = Servers { domid: guest, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
-            let fds = servers.serve(nodes, false)?;
-            this.guest = Some(guest);
-            this.guests.extend([DeviceConfig::Xenbus { devices: servers.devices }, DeviceConfig::Grant, DeviceConfig::Vkbd { devid }]);
-            this.kept.extend([servers.xenbus, servers.grant, fds]);
+        if let Some(guest) = guest {
+            shown.extend(this.open_guests(guest, &mut xenstore)?);
         }
         Ok(this)
+    }
+
+    /// A stub domain's guest's keyboard and pointer, for the viewers of the stub domain's frame buffer (they see the guest's picture there),
+    /// and its consoles beyond the first. Lines for the log.
+    fn open_guests(&mut self, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<String>, String> {
+        let keyboards = pv::keyboards(guest, xenstore);
+        let (consoles, notes) = pv::consoles(guest, xenstore);
+        if keyboards.is_empty() && consoles.is_empty() {
+            return Ok(notes);
+        }
+        let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
+        let mut servers = Servers { domid: guest, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
+        let mut served = Vec::new();
+        for (devid, nodes) in keyboards {
+            served.push((DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?));
+        }
+        for console in consoles {
+            served.push(self.console(console, &mut servers, xenstore)?);
+        }
+        self.guest = Some(guest);
+        self.guests.extend([DeviceConfig::Xenbus { devices: servers.devices }, DeviceConfig::Grant]);
+        self.kept.extend([servers.xenbus, servers.grant]);
+        for (config, fds) in served {
+            self.guests.push(config);
+            self.kept.push(fds);
+        }
+        Ok(notes)
+    }
+
+    /// Opens a console's other end.
+    fn console(&mut self, console: pv::PvConsole, servers: &mut Servers, xenstore: &mut Xenstore) -> Result<(DeviceConfig, Vec<(FdUse, OwnedFd)>), String> {
+        let end = host::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
+        if let Some(terminal) = end.shown.strip_prefix("pty:") {
+            // Where `xl console` looks.
+            let tty = format!("{}/tty", console.nodes.front);
+            xenstore.write(&tty, terminal).map_err(|e| Code::Xenstore.line(format!("{tty}: {e}")))?;
+        }
+        self.slaves.extend(end.slave);
+        let listens = console.output.listens();
+        self.sockets.extend(listens.map(str::to_owned));
+        let mut fds = servers.serve(console.nodes, false)?;
+        fds.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
+        self.chardevs.push((console.label, end.shown));
+        Ok((DeviceConfig::Console { devid: console.devid, listens: listens.is_some() }, fds))
     }
 
     fn push(&mut self, config: DeviceConfig, fds: Vec<(FdUse, OwnedFd)>) {

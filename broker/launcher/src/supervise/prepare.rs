@@ -154,6 +154,7 @@ impl Launcher {
         let mut listening = Vec::new();
         let mut sockets: Vec<String> = machine.vnc.iter().filter_map(|v| if let VncAddress::Unix(path) = &v.at { Some(path.clone()) } else { None }).collect();
         sockets.extend(machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)));
+        sockets.append(&mut back_ends.sockets);
         for monitor in &machine.monitors {
             listening.push(host::listen(monitor).coded(Code::Socket)?);
             if let crate::machine::Chardev::Path(path) = &monitor.chardev {
@@ -168,7 +169,7 @@ impl Launcher {
             mode,
             level,
             devices,
-            chardevs: serials.iter().map(|s| s.shown.clone()).collect(),
+            chardevs: serials.iter().enumerate().map(|(i, s)| (format!("serial{i}"), s.shown.clone())).chain(back_ends.chardevs).collect(),
             stopped: machine.stopped,
             // Nothing can be opened any more after it.
             dump_dir: (stubdom.is_none() && !restricted).then(|| DUMP_DIR.to_owned()),

@@ -7,6 +7,7 @@
 //!     bulkhead-bed crash DOMID        ends a domain as if it had crashed
 //!     bulkhead-bed native-tsc DOMID   this domain reads the processor's own time stamp counter
 //!     bulkhead-bed terminal COMMAND...    runs it on a terminal of its own, with standard input and output as its other end
+//!     bulkhead-bed line SOCKET        standard input and output are the other end of a Unix socket
 //!     bulkhead-bed commands           in a stub domain: runs what dom0 writes to its data/bulkhead-debug/command
 //!     bulkhead-bed same-picture PNG PPM   whether two pictures have the same pixels
 //!     bulkhead-bed vnc ADDRESS WORD...    sees and touches a guest by VNC (vnc.rs)
@@ -41,6 +42,7 @@ fn main() {
         (Some("native-tsc"), [domid]) => native_tsc(u16::try_from(*domid).unwrap_or(0)),
         (Some("commands"), []) => commands(),
         (Some("same-picture"), []) => same_picture(arguments.get(1).map_or("", String::as_str), arguments.get(2).map_or("", String::as_str)),
+        (Some("line"), _) if arguments.len() == 2 => line(&arguments[1]),
         (Some("terminal"), _) => terminal(arguments.get(1..).unwrap_or_default()),
         (Some("spoof"), _) if arguments.len() == 4 => frames::spoof(&arguments[1], &arguments[2], &arguments[3]),
         (Some("spoof-fd"), [pid, ..]) if arguments.len() == 4 => frames::spoof_fd(*pid, &arguments[2], &arguments[3]),
@@ -54,7 +56,7 @@ fn main() {
         (Some("outw"), [port, value]) => outw(*port, *value),
         (Some("vnc"), _) => vnc::run(arguments.get(1..).unwrap_or_default()),
         (Some("qmp-noise"), []) => qmp_noise(arguments.get(1).map_or("", String::as_str)),
-        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | commands | same-picture PNG PPM | vnc ADDRESS WORD... | spoof INTERFACE MAC IP | spoof-fd PID MAC IP | watch INTERFACE | flood INTERFACE SECONDS | tcp listen/connect ADDRESS send BYTES/receive | qmp-noise SOCKET".into()),
+        _ => Err("usage: bulkhead-bed breakout DOMID | processes PID | hold PID... | limits | crash DOMID | native-tsc DOMID | terminal COMMAND... | line SOCKET | commands | same-picture PNG PPM | vnc ADDRESS WORD... | spoof INTERFACE MAC IP | spoof-fd PID MAC IP | watch INTERFACE | flood INTERFACE SECONDS | tcp listen/connect ADDRESS send BYTES/receive | qmp-noise SOCKET".into()),
     };
     if let Err(e) = done {
         eprintln!("bulkhead-bed: {e}");
@@ -119,6 +121,15 @@ fn native_tsc(domid: u16) -> Done {
         }
     }
     Err("this Xen's interface version is not known".into())
+}
+
+/// Ends when the other end does.
+fn line(socket: &str) -> Done {
+    let mut socket = UnixStream::connect(socket)?;
+    let mut write = socket.try_clone()?;
+    std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut write));
+    std::io::copy(&mut socket, &mut std::io::stdout())?;
+    Ok(())
 }
 
 /// `xl console` sends what is typed only if it has a terminal.
