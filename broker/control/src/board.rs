@@ -4,6 +4,7 @@ use bulkhead_bus::plan::{BROKER, DeviceConfig, Slot, UsbDevice};
 use bulkhead_control_api::v1;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How long a process that has died may take to be back.
@@ -11,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What libxl is told that a vCPU is, and says again when it adds one.
 const CPU: &str = "xen-vcpu";
+/// The USB controller that may be added.
+const UHCI: &str = "piix3-usb-uhci";
 
 impl Shared {
     /// The registers of a process by name; `None` if it does not answer. One that has just died is started again: that is
@@ -63,15 +66,47 @@ impl Shared {
         Ok((0..self.plan.vcpus).rev().map(place).collect())
     }
 
-    /// device_del: what was plugged into the USB controller.
+    /// device_del: what was plugged into the USB controller, or that one, which the guest is asked to eject.
     pub(crate) async fn device_del(&self, arguments: &Value) -> Outcome {
         let id = arguments.get("id").and_then(Value::as_str).unwrap_or_default();
         if id.starts_with("cpu-") {
             return Err(QmpError::generic("a vCPU cannot be taken away here; a guest gives vCPUs back by xenstore"));
         }
+        if let (Some(slot), true) = (self.board(), self.added_usb().is_some() && !id.is_empty())
+            && let Some(mut board) = self.clients.wait(slot).await
+            && board.plug_pci(v1::PciPlug { device: 0, id: id.to_owned() }).await.is_ok()
+        {
+            return Ok(json!({}));
+        }
         let gone = self.plug_usb(arguments, "").await?;
         crate::run::event(self, "DEVICE_DELETED", &json!({ "device": id, "path": format!("/machine/peripheral/{id}") }));
         Ok(gone)
+    }
+
+    /// The USB controller that may be added: its slot, its number on bus 0.
+    fn added_usb(&self) -> Option<(Slot, u8)> {
+        self.plan.devices.iter().find_map(|d| match d.config {
+            DeviceConfig::Usb { device, added: true, .. } => Some((d.slot, device)),
+            _ => None,
+        })
+    }
+
+    /// device_add of a USB controller: what `usbctrl` of the type devicemodel asks for.
+    async fn add_usb_controller(&self, driver: &str, arguments: &Value) -> Outcome {
+        let id = arguments.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
+        if driver != UHCI {
+            return Err(QmpError::generic(format!("'{driver}': only USB 1 is there, '{UHCI}' ('version=1' in usbctrl)")));
+        }
+        let (slot, device) = self.added_usb().ok_or_else(|| QmpError::generic("the guest has a USB controller ('usb=1'), and there is one at most"))?;
+        self.launcher.plug(slot).await.map_err(|e| QmpError::generic(format!("'{driver}': {e}")))?;
+        id.clone_into(&mut self.usb_id.lock().unwrap_or_else(PoisonError::into_inner));
+        let board = match self.board() {
+            Some(slot) => self.clients.wait(slot).await,
+            None => None,
+        };
+        let mut board = board.ok_or_else(|| QmpError::generic("the board's process does not run"))?;
+        board.plug_pci(v1::PciPlug { device: u32::from(device), id: id.to_owned() }).await.map_err(|e| QmpError::generic(e.message()))?;
+        Ok(json!({}))
     }
 
     /// Plugs a USB device in, or out.
@@ -79,7 +114,7 @@ impl Shared {
         let id = arguments.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
         let slot = self.plan.devices.iter().find(|d| matches!(d.config, DeviceConfig::Usb { .. })).map(|d| d.slot);
         let slot = slot.ok_or_else(|| QmpError::generic("the guest has no USB controller"))?;
-        let mut client = self.clients.wait(slot).await.ok_or_else(|| QmpError::generic("the USB controller's process does not run"))?;
+        let mut client = self.clients.wait(slot).await.ok_or_else(|| QmpError::generic(if self.added_usb().is_some() { "the guest has no USB controller ('usb=1' or 'usbctrl' gives it one)" } else { "the USB controller's process does not run" }))?;
         client.plug_usb(v1::UsbPlug { id: id.to_owned(), driver: driver.to_owned() }).await.map_err(|e| QmpError::generic(e.message()))?;
         Ok(json!({}))
     }
@@ -92,11 +127,10 @@ impl Shared {
             return self.plug_usb(arguments, driver).await;
         }
         if driver.ends_with("-uhci") || driver.ends_with("-ehci") || driver.ends_with("-xhci") {
-            // What `usbctrl` of the type devicemodel asks for.
-            return Err(QmpError::generic(format!("'{driver}': a USB controller cannot be added; 'usb=1' in the guest's configuration gives it one")));
+            return self.add_usb_controller(driver, arguments).await;
         }
         if driver != CPU {
-            return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}'), usb-tablet, usb-mouse and usb-kbd can")));
+            return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}'), a USB controller ('{UHCI}'), usb-tablet, usb-mouse and usb-kbd can")));
         }
         // libxl sends numbers as strings or as numbers, by version.
         let number = |key: &str| match arguments.get(key) {

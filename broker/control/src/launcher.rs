@@ -104,6 +104,11 @@ impl Launcher {
         self.ask(FromProcess::new(Ask::Restart, slot, 0), None).await.map(|_| ())
     }
 
+    /// A device that may be added comes; returns when the guest can find it.
+    pub(crate) async fn plug(&self, slot: Slot) -> Result<(), String> {
+        self.number(FromProcess::new(Ask::Plug, slot, 0), None).await.map(|_| ())
+    }
+
     /// Ends the machine: 0 just end, 1 the guest is switched off, 2 rebooted.
     pub(crate) async fn stop(&self, how: u8) -> Result<(), String> {
         self.ask(FromProcess::new(Ask::Stop, how, 0), None).await.map(|_| ())

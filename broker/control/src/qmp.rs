@@ -43,8 +43,8 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("set_password", "the same; protocol=vnc"),
     ("query-cpus-fast", "the vCPUs that are plugged in"),
     ("query-hotpluggable-cpus", ""),
-    ("device_add", "a vCPU; usb-tablet, usb-mouse, usb-kbd"),
-    ("device_del", "what was plugged into USB by `device_add`"),
+    ("device_add", "a vCPU; usb-tablet, usb-mouse, usb-kbd; piix3-usb-uhci, if there is no USB controller (the guest hears of it by ACPI)"),
+    ("device_del", "what was plugged into USB by `device_add`; a USB controller that was added, when the guest has ejected it"),
     ("query-pci", "bus 0"),
     ("query-block", ""),
     ("query-blockstats", "counted since the guest started, also over restarts of the process"),
@@ -97,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) captures: Arc<Captures>,
     /// The VNC server's password, for its later lives.
     pub(crate) vnc_password: Mutex<Option<Vec<u8>>>,
+    /// What a USB controller that was added is called.
+    pub(crate) usb_id: Mutex<String>,
     pub(crate) fdsets: Mutex<FdSets>,
     /// Media that have come since the start, by drive: what their clients call them.
     pub(crate) media: Mutex<BTreeMap<String, Option<String>>>,

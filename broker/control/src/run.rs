@@ -6,7 +6,7 @@ use crate::media::FdSets;
 use crate::nics::Nics;
 use crate::qmp::{self, Client, RunState, Shared};
 use crate::sessions;
-use bulkhead_bus::plan::{FdUse, ToProcess};
+use bulkhead_bus::plan::{DeviceConfig, FdUse, ToProcess};
 use bulkhead_runtime::{LinkError, Process, StartError};
 use rustix::fd::OwnedFd;
 use serde_json::json;
@@ -65,6 +65,7 @@ pub fn run() -> Result<(), StartError> {
         state: Mutex::new(state),
         nics,
         vnc_password: Mutex::default(),
+        usb_id: Mutex::default(),
         fdsets: Mutex::new(FdSets::new(save)),
         media: Mutex::default(),
         captures: Arc::default(),
@@ -164,7 +165,13 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             shared.clients.remove(slot);
             shared.nics.remove(slot);
             shared.captures.remove(slot);
-            let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
+            let device = shared.plan.devices.iter().find(|d| d.slot == slot);
+            let mut name = device.map_or("", |d| d.name.as_str()).to_owned();
+            if device.is_some_and(|d| matches!(d.config, DeviceConfig::Usb { .. })) {
+                let id = std::mem::take(&mut *shared.usb_id.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                // A control that is new does not know it.
+                name = if id.is_empty() { name } else { id };
+            }
             event(shared, "DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));
         }
         ToProcess::Processes { serial, rows } => shared.launcher.answered(serial, Ok(Answer::Processes(rows))),

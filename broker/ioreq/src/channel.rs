@@ -47,7 +47,9 @@ pub(crate) struct Channel {
     pub(crate) unplugged: bool,
     /// Parts of it that have been unplugged and of which the launcher has not heard: bits of the protocol's mask.
     pub(crate) parts: u16,
-    /// The guest has unplugged all of it: nothing of it is decoded any more.
+    /// It is not there before its process is, and the guest may eject it.
+    pub(crate) added: bool,
+    /// The guest has unplugged or ejected all of it, or it has not come: nothing of it is decoded.
     pub(crate) removed: bool,
     /// Writes of the guest's to regions that are kept, made while no process was there.
     missed: Vec<Posted>,
@@ -66,7 +68,7 @@ impl Channel {
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
         let hops = vec![0; declaration.regions.len().saturating_add(1)];
-        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, parts: 0, removed: false, missed: Vec::new(), lost: BTreeMap::new() }
+        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, parts: 0, added: false, removed: false, missed: Vec::new(), lost: BTreeMap::new() }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {

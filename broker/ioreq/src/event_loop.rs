@@ -105,6 +105,7 @@ impl<E: Edge> Broker<E> {
                 match action {
                     Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead, slot, death as u64)?,
                     Action::Unplugged(slot) => self.process.tell(Ask::Unplugged, slot, 0)?,
+                    Action::Ejected(slot) => self.process.tell(Ask::Ejected, slot, 0)?,
                     Action::PartsUnplugged(slot, mask) => self.process.tell(Ask::Unplugged, slot, u64::from(mask))?,
                     Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt, 0, gfn)?,
                 }
@@ -272,7 +273,7 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => drop(answer.send(Err("the broker is no network card".into()))),
                 ControlRequest::Trace(_, answer) => drop(answer.send(Err("the broker has no registers".into()))),
                 ControlRequest::PlugUsb(_, _, answer) => drop(answer.send(Err("the broker is no USB controller".into()))),
-                ControlRequest::PlugCpu(_, answer) => drop(answer.send(Err("the broker is no board".into()))),
+                ControlRequest::PlugCpu(_, answer) | ControlRequest::PlugPci(_, _, answer) => drop(answer.send(Err("the broker is no board".into()))),
                 ControlRequest::SetPassword(_, answer) => drop(answer.send(Err("the broker asks nobody for a password".into()))),
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
             }

@@ -37,6 +37,8 @@ pub struct MachineDevice {
     pub rom: Option<Vec<u8>>,
     /// Where its video RAM is: guest frame and pages.
     pub video_ram: Option<(u64, u32)>,
+    /// It is not there before its process is, and the guest may eject it.
+    pub added: bool,
 }
 
 /// What the launcher has to hear.
@@ -48,6 +50,8 @@ pub enum Action {
     VideoRamAt(u64),
     /// The guest has unplugged a device, and has been told that it is done.
     Unplugged(ProcessSlot),
+    /// The guest has ejected a device that was added.
+    Ejected(ProcessSlot),
     /// The guest has unplugged what these bits of the protocol's mask mean of the device: nobody shall have it again.
     PartsUnplugged(ProcessSlot, u16),
 }
@@ -151,10 +155,39 @@ impl<E: Edge> Machine<E> {
                 tracing::error!("{}: {} overlaps another device's region; it is not there", device.name, region.name);
             }
         }
-        for function in &device.declaration.functions {
-            self.edge.claim(Range::Pci(function.bdf()), true);
+        let mut new = Channel::new(device.slot, device.name, device.declaration, device.rom);
+        (new.added, new.removed) = (device.added, device.added);
+        self.channels.push(new);
+        if !device.added {
+            self.claim_functions(channel, true);
         }
-        self.channels.push(Channel::new(device.slot, device.name, device.declaration, device.rom));
+    }
+
+    fn claim_functions(&mut self, index: usize, claimed: bool) {
+        for function in self.channels.get(index).map_or(&[][..], |c| &c.functions) {
+            self.edge.claim(Range::Pci(function.spec.bdf()), claimed);
+        }
+    }
+
+    /// The guest ejects devices: nothing of them is left before it goes on.
+    fn eject(&mut self, mask: u32) {
+        for index in 0..self.channels.len() {
+            let Some(channel) = self.channels.get_mut(index).filter(|c| c.added && !c.removed) else { continue };
+            if !channel.functions.iter().any(|f| mask >> f.spec.device & 1 != 0) {
+                continue;
+            }
+            channel.removed = true;
+            let (slot, functions) = (channel.slot, channel.functions.len());
+            self.drop_channel(index);
+            for at in 0..functions {
+                self.decode(index, at, Decode::default());
+                if let Some(function) = self.channels.get_mut(index).and_then(|c| c.functions.get_mut(at)) {
+                    function.reset();
+                }
+            }
+            self.claim_functions(index, false);
+            self.actions.push(Action::Ejected(slot));
+        }
     }
 
     fn channel_of(&self, slot: ProcessSlot) -> Option<usize> {
@@ -173,6 +206,9 @@ impl<E: Edge> Machine<E> {
             tracing::error!("slot {slot}: the process is of another build");
             self.actions.push(Action::Dead(slot, Death::Protocol));
             return;
+        }
+        if self.channels.get_mut(index).is_some_and(|c| c.added && std::mem::take(&mut c.removed)) {
+            self.claim_functions(index, true);
         }
         if let Some(channel) = self.channels.get_mut(index) {
             channel.online(end, request_bell);
@@ -753,8 +789,9 @@ impl<E: Edge> Machine<E> {
         let refused = (effects.power_off() && !may.power_off)
             || (effects.reboot() && !may.reboot)
             || ((effects.rom_lock() || effects.rom_unlock()) && !may.rom)
-            || (effects.unplug() && !may.unplug);
-        if refused || effects.into_bits() >> 5 != 0 {
+            || (effects.unplug() && !may.unplug)
+            || (effects.eject() && !may.eject);
+        if refused || effects.into_bits() >> 6 != 0 {
             self.complete(vcpu, &request, data);
             return self.kill(index, Death::Protocol);
         }
@@ -766,8 +803,11 @@ impl<E: Edge> Machine<E> {
         } else if effects.reboot() {
             self.edge.shutdown(Shutdown::Reboot);
         }
+        if effects.eject() {
+            self.eject(reply.mask);
+        }
         if effects.unplug() {
-            let mask = reply.unplug_mask as u16;
+            let mask = reply.mask as u16;
             for channel in self.channels.iter_mut().filter(|c| c.declaration.unplug & mask != 0) {
                 channel.unplugged = true;
                 channel.parts = channel.declaration.unplug & mask;
@@ -921,7 +961,7 @@ impl<E: Edge> Machine<E> {
 
     /// What is where, for people.
     pub fn inspect(&self, out: &mut bulkhead_bus::Inspect) {
-        for channel in &self.channels {
+        for channel in self.channels.iter().filter(|c| !(c.added && c.removed)) {
             out.group(&channel.name, |out| {
                 out.value("online", channel.live.is_some()).value("unplugged", channel.unplugged);
                 let names = channel.declaration.regions.iter().map(|r| r.name).chain(["configuration"]);

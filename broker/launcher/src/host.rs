@@ -448,9 +448,14 @@ pub fn configs(machine: &Machine, parts: Parts<'_>) -> Vec<DeviceConfig> {
             command_line: machine.kernel.as_ref().map(|k| k.command_line.clone()).unwrap_or_default(),
         });
     }
-    if let Some(devices) = &machine.usb {
-        configs.push(DeviceConfig::Usb { devices: devices.clone() });
-    }
+    let free = first.saturating_add(machine.nics.len() as u8);
+    configs.push(match (&machine.usb, machine.usb_at) {
+        (Some(devices), at) => {
+            let (device, function) = at.unwrap_or((1, 2));
+            DeviceConfig::Usb { devices: devices.clone(), device, function, added: false }
+        }
+        (None, _) => DeviceConfig::Usb { devices: Vec::new(), device: free, function: 0, added: true },
+    });
     for (index, serial) in machine.serials.iter().enumerate().take(4) {
         if *serial != Serial::None {
             configs.push(DeviceConfig::Serial { index: index as u8, listens: serial.listens().is_some() });

@@ -285,6 +285,8 @@ pub struct Machine {
     pub video: Option<Video>,
     /// The USB controller, and what is plugged into it.
     pub usb: Option<Vec<UsbDevice>>,
+    /// Where it is, if not in the PIIX3: PCI device and function.
+    pub usb_at: Option<(u8, u8)>,
     /// The server for VNC viewers.
     pub vnc: Option<Vnc>,
     /// Keyboard layout for viewers that tell characters only.
@@ -333,6 +335,7 @@ impl Default for Machine {
             serials: Vec::new(),
             video: None,
             usb: None,
+            usb_at: None,
             vnc: None,
             layout: "en-us".to_owned(),
             boot: String::new(),

@@ -101,7 +101,7 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
     let label = output.strip_prefix("chardev:").map_or_else(|| format!("console{devid}"), str::to_owned);
     let output = if output.starts_with("chardev:") {
         // A channel (xl.cfg): the nodes say all that the argument `-chardev` does, also of a guest whose device model is elsewhere.
-        let connection = read(&format!("{front}/connection"));
+        let connection = read(&format!("{back}/connection"));
         match (connection.as_deref(), read(&format!("{back}/path")).filter(|p| p.starts_with('/'))) {
             (Some("pty"), _) => Serial::Pty,
             (Some("socket"), Some(path)) => Serial::UnixServer(path),
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_channel_is_what_its_nodes_say() {
         let of = |connection: &str, path: Option<&str>| {
-            let nodes = [("/b/frontend", "/f"), ("/f/type", "ioemu"), ("/f/output", "chardev:libxl-channel0"), ("/f/connection", connection)];
+            let nodes = [("/b/frontend", "/f"), ("/f/type", "ioemu"), ("/f/output", "chardev:libxl-channel0"), ("/b/connection", connection)];
             let path = path.map(|path| ("/b/path", path));
             console(1, "/b", |wanted| nodes.iter().copied().chain(path).find(|(n, _)| *n == wanted).map(|(_, v)| v.to_owned()))
         };

@@ -1,4 +1,5 @@
 //! Starting all processes, and watching them.
+mod added;
 mod back_ends;
 pub(crate) mod media;
 mod nics;
@@ -121,6 +122,8 @@ struct Launcher {
     stubdom: bool,
     running: bool,
     next_token: u32,
+    /// A device that was asked for and is being started; the number of the request.
+    plugging: Option<(Slot, u32)>,
     /// libxl took its rights away: rules on interfaces stay as they are.
     restricted: bool,
     /// What was opened, for the log.
@@ -448,6 +451,7 @@ impl Launcher {
             (Ask::Attached, BROKER) => {
                 if let Some(state) = self.slot(message.arg).filter(|s| s.phase == Phase::Attaching) {
                     state.phase = Phase::Running;
+                    self.plugged(message.arg, Ok(0));
                 }
             }
             (Ask::ChannelDead, BROKER) => {
@@ -500,6 +504,8 @@ impl Launcher {
                 self.answer(message.serial, result);
             }
             (Ask::Dropped, CONTROL) => self.dropped(message.serial, message.arg),
+            (Ask::Plug, CONTROL) => self.plug(message.serial, message.arg),
+            (Ask::Ejected, BROKER) => self.ejected(message.arg),
             (Ask::Unplugged, BROKER) if message.extra == 0 => self.unplugged(message.arg),
             (Ask::Unplugged, BROKER) => self.disks_unplugged(message.arg, message.extra),
             (Ask::Dump, CONTROL) => {
@@ -713,11 +719,13 @@ impl Launcher {
         } else if unplugged && disk {
             self.forget(number);
         } else if unplugged {
+            self.may_come_again(number);
             if let Some(control) = self.slot(CONTROL) {
                 control.tell(|_| ToProcess::Unplugged { slot: number }, &[]);
             }
         } else {
             say(&format!("{name}: died too often; it stays dead"));
+            self.plugged(number, Err(format!("{name}: died too often")));
         }
         Ok(None)
     }

@@ -5,7 +5,8 @@
 //! |---|---|---|
 //! | `chipset.rs` | configuration spaces of 00:00.0, 00:01.0, 00:01.3 | Intel 82441FX, 82371SB, 82371AB data sheets |
 //! | `cmos.rs` | CMOS RAM 0x0e–0x7f and the index latch | hvmloader, SeaBIOS |
-//! | `pm.rs` | PM1a control, GPE0, APM, PCI and CPU hot-plug registers | ACPI 6, libacpi |
+//! | `pm.rs` | PM1a control, GPE0, APM, CPU hot-plug registers | ACPI 6, libacpi |
+//! | `pci_hotplug.rs` | PCI hot-plug registers | libacpi |
 //! | `dma.rs` | the two 8237 | Intel 8237A data sheet |
 //! | `fw_cfg/` | a device of its own: direct kernel boot | its own page |
 //! | `xen_platform.rs` | 5853:0001 and ports 0x10–0x13 | docs/misc/hvm-emulated-unplug.pandoc |
@@ -13,6 +14,7 @@ mod chipset;
 mod cmos;
 mod dma;
 pub mod fw_cfg;
+mod pci_hotplug;
 mod pm;
 mod state;
 mod xen_platform;
@@ -87,7 +89,7 @@ pub fn declare(config: &Config) -> Declaration {
         Region::ports("APM", 0xb2, 2),
         Region::ports("PM1a control", pm::PM1A_CONTROL, 2),
         Region::ports("GPE0", pm::GPE0, 4),
-        Region::ports("PCI hot-plug", pm::PCI_HOTPLUG, 0x18),
+        Region::ports("PCI hot-plug", pm::PCI_HOTPLUG, pci_hotplug::LEN),
         Region::ports("CPU hot-plug", pm::CPU_HOTPLUG, 0x20),
         Region::ports("POST", 0x80, 1).posted(),
         Region::ports("FERR", 0xf0, 1),
@@ -105,7 +107,7 @@ pub fn declare(config: &Config) -> Declaration {
         regions,
         functions: functions(config),
         lines: vec![Line::Isa(9)],
-        permissions: Permissions { power_off: true, reboot: true, rom: true, unplug: config.unplug },
+        permissions: Permissions { power_off: true, reboot: true, rom: true, unplug: config.unplug, eject: true },
         ..Declaration::default()
     }
 }
@@ -164,7 +166,7 @@ impl Device for Platform {
             region::APM => byte(self.pm.apm_read(offset)),
             region::PM1_CONTROL => self.pm.control_read(offset, at.size).map(u64::from),
             region::GPE => self.pm.gpe_read(offset, at.size).map(u64::from),
-            region::PCI_HOTPLUG => self.pm.pci_hotplug_read(offset, at.size).map(u64::from),
+            region::PCI_HOTPLUG => self.pm.pci.read(offset, at.size).map(u64::from),
             region::CPU_HOTPLUG => byte(self.pm.cpu_hotplug_read(offset)),
             region::POST => byte(self.post),
             region::FERR => byte(0xff),
@@ -203,7 +205,7 @@ impl Device for Platform {
             region::APM => self.pm.apm_write(offset, byte?),
             region::PM1_CONTROL => self.pm.control_write(offset, at.size, value as u16, cx)?,
             region::GPE => self.pm.gpe_write(offset, at.size, value as u32)?,
-            region::PCI_HOTPLUG => self.pm.pci_hotplug_write(offset, at.size)?,
+            region::PCI_HOTPLUG => self.pm.pci.write(offset, at.size, value as u32, cx)?,
             region::POST => self.post = byte?,
             region::FERR | region::CPU_HOTPLUG | region::XEN_BAR1 => {}
             region::DEBUG => cx.log.push(byte?),
@@ -233,7 +235,10 @@ impl Device for Platform {
     }
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
-        *self = Self::new(self.config.clone());
+        let mut fresh = Self::new(self.config.clone());
+        std::mem::swap(&mut fresh.pm, &mut self.pm);
+        fresh.pm.reset();
+        *self = fresh;
         cx.lines.set(SCI, false);
     }
 
@@ -283,6 +288,13 @@ impl Device for Platform {
         new.post = byte(s.post, "POST code")?;
         new.reset_control = byte(s.reset_control, "reset control")?;
         *self = new;
+        cx.lines.set(SCI, self.pm.sci());
+        Ok(())
+    }
+
+    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), String> {
+        self.pm.plug_pci(device, id)?;
+        self.dirty = true;
         cx.lines.set(SCI, self.pm.sci());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! PIIX4 power management, as far as it is not Xen's: PM1a control, general purpose events, APM, and the hot-plug
 //! registers that libacpi's DSDT reads. The PM1a event block and the timer are Xen's (docs: HVM_PARAM_ACPI_IOPORTS_LOCATION 1).
-use crate::state::PmState;
+use crate::pci_hotplug::PciHotplug;
+use crate::state::{PlugState, PmState};
 use bitfield_struct::bitfield;
 use bulkhead_bus::{Context, Inspect, IoError, IoResult, StateError};
 use std::collections::BTreeSet;
@@ -14,6 +15,8 @@ pub(crate) const PCI_HOTPLUG: u16 = 0xae00;
 /// CPU hot-plug bitmap of the DSDT.
 pub(crate) const CPU_HOTPLUG: u16 = 0xaf00;
 
+/// The general purpose event of PCI hot-plug: the DSDT's _E01.
+const PCI_EVENT: u16 = 1 << 1;
 /// The general purpose event of CPU hot-plug: the DSDT's _L02.
 const CPU_EVENT: u16 = 1 << 2;
 
@@ -43,6 +46,7 @@ pub(crate) struct Pm {
     online: u16,
     /// vCPUs that have been plugged in since.
     plugged: BTreeSet<u16>,
+    pub(crate) pci: PciHotplug,
     control: Pm1Control,
     gpe_status: u16,
     gpe_enable: u16,
@@ -53,7 +57,7 @@ pub(crate) struct Pm {
 
 impl Pm {
     pub(crate) fn new(vcpus: u16, online: u16) -> Self {
-        Self { vcpus, online, plugged: BTreeSet::new(), control: Pm1Control::new(), gpe_status: 0, gpe_enable: 0, apm_control: 0, apm_status: 0, refused_sleeps: 0 }
+        Self { vcpus, online, plugged: BTreeSet::new(), pci: PciHotplug::default(), control: Pm1Control::new(), gpe_status: 0, gpe_enable: 0, apm_control: 0, apm_status: 0, refused_sleeps: 0 }
     }
 
     /// The system control interrupt.
@@ -121,13 +125,21 @@ impl Pm {
         Ok(())
     }
 
-    /// Nothing can be plugged: no slot is up, down, or removable.
-    pub(crate) fn pci_hotplug_read(&self, offset: u16, size: u8) -> IoResult<u32> {
-        if size == 4 && offset.is_multiple_of(4) && offset < 0x18 { Ok(0) } else { Err(IoError::Size) }
+    /// A PCI device has come, or the one of this name is to be ejected: the guest looks.
+    pub(crate) fn plug_pci(&mut self, device: Option<u8>, id: &str) -> Result<(), String> {
+        match device {
+            Some(device) => self.pci.plug(device, id)?,
+            None => self.pci.ask(id)?,
+        }
+        self.gpe_status |= PCI_EVENT;
+        Ok(())
     }
 
-    pub(crate) fn pci_hotplug_write(&mut self, offset: u16, size: u8) -> IoResult<()> {
-        if size == 4 && offset.is_multiple_of(4) && offset < 0x18 { Ok(()) } else { Err(IoError::Size) }
+    /// As after power-on, with the devices that were added.
+    pub(crate) fn reset(&mut self) {
+        let mut pci = std::mem::take(&mut self.pci);
+        pci.reset();
+        *self = Self { pci, ..Self::new(self.vcpus, self.online) };
     }
 
     fn has_cpu(&self, cpu: u16) -> bool {
@@ -179,6 +191,7 @@ impl Pm {
             apm_control: u32::from(self.apm_control),
             apm_status: u32::from(self.apm_status),
             plugged: self.plugged.iter().map(|cpu| u32::from(*cpu)).collect(),
+            pci: Some(self.pci.save()).filter(|pci| *pci != PlugState::default()),
         }
     }
 
@@ -192,12 +205,13 @@ impl Pm {
         self.apm_status = byte(s.apm_status, "APM status")?;
         let plugged: Option<BTreeSet<u16>> = s.plugged.iter().map(|c| u16::try_from(*c).ok().filter(|c| (self.online..self.vcpus).contains(c))).collect();
         self.plugged = plugged.ok_or(StateError::Value("plugged vCPUs"))?;
+        self.pci = PciHotplug::load(&s.pci.clone().unwrap_or_default())?;
         Ok(())
     }
 
     pub(crate) fn inspect(&self, out: &mut Inspect) {
         out.hex("control", self.control.into_bits()).hex("GPE status", self.gpe_status).hex("GPE enable", self.gpe_enable);
         let cpus: Vec<String> = (0..self.vcpus).filter(|cpu| self.has_cpu(*cpu)).map(|cpu| cpu.to_string()).collect();
-        out.value("vCPUs", cpus.join(",")).value("sleeps refused", self.refused_sleeps);
+        out.value("vCPUs", cpus.join(",")).value("sleeps refused", self.refused_sleeps).value("PCI devices added", self.pci.shown());
     }
 }

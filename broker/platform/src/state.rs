@@ -44,6 +44,28 @@ pub(crate) struct PmState {
     /// vCPUs that were plugged in later.
     #[prost(uint32, repeated, tag = "6")]
     pub(crate) plugged: Vec<u32>,
+    /// PCI devices that were plugged in later.
+    #[prost(message, optional, tag = "7")]
+    pub(crate) pci: Option<PlugState>,
+}
+
+/// PCI hot-plug.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PlugState {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) devices: Vec<PciState>,
+    /// Devices that the guest is asked to eject, a bit each.
+    #[prost(uint32, tag = "2")]
+    pub(crate) down: u32,
+}
+
+/// A PCI device that was plugged in later.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PciState {
+    #[prost(uint32, tag = "1")]
+    pub(crate) device: u32,
+    #[prost(string, tag = "2")]
+    pub(crate) id: String,
 }
 
 /// The xen-platform device.

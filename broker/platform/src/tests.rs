@@ -120,7 +120,7 @@ fn without_a_back_end_the_unplug_protocol_answers_blacklisted_and_does_nothing()
     assert_eq!(read(&mut p, &mut cx, region::XEN_PORTS, 2, 1), 1);
     write(&mut p, &mut cx, region::XEN_PORTS, 0, 2, 3);
     assert!(cx.effects.bits.unplug());
-    assert_eq!(cx.effects.unplug_mask, 3);
+    assert_eq!(cx.effects.mask, 3);
 }
 
 #[test]
@@ -204,5 +204,42 @@ fn a_cpu_that_is_plugged_in_is_an_event_until_the_guest_has_seen_it() {
     assert_eq!(read(&mut next, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b111);
     let mut hostile = state::PlatformState::decode(state.as_slice()).unwrap();
     hostile.pm.as_mut().unwrap().plugged = vec![100];
+    assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
+}
+
+#[test]
+fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it() {
+    let (mut p, mut cx) = board();
+    let [up, down, eject] = [0, 4, 8];
+    write(&mut p, &mut cx, region::GPE, 2, 1, 2);
+    assert_eq!(read(&mut p, &mut cx, region::PCI_HOTPLUG, up, 4), 0);
+    p.plug_pci(Some(5), "xenusb-0", &mut cx).unwrap();
+    assert!(cx.lines.level(SCI) && read(&mut p, &mut cx, region::GPE, 0, 1) == 2);
+    for _ in 0..2 {
+        assert_eq!(read(&mut p, &mut cx, region::PCI_HOTPLUG, up, 4), 1 << 5, "the event's method reads it for each device");
+    }
+    assert!(p.plug_pci(Some(5), "other", &mut cx).unwrap_err().contains("there already"));
+    assert!(p.plug_pci(Some(6), "xenusb-0", &mut cx).unwrap_err().contains("already"));
+    assert!(p.plug_pci(None, "other", &mut cx).unwrap_err().contains("no device other"));
+    write(&mut p, &mut cx, region::GPE, 0, 1, 2);
+    // Nothing is ejected that is not one of them.
+    write(&mut p, &mut cx, region::PCI_HOTPLUG, eject, 4, 1 << 3);
+    assert!(!cx.effects.bits.eject());
+    p.plug_pci(None, "xenusb-0", &mut cx).unwrap();
+    assert!(cx.lines.level(SCI));
+    assert_eq!(read(&mut p, &mut cx, region::PCI_HOTPLUG, down, 4), 1 << 5);
+    // The next life knows it, and a reset takes nothing away but the request.
+    let state = p.save();
+    let (mut next, mut cx) = board();
+    next.load(&state, &mut cx).unwrap();
+    assert_eq!(read(&mut next, &mut cx, region::PCI_HOTPLUG, down, 4), 1 << 5);
+    next.reset(Reset::Machine, &mut cx);
+    assert_eq!((read(&mut next, &mut cx, region::PCI_HOTPLUG, up, 4), read(&mut next, &mut cx, region::PCI_HOTPLUG, down, 4)), (1 << 5, 0));
+    write(&mut next, &mut cx, region::PCI_HOTPLUG, eject, 4, 0xffff_ffff);
+    assert!(cx.effects.bits.eject() && cx.effects.mask == 1 << 5);
+    assert_eq!(read(&mut next, &mut cx, region::PCI_HOTPLUG, up, 4), 0);
+    next.plug_pci(Some(5), "xenusb-1", &mut cx).unwrap();
+    let mut hostile = state::PlatformState::decode(state.as_slice()).unwrap();
+    hostile.pm.as_mut().unwrap().pci.as_mut().unwrap().devices[0].device = 32;
     assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
 }

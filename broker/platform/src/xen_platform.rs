@@ -85,7 +85,7 @@ impl XenPlatform {
     fn ask_unplug(&mut self, mask: u16, cx: &mut Context) {
         if self.unplug && mask != 0 {
             cx.effects.bits.set_unplug(true);
-            cx.effects.unplug_mask = mask;
+            cx.effects.mask = u32::from(mask);
         }
     }
 

@@ -25,8 +25,6 @@ use rustix::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// PCI device number of the PIIX3, whose function 2 the USB controller is.
-const PIIX3: u8 = 1;
 
 fn main() -> ExitCode {
     let role = std::env::args().next().unwrap_or_default();
@@ -76,7 +74,7 @@ fn declare(config: &DeviceConfig) -> Declaration {
         DeviceConfig::Nic { model: NicModel::E1000, device, rom, .. } => e1000::declare(*device, *rom),
         DeviceConfig::Nic { model: NicModel::Rtl8139, device, rom, .. } => rtl8139::declare(*device, *rom),
         DeviceConfig::Serial { index, .. } => serial::declare(*index),
-        DeviceConfig::Usb { .. } => usb::declare(PIIX3),
+        DeviceConfig::Usb { device, function, .. } => usb::declare(*device, *function),
         // What the guest sees nothing of.
         _ => Declaration::default(),
     }
@@ -99,7 +97,7 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
                 DeviceConfig::Vga { gfn, vram, .. } => Some((*gfn, *vram >> 12)),
                 _ => None,
             };
-            Ok(MachineDevice { slot: device.slot, name: device.name.clone(), declaration: declare(&device.config), rom, video_ram })
+            Ok(MachineDevice { slot: device.slot, name: device.name.clone(), declaration: declare(&device.config), rom, video_ram, added: matches!(device.config, DeviceConfig::Usb { added: true, .. }) })
         })
         .collect()
 }
@@ -134,10 +132,10 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::Leds))), polled })
         }
-        DeviceConfig::Usb { devices } => {
+        DeviceConfig::Usb { devices, device, function, .. } => {
             let input = resources.fds.take(&FdUse::Input);
             let polled = input.iter().map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd))).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-            Ok(Built { device: Box::new(usb::Uhci::new(PIIX3, devices, input, resources.fds.take(&FdUse::UsbTakes))), polled })
+            Ok(Built { device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::UsbTakes))), polled })
         }
         DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } => {
             let config = fw_cfg::Config { vcpus: *vcpus, online: *online, memory_mib: *memory_mib, menu: menu.clone(), command_line: command_line.clone() };

@@ -37,15 +37,15 @@ const BATCH: u64 = 8;
 const LATEST: u64 = 32;
 const FRAMES: TimerId = 0;
 
-fn function_spec(device: u8) -> FunctionSpec {
-    FunctionSpec::new(device, 2).with_bar(4, BarKind::Io, 32)
+fn function_spec(device: u8, function: u8) -> FunctionSpec {
+    FunctionSpec::new(device, function).with_bar(4, BarKind::Io, 32)
 }
 
-/// What the controller has, as function 2 of PCI device `device`.
-pub fn declare(device: u8) -> Declaration {
+/// What the controller has, as this function of PCI device `device`.
+pub fn declare(device: u8, function: u8) -> Declaration {
     Declaration {
         regions: vec![Region::bar("registers", 0, 4)],
-        functions: vec![function_spec(device)],
+        functions: vec![function_spec(device, function)],
         lines: vec![Line::Intx { function: 0, pin: 3 }],
         dma: true,
         ..Declaration::default()
@@ -63,15 +63,15 @@ struct Port {
 impl Port {
     fn new(device: Option<UsbDevice>) -> Self {
         let connected = device.is_some();
-        // Full speed: D+ is up.
-        let status = PortStatus::new().with_one(true).with_connected(connected).with_connect_change(connected).with_lines(if connected { 2 } else { 0 });
+        let status = PortStatus::new().with_one(true).with_connected(connected).with_connect_change(connected);
         Self { status, function: device.map(Function::new), id: String::new() }
     }
 }
 
 /// The controller.
 pub struct Uhci {
-    device: u8,
+    /// PCI device and function.
+    at: (u8, u8),
     config: ConfigSpace,
     command: Command,
     status: Status,
@@ -97,10 +97,10 @@ pub struct Uhci {
 }
 
 impl Uhci {
-    /// The controller as function 2 of PCI device `device`; of `devices` the first two are plugged in. `input` gives
+    /// The controller as this device and function of PCI; of `devices` the first two are plugged in. `input` gives
     /// [`InputEvent`] records, `taken` is told which are wanted; neither blocks.
-    pub fn new(device: u8, devices: &[UsbDevice], input: Option<OwnedFd>, taken: Option<OwnedFd>) -> Self {
-        let mut config = ConfigSpace::new(&function_spec(device), 0x8086, 0x7020, 1, 0x0c_0300);
+    pub fn new(at: (u8, u8), devices: &[UsbDevice], input: Option<OwnedFd>, taken: Option<OwnedFd>) -> Self {
+        let mut config = ConfigSpace::new(&function_spec(at.0, at.1), 0x8086, 0x7020, 1, 0x0c_0300);
         config.set(pci::INTERRUPT_PIN, 1, 4);
         // USB 1.0 (SBRN).
         config.set(0x60, 1, 0x10);
@@ -109,7 +109,7 @@ impl Uhci {
         config.set(0xc0, 2, 0x2000);
         let mut plugged = devices.iter().copied();
         Self {
-            device,
+            at,
             config,
             command: Command::new(),
             status: Status::new().with_halted(true),
@@ -139,7 +139,7 @@ impl Uhci {
 
     /// Registers and devices as after power-on; the configuration space stays.
     fn reset_host(&mut self, cx: &mut Context) {
-        let mut fresh = Self::new(self.device, &[], self.input.take(), self.taken.take());
+        let mut fresh = Self::new(self.at, &[], self.input.take(), self.taken.take());
         fresh.ports = self.powered();
         std::mem::swap(&mut fresh.config, &mut self.config);
         (fresh.told, fresh.frames, fresh.transactions, fresh.dma_errors) = (self.told, self.frames, self.transactions, self.dma_errors);
@@ -313,7 +313,7 @@ impl Uhci {
 
 impl Device for Uhci {
     fn declaration(&self) -> Declaration {
-        declare(self.device)
+        declare(self.at.0, self.at.1)
     }
 
     fn read(&mut self, at: Access, cx: &mut Context) -> IoResult<u64> {
@@ -363,7 +363,7 @@ impl Device for Uhci {
     }
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
-        let fresh = Self::new(self.device, &[], None, None);
+        let fresh = Self::new(self.at, &[], None, None);
         self.config = fresh.config;
         self.reset_host(cx);
     }
@@ -376,14 +376,20 @@ impl Device for Uhci {
             (Some(device), None) => {
                 let port = self.ports.iter_mut().find(|p| p.function.is_none()).ok_or("both ports of the USB controller are taken")?;
                 (port.function, port.id) = (Some(Function::new(device)), id.to_owned());
-                port.status = port.status.with_connected(true).with_connect_change(true).with_lines(2);
+                port.status = port.status.with_connected(true).with_connect_change(true);
             }
             (None, Some(port)) => {
                 (port.function, port.id) = (None, String::new());
                 let was = port.status;
-                port.status = was.with_connected(false).with_connect_change(true).with_enabled(false).with_enable_change(was.enable_change() || was.enabled()).with_lines(0);
+                port.status = was.with_connected(false).with_connect_change(true).with_enabled(false).with_enable_change(was.enable_change() || was.enabled());
             }
         }
+        if self.command.global_suspend() {
+            // A driver that has put the bus to sleep reads its ports when this wakes it (UHCI 2.1.1, 2.1.2).
+            self.command.set_global_resume(true);
+            self.status.set_resume(true);
+        }
+        self.dirty = true;
         self.update(cx);
         Ok(())
     }
@@ -428,7 +434,7 @@ impl Device for Uhci {
 
 /// The device as its fuzz target and its corpus test know it: a tablet and a keyboard.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Uhci::new(1, &[UsbDevice::Tablet, UsbDevice::Keyboard], None, None))
+    Box::new(Uhci::new((1, 2), &[UsbDevice::Tablet, UsbDevice::Keyboard], None, None))
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ pub(crate) struct PortStatus {
     pub(crate) connect_change: bool,
     pub(crate) enabled: bool,
     pub(crate) enable_change: bool,
+    /// Levels of D+ and D-, for diagnostics. Both stay 0: QEMU's do, and its qtest compares whole registers.
     #[bits(2)]
     pub(crate) lines: u8,
     pub(crate) resume: bool,

@@ -112,7 +112,7 @@ impl Uhci {
             *port = Port { id: saved.id.clone(), ..Port::new(*kind) };
             let connected = port.function.is_some();
             let status = PortStatus::from_bits(word(saved.status, "port")?);
-            port.status = status.with_connected(connected).with_one(true).with_lines(if connected { 2 } else { 0 }).with_enabled(connected && status.enabled());
+            port.status = status.with_connected(connected).with_one(true).with_lines(0).with_enabled(connected && status.enabled());
             if let (Some(function), Some(f)) = (&mut port.function, &saved.function) {
                 let (address, configuration, protocol) = (byte(f.address, "address")?, byte(f.configuration, "configuration")?, byte(f.protocol, "protocol")?);
                 if address > 127 || configuration > 1 || protocol > 1 {

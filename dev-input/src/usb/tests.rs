@@ -25,7 +25,7 @@ impl Host {
         let mut cx = fake::context(0);
         cx.memory = memory.clone();
         cx.clock = Clock::Driven(0);
-        let mut host = Self { usb: Uhci::new(1, devices, None, None), cx, memory, now: 0 };
+        let mut host = Self { usb: Uhci::new((1, 2), devices, None, None), cx, memory, now: 0 };
         for i in 0..1024 {
             host.word(LIST + i * 4, QUEUE | 2);
         }
@@ -124,7 +124,7 @@ impl Host {
 
 #[test]
 fn power_on_configuration_space() {
-    let usb = Uhci::new(1, &[], None, None);
+    let usb = Uhci::new((1, 2), &[], None, None);
     let want = [(0x00u8, 0x7020_8086u32), (0x08, 0x0c03_0001), (0x20, 1), (0x2c, 0x1100_1af4), (0x3c, 0x0400), (0x60, 0x10), (0x68, 0x0001_0000), (0xc0, 0x2000)];
     for at in (0..=0xfcu8).step_by(4) {
         let value = want.iter().find(|(a, _)| *a == at).map_or(0, |(_, v)| *v);
@@ -337,4 +337,24 @@ fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
     // A reset of the machine keeps what is plugged in.
     h.usb.reset(Reset::Machine, &mut h.cx);
     assert!(status(&mut h, 1).connected());
+}
+
+/// Found with Linux, which suspends a bus that has nothing on it and looks no more.
+#[test]
+fn a_sleeping_bus_wakes_when_something_is_plugged_in_or_out() {
+    let mut h = Host::new(&[]);
+    for device in [Some(UsbDevice::Tablet), None] {
+        h.out(reg::INTERRUPTS, Interrupts::new().with_resume(true).into_bits());
+        h.out(reg::COMMAND, Command::new().with_configured(true).with_global_suspend(true).into_bits());
+        assert!(!h.cx.lines.level(0));
+        h.usb.plug_usb("t", device, &mut h.cx).unwrap();
+        assert_eq!((h.cx.lines.level(0), Status::from_bits(h.inw(reg::STATUS)).resume()), (true, true));
+        assert!(Command::from_bits(h.inw(reg::COMMAND)).global_resume());
+        h.out(reg::COMMAND, Command::new().with_configured(true).into_bits());
+        h.out(reg::STATUS, Status::new().with_resume(true).into_bits());
+        assert!(!h.cx.lines.level(0));
+    }
+    // A bus that is awake has nothing to resume.
+    h.usb.plug_usb("t", Some(UsbDevice::Tablet), &mut h.cx).unwrap();
+    assert!(!h.cx.lines.level(0) && !Status::from_bits(h.inw(reg::STATUS)).resume());
 }

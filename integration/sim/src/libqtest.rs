@@ -4,8 +4,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// Options that are libqtest's own, not the machine's, and whether a value follows.
-const FOREIGN: [(&str, bool); 7] =
-    [("-qtest-log", true), ("-display", true), ("-audio", true), ("-audiodev", true), ("-run-with", true), ("-accel", true), ("-trace", true)];
+const FOREIGN: [(&str, bool); 8] =
+    [("-vga", true), ("-qtest-log", true), ("-display", true), ("-audio", true), ("-audiodev", true), ("-run-with", true), ("-accel", true), ("-trace", true)];
 
 /// libqtest's arguments, taken apart.
 #[derive(Debug, Default)]
@@ -50,6 +50,13 @@ impl Invocation {
                 "-mon" => {
                     let text = value()?;
                     if !text.contains("char0") {
+                        this.machine.extend([argument, text]);
+                    }
+                }
+                "-drive" => {
+                    let text = value()?;
+                    // One without a medium, for devices that come later and are not here.
+                    if !(text.contains("if=none") && text.contains("file=null-co://")) {
                         this.machine.extend([argument, text]);
                     }
                 }

@@ -80,7 +80,6 @@ fn vcpu_set() {
     assert_eq!(bed.online(), [0, 1, 2]);
     assert!(bed.error("device_add", arguments).contains("there already"));
     assert!(bed.error("device_add", json!({ "id": "x", "driver": "usb-host" })).contains("cannot be added"));
-    assert!(bed.error("device_add", json!({ "id": "xenusb-0", "driver": "piix3-usb-uhci" })).contains("usb=1"), "xl's usbctrl");
     // The board is killed, and control: neither forgets.
     for role in ["platform", "control"] {
         bed.dies(role);
@@ -110,6 +109,60 @@ fn usb_devices_are_plugged_in_and_out() {
     assert!(bed.error("device_del", json!({ "id": "keys" })).contains("no USB device 'keys'"));
     bed.good("device_add", json!({ "id": "m", "driver": "usb-mouse" }));
     assert_eq!(plugged(&bed), ["Tablet", "Mouse"]);
+    assert!(bed.sim.end().unwrap().success());
+}
+
+/// libxl__device_usbctrl_add and _del of the type devicemodel: the controller is on the bus when the answer comes, with an event; both are
+/// told of later lives; the guest ejects it, and it comes again.
+#[test]
+fn usbctrl_is_added_and_ejected() {
+    let mut bed = Bed::new(&[]);
+    let controller = json!({ "id": "xenusb-0", "driver": "piix3-usb-uhci" });
+    let at = |bed: &mut Bed| (2..8).find(|d| bed.sim.config_read(*d, 0, 0, 4).unwrap() == 0x7020_8086);
+    let in_table = |bed: &Bed| bed.sim.qmp("{\"execute\":\"x-bulkhead-processes\"}").unwrap().to_string().contains("\"name\":\"usb\"");
+    assert_eq!((at(&mut bed), in_table(&bed)), (None, false));
+    let none = bed.error("device_add", json!({ "id": "t", "driver": "usb-tablet" }));
+    assert!(none.contains("usbctrl"), "{none}");
+    for other in ["usb-ehci", "nec-usb-xhci"] {
+        assert!(bed.error("device_add", json!({ "id": "xenusb-0", "driver": other })).contains("version=1"), "{other}");
+    }
+    // The guest's operating system has enabled the event.
+    bed.sim.port_write(0xafe2, 1, 2).unwrap();
+    bed.good("device_add", controller.clone());
+    let device = at(&mut bed).expect("on the bus when the answer comes");
+    assert!(in_table(&bed));
+    assert_eq!((bed.sim.port_read(0xafe0, 1).unwrap(), bed.sim.port_read(0xae00, 4).unwrap()), (2, 1 << device));
+    bed.sim.catch_up();
+    assert!(bed.sim.isa[9], "the system control interrupt");
+    assert!(bed.error("device_add", controller.clone()).contains("there already"));
+    // What is plugged in works, and is there again after the process has died; so is the controller where the guest has put it.
+    bed.good("device_add", json!({ "id": "t", "driver": "usb-tablet", "bus": "xenusb-0.0" }));
+    bed.sim.config_write(device, 0, 0x20, 4, 0xc100).unwrap();
+    bed.sim.config_write(device, 0, 4, 2, 1).unwrap();
+    assert_eq!(bed.sim.port_read(0xc110, 2).unwrap() & 3, 3, "port 1: connected, changed");
+    for role in ["usb", "platform", "control"] {
+        bed.dies(role);
+    }
+    assert_eq!(at(&mut bed), Some(device));
+    assert_eq!(bed.sim.port_read(0xc110, 2).unwrap() & 1, 1);
+    assert!(bed.sim.qmp("{\"execute\":\"query-pci\"}").unwrap().to_string().contains("\"device\":28704"), "28704 is 0x7020");
+    // Asked to go, it stays until the guest ejects it.
+    bed.good("device_del", json!({ "id": "xenusb-0" }));
+    assert_eq!((bed.sim.port_read(0xae04, 4).unwrap(), at(&mut bed)), (1 << device, Some(device)));
+    bed.sim.port_write(0xae08, 4, 1 << device).unwrap();
+    assert_eq!((at(&mut bed), bed.sim.port_read(0xc110, 2).unwrap()), (None, 0xffff), "gone before the guest goes on");
+    let gone = std::time::Instant::now();
+    while in_table(&bed) {
+        assert!(gone.elapsed().as_secs() < 10);
+    }
+    assert!(bed.error("device_del", json!({ "id": "xenusb-0" })).contains("no USB controller"));
+    bed.good("device_add", json!({ "id": "xenusb-1", "driver": "piix3-usb-uhci" }));
+    assert_eq!(at(&mut bed), Some(device));
+    assert_eq!(bed.sim.config_read(device, 0, 0x20, 4).unwrap(), 1, "as after power-on");
+    assert!(bed.sim.end().unwrap().success());
+    // A machine that has one from the start has no second.
+    let mut bed = Bed::new(&["-usb"]);
+    assert!(bed.error("device_add", controller).contains("usb=1"));
     assert!(bed.sim.end().unwrap().success());
 }
 

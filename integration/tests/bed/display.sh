@@ -131,6 +131,45 @@ S
     ! grep -i 'xenbus.*timeout' /run/$g.out && said $g "GUEST-second x=0 y=$last wheel= buttons=.* 273:0" && said $g GUEST-DONE
 }
 
+# A USB controller by `usbctrl`, which libxl adds to the machine that it has made; detached and attached while the guest runs, which hears of
+# both by ACPI; a tablet plugged into it is pointed with, also after the controller's process has died.
+usbctrl() {
+    g=uc; console_guest our uc 'usbctrl=["type=devicemodel,version=1,ports=2"]' <<'S' || return 1
+load evdev uhci-hcd usbhid hid-generic
+uhci() { grep -l 0x7020 /sys/bus/pci/devices/*/device; }
+none() { ! uhci; }
+tablet() { grep -q 'Name=.*Tablet' /proc/bus/input/devices; }
+await 20 uhci; echo "GUEST-HAS $(uhci)"
+await 120 none && echo GUEST-NONE
+await 120 uhci; echo "GUEST-AGAIN $(uhci)"
+await 120 tablet; echo GUEST-TABLET
+last_place() { hexdump -v -e '12/2 "%u " "\n"' /run/points | awk '$9 == 3 && $10 == 0 { x = $11 } $9 == 3 && $10 == 1 { y = $11 } $9 == 1 && $10 == 272 { b = b $11 } END { print "x=" x " y=" y " left=" b }'; }
+listen() { cat "/dev/input/$(awk '/^N:.*Tablet/ { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/')" >/run/points & }
+listen; echo GUEST-LISTENS; hears points
+last_place | sed 's/^/GUEST-POINTS /'
+hears killed; kill %1; await 60 tablet; listen; echo GUEST-SECOND; hears points
+last_place | sed 's/^/GUEST-AGAIN-POINTS /'
+dmesg | grep -iE 'acpiphp|pci 0000:00:0[5-9]|uhci|usb 1' | tail -n 20
+S
+    await 120 said uc GUEST-HAS || { trouble uc; return 1; }
+    xl usb-list uc; said uc 'GUEST-HAS /sys/bus/pci' || { trouble uc; return 1; }
+    xl usbctrl-detach uc 0 && await 30 said uc GUEST-NONE || { trouble uc; bulkhead inspect uc platform | grep PCI; return 1; }
+    await 10 sh -c '! bulkhead ps uc | grep -q usb' || { bulkhead ps uc; return 1; }
+    xl usbctrl-attach uc type=devicemodel version=1 ports=2 && await 30 said uc 'GUEST-AGAIN /sys' || { trouble uc; bulkhead inspect uc platform | grep PCI; return 1; }
+    qmp uc '{"execute":"device_add","arguments":{"driver":"usb-tablet","id":"t","bus":"xenusb-0.0"}}'
+    await 30 said uc GUEST-TABLET && await 10 said uc GUEST-LISTENS || { trouble uc; bulkhead inspect uc usb; return 1; }
+    at=$(vnc_address uc) || return 1
+    $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 || return 1
+    points() { say points; await 5 said uc "$1"; }
+    usleep 500000; points 'GUEST-POINTS x=32767 y=8212 left=10' || { trouble uc; bulkhead inspect uc usb; return 1; }
+    p=$(role_pid uc usb); kill -KILL "$p"; await 20 new_role uc usb "$p" || { trouble uc; return 1; }
+    say killed; await 60 said uc GUEST-SECOND || { trouble uc; return 1; }
+    $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 0 399 0 pointer 0 399 1 pointer 0 399 0 || return 1
+    usleep 500000; points 'GUEST-AGAIN-POINTS x=0 y=32767 left=10' || { trouble uc; bulkhead inspect uc usb; return 1; }
+    await 60 gone uc || { trouble uc; return 1; }
+    exec 6>&-; cat /run/uc.out; await 5 nothing_left
+}
+
 # attached_config NAME TYPE [LINE...]: a guest without emulated devices, whose device model serves its PV back ends alone. Its disks are
 # those that linux_config has made.
 attached_config() {
@@ -205,7 +244,8 @@ S
 }
 
 # Consoles beyond the first: channels, one to a pseudo terminal and one to a socket, of an HVM and of a PVH guest. Lines go both ways, also
-# by processes that have taken the place of killed ones.
+# by processes that have taken the place of killed ones. (libxl 4.17 numbers channels from 0, which is the first console's number: it makes
+# no device of the first one.)
 channels() {
     cat >/run/ch.script <<'S'
 for c in 1 2; do
@@ -215,11 +255,11 @@ for c in 1 2; do
 done
 wait
 S
-    linux_config our ch 'channel=["connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/ch.script || return 1
+    linux_config our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/ch.script || return 1
     xl create /run/ch.cfg || { cat /var/log/xen/qemu-dm-ch.log; return 1; }
     channels_of ch || return 1
     linux_config our pvh </run/ch.script || return 1
-    attached_config pvh pvh 'channel=["connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/pvh.sock"]'
+    attached_config pvh pvh 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/pvh.sock"]'
     xl create /run/pvh.cfg || { cat /var/log/xen/qemu-dm-pvh.log; return 1; }
     channels_of pvh
 }
@@ -237,7 +277,7 @@ channels_of() {
     for n in 1 2; do await 100 grep -q "^channel $n" "/run/$g.$n" || { trouble "$g"; cat "/run/$g.$n"; bulkhead ps "$g"; bulkhead inspect "$g" console$n; return 1; }; done
     echo one >&7; echo two >&8
     await 20 grep -q 'heard <one>' "/run/$g.1" && await 20 grep -q 'heard <two>' "/run/$g.2" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; return 1; }
-    qmp "$g" '{"execute":"query-chardev"}' | tee "/run/$g.q"; grep -q "libxl-channel0.*$tty" "/run/$g.q" || grep -q "$tty.*libxl-channel0" "/run/$g.q" || return 1
+    qmp "$g" '{"execute":"query-chardev"}' | tee "/run/$g.q"; grep -q "libxl-channel1.*$tty" "/run/$g.q" || grep -q "$tty.*libxl-channel1" "/run/$g.q" || return 1
     for r in console1 console2 xenbus grant; do p=$(role_pid "$g" $r); kill -KILL "$p"; await 20 new_role "$g" $r "$p" || { bulkhead ps "$g"; trouble "$g"; return 1; }; done
     # The socket's peer has gone with the process; the pseudo terminal stays.
     $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >>"/run/$g.2" &

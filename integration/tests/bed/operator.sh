@@ -239,7 +239,9 @@ debian_life() {
 }
 # does COMMAND WORDS: typed; its output has a line with WORDS (which the line that is typed has not).
 does() { say "$1"; await 300 sh -c "tr -d '\r' </run/deb.out | grep -q '$2'" || { trouble deb; return 1; }; }
-debian_ends() { say poweroff; await 300 gone deb || { trouble deb; return 1; }; exec 6>&-; await 10 nothing_left; }
+debian_ends() { say poweroff; await 300 gone deb || { trouble deb; return 1; }; exec 6>&-; await 10 nothing_left && await 60 alone; }
+# Xen still holds a guest's memory for a while after its name has gone.
+alone() { [ "$(xl list | wc -l)" = 2 ]; }
 
 # The storage of one disk answers four times a second (/dev/vda, integration/test): the guest waits for that disk alone, people see
 # into its process meanwhile, and nothing times out.

@@ -49,6 +49,8 @@ pub enum ControlRequest {
     /// Plug a USB device of this name in, or out.
     PlugUsb(String, Option<UsbDevice>, oneshot::Sender<Result<(), String>>),
     /// Plug in this vCPU.
+    PlugPci(Option<u8>, String, oneshot::Sender<Result<(), String>>),
+    /// See the trait.
     PlugCpu(u16, oneshot::Sender<Result<(), String>>),
     /// The guest's accesses go into the pipe of this token too, or nowhere (0).
     Trace(u32, oneshot::Sender<Result<(), String>>),
@@ -214,6 +216,16 @@ impl v1::process_server::Process for Service {
             return Err(Status::invalid_argument("name or kind of a USB device"));
         }
         let done = self.ask(|s| ControlRequest::PlugUsb(id, device, s)).await?;
+        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
+    }
+
+    async fn plug_pci(&self, request: Request<v1::PciPlug>) -> Reply<v1::Empty> {
+        let v1::PciPlug { device, id } = request.into_inner();
+        let device = u8::try_from(device).ok().filter(|d| *d < 32).ok_or_else(|| Status::invalid_argument("number of a PCI device"))?;
+        if id.is_empty() || id.len() > 64 {
+            return Err(Status::invalid_argument("name of a PCI device"));
+        }
+        let done = self.ask(|s| ControlRequest::PlugPci((device != 0).then_some(device), id, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
 

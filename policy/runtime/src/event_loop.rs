@@ -524,7 +524,7 @@ impl Data {
     fn answer(&mut self, cell: usize, value: u64, payload: &[u8]) {
         self.publish();
         let effects = std::mem::take(&mut self.cx.effects);
-        let reply = Reply { value, effects: effects.bits, unplug_mask: u32::from(effects.unplug_mask) };
+        let reply = Reply { value, effects: effects.bits, mask: effects.mask };
         if self.channel.reply(cell, &reply, payload) {
             self.ring();
         }
@@ -695,6 +695,7 @@ impl Data {
                     let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
                 }
                 ControlRequest::PlugUsb(id, device, answer) => drop(answer.send(self.device.plug_usb(&id, device, &mut self.cx))),
+                ControlRequest::PlugPci(device, id, answer) => drop(answer.send(self.device.plug_pci(device, &id, &mut self.cx))),
                 ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
                 ControlRequest::SetPassword(password, answer) => drop(answer.send(self.device.set_password(&password))),
                 ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),

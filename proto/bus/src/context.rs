@@ -114,8 +114,8 @@ impl Lines {
 pub struct Effects {
     /// The wire's bits.
     pub bits: bulkhead_wire::Effects,
-    /// The mask if `bits` asks for unplug.
-    pub unplug_mask: u16,
+    /// The mask if `bits` asks for unplug, or ejects.
+    pub mask: u32,
 }
 
 /// Text of the guest (debug ports), kept until the runtime takes it. What does not fit is dropped and counted.

@@ -256,6 +256,16 @@ pub trait Device: Send {
         Err("this device is no USB controller".into())
     }
 
+    /// PCI device `device` has been plugged into bus 0 and is called `id`; without a device, the guest is asked to eject the one that is
+    /// called so (the board).
+    ///
+    /// # Errors
+    /// This is no board; the place or the name is taken; there is no device of that name.
+    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), String> {
+        let _ = (device, id, cx);
+        Err("this device is no board".into())
+    }
+
     /// Plugs in vCPU `cpu` (the board).
     ///
     /// # Errors

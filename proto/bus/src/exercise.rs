@@ -226,6 +226,7 @@ fn holds(device: &dyn Device, cx: &mut Context, declaration: &Declaration) -> Re
         || (bits.reboot() && !may.reboot)
         || ((bits.rom_lock() || bits.rom_unlock()) && !may.rom)
         || (bits.unplug() && !may.unplug)
+        || (bits.eject() && !may.eject)
     {
         return Err(format!("it asks for {bits:?}, which it may not"));
     }

@@ -212,10 +212,16 @@ pub enum DeviceConfig {
         /// The cable, and what may go out; what is set while the guest runs is set here too, for later lives.
         settings: NicSettings,
     },
-    /// The PIIX3's USB function.
+    /// The PIIX3's USB function, there or elsewhere.
     Usb {
         /// What is plugged in, at most two.
         devices: Vec<UsbDevice>,
+        /// Device number on bus 0.
+        device: u8,
+        /// Its function.
+        function: u8,
+        /// It is not there until `device_add` asks for it, and the guest may eject it.
+        added: bool,
     },
     /// A serial port.
     Serial {
@@ -638,6 +644,10 @@ pub enum Ask {
     /// Broker: the guest has unplugged the device in slot `arg`; its process ends now and is not started again. With `extra` not 0
     /// only what these bits of the protocol's mask mean: the disks of a controller, which no later life has.
     Unplugged = 15,
+    /// Control: the device in slot `arg`, which is one that may be added, comes now; answered when the broker has it.
+    Plug = 16,
+    /// Broker: the guest has ejected the device in slot `arg`; its process ends now. It may be added again.
+    Ejected = 17,
 }
 
 impl Ask {
@@ -659,6 +669,8 @@ impl Ask {
             13 => Self::Nic,
             14 => Self::Dropped,
             15 => Self::Unplugged,
+            16 => Self::Plug,
+            17 => Self::Ejected,
             _ => return None,
         })
     }
@@ -848,7 +860,7 @@ mod tests {
         #[test]
         fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let message = FromProcess::from_bytes(&bytes);
-            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=15).contains(&bytes[0]));
+            prop_assert_eq!(message.is_some(), bytes.len() == FromProcess::LEN && (1..=17).contains(&bytes[0]));
             if let Some(message) = message {
                 prop_assert_eq!(FromProcess::from_bytes(&message.to_bytes()), Some(message));
             }

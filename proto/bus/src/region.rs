@@ -121,6 +121,8 @@ pub struct Permissions {
     pub rom: bool,
     /// Start the unplug protocol.
     pub unplug: bool,
+    /// Eject PCI devices that were added.
+    pub eject: bool,
 }
 
 /// The unplug protocol's bit for all network cards (docs/misc/hvm-emulated-unplug.pandoc of Xen).

@@ -73,7 +73,7 @@ pub fn hostile_broker(bytes: &[u8]) -> Result<(), String> {
                         return Err(format!("cell {cell}: {what:?}"));
                     }
                     let _ = device.payload(cell, &mut vec![0; len]);
-                    let _ = device.reply(cell, &Reply { value: 0, effects: Effects::new(), unplug_mask: 0 }, &[]);
+                    let _ = device.reply(cell, &Reply { value: 0, effects: Effects::new(), mask: 0 }, &[]);
                 }
                 Ok(Some(Work::Posted(what))) => {
                     if (what.count as usize).saturating_mul(usize::from(what.size)) > wire::PAYLOAD {

@@ -28,7 +28,7 @@ fn ask(data: u64) -> Request {
 }
 
 fn answer(value: u64) -> Reply {
-    Reply { value, effects: Effects::new(), unplug_mask: 0 }
+    Reply { value, effects: Effects::new(), mask: 0 }
 }
 
 #[test]

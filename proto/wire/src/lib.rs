@@ -170,9 +170,11 @@ pub struct Effects {
     pub rom_lock: bool,
     /// Make it writable again.
     pub rom_unlock: bool,
-    /// Carry out the unplug protocol with the mask in `value`, before the guest goes on.
+    /// Carry out the unplug protocol with the mask in [`Reply::mask`], before the guest goes on.
     pub unplug: bool,
-    #[bits(27)]
+    /// The guest ejects the PCI devices on bus 0 whose bits are in [`Reply::mask`]; they are gone before it goes on.
+    pub eject: bool,
+    #[bits(26)]
     __: u32,
 }
 
@@ -184,8 +186,8 @@ pub struct Reply {
     pub value: u64,
     /// What the broker shall do before it answers Xen.
     pub effects: Effects,
-    /// The unplug mask if `effects` asks for it.
-    pub unplug_mask: u32,
+    /// The mask of what is unplugged, or ejected, if `effects` asks for it.
+    pub mask: u32,
 }
 
 /// One posted write.

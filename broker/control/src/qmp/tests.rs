@@ -26,6 +26,7 @@ fn shared(stopped: bool) -> Shared {
         captures: Arc::default(),
         past: Mutex::default(),
         vnc_password: Mutex::default(),
+        usb_id: Mutex::default(),
         fdsets: Mutex::default(),
         media: Mutex::default(),
         events: broadcast::channel(4).0,

@@ -100,6 +100,7 @@ impl Bench {
         let shape = Shape::new(usize::from(vcpus)).unwrap();
         let memory = FakeMemory::new(1 << 16);
         let devices = [(2, 0x101, false), (3, 0x202, true)].map(|(slot, port, posted)| MachineDevice {
+            added: false,
             slot,
             name: format!("d{slot}"),
             declaration: declaration(port, posted),
@@ -143,7 +144,7 @@ impl Bench {
             match work {
                 Work::Request(cell, what) => {
                     let payload = if what.count > 1 { vec![value as u8; (what.count * u32::from(what.size)) as usize] } else { vec![] };
-                    let reply = Reply { value, effects: wire::Effects::new(), unplug_mask: 0 };
+                    let reply = Reply { value, effects: wire::Effects::new(), mask: 0 };
                     let _ = self.devices[device].reply(cell, &reply, &payload);
                 }
                 Work::Posted(_) => self.devices[device].posted_done(),
@@ -235,7 +236,7 @@ fn buffered_writes_come_before_the_request_that_follows_them() {
                 Work::Request(cell, _) => {
                     assert_eq!(seen.len(), 600, "the read came too early");
                     reads += 1;
-                    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), unplug_mask: 0 }, &[]);
+                    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), mask: 0 }, &[]);
                 }
             }
         }
@@ -300,7 +301,7 @@ fn an_effect_that_a_device_may_not_ask_for_kills_it() {
     b.read(0, 0x101);
     let Some(Work::Request(cell, _)) = b.devices[0].take().unwrap() else { panic!() };
     let effects = wire::Effects::new().with_power_off(true);
-    let _ = b.devices[0].reply(cell, &Reply { value: 0, effects, unplug_mask: 0 }, &[]);
+    let _ = b.devices[0].reply(cell, &Reply { value: 0, effects, mask: 0 }, &[]);
     while b.machine.step() {}
     assert_eq!(b.answers().len(), 1);
     assert_eq!(b.machine.take_actions(), [Action::Dead(2, Death::Protocol)]);
@@ -396,7 +397,7 @@ proptest! {
                 Event::Line(device, line, level, edges) => b.devices[device].set_line(line, level, edges),
                 Event::Lie(device) => {
                     // An answer in a cell where nothing was asked, from an earlier life's numbering.
-                    let reply = Reply { value: 1, effects: wire::Effects::from_bits(u32::MAX), unplug_mask: 7 };
+                    let reply = Reply { value: 1, effects: wire::Effects::from_bits(u32::MAX), mask: 7 };
                     let _ = b.devices[device].reply(1, &reply, &[]);
                     while b.machine.step() {}
                 }
@@ -468,12 +469,12 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     b.machine.edge.calls.clear();
     b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
-    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), unplug_mask: 3 }, &[]);
+    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
     while b.machine.step() {}
     assert_eq!((b.answers(), b.machine.take_actions()), (vec![], vec![]), "the device has not let go yet");
     let Some(Work::Request(cell, what)) = b.devices[0].take().unwrap() else { panic!() };
     assert_eq!((what.op, what.data), (Op::Unplug as u8, 3));
-    let _ = b.devices[0].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), unplug_mask: 0 }, &[]);
+    let _ = b.devices[0].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), mask: 0 }, &[]);
     while b.machine.step() {}
     assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![Action::Unplugged(2)]), "nothing of the other device was meant");
     assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)"]);
@@ -483,7 +484,56 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     // A second time nothing is left to do.
     b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
-    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), unplug_mask: 3 }, &[]);
+    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
     while b.machine.step() {}
     assert_eq!(b.machine.take_actions(), []);
+}
+
+#[test]
+fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_it() {
+    let mut b = Bench::new(1);
+    b.machine.channels[1].declaration.permissions.eject = true;
+    let config = |b: &mut Bench| b.offer(0, 2, 1 << 35, 4, 0, IoreqBits::new().with_read(true), 1);
+    let eject = |b: &mut Bench, mask| {
+        b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
+        let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
+        let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_eject(true), mask }, &[]);
+        while b.machine.step() {}
+    };
+    // What was there from the start is not the guest's to eject.
+    eject(&mut b, 0xffff_ffff);
+    assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![]));
+    // It has not come yet: nobody answers.
+    b.machine.offline(2);
+    (b.machine.channels[0].added, b.machine.channels[0].removed) = (true, true);
+    b.machine.edge.calls.clear();
+    config(&mut b);
+    assert_eq!(b.answers(), [(0, Some(0xffff_ffff))]);
+    b.devices[0] = b.connect(2);
+    assert_eq!(b.machine.edge.calls, ["claim Pci(8)"]);
+    b.machine.edge.calls.clear();
+    b.machine.decode(0, 0, Decode { bars: [Some(0x400), None, None, None, None, None], ..Decode::default() });
+    // While its process is started again it stays.
+    b.machine.offline(2);
+    b.devices[0] = b.connect(2);
+    b.read(0, 0x402);
+    assert_eq!(b.answer(0, 7), 1);
+    assert_eq!(b.answers(), [(0, Some(7))]);
+    b.machine.edge.calls.clear();
+    eject(&mut b, 1 << 2);
+    assert_eq!(b.machine.take_actions(), [], "another device");
+    eject(&mut b, 1 << 1);
+    assert_eq!((b.answers().len(), b.machine.take_actions()), (2, vec![Action::Ejected(2)]));
+    assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)", "unclaim Pci(8)"]);
+    config(&mut b);
+    b.read(0, 0x402);
+    assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
+    // And comes again, with its registers as after power-on.
+    b.devices[0] = b.connect(2);
+    b.read(0, 0x402);
+    assert_eq!(b.answers(), [(0, Some(0xff))]);
+    // Who may not eject and does so anyway is given up.
+    b.machine.channels[1].declaration.permissions.eject = false;
+    eject(&mut b, 1 << 1);
+    assert_eq!(b.machine.take_actions(), [Action::Dead(3, Death::Protocol)]);
 }

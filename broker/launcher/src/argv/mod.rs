@@ -292,7 +292,16 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     options.get("id").unwrap_or(id).clone_into(&mut drive.id);
                     machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
                 }
-                Some("piix3-usb-uhci") => drop(machine.usb.get_or_insert_default()),
+                Some("piix3-usb-uhci") => {
+                    machine.usb.get_or_insert_default();
+                    if let Some(at) = options.get("addr") {
+                        // Above all that is placed here.
+                        let hex = |text: &str, last: u8| u8::from_str_radix(text.trim_start_matches("0x"), 16).ok().filter(|n| *n <= last);
+                        let (device, function) = at.split_once('.').unwrap_or((at, "0"));
+                        let place = hex(device, 0x1f).filter(|d| *d >= 0x10).zip(hex(function, 7));
+                        machine.usb_at = Some(place.ok_or(bad("addr is 10 to 1f, with a function 0 to 7: 1d.2"))?);
+                    }
+                }
                 Some(driver @ ("usb-tablet" | "usb-mouse" | "usb-kbd")) => {
                     let usb = machine.usb.as_mut().ok_or(bad("there is no controller before it (-usb or -device piix3-usb-uhci)"))?;
                     usb.extend(usb_device(driver.trim_start_matches("usb-")));

@@ -267,6 +267,7 @@ fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
 pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config {
         DeviceConfig::Qdisk { emulated, .. } => emulated.is_some(),
+        DeviceConfig::Usb { added, .. } => *added,
         DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. } | DeviceConfig::Vkbd { .. } | DeviceConfig::Console { .. } | DeviceConfig::Vfb { .. })),
         _ => false,
     }

@@ -203,6 +203,7 @@ impl Launcher {
             stubdom: stubdom.is_some(),
             running: false,
             next_token: 1,
+            plugging: None,
             rules,
         };
         let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept, guest: back_ends.guest.map(|guest| (guest, guests)) };

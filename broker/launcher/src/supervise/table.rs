@@ -7,7 +7,8 @@ impl Launcher {
     /// All processes, this one first.
     pub(super) fn table(&self) -> Vec<ProcessRow> {
         let own = row("launcher", "", rustix::process::getpid().as_raw_nonzero().get(), &self.own, 0);
-        let slots = self.slots.iter().map(|s| {
+        // A device that nobody has added is none.
+        let slots = self.slots.iter().filter(|s| !self.may_be_added(s.slot)).map(|s| {
             let pid = s.life.as_ref().map_or(0, |l| l.spawned.pid);
             row(&s.name, s.role, pid, &self.own, s.restarts())
         });

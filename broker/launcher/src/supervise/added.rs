@@ -1,0 +1,62 @@
+//! The USB controller that comes when `device_add` asks for it, and that the guest may eject.
+use super::Launcher;
+use crate::slot::Phase;
+use bulkhead_bus::plan::{CONTROL, DeviceConfig, Slot, ToProcess};
+
+impl Launcher {
+    fn is_one_to_add(&self, slot: Slot) -> bool {
+        self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Usb { added: true, .. }))
+    }
+
+    /// Whether this is a device that is not there and may come.
+    pub(super) fn may_be_added(&self, slot: Slot) -> bool {
+        self.phase(slot) == Some(Phase::Waiting) && self.is_one_to_add(slot)
+    }
+
+    /// Control asks for a device. It is answered when the broker has it, so that a guest that starts then finds it.
+    pub(super) fn plug(&mut self, serial: u32, slot: Slot) {
+        let begun = match self.phase(slot) {
+            _ if !self.is_one_to_add(slot) => Err("this is no device that may be added".to_owned()),
+            Some(Phase::Waiting) => self.spawn(slot),
+            Some(Phase::Unplugged) => Err("it is just being ejected".to_owned()),
+            _ => Err("it is there already".to_owned()),
+        };
+        match begun {
+            Ok(()) => self.plugging = Some((slot, serial)),
+            Err(e) => self.answer(serial, Err(e)),
+        }
+    }
+
+    /// A device that was asked for has come, or does not.
+    pub(super) fn plugged(&mut self, slot: Slot, result: Result<u32, String>) {
+        if let Some((_, serial)) = self.plugging.take_if(|(asked, _)| *asked == slot) {
+            self.answer(serial, result);
+        }
+    }
+
+    /// The guest has ejected a device.
+    pub(super) fn ejected(&mut self, slot: Slot) {
+        if !self.is_one_to_add(slot) {
+            return;
+        }
+        let Some(state) = self.slot(slot) else { return };
+        let dead = state.life.is_none();
+        state.phase = Phase::Unplugged;
+        state.kill("ejected by the guest");
+        if dead {
+            self.may_come_again(slot);
+            if let Some(control) = self.slot(CONTROL) {
+                control.tell(|_| ToProcess::Unplugged { slot }, &[]);
+            }
+        }
+    }
+
+    /// The process of an ejected device has ended: it may be added again, and knows nothing of this life then.
+    pub(super) fn may_come_again(&mut self, slot: Slot) {
+        if self.is_one_to_add(slot)
+            && let Some(state) = self.slot(slot)
+        {
+            (state.phase, state.old, state.channel) = (Phase::Waiting, None, None);
+        }
+    }
+}

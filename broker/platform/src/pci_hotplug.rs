@@ -1,0 +1,96 @@
+//! PCI hot-plug as libacpi's DSDT has it (tools/libacpi/mk_dsdt.c of Xen): which devices have come, which are to be ejected, the register by
+//! which the guest's `_EJ0` does so. A set bit is the device of that number on bus 0.
+use crate::state::{PciState, PlugState};
+use bulkhead_bus::{Context, IoError, IoResult, StateError};
+use std::collections::BTreeMap;
+
+/// Devices that have come (PCIU). They stay set: the event's method reads them one by one.
+const UP: u16 = 0x00;
+/// Devices that the guest is asked to eject (PCID).
+const DOWN: u16 = 0x04;
+/// Ejects devices (B0EJ).
+const EJECT: u16 = 0x08;
+/// Devices that can be ejected.
+const REMOVABLE: u16 = 0x0c;
+/// Bytes of the registers.
+pub(crate) const LEN: u16 = 0x18;
+
+/// Devices that were plugged in, by number, and what they are called.
+#[derive(Default)]
+pub(crate) struct PciHotplug {
+    plugged: BTreeMap<u8, String>,
+    down: u32,
+}
+
+impl PciHotplug {
+    /// A device has come.
+    pub(crate) fn plug(&mut self, device: u8, id: &str) -> Result<(), String> {
+        if self.plugged.values().any(|known| known == id) {
+            return Err(format!("there is a device {id} already"));
+        }
+        if self.plugged.contains_key(&device) {
+            return Err(format!("PCI device {device} is there already"));
+        }
+        self.plugged.insert(device, id.to_owned());
+        Ok(())
+    }
+
+    /// The guest is asked to eject a device.
+    pub(crate) fn ask(&mut self, id: &str) -> Result<(), String> {
+        let device = self.plugged.iter().find(|(_, known)| *known == id).map(|(device, _)| *device);
+        self.down |= 1 << device.ok_or_else(|| format!("there is no device {id} that was added"))?;
+        Ok(())
+    }
+
+    fn up(&self) -> u32 {
+        self.plugged.keys().fold(0, |up, device| up | 1 << device)
+    }
+
+    pub(crate) fn read(&self, offset: u16, size: u8) -> IoResult<u32> {
+        match (offset, size) {
+            (UP | REMOVABLE, 4) => Ok(self.up()),
+            (DOWN, 4) => Ok(self.down),
+            (o, 4) if o.is_multiple_of(4) && o < LEN => Ok(0),
+            _ => Err(IoError::Size),
+        }
+    }
+
+    pub(crate) fn write(&mut self, offset: u16, size: u8, value: u32, cx: &mut Context) -> IoResult<()> {
+        if size != 4 || !offset.is_multiple_of(4) || offset >= LEN {
+            return Err(IoError::Size);
+        }
+        let ejected = if offset == EJECT { value & self.up() } else { 0 };
+        if ejected != 0 {
+            self.plugged.retain(|device, _| ejected >> device & 1 == 0);
+            self.down &= !ejected;
+            cx.effects.bits.set_eject(true);
+            cx.effects.mask = ejected;
+        }
+        Ok(())
+    }
+
+    /// After a reset what was plugged in is still there.
+    pub(crate) fn reset(&mut self) {
+        self.down = 0;
+    }
+
+    pub(crate) fn save(&self) -> PlugState {
+        PlugState { devices: self.plugged.iter().map(|(device, id)| PciState { device: u32::from(*device), id: id.clone() }).collect(), down: self.down }
+    }
+
+    pub(crate) fn load(s: &PlugState) -> Result<Self, StateError> {
+        let mut this = Self::default();
+        for saved in &s.devices {
+            let device = u8::try_from(saved.device).ok().filter(|d| (1..32).contains(d)).ok_or(StateError::Value("plugged device"))?;
+            this.plug(device, &saved.id).map_err(|_| StateError::Value("plugged device"))?;
+        }
+        this.down = s.down & this.up();
+        Ok(this)
+    }
+
+    /// Numbers and names, for people.
+    pub(crate) fn shown(&self) -> String {
+        let shown: Vec<String> = self.plugged.iter().map(|(d, id)| format!("{id} at {d:02x}.0{}", if self.down >> d & 1 != 0 { ", to be ejected" } else { "" })).collect();
+        shown.join("; ")
+    }
+}
