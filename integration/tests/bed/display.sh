@@ -2,8 +2,9 @@
 # Where the viewer of a guest listens: what `xl vncviewer` reads.
 vnc_address() { port=$(xenstore-read "/local/domain/$(xl domid "$1")/console/vnc-port") && echo "127.0.0.1:$port"; }
 # Linux from its disk: sees both disks, is talked to by `xl console`, seen and touched by VNC in text mode and in a graphics mode, copies 64 MiB by DMA, switches itself off.
-seen_linux() { # seen_linux MODE NAME
-    console_guest "$1" "$2" <<'S' || return 1
+seen_linux() { # seen_linux MODE NAME [LINE...]
+    how=$1 g=$2; shift 2
+    console_guest "$how" "$g" "$@" <<'S' || return 1
 load psmouse evdev
 echo "GUEST-SEES $(echo /dev/hd?)"
 mouse() { awk '/^N:.*Mouse/ { f = 1 } f && /^H:/ { print; exit }' /proc/bus/input/devices | sed 's/.*\(event[0-9]*\).*/\1/' | grep event; }
@@ -24,7 +25,6 @@ hears copy
 copy 16; copy 80
 sync; echo "GUEST-WROTE"
 S
-    g=$2
     await 120 said $g GUEST-READY || { trouble $g; return 1; }
     say begin; await 20 said $g GUEST-ASKS || { trouble $g; return 1; }
     vnc=$(vnc_address $g) || { xenstore-ls -f | grep vnc; return 1; }
@@ -44,7 +44,7 @@ S
     $tools/bulkhead-bed vnc "$vnc" pointer 100 100 0 pointer 150 120 0 pointer 150 120 1 pointer 150 120 0 pointer 150 120 4 pointer 150 120 0 \
         pointer 150 120 8 pointer 150 120 0 pointer 150 120 8 pointer 150 120 0 || return 1
     # A viewer's wish is what the monitor prefers when the driver looks.
-    size=; [ "$1" != our ] || { $tools/bulkhead-bed vnc "$vnc" wish 1000 700 || return 1; size=' 1000,700'; }
+    size=; [ "$how" != our ] || { $tools/bulkhead-bed vnc "$vnc" wish 1000 700 || return 1; size=' 1000,700'; }
     usleep 500000; say moved; await 20 said $g GUEST-MOVED || { trouble $g; return 1; }
     grep GUEST-MOVED /run/$g.out
     said $g 'GUEST-MOVED x=50 y=20 wheel=2 buttons= 272:1 272:0 273:1 273:0' || return 1
@@ -57,6 +57,12 @@ S
     exec 6>&-
     cat /run/$g.out
     copied $g && said $g 'GUEST-SEES /dev/hda /dev/hdb' && said $g GUEST-DONE
+}
+
+# The same with a newer kernel, booted directly (integration/testbed/setup-guest-6.12): what it makes of a viewer's wish.
+newer_kernel() {
+    seen_linux our nk "kernel=\"$guests/vmlinuz-6.12\"" "ramdisk=\"$guests/initrd-6.12\"" 'cmdline="console=ttyS0 quiet panic=-1 mitigations=off xen_emul_unplug=never"' &&
+        await 5 nothing_left
 }
 
 # In dom0: by our own server. It and the display die while somebody looks; a password that libxl sets is asked for.
@@ -250,17 +256,15 @@ channels() {
     cat >/run/ch.script <<'S'
 for c in 1 2; do
     await 20 test -c /dev/hvc$c || echo "no hvc$c"
-    stty -F /dev/hvc$c raw -echo
-    ( exec 5<>/dev/hvc$c; echo "channel $c" >&5; while read -r l <&5; do echo "heard <$l>" >&5; [ "$l" != end ] || exit; done ) &
+    stty -F /dev/hvc$c raw -echo && echo "GUEST-OPEN $c"; ( exec 5<>/dev/hvc$c; echo "channel $c" >&5; while read -r l <&5; do echo "heard <$l>" >&5; [ "$l" != end ] || exit; done ) &
 done
-wait
+wait; dmesg | grep -iE 'hvc|console'
 S
-    linux_config our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/ch.script || return 1
-    xl create /run/ch.cfg || { cat /var/log/xen/qemu-dm-ch.log; return 1; }
-    channels_of ch || return 1
+    console_guest our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/ch.script && channels_of ch || return 1
     linux_config our pvh </run/ch.script || return 1
     attached_config pvh pvh 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/pvh.sock"]'
     xl create /run/pvh.cfg || { cat /var/log/xen/qemu-dm-pvh.log; return 1; }
+    $tools/bulkhead-bed terminal xl console pvh </dev/null >/run/pvh.out 2>&1 &
     channels_of pvh
 }
 # channels_of NAME

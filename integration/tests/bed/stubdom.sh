@@ -113,7 +113,9 @@ stub_qdisk() {
     mv /usr/libexec/xen-qemu-system-i386 /usr/libexec/away || return 1
     trap 'mv /usr/libexec/away /usr/libexec/xen-qemu-system-i386' EXIT
     qemu-img create -q -f qcow2 /run/sqe.qcow2 200M && qemu-img create -q -f qcow2 /run/sqf.qcow2 200M || return 1
-    cmdline='xen_emul_unplug=all' console_guest stub sq "disk=[$(disk hda /run/sq.img),$(disk hdb /run/sq.data),\"format=qcow2,vdev=hdc,access=rw,backendtype=qdisk,target=/run/sqf.qcow2\",\"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/sqe.qcow2\"]" <<'S' || return 1
+    cmdline='xen_emul_unplug=all' console_guest stub sq "disk=[$(disk hda /run/sq.img),$(disk hdb /run/sq.data),\"format=qcow2,vdev=hdc,access=rw,backendtype=qdisk,target=/run/sqf.qcow2\",\"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/sqe.qcow2\"]" \
+        'channel=["connection=pty,name=org.example.none","connection=socket,name=org.example.a,path=/run/sq.sock"]' <<'S' || return 1
+( await 20 test -c /dev/hvc1; stty -F /dev/hvc1 raw -echo; exec 5<>/dev/hvc1; while read -r l <&5; do echo "heard <$l>" >&5; done ) &
 await 20 test -b /dev/xvde
 echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK $(grep -c 'Name="Xen Virtual' /proc/bus/input/devices)"
 until echo "GUEST-READY"; read -t 1 -r l_ </dev/ttyS0 && [ "$l_" = begin ]; do :; done
@@ -131,6 +133,10 @@ S
     # The stub domain has none of them any more: each has one process, the guest's.
     [ "$(echo "$pids" | wc -l)" = 4 ] && bulkhead ps sq-dm | grep -q guest-qdisk768 || { echo "not four processes of the guest's disks: $pids"; return 1; }
     for p in $pids; do kill -KILL $p; done
+    # A channel of the guest's, which dom0 serves.
+    mkfifo /run/sqc.in; $tools/bulkhead-bed line /run/sq.sock </run/sqc.in >/run/sqc.out & exec 8>/run/sqc.in
+    echo 'by channel' >&8; await 20 grep -q 'heard <by channel>' /run/sqc.out || { trouble sq; bulkhead ps sq-dm; bulkhead inspect sq-dm guest-console1; return 1; }
+    exec 8>&-
     # What is typed at the stub domain's frame buffer goes to the guest's PV keyboard.
     $tools/bulkhead-bed vnc "$(vnc_address sq)" type "By PV_7
 " && await 20 said sq 'GUEST-READ <By PV_7>' && bulkhead inspect sq-dm guest-vkbd | tee /run/sq.keys && grep -q 'events  *[1-9]' /run/sq.keys || { trouble sq; bulkhead inspect sq-dm vnc; return 1; }
@@ -138,6 +144,17 @@ S
     exec 6>&-; cat /run/sq.out
     said sq 'xvda xvdb xvdc xvde GUEST-BLOCK 2' && said sq 'GUEST-SAME-c yes' && said sq 'GUEST-SAME-e yes' && copied sq && said sq GUEST-DONE && await 10 stub_left &&
         qemu-img check /run/sqe.qcow2 && qemu-img check /run/sqf.qcow2
+}
+# The stub domain's own disks are served by QEMU in dom0, which hands nothing over: then the guest may not unplug, although it wants to, and
+# keeps its emulated disks. (Its PV disks' back ends are nobody's.)
+stub_qemus() {
+    printf '#!/bin/sh\nfor a; do [ "$a" != -xen-attach ] || exec /usr/libexec/xen-qemu-system-i386 "$@"; done\nexec %s "$@"\n' "$dm" >/run/dm-qemu; chmod 755 /run/dm-qemu
+    cmdline='xen_emul_unplug=all' console_guest stub su 'device_model_override="/run/dm-qemu"' 'vkb_device=0' <<'S' || return 1
+copy 16; copy 80; echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK"; dmesg | grep -i unplug
+S
+    await 200 said su GUEST-DONE && await 60 gone su || { trouble su; ps; return 1; }
+    exec 6>&-; cat /run/su.out
+    said su 'sda sdb GUEST-BLOCK' && copied su && await 10 stub_left
 }
 stub_cd() { cd_guest stub sc && await 10 stub_left; }
 stub_reboot() { reboot_life stub sr && await 10 stub_left; }
