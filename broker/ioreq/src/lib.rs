@@ -10,7 +10,7 @@
 //! | `cf8.rs` | PCI's address register |
 //! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
 //! | `vcpu.rs` | one vCPU's slot: idle, waiting, blocked |
-//! | `machine.rs` | all of it: what happens to a request, and to its reply |
+//! | `machine.rs`, `machine/` | all of it: what happens to a request, and to its reply; what is where on the bus |
 //! | `event_loop.rs` | waiting |
 
 mod cf8;

@@ -23,6 +23,7 @@ def looks(stage, out):
 
 TOUCHES = {
     "asks": ["type", "Hello, World_42", "keydown", "ralt", "key", "7", "keyup", "ralt", "key", "enter"],
+    "moves": ["move", "100", "100", "move", "150", "120", "pause", "1", "click", "1", "pause", "1"],
     "points": ["move", "10", "10", "move", "300", "200", "pause", "1", "click", "1", "pause", "1"],
 }
 
@@ -36,7 +37,7 @@ def main(root, out):
     bed = subprocess.Popen([f"{TOP}/integration/testbed/run", "--timeout", "900", "--memory", "8192", "--overlay", root, "--out", out, f"{TOP}/integration/tests/bed/viewers"],
                            env=dict(os.environ, BULKHEAD_TESTBED_QEMU=forward), stdout=subprocess.DEVNULL)
     try:
-        for stage in ("firmware", "asks", "typed", "points", "graphics"):
+        for stage in ("firmware", "asks", "typed", "moves", "points", "graphics"):
             while not os.path.exists(f"{out}/{stage}.ready"):
                 assert bed.poll() is None, f"the bed has ended before {stage}"
                 time.sleep(0.2)

@@ -1,9 +1,11 @@
 use super::*;
 use bulkhead_bus::fake::FakeMemory;
-use bulkhead_bus::pci::FunctionSpec;
+use bulkhead_bus::pci::{BarKind, Decode, FunctionSpec};
 use bulkhead_bus::{Line, Permissions, Region};
 use bulkhead_ring::{DeviceEnd, SharedArea, Work};
-use bulkhead_xen_abi::ioreq::{BufferedIoreq, IoreqBits};
+use bulkhead_wire::{self as wire, Reply};
+use bulkhead_xen_abi::Shutdown;
+use bulkhead_xen_abi::ioreq::{BufferedIoreq, Ioreq, IoreqBits};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::VecDeque;
