@@ -1,6 +1,7 @@
 //! Opening everything that the processes will be given, before any of them is started.
 use super::back_ends::{BackEnds, Later, waits};
-use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, eventfd, say};
+use super::lives::eventfd;
+use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, say};
 use crate::errors::{Code, Coded as _};
 use crate::host;
 use crate::machine::Machine;

@@ -1,0 +1,153 @@
+//! What processes ask of the launcher.
+use super::{DUMP_DIR, End, Launcher, say};
+use crate::resource::CLOSED;
+use crate::slot::Phase;
+use bulkhead_bus::plan::{Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Slot, ToProcess};
+use bulkhead_xen_abi::Shutdown;
+use rustix::event::epoll;
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode as FileMode, OFlags};
+impl Launcher {
+    /// A process has written to its socket.
+    pub(super) fn said(&mut self, number: Slot) -> Result<Option<End>, String> {
+        for _ in 0..16 {
+            let Some(state) = self.slot(number) else { return Ok(None) };
+            let Some(life) = &state.life else { return Ok(None) };
+            match life.resource.receive() {
+                Ok(Some((message, fd))) => {
+                    if let Some(end) = self.asked(number, &message, fd)? {
+                        return Ok(Some(end));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(why) => {
+                    // Its end is on its way, or must be made to come.
+                    if why == CLOSED { state.closed(why) } else { state.kill(why) }
+                    if let Some(life) = &self.slots.iter().find(|s| s.slot == number).and_then(|s| s.life.as_ref()) {
+                        let _ = epoll::delete(&self.epoll, &life.resource);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, String> {
+        match (message.ask, number) {
+            (Ask::Sealed, BROKER) if message.arg == BROKER => {
+                if let Some(broker) = self.slot(BROKER) {
+                    broker.phase = Phase::Entering;
+                }
+            }
+            (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true),
+            (Ask::Sealed, CONTROL) => {}
+            // Once each in a life; a process that says so again is out of its mind.
+            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => self.sealed(number, |c| c.sealed_by_device = true),
+            (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
+            (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
+            (Ask::Attached, BROKER) => {
+                if let Some(state) = self.slot(message.arg).filter(|s| s.phase == Phase::Attaching) {
+                    state.phase = Phase::Running;
+                    self.plugged(message.arg, Ok(0));
+                }
+            }
+            (Ask::ChannelDead, BROKER) => {
+                let reason = if message.extra == Death::Deadline as u64 { "did not answer in time" } else { "broke the protocol" };
+                if let Some(state) = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
+                    state.kill(reason);
+                }
+            }
+            (Ask::VramAt, BROKER) => {
+                for device in &mut self.plan.devices {
+                    if let DeviceConfig::Vga { gfn, .. } = &mut device.config {
+                        *gfn = message.extra;
+                    }
+                }
+            }
+            (Ask::Restart, CONTROL) => {
+                let known = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE).map(|s| s.kill("restart was asked for"));
+                self.answer(message.serial, known.map(|()| 0).ok_or_else(|| "there is no such device".to_owned()));
+            }
+            (Ask::Stop, CONTROL) => {
+                let reason = match message.arg {
+                    1 => Some(Shutdown::PowerOff),
+                    2 => Some(Shutdown::Reboot),
+                    _ => None,
+                };
+                match (reason, &self.privcmd) {
+                    (Some(reason), Some(privcmd)) => privcmd.remote_shutdown(reason).map_err(|e| e.to_string())?,
+                    (Some(_), None) => {}
+                    (None, _) => return Ok(Some(End::Wanted)),
+                }
+                self.answer(message.serial, Ok(0));
+            }
+            (Ask::Processes, CONTROL) => {
+                let (rows, serial) = (self.table(), message.serial);
+                if let Some(control) = self.slot(CONTROL) {
+                    control.tell(|_| ToProcess::Processes { serial, rows }, &[]);
+                }
+            }
+            (Ask::GiveFd, CONTROL) => {
+                let result = fd.ok_or_else(|| "no descriptor came with the request".to_owned()).and_then(|fd| self.give(message.arg, fd.as_fd()));
+                self.answer(message.serial, result);
+            }
+            (Ask::Medium, CONTROL) => {
+                let result = self.medium(message.arg, message.extra, fd);
+                self.answer(message.serial, result);
+            }
+            (Ask::Disks, CONTROL) if self.stubdom => self.disks(message.serial, message.extra),
+            (Ask::Nic, CONTROL) => {
+                let result = self.set_nic(message.arg, &message.name).map(|()| 0);
+                self.answer(message.serial, result);
+            }
+            (Ask::Dropped, CONTROL) => self.dropped(message.serial, message.arg),
+            (Ask::Plug, CONTROL) => self.plug(message.serial, message.arg),
+            (Ask::Ejected, BROKER) => self.ejected(message.arg),
+            (Ask::Unplugged, BROKER) if message.extra == 0 => self.unplugged(message.arg),
+            (Ask::Unplugged, BROKER) => self.disks_unplugged(message.arg, message.extra),
+            (Ask::Dump, CONTROL) => {
+                let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
+                self.answer(message.serial, result);
+            }
+            _ => {
+                let name = self.slot(number).map_or_else(String::new, |s| s.name.clone());
+                say(&format!("{name}: asked for {:?}, which it may not", message.ask));
+                if let Some(state) = self.slot(number) {
+                    state.kill("asked for what it may not");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn answer(&mut self, serial: u32, result: Result<u32, String>) {
+        if let Some(control) = self.slot(CONTROL) {
+            control.tell(|_| ToProcess::Answer { serial, result }, &[]);
+        }
+    }
+
+    /// Hands a descriptor to a process; it is known by the token then.
+    pub(super) fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, String> {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        let state = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase == Phase::Running);
+        let state = state.ok_or_else(|| "that process does not run".to_owned())?;
+        state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)]);
+        Ok(token)
+    }
+
+    /// A new file in the dump directory. The name is one component of harmless characters.
+    fn dump(&self, name: &[u8; 64]) -> Result<OwnedFd, String> {
+        let len = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        let name = std::str::from_utf8(name.get(..len).unwrap_or_default()).unwrap_or("");
+        let harmless = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        if name.is_empty() || name.starts_with('.') || !harmless {
+            return Err("a file name of letters, digits, '.', '-' and '_'".into());
+        }
+        std::fs::create_dir_all(DUMP_DIR).map_err(|e| format!("{DUMP_DIR}: {e}"))?;
+        let path = format!("{DUMP_DIR}/{name}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path.as_str(), flags, FileMode::from_raw_mode(0o600)).map_err(|e| format!("{path}: {}", std::io::Error::from(e)))
+    }
+}

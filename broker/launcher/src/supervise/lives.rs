@@ -1,0 +1,356 @@
+//! A process's life: its start, its sandbox, its end, the next one.
+use super::{Channel, End, Launcher, PIDFD, describe, drain, draws, looks, say};
+use crate::budget;
+use crate::resource::Resource;
+use crate::slot::{Life, Phase, SlotState};
+use bulkhead_bus::plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
+use bulkhead_policy::{Spec, verify};
+use bulkhead_ring::{BrokerEnd, SharedArea};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions};
+
+/// Nanoseconds of a device's time slice.
+const SLICE: u64 = 100_000;
+/// A device's nice value: enough that it pre-empts the broker that has woken it, not so much that one which loops takes
+/// more than its share of a processor (1.6 times the weight of others).
+const NICE: i32 = -2;
+impl Launcher {
+    /// Puts a new process into a slot.
+    pub(super) fn spawn(&mut self, number: Slot) -> Result<(), String> {
+        let (mut plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
+        let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
+        let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
+        let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
+        let null = rustix::io::dup(&self.null).map_err(|e| e.to_string())?;
+        let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
+        plan.domid = state.domid.unwrap_or(plan.domid);
+        let fail = |e: rustix::io::Errno| e.to_string();
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail)?;
+        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), null: null.as_fd(), ids: state.ids, outlives: number == BROKER };
+        let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
+        let pid = spawned.pid;
+        if stubdom {
+            budget::set(pid, &state.name, state.role, number)?;
+        } else if number >= FIRST_DEVICE {
+            // Not essential: without the right to it, or on another scheduler, an access costs a switch more.
+            let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE).or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
+        }
+        epoll::add(&epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN).map_err(fail)?;
+        epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
+        state.life = Some(Life { spawned, resource: Resource::new(ours) });
+        state.phase = Phase::Starting;
+        state.unserved = false;
+        state.reason.take();
+        let mut served = None;
+        let mut channel = None;
+        if number != CONTROL {
+            served = Some(control_pair()?);
+        }
+        if number >= FIRST_DEVICE {
+            let area = |name, len| SharedArea::create(name, len).map_err(|e| e.to_string());
+            channel = Some(Channel {
+                request: area("request", shape.request_len())?,
+                reply: area("reply", shape.reply_len())?,
+                request_bell: eventfd()?,
+                reply_bell: eventfd()?,
+                sealed_by_device: false,
+                sealed_by_broker: false,
+            });
+        }
+        let apart = state.apart;
+        if apart && let Some(channel) = &mut channel {
+            // Nobody will ever ask anything on it; the device looks whether it is as it should be.
+            let area = SharedArea::map_writer(&channel.request, shape.request_len()).map_err(|e| e.to_string())?;
+            BrokerEnd::greet(&area);
+            channel.sealed_by_broker = true;
+        }
+        let mut fds = state.kept();
+        if let Some((_, theirs)) = &served {
+            fds.push((FdUse::Control(number), theirs.as_fd()));
+        }
+        if let Some(channel) = &channel {
+            fds.push((FdUse::OwnArea, channel.reply.as_fd()));
+            fds.push((FdUse::RequestBell, channel.request_bell.as_fd()));
+            fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
+        }
+        let surface = match state.role {
+            role if draws(role) => Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?),
+            _ => None,
+        };
+        if let Some(surface) = &surface {
+            fds.push((FdUse::Surface, surface.as_fd()));
+        }
+        if let Some(view) = &view {
+            fds.push((FdUse::SurfaceView, view.as_fd()));
+        }
+        if let Some(old) = &state.old {
+            fds.push((FdUse::OldArea, old.as_fd()));
+        }
+        let start = |fds| ToProcess::Start { slot: number, plan: Box::new(plan), fds };
+        state.tell(start, &fds);
+        state.old = None;
+        state.channel = channel;
+        if surface.is_some() {
+            self.surface = surface;
+        }
+        if self.slots.iter().any(|s| s.slot == BROKER && s.phase == Phase::Running) {
+            self.offer_channel(number);
+        }
+        if let Some((ours, _)) = served {
+            // Kept by control only; until it runs, here.
+            self.client(number, pid, ours);
+        }
+        Ok(())
+    }
+
+    /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
+    fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
+        let Some(control) = self.slot(CONTROL) else { return };
+        if control.phase == Phase::Running {
+            let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
+            control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
+        } else {
+            // One that a control which died in the meantime was to get is of no use to anybody.
+            control.kept.retain(|(what, _)| *what != FdUse::Control(slot));
+            control.kept.push((FdUse::Control(slot), fd));
+        }
+    }
+
+    /// Gives the broker the near end of a device's channel.
+    fn offer_channel(&self, slot: Slot) {
+        let Some(channel) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref()) else { return };
+        let fds = [
+            (FdUse::OwnArea, channel.request.as_fd()),
+            (FdUse::RequestBell, channel.request_bell.as_fd()),
+            (FdUse::ReplyBell, channel.reply_bell.as_fd()),
+        ];
+        if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
+            broker.tell(|fds| ToProcess::NewChannel { slot, fds }, &fds);
+        }
+    }
+
+    /// An area of a device's channel is sealed; when both are, the device gets the broker's.
+    pub(super) fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut Channel)) {
+        let Some(state) = self.slot(slot) else { return };
+        let Some(channel) = &mut state.channel else { return };
+        mark(channel);
+        if channel.sealed_by_device && channel.sealed_by_broker && state.phase == Phase::Starting {
+            state.phase = Phase::Entering;
+            if let Some(channel) = &state.channel {
+                state.tell(|fds| ToProcess::Peer { fds }, &[(FdUse::PeerArea, channel.request.as_fd())]);
+            }
+        }
+    }
+
+    /// A process says that it is in its sandbox: look, and let it go on.
+    pub(super) fn ready(&mut self, number: Slot) -> Result<(), String> {
+        let own = self.own.clone();
+        let Some(state) = self.slot(number) else { return Ok(()) };
+        let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
+        let profile = bulkhead_policy::profile(state.role).ok_or_else(|| format!("no profile for {}", state.role))?;
+        let wrong = match verify::observe(pid) {
+            Ok(observed) => verify::check(&observed, &own, profile),
+            Err(e) => vec![format!("/proc/{pid}: {e}")],
+        };
+        if !wrong.is_empty() {
+            // At the start this ends the machine; later it costs the guest this device and nothing else.
+            state.kill(format!("not in its sandbox: {}", wrong.join("; ")));
+            return Ok(());
+        }
+        state.phase = if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running };
+        state.tell(|_| ToProcess::Go, &[]);
+        if std::mem::take(&mut state.unserved) {
+            self.serve(number, pid)?;
+        }
+        if number == CONTROL && self.running {
+            self.tell_running();
+        }
+        let display = self.slot(number).is_some_and(|s| draws(s.role));
+        if display {
+            self.view()?;
+        }
+        match number {
+            BROKER => {
+                for slot in self.slots.iter().map(|s| s.slot).filter(|s| *s >= FIRST_DEVICE).collect::<Vec<_>>() {
+                    self.offer_channel(slot);
+                }
+            }
+            CONTROL => {
+                let clients: Vec<_> = match self.slot(CONTROL) {
+                    Some(c) => {
+                        let (clients, kept) = std::mem::take(&mut c.kept).into_iter().partition(|(u, _)| matches!(u, FdUse::Control(_)));
+                        c.kept = kept;
+                        clients
+                    }
+                    None => Vec::new(),
+                };
+                for (what, fd) in clients {
+                    if let FdUse::Control(slot) = what {
+                        let pid = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.life.as_ref()).map_or(0, |l| l.spawned.pid);
+                        self.client(slot, pid, fd);
+                    }
+                }
+            }
+            slot => {
+                let Some(reply) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd()) else {
+                    return Ok(());
+                };
+                if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
+                    broker.tell(|fds| ToProcess::Online { slot, fds }, &[(FdUse::PeerArea, reply)]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The display is ready: the viewer begins, or goes on with the surface of this life.
+    fn view(&mut self) -> Result<(), String> {
+        let surface = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let Some(viewer) = self.slots.iter_mut().find(|s| looks(s.role) && s.phase != Phase::Dead) else { return Ok(()) };
+        if viewer.life.is_some() {
+            match surface.filter(|_| viewer.phase == Phase::Running) {
+                Some(surface) => viewer.tell(|_| ToProcess::Surface, &[(FdUse::SurfaceView, surface.as_fd())]),
+                // It has the surface of the life before in its hands.
+                None => viewer.kill("the display was started again"),
+            }
+            return Ok(());
+        }
+        let (number, name) = (viewer.slot, viewer.name.clone());
+        match self.spawn(number) {
+            // The guest goes on without somebody looking.
+            Err(e) if self.running => say(&format!("{name}: {e}")),
+            other => return other,
+        }
+        Ok(())
+    }
+
+    /// A process has ended.
+    pub(super) fn ended(&mut self, number: Slot) -> Result<Option<End>, String> {
+        // What it said last.
+        if let Some(end) = self.said(number)? {
+            return Ok(Some(end));
+        }
+        let running = self.running;
+        let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
+        let Some(state) = self.slot(number) else { return Ok(None) };
+        let Some(life) = state.life.take() else { return Ok(None) };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), options).ok().flatten();
+        if status.is_none() {
+            // The event was about an earlier life.
+            state.life = Some(life);
+            return Ok(None);
+        }
+        // By hand: a child that has not called exec yet holds copies, and closing ours would leave the entries.
+        let _ = epoll::delete(&epoll, &life.spawned.pidfd);
+        let _ = epoll::delete(&epoll, &life.resource);
+        let how = status.map_or("ended".to_owned(), |s| describe(&s));
+        let reason = state.reason.take().map_or(how.clone(), |r| format!("{r} ({how})"));
+        let line = format!("{} (pid {}): {reason}", state.name, life.spawned.pid);
+        if running {
+            say(&line);
+        }
+        if !running {
+            // Its last line says why; control does not read logs before the machine runs.
+            let said = drain(state);
+            let line = said.last().map_or(line, |said| format!("{}: {said}", state.name));
+            return Ok(Some(End::Failed(format!("{line} (before the machine was ready)"))));
+        }
+        match number {
+            BROKER => Ok(Some(End::Failed("the broker is dead: the guest is reported crashed".into()))),
+            CONTROL => self.restart_control(),
+            _ => self.restart_device(number, &reason),
+        }
+    }
+
+    fn restart_device(&mut self, number: Slot, reason: &str) -> Result<Option<End>, String> {
+        let Some(state) = self.slot(number) else { return Ok(None) };
+        let unplugged = state.phase == Phase::Unplugged;
+        let restart = !unplugged && state.may_restart();
+        // Its last state is in the area that it wrote.
+        state.old = state.channel.take().map(|c| c.reply);
+        state.phase = match (restart, unplugged) {
+            (true, _) => Phase::Starting,
+            (false, false) => Phase::Dead,
+            (false, true) => Phase::Unplugged,
+        };
+        let (name, apart) = (state.name.clone(), state.apart);
+        let disk = state.role == "qdisk" || apart;
+        // For control an unplugged device is no dead one; it is told below.
+        for other in [(!apart).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
+            let reason = reason.to_owned();
+            if let Some(other) = self.slot(other) {
+                other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
+            }
+        }
+        let blind = self.slots.iter().any(|s| draws(s.role) && !matches!(s.phase, Phase::Attaching | Phase::Running));
+        let viewer = self.slots.iter().any(|s| s.slot == number && looks(s.role));
+        if restart && viewer && blind {
+            // It is started when the display is ready.
+        } else if restart {
+            self.reconnect(number);
+            if let Err(e) = self.spawn(number) {
+                say(&format!("{name}: {e}"));
+            }
+        } else if unplugged && disk {
+            self.forget(number);
+        } else if unplugged {
+            self.may_come_again(number);
+            if let Some(control) = self.slot(CONTROL) {
+                control.tell(|_| ToProcess::Unplugged { slot: number }, &[]);
+            }
+        } else {
+            say(&format!("{name}: died too often; it stays dead"));
+            self.plugged(number, Err(format!("{name}: died too often")));
+        }
+        Ok(None)
+    }
+
+    fn restart_control(&mut self) -> Result<Option<End>, String> {
+        if !self.slot(CONTROL).is_some_and(SlotState::may_restart) {
+            // The guest does not need it. Signals still end the machine.
+            say("control died too often; it stays dead, the guest goes on without QMP");
+            if let Some(control) = self.slot(CONTROL) {
+                control.phase = Phase::Dead;
+            }
+            return Ok(None);
+        }
+        if let Some(control) = self.slot(CONTROL) {
+            control.phase = Phase::Starting;
+        }
+        // The old connections ended in the middle of something; every process gets a new one.
+        for slot in self.slots.iter().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching)).map(|s| s.slot).collect::<Vec<_>>() {
+            self.serve(slot, 0)?;
+        }
+        // One that is just being started was told of to the control that has died; it takes a connection once it runs.
+        for state in self.slots.iter_mut().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Starting | Phase::Entering)) {
+            state.unserved = true;
+        }
+        self.spawn(CONTROL)?;
+        Ok(None)
+    }
+
+    /// Gives the process in a slot a connection to control, in place of one that control has taken with it.
+    pub(super) fn serve(&mut self, slot: Slot, pid: i32) -> Result<(), String> {
+        let (ours, theirs) = control_pair()?;
+        if let Some(state) = self.slot(slot) {
+            state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
+        }
+        self.client(slot, pid, ours);
+        Ok(())
+    }
+}
+
+/// A connection between control and a process.
+fn control_pair() -> Result<(OwnedFd, OwnedFd), String> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| e.to_string())
+}
+
+pub(super) fn eventfd() -> Result<OwnedFd, String> {
+    use rustix::event::EventfdFlags;
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())
+}
