@@ -98,10 +98,10 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
         return Ok(None);
     }
     let output = read(&format!("{front}/output")).unwrap_or_else(|| "null".to_owned());
-    let label = output.strip_prefix("chardev:").map_or_else(|| format!("console{devid}"), str::to_owned);
+    // A channel (xl.cfg): the nodes say all that the argument `-chardev` does, also of a guest whose device model is elsewhere.
+    let connection = read(&format!("{back}/connection"));
+    let label = format!("{}{devid}", if connection.is_some() { "libxl-channel" } else { "console" });
     let output = if output.starts_with("chardev:") {
-        // A channel (xl.cfg): the nodes say all that the argument `-chardev` does, also of a guest whose device model is elsewhere.
-        let connection = read(&format!("{back}/connection"));
         match (connection.as_deref(), read(&format!("{back}/path")).filter(|p| p.starts_with('/'))) {
             (Some("pty"), _) => Serial::Pty,
             (Some("socket"), Some(path)) => Serial::UnixServer(path),
@@ -207,7 +207,7 @@ mod tests {
             console(1, "/b", |wanted| nodes.iter().copied().chain(path).find(|(n, _)| *n == wanted).map(|(_, v)| v.to_owned()))
         };
         let channel = of("pty", None).unwrap().unwrap();
-        assert_eq!((channel.output, channel.label.as_str()), (Serial::Pty, "libxl-channel0"));
+        assert_eq!((channel.output, channel.label.as_str()), (Serial::Pty, "libxl-channel1"));
         assert_eq!(of("socket", Some("/run/x")).unwrap().unwrap().output, Serial::UnixServer("/run/x".into()));
         assert!(of("socket", None).unwrap_err().contains("without a path"));
         assert!(of("socket", Some("x")).unwrap_err().contains("without a path"));

@@ -253,15 +253,15 @@ S
 # by processes that have taken the place of killed ones. (libxl 4.17 numbers channels from 0, which is the first console's number: it makes
 # no device of the first one.)
 channels() {
-    cat >/run/ch.script <<'S'
+    cat >/run/channels.sh <<'S'
 for c in 1 2; do
     await 20 test -c /dev/hvc$c || echo "no hvc$c"
     stty -F /dev/hvc$c raw -echo && echo "GUEST-OPEN $c"; ( exec 5<>/dev/hvc$c; echo "channel $c" >&5; while read -r l <&5; do echo "heard <$l>" >&5; [ "$l" != end ] || exit; done ) &
 done
 wait; dmesg | grep -iE 'hvc|console'
 S
-    console_guest our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/ch.script && channels_of ch || return 1
-    linux_config our pvh </run/ch.script || return 1
+    console_guest our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/channels.sh && channels_of ch || return 1
+    linux_config our pvh </run/channels.sh || return 1
     attached_config pvh pvh 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/pvh.sock"]'
     xl create /run/pvh.cfg || { cat /var/log/xen/qemu-dm-pvh.log; return 1; }
     $tools/bulkhead-bed terminal xl console pvh </dev/null >/run/pvh.out 2>&1 &
@@ -282,7 +282,9 @@ channels_of() {
     echo one >&7; echo two >&8
     await 20 grep -q 'heard <one>' "/run/$g.1" && await 20 grep -q 'heard <two>' "/run/$g.2" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; return 1; }
     qmp "$g" '{"execute":"query-chardev"}' | tee "/run/$g.q"; grep -q "libxl-channel1.*$tty" "/run/$g.q" || grep -q "$tty.*libxl-channel1" "/run/$g.q" || return 1
-    for r in console1 console2 xenbus grant; do p=$(role_pid "$g" $r); kill -KILL "$p"; await 20 new_role "$g" $r "$p" || { bulkhead ps "$g"; trouble "$g"; return 1; }; done
+    kill -KILL $(tree "$g" | sed -n 's/^console //p')
+    for r in xenbus grant; do kill -KILL "$(role_pid "$g" $r)"; done
+    for r in console1 console2 xenbus grant; do await 20 sh -c "bulkhead --json ps $g | grep -q '\"name\":\"$r\"[^}]*\"restarts\":1'" || { bulkhead ps "$g"; trouble "$g"; return 1; }; done
     # The socket's peer has gone with the process; the pseudo terminal stays.
     $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >>"/run/$g.2" &
     echo end >&7; echo end >&8
