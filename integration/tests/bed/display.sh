@@ -277,7 +277,7 @@ channels_of() {
     done
     tty=$(xenstore-read "/local/domain/$d/device/console/1/tty") || return 1
     stty -F "$tty" raw -echo; cat "$tty" >"/run/$g.1" & exec 7>"$tty"
-    $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >"/run/$g.2" & exec 8>"/run/${g}2.in"
+    $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >"/run/$g.2" & exec 8<>"/run/${g}2.in"
     for n in 1 2; do await 100 grep -q "^channel $n" "/run/$g.$n" || { trouble "$g"; cat "/run/$g.$n"; bulkhead ps "$g"; bulkhead inspect "$g" console$n; return 1; }; done
     echo one >&7; echo two >&8
     await 20 grep -q 'heard <one>' "/run/$g.1" && await 20 grep -q 'heard <two>' "/run/$g.2" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; return 1; }

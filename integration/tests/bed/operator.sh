@@ -208,7 +208,7 @@ debian() {
     # Who reads the terminal says what may be typed next.
     for step in 'agetty root' 'login bulkhead' 'bash echo "Typed: $((40 + 2))" >/dev/ttyS0'; do
         who=${step%% *}
-        does "until [ \"\$(ps -o comm= -t tty1 | tail -n 1)\" = $who ]; do sleep 1; done; echo READS-\"\$((40+2))\"-$who" "READS-42-$who" || { screenshot deb debian-typed; return 1; }
+        does "until for f in /proc/[0-9]*/fd/0; do [ \"\$(readlink \$f)\" != /dev/tty1 ] || cat \${f%/fd/0}/comm; done | grep -q $who; do sleep 1; done; echo READS-\"\$((40+2))\"-$who" "READS-42-$who" || { screenshot deb debian-typed; return 1; }
         $tools/bulkhead-bed vnc "$vnc" type "${step#* }
 " || return 1
     done
