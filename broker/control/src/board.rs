@@ -100,13 +100,20 @@ impl Shared {
         let (slot, device) = self.added_usb().ok_or_else(|| QmpError::generic("the guest has a USB controller ('usb=1'), and there is one at most"))?;
         self.launcher.plug(slot).await.map_err(|e| QmpError::generic(format!("'{driver}': {e}")))?;
         id.clone_into(&mut self.usb_id.lock().unwrap_or_else(PoisonError::into_inner));
-        let board = match self.board() {
-            Some(slot) => self.clients.wait(slot).await,
-            None => None,
-        };
-        let mut board = board.ok_or_else(|| QmpError::generic("the board's process does not run"))?;
-        board.plug_pci(v1::PciPlug { device: u32::from(device), id: id.to_owned() }).await.map_err(|e| QmpError::generic(e.message()))?;
-        Ok(json!({}))
+        // A board that dies just now is started again; without its word the guest would never look.
+        let begun = tokio::time::Instant::now();
+        loop {
+            let board = match self.board() {
+                Some(slot) => self.clients.wait(slot).await,
+                None => None,
+            };
+            let mut board = board.ok_or_else(|| QmpError::generic("the board's process does not run"))?;
+            match board.plug_pci(v1::PciPlug { device: u32::from(device), id: id.to_owned() }).await {
+                Ok(_) => return Ok(json!({})),
+                Err(e) if e.code() == tonic::Code::FailedPrecondition || begun.elapsed() >= PATIENCE => return Err(QmpError::generic(e.message())),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
     }
 
     /// Plugs a USB device in, or out.

@@ -127,7 +127,15 @@ impl SlotState {
         if std::mem::take(&mut self.wished) {
             return true;
         }
-        let now = Instant::now();
+        let may = self.not_too_often(Instant::now());
+        if may {
+            self.restarted = self.restarted.saturating_add(1);
+        }
+        may
+    }
+
+    /// Whether the process may be started at `now`; counts it for the next ones.
+    pub(crate) fn not_too_often(&mut self, now: Instant) -> bool {
         while self.restarts.front().is_some_and(|t| now.duration_since(*t) > RESTART_WINDOW) {
             self.restarts.pop_front();
         }
@@ -135,7 +143,6 @@ impl SlotState {
             return false;
         }
         self.restarts.push_back(now);
-        self.restarted = self.restarted.saturating_add(1);
         true
     }
 
@@ -167,5 +174,20 @@ impl SlotState {
             self.reason.borrow_mut().get_or_insert(reason.into());
             let _ = rustix::process::pidfd_send_signal(&life.spawned.pidfd, rustix::process::Signal::KILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_starts_in_a_minute_and_more_when_it_has_passed() {
+        let mut slot = SlotState::new(2, "x".into(), "ps2", None, Vec::new()).unwrap();
+        let begin = Instant::now();
+        let at = |s| begin + Duration::from_secs(s);
+        assert!((0..5).all(|s| slot.not_too_often(at(s))));
+        assert!(!slot.not_too_often(at(59)) && !slot.not_too_often(at(60)));
+        assert!(slot.not_too_often(at(61)) && !slot.not_too_often(at(61)));
     }
 }

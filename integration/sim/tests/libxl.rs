@@ -159,6 +159,20 @@ fn usbctrl_is_added_and_ejected() {
     bed.good("device_add", json!({ "id": "xenusb-1", "driver": "piix3-usb-uhci" }));
     assert_eq!(at(&mut bed), Some(device));
     assert_eq!(bed.sim.config_read(device, 0, 0x20, 4).unwrap(), 1, "as after power-on");
+    // It may come five times in a minute.
+    let mut more = 0;
+    let refused = loop {
+        bed.good("device_del", json!({ "id": format!("xenusb-{}", more + 1) }));
+        bed.sim.port_write(0xae08, 4, 1 << device).unwrap();
+        while in_table(&bed) {}
+        more += 1;
+        let answer = bed.ask("device_add", json!({ "id": format!("xenusb-{}", more + 1), "driver": "piix3-usb-uhci" }));
+        if let Some(why) = answer["error"]["desc"].as_str() {
+            break why.to_owned();
+        }
+        assert!(more < 5, "as often as one likes");
+    };
+    assert!(refused.contains("too often"), "{refused}");
     assert!(bed.sim.end().unwrap().success());
     // A machine that has one from the start has no second.
     let mut bed = Bed::new(&["-usb"]);

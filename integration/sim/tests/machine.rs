@@ -132,6 +132,8 @@ fn a_device_that_is_killed_again_and_again_stays_dead_and_the_machine_goes_on() 
     }
     assert_eq!(sim.config_read(3, 0, 0, 4).unwrap(), u32::MAX, "nobody there");
     assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
+    let again = sim.qmp(r#"{"execute":"x-bulkhead-restart","arguments":{"device":"vga"}}"#).unwrap();
+    assert!(again["error"]["desc"].as_str().is_some_and(|d| d.contains("died too often")), "{again}");
     let status = sim.qmp(r#"{"execute":"query-status"}"#).unwrap();
     assert_eq!(status["return"]["status"], "running");
 }

@@ -66,8 +66,16 @@ impl Launcher {
                 }
             }
             (Ask::Restart, CONTROL) => {
-                let known = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE).map(|s| s.kill("restart was asked for"));
-                self.answer(message.serial, known.map(|()| 0).ok_or_else(|| "there is no such device".to_owned()));
+                let result = match self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
+                    Some(state) if state.life.is_some() => {
+                        state.kill("restart was asked for");
+                        Ok(0)
+                    }
+                    Some(state) if state.phase == Phase::Dead => Err("it has died too often and stays dead".to_owned()),
+                    Some(_) => Err("it has no process now".to_owned()),
+                    None => Err("there is no such device".to_owned()),
+                };
+                self.answer(message.serial, result);
             }
             (Ask::Stop, CONTROL) => {
                 let reason = match message.arg {
