@@ -316,9 +316,11 @@ impl Device for Platform {
     }
 }
 
-/// The device as its fuzz target and its corpus test know it: everything is there, unplug is offered.
+/// The device as its fuzz target and its corpus test know it: everything is there, unplug is offered, a PCI device can be ejected.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Platform::new(Config { vcpus: 3, online: 2, xen_platform: true, boot: "dca".into(), serial: true, unplug: true }))
+    let mut board = Platform::new(Config { vcpus: 3, online: 2, xen_platform: true, boot: "dca".into(), serial: true, unplug: true });
+    let _ = board.pm.plug_pci(Some(5), "usb");
+    Box::new(board)
 }
 
 #[cfg(test)]
