@@ -1,0 +1,310 @@
+//! Configuration of the devices.
+#[cfg(doc)]
+use super::FdUse;
+use crate::nic::{NicLease, NicSettings};
+use serde::{Deserialize, Serialize};
+
+/// Formats of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// The disk's bytes.
+    Raw,
+    /// QEMU's qcow2.
+    Qcow2,
+}
+
+/// What becomes of a write that the host's storage has no room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// The guest is told that it failed.
+    #[default]
+    Report,
+    /// It waits until there is room, and the guest with it.
+    Stop,
+}
+
+/// One ATA or ATAPI drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveConfig {
+    /// 0 primary master, 1 primary slave, 2 secondary master, 3 secondary slave.
+    pub index: u8,
+    /// A CD-ROM drive; otherwise a disk.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// Bytes of the medium; `None`: no medium (CD only).
+    pub size: Option<u64>,
+    /// libxl's name for it, `ide-<devid>`, by which QMP changes its medium; QEMU's name of a disk, `ide0-hd0`.
+    pub id: String,
+    /// The medium's file as the arguments name it, for people.
+    pub file: Option<String>,
+    /// Formats of the medium and of what it is based on, in this order; the descriptors are [`FdUse::Drive`] and [`FdUse::Backing`].
+    pub formats: Vec<ImageFormat>,
+    /// What becomes of a write that the medium has no room for.
+    pub full: WhenFull,
+}
+
+/// What is plugged into the USB controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsbDevice {
+    /// A pointer that knows its place.
+    Tablet,
+    /// A pointer that knows its movement.
+    Mouse,
+    /// A keyboard.
+    Keyboard,
+}
+
+impl UsbDevice {
+    /// What QEMU calls a device of this kind.
+    pub fn of_driver(driver: &str) -> Option<Self> {
+        match driver {
+            "usb-tablet" => Some(Self::Tablet),
+            "usb-mouse" => Some(Self::Mouse),
+            "usb-kbd" => Some(Self::Keyboard),
+            _ => None,
+        }
+    }
+}
+
+/// Models of network cards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicModel {
+    /// Intel 82540EM.
+    E1000,
+    /// Realtek RTL8139C+.
+    Rtl8139,
+}
+
+/// What a network card's descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicEnd {
+    /// A tap with virtio_net_hdr.
+    Tap,
+    /// A packet socket with it, which tells VLAN tags beside the frame.
+    Packet,
+    /// A stream socket with QEMU's framing.
+    Stream,
+}
+
+/// What the firmware does before and after it tries to boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootMenu {
+    /// It shows its menu.
+    pub shown: bool,
+    /// Milliseconds that it waits there.
+    pub wait: Option<u16>,
+    /// Milliseconds after which a boot that failed is tried again.
+    pub retry: Option<u32>,
+}
+
+/// Keyboard layouts that viewers' characters can be looked up in; the first is what is taken when nobody says.
+pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
+
+/// The directories of a PV device in xenstore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PvNodes {
+    /// The back end's.
+    pub back: String,
+    /// The guest's.
+    pub front: String,
+}
+
+/// Where viewers connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VncAddress {
+    /// A TCP port.
+    Tcp {
+        /// The address that was asked for.
+        host: String,
+        /// The port.
+        port: u16,
+        /// It is one of IPv6.
+        ipv6: bool,
+    },
+    /// A Unix socket.
+    Unix(String),
+}
+
+/// Configuration of one device process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceConfig {
+    /// The board.
+    Platform {
+        /// Highest vCPU number + 1, for CMOS 0x5f.
+        vcpus: u16,
+        /// vCPUs that are there from the start.
+        online: u16,
+        /// The xen-platform device is there (xen_platform_pci=1).
+        xen_platform: bool,
+        /// Boot order in QEMU's letters, at most three.
+        boot: String,
+        /// PIIX4's configuration space tells that COM1 exists.
+        serial: bool,
+        /// The guest may unplug its emulated disks: a PV back end serves them.
+        unplug: bool,
+    },
+    /// PIIX3's IDE function.
+    Ide {
+        /// The drives.
+        drives: Vec<DriveConfig>,
+    },
+    /// Standard VGA.
+    Vga {
+        /// Device number on bus 0.
+        device: u8,
+        /// Bytes of video RAM.
+        vram: u32,
+        /// Guest frame number where video RAM is now.
+        gfn: u64,
+        /// Bytes of the expansion ROM, a power of two.
+        rom: u32,
+    },
+    /// Keyboard and mouse controller.
+    Ps2,
+    /// fw_cfg: a kernel to boot, settings of the firmware's menu.
+    FwCfg {
+        /// vCPUs that can be.
+        vcpus: u16,
+        /// vCPUs that the guest starts with.
+        online: u16,
+        /// RAM in MiB.
+        memory_mib: u64,
+        /// The firmware's menu.
+        menu: BootMenu,
+        /// Bytes of the kernel, if there is one.
+        kernel: Option<u64>,
+        /// Bytes of the ramdisk, if there is one.
+        initrd: Option<u64>,
+        /// The kernel's command line.
+        command_line: String,
+    },
+    /// A network card.
+    Nic {
+        /// Which.
+        model: NicModel,
+        /// 0 for the first network card.
+        index: u8,
+        /// Device number on bus 0.
+        device: u8,
+        /// Its address.
+        mac: [u8; 6],
+        /// Bytes of the expansion ROM, a power of two, or 0.
+        rom: u32,
+        /// What its other end is.
+        end: NicEnd,
+        /// What the guest is told when it asks by DHCP; otherwise its question goes out.
+        lease: Option<NicLease>,
+        /// The cable, and what may go out; what is set while the guest runs is set here too, for later lives.
+        settings: NicSettings,
+    },
+    /// The PIIX3's USB function, there or elsewhere.
+    Usb {
+        /// What is plugged in, at most two.
+        devices: Vec<UsbDevice>,
+        /// Device number on bus 0.
+        device: u8,
+        /// Its function.
+        function: u8,
+        /// It is not there until `device_add` asks for it, and the guest may eject it.
+        added: bool,
+    },
+    /// A serial port.
+    Serial {
+        /// 0 = COM1.
+        index: u8,
+        /// Its descriptor is a socket that listens.
+        listens: bool,
+    },
+    /// The picture on a Linux frame buffer, keys and pointer from evdev. The guest sees nothing of it.
+    Fbdev {
+        /// Places of the pointer come as 0 to 0x7fff over the whole screen, not as pixels.
+        spread: bool,
+    },
+    /// The picture for viewers that connect by RFB (VNC), keys and pointer from them. The guest sees nothing of it.
+    Vnc {
+        /// The guest's name, for viewers' titles.
+        name: String,
+        /// Where it listens.
+        at: VncAddress,
+        /// Viewers are asked for a password; none is right until one is set.
+        password: bool,
+        /// Keyboard layout by which keys are found for viewers that tell characters only.
+        layout: String,
+    },
+    /// Holds the connection to xenstored for the back ends of PV devices.
+    Xenbus {
+        /// Each back end's two directories, in the order of the descriptors.
+        devices: Vec<PvNodes>,
+    },
+    /// Holds the devices of granted pages for the back ends of PV devices, one for each in the order of the descriptors.
+    Grant,
+    /// The back end of a PV disk.
+    Qdisk {
+        /// xenbus' number of the device.
+        devid: u32,
+        /// The disk; without a size until the guest has unplugged the emulated disk with the same image.
+        disk: DriveConfig,
+        /// The emulated disk with the same image: its index on the IDE controller.
+        emulated: Option<u8>,
+        /// Sectors that the guest does not need may be given back.
+        discard: bool,
+    },
+    /// The back end of a PV keyboard and pointer.
+    Vkbd {
+        /// xenbus' number of the device.
+        devid: u32,
+    },
+    /// The back end of a PV console.
+    Console {
+        /// xenbus' number of the device, 0 for a domain's first one.
+        devid: u32,
+        /// Its descriptor is a socket that listens.
+        listens: bool,
+    },
+    /// The back end of a PV frame buffer.
+    Vfb {
+        /// xenbus' number of the device.
+        devid: u32,
+    },
+    /// QMP over a vchan. The guest sees nothing of it.
+    Vchan {
+        /// Local port of its event channel.
+        port: u32,
+    },
+}
+
+impl DeviceConfig {
+    /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
+    pub fn seen(&self) -> bool {
+        !matches!(self, Self::Fbdev { .. } | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. } | Self::Console { .. } | Self::Vfb { .. })
+    }
+
+    /// The process's name: its profile, its name in logs.
+    pub fn role(&self) -> &'static str {
+        match self {
+            Self::Platform { .. } => "platform",
+            Self::Ide { .. } => "ide",
+            Self::Vga { .. } => "vga",
+            Self::Ps2 => "ps2",
+            Self::FwCfg { .. } => "fwcfg",
+            Self::Nic { model: NicModel::E1000, .. } => "e1000",
+            Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
+            Self::Serial { .. } => "serial",
+            Self::Usb { .. } => "usb",
+            Self::Fbdev { .. } => "fbdev",
+            Self::Vnc { .. } => "vnc",
+            Self::Vchan { .. } => "vchan",
+            Self::Xenbus { .. } => "xenbus",
+            Self::Grant => "grant",
+            Self::Qdisk { .. } => "qdisk",
+            Self::Vkbd { .. } => "vkbd",
+            Self::Console { .. } => "console",
+            Self::Vfb { .. } => "vfb",
+        }
+    }
+}

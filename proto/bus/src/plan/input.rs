@@ -1,0 +1,67 @@
+//! Input on its way from who makes it to who takes it.
+
+/// An input event, in terms of evdev (linux/input-event-codes.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEvent {
+    /// A key: its evdev code, pressed or not.
+    Key {
+        /// KEY_*.
+        code: u16,
+        /// Pressed.
+        down: bool,
+    },
+    /// Relative movement.
+    Move {
+        /// To the right.
+        dx: i32,
+        /// Down.
+        dy: i32,
+        /// Wheel, towards the user positive.
+        dz: i32,
+    },
+    /// A place on the screen, of a pointer that knows it.
+    At {
+        /// 0 left to 0x7fff right.
+        x: u16,
+        /// 0 above to 0x7fff below.
+        y: u16,
+    },
+    /// A mouse button: 0 left, 1 right, 2 middle, 3 and 4 at the side.
+    Button {
+        /// Which.
+        button: u8,
+        /// Pressed.
+        down: bool,
+    },
+}
+
+impl InputEvent {
+    /// Bytes of a record.
+    pub const LEN: usize = 8;
+
+    /// As it travels from who makes input to who takes it. Movement is cut to 16 bits.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let short = |v: i32| v.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16;
+        let (kind, flag, [x, y, z]) = match self {
+            Self::Key { code, down } => (1, down, [code.to_le_bytes(), [0; 2], [0; 2]]),
+            Self::Move { dx, dy, dz } => (2, false, [dx, dy, dz].map(|v| short(v).to_le_bytes())),
+            Self::Button { button, down } => (3, down, [[button, 0], [0; 2], [0; 2]]),
+            Self::At { x, y } => (4, false, [x.to_le_bytes(), y.to_le_bytes(), [0; 2]]),
+        };
+        let ([x0, x1], [y0, y1], [z0, z1]) = (x, y, z);
+        [kind, u8::from(flag), x0, x1, y0, y1, z0, z1]
+    }
+
+    /// Decodes a record. Who made it may be hostile: `None` if it is none.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Option<Self> {
+        let [kind, flag, x0, x1, y0, y1, z0, z1] = bytes;
+        let short = |low, high| i32::from(i16::from_le_bytes([low, high]));
+        Some(match (kind, flag) {
+            (1, 0 | 1) => Self::Key { code: u16::from_le_bytes([x0, x1]), down: flag == 1 },
+            (2, 0) => Self::Move { dx: short(x0, x1), dy: short(y0, y1), dz: short(z0, z1) },
+            (3, 0 | 1) => Self::Button { button: x0, down: flag == 1 },
+            (4, 0) => Self::At { x: u16::from_le_bytes([x0, x1]).min(0x7fff), y: u16::from_le_bytes([y0, y1]).min(0x7fff) },
+            _ => return None,
+        })
+    }
+}
