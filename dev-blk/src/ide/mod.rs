@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers and codes |
-//! | `channel.rs` | a channel: command, data, DMA |
+//! | `channel.rs`, `channel/` | a channel: commands, data, DMA |
 //! | `drive.rs` | a drive's registers and medium |
 //! | `atapi.rs` | packet commands of a CD-ROM drive |
 //! | `identify.rs` | what a drive says of itself |
