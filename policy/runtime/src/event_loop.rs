@@ -1,11 +1,19 @@
 //! The data thread of a device process.
+//!
+//! | file | what |
+//! |---|---|
+//! | `accesses.rs` | the guest's accesses |
+//! | `asked.rs` | what control asks |
+mod accesses;
+mod asked;
+
 use crate::process::ring;
 use crate::trace::Trace;
-use crate::{ControlHandle, ControlRequest, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
+use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
-use bulkhead_bus::{Access, Clock, Context, Device, GuestMemory, IoError, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
+use bulkhead_bus::{Clock, Context, Device, GuestMemory, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
 use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
-use bulkhead_wire::{self as wire, Op, Reply, Request, Shape};
+use bulkhead_wire::{self as wire, Op, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -29,8 +37,6 @@ pub struct Built {
     pub polled: Vec<(u32, OwnedFd)>,
 }
 
-/// Regions from here on are configuration spaces, by function.
-const CONFIG_REGION: u16 = 0xff00;
 /// Requests that are handled before timers and descriptors get their turn.
 const BUDGET: usize = 64;
 
@@ -328,208 +334,6 @@ impl Data {
         }
     }
 
-    fn request(&mut self, cell: usize, what: Request) {
-        self.counters.requests = self.counters.requests.saturating_add(1);
-        let Some(op) = Op::from_u8(what.op) else { return };
-        let mut payload = Vec::new();
-        let value = match op {
-            Op::Read | Op::Write => self.access(cell, op, &what, &mut payload),
-            Op::Invalidate | Op::Unplug => {
-                self.deferred.push((cell, what));
-                return;
-            }
-            Op::Reset => {
-                self.device.reset(Reset::Machine, &mut self.cx);
-                self.config_dirty = true;
-                0
-            }
-            Op::NextDeadline if self.cx.clock == Clock::Real => u64::MAX,
-            Op::NextDeadline => self.cx.timers.next().unwrap_or(u64::MAX),
-            Op::Advance => {
-                if let Clock::Driven(now) = &mut self.cx.clock {
-                    *now = what.data;
-                    self.due();
-                }
-                0
-            }
-        };
-        self.answer(cell, value, &payload);
-    }
-
-    fn access(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
-        let value = self.access_untraced(cell, op, what, payload);
-        if self.trace.is_some() {
-            self.record(cell, op, what, value, payload);
-        }
-        value
-    }
-
-    /// Writes what was asked, and what came of it, into the trace.
-    fn record(&mut self, cell: usize, op: Op, what: &Request, value: u64, payload: &[u8]) {
-        let Some(trace) = &mut self.trace else { return };
-        let write = op == Op::Write;
-        if what.region >= CONFIG_REGION {
-            if write {
-                trace.config((what.region & 0xff) as u8, what.offset as u8, what.size, what.data);
-            }
-            return;
-        }
-        let at = Access::new(what.region, what.offset, what.size);
-        let bytes = (what.count as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD);
-        let mut data = vec![0; bytes];
-        match (write, what.count > 1 || what.flags.payload()) {
-            (false, false) => fill(&mut data, value, what.size),
-            (false, true) => data = payload.to_vec(),
-            (true, _) if what.flags.payload() => {
-                let _ = self.channel.payload(cell, &mut data);
-            }
-            (true, _) => fill(&mut data, what.data, what.size),
-        }
-        trace.access(&*self.device, at, &data, write);
-    }
-
-    fn access_untraced(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
-        self.counters.accesses = self.counters.accesses.saturating_add(1);
-        if what.region >= CONFIG_REGION {
-            let function = (what.region & 0xff) as u8;
-            let offset = what.offset as u8;
-            if op == Op::Read {
-                return u64::from(self.device.config_read(function, offset, what.size));
-            }
-            self.device.config_write(function, offset, what.size, what.data as u32, &mut self.cx);
-            self.config_dirty = true;
-            return 0;
-        }
-        let at = Access::new(what.region, what.offset, what.size);
-        let bytes = (what.count as usize).saturating_mul(usize::from(what.size));
-        let string = what.count > 1 || what.flags.payload();
-        let result = match (op, string) {
-            (Op::Read, false) => {
-                let value = match self.device.read(at, &mut self.cx) {
-                    Err(IoError::Size) if at.size > 1 => self.read_bytes(at),
-                    other => other,
-                };
-                return self.noted(value);
-            }
-            (Op::Write, false) => self.write_one(at, what.data),
-            (Op::Read, true) => {
-                payload.resize(bytes, 0xff);
-                self.each(at, what.step, payload, false)
-            }
-            (_, true) => {
-                payload.resize(bytes, 0);
-                if what.flags.payload() {
-                    let _ = self.channel.payload(cell, payload);
-                } else {
-                    fill(payload, what.data, what.size);
-                }
-                let done = self.each(at, what.step, payload, true);
-                payload.clear();
-                done
-            }
-            _ => Ok(()),
-        };
-        self.noted(result.map(|()| 0))
-    }
-
-    /// A register that is narrower than the access: the bus makes accesses of one byte of it, lowest address first.
-    fn read_bytes(&mut self, at: Access) -> bulkhead_bus::IoResult<u64> {
-        let mut bytes = [0xff; 8];
-        let mut last = Err(IoError::Size);
-        for (i, byte) in bytes.iter_mut().enumerate().take(usize::from(at.size)) {
-            let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
-            if let Ok(value) = self.device.read(piece, &mut self.cx) {
-                *byte = value as u8;
-                last = Ok(());
-            }
-        }
-        last.map(|()| u64::from_le_bytes(bytes))
-    }
-
-    fn write_one(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
-        match self.device.write(at, data, &mut self.cx) {
-            Err(IoError::Size) if at.size > 1 => self.write_bytes(at, data),
-            other => other,
-        }
-    }
-
-    fn write_bytes(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
-        let mut last = Err(IoError::Size);
-        for (i, byte) in data.to_le_bytes().into_iter().enumerate().take(usize::from(at.size)) {
-            let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
-            if self.device.write(piece, u64::from(byte), &mut self.cx).is_ok() {
-                last = Ok(());
-            }
-        }
-        last
-    }
-
-    /// A string operation: at once for a port, element by element where the address moves.
-    fn each(&mut self, at: Access, step: u8, data: &mut [u8], write: bool) -> bulkhead_bus::IoResult<()> {
-        if step == wire::Step::Stay as u8 {
-            return if write {
-                self.device.write_string(at, data, &mut self.cx)
-            } else {
-                self.device.read_string(at, data, &mut self.cx)
-            };
-        }
-        let size = usize::from(at.size);
-        let mut offset = at.offset;
-        for element in data.chunks_exact_mut(size) {
-            let at = Access { offset, ..at };
-            let done = if write {
-                self.device.write_string(at, element, &mut self.cx)
-            } else {
-                self.device.read_string(at, element, &mut self.cx)
-            };
-            done?;
-            let size = u64::from(at.size);
-            offset = if step == wire::Step::Up as u8 { offset.wrapping_add(size) } else { offset.wrapping_sub(size) };
-        }
-        Ok(())
-    }
-
-    /// What hardware answers where nothing is.
-    fn noted(&mut self, result: bulkhead_bus::IoResult<u64>) -> u64 {
-        result.unwrap_or_else(|_| {
-            self.counters.refused = self.counters.refused.saturating_add(1);
-            u64::MAX
-        })
-    }
-
-    fn posted(&mut self, what: wire::Posted) {
-        self.counters.posted = self.counters.posted.saturating_add(1);
-        self.stale = true;
-        if what.region == wire::LOST_WRITES {
-            self.device.lost_writes(what.data as u16, what.offset, &mut self.cx);
-            return self.channel.posted_done();
-        }
-        let at = Access::new(what.region, what.offset, what.size);
-        if let Some(trace) = &mut self.trace {
-            let mut data = vec![0; (what.count.max(1) as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD)];
-            fill(&mut data, what.data, what.size);
-            trace.access(&*self.device, at, &data, true);
-        }
-        if what.count <= 1 {
-            let _ = self.write_one(at, what.data);
-        } else {
-            let bytes = (what.count as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD);
-            let mut data = vec![0; bytes];
-            fill(&mut data, what.data, what.size);
-            let _ = self.each(at, what.step, &mut data, true);
-        }
-        self.channel.posted_done();
-    }
-
-    fn answer(&mut self, cell: usize, value: u64, payload: &[u8]) {
-        self.publish();
-        let effects = std::mem::take(&mut self.cx.effects);
-        let reply = Reply { value, effects: effects.bits, mask: effects.mask };
-        if self.channel.reply(cell, &reply, payload) {
-            self.ring();
-        }
-    }
-
     fn ring(&mut self) {
         self.counters.doorbells = self.counters.doorbells.saturating_add(1);
         ring(&self.reply_bell);
@@ -637,107 +441,5 @@ impl Data {
             Err(crate::LinkError::Closed) => Ok(false),
             Err(e) => Err(e.into()),
         }
-    }
-
-    fn control(&mut self) {
-        // The eventfd is edge-triggered and never read; its counter cannot overflow in any life.
-        while let Some(request) = self.control.take() {
-            self.counters.control_calls = self.counters.control_calls.saturating_add(1);
-            self.stale = true;
-            match request {
-                ControlRequest::Ping(answer) => drop(answer.send(())),
-                ControlRequest::GuestLogLines(n) => self.log_limit.per_second = n.min(10_000),
-                ControlRequest::Running(running, answer) => {
-                    self.running = running;
-                    self.device.running(running, &mut self.cx);
-                    let _ = answer.send(());
-                }
-                ControlRequest::Reset(answer) => {
-                    self.device.reset(Reset::Machine, &mut self.cx);
-                    self.config_dirty = true;
-                    let _ = answer.send(());
-                }
-                ControlRequest::Save(answer) => drop(answer.send(self.device.save())),
-                ControlRequest::Load(state, answer) => {
-                    let done = self.device.load(&state, &mut self.cx).map_err(|e| e.to_string());
-                    self.config_dirty = true;
-                    let _ = answer.send(done);
-                }
-                ControlRequest::Inspect(answer) => {
-                    let mut out = bulkhead_bus::Inspect::default();
-                    self.device.inspect(&mut out);
-                    let _ = answer.send(out.items);
-                }
-                ControlRequest::Statistics(answer) => drop(answer.send(self.statistics())),
-                ControlRequest::Screenshot(token, answer) => {
-                    // The launcher's message and the call travel on different sockets.
-                    let _ = self.link();
-                    if let Some(surface) = &mut self.surface {
-                        self.device.refresh(surface);
-                    }
-                    let picture = self.tokens.remove(&token).and_then(|fd| Some((self.device.screenshot()?, fd)));
-                    let _ = answer.send(picture);
-                }
-                ControlRequest::Eject(drive, force, answer) => drop(answer.send(self.device.eject(drive, force, &mut self.cx))),
-                ControlRequest::Insert(drive, token, answer) => {
-                    let _ = self.link();
-                    let medium = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
-                    let _ = answer.send(medium.and_then(|fd| self.device.insert(drive, fd, &mut self.cx)));
-                }
-                ControlRequest::Trace(0, answer) => {
-                    self.trace = None;
-                    let _ = answer.send(Ok(()));
-                }
-                ControlRequest::Trace(token, answer) => {
-                    let _ = self.link();
-                    let pipe = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
-                    let declaration = self.device.declaration();
-                    let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
-                }
-                ControlRequest::PlugUsb(id, device, answer) => drop(answer.send(self.device.plug_usb(&id, device, &mut self.cx))),
-                ControlRequest::PlugPci(device, id, answer) => drop(answer.send(self.device.plug_pci(device, &id, &mut self.cx))),
-                ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
-                ControlRequest::SetPassword(password, answer) => drop(answer.send(self.device.set_password(&password))),
-                ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),
-                ControlRequest::Capture(0, answer) => drop(answer.send(self.device.capture(None, &mut self.cx))),
-                ControlRequest::Capture(token, answer) => {
-                    let _ = self.link();
-                    let pipe = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
-                    let _ = answer.send(pipe.and_then(|fd| self.device.capture(Some(fd), &mut self.cx)));
-                }
-                ControlRequest::Input(events) => {
-                    for event in events {
-                        self.device.input(event, &mut self.cx);
-                    }
-                }
-            }
-        }
-    }
-
-    fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let c = &self.counters;
-        vec![
-            ("requests", c.requests),
-            ("accesses", c.accesses),
-            ("posted writes", c.posted),
-            ("wake-ups", c.wakeups),
-            ("doorbells rung", c.doorbells),
-            ("accesses refused", c.refused),
-            ("guest lines logged", c.guest_lines),
-            ("guest lines dropped", c.guest_lines_dropped.saturating_add(self.cx.log.dropped)),
-            ("descriptors polled", self.polled.len() as u64),
-            ("control calls", c.control_calls),
-            ("pictures drawn for a viewer", c.frames),
-            ("trace lines lost", self.trace.as_ref().map_or(0, |t| t.lost)),
-            ("log records lost", crate::log::lost()),
-        ]
-    }
-}
-
-/// Repeats `data`.
-fn fill(to: &mut [u8], data: u64, size: u8) {
-    let bytes = data.to_le_bytes();
-    for element in to.chunks_exact_mut(usize::from(size).max(1)) {
-        element.copy_from_slice(bytes.get(..element.len()).unwrap_or(&bytes));
     }
 }
