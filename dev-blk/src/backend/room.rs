@@ -70,3 +70,20 @@ impl Room {
         *self.state() == State::Waits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its guest has reset the drive while the write was on its way to the storage.
+    #[test]
+    fn a_write_that_was_given_up_before_it_found_no_room_does_not_wait() {
+        let room = Room::new(WhenFull::Stop);
+        room.begin();
+        room.give_up();
+        assert!(!room.wait() && !room.waits());
+        // The next one is wanted.
+        room.begin();
+        assert!(room.wait() && room.waits());
+    }
+}

@@ -120,6 +120,7 @@ fn the_surface_gets_the_lines_that_changed_and_no_others() {
     set(&mut v, 0x3d4, &[(0x0a, 13), (0x0b, 14)]);
     assert_ne!(v.text_source(true), v.text_source(false), "the cursor does");
     set(&mut v, 0x3d4, &[(0x0a, 0x20)]);
+    v.refresh(&mut surface);
     // What is not in the text: a letter of the font, written past the device, and a colour.
     vram.write((u64::from(b'A') * 32) * 4 + 2, &[0x81]).unwrap();
     v.refresh(&mut surface);

@@ -514,7 +514,8 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     b.devices[0] = b.connect(2);
     assert_eq!(b.machine.edge.calls, ["claim Pci(8)"]);
     b.machine.edge.calls.clear();
-    b.machine.decode(0, 0, Decode { bars: [Some(0x400), None, None, None, None, None], ..Decode::default() });
+    b.machine.config_written(0, 8, 0x10, 4, 0x401);
+    b.machine.config_written(0, 8, 4, 2, 1);
     // While its process is started again it stays.
     b.machine.offline(2);
     b.devices[0] = b.connect(2);
@@ -532,6 +533,7 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
     // And comes again, with its registers as after power-on.
     b.devices[0] = b.connect(2);
+    b.machine.config_written(0, 8, 4, 2, 1);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xff))]);
     // Who may not eject and does so anyway is given up.
