@@ -25,6 +25,9 @@ pub(crate) struct PciHotplug {
 impl PciHotplug {
     /// A device has come.
     pub(crate) fn plug(&mut self, device: u8, id: &str) -> Result<(), String> {
+        if !(1..32).contains(&device) {
+            return Err(format!("there is no place for PCI device {device}"));
+        }
         if self.plugged.values().any(|known| known == id) {
             return Err(format!("there is a device {id} already"));
         }
@@ -81,7 +84,7 @@ impl PciHotplug {
     pub(crate) fn load(s: &PlugState) -> Result<Self, StateError> {
         let mut this = Self::default();
         for saved in &s.devices {
-            let device = u8::try_from(saved.device).ok().filter(|d| (1..32).contains(d)).ok_or(StateError::Value("plugged device"))?;
+            let device = u8::try_from(saved.device).map_err(|_| StateError::Value("plugged device"))?;
             this.plug(device, &saved.id).map_err(|_| StateError::Value("plugged device"))?;
         }
         this.down = s.down & this.up();

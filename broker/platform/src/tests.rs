@@ -220,6 +220,7 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     }
     assert!(p.plug_pci(Some(5), "other", &mut cx).unwrap_err().contains("there already"));
     assert!(p.plug_pci(Some(6), "xenusb-0", &mut cx).unwrap_err().contains("already"));
+    assert!(p.plug_pci(Some(0), "other", &mut cx).is_err() && p.plug_pci(Some(32), "other", &mut cx).is_err());
     assert!(p.plug_pci(None, "other", &mut cx).unwrap_err().contains("no device other"));
     write(&mut p, &mut cx, region::GPE, 0, 1, 2);
     // Nothing is ejected that is not one of them.
