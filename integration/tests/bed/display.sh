@@ -254,11 +254,12 @@ S
 # no device of the first one.)
 channels() {
     cat >/run/channels.sh <<'S'
-for c in 1 2; do
-    await 20 test -c /dev/hvc$c || echo "no hvc$c"
-    stty -F /dev/hvc$c raw -echo && echo "GUEST-OPEN $c"; ( exec 5<>/dev/hvc$c; echo "channel $c" >&5; while read -r l <&5; do echo "heard <$l>" >&5; [ "$l" != end ] || exit; done ) &
+for c in 1 2 3; do
+    ( await 20 stty -F /dev/hvc$c raw -echo || exit; echo "GUEST-OPEN $c"; exec 5<>/dev/hvc$c; echo "channel" >&5
+        while read -r l <&5; do echo "heard <$l>" >&5; [ "$l" != end ] || { : >/run/end$c; exit; }; done ) &
 done
-wait; dmesg | grep -iE 'hvc|console'
+both() { [ "$(ls /run/end? | wc -l)" = 2 ]; }
+await 600 both
 S
     console_guest our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/channels.sh && channels_of ch || return 1
     linux_config our pvh </run/channels.sh || return 1
@@ -270,25 +271,24 @@ S
 # channels_of NAME
 channels_of() {
     g=$1 d=$(xl domid "$1"); xenstore-ls "/local/domain/$d/device/console"; xenstore-ls "/local/domain/0/backend/console/$d"
-    for n in 1 2; do
-        front=/local/domain/$d/device/console/$n
-        [ "$(xenstore-read "$front/name")" = org.example.$(echo $n | tr 12 ab) ] || { echo "channel $n: another name"; return 1; }
-        rm -f "/run/$g$n.in"; mkfifo "/run/$g$n.in"
+    for n in $(xenstore-list "/local/domain/$d/device/console"); do
+        case $(xenstore-read "/local/domain/$d/device/console/$n/name") in org.example.a) pty=$n;; org.example.b) socket=$n;; esac
     done
-    tty=$(xenstore-read "/local/domain/$d/device/console/1/tty") || return 1
+    tty=$(xenstore-read "/local/domain/$d/device/console/$pty/tty") || return 1
     stty -F "$tty" raw -echo; cat "$tty" >"/run/$g.1" & exec 7>"$tty"
-    $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >"/run/$g.2" & exec 8<>"/run/${g}2.in"
-    for n in 1 2; do await 100 grep -q "^channel $n" "/run/$g.$n" || { trouble "$g"; cat "/run/$g.$n"; bulkhead ps "$g"; bulkhead inspect "$g" console$n; return 1; }; done
+    rm -f "/run/$g.in2"; mkfifo "/run/$g.in2"
+    $tools/bulkhead-bed line "/run/$g.sock" <"/run/$g.in2" >"/run/$g.2" & exec 8<>"/run/$g.in2"
+    for n in 1 2; do await 100 grep -q "^channel" "/run/$g.$n" || { trouble "$g"; cat "/run/$g.$n"; bulkhead ps "$g"; bulkhead inspect "$g" console$pty; return 1; }; done
     echo one >&7; echo two >&8
     await 20 grep -q 'heard <one>' "/run/$g.1" && await 20 grep -q 'heard <two>' "/run/$g.2" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; return 1; }
-    qmp "$g" '{"execute":"query-chardev"}' | tee "/run/$g.q"; grep -q "libxl-channel1.*$tty" "/run/$g.q" || grep -q "$tty.*libxl-channel1" "/run/$g.q" || return 1
+    qmp "$g" '{"execute":"query-chardev"}' | tee "/run/$g.q"; grep -q "$tty\"[^}]*\"libxl-channel$pty\"" "/run/$g.q" || return 1
     kill -KILL $(tree "$g" | sed -n 's/^console //p')
     for r in xenbus grant; do kill -KILL "$(role_pid "$g" $r)"; done
-    for r in console1 console2 xenbus grant; do await 20 sh -c "bulkhead --json ps $g | grep -q '\"name\":\"$r\"[^}]*\"restarts\":1'" || { bulkhead ps "$g"; trouble "$g"; return 1; }; done
+    for r in console$pty console$socket xenbus grant; do await 20 sh -c "bulkhead --json ps $g | grep -q '\"name\":\"$r\"[^}]*\"restarts\":1'" || { bulkhead ps "$g"; trouble "$g"; return 1; }; done
     # The socket's peer has gone with the process; the pseudo terminal stays.
-    $tools/bulkhead-bed line "/run/$g.sock" <"/run/${g}2.in" >>"/run/$g.2" &
+    $tools/bulkhead-bed line "/run/$g.sock" <"/run/$g.in2" >>"/run/$g.2" &
     echo end >&7; echo end >&8
-    await 60 gone "$g" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; bulkhead inspect "$g" console1; bulkhead inspect "$g" console2; return 1; }
+    await 60 gone "$g" || { trouble "$g"; cat "/run/$g.1" "/run/$g.2"; bulkhead inspect "$g" console$pty; bulkhead inspect "$g" console$socket; return 1; }
     exec 7>&- 8>&-; cat "/run/$g.1" "/run/$g.2"
     grep -q 'heard <end>' "/run/$g.1" && grep -q 'heard <end>' "/run/$g.2" && [ ! -e "/run/$g.sock" ] && await 5 nothing_left
 }
