@@ -185,10 +185,11 @@ debian() {
     modprobe -a loop xen-blkback xen-netback tun virtio_pci virtio_blk; await 10 test -b /dev/vda || return 1
     truncate -s 64M /run/second.img && losetup /dev/loop7 /run/second.img || return 1
     debian_life 'kernel="'$guests'/debian.vmlinuz"' 'ramdisk="'$guests'/debian.initrd"' \
-        'cmdline="root=/dev/sda1 ro console=ttyS0 xen_emul_unplug=never mitigations=off quiet systemd.default_device_timeout_sec=900"' || return 1
-    does 'findmnt -no SOURCE /; lsblk -nd -o NAME,MODEL' '^/dev/sda1' || return 1
-    does 'mke2fs -q -t ext4 /dev/sdb && mount /dev/sdb /mnt && cp -r /usr/lib/grub /mnt/ && umount /mnt && e2fsck -f /dev/sdb && echo CHECKED-"$((40+2))"' 'CHECKED-42' || return 1
-    does 'sed -i -e s/TIMEOUT=5/TIMEOUT=1/ -e /CMDLINE_LINUX=/s/\"\"/\"console=ttyS0\ mitigations=off\ systemd.default_device_timeout_sec=900\"/ /etc/default/grub; grub-install /dev/sda && update-grub && sync && echo GRUB-"$((40+2))"' 'GRUB-42' || return 1
+        'cmdline="root=UUID=b0174ead-0000-4000-8000-000000000001 ro console=ttyS0 xen_emul_unplug=never mitigations=off quiet systemd.default_device_timeout_sec=900"' || return 1
+    # Linux looks at its disks at the same time: either may be the first one.
+    does 'r=$(findmnt -no SOURCE /); r=${r%1}; o=/dev/sdb; [ $r = /dev/sda ] || o=/dev/sda; lsblk -nd -o NAME,MODEL; echo ROOT-$r-$((40+2))' '^ROOT-/dev/sd[ab]-42' || return 1
+    does 'mke2fs -q -t ext4 $o && mount $o /mnt && cp -r /usr/lib/grub /mnt/ && umount /mnt && e2fsck -f $o && echo CHECKED-"$((40+2))"' 'CHECKED-42' || return 1
+    does 'sed -i -e s/TIMEOUT=5/TIMEOUT=1/ -e /CMDLINE_LINUX=/s/\"\"/\"console=ttyS0\ mitigations=off\ systemd.default_device_timeout_sec=900\"/ /etc/default/grub; grub-install $r && update-grub && sync && echo GRUB-"$((40+2))"' 'GRUB-42' || return 1
     does 'ls /sys/block; dd if=/dev/urandom of=/var/tmp/kept bs=1M count=8 conv=fsync; md5sum </var/tmp/kept | sed s/^/KEPT-/' '^KEPT-' || return 1
     kept=$(sed -n 's/\r//g; s/^\(KEPT-[0-9a-f]*\).*/\1/p' /run/deb.out | head -n 1)
     debian_ends || return 1
