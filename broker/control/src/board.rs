@@ -72,10 +72,7 @@ impl Shared {
         if id.starts_with("cpu-") {
             return Err(QmpError::generic("a vCPU cannot be taken away here; a guest gives vCPUs back by xenstore"));
         }
-        if let (Some(slot), true) = (self.board(), self.added_usb().is_some() && !id.is_empty())
-            && let Some(mut board) = self.clients.wait(slot).await
-            && board.plug_pci(v1::PciPlug { device: 0, id: id.to_owned() }).await.is_ok()
-        {
+        if !id.is_empty() && self.added_usb().is_some() && self.plug_pci(0, id).await.is_ok() {
             return Ok(json!({}));
         }
         let gone = self.plug_usb(arguments, "").await?;
@@ -100,7 +97,13 @@ impl Shared {
         let (slot, device) = self.added_usb().ok_or_else(|| QmpError::generic("the guest has a USB controller ('usb=1'), and there is one at most"))?;
         self.launcher.plug(slot).await.map_err(|e| QmpError::generic(format!("'{driver}': {e}")))?;
         id.clone_into(&mut self.usb_id.lock().unwrap_or_else(PoisonError::into_inner));
-        // A board that dies just now is started again; without its word the guest would never look.
+        self.plug_pci(u32::from(device), id).await?;
+        Ok(json!({}))
+    }
+
+    /// Tells the board that a PCI device has come, or (0) that the guest is to eject the one of this name. A board that dies just now is
+    /// started again; without its word the guest would never look.
+    async fn plug_pci(&self, device: u32, id: &str) -> Result<(), QmpError> {
         let begun = tokio::time::Instant::now();
         loop {
             let board = match self.board() {
@@ -108,8 +111,8 @@ impl Shared {
                 None => None,
             };
             let mut board = board.ok_or_else(|| QmpError::generic("the board's process does not run"))?;
-            match board.plug_pci(v1::PciPlug { device: u32::from(device), id: id.to_owned() }).await {
-                Ok(_) => return Ok(json!({})),
+            match board.plug_pci(v1::PciPlug { device, id: id.to_owned() }).await {
+                Ok(_) => return Ok(()),
                 Err(e) if e.code() == tonic::Code::FailedPrecondition || begun.elapsed() >= PATIENCE => return Err(QmpError::generic(e.message())),
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }

@@ -177,6 +177,8 @@ fn usbctrl_is_added_and_ejected() {
         assert!(more < 5, "as often as one likes");
     };
     assert!(refused.contains("too often"), "{refused}");
+    let events = bed.good("x-bulkhead-events", json!({})).to_string();
+    assert!(events.contains("DEVICE_DELETED") && events.contains("xenusb-1"), "by the name that it was given: {events}");
     assert!(bed.sim.end().unwrap().success());
     // A machine that has one from the start has no second.
     let mut bed = Bed::new(&["-usb"]);

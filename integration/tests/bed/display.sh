@@ -249,7 +249,7 @@ S
     said pv 'GUEST-HAS xvda xvdb  0 xen 2' && copied pv && await 5 nothing_left
 }
 
-# Consoles beyond the first: channels, one to a pseudo terminal and one to a socket, of an HVM and of a PVH guest. Lines go both ways, also
+# Consoles beyond the first: channels, one to a pseudo terminal and one to a socket, of an HVM, a PVH and a PV guest. Lines go both ways, also
 # by processes that have taken the place of killed ones. (libxl 4.17 numbers channels from 0, which is the first console's number: it makes
 # no device of the first one.)
 channels() {
@@ -262,11 +262,13 @@ both() { [ "$(ls /run/end? | wc -l)" = 2 ]; }
 await 600 both
 S
     console_guest our ch 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/ch.sock"]' </run/channels.sh && channels_of ch || return 1
-    linux_config our pvh </run/channels.sh || return 1
-    attached_config pvh pvh 'channel=["connection=pty,name=org.example.none","connection=pty,name=org.example.a","connection=socket,name=org.example.b,path=/run/pvh.sock"]'
-    xl create /run/pvh.cfg || { cat /var/log/xen/qemu-dm-pvh.log; return 1; }
-    $tools/bulkhead-bed terminal xl console pvh </dev/null >/run/pvh.out 2>&1 &
-    channels_of pvh
+    for kind in pvh pv; do
+        linux_config our $kind </run/channels.sh || return 1
+        attached_config $kind $kind "channel=[\"connection=pty,name=org.example.none\",\"connection=pty,name=org.example.a\",\"connection=socket,name=org.example.b,path=/run/$kind.sock\"]"
+        xl create /run/$kind.cfg || { cat /var/log/xen/qemu-dm-$kind.log; return 1; }
+        $tools/bulkhead-bed terminal xl console $kind </dev/null >/run/$kind.out 2>&1 &
+        channels_of $kind || return 1
+    done
 }
 # channels_of NAME
 channels_of() {
