@@ -6,17 +6,29 @@ use proptest::prelude::*;
 
 #[test]
 fn ide_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ide-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ide-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn ide_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ide")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ide")),
+        Ok(())
+    );
 }
 
 #[test]
 fn qdisk_seeds() {
-    assert_eq!(pv::exercise::seeds(&bulkhead_dev_blk::qdisk::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/qdisk")), Ok(()));
+    assert_eq!(
+        pv::exercise::seeds(
+            &bulkhead_dev_blk::qdisk::exercised(),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/qdisk")
+        ),
+        Ok(())
+    );
 }
 
 proptest! {

@@ -73,15 +73,20 @@ impl Frame {
     /// As a PNG.
     pub fn png(&self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        let mut encoder = png::Encoder::new(&mut out, u32::try_from(self.width).ok()?, u32::try_from(self.height).ok()?);
+        let mut encoder =
+            png::Encoder::new(&mut out, u32::try_from(self.width).ok()?, u32::try_from(self.height).ok()?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.set_compression(png::Compression::Fast);
         let mut writer = encoder.write_header().ok()?;
-        let rgb: Vec<u8> = self.pixels.iter().flat_map(|p| {
-            let [_, r, g, b] = p.to_be_bytes();
-            [r, g, b]
-        }).collect();
+        let rgb: Vec<u8> = self
+            .pixels
+            .iter()
+            .flat_map(|p| {
+                let [_, r, g, b] = p.to_be_bytes();
+                [r, g, b]
+            })
+            .collect();
         writer.write_image_data(&rgb).ok()?;
         writer.finish().ok()?;
         Some(out)

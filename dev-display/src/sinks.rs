@@ -89,6 +89,7 @@ pub(crate) fn last_byte(pipe: &OwnedFd) -> Option<u8> {
 
 /// A place in pixels as one of 0 to 0x7fff on a screen of this size.
 pub(crate) fn place(x: usize, y: usize, (width, height): (usize, usize)) -> InputEvent {
-    let scale = |v: usize, n: usize| v.saturating_mul(0x7fff).checked_div(n.saturating_sub(1)).unwrap_or(0).min(0x7fff) as u16;
+    let scale =
+        |v: usize, n: usize| v.saturating_mul(0x7fff).checked_div(n.saturating_sub(1)).unwrap_or(0).min(0x7fff) as u16;
     InputEvent::At { x: scale(x, width), y: scale(y, height) }
 }

@@ -6,17 +6,29 @@ use proptest::prelude::*;
 
 #[test]
 fn vga_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn vga_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga")),
+        Ok(())
+    );
 }
 
 #[test]
 fn vfb_seeds() {
-    assert_eq!(pv::exercise::seeds(&bulkhead_dev_display::vfb::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vfb")), Ok(()));
+    assert_eq!(
+        pv::exercise::seeds(
+            &bulkhead_dev_display::vfb::exercised(),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vfb")
+        ),
+        Ok(())
+    );
 }
 
 #[test]
@@ -25,7 +37,12 @@ fn vnc_seeds() {
     let files: Vec<_> = seeds.map(|f| f.unwrap().path()).collect();
     assert!(!files.is_empty());
     for file in files {
-        assert_eq!(bulkhead_dev_display::vnc::exercise_session(&std::fs::read(&file).unwrap()), Ok(()), "{}", file.display());
+        assert_eq!(
+            bulkhead_dev_display::vnc::exercise_session(&std::fs::read(&file).unwrap()),
+            Ok(()),
+            "{}",
+            file.display()
+        );
     }
 }
 

@@ -6,42 +6,72 @@ use proptest::prelude::*;
 
 #[test]
 fn ps2_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn ps2_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ps2")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ps2")),
+        Ok(())
+    );
 }
 
 #[test]
 fn serial_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "serial-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "serial-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn serial_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/serial")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/serial")),
+        Ok(())
+    );
 }
 
 #[test]
 fn vkbd_seeds() {
-    assert_eq!(pv::exercise::seeds(&bulkhead_dev_input::vkbd::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vkbd")), Ok(()));
+    assert_eq!(
+        pv::exercise::seeds(
+            &bulkhead_dev_input::vkbd::exercised(),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vkbd")
+        ),
+        Ok(())
+    );
 }
 
 #[test]
 fn console_seeds() {
-    assert_eq!(pv::exercise::seeds(&bulkhead_dev_input::console::exercised(), concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/console")), Ok(()));
+    assert_eq!(
+        pv::exercise::seeds(
+            &bulkhead_dev_input::console::exercised(),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/console")
+        ),
+        Ok(())
+    );
 }
 
 #[test]
 fn usb_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn usb_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/usb")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/usb")),
+        Ok(())
+    );
 }
 
 proptest! {

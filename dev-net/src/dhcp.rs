@@ -161,7 +161,12 @@ mod tests {
     const MAC: [u8; 6] = [2, 0x16, 0x3e, 0, 0, 1];
 
     fn lease() -> NicLease {
-        NicLease { address: Ipv4Addr::new(10, 137, 0, 5), prefix: 24, gateway: Some(Ipv4Addr::new(10, 137, 0, 1)), dns: Some(Ipv4Addr::new(10, 139, 1, 1)) }
+        NicLease {
+            address: Ipv4Addr::new(10, 137, 0, 5),
+            prefix: 24,
+            gateway: Some(Ipv4Addr::new(10, 137, 0, 1)),
+            dns: Some(Ipv4Addr::new(10, 139, 1, 1)),
+        }
     }
 
     fn request(options: &[u8], has: [u8; 4]) -> Vec<u8> {
@@ -181,7 +186,10 @@ mod tests {
         assert_eq!((&frame[..6], &frame[6..12], offload::checksum(&frame[14..34])), (&MAC[..], &SERVER[..], 0));
         assert_eq!(frame[34..38], [0, 67, 0, 68]);
         let dhcp = &frame[42..];
-        assert_eq!((dhcp[0], &dhcp[4..8], &dhcp[44..50], usize::from(be16(frame, 16).unwrap())), (2, &[0xde, 0xad, 0xbe, 0xef][..], &[0; 6][..], frame.len() - 14));
+        assert_eq!(
+            (dhcp[0], &dhcp[4..8], &dhcp[44..50], usize::from(be16(frame, 16).unwrap())),
+            (2, &[0xde, 0xad, 0xbe, 0xef][..], &[0; 6][..], frame.len() - 14)
+        );
         (option_of(&dhcp[FIXED..], option::KIND).unwrap()[0], dhcp[16..20].try_into().unwrap(), dhcp[FIXED..].to_vec())
     }
 
@@ -197,10 +205,18 @@ mod tests {
     fn a_client_gets_the_lease_and_nothing_else() {
         let (kind, address, options) = asked(&[53, 1, 1, 255], [0; 4]).unwrap();
         assert_eq!((kind, address), (kind::OFFER, [10, 137, 0, 5]));
-        for (option, value) in [(option::MASK, &[255, 255, 255, 0][..]), (option::ROUTER, &[10, 137, 0, 1]), (option::DNS, &[10, 139, 1, 1]), (option::SERVER, &[10, 137, 0, 1])] {
+        for (option, value) in [
+            (option::MASK, &[255, 255, 255, 0][..]),
+            (option::ROUTER, &[10, 137, 0, 1]),
+            (option::DNS, &[10, 139, 1, 1]),
+            (option::SERVER, &[10, 137, 0, 1]),
+        ] {
             assert_eq!(option_of(&options, option), Some(value));
         }
-        assert_eq!(asked(&[0, 53, 1, 3, 50, 4, 10, 137, 0, 5, 54, 4, 10, 137, 0, 1, 255], [0; 4]).unwrap().0, kind::ACK);
+        assert_eq!(
+            asked(&[0, 53, 1, 3, 50, 4, 10, 137, 0, 5, 54, 4, 10, 137, 0, 1, 255], [0; 4]).unwrap().0,
+            kind::ACK
+        );
         assert_eq!(asked(&[53, 1, 3, 255], [10, 137, 0, 5]).unwrap().0, kind::ACK, "renewed");
         assert_eq!(asked(&[53, 1, 3, 50, 4, 10, 0, 0, 9, 255], [0; 4]).unwrap().0, kind::NAK);
         assert_eq!(asked(&[53, 1, 3, 54, 4, 10, 0, 0, 9, 255], [0; 4]), None, "another server");

@@ -75,7 +75,13 @@ impl Bus {
     pub(crate) fn load(saved: &[u32]) -> Option<Self> {
         let [shifted, count, out, left, lines] = *saved else { return None };
         let lines = Lines { clock: lines & 1 != 0, select: lines & 2 != 0, data: lines & 4 != 0 };
-        Some(Self { shifted, count: u8::try_from(count).ok()?, out: u16::try_from(out).ok()?, left: u8::try_from(left).ok()?, lines })
+        Some(Self {
+            shifted,
+            count: u8::try_from(count).ok()?,
+            out: u16::try_from(out).ok()?,
+            left: u8::try_from(left).ok()?,
+            lines,
+        })
     }
 }
 

@@ -54,8 +54,17 @@ impl Rule {
 
 /// All rules, in the order of their counters.
 pub const RULES: [Rule; 11] = [
-    Rule::SourceMac, Rule::Vlan, Rule::EtherType, Rule::Malformed, Rule::Arp, Rule::SourceIpv4, Rule::SourceIpv6, Rule::Neighbour, Rule::DhcpServer,
-    Rule::Router, Rule::Rate,
+    Rule::SourceMac,
+    Rule::Vlan,
+    Rule::EtherType,
+    Rule::Malformed,
+    Rule::Arp,
+    Rule::SourceIpv4,
+    Rule::SourceIpv6,
+    Rule::Neighbour,
+    Rule::DhcpServer,
+    Rule::Router,
+    Rule::Rate,
 ];
 
 /// The filter and its counters.
@@ -162,7 +171,8 @@ impl Filter {
     fn arp(&self, frame: &[u8]) -> Result<(), Rule> {
         let Some((ipv4, _)) = &self.addresses else { return Ok(()) };
         let head: [u8; 6] = array(frame, ETHERNET)?;
-        let (hardware, address): ([u8; 6], [u8; 4]) = (array(frame, ETHERNET.saturating_add(8))?, array(frame, ETHERNET.saturating_add(14))?);
+        let (hardware, address): ([u8; 6], [u8; 4]) =
+            (array(frame, ETHERNET.saturating_add(8))?, array(frame, ETHERNET.saturating_add(14))?);
         let good = head == [0, 1, 8, 0, 6, 4] && (!self.rules.mac || self.mac == hardware);
         // A probe for duplicates has no sender (RFC 5227).
         let address = Ipv4Addr::from(address);
@@ -219,7 +229,9 @@ impl Filter {
                     next = following;
                     8
                 }
-                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION | protocol::FRAGMENT => return Err(Rule::Malformed),
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION | protocol::FRAGMENT => {
+                    return Err(Rule::Malformed);
+                }
                 _ => break,
             };
             at = at.saturating_add(length);
@@ -253,7 +265,13 @@ impl Filter {
         match target {
             Some(target) if kind == 136 && !ipv6.contains(&target) => Err(Rule::Neighbour),
             // Who has no address yet may only look whether its own is taken.
-            Some(target) if source.is_unspecified() => if ipv6.contains(&target) { Ok(()) } else { Err(Rule::Neighbour) },
+            Some(target) if source.is_unspecified() => {
+                if ipv6.contains(&target) {
+                    Ok(())
+                } else {
+                    Err(Rule::Neighbour)
+                }
+            }
             _ => self.source6(source, Some(kind)),
         }
     }
@@ -287,12 +305,17 @@ mod tests {
 
     fn udp4(source: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
         let head = [0x45, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0];
-        frame(0x0800, &[&head[..], &source, &[255; 4], &ports.0.to_be_bytes(), &ports.1.to_be_bytes(), &[0; 8]].concat())
+        frame(
+            0x0800,
+            &[&head[..], &source, &[255; 4], &ports.0.to_be_bytes(), &ports.1.to_be_bytes(), &[0; 8]].concat(),
+        )
     }
 
     fn icmp6(source: Ipv6Addr, extensions: &[u8], first: u8, kind: u8, target: Ipv6Addr) -> Vec<u8> {
         let head = [0x60, 0, 0, 0, 0, 60, first, 255];
-        let body = [&head[..], &source.octets(), &OTHER.octets(), extensions, &[kind, 0, 0, 0, 0, 0, 0, 0], &target.octets()].concat();
+        let body =
+            [&head[..], &source.octets(), &OTHER.octets(), extensions, &[kind, 0, 0, 0, 0, 0, 0, 0], &target.octets()]
+                .concat();
         frame(0x86dd, &body)
     }
 
@@ -315,8 +338,14 @@ mod tests {
         let mut f = strict();
         let none = Ipv6Addr::UNSPECIFIED;
         for good in [
-            udp4([10, 0, 0, 5], (5000, 53)), udp4([0, 0, 0, 0], (68, 67)), arp(MAC, [10, 0, 0, 5]), arp(MAC, [0, 0, 0, 0]),
-            icmp6(OWN, &[], 58, 135, OTHER), icmp6(OWN, &[], 58, 136, OWN), icmp6(none, &[], 58, 135, OWN), icmp6(none, &[], 58, 133, OTHER),
+            udp4([10, 0, 0, 5], (5000, 53)),
+            udp4([0, 0, 0, 0], (68, 67)),
+            arp(MAC, [10, 0, 0, 5]),
+            arp(MAC, [0, 0, 0, 0]),
+            icmp6(OWN, &[], 58, 135, OTHER),
+            icmp6(OWN, &[], 58, 136, OWN),
+            icmp6(none, &[], 58, 135, OWN),
+            icmp6(none, &[], 58, 133, OTHER),
             icmp6(OWN, &[], 58, 128, OTHER),
         ] {
             assert_eq!(verdict(&mut f, &good), None, "{good:?}");

@@ -108,7 +108,8 @@ impl Offload {
         let mut next = || words.next().unwrap_or(0);
         let ([flags, kind], headers, size, start, offset) = (next().to_le_bytes(), next(), next(), next(), next());
         let checksum = (flags & header::NEEDS_CSUM != 0).then_some(Partial { start, offset });
-        let field = checksum.map_or(0, |c| usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2));
+        let field =
+            checksum.map_or(0, |c| usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2));
         let kind = match kind & !header::GSO_ECN {
             header::GSO_NONE => None,
             header::GSO_TCPV4 => Some(Kind::Tcp4),

@@ -21,7 +21,9 @@ const CWR: u8 = 0x80;
 fn sum(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(4);
     // 2^32 words of 32 bits fit into 64.
-    let whole = words.by_ref().fold(0u64, |sum, w| sum.wrapping_add(u64::from(w.first_chunk::<4>().map_or(0, |w| u32::from_ne_bytes(*w)))));
+    let whole = words
+        .by_ref()
+        .fold(0u64, |sum, w| sum.wrapping_add(u64::from(w.first_chunk::<4>().map_or(0, |w| u32::from_ne_bytes(*w)))));
     let mut last = [0; 4];
     for (to, from) in last.iter_mut().zip(words.remainder()) {
         *to = *from;
@@ -127,7 +129,8 @@ pub fn large(mut bytes: Vec<u8>, kind: Kind, size: u16) -> Option<Frame> {
     put_be16(&mut bytes, at.tcp.saturating_add(16), value);
     let checksum = Some(Partial { start: u16::try_from(at.tcp).ok()?, offset: 16 });
     let headers = u16::try_from(at.payload).ok()?;
-    let segmentation = (bytes.len().saturating_sub(at.payload) > usize::from(size)).then_some(Segmentation { kind, size, headers });
+    let segmentation =
+        (bytes.len().saturating_sub(at.payload) > usize::from(size)).then_some(Segmentation { kind, size, headers });
     Some(Frame { bytes, offload: Offload { checksum, segmentation, verified: false } })
 }
 
@@ -179,11 +182,19 @@ pub fn finish(frame: Frame) -> Vec<Frame> {
         if let Some(partial) = offload.checksum {
             complete(&mut bytes, partial);
         }
-        return vec![Frame { bytes, offload: Offload { verified: offload.verified | offload.checksum.is_some(), ..Offload::default() } }];
+        return vec![Frame {
+            bytes,
+            offload: Offload { verified: offload.verified | offload.checksum.is_some(), ..Offload::default() },
+        }];
     };
-    let Some(at) = places(&bytes, segmentation.kind).filter(|_| segmentation.size >= SMALLEST) else { return Vec::new() };
+    let Some(at) = places(&bytes, segmentation.kind).filter(|_| segmentation.size >= SMALLEST) else {
+        return Vec::new();
+    };
     let (headers, payload) = bytes.split_at(at.payload.min(bytes.len()));
-    let sequence = headers.get(at.tcp.saturating_add(4)..).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_be_bytes(*b));
+    let sequence = headers
+        .get(at.tcp.saturating_add(4)..)
+        .and_then(|b| b.first_chunk::<4>())
+        .map_or(0, |b| u32::from_be_bytes(*b));
     let identification = be16(headers, at.ip.saturating_add(4)).unwrap_or(0);
     let flags = at.tcp.saturating_add(13);
     let mut done = 0u32;
@@ -224,13 +235,39 @@ mod tests {
             bytes.extend([0x81, 0, 0, 5]);
         }
         match kind {
-            Kind::Tcp4 => bytes.extend([8, 0, 0x45, 0, 0, 0, 0xff, 0xfe, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]),
+            Kind::Tcp4 => {
+                bytes.extend([8, 0, 0x45, 0, 0, 0, 0xff, 0xfe, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2])
+            }
             Kind::Tcp6 => {
                 bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 6, 64]);
-                bytes.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+                bytes.extend([
+                    0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                    0, 0, 2,
+                ]);
             }
         }
-        bytes.extend([0x12, 0x34, 0, 22, 0xff, 0xff, 0xff, 0, 0, 0, 0, 9, 0x50, FIN | PSH | CWR | 0x10, 1, 0, 0, 0, 0, 0]);
+        bytes.extend([
+            0x12,
+            0x34,
+            0,
+            22,
+            0xff,
+            0xff,
+            0xff,
+            0,
+            0,
+            0,
+            0,
+            9,
+            0x50,
+            FIN | PSH | CWR | 0x10,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
         bytes.extend((0..payload).map(|i| (i * 7) as u8));
         bytes
     }
@@ -246,7 +283,9 @@ mod tests {
     #[test]
     fn rfc_1071s_example() {
         assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
-        let by_hand = |bytes: &[u8]| fold(bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(*w.get(1).unwrap_or(&0))).sum());
+        let by_hand = |bytes: &[u8]| {
+            fold(bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(*w.get(1).unwrap_or(&0))).sum())
+        };
         for len in 0..70 {
             let bytes: Vec<u8> = (0..len).map(|i: u32| (i * 97 + 201) as u8).collect();
             assert_eq!(fold(sum(&bytes)), by_hand(&bytes), "{len}");
@@ -264,11 +303,19 @@ mod tests {
             assert_eq!(segments.iter().map(|s| s.bytes.len() - headers).collect::<Vec<_>>(), [1448, 1448, 604]);
             let tcp = headers - 20;
             let field = |i: usize, at: usize, n: usize| segments[i].bytes[at..at + n].to_vec();
-            assert_eq!((field(1, tcp + 4, 4), field(2, tcp + 4, 4)), (vec![0, 0, 4, 0xa8], vec![0, 0, 0x0a, 0x50]), "sequence numbers wrap");
+            assert_eq!(
+                (field(1, tcp + 4, 4), field(2, tcp + 4, 4)),
+                (vec![0, 0, 4, 0xa8], vec![0, 0, 0x0a, 0x50]),
+                "sequence numbers wrap"
+            );
             let flags: Vec<u8> = segments.iter().map(|s| s.bytes[tcp + 13]).collect();
             assert_eq!(flags, [CWR | 0x10, 0x10, FIN | PSH | 0x10]);
             if kind == Kind::Tcp4 {
-                assert_eq!((be16(&segments[0].bytes, tcp - 16), be16(&segments[2].bytes, tcp - 16)), (Some(0xfffe), Some(0)), "identifications");
+                assert_eq!(
+                    (be16(&segments[0].bytes, tcp - 16), be16(&segments[2].bytes, tcp - 16)),
+                    (Some(0xfffe), Some(0)),
+                    "identifications"
+                );
             }
             assert!(segments.iter().all(|s| right(&s.bytes, kind) && s.offload.verified), "{kind:?} {tag}");
         }
@@ -285,7 +332,10 @@ mod tests {
     #[test]
     fn a_flood_of_small_segments_is_refused() {
         assert!(large(packet(Kind::Tcp4, 60_000, false), Kind::Tcp4, 1).is_none());
-        let offload = Offload { segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1, headers: 54 }), ..Offload::default() };
+        let offload = Offload {
+            segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1, headers: 54 }),
+            ..Offload::default()
+        };
         assert!(finish(Frame { bytes: packet(Kind::Tcp4, 60_000, false), offload }).is_empty());
     }
 

@@ -175,7 +175,9 @@ impl Port {
             }
         }
         let can = self.backend.as_ref().map(|b| b.abilities()).unwrap_or_default();
-        let left = !loopback && (frame.offload.segmentation.is_none() || can.segmentation) && (frame.offload.checksum.is_none() || can.checksum);
+        let left = !loopback
+            && (frame.offload.segmentation.is_none() || can.segmentation)
+            && (frame.offload.checksum.is_none() || can.checksum);
         for mut frame in if left { vec![frame] } else { offload::finish(frame) } {
             if pad && frame.bytes.len() < SHORTEST {
                 frame.bytes.resize(SHORTEST, 0);
@@ -284,7 +286,12 @@ mod tests {
             self.0.cable()
         }
         fn deliver(&mut self, frame: Frame, _: &mut Context) -> Result<(), Frame> {
-            if self.1.len() >= 2 { Err(frame) } else { self.1.push(frame); Ok(()) }
+            if self.1.len() >= 2 {
+                Err(frame)
+            } else {
+                self.1.push(frame);
+                Ok(())
+            }
         }
     }
 

@@ -5,22 +5,34 @@ use proptest::prelude::*;
 
 #[test]
 fn e1000_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn e1000_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/e1000")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/e1000")),
+        Ok(())
+    );
 }
 
 #[test]
 fn rtl8139_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_dev_net::rtl8139::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "rtl8139-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_dev_net::rtl8139::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "rtl8139-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn rtl8139_seeds() {
-    assert_eq!(seeds(&bulkhead_dev_net::rtl8139::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/rtl8139")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_dev_net::rtl8139::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/rtl8139")),
+        Ok(())
+    );
 }
 
 proptest! {

@@ -5,7 +5,10 @@
 //! 2. [`Sandbox::seal`]: self-check of what must fail now; then the system call filter, for all threads.
 use crate::Profile;
 use bulkhead_bus::plan::Level;
-use landlock::{ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetStatus, Scope};
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetStatus,
+    Scope,
+};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 
@@ -66,7 +69,8 @@ impl Sandbox {
         drop_capabilities()?;
         rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))?;
         let landlock = self.landlock()?;
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(step("PR_SET_DUMPABLE"))?;
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .map_err(step("PR_SET_DUMPABLE"))?;
         Ok(Report { landlock })
     }
 
@@ -155,7 +159,8 @@ impl Sandbox {
     fn self_check(&self) -> Result<(), SandboxError> {
         use rustix::fs::{Mode, OFlags};
         let open = |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        if ["/etc/passwd", "/proc/self/status", "/dev/xen/privcmd", "/dev/null", "/sys"].iter().any(|p| open(p).is_ok()) {
+        if ["/etc/passwd", "/proc/self/status", "/dev/xen/privcmd", "/dev/null", "/sys"].iter().any(|p| open(p).is_ok())
+        {
             return Err(SandboxError::Leak("opening a file"));
         }
         if landlock_abi() > 0 && open("/").is_ok() {
@@ -173,7 +178,13 @@ impl Sandbox {
         if uid == 0 {
             return Err(SandboxError::Leak("another user"));
         }
-        for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable, caps::CapSet::Ambient, caps::CapSet::Bounding] {
+        for set in [
+            caps::CapSet::Effective,
+            caps::CapSet::Permitted,
+            caps::CapSet::Inheritable,
+            caps::CapSet::Ambient,
+            caps::CapSet::Bounding,
+        ] {
             if !caps::read(None, set).map_err(step("capget"))?.is_empty() {
                 return Err(SandboxError::Leak("a capability"));
             }
@@ -196,12 +207,14 @@ fn drop_capabilities() -> Result<(), SandboxError> {
 
 /// Replaces the root directory by an empty one that cannot be written.
 fn empty_root() -> Result<(), SandboxError> {
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(step("private mounts"))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(step("private mounts"))?;
     // Any directory will do for the mount; these exist wherever a launcher can have been started.
     let place = ["/proc", "/run", "/tmp", "/dev"].into_iter().find(|p| std::path::Path::new(p).is_dir());
     let place = place.ok_or(SandboxError::Step("empty root", "no directory to mount it on".into()))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("none", place, "tmpfs", flags, Some(c"size=4k,nr_inodes=1,mode=0555")).map_err(step("tmpfs for the empty root"))?;
+    rustix::mount::mount("none", place, "tmpfs", flags, Some(c"size=4k,nr_inodes=1,mode=0555"))
+        .map_err(step("tmpfs for the empty root"))?;
     make_root(place)?;
     rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, "").map_err(step("making the empty root read-only"))
 }

@@ -14,7 +14,9 @@ mod spawn;
 pub mod verify;
 
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
-pub use spawn::{Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached};
+pub use spawn::{
+    Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
+};
 
 /// Resource limits of a process.
 #[derive(Clone, Copy, Debug)]
@@ -57,9 +59,34 @@ mod tests {
     #[test]
     fn no_profile_allows_what_would_undo_it() {
         let forbidden = [
-            "execve", "execveat", "fork", "vfork", "clone", "clone3", "ptrace", "kill", "tkill", "tgkill", "open",
-            "openat", "openat2", "socket", "connect", "bind", "mount", "unshare", "setns", "process_vm_readv",
-            "process_vm_writev", "pidfd_getfd", "bpf", "userfaultfd", "prctl", "seccomp", "setrlimit", "prlimit64",
+            "execve",
+            "execveat",
+            "fork",
+            "vfork",
+            "clone",
+            "clone3",
+            "ptrace",
+            "kill",
+            "tkill",
+            "tgkill",
+            "open",
+            "openat",
+            "openat2",
+            "socket",
+            "connect",
+            "bind",
+            "mount",
+            "unshare",
+            "setns",
+            "process_vm_readv",
+            "process_vm_writev",
+            "pidfd_getfd",
+            "bpf",
+            "userfaultfd",
+            "prctl",
+            "seccomp",
+            "setrlimit",
+            "prlimit64",
         ];
         for profile in PROFILES {
             for name in forbidden {
@@ -76,7 +103,12 @@ mod tests {
             let dm_op = program.clone().any(|k| k == 0x0010_5005);
             let map = program.clone().any(|k| k == 0x0020_5004);
             assert_eq!(dm_op, profile.role == "broker", "{}", profile.role);
-            assert_eq!(map, ["broker", "ide", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role), "{}", profile.role);
+            assert_eq!(
+                map,
+                ["broker", "ide", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role),
+                "{}",
+                profile.role
+            );
         }
     }
 }

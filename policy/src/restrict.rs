@@ -18,15 +18,19 @@ pub fn unlimited_file_size() {
 /// What could not be done.
 pub fn leave_root(directory: &str) -> Result<(), SandboxError> {
     // SAFETY: this changes what this process sees as files; no descriptor and no memory is touched.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(step("a mount namespace"))?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(step("private mounts"))?;
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+        .map_err(step("a mount namespace"))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(step("private mounts"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("none", directory, "tmpfs", flags, Some(c"size=4k,nr_inodes=2,mode=0555")).map_err(step("tmpfs for the root directory"))?;
+    rustix::mount::mount("none", directory, "tmpfs", flags, Some(c"size=4k,nr_inodes=2,mode=0555"))
+        .map_err(step("tmpfs for the root directory"))?;
     let proc = format!("{directory}/proc");
     std::fs::create_dir(&proc).map_err(step("proc in the root directory"))?;
     rustix::mount::mount_bind_recursive("/proc", proc.as_str()).map_err(step("/proc in the root directory"))?;
     make_root(directory)?;
-    rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, "").map_err(step("making the root directory read-only"))
+    rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, "")
+        .map_err(step("making the root directory read-only"))
 }
 
 /// Becomes another user, for ever, with no other group and no capability. Call it from a single-threaded process.

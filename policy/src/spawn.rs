@@ -88,7 +88,10 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
     let told = mapped.and_then(|()| std::fs::File::from(go_write).write_all(b"x"));
     if let Err(source) = told {
         let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
-        let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(spawned.pid), rustix::process::WaitOptions::empty());
+        let _ = rustix::process::waitpid(
+            rustix::process::Pid::from_raw(spawned.pid),
+            rustix::process::WaitOptions::empty(),
+        );
         return Err(SpawnError { what: "uid_map and gid_map of the new process", source });
     }
     Ok(spawned)
@@ -119,7 +122,10 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
         // The system calls themselves: the C library's functions change all threads that it knows of, and it knows of those
         // of the process that was copied, which are not here (seen: a test harness with threads waited for ever).
         let zero: libc::c_long = 0;
-        if spec.ids.is_some() && (libc::syscall(libc::SYS_setresgid, zero, zero, zero) != 0 || libc::syscall(libc::SYS_setresuid, zero, zero, zero) != 0) {
+        if spec.ids.is_some()
+            && (libc::syscall(libc::SYS_setresgid, zero, zero, zero) != 0
+                || libc::syscall(libc::SYS_setresuid, zero, zero, zero) != 0)
+        {
             fail("setresuid");
         }
         // Signals that the launcher blocks or ignores must not be inherited.
@@ -175,7 +181,10 @@ fn set_attributes(pid: i32, mut attr: SchedAttr) -> std::io::Result<()> {
 /// Makes a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a little
 /// more weight than the others have (what CFS goes by). `nice` below 0 needs CAP_SYS_NICE.
 pub fn set_schedule(pid: i32, nanoseconds: u64, nice: i32) -> std::io::Result<()> {
-    set_attributes(pid, SchedAttr { size: 0, policy: 0, flags: 0, nice, priority: 0, runtime: nanoseconds, deadline: 0, period: 0 })
+    set_attributes(
+        pid,
+        SchedAttr { size: 0, policy: 0, flags: 0, nice, priority: 0, runtime: nanoseconds, deadline: 0, period: 0 },
+    )
 }
 
 /// Gives a process's one thread SCHED_FIFO with this priority, 1 to 99; threads that it makes later have none. Needs
@@ -184,7 +193,19 @@ pub fn set_fifo(pid: i32, priority: u32) -> std::io::Result<()> {
     /// SCHED_FLAG_RESET_ON_FORK.
     const RESET_ON_FORK: u64 = 1;
     const SCHED_FIFO: u32 = 1;
-    set_attributes(pid, SchedAttr { size: 0, policy: SCHED_FIFO, flags: RESET_ON_FORK, nice: 0, priority, runtime: 0, deadline: 0, period: 0 })
+    set_attributes(
+        pid,
+        SchedAttr {
+            size: 0,
+            policy: SCHED_FIFO,
+            flags: RESET_ON_FORK,
+            nice: 0,
+            priority,
+            runtime: 0,
+            deadline: 0,
+            period: 0,
+        },
+    )
 }
 
 /// Starts another program with this one's privileges, which ends when this one does. Returns its pid and pidfd.
@@ -199,7 +220,11 @@ pub fn start_attached(program: &str, arguments: &[String]) -> std::io::Result<(i
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
         });
     }
     let pid = i32::try_from(command.spawn()?.id()).map_err(std::io::Error::other)?;

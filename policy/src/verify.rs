@@ -32,7 +32,13 @@ pub fn kind(link: &str) -> &str {
         _ if link.starts_with("socket:") => "socket",
         _ if link.starts_with("pipe:") => "pipe",
         _ if link.starts_with("/memfd:") => "memfd",
-        _ if link.starts_with("/dev/hvc") || link.starts_with("/dev/ptmx") || link.starts_with("/dev/pts/") || link.starts_with("/ptmx") => "terminal",
+        _ if link.starts_with("/dev/hvc")
+            || link.starts_with("/dev/ptmx")
+            || link.starts_with("/dev/pts/")
+            || link.starts_with("/ptmx") =>
+        {
+            "terminal"
+        }
         _ => link.strip_prefix("anon_inode:").map_or("file", |name| name.trim_matches(['[', ']'])),
     }
 }
@@ -171,8 +177,17 @@ mod tests {
     #[test]
     fn descriptors_have_the_names_that_profiles_use() {
         for (link, word) in [
-            ("socket:[12]", "socket"), ("pipe:[1]", "pipe"), ("anon_inode:[eventfd]", "eventfd"), ("anon_inode:[eventpoll]", "eventpoll"),
-            ("/memfd:rom (deleted)", "memfd"), ("/dev/xen/privcmd", "privcmd"), ("/dev/ptmx", "terminal"), ("/dev/hvc3", "terminal"), ("/dev/fb0", "fb"), ("/dev/input/event1", "evdev"), ("/var/lib/disk.img", "file"),
+            ("socket:[12]", "socket"),
+            ("pipe:[1]", "pipe"),
+            ("anon_inode:[eventfd]", "eventfd"),
+            ("anon_inode:[eventpoll]", "eventpoll"),
+            ("/memfd:rom (deleted)", "memfd"),
+            ("/dev/xen/privcmd", "privcmd"),
+            ("/dev/ptmx", "terminal"),
+            ("/dev/hvc3", "terminal"),
+            ("/dev/fb0", "fb"),
+            ("/dev/input/event1", "evdev"),
+            ("/var/lib/disk.img", "file"),
         ] {
             assert_eq!(kind(link), word);
         }

@@ -6,11 +6,13 @@ use serde_json::json;
 /// Says of each option what becomes of it, and whether the guest would start as far as its arguments go.
 pub(crate) fn run(arguments: &[String], json: bool) -> Done {
     // As it stands in a log, the first word is the program.
-    let arguments: Vec<String> = arguments.iter().skip(usize::from(arguments.first().is_some_and(|a| !a.starts_with('-')))).cloned().collect();
+    let arguments: Vec<String> =
+        arguments.iter().skip(usize::from(arguments.first().is_some_and(|a| !a.starts_with('-')))).cloned().collect();
     let verdicts = argv::verdicts(&arguments);
     let parsed = argv::parse(arguments).map(|_| ()).map_err(|e| e.to_string());
     if json {
-        let options: Vec<_> = verdicts.iter().map(|v| json!({ "option": v.shown, "fate": v.fate.0, "why": v.fate.1 })).collect();
+        let options: Vec<_> =
+            verdicts.iter().map(|v| json!({ "option": v.shown, "fate": v.fate.0, "why": v.fate.1 })).collect();
         print_json(&json!({ "options": options, "starts": parsed.is_ok(), "error": parsed.as_ref().err() }))?;
     } else {
         for verdict in &verdicts {

@@ -68,28 +68,44 @@ fn landlock() -> Finding {
 fn namespaces() -> Finding {
     let max = read("/proc/sys/user/max_user_namespaces").and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let state = if max >= 64 { State::Good } else { State::Wrong };
-    finding("user namespaces", state, format!("at most {max}"), "sysctl user.max_user_namespaces of some hundreds: each process has one")
+    finding(
+        "user namespaces",
+        state,
+        format!("at most {max}"),
+        "sysctl user.max_user_namespaces of some hundreds: each process has one",
+    )
 }
 
 fn installed() -> Vec<Finding> {
     let (dm, roles) = ("/usr/lib/bulkhead/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles");
     let remedy = "install Bulkhead's package, or integration/install --destdir /";
-    [dm, roles].into_iter().map(|path| match std::fs::metadata(path) {
-        Ok(m) if m.uid() == 0 && m.mode() & 0o022 == 0 && m.mode() & 0o111 != 0 => finding(path, State::Good, "there", remedy),
-        Ok(_) => finding(path, State::Wrong, "must be root's, executable, and written by nobody else", remedy),
-        Err(e) => finding(path, State::Wrong, e.to_string(), remedy),
-    }).collect()
+    [dm, roles]
+        .into_iter()
+        .map(|path| match std::fs::metadata(path) {
+            Ok(m) if m.uid() == 0 && m.mode() & 0o022 == 0 && m.mode() & 0o111 != 0 => {
+                finding(path, State::Good, "there", remedy)
+            }
+            Ok(_) => finding(path, State::Wrong, "must be root's, executable, and written by nobody else", remedy),
+            Err(e) => finding(path, State::Wrong, e.to_string(), remedy),
+        })
+        .collect()
 }
 
 fn xen() -> Vec<Finding> {
     let remedy = "boot under Xen, with the modules xen-privcmd and xen-evtchn";
     let grants = "the module xen-gntdev: PV disks and keyboards need it";
-    let mut all = vec![node("/dev/xen/privcmd", remedy), node("/dev/xen/evtchn", remedy), node("/dev/xen/gntdev", grants)];
+    let mut all =
+        vec![node("/dev/xen/privcmd", remedy), node("/dev/xen/evtchn", remedy), node("/dev/xen/gntdev", grants)];
     let version = read("/sys/hypervisor/version/major").zip(read("/sys/hypervisor/version/minor"));
     let numbers = version.as_ref().and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
     all.push(match numbers {
         Some(v) if v >= (4, 11) => finding("Xen", State::Good, format!("{}.{}", v.0, v.1), ""),
-        Some(v) => finding("Xen", State::Wrong, format!("{}.{}", v.0, v.1), "Xen 4.11 or later: device model operations, resource mapping"),
+        Some(v) => finding(
+            "Xen",
+            State::Wrong,
+            format!("{}.{}", v.0, v.1),
+            "Xen 4.11 or later: device model operations, resource mapping",
+        ),
         None => finding("Xen", State::Wrong, "not there", remedy),
     });
     let connected = bulkhead_xen::Xenstore::connect();
@@ -102,15 +118,30 @@ fn xen() -> Vec<Finding> {
 
 /// Looks at everything, and prints it.
 pub(crate) fn run(json: bool) -> Done {
-    let mut all = vec![finding("version", State::Good, crate::VERSION.as_str(), ""), kernel(), landlock(), namespaces()];
+    let mut all =
+        vec![finding("version", State::Good, crate::VERSION.as_str(), ""), kernel(), landlock(), namespaces()];
     all.extend(installed());
     all.extend(xen());
     let tun = node("/dev/net/tun", "the kernel module tun, for guests with emulated network cards");
     all.push(Finding { state: if tun.state == State::Good { State::Good } else { State::Less }, ..tun });
-    all.push(firmware("VGA firmware", &["/usr/share/bulkhead/vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"], State::Wrong, "the package seabios"));
+    all.push(firmware(
+        "VGA firmware",
+        &["/usr/share/bulkhead/vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"],
+        State::Wrong,
+        "the package seabios",
+    ));
     for card in ["e1000", "rtl8139"] {
-        let paths = [format!("/usr/lib/ipxe/qemu/efi-{card}.rom"), format!("/usr/share/bulkhead/efi-{card}.rom"), format!("/usr/share/qemu/efi-{card}.rom")];
-        all.push(firmware(&format!("boot firmware of {card}"), &paths.each_ref().map(String::as_str), State::Less, "the package ipxe-qemu, for booting over the network"));
+        let paths = [
+            format!("/usr/lib/ipxe/qemu/efi-{card}.rom"),
+            format!("/usr/share/bulkhead/efi-{card}.rom"),
+            format!("/usr/share/qemu/efi-{card}.rom"),
+        ];
+        all.push(firmware(
+            &format!("boot firmware of {card}"),
+            &paths.each_ref().map(String::as_str),
+            State::Less,
+            "the package ipxe-qemu, for booting over the network",
+        ));
     }
     let word = |state| match state {
         State::Good => "good",
@@ -118,7 +149,10 @@ pub(crate) fn run(json: bool) -> Done {
         State::Wrong => "wrong",
     };
     if json {
-        let rows: Vec<Value> = all.iter().map(|f| json!({ "what": f.what, "state": word(f.state), "seen": f.seen, "remedy": f.remedy })).collect();
+        let rows: Vec<Value> = all
+            .iter()
+            .map(|f| json!({ "what": f.what, "state": word(f.state), "seen": f.seen, "remedy": f.remedy }))
+            .collect();
         print_json(&Value::Array(rows))?;
     } else {
         for f in &all {

@@ -26,9 +26,13 @@ impl Guest {
         if name.parse::<u16>().is_ok() {
             return Ok(of(format!("{SOCKETS}{name}")));
         }
-        let mut xenstore = bulkhead_xen::Xenstore::connect().map_err(|e| Failure::Unreachable(format!("{name}: {e}")))?;
+        let mut xenstore =
+            bulkhead_xen::Xenstore::connect().map_err(|e| Failure::Unreachable(format!("{name}: {e}")))?;
         let domains = xenstore.directory("/local/domain");
-        let found: Vec<_> = domains.iter().filter(|d| xenstore.read(&format!("/local/domain/{d}/name")).is_ok_and(|n| n == name)).collect();
+        let found: Vec<_> = domains
+            .iter()
+            .filter(|d| xenstore.read(&format!("/local/domain/{d}/name")).is_ok_and(|n| n == name))
+            .collect();
         match found.as_slice() {
             [domid] => Ok(of(format!("{SOCKETS}{domid}"))),
             [] => Err(Failure::Unreachable(format!("{name}: there is no domain of this name"))),
@@ -94,7 +98,8 @@ impl Session {
         self.asked = self.asked.saturating_add(1);
         let mut command: Value = serde_json::from_str(text).unwrap_or_default();
         let ours = command.get("id").is_none();
-        let id = command.as_object_mut().map(|command| command.entry("id").or_insert_with(|| self.asked.into()).clone());
+        let id =
+            command.as_object_mut().map(|command| command.entry("id").or_insert_with(|| self.asked.into()).clone());
         let text = id.as_ref().map_or_else(|| text.to_owned(), |_| command.to_string());
         self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| e.to_string())?;
         loop {
@@ -135,7 +140,10 @@ mod tests {
         });
         let mut session = Session::open(path.to_str().unwrap()).unwrap();
         assert_eq!(session.ask(r#"{"execute":"a"}"#).unwrap()["return"], "a");
-        assert_eq!(session.ask(r#"{"execute":"b","id":"mine"}"#).unwrap(), serde_json::json!({"return": "b", "id": "mine"}));
+        assert_eq!(
+            session.ask(r#"{"execute":"b","id":"mine"}"#).unwrap(),
+            serde_json::json!({"return": "b", "id": "mine"})
+        );
         drop(session);
         server.join().unwrap();
     }

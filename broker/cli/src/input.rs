@@ -8,16 +8,28 @@ const HOLD: u64 = 20;
 
 /// Characters of a keyboard of the United States that need no letter's or digit's key: without and with shift, and QEMU's name.
 const SIGNS: &[(char, char, &str)] = &[
-    (' ', ' ', "spc"), ('\n', '\n', "ret"), ('\t', '\t', "tab"), ('-', '_', "minus"), ('=', '+', "equal"), ('[', '{', "bracket_left"),
-    (']', '}', "bracket_right"), (';', ':', "semicolon"), ('\'', '"', "apostrophe"), ('`', '~', "grave_accent"), ('\\', '|', "backslash"),
-    (',', '<', "comma"), ('.', '>', "dot"), ('/', '?', "slash"),
+    (' ', ' ', "spc"),
+    ('\n', '\n', "ret"),
+    ('\t', '\t', "tab"),
+    ('-', '_', "minus"),
+    ('=', '+', "equal"),
+    ('[', '{', "bracket_left"),
+    (']', '}', "bracket_right"),
+    (';', ':', "semicolon"),
+    ('\'', '"', "apostrophe"),
+    ('`', '~', "grave_accent"),
+    ('\\', '|', "backslash"),
+    (',', '<', "comma"),
+    ('.', '>', "dot"),
+    ('/', '?', "slash"),
 ];
 /// What shift makes of the digits 0 to 9.
 const SHIFTED_DIGITS: [char; 10] = [')', '!', '@', '#', '$', '%', '^', '&', '*', '('];
 
 /// The keys that give a character.
 fn keys(c: char) -> Option<Vec<String>> {
-    let shifted = |name: &str, shift: bool| if shift { vec!["shift".to_owned(), name.to_owned()] } else { vec![name.to_owned()] };
+    let shifted =
+        |name: &str, shift: bool| if shift { vec!["shift".to_owned(), name.to_owned()] } else { vec![name.to_owned()] };
     if c.is_ascii_alphanumeric() {
         return Some(shifted(&c.to_ascii_lowercase().to_string(), c.is_ascii_uppercase()));
     }
@@ -56,7 +68,10 @@ mod tests {
         }
         assert_eq!(keys('A').unwrap(), ["shift", "a"]);
         assert_eq!(keys('(').unwrap(), ["shift", "9"]);
-        assert_eq!((keys('/').unwrap(), keys('?').unwrap()), (vec!["slash".to_owned()], vec!["shift".to_owned(), "slash".to_owned()]));
+        assert_eq!(
+            (keys('/').unwrap(), keys('?').unwrap()),
+            (vec!["slash".to_owned()], vec!["shift".to_owned(), "slash".to_owned()])
+        );
         assert_eq!(keys('ä'), None);
     }
 }

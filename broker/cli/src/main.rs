@@ -18,7 +18,8 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 /// The version and the build, as `--version` prints them.
-pub(crate) static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (build {})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD));
+pub(crate) static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (build {})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD));
 
 /// Why a command failed; what the exit status says.
 pub(crate) enum Failure {
@@ -74,11 +75,17 @@ fn run(command: Command, json: bool) -> Done {
         Command::Screenshot { guest, file } => show::screenshot(&Guest::find(&guest)?, &file),
         Command::Type { guest, text } => input::type_text(&Guest::find(&guest)?, &text),
         Command::Key { guest, keys } => input::press(&Guest::find(&guest)?, &keys),
-        Command::Restart { guest, device } => Guest::find(&guest)?.ask("x-bulkhead-restart", &json!({ "device": device })).map(|_| ()),
+        Command::Restart { guest, device } => {
+            Guest::find(&guest)?.ask("x-bulkhead-restart", &json!({ "device": device })).map(|_| ())
+        }
         Command::Net(Net::Show { guest }) => net::show(&Guest::find(&guest)?, json),
         Command::Net(Net::Set { guest, device, settings }) => net::set(&Guest::find(&guest)?, &device, &settings),
-        Command::Trace(Trace::Net(trace)) => net::trace(&Guest::find(&trace.guest)?, &trace.device, &trace.file, trace.seconds),
-        Command::Trace(Trace::Registers { to, only }) => trace::registers(&Guest::find(&to.guest)?, &to.device, &to.file, to.seconds, only.as_deref()),
+        Command::Trace(Trace::Net(trace)) => {
+            net::trace(&Guest::find(&trace.guest)?, &trace.device, &trace.file, trace.seconds)
+        }
+        Command::Trace(Trace::Registers { to, only }) => {
+            trace::registers(&Guest::find(&to.guest)?, &to.device, &to.file, to.seconds, only.as_deref())
+        }
         Command::Metrics { guest } => {
             let text = Guest::find(&guest)?.ask("x-bulkhead-metrics", &json!({}))?;
             print!("{}", text.as_str().unwrap_or_default());
@@ -101,7 +108,8 @@ fn run(command: Command, json: bool) -> Done {
             clap_complete::generate(shell, &mut Arguments::command(), "bulkhead", &mut std::io::stdout());
             Ok(())
         }
-        Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory).map_err(|e| Failure::Failed(format!("{}: {e}", directory.display()))),
+        Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory)
+            .map_err(|e| Failure::Failed(format!("{}: {e}", directory.display()))),
     }
 }
 
@@ -109,7 +117,9 @@ fn run(command: Command, json: bool) -> Done {
 fn check_config(file: &std::path::Path, json: bool) -> Done {
     let read = bulkhead_launcher::settings::read(file);
     if json {
-        print_json(&json!({ "file": file.display().to_string(), "arguments": read.as_ref().ok(), "error": read.as_ref().err() }))?;
+        print_json(
+            &json!({ "file": file.display().to_string(), "arguments": read.as_ref().ok(), "error": read.as_ref().err() }),
+        )?;
     } else {
         match &read {
             Ok(arguments) if arguments.is_empty() => println!("{}: no settings", file.display()),

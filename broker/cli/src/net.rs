@@ -46,7 +46,8 @@ pub(crate) fn trace(guest: &Guest, device: &str, file: &Path, seconds: Option<u6
         let end = until.is_some_and(|u| Instant::now() >= u);
         let answer = guest.ask("x-bulkhead-capture", &json!({ "device": device, "end": end }))?;
         let text = answer.get("pcap").and_then(Value::as_str).unwrap_or_default();
-        let bytes = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the frames: {e}", guest.name))?;
+        let bytes =
+            base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the frames: {e}", guest.name))?;
         // A process that was started again begins a file of its own.
         let again = answer.get("begun").and_then(Value::as_bool).unwrap_or(false) && !first;
         let bytes = bytes.get(if again { HEADER.min(bytes.len()) } else { 0 }..).unwrap_or_default();

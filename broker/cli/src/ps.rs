@@ -22,7 +22,8 @@ pub(crate) fn all(json: bool) -> Done {
         let arguments = arguments(launcher);
         let of = |flag: &str| arguments.iter().skip_while(|a| *a != flag).nth(1).cloned().unwrap_or_default();
         let mut rows = vec![verify::row("launcher", "", launcher, &own, 0)];
-        let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap_or_default();
+        let children =
+            std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|p| p.parse().ok()) {
             let role = self::arguments(pid).into_iter().next().unwrap_or_default();
             rows.push(verify::row(&role, &role, pid, &own, 0));
@@ -31,7 +32,10 @@ pub(crate) fn all(json: bool) -> Done {
     }
     let landlock = bulkhead_policy::landlock_abi();
     if json {
-        let guests: Vec<_> = guests.iter().map(|(name, domid, rows)| json!({ "name": name, "domid": domid, "landlock": landlock, "processes": rows })).collect();
+        let guests: Vec<_> = guests
+            .iter()
+            .map(|(name, domid, rows)| json!({ "name": name, "domid": domid, "landlock": landlock, "processes": rows }))
+            .collect();
         return print_json(&Value::Array(guests));
     }
     if guests.is_empty() {
@@ -40,7 +44,9 @@ pub(crate) fn all(json: bool) -> Done {
     for (name, domid, rows) in &guests {
         println!("guest {name} (domid {domid})");
         table(rows);
-        println!("  Landlock: the kernel's ABI is {landlock} (a domain without any rule; the kernel shows it in no file)");
+        println!(
+            "  Landlock: the kernel's ABI is {landlock} (a domain without any rule; the kernel shows it in no file)"
+        );
     }
     Ok(())
 }
@@ -54,13 +60,26 @@ pub(crate) fn one(guest: &Guest, json: bool) -> Done {
     let text = |key: &str| all.get(key).map_or("?".to_owned(), |v| v.as_str().map_or(v.to_string(), str::to_owned));
     println!("guest {} (domid {})", text("name"), text("domid"));
     let rows = all.get("processes").cloned().unwrap_or(Value::Null);
-    table(&serde_json::from_value::<Vec<ProcessRow>>(rows).map_err(|e| format!("{}: the process table: {e}", guest.name))?);
+    table(
+        &serde_json::from_value::<Vec<ProcessRow>>(rows)
+            .map_err(|e| format!("{}: the process table: {e}", guest.name))?,
+    );
     println!("  sandbox level {}, Landlock ABI {}", text("level"), text("landlock"));
     Ok(())
 }
 
 fn table(rows: &[ProcessRow]) {
-    let header = ["uid", "seccomp", "syscalls", "no new privs", "capabilities", "own namespaces", "threads", "PSS kB", "restarts"];
+    let header = [
+        "uid",
+        "seccomp",
+        "syscalls",
+        "no new privs",
+        "capabilities",
+        "own namespaces",
+        "threads",
+        "PSS kB",
+        "restarts",
+    ];
     println!("  {:<10} {:>7}  {}", "process", "pid", header.map(|h| format!("{h:>14}")).join(" "));
     for row in rows {
         let columns = [

@@ -44,7 +44,8 @@ pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
         if json && !follow {
             return print_json(&answer);
         }
-        let lines: Vec<String> = answer.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        let lines: Vec<String> =
+            answer.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         for line in lines.iter().skip(known(&last, &lines)) {
             println!("{}", if json { Value::from(line.as_str()).to_string() } else { line.clone() });
         }
@@ -59,10 +60,12 @@ pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
 
 /// How many of `new`'s first lines are `old`'s last ones.
 fn known(old: &[String], new: &[String]) -> usize {
-    (0..=old.len()).find_map(|from| {
-        let tail = old.get(from..).unwrap_or_default();
-        new.starts_with(tail).then_some(tail.len())
-    }).unwrap_or(0)
+    (0..=old.len())
+        .find_map(|from| {
+            let tail = old.get(from..).unwrap_or_default();
+            new.starts_with(tail).then_some(tail.len())
+        })
+        .unwrap_or(0)
 }
 
 /// What happens to the guest's devices, a line each, until its control goes.
@@ -93,7 +96,10 @@ pub(crate) fn events(guest: &Guest) -> Done {
 /// Writes the guest's screen into a file, wherever its device model runs.
 pub(crate) fn screenshot(guest: &Guest, file: &Path) -> Done {
     let answer = guest.ask("x-bulkhead-screenshot", &json!({}))?;
-    let text = answer.get("png").and_then(Value::as_str).ok_or_else(|| Failure::Failed(format!("{}: an answer without a picture", guest.name)))?;
+    let text = answer
+        .get("png")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Failure::Failed(format!("{}: an answer without a picture", guest.name)))?;
     let png = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the picture: {e}", guest.name))?;
     let new = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
     new.and_then(|mut f| f.write_all(&png)).map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))
@@ -106,7 +112,14 @@ mod tests {
     #[test]
     fn lines_that_were_printed_are_not_printed_again() {
         let lines = |text: &str| text.chars().map(|c| c.to_string()).collect::<Vec<_>>();
-        for (old, new, want) in [("", "abc", 0), ("abc", "abc", 3), ("abc", "abcd", 3), ("abc", "bcde", 2), ("abc", "xyz", 0), ("aaa", "aaab", 3)] {
+        for (old, new, want) in [
+            ("", "abc", 0),
+            ("abc", "abc", 3),
+            ("abc", "abcd", 3),
+            ("abc", "bcde", 2),
+            ("abc", "xyz", 0),
+            ("aaa", "aaab", 3),
+        ] {
             assert_eq!(known(&lines(old), &lines(new)), want, "{old} {new}");
         }
     }

@@ -7,7 +7,12 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 /// Counters of which the rate is shown, and their headings.
-const RATES: [(&str, &str); 4] = [("accesses", "accesses/s"), ("posted writes", "posted/s"), ("wake-ups", "wake-ups/s"), ("doorbells rung", "doorbells/s")];
+const RATES: [(&str, &str); 4] = [
+    ("accesses", "accesses/s"),
+    ("posted writes", "posted/s"),
+    ("wake-ups", "wake-ups/s"),
+    ("doorbells rung", "doorbells/s"),
+];
 
 /// A look: counters by process, and rows of the process table.
 struct Look {
@@ -52,13 +57,18 @@ pub(crate) fn run(guest: &Guest, seconds: u64, count: Option<u64>, json: bool) -
         let now = look(guest)?;
         let table = rates(&before, &now);
         if json {
-            let rows: Vec<_> = table.iter().map(|(name, pss, restarts, rates)| {
-                let mut row = json!({ "process": name, "pss_kb": pss, "restarts": restarts });
-                if let Some(map) = row.as_object_mut() {
-                    map.extend(RATES.iter().zip(rates).map(|((_, heading), rate)| ((*heading).to_owned(), json!(rate))));
-                }
-                row
-            }).collect();
+            let rows: Vec<_> = table
+                .iter()
+                .map(|(name, pss, restarts, rates)| {
+                    let mut row = json!({ "process": name, "pss_kb": pss, "restarts": restarts });
+                    if let Some(map) = row.as_object_mut() {
+                        map.extend(
+                            RATES.iter().zip(rates).map(|((_, heading), rate)| ((*heading).to_owned(), json!(rate))),
+                        );
+                    }
+                    row
+                })
+                .collect();
             print_json(&Value::Array(rows))?;
         } else {
             if std::io::stdout().is_terminal() {
@@ -83,7 +93,11 @@ mod tests {
     #[test]
     fn rates_are_by_second_and_begin_anew_with_a_process() {
         let at = Instant::now();
-        let one = |n: u64, at| Look { at, counters: [("ide".to_owned(), json!({ "accesses": n }))].into(), rows: vec![json!({ "name": "ide", "pss_kb": 9, "restarts": 1 })] };
+        let one = |n: u64, at| Look {
+            at,
+            counters: [("ide".to_owned(), json!({ "accesses": n }))].into(),
+            rows: vec![json!({ "name": "ide", "pss_kb": 9, "restarts": 1 })],
+        };
         let two = at + Duration::from_secs(2);
         let rate = |a, b| rates(&one(a, at), &one(b, two))[0].3[0];
         assert!((rate(100, 300) - 100.0).abs() < 1e-9 && (rate(300, 50) - 25.0).abs() < 1e-9);

@@ -58,7 +58,8 @@ impl Shared {
         let block = |drive: Seen| {
             let config = &drive.config;
             let file = media.get(&config.id).cloned().unwrap_or(config.file.clone());
-            let has_medium = if drive.registers.is_empty() { config.size.is_some() } else { drive.number("sectors") > 0 };
+            let has_medium =
+                if drive.registers.is_empty() { config.size.is_some() } else { drive.number("sectors") > 0 };
             let mut out = json!({
                 "device": config.id, "qdev": config.id, "type": "unknown", "io-status": "ok",
                 "removable": config.cdrom, "locked": drive.is("tray locked"),
@@ -70,10 +71,13 @@ impl Shared {
             if has_medium {
                 let size = drive.number("sectors").saturating_mul(512);
                 let name = file.unwrap_or_default();
-                map.insert("inserted".into(), json!({
-                    "file": name, "ro": config.read_only, "drv": "raw", "encrypted": false,
-                    "image": { "filename": name, "format": "raw", "virtual-size": size },
-                }));
+                map.insert(
+                    "inserted".into(),
+                    json!({
+                        "file": name, "ro": config.read_only, "drv": "raw", "encrypted": false,
+                        "image": { "filename": name, "format": "raw", "virtual-size": size },
+                    }),
+                );
             }
             out
         };

@@ -23,7 +23,9 @@ impl Shared {
         loop {
             let mut client = self.clients.wait(slot).await?;
             match client.inspect(v1::Empty {}).await {
-                Ok(answer) => return Some(answer.into_inner().registers.into_iter().map(|r| (r.name, r.value)).collect()),
+                Ok(answer) => {
+                    return Some(answer.into_inner().registers.into_iter().map(|r| (r.name, r.value)).collect());
+                }
                 Err(e) if begun.elapsed() >= PATIENCE => {
                     tracing::warn!("slot {slot} does not answer: {}", e.message());
                     return None;
@@ -44,7 +46,12 @@ impl Shared {
             None => None,
         };
         let registers = registers.ok_or_else(|| QmpError::generic("the board's process does not answer"))?;
-        Ok(registers.get("PM.vCPUs").into_iter().flat_map(|list| list.split(',')).filter_map(|n| n.parse().ok()).collect())
+        Ok(registers
+            .get("PM.vCPUs")
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter_map(|n| n.parse().ok())
+            .collect())
     }
 
     /// query-cpus-fast: libxl takes the list for the map of vCPUs that are online.
@@ -76,7 +83,11 @@ impl Shared {
             return Ok(json!({}));
         }
         let gone = self.plug_usb(arguments, "").await?;
-        crate::run::event(self, "DEVICE_DELETED", &json!({ "device": id, "path": format!("/machine/peripheral/{id}") }));
+        crate::run::event(
+            self,
+            "DEVICE_DELETED",
+            &json!({ "device": id, "path": format!("/machine/peripheral/{id}") }),
+        );
         Ok(gone)
     }
 
@@ -90,11 +101,19 @@ impl Shared {
 
     /// device_add of a USB controller: what `usbctrl` of the type devicemodel asks for.
     async fn add_usb_controller(&self, driver: &str, arguments: &Value) -> Outcome {
-        let id = arguments.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
+        let id = arguments
+            .get("id")
+            .and_then(Value::as_str)
+            .filter(|id| !id.is_empty())
+            .ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
         if driver != UHCI {
-            return Err(QmpError::generic(format!("'{driver}': only USB 1 is there, '{UHCI}' ('version=1' in usbctrl)")));
+            return Err(QmpError::generic(format!(
+                "'{driver}': only USB 1 is there, '{UHCI}' ('version=1' in usbctrl)"
+            )));
         }
-        let (slot, device) = self.added_usb().ok_or_else(|| QmpError::generic("the guest has a USB controller ('usb=1'), and there is one at most"))?;
+        let (slot, device) = self
+            .added_usb()
+            .ok_or_else(|| QmpError::generic("the guest has a USB controller ('usb=1'), and there is one at most"))?;
         self.launcher.plug(slot).await.map_err(|e| QmpError::generic(format!("'{driver}': {e}")))?;
         id.clone_into(&mut self.usb_id.lock().unwrap_or_else(PoisonError::into_inner));
         self.plug_pci(u32::from(device), id).await?;
@@ -113,7 +132,9 @@ impl Shared {
             let mut board = board.ok_or_else(|| QmpError::generic("the board's process does not run"))?;
             match board.plug_pci(v1::PciPlug { device, id: id.to_owned() }).await {
                 Ok(_) => return Ok(()),
-                Err(e) if e.code() == tonic::Code::FailedPrecondition || begun.elapsed() >= PATIENCE => return Err(QmpError::generic(e.message())),
+                Err(e) if e.code() == tonic::Code::FailedPrecondition || begun.elapsed() >= PATIENCE => {
+                    return Err(QmpError::generic(e.message()));
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -121,11 +142,24 @@ impl Shared {
 
     /// Plugs a USB device in, or out.
     async fn plug_usb(&self, arguments: &Value, driver: &str) -> Outcome {
-        let id = arguments.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
+        let id = arguments
+            .get("id")
+            .and_then(Value::as_str)
+            .filter(|id| !id.is_empty())
+            .ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
         let slot = self.plan.devices.iter().find(|d| matches!(d.config, DeviceConfig::Usb { .. })).map(|d| d.slot);
         let slot = slot.ok_or_else(|| QmpError::generic("the guest has no USB controller"))?;
-        let mut client = self.clients.wait(slot).await.ok_or_else(|| QmpError::generic(if self.added_usb().is_some() { "the guest has no USB controller ('usb=1' or 'usbctrl' gives it one)" } else { "the USB controller's process does not run" }))?;
-        client.plug_usb(v1::UsbPlug { id: id.to_owned(), driver: driver.to_owned() }).await.map_err(|e| QmpError::generic(e.message()))?;
+        let mut client = self.clients.wait(slot).await.ok_or_else(|| {
+            QmpError::generic(if self.added_usb().is_some() {
+                "the guest has no USB controller ('usb=1' or 'usbctrl' gives it one)"
+            } else {
+                "the USB controller's process does not run"
+            })
+        })?;
+        client
+            .plug_usb(v1::UsbPlug { id: id.to_owned(), driver: driver.to_owned() })
+            .await
+            .map_err(|e| QmpError::generic(e.message()))?;
         Ok(json!({}))
     }
 
@@ -140,7 +174,9 @@ impl Shared {
             return self.add_usb_controller(driver, arguments).await;
         }
         if driver != CPU {
-            return Err(QmpError::generic(format!("'{driver}' cannot be added to a running guest; a vCPU ('{CPU}'), a USB controller ('{UHCI}'), usb-tablet, usb-mouse and usb-kbd can")));
+            return Err(QmpError::generic(format!(
+                "'{driver}' cannot be added to a running guest; a vCPU ('{CPU}'), a USB controller ('{UHCI}'), usb-tablet, usb-mouse and usb-kbd can"
+            )));
         }
         // libxl sends numbers as strings or as numbers, by version.
         let number = |key: &str| match arguments.get(key) {
@@ -196,8 +232,16 @@ mod tests {
     #[test]
     fn lines_of_the_brokers_map() {
         let nic = function("nic0.pci 1f.2", "8086:100e 020000 irq 11 pin 1").unwrap();
-        assert_eq!((&nic["slot"], &nic["function"], &nic["id"]["device"], &nic["class_info"]["class"]), (&json!(31), &json!(2), &json!(0x100e), &json!(0x200)));
-        for (name, value) in [("nic0.online", "true"), ("nic0.pci 04.0", "unknown"), ("nic0.pci 4", "8086:100e 020000 irq 11 pin 1"), ("x.pci 04.0", "z:z 0 irq 1 pin 1")] {
+        assert_eq!(
+            (&nic["slot"], &nic["function"], &nic["id"]["device"], &nic["class_info"]["class"]),
+            (&json!(31), &json!(2), &json!(0x100e), &json!(0x200))
+        );
+        for (name, value) in [
+            ("nic0.online", "true"),
+            ("nic0.pci 04.0", "unknown"),
+            ("nic0.pci 4", "8086:100e 020000 irq 11 pin 1"),
+            ("x.pci 04.0", "z:z 0 irq 1 pin 1"),
+        ] {
             assert_eq!(function(name, value), None, "{name}");
         }
     }

@@ -141,10 +141,19 @@ impl Shared {
 }
 
 /// Takes what comes out of the pipe until nobody writes to it, or nobody asks for them. Closing the pipe ends the capture.
-async fn collect(captures: Arc<Captures>, key: (Slot, Kind), capture: Arc<Capture>, mut pipe: tokio::net::unix::pipe::Receiver) {
+async fn collect(
+    captures: Arc<Captures>,
+    key: (Slot, Kind),
+    capture: Arc<Capture>,
+    mut pipe: tokio::net::unix::pipe::Receiver,
+) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
-        capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(buffer.get(..n).unwrap_or_default());
+        capture
+            .bytes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(buffer.get(..n).unwrap_or_default());
         capture.came.notify_one();
         let full = || capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).len() > BUFFER;
         if full() && tokio::time::timeout(FORGOTTEN, capture.taken.notified()).await.is_err() {

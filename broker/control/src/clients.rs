@@ -29,7 +29,8 @@ impl Clients {
         });
         // The address is never looked at.
         let channel = Endpoint::from_static("http://process").timeout(DEADLINE).connect_with_connector_lazy(connect);
-        let client = ProcessClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+        let client =
+            ProcessClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, client);
     }
 

@@ -143,10 +143,13 @@ mod tests {
             let mut pieces = all(&mut splitter);
             splitter.push(&text[cut..]);
             pieces.extend(all(&mut splitter));
-            let texts: Vec<_> = pieces.into_iter().map(|p| match p {
-                Piece::Object(o) => String::from_utf8(o).unwrap(),
-                Piece::Garbage => "garbage".into(),
-            }).collect();
+            let texts: Vec<_> = pieces
+                .into_iter()
+                .map(|p| match p {
+                    Piece::Object(o) => String::from_utf8(o).unwrap(),
+                    Piece::Garbage => "garbage".into(),
+                })
+                .collect();
             assert_eq!(texts, ["{\"execute\":\"a}\\\"{\",\"id\":1}", "{\"b\":[{}]}", "{\"c\":1}"]);
         }
     }

@@ -1,8 +1,8 @@
 //! The guest's log: what every process writes to its pipe, one line each, limited in rate and in total.
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Duration, Instant};

@@ -64,7 +64,8 @@ impl FdSets {
 
     /// What the client that has added it calls a set: libxl's `raw:/path` is the path.
     fn called(&self, filename: &str) -> String {
-        let set = filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok()).and_then(|id: u32| self.sets.get(&id));
+        let set =
+            filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok()).and_then(|id: u32| self.sets.get(&id));
         let opaque = set.and_then(|s| s.opaque.clone()).unwrap_or_else(|| filename.to_owned());
         opaque.split_once(":/").map_or(opaque.clone(), |(_, path)| format!("/{path}"))
     }
@@ -75,7 +76,8 @@ impl FdSets {
         for (disk, fd) in disks.iter().filter(|d| d.diskseq > asked).zip(fds) {
             if disk.diskseq > self.newest {
                 self.newest = disk.diskseq;
-                let set = Set { opaque: Some(format!("stub-devid:{}", disk.devid)), fd: Arc::new(fd), disk: Some(*disk) };
+                let set =
+                    Set { opaque: Some(format!("stub-devid:{}", disk.devid)), fd: Arc::new(fd), disk: Some(*disk) };
                 self.sets.insert(self.free(), set);
             }
         }
@@ -110,7 +112,9 @@ impl Shared {
         let id = ["id", "device"].iter().find_map(|key| arguments.get(key)).and_then(Value::as_str);
         let id = id.ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
         let drive = self.plan.devices.iter().find_map(|d| match &d.config {
-            DeviceConfig::Ide { drives } => drives.iter().find(|drive| drive.id == id).map(|drive| (d.slot, drive.clone())),
+            DeviceConfig::Ide { drives } => {
+                drives.iter().find(|drive| drive.id == id).map(|drive| (d.slot, drive.clone()))
+            }
             _ => None,
         });
         let (slot, drive) = drive.ok_or_else(|| QmpError::not_found(format!("Device '{id}' not found")))?;
@@ -132,7 +136,10 @@ impl Shared {
         let client = self.clients.wait(slot).await;
         let mut client = client.ok_or_else(|| QmpError::generic("the drive's process does not run"))?;
         let request = v1::EjectRequest { drive: u32::from(drive.index), force };
-        client.eject(request).await.map_err(|e| QmpError::generic(format!("Device '{}': {}", drive.id, e.message())))?;
+        client
+            .eject(request)
+            .await
+            .map_err(|e| QmpError::generic(format!("Device '{}': {}", drive.id, e.message())))?;
         self.launcher.medium(slot, drive.index, None).await.map_err(QmpError::generic)?;
         self.note_medium(&drive.id, None);
         Ok(())
@@ -147,13 +154,17 @@ impl Shared {
         let filename = arguments.get("filename").and_then(Value::as_str);
         let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
         let fd = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
-        let fd = fd.ok_or_else(|| QmpError::generic("this process opens no files; pass a descriptor by add-fd: /dev/fdset/N"))?;
+        let fd = fd.ok_or_else(|| {
+            QmpError::generic("this process opens no files; pass a descriptor by add-fd: /dev/fdset/N")
+        })?;
         let name = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).called(filename);
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
         self.take_out(slot, &drive, force).await?;
         let token = self.launcher.medium(slot, drive.index, Some(fd.as_fd())).await.map_err(QmpError::generic)?;
         let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| QmpError::generic("the drive's process does not run; it will have the medium when it does"))?;
+        let mut client = client.ok_or_else(|| {
+            QmpError::generic("the drive's process does not run; it will have the medium when it does")
+        })?;
         if let Err(e) = client.insert(v1::InsertRequest { drive: u32::from(drive.index), token }).await {
             // What is not in the drive must not be there in its next life either.
             let _ = self.launcher.medium(slot, drive.index, None).await;
@@ -180,9 +191,14 @@ mod tests {
         }
         assert!(sets.add(None, None, fd()).is_err());
         assert_eq!((sets.remove(3), sets.add(None, None, fd())), (Ok(()), Ok(3)));
-        assert!(sets.remove(99).is_err() && sets.named("/dev/fdset/99").is_err() && sets.named("/dev/fdset/x").is_err());
+        assert!(
+            sets.remove(99).is_err() && sets.named("/dev/fdset/99").is_err() && sets.named("/dev/fdset/x").is_err()
+        );
         assert!(sets.named("/dev/fdset/3").unwrap().is_some() && sets.named("/etc/passwd").unwrap().is_none());
-        assert_eq!((sets.called("/dev/fdset/3").as_str(), sets.called("/dev/fdset/4").as_str()), ("/dev/fdset/3", "/x"));
+        assert_eq!(
+            (sets.called("/dev/fdset/3").as_str(), sets.called("/dev/fdset/4").as_str()),
+            ("/dev/fdset/3", "/x")
+        );
     }
 
     /// libxl 4.22's change of a stub domain's CD: the set is found by `stub-devid:N`, taken back before the disk is detached,
@@ -191,7 +207,13 @@ mod tests {
     fn a_stub_domains_disk_that_was_taken_back_does_not_come_again() {
         let mut sets = FdSets::new(Some(fd()));
         let disk = |diskseq| FrontDisk { devid: 5632, diskseq };
-        let ids = |sets: &FdSets| sets.sets.iter().filter(|(_, s)| s.opaque.as_deref() == Some("stub-devid:5632")).map(|(id, _)| *id).collect::<Vec<_>>();
+        let ids = |sets: &FdSets| {
+            sets.sets
+                .iter()
+                .filter(|(_, s)| s.opaque.as_deref() == Some("stub-devid:5632"))
+                .map(|(id, _)| *id)
+                .collect::<Vec<_>>()
+        };
         sets.update(&[disk(4)], vec![fd()], 0);
         assert_eq!((ids(&sets), sets.newest), (vec![0], 4), "1 is where the machine is saved to");
         sets.update(&[disk(4)], vec![], 4);

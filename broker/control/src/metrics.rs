@@ -18,7 +18,8 @@ impl Shared {
         for (name, slot) in self.named() {
             let Some(mut client) = self.clients.get(slot) else { continue };
             let Ok(answer) = client.statistics(v1::Empty {}).await else { continue };
-            let counters: Map<_, _> = answer.into_inner().counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
+            let counters: Map<_, _> =
+                answer.into_inner().counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
             all.insert(name, Value::Object(counters));
         }
         Ok(Value::Object(all))
@@ -37,14 +38,39 @@ impl Shared {
             }
         };
         let process = |row: &bulkhead_bus::plan::ProcessRow| format!(",process=\"{}\"", escaped(&row.name));
-        group("bulkhead_process_up", "gauge", "Whether the process runs.", rows.iter().map(|r| (process(r), u64::from(r.pid != 0))).collect());
-        group("bulkhead_process_restarts_total", "counter", "How often it was started again.", rows.iter().map(|r| (process(r), u64::from(r.restarts))).collect());
-        group("bulkhead_process_pss_bytes", "gauge", "Its proportional set size.", rows.iter().map(|r| (process(r), r.pss_kb.saturating_mul(1024))).collect());
+        group(
+            "bulkhead_process_up",
+            "gauge",
+            "Whether the process runs.",
+            rows.iter().map(|r| (process(r), u64::from(r.pid != 0))).collect(),
+        );
+        group(
+            "bulkhead_process_restarts_total",
+            "counter",
+            "How often it was started again.",
+            rows.iter().map(|r| (process(r), u64::from(r.restarts))).collect(),
+        );
+        group(
+            "bulkhead_process_pss_bytes",
+            "gauge",
+            "Its proportional set size.",
+            rows.iter().map(|r| (process(r), r.pss_kb.saturating_mul(1024))).collect(),
+        );
         let counters = statistics.as_object().into_iter().flatten().flat_map(|(name, counters)| {
-            let labels = move |counter: &str| format!(",process=\"{}\",counter=\"{}\"", escaped(name), escaped(counter));
-            counters.as_object().into_iter().flatten().filter_map(move |(counter, value)| Some((labels(counter), value.as_u64()?)))
+            let labels =
+                move |counter: &str| format!(",process=\"{}\",counter=\"{}\"", escaped(name), escaped(counter));
+            counters
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(move |(counter, value)| Some((labels(counter), value.as_u64()?)))
         });
-        group("bulkhead_process_events_total", "counter", "What it has counted since it was started.", counters.collect());
+        group(
+            "bulkhead_process_events_total",
+            "counter",
+            "What it has counted since it was started.",
+            counters.collect(),
+        );
         Ok(Value::String(out))
     }
 }

@@ -38,7 +38,8 @@ impl Shared {
         let name = arguments.get(key).and_then(Value::as_str).unwrap_or("");
         // libxl's netdevs are called net0, its cards nic0.
         let wanted = name.strip_prefix("net").map_or(name.to_owned(), |n| format!("nic{n}"));
-        let device = self.plan.devices.iter().find(|d| d.name == wanted && matches!(d.config, DeviceConfig::Nic { .. }));
+        let device =
+            self.plan.devices.iter().find(|d| d.name == wanted && matches!(d.config, DeviceConfig::Nic { .. }));
         let found = device.and_then(|d| Some((d.slot, d.name.clone(), self.nics.get(d.slot)?)));
         found.ok_or_else(|| QmpError::not_found(format!("there is no network card {name:?}")))
     }
@@ -48,8 +49,13 @@ impl Shared {
         let done = self.launcher.nic(slot, &settings).await;
         self.nics.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, settings.clone());
         let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| QmpError::generic("the card's process does not run; it will have the settings when it does"))?;
-        client.set_nic(v1::NicSettings { settings: settings.to_bytes().to_vec() }).await.map_err(|e| QmpError::generic(e.message()))?;
+        let mut client = client.ok_or_else(|| {
+            QmpError::generic("the card's process does not run; it will have the settings when it does")
+        })?;
+        client
+            .set_nic(v1::NicSettings { settings: settings.to_bytes().to_vec() })
+            .await
+            .map_err(|e| QmpError::generic(e.message()))?;
         done.map_err(|e| QmpError::generic(format!("the card's process has the settings; {e}")))?;
         Ok(json!({}))
     }
@@ -57,7 +63,10 @@ impl Shared {
     /// set_link: {"name": "nic0", "up": false}.
     pub(crate) async fn set_link(&self, arguments: &Value) -> Outcome {
         let (slot, _, settings) = self.nic(arguments, "name")?;
-        let up = arguments.get("up").and_then(Value::as_bool).ok_or_else(|| QmpError::generic("Parameter 'up' is missing"))?;
+        let up = arguments
+            .get("up")
+            .and_then(Value::as_bool)
+            .ok_or_else(|| QmpError::generic("Parameter 'up' is missing"))?;
         self.apply(slot, NicSettings { link: up, ..settings }).await
     }
 
@@ -65,8 +74,14 @@ impl Shared {
     pub(crate) async fn net_set(&self, arguments: &Value) -> Outcome {
         let (slot, _, mut settings) = self.nic(arguments, "device")?;
         let words = arguments.get("set").and_then(Value::as_array).filter(|w| !w.is_empty() && w.len() <= 16);
-        let pairs: Option<Vec<_>> = words.into_iter().flatten().map(|w| w.as_str()?.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect();
-        let pairs = pairs.filter(|p| !p.is_empty()).ok_or_else(|| QmpError::generic("set must be a list of KEY=VALUE: link, level, ip, rate, burst"))?;
+        let pairs: Option<Vec<_>> = words
+            .into_iter()
+            .flatten()
+            .map(|w| w.as_str()?.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())))
+            .collect();
+        let pairs = pairs
+            .filter(|p| !p.is_empty())
+            .ok_or_else(|| QmpError::generic("set must be a list of KEY=VALUE: link, level, ip, rate, burst"))?;
         settings.change(&pairs).map_err(QmpError::generic)?;
         self.apply(slot, settings).await
     }
@@ -75,12 +90,21 @@ impl Shared {
     pub(crate) async fn net_show(&self) -> Outcome {
         let mut cards = Vec::new();
         for device in &self.plan.devices {
-            let (DeviceConfig::Nic { mac, model, .. }, Some(settings)) = (&device.config, self.nics.get(device.slot)) else { continue };
+            let (DeviceConfig::Nic { mac, model, .. }, Some(settings)) = (&device.config, self.nics.get(device.slot))
+            else {
+                continue;
+            };
             let on_interface = self.launcher.dropped(device.slot).await.map_err(QmpError::generic)?;
-            let on_interface: serde_json::Map<_, _> = on_interface.into_iter().map(|(name, n)| (name, json!(n))).collect();
+            let on_interface: serde_json::Map<_, _> =
+                on_interface.into_iter().map(|(name, n)| (name, json!(n))).collect();
             let mut in_process = serde_json::Map::new();
             if let Some(mut client) = self.clients.wait(device.slot).await {
-                let registers = client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
+                let registers = client
+                    .inspect(v1::Empty {})
+                    .await
+                    .map_err(|e| QmpError::generic(e.message()))?
+                    .into_inner()
+                    .registers;
                 for register in registers {
                     if let Some(rule) = register.name.strip_prefix("dropped.") {
                         in_process.insert(rule.to_owned(), json!(register.value.parse::<u64>().unwrap_or(0)));

@@ -43,8 +43,14 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("set_password", "the same; protocol=vnc"),
     ("query-cpus-fast", "the vCPUs that are plugged in"),
     ("query-hotpluggable-cpus", ""),
-    ("device_add", "a vCPU; usb-tablet, usb-mouse, usb-kbd; piix3-usb-uhci, if there is no USB controller (the guest hears of it by ACPI)"),
-    ("device_del", "what was plugged into USB by `device_add`; a USB controller that was added, when the guest has ejected it"),
+    (
+        "device_add",
+        "a vCPU; usb-tablet, usb-mouse, usb-kbd; piix3-usb-uhci, if there is no USB controller (the guest hears of it by ACPI)",
+    ),
+    (
+        "device_del",
+        "what was plugged into USB by `device_add`; a USB controller that was added, when the guest has ejected it",
+    ),
     ("query-pci", "bus 0"),
     ("query-block", ""),
     ("query-blockstats", "counted since the guest started, also over restarts of the process"),
@@ -184,7 +190,11 @@ impl Shared {
             "cont" => self.set_running(true).await,
             "stop" => self.set_running(false).await,
             "query-chardev" => {
-                let ports = self.plan.chardevs.iter().map(|(label, shown)| json!({ "label": label, "filename": shown, "frontend-open": true }));
+                let ports = self
+                    .plan
+                    .chardevs
+                    .iter()
+                    .map(|(label, shown)| json!({ "label": label, "filename": shown, "frontend-open": true }));
                 Ok(Value::Array(ports.collect()))
             }
             "query-vnc" => self.query_vnc().await,
@@ -235,7 +245,9 @@ impl Shared {
             "x-bulkhead-processes" => {
                 let rows = self.launcher.processes().await.map_err(QmpError::generic)?;
                 let landlock = self.landlock;
-                Ok(json!({ "name": self.plan.name, "domid": self.plan.domid, "level": self.plan.level, "landlock": landlock, "processes": rows }))
+                Ok(
+                    json!({ "name": self.plan.name, "domid": self.plan.domid, "level": self.plan.level, "landlock": landlock, "processes": rows }),
+                )
             }
             "x-bulkhead-logs" => {
                 let count = arguments.get("lines").and_then(Value::as_u64).unwrap_or(200).min(2000);
@@ -279,7 +291,9 @@ impl Shared {
             Some(fd) => self.launcher.give(slot, &*fd).await,
             None => {
                 let Some(dir) = &self.plan.dump_dir else {
-                    return Err(QmpError::generic("a stub domain has no files; x-bulkhead-screenshot answers with the picture"));
+                    return Err(QmpError::generic(
+                        "a stub domain has no files; x-bulkhead-screenshot answers with the picture",
+                    ));
                 };
                 let name = filename.strip_prefix(dir.as_str()).and_then(|n| n.strip_prefix('/')).unwrap_or(filename);
                 if name.contains('/') {
@@ -345,7 +359,8 @@ impl Shared {
         let events = arguments.get("events").and_then(Value::as_array).filter(|e| e.len() <= 256);
         let events = events.ok_or_else(|| QmpError::generic("events must be a list of at most 256 events"))?;
         let events: Option<Vec<_>> = events.iter().map(input_event).collect();
-        let events = events.ok_or_else(|| QmpError::generic("an event is neither key, rel nor btn, or its value is unknown"))?;
+        let events =
+            events.ok_or_else(|| QmpError::generic("an event is neither key, rel nor btn, or its value is unknown"))?;
         self.send_events(events).await.map(|()| json!({}))
     }
 
@@ -359,10 +374,14 @@ impl Shared {
             Some(slot) => self.clients.wait(slot).await,
             None => None,
         };
-        let mut client = client.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no running device {name:?}")))?;
-        let registers = client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
-        let counters = client.statistics(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().counters;
-        let registers: serde_json::Map<_, _> = registers.into_iter().map(|r| (r.name, Value::String(r.value))).collect();
+        let mut client =
+            client.ok_or_else(|| QmpError("DeviceNotFound", format!("there is no running device {name:?}")))?;
+        let registers =
+            client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
+        let counters =
+            client.statistics(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().counters;
+        let registers: serde_json::Map<_, _> =
+            registers.into_iter().map(|r| (r.name, Value::String(r.value))).collect();
         let counters: serde_json::Map<_, _> = counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
         Ok(json!({ "registers": registers, "statistics": counters }))
     }

@@ -39,7 +39,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
     let mut current: Option<Session> = None;
     let mut packet = vec![0; SessionPacket::MAX];
     while let Ok(n) = receive(&bridge, &mut packet).await {
-        let Some((&[kind, number], bytes)) = packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>) else { continue };
+        let Some((&[kind, number], bytes)) =
+            packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>)
+        else {
+            continue;
+        };
         match SessionPacket::from_u8(kind) {
             Some(SessionPacket::Begin) => current = Some(Session::new(number, shared.clone(), bridge.clone())),
             Some(SessionPacket::Data) => {
@@ -71,7 +75,10 @@ async fn forward(number: u8, mut output: ReadHalf<DuplexStream>, bridge: Arc<Uni
     }
     loop {
         match output.read(packet.get_mut(SessionPacket::HEAD..).unwrap_or_default()).await {
-            Ok(n @ 1..) if send(&bridge, packet.get(..n.saturating_add(SessionPacket::HEAD)).unwrap_or_default()).await.is_ok() => {}
+            Ok(n @ 1..)
+                if send(&bridge, packet.get(..n.saturating_add(SessionPacket::HEAD)).unwrap_or_default())
+                    .await
+                    .is_ok() => {}
             _ => return,
         }
     }

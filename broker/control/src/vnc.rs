@@ -33,12 +33,15 @@ impl Shared {
     pub(crate) async fn query_vnc(&self) -> Outcome {
         let Some((slot, at, password)) = server(&self.plan) else { return Ok(json!({ "enabled": false })) };
         let (family, host, service) = match at {
-            VncAddress::Tcp { host, port, ipv6 } => (if *ipv6 { "ipv6" } else { "ipv4" }, host.clone(), port.to_string()),
+            VncAddress::Tcp { host, port, ipv6 } => {
+                (if *ipv6 { "ipv6" } else { "ipv4" }, host.clone(), port.to_string())
+            }
             VncAddress::Unix(path) => ("unix", String::new(), path.clone()),
         };
         let mut clients: BTreeMap<String, Value> = BTreeMap::new();
         if let Some(mut client) = self.clients.get(slot) {
-            let registers = client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
+            let registers =
+                client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
             for register in registers {
                 let Some((viewer, "address")) = register.name.split_once('.') else { continue };
                 // `ADDRESS:PORT`, or nothing of a Unix socket.
@@ -57,14 +60,20 @@ impl Shared {
         if arguments.get("protocol").is_some_and(|p| p != "vnc") {
             return Err(QmpError::generic("the protocol is vnc"));
         }
-        let password = arguments.get("password").and_then(Value::as_str).ok_or_else(|| QmpError::generic("Parameter 'password' is missing"))?;
+        let password = arguments
+            .get("password")
+            .and_then(Value::as_str)
+            .ok_or_else(|| QmpError::generic("Parameter 'password' is missing"))?;
         let (slot, _, asks) = server(&self.plan).ok_or_else(|| QmpError::generic("there is no VNC server"))?;
         if !asks {
             return Err(QmpError::generic("the VNC server was started without password=on"));
         }
         let password = password.as_bytes().to_vec();
         *self.vnc_password.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.clone());
-        let mut client = self.clients.wait(slot).await.ok_or_else(|| QmpError::generic("the VNC server does not run; it will have the password when it does"))?;
+        let mut client =
+            self.clients.wait(slot).await.ok_or_else(|| {
+                QmpError::generic("the VNC server does not run; it will have the password when it does")
+            })?;
         client.set_password(v1::Password { password }).await.map_err(|e| QmpError::generic(e.message()))?;
         Ok(json!({}))
     }

@@ -68,14 +68,36 @@ impl Channel {
         }
         let lines = vec![LineState::default(); declaration.lines.len()];
         let hops = vec![0; declaration.regions.len().saturating_add(1)];
-        Self { slot, name, hops, declaration, functions, roms, live: None, lines, unplugged: false, parts: 0, added: false, removed: false, missed: Vec::new(), lost: BTreeMap::new() }
+        Self {
+            slot,
+            name,
+            hops,
+            declaration,
+            functions,
+            roms,
+            live: None,
+            lines,
+            unplugged: false,
+            parts: 0,
+            added: false,
+            removed: false,
+            missed: Vec::new(),
+            lost: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {
         let seen = end.bell().wrapping_sub(1);
         let mut live = Live { end, request_bell, seen, watched: true, idle: 0, posted_ticks: 0, posted_before: 0 };
         for (region, offset) in std::mem::take(&mut self.lost) {
-            let _ = live.end.post(&Posted { offset, data: u64::from(region), count: 1, region: LOST_WRITES, size: 1, step: Step::Stay as u8 });
+            let _ = live.end.post(&Posted {
+                offset,
+                data: u64::from(region),
+                count: 1,
+                region: LOST_WRITES,
+                size: 1,
+                step: Step::Stay as u8,
+            });
         }
         for what in std::mem::take(&mut self.missed) {
             // There is room for all of them, and a new process has broken nothing yet.

@@ -4,7 +4,9 @@ use crate::machine::{Action, Machine, MachineDevice};
 use bulkhead_bus::plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_bus::{GuestMemory, NoMemory};
 use bulkhead_ring::{BrokerEnd, SharedArea};
-use bulkhead_runtime::{ControlHandle, ControlRequest, Fds, ForeignMemory, LinkError, MemfdMemory, Process, StartError, serve_control};
+use bulkhead_runtime::{
+    ControlHandle, ControlRequest, Fds, ForeignMemory, LinkError, MemfdMemory, Process, StartError, serve_control,
+};
 use bulkhead_wire::{Op, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -22,7 +24,9 @@ const COMMAND: u64 = u64::MAX - 4;
 const TICK_NS: i64 = 100_000_000;
 
 /// Runs the broker. `describe` turns the plan into declarations; it takes the ROMs out of the descriptors.
-pub fn run(describe: impl FnOnce(&bulkhead_bus::plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, String>) -> Result<(), StartError> {
+pub fn run(
+    describe: impl FnOnce(&bulkhead_bus::plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, String>,
+) -> Result<(), StartError> {
     let mut process = Process::start("broker")?;
     let plan = process.plan.clone();
     let shape = Shape::new(usize::from(plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
@@ -55,13 +59,19 @@ pub fn run(describe: impl FnOnce(&bulkhead_bus::plan::MachinePlan, &mut Fds) -> 
     }
 }
 
-fn start<E: Edge>(mut process: Process, machine: Machine<E>, control: OwnedFd, commands: Option<OwnedFd>) -> Result<(), StartError> {
+fn start<E: Edge>(
+    mut process: Process,
+    machine: Machine<E>,
+    control: OwnedFd,
+    commands: Option<OwnedFd>,
+) -> Result<(), StartError> {
     process.fds = Fds::default();
     process.tell(Ask::Sealed, process.slot, 0)?;
     let report = process.confine()?;
     let control = serve_control("broker", control)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let timer =
+        rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     epoll::add(&epoll, machine.edge.wait_fd(), EventData::new_u64(EVENTS), EventFlags::IN)?;
     epoll::add(&epoll, &process.link, EventData::new_u64(LINK), EventFlags::IN)?;
     epoll::add(&epoll, &control.bell, EventData::new_u64(CONTROL), EventFlags::IN | EventFlags::ET)?;
@@ -71,8 +81,17 @@ fn start<E: Edge>(mut process: Process, machine: Machine<E>, control: OwnedFd, c
     }
     process.seal()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
-    let mut broker =
-        Broker { process, machine, control, epoll, timer, ticking: false, commands, opening: HashMap::new(), wakeups: 0 };
+    let mut broker = Broker {
+        process,
+        machine,
+        control,
+        epoll,
+        timer,
+        ticking: false,
+        commands,
+        opening: HashMap::new(),
+        wakeups: 0,
+    };
     broker.run()
 }
 
@@ -140,7 +159,9 @@ impl<E: Edge> Broker<E> {
                             self.ticking = false;
                         }
                     }
-                    COMMAND if !self.command() => return Err(StartError::Other("the simulated machine has gone".into())),
+                    COMMAND if !self.command() => {
+                        return Err(StartError::Other("the simulated machine has gone".into()));
+                    }
                     _ => {}
                 }
             }
@@ -269,12 +290,22 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
                 ControlRequest::Load(_, answer) => drop(answer.send(Err("the broker has no saved state".into()))),
                 ControlRequest::Screenshot(_, answer) => drop(answer.send(None)),
-                ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => drop(answer.send(Err("the broker has no drives".into()))),
-                ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => drop(answer.send(Err("the broker is no network card".into()))),
+                ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => {
+                    drop(answer.send(Err("the broker has no drives".into())))
+                }
+                ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => {
+                    drop(answer.send(Err("the broker is no network card".into())))
+                }
                 ControlRequest::Trace(_, answer) => drop(answer.send(Err("the broker has no registers".into()))),
-                ControlRequest::PlugUsb(_, _, answer) => drop(answer.send(Err("the broker is no USB controller".into()))),
-                ControlRequest::PlugCpu(_, answer) | ControlRequest::PlugPci(_, _, answer) => drop(answer.send(Err("the broker is no board".into()))),
-                ControlRequest::SetPassword(_, answer) => drop(answer.send(Err("the broker asks nobody for a password".into()))),
+                ControlRequest::PlugUsb(_, _, answer) => {
+                    drop(answer.send(Err("the broker is no USB controller".into())))
+                }
+                ControlRequest::PlugCpu(_, answer) | ControlRequest::PlugPci(_, _, answer) => {
+                    drop(answer.send(Err("the broker is no board".into())))
+                }
+                ControlRequest::SetPassword(_, answer) => {
+                    drop(answer.send(Err("the broker asks nobody for a password".into())))
+                }
                 ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
             }
         }

@@ -58,7 +58,8 @@ impl Space {
     pub(crate) fn find(&self, first: u64, last: u64) -> Option<(Target, u64)> {
         let at = self.0.partition_point(|e| e.last < first);
         let entry = self.0.get(at)?;
-        (entry.first <= first && last <= entry.last && first <= last).then(|| (entry.target, first.wrapping_sub(entry.first)))
+        (entry.first <= first && last <= entry.last && first <= last)
+            .then(|| (entry.target, first.wrapping_sub(entry.first)))
     }
 }
 

@@ -1,10 +1,10 @@
 //! What libxl starts in dom0 beside a stub domain: with `-xen-attach` the same program serves the stub domain's PV back
 //! ends (consoles, frame buffer, file-backed disks). If it has one of a kind that is not served here, all are given to the host's QEMU,
 //! and this program stays and watches. Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
+use crate::pv;
 use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
-use crate::pv;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::path::Path;
@@ -93,9 +93,12 @@ impl AsFd for Watch {
 /// The host's QEMU, if it has to serve the back ends of the domain that these arguments name because this program does not serve all of them.
 /// Settings, or a host without QEMU, may leave alone what is not served.
 pub fn qemus(arguments: &[String]) -> Option<&'static str> {
-    let last = |option: &str| arguments.iter().zip(arguments.iter().skip(1)).filter(|(o, _)| *o == option).map(|(_, value)| value).next_back();
+    let last = |option: &str| {
+        arguments.iter().zip(arguments.iter().skip(1)).filter(|(o, _)| *o == option).map(|(_, value)| value).next_back()
+    };
     let domid = last("-xen-domid").and_then(|d| d.parse::<u16>().ok())?;
-    let others = Xenstore::connect().map_or_else(|e| vec![e.to_string()], |mut xenstore| pv::not_served(domid, &mut xenstore));
+    let others =
+        Xenstore::connect().map_or_else(|e| vec![e.to_string()], |mut xenstore| pv::not_served(domid, &mut xenstore));
     let qemu = QEMU.iter().find(|p| Path::new(p).exists()).filter(|_| last("-pv-others").is_none_or(|o| o != "leave"));
     for line in &others {
         eprintln!("bulkhead-dm: {line}: not served here{}", if qemu.is_some() { "" } else { ", and by nobody else" });
@@ -107,7 +110,8 @@ pub fn qemus(arguments: &[String]) -> Option<&'static str> {
 pub fn is_asked(arguments: &[String]) -> bool {
     let machine = |a: &str| a == "xenpv" || a.starts_with("xenpv,");
     let pairs = arguments.iter().zip(arguments.iter().skip(1));
-    arguments.iter().any(|a| a == "-xen-attach") || pairs.into_iter().any(|(a, b)| matches!(a.as_str(), "-M" | "-machine") && machine(b))
+    arguments.iter().any(|a| a == "-xen-attach")
+        || pairs.into_iter().any(|(a, b)| matches!(a.as_str(), "-M" | "-machine") && machine(b))
 }
 
 /// Starts the host's QEMU and watches the domain until libxl ends it.
@@ -138,13 +142,18 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
         }
         if let Some(watch) = &mut watched {
             // Not to know is no reason to take the back ends away.
-            let seen = watch.look().map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
+            let seen = watch
+                .look()
+                .map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
             if let Some(line) = seen {
                 eprintln!("bulkhead-dm: {line}");
                 watched = None;
             }
         }
-        if served && ready.last() == Some(&true) && rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).is_ok_and(|s| s.is_some()) {
+        if served
+            && ready.last() == Some(&true)
+            && rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).is_ok_and(|s| s.is_some())
+        {
             eprintln!("bulkhead-dm: QEMU (pid {pid}) has ended; nobody serves the PV back ends any more");
             served = false;
             // Without a guest to watch there is nothing left to do.
@@ -172,7 +181,9 @@ fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
         return false;
     }
     for node in xenstore.directory(&from).into_iter().filter(|n| n.starts_with("vnc-")) {
-        let copied = xenstore.read(&format!("{from}/{node}")).and_then(|value| xenstore.write(&format!("/local/domain/{guest}/console/{node}"), &value));
+        let copied = xenstore
+            .read(&format!("{from}/{node}"))
+            .and_then(|value| xenstore.write(&format!("/local/domain/{guest}/console/{node}"), &value));
         if let Err(e) = copied {
             eprintln!("bulkhead-dm: xl vncviewer will not find guest {guest}: {node}: {e}");
         }
@@ -189,7 +200,9 @@ fn look(stubdom: u16, guest: u16) -> Result<Option<String>, String> {
     if state(guest)? != DomainState::Alive {
         return Ok(Some(format!("stub domain {stubdom} and guest {guest} have ended")));
     }
-    Privcmd::open(guest).and_then(|p| p.remote_shutdown(Shutdown::Crash)).map_err(|e| format!("guest {guest} could not be reported crashed: {e}"))?;
+    Privcmd::open(guest)
+        .and_then(|p| p.remote_shutdown(Shutdown::Crash))
+        .map_err(|e| format!("guest {guest} could not be reported crashed: {e}"))?;
     Ok(Some(format!("stub domain {stubdom} is dead: guest {guest} is reported crashed")))
 }
 
@@ -200,7 +213,11 @@ mod tests {
     #[test]
     fn back_ends_are_told_from_guests() {
         let words = |t: &str| t.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        assert!(is_asked(&words("-xen-domid 7 -xen-attach -name x")) && is_asked(&words("-M xenpv -nographic")) && is_asked(&words("-machine xenpv,accel=xen")));
+        assert!(
+            is_asked(&words("-xen-domid 7 -xen-attach -name x"))
+                && is_asked(&words("-M xenpv -nographic"))
+                && is_asked(&words("-machine xenpv,accel=xen"))
+        );
         assert!(!is_asked(&words("-xen-domid 7 -machine xenfv -name xenpv")));
     }
 }

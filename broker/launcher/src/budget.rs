@@ -34,7 +34,8 @@ pub(crate) fn set(pid: i32, name: &str, role: &str, slot: Slot) -> Result<(), St
         _ if DEVICES.contains(&role) => 100,
         _ => 500,
     };
-    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).map_err(|e| format!("oom_score_adj of {name}: {e}"))?;
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+        .map_err(|e| format!("oom_score_adj of {name}: {e}"))?;
     let priority = match slot {
         BROKER => Some(BROKER_FIFO),
         _ => DEVICES.contains(&role).then_some(DEVICE),
@@ -48,7 +49,8 @@ pub(crate) fn set(pid: i32, name: &str, role: &str, slot: Slot) -> Result<(), St
 /// The launcher's own place: the last to be killed, the first to run.
 pub(crate) fn own() -> Result<(), String> {
     std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(|e| format!("oom_score_adj: {e}"))?;
-    std::fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory").map_err(|e| format!("{CGROUP}/cgroup.subtree_control: {e}"))?;
+    std::fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory")
+        .map_err(|e| format!("{CGROUP}/cgroup.subtree_control: {e}"))?;
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     set_fifo(pid, LAUNCHER).map_err(|e| format!("SCHED_FIFO for the launcher: {e}"))
 }

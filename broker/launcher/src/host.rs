@@ -1,14 +1,16 @@
 //! What the launcher opens on the host, before anything is started.
-use crate::qcow2;
 use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Vnc};
-use bulkhead_bus::plan::{BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, VncAddress, WhenFull};
+use crate::qcow2;
+use bulkhead_bus::plan::{
+    BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, VncAddress, WhenFull,
+};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Where what is installed beside the executables is.
 const SHARE: &str = "/usr/share/bulkhead";
@@ -16,7 +18,8 @@ const SHARE: &str = "/usr/share/bulkhead";
 const VGABIOS: &[&str] = &["vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
 /// The cards' boot firmware: Debian's iPXE, where QEMU for Xen finds it.
 const E1000_ROM: &[&str] = &["efi-e1000.rom", "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"];
-const RTL8139_ROM: &[&str] = &["efi-rtl8139.rom", "/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"];
+const RTL8139_ROM: &[&str] =
+    &["efi-rtl8139.rom", "/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"];
 
 /// MTU of a stub domain's interface, if it takes it: the largest frame of the cards there are. The back end's own limit holds anyway.
 const LARGEST_MTU: u32 = 16_110;
@@ -32,7 +35,8 @@ fn errno(what: &str, e: rustix::io::Errno) -> Failure {
 fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let is_socket = |s: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Socket;
+    let is_socket =
+        |s: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Socket;
     if rustix::fs::lstat(path).is_ok_and(is_socket) {
         rustix::fs::unlink(path)?;
     }
@@ -140,12 +144,15 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
         Serial::Null | Serial::None => Ok(plain(None)),
         Serial::File(path) => {
             // For reading too if it is a FIFO, so that opening it waits for nobody.
-            let is_fifo = rustix::fs::stat(path.as_str()).is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo);
+            let is_fifo = rustix::fs::stat(path.as_str())
+                .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo);
             let how = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC };
-            let fd = rustix::fs::open(path.as_str(), how | nonblocking, Mode::from_raw_mode(0o600)).map_err(|e| fail(path, e))?;
+            let fd = rustix::fs::open(path.as_str(), how | nonblocking, Mode::from_raw_mode(0o600))
+                .map_err(|e| fail(path, e))?;
             if is_fifo {
                 // The process must not read what it has written itself.
-                let writer = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty()).map_err(|e| fail(path, e))?;
+                let writer = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty())
+                    .map_err(|e| fail(path, e))?;
                 return Ok(plain(Some(writer)));
             }
             Ok(plain(Some(fd)))
@@ -157,7 +164,8 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
         }
         Serial::Unix(path) => {
             let flags = SocketFlags::CLOEXEC;
-            let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| fail(path, e))?;
+            let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+                .map_err(|e| fail(path, e))?;
             let address = SocketAddrUnix::new(path.as_str()).map_err(|e| fail(path, e))?;
             rustix::net::connect(&fd, &address).map_err(|e| fail(path, e))?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail(path, e))?;
@@ -171,7 +179,8 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
             grantpt(&master).and_then(|()| unlockpt(&master)).map_err(fail)?;
             let name = ptsname(&master, Vec::new()).map_err(fail)?;
             let name = name.to_string_lossy().into_owned();
-            let slave = rustix::fs::open(name.as_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+            let slave = rustix::fs::open(name.as_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(fail)?;
             raw(&slave);
             rustix::io::ioctl_fionbio(&master, true).map_err(fail)?;
             Ok(SerialEnd { fd: Some(master), slave: Some(slave), shown: serial.shown(Some(&name)) })
@@ -205,7 +214,11 @@ fn raw(fd: &OwnedFd) {
 fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     let fd = rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
-        if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS { errno(&format!("{what} cannot be opened for {}", if writable { "writing" } else { "reading" }), e) } else { errno(what, e) }
+        if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS {
+            errno(&format!("{what} cannot be opened for {}", if writable { "writing" } else { "reading" }), e)
+        } else {
+            errno(what, e)
+        }
     })?;
     let stat = rustix::fs::fstat(&fd).map_err(|e| errno(what, e))?;
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
@@ -221,7 +234,16 @@ fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
 /// The medium of a drive, with what it is based on, and the drive's configuration.
 pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
     let index = drive.index.unwrap_or(0);
-    let mut config = DriveConfig { index, cdrom: drive.cdrom, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full };
+    let mut config = DriveConfig {
+        index,
+        cdrom: drive.cdrom,
+        read_only: drive.read_only,
+        size: None,
+        id: drive.id.clone(),
+        file: drive.file.clone(),
+        formats: Vec::new(),
+        full,
+    };
     let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
     let mut what = format!("{} {file}", if drive.cdrom { "CD image" } else { "disk image" });
     let (mut path, mut format) = (PathBuf::from(file), drive.format);
@@ -231,11 +253,14 @@ pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(Fd
         let fd = image(&what, &path, depth == 0 && !drive.read_only)?;
         config.formats.push(format);
         let (size, below) = match format {
-            ImageFormat::Raw => (rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| errno(&what, e))?, None),
+            ImageFormat::Raw => {
+                (rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| errno(&what, e))?, None)
+            }
             ImageFormat::Qcow2 => {
                 let mut bytes = vec![0; qcow2::LOOKED_AT];
                 let n = rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(|e| errno(&what, e))?;
-                let header = qcow2::Header::parse(bytes.get(..n).unwrap_or_default()).map_err(|e| format!("{what}: {e}"))?;
+                let header =
+                    qcow2::Header::parse(bytes.get(..n).unwrap_or_default()).map_err(|e| format!("{what}: {e}"))?;
                 (header.size, header.backing)
             }
         };
@@ -253,9 +278,17 @@ pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(Fd
         format = match told.as_deref() {
             Some("raw") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,
-            Some(other) => return Err(format!("{what}: its backing file {name} has the format {other} (raw and qcow2 are supported)")),
+            Some(other) => {
+                return Err(format!(
+                    "{what}: its backing file {name} has the format {other} (raw and qcow2 are supported)"
+                ));
+            }
             // What a guest has written into a raw image could say that it is another.
-            None => return Err(format!("{what}: it does not tell the format of its backing file {name}, and none is guessed (qemu-img rebase -u -F FORMAT -b {name})")),
+            None => {
+                return Err(format!(
+                    "{what}: it does not tell the format of its backing file {name}, and none is guessed (qemu-img rebase -u -F FORMAT -b {name})"
+                ));
+            }
         };
         // Relative to the image that names it. "nbd:" and the like are names of no file here.
         path = path.parent().unwrap_or(Path::new("")).join(&name);
@@ -288,10 +321,16 @@ pub struct Boot {
 pub fn boot(kernel: &Kernel, stubdom: bool) -> Result<Boot, Failure> {
     let open = |what: &str, path: &str| {
         let what = format!("{what} {path}");
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
-            let why = errno(&what, e);
-            if stubdom && e == rustix::io::Errno::NOENT { format!("{why}: libxl names a file of dom0, which this stub domain does not have") } else { why }
-        })?;
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(
+            |e| {
+                let why = errno(&what, e);
+                if stubdom && e == rustix::io::Errno::NOENT {
+                    format!("{why}: libxl names a file of dom0, which this stub domain does not have")
+                } else {
+                    why
+                }
+            },
+        )?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| errno(&what, e))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
             return Err(format!("{what}: not a file"));
@@ -325,7 +364,8 @@ fn rom(names: &[&str], what: &str) -> Result<(OwnedFd, u32), Failure> {
         match std::fs::read(&path) {
             Ok(bytes) if bytes.len() >= 512 && bytes.len() <= 512 * 1024 => {
                 let size = bytes.len().next_power_of_two().max(2048);
-                let fd = bulkhead_ring::SharedArea::create("rom", size.next_multiple_of(4096)).map_err(|e| e.to_string())?;
+                let fd =
+                    bulkhead_ring::SharedArea::create("rom", size.next_multiple_of(4096)).map_err(|e| e.to_string())?;
                 rustix::io::pwrite(&fd, &bytes, 0).map_err(|e| errno("rom", e))?;
                 return Ok((fd, u32::try_from(size).unwrap_or(0)));
             }
@@ -358,19 +398,27 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
             let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(fail)?;
             SocketAddrUnix::new(path.as_str()).and_then(|a| rustix::net::connect(&fd, &a)).map_err(fail)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(fail)?;
-            return Ok(OpenNic { fd, end: NicEnd::Stream, rules: None, shown: format!("{name}: stream {path}, filter {}", nic.settings.rules) });
+            return Ok(OpenNic {
+                fd,
+                end: NicEnd::Stream,
+                rules: None,
+                shown: format!("{name}: stream {path}, filter {}", nic.settings.rules),
+            });
         }
         NicOther::Tap(_) if stubdom => {
             let mac: Vec<String> = nic.mac.iter().map(|b| format!("{b:02x}")).collect();
             let name_of = interface::by_address(nic.mac);
-            let interface = name_of.ok_or_else(|| format!("{name}: no interface of this domain has the address {}", mac.join(":")))?;
+            let interface = name_of
+                .ok_or_else(|| format!("{name}: no interface of this domain has the address {}", mac.join(":")))?;
             let fail = |e: std::io::Error| format!("{name}: {interface}: {e}");
             let index = interface::index(&interface).map_err(fail)?;
             (interface::packet::open(index).map_err(fail)?, NicEnd::Packet, interface)
         }
         NicOther::Tap(ifname) => {
             let fd = interface::tap::open(ifname).map_err(|e| match e.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => format!("{name}: /dev/net/tun is missing (the kernel module tun)"),
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => {
+                    format!("{name}: /dev/net/tun is missing (the kernel module tun)")
+                }
                 _ => format!("{name}: tap {ifname}: {e}"),
             })?;
             (fd, NicEnd::Tap, ifname.clone())
@@ -384,14 +432,17 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
         interface::up(index, LARGEST_MTU).map_err(fail)?;
     }
     let cable = if nic.settings.link { "" } else { ", cable out" };
-    let shown = format!("{name}: {interface}, filter {}, {} rules on the interface{cable}", nic.settings.rules, rules.len());
+    let shown =
+        format!("{name}: {interface}, filter {}, {} rules on the interface{cable}", nic.settings.rules, rules.len());
     Ok(OpenNic { fd, end, rules: Some(rules), shown })
 }
 
 /// Why rules on an interface could not be set, for people.
 pub fn rules_refused(interface: &str, e: &std::io::Error) -> String {
     let needs = match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::NOENT | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => "; the kernel must have sch_ingress, cls_bpf and act_gact",
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+            "; the kernel must have sch_ingress, cls_bpf and act_gact"
+        }
         _ => "",
     };
     format!("rules on the interface {interface}: {e}{needs}")
@@ -432,10 +483,21 @@ pub fn configs(machine: &Machine, parts: Parts<'_>) -> Vec<DeviceConfig> {
         configs.push(DeviceConfig::Vga { device, vram: video.mib << 20, gfn, rom: vga_rom });
     }
     // 00:04.0 and up on the machine that libxl asks for, as QEMU places them.
-    let first: u8 = [machine.xen_platform, machine.video.is_some()].iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
+    let first: u8 = [machine.xen_platform, machine.video.is_some()]
+        .iter()
+        .fold(2, |n, there| if *there { n.saturating_add(1) } else { n });
     for ((place, nic), end) in (0u8..).zip(&machine.nics).zip(ends) {
         let (rom, device) = (nic_rom(nic.model), first.saturating_add(place));
-        configs.push(DeviceConfig::Nic { model: nic.model, index: nic.index, device, mac: nic.mac, rom, end: *end, lease: nic.lease.clone(), settings: nic.settings.clone() });
+        configs.push(DeviceConfig::Nic {
+            model: nic.model,
+            index: nic.index,
+            device,
+            mac: nic.mac,
+            rom,
+            end: *end,
+            lease: nic.lease.clone(),
+            settings: nic.settings.clone(),
+        });
     }
     if boot.kernel.is_some() || machine.menu != BootMenu::default() {
         configs.push(DeviceConfig::FwCfg {

@@ -117,7 +117,8 @@ impl Drive {
         let interface = options.get("if").unwrap_or("ide");
         let media = options.get("media").unwrap_or("disk");
         let read_only = options.flag("readonly", false).ok_or("readonly is on or off")?;
-        let index = options.get("index").map(|i| i.parse::<u8>().ok().filter(|i| *i < 4)).map(|i| i.ok_or("index is 0 to 3"));
+        let index =
+            options.get("index").map(|i| i.parse::<u8>().ok().filter(|i| *i < 4)).map(|i| i.ok_or("index is 0 to 3"));
         let index = index.transpose()?;
         let file = options.get("file").filter(|f| !f.is_empty()).map(str::to_owned);
         match interface {
@@ -179,7 +180,8 @@ pub enum NicOther {
 
 /// Parses an address in hexadecimal, with colons between its bytes.
 pub fn mac(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|b| (b.len() == 2).then(|| u8::from_str_radix(b, 16).ok()).flatten()).collect();
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|b| (b.len() == 2).then(|| u8::from_str_radix(b, 16).ok()).flatten()).collect();
     // A group's address is no card's.
     <[u8; 6]>::try_from(bytes?).ok().filter(|[first, ..]| first & 1 == 0)
 }
@@ -260,7 +262,11 @@ impl Vnc {
         let first = port(display.parse().map_err(|_| "the display is no number")?)?;
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let ipv6 = bare.is_some();
-        Ok(Self { at: VncAddress::Tcp { host: bare.unwrap_or(host).to_owned(), port: first, ipv6 }, last: last.map_or(Ok(first), port)?, password })
+        Ok(Self {
+            at: VncAddress::Tcp { host: bare.unwrap_or(host).to_owned(), port: first, ipv6 },
+            last: last.map_or(Ok(first), port)?,
+            password,
+        })
     }
 }
 

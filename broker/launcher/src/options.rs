@@ -72,7 +72,10 @@ mod tests {
         let o = Options::parse("socket,id=libxl-cmd,path=/var/run/xen/qmp-libxl-7,server=on,wait=off");
         assert_eq!(o.head("backend"), Some("socket"));
         assert_eq!(o.get("path"), Some("/var/run/xen/qmp-libxl-7"));
-        assert_eq!((o.flag("server", false), o.flag("wait", true), o.flag("x", true)), (Some(true), Some(false), Some(true)));
+        assert_eq!(
+            (o.flag("server", false), o.flag("wait", true), o.flag("x", true)),
+            (Some(true), Some(false), Some(true))
+        );
         let o = Options::parse("file=/iso/a,,b.iso,if=ide,readonly");
         assert_eq!((o.head("file"), o.get("readonly")), (Some("/iso/a,b.iso"), Some("on")));
         assert_eq!(Options::parse("driver=VGA,vgamem_mb=16").head("driver"), Some("VGA"));

@@ -48,7 +48,9 @@ pub fn all_disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<Strin
     let (mut disks, mut notes) = (Vec::new(), Vec::new());
     for devid in devids {
         match disk(devid, &format!("{top}/{devid}"), |path| xenstore.read(path).ok()) {
-            Ok(Some(_)) if disks.len() == DISKS => notes.push(format!("PV disk {devid} is not served: there are more than {DISKS}")),
+            Ok(Some(_)) if disks.len() == DISKS => {
+                notes.push(format!("PV disk {devid} is not served: there are more than {DISKS}"))
+            }
             Ok(disk) => disks.extend(disk),
             Err(e) => notes.push(format!("PV disk {devid} is not served: {e}")),
         }
@@ -121,7 +123,8 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
 pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
     let mut lines: Vec<String> = Xenstore::open_stream().err().map(|e| e.to_string()).into_iter().collect();
     for kind in xenstore.directory("/local/domain/0/backend") {
-        let others = ["qusb", "vusb", "9pfs", "pvcalls", "vsnd", "vdispl", "vinput", "virtio", "virtio_disk"].contains(&kind.as_str());
+        let others = ["qusb", "vusb", "9pfs", "pvcalls", "vsnd", "vdispl", "vinput", "virtio", "virtio_disk"]
+            .contains(&kind.as_str());
         if others && !xenstore.directory(&format!("/local/domain/0/backend/{kind}/{domid}")).is_empty() {
             lines.push(format!("a PV device of the kind {kind}"));
         }
@@ -146,7 +149,9 @@ pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xensto
 fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, String> {
     let mut node = |name: &str| read(&format!("{back}/{name}"));
     let cdrom = node("device-type").as_deref() == Some("cdrom");
-    let (Some(front), Some(parameters)) = (node("frontend"), node("params").filter(|p| !p.is_empty())) else { return Ok(None) };
+    let (Some(front), Some(parameters)) = (node("frontend"), node("params").filter(|p| !p.is_empty())) else {
+        return Ok(None);
+    };
     let (kind, file) = match parameters.split_once(':') {
         // As libxl 4.20 names a CD that it has changed.
         _ if cdrom && parameters.starts_with('/') => ("aio", parameters.as_str()),
@@ -161,7 +166,14 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
     if file.is_empty() && !cdrom {
         return Err("it has no image".to_owned());
     }
-    let drive = Drive { index: Some(0), cdrom, read_only: node("mode").as_deref() == Some("r"), file: (!file.is_empty()).then(|| file.to_owned()), format, id: format!("vbd-{devid}") };
+    let drive = Drive {
+        index: Some(0),
+        cdrom,
+        read_only: node("mode").as_deref() == Some("r"),
+        file: (!file.is_empty()).then(|| file.to_owned()),
+        format,
+        id: format!("vbd-{devid}"),
+    };
     let discard = node("discard-enable").as_deref() != Some("0");
     Ok(Some(PvDisk { devid, nodes: PvNodes { back: back.to_owned(), front }, drive, discard }))
 }
@@ -172,13 +184,23 @@ mod tests {
 
     fn of(nodes: &[(&str, &str)]) -> Result<Option<PvDisk>, String> {
         let all = [("/b/frontend", "/local/domain/7/device/vbd/768")];
-        disk(768, "/b", |path| nodes.iter().map(|(n, v)| (format!("/b/{n}"), *v)).chain(all.iter().map(|(n, v)| ((*n).to_owned(), *v))).find(|(n, _)| n == path).map(|(_, v)| v.to_owned()))
+        disk(768, "/b", |path| {
+            nodes
+                .iter()
+                .map(|(n, v)| (format!("/b/{n}"), *v))
+                .chain(all.iter().map(|(n, v)| ((*n).to_owned(), *v)))
+                .find(|(n, _)| n == path)
+                .map(|(_, v)| v.to_owned())
+        })
     }
 
     #[test]
     fn libxls_nodes_are_a_disk() {
         let disk = of(&[("params", "aio:/srv/a:b.img"), ("mode", "w"), ("device-type", "disk")]).unwrap().unwrap();
-        assert_eq!((disk.drive.file.as_deref(), disk.drive.format, disk.drive.read_only, disk.discard), (Some("/srv/a:b.img"), ImageFormat::Raw, false, true));
+        assert_eq!(
+            (disk.drive.file.as_deref(), disk.drive.format, disk.drive.read_only, disk.discard),
+            (Some("/srv/a:b.img"), ImageFormat::Raw, false, true)
+        );
         let disk = of(&[("params", "qcow2:/x"), ("mode", "r"), ("discard-enable", "0")]).unwrap().unwrap();
         assert_eq!((disk.drive.format, disk.drive.read_only, disk.discard), (ImageFormat::Qcow2, true, false));
         assert!(of(&[("params", "aio:/x"), ("device-type", "cdrom")]).unwrap().unwrap().drive.cdrom);
@@ -202,9 +224,16 @@ mod tests {
     #[test]
     fn a_channel_is_what_its_nodes_say() {
         let of = |connection: &str, path: Option<&str>| {
-            let nodes = [("/b/frontend", "/f"), ("/f/type", "ioemu"), ("/f/output", "chardev:libxl-channel0"), ("/b/connection", connection)];
+            let nodes = [
+                ("/b/frontend", "/f"),
+                ("/f/type", "ioemu"),
+                ("/f/output", "chardev:libxl-channel0"),
+                ("/b/connection", connection),
+            ];
             let path = path.map(|path| ("/b/path", path));
-            console(1, "/b", |wanted| nodes.iter().copied().chain(path).find(|(n, _)| *n == wanted).map(|(_, v)| v.to_owned()))
+            console(1, "/b", |wanted| {
+                nodes.iter().copied().chain(path).find(|(n, _)| *n == wanted).map(|(_, v)| v.to_owned())
+            })
         };
         let channel = of("pty", None).unwrap().unwrap();
         assert_eq!((channel.output, channel.label.as_str()), (Serial::Pty, "libxl-channel1"));

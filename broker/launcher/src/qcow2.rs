@@ -49,7 +49,9 @@ impl Header {
             return Err("encrypted images are not supported");
         }
         if version == 3 && u64_at(72)? & !KNOWN_FEATURES != 0 {
-            return Err("it has features that are not supported (an external data file, other compression, extended entries)");
+            return Err(
+                "it has features that are not supported (an external data file, other compression, extended entries)",
+            );
         }
         let size = u64_at(24)?;
         let (name_at, name_len) = (u64_at(8)?, u32_at(16)?);
@@ -71,7 +73,10 @@ impl Header {
                 break;
             }
             if kind == BACKING_FORMAT {
-                let text = bytes.get(at as usize..).and_then(|b| b.get(..len as usize)).and_then(|b| std::str::from_utf8(b).ok());
+                let text = bytes
+                    .get(at as usize..)
+                    .and_then(|b| b.get(..len as usize))
+                    .and_then(|b| std::str::from_utf8(b).ok());
                 format = Some(text.ok_or("the format of its backing file is cut off")?.to_owned());
             }
             at = at.saturating_add(len).checked_next_multiple_of(8).ok_or(SHORT)?;

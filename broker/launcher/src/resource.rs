@@ -1,7 +1,9 @@
 //! The launcher's end of the resource plane.
 use bulkhead_bus::plan::{FromProcess, ToProcess};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
@@ -29,7 +31,9 @@ impl Resource {
             return Err("too many descriptors in one message".into());
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, flags).map(|_| ()).map_err(|e| e.to_string())
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, flags)
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     }
 
     /// Receives a request, with at most one descriptor. `Ok(None)`: none is there. `Err`: the process has gone, or

@@ -98,15 +98,23 @@ enum Filter {
 pub fn parse(text: &str) -> Result<Vec<String>, String> {
     let settings: Settings = toml::from_str(text).map_err(|e| e.to_string())?;
     let mut all = Vec::new();
-    let mut add = |option: &str, value: Option<&str>| all.extend(value.into_iter().flat_map(|v| [option.to_owned(), v.to_owned()]));
+    let mut add = |option: &str, value: Option<&str>| {
+        all.extend(value.into_iter().flat_map(|v| [option.to_owned(), v.to_owned()]))
+    };
     add("-sandbox", settings.sandbox.level.map(|l| if l == Level::Strict { "level=strict" } else { "level=kernel" }));
-    add("-substitutes", settings.devices.substitutes.map(|s| if s == Substitutes::Refuse { "refuse" } else { "allow" }));
+    add(
+        "-substitutes",
+        settings.devices.substitutes.map(|s| if s == Substitutes::Refuse { "refuse" } else { "allow" }),
+    );
     add("-nic-rules", settings.network.level.map(|l| if l == Filter::Guard { "level=guard" } else { "level=off" }));
-    add("-image-backing", settings.images.backing.map(|b| match b {
-        Backing::Any => "any",
-        Backing::Directory => "directory",
-        Backing::None => "none",
-    }));
+    add(
+        "-image-backing",
+        settings.images.backing.map(|b| match b {
+            Backing::Any => "any",
+            Backing::Directory => "directory",
+            Backing::None => "none",
+        }),
+    );
     add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
     add("-pv-others", settings.pv.others.map(|o| if o == Others::Leave { "leave" } else { "qemu" }));
     Ok(all)
@@ -138,7 +146,23 @@ mod tests {
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
         let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n[pv]\nothers = \"leave\"\n";
-        assert_eq!(parse(all).unwrap(), ["-sandbox", "level=strict", "-substitutes", "refuse", "-nic-rules", "level=guard", "-image-backing", "directory", "-image-full", "stop", "-pv-others", "leave"]);
+        assert_eq!(
+            parse(all).unwrap(),
+            [
+                "-sandbox",
+                "level=strict",
+                "-substitutes",
+                "refuse",
+                "-nic-rules",
+                "level=guard",
+                "-image-backing",
+                "directory",
+                "-image-full",
+                "stop",
+                "-pv-others",
+                "leave"
+            ]
+        );
     }
 
     #[test]

@@ -81,9 +81,16 @@ pub(crate) struct SlotState {
 }
 
 impl SlotState {
-    pub(crate) fn new(slot: Slot, name: String, role: &'static str, ids: Option<Ids>, kept: Vec<(FdUse, OwnedFd)>) -> Result<Self, String> {
+    pub(crate) fn new(
+        slot: Slot,
+        name: String,
+        role: &'static str,
+        ids: Option<Ids>,
+        kept: Vec<(FdUse, OwnedFd)>,
+    ) -> Result<Self, String> {
         use rustix::pipe::PipeFlags;
-        let (log_read, log_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| e.to_string())?;
+        let (log_read, log_write) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| e.to_string())?;
         Ok(Self {
             slot,
             name,

@@ -89,7 +89,9 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
     mounts()?;
     budget::own()?;
     let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
-    let target = xenstore.read("target").map_err(|_| "xenstore has no target: this domain is nobody's stub domain".to_owned())?;
+    let target = xenstore
+        .read("target")
+        .map_err(|_| "xenstore has no target: this domain is nobody's stub domain".to_owned())?;
     let domid: u16 = target.parse().map_err(|_| format!("xenstore's target {target:?} is no domain's number"))?;
     *guest = Some(domid);
     let arguments = arguments(&mut xenstore, domid)?;
@@ -104,7 +106,8 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
     // Disks that are not emulated are the guest's from the start.
     crate::supervise::media::let_go(|block| !disks.contains(&format!("/dev/{block}").as_str()));
     let screen = device("/dev/fb0", OFlags::RDWR);
-    let events = (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
+    let events =
+        (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
     // Our own back end says so; QEMU's sends pixels and says nothing.
     let back = xenstore.read("device/vkbd/0/backend").unwrap_or_default();
     let spread = xenstore.read(&format!("{back}/width")).is_ok_and(|w| w == "32768");
@@ -132,7 +135,8 @@ fn mounts() -> Result<(), String> {
 
 /// Nothing is written to files from here on.
 fn read_only() -> Result<(), String> {
-    rustix::mount::mount_remount("/", MountFlags::RDONLY, "").map_err(|e| format!("making the root read-only: {}", std::io::Error::from(e)))
+    rustix::mount::mount_remount("/", MountFlags::RDONLY, "")
+        .map_err(|e| format!("making the root read-only: {}", std::io::Error::from(e)))
 }
 
 fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, String> {
@@ -149,7 +153,9 @@ fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, String>
 /// kB of memory that are free, and all.
 pub(crate) fn free() -> Result<(u64, u64), String> {
     let info = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
-    let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0);
+    let field = |name: &str| {
+        info.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0)
+    };
     Ok((field("MemAvailable:"), field("MemTotal:")))
 }
 
@@ -201,7 +207,9 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
         let essential = open.iter().find(|(class, ..)| matches!(*class, "vbd" | "vif"));
         let wait = match (essential, missing) {
             // libxl adds them before this domain runs.
-            (None, None) if vifs < nics && passed >= EXTRAS => return Err(format!("{vifs} of {nics} network interfaces are there")),
+            (None, None) if vifs < nics && passed >= EXTRAS => {
+                return Err(format!("{vifs} of {nics} network interfaces are there"));
+            }
             (None, None) if vifs < nics => Duration::from_millis(100),
             (None, None) if open.is_empty() || passed >= EXTRAS => {
                 for (class, id, state) in open {
@@ -213,10 +221,15 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
                 let back = xenstore.read(&format!("device/{class}/{id}/backend")).unwrap_or_default();
                 let back = xenstore.read(&format!("{back}/state")).unwrap_or_default();
                 let what = if *class == "vbd" { "disk" } else { "network interface" };
-                return Err(format!("{what} {id} is not connected after {} s: front end in state {state}, back end in state {back:?}", DISKS.as_secs()));
+                return Err(format!(
+                    "{what} {id} is not connected after {} s: front end in state {state}, back end in state {back:?}",
+                    DISKS.as_secs()
+                ));
             }
             // All that there are are connected, and the kernel makes nodes at once.
-            (None, Some(path)) if passed >= EXTRAS => return Err(format!("the disk {path} of the guest's arguments is not there")),
+            (None, Some(path)) if passed >= EXTRAS => {
+                return Err(format!("the disk {path} of the guest's arguments is not there"));
+            }
             // A node that is missing appears without a change in xenstore.
             (None, Some(_)) => Duration::from_millis(5),
             _ => Duration::from_millis(100),

@@ -16,14 +16,14 @@ mod nics;
 mod prepare;
 mod table;
 
-use crate::slot::{Channel, Phase, SlotState};
+use crate::argv::Parsed;
 use crate::attach::Watch;
+use crate::errors::{Code, Coded as _};
+use crate::slot::{Channel, Phase, SlotState};
 use crate::stubdom::Stubdom;
 use back_ends::Later;
 use bulkhead_bus::plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
-use crate::argv::Parsed;
-use crate::errors::{Code, Coded as _};
 use bulkhead_policy::{Ids, verify};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
@@ -148,13 +148,20 @@ impl Launcher {
     /// Starts everything and waits until all run.
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
-        for slot in self.slots.iter().filter(|s| !looks(s.role) && s.phase != Phase::Waiting).map(|s| s.slot).collect::<Vec<_>>() {
+        for slot in self
+            .slots
+            .iter()
+            .filter(|s| !looks(s.role) && s.phase != Phase::Waiting)
+            .map(|s| s.slot)
+            .collect::<Vec<_>>()
+        {
             self.spawn(slot)?;
         }
         while !self.slots.iter().all(|s| matches!(s.phase, Phase::Running | Phase::Waiting)) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let late: Vec<_> = self.slots.iter().filter(|s| s.phase != Phase::Running).map(|s| s.name.as_str()).collect();
+                let late: Vec<_> =
+                    self.slots.iter().filter(|s| s.phase != Phase::Running).map(|s| s.name.as_str()).collect();
                 return Err(format!("not ready after {} s: {}", START.as_secs(), late.join(", ")));
             }
             match self.turn(Some(left))? {
@@ -184,7 +191,10 @@ impl Launcher {
             Level::Strict => "strict".to_owned(),
             Level::Kernel => format!("kernel (Landlock ABI {}, strict needs 6)", bulkhead_policy::landlock_abi()),
         };
-        say(&format!("{} processes run, sandbox level {level}", self.slots.iter().filter(|s| s.phase == Phase::Running).count()));
+        say(&format!(
+            "{} processes run, sandbox level {level}",
+            self.slots.iter().filter(|s| s.phase == Phase::Running).count()
+        ));
         if let (true, Ok((free, total))) = (self.stubdom, crate::stubdom::free()) {
             say(&format!("{free} of {total} kB are free now"));
         }
@@ -310,5 +320,8 @@ fn drain(slot: &SlotState) -> Vec<String> {
     let mut bytes = [0; 8192];
     let n = rustix::io::read(&slot.log_read, &mut bytes).unwrap_or(0);
     let printable = |c: char| if c.is_control() { '?' } else { c };
-    String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).lines().map(|l| l.chars().map(printable).take(1000).collect()).collect()
+    String::from_utf8_lossy(bytes.get(..n).unwrap_or_default())
+        .lines()
+        .map(|l| l.chars().map(printable).take(1000).collect())
+        .collect()
 }

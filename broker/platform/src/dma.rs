@@ -50,7 +50,11 @@ impl Dma {
                 let (channel, which) = (usize::from(register >> 1), usize::from(register & 1));
                 for set in [&mut c.base, &mut c.current] {
                     if let Some(word) = set.get_mut(channel).and_then(|r| r.get_mut(which)) {
-                        *word = if c.high { *word & 0x00ff | u16::from(value) << 8 } else { *word & 0xff00 | u16::from(value) };
+                        *word = if c.high {
+                            *word & 0x00ff | u16::from(value) << 8
+                        } else {
+                            *word & 0xff00 | u16::from(value)
+                        };
                     }
                 }
                 c.high = !c.high;

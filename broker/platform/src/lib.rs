@@ -20,7 +20,9 @@ mod state;
 mod xen_platform;
 
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset, StateError};
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset, StateError,
+};
 use chipset::Chipset;
 use cmos::Cmos;
 use dma::Dma;
@@ -175,7 +177,9 @@ impl Device for Platform {
             region::DMA1 => byte(self.dma.read(0, offset)),
             region::DMA_PAGES => byte(self.dma.page_read(offset)),
             region::DMA2 => byte(self.dma.read(1, offset >> 1)),
-            region::XEN_PORTS => self.xen.as_ref().ok_or(IoError::NoRegister)?.port_read(offset, at.size).map(u64::from),
+            region::XEN_PORTS => {
+                self.xen.as_ref().ok_or(IoError::NoRegister)?.port_read(offset, at.size).map(u64::from)
+            }
             region::XEN_BAR0 => self.xen.as_ref().ok_or(IoError::NoRegister)?.bar_read(offset, at.size).map(u64::from),
             region::XEN_BAR1 => Ok(0),
             _ => Err(IoError::NoRegister),
@@ -212,8 +216,12 @@ impl Device for Platform {
             region::DMA1 => self.dma.write(0, offset, byte?),
             region::DMA_PAGES => self.dma.page_write(offset, byte?),
             region::DMA2 => self.dma.write(1, offset >> 1, byte?),
-            region::XEN_PORTS => self.xen.as_mut().ok_or(IoError::NoRegister)?.port_write(offset, at.size, value as u32, cx)?,
-            region::XEN_BAR0 => self.xen.as_mut().ok_or(IoError::NoRegister)?.bar_write(offset, at.size, value as u32, cx)?,
+            region::XEN_PORTS => {
+                self.xen.as_mut().ok_or(IoError::NoRegister)?.port_write(offset, at.size, value as u32, cx)?
+            }
+            region::XEN_BAR0 => {
+                self.xen.as_mut().ok_or(IoError::NoRegister)?.bar_write(offset, at.size, value as u32, cx)?
+            }
             _ => return Err(IoError::NoRegister),
         }
         cx.lines.set(SCI, self.pm.sci());
@@ -318,7 +326,14 @@ impl Device for Platform {
 
 /// The device as its fuzz target and its corpus test know it: everything is there, unplug is offered, a PCI device can be ejected.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    let mut board = Platform::new(Config { vcpus: 3, online: 2, xen_platform: true, boot: "dca".into(), serial: true, unplug: true });
+    let mut board = Platform::new(Config {
+        vcpus: 3,
+        online: 2,
+        xen_platform: true,
+        boot: "dca".into(),
+        serial: true,
+        unplug: true,
+    });
     let _ = board.pm.plug_pci(Some(5), "usb");
     Box::new(board)
 }

@@ -78,7 +78,14 @@ impl PciHotplug {
     }
 
     pub(crate) fn save(&self) -> PlugState {
-        PlugState { devices: self.plugged.iter().map(|(device, id)| PciState { device: u32::from(*device), id: id.clone() }).collect(), down: self.down }
+        PlugState {
+            devices: self
+                .plugged
+                .iter()
+                .map(|(device, id)| PciState { device: u32::from(*device), id: id.clone() })
+                .collect(),
+            down: self.down,
+        }
     }
 
     pub(crate) fn load(s: &PlugState) -> Result<Self, StateError> {
@@ -93,7 +100,11 @@ impl PciHotplug {
 
     /// Numbers and names, for people.
     pub(crate) fn shown(&self) -> String {
-        let shown: Vec<String> = self.plugged.iter().map(|(d, id)| format!("{id} at {d:02x}.0{}", if self.down >> d & 1 != 0 { ", to be ejected" } else { "" })).collect();
+        let shown: Vec<String> = self
+            .plugged
+            .iter()
+            .map(|(d, id)| format!("{id} at {d:02x}.0{}", if self.down >> d & 1 != 0 { ", to be ejected" } else { "" }))
+            .collect();
         shown.join("; ")
     }
 }

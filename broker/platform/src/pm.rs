@@ -57,7 +57,18 @@ pub(crate) struct Pm {
 
 impl Pm {
     pub(crate) fn new(vcpus: u16, online: u16) -> Self {
-        Self { vcpus, online, plugged: BTreeSet::new(), pci: PciHotplug::default(), control: Pm1Control::new(), gpe_status: 0, gpe_enable: 0, apm_control: 0, apm_status: 0, refused_sleeps: 0 }
+        Self {
+            vcpus,
+            online,
+            plugged: BTreeSet::new(),
+            pci: PciHotplug::default(),
+            control: Pm1Control::new(),
+            gpe_status: 0,
+            gpe_enable: 0,
+            apm_control: 0,
+            apm_status: 0,
+            refused_sleeps: 0,
+        }
     }
 
     /// The system control interrupt.
@@ -90,7 +101,11 @@ impl Pm {
                 other => {
                     // S3 needs the toolstack's help to wake up again, which is not there: say so, stay awake.
                     self.refused_sleeps = self.refused_sleeps.saturating_add(1);
-                    for byte in format!("[platform] the guest asked for sleep type {other} (S3 is 1): refused, it stays awake\n").bytes() {
+                    for byte in format!(
+                        "[platform] the guest asked for sleep type {other} (S3 is 1): refused, it stays awake\n"
+                    )
+                    .bytes()
+                    {
                         cx.log.push(byte);
                     }
                 }
@@ -203,15 +218,23 @@ impl Pm {
         self.gpe_enable = word(s.gpe_enable, "GPE enable")?;
         self.apm_control = byte(s.apm_control, "APM control")?;
         self.apm_status = byte(s.apm_status, "APM status")?;
-        let plugged: Option<BTreeSet<u16>> = s.plugged.iter().map(|c| u16::try_from(*c).ok().filter(|c| (self.online..self.vcpus).contains(c))).collect();
+        let plugged: Option<BTreeSet<u16>> = s
+            .plugged
+            .iter()
+            .map(|c| u16::try_from(*c).ok().filter(|c| (self.online..self.vcpus).contains(c)))
+            .collect();
         self.plugged = plugged.ok_or(StateError::Value("plugged vCPUs"))?;
         self.pci = PciHotplug::load(&s.pci.clone().unwrap_or_default())?;
         Ok(())
     }
 
     pub(crate) fn inspect(&self, out: &mut Inspect) {
-        out.hex("control", self.control.into_bits()).hex("GPE status", self.gpe_status).hex("GPE enable", self.gpe_enable);
+        out.hex("control", self.control.into_bits())
+            .hex("GPE status", self.gpe_status)
+            .hex("GPE enable", self.gpe_enable);
         let cpus: Vec<String> = (0..self.vcpus).filter(|cpu| self.has_cpu(*cpu)).map(|cpu| cpu.to_string()).collect();
-        out.value("vCPUs", cpus.join(",")).value("sleeps refused", self.refused_sleeps).value("PCI devices added", self.pci.shown());
+        out.value("vCPUs", cpus.join(","))
+            .value("sleeps refused", self.refused_sleeps)
+            .value("PCI devices added", self.pci.shown());
     }
 }

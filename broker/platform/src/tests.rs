@@ -19,15 +19,34 @@ fn write(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8,
 #[test]
 fn power_on_configuration_spaces() {
     let (p, _) = board();
-    let host = [(0x00, 0x1237_8086), (0x08, 0x0600_0002), (0x2c, 0x1100_1af4), (0x54, 0x4000_0000), (0x70, 0x0002_0000)];
+    let host =
+        [(0x00, 0x1237_8086), (0x08, 0x0600_0002), (0x2c, 0x1100_1af4), (0x54, 0x4000_0000), (0x70, 0x0002_0000)];
     let isa = [
-        (0x00, 0x7000_8086), (0x04, 0x0200_0000), (0x08, 0x0601_0000), (0x0c, 0x0080_0000), (0x2c, 0x1100_1af4),
-        (0x4c, 0x0003_004d), (0x60, 0x8080_8080), (0x68, 0x0000_0200), (0x70, 0x0000_0080), (0x74, 0x0c0c_0000),
-        (0x78, 0x0000_0002), (0xa0, 0x0000_0008), (0xa8, 0x0000_000f),
+        (0x00, 0x7000_8086),
+        (0x04, 0x0200_0000),
+        (0x08, 0x0601_0000),
+        (0x0c, 0x0080_0000),
+        (0x2c, 0x1100_1af4),
+        (0x4c, 0x0003_004d),
+        (0x60, 0x8080_8080),
+        (0x68, 0x0000_0200),
+        (0x70, 0x0000_0080),
+        (0x74, 0x0c0c_0000),
+        (0x78, 0x0000_0002),
+        (0xa0, 0x0000_0008),
+        (0xa8, 0x0000_000f),
     ];
     let pm = [
-        (0x00, 0x7113_8086), (0x04, 0x0280_0000), (0x08, 0x0680_0003), (0x2c, 0x1100_1af4), (0x3c, 0x0000_0100),
-        (0x40, 0x0000_0001), (0x5c, 0x1000_0000), (0x60, 0x6000_0000), (0x64, 0x0800_0000), (0x90, 0x0000_b101),
+        (0x00, 0x7113_8086),
+        (0x04, 0x0280_0000),
+        (0x08, 0x0680_0003),
+        (0x2c, 0x1100_1af4),
+        (0x3c, 0x0000_0100),
+        (0x40, 0x0000_0001),
+        (0x5c, 0x1000_0000),
+        (0x60, 0x6000_0000),
+        (0x64, 0x0800_0000),
+        (0x90, 0x0000_b101),
         (0xd0, 0x0009_0000),
     ];
     for (function, want) in [(0, &host[..]), (1, &isa[..]), (2, &pm[..])] {
@@ -216,7 +235,11 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     p.plug_pci(Some(5), "xenusb-0", &mut cx).unwrap();
     assert!(cx.lines.level(SCI) && read(&mut p, &mut cx, region::GPE, 0, 1) == 2);
     for _ in 0..2 {
-        assert_eq!(read(&mut p, &mut cx, region::PCI_HOTPLUG, up, 4), 1 << 5, "the event's method reads it for each device");
+        assert_eq!(
+            read(&mut p, &mut cx, region::PCI_HOTPLUG, up, 4),
+            1 << 5,
+            "the event's method reads it for each device"
+        );
     }
     assert!(p.plug_pci(Some(5), "other", &mut cx).unwrap_err().contains("there already"));
     assert!(p.plug_pci(Some(6), "xenusb-0", &mut cx).unwrap_err().contains("already"));
@@ -235,7 +258,10 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     next.load(&state, &mut cx).unwrap();
     assert_eq!(read(&mut next, &mut cx, region::PCI_HOTPLUG, down, 4), 1 << 5);
     next.reset(Reset::Machine, &mut cx);
-    assert_eq!((read(&mut next, &mut cx, region::PCI_HOTPLUG, up, 4), read(&mut next, &mut cx, region::PCI_HOTPLUG, down, 4)), (1 << 5, 0));
+    assert_eq!(
+        (read(&mut next, &mut cx, region::PCI_HOTPLUG, up, 4), read(&mut next, &mut cx, region::PCI_HOTPLUG, down, 4)),
+        (1 << 5, 0)
+    );
     write(&mut next, &mut cx, region::PCI_HOTPLUG, eject, 4, 0xffff_ffff);
     assert!(cx.effects.bits.eject() && cx.effects.mask == 1 << 5);
     assert_eq!(read(&mut next, &mut cx, region::PCI_HOTPLUG, up, 4), 0);

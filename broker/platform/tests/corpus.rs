@@ -5,22 +5,34 @@ use proptest::prelude::*;
 
 #[test]
 fn platform_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "platform-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "platform-"),
+        Ok(())
+    );
 }
 
 #[test]
 fn platform_seeds() {
-    assert_eq!(seeds(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/platform")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/platform")),
+        Ok(())
+    );
 }
 
 #[test]
 fn fw_cfg_seeds() {
-    assert_eq!(seeds(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/fwcfg")), Ok(()));
+    assert_eq!(
+        seeds(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/fwcfg")),
+        Ok(())
+    );
 }
 
 #[test]
 fn fw_cfg_states_of_earlier_versions_are_understood() {
-    assert_eq!(golden(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "fwcfg-"), Ok(()));
+    assert_eq!(
+        golden(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "fwcfg-"),
+        Ok(())
+    );
 }
 
 proptest! {

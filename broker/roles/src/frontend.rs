@@ -50,7 +50,9 @@ impl Line {
                     Err(_) => return None,
                 }
                 let mut answer = [0; 1 + XenbusReply::MAX];
-                let Ok((n, _)) = rustix::net::recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT) else { continue };
+                let Ok((n, _)) = rustix::net::recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT) else {
+                    continue;
+                };
                 let answer = answer.get(..n)?;
                 match answer.split_first() {
                     Some((serial, rest)) if *serial == self.serial => return Some(rest.to_vec()),
@@ -97,7 +99,11 @@ impl Front {
         let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
         let memory = Arc::new(memory.map_err(|e| format!("the pages of a ring: {e}"))?);
         let grants = Line::new(want(&FdUse::Grants(0))?);
-        let front = Self { buffer: (pages as u64).saturating_mul(4096), grants: Some((grants, memory.clone())), ..Self::without_grants(domid, fds)? };
+        let front = Self {
+            buffer: (pages as u64).saturating_mul(4096),
+            grants: Some((grants, memory.clone())),
+            ..Self::without_grants(domid, fds)?
+        };
         Ok((front, memory))
     }
 
@@ -228,6 +234,7 @@ pub(crate) struct DomainFrames {
 
 impl bulkhead_dev_display::vfb::Frames for DomainFrames {
     fn map(&self, frames: &[u64]) -> Option<Arc<dyn bulkhead_bus::GuestMemory>> {
-        bulkhead_runtime::map_list(self.privcmd.as_fd(), self.domid, frames).map(|m| Arc::new(m) as Arc<dyn bulkhead_bus::GuestMemory>)
+        bulkhead_runtime::map_list(self.privcmd.as_fd(), self.domid, frames)
+            .map(|m| Arc::new(m) as Arc<dyn bulkhead_bus::GuestMemory>)
     }
 }

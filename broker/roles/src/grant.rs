@@ -76,7 +76,8 @@ impl Caller {
             }
             GrantCall::Copy { to_guest, at, pieces } => {
                 self.copies = self.copies.saturating_add(1);
-                let pieces: Vec<_> = pieces.iter().map(|p| GrantPiece { gref: p.gref, offset: p.offset, len: p.len }).collect();
+                let pieces: Vec<_> =
+                    pieces.iter().map(|p| GrantPiece { gref: p.gref, offset: p.offset, len: p.len }).collect();
                 self.grants.copy(&pieces, *at as usize, *to_guest).ok().map(|()| 0)
             }
         }
@@ -86,7 +87,9 @@ impl Caller {
     fn serve(&mut self) -> bool {
         for _ in 0..BUDGET {
             let mut packet = [0; 1 + GrantCall::MAX];
-            let Ok((n, _)) = rustix::net::recv(&self.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) else { return false };
+            let Ok((n, _)) = rustix::net::recv(&self.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) else {
+                return false;
+            };
             let Some((serial, call)) = packet.get(..n).and_then(<[u8]>::split_first) else { return false };
             self.calls = self.calls.saturating_add(1);
             let done = GrantCall::from_bytes(call).and_then(|call| self.carry_out(&call));
@@ -111,7 +114,18 @@ impl Grant {
     }
 
     fn with(callers: impl Iterator<Item = (OwnedFd, Box<dyn Grants>)>) -> Self {
-        Self(callers.map(|(socket, grants)| Caller { socket, grants, names: HashMap::new(), calls: 0, copies: 0, refused: 0 }).collect())
+        Self(
+            callers
+                .map(|(socket, grants)| Caller {
+                    socket,
+                    grants,
+                    names: HashMap::new(),
+                    calls: 0,
+                    copies: 0,
+                    refused: 0,
+                })
+                .collect(),
+        )
     }
 }
 
@@ -134,7 +148,10 @@ impl Auxiliary for Grant {
     fn inspect(&self, out: &mut Inspect) {
         for (i, caller) in self.0.iter().enumerate() {
             out.group(&i.to_string(), |out| {
-                out.value("calls", caller.calls).value("copies", caller.copies).value("refused", caller.refused).value("pages", caller.pages());
+                out.value("calls", caller.calls)
+                    .value("copies", caller.copies)
+                    .value("refused", caller.refused)
+                    .value("pages", caller.pages());
             });
         }
     }
@@ -175,10 +192,12 @@ mod tests {
     #[test]
     fn a_back_end_has_so_many_pages_and_takes_back_only_its_own_names() {
         use rustix::net::{AddressFamily, SocketFlags, SocketType};
-        let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let pair =
+            || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let ((near, far), (other, far_other)) = (pair(), pair());
         let (done, others): (Arc<Mutex<Done>>, Arc<Mutex<Done>>) = Default::default();
-        let callers: Vec<(OwnedFd, Box<dyn Grants>)> = vec![(far, Box::new(Fake(done.clone()))), (far_other, Box::new(Fake(others.clone())))];
+        let callers: Vec<(OwnedFd, Box<dyn Grants>)> =
+            vec![(far, Box::new(Fake(done.clone()))), (far_other, Box::new(Fake(others.clone())))];
         let mut grant = Grant::with(callers.into_iter());
         let mut ask = |socket: &OwnedFd, number: u32, bytes: &[u8]| {
             rustix::net::send(socket, &[&[3], bytes].concat(), SendFlags::empty()).unwrap();

@@ -25,7 +25,6 @@ use rustix::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-
 fn main() -> ExitCode {
     let role = std::env::args().next().unwrap_or_default();
     let result = match role.as_str() {
@@ -97,7 +96,14 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
                 DeviceConfig::Vga { gfn, vram, .. } => Some((*gfn, *vram >> 12)),
                 _ => None,
             };
-            Ok(MachineDevice { slot: device.slot, name: device.name.clone(), declaration: declare(&device.config), rom, video_ram, added: matches!(device.config, DeviceConfig::Usb { added: true, .. }) })
+            Ok(MachineDevice {
+                slot: device.slot,
+                name: device.name.clone(),
+                declaration: declare(&device.config),
+                rom,
+                video_ram,
+                added: matches!(device.config, DeviceConfig::Usb { added: true, .. }),
+            })
         })
         .collect()
 }
@@ -134,35 +140,73 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
         }
         DeviceConfig::Usb { devices, device, function, .. } => {
             let input = resources.fds.take(&FdUse::Input);
-            let polled = input.iter().map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd))).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-            Ok(Built { device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::UsbTakes))), polled })
+            let polled = input
+                .iter()
+                .map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd)))
+                .collect::<Result<_, _>>()
+                .map_err(|e| e.to_string())?;
+            Ok(Built {
+                device: Box::new(usb::Uhci::new(
+                    (*device, *function),
+                    devices,
+                    input,
+                    resources.fds.take(&FdUse::UsbTakes),
+                )),
+                polled,
+            })
         }
         DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } => {
-            let config = fw_cfg::Config { vcpus: *vcpus, online: *online, memory_mib: *memory_mib, menu: menu.clone(), command_line: command_line.clone() };
-            let boot = fw_cfg::Boot { kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel), initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd) };
+            let config = fw_cfg::Config {
+                vcpus: *vcpus,
+                online: *online,
+                memory_mib: *memory_mib,
+                menu: menu.clone(),
+                command_line: command_line.clone(),
+            };
+            let boot = fw_cfg::Boot {
+                kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel),
+                initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd),
+            };
             Ok(Built { device: Box::new(FwCfg::new(&config, boot)?), polled: Vec::new() })
         }
         DeviceConfig::Nic { model, device, mac, rom, end, settings, lease, .. } => {
             let fd = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
             let polled = vec![(FRAMES, rustix::io::dup(&fd).map_err(|e| e.to_string())?)];
-            let host = |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));
+            let host = |fd, receive: Receive| {
+                Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive))
+            };
             let other: Box<dyn Backend> = match end {
                 NicEnd::Tap => host(fd, |fd, to| Ok((rustix::io::read(fd, to)?, None))),
                 NicEnd::Packet => host(fd, bulkhead_runtime::receive_packet),
                 NicEnd::Stream => Box::new(Stream::new(fd)),
             };
             Ok(match model {
-                NicModel::E1000 => Built { device: Box::new(E1000::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())), polled },
-                NicModel::Rtl8139 => Built { device: Box::new(Rtl8139::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())), polled },
+                NicModel::E1000 => Built {
+                    device: Box::new(E1000::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())),
+                    polled,
+                },
+                NicModel::Rtl8139 => Built {
+                    device: Box::new(Rtl8139::new(*device, *rom, *mac, other, settings).with_lease(lease.clone())),
+                    polled,
+                },
             })
         }
         DeviceConfig::Vnc { name, password, layout, .. } => {
             let view = viewer::SurfaceView::new(&mut resources.fds)?;
-            let listen = resources.fds.take_all(|u| (*u == FdUse::Viewers).then_some(())).into_iter().map(|(_, fd)| fd).collect();
+            let listen = resources
+                .fds
+                .take_all(|u| (*u == FdUse::Viewers).then_some(()))
+                .into_iter()
+                .map(|(_, fd)| fd)
+                .collect();
             let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
             let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
             let config = vnc::Config { name: name.clone(), layout, password };
-            let console = vnc::Console { input: sinks(&mut resources.fds), leds: resources.fds.take(&FdUse::Leds), wishes: resources.fds.take(&FdUse::Wishes) };
+            let console = vnc::Console {
+                input: sinks(&mut resources.fds),
+                leds: resources.fds.take(&FdUse::Leds),
+                wishes: resources.fds.take(&FdUse::Wishes),
+            };
             let server = vnc::Vnc::new(Box::new(view), listen, console, config).map_err(|e| e.to_string())?;
             let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
             Ok(Built { device: Box::new(Unseen(server)), polled })
@@ -181,7 +225,12 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             for fd in input.changes() {
                 polled.push((events.len() as u32, rustix::io::dup(fd).map_err(|e| e.to_string())?));
             }
-            Ok(Built { device: Box::new(Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input).with_spread(*spread))), polled })
+            Ok(Built {
+                device: Box::new(Unseen(
+                    fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input).with_spread(*spread),
+                )),
+                polled,
+            })
         }
         DeviceConfig::Vchan { port } => {
             let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
@@ -209,7 +258,10 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
                 let device = resources.fds.want(&FdUse::Gntdev(i)).map_err(|e| e.to_string())?;
                 let grants = bulkhead_xen::Gntdev::new(device, resources.domid);
                 let buffer = resources.fds.take(&FdUse::GrantBuffer(i));
-                let buffer = buffer.map(|fd| bulkhead_xen::Mapping::new(fd.as_fd(), pv::BUFFER_PAGES)).transpose().map_err(|e| e.to_string())?;
+                let buffer = buffer
+                    .map(|fd| bulkhead_xen::Mapping::new(fd.as_fd(), pv::BUFFER_PAGES))
+                    .transpose()
+                    .map_err(|e| e.to_string())?;
                 polled.push((callers.len() as u32, rustix::io::dup(&socket).map_err(|e| e.to_string())?));
                 callers.push((socket, grant::Device { grants, buffer }));
             }
@@ -225,15 +277,29 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let threads = Threads::new(pv_disk::LANES, &memory, &bell).map_err(|e| e.to_string())?;
             let image = image(disk, &mut resources.fds)?.ok_or("no image")?;
             let options = pv_disk::Options { cdrom: disk.cdrom, read_only: disk.read_only, discard: *discard };
-            Ok(Built { device: Box::new(Unseen(pv_disk::Qdisk::new(Arc::new(image), options, Box::new(front), memory, Box::new(threads)))), polled })
+            Ok(Built {
+                device: Box::new(Unseen(pv_disk::Qdisk::new(
+                    Arc::new(image),
+                    options,
+                    Box::new(front),
+                    memory,
+                    Box::new(threads),
+                ))),
+                polled,
+            })
         }
         DeviceConfig::Vkbd { .. } => {
             let (front, _) = frontend::Front::new(resources.domid, vkbd::PAGES, &mut resources.fds)?;
             let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
             let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
             let input = resources.fds.take(&FdUse::PvInput);
-            polled.extend(input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)));
-            Ok(Built { device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::PvTakes)))), polled })
+            polled.extend(
+                input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)),
+            );
+            Ok(Built {
+                device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::PvTakes)))),
+                polled,
+            })
         }
         DeviceConfig::Console { devid, listens } => {
             let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
@@ -241,7 +307,10 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
             let (host, ready) = character(&mut resources.fds, *listens)?;
             let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
             polled.extend(ready.map(|fd| (console::HOST, fd)));
-            Ok(Built { device: Box::new(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0))), polled })
+            Ok(Built {
+                device: Box::new(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0))),
+                polled,
+            })
         }
         DeviceConfig::Vfb { .. } => {
             let privcmd = resources.fds.want(&FdUse::Frames).map_err(|e| e.to_string())?;
@@ -253,8 +322,15 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
         }
         DeviceConfig::Vga { device, vram, rom, .. } => {
             let wishes = resources.fds.take(&FdUse::Wishes);
-            let polled = wishes.iter().map(|fd| rustix::io::dup(fd).map(|fd| (0, fd))).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-            Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)), polled })
+            let polled = wishes
+                .iter()
+                .map(|fd| rustix::io::dup(fd).map(|fd| (0, fd)))
+                .collect::<Result<_, _>>()
+                .map_err(|e| e.to_string())?;
+            Ok(Built {
+                device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)),
+                polled,
+            })
         }
     }
 }
@@ -278,8 +354,14 @@ fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, 
 
 /// Where viewers' input goes.
 fn sinks(fds: &mut Fds) -> Sinks {
-    let mut sink = |input: &FdUse, takes: &FdUse| fds.take(input).zip(fds.take(takes)).map(|(input, takes)| Sink::new(input, takes));
-    let others = [sink(&FdUse::GuestInput, &FdUse::GuestTakes), sink(&FdUse::PvInput, &FdUse::PvTakes), sink(&FdUse::UsbInput, &FdUse::UsbTakes)];
+    let mut sink = |input: &FdUse, takes: &FdUse| {
+        fds.take(input).zip(fds.take(takes)).map(|(input, takes)| Sink::new(input, takes))
+    };
+    let others = [
+        sink(&FdUse::GuestInput, &FdUse::GuestTakes),
+        sink(&FdUse::PvInput, &FdUse::PvTakes),
+        sink(&FdUse::UsbInput, &FdUse::UsbTakes),
+    ];
     Sinks::new(fds.take(&FdUse::Input), others.into_iter().flatten().collect())
 }
 
@@ -300,7 +382,9 @@ fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
         chain.push((file, format(told)));
         next = fds.take(&FdUse::Backing(drive.index, below));
     }
-    Image::chain(chain, !drive.read_only).map(|i| Some(i.when_full(drive.full))).map_err(|e| format!("drive {}: {e}", drive.id))
+    Image::chain(chain, !drive.read_only)
+        .map(|i| Some(i.when_full(drive.full)))
+        .map_err(|e| format!("drive {}: {e}", drive.id))
 }
 
 /// The board's own form of its configuration.
@@ -314,6 +398,13 @@ fn board(config: &DeviceConfig) -> bulkhead_platform::Config {
             serial: *serial,
             unplug: *unplug,
         },
-        _ => bulkhead_platform::Config { vcpus: 1, online: 1, xen_platform: false, boot: String::new(), serial: false, unplug: false },
+        _ => bulkhead_platform::Config {
+            vcpus: 1,
+            online: 1,
+            xen_platform: false,
+            boot: String::new(),
+            serial: false,
+            unplug: false,
+        },
     }
 }

@@ -39,7 +39,20 @@ pub(crate) struct Vchan {
 impl Vchan {
     pub(crate) fn new(server: VchanServer, evtchn: OwnedFd, port: u32, sessions: OwnedFd) -> Self {
         let evtchn = Evtchn::from_fd(evtchn);
-        Self { server, evtchn, port, sessions, open: false, hung_up: false, pending: Vec::new(), waiting: Vec::new(), clients: 0, broken: 0, received: 0, sent: 0 }
+        Self {
+            server,
+            evtchn,
+            port,
+            sessions,
+            open: false,
+            hung_up: false,
+            pending: Vec::new(),
+            waiting: Vec::new(),
+            clients: 0,
+            broken: 0,
+            received: 0,
+            sent: 0,
+        }
     }
 
     /// The client's number, as packets carry it.
@@ -51,7 +64,10 @@ impl Vchan {
     fn tell(&self, kind: SessionPacket, bytes: &[u8]) -> bool {
         let mut packet = vec![kind as u8, self.number()];
         packet.extend_from_slice(bytes);
-        !matches!(rustix::net::send(&self.sessions, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT), Err(Errno::AGAIN))
+        !matches!(
+            rustix::net::send(&self.sessions, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT),
+            Err(Errno::AGAIN)
+        )
     }
 
     /// The client has gone.
@@ -137,7 +153,8 @@ impl Vchan {
         if self.pending.is_empty() {
             let mut packet = [0; SessionPacket::MAX];
             if let Ok((n, _)) = rustix::net::recv(&self.sessions, packet.as_mut_slice(), RecvFlags::DONTWAIT)
-                && let Some((&[kind, number], bytes)) = packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>)
+                && let Some((&[kind, number], bytes)) =
+                    packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>)
             {
                 moved = true;
                 // What was on its way to an earlier client is dropped.

@@ -1,7 +1,7 @@
 //! The viewer's ends, as [`fbdev`](bulkhead_dev_display::fbdev) wants them.
+use bulkhead_bus::plan::FdUse;
 use bulkhead_dev_display::fbdev::{Screen, View};
 use bulkhead_ring::{Picture, SurfaceReader};
-use bulkhead_bus::plan::FdUse;
 use bulkhead_runtime::{Fds, FrameBuffer};
 use rustix::fd::OwnedFd;
 

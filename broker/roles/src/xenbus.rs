@@ -58,7 +58,13 @@ impl Xenbus {
     }
 
     fn with(store: Box<dyn Store>, devices: &[PvNodes], sockets: Vec<OwnedFd>) -> Self {
-        let caller = |(nodes, socket): (&PvNodes, OwnedFd)| Caller { socket, nodes: nodes.clone(), calls: 0, refused: 0, changes: 0 };
+        let caller = |(nodes, socket): (&PvNodes, OwnedFd)| Caller {
+            socket,
+            nodes: nodes.clone(),
+            calls: 0,
+            refused: 0,
+            changes: 0,
+        };
         Self { store, callers: devices.iter().zip(sockets).map(caller).collect() }
     }
 
@@ -67,7 +73,9 @@ impl Xenbus {
         let Some(caller) = self.callers.get_mut(number) else { return false };
         for _ in 0..BUDGET {
             let mut packet = [0; 1 + XenbusCall::MAX];
-            let Ok((n, _)) = rustix::net::recv(&caller.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) else { return false };
+            let Ok((n, _)) = rustix::net::recv(&caller.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) else {
+                return false;
+            };
             let Some((serial, call)) = packet.get(..n).and_then(<[u8]>::split_first) else { return false };
             caller.calls = caller.calls.saturating_add(1);
             let done = match XenbusCall::from_bytes(call) {
@@ -75,7 +83,9 @@ impl Xenbus {
                     let directory = if side == Side::Back { &caller.nodes.back } else { &caller.nodes.front };
                     self.store.read(&format!("{directory}/{name}")).map(Some)
                 }
-                Some(XenbusCall::Write(name, value)) => self.store.write(&format!("{}/{name}", caller.nodes.back), &value).map(|()| None),
+                Some(XenbusCall::Write(name, value)) => {
+                    self.store.write(&format!("{}/{name}", caller.nodes.back), &value).map(|()| None)
+                }
                 None => {
                     caller.refused = caller.refused.saturating_add(1);
                     send(&caller.socket, *serial, &XenbusReply::Failed);
@@ -145,7 +155,10 @@ impl Auxiliary for Xenbus {
     fn inspect(&self, out: &mut Inspect) {
         for caller in &self.callers {
             out.group(caller.nodes.back.rsplit('/').next().unwrap_or(""), |out| {
-                out.value("back end", &caller.nodes.back).value("calls", caller.calls).value("refused", caller.refused).value("changes", caller.changes);
+                out.value("back end", &caller.nodes.back)
+                    .value("calls", caller.calls)
+                    .value("refused", caller.refused)
+                    .value("changes", caller.changes);
             });
         }
     }

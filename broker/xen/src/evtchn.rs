@@ -28,7 +28,8 @@ impl Evtchn {
             .map_err(|e| XenError::new("/dev/xen/evtchn", e))?;
         let domain = u32::from(remote);
         // SAFETY: the request reads one u32.
-        let port = unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::EVTCHN_BIND_UNBOUND_PORT), &raw const domain) };
+        let port =
+            unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::EVTCHN_BIND_UNBOUND_PORT), &raw const domain) };
         let port = u32::try_from(port).map_err(|_| XenError::last("EVTCHN_BIND_UNBOUND_PORT"))?;
         // SAFETY: the request reads one domid.
         let r = unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::EVTCHN_RESTRICT_DOMID), &raw const only) };
@@ -75,7 +76,9 @@ impl Evtchn {
     /// Lets ports fire again.
     pub fn unmask(&self, ports: &[u32]) -> Result<()> {
         use zerocopy::IntoBytes;
-        rustix::io::write(&self.fd, ports.as_bytes()).map(|_| ()).map_err(|e| XenError::new("write of /dev/xen/evtchn", e))
+        rustix::io::write(&self.fd, ports.as_bytes())
+            .map(|_| ())
+            .map_err(|e| XenError::new("write of /dev/xen/evtchn", e))
     }
 }
 

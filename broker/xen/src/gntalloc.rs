@@ -18,7 +18,14 @@ impl GrantedPage {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         let fd = rustix::fs::open("/dev/xen/gntalloc", flags, rustix::fs::Mode::empty())
             .map_err(|e| XenError::new("/dev/xen/gntalloc", e))?;
-        let mut arg = ioctl::GntallocAllocGref { domid: remote, flags: ioctl::GNTALLOC_WRITABLE, count: 1, index: 0, gref: 0, pad: 0 };
+        let mut arg = ioctl::GntallocAllocGref {
+            domid: remote,
+            flags: ioctl::GNTALLOC_WRITABLE,
+            count: 1,
+            index: 0,
+            gref: 0,
+            pad: 0,
+        };
         // SAFETY: the request reads the structure and writes its index and `count` = 1 reference.
         let r = unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::GNTALLOC_ALLOC_GREF), &raw mut arg) };
         if r < 0 {
@@ -26,7 +33,10 @@ impl GrantedPage {
         }
         // The first page of a descriptor is at its start; whoever gets the descriptor relies on it.
         if arg.index != 0 {
-            return Err(XenError { what: "GNTALLOC_ALLOC_GREF: index", source: std::io::ErrorKind::InvalidData.into() });
+            return Err(XenError {
+                what: "GNTALLOC_ALLOC_GREF: index",
+                source: std::io::ErrorKind::InvalidData.into(),
+            });
         }
         Ok(Self { fd, gref: arg.gref })
     }

@@ -32,7 +32,8 @@ impl Gntdev {
     /// Opens the node.
     pub fn open() -> Result<OwnedFd> {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-        rustix::fs::open("/dev/xen/gntdev", flags, rustix::fs::Mode::empty()).map_err(|e| XenError::new("/dev/xen/gntdev", e))
+        rustix::fs::open("/dev/xen/gntdev", flags, rustix::fs::Mode::empty())
+            .map_err(|e| XenError::new("/dev/xen/gntdev", e))
     }
 
     /// Takes an open node over, for pages of `domid`.
@@ -48,13 +49,18 @@ impl Gntdev {
         }
         let head = ioctl::GntdevMap { count: u32::try_from(grefs.len()).unwrap_or(0), pad: 0, index: 0 };
         let mut words: Vec<u64> = head.as_bytes().chunks_exact(8).map(word).collect();
-        words.extend(grefs.iter().map(|gref| word(ioctl::GntdevRef { domid: u32::from(self.domid), gref: *gref }.as_bytes())));
+        words.extend(
+            grefs.iter().map(|gref| word(ioctl::GntdevRef { domid: u32::from(self.domid), gref: *gref }.as_bytes())),
+        );
         // SAFETY: the request reads the head and `count` references after it, which are there, and writes the head's index.
         let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::GNTDEV_MAP_GRANT_REF), words.as_mut_ptr()) };
         if r < 0 {
             return Err(XenError::last("GNTDEV_MAP_GRANT_REF"));
         }
-        words.get(1).copied().ok_or(XenError { what: "GNTDEV_MAP_GRANT_REF", source: std::io::ErrorKind::InvalidData.into() })
+        words
+            .get(1)
+            .copied()
+            .ok_or(XenError { what: "GNTDEV_MAP_GRANT_REF", source: std::io::ErrorKind::InvalidData.into() })
     }
 
     /// Takes back what [`Self::name`] gave; pages that are mapped stay until they are unmapped.
@@ -71,17 +77,23 @@ impl Gntdev {
         let mut here = at;
         let mut segments = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            let end = here.checked_add(usize::from(piece.len)).filter(|end| *end <= buffer.len()).ok_or_else(invalid)?;
+            let end =
+                here.checked_add(usize::from(piece.len)).filter(|end| *end <= buffer.len()).ok_or_else(invalid)?;
             if usize::from(piece.offset).saturating_add(usize::from(piece.len)) > 4096 || piece.len == 0 {
                 return Err(invalid());
             }
             let near = ioctl::GntdevCopySide(buffer.address().wrapping_add(here as u64));
             let far = ioctl::GntdevCopySide::foreign(piece.gref, piece.offset, self.domid);
-            let (source, dest, flags) = if to_guest { (near, far, ioctl::GNTCOPY_DEST_GREF) } else { (far, near, ioctl::GNTCOPY_SOURCE_GREF) };
+            let (source, dest, flags) =
+                if to_guest { (near, far, ioctl::GNTCOPY_DEST_GREF) } else { (far, near, ioctl::GNTCOPY_SOURCE_GREF) };
             segments.push(ioctl::GntdevCopySegment { source, dest, len: piece.len, flags, status: 0, pad: 0 });
             here = end;
         }
-        let arg = ioctl::GntdevCopy { count: u32::try_from(segments.len()).map_err(|_| invalid())?, pad: 0, segments: segments.as_mut_ptr() as u64 };
+        let arg = ioctl::GntdevCopy {
+            count: u32::try_from(segments.len()).map_err(|_| invalid())?,
+            pad: 0,
+            segments: segments.as_mut_ptr() as u64,
+        };
         // SAFETY: the request reads `count` segments and writes their status; each names a piece of `buffer`, checked above, of which no
         // Rust reference exists but to atomics.
         let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::GNTDEV_GRANT_COPY), &raw const arg) };
@@ -90,7 +102,10 @@ impl Gntdev {
         }
         match segments.iter().all(|s| s.status == 0) {
             true => Ok(()),
-            false => Err(XenError { what: "GNTDEV_GRANT_COPY", source: std::io::Error::other("a page that the guest has not granted") }),
+            false => Err(XenError {
+                what: "GNTDEV_GRANT_COPY",
+                source: std::io::Error::other("a page that the guest has not granted"),
+            }),
         }
     }
 }

@@ -27,7 +27,8 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let ptr = unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }
             .map_err(|e| XenError::new("mmap", e))?;
-        let base = NonNull::new(ptr.cast()).ok_or(XenError { what: "mmap", source: std::io::ErrorKind::OutOfMemory.into() })?;
+        let base = NonNull::new(ptr.cast())
+            .ok_or(XenError { what: "mmap", source: std::io::ErrorKind::OutOfMemory.into() })?;
         Ok(Self { base, pages })
     }
 

@@ -68,7 +68,10 @@ impl Privcmd {
                 _ => DomainState::Alive,
             });
         }
-        Err(XenError { what: "getdomaininfo: this Xen's interface version is not known", source: std::io::ErrorKind::Unsupported.into() })
+        Err(XenError {
+            what: "getdomaininfo: this Xen's interface version is not known",
+            source: std::io::ErrorKind::Unsupported.into(),
+        })
     }
 
     /// Opens the node, not restricted yet.
@@ -92,11 +95,19 @@ impl Privcmd {
         if r < 0 { Err(XenError::last("PRIVCMD_RESTRICT")) } else { Ok(self.fd) }
     }
 
-    fn dm_op<T: FromBytes + IntoBytes + Immutable>(&self, what: &'static str, op: u32, payload: &mut T, extra: Option<&mut [u8]>) -> Result<()> {
+    fn dm_op<T: FromBytes + IntoBytes + Immutable>(
+        &self,
+        what: &'static str,
+        op: u32,
+        payload: &mut T,
+        extra: Option<&mut [u8]>,
+    ) -> Result<()> {
         let mut buffer = dm_op::DmOp { op, pad: 0, payload: [0; 3] };
         let bytes = payload.as_mut_bytes();
         let room = buffer.payload.as_mut_bytes();
-        room.get_mut(..bytes.len()).ok_or(XenError { what, source: std::io::ErrorKind::InvalidInput.into() })?.copy_from_slice(bytes);
+        room.get_mut(..bytes.len())
+            .ok_or(XenError { what, source: std::io::ErrorKind::InvalidInput.into() })?
+            .copy_from_slice(bytes);
         let mut bufs = [
             ioctl::DmOpBuf { uptr: (&raw mut buffer) as u64, size: size_of::<dm_op::DmOp>() as u64 },
             ioctl::DmOpBuf { uptr: 0, size: 0 },
@@ -250,7 +261,10 @@ impl Privcmd {
                 return Err(XenError::last("populate_physmap"));
             }
             if usize::try_from(r) != Ok(batch.len()) {
-                return Err(XenError { what: "populate_physmap: the guest's memory limit is reached", source: std::io::ErrorKind::OutOfMemory.into() });
+                return Err(XenError {
+                    what: "populate_physmap: the guest's memory limit is reached",
+                    source: std::io::ErrorKind::OutOfMemory.into(),
+                });
             }
             at = at.saturating_add(batch.len() as u64);
         }

@@ -40,7 +40,8 @@ impl VchanServer {
         server.half(at::ORDERS.wrapping_add(2)).store(at::LARGE_ORDER, Ordering::Relaxed);
         server.restart();
         // One that a former life of this process knew is new to this one.
-        let _ = server.byte(at::CLI_LIVE).compare_exchange(at::KNOWN, at::CONNECTED, Ordering::AcqRel, Ordering::Acquire);
+        let _ =
+            server.byte(at::CLI_LIVE).compare_exchange(at::KNOWN, at::CONNECTED, Ordering::AcqRel, Ordering::Acquire);
         Ok(server)
     }
 
@@ -84,7 +85,8 @@ impl VchanServer {
 
     /// Asks for a signal when the client writes, and if `space` when it reads. Look again afterwards.
     pub fn want(&self, space: bool) {
-        self.byte(at::CLI_NOTIFY).fetch_or(at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 }, Ordering::SeqCst);
+        self.byte(at::CLI_NOTIFY)
+            .fetch_or(at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 }, Ordering::SeqCst);
     }
 
     /// Whether the client wants to be signalled about this; asked once after each read and write.

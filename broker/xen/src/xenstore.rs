@@ -61,15 +61,20 @@ impl Xenstore {
             return Self::limited(stream);
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
-        let device = device.map_err(|e| XenError::new("xenstore: neither xenstored's socket nor /dev/xen/xenbus", e))?;
+        let device =
+            device.map_err(|e| XenError::new("xenstore: neither xenstored's socket nor /dev/xen/xenbus", e))?;
         Ok(Self { stream: Box::new(Device(device)), serial: 0, fired: Vec::new() })
     }
 
     fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
         let fail = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-                XenError::new("xenstore", std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer from xenstored in {} s", TIMEOUT.as_secs())))
-            }
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => XenError::new(
+                "xenstore",
+                std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    format!("no answer from xenstored in {} s", TIMEOUT.as_secs()),
+                ),
+            ),
             _ => XenError::new("xenstore", e),
         };
         self.serial = self.serial.wrapping_add(1);
@@ -126,7 +131,9 @@ impl Xenstore {
     /// Opens a connection for [`Self::from_stream`]; there is none where only the kernel's device is (stub domains).
     pub fn open_stream() -> Result<rustix::fd::OwnedFd> {
         let connected = SOCKETS.iter().find_map(|path| UnixStream::connect(path).ok());
-        connected.map(Into::into).ok_or(XenError { what: "xenstored's socket", source: std::io::ErrorKind::NotFound.into() })
+        connected
+            .map(Into::into)
+            .ok_or(XenError { what: "xenstored's socket", source: std::io::ErrorKind::NotFound.into() })
     }
 
     /// Is told of changes at `path` and below, and once at once. See [`Self::changed`].
@@ -141,7 +148,8 @@ impl Xenstore {
 
     /// A watch's event: its path and its token.
     fn fire(&mut self, event: &[u8]) {
-        let token = event.split(|b| *b == 0).nth(1).map(|t| String::from_utf8_lossy(t).into_owned()).unwrap_or_default();
+        let token =
+            event.split(|b| *b == 0).nth(1).map(|t| String::from_utf8_lossy(t).into_owned()).unwrap_or_default();
         if !self.fired.contains(&token) {
             self.fired.push(token);
         }
@@ -173,7 +181,11 @@ impl Xenstore {
     /// Names of the nodes below a node, sorted; none if there is no such node.
     pub fn directory(&mut self, path: &str) -> Vec<String> {
         let names = self.call(xenstore::XS_DIRECTORY, &[path.as_bytes(), b"\0"].concat()).unwrap_or_default();
-        let mut names: Vec<String> = names.split(|b| *b == 0).filter(|n| !n.is_empty()).map(|n| String::from_utf8_lossy(n).into_owned()).collect();
+        let mut names: Vec<String> = names
+            .split(|b| *b == 0)
+            .filter(|n| !n.is_empty())
+            .map(|n| String::from_utf8_lossy(n).into_owned())
+            .collect();
         names.sort();
         names
     }

@@ -1,14 +1,14 @@
 //! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
+use super::room::Room;
+use bulkhead_bus::plan::WhenFull;
 use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{FormatAccess, ShallowMapping};
-use super::room::Room;
-use bulkhead_bus::plan::WhenFull;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::{fmt, io};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
 /// An image's format. It is told, never guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,8 @@ impl Image {
                 Format::Qcow2 => {
                     let mut image = Qcow2::<File>::open_image(file, writable).map_err(of)?;
                     // Without what it is based on it would read as zeroes.
-                    if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file() {
+                    if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file()
+                    {
                         return Err(format!("image {} of the chain: not what it is based on", last.saturating_sub(n)));
                     }
                     image.set_backing(below.take());
@@ -136,7 +137,11 @@ impl Image {
         }
         let access = below.ok_or("no image")?;
         let size = access.size();
-        Ok(Self { content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false }))), room: Room::default(), size })
+        Ok(Self {
+            content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false }))),
+            room: Room::default(),
+            size,
+        })
     }
 
     /// The image, with what becomes of writes that its storage has no room for; without this they fail.

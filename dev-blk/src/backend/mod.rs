@@ -6,8 +6,8 @@ mod room;
 mod tests;
 
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
-pub use image::{Format, Image};
 use image::{Content, Formatted, locked};
+pub use image::{Format, Image};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -177,7 +177,8 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: &Job) -> Outcome {
             use rustix::fs::FallocateFlags;
             for &(offset, len) in ranges {
                 // Advice: a file system that cannot is no error.
-                let _ = rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
+                let _ =
+                    rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
             }
             Ok(Vec::new())
         }

@@ -43,7 +43,8 @@ impl Bed {
     }
 
     fn image(&self) -> Image {
-        Image::chain(vec![(self.open("top", true), Format::Qcow2), (self.open("base", false), Format::Raw)], true).unwrap()
+        Image::chain(vec![(self.open("top", true), Format::Qcow2), (self.open("base", false), Format::Raw)], true)
+            .unwrap()
     }
 
     /// What the guest would see now.
@@ -68,10 +69,16 @@ fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_o
     // Scattered, over the borders of clusters and of what is copied at once.
     memory.write(0x1000, &[0x55; 0x1000]).unwrap();
     memory.write(0x10_0000, &vec![0x66; 2 << 20]).unwrap();
-    run(Job::WriteDma { offset: 1 << 20, from: vec![Segment { address: 0x1000, len: 0x1000 }, Segment { address: 0x10_0000, len: 2 << 20 }] });
+    run(Job::WriteDma {
+        offset: 1 << 20,
+        from: vec![Segment { address: 0x1000, len: 0x1000 }, Segment { address: 0x10_0000, len: 2 << 20 }],
+    });
     want[1 << 20..(1 << 20) + 0x1000].fill(0x55);
     want[(1 << 20) + 0x1000..(3 << 20) + 0x1000].fill(0x66);
-    run(Job::ReadDma { offset: (1 << 20) + 0xe00, to: vec![Segment { address: 0x100, len: 0x200 }, Segment { address: 0x2000, len: 0x200 }] });
+    run(Job::ReadDma {
+        offset: (1 << 20) + 0xe00,
+        to: vec![Segment { address: 0x100, len: 0x200 }, Segment { address: 0x2000, len: 0x200 }],
+    });
     let mut got = [0; 0x200];
     memory.read(0x100, &mut got).unwrap();
     assert_eq!(got, [0x55; 0x200]);
@@ -140,11 +147,19 @@ const HOSTILE: &str = "BULKHEAD_HOSTILE_IMAGE";
 #[test]
 fn hostile_image_alone() {
     let Some(dir) = std::env::var_os(HOSTILE) else { return };
-    let open = |name: &str, writable| std::fs::OpenOptions::new().read(true).write(writable).open(Path::new(&dir).join(name)).unwrap();
-    let opened = Image::chain(vec![(open("top", true).into(), Format::Qcow2), (open("base", false).into(), Format::Raw)], true);
+    let open = |name: &str, writable| {
+        std::fs::OpenOptions::new().read(true).write(writable).open(Path::new(&dir).join(name)).unwrap()
+    };
+    let opened =
+        Image::chain(vec![(open("top", true).into(), Format::Qcow2), (open("base", false).into(), Format::Raw)], true);
     let Ok(image) = opened else { std::process::exit(10) };
     let memory = FakeMemory::new(4096);
-    let jobs = [Job::Read { offset: 0, len: 4096 }, Job::Write { offset: 2 << 20, data: vec![3; 4096] }, Job::Write { offset: 512, data: vec![4; 512] }, Job::Flush];
+    let jobs = [
+        Job::Read { offset: 0, len: 4096 },
+        Job::Write { offset: 2 << 20, data: vec![3; 4096] },
+        Job::Write { offset: 512, data: vec![4; 512] },
+        Job::Flush,
+    ];
     let failed = jobs.into_iter().map(|job| run(&image, &*memory, &job)).filter(Result::is_err).count();
     std::process::exit(if failed > 0 { 11 } else { 12 });
 }
@@ -169,7 +184,8 @@ fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
         seed % below
     };
     // The header, and the first words of the tables behind it (clusters of 64 KiB).
-    let places: Vec<usize> = (0..112).chain((1..5).flat_map(|c| (0..64).map(move |i| (c << 16) + i))).filter(|p| *p < whole.len()).collect();
+    let places: Vec<usize> =
+        (0..112).chain((1..5).flat_map(|c| (0..64).map(move |i| (c << 16) + i))).filter(|p| *p < whole.len()).collect();
     let (mut refused, mut failed, mut served, mut died) = (0, 0, 0, 0);
     for _ in 0..150 {
         let mut bytes = whole.clone();
@@ -177,7 +193,13 @@ fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
             bytes[places[next(places.len() as u64) as usize]] = [0, 0xff, next(256) as u8, 0x80][next(4) as usize];
         }
         std::fs::write(bed.path("top"), &bytes).unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap()).args(["--exact", "backend::tests::hostile_image_alone"]).env(HOSTILE, &bed.dir).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "backend::tests::hostile_image_alone"])
+            .env(HOSTILE, &bed.dir)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         let begun = std::time::Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -193,7 +215,10 @@ fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
             _ => died += 1,
         }
     }
-    assert!(refused > 10 && failed > 0 && served > 10, "refused {refused}, failed {failed}, served {served}, died {died}");
+    assert!(
+        refused > 10 && failed > 0 && served > 10,
+        "refused {refused}, failed {failed}, served {served}, died {died}"
+    );
     assert!(std::fs::read(bed.path("base")).unwrap() == base, "the base was written");
     println!("refused {refused}, failed {failed}, served {served}, died {died}");
 }

@@ -173,7 +173,8 @@ fn mode_sense(page: u8, allocation: usize, locked: bool, six: bool) -> Answer {
         return Answer::Check(Sense { key: 5, asc: 0x39, ascq: 0 }); // saved values
     }
     let recovery: &[u8] = &[0x01, 6, 0x00, 5, 0, 0, 0, 0];
-    let mut capabilities = vec![0x2a, 20, 0x3b, 0x00, 0x71, 0x60, 0x29, 0x00, 0x02, 0xc2, 0, 2, 0x02, 0x00, 0x02, 0xc2, 0, 0, 0, 0, 0, 0];
+    let mut capabilities =
+        vec![0x2a, 20, 0x3b, 0x00, 0x71, 0x60, 0x29, 0x00, 0x02, 0xc2, 0, 2, 0x02, 0x00, 0x02, 0xc2, 0, 0, 0, 0, 0, 0];
     if let Some(byte) = capabilities.get_mut(6) {
         *byte |= u8::from(locked) << 1;
     }
@@ -284,7 +285,13 @@ fn configuration(p: &[u8; 12], medium: Option<u32>, allocation: usize) -> Answer
     let start = u16::from_be_bytes([f0, f1]);
     // An image with more than 80 minutes of a CD's frames can only be a DVD.
     let (dvd, cd) = (medium.is_some_and(|n| n > 80 * 60 * 75), medium.is_some_and(|n| n <= 80 * 60 * 75));
-    let profile: u16 = if dvd { 0x0010 } else if cd { 0x0008 } else { 0 };
+    let profile: u16 = if dvd {
+        0x0010
+    } else if cd {
+        0x0008
+    } else {
+        0
+    };
     let [p0, p1] = profile.to_be_bytes();
     let (dvd, cd) = (u8::from(dvd), u8::from(cd));
     let features: [(u16, Vec<u8>); 3] = [
@@ -318,7 +325,10 @@ fn event_status(b1: u8, classes: u8, drive: Drive<'_>, allocation: usize) -> Ans
         return cut(vec![0, 2, 0x80, 0x10], allocation);
     }
     let event = std::mem::take(drive.event) as u8;
-    cut(vec![0, 6, 0x04, 0x10, event, u8::from(drive.sectors.is_some()) << 1 | u8::from(drive.tray_open), 0, 0], allocation)
+    cut(
+        vec![0, 6, 0x04, 0x10, event, u8::from(drive.sectors.is_some()) << 1 | u8::from(drive.tray_open), 0, 0],
+        allocation,
+    )
 }
 
 #[cfg(test)]
@@ -333,7 +343,8 @@ mod tests {
     }
 
     fn drive(sectors: Option<u32>) -> Drive<'static> {
-        let (locked, attention, event) = (Box::leak(Box::new(false)), Box::leak(Box::new(false)), Box::leak(Box::default()));
+        let (locked, attention, event) =
+            (Box::leak(Box::new(false)), Box::leak(Box::new(false)), Box::leak(Box::default()));
         Drive { sectors, locked, tray_open: false, attention, event, sense: Sense::NONE }
     }
 
@@ -358,7 +369,10 @@ mod tests {
     fn a_wrapping_lba_is_out_of_range() {
         // CVE-2020-29443: block addresses near the top of the number's range.
         assert_eq!(run(&[0x28, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 1], Some(10)), Answer::Check(Sense::OUT_OF_RANGE));
-        assert_eq!(run(&[0xa8, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Some(10)), Answer::Check(Sense::OUT_OF_RANGE));
+        assert_eq!(
+            run(&[0xa8, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Some(10)),
+            Answer::Check(Sense::OUT_OF_RANGE)
+        );
     }
 
     proptest! {

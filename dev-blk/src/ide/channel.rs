@@ -10,13 +10,13 @@ mod dma;
 mod pio;
 
 use super::atapi;
+use super::counters::Work;
 use super::drive::Drive;
 use super::spec::{
-    BusMasterCommand, BusMasterStatus, CD_SECTOR, DeviceControl, DeviceRegister, Sense, Status, command, error,
-    reason, reg,
+    BusMasterCommand, BusMasterStatus, CD_SECTOR, DeviceControl, DeviceRegister, Sense, Status, command, error, reason,
+    reg,
 };
 use super::state::ChannelState;
-use super::counters::Work;
 use crate::backend::{Executor, Job, Outcome};
 use bulkhead_bus::{Context, Inspect, StateError};
 
@@ -210,7 +210,9 @@ impl Channel {
         match offset {
             reg::DEVICE => self.device = DeviceRegister::from_bits(value),
             reg::STATUS_COMMAND => {
-                if (self.drive().is_some() && !Status::from_bits(self.status()).bsy()) || value == command::EXECUTE_DIAGNOSTIC {
+                if (self.drive().is_some() && !Status::from_bits(self.status()).bsy())
+                    || value == command::EXECUTE_DIAGNOSTIC
+                {
                     self.interrupt = false;
                     self.command(value, io, cx);
                 }
@@ -453,17 +455,27 @@ impl Channel {
     }
 
     pub(crate) fn inspect(&self, out: &mut Inspect) {
-        out.hex("status", self.status()).hex("control", self.control.into_bits()).hex("device", self.device.into_bits());
-        out.value("interrupt", self.interrupt).value("phase", format_args!("{:?}", self.phase)).value("jobs", self.jobs);
-        out.hex("BM command", self.bm_command.into_bits()).hex("BM status", self.bm_status.into_bits()).hex("BM table", self.bm_table);
+        out.hex("status", self.status())
+            .hex("control", self.control.into_bits())
+            .hex("device", self.device.into_bits());
+        out.value("interrupt", self.interrupt)
+            .value("phase", format_args!("{:?}", self.phase))
+            .value("jobs", self.jobs);
+        out.hex("BM command", self.bm_command.into_bits())
+            .hex("BM status", self.bm_status.into_bits())
+            .hex("BM table", self.bm_table);
         for drive in self.drives.iter().flatten() {
             out.group(&format!("drive{}", drive.index), |out| {
                 out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
                 out.value("waits for room", drive.image.as_ref().is_some_and(|i| i.waits()));
                 drive.counters.inspect(out);
-                out.value("sectors", drive.sectors()).hex("error", drive.error).value("sense", format_args!("{:?}", drive.sense));
+                out.value("sectors", drive.sectors())
+                    .hex("error", drive.error)
+                    .value("sense", format_args!("{:?}", drive.sense));
                 if drive.cdrom {
-                    out.value("tray locked", drive.locked).value("tray open", drive.tray_open).value("event", format_args!("{:?}", drive.event));
+                    out.value("tray locked", drive.locked)
+                        .value("tray open", drive.tray_open)
+                        .value("event", format_args!("{:?}", drive.event));
                 }
             });
         }

@@ -62,7 +62,15 @@ impl Counters {
     /// Nothing of a drive that has done nothing.
     pub(crate) fn save(&self) -> Option<CountersState> {
         let Self { reads, bytes_read, writes, bytes_written, flushes, trims, failed } = *self;
-        (*self != Self::default()).then_some(CountersState { reads, bytes_read, writes, bytes_written, flushes, trims, failed })
+        (*self != Self::default()).then_some(CountersState {
+            reads,
+            bytes_read,
+            writes,
+            bytes_written,
+            flushes,
+            trims,
+            failed,
+        })
     }
 
     pub(crate) fn load(s: Option<&CountersState>) -> Self {

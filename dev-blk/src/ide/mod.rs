@@ -17,7 +17,10 @@ mod state;
 
 use crate::backend::{Executor, Image};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, RegionId, Reset, Shadows, StateError};
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, RegionId, Reset, Shadows,
+    StateError,
+};
 use channel::Channel;
 use drive::Drive;
 use prost::Message as _;
@@ -56,7 +59,8 @@ pub fn declare() -> Declaration {
             region.shadow(register as u16, 1, block_shadow(usize::from(channel), register) as u8)
         })
     };
-    let control = |name, base: u16, channel: u8| Region::ports(name, base, 1).shadow(0, 1, SHADOW_ALTERNATE as u8 | channel);
+    let control =
+        |name, base: u16, channel: u8| Region::ports(name, base, 1).shadow(0, 1, SHADOW_ALTERNATE as u8 | channel);
     Declaration {
         regions: vec![
             command("primary command block", 0x1f0, 0),
@@ -190,7 +194,9 @@ impl Device for Ide {
 
     fn read_string(&mut self, at: Access, data: &mut [u8], cx: &mut Context) -> IoResult<()> {
         match self.place(at.region) {
-            Some((channel, io, false)) if at.region < BUS_MASTER && at.offset == spec::reg::DATA => channel.data_in(data, io),
+            Some((channel, io, false)) if at.region < BUS_MASTER && at.offset == spec::reg::DATA => {
+                channel.data_in(data, io)
+            }
             _ => data.fill(0xff),
         }
         self.update(cx);
@@ -199,7 +205,9 @@ impl Device for Ide {
 
     fn write_string(&mut self, at: Access, data: &[u8], cx: &mut Context) -> IoResult<()> {
         match self.place(at.region) {
-            Some((channel, io, false)) if at.region < BUS_MASTER && at.offset == spec::reg::DATA => channel.data_out(data, io, cx),
+            Some((channel, io, false)) if at.region < BUS_MASTER && at.offset == spec::reg::DATA => {
+                channel.data_out(data, io, cx)
+            }
             _ => {}
         }
         self.update(cx);
@@ -271,7 +279,10 @@ impl Device for Ide {
             // Reading the status takes the interrupt back; while there is none, it changes nothing.
             out.set(SHADOW_STATUS.saturating_add(i), (!channel.intrq()).then_some(status));
             for (at, register) in [(0, 0), (1, 2)] {
-                out.set(SHADOW_BUS_MASTER.saturating_add(i << 1).saturating_add(at), Some(channel.bm_read(register, 1) & 0xff));
+                out.set(
+                    SHADOW_BUS_MASTER.saturating_add(i << 1).saturating_add(at),
+                    Some(channel.bm_read(register, 1) & 0xff),
+                );
             }
             for register in BLOCK {
                 out.set(block_shadow(i, register), Some(u32::from(channel.peek(register))));
@@ -280,13 +291,15 @@ impl Device for Ide {
     }
 
     fn checkpoint(&mut self) -> Option<Vec<u8>> {
-        let dirty = std::mem::take(&mut self.dirty) | self.channels.iter_mut().fold(false, |d, c| d | std::mem::take(&mut c.dirty));
+        let dirty = std::mem::take(&mut self.dirty)
+            | self.channels.iter_mut().fold(false, |d, c| d | std::mem::take(&mut c.dirty));
         dirty.then(|| self.save())
     }
 
     fn save(&self) -> Vec<u8> {
         let Self { config, channels, executor: _, running: _, dirty: _ } = self;
-        IdeState { version: VERSION, config: config.save(), channels: channels.iter().map(Channel::save).collect() }.encode_to_vec()
+        IdeState { version: VERSION, config: config.save(), channels: channels.iter().map(Channel::save).collect() }
+            .encode_to_vec()
     }
 
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {

@@ -71,15 +71,21 @@ impl Bench {
     /// LBA28 command on the primary master.
     fn ata(&mut self, command: u8, lba: u32, count: u8) {
         for (port, value) in [
-            (0x1f6, 0xe0 | lba >> 24), (0x1f2, u32::from(count)), (0x1f3, lba & 0xff), (0x1f4, lba >> 8 & 0xff),
-            (0x1f5, lba >> 16 & 0xff), (0x1f7, u32::from(command)),
+            (0x1f6, 0xe0 | lba >> 24),
+            (0x1f2, u32::from(count)),
+            (0x1f3, lba & 0xff),
+            (0x1f4, lba >> 8 & 0xff),
+            (0x1f5, lba >> 16 & 0xff),
+            (0x1f7, u32::from(command)),
         ] {
             self.out(port, value);
         }
     }
 
     fn packet(&mut self, packet: &[u8], limit: u16) {
-        for (port, value) in [(0x176, 0xa0), (0x171, 0), (0x174, u32::from(limit) & 0xff), (0x175, u32::from(limit) >> 8), (0x177, 0xa0)] {
+        for (port, value) in
+            [(0x176, 0xa0), (0x171, 0), (0x174, u32::from(limit) & 0xff), (0x175, u32::from(limit) >> 8), (0x177, 0xa0)]
+        {
             self.out(port, value);
         }
         assert_eq!(self.inb(0x177) & 0x88, 0x08, "the drive wants the packet");
@@ -125,7 +131,8 @@ fn sector(data: &[u8], n: usize) -> Vec<u8> {
 #[test]
 fn power_on_configuration_space() {
     let b = Bench::new();
-    let want = [(0x00, 0x7010_8086u32), (0x04, 0x0280_0000), (0x08, 0x0101_8000), (0x20, 0x0000_0001), (0x2c, 0x1100_1af4)];
+    let want =
+        [(0x00, 0x7010_8086u32), (0x04, 0x0280_0000), (0x08, 0x0101_8000), (0x20, 0x0000_0001), (0x2c, 0x1100_1af4)];
     for at in (0..=0xfcu8).step_by(4) {
         let value = want.iter().find(|(a, _)| *a == at).map_or(0, |(_, v)| *v);
         assert_eq!(b.ide.config.read(at, 4), value, "register {at:#x}");
@@ -208,7 +215,18 @@ fn dma_writes_and_48_bit_addresses() {
     let mut b = Bench::new();
     b.memory.write(0x8000, &[0x5a; 512]).unwrap();
     b.prd(&[(0x8000, 512, true)]);
-    for (port, value) in [(0x1f6, 0x40), (0x1f2, 0), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f2, 1), (0x1f3, 7), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x35)] {
+    for (port, value) in [
+        (0x1f6, 0x40),
+        (0x1f2, 0),
+        (0x1f3, 0),
+        (0x1f4, 0),
+        (0x1f5, 0),
+        (0x1f2, 1),
+        (0x1f3, 7),
+        (0x1f4, 0),
+        (0x1f5, 0),
+        (0x1f7, 0x35),
+    ] {
         b.out(port, value);
     }
     b.bm(0, 1, 1);
@@ -359,7 +377,11 @@ fn windows_brings_a_cd_drive_up_and_reads() {
     let mut b = Bench::new();
     b.out(0x176, 0xa0);
     b.out(0x177, 0x08);
-    assert_eq!((b.inb(0x174), b.inb(0x175), b.inb(0x173), b.inb(0x172)), (0x14, 0xeb, 1, 1), "signature after DEVICE RESET");
+    assert_eq!(
+        (b.inb(0x174), b.inb(0x175), b.inb(0x173), b.inb(0x172)),
+        (0x14, 0xeb, 1, 1),
+        "signature after DEVICE RESET"
+    );
     b.out(0x177, 0xa1);
     let identity = b.insw(0x170, 512);
     let word = |i: usize| u16::from_le_bytes([identity[i * 2], identity[i * 2 + 1]]);
@@ -425,7 +447,10 @@ fn freebsd_brings_a_cd_drive_up_and_reads() {
     assert_eq!(b.insw(0x170, 512)[1] >> 6, 2);
     let inquiry = command(&mut b, &[0x12, 0, 0, 0, 36], 36).unwrap();
     assert_eq!(inquiry.len(), 36);
-    assert!(command(&mut b, &[0x12, 1, 0x80, 0, 255], 255).is_ok_and(|d| d[1] == 0x80) || b.inb(0x171) == 0x54, "serial number, or illegal request");
+    assert!(
+        command(&mut b, &[0x12, 1, 0x80, 0, 255], 255).is_ok_and(|d| d[1] == 0x80) || b.inb(0x171) == 0x54,
+        "serial number, or illegal request"
+    );
     let sense = command(&mut b, &[0x03, 0, 0, 0, 18], 18).unwrap();
     assert_eq!((sense[0] & 0x7f, sense.len()), (0x70, 18));
     assert_eq!(command(&mut b, &[0x00], 0xfffe), Ok(vec![]));
@@ -442,7 +467,10 @@ fn freebsd_brings_a_cd_drive_up_and_reads() {
     let read = command(&mut b, &[0x28, 0, 0, 0, 0, 62, 0, 0, 2], 0xfffe).unwrap();
     assert_eq!((read.len(), u32::from_le_bytes(read[2048..2052].try_into().unwrap())), (4096, 63 * 512));
     let raw = command(&mut b, &[0xbe, 0, 0, 0, 0, 1, 0, 0, 1, 0xf8], 0xfffe).unwrap();
-    assert_eq!((raw.len(), &raw[..12], raw[15]), (2352, &[0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0][..], 1));
+    assert_eq!(
+        (raw.len(), &raw[..12], raw[15]),
+        (2352, &[0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0][..], 1)
+    );
     assert_eq!(command(&mut b, &[0x28, 0, 0, 0, 0, 63, 0, 0, 2], 0xfffe), Err(0x54), "beyond the end");
     assert_eq!(command(&mut b, &[0x1e, 0, 0, 0, 0], 0xfffe), Ok(vec![]));
     assert_eq!(command(&mut b, &[0x1b, 0, 0, 0, 0], 0xfffe), Ok(vec![]));
@@ -546,7 +574,10 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     let mut b = Bench::new();
     let may_end = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let image = Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20));
-    b.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image }], Box::new(Held(Inline::new(b.memory.clone()), may_end.clone())));
+    b.ide = Ide::new(
+        vec![DriveSpec { index: 0, cdrom: false, read_only: false, image }],
+        Box::new(Held(Inline::new(b.memory.clone()), may_end.clone())),
+    );
     b.prd(&[(0x8000, 512, true)]);
     b.bm(0, 1, 0);
     b.ata(0xca, 3, 1);
@@ -559,7 +590,15 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     // A later life does not have it, even if it is given the file once more.
     let state = b.ide.save();
     let mut next = Bench::new();
-    next.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20)) }], Box::new(Inline::new(next.memory.clone())));
+    next.ide = Ide::new(
+        vec![DriveSpec {
+            index: 0,
+            cdrom: false,
+            read_only: false,
+            image: Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20)),
+        }],
+        Box::new(Inline::new(next.memory.clone())),
+    );
     next.ide.load(&state, &mut next.cx).unwrap();
     assert_eq!(next.inb(0x1f7), 0xff);
     assert!(next.ide.channels[0].medium(0).unwrap().image.is_none(), "it would still have the file");
@@ -631,8 +670,12 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let port = prop::sample::select(vec![0x1f1u16, 0x1f2, 0x1f3, 0x1f4, 0x1f5, 0x1f6, 0x1f7, 0x3f6, 0x171, 0x172, 0x174, 0x175, 0x176, 0x177, 0x376]);
-    let commands = prop::sample::select(vec![0x06u32, 0x08, 0x20, 0x25, 0x30, 0x35, 0x90, 0xa0, 0xa1, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xe7, 0xec, 0xef]);
+    let port = prop::sample::select(vec![
+        0x1f1u16, 0x1f2, 0x1f3, 0x1f4, 0x1f5, 0x1f6, 0x1f7, 0x3f6, 0x171, 0x172, 0x174, 0x175, 0x176, 0x177, 0x376,
+    ]);
+    let commands = prop::sample::select(vec![
+        0x06u32, 0x08, 0x20, 0x25, 0x30, 0x35, 0x90, 0xa0, 0xa1, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xe7, 0xec, 0xef,
+    ]);
     prop_oneof![
         4 => (port.clone(), 0u32..256).prop_map(|(p, v)| Step::Out(p, v)),
         3 => (prop::sample::select(vec![0x1f7u16, 0x177]), commands).prop_map(|(p, v)| Step::Out(p, v)),
@@ -755,9 +798,13 @@ impl Executor for Full {
 fn a_write_that_waits_for_room_ends_when_the_guest_resets_the_drive_or_unplugs_it() {
     for unplugs in [false, true] {
         let mut b = Bench::new();
-        let image = Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20).when_full(bulkhead_bus::plan::WhenFull::Stop);
+        let image =
+            Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20).when_full(bulkhead_bus::plan::WhenFull::Stop);
         let (sender, receiver) = std::sync::mpsc::channel();
-        b.ide = Ide::new(vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(image) }], Box::new(Full(sender, receiver)));
+        b.ide = Ide::new(
+            vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(image) }],
+            Box::new(Full(sender, receiver)),
+        );
         b.ata(0x30, 0, 1);
         b.outsw(0x1f0, &[1; 512]);
         assert_eq!(b.inb(0x3f6) & 0x80, 0x80);

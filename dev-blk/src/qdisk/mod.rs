@@ -19,7 +19,7 @@ use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, Meeting, NODES, 
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
 use rustix::io::Errno;
-use spec::{INDIRECT_SEGMENTS, Layout, Request, SEGMENT, SECTOR, Segment, Segments, What, rsp};
+use spec::{INDIRECT_SEGMENTS, Layout, Request, SECTOR, SEGMENT, Segment, Segments, What, rsp};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,7 +124,13 @@ pub struct Qdisk {
 
 impl Qdisk {
     /// A back end for `image`. `memory` is the range of pages that `front` maps and copies into.
-    pub fn new(image: Arc<Image>, options: Options, front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, executor: Box<dyn Executor>) -> Self {
+    pub fn new(
+        image: Arc<Image>,
+        options: Options,
+        front: Box<dyn Frontend>,
+        memory: Arc<dyn GuestMemory>,
+        executor: Box<dyn Executor>,
+    ) -> Self {
         Self {
             front,
             memory,
@@ -262,7 +268,13 @@ impl Qdisk {
     }
 
     /// Where a request's data is in the image and in the range of pages, and its bytes. What is written is there afterwards.
-    fn data(&mut self, sector: u64, segments: &Segments, flight: &mut Flight, write: bool) -> Result<(u64, Vec<bulkhead_bus::Segment>, u64), i16> {
+    fn data(
+        &mut self,
+        sector: u64,
+        segments: &Segments,
+        flight: &mut Flight,
+        write: bool,
+    ) -> Result<(u64, Vec<bulkhead_bus::Segment>, u64), i16> {
         let segments = match segments {
             Segments::Here(segments) => segments.clone(),
             Segments::Indirect(count, grefs) => self.indirect(*count, grefs, flight.place)?,
@@ -274,7 +286,10 @@ impl Qdisk {
         let bytes = pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
         let (offset, _) = self.range(sector, bytes.div_euclid(SECTOR))?;
         if let Some(places) = self.mapped(&segments) {
-            let at = |(page, piece): (&usize, &Piece)| bulkhead_bus::Segment { address: address(*page).saturating_add(u64::from(piece.offset)), len: u32::from(piece.len) };
+            let at = |(page, piece): (&usize, &Piece)| bulkhead_bus::Segment {
+                address: address(*page).saturating_add(u64::from(piece.offset)),
+                len: u32::from(piece.len),
+            };
             return Ok((offset, places.iter().zip(&pieces).map(at).collect(), bytes));
         }
         let buffer = address(BUFFER.saturating_add(flight.place.saturating_mul(INDIRECT_SEGMENTS)));
@@ -286,7 +301,11 @@ impl Qdisk {
         } else {
             flight.after = pieces;
         }
-        Ok((offset, vec![bulkhead_bus::Segment { address: buffer, len: u32::try_from(bytes).map_err(|_| rsp::ERROR)? }], bytes))
+        Ok((
+            offset,
+            vec![bulkhead_bus::Segment { address: buffer, len: u32::try_from(bytes).map_err(|_| rsp::ERROR)? }],
+            bytes,
+        ))
     }
 
     /// Descriptions of segments that are in pages of their own: copied, once.
@@ -337,7 +356,11 @@ impl Qdisk {
                 let Some(lane) = self.lanes.iter().position(Option::is_none) else { break };
                 match flight.jobs.pop_front() {
                     Some(job) => {
-                        if lone && !flight.alone && short(&job) && let Some(outcome) = at_once(&mut *self.executor, &mut self.slow, &self.image, &job) {
+                        if lone
+                            && !flight.alone
+                            && short(&job)
+                            && let Some(outcome) = at_once(&mut *self.executor, &mut self.slow, &self.image, &job)
+                        {
                             self.counters.at_once = self.counters.at_once.saturating_add(1);
                             self.outcome(index, outcome);
                             continue;
@@ -398,7 +421,9 @@ impl Qdisk {
     fn finish(&mut self) -> bool {
         let Some(ring) = &mut self.ring else { return false };
         let mut answered = false;
-        while let Some(status) = self.flights.front().and_then(|f| f.status).filter(|_| self.flights.front().is_some_and(|f| !f.running)) {
+        while let Some(status) =
+            self.flights.front().and_then(|f| f.status).filter(|_| self.flights.front().is_some_and(|f| !f.running))
+        {
             let Some(flight) = self.flights.pop_front() else { break };
             self.first = self.first.wrapping_add(1);
             ring.answer(&*self.memory, flight.id, flight.operation, status);
@@ -446,7 +471,8 @@ impl BackEnd for Qdisk {
 
     fn offer(&mut self) {
         let bit = |on: bool, bit: u32| if on { bit } else { 0 };
-        let info = bit(self.options.cdrom, spec::vdisk::CDROM | spec::vdisk::REMOVABLE) | bit(self.options.read_only, spec::vdisk::READONLY);
+        let info = bit(self.options.cdrom, spec::vdisk::CDROM | spec::vdisk::REMOVABLE)
+            | bit(self.options.read_only, spec::vdisk::READONLY);
         let discard = self.options.discard && !self.options.read_only;
         for (name, value) in [
             ("feature-flush-cache", "1".to_owned()),
@@ -476,7 +502,8 @@ impl BackEnd for Qdisk {
         };
         let grefs = grefs.ok_or("ring-ref is no grant reference")?;
         self.persistent = number("feature-persistent") == Some(1);
-        let layout = Layout::of(self.front.node(Side::Front, "protocol").as_deref()).ok_or("protocol is neither x86_64-abi nor x86_32-abi")?;
+        let layout = Layout::of(self.front.node(Side::Front, "protocol").as_deref())
+            .ok_or("protocol is neither x86_64-abi nor x86_32-abi")?;
         if !self.front.map(0, &grefs) {
             return Err("the ring's pages are not granted");
         }
@@ -516,7 +543,6 @@ impl BackEnd for Qdisk {
         let same = now.is_empty() || now == *then || then.split_once(':').is_some_and(|(_, file)| file == now);
         !same || self.front.node(Side::Back, "frontend").is_none()
     }
-
 }
 
 impl Auxiliary for Qdisk {
@@ -544,24 +570,46 @@ impl Auxiliary for Qdisk {
     fn inspect(&self, out: &mut Inspect) {
         let c = &self.counters;
         out.value("state", format!("{:?}", self.meeting.state)).value("sectors", self.sectors());
-        out.value("ring entries", self.ring.as_ref().map_or(0, Ring::entries)).value("persistent grants", self.persistent);
+        out.value("ring entries", self.ring.as_ref().map_or(0, Ring::entries))
+            .value("persistent grants", self.persistent);
         out.value("pages mapped", self.pages.len()).value("under way", self.flights.len());
         out.value("reads", c.reads).value("writes", c.writes).value("flushes", c.flushes).value("discards", c.discards);
         out.value("sectors read", c.sectors_read).value("sectors written", c.sectors_written).value("errors", c.errors);
-        out.value("copied requests", c.copied).value("at once", c.at_once).value("signals", c.signals).value("notifications", c.notified).value("broken rings", c.broken);
+        out.value("copied requests", c.copied)
+            .value("at once", c.at_once)
+            .value("signals", c.signals)
+            .value("notifications", c.notified)
+            .value("broken rings", c.broken);
     }
 }
 
 /// The back end as its fuzz target and its corpus test know it: a disk of 1 MiB in memory, jobs done at once.
 pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
-        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).and_then(|file| rustix::fs::ftruncate(&file, 1 << 20).map(|()| file));
+        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC)
+            .and_then(|file| rustix::fs::ftruncate(&file, 1 << 20).map(|()| file));
         // Without room for it nothing can be said about the back end.
         let Ok(file) = file else { std::process::abort() };
         let executor = crate::backend::Inline::new(guest.memory.clone());
         let image = Image::raw(file, 1 << 20);
-        Box::new(Qdisk::new(Arc::new(image), Options { discard: true, ..Options::default() }, Box::new(guest.clone()), guest.memory.clone(), Box::new(executor)))
+        Box::new(Qdisk::new(
+            Arc::new(image),
+            Options { discard: true, ..Options::default() },
+            Box::new(guest.clone()),
+            guest.memory.clone(),
+            Box::new(executor),
+        ))
     }
-    let nodes = &["ring-ref", "event-channel", "protocol", "feature-persistent", "ring-page-order", "ring-ref0", "ring-ref1", "ring-ref2", "ring-ref3"];
+    let nodes = &[
+        "ring-ref",
+        "event-channel",
+        "protocol",
+        "feature-persistent",
+        "ring-page-order",
+        "ring-ref0",
+        "ring-ref1",
+        "ring-ref2",
+        "ring-ref3",
+    ];
     Subject::new(&make, BUFFER.saturating_add(BUFFER_PAGES), nodes)
 }

@@ -22,7 +22,13 @@ impl Ring {
     pub(super) fn new(front: &dyn Frontend, pages: usize, layout: Layout) -> Option<Self> {
         let (asked, answered) = (front.load(ring::REQ_PROD), front.load(ring::RSP_PROD));
         let entries = entries(pages, layout);
-        (asked.wrapping_sub(answered) <= entries && entries > 0).then_some(Self { layout, entries, taken: answered, answered, published: answered })
+        (asked.wrapping_sub(answered) <= entries && entries > 0).then_some(Self {
+            layout,
+            entries,
+            taken: answered,
+            answered,
+            published: answered,
+        })
     }
 
     /// Its size.
@@ -37,7 +43,11 @@ impl Ring {
     }
 
     /// The next request, copied. If there is none the guest signals when there is.
-    pub(super) fn take(&mut self, front: &dyn Frontend, memory: &dyn GuestMemory) -> Result<Option<Request>, &'static str> {
+    pub(super) fn take(
+        &mut self,
+        front: &dyn Frontend,
+        memory: &dyn GuestMemory,
+    ) -> Result<Option<Request>, &'static str> {
         let mut asked = front.load(ring::REQ_PROD);
         if asked == self.taken {
             front.store(ring::REQ_EVENT, self.taken.wrapping_add(1));

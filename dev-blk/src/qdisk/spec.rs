@@ -108,7 +108,8 @@ impl Segment {
 
     /// Bytes; none if it is no piece of a page.
     pub(super) fn len(self) -> Option<u16> {
-        (self.first <= self.last && self.last < 8).then(|| u16::from(self.last.saturating_sub(self.first)).saturating_add(1).saturating_mul(512))
+        (self.first <= self.last && self.last < 8)
+            .then(|| u16::from(self.last.saturating_sub(self.first)).saturating_add(1).saturating_mul(512))
     }
 
     /// First byte in the page.
@@ -132,7 +133,9 @@ pub(super) enum What {
     Write(Segments),
     Barrier(Segments),
     Flush,
-    Discard { sectors: u64 },
+    Discard {
+        sectors: u64,
+    },
     /// Nothing that is known.
     Unknown,
     /// Something known that says something impossible.
@@ -160,7 +163,9 @@ impl Request {
         let segments = || {
             let count = usize::from(byte(1));
             let bytes = bytes.get(rest..).unwrap_or_default().as_chunks::<SEGMENT>().0;
-            (1..=SEGMENTS).contains(&count).then(|| Segments::Here(bytes.iter().take(count).map(Segment::parse).collect()))
+            (1..=SEGMENTS)
+                .contains(&count)
+                .then(|| Segments::Here(bytes.iter().take(count).map(Segment::parse).collect()))
         };
         let what = match operation {
             op::READ => segments().map_or(What::Wrong, What::Read),
@@ -174,7 +179,8 @@ impl Request {
                 let count = usize::from(half(2));
                 // Behind a 16-bit handle, at the next place for 32 bits.
                 let grefs = bytes.get(rest.saturating_add(4)..).unwrap_or_default().as_chunks::<4>().0;
-                let grefs: Vec<u32> = grefs.iter().take(count.div_ceil(IN_PAGE)).map(|g| u32::from_le_bytes(*g)).collect();
+                let grefs: Vec<u32> =
+                    grefs.iter().take(count.div_ceil(IN_PAGE)).map(|g| u32::from_le_bytes(*g)).collect();
                 match (byte(1), (1..=INDIRECT_SEGMENTS).contains(&count)) {
                     (op::READ, true) => What::Read(Segments::Indirect(count, grefs)),
                     (op::WRITE, true) => What::Write(Segments::Indirect(count, grefs)),

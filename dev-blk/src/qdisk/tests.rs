@@ -203,7 +203,9 @@ impl Executor for Held {
     }
     fn take(&mut self) -> Option<(usize, Outcome)> {
         let mut go = self.go.lock().unwrap();
-        if *go > 0 && let Some((lane, image, job)) = self.jobs.lock().unwrap().pop() {
+        if *go > 0
+            && let Some((lane, image, job)) = self.jobs.lock().unwrap().pop()
+        {
             *go -= 1;
             self.inner.submit(lane, image, job);
         }
@@ -222,9 +224,20 @@ struct Bed {
 
 const SECTORS: u64 = 2048;
 
-fn disk(world: &Arc<Mutex<World>>, range: &Arc<FakeMemory>, file: &rustix::fd::OwnedFd, options: Options) -> (Qdisk, Arc<Mutex<usize>>, Arc<Mutex<Vec<String>>>) {
+fn disk(
+    world: &Arc<Mutex<World>>,
+    range: &Arc<FakeMemory>,
+    file: &rustix::fd::OwnedFd,
+    options: Options,
+) -> (Qdisk, Arc<Mutex<usize>>, Arc<Mutex<Vec<String>>>) {
     let (go, order) = (Arc::new(Mutex::new(usize::MAX)), Arc::default());
-    let held = Held { inner: Inline::new(range.clone()), jobs: Arc::default(), go: go.clone(), order: Arc::clone(&order), world: world.clone() };
+    let held = Held {
+        inner: Inline::new(range.clone()),
+        jobs: Arc::default(),
+        go: go.clone(),
+        order: Arc::clone(&order),
+        world: world.clone(),
+    };
     let image = Arc::new(Image::raw(rustix::io::dup(file).unwrap(), SECTORS * SECTOR));
     (Qdisk::new(image, options, Box::new(Fake(world.clone(), range.clone())), range.clone(), Box::new(held)), go, order)
 }
@@ -307,11 +320,22 @@ fn sectors_go_both_ways_in_every_layout_with_and_without_grants_that_stay() {
             bed.guest.ask(op::WRITE, 7, 16, &[(100, 0, 7), (101, 2, 3)]);
             bed.signal();
             assert_eq!(bed.guest.answers(0), [(7, 0)], "{layout:?} {persistent}");
-            assert_eq!((bed.sector(16)[0], bed.sector(23)[511], bed.sector(24)[0], bed.sector(25)[0], bed.sector(26)[0]), (100, 107, 103, 104, 0));
+            assert_eq!(
+                (bed.sector(16)[0], bed.sector(23)[511], bed.sector(24)[0], bed.sector(25)[0], bed.sector(26)[0]),
+                (100, 107, 103, 104, 0)
+            );
             bed.guest.ask(op::READ, 8, 23, &[(150, 7, 7), (151, 0, 1)]);
             bed.signal();
             assert_eq!(bed.guest.answers(1), [(8, 0)]);
-            assert_eq!((bed.guest.read(150, 3584, 1), bed.guest.read(151, 0, 1), bed.guest.read(151, 512, 1), bed.guest.read(151, 1024, 1)), (vec![107], vec![103], vec![104], vec![0]));
+            assert_eq!(
+                (
+                    bed.guest.read(150, 3584, 1),
+                    bed.guest.read(151, 0, 1),
+                    bed.guest.read(151, 512, 1),
+                    bed.guest.read(151, 1024, 1)
+                ),
+                (vec![107], vec![103], vec![104], vec![0])
+            );
             assert_eq!(bed.guest.world.lock().unwrap().mapped.len(), if persistent { 5 } else { 1 });
             assert!(bed.guest.world.lock().unwrap().notified >= 2);
         }
@@ -400,7 +424,10 @@ fn a_lone_short_request_needs_no_thread_unless_one_took_long() {
     bed.signal();
     bed.guest.ask(op::READ, 2, 3, &[(101, 1, 1)]);
     bed.signal();
-    assert_eq!((bed.guest.answers(0), bed.sector(3)[0], bed.guest.read(101, 512, 1)[0], jobs(&bed)), (vec![(1, 0), (2, 0)], 7, 7, 0));
+    assert_eq!(
+        (bed.guest.answers(0), bed.sector(3)[0], bed.guest.read(101, 512, 1)[0], jobs(&bed)),
+        (vec![(1, 0), (2, 0)], 7, 7, 0)
+    );
     // Two at a time, a barrier and a flush are for the threads.
     bed.guest.ask(op::READ, 3, 0, &[(100, 0, 0)]);
     bed.guest.ask(op::READ, 4, 0, &[(101, 0, 0)]);
@@ -496,7 +523,11 @@ fn a_ring_that_breaks_while_something_is_under_way_ends_when_that_is_done() {
     bed.signal();
     bed.guest.write(RING, ring::REQ_PROD, &77u32.to_le_bytes());
     bed.signal();
-    assert_eq!((bed.guest.state().as_str(), bed.guest.world.lock().unwrap().mapped.is_empty()), ("4", false), "its pages are still read into");
+    assert_eq!(
+        (bed.guest.state().as_str(), bed.guest.world.lock().unwrap().mapped.is_empty()),
+        ("4", false),
+        "its pages are still read into"
+    );
     *bed.go.lock().unwrap() = 1;
     bed.signal();
     assert_eq!((bed.guest.state().as_str(), bed.guest.world.lock().unwrap().mapped.is_empty()), ("5", true));
@@ -518,8 +549,14 @@ fn a_xenbus_that_does_not_answer_costs_no_connection() {
 #[test]
 fn nodes_that_say_what_cannot_be_are_refused_in_one_line() {
     for (name, value) in [
-        ("ring-ref", "x"), ("ring-ref", "-1"), ("ring-ref", "99"), ("event-channel", ""), ("ring-page-order", "5"), ("ring-page-order", "1"),
-        ("ring-page-order", "4294967295"), ("protocol", "arm-abi"),
+        ("ring-ref", "x"),
+        ("ring-ref", "-1"),
+        ("ring-ref", "99"),
+        ("event-channel", ""),
+        ("ring-page-order", "5"),
+        ("ring-page-order", "1"),
+        ("ring-page-order", "4294967295"),
+        ("protocol", "arm-abi"),
     ] {
         let mut bed = bed(Layout::X86_64, false, WRITABLE);
         bed.guest.node("state", "1");
@@ -563,7 +600,12 @@ fn a_disk_that_is_taken_away_or_replaced_is_let_go_and_nothing_is_written_there(
             bed.guest.node("state", state);
             bed.nodes();
             let world = bed.guest.world.lock().unwrap();
-            assert!(!world.nodes.contains_key(&(true, "state".to_owned())) && world.port.is_none() && world.mapped.is_empty(), "{name} {state}");
+            assert!(
+                !world.nodes.contains_key(&(true, "state".to_owned()))
+                    && world.port.is_none()
+                    && world.mapped.is_empty(),
+                "{name} {state}"
+            );
         }
     }
 }

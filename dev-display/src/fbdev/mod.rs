@@ -5,8 +5,8 @@
 //! How often the picture is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
 mod evdev;
 
-use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
 use crate::sinks::{Sinks, place};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
 use evdev::Pointer;
 use rustix::fd::OwnedFd;
 
@@ -119,7 +119,13 @@ impl Fbdev {
         if size != self.shown {
             self.shown = size;
             if visible != size && !std::mem::replace(&mut self.cropped, true) {
-                tracing::warn!("the guest's picture of {}x{} is larger than the frame buffer's {}x{}: its corner is shown", size.0, size.1, limits.0, limits.1);
+                tracing::warn!(
+                    "the guest's picture of {}x{} is larger than the frame buffer's {}x{}: its corner is shown",
+                    size.0,
+                    size.1,
+                    limits.0,
+                    limits.1
+                );
             }
             // A back end that cannot change its size shows the picture in a corner of a black screen.
             let resized = self.screen.resize(visible.0, visible.1);
@@ -186,8 +192,11 @@ impl Auxiliary for Fbdev {
 
     fn inspect(&self, out: &mut Inspect) {
         let (width, height) = self.screen.limits();
-        out.value("picture", format_args!("{}x{}", self.shown.0, self.shown.1)).value("largest", format_args!("{width}x{height}"));
-        out.value("updates", self.updates).value("lines", self.lines).value("pace, ms", self.pace.div_euclid(1_000_000));
+        out.value("picture", format_args!("{}x{}", self.shown.0, self.shown.1))
+            .value("largest", format_args!("{width}x{height}"));
+        out.value("updates", self.updates)
+            .value("lines", self.lines)
+            .value("pace, ms", self.pace.div_euclid(1_000_000));
         out.value("input events", self.input.sent).value("input events dropped", self.input.dropped);
     }
 }

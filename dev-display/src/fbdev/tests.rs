@@ -1,6 +1,6 @@
 use super::*;
-use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::fake;
+use bulkhead_bus::plan::InputEvent;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -101,12 +101,14 @@ fn changed_lines_go_to_the_screen_and_the_pace_follows() {
 #[test]
 fn a_picture_that_is_too_large_is_cut_and_one_that_is_smaller_has_a_black_border() {
     let (mut device, shared, mut cx, _) = viewer();
-    *shared.lock().unwrap() = Shared { size: (20, 10), dirty: (0..10).collect(), row: vec![7; 80], ..Shared::default() };
+    *shared.lock().unwrap() =
+        Shared { size: (20, 10), dirty: (0..10).collect(), row: vec![7; 80], ..Shared::default() };
     device.poll(Ready::Timer(LOOK), &mut cx);
     let written = std::mem::take(&mut shared.lock().unwrap().written);
     assert_eq!(shared.lock().unwrap().visible, (8, 4));
     assert!(written.len() == 4 && written.iter().all(|(y, row)| *y < 4 && row.len() == 32));
-    *shared.lock().unwrap() = Shared { size: (2, 2), dirty: vec![0], row: vec![7; 8], fixed: true, ..Shared::default() };
+    *shared.lock().unwrap() =
+        Shared { size: (2, 2), dirty: vec![0], row: vec![7; 8], fixed: true, ..Shared::default() };
     device.poll(Ready::Timer(LOOK), &mut cx);
     let written = std::mem::take(&mut shared.lock().unwrap().written);
     assert_eq!((written.len(), &written[0], &written[4]), (5, &(0, vec![0; 32]), &(0, vec![7; 8])));
@@ -116,22 +118,39 @@ fn a_picture_that_is_too_large_is_cut_and_one_that_is_smaller_has_a_black_border
 fn keys_buttons_and_movement_reach_the_pipe() {
     let (mut device, _, mut cx, [make, take]) = viewer();
     let all = [
-        record(1, 30, 1), record(0, 0, 0), record(1, 30, 2), record(1, 30, 0), record(0, 0, 0),
-        record(1, 0x111, 1), record(0, 0, 0),
+        record(1, 30, 1),
+        record(0, 0, 0),
+        record(1, 30, 2),
+        record(1, 30, 0),
+        record(0, 0, 0),
+        record(1, 0x111, 1),
+        record(0, 0, 0),
         // Absolute: the first place is where it is, then it moves.
-        record(3, 0, 100), record(3, 1, 50), record(0, 0, 0), record(3, 0, 90), record(3, 1, 60), record(0, 0, 0),
-        record(2, 0, 3), record(2, 0, 4), record(0, 0, 0), record(2, 8, -1), record(0, 0, 0),
+        record(3, 0, 100),
+        record(3, 1, 50),
+        record(0, 0, 0),
+        record(3, 0, 90),
+        record(3, 1, 60),
+        record(0, 0, 0),
+        record(2, 0, 3),
+        record(2, 0, 4),
+        record(0, 0, 0),
+        record(2, 8, -1),
+        record(0, 0, 0),
     ];
     rustix::io::write(&make, &all.concat()).unwrap();
     device.poll(Ready::Fd(0), &mut cx);
-    assert_eq!(taken(&take), [
-        InputEvent::Key { code: 30, down: true },
-        InputEvent::Key { code: 30, down: false },
-        InputEvent::Button { button: 1, down: true },
-        InputEvent::Move { dx: -10, dy: 10, dz: 0 },
-        InputEvent::Move { dx: 7, dy: 0, dz: 0 },
-        InputEvent::Move { dx: 0, dy: 0, dz: 1 },
-    ]);
+    assert_eq!(
+        taken(&take),
+        [
+            InputEvent::Key { code: 30, down: true },
+            InputEvent::Key { code: 30, down: false },
+            InputEvent::Button { button: 1, down: true },
+            InputEvent::Move { dx: -10, dy: 10, dz: 0 },
+            InputEvent::Move { dx: 7, dy: 0, dz: 0 },
+            InputEvent::Move { dx: 0, dy: 0, dz: 1 },
+        ]
+    );
 }
 
 #[test]
@@ -145,10 +164,22 @@ fn places_go_to_a_tablet_that_the_guest_uses() {
     device.poll(Ready::Timer(LOOK), &mut cx);
     rustix::io::write(&taken_here, &[1]).unwrap();
     device.poll(Ready::Fd(1), &mut cx);
-    let all = [record(3, 0, 7), record(3, 1, 3), record(0, 0, 0), record(1, 0x110, 1), record(0, 0, 0), record(2, 8, 1), record(0, 0, 0)];
+    let all = [
+        record(3, 0, 7),
+        record(3, 1, 3),
+        record(0, 0, 0),
+        record(1, 0x110, 1),
+        record(0, 0, 0),
+        record(2, 8, 1),
+        record(0, 0, 0),
+    ];
     rustix::io::write(&make, &all.concat()).unwrap();
     device.poll(Ready::Fd(0), &mut cx);
-    let want = [InputEvent::At { x: 0x7fff, y: 0x7fff }, InputEvent::Button { button: 0, down: true }, InputEvent::Move { dx: 0, dy: 0, dz: -1 }];
+    let want = [
+        InputEvent::At { x: 0x7fff, y: 0x7fff },
+        InputEvent::Button { button: 0, down: true },
+        InputEvent::Move { dx: 0, dy: 0, dz: -1 },
+    ];
     assert_eq!(taken(&placed), want);
 }
 

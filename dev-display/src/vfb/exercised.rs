@@ -17,7 +17,12 @@ pub(super) struct Domain(pub(super) Arc<FakeMemory>);
 struct View(Arc<FakeMemory>, Vec<u64>);
 
 impl View {
-    fn pieces(&self, address: u64, len: usize, mut f: impl FnMut(u64, usize, usize) -> Result<(), DmaError>) -> Result<(), DmaError> {
+    fn pieces(
+        &self,
+        address: u64,
+        len: usize,
+        mut f: impl FnMut(u64, usize, usize) -> Result<(), DmaError>,
+    ) -> Result<(), DmaError> {
         let mut done = 0usize;
         while done < len {
             let at = address.saturating_add(done as u64);
@@ -32,10 +37,14 @@ impl View {
 
 impl GuestMemory for View {
     fn read(&self, address: u64, to: &mut [u8]) -> Result<(), DmaError> {
-        self.pieces(address, to.len(), |at, done, n| to.get_mut(done..done.saturating_add(n)).map_or(Ok(()), |to| self.0.read(at, to)))
+        self.pieces(address, to.len(), |at, done, n| {
+            to.get_mut(done..done.saturating_add(n)).map_or(Ok(()), |to| self.0.read(at, to))
+        })
     }
     fn write(&self, address: u64, from: &[u8]) -> Result<(), DmaError> {
-        self.pieces(address, from.len(), |at, done, n| from.get(done..done.saturating_add(n)).map_or(Ok(()), |from| self.0.write(at, from)))
+        self.pieces(address, from.len(), |at, done, n| {
+            from.get(done..done.saturating_add(n)).map_or(Ok(()), |from| self.0.write(at, from))
+        })
     }
     fn read_file(&self, _: BorrowedFd<'_>, _: u64, _: &[Segment]) -> Result<usize, DmaError> {
         Err(DmaError::None)
@@ -52,7 +61,10 @@ impl Frames for Domain {
         if frames.len() > BYTES as usize / PAGE {
             std::process::abort();
         }
-        frames.iter().all(|f| *f < FRAMES).then(|| Arc::new(View(self.0.clone(), frames.to_vec())) as Arc<dyn GuestMemory>)
+        frames
+            .iter()
+            .all(|f| *f < FRAMES)
+            .then(|| Arc::new(View(self.0.clone(), frames.to_vec())) as Arc<dyn GuestMemory>)
     }
 }
 

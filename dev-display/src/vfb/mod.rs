@@ -110,11 +110,24 @@ pub struct Vfb {
 impl Vfb {
     /// A frame buffer of the domain of `front`, whose memory `frames` maps.
     pub fn new(front: Box<dyn Frontend>, frames: Box<dyn Frames>) -> Self {
-        Self { front, frames, meeting: Meeting::default(), mapped: None, drawn: false, shown: Frame::default(), updates: 0, unknown: 0 }
+        Self {
+            front,
+            frames,
+            meeting: Meeting::default(),
+            mapped: None,
+            drawn: false,
+            shown: Frame::default(),
+            updates: 0,
+            unknown: 0,
+        }
     }
 
     fn map(&mut self) -> Result<Mapped, &'static str> {
-        let frame = self.front.node(Side::Front, "page-ref").and_then(|v| v.trim().parse::<u64>().ok()).ok_or("page-ref is no frame")?;
+        let frame = self
+            .front
+            .node(Side::Front, "page-ref")
+            .and_then(|v| v.trim().parse::<u64>().ok())
+            .ok_or("page-ref is no frame")?;
         if !matches!(self.front.node(Side::Front, "protocol").as_deref(), None | Some("" | "x86_64-abi")) {
             return Err("protocol is not x86_64-abi");
         }
@@ -129,10 +142,13 @@ impl Vfb {
         }
         let depth = i32::from(copy.get(page::DEPTH).copied().unwrap_or(0));
         let signed = |at: usize| word(at).cast_signed();
-        let geometry = Geometry::new(signed(page::WIDTH), signed(page::HEIGHT), signed(page::LINE_LENGTH), depth, 0, bytes);
+        let geometry =
+            Geometry::new(signed(page::WIDTH), signed(page::HEIGHT), signed(page::LINE_LENGTH), depth, 0, bytes);
         let geometry = geometry.ok_or("width, height, line_length and depth do not make a picture in mem_length")?;
         let pages = (bytes as usize).div_ceil(PAGE);
-        let directories: Vec<u64> = (0..pages.div_ceil(PAGE / 8)).map(|i| quad(&copy, page::DIRECTORY.saturating_add(i.saturating_mul(8)))).collect();
+        let directories: Vec<u64> = (0..pages.div_ceil(PAGE / 8))
+            .map(|i| quad(&copy, page::DIRECTORY.saturating_add(i.saturating_mul(8))))
+            .collect();
         let directory = self.frames.map(&directories).ok_or("a page directory is no frame of this domain")?;
         let mut list = vec![0; pages.saturating_mul(8)];
         directory.read(0, &mut list).map_err(|_| "a page directory has gone")?;
@@ -151,7 +167,9 @@ impl Vfb {
             return Err("more events than the page has room for");
         }
         while mapped.read != written {
-            let at = page::OUT.saturating_add((mapped.read.checked_rem(page::OUT_LEN).unwrap_or(0) as usize).saturating_mul(page::EVENT));
+            let at = page::OUT.saturating_add(
+                (mapped.read.checked_rem(page::OUT_LEN).unwrap_or(0) as usize).saturating_mul(page::EVENT),
+            );
             let signed = |word: usize| long(&copy, at.saturating_add(word.saturating_mul(4))).cast_signed();
             match copy.get(at).copied() {
                 Some(kind::UPDATE) => {
@@ -188,7 +206,9 @@ impl Vfb {
                     let v = u16::from_le_bytes(*from);
                     // The high bits again below, so that white is white.
                     let (red, green, blue) = (v >> 11, v >> 5 & 0x3f, v & 0x1f);
-                    *to = u32::from(red << 3 | red >> 2) << 16 | u32::from(green << 2 | green >> 4) << 8 | u32::from(blue << 3 | blue >> 2);
+                    *to = u32::from(red << 3 | red >> 2) << 16
+                        | u32::from(green << 2 | green >> 4) << 8
+                        | u32::from(blue << 3 | blue >> 2);
                 }
             }
         }
@@ -269,9 +289,16 @@ impl Auxiliary for Vfb {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.meeting.state)).value("updates", self.updates).value("unknown events", self.unknown);
+        out.value("state", format!("{:?}", self.meeting.state))
+            .value("updates", self.updates)
+            .value("unknown events", self.unknown);
         if let Some(Mapped { geometry: g, bytes, .. }) = &self.mapped {
-            out.value("width", g.width).value("height", g.height).value("stride", g.stride).value("offset", g.offset).value("bytes of a pixel", g.pixel).value("bytes", bytes);
+            out.value("width", g.width)
+                .value("height", g.height)
+                .value("stride", g.stride)
+                .value("offset", g.offset)
+                .value("bytes of a pixel", g.pixel)
+                .value("bytes", bytes);
         }
     }
 }

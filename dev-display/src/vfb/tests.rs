@@ -34,14 +34,26 @@ struct Bed {
 /// The shared page is frame 5, the directory frame 6, the picture's frames go backwards from 900.
 fn bed() -> Bed {
     let (guest, memory) = (FakeFrontend::new(1, &[]), FakeMemory::new(FRAMES as usize * 4096));
-    let mut bed = Bed { vfb: Vfb::new(Box::new(guest.clone()), Box::new(Domain(memory.clone()))), cx: fake::context(0), guest, memory };
+    let mut bed = Bed {
+        vfb: Vfb::new(Box::new(guest.clone()), Box::new(Domain(memory.clone()))),
+        cx: fake::context(0),
+        guest,
+        memory,
+    };
     bed.guest.put(true, "state", "1");
     bed.guest.put(false, "state", "1");
     bed.vfb.start(&mut bed.cx);
     assert_eq!(bed.guest.with(|w| w.asked), 0, "the sandbox is not closed yet");
     bed.vfb.poll(Ready::Again, &mut bed.cx);
     assert_eq!(bed.guest.told("request-update").as_deref(), Some("1"));
-    for (at, value) in [(page::WIDTH, 800u32), (page::HEIGHT, 600), (page::LINE_LENGTH, 3200), (page::MEM_LENGTH, 2 << 20), (page::DEPTH, 32), (page::DIRECTORY, 6)] {
+    for (at, value) in [
+        (page::WIDTH, 800u32),
+        (page::HEIGHT, 600),
+        (page::LINE_LENGTH, 3200),
+        (page::MEM_LENGTH, 2 << 20),
+        (page::DEPTH, 32),
+        (page::DIRECTORY, 6),
+    ] {
         bed.word(at, value);
     }
     for i in 0..512u64 {
@@ -104,8 +116,16 @@ fn the_domains_picture_is_drawn_where_it_has_changed() {
 #[test]
 fn a_picture_that_cannot_be_is_refused() {
     for (at, value) in [
-        (page::WIDTH, 801u32), (page::WIDTH, 0), (page::WIDTH, u32::MAX), (page::HEIGHT, 656), (page::HEIGHT, 1 << 30), (page::LINE_LENGTH, 3199),
-        (page::LINE_LENGTH, 0x7fff_ffff), (page::MEM_LENGTH, 0), (page::MEM_LENGTH, (64 << 20) + 1), (page::DEPTH, 8),
+        (page::WIDTH, 801u32),
+        (page::WIDTH, 0),
+        (page::WIDTH, u32::MAX),
+        (page::HEIGHT, 656),
+        (page::HEIGHT, 1 << 30),
+        (page::LINE_LENGTH, 3199),
+        (page::LINE_LENGTH, 0x7fff_ffff),
+        (page::MEM_LENGTH, 0),
+        (page::MEM_LENGTH, (64 << 20) + 1),
+        (page::DEPTH, 8),
         (page::DIRECTORY, 4096),
     ] {
         let mut bed = bed();

@@ -27,16 +27,36 @@ const REFRESH: u32 = 60;
 /// A detailed timing (3.10.2).
 fn detailed(size: Size) -> [u8; 18] {
     let (width, height) = (u32::from(size.width), u32::from(size.height));
-    let clock = width.saturating_add(BLANK.0).saturating_mul(height.saturating_add(BLANK.1)).saturating_mul(REFRESH).div_euclid(10_000);
+    let clock = width
+        .saturating_add(BLANK.0)
+        .saturating_mul(height.saturating_add(BLANK.1))
+        .saturating_mul(REFRESH)
+        .div_euclid(10_000);
     let [c0, c1, ..] = clock.min(0xffff).to_le_bytes();
     let high = |a: u32, b: u32| ((a >> 4 & 0xf0) | b >> 8) as u8;
     // Millimetres at 96 dots an inch.
     let mm = |n: u32| n.saturating_mul(254).div_euclid(960);
     let (mm_x, mm_y) = (mm(width), mm(height));
     [
-        c0, c1, width as u8, BLANK.0 as u8, high(width, BLANK.0), height as u8, BLANK.1 as u8, high(height, BLANK.1),
+        c0,
+        c1,
+        width as u8,
+        BLANK.0 as u8,
+        high(width, BLANK.0),
+        height as u8,
+        BLANK.1 as u8,
+        high(height, BLANK.1),
         // Sync: 48 pixels after the picture, 32 long; 3 lines after it, 6 long.
-        48, 32, 0x36, 0, mm_x as u8, mm_y as u8, high(mm_x, mm_y), 0, 0, 0x1a,
+        48,
+        32,
+        0x36,
+        0,
+        mm_x as u8,
+        mm_y as u8,
+        high(mm_x, mm_y),
+        0,
+        0,
+        0x1a,
     ]
 }
 

@@ -14,14 +14,17 @@ mod render;
 mod spec;
 mod state;
 
-use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
-use bulkhead_bus::{Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Ready, Region, Reset, StateError, Surface};
-use prost::Message as _;
 pub use crate::frame::Frame;
+use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
+use bulkhead_bus::{
+    Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Ready, Region, Reset,
+    StateError, Surface,
+};
+use edid::Size;
+use prost::Message as _;
+use rustix::fd::OwnedFd;
 use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
 use state::{VERSION, VgaState};
-use edid::Size;
-use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Regions, by index.
@@ -37,9 +40,11 @@ mod region {
 }
 
 fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
-    let mut spec = FunctionSpec::new(device, 0)
-        .with_bar(0, BarKind::Ram, vram)
-        .with_bar(2, BarKind::Memory { prefetchable: false }, 4096);
+    let mut spec = FunctionSpec::new(device, 0).with_bar(0, BarKind::Ram, vram).with_bar(
+        2,
+        BarKind::Memory { prefetchable: false },
+        4096,
+    );
     spec.rom = rom;
     spec
 }
@@ -207,13 +212,25 @@ impl Vga {
     /// Registers of the ports 0x3c0–0x3cf.
     fn vga_read(&mut self, offset: u16) -> u8 {
         match offset {
-            0x0 => if self.flip_flop { 0 } else { self.attribute_index },
+            0x0 => {
+                if self.flip_flop {
+                    0
+                } else {
+                    self.attribute_index
+                }
+            }
             0x1 => self.attribute(usize::from(self.attribute_index & 0x1f)),
             0x2 => 0x10,
             0x4 => self.sequencer_index,
             0x5 => self.sequencer(usize::from(self.sequencer_index)),
             0x6 => self.dac_mask,
-            0x7 => if self.dac_reading { 3 } else { 0 },
+            0x7 => {
+                if self.dac_reading {
+                    3
+                } else {
+                    0
+                }
+            }
             0x8 => self.dac_write,
             0x9 => {
                 let at = usize::from(self.dac_read).saturating_mul(3).saturating_add(usize::from(self.dac_component));
@@ -329,7 +346,9 @@ impl Vga {
             dispi::ID if (0xb0c0..=dispi::ID5).contains(&value) => self.dispi[dispi::ID] = value,
             dispi::XRES if value <= dispi::MAX_X && value & 7 == 0 => self.dispi[dispi::XRES] = value,
             dispi::YRES if value <= dispi::MAX_Y => self.dispi[dispi::YRES] = value,
-            dispi::BPP if matches!(value, 0 | 4 | 8 | 15 | 16 | 24 | 32) => self.dispi[dispi::BPP] = if value == 0 { 8 } else { value },
+            dispi::BPP if matches!(value, 0 | 4 | 8 | 15 | 16 | 24 | 32) => {
+                self.dispi[dispi::BPP] = if value == 0 { 8 } else { value }
+            }
             dispi::BANK => {
                 let banks = (self.vram_size >> 16) as u16;
                 self.dispi[dispi::BANK] = value.checked_rem(banks).unwrap_or(0);
@@ -393,7 +412,9 @@ impl Vga {
                 Ok(bytes.fold(0, |v, b| v << 8 | u64::from(*b)))
             }
             (0x400..=0x41f, 1) => Ok(u64::from(self.port_read((offset as u16).wrapping_sub(0x400)))),
-            (0x500..=0x515, 2) if offset & 1 == 0 => Ok(u64::from(self.dispi_read((offset as u16).wrapping_sub(0x500) >> 1))),
+            (0x500..=0x515, 2) if offset & 1 == 0 => {
+                Ok(u64::from(self.dispi_read((offset as u16).wrapping_sub(0x500) >> 1)))
+            }
             // Size of the block, then the frame buffer's byte order: little endian.
             (0x600, 4) => Ok(8),
             (0x604, 4) => Ok(0x1e1e_1e1e),
@@ -405,7 +426,9 @@ impl Vga {
     fn mmio_write(&mut self, offset: u64, size: u8, value: u64) -> IoResult<()> {
         match (offset, size) {
             (0x400..=0x41f, 1) => self.port_write((offset as u16).wrapping_sub(0x400), value as u8),
-            (0x500..=0x515, 2) if offset & 1 == 0 => self.dispi_write((offset as u16).wrapping_sub(0x500) >> 1, value as u16),
+            (0x500..=0x515, 2) if offset & 1 == 0 => {
+                self.dispi_write((offset as u16).wrapping_sub(0x500) >> 1, value as u16)
+            }
             (0x400..=0x41f | 0x500..=0x515, _) => return Err(IoError::Size),
             _ => {}
         }
@@ -511,7 +534,8 @@ impl Device for Vga {
         // The last word; more than a page of them at once waits for the next one.
         let last = bytes.get(..n).and_then(|b| b.as_chunks::<4>().0.last());
         if let Some([w0, w1, h0, h1]) = last
-            && let Some(size) = Size::wished(u16::from_le_bytes([*w0, *w1]), u16::from_le_bytes([*h0, *h1]), self.vram_size)
+            && let Some(size) =
+                Size::wished(u16::from_le_bytes([*w0, *w1]), u16::from_le_bytes([*h0, *h1]), self.vram_size)
         {
             (self.preferred, self.dirty) = (size, true);
         }
@@ -549,7 +573,11 @@ impl Device for Vga {
                 u32::from(self.dac_reading),
             ],
             latch: self.latch,
-            preferred: if self.preferred == Size::DEFAULT { Vec::new() } else { vec![u32::from(self.preferred.width), u32::from(self.preferred.height)] },
+            preferred: if self.preferred == Size::DEFAULT {
+                Vec::new()
+            } else {
+                vec![u32::from(self.preferred.width), u32::from(self.preferred.height)]
+            },
         }
         .encode_to_vec()
     }
@@ -567,13 +595,16 @@ impl Device for Vga {
         new.crtc = s.crtc.as_slice().try_into().map_err(wrong("CRT controller"))?;
         new.attribute = s.attribute.as_slice().try_into().map_err(wrong("attribute controller"))?;
         new.palette = s.palette.as_slice().try_into().map_err(wrong("palette"))?;
-        let [sequencer, graphics, crtc, attribute, dispi_index, dac_read, dac_write, component @ 0..=2] = *s.indices.as_slice() else {
+        let [sequencer, graphics, crtc, attribute, dispi_index, dac_read, dac_write, component @ 0..=2] =
+            *s.indices.as_slice()
+        else {
             return Err(StateError::Value("indices"));
         };
         let [misc_output, feature, dac_mask, flip_flop, dac_reading] = *s.misc.as_slice() else {
             return Err(StateError::Value("miscellaneous registers"));
         };
-        (new.sequencer_index, new.graphics_index, new.crtc_index) = (sequencer as u8 & 7, graphics as u8 & 15, crtc as u8 & 0x3f);
+        (new.sequencer_index, new.graphics_index, new.crtc_index) =
+            (sequencer as u8 & 7, graphics as u8 & 15, crtc as u8 & 0x3f);
         (new.attribute_index, new.dispi_index) = (attribute as u8 & 0x3f, dispi_index as u16);
         (new.dac_read, new.dac_write, new.dac_component) = (dac_read as u8, dac_write as u8, component as u8);
         (new.misc_output, new.feature, new.dac_mask) = (misc_output as u8, feature as u8, dac_mask as u8);
@@ -586,13 +617,17 @@ impl Device for Vga {
         for index in [dispi::XRES, dispi::YRES, dispi::BPP] {
             new.dispi_write(index as u16, value(index));
         }
-        new.dispi_write(dispi::ENABLE as u16, DispiEnable::from_bits(value(dispi::ENABLE)).with_no_clear(true).into_bits());
+        new.dispi_write(
+            dispi::ENABLE as u16,
+            DispiEnable::from_bits(value(dispi::ENABLE)).with_no_clear(true).into_bits(),
+        );
         new.dispi[dispi::ENABLE] = value(dispi::ENABLE);
         for index in [dispi::BANK, dispi::VIRT_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET] {
             new.dispi_write(index as u16, value(index));
         }
         if let [width, height] = *s.preferred.as_slice() {
-            new.preferred = Size::wished(width as u16, height as u16, self.vram_size).ok_or(StateError::Value("preferred mode"))?;
+            new.preferred =
+                Size::wished(width as u16, height as u16, self.vram_size).ok_or(StateError::Value("preferred mode"))?;
         }
         new.wishes = self.wishes.take();
         *self = new;
@@ -611,7 +646,12 @@ impl Device for Vga {
             });
         }
         out.hex("misc output", self.misc_output).hex("latch", self.latch);
-        for (name, registers) in [("seq", &self.sequencer[..]), ("gfx", &self.graphics[..]), ("crtc", &self.crtc[..]), ("attr", &self.attribute[..])] {
+        for (name, registers) in [
+            ("seq", &self.sequencer[..]),
+            ("gfx", &self.graphics[..]),
+            ("crtc", &self.crtc[..]),
+            ("attr", &self.attribute[..]),
+        ] {
             out.group(name, |out| {
                 for (i, value) in registers.iter().enumerate() {
                     out.hex(&format!("{i:02x}"), *value);

@@ -36,7 +36,13 @@ fn integer_overflow_of_vbe_geometry() {
     let all = vec![0xee; v.vram_size as usize];
     vram.write(0, &all).unwrap();
     for bpp in [4, 8, 15, 16, 24, 32, 7, 0xffff] {
-        for (x, y, wide, left, down) in [(0xffff, 0xffff, 0xffff, 0xffff, 0xffff), (640, 480, 1, 0xffff, 0), (1, 0xffff, 0xffff, 0, 0xffff), (0, 0, 0, 0, 0), (1600, 1200, 0, 8, 0xfff0)] {
+        for (x, y, wide, left, down) in [
+            (0xffff, 0xffff, 0xffff, 0xffff, 0xffff),
+            (640, 480, 1, 0xffff, 0),
+            (1, 0xffff, 0xffff, 0, 0xffff),
+            (0, 0, 0, 0, 0),
+            (1600, 1200, 0, 8, 0xfff0),
+        ] {
             for (index, value) in [(4, 0), (1, x), (2, y), (3, bpp), (4, 0xc1), (6, wide), (8, left), (9, down)] {
                 dispi(&mut v, &mut cx, index, value);
             }
@@ -50,7 +56,9 @@ fn integer_overflow_of_vbe_geometry() {
     let last = (v.vram_size / 2048 - 1) as u16;
     dispi(&mut v, &mut cx, 9, last);
     let frame = v.frame();
-    assert!(frame.pixels[..512].iter().all(|p| *p == 0xee_eeee) && frame.pixels.iter().all(|p| matches!(*p, 0 | 0xee_eeee)));
+    assert!(
+        frame.pixels[..512].iter().all(|p| *p == 0xee_eeee) && frame.pixels.iter().all(|p| matches!(*p, 0 | 0xee_eeee))
+    );
 }
 
 /// CVE-2017-13672, CVE-2017-13673, CVE-2018-7858: a split screen, and a start near the end, drew beyond video RAM or aborted.
@@ -62,7 +70,11 @@ fn out_of_bounds_split_screen_and_start() {
     for graphics in [0x0e, 0x05] {
         set(&mut v, 0x3ce, &[(6, graphics)]);
         for (compare, start, offset) in [(0, 0xff, 0xff), (0xff, 0xff, 0xff), (10, 0, 0), (200, 0x7f, 0)] {
-            set(&mut v, 0x3d4, &[(7, 0), (9, 0), (0x18, compare), (0x0c, start), (0x0d, start), (0x13, offset), (8, 0x7f)]);
+            set(
+                &mut v,
+                0x3d4,
+                &[(7, 0), (9, 0), (0x18, compare), (0x0c, start), (0x0d, start), (0x13, offset), (8, 0x7f)],
+            );
             v.refresh(&mut shown);
             set(&mut v, 0x3d4, &[(0x0d, start ^ 1)]);
             v.refresh(&mut shown);
@@ -77,8 +89,24 @@ fn out_of_bounds_split_screen_and_start() {
 fn out_of_bounds_text() {
     let (mut v, _, vram) = display();
     text_mode(&mut v, &vram);
-    for (columns, lines, cell, start) in [(0xff, 0xff, 0x1f, 0xff), (0, 0, 0x1f, 0), (0xff, 0, 0, 0xff), (79, 0xff, 0, 0xf0)] {
-        set(&mut v, 0x3d4, &[(1, columns), (0x12, lines), (7, 0xff), (9, cell), (0x0c, start), (0x0d, 0xff), (0x0e, 0xff), (0x0f, 0xff), (0x13, 0xff)]);
+    for (columns, lines, cell, start) in
+        [(0xff, 0xff, 0x1f, 0xff), (0, 0, 0x1f, 0), (0xff, 0, 0, 0xff), (79, 0xff, 0, 0xf0)]
+    {
+        set(
+            &mut v,
+            0x3d4,
+            &[
+                (1, columns),
+                (0x12, lines),
+                (7, 0xff),
+                (9, cell),
+                (0x0c, start),
+                (0x0d, 0xff),
+                (0x0e, 0xff),
+                (0x0f, 0xff),
+                (0x13, 0xff),
+            ],
+        );
         out(&mut v, 0x3c4, 3);
         out(&mut v, 0x3c5, 0xff);
         let frame = v.frame();

@@ -241,7 +241,8 @@ fn a_split_screen_begins_anew_below_the_line_compare() {
     let scrolled: Vec<u8> = (0..480).map(|y| ((y + 4) % 16) as u8).collect();
     assert_eq!(stripes(&v), scrolled, "start address 320");
     set(&mut v, 0x3d4, &[(0x18, 99), (7, 0x0e), (9, 0)]);
-    let split: Vec<u8> = (0..480).map(|y| if y <= 99 { ((y + 4) % 16) as u8 } else { ((y - 100) % 16) as u8 }).collect();
+    let split: Vec<u8> =
+        (0..480).map(|y| if y <= 99 { ((y + 4) % 16) as u8 } else { ((y - 100) % 16) as u8 }).collect();
     assert_eq!(stripes(&v), split);
     set(&mut v, 0x3d4, &[(0x18, 99), (7, 0x1e)]);
     let far: Vec<u8> = (0..480).map(|y| if y <= 355 { ((y + 4) % 16) as u8 } else { ((y - 356) % 16) as u8 }).collect();
@@ -278,7 +279,10 @@ fn the_cgas_banks_are_neighbouring_lines() {
     vram.write(0x1000 * 4, &[0b11_10_01_00, 0, 0, 0]).unwrap();
     let frame = v.frame();
     let line = |y: usize| (0..4).map(|x| pixel(&frame, x, y)[0] >> 2).collect::<Vec<_>>();
-    assert_eq!((line(0), line(1), line(2), line(3)), (vec![0, 1, 2, 3], vec![0, 1, 2, 3], vec![3, 2, 1, 0], vec![3, 2, 1, 0]));
+    assert_eq!(
+        (line(0), line(1), line(2), line(3)),
+        (vec![0, 1, 2, 3], vec![0, 1, 2, 3], vec![3, 2, 1, 0], vec![3, 2, 1, 0])
+    );
 }
 
 #[test]

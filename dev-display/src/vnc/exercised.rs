@@ -23,7 +23,9 @@ struct Picture {
 impl Picture {
     fn draw(&mut self, seed: u8) {
         self.seed = u32::from(seed);
-        self.row = (0..self.width as u32).flat_map(|x| (x.wrapping_mul(self.seed) & if seed & 1 == 0 { 0xff_00ff } else { u32::MAX }).to_le_bytes()).collect();
+        self.row = (0..self.width as u32)
+            .flat_map(|x| (x.wrapping_mul(self.seed) & if seed & 1 == 0 { 0xff_00ff } else { u32::MAX }).to_le_bytes())
+            .collect();
         self.dirty = (0..self.height).filter(|y| seed & 2 == 0 || y & 7 == 0).collect();
     }
 }
@@ -55,7 +57,8 @@ impl View for Picture {
 /// What is broken: more waits for the viewer than may, or it makes more input than it sends bytes.
 pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     let Some((first, mut rest)) = bytes.split_first() else { return Ok(()) };
-    let mut picture = Picture { width: 16usize << (first >> 4 & 5), height: 100, seed: 0, row: Vec::new(), dirty: Vec::new() };
+    let mut picture =
+        Picture { width: 16usize << (first >> 4 & 5), height: 100, seed: 0, row: Vec::new(), dirty: Vec::new() };
     picture.draw(*first);
     let mut screen = Screen::default();
     let mut gate = Gate::new(if first & 1 == 0 { Password::None } else { Password::new(b"secret") });
@@ -76,7 +79,14 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             session.changed(&change);
         }
         input.clear();
-        let mut host = Host { gate: &mut gate, now, random: &|| Some([7; CHALLENGE]), wish: &|_, _| true, input: &mut input, alone: false };
+        let mut host = Host {
+            gate: &mut gate,
+            now,
+            random: &|| Some([7; CHALLENGE]),
+            wish: &|_, _| true,
+            input: &mut input,
+            alone: false,
+        };
         if !session.full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
             break;
         }

@@ -91,7 +91,9 @@ impl Input {
         }
         let (dx, dy) = match before {
             _ if matches!(pointing, Pointing::Places(_)) => (0, 0),
-            _ if pointing == Pointing::Movement => (i32::from(x).saturating_sub(ORIGIN), i32::from(y).saturating_sub(ORIGIN)),
+            _ if pointing == Pointing::Movement => {
+                (i32::from(x).saturating_sub(ORIGIN), i32::from(y).saturating_sub(ORIGIN))
+            }
             Some(before) => (far(x, before.0), far(y, before.1)),
             None => (0, 0),
         };
@@ -145,7 +147,10 @@ mod tests {
         assert_eq!(typed("fr", &[(0x31, true)]), [(42, true), (2, true), (42, false)]);
         assert_eq!(typed("en-us", &[(0xffe1, true), (0x37, true)]), [(42, true), (42, false), (8, true), (42, true)]);
         // Caps Lock is the guest's too.
-        assert_eq!(typed("en-us", &[(0xffe5, true), (0xffe5, false), (a, true)]), [(58, true), (58, false), (30, true)]);
+        assert_eq!(
+            typed("en-us", &[(0xffe5, true), (0xffe5, false), (a, true)]),
+            [(58, true), (58, false), (30, true)]
+        );
         // A key that repeats is pressed again.
         assert_eq!(typed("en-us", &[(0x61, true), (0x61, true), (0x61, false)]), [(30, true), (30, true), (30, false)]);
     }
@@ -162,10 +167,26 @@ mod tests {
         input.pointer(1, 639, 0, Pointing::Places((640, 480)), &mut out);
         out.drain(..2);
         let moved = |dx, dy, dz| InputEvent::Move { dx, dy, dz };
-        assert_eq!(out, [moved(-10, 30, 0), InputEvent::Button { button: 0, down: true }, moved(0, 0, -1), moved(3, -4, 0), InputEvent::At { x: 0x7fff, y: 0 }]);
+        assert_eq!(
+            out,
+            [
+                moved(-10, 30, 0),
+                InputEvent::Button { button: 0, down: true },
+                moved(0, 0, -1),
+                moved(3, -4, 0),
+                InputEvent::At { x: 0x7fff, y: 0 }
+            ]
+        );
         out.clear();
         input.release(&mut out);
         input.release(&mut out);
-        assert_eq!(out, [InputEvent::Key { code: 29, down: false }, InputEvent::Key { code: 111, down: false }, InputEvent::Button { button: 0, down: false }]);
+        assert_eq!(
+            out,
+            [
+                InputEvent::Key { code: 29, down: false },
+                InputEvent::Key { code: 111, down: false },
+                InputEvent::Button { button: 0, down: false }
+            ]
+        );
     }
 }

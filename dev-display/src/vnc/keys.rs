@@ -18,46 +18,65 @@ pub struct Layout {
 
 /// evdev codes of the keys that have characters: the row of digits, three rows of letters.
 const PLACES: [u16; 48] = [
-    41, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 43, 86,
-    44, 45, 46, 47, 48, 49, 50, 51, 52, 53,
+    41, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33, 34, 35,
+    36, 37, 38, 39, 40, 43, 86, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53,
 ];
 
 /// The layouts, the first is what is taken when nobody says.
 pub const LAYOUTS: &[Layout] = &[
-    Layout { name: "en-us", levels: ["`1234567890-=qwertyuiop[]asdfghjkl;'\\<zxcvbnm,./", "~!@#$%^&*()_+QWERTYUIOP{}ASDFGHJKL:\"|>ZXCVBNM<>?", ""] },
-    Layout { name: "en-gb", levels: ["`1234567890-=qwertyuiop[]asdfghjkl;'#\\zxcvbnm,./", "¬!\"£$%^&*()_+QWERTYUIOP{}ASDFGHJKL:@~|ZXCVBNM<>?", "    €"] },
+    Layout {
+        name: "en-us",
+        levels: [
+            "`1234567890-=qwertyuiop[]asdfghjkl;'\\<zxcvbnm,./",
+            "~!@#$%^&*()_+QWERTYUIOP{}ASDFGHJKL:\"|>ZXCVBNM<>?",
+            "",
+        ],
+    },
+    Layout {
+        name: "en-gb",
+        levels: [
+            "`1234567890-=qwertyuiop[]asdfghjkl;'#\\zxcvbnm,./",
+            "¬!\"£$%^&*()_+QWERTYUIOP{}ASDFGHJKL:@~|ZXCVBNM<>?",
+            "    €",
+        ],
+    },
     Layout {
         name: "de",
         levels: [
-            "^1234567890ß´qwertzuiopü+asdfghjklöä#<yxcvbnm,.-", "°!\"§$%&/()=?`QWERTZUIOPÜ*ASDFGHJKLÖÄ'>YXCVBNM;:_",
+            "^1234567890ß´qwertzuiopü+asdfghjklöä#<yxcvbnm,.-",
+            "°!\"§$%&/()=?`QWERTZUIOPÜ*ASDFGHJKLÖÄ'>YXCVBNM;:_",
             "  ²³   {[]}\\ @ €        ~            |      µ   ",
         ],
     },
     Layout {
         name: "fr",
         levels: [
-            "²&é\"'(-è_çà)=azertyuiop^$qsdfghjklmù*<wxcvbn,;:!", " 1234567890°+AZERTYUIOP¨£QSDFGHJKLM%µ>WXCVBN?./§",
+            "²&é\"'(-è_çà)=azertyuiop^$qsdfghjklmù*<wxcvbn,;:!",
+            " 1234567890°+AZERTYUIOP¨£QSDFGHJKLM%µ>WXCVBN?./§",
             "  ~#{[|`\\^@]}  €        ¤                       ",
         ],
     },
     Layout {
         name: "es",
         levels: [
-            "º1234567890'¡qwertyuiop`+asdfghjklñ´ç<zxcvbnm,.-", "ª!\"·$%&/()=?¿QWERTYUIOP^*ASDFGHJKLÑ¨Ç>ZXCVBNM;:_",
+            "º1234567890'¡qwertyuiop`+asdfghjklñ´ç<zxcvbnm,.-",
+            "ª!\"·$%&/()=?¿QWERTYUIOP^*ASDFGHJKLÑ¨Ç>ZXCVBNM;:_",
             "\\|@#~  ¬       €        []          {}          ",
         ],
     },
     Layout {
         name: "it",
         levels: [
-            "\\1234567890'ìqwertyuiopè+asdfghjklòàù<zxcvbnm,.-", "|!\"£$%&/()=?^QWERTYUIOPé*ASDFGHJKLç°§>ZXCVBNM;:_",
+            "\\1234567890'ìqwertyuiopè+asdfghjklòàù<zxcvbnm,.-",
+            "|!\"£$%&/()=?^QWERTYUIOPé*ASDFGHJKLç°§>ZXCVBNM;:_",
             "               €        []         @#           ",
         ],
     },
     Layout {
         name: "sv",
         levels: [
-            "§1234567890+´qwertyuiopå¨asdfghjklöä'<zxcvbnm,.-", "½!\"#¤%&/()=?`QWERTYUIOPÅ^ASDFGHJKLÖÄ*>ZXCVBNM;:_",
+            "§1234567890+´qwertyuiopå¨asdfghjklöä'<zxcvbnm,.-",
+            "½!\"#¤%&/()=?`QWERTYUIOPÅ^ASDFGHJKLÖÄ*>ZXCVBNM;:_",
             "  @£$  {[]}\\   €        ~            |      µ   ",
         ],
     },
@@ -167,7 +186,10 @@ mod tests {
         }
         assert_eq!(LAYOUTS.iter().map(|l| l.name).collect::<Vec<_>>(), bulkhead_bus::plan::LAYOUTS);
         let de = Layout::named("de").unwrap();
-        assert_eq!((de.keysym(0x40), de.keysym('z' as u32), de.keysym(0xdf)), (Some((16, Some(2))), Some((21, Some(0))), Some((12, Some(0)))));
+        assert_eq!(
+            (de.keysym(0x40), de.keysym('z' as u32), de.keysym(0xdf)),
+            (Some((16, Some(2))), Some((21, Some(0))), Some((12, Some(0))))
+        );
         assert_eq!((de.keysym(0x20ac), de.keysym(0x0100_20ac)), (Some((18, Some(2))), Some((18, Some(2)))));
         assert_eq!(Layout::named("fr").unwrap().keysym('1' as u32), Some((2, Some(1))));
         assert!(Layout::named("klingon").is_none());
@@ -176,11 +198,24 @@ mod tests {
     #[test]
     fn keysyms_and_scancodes_of_keys_without_characters() {
         let us = &LAYOUTS[0];
-        let want = [(0xff0d, 28), (0xff52, 103), (0xff57, 107), (0xffb7, 71), (0xffc9, 88), (0xffe4, 97), (0xffff, 111), (0xffaf, 98), (0xff9f, 83)];
+        let want = [
+            (0xff0d, 28),
+            (0xff52, 103),
+            (0xff57, 107),
+            (0xffb7, 71),
+            (0xffc9, 88),
+            (0xffe4, 97),
+            (0xffff, 111),
+            (0xffaf, 98),
+            (0xff9f, 83),
+        ];
         for (keysym, code) in want {
             assert_eq!(us.keysym(keysym), Some((code, None)), "{keysym:#x}");
         }
         assert_eq!(us.keysym(0xffff_ffff), None);
-        assert_eq!([0x1e, 0xb8, 0xc8, 0xd0, 0xd3, 0xdb, 0xc6, 0x9c, 0x54, 0, 0xff].map(scancode), [Some(30), Some(100), Some(103), Some(108), Some(111), Some(125), Some(119), Some(96), None, None, None]);
+        assert_eq!(
+            [0x1e, 0xb8, 0xc8, 0xd0, 0xd3, 0xdb, 0xc6, 0x9c, 0x54, 0, 0xff].map(scancode),
+            [Some(30), Some(100), Some(103), Some(108), Some(111), Some(125), Some(119), Some(96), None, None, None]
+        );
     }
 }

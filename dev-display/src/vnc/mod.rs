@@ -24,20 +24,20 @@ mod spec;
 
 use crate::fbdev::View;
 use crate::sinks::{Sinks, last_byte};
-use auth::{CHALLENGE, Gate};
 pub use auth::Password;
-pub use exercised::exercise_session;
+use auth::{CHALLENGE, Gate};
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
+pub use exercised::exercise_session;
 use input::Input;
 pub use keys::{LAYOUTS, Layout};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
-use std::sync::Arc;
 use screen::{Change, Screen};
 use session::{End, Host, Session};
+use std::sync::Arc;
 
 /// The descriptor that becomes ready when any socket does.
 pub const READY: u32 = 0;
@@ -175,7 +175,9 @@ impl Vnc {
     fn accept(&mut self, cx: &mut Context) {
         let mut left = ACCEPTED;
         for i in 0..self.listen.len() {
-            while let Some((socket, address)) = self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()) {
+            while let Some((socket, address)) =
+                self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok())
+            {
                 self.accepted = self.accepted.saturating_add(1);
                 let strangers = self.viewers.iter().filter(|v| !v.session.running()).count();
                 if strangers >= STRANGERS || self.viewers.len() >= VIEWERS {
@@ -187,7 +189,9 @@ impl Vnc {
                 }
                 let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
                 if epoll::add(&self.ready, &socket, EventData::new_u64(0), flags).is_ok() {
-                    let address = address.and_then(|a| std::net::SocketAddr::try_from(a).ok()).map_or("unix".to_owned(), |a| a.to_string());
+                    let address = address
+                        .and_then(|a| std::net::SocketAddr::try_from(a).ok())
+                        .map_or("unix".to_owned(), |a| a.to_string());
                     let session = Session::new(Input::new(self.layout), self.name.clone(), cx.now());
                     self.viewers.push(Viewer { socket, session, address, number: self.accepted });
                 }
@@ -213,7 +217,14 @@ impl Vnc {
                 let ([w0, w1], [h0, h1]) = (width.to_le_bytes(), height.to_le_bytes());
                 self.console.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
             };
-            let mut host = Host { gate: &mut self.gate, now: cx.now(), random: &random, wish: &wish, input: &mut events, alone: false };
+            let mut host = Host {
+                gate: &mut self.gate,
+                now: cx.now(),
+                random: &random,
+                wish: &wish,
+                input: &mut events,
+                alone: false,
+            };
             let (listened, full) = (viewer.session.listens(), viewer.session.full());
             let heard = hear(viewer, &mut host);
             if host.alone {
@@ -459,7 +470,9 @@ impl Auxiliary for Vnc {
 
     fn inspect(&self, out: &mut Inspect) {
         let (width, height) = self.screen.size();
-        out.value("picture", format_args!("{width}x{height}")).value("looks", self.looks).value("pace, ms", self.pace.div_euclid(1_000_000));
+        out.value("picture", format_args!("{width}x{height}"))
+            .value("looks", self.looks)
+            .value("pace, ms", self.pace.div_euclid(1_000_000));
         out.value("connections", self.accepted).value("connections turned away", self.turned_away);
         out.value("wrong passwords", self.gate.refused).value("layout", self.layout.name);
         out.value("input events", self.console.input.sent).value("input events dropped", self.console.input.dropped);

@@ -18,7 +18,8 @@ impl PixelFormat {
     /// What the surface has: 32 bits, little endian, blue first.
     pub(crate) const SURFACE: Self =
         Self { bytes: 4, depth: 24, big_endian: false, mapped: false, channels: [(255, 16), (255, 8), (255, 0)] };
-    const MAPPED: Self = Self { bytes: 1, depth: 8, big_endian: false, mapped: true, channels: [(7, 5), (7, 2), (3, 0)] };
+    const MAPPED: Self =
+        Self { bytes: 1, depth: 8, big_endian: false, mapped: true, channels: [(7, 5), (7, 2), (3, 0)] };
 
     /// As it travels.
     pub(crate) fn to_bytes(self) -> [u8; 16] {
@@ -40,17 +41,22 @@ impl PixelFormat {
         if true_colour == 0 {
             return (bytes == 1).then_some(Self::MAPPED);
         }
-        let channels = [(u16::from_be_bytes([r0, r1]), r), (u16::from_be_bytes([g0, g1]), g), (u16::from_be_bytes([b0, b1]), b)];
+        let channels =
+            [(u16::from_be_bytes([r0, r1]), r), (u16::from_be_bytes([g0, g1]), g), (u16::from_be_bytes([b0, b1]), b)];
         // A channel has all ones as its largest value, and lies inside the pixel.
-        let fits = |&(max, shift): &(u16, u8)| max & max.wrapping_add(1) == 0 && u32::from(shift).saturating_add(max.count_ones()) <= u32::from(bits);
+        let fits = |&(max, shift): &(u16, u8)| {
+            max & max.wrapping_add(1) == 0 && u32::from(shift).saturating_add(max.count_ones()) <= u32::from(bits)
+        };
         channels.iter().all(fits).then_some(Self { bytes, depth, big_endian: big != 0, mapped: false, channels })
     }
 
     /// The map's entries, if the viewer wants one: red, green and blue of 16 bits.
     pub(crate) fn map(self) -> Option<Vec<[u16; 3]>> {
-        let entry = |i: u16| Self::MAPPED.channels.map(|(max, shift)| {
-            (u32::from(i >> shift & max).saturating_mul(0xffff)).checked_div(u32::from(max)).unwrap_or(0) as u16
-        });
+        let entry = |i: u16| {
+            Self::MAPPED.channels.map(|(max, shift)| {
+                (u32::from(i >> shift & max).saturating_mul(0xffff)).checked_div(u32::from(max)).unwrap_or(0) as u16
+            })
+        };
         self.mapped.then(|| (0..256).map(entry).collect())
     }
 
@@ -67,7 +73,8 @@ impl PixelFormat {
         let [_, red, green, blue] = rgb.to_be_bytes();
         let mut value = 0;
         for ((max, shift), level) in self.channels.into_iter().zip([red, green, blue]) {
-            let scaled = (u32::from(level).saturating_mul(u32::from(max)).saturating_add(127)).checked_div(255).unwrap_or(0);
+            let scaled =
+                (u32::from(level).saturating_mul(u32::from(max)).saturating_add(127)).checked_div(255).unwrap_or(0);
             value |= scaled << (shift & 31);
         }
         value

@@ -44,7 +44,9 @@ impl Change {
     /// Something changed, and not only what a cursor that blinks changes: lines of one row of characters in one segment.
     pub(crate) fn hurries(&self) -> bool {
         let first = self.lines.first();
-        self.resized || self.lines.len() > CELL || self.lines.iter().any(|l| l.1.count_ones() > 1 || Some(l.1) != first.map(|f| f.1))
+        self.resized
+            || self.lines.len() > CELL
+            || self.lines.iter().any(|l| l.1.count_ones() > 1 || Some(l.1) != first.map(|f| f.1))
     }
 }
 
@@ -144,7 +146,10 @@ impl Screen {
         if n < MOVED.div_euclid(4) {
             return None;
         }
-        let same = |y: &usize| y.checked_add_signed(distance).is_some_and(|from| from < self.height && before.get(from) == self.lines.get(*y));
+        let same = |y: &usize| {
+            y.checked_add_signed(distance)
+                .is_some_and(|from| from < self.height && before.get(from) == self.lines.get(*y))
+        };
         let all: Vec<usize> = (0..self.height).filter(same).collect();
         let run = all.chunk_by(|a, b| a.saturating_add(1) == *b).max_by_key(|r| r.len())?;
         let (to, lines) = (*run.first()?, run.len());
@@ -158,7 +163,8 @@ pub(crate) fn block(view: &dyn View, rect: Rect) -> Block {
     for y in rect.y..rect.y.saturating_add(rect.height) {
         let row = view.row(y);
         let start = rect.x.saturating_mul(4).min(row.len());
-        let part = row.get(start..start.saturating_add(rect.width.saturating_mul(4)).min(row.len())).unwrap_or_default();
+        let part =
+            row.get(start..start.saturating_add(rect.width.saturating_mul(4)).min(row.len())).unwrap_or_default();
         let (colours, _) = part.as_chunks::<4>();
         pixels.extend(colours.iter().map(|p| u32::from_le_bytes(*p) & 0xff_ffff));
         pixels.resize(pixels.len().saturating_add(rect.width.saturating_sub(colours.len())), 0);
@@ -233,7 +239,9 @@ mod tests {
 
     impl Fake {
         fn text(&mut self, of: impl Fn(usize) -> u8) {
-            let new: Vec<Vec<u8>> = (0..96).map(|y| (0..self.width * 4).map(|i| of(y).wrapping_mul(31).wrapping_add((i / 256) as u8)).collect()).collect();
+            let new: Vec<Vec<u8>> = (0..96)
+                .map(|y| (0..self.width * 4).map(|i| of(y).wrapping_mul(31).wrapping_add((i / 256) as u8)).collect())
+                .collect();
             self.dirty = (0..96).filter(|y| self.lines.get(*y) != new.get(*y)).collect();
             self.lines = new;
         }
@@ -284,13 +292,20 @@ mod tests {
     #[test]
     fn damage_becomes_rectangles_once() {
         let mut damage = Damage::all(200, 100);
-        assert_eq!(damage.take(0, 100, 200, 64), [Rect { x: 0, y: 0, width: 200, height: 64 }, Rect { x: 0, y: 64, width: 200, height: 36 }]);
+        assert_eq!(
+            damage.take(0, 100, 200, 64),
+            [Rect { x: 0, y: 0, width: 200, height: 64 }, Rect { x: 0, y: 64, width: 200, height: 36 }]
+        );
         assert!(damage.is_empty() && damage.take(0, 100, 200, 64).is_empty());
         damage.add(3, 0b1001);
         damage.add(4, 0b1001);
         damage.add(5, 0b0001);
         damage.add(1000, 1);
-        let want = [Rect { x: 0, y: 3, width: 64, height: 2 }, Rect { x: 192, y: 3, width: 8, height: 2 }, Rect { x: 0, y: 5, width: 64, height: 1 }];
+        let want = [
+            Rect { x: 0, y: 3, width: 64, height: 2 },
+            Rect { x: 192, y: 3, width: 8, height: 2 },
+            Rect { x: 0, y: 5, width: 64, height: 1 },
+        ];
         assert_eq!(damage.take(0, 100, 200, 64), want);
         damage.add(10, 1);
         assert!(damage.take(11, 20, 200, 64).is_empty() && !damage.is_empty());

@@ -168,7 +168,10 @@ impl Session {
 
     /// Whether it waits for a change of the picture.
     pub(crate) fn wants(&self) -> bool {
-        self.running() && (self.wanted || self.continuous || self.phase == Phase::Entering) && self.rects.is_empty() && self.unsent().is_empty()
+        self.running()
+            && (self.wanted || self.continuous || self.phase == Phase::Entering)
+            && self.rects.is_empty()
+            && self.unsent().is_empty()
     }
 
     /// Bytes for the viewer.
@@ -518,7 +521,8 @@ impl Session {
             return;
         }
         // The viewer has what has moved only if it has seen everything before.
-        let current = self.abilities.copy_rect && self.rects.is_empty() && self.moved.is_none() && self.damage.is_empty();
+        let current =
+            self.abilities.copy_rect && self.rects.is_empty() && self.moved.is_none() && self.damage.is_empty();
         self.settle_move();
         self.moved = change.moved.filter(|_| current);
         let told = self.moved.map_or(0..0, |m| m.to..m.to.saturating_add(m.lines));
@@ -543,7 +547,9 @@ impl Session {
             encode(&mut self.output, self.encoding, self.format, &block(view, rect), &mut self.zrle);
             return true;
         }
-        let Some(size) = size.filter(|_| (self.wanted || self.continuous) && self.unsent().is_empty()) else { return false };
+        let Some(size) = size.filter(|_| (self.wanted || self.continuous) && self.unsent().is_empty()) else {
+            return false;
+        };
         if size != self.size && (self.abilities.desktop_size || self.abilities.extended_desktop_size) {
             self.size = size;
             self.damage = Damage::all(size.0, size.1);

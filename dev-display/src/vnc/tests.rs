@@ -22,7 +22,10 @@ pub(super) struct Shared(Arc<Mutex<Picture>>);
 
 impl Shared {
     pub(super) fn draw(&self, width: usize, height: usize, of: impl Fn(usize, usize) -> u32) {
-        let pixels: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| of(x, y).to_le_bytes()).collect();
+        let pixels: Vec<u8> = (0..height)
+            .flat_map(|y| (0..width).map(move |x| (x, y)))
+            .flat_map(|(x, y)| of(x, y).to_le_bytes())
+            .collect();
         *self.0.lock().unwrap() = Picture { width, height, pixels, dirty: (0..height).collect(), ..Picture::default() };
     }
 }
@@ -39,7 +42,14 @@ impl View for Fake {
     }
     fn update(&mut self) -> bool {
         let mut now = self.shared.0.lock().unwrap();
-        self.seen = Picture { width: now.width, height: now.height, pixels: now.pixels.clone(), dirty: std::mem::take(&mut now.dirty), wanted: 0, dead: now.dead };
+        self.seen = Picture {
+            width: now.width,
+            height: now.height,
+            pixels: now.pixels.clone(),
+            dirty: std::mem::take(&mut now.dirty),
+            wanted: 0,
+            dead: now.dead,
+        };
         true
     }
     fn renew(&mut self, _: OwnedFd) {}
@@ -87,7 +97,17 @@ impl Bench {
         let config = Config { name: "guest".into(), layout: &LAYOUTS[0], password };
         let view = Fake { shared: picture.clone(), seen: Picture::default() };
         let mut b = Self {
-            vnc: Vnc::new(Box::new(view), vec![listener.into()], Console { input: Sinks::new(Some(write), vec![crate::sinks::Sink::new(usb, takes)]), leds: Some(leds), wishes: Some(wish) }, config).unwrap(),
+            vnc: Vnc::new(
+                Box::new(view),
+                vec![listener.into()],
+                Console {
+                    input: Sinks::new(Some(write), vec![crate::sinks::Sink::new(usb, takes)]),
+                    leds: Some(leds),
+                    wishes: Some(wish),
+                },
+                config,
+            )
+            .unwrap(),
             cx: Context::new(Arc::new(NoMemory)),
             picture,
             path,
@@ -268,7 +288,13 @@ fn a_viewer_sees_the_picture_what_changes_and_what_moves() {
     assert!(seen == want(&b));
     // A scroll is a move and the new lines.
     b.say(&mut client, &request(true));
-    b.picture.draw(200, 100, |x, y| if y < 84 { if (x, y + 16) == (70, 50) { 0x12_3456 } else { (x * 0x010101 + y + 16) as u32 & 0xff_ffff } } else { 7 });
+    b.picture.draw(200, 100, |x, y| {
+        if y < 84 {
+            if (x, y + 16) == (70, 50) { 0x12_3456 } else { (x * 0x010101 + y + 16) as u32 & 0xff_ffff }
+        } else {
+            7
+        }
+    });
     b.wait(FAST);
     let scroll = b.heard(&mut client);
     assert_eq!(apply(&scroll, &mut seen, &mut width), [(1, [16, 0, 200, 84])]);
@@ -368,7 +394,9 @@ fn hostile_a_viewer_that_asks_and_takes_nothing_is_not_heard() {
     let mut all = Vec::new();
     for _ in 0..6000 {
         all.extend_from_slice(&[0, 0, 0, 0, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        all.extend_from_slice(&[2, 0, 0, 2, 0xff, 0xff, 0xfe, 0xcc, 0xff, 0xff, 0xfe, 0xc8, 248, 0, 0, 0, 0x80, 0, 0, 7, 0]);
+        all.extend_from_slice(&[
+            2, 0, 0, 2, 0xff, 0xff, 0xfe, 0xcc, 0xff, 0xff, 0xfe, 0xc8, 248, 0, 0, 0, 0x80, 0, 0, 7, 0,
+        ]);
     }
     let mut rest = &all[..];
     for _ in 0..400 {
@@ -575,7 +603,12 @@ fn extensions_are_announced_and_answered() {
     cut.extend_from_slice(&[4, 1, 0, 0, 0, 0, 0xff, 0x0d]);
     b.say(&mut client, &cut);
     assert_eq!(b.keys(), [InputEvent::Key { code: 28, down: true }]);
-    for bad in [&[9u8, 9][..], &[255, 1, 0, 0], &[248, 0, 0, 0, 0x80, 0, 0, 0, 65], &[0, 0, 0, 0, 24, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0]] {
+    for bad in [
+        &[9u8, 9][..],
+        &[255, 1, 0, 0],
+        &[248, 0, 0, 0, 0x80, 0, 0, 0, 65],
+        &[0, 0, 0, 0, 24, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0],
+    ] {
         let mut client = b.viewer(&[0]);
         b.say(&mut client, bad);
         assert!(b.closed(&mut client), "{bad:?}");
@@ -621,7 +654,10 @@ fn input_goes_where_the_guest_takes_it() {
     assert_eq!(look(&mut b, &mut client), [(-257, [1, 0, 200, 100])], "places");
     b.say(&mut client, &[5, 1, 0, 199, 0, 99, 5, 9, 0, 199, 0, 99, 4, 1, 0, 0, 0, 0, 0, 0x61]);
     let down = InputEvent::Button { button: 0, down: true };
-    assert_eq!(records(&b.placed), [InputEvent::At { x: 0x7fff, y: 0x7fff }, down, InputEvent::Move { dx: 0, dy: 0, dz: -1 }]);
+    assert_eq!(
+        records(&b.placed),
+        [InputEvent::At { x: 0x7fff, y: 0x7fff }, down, InputEvent::Move { dx: 0, dy: 0, dz: -1 }]
+    );
     assert_eq!(b.keys(), [InputEvent::Key { code: 30, down: true }]);
     rustix::io::write(&b.taken, &[6]).unwrap();
     assert_eq!(look(&mut b, &mut client), [(-257, [0, 0, 200, 100])]);

@@ -84,7 +84,9 @@ impl Console {
         if !bytes.is_empty() {
             let got = self.host.read(&mut bytes);
             if let Some(bytes) = bytes.get(..got).filter(|b| !b.is_empty()) {
-                self.memory.write((page::IN as u64).saturating_add(u64::from(at)), bytes).map_err(|_| "its page has gone")?;
+                self.memory
+                    .write((page::IN as u64).saturating_add(u64::from(at)), bytes)
+                    .map_err(|_| "its page has gone")?;
                 fence(Ordering::Release);
                 self.front.store(page::IN_PROD, prod.wrapping_add(u32::try_from(got).unwrap_or(0)));
                 self.into = self.into.saturating_add(got as u64);
@@ -152,7 +154,11 @@ impl BackEnd for Console {
     fn offer(&mut self) {}
 
     fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let gref = if self.first { RESERVED } else { number(&mut *self.front, "ring-ref").ok_or("ring-ref is no grant reference")? };
+        let gref = if self.first {
+            RESERVED
+        } else {
+            number(&mut *self.front, "ring-ref").ok_or("ring-ref is no grant reference")?
+        };
         if !self.front.map(0, &[gref]) {
             return Err("its page is not granted");
         }

@@ -128,7 +128,11 @@ fn impossible_counters_end_the_console() {
         let mut bed = bed(false);
         bed.guest.set_word(at, value);
         bed.signal();
-        assert_eq!((bed.guest.told("state").as_deref(), bed.guest.with(|w| (w.bound, w.mapped))), (Some("5"), (None, 0)), "{at}");
+        assert_eq!(
+            (bed.guest.told("state").as_deref(), bed.guest.with(|w| (w.bound, w.mapped))),
+            (Some("5"), (None, 0)),
+            "{at}"
+        );
     }
 }
 

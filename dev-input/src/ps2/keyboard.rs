@@ -63,7 +63,10 @@ impl Kinds {
 fn pace(rate: u8) -> (u64, u64) {
     let delay = (u64::from(rate >> 5 & 3).saturating_add(1)).saturating_mul(250_000_000);
     // (8 + bits 0-2) << bits 3-4, of 1/240 s.
-    let period = u64::from(8u8.saturating_add(rate & 7)).wrapping_shl(u32::from(rate >> 3 & 3)).saturating_mul(1_000_000_000).div_euclid(240);
+    let period = u64::from(8u8.saturating_add(rate & 7))
+        .wrapping_shl(u32::from(rate >> 3 & 3))
+        .saturating_mul(1_000_000_000)
+        .div_euclid(240);
     (delay, period)
 }
 
@@ -87,7 +90,17 @@ pub(crate) struct Keyboard {
 
 impl Keyboard {
     pub(crate) fn new() -> Self {
-        Self { queue: VecDeque::new(), pending: 0, enabled: true, set: 2, leds: 0, rate: 0x2b, kinds: Kinds::new(), held: None, dropped: 0 }
+        Self {
+            queue: VecDeque::new(),
+            pending: 0,
+            enabled: true,
+            set: 2,
+            leds: 0,
+            rate: 0x2b,
+            kinds: Kinds::new(),
+            held: None,
+            dropped: 0,
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {

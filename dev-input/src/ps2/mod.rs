@@ -7,9 +7,10 @@ mod state;
 use crate::records;
 use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows, StateError,
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows,
+    StateError,
 };
-use keyboard::{Kinds, Keyboard};
+use keyboard::{Keyboard, Kinds};
 use mouse::Mouse;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
@@ -25,7 +26,10 @@ const SHADOW_STATUS: usize = 0;
 /// What the controller has.
 pub fn declare() -> Declaration {
     Declaration {
-        regions: vec![Region::ports("i8042 data", 0x60, 1), Region::ports("i8042 command", 0x64, 1).shadow(0, 1, SHADOW_STATUS as u8)],
+        regions: vec![
+            Region::ports("i8042 data", 0x60, 1),
+            Region::ports("i8042 command", 0x64, 1).shadow(0, 1, SHADOW_STATUS as u8),
+        ],
         lines: vec![Line::Isa(1), Line::Isa(12)],
         permissions: Permissions { reboot: true, ..Permissions::default() },
         ..Declaration::default()
@@ -271,7 +275,8 @@ impl Device for Ps2 {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, viewer: _, leds: _, dirty: _ } = self;
+        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, viewer: _, leds: _, dirty: _ } =
+            self;
         Ps2State {
             version: VERSION,
             command_byte: u32::from(byte.into_bits()),
@@ -312,7 +317,19 @@ impl Device for Ps2 {
         let [pending, enabled, set @ 1..=3, leds, rate] = *s.keyboard.as_slice() else {
             return Err(StateError::Value("keyboard"));
         };
-        let [m_pending, reporting, remote, wrap, scaling, resolution @ 0..=3, m_rate, kind @ (0 | 3 | 4), buttons, k0, k1] = *s.mouse.as_slice()
+        let [
+            m_pending,
+            reporting,
+            remote,
+            wrap,
+            scaling,
+            resolution @ 0..=3,
+            m_rate,
+            kind @ (0 | 3 | 4),
+            buttons,
+            k0,
+            k1,
+        ] = *s.mouse.as_slice()
         else {
             return Err(StateError::Value("mouse"));
         };
@@ -323,7 +340,8 @@ impl Device for Ps2 {
         let mut mouse = Mouse::new();
         mouse.queue = s.mouse_queue.into();
         (mouse.pending, mouse.resolution, mouse.rate, mouse.kind) = (m_pending, resolution, m_rate, kind);
-        (mouse.reporting, mouse.remote, mouse.wrap, mouse.scaling) = (reporting != 0, remote != 0, wrap != 0, scaling != 0);
+        (mouse.reporting, mouse.remote, mouse.wrap, mouse.scaling) =
+            (reporting != 0, remote != 0, wrap != 0, scaling != 0);
         (mouse.buttons, mouse.knock) = (buttons & 0x1f, [k0, k1]);
         let new = Self {
             byte: CommandByte::from_bits(byte(s.command_byte, "command byte")?),
@@ -345,9 +363,13 @@ impl Device for Ps2 {
     fn inspect(&self, out: &mut Inspect) {
         out.hex("command byte", self.byte.into_bits()).hex("status", self.status.into_bits());
         out.hex("output", self.output).hex("output port", self.output_port);
-        out.value("keyboard set", self.keyboard.set).hex("LEDs", self.keyboard.leds).value("keyboard queue", self.keyboard.queue.len());
+        out.value("keyboard set", self.keyboard.set)
+            .hex("LEDs", self.keyboard.leds)
+            .value("keyboard queue", self.keyboard.queue.len());
         out.value("keys dropped", self.keyboard.dropped);
-        out.value("mouse kind", self.mouse.kind).value("mouse reporting", self.mouse.reporting).value("mouse queue", self.mouse.queue.len());
+        out.value("mouse kind", self.mouse.kind)
+            .value("mouse reporting", self.mouse.reporting)
+            .value("mouse queue", self.mouse.queue.len());
     }
 }
 

@@ -81,18 +81,27 @@ fn set_3_has_a_byte_for_each_key_and_keys_do_what_the_guest_says() {
     write(&mut p, &mut cx, 0, 0);
     assert_eq!(all(&mut p, &mut cx), [0xfa, 0xfa, 3]);
     // Letters, arrows and Pause say nothing when they are let go, Shift does.
-    assert_eq!([30, 103, 119, 125].map(|code| press(&mut p, &mut cx, code)), [vec![0x1c], vec![0x63], vec![0x62], vec![0x8b]]);
+    assert_eq!(
+        [30, 103, 119, 125].map(|code| press(&mut p, &mut cx, code)),
+        [vec![0x1c], vec![0x63], vec![0x62], vec![0x8b]]
+    );
     assert_eq!(press(&mut p, &mut cx, 42), [0x12, 0xf0, 0x12]);
     // All keys make and break, as Linux wants them.
     keyboard(&mut p, &mut cx, &[0xf8]);
     assert_eq!(press(&mut p, &mut cx, 30), [0x1c, 0xf0, 0x1c]);
     // Two keys by name, until a command comes.
     keyboard(&mut p, &mut cx, &[0xfd, 0x1c, 0x63, 0xf4]);
-    assert_eq!([30, 103, 48].map(|code| press(&mut p, &mut cx, code)), [vec![0x1c], vec![0x63], vec![0x32, 0xf0, 0x32]]);
+    assert_eq!(
+        [30, 103, 48].map(|code| press(&mut p, &mut cx, code)),
+        [vec![0x1c], vec![0x63], vec![0x32, 0xf0, 0x32]]
+    );
     let state = p.save();
     let (mut next, mut other) = controller();
     next.load(&state, &mut other).unwrap();
-    assert_eq!((next.save() == state, press(&mut next, &mut other, 103), press(&mut next, &mut other, 48)), (true, vec![0x63], vec![0x32, 0xf0, 0x32]));
+    assert_eq!(
+        (next.save() == state, press(&mut next, &mut other, 103), press(&mut next, &mut other, 48)),
+        (true, vec![0x63], vec![0x32, 0xf0, 0x32])
+    );
     keyboard(&mut p, &mut cx, &[0xf6]);
     assert_eq!(press(&mut p, &mut cx, 30), [0x1c, 0xf0, 0x1c], "set 2 again");
 }
@@ -101,7 +110,12 @@ fn set_3_has_a_byte_for_each_key_and_keys_do_what_the_guest_says() {
 fn every_key_has_a_code_of_its_own_in_set_3() {
     let codes: Vec<u8> = (0..256).filter_map(spec::set3).collect();
     let different: std::collections::BTreeSet<u8> = codes.iter().copied().collect();
-    assert!(codes.len() > 90 && different.len() == codes.len() && !different.contains(&0), "{} of {}", different.len(), codes.len());
+    assert!(
+        codes.len() > 90 && different.len() == codes.len() && !different.contains(&0),
+        "{} of {}",
+        different.len(),
+        codes.len()
+    );
 }
 
 #[test]
@@ -121,7 +135,11 @@ fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest
     };
     let (first, repeated, last) = said(&mut p, &mut cx, 0);
     assert!(first == 1 && last == 1 && (12..=17).contains(&repeated), "{repeated}");
-    assert_eq!((down(&mut p, &mut cx, 31, 3000), down(&mut p, &mut cx, 31, 3490), down(&mut p, &mut cx, 31, 3500)), (1, 0, 1), "after half a second");
+    assert_eq!(
+        (down(&mut p, &mut cx, 31, 3000), down(&mut p, &mut cx, 31, 3490), down(&mut p, &mut cx, 31, 3500)),
+        (1, 0, 1),
+        "after half a second"
+    );
     // As fast as it goes, after a quarter of a second.
     for byte in [0xf3, 0] {
         write(&mut p, &mut cx, 0, byte);
@@ -130,7 +148,10 @@ fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest
     let (_, repeated, _) = said(&mut p, &mut cx, 5000);
     assert!((28..=59).contains(&repeated), "{repeated}");
     // Another key takes over; a key that was up is new at once.
-    assert_eq!((down(&mut p, &mut cx, 30, 9000), down(&mut p, &mut cx, 48, 9001), down(&mut p, &mut cx, 48, 9002)), (1, 1, 0));
+    assert_eq!(
+        (down(&mut p, &mut cx, 30, 9000), down(&mut p, &mut cx, 48, 9001), down(&mut p, &mut cx, 48, 9002)),
+        (1, 1, 0)
+    );
     p.input(InputEvent::Key { code: 48, down: false }, &mut cx);
     all(&mut p, &mut cx);
     assert_eq!(down(&mut p, &mut cx, 48, 9003), 1);

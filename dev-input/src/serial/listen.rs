@@ -39,7 +39,9 @@ impl ListenBackend {
             return;
         }
         let Ok(peer) = accept_with(&self.listen, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
-        if epoll::add(&self.ready, &peer, EventData::new_u64(1), EventFlags::IN | EventFlags::OUT | EventFlags::ET).is_ok() {
+        if epoll::add(&self.ready, &peer, EventData::new_u64(1), EventFlags::IN | EventFlags::OUT | EventFlags::ET)
+            .is_ok()
+        {
             self.peer = Some(peer);
         }
     }

@@ -7,7 +7,9 @@ mod listen;
 mod spec;
 mod state;
 
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
+};
 pub use listen::ListenBackend;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
@@ -158,7 +160,11 @@ impl Serial {
     /// The modem inputs: of the other end, or in loop-back of the own outputs (8.7).
     fn modem_inputs(&self) -> ModemStatus {
         if self.mcr.loopback() {
-            ModemStatus::new().with_cts(self.mcr.rts()).with_dsr(self.mcr.dtr()).with_ri(self.mcr.out1()).with_dcd(self.mcr.out2())
+            ModemStatus::new()
+                .with_cts(self.mcr.rts())
+                .with_dsr(self.mcr.dtr())
+                .with_ri(self.mcr.out1())
+                .with_dcd(self.mcr.out2())
         } else {
             ModemStatus::new().with_cts(true).with_dsr(true).with_dcd(true)
         }
@@ -272,7 +278,11 @@ impl Serial {
         if new.enable() != self.fcr.enable() || new.reset_transmitter() {
             self.thre_pending = true;
         }
-        self.fcr = if new.enable() { new.with_reset_receiver(false).with_reset_transmitter(false) } else { FifoControl::new() };
+        self.fcr = if new.enable() {
+            new.with_reset_receiver(false).with_reset_transmitter(false)
+        } else {
+            FifoControl::new()
+        };
         self.receive(cx);
     }
 }
@@ -391,7 +401,24 @@ impl Device for Serial {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { index: _, backend: _, dropped: _, dirty: _, ier, fcr, lcr, mcr, errors, msr, scr, divisor, received, unsent, thre_pending, timeout_pending } = self;
+        let Self {
+            index: _,
+            backend: _,
+            dropped: _,
+            dirty: _,
+            ier,
+            fcr,
+            lcr,
+            mcr,
+            errors,
+            msr,
+            scr,
+            divisor,
+            received,
+            unsent,
+            thre_pending,
+            timeout_pending,
+        } = self;
         SerialState {
             version: VERSION,
             ier: u32::from(ier.into_bits()),
@@ -449,7 +476,9 @@ impl Device for Serial {
     fn inspect(&self, out: &mut Inspect) {
         out.value("port", format_args!("COM{}", self.index.saturating_add(1)));
         out.hex("IER", self.ier.into_bits()).hex("FCR", self.fcr.into_bits()).hex("LCR", self.lcr.into_bits());
-        out.hex("MCR", self.mcr.into_bits()).hex("LSR", self.line_status().into_bits()).hex("MSR", self.msr.into_bits());
+        out.hex("MCR", self.mcr.into_bits())
+            .hex("LSR", self.line_status().into_bits())
+            .hex("MSR", self.msr.into_bits());
         out.hex("SCR", self.scr).value("divisor", self.divisor);
         out.value("received", self.received.len()).value("unsent", self.unsent.len()).value("dropped", self.dropped);
     }

@@ -163,7 +163,9 @@ impl Function {
             request::SET_INTERFACE if low == 0 => {}
             request::CLEAR_ENDPOINT_FEATURE if low == 0 && index == 0x81 => self.halted = false,
             request::SET_ENDPOINT_FEATURE if low == 0 && index == 0x81 => self.halted = true,
-            request::SET_REPORT if self.hid.kind == UsbDevice::Keyboard => self.hid.leds = data.first().copied().unwrap_or(0),
+            request::SET_REPORT if self.hid.kind == UsbDevice::Keyboard => {
+                self.hid.leds = data.first().copied().unwrap_or(0)
+            }
             request::SET_IDLE => self.hid.idle = high,
             request::SET_PROTOCOL if self.hid.interface().0 == 1 && low <= 1 => self.hid.protocol = low,
             _ => return false,
@@ -177,7 +179,26 @@ impl Function {
         let hid = [9, descriptor::HID, 0x11, 0x01, 0, 1, descriptor::REPORT, report_low, report_high];
         Some(match (kind, index) {
             // USB 1.1, 8 bytes a packet; the numbers by which guests know such a tablet of QEMU's (0627:0001).
-            (descriptor::DEVICE, _) => vec![18, descriptor::DEVICE, 0x10, 0x01, 0, 0, 0, PACKET as u8, 0x27, 0x06, 0x01, 0x00, 0x00, 0x01, 1, 2, 0, 1],
+            (descriptor::DEVICE, _) => vec![
+                18,
+                descriptor::DEVICE,
+                0x10,
+                0x01,
+                0,
+                0,
+                0,
+                PACKET as u8,
+                0x27,
+                0x06,
+                0x01,
+                0x00,
+                0x00,
+                0x01,
+                1,
+                2,
+                0,
+                1,
+            ],
             (descriptor::CONFIGURATION, 0) => {
                 let (subclass, protocol) = self.hid.interface();
                 // One interface, bus-powered, 100 mA; an interrupt endpoint asked every 8 ms at least.

@@ -19,7 +19,10 @@ mod state;
 use crate::records;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::plan::UsbDevice;
-use bulkhead_bus::{Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError, TimerId};
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError,
+    TimerId,
+};
 use function::Function;
 use rustix::fd::OwnedFd;
 use schedule::Outcome;
@@ -142,7 +145,8 @@ impl Uhci {
         let mut fresh = Self::new(self.at, &[], self.input.take(), self.taken.take());
         fresh.ports = self.powered();
         std::mem::swap(&mut fresh.config, &mut self.config);
-        (fresh.told, fresh.frames, fresh.transactions, fresh.dma_errors) = (self.told, self.frames, self.transactions, self.dma_errors);
+        (fresh.told, fresh.frames, fresh.transactions, fresh.dma_errors) =
+            (self.told, self.frames, self.transactions, self.dma_errors);
         *self = fresh;
         self.schedule(cx);
         self.update(cx);
@@ -195,7 +199,8 @@ impl Uhci {
         self.status = s.with_interrupt(s.interrupt() || out.short || out.complete).with_error(s.error() || out.error);
         if out.process_error || out.host_error {
             self.command.set_run(false);
-            self.status = self.status.with_halted(true).with_process_error(out.process_error).with_host_error(out.host_error);
+            self.status =
+                self.status.with_halted(true).with_process_error(out.process_error).with_host_error(out.host_error);
         }
         if self.command.run() {
             cx.timers.set(FRAMES, Some(self.counted.saturating_add(BATCH.saturating_mul(FRAME))));
@@ -205,7 +210,12 @@ impl Uhci {
 
     /// Which input the guest takes here.
     fn wants(&self) -> u8 {
-        let ready = self.ports.iter().filter(|_| self.command.run()).filter_map(|p| p.function.as_ref()).filter(|f| f.configuration != 0);
+        let ready = self
+            .ports
+            .iter()
+            .filter(|_| self.command.run())
+            .filter_map(|p| p.function.as_ref())
+            .filter(|f| f.configuration != 0);
         ready.fold(0, |bits, f| {
             bits | match f.hid.kind {
                 UsbDevice::Tablet => 1,
@@ -217,7 +227,8 @@ impl Uhci {
 
     fn tell(&mut self) {
         let wants = self.wants();
-        if self.told != Some(wants) && self.taken.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[wants]).is_ok()) {
+        if self.told != Some(wants) && self.taken.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[wants]).is_ok())
+        {
             self.told = Some(wants);
         }
     }
@@ -226,7 +237,11 @@ impl Uhci {
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
         for event in records::take(input, cx) {
-            self.ports.iter_mut().filter_map(|p| p.function.as_mut()).filter(|f| f.configuration != 0).for_each(|f| f.hid.input(event));
+            self.ports
+                .iter_mut()
+                .filter_map(|p| p.function.as_mut())
+                .filter(|f| f.configuration != 0)
+                .for_each(|f| f.hid.input(event));
         }
     }
 
@@ -240,7 +255,9 @@ impl Uhci {
             reg::FRAME_LIST => self.frame_list as u16,
             0x0a => (self.frame_list >> 16) as u16,
             reg::SOF => u16::from(self.sof),
-            reg::PORT..reg::END => self.ports.get(usize::from(offset & 2 != 0)).map_or(0xffff, |p| p.status.into_bits()),
+            reg::PORT..reg::END => {
+                self.ports.get(usize::from(offset & 2 != 0)).map_or(0xffff, |p| p.status.into_bits())
+            }
             _ => 0xffff,
         }
     }
@@ -374,14 +391,22 @@ impl Device for Uhci {
             (Some(_), Some(_)) => return Err(format!("there is a USB device '{id}' already")),
             (None, None) => return Err(format!("no USB device '{id}' was plugged in while the machine ran")),
             (Some(device), None) => {
-                let port = self.ports.iter_mut().find(|p| p.function.is_none()).ok_or("both ports of the USB controller are taken")?;
+                let port = self
+                    .ports
+                    .iter_mut()
+                    .find(|p| p.function.is_none())
+                    .ok_or("both ports of the USB controller are taken")?;
                 (port.function, port.id) = (Some(Function::new(device)), id.to_owned());
                 port.status = port.status.with_connected(true).with_connect_change(true);
             }
             (None, Some(port)) => {
                 (port.function, port.id) = (None, String::new());
                 let was = port.status;
-                port.status = was.with_connected(false).with_connect_change(true).with_enabled(false).with_enable_change(was.enable_change() || was.enabled());
+                port.status = was
+                    .with_connected(false)
+                    .with_connect_change(true)
+                    .with_enabled(false)
+                    .with_enable_change(was.enable_change() || was.enabled());
             }
         }
         if self.command.global_suspend() {
@@ -414,7 +439,9 @@ impl Device for Uhci {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.hex("command", self.command.into_bits()).hex("status", self.status.into_bits()).hex("interrupt enables", self.interrupts.into_bits());
+        out.hex("command", self.command.into_bits())
+            .hex("status", self.status.into_bits())
+            .hex("interrupt enables", self.interrupts.into_bits());
         out.value("frame number", self.frame_number).hex("frame list", self.frame_list).value("frames", self.frames);
         out.value("transactions", self.transactions).value("DMA errors", self.dma_errors);
         if let Some(e) = self.last_dma_error {
@@ -424,7 +451,10 @@ impl Device for Uhci {
             out.group(&format!("port{i}"), |out| {
                 out.hex("status", port.status.into_bits());
                 if let Some(f) = &port.function {
-                    out.value("device", format_args!("{:?}", f.hid.kind)).value("name", &port.id).value("address", f.address).value("configuration", f.configuration);
+                    out.value("device", format_args!("{:?}", f.hid.kind))
+                        .value("name", &port.id)
+                        .value("address", f.address)
+                        .value("configuration", f.configuration);
                     out.value("reports wait", f.hid.waits());
                 }
             });

@@ -113,7 +113,13 @@ impl Uhci {
 
     fn descriptor(memory: &dyn GuestMemory, at: u64) -> Result<Descriptor, DmaError> {
         let [link, control, token, buffer] = words::<4>(memory, at)?;
-        Ok(Descriptor { at, link: Link::from_bits(link), control: Control::from_bits(control), token: Token::from_bits(token), buffer })
+        Ok(Descriptor {
+            at,
+            link: Link::from_bits(link),
+            control: Control::from_bits(control),
+            token: Token::from_bits(token),
+            buffer,
+        })
     }
 
     fn transact(&mut self, memory: &dyn GuestMemory, d: &Descriptor, out: &mut Outcome) -> Result<Step, DmaError> {
@@ -127,7 +133,12 @@ impl Uhci {
         }
         let mut data = vec![0; if kind == pid::IN { 0 } else { length }];
         memory.read(u64::from(d.buffer), &mut data)?;
-        let function = self.ports.iter_mut().filter(|p| p.status.enabled() && !p.status.suspend()).filter_map(|p| p.function.as_mut()).find(|f| f.address == d.token.device());
+        let function = self
+            .ports
+            .iter_mut()
+            .filter(|p| p.status.enabled() && !p.status.suspend())
+            .filter_map(|p| p.function.as_mut())
+            .find(|f| f.address == d.token.device());
         let answer = function.map(|f| f.transact(kind, d.token.endpoint(), &data, length));
         let mut control = d.control;
         let step = match answer {
@@ -135,7 +146,8 @@ impl Uhci {
                 let moved = if kind == pid::IN { bytes.len() } else { length };
                 memory.write(u64::from(d.buffer), &bytes)?;
                 out.moved = out.moved.saturating_add(1);
-                control = control.with_active(false).with_nak(false).with_actual((moved as u16).wrapping_sub(1) & 0x7ff);
+                control =
+                    control.with_active(false).with_nak(false).with_actual((moved as u16).wrapping_sub(1) & 0x7ff);
                 let short = kind == pid::IN && moved < length && control.short();
                 out.short |= short;
                 out.complete |= control.on_complete();
@@ -157,7 +169,8 @@ impl Uhci {
             }
             // Nobody has the address: it times out as often as it may, which is at once.
             None => {
-                control = control.with_active(false).with_timeout(true).with_stalled(true).with_errors(0).with_actual(0x7ff);
+                control =
+                    control.with_active(false).with_timeout(true).with_stalled(true).with_errors(0).with_actual(0x7ff);
                 (out.error, out.complete) = (true, out.complete | control.on_complete());
                 Step::Stays
             }

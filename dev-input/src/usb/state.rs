@@ -39,7 +39,8 @@ struct PortState {
 }
 
 /// The numbers of what can be plugged in.
-const KINDS: [(u32, Option<UsbDevice>); 4] = [(1, None), (2, Some(UsbDevice::Tablet)), (3, Some(UsbDevice::Mouse)), (4, Some(UsbDevice::Keyboard))];
+const KINDS: [(u32, Option<UsbDevice>); 4] =
+    [(1, None), (2, Some(UsbDevice::Tablet)), (3, Some(UsbDevice::Mouse)), (4, Some(UsbDevice::Keyboard))];
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct UhciState {
@@ -61,7 +62,8 @@ struct UhciState {
 
 impl Uhci {
     pub(super) fn state(&self) -> Vec<u8> {
-        let registers = [self.command.into_bits(), self.status.into_bits(), self.interrupts.into_bits(), self.frame_number];
+        let registers =
+            [self.command.into_bits(), self.status.into_bits(), self.interrupts.into_bits(), self.frame_number];
         let ports = self.ports.iter().map(|p| PortState {
             status: u32::from(p.status.into_bits()),
             function: p.function.as_ref().map(|f| FunctionState {
@@ -72,7 +74,10 @@ impl Uhci {
                 idle: u32::from(f.hid.idle),
                 leds: u32::from(f.hid.leds),
             }),
-            kind: KINDS.iter().find(|(_, kind)| *kind == p.function.as_ref().map(|f| f.hid.kind)).map_or(0, |(number, _)| *number),
+            kind: KINDS
+                .iter()
+                .find(|(_, kind)| *kind == p.function.as_ref().map(|f| f.hid.kind))
+                .map_or(0, |(number, _)| *number),
             id: p.id.clone(),
         });
         UhciState {
@@ -101,29 +106,47 @@ impl Uhci {
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
         let mut config = self.config.clone();
         config.load(&s.config)?;
-        let (command, status, interrupts) = (word(command, "command")?, word(status, "status")?, word(interrupts, "interrupts")?);
+        let (command, status, interrupts) =
+            (word(command, "command")?, word(status, "status")?, word(interrupts, "interrupts")?);
         let (frame_number, sof) = (word(frame_number, "frame number")? & 0x7ff, byte(sof, "start of frame")? & 0x7f);
         let mut ports = self.ports.clone();
         for (port, saved) in ports.iter_mut().zip(&s.ports) {
-            let (_, kind) = KINDS.iter().find(|(number, _)| *number == saved.kind).ok_or(StateError::Value("kind of USB device"))?;
+            let (_, kind) = KINDS
+                .iter()
+                .find(|(number, _)| *number == saved.kind)
+                .ok_or(StateError::Value("kind of USB device"))?;
             if saved.id.len() > 64 || kind.is_some() != saved.function.is_some() {
                 return Err(StateError::Value("USB device"));
             }
             *port = Port { id: saved.id.clone(), ..Port::new(*kind) };
             let connected = port.function.is_some();
             let status = PortStatus::from_bits(word(saved.status, "port")?);
-            port.status = status.with_connected(connected).with_one(true).with_lines(0).with_enabled(connected && status.enabled());
+            port.status = status
+                .with_connected(connected)
+                .with_one(true)
+                .with_lines(0)
+                .with_enabled(connected && status.enabled());
             if let (Some(function), Some(f)) = (&mut port.function, &saved.function) {
-                let (address, configuration, protocol) = (byte(f.address, "address")?, byte(f.configuration, "configuration")?, byte(f.protocol, "protocol")?);
+                let (address, configuration, protocol) = (
+                    byte(f.address, "address")?,
+                    byte(f.configuration, "configuration")?,
+                    byte(f.protocol, "protocol")?,
+                );
                 if address > 127 || configuration > 1 || protocol > 1 {
                     return Err(StateError::Value("USB device"));
                 }
                 (function.address, function.configuration, function.halted) = (address, configuration, f.halted);
-                (function.hid.protocol, function.hid.idle, function.hid.leds) = (protocol, byte(f.idle, "idle")?, byte(f.leds, "lights")?);
+                (function.hid.protocol, function.hid.idle, function.hid.leds) =
+                    (protocol, byte(f.idle, "idle")?, byte(f.leds, "lights")?);
             }
         }
-        (self.command, self.status, self.interrupts) = (Command::from_bits(command & 0xfd), Status::from_bits(status & 0x3f), Interrupts::from_bits(interrupts & 0x0f));
-        (self.frame_number, self.frame_list, self.sof, self.config, self.ports) = (frame_number, frame_list & !0xfff, sof, config, ports);
+        (self.command, self.status, self.interrupts) = (
+            Command::from_bits(command & 0xfd),
+            Status::from_bits(status & 0x3f),
+            Interrupts::from_bits(interrupts & 0x0f),
+        );
+        (self.frame_number, self.frame_list, self.sof, self.config, self.ports) =
+            (frame_number, frame_list & !0xfff, sof, config, ports);
         (self.short, self.complete) = (s.short, s.complete);
         self.status.set_halted(!self.command.run());
         self.schedule(cx);

@@ -1,7 +1,7 @@
-use super::*;
-use bulkhead_bus::plan::InputEvent;
 use super::spec::{Control, Token, descriptor, pid};
+use super::*;
 use bulkhead_bus::fake::{self, FakeMemory};
+use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{Clock, GuestMemory as _};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -76,8 +76,20 @@ impl Host {
             let len = if *kind == pid::IN { *room } else { data.len() };
             self.memory.write(u64::from(buffer), data).unwrap();
             self.word(td, if i + 1 == all.len() { 1 } else { (td + 16) | 4 });
-            self.word(td + 4, Control::new().with_active(true).with_errors(3).with_on_complete(i + 1 == all.len()).with_short(*kind == pid::IN).into_bits());
-            let token = Token::new().with_pid(*kind).with_device(address).with_endpoint(endpoint).with_length((len as u16).wrapping_sub(1) & 0x7ff);
+            self.word(
+                td + 4,
+                Control::new()
+                    .with_active(true)
+                    .with_errors(3)
+                    .with_on_complete(i + 1 == all.len())
+                    .with_short(*kind == pid::IN)
+                    .into_bits(),
+            );
+            let token = Token::new()
+                .with_pid(*kind)
+                .with_device(address)
+                .with_endpoint(endpoint)
+                .with_length((len as u16).wrapping_sub(1) & 0x7ff);
             self.word(td + 8, token.into_bits());
             self.word(td + 12, buffer);
         }
@@ -85,7 +97,11 @@ impl Host {
         self.wait(16);
         let read = |(i, (kind, _, _)): (usize, &(u8, &[u8], usize))| {
             let control = Control::from_bits(self.get(DESCRIPTORS + i as u32 * 16 + 4));
-            let n = if *kind == pid::IN && !control.active() { usize::from(control.actual().wrapping_add(1) & 0x7ff) } else { 0 };
+            let n = if *kind == pid::IN && !control.active() {
+                usize::from(control.actual().wrapping_add(1) & 0x7ff)
+            } else {
+                0
+            };
             let mut data = vec![0; n];
             self.memory.read(u64::from(BUFFERS) + i as u64 * 64, &mut data).unwrap();
             (control, data)
@@ -125,7 +141,16 @@ impl Host {
 #[test]
 fn power_on_configuration_space() {
     let usb = Uhci::new((1, 2), &[], None, None);
-    let want = [(0x00u8, 0x7020_8086u32), (0x08, 0x0c03_0001), (0x20, 1), (0x2c, 0x1100_1af4), (0x3c, 0x0400), (0x60, 0x10), (0x68, 0x0001_0000), (0xc0, 0x2000)];
+    let want = [
+        (0x00u8, 0x7020_8086u32),
+        (0x08, 0x0c03_0001),
+        (0x20, 1),
+        (0x2c, 0x1100_1af4),
+        (0x3c, 0x0400),
+        (0x60, 0x10),
+        (0x68, 0x0001_0000),
+        (0xc0, 0x2000),
+    ];
     for at in (0..=0xfcu8).step_by(4) {
         let value = want.iter().find(|(a, _)| *a == at).map_or(0, |(_, v)| *v);
         assert_eq!(usb.config.read(at, 4), value, "register {at:#x}");
@@ -319,7 +344,10 @@ fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
     assert!(now.connected() && now.connect_change() && !now.enabled());
     assert!(h.usb.plug_usb("k", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().contains("already"));
     assert!(h.usb.plug_usb("m", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().contains("both ports"));
-    assert!(h.usb.plug_usb("", None, &mut h.cx).unwrap_err().contains("no USB device"), "what was there from the start has no name");
+    assert!(
+        h.usb.plug_usb("", None, &mut h.cx).unwrap_err().contains("no USB device"),
+        "what was there from the start has no name"
+    );
     // Reset and enabled by the driver.
     h.out(reg::PORT + 2, PortStatus::new().with_reset(true).into_bits());
     h.out(reg::PORT + 2, PortStatus::new().with_enabled(true).with_connect_change(true).into_bits());

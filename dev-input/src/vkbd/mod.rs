@@ -68,7 +68,18 @@ pub struct Vkbd {
 impl Vkbd {
     /// A keyboard and pointer for the input that comes from `input`. `takes`: see [`bulkhead_bus::plan::FdUse::UsbTakes`].
     pub fn new(front: Box<dyn Frontend>, input: Option<OwnedFd>, takes: Option<OwnedFd>) -> Self {
-        Self { front, input, takes, meeting: Meeting::default(), connected: false, places: false, written: 0, waiting: VecDeque::new(), sent: 0, lost: 0 }
+        Self {
+            front,
+            input,
+            takes,
+            meeting: Meeting::default(),
+            connected: false,
+            places: false,
+            written: 0,
+            waiting: VecDeque::new(),
+            sent: 0,
+            lost: 0,
+        }
     }
 
     /// Tells viewers where their input goes.
@@ -90,7 +101,9 @@ impl Vkbd {
             InputEvent::Key { code, down } => key(u32::from(code), down),
             InputEvent::Button { button, down } if button < 5 => key(BTN_LEFT.saturating_add(u32::from(button)), down),
             InputEvent::Button { .. } => return None,
-            InputEvent::Move { dx, dy, dz } => [kind::MOTION, dx.cast_unsigned(), dy.cast_unsigned(), dz.cast_unsigned()],
+            InputEvent::Move { dx, dy, dz } => {
+                [kind::MOTION, dx.cast_unsigned(), dy.cast_unsigned(), dz.cast_unsigned()]
+            }
             InputEvent::At { x, y } if self.places => [kind::POS, u32::from(x), u32::from(y), 0],
             InputEvent::At { .. } => return None,
         })
@@ -143,7 +156,12 @@ impl BackEnd for Vkbd {
 
     fn offer(&mut self) {
         let range = RANGE.to_string();
-        for (name, value) in [("feature-abs-pointer", "1"), ("feature-raw-pointer", "1"), ("width", range.as_str()), ("height", range.as_str())] {
+        for (name, value) in [
+            ("feature-abs-pointer", "1"),
+            ("feature-raw-pointer", "1"),
+            ("width", range.as_str()),
+            ("height", range.as_str()),
+        ] {
             self.front.set(name, value);
         }
     }
@@ -203,7 +221,9 @@ impl Auxiliary for Typed {
     }
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         if ready == Ready::Fd(INPUT) && self.0.connected && self.0.waiting.len() < WAITING {
-            self.0.waiting.extend(self.0.event(InputEvent::At { x: 1, y: 2 }).or(self.0.event(InputEvent::Key { code: 30, down: true })));
+            self.0.waiting.extend(
+                self.0.event(InputEvent::At { x: 1, y: 2 }).or(self.0.event(InputEvent::Key { code: 30, down: true })),
+            );
         }
         self.0.poll(ready, cx);
     }

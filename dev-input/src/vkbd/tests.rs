@@ -15,13 +15,24 @@ fn bed(places: bool) -> Bed {
     let fake = FakeFrontend::new(PAGES, &[8]);
     let pipe = || pipe_with(PipeFlags::NONBLOCK).unwrap();
     let ((input, viewer), (told, takes)) = (pipe(), pipe());
-    let mut bed = Bed { vkbd: Vkbd::new(Box::new(fake.clone()), Some(input), Some(takes)), cx: fake::context(0), fake, viewer, told };
+    let mut bed = Bed {
+        vkbd: Vkbd::new(Box::new(fake.clone()), Some(input), Some(takes)),
+        cx: fake::context(0),
+        fake,
+        viewer,
+        told,
+    };
     bed.node(true, "state", "1");
     bed.node(false, "state", "1");
     bed.vkbd.start(&mut bed.cx);
     assert_eq!(bed.fake.with(|w| w.asked), 0, "the sandbox is not closed yet");
     bed.vkbd.poll(Ready::Again, &mut bed.cx);
-    for (name, value) in [("page-gref", "8"), ("event-channel", "5"), ("request-abs-pointer", if places { "1" } else { "0" }), ("state", "3")] {
+    for (name, value) in [
+        ("page-gref", "8"),
+        ("event-channel", "5"),
+        ("request-abs-pointer", if places { "1" } else { "0" }),
+        ("state", "3"),
+    ] {
         bed.node(false, name, value);
     }
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
@@ -69,7 +80,10 @@ fn keys_buttons_places_and_movement_are_in_the_ring_as_the_guest_reads_them() {
         InputEvent::Move { dx: -2, dy: 3, dz: 1 },
     ]);
     assert_eq!([bed.event(0), bed.event(1)], [[0x103, 30, 0, 0], [3, 30, 0, 0]]);
-    assert_eq!([bed.event(2), bed.event(3), bed.event(4)], [[4, 0x7fff, 3, 0], [0x103, 0x114, 0, 0], [1, -2i32 as u32, 3, 1]]);
+    assert_eq!(
+        [bed.event(2), bed.event(3), bed.event(4)],
+        [[4, 0x7fff, 3, 0], [0x103, 0x114, 0, 0], [1, -2i32 as u32, 3, 1]]
+    );
     assert_eq!((bed.word(page::IN_PROD), bed.fake.with(|w| w.notified)), (5, 1));
 }
 

@@ -101,7 +101,11 @@ mod tests {
     fn a_tag_that_the_kernel_has_taken_out_is_put_back() {
         let (mut a, b) = pair();
         let mut b = Host { receive: |fd, to| Ok((rustix::io::read(fd, to)?, Some([0x8100, 0x2005]))), ..b };
-        let offload = Offload { checksum: Some(Partial { start: 34, offset: 16 }), segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1440, headers: 54 }), verified: false };
+        let offload = Offload {
+            checksum: Some(Partial { start: 34, offset: 16 }),
+            segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1440, headers: 54 }),
+            verified: false,
+        };
         a.send(&Frame { bytes: (0..60).collect(), offload });
         let got = b.receive().unwrap();
         assert_eq!(got.bytes[..18], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x81, 0, 0x20, 5, 12, 13]);

@@ -9,10 +9,19 @@ pub(super) fn words(mac: [u8; 6]) -> [u16; WORDS] {
     let mut words = [0u16; WORDS];
     let [a, b, c, d, e, f] = mac;
     let set = [
-        (0, u16::from_le_bytes([a, b])), (1, u16::from_le_bytes([c, d])), (2, u16::from_le_bytes([e, f])),
-        (5, 0x0101), (8, 0xffff), (9, 0xffff),
+        (0, u16::from_le_bytes([a, b])),
+        (1, u16::from_le_bytes([c, d])),
+        (2, u16::from_le_bytes([e, f])),
+        (5, 0x0101),
+        (8, 0xffff),
+        (9, 0xffff),
         // Initialization control 1: load the identity from here; subsystem, device, vendor.
-        (0x0a, 0x440a), (0x0b, 0x1100), (0x0c, 0x1af4), (0x0d, 0x100e), (0x0e, 0x8086), (0x0f, 0x3040),
+        (0x0a, 0x440a),
+        (0x0b, 0x1100),
+        (0x0c, 0x1af4),
+        (0x0d, 0x100e),
+        (0x0e, 0x8086),
+        (0x0f, 0x3040),
     ];
     for (at, value) in set {
         if let Some(word) = words.get_mut(at) {

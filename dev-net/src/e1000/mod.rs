@@ -19,10 +19,12 @@ use crate::eeprom::{Bus, Lines, WORDS};
 use crate::port::Port;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
+};
 use phy::Phy;
-use spec::{Ctrl, Eecd, Mdic, Rctl, Status, cause, reg};
 use rustix::fd::OwnedFd;
+use spec::{Ctrl, Eecd, Mdic, Rctl, Status, cause, reg};
 use transmit::Transmit;
 
 /// Regions: registers, the window to them in I/O space.
@@ -42,7 +44,9 @@ const ITR_UNIT: u64 = 256;
 const DELAY_UNIT: u64 = 1024;
 
 fn function(device: u8, rom: u32) -> FunctionSpec {
-    let mut spec = FunctionSpec::new(device, 0).with_bar(0, BarKind::Memory { prefetchable: false }, 128 << 10).with_bar(1, BarKind::Io, 64);
+    let mut spec = FunctionSpec::new(device, 0)
+        .with_bar(0, BarKind::Memory { prefetchable: false }, 128 << 10)
+        .with_bar(1, BarKind::Io, 64);
     spec.rom = rom;
     spec
 }
@@ -50,7 +54,15 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: vec![Region::bar("registers", 0, 0).kept().posted_at(reg::RDT as u16).posted_at(reg::ITR as u16).shadow(reg::STATUS as u16, 4, 0).shadow(reg::EECD as u16, 4, 1), Region::bar("window", 0, 1)],
+        regions: vec![
+            Region::bar("registers", 0, 0)
+                .kept()
+                .posted_at(reg::RDT as u16)
+                .posted_at(reg::ITR as u16)
+                .shadow(reg::STATUS as u16, 4, 0)
+                .shadow(reg::EECD as u16, 4, 1),
+            Region::bar("window", 0, 1),
+        ],
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -148,7 +160,10 @@ impl E1000 {
     fn clear(&mut self) {
         self.regs = vec![0; (reg::END >> 2) as usize];
         self.used.clear();
-        self.set(reg::CTRL, Ctrl::new().with_full_duplex(true).with_auto_speed(true).with_set_link_up(true).with_speed(2).into_bits());
+        self.set(
+            reg::CTRL,
+            Ctrl::new().with_full_duplex(true).with_auto_speed(true).with_set_link_up(true).with_speed(2).into_bits(),
+        );
         self.set(reg::PBA, 0x0010_0030);
         self.set(reg::LEDCTL, 0x0706_8302);
         self.set(reg::VET, u32::from(crate::frame::ether_type::VLAN));
@@ -176,7 +191,10 @@ impl E1000 {
 
     fn update_link(&mut self) {
         let up = self.port.cable() && Ctrl::from_bits(self.get(reg::CTRL)).set_link_up();
-        self.set(reg::STATUS, Status::new().with_full_duplex(true).with_link_up(up).with_speed(2).with_auto_speed(2).into_bits());
+        self.set(
+            reg::STATUS,
+            Status::new().with_full_duplex(true).with_link_up(up).with_speed(2).with_auto_speed(2).into_bits(),
+        );
     }
 
     /// Adds causes of an interrupt.
@@ -213,7 +231,8 @@ impl E1000 {
         let unit = |n: u32| u64::from(n & 0xffff).saturating_mul(DELAY_UNIT);
         let now = cx.now();
         let Some(late) = self.late.get_mut(which) else { return };
-        let latest = late.get_or_insert_with(|| if absolute & 0xffff == 0 { u64::MAX } else { now.saturating_add(unit(absolute)) });
+        let latest = late
+            .get_or_insert_with(|| if absolute & 0xffff == 0 { u64::MAX } else { now.saturating_add(unit(absolute)) });
         cx.timers.set(timer, Some(now.saturating_add(unit(delay)).min(*latest)));
     }
 
@@ -359,7 +378,16 @@ impl E1000 {
             reg::RDLEN | reg::TDLEN => self.set(register, value & 0x000f_ff80),
             reg::RDBAL | reg::TDBAL => self.set(register, value & !0xf),
             reg::STATUS | reg::STATISTICS..reg::STATISTICS_END => {}
-            reg::CTRL_EXT | reg::VET | reg::ITR | reg::LEDCTL | reg::PBA | reg::RADV | reg::TIDV | reg::TADV | reg::RDBAH | reg::TDBAH => {
+            reg::CTRL_EXT
+            | reg::VET
+            | reg::ITR
+            | reg::LEDCTL
+            | reg::PBA
+            | reg::RADV
+            | reg::TIDV
+            | reg::TADV
+            | reg::RDBAH
+            | reg::TDBAH => {
                 self.set(register, value);
             }
             // What else has a place is remembered: tables, thresholds, wake-up.
@@ -515,9 +543,24 @@ impl Device for E1000 {
     fn inspect(&self, out: &mut Inspect) {
         out.value("link", self.link());
         for (name, register) in [
-            ("CTRL", reg::CTRL), ("STATUS", reg::STATUS), ("ICR", reg::ICR), ("IMS", reg::IMS), ("ITR", reg::ITR), ("RCTL", reg::RCTL), ("TCTL", reg::TCTL),
-            ("RDLEN", reg::RDLEN), ("RDH", reg::RDH), ("RDT", reg::RDT), ("TDLEN", reg::TDLEN), ("TDH", reg::TDH), ("TDT", reg::TDT), ("RXCSUM", reg::RXCSUM),
-            ("GPRC", reg::GPRC), ("GPTC", reg::GPTC), ("MPC", reg::MPC), ("RUC", reg::RUC),
+            ("CTRL", reg::CTRL),
+            ("STATUS", reg::STATUS),
+            ("ICR", reg::ICR),
+            ("IMS", reg::IMS),
+            ("ITR", reg::ITR),
+            ("RCTL", reg::RCTL),
+            ("TCTL", reg::TCTL),
+            ("RDLEN", reg::RDLEN),
+            ("RDH", reg::RDH),
+            ("RDT", reg::RDT),
+            ("TDLEN", reg::TDLEN),
+            ("TDH", reg::TDH),
+            ("TDT", reg::TDT),
+            ("RXCSUM", reg::RXCSUM),
+            ("GPRC", reg::GPRC),
+            ("GPTC", reg::GPTC),
+            ("MPC", reg::MPC),
+            ("RUC", reg::RUC),
         ] {
             out.hex(name, self.get(register));
         }
@@ -532,7 +575,10 @@ impl Device for E1000 {
 /// The card as its fuzz target and its corpus test know it: what it sends comes back, and DHCP is answered.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
-    Box::new(E1000::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default()).with_lease(Some(lease)))
+    Box::new(
+        E1000::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default())
+            .with_lease(Some(lease)),
+    )
 }
 
 #[cfg(test)]

@@ -47,7 +47,10 @@ impl E1000 {
         for _ in 0..count {
             let mut status = [0];
             let address = base.wrapping_add(u64::from(head).saturating_mul(DESCRIPTOR)).wrapping_add(12);
-            if head == next || cx.memory.read(address, &mut status).is_err() || !ReceiveStatus::from_bits(u16::from(status[0])).done() {
+            if head == next
+                || cx.memory.read(address, &mut status).is_err()
+                || !ReceiveStatus::from_bits(u16::from(status[0])).done()
+            {
                 break;
             }
             head = if head.saturating_add(1) >= count { 0 } else { head.saturating_add(1) };
@@ -143,7 +146,11 @@ impl E1000 {
         self.received(&frame.bytes);
         let fraction = count >> u32::from(rctl.threshold()).saturating_add(1);
         let low = if self.free() <= fraction { cause::RXDMT0 } else { 0 };
-        if self.get(reg::RDTR) == 0 { self.raise(cause::RXT0 | low, cx) } else { self.delay_receive(low, cx) }
+        if self.get(reg::RDTR) == 0 {
+            self.raise(cause::RXT0 | low, cx)
+        } else {
+            self.delay_receive(low, cx)
+        }
         Ok(())
     }
 
@@ -170,7 +177,14 @@ impl E1000 {
             return Some(Match::Exact);
         }
         // Table 13-70: bits 47:36, 46:35, 45:34 or 43:32 of the address.
-        let bits = u32::from(u16::from_le_bytes([e, f])) >> match rctl.multicast_offset() { 0 => 4, 1 => 3, 2 => 2, _ => 0 } & 0xfff;
+        let bits = u32::from(u16::from_le_bytes([e, f]))
+            >> match rctl.multicast_offset() {
+                0 => 4,
+                1 => 3,
+                2 => 2,
+                _ => 0,
+            }
+            & 0xfff;
         let word = self.get(reg::MTA.wrapping_add((bits >> 5).wrapping_mul(4)));
         (word >> (bits & 31) & 1 != 0).then_some(Match::Table)
     }

@@ -261,7 +261,8 @@ pub(super) struct TransmitDescriptor(pub(super) u64, pub(super) u64);
 
 impl TransmitDescriptor {
     pub(super) fn from_bytes(bytes: &[u8; 16]) -> Self {
-        let [low, high] = [0, 8].map(|at| bytes.get(at..).and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_le_bytes(*b)));
+        let [low, high] =
+            [0, 8].map(|at| bytes.get(at..).and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_le_bytes(*b)));
         Self(low, high)
     }
 

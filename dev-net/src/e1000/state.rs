@@ -2,8 +2,8 @@
 use super::phy::Phy;
 use super::spec::reg;
 use super::transmit::Checksums;
-use crate::eeprom::Bus;
 use super::{E1000, LATE_RECEIVE, LATE_TRANSMIT, transmit};
+use crate::eeprom::Bus;
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
 
@@ -42,7 +42,13 @@ impl E1000 {
     pub(super) fn encode(&self) -> Vec<u8> {
         // A frame that was collected half is collected anew.
         let value = |at: u32, v: u32| if at == reg::TDH { self.begins } else { v };
-        let registers = self.used.iter().map(|at| (*at, value(*at, self.get(*at)))).filter(|(_, v)| *v != 0).flat_map(|(at, v)| [at, v]).collect();
+        let registers = self
+            .used
+            .iter()
+            .map(|at| (*at, value(*at, self.get(*at))))
+            .filter(|(_, v)| *v != 0)
+            .flat_map(|(at, v)| [at, v])
+            .collect();
         let Phy { control, advertise, control_1000, specific, specific_ext } = self.phy;
         let c = self.tx.context;
         E1000State {
@@ -52,7 +58,12 @@ impl E1000 {
             phy: [control, advertise, control_1000, specific, specific_ext].map(u32::from).into(),
             bus: self.bus.save(),
             context: vec![
-                u32::from(c.ip_start), u32::from(c.ip_field), u32::from(c.ip_end), u32::from(c.tcp_start), u32::from(c.tcp_field), u32::from(c.segment),
+                u32::from(c.ip_start),
+                u32::from(c.ip_field),
+                u32::from(c.ip_end),
+                u32::from(c.tcp_start),
+                u32::from(c.tcp_field),
+                u32::from(c.segment),
                 u32::from(c.ipv4) | u32::from(c.tcp) << 1,
             ],
             window: self.window,
@@ -70,7 +81,9 @@ impl E1000 {
         }
         let short = |v: u32, what| u16::try_from(v).map_err(|_| StateError::Value(what));
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        let [control, advertise, control_1000, specific, specific_ext] = *s.phy.as_slice() else { return Err(StateError::Value("PHY")) };
+        let [control, advertise, control_1000, specific, specific_ext] = *s.phy.as_slice() else {
+            return Err(StateError::Value("PHY"));
+        };
         let phy = Phy {
             control: short(control, "PHY")?,
             advertise: short(advertise, "PHY")?,
@@ -113,7 +126,11 @@ impl E1000 {
         (self.quiet_until, self.late) = (0, [None; 2]);
         self.update_link();
         self.resume_receive(cx);
-        let begins = cx.marks.former(super::TRANSMIT_MARK).and_then(|at| u32::try_from(at).ok()).filter(|at| *at < self.get(reg::TDLEN) >> 4);
+        let begins = cx
+            .marks
+            .former(super::TRANSMIT_MARK)
+            .and_then(|at| u32::try_from(at).ok())
+            .filter(|at| *at < self.get(reg::TDLEN) >> 4);
         let begins = begins.unwrap_or(self.get(reg::TDH));
         self.set(reg::TDH, begins);
         self.mark_transmit(begins, cx);

@@ -28,8 +28,13 @@ impl Bench {
         let card = E1000::new(4, 0, MAC, Box::new(cable.clone()), &NicSettings::default());
         let mut bench = Self { card, cx: Context::new(memory.clone()), memory, cable };
         for (register, value) in [
-            (reg::TDBAL, TX as u32), (reg::TDLEN, 16 * 16), (reg::TCTL, 0x0004_00fa), (reg::RDBAL, RX as u32), (reg::RDLEN, 16 * 16),
-            (reg::RCTL, 0x0000_8002), (reg::IMS, cause::ALL),
+            (reg::TDBAL, TX as u32),
+            (reg::TDLEN, 16 * 16),
+            (reg::TCTL, 0x0004_00fa),
+            (reg::RDBAL, RX as u32),
+            (reg::RDLEN, 16 * 16),
+            (reg::RCTL, 0x0000_8002),
+            (reg::IMS, cause::ALL),
         ] {
             bench.write(register, value);
         }
@@ -141,7 +146,10 @@ fn a_frame_goes_out_and_is_reported() {
 #[test]
 fn checksums_and_segments_are_left_to_a_back_end_that_does_them_and_made_here_for_others() {
     let packet = |payload: usize| {
-        let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut bytes = vec![
+            0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10,
+            0, 0, 2,
+        ];
         bytes.extend([0x12, 0x34, 0, 22, 0, 0, 0, 1, 0, 0, 0, 9, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
         bytes.extend((0..payload).map(|i| i as u8));
         bytes
@@ -443,7 +451,15 @@ fn a_life_that_ended_in_the_middle_is_taken_up_where_it_was() {
     for i in 1..3 {
         b.memory.write(RX + i * 16 + 12, &[0]).unwrap();
     }
-    for (mark, head) in [(4 << 32 | 4, 4), (4 << 32 | 3, 4), (5 << 32 | 3, 4), (5 << 32 | 4, 4), (999, 1), (99 << 32 | 4, 1), (4 << 32 | 4, 4)] {
+    for (mark, head) in [
+        (4 << 32 | 4, 4),
+        (4 << 32 | 3, 4),
+        (5 << 32 | 3, 4),
+        (5 << 32 | 4, 4),
+        (999, 1),
+        (99 << 32 | 4, 1),
+        (4 << 32 | 4, 4),
+    ] {
         if mark == 99 << 32 | 4 {
             // Of an earlier round: not this life's, whatever it says.
             b.memory.write(RX + 4 * 16 + 12, &[1]).unwrap();
@@ -487,6 +503,10 @@ fn shadows_are_what_reading_gives() {
         b.card.shadows(&mut Shadows { registers: &mut registers });
         let read = b.card.read(Access::new(region, offset, size), &mut b.cx).unwrap() as u32;
         assert_eq!(registers[index], Some(read & (u32::MAX >> (32 - 8 * size))), "{offset:#x}");
-        assert!(b.card.declaration().regions[usize::from(region)].shadows.contains(&(offset as u16, size, index as u8)));
+        assert!(b.card.declaration().regions[usize::from(region)].shadows.contains(&(
+            offset as u16,
+            size,
+            index as u8
+        )));
     }
 }

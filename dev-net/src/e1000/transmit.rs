@@ -80,7 +80,11 @@ impl E1000 {
             if command.report() || command.report_sent() {
                 let status = descriptor.byte(4) | TRANSMIT_DONE;
                 let _ = cx.memory.write(address.wrapping_add(12), &[status]);
-                if command.delay() && self.get(reg::TIDV) != 0 { self.delay_transmit(cx) } else { causes |= cause::TXDW }
+                if command.delay() && self.get(reg::TIDV) != 0 {
+                    self.delay_transmit(cx)
+                } else {
+                    causes |= cause::TXDW
+                }
             }
             self.set(reg::TDH, next);
             if next == tail {
@@ -117,7 +121,8 @@ impl E1000 {
         if !tx.begun {
             tx.begun = true;
             let options = if command.extended() { d.byte(5) } else { 0 };
-            (tx.segment, tx.ip_sum, tx.tcp_sum) = (command.extended() && command.checksum_or_segment(), options & 1 != 0, options & 2 != 0);
+            (tx.segment, tx.ip_sum, tx.tcp_sum) =
+                (command.extended() && command.checksum_or_segment(), options & 1 != 0, options & 2 != 0);
         }
         let at = tx.bytes.len();
         if at.saturating_add(len) > frame::MAX {
@@ -166,9 +171,15 @@ impl E1000 {
         } else {
             if tx.ip_sum {
                 // An end of zero is the frame's.
-                let end = if context.ip_end == 0 { bytes.len() } else { usize::from(context.ip_end).saturating_add(shift).saturating_add(1) };
+                let end = if context.ip_end == 0 {
+                    bytes.len()
+                } else {
+                    usize::from(context.ip_end).saturating_add(shift).saturating_add(1)
+                };
                 let end = end.min(bytes.len());
-                if let (Some(partial), Some(header)) = (partial(context.ip_start, context.ip_field), bytes.get_mut(..end)) {
+                if let (Some(partial), Some(header)) =
+                    (partial(context.ip_start, context.ip_field), bytes.get_mut(..end))
+                {
                     frame::put_be16(header, place(context.ip_field), 0);
                     offload::complete(header, partial);
                 }
@@ -179,7 +190,9 @@ impl E1000 {
                 checksum = partial(start, field);
             }
             // Outside of the frame there is nothing to complete.
-            checksum = checksum.filter(|c| usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2) <= bytes.len());
+            checksum = checksum.filter(|c| {
+                usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2) <= bytes.len()
+            });
             Frame { bytes, offload: Offload { checksum, ..Offload::default() } }
         };
         if frame.offload.segmentation.is_some() {

@@ -16,10 +16,12 @@ use crate::frame;
 use crate::port::Port;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError};
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
+};
 use prost::Message as _;
-use spec::{Command, PlusCommand, Rcr, cause, reg};
 use rustix::fd::OwnedFd;
+use spec::{Command, PlusCommand, Rcr, cause, reg};
 
 /// Timers: the card's own; a back end that was full.
 const TIMER: u8 = 0;
@@ -35,7 +37,11 @@ const HARDWARE: u32 = 0x7480_0000;
 const VERSION: u32 = 1;
 
 fn function(device: u8, rom: u32) -> FunctionSpec {
-    let mut spec = FunctionSpec::new(device, 0).with_bar(0, BarKind::Io, 256).with_bar(1, BarKind::Memory { prefetchable: false }, 256);
+    let mut spec = FunctionSpec::new(device, 0).with_bar(0, BarKind::Io, 256).with_bar(
+        1,
+        BarKind::Memory { prefetchable: false },
+        256,
+    );
     spec.rom = rom;
     spec
 }
@@ -43,7 +49,11 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
-        regions: [Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)].map(|r| r.kept().shadow(reg::IMR as u16, 2, 0).shadow(reg::ISR as u16, 2, 1).shadow(reg::EECR as u16, 1, 2)).into(),
+        regions: [Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)]
+            .map(|r| {
+                r.kept().shadow(reg::IMR as u16, 2, 0).shadow(reg::ISR as u16, 2, 1).shadow(reg::EECR as u16, 1, 2)
+            })
+            .into(),
         functions: vec![function(device, rom)],
         lines: vec![Line::Intx { function: 0, pin: 0 }],
         dma: true,
@@ -102,7 +112,13 @@ fn words(mac: [u8; 6]) -> [u16; WORDS] {
     let mut words = [0u16; WORDS];
     let [a, b, c, d, e, f] = mac;
     let set = [
-        (0, 0x8129), (1, 0x10ec), (2, 0x8139), (3, 0x10ec), (4, 0x8139), (7, u16::from_le_bytes([a, b])), (8, u16::from_le_bytes([c, d])),
+        (0, 0x8129),
+        (1, 0x10ec),
+        (2, 0x8139),
+        (3, 0x10ec),
+        (4, 0x8139),
+        (7, u16::from_le_bytes([a, b])),
+        (8, u16::from_le_bytes([c, d])),
         (9, u16::from_le_bytes([e, f])),
     ];
     for (at, value) in set {
@@ -188,7 +204,8 @@ impl Rtl8139 {
     /// All registers as after power-on, the address from the EEPROM.
     fn power_on(&mut self) {
         self.bytes = [0; 256];
-        let [.., a, b, c] = [self.words.get(7), self.words.get(8), self.words.get(9)].map(|w| w.copied().unwrap_or(0).to_le_bytes());
+        let [.., a, b, c] =
+            [self.words.get(7), self.words.get(8), self.words.get(9)].map(|w| w.copied().unwrap_or(0).to_le_bytes());
         self.put(reg::IDR, &[a, b, c].concat());
         self.put(reg::CONFIG1, &[0x0c]);
         self.put(reg::BMCR, &0x1000u16.to_le_bytes());
@@ -202,12 +219,23 @@ impl Rtl8139 {
 
     /// CR's reset: transmitter, receiver and their pointers; addresses and configuration stay (5.5).
     fn soft_reset(&mut self) {
-        for (at, len) in [(reg::TSD, 32), (reg::CR, 1), (reg::IMR, 4), (reg::TCR, 8), (reg::MPC, 4), (reg::CPCR, 2), (reg::TIMER_INT, 4)] {
+        for (at, len) in [
+            (reg::TSD, 32),
+            (reg::CR, 1),
+            (reg::IMR, 4),
+            (reg::TCR, 8),
+            (reg::MPC, 4),
+            (reg::CPCR, 2),
+            (reg::TIMER_INT, 4),
+        ] {
             self.put(at, &vec![0; len]);
         }
         self.put(reg::CAPR, &[0xf0, 0xff, 0, 0]);
         for i in 0..4usize {
-            self.put(reg::TSD.saturating_add(i.saturating_mul(4)), &spec::TransmitStatus::new().with_own(true).into_bits().to_le_bytes());
+            self.put(
+                reg::TSD.saturating_add(i.saturating_mul(4)),
+                &spec::TransmitStatus::new().with_own(true).into_bits().to_le_bytes(),
+            );
         }
         (self.positions, self.tally) = ([0; 3], [0; 13]);
         self.port.clear();
@@ -223,11 +251,15 @@ impl Rtl8139 {
     /// Goes on where a dead life was.
     fn resume(&mut self, cx: &mut Context) {
         let halves = |mark: u64| ((mark & 0xffff_ffff) as u32, (mark >> 32) as u32);
-        if let Some((receive, buffer)) = cx.marks.former(RECEIVE_MARK).map(halves).filter(|(r, b)| *r < spec::RING && *b < self.buffer()) {
+        if let Some((receive, buffer)) =
+            cx.marks.former(RECEIVE_MARK).map(halves).filter(|(r, b)| *r < spec::RING && *b < self.buffer())
+        {
             self.positions[2] = receive;
             self.put(reg::CBR, &(buffer as u16).to_le_bytes());
         }
-        if let Some((normal, high)) = cx.marks.former(TRANSMIT_MARK).map(halves).filter(|(n, h)| *n < spec::RING && *h < spec::RING) {
+        if let Some((normal, high)) =
+            cx.marks.former(TRANSMIT_MARK).map(halves).filter(|(n, h)| *n < spec::RING && *h < spec::RING)
+        {
             (self.positions[0], self.positions[1]) = (normal, high);
         }
         self.mark(cx);
@@ -287,13 +319,22 @@ impl Rtl8139 {
             0x48..0x4c => part(self.ticks(cx), reg::TCTR),
             reg::EECR => self.eecr(),
             // 100 Mbit/s; the link bit is inverted (5.15).
-            reg::MSR => if self.port.cable() { 0 } else { 4 },
+            reg::MSR => {
+                if self.port.cable() {
+                    0
+                } else {
+                    4
+                }
+            }
             0x60 | 0x61 => {
                 // Own, abort, underrun and ok of the four descriptors (5.18).
                 let bits = (0..4usize).fold(0u32, |all, i| {
-                    let status = spec::TransmitStatus::from_bits(self.get32(reg::TSD.saturating_add(i.saturating_mul(4))));
+                    let status =
+                        spec::TransmitStatus::from_bits(self.get32(reg::TSD.saturating_add(i.saturating_mul(4))));
                     let shift = i as u32 & 3;
-                    all | u32::from(status.own()) << shift | u32::from(status.abort()) << shift.saturating_add(4) | u32::from(status.ok()) << shift.saturating_add(12)
+                    all | u32::from(status.own()) << shift
+                        | u32::from(status.abort()) << shift.saturating_add(4)
+                        | u32::from(status.ok()) << shift.saturating_add(12)
                 });
                 part(bits, reg::TSAD_ALL)
             }
@@ -309,7 +350,9 @@ impl Rtl8139 {
         match at {
             // The address and the configuration are written when 9346CR says so (5.10).
             0x00..0x08 | reg::CONFIG0 | reg::CONFIG1 | reg::CONFIG3 | reg::CONFIG4 | reg::CONFIG5 if !unlocked => {}
-            0x10..0x20 if !self.plus().transmit() && value.len() == 4 && at & 3 == 0 => self.send_buffer(at.saturating_sub(reg::TSD) >> 2, number, cx),
+            0x10..0x20 if !self.plus().transmit() && value.len() == 4 && at & 3 == 0 => {
+                self.send_buffer(at.saturating_sub(reg::TSD) >> 2, number, cx)
+            }
             reg::DTCCR if value.len() == 4 => {
                 self.put(at, value);
                 self.dump(cx);
@@ -350,7 +393,11 @@ impl Rtl8139 {
                 let v = number as u8;
                 self.put(at, &[v & 0xfe]);
                 // Only in programming mode software drives the lines.
-                let lines = if v & 0xc0 == 0x80 { Lines { clock: v & 4 != 0, select: v & 8 != 0, data: v & 2 != 0 } } else { Lines::default() };
+                let lines = if v & 0xc0 == 0x80 {
+                    Lines { clock: v & 4 != 0, select: v & 8 != 0, data: v & 2 != 0 }
+                } else {
+                    Lines::default()
+                };
                 self.bus.write(lines, &self.words);
             }
             reg::BMCR if whole(reg::BMCR, 2) => {
@@ -369,9 +416,13 @@ impl Rtl8139 {
             }
             _ => {
                 self.put(at, value);
-                let touches = |register: usize, len: usize| at < register.saturating_add(len) && register < at.saturating_add(value.len());
-                for (i, (register, len)) in [(reg::TNPDS, 8), (reg::THPDS, 8), (reg::RDSAR, 8)].into_iter().enumerate() {
-                    if touches(register, len) && (i == 2 || self.plus().transmit())
+                let touches = |register: usize, len: usize| {
+                    at < register.saturating_add(len) && register < at.saturating_add(value.len())
+                };
+                for (i, (register, len)) in [(reg::TNPDS, 8), (reg::THPDS, 8), (reg::RDSAR, 8)].into_iter().enumerate()
+                {
+                    if touches(register, len)
+                        && (i == 2 || self.plus().transmit())
                         && let Some(position) = self.positions.get_mut(i)
                     {
                         *position = 0;
@@ -520,7 +571,8 @@ impl Device for Rtl8139 {
         let bus = Bus::load(&s.bus).ok_or(StateError::Value("EEPROM bus"))?;
         let mut config = self.config.clone();
         config.load(&s.config)?;
-        (self.positions, self.bytes, self.tally, self.bus, self.config) = (positions.ok_or(StateError::Value("positions"))?, registers, tally, bus, config);
+        (self.positions, self.bytes, self.tally, self.bus, self.config) =
+            (positions.ok_or(StateError::Value("positions"))?, registers, tally, bus, config);
         self.timer = s.timer;
         self.port.clear();
         self.resume(cx);
@@ -550,8 +602,13 @@ impl Device for Rtl8139 {
 
     fn inspect(&self, out: &mut Inspect) {
         for (name, value) in [
-            ("CR", u32::from(self.command().into_bits())), ("ISR", u32::from(self.get16(reg::ISR))), ("IMR", u32::from(self.get16(reg::IMR))),
-            ("TCR", self.get32(reg::TCR)), ("RCR", self.get32(reg::RCR)), ("CPCR", u32::from(self.get16(reg::CPCR))), ("CAPR", u32::from(self.get16(reg::CAPR))),
+            ("CR", u32::from(self.command().into_bits())),
+            ("ISR", u32::from(self.get16(reg::ISR))),
+            ("IMR", u32::from(self.get16(reg::IMR))),
+            ("TCR", self.get32(reg::TCR)),
+            ("RCR", self.get32(reg::RCR)),
+            ("CPCR", u32::from(self.get16(reg::CPCR))),
+            ("CAPR", u32::from(self.get16(reg::CAPR))),
             ("CBR", u32::from(self.get16(reg::CBR))),
         ] {
             out.hex(name, value);
@@ -565,7 +622,10 @@ impl Device for Rtl8139 {
 /// The card as its fuzz target and its corpus test know it: what it sends comes back, and DHCP is answered.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
-    Box::new(Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default()).with_lease(Some(lease)))
+    Box::new(
+        Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default())
+            .with_lease(Some(lease)),
+    )
 }
 
 /// A group's address hashed as the multicast table wants it: the upper six bits of the frame check sequence's polynomial over it.

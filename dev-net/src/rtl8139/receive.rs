@@ -83,15 +83,24 @@ impl Rtl8139 {
         if used.saturating_add(need) >= size {
             return Err(frame);
         }
-        let status = OK | match kind { Match::Broadcast => BROADCAST, Match::Own => OWN, Match::Multicast => MULTICAST };
+        let status = OK
+            | match kind {
+                Match::Broadcast => BROADCAST,
+                Match::Own => OWN,
+                Match::Multicast => MULTICAST,
+            };
         let mut record = [status.to_le_bytes(), (len as u16).to_le_bytes()].concat();
         record.extend_from_slice(&bytes);
         record.extend_from_slice(&[0; 4]);
         let base = u64::from(self.get32(reg::RBSTART));
         // Over the end, or around it.
-        let straight = if self.rcr().wrap() { record.len() } else { record.len().min(size.saturating_sub(at) as usize) };
+        let straight =
+            if self.rcr().wrap() { record.len() } else { record.len().min(size.saturating_sub(at) as usize) };
         let (first, rest) = record.split_at(straight.min(record.len()));
-        let written = cx.memory.write(base.saturating_add(u64::from(at)), first).and_then(|()| if rest.is_empty() { Ok(()) } else { cx.memory.write(base, rest) });
+        let written = cx
+            .memory
+            .write(base.saturating_add(u64::from(at)), first)
+            .and_then(|()| if rest.is_empty() { Ok(()) } else { cx.memory.write(base, rest) });
         if written.is_err() {
             self.ring_errors = self.ring_errors.saturating_add(1);
         }
@@ -150,7 +159,8 @@ impl Rtl8139 {
             }
             parts.push((address, word, target, at));
             at = at.saturating_add(room);
-            position = if word.end_of_ring() || position.saturating_add(1) >= RING { 0 } else { position.saturating_add(1) };
+            position =
+                if word.end_of_ring() || position.saturating_add(1) >= RING { 0 } else { position.saturating_add(1) };
         }
         let last = parts.len().saturating_sub(1);
         for (i, (address, word, target, at)) in parts.into_iter().enumerate() {
@@ -169,7 +179,10 @@ impl Rtl8139 {
                 .with_size(len as u16 & 0x1fff);
             let back = [done.into_bits().to_le_bytes(), tag.to_le_bytes()].concat();
             // The word that gives it back goes last.
-            let given = cx.memory.write(address.wrapping_add(4), back.get(4..).unwrap_or_default()).and_then(|()| cx.memory.write(address, back.get(..4).unwrap_or_default()));
+            let given = cx
+                .memory
+                .write(address.wrapping_add(4), back.get(4..).unwrap_or_default())
+                .and_then(|()| cx.memory.write(address, back.get(..4).unwrap_or_default()));
             if written.is_err() | given.is_err() {
                 self.ring_errors = self.ring_errors.saturating_add(1);
             }
@@ -183,7 +196,11 @@ impl Rtl8139 {
 
     fn received(&mut self, kind: Match) {
         self.count(1);
-        self.count(match kind { Match::Own => 8, Match::Broadcast => 9, Match::Multicast => 10 });
+        self.count(match kind {
+            Match::Own => 8,
+            Match::Broadcast => 9,
+            Match::Multicast => 10,
+        });
     }
 }
 

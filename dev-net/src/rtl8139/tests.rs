@@ -1,7 +1,7 @@
 use super::*;
 use crate::FRAMES;
-use crate::frame::Frame;
 use crate::backend::{Abilities, Cable};
+use crate::frame::Frame;
 use crate::frame::{Offload, Partial};
 use crate::offload::checksum;
 use bulkhead_bus::{Clock, GuestMemory as _, fake::FakeMemory};
@@ -24,7 +24,12 @@ impl Bench {
     fn new(abilities: Abilities) -> Self {
         let memory = FakeMemory::new(4 << 20);
         let cable = Cable::new(abilities, 0);
-        let mut bench = Self { card: Rtl8139::new(4, 0, MAC, Box::new(cable.clone()), &NicSettings::default()), cx: Context::new(memory.clone()), memory, cable };
+        let mut bench = Self {
+            card: Rtl8139::new(4, 0, MAC, Box::new(cable.clone()), &NicSettings::default()),
+            cx: Context::new(memory.clone()),
+            memory,
+            cable,
+        };
         bench.write(reg::IMR, 2, 0xffff);
         bench
     }
@@ -261,7 +266,11 @@ fn a_frame_whose_checksums_were_verified_says_so_and_nothing_else() {
     let mut b = Bench::plus(Abilities::default());
     b.write(reg::CPCR, 2, 0x23);
     for (i, (protocol, want)) in [(6u8, 1u32), (17, 2), (1, 3)].into_iter().enumerate() {
-        let mut bytes = [&MAC[..], &[2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0, 0, 46, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]].concat();
+        let mut bytes = [
+            &MAC[..],
+            &[2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0, 0, 46, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2],
+        ]
+        .concat();
         bytes.resize(60, 0);
         b.cable.put(Frame { bytes, offload: Offload { verified: true, ..Offload::default() } });
         b.card.poll(Ready::Fd(FRAMES), &mut b.cx);
@@ -431,11 +440,17 @@ proptest! {
 fn shadows_are_what_reading_gives() {
     let mut b = Bench::plus(Abilities::default());
     b.arrives(frame(MAC, 100));
-    for (region, offset, size, index) in [(0, reg::IMR as u64, 2, 0), (1, reg::ISR as u64, 2, 1), (0, reg::EECR as u64, 1, 2)] {
+    for (region, offset, size, index) in
+        [(0, reg::IMR as u64, 2, 0), (1, reg::ISR as u64, 2, 1), (0, reg::EECR as u64, 1, 2)]
+    {
         let mut registers = [None; 4];
         b.card.shadows(&mut Shadows { registers: &mut registers });
         let read = b.card.read(Access::new(region, offset, size), &mut b.cx).unwrap() as u32;
         assert_eq!(registers[index], Some(read & (u32::MAX >> (32 - 8 * size))), "{offset:#x}");
-        assert!(b.card.declaration().regions[usize::from(region)].shadows.contains(&(offset as u16, size, index as u8)));
+        assert!(b.card.declaration().regions[usize::from(region)].shadows.contains(&(
+            offset as u16,
+            size,
+            index as u8
+        )));
     }
 }

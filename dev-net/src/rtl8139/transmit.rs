@@ -80,7 +80,8 @@ impl Rtl8139 {
                 (first, bad) = (Some((word, tag)), false);
             }
             walked.push((address, word));
-            position = if word.end_of_ring() || position.saturating_add(1) >= RING { 0 } else { position.saturating_add(1) };
+            position =
+                if word.end_of_ring() || position.saturating_add(1) >= RING { 0 } else { position.saturating_add(1) };
             let (at, len) = (frame.len(), usize::from(word.size()));
             if at.saturating_add(len) > frame::MAX {
                 bad = true;
@@ -119,10 +120,11 @@ impl Rtl8139 {
             bytes.splice(12..12, [t0, t1, v0, v1]);
         }
         let frame = if word.large() {
-            let kind = match frame::be16(&bytes, 12).filter(|t| *t != ether_type::VLAN).or_else(|| frame::be16(&bytes, 16)) {
-                Some(ether_type::IPV6) => Kind::Tcp6,
-                _ => Kind::Tcp4,
-            };
+            let kind =
+                match frame::be16(&bytes, 12).filter(|t| *t != ether_type::VLAN).or_else(|| frame::be16(&bytes, 16)) {
+                    Some(ether_type::IPV6) => Kind::Tcp6,
+                    _ => Kind::Tcp4,
+                };
             match offload::large(bytes, kind, word.segment()) {
                 Some(frame) => frame,
                 None => {

@@ -4,8 +4,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// Options that are libqtest's own, not the machine's, and whether a value follows.
-const FOREIGN: [(&str, bool); 8] =
-    [("-vga", true), ("-qtest-log", true), ("-display", true), ("-audio", true), ("-audiodev", true), ("-run-with", true), ("-accel", true), ("-trace", true)];
+const FOREIGN: [(&str, bool); 8] = [
+    ("-vga", true),
+    ("-qtest-log", true),
+    ("-display", true),
+    ("-audio", true),
+    ("-audiodev", true),
+    ("-run-with", true),
+    ("-accel", true),
+    ("-trace", true),
+];
 
 /// libqtest's arguments, taken apart.
 #[derive(Debug, Default)]
@@ -71,8 +79,14 @@ impl Invocation {
                     let path = dir.join(format!("cable{n}"));
                     this.cables.push(UnixListener::bind(&path).map_err(|e| format!("{}: {e}", path.display()))?);
                     let path = path.display();
-                    this.machine.extend([argument, format!("{text},id=nic{n},netdev=cable{n},mac=52:54:00:12:34:{:02x}", n & 0x3f)]);
-                    this.machine.extend(["-netdev".to_owned(), format!("stream,id=cable{n},server=off,addr.type=unix,addr.path={path}")]);
+                    this.machine.extend([
+                        argument,
+                        format!("{text},id=nic{n},netdev=cable{n},mac=52:54:00:12:34:{:02x}", n & 0x3f),
+                    ]);
+                    this.machine.extend([
+                        "-netdev".to_owned(),
+                        format!("stream,id=cable{n},server=off,addr.type=unix,addr.path={path}"),
+                    ]);
                 }
                 _ => this.machine.push(argument),
             }
@@ -114,7 +128,10 @@ mod tests {
         let text = "-qtest unix:/tmp/q.sock -qtest-log /dev/null -chardev socket,path=/tmp/q.qmp,id=char0 -mon chardev=char0,mode=control -display none -device rtl8139 -m 64 -accel qtest";
         let dir = tempfile::tempdir().unwrap();
         let it = Invocation::parse(text.split(' ').map(str::to_owned), dir.path()).unwrap();
-        assert_eq!((it.qtest.as_deref(), it.qmp.as_deref(), it.cables.len()), (Some("/tmp/q.sock"), Some("/tmp/q.qmp"), 1));
+        assert_eq!(
+            (it.qtest.as_deref(), it.qmp.as_deref(), it.cables.len()),
+            (Some("/tmp/q.sock"), Some("/tmp/q.qmp"), 1)
+        );
         assert_eq!(it.machine[0], "-device");
         assert!(it.machine[1].starts_with("rtl8139,id=nic0,netdev=cable0,mac="));
         assert!(it.machine[3].starts_with("stream,id=cable0,") && it.machine[4..] == ["-m", "64"]);

@@ -109,8 +109,10 @@ impl Sim {
         let (pages_fd, pages) = area("ioreq", 8192)?;
         let (ram_fd, ram) = area("ram", options.memory)?;
         let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
-        let (trace, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        rustix::net::sockopt::set_socket_timeout(&trace, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE)).map_err(|e| SimError(e.to_string()))?;
+        let (trace, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::net::sockopt::set_socket_timeout(&trace, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))
+            .map_err(|e| SimError(e.to_string()))?;
         let qmp = dir.join("qmp");
         let mut command = Command::new(options.binaries.join("bulkhead-dm"));
         command.args(["-xen-domid", "1"]).args(&options.arguments);
@@ -271,9 +273,11 @@ impl Sim {
         self.catch_up();
         let span = u64::from(request.count).saturating_mul(u64::from(request.size)).max(1);
         let claimed = match request.kind {
-            ioreq::IOREQ_TYPE_PIO => {
-                self.claimed(Space::Port, request.addr, request.addr.saturating_add(u64::from(request.size)).saturating_sub(1))
-            }
+            ioreq::IOREQ_TYPE_PIO => self.claimed(
+                Space::Port,
+                request.addr,
+                request.addr.saturating_add(u64::from(request.size)).saturating_sub(1),
+            ),
             ioreq::IOREQ_TYPE_COPY => {
                 let first = if request.bits.df() {
                     request.addr.saturating_sub(span.saturating_sub(u64::from(request.size)))
@@ -338,7 +342,8 @@ impl Sim {
             return Ok(());
         }
         if (0xcfc..0xd00).contains(&port) && self.address >> 31 != 0 {
-            let request = Self::simple(ioreq::IOREQ_TYPE_PCI_CONFIG, self.config_address(port), size, u64::from(value), false);
+            let request =
+                Self::simple(ioreq::IOREQ_TYPE_PCI_CONFIG, self.config_address(port), size, u64::from(value), false);
             return self.request(0, request).map(|_| ());
         }
         self.request(0, Self::simple(ioreq::IOREQ_TYPE_PIO, u64::from(port), size, u64::from(value), false)).map(|_| ())
@@ -475,7 +480,12 @@ impl Sim {
                 ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
             }
             let text = format!("{text}\n");
-            rustix::net::sendmsg(&stream, &[std::io::IoSlice::new(text.as_bytes())], &mut ancillary, rustix::net::SendFlags::empty())?;
+            rustix::net::sendmsg(
+                &stream,
+                &[std::io::IoSlice::new(text.as_bytes())],
+                &mut ancillary,
+                rustix::net::SendFlags::empty(),
+            )?;
             line.clear();
             reader.read_line(&mut line)?;
         }
@@ -485,7 +495,8 @@ impl Sim {
     /// Pids of the processes of a role, from /proc.
     pub fn processes(&self) -> Vec<(String, i32)> {
         let mut found = Vec::new();
-        let tasks = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default();
+        let tasks =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default();
         for pid in tasks.split_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
             let role = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();

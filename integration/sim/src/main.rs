@@ -50,7 +50,13 @@ fn run() -> Result<bool, String> {
     }
     // What reached nobody has not been tried.
     let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap_or_default();
-    for name in rows.pointer("/return/processes").and_then(|p| p.as_array()).into_iter().flatten().filter_map(|p| p.get("name")?.as_str()) {
+    for name in rows
+        .pointer("/return/processes")
+        .and_then(|p| p.as_array())
+        .into_iter()
+        .flatten()
+        .filter_map(|p| p.get("name")?.as_str())
+    {
         let command = serde_json::json!({ "execute": "x-bulkhead-inspect", "arguments": { "device": name } });
         let answer = sim.qmp(&command.to_string()).unwrap_or_default();
         let count = |what: &str| answer.pointer("/return/statistics").and_then(|s| s.get(what)?.as_u64());
@@ -59,7 +65,12 @@ fn run() -> Result<bool, String> {
         }
     }
     // A device that died was started again: the replies alone do not tell.
-    let died: Vec<String> = sim.log().lines().filter(|l| l.starts_with("bulkhead-dm: ") && l.contains("(pid ")).map(str::to_owned).collect();
+    let died: Vec<String> = sim
+        .log()
+        .lines()
+        .filter(|l| l.starts_with("bulkhead-dm: ") && l.contains("(pid "))
+        .map(str::to_owned)
+        .collect();
     for line in &died {
         eprintln!("{line}");
     }

@@ -115,7 +115,9 @@ impl Session {
                 let Ok(hex) = hex else { return Ok("ERR invalid argument size".into()) };
                 let digits = hex.strip_prefix("0x").unwrap_or(hex).as_bytes();
                 let nibble = |i: usize| digits.get(i).and_then(|d| char::from(*d).to_digit(16)).unwrap_or(0) as u8;
-                let bytes: Vec<u8> = (0..len as usize).map(|i| nibble(i.saturating_mul(2)) << 4 | nibble(i.saturating_mul(2).saturating_add(1))).collect();
+                let bytes: Vec<u8> = (0..len as usize)
+                    .map(|i| nibble(i.saturating_mul(2)) << 4 | nibble(i.saturating_mul(2).saturating_add(1)))
+                    .collect();
                 sim.memory_write(number(1).ok_or_else(bad)?, &bytes)?;
                 Ok("OK".into())
             }

@@ -17,7 +17,20 @@ fn machine(dir: &tempfile::TempDir, kernel: &[u8], more: &[&str]) -> bulkhead_si
     std::fs::write(&k, kernel).unwrap();
     std::fs::write(&i, [0xa5; 70_000]).unwrap();
     let (k, i) = (k.display().to_string(), i.display().to_string());
-    let mut arguments = vec!["-machine", "xenfv", "-m", "16", "-kernel", &k, "-initrd", &i, "-append", "console=ttyS0", "-boot", "order=c,menu=on"];
+    let mut arguments = vec![
+        "-machine",
+        "xenfv",
+        "-m",
+        "16",
+        "-kernel",
+        &k,
+        "-initrd",
+        &i,
+        "-append",
+        "console=ttyS0",
+        "-boot",
+        "order=c,menu=on",
+    ];
     arguments.extend(more);
     Options::new(&arguments)
 }
@@ -68,7 +81,8 @@ fn a_kernel_reaches_guest_memory_also_from_a_process_that_was_killed() {
         assert_eq!(transfer(&mut sim, 0x12, 70_000, 0x80_0000), 0);
         assert_eq!(transfer(&mut sim, 0x12, 70_000, 0xffff_0000_0000), 1, "no RAM there");
         let old = sim.process("fwcfg").unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         sim.await_log("bulkhead-dm: fwcfg (pid").unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while sim.process("fwcfg").is_none_or(|new| new == old) || sim.port_read(0x511, 1).unwrap() == 0xff {
@@ -88,7 +102,8 @@ fn a_kernel_that_is_none_is_refused_in_one_line_and_nothing_is_left() {
 
 #[test]
 fn a_machine_without_kernel_or_menu_has_no_fw_cfg() {
-    let mut sim = Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-boot", "order=c", "-append", "quiet"])).unwrap();
+    let mut sim =
+        Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-boot", "order=c", "-append", "quiet"])).unwrap();
     sim.port_write(0x510, 2, 0).unwrap();
     assert_eq!(sim.port_read(0x511, 1).unwrap(), 0xff);
     assert!(sim.process("fwcfg").is_none());

@@ -11,7 +11,18 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        let options = Options::new(&["-name", "a \"b\"", "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-serial", "null"]);
+        let options = Options::new(&[
+            "-name",
+            "a \"b\"",
+            "-machine",
+            "xenfv",
+            "-m",
+            "16",
+            "-device",
+            "VGA,vgamem_mb=16",
+            "-serial",
+            "null",
+        ]);
         let program = options.binaries.join("bulkhead");
         Self { sim: Sim::start(&options).unwrap(), program, dir: tempfile::tempdir().unwrap() }
     }
@@ -38,21 +49,44 @@ fn what_an_operator_looks_at() {
     let mut bed = Bed::new();
     let table = bed.text(&["ps", "GUEST"]);
     assert!(table.contains("vga") && table.contains("all 7"), "{table}");
-    let names: Vec<_> = bed.json(&["ps", "GUEST"])["processes"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();
-    assert!(["launcher", "control", "broker", "platform", "ide", "ps2", "vga", "serial0"].iter().all(|n| names.contains(&(*n).to_owned())), "{names:?}");
+    let names: Vec<_> = bed.json(&["ps", "GUEST"])["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        ["launcher", "control", "broker", "platform", "ide", "ps2", "vga", "serial0"]
+            .iter()
+            .all(|n| names.contains(&(*n).to_owned())),
+        "{names:?}"
+    );
     assert!(bed.text(&["inspect", "GUEST", "platform"]).contains("CMOS"));
     assert!(bed.json(&["inspect", "GUEST", "broker"])["statistics"]["full hops"].is_u64());
     assert!(bed.text(&["logs", "GUEST"]).contains("in the sandbox"));
     let top = bed.json(&["top", "GUEST", "--count", "1"]);
-    assert!(top.as_array().unwrap().iter().any(|p| p["process"] == "ide" && p["pss_kb"].as_u64().unwrap() > 0 && p["wake-ups/s"].is_f64()), "{top}");
+    assert!(
+        top.as_array()
+            .unwrap()
+            .iter()
+            .any(|p| p["process"] == "ide" && p["pss_kb"].as_u64().unwrap() > 0 && p["wake-ups/s"].is_f64()),
+        "{top}"
+    );
     let metrics = bed.text(&["metrics", "GUEST"]);
     assert!(metrics.contains("# TYPE bulkhead_process_up gauge\n"));
-    assert!(metrics.contains("bulkhead_process_up{guest=\"a \\\"b\\\"\",domid=\"1\",process=\"ide\"} 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("bulkhead_process_up{guest=\"a \\\"b\\\"\",domid=\"1\",process=\"ide\"} 1\n"),
+        "{metrics}"
+    );
     assert!(metrics.lines().any(|l| l.contains("process=\"ide\",counter=\"wake-ups\"")), "{metrics}");
     let png = bed.dir.path().join("screen.png");
     bed.text(&["screenshot", "GUEST", png.to_str().unwrap()]);
     assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
-    assert_eq!(bed.run(&["screenshot", "GUEST", png.to_str().unwrap()]).status.code(), Some(1), "nothing is written over");
+    assert_eq!(
+        bed.run(&["screenshot", "GUEST", png.to_str().unwrap()]).status.code(),
+        Some(1),
+        "nothing is written over"
+    );
     assert!(bed.sim.end().unwrap().success());
 }
 
@@ -93,11 +127,18 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let mut bed = Bed::new();
     for arguments in [["inspect", "GUEST", "vga"], ["logs", "GUEST", ""]] {
         let socket = bed.sim.qmp_socket().display().to_string();
-        let arguments = arguments.iter().filter(|a| !a.is_empty()).map(|a| if *a == "GUEST" { socket.as_str() } else { a });
-        let mut child = Command::new(&bed.program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let arguments =
+            arguments.iter().filter(|a| !a.is_empty()).map(|a| if *a == "GUEST" { socket.as_str() } else { a });
+        let mut child =
+            Command::new(&bed.program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let out = child.wait_with_output().unwrap();
-        assert!(out.status.success() && out.stderr.is_empty(), "{} {}", out.status, String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success() && out.stderr.is_empty(),
+            "{} {}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
     assert!(bed.sim.end().unwrap().success());
 }
@@ -139,10 +180,18 @@ fn a_trace_of_registers_can_be_made_again() {
     let mut bed = Bed::new();
     let file = bed.dir.path().join("trace");
     let child = Command::new(&bed.program)
-        .args(["trace", "registers", &bed.sim.qmp_socket().display().to_string(), "platform", file.to_str().unwrap(), "2"])
+        .args([
+            "trace",
+            "registers",
+            &bed.sim.qmp_socket().display().to_string(),
+            "platform",
+            file.to_str().unwrap(),
+            "2",
+        ])
         .spawn()
         .unwrap();
-    let running = |bed: &Bed| bed.json(&["inspect", "GUEST", "platform"])["statistics"]["control calls"].as_u64().unwrap();
+    let running =
+        |bed: &Bed| bed.json(&["inspect", "GUEST", "platform"])["statistics"]["control calls"].as_u64().unwrap();
     let before = running(&bed);
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     // It has begun when its line is there.

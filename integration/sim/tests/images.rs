@@ -4,7 +4,12 @@ use std::process::Command;
 
 fn qemu_img(arguments: &[&str]) {
     let out = Command::new("qemu-img").args(arguments).output().unwrap();
-    assert!(out.status.success(), "qemu-img {arguments:?}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "qemu-img {arguments:?}: {}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
 /// A base whose words are their numbers, and two images over it.
@@ -35,7 +40,14 @@ fn await_status(sim: &mut Sim, mask: u32, want: u32) {
 
 /// READ or WRITE SECTORS of one sector.
 fn command(sim: &mut Sim, command: u32, lba: u32) {
-    for (port, value) in [(0x1f6, 0xe0 | lba >> 24), (0x1f2, 1), (0x1f3, lba & 0xff), (0x1f4, lba >> 8 & 0xff), (0x1f5, lba >> 16 & 0xff), (0x1f7, command)] {
+    for (port, value) in [
+        (0x1f6, 0xe0 | lba >> 24),
+        (0x1f2, 1),
+        (0x1f3, lba & 0xff),
+        (0x1f4, lba >> 8 & 0xff),
+        (0x1f5, lba >> 16 & 0xff),
+        (0x1f7, command),
+    ] {
         sim.port_write(port, 1, value).unwrap();
     }
     await_status(sim, 0x88, 0x08);
@@ -65,7 +77,8 @@ fn what_was_acknowledged_is_there_after_kills_and_the_image_is_whole() {
         write(&mut sim, lba, round as u8 + 1);
         want[lba as usize * 512..][..512].fill(round as u8 + 1);
         let old = sim.process("ide").unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while sim.process("ide").is_none_or(|new| new == old) || sim.port_read(0x1f7, 1).unwrap() == 0xff {
             assert!(std::time::Instant::now() < end, "it does not come back");
@@ -94,7 +107,8 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     // What an image may be based on is the host's to say.
     let with = |backing: &str| {
         let drive = format!("file={},if=ide,index=0,media=disk,format=qcow2,cache=writeback", path("orphan"));
-        Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-image-backing", backing, "-drive", &drive])).map_err(|e| e.to_string())
+        Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-image-backing", backing, "-drive", &drive]))
+            .map_err(|e| e.to_string())
     };
     assert!(with("none").err().unwrap().contains("-image-backing"));
     assert!(with("directory").unwrap().end().unwrap().success());
@@ -134,7 +148,8 @@ fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_ba
     let mut told = 0;
     for round in 0..4u8 {
         let old = sim.process("ide").unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         // WRITE SECTORS, in the moment.
         for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 9), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x30)] {
             sim.port_write(port, 1, value).unwrap();

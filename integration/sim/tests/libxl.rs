@@ -13,7 +13,8 @@ impl Bed {
     /// Kills a process, and waits until another is in its place.
     fn dies(&mut self, role: &str) {
         let old = self.sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         self.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while self.sim.process(role).is_none_or(|new| new == old) {
@@ -30,14 +31,30 @@ impl Bed {
         };
         let disk = format!("file={},if=ide,index=0,media=disk,format=raw,cache=writeback", path("disk", 1 << 20));
         let cd = format!("if=none,readonly=on,id=ide-5632,file={},format=raw", path("first.iso", 64 << 10));
-        let mut arguments = vec!["-machine", "xenfv", "-m", "16", "-smp", "2,maxcpus=4", "-drive", &disk, "-drive", &cd, "-device", "ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0"];
+        let mut arguments = vec![
+            "-machine",
+            "xenfv",
+            "-m",
+            "16",
+            "-smp",
+            "2,maxcpus=4",
+            "-drive",
+            &disk,
+            "-drive",
+            &cd,
+            "-device",
+            "ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0",
+        ];
         arguments.extend(more);
         Self { sim: Sim::start(&Options::new(&arguments)).unwrap(), dir }
     }
 
     /// A command's answer, with the integer id that libxl begins with.
     fn ask(&self, name: &str, arguments: Value) -> Value {
-        let answer = self.sim.qmp(&json!({ "execute": name, "arguments": arguments, "id": 0x786c_7100u32 }).to_string()).unwrap();
+        let answer = self
+            .sim
+            .qmp(&json!({ "execute": name, "arguments": arguments, "id": 0x786c_7100u32 }).to_string())
+            .unwrap();
         assert_eq!(answer["id"], json!(0x786c_7100u32), "{answer}");
         answer
     }
@@ -53,7 +70,12 @@ impl Bed {
     }
 
     fn online(&self) -> Vec<u64> {
-        self.good("query-cpus-fast", json!({})).as_array().unwrap().iter().map(|c| c["cpu-index"].as_u64().unwrap()).collect()
+        self.good("query-cpus-fast", json!({}))
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["cpu-index"].as_u64().unwrap())
+            .collect()
     }
 }
 
@@ -119,7 +141,9 @@ fn usbctrl_is_added_and_ejected() {
     let mut bed = Bed::new(&[]);
     let controller = json!({ "id": "xenusb-0", "driver": "piix3-usb-uhci" });
     let at = |bed: &mut Bed| (2..8).find(|d| bed.sim.config_read(*d, 0, 0, 4).unwrap() == 0x7020_8086);
-    let in_table = |bed: &Bed| bed.sim.qmp("{\"execute\":\"x-bulkhead-processes\"}").unwrap().to_string().contains("\"name\":\"usb\"");
+    let in_table = |bed: &Bed| {
+        bed.sim.qmp("{\"execute\":\"x-bulkhead-processes\"}").unwrap().to_string().contains("\"name\":\"usb\"")
+    };
     assert_eq!((at(&mut bed), in_table(&bed)), (None, false));
     let none = bed.error("device_add", json!({ "id": "t", "driver": "usb-tablet" }));
     assert!(none.contains("usbctrl"), "{none}");
@@ -149,7 +173,10 @@ fn usbctrl_is_added_and_ejected() {
         assert!(back.elapsed().as_secs() < 10, "{:?}\n{}", at(&mut bed), bed.sim.log());
     }
     assert_eq!(bed.sim.port_read(0xc110, 2).unwrap() & 1, 1);
-    assert!(bed.sim.qmp("{\"execute\":\"query-pci\"}").unwrap().to_string().contains("\"device\":28704"), "28704 is 0x7020");
+    assert!(
+        bed.sim.qmp("{\"execute\":\"query-pci\"}").unwrap().to_string().contains("\"device\":28704"),
+        "28704 is 0x7020"
+    );
     // Asked to go, it stays until the guest ejects it.
     bed.good("device_del", json!({ "id": "xenusb-0" }));
     assert_eq!((bed.sim.port_read(0xae04, 4).unwrap(), at(&mut bed)), (1 << device, Some(device)));
@@ -178,7 +205,10 @@ fn usbctrl_is_added_and_ejected() {
     };
     assert!(refused.contains("too often"), "{refused}");
     let events = bed.good("x-bulkhead-events", json!({})).to_string();
-    assert!(events.contains("DEVICE_DELETED") && events.contains("xenusb-1"), "by the name that it was given: {events}");
+    assert!(
+        events.contains("DEVICE_DELETED") && events.contains("xenusb-1"),
+        "by the name that it was given: {events}"
+    );
     assert!(bed.sim.end().unwrap().success());
     // A machine that has one from the start has no second.
     let mut bed = Bed::new(&["-usb"]);
@@ -190,7 +220,15 @@ fn usbctrl_is_added_and_ejected() {
 #[test]
 fn cd_insert() {
     let mut bed = Bed::new(&[]);
-    let cd = |bed: &Bed| bed.good("query-block", json!({})).as_array().unwrap().iter().find(|b| b["device"] == "ide-5632").unwrap().clone();
+    let cd = |bed: &Bed| {
+        bed.good("query-block", json!({}))
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|b| b["device"] == "ide-5632")
+            .unwrap()
+            .clone()
+    };
     assert!(cd(&bed)["inserted"]["file"].as_str().unwrap().ends_with("/first.iso"));
     assert!(bed.good("query-version", json!({}))["qemu"]["major"].as_u64().unwrap() >= 8);
     bed.good("eject", json!({ "id": "ide-5632", "force": true }));
@@ -199,10 +237,17 @@ fn cd_insert() {
     std::fs::write(&path, vec![7; 32 << 10]).unwrap();
     let file = std::fs::File::open(&path).unwrap();
     let command = json!({ "execute": "add-fd", "arguments": { "opaque": format!("raw:{}", path.display()) } });
-    let set = bed.sim.qmp_with(&command.to_string(), Some(file.as_fd())).unwrap()["return"]["fdset-id"].as_u64().unwrap();
-    bed.good("blockdev-change-medium", json!({ "id": "ide-5632", "filename": format!("/dev/fdset/{set}"), "format": "raw" }));
+    let set =
+        bed.sim.qmp_with(&command.to_string(), Some(file.as_fd())).unwrap()["return"]["fdset-id"].as_u64().unwrap();
+    bed.good(
+        "blockdev-change-medium",
+        json!({ "id": "ide-5632", "filename": format!("/dev/fdset/{set}"), "format": "raw" }),
+    );
     let now = cd(&bed);
-    assert_eq!((now["inserted"]["file"].as_str().unwrap(), now["inserted"]["image"]["virtual-size"].as_u64()), (path.to_str().unwrap(), Some(32 << 10)));
+    assert_eq!(
+        (now["inserted"]["file"].as_str().unwrap(), now["inserted"]["image"]["virtual-size"].as_u64()),
+        (path.to_str().unwrap(), Some(32 << 10))
+    );
     assert!(bed.sim.end().unwrap().success());
 }
 
@@ -244,8 +289,12 @@ fn the_bus_and_the_rest() {
     let mut bed = Bed::new(&["-device", "VGA,vgamem_mb=16"]);
     let buses = bed.good("query-pci", json!({}));
     let devices = buses[0]["devices"].as_array().unwrap();
-    let at = |slot: u64, function: u64| devices.iter().find(|d| d["slot"] == slot && d["function"] == function).unwrap();
-    assert_eq!((at(1, 1)["qdev_id"].as_str(), at(1, 1)["id"]["device"].as_u64(), at(1, 1)["class_info"]["class"].as_u64()), (Some("ide"), Some(0x7010), Some(0x101)));
+    let at =
+        |slot: u64, function: u64| devices.iter().find(|d| d["slot"] == slot && d["function"] == function).unwrap();
+    assert_eq!(
+        (at(1, 1)["qdev_id"].as_str(), at(1, 1)["id"]["device"].as_u64(), at(1, 1)["class_info"]["class"].as_u64()),
+        (Some("ide"), Some(0x7010), Some(0x101))
+    );
     assert_eq!((at(3, 0)["qdev_id"].as_str(), at(2, 0)["id"]["vendor"].as_u64()), (Some("vga"), Some(0x5853)));
     assert!(bed.error("system_wakeup", json!({})).contains("not in suspended state"));
     assert!(bed.error("device_del", json!({ "id": "cpu-2" })).contains("cannot be taken away"));

@@ -10,7 +10,20 @@ fn image(dir: &tempfile::TempDir) -> String {
 
 fn machine(dir: &tempfile::TempDir) -> Sim {
     let drive = format!("file={},if=ide,index=0,media=disk,format=raw,cache=writeback", image(dir));
-    let arguments = ["-machine", "xenfv", "-m", "16", "-smp", "2", "-device", "VGA,vgamem_mb=16", "-serial", "null", "-drive", &drive];
+    let arguments = [
+        "-machine",
+        "xenfv",
+        "-m",
+        "16",
+        "-smp",
+        "2",
+        "-device",
+        "VGA,vgamem_mb=16",
+        "-serial",
+        "null",
+        "-drive",
+        &drive,
+    ];
     Sim::start(&Options::new(&arguments)).unwrap()
 }
 
@@ -48,7 +61,11 @@ fn bars_are_claimed_where_they_are_decoded_and_video_ram_moves() {
     sim.config_write(3, 0, 0x10, 4, 0xf000_0000).unwrap();
     sim.config_write(3, 0, 0x30, 4, 0xf200_0001).unwrap();
     sim.config_write(3, 0, 4, 2, 3).unwrap();
-    assert!(sim.trace_lines.iter().any(|l| l.starts_with("relocate") && l.contains("0xf0000 4096")), "{:?}", sim.trace_lines);
+    assert!(
+        sim.trace_lines.iter().any(|l| l.starts_with("relocate") && l.contains("0xf0000 4096")),
+        "{:?}",
+        sim.trace_lines
+    );
     let mut rom = [0; 2];
     sim.memory_read(0xf200_0000, &mut rom).unwrap();
     assert_eq!(rom, [0x55, 0xaa], "the VGA firmware");
@@ -96,15 +113,21 @@ fn killed_devices_come_back_with_their_state_and_the_others_do_not_notice() {
         sim.port_write(0x70, 1, 0x40).unwrap();
         sim.port_write(0x71, 1, 0x77).unwrap();
         let pid = sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         let mut after = None;
         while after.is_none_or(|p| p == pid) {
             after = sim.process(role);
         }
         // The machine answers all the time, with all ones where the dead one was.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while (sim.port_read(0x3ff, 1).unwrap(), sim.port_read(0x71, 1).unwrap(), sim.config_read(1, 1, 0, 2).unwrap(), sim.port_read(0x64, 1).unwrap() & 4, sim.config_read(3, 0, 0, 2).unwrap())
-            != (0x5a, 0x77, 0x8086, 4, 0x1234)
+        while (
+            sim.port_read(0x3ff, 1).unwrap(),
+            sim.port_read(0x71, 1).unwrap(),
+            sim.config_read(1, 1, 0, 2).unwrap(),
+            sim.port_read(0x64, 1).unwrap() & 4,
+            sim.config_read(3, 0, 0, 2).unwrap(),
+        ) != (0x5a, 0x77, 0x8086, 4, 0x1234)
         {
             assert!(std::time::Instant::now() < end, "{role} did not come back:\n{}", sim.log());
         }
@@ -200,7 +223,10 @@ fn a_guest_that_floods_the_log_while_nobody_reads_it_does_not_stop_its_devices()
     rustix::process::kill_process(control, rustix::process::Signal::CONT).unwrap();
     sim.await_log("xxxxxxxx").unwrap();
     let inspect = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"platform"}}"#).unwrap();
-    assert!(inspect["return"]["statistics"]["log records lost"].as_u64().unwrap() > 0, "the flood was too small: {inspect}");
+    assert!(
+        inspect["return"]["statistics"]["log records lost"].as_u64().unwrap() > 0,
+        "the flood was too small: {inspect}"
+    );
     assert_eq!(sim.process("platform"), Some(pid), "{}", sim.log());
 }
 
@@ -322,7 +348,9 @@ fn nothing_is_left_of_a_simulated_machine_that_was_killed() {
     child.stdin.as_mut().unwrap().write_all(b"inb 0x64\n").unwrap();
     assert!(lines.next().unwrap().unwrap().starts_with("OK"));
     let launchers = || {
-        let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| std::fs::read_to_string(e.ok()?.path().join("cmdline")).ok());
+        let all = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|e| std::fs::read_to_string(e.ok()?.path().join("cmdline")).ok());
         all.filter(|c| c.contains(&name) && c.contains("bulkhead-dm")).count()
     };
     assert_eq!(launchers(), 1);

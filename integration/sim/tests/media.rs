@@ -67,7 +67,9 @@ fn a_cd_is_changed_as_libxl_does_it_and_a_restarted_process_has_the_new_one() {
     let medium = File::open(&second).unwrap();
     let add = format!(r#"{{"execute":"add-fd","arguments":{{"opaque":"raw:{second}"}}}}"#);
     let set = ok(&sim.qmp_with(&add, Some(medium.as_fd())).unwrap())["fdset-id"].as_u64().unwrap();
-    let change = format!(r#"{{"execute":"blockdev-change-medium","arguments":{{"id":"ide-5632","filename":"/dev/fdset/{set}","format":"raw"}}}}"#);
+    let change = format!(
+        r#"{{"execute":"blockdev-change-medium","arguments":{{"id":"ide-5632","filename":"/dev/fdset/{set}","format":"raw"}}}}"#
+    );
     ok(&sim.qmp(&change).unwrap());
     ok(&sim.qmp(&format!(r#"{{"execute":"remove-fd","arguments":{{"fdset-id":{set}}}}}"#)).unwrap());
     assert_eq!(word(&mut sim), Err([6, 0x28, 0]), "told once");
@@ -86,8 +88,14 @@ fn a_cd_is_changed_as_libxl_does_it_and_a_restarted_process_has_the_new_one() {
     for (command, why) in [
         (r#"{"execute":"eject","arguments":{"id":"ide-768"}}"#, "not found"),
         (r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"/etc/passwd"}}"#, "add-fd"),
-        (r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"/dev/fdset/9"}}"#, "no such fdset"),
-        (r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"/dev/fdset/9","format":"qcow2"}}"#, "formats"),
+        (
+            r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"/dev/fdset/9"}}"#,
+            "no such fdset",
+        ),
+        (
+            r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"/dev/fdset/9","format":"qcow2"}}"#,
+            "formats",
+        ),
         (r#"{"execute":"eject"}"#, "'id' is missing"),
     ] {
         let answer = sim.qmp(command).unwrap();
@@ -96,7 +104,11 @@ fn a_cd_is_changed_as_libxl_does_it_and_a_restarted_process_has_the_new_one() {
     // What is no medium is refused and leaves the drive empty, in this life and the next.
     let (pipe, _end) = rustix::pipe::pipe().unwrap();
     let set = ok(&sim.qmp_with(r#"{"execute":"add-fd"}"#, Some(pipe.as_fd())).unwrap())["fdset-id"].as_u64().unwrap();
-    let answer = sim.qmp(&format!(r#"{{"execute":"blockdev-change-medium","arguments":{{"id":"ide-5632","filename":"/dev/fdset/{set}"}}}}"#)).unwrap();
+    let answer = sim
+        .qmp(&format!(
+            r#"{{"execute":"blockdev-change-medium","arguments":{{"id":"ide-5632","filename":"/dev/fdset/{set}"}}}}"#
+        ))
+        .unwrap();
     assert!(answer.get("error").is_some(), "{answer}");
     assert_eq!(packet(&mut sim, &[0], 0), Err([2, 0x3a, 2]));
 }

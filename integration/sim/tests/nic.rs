@@ -74,7 +74,8 @@ impl Bench {
 
     fn set(&self, words: &str) -> serde_json::Value {
         let words: Vec<&str> = words.split(' ').collect();
-        let command = serde_json::json!({ "execute": "x-bulkhead-net-set", "arguments": { "device": "nic0", "set": words } });
+        let command =
+            serde_json::json!({ "execute": "x-bulkhead-net-set", "arguments": { "device": "nic0", "set": words } });
         self.sim.qmp(&command.to_string()).unwrap()
     }
 
@@ -129,12 +130,21 @@ fn rules_and_the_cable_are_set_while_the_guest_runs() {
     assert!(b.set("link=down")["return"].is_object());
     assert_eq!(b.sim.port_read(PORTS + 0x58, 1).unwrap() & 4, 4, "the driver sees it");
     b.sends(&frame(63));
-    assert!(b.sim.qmp(r#"{"execute":"set_link","arguments":{"name":"net0","up":true}}"#).unwrap()["return"].is_object());
+    assert!(
+        b.sim.qmp(r#"{"execute":"set_link","arguments":{"name":"net0","up":true}}"#).unwrap()["return"].is_object()
+    );
     b.sends(&frame(64));
     assert_eq!(b.arrived(), frame(64));
     let shown = b.sim.qmp(r#"{"execute":"x-bulkhead-net-show"}"#).unwrap();
     let card = &shown["return"][0];
-    assert_eq!((card["device"].as_str(), card["dropped-in-process"]["source MAC"].as_u64(), card["dropped-in-process"]["EtherType"].as_u64()), (Some("nic0"), Some(1), Some(1)));
+    assert_eq!(
+        (
+            card["device"].as_str(),
+            card["dropped-in-process"]["source MAC"].as_u64(),
+            card["dropped-in-process"]["EtherType"].as_u64()
+        ),
+        (Some("nic0"), Some(1), Some(1))
+    );
     for (bad, why) in [("level=strict", "off, guard or addresses"), ("speed=1", "not known"), ("link", "KEY=VALUE")] {
         assert!(b.set(bad)["error"]["desc"].as_str().unwrap().contains(why), "{bad}");
     }
@@ -157,7 +167,10 @@ fn a_capture_is_pcap() {
     b.await_buffer(88);
     file.extend(ask(&b, true));
     assert_eq!(file.len(), 24 + 16 + 100 + 16 + 80);
-    assert_eq!((&file[..4], &file[40..140], &file[156..]), (&0xa1b2_3c4du32.to_le_bytes()[..], &frame(100)[..], &frame(80)[..]));
+    assert_eq!(
+        (&file[..4], &file[40..140], &file[156..]),
+        (&0xa1b2_3c4du32.to_le_bytes()[..], &frame(100)[..], &frame(80)[..])
+    );
     assert!(b.sim.end().unwrap().success());
 }
 
@@ -206,30 +219,87 @@ fn replay(model: &str, least: u64, lines: &[&str]) {
 
 #[test]
 fn e1000_recursion_by_loopback_into_its_own_registers() {
-    replay("e1000", 5, &[
-        "outl 0xcf8 0x80000813", "outl 0xcfc 0xe0", "outl 0xcf8 0x80000803", "outw 0xcfc 0x0600", "outl 0xcf8 0x80000810", "outl 0xcfc 0xe0000000",
-        "outl 0xcf8 0x80000804", "outw 0xcfc 0x06", "writel 0xe0000100 0x000a0000", "writel 0xe0000020 0x420ff00", "writel 0xe0002808 0x28080000",
-        "writel 0xe0002818 0x08000000", "write 0xf9b 0x1 0x01", "write 0x2170 0x1 0x14", "write 0x2171 0x1 0x38", "write 0x2173 0x1 0xe0",
-        "writel 0xe0000400 0x00020000", "writel 0xe0003808 0x02100000", "writel 0xe0003818 0xfa", "clock_step 1000000",
-    ]);
+    replay(
+        "e1000",
+        5,
+        &[
+            "outl 0xcf8 0x80000813",
+            "outl 0xcfc 0xe0",
+            "outl 0xcf8 0x80000803",
+            "outw 0xcfc 0x0600",
+            "outl 0xcf8 0x80000810",
+            "outl 0xcfc 0xe0000000",
+            "outl 0xcf8 0x80000804",
+            "outw 0xcfc 0x06",
+            "writel 0xe0000100 0x000a0000",
+            "writel 0xe0000020 0x420ff00",
+            "writel 0xe0002808 0x28080000",
+            "writel 0xe0002818 0x08000000",
+            "write 0xf9b 0x1 0x01",
+            "write 0x2170 0x1 0x14",
+            "write 0x2171 0x1 0x38",
+            "write 0x2173 0x1 0xe0",
+            "writel 0xe0000400 0x00020000",
+            "writel 0xe0003808 0x02100000",
+            "writel 0xe0003818 0xfa",
+            "clock_step 1000000",
+        ],
+    );
 }
 
 #[test]
 fn rtl8139_recursion_by_loopback_into_its_own_registers() {
-    replay("rtl8139", 6, &[
-        "outl 0xcf8 0x80000814", "outl 0xcfc 0xe0000000", "outl 0xcf8 0x80000804", "outb 0xcfc 0x26", "write 0x1 0x1 0x42", "write 0x5 0x1 0x42", "write 0x9 0x1 0x42",
-        "write 0xd 0x1 0x42", "writel 0xe0000044 0x11", "write 0xe0000037 0x1 0x1c", "writel 0xe0000030 0xe0000000", "writel 0xe0000040 0x60010", "writel 0xe0000010 0x20100",
-        "writel 0xe0000040 0x60000", "writel 0xe0000010 0x01", "write 0xe0000037 0x1 0x0c", "writel 0xe0000030 0xe0000010", "writel 0xe0000044 0x01", "writel 0xe0000010 0x01",
-    ]);
+    replay(
+        "rtl8139",
+        6,
+        &[
+            "outl 0xcf8 0x80000814",
+            "outl 0xcfc 0xe0000000",
+            "outl 0xcf8 0x80000804",
+            "outb 0xcfc 0x26",
+            "write 0x1 0x1 0x42",
+            "write 0x5 0x1 0x42",
+            "write 0x9 0x1 0x42",
+            "write 0xd 0x1 0x42",
+            "writel 0xe0000044 0x11",
+            "write 0xe0000037 0x1 0x1c",
+            "writel 0xe0000030 0xe0000000",
+            "writel 0xe0000040 0x60010",
+            "writel 0xe0000010 0x20100",
+            "writel 0xe0000040 0x60000",
+            "writel 0xe0000010 0x01",
+            "write 0xe0000037 0x1 0x0c",
+            "writel 0xe0000030 0xe0000010",
+            "writel 0xe0000044 0x01",
+            "writel 0xe0000010 0x01",
+        ],
+    );
 }
 
 #[test]
 fn rtl8139_division_by_a_segment_size_of_zero() {
-    replay("rtl8139", 4, &[
-        "outl 0xcf8 0x80000814", "outl 0xcfc 0xe0000000", "outl 0xcf8 0x80000804", "outw 0xcfc 0x06", "write 0xe0000037 0x1 0x04", "writew 0xe00000e0 0x01",
-        // A descriptor at 0: first, last, large send with segment size 0; its packet at 0x4000.
-        "write 0x0 0x4 0x400000b8", "writel 0x0 0xb8000040", "writel 0x4 0x0", "writel 0x8 0x4000", "writel 0xc 0x0", "write 0x400c 0x1 0x08", "write 0x400e 0x1 0x47",
-        "write 0x4010 0x1 0x02", "write 0x4017 0x1 0x06", "write 0x4036 0x1 0x80", "write 0xe00000d9 0x1 0x40",
-    ]);
+    replay(
+        "rtl8139",
+        4,
+        &[
+            "outl 0xcf8 0x80000814",
+            "outl 0xcfc 0xe0000000",
+            "outl 0xcf8 0x80000804",
+            "outw 0xcfc 0x06",
+            "write 0xe0000037 0x1 0x04",
+            "writew 0xe00000e0 0x01",
+            // A descriptor at 0: first, last, large send with segment size 0; its packet at 0x4000.
+            "write 0x0 0x4 0x400000b8",
+            "writel 0x0 0xb8000040",
+            "writel 0x4 0x0",
+            "writel 0x8 0x4000",
+            "writel 0xc 0x0",
+            "write 0x400c 0x1 0x08",
+            "write 0x400e 0x1 0x47",
+            "write 0x4010 0x1 0x02",
+            "write 0x4017 0x1 0x06",
+            "write 0x4036 0x1 0x80",
+            "write 0xe00000d9 0x1 0x40",
+        ],
+    );
 }
-

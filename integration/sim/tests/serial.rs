@@ -21,7 +21,8 @@ fn a_port_that_listens_serves_one_peer_after_the_other() {
     use std::os::unix::net::UnixStream;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("com1");
-    let mut sim = Sim::start(&Options::new(&["-serial", &format!("unix:{},server=on,wait=off", path.display())])).unwrap();
+    let mut sim =
+        Sim::start(&Options::new(&["-serial", &format!("unix:{},server=on,wait=off", path.display())])).unwrap();
     sim.port_write(0x3f8, 1, u32::from(b'-')).unwrap();
     let mut first = UnixStream::connect(&path).unwrap();
     first.write_all(b"a").unwrap();

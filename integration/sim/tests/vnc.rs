@@ -5,7 +5,19 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 fn start(vnc: &str) -> Sim {
-    Sim::start(&Options::new(&["-name", "seen", "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-vnc", vnc])).unwrap()
+    Sim::start(&Options::new(&[
+        "-name",
+        "seen",
+        "-machine",
+        "xenfv",
+        "-m",
+        "16",
+        "-device",
+        "VGA,vgamem_mb=16",
+        "-vnc",
+        vnc,
+    ]))
+    .unwrap()
 }
 
 fn port(sim: &Sim) -> u16 {
@@ -40,7 +52,8 @@ impl Viewer {
         viewer.0.write_all(&[1, 1]).unwrap();
         assert_eq!(viewer.hear(4), [0; 4]);
         let hello = viewer.hear(24 + 4);
-        let (w, h) = (usize::from(hello[0]) << 8 | usize::from(hello[1]), usize::from(hello[2]) << 8 | usize::from(hello[3]));
+        let (w, h) =
+            (usize::from(hello[0]) << 8 | usize::from(hello[1]), usize::from(hello[2]) << 8 | usize::from(hello[3]));
         assert_eq!(&hello[24..], b"seen");
         (viewer, w, h)
     }
@@ -88,9 +101,15 @@ fn draw(sim: &mut Sim, seed: u32) {
 fn screenshot(sim: &Sim) -> (usize, usize, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("png");
-    let out = std::process::Command::new(Options::new(&[]).binaries.join("bulkhead")).arg("screenshot").arg(sim.qmp_socket()).arg(&file).output().unwrap();
+    let out = std::process::Command::new(Options::new(&[]).binaries.join("bulkhead"))
+        .arg("screenshot")
+        .arg(sim.qmp_socket())
+        .arg(&file)
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&file).unwrap())).read_info().unwrap();
+    let mut reader =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&file).unwrap())).read_info().unwrap();
     let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut bytes).unwrap();
     assert_eq!(info.color_type, png::ColorType::Rgb);
@@ -164,7 +183,22 @@ fn what_viewers_type_and_point_at_reaches_the_guest() {
 /// The links between the processes: keyboard → viewer, viewer → display, USB controller → viewer.
 #[test]
 fn lights_wishes_and_places_go_from_process_to_process() {
-    let mut sim = Sim::start(&Options::new(&["-name", "seen", "-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-vnc", "127.0.0.1:0,to=99", "-usb", "-usbdevice", "tablet"])).unwrap();
+    let mut sim = Sim::start(&Options::new(&[
+        "-name",
+        "seen",
+        "-machine",
+        "xenfv",
+        "-m",
+        "16",
+        "-device",
+        "VGA,vgamem_mb=16",
+        "-vnc",
+        "127.0.0.1:0,to=99",
+        "-usb",
+        "-usbdevice",
+        "tablet",
+    ]))
+    .unwrap();
     let (mut viewer, w, h) = Viewer::enter(port(&sim));
     viewer.picture(w, h);
     // LED state, ExtendedDesktopSize; the guest's driver switches Num Lock and Caps Lock on.
@@ -191,7 +225,9 @@ fn lights_wishes_and_places_go_from_process_to_process() {
     // 1280x800, one screen.
     viewer.0.write_all(&[251, 0, 5, 0, 3, 32, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 3, 32, 0, 0, 0, 0]).unwrap();
     let monitor = |sim: &Sim| {
-        let registers = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"vga"}}"#).unwrap()["return"]["registers"].clone();
+        let registers = sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"vga"}}"#).unwrap()["return"]
+            ["registers"]
+            .clone();
         registers.to_string()
     };
     await_that("the wish", || monitor(&sim).contains("1280x800"));
@@ -223,7 +259,10 @@ fn a_password_set_by_qmp_lets_in_and_outlives_the_server() {
     await_that("the password", || try_it("secret") == 0);
     assert!(sim.end().unwrap().success());
     let mut open = start("127.0.0.1:0,to=99");
-    assert!(open.qmp(r#"{"execute":"change-vnc-password","arguments":{"password":"secret"}}"#).unwrap()["error"].is_object());
+    assert!(
+        open.qmp(r#"{"execute":"change-vnc-password","arguments":{"password":"secret"}}"#).unwrap()["error"]
+            .is_object()
+    );
     assert!(open.end().unwrap().success());
 }
 
@@ -244,11 +283,24 @@ fn answer(password: &str, challenge: &[u8]) -> Vec<u8> {
 
 #[test]
 fn ports_that_are_taken_are_passed_over_or_refused() {
-    let taken: Vec<std::net::TcpListener> = (5950..5953).filter_map(|p| std::net::TcpListener::bind(("127.0.0.1", p)).ok()).collect();
+    let taken: Vec<std::net::TcpListener> =
+        (5950..5953).filter_map(|p| std::net::TcpListener::bind(("127.0.0.1", p)).ok()).collect();
     let mut sim = start("127.0.0.1:50,to=99");
     assert!(port(&sim) >= 5953);
     assert!(sim.end().unwrap().success());
-    let refused = Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-vnc", "127.0.0.1:50"])).map(|_| ()).unwrap_err().to_string();
+    let refused = Sim::start(&Options::new(&[
+        "-machine",
+        "xenfv",
+        "-m",
+        "16",
+        "-device",
+        "VGA,vgamem_mb=16",
+        "-vnc",
+        "127.0.0.1:50",
+    ]))
+    .map(|_| ())
+    .unwrap_err()
+    .to_string();
     assert!(refused.contains("BH-0208") && refused.contains("Address already in use"), "{refused}");
     drop(taken);
     // A Unix socket, which goes with the machine.

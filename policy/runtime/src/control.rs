@@ -6,11 +6,11 @@ use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::plan::{InputEvent, UsbDevice};
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -198,7 +198,9 @@ impl v1::process_server::Process for Service {
 
     async fn set_nic(&self, request: Request<v1::NicSettings>) -> Reply<v1::Empty> {
         let bytes = <[u8; NicSettings::LEN]>::try_from(request.into_inner().settings).ok();
-        let settings = bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or_else(|| Status::invalid_argument("settings of a network card"))?;
+        let settings = bytes
+            .and_then(|b| NicSettings::from_bytes(&b))
+            .ok_or_else(|| Status::invalid_argument("settings of a network card"))?;
         let done = self.ask(|s| ControlRequest::SetNic(settings, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
@@ -221,7 +223,10 @@ impl v1::process_server::Process for Service {
 
     async fn plug_pci(&self, request: Request<v1::PciPlug>) -> Reply<v1::Empty> {
         let v1::PciPlug { device, id } = request.into_inner();
-        let device = u8::try_from(device).ok().filter(|d| *d < 32).ok_or_else(|| Status::invalid_argument("number of a PCI device"))?;
+        let device = u8::try_from(device)
+            .ok()
+            .filter(|d| *d < 32)
+            .ok_or_else(|| Status::invalid_argument("number of a PCI device"))?;
         if id.is_empty() || id.len() > 64 {
             return Err(Status::invalid_argument("name of a PCI device"));
         }
@@ -230,7 +235,8 @@ impl v1::process_server::Process for Service {
     }
 
     async fn plug_cpu(&self, request: Request<v1::Cpu>) -> Reply<v1::Empty> {
-        let cpu = u16::try_from(request.into_inner().index).map_err(|_| Status::invalid_argument("number of the vCPU"))?;
+        let cpu =
+            u16::try_from(request.into_inner().index).map_err(|_| Status::invalid_argument("number of the vCPU"))?;
         let done = self.ask(|s| ControlRequest::PlugCpu(cpu, s)).await?;
         done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
     }
@@ -267,13 +273,21 @@ impl tonic::transport::server::Connected for Inherited {
 }
 
 impl AsyncRead for Inherited {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, to: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, to)
     }
 }
 
 impl AsyncWrite for Inherited {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, from: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        from: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, from)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {

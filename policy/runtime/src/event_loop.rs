@@ -64,12 +64,17 @@ pub fn run_device(
     let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
     let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
     let memory = memory_of(&mut process, &config)?;
-    let frame_bell = if matches!(config, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }) { process.fds.take(&FdUse::FrameBell) } else { None };
+    let frame_bell = if matches!(config, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }) {
+        process.fds.take(&FdUse::FrameBell)
+    } else {
+        None
+    };
     let surface = process.fds.take(&FdUse::Surface).map(SurfaceWriter::new).transpose()?.map(SurfaceArea);
 
     let report = process.confine()?;
     let control = serve_control(role, control_socket)?;
-    let resources = Resources { domid: process.plan.domid, fds: std::mem::take(&mut process.fds), memory: memory.clone() };
+    let resources =
+        Resources { domid: process.plan.domid, fds: std::mem::take(&mut process.fds), memory: memory.clone() };
     let built = build(&config, resources).map_err(StartError::Other)?;
     let mut cx = Context::new(memory);
     if process.plan.mode == Mode::Xen || !config.seen() {
@@ -92,7 +97,13 @@ pub fn run_device(
         }
     }
     let declaration = built.device.declaration();
-    let shadows = declaration.regions.iter().flat_map(|r| &r.shadows).map(|(_, _, i)| usize::from(*i).saturating_add(1)).max().unwrap_or(0);
+    let shadows = declaration
+        .regions
+        .iter()
+        .flat_map(|r| &r.shadows)
+        .map(|(_, _, i)| usize::from(*i).saturating_add(1))
+        .max()
+        .unwrap_or(0);
     let mut data = Data {
         channel: DeviceEnd::new(peer, own, shape),
         functions: declaration.functions.len(),

@@ -35,7 +35,8 @@ impl FrameBuffer {
         let mut fixed = [0u8; 80];
         // SAFETY: the requests write the structures of linux/fb.h: 160 and 80 bytes.
         let r = unsafe {
-            libc::ioctl(fd.as_raw_fd(), FBIOGET_VSCREENINFO, variable.as_mut_ptr()) | libc::ioctl(fd.as_raw_fd(), FBIOGET_FSCREENINFO, fixed.as_mut_ptr())
+            libc::ioctl(fd.as_raw_fd(), FBIOGET_VSCREENINFO, variable.as_mut_ptr())
+                | libc::ioctl(fd.as_raw_fd(), FBIOGET_FSCREENINFO, fixed.as_mut_ptr())
         };
         if r != 0 {
             return Err(format!("the frame buffer: {}", std::io::Error::last_os_error()));

@@ -53,7 +53,12 @@ pub(crate) fn start() {
         rank(meta.level()) <= limit
     })
     .with_max_level_hint(LevelFilter::TRACE);
-    let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_target(false).log_internal_errors(false).with_writer(|| Pipe);
+    let layer = tracing_subscriber::fmt::layer()
+        .without_time()
+        .with_ansi(false)
+        .with_target(false)
+        .log_internal_errors(false)
+        .with_writer(|| Pipe);
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer.with_filter(filter)));
 }
 

@@ -74,7 +74,9 @@ pub fn map_video_ram(privcmd: BorrowedFd<'_>, domid: DomId, gfn: u64, bytes: u32
     let mut errors = vec![0; pages];
     let area = map_frames(privcmd, domid, &frames, &mut errors)?;
     match errors.iter().position(|e| *e != 0) {
-        Some(i) => Err(Error::other(format!("guest frame {:#x} of video RAM is not there", gfn.saturating_add(i as u64)))),
+        Some(i) => {
+            Err(Error::other(format!("guest frame {:#x} of video RAM is not there", gfn.saturating_add(i as u64))))
+        }
         None => Ok(area),
     }
 }
@@ -110,7 +112,8 @@ impl ForeignMemory {
         }
         let frames: Vec<u64> = (address >> 12..).take(BUCKET_PAGES).collect();
         let mut errors = vec![0; BUCKET_PAGES];
-        let area = map_frames(self.privcmd.as_fd(), self.domid, &frames, &mut errors).map_err(|_| DmaError::NoRam(address))?;
+        let area =
+            map_frames(self.privcmd.as_fd(), self.domid, &frames, &mut errors).map_err(|_| DmaError::NoRam(address))?;
         let present: Vec<bool> = errors.iter().map(|e| *e == 0).collect();
         let bucket = Arc::new(Bucket { area, present, used: now.into() });
         buckets.insert(number, bucket.clone());
@@ -185,7 +188,8 @@ impl Vector {
         let mut total = 0usize;
         let mut first = 0usize;
         while let Some(rest) = iov.get_mut(first..).filter(|r| !r.is_empty()) {
-            let at = i64::try_from(offset.saturating_add(total as u64)).map_err(|_| DmaError::File(rustix::io::Errno::INVAL))?;
+            let at = i64::try_from(offset.saturating_add(total as u64))
+                .map_err(|_| DmaError::File(rustix::io::Errno::INVAL))?;
             let count = i32::try_from(rest.len().min(IOV)).unwrap_or(1);
             // SAFETY: each element points into a mapping that `self.keep` or the caller's memory holds, for its whole
             // length; the kernel copies with faults handled, and no Rust reference to it exists.
@@ -313,7 +317,14 @@ impl GrantMemory {
         let all = pages.saturating_add(buffer.map_or(0, |b| b.1));
         let len = all.saturating_mul(PAGE);
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-        let ptr = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) }?;
+        let ptr = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
         let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         // SAFETY: the mapping just made, known to the area only. Pages without access are never touched: see `present`.
         let area = unsafe { SharedArea::from_mapping(base, len, true) };
@@ -330,7 +341,16 @@ impl GrantMemory {
         let len = count.saturating_mul(PAGE);
         let at = self.area.address(page.saturating_mul(PAGE), len).ok_or(std::io::ErrorKind::InvalidInput)?;
         // SAFETY: inside of the range that this value has reserved; what is replaced has no references, only copies are made of it.
-        unsafe { rustix::mm::mmap(at.cast(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED, fd, offset) }?;
+        unsafe {
+            rustix::mm::mmap(
+                at.cast(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::FIXED,
+                fd,
+                offset,
+            )
+        }?;
         for present in self.present.iter().skip(page).take(count) {
             present.store(true, std::sync::atomic::Ordering::Release);
         }
@@ -445,7 +465,10 @@ mod tests {
         rustix::io::pread(&buffer, &mut byte, 0).unwrap();
         assert_eq!(byte, [9], "the buffer is shared");
         memory.unmap();
-        assert_eq!(memory.read_file(buffer.as_fd(), 0, &[Segment { address: 5 * 4096, len: 1 }]), Err(DmaError::NoRam(5 * 4096)));
+        assert_eq!(
+            memory.read_file(buffer.as_fd(), 0, &[Segment { address: 5 * 4096, len: 1 }]),
+            Err(DmaError::NoRam(5 * 4096))
+        );
         assert_eq!(memory.read(16 * 4096, &mut byte), Ok(()));
         for at in [u64::MAX, 18 * 4096, u64::MAX - 3] {
             assert_eq!(memory.read(at, &mut byte), Err(DmaError::NoRam(at)));

@@ -108,7 +108,8 @@ impl Process {
         }
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         let link = Link::new(socket);
-        let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::Other(format!("no profile for {role}")))?;
+        let profile =
+            bulkhead_policy::profile(role).ok_or_else(|| StartError::Other(format!("no profile for {role}")))?;
         match link.receive(true)? {
             Some((ToProcess::Start { slot, plan, fds: uses }, fds)) => {
                 let mut all = Fds::default();

@@ -39,7 +39,11 @@ impl Trace {
             Area::Memory { base, .. } => Some((false, base)),
             Area::Bar { function, bar } => {
                 let register = device.config(function)?.read(bar.checked_mul(4)?.checked_add(0x10)?, 4);
-                Some(if register & 1 != 0 { (true, u64::from(register & 0xfffc)) } else { (false, u64::from(register & 0xffff_fff0)) })
+                Some(if register & 1 != 0 {
+                    (true, u64::from(register & 0xfffc))
+                } else {
+                    (false, u64::from(register & 0xffff_fff0))
+                })
             }
         }
     }
@@ -58,7 +62,11 @@ impl Trace {
         let mut lines = String::new();
         for element in data.chunks(usize::from(at.size).max(1)) {
             let value = element.iter().rev().fold(0u64, |v, b| v << 8 | u64::from(*b));
-            let _ = if write { writeln!(lines, "{verb}{size} {address:#x} {value:#x}") } else { writeln!(lines, "{verb}{size} {address:#x} # {value:#x}") };
+            let _ = if write {
+                writeln!(lines, "{verb}{size} {address:#x} {value:#x}")
+            } else {
+                writeln!(lines, "{verb}{size} {address:#x} # {value:#x}")
+            };
             if lines.len() > WHOLE.saturating_sub(64) {
                 self.put(&lines);
                 lines.clear();
@@ -71,7 +79,11 @@ impl Trace {
     pub(crate) fn config(&mut self, function: u8, offset: u8, size: u8, value: u64) {
         let Some(spec) = self.declaration.functions.get(usize::from(function)) else { return };
         let address = 0x8000_0000u32 | u32::from(spec.bdf()) << 8 | u32::from(offset & 0xfc);
-        let line = format!("outl 0xcf8 {address:#x}\nout{} {:#x} {value:#x}\n", letter(size), 0xcfcu32.wrapping_add(u32::from(offset & 3)));
+        let line = format!(
+            "outl 0xcf8 {address:#x}\nout{} {:#x} {value:#x}\n",
+            letter(size),
+            0xcfcu32.wrapping_add(u32::from(offset & 3))
+        );
         self.put(&line);
     }
 

@@ -43,7 +43,10 @@ pub fn up(index: u32, mtu: u32) -> std::io::Result<()> {
 pub fn by_address(mac: [u8; 6]) -> Option<String> {
     let wanted: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
     let wanted = wanted.join(":");
-    let mut names: Vec<String> = std::fs::read_dir("/sys/class/net").ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir("/sys/class/net").ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort();
-    names.into_iter().find(|name| std::fs::read_to_string(format!("/sys/class/net/{name}/address")).is_ok_and(|a| a.trim() == wanted))
+    names.into_iter().find(|name| {
+        std::fs::read_to_string(format!("/sys/class/net/{name}/address")).is_ok_and(|a| a.trim() == wanted)
+    })
 }

@@ -105,7 +105,11 @@ impl Netlink {
                     _ if sequence != Some(self.sequence) => {}
                     ERROR => {
                         let code = body.first_chunk::<4>().map_or(0, |b| i32::from_ne_bytes(*b));
-                        return if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(code.saturating_neg())) };
+                        return if code == 0 {
+                            Ok(())
+                        } else {
+                            Err(std::io::Error::from_raw_os_error(code.saturating_neg()))
+                        };
                     }
                     DONE => return Ok(()),
                     _ => each(body),
@@ -135,7 +139,8 @@ impl Netlink {
         for word in [index, flags, which] {
             head.extend(word.to_ne_bytes());
         }
-        let attributes = mtu.map_or_else(Attributes::default, |mtu| Attributes::default().with(MTU, &mtu.to_ne_bytes()));
+        let attributes =
+            mtu.map_or_else(Attributes::default, |mtu| Attributes::default().with(MTU, &mtu.to_ne_bytes()));
         self.ask(NEW_LINK, 0, &head, &attributes)
     }
 }

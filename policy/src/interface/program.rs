@@ -93,7 +93,9 @@ impl Program {
 
     fn here(&mut self, place: To) {
         let at = self.instructions.len();
-        if let To::Place(i) = place && let Some(p) = self.places.get_mut(i) {
+        if let To::Place(i) = place
+            && let Some(p) = self.places.get_mut(i)
+        {
             *p = Some(at);
         }
     }
@@ -369,7 +371,15 @@ mod tests {
             let (a, b) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::NONBLOCK, None).unwrap();
             let code = libc::sock_fprog { len: (program.len() / 8) as u16, filter: program.as_ptr().cast_mut().cast() };
             // SAFETY: the kernel reads the program and copies it.
-            let done = unsafe { libc::setsockopt(b.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const code).cast(), size_of_val(&code) as u32) };
+            let done = unsafe {
+                libc::setsockopt(
+                    b.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_ATTACH_FILTER,
+                    (&raw const code).cast(),
+                    size_of_val(&code) as u32,
+                )
+            };
             assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
             Self(a, b)
         }
@@ -423,13 +433,29 @@ mod tests {
         let dhcp = udp4([0; 4], (68, 67), 0);
         let mut fragment = dhcp.clone();
         fragment[21] = 1;
-        check(source_ipv4(&own), &[udp4([10, 0, 0, 6], (1, 2), 0), dhcp, udp4([0; 4], (68, 67), 3), frame(ARP, &[0; 40])],
-            &[udp4([10, 0, 0, 7], (1, 2), 0), udp4([0; 4], (1, 2), 0), fragment, frame(IPV4, &[0x45; 10]), frame(IPV4, &[0x65; 40])]);
+        check(
+            source_ipv4(&own),
+            &[udp4([10, 0, 0, 6], (1, 2), 0), dhcp, udp4([0; 4], (68, 67), 3), frame(ARP, &[0; 40])],
+            &[
+                udp4([10, 0, 0, 7], (1, 2), 0),
+                udp4([0; 4], (1, 2), 0),
+                fragment,
+                frame(IPV4, &[0x45; 10]),
+                frame(IPV4, &[0x65; 40]),
+            ],
+        );
         let mut other_kind = arp_of(MAC, [10, 0, 0, 5]);
         other_kind[15] = 6;
-        check(arp(MAC, &own), &[arp_of(MAC, [10, 0, 0, 5]), arp_of(MAC, [0; 4]), frame(IPV4, &[0; 4])],
-            &[arp_of(MAC, [10, 0, 0, 1]), arp_of([2; 6], [10, 0, 0, 5]), other_kind, frame(ARP, &[0; 20])]);
-        check(ether_type(), &[frame(ARP, &[]), frame(IPV4, &[]), frame(IPV6, &[])], &[frame(0x88cc, &[0; 46]), frame(0x8100, &[0; 46])]);
+        check(
+            arp(MAC, &own),
+            &[arp_of(MAC, [10, 0, 0, 5]), arp_of(MAC, [0; 4]), frame(IPV4, &[0; 4])],
+            &[arp_of(MAC, [10, 0, 0, 1]), arp_of([2; 6], [10, 0, 0, 5]), other_kind, frame(ARP, &[0; 20])],
+        );
+        check(
+            ether_type(),
+            &[frame(ARP, &[]), frame(IPV4, &[]), frame(IPV6, &[])],
+            &[frame(0x88cc, &[0; 46]), frame(0x8100, &[0; 46])],
+        );
         check(vlan(), &[frame(ARP, &[0; 46])], &[frame(0x8100, &[0; 46]), frame(0x88a8, &[0; 46])]);
         check(everything(), &[], &[vec![0; 14], udp4([1; 4], (1, 2), 0)]);
     }
@@ -442,25 +468,67 @@ mod tests {
         let first = [58, 0, 0, 1, 0, 0, 0, 9];
         let later = [58, 0, 0, 8, 0, 0, 0, 9];
         let hidden = [
-            icmp6(OWN, &[], ICMPV6, 134, OTHER), icmp6(OWN, &[], ICMPV6, 137, OTHER), icmp6(OWN, &[hop, options].concat(), 0, 134, OTHER),
-            icmp6(OWN, &long, 43, 134, OTHER), icmp6(OWN, &first, FRAGMENT, 134, OTHER), icmp6(OWN, &[0, 0, 0, 0, 0, 0, 0, 0].repeat(6), 0, 134, OTHER),
+            icmp6(OWN, &[], ICMPV6, 134, OTHER),
+            icmp6(OWN, &[], ICMPV6, 137, OTHER),
+            icmp6(OWN, &[hop, options].concat(), 0, 134, OTHER),
+            icmp6(OWN, &long, 43, 134, OTHER),
+            icmp6(OWN, &first, FRAGMENT, 134, OTHER),
+            icmp6(OWN, &[0, 0, 0, 0, 0, 0, 0, 0].repeat(6), 0, 134, OTHER),
         ];
-        check(router(), &[icmp6(OWN, &[], ICMPV6, 133, OTHER), icmp6(OWN, &later, FRAGMENT, 134, OTHER), icmp6(OWN, &options, 0, 143, OTHER), frame(ARP, &[0; 40])], &hidden);
+        check(
+            router(),
+            &[
+                icmp6(OWN, &[], ICMPV6, 133, OTHER),
+                icmp6(OWN, &later, FRAGMENT, 134, OTHER),
+                icmp6(OWN, &options, 0, 143, OTHER),
+                frame(ARP, &[0; 40]),
+            ],
+            &hidden,
+        );
         let udp = |source: u16| [&source.to_be_bytes()[..], &[0; 20]].concat();
-        check(dhcp_server(), &[udp4([0; 4], (68, 67), 0), ip6(OWN, UDP, &udp(546)), frame(ARP, &[0; 40]), udp4([10, 0, 0, 5], (667, 68), 2)],
-            &[udp4([10, 0, 0, 5], (67, 68), 0), udp4([10, 0, 0, 5], (67, 68), 2), ip6(OWN, UDP, &udp(547)), ip6(OWN, 60, &[&[17, 0, 0, 0, 0, 0, 0, 0][..], &udp(547)].concat())]);
+        check(
+            dhcp_server(),
+            &[
+                udp4([0; 4], (68, 67), 0),
+                ip6(OWN, UDP, &udp(546)),
+                frame(ARP, &[0; 40]),
+                udp4([10, 0, 0, 5], (667, 68), 2),
+            ],
+            &[
+                udp4([10, 0, 0, 5], (67, 68), 0),
+                udp4([10, 0, 0, 5], (67, 68), 2),
+                ip6(OWN, UDP, &udp(547)),
+                ip6(OWN, 60, &[&[17, 0, 0, 0, 0, 0, 0, 0][..], &udp(547)].concat()),
+            ],
+        );
     }
 
     #[test]
     fn addresses_of_ipv6() {
         let own = [OWN, Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5), Ipv6Addr::LOCALHOST];
         let none = Ipv6Addr::UNSPECIFIED;
-        check(source_ipv6(&own),
-            &[icmp6(OWN, &[], ICMPV6, 128, OTHER), icmp6(own[1], &[], ICMPV6, 128, OTHER), icmp6(none, &[], ICMPV6, 133, OTHER), icmp6(none, &[], ICMPV6, 135, OWN),
-                icmp6(none, &[58, 0, 1, 4, 0, 0, 0, 0], 0, 143, OTHER), frame(ARP, &[0; 40])],
-            &[icmp6(OTHER, &[], ICMPV6, 128, OTHER), icmp6(none, &[], ICMPV6, 128, OTHER), icmp6(none, &[], ICMPV6, 135, OTHER), frame(IPV6, &[0x60; 20]),
-                ip6(none, UDP, &[0; 20])]);
-        check(neighbour(&own), &[icmp6(OWN, &[], ICMPV6, 136, own[1]), icmp6(OWN, &[], ICMPV6, 135, OTHER), ip6(OWN, UDP, &[0; 20])],
-            &[icmp6(OWN, &[], ICMPV6, 136, OTHER), icmp6(OWN, &[58, 0, 1, 4, 0, 0, 0, 0], 60, 136, OTHER)]);
+        check(
+            source_ipv6(&own),
+            &[
+                icmp6(OWN, &[], ICMPV6, 128, OTHER),
+                icmp6(own[1], &[], ICMPV6, 128, OTHER),
+                icmp6(none, &[], ICMPV6, 133, OTHER),
+                icmp6(none, &[], ICMPV6, 135, OWN),
+                icmp6(none, &[58, 0, 1, 4, 0, 0, 0, 0], 0, 143, OTHER),
+                frame(ARP, &[0; 40]),
+            ],
+            &[
+                icmp6(OTHER, &[], ICMPV6, 128, OTHER),
+                icmp6(none, &[], ICMPV6, 128, OTHER),
+                icmp6(none, &[], ICMPV6, 135, OTHER),
+                frame(IPV6, &[0x60; 20]),
+                ip6(none, UDP, &[0; 20]),
+            ],
+        );
+        check(
+            neighbour(&own),
+            &[icmp6(OWN, &[], ICMPV6, 136, own[1]), icmp6(OWN, &[], ICMPV6, 135, OTHER), ip6(OWN, UDP, &[0; 20])],
+            &[icmp6(OWN, &[], ICMPV6, 136, OTHER), icmp6(OWN, &[58, 0, 1, 4, 0, 0, 0, 0], 60, 136, OTHER)],
+        );
     }
 }

@@ -99,7 +99,12 @@ impl Rules {
         }
         let mut netlink = Netlink::open()?;
         if !self.there {
-            match netlink.ask(NEW_QDISC, NEW, &self.head(HANDLE, CLSACT, 0), &Attributes::default().with_name(KIND, "clsact")) {
+            match netlink.ask(
+                NEW_QDISC,
+                NEW,
+                &self.head(HANDLE, CLSACT, 0),
+                &Attributes::default().with_name(KIND, "clsact"),
+            ) {
                 Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
                 _ => self.there = true,
             }
@@ -109,7 +114,9 @@ impl Rules {
         let mut names = Vec::new();
         let mut failed = None;
         for (priority, (name, parent, program)) in (first..).zip(programs) {
-            let added = program.ok_or_else(|| std::io::Error::other("a rule is too long")).and_then(|p| self.add(&mut netlink, parent, priority, &p));
+            let added = program
+                .ok_or_else(|| std::io::Error::other("a rule is too long"))
+                .and_then(|p| self.add(&mut netlink, parent, priority, &p));
             if let Err(e) = added {
                 failed = Some(std::io::Error::new(e.kind(), format!("rule {name:?}: {e}")));
                 break;
@@ -154,7 +161,9 @@ impl Rules {
         let mut netlink = Netlink::open()?;
         for parent in [INGRESS, EGRESS] {
             netlink.dump(GET_FILTER, &self.head(0, parent, 0), |message| {
-                let word = |at: usize| message.get(at..).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_ne_bytes(*b));
+                let word = |at: usize| {
+                    message.get(at..).and_then(|b| b.first_chunk::<4>()).map_or(0, |b| u32::from_ne_bytes(*b))
+                };
                 let (parent, priority) = (word(12), word(16) >> 16);
                 let Some(at) = self.names.iter().position(|(_, p, n)| (*p, *n) == (parent, priority)) else { return };
                 let packets = message.get(20..).and_then(packets);
@@ -182,7 +191,12 @@ impl Rules {
             .with_nest(ACT, Attributes::default().with_nest(1, action))
             .with(OPS_LEN, &count.to_ne_bytes())
             .with(OPS, program);
-        netlink.ask(NEW_FILTER, NEW, &self.head(0, parent, priority), &Attributes::default().with_name(KIND, "bpf").with_nest(OPTIONS, options))
+        netlink.ask(
+            NEW_FILTER,
+            NEW,
+            &self.head(0, parent, priority),
+            &Attributes::default().with_name(KIND, "bpf").with_nest(OPTIONS, options),
+        )
     }
 }
 

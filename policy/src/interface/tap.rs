@@ -27,7 +27,8 @@ struct Request {
 /// # Errors
 /// The kernel's, or a name that is none.
 pub fn open(name: &str) -> std::io::Result<OwnedFd> {
-    if name.is_empty() || name.len() >= NAME || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+    if name.is_empty() || name.len() >= NAME || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no name of an interface"));
     }
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
@@ -39,7 +40,11 @@ pub fn open(name: &str) -> std::io::Result<OwnedFd> {
     let header = HEADER;
     // SAFETY: the kernel reads and writes one ifreq, takes a number, and reads one int.
     unsafe {
-        for (what, argument) in [(TUNSETIFF, (&raw mut request) as u64), (TUNSETOFFLOAD, OFFLOADS), (TUNSETVNETHDRSZ, (&raw const header) as u64)] {
+        for (what, argument) in [
+            (TUNSETIFF, (&raw mut request) as u64),
+            (TUNSETOFFLOAD, OFFLOADS),
+            (TUNSETVNETHDRSZ, (&raw const header) as u64),
+        ] {
             if libc::ioctl(fd.as_raw_fd(), what, argument) < 0 {
                 return Err(std::io::Error::last_os_error());
             }

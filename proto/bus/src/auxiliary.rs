@@ -1,6 +1,6 @@
 //! Processes that are run like devices and of which the guest sees nothing: no registers, no state that a restart keeps.
-use rustix::fd::OwnedFd;
 use crate::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError, Surface};
+use rustix::fd::OwnedFd;
 
 /// What such a process does.
 pub trait Auxiliary: Send {

@@ -58,8 +58,12 @@ impl Timers {
 
     /// Takes one timer whose deadline has come.
     pub fn take_due(&mut self, now: u64) -> Option<TimerId> {
-        let (id, slot) =
-            self.deadlines.iter_mut().enumerate().filter(|(_, d)| d.is_some_and(|d| d <= now)).min_by_key(|(_, d)| **d)?;
+        let (id, slot) = self
+            .deadlines
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, d)| d.is_some_and(|d| d <= now))
+            .min_by_key(|(_, d)| **d)?;
         *slot = None;
         u8::try_from(id).ok()
     }

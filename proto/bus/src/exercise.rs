@@ -99,7 +99,14 @@ pub fn golden(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &st
     })
 }
 
-fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Context, declaration: &Declaration, memory: &FakeMemory) {
+fn step(
+    what: u8,
+    input: &mut Input<'_>,
+    device: &mut dyn Device,
+    cx: &mut Context,
+    declaration: &Declaration,
+    memory: &FakeMemory,
+) {
     match what & 0x0f {
         0..=8 => {
             let index = input.byte().unwrap_or(0);
@@ -162,7 +169,9 @@ fn step(what: u8, input: &mut Input<'_>, device: &mut dyn Device, cx: &mut Conte
             let n = input.number(2);
             let event = match what >> 4 & 3 {
                 0 | 1 => InputEvent::Key { code: (n & 0x1ff) as u16, down: n & 0x8000 != 0 },
-                2 => InputEvent::Move { dx: i32::from(n as i16), dy: i32::from((n >> 8) as i8), dz: i32::from(n as i8) },
+                2 => {
+                    InputEvent::Move { dx: i32::from(n as i16), dy: i32::from((n >> 8) as i8), dz: i32::from(n as i8) }
+                }
                 _ => InputEvent::Button { button: (n & 7) as u8, down: n & 8 != 0 },
             };
             device.input(event, cx);

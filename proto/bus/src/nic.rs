@@ -73,13 +73,17 @@ impl NicLease {
     /// What is not understood.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, String> {
         let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let address = |key: &str| get(key).map(|v| v.parse().map_err(|_| format!("{key}={v}: no IPv4 address"))).transpose();
+        let address =
+            |key: &str| get(key).map(|v| v.parse().map_err(|_| format!("{key}={v}: no IPv4 address"))).transpose();
         if let Some((key, _)) = pairs.iter().find(|(k, _)| !["ip", "gateway", "dns"].contains(&k.as_str())) {
             return Err(format!("{key}= is not known here"));
         }
         let text = get("ip").ok_or("ip=ADDRESS/BITS is missing")?;
-        let parts = text.split_once('/').and_then(|(a, p)| Some((a.parse().ok()?, p.parse::<u8>().ok().filter(|p| (1..=30).contains(p))?)));
-        let (ip, prefix) = parts.ok_or_else(|| format!("ip={text}: an IPv4 address with 1 to 30 bits of network, as 10.0.0.5/24"))?;
+        let parts = text
+            .split_once('/')
+            .and_then(|(a, p)| Some((a.parse().ok()?, p.parse::<u8>().ok().filter(|p| (1..=30).contains(p))?)));
+        let (ip, prefix) =
+            parts.ok_or_else(|| format!("ip={text}: an IPv4 address with 1 to 30 bits of network, as 10.0.0.5/24"))?;
         Ok(Self { address: ip, prefix, gateway: address("gateway")?, dns: address("dns")? })
     }
 }
@@ -110,7 +114,13 @@ impl NicSettings {
     /// What is not understood. Then nothing has changed.
     pub fn change(&mut self, pairs: &[(String, String)]) -> Result<(), String> {
         let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let number = |key: &str| get(key).map(|v| v.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{key}= is a number of frames"))).transpose();
+        let number = |key: &str| {
+            get(key)
+                .map(|v| {
+                    v.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{key}= is a number of frames"))
+                })
+                .transpose()
+        };
         if let Some((key, _)) = pairs.iter().find(|(k, _)| !NIC_KEYS.contains(&k.as_str())) {
             return Err(format!("{key}= is not known here"));
         }
@@ -137,7 +147,9 @@ impl NicSettings {
         match get("level") {
             None if any => return Err("ip= goes with level=addresses".to_owned()),
             None => {}
-            Some(_) if any && get("level") != Some("addresses") => return Err("ip= goes with level=addresses".to_owned()),
+            Some(_) if any && get("level") != Some("addresses") => {
+                return Err("ip= goes with level=addresses".to_owned());
+            }
             Some("off") => (rules.mac, rules.guard, rules.addresses) = (false, false, None),
             Some("guard") => (rules.mac, rules.guard, rules.addresses) = (true, true, None),
             Some("addresses") if any => (rules.mac, rules.guard, rules.addresses) = (true, true, Some(addresses)),
@@ -173,7 +185,10 @@ impl NicSettings {
         let addresses = rules.addresses.as_ref().unwrap_or(&empty);
         let (rate, burst) = rules.rate.unwrap_or_default();
         let flags = [
-            (self.link, flag::LINK), (rules.mac, flag::MAC), (rules.guard, flag::GUARD), (rules.addresses.is_some(), flag::ADDRESSES),
+            (self.link, flag::LINK),
+            (rules.mac, flag::MAC),
+            (rules.guard, flag::GUARD),
+            (rules.addresses.is_some(), flag::ADDRESSES),
             (rules.rate.is_some(), flag::RATE),
         ];
         let flags = flags.into_iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit);
@@ -203,12 +218,27 @@ impl NicSettings {
         let (ipv6, rest) = rest.split_first_chunk::<{ 16 * NicAddresses::IPV6 }>()?;
         let (four, six) = (usize::from(four), usize::from(six));
         let known = flag::LINK | flag::MAC | flag::GUARD | flag::ADDRESSES | flag::RATE;
-        if flags & !known != 0 || zero != 0 || four > NicAddresses::IPV4 || six > NicAddresses::IPV6 || rest.iter().any(|b| *b != 0) {
+        if flags & !known != 0
+            || zero != 0
+            || four > NicAddresses::IPV4
+            || six > NicAddresses::IPV6
+            || rest.iter().any(|b| *b != 0)
+        {
             return None;
         }
         let addresses = NicAddresses {
-            ipv4: ipv4.chunks_exact(4).take(four).filter_map(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from).collect(),
-            ipv6: ipv6.chunks_exact(16).take(six).filter_map(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from).collect(),
+            ipv4: ipv4
+                .chunks_exact(4)
+                .take(four)
+                .filter_map(|b| <[u8; 4]>::try_from(b).ok())
+                .map(Ipv4Addr::from)
+                .collect(),
+            ipv6: ipv6
+                .chunks_exact(16)
+                .take(six)
+                .filter_map(|b| <[u8; 16]>::try_from(b).ok())
+                .map(Ipv6Addr::from)
+                .collect(),
         };
         let on = |bit: u8| flags & bit != 0;
         let rules = NicRules {
@@ -232,7 +262,8 @@ impl std::fmt::Display for NicRules {
             parts.push("no DHCP server, no router".to_owned());
         }
         if let Some(a) = &self.addresses {
-            let all: Vec<String> = a.ipv4.iter().map(ToString::to_string).chain(a.ipv6.iter().map(ToString::to_string)).collect();
+            let all: Vec<String> =
+                a.ipv4.iter().map(ToString::to_string).chain(a.ipv6.iter().map(ToString::to_string)).collect();
             parts.push(format!("addresses {}", if all.is_empty() { "none".to_owned() } else { all.join(" ") }));
         }
         if let Some((rate, burst)) = self.rate {
@@ -275,18 +306,31 @@ mod tests {
 
     #[test]
     fn a_lease_is_named_by_people() {
-        let parse = |text: &str| NicLease::parse(&text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Vec<_>>());
+        let parse = |text: &str| {
+            NicLease::parse(
+                &text
+                    .split(',')
+                    .filter_map(|p| p.split_once('='))
+                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .collect::<Vec<_>>(),
+            )
+        };
         let lease = parse("ip=10.137.0.5/22,gateway=10.137.0.1,dns=10.139.1.1").unwrap();
-        assert_eq!((lease.mask().to_string(), lease.server().to_string()), ("255.255.252.0".into(), "10.137.0.1".into()));
+        assert_eq!(
+            (lease.mask().to_string(), lease.server().to_string()),
+            ("255.255.252.0".into(), "10.137.0.1".into())
+        );
         assert_eq!(parse("ip=10.1.2.3/8").unwrap().server().to_string(), "10.0.0.1");
-        for bad in ["", "ip=10.0.0.5", "ip=10.0.0.5/31", "ip=::1/64", "ip=1.2.3.4/24,gateway=x", "ip=1.2.3.4/24,mtu=5"] {
+        for bad in ["", "ip=10.0.0.5", "ip=10.0.0.5/31", "ip=::1/64", "ip=1.2.3.4/24,gateway=x", "ip=1.2.3.4/24,mtu=5"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
 
     fn changed(text: &str) -> Result<NicSettings, String> {
         let mut settings = NicSettings::default();
-        let pairs: Vec<_> = text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let pairs: Vec<_> =
+            text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let result = settings.change(&pairs);
         assert!(result.is_ok() || settings == NicSettings::default(), "nothing half");
         result.map(|()| settings)
@@ -296,12 +340,22 @@ mod tests {
     fn settings_are_named_by_people() {
         assert_eq!(changed(""), Ok(NicSettings::default()));
         let guard = changed("level=guard,rate=100,link=down").unwrap();
-        assert_eq!((guard.link, guard.rules.to_string().as_str()), (false, "own hardware address, no DHCP server, no router, 100 frames a second, 100 at once"));
+        assert_eq!(
+            (guard.link, guard.rules.to_string().as_str()),
+            (false, "own hardware address, no DHCP server, no router, 100 frames a second, 100 at once")
+        );
         let strict = changed("level=addresses,ip=10.0.0.5,ip=2001:db8::5").unwrap();
         assert!(strict.rules.to_string().ends_with("addresses 10.0.0.5 2001:db8::5"));
         for (bad, why) in [
-            ("level=strict", "off, guard or addresses"), ("level=addresses", "needs ip="), ("ip=10.0.0.1", "goes with level"), ("level=guard,ip=::1", "goes with level"),
-            ("level=addresses,ip=10.0.0", "no address"), ("link=maybe", "on or off"), ("rate=0", "a number"), ("burst=5", "goes with rate="), ("speed=1", "not known"),
+            ("level=strict", "off, guard or addresses"),
+            ("level=addresses", "needs ip="),
+            ("ip=10.0.0.1", "goes with level"),
+            ("level=guard,ip=::1", "goes with level"),
+            ("level=addresses,ip=10.0.0", "no address"),
+            ("link=maybe", "on or off"),
+            ("rate=0", "a number"),
+            ("burst=5", "goes with rate="),
+            ("speed=1", "not known"),
             ("level=addresses,ip=1.1.1.1,ip=1.1.1.2,ip=1.1.1.3,ip=1.1.1.4", "at most 3"),
         ] {
             assert!(changed(bad).unwrap_err().contains(why), "{bad}");
@@ -313,7 +367,10 @@ mod tests {
         assert_eq!(NicRules::default().to_string(), "off");
         let addresses = Some(NicAddresses { ipv4: vec![Ipv4Addr::new(10, 0, 0, 5)], ipv6: vec![] });
         let rules = NicRules { mac: true, guard: true, addresses, rate: Some((1000, 100)) };
-        assert_eq!(rules.to_string(), "own hardware address, no DHCP server, no router, addresses 10.0.0.5, 1000 frames a second, 100 at once");
+        assert_eq!(
+            rules.to_string(),
+            "own hardware address, no DHCP server, no router, addresses 10.0.0.5, 1000 frames a second, 100 at once"
+        );
         assert_eq!(NicAddresses::link_local([0, 0x16, 0x3e, 1, 2, 3]).to_string(), "fe80::216:3eff:fe01:203");
     }
 }

@@ -147,21 +147,27 @@ impl ConfigSpace {
 
     /// Sets `size` bytes at `offset`, whatever is writable.
     pub fn set(&mut self, offset: u8, size: u8, value: u32) {
-        for (byte, v) in self.bytes.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(value.to_le_bytes()) {
+        for (byte, v) in
+            self.bytes.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(value.to_le_bytes())
+        {
             *byte = v;
         }
     }
 
     /// Makes the bits of `mask` writable, in addition to what is.
     pub fn allow(&mut self, offset: u8, size: u8, mask: u32) {
-        for (byte, m) in self.writable.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes()) {
+        for (byte, m) in
+            self.writable.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
+        {
             *byte |= m;
         }
     }
 
     /// Makes the bits of `mask` such that writing 1 clears them.
     pub fn allow_clear(&mut self, offset: u8, size: u8, mask: u32) {
-        for (byte, m) in self.clear.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes()) {
+        for (byte, m) in
+            self.clear.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
+        {
             *byte |= m;
         }
     }

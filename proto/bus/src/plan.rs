@@ -6,7 +6,10 @@ mod config;
 mod input;
 mod messages;
 
-pub use config::{BootMenu, DeviceConfig, DriveConfig, ImageFormat, LAYOUTS, NicEnd, NicModel, PvNodes, UsbDevice, VncAddress, WhenFull};
+pub use config::{
+    BootMenu, DeviceConfig, DriveConfig, ImageFormat, LAYOUTS, NicEnd, NicModel, PvNodes, UsbDevice, VncAddress,
+    WhenFull,
+};
 pub use input::InputEvent;
 pub use messages::{Ask, Death, FromProcess, FrontDisk, ProcessRow, SessionPacket, ToProcess};
 

@@ -54,17 +54,38 @@ pub struct Region {
 impl Region {
     /// Ports at a fixed address.
     pub fn ports(name: &'static str, base: u16, len: u16) -> Self {
-        Self { name, area: Area::Ports { base, len }, posted: false, posted_at: Vec::new(), kept: false, shadows: Vec::new() }
+        Self {
+            name,
+            area: Area::Ports { base, len },
+            posted: false,
+            posted_at: Vec::new(),
+            kept: false,
+            shadows: Vec::new(),
+        }
     }
 
     /// Memory at a fixed address.
     pub fn memory(name: &'static str, base: u64, len: u64) -> Self {
-        Self { name, area: Area::Memory { base, len }, posted: false, posted_at: Vec::new(), kept: false, shadows: Vec::new() }
+        Self {
+            name,
+            area: Area::Memory { base, len },
+            posted: false,
+            posted_at: Vec::new(),
+            kept: false,
+            shadows: Vec::new(),
+        }
     }
 
     /// What BAR `bar` of function `function` maps.
     pub fn bar(name: &'static str, function: u8, bar: u8) -> Self {
-        Self { name, area: Area::Bar { function, bar }, posted: false, posted_at: Vec::new(), kept: false, shadows: Vec::new() }
+        Self {
+            name,
+            area: Area::Bar { function, bar },
+            posted: false,
+            posted_at: Vec::new(),
+            kept: false,
+            shadows: Vec::new(),
+        }
     }
 
     /// The same, with writes that are kept.

@@ -35,8 +35,7 @@ pub enum AreaError {
 }
 
 /// What both sides insist on: nobody can resize the area, nobody can map it for writing any more.
-const SEALS: SealFlags =
-    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
 // SAFETY: the memory is only accessed through atomics, from any thread; it stays mapped for the value's life.
 unsafe impl Send for SharedArea {}

@@ -1,7 +1,7 @@
 //! The device's end of a channel.
 use crate::{Poison, SharedArea, doorbell};
-use std::sync::Arc;
 use bulkhead_wire::{self as wire, CELL_BODY, Op, Posted, Reply, Request, Shadow, Shape, Step, reply, request};
+use std::sync::Arc;
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,11 +134,9 @@ impl DeviceEnd {
     /// Answers the request in `cell`. Lines, shadows and state are published before it. Returns whether the broker must be rung.
     #[must_use]
     pub fn reply(&mut self, cell: usize, what: &Reply, payload: &[u8]) -> bool {
-        let (Some(at), Some(window), Some(&sequence)) = (
-            self.shape.cell(reply::CELLS, cell),
-            self.shape.payload(reply::CELLS, cell),
-            self.taken.get(cell),
-        ) else {
+        let (Some(at), Some(window), Some(&sequence)) =
+            (self.shape.cell(reply::CELLS, cell), self.shape.payload(reply::CELLS, cell), self.taken.get(cell))
+        else {
             return false;
         };
         let fits = payload.len() <= wire::PAYLOAD && self.reply.copy_in(window, payload);

@@ -32,7 +32,18 @@ pub fn hostile_device(bytes: &[u8]) -> Result<(), String> {
     let made = area(shape.request_len()).and_then(|r| Ok((r.0, area(shape.reply_len())?)));
     let (request, (hostile, reader)) = made.map_err(|e| e.to_string())?;
     let mut broker = BrokerEnd::new(request, reader, shape);
-    let ask = Request { op: Op::Read as u8, size: 4, step: 0, flags: RequestFlags::new(), region: 1, pad: 0, count: 1, posted: 0, offset: 8, data: 0 };
+    let ask = Request {
+        op: Op::Read as u8,
+        size: 4,
+        step: 0,
+        flags: RequestFlags::new(),
+        region: 1,
+        pad: 0,
+        count: 1,
+        posted: 0,
+        offset: 8,
+        data: 0,
+    };
     for (at, data) in writes(bytes) {
         let _ = broker.send(0, ask, &[]);
         let _ = broker.post(&Posted { offset: 0, data: 0, count: 1, region: 0, size: 1, step: 0 });

@@ -24,7 +24,18 @@ fn pair() -> (BrokerEnd, DeviceEnd) {
 }
 
 fn ask(data: u64) -> Request {
-    Request { op: Op::Write as u8, size: 4, step: 0, flags: RequestFlags::new(), region: 1, pad: 0, count: 1, posted: 0, offset: 8, data }
+    Request {
+        op: Op::Write as u8,
+        size: 4,
+        step: 0,
+        flags: RequestFlags::new(),
+        region: 1,
+        pad: 0,
+        count: 1,
+        posted: 0,
+        offset: 8,
+        data,
+    }
 }
 
 fn answer(value: u64) -> Reply {
@@ -67,7 +78,12 @@ fn posted_writes_come_before_the_requests_behind_them_and_a_full_ring_says_so() 
 #[test]
 fn a_posted_write_without_shape_poisons_the_channel() {
     let good = Posted { offset: 0, data: 0, count: 512, region: 0, size: 8, step: 0 };
-    for bad in [Posted { count: 513, ..good }, Posted { count: 0, ..good }, Posted { size: 3, ..good }, Posted { step: 9, ..good }] {
+    for bad in [
+        Posted { count: 513, ..good },
+        Posted { count: 0, ..good },
+        Posted { size: 3, ..good },
+        Posted { step: 9, ..good },
+    ] {
         let (mut broker, mut device) = pair();
         broker.post(&good).unwrap();
         broker.post(&bad).unwrap();
@@ -106,7 +122,10 @@ fn state_lines_shadows_and_configuration_are_published() {
     let mut space = [0; 256];
     space[0x10..0x14].copy_from_slice(&[1, 2, 3, 4]);
     device.set_config(1, &space);
-    assert_eq!((broker.config(1, 0x10), broker.config(1, 0x12) & 0xffff, broker.config(99, 0)), (0x0403_0201, 0x0403, u32::MAX));
+    assert_eq!(
+        (broker.config(1, 0x10), broker.config(1, 0x12) & 0xffff, broker.config(99, 0)),
+        (0x0403_0201, 0x0403, u32::MAX)
+    );
 }
 
 #[test]
@@ -123,7 +142,8 @@ fn another_build_is_refused() {
 /// Somewhere interesting: headers, counters, cells, or anywhere.
 fn writes(len: usize, hot: Vec<usize>) -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
     let at = prop_oneof![3 => prop::sample::select(hot), 1 => 0..len];
-    let bytes = prop_oneof![prop::collection::vec(any::<u8>(), 1..40), (0u32..4).prop_map(|n| n.to_le_bytes().to_vec())];
+    let bytes =
+        prop_oneof![prop::collection::vec(any::<u8>(), 1..40), (0u32..4).prop_map(|n| n.to_le_bytes().to_vec())];
     prop::collection::vec((at, bytes), 0..12)
 }
 

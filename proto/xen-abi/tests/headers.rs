@@ -35,7 +35,8 @@ fn table() -> Vec<(&'static str, u64)> {
         "offsetof(struct xen_dm_op_ioreq_server_range, start)" = offset_of!(dm_op::IoRange, start),
         "offsetof(struct xen_dm_op_create_ioreq_server, id)" = offset_of!(dm_op::CreateIoreqServer, id),
         "sizeof(struct xen_dm_op_get_ioreq_server_info)" = size_of::<dm_op::GetIoreqServerInfo>(),
-        "offsetof(struct xen_dm_op_get_ioreq_server_info, bufioreq_port)" = offset_of!(dm_op::GetIoreqServerInfo, bufioreq_port),
+        "offsetof(struct xen_dm_op_get_ioreq_server_info, bufioreq_port)" =
+            offset_of!(dm_op::GetIoreqServerInfo, bufioreq_port),
         "sizeof(struct xen_dm_op_set_pci_intx_level)" = size_of::<dm_op::SetPciIntxLevel>(),
         "offsetof(struct xen_dm_op_set_pci_intx_level, level)" = offset_of!(dm_op::SetPciIntxLevel, level),
         "sizeof(struct xen_dm_op_set_mem_type)" = size_of::<dm_op::SetMemType>(),
@@ -106,8 +107,10 @@ fn table() -> Vec<(&'static str, u64)> {
         "offsetof(struct ioctl_gntdev_grant_copy, segments)" = offset_of!(ioctl::GntdevCopy, segments),
         "sizeof(struct ioctl_gntdev_grant_copy_segment)" = size_of::<ioctl::GntdevCopySegment>(),
         "offsetof(struct ioctl_gntdev_grant_copy_segment, dest)" = offset_of!(ioctl::GntdevCopySegment, dest),
-        "offsetof(struct ioctl_gntdev_grant_copy_segment, dest.foreign.offset)" = offset_of!(ioctl::GntdevCopySegment, dest) + 4,
-        "offsetof(struct ioctl_gntdev_grant_copy_segment, dest.foreign.domid)" = offset_of!(ioctl::GntdevCopySegment, dest) + 6,
+        "offsetof(struct ioctl_gntdev_grant_copy_segment, dest.foreign.offset)" =
+            offset_of!(ioctl::GntdevCopySegment, dest) + 4,
+        "offsetof(struct ioctl_gntdev_grant_copy_segment, dest.foreign.domid)" =
+            offset_of!(ioctl::GntdevCopySegment, dest) + 6,
         "offsetof(struct ioctl_gntdev_grant_copy_segment, status)" = offset_of!(ioctl::GntdevCopySegment, status),
         "GNTCOPY_source_gref" = ioctl::GNTCOPY_SOURCE_GREF,
         "GNTCOPY_dest_gref" = ioctl::GNTCOPY_DEST_GREF,

@@ -5,13 +5,15 @@ use proptest::prelude::*;
 
 fn shared(stopped: bool) -> Shared {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
-    let (link, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let (link, other) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     std::mem::forget(other);
     Shared {
         plan: MachinePlan {
             domid: 7,
             name: "t".into(),
-            vcpus: 2, online: 2,
+            vcpus: 2,
+            online: 2,
             mode: Mode::Sim,
             level: Level::Kernel,
             devices: vec![DeviceSlot { slot: 2, name: "ps2".into(), config: DeviceConfig::Ps2 }],
@@ -47,13 +49,26 @@ fn ask(shared: &Shared, text: &str) -> Value {
 fn libxl_conversation() {
     let s = shared(false);
     let mut negotiated = false;
-    let first = block(answer(&s, &mut negotiated, Piece::Object(br#"{"execute":"query-status","id":2020343808}"#.to_vec()), None));
+    let first = block(answer(
+        &s,
+        &mut negotiated,
+        Piece::Object(br#"{"execute":"query-status","id":2020343808}"#.to_vec()),
+        None,
+    ));
     assert_eq!(first["error"]["class"], "CommandNotFound");
-    let caps = block(answer(&s, &mut negotiated, Piece::Object(br#"{"execute":"qmp_capabilities","id":2020343809}"#.to_vec()), None));
+    let caps = block(answer(
+        &s,
+        &mut negotiated,
+        Piece::Object(br#"{"execute":"qmp_capabilities","id":2020343809}"#.to_vec()),
+        None,
+    ));
     assert_eq!(caps, json!({ "return": {}, "id": 2020343809 }), "the id comes back as an integer");
     assert!(negotiated);
-    assert_eq!(ask(&s, r#"{"execute":"query-chardev","id":1}"#), json!({ "return": [
-        { "label": "serial0", "filename": "pty:/dev/pts/3", "frontend-open": true }], "id": 1 }));
+    assert_eq!(
+        ask(&s, r#"{"execute":"query-chardev","id":1}"#),
+        json!({ "return": [
+        { "label": "serial0", "filename": "pty:/dev/pts/3", "frontend-open": true }], "id": 1 })
+    );
     assert_eq!(ask(&s, r#"{"execute":"query-vnc"}"#), json!({ "return": { "enabled": false } }));
     assert_eq!(ask(&s, r#"{"execute":"query-version"}"#)["return"]["qemu"]["major"], 8);
 }
@@ -72,9 +87,11 @@ fn status_follows_stop_and_cont() {
 #[test]
 fn the_table_of_commands_is_what_is_executed() {
     let source = include_str!("../qmp.rs");
-    let body = source.split("match name {").nth(1).unwrap().split("_ => Err(QmpError(\"CommandNotFound\"").next().unwrap();
+    let body =
+        source.split("match name {").nth(1).unwrap().split("_ => Err(QmpError(\"CommandNotFound\"").next().unwrap();
     let arms = body.lines().filter(|l| l.starts_with("            \"") && l.contains("=>"));
-    let mut executed: Vec<&str> = arms.flat_map(|l| l.split("=>").next().unwrap().split('|')).map(|name| name.trim().trim_matches('"')).collect();
+    let mut executed: Vec<&str> =
+        arms.flat_map(|l| l.split("=>").next().unwrap().split('|')).map(|name| name.trim().trim_matches('"')).collect();
     let mut listed: Vec<&str> = COMMANDS.iter().map(|(name, _)| *name).collect();
     executed.sort_unstable();
     listed.sort_unstable();
@@ -89,7 +106,11 @@ fn errors_have_class_and_reason() {
         (r#"{"execute":"xen-save-devices-state","arguments":{"filename":"/x"}}"#, "GenericError", "not supported"),
         (r#"{"execute":"screendump"}"#, "GenericError", "filename"),
         (r#"{"execute":"screendump","arguments":{"filename":"x.png"}}"#, "GenericError", "no display"),
-        (r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"nokey"}]}}"#, "GenericError", "unknown key"),
+        (
+            r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"nokey"}]}}"#,
+            "GenericError",
+            "unknown key",
+        ),
         (r#"{"execute":"x-bulkhead-restart","arguments":{"device":"zip"}}"#, "DeviceNotFound", "zip"),
         (r#"{"execute":"add-fd"}"#, "GenericError", "SCM_RIGHTS"),
         (r#"{"execute":1}"#, "GenericError", "execute"),
@@ -104,7 +125,10 @@ fn errors_have_class_and_reason() {
 
 #[test]
 fn events_of_input_send_event() {
-    assert!(input_event(&json!({ "type": "key", "data": { "down": true, "key": { "type": "qcode", "data": "ret" } } })).is_some());
+    assert!(
+        input_event(&json!({ "type": "key", "data": { "down": true, "key": { "type": "qcode", "data": "ret" } } }))
+            .is_some()
+    );
     assert!(input_event(&json!({ "type": "rel", "data": { "axis": "x", "value": -3 } })).is_some());
     assert!(input_event(&json!({ "type": "abs", "data": { "axis": "x", "value": 3 } })).is_none());
     assert!(input_event(&json!({ "type": "rel", "data": { "axis": "x", "value": 1u64 << 40 } })).is_none());

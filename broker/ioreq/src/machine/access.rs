@@ -59,7 +59,14 @@ impl<E: Edge> Machine<E> {
     }
 
     /// A request to all channels that `concerns` picks; answered with `data` when all have answered.
-    fn barrier(&mut self, vcpu: usize, request: Ioreq, what: Request, concerns: impl Fn(&Channel) -> bool, data: Option<u64>) {
+    fn barrier(
+        &mut self,
+        vcpu: usize,
+        request: Ioreq,
+        what: Request,
+        concerns: impl Fn(&Channel) -> bool,
+        data: Option<u64>,
+    ) {
         let concerned: Vec<usize> =
             self.channels.iter().enumerate().filter(|(_, c)| concerns(c)).map(|(i, _)| i).collect();
         let channels: Vec<usize> = concerned.into_iter().filter(|i| self.send(*i, vcpu, what, &[])).collect();
@@ -67,7 +74,8 @@ impl<E: Edge> Machine<E> {
             self.remove_unplugged();
             self.complete(vcpu, &request, data);
         } else if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot = Slot::Waiting(Waiting { request, purpose: Purpose::Barrier, channels, ticks: 0, again: None, data });
+            *slot =
+                Slot::Waiting(Waiting { request, purpose: Purpose::Barrier, channels, ticks: 0, again: None, data });
         }
     }
 
@@ -102,10 +110,20 @@ impl<E: Edge> Machine<E> {
             return self.block(vcpu, request);
         }
         let posts = self.channels.get(channel).is_some_and(|c| {
-            c.declaration.regions.get(usize::from(region)).is_some_and(|r| r.posted || single && r.posted_at.iter().any(|at| u64::from(*at) == offset))
+            c.declaration
+                .regions
+                .get(usize::from(region))
+                .is_some_and(|r| r.posted || single && r.posted_at.iter().any(|at| u64::from(*at) == offset))
         });
         if posts && !request.bits.read() && !request.bits.data_is_ptr() {
-            let what = Posted { offset, data: request.data & ones(request.size), count: request.count, region, size: shape.size, step: shape.step as u8 };
+            let what = Posted {
+                offset,
+                data: request.data & ones(request.size),
+                count: request.count,
+                region,
+                size: shape.size,
+                step: shape.step as u8,
+            };
             if let Some(c) = self.channels.get_mut(channel).filter(|c| single && c.live.is_none() && c.keeps(region)) {
                 c.miss(what);
             }
@@ -193,8 +211,16 @@ impl<E: Edge> Machine<E> {
             offset,
             data: request.data & ones(request.size),
         };
-        let kept = !read && !pointer && request.count == 1 && self.channels.get(channel).is_some_and(|c| c.keeps(region));
-        let again = kept.then_some(Posted { offset, data: what.data, count: 1, region, size: shape.size, step: shape.step as u8 });
+        let kept =
+            !read && !pointer && request.count == 1 && self.channels.get(channel).is_some_and(|c| c.keeps(region));
+        let again = kept.then_some(Posted {
+            offset,
+            data: what.data,
+            count: 1,
+            region,
+            size: shape.size,
+            step: shape.step as u8,
+        });
         let sent = self.send(channel, vcpu, what, &payload);
         self.scratch = payload;
         if sent {
@@ -223,9 +249,12 @@ impl<E: Edge> Machine<E> {
         let offset = request.addr as u8;
         let known = request.addr >> 48 == 0 && request.addr & 0xff00 == 0;
         let valid = matches!(request.size, 1 | 2 | 4) && request.count == 1 && !request.bits.data_is_ptr();
-        let place = self.channels.iter().enumerate().filter(|(_, c)| !c.removed).find_map(|(i, c)| {
-            c.functions.iter().position(|f| f.spec.bdf() == bdf).map(|f| (i, f))
-        });
+        let place = self
+            .channels
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| !c.removed)
+            .find_map(|(i, c)| c.functions.iter().position(|f| f.spec.bdf() == bdf).map(|f| (i, f)));
         let Some((index, function)) = place.filter(|_| known && valid) else {
             return self.nobody(vcpu, &request);
         };
@@ -375,7 +404,18 @@ impl<E: Edge> Machine<E> {
 
 /// A request without address.
 pub(super) fn plain(op: Op, data: u64) -> Request {
-    Request { op: op as u8, size: 1, step: 0, flags: RequestFlags::new(), region: 0, pad: 0, count: 1, posted: 0, offset: 0, data }
+    Request {
+        op: op as u8,
+        size: 1,
+        step: 0,
+        flags: RequestFlags::new(),
+        region: 0,
+        pad: 0,
+        count: 1,
+        posted: 0,
+        offset: 0,
+        data,
+    }
 }
 
 /// `size` bytes of ones.

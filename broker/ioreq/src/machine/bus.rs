@@ -44,7 +44,11 @@ impl<E: Edge> Machine<E> {
             }
         }
         for index in 0..self.channels.len() {
-            let Some(channel) = self.channels.get_mut(index).filter(|c| c.unplugged && c.declaration.unplug_removes && !c.removed) else { continue };
+            let Some(channel) =
+                self.channels.get_mut(index).filter(|c| c.unplugged && c.declaration.unplug_removes && !c.removed)
+            else {
+                continue;
+            };
             channel.removed = true;
             let (slot, functions) = (channel.slot, channel.functions.len());
             for function in 0..functions {
@@ -132,9 +136,13 @@ impl<E: Edge> Machine<E> {
         let start = vram.gfn << 12;
         let end = start.saturating_add(u64::from(vram.pages) << 12);
         let decoded = self.channels.get(vram.channel).is_some_and(|c| {
-            c.functions.iter().any(|f| f.decoded.bars.iter().zip(&f.spec.bars).any(|(base, bar)| {
-                base.is_some() && bar.is_some_and(|b| b.kind == BarKind::Ram)
-            }))
+            c.functions.iter().any(|f| {
+                f.decoded
+                    .bars
+                    .iter()
+                    .zip(&f.spec.bars)
+                    .any(|(base, bar)| base.is_some() && bar.is_some_and(|b| b.kind == BarKind::Ram))
+            })
         });
         let (channel, home) = (vram.channel, vram.home);
         if !decoded && first < end && start <= last {

@@ -47,11 +47,14 @@ impl<E: Edge> Machine<E> {
             out.hex("video RAM at frame", vram.gfn);
         }
         for (i, slot) in self.vcpus.iter().enumerate() {
-            out.value(&format!("vcpu{i}"), match slot {
-                Slot::Idle => "idle".to_owned(),
-                Slot::Blocked(_) => "blocked by earlier posted writes".to_owned(),
-                Slot::Waiting(w) => format!("waiting {} ticks for {:?}", w.ticks, w.channels),
-            });
+            out.value(
+                &format!("vcpu{i}"),
+                match slot {
+                    Slot::Idle => "idle".to_owned(),
+                    Slot::Blocked(_) => "blocked by earlier posted writes".to_owned(),
+                    Slot::Waiting(w) => format!("waiting {} ticks for {:?}", w.ticks, w.channels),
+                },
+            );
         }
     }
 }

@@ -23,7 +23,14 @@ struct FakeEdge {
 impl FakeEdge {
     fn new(vcpus: usize) -> Self {
         let fd = rustix::fs::memfd_create("edge", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        Self { offered: vec![None; vcpus], taken: vec![None; vcpus], answers: vec![], buffered: VecDeque::new(), calls: vec![], fd }
+        Self {
+            offered: vec![None; vcpus],
+            taken: vec![None; vcpus],
+            answers: vec![],
+            buffered: VecDeque::new(),
+            calls: vec![],
+            fd,
+        }
     }
 }
 
@@ -75,8 +82,16 @@ impl Edge for FakeEdge {
 fn declaration(port: u16, posted: bool) -> Declaration {
     let memory = Region::memory("memory", u64::from(port) << 16, 0x1000);
     Declaration {
-        regions: vec![Region::ports("ports", port, 16).shadow(7, 1, 0), if posted { memory.posted() } else { memory }, Region::bar("bar", 0, 0)],
-        functions: vec![FunctionSpec::new((port & 31) as u8, 0).with_bar(0, BarKind::Io, 16).with_bar(1, BarKind::Ram, 1 << 20)],
+        regions: vec![
+            Region::ports("ports", port, 16).shadow(7, 1, 0),
+            if posted { memory.posted() } else { memory },
+            Region::bar("bar", 0, 0),
+        ],
+        functions: vec![FunctionSpec::new((port & 31) as u8, 0).with_bar(0, BarKind::Io, 16).with_bar(
+            1,
+            BarKind::Ram,
+            1 << 20,
+        )],
         lines: vec![Line::Isa(5), Line::Intx { function: 0, pin: 1 }],
         permissions: Permissions { reboot: true, ..Permissions::default() },
         dma: true,
@@ -145,7 +160,11 @@ impl Bench {
         while let Some(work) = self.devices[device].take().unwrap() {
             match work {
                 Work::Request(cell, what) => {
-                    let payload = if what.count > 1 { vec![value as u8; (what.count * u32::from(what.size)) as usize] } else { vec![] };
+                    let payload = if what.count > 1 {
+                        vec![value as u8; (what.count * u32::from(what.size)) as usize]
+                    } else {
+                        vec![]
+                    };
                     let reply = Reply { value, effects: wire::Effects::new(), mask: 0 };
                     let _ = self.devices[device].reply(cell, &reply, &payload);
                 }
@@ -178,7 +197,17 @@ fn a_read_hops_to_its_device_and_nobody_answers_ones() {
 #[test]
 fn malformed_requests_are_answered_not_believed() {
     let mut b = Bench::new(1);
-    for (kind, addr, size, count) in [(0, 0x101, 3, 1), (0, 0x101, 8, 1), (0, 0x101, 0, 1), (0, 0x101, 1, 0), (0, 0xffff, 2, 1), (0, u64::MAX, 1, 1), (1, u64::MAX, 8, 2), (1, 0x0101_0000, 4, u32::MAX), (9, 0, 1, 1)] {
+    for (kind, addr, size, count) in [
+        (0, 0x101, 3, 1),
+        (0, 0x101, 8, 1),
+        (0, 0x101, 0, 1),
+        (0, 0x101, 1, 0),
+        (0, 0xffff, 2, 1),
+        (0, u64::MAX, 1, 1),
+        (1, u64::MAX, 8, 2),
+        (1, 0x0101_0000, 4, u32::MAX),
+        (9, 0, 1, 1),
+    ] {
         b.offer(0, kind, addr, size, 0, IoreqBits::new().with_read(true), count);
         assert_eq!(b.answers().len(), 1, "{kind} {addr:#x} {size} {count}");
     }
@@ -261,7 +290,11 @@ fn string_operations_are_one_request_in_both_directions_and_orders() {
     let Some(Work::Request(cell, what)) = b.devices[0].take().unwrap() else { panic!() };
     let mut payload = [0; 6];
     assert!(b.devices[0].payload(cell, &mut payload));
-    assert_eq!((what.count, what.flags.payload(), payload), (3, true, [3, 0, 2, 0, 1, 0]), "in the order of the accesses");
+    assert_eq!(
+        (what.count, what.flags.payload(), payload),
+        (3, true, [3, 0, 2, 0, 1, 0]),
+        "in the order of the accesses"
+    );
 }
 
 #[test]
@@ -293,7 +326,15 @@ fn bars_are_claimed_while_decoded_and_video_ram_moves_once() {
     config(&mut b, 4, 0);
     config(&mut b, 4, 3);
     let calls: Vec<_> = b.machine.edge.calls.iter().map(String::as_str).collect();
-    assert_eq!(calls, ["claim Ports(49152, 49167)", "relocate 0x5000 0xf0000 256", "unclaim Ports(49152, 49167)", "claim Ports(49152, 49167)"]);
+    assert_eq!(
+        calls,
+        [
+            "claim Ports(49152, 49167)",
+            "relocate 0x5000 0xf0000 256",
+            "unclaim Ports(49152, 49167)",
+            "claim Ports(49152, 49167)"
+        ]
+    );
     assert_eq!(b.machine.take_actions(), [Action::VideoRamAt(0xf0000)]);
 }
 
@@ -364,7 +405,18 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let address = prop_oneof![
-        prop::sample::select(vec![0x101u64, 0x108, 0x202, 0x209, 0x0101_0000, 0x0202_0010, 0xcf8, 0xcfb, 0x0008_0000_0010, 0x0010_0000_0004]),
+        prop::sample::select(vec![
+            0x101u64,
+            0x108,
+            0x202,
+            0x209,
+            0x0101_0000,
+            0x0202_0010,
+            0xcf8,
+            0xcfb,
+            0x0008_0000_0010,
+            0x0010_0000_0004
+        ]),
         any::<u64>()
     ];
     prop_oneof![
@@ -446,7 +498,13 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     b.machine.offline(2);
     b.offer(0, 0, 0x104, 1, 0x55, write, 1);
     let mut device = b.connect(2);
-    let posted: Vec<_> = std::iter::from_fn(|| { let work = device.take().unwrap(); device.posted_done(); work }).map(|w| if let Work::Posted(p) = w { p.data } else { 0 }).collect();
+    let posted: Vec<_> = std::iter::from_fn(|| {
+        let work = device.take().unwrap();
+        device.posted_done();
+        work
+    })
+    .map(|w| if let Work::Posted(p) = w { p.data } else { 0 })
+    .collect();
     assert_eq!(posted, [0x44, 0x55]);
     b.answers();
     // Not for ever.
@@ -455,7 +513,15 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
         b.offer(0, 0, 0x101, 1, i & 0xff, write, 1);
     }
     let mut device = b.connect(2);
-    assert_eq!(std::iter::from_fn(|| { let work = device.take().unwrap(); device.posted_done(); work }).count(), 300 - 256);
+    assert_eq!(
+        std::iter::from_fn(|| {
+            let work = device.take().unwrap();
+            device.posted_done();
+            work
+        })
+        .count(),
+        300 - 256
+    );
 }
 
 #[test]
@@ -471,14 +537,19 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     b.machine.edge.calls.clear();
     b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
-    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
+    let _ =
+        b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
     while b.machine.step() {}
     assert_eq!((b.answers(), b.machine.take_actions()), (vec![], vec![]), "the device has not let go yet");
     let Some(Work::Request(cell, what)) = b.devices[0].take().unwrap() else { panic!() };
     assert_eq!((what.op, what.data), (Op::Unplug as u8, 3));
     let _ = b.devices[0].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), mask: 0 }, &[]);
     while b.machine.step() {}
-    assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![Action::Unplugged(2)]), "nothing of the other device was meant");
+    assert_eq!(
+        (b.answers().len(), b.machine.take_actions()),
+        (1, vec![Action::Unplugged(2)]),
+        "nothing of the other device was meant"
+    );
     assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)"]);
     b.offer(0, 2, bdf, 4, 0, IoreqBits::new().with_read(true), 1);
     b.read(0, 0x402);
@@ -486,7 +557,8 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     // A second time nothing is left to do.
     b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
-    let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
+    let _ =
+        b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
     while b.machine.step() {}
     assert_eq!(b.machine.take_actions(), []);
 }
@@ -499,7 +571,8 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     let eject = |b: &mut Bench, mask| {
         b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
         let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
-        let _ = b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_eject(true), mask }, &[]);
+        let _ =
+            b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_eject(true), mask }, &[]);
         while b.machine.step() {}
     };
     // What was there from the start is not the guest's to eject.

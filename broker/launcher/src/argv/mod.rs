@@ -4,14 +4,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
-use table::Fate::{Ignored, Implemented, Refused, Substituted};
-use table::{KEYS, MAX_NICS, USB_PORTS};
 use crate::errors::Code;
 use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::plan::{LAYOUTS, Level, NicModel, UsbDevice, WhenFull};
+use table::Fate::{Ignored, Implemented, Refused, Substituted};
+pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
+use table::{KEYS, MAX_NICS, USB_PORTS};
 
 /// Why the arguments cannot be used: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +116,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let options = Options::parse(&value);
         check_keys(spec, &value, &options, &mut notes)?;
         match name {
-            "xen-domid" => machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?),
+            "xen-domid" => {
+                machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?)
+            }
             "name" => machine.name = value,
             "S" => machine.stopped = true,
             "xen-attach" => machine.attach = true,
@@ -124,7 +126,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
                 let chardev = match options.head("backend") {
                     Some("socket") => {
-                        let listens = options.flag("server", false) == Some(true) && options.flag("wait", true) == Some(false);
+                        let listens =
+                            options.flag("server", false) == Some(true) && options.flag("wait", true) == Some(false);
                         if !listens {
                             return Err(bad("only server=on,wait=off"));
                         }
@@ -147,12 +150,16 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 monitors.push(options.head("chardev").ok_or(bad("chardev= is missing"))?.to_owned());
             }
             "serial" => {
-                let serial = Serial::parse(&value).ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
+                let serial = Serial::parse(&value)
+                    .ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
                 machine.serials.push(serial);
             }
             "usb" => drop(machine.usb.get_or_insert_default()),
             "usbdevice" => {
-                let device = usb_device(&value).ok_or(ArgumentError::Refused { option: shown, why: "USB devices other than tablet, mouse and keyboard" })?;
+                let device = usb_device(&value).ok_or(ArgumentError::Refused {
+                    option: shown,
+                    why: "USB devices other than tablet, mouse and keyboard",
+                })?;
                 machine.usb.get_or_insert_default().push(device);
             }
             "vnc" => machine.vnc = if value == "none" { None } else { Some(Vnc::parse(&value).map_err(bad)?) },
@@ -160,7 +167,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 if LAYOUTS.contains(&value.as_str()) {
                     machine.layout = value;
                 } else {
-                    notes.push(format!("{shown}: no such layout here ({}); VNC viewers that tell characters only type as on {}", LAYOUTS.join(", "), machine.layout));
+                    notes.push(format!(
+                        "{shown}: no such layout here ({}); VNC viewers that tell characters only type as on {}",
+                        LAYOUTS.join(", "),
+                        machine.layout
+                    ));
                 }
             }
             "boot" => {
@@ -175,20 +186,23 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 machine.menu.wait = wait.transpose()?;
                 // QEMU's -1: never.
                 let retry = options.get("reboot-timeout").filter(|t| *t != "-1");
-                let retry = retry.map(|t| number(t).filter(|t| *t <= 0xffff).ok_or(bad("reboot-timeout is -1 to 65535 ms")));
+                let retry =
+                    retry.map(|t| number(t).filter(|t| *t <= 0xffff).ok_or(bad("reboot-timeout is -1 to 65535 ms")));
                 machine.menu.retry = retry.transpose()?;
             }
             "m" => {
                 let size = options.head("size").unwrap_or("");
                 let size = size.strip_suffix(['M', 'm']).unwrap_or(size);
-                machine.memory_mib = number(size).filter(|m| (1..=1 << 24).contains(m)).ok_or(bad("not a number of MiB"))?;
+                machine.memory_mib =
+                    number(size).filter(|m| (1..=1 << 24).contains(m)).ok_or(bad("not a number of MiB"))?;
             }
             "smp" => {
                 let now = options.head("cpus").and_then(number);
                 let max = options.get("maxcpus").map_or(now, number);
                 let max = now.and(max).filter(|n| (1..=bulkhead_wire::MAX_VCPUS as u16).contains(n));
                 machine.vcpus = max.ok_or(bad("1 to 128 vCPUs"))?;
-                machine.online = now.filter(|n| (1..=machine.vcpus).contains(n)).ok_or(bad("more vCPUs than maxcpus"))?;
+                machine.online =
+                    now.filter(|n| (1..=machine.vcpus).contains(n)).ok_or(bad("more vCPUs than maxcpus"))?;
             }
             "machine" | "M" => match options.head("type") {
                 Some("xenfv") => machine.xen_platform = true,
@@ -274,7 +288,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 Some(model @ ("e1000" | "rtl8139")) => {
                     let model = if model == "e1000" { NicModel::E1000 } else { NicModel::Rtl8139 };
-                    let mac = options.get("mac").and_then(machine::mac).ok_or(bad("mac= is an address of six bytes"))?;
+                    let mac =
+                        options.get("mac").and_then(machine::mac).ok_or(bad("mac= is an address of six bytes"))?;
                     let id = options.get("id").and_then(|id| id.strip_prefix("nic")).and_then(number::<u8>);
                     let index = id.unwrap_or(u8::try_from(cards.len()).unwrap_or(u8::MAX));
                     cards.push((index, options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), model, mac));
@@ -296,14 +311,19 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     machine.usb.get_or_insert_default();
                     if let Some(at) = options.get("addr") {
                         // Above all that is placed here.
-                        let hex = |text: &str, last: u8| u8::from_str_radix(text.trim_start_matches("0x"), 16).ok().filter(|n| *n <= last);
+                        let hex = |text: &str, last: u8| {
+                            u8::from_str_radix(text.trim_start_matches("0x"), 16).ok().filter(|n| *n <= last)
+                        };
                         let (device, function) = at.split_once('.').unwrap_or((at, "0"));
                         let place = hex(device, 0x1f).filter(|d| *d >= 0x10).zip(hex(function, 7));
                         machine.usb_at = Some(place.ok_or(bad("addr is 10 to 1f, with a function 0 to 7: 1d.2"))?);
                     }
                 }
                 Some(driver @ ("usb-tablet" | "usb-mouse" | "usb-kbd")) => {
-                    let usb = machine.usb.as_mut().ok_or(bad("there is no controller before it (-usb or -device piix3-usb-uhci)"))?;
+                    let usb = machine
+                        .usb
+                        .as_mut()
+                        .ok_or(bad("there is no controller before it (-usb or -device piix3-usb-uhci)"))?;
                     usb.extend(usb_device(driver.trim_start_matches("usb-")));
                 }
                 _ => return Err(bad("no such device here")),
@@ -325,11 +345,21 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         machine.monitors.push(Monitor { id: monitor, chardev });
     }
     for (index, netdev, model, mac) in cards {
-        let at = others.iter().position(|(id, _)| *id == netdev).ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
+        let at = others
+            .iter()
+            .position(|(id, _)| *id == netdev)
+            .ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
         if machine.nics.iter().any(|n| n.index == index) {
             return Err(wrong("device", &netdev, "two network cards of one number"));
         }
-        machine.nics.push(Nic { model, index, mac, end: others.swap_remove(at).1, lease: None, settings: NicSettings::default() });
+        machine.nics.push(Nic {
+            model,
+            index,
+            mac,
+            end: others.swap_remove(at).1,
+            lease: None,
+            settings: NicSettings::default(),
+        });
     }
     if let Some((id, _)) = others.first() {
         return Err(wrong("netdev", id, "network cards: no -device refers to it"));
@@ -354,10 +384,15 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         return Err(ArgumentError::Incomplete("more than two USB devices: the controller has two ports"));
     }
     if let Some(option) = substituted.filter(|_| !substitutes) {
-        return Err(ArgumentError::Refused { option, why: "something else would take its place (-substitutes refuse)" });
+        return Err(ArgumentError::Refused {
+            option,
+            why: "something else would take its place (-substitutes refuse)",
+        });
     }
     match kernel {
-        (Some(file), initrd, append) => machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() }),
+        (Some(file), initrd, append) => {
+            machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() })
+        }
         (None, Some(_), _) => return Err(ArgumentError::Incomplete("-initrd: there is no -kernel")),
         // Some toolstacks always give one.
         (None, None, Some(_)) => notes.push("-append: ignored: there is no -kernel".to_owned()),

@@ -69,17 +69,39 @@ pub const OPTIONS: &[OptionSpec] = &[
     flag("no-user-config", Ignored("no QEMU configuration is read"), "always"),
     option("name", Implemented("for logs and `bulkhead ps`"), "name"),
     flag("S", Implemented("the machine waits for `cont` and says `prelaunch`"), "dm_restrict"),
-    option("vnc", Implemented("HOST:DISPLAY[,to=N][,password=on], unix:PATH, none; a VNC server for the guest's display"), "vnc"),
+    option(
+        "vnc",
+        Implemented("HOST:DISPLAY[,to=N][,password=on], unix:PATH, none; a VNC server for the guest's display"),
+        "vnc",
+    ),
     option("display", Ignored("no window is opened"), "always"),
     option("display sdl", Refused("a window in dom0"), "sdl"),
     flag("nographic", Ignored("no window is opened"), "nographic"),
-    option("k", Implemented("en-us, en-gb, de, fr, es, it, sv: for VNC viewers that tell characters and no keys; with another name it is as without"), "keymap"),
+    option(
+        "k",
+        Implemented(
+            "en-us, en-gb, de, fr, es, it, sv: for VNC viewers that tell characters and no keys; with another name it is as without",
+        ),
+        "keymap",
+    ),
     option("serial", Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off]"), "serial"),
     option("monitor", Ignored("there is no human monitor"), ""),
-    option("boot", Implemented("order, once (for the machine's life, which ends when the guest restarts), menu, splash-time, reboot-timeout; the keys splash and strict are ignored"), "boot"),
+    option(
+        "boot",
+        Implemented(
+            "order, once (for the machine's life, which ends when the guest restarts), menu, splash-time, reboot-timeout; the keys splash and strict are ignored",
+        ),
+        "boot",
+    ),
     option("m", Implemented("1 MiB and up"), "maxmem"),
     option("smp", Implemented("1 to 128 vCPUs; the keys sockets, cores, threads are ignored"), "vcpus, maxvcpus"),
-    option("machine", Implemented("xenfv, xenpv, pc, none; suppress-vmdesc and max-ram-below-4g are ignored, igd-passthru is refused"), "always"),
+    option(
+        "machine",
+        Implemented(
+            "xenfv, xenpv, pc, none; suppress-vmdesc and max-ram-below-4g are ignored, igd-passthru is refused",
+        ),
+        "always",
+    ),
     option("M", Implemented("the same"), ""),
     option("accel", Ignored("Xen is the accelerator"), ""),
     option("net none", Implemented("no card"), "no emulated vif"),
@@ -87,7 +109,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("netdev tap", Implemented("ifname; in a stub domain the interface with the card's address"), "vif"),
     option("netdev stream", Implemented("server=off,addr.type=unix"), ""),
     option("netdev", Refused("network cards on anything but a tap or a stream"), ""),
-    option("nic-rules", Implemented("[id=nicN,]level=off|guard|addresses[,ip=A…][,rate=N[,burst=N]][,link=off]; not QEMU's"), ""),
+    option(
+        "nic-rules",
+        Implemented("[id=nicN,]level=off|guard|addresses[,ip=A…][,rate=N[,burst=N]][,link=off]; not QEMU's"),
+        "",
+    ),
     option("nic-lease", Implemented("id=nicN,ip=A/BITS[,gateway=A][,dns=A]; not QEMU's"), ""),
     option("drive", Implemented("if=ide or none, format=raw, host_device or qcow2, cache=writeback"), "disk"),
     option("device VGA", Implemented("vgamem_mb 1 to 256, rounded up to a power of two"), "vga=\"stdvga\""),
@@ -131,15 +157,47 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("append", Implemented("with -kernel; alone it is ignored, as some toolstacks always give it"), "cmdline"),
     option("incoming", Refused("restoring a saved guest"), "xl restore, migration"),
     flag("no-acpi", Ignored("hvmloader makes the ACPI tables"), "acpi=0"),
-    flag("xen-domid-restrict", Implemented("always so: every descriptor of Xen's is restricted to the guest before anything runs"), "dm_restrict"),
+    flag(
+        "xen-domid-restrict",
+        Implemented("always so: every descriptor of Xen's is restricted to the guest before anything runs"),
+        "dm_restrict",
+    ),
     option("chroot", Implemented("as pivot_root, into an empty directory"), "dm_restrict"),
     option("run-with", Implemented("user= as -runas, chroot= as -chroot"), "dm_restrict, Xen 4.20 and later"),
-    option("runas", Implemented("NAME or UID:GID, for the launcher and all processes"), "dm_restrict, device_model_user"),
-    flag("xen-attach", Implemented("the domain's PV back ends are served; if it has one of a kind that is not, all are given to the host's QEMU"), "a guest that is not HVM, a stub domain"),
+    option(
+        "runas",
+        Implemented("NAME or UID:GID, for the launcher and all processes"),
+        "dm_restrict, device_model_user",
+    ),
+    flag(
+        "xen-attach",
+        Implemented(
+            "the domain's PV back ends are served; if it has one of a kind that is not, all are given to the host's QEMU",
+        ),
+        "a guest that is not HVM, a stub domain",
+    ),
     option("sandbox", Implemented("level=strict or level=kernel; not QEMU's"), ""),
-    option("image-backing", Implemented("files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's"), ""),
-    option("pv-others", Implemented("who serves a domain with a PV device of a kind that is not served here: qemu (all of it the host's QEMU, if there is one), or leave (nobody serves that device); not QEMU's"), ""),
-    option("image-full", Implemented("a write that the host has no room for: report it to the guest, or stop (it waits until there is room); not QEMU's"), ""),
+    option(
+        "image-backing",
+        Implemented(
+            "files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's",
+        ),
+        "",
+    ),
+    option(
+        "pv-others",
+        Implemented(
+            "who serves a domain with a PV device of a kind that is not served here: qemu (all of it the host's QEMU, if there is one), or leave (nobody serves that device); not QEMU's",
+        ),
+        "",
+    ),
+    option(
+        "image-full",
+        Implemented(
+            "a write that the host has no room for: report it to the guest, or stop (it waits until there is room); not QEMU's",
+        ),
+        "",
+    ),
     option("substitutes", Implemented("allow, or refuse: what would be substituted is an error; not QEMU's"), ""),
     option("sim", Implemented("the simulated machine, for tests"), ""),
 ];
@@ -172,7 +230,10 @@ pub(super) const KEYS: &[(&str, &[&str], &[&str])] = &[
 /// Finds the entry of an option, the narrower one first.
 pub fn lookup(name: &str, value: Option<&str>) -> Option<&'static OptionSpec> {
     let first = value.and_then(|v| v.split(',').next()).unwrap_or("");
-    let narrow = format!("{name} {}", ["driver=", "type=", "backend="].iter().find_map(|k| first.strip_prefix(k)).unwrap_or(first));
+    let narrow = format!(
+        "{name} {}",
+        ["driver=", "type=", "backend="].iter().find_map(|k| first.strip_prefix(k)).unwrap_or(first)
+    );
     OPTIONS.iter().find(|o| o.name == narrow).or_else(|| OPTIONS.iter().find(|o| o.name == name))
 }
 
@@ -211,7 +272,12 @@ pub fn markdown() -> String {
     for spec in OPTIONS {
         let (fate, why) = spec.fate.words();
         let value = if spec.value && !spec.name.contains(' ') { " …" } else { "" };
-        out.push_str(&format!("| `-{}{value}` | **{fate}**: {} | {} |\n", spec.name, plain(why), if spec.cause.is_empty() { "device_model_args" } else { spec.cause }));
+        out.push_str(&format!(
+            "| `-{}{value}` | **{fate}**: {} | {} |\n",
+            spec.name,
+            plain(why),
+            if spec.cause.is_empty() { "device_model_args" } else { spec.cause }
+        ));
     }
     out
 }

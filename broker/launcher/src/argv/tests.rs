@@ -19,7 +19,10 @@ const LIBXL: &str = "-xen-domid 7 -no-shutdown
 #[test]
 fn what_libxl_4_17_emits_for_a_bios_guest() {
     let Parsed { machine, notes } = parse(words(LIBXL)).unwrap();
-    assert_eq!((machine.domid, machine.name.as_str(), machine.online, machine.vcpus, machine.memory_mib), (Some(7), "win10", 2, 4, 2032));
+    assert_eq!(
+        (machine.domid, machine.name.as_str(), machine.online, machine.vcpus, machine.memory_mib),
+        (Some(7), "win10", 2, 4, 2032)
+    );
     assert_eq!(machine.monitors.len(), 2);
     assert_eq!(machine.serials, [Serial::Pty]);
     assert_eq!(machine.video, Some(Video { mib: 16 }));
@@ -45,7 +48,14 @@ fn where_viewers_connect() {
     ] {
         assert_eq!(vnc(text).unwrap(), want, "{text}");
     }
-    for (text, why) in [("localhost", "HOST:DISPLAY"), ("h:x", "no number"), ("h:60000", "no such display"), (":0,to=x", "to="), (":0,tls-creds=c", "no encryption"), (":0,websocket=on", "no WebSocket")] {
+    for (text, why) in [
+        ("localhost", "HOST:DISPLAY"),
+        ("h:x", "no number"),
+        ("h:60000", "no such display"),
+        (":0,to=x", "to="),
+        (":0,tls-creds=c", "no encryption"),
+        (":0,websocket=on", "no WebSocket"),
+    ] {
         let error = vnc(text).unwrap_err().to_string();
         assert!(error.contains(why), "{text}: {error}");
     }
@@ -117,21 +127,44 @@ fn network_cards_are_paired_with_their_taps_in_libxls_order() {
     let Parsed { machine, notes } = parse(words(text)).unwrap();
     let tap = |name: &str| NicOther::Tap(name.to_owned());
     let nics: Vec<_> = machine.nics.iter().map(|n| (n.model, n.index, n.mac[5], n.end.clone())).collect();
-    assert_eq!((nics, notes), (vec![(NicModel::E1000, 0, 0x33, tap("vif7.0-emu")), (NicModel::Rtl8139, 1, 0x34, tap("vif7.1-emu"))], vec![]));
+    assert_eq!(
+        (nics, notes),
+        (vec![(NicModel::E1000, 0, 0x33, tap("vif7.0-emu")), (NicModel::Rtl8139, 1, 0x34, tap("vif7.1-emu"))], vec![])
+    );
     let rules = format!("{text} -nic-rules level=guard -nic-rules id=nic1,level=addresses,ip=10.0.0.5,link=off");
     let nics = parse(words(&rules)).unwrap().machine.nics;
     assert_eq!((nics[0].settings.link, nics[1].settings.link, nics[0].settings.rules.guard), (true, false, true));
     assert!(nics[0].settings.rules.addresses.is_none() && nics[1].settings.rules.addresses.is_some());
-    assert!(parse(words(&format!("{text} -nic-rules level=strict"))).unwrap_err().to_string().contains("off, guard or addresses"));
+    assert!(
+        parse(words(&format!("{text} -nic-rules level=strict")))
+            .unwrap_err()
+            .to_string()
+            .contains("off, guard or addresses")
+    );
     let text = "-xen-domid 7 -device e1000,id=nic0,netdev=net0,mac=00:16:3e:11:22:33 -netdev stream,id=net0,server=off,addr.type=unix,addr.path=/run/passt";
     assert_eq!(parse(words(text)).unwrap().machine.nics[0].end, NicOther::Stream("/run/passt".to_owned()));
 }
 
 #[test]
 fn a_kernel_and_the_menu() {
-    let all = ["-xen-domid", "7", "-kernel", "/boot/a,b", "-initrd", "/boot/i", "-append", "root=/dev/xvda1 quiet", "-boot", "order=dc,once=n,menu=on,splash-time=500,reboot-timeout=-1"];
+    let all = [
+        "-xen-domid",
+        "7",
+        "-kernel",
+        "/boot/a,b",
+        "-initrd",
+        "/boot/i",
+        "-append",
+        "root=/dev/xvda1 quiet",
+        "-boot",
+        "order=dc,once=n,menu=on,splash-time=500,reboot-timeout=-1",
+    ];
     let machine = parse(all.map(str::to_owned)).unwrap().machine;
-    let kernel = Kernel { file: "/boot/a,b".into(), initrd: Some("/boot/i".into()), command_line: "root=/dev/xvda1 quiet".into() };
+    let kernel = Kernel {
+        file: "/boot/a,b".into(),
+        initrd: Some("/boot/i".into()),
+        command_line: "root=/dev/xvda1 quiet".into(),
+    };
     assert_eq!((machine.kernel, machine.boot.as_str()), (Some(kernel), "n"));
     assert_eq!(machine.menu, BootMenu { shown: true, wait: Some(500), retry: None });
     let parsed = parse(words("-xen-domid 7 -append quiet")).unwrap();
@@ -145,7 +178,10 @@ fn dm_restrict_as_libxl_4_17_and_4_20_say_it() {
         "-xen-domid 7 -S -xen-domid-restrict -run-with chroot=/var/run/xen/qemu-root-7 -run-with user=131079:131072",
     ] {
         let machine = parse(words(text)).unwrap().machine;
-        assert_eq!((machine.user.as_deref(), machine.chroot.as_deref(), machine.stopped), (Some("131079:131072"), Some("/var/run/xen/qemu-root-7"), true));
+        assert_eq!(
+            (machine.user.as_deref(), machine.chroot.as_deref(), machine.stopped),
+            (Some("131079:131072"), Some("/var/run/xen/qemu-root-7"), true)
+        );
     }
     assert!(parse(words("-xen-domid 7 -run-with async-teardown=on")).is_err());
 }

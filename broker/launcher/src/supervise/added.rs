@@ -19,7 +19,9 @@ impl Launcher {
         let begun = match self.phase(slot) {
             _ if !self.is_one_to_add(slot) => Err("this is no device that may be added".to_owned()),
             // Control and the guest together could have it come and go for ever.
-            Some(Phase::Waiting) if !self.slot(slot).is_some_and(|s| s.not_too_often(Instant::now())) => Err("it has come and gone too often within a minute".to_owned()),
+            Some(Phase::Waiting) if !self.slot(slot).is_some_and(|s| s.not_too_often(Instant::now())) => {
+                Err("it has come and gone too often within a minute".to_owned())
+            }
             Some(Phase::Waiting) => self.spawn(slot),
             Some(Phase::Unplugged) => Err("it is just being ejected".to_owned()),
             _ => Err("it is there already".to_owned()),

@@ -2,7 +2,9 @@
 use super::{DUMP_DIR, End, Launcher, say};
 use crate::resource::CLOSED;
 use crate::slot::Phase;
-use bulkhead_bus::plan::{Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Slot, ToProcess};
+use bulkhead_bus::plan::{
+    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Slot, ToProcess,
+};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::epoll;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -22,7 +24,11 @@ impl Launcher {
                 Ok(None) => return Ok(None),
                 Err(why) => {
                     // Its end is on its way, or must be made to come.
-                    if why == CLOSED { state.closed(why) } else { state.kill(why) }
+                    if why == CLOSED {
+                        state.closed(why)
+                    } else {
+                        state.kill(why)
+                    }
                     if let Some(life) = &self.slots.iter().find(|s| s.slot == number).and_then(|s| s.life.as_ref()) {
                         let _ = epoll::delete(&self.epoll, &life.resource);
                     }
@@ -43,7 +49,9 @@ impl Launcher {
             (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true),
             (Ask::Sealed, CONTROL) => {}
             // Once each in a life; a process that says so again is out of its mind.
-            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => self.sealed(number, |c| c.sealed_by_device = true),
+            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => {
+                self.sealed(number, |c| c.sealed_by_device = true)
+            }
             (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
             (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
             (Ask::Attached, BROKER) => {
@@ -53,7 +61,11 @@ impl Launcher {
                 }
             }
             (Ask::ChannelDead, BROKER) => {
-                let reason = if message.extra == Death::Deadline as u64 { "did not answer in time" } else { "broke the protocol" };
+                let reason = if message.extra == Death::Deadline as u64 {
+                    "did not answer in time"
+                } else {
+                    "broke the protocol"
+                };
                 if let Some(state) = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
                     state.kill(reason);
                 }
@@ -97,7 +109,9 @@ impl Launcher {
                 }
             }
             (Ask::GiveFd, CONTROL) => {
-                let result = fd.ok_or_else(|| "no descriptor came with the request".to_owned()).and_then(|fd| self.give(message.arg, fd.as_fd()));
+                let result = fd
+                    .ok_or_else(|| "no descriptor came with the request".to_owned())
+                    .and_then(|fd| self.give(message.arg, fd.as_fd()));
                 self.answer(message.serial, result);
             }
             (Ask::Medium, CONTROL) => {
@@ -156,6 +170,7 @@ impl Launcher {
         std::fs::create_dir_all(DUMP_DIR).map_err(|e| format!("{DUMP_DIR}: {e}"))?;
         let path = format!("{DUMP_DIR}/{name}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(path.as_str(), flags, FileMode::from_raw_mode(0o600)).map_err(|e| format!("{path}: {}", std::io::Error::from(e)))
+        rustix::fs::open(path.as_str(), flags, FileMode::from_raw_mode(0o600))
+            .map_err(|e| format!("{path}: {}", std::io::Error::from(e)))
     }
 }

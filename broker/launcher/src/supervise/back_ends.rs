@@ -6,7 +6,9 @@ use crate::host;
 use crate::machine::{Backing, Machine};
 use crate::pv;
 use crate::slot::{Phase, SlotState};
-use bulkhead_bus::plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, WhenFull};
+use bulkhead_bus::plan::{
+    CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, WhenFull,
+};
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{DomainState, Evtchn, Gntdev, Privcmd, Xenstore};
@@ -38,7 +40,14 @@ const LOOKS: Duration = Duration::from_millis(200);
 
 impl Later {
     pub(super) fn new(backing: Backing, full: WhenFull) -> Self {
-        Self { servers: Vec::new(), told: Vec::new(), images: (backing, full), given: Vec::new(), due: None, looked: None }
+        Self {
+            servers: Vec::new(),
+            told: Vec::new(),
+            images: (backing, full),
+            given: Vec::new(),
+            due: None,
+            looked: None,
+        }
     }
 
     /// There is news of disks.
@@ -99,7 +108,8 @@ impl BackEnds {
         {
             return Err(Code::Xenstore.line(e));
         }
-        let (disks, notes) = if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
+        let (disks, notes) =
+            if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
         shown.extend(notes);
         let keyboards = pv::keyboards(domid, &mut xenstore);
         let screens = pv::screens(domid, &mut xenstore);
@@ -112,16 +122,22 @@ impl BackEnds {
             shown.push("PV devices are not served: xenstored has no socket here".to_owned());
             return Ok(Self::default());
         };
-        let guest: Option<u16> = machine.attach.then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok()).flatten();
+        let guest: Option<u16> = machine
+            .attach
+            .then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok())
+            .flatten();
         if let Some(guest) = guest {
             let twins = pv::disks(guest, &mut xenstore).0;
-            for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
+            for disk in
+                disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref())))
+            {
                 let node = format!("{}/{HAND_OVER}", disk.nodes.back);
                 xenstore.write(&node, "1").map_err(|e| Code::Xenstore.line(format!("{node}: {e}")))?;
             }
         }
         let mut this = Self::default();
-        let mut servers = Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
+        let mut servers =
+            Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
         for disk in disks {
             // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
             let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
@@ -130,7 +146,10 @@ impl BackEnds {
                 None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
             };
             fds.extend(servers.serve(disk.nodes, true)?);
-            this.push(DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard }, fds);
+            this.push(
+                DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard },
+                fds,
+            );
         }
         for (devid, nodes) in keyboards {
             this.push(DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?);
@@ -164,7 +183,8 @@ impl BackEnds {
             return Ok(notes);
         }
         let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
-        let mut servers = Servers { domid: guest, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
+        let mut servers =
+            Servers { domid: guest, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
         let mut served = Vec::new();
         for (devid, nodes) in keyboards {
             served.push((DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?));
@@ -183,7 +203,12 @@ impl BackEnds {
     }
 
     /// Opens a console's other end.
-    fn console(&mut self, console: pv::PvConsole, servers: &mut Servers, xenstore: &mut Xenstore) -> Result<(DeviceConfig, Vec<(FdUse, OwnedFd)>), String> {
+    fn console(
+        &mut self,
+        console: pv::PvConsole,
+        servers: &mut Servers,
+        xenstore: &mut Xenstore,
+    ) -> Result<(DeviceConfig, Vec<(FdUse, OwnedFd)>), String> {
         let end = host::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
         if let Some(terminal) = end.shown.strip_prefix("pty:") {
             // Where `xl console` looks.
@@ -211,7 +236,11 @@ impl BackEnds {
 }
 
 /// The image of a disk, or nothing at all for a CD drive that is empty: a disk without sectors.
-fn pv_image(drive: &crate::machine::Drive, (backing, full): (Backing, WhenFull), null: &OwnedFd) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
+fn pv_image(
+    drive: &crate::machine::Drive,
+    (backing, full): (Backing, WhenFull),
+    null: &OwnedFd,
+) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
     let (mut fds, mut config) = host::drive(drive, backing, full).coded(Code::Image)?;
     if drive.file.is_none() {
         fds.push((FdUse::Drive(config.index), rustix::io::dup(null).map_err(|e| e.to_string())?));
@@ -233,7 +262,10 @@ impl Servers {
     fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, String> {
         let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
         let fail_io = |e: rustix::io::Errno| e.to_string();
-        let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail_io);
+        let pair = || {
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(fail_io)
+        };
         let number = u8::try_from(self.devices.len()).map_err(|_| "number of PV devices")?;
         let ((nodes_end, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
         let device = Gntdev::open().map_err(fail)?;
@@ -260,7 +292,16 @@ fn is_twin(disk: &pv::PvDisk, devid: u32, file: Option<&str>) -> bool {
 
 /// The configuration of a PV disk whose image an emulated drive has.
 fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
-    DriveConfig { index, cdrom: false, read_only: drive.read_only, size: None, id: drive.id.clone(), file: drive.file.clone(), formats: Vec::new(), full: WhenFull::default() }
+    DriveConfig {
+        index,
+        cdrom: false,
+        read_only: drive.read_only,
+        size: None,
+        id: drive.id.clone(),
+        file: drive.file.clone(),
+        formats: Vec::new(),
+        full: WhenFull::default(),
+    }
 }
 
 /// Whether a process has to wait: a PV disk until the emulated drive lets go of its image, those that serve PV disks until there is one.
@@ -268,7 +309,15 @@ pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config {
         DeviceConfig::Qdisk { emulated, .. } => emulated.is_some(),
         DeviceConfig::Usb { added, .. } => *added,
-        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| !matches!(d.config, DeviceConfig::Qdisk { emulated: None, .. } | DeviceConfig::Vkbd { .. } | DeviceConfig::Console { .. } | DeviceConfig::Vfb { .. })),
+        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| {
+            !matches!(
+                d.config,
+                DeviceConfig::Qdisk { emulated: None, .. }
+                    | DeviceConfig::Vkbd { .. }
+                    | DeviceConfig::Console { .. }
+                    | DeviceConfig::Vfb { .. }
+            )
+        }),
         _ => false,
     }
 }
@@ -288,7 +337,12 @@ impl Launcher {
         let Some(state) = self.slot(heir).filter(|s| s.phase == Phase::Waiting) else { return };
         state.kept.extend(files);
         // With the first disk those begin that it asks; what it asks before they listen waits in its sockets.
-        let servers = self.plan.devices.iter().filter(|d| matches!(d.config, DeviceConfig::Xenbus { .. } | DeviceConfig::Grant)).map(|d| d.slot);
+        let servers = self
+            .plan
+            .devices
+            .iter()
+            .filter(|d| matches!(d.config, DeviceConfig::Xenbus { .. } | DeviceConfig::Grant))
+            .map(|d| d.slot);
         let begin: Vec<Slot> = servers.chain([heir]).filter(|slot| self.phase(*slot) == Some(Phase::Waiting)).collect();
         for slot in begin {
             if let Err(e) = self.spawn(slot) {
@@ -303,7 +357,8 @@ impl Launcher {
     pub(super) fn watch_domain(&mut self) -> Result<(), String> {
         self.later.told.clone_from(&self.shown);
         let watch = Watch::new(self.plan.domid)?;
-        epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN).map_err(|e| e.to_string())?;
+        epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN)
+            .map_err(|e| e.to_string())?;
         self.watched = Some(watch);
         Ok(())
     }
@@ -313,8 +368,13 @@ impl Launcher {
     pub(super) fn disks_changed(&mut self) {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
         let own = self.plan.domid;
-        let (disks, mut notes) = if self.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
-        let mut wanted: Vec<(u16, pv::PvDisk)> = disks.iter().filter(|d| !self.later.given.iter().any(|g| g.devid == d.devid)).map(|d| (own, d.clone())).collect();
+        let (disks, mut notes) =
+            if self.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
+        let mut wanted: Vec<(u16, pv::PvDisk)> = disks
+            .iter()
+            .filter(|d| !self.later.given.iter().any(|g| g.devid == d.devid))
+            .map(|d| (own, d.clone()))
+            .collect();
         if let Some(guest) = self.watched.as_ref().and_then(Watch::guest) {
             let (theirs, more) = pv::disks(guest, &mut xenstore);
             notes.extend(more);
@@ -322,13 +382,26 @@ impl Launcher {
             if Privcmd::open(guest).and_then(|p| p.domain_state()).is_ok_and(|state| state == DomainState::Alive) {
                 self.take_what_is_let_go(&theirs, &mut xenstore);
             }
-            let held = |d: &pv::PvDisk| disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref())) && !self.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()));
+            let held = |d: &pv::PvDisk| {
+                disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref()))
+                    && !self.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()))
+            };
             wanted.extend(theirs.iter().filter(|d| !held(d)).map(|d| (guest, d.clone())));
         }
-        let known: Vec<(Slot, u16, u32, Option<String>)> = self.plan.devices.iter().filter_map(|d| match &d.config {
-            DeviceConfig::Qdisk { devid, disk, .. } => Some((d.slot, self.slots.iter().find(|s| s.slot == d.slot)?.domid.unwrap_or(own), *devid, disk.file.clone())),
-            _ => None,
-        }).collect();
+        let known: Vec<(Slot, u16, u32, Option<String>)> = self
+            .plan
+            .devices
+            .iter()
+            .filter_map(|d| match &d.config {
+                DeviceConfig::Qdisk { devid, disk, .. } => Some((
+                    d.slot,
+                    self.slots.iter().find(|s| s.slot == d.slot)?.domid.unwrap_or(own),
+                    *devid,
+                    disk.file.clone(),
+                )),
+                _ => None,
+            })
+            .collect();
         for (slot, domid, devid, file) in &known {
             if pv::is_gone(*domid, *devid, file.as_deref(), &mut xenstore) {
                 self.take_away(*slot, "its disk was taken away");
@@ -336,7 +409,11 @@ impl Launcher {
         }
         let mut new = false;
         // One in the place of another comes when that one's process has ended.
-        let waits = |devid: u32, domid: u16| known.iter().any(|(_, d, id, _)| *id == devid && (*d == domid || self.later.given.iter().any(|g| g.devid == devid && g.image.is_some())));
+        let waits = |devid: u32, domid: u16| {
+            known.iter().any(|(_, d, id, _)| {
+                *id == devid && (*d == domid || self.later.given.iter().any(|g| g.devid == devid && g.image.is_some()))
+            })
+        };
         let wanted: Vec<_> = wanted.into_iter().filter(|(domid, d)| !waits(d.devid, *domid)).collect();
         for (domid, disk) in wanted {
             let devid = disk.devid;
@@ -359,12 +436,25 @@ impl Launcher {
         let mut given = Vec::new();
         for device in &self.plan.devices {
             let DeviceConfig::Qdisk { devid, disk, .. } = &device.config else { continue };
-            let Some(state) = self.slots.iter_mut().find(|s| s.slot == device.slot && s.domid.is_none() && s.phase != Phase::Unplugged) else { continue };
-            let closed = xenstore.read(&format!("/local/domain/0/backend/qdisk/{own}/{devid}/state")).is_ok_and(|s| State::of(Some(&s)) == State::Closed);
+            let Some(state) = self
+                .slots
+                .iter_mut()
+                .find(|s| s.slot == device.slot && s.domid.is_none() && s.phase != Phase::Unplugged)
+            else {
+                continue;
+            };
+            let closed = xenstore
+                .read(&format!("/local/domain/0/backend/qdisk/{own}/{devid}/state"))
+                .is_ok_and(|s| State::of(Some(&s)) == State::Closed);
             if closed && theirs.iter().any(|d| is_twin(d, *devid, disk.file.as_deref())) {
-                let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| matches!(what, FdUse::Drive(_) | FdUse::Backing(..)));
+                let (files, kept) = std::mem::take(&mut state.kept)
+                    .into_iter()
+                    .partition(|(what, _)| matches!(what, FdUse::Drive(_) | FdUse::Backing(..)));
                 state.kept = kept;
-                given.push((device.slot, Given { devid: *devid, file: disk.file.clone(), image: Some((disk.clone(), files)) }));
+                given.push((
+                    device.slot,
+                    Given { devid: *devid, file: disk.file.clone(), image: Some((disk.clone(), files)) },
+                ));
             }
         }
         for (slot, disk) in given {
@@ -376,7 +466,13 @@ impl Launcher {
 
     /// Ends a disk's process, and those that serve it alone, for good.
     fn take_away(&mut self, slot: Slot, why: &str) {
-        let servers = self.later.servers.iter().filter(|(disk, _)| *disk == slot).flat_map(|(_, servers)| *servers).collect::<Vec<_>>();
+        let servers = self
+            .later
+            .servers
+            .iter()
+            .filter(|(disk, _)| *disk == slot)
+            .flat_map(|(_, servers)| *servers)
+            .collect::<Vec<_>>();
         for slot in servers.into_iter().chain([slot]) {
             let Some(state) = self.slot(slot).filter(|s| s.phase != Phase::Unplugged) else { continue };
             state.phase = Phase::Unplugged;
@@ -390,13 +486,23 @@ impl Launcher {
     }
 
     fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), String> {
-        let given = self.later.given.iter_mut().find(|g| is_twin(&disk, g.devid, g.file.as_deref())).and_then(|g| g.image.take());
+        let given = self
+            .later
+            .given
+            .iter_mut()
+            .find(|g| is_twin(&disk, g.devid, g.file.as_deref()))
+            .and_then(|g| g.image.take());
         let (mut fds, config) = match given {
             Some((config, fds)) => (fds, config),
             None => pv_image(&disk.drive, self.later.images, &self.null)?,
         };
         let guests = domid != self.plan.domid;
-        let mut servers = Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)], grant: Vec::new() };
+        let mut servers = Servers {
+            domid,
+            devices: Vec::new(),
+            xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)],
+            grant: Vec::new(),
+        };
         fds.extend(servers.serve(disk.nodes, true)?);
         let Servers { devices, xenbus, grant, .. } = servers;
         let id = disk.devid;
@@ -404,11 +510,17 @@ impl Launcher {
         let parts = [
             (format!("{whose}xenbus-{id}"), DeviceConfig::Xenbus { devices }, xenbus),
             (format!("{whose}grant-{id}"), DeviceConfig::Grant, grant),
-            (format!("{whose}qdisk{id}"), DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard }, fds),
+            (
+                format!("{whose}qdisk{id}"),
+                DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard },
+                fds,
+            ),
         ];
         let mut slots = Vec::new();
         for (name, config, kept) in parts {
-            let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.iter().all(|s| s.slot != *slot)).ok_or("there are too many PV devices")?;
+            let slot = (FIRST_DEVICE..SLOTS)
+                .find(|slot| self.slots.iter().all(|s| s.slot != *slot))
+                .ok_or("there are too many PV devices")?;
             let mut state = SlotState::new(slot, name.clone(), config.role(), self.ids(slot), kept)?;
             (state.domid, state.apart) = (guests.then_some(domid), true);
             let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
@@ -439,7 +551,8 @@ impl Launcher {
     /// Nothing is known of a slot any more; whether it was a disk's.
     fn remove(&mut self, slot: Slot) -> bool {
         self.slots.retain(|s| s.slot != slot);
-        let was_disk = self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
+        let was_disk =
+            self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
         self.plan.devices.retain(|d| d.slot != slot);
         self.later.servers.retain(|(disk, _)| *disk != slot);
         if let Some(control) = self.slot(CONTROL) {

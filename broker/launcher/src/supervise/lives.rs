@@ -21,24 +21,37 @@ impl Launcher {
     pub(super) fn spawn(&mut self, number: Slot) -> Result<(), String> {
         let (mut plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
         let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
-        let view = self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let view =
+            self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
         let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
         let null = rustix::io::dup(&self.null).map_err(|e| e.to_string())?;
         let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
         plan.domid = state.domid.unwrap_or(plan.domid);
         let fail = |e: rustix::io::Errno| e.to_string();
-        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(fail)?;
-        let spec = Spec { executable: executable.as_fd(), role: state.role, socket: theirs, log: state.log_write.as_fd(), null: null.as_fd(), ids: state.ids, outlives: number == BROKER };
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(fail)?;
+        let spec = Spec {
+            executable: executable.as_fd(),
+            role: state.role,
+            socket: theirs,
+            log: state.log_write.as_fd(),
+            null: null.as_fd(),
+            ids: state.ids,
+            outlives: number == BROKER,
+        };
         let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
         let pid = spawned.pid;
         if stubdom {
             budget::set(pid, &state.name, state.role, number)?;
         } else if number >= FIRST_DEVICE {
             // Not essential: without the right to it, or on another scheduler, an access costs a switch more.
-            let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE).or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
+            let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE)
+                .or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
         }
-        epoll::add(&epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN).map_err(fail)?;
+        epoll::add(&epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
+            .map_err(fail)?;
         epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
         state.phase = Phase::Starting;
@@ -77,7 +90,9 @@ impl Launcher {
             fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
         }
         let surface = match state.role {
-            role if draws(role) => Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?),
+            role if draws(role) => {
+                Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?)
+            }
             _ => None,
         };
         if let Some(surface) = &surface {
@@ -121,7 +136,10 @@ impl Launcher {
 
     /// Gives the broker the near end of a device's channel.
     fn offer_channel(&self, slot: Slot) {
-        let Some(channel) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref()) else { return };
+        let Some(channel) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref())
+        else {
+            return;
+        };
         let fds = [
             (FdUse::OwnArea, channel.request.as_fd()),
             (FdUse::RequestBell, channel.request_bell.as_fd()),
@@ -181,7 +199,8 @@ impl Launcher {
             CONTROL => {
                 let clients: Vec<_> = match self.slot(CONTROL) {
                     Some(c) => {
-                        let (clients, kept) = std::mem::take(&mut c.kept).into_iter().partition(|(u, _)| matches!(u, FdUse::Control(_)));
+                        let (clients, kept) =
+                            std::mem::take(&mut c.kept).into_iter().partition(|(u, _)| matches!(u, FdUse::Control(_)));
                         c.kept = kept;
                         clients
                     }
@@ -189,13 +208,24 @@ impl Launcher {
                 };
                 for (what, fd) in clients {
                     if let FdUse::Control(slot) = what {
-                        let pid = self.slots.iter().find(|s| s.slot == slot).and_then(|s| s.life.as_ref()).map_or(0, |l| l.spawned.pid);
+                        let pid = self
+                            .slots
+                            .iter()
+                            .find(|s| s.slot == slot)
+                            .and_then(|s| s.life.as_ref())
+                            .map_or(0, |l| l.spawned.pid);
                         self.client(slot, pid, fd);
                     }
                 }
             }
             slot => {
-                let Some(reply) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd()) else {
+                let Some(reply) = self
+                    .slots
+                    .iter()
+                    .find(|s| s.slot == slot && !s.apart)
+                    .and_then(|s| s.channel.as_ref())
+                    .map(|c| c.reply.as_fd())
+                else {
                     return Ok(());
                 };
                 if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
@@ -209,7 +239,9 @@ impl Launcher {
     /// The display is ready: the viewer begins, or goes on with the surface of this life.
     fn view(&mut self) -> Result<(), String> {
         let surface = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
-        let Some(viewer) = self.slots.iter_mut().find(|s| looks(s.role) && s.phase != Phase::Dead) else { return Ok(()) };
+        let Some(viewer) = self.slots.iter_mut().find(|s| looks(s.role) && s.phase != Phase::Dead) else {
+            return Ok(());
+        };
         if viewer.life.is_some() {
             match surface.filter(|_| viewer.phase == Phase::Running) {
                 Some(surface) => viewer.tell(|_| ToProcess::Surface, &[(FdUse::SurfaceView, surface.as_fd())]),
@@ -322,11 +354,19 @@ impl Launcher {
             control.phase = Phase::Starting;
         }
         // The old connections ended in the middle of something; every process gets a new one.
-        for slot in self.slots.iter().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching)).map(|s| s.slot).collect::<Vec<_>>() {
+        for slot in self
+            .slots
+            .iter()
+            .filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching))
+            .map(|s| s.slot)
+            .collect::<Vec<_>>()
+        {
             self.serve(slot, 0)?;
         }
         // One that is just being started was told of to the control that has died; it takes a connection once it runs.
-        for state in self.slots.iter_mut().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Starting | Phase::Entering)) {
+        for state in
+            self.slots.iter_mut().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Starting | Phase::Entering))
+        {
             state.unserved = true;
         }
         self.spawn(CONTROL)?;

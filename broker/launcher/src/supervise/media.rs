@@ -27,7 +27,8 @@ impl Launcher {
             None => None,
         };
         // What it is called only control knows.
-        (config.size, config.file, config.formats) = (bytes, None, bytes.map(|_| ImageFormat::Raw).into_iter().collect());
+        (config.size, config.file, config.formats) =
+            (bytes, None, bytes.map(|_| ImageFormat::Raw).into_iter().collect());
         if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
             state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(i) | FdUse::Backing(i, _) if *i == index));
         }
@@ -44,7 +45,8 @@ impl Launcher {
     pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u64) {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let Some(DeviceConfig::Ide { drives }) = config else { return };
-        let gone: Vec<_> = drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.index != 0))).collect();
+        let gone: Vec<_> =
+            drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.index != 0))).collect();
         let (mut names, mut unplugged) = (Vec::new(), Vec::new());
         for drive in gone {
             unplugged.push(drive.clone());
@@ -56,7 +58,8 @@ impl Launcher {
         }
         for drive in unplugged {
             let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) else { return };
-            let of = |what: &FdUse| matches!(what, FdUse::Drive(index) | FdUse::Backing(index, _) if *index == drive.index);
+            let of =
+                |what: &FdUse| matches!(what, FdUse::Drive(index) | FdUse::Backing(index, _) if *index == drive.index);
             let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| of(what));
             state.kept = kept;
             // No later life of this process has them.
@@ -74,7 +77,10 @@ impl Launcher {
     /// Tells control of the CDs that this stub domain's kernel has, with a descriptor for each that is newer than `known`.
     pub(super) fn disks(&mut self, serial: u32, known: u64) {
         let (mut disks, mut fds) = (Vec::new(), Vec::new());
-        for (disk, name) in front_disks().unwrap_or_else(|e| { say(&e.to_string()); Vec::new() }) {
+        for (disk, name) in front_disks().unwrap_or_else(|e| {
+            say(&e.to_string());
+            Vec::new()
+        }) {
             if disk.diskseq > known {
                 // Its medium is read only; one that is just going away is no news.
                 let path = format!("/dev/{name}");
@@ -104,7 +110,8 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
         let block = std::fs::read_dir(device.path().join("block")).ok().and_then(|mut b| b.next()?.ok());
         let (Some(devid), Some(block)) = (id, block) else { continue };
         let name = block.file_name().to_string_lossy().into_owned();
-        let diskseq = std::fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok().and_then(|t| t.trim().parse().ok());
+        let diskseq =
+            std::fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok().and_then(|t| t.trim().parse().ok());
         // What it is only libxl says.
         let kind = xenstore.read(&format!("device/vbd/{devid}/device-type")).unwrap_or_default();
         if let (Some(diskseq), "cdrom") = (diskseq, kind.as_str()) {
@@ -131,7 +138,8 @@ pub(super) fn handed_over() -> Vec<String> {
 pub(crate) fn let_go(mut which: impl FnMut(&str) -> bool) {
     for id in handed_over() {
         let device = format!("vbd-{id}");
-        let block = std::fs::read_dir(format!("/sys/bus/xen/devices/{device}/block")).ok().and_then(|mut b| b.next()?.ok());
+        let block =
+            std::fs::read_dir(format!("/sys/bus/xen/devices/{device}/block")).ok().and_then(|mut b| b.next()?.ok());
         let Some(block) = block.filter(|b| which(&b.file_name().to_string_lossy())) else { continue };
         match std::fs::write("/sys/bus/xen/drivers/vbd/unbind", &device) {
             Ok(()) => say(&format!("disk {id} ({}) is let go of for the guest", block.file_name().to_string_lossy())),

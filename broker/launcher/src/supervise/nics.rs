@@ -26,7 +26,9 @@ impl Launcher {
         let name = self.slot(slot).filter(|s| s.phase != Phase::Unplugged).map(|s| s.name.clone());
         let name = name.ok_or("there is no such network card")?;
         if self.restricted && self.rules(slot).is_some() {
-            return Err(format!("{name}: dm_restrict has taken the right to change rules on an interface away; nothing was changed"));
+            return Err(format!(
+                "{name}: dm_restrict has taken the right to change rules on an interface away; nothing was changed"
+            ));
         }
         *self.nic(slot).ok_or("this is no network card")? = settings.clone();
         let on_interface = match self.rules(slot) {
@@ -36,7 +38,11 @@ impl Launcher {
             }
             None => 0,
         };
-        say(&format!("{name}: cable {}, filter {}, {on_interface} rules on the interface", if settings.link { "in" } else { "out" }, settings.rules));
+        say(&format!(
+            "{name}: cable {}, filter {}, {on_interface} rules on the interface",
+            if settings.link { "in" } else { "out" },
+            settings.rules
+        ));
         Ok(())
     }
 

@@ -7,7 +7,10 @@ use crate::host;
 use crate::machine::Machine;
 use crate::slot::{Phase, SlotState};
 use crate::stubdom::Stubdom;
-use bulkhead_bus::plan::{BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot, VncAddress};
+use bulkhead_bus::plan::{
+    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot,
+    VncAddress,
+};
 use bulkhead_policy::{self as policy, Ids, verify};
 use bulkhead_ring::SharedArea;
 use bulkhead_wire::Shape;
@@ -61,21 +64,24 @@ impl Launcher {
     pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, String> {
         let domid = machine.domid.unwrap_or(0);
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
-        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+        let own =
+            verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
         let executable = roles()?;
         let user = machine.user.as_deref().map(host::user).transpose().coded(Code::User)?;
         let restricted = user.is_some() || machine.chroot.is_some();
         if restricted {
             policy::restrict::unlimited_file_size();
         }
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("/dev/null: {e}"))?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
+            .map_err(|e| format!("/dev/null: {e}"))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
         let abi = bulkhead_policy::landlock_abi();
         let level = machine.level.unwrap_or(if abi >= 6 { Level::Strict } else { Level::Kernel });
         if level == Level::Strict && abi < 6 {
-            return Err(Code::Sandbox.line(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}")));
+            return Err(Code::Sandbox
+                .line(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}")));
         }
 
         let mut drives = Vec::new();
@@ -89,7 +95,13 @@ impl Launcher {
         for (i, serial) in machine.serials.iter().enumerate() {
             serials.push(host::serial(i, serial).coded(Code::Serial)?);
         }
-        let boot = machine.kernel.as_ref().map(|k| host::boot(k, stubdom.is_some())).transpose().coded(Code::Kernel)?.unwrap_or_default();
+        let boot = machine
+            .kernel
+            .as_ref()
+            .map(|k| host::boot(k, stubdom.is_some()))
+            .transpose()
+            .coded(Code::Kernel)?
+            .unwrap_or_default();
         let rom = machine.video.map(|_| host::vga_rom()).transpose().coded(Code::Firmware)?;
         let mut nic_roms: Vec<(NicModel, OwnedFd, u32)> = Vec::new();
         for nic in &machine.nics {
@@ -114,7 +126,15 @@ impl Launcher {
         let unplug = !bare && may_unplug(&machine, domid, &back_ends, stubdom.is_some());
         // Video RAM begins above all RAM, out of the way of every BAR.
         let gfn = (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000);
-        let parts = host::Parts { drives, vga_rom: rom.as_ref().map_or(0, |r| r.1), nic_rom: &rom_size, ends: &ends, boot: &boot, gfn, unplug };
+        let parts = host::Parts {
+            drives,
+            vga_rom: rom.as_ref().map_or(0, |r| r.1),
+            nic_rom: &rom_size,
+            ends: &ends,
+            boot: &boot,
+            gfn,
+            unplug,
+        };
         let mut configs = if bare { Vec::new() } else { host::configs(&machine, parts) };
         if let Some(stubdom) = &stubdom {
             // Only where there is a picture, and somewhere to show it.
@@ -132,7 +152,12 @@ impl Launcher {
         let picture = machine.video.is_some() && !bare || configs.iter().any(|c| matches!(c, DeviceConfig::Vfb { .. }));
         if let Some(vnc) = machine.vnc.as_ref().filter(|_| picture) {
             let (fd, at) = host::viewers(vnc).coded(Code::Viewers)?;
-            configs.push(DeviceConfig::Vnc { name: machine.name.clone(), at, password: vnc.password, layout: machine.layout.clone() });
+            configs.push(DeviceConfig::Vnc {
+                name: machine.name.clone(),
+                at,
+                password: vnc.password,
+                layout: machine.layout.clone(),
+            });
             viewers = Some(fd);
         }
         let devices = number(configs, &guests);
@@ -153,7 +178,11 @@ impl Launcher {
             privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
         }
         let mut listening = Vec::new();
-        let mut sockets: Vec<String> = machine.vnc.iter().filter_map(|v| if let VncAddress::Unix(path) = &v.at { Some(path.clone()) } else { None }).collect();
+        let mut sockets: Vec<String> = machine
+            .vnc
+            .iter()
+            .filter_map(|v| if let VncAddress::Unix(path) = &v.at { Some(path.clone()) } else { None })
+            .collect();
         sockets.extend(machine.serials.iter().filter_map(|s| s.listens().map(str::to_owned)));
         sockets.append(&mut back_ends.sockets);
         for monitor in &machine.monitors {
@@ -170,7 +199,12 @@ impl Launcher {
             mode,
             level,
             devices,
-            chardevs: serials.iter().enumerate().map(|(i, s)| (format!("serial{i}"), s.shown.clone())).chain(back_ends.chardevs).collect(),
+            chardevs: serials
+                .iter()
+                .enumerate()
+                .map(|(i, s)| (format!("serial{i}"), s.shown.clone()))
+                .chain(back_ends.chardevs)
+                .collect(),
             stopped: machine.stopped,
             // Nothing can be opened any more after it.
             dump_dir: (stubdom.is_none() && !restricted).then(|| DUMP_DIR.to_owned()),
@@ -198,7 +232,12 @@ impl Launcher {
             surface: None,
             report: match &stubdom {
                 // Relative to the domain's own path.
-                Some(stubdom) => stubdom.qmp.nodes(domid).into_iter().chain([(format!("device-model/{domid}/state"), "running".to_owned())]).collect(),
+                Some(stubdom) => stubdom
+                    .qmp
+                    .nodes(domid)
+                    .into_iter()
+                    .chain([(format!("device-model/{domid}/state"), "running".to_owned())])
+                    .collect(),
                 None => vec![(format!("/local/domain/0/device-model/{domid}/state"), "running".to_owned())],
             },
             stubdom: stubdom.is_some(),
@@ -207,7 +246,18 @@ impl Launcher {
             plugging: None,
             rules,
         };
-        let opened = Opened { viewers, listening, drives: drive_fds, serials, rom: rom.map(|r| r.0), nic_roms, nics, boot, back_ends: back_ends.kept, guest: back_ends.guest.map(|guest| (guest, guests)) };
+        let opened = Opened {
+            viewers,
+            listening,
+            drives: drive_fds,
+            serials,
+            rom: rom.map(|r| r.0),
+            nic_roms,
+            nics,
+            boot,
+            back_ends: back_ends.kept,
+            guest: back_ends.guest.map(|guest| (guest, guests)),
+        };
         launcher.make_slots(&machine, stubdom.as_mut(), opened)?;
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
@@ -221,13 +271,21 @@ impl Launcher {
             self.xenstore = Some(Xenstore::connect().coded(Code::Xenstore)?);
         }
         if let Some(directory) = chroot {
-            policy::restrict::leave_root(directory).map_err(|e| Code::User.line(format!("-chroot {directory}: {e}")))?;
+            policy::restrict::leave_root(directory)
+                .map_err(|e| Code::User.line(format!("-chroot {directory}: {e}")))?;
         }
         if let Some(ids) = self.user {
-            policy::restrict::become_user(ids).map_err(|e| Code::User.line(format!("-runas {}:{}: {e}", ids.uid, ids.gid)))?;
-            say(&format!("restricted: user {}, group {}{}", ids.uid, ids.gid, if chroot.is_some() { ", an empty root directory" } else { "" }));
+            policy::restrict::become_user(ids)
+                .map_err(|e| Code::User.line(format!("-runas {}:{}: {e}", ids.uid, ids.gid)))?;
+            say(&format!(
+                "restricted: user {}, group {}{}",
+                ids.uid,
+                ids.gid,
+                if chroot.is_some() { ", an empty root directory" } else { "" }
+            ));
         }
-        self.own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+        self.own =
+            verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
         Ok(())
     }
 
@@ -237,7 +295,8 @@ impl Launcher {
         mut stubdom: Option<&mut Stubdom>,
         opened: Opened,
     ) -> Result<(), String> {
-        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot, back_ends, guest } = opened;
+        let Opened { viewers, listening, mut drives, serials, rom, nic_roms, nics, mut boot, back_ends, guest } =
+            opened;
         let mut back_ends = back_ends.into_iter();
         let mut nics = nics.into_iter();
         let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
@@ -256,8 +315,22 @@ impl Launcher {
         let fail_io = |e: rustix::io::Errno| e.to_string();
         let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
         let mut links = if viewer {
-            let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).map_err(fail_io);
-            Some(Links { input: pipe()?, leds: pipe()?, usb_input: pipe()?, usb_takes: pipe()?, pv_input: pipe()?, pv_takes: pipe()?, guest_input: pipe()?, guest_takes: pipe()?, wishes: pipe()?, bell: eventfd()? })
+            let pipe = || {
+                rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
+                    .map_err(fail_io)
+            };
+            Some(Links {
+                input: pipe()?,
+                leds: pipe()?,
+                usb_input: pipe()?,
+                usb_takes: pipe()?,
+                pv_input: pipe()?,
+                pv_takes: pipe()?,
+                guest_input: pipe()?,
+                guest_takes: pipe()?,
+                wishes: pipe()?,
+                bell: eventfd()?,
+            })
         } else {
             None
         };
@@ -310,7 +383,9 @@ impl Launcher {
                     }
                 }
                 DeviceConfig::Platform { .. } => {}
-                DeviceConfig::Xenbus { .. } | DeviceConfig::Grant | DeviceConfig::Qdisk { .. } => kept.extend(back_ends.next().unwrap_or_default()),
+                DeviceConfig::Xenbus { .. } | DeviceConfig::Grant | DeviceConfig::Qdisk { .. } => {
+                    kept.extend(back_ends.next().unwrap_or_default())
+                }
                 DeviceConfig::Console { .. } => kept.extend(back_ends.next().unwrap_or_default()),
                 DeviceConfig::Vfb { .. } => {
                     kept.extend(back_ends.next().unwrap_or_default());
@@ -322,7 +397,11 @@ impl Launcher {
                     kept.extend(back_ends.next().unwrap_or_default());
                     if let Some(links) = &links {
                         let guests = guest.as_ref().is_some_and(|(_, slots)| slots.contains(&device.slot));
-                        let (input, takes) = if guests { (&links.guest_input, &links.guest_takes) } else { (&links.pv_input, &links.pv_takes) };
+                        let (input, takes) = if guests {
+                            (&links.guest_input, &links.guest_takes)
+                        } else {
+                            (&links.pv_input, &links.pv_takes)
+                        };
                         kept.push((FdUse::PvInput, rustix::io::dup(&input.0).map_err(fail_io)?));
                         kept.push((FdUse::PvTakes, rustix::io::dup(&takes.1).map_err(fail_io)?));
                     }
@@ -367,7 +446,14 @@ impl Launcher {
                         kept.push((FdUse::GuestTakes, links.guest_takes.0));
                         kept.push((FdUse::FrameBell, links.bell));
                     }
-                    kept.extend(viewers.as_ref().map(rustix::io::dup).transpose().map_err(fail_io)?.map(|fd| (FdUse::Viewers, fd)));
+                    kept.extend(
+                        viewers
+                            .as_ref()
+                            .map(rustix::io::dup)
+                            .transpose()
+                            .map_err(fail_io)?
+                            .map(|fd| (FdUse::Viewers, fd)),
+                    );
                 }
                 DeviceConfig::Fbdev { .. } => {
                     if let (Some(links), Some(stubdom)) = (links.take(), stubdom.as_mut()) {
@@ -383,7 +469,9 @@ impl Launcher {
                     if let Some(stubdom) = stubdom.as_mut() {
                         control.extend(stubdom.save.take().map(|fd| (FdUse::SaveStream, fd)));
                         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                        let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(fail_io)?;
+                        let (near, far) =
+                            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                                .map_err(fail_io)?;
                         control.push((FdUse::Sessions, near));
                         kept.push((FdUse::Sessions, far));
                         kept.push((FdUse::VchanPage, rustix::io::dup(&stubdom.qmp.page).map_err(fail_io)?));
@@ -398,7 +486,8 @@ impl Launcher {
             self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
         }
         for (device, kept) in all {
-            let mut state = SlotState::new(device.slot, device.name.clone(), device.config.role(), self.ids(device.slot), kept)?;
+            let mut state =
+                SlotState::new(device.slot, device.name.clone(), device.config.role(), self.ids(device.slot), kept)?;
             state.apart = self.attach;
             state.domid = guest.as_ref().filter(|(_, slots)| slots.contains(&device.slot)).map(|(guest, _)| *guest);
             if waits(&device.config, &self.plan.devices) {
@@ -427,7 +516,8 @@ impl Launcher {
         if uid != 0 {
             return Some(Ids { uid, gid });
         }
-        let id = FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
+        let id =
+            FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
         Some(Ids { uid: id, gid: id })
     }
 }
@@ -447,7 +537,12 @@ fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds, stubdom: bool) -
     let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
     // An HVM guest does not use a CD's back end.
     let handed_over = stubdom.then(super::media::handed_over);
-    let has_one = |id: &String| served.serves(id) || handed_over.as_ref().is_some_and(|ids| ids.contains(id)) || node(id, "device-type") == "cdrom" || !node(id, "backend").contains("/qdisk/");
+    let has_one = |id: &String| {
+        served.serves(id)
+            || handed_over.as_ref().is_some_and(|ids| ids.contains(id))
+            || node(id, "device-type") == "cdrom"
+            || !node(id, "backend").contains("/qdisk/")
+    };
     !ids.is_empty() && ids.iter().all(has_one)
 }
 
@@ -473,5 +568,6 @@ fn number(configs: Vec<DeviceConfig>, guests: &std::ops::Range<Slot>) -> Vec<Dev
 fn roles() -> Result<OwnedFd, String> {
     let own = std::fs::read_link("/proc/self/exe").map_err(|e| format!("/proc/self/exe: {e}"))?;
     let path = own.with_file_name("bulkhead-roles");
-    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
+    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty())
+        .map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
 }

@@ -16,7 +16,11 @@ const NAME: usize = 56;
 pub(super) enum Entry {
     Bytes(Vec<u8>),
     /// A part of a file; what has gone from it since it was measured is an error.
-    File { file: OwnedFd, offset: u64, len: u32 },
+    File {
+        file: OwnedFd,
+        offset: u64,
+        len: u32,
+    },
 }
 
 impl Entry {

@@ -16,7 +16,8 @@ pub(super) fn file(bytes: &[u8]) -> Option<(OwnedFd, u64)> {
 pub(super) fn kernel() -> Vec<u8> {
     let mut kernel = vec![0; 1024];
     kernel.resize(6 << 10, 0x5a);
-    for (at, bytes) in [(0x1f1, &b"\x01"[..]), (0x202, b"HdrS\x03\x02"), (0x211, b"\x01"), (0x22c, b"\xff\xff\xff\x37")] {
+    for (at, bytes) in [(0x1f1, &b"\x01"[..]), (0x202, b"HdrS\x03\x02"), (0x211, b"\x01"), (0x22c, b"\xff\xff\xff\x37")]
+    {
         for (place, byte) in kernel.iter_mut().skip(at).zip(bytes) {
             *place = *byte;
         }
@@ -26,7 +27,13 @@ pub(super) fn kernel() -> Vec<u8> {
 
 /// Its configuration.
 pub(super) fn config() -> Config {
-    Config { vcpus: 2, online: 1, memory_mib: 64, menu: BootMenu { shown: true, wait: Some(1), retry: Some(2) }, command_line: "console=ttyS0".into() }
+    Config {
+        vcpus: 2,
+        online: 1,
+        memory_mib: 64,
+        menu: BootMenu { shown: true, wait: Some(1), retry: Some(2) },
+        command_line: "console=ttyS0".into(),
+    }
 }
 
 /// fw_cfg with that kernel.

@@ -57,7 +57,13 @@ impl Linux {
     ///
     /// # Errors
     /// Why it cannot be booted, for people.
-    pub(super) fn open(file: OwnedFd, size: u64, initrd: Option<(OwnedFd, u64)>, command_line: &str, memory_mib: u64) -> Result<Self, String> {
+    pub(super) fn open(
+        file: OwnedFd,
+        size: u64,
+        initrd: Option<(OwnedFd, u64)>,
+        command_line: &str,
+        memory_mib: u64,
+    ) -> Result<Self, String> {
         let mut first = [0; header::END];
         let n = rustix::io::pread(&file, &mut first, 0).map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
         let version = u16::from_le_bytes(bytes(&first, header::VERSION));
@@ -66,7 +72,11 @@ impl Linux {
         }
         let [flags] = bytes(&first, header::FLAGS);
         if version < 0x0203 || flags & LOADED_HIGH == 0 {
-            return Err(format!("kernel: its boot protocol {}.{:02} is too old (2.03, loaded high)", version >> 8, version & 0xff));
+            return Err(format!(
+                "kernel: its boot protocol {}.{:02} is too old (2.03, loaded high)",
+                version >> 8,
+                version & 0xff
+            ));
         }
         let [sectors] = bytes(&first, header::SETUP_SECTORS);
         let sectors = if sectors == 0 { 4 } else { sectors };
@@ -75,7 +85,8 @@ impl Linux {
         }
         let len = usize::from(sectors).saturating_add(1).saturating_mul(512);
         let mut setup = vec![0; len];
-        let n = rustix::io::pread(&file, setup.as_mut_slice(), 0).map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
+        let n = rustix::io::pread(&file, setup.as_mut_slice(), 0)
+            .map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
         let protected = size.saturating_sub(len as u64);
         if n < len || protected == 0 {
             return Err("kernel: the file ends in its real-mode code".into());
@@ -89,7 +100,8 @@ impl Linux {
             return Err(format!("kernel: a command line of {} bytes; this kernel takes {limit}", command_line.len()));
         }
         let needs_mib = {
-            let init = if version >= 0x020a { u64::from(u32::from_le_bytes(bytes(&first, header::INIT_SIZE))) } else { 0 };
+            let init =
+                if version >= 0x020a { u64::from(u32::from_le_bytes(bytes(&first, header::INIT_SIZE))) } else { 0 };
             let ramdisk = initrd.as_ref().map_or(0, |i| i.1);
             u64::from(KERNEL_ADDRESS).saturating_add(init.max(protected)).saturating_add(ramdisk).div_ceil(1 << 20)
         };

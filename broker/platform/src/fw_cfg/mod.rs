@@ -16,8 +16,10 @@ mod tests;
 
 pub use exercised::exercised;
 
-use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Region, Reset, Segment, StateError};
 use bulkhead_bus::plan::BootMenu;
+use bulkhead_bus::{
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Region, Reset, Segment, StateError,
+};
 use entries::Entry;
 use prost::Message as _;
 use rustix::fd::{AsFd, OwnedFd};
@@ -127,7 +129,17 @@ impl FwCfg {
     }
 
     fn of(entries: BTreeMap<u16, Entry>) -> Self {
-        Self { entries, key: 0, offset: 0, high: 0, transfer: None, window: (0, 0, Vec::new()), failed: 0, stopped: false, dirty: true }
+        Self {
+            entries,
+            key: 0,
+            offset: 0,
+            high: 0,
+            transfer: None,
+            window: (0, 0, Vec::new()),
+            failed: 0,
+            stopped: false,
+            dirty: true,
+        }
     }
 
     fn select(&mut self, key: u16) {
@@ -147,7 +159,8 @@ impl FwCfg {
                 if *key != self.key || at < *first || at.saturating_sub(*first) as usize >= bytes.len() {
                     (*key, *first) = (self.key, at);
                     bytes.resize(WINDOW, 0);
-                    let n = rustix::io::pread(file, bytes.as_mut_slice(), offset.saturating_add(u64::from(at))).unwrap_or(0);
+                    let n = rustix::io::pread(file, bytes.as_mut_slice(), offset.saturating_add(u64::from(at)))
+                        .unwrap_or(0);
                     bytes.truncate(n);
                 }
                 bytes.get(at.saturating_sub(*first) as usize).copied().unwrap_or(0)
@@ -310,7 +323,10 @@ impl Device for FwCfg {
 
     fn inspect(&self, out: &mut Inspect) {
         out.hex("key", self.key).hex("offset", self.offset);
-        out.value("transfer", self.transfer.as_ref().map_or("none".to_owned(), |t| format!("{:#x} bytes to {:#x}", t.left, t.address)));
+        out.value(
+            "transfer",
+            self.transfer.as_ref().map_or("none".to_owned(), |t| format!("{:#x} bytes to {:#x}", t.left, t.address)),
+        );
         out.value("transfers that failed", self.failed);
         out.group("entry", |out| {
             for (key, entry) in &self.entries {

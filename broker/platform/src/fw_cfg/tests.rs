@@ -63,7 +63,12 @@ fn firmware_finds_the_device_and_its_files() {
     assert_eq!(signature.to_le_bytes(), *b"QEMU");
     let directory = b.bytes(key::FILES, 4 + 4 * 64);
     assert_eq!(directory[..4], [0, 0, 0, 4]);
-    let files: Vec<_> = directory[4..].chunks(64).map(|f| (String::from_utf8_lossy(&f[8..]).trim_end_matches('\0').to_owned(), u16::from_be_bytes([f[4], f[5]]), f[3])).collect();
+    let files: Vec<_> = directory[4..]
+        .chunks(64)
+        .map(|f| {
+            (String::from_utf8_lossy(&f[8..]).trim_end_matches('\0').to_owned(), u16::from_be_bytes([f[4], f[5]]), f[3])
+        })
+        .collect();
     let names: Vec<_> = files.iter().map(|f| f.0.as_str()).collect();
     assert_eq!(names, ["bootorder", "etc/boot-fail-wait", "etc/boot-menu-wait", "genroms/linuxboot.bin"]);
     let order = b.bytes(files[0].1, usize::from(files[0].2));

@@ -18,7 +18,8 @@ struct Bed {
 fn bed() -> Bed {
     let page = rustix::fs::memfd_create("vchan", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&page, 4096).unwrap();
-    let pair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
+    let pair =
+        || rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
     let ((xen, evtchn), (control, sessions)) = (pair(), pair());
     let vchan = Vchan::new(VchanServer::new(page.as_fd()).unwrap(), evtchn, 7, sessions);
     Bed { vchan, cx: fake::context(0), page, xen, control, sent: 0 }

@@ -79,7 +79,11 @@ impl Channel {
                 self.fail(error::ABRT);
             }
             command::SET_FEATURES => self.set_features(),
-            command::STANDBY_IMMEDIATE | command::IDLE_IMMEDIATE | command::STANDBY | command::IDLE | command::SLEEP => self.done(),
+            command::STANDBY_IMMEDIATE
+            | command::IDLE_IMMEDIATE
+            | command::STANDBY
+            | command::IDLE
+            | command::SLEEP => self.done(),
             command::CHECK_POWER => {
                 drive.count.now = 0xff;
                 self.done();
@@ -93,7 +97,13 @@ impl Channel {
         use command::*;
         let ext = matches!(
             code,
-            READ_SECTORS_EXT | READ_DMA_EXT | READ_MULTIPLE_EXT | WRITE_SECTORS_EXT | WRITE_DMA_EXT | WRITE_MULTIPLE_EXT | READ_VERIFY_EXT
+            READ_SECTORS_EXT
+                | READ_DMA_EXT
+                | READ_MULTIPLE_EXT
+                | WRITE_SECTORS_EXT
+                | WRITE_DMA_EXT
+                | WRITE_MULTIPLE_EXT
+                | READ_VERIFY_EXT
         );
         let Some(drive) = self.selected() else { return };
         let (multiple, read_only, sectors) = (u32::from(drive.multiple), drive.read_only, drive.sectors());

@@ -135,7 +135,16 @@ impl Channel {
     /// Reads a bus master register.
     pub(crate) fn bm_read(&self, offset: u64, size: u8) -> u32 {
         let table = self.bm_table.to_le_bytes();
-        let bytes = [self.bm_command.into_bits(), 0xff, self.bm_status.into_bits(), 0xff, table[0], table[1], table[2], table[3]];
+        let bytes = [
+            self.bm_command.into_bits(),
+            0xff,
+            self.bm_status.into_bits(),
+            0xff,
+            table[0],
+            table[1],
+            table[2],
+            table[3],
+        ];
         let mut value = [0xff; 4];
         for (to, from) in value.iter_mut().zip(bytes.iter().skip(offset as usize)).take(usize::from(size)) {
             *to = *from;

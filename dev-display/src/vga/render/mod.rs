@@ -5,8 +5,8 @@ mod planar;
 mod text;
 
 use super::Vga;
-use crate::frame::Frame;
 use super::spec::{AttributeMode, ClockingMode, CrtcMode, MaxScanLine, attr, crtc, dispi, gfx, seq};
+use crate::frame::Frame;
 
 /// Most pixels of a picture; what is below them is not drawn.
 const PIXELS: usize = 16 << 20;
@@ -77,7 +77,11 @@ impl Vga {
     fn attribute_color(&self, index: u8) -> u32 {
         let entry = self.attribute(usize::from(index & self.attribute(attr::PLANE_ENABLE) & 0x0f));
         let select = self.attribute(attr::COLOR_SELECT);
-        let value = if self.attribute_mode().palette_size() { entry & 0x0f | select << 4 } else { entry & 0x3f | (select & 0x0c) << 4 };
+        let value = if self.attribute_mode().palette_size() {
+            entry & 0x0f | select << 4
+        } else {
+            entry & 0x3f | (select & 0x0c) << 4
+        };
         self.color(value)
     }
 
@@ -118,7 +122,13 @@ impl Vga {
         let value = usize::from(self.attribute(attr::PANNING) & 0x0f);
         match () {
             () if self.graphics(gfx::MODE) & 0x40 != 0 => value & 7,
-            () if self.graphics(gfx::MISC) & 1 == 0 && !self.clocking().eight_dots() => if value >= 8 { 0 } else { value.saturating_add(1) },
+            () if self.graphics(gfx::MISC) & 1 == 0 && !self.clocking().eight_dots() => {
+                if value >= 8 {
+                    0
+                } else {
+                    value.saturating_add(1)
+                }
+            }
             () => value & 7,
         }
     }
@@ -128,7 +138,11 @@ impl Vga {
         let max = self.max_scan_line();
         let preset = self.crtc(crtc::PRESET_ROW_SCAN);
         let (compare, stride) = (self.line_compare(), self.stride());
-        let mut scan = Scan { at: self.start().saturating_add(u64::from(preset >> 5 & 3)), row: usize::from(preset & 0x1f), pan: self.panning() };
+        let mut scan = Scan {
+            at: self.start().saturating_add(u64::from(preset >> 5 & 3)),
+            row: usize::from(preset & 0x1f),
+            pan: self.panning(),
+        };
         let stays = !self.attribute_mode().pixel_panning();
         (0..self.vertical_end()).map(move |y| {
             let now = scan;

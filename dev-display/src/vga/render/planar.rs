@@ -1,6 +1,6 @@
 //! 16 colours in planes, 4 colours of the CGA, 256 colours of mode 13h and its unchained relatives.
-use crate::frame::Frame;
 use super::{PIXELS, Vga, put};
+use crate::frame::Frame;
 use crate::vga::spec::{crtc, dispi, gfx};
 
 impl Vga {
@@ -32,7 +32,9 @@ impl Vga {
         let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
         let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
         let stride = self.dispi_stride();
-        let first = stride.saturating_mul(u64::from(self.dispi(dispi::Y_OFFSET))).saturating_add(u64::from(self.dispi(dispi::X_OFFSET)) >> 3 << 2);
+        let first = stride
+            .saturating_mul(u64::from(self.dispi(dispi::Y_OFFSET)))
+            .saturating_add(u64::from(self.dispi(dispi::X_OFFSET)) >> 3 << 2);
         let mut frame = spare.sized(width, height);
         let mut row = vec![0; width.div_ceil(8).saturating_mul(4)];
         let mut pixels = Vec::new();
@@ -61,7 +63,9 @@ impl Vga {
                     pixels.extend([6u32, 4, 2, 0].map(|shift| color(low >> shift & 3 | (high >> shift & 3) << 2)));
                 }
             } else {
-                pixels.extend((0..8u32).rev().map(|bit| color(p0 >> bit & 1 | (p1 >> bit & 1) << 1 | (p2 >> bit & 1) << 2 | (p3 >> bit & 1) << 3)));
+                pixels.extend((0..8u32).rev().map(|bit| {
+                    color(p0 >> bit & 1 | (p1 >> bit & 1) << 1 | (p2 >> bit & 1) << 2 | (p3 >> bit & 1) << 3)
+                }));
             }
         }
     }

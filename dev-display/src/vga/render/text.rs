@@ -1,6 +1,6 @@
 //! Text modes: characters in plane 0, attributes in plane 1, fonts in plane 2.
-use crate::frame::Frame;
 use super::{Vga, put};
+use crate::frame::Frame;
 use crate::vga::spec::{crtc, gfx, seq};
 
 impl Vga {
@@ -47,7 +47,8 @@ impl Vga {
         for scan in self.scans() {
             if known.replace(scan.at) != Some(scan.at) {
                 self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
-                blinks |= self.attribute_mode().blink() && cells.as_chunks::<4>().0.iter().any(|cell| cell[1] & 0x80 != 0);
+                blinks |=
+                    self.attribute_mode().blink() && cells.as_chunks::<4>().0.iter().any(|cell| cell[1] & 0x80 != 0);
                 source.extend_from_slice(&cells);
             }
         }
@@ -95,13 +96,19 @@ impl Vga {
                 known = Some(scan.at);
             }
             // On this line the cursor covers this column.
-            let cursor = cursor_lines.as_ref().filter(|lines| lines.contains(&scan.row)).map(|_| cursor_at.saturating_add(skew as u64).wrapping_sub(scan.at) & 0xffff);
+            let cursor = cursor_lines
+                .as_ref()
+                .filter(|lines| lines.contains(&scan.row))
+                .map(|_| cursor_at.saturating_add(skew as u64).wrapping_sub(scan.at) & 0xffff);
             let underlined = mode.mono() && scan.row == underline;
-            for ((column, &[character, attribute, ..]), cell) in (0u64..).zip(cells.as_chunks::<4>().0).zip(dots.chunks_exact_mut(cell_width)) {
+            for ((column, &[character, attribute, ..]), cell) in
+                (0u64..).zip(cells.as_chunks::<4>().0).zip(dots.chunks_exact_mut(cell_width))
+            {
                 let font = fonts.get(usize::from(attribute >> 3 & 1)).map_or(&[][..], Vec::as_slice);
                 let foreground = color(attribute);
                 let background = color(if mode.blink() { attribute >> 4 & 7 } else { attribute >> 4 });
-                let mut bits = font.get(usize::from(character).saturating_mul(32).saturating_add(scan.row)).copied().unwrap_or(0);
+                let mut bits =
+                    font.get(usize::from(character).saturating_mul(32).saturating_add(scan.row)).copied().unwrap_or(0);
                 if mode.blink() && attribute & 0x80 != 0 && !on {
                     bits = 0;
                 }

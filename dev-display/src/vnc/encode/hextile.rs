@@ -15,7 +15,11 @@ fn rectangles(tile: &Block, background: u32) -> Vec<(u32, usize, usize, usize, u
         for run in tile.line(y).chunk_by(|a, b| a == b) {
             let (colour, width) = (run.first().copied().unwrap_or(background), run.len());
             if colour != background {
-                match all.iter_mut().rev().find(|r| (r.0, r.1, r.3) == (colour, x, width) && r.2.saturating_add(r.4) == y) {
+                match all
+                    .iter_mut()
+                    .rev()
+                    .find(|r| (r.0, r.1, r.3) == (colour, x, width) && r.2.saturating_add(r.4) == y)
+                {
                     Some(above) => above.4 = above.4.saturating_add(1),
                     None => all.push((colour, x, y, width, 1)),
                 }
@@ -34,7 +38,9 @@ pub(super) fn encode(out: &mut Vec<u8>, format: PixelFormat, block: &Block) {
         let first = rectangles.first().map(|r| r.0);
         let coloured = rectangles.iter().any(|r| Some(r.0) != first);
         let each = if coloured { format.bytes().saturating_add(2) } else { 2 };
-        if rectangles.len() > 255 || rectangles.len().saturating_mul(each).saturating_add(format.bytes().saturating_mul(2)) >= raw {
+        if rectangles.len() > 255
+            || rectangles.len().saturating_mul(each).saturating_add(format.bytes().saturating_mul(2)) >= raw
+        {
             out.push(RAW);
             tile.pixels.iter().for_each(|p| format.put(out, *p));
             continue;

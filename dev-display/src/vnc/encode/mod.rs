@@ -25,7 +25,8 @@ impl Block {
         let starts = move |n: usize| (0..n).step_by(side);
         starts(self.height).flat_map(move |y| starts(self.width).map(move |x| (x, y))).map(move |(x, y)| {
             let (width, height) = (side.min(self.width.saturating_sub(x)), side.min(self.height.saturating_sub(y)));
-            let lines = (y..y.saturating_add(height)).flat_map(|y| self.line(y).get(x..x.saturating_add(width)).unwrap_or_default());
+            let lines = (y..y.saturating_add(height))
+                .flat_map(|y| self.line(y).get(x..x.saturating_add(width)).unwrap_or_default());
             Self { width, height, pixels: lines.copied().collect() }
         })
     }

@@ -68,7 +68,8 @@ fn decode_hextile(bytes: &[u8], width: usize, height: usize) -> Vec<u32> {
         for _ in 0..n {
             let colour = if kind & 16 != 0 { r.pixel() } else { foreground };
             let (at, size) = (r.byte(), r.byte());
-            let (x, y, w, h) = (usize::from(at >> 4), usize::from(at & 15), usize::from(size >> 4) + 1, usize::from(size & 15) + 1);
+            let (x, y, w, h) =
+                (usize::from(at >> 4), usize::from(at & 15), usize::from(size >> 4) + 1, usize::from(size & 15) + 1);
             for line in y..y + h {
                 out[(ty + line) * width + tx + x..][..w].fill(colour);
             }
@@ -93,7 +94,13 @@ fn decode_zrle(stream: &mut Decompress, bytes: &[u8], width: usize, height: usiz
             1 => pixels = vec![r.compact(); w * h],
             2..=16 => {
                 let palette: Vec<u32> = (0..kind).map(|_| r.compact()).collect();
-                let bits = if kind == 2 { 1 } else if kind <= 4 { 2 } else { 4 };
+                let bits = if kind == 2 {
+                    1
+                } else if kind <= 4 {
+                    2
+                } else {
+                    4
+                };
                 for _ in 0..h {
                     let (mut byte, mut left) = (0, 0);
                     for _ in 0..w {

@@ -90,7 +90,11 @@ fn tile(out: &mut Vec<u8>, format: PixelFormat, tile: &Block) {
     } else {
         usize::MAX
     };
-    let indexed = plain.saturating_sub(runs.saturating_mul(bytes)).saturating_add(runs).saturating_sub(single).saturating_add(map);
+    let indexed = plain
+        .saturating_sub(runs.saturating_mul(bytes))
+        .saturating_add(runs)
+        .saturating_sub(single)
+        .saturating_add(map);
     let best = raw.min(plain).min(packed).min(if colours <= 127 { indexed } else { usize::MAX });
     match palette {
         Some(palette) if best == packed => {

@@ -176,14 +176,18 @@ fn terminal(command: &[String]) -> Done {
 /// process's place. Returns why it did not. (The kernel knows ELF programs only, so this is no script.)
 fn init() -> std::io::Error {
     use std::os::unix::process::CommandExt as _;
-    for (kind, place) in [(c"proc", c"/proc"), (c"sysfs", c"/sys"), (c"devtmpfs", c"/dev"), (c"tmpfs", c"/run"), (c"tmpfs", c"/tmp")] {
+    for (kind, place) in
+        [(c"proc", c"/proc"), (c"sysfs", c"/sys"), (c"devtmpfs", c"/dev"), (c"tmpfs", c"/run"), (c"tmpfs", c"/tmp")]
+    {
         // SAFETY: constant strings.
         if unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) } != 0 {
             return std::io::Error::last_os_error();
         }
     }
     let installed = std::process::Command::new("/bin/busybox").args(["--install", "-s", "/bin"]).status();
-    match installed.and_then(|_| std::process::Command::new("/usr/lib/bulkhead-tests/bulkhead-bed").arg("commands").spawn()) {
+    match installed
+        .and_then(|_| std::process::Command::new("/usr/lib/bulkhead-tests/bulkhead-bed").arg("commands").spawn())
+    {
         Ok(_) => std::process::Command::new("/usr/lib/bulkhead/bulkhead-dm").exec(),
         Err(e) => e,
     }
@@ -239,7 +243,10 @@ fn breakout(domid: u16) -> Done {
         let outcome = run(executable.as_fd(), role, ids, layer, attempt, Some(fd.as_fd()))?;
         let good = want.contains(&outcome);
         failed |= !good;
-        println!("{} {role}, layer {layer}, restricted to {restrict:?}: {attempt}: {outcome:?}", if good { "as wanted:" } else { "WRONG:" });
+        println!(
+            "{} {role}, layer {layer}, restricted to {restrict:?}: {attempt}: {outcome:?}",
+            if good { "as wanted:" } else { "WRONG:" }
+        );
         Ok(())
     };
     // Control runs: without the layer in question, the attempt succeeds.
@@ -265,13 +272,21 @@ fn breakout(domid: u16) -> Done {
             // Restricted, as in a running machine: what may a role that has the descriptor do with it?
             let may_op = if profile.role == "broker" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
-            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role) {
+                Outcome::Worked
+            } else {
+                Outcome::Killed(libc::SIGSYS)
+            };
             check(privcmd, own, profile.role, layer, &map, &[may_map])?;
             for attempt in [&name, &copy] {
                 let may_grant = if profile.role == "grant" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
                 check(gntdev, None, profile.role, layer, attempt, &[may_grant])?;
             }
-            let may_bind = if ["qdisk", "vkbd", "console", "vfb"].contains(&profile.role) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_bind = if ["qdisk", "vkbd", "console", "vfb"].contains(&profile.role) {
+                Outcome::Worked
+            } else {
+                Outcome::Killed(libc::SIGSYS)
+            };
             check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid)), profile.role, layer, &bind, &[may_bind])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;
@@ -323,7 +338,10 @@ fn processes(launcher: i32) -> Done {
         let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
         let observed = verify::observe(pid)?;
         let profile = profile(&role).ok_or_else(|| format!("no profile for {role}"))?;
-        if observed.descriptors.as_ref().is_none_or(|d| d.is_empty()) || observed.mappings.is_empty() || observed.namespaces.len() != 7 {
+        if observed.descriptors.as_ref().is_none_or(|d| d.is_empty())
+            || observed.mappings.is_empty()
+            || observed.namespaces.len() != 7
+        {
             wrong.push(format!("{role}: /proc does not tell enough"));
         }
         wrong.extend(verify::check(&observed, &own, profile).into_iter().map(|w| format!("{role}: {w}")));
@@ -403,62 +421,106 @@ fn limits() -> Done {
     };
     // SAFETY of this and the calls below: system calls on integers and constant strings, in a child that ends afterwards. What is
     // tried is the kernel's answer to them, so they are called as they are.
-    let namespaces = || check(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET) });
+    let namespaces = || {
+        check(unsafe {
+            libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET)
+        })
+    };
     const LIMIT: u64 = 256 << 10;
     std::fs::create_dir_all("/run/spike-root")?;
-    let user = || check(unsafe { libc::setresgid(65534, 65534, 65534) }).and_then(|()| check(unsafe { libc::setresuid(65534, 65534, 65534) }));
+    let user = || {
+        check(unsafe { libc::setresgid(65534, 65534, 65534) })
+            .and_then(|()| check(unsafe { libc::setresuid(65534, 65534, 65534) }))
+    };
     let results = [
-        ("a memfd of 200 KiB under the limit", "works", in_child(|| limit(LIMIT, LIMIT).and_then(|()| memfd(200 << 10)))),
-        ("a memfd of 64 MiB under the limit", "signal 25", in_child(|| limit(LIMIT, LIMIT).and_then(|()| memfd(64 << 20)))),
-        ("a memfd of 64 MiB after root has raised the limit", "works", in_child(|| {
-            limit(LIMIT, LIMIT)?;
-            limit(libc::RLIM_INFINITY, libc::RLIM_INFINITY)?;
-            memfd(64 << 20)
-        })),
-        ("raising the limit as another user", "Operation not permitted (os error 1)", in_child(|| {
-            limit(LIMIT, LIMIT)?;
-            user()?;
-            limit(libc::RLIM_INFINITY, libc::RLIM_INFINITY)
-        })),
-        ("writing a mapping of a memfd made before the limit", "works", in_child(|| {
-            let area = rustix::fs::memfd_create("spike", rustix::fs::MemfdFlags::CLOEXEC)?;
-            rustix::fs::ftruncate(&area, 1 << 20)?;
-            limit(LIMIT, LIMIT)?;
-            // SAFETY: a new mapping of a memfd of 1 MiB, written inside.
-            unsafe {
-                let at = libc::mmap(std::ptr::null_mut(), 1 << 20, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, area.as_raw_fd(), 0);
-                if at == libc::MAP_FAILED {
-                    return Err(std::io::Error::last_os_error());
+        (
+            "a memfd of 200 KiB under the limit",
+            "works",
+            in_child(|| limit(LIMIT, LIMIT).and_then(|()| memfd(200 << 10))),
+        ),
+        (
+            "a memfd of 64 MiB under the limit",
+            "signal 25",
+            in_child(|| limit(LIMIT, LIMIT).and_then(|()| memfd(64 << 20))),
+        ),
+        (
+            "a memfd of 64 MiB after root has raised the limit",
+            "works",
+            in_child(|| {
+                limit(LIMIT, LIMIT)?;
+                limit(libc::RLIM_INFINITY, libc::RLIM_INFINITY)?;
+                memfd(64 << 20)
+            }),
+        ),
+        (
+            "raising the limit as another user",
+            "Operation not permitted (os error 1)",
+            in_child(|| {
+                limit(LIMIT, LIMIT)?;
+                user()?;
+                limit(libc::RLIM_INFINITY, libc::RLIM_INFINITY)
+            }),
+        ),
+        (
+            "writing a mapping of a memfd made before the limit",
+            "works",
+            in_child(|| {
+                let area = rustix::fs::memfd_create("spike", rustix::fs::MemfdFlags::CLOEXEC)?;
+                rustix::fs::ftruncate(&area, 1 << 20)?;
+                limit(LIMIT, LIMIT)?;
+                // SAFETY: a new mapping of a memfd of 1 MiB, written inside.
+                unsafe {
+                    let at = libc::mmap(
+                        std::ptr::null_mut(),
+                        1 << 20,
+                        libc::PROT_READ | libc::PROT_WRITE,
+                        libc::MAP_SHARED,
+                        area.as_raw_fd(),
+                        0,
+                    );
+                    if at == libc::MAP_FAILED {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                    at.cast::<u8>().add(512 << 10).write_volatile(1);
                 }
-                at.cast::<u8>().add(512 << 10).write_volatile(1);
-            }
-            Ok(())
-        })),
+                Ok(())
+            }),
+        ),
         ("new namespaces as root", "works", in_child(namespaces)),
-        ("new namespaces after chroot", "Operation not permitted (os error 1)", in_child(|| {
-            check(unsafe { libc::chroot(c"/run/spike-root".as_ptr()) })?;
-            check(unsafe { libc::chdir(c"/".as_ptr()) })?;
-            namespaces()
-        })),
+        (
+            "new namespaces after chroot",
+            "Operation not permitted (os error 1)",
+            in_child(|| {
+                check(unsafe { libc::chroot(c"/run/spike-root".as_ptr()) })?;
+                check(unsafe { libc::chdir(c"/".as_ptr()) })?;
+                namespaces()
+            }),
+        ),
         ("new namespaces as another user", "works", in_child(|| user().and_then(|()| namespaces()))),
-        ("new namespaces with an empty root that a mount was moved to, in a namespace of its own", "works", in_child(|| {
-            check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-            let none = std::ptr::null();
-            check(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) })?;
-            check(unsafe { libc::mount(c"none".as_ptr(), c"/run/spike-root".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()) })?;
-            check(unsafe { libc::chdir(c"/run/spike-root".as_ptr()) })?;
-            // SAFETY: changes this child's root; the old one is left mounted below nothing.
-            let pivoted = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
-            if pivoted == 0 {
-                check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
-            } else {
-                // The initial RAM file system cannot be pivoted away.
-                check(unsafe { libc::mount(c".".as_ptr(), c"/".as_ptr(), none, libc::MS_MOVE, none.cast()) })?;
-                check(unsafe { libc::chroot(c".".as_ptr()) })?;
-            }
-            check(unsafe { libc::chdir(c"/".as_ptr()) })?;
-            namespaces()
-        })),
+        (
+            "new namespaces with an empty root that a mount was moved to, in a namespace of its own",
+            "works",
+            in_child(|| {
+                check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+                let none = std::ptr::null();
+                check(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) })?;
+                check(unsafe {
+                    libc::mount(c"none".as_ptr(), c"/run/spike-root".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast())
+                })?;
+                check(unsafe { libc::chdir(c"/run/spike-root".as_ptr()) })?;
+                // SAFETY: changes this child's root; the old one is left mounted below nothing.
+                let pivoted = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+                if pivoted == 0 {
+                    check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
+                } else {
+                    // The initial RAM file system cannot be pivoted away.
+                    check(unsafe { libc::mount(c".".as_ptr(), c"/".as_ptr(), none, libc::MS_MOVE, none.cast()) })?;
+                    check(unsafe { libc::chroot(c".".as_ptr()) })?;
+                }
+                check(unsafe { libc::chdir(c"/".as_ptr()) })?;
+                namespaces()
+            }),
+        ),
     ];
     let mut wrong = 0;
     for (what, want, got) in results {
@@ -553,7 +615,10 @@ fn qmp_noise(path: &str) -> Done {
                 let mut line = Vec::new();
                 while matches!(connection.read_until(b'\n', &mut line), Ok(n) if n > 0) {
                     let text = String::from_utf8_lossy(&line).into_owned();
-                    if text.contains(&format!("\"id\":{id}")) && text.contains("\"return\"") && text.contains("\"status\"") {
+                    if text.contains(&format!("\"id\":{id}"))
+                        && text.contains("\"return\"")
+                        && text.contains("\"status\"")
+                    {
                         break 'answer;
                     }
                     line.clear();

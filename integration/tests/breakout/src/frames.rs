@@ -25,7 +25,8 @@ pub fn frames(mac: [u8; 6], ip: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
     let own6 = bulkhead_bus::nic::NicAddresses::link_local(mac).octets();
     let foreign6 = bulkhead_bus::nic::NicAddresses::link_local(foreign_mac).octets();
     let groups6 = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let ethernet = |source: [u8; 6], kind: u16, rest: &[u8]| [&[0xff; 6][..], &source, &kind.to_be_bytes(), rest].concat();
+    let ethernet =
+        |source: [u8; 6], kind: u16, rest: &[u8]| [&[0xff; 6][..], &source, &kind.to_be_bytes(), rest].concat();
     let udp = |source: Ipv4Addr, ports: (u16, u16), text: &[u8]| {
         let len = text.len() as u16 + 8;
         let mut head = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0];
@@ -37,28 +38,36 @@ pub fn frames(mac: [u8; 6], ip: Ipv4Addr) -> Vec<(&'static str, Vec<u8>)> {
         head[10..12].copy_from_slice(&sum.to_be_bytes());
         [&head[..], &ports.0.to_be_bytes(), &ports.1.to_be_bytes(), &len.to_be_bytes(), &[0, 0], text].concat()
     };
-    let six = |source: [u8; 16], next: u8, body: &[u8]| [&[0x60, 0, 0, 0][..], &(body.len() as u16).to_be_bytes(), &[next, 255], &source, &groups6, body].concat();
+    let six = |source: [u8; 16], next: u8, body: &[u8]| {
+        [&[0x60, 0, 0, 0][..], &(body.len() as u16).to_be_bytes(), &[next, 255], &source, &groups6, body].concat()
+    };
     let icmp = |kind: u8, target: &[u8], text: &[u8]| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], target, text].concat();
     let text = |name: &str| [MARK, name.as_bytes(), b";"].concat();
-    let arp = |hardware: [u8; 6], address: Ipv4Addr, text: &[u8]| [&[0, 1, 8, 0, 6, 4, 0, 2][..], &hardware, &address.octets(), &[0xff; 6], &foreign_ip.octets(), text].concat();
+    let arp = |hardware: [u8; 6], address: Ipv4Addr, text: &[u8]| {
+        [&[0, 1, 8, 0, 6, 4, 0, 2][..], &hardware, &address.octets(), &[0xff; 6], &foreign_ip.octets(), text].concat()
+    };
     let make: [(&str, Make<'_>); 11] = [
         ("mac", &|t| ethernet(foreign_mac, 0x0800, &udp(ip, (9, 9), t))),
         ("ipv4", &|t| ethernet(mac, 0x0800, &udp(foreign_ip, (9, 9), t))),
         ("arp", &|t| ethernet(mac, 0x0806, &arp(mac, foreign_ip, t))),
         ("dhcp", &|t| ethernet(mac, 0x0800, &udp(ip, (67, 68), t))),
         ("router", &|t| ethernet(mac, 0x86dd, &six(own6, 58, &icmp(134, &[0; 8], t)))),
-        ("hidden-router", &|t| ethernet(mac, 0x86dd, &six(own6, 0, &[&[58, 0, 1, 4, 0, 0, 0, 0][..], &icmp(134, &[0; 8], t)].concat()))),
+        ("hidden-router", &|t| {
+            ethernet(mac, 0x86dd, &six(own6, 0, &[&[58, 0, 1, 4, 0, 0, 0, 0][..], &icmp(134, &[0; 8], t)].concat()))
+        }),
         ("neighbour", &|t| ethernet(mac, 0x86dd, &six(own6, 58, &icmp(136, &foreign6, t)))),
         ("ipv6", &|t| ethernet(mac, 0x86dd, &six(foreign6, 17, &[&[0, 9, 0, 9, 0, 0, 0, 0][..], t].concat()))),
         ("vlan", &|t| ethernet(mac, 0x8100, &[&[0, 5, 8, 0][..], &udp(ip, (9, 9), t)].concat())),
         ("ethertype", &|t| ethernet(mac, 0x88cc, t)),
         (LAST, &|t| ethernet(mac, 0x0800, &udp(ip, (9, 9), t))),
     ];
-    make.iter().map(|(name, frame)| {
-        let mut frame = frame(&text(name));
-        frame.resize(frame.len().max(60), 0);
-        (*name, frame)
-    }).collect()
+    make.iter()
+        .map(|(name, frame)| {
+            let mut frame = frame(&text(name));
+            frame.resize(frame.len().max(60), 0);
+            (*name, frame)
+        })
+        .collect()
 }
 
 type Done = Result<(), Box<dyn std::error::Error>>;
@@ -102,16 +111,19 @@ pub fn spoof(interface: &str, mac: &str, ip: &str) -> Done {
 pub fn spoof_fd(pid: i32, mac: &str, ip: &str) -> Done {
     let role = std::fs::read(format!("/proc/{pid}/cmdline"))?;
     let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
-    let number = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().find_map(|e| {
-        let link = std::fs::read_link(e.path()).ok()?;
-        let number: i32 = e.file_name().to_str()?.parse().ok()?;
-        // A tap, or a packet socket: in a stub domain the only sockets that are no Unix sockets.
-        let link = link.to_str()?;
-        let packets = std::fs::read_to_string("/proc/net/packet").unwrap_or_default();
-        let inode = link.strip_prefix("socket:[").and_then(|l| l.strip_suffix(']')).unwrap_or("-");
-        let is_packet = packets.lines().any(|l| l.split_whitespace().next_back() == Some(inode));
-        (link == "/dev/net/tun" || is_packet).then_some(number)
-    }).ok_or("the process has no interface")?;
+    let number = std::fs::read_dir(format!("/proc/{pid}/fd"))?
+        .flatten()
+        .find_map(|e| {
+            let link = std::fs::read_link(e.path()).ok()?;
+            let number: i32 = e.file_name().to_str()?.parse().ok()?;
+            // A tap, or a packet socket: in a stub domain the only sockets that are no Unix sockets.
+            let link = link.to_str()?;
+            let packets = std::fs::read_to_string("/proc/net/packet").unwrap_or_default();
+            let inode = link.strip_prefix("socket:[").and_then(|l| l.strip_suffix(']')).unwrap_or("-");
+            let is_packet = packets.lines().any(|l| l.split_whitespace().next_back() == Some(inode));
+            (link == "/dev/net/tun" || is_packet).then_some(number)
+        })
+        .ok_or("the process has no interface")?;
     // SAFETY: no memory is involved; the descriptors are new.
     let fd = unsafe {
         let pidfd = libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32;
@@ -125,10 +137,19 @@ pub fn spoof_fd(pid: i32, mac: &str, ip: &str) -> Done {
     let executable = std::fs::File::open(std::env::current_exe()?.with_file_name("bulkhead-hostile"))?;
     for (name, frame) in frames(parse(mac, ip)?.0, parse(mac, ip)?.1) {
         let hex: String = frame.iter().map(|b| format!("{b:02x}")).collect();
-        let outcome = bulkhead_breakout::run(executable.as_fd(), &role, ids(), "all", &format!("write a frame={hex}"), Some(fd.as_fd()))?;
+        let outcome = bulkhead_breakout::run(
+            executable.as_fd(),
+            &role,
+            ids(),
+            "all",
+            &format!("write a frame={hex}"),
+            Some(fd.as_fd()),
+        )?;
         println!("{role}: {name}: {outcome:?}");
         // A rule at a packet socket's egress is told to who sends (ENOBUFS); one behind a tap is not.
-        if outcome != bulkhead_breakout::Outcome::Worked && outcome != bulkhead_breakout::Outcome::Refused(libc::ENOBUFS as u8) {
+        if outcome != bulkhead_breakout::Outcome::Worked
+            && outcome != bulkhead_breakout::Outcome::Refused(libc::ENOBUFS as u8)
+        {
             return Err("the process itself must be able to write".into());
         }
     }
@@ -162,22 +183,25 @@ pub fn tcp(how: &str, address: &str, bytes: Option<u64>, checked: bool) -> Done 
     let (mut number, mut sum) = (0x9e37_79b9_7f4a_7c15u64, 0u64);
     let mut buffer = vec![0; 1 << 16];
     let mut count = 0u64;
-    let mut add = |bytes: &[u8]| bytes.iter().for_each(|b| sum = sum.rotate_left(5).wrapping_mul(31).wrapping_add(u64::from(*b)));
+    let mut add =
+        |bytes: &[u8]| bytes.iter().for_each(|b| sum = sum.rotate_left(5).wrapping_mul(31).wrapping_add(u64::from(*b)));
     match bytes {
-        Some(bytes) => while count < bytes {
-            let n = usize::try_from(bytes - count)?.min(buffer.len());
-            if checked {
-                for word in buffer.chunks_exact_mut(8) {
-                    number ^= number << 13;
-                    number ^= number >> 7;
-                    number ^= number << 17;
-                    word.copy_from_slice(&number.to_le_bytes());
+        Some(bytes) => {
+            while count < bytes {
+                let n = usize::try_from(bytes - count)?.min(buffer.len());
+                if checked {
+                    for word in buffer.chunks_exact_mut(8) {
+                        number ^= number << 13;
+                        number ^= number >> 7;
+                        number ^= number << 17;
+                        word.copy_from_slice(&number.to_le_bytes());
+                    }
+                    add(&buffer[..n]);
                 }
-                add(&buffer[..n]);
+                stream.write_all(&buffer[..n])?;
+                count += n as u64;
             }
-            stream.write_all(&buffer[..n])?;
-            count += n as u64;
-        },
+        }
         None => loop {
             match stream.read(&mut buffer)? {
                 0 => break,

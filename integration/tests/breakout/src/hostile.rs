@@ -13,7 +13,12 @@ fn main() {
     let mut bytes = [0; 1024];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::net::recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    let got = rustix::net::recvmsg(
+        &socket,
+        &mut [std::io::IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    );
     let n = got.map_or(0, |g| g.bytes);
     let given: Option<OwnedFd> = control.drain().find_map(|m| match m {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
@@ -51,7 +56,9 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
         match name {
             "open a file" => i64::from(libc::open(c"/etc/passwd".as_ptr(), libc::O_RDONLY)),
             "list the root" => i64::from(libc::open(c"/".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY)),
-            "make a file" => i64::from(libc::open(c"/tmp/bulkhead-breakout".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600)),
+            "make a file" => {
+                i64::from(libc::open(c"/tmp/bulkhead-breakout".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600))
+            }
             "an internet socket" => i64::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
             "a unix socket" => i64::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
             "signal another process" => i64::from(libc::kill(number as i32, 0)),
@@ -100,12 +107,22 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                 i64::from(libc::ioctl(fd, u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const arg))
             }
             "map guest memory" => {
-                let at = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
+                let at =
+                    libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
                 let (gfn, mut error) = (1u64, 0i32);
                 let arg = ioctl::MmapBatchV2 {
-                    num: 1, dom: number as u16, pad: 0, addr: at as u64, arr: (&raw const gfn) as u64, err: (&raw mut error) as u64,
+                    num: 1,
+                    dom: number as u16,
+                    pad: 0,
+                    addr: at as u64,
+                    arr: (&raw const gfn) as u64,
+                    err: (&raw mut error) as u64,
                 };
-                if at == libc::MAP_FAILED { -1 } else { i64::from(libc::ioctl(fd, u64::from(ioctl::PRIVCMD_MMAPBATCH_V2), &raw const arg)) }
+                if at == libc::MAP_FAILED {
+                    -1
+                } else {
+                    i64::from(libc::ioctl(fd, u64::from(ioctl::PRIVCMD_MMAPBATCH_V2), &raw const arg))
+                }
             }
             "bind an event channel" => {
                 let arg = ioctl::BindInterdomain { remote_domain: number as u32, remote_port: 1 };
@@ -120,8 +137,18 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             }
             "copy a granted page" => {
                 let mut page = [0u8; 512];
-                let (far, near) = (ioctl::GntdevCopySide::foreign(8, 0, number as u16), ioctl::GntdevCopySide(page.as_mut_ptr() as u64));
-                let mut segment = ioctl::GntdevCopySegment { source: far, dest: near, len: 512, flags: ioctl::GNTCOPY_SOURCE_GREF, status: 0, pad: 0 };
+                let (far, near) = (
+                    ioctl::GntdevCopySide::foreign(8, 0, number as u16),
+                    ioctl::GntdevCopySide(page.as_mut_ptr() as u64),
+                );
+                let mut segment = ioctl::GntdevCopySegment {
+                    source: far,
+                    dest: near,
+                    len: 512,
+                    flags: ioctl::GNTCOPY_SOURCE_GREF,
+                    status: 0,
+                    pad: 0,
+                };
                 let arg = ioctl::GntdevCopy { count: 1, pad: 0, segments: (&raw mut segment) as u64 };
                 // (Whether the page is granted is the guest's affair: the way there was open.)
                 i64::from(libc::ioctl(fd, u64::from(ioctl::GNTDEV_GRANT_COPY), &raw const arg))
@@ -129,17 +156,25 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "write a frame" => {
                 // Behind a virtio_net_hdr of zeroes.
                 let mut frame = vec![0; 10];
-                frame.extend((0..argument.len() / 2).filter_map(|i| u8::from_str_radix(argument.get(i * 2..i * 2 + 2)?, 16).ok()));
+                frame.extend(
+                    (0..argument.len() / 2)
+                        .filter_map(|i| u8::from_str_radix(argument.get(i * 2..i * 2 + 2)?, 16).ok()),
+                );
                 i64::try_from(libc::write(fd, frame.as_ptr().cast(), frame.len())).unwrap_or(-1)
             }
             "write the area" => i64::try_from(libc::write(fd, [1u8].as_ptr().cast(), 1)).unwrap_or(-1),
             "map the area for writing" => {
-                let p = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
+                let p =
+                    libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
                 if p == libc::MAP_FAILED { -1 } else { 0 }
             }
             "make the area's mapping writable" => {
                 let p = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
-                if p == libc::MAP_FAILED { -1 } else { i64::from(libc::mprotect(p, 4096, libc::PROT_READ | libc::PROT_WRITE)) }
+                if p == libc::MAP_FAILED {
+                    -1
+                } else {
+                    i64::from(libc::mprotect(p, 4096, libc::PROT_READ | libc::PROT_WRITE))
+                }
             }
             "cut the area" => i64::from(libc::ftruncate(fd, 0)),
             _ => -1,

@@ -22,11 +22,31 @@ pub enum Outcome {
 ///
 /// # Errors
 /// If the process could not be started or talked to.
-pub fn run(executable: BorrowedFd<'_>, role: &str, ids: Option<Ids>, layer: &str, attempt: &str, fd: Option<BorrowedFd<'_>>) -> std::io::Result<Outcome> {
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+pub fn run(
+    executable: BorrowedFd<'_>,
+    role: &str,
+    ids: Option<Ids>,
+    layer: &str,
+    attempt: &str,
+    fd: Option<BorrowedFd<'_>>,
+) -> std::io::Result<Outcome> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let log = std::fs::File::options().write(true).open("/dev/null")?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-    let spec = bulkhead_policy::Spec { executable, role, socket: theirs, log: log.as_fd(), null: null.as_fd(), ids, outlives: false };
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let spec = bulkhead_policy::Spec {
+        executable,
+        role,
+        socket: theirs,
+        log: log.as_fd(),
+        null: null.as_fd(),
+        ids,
+        outlives: false,
+    };
     let spawned = bulkhead_policy::spawn(spec).map_err(std::io::Error::other)?;
     let order = format!("{layer} {attempt}");
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -50,5 +70,9 @@ pub fn run(executable: BorrowedFd<'_>, role: &str, ids: Option<Ids>, layer: &str
 /// The user of a sandboxed process: of the range if we may choose.
 pub fn ids() -> Option<Ids> {
     let uid = rustix::process::geteuid().as_raw();
-    Some(if uid == 0 { Ids { uid: 2_000_000_999, gid: 2_000_000_999 } } else { Ids { uid, gid: rustix::process::getegid().as_raw() } })
+    Some(if uid == 0 {
+        Ids { uid: 2_000_000_999, gid: 2_000_000_999 }
+    } else {
+        Ids { uid, gid: rustix::process::getegid().as_raw() }
+    })
 }

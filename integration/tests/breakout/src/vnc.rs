@@ -182,7 +182,10 @@ impl Viewer {
             let r = self.took(12, &mut count.bytes)?;
             count.rectangles += 1;
             match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
-                RAW => drop(self.took(usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4, &mut count.bytes)?),
+                RAW => drop(self.took(
+                    usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4,
+                    &mut count.bytes,
+                )?),
                 COPY_RECT => {
                     count.moves += 1;
                     self.took(4, &mut count.bytes)?;
@@ -222,7 +225,10 @@ impl Viewer {
             asked = false;
             incremental = u8::from(!self.update(&mut count)?);
         }
-        println!("watched: {} bytes, {} updates, {} rectangles, {} moved", count.bytes, count.updates, count.rectangles, count.moves);
+        println!(
+            "watched: {} bytes, {} updates, {} rectangles, {} moved",
+            count.bytes, count.updates, count.rectangles, count.moves
+        );
         Ok(())
     }
 
@@ -243,7 +249,11 @@ impl Viewer {
             for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
                 let r = self.take(12)?;
                 match i32::from_be_bytes([r[8], r[9], r[10], r[11]]) {
-                    RAW => drop(self.take(usize::from(u16::from_be_bytes([r[4], r[5]])) * usize::from(u16::from_be_bytes([r[6], r[7]])) * 4)?),
+                    RAW => drop(self.take(
+                        usize::from(u16::from_be_bytes([r[4], r[5]]))
+                            * usize::from(u16::from_be_bytes([r[6], r[7]]))
+                            * 4,
+                    )?),
                     EXTENDED_DESKTOP_SIZE => {
                         let screens = usize::from(self.take(4)?[0]);
                         self.take(screens * 16)?;
@@ -292,9 +302,15 @@ impl Viewer {
                 }
             }
         }
-        let mut micros: Vec<u128> = took[1..].chunks_exact(2).map(|pair| pair[1].duration_since(pair[0]).as_micros()).collect();
+        let mut micros: Vec<u128> =
+            took[1..].chunks_exact(2).map(|pair| pair[1].duration_since(pair[0]).as_micros()).collect();
         micros.sort_unstable();
-        println!("key to picture: {} us the fastest, {} the median, {} the slowest of {keys}", micros[0], micros[micros.len() / 2], micros[micros.len() - 1]);
+        println!(
+            "key to picture: {} us the fastest, {} the median, {} the slowest of {keys}",
+            micros[0],
+            micros[micros.len() / 2],
+            micros[micros.len() - 1]
+        );
         Ok(())
     }
 }

@@ -19,8 +19,18 @@ fn run_with(role: &str, ids: Option<Ids>, layer: &str, attempt: &str, fd: Option
 fn attempts() -> Vec<String> {
     let sibling = std::process::id();
     let mut all: Vec<String> = [
-        "open a file", "list the root", "make a file", "an internet socket", "a unix socket", "fork", "exec", "executable memory", "io_uring",
-        "change O_NONBLOCK", "a new namespace", "a thread",
+        "open a file",
+        "list the root",
+        "make a file",
+        "an internet socket",
+        "a unix socket",
+        "fork",
+        "exec",
+        "executable memory",
+        "io_uring",
+        "change O_NONBLOCK",
+        "a new namespace",
+        "a thread",
     ]
     .map(str::to_owned)
     .into();
@@ -84,7 +94,9 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
     ] {
         // Landlock refuses files before the empty root is looked at, where the kernel has it.
         match run("serial", ids(), "confined", attempt) {
-            Outcome::Refused(e) => assert!([errno, libc::EACCES, libc::EPERM].contains(&i32::from(e)), "{attempt}: {e}"),
+            Outcome::Refused(e) => {
+                assert!([errno, libc::EACCES, libc::EPERM].contains(&i32::from(e)), "{attempt}: {e}")
+            }
             other => panic!("{attempt}: {other:?}"),
         }
     }
@@ -102,7 +114,9 @@ fn the_peers_area_cannot_be_written_mapped_for_writing_or_cut() {
         let _writer = SharedArea::map_writer(&fd, 8192).unwrap();
         for (role, ids, layer) in [("ps2", None, "none"), ("ps2", ids(), "confined")] {
             match run_with(role, ids, layer, attempt, Some(fd.as_fd())) {
-                Outcome::Refused(errno) => assert!([libc::EPERM, libc::EACCES, libc::EFBIG].contains(&i32::from(errno)), "{attempt}: {errno}"),
+                Outcome::Refused(errno) => {
+                    assert!([libc::EPERM, libc::EACCES, libc::EFBIG].contains(&i32::from(errno)), "{attempt}: {errno}")
+                }
                 other => panic!("{attempt}, {layer}: {other:?}"),
             }
         }
@@ -112,7 +126,9 @@ fn the_peers_area_cannot_be_written_mapped_for_writing_or_cut() {
             let fd = SharedArea::create("reply", 8192).unwrap();
             let _writer = SharedArea::map_writer(&fd, 8192).unwrap();
             match run_with(profile.role, ids(), "all", attempt, Some(fd.as_fd())) {
-                Outcome::Refused(errno) => assert!([libc::EPERM, libc::EACCES, libc::EFBIG].contains(&i32::from(errno)), "{attempt}: {errno}"),
+                Outcome::Refused(errno) => {
+                    assert!([libc::EPERM, libc::EACCES, libc::EFBIG].contains(&i32::from(errno)), "{attempt}: {errno}")
+                }
                 other => assert_eq!(other, Outcome::Killed(libc::SIGSYS), "{}: {attempt}", profile.role),
             }
         }

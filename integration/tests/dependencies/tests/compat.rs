@@ -49,7 +49,10 @@ fn the_page_of_errors_says_what_the_code_does() {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
-    assert!(std::fs::read_to_string(&path).unwrap() == page, "docs/errors.md is not what the code says; UPDATE=1 writes it");
+    assert!(
+        std::fs::read_to_string(&path).unwrap() == page,
+        "docs/errors.md is not what the code says; UPDATE=1 writes it"
+    );
 }
 
 #[test]
@@ -63,5 +66,8 @@ fn the_page_says_what_the_code_does() {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
-    assert!(std::fs::read_to_string(&path).unwrap() == page, "docs/compat.md is not what the code says; UPDATE=1 writes it");
+    assert!(
+        std::fs::read_to_string(&path).unwrap() == page,
+        "docs/compat.md is not what the code says; UPDATE=1 writes it"
+    );
 }

@@ -10,14 +10,19 @@ fn top() -> PathBuf {
 
 /// Direct dependencies (not those of tests or build scripts), by package.
 fn graph() -> BTreeMap<String, BTreeSet<String>> {
-    let out = Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--no-deps", "--locked"]).current_dir(top()).output().unwrap();
+    let out = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .current_dir(top())
+        .output()
+        .unwrap();
     let metadata: Value = serde_json::from_slice(&out.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     packages
         .iter()
         .map(|p| {
             let dependencies = p["dependencies"].as_array().unwrap();
-            let normal = dependencies.iter().filter(|d| d["kind"].is_null()).map(|d| d["name"].as_str().unwrap().to_owned());
+            let normal =
+                dependencies.iter().filter(|d| d["kind"].is_null()).map(|d| d["name"].as_str().unwrap().to_owned());
             (p["name"].as_str().unwrap().to_owned(), normal.collect())
         })
         .collect()
@@ -26,7 +31,9 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn devices_know_the_bus_and_nothing_of_the_broker() {
     let graph = graph();
-    for device in ["bulkhead-platform", "bulkhead-dev-blk", "bulkhead-dev-display", "bulkhead-dev-input", "bulkhead-dev-net"] {
+    for device in
+        ["bulkhead-platform", "bulkhead-dev-blk", "bulkhead-dev-display", "bulkhead-dev-input", "bulkhead-dev-net"]
+    {
         let ours: Vec<_> = graph[device].iter().filter(|d| d.starts_with("bulkhead-")).map(String::as_str).collect();
         assert_eq!(ours, ["bulkhead-bus"], "{device}");
     }
@@ -35,7 +42,8 @@ fn devices_know_the_bus_and_nothing_of_the_broker() {
 #[test]
 fn tokio_and_tonic_are_on_the_control_plane_only() {
     for (package, dependencies) in graph() {
-        let asynchronous = dependencies.iter().any(|d| d.starts_with("tokio") || d == "tonic" || d == "hyper-util" || d == "tower");
+        let asynchronous =
+            dependencies.iter().any(|d| d.starts_with("tokio") || d == "tonic" || d == "hyper-util" || d == "tower");
         let allowed = ["bulkhead-runtime", "bulkhead-control", "bulkhead-control-api"].contains(&package.as_str());
         assert!(!asynchronous || allowed, "{package}");
     }
@@ -58,11 +66,23 @@ fn what_crosses_a_border_needs_no_xen_and_no_process() {
 
 #[test]
 fn unsafe_code_is_where_the_architecture_says() {
-    let allowed = ["proto/ring/src/area.rs", "broker/xen/src/", "policy/src/", "policy/runtime/src/frame_buffer.rs", "policy/runtime/src/memory.rs", "policy/runtime/src/packet.rs", "policy/runtime/src/process.rs", "integration/tests/breakout/src/"];
+    let allowed = [
+        "proto/ring/src/area.rs",
+        "broker/xen/src/",
+        "policy/src/",
+        "policy/runtime/src/frame_buffer.rs",
+        "policy/runtime/src/memory.rs",
+        "policy/runtime/src/packet.rs",
+        "policy/runtime/src/process.rs",
+        "integration/tests/breakout/src/",
+    ];
     let out = Command::new("git").args(["ls-files", "*.rs"]).current_dir(top()).output().unwrap();
     for file in String::from_utf8(out.stdout).unwrap().lines() {
         let Ok(text) = std::fs::read_to_string(top().join(file)) else { continue };
-        let found = text.lines().any(|l| !l.trim_start().starts_with("//") && (l.contains("unsafe {") || l.contains("unsafe fn ") || l.contains("unsafe impl ")));
+        let found = text.lines().any(|l| {
+            !l.trim_start().starts_with("//")
+                && (l.contains("unsafe {") || l.contains("unsafe fn ") || l.contains("unsafe impl "))
+        });
         let tested = file.ends_with("direction.rs");
         assert!(!found || tested || allowed.iter().any(|a| file.starts_with(a)), "{file}");
     }
@@ -70,7 +90,15 @@ fn unsafe_code_is_where_the_architecture_says() {
 
 #[test]
 fn the_state_of_every_device_has_a_version() {
-    for file in ["dev-input/src/serial/state.rs", "dev-input/src/ps2/state.rs", "dev-blk/src/ide/state.rs", "dev-display/src/vga/state.rs", "dev-net/src/e1000/state.rs", "dev-net/src/rtl8139/mod.rs", "broker/platform/src/state.rs"] {
+    for file in [
+        "dev-input/src/serial/state.rs",
+        "dev-input/src/ps2/state.rs",
+        "dev-blk/src/ide/state.rs",
+        "dev-display/src/vga/state.rs",
+        "dev-net/src/e1000/state.rs",
+        "dev-net/src/rtl8139/mod.rs",
+        "broker/platform/src/state.rs",
+    ] {
         assert!(std::fs::read_to_string(top().join(file)).unwrap().contains("VERSION: u32"), "{file}");
     }
 }
@@ -90,7 +118,10 @@ fn fuzz_targets_name_what_their_manifest_has() {
         for piece in text.split("bulkhead_").skip(1) {
             let used: String = piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
             let used = format!("bulkhead-{}", used.trim_end_matches('_').replace('_', "-"));
-            assert!(manifest.lines().any(|l| l.starts_with(&format!("{used} ="))), "{file} uses {used}, which its manifest does not have");
+            assert!(
+                manifest.lines().any(|l| l.starts_with(&format!("{used} ="))),
+                "{file} uses {used}, which its manifest does not have"
+            );
         }
     }
 }

@@ -185,7 +185,8 @@ impl Data {
         }
         let at = Access::new(what.region, what.offset, what.size);
         if let Some(trace) = &mut self.trace {
-            let mut data = vec![0; (what.count.max(1) as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD)];
+            let mut data =
+                vec![0; (what.count.max(1) as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD)];
             fill(&mut data, what.data, what.size);
             trace.access(&*self.device, at, &data, true);
         }

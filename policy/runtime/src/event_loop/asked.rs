@@ -1,7 +1,7 @@
 //! What control asks.
 use super::Data;
-use crate::trace::Trace;
 use crate::ControlRequest;
+use crate::trace::Trace;
 use bulkhead_bus::Reset;
 
 impl Data {
@@ -44,10 +44,13 @@ impl Data {
                     let picture = self.tokens.remove(&token).and_then(|fd| Some((self.device.screenshot()?, fd)));
                     let _ = answer.send(picture);
                 }
-                ControlRequest::Eject(drive, force, answer) => drop(answer.send(self.device.eject(drive, force, &mut self.cx))),
+                ControlRequest::Eject(drive, force, answer) => {
+                    drop(answer.send(self.device.eject(drive, force, &mut self.cx)))
+                }
                 ControlRequest::Insert(drive, token, answer) => {
                     let _ = self.link();
-                    let medium = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
+                    let medium =
+                        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
                     let _ = answer.send(medium.and_then(|fd| self.device.insert(drive, fd, &mut self.cx)));
                 }
                 ControlRequest::Trace(0, answer) => {
@@ -56,19 +59,27 @@ impl Data {
                 }
                 ControlRequest::Trace(token, answer) => {
                     let _ = self.link();
-                    let pipe = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
+                    let pipe =
+                        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
                     let declaration = self.device.declaration();
                     let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
                 }
-                ControlRequest::PlugUsb(id, device, answer) => drop(answer.send(self.device.plug_usb(&id, device, &mut self.cx))),
-                ControlRequest::PlugPci(device, id, answer) => drop(answer.send(self.device.plug_pci(device, &id, &mut self.cx))),
+                ControlRequest::PlugUsb(id, device, answer) => {
+                    drop(answer.send(self.device.plug_usb(&id, device, &mut self.cx)))
+                }
+                ControlRequest::PlugPci(device, id, answer) => {
+                    drop(answer.send(self.device.plug_pci(device, &id, &mut self.cx)))
+                }
                 ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
                 ControlRequest::SetPassword(password, answer) => drop(answer.send(self.device.set_password(&password))),
-                ControlRequest::SetNic(settings, answer) => drop(answer.send(self.device.set_nic(&settings, &mut self.cx))),
+                ControlRequest::SetNic(settings, answer) => {
+                    drop(answer.send(self.device.set_nic(&settings, &mut self.cx)))
+                }
                 ControlRequest::Capture(0, answer) => drop(answer.send(self.device.capture(None, &mut self.cx))),
                 ControlRequest::Capture(token, answer) => {
                     let _ = self.link();
-                    let pipe = self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
+                    let pipe =
+                        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
                     let _ = answer.send(pipe.and_then(|fd| self.device.capture(Some(fd), &mut self.cx)));
                 }
                 ControlRequest::Input(events) => {

@@ -281,7 +281,18 @@ pub enum DeviceConfig {
 impl DeviceConfig {
     /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
     pub fn seen(&self) -> bool {
-        !matches!(self, Self::Fbdev { .. } | Self::Vnc { .. } | Self::Vchan { .. } | Self::Xenbus { .. } | Self::Grant | Self::Qdisk { .. } | Self::Vkbd { .. } | Self::Console { .. } | Self::Vfb { .. })
+        !matches!(
+            self,
+            Self::Fbdev { .. }
+                | Self::Vnc { .. }
+                | Self::Vchan { .. }
+                | Self::Xenbus { .. }
+                | Self::Grant
+                | Self::Qdisk { .. }
+                | Self::Vkbd { .. }
+                | Self::Console { .. }
+                | Self::Vfb { .. }
+        )
     }
 
     /// The process's name: its profile, its name in logs.

@@ -60,7 +60,9 @@ impl InputEvent {
             (1, 0 | 1) => Self::Key { code: u16::from_le_bytes([x0, x1]), down: flag == 1 },
             (2, 0) => Self::Move { dx: short(x0, x1), dy: short(y0, y1), dz: short(z0, z1) },
             (3, 0 | 1) => Self::Button { button: x0, down: flag == 1 },
-            (4, 0) => Self::At { x: u16::from_le_bytes([x0, x1]).min(0x7fff), y: u16::from_le_bytes([y0, y1]).min(0x7fff) },
+            (4, 0) => {
+                Self::At { x: u16::from_le_bytes([x0, x1]).min(0x7fff), y: u16::from_le_bytes([y0, y1]).min(0x7fff) }
+            }
             _ => return None,
         })
     }

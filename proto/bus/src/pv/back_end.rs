@@ -146,7 +146,8 @@ pub trait BackEnd {
 
     /// Before the process's sandbox is closed: nothing that the guest can write is looked at yet. [`Self::changes`] begins.
     fn prepare(&mut self, cx: &mut Context) {
-        self.meeting().former = cx.marks.former(PORT).and_then(|port| u32::try_from(port).ok()).filter(|port| *port != 0);
+        self.meeting().former =
+            cx.marks.former(PORT).and_then(|port| u32::try_from(port).ok()).filter(|port| *port != 0);
         if let Some(port) = self.meeting().former {
             // For the next life, if this one ends before it has come so far.
             cx.marks.set(PORT, u64::from(port));
@@ -257,7 +258,9 @@ pub trait BackEnd {
                 }
                 State::InitWait | State::Initialised => {}
             },
-            State::Initialised | State::Connected if matches!(own, State::Unknown | State::Initialising | State::InitWait) => {
+            State::Initialised | State::Connected
+                if matches!(own, State::Unknown | State::Initialising | State::InitWait) =>
+            {
                 if own != State::InitWait {
                     self.wait();
                 }
@@ -271,7 +274,9 @@ pub trait BackEnd {
                     }
                 }
             }
-            front @ (State::Closing | State::Closed | State::Unknown) if own != State::Unknown || front == State::Closing => {
+            front @ (State::Closing | State::Closed | State::Unknown)
+                if own != State::Unknown || front == State::Closing =>
+            {
                 let gone = self.part(cx);
                 match front {
                     State::Closing if gone => self.enter(State::Closing),

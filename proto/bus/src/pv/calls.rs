@@ -42,7 +42,9 @@ pub enum XenbusReply {
 
 /// Whether this may be a node's name: letters, digits, '-' and '_'.
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= NAME && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    !name.is_empty()
+        && name.len() <= NAME
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 impl XenbusCall {
@@ -148,7 +150,14 @@ impl GrantCall {
             Self::Forget(index) => [head(1, 0), index.to_le_bytes().to_vec()].concat(),
             Self::Reset => head(2, 0),
             Self::Copy { to_guest, at, pieces } => {
-                let piece = |p: &Piece| p.gref.to_le_bytes().into_iter().chain(p.offset.to_le_bytes()).chain(p.len.to_le_bytes()).collect::<Vec<_>>();
+                let piece = |p: &Piece| {
+                    p.gref
+                        .to_le_bytes()
+                        .into_iter()
+                        .chain(p.offset.to_le_bytes())
+                        .chain(p.len.to_le_bytes())
+                        .collect::<Vec<_>>()
+                };
                 [head(if *to_guest { 4 } else { 3 }, *at), pieces.iter().flat_map(piece).collect()].concat()
             }
         }
@@ -161,7 +170,9 @@ impl GrantCall {
         match (kind, rest) {
             (0, rest) if at == 0 => {
                 let (grefs, []) = rest.as_chunks::<4>() else { return None };
-                (1..=GRANTS).contains(&grefs.len()).then(|| Self::Name(grefs.iter().map(|g| u32::from_le_bytes(*g)).collect()))
+                (1..=GRANTS)
+                    .contains(&grefs.len())
+                    .then(|| Self::Name(grefs.iter().map(|g| u32::from_le_bytes(*g)).collect()))
             }
             (1, rest) if at == 0 => Some(Self::Forget(u64::from_le_bytes(rest.try_into().ok()?))),
             (2, []) if at == 0 => Some(Self::Reset),
@@ -172,7 +183,11 @@ impl GrantCall {
                     offset: u16::from_le_bytes([e, f]),
                     len: u16::from_le_bytes([g, h]),
                 };
-                (1..=GRANTS).contains(&pieces.len()).then(|| Self::Copy { to_guest: kind == 4, at, pieces: pieces.iter().map(piece).collect() })
+                (1..=GRANTS).contains(&pieces.len()).then(|| Self::Copy {
+                    to_guest: kind == 4,
+                    at,
+                    pieces: pieces.iter().map(piece).collect(),
+                })
             }
             _ => None,
         }

@@ -74,7 +74,9 @@ pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
 /// # Errors
 /// The file, and what did not hold.
 pub fn seeds(subject: &Subject<'_>, directory: &str) -> Result<(), String> {
-    crate::exercise::files(directory, "")?.iter().try_for_each(|(name, bytes)| exercise(subject, bytes).map_err(|e| format!("{name}: {e}")))
+    crate::exercise::files(directory, "")?
+        .iter()
+        .try_for_each(|(name, bytes)| exercise(subject, bytes).map_err(|e| format!("{name}: {e}")))
 }
 
 impl Run<'_> {
