@@ -1,5 +1,5 @@
 //! Where viewers' input goes: to the keyboard controller, or to USB devices or a PV keyboard, as the guest takes it.
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
 
 /// Which input somebody takes.

@@ -1,6 +1,6 @@
 //! Viewers' input, as it comes through a pipe.
 use bulkhead_bus::Context;
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
 
 /// Records that are taken before others get their turn.

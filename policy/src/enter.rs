@@ -4,7 +4,7 @@
 //!    the process makes its threads: Landlock and capabilities are properties of a thread and are inherited.
 //! 2. [`Sandbox::seal`]: self-check of what must fail now; then the system call filter, for all threads.
 use crate::Profile;
-use bulkhead_bus::plan::Level;
+use bulkhead_plan::Level;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetStatus,
     Scope,

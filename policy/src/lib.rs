@@ -55,6 +55,7 @@ pub fn profile(role: &str) -> Option<&'static Profile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_plan::{KINDS, kind};
 
     #[test]
     fn no_profile_allows_what_would_undo_it() {
@@ -97,18 +98,23 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_has_a_profile_and_every_profile_a_kind() {
+        for kind in KINDS.iter().copied().chain([&kind::BROKER, &kind::CONTROL]) {
+            assert!(profile(kind.role).is_some(), "{}", kind.role);
+        }
+        for profile in PROFILES {
+            assert!(kind::of_role(profile.role).is_some(), "{}", profile.role);
+        }
+    }
+
+    #[test]
     fn only_the_broker_may_make_device_model_operations() {
         for profile in PROFILES {
             let program = profile.filter.chunks_exact(8).map(|i| u32::from_le_bytes(i[4..8].try_into().unwrap()));
             let dm_op = program.clone().any(|k| k == 0x0010_5005);
             let map = program.clone().any(|k| k == 0x0020_5004);
             assert_eq!(dm_op, profile.role == "broker", "{}", profile.role);
-            assert_eq!(
-                map,
-                ["broker", "ide", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role),
-                "{}",
-                profile.role
-            );
+            assert_eq!(map, kind::of_role(profile.role).is_some_and(|k| k.memory.maps()), "{}", profile.role);
         }
     }
 }

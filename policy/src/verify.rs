@@ -1,6 +1,6 @@
 //! Looking at a process from outside, in /proc.
 use crate::{Profile, profile};
-use bulkhead_bus::plan::ProcessRow;
+use bulkhead_plan::ProcessRow;
 use std::collections::BTreeMap;
 
 /// What /proc says of a process.

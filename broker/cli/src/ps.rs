@@ -2,7 +2,7 @@
 //! domain what its launcher reads in that domain's /proc.
 use crate::guest::Guest;
 use crate::{Done, Failure, print_json};
-use bulkhead_bus::plan::ProcessRow;
+use bulkhead_plan::ProcessRow;
 use bulkhead_policy::verify;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! query-block and query-blockstats: the drives as their controller's process has them.
 use crate::qmp::{Outcome, Shared};
-use bulkhead_bus::plan::{DeviceConfig, DriveConfig, Slot};
+use bulkhead_plan::{DeviceConfig, DriveConfig, Slot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::PoisonError;

@@ -1,7 +1,8 @@
 //! What is plugged in: query-cpus-fast, query-hotpluggable-cpus, device_add and device_del of vCPUs and USB devices, query-pci.
 use crate::qmp::{Outcome, QmpError, Shared};
-use bulkhead_bus::plan::{BROKER, DeviceConfig, Slot, UsbDevice};
+use bulkhead_bus::UsbDevice;
 use bulkhead_control_api::v1;
+use bulkhead_plan::{BROKER, DeviceConfig, Slot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

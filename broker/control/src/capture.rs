@@ -1,8 +1,8 @@
 //! What a process writes into a pipe for a client that asks for it piece by piece: a network card's frames, a device's accesses.
 use crate::qmp::{Outcome, QmpError, Shared};
 use base64::Engine as _;
-use bulkhead_bus::plan::Slot;
 use bulkhead_control_api::v1;
+use bulkhead_plan::Slot;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! gRPC to every process. A process may be hostile: messages are limited, every call has a deadline.
-use bulkhead_bus::plan::Slot;
 use bulkhead_control_api::v1::process_client::ProcessClient;
 use bulkhead_control_api::{MESSAGE_MAX, v1};
+use bulkhead_plan::Slot;
 use hyper_util::rt::TokioIo;
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;

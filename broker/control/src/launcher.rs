@@ -1,6 +1,6 @@
 //! Asking the launcher.
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::plan::{Ask, FromProcess, FrontDisk, ProcessRow, Slot};
+use bulkhead_plan::{Ask, Ending, FromProcess, FrontDisk, ProcessRow, Slot};
 use bulkhead_runtime::Link;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ impl Launcher {
         Self { link, waiting: Arc::default() }
     }
 
-    async fn ask(&self, message: FromProcess, fd: Option<BorrowedFd<'_>>) -> Result<Answer, String> {
+    async fn ask(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<Answer, String> {
         let (sender, receiver) = oneshot::channel();
         let serial = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,8 +41,7 @@ impl Launcher {
             waiting.1.insert(serial, sender);
             serial
         };
-        let message = FromProcess { serial, ..message };
-        self.link.send(&message, fd).map_err(|e| e.to_string())?;
+        self.link.send(&FromProcess { serial, ask }, fd).map_err(|e| e.to_string())?;
         match tokio::time::timeout(Duration::from_secs(5), receiver).await {
             Ok(Ok(answer)) => answer,
             _ => Err("the launcher does not answer".into()),
@@ -50,8 +49,8 @@ impl Launcher {
     }
 
     /// A request whose answer is a number.
-    async fn number(&self, message: FromProcess, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
-        match self.ask(message, fd).await? {
+    async fn number(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+        match self.ask(ask, fd).await? {
             Answer::Number(number) => Ok(number),
             _ => Err("the launcher answers something else".into()),
         }
@@ -59,7 +58,7 @@ impl Launcher {
 
     /// The process table.
     pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>, String> {
-        match self.ask(FromProcess::new(Ask::Processes, 0, 0), None).await? {
+        match self.ask(Ask::Processes, None).await? {
             Answer::Processes(rows) => Ok(rows),
             _ => Err("the launcher answers something else".into()),
         }
@@ -67,7 +66,7 @@ impl Launcher {
 
     /// The CDs of a stub domain, oldest first; descriptors come for those that are newer than the disk with number `known`.
     pub(crate) async fn disks(&self, known: u64) -> Result<(Vec<FrontDisk>, Vec<OwnedFd>), String> {
-        match self.ask(FromProcess::new(Ask::Disks, 0, known), None).await? {
+        match self.ask(Ask::Disks { known }, None).await? {
             Answer::Disks(disks, fds) => Ok((disks, fds)),
             _ => Err("the launcher answers something else".into()),
         }
@@ -75,18 +74,17 @@ impl Launcher {
 
     /// A drive has this medium from now on, or none; the token by which its process knows it.
     pub(crate) async fn medium(&self, slot: Slot, drive: u8, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
-        self.number(FromProcess::new(Ask::Medium, slot, u64::from(drive)), fd).await
+        self.number(Ask::Medium { slot, drive }, fd).await
     }
 
     /// A network card has these settings from now on, on its interface and in later lives of its process.
     pub(crate) async fn nic(&self, slot: Slot, settings: &NicSettings) -> Result<(), String> {
-        let message = FromProcess { name: settings.to_bytes(), ..FromProcess::new(Ask::Nic, slot, 0) };
-        self.number(message, None).await.map(|_| ())
+        self.number(Ask::Nic { slot, settings: settings.to_bytes() }, None).await.map(|_| ())
     }
 
     /// What the rules on a network card's interface have dropped.
     pub(crate) async fn dropped(&self, slot: Slot) -> Result<Vec<(String, u64)>, String> {
-        match self.ask(FromProcess::new(Ask::Dropped, slot, 0), None).await? {
+        match self.ask(Ask::Dropped { slot }, None).await? {
             Answer::Dropped(rules) => Ok(rules),
             _ => Err("the launcher answers something else".into()),
         }
@@ -101,22 +99,22 @@ impl Launcher {
 
     /// Restarts a device.
     pub(crate) async fn restart(&self, slot: Slot) -> Result<(), String> {
-        self.ask(FromProcess::new(Ask::Restart, slot, 0), None).await.map(|_| ())
+        self.ask(Ask::Restart { slot }, None).await.map(|_| ())
     }
 
     /// A device that may be added comes; returns when the guest can find it.
     pub(crate) async fn plug(&self, slot: Slot) -> Result<(), String> {
-        self.number(FromProcess::new(Ask::Plug, slot, 0), None).await.map(|_| ())
+        self.number(Ask::Plug { slot }, None).await.map(|_| ())
     }
 
-    /// Ends the machine: 0 just end, 1 the guest is switched off, 2 rebooted.
-    pub(crate) async fn stop(&self, how: u8) -> Result<(), String> {
-        self.ask(FromProcess::new(Ask::Stop, how, 0), None).await.map(|_| ())
+    /// Ends the machine.
+    pub(crate) async fn stop(&self, ending: Ending) -> Result<(), String> {
+        self.ask(Ask::Stop { ending }, None).await.map(|_| ())
     }
 
     /// Gives a process a descriptor; returns its token.
     pub(crate) async fn give(&self, slot: Slot, fd: impl AsFd) -> Result<u32, String> {
-        self.number(FromProcess::new(Ask::GiveFd, slot, 0), Some(fd.as_fd())).await
+        self.number(Ask::GiveFd { slot }, Some(fd.as_fd())).await
     }
 
     /// Makes a file in the dump directory and gives it to a process; returns its token.
@@ -124,6 +122,6 @@ impl Launcher {
         let mut bytes = [0; 64];
         let Some(to) = bytes.get_mut(..name.len()) else { return Err("the name is too long".into()) };
         to.copy_from_slice(name.as_bytes());
-        self.number(FromProcess { name: bytes, ..FromProcess::new(Ask::Dump, slot, 0) }, None).await
+        self.number(Ask::Dump { slot, name: bytes }, None).await
     }
 }

@@ -1,7 +1,7 @@
 //! Descriptors that clients hand over (QEMU's descriptor sets), and the media of CD drives that are made of them.
 use crate::qmp::{Outcome, QmpError, Shared};
-use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FrontDisk, Slot};
 use bulkhead_control_api::v1;
+use bulkhead_plan::{DeviceConfig, DriveConfig, FrontDisk, Slot};
 use rustix::fd::{AsFd as _, OwnedFd};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

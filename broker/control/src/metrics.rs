@@ -1,7 +1,7 @@
 //! Counters of all processes: x-bulkhead-statistics for programs that take differences, x-bulkhead-metrics as Prometheus reads them.
 use crate::qmp::{Outcome, QmpError, Shared};
-use bulkhead_bus::plan::{BROKER, Slot};
 use bulkhead_control_api::v1;
+use bulkhead_plan::{BROKER, Slot};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
@@ -37,7 +37,7 @@ impl Shared {
                 let _ = writeln!(out, "{name}{{{guest}{labels}}} {value}");
             }
         };
-        let process = |row: &bulkhead_bus::plan::ProcessRow| format!(",process=\"{}\"", escaped(&row.name));
+        let process = |row: &bulkhead_plan::ProcessRow| format!(",process=\"{}\"", escaped(&row.name));
         group(
             "bulkhead_process_up",
             "gauge",

@@ -1,8 +1,8 @@
 //! Network cards: cable and rules of a running guest, what was dropped.
 use crate::qmp::{Outcome, QmpError, Shared};
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
+use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

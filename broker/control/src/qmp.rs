@@ -9,8 +9,8 @@ use crate::log::Recent;
 use crate::media::FdSets;
 use crate::nics::Nics;
 use base64::Engine as _;
-use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot};
 use bulkhead_control_api::v1;
+use bulkhead_plan::{DeviceConfig, Ending, MachinePlan, Slot};
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
@@ -225,11 +225,11 @@ impl Shared {
                 let launcher = self.launcher.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(20)).await;
-                    let _ = launcher.stop(0).await;
+                    let _ = launcher.stop(Ending::Quit).await;
                 });
                 Ok(json!({}))
             }
-            "system_reset" => self.launcher.stop(2).await.map(|()| json!({})).map_err(QmpError::generic),
+            "system_reset" => self.launcher.stop(Ending::Reboot).await.map(|()| json!({})).map_err(QmpError::generic),
             "screendump" => self.screendump(arguments).await,
             "send-key" => self.send_key(arguments).await,
             "input-send-event" => self.input(arguments).await,
@@ -367,7 +367,7 @@ impl Shared {
     async fn inspect(&self, arguments: &Value) -> Outcome {
         let name = arguments.get("device").and_then(Value::as_str).unwrap_or("broker");
         let slot = match name {
-            "broker" => Some(bulkhead_bus::plan::BROKER),
+            "broker" => Some(bulkhead_plan::BROKER),
             _ => self.plan.devices.iter().find(|d| d.name == name).map(|d| d.slot),
         };
         let client = match slot {

@@ -6,7 +6,7 @@ use crate::media::FdSets;
 use crate::nics::Nics;
 use crate::qmp::{self, Client, RunState, Shared};
 use crate::sessions;
-use bulkhead_bus::plan::{DeviceConfig, FdUse, ToProcess};
+use bulkhead_plan::{DeviceConfig, FdUse, ToProcess};
 use bulkhead_runtime::{LinkError, Process, StartError};
 use rustix::fd::OwnedFd;
 use serde_json::json;

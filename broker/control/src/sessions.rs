@@ -1,6 +1,6 @@
 //! QMP sessions that come over the vchan: packets of its process on one socket, a session for each client.
 use crate::qmp::{self, Client, Shared};
-use bulkhead_bus::plan::SessionPacket;
+use bulkhead_plan::SessionPacket;
 use rustix::net::{RecvFlags, SendFlags};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, Interest, ReadHalf, WriteHalf};

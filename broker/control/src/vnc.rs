@@ -1,7 +1,7 @@
 //! The VNC server, as QMP knows it (qapi/ui.json).
 use crate::qmp::{Outcome, QmpError, Shared};
-use bulkhead_bus::plan::{DeviceConfig, MachinePlan, Slot, VncAddress};
 use bulkhead_control_api::v1;
+use bulkhead_plan::{DeviceConfig, MachinePlan, Slot, VncAddress};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};

@@ -1,8 +1,8 @@
 //! One device, as the broker keeps it.
 use crate::edge::Edge;
 use crate::pci::Function;
-use bulkhead_bus::plan::{Death, Slot};
 use bulkhead_bus::{Declaration, Line};
+use bulkhead_plan::{Death, Slot};
 use bulkhead_ring::{BrokerEnd, LineState, Poison};
 use bulkhead_wire::{LOST_WRITES, Posted, Step};
 use rustix::fd::OwnedFd;

@@ -1,8 +1,8 @@
 //! Waiting: event channels, doorbells, the tick, the launcher, control.
 use crate::edge::{Edge, SimEdge, XenEdge};
 use crate::machine::{Action, Machine, MachineDevice};
-use bulkhead_bus::plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_bus::{GuestMemory, NoMemory};
+use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_runtime::{
     ControlHandle, ControlRequest, Fds, ForeignMemory, LinkError, MemfdMemory, Process, StartError, serve_control,
@@ -25,7 +25,7 @@ const TICK_NS: i64 = 100_000_000;
 
 /// Runs the broker. `describe` turns the plan into declarations; it takes the ROMs out of the descriptors.
 pub fn run(
-    describe: impl FnOnce(&bulkhead_bus::plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, String>,
+    describe: impl FnOnce(&bulkhead_plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, String>,
 ) -> Result<(), StartError> {
     let mut process = Process::start("broker")?;
     let plan = process.plan.clone();
@@ -66,7 +66,7 @@ fn start<E: Edge>(
     commands: Option<OwnedFd>,
 ) -> Result<(), StartError> {
     process.fds = Fds::default();
-    process.tell(Ask::Sealed, process.slot, 0)?;
+    process.tell(Ask::ChannelSealed { slot: process.slot })?;
     let report = process.confine()?;
     let control = serve_control("broker", control)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -122,11 +122,11 @@ impl<E: Edge> Broker<E> {
             while self.machine.step() {}
             for action in self.machine.take_actions() {
                 match action {
-                    Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead, slot, death as u64)?,
-                    Action::Unplugged(slot) => self.process.tell(Ask::Unplugged, slot, 0)?,
-                    Action::Ejected(slot) => self.process.tell(Ask::Ejected, slot, 0)?,
-                    Action::PartsUnplugged(slot, mask) => self.process.tell(Ask::Unplugged, slot, u64::from(mask))?,
-                    Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt, 0, gfn)?,
+                    Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead { slot, death })?,
+                    Action::Unplugged(slot) => self.process.tell(Ask::Unplugged { slot })?,
+                    Action::Ejected(slot) => self.process.tell(Ask::Ejected { slot })?,
+                    Action::PartsUnplugged(slot, mask) => self.process.tell(Ask::PartUnplugged { slot, mask })?,
+                    Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt { gfn })?,
                 }
             }
             if let (Some(value), Some(commands)) = (self.machine.take_broadcast(), &self.commands) {
@@ -200,7 +200,7 @@ impl<E: Edge> Broker<E> {
                     reply_bell: all.want(&FdUse::ReplyBell)?,
                 };
                 self.opening.insert(slot, opening);
-                self.process.tell(Ask::Sealed, slot, 0)?;
+                self.process.tell(Ask::ChannelSealed { slot })?;
                 Ok(true)
             }
             Ok(Some((ToProcess::Online { slot, fds: uses }, fds))) => {
@@ -214,7 +214,7 @@ impl<E: Edge> Broker<E> {
                     self.machine.online(slot, end, opening.request_bell);
                     // The doorbell lives as long as its entry; closing it removes that.
                     self.bells(slot, opening.reply_bell);
-                    self.process.tell(Ask::Attached, slot, 0)?;
+                    self.process.tell(Ask::Attached { slot })?;
                 }
                 Ok(true)
             }

@@ -1,6 +1,6 @@
 //! What a process of a stub domain may use: a control group with a limit of memory, its place in the order in which
 //! the kernel kills when memory is short, and its scheduling class. A device that leaks dies alone, in its own group.
-use bulkhead_bus::plan::{BROKER, CONTROL, Slot};
+use bulkhead_plan::{BROKER, CONTROL, Kind, Slot};
 use bulkhead_policy::{profile, set_fifo};
 use std::path::{Path, PathBuf};
 
@@ -12,18 +12,15 @@ pub(crate) const LAUNCHER: u32 = 7;
 const DEVICE: u32 = 6;
 const BROKER_FIFO: u32 = 5;
 
-/// Roles that take part in register accesses. Others are no hurry.
-const DEVICES: &[&str] = &["platform", "ide", "ps2", "vga", "serial", "e1000", "rtl8139", "fwcfg", "usb"];
-
 /// Sets the limits of a process that has just been started.
-pub(crate) fn set(pid: i32, name: &str, role: &str, slot: Slot) -> Result<(), String> {
+pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), String> {
     let group: PathBuf = Path::new(CGROUP).join(name);
     let fail = |what: &str| {
         let what = format!("{}/{what}", group.display());
         move |e: std::io::Error| format!("{what}: {e}")
     };
     std::fs::create_dir_all(&group).map_err(fail(""))?;
-    let limit = profile(role).map_or(0, |p| p.limits.memory);
+    let limit = profile(kind.role).map_or(0, |p| p.limits.memory);
     std::fs::write(group.join("memory.max"), limit.to_string()).map_err(fail("memory.max"))?;
     std::fs::write(group.join("memory.oom.group"), "1").map_err(fail("memory.oom.group"))?;
     std::fs::write(group.join("cgroup.procs"), pid.to_string()).map_err(fail("cgroup.procs"))?;
@@ -31,14 +28,14 @@ pub(crate) fn set(pid: i32, name: &str, role: &str, slot: Slot) -> Result<(), St
     let score = match slot {
         BROKER => -900,
         CONTROL => 300,
-        _ if DEVICES.contains(&role) => 100,
+        _ if kind.urgent => 100,
         _ => 500,
     };
     std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
         .map_err(|e| format!("oom_score_adj of {name}: {e}"))?;
     let priority = match slot {
         BROKER => Some(BROKER_FIFO),
-        _ => DEVICES.contains(&role).then_some(DEVICE),
+        _ => kind.urgent.then_some(DEVICE),
     };
     match priority {
         Some(priority) => set_fifo(pid, priority).map_err(|e| format!("SCHED_FIFO for {name}: {e}")),

@@ -1,9 +1,8 @@
 //! What the launcher opens on the host, before anything is started.
 use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Vnc};
 use crate::qcow2;
-use bulkhead_bus::plan::{
-    BootMenu, DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, VncAddress, WhenFull,
-};
+use bulkhead_bus::{BootMenu, WhenFull};
+use bulkhead_plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, NicEnd, NicModel, VncAddress};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::OwnedFd;

@@ -1,7 +1,8 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::plan::{BootMenu, ImageFormat, Level, NicModel, UsbDevice, VncAddress, WhenFull};
+use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
+use bulkhead_plan::{ImageFormat, Level, NicModel, VncAddress};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.

@@ -1,7 +1,7 @@
 //! PV devices whose back ends this program serves. libxl has written their nodes before it starts a device model; what is read here
 //! is in dom0's own directory, where no guest writes.
 use crate::machine::{Drive, Serial};
-use bulkhead_bus::plan::{ImageFormat, PvNodes};
+use bulkhead_plan::{ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 
 /// Consoles that are served at most.

@@ -1,5 +1,5 @@
 //! The launcher's end of the resource plane.
-use bulkhead_bus::plan::{FromProcess, ToProcess};
+use bulkhead_plan::{FromProcess, ToProcess};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,

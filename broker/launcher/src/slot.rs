@@ -1,6 +1,6 @@
 //! A slot: the place of a process, what is kept for it, and the process that is in it now.
 use crate::resource::Resource;
-use bulkhead_bus::plan::{FdUse, Slot, ToProcess};
+use bulkhead_plan::{FdUse, Kind, Picture, Slot, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::RefCell;
@@ -55,7 +55,7 @@ pub(crate) struct SlotState {
     pub(crate) slot: Slot,
     /// For people, unique.
     pub(crate) name: String,
-    pub(crate) role: &'static str,
+    pub(crate) kind: &'static Kind,
     pub(crate) ids: Option<Ids>,
     /// The domain that it serves, if that is not the plan's.
     pub(crate) domid: Option<u16>,
@@ -84,7 +84,7 @@ impl SlotState {
     pub(crate) fn new(
         slot: Slot,
         name: String,
-        role: &'static str,
+        kind: &'static Kind,
         ids: Option<Ids>,
         kept: Vec<(FdUse, OwnedFd)>,
     ) -> Result<Self, String> {
@@ -94,7 +94,7 @@ impl SlotState {
         Ok(Self {
             slot,
             name,
-            role,
+            kind,
             ids,
             domid: None,
             apart: false,
@@ -111,6 +111,16 @@ impl SlotState {
             restarted: 0,
             wished: false,
         })
+    }
+
+    /// Whether its process draws the picture.
+    pub(crate) fn draws(&self) -> bool {
+        self.kind.picture == Picture::Draws
+    }
+
+    /// Whether its process looks at the picture.
+    pub(crate) fn looks(&self) -> bool {
+        self.kind.picture == Picture::Looks
     }
 
     /// Sends the process a message with descriptors; nothing if there is no process. One that does not take it (it has
@@ -187,10 +197,11 @@ impl SlotState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_plan::DeviceConfig;
 
     #[test]
     fn five_starts_in_a_minute_and_more_when_it_has_passed() {
-        let mut slot = SlotState::new(2, "x".into(), "ps2", None, Vec::new()).unwrap();
+        let mut slot = SlotState::new(2, "x".into(), DeviceConfig::Ps2.kind(), None, Vec::new()).unwrap();
         let begin = Instant::now();
         let at = |s| begin + Duration::from_secs(s);
         assert!((0..5).all(|s| slot.not_too_often(at(s))));

@@ -22,7 +22,7 @@ use crate::errors::{Code, Coded as _};
 use crate::slot::{Channel, Phase, SlotState};
 use crate::stubdom::Stubdom;
 use back_ends::Later;
-use bulkhead_bus::plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, verify};
 use bulkhead_wire::Shape;
@@ -44,14 +44,6 @@ const SIGNALS: u64 = u64::MAX;
 const WATCH: u64 = 1 << 33;
 /// Pidfds have this bit, sockets have not.
 const PIDFD: u64 = 1 << 32;
-/// Whether a process of this role looks at the display's surface.
-fn looks(role: &str) -> bool {
-    matches!(role, "fbdev" | "vnc")
-}
-/// Whether a process of this role draws on a surface.
-fn draws(role: &str) -> bool {
-    matches!(role, "vga" | "vfb")
-}
 /// Files of screenshots.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
@@ -148,12 +140,8 @@ impl Launcher {
     /// Starts everything and waits until all run.
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
-        for slot in self
-            .slots
-            .iter()
-            .filter(|s| !looks(s.role) && s.phase != Phase::Waiting)
-            .map(|s| s.slot)
-            .collect::<Vec<_>>()
+        for slot in
+            self.slots.iter().filter(|s| !s.looks() && s.phase != Phase::Waiting).map(|s| s.slot).collect::<Vec<_>>()
         {
             self.spawn(slot)?;
         }

@@ -1,6 +1,6 @@
 //! The guest's end of a PV device, as back ends want it.
-use bulkhead_bus::plan::FdUse;
 use bulkhead_bus::pv::{BUFFER_PAGES, Frontend, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
+use bulkhead_plan::FdUse;
 use bulkhead_runtime::{Fds, GrantMemory};
 use bulkhead_xen::Evtchn;
 use rustix::event::{PollFd, PollFlags};

@@ -6,7 +6,6 @@ mod vchan;
 mod viewer;
 mod xenbus;
 
-use bulkhead_bus::plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachinePlan, NicEnd, NicModel};
 use bulkhead_bus::{Declaration, Unseen, pv};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
@@ -18,6 +17,7 @@ use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
 use bulkhead_dev_net::rtl8139::{self, Rtl8139};
 use bulkhead_ioreq::MachineDevice;
+use bulkhead_plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, MachinePlan, NicEnd, NicModel};
 use bulkhead_platform::fw_cfg::{self, FwCfg};
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
 use rustix::event::{EventfdFlags, eventfd};

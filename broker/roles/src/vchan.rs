@@ -2,8 +2,8 @@
 //!
 //! One client at a time, one connection after the other in the same page. The last one may have gone without having been seen going;
 //! a new one is told from it by [`VchanServer::client`].
-use bulkhead_bus::plan::SessionPacket;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
+use bulkhead_plan::SessionPacket;
 use bulkhead_xen::{Client, Evtchn, VchanServer};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;

@@ -1,6 +1,6 @@
 //! The viewer's ends, as [`fbdev`](bulkhead_dev_display::fbdev) wants them.
-use bulkhead_bus::plan::FdUse;
 use bulkhead_dev_display::fbdev::{Screen, View};
+use bulkhead_plan::FdUse;
 use bulkhead_ring::{Picture, SurfaceReader};
 use bulkhead_runtime::{Fds, FrameBuffer};
 use rustix::fd::OwnedFd;

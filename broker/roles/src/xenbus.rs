@@ -1,7 +1,7 @@
 //! The only holder of a connection to xenstored: back ends read two directories and write one, each its own. Which, the launcher says.
-use bulkhead_bus::plan::PvNodes;
 use bulkhead_bus::pv::{Side, XenbusCall, XenbusReply};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
+use bulkhead_plan::PvNodes;
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvFlags, SendFlags};

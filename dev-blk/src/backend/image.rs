@@ -1,6 +1,6 @@
 //! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
 use super::room::Room;
-use bulkhead_bus::plan::WhenFull;
+use bulkhead_bus::WhenFull;
 use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;

@@ -1,5 +1,5 @@
 //! What becomes of a write that the storage has no room for.
-use bulkhead_bus::plan::WhenFull;
+use bulkhead_bus::WhenFull;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

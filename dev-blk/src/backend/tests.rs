@@ -234,14 +234,14 @@ fn segments_are_cut_at_chunks_and_nothing_is_lost() {
 }
 
 /// A memfd that is told to wait; what is missing is asked of `wait_for_room` alone, as no file here is ever full.
-fn waiting(when_full: bulkhead_bus::plan::WhenFull) -> Arc<Image> {
+fn waiting(when_full: bulkhead_bus::WhenFull) -> Arc<Image> {
     let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     Arc::new(Image::raw(file, 4096).when_full(when_full))
 }
 
 #[test]
 fn a_write_without_room_is_reported_or_tried_again_until_it_is_given_up() {
-    use bulkhead_bus::plan::WhenFull;
+    use bulkhead_bus::WhenFull;
     assert!(!waiting(WhenFull::Report).wait_for_room());
     let image = waiting(WhenFull::Stop);
     assert!(image.wait_for_room(), "after a while it is tried again");

@@ -798,8 +798,7 @@ impl Executor for Full {
 fn a_write_that_waits_for_room_ends_when_the_guest_resets_the_drive_or_unplugs_it() {
     for unplugs in [false, true] {
         let mut b = Bench::new();
-        let image =
-            Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20).when_full(bulkhead_bus::plan::WhenFull::Stop);
+        let image = Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20).when_full(bulkhead_bus::WhenFull::Stop);
         let (sender, receiver) = std::sync::mpsc::channel();
         b.ide = Ide::new(
             vec![DriveSpec { index: 0, cdrom: false, read_only: false, image: Some(image) }],

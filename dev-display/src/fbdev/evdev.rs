@@ -1,5 +1,5 @@
 //! evdev's records (linux/input.h, linux/input-event-codes.h).
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 
 /// Bytes of struct input_event on 64-bit Linux: a time, type, code, value.
 pub(super) const LEN: usize = 24;

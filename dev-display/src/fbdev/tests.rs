@@ -1,6 +1,6 @@
 use super::*;
+use bulkhead_bus::InputEvent;
 use bulkhead_bus::fake;
-use bulkhead_bus::plan::InputEvent;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 

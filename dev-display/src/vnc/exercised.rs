@@ -5,7 +5,7 @@ use super::keys::LAYOUTS;
 use super::screen::Screen;
 use super::session::{FULL, Host, Session};
 use crate::fbdev::View;
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
 
 /// Bytes that may wait for a viewer at most: when so much waits that it is not heard, what one of its pieces here can still ask for.

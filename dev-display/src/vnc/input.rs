@@ -1,6 +1,6 @@
 //! What a viewer types and points at, as events of keyboard and mouse.
 use super::keys::{Key, Layout, code, scancode};
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use std::collections::BTreeSet;
 
 /// With QEMU's pointer-motion-change the viewer sends movement, from this value on.

@@ -184,7 +184,7 @@ mod tests {
             let (lower, upper) = (layout.keysym('a' as u32).unwrap(), layout.keysym('A' as u32).unwrap());
             assert_eq!((lower.0, lower.1, upper.1), (upper.0, Some(0), Some(1)), "{}", layout.name);
         }
-        assert_eq!(LAYOUTS.iter().map(|l| l.name).collect::<Vec<_>>(), bulkhead_bus::plan::LAYOUTS);
+        assert_eq!(LAYOUTS.iter().map(|l| l.name).collect::<Vec<_>>(), bulkhead_bus::LAYOUTS);
         let de = Layout::named("de").unwrap();
         assert_eq!(
             (de.keysym(0x40), de.keysym('z' as u32), de.keysym(0xdf)),

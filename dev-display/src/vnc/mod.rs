@@ -26,7 +26,7 @@ use crate::fbdev::View;
 use crate::sinks::{Sinks, last_byte};
 pub use auth::Password;
 use auth::{CHALLENGE, Gate};
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
 pub use exercised::exercise_session;
 use input::Input;

@@ -6,7 +6,7 @@ use super::pixel::PixelFormat;
 use super::screen::{Change, Damage, Moved, Rect, block, segments};
 use super::spec::{VERSION, client, encoding, fence, security, server, size_status};
 use crate::fbdev::View;
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use std::collections::VecDeque;
 use std::sync::Arc;
 

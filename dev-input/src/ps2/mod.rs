@@ -5,7 +5,7 @@ mod spec;
 mod state;
 
 use crate::records;
-use bulkhead_bus::plan::InputEvent;
+use bulkhead_bus::InputEvent;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows,
     StateError,

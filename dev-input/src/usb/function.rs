@@ -1,7 +1,7 @@
 //! A device on the bus (USB 2.0, chapters 8 and 9): its address, its control endpoint, its interrupt endpoint.
 use super::hid::Hid;
 use super::spec::{descriptor, pid, request};
-use bulkhead_bus::plan::UsbDevice;
+use bulkhead_bus::UsbDevice;
 
 /// Bytes of a packet of both endpoints.
 const PACKET: usize = 8;

@@ -1,5 +1,5 @@
 //! Tablet, mouse and keyboard (HID 1.11): what they say of themselves, and their reports.
-use bulkhead_bus::plan::{InputEvent, UsbDevice};
+use bulkhead_bus::{InputEvent, UsbDevice};
 use std::collections::VecDeque;
 
 /// Reports that wait; then movement is put together and the oldest is lost.

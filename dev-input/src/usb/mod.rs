@@ -17,8 +17,8 @@ mod spec;
 mod state;
 
 use crate::records;
+use bulkhead_bus::UsbDevice;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
-use bulkhead_bus::plan::UsbDevice;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError,
     TimerId,

@@ -1,7 +1,7 @@
 //! The saved state of the controller and of what is plugged in. Reports that wait are not in it: they are movement and keys of a moment.
 use super::spec::{Command, Interrupts, PortStatus, Status};
 use super::{Port, Uhci};
-use bulkhead_bus::plan::UsbDevice;
+use bulkhead_bus::UsbDevice;
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
 

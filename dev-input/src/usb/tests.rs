@@ -1,7 +1,7 @@
 use super::spec::{Control, Token, descriptor, pid};
 use super::*;
+use bulkhead_bus::InputEvent;
 use bulkhead_bus::fake::{self, FakeMemory};
-use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::{Clock, GuestMemory as _};
 use proptest::prelude::*;
 use std::sync::Arc;

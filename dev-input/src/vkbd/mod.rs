@@ -6,8 +6,8 @@
 mod tests;
 
 use crate::records;
+use bulkhead_bus::InputEvent;
 use bulkhead_bus::fake::FakeFrontend;
-use bulkhead_bus::plan::InputEvent;
 use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
@@ -66,7 +66,7 @@ pub struct Vkbd {
 }
 
 impl Vkbd {
-    /// A keyboard and pointer for the input that comes from `input`. `takes`: see [`bulkhead_bus::plan::FdUse::UsbTakes`].
+    /// A keyboard and pointer for the input that comes from `input`. `takes`: which input the guest takes there, a byte each time that it changes: bit 0 places, 1 keys, 2 movement.
     pub fn new(front: Box<dyn Frontend>, input: Option<OwnedFd>, takes: Option<OwnedFd>) -> Self {
         Self {
             front,

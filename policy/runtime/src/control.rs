@@ -3,7 +3,7 @@
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::plan::{InputEvent, UsbDevice};
+use bulkhead_bus::{InputEvent, UsbDevice};
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
 use std::pin::Pin;

@@ -10,8 +10,8 @@ mod asked;
 use crate::process::ring;
 use crate::trace::Trace;
 use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
-use bulkhead_bus::plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
 use bulkhead_bus::{Clock, Context, Device, GuestMemory, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
+use bulkhead_plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
 use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
 use bulkhead_wire::{self as wire, Op, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -56,7 +56,7 @@ pub fn run_device(
     let config = process.device().ok_or(StartError::Other("this slot is no device".into()))?.config.clone();
     let shape = Shape::new(usize::from(process.plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
     let own = SharedArea::map_writer(process.fds.want(&FdUse::OwnArea)?, shape.reply_len())?;
-    process.tell(Ask::Sealed, 0, 0)?;
+    process.tell(Ask::Sealed)?;
     process.await_peer()?;
     let peer = SharedArea::map_reader(process.fds.want(&FdUse::PeerArea)?, shape.request_len())?;
     let old = process.fds.take(&FdUse::OldArea).map(|fd| SharedArea::map_reader(fd, shape.reply_len())).transpose()?;
@@ -77,7 +77,7 @@ pub fn run_device(
         Resources { domid: process.plan.domid, fds: std::mem::take(&mut process.fds), memory: memory.clone() };
     let built = build(&config, resources).map_err(StartError::Other)?;
     let mut cx = Context::new(memory);
-    if process.plan.mode == Mode::Xen || !config.seen() {
+    if process.plan.mode == Mode::Xen || !config.kind().guest_visible {
         cx.clock = Clock::Real;
     }
 

@@ -1,5 +1,5 @@
 //! The socket to the launcher: descriptor 3, SEQPACKET.
-use bulkhead_bus::plan::{FromProcess, ToProcess};
+use bulkhead_plan::{FromProcess, ToProcess};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,

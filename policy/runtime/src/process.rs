@@ -1,6 +1,6 @@
 //! The start of a process, up to the sandbox.
 use crate::{Link, LinkError, log};
-use bulkhead_bus::plan::{Ask, DeviceSlot, FdUse, FromProcess, MachinePlan, Slot, ToProcess};
+use bulkhead_plan::{Ask, DeviceSlot, FdUse, MachinePlan, Slot, ToProcess};
 use bulkhead_policy::{Report, Sandbox};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
 
@@ -138,8 +138,8 @@ impl Process {
     }
 
     /// Tells the launcher something.
-    pub fn tell(&self, ask: Ask, arg: u8, extra: u64) -> Result<(), StartError> {
-        Ok(self.link.send(&FromProcess::new(ask, arg, extra), None)?)
+    pub fn tell(&self, ask: Ask) -> Result<(), StartError> {
+        Ok(self.link.send(&ask.into(), None)?)
     }
 
     /// Step 1 of the sandbox; then threads may be made.
@@ -150,7 +150,7 @@ impl Process {
     /// Step 2; then the launcher looks at the process, and this returns when it was content.
     pub fn seal(&self) -> Result<(), StartError> {
         self.sandbox.seal()?;
-        self.tell(Ask::Ready, 0, 0)?;
+        self.tell(Ask::Ready)?;
         let got = match self.link.receive(true) {
             // The socket may be one that does not block (control's).
             Err(LinkError::System(rustix::io::Errno::AGAIN)) => {

@@ -201,7 +201,7 @@ pub trait Device: Send {
     fn inspect(&self, out: &mut Inspect);
 
     /// Takes an input event (keyboards and pointers).
-    fn input(&mut self, event: crate::plan::InputEvent, cx: &mut Context) {
+    fn input(&mut self, event: crate::InputEvent, cx: &mut Context) {
         let _ = (event, cx);
     }
 
@@ -251,7 +251,7 @@ pub trait Device: Send {
     ///
     /// # Errors
     /// This is none; there is no room, or the name is taken; there is no device of that name.
-    fn plug_usb(&mut self, id: &str, device: Option<crate::plan::UsbDevice>, cx: &mut Context) -> Result<(), String> {
+    fn plug_usb(&mut self, id: &str, device: Option<crate::UsbDevice>, cx: &mut Context) -> Result<(), String> {
         let _ = (id, device, cx);
         Err("this device is no USB controller".into())
     }

@@ -1,6 +1,6 @@
 //! Bytes → accesses to a device, and what must hold after each: the body of every device's fuzz target and of its corpus
 //! test. It knows a device by its declaration only.
-use crate::plan::InputEvent;
+use crate::InputEvent;
 use crate::{Access, Area, Clock, Context, Declaration, Device, GuestMemory as _, Ready, Reset, fake::FakeMemory};
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 use super::*;
-use bulkhead_bus::plan::{DeviceSlot, Level, Mode};
+use bulkhead_plan::{DeviceSlot, Level, Mode};
 use bulkhead_runtime::Link;
 use proptest::prelude::*;
 

@@ -5,7 +5,7 @@ use crate::channel::Channel;
 use crate::edge::Edge;
 use crate::route::Target;
 use crate::vcpu::{Purpose, Slot, Waiting};
-use bulkhead_bus::plan::Death;
+use bulkhead_plan::Death;
 use bulkhead_wire::{self as wire, Op, PAYLOAD, Posted, Reply, Request, RequestFlags, Step};
 use bulkhead_xen_abi::Shutdown;
 use bulkhead_xen_abi::ioreq::{self, Ioreq};

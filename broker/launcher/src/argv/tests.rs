@@ -1,5 +1,6 @@
 use super::*;
-use bulkhead_bus::plan::{BootMenu, VncAddress};
+use bulkhead_bus::BootMenu;
+use bulkhead_plan::VncAddress;
 use proptest::prelude::*;
 
 fn words(text: &str) -> Vec<String> {

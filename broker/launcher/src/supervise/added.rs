@@ -1,7 +1,7 @@
 //! The USB controller that comes when `device_add` asks for it, and that the guest may eject.
 use super::Launcher;
 use crate::slot::Phase;
-use bulkhead_bus::plan::{CONTROL, DeviceConfig, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, DeviceConfig, Slot, ToProcess};
 use std::time::Instant;
 
 impl Launcher {

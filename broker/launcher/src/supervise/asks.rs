@@ -2,8 +2,8 @@
 use super::{DUMP_DIR, End, Launcher, say};
 use crate::resource::CLOSED;
 use crate::slot::Phase;
-use bulkhead_bus::plan::{
-    Ask, BROKER, CONTROL, Death, DeviceConfig, FIRST_DEVICE, FdUse, FromProcess, Slot, ToProcess,
+use bulkhead_plan::{
+    Ask, BROKER, CONTROL, Death, DeviceConfig, Ending, FIRST_DEVICE, FdUse, FromProcess, Slot, ToProcess,
 };
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::epoll;
@@ -40,45 +40,45 @@ impl Launcher {
     }
 
     fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, String> {
-        match (message.ask, number) {
-            (Ask::Sealed, BROKER) if message.arg == BROKER => {
+        let FromProcess { serial, ask } = *message;
+        match (ask, number) {
+            (Ask::ChannelSealed { slot: BROKER }, BROKER) => {
                 if let Some(broker) = self.slot(BROKER) {
                     broker.phase = Phase::Entering;
                 }
             }
-            (Ask::Sealed, BROKER) => self.sealed(message.arg, |c| c.sealed_by_broker = true),
+            (Ask::ChannelSealed { slot }, BROKER) => self.sealed(slot, |c| c.sealed_by_broker = true),
             (Ask::Sealed, CONTROL) => {}
             // Once each in a life; a process that says so again is out of its mind.
-            (Ask::Sealed, _) if self.phase(number) == Some(Phase::Starting) => {
+            (Ask::Sealed, FIRST_DEVICE..) if self.phase(number) == Some(Phase::Starting) => {
                 self.sealed(number, |c| c.sealed_by_device = true)
             }
             (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
             (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
-            (Ask::Attached, BROKER) => {
-                if let Some(state) = self.slot(message.arg).filter(|s| s.phase == Phase::Attaching) {
+            (Ask::Attached { slot }, BROKER) => {
+                if let Some(state) = self.slot(slot).filter(|s| s.phase == Phase::Attaching) {
                     state.phase = Phase::Running;
-                    self.plugged(message.arg, Ok(0));
+                    self.plugged(slot, Ok(0));
                 }
             }
-            (Ask::ChannelDead, BROKER) => {
-                let reason = if message.extra == Death::Deadline as u64 {
-                    "did not answer in time"
-                } else {
-                    "broke the protocol"
+            (Ask::ChannelDead { slot, death }, BROKER) => {
+                let reason = match death {
+                    Death::Deadline => "did not answer in time",
+                    Death::Protocol => "broke the protocol",
                 };
-                if let Some(state) = self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
+                if let Some(state) = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE) {
                     state.kill(reason);
                 }
             }
-            (Ask::VramAt, BROKER) => {
+            (Ask::VramAt { gfn: now }, BROKER) => {
                 for device in &mut self.plan.devices {
                     if let DeviceConfig::Vga { gfn, .. } = &mut device.config {
-                        *gfn = message.extra;
+                        *gfn = now;
                     }
                 }
             }
-            (Ask::Restart, CONTROL) => {
-                let result = match self.slot(message.arg).filter(|s| s.slot >= FIRST_DEVICE) {
+            (Ask::Restart { slot }, CONTROL) => {
+                let result = match self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE) {
                     Some(state) if state.life.is_some() => {
                         state.kill("restart was asked for");
                         Ok(0)
@@ -87,54 +87,56 @@ impl Launcher {
                     Some(_) => Err("it has no process now".to_owned()),
                     None => Err("there is no such device".to_owned()),
                 };
-                self.answer(message.serial, result);
+                self.answer(serial, result);
             }
-            (Ask::Stop, CONTROL) => {
-                let reason = match message.arg {
-                    1 => Some(Shutdown::PowerOff),
-                    2 => Some(Shutdown::Reboot),
-                    _ => None,
+            (Ask::Stop { ending }, CONTROL) => {
+                let reason = match ending {
+                    Ending::PowerOff => Some(Shutdown::PowerOff),
+                    Ending::Reboot => Some(Shutdown::Reboot),
+                    Ending::Quit => None,
                 };
                 match (reason, &self.privcmd) {
                     (Some(reason), Some(privcmd)) => privcmd.remote_shutdown(reason).map_err(|e| e.to_string())?,
                     (Some(_), None) => {}
                     (None, _) => return Ok(Some(End::Wanted)),
                 }
-                self.answer(message.serial, Ok(0));
+                self.answer(serial, Ok(0));
             }
             (Ask::Processes, CONTROL) => {
-                let (rows, serial) = (self.table(), message.serial);
+                let rows = self.table();
                 if let Some(control) = self.slot(CONTROL) {
                     control.tell(|_| ToProcess::Processes { serial, rows }, &[]);
                 }
             }
-            (Ask::GiveFd, CONTROL) => {
+            (Ask::GiveFd { slot }, CONTROL) => {
                 let result = fd
                     .ok_or_else(|| "no descriptor came with the request".to_owned())
-                    .and_then(|fd| self.give(message.arg, fd.as_fd()));
-                self.answer(message.serial, result);
+                    .and_then(|fd| self.give(slot, fd.as_fd()));
+                self.answer(serial, result);
             }
-            (Ask::Medium, CONTROL) => {
-                let result = self.medium(message.arg, message.extra, fd);
-                self.answer(message.serial, result);
+            (Ask::Medium { slot, drive }, CONTROL) => {
+                let result = self.medium(slot, drive, fd);
+                self.answer(serial, result);
             }
-            (Ask::Disks, CONTROL) if self.stubdom => self.disks(message.serial, message.extra),
-            (Ask::Nic, CONTROL) => {
-                let result = self.set_nic(message.arg, &message.name).map(|()| 0);
-                self.answer(message.serial, result);
+            (Ask::Disks { known }, CONTROL) if self.stubdom => self.disks(serial, known),
+            (Ask::Nic { slot, settings }, CONTROL) => {
+                let result = self.set_nic(slot, &settings).map(|()| 0);
+                self.answer(serial, result);
             }
-            (Ask::Dropped, CONTROL) => self.dropped(message.serial, message.arg),
-            (Ask::Plug, CONTROL) => self.plug(message.serial, message.arg),
-            (Ask::Ejected, BROKER) => self.ejected(message.arg),
-            (Ask::Unplugged, BROKER) if message.extra == 0 => self.unplugged(message.arg),
-            (Ask::Unplugged, BROKER) => self.disks_unplugged(message.arg, message.extra),
-            (Ask::Dump, CONTROL) => {
-                let result = self.dump(&message.name).and_then(|fd| self.give(message.arg, fd.as_fd()));
-                self.answer(message.serial, result);
+            (Ask::Dropped { slot }, CONTROL) => self.dropped(serial, slot),
+            (Ask::Plug { slot }, CONTROL) => self.plug(serial, slot),
+            (Ask::Ejected { slot }, BROKER) => self.ejected(slot),
+            (Ask::Unplugged { slot }, BROKER) => self.unplugged(slot),
+            (Ask::PartUnplugged { slot, mask }, BROKER) => self.disks_unplugged(slot, mask),
+            (Ask::Dump { slot, name }, CONTROL) => {
+                let result = self.dump(&name).and_then(|fd| self.give(slot, fd.as_fd()));
+                self.answer(serial, result);
             }
             _ => {
                 let name = self.slot(number).map_or_else(String::new, |s| s.name.clone());
-                say(&format!("{name}: asked for {:?}, which it may not", message.ask));
+                // The request's name only: what it carries is the process's own.
+                let what = format!("{ask:?}");
+                say(&format!("{name}: asked for {}, which it may not", what.split(' ').next().unwrap_or_default()));
                 if let Some(state) = self.slot(number) {
                     state.kill("asked for what it may not");
                 }

@@ -6,10 +6,11 @@ use crate::host;
 use crate::machine::{Backing, Machine};
 use crate::pv;
 use crate::slot::{Phase, SlotState};
-use bulkhead_bus::plan::{
-    CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, WhenFull,
-};
+use bulkhead_bus::WhenFull;
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
+use bulkhead_plan::{
+    CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, Starts,
+};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{DomainState, Evtchn, Gntdev, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -306,19 +307,10 @@ fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
 
 /// Whether a process has to wait: a PV disk until the emulated drive lets go of its image, those that serve PV disks until there is one.
 pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
-    match config {
-        DeviceConfig::Qdisk { emulated, .. } => emulated.is_some(),
-        DeviceConfig::Usb { added, .. } => *added,
-        DeviceConfig::Xenbus { .. } | DeviceConfig::Grant => all.iter().all(|d| {
-            !matches!(
-                d.config,
-                DeviceConfig::Qdisk { emulated: None, .. }
-                    | DeviceConfig::Vkbd { .. }
-                    | DeviceConfig::Console { .. }
-                    | DeviceConfig::Vfb { .. }
-            )
-        }),
-        _ => false,
+    match config.starts() {
+        Starts::AtOnce => false,
+        Starts::WhenAdded | Starts::AtHandOff => true,
+        Starts::WithBackEnds => !all.iter().any(|d| d.config.kind().back_end && d.config.starts() == Starts::AtOnce),
     }
 }
 
@@ -521,7 +513,7 @@ impl Launcher {
             let slot = (FIRST_DEVICE..SLOTS)
                 .find(|slot| self.slots.iter().all(|s| s.slot != *slot))
                 .ok_or("there are too many PV devices")?;
-            let mut state = SlotState::new(slot, name.clone(), config.role(), self.ids(slot), kept)?;
+            let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
             (state.domid, state.apart) = (guests.then_some(domid), true);
             let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
             if let Some(control) = self.slot(CONTROL) {
@@ -573,7 +565,9 @@ impl Launcher {
         if self.restricted {
             return;
         }
-        let Some(state) = self.slot(slot).filter(|s| s.role == "xenbus") else { return };
+        let Some(state) = self.slot(slot).filter(|s| s.kept.iter().any(|(what, _)| *what == FdUse::Xenstore)) else {
+            return;
+        };
         match Xenstore::open_stream() {
             Ok(stream) => {
                 state.kept.retain(|(what, _)| *what != FdUse::Xenstore);

@@ -1,9 +1,9 @@
 //! A process's life: its start, its sandbox, its end, the next one.
-use super::{Channel, End, Launcher, PIDFD, describe, drain, draws, looks, say};
+use super::{Channel, End, Launcher, PIDFD, describe, drain, say};
 use crate::budget;
 use crate::resource::Resource;
 use crate::slot::{Life, Phase, SlotState};
-use bulkhead_bus::plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
+use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
 use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -20,7 +20,7 @@ impl Launcher {
     /// Puts a new process into a slot.
     pub(super) fn spawn(&mut self, number: Slot) -> Result<(), String> {
         let (mut plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
-        let watches = self.slots.iter().any(|s| s.slot == number && looks(s.role));
+        let watches = self.slots.iter().any(|s| s.slot == number && s.looks());
         let view =
             self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
@@ -34,7 +34,7 @@ impl Launcher {
                 .map_err(fail)?;
         let spec = Spec {
             executable: executable.as_fd(),
-            role: state.role,
+            role: state.kind.role,
             socket: theirs,
             log: state.log_write.as_fd(),
             null: null.as_fd(),
@@ -44,7 +44,7 @@ impl Launcher {
         let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
         let pid = spawned.pid;
         if stubdom {
-            budget::set(pid, &state.name, state.role, number)?;
+            budget::set(pid, &state.name, state.kind, number)?;
         } else if number >= FIRST_DEVICE {
             // Not essential: without the right to it, or on another scheduler, an access costs a switch more.
             let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE)
@@ -89,12 +89,10 @@ impl Launcher {
             fds.push((FdUse::RequestBell, channel.request_bell.as_fd()));
             fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
         }
-        let surface = match state.role {
-            role if draws(role) => {
-                Some(SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string())?)
-            }
-            _ => None,
-        };
+        let surface = state
+            .draws()
+            .then(|| SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string()))
+            .transpose()?;
         if let Some(surface) = &surface {
             fds.push((FdUse::Surface, surface.as_fd()));
         }
@@ -168,7 +166,8 @@ impl Launcher {
         let own = self.own.clone();
         let Some(state) = self.slot(number) else { return Ok(()) };
         let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
-        let profile = bulkhead_policy::profile(state.role).ok_or_else(|| format!("no profile for {}", state.role))?;
+        let profile =
+            bulkhead_policy::profile(state.kind.role).ok_or_else(|| format!("no profile for {}", state.kind.role))?;
         let wrong = match verify::observe(pid) {
             Ok(observed) => verify::check(&observed, &own, profile),
             Err(e) => vec![format!("/proc/{pid}: {e}")],
@@ -186,7 +185,7 @@ impl Launcher {
         if number == CONTROL && self.running {
             self.tell_running();
         }
-        let display = self.slot(number).is_some_and(|s| draws(s.role));
+        let display = self.slot(number).is_some_and(|s| s.draws());
         if display {
             self.view()?;
         }
@@ -239,7 +238,7 @@ impl Launcher {
     /// The display is ready: the viewer begins, or goes on with the surface of this life.
     fn view(&mut self) -> Result<(), String> {
         let surface = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
-        let Some(viewer) = self.slots.iter_mut().find(|s| looks(s.role) && s.phase != Phase::Dead) else {
+        let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase != Phase::Dead) else {
             return Ok(());
         };
         if viewer.life.is_some() {
@@ -310,7 +309,7 @@ impl Launcher {
             (false, true) => Phase::Unplugged,
         };
         let (name, apart) = (state.name.clone(), state.apart);
-        let disk = state.role == "qdisk" || apart;
+        let gives_up = state.kind.back_end || apart;
         // For control an unplugged device is no dead one; it is told below.
         for other in [(!apart).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = reason.to_owned();
@@ -318,8 +317,8 @@ impl Launcher {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }
-        let blind = self.slots.iter().any(|s| draws(s.role) && !matches!(s.phase, Phase::Attaching | Phase::Running));
-        let viewer = self.slots.iter().any(|s| s.slot == number && looks(s.role));
+        let blind = self.slots.iter().any(|s| s.draws() && !matches!(s.phase, Phase::Attaching | Phase::Running));
+        let viewer = self.slots.iter().any(|s| s.slot == number && s.looks());
         if restart && viewer && blind {
             // It is started when the display is ready.
         } else if restart {
@@ -327,7 +326,7 @@ impl Launcher {
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
             }
-        } else if unplugged && disk {
+        } else if unplugged && gives_up {
             self.forget(number);
         } else if unplugged {
             self.may_come_again(number);

@@ -1,7 +1,7 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
 use super::back_ends::HAND_OVER;
 use super::{Launcher, say};
-use bulkhead_bus::plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -11,10 +11,10 @@ const MAX_DISKS: usize = 8;
 
 impl Launcher {
     /// From now on a drive has this medium, in later lives of its process too, or none. The token, if there is one.
-    pub(super) fn medium(&mut self, slot: Slot, drive: u64, fd: Option<OwnedFd>) -> Result<u32, String> {
+    pub(super) fn medium(&mut self, slot: Slot, drive: u8, fd: Option<OwnedFd>) -> Result<u32, String> {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let found = match config {
-            Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && u64::from(d.index) == drive),
+            Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && d.index == drive),
             _ => None,
         };
         let config = found.ok_or_else(|| format!("there is no CD drive {drive}"))?;
@@ -42,7 +42,7 @@ impl Launcher {
 
     /// The guest has unplugged disks of a controller (docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the first): a PV
     /// back end has them from now on, and no later life of the process may.
-    pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u64) {
+    pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u16) {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let Some(DeviceConfig::Ide { drives }) = config else { return };
         let gone: Vec<_> =

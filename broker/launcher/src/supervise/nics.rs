@@ -3,7 +3,7 @@ use super::{Launcher, say};
 use crate::host;
 use crate::slot::Phase;
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::plan::{CONTROL, DeviceConfig, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, DeviceConfig, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 
 impl Launcher {

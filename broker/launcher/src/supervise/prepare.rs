@@ -7,9 +7,9 @@ use crate::host;
 use crate::machine::Machine;
 use crate::slot::{Phase, SlotState};
 use crate::stubdom::Stubdom;
-use bulkhead_bus::plan::{
-    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Slot,
-    VncAddress,
+use bulkhead_plan::{
+    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Picture, Slot,
+    VncAddress, kind,
 };
 use bulkhead_policy::{self as policy, Ids, verify};
 use bulkhead_ring::SharedArea;
@@ -313,7 +313,7 @@ impl Launcher {
         control.push((FdUse::LogFile, log));
         let mut broker = Vec::new();
         let fail_io = |e: rustix::io::Errno| e.to_string();
-        let viewer = self.plan.devices.iter().any(|d| super::looks(d.config.role()));
+        let viewer = self.plan.devices.iter().any(|d| d.config.kind().picture == Picture::Looks);
         let mut links = if viewer {
             let pipe = || {
                 rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
@@ -481,13 +481,13 @@ impl Launcher {
             }
             all.push((device, kept));
         }
-        self.slots.push(SlotState::new(CONTROL, "control".into(), "control", self.ids(CONTROL), control)?);
+        self.slots.push(SlotState::new(CONTROL, "control".into(), &kind::CONTROL, self.ids(CONTROL), control)?);
         if !self.probe && !self.attach {
-            self.slots.push(SlotState::new(BROKER, "broker".into(), "broker", self.ids(BROKER), broker)?);
+            self.slots.push(SlotState::new(BROKER, "broker".into(), &kind::BROKER, self.ids(BROKER), broker)?);
         }
         for (device, kept) in all {
             let mut state =
-                SlotState::new(device.slot, device.name.clone(), device.config.role(), self.ids(device.slot), kept)?;
+                SlotState::new(device.slot, device.name.clone(), device.config.kind(), self.ids(device.slot), kept)?;
             state.apart = self.attach;
             state.domid = guest.as_ref().filter(|(_, slots)| slots.contains(&device.slot)).map(|(guest, _)| *guest);
             if waits(&device.config, &self.plan.devices) {
@@ -550,13 +550,7 @@ fn may_unplug(machine: &Machine, domid: u16, served: &BackEnds, stubdom: bool) -
 fn number(configs: Vec<DeviceConfig>, guests: &std::ops::Range<Slot>) -> Vec<DeviceSlot> {
     let mut devices: Vec<DeviceSlot> = Vec::new();
     for (i, config) in configs.into_iter().enumerate() {
-        let role = config.role();
-        let name = match &config {
-            DeviceConfig::Serial { index, .. } => format!("{role}{index}"),
-            DeviceConfig::Nic { index, .. } => format!("nic{index}"),
-            DeviceConfig::Qdisk { devid, .. } | DeviceConfig::Console { devid, .. } => format!("{role}{devid}"),
-            _ => role.to_owned(),
-        };
+        let name = config.name();
         let slot = FIRST_DEVICE.saturating_add(i as u8);
         let name = if guests.contains(&slot) { format!("guest-{name}") } else { name };
         devices.push(DeviceSlot { slot, name, config });

@@ -1,6 +1,6 @@
 //! The process table, for control: what the kernel says in /proc.
 use super::Launcher;
-use bulkhead_bus::plan::ProcessRow;
+use bulkhead_plan::ProcessRow;
 use bulkhead_policy::verify::row;
 
 impl Launcher {
@@ -10,7 +10,7 @@ impl Launcher {
         // A device that nobody has added is none.
         let slots = self.slots.iter().filter(|s| !self.may_be_added(s.slot)).map(|s| {
             let pid = s.life.as_ref().map_or(0, |l| l.spawned.pid);
-            row(&s.name, s.role, pid, &self.own, s.restarts())
+            row(&s.name, s.kind.role, pid, &self.own, s.restarts())
         });
         std::iter::once(own).chain(slots).collect()
     }

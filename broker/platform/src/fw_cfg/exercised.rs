@@ -1,6 +1,6 @@
 //! The device as its fuzz target, its corpus test and its own tests know it: with a small kernel and a ramdisk in files.
 use super::{Boot, Config, FwCfg};
-use bulkhead_bus::{Device, fake::FakeMemory, plan::BootMenu};
+use bulkhead_bus::{BootMenu, Device, fake::FakeMemory};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ mod tests;
 
 pub use exercised::exercised;
 
-use bulkhead_bus::plan::BootMenu;
+use bulkhead_bus::BootMenu;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Region, Reset, Segment, StateError,
 };

@@ -272,7 +272,7 @@ fn breakout(domid: u16) -> Done {
             // Restricted, as in a running machine: what may a role that has the descriptor do with it?
             let may_op = if profile.role == "broker" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
-            let may_map = if ["ide", "broker", "e1000", "rtl8139", "fwcfg", "usb", "vfb"].contains(&profile.role) {
+            let may_map = if bulkhead_plan::kind::of_role(profile.role).is_some_and(|k| k.memory.maps()) {
                 Outcome::Worked
             } else {
                 Outcome::Killed(libc::SIGSYS)

@@ -1,6 +1,6 @@
 //! Takes the place of a role: learns from descriptor 3 which layers of the sandbox to put on and what to try, tries it,
 //! and says how it went: one byte, 0 for success, else the errno. If the filter kills it, it says nothing.
-use bulkhead_bus::plan::Level;
+use bulkhead_plan::Level;
 use bulkhead_policy::{Sandbox, profile};
 use bulkhead_xen_abi::ioctl;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -1,7 +1,9 @@
 //! Configuration of the devices.
 #[cfg(doc)]
 use super::FdUse;
-use crate::nic::{NicLease, NicSettings};
+use super::kind::{self, Kind, Starts};
+use bulkhead_bus::nic::{NicLease, NicSettings};
+use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
 use serde::{Deserialize, Serialize};
 
 /// Formats of images.
@@ -12,16 +14,6 @@ pub enum ImageFormat {
     Raw,
     /// QEMU's qcow2.
     Qcow2,
-}
-
-/// What becomes of a write that the host's storage has no room for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WhenFull {
-    /// The guest is told that it failed.
-    #[default]
-    Report,
-    /// It waits until there is room, and the guest with it.
-    Stop,
 }
 
 /// One ATA or ATAPI drive.
@@ -45,30 +37,6 @@ pub struct DriveConfig {
     pub full: WhenFull,
 }
 
-/// What is plugged into the USB controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UsbDevice {
-    /// A pointer that knows its place.
-    Tablet,
-    /// A pointer that knows its movement.
-    Mouse,
-    /// A keyboard.
-    Keyboard,
-}
-
-impl UsbDevice {
-    /// What QEMU calls a device of this kind.
-    pub fn of_driver(driver: &str) -> Option<Self> {
-        match driver {
-            "usb-tablet" => Some(Self::Tablet),
-            "usb-mouse" => Some(Self::Mouse),
-            "usb-kbd" => Some(Self::Keyboard),
-            _ => None,
-        }
-    }
-}
-
 /// Models of network cards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,20 +58,6 @@ pub enum NicEnd {
     /// A stream socket with QEMU's framing.
     Stream,
 }
-
-/// What the firmware does before and after it tries to boot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootMenu {
-    /// It shows its menu.
-    pub shown: bool,
-    /// Milliseconds that it waits there.
-    pub wait: Option<u16>,
-    /// Milliseconds after which a boot that failed is tried again.
-    pub retry: Option<u32>,
-}
-
-/// Keyboard layouts that viewers' characters can be looked up in; the first is what is taken when nobody says.
-pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
 
 /// The directories of a PV device in xenstore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,43 +233,59 @@ pub enum DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// Whether the guest sees anything of it. What it does not see lives by the host's clock, in the simulated machine too.
-    pub fn seen(&self) -> bool {
-        !matches!(
-            self,
-            Self::Fbdev { .. }
-                | Self::Vnc { .. }
-                | Self::Vchan { .. }
-                | Self::Xenbus { .. }
-                | Self::Grant
-                | Self::Qdisk { .. }
-                | Self::Vkbd { .. }
-                | Self::Console { .. }
-                | Self::Vfb { .. }
-        )
+    /// What all devices of its role have in common.
+    pub fn kind(&self) -> &'static Kind {
+        match self {
+            Self::Platform { .. } => &kind::PLATFORM,
+            Self::Ide { .. } => &kind::IDE,
+            Self::Vga { .. } => &kind::VGA,
+            Self::Ps2 => &kind::PS2,
+            Self::FwCfg { .. } => &kind::FWCFG,
+            Self::Nic { model: NicModel::E1000, .. } => &kind::E1000,
+            Self::Nic { model: NicModel::Rtl8139, .. } => &kind::RTL8139,
+            Self::Serial { .. } => &kind::SERIAL,
+            Self::Usb { .. } => &kind::USB,
+            Self::Fbdev { .. } => &kind::FBDEV,
+            Self::Vnc { .. } => &kind::VNC,
+            Self::Vchan { .. } => &kind::VCHAN,
+            Self::Xenbus { .. } => &kind::XENBUS,
+            Self::Grant => &kind::GRANT,
+            Self::Qdisk { .. } => &kind::QDISK,
+            Self::Vkbd { .. } => &kind::VKBD,
+            Self::Console { .. } => &kind::CONSOLE,
+            Self::Vfb { .. } => &kind::VFB,
+        }
     }
 
-    /// The process's name: its profile, its name in logs.
-    pub fn role(&self) -> &'static str {
+    /// When its process starts.
+    pub fn starts(&self) -> Starts {
         match self {
-            Self::Platform { .. } => "platform",
-            Self::Ide { .. } => "ide",
-            Self::Vga { .. } => "vga",
-            Self::Ps2 => "ps2",
-            Self::FwCfg { .. } => "fwcfg",
-            Self::Nic { model: NicModel::E1000, .. } => "e1000",
-            Self::Nic { model: NicModel::Rtl8139, .. } => "rtl8139",
-            Self::Serial { .. } => "serial",
-            Self::Usb { .. } => "usb",
-            Self::Fbdev { .. } => "fbdev",
-            Self::Vnc { .. } => "vnc",
-            Self::Vchan { .. } => "vchan",
-            Self::Xenbus { .. } => "xenbus",
-            Self::Grant => "grant",
-            Self::Qdisk { .. } => "qdisk",
-            Self::Vkbd { .. } => "vkbd",
-            Self::Console { .. } => "console",
-            Self::Vfb { .. } => "vfb",
+            Self::Usb { added: true, .. } => Starts::WhenAdded,
+            Self::Qdisk { emulated: Some(_), .. } => Starts::AtHandOff,
+            _ => self.kind().starts,
+        }
+    }
+
+    /// Its name for people: the role, with a number where a guest may have several.
+    pub fn name(&self) -> String {
+        let role = self.kind().role;
+        match self {
+            Self::Serial { index, .. } => format!("{role}{index}"),
+            Self::Nic { index, .. } => format!("nic{index}"),
+            Self::Qdisk { devid, .. } | Self::Console { devid, .. } => format!("{role}{devid}"),
+            Self::Platform { .. }
+            | Self::Ide { .. }
+            | Self::Vga { .. }
+            | Self::Ps2
+            | Self::FwCfg { .. }
+            | Self::Usb { .. }
+            | Self::Fbdev { .. }
+            | Self::Vnc { .. }
+            | Self::Vchan { .. }
+            | Self::Xenbus { .. }
+            | Self::Grant
+            | Self::Vkbd { .. }
+            | Self::Vfb { .. } => role.to_owned(),
         }
     }
 }

@@ -67,3 +67,29 @@ impl InputEvent {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn input_records_come_back(kind in 0u8..3, code: u16, down: bool, x: i16, y: i16, z: i16) {
+            let (dx, dy, dz) = (i32::from(x), i32::from(y), i32::from(z));
+            let event = match kind {
+                0 => InputEvent::Key { code, down },
+                1 => InputEvent::Move { dx, dy, dz },
+                _ => InputEvent::Button { button: code as u8, down },
+            };
+            prop_assert_eq!(InputEvent::from_bytes(event.to_bytes()), Some(event));
+        }
+
+        #[test]
+        fn any_record_is_an_event_or_none(bytes: [u8; 8]) {
+            if let Some(event) = InputEvent::from_bytes(bytes) {
+                prop_assert_eq!(InputEvent::from_bytes(event.to_bytes()), Some(event));
+            }
+        }
+    }
+}
