@@ -2,12 +2,26 @@
 //!
 //! One client at a time, one connection after the other in the same page. The last one may have gone without having been seen going;
 //! a new one is told from it by [`VchanServer::client`].
-use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
-use bulkhead_plan::SessionPacket;
+use crate::role::{Role, Seen, wrong};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
+use bulkhead_plan::{DeviceConfig, FdUse, SessionPacket, kind};
+use bulkhead_runtime::{Built, Resources};
 use bulkhead_xen::{Client, Evtchn, VchanServer};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+
+pub(crate) static VCHAN: Role = Role { kind: &kind::VCHAN, seen: Seen::No, build };
+
+fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Vchan { port } = config else { return Err(wrong(config)) };
+    let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
+    let server = VchanServer::new(want(&FdUse::VchanPage)?.as_fd()).map_err(|e| e.to_string())?;
+    let (evtchn, sessions) = (want(&FdUse::Evtchn)?, want(&FdUse::Sessions)?);
+    let dup = |fd: &OwnedFd| rustix::io::dup(fd).map_err(|e| e.to_string());
+    let polled = vec![(EVTCHN, dup(&evtchn)?), (SESSIONS, dup(&sessions)?)];
+    Ok(Built { device: Box::new(Unseen(Vchan::new(server, evtchn, *port, sessions))), polled })
+}
 
 /// The event channel among the polled descriptors.
 pub(crate) const EVTCHN: u32 = 0;

@@ -1,10 +1,28 @@
 //! The only holder of a connection to xenstored: back ends read two directories and write one, each its own. Which, the launcher says.
+use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::pv::{Side, XenbusCall, XenbusReply};
-use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
-use bulkhead_plan::PvNodes;
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
+use bulkhead_plan::{DeviceConfig, FdUse, PvNodes, kind};
+use bulkhead_runtime::{Built, Resources};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvFlags, SendFlags};
+
+pub(crate) static XENBUS: Role = Role { kind: &kind::XENBUS, seen: Seen::No, build };
+
+fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Xenbus { devices } = config else { return Err(wrong(config)) };
+    let store = resources.fds.want(&FdUse::Xenstore).map_err(|e| e.to_string())?;
+    let mut polled = vec![(STORE, rustix::io::dup(&store).map_err(|e| e.to_string())?)];
+    let mut sockets = Vec::new();
+    for i in (0u8..).take(devices.len()) {
+        let socket = resources.fds.want(&FdUse::Nodes(i)).map_err(|e| e.to_string())?;
+        polled.push((u32::from(i).saturating_add(1), rustix::io::dup(&socket).map_err(|e| e.to_string())?));
+        sockets.push(socket);
+    }
+    let store = Xenstore::from_stream(store).map_err(|e| e.to_string())?;
+    Ok(Built { device: Box::new(Unseen(Xenbus::new(store, devices, sockets)?)), polled })
+}
 
 /// xenstored among the polled descriptors; behind it the back ends, in their order.
 pub(crate) const STORE: u32 = 0;

@@ -11,7 +11,7 @@ use crate::process::ring;
 use crate::trace::Trace;
 use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::{Clock, Context, Device, GuestMemory, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
-use bulkhead_plan::{Ask, DeviceConfig, FdUse, Mode, ToProcess};
+use bulkhead_plan::{Ask, DeviceConfig, FdUse, Mode, Picture, ToProcess};
 use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
 use bulkhead_wire::{self as wire, Op, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -54,6 +54,9 @@ pub fn run_device(
 ) -> Result<(), StartError> {
     let mut process = Process::start(role)?;
     let config = process.device().ok_or(StartError::Other("this slot is no device".into()))?.config.clone();
+    if config.kind().role != role {
+        return Err(StartError::Other(format!("the configuration is one of {}", config.kind().role)));
+    }
     let shape = Shape::new(usize::from(process.plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
     let own = SharedArea::map_writer(process.fds.want(&FdUse::OwnArea)?, shape.reply_len())?;
     process.tell(Ask::Sealed)?;
@@ -64,11 +67,8 @@ pub fn run_device(
     let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
     let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
     let memory = memory_of(&mut process, &config)?;
-    let frame_bell = if matches!(config, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }) {
-        process.fds.take(&FdUse::FrameBell)
-    } else {
-        None
-    };
+    let draws = config.kind().picture == Picture::Draws;
+    let frame_bell = if draws { process.fds.take(&FdUse::FrameBell) } else { None };
     let surface = process.fds.take(&FdUse::Surface).map(SurfaceWriter::new).transpose()?.map(SurfaceArea);
 
     let report = process.confine()?;

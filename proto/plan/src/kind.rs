@@ -81,31 +81,49 @@ const DEVICE: Kind = Kind {
 const UNSEEN: Kind = Kind { guest_visible: false, urgent: false, ..DEVICE };
 
 macro_rules! kinds {
-    ($($name:ident: $kind:expr;)*) => {
-        $(pub(crate) static $name: Kind = $kind;)*
+    ($($(#[$doc:meta])* $name:ident: $kind:expr;)*) => {
+        $($(#[$doc])* pub static $name: Kind = $kind;)*
         /// All kinds of device processes: for lists in tests.
         pub static KINDS: &[&Kind] = &[$(&$name),*];
     };
 }
 
 kinds! {
+    /// The board's own registers.
     PLATFORM: Kind { role: "platform", ..DEVICE };
+    /// PIIX3's IDE function.
     IDE: Kind { role: "ide", memory: Memory::Guest, ..DEVICE };
+    /// Standard VGA.
     VGA: Kind { role: "vga", memory: Memory::VideoRam, picture: Picture::Draws, ..DEVICE };
+    /// Keyboard and mouse controller.
     PS2: Kind { role: "ps2", ..DEVICE };
+    /// fw_cfg.
     FWCFG: Kind { role: "fwcfg", memory: Memory::Guest, ..DEVICE };
+    /// Intel's 82540EM.
     E1000: Kind { role: "e1000", memory: Memory::Guest, ..DEVICE };
+    /// Realtek's RTL8139C+.
     RTL8139: Kind { role: "rtl8139", memory: Memory::Guest, ..DEVICE };
+    /// A serial port.
     SERIAL: Kind { role: "serial", ..DEVICE };
+    /// PIIX3's USB function.
     USB: Kind { role: "usb", memory: Memory::Guest, ..DEVICE };
+    /// The picture on a Linux frame buffer.
     FBDEV: Kind { role: "fbdev", picture: Picture::Looks, ..UNSEEN };
+    /// The picture for viewers that connect by RFB.
     VNC: Kind { role: "vnc", picture: Picture::Looks, ..UNSEEN };
+    /// QMP over a vchan.
     VCHAN: Kind { role: "vchan", ..UNSEEN };
+    /// The holder of the connection to xenstored.
     XENBUS: Kind { role: "xenbus", starts: Starts::WithBackEnds, ..UNSEEN };
+    /// The holder of the devices of granted pages.
     GRANT: Kind { role: "grant", memory: Memory::Granted, starts: Starts::WithBackEnds, ..UNSEEN };
+    /// The back end of a PV disk.
     QDISK: Kind { role: "qdisk", memory: Memory::Granted, back_end: true, ..UNSEEN };
+    /// The back end of a PV keyboard and pointer.
     VKBD: Kind { role: "vkbd", memory: Memory::Granted, back_end: true, ..UNSEEN };
+    /// The back end of a PV console.
     CONSOLE: Kind { role: "console", memory: Memory::Granted, back_end: true, ..UNSEEN };
+    /// The back end of a PV frame buffer.
     VFB: Kind { role: "vfb", memory: Memory::Frames, picture: Picture::Draws, back_end: true, ..UNSEEN };
 }
 

@@ -1,0 +1,75 @@
+//! Disks: the IDE controller, PV disks.
+use crate::frontend;
+use crate::role::{Role, Seen, Visible, wrong};
+use bulkhead_bus::{Unseen, pv};
+use bulkhead_dev_blk::backend::{Format, Image, Threads};
+use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
+use bulkhead_dev_blk::qdisk as pv_disk;
+use bulkhead_plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat, kind};
+use bulkhead_runtime::{Built, Fds, Resources};
+use rustix::event::{EventfdFlags, eventfd};
+use std::sync::Arc;
+
+pub(crate) static IDE: Role =
+    Role { kind: &kind::IDE, seen: Seen::ByGuest(|_| Ok(Visible::new(ide::declare()))), build: build_ide };
+
+pub(crate) static QDISK: Role = Role { kind: &kind::QDISK, seen: Seen::No, build: build_qdisk };
+
+fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Ide { drives } = config else { return Err(wrong(config)) };
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?;
+    let bell = Arc::new(bell);
+    let polled = vec![(ide::JOBS, rustix::io::dup(&bell).map_err(|e| e.to_string())?)];
+    let threads = Threads::new(2, &resources.memory, &bell).map_err(|e| e.to_string())?;
+    let mut specs = Vec::new();
+    for drive in drives {
+        let image = image(drive, &mut resources.fds)?;
+        specs.push(DriveSpec { index: drive.index, cdrom: drive.cdrom, read_only: drive.read_only, image });
+    }
+    Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
+}
+
+fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Qdisk { disk, discard, .. } = config else { return Err(wrong(config)) };
+    let (front, memory) = frontend::Front::new(resources.domid, pv_disk::BUFFER, &mut resources.fds)?;
+    let memory: Arc<dyn bulkhead_bus::GuestMemory> = memory;
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?);
+    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let jobs = rustix::io::dup(&bell).map_err(|e| e.to_string())?;
+    let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes), (pv_disk::JOBS, jobs)];
+    let threads = Threads::new(pv_disk::LANES, &memory, &bell).map_err(|e| e.to_string())?;
+    let image = image(disk, &mut resources.fds)?.ok_or("no image")?;
+    let options = pv_disk::Options { cdrom: disk.cdrom, read_only: disk.read_only, discard: *discard };
+    Ok(Built {
+        device: Box::new(Unseen(pv_disk::Qdisk::new(
+            Arc::new(image),
+            options,
+            Box::new(front),
+            memory,
+            Box::new(threads),
+        ))),
+        polled,
+    })
+}
+
+/// A drive's medium, of the descriptors that were handed over for it.
+fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
+    let Some((file, size)) = fds.take(&FdUse::Drive(drive.index)).zip(drive.size) else { return Ok(None) };
+    if let [ImageFormat::Raw] = drive.formats.as_slice() {
+        return Ok(Some(Image::raw(file, size).when_full(drive.full)));
+    }
+    let format = |f: &ImageFormat| match f {
+        ImageFormat::Raw => Format::Raw,
+        ImageFormat::Qcow2 => Format::Qcow2,
+    };
+    let mut chain = Vec::new();
+    let mut next = Some(file);
+    for (below, told) in (1u8..).zip(&drive.formats) {
+        let file = next.take().ok_or_else(|| format!("drive {}: an image of its chain is missing", drive.id))?;
+        chain.push((file, format(told)));
+        next = fds.take(&FdUse::Backing(drive.index, below));
+    }
+    Image::chain(chain, !drive.read_only)
+        .map(|i| Some(i.when_full(drive.full)))
+        .map_err(|e| format!("drive {}: {e}", drive.id))
+}

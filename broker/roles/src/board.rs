@@ -1,0 +1,49 @@
+//! The board, and fw_cfg.
+use crate::role::{Role, Seen, Visible, wrong};
+use bulkhead_plan::{DeviceConfig, FdUse, kind};
+use bulkhead_platform::fw_cfg::{self, FwCfg};
+use bulkhead_runtime::{Built, Resources};
+
+pub(crate) static PLATFORM: Role = Role {
+    kind: &kind::PLATFORM,
+    seen: Seen::ByGuest(|config| Ok(Visible::new(bulkhead_platform::declare(&board(config)?)))),
+    build: |config, _| {
+        Ok(Built { device: Box::new(bulkhead_platform::Platform::new(board(config)?)), polled: Vec::new() })
+    },
+};
+
+pub(crate) static FWCFG: Role =
+    Role { kind: &kind::FWCFG, seen: Seen::ByGuest(|_| Ok(Visible::new(fw_cfg::declare()))), build: build_fw_cfg };
+
+/// The board's own form of its configuration.
+fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, String> {
+    let DeviceConfig::Platform { vcpus, online, xen_platform, boot, serial, unplug } = config else {
+        return Err(wrong(config));
+    };
+    Ok(bulkhead_platform::Config {
+        vcpus: *vcpus,
+        online: *online,
+        xen_platform: *xen_platform,
+        boot: boot.clone(),
+        serial: *serial,
+        unplug: *unplug,
+    })
+}
+
+fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } = config else {
+        return Err(wrong(config));
+    };
+    let config = fw_cfg::Config {
+        vcpus: *vcpus,
+        online: *online,
+        memory_mib: *memory_mib,
+        menu: menu.clone(),
+        command_line: command_line.clone(),
+    };
+    let boot = fw_cfg::Boot {
+        kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel),
+        initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd),
+    };
+    Ok(Built { device: Box::new(FwCfg::new(&config, boot)?), polled: Vec::new() })
+}

@@ -1,0 +1,98 @@
+//! The display, and who looks at its picture.
+use crate::role::{Role, Seen, Visible, wrong};
+use crate::{frontend, viewer};
+use bulkhead_bus::{Unseen, pv};
+use bulkhead_dev_display::{Sink, Sinks, fbdev, vfb, vga, vnc};
+use bulkhead_plan::{DeviceConfig, FdUse, kind};
+use bulkhead_runtime::{Built, Fds, Resources};
+
+pub(crate) static VGA: Role = Role {
+    kind: &kind::VGA,
+    seen: Seen::ByGuest(|config| {
+        let DeviceConfig::Vga { device, vram, gfn, rom } = config else { return Err(wrong(config)) };
+        let declaration = vga::declare(*device, *vram, *rom);
+        Ok(Visible { rom: *rom, video_ram: Some((*gfn, *vram >> 12)), ..Visible::new(declaration) })
+    }),
+    build: build_vga,
+};
+
+pub(crate) static VNC: Role = Role { kind: &kind::VNC, seen: Seen::No, build: build_vnc };
+
+pub(crate) static FBDEV: Role = Role { kind: &kind::FBDEV, seen: Seen::No, build: build_fbdev };
+
+pub(crate) static VFB: Role = Role { kind: &kind::VFB, seen: Seen::No, build: build_vfb };
+
+fn build_vga(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Vga { device, vram, rom, .. } = config else { return Err(wrong(config)) };
+    let wishes = resources.fds.take(&FdUse::Wishes);
+    let polled = wishes
+        .iter()
+        .map(|fd| rustix::io::dup(fd).map(|fd| (0, fd)))
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())?;
+    Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)), polled })
+}
+
+fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Vnc { name, password, layout, .. } = config else { return Err(wrong(config)) };
+    let view = viewer::SurfaceView::new(&mut resources.fds)?;
+    let listen =
+        resources.fds.take_all(|u| (*u == FdUse::Viewers).then_some(())).into_iter().map(|(_, fd)| fd).collect();
+    let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
+    let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
+    let config = vnc::Config { name: name.clone(), layout, password };
+    let console = vnc::Console {
+        input: sinks(&mut resources.fds),
+        leds: resources.fds.take(&FdUse::Leds),
+        wishes: resources.fds.take(&FdUse::Wishes),
+    };
+    let server = vnc::Vnc::new(Box::new(view), listen, console, config).map_err(|e| e.to_string())?;
+    let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
+    Ok(Built { device: Box::new(Unseen(server)), polled })
+}
+
+fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Fbdev { spread } = config else { return Err(wrong(config)) };
+    let view = viewer::SurfaceView::new(&mut resources.fds)?;
+    let screen = resources.fds.want(&FdUse::Screen).map_err(|e| e.to_string())?;
+    let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(screen)?);
+    let mut events = Vec::new();
+    let mut polled = Vec::new();
+    while let Some(fd) = resources.fds.take(&FdUse::Events) {
+        polled.push((events.len() as u32, rustix::io::dup(&fd).map_err(|e| e.to_string())?));
+        events.push(fd);
+    }
+    let input = sinks(&mut resources.fds);
+    for fd in input.changes() {
+        polled.push((events.len() as u32, rustix::io::dup(fd).map_err(|e| e.to_string())?));
+    }
+    Ok(Built {
+        device: Box::new(Unseen(
+            fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input).with_spread(*spread),
+        )),
+        polled,
+    })
+}
+
+fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Vfb { .. } = config else { return Err(wrong(config)) };
+    let privcmd = resources.fds.want(&FdUse::Frames).map_err(|e| e.to_string())?;
+    let front = frontend::Front::without_grants(resources.domid, &mut resources.fds)?;
+    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
+    let frames = frontend::DomainFrames { privcmd, domid: resources.domid };
+    Ok(Built { device: Box::new(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames)))), polled })
+}
+
+/// Where viewers' input goes.
+fn sinks(fds: &mut Fds) -> Sinks {
+    let mut sink = |input: &FdUse, takes: &FdUse| {
+        fds.take(input).zip(fds.take(takes)).map(|(input, takes)| Sink::new(input, takes))
+    };
+    let others = [
+        sink(&FdUse::GuestInput, &FdUse::GuestTakes),
+        sink(&FdUse::PvInput, &FdUse::PvTakes),
+        sink(&FdUse::UsbInput, &FdUse::UsbTakes),
+    ];
+    Sinks::new(fds.take(&FdUse::Input), others.into_iter().flatten().collect())
+}

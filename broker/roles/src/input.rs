@@ -1,0 +1,105 @@
+//! Keyboard, mouse, USB, serial ports, and the PV keyboard and console.
+use crate::frontend;
+use crate::role::{Role, Seen, Visible, wrong};
+use bulkhead_bus::{Unseen, pv};
+use bulkhead_dev_input::{console, ps2, serial, usb, vkbd};
+use bulkhead_plan::{DeviceConfig, FdUse, kind};
+use bulkhead_runtime::{Built, Fds, Resources};
+use rustix::fd::OwnedFd;
+
+pub(crate) static PS2: Role =
+    Role { kind: &kind::PS2, seen: Seen::ByGuest(|_| Ok(Visible::new(ps2::declare()))), build: build_ps2 };
+
+pub(crate) static USB: Role = Role {
+    kind: &kind::USB,
+    seen: Seen::ByGuest(|config| {
+        let DeviceConfig::Usb { device, function, added, .. } = config else { return Err(wrong(config)) };
+        Ok(Visible { added: *added, ..Visible::new(usb::declare(*device, *function)) })
+    }),
+    build: build_usb,
+};
+
+pub(crate) static SERIAL: Role = Role {
+    kind: &kind::SERIAL,
+    seen: Seen::ByGuest(|config| {
+        let DeviceConfig::Serial { index, .. } = config else { return Err(wrong(config)) };
+        Ok(Visible::new(serial::declare(*index)))
+    }),
+    build: build_serial,
+};
+
+pub(crate) static VKBD: Role = Role { kind: &kind::VKBD, seen: Seen::No, build: build_vkbd };
+
+pub(crate) static CONSOLE: Role = Role { kind: &kind::CONSOLE, seen: Seen::No, build: build_console };
+
+fn build_ps2(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Ps2 = config else { return Err(wrong(config)) };
+    let Some(input) = resources.fds.take(&FdUse::Input) else {
+        return Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() });
+    };
+    let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
+    Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::Leds))), polled })
+}
+
+fn build_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Usb { devices, device, function, .. } = config else { return Err(wrong(config)) };
+    let input = resources.fds.take(&FdUse::Input);
+    let polled = input
+        .iter()
+        .map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd)))
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())?;
+    Ok(Built {
+        device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::UsbTakes))),
+        polled,
+    })
+}
+
+fn build_serial(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Serial { index, listens } = config else { return Err(wrong(config)) };
+    let (backend, ready) = character(&mut resources.fds, *listens)?;
+    let polled = ready.into_iter().map(|fd| (0, fd)).collect();
+    Ok(Built { device: Box::new(serial::Serial::new(*index, backend)), polled })
+}
+
+fn build_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Vkbd { .. } = config else { return Err(wrong(config)) };
+    let (front, _) = frontend::Front::new(resources.domid, vkbd::PAGES, &mut resources.fds)?;
+    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
+    let input = resources.fds.take(&FdUse::PvInput);
+    polled.extend(
+        input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)),
+    );
+    Ok(Built {
+        device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::PvTakes)))),
+        polled,
+    })
+}
+
+fn build_console(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+    let DeviceConfig::Console { devid, listens } = config else { return Err(wrong(config)) };
+    let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
+    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let (host, ready) = character(&mut resources.fds, *listens)?;
+    let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
+    polled.extend(ready.map(|fd| (console::HOST, fd)));
+    Ok(Built { device: Box::new(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0))), polled })
+}
+
+/// A character device of the host, and what becomes ready when it is.
+fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), String> {
+    let fail = |e: rustix::io::Errno| e.to_string();
+    Ok(match fds.take(&FdUse::Serial) {
+        Some(fd) if listens => {
+            let backend = serial::ListenBackend::new(fd).map_err(|e| e.to_string())?;
+            let ready = rustix::io::dup(backend.ready()).map_err(fail)?;
+            (Box::new(backend), Some(ready))
+        }
+        Some(fd) => {
+            let ready = rustix::io::dup(&fd).map_err(fail)?;
+            (Box::new(serial::FdBackend::new(fd)), Some(ready))
+        }
+        None => (Box::new(serial::NullBackend), None),
+    })
+}
