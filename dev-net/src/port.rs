@@ -249,14 +249,19 @@ impl Port {
     }
 
     /// For people.
+    /// The rules by name, and how many frames each has dropped.
+    pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
+        self.filter.dropped().map(|(rule, n)| (rule.name(), n)).collect()
+    }
+
     pub(crate) fn inspect(&self, out: &mut Inspect) {
         out.value("cable", self.cable).value("unplugged", self.is_unplugged());
         out.value("frames that the other side did not take", self.lost).value("frames that wait", self.waiting.len());
         out.value("frames that a capture has missed", self.capture.as_ref().map_or(0, Capture::missed));
         out.value("filter", self.filter.rules());
         out.group("dropped", |out| {
-            for (rule, n) in self.filter.dropped() {
-                out.value(rule.name(), n);
+            for (rule, n) in self.dropped() {
+                out.value(rule, n);
             }
         });
     }

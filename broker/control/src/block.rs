@@ -1,24 +1,14 @@
 //! query-block and query-blockstats: the drives as their controller's process has them.
 use crate::qmp::{Outcome, Shared};
+use bulkhead_control_api::v1;
 use bulkhead_plan::{DeviceConfig, DriveConfig, Slot};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-/// A drive, and its registers by name.
+/// A drive, and what its process says of it; nothing of a process that does not answer.
 struct Seen {
     config: DriveConfig,
-    registers: BTreeMap<String, String>,
-}
-
-impl Seen {
-    fn number(&self, name: &str) -> u64 {
-        self.registers.get(name).and_then(|v| v.parse().ok()).unwrap_or(0)
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.registers.get(name).is_some_and(|v| v == "true")
-    }
+    facts: Option<v1::Drive>,
 }
 
 impl Shared {
@@ -36,15 +26,13 @@ impl Shared {
         });
         let controllers: Vec<(Slot, &Vec<DriveConfig>)> = controllers.collect();
         for (slot, drives) in controllers {
-            let registers = self.registers(slot).await.unwrap_or_default();
+            let facts = self.clients.facts(slot).await.map(|f| f.drives);
             for config in drives {
-                let channel = if config.index < 2 { "primary" } else { "secondary" };
-                let prefix = format!("{channel}.drive{}.", config.index);
-                let own = registers.iter().filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?.to_owned(), v.clone())));
-                let seen = Seen { config: config.clone(), registers: own.collect() };
-                // A process that does not answer has its drives all the same.
-                if seen.registers.is_empty() || seen.is("present") {
-                    all.push(seen);
+                // A process that does not answer has its drives all the same; one that does has those that were not unplugged.
+                let own = facts.as_ref().map(|all| all.iter().find(|d| d.index == u32::from(config.index)).cloned());
+                match own {
+                    Some(None) => {}
+                    facts => all.push(Seen { config: config.clone(), facts: facts.flatten() }),
                 }
             }
         }
@@ -58,18 +46,18 @@ impl Shared {
         let block = |drive: Seen| {
             let config = &drive.config;
             let file = media.get(&config.id).cloned().unwrap_or(config.file.clone());
-            let has_medium =
-                if drive.registers.is_empty() { config.size.is_some() } else { drive.number("sectors") > 0 };
+            let facts = drive.facts.unwrap_or_default();
+            let has_medium = drive.facts.as_ref().map_or(config.size.is_some(), |f| f.sectors > 0);
             let mut out = json!({
                 "device": config.id, "qdev": config.id, "type": "unknown", "io-status": "ok",
-                "removable": config.cdrom, "locked": drive.is("tray locked"),
+                "removable": config.cdrom, "locked": facts.locked,
             });
             let Some(map) = out.as_object_mut() else { return Value::Null };
             if config.cdrom {
-                map.insert("tray_open".into(), json!(drive.is("tray open")));
+                map.insert("tray_open".into(), json!(facts.tray_open));
             }
             if has_medium {
-                let size = drive.number("sectors").saturating_mul(512);
+                let size = facts.sectors.saturating_mul(512);
                 let name = file.unwrap_or_default();
                 map.insert(
                     "inserted".into(),
@@ -87,13 +75,13 @@ impl Shared {
     /// query-blockstats.
     pub(crate) async fn query_blockstats(&self) -> Outcome {
         let stats = |drive: Seen| {
-            let n = |name| drive.number(name);
+            let n = drive.facts.unwrap_or_default();
             json!({ "device": drive.config.id, "qdev": drive.config.id, "stats": {
-                "rd_operations": n("reads"), "rd_bytes": n("bytes read"),
-                "wr_operations": n("writes"), "wr_bytes": n("bytes written"),
-                "flush_operations": n("flushes"), "unmap_operations": n("trims"),
+                "rd_operations": n.reads, "rd_bytes": n.bytes_read,
+                "wr_operations": n.writes, "wr_bytes": n.bytes_written,
+                "flush_operations": n.flushes, "unmap_operations": n.trims,
                 // Which of the operations failed is not counted apart.
-                "failed_operations": n("failed"),
+                "failed_operations": n.failed,
             } })
         };
         Ok(self.drives().await.into_iter().map(stats).collect())

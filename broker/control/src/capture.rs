@@ -2,6 +2,7 @@
 use crate::qmp::{Outcome, QmpError, Shared};
 use base64::Engine as _;
 use bulkhead_control_api::v1;
+use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::Slot;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
@@ -18,6 +19,16 @@ enum Kind {
     Frames,
     /// The guest's accesses, as lines of the qtest protocol.
     Accesses,
+}
+
+impl Kind {
+    fn call(self, token: u32) -> Call {
+        let token = v1::Token { token };
+        match self {
+            Self::Frames => Call::Capture(token),
+            Self::Accesses => Call::Trace(token),
+        }
+    }
 }
 
 /// Bytes of a capture that wait for the client that asks for them; the rest waits in the pipe, and what does not fit there is lost
@@ -85,10 +96,7 @@ impl Shared {
         };
         let empty = || capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         if end {
-            if let Some(mut client) = self.clients.wait(slot).await {
-                let none = v1::Token { token: 0 };
-                let _ = if kind == Kind::Frames { client.capture(none).await } else { client.trace(none).await };
-            }
+            let _ = self.clients.call(slot, kind.call(0)).await;
             // Its end of the pipe is closed; what is in the pipe still comes.
             let running = || self.captures.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(slot, kind));
             while running() && tokio::time::timeout(PATIENCE, capture.came.notified()).await.is_ok() {}
@@ -132,11 +140,7 @@ impl Shared {
 impl Shared {
     async fn begin_now(&self, slot: Slot, kind: Kind, write: &rustix::fd::OwnedFd) -> Result<(), String> {
         let token = self.launcher.give(slot, write).await?;
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or("the device's process does not run")?;
-        let token = v1::Token { token };
-        let done = if kind == Kind::Frames { client.capture(token).await } else { client.trace(token).await };
-        done.map(|_| ()).map_err(|e| e.message().to_owned())
+        self.clients.call(slot, kind.call(token)).await.map_err(|e| e.to_string())
     }
 }
 

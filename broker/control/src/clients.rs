@@ -1,4 +1,5 @@
 //! gRPC to every process. A process may be hostile: messages are limited, every call has a deadline.
+use bulkhead_control_api::v1::call::Call;
 use bulkhead_control_api::v1::process_client::ProcessClient;
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use bulkhead_plan::Slot;
@@ -11,6 +12,10 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How long a call may take.
 const DEADLINE: Duration = Duration::from_secs(6);
+
+/// How long a process that has died may take to be back, and how often it is asked meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(20);
 
 type Client = ProcessClient<Channel>;
 
@@ -66,4 +71,64 @@ impl Clients {
             }
         }
     }
+
+    /// What programs may know of the process in a slot; `None` if it does not answer. One that has just died is started again: that is
+    /// waited for.
+    pub(crate) async fn facts(&self, slot: Slot) -> Option<v1::FactsReply> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let mut client = self.wait(slot).await?;
+            match client.facts(v1::Empty {}).await {
+                Ok(answer) => return Some(answer.into_inner()),
+                Err(e) if begun.elapsed() >= PATIENCE => {
+                    tracing::warn!("slot {slot} does not answer: {}", e.message());
+                    return None;
+                }
+                Err(_) => tokio::time::sleep(STEP).await,
+            }
+        }
+    }
+
+    /// Calls what only some devices do.
+    ///
+    /// # Errors
+    /// Why the device refuses, or does not answer.
+    pub(crate) async fn call(&self, slot: Slot, call: Call) -> Result<(), CallError> {
+        let mut client = self.wait(slot).await.ok_or(CallError::NotRunning)?;
+        let done = client.call(v1::Call { call: Some(call) }).await;
+        done.map(|_| ()).map_err(|e| match e.code() {
+            tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
+                CallError::Refused(e.message().to_owned())
+            }
+            _ => CallError::NoAnswer(e.message().to_owned()),
+        })
+    }
+
+    /// The same; a process that dies just now is started again, and asked again.
+    ///
+    /// # Errors
+    /// See [`Clients::call`].
+    pub(crate) async fn call_again(&self, slot: Slot, call: Call) -> Result<(), CallError> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            match self.call(slot, call.clone()).await {
+                Err(CallError::NoAnswer(_)) if begun.elapsed() < PATIENCE => tokio::time::sleep(STEP).await,
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Why a call was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CallError {
+    /// There is no process now.
+    #[error("the process does not run")]
+    NotRunning,
+    /// The device says why not.
+    #[error("{0}")]
+    Refused(String),
+    /// It died over the call, or is stuck.
+    #[error("{0}")]
+    NoAnswer(String),
 }

@@ -1,6 +1,8 @@
 //! Descriptors that clients hand over (QEMU's descriptor sets), and the media of CD drives that are made of them.
+use crate::clients::CallError;
 use crate::qmp::{Outcome, QmpError, Shared};
 use bulkhead_control_api::v1;
+use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::{DeviceConfig, DriveConfig, FrontDisk, Slot};
 use rustix::fd::{AsFd as _, OwnedFd};
 use serde_json::{Value, json};
@@ -133,13 +135,11 @@ impl Shared {
     }
 
     async fn take_out(&self, slot: Slot, drive: &DriveConfig, force: bool) -> Result<(), QmpError> {
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| QmpError::generic("the drive's process does not run"))?;
-        let request = v1::EjectRequest { drive: u32::from(drive.index), force };
-        client
-            .eject(request)
-            .await
-            .map_err(|e| QmpError::generic(format!("Device '{}': {}", drive.id, e.message())))?;
+        let call = Call::Eject(v1::EjectRequest { drive: u32::from(drive.index), force });
+        self.clients.call(slot, call).await.map_err(|e| match e {
+            CallError::NotRunning => QmpError::generic("the drive's process does not run"),
+            e => QmpError::generic(format!("Device '{}': {e}", drive.id)),
+        })?;
         self.launcher.medium(slot, drive.index, None).await.map_err(QmpError::generic)?;
         self.note_medium(&drive.id, None);
         Ok(())
@@ -161,14 +161,19 @@ impl Shared {
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
         self.take_out(slot, &drive, force).await?;
         let token = self.launcher.medium(slot, drive.index, Some(fd.as_fd())).await.map_err(QmpError::generic)?;
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| {
-            QmpError::generic("the drive's process does not run; it will have the medium when it does")
-        })?;
-        if let Err(e) = client.insert(v1::InsertRequest { drive: u32::from(drive.index), token }).await {
-            // What is not in the drive must not be there in its next life either.
-            let _ = self.launcher.medium(slot, drive.index, None).await;
-            return Err(QmpError::generic(format!("Device '{}': {}", drive.id, e.message())));
+        let call = Call::Insert(v1::InsertRequest { drive: u32::from(drive.index), token });
+        match self.clients.call(slot, call).await {
+            Ok(()) => {}
+            Err(CallError::NotRunning) => {
+                return Err(QmpError::generic(
+                    "the drive's process does not run; it will have the medium when it does",
+                ));
+            }
+            Err(e) => {
+                // What is not in the drive must not be there in its next life either.
+                let _ = self.launcher.medium(slot, drive.index, None).await;
+                return Err(QmpError::generic(format!("Device '{}': {e}", drive.id)));
+            }
         }
         self.note_medium(&drive.id, Some(name));
         Ok(json!({}))

@@ -1,7 +1,9 @@
 //! Network cards: cable and rules of a running guest, what was dropped.
+use crate::clients::CallError;
 use crate::qmp::{Outcome, QmpError, Shared};
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_control_api::v1;
+use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -48,14 +50,13 @@ impl Shared {
         // The interface first: from then on nothing forbidden leaves, whatever the process does.
         let done = self.launcher.nic(slot, &settings).await;
         self.nics.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, settings.clone());
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| {
-            QmpError::generic("the card's process does not run; it will have the settings when it does")
+        let call = Call::SetNic(v1::NicSettings { settings: settings.to_bytes().to_vec() });
+        self.clients.call(slot, call).await.map_err(|e| match e {
+            CallError::NotRunning => {
+                QmpError::generic("the card's process does not run; it will have the settings when it does")
+            }
+            e => QmpError::generic(e.to_string()),
         })?;
-        client
-            .set_nic(v1::NicSettings { settings: settings.to_bytes().to_vec() })
-            .await
-            .map_err(|e| QmpError::generic(e.message()))?;
         done.map_err(|e| QmpError::generic(format!("the card's process has the settings; {e}")))?;
         Ok(json!({}))
     }
@@ -98,18 +99,8 @@ impl Shared {
             let on_interface: serde_json::Map<_, _> =
                 on_interface.into_iter().map(|(name, n)| (name, json!(n))).collect();
             let mut in_process = serde_json::Map::new();
-            if let Some(mut client) = self.clients.wait(device.slot).await {
-                let registers = client
-                    .inspect(v1::Empty {})
-                    .await
-                    .map_err(|e| QmpError::generic(e.message()))?
-                    .into_inner()
-                    .registers;
-                for register in registers {
-                    if let Some(rule) = register.name.strip_prefix("dropped.") {
-                        in_process.insert(rule.to_owned(), json!(register.value.parse::<u64>().unwrap_or(0)));
-                    }
-                }
+            for rule in self.clients.facts(device.slot).await.unwrap_or_default().dropped {
+                in_process.insert(rule.name, json!(rule.value));
             }
             let mac: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
             cards.push(json!({

@@ -1,7 +1,7 @@
 //! QMP, as far as libxl and operators use it: framing and ids as QEMU has them (docs/interop/qmp-spec), one session for
 //! each connection, CommandNotFound for everything else.
 use crate::capture::Captures;
-use crate::clients::Clients;
+use crate::clients::{CallError, Clients};
 use crate::json::{Piece, Splitter};
 use crate::keys;
 use crate::launcher::Launcher;
@@ -10,7 +10,8 @@ use crate::media::FdSets;
 use crate::nics::Nics;
 use base64::Engine as _;
 use bulkhead_control_api::v1;
-use bulkhead_plan::{DeviceConfig, Ending, MachinePlan, Slot};
+use bulkhead_control_api::v1::call::Call;
+use bulkhead_plan::{DeviceConfig, Ending, MachinePlan, Picture, Slot};
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
@@ -145,6 +146,13 @@ pub(crate) struct QmpError(&'static str, String);
 impl QmpError {
     pub(crate) fn generic(text: impl Into<String>) -> Self {
         Self("GenericError", text.into())
+    }
+
+    fn display(e: CallError) -> Self {
+        match e {
+            CallError::NotRunning => Self::generic("the display's process does not run"),
+            e => Self::generic(e.to_string()),
+        }
     }
 
     pub(crate) fn not_found(text: String) -> Self {
@@ -284,7 +292,7 @@ impl Shared {
         if !matches!(arguments.get("format").and_then(Value::as_str), None | Some("png")) {
             return Err(QmpError::generic("the only format is png"));
         }
-        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }));
+        let slot = self.slot_of(|c| c.kind().picture == Picture::Draws);
         let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
         let fd = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
         let token = match fd {
@@ -304,15 +312,13 @@ impl Shared {
             }
         };
         let token = token.map_err(QmpError::generic)?;
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| QmpError::generic("the display's process does not run"))?;
-        client.screenshot(v1::Token { token }).await.map_err(|e| QmpError::generic(e.message()))?;
+        self.clients.call(slot, Call::Screenshot(v1::Token { token })).await.map_err(QmpError::display)?;
         Ok(json!({}))
     }
 
     /// The picture in the answer, in base 64.
     async fn screenshot(&self) -> Outcome {
-        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. }));
+        let slot = self.slot_of(|c| c.kind().picture == Picture::Draws);
         let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
         let failed = |e: std::io::Error| QmpError::generic(format!("a pipe for the picture: {e}"));
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
@@ -321,24 +327,22 @@ impl Shared {
         let token = self.launcher.give(slot, &write).await.map_err(QmpError::generic)?;
         // The display's end is the only one then, and its closing ends the picture.
         drop(write);
-        let client = self.clients.wait(slot).await;
-        let mut client = client.ok_or_else(|| QmpError::generic("the display's process does not run"))?;
         let mut png = Vec::new();
         let mut pipe = pipe.take(PICTURE);
-        let (asked, got) = tokio::join!(client.screenshot(v1::Token { token }), pipe.read_to_end(&mut png));
-        asked.map_err(|e| QmpError::generic(e.message()))?;
+        let call = self.clients.call(slot, Call::Screenshot(v1::Token { token }));
+        let (asked, got) = tokio::join!(call, pipe.read_to_end(&mut png));
+        asked.map_err(QmpError::display)?;
         got.map_err(failed)?;
         Ok(json!({ "png": base64::prelude::BASE64_STANDARD.encode(&png) }))
     }
 
     async fn send_events(&self, events: Vec<v1::InputEvent>) -> Result<(), QmpError> {
         let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
-        let client = match slot {
-            Some(slot) => self.clients.wait(slot).await,
-            None => None,
-        };
-        let mut client = client.ok_or_else(|| QmpError::generic("the keyboard's process does not run"))?;
-        client.input(v1::InputEvents { events }).await.map(|_| ()).map_err(|e| QmpError::generic(e.message()))
+        let slot = slot.ok_or_else(|| QmpError::generic("the guest has no keyboard"))?;
+        self.clients.call(slot, Call::Input(v1::InputEvents { events })).await.map_err(|e| match e {
+            CallError::NotRunning => QmpError::generic("the keyboard's process does not run"),
+            e => QmpError::generic(e.to_string()),
+        })
     }
 
     async fn send_key(&self, arguments: &Value) -> Outcome {
@@ -549,5 +553,7 @@ pub(crate) async fn session(shared: Arc<Shared>, mut stream: Client) {
     }
 }
 
+#[cfg(test)]
+mod facts;
 #[cfg(test)]
 mod tests;

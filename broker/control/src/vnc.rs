@@ -1,9 +1,10 @@
 //! The VNC server, as QMP knows it (qapi/ui.json).
+use crate::clients::CallError;
 use crate::qmp::{Outcome, QmpError, Shared};
 use bulkhead_control_api::v1;
+use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot, VncAddress};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 /// The server's slot, where it listens, and whether it asks for a password.
@@ -20,10 +21,8 @@ pub(crate) fn renew(shared: &Arc<Shared>, slot: Slot) {
     let Some(password) = password.filter(|_| server(&shared.plan).is_some_and(|s| s.0 == slot)) else { return };
     let clients = shared.clients.clone();
     tokio::spawn(async move {
-        if let Some(mut client) = clients.get(slot)
-            && let Err(e) = client.set_password(v1::Password { password }).await
-        {
-            tracing::warn!("the VNC server's password: {}", e.message());
+        if let Err(e) = clients.call(slot, Call::SetPassword(v1::Password { password })).await {
+            tracing::warn!("the VNC server's password: {e}");
         }
     });
 }
@@ -38,18 +37,16 @@ impl Shared {
             }
             VncAddress::Unix(path) => ("unix", String::new(), path.clone()),
         };
-        let mut clients: BTreeMap<String, Value> = BTreeMap::new();
-        if let Some(mut client) = self.clients.get(slot) {
-            let registers =
-                client.inspect(v1::Empty {}).await.map_err(|e| QmpError::generic(e.message()))?.into_inner().registers;
-            for register in registers {
-                let Some((viewer, "address")) = register.name.split_once('.') else { continue };
-                // `ADDRESS:PORT`, or nothing of a Unix socket.
-                let (host, service) = register.value.rsplit_once(':').unwrap_or(("", ""));
-                clients.insert(viewer.to_owned(), json!({ "family": family, "host": host.trim_matches(['[', ']']), "service": service, "websocket": false }));
-            }
-        }
-        let clients: Vec<Value> = clients.into_values().collect();
+        let viewers = match self.clients.get(slot) {
+            Some(_) => self.clients.facts(slot).await.unwrap_or_default().viewers,
+            None => Vec::new(),
+        };
+        let viewer = |address: &String| {
+            // `ADDRESS:PORT`, or nothing of a Unix socket.
+            let (host, service) = address.rsplit_once(':').unwrap_or(("", ""));
+            json!({ "family": family, "host": host.trim_matches(['[', ']']), "service": service, "websocket": false })
+        };
+        let clients: Vec<Value> = viewers.iter().map(viewer).collect();
         Ok(json!({
             "enabled": true, "family": family, "host": host, "service": service, "auth": if password { "vnc" } else { "none" }, "clients": clients,
         }))
@@ -70,11 +67,12 @@ impl Shared {
         }
         let password = password.as_bytes().to_vec();
         *self.vnc_password.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.clone());
-        let mut client =
-            self.clients.wait(slot).await.ok_or_else(|| {
+        self.clients.call(slot, Call::SetPassword(v1::Password { password })).await.map_err(|e| match e {
+            CallError::NotRunning => {
                 QmpError::generic("the VNC server does not run; it will have the password when it does")
-            })?;
-        client.set_password(v1::Password { password }).await.map_err(|e| QmpError::generic(e.message()))?;
+            }
+            e => QmpError::generic(e.to_string()),
+        })?;
         Ok(json!({}))
     }
 }

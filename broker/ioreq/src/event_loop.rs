@@ -1,7 +1,7 @@
 //! Waiting: event channels, doorbells, the tick, the launcher, control.
 use crate::edge::{Edge, SimEdge, XenEdge};
 use crate::machine::{Action, Machine, MachineDevice};
-use bulkhead_bus::{GuestMemory, NoMemory};
+use bulkhead_bus::{Facts, GuestMemory, NoMemory};
 use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_runtime::{
@@ -289,24 +289,12 @@ impl<E: Edge> Broker<E> {
                 }
                 ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
                 ControlRequest::Load(_, answer) => drop(answer.send(Err("the broker has no saved state".into()))),
-                ControlRequest::Screenshot(_, answer) => drop(answer.send(None)),
-                ControlRequest::Eject(.., answer) | ControlRequest::Insert(.., answer) => {
-                    drop(answer.send(Err("the broker has no drives".into())))
+                ControlRequest::Facts(answer) => {
+                    let functions = self.machine.functions();
+                    let _ = answer.send(Facts { functions, ..Facts::default() });
                 }
-                ControlRequest::SetNic(_, answer) | ControlRequest::Capture(_, answer) => {
-                    drop(answer.send(Err("the broker is no network card".into())))
-                }
-                ControlRequest::Trace(_, answer) => drop(answer.send(Err("the broker has no registers".into()))),
-                ControlRequest::PlugUsb(_, _, answer) => {
-                    drop(answer.send(Err("the broker is no USB controller".into())))
-                }
-                ControlRequest::PlugCpu(_, answer) | ControlRequest::PlugPci(_, _, answer) => {
-                    drop(answer.send(Err("the broker is no board".into())))
-                }
-                ControlRequest::SetPassword(_, answer) => {
-                    drop(answer.send(Err("the broker asks nobody for a password".into())))
-                }
-                ControlRequest::GuestLogLines(_) | ControlRequest::Input(_) => {}
+                ControlRequest::Call(_, answer) => drop(answer.send(Err("the broker is no device".into()))),
+                ControlRequest::GuestLogLines(_) => {}
             }
         }
     }

@@ -21,7 +21,8 @@ mod xen_platform;
 
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec};
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset, StateError,
+    Access, Board, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset,
+    StateError,
 };
 use chipset::Chipset;
 use cmos::Cmos;
@@ -300,6 +301,21 @@ impl Device for Platform {
         Ok(())
     }
 
+    fn board(&mut self) -> Option<&mut dyn Board> {
+        Some(self)
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        out.hex("port 92", self.port92).hex("POST", self.post).hex("reset control", self.reset_control);
+        out.group("CMOS", |out| self.cmos.inspect(out));
+        out.group("PM", |out| self.pm.inspect(out));
+        if let Some(xen) = &self.xen {
+            out.group("xen-platform", |out| xen.inspect(out));
+        }
+    }
+}
+
+impl Board for Platform {
     fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), String> {
         self.pm.plug_pci(device, id)?;
         self.dirty = true;
@@ -314,13 +330,8 @@ impl Device for Platform {
         Ok(())
     }
 
-    fn inspect(&self, out: &mut Inspect) {
-        out.hex("port 92", self.port92).hex("POST", self.post).hex("reset control", self.reset_control);
-        out.group("CMOS", |out| self.cmos.inspect(out));
-        out.group("PM", |out| self.pm.inspect(out));
-        if let Some(xen) = &self.xen {
-            out.group("xen-platform", |out| xen.inspect(out));
-        }
+    fn vcpus(&self) -> Vec<u16> {
+        self.pm.vcpus()
     }
 }
 

@@ -228,11 +228,16 @@ impl Pm {
         Ok(())
     }
 
+    /// The vCPUs that are plugged in.
+    pub(crate) fn vcpus(&self) -> Vec<u16> {
+        (0..self.vcpus).filter(|cpu| self.has_cpu(*cpu)).collect()
+    }
+
     pub(crate) fn inspect(&self, out: &mut Inspect) {
         out.hex("control", self.control.into_bits())
             .hex("GPE status", self.gpe_status)
             .hex("GPE enable", self.gpe_enable);
-        let cpus: Vec<String> = (0..self.vcpus).filter(|cpu| self.has_cpu(*cpu)).map(|cpu| cpu.to_string()).collect();
+        let cpus: Vec<String> = self.vcpus().iter().map(u16::to_string).collect();
         out.value("vCPUs", cpus.join(","))
             .value("sleeps refused", self.refused_sleeps)
             .value("PCI devices added", self.pci.shown());

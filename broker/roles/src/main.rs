@@ -93,7 +93,11 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
 
 /// Makes a device of its configuration and what it was given.
 fn build(config: &DeviceConfig, resources: Resources) -> Result<Built, String> {
-    (role_of(config).build)(config, resources)
+    let role = role_of(config);
+    if role.kind != config.kind() {
+        return Err(format!("role {} is not one for a configuration of {}", role.kind.role, config.kind().role));
+    }
+    (role.build)(config, resources)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::spec::{
 };
 use super::state::ChannelState;
 use crate::backend::{Executor, Job, Outcome};
-use bulkhead_bus::{Context, Inspect, StateError};
+use bulkhead_bus::{Context, DriveFacts, Inspect, StateError};
 
 /// Where data of the command goes.
 #[derive(Debug)]
@@ -452,6 +452,18 @@ impl Channel {
             self.abort();
         }
         Ok(())
+    }
+
+    /// The drives that are there.
+    pub(crate) fn facts(&self) -> Vec<DriveFacts> {
+        let facts = |drive: &Drive| DriveFacts {
+            index: drive.index,
+            sectors: drive.sectors(),
+            locked: drive.locked,
+            tray_open: drive.tray_open,
+            counters: drive.counters.facts(),
+        };
+        self.drives.iter().flatten().filter(|d| d.present).map(facts).collect()
     }
 
     pub(crate) fn inspect(&self, out: &mut Inspect) {

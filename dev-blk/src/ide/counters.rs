@@ -1,7 +1,7 @@
 //! What a drive has done, for people: it is kept when its process is started again.
 use super::state::CountersState;
 use crate::backend::Job;
-use bulkhead_bus::Inspect;
+use bulkhead_bus::{DriveCounters, Inspect};
 
 /// Jobs and bytes of a drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,11 @@ impl Counters {
         if let Some((bytes, n)) = bytes {
             *bytes = bytes.saturating_add(n);
         }
+    }
+
+    pub(crate) fn facts(&self) -> DriveCounters {
+        let Self { reads, bytes_read, writes, bytes_written, flushes, trims, failed } = *self;
+        DriveCounters { reads, bytes_read, writes, bytes_written, flushes, trims, failed }
     }
 
     pub(crate) fn inspect(&self, out: &mut Inspect) {

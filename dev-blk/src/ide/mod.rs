@@ -18,8 +18,8 @@ mod state;
 use crate::backend::{Executor, Image};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, RegionId, Reset, Shadows,
-    StateError,
+    Access, Context, Declaration, Device, DriveFacts, Drives, Inspect, IoError, IoResult, Line, Ready, Region,
+    RegionId, Reset, Shadows, StateError,
 };
 use channel::Channel;
 use drive::Drive;
@@ -323,6 +323,18 @@ impl Device for Ide {
         Ok(())
     }
 
+    fn drives(&mut self) -> Option<&mut dyn Drives> {
+        Some(self)
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        for (name, channel) in ["primary", "secondary"].iter().zip(&self.channels) {
+            out.group(name, |out| channel.inspect(out));
+        }
+    }
+}
+
+impl Drives for Ide {
     fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), String> {
         self.finish(cx);
         self.drive(drive)?.eject(force)
@@ -333,10 +345,8 @@ impl Device for Ide {
         self.drive(drive)?.insert(image)
     }
 
-    fn inspect(&self, out: &mut Inspect) {
-        for (name, channel) in ["primary", "secondary"].iter().zip(&self.channels) {
-            out.group(name, |out| channel.inspect(out));
-        }
+    fn facts(&self) -> Vec<DriveFacts> {
+        self.channels.iter().flat_map(Channel::facts).collect()
     }
 }
 

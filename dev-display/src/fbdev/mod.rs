@@ -6,7 +6,7 @@
 mod evdev;
 
 use crate::sinks::{Sinks, place};
-use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId, Viewers};
 use evdev::Pointer;
 use rustix::fd::OwnedFd;
 
@@ -186,8 +186,8 @@ impl Auxiliary for Fbdev {
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));
     }
 
-    fn set_surface(&mut self, surface: OwnedFd) {
-        self.view.renew(surface);
+    fn viewers(&mut self) -> Option<&mut dyn Viewers> {
+        Some(self)
     }
 
     fn inspect(&self, out: &mut Inspect) {
@@ -198,6 +198,12 @@ impl Auxiliary for Fbdev {
             .value("lines", self.lines)
             .value("pace, ms", self.pace.div_euclid(1_000_000));
         out.value("input events", self.input.sent).value("input events dropped", self.input.dropped);
+    }
+}
+
+impl Viewers for Fbdev {
+    fn set_surface(&mut self, surface: OwnedFd) {
+        self.view.renew(surface);
     }
 }
 

@@ -8,7 +8,7 @@ mod tests;
 
 use crate::frame::Frame;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, Side, State};
-use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready, Surface};
+use bulkhead_bus::{Auxiliary, Context, Display, GuestMemory, Inspect, Ready, Surface};
 pub use exercised::exercised;
 use std::sync::Arc;
 
@@ -274,18 +274,8 @@ impl Auxiliary for Vfb {
         }
     }
 
-    fn refresh(&mut self, surface: &mut dyn Surface) {
-        if !std::mem::take(&mut self.drawn) && self.shown.width > 0 {
-            return;
-        }
-        // A domain without a picture is black, of the size that it had.
-        let empty = || Frame::new(self.shown.width.max(640), self.shown.height.max(400));
-        let mut frame = self.picture().unwrap_or_else(empty);
-        frame.show(&mut self.shown, surface);
-    }
-
-    fn screenshot(&mut self) -> Option<Vec<u8>> {
-        self.picture()?.png()
+    fn display(&mut self) -> Option<&mut dyn Display> {
+        Some(self)
     }
 
     fn inspect(&self, out: &mut Inspect) {
@@ -300,5 +290,21 @@ impl Auxiliary for Vfb {
                 .value("bytes of a pixel", g.pixel)
                 .value("bytes", bytes);
         }
+    }
+}
+
+impl Display for Vfb {
+    fn refresh(&mut self, surface: &mut dyn Surface) {
+        if !std::mem::take(&mut self.drawn) && self.shown.width > 0 {
+            return;
+        }
+        // A domain without a picture is black, of the size that it had.
+        let empty = || Frame::new(self.shown.width.max(640), self.shown.height.max(400));
+        let mut frame = self.picture().unwrap_or_else(empty);
+        frame.show(&mut self.shown, surface);
+    }
+
+    fn screenshot(&mut self) -> Option<Vec<u8>> {
+        self.picture()?.png()
     }
 }

@@ -17,8 +17,8 @@ mod state;
 pub use crate::frame::Frame;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
 use bulkhead_bus::{
-    Access, Clock, Context, Declaration, Device, GuestMemory, Inspect, IoError, IoResult, Ready, Region, Reset,
-    StateError, Surface,
+    Access, Clock, Context, Declaration, Device, Display, GuestMemory, Inspect, IoError, IoResult, Ready, Region,
+    Reset, StateError, Surface,
 };
 use edid::Size;
 use prost::Message as _;
@@ -665,6 +665,12 @@ impl Device for Vga {
         });
     }
 
+    fn display(&mut self) -> Option<&mut dyn Display> {
+        Some(self)
+    }
+}
+
+impl Display for Vga {
     fn refresh(&mut self, surface: &mut dyn Surface) {
         // What blinks does so for those who look, by the host's clock.
         let on = Clock::Real.now().div_euclid(BLINK) & 1 == 0;

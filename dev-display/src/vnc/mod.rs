@@ -27,7 +27,7 @@ use crate::sinks::{Sinks, last_byte};
 pub use auth::Password;
 use auth::{CHALLENGE, Gate};
 use bulkhead_bus::InputEvent;
-use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId};
+use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId, Viewers};
 pub use exercised::exercise_session;
 use input::Input;
 pub use keys::{LAYOUTS, Layout};
@@ -456,16 +456,8 @@ impl Auxiliary for Vnc {
         }
     }
 
-    fn set_surface(&mut self, surface: OwnedFd) {
-        self.view.renew(surface);
-    }
-
-    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
-        if self.gate.password == Password::None {
-            return Err("the server was started without password=on".into());
-        }
-        self.gate.password = Password::new(password);
-        Ok(())
+    fn viewers(&mut self) -> Option<&mut dyn Viewers> {
+        Some(self)
     }
 
     fn inspect(&self, out: &mut Inspect) {
@@ -486,6 +478,24 @@ impl Auxiliary for Vnc {
                 out.value("updates", viewer.session.updates).value("bytes", viewer.session.bytes);
             });
         }
+    }
+}
+
+impl Viewers for Vnc {
+    fn set_surface(&mut self, surface: OwnedFd) {
+        self.view.renew(surface);
+    }
+
+    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+        if self.gate.password == Password::None {
+            return Err("the server was started without password=on".into());
+        }
+        self.gate.password = Password::new(password);
+        Ok(())
+    }
+
+    fn connected(&self) -> Vec<String> {
+        self.viewers.iter().map(|v| v.address.clone()).collect()
     }
 }
 

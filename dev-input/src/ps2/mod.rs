@@ -7,8 +7,8 @@ mod state;
 use crate::records;
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset, Shadows,
-    StateError,
+    Access, Context, Declaration, Device, Input, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset,
+    Shadows, StateError,
 };
 use keyboard::{Keyboard, Kinds};
 use mouse::Mouse;
@@ -250,15 +250,8 @@ impl Device for Ps2 {
         }
     }
 
-    fn input(&mut self, event: InputEvent, cx: &mut Context) {
-        match event {
-            InputEvent::Key { code, down } => self.keyboard.key(code, down, cx.now()),
-            InputEvent::Move { dx, dy, dz } => self.mouse.motion(dx, dy, dz),
-            InputEvent::Button { button, down } => self.mouse.button(button, down),
-            // A mouse knows no places.
-            InputEvent::At { .. } => return,
-        }
-        self.update(cx);
+    fn input_device(&mut self) -> Option<&mut dyn Input> {
+        Some(self)
     }
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
@@ -370,6 +363,19 @@ impl Device for Ps2 {
         out.value("mouse kind", self.mouse.kind)
             .value("mouse reporting", self.mouse.reporting)
             .value("mouse queue", self.mouse.queue.len());
+    }
+}
+
+impl Input for Ps2 {
+    fn input(&mut self, event: InputEvent, cx: &mut Context) {
+        match event {
+            InputEvent::Key { code, down } => self.keyboard.key(code, down, cx.now()),
+            InputEvent::Move { dx, dy, dz } => self.mouse.motion(dx, dy, dz),
+            InputEvent::Button { button, down } => self.mouse.button(button, down),
+            // A mouse knows no places.
+            InputEvent::At { .. } => return,
+        }
+        self.update(cx);
     }
 }
 

@@ -21,7 +21,7 @@ use bulkhead_bus::UsbDevice;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
     Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError,
-    TimerId,
+    TimerId, UsbBus,
 };
 use function::Function;
 use rustix::fd::OwnedFd;
@@ -385,38 +385,8 @@ impl Device for Uhci {
         self.reset_host(cx);
     }
 
-    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), String> {
-        let named = self.ports.iter_mut().find(|p| !id.is_empty() && p.function.is_some() && p.id == id);
-        match (device, named) {
-            (Some(_), Some(_)) => return Err(format!("there is a USB device '{id}' already")),
-            (None, None) => return Err(format!("no USB device '{id}' was plugged in while the machine ran")),
-            (Some(device), None) => {
-                let port = self
-                    .ports
-                    .iter_mut()
-                    .find(|p| p.function.is_none())
-                    .ok_or("both ports of the USB controller are taken")?;
-                (port.function, port.id) = (Some(Function::new(device)), id.to_owned());
-                port.status = port.status.with_connected(true).with_connect_change(true);
-            }
-            (None, Some(port)) => {
-                (port.function, port.id) = (None, String::new());
-                let was = port.status;
-                port.status = was
-                    .with_connected(false)
-                    .with_connect_change(true)
-                    .with_enabled(false)
-                    .with_enable_change(was.enable_change() || was.enabled());
-            }
-        }
-        if self.command.global_suspend() {
-            // A driver that has put the bus to sleep reads its ports when this wakes it (UHCI 2.1.1, 2.1.2).
-            self.command.set_global_resume(true);
-            self.status.set_resume(true);
-        }
-        self.dirty = true;
-        self.update(cx);
-        Ok(())
+    fn usb_bus(&mut self) -> Option<&mut dyn UsbBus> {
+        Some(self)
     }
 
     fn running(&mut self, running: bool, cx: &mut Context) {
@@ -459,6 +429,42 @@ impl Device for Uhci {
                 }
             });
         }
+    }
+}
+
+impl UsbBus for Uhci {
+    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), String> {
+        let named = self.ports.iter_mut().find(|p| !id.is_empty() && p.function.is_some() && p.id == id);
+        match (device, named) {
+            (Some(_), Some(_)) => return Err(format!("there is a USB device '{id}' already")),
+            (None, None) => return Err(format!("no USB device '{id}' was plugged in while the machine ran")),
+            (Some(device), None) => {
+                let port = self
+                    .ports
+                    .iter_mut()
+                    .find(|p| p.function.is_none())
+                    .ok_or("both ports of the USB controller are taken")?;
+                (port.function, port.id) = (Some(Function::new(device)), id.to_owned());
+                port.status = port.status.with_connected(true).with_connect_change(true);
+            }
+            (None, Some(port)) => {
+                (port.function, port.id) = (None, String::new());
+                let was = port.status;
+                port.status = was
+                    .with_connected(false)
+                    .with_connect_change(true)
+                    .with_enabled(false)
+                    .with_enable_change(was.enable_change() || was.enabled());
+            }
+        }
+        if self.command.global_suspend() {
+            // A driver that has put the bus to sleep reads its ports when this wakes it (UHCI 2.1.1, 2.1.2).
+            self.command.set_global_resume(true);
+            self.status.set_resume(true);
+        }
+        self.dirty = true;
+        self.update(cx);
+        Ok(())
     }
 }
 

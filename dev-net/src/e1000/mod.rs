@@ -20,7 +20,8 @@ use crate::port::Port;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
+    Access, Card, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows,
+    StateError,
 };
 use phy::Phy;
 use rustix::fd::OwnedFd;
@@ -527,17 +528,8 @@ impl Device for E1000 {
         true
     }
 
-    fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context) -> Result<(), String> {
-        if self.port.set(settings) {
-            self.update_link();
-            self.raise(cause::LSC, cx);
-        }
-        Ok(())
-    }
-
-    fn capture(&mut self, to: Option<OwnedFd>, _: &mut Context) -> Result<(), String> {
-        self.port.capture(to);
-        Ok(())
+    fn card(&mut self) -> Option<&mut dyn Card> {
+        Some(self)
     }
 
     fn inspect(&self, out: &mut Inspect) {
@@ -569,6 +561,23 @@ impl Device for E1000 {
         out.value("address", format_args!("{m0:02x}:{m1:02x}:{m2:02x}:{m3:02x}:{m4:02x}:{m5:02x}"));
         out.value("descriptors that could not be used", self.ring_errors);
         self.port.inspect(out);
+    }
+}
+
+impl Card for E1000 {
+    fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context) {
+        if self.port.set(settings) {
+            self.update_link();
+            self.raise(cause::LSC, cx);
+        }
+    }
+
+    fn capture(&mut self, to: Option<OwnedFd>) {
+        self.port.capture(to);
+    }
+
+    fn dropped(&self) -> Vec<(&'static str, u64)> {
+        self.port.dropped()
     }
 }
 

@@ -17,7 +17,8 @@ use crate::port::Port;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
+    Access, Card, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows,
+    StateError,
 };
 use prost::Message as _;
 use rustix::fd::OwnedFd;
@@ -588,16 +589,8 @@ impl Device for Rtl8139 {
         true
     }
 
-    fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context) -> Result<(), String> {
-        if self.port.set(settings) {
-            self.raise(cause::LINK, cx);
-        }
-        Ok(())
-    }
-
-    fn capture(&mut self, to: Option<OwnedFd>, _: &mut Context) -> Result<(), String> {
-        self.port.capture(to);
-        Ok(())
+    fn card(&mut self) -> Option<&mut dyn Card> {
+        Some(self)
     }
 
     fn inspect(&self, out: &mut Inspect) {
@@ -616,6 +609,22 @@ impl Device for Rtl8139 {
         out.value("sent", self.tally[0]).value("received", self.tally[1]);
         out.value("descriptors that could not be used", self.ring_errors);
         self.port.inspect(out);
+    }
+}
+
+impl Card for Rtl8139 {
+    fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context) {
+        if self.port.set(settings) {
+            self.raise(cause::LINK, cx);
+        }
+    }
+
+    fn capture(&mut self, to: Option<OwnedFd>) {
+        self.port.capture(to);
+    }
+
+    fn dropped(&self) -> Vec<(&'static str, u64)> {
+        self.port.dropped()
     }
 }
 

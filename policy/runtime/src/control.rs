@@ -1,9 +1,9 @@
 //! The control service: one thread with a single-threaded tokio runtime, made before the sandbox closes. It hands
 //! every call to the data thread and waits for the answer; the data thread never waits for it.
+use crate::call::{self, Call, Called};
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
-use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::{InputEvent, UsbDevice};
+use bulkhead_bus::Facts;
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
 use std::pin::Pin;
@@ -34,28 +34,10 @@ pub enum ControlRequest {
     Inspect(oneshot::Sender<Vec<(String, String)>>),
     /// Counters.
     Statistics(oneshot::Sender<Vec<(&'static str, u64)>>),
-    /// A PNG, with the descriptor to write it to.
-    Screenshot(u32, oneshot::Sender<Option<(Vec<u8>, OwnedFd)>>),
-    /// Input events.
-    Input(Vec<InputEvent>),
-    /// Take the medium out of this drive; by force or not.
-    Eject(u8, bool, oneshot::Sender<Result<(), String>>),
-    /// Put the medium of this token into this drive.
-    Insert(u8, u32, oneshot::Sender<Result<(), String>>),
-    /// Cable and rules of a network card.
-    SetNic(NicSettings, oneshot::Sender<Result<(), String>>),
-    /// The password of viewers.
-    SetPassword(Vec<u8>, oneshot::Sender<Result<(), String>>),
-    /// Plug a USB device of this name in, or out.
-    PlugUsb(String, Option<UsbDevice>, oneshot::Sender<Result<(), String>>),
-    /// Plug in this vCPU.
-    PlugPci(Option<u8>, String, oneshot::Sender<Result<(), String>>),
-    /// See the trait.
-    PlugCpu(u16, oneshot::Sender<Result<(), String>>),
-    /// The guest's accesses go into the pipe of this token too, or nowhere (0).
-    Trace(u32, oneshot::Sender<Result<(), String>>),
-    /// A network card's frames go into the pipe of this token too, or nowhere (0).
-    Capture(u32, oneshot::Sender<Result<(), String>>),
+    /// What programs may know.
+    Facts(oneshot::Sender<Facts>),
+    /// A call on one facet of the device.
+    Call(Call, oneshot::Sender<Result<Called, String>>),
 }
 
 /// The data thread's end.
@@ -169,98 +151,23 @@ impl v1::process_server::Process for Service {
         Ok(Response::new(level))
     }
 
-    async fn screenshot(&self, request: Request<v1::Token>) -> Reply<v1::Written> {
-        let token = request.into_inner().token;
-        let Some((png, fd)) = self.ask(|s| ControlRequest::Screenshot(token, s)).await? else {
-            return Err(Status::failed_precondition("no display here, or no descriptor under this token"));
-        };
-        let mut rest = png.as_slice();
-        while !rest.is_empty() {
-            let n = rustix::io::write(&fd, rest).map_err(|e| Status::internal(format!("writing the picture: {e}")))?;
-            rest = rest.get(n..).unwrap_or_default();
+    async fn facts(&self, _: Request<v1::Empty>) -> Reply<v1::FactsReply> {
+        Ok(Response::new(call::facts(self.ask(ControlRequest::Facts).await?)))
+    }
+
+    async fn call(&self, request: Request<v1::Call>) -> Reply<v1::CallReply> {
+        let call = Call::try_from(request.into_inner()).map_err(Status::invalid_argument)?;
+        match self.ask(|s| ControlRequest::Call(call, s)).await?.map_err(Status::failed_precondition)? {
+            Called::Done => Ok(Response::new(v1::CallReply { bytes: 0 })),
+            Called::Write(bytes, fd) => {
+                let mut rest = bytes.as_slice();
+                while !rest.is_empty() {
+                    let n = rustix::io::write(&fd, rest).map_err(|e| Status::internal(format!("writing: {e}")))?;
+                    rest = rest.get(n..).unwrap_or_default();
+                }
+                Ok(Response::new(v1::CallReply { bytes: bytes.len() as u64 }))
+            }
         }
-        Ok(Response::new(v1::Written { bytes: png.len() as u64 }))
-    }
-
-    async fn eject(&self, request: Request<v1::EjectRequest>) -> Reply<v1::Empty> {
-        let v1::EjectRequest { drive, force } = request.into_inner();
-        let drive = u8::try_from(drive).map_err(|_| Status::invalid_argument("number of the drive"))?;
-        let done = self.ask(|s| ControlRequest::Eject(drive, force, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn insert(&self, request: Request<v1::InsertRequest>) -> Reply<v1::Empty> {
-        let v1::InsertRequest { drive, token } = request.into_inner();
-        let drive = u8::try_from(drive).map_err(|_| Status::invalid_argument("number of the drive"))?;
-        let done = self.ask(|s| ControlRequest::Insert(drive, token, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn set_nic(&self, request: Request<v1::NicSettings>) -> Reply<v1::Empty> {
-        let bytes = <[u8; NicSettings::LEN]>::try_from(request.into_inner().settings).ok();
-        let settings = bytes
-            .and_then(|b| NicSettings::from_bytes(&b))
-            .ok_or_else(|| Status::invalid_argument("settings of a network card"))?;
-        let done = self.ask(|s| ControlRequest::SetNic(settings, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn set_password(&self, request: Request<v1::Password>) -> Reply<v1::Empty> {
-        let password = request.into_inner().password;
-        let done = self.ask(|s| ControlRequest::SetPassword(password, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn plug_usb(&self, request: Request<v1::UsbPlug>) -> Reply<v1::Empty> {
-        let v1::UsbPlug { id, driver } = request.into_inner();
-        let device = UsbDevice::of_driver(&driver);
-        if id.is_empty() || id.len() > 64 || device.is_none() && !driver.is_empty() {
-            return Err(Status::invalid_argument("name or kind of a USB device"));
-        }
-        let done = self.ask(|s| ControlRequest::PlugUsb(id, device, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn plug_pci(&self, request: Request<v1::PciPlug>) -> Reply<v1::Empty> {
-        let v1::PciPlug { device, id } = request.into_inner();
-        let device = u8::try_from(device)
-            .ok()
-            .filter(|d| *d < 32)
-            .ok_or_else(|| Status::invalid_argument("number of a PCI device"))?;
-        if id.is_empty() || id.len() > 64 {
-            return Err(Status::invalid_argument("name of a PCI device"));
-        }
-        let done = self.ask(|s| ControlRequest::PlugPci((device != 0).then_some(device), id, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn plug_cpu(&self, request: Request<v1::Cpu>) -> Reply<v1::Empty> {
-        let cpu =
-            u16::try_from(request.into_inner().index).map_err(|_| Status::invalid_argument("number of the vCPU"))?;
-        let done = self.ask(|s| ControlRequest::PlugCpu(cpu, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn trace(&self, request: Request<v1::Token>) -> Reply<v1::Empty> {
-        let done = self.ask(|s| ControlRequest::Trace(request.into_inner().token, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn capture(&self, request: Request<v1::Token>) -> Reply<v1::Empty> {
-        let done = self.ask(|s| ControlRequest::Capture(request.into_inner().token, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::failed_precondition)
-    }
-
-    async fn input(&self, request: Request<v1::InputEvents>) -> Reply<v1::Empty> {
-        use v1::input_event::Event;
-        let events = request.into_inner().events.into_iter().filter_map(|e| e.event);
-        let events = events.filter_map(|event| match event {
-            Event::Key(k) => Some(InputEvent::Key { code: u16::try_from(k.code).ok()?, down: k.down }),
-            Event::Move(m) => Some(InputEvent::Move { dx: m.dx, dy: m.dy, dz: m.dz }),
-            Event::Button(b) => Some(InputEvent::Button { button: u8::try_from(b.button).ok()?, down: b.down }),
-        });
-        self.tell(ControlRequest::Input(events.collect()))?;
-        Ok(Response::new(v1::Empty {}))
     }
 }
 

@@ -279,8 +279,8 @@ impl Data {
             if self.frame_wanted.is_some_and(|due| Clock::Real.now() >= due) {
                 self.frame_wanted = None;
                 self.drawn = Clock::Real.now();
-                if let Some(surface) = &mut self.surface {
-                    self.device.refresh(surface);
+                if let (Some(surface), Some(display)) = (&mut self.surface, self.device.display()) {
+                    display.refresh(surface);
                     self.counters.frames = self.counters.frames.saturating_add(1);
                 }
             }
@@ -437,8 +437,8 @@ impl Data {
                 Ok(true)
             }
             Ok(Some((ToProcess::Surface, fds))) => {
-                if let Some(fd) = fds.into_iter().next() {
-                    self.device.set_surface(fd);
+                if let (Some(fd), Some(viewers)) = (fds.into_iter().next(), self.device.viewers()) {
+                    viewers.set_surface(fd);
                 }
                 Ok(true)
             }

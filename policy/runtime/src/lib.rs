@@ -1,6 +1,7 @@
 //! What the `main()` of a role calls. A device crate knows nothing of processes: this crate gives its `Device` a
 //! process, a channel, guest memory, a clock and the control service, and puts all of it into the sandbox.
 
+mod call;
 mod control;
 mod event_loop;
 mod frame_buffer;
@@ -11,6 +12,7 @@ mod packet;
 mod process;
 mod trace;
 
+pub use call::{Call, Called};
 pub use control::{ControlHandle, ControlRequest, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};
 pub use frame_buffer::FrameBuffer;

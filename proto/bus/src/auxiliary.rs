@@ -1,6 +1,7 @@
 //! Processes that are run like devices and of which the guest sees nothing: no registers, no state that a restart keeps.
-use crate::{Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Reset, StateError, Surface};
-use rustix::fd::OwnedFd;
+use crate::{
+    Access, Context, Declaration, Device, Display, Inspect, IoError, IoResult, Ready, Reset, StateError, Viewers,
+};
 
 /// What such a process does.
 pub trait Auxiliary: Send {
@@ -12,27 +13,13 @@ pub trait Auxiliary: Send {
     /// A timer, descriptor or left-over work became ready.
     fn poll(&mut self, ready: Ready, cx: &mut Context);
 
-    /// Takes the surface of a display that was started again (viewers).
-    fn set_surface(&mut self, surface: OwnedFd) {
-        let _ = surface;
+    /// See [`Device::display`].
+    fn display(&mut self) -> Option<&mut dyn Display> {
+        None
     }
 
-    /// Takes the password of who may look and type (servers of viewers).
-    ///
-    /// # Errors
-    /// This is none, or nobody is asked for one.
-    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
-        let _ = password;
-        Err("this process asks nobody for a password".into())
-    }
-
-    /// Brings the surface to what is to be seen now (what draws for viewers).
-    fn refresh(&mut self, surface: &mut dyn Surface) {
-        let _ = surface;
-    }
-
-    /// The picture as a PNG (what draws for viewers).
-    fn screenshot(&mut self) -> Option<Vec<u8>> {
+    /// See [`Device::viewers`].
+    fn viewers(&mut self) -> Option<&mut dyn Viewers> {
         None
     }
 
@@ -73,20 +60,12 @@ impl<T: Auxiliary> Device for Unseen<T> {
         Ok(())
     }
 
-    fn set_surface(&mut self, surface: OwnedFd) {
-        self.0.set_surface(surface);
+    fn display(&mut self) -> Option<&mut dyn Display> {
+        self.0.display()
     }
 
-    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
-        self.0.set_password(password)
-    }
-
-    fn refresh(&mut self, surface: &mut dyn Surface) {
-        self.0.refresh(surface);
-    }
-
-    fn screenshot(&mut self) -> Option<Vec<u8>> {
-        self.0.screenshot()
+    fn viewers(&mut self) -> Option<&mut dyn Viewers> {
+        self.0.viewers()
     }
 
     fn inspect(&self, out: &mut Inspect) {

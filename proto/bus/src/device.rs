@@ -1,4 +1,5 @@
 //! The device trait.
+use crate::facets::{Board, Card, Display, Drives, Input, UsbBus, Viewers};
 use crate::{Context, Declaration, Inspect, RegionId};
 
 /// One access, as the device sees it.
@@ -200,97 +201,38 @@ pub trait Device: Send {
     /// Every register by name, for people.
     fn inspect(&self, out: &mut Inspect);
 
-    /// Takes an input event (keyboards and pointers).
-    fn input(&mut self, event: crate::InputEvent, cx: &mut Context) {
-        let _ = (event, cx);
+    /// Its drives, if it is a controller of drives.
+    fn drives(&mut self) -> Option<&mut dyn Drives> {
+        None
     }
 
-    /// Takes the medium out of drive `drive` (controllers of drives). Without `force`, a tray that the guest has locked stays
-    /// shut.
-    ///
-    /// # Errors
-    /// Why it is still there.
-    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), String> {
-        let _ = (drive, force, cx);
-        Err("this device has no drives".into())
+    /// Its cable, if it is a network card.
+    fn card(&mut self) -> Option<&mut dyn Card> {
+        None
     }
 
-    /// Puts a medium into the empty drive `drive` (controllers of drives).
-    ///
-    /// # Errors
-    /// Why it is not in.
-    fn insert(&mut self, drive: u8, medium: rustix::fd::OwnedFd, cx: &mut Context) -> Result<(), String> {
-        let _ = (drive, medium, cx);
-        Err("this device has no drives".into())
+    /// Its bus, if it is a USB controller.
+    fn usb_bus(&mut self) -> Option<&mut dyn UsbBus> {
+        None
     }
 
-    /// Takes the surface of a display that was started again (viewers).
-    fn set_surface(&mut self, surface: rustix::fd::OwnedFd) {
-        let _ = surface;
+    /// Its slots, if it is the board.
+    fn board(&mut self) -> Option<&mut dyn Board> {
+        None
     }
 
-    /// Takes the password of who may look and type (servers of viewers).
-    ///
-    /// # Errors
-    /// This is none, or nobody is asked for one.
-    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
-        let _ = password;
-        Err("this process asks nobody for a password".into())
+    /// Its picture, if it is a display.
+    fn display(&mut self) -> Option<&mut dyn Display> {
+        None
     }
 
-    /// Takes new settings (network cards).
-    ///
-    /// # Errors
-    /// This is none.
-    fn set_nic(&mut self, settings: &crate::nic::NicSettings, cx: &mut Context) -> Result<(), String> {
-        let _ = (settings, cx);
-        Err("this device is no network card".into())
+    /// Its keys or pointer, if it is such a device.
+    fn input_device(&mut self) -> Option<&mut dyn Input> {
+        None
     }
 
-    /// Plugs a USB device in, or the one that is called so out (USB controllers).
-    ///
-    /// # Errors
-    /// This is none; there is no room, or the name is taken; there is no device of that name.
-    fn plug_usb(&mut self, id: &str, device: Option<crate::UsbDevice>, cx: &mut Context) -> Result<(), String> {
-        let _ = (id, device, cx);
-        Err("this device is no USB controller".into())
-    }
-
-    /// PCI device `device` has been plugged into bus 0 and is called `id`; without a device, the guest is asked to eject the one that is
-    /// called so (the board).
-    ///
-    /// # Errors
-    /// This is no board; the place or the name is taken; there is no device of that name.
-    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), String> {
-        let _ = (device, id, cx);
-        Err("this device is no board".into())
-    }
-
-    /// Plugs in vCPU `cpu` (the board).
-    ///
-    /// # Errors
-    /// This is no board; there is no such place, or it is taken.
-    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), String> {
-        let _ = (cpu, cx);
-        Err("this device is no board".into())
-    }
-
-    /// From now on writes the frames of both directions into this pipe, as pcap; nowhere with `None` (network cards).
-    ///
-    /// # Errors
-    /// This is none.
-    fn capture(&mut self, to: Option<rustix::fd::OwnedFd>, cx: &mut Context) -> Result<(), String> {
-        let _ = (to, cx);
-        Err("this device is no network card".into())
-    }
-
-    /// Brings the surface to what the screen shows now (displays).
-    fn refresh(&mut self, surface: &mut dyn Surface) {
-        let _ = surface;
-    }
-
-    /// The display as a PNG (displays).
-    fn screenshot(&mut self) -> Option<Vec<u8>> {
+    /// Its viewers, if it shows the picture to some.
+    fn viewers(&mut self) -> Option<&mut dyn Viewers> {
         None
     }
 }

@@ -174,7 +174,9 @@ fn step(
                 }
                 _ => InputEvent::Button { button: (n & 7) as u8, down: n & 8 != 0 },
             };
-            device.input(event, cx);
+            if let Some(keys) = device.input_device() {
+                keys.input(event, cx);
+            }
         }
         14 => match what >> 4 {
             0 => device.reset(Reset::Machine, cx),
@@ -185,7 +187,7 @@ fn step(
                 device.poll(Ready::Fd(0), cx);
                 device.running(true, cx);
             }
-            3 => drop(device.screenshot()),
+            3 => drop(device.display().and_then(|d| d.screenshot())),
             // A broker that is not to be trusted says it at any time, of any region.
             4 => device.lost_writes(input.number(2) as u16, input.number(2), cx),
             _ => device.inspect(&mut crate::Inspect::default()),

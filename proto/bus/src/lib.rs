@@ -7,6 +7,7 @@ mod auxiliary;
 mod context;
 mod device;
 pub mod exercise;
+mod facets;
 pub mod fake;
 mod input;
 mod inspect;
@@ -20,6 +21,9 @@ mod settings;
 pub use auxiliary::{Auxiliary, Unseen};
 pub use context::{Clock, Context, Effects, GuestLog, Lines, MarkKeeper, Marks, TimerId, Timers};
 pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface};
+pub use facets::{
+    Board, Card, Display, DriveCounters, DriveFacts, Drives, Facts, FunctionFacts, Input, UsbBus, Viewers,
+};
 pub use input::InputEvent;
 pub use inspect::Inspect;
 pub use memory::{DmaError, GuestMemory, NoMemory, Segment};

@@ -3,7 +3,7 @@ use bulkhead_plan::{DeviceSlot, Level, Mode};
 use bulkhead_runtime::Link;
 use proptest::prelude::*;
 
-fn shared(stopped: bool) -> Shared {
+pub(super) fn shared(stopped: bool) -> Shared {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let (link, other) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -37,11 +37,11 @@ fn shared(stopped: bool) -> Shared {
     }
 }
 
-fn block<T>(f: impl Future<Output = T>) -> T {
+pub(super) fn block<T>(f: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
 }
 
-fn ask(shared: &Shared, text: &str) -> Value {
+pub(super) fn ask(shared: &Shared, text: &str) -> Value {
     block(answer(shared, &mut true, Piece::Object(text.as_bytes().to_vec()), None))
 }
 

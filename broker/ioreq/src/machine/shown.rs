@@ -1,7 +1,8 @@
-//! The broker's counters and map, for people.
+//! The broker's counters and map.
 use super::Machine;
 use crate::edge::Edge;
 use crate::vcpu::Slot;
+use bulkhead_bus::FunctionFacts;
 
 impl<E: Edge> Machine<E> {
     /// Counters, for people.
@@ -21,6 +22,30 @@ impl<E: Edge> Machine<E> {
         ]
     }
 
+    /// The PCI functions that the guest can find, as their devices publish them.
+    pub fn functions(&self) -> Vec<FunctionFacts> {
+        let mut all = Vec::new();
+        for channel in self.channels.iter().filter(|c| !(c.added && c.removed)) {
+            let Some(live) = &channel.live else { continue };
+            for (i, f) in channel.functions.iter().enumerate() {
+                let [id, class, interrupt] = [0x00, 0x08, 0x3c].map(|at| live.end.config(i, at));
+                let [v0, v1, m0, m1] = id.to_le_bytes();
+                let [irq, pin, ..] = interrupt.to_le_bytes();
+                all.push(FunctionFacts {
+                    of: channel.name.clone(),
+                    device: f.spec.device,
+                    function: f.spec.function,
+                    vendor: u16::from_le_bytes([v0, v1]),
+                    model: u16::from_le_bytes([m0, m1]),
+                    class: class >> 8,
+                    irq,
+                    pin,
+                });
+            }
+        }
+        all
+    }
+
     /// What is where, for people.
     pub fn inspect(&self, out: &mut bulkhead_bus::Inspect) {
         for channel in self.channels.iter().filter(|c| !(c.added && c.removed)) {
@@ -33,15 +58,11 @@ impl<E: Edge> Machine<E> {
                 for f in &channel.functions {
                     out.value(&format!("{:02x}.{}", f.spec.device, f.spec.function), format_args!("{:x?}", f.decoded));
                 }
-                for (i, f) in channel.functions.iter().enumerate() {
-                    // What the device publishes: identity, class, interrupt.
-                    let Some(live) = &channel.live else { continue };
-                    let [id, class, interrupt] = [0x00, 0x08, 0x3c].map(|at| live.end.config(i, at));
-                    let (irq, pin) = (interrupt & 0xff, interrupt >> 8 & 0xff);
-                    let value = format!("{:04x}:{:04x} {:06x} irq {irq} pin {pin}", id & 0xffff, id >> 16, class >> 8);
-                    out.value(&format!("pci {:02x}.{}", f.spec.device, f.spec.function), value);
-                }
             });
+        }
+        for f in self.functions() {
+            let value = format!("{:04x}:{:04x} {:06x} irq {} pin {}", f.vendor, f.model, f.class, f.irq, f.pin);
+            out.value(&format!("{}.pci {:02x}.{}", f.of, f.device, f.function), value);
         }
         if let Some(vram) = &self.video_ram {
             out.hex("video RAM at frame", vram.gfn);

@@ -1,8 +1,9 @@
 //! What control asks.
 use super::Data;
-use crate::ControlRequest;
 use crate::trace::Trace;
-use bulkhead_bus::Reset;
+use crate::{Call, Called, ControlRequest};
+use bulkhead_bus::{Facts, Reset};
+use rustix::fd::OwnedFd;
 
 impl Data {
     pub(super) fn control(&mut self) {
@@ -35,60 +36,75 @@ impl Data {
                     let _ = answer.send(out.items);
                 }
                 ControlRequest::Statistics(answer) => drop(answer.send(self.statistics())),
-                ControlRequest::Screenshot(token, answer) => {
-                    // The launcher's message and the call travel on different sockets.
-                    let _ = self.link();
-                    if let Some(surface) = &mut self.surface {
-                        self.device.refresh(surface);
-                    }
-                    let picture = self.tokens.remove(&token).and_then(|fd| Some((self.device.screenshot()?, fd)));
-                    let _ = answer.send(picture);
-                }
-                ControlRequest::Eject(drive, force, answer) => {
-                    drop(answer.send(self.device.eject(drive, force, &mut self.cx)))
-                }
-                ControlRequest::Insert(drive, token, answer) => {
-                    let _ = self.link();
-                    let medium =
-                        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
-                    let _ = answer.send(medium.and_then(|fd| self.device.insert(drive, fd, &mut self.cx)));
-                }
-                ControlRequest::Trace(0, answer) => {
-                    self.trace = None;
-                    let _ = answer.send(Ok(()));
-                }
-                ControlRequest::Trace(token, answer) => {
-                    let _ = self.link();
-                    let pipe =
-                        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
-                    let declaration = self.device.declaration();
-                    let _ = answer.send(pipe.map(|to| self.trace = Some(Trace::new(to, declaration))));
-                }
-                ControlRequest::PlugUsb(id, device, answer) => {
-                    drop(answer.send(self.device.plug_usb(&id, device, &mut self.cx)))
-                }
-                ControlRequest::PlugPci(device, id, answer) => {
-                    drop(answer.send(self.device.plug_pci(device, &id, &mut self.cx)))
-                }
-                ControlRequest::PlugCpu(cpu, answer) => drop(answer.send(self.device.plug_cpu(cpu, &mut self.cx))),
-                ControlRequest::SetPassword(password, answer) => drop(answer.send(self.device.set_password(&password))),
-                ControlRequest::SetNic(settings, answer) => {
-                    drop(answer.send(self.device.set_nic(&settings, &mut self.cx)))
-                }
-                ControlRequest::Capture(0, answer) => drop(answer.send(self.device.capture(None, &mut self.cx))),
-                ControlRequest::Capture(token, answer) => {
-                    let _ = self.link();
-                    let pipe =
-                        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned());
-                    let _ = answer.send(pipe.and_then(|fd| self.device.capture(Some(fd), &mut self.cx)));
-                }
-                ControlRequest::Input(events) => {
-                    for event in events {
-                        self.device.input(event, &mut self.cx);
-                    }
-                }
+                ControlRequest::Facts(answer) => drop(answer.send(self.facts())),
+                ControlRequest::Call(call, answer) => drop(answer.send(self.call(call))),
             }
         }
+    }
+
+    fn facts(&mut self) -> Facts {
+        let device = &mut self.device;
+        Facts {
+            drives: device.drives().map(|d| d.facts()).unwrap_or_default(),
+            vcpus: device.board().map(|b| b.vcpus()).unwrap_or_default(),
+            dropped: device.card().map(|c| c.dropped()).unwrap_or_default(),
+            viewers: device.viewers().map(|v| v.connected()).unwrap_or_default(),
+            functions: Vec::new(),
+        }
+    }
+
+    /// The descriptor that the launcher has handed over under `token`. Its message and the call travel on different sockets.
+    fn token(&mut self, token: u32) -> Result<OwnedFd, String> {
+        let _ = self.link();
+        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned())
+    }
+
+    fn call(&mut self, call: Call) -> Result<Called, String> {
+        /// The one refusal of what a device does not have.
+        fn has<T>(facet: Option<T>, what: &str) -> Result<T, String> {
+            facet.ok_or_else(|| format!("this device has no {what}"))
+        }
+        match call {
+            Call::Screenshot { token } => {
+                let to = self.token(token)?;
+                let display = has(self.device.display(), "picture")?;
+                if let Some(surface) = &mut self.surface {
+                    display.refresh(surface);
+                }
+                let png = display.screenshot().ok_or("the screen shows nothing")?;
+                return Ok(Called::Write(png, to));
+            }
+            Call::Input(events) => {
+                let device = has(self.device.input_device(), "keys and no pointer")?;
+                for event in events {
+                    device.input(event, &mut self.cx);
+                }
+            }
+            Call::Eject { drive, force } => has(self.device.drives(), "drives")?.eject(drive, force, &mut self.cx)?,
+            Call::Insert { drive, token } => {
+                let medium = self.token(token)?;
+                has(self.device.drives(), "drives")?.insert(drive, medium, &mut self.cx)?;
+            }
+            Call::SetNic(settings) => has(self.device.card(), "network cable")?.set_nic(&settings, &mut self.cx),
+            Call::Trace { token: 0 } => self.trace = None,
+            Call::Trace { token } => {
+                let to = self.token(token)?;
+                self.trace = Some(Trace::new(to, self.device.declaration()));
+            }
+            Call::Capture { token } => {
+                let to = if token == 0 { None } else { Some(self.token(token)?) };
+                has(self.device.card(), "network cable")?.capture(to);
+            }
+            Call::SetPassword(password) => has(self.device.viewers(), "viewers")?.set_password(&password)?,
+            Call::PlugUsb { id, device } => {
+                has(self.device.usb_bus(), "USB bus")?.plug_usb(&id, device, &mut self.cx)?;
+            }
+            Call::PlugPci { device, id } => {
+                has(self.device.board(), "slots")?.plug_pci(device, &id, &mut self.cx)?;
+            }
+            Call::PlugCpu(cpu) => has(self.device.board(), "slots")?.plug_cpu(cpu, &mut self.cx)?,
+        }
+        Ok(Called::Done)
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {

@@ -141,8 +141,12 @@ impl Run<'_> {
                 self.device.start(&mut self.cx);
                 self.cx.marks.forget();
             }
-            13 => drop(self.device.screenshot()),
-            14 => self.device.refresh(&mut Nowhere),
+            13 => drop(self.device.display().and_then(|d| d.screenshot())),
+            14 => {
+                if let Some(display) = self.device.display() {
+                    display.refresh(&mut Nowhere);
+                }
+            }
             _ => self.device.inspect(&mut Inspect::default()),
         }
     }

@@ -1,0 +1,215 @@
+//! QMP reads facts, never what is for people: processes that call their registers anything give the same answers.
+use super::tests::{ask, shared};
+use super::*;
+use bulkhead_bus::WhenFull;
+use bulkhead_plan::{BROKER, DeviceSlot, DriveConfig, ImageFormat, VncAddress};
+use tonic::{Request, Response, Status};
+
+/// Every process at once: it knows a drive, vCPUs, viewers and the bus, and calls its registers by `label`.
+struct Everything {
+    label: &'static str,
+}
+
+fn known() -> v1::FactsReply {
+    let drive =
+        v1::Drive { index: 2, sectors: 2048, locked: true, reads: 7, bytes_written: 512, ..v1::Drive::default() };
+    let function = v1::PciFunction {
+        of: "nic0".into(),
+        device: 4,
+        function: 1,
+        vendor: 0x8086,
+        model: 0x100e,
+        class: 0x02_0000,
+        irq: 11,
+        pin: 1,
+    };
+    v1::FactsReply {
+        drives: vec![drive],
+        vcpus: vec![0, 1],
+        dropped: vec![v1::Counter { name: "source MAC".into(), value: 3 }],
+        viewers: vec!["192.0.2.1:4000".into(), String::new()],
+        functions: vec![function],
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl v1::process_server::Process for Everything {
+    async fn inspect(&self, _: Request<v1::Empty>) -> Reply<v1::Registers> {
+        let register = |value: &str| v1::Register { name: self.label.into(), value: value.into() };
+        Ok(Response::new(v1::Registers { registers: vec![register("true"), register("9")] }))
+    }
+    async fn facts(&self, _: Request<v1::Empty>) -> Reply<v1::FactsReply> {
+        Ok(Response::new(known()))
+    }
+    async fn statistics(&self, _: Request<v1::Empty>) -> Reply<v1::Counters> {
+        Ok(Response::new(v1::Counters::default()))
+    }
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Reply<v1::PingReply> {
+        Err(Status::unimplemented(""))
+    }
+    async fn configure(&self, _: Request<v1::Settings>) -> Reply<v1::Settings> {
+        Err(Status::unimplemented(""))
+    }
+    async fn start(&self, _: Request<v1::Empty>) -> Reply<v1::Empty> {
+        Err(Status::unimplemented(""))
+    }
+    async fn stop(&self, _: Request<v1::Empty>) -> Reply<v1::Empty> {
+        Err(Status::unimplemented(""))
+    }
+    async fn reset(&self, _: Request<v1::Empty>) -> Reply<v1::Empty> {
+        Err(Status::unimplemented(""))
+    }
+    async fn save(&self, _: Request<v1::Empty>) -> Reply<v1::State> {
+        Err(Status::unimplemented(""))
+    }
+    async fn load(&self, _: Request<v1::State>) -> Reply<v1::Empty> {
+        Err(Status::unimplemented(""))
+    }
+    async fn set_log_level(&self, _: Request<v1::LogLevel>) -> Reply<v1::LogLevel> {
+        Err(Status::unimplemented(""))
+    }
+    async fn call(&self, _: Request<v1::Call>) -> Reply<v1::CallReply> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// A connection whose peer is known.
+struct Inherited(tokio::net::UnixStream);
+
+impl tonic::transport::server::Connected for Inherited {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl tokio::io::AsyncRead for Inherited {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        to: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(cx, to)
+    }
+}
+
+impl tokio::io::AsyncWrite for Inherited {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        from: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(cx, from)
+    }
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+async fn serve(shared: &Shared, slot: Slot, label: &'static str) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    shared.clients.add(slot, ours.into());
+    let stream = Ok::<_, std::io::Error>(Inherited(tokio::net::UnixStream::from_std(theirs).unwrap()));
+    let server = v1::process_server::ProcessServer::new(Everything { label });
+    let incoming = tokio_stream::once(stream);
+    tokio::spawn(tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming));
+}
+
+fn machine() -> Shared {
+    let mut s = shared(false);
+    let drive = DriveConfig {
+        index: 2,
+        cdrom: true,
+        read_only: true,
+        size: None,
+        id: "ide-5632".into(),
+        file: Some("/cd".into()),
+        formats: vec![ImageFormat::Raw],
+        full: WhenFull::Report,
+    };
+    let vnc = DeviceConfig::Vnc {
+        name: "t".into(),
+        at: VncAddress::Tcp { host: "0.0.0.0".into(), port: 5900, ipv6: false },
+        password: false,
+        layout: "en-us".into(),
+    };
+    let board = DeviceConfig::Platform {
+        vcpus: 2,
+        online: 2,
+        xen_platform: true,
+        boot: String::new(),
+        serial: false,
+        unplug: true,
+    };
+    s.plan.devices = [("platform", board), ("ide", DeviceConfig::Ide { drives: vec![drive] }), ("vnc", vnc)]
+        .into_iter()
+        .zip(2..)
+        .map(|((name, config), slot)| DeviceSlot { slot, name: name.into(), config })
+        .collect();
+    s
+}
+
+#[test]
+fn a_renamed_register_changes_no_answer_that_programs_read() {
+    let answers = |label: &'static str| {
+        super::tests::block(async {
+            let s = machine();
+            for slot in [BROKER, 2, 3, 4] {
+                serve(&s, slot, label).await;
+            }
+            let mut all = Vec::new();
+            for command in [
+                "query-block",
+                "query-blockstats",
+                "query-pci",
+                "query-vnc",
+                "query-cpus-fast",
+                "query-hotpluggable-cpus",
+            ] {
+                let text = format!(r#"{{"execute":"{command}"}}"#);
+                let piece = Piece::Object(text.into_bytes());
+                all.push(answer(&s, &mut true, piece, None).await["return"].clone());
+            }
+            all
+        })
+    };
+    let [block, stats, pci, vnc, cpus, places] = answers("sectors").try_into().unwrap();
+    assert_eq!(block[0]["inserted"]["image"]["virtual-size"], 1 << 20);
+    assert_eq!((&block[0]["locked"], &block[0]["tray_open"]), (&json!(true), &json!(false)));
+    assert_eq!((&stats[0]["stats"]["rd_operations"], &stats[0]["stats"]["wr_bytes"]), (&json!(7), &json!(512)));
+    let function = &pci[0]["devices"][0];
+    assert_eq!(
+        (&function["slot"], &function["function"], &function["qdev_id"]),
+        (&json!(4), &json!(1), &json!("nic0"))
+    );
+    assert_eq!((&function["id"]["device"], &function["class_info"]["class"]), (&json!(0x100e), &json!(0x200)));
+    assert_eq!((&function["irq"], &function["irq_pin"]), (&json!(11), &json!(1)));
+    assert_eq!((&vnc["clients"][0]["host"], &vnc["clients"][0]["service"]), (&json!("192.0.2.1"), &json!("4000")));
+    assert_eq!(vnc["clients"][1]["host"], "");
+    assert_eq!((cpus.as_array().unwrap().len(), places.as_array().unwrap().len()), (2, 2));
+    assert_eq!(cpus[1]["cpu-index"], 1);
+    let before = [block, stats, pci, vnc, cpus, places];
+    for label in ["primary.drive2.present", "something new", "PM.vCPUs"] {
+        assert_eq!(answers(label), before, "{label}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_answer_has_its_drives_all_the_same() {
+    // Nobody serves the slots: as after a process that stays dead.
+    let s = machine();
+    let block = ask(&s, r#"{"execute":"query-block"}"#);
+    assert_eq!(block["return"][0]["device"], "ide-5632");
+    assert!(block["return"][0].get("inserted").is_none());
+}

@@ -1,0 +1,199 @@
+//! What control calls on one facet of a device, checked before the data thread sees it.
+use bulkhead_bus::nic::NicSettings;
+use bulkhead_bus::{InputEvent, UsbDevice};
+use bulkhead_control_api::v1;
+use rustix::fd::OwnedFd;
+
+/// A call. A token is the number under which the launcher has handed a descriptor over.
+#[derive(Debug)]
+pub enum Call {
+    /// The picture as a PNG, and the descriptor to write it to.
+    Screenshot {
+        /// The descriptor.
+        token: u32,
+    },
+    /// Keys and pointer, in order.
+    Input(Vec<InputEvent>),
+    /// Take a medium out of a drive.
+    Eject {
+        /// The drive.
+        drive: u8,
+        /// Even if the guest has locked the tray.
+        force: bool,
+    },
+    /// Put a medium into a drive.
+    Insert {
+        /// The drive.
+        drive: u8,
+        /// The medium.
+        token: u32,
+    },
+    /// Cable and rules of a network card.
+    SetNic(NicSettings),
+    /// The guest's accesses go into this pipe too, or nowhere (0).
+    Trace {
+        /// The pipe.
+        token: u32,
+    },
+    /// A network card's frames go into this pipe too, or nowhere (0).
+    Capture {
+        /// The pipe.
+        token: u32,
+    },
+    /// The password of viewers.
+    SetPassword(Vec<u8>),
+    /// Plug a USB device in, or out.
+    PlugUsb {
+        /// Its name.
+        id: String,
+        /// What comes; `None`: the device of this name goes.
+        device: Option<UsbDevice>,
+    },
+    /// A PCI device has come, or the guest is asked to eject one.
+    PlugPci {
+        /// Its number on bus 0; `None`: the device of this name is to go.
+        device: Option<u8>,
+        /// Its name.
+        id: String,
+    },
+    /// Plug in a vCPU.
+    PlugCpu(u16),
+}
+
+/// What a call that was carried out leaves to be done by the control thread, which may wait.
+#[derive(Debug)]
+pub enum Called {
+    /// Nothing.
+    Done,
+    /// These bytes are to be written there.
+    Write(Vec<u8>, OwnedFd),
+}
+
+/// Longest name of a device.
+const NAME: usize = 64;
+
+impl TryFrom<v1::Call> for Call {
+    /// What is wrong with it.
+    type Error = &'static str;
+
+    fn try_from(message: v1::Call) -> Result<Self, Self::Error> {
+        use v1::call::Call as Of;
+        let drive = |n: u32| u8::try_from(n).map_err(|_| "number of the drive");
+        let named = |id: &String| !id.is_empty() && id.len() <= NAME;
+        Ok(match message.call.ok_or("an unknown call")? {
+            Of::Screenshot(v1::Token { token }) => Self::Screenshot { token },
+            Of::Input(v1::InputEvents { events }) => Self::Input(events.into_iter().filter_map(input_event).collect()),
+            Of::Eject(v1::EjectRequest { drive: n, force }) => Self::Eject { drive: drive(n)?, force },
+            Of::Insert(v1::InsertRequest { drive: n, token }) => Self::Insert { drive: drive(n)?, token },
+            Of::SetNic(v1::NicSettings { settings }) => {
+                let bytes = <[u8; NicSettings::LEN]>::try_from(settings).ok();
+                Self::SetNic(bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or("settings of a network card")?)
+            }
+            Of::Trace(v1::Token { token }) => Self::Trace { token },
+            Of::Capture(v1::Token { token }) => Self::Capture { token },
+            Of::SetPassword(v1::Password { password }) => Self::SetPassword(password),
+            Of::PlugUsb(v1::UsbPlug { id, driver }) => {
+                let device = UsbDevice::of_driver(&driver);
+                if !named(&id) || device.is_none() && !driver.is_empty() {
+                    return Err("name or kind of a USB device");
+                }
+                Self::PlugUsb { id, device }
+            }
+            Of::PlugPci(v1::PciPlug { device, id }) => {
+                let device = u8::try_from(device).ok().filter(|d| *d < 32).ok_or("number of a PCI device")?;
+                if !named(&id) {
+                    return Err("name of a PCI device");
+                }
+                Self::PlugPci { device: (device != 0).then_some(device), id }
+            }
+            Of::PlugCpu(v1::Cpu { index }) => Self::PlugCpu(u16::try_from(index).map_err(|_| "number of the vCPU")?),
+        })
+    }
+}
+
+fn input_event(event: v1::InputEvent) -> Option<InputEvent> {
+    use v1::input_event::Event;
+    match event.event? {
+        Event::Key(k) => Some(InputEvent::Key { code: u16::try_from(k.code).ok()?, down: k.down }),
+        Event::Move(m) => Some(InputEvent::Move { dx: m.dx, dy: m.dy, dz: m.dz }),
+        Event::Button(b) => Some(InputEvent::Button { button: u8::try_from(b.button).ok()?, down: b.down }),
+    }
+}
+
+/// Facts, as they travel.
+pub(crate) fn facts(facts: bulkhead_bus::Facts) -> v1::FactsReply {
+    let bulkhead_bus::Facts { drives, vcpus, dropped, viewers, functions } = facts;
+    v1::FactsReply {
+        drives: drives
+            .into_iter()
+            .map(|d| v1::Drive {
+                index: u32::from(d.index),
+                sectors: d.sectors,
+                locked: d.locked,
+                tray_open: d.tray_open,
+                reads: d.counters.reads,
+                bytes_read: d.counters.bytes_read,
+                writes: d.counters.writes,
+                bytes_written: d.counters.bytes_written,
+                flushes: d.counters.flushes,
+                trims: d.counters.trims,
+                failed: d.counters.failed,
+            })
+            .collect(),
+        vcpus: vcpus.into_iter().map(u32::from).collect(),
+        dropped: dropped.into_iter().map(|(name, value)| v1::Counter { name: name.to_owned(), value }).collect(),
+        viewers,
+        functions: functions
+            .into_iter()
+            .map(|f| v1::PciFunction {
+                of: f.of,
+                device: u32::from(f.device),
+                function: u32::from(f.function),
+                vendor: u32::from(f.vendor),
+                model: u32::from(f.model),
+                class: f.class,
+                irq: u32::from(f.irq),
+                pin: u32::from(f.pin),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use v1::call::Call as Of;
+
+    fn parsed(call: Of) -> Result<Call, &'static str> {
+        v1::Call { call: Some(call) }.try_into()
+    }
+
+    #[test]
+    fn a_call_that_names_what_cannot_be_is_refused() {
+        let long = "x".repeat(65);
+        assert!(Call::try_from(v1::Call { call: None }).is_err());
+        for wrong in [
+            Of::Eject(v1::EjectRequest { drive: 256, force: false }),
+            Of::Insert(v1::InsertRequest { drive: 1 << 20, token: 1 }),
+            Of::SetNic(v1::NicSettings { settings: vec![0; 63] }),
+            Of::SetNic(v1::NicSettings { settings: vec![0xff; 64] }),
+            Of::PlugUsb(v1::UsbPlug { id: String::new(), driver: "usb-kbd".into() }),
+            Of::PlugUsb(v1::UsbPlug { id: "k".into(), driver: "usb-storage".into() }),
+            Of::PlugUsb(v1::UsbPlug { id: long.clone(), driver: String::new() }),
+            Of::PlugPci(v1::PciPlug { device: 32, id: "u".into() }),
+            Of::PlugPci(v1::PciPlug { device: 5, id: long }),
+            Of::PlugCpu(v1::Cpu { index: 1 << 16 }),
+        ] {
+            assert!(parsed(wrong.clone()).is_err(), "{wrong:?}");
+        }
+        assert!(matches!(
+            parsed(Of::Eject(v1::EjectRequest { drive: 2, force: true })),
+            Ok(Call::Eject { drive: 2, force: true })
+        ));
+        assert!(matches!(
+            parsed(Of::PlugPci(v1::PciPlug { device: 0, id: "u".into() })),
+            Ok(Call::PlugPci { device: None, .. })
+        ));
+        assert!(matches!(parsed(Of::PlugCpu(v1::Cpu { index: 65535 })), Ok(Call::PlugCpu(65535))));
+    }
+}
