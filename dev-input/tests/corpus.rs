@@ -1,15 +1,18 @@
 //! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
 //! versions have saved (`tests/golden`), which must be understood for ever.
-use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
 fn ps2_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-"),
+        golden(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-2"),
         Ok(())
     );
+    // Version 1 is saved as version 2, once.
+    let old = loads(&bulkhead_dev_input::ps2::exercised, include_bytes!("golden/ps2-1.state")).unwrap();
+    assert_eq!(loads(&bulkhead_dev_input::ps2::exercised, &old), Ok(old));
 }
 
 #[test]

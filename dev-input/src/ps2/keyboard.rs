@@ -2,12 +2,19 @@
 //!
 //! A key that is held repeats when the viewer says so again, as viewers do, and not faster than the guest has set: a release that is late
 //! on its way does not become a row of letters.
-use super::spec::{self, ACK, PASSED, RESEND};
+//!
+//! What is typed while the guest does not read waits as keys, of which only the first few are bytes already: see [`LIMIT`].
+use super::keys::{self, Form, Modifiers};
+use super::spec::{ACK, PASSED, RESEND};
 use bulkhead_bus::StateError;
 use std::collections::VecDeque;
 
-/// Bytes that wait to be read. A real keyboard has 16; key releases must not be lost.
-const QUEUE: usize = 64;
+/// Bytes of input that may wait at the keyboard and in the output buffer together. The mouse has room for a packet beside them.
+pub(crate) const LIMIT: usize = 12;
+/// Keys that wait for room; then those that go down are lost. Those that are let go have their place if their going down had.
+const WAITING: usize = 64;
+/// Bytes of answers that wait to be read. Who does not read them has the last ones.
+pub(crate) const ANSWERS: usize = 16;
 
 /// What the keys of set 3 do beside going down, by their codes, a bit each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +28,8 @@ pub(crate) struct Kinds {
 impl Kinds {
     fn new() -> Self {
         let mut kinds = Self { release: [0; 32], repeat: [0xff; 32] };
-        spec::RELEASED.iter().for_each(|code| kinds.set(*code, (true, false)));
-        spec::MADE_ONLY.iter().for_each(|code| kinds.set(*code, (false, false)));
+        keys::RELEASED.iter().for_each(|code| kinds.set(*code, (true, false)));
+        keys::MADE_ONLY.iter().for_each(|code| kinds.set(*code, (false, false)));
         kinds
     }
 
@@ -70,10 +77,24 @@ fn pace(rate: u8) -> (u64, u64) {
     (delay, period)
 }
 
+/// A key that the guest has been told is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) key: u16,
+    pub(crate) form: Form,
+}
+
 /// The keyboard.
 #[derive(Clone, Debug)]
 pub(crate) struct Keyboard {
-    pub(crate) queue: VecDeque<u8>,
+    /// Answers to commands: read before what was typed.
+    pub(crate) answers: VecDeque<u8>,
+    /// What was typed, whole keys.
+    pub(crate) input: VecDeque<u8>,
+    /// Keys that found no room there, and whether they went down.
+    pub(crate) waiting: VecDeque<(u16, bool)>,
+    /// Keys that are down, by what is in `input` or was.
+    pub(crate) down: Vec<Held>,
     /// The command whose parameter comes next.
     pub(crate) pending: u8,
     pub(crate) enabled: bool,
@@ -83,40 +104,51 @@ pub(crate) struct Keyboard {
     /// What keys do beside going down, in set 3.
     pub(crate) kinds: Kinds,
     /// The key that went down last, when, and when it was last said.
-    held: Option<(u16, u64, u64)>,
-    /// Events that found no room.
+    typematic: Option<(u16, u64, u64)>,
+    /// Keys that found no room.
     pub(crate) dropped: u64,
 }
 
 impl Keyboard {
     pub(crate) fn new() -> Self {
         Self {
-            queue: VecDeque::new(),
+            answers: VecDeque::new(),
+            input: VecDeque::new(),
+            waiting: VecDeque::new(),
+            down: Vec::new(),
             pending: 0,
             enabled: true,
             set: 2,
             leds: 0,
             rate: 0x2b,
             kinds: Kinds::new(),
-            held: None,
+            typematic: None,
             dropped: 0,
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
-        if self.queue.len().saturating_add(bytes.len()) <= QUEUE {
-            self.queue.extend(bytes);
-        } else {
-            self.dropped = self.dropped.saturating_add(1);
+    fn answer(&mut self, bytes: &[u8]) {
+        if self.answers.len().saturating_add(bytes.len()) > ANSWERS {
+            self.answers.clear();
         }
+        self.answers.extend(bytes);
     }
 
-    /// Answers go in front of nothing and are never lost: a command empties the queue first.
-    fn answer(&mut self, bytes: &[u8]) {
-        if self.queue.len() > QUEUE.saturating_sub(8) {
-            self.queue.clear();
-        }
-        self.queue.extend(bytes);
+    /// Forgets what was typed (the commands that clear the output buffer do). Of keys that the guest knows as down, it will hear that they
+    /// were let go.
+    fn clear(&mut self) {
+        self.input.clear();
+        let waiting = std::mem::take(&mut self.waiting);
+        let up = |key: u16| waiting.iter().rev().find(|(k, _)| *k == key).is_some_and(|(_, down)| !down);
+        self.waiting = self.down.iter().map(|h| h.key).filter(|key| up(*key)).map(|key| (key, false)).collect();
+    }
+
+    /// As after power-on, but for whether it is enabled.
+    fn defaults(&mut self) {
+        let fresh = Self::new();
+        self.clear();
+        (self.rate, self.set) = (fresh.rate, fresh.set);
+        (self.leds, self.kinds) = (fresh.leds, fresh.kinds);
     }
 
     /// A byte from the controller.
@@ -164,9 +196,7 @@ impl Keyboard {
                 self.answer(&[ACK]);
             }
             0xf5 | 0xf6 => {
-                let fresh = Self::new();
-                self.queue.clear();
-                (self.rate, self.set, self.leds, self.kinds) = (fresh.rate, fresh.set, fresh.leds, fresh.kinds);
+                self.defaults();
                 self.enabled = value == 0xf6;
                 self.answer(&[ACK]);
             }
@@ -175,7 +205,9 @@ impl Keyboard {
                 self.answer(&[ACK]);
             }
             0xff => {
-                *self = Self { dropped: self.dropped, ..Self::new() };
+                self.defaults();
+                self.enabled = true;
+                self.typematic = None;
                 self.answer(&[ACK, PASSED]);
             }
             _ => self.answer(&[RESEND]),
@@ -183,10 +215,10 @@ impl Keyboard {
     }
 
     /// Whether a key that goes down does so again without having been up, and whether that is to be said now.
-    fn repeats(&mut self, code: u16, now: u64) -> (bool, bool) {
+    fn repeats(&mut self, key: u16, now: u64) -> (bool, bool) {
         let (delay, period) = pace(self.rate);
-        match &mut self.held {
-            Some((held, since, said)) if *held == code => {
+        match &mut self.typematic {
+            Some((held, since, said)) if *held == key => {
                 let due = now >= since.saturating_add(delay) && now >= said.saturating_add(period);
                 if due {
                     *said = now;
@@ -194,62 +226,104 @@ impl Keyboard {
                 (true, due)
             }
             _ => {
-                self.held = Some((code, now, now));
+                self.typematic = Some((key, now, now));
                 (false, true)
             }
         }
     }
 
-    /// A key goes down or up.
-    pub(crate) fn key(&mut self, code: u16, down: bool, now: u64) {
+    /// What the guest will know of a key once it has read everything: `None` if nothing waits of it.
+    fn waits(&self, key: u16) -> Option<bool> {
+        self.waiting.iter().rev().find(|(k, _)| *k == key).map(|(_, down)| *down)
+    }
+
+    /// A key goes down or up. `limit`: bytes that may wait.
+    pub(crate) fn key(&mut self, key: u16, down: bool, now: u64, limit: usize) {
+        if keys::code(key).is_none() {
+            return;
+        }
+        if down { self.press(key, now, limit) } else { self.let_go(key, limit) }
+    }
+
+    fn press(&mut self, key: u16, now: u64, limit: usize) {
         if !self.enabled {
-            self.held = None;
+            self.typematic = None;
             return;
         }
-        let mut again = false;
-        if down {
-            let (repeated, due) = self.repeats(code, now);
-            if !due {
-                return;
-            }
-            again = repeated;
-        } else if self.held.is_some_and(|(held, ..)| held == code) {
-            self.held = None;
-        }
-        if self.set == 3 {
-            let Some(make) = spec::set3(code) else { return };
-            let (release, repeat) = self.kinds.of(make);
-            match down {
-                true if repeat || !again => self.push(&[make]),
-                false if release => self.push(&[0xf0, make]),
-                _ => {}
-            }
+        let (repeated, due) = self.repeats(key, now);
+        if !due || self.waits(key) == Some(true) {
             return;
         }
-        if code == 119 {
-            // Pause has no release and does not repeat; it says everything when it goes down.
-            if down && !again {
-                match self.set {
-                    1 => self.push(&[0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]),
-                    _ => self.push(&[0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77]),
+        let again = repeated && self.waits(key).is_none() && self.down.iter().any(|h| h.key == key);
+        if self.waiting.is_empty() && self.say(key, true, again, limit) || again {
+            // A repetition does not wait.
+            return;
+        }
+        if self.waiting.len() < WAITING {
+            self.waiting.push_back((key, true));
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    fn let_go(&mut self, key: u16, limit: usize) {
+        if self.typematic.is_some_and(|(held, ..)| held == key) {
+            self.typematic = None;
+        }
+        let known = self.waits(key).unwrap_or_else(|| self.down.iter().any(|h| h.key == key));
+        if self.enabled && self.waiting.is_empty() && self.say(key, false, false, limit) {
+            return;
+        }
+        // What the guest knows as down, or will, comes up when there is room. Each has gone down before, so they are bounded.
+        if known {
+            self.waiting.push_back((key, false));
+        }
+    }
+
+    /// Puts what is to be said of a key into the queue, all of it or nothing.
+    fn say(&mut self, key: u16, down: bool, again: bool, limit: usize) -> bool {
+        let modifiers = Modifiers::of(self.down.iter().map(|h| h.key));
+        let now = keys::form(key, modifiers, self.leds & 2 != 0);
+        let before = self.down.iter().find(|h| h.key == key).map(|h| h.form);
+        // Also if it goes down a second time because a viewer's word of its release was lost.
+        let form = before.unwrap_or(now);
+        let bytes = match (self.set, keys::set3(key)) {
+            (3, None) => Vec::new(),
+            (3, Some(code)) => {
+                let once = matches!(keys::code(key), Some(keys::Code::Once(_)));
+                match (down, self.kinds.of(code)) {
+                    (true, (_, repeat)) if !again || repeat && !once => vec![code],
+                    (false, (true, _)) if !once => vec![0xf0, code],
+                    _ => Vec::new(),
                 }
             }
-            return;
+            (set, _) if down => keys::make(key, set, form, modifiers, again),
+            (set, _) => keys::release(key, set, form, modifiers),
+        };
+        if self.input.len().saturating_add(bytes.len()) > limit {
+            return false;
         }
-        let Some((extended, set1)) = spec::set1(code) else { return };
-        let mut bytes = Vec::with_capacity(4);
-        if extended {
-            bytes.push(0xe0);
+        self.input.extend(bytes);
+        self.down.retain(|h| h.key != key);
+        if down {
+            self.down.push(Held { key, form });
         }
-        if self.set == 1 {
-            bytes.push(if down { set1 } else { set1 | 0x80 });
-        } else {
-            if !down {
-                bytes.push(0xf0);
-            }
-            bytes.push(spec::set2(set1));
+        true
+    }
+
+    /// Whether keys wait for the guest to have read everything.
+    pub(crate) fn wants(&self) -> bool {
+        self.enabled && self.input.is_empty() && !self.waiting.is_empty()
+    }
+
+    /// Puts keys that wait into the queue as far as there is room.
+    pub(crate) fn refill(&mut self, limit: usize) {
+        while self.enabled
+            && let Some((key, down)) = self.waiting.front().copied()
+            && self.say(key, down, false, limit)
+        {
+            self.waiting.pop_front();
         }
-        self.push(&bytes);
     }
 }
 

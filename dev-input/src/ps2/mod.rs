@@ -1,5 +1,16 @@
 //! Keyboard controller (i8042) with a keyboard and a mouse.
+//!
+//! Bytes for the guest come from three sources, each behind the one before: the controller's answers, the devices' answers, input. What is
+//! in the output buffer stays there until it is read, so a command finds at most one byte of input before its answer.
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec.rs` | registers and commands |
+//! | `keyboard.rs`, `keys.rs` | the keyboard; what it says of each key |
+//! | `mouse.rs` | the mouse |
+//! | `state.rs` | what is saved |
 mod keyboard;
+mod keys;
 mod mouse;
 mod spec;
 mod state;
@@ -8,20 +19,31 @@ use crate::records;
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Input, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset,
-    Shadows, StateError,
+    Shadows, StateError, TimerId,
 };
-use keyboard::{Keyboard, Kinds};
+use keyboard::Keyboard;
 use mouse::Mouse;
-use prost::Message as _;
 use rustix::fd::OwnedFd;
 use spec::{CommandByte, Status, command};
-use state::{Ps2State, VERSION};
+use std::collections::VecDeque;
 
 /// Lines: keyboard, mouse.
 const KEYBOARD: usize = 0;
 const MOUSE: usize = 1;
 /// Shadow of the status register.
 const SHADOW_STATUS: usize = 0;
+
+/// Bytes of input that wait at most, that in the output buffer included. Linux reads so many away before it looks whether there is a
+/// controller; if there are more, it finds none.
+const INPUT: usize = 16;
+/// Answers of the controller that wait at most. A real one takes no further command before its answer has been read.
+const ANSWERS: usize = 16;
+/// Input that found no room comes when the guest has read all there was, and a moment has passed: a guest that reads until there is nothing
+/// finds an end.
+const KEYS_TIMER: TimerId = 0;
+const MOUSE_TIMER: TimerId = 1;
+/// Nanoseconds before keys that wait are said.
+const MOMENT: u64 = 10_000_000;
 
 /// What the controller has.
 pub fn declare() -> Declaration {
@@ -44,6 +66,8 @@ pub struct Ps2 {
     output_port: u8,
     /// The controller command whose parameter comes next.
     pending: u8,
+    /// The controller's answers, and whether they count as the mouse's.
+    answers: VecDeque<(u8, bool)>,
     keyboard: Keyboard,
     mouse: Mouse,
     /// Records of a viewer's input.
@@ -89,6 +113,7 @@ impl Ps2 {
             output: 0,
             output_port: 0xcf,
             pending: 0,
+            answers: VecDeque::new(),
             keyboard: Keyboard::new(),
             mouse: Mouse::new(),
             viewer: None,
@@ -97,39 +122,69 @@ impl Ps2 {
         }
     }
 
-    /// Puts a byte into the output buffer if it is free: the keyboard's before the mouse's.
+    /// Puts a byte into the output buffer if it is free. A device whose interface is disabled keeps what it has.
     fn fill(&mut self) {
         if self.status.obf() {
             return;
         }
-        if !self.byte.keyboard_disabled()
-            && let Some(byte) = self.next_from_keyboard()
-        {
+        let (translate, keyboard, mouse) =
+            (self.byte.translate(), !self.byte.keyboard_disabled(), !self.byte.mouse_disabled());
+        if let Some((byte, aux)) = self.answers.pop_front() {
+            self.put(byte, aux);
+        } else if keyboard && let Some(byte) = next_from_keyboard(&mut self.keyboard.answers, translate) {
             self.put(byte, false);
-        } else if !self.byte.mouse_disabled()
-            && let Some(byte) = self.mouse.queue.pop_front()
-        {
+        } else if mouse && let Some(byte) = self.mouse.answers.pop_front() {
             self.put(byte, true);
-            self.mouse.report();
+        } else if keyboard && let Some(byte) = next_from_keyboard(&mut self.keyboard.input, translate) {
+            self.put(byte, false);
+        } else if mouse && let Some(byte) = self.mouse.pop() {
+            self.put(byte, true);
         }
     }
 
-    /// With translation a release, 0xf0 and a code, becomes one byte.
-    fn next_from_keyboard(&mut self) -> Option<u8> {
-        let byte = self.keyboard.queue.pop_front()?;
-        if !self.byte.translate() {
-            return Some(byte);
+    /// An answer of the controller, which waits until the output buffer is free.
+    fn answer(&mut self, byte: u8, aux: bool) {
+        if self.answers.len() < ANSWERS {
+            self.answers.push_back((byte, aux));
         }
-        let (byte, up) = match byte {
-            0xf0 => (self.keyboard.queue.pop_front()?, 0x80),
-            byte => (byte, 0),
-        };
-        let translated = match byte {
-            0x83 => 0x41,
-            0x84 => 0x54,
-            _ => spec::TRANSLATION.get(usize::from(byte)).copied().unwrap_or(byte),
-        };
-        Some(translated | up)
+    }
+
+    /// Bytes of input that may wait at the keyboard and at the mouse. Packets at a disabled interface leave the keyboard its room: they are
+    /// taken back when there is too much as it is enabled again.
+    fn limits(&self) -> (usize, usize) {
+        let full = usize::from(self.status.obf());
+        let disabled = self.byte.mouse_disabled();
+        let others = full.saturating_add(if disabled { 0 } else { self.mouse.waiting() });
+        let keyboard = keyboard::LIMIT.saturating_sub(full).min(INPUT.saturating_sub(others));
+        let room = INPUT.saturating_sub(full).saturating_sub(self.keyboard.input.len());
+        (keyboard, if disabled { 0 } else { room })
+    }
+
+    /// The mouse's interface is enabled or disabled.
+    fn set_mouse_disabled(&mut self, disabled: bool) {
+        let enabled = self.byte.mouse_disabled() && !disabled;
+        self.byte.set_mouse_disabled(disabled);
+        if enabled {
+            if self.mouse.waiting() > self.limits().1 {
+                self.mouse.take_back();
+            }
+            self.mouse.report(self.limits().1);
+        }
+    }
+
+    /// Has what found no room come later, if nothing is left to be read.
+    fn schedule(&mut self, cx: &mut Context) {
+        let idle = !self.status.obf();
+        let mouse = self.mouse.wants() && !self.byte.mouse_disabled();
+        for (timer, wanted, after) in
+            [(KEYS_TIMER, idle && self.keyboard.wants(), MOMENT), (MOUSE_TIMER, idle && mouse, self.mouse.period())]
+        {
+            match (wanted, cx.timers.get(timer)) {
+                (true, None) => cx.timers.set(timer, Some(cx.now().saturating_add(after))),
+                (false, Some(_)) => cx.timers.set(timer, None),
+                _ => {}
+            }
+        }
     }
 
     fn put(&mut self, byte: u8, aux: bool) {
@@ -143,6 +198,7 @@ impl Ps2 {
             leds.tell(self.keyboard.leds);
         }
         self.fill();
+        self.schedule(cx);
         let (full, aux) = (self.status.obf(), self.status.aux());
         cx.lines.set(KEYBOARD, full && !aux && self.byte.keyboard_interrupt());
         cx.lines.set(MOUSE, full && aux && self.byte.mouse_interrupt());
@@ -151,20 +207,22 @@ impl Ps2 {
     fn controller(&mut self, code: u8, cx: &mut Context) {
         self.pending = 0;
         match code {
-            command::READ_BYTE => self.put(self.byte.into_bits(), false),
-            command::DISABLE_MOUSE => self.byte.set_mouse_disabled(true),
-            command::ENABLE_MOUSE => self.byte.set_mouse_disabled(false),
-            command::TEST_MOUSE | command::TEST_KEYBOARD => self.put(0, false),
+            command::READ_BYTE => self.answer(self.byte.into_bits(), false),
+            command::DISABLE_MOUSE => self.set_mouse_disabled(true),
+            command::ENABLE_MOUSE => self.set_mouse_disabled(false),
+            command::TEST_MOUSE | command::TEST_KEYBOARD => self.answer(0, false),
             command::SELF_TEST => {
                 self.status.set_system(true);
-                self.put(0x55, false);
+                self.answer(0x55, false);
             }
             command::DISABLE_KEYBOARD => self.byte.set_keyboard_disabled(true),
             command::ENABLE_KEYBOARD => self.byte.set_keyboard_disabled(false),
-            command::READ_INPUT => self.put(0x80, false),
+            command::READ_INPUT => self.answer(0x80, false),
             command::READ_OUTPUT => {
-                let full = u8::from(self.status.obf());
-                self.put(self.output_port & 0xcf | full << 4, false);
+                // Bits 4 and 5: the output buffer holds a byte of the keyboard's, of the mouse's.
+                let (full, aux) = (self.status.obf(), self.status.aux());
+                let bits = u8::from(full && !aux) << 4 | u8::from(full && aux) << 5;
+                self.answer(self.output_port & 0xcf | bits, false);
             }
             command::DISABLE_A20 => self.output_port &= !2,
             command::ENABLE_A20 => self.output_port |= 2,
@@ -181,15 +239,19 @@ impl Ps2 {
 
     fn data(&mut self, value: u8, cx: &mut Context) {
         match std::mem::take(&mut self.pending) {
-            command::WRITE_BYTE => self.byte = CommandByte::from_bits(value & 0x77),
+            command::WRITE_BYTE => {
+                let new = CommandByte::from_bits(value & 0x77);
+                self.byte = new.with_mouse_disabled(self.byte.mouse_disabled());
+                self.set_mouse_disabled(new.mouse_disabled());
+            }
             command::WRITE_OUTPUT => {
                 self.output_port = value;
                 if value & 1 == 0 {
                     cx.reboot();
                 }
             }
-            command::WRITE_KEYBOARD_BUFFER => self.put(value, false),
-            command::WRITE_MOUSE_BUFFER => self.put(value, true),
+            command::WRITE_KEYBOARD_BUFFER => self.answer(value, false),
+            command::WRITE_MOUSE_BUFFER => self.answer(value, true),
             command::WRITE_MOUSE => self.mouse.write(value),
             _ => {
                 // Writing to the keyboard switches it on.
@@ -217,15 +279,7 @@ impl Device for Ps2 {
         // The line falls between two bytes, so that an edge is seen for each.
         cx.lines.set(KEYBOARD, false);
         cx.lines.set(MOUSE, false);
-        self.fill();
-        self.dirty = true;
-        let (full, aux) = (self.status.obf(), self.status.aux());
-        if full && !aux && self.byte.keyboard_interrupt() {
-            cx.lines.set(KEYBOARD, true);
-        }
-        if full && aux && self.byte.mouse_interrupt() {
-            cx.lines.set(MOUSE, true);
-        }
+        self.update(cx);
         Ok(u64::from(value))
     }
 
@@ -243,10 +297,24 @@ impl Device for Ps2 {
         Ok(())
     }
 
-    fn poll(&mut self, _: Ready, cx: &mut Context) {
-        let Some(viewer) = &self.viewer else { return };
-        for event in records::take(viewer, cx) {
-            self.input(event, cx);
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        match ready {
+            Ready::Timer(KEYS_TIMER) => {
+                let (limit, _) = self.limits();
+                self.keyboard.refill(limit);
+                self.update(cx);
+            }
+            Ready::Timer(_) => {
+                let (_, limit) = self.limits();
+                self.mouse.report(limit);
+                self.update(cx);
+            }
+            Ready::Fd(_) | Ready::Again => {
+                let Some(viewer) = &self.viewer else { return };
+                for event in records::take(viewer, cx) {
+                    self.input(event, cx);
+                }
+            }
         }
     }
 
@@ -268,86 +336,11 @@ impl Device for Ps2 {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { byte, status, output, output_port, pending, keyboard: k, mouse: m, viewer: _, leds: _, dirty: _ } =
-            self;
-        Ps2State {
-            version: VERSION,
-            command_byte: u32::from(byte.into_bits()),
-            status: u32::from(status.into_bits()),
-            output: u32::from(*output),
-            output_port: u32::from(*output_port),
-            pending: u32::from(*pending),
-            keyboard_queue: k.queue.iter().copied().collect(),
-            mouse_queue: m.queue.iter().copied().collect(),
-            keyboard: vec![k.pending, u8::from(k.enabled), k.set, k.leds, k.rate],
-            keyboard_kinds: k.kinds.save(),
-            mouse: vec![
-                m.pending,
-                u8::from(m.reporting),
-                u8::from(m.remote),
-                u8::from(m.wrap),
-                u8::from(m.scaling),
-                m.resolution,
-                m.rate,
-                m.kind,
-                m.buttons,
-                m.knock[0],
-                m.knock[1],
-            ],
-        }
-        .encode_to_vec()
+        self.state()
     }
 
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
-        let s = Ps2State::decode(state)?;
-        if s.version != VERSION {
-            return Err(StateError::Version(s.version, VERSION));
-        }
-        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        if s.keyboard_queue.len() > 64 || s.mouse_queue.len() > 64 {
-            return Err(StateError::Value("queue"));
-        }
-        let [pending, enabled, set @ 1..=3, leds, rate] = *s.keyboard.as_slice() else {
-            return Err(StateError::Value("keyboard"));
-        };
-        let [
-            m_pending,
-            reporting,
-            remote,
-            wrap,
-            scaling,
-            resolution @ 0..=3,
-            m_rate,
-            kind @ (0 | 3 | 4),
-            buttons,
-            k0,
-            k1,
-        ] = *s.mouse.as_slice()
-        else {
-            return Err(StateError::Value("mouse"));
-        };
-        let mut keyboard = Keyboard::new();
-        keyboard.queue = s.keyboard_queue.into();
-        (keyboard.pending, keyboard.enabled, keyboard.set) = (pending, enabled != 0, set);
-        (keyboard.leds, keyboard.rate, keyboard.kinds) = (leds & 7, rate & 0x7f, Kinds::load(&s.keyboard_kinds)?);
-        let mut mouse = Mouse::new();
-        mouse.queue = s.mouse_queue.into();
-        (mouse.pending, mouse.resolution, mouse.rate, mouse.kind) = (m_pending, resolution, m_rate, kind);
-        (mouse.reporting, mouse.remote, mouse.wrap, mouse.scaling) =
-            (reporting != 0, remote != 0, wrap != 0, scaling != 0);
-        (mouse.buttons, mouse.knock) = (buttons & 0x1f, [k0, k1]);
-        let new = Self {
-            byte: CommandByte::from_bits(byte(s.command_byte, "command byte")?),
-            status: Status::from_bits(byte(s.status, "status")?),
-            output: byte(s.output, "output buffer")?,
-            output_port: byte(s.output_port, "output port")?,
-            pending: byte(s.pending, "pending command")?,
-            keyboard,
-            mouse,
-            viewer: None,
-            leds: None,
-            dirty: true,
-        };
+        let new = Self::of_state(state)?;
         *self = Self { viewer: self.viewer.take(), leds: self.leds.take(), ..new };
         self.update(cx);
         Ok(())
@@ -358,25 +351,46 @@ impl Device for Ps2 {
         out.hex("output", self.output).hex("output port", self.output_port);
         out.value("keyboard set", self.keyboard.set)
             .hex("LEDs", self.keyboard.leds)
-            .value("keyboard queue", self.keyboard.queue.len());
-        out.value("keys dropped", self.keyboard.dropped);
+            .value("keyboard queue", self.keyboard.answers.len().saturating_add(self.keyboard.input.len()));
+        out.value("keys down", self.keyboard.down.len())
+            .value("keys waiting", self.keyboard.waiting.len())
+            .value("keys dropped", self.keyboard.dropped);
         out.value("mouse kind", self.mouse.kind)
             .value("mouse reporting", self.mouse.reporting)
-            .value("mouse queue", self.mouse.queue.len());
+            .value("mouse queue", self.mouse.answers.len().saturating_add(self.mouse.waiting()));
     }
 }
 
 impl Input for Ps2 {
     fn input(&mut self, event: InputEvent, cx: &mut Context) {
+        let (keys, packets) = self.limits();
         match event {
-            InputEvent::Key { code, down } => self.keyboard.key(code, down, cx.now()),
-            InputEvent::Move { dx, dy, dz } => self.mouse.motion(dx, dy, dz),
-            InputEvent::Button { button, down } => self.mouse.button(button, down),
+            InputEvent::Key { code, down } => self.keyboard.key(code, down, cx.now(), keys),
+            InputEvent::Move { dx, dy, dz } => self.mouse.motion((dx, dy, dz), packets),
+            InputEvent::Button { button, down } => self.mouse.button(button, down, packets),
             // A mouse knows no places.
             InputEvent::At { .. } => return,
         }
         self.update(cx);
     }
+}
+
+/// With translation a release, 0xf0 and a code, becomes one byte.
+fn next_from_keyboard(queue: &mut VecDeque<u8>, translate: bool) -> Option<u8> {
+    let byte = queue.pop_front()?;
+    if !translate {
+        return Some(byte);
+    }
+    let (byte, up) = match byte {
+        0xf0 => (queue.pop_front()?, 0x80),
+        byte => (byte, 0),
+    };
+    let translated = match byte {
+        0x83 => 0x41,
+        0x84 => 0x54,
+        _ => spec::TRANSLATION.get(usize::from(byte)).copied().unwrap_or(byte),
+    };
+    Some(translated | up)
 }
 
 /// The device as its fuzz target and its corpus test know it.

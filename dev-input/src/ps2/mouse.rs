@@ -1,14 +1,17 @@
 //! A PS/2 mouse: three buttons, with wheel (IntelliMouse) and with five buttons (Explorer) after the knock sequences.
+use super::keyboard::ANSWERS;
 use super::spec::{ACK, PASSED, RESEND};
 use std::collections::VecDeque;
-
-/// Bytes that wait: 16 packets.
-const QUEUE: usize = 64;
 
 /// The mouse.
 #[derive(Clone, Debug)]
 pub(crate) struct Mouse {
-    pub(crate) queue: VecDeque<u8>,
+    /// Answers to commands: read before movement.
+    pub(crate) answers: VecDeque<u8>,
+    /// Packets of movement and buttons; of the first what is left.
+    pub(crate) packets: VecDeque<VecDeque<u8>>,
+    /// A part of the first has been read.
+    pub(crate) started: bool,
     pub(crate) pending: u8,
     pub(crate) reporting: bool,
     pub(crate) remote: bool,
@@ -22,16 +25,20 @@ pub(crate) struct Mouse {
     /// The last two sample rates.
     pub(crate) knock: [u8; 2],
     // Movement that has not been reported.
-    dx: i32,
-    dy: i32,
-    dz: i32,
-    changed: bool,
+    pub(crate) dx: i32,
+    pub(crate) dy: i32,
+    pub(crate) dz: i32,
+    pub(crate) changed: bool,
+    /// The buttons of the last packet.
+    pub(crate) told: u8,
 }
 
 impl Mouse {
     pub(crate) fn new() -> Self {
         Self {
-            queue: VecDeque::new(),
+            answers: VecDeque::new(),
+            packets: VecDeque::new(),
+            started: false,
             pending: 0,
             reporting: false,
             remote: false,
@@ -46,14 +53,23 @@ impl Mouse {
             dy: 0,
             dz: 0,
             changed: false,
+            told: 0,
         }
     }
 
     fn answer(&mut self, bytes: &[u8]) {
-        if self.queue.len() > QUEUE.saturating_sub(8) {
-            self.queue.clear();
+        if self.answers.len().saturating_add(bytes.len()) > ANSWERS {
+            self.answers.clear();
         }
-        self.queue.extend(bytes);
+        self.answers.extend(bytes);
+    }
+
+    /// Forgets what has moved, and the packets that say so.
+    fn clear(&mut self) {
+        self.packets.clear();
+        self.started = false;
+        (self.dx, self.dy, self.dz) = (0, 0, 0);
+        self.changed = false;
     }
 
     /// A byte from the controller.
@@ -98,7 +114,8 @@ impl Mouse {
             }
             0xeb => {
                 self.answer(&[ACK]);
-                self.packet();
+                let packet = self.packet();
+                self.answer(&packet);
             }
             0xec => {
                 self.wrap = false;
@@ -116,51 +133,102 @@ impl Mouse {
                 let kind = self.kind;
                 self.answer(&[ACK, kind]);
             }
+            // What has moved before is not told.
             0xf4 => {
+                self.clear();
                 self.reporting = true;
                 self.answer(&[ACK]);
             }
             0xf5 => {
+                self.clear();
                 self.reporting = false;
                 self.answer(&[ACK]);
             }
             0xf6 => {
-                let (queue, buttons, kind) = (std::mem::take(&mut self.queue), self.buttons, self.kind);
-                *self = Self { queue, buttons, kind, ..Self::new() };
+                let (answers, buttons, kind) = (std::mem::take(&mut self.answers), self.buttons, self.kind);
+                *self = Self { answers, buttons, kind, ..Self::new() };
                 self.answer(&[ACK]);
             }
             0xff => {
-                let buttons = self.buttons;
-                *self = Self { buttons, ..Self::new() };
+                let (answers, buttons) = (std::mem::take(&mut self.answers), self.buttons);
+                *self = Self { answers, buttons, ..Self::new() };
                 self.answer(&[ACK, PASSED, 0x00]);
             }
             _ => self.answer(&[RESEND]),
         }
     }
 
-    pub(crate) fn motion(&mut self, dx: i32, dy: i32, dz: i32) {
+    /// It has moved. `limit`: bytes of packets that may wait.
+    pub(crate) fn motion(&mut self, (dx, dy, dz): (i32, i32, i32), limit: usize) {
         // Screens grow downwards, mice upwards. What cannot be reported is bounded.
         let add = |a: i32, b: i32| a.saturating_add(b).clamp(-4096, 4096);
-        (self.dx, self.dy, self.dz) = (add(self.dx, dx), add(self.dy, dy.saturating_neg()), add(self.dz, dz));
+        self.dx = add(self.dx, dx);
+        self.dy = add(self.dy, dy.saturating_neg());
+        self.dz = add(self.dz, dz);
         self.changed = true;
-        self.report();
+        self.report(limit);
     }
 
-    pub(crate) fn button(&mut self, button: u8, down: bool) {
+    /// A button goes down or up.
+    pub(crate) fn button(&mut self, button: u8, down: bool, limit: usize) {
         let bit = 1u8.checked_shl(u32::from(button)).unwrap_or(0) & 0x1f;
         self.buttons = if down { self.buttons | bit } else { self.buttons & !bit };
         self.changed = true;
-        self.report();
+        self.report(limit);
     }
 
-    /// Puts packets into the queue as long as there is something to say and room.
-    pub(crate) fn report(&mut self) {
-        while self.reporting && !self.remote && self.changed && self.queue.len() <= QUEUE.saturating_sub(16) {
-            self.packet();
+    /// Bytes of a packet.
+    fn size(&self) -> usize {
+        if self.kind == 0 { 3 } else { 4 }
+    }
+
+    /// Bytes of packets that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.packets.iter().map(VecDeque::len).sum()
+    }
+
+    /// Nanoseconds from one packet to the next at the sample rate.
+    pub(crate) fn period(&self) -> u64 {
+        1_000_000_000u64.checked_div(u64::from(self.rate)).unwrap_or(10_000_000)
+    }
+
+    /// Whether there is something to say once the guest has read everything.
+    pub(crate) fn wants(&self) -> bool {
+        self.reporting && !self.remote && self.changed && self.packets.is_empty()
+    }
+
+    /// Puts packets into the queue as long as there is something to say and room. Movement leaves room for a click.
+    pub(crate) fn report(&mut self, limit: usize) {
+        while self.reporting && !self.remote && self.changed {
+            let click =
+                if self.packets.is_empty() || self.told != self.buttons { 0 } else { self.size().saturating_mul(2) };
+            if self.waiting().saturating_add(self.size()).saturating_add(click) > limit {
+                return;
+            }
+            let packet = self.packet();
+            self.packets.push_back(packet.into());
         }
     }
 
-    fn packet(&mut self) {
+    /// The next byte of a packet.
+    pub(crate) fn pop(&mut self) -> Option<u8> {
+        let first = self.packets.front_mut()?;
+        let byte = first.pop_front();
+        self.started = !first.is_empty();
+        if first.is_empty() {
+            self.packets.pop_front();
+        }
+        byte
+    }
+
+    /// Takes back the packets of which nothing has been read. What the buttons are is told later.
+    pub(crate) fn take_back(&mut self) {
+        let keep = usize::from(self.started);
+        self.changed |= self.packets.len() > keep;
+        self.packets.truncate(keep);
+    }
+
+    fn packet(&mut self) -> Vec<u8> {
         let take = |value: &mut i32, limit: i32| {
             let part = (*value).clamp(limit.saturating_neg(), limit);
             *value = value.saturating_sub(part);
@@ -176,6 +244,7 @@ impl Mouse {
             _ => self.dz = 0,
         }
         self.changed = self.dx != 0 || self.dy != 0 || self.dz != 0;
-        self.queue.extend(bytes);
+        self.told = self.buttons;
+        bytes
     }
 }
