@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 const BACKLOG: usize = 256;
 /// Nanoseconds after which a stuck back end loses characters.
 const PATIENCE: u64 = 1_000_000_000;
-/// Nanoseconds without a new character after which those in the FIFO are reported (4 characters at 115200 baud).
+/// Nanoseconds in which no character came and none was read, after which those in the FIFO are reported (4 characters at 115200 baud).
 const CHARACTER_TIMEOUT: u64 = 350_000;
 
 const TIMEOUT_TIMER: u8 = 0;
@@ -187,7 +187,7 @@ impl Serial {
             iir::LINE_STATUS
         } else if self.ier.received() && self.received.len() >= self.trigger() {
             iir::RECEIVED
-        } else if self.ier.received() && self.timeout_pending && !self.received.is_empty() {
+        } else if self.ier.received() && self.timeout_pending {
             iir::TIMEOUT
         } else if self.ier.transmitter_empty() && self.thre_pending {
             iir::TRANSMITTER_EMPTY
@@ -198,8 +198,26 @@ impl Serial {
         }
     }
 
+    /// Keeps the character time-out to what the receiver FIFO holds (FIFO Interrupt Mode Operation): it runs while characters are there,
+    /// from the last one that came or was read on, and not after it has ended. The interrupt enables have no part in it.
+    fn watch(&mut self, again: bool, cx: &mut Context) {
+        let counts = self.fcr.enable() && !self.received.is_empty();
+        self.timeout_pending &= counts;
+        if !counts || self.timeout_pending {
+            cx.timers.set(TIMEOUT_TIMER, None);
+        } else if again || cx.timers.get(TIMEOUT_TIMER).is_none() {
+            cx.timers.set(TIMEOUT_TIMER, Some(cx.now().saturating_add(CHARACTER_TIMEOUT)));
+        }
+    }
+
     fn update(&mut self, cx: &mut Context) {
         self.dirty = true;
+        self.watch(false, cx);
+        self.drive(cx);
+    }
+
+    /// Brings the interrupt line to what is pending.
+    fn drive(&self, cx: &mut Context) {
         cx.lines.set(0, self.pending() != iir::NONE && self.mcr.out2() && !self.mcr.loopback());
     }
 
@@ -222,9 +240,7 @@ impl Serial {
             return;
         }
         self.received.push_back(byte);
-        if self.fcr.enable() && self.ier.received() {
-            cx.timers.set(TIMEOUT_TIMER, Some(cx.now().saturating_add(CHARACTER_TIMEOUT)));
-        }
+        self.watch(true, cx);
     }
 
     /// Gives the back end what waits.
@@ -261,8 +277,10 @@ impl Serial {
     fn read_data(&mut self, cx: &mut Context) -> u8 {
         let byte = self.received.pop_front().unwrap_or(0);
         self.timeout_pending = false;
+        self.watch(true, cx);
         if self.received.is_empty() {
-            cx.timers.set(TIMEOUT_TIMER, None);
+            // The next character is there at once. Between two the line falls, so that an edge is seen for each.
+            self.drive(cx);
             self.receive(cx);
         }
         byte
@@ -273,7 +291,6 @@ impl Serial {
         if new.enable() != self.fcr.enable() || new.reset_receiver() {
             self.received.clear();
             self.timeout_pending = false;
-            cx.timers.set(TIMEOUT_TIMER, None);
         }
         if new.enable() != self.fcr.enable() || new.reset_transmitter() {
             self.thre_pending = true;
@@ -362,7 +379,7 @@ impl Device for Serial {
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         match ready {
-            Ready::Timer(TIMEOUT_TIMER) => self.timeout_pending = true,
+            Ready::Timer(TIMEOUT_TIMER) => self.timeout_pending = !self.received.is_empty(),
             Ready::Timer(STUCK_TIMER) => {
                 self.dropped = self.dropped.saturating_add(self.unsent.len() as u64);
                 self.unsent.clear();
@@ -385,7 +402,6 @@ impl Device for Serial {
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         let dropped = self.dropped;
         *self = Self { backend, dropped, ..fresh };
-        cx.timers.set(TIMEOUT_TIMER, None);
         cx.timers.set(STUCK_TIMER, None);
         self.update(cx);
     }
@@ -467,6 +483,8 @@ impl Device for Serial {
         };
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         *self = Self { backend, ..new };
+        // The time that had passed is not known: it begins again.
+        self.watch(true, cx);
         self.transmit(cx);
         self.receive(cx);
         self.update(cx);

@@ -1,3 +1,5 @@
+mod timeout;
+
 use super::*;
 use bulkhead_bus::fake;
 use proptest::prelude::*;
