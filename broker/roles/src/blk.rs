@@ -24,7 +24,9 @@ fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, S
     let mut specs = Vec::new();
     for drive in drives {
         let image = image(drive, &mut resources.fds)?;
-        specs.push(DriveSpec { index: drive.index, cdrom: drive.cdrom, read_only: drive.read_only, image });
+        let identity = ide::Identity::default();
+        let (index, cdrom, read_only) = (drive.index, drive.cdrom, drive.read_only);
+        specs.push(DriveSpec { index, cdrom, read_only, image, identity });
     }
     Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
 }

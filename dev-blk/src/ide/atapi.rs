@@ -1,6 +1,18 @@
 //! Packet commands of a CD-ROM drive (MMC-4, SPC-3). A command is decoded into an [`Answer`]; how its bytes travel is
 //! the channel's business.
+//!
+//! | file | what |
+//! |---|---|
+//! | `claims.rs` | what the drive says it can do: mode pages, features |
+//! | `disc.rs` | what it says of the medium |
+mod claims;
+mod disc;
+#[cfg(test)]
+mod tests;
+
+use super::cd_sector::Form;
 use super::spec::{CD_SECTOR, MediaEvent, Sense};
+pub(crate) use claims::mode_select;
 
 /// What a packet command comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,9 +27,11 @@ pub(crate) enum Answer {
         first: u64,
         /// How many.
         count: u32,
-        /// 2352 bytes each, with sync and header, instead of 2048.
-        raw: bool,
+        /// What is made of each.
+        form: Form,
     },
+    /// The drive wants a list of parameters with so many bytes.
+    Parameters(usize),
     /// Refused.
     Check(Sense),
 }
@@ -27,10 +41,12 @@ pub(crate) enum Answer {
 pub(crate) struct Drive<'a> {
     /// Sectors of the medium; `None` without one.
     pub(crate) sectors: Option<u32>,
+    /// There is a medium, if need be on the open tray.
+    pub(crate) has_medium: bool,
     /// The tray is locked.
     pub(crate) locked: &'a mut bool,
     /// The tray is open.
-    pub(crate) tray_open: bool,
+    pub(crate) tray_open: &'a mut bool,
     /// The next command that is not about the drive itself hears that the medium may have changed.
     pub(crate) attention: &'a mut bool,
     /// What GET EVENT STATUS NOTIFICATION tells next.
@@ -65,6 +81,13 @@ pub(crate) fn msf(lba: u32) -> [u8; 3] {
     ]
 }
 
+/// Block address of minutes, seconds, frames; none before the first block.
+fn block(msf: [u8; 3]) -> Option<u32> {
+    let [m, s, f] = msf.map(u32::from);
+    (s < 60 && f < 75).then_some(())?;
+    m.saturating_mul(60).saturating_add(s).saturating_mul(75).saturating_add(f).checked_sub(150)
+}
+
 /// Decodes a packet.
 pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
     let [op, b1, b2, _, b4, ..] = *p;
@@ -73,23 +96,27 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
     if !matches!(op, 0x03 | 0x12 | 0x46 | 0x4a) && std::mem::take(drive.attention) {
         return Answer::Check(Sense::MEDIUM_MAY_HAVE_CHANGED);
     }
-    let needs_medium = matches!(op, 0x00 | 0x25 | 0x28 | 0xa8 | 0xbe | 0x2b | 0x42 | 0x43 | 0x51 | 0x52 | 0xad);
+    let needs_medium = matches!(op, 0x00 | 0x25 | 0x28 | 0xa8 | 0xbe | 0xb9 | 0x2b | 0x42 | 0x43 | 0x51 | 0x52 | 0xad);
     if needs_medium && medium.is_none() {
-        return Answer::Check(if drive.tray_open { Sense::TRAY_OPEN } else { Sense::NO_MEDIUM });
+        return Answer::Check(if *drive.tray_open { Sense::TRAY_OPEN } else { Sense::NO_MEDIUM });
     }
     let sectors = medium.unwrap_or(0);
     match op {
-        // TEST UNIT READY, SEEK, SET CD SPEED, MODE SELECT without pages
+        // TEST UNIT READY, SET CD SPEED
         0x00 | 0xbb => Answer::Done,
+        // SEEK
         0x2b if be32(p, 2) < sectors => Answer::Done,
         0x2b => Answer::Check(Sense::OUT_OF_RANGE),
-        0x03 => request_sense(drive.sense, usize::from(b4)),
+        0x03 => {
+            // What waits to be told is told here too (SPC-3, 6.27).
+            let waits = drive.sense == Sense::NONE && std::mem::take(drive.attention);
+            request_sense(if waits { Sense::MEDIUM_MAY_HAVE_CHANGED } else { drive.sense }, usize::from(b4))
+        }
         0x12 => inquiry(b1, b2, be16(p, 3)),
-        0x1a => mode_sense(b2, usize::from(b4), *drive.locked, true),
-        0x5a => mode_sense(b2, be16(p, 7), *drive.locked, false),
-        // START STOP UNIT: the medium stays; libxl, not the guest, decides what is in the drive.
-        0x1b if b4 & 3 == 2 && *drive.locked => Answer::Check(Sense::REMOVAL_PREVENTED),
-        0x1b => Answer::Done,
+        0x1a => claims::mode_sense(p, usize::from(b4), *drive.locked, true),
+        0x5a => claims::mode_sense(p, be16(p, 7), *drive.locked, false),
+        0x55 => claims::mode_select_length(b1, be16(p, 7)),
+        0x1b => start_stop(b4, drive),
         0x1e => {
             *drive.locked = b4 & 1 != 0;
             Answer::Done
@@ -99,50 +126,48 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
             data.extend_from_slice(&(CD_SECTOR as u32).to_be_bytes());
             Answer::Data(data)
         }
-        0x28 => read(be32(p, 2), be16(p, 7) as u32, sectors, false),
-        0xa8 => read(be32(p, 2), be32(p, 6), sectors, false),
-        0xbe => read_cd(p, sectors),
-        0x42 => sub_channel(b2, p, be16(p, 7)),
-        0x43 => table_of_contents(p, sectors, be16(p, 7)),
-        0x46 => configuration(p, medium, be16(p, 7)),
-        0x4a => event_status(b1, b4, drive, be16(p, 7)),
-        0x51 => {
-            let mut data = vec![0; 34];
-            // A complete disc: one session, one track, finished.
-            for (at, value) in [(1, 32), (2, 0x0e), (3, 1), (4, 1), (5, 1), (6, 1), (7, 0x20)] {
-                if let Some(byte) = data.get_mut(at) {
-                    *byte = value;
-                }
-            }
-            cut(data, be16(p, 7))
+        0x28 => read(be32(p, 2), be16(p, 7) as u32, sectors, Form::USER),
+        0xa8 => read(be32(p, 2), be32(p, 6), sectors, Form::USER),
+        0xbe => {
+            let [_, _, _, _, _, _, c0, c1, c2, ..] = *p;
+            read_cd(p, be32(p, 2), u32::from_be_bytes([0, c0, c1, c2]), sectors)
         }
-        0x52 => track_information(p, sectors),
-        0xbd => cut(vec![0, 0, 0, 0, 0, 1, 0, 0], be16(p, 8)),
+        0xb9 => read_cd_msf(p, sectors),
+        0x42 => disc::sub_channel(p, be16(p, 7)),
+        0x43 => disc::table_of_contents(p, sectors, be16(p, 7)),
+        0x46 => claims::configuration(p, medium, be16(p, 7)),
+        0x4a => event_status(b1, b4, drive, be16(p, 7)),
+        // READ DISC INFORMATION: of the standard kind only.
+        0x51 if b1 & 7 != 0 => Answer::Check(Sense::INVALID_FIELD),
+        0x51 => disc::information(be16(p, 7)),
+        0x52 => disc::track_information(p, sectors),
+        0xad => disc::dvd_structure(p, sectors, be16(p, 8)),
+        // MECHANISM STATUS
+        0xbd => cut(vec![0, u8::from(*drive.tray_open) << 4, 0, 0, 0, 1, 0, 0], be16(p, 8)),
         _ => Answer::Check(Sense::ILLEGAL_COMMAND),
     }
 }
 
-/// READ TRACK INFORMATION (MMC-4, 6.35): the one track, whichever way it is asked for.
-fn track_information(p: &[u8; 12], sectors: u32) -> Answer {
-    let ours = match p[1] & 3 {
-        0 => be32(p, 2) < sectors,
-        1 => matches!(be32(p, 2), 0 | 1),
-        _ => be32(p, 2) == 1,
-    };
-    if !ours {
-        return Answer::Check(Sense::INVALID_FIELD);
-    }
-    let mut data = vec![0; 36];
-    // Length, track 1, session 1, data track, mode 1, its size.
-    for (at, value) in [(1, 34), (2, 1), (3, 1), (5, 4), (6, 1)] {
-        if let Some(byte) = data.get_mut(at) {
-            *byte = value;
+/// START STOP UNIT (SBC-2, 5.17; MMC-4, 6.46): the guest opens and closes the tray. What lies on it is libxl's to decide.
+fn start_stop(b4: u8, drive: Drive<'_>) -> Answer {
+    match b4 & 3 {
+        2 if *drive.locked => return Answer::Check(Sense::REMOVAL_PREVENTED),
+        2 if !*drive.tray_open => {
+            *drive.tray_open = true;
+            if drive.has_medium {
+                *drive.event = MediaEvent::Removal;
+            }
         }
+        3 if *drive.tray_open => {
+            *drive.tray_open = false;
+            if drive.has_medium {
+                *drive.attention = true;
+                *drive.event = MediaEvent::New;
+            }
+        }
+        _ => {}
     }
-    if let Some(size) = data.get_mut(24..28) {
-        size.copy_from_slice(&sectors.to_be_bytes());
-    }
-    cut(data, be16(p, 7))
+    Answer::Done
 }
 
 fn request_sense(sense: Sense, allocation: usize) -> Answer {
@@ -167,222 +192,59 @@ fn inquiry(evpd: u8, page: u8, allocation: usize) -> Answer {
     cut(data, allocation)
 }
 
-/// MODE SENSE(10) and (6): error recovery, CD capabilities.
-fn mode_sense(page: u8, allocation: usize, locked: bool, six: bool) -> Answer {
-    if page >> 6 == 3 {
-        return Answer::Check(Sense { key: 5, asc: 0x39, ascq: 0 }); // saved values
-    }
-    let recovery: &[u8] = &[0x01, 6, 0x00, 5, 0, 0, 0, 0];
-    let mut capabilities =
-        vec![0x2a, 20, 0x3b, 0x00, 0x71, 0x60, 0x29, 0x00, 0x02, 0xc2, 0, 2, 0x02, 0x00, 0x02, 0xc2, 0, 0, 0, 0, 0, 0];
-    if let Some(byte) = capabilities.get_mut(6) {
-        *byte |= u8::from(locked) << 1;
-    }
-    let mut pages = Vec::new();
-    match page & 0x3f {
-        0x01 => pages.extend_from_slice(recovery),
-        0x2a => pages.append(&mut capabilities),
-        0x3f => {
-            pages.extend_from_slice(recovery);
-            pages.append(&mut capabilities);
-        }
-        _ => return Answer::Check(Sense::INVALID_FIELD),
-    }
-    let mut data = if six {
-        vec![u8::try_from(pages.len().saturating_add(3)).unwrap_or(255), 0, 0, 0]
-    } else {
-        let len = u16::try_from(pages.len().saturating_add(6)).unwrap_or(0).to_be_bytes();
-        vec![len[0], len[1], 0, 0, 0, 0, 0, 0]
-    };
-    data.append(&mut pages);
-    cut(data, allocation)
-}
-
-fn read(first: u32, count: u32, sectors: u32, raw: bool) -> Answer {
+fn read(first: u32, count: u32, sectors: u32, form: Form) -> Answer {
     if first.checked_add(count).is_none_or(|end| end > sectors) {
         return Answer::Check(Sense::OUT_OF_RANGE);
     }
-    if count == 0 {
+    if count == 0 || form.bytes() == 0 {
         return Answer::Done;
     }
-    Answer::Sectors { first: u64::from(first), count, raw }
+    Answer::Sectors { first: u64::from(first), count, form }
 }
 
-fn read_cd(p: &[u8; 12], sectors: u32) -> Answer {
-    let [_, _, _, _, _, _, c0, c1, c2, what, ..] = *p;
-    let count = u32::from_be_bytes([0, c0, c1, c2]);
-    match what & 0xf8 {
-        0x00 => Answer::Done,
-        0x10 => read(be32(p, 2), count, sectors, false),
-        0xf8 => read(be32(p, 2), count, sectors, true),
-        _ => Answer::Check(Sense::INVALID_FIELD),
-    }
-}
-
-fn sub_channel(b2: u8, p: &[u8; 12], allocation: usize) -> Answer {
-    let [_, _, _, format, ..] = *p;
-    let mut data = vec![0, 0x15, 0, 0];
-    if b2 & 0x40 != 0 {
-        if format != 1 {
-            return Answer::Check(Sense::INVALID_FIELD);
-        }
-        data = vec![0, 0x15, 0, 12, 1, 0x14, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-    }
-    cut(data, allocation)
-}
-
-/// READ TOC/PMA/ATIP: one data track, and the lead-out.
-fn table_of_contents(p: &[u8; 12], sectors: u32, allocation: usize) -> Answer {
-    let [_, b1, b2, _, _, _, start, _, _, b9, ..] = *p;
-    let use_msf = b1 & 2 != 0;
-    let address = |lba: u32| {
-        if use_msf {
-            let [m, s, f] = msf(lba);
-            [0, m, s, f]
-        } else {
-            lba.to_be_bytes()
-        }
-    };
-    let format = if b2 & 0x0f != 0 { b2 & 0x0f } else { b9 >> 6 };
-    let data = match format {
-        0 => {
-            if start > 1 && start != 0xaa {
-                return Answer::Check(Sense::INVALID_FIELD);
-            }
-            let mut tracks = Vec::new();
-            if start <= 1 {
-                tracks.extend_from_slice(&[0, 0x14, 1, 0]);
-                tracks.extend_from_slice(&address(0));
-            }
-            tracks.extend_from_slice(&[0, 0x16, 0xaa, 0]);
-            tracks.extend_from_slice(&address(sectors));
-            let len = u16::try_from(tracks.len().saturating_add(2)).unwrap_or(0).to_be_bytes();
-            let mut data = vec![len[0], len[1], 1, 1];
-            data.append(&mut tracks);
-            data
-        }
-        1 => {
-            let mut data = vec![0, 0x0a, 1, 1, 0, 0x14, 1, 0];
-            data.extend_from_slice(&address(0));
-            data
-        }
-        2 => {
-            let mut data = vec![0, 0x2e, 1, 1];
-            let [m, s, f] = msf(sectors);
-            for (point, pm, ps, pf) in [(0xa0, 1, 0, 0), (0xa1, 1, 0, 0), (0xa2, m, s, f), (0x01, 0, 2, 0)] {
-                data.extend_from_slice(&[1, 0x14, 0, point, 0, 0, 0, 0, pm, ps, pf]);
-            }
-            data
-        }
+/// READ CD (MMC-4, 6.19): the parts of sectors that are selected. There is no sub-channel, and nobody looks for errors in what a file
+/// holds; a medium has one track in mode 1.
+fn read_cd(p: &[u8; 12], first: u32, count: u32, sectors: u32) -> Answer {
+    let [_, b1, _, _, _, _, _, _, _, what, sub_channel, _] = *p;
+    match b1 >> 2 & 7 {
+        // Any kind of sector, mode 1.
+        0 | 2 => {}
+        1 | 3..=5 => return Answer::Check(Sense::WRONG_MODE),
         _ => return Answer::Check(Sense::INVALID_FIELD),
+    }
+    let Some(form) = Form::selected(what).filter(|_| what & 7 == 0 && sub_channel & 7 == 0) else {
+        return Answer::Check(Sense::INVALID_FIELD);
     };
-    cut(data, allocation)
+    read(first, count, sectors, form)
 }
 
-/// GET CONFIGURATION: profiles, core, removable medium.
-fn configuration(p: &[u8; 12], medium: Option<u32>, allocation: usize) -> Answer {
-    let [_, b1, f0, f1, ..] = *p;
-    let start = u16::from_be_bytes([f0, f1]);
-    // An image with more than 80 minutes of a CD's frames can only be a DVD.
-    let (dvd, cd) = (medium.is_some_and(|n| n > 80 * 60 * 75), medium.is_some_and(|n| n <= 80 * 60 * 75));
-    let profile: u16 = if dvd {
-        0x0010
-    } else if cd {
-        0x0008
-    } else {
-        0
+/// READ CD MSF (MMC-4, 6.20): the same, from one address up to another.
+fn read_cd_msf(p: &[u8; 12], sectors: u32) -> Answer {
+    let [_, _, _, m0, s0, f0, m1, s1, f1, ..] = *p;
+    let (Some(first), Some(end)) = (block([m0, s0, f0]), block([m1, s1, f1])) else {
+        return Answer::Check(Sense::OUT_OF_RANGE);
     };
-    let [p0, p1] = profile.to_be_bytes();
-    let (dvd, cd) = (u8::from(dvd), u8::from(cd));
-    let features: [(u16, Vec<u8>); 3] = [
-        (0x0000, vec![0, 0, 0x03, 8, 0x00, 0x10, dvd, 0, 0x00, 0x08, cd, 0]),
-        (0x0001, vec![0, 1, 0x0b, 8, 0, 0, 0, 2, 1, 0, 0, 0]),
-        (0x0003, vec![0, 3, 0x03, 4, 0x29, 0, 0, 0]),
-    ];
-    let mut data = vec![0, 0, 0, 0, 0, 0, p0, p1];
-    for (number, mut bytes) in features {
-        let wanted = match b1 & 3 {
-            2 => number == start,
-            _ => number >= start,
-        };
-        if wanted {
-            data.append(&mut bytes);
-        }
+    match end.checked_sub(first) {
+        Some(count) => read_cd(p, first, count, sectors),
+        None => Answer::Check(Sense::INVALID_FIELD),
     }
-    let len = u32::try_from(data.len().saturating_sub(4)).unwrap_or(0).to_be_bytes();
-    if let Some(head) = data.first_chunk_mut::<4>() {
-        *head = len;
-    }
-    cut(data, allocation)
 }
 
-/// GET EVENT STATUS NOTIFICATION, polled: the medium class.
+/// GET EVENT STATUS NOTIFICATION, polled (MMC-4, 6.6): the media class, and that the drive is not busy.
 fn event_status(b1: u8, classes: u8, drive: Drive<'_>, allocation: usize) -> Answer {
+    /// The classes that are served: media, device busy.
+    const CLASSES: u8 = 0x50;
     if b1 & 1 == 0 {
         return Answer::Check(Sense::INVALID_FIELD);
     }
-    if classes & 0x10 == 0 {
-        return cut(vec![0, 2, 0x80, 0x10], allocation);
-    }
-    let event = std::mem::take(drive.event) as u8;
-    cut(
-        vec![0, 6, 0x04, 0x10, event, u8::from(drive.sectors.is_some()) << 1 | u8::from(drive.tray_open), 0, 0],
-        allocation,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn packet(bytes: &[u8]) -> [u8; 12] {
-        let mut p = [0; 12];
-        p[..bytes.len()].copy_from_slice(bytes);
-        p
-    }
-
-    fn drive(sectors: Option<u32>) -> Drive<'static> {
-        let (locked, attention, event) =
-            (Box::leak(Box::new(false)), Box::leak(Box::new(false)), Box::leak(Box::default()));
-        Drive { sectors, locked, tray_open: false, attention, event, sense: Sense::NONE }
-    }
-
-    fn run(bytes: &[u8], sectors: Option<u32>) -> Answer {
-        execute(&packet(bytes), drive(sectors))
-    }
-
-    #[test]
-    fn what_bios_and_linux_ask_first() {
-        assert_eq!(run(&[0x00], None), Answer::Check(Sense::NO_MEDIUM));
-        assert_eq!(run(&[0x00], Some(10)), Answer::Done);
-        assert_eq!(run(&[0x25], Some(10)), Answer::Data(vec![0, 0, 0, 9, 0, 0, 8, 0]));
-        let Answer::Data(inquiry) = run(&[0x12, 0, 0, 0, 36], Some(10)) else { panic!() };
-        assert_eq!((inquiry.len(), inquiry[0], &inquiry[8..16]), (36, 5, &b"BULKHEAD"[..]));
-        assert_eq!(run(&[0x28, 0, 0, 0, 0, 2, 0, 0, 3], Some(10)), Answer::Sectors { first: 2, count: 3, raw: false });
-        assert_eq!(run(&[0x28, 0, 0, 0, 0, 9, 0, 0, 2], Some(10)), Answer::Check(Sense::OUT_OF_RANGE));
-        let Answer::Data(toc) = run(&[0x43, 2, 0, 0, 0, 0, 0, 0, 20], Some(10)) else { panic!() };
-        assert_eq!(toc, [0, 18, 1, 1, 0, 0x14, 1, 0, 0, 0, 2, 0, 0, 0x16, 0xaa, 0, 0, 0, 2, 10]);
-    }
-
-    #[test]
-    fn a_wrapping_lba_is_out_of_range() {
-        // CVE-2020-29443: block addresses near the top of the number's range.
-        assert_eq!(run(&[0x28, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 1], Some(10)), Answer::Check(Sense::OUT_OF_RANGE));
-        assert_eq!(
-            run(&[0xa8, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Some(10)),
-            Answer::Check(Sense::OUT_OF_RANGE)
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn any_packet_has_a_bounded_answer(p in prop::array::uniform12(any::<u8>()), sectors in prop::option::of(1u32..1000)) {
-            match execute(&p, drive(sectors)) {
-                Answer::Data(data) => prop_assert!(!data.is_empty() && data.len() < 1024),
-                Answer::Sectors { first, count, .. } => prop_assert!(first + u64::from(count) <= u64::from(sectors.unwrap())),
-                _ => {}
-            }
+    let answer = match (classes & 0x10 != 0, classes & 0x40 != 0) {
+        (true, _) => {
+            let event = std::mem::take(drive.event) as u8;
+            let present = u8::from(drive.sectors.is_some()) << 1;
+            vec![0, 6, 0x04, CLASSES, event, present | u8::from(*drive.tray_open), 0, 0]
         }
-    }
+        (false, true) => vec![0, 6, 0x06, CLASSES, 0, 0, 0, 0],
+        (false, false) => vec![0, 2, 0x80, CLASSES],
+    };
+    cut(answer, allocation)
 }

@@ -4,21 +4,26 @@
 //! |---|---|
 //! | `commands.rs` | what a command asks for |
 //! | `pio.rs` | data by the data register |
+//! | `bus_master.rs` | the bus master's registers |
 //! | `dma.rs` | data by the bus master |
+//! | `saved.rs` | a channel as it is saved, and as people see it |
+mod bus_master;
 mod commands;
 mod dma;
 mod pio;
+mod saved;
 
-use super::atapi;
+use super::cd_sector::Form;
 use super::counters::Work;
 use super::drive::Drive;
-use super::spec::{
-    BusMasterCommand, BusMasterStatus, CD_SECTOR, DeviceControl, DeviceRegister, Sense, Status, command, error, reason,
-    reg,
-};
-use super::state::ChannelState;
+use super::settings::Power;
+use super::spec::{CD_SECTOR, DeviceControl, DeviceRegister, SECTOR, Sense, Status, command, error, reason, reg};
 use crate::backend::{Executor, Job, Outcome};
-use bulkhead_bus::{Context, DriveFacts, Inspect, StateError};
+use bulkhead_bus::{Context, DriveFacts, Segment};
+pub(super) use bus_master::BusMaster;
+use bus_master::Progress;
+use rustix::io::Errno;
+use std::collections::VecDeque;
 
 /// Where data of the command goes.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ enum Phase {
 }
 
 /// What follows a job.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     /// The bytes are to be read by programmed I/O.
     PioIn,
@@ -44,6 +49,10 @@ enum After {
     PioOut,
     /// A DMA transfer is done.
     Dma,
+    /// The sectors that were read become parts of CD sectors, which go to memory; more may follow.
+    Formed,
+    /// Sectors were verified; more may follow.
+    Verify,
     /// The command is done.
     Done,
     /// Nobody waits any more: reset or stopped.
@@ -55,6 +64,8 @@ enum After {
 enum Out {
     Sectors,
     Packet,
+    /// A packet command's list of parameters.
+    Parameters,
 }
 
 /// A DMA transfer to come.
@@ -68,6 +79,10 @@ enum Dma {
     Bytes(Vec<u8>),
     /// A list of ranges from memory.
     Trim { bytes: usize },
+    /// A packet command's list of parameters.
+    Parameters { bytes: usize },
+    /// Parts of CD sectors to memory.
+    Formed { first: u64, count: u32, form: Form },
 }
 
 /// A channel.
@@ -76,7 +91,12 @@ pub(crate) struct Channel {
     pub(crate) drives: [Option<Drive>; 2],
     device: DeviceRegister,
     control: DeviceControl,
+    /// A drive has an interrupt pending,
     interrupt: bool,
+    /// which is device 1's. A drive shows its interrupt only while it is selected.
+    interrupt_of: bool,
+    /// The level of INTRQ, to see it rise.
+    line: bool,
     // The command under way.
     current: bool,
     phase: Phase,
@@ -92,12 +112,12 @@ pub(crate) struct Channel {
     /// Bytes that a packet command's host takes at once.
     limit: usize,
     packet: bool,
-    raw: Option<u64>,
-    // Bus master.
-    bm_command: BusMasterCommand,
-    bm_status: BusMasterStatus,
-    bm_table: u32,
-    prd_longer: bool,
+    /// What is made of a CD's sectors, of which this is the next.
+    form: Form,
+    form_next: u64,
+    /// Where the rest of a DMA transfer goes that consists of several jobs.
+    to: VecDeque<Segment>,
+    pub(crate) bus_master: BusMaster,
     pub(crate) dirty: bool,
     jobs: u64,
     /// What is being done, and for which drive.
@@ -114,6 +134,8 @@ impl Channel {
             device: DeviceRegister::new(),
             control: DeviceControl::new(),
             interrupt: false,
+            interrupt_of: false,
+            line: false,
             current: false,
             phase: Phase::Idle,
             buffer: Vec::new(),
@@ -124,11 +146,10 @@ impl Channel {
             block: 1,
             limit: 0,
             packet: false,
-            raw: None,
-            bm_command: BusMasterCommand::new(),
-            bm_status: BusMasterStatus::new(),
-            bm_table: 0,
-            prd_longer: false,
+            form: Form::USER,
+            form_next: 0,
+            to: VecDeque::new(),
+            bus_master: BusMaster::default(),
             dirty: true,
             jobs: 0,
             work: None,
@@ -145,20 +166,34 @@ impl Channel {
         self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.present)
     }
 
-    /// The status register: of an absent drive 0, of an empty channel all ones, as a floating bus reads.
+    /// The status register: of an absent drive 0, of an empty channel too (ATA/ATAPI-5, 5.2.13: the host pulls DD7 low, so that nobody
+    /// seems to be busy; firmware waits for that).
     pub(crate) fn status(&self) -> u8 {
         match self.drive() {
             // A job of before a reset is still under way.
             Some(_) if matches!(self.phase, Phase::Working(After::Nothing)) => Status::new().with_bsy(true).into_bits(),
             Some(drive) => drive.status.into_bits(),
-            None if self.drives.iter().flatten().any(|d| d.present) => 0,
-            None => 0xff,
+            None => 0,
         }
     }
 
-    /// The interrupt request.
+    /// The selected drive has an interrupt pending, which reading its status takes back.
+    pub(crate) fn pending(&self) -> bool {
+        self.interrupt && self.interrupt_of == self.device.dev()
+    }
+
+    /// The interrupt request: that of the selected drive, unless nIEN holds it back (ATA/ATAPI-5, 5.2.9).
     pub(crate) fn intrq(&self) -> bool {
-        self.interrupt && !self.control.nien()
+        self.pending() && !self.control.nien()
+    }
+
+    /// INTRQ may have changed: the bus master notes where it rises (BM-IDE 1.0, status register, bit 2).
+    fn edge(&mut self) {
+        let level = self.intrq();
+        if level && !self.line {
+            self.bus_master.interrupted();
+        }
+        self.line = level;
     }
 
     /// No job is with a worker.
@@ -168,16 +203,20 @@ impl Channel {
 
     fn raise(&mut self) {
         self.interrupt = true;
-        if !self.control.nien() {
-            self.bm_status.set_interrupt(true);
-        }
+        self.interrupt_of = self.current;
+        self.edge();
+    }
+
+    fn lower(&mut self) {
+        self.interrupt = false;
+        self.edge();
     }
 
     /// Reads a command block register other than data.
     pub(crate) fn read(&mut self, offset: u64) -> u8 {
         let value = self.peek(offset);
-        if offset == reg::STATUS_COMMAND && self.interrupt {
-            self.interrupt = false;
+        if offset == reg::STATUS_COMMAND && self.pending() {
+            self.lower();
             self.dirty = true;
         }
         value
@@ -189,7 +228,8 @@ impl Channel {
         let status = self.status();
         let device = self.device.into_bits() | 0xa0;
         let Some(drive) = self.drive() else {
-            return if offset == reg::DEVICE { device } else { status };
+            let other = self.drives.iter().flatten().any(|d| d.present);
+            return if offset == reg::DEVICE && other { device } else { status };
         };
         let pick = |t: super::drive::Twice| if hob { t.before } else { t.now };
         match offset {
@@ -208,12 +248,16 @@ impl Channel {
         self.dirty = true;
         self.control.set_hob(false);
         match offset {
-            reg::DEVICE => self.device = DeviceRegister::from_bits(value),
+            reg::DEVICE => {
+                self.device = DeviceRegister::from_bits(value);
+                self.edge();
+            }
             reg::STATUS_COMMAND => {
-                if (self.drive().is_some() && !Status::from_bits(self.status()).bsy())
-                    || value == command::EXECUTE_DIAGNOSTIC
-                {
-                    self.interrupt = false;
+                let ready = self.drive().is_some_and(|drive| {
+                    !Status::from_bits(self.status()).bsy() || (value == command::DEVICE_RESET && drive.cdrom)
+                });
+                if !self.control.srst() && (ready || value == command::EXECUTE_DIAGNOSTIC) {
+                    self.lower();
                     self.command(value, io, cx);
                 }
             }
@@ -239,34 +283,32 @@ impl Channel {
         let new = DeviceControl::from_bits(value);
         if new.srst() && !self.control.srst() {
             self.abandon();
-            self.bm_status.set_active(false);
+            self.bus_master.abandoned();
+            self.interrupt = false;
             for drive in self.drives.iter_mut().flatten() {
                 drive.status = Status::new().with_bsy(true);
             }
         } else if !new.srst() && self.control.srst() {
-            self.reset_drives();
+            self.reset_drives(Drive::software_reset);
         }
         self.control = new;
+        self.edge();
     }
 
-    fn reset_drives(&mut self) {
+    fn reset_drives(&mut self, how: impl Fn(&mut Drive)) {
         self.device = DeviceRegister::new();
         self.interrupt = false;
         self.stale = false;
-        for drive in self.drives.iter_mut().flatten() {
-            drive.signature();
-            drive.multiple = 0;
-        }
+        self.drives.iter_mut().flatten().for_each(how);
+        self.edge();
     }
 
     /// Power-on or PCI reset.
     pub(crate) fn reset(&mut self) {
         self.abandon();
-        self.reset_drives();
+        self.reset_drives(Drive::hard_reset);
         self.control = DeviceControl::new();
-        self.bm_command = BusMasterCommand::new();
-        self.bm_status = BusMasterStatus::new();
-        self.bm_table = 0;
+        self.bus_master = BusMaster::default();
         self.dirty = true;
     }
 
@@ -278,6 +320,8 @@ impl Channel {
         };
         self.give_up();
         self.buffer.clear();
+        self.to.clear();
+        self.form = Form::USER;
         self.at = 0;
         self.block_end = 0;
         self.left = 0;
@@ -301,6 +345,7 @@ impl Channel {
         };
         let work = (drive.index, Work::of(&job));
         drive.status = drive.status.with_bsy(true).with_drq(false);
+        drive.power = Power::Active;
         self.work = Some(work);
         self.phase = Phase::Working(after);
         io.submit(self.lane, image, job);
@@ -322,10 +367,13 @@ impl Channel {
     /// The command has failed.
     fn fail(&mut self, code: u8) {
         self.phase = Phase::Idle;
-        self.bm_status.set_active(false);
+        let packet = self.packet;
         if let Some(drive) = self.selected() {
             drive.status = Status::new().with_drdy(true).with_dsc(true).with_err(true);
             drive.error = code;
+            if packet {
+                drive.count.now = reason::STATUS;
+            }
         }
         self.raise();
     }
@@ -335,16 +383,16 @@ impl Channel {
         let key = sense.key;
         if let Some(drive) = self.selected() {
             drive.sense = sense;
-            drive.count.now = reason::STATUS;
         }
         self.fail(key << 4 | error::ABRT);
     }
 
     /// A command ends as one that was not carried out; the guest's driver tries again.
     fn abort(&mut self) {
+        self.bus_master.abandoned();
         self.packet = self.drive().is_some_and(|d| d.cdrom);
         if self.packet {
-            self.check(Sense { key: 0x0b, asc: 0, ascq: 0 });
+            self.check(Sense::ABORTED);
         } else {
             self.fail(error::ABRT);
         }
@@ -362,8 +410,9 @@ impl Channel {
     }
 
     /// A job has ended.
-    pub(crate) fn finished(&mut self, outcome: Outcome) {
+    pub(crate) fn finished(&mut self, outcome: Outcome, io: &mut dyn Executor, cx: &mut Context) {
         self.dirty = true;
+        let work = self.work.map(|(_, work)| work);
         // The drive that was asked, which need not be the one that is selected now.
         if let Some((index, work)) = self.work.take()
             && let Some(drive) = self.drives.iter_mut().flatten().find(|d| d.index == index)
@@ -371,21 +420,22 @@ impl Channel {
             drive.counters.ended(work, outcome.is_ok());
         }
         let Phase::Working(after) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
-        let data = match (outcome, &after) {
-            (_, After::Nothing) => return,
-            (Ok(data), _) => data,
-            (Err(_), _) if self.packet => return self.check(Sense::READ_ERROR),
-            (Err(rustix::io::Errno::FAULT), After::Dma) => return self.dma_failed(),
-            (Err(_), After::Done) => return self.fail(error::ABRT),
-            (Err(_), After::PioOut) => return self.fail(error::ABRT),
-            (Err(_), _) => return self.fail(error::UNC),
+        if after == After::Nothing {
+            self.bus_master.given_up_has_ended();
+            return;
+        }
+        let data = match outcome {
+            Ok(data) => data,
+            Err(why) => return self.job_failed(why, after, work),
         };
+        // Without a write cache a write has ended when it is durable.
+        let durable = self.selected().is_none_or(|drive| drive.settings.write_cache);
+        if matches!(work, Some(Work::Write(_))) && !durable {
+            return self.submit(Job::Flush, after, io);
+        }
         match after {
             After::PioIn => {
-                self.buffer = match &mut self.raw {
-                    Some(first) => raw_sectors(first, &data),
-                    None => data,
-                };
+                self.buffer = self.formed(data);
                 self.at = 0;
                 let next = self.block_bytes();
                 self.offer(next);
@@ -394,10 +444,47 @@ impl Channel {
                 self.accept_block();
                 self.raise();
             }
+            After::Verify if self.left > 0 => self.fetch(SECTOR, After::Verify, io),
+            After::Formed => {
+                let formed = self.formed(data);
+                if self.scatter(&formed, cx).is_err() {
+                    self.dma_failed();
+                } else if self.left > 0 {
+                    self.fetch(CD_SECTOR, After::Formed, io);
+                } else {
+                    self.dma_done();
+                }
+            }
             After::Dma => self.dma_done(),
-            After::PioOut | After::Done => self.done(),
+            After::PioOut | After::Verify | After::Done => self.done(),
             After::Nothing => {}
         }
+    }
+
+    /// The host could not do what the command needs. The error register is that of the command's table (ATA/ATAPI-5, 8; ACS-2, 7.10): UNC
+    /// is for data that cannot be read, what cannot be written is aborted.
+    fn job_failed(&mut self, why: Errno, after: After, work: Option<Work>) {
+        let dma = matches!(after, After::Dma | After::Formed);
+        if dma && why == Errno::FAULT {
+            return self.dma_failed();
+        }
+        if dma {
+            self.bus_master.ended(Progress::Failed);
+        }
+        if self.packet {
+            self.check(Sense::READ_ERROR);
+        } else if matches!(work, Some(Work::Read(_))) {
+            self.fail(error::UNC);
+        } else {
+            self.fail(error::ABRT);
+        }
+    }
+
+    /// Sectors of a CD, as the command wants them.
+    fn formed(&mut self, data: Vec<u8>) -> Vec<u8> {
+        let first = self.form_next;
+        self.form_next = first.saturating_add((data.len() >> 11) as u64);
+        self.form.of(first, data)
     }
 
     /// Takes the disks away that `gone` picks.
@@ -408,6 +495,11 @@ impl Channel {
                 drive.image = None;
             }
         }
+        // Its interrupt goes with it.
+        let owner = self.drives.get(usize::from(self.interrupt_of)).and_then(Option::as_ref);
+        if owner.is_some_and(|drive| !drive.present) {
+            self.lower();
+        }
         self.dirty = true;
     }
 
@@ -415,43 +507,6 @@ impl Channel {
     pub(crate) fn medium(&mut self, index: u8) -> Option<&mut Drive> {
         self.dirty = true;
         self.drives.iter_mut().flatten().find(|d| d.index == index)
-    }
-
-    pub(crate) fn save(&self) -> ChannelState {
-        ChannelState {
-            control: u32::from(self.control.into_bits()),
-            device: u32::from(self.device.into_bits()),
-            interrupt: self.interrupt,
-            bm_command: u32::from(self.bm_command.into_bits()),
-            bm_status: u32::from(self.bm_status.into_bits()),
-            bm_table: self.bm_table,
-            drives: self.drives.iter().flatten().map(Drive::save).collect(),
-            busy: !matches!(self.phase, Phase::Idle),
-            stale: self.stale,
-        }
-    }
-
-    pub(crate) fn load(&mut self, s: &ChannelState) -> Result<(), StateError> {
-        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        if s.drives.len() != self.drives.iter().flatten().count() {
-            return Err(StateError::Value("number of drives"));
-        }
-        for (drive, saved) in self.drives.iter_mut().flatten().zip(&s.drives) {
-            drive.load(saved)?;
-        }
-        self.control = DeviceControl::from_bits(byte(s.control, "device control")?);
-        self.device = DeviceRegister::from_bits(byte(s.device, "device register")?);
-        self.interrupt = s.interrupt;
-        self.bm_command = BusMasterCommand::from_bits(byte(s.bm_command, "bus master command")? & 0x09);
-        self.bm_status = BusMasterStatus::from_bits(byte(s.bm_status, "bus master status")?);
-        self.bm_table = s.bm_table & !3;
-        self.dirty = true;
-        self.current = self.device.dev();
-        self.stale = s.stale;
-        if s.busy {
-            self.abort();
-        }
-        Ok(())
     }
 
     /// The drives that are there.
@@ -465,48 +520,4 @@ impl Channel {
         };
         self.drives.iter().flatten().filter(|d| d.present).map(facts).collect()
     }
-
-    pub(crate) fn inspect(&self, out: &mut Inspect) {
-        out.hex("status", self.status())
-            .hex("control", self.control.into_bits())
-            .hex("device", self.device.into_bits());
-        out.value("interrupt", self.interrupt)
-            .value("phase", format_args!("{:?}", self.phase))
-            .value("jobs", self.jobs);
-        out.hex("BM command", self.bm_command.into_bits())
-            .hex("BM status", self.bm_status.into_bits())
-            .hex("BM table", self.bm_table);
-        for drive in self.drives.iter().flatten() {
-            out.group(&format!("drive{}", drive.index), |out| {
-                out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
-                out.value("waits for room", drive.image.as_ref().is_some_and(|i| i.waits()));
-                drive.counters.inspect(out);
-                out.value("sectors", drive.sectors())
-                    .hex("error", drive.error)
-                    .value("sense", format_args!("{:?}", drive.sense));
-                if drive.cdrom {
-                    out.value("tray locked", drive.locked)
-                        .value("tray open", drive.tray_open)
-                        .value("event", format_args!("{:?}", drive.event));
-                }
-            });
-        }
-    }
-}
-
-/// Sectors of 2352 bytes: sync, header (mode 1), user data, and zeroes for the codes that nobody checks here.
-fn raw_sectors(first: &mut u64, data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len().div_euclid(CD_SECTOR).saturating_mul(2352));
-    for sector in data.chunks_exact(CD_SECTOR) {
-        out.push(0);
-        out.extend_from_slice(&[0xff; 10]);
-        out.push(0);
-        let [m, s, f] = atapi::msf(u32::try_from(*first).unwrap_or(u32::MAX));
-        let bcd = |n: u8| n.div_euclid(10) << 4 | n.rem_euclid(10);
-        out.extend_from_slice(&[bcd(m), bcd(s), bcd(f), 1]);
-        out.extend_from_slice(sector);
-        out.resize(out.len().saturating_add(288), 0);
-        *first = first.saturating_add(1);
-    }
-    out
 }

@@ -1,6 +1,7 @@
 //! One drive: its medium and its registers.
 use super::counters::Counters;
-use super::spec::{MediaEvent, Sense, Status};
+use super::settings::{Geometry, Power, Settings};
+use super::spec::{MAX_MULTIPLE, MediaEvent, Sense, Status};
 use super::state::DriveState;
 use crate::backend::Image;
 use bulkhead_bus::StateError;
@@ -20,10 +21,22 @@ impl Twice {
     }
 }
 
+/// What a drive says it is, where somebody has named it; characters that are not printable ASCII become blanks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Serial number, 20 characters at most.
+    pub serial: Option<String>,
+    /// Version of the firmware, 8 characters at most.
+    pub version: Option<String>,
+    /// Model, 40 characters at most.
+    pub model: Option<String>,
+}
+
 /// A drive.
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) index: u8,
+    pub(crate) identity: Identity,
     pub(crate) cdrom: bool,
     pub(crate) read_only: bool,
     pub(crate) image: Option<Arc<Image>>,
@@ -34,11 +47,11 @@ pub(crate) struct Drive {
     pub(crate) lba: [Twice; 3],
     pub(crate) status: Status,
     pub(crate) error: u8,
-    pub(crate) multiple: u8,
-    pub(crate) dma_mode: u8,
+    pub(crate) settings: Settings,
+    pub(crate) power: Power,
     pub(crate) sense: Sense,
     pub(crate) locked: bool,
-    /// The medium was taken out and none put in since.
+    /// The medium was taken out and none put in since, or the guest has opened the tray with the medium on it.
     pub(crate) tray_open: bool,
     /// The next command hears that the medium may have changed.
     pub(crate) attention: bool,
@@ -49,9 +62,12 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    pub(crate) fn new(index: u8, cdrom: bool, read_only: bool, image: Option<Arc<Image>>) -> Self {
+    pub(crate) fn new(spec: super::DriveSpec) -> Self {
+        let super::DriveSpec { index, cdrom, read_only, image, identity } = spec;
+        let image = image.map(Arc::new);
         let mut drive = Self {
             index,
+            identity,
             cdrom,
             read_only,
             image,
@@ -61,8 +77,8 @@ impl Drive {
             lba: [Twice::default(); 3],
             status: Status::new(),
             error: 0,
-            multiple: 0,
-            dma_mode: 0x42,
+            settings: Settings::DEFAULT,
+            power: Power::Active,
             sense: Sense::NONE,
             locked: false,
             tray_open: false,
@@ -84,14 +100,40 @@ impl Drive {
         self.status = if self.cdrom { Status::new() } else { Status::new().with_drdy(true).with_dsc(true) };
     }
 
+    /// DEVICE RESET (ATA/ATAPI-5, 8.7).
+    pub(crate) fn device_reset(&mut self) {
+        self.signature();
+        self.sense = Sense::NONE;
+    }
+
+    /// A reset by the device control register.
+    pub(crate) fn software_reset(&mut self) {
+        self.device_reset();
+        self.settings.software_reset();
+        self.power = Power::Active;
+    }
+
+    /// Power-on, or a reset by the bus: it takes back what only a command can set (SPC-3, 6.13: prevention too).
+    pub(crate) fn hard_reset(&mut self) {
+        self.device_reset();
+        self.settings = Settings::DEFAULT;
+        self.power = Power::Active;
+        self.locked = false;
+    }
+
+    /// The translation in force.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.settings.geometry(self.sectors())
+    }
+
     /// Sectors of a disk.
     pub(crate) fn sectors(&self) -> u64 {
         self.image.as_ref().map_or(0, |i| i.size() >> 9)
     }
 
-    /// Sectors of a CD.
+    /// Sectors of a CD that the drive can reach: behind an open tray none.
     pub(crate) fn cd_sectors(&self) -> Option<u32> {
-        self.image.as_ref().map(|i| u32::try_from(i.size() >> 11).unwrap_or(u32::MAX))
+        self.image.as_ref().filter(|_| !self.tray_open).map(|i| u32::try_from(i.size() >> 11).unwrap_or(u32::MAX))
     }
 
     /// Takes the medium out. A locked tray asks the guest first, unless `force`.
@@ -130,15 +172,24 @@ impl Drive {
             registers: all.iter().flat_map(|t| [t.now, t.before]).collect(),
             status: u32::from(self.status.into_bits()),
             error: u32::from(self.error),
-            multiple: u32::from(self.multiple),
+            multiple: u32::from(self.settings.multiple),
             sense: u32::from_be_bytes([0, self.sense.key, self.sense.asc, self.sense.ascq]),
             present: self.present,
-            dma_mode: u32::from(self.dma_mode),
+            dma_mode: u32::from(self.settings.dma_mode),
             locked: self.locked,
             tray_open: self.tray_open,
             attention: self.attention,
             event: self.event as u32,
             counters: self.counters.save(),
+            translation: self
+                .settings
+                .translation
+                .map_or(0, |(heads, of_track)| u32::from_be_bytes([0, 0, heads, of_track])),
+            no_write_cache: !self.settings.write_cache,
+            no_look_ahead: !self.settings.look_ahead,
+            keep_settings: self.settings.keep,
+            power: self.power.save(),
+            medium_on_open_tray: self.tray_open && self.image.is_some(),
         }
     }
 
@@ -154,15 +205,30 @@ impl Drive {
         let mut next = || pairs.next().unwrap_or_default();
         let (features, count, lba) = (next(), next(), [next(), next(), next()]);
         let multiple = byte(s.multiple, "multiple")?;
-        if multiple > super::spec::MAX_MULTIPLE {
+        if multiple > MAX_MULTIPLE {
             return Err(StateError::Value("multiple"));
         }
+        let translation = match s.translation.to_be_bytes() {
+            [0, 0, 0, 0] => None,
+            [0, 0, heads @ 1..=16, of_track @ 1..=255] => Some((heads, of_track)),
+            _ => return Err(StateError::Value("translation")),
+        };
+        let power = Power::load(s.power).ok_or(StateError::Value("power mode"))?;
         let event = MediaEvent::from_u32(s.event).ok_or(StateError::Value("media event"))?;
         let [_, key, asc, ascq] = s.sense.to_be_bytes();
         let (status, error, dma_mode) = (byte(s.status, "status")?, byte(s.error, "error")?, byte(s.dma_mode, "mode")?);
         (self.features, self.count, self.lba) = (features, count, lba);
         self.status = Status::from_bits(status).with_bsy(false).with_drq(false);
-        (self.error, self.multiple, self.dma_mode) = (error, multiple, dma_mode);
+        self.error = error;
+        self.settings = Settings {
+            translation,
+            multiple,
+            dma_mode,
+            write_cache: !s.no_write_cache,
+            look_ahead: !s.no_look_ahead,
+            keep: s.keep_settings,
+        };
+        self.power = power;
         self.sense = Sense { key, asc, ascq };
         self.counters = Counters::load(s.counters.as_ref());
         (self.present, self.locked) = (s.present, s.locked);
@@ -171,7 +237,8 @@ impl Drive {
             self.image = None;
         }
         // A medium that has come since closes the tray.
-        (self.tray_open, self.attention, self.event) = (s.tray_open && self.image.is_none(), s.attention, event);
+        self.tray_open = s.tray_open && (s.medium_on_open_tray || self.image.is_none());
+        (self.attention, self.event) = (s.attention, event);
         Ok(())
     }
 }

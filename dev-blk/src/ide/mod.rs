@@ -5,13 +5,17 @@
 //! | `spec.rs` | registers and codes |
 //! | `channel.rs`, `channel/` | a channel: commands, data, DMA |
 //! | `drive.rs` | a drive's registers and medium |
-//! | `atapi.rs` | packet commands of a CD-ROM drive |
+//! | `settings.rs` | what the host can set of a drive, and what a reset takes back |
+//! | `atapi.rs`, `atapi/` | packet commands of a CD-ROM drive, what it claims |
+//! | `cd_sector.rs` | what READ CD makes of a sector |
 //! | `identify.rs` | what a drive says of itself |
 mod atapi;
+mod cd_sector;
 mod channel;
 mod counters;
 mod drive;
 mod identify;
+mod settings;
 mod spec;
 mod state;
 
@@ -23,6 +27,7 @@ use bulkhead_bus::{
 };
 use channel::Channel;
 use drive::Drive;
+pub use drive::Identity;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
 use state::{IdeState, VERSION};
@@ -90,6 +95,8 @@ pub struct DriveSpec {
     pub read_only: bool,
     /// The medium.
     pub image: Option<Image>,
+    /// What it says it is.
+    pub identity: Identity,
 }
 
 /// The controller.
@@ -111,7 +118,7 @@ impl Ide {
         let mut places: [Option<Drive>; 4] = [None, None, None, None];
         for spec in drives {
             if let Some(place) = places.get_mut(usize::from(spec.index)) {
-                *place = Some(Drive::new(spec.index, spec.cdrom, spec.read_only, spec.image.map(Arc::new)));
+                *place = Some(Drive::new(spec));
             }
         }
         let [a, b, c, d] = places;
@@ -129,7 +136,7 @@ impl Ide {
         while self.running {
             let Some((lane, outcome)) = self.executor.take() else { break };
             if let Some(channel) = self.channels.get_mut(lane) {
-                channel.finished(outcome);
+                channel.finished(outcome, &mut *self.executor, cx);
             }
         }
         self.update(cx);
@@ -155,7 +162,7 @@ impl Device for Ide {
     fn read(&mut self, at: Access, cx: &mut Context) -> IoResult<u64> {
         if at.region == BUS_MASTER {
             let channel = self.channels.get(usize::from(at.offset >= 8)).ok_or(IoError::NoRegister)?;
-            return Ok(u64::from(channel.bm_read(at.offset & 7, at.size)));
+            return Ok(u64::from(channel.bus_master.read(at.offset & 7, at.size)));
         }
         let (channel, io, control) = self.place(at.region).ok_or(IoError::NoRegister)?;
         let value = match (control, at.offset, at.size) {
@@ -276,12 +283,12 @@ impl Device for Ide {
         for (i, channel) in self.channels.iter().enumerate() {
             let status = u32::from(channel.status());
             out.set(SHADOW_ALTERNATE.saturating_add(i), Some(status));
-            // Reading the status takes the interrupt back; while there is none, it changes nothing.
-            out.set(SHADOW_STATUS.saturating_add(i), (!channel.intrq()).then_some(status));
+            // Reading the status takes the interrupt back, one that nIEN hides too; while there is none, it changes nothing.
+            out.set(SHADOW_STATUS.saturating_add(i), (!channel.pending()).then_some(status));
             for (at, register) in [(0, 0), (1, 2)] {
                 out.set(
                     SHADOW_BUS_MASTER.saturating_add(i << 1).saturating_add(at),
-                    Some(channel.bm_read(register, 1) & 0xff),
+                    Some(channel.bus_master.read(register, 1) & 0xff),
                 );
             }
             for register in BLOCK {
@@ -358,9 +365,9 @@ pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device
         Some(Image::raw(file, 1 << 20))
     };
     let drives = vec![
-        DriveSpec { index: 0, cdrom: false, read_only: false, image: image() },
-        DriveSpec { index: 1, cdrom: false, read_only: true, image: image() },
-        DriveSpec { index: 2, cdrom: true, read_only: true, image: image() },
+        DriveSpec { index: 0, cdrom: false, read_only: false, image: image(), identity: Identity::default() },
+        DriveSpec { index: 1, cdrom: false, read_only: true, image: image(), identity: Identity::default() },
+        DriveSpec { index: 2, cdrom: true, read_only: true, image: image(), identity: Identity::default() },
     ];
     Box::new(Ide::new(drives, Box::new(crate::backend::Inline::new(memory.clone()))))
 }

@@ -129,6 +129,8 @@ pub(crate) mod command {
 pub(crate) mod reason {
     /// Command packet wanted.
     pub(crate) const COMMAND: u8 = 1;
+    /// Data to the drive.
+    pub(crate) const DATA_OUT: u8 = 0;
     /// Data to the host.
     pub(crate) const DATA_IN: u8 = 2;
     /// Done.
@@ -181,10 +183,16 @@ impl Sense {
     pub(crate) const TRAY_OPEN: Self = Self { key: 2, asc: 0x3a, ascq: 2 };
     pub(crate) const READ_ERROR: Self = Self { key: 3, asc: 0x11, ascq: 0 };
     pub(crate) const ILLEGAL_COMMAND: Self = Self { key: 5, asc: 0x20, ascq: 0 };
+    pub(crate) const LIST_LENGTH: Self = Self { key: 5, asc: 0x1a, ascq: 0 };
     pub(crate) const OUT_OF_RANGE: Self = Self { key: 5, asc: 0x21, ascq: 0 };
     pub(crate) const INVALID_FIELD: Self = Self { key: 5, asc: 0x24, ascq: 0 };
     pub(crate) const REMOVAL_PREVENTED: Self = Self { key: 5, asc: 0x53, ascq: 2 };
+    pub(crate) const INVALID_PARAMETER: Self = Self { key: 5, asc: 0x26, ascq: 0 };
+    pub(crate) const INCOMPATIBLE_MEDIUM: Self = Self { key: 5, asc: 0x30, ascq: 2 };
+    pub(crate) const NO_SAVED_VALUES: Self = Self { key: 5, asc: 0x39, ascq: 0 };
+    pub(crate) const WRONG_MODE: Self = Self { key: 5, asc: 0x64, ascq: 0 };
     pub(crate) const MEDIUM_MAY_HAVE_CHANGED: Self = Self { key: 6, asc: 0x28, ascq: 0 };
+    pub(crate) const ABORTED: Self = Self { key: 0x0b, asc: 0, ascq: 0 };
 }
 
 /// What has happened to the medium, for GET EVENT STATUS NOTIFICATION (MMC-4 table 72).

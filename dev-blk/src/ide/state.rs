@@ -37,6 +37,14 @@ pub(crate) struct ChannelState {
     /// Registers are not what the guest believes: see `lost_writes`.
     #[prost(bool, tag = "9")]
     pub(crate) stale: bool,
+    /// The entry of the PRD table that is next, and how many of its bytes are used; 0: the table's first.
+    #[prost(uint32, tag = "10")]
+    pub(crate) bm_next: u32,
+    #[prost(uint32, tag = "11")]
+    pub(crate) bm_used: u32,
+    /// The interrupt is that of the drive that is not selected.
+    #[prost(bool, tag = "12")]
+    pub(crate) interrupt_of_other: bool,
 }
 
 /// One drive's registers.
@@ -67,6 +75,21 @@ pub(crate) struct DriveState {
     pub(crate) event: u32,
     #[prost(message, optional, tag = "12")]
     pub(crate) counters: Option<CountersState>,
+    /// Heads and sectors of a track, a byte each; 0: the default translation.
+    #[prost(uint32, tag = "13")]
+    pub(crate) translation: u32,
+    #[prost(bool, tag = "14")]
+    pub(crate) no_write_cache: bool,
+    #[prost(bool, tag = "15")]
+    pub(crate) no_look_ahead: bool,
+    /// A software reset takes no setting back.
+    #[prost(bool, tag = "16")]
+    pub(crate) keep_settings: bool,
+    #[prost(uint32, tag = "17")]
+    pub(crate) power: u32,
+    /// The guest has opened the tray; the medium lies on it.
+    #[prost(bool, tag = "18")]
+    pub(crate) medium_on_open_tray: bool,
 }
 
 /// What a drive has done.

@@ -1,32 +1,41 @@
 //! Data by the bus master (Intel, Programming Interface for Bus Master IDE Controller 1.0).
+use super::bus_master::{Progress, shown};
 use super::{After, Channel, Dma, Phase};
 use crate::backend::{Executor, Job};
-use crate::ide::spec::{BusMasterCommand, BusMasterStatus, SECTOR, Sense, Status, error};
-use bulkhead_bus::{Context, Segment};
+use crate::ide::spec::{CD_SECTOR, Sense, Status, error};
+use bulkhead_bus::{Context, DmaError, Segment};
 
 /// Entries of a PRD table that are read: it may not cross 64 KiB.
 const PRDS: usize = 8192;
-/// Bytes of the longest DMA transfer: 65536 sectors.
-const DMA_MAX: usize = 65536 * SECTOR;
+
+/// What a PRD table says of a transfer.
+struct Described {
+    /// Where its bytes are.
+    segments: Vec<Segment>,
+    /// How it and the table compare: equal, longer or shorter.
+    progress: Progress,
+    /// The entry where the next transfer begins, and how many of its bytes are used.
+    position: (u32, u32),
+}
 
 impl Channel {
-    /// A command is ready for DMA: go if the guest has started the bus master, else wait for it.
+    /// A command is ready for DMA: go if the bus master is armed, else wait for it.
     pub(super) fn prepare_dma(&mut self, dma: Dma, io: &mut dyn Executor, cx: &mut Context) {
         if let Some(drive) = self.selected() {
             drive.status = Status::new().with_drdy(true).with_bsy(true);
         }
         self.phase = Phase::AwaitDma(dma);
-        if self.bm_command.start() {
+        if self.bus_master.goes() {
             self.start_dma(io, cx);
         }
     }
 
-    /// The segments of the PRD table for `bytes` bytes; `None` if the table is too short or cannot be read.
-    fn segments(&mut self, bytes: usize, cx: &Context) -> Option<Vec<Segment>> {
+    /// What the PRD table says of the next `bytes` bytes; `None` if it cannot be read.
+    fn described(&self, bytes: usize, cx: &Context) -> Option<Described> {
         let mut segments = Vec::new();
-        let mut need = bytes.min(DMA_MAX);
-        let mut at = u64::from(self.bm_table);
-        self.prd_longer = false;
+        let mut need = bytes;
+        let (next, mut used) = self.bus_master.position();
+        let mut at = u64::from(next);
         let mut page = [0; 512];
         let mut cached = 0..0;
         for _ in 0..PRDS {
@@ -48,142 +57,157 @@ impl Channel {
                 n => u32::from(n),
             };
             let last = flags & 0x80 != 0;
-            let len = (count as usize).min(need);
-            segments.push(Segment { address: u64::from(address), len: u32::try_from(len).ok()? });
-            need = need.saturating_sub(len);
-            if need == 0 {
-                self.prd_longer = !last || len < count as usize;
-                return Some(segments);
+            let len = u32::try_from(need).unwrap_or(u32::MAX).min(count.saturating_sub(used));
+            if len > 0 {
+                segments.push(Segment { address: u64::from(address).saturating_add(u64::from(used)), len });
             }
-            if last {
-                return None;
+            used = used.saturating_add(len);
+            need = need.saturating_sub(len as usize);
+            let entry_ends = used >= count;
+            let progress = match (need, last && entry_ends) {
+                (0, true) => Some(Progress::Equal),
+                (0, false) => Some(Progress::Longer),
+                (_, true) => Some(Progress::Shorter),
+                (_, false) => None,
+            };
+            if entry_ends && !last {
+                at = at.saturating_add(8);
+                used = 0;
             }
-            at = at.saturating_add(8);
+            if let Some(progress) = progress {
+                return Some(Described { segments, progress, position: (u32::try_from(at).ok()?, used) });
+            }
         }
-        None
+        // A table without an end that is longer than a table can be.
+        Some(Described { segments, progress: Progress::Shorter, position: (0, 0) })
     }
 
     fn start_dma(&mut self, io: &mut dyn Executor, cx: &mut Context) {
-        let Phase::AwaitDma(dma) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
-        self.bm_status.set_active(true);
-        let (bytes, to_memory) = match &dma {
-            Dma::Read { bytes, .. } => (*bytes, true),
-            Dma::Bytes(data) => (data.len(), true),
-            Dma::Write { bytes, .. } | Dma::Trim { bytes } => (*bytes, false),
+        let (bytes, to_memory) = match &self.phase {
+            Phase::AwaitDma(Dma::Read { bytes, .. }) => (*bytes, true),
+            Phase::AwaitDma(Dma::Bytes(data)) => (data.len(), true),
+            Phase::AwaitDma(Dma::Formed { count, form, .. }) => ((*count as usize).saturating_mul(form.bytes()), true),
+            Phase::AwaitDma(Dma::Write { bytes, .. } | Dma::Trim { bytes } | Dma::Parameters { bytes }) => {
+                (*bytes, false)
+            }
+            // Nothing waits for it: the engine is armed, and what is under way goes on.
+            _ => return,
         };
-        let direction_right = self.bm_command.to_memory() == to_memory;
-        let Some(segments) = self.segments(bytes, cx).filter(|_| direction_right) else {
+        let Phase::AwaitDma(dma) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let direction_right = self.bus_master.command().to_memory() == to_memory;
+        let Some(described) = self.described(bytes, cx).filter(|_| direction_right) else {
             return self.dma_failed();
         };
+        let Described { segments, progress, position } = described;
+        if !shown(progress, true).interrupt {
+            return self.dma_short();
+        }
+        self.bus_master.begin(progress, position);
         match dma {
             Dma::Read { offset, .. } => self.submit(Job::ReadDma { offset, to: segments }, After::Dma, io),
             Dma::Write { offset, .. } => self.submit(Job::WriteDma { offset, from: segments }, After::Dma, io),
+            Dma::Formed { first, count, form } => {
+                self.to = segments.into();
+                (self.form, self.form_next) = (form, first);
+                (self.offset, self.left) = (first << 11, count);
+                self.fetch(CD_SECTOR, After::Formed, io);
+            }
             Dma::Bytes(data) => {
-                let mut rest = data.as_slice();
-                for segment in segments {
-                    let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
-                    if cx.memory.write(segment.address, now).is_err() {
-                        return self.dma_failed();
-                    }
-                    rest = later;
+                self.to = segments.into();
+                match self.scatter(&data, cx) {
+                    Ok(()) => self.dma_done(),
+                    Err(_) => self.dma_failed(),
                 }
-                self.dma_done();
             }
-            Dma::Trim { .. } => {
-                let mut list = Vec::new();
-                for segment in segments {
-                    let mut piece = vec![0; segment.len as usize];
-                    if cx.memory.read(segment.address, &mut piece).is_err() {
-                        return self.dma_failed();
-                    }
-                    list.append(&mut piece);
+            Dma::Trim { .. } => match Self::gathered(segments, cx) {
+                Ok(list) => self.trim(&list, io),
+                Err(_) => self.dma_failed(),
+            },
+            Dma::Parameters { .. } => match Self::gathered(segments, cx) {
+                Ok(list) => {
+                    self.bus_master.done();
+                    self.parameters(&list);
                 }
-                let sectors = self.selected().map_or(0, |d| d.sectors());
-                let mut ranges = Vec::new();
-                for entry in list.as_chunks::<8>().0 {
-                    let word = u64::from_le_bytes(*entry);
-                    let (first, count) = (word & 0xffff_ffff_ffff, word >> 48);
-                    if count == 0 {
-                        continue;
-                    }
-                    if first.saturating_add(count) > sectors {
-                        self.bm_status.set_active(false);
-                        return self.fail(error::IDNF);
-                    }
-                    ranges.push((first << 9, count << 9));
-                }
-                self.submit(Job::Trim(ranges), After::Dma, io);
+                Err(_) => self.dma_failed(),
+            },
+        }
+    }
+
+    fn gathered(segments: Vec<Segment>, cx: &Context) -> Result<Vec<u8>, DmaError> {
+        let mut list = Vec::new();
+        for segment in segments {
+            let mut piece = vec![0; segment.len as usize];
+            cx.memory.read(segment.address, &mut piece)?;
+            list.append(&mut piece);
+        }
+        Ok(list)
+    }
+
+    /// DATA SET MANAGEMENT has its list. One range beyond the end, and none of them is trimmed (ACS-2, 7.10).
+    fn trim(&mut self, list: &[u8], io: &mut dyn Executor) {
+        let sectors = self.selected().map_or(0, |d| d.sectors());
+        let mut ranges = Vec::new();
+        for entry in list.as_chunks::<8>().0 {
+            let word = u64::from_le_bytes(*entry);
+            let (first, count) = (word & 0xffff_ffff_ffff, word >> 48);
+            if count == 0 {
+                continue;
             }
+            if first.saturating_add(count) > sectors {
+                self.bus_master.ended(Progress::Failed);
+                return self.fail(error::ABRT);
+            }
+            ranges.push((first << 9, count << 9));
+        }
+        self.submit(Job::Trim(ranges), After::Dma, io);
+    }
+
+    /// Writes bytes to where the transfer has come.
+    pub(super) fn scatter(&mut self, data: &[u8], cx: &Context) -> Result<(), DmaError> {
+        let mut rest = data;
+        while !rest.is_empty() {
+            let Some(segment) = self.to.pop_front() else { return Ok(()) };
+            let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
+            cx.memory.write(segment.address, now)?;
+            rest = later;
+            let written = u32::try_from(now.len()).unwrap_or(u32::MAX);
+            if written < segment.len {
+                let address = segment.address.saturating_add(u64::from(written));
+                self.to.push_front(Segment { address, len: segment.len.saturating_sub(written) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The table ends before the transfer. The drive waits for a host that does not come back: it interrupts nobody, and reports no error;
+    /// the next command or a reset finds it ready. Nothing is transferred: half a write would be one that nobody asked for.
+    fn dma_short(&mut self) {
+        self.bus_master.ended(Progress::Shorter);
+        self.phase = Phase::Idle;
+        if let Some(drive) = self.selected() {
+            drive.status = Status::new().with_drdy(true).with_dsc(true);
         }
     }
 
     pub(super) fn dma_failed(&mut self) {
-        self.bm_status.set_error(true);
+        self.bus_master.ended(Progress::Refused);
         if self.packet {
-            self.check(Sense { key: 0x0b, asc: 0, ascq: 0 });
+            self.check(Sense::ABORTED);
         } else {
             self.fail(error::ABRT);
         }
     }
 
     pub(super) fn dma_done(&mut self) {
-        // A table longer than the transfer leaves the bus master active (table "Interrupt/Activity status").
-        self.bm_status.set_active(self.prd_longer);
+        self.bus_master.done();
         self.done();
-    }
-
-    /// Reads a bus master register.
-    pub(crate) fn bm_read(&self, offset: u64, size: u8) -> u32 {
-        let table = self.bm_table.to_le_bytes();
-        let bytes = [
-            self.bm_command.into_bits(),
-            0xff,
-            self.bm_status.into_bits(),
-            0xff,
-            table[0],
-            table[1],
-            table[2],
-            table[3],
-        ];
-        let mut value = [0xff; 4];
-        for (to, from) in value.iter_mut().zip(bytes.iter().skip(offset as usize)).take(usize::from(size)) {
-            *to = *from;
-        }
-        u32::from_le_bytes(value)
     }
 
     /// Writes a bus master register.
     pub(crate) fn bm_write(&mut self, offset: u64, size: u8, value: u32, io: &mut dyn Executor, cx: &mut Context) {
         self.dirty = true;
-        for (i, byte) in (offset..8).zip(value.to_le_bytes()).take(usize::from(size)) {
-            match i {
-                0 => {
-                    let new = BusMasterCommand::from_bits(byte & 0x09);
-                    let started = new.start() && !self.bm_command.start();
-                    let stopped = !new.start() && self.bm_command.start();
-                    self.bm_command = new;
-                    if started {
-                        self.bm_status.set_active(true);
-                        self.start_dma(io, cx);
-                    } else if stopped {
-                        self.bm_status.set_active(false);
-                    }
-                }
-                2 => {
-                    let new = BusMasterStatus::from_bits(byte);
-                    self.bm_status = self
-                        .bm_status
-                        .with_error(self.bm_status.error() && !new.error())
-                        .with_interrupt(self.bm_status.interrupt() && !new.interrupt())
-                        .with_capable(new.capable());
-                }
-                4..=7 => {
-                    let shift = (i as u32).wrapping_sub(4).wrapping_mul(8);
-                    let kept = self.bm_table & !(0xffu32 << (shift & 31));
-                    self.bm_table = (kept | u32::from(byte) << (shift & 31)) & !3;
-                }
-                _ => {}
-            }
+        if self.bus_master.write(offset, size, value) {
+            self.start_dma(io, cx);
         }
     }
 }

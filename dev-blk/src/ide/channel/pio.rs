@@ -37,25 +37,32 @@ impl Channel {
     pub(super) fn pio_read(&mut self, ext: bool, block: u32, io: &mut dyn Executor) {
         let Some((first, count)) = self.range(ext) else { return self.fail(error::IDNF) };
         (self.offset, self.left, self.block) = (first << 9, count, block);
-        self.fetch(SECTOR, io);
+        self.fetch(SECTOR, After::PioIn, io);
+    }
+
+    /// READ VERIFY: what cannot be read is told, the rest is nobody's.
+    pub(super) fn verify(&mut self, ext: bool, io: &mut dyn Executor) {
+        let Some((first, count)) = self.range(ext) else { return self.fail(error::IDNF) };
+        (self.offset, self.left) = (first << 9, count);
+        self.fetch(SECTOR, After::Verify, io);
     }
 
     /// Fetches the next part of a read into the buffer.
-    pub(super) fn fetch(&mut self, sector: usize, io: &mut dyn Executor) {
+    pub(super) fn fetch(&mut self, sector: usize, after: After, io: &mut dyn Executor) {
         let most = u32::try_from(BUFFER.div_euclid(sector)).unwrap_or(1);
         let count = self.left.min(most);
         self.left = self.left.saturating_sub(count);
         let len = (count as usize).saturating_mul(sector);
         let offset = self.offset;
         self.offset = offset.saturating_add(len as u64);
-        self.submit(Job::Read { offset, len }, After::PioIn, io);
+        self.submit(Job::Read { offset, len }, after, io);
     }
 
     pub(super) fn block_bytes(&self) -> usize {
         if self.packet {
             // The host's limit, even, and what is left otherwise.
             match self.limit {
-                0 | 0xffff => 0xfffe,
+                0xffff => 0xfffe,
                 n => (n & !1).max(2),
             }
         } else {
@@ -67,6 +74,28 @@ impl Channel {
         let Some((first, count)) = self.range(ext) else { return self.fail(error::IDNF) };
         (self.offset, self.left, self.block) = (first << 9, count, block);
         self.accept_block();
+    }
+
+    /// Lets the guest write a parameter list.
+    pub(super) fn accept_parameters(&mut self, bytes: usize) {
+        self.buffer.clear();
+        self.buffer.resize(bytes, 0);
+        self.at = 0;
+        self.accept_more_parameters();
+    }
+
+    fn accept_more_parameters(&mut self) {
+        self.block_end = self.at.saturating_add(self.block_bytes()).min(self.buffer.len());
+        let len = self.block_end.saturating_sub(self.at);
+        self.phase = Phase::PioOut(Out::Parameters);
+        if let Some(drive) = self.selected() {
+            drive.status = Status::new().with_drdy(true).with_dsc(true).with_drq(true);
+            let [low, high] = u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes();
+            drive.lba[1].now = low;
+            drive.lba[2].now = high;
+            drive.count.now = reason::DATA_OUT;
+        }
+        self.raise();
     }
 
     /// Lets the guest write the next block.
@@ -114,7 +143,7 @@ impl Channel {
             self.offer(next);
         } else if self.left > 0 {
             let sector = if self.packet { CD_SECTOR } else { SECTOR };
-            self.fetch(sector, io);
+            self.fetch(sector, After::PioIn, io);
         } else if self.packet {
             self.done();
         } else {
@@ -151,6 +180,11 @@ impl Channel {
                     let mut packet = [0; 12];
                     packet.copy_from_slice(self.buffer.get(..12).unwrap_or(&[0; 12]));
                     self.packet_command(&packet, io, cx);
+                }
+                Out::Parameters if self.at < self.buffer.len() => self.accept_more_parameters(),
+                Out::Parameters => {
+                    let list = std::mem::take(&mut self.buffer);
+                    self.parameters(&list);
                 }
                 Out::Sectors => {
                     let data = std::mem::take(&mut self.buffer);

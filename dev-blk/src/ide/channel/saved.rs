@@ -1,0 +1,79 @@
+//! A channel as it is saved, and as people see it.
+use super::bus_master::BusMaster;
+use super::{Channel, Phase};
+use crate::ide::drive::Drive;
+use crate::ide::spec::{DeviceControl, DeviceRegister};
+use crate::ide::state::ChannelState;
+use bulkhead_bus::{Inspect, StateError};
+
+impl Channel {
+    pub(crate) fn save(&self) -> ChannelState {
+        let (bm_next, bm_used) = self.bus_master.saved_position();
+        ChannelState {
+            control: u32::from(self.control.into_bits()),
+            device: u32::from(self.device.into_bits()),
+            interrupt: self.interrupt,
+            bm_command: u32::from(self.bus_master.command().into_bits()),
+            bm_status: u32::from(self.bus_master.status().into_bits()),
+            bm_table: self.bus_master.table(),
+            bm_next,
+            bm_used,
+            interrupt_of_other: self.interrupt && !self.pending(),
+            drives: self.drives.iter().flatten().map(Drive::save).collect(),
+            busy: !matches!(self.phase, Phase::Idle),
+            stale: self.stale,
+        }
+    }
+
+    pub(crate) fn load(&mut self, s: &ChannelState) -> Result<(), StateError> {
+        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
+        if s.drives.len() != self.drives.iter().flatten().count() {
+            return Err(StateError::Value("number of drives"));
+        }
+        for (drive, saved) in self.drives.iter_mut().flatten().zip(&s.drives) {
+            drive.load(saved)?;
+        }
+        self.control = DeviceControl::from_bits(byte(s.control, "device control")?);
+        self.device = DeviceRegister::from_bits(byte(s.device, "device register")?);
+        self.interrupt = s.interrupt;
+        self.interrupt_of = self.device.dev() != s.interrupt_of_other;
+        self.bus_master = BusMaster::load(s)?;
+        self.line = self.intrq();
+        self.dirty = true;
+        self.current = self.device.dev();
+        self.stale = s.stale;
+        if s.busy {
+            self.abort();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn inspect(&self, out: &mut Inspect) {
+        out.hex("status", self.status())
+            .hex("control", self.control.into_bits())
+            .hex("device", self.device.into_bits());
+        out.value("interrupt", self.interrupt)
+            .value("phase", format_args!("{:?}", self.phase))
+            .value("jobs", self.jobs);
+        out.hex("BM command", self.bus_master.command().into_bits())
+            .hex("BM status", self.bus_master.status().into_bits())
+            .hex("BM table", self.bus_master.table());
+        for drive in self.drives.iter().flatten() {
+            out.group(&format!("drive{}", drive.index), |out| {
+                out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
+                out.value("waits for room", drive.image.as_ref().is_some_and(|i| i.waits()));
+                drive.counters.inspect(out);
+                out.value("sectors", drive.sectors())
+                    .hex("error", drive.error)
+                    .value("sense", format_args!("{:?}", drive.sense))
+                    .value("settings", format_args!("{:?}", drive.settings))
+                    .value("power", format_args!("{:?}", drive.power));
+                if drive.cdrom {
+                    out.value("tray locked", drive.locked)
+                        .value("tray open", drive.tray_open)
+                        .value("event", format_args!("{:?}", drive.event));
+                }
+            });
+        }
+    }
+}
