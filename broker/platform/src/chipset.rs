@@ -2,6 +2,14 @@
 //! Power-on values are those that guests of the i440FX machine see.
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec, reg};
 
+/// The host bridge (82441FX, 3.2.4): parity and SERR# are writable, and what firmware sets that finds them off after power-on (memory, bus
+/// master; ones on the part).
+pub(crate) const HOST_BRIDGE: FunctionSpec = FunctionSpec::new(0, 0).with_command(0x0146);
+/// The ISA bridge (82371SB, 2.2.3): SERR# and special cycles; ports, memory and bus master as above.
+pub(crate) const ISA_BRIDGE: FunctionSpec = FunctionSpec::new(1, 0).with_command(0x010f);
+/// Power management (82371AB, 7.1.3): ports only.
+pub(crate) const POWER_MANAGEMENT: FunctionSpec = FunctionSpec::new(1, 3).with_command(0x0001);
+
 /// The three spaces.
 pub(crate) struct Chipset {
     spaces: [ConfigSpace; 3],
@@ -23,7 +31,8 @@ impl Chipset {
 
 /// 82441FX, section 3. Memory attributes and SMRAM are stored: on Xen the firmware's memory is RAM already.
 fn host_bridge() -> ConfigSpace {
-    let mut s = ConfigSpace::new(&FunctionSpec::new(0, 0), 0x8086, 0x1237, 2, 0x06_0000);
+    let mut s = ConfigSpace::new(&HOST_BRIDGE, 0x8086, 0x1237, 2, 0x06_0000);
+    s.hard_wire(reg::INTERRUPT_LINE, 1, 0xff); // a bridge has none
     s.set(0x57, 1, 0x40);
     s.set(0x72, 1, 0x02);
     s.allow(0x50, 4, 0xffff_ffff); // PMC configuration, deturbo, DRAM cache
@@ -41,7 +50,8 @@ fn host_bridge() -> ConfigSpace {
 
 /// 82371SB, section 2.2 (function 0).
 fn isa_bridge() -> ConfigSpace {
-    let mut s = ConfigSpace::new(&FunctionSpec::new(1, 0), 0x8086, 0x7000, 0, 0x06_0100);
+    let mut s = ConfigSpace::new(&ISA_BRIDGE, 0x8086, 0x7000, 0, 0x06_0100);
+    s.hard_wire(reg::INTERRUPT_LINE, 1, 0xff); // a bridge has none
     s.set(reg::HEADER_TYPE, 1, 0x80);
     s.set(reg::STATUS, 2, 0x0200);
     for (at, value) in [
@@ -77,7 +87,7 @@ fn isa_bridge() -> ConfigSpace {
 
 /// 82371AB, section 7 (function 3). Where its blocks are decoded is fixed: hvmloader writes these addresses.
 fn power_management(serial: bool) -> ConfigSpace {
-    let mut s = ConfigSpace::new(&FunctionSpec::new(1, 3), 0x8086, 0x7113, 3, 0x06_8000);
+    let mut s = ConfigSpace::new(&POWER_MANAGEMENT, 0x8086, 0x7113, 3, 0x06_8000);
     s.set(reg::STATUS, 2, 0x0280);
     s.set(reg::INTERRUPT_PIN, 1, 1);
     s.set(0x40, 4, 0x0000_0001);

@@ -76,7 +76,7 @@ pub struct Config {
 
 /// PCI functions of the board.
 fn functions(config: &Config) -> Vec<FunctionSpec> {
-    let mut functions = vec![FunctionSpec::new(0, 0), FunctionSpec::new(1, 0), FunctionSpec::new(1, 3)];
+    let mut functions = vec![chipset::HOST_BRIDGE, chipset::ISA_BRIDGE, chipset::POWER_MANAGEMENT];
     if config.xen_platform {
         functions.push(xen_platform::function());
     }

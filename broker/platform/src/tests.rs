@@ -15,6 +15,22 @@ fn write(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8,
     p.write(Access::new(region, offset, size), value, cx).unwrap();
 }
 
+/// What a guest can change of each function: command register (82441FX, 3.2.4; 82371SB, 2.2.3; 82371AB, 7.1.3), then the part's own registers.
+#[test]
+fn configuration_space_has_the_hard_wired_bits_of_the_part() {
+    let (mut p, _) = board();
+    let mut changeable = |function| bulkhead_bus::exercise::changeable(&mut p, function);
+    let [host, isa, pm, xen] = [0, 1, 2, 3].map(&mut changeable);
+    for (function, head) in
+        [(&host, &[(0x04, 0x0146)][..]), (&isa, &[(0x04, 0x010f)]), (&pm, &[(0x04, 0x01), (0x3c, 0xff)])]
+    {
+        let (header, own) = function.split_at(head.len());
+        assert_eq!(header, head);
+        assert!(own.iter().all(|(at, _)| *at >= 0x40), "{own:x?}");
+    }
+    assert_eq!(xen, [(0x04, 0x03), (0x10, 0xffff_ff00), (0x14, 0xff00_0000), (0x3c, 0xff)]);
+}
+
 /// The power-on configuration spaces of the machine that guests know, dword by dword; what is not named is zero.
 #[test]
 fn power_on_configuration_spaces() {

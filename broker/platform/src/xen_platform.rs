@@ -19,7 +19,8 @@ const ROM_LOCK: u8 = 1;
 
 /// Where it is and what it decodes.
 pub(crate) fn function() -> FunctionSpec {
-    FunctionSpec::new(2, 0).with_bar(0, BarKind::Io, 0x100).with_bar(
+    // It decodes ports and memory, and is no bus master.
+    FunctionSpec::new(2, 0).with_command(0x0003).with_bar(0, BarKind::Io, 0x100).with_bar(
         1,
         BarKind::Memory { prefetchable: true },
         16 << 20,

@@ -48,8 +48,9 @@ const SHADOW_BLOCK: usize = 8;
 /// Registers of the command block between data and status.
 const BLOCK: std::ops::Range<u64> = spec::reg::ERROR_FEATURES..spec::reg::STATUS_COMMAND;
 
+/// 82371SB, function 1: of the command register I/O space and bus master.
 fn function() -> FunctionSpec {
-    FunctionSpec::new(1, 1).with_bar(4, BarKind::Io, 16)
+    FunctionSpec::new(1, 1).with_command(0x0005).with_bar(4, BarKind::Io, 16)
 }
 
 /// The shadow of a register of the command block.
@@ -113,8 +114,9 @@ impl Ide {
     pub fn new(drives: Vec<DriveSpec>, executor: Box<dyn Executor>) -> Self {
         let mut config = ConfigSpace::new(&function(), 0x8086, 0x7010, 0, 0x01_0180);
         config.set(reg::STATUS, 2, 0x0280);
-        config.allow(0x40, 4, 0xffff_ffff); // timing
+        config.allow(0x40, 4, 0xf3ff_f3ff); // timing; bits 11 and 10 of each channel are reserved
         config.allow(0x44, 1, 0xff); // slave timing
+        config.hard_wire(reg::INTERRUPT_LINE, 1, 0xff); // it has none: IRQ 14 and 15 are wired
         let mut places: [Option<Drive>; 4] = [None, None, None, None];
         for spec in drives {
             if let Some(place) = places.get_mut(usize::from(spec.index)) {

@@ -163,6 +163,16 @@ fn power_on_configuration_space() {
     }
 }
 
+/// 82371SB, 2.3: command, base of the bus master, timing of both channels and of their slaves.
+#[test]
+fn configuration_space_has_the_hard_wired_bits_of_the_part() {
+    let mut b = Bench::new();
+    assert_eq!(
+        bulkhead_bus::exercise::changeable(&mut b.ide, 0),
+        [(0x04, 0x0005), (0x20, 0xffff_fff0), (0x40, 0xf3ff_f3ff), (0x44, 0xff)]
+    );
+}
+
 #[test]
 fn identify_tells_size_and_model_and_claims_nothing_more() {
     let mut b = Bench::new();

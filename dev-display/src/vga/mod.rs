@@ -40,7 +40,8 @@ mod region {
 }
 
 fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
-    let mut spec = FunctionSpec::new(device, 0).with_bar(0, BarKind::Ram, vram).with_bar(
+    // It decodes ports and memory, is no bus master, and has no interrupt.
+    let mut spec = FunctionSpec::new(device, 0).with_command(0x0003).with_bar(0, BarKind::Ram, vram).with_bar(
         2,
         BarKind::Memory { prefetchable: false },
         4096,

@@ -70,6 +70,15 @@ fn power_on_configuration_space() {
     }
 }
 
+/// Command register, video RAM, registers, interrupt line: nothing of a bus master.
+#[test]
+fn configuration_space_has_the_hard_wired_bits_of_the_part() {
+    let (mut v, ..) = display();
+    let changeable = bulkhead_bus::exercise::changeable(&mut v, 0);
+    let registers: Vec<u8> = changeable.iter().map(|(at, _)| *at).filter(|at| *at != 0x30).collect();
+    assert_eq!((registers, changeable[0].1), (vec![0x04, 0x10, 0x18, 0x3c], 0x0003));
+}
+
 #[test]
 fn text_is_drawn_with_its_font_and_colours() {
     let (mut v, mut cx, vram) = display();

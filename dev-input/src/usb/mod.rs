@@ -41,7 +41,8 @@ const LATEST: u64 = 32;
 const FRAMES: TimerId = 0;
 
 fn function_spec(device: u8, function: u8) -> FunctionSpec {
-    FunctionSpec::new(device, function).with_bar(4, BarKind::Io, 32)
+    // 82371SB, function 2: of the command register I/O space and bus master.
+    FunctionSpec::new(device, function).with_command(0x0005).with_bar(4, BarKind::Io, 32)
 }
 
 /// What the controller has, as this function of PCI device `device`.
@@ -108,7 +109,9 @@ impl Uhci {
         // USB 1.0 (SBRN).
         config.set(0x60, 1, 0x10);
         config.set(0x6a, 1, 0x01);
-        config.allow(0xc0, 2, 0xffff);
+        // LEGSUP (82371SB, 2.4): enable bits; what it would have seen is cleared by writing 1, and is never set here.
+        config.allow(0xc0, 2, 0x20bf);
+        config.allow_clear(0xc0, 2, 0x8f00);
         config.set(0xc0, 2, 0x2000);
         let mut plugged = devices.iter().copied();
         Self {

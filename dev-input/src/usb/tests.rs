@@ -138,6 +138,16 @@ impl Host {
     }
 }
 
+/// 82371SB, 2.4: command, base, interrupt line, and of LEGSUP what is neither told nor cleared by writing 1.
+#[test]
+fn configuration_space_has_the_hard_wired_bits_of_the_part() {
+    let mut usb = Uhci::new((1, 2), &[], None, None);
+    assert_eq!(
+        bulkhead_bus::exercise::changeable(&mut usb, 0),
+        [(0x04, 0x0005), (0x20, 0xffff_ffe0), (0x3c, 0xff), (0xc0, 0x20bf)]
+    );
+}
+
 #[test]
 fn power_on_configuration_space() {
     let usb = Uhci::new((1, 2), &[], None, None);

@@ -45,11 +45,21 @@ const ITR_UNIT: u64 = 256;
 const DELAY_UNIT: u64 = 1024;
 
 fn function(device: u8, rom: u32) -> FunctionSpec {
+    // 82540EM: no special cycles, palette snooping, stepping, fast back-to-back; INTx# cannot be disabled (PCI 2.2).
     let mut spec = FunctionSpec::new(device, 0)
+        .with_command(0x0157)
         .with_bar(0, BarKind::Memory { prefetchable: false }, 128 << 10)
         .with_bar(1, BarKind::Io, 64);
     spec.rom = rom;
     spec
+}
+
+/// Configuration space after power-on. Cache line size and latency timer are stored (the timer's low bits are 0).
+fn identity(device: u8, rom: u32) -> ConfigSpace {
+    let mut config = ConfigSpace::new(&function(device, rom), 0x8086, 0x100e, 3, 0x02_0000);
+    config.set(pci::INTERRUPT_PIN, 1, 1);
+    config.allow(0x0c, 2, 0xfcff);
+    config
 }
 
 /// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
@@ -104,8 +114,7 @@ pub struct E1000 {
 impl E1000 {
     /// A card with this address, in slot `device`, with an expansion ROM of `rom` bytes.
     pub fn new(device: u8, rom: u32, mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings) -> Self {
-        let mut config = ConfigSpace::new(&function(device, rom), 0x8086, 0x100e, 3, 0x02_0000);
-        config.set(pci::INTERRUPT_PIN, 1, 1);
+        let config = identity(device, rom);
         let mut card = Self {
             device,
             rom,
@@ -490,9 +499,7 @@ impl Device for E1000 {
         self.mark_transmit(0, cx);
         self.phy = Phy::default();
         self.window = 0;
-        let mut config = ConfigSpace::new(&function(self.device, self.rom), 0x8086, 0x100e, 3, 0x02_0000);
-        config.set(pci::INTERRUPT_PIN, 1, 1);
-        self.config = config;
+        self.config = identity(self.device, self.rom);
         self.update(cx);
     }
 

@@ -93,6 +93,16 @@ fn frame(destination: [u8; 6], len: usize) -> Vec<u8> {
     bytes
 }
 
+/// PCI registers of the 82540EM (SDM, 4.1): command, cache line size and latency timer, BARs, interrupt line.
+#[test]
+fn configuration_space_has_the_hard_wired_bits_of_the_part() {
+    let mut b = Bench::new(Abilities::default());
+    let want = [(0x04, 0x0157), (0x0c, 0xfcff), (0x10, 0xfffe_0000), (0x14, 0xffff_ffc0), (0x3c, 0xff)];
+    assert_eq!(bulkhead_bus::exercise::changeable(&mut b.card, 0), want);
+    b.card.reset(Reset::Machine, &mut b.cx);
+    assert_eq!(bulkhead_bus::exercise::changeable(&mut b.card, 0), want);
+}
+
 #[test]
 fn a_driver_finds_what_it_looks_for() {
     let mut b = Bench::new(Abilities::default());

@@ -38,7 +38,8 @@ const HARDWARE: u32 = 0x7480_0000;
 const VERSION: u32 = 1;
 
 fn function(device: u8, rom: u32) -> FunctionSpec {
-    let mut spec = FunctionSpec::new(device, 0).with_bar(0, BarKind::Io, 256).with_bar(
+    // RTL8139C+: no special cycles, palette snooping, stepping, fast back-to-back; INTx# cannot be disabled (PCI 2.2).
+    let mut spec = FunctionSpec::new(device, 0).with_command(0x0157).with_bar(0, BarKind::Io, 256).with_bar(
         1,
         BarKind::Memory { prefetchable: false },
         256,
@@ -162,8 +163,7 @@ impl Rtl8139 {
     fn identity(device: u8, rom: u32) -> ConfigSpace {
         let mut config = ConfigSpace::new(&function(device, rom), 0x10ec, 0x8139, 0x20, 0x02_0000);
         config.set(pci::INTERRUPT_PIN, 1, 1);
-        // Memory write and invalidate, cache line size, latency timer: Linux's driver wants to set them, or it gives up.
-        config.allow(pci::COMMAND, 2, 0x0010);
+        // Cache line size, latency timer: with memory write and invalidate Linux's driver wants to set them, or it gives up.
         config.allow(0x0c, 2, 0xf8ff);
         config
     }

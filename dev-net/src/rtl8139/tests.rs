@@ -98,6 +98,14 @@ fn frame(destination: [u8; 6], len: usize) -> Vec<u8> {
     bytes
 }
 
+/// PCI registers of the RTL8139C+: command, cache line size and latency timer, BARs, interrupt line.
+#[test]
+fn configuration_space_has_the_hard_wired_bits_of_the_part() {
+    let mut b = Bench::plain();
+    let want = [(0x04, 0x0157), (0x0c, 0xf8ff), (0x10, 0xffff_ff00), (0x14, 0xffff_ff00), (0x3c, 0xff)];
+    assert_eq!(bulkhead_bus::exercise::changeable(&mut b.card, 0), want);
+}
+
 #[test]
 fn a_driver_finds_what_it_looks_for() {
     let mut b = Bench::new(Abilities::default());

@@ -87,6 +87,24 @@ pub fn seeds(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &str
     files(directory, "")?.iter().try_for_each(|(name, bytes)| exercise(make, bytes).map_err(|e| format!("{name}: {e}")))
 }
 
+/// The bits of a function's configuration space that a guest can change: offset and bits of each register of 32 bits that has some. For
+/// tests that compare them with a data sheet.
+pub fn changeable(device: &mut dyn Device, function: u8) -> Vec<(u8, u32)> {
+    let mut cx = Context::new(FakeMemory::new(MEMORY));
+    let mut after = |device: &mut dyn Device, at: u8, value: u32| {
+        device.config_write(function, at, 4, value, &mut cx);
+        device.config(function).map_or(0, |space| space.read(at, 4))
+    };
+    let registers = (0..=0xfcu8).step_by(4);
+    registers
+        .map(|at| {
+            let ones = after(device, at, u32::MAX);
+            (at, ones ^ after(device, at, 0))
+        })
+        .filter(|(_, bits)| *bits != 0)
+        .collect()
+}
+
 /// Every state in a directory whose name begins with `prefix` is understood and saved again as it is.
 ///
 /// # Errors

@@ -72,12 +72,20 @@ pub struct FunctionSpec {
     pub bars: [Option<BarSpec>; 6],
     /// Bytes of the expansion ROM, a power of two from 2048, or 0.
     pub rom: u32,
+    /// The bits of the command register that can be written; the others are hard-wired.
+    pub command: u16,
 }
 
 impl FunctionSpec {
-    /// A function without BARs.
+    /// A function without BARs, whose command register has what the PCI specification has and devices mostly implement.
     pub const fn new(device: u8, function: u8) -> Self {
-        Self { device, function, bars: [None; 6], rom: 0 }
+        Self { device, function, bars: [None; 6], rom: 0, command: 0x0547 }
+    }
+
+    /// The same with these writable bits of the command register, as the part's data sheet has them.
+    #[must_use]
+    pub const fn with_command(self, command: u16) -> Self {
+        Self { command, ..self }
     }
 
     /// The same with a BAR.
@@ -111,8 +119,7 @@ impl std::fmt::Debug for ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// Identity and BARs of `spec`; `class` is class, subclass, interface as in 0x0b–0x09. The command register's
-    /// writable bits follow from what the function has.
+    /// Identity, BARs and command register of `spec`; `class` is class, subclass, interface as in 0x0b–0x09.
     pub fn new(spec: &FunctionSpec, vendor: u16, device: u16, revision: u8, class: u32) -> Self {
         let mut space = Self { bytes: [0; 256], writable: [0; 256], clear: [0; 256] };
         space.set(reg::VENDOR_ID, 2, u32::from(vendor));
@@ -120,8 +127,7 @@ impl ConfigSpace {
         space.set(reg::REVISION, 4, class << 8 | u32::from(revision));
         space.set(reg::SUBSYSTEM_VENDOR, 2, 0x1af4);
         space.set(reg::SUBSYSTEM, 2, 0x1100);
-        // Master, SERR and parity are writable everywhere, as guests expect; INTx disable too.
-        space.allow(reg::COMMAND, 2, 0x0547);
+        space.allow(reg::COMMAND, 2, u32::from(spec.command));
         space.allow(reg::INTERRUPT_LINE, 1, 0xff);
         for (i, bar) in spec.bars.iter().enumerate() {
             let Some(bar) = bar else { continue };
@@ -160,6 +166,15 @@ impl ConfigSpace {
             self.writable.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
         {
             *byte |= m;
+        }
+    }
+
+    /// Takes the bits of `mask` from what is writable.
+    pub fn hard_wire(&mut self, offset: u8, size: u8, mask: u32) {
+        for (byte, m) in
+            self.writable.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
+        {
+            *byte &= !m;
         }
     }
 
