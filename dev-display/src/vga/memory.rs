@@ -1,6 +1,10 @@
-//! The window 0xa0000–0xbffff: planes, latches, write modes. A byte of plane p at address a is byte 4a+p of video RAM.
+//! The window 0xa0000–0xbffff: addresses, latches, read and write modes (IBM VGA Technical Reference, sequencer and graphics
+//! controller). The byte of plane p at plane address a is byte 4a+p of video RAM.
 use super::Vga;
-use super::spec::{dispi, gfx, seq};
+use super::spec::{GraphicsMisc, GraphicsMode, MemoryMode, dispi, gfx, seq};
+
+/// Bytes of a plane. A mode of the Bochs interface has larger ones.
+const PLANE: u64 = 0x1_0000;
 
 /// Four planes of one byte each, as one number.
 fn spread(byte: u8) -> u32 {
@@ -12,96 +16,128 @@ fn planes(mask: u8) -> u32 {
     (0..4u32).filter(|p| mask >> p & 1 != 0).fold(0, |m, p| m | 0xffu32 << p.wrapping_mul(8))
 }
 
+/// What the graphics controller sends to the four planes when the processor writes `value` (graphics registers 0, 1, 3, 5, 8).
+/// Write modes 0, 2 and 3 differ in data and mask only: the function select and the bit mask come after.
+pub(super) fn written(graphics: &[u8; gfx::COUNT], latch: u32, value: u8) -> u32 {
+    let [set_reset, enable, _, rotate, _, mode, _, _, bit_mask] = *graphics;
+    let (set_reset, enable) = (planes(set_reset), planes(enable));
+    let rotated = value.rotate_right(u32::from(rotate & 7));
+    let (data, mask) = match mode & 3 {
+        0 => (spread(rotated) & !enable | set_reset & enable, bit_mask),
+        1 => return latch,
+        2 => (planes(value), bit_mask),
+        _ => (set_reset, rotated & bit_mask),
+    };
+    let data = match rotate >> 3 & 3 {
+        0 => data,
+        1 => data & latch,
+        2 => data | latch,
+        _ => data ^ latch,
+    };
+    let mask = spread(mask);
+    data & mask | latch & !mask
+}
+
+/// What the processor reads of the latches: `plane` in read mode 0, the comparison in read mode 1 (graphics registers 2, 5, 7).
+pub(super) fn seen(graphics: &[u8; gfx::COUNT], latch: u32, plane: u8) -> u8 {
+    let [_, _, compare, _, _, mode, _, care, _] = *graphics;
+    if !GraphicsMode::from_bits(mode).compare() {
+        return latch.wrapping_shr(u32::from(plane & 3).wrapping_mul(8)) as u8;
+    }
+    // Ones where the colour, as far as one cares, is the one looked for.
+    let [a, b, c, d] = ((latch ^ planes(compare)) & planes(care)).to_le_bytes();
+    !(a | b | c | d)
+}
+
+/// Where an access goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Plane 0's byte in video RAM; the others' follow.
+    pub(super) at: u64,
+    /// The planes that a write reaches, if the map mask lets it.
+    pub(super) write: u8,
+    /// The plane that a read in mode 0 sees.
+    pub(super) read: u8,
+    /// Bytes of a linear picture: no write or read mode changes them.
+    pub(super) plain: bool,
+}
+
 impl Vga {
-    /// Where in the planes the window's byte `offset` is; `None` outside the part that is mapped.
-    fn window(&self, offset: u64) -> Option<u64> {
-        let (base, len) = match self.graphics(gfx::MISC) >> 2 & 3 {
+    /// Where the window's byte `offset` is; `None` outside the part that is mapped.
+    ///
+    /// Three bits make odd and even addresses different, each for itself: sequencer 4 bit 2 for the planes that a write reaches,
+    /// graphics 5 bit 4 for the plane that is read, graphics 6 bit 1 for the address. Chain 4 (sequencer 4 bit 3) stands above them.
+    pub(super) fn place(&self, offset: u64) -> Option<Place> {
+        let misc = GraphicsMisc::from_bits(self.graphics(gfx::MISC));
+        let (base, len) = match misc.map() {
             0 => (0, 0x2_0000),
             1 => (0, 0x1_0000),
             2 => (0x1_0000, 0x8000),
             _ => (0x1_8000, 0x8000),
         };
-        let inside = offset.checked_sub(base).filter(|o| *o < len)?;
-        let bank = if self.dispi_enabled() { u64::from(self.dispi(dispi::BANK)) << 16 } else { 0 };
-        Some(inside.saturating_add(bank))
+        let address = offset.checked_sub(base).filter(|o| *o < len)?;
+        let low = (address & 3) as u8;
+        let memory = MemoryMode::from_bits(self.sequencer(seq::MEMORY_MODE));
+        let read_map = self.graphics(gfx::READ_MAP) & 3;
+        let (write, read) = match () {
+            () if memory.chain_4() => (1 << low, low),
+            () => (
+                if memory.sequential() { 0x0f } else { 0b0101 << (low & 1) },
+                if GraphicsMode::from_bits(self.graphics(gfx::MODE)).odd_even() {
+                    read_map & 2 | low & 1
+                } else {
+                    read_map
+                },
+            ),
+        };
+        let plain = self.dispi_enabled() && memory.chain_4();
+        let at = if self.dispi_enabled() {
+            // The Bochs interface: bytes one after the other where they are chained, banks of 64 KiB at 0xa0000.
+            let bank = if misc.map() < 2 { u64::from(self.dispi(dispi::BANK)) << 16 } else { 0 };
+            let address = address.saturating_add(bank);
+            match () {
+                () if memory.chain_4() => address & !3,
+                () if misc.chain_odd_even() => (address & !1).saturating_mul(4),
+                () => address.saturating_mul(4),
+            }
+        } else {
+            // The address bits that chose the plane are not the plane's. Bit 16, of a window of 128 KiB, comes in the place of bit 0.
+            let within = match () {
+                () if memory.chain_4() => address & 0xfffc | address >> 16,
+                () if misc.chain_odd_even() => address & 0xfffe | address >> 16,
+                () => address,
+            };
+            (within & PLANE.wrapping_sub(1)).saturating_mul(4)
+        };
+        (at.saturating_add(4) <= u64::from(self.vram_size)).then_some(Place { at, write, read, plain })
     }
 
-    fn vram_byte(&self, at: u64) -> u8 {
-        let mut byte = [0xff];
-        let _ = self.vram.read(at, &mut byte);
-        byte[0]
-    }
-
-    fn vram_planes(&self, at: u64) -> u32 {
-        let mut bytes = [0xff; 4];
-        let _ = self.vram.read(at.saturating_mul(4), &mut bytes);
-        u32::from_le_bytes(bytes)
-    }
-
-    /// Reads a byte of the window.
+    /// Reads a byte of the window. Every read loads the latches.
     pub(crate) fn memory_read(&mut self, offset: u64) -> u8 {
-        let Some(at) = self.window(offset) else { return 0xff };
-        if self.sequencer(seq::MEMORY_MODE) & 8 != 0 {
-            return self.vram_byte(at);
+        let Some(place) = self.place(offset) else { return 0xff };
+        let mut bytes = [0xff; 4];
+        let _ = self.vram.read(place.at, &mut bytes);
+        self.latch = u32::from_le_bytes(bytes);
+        if place.plain {
+            return bytes.get(usize::from(place.read)).copied().unwrap_or(0xff);
         }
-        if self.graphics(gfx::MODE) & 0x10 != 0 {
-            let plane = u64::from(self.graphics(gfx::READ_MAP) & 2) | at & 1;
-            return self.vram_byte((at & !1) << 1 | plane);
-        }
-        self.latch = self.vram_planes(at);
-        if self.graphics(gfx::MODE) & 8 == 0 {
-            let plane = u32::from(self.graphics(gfx::READ_MAP) & 3);
-            return (self.latch >> plane.wrapping_mul(8)) as u8;
-        }
-        // Read mode 1: ones where the colour, as far as one cares, is the one looked for.
-        let care = planes(self.graphics(gfx::COLOR_DONT_CARE));
-        let differing = (self.latch ^ planes(self.graphics(gfx::COLOR_COMPARE))) & care;
-        let [a, b, c, d] = differing.to_le_bytes();
-        !(a | b | c | d)
+        seen(&self.graphics, self.latch, place.read)
     }
 
     /// Writes a byte of the window.
     pub(crate) fn memory_write(&mut self, offset: u64, value: u8) {
-        let Some(at) = self.window(offset) else { return };
-        let mask = self.sequencer(seq::MAP_MASK) & 0x0f;
-        if self.sequencer(seq::MEMORY_MODE) & 8 != 0 {
-            if mask >> (at & 3) & 1 != 0 {
-                let _ = self.vram.write(at, &[value]);
-            }
+        let Some(place) = self.place(offset) else { return };
+        let reached = place.write & self.sequencer(seq::MAP_MASK);
+        let bytes = if place.plain { [value; 4] } else { written(&self.graphics, self.latch, value).to_le_bytes() };
+        if reached & 0x0f == 0x0f {
+            let _ = self.vram.write(place.at, &bytes);
             return;
         }
-        if self.graphics(gfx::MODE) & 0x10 != 0 {
-            let plane = u64::from(self.graphics(gfx::READ_MAP) & 2) | at & 1;
-            if mask >> plane & 1 != 0 {
-                let _ = self.vram.write((at & !1) << 1 | plane, &[value]);
-            }
-            return;
-        }
-        let rotated = value.rotate_right(u32::from(self.graphics(gfx::DATA_ROTATE) & 7));
-        let bit_mask = self.graphics(gfx::BIT_MASK);
-        let set_reset = planes(self.graphics(gfx::SET_RESET));
-        let (data, bits) = match self.graphics(gfx::MODE) & 3 {
-            0 => {
-                let enabled = planes(self.graphics(gfx::ENABLE_SET_RESET));
-                (self.combine(spread(rotated) & !enabled | set_reset & enabled), spread(bit_mask))
-            }
-            1 => (self.latch, u32::MAX),
-            2 => (self.combine(planes(value)), spread(bit_mask)),
-            _ => (set_reset, spread(rotated & bit_mask)),
-        };
-        let new = data & bits | self.latch & !bits;
-        let write = planes(mask);
-        let merged = self.vram_planes(at) & !write | new & write;
-        let _ = self.vram.write(at.saturating_mul(4), &merged.to_le_bytes());
-    }
-
-    /// The logical operation with the latches.
-    fn combine(&self, data: u32) -> u32 {
-        match self.graphics(gfx::DATA_ROTATE) >> 3 & 3 {
-            0 => data,
-            1 => data & self.latch,
-            2 => data | self.latch,
-            _ => data ^ self.latch,
+        for (plane, byte) in (0u64..).zip(bytes).filter(|(p, _)| reached >> p & 1 != 0) {
+            let _ = self.vram.write(place.at.saturating_add(plane), &[byte]);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

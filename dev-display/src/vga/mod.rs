@@ -3,16 +3,20 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers |
-//! | `memory.rs` | the legacy window: planes and write modes |
+//! | `registers.rs`, `status.rs`, `bochs.rs` | what reading and writing them does |
+//! | `memory.rs` | the legacy window: addresses, planes, read and write modes |
 //! | `render/` | registers and video RAM → picture |
 //! | `edid.rs` | what the monitor says of itself |
 //!
 //! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer never come here.
+mod bochs;
 mod edid;
 mod memory;
+mod registers;
 mod render;
 mod spec;
 mod state;
+mod status;
 
 pub use crate::frame::Frame;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec};
@@ -76,11 +80,6 @@ const SPARE: usize = 1 << 20;
 /// Nanoseconds that what blinks is on, and off.
 const BLINK: u64 = 266_000_000;
 
-/// Bits of a pixel in video RAM.
-fn depth_in_memory(bpp: u16) -> u16 {
-    if bpp == 4 { 4 } else { bpp.next_multiple_of(8).max(8) }
-}
-
 /// The display.
 pub struct Vga {
     device: u8,
@@ -103,12 +102,13 @@ pub struct Vga {
     dac_write: u8,
     dac_component: u8,
     dac_reading: bool,
+    /// Red and green of a colour whose blue is to come.
+    dac_held: [u8; 2],
     dac_mask: u8,
     misc_output: u8,
     feature: u8,
     /// The next write to 0x3c0 is data.
     flip_flop: bool,
-    retrace: u8,
     latch: u32,
     /// The mode that the monitor prefers.
     preferred: Size,
@@ -135,7 +135,8 @@ impl Vga {
             vram,
             config: ConfigSpace::new(&function(device, vram_size, rom), 0x1234, 0x1111, 2, 0x03_0000),
             sequencer: [0; seq::COUNT],
-            graphics: [0; gfx::COUNT],
+            // No bit is masked, as after every mode that a BIOS sets.
+            graphics: [0, 0, 0, 0, 0, 0, 0, 0, 0xff],
             crtc: [0; crtc::COUNT],
             attribute: [0; attr::COUNT],
             palette: [0; 768],
@@ -149,11 +150,11 @@ impl Vga {
             dac_write: 0,
             dac_component: 0,
             dac_reading: false,
+            dac_held: [0; 2],
             dac_mask: 0xff,
             misc_output: 0,
             feature: 0,
             flip_flop: false,
-            retrace: 0,
             latch: 0,
             preferred: Size::DEFAULT,
             wishes: None,
@@ -192,227 +193,20 @@ impl Vga {
         self.dispi.get(index).copied().unwrap_or(0)
     }
 
-    fn enable(&self) -> DispiEnable {
-        DispiEnable::from_bits(self.dispi(dispi::ENABLE))
-    }
-
-    fn dispi_enabled(&self) -> bool {
-        self.enable().enabled()
-    }
-
-    fn dac_8bit(&self) -> bool {
-        self.enable().dac_8bit()
-    }
-
-    /// Bytes of a line of a mode of the Bochs interface.
-    fn dispi_stride(&self) -> u64 {
-        let bits = u64::from(depth_in_memory(self.dispi(dispi::BPP)));
-        u64::from(self.dispi(dispi::VIRT_WIDTH)).saturating_mul(bits) >> 3
-    }
-
-    /// Registers of the ports 0x3c0–0x3cf.
-    fn vga_read(&mut self, offset: u16) -> u8 {
-        match offset {
-            0x0 => {
-                if self.flip_flop {
-                    0
-                } else {
-                    self.attribute_index
-                }
-            }
-            0x1 => self.attribute(usize::from(self.attribute_index & 0x1f)),
-            0x2 => 0x10,
-            0x4 => self.sequencer_index,
-            0x5 => self.sequencer(usize::from(self.sequencer_index)),
-            0x6 => self.dac_mask,
-            0x7 => {
-                if self.dac_reading {
-                    3
-                } else {
-                    0
-                }
-            }
-            0x8 => self.dac_write,
-            0x9 => {
-                let at = usize::from(self.dac_read).saturating_mul(3).saturating_add(usize::from(self.dac_component));
-                let value = self.palette.get(at).copied().unwrap_or(0);
-                self.dac_component = self.dac_component.saturating_add(1);
-                if self.dac_component >= 3 {
-                    self.dac_component = 0;
-                    self.dac_read = self.dac_read.wrapping_add(1);
-                }
-                self.dirty = true;
-                value
-            }
-            0xa => self.feature,
-            0xc => self.misc_output,
-            0xe => self.graphics_index,
-            0xf => self.graphics(usize::from(self.graphics_index)),
-            _ => 0xff,
-        }
-    }
-
-    fn vga_write(&mut self, offset: u16, value: u8) {
-        match offset {
-            0x0 | 0x1 => {
-                if !self.flip_flop {
-                    self.attribute_index = value & 0x3f;
-                } else if let Some(register) = self.attribute.get_mut(usize::from(self.attribute_index & 0x1f)) {
-                    *register = value;
-                }
-                self.flip_flop = !self.flip_flop;
-            }
-            0x2 => self.misc_output = value & !0x10,
-            0x4 => self.sequencer_index = value & 7,
-            0x5 => {
-                if let Some(register) = self.sequencer.get_mut(usize::from(self.sequencer_index)) {
-                    *register = value;
-                }
-            }
-            0x6 => self.dac_mask = value,
-            0x7 => (self.dac_read, self.dac_component, self.dac_reading) = (value, 0, true),
-            0x8 => (self.dac_write, self.dac_component, self.dac_reading) = (value, 0, false),
-            0x9 => {
-                let at = usize::from(self.dac_write).saturating_mul(3).saturating_add(usize::from(self.dac_component));
-                let value = if self.dac_8bit() { value } else { value & 0x3f };
-                if let Some(entry) = self.palette.get_mut(at) {
-                    *entry = value;
-                }
-                self.dac_component = self.dac_component.saturating_add(1);
-                if self.dac_component >= 3 {
-                    self.dac_component = 0;
-                    self.dac_write = self.dac_write.wrapping_add(1);
-                }
-            }
-            0xe => self.graphics_index = value & 0x0f,
-            0xf => {
-                if let Some(register) = self.graphics.get_mut(usize::from(self.graphics_index)) {
-                    *register = value;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn crtc_read(&self, offset: u16) -> u8 {
-        if offset == 0 { self.crtc_index } else { self.crtc(usize::from(self.crtc_index)) }
-    }
-
-    fn crtc_write(&mut self, offset: u16, value: u8) {
-        if offset == 0 {
-            self.crtc_index = value & 0x3f;
-            return;
-        }
-        let index = usize::from(self.crtc_index);
-        // Registers 0–7 are protected by bit 7 of 0x11, but for the line compare bit.
-        if self.crtc(crtc::VERTICAL_SYNC_END) & 0x80 != 0 && index <= crtc::OVERFLOW {
-            if index == crtc::OVERFLOW {
-                self.crtc[crtc::OVERFLOW] = self.crtc[crtc::OVERFLOW] & !0x10 | value & 0x10;
-            }
-            return;
-        }
-        if let Some(register) = self.crtc.get_mut(index) {
-            *register = value;
-        }
-    }
-
-    /// Input status 1: the flip-flop goes back, retrace comes and goes with every look.
-    fn status_read(&mut self) -> u8 {
-        self.flip_flop = false;
-        self.retrace ^= 0x09;
-        self.retrace
-    }
-
     /// The mono or the colour addresses are in use, as misc output says.
     fn addressed(&self, color: bool) -> bool {
         (self.misc_output & 1 != 0) == color
     }
 
-    fn dispi_read(&self, index: u16) -> u16 {
-        let index = usize::from(index);
-        if self.enable().get_capabilities() {
-            match index {
-                dispi::XRES => return dispi::MAX_X,
-                dispi::YRES => return dispi::MAX_Y,
-                dispi::BPP => return 32,
-                _ => {}
-            }
-        }
-        self.dispi(index)
-    }
-
-    fn dispi_write(&mut self, index: u16, value: u16) {
-        let enabled = self.dispi_enabled();
-        match usize::from(index) {
-            dispi::ID if (0xb0c0..=dispi::ID5).contains(&value) => self.dispi[dispi::ID] = value,
-            dispi::XRES if value <= dispi::MAX_X && value & 7 == 0 => self.dispi[dispi::XRES] = value,
-            dispi::YRES if value <= dispi::MAX_Y => self.dispi[dispi::YRES] = value,
-            dispi::BPP if matches!(value, 0 | 4 | 8 | 15 | 16 | 24 | 32) => {
-                self.dispi[dispi::BPP] = if value == 0 { 8 } else { value }
-            }
-            dispi::BANK => {
-                let banks = (self.vram_size >> 16) as u16;
-                self.dispi[dispi::BANK] = value.checked_rem(banks).unwrap_or(0);
-            }
-            dispi::ENABLE => return self.set_enable(DispiEnable::from_bits(value)),
-            dispi::VIRT_WIDTH => self.dispi[dispi::VIRT_WIDTH] = value,
-            dispi::X_OFFSET => self.dispi[dispi::X_OFFSET] = value,
-            dispi::Y_OFFSET => self.dispi[dispi::Y_OFFSET] = value,
-            _ => return,
-        }
-        if enabled {
-            self.settle();
-        }
-    }
-
-    fn set_enable(&mut self, new: DispiEnable) {
-        let starting = new.enabled() && !self.dispi_enabled();
-        self.dispi[dispi::ENABLE] = new.into_bits();
-        if !starting {
-            return;
-        }
-        self.dispi[dispi::VIRT_WIDTH] = self.dispi[dispi::XRES];
-        self.dispi[dispi::X_OFFSET] = 0;
-        self.dispi[dispi::Y_OFFSET] = 0;
-        self.dispi[dispi::BANK] = 0;
-        self.settle();
-        if !new.no_clear() {
-            let zeroes = [0; 4096];
-            let len = self.dispi_stride().saturating_mul(u64::from(self.dispi[dispi::YRES]));
-            for at in (0..len.min(u64::from(self.vram_size))).step_by(zeroes.len()) {
-                let _ = self.vram.write(at, &zeroes);
-            }
-        }
-    }
-
-    /// Brings the linear mode's registers to values that fit into video RAM.
-    fn settle(&mut self) {
-        let vram = u64::from(self.vram_size);
-        let d = &mut self.dispi;
-        d[dispi::BPP] = if d[dispi::BPP] == 0 { 8 } else { d[dispi::BPP] };
-        d[dispi::XRES] = d[dispi::XRES].max(8);
-        d[dispi::VIRT_WIDTH] = d[dispi::VIRT_WIDTH].max(d[dispi::XRES]);
-        let bits = u64::from(depth_in_memory(d[dispi::BPP]));
-        let stride = |width: u16| (u64::from(width).saturating_mul(bits) >> 3).max(1);
-        if stride(d[dispi::VIRT_WIDTH]) > vram {
-            d[dispi::VIRT_WIDTH] = d[dispi::XRES];
-        }
-        let lines = vram.checked_div(stride(d[dispi::VIRT_WIDTH])).unwrap_or(1).max(1);
-        d[dispi::YRES] = d[dispi::YRES].clamp(1, u16::try_from(lines).unwrap_or(u16::MAX));
-        d[dispi::VIRT_HEIGHT] = u16::try_from(lines).unwrap_or(u16::MAX);
-        d[dispi::X_OFFSET] = d[dispi::X_OFFSET].min(d[dispi::VIRT_WIDTH].saturating_sub(d[dispi::XRES]));
-        d[dispi::Y_OFFSET] = d[dispi::Y_OFFSET].min(d[dispi::VIRT_HEIGHT].saturating_sub(d[dispi::YRES]));
-    }
-
     /// BAR 2: the EDID at 0, VGA ports at 0x400, DISPI registers at 0x500, the extension block at 0x600.
-    fn mmio_read(&mut self, offset: u64, size: u8) -> IoResult<u64> {
+    fn mmio_read(&mut self, offset: u64, size: u8, now: u64) -> IoResult<u64> {
         match (offset, size) {
             (0..=0x7f, 1 | 2 | 4) => {
                 let block = edid::block(self.preferred);
                 let bytes = block.iter().skip(offset as usize).take(usize::from(size)).rev();
                 Ok(bytes.fold(0, |v, b| v << 8 | u64::from(*b)))
             }
-            (0x400..=0x41f, 1) => Ok(u64::from(self.port_read((offset as u16).wrapping_sub(0x400)))),
+            (0x400..=0x41f, 1) => Ok(u64::from(self.port_read((offset as u16).wrapping_sub(0x400), now))),
             (0x500..=0x515, 2) if offset & 1 == 0 => {
                 Ok(u64::from(self.dispi_read((offset as u16).wrapping_sub(0x500) >> 1)))
             }
@@ -435,25 +229,6 @@ impl Vga {
         }
         Ok(())
     }
-
-    /// Ports 0x3c0–0x3df.
-    fn port_read(&mut self, port: u16) -> u8 {
-        match port {
-            0x00..=0x0f => self.vga_read(port),
-            0x14 | 0x15 => self.crtc_read(port & 1),
-            0x1a => self.status_read(),
-            _ => 0xff,
-        }
-    }
-
-    fn port_write(&mut self, port: u16, value: u8) {
-        match port {
-            0x00..=0x0f => self.vga_write(port, value),
-            0x14 | 0x15 => self.crtc_write(port & 1, value),
-            0x1a => self.feature = value & 0x10,
-            _ => {}
-        }
-    }
 }
 
 impl Device for Vga {
@@ -461,7 +236,7 @@ impl Device for Vga {
         declare(self.device, self.vram_size, self.rom)
     }
 
-    fn read(&mut self, at: Access, _: &mut Context) -> IoResult<u64> {
+    fn read(&mut self, at: Access, cx: &mut Context) -> IoResult<u64> {
         let offset = at.offset as u16;
         let byte = at.size == 1;
         match at.region {
@@ -477,13 +252,13 @@ impl Device for Vga {
                 _ => Ok(u64::from(self.dispi_read(self.dispi_index))),
             },
             region::DISPI => Ok(u64::MAX),
-            region::MMIO => self.mmio_read(at.offset, at.size),
+            region::MMIO => self.mmio_read(at.offset, at.size, cx.now()),
             _ if !byte => Err(IoError::Size),
             region::VGA => Ok(u64::from(self.vga_read(offset))),
             region::MONO_CRTC | region::MONO_STATUS if !self.addressed(false) => Ok(0xff),
             region::COLOR_CRTC | region::COLOR_STATUS if !self.addressed(true) => Ok(0xff),
             region::MONO_CRTC | region::COLOR_CRTC => Ok(u64::from(self.crtc_read(offset))),
-            region::MONO_STATUS | region::COLOR_STATUS => Ok(u64::from(self.status_read())),
+            region::MONO_STATUS | region::COLOR_STATUS => Ok(u64::from(self.status_read(cx.now()))),
             _ => Err(IoError::NoRegister),
         }
     }
@@ -574,6 +349,7 @@ impl Device for Vga {
                 u32::from(self.dac_reading),
             ],
             latch: self.latch,
+            dac_held: if self.dac_component == 0 { Vec::new() } else { self.dac_held.to_vec() },
             preferred: if self.preferred == Size::DEFAULT {
                 Vec::new()
             } else {
@@ -610,12 +386,17 @@ impl Device for Vga {
         (new.dac_read, new.dac_write, new.dac_component) = (dac_read as u8, dac_write as u8, component as u8);
         (new.misc_output, new.feature, new.dac_mask) = (misc_output as u8, feature as u8, dac_mask as u8);
         (new.flip_flop, new.dac_reading, new.latch) = (flip_flop != 0, dac_reading != 0, s.latch);
+        if let [red, green] = *s.dac_held.as_slice()
+            && component != 0
+        {
+            new.dac_held = [red, green];
+        }
         if s.dispi.len() != dispi::COUNT {
             return Err(StateError::Value("DISPI registers"));
         }
         // Through the front door, so that no combination gets in which the guest could not have set.
         let value = |i: usize| s.dispi.get(i).copied().unwrap_or(0) as u16;
-        for index in [dispi::XRES, dispi::YRES, dispi::BPP] {
+        for index in [dispi::ID, dispi::XRES, dispi::YRES, dispi::BPP] {
             new.dispi_write(index as u16, value(index));
         }
         new.dispi_write(
@@ -623,6 +404,9 @@ impl Device for Vga {
             DispiEnable::from_bits(value(dispi::ENABLE)).with_no_clear(true).into_bits(),
         );
         new.dispi[dispi::ENABLE] = value(dispi::ENABLE);
+        if !new.dispi_enabled() {
+            new.dispi[dispi::VIRT_HEIGHT] = value(dispi::VIRT_HEIGHT);
+        }
         for index in [dispi::BANK, dispi::VIRT_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET] {
             new.dispi_write(index as u16, value(index));
         }

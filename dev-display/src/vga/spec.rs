@@ -8,25 +8,25 @@ pub(crate) mod seq {
     pub(crate) const CHARACTER_MAP: usize = 3;
     pub(crate) const MEMORY_MODE: usize = 4;
     pub(crate) const COUNT: usize = 5;
+    /// The bits that each has.
+    pub(crate) const BITS: [u8; COUNT] = [0x03, 0x3d, 0x0f, 0x3f, 0x0e];
 }
 
-/// Graphics controller registers.
+/// Graphics controller registers. What reads and writes go through is in `memory.rs`: 0 set/reset, 1 enable set/reset, 2 colour
+/// compare, 3 data rotate and function select, 7 colour don't care, 8 bit mask.
 pub(crate) mod gfx {
-    pub(crate) const SET_RESET: usize = 0;
-    pub(crate) const ENABLE_SET_RESET: usize = 1;
-    pub(crate) const COLOR_COMPARE: usize = 2;
-    pub(crate) const DATA_ROTATE: usize = 3;
     pub(crate) const READ_MAP: usize = 4;
     pub(crate) const MODE: usize = 5;
     pub(crate) const MISC: usize = 6;
-    pub(crate) const COLOR_DONT_CARE: usize = 7;
-    pub(crate) const BIT_MASK: usize = 8;
     pub(crate) const COUNT: usize = 9;
+    /// The bits that each has.
+    pub(crate) const BITS: [u8; COUNT] = [0x0f, 0x0f, 0x0f, 0x1f, 0x03, 0x7b, 0x0f, 0x0f, 0xff];
 }
 
 /// CRT controller registers.
 pub(crate) mod crtc {
     pub(crate) const HORIZONTAL_END: usize = 0x01;
+    pub(crate) const VERTICAL_TOTAL: usize = 0x06;
     pub(crate) const OVERFLOW: usize = 0x07;
     pub(crate) const PRESET_ROW_SCAN: usize = 0x08;
     pub(crate) const MAX_SCAN_LINE: usize = 0x09;
@@ -54,6 +54,11 @@ pub(crate) mod attr {
     pub(crate) const PALETTE_SOURCE: u8 = 0x20;
     pub(crate) const COLOR_SELECT: usize = 0x14;
     pub(crate) const COUNT: usize = 0x15;
+    /// The bits that each has: sixteen colours, mode, overscan, planes, panning, colour select.
+    pub(crate) const BITS: [u8; COUNT] = [
+        0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0xef, 0xff,
+        0x3f, 0x0f, 0x0f,
+    ];
 }
 
 /// DISPI registers.
@@ -70,7 +75,8 @@ pub(crate) mod dispi {
     pub(crate) const Y_OFFSET: usize = 9;
     pub(crate) const VIDEO_MEMORY_64K: usize = 10;
     pub(crate) const COUNT: usize = 11;
-    /// The version offered.
+    /// The versions offered, the first and the last.
+    pub(crate) const ID0: u16 = 0xb0c0;
     pub(crate) const ID5: u16 = 0xb0c5;
     /// Largest mode that is ever set.
     pub(crate) const MAX_X: u16 = 16000;
@@ -107,6 +113,53 @@ pub(crate) struct ClockingMode {
     __: u8,
 }
 
+/// Sequencer 4, memory mode.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct MemoryMode {
+    __: bool,
+    /// More than 64 KiB: there always are.
+    extended: bool,
+    /// A write reaches all planes; otherwise the even ones at even addresses and the odd ones at odd addresses.
+    pub(crate) sequential: bool,
+    /// Address bits 0 and 1 choose the plane.
+    pub(crate) chain_4: bool,
+    #[bits(4)]
+    __: u8,
+}
+
+/// Graphics controller 5, mode.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct GraphicsMode {
+    #[bits(2)]
+    write_mode: u8,
+    __: bool,
+    /// Read mode 1.
+    pub(crate) compare: bool,
+    /// Address bit 0 is bit 0 of the plane that is read.
+    pub(crate) odd_even: bool,
+    /// Pixels of two bits, as the CGA has them.
+    pub(crate) packed: bool,
+    /// Pixels of eight bits.
+    pub(crate) wide: bool,
+    __: bool,
+}
+
+/// Graphics controller 6, miscellaneous.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct GraphicsMisc {
+    pub(crate) graphics: bool,
+    /// Another bit comes in the place of address bit 0.
+    pub(crate) chain_odd_even: bool,
+    /// Where video RAM is for the processor.
+    #[bits(2)]
+    pub(crate) map: u8,
+    #[bits(4)]
+    __: u8,
+}
+
 /// CRT controller 9, maximum scan line.
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
@@ -121,6 +174,18 @@ pub(crate) struct MaxScanLine {
     pub(crate) double_scan: bool,
 }
 
+/// CRT controller 0x14, underline location.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct Underline {
+    #[bits(5)]
+    pub(crate) line: u8,
+    count_by_4: bool,
+    /// Addresses count doublewords.
+    pub(crate) doubleword: bool,
+    __: bool,
+}
+
 /// CRT controller 0x17, mode control.
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
@@ -129,8 +194,10 @@ pub(crate) struct CrtcMode {
     pub(crate) row_scan_13: bool,
     /// The same of bit 14 and bit 1.
     pub(crate) row_scan_14: bool,
-    #[bits(4)]
+    #[bits(3)]
     __: u8,
+    /// In word mode bit 15 of the counter is address bit 0; otherwise bit 13.
+    pub(crate) wrap_15: bool,
     /// Addresses count bytes, not words.
     pub(crate) byte_mode: bool,
     __: bool,

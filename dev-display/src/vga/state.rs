@@ -30,6 +30,9 @@ pub(crate) struct VgaState {
     pub(crate) misc: Vec<u32>,
     #[prost(uint32, tag = "11")]
     pub(crate) latch: u32,
+    /// Red and green of a colour whose blue is to come, in the middle of a colour.
+    #[prost(bytes = "vec", tag = "12")]
+    pub(crate) dac_held: Vec<u8>,
     /// The monitor's preferred mode, if it is not the usual one.
     #[prost(uint32, repeated, tag = "20")]
     pub(crate) preferred: Vec<u32>,

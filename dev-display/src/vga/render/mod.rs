@@ -5,7 +5,9 @@ mod planar;
 mod text;
 
 use super::Vga;
-use super::spec::{AttributeMode, ClockingMode, CrtcMode, MaxScanLine, attr, crtc, dispi, gfx, seq};
+use super::spec::{
+    AttributeMode, ClockingMode, CrtcMode, GraphicsMode, MaxScanLine, Underline, attr, crtc, dispi, gfx, seq,
+};
 use crate::frame::Frame;
 
 /// Most pixels of a picture; what is below them is not drawn.
@@ -26,8 +28,8 @@ fn put(line: &mut [u32], pixels: impl Iterator<Item = u32>) {
 /// Where a line of the screen comes from (IBM VGA Technical Reference, CRT controller).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Scan {
-    /// Address of its first character or eight pixels, in the planes.
-    at: u64,
+    /// The address counter at its first character or eight pixels.
+    at: u16,
     /// Line within the row of characters.
     row: usize,
     /// Pixels that are left out at its left end.
@@ -92,7 +94,7 @@ impl Vga {
         colors
     }
 
-    fn vertical_end(&self) -> usize {
+    pub(super) fn vertical_end(&self) -> usize {
         let overflow = usize::from(self.crtc(crtc::OVERFLOW));
         let end = usize::from(self.crtc(crtc::VERTICAL_END)) | (overflow & 2) << 7 | (overflow & 0x40) << 3;
         end.saturating_add(1)
@@ -108,20 +110,20 @@ impl Vga {
         usize::from(self.crtc(crtc::LINE_COMPARE)) | eighth | ninth
     }
 
-    fn start(&self) -> u64 {
-        u64::from(self.crtc(crtc::START_HIGH)) << 8 | u64::from(self.crtc(crtc::START_LOW))
+    fn start(&self) -> u16 {
+        u16::from_be_bytes([self.crtc(crtc::START_HIGH), self.crtc(crtc::START_LOW)])
     }
 
-    /// Addresses from one row to the next.
-    fn stride(&self) -> u64 {
-        u64::from(self.crtc(crtc::OFFSET)).saturating_mul(2)
+    /// The address counter's way from one row to the next.
+    fn stride(&self) -> u16 {
+        u16::from(self.crtc(crtc::OFFSET)) << 1
     }
 
     /// Pixels that panning leaves out: of characters of nine pixels the value 8 is none.
     fn panning(&self) -> usize {
         let value = usize::from(self.attribute(attr::PANNING) & 0x0f);
         match () {
-            () if self.graphics(gfx::MODE) & 0x40 != 0 => value & 7,
+            () if GraphicsMode::from_bits(self.graphics(gfx::MODE)).wide() => value & 7,
             () if self.graphics(gfx::MISC) & 1 == 0 && !self.clocking().eight_dots() => {
                 if value >= 8 {
                     0
@@ -133,13 +135,14 @@ impl Vga {
         }
     }
 
-    /// The lines of the screen, from above. At the line compare the address goes back to the beginning of video RAM.
+    /// The lines of the screen, from above. At the line compare the address goes back to the beginning of video RAM. The address
+    /// counter has 16 bits, and goes on at 0 behind the last of them.
     fn scans(&self) -> impl Iterator<Item = Scan> {
         let max = self.max_scan_line();
         let preset = self.crtc(crtc::PRESET_ROW_SCAN);
         let (compare, stride) = (self.line_compare(), self.stride());
         let mut scan = Scan {
-            at: self.start().saturating_add(u64::from(preset >> 5 & 3)),
+            at: self.start().wrapping_add(u16::from(preset >> 5 & 3)),
             row: usize::from(preset & 0x1f),
             pan: self.panning(),
         };
@@ -150,7 +153,7 @@ impl Vga {
                 scan = Scan { at: 0, row: 0, pan: if stays { scan.pan } else { 0 } };
             } else if !max.double_scan() || y & 1 == 1 {
                 if scan.row == usize::from(max.lines()) {
-                    (scan.row, scan.at) = (0, scan.at.saturating_add(stride));
+                    (scan.row, scan.at) = (0, scan.at.wrapping_add(stride));
                 } else {
                     scan.row = scan.row.saturating_add(1) & 0x1f;
                 }
@@ -159,18 +162,51 @@ impl Vga {
         })
     }
 
-    /// An address as the CRT controller puts it out: the CGA's and Hercules' modes have neighbouring lines in banks.
-    fn wired(&self, scan: Scan) -> u64 {
+    /// The plane address that the CRT controller puts out for its address counter, on line `row` of a row of characters (CRT
+    /// controller 0x14 bit 6, 0x17 bits 0, 1, 5, 6). Words and doublewords are what odd/even and chain 4 write. The CGA's and
+    /// Hercules' modes have neighbouring lines in banks.
+    fn wired(&self, counter: u16, row: usize) -> u16 {
         let mode = CrtcMode::from_bits(self.crtc(crtc::MODE));
-        let (bank, row) = (if mode.byte_mode() { 13 } else { 12 }, scan.row as u64);
-        let mut at = scan.at;
-        if !mode.row_scan_13() {
-            at = at & !(1 << bank) | (row & 1) << bank;
+        let at = match () {
+            () if Underline::from_bits(self.crtc(crtc::UNDERLINE)).doubleword() => counter.rotate_left(2),
+            () if mode.byte_mode() => counter,
+            () if mode.wrap_15() => counter.rotate_left(1),
+            () => counter << 1 | counter >> 13 & 1,
+        };
+        let (bit_13, bit_14) = ((row & 1) as u16, (row >> 1 & 1) as u16);
+        let at = if mode.row_scan_13() { at } else { at & !0x2000 | bit_13 << 13 };
+        if mode.row_scan_14() { at } else { at & !0x4000 | bit_14 << 14 }
+    }
+
+    /// The planes' bytes at a line's characters: four for each. The one reader of rows that every mode but the linear ones has, so that
+    /// all wrap where the planes end.
+    fn cells(&self, scan: Scan, to: &mut [u8]) {
+        let mut counter = scan.at;
+        let mut pieces = to.as_chunks_mut::<4>().0.iter_mut().peekable();
+        let mut read = Vec::new();
+        while pieces.peek().is_some() {
+            // As many as are at equal distances.
+            let first = self.wired(counter, scan.row);
+            let step = self.wired(counter.wrapping_add(1), scan.row).wrapping_sub(first);
+            let mut last = first;
+            let mut run = 1u16;
+            while (1..=4).contains(&step) && usize::from(run) < pieces.len() {
+                let next = self.wired(counter.wrapping_add(run), scan.row);
+                if last.checked_add(step) != Some(next) {
+                    break;
+                }
+                last = next;
+                run = run.saturating_add(1);
+            }
+            let bytes = usize::from(last.wrapping_sub(first)).saturating_mul(4).saturating_add(4);
+            read.resize(bytes, 0);
+            self.read(u64::from(first).saturating_mul(4), &mut read);
+            let cells = read.as_chunks::<4>().0.iter().step_by(usize::from(step).max(1));
+            for (from, to) in cells.zip(pieces.by_ref().take(usize::from(run))) {
+                *to = *from;
+            }
+            counter = counter.wrapping_add(run);
         }
-        if !mode.row_scan_14() {
-            at = at & !(2 << bank) | (row & 2) << bank;
-        }
-        at & 0xffff
     }
 
     fn read(&self, at: u64, to: &mut [u8]) {
@@ -179,3 +215,6 @@ impl Vga {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

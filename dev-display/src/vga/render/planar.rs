@@ -1,7 +1,7 @@
 //! 16 colours in planes, 4 colours of the CGA, 256 colours of mode 13h and its unchained relatives.
 use super::{PIXELS, Vga, put};
 use crate::frame::Frame;
-use crate::vga::spec::{crtc, dispi, gfx};
+use crate::vga::spec::{GraphicsMode, crtc, dispi, gfx};
 
 impl Vga {
     pub(super) fn planar(&self, spare: Frame) -> Frame {
@@ -15,11 +15,10 @@ impl Vga {
         let mut pixels = Vec::new();
         let mut known = None;
         for (y, scan) in self.scans().enumerate() {
-            let at = self.wired(scan);
-            if known != Some(at) {
-                self.read(at.saturating_mul(4), &mut row);
+            let from = (scan.at, self.wired(scan.at, scan.row));
+            if known.replace(from) != Some(from) {
+                self.cells(scan, &mut row);
                 self.pixels(&row, &mut pixels);
-                known = Some(at);
             }
             let line = frame.line(y);
             put(line, pixels.iter().skip(scan.pan).copied());
@@ -36,13 +35,13 @@ impl Vga {
             .saturating_mul(u64::from(self.dispi(dispi::Y_OFFSET)))
             .saturating_add(u64::from(self.dispi(dispi::X_OFFSET)) >> 3 << 2);
         let mut frame = spare.sized(width, height);
-        let mut row = vec![0; width.div_ceil(8).saturating_mul(4)];
+        let pan = usize::from(self.dispi(dispi::X_OFFSET) & 7);
+        let mut row = vec![0; width.saturating_add(pan).div_ceil(8).saturating_mul(4)];
         let mut pixels = Vec::new();
         for y in 0..height {
             self.read(first.saturating_add(stride.saturating_mul(y as u64)), &mut row);
             self.pixels(&row, &mut pixels);
-            let line = frame.line(y);
-            put(line, pixels.iter().copied());
+            put(frame.line(y), pixels.iter().skip(pan).copied());
         }
         frame
     }
@@ -51,8 +50,9 @@ impl Vga {
     fn pixels(&self, row: &[u8], pixels: &mut Vec<u32>) {
         let colors = self.colors();
         let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
-        let wide = self.graphics(gfx::MODE) & 0x40 != 0 && !self.dispi_enabled();
-        let packed = self.graphics(gfx::MODE) & 0x20 != 0 && !self.dispi_enabled();
+        let mode = GraphicsMode::from_bits(self.graphics(gfx::MODE));
+        let wide = mode.wide() && !self.dispi_enabled();
+        let packed = mode.packed() && !self.dispi_enabled();
         pixels.clear();
         for planes in row.chunks_exact(4) {
             let &[p0, p1, p2, p3] = planes else { continue };

@@ -1,7 +1,7 @@
 //! Text modes: characters in plane 0, attributes in plane 1, fonts in plane 2.
-use super::{Vga, put};
+use super::{Scan, Vga, put};
 use crate::frame::Frame;
-use crate::vga::spec::{crtc, gfx, seq};
+use crate::vga::spec::{Underline, crtc, gfx, seq};
 
 impl Vga {
     /// The words on the screen in a text mode: a row each, without what is blank at its end; what is not ASCII is a dot.
@@ -14,8 +14,8 @@ impl Vga {
         let stride = self.stride();
         let mut cells = vec![0; columns.saturating_mul(4)];
         let rows = (0..self.vertical_end().div_euclid(cell_height).min(128)).map(|row| {
-            let first = self.start().saturating_add(stride.saturating_mul(row as u64));
-            self.read((first & 0xffff).saturating_mul(4), &mut cells);
+            let at = self.start().wrapping_add(stride.wrapping_mul(row as u16));
+            self.cells(Scan { at, row: 0, pan: 0 }, &mut cells);
             let text: String = cells
                 .as_chunks::<4>()
                 .0
@@ -45,8 +45,9 @@ impl Vga {
         let mut cells = vec![0; columns.saturating_mul(4)];
         let (mut known, mut blinks) = (None, self.cursor_lines().is_some());
         for scan in self.scans() {
-            if known.replace(scan.at) != Some(scan.at) {
-                self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
+            let from = (scan.at, self.wired(scan.at, scan.row));
+            if known.replace(from) != Some(from) {
+                self.cells(scan, &mut cells);
                 blinks |=
                     self.attribute_mode().blink() && cells.as_chunks::<4>().0.iter().any(|cell| cell[1] & 0x80 != 0);
                 source.extend_from_slice(&cells);
@@ -81,28 +82,28 @@ impl Vga {
         let mut frame = spare.sized(columns.saturating_mul(cell_width), self.vertical_end());
         let (fonts, colors, mode) = (self.fonts(), self.colors(), self.attribute_mode());
         let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
-        let cursor_at = u64::from(self.crtc(crtc::CURSOR_HIGH)) << 8 | u64::from(self.crtc(crtc::CURSOR_LOW));
-        let skew = usize::from(self.crtc(crtc::CURSOR_END) >> 5 & 3);
+        let cursor_at = u16::from_be_bytes([self.crtc(crtc::CURSOR_HIGH), self.crtc(crtc::CURSOR_LOW)]);
+        let skew = u16::from(self.crtc(crtc::CURSOR_END) >> 5 & 3);
         let cursor_lines = self.cursor_lines().filter(|_| on);
-        let underline = usize::from(self.crtc(crtc::UNDERLINE) & 0x1f);
+        let underline = usize::from(Underline::from_bits(self.crtc(crtc::UNDERLINE)).line());
 
         // One more character than is seen comes into view by panning.
         let mut cells = vec![0; columns.saturating_add(1).saturating_mul(4)];
         let mut known = None;
         let mut dots = vec![0u32; columns.saturating_add(1).saturating_mul(cell_width)];
         for (y, scan) in self.scans().enumerate() {
-            if known != Some(scan.at) {
-                self.read((scan.at & 0xffff).saturating_mul(4), &mut cells);
-                known = Some(scan.at);
+            let from = (scan.at, self.wired(scan.at, scan.row));
+            if known.replace(from) != Some(from) {
+                self.cells(scan, &mut cells);
             }
             // On this line the cursor covers this column.
             let cursor = cursor_lines
                 .as_ref()
                 .filter(|lines| lines.contains(&scan.row))
-                .map(|_| cursor_at.saturating_add(skew as u64).wrapping_sub(scan.at) & 0xffff);
+                .map(|_| cursor_at.wrapping_add(skew).wrapping_sub(scan.at));
             let underlined = mode.mono() && scan.row == underline;
             for ((column, &[character, attribute, ..]), cell) in
-                (0u64..).zip(cells.as_chunks::<4>().0).zip(dots.chunks_exact_mut(cell_width))
+                (0u16..).zip(cells.as_chunks::<4>().0).zip(dots.chunks_exact_mut(cell_width))
             {
                 let font = fonts.get(usize::from(attribute >> 3 & 1)).map_or(&[][..], Vec::as_slice);
                 let foreground = color(attribute);
