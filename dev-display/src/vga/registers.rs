@@ -213,7 +213,7 @@ mod tests {
         let mut next = Vga::new(3, v.vram_size, 65536, v.vram.clone());
         next.load(&v.save(), &mut cx).unwrap();
         let mut v = next;
-        let mut all = |v: &mut Vga| {
+        let all = |v: &mut Vga| {
             out(v, 0x3c7, 0xfe);
             assert_eq!(read(v, 0x3c7), 3);
             (0..12).map(|_| read(v, 0x3c9)).collect::<Vec<_>>()

@@ -260,10 +260,10 @@ fn words_on_a_row_that_wraps() {
     let (mut v, _, vram) = display();
     crate::vga::tests::text_mode(&mut v, &vram);
     set(&mut v, 0x3d4, &[(0x0c, 0xff), (0x0d, 0xfe)]);
-    for (at, letter) in [(0xfffdu64, b'w'), (0xffff, b'r'), (0, b'a'), (2, b'p')] {
+    for (at, letter) in [(0xfffdu64, b'w'), (0xffff, b'r'), (0, b'a'), (2, b'p'), (0x9c, b'2')] {
         vram.write(at * 4, &[letter]).unwrap();
     }
-    assert_eq!(v.text_rows().unwrap()[0], "wrap");
+    assert_eq!(v.text_rows().unwrap()[..2], ["wrap", "2"]);
 }
 
 proptest! {

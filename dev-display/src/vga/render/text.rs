@@ -50,7 +50,8 @@ impl Vga {
                 self.cells(scan, &mut cells);
                 blinks |=
                     self.attribute_mode().blink() && cells.as_chunks::<4>().0.iter().any(|cell| cell[1] & 0x80 != 0);
-                source.extend_from_slice(&cells);
+                let cells = cells.as_chunks::<4>().0.iter();
+                source.extend(cells.flat_map(|[character, attribute, ..]| [*character, *attribute]));
             }
         }
         // Half a blink is another picture only where something blinks.
