@@ -290,7 +290,9 @@ impl E1000 {
             }
             reg::CTRL_DUP => self.get(reg::CTRL),
             reg::EECD => self.eecd(),
-            reg::ICS | reg::IMC => 0,
+            // The manual has it to be written only (13.4.18); the card answers with ICR, and clears nothing: VxWorks' driver looks here.
+            reg::ICS => self.get(reg::ICR),
+            reg::IMC => 0,
             reg::STATISTICS..reg::STATISTICS_END => {
                 let value = self.get(register);
                 // The lower half of a pair is read first; it keeps the upper one until that is read.

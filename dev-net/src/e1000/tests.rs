@@ -315,6 +315,21 @@ fn interrupts_are_held_back_and_come_late_as_the_driver_asks() {
     assert_eq!(b.read(reg::ICR), cause::RXT0);
 }
 
+/// ICS read as 0: a driver that looks at the causes there, so as to clear none, never saw one.
+#[test]
+fn causes_that_can_be_set_and_not_be_seen() {
+    let mut b = Bench::new(Abilities::default());
+    b.read(reg::ICR);
+    assert_eq!(b.read(reg::ICS), 0);
+    b.write(reg::ICS, cause::LSC | cause::RXT0);
+    for _ in 0..2 {
+        assert_eq!(b.read(reg::ICS), cause::LSC | cause::RXT0, "nothing is cleared");
+    }
+    b.arrives(frame(MAC, 64));
+    let seen = b.read(reg::ICS);
+    assert_eq!((b.read(reg::ICR), b.read(reg::ICS)), (seen, 0), "the same, and cleared here");
+}
+
 #[test]
 fn a_ring_that_lies_costs_its_packets_and_nothing_else() {
     // CVE-2016-1981: head or tail outside of the ring is walked for ever.

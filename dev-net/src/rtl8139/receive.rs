@@ -81,6 +81,8 @@ impl Rtl8139 {
         let need = (len as u32).saturating_add(4).next_multiple_of(4);
         let used = at.saturating_add(size).saturating_sub(self.reading()).checked_rem(size).unwrap_or(0);
         if used.saturating_add(need) >= size {
+            // ISR's RXOVW (5.6): the buffer is exhausted. The frame itself waits, other than on a wire.
+            self.raise(cause::OVERFLOW, cx);
             return Err(frame);
         }
         let status = OK

@@ -201,6 +201,27 @@ fn c_mode_receives_into_its_buffer_and_around_its_end() {
     assert_eq!(seen, 20);
 }
 
+/// RXOVW stayed 0 when C mode's buffer was full.
+#[test]
+fn a_full_buffer_that_says_nothing() {
+    for full in [false, true] {
+        let mut b = Bench::plain();
+        for _ in 0..if full { 9 } else { 8 } {
+            b.arrives(frame(MAC, 1000));
+        }
+        assert_eq!(b.read(reg::ISR, 2) as u16 & cause::OVERFLOW != 0, full);
+        // Once told, it is told again when another frame finds no room, not by the acknowledgement.
+        b.write(reg::ISR, 2, 0xffff);
+        assert_eq!(b.read(reg::ISR, 2), 0);
+        if full {
+            b.write(reg::CAPR, 2, 1008 - 16);
+            assert_eq!(b.read(reg::ISR, 2) as u16, cause::RECEIVED, "what had waited is there");
+            b.arrives(frame(MAC, 1000));
+            assert_eq!(b.read(reg::ISR, 2) as u16, cause::RECEIVED | cause::OVERFLOW);
+        }
+    }
+}
+
 #[test]
 fn c_plus_mode_sends_with_what_is_left_to_it() {
     let packet = |payload: usize| {
