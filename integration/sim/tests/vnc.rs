@@ -335,3 +335,34 @@ fn without_a_viewer_the_display_draws_nothing_and_nobody_wakes_up() {
     });
     assert!(sim.end().unwrap().success());
 }
+
+/// A width that is no multiple of 8, from the guest's registers by the surface to a viewer and to a screenshot.
+#[test]
+fn an_odd_width_reaches_viewers_and_screenshots() {
+    const SIZE: (usize, usize) = (1366, 768);
+    let mut sim = start("127.0.0.1:0,to=99");
+    draw(&mut sim, 7);
+    let mut dispi = |sim: &mut Sim, index: u32, value: usize| {
+        sim.port_write(0x1ce, 2, index).unwrap();
+        sim.port_write(0x1cf, 2, value as u32).unwrap();
+    };
+    for (index, value) in [(4, 0), (1, SIZE.0), (2, SIZE.1), (3, 32), (4, 0x41)] {
+        dispi(&mut sim, index, value);
+    }
+    // The first lines and the last ones; the rest is black.
+    let mut want = vec![0u8; 65 * 65536];
+    for bank in [0, 63, 64] {
+        let bytes: Vec<u8> = (0..16384u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) ^ bank).to_le_bytes()).collect();
+        dispi(&mut sim, 5, bank as usize);
+        sim.memory_write(0xa_0000, &bytes).unwrap();
+        want[bank as usize * 65536..][..65536].copy_from_slice(&bytes);
+    }
+    let want: Vec<u8> = want.chunks(4).take(SIZE.0 * SIZE.1).flat_map(|p| [p[2], p[1], p[0]]).collect();
+    let (width, height, shot) = screenshot(&sim);
+    assert_eq!((width, height), SIZE);
+    assert!(shot == want, "the screenshot is another picture");
+    let (mut viewer, width, height) = Viewer::enter(port(&sim));
+    assert_eq!((width, height), SIZE);
+    assert!(viewer.picture(width, height) == want, "the viewer has another picture");
+    assert!(sim.end().unwrap().success());
+}

@@ -203,6 +203,7 @@ MODES = {f"{b}bpp": (lambda m, b=b: bochs(m, b)) for b in (8, 15, 16, 24, 32)}
 MODES |= {
     "virtual": lambda m: bochs(m, 32, 160, 100, (24, 17), 256),
     "wide": lambda m: bochs(m, 32, 1280, 1024),
+    "laptop": lambda m: bochs(m, 16, 1366, 768),
     "text": text,
     "mode12": mode12,
     "mode13": mode13,
