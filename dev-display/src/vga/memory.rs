@@ -13,13 +13,17 @@ fn spread(byte: u8) -> u32 {
 
 /// A mask of planes (bits 0–3) as bytes.
 fn planes(mask: u8) -> u32 {
-    (0..4u32).filter(|p| mask >> p & 1 != 0).fold(0, |m, p| m | 0xffu32 << p.wrapping_mul(8))
+    // Each bit comes to the lowest place of its byte.
+    (u32::from(mask & 0x0f).wrapping_mul(0x0020_4081) & 0x0101_0101).wrapping_mul(0xff)
 }
 
 /// What the graphics controller sends to the four planes when the processor writes `value` (graphics registers 0, 1, 3, 5, 8).
 /// Write modes 0, 2 and 3 differ in data and mask only: the function select and the bit mask come after.
 pub(super) fn written(graphics: &[u8; gfx::COUNT], latch: u32, value: u8) -> u32 {
     let [set_reset, enable, _, rotate, _, mode, _, _, bit_mask] = *graphics;
+    if [enable, rotate, mode & 3, !bit_mask] == [0; 4] {
+        return spread(value);
+    }
     let (set_reset, enable) = (planes(set_reset), planes(enable));
     let rotated = value.rotate_right(u32::from(rotate & 7));
     let (data, mask) = match mode & 3 {
@@ -133,8 +137,12 @@ impl Vga {
             let _ = self.vram.write(place.at, &bytes);
             return;
         }
-        for (plane, byte) in (0u64..).zip(bytes).filter(|(p, _)| reached >> p & 1 != 0) {
-            let _ = self.vram.write(place.at.saturating_add(plane), &[byte]);
+        let mut left = reached & 0x0f;
+        while left != 0 {
+            let plane = left.trailing_zeros();
+            let byte = bytes.get(plane as usize).copied().unwrap_or(0);
+            let _ = self.vram.write(place.at.saturating_add(u64::from(plane)), &[byte]);
+            left &= left.wrapping_sub(1);
         }
     }
 }

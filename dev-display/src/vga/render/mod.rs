@@ -13,6 +13,10 @@ use crate::frame::Frame;
 /// Most pixels of a picture; what is below them is not drawn.
 const PIXELS: usize = 16 << 20;
 
+/// Characters of a line whose addresses follow each other, if the first is a multiple of it: what else than the counter's lower bits
+/// makes an address (`Vga::wired`) is the same for all of them.
+const STRAIGHT: u16 = 0x800;
+
 /// A pixel of these parts.
 fn pixel([red, green, blue]: [u8; 3]) -> u32 {
     u32::from_be_bytes([0, red, green, blue])
@@ -181,31 +185,30 @@ impl Vga {
     /// The planes' bytes at a line's characters: four for each. The one reader of rows that every mode but the linear ones has, so that
     /// all wrap where the planes end.
     fn cells(&self, scan: Scan, to: &mut [u8]) {
+        let step = match () {
+            () if Underline::from_bits(self.crtc(crtc::UNDERLINE)).doubleword() => 4,
+            () if CrtcMode::from_bits(self.crtc(crtc::MODE)).byte_mode() => 1,
+            () => 2,
+        };
         let mut counter = scan.at;
-        let mut pieces = to.as_chunks_mut::<4>().0.iter_mut().peekable();
+        let mut rest = to;
         let mut read = Vec::new();
-        while pieces.peek().is_some() {
-            // As many as are at equal distances.
-            let first = self.wired(counter, scan.row);
-            let step = self.wired(counter.wrapping_add(1), scan.row).wrapping_sub(first);
-            let mut last = first;
-            let mut run = 1u16;
-            while (1..=4).contains(&step) && usize::from(run) < pieces.len() {
-                let next = self.wired(counter.wrapping_add(run), scan.row);
-                if last.checked_add(step) != Some(next) {
-                    break;
+        while !rest.is_empty() {
+            // As far as the counter's lower bits count, addresses have equal distances.
+            let run = STRAIGHT.saturating_sub(counter & STRAIGHT.wrapping_sub(1));
+            let (now, later) = rest.split_at_mut(rest.len().min(usize::from(run).saturating_mul(4)));
+            let first = u64::from(self.wired(counter, scan.row)).saturating_mul(4);
+            if step == 1 {
+                self.read(first, now);
+            } else {
+                read.resize(now.len().saturating_sub(4).saturating_mul(step).saturating_add(4), 0);
+                self.read(first, &mut read);
+                for (from, to) in read.as_chunks::<4>().0.iter().step_by(step).zip(now.as_chunks_mut::<4>().0) {
+                    *to = *from;
                 }
-                last = next;
-                run = run.saturating_add(1);
-            }
-            let bytes = usize::from(last.wrapping_sub(first)).saturating_mul(4).saturating_add(4);
-            read.resize(bytes, 0);
-            self.read(u64::from(first).saturating_mul(4), &mut read);
-            let cells = read.as_chunks::<4>().0.iter().step_by(usize::from(step).max(1));
-            for (from, to) in cells.zip(pieces.by_ref().take(usize::from(run))) {
-                *to = *from;
             }
             counter = counter.wrapping_add(run);
+            rest = later;
         }
     }
 
