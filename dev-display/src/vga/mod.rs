@@ -283,8 +283,9 @@ impl Device for Vga {
             region::VGA => self.vga_write(offset, value as u8),
             region::MONO_CRTC if self.addressed(false) => self.crtc_write(offset, value as u8),
             region::COLOR_CRTC if self.addressed(true) => self.crtc_write(offset, value as u8),
-            region::MONO_STATUS | region::COLOR_STATUS => self.feature = value as u8 & 0x10,
-            region::MONO_CRTC | region::COLOR_CRTC => {}
+            region::MONO_STATUS if self.addressed(false) => self.feature = value as u8 & 0x10,
+            region::COLOR_STATUS if self.addressed(true) => self.feature = value as u8 & 0x10,
+            region::MONO_CRTC | region::COLOR_CRTC | region::MONO_STATUS | region::COLOR_STATUS => {}
             _ => return Err(IoError::NoRegister),
         }
         Ok(())

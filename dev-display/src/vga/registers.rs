@@ -198,6 +198,33 @@ mod tests {
         }
     }
 
+    /// Misc output bit 0: the CRT controller, input status 1 and feature control are at 3bx or at 3dx, and nothing is at the others.
+    #[test]
+    fn an_address_that_is_not_in_use_answers() {
+        use crate::vga::{Access, region};
+        for color in [false, true] {
+            let (mut v, mut cx, _) = display();
+            out(&mut v, 0x3c2, u8::from(color));
+            for (crtc, status, used) in
+                [(region::MONO_CRTC, region::MONO_STATUS, !color), (region::COLOR_CRTC, region::COLOR_STATUS, color)]
+            {
+                let was = (v.crtc_index, v.crtc, v.feature);
+                for (region, offset, value) in [(crtc, 0, 0x0e), (crtc, 1, 0x77), (status, 0, 0x10)] {
+                    v.write(Access::new(region, offset, 1), value, &mut cx).unwrap();
+                }
+                assert_eq!((v.crtc_index, v.crtc, v.feature) != was, used);
+                out(&mut v, 0x3c0, 0x20);
+                v.read(Access::new(status, 0, 1), &mut cx).unwrap();
+                assert_eq!(v.flip_flop, !used, "the flip-flop too");
+                assert_eq!(v.read(Access::new(crtc, 1, 1), &mut cx).unwrap(), if used { 0x77 } else { 0xff });
+                v.flip_flop = false;
+                v.crtc[0x0e] = 0;
+                v.crtc_index = 0;
+                v.feature = 0;
+            }
+        }
+    }
+
     /// The palette: one index for reading and one for writing, which go on after each third component; a colour is there when it is
     /// whole; the mask is of what is shown, not of the index.
     #[test]
