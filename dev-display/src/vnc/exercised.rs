@@ -1,7 +1,8 @@
 //! A viewer's session as its fuzz target and its property test know it.
 use super::auth::{CHALLENGE, Gate, Password};
 use super::input::Input;
-use super::keys::LAYOUTS;
+use super::layouts::LAYOUTS;
+use super::locks::Locks;
 use super::screen::Screen;
 use super::session::{FULL, Host, Session};
 use crate::fbdev::View;
@@ -65,6 +66,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     let Some(layout) = LAYOUTS.iter().cycle().nth(usize::from(first >> 1 & 7)) else { return Ok(()) };
     let mut session = Session::new(Input::new(layout), "fuzz".into(), 0);
     let mut input: Vec<InputEvent> = Vec::new();
+    let mut locks = Locks::default();
     let mut now = 0u64;
     while let Some((what, after)) = rest.split_first() {
         let (said, after) = after.split_at_checked(usize::from(what & 0x3f)).unwrap_or((after, &[]));
@@ -78,6 +80,10 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             let change = screen.look(&picture);
             session.changed(&change);
         }
+        if what & 0x10 != 0 {
+            locks.lights(what & 7, now);
+            session.lights(what & 7);
+        }
         input.clear();
         let mut host = Host {
             gate: &mut gate,
@@ -86,11 +92,13 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             wish: &|_, _| true,
             input: &mut input,
             alone: false,
+            full: what & 0x3f == 0x3f,
+            locks: &mut locks,
         };
         if !session.full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
             break;
         }
-        // An event is at least six bytes; a character may need two modifiers around it.
+        // An event is at least six bytes; a character may need Caps Lock, and an accent before it, each with modifiers around it.
         if input.len() > said.len().saturating_add(64).saturating_mul(5) {
             return Err(format!("{} events of {} bytes", input.len(), said.len()));
         }

@@ -7,20 +7,25 @@
 //! | `session.rs` | one viewer, without its socket |
 //! | `screen.rs` | what has changed in the picture, and what has only moved |
 //! | `encode/`, `pixel.rs` | rectangles as bytes |
-//! | `input.rs`, `keys.rs` | keys and pointer; layouts |
-//! | `auth.rs` | passwords |
+//! | `input.rs` | keys and pointer |
+//! | `keys.rs`, `layouts.rs`, `locks.rs`, `typing/` | what a keysym means, where a layout has it, what is locked, how it is typed |
+//! | `auth.rs`, `complaints.rs` | passwords; what the log says of who is sent away |
 //!
 //! Nobody looks at the picture without a viewer that waits for a change, so without one there is no timer and the display draws nothing.
 //! How often it is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
 mod auth;
+mod complaints;
 mod encode;
 mod exercised;
 mod input;
 mod keys;
+mod layouts;
+mod locks;
 mod pixel;
 mod screen;
 mod session;
 mod spec;
+mod typing;
 
 use crate::fbdev::View;
 use crate::sinks::{Sinks, last_byte};
@@ -28,9 +33,11 @@ pub use auth::Password;
 use auth::{CHALLENGE, Gate};
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId, Viewers};
+use complaints::Complaints;
 pub use exercised::exercise_session;
 use input::Input;
-pub use keys::{LAYOUTS, Layout};
+pub use layouts::{LAYOUTS, Layout};
+use locks::Locks;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -55,7 +62,7 @@ const SHARE: u64 = 24;
 const PATIENCE: u32 = 12;
 /// Looks at a picture that was asked for and is not drawn yet, before it is taken to be the last.
 const LATE: u32 = 30;
-/// Viewers, and of these such as have not come in yet.
+/// Viewers that have come in, and beside them such as have not yet.
 const VIEWERS: usize = 16;
 const STRANGERS: usize = 8;
 /// Connections that are taken before others get their turn.
@@ -103,6 +110,7 @@ pub struct Vnc {
     ready: OwnedFd,
     console: Console,
     leds: Option<u8>,
+    locks: Locks,
     name: Arc<str>,
     layout: &'static Layout,
     gate: Gate,
@@ -126,6 +134,7 @@ pub struct Vnc {
     /// What is known of the picture is new enough for an update.
     fresh: bool,
     last_end: Option<(u64, End)>,
+    complaints: Complaints,
 }
 
 impl Vnc {
@@ -146,6 +155,7 @@ impl Vnc {
             ready,
             console,
             leds: None,
+            locks: Locks::default(),
             name: config.name.into(),
             layout: config.layout,
             gate,
@@ -163,6 +173,7 @@ impl Vnc {
             spent: 0,
             fresh: false,
             last_end: None,
+            complaints: Complaints::default(),
         })
     }
 
@@ -180,11 +191,10 @@ impl Vnc {
             {
                 self.accepted = self.accepted.saturating_add(1);
                 let strangers = self.viewers.iter().filter(|v| !v.session.running()).count();
-                if strangers >= STRANGERS || self.viewers.len() >= VIEWERS {
+                if strangers >= STRANGERS {
                     self.turned_away = self.turned_away.saturating_add(1);
-                    match self.viewers.iter().position(|v| !v.session.running()) {
-                        Some(oldest) => drop(self.viewers.remove(oldest)),
-                        None => continue,
+                    if let Some(oldest) = self.viewers.iter().position(|v| !v.session.running()) {
+                        self.viewers.remove(oldest);
                     }
                 }
                 let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -210,6 +220,7 @@ impl Vnc {
         let mut gone = Vec::new();
         let mut alone = None;
         let size = self.fresh.then(|| self.screen.size());
+        let mut inside = self.viewers.iter().filter(|v| v.session.running()).count();
         for viewer in &mut self.viewers {
             self.leds.inspect(|leds| viewer.session.lights(*leds));
             viewer.session.places(self.console.input.places());
@@ -224,9 +235,13 @@ impl Vnc {
                 wish: &wish,
                 input: &mut events,
                 alone: false,
+                full: inside >= VIEWERS,
+                locks: &mut self.locks,
             };
+            let came = viewer.session.running();
             let (listened, full) = (viewer.session.listens(), viewer.session.full());
             let heard = hear(viewer, &mut host);
+            inside = inside.saturating_add(usize::from(!came && viewer.session.running()));
             if host.alone {
                 alone = Some(viewer.number);
             }
@@ -234,15 +249,13 @@ impl Vnc {
             if served == Ok(true) || viewer.session.listens() != listened || viewer.session.full() != full {
                 cx.again();
             }
-            let mut end = served.err();
-            if end.is_none() {
-                end = viewer.session.time(cx.now()).err().map(Some);
-                if end.is_some() {
-                    // Why, if there is room for it.
-                    let _ = send(viewer);
-                }
-            }
+            let end = served.err().or_else(|| viewer.session.time(cx.now()).err().map(Some));
             if let Some(why) = end {
+                // Why, if there is room for it.
+                let _ = send(viewer);
+                if let Some(why) = why {
+                    self.complaints.about(cx.now(), viewer.number, &viewer.address, why);
+                }
                 viewer.session.leave(&mut events);
                 gone.push((viewer.number, why));
             }
@@ -262,10 +275,11 @@ impl Vnc {
     }
 
     /// The keyboard's lights have changed, or what USB devices are for: the last word counts. Who says more than a page's worth at once waits for the next turn.
-    fn lights(&mut self) {
+    fn lights(&mut self, now: u64) {
         self.console.input.refresh();
         if let Some(leds) = self.console.leds.as_ref().and_then(last_byte) {
             self.leds = Some(leds & 7);
+            self.locks.lights(leds & 7, now);
         }
     }
 
@@ -444,7 +458,7 @@ impl Auxiliary for Vnc {
                 let mut events = Vec::with_capacity(VIEWERS.saturating_add(2));
                 let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
                 let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&now));
-                self.lights();
+                self.lights(cx.now());
                 self.accept(cx);
             }
         }
@@ -469,7 +483,7 @@ impl Auxiliary for Vnc {
         out.value("wrong passwords", self.gate.refused).value("layout", self.layout.name);
         out.value("input events", self.console.input.sent).value("input events dropped", self.console.input.dropped);
         if let Some((number, why)) = self.last_end {
-            out.value("last viewer sent away", format_args!("{number}: {why:?}"));
+            out.value("last viewer sent away", format_args!("{number}: {why}"));
         }
         for viewer in &self.viewers {
             out.group(&format!("viewer{}", viewer.number), |out| {
@@ -499,6 +513,8 @@ impl Viewers for Vnc {
     }
 }
 
+#[cfg(test)]
+mod handshakes;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 use super::tests::{Bench, request};
 use super::*;
 use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 
 /// CVE-2014-7815: bits of a pixel that cannot be were believed. CVE-2022-3165, CVE-2015-5225: lengths that underflow, sizes while an update is sent.
 #[test]
@@ -47,4 +48,45 @@ fn unbounded_growth_of_what_waits() {
     }
     let waits: usize = b.vnc.viewers.iter().map(|v| v.session.unsent().len()).sum();
     assert!(waits < 4 << 20, "{waits} bytes wait");
+}
+
+/// A key that has the character in another guest, letters and the keypad without a look at the guest's locks.
+#[test]
+fn characters_of_another_keyboard_or_lock() {
+    let say = |b: &mut Bench, client: &mut UnixStream, leds: u8, keysym: u32| {
+        rustix::io::write(&b.lights, &[leds]).unwrap();
+        b.turn();
+        b.keys();
+        let [k0, k1, k2, k3] = keysym.to_be_bytes();
+        b.say(client, &[4, 1, 0, 0, k0, k1, k2, k3, 4, 0, 0, 0, k0, k1, k2, k3]);
+        b.keys()
+            .into_iter()
+            .map(|e| if let InputEvent::Key { code, down } = e { (code, down) } else { panic!() })
+            .collect::<Vec<_>>()
+    };
+    let shifted = |code| vec![(42, true), (code, true), (42, false), (code, false)];
+    let plain = |code| vec![(code, true), (code, false)];
+    let mut b = Bench::new(Password::None);
+    let mut client = b.viewer(&[0]);
+    assert_eq!(say(&mut b, &mut client, 0, u32::from(b'<')), shifted(51));
+    assert_eq!(say(&mut b, &mut client, 0, u32::from(b'>')), shifted(52));
+    assert_eq!(say(&mut b, &mut client, 4, u32::from(b'a')), shifted(30), "Caps Lock is on");
+    assert_eq!(say(&mut b, &mut client, 4, u32::from(b'A')), plain(30), "Caps Lock is on");
+    assert_eq!(say(&mut b, &mut client, 2, 0xffb1), plain(79), "Num Lock is on");
+    assert_eq!(say(&mut b, &mut client, 0, 0xffb1), plain(2), "Num Lock is off");
+    assert_eq!(say(&mut b, &mut client, 0, 0xff9c), plain(79), "Num Lock is off");
+    assert_eq!(say(&mut b, &mut client, 2, 0xff9c), plain(107), "Num Lock is on");
+}
+
+/// A viewer that asks for the lights after the guest has set them was told only of the next change.
+#[test]
+fn state_that_is_told_only_when_it_changes() {
+    let mut b = Bench::new(Password::None);
+    rustix::io::write(&b.lights, &[0]).unwrap();
+    b.turn();
+    let mut client = b.viewer(&[0, -261]);
+    b.say(&mut client, &request(false));
+    b.wait(FAST);
+    let update = b.heard(&mut client);
+    assert_eq!(update[4..17], [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0]);
 }

@@ -1,12 +1,17 @@
 //! One viewer: what it says and what it is told, without its socket.
-use super::auth::{CHALLENGE, Gate, Password};
+mod handshake;
+
+use super::auth::{CHALLENGE, Gate};
 use super::encode::{Encoding, Zrle, encode};
 use super::input::{Input, Pointing};
+use super::locks::Locks;
 use super::pixel::PixelFormat;
 use super::screen::{Change, Damage, Moved, Rect, block, segments};
-use super::spec::{VERSION, client, encoding, fence, security, server, size_status};
+use super::spec::{VERSION, client, encoding, fence, server, size_status};
+use super::typing::Keyboard;
 use crate::fbdev::View;
 use bulkhead_bus::InputEvent;
+use handshake::Version;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -31,6 +36,15 @@ pub(crate) enum End {
     Protocol(&'static str),
     /// It has not got the password.
     Refused,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Protocol(what) => what,
+            Self::Refused => "wrong password",
+        })
+    }
 }
 
 /// Where in its life a viewer is.
@@ -73,12 +87,22 @@ pub(crate) struct Host<'a> {
     pub(crate) input: &'a mut Vec<InputEvent>,
     /// The viewer that speaks has come in, and wants to be alone.
     pub(crate) alone: bool,
+    /// No other viewer may come in.
+    pub(crate) full: bool,
+    /// The locks of the guest's keyboard.
+    pub(crate) locks: &'a mut Locks,
+}
+
+impl Host<'_> {
+    fn keyboard(&mut self) -> Keyboard<'_> {
+        Keyboard { locks: self.locks, now: self.now, out: self.input }
+    }
 }
 
 /// A viewer.
 pub(crate) struct Session {
     phase: Phase,
-    minor: u8,
+    version: Version,
     /// What has come and is no whole message yet.
     received: Vec<u8>,
     /// Bytes still to be passed over.
@@ -104,8 +128,8 @@ pub(crate) struct Session {
     /// A pointer that knows places is there, and what the viewer was told of that.
     places: bool,
     told_places: Option<bool>,
-    /// The keyboard's lights, and whether the viewer knows them.
-    leds: (u8, bool),
+    /// The keyboard's lights, if they are known, and whether the viewer knows them.
+    leds: (Option<u8>, bool),
     wanted: bool,
     continuous: bool,
     input: Input,
@@ -121,7 +145,7 @@ impl Session {
     pub(crate) fn new(input: Input, name: Arc<str>, now: u64) -> Self {
         Self {
             phase: Phase::Version,
-            minor: 8,
+            version: Version::V8,
             received: Vec::new(),
             skipped: 0,
             listed: 0,
@@ -139,7 +163,7 @@ impl Session {
             asked_size: None,
             places: false,
             told_places: Some(false),
-            leds: (0, true),
+            leds: (None, true),
             wanted: false,
             continuous: false,
             input,
@@ -235,100 +259,14 @@ impl Session {
     fn message(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<Option<usize>, End> {
         match self.phase {
             Phase::Version => self.version(bytes, host),
-            Phase::Security => match bytes {
-                [security::NONE, ..] if host.gate.password == Password::None => {
-                    self.admitted();
-                    Ok(Some(1))
-                }
-                [security::VNC_AUTH, ..] if host.gate.password != Password::None => {
-                    self.challenge(host)?;
-                    Ok(Some(1))
-                }
-                _ => Err(End::Protocol("a security type that was not offered")),
-            },
-            Phase::Response(challenge) => {
-                let Some(answer) = bytes.first_chunk::<CHALLENGE>() else { return Ok(None) };
-                match host.gate.check(challenge, *answer) {
-                    Ok(()) => {
-                        self.output.extend_from_slice(&0u32.to_be_bytes());
-                        self.phase = Phase::Init;
-                    }
-                    Err(wait) => {
-                        self.phase = Phase::Wrong(host.now.saturating_add(wait));
-                        self.deadline = host.now.saturating_add(wait);
-                    }
-                }
-                Ok(Some(CHALLENGE))
-            }
+            Phase::Security => bytes.first().map_or(Ok(None), |chosen| self.security(*chosen, host)),
+            Phase::Response(challenge) => self.response(challenge, bytes, host),
             Phase::Wrong(_) => Ok(Some(bytes.len())),
-            Phase::Init => {
-                let Some(shared) = bytes.first() else { return Ok(None) };
-                host.alone = *shared == 0;
-                self.phase = Phase::Entering;
-                Ok(Some(1))
-            }
+            Phase::Init => bytes.first().map_or(Ok(None), |shared| self.init(*shared, host)),
             // What it says before it knows the size is heard afterwards.
             Phase::Entering => Ok(None),
             Phase::Running if self.listed > 0 => Ok(self.listed_encoding(bytes)),
             Phase::Running => self.request(bytes, host),
-        }
-    }
-
-    fn version(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<Option<usize>, End> {
-        let Some(version) = bytes.first_chunk::<12>() else {
-            let same = bytes.iter().zip(b"RFB 003.").all(|(a, b)| a == b);
-            return if same { Ok(None) } else { Err(End::Protocol("no RFB client")) };
-        };
-        self.minor = match version {
-            b"RFB 003.003\n" | b"RFB 003.005\n" => 3,
-            b"RFB 003.007\n" => 7,
-            [b'R', b'F', b'B', b' ', b'0', b'0', b'3' | b'4', b'.', b'0', _, _, b'\n'] => 8,
-            _ => return Err(End::Protocol("no RFB client")),
-        };
-        let offered = if host.gate.password == Password::None { security::NONE } else { security::VNC_AUTH };
-        if self.minor == 3 {
-            self.output.extend_from_slice(&u32::from(offered).to_be_bytes());
-            match offered {
-                security::NONE => self.phase = Phase::Init,
-                _ => self.challenge(host)?,
-            }
-        } else {
-            self.output.extend_from_slice(&[1, offered]);
-            self.phase = Phase::Security;
-        }
-        Ok(Some(12))
-    }
-
-    fn challenge(&mut self, host: &Host<'_>) -> Result<(), End> {
-        let challenge = (host.random)().ok_or(End::Protocol("the kernel gives no random bytes"))?;
-        self.output.extend_from_slice(&challenge);
-        self.phase = Phase::Response(challenge);
-        Ok(())
-    }
-
-    /// Nobody was asked for a password.
-    fn admitted(&mut self) {
-        if self.minor >= 8 {
-            self.output.extend_from_slice(&0u32.to_be_bytes());
-        }
-        self.phase = Phase::Init;
-    }
-
-    /// Time goes by: a viewer with a wrong password hears of it.
-    pub(crate) fn time(&mut self, now: u64) -> Result<(), End> {
-        match self.phase {
-            Phase::Entering | Phase::Running => Ok(()),
-            Phase::Wrong(at) if now >= at => {
-                self.output.extend_from_slice(&1u32.to_be_bytes());
-                if self.minor >= 8 {
-                    let why = b"wrong password";
-                    self.output.extend_from_slice(&(why.len() as u32).to_be_bytes());
-                    self.output.extend_from_slice(why);
-                }
-                Err(End::Refused)
-            }
-            _ if now >= self.deadline => Err(End::Protocol("it takes too long to come in")),
-            _ => Ok(()),
         }
     }
 
@@ -380,7 +318,7 @@ impl Session {
                 }
                 client::KEY => {
                     let (down, keysym) = (byte(1)?, long(4)?);
-                    self.input.keysym(keysym, down != 0, host.input);
+                    self.input.keysym(keysym, down != 0, &mut host.keyboard());
                     Ok(8)
                 }
                 client::POINTER => {
@@ -436,7 +374,7 @@ impl Session {
                         return Some(Err(End::Protocol("a message that was not offered")));
                     }
                     let (down, keysym, scancode) = (number(2)?, long(4)?, long(8)?);
-                    self.input.scancode(scancode, keysym, down != 0, host.input);
+                    self.input.scancode(scancode, keysym, down != 0, &mut host.keyboard());
                     Ok(12)
                 }
                 _ => return Some(Err(End::Protocol("a message that is not known"))),
@@ -474,7 +412,11 @@ impl Session {
                 can.cursor = true;
                 self.announces.2 = true;
             }
-            encoding::LED_STATE => can.led_state = true,
+            encoding::LED_STATE if !can.led_state => {
+                can.led_state = true;
+                // It is told once what they are, and then when they change.
+                self.leds.1 = self.leds.0.is_none();
+            }
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
                 can.motion_change = true;
                 // 0: movement is relative.
@@ -609,7 +551,7 @@ impl Session {
             let [.., e0, e1, e2, e3] = *note;
             let encoding = i32::from_be_bytes([e0, e1, e2, e3]);
             if encoding == encoding::LED_STATE {
-                self.output.push(self.leds.0);
+                self.output.push(self.leds.0.unwrap_or(0));
             }
             if encoding == encoding::EXTENDED_DESKTOP_SIZE {
                 // One screen, which is all of it.
@@ -626,9 +568,8 @@ impl Session {
 
     /// The keyboard's lights.
     pub(crate) fn lights(&mut self, leds: u8) {
-        if self.leds.0 != leds {
-            self.leds = (leds, false);
-            self.input.caps(leds & 4 != 0);
+        if self.leds.0 != Some(leds) {
+            self.leds = (Some(leds), false);
         }
     }
 

@@ -8,6 +8,9 @@ pub(crate) const VERSION: &[u8; 12] = b"RFB 003.008\n";
 pub(crate) mod security {
     pub(crate) const NONE: u8 = 1;
     pub(crate) const VNC_AUTH: u8 = 2;
+    /// The result (7.1.3).
+    pub(crate) const OK: u32 = 0;
+    pub(crate) const FAILED: u32 = 1;
 }
 
 /// What a client says (RFC 6143, 7.5; rfbproto, "Client to Server Messages").

@@ -73,7 +73,7 @@ pub(super) struct Bench {
     pub(super) picture: Shared,
     path: std::path::PathBuf,
     typed: OwnedFd,
-    lights: OwnedFd,
+    pub(super) lights: OwnedFd,
     placed: OwnedFd,
     taken: OwnedFd,
     wishes: OwnedFd,
@@ -124,7 +124,7 @@ impl Bench {
         b
     }
 
-    fn connect(&mut self) -> UnixStream {
+    pub(super) fn connect(&mut self) -> UnixStream {
         let stream = UnixStream::connect(&self.path).unwrap();
         stream.set_nonblocking(true).unwrap();
         self.turn();
@@ -169,7 +169,7 @@ impl Bench {
         }
     }
 
-    fn closed(&mut self, client: &mut UnixStream) -> bool {
+    pub(super) fn closed(&mut self, client: &mut UnixStream) -> bool {
         self.turn();
         let mut part = [0; 4096];
         loop {
@@ -198,7 +198,7 @@ impl Bench {
         client
     }
 
-    fn keys(&mut self) -> Vec<InputEvent> {
+    pub(super) fn keys(&mut self) -> Vec<InputEvent> {
         records(&self.typed)
     }
 }

@@ -1,0 +1,288 @@
+//! What a viewer types, as keys of the guest: what the viewer shows is what the guest types, whatever is held or locked on either side.
+use super::keys::{Lock, Meaning, Place, Typed, code, meaning, scancode};
+use super::layouts::Layout;
+use super::locks::Locks;
+use bulkhead_bus::InputEvent;
+use std::collections::BTreeMap;
+
+/// The keysym Alt_R.
+const ALT_RIGHT: u32 = 0xffea;
+
+/// What a key that is down was pressed for.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    keysym: u32,
+    /// The viewer told its place.
+    number: Option<u32>,
+    /// It was a character with these modifiers; with others the viewer's key has another keysym.
+    modifiers: Option<u8>,
+}
+
+/// Modifiers that a key must be pressed with. `None`: as they are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Need {
+    shift: Option<bool>,
+    alt_gr: Option<bool>,
+    /// Without Ctrl and Alt, which together are AltGr to viewers on Windows.
+    alone: bool,
+    /// One of these; the first, if neither is held.
+    either: Option<[u16; 2]>,
+}
+
+/// The keyboard of the guest as one viewer uses it.
+#[derive(Debug)]
+pub(crate) struct Typing {
+    layout: &'static Layout,
+    pressed: BTreeMap<u16, Held>,
+}
+
+/// What typing needs of the server.
+pub(crate) struct Keyboard<'a> {
+    pub(crate) locks: &'a mut Locks,
+    pub(crate) now: u64,
+    /// Takes keys.
+    pub(crate) out: &'a mut Vec<InputEvent>,
+}
+
+impl Keyboard<'_> {
+    fn send(&mut self, code: u16, down: bool) {
+        self.out.push(InputEvent::Key { code, down });
+    }
+
+    /// Brings Caps Lock into a state.
+    fn caps(&mut self, on: bool) {
+        if self.locks.caps() != on {
+            self.locks.pressed(code::CAPS_LOCK, self.now);
+            self.send(code::CAPS_LOCK, true);
+            self.send(code::CAPS_LOCK, false);
+        }
+    }
+}
+
+impl Typing {
+    pub(crate) fn new(layout: &'static Layout) -> Self {
+        Self { layout, pressed: BTreeMap::new() }
+    }
+
+    fn holds(&self, codes: &[u16]) -> bool {
+        codes.iter().any(|c| self.pressed.contains_key(c))
+    }
+
+    fn shift(&self) -> bool {
+        self.holds(&[code::SHIFT, code::SHIFT_RIGHT])
+    }
+
+    /// A modifier is held that makes keys commands, not characters.
+    fn commands(&self) -> bool {
+        self.holds(&[code::CTRL, code::CTRL_RIGHT, code::ALT, code::SUPER, code::SUPER_RIGHT]) || self.right_alt()
+    }
+
+    /// The key of AltGr is held as another Alt.
+    fn right_alt(&self) -> bool {
+        let alt = |held: &Held| !matches!(held.keysym, 0xfe03 | 0xff7e);
+        !self.layout.has_alt_gr() && self.pressed.get(&code::ALT_GR).is_some_and(alt)
+    }
+
+    fn modifiers(&self, locks: &Locks) -> u8 {
+        let bits = [self.shift(), self.holds(&[code::ALT_GR]), locks.caps(), locks.num() == Some(true)];
+        bits.iter().fold(0, |all, bit| all << 1 | u8::from(*bit))
+    }
+
+    /// A key by its place. The guest makes the same of it as the viewer, if the locks of both are the same; if not, it is the keysym that counts.
+    pub(crate) fn scancode(&mut self, number: u32, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
+        let Some(code) = scancode(number) else { return self.keysym(keysym, down, keyboard) };
+        if !down {
+            let codes: Vec<u16> =
+                self.pressed.iter().filter(|(_, h)| h.number == Some(number)).map(|(code, _)| *code).collect();
+            return match codes.as_slice() {
+                [] => self.up(code, keyboard),
+                codes => codes.iter().for_each(|code| self.up(*code, keyboard)),
+            };
+        }
+        keyboard.locks.settle(keyboard.now);
+        let held = Held { keysym, number: Some(number), modifiers: None };
+        let otherwise = match meaning(keysym, self.shift()) {
+            Some(Meaning::Digit(..)) => keyboard.locks.num().is_some_and(|num| num == self.shift()),
+            Some(Meaning::Move(..)) => keyboard.locks.num().is_some_and(|num| num != self.shift()),
+            Some(Meaning::Character(c)) => {
+                let letter = |p: Place| p.code == code && p.lock == Lock::Inverts;
+                matches!(self.layout.character(c), Some(Typed::One(place)) if letter(place))
+            }
+            _ => false,
+        };
+        match otherwise {
+            true => self.press(held, keyboard),
+            false => self.down(code, held, Need::default(), keyboard),
+        }
+    }
+
+    /// A key by what it means.
+    pub(crate) fn keysym(&mut self, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
+        keyboard.locks.settle(keyboard.now);
+        let held = Held { keysym, number: None, modifiers: None };
+        match down {
+            true => self.press(held, keyboard),
+            false => self.release_keysym(keysym, keyboard),
+        }
+    }
+
+    fn press(&mut self, held: Held, keyboard: &mut Keyboard<'_>) {
+        match meaning(held.keysym, self.shift()) {
+            Some(Meaning::Key(code)) => self.down(code, held, Need::default(), keyboard),
+            Some(Meaning::With(code, either)) => {
+                self.down(code, held, Need { either: Some(either), ..Need::default() }, keyboard);
+            }
+            Some(Meaning::Digit(code, c)) => self.digit(code, c, held, keyboard),
+            Some(Meaning::Move(code, beside)) => {
+                // Shift and Num Lock together mean one thing in X11 and another in Windows: the keys beside the keypad know neither.
+                let as_it_is = self.commands() || keyboard.locks.num() == Some(false) && !self.shift();
+                self.down(if as_it_is { code } else { beside }, held, Need::default(), keyboard);
+            }
+            Some(Meaning::Centre) => {
+                let shift = keyboard.locks.num().filter(|_| !self.commands());
+                self.down(76, held, Need { shift, ..Need::default() }, keyboard);
+            }
+            Some(Meaning::Space) => {
+                let alt_gr = Some(false).filter(|_| !self.right_alt());
+                self.down(57, held, Need { alt_gr, ..Need::default() }, keyboard);
+            }
+            Some(Meaning::Character(c)) => self.character(c, held, keyboard),
+            Some(Meaning::Dead(accent)) => self.typed(self.layout.dead(accent), held, keyboard),
+            None => {}
+        }
+    }
+
+    /// Nothing is locked for a digit: where the guest's Num Lock is off or not known, the row above the letters has it too. With Alt, the
+    /// keypad alone makes characters of numbers (Windows).
+    fn digit(&mut self, code: u16, c: char, held: Held, keyboard: &mut Keyboard<'_>) {
+        let sign = !c.is_ascii_digit();
+        match keyboard.locks.num() {
+            _ if self.commands() => self.down(code, held, Need::default(), keyboard),
+            Some(true) if !sign || c == self.layout.decimal => {
+                self.down(code, held, Need { shift: Some(false), ..Need::default() }, keyboard);
+            }
+            _ => self.character(c, held, keyboard),
+        }
+    }
+
+    fn character(&mut self, c: char, held: Held, keyboard: &mut Keyboard<'_>) {
+        self.typed(self.layout.character(c), held, keyboard);
+    }
+
+    fn typed(&mut self, typed: Option<Typed>, held: Held, keyboard: &mut Keyboard<'_>) {
+        let held = Held { modifiers: Some(self.modifiers(keyboard.locks)), ..held };
+        match typed {
+            Some(Typed::One(place)) => {
+                let need = self.need(place, keyboard);
+                self.down(place.code, held, need, keyboard);
+            }
+            // At once: nothing of it can be held.
+            Some(Typed::Two(dead, letter)) => {
+                for place in [dead, letter] {
+                    let need = self.need(place, keyboard);
+                    self.down(place.code, held, need, keyboard);
+                    self.up(place.code, keyboard);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The modifiers for a character; Caps Lock is brought where it must be.
+    fn need(&self, place: Place, keyboard: &mut Keyboard<'_>) -> Need {
+        let (shift, alt_gr) = (place.level & 1 != 0, place.level & 2 != 0);
+        let caps = keyboard.locks.caps();
+        let commands = self.commands();
+        let shift = match place.lock {
+            Lock::Inverts if caps && commands => None,
+            Lock::Inverts => Some(shift ^ caps),
+            _ => Some(shift),
+        };
+        if matches!(place.lock, Lock::Off | Lock::On) && !commands {
+            keyboard.caps(place.lock == Lock::On);
+        }
+        let windows = self.holds(&[code::CTRL, code::CTRL_RIGHT])
+            && (self.holds(&[code::ALT]) || self.pressed.get(&code::ALT_GR).is_some_and(|h| h.keysym == ALT_RIGHT));
+        let alt_gr_or_alt = Some(alt_gr).filter(|on| *on || !self.right_alt());
+        Need { shift, alt_gr: alt_gr_or_alt, alone: alt_gr && windows, either: None }
+    }
+
+    /// A key goes down, with what it needs for a moment. One that is down already is said again, as a viewer repeats it.
+    fn down(&mut self, code: u16, held: Held, need: Need, keyboard: &mut Keyboard<'_>) {
+        let mut around = Vec::new();
+        let shifts = [code::SHIFT, code::SHIFT_RIGHT];
+        for (codes, on) in [(shifts.as_slice(), need.shift), (&[code::ALT_GR], need.alt_gr)] {
+            match on {
+                Some(true) if !self.holds(codes) => around.extend(codes.first().map(|c| (*c, true))),
+                Some(false) => around.extend(codes.iter().filter(|c| self.holds(&[**c])).map(|c| (*c, false))),
+                _ => {}
+            }
+        }
+        if need.alone {
+            let others = [code::CTRL, code::CTRL_RIGHT, code::ALT];
+            around.extend(others.iter().filter(|c| self.holds(&[**c])).map(|c| (*c, false)));
+        }
+        around.extend(need.either.filter(|codes| !self.holds(codes)).map(|[first, _]| (first, true)));
+        around.iter().for_each(|(code, down)| keyboard.send(*code, *down));
+        if self.pressed.insert(code, held).is_none() {
+            keyboard.locks.pressed(code, keyboard.now);
+        }
+        keyboard.send(code, true);
+        around.iter().rev().for_each(|(code, down)| keyboard.send(*code, !*down));
+    }
+
+    fn up(&mut self, code: u16, keyboard: &mut Keyboard<'_>) {
+        self.pressed.remove(&code);
+        keyboard.send(code, false);
+    }
+
+    /// The key of a keysym goes up. Between down and up the keysym may have become another: Shift was let go first, or a lock has changed.
+    fn release_keysym(&mut self, keysym: u32, keyboard: &mut Keyboard<'_>) {
+        let pressed = |which: &dyn Fn(&Held) -> bool| -> Vec<u16> {
+            self.pressed.iter().filter(|(_, held)| which(held)).map(|(code, _)| *code).collect()
+        };
+        let pad = |keysym| match meaning(keysym, false) {
+            Some(Meaning::Digit(code, _) | Meaning::Move(code, _)) => Some(code),
+            _ => None,
+        };
+        let mut codes = pressed(&|held| held.keysym == keysym);
+        if codes.is_empty() && pad(keysym).is_some() {
+            codes = pressed(&|held| pad(held.keysym) == pad(keysym));
+        }
+        let meaning = meaning(keysym, self.shift());
+        let usual = match meaning {
+            Some(Meaning::Key(c) | Meaning::With(c, _) | Meaning::Digit(c, _) | Meaning::Move(c, _)) => Some(c),
+            Some(Meaning::Centre) => Some(76),
+            Some(Meaning::Space) => Some(57),
+            Some(Meaning::Character(c)) => match self.layout.character(c) {
+                Some(Typed::One(place)) => Some(place.code),
+                _ => None,
+            },
+            Some(Meaning::Dead(accent)) => match self.layout.dead(accent) {
+                Some(Typed::One(place)) => Some(place.code),
+                _ => None,
+            },
+            None => None,
+        };
+        if codes.is_empty() {
+            codes.extend(usual.filter(|code| self.pressed.contains_key(code)));
+        }
+        if codes.is_empty() && !matches!(meaning, Some(Meaning::Key(_) | Meaning::With(..))) {
+            let now = self.modifiers(keyboard.locks);
+            codes = pressed(&|held| held.number.is_none() && held.modifiers.is_some_and(|then| then != now));
+        }
+        if codes.is_empty() {
+            codes.extend(usual);
+        }
+        codes.into_iter().for_each(|code| self.up(code, keyboard));
+    }
+
+    /// Everything is let go.
+    pub(crate) fn release(&mut self, out: &mut Vec<InputEvent>) {
+        let pressed = std::mem::take(&mut self.pressed).into_keys();
+        out.extend(pressed.map(|code| InputEvent::Key { code, down: false }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,403 @@
+//! Everything that a layout can type is typed through a guest's keymap, and read back. The keymap is not this crate's: libxkbcommon has
+//! compiled it (`keymaps.tsv`), with what Shift, AltGr, Caps Lock and Num Lock do to each key, and what dead keys make of characters.
+use super::*;
+use crate::vnc::layouts::LAYOUTS;
+use std::collections::{BTreeMap, BTreeSet};
+
+const SHIFT_L: u32 = 0xffe1;
+const SHIFT_R: u32 = 0xffe2;
+const LEVEL3: u32 = 0xfe03;
+const CAPS: u32 = 0xffe5;
+
+#[derive(Default)]
+struct Keymap {
+    /// By key: what it gives, by lock, AltGr, Shift.
+    keys: BTreeMap<u16, Vec<&'static str>>,
+    /// By dead key and character.
+    composed: BTreeMap<(&'static str, &'static str), &'static str>,
+}
+
+impl Keymap {
+    fn of(layout: &str) -> Self {
+        let mut map = Self::default();
+        for line in include_str!("keymaps.tsv").lines().filter(|l| !l.starts_with('#')) {
+            let fields: Vec<&str> = line.split('\t').collect();
+            if fields[0] == layout {
+                map.keys.insert(fields[1].parse().unwrap(), fields[2..].to_vec());
+            } else if fields[0].starts_with("dead_") {
+                map.composed.insert((fields[0], fields[1]), fields[2]);
+            }
+        }
+        assert_eq!(map.keys.len(), 62, "{layout}");
+        map
+    }
+
+    /// The characters that it can give without Caps Lock, and all the keys and levels that give them. A keyboard of the United States has
+    /// no key 86; a no-break space is typed as a space.
+    fn characters(&self, layout: &str) -> BTreeMap<char, Vec<(u16, usize)>> {
+        let mut all = BTreeMap::<char, Vec<(u16, usize)>>::new();
+        let keys =
+            self.keys.iter().filter(|(code, _)| !(71..=83).contains(*code) && (**code != 86 || layout != "en-us"));
+        for (code, row) in keys {
+            for (level, given) in row[..4].iter().enumerate() {
+                let mut chars = given.chars();
+                if let (Some(c @ ..='\u{9f}' | c @ '\u{a1}'..), None) = (chars.next(), chars.next()) {
+                    all.entry(c).or_default().push((*code, level));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// A guest with a keymap.
+struct Guest<'a> {
+    map: &'a Keymap,
+    down: BTreeSet<u16>,
+    caps: bool,
+    num: bool,
+    dead: Option<&'static str>,
+    typed: Vec<&'static str>,
+}
+
+impl<'a> Guest<'a> {
+    fn new(map: &'a Keymap, caps: bool, num: bool) -> Self {
+        Self { map, caps, num, down: BTreeSet::new(), dead: None, typed: Vec::new() }
+    }
+
+    fn key(&mut self, code: u16, down: bool) {
+        if !down {
+            self.down.remove(&code);
+            return;
+        }
+        let fresh = self.down.insert(code);
+        match code {
+            58 => self.caps ^= fresh,
+            69 => self.num ^= fresh,
+            42 | 54 | 100 | 29 | 97 | 56 | 125 | 126 => {}
+            _ => {
+                let shift = self.down.contains(&42) || self.down.contains(&54);
+                let lock = if (71..=83).contains(&code) { self.num } else { self.caps };
+                let column = usize::from(lock) << 2 | usize::from(self.down.contains(&100)) << 1 | usize::from(shift);
+                let beside = [(102, "KP_Home"), (103, "KP_Up"), (104, "KP_Prior"), (105, "KP_Left"), (106, "KP_Right")];
+                let below =
+                    [(107, "KP_End"), (108, "KP_Down"), (109, "KP_Next"), (110, "KP_Insert"), (111, "KP_Delete")];
+                let given = match beside.iter().chain(&below).find(|(c, _)| *c == code) {
+                    // The keys beside the keypad do what those on it do.
+                    Some((_, does)) => *does,
+                    None => self.map.keys.get(&code).map_or("?", |row| row[column]),
+                };
+                match self.dead.take() {
+                    Some(dead) => self.typed.push(self.map.composed.get(&(dead, given)).copied().unwrap_or("?")),
+                    None if given.starts_with("dead_") => self.dead = Some(given),
+                    None => self.typed.push(given),
+                }
+            }
+        }
+    }
+}
+
+/// A viewer at a guest.
+struct Bench<'a> {
+    typing: Typing,
+    locks: Locks,
+    guest: Guest<'a>,
+}
+
+impl<'a> Bench<'a> {
+    /// The guest's lights show how its locks are.
+    fn new(layout: &'static Layout, map: &'a Keymap, caps: bool, num: bool) -> Self {
+        let mut locks = Locks::default();
+        locks.lights(u8::from(caps) << 2 | u8::from(num) << 1, 0);
+        Self { typing: Typing::new(layout), locks, guest: Guest::new(map, caps, num) }
+    }
+
+    fn say(&mut self, keysym: u32, down: bool) {
+        let mut out = Vec::new();
+        self.typing.keysym(keysym, down, &mut Keyboard { locks: &mut self.locks, now: 0, out: &mut out });
+        self.guest_hears(&out);
+    }
+
+    fn place(&mut self, number: u32, keysym: u32, down: bool) {
+        let mut out = Vec::new();
+        self.typing.scancode(number, keysym, down, &mut Keyboard { locks: &mut self.locks, now: 0, out: &mut out });
+        self.guest_hears(&out);
+    }
+
+    fn guest_hears(&mut self, events: &[InputEvent]) {
+        for event in events {
+            let InputEvent::Key { code, down } = event else { panic!("{event:?}") };
+            self.guest.key(*code, *down);
+        }
+    }
+
+    fn typed(&mut self) -> String {
+        std::mem::take(&mut self.guest.typed).concat()
+    }
+}
+
+/// What a viewer sends for a character (X11/keysymdef.h: Latin-1 as such, others by Unicode).
+fn keysym(c: char) -> u32 {
+    match c as u32 {
+        latin @ ..=0xff => latin,
+        other => 0x0100_0000 | other,
+    }
+}
+
+/// What a viewer may hold.
+const HELD: [&[u32]; 6] = [&[], &[SHIFT_L], &[SHIFT_R], &[SHIFT_L, SHIFT_R], &[LEVEL3], &[SHIFT_L, LEVEL3]];
+
+#[test]
+fn characters_that_a_guest_types_otherwise_than_the_viewer_shows() {
+    let mut wrong = Vec::new();
+    for layout in LAYOUTS {
+        let map = Keymap::of(layout.name);
+        let characters = map.characters(layout.name);
+        let twice = characters.values().filter(|places| places.len() > 1).count();
+        assert!(characters.len() > 90 && twice > 1, "{}: {} characters, {twice} twice", layout.name, characters.len());
+        // What dead keys make is typed too.
+        let made: Vec<char> = map.composed.values().filter_map(|m| m.chars().next()).collect();
+        let all: BTreeSet<char> =
+            characters.keys().copied().chain(made.into_iter().filter(|c| layout.character(*c).is_some())).collect();
+        for c in all {
+            for (caps, num, held) in
+                HELD.iter().flat_map(|h| [(false, false, h), (true, false, h), (false, true, h), (true, true, h)])
+            {
+                let mut b = Bench::new(layout, &map, caps, num);
+                held.iter().for_each(|k| b.say(*k, true));
+                let before = b.guest.down.clone();
+                b.say(keysym(c), true);
+                let repeated = b.typed();
+                b.say(keysym(c), true);
+                b.say(keysym(c), false);
+                let typed = b.typed();
+                // Of a spacing accent on a dead key X11 makes an apostrophe or a quotation mark, other guests the accent.
+                let want =
+                    if typed == "'" && c == '´' || typed == "\"" && c == '¨' { typed.clone() } else { c.to_string() };
+                if typed != want || repeated != want || b.guest.down != before {
+                    wrong.push(format!(
+                        "{} {c}: {repeated}, {typed} (caps {caps}, num {num}, held {held:x?})",
+                        layout.name
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(40)]);
+}
+
+#[test]
+fn keypad_that_ignores_num_lock() {
+    for layout in LAYOUTS {
+        let map = Keymap::of(layout.name);
+        for (caps, num, known) in [true, false]
+            .iter()
+            .flat_map(|c| [(*c, true, true), (*c, false, true), (*c, true, false), (*c, false, false)])
+        {
+            for held in HELD {
+                let mut b = Bench::new(layout, &map, caps, num);
+                if !known {
+                    (b.locks, b.guest.caps) = (Locks::default(), false);
+                }
+                held.iter().for_each(|k| b.say(*k, true));
+                let before = b.guest.down.clone();
+                let mut keypad: Vec<(u32, &str, &str)> =
+                    (0..10).map(|n| (0xffb0 + n, &"0123456789"[n as usize..][..1], "")).collect();
+                keypad.extend([(0xffae, ".", ""), (0xffac, ",", "")]);
+                let moves = [
+                    (0xff95, "KP_Home"),
+                    (0xff96, "KP_Left"),
+                    (0xff97, "KP_Up"),
+                    (0xff98, "KP_Right"),
+                    (0xff99, "KP_Down"),
+                    (0xff9a, "KP_Prior"),
+                    (0xff9b, "KP_Next"),
+                    (0xff9c, "KP_End"),
+                    (0xff9e, "KP_Insert"),
+                    (0xff9f, "KP_Delete"),
+                ];
+                keypad.extend(moves.map(|(k, does)| (k, does, does)));
+                if known {
+                    keypad.push((0xff9d, "KP_Begin", ""));
+                }
+                for (k, want, _) in keypad {
+                    b.say(k, true);
+                    b.say(k, false);
+                    let typed = b.typed().replace("KP_Decimal", ".").replace("KP_Separator", ",");
+                    let typed = match typed.strip_prefix("KP_") {
+                        Some(digit) if digit.len() == 1 => digit.to_owned(),
+                        _ => typed,
+                    };
+                    assert_eq!(
+                        typed, want,
+                        "{} {k:x}: caps {caps}, num {num}, known {known}, held {held:x?}",
+                        layout.name
+                    );
+                    assert_eq!(b.guest.down, before, "{k:x}");
+                }
+                assert_eq!(b.guest.num, num, "nothing is locked for it");
+            }
+        }
+    }
+}
+
+/// The keypad's own keys are used where they do what is meant: programs know them apart.
+#[test]
+fn keypad_keys_that_became_others_without_need() {
+    let map = Keymap::of("en-us");
+    for (num, keysym, want) in [(true, 0xffb1, "KP_1"), (false, 0xff9c, "KP_End"), (true, 0xffae, "KP_Decimal")] {
+        let mut b = Bench::new(&LAYOUTS[0], &map, false, num);
+        let mut out = Vec::new();
+        b.typing.keysym(keysym, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+        assert!(matches!(out[..], [InputEvent::Key { code: 79 | 83, down: true }]), "{out:?}");
+        b.guest_hears(&out);
+        assert_eq!(b.typed(), want);
+    }
+    // Windows makes a character of Alt and digits of the keypad.
+    let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
+    b.say(0xffe9, true);
+    b.say(0xffb1, true);
+    assert!(b.guest.down.contains(&79));
+}
+
+/// A viewer that tells places: the locks of viewer and guest may differ.
+#[test]
+fn places_that_the_guests_locks_make_another_character_of() {
+    for layout in ["en-us", "de", "fr"] {
+        let (layout, map) = (Layout::named(layout).unwrap(), Keymap::of(layout));
+        for (caps, num, shift) in (0..8).map(|n| (n & 1 != 0, n & 2 != 0, n & 4 != 0)) {
+            for lower in 'a'..='z' {
+                for c in [lower, lower.to_ascii_uppercase()] {
+                    let Some(Typed::One(place)) = layout.character(c) else { panic!("{c}") };
+                    let mut b = Bench::new(layout, &map, caps, num);
+                    if shift {
+                        b.place(0x2a, SHIFT_L, true);
+                    }
+                    let before = b.guest.down.clone();
+                    b.place(u32::from(place.code), keysym(c), true);
+                    b.place(u32::from(place.code), keysym(c), false);
+                    assert_eq!((b.typed(), &b.guest.down), (c.to_string(), &before), "caps {caps}, shift {shift}");
+                }
+            }
+            let mut b = Bench::new(layout, &map, caps, num);
+            b.place(0x4f, 0xffb1, true);
+            b.place(0x4f, 0xff9c, false);
+            b.place(0x4f, 0xff9c, true);
+            b.place(0x4f, 0xffb1, false);
+            assert_eq!(b.typed().replace("KP_1", "1"), "1KP_End", "num {num}");
+            assert!(b.guest.down.is_empty());
+        }
+    }
+    // What another layout than the guest's says of a place does not count.
+    let (us, map) = (&LAYOUTS[0], Keymap::of("fr"));
+    let mut b = Bench::new(us, &map, false, false);
+    b.place(0x2a, SHIFT_L, true);
+    b.place(0x02, '1' as u32, true);
+    assert_eq!(b.typed(), "1", "a French keyboard at both ends, and no -k");
+}
+
+/// A key whose keysym is another when it goes up: Shift goes up first, Num Lock or Caps Lock has changed, the layouts differ.
+#[test]
+fn keys_that_stay_down_when_their_keysym_has_changed() {
+    let map = Keymap::of("en-us");
+    let cases: [&[(u32, bool)]; 8] = [
+        &[(SHIFT_L, true), ('A' as u32, true), (SHIFT_L, false), ('a' as u32, false)],
+        // A British viewer: Shift and 2.
+        &[(SHIFT_L, true), ('"' as u32, true), (SHIFT_L, false), ('2' as u32, false)],
+        // A German one: AltGr and Q.
+        &[(LEVEL3, true), ('@' as u32, true), (LEVEL3, false), ('q' as u32, false)],
+        &[(0xffb1, true), (0xff7f, true), (0xff7f, false), (0xff9c, false)],
+        &[(0xffe9, true), (0xff15, true), (0xffe9, false), (0xff61, false)],
+        &[(SHIFT_L, true), (0xfe20, true), (SHIFT_L, false), (0xff09, false)],
+        // Shift and Alt are Meta to X11.
+        &[(SHIFT_L, true), (0xffe7, true), (SHIFT_L, false), (0xffe9, false)],
+        &[(0xffe3, true), (0xff6b, true), (0xffe3, false), (0xff13, false)],
+    ];
+    for case in cases {
+        for num in [false, true] {
+            let mut b = Bench::new(&LAYOUTS[0], &map, false, num);
+            case.iter().for_each(|(k, down)| b.say(*k, *down));
+            assert!(b.guest.down.is_empty(), "{case:x?}: {:?} are down", b.guest.down);
+        }
+    }
+    // What is held is not let go by it.
+    let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
+    for (k, down) in [('w' as u32, true), ('d' as u32, true), ('w' as u32, false), ('x' as u32, false)] {
+        b.say(k, down);
+    }
+    assert_eq!(b.guest.down, [32].into());
+}
+
+#[test]
+fn commands_that_caps_lock_changes() {
+    let map = Keymap::of("en-us");
+    let mut b = Bench::new(&LAYOUTS[0], &map, true, false);
+    b.say(0xffe3, true);
+    b.say('c' as u32, true);
+    assert_eq!(b.guest.down, [29, 46].into(), "Ctrl and C, without Shift");
+    // Right Alt of a keyboard that has no AltGr is held while a character comes; AltGr by a viewer on Windows is not Ctrl as well.
+    let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
+    b.say(0xffea, true);
+    let mut out = Vec::new();
+    b.typing.keysym('f' as u32, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+    assert_eq!(out, [InputEvent::Key { code: 33, down: true }]);
+    let (de, map) = (Layout::named("de").unwrap(), Keymap::of("de"));
+    let mut b = Bench::new(de, &map, false, false);
+    b.say(0xffe3, true);
+    b.say(0xffea, true);
+    let mut out = Vec::new();
+    b.typing.keysym('@' as u32, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+    let key = |code, down| InputEvent::Key { code, down };
+    assert_eq!(out, [key(29, false), key(16, true), key(29, true)]);
+}
+
+#[test]
+fn meanings_that_need_a_modifier_of_their_own() {
+    let map = Keymap::of("en-us");
+    for (keysym, want) in [(0xff15, [56, 99]), (0xff6b, [29, 119]), (0xfe20, [42, 15])] {
+        let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
+        let mut out = Vec::new();
+        b.typing.keysym(keysym, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+        let key = |code, down| InputEvent::Key { code, down };
+        assert_eq!(out, [key(want[0], true), key(want[1], true), key(want[0], false)]);
+    }
+}
+
+#[test]
+fn caps_lock_that_repeats_turns_once() {
+    let map = Keymap::of("en-us");
+    let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
+    for down in [true, true, true, false] {
+        b.say(CAPS, down);
+    }
+    b.say('a' as u32, true);
+    b.say('B' as u32, true);
+    assert_eq!((b.typed().as_str(), b.guest.caps), ("aB", true));
+}
+
+fn typed(layout: &str, keys: &[(u32, bool)]) -> Vec<(u16, bool)> {
+    let (mut typing, mut locks, mut out) = (Typing::new(Layout::named(layout).unwrap()), Locks::default(), Vec::new());
+    keys.iter().for_each(|(k, down)| {
+        typing.keysym(*k, *down, &mut Keyboard { locks: &mut locks, now: 0, out: &mut out });
+    });
+    out.into_iter().map(|e| if let InputEvent::Key { code, down } = e { (code, down) } else { panic!() }).collect()
+}
+
+#[test]
+fn a_character_gets_the_modifiers_that_it_needs() {
+    let a = 'A' as u32;
+    // Who holds Shift gets nothing more.
+    assert_eq!(typed("en-us", &[(SHIFT_L, true), (a, true), (a, false)]), [(42, true), (30, true), (30, false)]);
+    assert_eq!(typed("en-us", &[(a, true), (a, false)]), [(42, true), (30, true), (42, false), (30, false)]);
+    assert_eq!(typed("de", &[(0x40, true)]), [(100, true), (16, true), (100, false)]);
+    // A French 1 without Shift, a digit that a viewer's other layout has plain while it holds Shift.
+    assert_eq!(typed("fr", &[(0x31, true)]), [(42, true), (2, true), (42, false)]);
+    assert_eq!(typed("en-us", &[(SHIFT_L, true), (0x37, true)]), [(42, true), (42, false), (8, true), (42, true)]);
+    // Caps Lock is the guest's too.
+    assert_eq!(typed("en-us", &[(CAPS, true), (CAPS, false), (a, true)]), [(58, true), (58, false), (30, true)]);
+    // A key that repeats is pressed again.
+    assert_eq!(typed("en-us", &[(0x61, true), (0x61, true), (0x61, false)]), [(30, true), (30, true), (30, false)]);
+    // A keyboard of the United States has no key 86.
+    assert_eq!(typed("en-us", &[('<' as u32, true)]), [(42, true), (51, true), (42, false)]);
+    assert_eq!(typed("en-us", &[('>' as u32, true)]), [(42, true), (52, true), (42, false)]);
+}
