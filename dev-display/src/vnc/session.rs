@@ -412,11 +412,7 @@ impl Session {
                 can.cursor = true;
                 self.announces.2 = true;
             }
-            encoding::LED_STATE if !can.led_state => {
-                can.led_state = true;
-                // It is told once what they are, and then when they change.
-                self.leds.1 = self.leds.0.is_none();
-            }
+            encoding::LED_STATE => can.led_state = true,
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
                 can.motion_change = true;
                 // 0: movement is relative.

@@ -7,12 +7,13 @@ import numpy as np
 class Machine:
     """A machine whose display listens for viewers at `port`."""
 
-    def __init__(self, program, *more):
+    def __init__(self, program, *more, layout=None):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = max(s.getsockname()[1], 5900)
         command = [program, "-machine", "xenfv", "-m", "16", "-name", "seen", "-device", "VGA,vgamem_mb=16",
                    "-vnc", f"127.0.0.1:{self.port - 5900}" + "".join(f",{m}" for m in more)]
+        command += ["-k", layout] if layout else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self.do("inb 0x64")
 

@@ -4,6 +4,7 @@ import asyncvnc
 import numpy as np
 from PIL import Image
 from machine import MODES, Machine
+import xkb
 
 BIN = os.path.dirname(sys.executable)
 
@@ -125,6 +126,83 @@ def typing(program, work):
             return got[-2:] == [0x1c, 0x9c]
         await_that(f"keys, {got}", typed)
         assert got == [0x2d, 0xad, 0x2a, 0x35, 0xaa, 0xb5, 0x1c, 0x9c], [hex(g) for g in got]
+
+
+class Typist:
+    """A viewer of our own that tells characters, at a guest whose keymap is libxkbcommon's: what is typed is what that makes of the scancodes."""
+
+    BESIDE = {0x1c: 96, 0x1d: 97, 0x35: 98, 0x38: 100, 0x47: 102, 0x48: 103, 0x49: 104, 0x4b: 105, 0x4d: 106, 0x4f: 107, 0x50: 108, 0x51: 109, 0x52: 110, 0x53: 111}
+    # A key that types nothing ends each step: F12.
+    END, ENDED = 0xffc9, 0xd8
+
+    def __init__(self, machine, layout):
+        self.machine, self.viewer, self.guest, self.shown = machine, Looker(machine.port), xkb.Guest(layout), 0
+        for command, value in ((0x64, 0x60), (0x60, 0x41), (0x60, 0xf4)):
+            machine.out(command, value)
+        scancodes(machine)
+
+    def hear(self, until):
+        """Takes what the keyboard says, up to this byte."""
+        extended = False
+        for _ in range(100000):
+            if not int(self.machine.do("inb 0x64")[0], 0) & 1:
+                continue
+            byte = int(self.machine.do("inb 0x60")[0], 0)
+            if byte == 0xe0:
+                extended = True
+                continue
+            if byte not in (0xfa, self.ENDED, self.ENDED & 0x7f):
+                self.guest.key(self.BESIDE[byte & 0x7f] if extended else byte & 0x7f, byte < 0x80)
+            extended = False
+            if byte == until:
+                return
+        raise AssertionError(f"no {until:#x} from the keyboard")
+
+    def say(self, *keys):
+        """What a guest types when a viewer says these keysyms, which are pressed or (negative) let go."""
+        for keysym in (*keys, self.END, -self.END):
+            self.viewer.socket.sendall(struct.pack(">BBxxI", 4, keysym > 0, abs(keysym)))
+        self.hear(self.ENDED)
+        typed, self.guest.text = self.guest.text, []
+        if self.guest.lights() != self.shown:
+            self.shown = self.guest.lights()
+            for value in (0xed, self.shown):
+                self.machine.out(0x60, value)
+                self.hear(0xfa)
+        return "".join(map(xkb.shown, typed))
+
+
+def layouts(program, work):
+    """What a viewer shows is what the guest types, for every character of every layout, with Caps Lock and without, whatever is held."""
+    shift, alt_gr, caps, num = 0xffe1, 0xfe03, 0xffe5, 0xff7f
+    wrong, steps = [], 0
+    for layout in xkb.LAYOUTS:
+        with Machine(program, layout=layout) as machine:
+            typist = Typist(machine, layout)
+            # Key 86 is not on keyboards of the United States.
+            given = [xkb.shown(typist.guest.at(code, held)) for code in xkb.KEYS if code not in (57, 86 if layout == "en-us" else 0)
+                     for held in ([], [xkb.SHIFT], [xkb.ALT_GR], [xkb.SHIFT, xkb.ALT_GR])]
+            for c in sorted({g for g in given if len(g) == 1}):
+                keysym = ord(c) if ord(c) < 256 else 0x1000000 | ord(c)
+                for locked in (False, True):
+                    for held in ([], [shift], [alt_gr])[:3 if ord(c) < 128 else 1]:
+                        if typist.shown >> 2 & 1 != locked:
+                            typist.say(caps, -caps)
+                        typist.say(*held)
+                        typed, steps = typist.say(keysym, -keysym), steps + 1
+                        typist.say(*(-k for k in held))
+                        # Of an accent and a space X11 makes these.
+                        if typed != {"´": "'", "¨": '"'}.get(c, c) and typed != c:
+                            wrong.append(f"{layout}: {c} with {held}, Caps Lock {locked}: {typed}")
+            for on in (False, True, False):
+                if typist.shown >> 1 & 1 != on:
+                    typist.say(num, -num)
+                for digit in range(10):
+                    typed = typist.say(0xffb0 + digit, -0xffb0 - digit).removeprefix("KP_")
+                    if typed != str(digit):
+                        wrong.append(f"{layout}: {digit} of the keypad, Num Lock {on}: {typed}")
+    assert not wrong, f"{len(wrong)} of {steps}: {wrong[:20]}"
+    print(f"# {steps} characters", flush=True)
 
 
 def passwords(program, work):
@@ -257,7 +335,7 @@ def attacks(program, work, sessions=5000):
 
 def main():
     program, failed = sys.argv[1], 0
-    tests = {f.__name__: f for f in (modes, tigervnc, typing, passwords, attacks)}
+    tests = {f.__name__: f for f in (modes, tigervnc, typing, layouts, passwords, attacks)}
     for name in sys.argv[2:] or tests:
         with tempfile.TemporaryDirectory() as work:
             begun = time.monotonic()
