@@ -20,6 +20,11 @@ const CONTROL: u64 = u64::MAX - 2;
 const TICK: u64 = u64::MAX - 3;
 const COMMAND: u64 = u64::MAX - 4;
 
+/// The launcher hears of accesses after this many ticks at the earliest…
+const ACTIVE_TICKS: u32 = 5;
+/// …and this many wake-ups.
+const ACTIVE_WAKEUPS: u64 = 128;
+
 /// Nanoseconds of a tick.
 const TICK_NS: i64 = 100_000_000;
 
@@ -65,6 +70,7 @@ fn start<E: Edge>(
     control: OwnedFd,
     commands: Option<OwnedFd>,
 ) -> Result<(), StartError> {
+    let activity = process.fds.take(&FdUse::Activity);
     process.fds = Fds::default();
     process.tell(Ask::ChannelSealed { slot: process.slot })?;
     let report = process.confine()?;
@@ -91,6 +97,9 @@ fn start<E: Edge>(
         commands,
         opening: HashMap::new(),
         wakeups: 0,
+        activity,
+        ticks: 0,
+        told: 0,
     };
     broker.run()
 }
@@ -112,6 +121,12 @@ struct Broker<E> {
     commands: Option<OwnedFd>,
     opening: HashMap<Slot, Opening>,
     wakeups: u64,
+    /// Rung while the guest makes accesses, for the launcher.
+    activity: Option<OwnedFd>,
+    /// Since it was rung.
+    ticks: u32,
+    /// Wake-ups until it was rung.
+    told: u64,
 }
 
 impl<E: Edge> Broker<E> {
@@ -154,6 +169,7 @@ impl<E: Edge> Broker<E> {
                         // However many have expired: a machine that did not run has not waited.
                         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
                         self.machine.tick();
+                        self.active();
                         if !self.machine.outstanding() {
                             self.set_timer(0)?;
                             self.ticking = false;
@@ -165,6 +181,19 @@ impl<E: Edge> Broker<E> {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// Rings for the launcher now and then, by a tick that runs anyway: a guest that asks for nothing, or little, wakes nobody.
+    fn active(&mut self) {
+        self.ticks = self.ticks.saturating_add(1);
+        if self.ticks < ACTIVE_TICKS || self.wakeups.saturating_sub(self.told) < ACTIVE_WAKEUPS {
+            return;
+        }
+        self.ticks = 0;
+        self.told = self.wakeups;
+        if let Some(bell) = &self.activity {
+            let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
         }
     }
 

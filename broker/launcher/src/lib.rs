@@ -9,6 +9,7 @@ pub mod errors;
 mod host;
 pub mod machine;
 pub mod options;
+pub mod placement;
 mod pv;
 pub mod qcow2;
 mod resource;

@@ -1,5 +1,6 @@
 //! The machine that libxl asks for, typed.
 use crate::options::Options;
+use crate::placement::Placement;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
 use bulkhead_plan::{ImageFormat, Level, NicModel, VncAddress};
@@ -216,13 +217,16 @@ pub struct Sim {
     pub trace: RawFd,
     /// Guest memory.
     pub memory: RawFd,
+    /// The thread that makes the requests, if it says which.
+    pub thread: Option<i32>,
 }
 
 impl Sim {
     /// From `-sim`.
     pub fn parse(options: &Options) -> Option<Self> {
         let fd = |key| options.get(key).and_then(|v| v.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
-        Some(Self { ioreq: fd("ioreq")?, kick: fd("kick")?, trace: fd("trace")?, memory: fd("memory")? })
+        let thread = options.get("thread").and_then(|v| v.parse().ok()).filter(|tid| *tid > 0);
+        Some(Self { ioreq: fd("ioreq")?, kick: fd("kick")?, trace: fd("trace")?, memory: fd("memory")?, thread })
     }
 }
 
@@ -324,6 +328,8 @@ pub struct Machine {
     pub backing: Backing,
     /// What becomes of writes that an image has no room for.
     pub full: WhenFull,
+    /// Where the threads that carry out register accesses run.
+    pub placement: Placement,
     /// The user that everything runs as: a name, or user and group by number.
     pub user: Option<String>,
     /// The directory that an empty root directory is mounted on.
@@ -358,6 +364,7 @@ impl Default for Machine {
             level: None,
             backing: Backing::Any,
             full: WhenFull::Report,
+            placement: Placement::Together,
             user: None,
             chroot: None,
         }

@@ -1,5 +1,6 @@
 //! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each is what an argument says too, so a guest's own arguments, which come
 //! after them, have the last word.
+use crate::placement::Placement;
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -15,6 +16,29 @@ struct Settings {
     network: Network,
     images: Images,
     pv: Pv,
+    sched: Sched,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Sched {
+    placement: Option<Place>,
+}
+
+/// A value of `-placement`.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+struct Place(String);
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match Placement::try_from(text.as_str()) {
+            Ok(_) => Ok(Self(text)),
+            Err(hint) => Err(format!("{text:?}: expected {hint}")),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -117,6 +141,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
     );
     add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
     add("-pv-others", settings.pv.others.map(|o| if o == Others::Leave { "leave" } else { "qemu" }));
+    add("-placement", settings.sched.placement.as_ref().map(|p| p.0.as_str()));
     Ok(all)
 }
 
@@ -145,7 +170,7 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n[pv]\nothers = \"leave\"\n";
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
         assert_eq!(
             parse(all).unwrap(),
             [
@@ -160,7 +185,9 @@ mod tests {
                 "-image-full",
                 "stop",
                 "-pv-others",
-                "leave"
+                "leave",
+                "-placement",
+                "0-3,6"
             ]
         );
     }
@@ -170,6 +197,12 @@ mod tests {
         let error = parse("[sandbox]\nlevl = \"strict\"\n").unwrap_err();
         assert!(error.contains("line 2") && error.contains("levl") && error.contains("level"), "{error}");
         assert!(parse("[sandbox]\nlevel = \"high\"\n").unwrap_err().contains("strict"));
+        let error = parse("\n[sched]\nplacement = \"apart\"\n").unwrap_err();
+        assert!(
+            error.contains("line 3") && error.contains("apart") && error.contains("together, free, or a list"),
+            "{error}"
+        );
+        assert!(parse("[sched]\nplacement = \"8-4\"\n").is_err() && parse("[sched]\nplacement = 1\n").is_err());
         assert!(parse("[sandbox\n").is_err());
     }
 

@@ -6,6 +6,7 @@
 //! | `lives.rs` | a process's life: its start, its sandbox, its end, the next one |
 //! | `asks.rs` | what processes ask for |
 //! | `media.rs`, `nics.rs`, `added.rs`, `back_ends.rs` | what changes while the machine runs |
+//! | `placing.rs` | on which CPU |
 //! | `table.rs` | the process table |
 mod added;
 mod asks;
@@ -13,12 +14,14 @@ mod back_ends;
 mod lives;
 pub(crate) mod media;
 mod nics;
+mod placing;
 mod prepare;
 mod table;
 
 use crate::argv::Parsed;
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
+use crate::placement::Place;
 use crate::slot::{Channel, Phase, SlotState};
 use crate::stubdom::Stubdom;
 use back_ends::Later;
@@ -42,6 +45,8 @@ const START: Duration = Duration::from_secs(30);
 const SIGNALS: u64 = u64::MAX;
 /// xenstore, of a domain that is watched.
 const WATCH: u64 = 1 << 33;
+/// The broker says that the guest makes accesses.
+const ACTIVITY: u64 = 1 << 34;
 /// Pidfds have this bit, sockets have not.
 const PIDFD: u64 = 1 << 32;
 /// Files of screenshots.
@@ -92,12 +97,14 @@ struct Launcher {
     watched: Option<Watch>,
     /// Disks that come and go.
     later: Later,
+    /// Where the data threads run; `None` leaves it to the scheduler.
+    place: Option<Place>,
     executable: OwnedFd,
     slots: Vec<SlotState>,
     epoll: OwnedFd,
     signals: OwnedFd,
     privcmd: Option<Privcmd>,
-    /// Slaves of pseudo terminals.
+    /// Slaves of pseudo terminals, a doorbell.
     _keep: Vec<OwnedFd>,
     sockets: Vec<String>,
     own: verify::Observed,
@@ -256,6 +263,9 @@ impl Launcher {
                 Some(End::Wanted)
             } else if data == WATCH {
                 self.look()
+            } else if data == ACTIVITY {
+                self.look_at_load();
+                None
             } else if data & PIDFD != 0 {
                 self.ended((data & 0xff) as Slot)?
             } else {

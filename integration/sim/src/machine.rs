@@ -117,11 +117,12 @@ impl Sim {
         let mut command = Command::new(options.binaries.join("bulkhead-dm"));
         command.args(["-xen-domid", "1"]).args(&options.arguments);
         command.arg("-sim").arg(format!(
-            "ioreq={},kick={},trace={},memory={}",
+            "ioreq={},kick={},trace={},memory={},thread={}",
             keep_open(&pages_fd)?,
             keep_open(&kick)?,
             keep_open(&theirs)?,
-            keep_open(&ram_fd)?
+            keep_open(&ram_fd)?,
+            rustix::thread::gettid().as_raw_nonzero()
         ));
         command.arg("-chardev").arg(format!("socket,id=sim,path={},server=on,wait=off", qmp.display()));
         command.args(["-mon", "chardev=sim,mode=control"]);
@@ -318,6 +319,15 @@ impl Sim {
         }
         let _ = self.pages.copy_in(at.saturating_add(ioreq::IOREQ_BITS_AT), &[0]);
         Ok(answer.data)
+    }
+
+    /// Waits for the answer to any request that was put, and says whose it was.
+    pub fn await_any(&mut self) -> Result<usize> {
+        let line = self.follow(|line| line.starts_with("done "))?;
+        let vcpu = line.strip_prefix("done ").and_then(|n| n.parse().ok()).ok_or(SimError(line))?;
+        let at = 4096usize.saturating_add(usize::saturating_mul(vcpu, 32));
+        let _ = self.pages.copy_in(at.saturating_add(ioreq::IOREQ_BITS_AT), &[0]);
+        Ok(vcpu)
     }
 
     /// Builds a simple request.

@@ -29,6 +29,8 @@ pub enum FdUse {
     SimKick,
     /// See `SimIoreq`.
     SimTrace,
+    /// Doorbell: broker → launcher, the guest makes accesses. It is not rung for each.
+    Activity,
     /// Guest memory of the simulated machine, or video RAM of it.
     SimMemory,
     /// Video RAM of the simulated machine.

@@ -7,6 +7,7 @@ mod tests;
 use crate::errors::Code;
 use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
 use crate::options::Options;
+use crate::placement::Placement;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{LAYOUTS, UsbDevice, WhenFull};
 use bulkhead_plan::{Level, NicModel};
@@ -230,6 +231,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     _ => return Err(bad("report or stop")),
                 };
             }
+            "placement" => machine.placement = Placement::try_from(value.as_str()).map_err(bad)?,
             "substitutes" => {
                 substitutes = match value.as_str() {
                     "allow" => true,
@@ -336,7 +338,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     _ => return Err(bad("level=strict or level=kernel")),
                 });
             }
-            "sim" => machine.sim = Some(Sim::parse(&options).ok_or(bad("ioreq=FD,kick=FD,trace=FD,memory=FD"))?),
+            "sim" => {
+                machine.sim = Some(Sim::parse(&options).ok_or(bad("ioreq=FD,kick=FD,trace=FD,memory=FD,thread=TID"))?)
+            }
             _ => return Err(ArgumentError::Unknown(argument)),
         }
     }

@@ -198,6 +198,13 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
         "",
     ),
+    option(
+        "placement",
+        Implemented(
+            "CPUs of the threads that carry out register accesses: together (on one at a time), free (wherever the scheduler puts each), or a list like 0-3,6 (together on one of these); not QEMU's",
+        ),
+        "",
+    ),
     option("substitutes", Implemented("allow, or refuse: what would be substituted is an error; not QEMU's"), ""),
     option("sim", Implemented("the simulated machine, for tests"), ""),
 ];

@@ -178,6 +178,8 @@ impl Launcher {
             return Ok(());
         }
         state.phase = if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running };
+        self.take_place(number);
+        let Some(state) = self.slot(number) else { return Ok(()) };
         state.tell(|_| ToProcess::Go, &[]);
         if std::mem::take(&mut state.unserved) {
             self.serve(number, pid)?;

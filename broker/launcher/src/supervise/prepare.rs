@@ -216,6 +216,7 @@ impl Launcher {
             attach: machine.attach,
             watched: None,
             later: Later::new(machine.backing, machine.full),
+            place: super::placing::place(&machine, domid),
             executable,
             slots: Vec::new(),
             epoll,
@@ -344,9 +345,16 @@ impl Launcher {
             None if self.probe || self.attach => {}
             None => {
                 broker.push((FdUse::Privcmd, restricted()?));
-                broker.push((FdUse::Evtchn, Evtchn::open_restricted(domid).map_err(fail)?));
+                // The name by which placing.rs finds this guest's interrupts.
+                let (_, name) = super::placing::interrupts(domid);
+                let (own, name) = (rustix::thread::name().map_err(fail_io)?, std::ffi::CString::new(name));
+                rustix::thread::set_name(&name.map_err(|e| e.to_string())?).map_err(fail_io)?;
+                let evtchn = Evtchn::open_restricted(domid).map_err(fail);
+                rustix::thread::set_name(&own).map_err(fail_io)?;
+                broker.push((FdUse::Evtchn, evtchn?));
             }
         }
+        broker.extend(self.hear_of_activity()?.map(|fd| (FdUse::Activity, fd)));
         let mut serials = serials.into_iter();
         let mut all = Vec::new();
         for device in self.plan.devices.clone() {
