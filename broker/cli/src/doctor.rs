@@ -1,5 +1,6 @@
 //! Whether this host has what guests need.
 use crate::{Done, Failure, print_json};
+use bulkhead_xen::Scheduler;
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
@@ -108,12 +109,30 @@ fn xen() -> Vec<Finding> {
         ),
         None => finding("Xen", State::Wrong, "not there", remedy),
     });
+    if numbers.is_some() {
+        all.push(rate_limit(&bulkhead_xen::scheduler().map_err(|e| e.to_string())));
+    }
     let connected = bulkhead_xen::Xenstore::connect();
     all.push(match connected {
         Ok(_) => finding("xenstore", State::Good, "answers", ""),
         Err(e) => finding("xenstore", State::Wrong, e.to_string(), "start xenstored"),
     });
     all
+}
+
+/// What Xen's rate limit makes of register accesses: dom0, woken for one, does not get the processor from a guest that has just begun to
+/// run, nor the guest from dom0.
+fn rate_limit(scheduler: &Result<Scheduler, String>) -> Finding {
+    const REMEDY: &str = "sched_ratelimit_us=0 on Xen's command line, or \"xl sched-credit2 -s -r 0\" (sched-credit for credit) now: a register access costs about a third less (docs/operations.md)";
+    let (state, seen) = match scheduler {
+        Ok(Scheduler::Credit(0) | Scheduler::Credit2(0)) => (State::Good, "no rate limit".to_owned()),
+        Ok(Scheduler::Credit(us) | Scheduler::Credit2(us)) => {
+            (State::Less, format!("rate limit of {us} us: register accesses cost more"))
+        }
+        Ok(Scheduler::Other(number)) => (State::Good, format!("number {number}, which has no rate limit")),
+        Err(e) => (State::Less, format!("not known: {e}")),
+    };
+    finding("Xen's scheduler", state, seen, REMEDY)
 }
 
 /// Looks at everything, and prints it.
@@ -163,4 +182,20 @@ pub(crate) fn run(json: bool) -> Done {
         }
     }
     if all.iter().any(|f| f.state == State::Wrong) { Err(Failure::Wrong) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_limit_of_xens_scheduler_is_less_than_could_be() {
+        for none in [Scheduler::Credit(0), Scheduler::Credit2(0), Scheduler::Other(9)] {
+            assert_eq!(rate_limit(&Ok(none)).state, State::Good, "{none:?}");
+        }
+        let seen = rate_limit(&Ok(Scheduler::Credit2(1000)));
+        assert_eq!(seen.state, State::Less, "guests start");
+        assert!(seen.seen.contains("1000 us") && seen.remedy.contains("sched_ratelimit_us=0"));
+        assert_eq!(rate_limit(&Err("sysctl: no".into())).state, State::Less);
+    }
 }

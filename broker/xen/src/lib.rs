@@ -5,6 +5,7 @@ mod gntalloc;
 mod gntdev;
 mod ioreq_page;
 mod privcmd;
+mod scheduler;
 mod vchan;
 mod xenstore;
 
@@ -13,6 +14,7 @@ pub use gntalloc::GrantedPage;
 pub use gntdev::{Gntdev, GrantPiece, MOST_REFS};
 pub use ioreq_page::{IoreqPages, Mapping};
 pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
+pub use scheduler::{Scheduler, scheduler};
 pub use vchan::{Broken, Client, VchanServer};
 pub use xenstore::Xenstore;
 

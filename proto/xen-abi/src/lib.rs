@@ -8,6 +8,7 @@ pub mod domctl;
 pub mod ioctl;
 pub mod ioreq;
 pub mod memory;
+pub mod sysctl;
 pub mod vchan;
 pub mod xenstore;
 

@@ -1,11 +1,11 @@
 //! Compares this crate with the headers of Debian's libxen-dev: a C program prints sizes, offsets and numbers under
 //! the headers' own names; each is compared with ours.
-use bulkhead_xen_abi::{Shutdown, dm_op, domctl, ioctl, ioreq, memory, vchan, xenstore};
+use bulkhead_xen_abi::{Shutdown, dm_op, domctl, ioctl, ioreq, memory, sysctl, vchan, xenstore};
 use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::process::Command;
 
-const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n#include <xen/sys/gntalloc.h>\n#include <xen/grant_table.h>\n#include <xen/sys/gntdev.h>\n#include <xen/domctl.h>\n#include <xen/io/libxenvchan.h>\n";
+const HEADERS: &str = "#include <sys/ioctl.h>\n#include <stdio.h>\n#include <stddef.h>\n#include <stdint.h>\n#define __XEN_TOOLS__ 1\n#include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/hvm/ioreq.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/dm_op.h>\n#include <xen/sched.h>\n#include <xen/io/xs_wire.h>\n#include <xen/sys/privcmd.h>\n#include <xen/sys/evtchn.h>\n#include <xen/sys/gntalloc.h>\n#include <xen/grant_table.h>\n#include <xen/sys/gntdev.h>\n#include <xen/domctl.h>\n#include <xen/sysctl.h>\n#include <xen/io/libxenvchan.h>\n";
 
 /// Their expression, our value.
 fn table() -> Vec<(&'static str, u64)> {
@@ -128,6 +128,21 @@ fn table() -> Vec<(&'static str, u64)> {
         "VCHAN_NOTIFY_READ" = vchan::NOTIFY_READ,
         "__HYPERVISOR_domctl" = domctl::HYPERVISOR_DOMCTL,
         "XEN_DOMCTL_getdomaininfo" = domctl::GETDOMAININFO,
+        "__HYPERVISOR_sysctl" = sysctl::HYPERVISOR_SYSCTL,
+        "XEN_SYSCTL_sched_id" = sysctl::SCHED_ID,
+        "XEN_SYSCTL_scheduler_op" = sysctl::SCHEDULER_OP,
+        "XEN_SYSCTL_SCHEDOP_getinfo" = sysctl::SCHEDOP_GETINFO,
+        "XEN_SCHEDULER_CREDIT" = sysctl::SCHEDULER_CREDIT,
+        "XEN_SCHEDULER_CREDIT2" = sysctl::SCHEDULER_CREDIT2,
+        "sizeof(struct xen_sysctl)" = size_of::<sysctl::Scheduler>(),
+        "offsetof(struct xen_sysctl, u.sched_id.sched_id)" = offset_of!(sysctl::Scheduler, pool),
+        "offsetof(struct xen_sysctl, u.scheduler_op.cpupool_id)" = offset_of!(sysctl::Scheduler, pool),
+        "offsetof(struct xen_sysctl, u.scheduler_op.sched_id)" = offset_of!(sysctl::Scheduler, scheduler),
+        "offsetof(struct xen_sysctl, u.scheduler_op.cmd)" = offset_of!(sysctl::Scheduler, op),
+        "offsetof(struct xen_sysctl, u.scheduler_op.u.sched_credit2.ratelimit_us)" =
+            offset_of!(sysctl::Scheduler, first),
+        "offsetof(struct xen_sysctl, u.scheduler_op.u.sched_credit.ratelimit_us)" =
+            offset_of!(sysctl::Scheduler, second),
         "XEN_DOMINF_dying" = domctl::DYING,
         "XEN_DOMINF_shutdown" = domctl::SHUTDOWN,
         "offsetof(struct xen_domctl, u.getdomaininfo.domain)" = offset_of!(domctl::GetDomainInfo, answer),
