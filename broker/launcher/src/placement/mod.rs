@@ -131,8 +131,11 @@ impl<H: Host> Place<H> {
         let cpu = match old.filter(|cpu| candidates.contains(cpu)) {
             Some(cpu) => cpu,
             None => {
-                let loads = choose::since(&self.begin, &self.host.loads());
-                let cpu = choose::first(&candidates, &loads, self.turn)?;
+                let loads = || choose::since(&self.begin, &self.host.loads());
+                let cpu = match *candidates {
+                    [only] => only,
+                    _ => choose::first(&candidates, &loads(), self.turn)?,
+                };
                 line = self
                     .among
                     .as_ref()
@@ -143,6 +146,10 @@ impl<H: Host> Place<H> {
             }
         };
         self.busy.retain(|pid| *pid != member.pid);
+        if self.host.allowed().len() < 2 {
+            // It was started there, and interrupts come nowhere else.
+            return line;
+        }
         if let Err(e) = self.host.keep(member.pid, &[cpu]) {
             return self.refused(&e);
         }
