@@ -188,6 +188,11 @@ fn a_guest_that_fills_its_cpu_by_itself_stays() {
     }
     assert_eq!(guest.kept(), [vec![0], vec![0]]);
     assert_eq!(guest.facts(|f| f.readings), 2, "loads are not read while nobody waits for others");
+    // Many vCPUs: more than one thread is ready all the time.
+    for _ in 0..5 {
+        guest.half_a_second([1000, 0], [(250, 480), (240, 480)]);
+    }
+    assert_eq!(guest.kept(), [vec![0], vec![0]]);
 }
 
 #[test]
