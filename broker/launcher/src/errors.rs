@@ -24,6 +24,8 @@ pub enum Code {
     Viewers = 208,
     /// Firmware.
     Firmware = 206,
+    /// The file with this process' number.
+    PidFile = 209,
     /// The user or the root directory.
     User = 207,
     /// The sandbox.
@@ -92,6 +94,11 @@ pub const ERRORS: &[Entry] = &[
         "The path in serial=; a Unix socket without server=on must have somebody who listens.",
     ),
     entry(Code::Socket, "A socket that libxl connects to cannot be made.", "Room and rights in /var/run/xen."),
+    entry(
+        Code::PidFile,
+        "The file of -pidfile cannot be written, or another process that lives has it.",
+        "The path that the toolstack gives; its directory must be there.",
+    ),
     entry(Code::Firmware, "The VGA firmware is not there.", "The package seabios, or the file in /usr/share/bulkhead."),
     entry(
         Code::User,

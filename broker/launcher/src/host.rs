@@ -104,8 +104,10 @@ fn tcp(address: SocketAddr) -> Result<OwnedFd, rustix::io::Errno> {
 
 /// The user that `text` means: `UID:GID`, or a name of this host.
 pub fn user(text: &str) -> Result<Ids, Failure> {
-    let ids = match text.split_once(':') {
-        Some((uid, gid)) => uid.parse().ok().zip(gid.parse().ok()),
+    let pair = |mark: char| text.split_once(mark).and_then(|(uid, gid)| uid.parse().ok().zip(gid.parse().ok()));
+    // XenServer's and XCP-ng's older wrapper writes a dot.
+    let ids = match pair(':').or_else(|| pair('.')) {
+        Some(ids) => Some(ids),
         None => {
             let users = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
             let entry = users.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|l| l.first() == Some(&text));
@@ -117,6 +119,24 @@ pub fn user(text: &str) -> Result<Ids, Failure> {
         return Err(format!("-runas {text}: that is root"));
     }
     Ok(Ids { uid, gid })
+}
+
+/// A file with this process' number, locked as long as the descriptor is open: what QEMU's `-pidfile` is to a toolstack.
+pub fn pid_file(path: &str) -> Result<OwnedFd, Failure> {
+    let fail = |e| errno(&format!("-pidfile {path}"), e);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(fail)?;
+    rustix::fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => format!("-pidfile {path}: another process has it"),
+        e => fail(e),
+    })?;
+    rustix::fs::ftruncate(&fd, 0).map_err(fail)?;
+    let line = format!("{}\n", rustix::process::getpid().as_raw_nonzero());
+    match rustix::io::write(&fd, line.as_bytes()) {
+        Ok(n) if n == line.len() => Ok(fd),
+        Ok(_) => Err(fail(rustix::io::Errno::NOSPC)),
+        Err(e) => Err(fail(e)),
+    }
 }
 
 /// A copy of a descriptor that the caller of this program has opened.
@@ -422,10 +442,15 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
             })?;
             (fd, NicEnd::Tap, ifname.clone())
         }
+        NicOther::OpenTap(number) => {
+            let fd = inherit(*number).map_err(|e| errno(&format!("{name}: fd={number}"), e))?;
+            let (ifname, headers) = interface::tap::adopt(&fd).map_err(|e| format!("{name}: fd={number}: {e}"))?;
+            (fd, if headers { NicEnd::Tap } else { NicEnd::Bare }, ifname)
+        }
     };
     let fail = |e: std::io::Error| format!("{name}: {interface}: {e}");
     let index = interface::index(&interface).map_err(fail)?;
-    let mut rules = Rules::new(index, end == NicEnd::Tap, nic.mac);
+    let mut rules = Rules::new(index, end != NicEnd::Packet, nic.mac);
     rules.set(&nic.settings).map_err(|e| rules_refused(&interface, &e))?;
     if end == NicEnd::Packet {
         interface::up(index, LARGEST_MTU).map_err(fail)?;

@@ -118,7 +118,9 @@ impl Drive {
         }
         let interface = options.get("if").unwrap_or("ide");
         let media = options.get("media").unwrap_or("disk");
-        let read_only = options.flag("readonly", false).ok_or("readonly is on or off")?;
+        // Two spellings of one key.
+        let read_only = options.flag("readonly", false).zip(options.flag("read-only", false));
+        let read_only = read_only.map(|(a, b)| a || b).ok_or("readonly is on or off")?;
         let index =
             options.get("index").map(|i| i.parse::<u8>().ok().filter(|i| *i < 4)).map(|i| i.ok_or("index is 0 to 3"));
         let index = index.transpose()?;
@@ -135,7 +137,8 @@ impl Drive {
             }
             "none" => {
                 let id = options.get("id").ok_or("id= is missing")?.to_owned();
-                Ok(Self { index: None, cdrom: true, read_only: true, file, format, id })
+                // What it is, its -device says.
+                Ok(Self { index: None, cdrom: media == "cdrom", read_only, file, format, id })
             }
             _ => Err("if= is ide or none"),
         }
@@ -176,6 +179,8 @@ pub struct Nic {
 pub enum NicOther {
     /// A tap of this name; in a stub domain the interface that has the card's address.
     Tap(String),
+    /// A tap that the toolstack has opened.
+    OpenTap(RawFd),
     /// The Unix socket at this path, with QEMU's framing.
     Stream(String),
 }
@@ -204,6 +209,12 @@ pub struct Kernel {
 pub struct Video {
     /// MiB of video RAM, a power of two.
     pub mib: u32,
+}
+
+impl Default for Video {
+    fn default() -> Self {
+        Self { mib: 16 }
+    }
 }
 
 /// Descriptors of the simulated machine.
@@ -242,6 +253,18 @@ pub struct Vnc {
 }
 
 impl Vnc {
+    /// Keys that change nothing here: how pictures are packed, what keys of a viewer's lock do, how long a key is down.
+    pub const IGNORED: &[&str] = &[
+        "lock-key-sync",
+        "lossy",
+        "non-adaptive",
+        "key-delay-ms",
+        "power-control",
+        "audiodev",
+        "id",
+        "display",
+        "head",
+    ];
     /// Ports begin here: display 0.
     const FIRST: u16 = 5900;
 
@@ -256,6 +279,8 @@ impl Vnc {
                 ("password", "off") => password = false,
                 // What is so here anyway.
                 ("share", "allow-exclusive") => {}
+                ("websocket" | "sasl" | "tls-creds" | "tls-authz" | "acl", "off") => {}
+                (key, _) if Self::IGNORED.contains(&key) => {}
                 _ => return Err("to= and password= are known; there is no encryption and no WebSocket"),
             }
         }
@@ -334,7 +359,12 @@ pub struct Machine {
     pub user: Option<String>,
     /// The directory that an empty root directory is mounted on.
     pub chroot: Option<String>,
+    /// Where this process' number is written.
+    pub pid_file: Option<String>,
 }
+
+/// Where the firmware looks without `-boot`: disk, floppy, CD. It is QEMU's order for a PC.
+const DEFAULT_BOOT: &str = "cad";
 
 impl Default for Machine {
     fn default() -> Self {
@@ -351,7 +381,7 @@ impl Default for Machine {
             usb_at: None,
             vnc: None,
             layout: "en-us".to_owned(),
-            boot: String::new(),
+            boot: DEFAULT_BOOT.to_owned(),
             menu: BootMenu::default(),
             kernel: None,
             drives: Vec::new(),
@@ -367,6 +397,7 @@ impl Default for Machine {
             placement: Placement::Together,
             user: None,
             chroot: None,
+            pid_file: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `bulkhead-dm`: a guest's device model, the first process of a stub domain, or what watches one from dom0.
 use bulkhead_launcher::errors::Code;
 use bulkhead_launcher::{argv, attach, run, settings, stubdom};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,6 +12,12 @@ fn main() -> ExitCode {
     }
     let tell = |line: &str| eprintln!("bulkhead-dm: {line}");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(question) = argv::question(&arguments) {
+        let mut out = std::io::stdout();
+        // Who asked may have gone when he had read the first line.
+        let _ = out.write_all(question.answer().as_bytes()).and_then(|()| out.flush());
+        return ExitCode::SUCCESS;
+    }
     let settings = match settings::read(Path::new(settings::FILE)) {
         Ok(settings) => settings,
         Err(e) => {

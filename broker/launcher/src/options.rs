@@ -30,6 +30,8 @@ impl Options {
                 Some((key, value)) => options.pairs.push((key.to_owned(), value.to_owned())),
                 None if i == 0 => options.head = Some(part),
                 None if part.is_empty() => {}
+                // QEMU's older way to write a switch that is off: `server,nowait`.
+                None if part == "nowait" => options.pairs.push(("wait".to_owned(), "off".to_owned())),
                 None => options.pairs.push((part, "on".to_owned())),
             }
         }
@@ -82,6 +84,8 @@ mod tests {
         assert_eq!(Options::parse("a=1,a=2").get("a"), Some("2"));
         assert_eq!(Options::parse("order=dc").unknown(&["order"]), None);
         assert_eq!(Options::parse("order=dc,menu=on").unknown(&["order"]), Some("menu"));
+        let o = Options::parse("unix:/run/qmp,server,nowait");
+        assert_eq!((o.flag("server", false), o.flag("wait", true)), (Some(true), Some(false)));
         assert_eq!(Options::parse("x=maybe").flag("x", false), None);
     }
 

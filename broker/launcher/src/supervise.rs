@@ -104,8 +104,9 @@ struct Launcher {
     epoll: OwnedFd,
     signals: OwnedFd,
     privcmd: Option<Privcmd>,
-    /// Slaves of pseudo terminals, a doorbell.
+    /// Slaves of pseudo terminals, a doorbell, the file with this process' number.
     _keep: Vec<OwnedFd>,
+    /// Sockets, and that file: they are removed at the end.
     sockets: Vec<String>,
     own: verify::Observed,
     null: OwnedFd,

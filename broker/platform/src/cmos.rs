@@ -37,8 +37,8 @@ impl Cmos {
         }
         let mut order = config.boot.chars();
         let (first, second, third) = (boot_code(order.next()), boot_code(order.next()), boot_code(order.next()));
-        // Bit 0: do not look for a floppy's signature.
-        cmos.set(BOOT_1, third << 4 | 1);
+        // Bit 0 would keep the firmware from looking for a floppy's signature; a PC of QEMU's has it clear.
+        cmos.set(BOOT_1, third << 4);
         cmos.set(BOOT_2, second << 4 | first);
         cmos.set(CPUS, config.vcpus.saturating_sub(1).min(255) as u8);
         cmos

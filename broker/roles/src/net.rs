@@ -29,6 +29,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Strin
         |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));
     let other: Box<dyn Backend> = match end {
         NicEnd::Tap => host(fd, |fd, to| Ok((rustix::io::read(fd, to)?, None))),
+        NicEnd::Bare => Box::new(Host::bare(fd)),
         NicEnd::Packet => host(fd, bulkhead_runtime::receive_packet),
         NicEnd::Stream => Box::new(Stream::new(fd)),
     };

@@ -1,5 +1,5 @@
-//! A tap, or a packet socket on an interface: frames behind struct virtio_net_hdr (Linux: TUNSETVNETHDRSZ 10, PACKET_VNET_HDR). Who
-//! opens it says what the kernel does with what is left to it, and how a frame is received.
+//! A tap, or a packet socket on an interface: frames behind struct virtio_net_hdr (Linux: TUNSETVNETHDRSZ 10, PACKET_VNET_HDR), or
+//! alone, if a toolstack has opened the tap so. Who opens it says what the kernel does with what is left to it, and how a frame is received.
 use super::{Abilities, Backend, Sent};
 use crate::frame::{self, ETHERNET, Frame, Offload};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -19,6 +19,8 @@ pub struct Host {
     fd: OwnedFd,
     receive: Receive,
     abilities: Abilities,
+    /// Frames have a header.
+    headers: bool,
     buffer: Vec<u8>,
     /// What came and was no frame.
     malformed: u64,
@@ -27,7 +29,14 @@ pub struct Host {
 impl Host {
     /// Over an open tap or packet socket.
     pub fn new(fd: OwnedFd, abilities: Abilities, receive: Receive) -> Self {
-        Self { fd, receive, abilities, buffer: vec![0; Offload::LEN.saturating_add(frame::MAX)], malformed: 0 }
+        let buffer = vec![0; Offload::LEN.saturating_add(frame::MAX)];
+        Self { fd, receive, abilities, headers: true, buffer, malformed: 0 }
+    }
+
+    /// Over an open tap whose frames have no header: nothing can be left to it.
+    pub fn bare(fd: OwnedFd) -> Self {
+        let host = Self::new(fd, Abilities::default(), |fd, to| Ok((rustix::io::read(fd, to)?, None)));
+        Self { headers: false, ..host }
     }
 
     /// How much came that was no frame.
@@ -35,7 +44,10 @@ impl Host {
         self.malformed
     }
 
-    fn parse(bytes: &[u8], tag: Option<[u16; 2]>) -> Option<Frame> {
+    fn parse(bytes: &[u8], headers: bool, tag: Option<[u16; 2]>) -> Option<Frame> {
+        if !headers {
+            return (bytes.len() >= ETHERNET).then(|| Frame { bytes: bytes.to_vec(), offload: Offload::default() });
+        }
         let (header, bytes) = bytes.split_first_chunk::<{ Offload::LEN }>()?;
         (bytes.len() >= ETHERNET).then_some(())?;
         let mut frame = Frame { bytes: bytes.to_vec(), offload: Offload::from_bytes(header, bytes.len())? };
@@ -54,8 +66,9 @@ impl Backend for Host {
 
     fn send(&mut self, frame: &Frame) -> Sent {
         let header = frame.offload.to_bytes();
+        let header = if self.headers { header.as_slice() } else { &[] };
         loop {
-            return match rustix::io::writev(&self.fd, &[IoSlice::new(&header), IoSlice::new(&frame.bytes)]) {
+            return match rustix::io::writev(&self.fd, &[IoSlice::new(header), IoSlice::new(&frame.bytes)]) {
                 Ok(_) => Sent::Done,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Sent::Full,
@@ -74,7 +87,7 @@ impl Backend for Host {
                 Err(Errno::INTR) => continue,
                 Err(_) => return None,
             };
-            match Self::parse(self.buffer.get(..n).unwrap_or_default(), tag) {
+            match Self::parse(self.buffer.get(..n).unwrap_or_default(), self.headers, tag) {
                 None => self.malformed = self.malformed.saturating_add(1),
                 frame => return frame,
             }
@@ -122,6 +135,20 @@ mod tests {
         };
         let frame = Frame { bytes: vec![7; 5000], offload };
         assert_eq!((a.send(&frame), b.receive(), b.receive()), (Sent::Done, Some(frame), None));
+    }
+
+    #[test]
+    fn a_tap_without_headers_has_frames_and_nothing_else() {
+        let (a, b) = pair();
+        let (mut a, b) = (Host::bare(a.fd), b.fd);
+        assert_eq!(a.abilities(), Abilities::default(), "nothing may be left to it");
+        let frame = Frame { bytes: (0..60).collect(), offload: Offload::default() };
+        assert_eq!(a.send(&frame), Sent::Done);
+        let mut got = [0; 100];
+        let n = rustix::io::read(&b, &mut got).unwrap();
+        assert_eq!(got[..n], frame.bytes);
+        rustix::io::write(&b, &frame.bytes).unwrap();
+        assert_eq!(a.receive(), Some(frame));
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum NicModel {
 pub enum NicEnd {
     /// A tap with virtio_net_hdr.
     Tap,
+    /// A tap without it.
+    Bare,
     /// A packet socket with it, which tells VLAN tags beside the frame.
     Packet,
     /// A stream socket with QEMU's framing.

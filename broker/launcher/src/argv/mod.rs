@@ -1,13 +1,17 @@
 //! libxl's argument vector → [`Machine`]. The table [`OPTIONS`] is the only place that says what becomes of an option;
 //! docs/compat.md is printed from it.
+mod asked;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toolstacks;
 
 use crate::errors::Code;
 use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
 use crate::options::Options;
 use crate::placement::Placement;
+pub use asked::{Question, question};
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{LAYOUTS, UsbDevice, WhenFull};
 use bulkhead_plan::{Level, NicModel};
@@ -87,6 +91,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let (mut cards, mut others, mut rules, mut leases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut kernel = (None, None, None);
     let (mut substituted, mut substitutes) = (None, true);
+    let mut xen_platform = false;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -121,7 +126,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "xen-domid" => {
                 machine.domid = Some(number(&value).filter(|d| *d < 0x7ff0).ok_or(bad("not a domain's number"))?)
             }
-            "name" => machine.name = value,
+            // A name without a key may have any form.
+            "name" => machine.name = options.head("guest").map_or(value.clone(), str::to_owned),
             "S" => machine.stopped = true,
             "xen-attach" => machine.attach = true,
             "chardev" => {
@@ -151,6 +157,17 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
                 monitors.push(options.head("chardev").ok_or(bad("chardev= is missing"))?.to_owned());
             }
+            "qmp" | "qmp-pretty" => {
+                let path = options.head.as_deref().and_then(|h| h.strip_prefix("unix:")).filter(|p| !p.is_empty());
+                let path = path.ok_or(bad("unix:PATH,server=on,wait=off is known"))?;
+                if options.flag("server", false) != Some(true) || options.flag("wait", true) != Some(false) {
+                    return Err(bad("only server=on,wait=off"));
+                }
+                let id = format!("compat_monitor{}", monitors.len());
+                chardevs.push((id.clone(), Chardev::Path(path.to_owned())));
+                monitors.push(id);
+            }
+            "pidfile" => machine.pid_file = Some(value),
             "serial" => {
                 let serial = Serial::parse(&value)
                     .ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
@@ -164,7 +181,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 })?;
                 machine.usb.get_or_insert_default().push(device);
             }
-            "vnc" => machine.vnc = if value == "none" { None } else { Some(Vnc::parse(&value).map_err(bad)?) },
+            "vnc" => {
+                machine.vnc = if value == "none" { None } else { Some(Vnc::parse(&value).map_err(bad)?) };
+                for (key, _) in options.pairs.iter().filter(|(key, _)| Vnc::IGNORED.contains(&key.as_str())) {
+                    notes.push(format!("-vnc {key}=: ignored"));
+                }
+            }
             "k" => {
                 if LAYOUTS.contains(&value.as_str()) {
                     machine.layout = value;
@@ -177,12 +199,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 }
             }
             "boot" => {
-                // A machine ends with its guest's reset, so `once` is for all of its life.
-                let order = options.get("once").or(options.head("order")).unwrap_or("");
+                // A machine ends with its guest's reset, so `once` is for all of its life. Without either the order stays.
+                let order = options.get("once").or(options.head("order")).unwrap_or(&machine.boot).to_owned();
                 if order.len() > 3 || order.chars().any(|c| !matches!(c, 'a' | 'c' | 'd' | 'n')) {
                     return Err(bad("order and once are of the letters a, c, d, n, at most three"));
                 }
-                order.clone_into(&mut machine.boot);
+                machine.boot = order;
                 machine.menu.shown = options.flag("menu", false).ok_or(bad("menu is on or off"))?;
                 let wait = options.get("splash-time").map(|t| number(t).ok_or(bad("splash-time is 0 to 65535 ms")));
                 machine.menu.wait = wait.transpose()?;
@@ -193,25 +215,28 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 machine.menu.retry = retry.transpose()?;
             }
             "m" => {
-                let size = options.head("size").unwrap_or("");
-                let size = size.strip_suffix(['M', 'm']).unwrap_or(size);
-                machine.memory_mib =
-                    number(size).filter(|m| (1..=1 << 24).contains(m)).ok_or(bad("not a number of MiB"))?;
+                let mib = mebibytes(options.head("size").unwrap_or(""));
+                machine.memory_mib = mib.filter(|m| (1..=1 << 24).contains(m)).ok_or(bad("not a number of MiB"))?;
             }
             "smp" => {
-                let now = options.head("cpus").and_then(number);
-                let max = options.get("maxcpus").map_or(now, number);
+                let max: Option<u16> = options.get("maxcpus").map_or(options.head("cpus"), Some).and_then(number);
+                // Without a number of its own, all that there may be.
+                let now = options.head("cpus").map_or(max, number);
                 let max = now.and(max).filter(|n| (1..=bulkhead_wire::MAX_VCPUS as u16).contains(n));
                 machine.vcpus = max.ok_or(bad("1 to 128 vCPUs"))?;
                 machine.online =
                     now.filter(|n| (1..=machine.vcpus).contains(n)).ok_or(bad("more vCPUs than maxcpus"))?;
             }
+            "machine" | "M" if options.flag("igd-passthru", false) != Some(false) => {
+                return Err(ArgumentError::Refused { option: shown, why: "igd-passthru" });
+            }
             "machine" | "M" => match options.head("type") {
-                Some("xenfv") => machine.xen_platform = true,
-                Some("pc") => machine.xen_platform = false,
+                Some(kind) if is_kind(kind, "xenfv") => machine.xen_platform = true,
+                // Its xen-platform device, if it has one, is a -device.
+                Some(kind) if is_kind(kind, "pc") => machine.xen_platform = false,
                 Some("none") => machine.probe = true,
                 Some("xenpv") => machine.attach = true,
-                _ => return Err(bad("xenfv, xenpv, pc or none")),
+                _ => return Err(bad("xenfv, xenpv, pc or none, or a version of xenfv or pc")),
             },
             "image-backing" => {
                 machine.backing = match value.as_str() {
@@ -242,7 +267,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "kernel" => kernel.0 = Some(value),
             "initrd" => kernel.1 = Some(value),
             "append" => kernel.2 = Some(value),
-            "net" | "xen-domid-restrict" => {}
+            "net" | "nic" | "parallel" | "xen-domid-restrict" => {}
+            "vga" => match value.as_str() {
+                "none" => machine.video = None,
+                _ => machine.video = machine.video.or(Some(Video::default())),
+            },
+            "std-vga" => machine.video = machine.video.or(Some(Video::default())),
             "runas" => machine.user = Some(value),
             "chroot" => machine.chroot = Some(value),
             "run-with" => {
@@ -252,7 +282,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "netdev" => {
                 let id = options.get("id").ok_or(bad("id= is missing"))?.to_owned();
                 let other = match options.head("type") {
-                    Some("tap") => NicOther::Tap(options.get("ifname").ok_or(bad("ifname= is missing"))?.to_owned()),
+                    Some("tap") => match (options.get("ifname"), options.get("fd").map(number)) {
+                        (Some(name), None) => NicOther::Tap(name.to_owned()),
+                        (None, Some(Some(fd))) => NicOther::OpenTap(fd),
+                        _ => return Err(bad("one of ifname= and fd= must be there")),
+                    },
                     _ if options.flag("server", false) != Some(false) => return Err(bad("only server=off")),
                     _ if options.get("addr.type") != Some("unix") => return Err(bad("only addr.type=unix")),
                     _ => NicOther::Stream(options.get("addr.path").ok_or(bad("addr.path= is missing"))?.to_owned()),
@@ -275,7 +309,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             }
             "drive" => {
                 let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
-                if drive.cdrom && drive.index.is_none() {
+                if drive.index.is_none() {
                     cds.push(drive);
                 } else {
                     machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
@@ -297,7 +331,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     let index = id.unwrap_or(u8::try_from(cards.len()).unwrap_or(u8::MAX));
                     cards.push((index, options.get("netdev").ok_or(bad("netdev= is missing"))?.to_owned(), model, mac));
                 }
-                Some("ide-cd") => {
+                Some(driver @ ("ide-cd" | "ide-hd")) => {
                     let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
                     let bus = bus.and_then(|b| b.strip_prefix("ide.")).and_then(number::<u8>);
                     let id = options.get("drive").unwrap_or("");
@@ -306,11 +340,17 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                         return Err(bad("bus is ide.0 or ide.1, unit 0 or 1"));
                     };
                     let mut drive = cds.swap_remove(at);
+                    drive.cdrom = driver == "ide-cd";
+                    drive.read_only |= drive.cdrom;
+                    if drive.file.is_none() && !drive.cdrom {
+                        return Err(bad("a disk needs file="));
+                    }
                     drive.index = Some(bus.wrapping_mul(2).wrapping_add(unit));
                     options.get("id").unwrap_or(id).clone_into(&mut drive.id);
                     machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
                 }
-                Some("piix3-usb-uhci") => {
+                Some("xen-platform") => xen_platform = true,
+                Some("piix3-usb-uhci" | "usb-ehci") => {
                     machine.usb.get_or_insert_default();
                     if let Some(at) = options.get("addr") {
                         // Above all that is placed here.
@@ -332,11 +372,17 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 _ => return Err(bad("no such device here")),
             },
             "sandbox" => {
-                machine.level = Some(match options.get("level") {
-                    Some("strict") => Level::Strict,
-                    Some("kernel") => Level::Kernel,
-                    _ => return Err(bad("level=strict or level=kernel")),
-                });
+                match options.get("level") {
+                    Some("strict") => machine.level = Some(Level::Strict),
+                    Some("kernel") => machine.level = Some(Level::Kernel),
+                    // QEMU's: there is a sandbox in any case, and its level is not these words'.
+                    None if matches!(options.head("enable"), Some("on" | "off")) => {
+                        notes.push(format!(
+                            "{shown}: ignored: the sandbox is always on; level= says how much it enforces"
+                        ));
+                    }
+                    _ => return Err(bad("level=strict or level=kernel, or QEMU's on,…")),
+                }
             }
             "sim" => {
                 machine.sim = Some(Sim::parse(&options).ok_or(bad("ioreq=FD,kick=FD,trace=FD,memory=FD,thread=TID"))?)
@@ -404,8 +450,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         (None, None, None) => {}
     }
     if let Some(cd) = cds.first() {
-        return Err(wrong("drive", &cd.id, "no -device ide-cd refers to it"));
+        return Err(wrong("drive", &cd.id, "no -device ide-cd or ide-hd refers to it"));
     }
+    machine.xen_platform |= xen_platform;
     if !machine.probe && machine.domid.is_none() {
         return Err(ArgumentError::Incomplete("-xen-domid is missing"));
     }
@@ -416,6 +463,30 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
+/// A size as QEMU writes it: a number of MiB, or one with a unit.
+fn mebibytes(text: &str) -> Option<u64> {
+    let (digits, factor) = match text.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        None => (text, 1),
+        Some(digits) => match text.chars().next_back()?.to_ascii_uppercase() {
+            'M' => (digits, 1),
+            'G' => (digits, 1 << 10),
+            'T' => (digits, 1 << 20),
+            _ => return None,
+        },
+    };
+    number::<u64>(digits)?.checked_mul(factor)
+}
+
+/// Whether a machine type is this one, or a version of it: `pc-0.10`, `pc-i440fx-8.2`, `xenfv-4.2`.
+fn is_kind(text: &str, kind: &str) -> bool {
+    let version = |v: &str| v.starts_with(|c: char| c.is_ascii_digit());
+    match text.strip_prefix(kind) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix("-i440fx").unwrap_or(rest).strip_prefix('-').is_some_and(version),
+        None => false,
+    }
+}
+
 /// The keys of an option: a note for each that is ignored, an error for one that is not known.
 fn check_keys(spec: &OptionSpec, value: &str, options: &Options, notes: &mut Vec<String>) -> Result<(), ArgumentError> {
     let Some((name, obeyed, ignored)) = KEYS.iter().find(|(name, ..)| *name == spec.name) else { return Ok(()) };
@@ -424,7 +495,7 @@ fn check_keys(spec: &OptionSpec, value: &str, options: &Options, notes: &mut Vec
             return Err(wrong(name.split(' ').next().unwrap_or(name), value, format!("{key}= is not known here")));
         }
         // What libxl always writes is not worth a line.
-        if !matches!(key.as_str(), "suppress-vmdesc" | "br" | "script" | "downscript") {
+        if !matches!(key.as_str(), "suppress-vmdesc" | "br" | "script" | "downscript" | "id") {
             notes.push(format!("-{name} {key}=: ignored"));
         }
     }

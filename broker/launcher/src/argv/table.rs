@@ -53,6 +53,9 @@ pub(super) const MAX_NICS: usize = 8;
 /// Ports of the USB controller.
 pub(super) const USB_PORTS: usize = 2;
 
+/// What a toolstack that is not libxl always gives.
+const XENOPSD: &str = "always, by xenopsd (XenServer, XCP-ng)";
+const QUBES: &str = "always, by Qubes OS";
 const SOUND: Fate = Refused("sound");
 const USB: Fate = Refused("USB 2 and 3 (usbversion=1 is there)");
 const USB_REDIRECTION: Fate = Refused("USB devices of other machines");
@@ -86,27 +89,70 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option("serial", Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off]"), "serial"),
     option("monitor", Ignored("there is no human monitor"), ""),
+    option("qmp", Implemented("unix:PATH,server=on,wait=off, or server,nowait: one QMP server more"), XENOPSD),
+    option("qmp-pretty", Implemented("the same"), ""),
+    option("pidfile", Implemented("the launcher's number, in a file that is locked while it lives"), XENOPSD),
+    option("parallel none", Implemented("no port"), ""),
+    option("parallel null", Implemented("no port"), XENOPSD),
+    option("parallel /dev/null", Implemented("no port"), "dom0's own back ends"),
+    option("parallel", Refused("parallel ports"), ""),
     option(
         "boot",
         Implemented(
-            "order, once (for the machine's life, which ends when the guest restarts), menu, splash-time, reboot-timeout; the keys splash and strict are ignored",
+            "order, once (for the machine's life, which ends when the guest restarts), menu, splash-time, reboot-timeout; without an order it is disk, floppy, CD; the keys splash and strict are ignored",
         ),
         "boot",
     ),
     option("m", Implemented("1 MiB and up"), "maxmem"),
-    option("smp", Implemented("1 to 128 vCPUs; the keys sockets, cores, threads are ignored"), "vcpus, maxvcpus"),
+    option("smp", Implemented("1 to 128 vCPUs; the keys of their order are ignored"), "vcpus, maxvcpus"),
     option(
         "machine",
         Implemented(
-            "xenfv, xenpv, pc, none; suppress-vmdesc and max-ram-below-4g are ignored, igd-passthru is refused",
+            "xenfv, xenpv, pc and their versions, none; keys that concern QEMU's own machine are ignored, igd-passthru=on is refused",
         ),
         "always",
     ),
     option("M", Implemented("the same"), ""),
     option("accel", Ignored("Xen is the accelerator"), ""),
+    flag("enable-kvm", Ignored("Xen is the accelerator"), ""),
+    option("cpu", Ignored("Xen has the processors"), ""),
+    option("uuid", Ignored("hvmloader tells the guest"), ""),
+    option("smbios", Ignored("hvmloader makes the SMBIOS tables"), ""),
+    option("rtc", Ignored("Xen has the clock (localtime= and rtc_timeoffset= in xl.cfg)"), ""),
+    flag("localtime", Ignored("Xen has the clock (localtime= in xl.cfg)"), ""),
+    flag("no-fd-bootchk", Ignored("there is no floppy drive"), ""),
+    flag("no-hpet", Ignored("Xen has the timers"), ""),
+    flag("no-reboot", Ignored("the toolstack decides what follows on a reset"), ""),
+    option("action", Ignored("the toolstack decides what follows"), ""),
+    option("overcommit", Ignored("Xen has the guest's memory"), ""),
+    option("global", Ignored("properties of QEMU's devices: revisions and subsystem numbers are as without"), XENOPSD),
+    option("set", Ignored("properties of QEMU's devices"), ""),
+    option(
+        "trace",
+        Ignored("what the guest's drivers say by the xen-platform device is in the log in any case"),
+        XENOPSD,
+    ),
+    option("msg", Ignored("lines are as they are"), ""),
+    option("d", Ignored("what QEMU's parts would say"), ""),
+    option("D", Ignored("the log is standard error"), ""),
+    option("L", Ignored("firmware is where the host's packages have it"), ""),
+    flag("daemonize", Refused("going into the background: libxl and its like wait for the process itself"), ""),
+    flag("priv", Ignored("every process is without privileges"), XENOPSD),
+    flag("trad-compat", Ignored("places and revisions of devices are as they are"), XENOPSD),
+    flag("acpi", Ignored("hvmloader makes the ACPI tables"), XENOPSD),
+    flag("syslog", Ignored("the log is standard error"), XENOPSD),
+    option("videoram", Ignored("the standard VGA has 16 MiB"), XENOPSD),
+    flag("std-vga", Implemented("as -device VGA"), XENOPSD),
+    option("vnc-clipboard-socket-fd", Ignored("viewers' clipboards are not passed on"), XENOPSD),
+    option("vga none", Implemented("no display"), "a guest that is not HVM"),
+    option("vga std", Implemented("as -device VGA"), ""),
+    option("vga cirrus", Substituted("the standard VGA takes its place"), ""),
+    option("vga", Refused("this display"), ""),
+    option("nic none", Implemented("no card"), ""),
+    option("nic", Refused("network cards by -nic"), ""),
     option("net none", Implemented("no card"), "no emulated vif"),
     option("net", Refused("network cards by -net"), ""),
-    option("netdev tap", Implemented("ifname; in a stub domain the interface with the card's address"), "vif"),
+    option("netdev tap", Implemented("ifname or fd; in a stub domain the interface with the card's address"), "vif"),
     option("netdev stream", Implemented("server=off,addr.type=unix"), ""),
     option("netdev", Refused("network cards on anything but a tap or a stream"), ""),
     option(
@@ -125,13 +171,15 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("device lsi53c895a", Refused("SCSI disks (sd*)"), "disk sd*"),
     option("device scsi-hd", Refused("SCSI disks (sd*)"), "disk sd*"),
     option("device ahci", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
-    option("device ide-hd", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
+    option("device ide-hd", Implemented("on bus ide.0 or ide.1"), XENOPSD),
+    option("device xen-platform", Implemented("as with -machine xenfv"), XENOPSD),
     option("device piix3-usb-uhci", Implemented("two ports"), "usbversion=1"),
     option("device ich9-usb-ehci1", USB, "usbversion=2"),
     option("device ich9-usb-uhci1", USB, "usbversion=2"),
     option("device ich9-usb-uhci2", USB, "usbversion=2"),
     option("device ich9-usb-uhci3", USB, "usbversion=2"),
     option("device nec-usb-xhci", USB, "usbversion=3"),
+    option("device usb-ehci", Substituted("the PIIX3's UHCI controller takes its place"), QUBES),
     option("device usb-tablet", Implemented("with a controller"), ""),
     option("device usb-mouse", Implemented("with a controller"), ""),
     option("device usb-kbd", Implemented("with a controller"), ""),
@@ -155,7 +203,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("kernel", Implemented("a Linux bzImage; in a stub domain a file of that domain"), "kernel"),
     option("initrd", Implemented("with -kernel"), "ramdisk"),
     option("append", Implemented("with -kernel; alone it is ignored, as some toolstacks always give it"), "cmdline"),
+    flag("qubes-net:…", Ignored("addresses for the stub domain's own DHCP server (-nic-lease is the one here)"), QUBES),
+    flag("qubes-audio:…", Ignored("sound"), QUBES),
     option("incoming", Refused("restoring a saved guest"), "xl restore, migration"),
+    option("loadvm", Refused("restoring a saved guest"), "xenopsd: resume, migration"),
     flag("no-acpi", Ignored("hvmloader makes the ACPI tables"), "acpi=0"),
     flag(
         "xen-domid-restrict",
@@ -176,7 +227,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
         "a guest that is not HVM, a stub domain",
     ),
-    option("sandbox", Implemented("level=strict or level=kernel; not QEMU's"), ""),
+    option(
+        "sandbox",
+        Implemented("level=strict or level=kernel; QEMU's on,… and off change nothing: there is always a sandbox"),
+        XENOPSD,
+    ),
     option(
         "image-backing",
         Implemented(
@@ -217,25 +272,73 @@ pub(super) const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("mon", &["chardev", "mode"], &[]),
     // The firmware shows no picture, and strict concerns QEMU's own parser.
     ("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),
-    ("m", &["size"], &[]),
-    ("smp", &["cpus", "maxcpus"], &["sockets", "cores", "threads"]),
-    ("machine", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
-    ("M", &["type", "accel"], &["suppress-vmdesc", "max-ram-below-4g"]),
-    ("drive", &["file", "if", "index", "media", "format", "readonly", "id", "cache"], &[]),
+    ("m", &["size"], &["maxmem", "slots"]),
+    ("smp", &["cpus", "maxcpus"], &["sockets", "dies", "clusters", "modules", "cores", "threads"]),
+    ("machine", &["type", "accel", "igd-passthru"], MACHINE),
+    ("M", &["type", "accel", "igd-passthru"], MACHINE),
+    (
+        "drive",
+        &["file", "if", "index", "media", "format", "readonly", "read-only", "id", "cache"],
+        // What a guest gives back is given back anyway; nothing is ever opened again in another way.
+        &["auto-read-only", "discard", "detect-zeroes"],
+    ),
     // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
-    ("netdev tap", &["type", "id", "ifname"], &["br", "script", "downscript"]),
+    ("netdev tap", &["type", "id", "ifname", "fd"], &["br", "script", "downscript", "vhost", "sndbuf", "vnet_hdr"]),
     ("netdev stream", &["type", "id", "server", "addr.type", "addr.path"], &[]),
-    ("device e1000", &["driver", "id", "netdev", "mac"], &[]),
-    ("device rtl8139", &["driver", "id", "netdev", "mac"], &[]),
+    ("device e1000", &["driver", "id", "netdev", "mac"], PLACE),
+    ("device rtl8139", &["driver", "id", "netdev", "mac"], PLACE),
     ("run-with", &["user", "chroot"], &[]),
-    ("sandbox", &["level"], &[]),
-    ("device VGA", &["driver", "vgamem_mb"], &["id"]),
-    ("device cirrus-vga", &["driver", "vgamem_mb"], &["id"]),
-    ("device ide-cd", &["driver", "id", "drive", "bus", "unit"], &[]),
+    ("sandbox", &["level", "enable"], &["obsolete", "elevateprivileges", "spawn", "resourcecontrol"]),
+    ("device VGA", &["driver", "vgamem_mb"], PLACE),
+    ("device cirrus-vga", &["driver", "vgamem_mb"], PLACE),
+    ("device ide-cd", &["driver", "id", "drive", "bus", "unit"], DISK),
+    ("device ide-hd", &["driver", "id", "drive", "bus", "unit"], DISK),
+    ("device xen-platform", &["driver"], PLACE),
+];
+
+/// Where a device is on the bus and what it calls itself are as without these keys.
+const PLACE: &[&str] = &[
+    "id",
+    "addr",
+    "bus",
+    "bootindex",
+    "romfile",
+    "rombar",
+    "multifunction",
+    "device-id",
+    "vendor-id",
+    "class-id",
+    "revision",
+    "subvendor_id",
+    "subsystem_id",
+    "qemu-extended-regs",
+];
+/// The translation that a BIOS makes, and what a disk calls itself.
+const DISK: &[&str] = &["bios-chs-trans", "bootindex", "ver"];
+/// What concerns QEMU's own machine and how it is run.
+const MACHINE: &[&str] = &[
+    "suppress-vmdesc",
+    "max-ram-below-4g",
+    "allow-unassigned",
+    "trad_compat",
+    "usb",
+    "vmport",
+    "hpet",
+    "acpi",
+    "smm",
+    "graphics",
+    "kernel_irqchip",
+    "kernel-irqchip",
+    "dump-guest-core",
+    "mem-merge",
 ];
 
 /// Finds the entry of an option, the narrower one first.
 pub fn lookup(name: &str, value: Option<&str>) -> Option<&'static OptionSpec> {
+    // Options whose value is behind a colon: those that Qubes OS leaves for the stub domain's own scripts.
+    if let Some((prefix, _)) = name.split_once(':') {
+        return OPTIONS.iter().find(|o| !o.value && o.name.strip_suffix(":…") == Some(prefix));
+    }
     let first = value.and_then(|v| v.split(',').next()).unwrap_or("");
     let narrow = format!(
         "{name} {}",

@@ -191,6 +191,12 @@ impl Launcher {
                 sockets.push(path.clone());
             }
         }
+        let mut keep = back_ends.slaves;
+        // A stub domain has none of dom0's files.
+        if let Some(path) = machine.pid_file.as_ref().filter(|_| stubdom.is_none()) {
+            keep.push(host::pid_file(path).coded(Code::PidFile)?);
+            sockets.push(path.clone());
+        }
         let plan = MachinePlan {
             domid,
             name: machine.name.clone(),
@@ -222,7 +228,7 @@ impl Launcher {
             epoll,
             signals,
             privcmd,
-            _keep: back_ends.slaves,
+            _keep: keep,
             sockets,
             own,
             null,
