@@ -1,7 +1,7 @@
 //! What libxl starts in dom0 beside a stub domain: with `-xen-attach` the same program serves the stub domain's PV back
 //! ends (consoles, frame buffer, file-backed disks). If it has one of a kind that is not served here, all are given to the host's QEMU,
 //! and this program stays and watches. Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
-use crate::pv;
+use crate::{pv, unserved};
 use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
@@ -33,6 +33,8 @@ pub(crate) struct Watch {
 pub(crate) struct Seen {
     /// Its PV disks may have changed.
     pub(crate) disks: bool,
+    /// So may their front ends.
+    pub(crate) fronts: bool,
     /// It is dead; what was done.
     pub(crate) end: Option<String>,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Seen {
 const DOMAINS: &str = "domains";
 const VNC: &str = "vnc";
 const DISKS: &str = "disks";
+const FRONTS: &str = "fronts";
 
 impl Watch {
     /// Watches a domain.
@@ -54,6 +57,7 @@ impl Watch {
         }
         for domid in guest.into_iter().chain([domid]) {
             xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS).map_err(fail)?;
+            xenstore.watch_as(&format!("/local/domain/{domid}/device/vbd"), FRONTS).map_err(fail)?;
         }
         Ok(Self { xenstore, domid, guest, shown: false })
     }
@@ -68,11 +72,22 @@ impl Watch {
         self.guest
     }
 
+    /// Answers the front ends of disks that are not `served`, by domain and number. Lines for the log.
+    pub(crate) fn answer(&mut self, served: impl Fn(u16, u32) -> bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        for domid in [Some(self.domid), self.guest].into_iter().flatten() {
+            for devid in unserved::answer(domid, &mut self.xenstore, |devid| served(domid, devid)) {
+                lines.push(format!("a driver of domain {domid} has come to PV disk {devid}, which nobody serves now: it is closed to it"));
+            }
+        }
+        lines
+    }
+
     /// Looks if something has happened.
     pub(crate) fn look(&mut self) -> Result<Seen, String> {
         let fired = self.xenstore.fired().map_err(|e| e.to_string())?;
         let has = |token: &str| fired.iter().any(|f| f == token);
-        let mut seen = Seen { disks: has(DISKS), end: None };
+        let mut seen = Seen { disks: has(DISKS), fronts: has(FRONTS), end: None };
         let Some(guest) = self.guest else { return Ok(seen) };
         if has(VNC) && !self.shown {
             self.shown = show(&mut self.xenstore, self.domid, guest);

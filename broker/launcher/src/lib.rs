@@ -17,5 +17,6 @@ pub mod settings;
 mod slot;
 pub mod stubdom;
 mod supervise;
+mod unserved;
 
 pub use supervise::run;

@@ -170,7 +170,7 @@ impl Launcher {
         self.tell_running();
         if self.attach {
             self.watch_domain()?;
-        } else if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom && !self.restricted {
+        } else if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom {
             // Without later disks the machine is whole.
             self.watch_domain().unwrap_or_else(|e| say(&format!("disks that come later will not be served: {e}")));
         }
@@ -208,7 +208,10 @@ impl Launcher {
         loop {
             let end = self.turn(self.later.wait(Instant::now()))?;
             if self.later.take_due(Instant::now()) {
-                self.disks_changed();
+                if self.later.take_disks() {
+                    self.disks_changed();
+                }
+                self.answer_front_ends();
             }
             match end {
                 None => {}
@@ -285,8 +288,8 @@ impl Launcher {
         match watch.look() {
             Ok(seen) => {
                 let end = seen.end;
-                if seen.disks {
-                    self.later.news(Instant::now());
+                if seen.disks || seen.fronts {
+                    self.later.news(Instant::now(), seen.disks);
                 }
                 match end {
                     Some(line) => say(&line),

@@ -611,6 +611,42 @@ fn a_disk_that_is_taken_away_or_replaced_is_let_go_and_nothing_is_written_there(
 }
 
 #[test]
+fn what_a_front_end_left_that_came_before_there_was_a_back_end_is_not_connected() {
+    // (the back end's state as the launcher has left it, the front end's, what the back end says then)
+    for (left, there, want) in
+        [("6", "4", "6"), ("6", "3", "6"), ("6", "6", "6"), ("6", "1", "2"), ("2", "1", "2"), ("1", "1", "2")]
+    {
+        let Bed { guest, file, .. } = bed(Layout::X86_64, true, WRITABLE);
+        let (world, range) = (guest.world.clone(), guest.range.clone());
+        Fake(world.clone(), range.clone()).unmap();
+        {
+            let mut world = world.lock().unwrap();
+            world.port = None;
+            // What the bed's own back end has offered is gone.
+            world.nodes.retain(|(back, name), _| !*back || matches!(name.as_str(), "frontend" | "params"));
+            world.nodes.insert((true, "state".into()), left.into());
+        }
+        guest.node("state", there);
+        let (mut next, ..) = disk(&world, &range, &file, WRITABLE);
+        let mut cx = fake::context(0);
+        next.start(&mut cx);
+        next.poll(Ready::Again, &mut cx);
+        assert_eq!((guest.state().as_str(), world.lock().unwrap().port), (want, None), "{left} {there}");
+        // The operating system's driver makes it anew.
+        for (there, want) in [("1", "2"), ("3", "4")] {
+            guest.node("state", there);
+            next.poll(Ready::Fd(NODES), &mut cx);
+            assert_eq!(guest.state(), want, "{left}");
+        }
+        assert_eq!(
+            world.lock().unwrap().nodes[&(true, "sectors".to_owned())],
+            SECTORS.to_string(),
+            "{left}: it was offered"
+        );
+    }
+}
+
+#[test]
 fn what_a_dead_process_had_not_answered_is_done_by_the_next() {
     let mut bed = bed(Layout::X86_64, true, WRITABLE);
     *bed.go.lock().unwrap() = 1;

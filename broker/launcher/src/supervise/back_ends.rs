@@ -27,10 +27,14 @@ pub(super) struct Later {
     servers: Vec<(Slot, [Slot; 2])>,
     /// What was said of disks that are not served.
     told: Vec<String>,
+    /// What was said of drivers that have come too early.
+    answered: Vec<String>,
     /// What images may be based on, and what becomes of writes without room.
     images: (Backing, WhenFull),
     /// Disks that a stub domain has let go of for its guest.
     given: Vec<Given>,
+    /// Disks may have come or gone.
+    disks: bool,
     /// When they are looked at again, and when they were.
     due: Option<Instant>,
     looked: Option<Instant>,
@@ -44,15 +48,18 @@ impl Later {
         Self {
             servers: Vec::new(),
             told: Vec::new(),
+            answered: Vec::new(),
             images: (backing, full),
             given: Vec::new(),
+            disks: false,
             due: None,
             looked: None,
         }
     }
 
-    /// There is news of disks.
-    pub(super) fn news(&mut self, now: Instant) {
+    /// There is news of disks, or of their front ends alone.
+    pub(super) fn news(&mut self, now: Instant, disks: bool) {
+        self.disks |= disks;
         let next = self.looked.and_then(|looked| looked.checked_add(LOOKS)).unwrap_or(now);
         self.due.get_or_insert(next.max(now));
     }
@@ -60,6 +67,11 @@ impl Later {
     /// How long until they are to be looked at, if they are.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         self.due.map(|due| due.saturating_duration_since(now))
+    }
+
+    /// Whether disks may have come or gone since the last call.
+    pub(super) fn take_disks(&mut self) -> bool {
+        std::mem::take(&mut self.disks)
     }
 
     /// Whether they are to be looked at now.
@@ -348,7 +360,11 @@ impl Launcher {
     /// then.
     pub(super) fn watch_domain(&mut self) -> Result<(), String> {
         self.later.told.clone_from(&self.shown);
-        let watch = Watch::new(self.plan.domid)?;
+        let watch = match self.watched.take() {
+            Some(watch) => watch,
+            None if self.restricted => return Ok(()),
+            None => Watch::new(self.plan.domid)?,
+        };
         epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN)
             .map_err(|e| e.to_string())?;
         self.watched = Some(watch);
@@ -419,6 +435,25 @@ impl Launcher {
         self.later.told = notes;
         if new {
             self.renew_control();
+        }
+    }
+
+    /// A guest's driver may have come to a disk that nobody serves now.
+    pub(super) fn answer_front_ends(&mut self) {
+        let own = self.plan.domid;
+        let mut served: Vec<(u16, u32)> = Vec::new();
+        for device in &self.plan.devices {
+            let DeviceConfig::Qdisk { devid, .. } = &device.config else { continue };
+            let slot = self.slots.iter().find(|s| s.slot == device.slot && s.phase != Phase::Waiting);
+            served.extend(slot.map(|s| (s.domid.unwrap_or(own), *devid)));
+        }
+        let Some(watch) = self.watched.as_mut() else { return };
+        for line in watch.answer(|domid, devid| served.contains(&(domid, devid))) {
+            // Once each: the guest can come any number of times.
+            if !self.later.answered.contains(&line) {
+                say(&line);
+                self.later.answered.push(line);
+            }
         }
     }
 
@@ -588,10 +623,12 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert!(later.wait(at(0)).is_none() && !later.take_due(at(0)));
-        later.news(at(0));
+        later.news(at(0), true);
         assert!(later.take_due(at(0)), "the first at once");
-        (1..150).for_each(|ms| later.news(at(ms)));
+        assert!(later.take_disks() && !later.take_disks());
+        (1..150).for_each(|ms| later.news(at(ms), false));
         assert_eq!((later.take_due(at(150)), later.wait(at(150))), (false, Some(Duration::from_millis(50))));
         assert!(later.take_due(at(200)) && !later.take_due(at(200)), "once for all of them");
+        assert!(!later.take_disks(), "front ends alone");
     }
 }

@@ -2,6 +2,7 @@
 use super::back_ends::{BackEnds, Later, waits};
 use super::lives::eventfd;
 use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, say};
+use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::host;
 use crate::machine::Machine;
@@ -276,6 +277,12 @@ impl Launcher {
     fn restrict(&mut self, chroot: Option<&str>) -> Result<(), String> {
         if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
             self.xenstore = Some(Xenstore::connect().coded(Code::Xenstore)?);
+        }
+        if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom {
+            // Disks that come later cannot be opened; front ends that come too early can be answered.
+            self.watched = Watch::new(self.plan.domid)
+                .map_err(|e| say(&format!("PV drivers that come before they unplug will not be answered: {e}")))
+                .ok();
         }
         if let Some(directory) = chroot {
             policy::restrict::leave_root(directory)

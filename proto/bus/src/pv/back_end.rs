@@ -169,7 +169,13 @@ pub trait BackEnd {
         let own = State::of(self.front().node(Side::Back, "state").as_deref());
         self.meeting().state = match own {
             State::Connected if self.meeting().former.is_some() => State::InitWait,
-            State::InitWait => State::InitWait,
+            State::InitWait => {
+                // It may be the launcher's word, who offers nothing.
+                self.offer();
+                State::InitWait
+            }
+            // A front end that came before there was anybody to serve it was told so. What it has left is of no use: it begins anew.
+            State::Closed => State::Closed,
             _ => State::Unknown,
         };
         self.nodes(cx);
