@@ -78,10 +78,11 @@ fn namespaces() -> Finding {
 }
 
 fn installed() -> Vec<Finding> {
-    let (dm, roles) = ("/usr/lib/bulkhead/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles");
+    // The first is what the second is a link to; by the first libvirt may start it.
+    let dm = ["/usr/lib/xen/bin/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-dm"];
     let remedy = "install Bulkhead's package, or integration/install --destdir /";
-    [dm, roles]
-        .into_iter()
+    dm.into_iter()
+        .chain(["/usr/lib/bulkhead/bulkhead-roles"])
         .map(|path| match std::fs::metadata(path) {
             Ok(m) if m.uid() == 0 && m.mode() & 0o022 == 0 && m.mode() & 0o111 != 0 => {
                 finding(path, State::Good, "there", remedy)

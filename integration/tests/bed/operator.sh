@@ -282,7 +282,7 @@ S
 
 # The Debian package by dpkg in dom0: a guest runs on what it has installed; nothing is left when it is removed.
 package() {
-    mkdir -p /run/away/bin; mv /usr/lib/bulkhead /run/away/ && mv /usr/bin/bulkhead /run/away/bin/ || return 1
+    mkdir -p /run/away/bin; mv /usr/lib/bulkhead /usr/lib/xen /run/away/ && mv /usr/bin/bulkhead /run/away/bin/ || return 1
     listed() { find /usr /etc /lib/systemd 2>/dev/null | sort; }
     listed >/run/before.list
     # By its path: the shell has a dpkg of its own, which is another.
@@ -292,7 +292,7 @@ package() {
     cat /var/log/xen/qemu-dm-tiny.log; $dpkg --purge bulkhead || r=1
     # dpkg's own caches aside.
     listed | diff /run/before.list - || { echo "something is left"; r=1; }
-    [ -e /usr/lib/bulkhead ] || mv /run/away/bulkhead /usr/lib/; [ -e /usr/bin/bulkhead ] || mv /run/away/bin/bulkhead /usr/bin/
+    for d in bulkhead xen; do [ -e /usr/lib/$d ] || mv /run/away/$d /usr/lib/; done; [ -e /usr/bin/bulkhead ] || mv /run/away/bin/bulkhead /usr/bin/
     return $r
 }
 
