@@ -161,11 +161,12 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
     let plain = |fd| SerialEnd { fd, slave: None, shown: serial.shown(None) };
     match serial {
         Serial::Null | Serial::None => Ok(plain(None)),
-        Serial::File(path) => {
+        Serial::File(path) | Serial::Append(path) => {
             // For reading too if it is a FIFO, so that opening it waits for nobody.
             let is_fifo = rustix::fs::stat(path.as_str())
                 .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo);
-            let how = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC };
+            let begin = if matches!(serial, Serial::Append(_)) { OFlags::APPEND } else { OFlags::TRUNC };
+            let how = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY | OFlags::CREATE | begin };
             let fd = rustix::fs::open(path.as_str(), how | nonblocking, Mode::from_raw_mode(0o600))
                 .map_err(|e| fail(path, e))?;
             if is_fifo {

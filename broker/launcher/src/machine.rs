@@ -31,6 +31,8 @@ pub enum Serial {
     Pty,
     /// A file or FIFO, written.
     File(String),
+    /// The same, behind what is in it.
+    Append(String),
     /// Nothing.
     Null,
     /// A character device.
@@ -77,7 +79,7 @@ impl Serial {
     pub fn shown(&self, pty: Option<&str>) -> String {
         match self {
             Self::Pty => format!("pty:{}", pty.unwrap_or("")),
-            Self::File(path) => format!("file:{path}"),
+            Self::File(path) | Self::Append(path) => format!("file:{path}"),
             Self::Null => "null".to_owned(),
             Self::Device(path) => path.clone(),
             Self::Unix(path) => format!("unix:{path}"),

@@ -92,6 +92,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let mut kernel = (None, None, None);
     let (mut substituted, mut substitutes) = (None, true);
     let mut xen_platform = false;
+    // Serial ports that name a chardev, by their place; chardevs that are no QMP server's.
+    let (mut named, mut ends): (Vec<(usize, String)>, Vec<(String, Serial)>) = (Vec::new(), Vec::new());
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -145,9 +147,23 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                             _ => return Err(bad("one of path= and fd= must be there")),
                         }
                     }
-                    // A channel: it is opened when its back end is.
-                    Some("pty") => continue,
-                    _ => return Err(bad("only socket and pty")),
+                    // A channel, which is opened when its back end is, or a serial port's.
+                    Some("pty") => {
+                        ends.push((id, Serial::Pty));
+                        continue;
+                    }
+                    Some("null") => {
+                        ends.push((id, Serial::Null));
+                        continue;
+                    }
+                    Some("file") => {
+                        let path = options.get("path").ok_or(bad("path= is missing"))?;
+                        let append = options.flag("append", false).ok_or(bad("append is on or off"))?;
+                        let end = if append { Serial::Append } else { Serial::File };
+                        ends.push((id, end(path.to_owned())));
+                        continue;
+                    }
+                    _ => return Err(bad("only socket, pty, file and null")),
                 };
                 chardevs.push((id, chardev));
             }
@@ -169,9 +185,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             }
             "pidfile" => machine.pid_file = Some(value),
             "serial" => {
-                let serial = Serial::parse(&value)
-                    .ok_or(bad("pty, file:PATH, null, none, unix:PATH[,server=on,wait=off] or /dev/… is known"))?;
-                machine.serials.push(serial);
+                if let Some(id) = value.strip_prefix("chardev:") {
+                    named.push((machine.serials.len(), id.to_owned()));
+                }
+                let serial = if value.starts_with("chardev:") { Some(Serial::Null) } else { Serial::parse(&value) };
+                machine.serials.push(serial.ok_or(bad(
+                    "pty, file:PATH, null, none, unix:PATH[,server=on,wait=off], chardev:ID or /dev/… is known",
+                ))?);
             }
             "usb" => drop(machine.usb.get_or_insert_default()),
             "usbdevice" => {
@@ -394,6 +414,17 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let chardev = chardevs.iter().find(|(id, _)| *id == monitor).map(|(_, c)| c.clone());
         let chardev = chardev.ok_or_else(|| wrong("mon", &monitor, "there is no chardev of this id"))?;
         machine.monitors.push(Monitor { id: monitor, chardev });
+    }
+    for (place, id) in named {
+        let sockets = chardevs.iter().filter_map(|(name, chardev)| match chardev {
+            Chardev::Path(path) => Some((name.clone(), Serial::UnixServer(path.clone()))),
+            Chardev::Fd(_) => None,
+        });
+        let end = ends.iter().cloned().chain(sockets).find(|(name, _)| *name == id).map(|(_, end)| end);
+        let end = end.ok_or_else(|| wrong("serial", &format!("chardev:{id}"), "there is no chardev of this id"))?;
+        if let Some(serial) = machine.serials.get_mut(place) {
+            *serial = end;
+        }
     }
     for (index, netdev, model, mac) in cards {
         let at = others

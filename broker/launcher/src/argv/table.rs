@@ -55,6 +55,7 @@ pub(super) const USB_PORTS: usize = 2;
 
 /// What a toolstack that is not libxl always gives.
 const XENOPSD: &str = "always, by xenopsd (XenServer, XCP-ng)";
+const XENOPSD_LOGS: &str = "xenopsd, where the host logs consoles";
 const QUBES: &str = "always, by Qubes OS";
 const SOUND: Fate = Refused("sound");
 const USB: Fate = Refused("USB 2 and 3 (usbversion=1 is there)");
@@ -66,6 +67,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     flag("no-shutdown", Ignored("the launcher stays until libxl ends it"), "always"),
     option("chardev socket", Implemented("path= or fd=, server=on,wait=off; for QMP, or a channel"), "always, channel"),
     option("chardev pty", Implemented("a channel; where it goes is read from its nodes in xenstore"), "channel"),
+    option("chardev file", Implemented("path=, append=; for a serial port"), XENOPSD_LOGS),
+    option("chardev null", Implemented("for a serial port"), ""),
     option("chardev", Refused("a character device of this kind"), ""),
     option("mon", Implemented("mode=control"), "always"),
     flag("nodefaults", Ignored("there are no defaults"), "always"),
@@ -87,7 +90,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
         "keymap",
     ),
-    option("serial", Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off]"), "serial"),
+    option(
+        "serial",
+        Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off], chardev:ID"),
+        "serial",
+    ),
     option("monitor", Ignored("there is no human monitor"), ""),
     option("qmp", Implemented("unix:PATH,server=on,wait=off, or server,nowait: one QMP server more"), XENOPSD),
     option("qmp-pretty", Implemented("the same"), ""),
@@ -269,6 +276,8 @@ pub const OPTIONS: &[OptionSpec] = &[
 pub(super) const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("chardev socket", &["backend", "id", "path", "fd", "server", "wait"], &[]),
     ("chardev pty", &["backend", "id"], &[]),
+    ("chardev file", &["backend", "id", "path", "append"], &[]),
+    ("chardev null", &["backend", "id"], &[]),
     ("mon", &["chardev", "mode"], &[]),
     // The firmware shows no picture, and strict concerns QEMU's own parser.
     ("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),

@@ -35,6 +35,15 @@ const QUBES: &str = "-xen-domid 13 -no-shutdown -nodefaults -no-user-config -nam
     -machine xenfv -m 496 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
     -chardev socket,server,nowait,path=/tmp/qemu.qmp,id=m2 -mon chardev=m2,mode=control";
 
+/// xenopsd's own words for what its wrapper leaves out, if Bulkhead is in the wrapper's place; an empty CD drive; no card.
+const XENOPSD_ALONE: &str = "-std-vga -videoram 8 -vnc unix:/var/run/xen/vnc-9,lock-key-sync=off -acpi -priv -monitor null
+    -pidfile /var/run/xen/qemu-dm-9.pid -xen-domid 9 -m size=2040 -boot order=dc -usb -device usb-tablet,port=2 -smp 2,maxcpus=2
+    -chardev file,id=serial0,append=on,path=/var/log/consoles/hypervisor.9 -serial chardev:serial0 -display none -nodefaults
+    -trace enable=xen_platform_log -sandbox on,obsolete=deny,elevateprivileges=allow,spawn=deny,resourcecontrol=deny -S
+    -trad-compat -global PIIX4_PM.revision_id=0x1 -parallel null -qmp unix:/var/run/xen/qmp-libxl-9,server,nowait
+    -device xen-platform,addr=3,device-id=0x0002 -drive file=,if=none,id=ide1-cd1,read-only=on -device ide-cd,drive=ide1-cd1,bus=ide.1,unit=1
+    -net none --syslog";
+
 /// libxl, for dom0's own PV disks (libxl_dm.c: libxl__spawn_qdisk_backend).
 const DOM0: &str = "-xen-domid 0 -xen-attach -name dom0 -nographic -M xenpv -monitor /dev/null -serial /dev/null
     -parallel /dev/null -pidfile /var/run/xen/qdisk.pid";
@@ -50,9 +59,14 @@ const LIBVIRT: &str = "-xen-domid 3 -no-shutdown -chardev socket,id=libxl-cmd,pa
 
 #[test]
 fn what_toolstacks_always_send_is_no_reason_not_to_start() {
-    for (who, text) in
-        [("xenopsd", XENOPSD), ("libxl 4.14", OLDER_LIBXL), ("Qubes OS", QUBES), ("dom0", DOM0), ("libvirt", LIBVIRT)]
-    {
+    for (who, text) in [
+        ("xenopsd", XENOPSD),
+        ("xenopsd alone", XENOPSD_ALONE),
+        ("libxl 4.14", OLDER_LIBXL),
+        ("Qubes OS", QUBES),
+        ("dom0", DOM0),
+        ("libvirt", LIBVIRT),
+    ] {
         let parsed = parse(words(text)).unwrap_or_else(|e| panic!("{who}: {e}"));
         assert!(parsed.notes.iter().all(|n| !n.contains('\n')), "{who}");
         for verdict in verdicts(&words(text)) {
@@ -78,6 +92,22 @@ fn xenopsds_machine_is_what_it_says() {
     for ignored in ["-trace ", "-global ", "-sandbox on", "-monitor ", "-vnc lock-key-sync", "-device rtl8139 addr"] {
         assert!(notes.iter().any(|n| n.starts_with(ignored)), "{ignored} is in no line of {notes:#?}");
     }
+}
+
+#[test]
+fn a_serial_port_may_be_a_chardev_by_its_name() {
+    let serials = |text: &str| parse(words(&format!("-xen-domid 7 {text}"))).map(|p| p.machine.serials);
+    // xenopsd, where the host logs consoles.
+    let file = "-chardev file,id=serial0,append=on,path=/var/log/c.7 -serial chardev:serial0";
+    assert_eq!(serials(file).unwrap(), [Serial::Append("/var/log/c.7".into())]);
+    let four = "-serial null -serial chardev:b -serial chardev:a -serial chardev:c -chardev pty,id=a -chardev file,id=b,path=/f
+        -chardev socket,id=c,path=/run/s,server,nowait";
+    assert_eq!(
+        serials(four).unwrap(),
+        [Serial::Null, Serial::File("/f".into()), Serial::Pty, Serial::UnixServer("/run/s".into())]
+    );
+    assert!(serials("-serial chardev:x").unwrap_err().to_string().contains("no chardev of this id"));
+    assert!(serials("-chardev file,id=a -serial chardev:a").unwrap_err().to_string().contains("path="));
 }
 
 #[test]
