@@ -114,6 +114,26 @@ fn a_picture_that_is_too_large_is_cut_and_one_that_is_smaller_has_a_black_border
     assert_eq!((written.len(), &written[0], &written[4]), (5, &(0, vec![0; 32]), &(0, vec![7; 8])));
 }
 
+/// Widths that are no multiple of anything: a row is as long as the picture, whatever the frame buffer's is.
+#[test]
+fn an_odd_width_is_shown_as_it_is() {
+    for fixed in [false, true] {
+        let (mut device, shared, mut cx, _) = viewer();
+        *shared.lock().unwrap() =
+            Shared { size: (7, 3), dirty: vec![0, 1, 2], row: (0..28).collect(), fixed, ..Shared::default() };
+        device.poll(Ready::Timer(LOOK), &mut cx);
+        let s = shared.lock().unwrap();
+        assert_eq!(s.visible, (7, 3));
+        let rows: Vec<_> = s.written.iter().filter(|(_, row)| row.len() == 28).collect();
+        assert_eq!(
+            (rows.len(), s.written.len()),
+            (3, if fixed { 7 } else { 3 }),
+            "before them a black screen, if it is larger"
+        );
+        assert!(rows.iter().all(|(_, row)| *row == (0..28).collect::<Vec<u8>>()));
+    }
+}
+
 #[test]
 fn keys_buttons_and_movement_reach_the_pipe() {
     let (mut device, _, mut cx, [make, take]) = viewer();

@@ -26,6 +26,7 @@ impl Vga {
     /// Reads it; the attribute controller's flip-flop goes back. The retrace lasts as long as the whole vertical blank: a guest whose
     /// access takes 20 µs and more would not see the two lines that it has on hardware.
     pub(super) fn status_read(&mut self, now: u64) -> u8 {
+        self.dirty |= self.flip_flop;
         self.flip_flop = false;
         let (total, shown) = self.lines();
         let below = now.div_euclid(LINE).checked_rem(total).is_some_and(|line| line >= shown);
@@ -78,6 +79,24 @@ mod tests {
         set(&mut v, 0x3d4, &[(6, 0xbf), (7, 0x1f), (0x12, 0x8f)]);
         linear(&mut v, &mut cx, 640, 480, 8);
         assert_eq!(second(&mut v, &mut cx, 20_011).0, 60);
+    }
+
+    /// The flip-flop that a read puts back is back in the next process too.
+    #[test]
+    fn a_read_that_a_restart_forgets() {
+        let (mut v, mut cx, _) = display();
+        v.port_write(0, 0x11);
+        v.write(Access::new(region::VGA, 2, 1), 0x67, &mut cx).unwrap();
+        let before = v.checkpoint().unwrap();
+        v.read(Access::new(region::COLOR_STATUS, 0, 1), &mut cx).unwrap();
+        let after = v.checkpoint().unwrap();
+        assert_ne!(before, after);
+        let mut next = Vga::new(3, v.vram_size, 65536, v.vram.clone());
+        next.load(&after, &mut cx).unwrap();
+        next.port_write(0, 0x05);
+        assert_eq!(next.attribute_index, 5, "an index, no data");
+        v.read(Access::new(region::COLOR_STATUS, 0, 1), &mut cx).unwrap();
+        assert_eq!(v.checkpoint(), None, "a guest that polls it changes nothing");
     }
 
     #[test]
