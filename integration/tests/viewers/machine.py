@@ -123,8 +123,9 @@ def bochs(machine, bpp, width=200, height=120, pan=(0, 0), virtual=None):
     return rgb.astype(np.uint8)
 
 
-# The BIOS's modes 3, 0x12 and 0x13: CRT controller (IBM VGA Technical Reference).
+# The BIOS's modes 3, 4, 0x12 and 0x13: CRT controller (IBM VGA Technical Reference).
 CRTC = {
+    4: [0x2d, 0x27, 0x28, 0x90, 0x2b, 0x80, 0xbf, 0x1f, 0, 0xc1, 0, 0, 0, 0, 0, 0, 0x9c, 0x8e, 0x8f, 0x14, 0, 0x96, 0xb9, 0xa2, 0xff],
     3: [0x5f, 0x4f, 0x50, 0x82, 0x55, 0x81, 0xbf, 0x1f, 0, 0x4f, 0x20, 0, 0, 0, 0, 0, 0x9c, 0x0e, 0x8f, 0x28, 0x1f, 0x96, 0xb9, 0xa3, 0xff],
     0x12: [0x5f, 0x4f, 0x50, 0x82, 0x54, 0x80, 0x0b, 0x3e, 0, 0x40, 0, 0, 0, 0, 0, 0, 0xea, 0x0c, 0xdf, 0x28, 0, 0xe7, 0x04, 0xe3, 0xff],
     0x13: [0x5f, 0x4f, 0x50, 0x82, 0x54, 0x80, 0xbf, 0x1f, 0, 0x41, 0, 0, 0, 0, 0, 0, 0x9c, 0x0e, 0x8f, 0x28, 0x40, 0x96, 0xb9, 0xa3, 0xff],
@@ -188,6 +189,31 @@ def mode12(machine):
     return six(PALETTE)[index]
 
 
+def wrapped(machine):
+    """The same, from shortly before the end of the planes on: what follows is their beginning."""
+    start = 0xffdb
+    vga(machine, 0x12, 0xe3, r0c=start >> 8, r0d=start & 255)
+    planes = np.random.default_rng(0x21).integers(0, 256, size=(4, 65536), dtype=np.uint8)
+    machine.indexed(0x3ce, {5: 0, 6: 5, 8: 0xff, 3: 0, 1: 0})
+    for plane in range(4):
+        machine.indexed(0x3c4, {1: 1, 2: 1 << plane, 4: 6})
+        machine.write(0xa0000, planes[plane].tobytes())
+    seen = planes[:, (start + np.arange(480 * 80)) % 65536].reshape(4, 480, 80)
+    return six(PALETTE)[sum(np.unpackbits(seen[p], axis=1).astype(np.uint8) << p for p in range(4))]
+
+
+def mode4(machine):
+    """320x200 of 4 colours, as the CGA has them: odd/even, lines in two banks, each twice as high."""
+    vga(machine, 4, 0x63)
+    machine.indexed(0x3c4, {1: 9, 2: 3, 4: 2})
+    machine.indexed(0x3ce, {5: 0x30, 6: 0x0f, 8: 0xff, 3: 0, 1: 0})
+    pixels = np.random.default_rng(4).integers(0, 4, size=(200, 320), dtype=np.uint8)
+    lines = pixels.reshape(200, 80, 4) @ np.array([64, 16, 4, 1], dtype=np.uint8)
+    for bank in range(2):
+        machine.write(0xb8000 + bank * 0x2000, lines[bank::2].tobytes())
+    return six(PALETTE)[pixels].repeat(2, axis=0)
+
+
 def mode13(machine):
     """320x200 of 256 colours, each pixel twice as wide and as high."""
     vga(machine, 0x13, 0x63)
@@ -207,5 +233,7 @@ MODES |= {
     "laptop": lambda m: bochs(m, 16, 1366, 768),
     "text": text,
     "mode12": mode12,
+    "wrapped": wrapped,
+    "mode4": mode4,
     "mode13": mode13,
 }
