@@ -1,4 +1,5 @@
 //! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
+use super::qcow2;
 use super::room::Room;
 use bulkhead_bus::WhenFull;
 use imago::file::File;
@@ -7,7 +8,7 @@ use imago::raw::Raw;
 use imago::{FormatAccess, ShallowMapping};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
 /// An image's format. It is told, never guessed.
@@ -25,11 +26,16 @@ pub(super) enum Content {
     Formatted(Box<Mutex<Formatted>>),
 }
 
+/// What an image is based on.
+type Below = Option<Arc<FormatAccess<File>>>;
+
 /// An image with tables. What has changed of them is in the library's memory until it is flushed, which is after each job that has
 /// changed some.
 pub(super) struct Formatted {
     access: FormatAccess<File>,
     unflushed: bool,
+    /// The first image once more, and what it is based on: opening it for writing changes its header, so that waits until the guest writes.
+    deferred: Option<(File, Below)>,
 }
 
 impl Formatted {
@@ -37,7 +43,16 @@ impl Formatted {
         self.access.read(data, offset)
     }
 
+    /// The guest writes: what an opening for writing changes is changed now.
+    fn begin_writing(&mut self) -> io::Result<()> {
+        if let Some((file, below)) = self.deferred.take() {
+            self.access = open(file, Format::Qcow2, true, below).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.begin_writing()?;
         // To clusters that are this image's alone only the data goes.
         self.unflushed |= !self.in_place(offset, data.len() as u64);
         self.access.write(data, offset)
@@ -63,6 +78,7 @@ impl Formatted {
     }
 
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.begin_writing()?;
         self.unflushed = true;
         self.access.discard_to_any(offset, len)
     }
@@ -98,6 +114,23 @@ impl fmt::Debug for Image {
     }
 }
 
+/// Opens an image that is based on `below`.
+fn open(file: File, format: Format, writable: bool, below: Below) -> Result<FormatAccess<File>, String> {
+    let of = |e: io::Error| e.to_string();
+    Ok(match format {
+        Format::Raw => FormatAccess::new(Raw::open_image(file, writable).map_err(of)?),
+        Format::Qcow2 => {
+            let mut image = Qcow2::<File, Arc<FormatAccess<File>>>::open_image(file, writable).map_err(of)?;
+            // Without what it is based on it would read as zeroes.
+            if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file() {
+                return Err("not what it is based on".into());
+            }
+            image.set_backing(below);
+            FormatAccess::new(image)
+        }
+    })
+}
+
 /// The errno in an error of the library's.
 pub(super) fn errno(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
@@ -114,31 +147,24 @@ impl Image {
     /// # Errors
     /// What is wrong with which of them.
     pub fn chain(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, String> {
-        let mut below: Option<FormatAccess<File>> = None;
-        let last = files.len().saturating_sub(1);
-        for (n, (fd, format)) in files.into_iter().rev().enumerate() {
-            let of = |e: std::io::Error| format!("image {} of the chain: {e}", last.saturating_sub(n));
-            let file = File::try_from(std::fs::File::from(fd)).map_err(of)?;
-            let writable = writable && n == last;
-            let access = match format {
-                Format::Raw => FormatAccess::new(Raw::open_image(file, writable).map_err(of)?),
-                Format::Qcow2 => {
-                    let mut image = Qcow2::<File>::open_image(file, writable).map_err(of)?;
-                    // Without what it is based on it would read as zeroes.
-                    if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file()
-                    {
-                        return Err(format!("image {} of the chain: not what it is based on", last.saturating_sub(n)));
-                    }
-                    image.set_backing(below.take());
-                    FormatAccess::new(image)
-                }
-            };
-            below = Some(access);
+        let mut access: Option<FormatAccess<File>> = None;
+        let mut deferred = None;
+        for (n, (fd, format)) in files.into_iter().enumerate().rev() {
+            let of = |e: &dyn fmt::Display| format!("image {n} of the chain: {e}");
+            let storage = |fd: OwnedFd| File::try_from(std::fs::File::from(fd)).map_err(|e| of(&e));
+            let mut writable = writable && n == 0;
+            let below: Below = access.take().map(Arc::new);
+            if format == Format::Qcow2 && qcow2::look(&fd, writable).map_err(|e| of(&e))?.auto_clear && writable {
+                let again = rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(|e| of(&io::Error::from(e)))?;
+                deferred = Some((storage(again)?, below.clone()));
+                writable = false;
+            }
+            access = Some(open(storage(fd)?, format, writable, below).map_err(|e| of(&e))?);
         }
-        let access = below.ok_or("no image")?;
+        let access = access.ok_or("no image")?;
         let size = access.size();
         Ok(Self {
-            content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false }))),
+            content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false, deferred }))),
             room: Room::default(),
             size,
         })

@@ -1,6 +1,9 @@
 //! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
 //! its result comes back by `poll`.
 mod image;
+mod qcow2;
+#[cfg(test)]
+mod refusal;
 mod room;
 #[cfg(test)]
 mod tests;

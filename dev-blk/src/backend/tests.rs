@@ -4,7 +4,7 @@ use bulkhead_bus::fake::FakeMemory;
 use std::path::Path;
 use std::process::Command;
 
-fn qemu_img(arguments: &[&str]) -> bool {
+pub(super) fn qemu_img(arguments: &[&str]) -> bool {
     let out = Command::new("qemu-img").args(arguments).output().unwrap();
     if !out.status.success() {
         eprintln!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
@@ -12,7 +12,7 @@ fn qemu_img(arguments: &[&str]) -> bool {
     out.status.success()
 }
 
-struct Bed {
+pub(super) struct Bed {
     dir: std::path::PathBuf,
 }
 
@@ -24,7 +24,7 @@ impl Drop for Bed {
 
 impl Bed {
     /// A raw base of 4 MiB, whose words are their numbers, and a qcow2 image over it.
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("bulkhead-images-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let bed = Self { dir };
@@ -34,11 +34,11 @@ impl Bed {
         bed
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
-    fn open(&self, name: &str, writable: bool) -> OwnedFd {
+    pub(super) fn open(&self, name: &str, writable: bool) -> OwnedFd {
         std::fs::OpenOptions::new().read(true).write(writable).open(self.path(name)).unwrap().into()
     }
 

@@ -138,6 +138,43 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     assert!(refused(&path("orphan")).contains("none is guessed"), "{}", refused(&path("orphan")));
 }
 
+/// Auto-clear features stay until the guest writes, in every process that opens the image: a machine that does not come to be has changed
+/// nothing.
+#[test]
+fn a_refused_image_is_untouched_and_one_with_a_bitmap_is_until_the_guest_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = chain(&dir);
+    qemu_img(&["bitmap", "--add", &path("top"), "changes"]);
+    let whole = std::fs::read(path("top")).unwrap();
+    for bit in [1, 2] {
+        let mut bytes = whole.clone();
+        bytes[79] |= bit;
+        std::fs::write(path("top"), &bytes).unwrap();
+        let why = start(&path("top")).err().unwrap();
+        assert!(why.contains(["it was not closed", "it is marked corrupt"][bit as usize - 1]), "{why}");
+        assert!(std::fs::read(path("top")).unwrap() == bytes, "the refused image was written");
+    }
+    std::fs::write(path("top"), &whole).unwrap();
+    std::fs::copy(path("top"), path("second")).unwrap();
+    let mut broken = whole.clone();
+    broken[79] |= 2;
+    std::fs::write(path("second"), &broken).unwrap();
+    let drive = |name: &str, index: u8| format!("file={},if=ide,index={index},media=disk,format=qcow2", path(name));
+    let two = ["-machine", "xenfv", "-m", "16", "-drive", &drive("top", 0), "-drive", &drive("second", 1)];
+    assert!(Sim::start(&Options::new(&two)).is_err());
+    assert!(std::fs::read(path("top")).unwrap() == whole, "the disk beside a refused one was written");
+    let mut sim = start(&path("top")).unwrap();
+    read(&mut sim, 1000);
+    assert!(std::fs::read(path("top")).unwrap() == whole, "reading has changed it");
+    write(&mut sim, 1000, 0x77);
+    assert_eq!(read(&mut sim, 1000), vec![0x77; 512]);
+    assert!(sim.end().unwrap().success());
+    assert_eq!(std::fs::read(path("top")).unwrap()[95], 0);
+    qemu_img(&["check", "-q", "-r", "leaks", &path("top")]);
+    qemu_img(&["convert", "-O", "raw", &path("top"), &path("out")]);
+    assert_eq!(std::fs::read(path("out")).unwrap()[1000 * 512..1001 * 512], [0x77; 512]);
+}
+
 /// A command made while its process is away reaches nobody. The guest hears so when there is a new one, and not after its own patience.
 #[test]
 fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_back() {

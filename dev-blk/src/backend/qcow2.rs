@@ -1,0 +1,129 @@
+//! What must be right of a qcow2 image before the library opens it for writing. The library clears the auto-clear features as soon as it
+//! does, before it has looked at anything else; an image that is refused must not have been changed.
+//! Source: QEMU's docs/interop/qcow2.rst, "Header", "Header extensions", "Host cluster management".
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+
+/// Sizes of a cluster, as powers of two.
+const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+/// Most entries of the refcount table: the library's limit.
+const MAX_ENTRIES: u64 = 4 << 20;
+/// The header extension with the features' names, of 48 bytes each.
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const FEATURE_NAME: u32 = 48;
+/// Bytes that are looked at at once.
+const PIECE: usize = 64 << 10;
+/// Incompatible features, from bit 0. None is supported.
+const INCOMPATIBLE: [&str; 5] = [
+    "it was not closed, and its refcounts may be wrong (qemu-img check -r all)",
+    "it is marked corrupt (qemu-img check)",
+    "an external data file is not supported",
+    "its compression is not supported",
+    "extended L2 entries are not supported",
+];
+
+/// What the library would do to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Auto-clear features are set: an opening for writing changes the header.
+    pub(super) auto_clear: bool,
+}
+
+/// Reads until `to` is full; what is behind the file's end is zero, as for the library.
+fn read(file: impl AsFd, mut at: u64, to: &mut [u8]) -> Result<(), String> {
+    let mut rest = to;
+    while !rest.is_empty() {
+        match rustix::io::pread(&file, &mut *rest, at) {
+            Ok(0) => {
+                rest.fill(0);
+                return Ok(());
+            }
+            Ok(n) => {
+                at = at.saturating_add(n as u64);
+                rest = rest.get_mut(n..).unwrap_or_default();
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(std::io::Error::from(e).to_string()),
+        }
+    }
+    Ok(())
+}
+
+fn word<const N: usize>(bytes: &[u8], at: u64) -> [u8; N] {
+    usize::try_from(at).ok().and_then(|at| bytes.get(at..)?.first_chunk::<N>().copied()).unwrap_or([0; N])
+}
+
+/// Looks at an image that the library may open for reading, and, if `writable`, for writing. What the library refuses without having
+/// written is left to it.
+pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, String> {
+    let mut header = vec![0; 112];
+    read(&file, 0, &mut header)?;
+    let u32_at = |at| u32::from_be_bytes(word(&header, at));
+    let u64_at = |at| u64::from_be_bytes(word(&header, at));
+    let (version, cluster_bits) = (u32_at(4), u32_at(20));
+    if word(&header, 0) != *b"QFI\xfb" || !matches!(version, 2 | 3) || !CLUSTER_BITS.contains(&cluster_bits) {
+        return Ok(Look { auto_clear: false });
+    }
+    if u32_at(32) != 0 {
+        return Err("encrypted images are not supported".into());
+    }
+    let features = if version == 3 { u64_at(72) } else { 0 };
+    if features != 0 {
+        let known = INCOMPATIBLE.iter().enumerate().find(|(bit, _)| features >> bit & 1 != 0);
+        return Err(known.map_or("it has features that nobody here knows", |(_, why)| why).into());
+    }
+    if version == 3 {
+        extensions(&file, u64::from(u32_at(100)), 1 << cluster_bits)?;
+    }
+    if writable {
+        refcount_table(&file, u64_at(48), u64::from(u32_at(56)), cluster_bits)?;
+    }
+    Ok(Look { auto_clear: version == 3 && u64_at(88) != 0 })
+}
+
+/// The library dies of a table of names that ends within a name.
+fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), String> {
+    let mut bytes = vec![0; cluster];
+    read(file, 0, &mut bytes)?;
+    while at.saturating_add(8) <= cluster as u64 {
+        let kind = u32::from_be_bytes(word(&bytes, at));
+        let len = u32::from_be_bytes(word(&bytes, at.saturating_add(4)));
+        if kind == 0 {
+            break;
+        }
+        if kind == FEATURE_NAMES && !len.is_multiple_of(FEATURE_NAME) {
+            return Err("the table of its features' names is cut off".into());
+        }
+        at = at.saturating_add(8).saturating_add(u64::from(len).next_multiple_of(8));
+    }
+    Ok(())
+}
+
+/// The library reads this table when it opens an image for writing, after it has written the header.
+fn refcount_table(file: impl AsFd, offset: u64, clusters: u64, cluster_bits: u32) -> Result<(), String> {
+    let cluster = 1u64 << cluster_bits;
+    let bytes = clusters.saturating_mul(cluster);
+    // Without one every cluster looks free, the header's too.
+    if offset == 0 || clusters == 0 {
+        return Err("it has no refcount table".into());
+    }
+    if !offset.is_multiple_of(cluster) || bytes / 8 > MAX_ENTRIES || offset.saturating_add(bytes) > 1 << 56 {
+        return Err("its refcount table is not where one can be".into());
+    }
+    let mut piece = vec![0; PIECE];
+    let mut done = 0u64;
+    while done < bytes {
+        let len = bytes.saturating_sub(done).min(PIECE as u64);
+        let part = piece.get_mut(..len as usize).unwrap_or_default();
+        read(&file, offset.saturating_add(done), part)?;
+        for entry in part.as_chunks().0 {
+            let entry = u64::from_be_bytes(*entry);
+            // Its reserved bits are below the least cluster.
+            if !entry.is_multiple_of(cluster) {
+                return Err(format!("its refcount table has an impossible entry ({entry:#x})"));
+            }
+        }
+        done = done.saturating_add(len);
+    }
+    Ok(())
+}
