@@ -232,6 +232,8 @@ pub struct Sim {
     pub memory: RawFd,
     /// The thread that makes the requests, if it says which.
     pub thread: Option<i32>,
+    /// A table of faults for the disks' storage.
+    pub faults: Option<RawFd>,
 }
 
 impl Sim {
@@ -239,7 +241,14 @@ impl Sim {
     pub fn parse(options: &Options) -> Option<Self> {
         let fd = |key| options.get(key).and_then(|v| v.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
         let thread = options.get("thread").and_then(|v| v.parse().ok()).filter(|tid| *tid > 0);
-        Some(Self { ioreq: fd("ioreq")?, kick: fd("kick")?, trace: fd("trace")?, memory: fd("memory")?, thread })
+        Some(Self {
+            ioreq: fd("ioreq")?,
+            kick: fd("kick")?,
+            trace: fd("trace")?,
+            memory: fd("memory")?,
+            thread,
+            faults: fd("faults"),
+        })
     }
 }
 

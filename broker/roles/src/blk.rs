@@ -54,8 +54,15 @@ fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
     })
 }
 
-/// A drive's medium, of the descriptors that were handed over for it.
+/// A drive's medium, with the faults that the simulated machine may ask for.
 fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
+    let faults = fds.take(&FdUse::Faults);
+    let image = sound_image(drive, fds)?;
+    Ok(image.map(|i| if let Some(table) = faults { i.with_faults(table, drive.index) } else { i }))
+}
+
+/// A drive's medium, of the descriptors that were handed over for it.
+fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
     let Some((file, size)) = fds.take(&FdUse::Drive(drive.index)).zip(drive.size) else { return Ok(None) };
     if let [ImageFormat::Raw] = drive.formats.as_slice() {
         return Ok(Some(Image::raw(file, size).when_full(drive.full)));

@@ -1,4 +1,5 @@
 //! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
+use super::faulty::Faults;
 use super::qcow2;
 use super::room::Room;
 use bulkhead_bus::WhenFull;
@@ -104,6 +105,7 @@ impl Formatted {
 pub struct Image {
     pub(super) content: Content,
     pub(super) room: Room,
+    pub(super) faults: Option<Faults>,
     size: u64,
 }
 
@@ -139,7 +141,7 @@ pub(super) fn errno(e: &std::io::Error) -> Errno {
 impl Image {
     /// A raw file or block device with `size` bytes.
     pub fn raw(file: OwnedFd, size: u64) -> Self {
-        Self { content: Content::Raw(file), room: Room::default(), size }
+        Self { content: Content::Raw(file), room: Room::default(), faults: None, size }
     }
 
     /// A chain of images, the one that the guest writes first, each based on the next. Only the first may be open for writing.
@@ -166,6 +168,7 @@ impl Image {
         Ok(Self {
             content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false, deferred }))),
             room: Room::default(),
+            faults: None,
             size,
         })
     }
@@ -174,6 +177,12 @@ impl Image {
     #[must_use]
     pub fn when_full(self, when_full: WhenFull) -> Self {
         Self { room: Room::new(when_full), ..self }
+    }
+
+    /// The image of drive `drive`, with the faults that the simulated machine asks for in `table`.
+    #[must_use]
+    pub fn with_faults(self, table: OwnedFd, drive: u8) -> Self {
+        Self { faults: Some(Faults::new(table, drive)), ..self }
     }
 
     /// A write that waits for room fails. The guest has reset the drive.

@@ -1,5 +1,6 @@
 //! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
 //! its result comes back by `poll`.
+mod faulty;
 mod image;
 mod qcow2;
 #[cfg(test)]
@@ -120,6 +121,9 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
 }
 
 fn once(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
+    if let Some(faults) = &image.faults {
+        faults.meet(job)?;
+    }
     match &image.content {
         Content::Raw(file) => run_raw(file, memory, job),
         Content::Formatted(access) => run_formatted(&mut locked(access), memory, job),

@@ -2,8 +2,10 @@
 //! sandboxes; what is simulated is Xen: the ioreq pages are a memfd, events are an eventfd, device model operations
 //! arrive as text on a socket, guest memory is a memfd, and time moves only when it is told to.
 
+mod faults;
 pub mod libqtest;
 mod machine;
 pub mod qtest;
 
+pub use faults::Faults;
 pub use machine::{Options, Sim, SimError};

@@ -1,11 +1,39 @@
 //! What QEMU's own qtest programs (libqtest) expect of the program in `QTEST_QEMU_BINARY`: it connects to two sockets of
 //! theirs, one for the qtest protocol and one for QMP, and ends with status 0 when it is told to (SIGTERM).
+mod boot;
+mod drives;
+mod monitor;
+
+use boot::Boot;
+use drives::Drives;
+pub use drives::Scripted;
+pub use monitor::{Machine, Monitor, nobody};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+/// An option's value: keys and values, the first key implied.
+#[derive(Clone, Debug, Default)]
+struct Pairs(Vec<(String, String)>);
+
+impl Pairs {
+    fn parse(first: &str, text: &str) -> Self {
+        let pair = |(n, part): (usize, &str)| match part.split_once('=') {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None if n == 0 => (first.to_owned(), part.to_owned()),
+            None => (part.to_owned(), "on".to_owned()),
+        };
+        Self(text.split(',').enumerate().filter(|(_, p)| !p.is_empty()).map(pair).collect())
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+}
+
 /// Options that are libqtest's own, not the machine's, and whether a value follows.
-const FOREIGN: [(&str, bool); 8] = [
+const FOREIGN: [(&str, bool); 9] = [
     ("-vga", true),
+    ("-uuid", true),
     ("-qtest-log", true),
     ("-display", true),
     ("-audio", true),
@@ -26,12 +54,21 @@ pub struct Invocation {
     pub machine: Vec<String>,
     /// The far ends of cables that nobody named: they listen, and say nothing.
     pub cables: Vec<UnixListener>,
+    /// There is no machine: somebody asks which there are.
+    pub probe: bool,
+    /// The disks' storage has a debugging back end.
+    pub debugged: bool,
+    /// Faults that it has from the start.
+    pub scripted: Vec<Scripted>,
+    /// What the first life is given beside the later ones.
+    boot: Boot,
 }
 
 impl Invocation {
     /// Takes `arguments` apart. A network card without `netdev=` gets a cable that ends in `dir`.
     pub fn parse(arguments: impl IntoIterator<Item = String>, dir: &Path) -> Result<Self, String> {
         let mut this = Self::default();
+        let (mut drives, mut typed) = (Drives::default(), false);
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument}: a value must follow"));
@@ -61,16 +98,33 @@ impl Invocation {
                         this.machine.extend([argument, text]);
                     }
                 }
-                "-drive" => {
+                "-drive" => drives.drive(&value()?),
+                "-blockdev" => drives.blockdev(&value()?)?,
+                "-global" => {
                     let text = value()?;
-                    // One without a medium, for devices that come later and are not here.
-                    if !(text.contains("if=none") && text.contains("file=null-co://")) {
+                    if !drives.global(&text) {
                         this.machine.extend([argument, text]);
                     }
                 }
-                "-device" => {
+                "-boot" => this.boot.add(&value()?),
+                "-machine" | "-M" => {
                     let text = value()?;
-                    let card = ["e1000", "rtl8139"].iter().any(|m| text.split(',').next() == Some(*m));
+                    typed = true;
+                    this.probe |= text == "none";
+                    this.machine.extend([argument, text]);
+                }
+                "-device" => {
+                    let mut text = value()?;
+                    let driver = text.split(',').next().unwrap_or_default().to_owned();
+                    if matches!(driver.as_str(), "ide-hd" | "ide-cd") {
+                        drives.device(&text)?;
+                        continue;
+                    }
+                    let card = matches!(driver.as_str(), "e1000" | "e1000-82540em" | "rtl8139");
+                    if card {
+                        // Two names of one model; the first card's place is the fourth.
+                        text = text.replacen("e1000-82540em", "e1000", 1).replace(",addr=04.0", "");
+                    }
                     if !card || text.contains("netdev=") {
                         this.machine.extend([argument, text]);
                         continue;
@@ -91,21 +145,18 @@ impl Invocation {
                 _ => this.machine.push(argument),
             }
         }
+        if !typed {
+            this.machine.extend(["-machine".to_owned(), "pc".to_owned()]);
+        }
+        this.machine.extend(drives.arguments()?);
+        (this.debugged, this.scripted) = (drives.debugged, drives.scripted);
         Ok(this)
     }
-}
 
-/// Carries QMP between its client and the machine, until either closes.
-pub fn carry(client: &str, machine: &Path) -> std::io::Result<()> {
-    let client = UnixStream::connect(client)?;
-    let machine = UnixStream::connect(machine)?;
-    for (mut from, mut to) in [(client.try_clone()?, machine.try_clone()?), (machine, client)] {
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut from, &mut to);
-            let _ = to.shutdown(std::net::Shutdown::Both);
-        });
+    /// bulkhead-dm's arguments in the machine's first life, or in a later one.
+    pub fn arguments(&self, first: bool) -> Vec<String> {
+        self.machine.iter().cloned().chain(self.boot.arguments(first)).collect()
     }
-    Ok(())
 }
 
 /// Ends the qtest session, as the end of its input would, when the program is told to end.
@@ -134,7 +185,35 @@ mod tests {
         );
         assert_eq!(it.machine[0], "-device");
         assert!(it.machine[1].starts_with("rtl8139,id=nic0,netdev=cable0,mac="));
-        assert!(it.machine[3].starts_with("stream,id=cable0,") && it.machine[4..] == ["-m", "64"]);
+        assert!(it.machine[3].starts_with("stream,id=cable0,") && it.machine[4..] == ["-m", "64", "-machine", "pc"]);
         assert!(Invocation::parse(["-qtest".to_owned()], dir.path()).is_err());
+    }
+
+    #[test]
+    fn drives_and_orders_as_qemus_tests_write_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("script");
+        std::fs::write(&script, "[inject-error]\nevent = \"flush_to_disk\"\nerrno = \"5\"\n[set-state]\n").unwrap();
+        let parse = |text: &str| Invocation::parse(text.split(' ').map(str::to_owned), dir.path()).unwrap();
+        let it = parse(
+            "-machine pc -drive file=/a,if=ide,cache=writeback,format=raw -drive id=d1,if=ide,index=1,format=raw,file=/b",
+        );
+        let place = |file: &str, index: u8| format!("file={file},if=ide,index={index},media=disk,format=raw");
+        assert_eq!(it.machine[2..], ["-drive", &place("/a", 0), "-drive", &place("/b", 1)]);
+        let it = parse(
+            "-blockdev driver=file,node-name=hdb,filename=/b -device ide-hd,drive=hdb,bus=ide.0,unit=1 -device ide-cd,bus=ide.0",
+        );
+        assert_eq!(it.machine[2..], ["-drive", &place("/b", 1), "-drive", "if=ide,index=0,media=cdrom,format=raw"]);
+        let it = parse("-drive file=/a,if=ide,format=raw -global ide-hd.serial=testdisk -global ide-hd.ver=version");
+        let own = "ide-hd,drive=drive0,bus=ide.0,unit=0,serial=testdisk,ver=version";
+        assert_eq!(it.machine[2..], ["-drive", "file=/a,if=none,id=drive0,format=raw", "-device", own]);
+        let debugged = format!("-drive file=blkdebug:{}:/a,if=ide,rerror=stop,werror=stop", script.display());
+        let it = parse(&debugged);
+        assert_eq!((it.debugged, &it.machine[2..]), (true, &["-drive".to_owned(), place("/a", 0)][..]));
+        assert_eq!(it.scripted, [Scripted { drive: 0, flush: true, stops: true }]);
+        let it = parse("-boot once=a -boot once=b -boot once=c -boot order=nda");
+        let ends = |first| it.arguments(first).last().cloned().unwrap();
+        assert_eq!([ends(true), ends(false)], ["once=c,order=nda", "order=nda"]);
+        assert!(parse("-machine none").probe);
     }
 }

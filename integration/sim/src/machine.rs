@@ -1,4 +1,5 @@
 //! The machine, driven from a test.
+use crate::Faults;
 use bulkhead_ring::SharedArea;
 use bulkhead_xen_abi::ioreq::{self, Ioreq, IoreqBits};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -41,6 +42,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Bytes of RAM from address 0.
     pub memory: usize,
+    /// The disks' storage has faults when it is told to, see [`Sim::faults`].
+    pub faults: bool,
     /// Where bulkhead-dm and bulkhead-roles are.
     pub binaries: PathBuf,
 }
@@ -53,6 +56,7 @@ impl Options {
         Self {
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             memory: 16 << 20,
+            faults: false,
             binaries: dir.unwrap_or(Path::new(".")).to_owned(),
         }
     }
@@ -70,6 +74,7 @@ pub struct Sim {
     child: Child,
     pages: SharedArea,
     ram: SharedArea,
+    faults: Option<Faults>,
     kick: OwnedFd,
     trace: OwnedFd,
     log: std::sync::Arc<std::sync::Mutex<String>>,
@@ -108,6 +113,7 @@ impl Sim {
         };
         let (pages_fd, pages) = area("ioreq", 8192)?;
         let (ram_fd, ram) = area("ram", options.memory)?;
+        let faults = options.faults.then(|| Faults::new().map_err(SimError::from)).transpose()?;
         let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
         let (trace, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -116,19 +122,24 @@ impl Sim {
         let qmp = dir.join("qmp");
         let mut command = Command::new(options.binaries.join("bulkhead-dm"));
         command.args(["-xen-domid", "1"]).args(&options.arguments);
-        command.arg("-sim").arg(format!(
+        let mut handed = format!(
             "ioreq={},kick={},trace={},memory={},thread={}",
             keep_open(&pages_fd)?,
             keep_open(&kick)?,
             keep_open(&theirs)?,
             keep_open(&ram_fd)?,
             rustix::thread::gettid().as_raw_nonzero()
-        ));
+        );
+        if let Some(faults) = &faults {
+            handed.push_str(&format!(",faults={}", keep_open(faults)?));
+        }
+        command.arg("-sim").arg(handed);
         command.arg("-chardev").arg(format!("socket,id=sim,path={},server=on,wait=off", qmp.display()));
         command.args(["-mon", "chardev=sim,mode=control"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         // What is ours alone must not reach the next machine that this process starts.
-        for fd in [pages_fd.as_fd(), kick.as_fd(), theirs.as_fd(), ram_fd.as_fd()] {
+        let table = faults.iter().map(AsFd::as_fd);
+        for fd in [pages_fd.as_fd(), kick.as_fd(), theirs.as_fd(), ram_fd.as_fd()].into_iter().chain(table) {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
         }
         drop(theirs);
@@ -160,6 +171,7 @@ impl Sim {
             child,
             pages,
             ram,
+            faults,
             kick,
             trace,
             log,
@@ -430,6 +442,11 @@ impl Sim {
     /// Guest memory directly, without any device.
     pub fn ram(&self) -> &SharedArea {
         &self.ram
+    }
+
+    /// The faults of the disks' storage; the machine was started with [`Options::faults`].
+    pub fn faults(&self) -> Result<&Faults> {
+        self.faults.as_ref().ok_or_else(|| SimError("this machine's storage has no faults".into()))
     }
 
     fn command(&mut self, line: &str) -> Result<u64> {

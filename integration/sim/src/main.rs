@@ -1,10 +1,12 @@
 //! `bulkhead-qtest ARGUMENTS…`: the simulated machine with the qtest line protocol on standard input and output, or on the
 //! sockets of QEMU's own qtest programs (`QTEST_QEMU_BINARY`, see [`libqtest`]). The arguments are those of bulkhead-dm. It
 //! ends at the end of the input.
-use bulkhead_sim::{Options, Sim, libqtest, qtest::Session};
+use bulkhead_sim::{Options, Sim, SimError, libqtest, qtest::Session};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 fn main() -> ExitCode {
     match run() {
@@ -17,16 +19,56 @@ fn main() -> ExitCode {
     }
 }
 
+/// The machine in its present life.
+#[derive(Clone)]
+struct Lives {
+    sim: Arc<Mutex<Sim>>,
+    /// What a later life is given.
+    next: Options,
+    /// Every process of the lives before has lived.
+    lived: Arc<Mutex<bool>>,
+}
+
+impl Lives {
+    fn sim(&self) -> MutexGuard<'_, Sim> {
+        self.sim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, sim: &mut Sim) -> bool {
+        let lived = end(sim);
+        let mut all = self.lived.lock().unwrap_or_else(PoisonError::into_inner);
+        *all &= lived;
+        *all
+    }
+}
+
+impl libqtest::Machine for Lives {
+    /// As on Xen: a guest that is reset is a new domain with a new device model.
+    fn restart(&mut self) -> Result<PathBuf, SimError> {
+        let mut sim = self.sim();
+        self.end(&mut sim);
+        *sim = Sim::start(&self.next)?;
+        Ok(sim.qmp_socket().to_owned())
+    }
+}
+
 /// Carries out the lines; whether every process lived.
 fn run() -> Result<bool, String> {
     let dir = tempfile::tempdir().map_err(|e| format!("a directory for sockets: {e}"))?;
     let invocation = libqtest::Invocation::parse(std::env::args().skip(1), dir.path())?;
-    let mut options = Options::new(&[]);
-    options.arguments.clone_from(&invocation.machine);
-    options.memory = 128 << 20;
-    let mut sim = Sim::start(&options).map_err(|e| e.to_string())?;
+    if let (true, Some(qtest)) = (invocation.probe, &invocation.qtest) {
+        return probe(qtest, invocation.qmp.as_deref()).map(|()| true).map_err(|e| format!("{qtest}: {e}"));
+    }
+    let life = |first| Options {
+        arguments: invocation.arguments(first),
+        memory: 128 << 20,
+        faults: invocation.debugged,
+        ..Options::new(&[])
+    };
+    let sim = Sim::start(&life(true)).map_err(|e| e.to_string())?;
+    let lives = Lives { sim: Arc::new(Mutex::new(sim)), next: life(false), lived: Arc::new(Mutex::new(true)) };
     let mut session = Session::default();
-    let mut answer = |sim: &mut Sim, line: &str, out: &mut dyn Write| match session.line(sim, line) {
+    let mut answer = |line: &str, out: &mut dyn Write| match session.line(&mut lives.sim(), line) {
         Some(reply) => writeln!(out, "{reply}").and_then(|()| out.flush()).is_ok(),
         None => true,
     };
@@ -35,19 +77,45 @@ fn run() -> Result<bool, String> {
             let connect = || {
                 let stream = UnixStream::connect(path)?;
                 if let Some(qmp) = &invocation.qmp {
-                    libqtest::carry(qmp, sim.qmp_socket())?;
+                    let sim = lives.sim();
+                    let monitor = libqtest::Monitor::new(qmp, sim.qmp_socket(), lives.clone())?;
+                    let monitor = match sim.faults() {
+                        Ok(faults) => monitor.with_faults(faults.another()?, &invocation.scripted)?,
+                        Err(_) => monitor,
+                    };
+                    std::thread::spawn(|| monitor.run());
                 }
                 libqtest::end_when_told(stream.try_clone()?)?;
                 Ok::<_, std::io::Error>((BufReader::new(stream.try_clone()?), stream))
             };
             let (lines, mut out) = connect().map_err(|e| format!("{path}: {e}"))?;
-            lines.lines().map_while(Result::ok).all(|line| answer(&mut sim, &line, &mut out));
+            lines.lines().map_while(Result::ok).all(|line| answer(&line, &mut out));
         }
         None => {
             let mut out = std::io::stdout().lock();
-            std::io::stdin().lock().lines().map_while(Result::ok).all(|line| answer(&mut sim, &line, &mut out));
+            std::io::stdin().lock().lines().map_while(Result::ok).all(|line| answer(&line, &mut out));
         }
     }
+    let mut sim = lives.sim();
+    Ok(lives.end(&mut sim))
+}
+
+/// Somebody asks which machines there are: none is started.
+fn probe(qtest: &str, qmp: Option<&str>) -> std::io::Result<()> {
+    let stream = UnixStream::connect(qtest)?;
+    if let Some(qmp) = qmp.map(str::to_owned) {
+        std::thread::spawn(move || libqtest::nobody(&qmp));
+    }
+    libqtest::end_when_told(stream.try_clone()?)?;
+    let mut out = stream.try_clone()?;
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        writeln!(out, "{}", if line == "endianness" { "OK little" } else { "FAIL there is no machine" })?;
+    }
+    Ok(())
+}
+
+/// Ends a machine, and says what its devices have been asked and which of them died.
+fn end(sim: &mut Sim) -> bool {
     // What reached nobody has not been tried.
     let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap_or_default();
     for name in rows
@@ -74,5 +142,5 @@ fn run() -> Result<bool, String> {
     for line in &died {
         eprintln!("{line}");
     }
-    Ok(sim.end().is_ok_and(|status| status.success()) && died.is_empty())
+    sim.end().is_ok_and(|status| status.success()) && died.is_empty()
 }

@@ -9,6 +9,7 @@ mod device;
 pub mod exercise;
 mod facets;
 pub mod fake;
+pub mod faults;
 mod input;
 mod inspect;
 mod memory;

@@ -35,6 +35,8 @@ pub enum FdUse {
     SimMemory,
     /// Video RAM of the simulated machine.
     SimVram,
+    /// The table of faults that the simulated machine asks of the disks' storage.
+    Faults,
     /// The drive with this index has this medium.
     Drive(u8),
     /// The kernel to boot.

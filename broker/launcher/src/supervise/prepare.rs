@@ -374,9 +374,14 @@ impl Launcher {
         for device in self.plan.devices.clone() {
             let mut kept = Vec::new();
             match &device.config {
-                DeviceConfig::Ide { .. } => {
+                DeviceConfig::Ide { drives: configs } => {
                     kept.append(&mut drives);
                     kept.push(memory()?);
+                    if let Some(faults) = machine.sim.as_ref().and_then(|s| s.faults) {
+                        for _ in configs {
+                            kept.push((FdUse::Faults, sim(faults)?));
+                        }
+                    }
                 }
                 DeviceConfig::Vga { vram, .. } => {
                     kept.push(match &machine.sim {

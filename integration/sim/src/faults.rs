@@ -1,0 +1,44 @@
+//! Faults of the disks' storage: what `dev-blk/src/backend/faulty.rs` looks at before each job.
+use bulkhead_bus::faults::{FAULT_SIZE, FAULTS, Fault};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+
+/// The table.
+#[derive(Debug)]
+pub struct Faults(OwnedFd);
+
+impl AsFd for Faults {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Faults {
+    pub(crate) fn new() -> io::Result<Self> {
+        let table = rustix::fs::memfd_create("faults", rustix::fs::MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&table, Self::at(FAULTS))?;
+        Ok(Self(table))
+    }
+
+    /// Another handle of the table.
+    pub fn another(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
+    fn at(place: usize) -> u64 {
+        place.saturating_mul(FAULT_SIZE) as u64
+    }
+
+    /// From now on there is this fault in a place of the table, or none.
+    pub fn set(&self, place: usize, fault: Option<Fault>) -> io::Result<()> {
+        rustix::io::pwrite(&self.0, &fault.map_or([0; FAULT_SIZE], |f| f.to_bytes()), Self::at(place))?;
+        Ok(())
+    }
+
+    /// The fault in a place, with what it has counted.
+    pub fn get(&self, place: usize) -> io::Result<Option<Fault>> {
+        let mut bytes = [0; FAULT_SIZE];
+        rustix::io::pread(&self.0, &mut bytes, Self::at(place))?;
+        Ok(Fault::from_bytes(&bytes))
+    }
+}
