@@ -6,7 +6,7 @@ use bulkhead_bus::UsbDevice;
 /// Bytes of a packet of both endpoints.
 const PACKET: usize = 8;
 /// Longest data of a control transfer that a host may send: a report.
-const LONGEST: usize = 64;
+pub(super) const LONGEST: usize = 64;
 /// The language of the strings: English (United States).
 const LANGUAGE: [u8; 2] = [0x09, 0x04];
 
@@ -21,7 +21,7 @@ pub(crate) enum Handshake {
 
 /// Where a control transfer is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     #[default]
     Idle,
     /// What is left to be sent.
@@ -41,7 +41,7 @@ pub(crate) struct Function {
     pub(crate) configuration: u8,
     /// The interrupt endpoint is halted.
     pub(crate) halted: bool,
-    stage: Stage,
+    pub(super) stage: Stage,
 }
 
 impl Function {
@@ -148,7 +148,8 @@ impl Function {
             request::GET_CONFIGURATION => vec![self.configuration],
             request::GET_INTERFACE => vec![0],
             request::GET_REPORT => self.hid.report(),
-            request::GET_IDLE => vec![self.hid.idle],
+            // Reports have no IDs: 0 means all.
+            request::GET_IDLE if low == 0 => vec![self.hid.idle],
             request::GET_PROTOCOL if self.hid.interface().0 == 1 => vec![self.hid.protocol],
             _ => return None,
         })
@@ -159,14 +160,18 @@ impl Function {
         let [kind, number, low, high, index, ..] = setup;
         match u16::from_be_bytes([kind, number]) {
             request::SET_ADDRESS if low < 128 => self.address = low,
-            request::SET_CONFIGURATION if low <= 1 => (self.configuration, self.halted) = (low, false),
+            request::SET_CONFIGURATION if low <= 1 => {
+                (self.configuration, self.halted) = (low, false);
+                self.hid.quiet = 0;
+            }
             request::SET_INTERFACE if low == 0 => {}
             request::CLEAR_ENDPOINT_FEATURE if low == 0 && index == 0x81 => self.halted = false,
             request::SET_ENDPOINT_FEATURE if low == 0 && index == 0x81 => self.halted = true,
             request::SET_REPORT if self.hid.kind == UsbDevice::Keyboard => {
                 self.hid.leds = data.first().copied().unwrap_or(0)
             }
-            request::SET_IDLE => self.hid.idle = high,
+            // The period counts from the last report (HID 1.11, 7.2.4).
+            request::SET_IDLE if low == 0 => self.hid.idle = high,
             request::SET_PROTOCOL if self.hid.interface().0 == 1 && low <= 1 => self.hid.protocol = low,
             _ => return false,
         }

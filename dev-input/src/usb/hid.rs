@@ -1,9 +1,16 @@
 //! Tablet, mouse and keyboard (HID 1.11): what they say of themselves, and their reports.
+use super::usages::USAGES;
 use bulkhead_bus::{InputEvent, UsbDevice};
 use std::collections::VecDeque;
 
 /// Reports that wait; then movement is put together and the oldest is lost.
-const QUEUE: usize = 32;
+pub(super) const QUEUE: usize = 32;
+/// Keys that wait to be told; then those that go down are lost. Those that are let go have their place if their going down had.
+const KEYS: usize = 64;
+/// Milliseconds of a step of the idle rate (HID 1.11, 7.2.4).
+const IDLE_STEP: u32 = 4;
+/// The longest idle period: beyond, time is not counted.
+const LONGEST_IDLE: u32 = 255 * IDLE_STEP;
 
 /// A pointer with five buttons, an absolute position (0 to 0x7fff) and a wheel.
 const TABLET: &[u8] = &[
@@ -30,142 +37,13 @@ const KEYBOARD: &[u8] = &[
     0x19, 0x00, 0x2a, 0xff, 0x00, 0x81, 0x00, 0xc0,
 ];
 
-/// Usages of the keyboard page (HID Usage Tables, 10) by evdev code; 0: none.
-const USAGES: [u8; 128] = {
-    let mut t = [0u8; 128];
-    const KEYS: &[(usize, u8)] = &[
-        (1, 0x29),
-        (2, 0x1e),
-        (3, 0x1f),
-        (4, 0x20),
-        (5, 0x21),
-        (6, 0x22),
-        (7, 0x23),
-        (8, 0x24),
-        (9, 0x25),
-        (10, 0x26),
-        (11, 0x27),
-        (12, 0x2d),
-        (13, 0x2e),
-        (14, 0x2a),
-        (15, 0x2b),
-        (16, 0x14),
-        (17, 0x1a),
-        (18, 0x08),
-        (19, 0x15),
-        (20, 0x17),
-        (21, 0x1c),
-        (22, 0x18),
-        (23, 0x0c),
-        (24, 0x12),
-        (25, 0x13),
-        (26, 0x2f),
-        (27, 0x30),
-        (28, 0x28),
-        (29, 0xe0),
-        (30, 0x04),
-        (31, 0x16),
-        (32, 0x07),
-        (33, 0x09),
-        (34, 0x0a),
-        (35, 0x0b),
-        (36, 0x0d),
-        (37, 0x0e),
-        (38, 0x0f),
-        (39, 0x33),
-        (40, 0x34),
-        (41, 0x35),
-        (42, 0xe1),
-        (43, 0x31),
-        (44, 0x1d),
-        (45, 0x1b),
-        (46, 0x06),
-        (47, 0x19),
-        (48, 0x05),
-        (49, 0x11),
-        (50, 0x10),
-        (51, 0x36),
-        (52, 0x37),
-        (53, 0x38),
-        (54, 0xe5),
-        (55, 0x55),
-        (56, 0xe2),
-        (57, 0x2c),
-        (58, 0x39),
-        (59, 0x3a),
-        (60, 0x3b),
-        (61, 0x3c),
-        (62, 0x3d),
-        (63, 0x3e),
-        (64, 0x3f),
-        (65, 0x40),
-        (66, 0x41),
-        (67, 0x42),
-        (68, 0x43),
-        (69, 0x53),
-        (70, 0x47),
-        (71, 0x5f),
-        (72, 0x60),
-        (73, 0x61),
-        (74, 0x56),
-        (75, 0x5c),
-        (76, 0x5d),
-        (77, 0x5e),
-        (78, 0x57),
-        (79, 0x59),
-        (80, 0x5a),
-        (81, 0x5b),
-        (82, 0x62),
-        (83, 0x63),
-        (86, 0x64),
-        (87, 0x44),
-        (88, 0x45),
-        (89, 0x87),
-        (92, 0x8a),
-        (93, 0x88),
-        (94, 0x8b),
-        (96, 0x58),
-        (97, 0xe4),
-        (98, 0x54),
-        (99, 0x46),
-        (100, 0xe6),
-        (102, 0x4a),
-        (103, 0x52),
-        (104, 0x4b),
-        (105, 0x50),
-        (106, 0x4f),
-        (107, 0x4d),
-        (108, 0x51),
-        (109, 0x4e),
-        (110, 0x49),
-        (111, 0x4c),
-        (113, 0x7f),
-        (114, 0x81),
-        (115, 0x80),
-        (116, 0x66),
-        (119, 0x48),
-        (121, 0x85),
-        (124, 0x89),
-        (125, 0xe3),
-        (126, 0xe7),
-        (127, 0x65),
-    ];
-    let mut i = 0;
-    #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)] // evaluated by the compiler
-    while i < KEYS.len() {
-        t[KEYS[i].0] = KEYS[i].1;
-        i += 1;
-    }
-    t
-};
-
 /// A pointer's report that waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pointed {
-    buttons: u8,
-    x: i32,
-    y: i32,
-    wheel: i32,
+pub(super) struct Pointed {
+    pub(super) buttons: u8,
+    pub(super) x: i32,
+    pub(super) y: i32,
+    pub(super) wheel: i32,
 }
 
 /// A human interface device.
@@ -174,15 +52,19 @@ pub(crate) struct Hid {
     pub(crate) kind: UsbDevice,
     /// 0: the boot protocol.
     pub(crate) protocol: u8,
+    /// How often the report is told that was told last, in steps; 0: only what is new is told (HID 1.11, 7.2.4).
     pub(crate) idle: u8,
+    /// Milliseconds since a report was told.
+    pub(super) quiet: u32,
     /// Num Lock, Caps Lock, Scroll Lock and so on (HID Usage Tables, 11).
     pub(crate) leds: u8,
-    pointed: VecDeque<Pointed>,
-    now: Pointed,
-    keys: VecDeque<(u8, bool)>,
+    pub(super) pointed: VecDeque<Pointed>,
+    pub(super) now: Pointed,
+    /// Usages of keys that go down or up.
+    pub(super) keys: VecDeque<(u8, bool)>,
     /// Modifiers, then keys that are down, in the order in which they went down.
-    modifiers: u8,
-    down: Vec<u8>,
+    pub(super) modifiers: u8,
+    pub(super) down: Vec<u8>,
 }
 
 impl Hid {
@@ -191,6 +73,7 @@ impl Hid {
             kind,
             protocol: 1,
             idle: 0,
+            quiet: 0,
             leds: 0,
             pointed: VecDeque::new(),
             now: Pointed::default(),
@@ -232,7 +115,8 @@ impl Hid {
         match (self.kind, event) {
             (UsbDevice::Keyboard, InputEvent::Key { code, down }) => {
                 let usage = USAGES.get(usize::from(code)).copied().unwrap_or(0);
-                if usage != 0 && self.keys.len() < QUEUE.saturating_mul(2) {
+                // What changes nothing (a viewer repeats keys that are held) is not told.
+                if usage != 0 && self.will_be_down(usage) != down && (!down || self.keys.len() < KEYS) {
                     self.keys.push_back((usage, down));
                 }
                 return;
@@ -269,8 +153,21 @@ impl Hid {
         }
     }
 
-    /// The next report, if there is one that has not been told.
+    /// Frames pass, of a millisecond each.
+    pub(crate) fn pass(&mut self, frames: u64) {
+        let frames = u32::try_from(frames).unwrap_or(LONGEST_IDLE);
+        self.quiet = self.quiet.saturating_add(frames).min(LONGEST_IDLE);
+    }
+
+    /// The report that an IN is answered with: the next that has not been told, or the last one again if it is time.
     pub(crate) fn poll(&mut self) -> Option<Vec<u8>> {
+        let again = self.idle != 0 && self.quiet >= u32::from(self.idle).saturating_mul(IDLE_STEP);
+        let report = self.next().or_else(|| again.then(|| self.report()))?;
+        self.quiet = 0;
+        Some(report)
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
         if self.kind == UsbDevice::Keyboard {
             let (usage, down) = self.keys.pop_front()?;
             self.press(usage, down);
@@ -291,9 +188,12 @@ impl Hid {
         if rest.x != 0 || rest.y != 0 {
             self.pointed.push_front(rest);
         }
-        let bytes = [next.buttons, step(next.x) as u8, step(next.y) as u8, step(next.wheel) as u8];
-        // The boot protocol has no wheel (HID 1.11, appendix B.2).
-        Some(bytes.get(..if self.protocol == 0 { 3 } else { 4 }).unwrap_or_default().to_vec())
+        Some(self.mouse([next.buttons, step(next.x) as u8, step(next.y) as u8, step(next.wheel) as u8]))
+    }
+
+    /// The boot protocol has no wheel (HID 1.11, appendix B.2).
+    fn mouse(&self, bytes: [u8; 4]) -> Vec<u8> {
+        bytes.get(..if self.protocol == 0 { 3 } else { 4 }).unwrap_or_default().to_vec()
     }
 
     fn tablet(p: Pointed) -> Vec<u8> {
@@ -301,13 +201,26 @@ impl Hid {
         vec![p.buttons, x0, x1, y0, y1, p.wheel.clamp(-127, 127) as u8]
     }
 
+    fn modifier(usage: u8) -> Option<u8> {
+        usage.checked_sub(0xe0).filter(|b| *b < 8)
+    }
+
+    /// Whether the host will know a key as down once it has been told everything.
+    fn will_be_down(&self, usage: u8) -> bool {
+        let waits = self.keys.iter().rev().find(|(u, _)| *u == usage).map(|(_, down)| *down);
+        waits.unwrap_or_else(|| match Self::modifier(usage) {
+            Some(bit) => self.modifiers >> bit & 1 != 0,
+            None => self.down.contains(&usage),
+        })
+    }
+
     fn press(&mut self, usage: u8, down: bool) {
-        if let Some(bit) = usage.checked_sub(0xe0).filter(|b| *b < 8) {
+        if let Some(bit) = Self::modifier(usage) {
             self.modifiers = if down { self.modifiers | 1 << bit } else { self.modifiers & !(1 << bit) };
             return;
         }
         self.down.retain(|u| *u != usage);
-        if down && self.down.len() < QUEUE {
+        if down {
             self.down.push(usage);
         }
     }
@@ -316,7 +229,7 @@ impl Hid {
     pub(crate) fn report(&self) -> Vec<u8> {
         match self.kind {
             UsbDevice::Tablet => Self::tablet(self.now),
-            UsbDevice::Mouse => vec![self.now.buttons, 0, 0, 0],
+            UsbDevice::Mouse => self.mouse([self.now.buttons, 0, 0, 0]),
             UsbDevice::Keyboard => {
                 let mut report = vec![self.modifiers, 0];
                 // More than six: ErrorRollOver in all places.

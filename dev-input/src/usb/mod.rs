@@ -5,7 +5,7 @@
 //! | `spec.rs` | registers, structures in guest memory, requests |
 //! | `schedule.rs` | what a frame does |
 //! | `function.rs` | a device on the bus |
-//! | `hid.rs` | tablet, mouse, keyboard |
+//! | `hid.rs`, `usages.rs` | tablet, mouse, keyboard |
 //! | `state.rs` | what is saved |
 //!
 //! Frames are a millisecond; [`BATCH`] of them are done at once, so a guest whose controller runs costs 125 wake-ups a second, and a
@@ -15,6 +15,7 @@ mod hid;
 mod schedule;
 mod spec;
 mod state;
+mod usages;
 
 use crate::records;
 use bulkhead_bus::UsbDevice;
@@ -187,7 +188,9 @@ impl Uhci {
         self.frame_number = self.frame_number.wrapping_add(missed as u16) & 0x7ff;
         let memory = cx.memory.clone();
         let mut out = Outcome::default();
+        self.pass(missed);
         for _ in missed..due {
+            self.pass(1);
             self.frame(&*memory, &mut out);
             self.frames = self.frames.saturating_add(1);
             self.frame_number = self.frame_number.wrapping_add(1) & 0x7ff;
@@ -209,6 +212,11 @@ impl Uhci {
             cx.timers.set(FRAMES, Some(self.counted.saturating_add(BATCH.saturating_mul(FRAME))));
         }
         self.update(cx);
+    }
+
+    /// Frames pass for the devices.
+    fn pass(&mut self, frames: u64) {
+        self.ports.iter_mut().filter_map(|p| p.function.as_mut()).for_each(|f| f.hid.pass(frames));
     }
 
     /// Which input the guest takes here.
@@ -239,6 +247,7 @@ impl Uhci {
     /// What viewers have typed and pointed at.
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
+        self.dirty = true;
         for event in records::take(input, cx) {
             self.ports
                 .iter_mut()

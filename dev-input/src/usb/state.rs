@@ -1,4 +1,6 @@
-//! The saved state of the controller and of what is plugged in. Reports that wait are not in it: they are movement and keys of a moment.
+//! The saved state of the controller and of what is plugged in. Not in it: counters, and when the frame number was what it is.
+use super::function::{Function, LONGEST, Stage};
+use super::hid::{Hid, Pointed, QUEUE};
 use super::spec::{Command, Interrupts, PortStatus, Status};
 use super::{Port, Uhci};
 use bulkhead_bus::UsbDevice;
@@ -22,6 +24,152 @@ struct FunctionState {
     idle: u32,
     #[prost(uint32, tag = "6")]
     leds: u32,
+    /// Milliseconds since a report was told.
+    #[prost(uint32, tag = "7")]
+    quiet: u32,
+    #[prost(uint32, tag = "8")]
+    modifiers: u32,
+    /// Usages of keys that are down, without modifiers.
+    #[prost(bytes = "vec", tag = "9")]
+    down: Vec<u8>,
+    /// Keys that were not told: usages, and 0x100 if they go down.
+    #[prost(uint32, repeated, tag = "10")]
+    keys: Vec<u32>,
+    /// Reports of a pointer that were not told.
+    #[prost(message, repeated, tag = "11")]
+    pointed: Vec<PointedState>,
+    /// Where the pointer is.
+    #[prost(message, optional, tag = "12")]
+    now: Option<PointedState>,
+    /// A control transfer under way.
+    #[prost(message, optional, tag = "13")]
+    stage: Option<StageState>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct PointedState {
+    #[prost(uint32, tag = "1")]
+    buttons: u32,
+    #[prost(sint32, tag = "2")]
+    x: i32,
+    #[prost(sint32, tag = "3")]
+    y: i32,
+    #[prost(sint32, tag = "4")]
+    wheel: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StageState {
+    /// 1 data for the host, 2 data of the host's, 3 status, 4 stalled.
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    setup: Vec<u8>,
+    /// What is left, or has come.
+    #[prost(bytes = "vec", tag = "3")]
+    data: Vec<u8>,
+    /// How much the host has announced.
+    #[prost(uint32, tag = "4")]
+    length: u32,
+}
+
+/// Keys that may wait in a state, and bytes of a control transfer.
+const KEYS: usize = 512;
+const TRANSFER: usize = 256;
+
+impl PointedState {
+    fn of(p: Pointed) -> Self {
+        Self { buttons: u32::from(p.buttons), x: p.x, y: p.y, wheel: p.wheel }
+    }
+
+    fn pointed(self, kind: UsbDevice) -> Pointed {
+        // A tablet's places begin at 0; movement goes both ways.
+        let least = if kind == UsbDevice::Tablet { 0 } else { -0x7fff };
+        let place = |v: i32| v.clamp(least, 0x7fff);
+        Pointed { buttons: self.buttons as u8 & 0x1f, x: place(self.x), y: place(self.y), wheel: self.wheel }
+    }
+}
+
+impl StageState {
+    fn of(stage: &Stage) -> Option<Self> {
+        Some(match stage {
+            Stage::Idle => return None,
+            Stage::In(data) => Self { kind: 1, data: data.clone(), ..Self::default() },
+            Stage::Out(setup, data, length) => {
+                Self { kind: 2, setup: setup.to_vec(), data: data.clone(), length: *length as u32 }
+            }
+            Stage::Status(setup) => Self { kind: 3, setup: setup.to_vec(), ..Self::default() },
+            Stage::Stalled => Self { kind: 4, ..Self::default() },
+        })
+    }
+
+    fn stage(&self) -> Result<Stage, StateError> {
+        let wrong = || StateError::Value("control transfer");
+        let setup = || self.setup.as_slice().try_into().map_err(|_| wrong());
+        let (length, data) = (self.length as usize, self.data.clone());
+        Ok(match self.kind {
+            1 if data.len() <= TRANSFER => Stage::In(data),
+            2 if length <= LONGEST && data.len() <= length => Stage::Out(setup()?, data, length),
+            3 => Stage::Status(setup()?),
+            4 => Stage::Stalled,
+            _ => return Err(wrong()),
+        })
+    }
+}
+
+impl FunctionState {
+    fn of(f: &Function) -> Self {
+        let h = &f.hid;
+        Self {
+            address: u32::from(f.address),
+            configuration: u32::from(f.configuration),
+            halted: f.halted,
+            protocol: u32::from(h.protocol),
+            idle: u32::from(h.idle),
+            leds: u32::from(h.leds),
+            quiet: h.quiet,
+            modifiers: u32::from(h.modifiers),
+            down: h.down.clone(),
+            keys: h.keys.iter().map(|(usage, down)| u32::from(*usage) | u32::from(*down) << 8).collect(),
+            pointed: h.pointed.iter().copied().map(PointedState::of).collect(),
+            now: (h.now != Pointed::default()).then(|| PointedState::of(h.now)),
+            stage: StageState::of(&f.stage),
+        }
+    }
+
+    fn put(&self, function: &mut Function) -> Result<(), StateError> {
+        let wrong = || StateError::Value("USB device");
+        let byte = |v: u32| u8::try_from(v).map_err(|_| wrong());
+        function.address = Some(byte(self.address)?).filter(|a| *a <= 127).ok_or_else(wrong)?;
+        function.configuration = Some(byte(self.configuration)?).filter(|c| *c <= 1).ok_or_else(wrong)?;
+        function.halted = self.halted;
+        function.stage = self.stage.as_ref().map_or(Ok(Stage::Idle), StageState::stage)?;
+        let kind = function.hid.kind;
+        let mut h = Hid::new(kind);
+        h.protocol = Some(byte(self.protocol)?).filter(|p| *p <= 1).ok_or_else(wrong)?;
+        h.idle = byte(self.idle)?;
+        h.leds = byte(self.leds)?;
+        h.pass(u64::from(self.quiet));
+        let many = self.keys.len() > KEYS || self.pointed.len() > QUEUE;
+        let modifier = |usage: u8| (0xe0..=0xe7).contains(&usage);
+        if many || self.down.iter().any(|usage| *usage == 0 || modifier(*usage)) {
+            return Err(wrong());
+        }
+        if kind == UsbDevice::Keyboard {
+            h.modifiers = byte(self.modifiers)?;
+            for usage in &self.down {
+                if !h.down.contains(usage) {
+                    h.down.push(*usage);
+                }
+            }
+            h.keys = self.keys.iter().map(|word| (*word as u8, word & 0x100 != 0)).collect();
+        } else {
+            h.now = self.now.unwrap_or_default().pointed(kind);
+            h.pointed = self.pointed.iter().map(|p| p.pointed(kind)).collect();
+        }
+        function.hid = h;
+        Ok(())
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -66,14 +214,7 @@ impl Uhci {
             [self.command.into_bits(), self.status.into_bits(), self.interrupts.into_bits(), self.frame_number];
         let ports = self.ports.iter().map(|p| PortState {
             status: u32::from(p.status.into_bits()),
-            function: p.function.as_ref().map(|f| FunctionState {
-                address: u32::from(f.address),
-                configuration: u32::from(f.configuration),
-                halted: f.halted,
-                protocol: u32::from(f.hid.protocol),
-                idle: u32::from(f.hid.idle),
-                leds: u32::from(f.hid.leds),
-            }),
+            function: p.function.as_ref().map(FunctionState::of),
             kind: KINDS
                 .iter()
                 .find(|(_, kind)| *kind == p.function.as_ref().map(|f| f.hid.kind))
@@ -127,17 +268,7 @@ impl Uhci {
                 .with_lines(0)
                 .with_enabled(connected && status.enabled());
             if let (Some(function), Some(f)) = (&mut port.function, &saved.function) {
-                let (address, configuration, protocol) = (
-                    byte(f.address, "address")?,
-                    byte(f.configuration, "configuration")?,
-                    byte(f.protocol, "protocol")?,
-                );
-                if address > 127 || configuration > 1 || protocol > 1 {
-                    return Err(StateError::Value("USB device"));
-                }
-                (function.address, function.configuration, function.halted) = (address, configuration, f.halted);
-                (function.hid.protocol, function.hid.idle, function.hid.leds) =
-                    (protocol, byte(f.idle, "idle")?, byte(f.leds, "lights")?);
+                f.put(function)?;
             }
         }
         (self.command, self.status, self.interrupts) = (

@@ -1,3 +1,6 @@
+mod idle;
+mod waiting;
+
 use super::spec::{Control, Token, descriptor, pid};
 use super::*;
 use bulkhead_bus::InputEvent;

@@ -93,7 +93,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     let (mut substituted, mut substitutes) = (None, true);
     let mut xen_platform = false;
     // Serial ports that name a chardev, by their place; chardevs that are no QMP server's.
-    let (mut named, mut ends): (Vec<(usize, String)>, Vec<(String, Serial)>) = (Vec::new(), Vec::new());
+    let mut named: Vec<(usize, String)> = Vec::new();
+    let mut ends: Vec<(String, Serial)> = Vec::new();
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
