@@ -2,8 +2,8 @@
 //! Windows' and the console's agree with at the first two levels).
 use super::keys::{Lock, Place, Typed};
 
-/// A keyboard layout: the characters of the keys in [`PLACES`], plain, with Shift, with AltGr, with both. A space: none that is the same
-/// in every guest. A combining accent: a dead key.
+/// A keyboard layout: the characters of the keys in [`PLACES`], plain, with Shift, with AltGr, with both. A space: none, or one that is
+/// elsewhere too, where Windows and the console have it as well. A combining accent: a dead key.
 #[derive(Debug)]
 pub struct Layout {
     /// As `-k` has it.
@@ -67,7 +67,7 @@ pub const LAYOUTS: &[Layout] = &[
         levels: [
             "º1234567890'¡qwertyuiop\u{300}+asdfghjklñ\u{301}ç<zxcvbnm,.-",
             "ª!\"·$%&/()=?¿QWERTYUIOP\u{302}*ASDFGHJKLÑ\u{308}Ç>ZXCVBNM;:_",
-            "\\|@#~½¬{[]}\\\u{327}@ſ€¶ŧ←↓→øþ[]æßðđŋħ\u{309}ĸł\u{303}{}|«»¢„“”µ•·\u{323}",
+            "\\|@#~½¬     \u{327} ſ€¶ŧ←↓→øþ[]æßðđŋħ\u{309}ĸł\u{303}{}|«»¢„“”µ•·\u{323}",
             "\\¡⅛£$⅜⅝⅞™±°¿\u{328}Ω§¢®Ŧ¥↑ıØÞ\u{30a}\u{304}ÆẞÐªŊĦ\u{31b}&Ł\u{30b}\u{30c}\u{306}¦<>©‚‘’º×÷\u{307}",
         ],
         decimal: '.',
@@ -77,7 +77,7 @@ pub const LAYOUTS: &[Layout] = &[
         levels: [
             "\\1234567890'ìqwertyuiopè+asdfghjklòàù<zxcvbnm,.-",
             "|!\"£$%&/()=?^QWERTYUIOPé*ASDFGHJKLç°§>ZXCVBNM;:_",
-            "¬¹²³¼½¬{[]}`~@ſ€¶ŧ←↓→øþ[]æßðđŋħ\u{309}ĸł@#\u{300}««»¢“”ñµ\u{301}·\u{304}",
+            "¬¹²³¼½¬    `~ ſ€¶ŧ←↓→øþ[]æßðđŋħ\u{309}ĸł@#\u{300}««»¢“”ñµ\u{301}·\u{304}",
             "¦¡\u{30b}\u{303}⅛⅜⅝⅞™±\u{328}¿\u{302}Ω§¢®Ŧ¥↑ıØÞ{}ÆẞÐªŊĦ\u{31b}&Ł\u{327}\u{30a}\u{306}»<>©‘’Ñº×\u{308}÷",
         ],
         decimal: '.',
@@ -202,6 +202,29 @@ mod tests {
         }
         assert_eq!(LAYOUTS.iter().map(|l| l.name).collect::<Vec<_>>(), bulkhead_bus::LAYOUTS);
         assert!(Layout::named("klingon").is_none());
+    }
+
+    /// X11 has these on other keys too.
+    #[test]
+    fn characters_where_only_one_kind_of_guest_has_them() {
+        let places = [
+            ("es", "[]{}\\|@#~", [26, 27, 40, 43, 41, 2, 3, 4, 5], 2),
+            ("it", "[]@#`~^|\\", [26, 27, 39, 40, 12, 13, 13, 41, 41], 2),
+            ("fr", "~#{[|`\\^@", [3, 4, 5, 6, 7, 8, 9, 10, 11], 2),
+            ("de", "{[]}\\@€~|", [8, 9, 10, 11, 12, 16, 18, 27, 86], 2),
+            ("sv", "@£${[]}\\€", [3, 4, 5, 8, 9, 10, 11, 12, 18], 2),
+        ];
+        for (name, characters, codes, level) in places {
+            for (c, code) in characters.chars().zip(codes) {
+                let Some(Typed::One(place)) = Layout::named(name).unwrap().character(c) else { panic!("{name} {c}") };
+                let level = match (name, c) {
+                    ("it", '^' | '|') => 1,
+                    ("it", '\\') => 0,
+                    _ => level,
+                };
+                assert_eq!((place.code, place.level), (code, level), "{name} {c}");
+            }
+        }
     }
 
     #[test]
