@@ -11,6 +11,8 @@ pub struct Layout {
     levels: [&'static str; 4],
     /// What the keypad's decimal key types with Num Lock.
     pub(super) decimal: char,
+    /// In Windows and on the console Caps Lock is another Shift to digits and signs too.
+    shift_lock: bool,
 }
 
 /// evdev codes of the keys that have characters: the row of digits, three rows of letters.
@@ -31,6 +33,7 @@ pub const LAYOUTS: &[Layout] = &[
             "",
         ],
         decimal: '.',
+        shift_lock: false,
     },
     Layout {
         name: "en-gb",
@@ -41,6 +44,7 @@ pub const LAYOUTS: &[Layout] = &[
             "|¡⅛£¼⅜⅝⅞™±°¿\u{328}Ω§E®Ŧ¥↑ıØÞ\u{30a}\u{304}ÆẞÐªŊĦ\u{31b}&Ł\u{30b}\u{30c}\u{306}¦<>©‚‘’º×÷\u{307}",
         ],
         decimal: '.',
+        shift_lock: false,
     },
     Layout {
         name: "de",
@@ -51,6 +55,7 @@ pub const LAYOUTS: &[Layout] = &[
             "″¡⅛£¤⅜⅝⅞™±°¿\u{328}Ω§€®Ŧ¥↑ıØÞ\u{30a}¯ÆẞÐªŊĦ\u{307}&Ł\u{323}\u{30c}\u{306}\u{331}›‹©‚‘’º×÷—",
         ],
         decimal: ',',
+        shift_lock: true,
     },
     Layout {
         name: "fr",
@@ -61,6 +66,7 @@ pub const LAYOUTS: &[Layout] = &[
             "¬¡⅛£$⅜⅝⅞™±°¿\u{328}Æ<¢®Ŧ¥↑ıØÞ\u{30a}\u{304}ΩẞÐªŊĦ\u{31b}&Łº\u{30c}\u{306}¦Ł>©‚‘’\u{30b}×÷\u{307}",
         ],
         decimal: '.',
+        shift_lock: true,
     },
     Layout {
         name: "es",
@@ -71,6 +77,7 @@ pub const LAYOUTS: &[Layout] = &[
             "\\¡⅛£$⅜⅝⅞™±°¿\u{328}Ω§¢®Ŧ¥↑ıØÞ\u{30a}\u{304}ÆẞÐªŊĦ\u{31b}&Ł\u{30b}\u{30c}\u{306}¦<>©‚‘’º×÷\u{307}",
         ],
         decimal: '.',
+        shift_lock: false,
     },
     Layout {
         name: "it",
@@ -81,6 +88,7 @@ pub const LAYOUTS: &[Layout] = &[
             "¦¡\u{30b}\u{303}⅛⅜⅝⅞™±\u{328}¿\u{302}Ω§¢®Ŧ¥↑ıØÞ{}ÆẞÐªŊĦ\u{31b}&Ł\u{327}\u{30a}\u{306}»<>©‘’Ñº×\u{308}÷",
         ],
         decimal: '.',
+        shift_lock: false,
     },
     Layout {
         name: "sv",
@@ -91,6 +99,7 @@ pub const LAYOUTS: &[Layout] = &[
             "¾¹²³¼¢⅝÷«»°¿¬Ω§¢®Þ¥↑ıŒÞ\u{30a}\u{30c}ºẞÐªŊĦ\u{31b}&ŁØÆ×¦<>©‚‘’º\u{328}\u{307}\u{307}",
         ],
         decimal: ',',
+        shift_lock: false,
     },
 ];
 
@@ -140,7 +149,7 @@ impl Layout {
             // in one guest and not in another.
             let lock = match level {
                 0 | 1 if pair => Lock::Inverts,
-                0 | 1 if lower => Lock::Off,
+                0 | 1 if lower || self.shift_lock => Lock::Off,
                 2.. if lower || upper => Lock::Off,
                 _ => Lock::Ignored,
             };

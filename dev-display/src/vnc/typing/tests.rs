@@ -56,13 +56,15 @@ struct Guest<'a> {
     down: BTreeSet<u16>,
     caps: bool,
     num: bool,
+    /// Caps Lock is another Shift to every key, and nothing besides.
+    shift_lock: bool,
     dead: Option<&'static str>,
     typed: Vec<&'static str>,
 }
 
 impl<'a> Guest<'a> {
     fn new(map: &'a Keymap, caps: bool, num: bool) -> Self {
-        Self { map, caps, num, down: BTreeSet::new(), dead: None, typed: Vec::new() }
+        Self { map, caps, num, shift_lock: false, down: BTreeSet::new(), dead: None, typed: Vec::new() }
     }
 
     fn key(&mut self, code: u16, down: bool) {
@@ -77,7 +79,11 @@ impl<'a> Guest<'a> {
             42 | 54 | 100 | 29 | 97 | 56 | 125 | 126 => {}
             _ => {
                 let shift = self.down.contains(&42) || self.down.contains(&54);
-                let lock = if (71..=83).contains(&code) { self.num } else { self.caps };
+                let (shift, lock) = match code {
+                    71..=83 => (shift, self.num),
+                    _ if self.shift_lock => (shift ^ self.caps, false),
+                    _ => (shift, self.caps),
+                };
                 let column = usize::from(lock) << 2 | usize::from(self.down.contains(&100)) << 1 | usize::from(shift);
                 let beside = [(102, "KP_Home"), (103, "KP_Up"), (104, "KP_Prior"), (105, "KP_Left"), (106, "KP_Right")];
                 let below =
@@ -184,6 +190,26 @@ fn characters_that_a_guest_types_otherwise_than_the_viewer_shows() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(40)]);
+}
+
+/// French and German keyboards in Windows and on the console.
+#[test]
+fn caps_lock_that_is_shift_lock_in_another_guest() {
+    for layout in ["de", "fr"] {
+        let (layout, map) = (Layout::named(layout).unwrap(), Keymap::of(layout));
+        for (c, places) in map.characters(layout.name) {
+            if !places.iter().all(|(_, level)| *level < 2) {
+                continue;
+            }
+            for held in HELD {
+                let mut b = Bench::new(layout, &map, true, false);
+                b.guest.shift_lock = true;
+                held.iter().for_each(|k| b.say(*k, true));
+                b.say(keysym(c), true);
+                assert_eq!(b.typed(), c.to_string(), "{} {held:x?}", layout.name);
+            }
+        }
+    }
 }
 
 #[test]
