@@ -213,7 +213,10 @@ impl<H: Host> Place<H> {
             }
             Some(_) => {}
         }
-        let cpu = better.or(kept)?;
+        let Some(cpu) = better.or(kept) else {
+            self.last = Some(look);
+            return None;
+        };
         let (old, result) = (self.cpu, self.bring(members, cpu));
         if old != self.cpu {
             look = Look { at: now, spent: HashMap::new(), loads: None };
