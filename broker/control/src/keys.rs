@@ -116,6 +116,29 @@ const KEYS: &[(&str, u16)] = &[
     ("meta_r", 126),
     ("menu", 127),
     ("compose", 127),
+    ("kp_equals", 117),
+    ("lang1", 122),
+    ("lang2", 123),
+    ("power", 116),
+    ("sleep", 142),
+    ("wake", 143),
+    ("audiomute", 113),
+    ("volumedown", 114),
+    ("volumeup", 115),
+    ("audionext", 163),
+    ("audioplay", 164),
+    ("audioprev", 165),
+    ("audiostop", 166),
+    ("mediaselect", 226),
+    ("mail", 155),
+    ("calculator", 140),
+    ("computer", 157),
+    ("stop", 128),
+    ("ac_bookmarks", 156),
+    ("ac_back", 158),
+    ("ac_forward", 159),
+    ("ac_home", 172),
+    ("ac_refresh", 173),
 ];
 
 /// The code of a key.
@@ -130,5 +153,28 @@ pub(crate) fn of_value(value: &serde_json::Value) -> Option<u16> {
         // The codes of set 1 without prefix are evdev's.
         "number" => value.get("data")?.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| (1..=0x58).contains(n)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_there_once_and_volume_power_japanese_and_korean_keys_are_among_them() {
+        let names: std::collections::BTreeSet<_> = KEYS.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), KEYS.len());
+        let want = [
+            ("ro", 89),
+            ("yen", 124),
+            ("muhenkan", 94),
+            ("lang1", 122),
+            ("lang2", 123),
+            ("audiomute", 113),
+            ("power", 116),
+        ];
+        for (name, code) in want {
+            assert_eq!(evdev(name), Some(code), "{name}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use rustix::fd::OwnedFd;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Ready number of the pipe with input.
 pub const INPUT: u32 = 2;
@@ -44,8 +44,10 @@ mod kind {
 const RANGE: u32 = 0x8000;
 /// evdev's BTN_LEFT; right, middle, side and extra follow.
 const BTN_LEFT: u32 = 0x110;
-/// Events that wait for room at most.
+/// Events that wait for room at most. What is let go has its place beyond, if its going down had one.
 const WAITING: usize = 256;
+/// evdev's KEY_MAX: keys beyond are none.
+const KEY_MAX: u32 = 0x2ff;
 
 /// The back end.
 pub struct Vkbd {
@@ -61,6 +63,8 @@ pub struct Vkbd {
     /// Events that were written into the ring, ever.
     written: u32,
     waiting: VecDeque<[u32; 4]>,
+    /// Keys and buttons that the guest knows as down, or will.
+    down: BTreeSet<u32>,
     sent: u64,
     lost: u64,
 }
@@ -77,6 +81,7 @@ impl Vkbd {
             places: false,
             written: 0,
             waiting: VecDeque::new(),
+            down: BTreeSet::new(),
             sent: 0,
             lost: 0,
         }
@@ -112,10 +117,25 @@ impl Vkbd {
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
         for event in records::take(input, cx) {
-            match self.event(event).filter(|_| self.connected && self.waiting.len() < WAITING) {
+            match self.event(event).filter(|event| self.connected && self.has_place(event)) {
                 Some(event) => self.waiting.push_back(event),
                 None => self.lost = self.lost.saturating_add(1),
             }
+        }
+    }
+
+    /// Whether an event can wait. A key that goes down without a place is not there for the guest; one that is let go is not lost.
+    fn has_place(&mut self, event: &[u32; 4]) -> bool {
+        let room = self.waiting.len() < WAITING;
+        let [what, key, ..] = *event;
+        match (what & 0xff, what >> 8 != 0) {
+            (kind::KEY, _) if key > KEY_MAX => false,
+            (kind::KEY, true) if room => {
+                self.down.insert(key);
+                true
+            }
+            (kind::KEY, false) => self.down.remove(&key) || room,
+            _ => room,
         }
     }
 
@@ -177,6 +197,7 @@ impl BackEnd for Vkbd {
         self.written = self.front.load(page::IN_PROD);
         self.connected = true;
         self.waiting.clear();
+        self.down.clear();
         self.tell();
         Ok(())
     }

@@ -96,6 +96,40 @@ fn a_guest_that_wants_movement_gets_no_places() {
 }
 
 #[test]
+fn no_key_stays_down_in_a_guest_that_is_slow() {
+    let mut bed = bed(true);
+    let key = |code, down| InputEvent::Key { code, down };
+    bed.input(&[key(42, true)]);
+    let flood: Vec<_> = (0..WAITING as u16 + 60).map(|i| key(100 + i % 600, true)).collect();
+    bed.input(&flood);
+    let lost = bed.vkbd.lost;
+    assert!(lost > 0 && bed.vkbd.waiting.len() == WAITING);
+    bed.input(
+        &flood
+            .iter()
+            .map(|e| if let InputEvent::Key { code, .. } = e { key(*code, false) } else { *e })
+            .collect::<Vec<_>>(),
+    );
+    bed.input(&[key(42, false), key(0x300, true), key(0x300, false)]);
+    // The guest reads all of it.
+    let mut down = std::collections::BTreeSet::new();
+    let mut read = 0;
+    while read != bed.word(page::IN_PROD) {
+        let [what, code, ..] = bed.event(read as usize);
+        if what >> 8 != 0 {
+            down.insert(code)
+        } else {
+            down.remove(&code)
+        };
+        read += 1;
+        bed.fake.set_word(page::IN_CONS, read);
+        bed.vkbd.poll(Ready::Fd(EVENTS), &mut bed.cx);
+    }
+    assert!(down.is_empty(), "{down:?}");
+    assert!(bed.vkbd.down.is_empty() && bed.vkbd.waiting.is_empty());
+}
+
+#[test]
 fn a_guest_that_does_not_read_loses_input_and_a_slow_one_does_not() {
     let mut bed = bed(true);
     let keys: Vec<_> = (0..120u16).map(|i| InputEvent::Key { code: i, down: true }).collect();
