@@ -2,12 +2,12 @@
 //! Power-on values are those that guests of the i440FX machine see.
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec, reg};
 
-/// The host bridge (82441FX, 3.2.4): parity and SERR# are writable, and what firmware sets that finds them off after power-on (memory, bus
+/// The host bridge (82441FX, 3.2): parity and SERR# are writable, and what firmware sets that finds them off after power-on (memory, bus
 /// master; ones on the part).
 pub(crate) const HOST_BRIDGE: FunctionSpec = FunctionSpec::new(0, 0).with_command(0x0146);
-/// The ISA bridge (82371SB, 2.2.3): SERR# and special cycles; ports, memory and bus master as above.
+/// The ISA bridge (82371SB, 2.2): SERR# and special cycles; ports, memory and bus master as above.
 pub(crate) const ISA_BRIDGE: FunctionSpec = FunctionSpec::new(1, 0).with_command(0x010f);
-/// Power management (82371AB, 7.1.3): ports only.
+/// Power management (82371AB, 7.1): ports only.
 pub(crate) const POWER_MANAGEMENT: FunctionSpec = FunctionSpec::new(1, 3).with_command(0x0001);
 
 /// The three spaces.

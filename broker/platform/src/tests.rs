@@ -15,7 +15,7 @@ fn write(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8,
     p.write(Access::new(region, offset, size), value, cx).unwrap();
 }
 
-/// What a guest can change of each function: command register (82441FX, 3.2.4; 82371SB, 2.2.3; 82371AB, 7.1.3), then the part's own registers.
+/// What a guest can change of each function: command register (82441FX, 3.2; 82371SB, 2.2; 82371AB, 7.1), then the part's own registers.
 #[test]
 fn configuration_space_has_the_hard_wired_bits_of_the_part() {
     let (mut p, _) = board();

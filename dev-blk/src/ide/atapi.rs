@@ -148,7 +148,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
     }
 }
 
-/// START STOP UNIT (SBC-2, 5.17; MMC-4, 6.46): the guest opens and closes the tray. What lies on it is libxl's to decide.
+/// START STOP UNIT (SBC-2, 5.17): the guest opens and closes the tray. What lies on it is libxl's to decide.
 fn start_stop(b4: u8, drive: Drive<'_>) -> Answer {
     match b4 & 3 {
         2 if *drive.locked => return Answer::Check(Sense::REMOVAL_PREVENTED),
@@ -202,7 +202,7 @@ fn read(first: u32, count: u32, sectors: u32, form: Form) -> Answer {
     Answer::Sectors { first: u64::from(first), count, form }
 }
 
-/// READ CD (MMC-4, 6.19): the parts of sectors that are selected. There is no sub-channel, and nobody looks for errors in what a file
+/// READ CD (MMC-4): the parts of sectors that are selected. There is no sub-channel, and nobody looks for errors in what a file
 /// holds; a medium has one track in mode 1.
 fn read_cd(p: &[u8; 12], first: u32, count: u32, sectors: u32) -> Answer {
     let [_, b1, _, _, _, _, _, _, _, what, sub_channel, _] = *p;
@@ -218,7 +218,7 @@ fn read_cd(p: &[u8; 12], first: u32, count: u32, sectors: u32) -> Answer {
     read(first, count, sectors, form)
 }
 
-/// READ CD MSF (MMC-4, 6.20): the same, from one address up to another.
+/// READ CD MSF (MMC-4): the same, from one address up to another.
 fn read_cd_msf(p: &[u8; 12], sectors: u32) -> Answer {
     let [_, _, _, m0, s0, f0, m1, s1, f1, ..] = *p;
     let (Some(first), Some(end)) = (block([m0, s0, f0]), block([m1, s1, f1])) else {
@@ -230,7 +230,7 @@ fn read_cd_msf(p: &[u8; 12], sectors: u32) -> Answer {
     }
 }
 
-/// GET EVENT STATUS NOTIFICATION, polled (MMC-4, 6.6): the media class, and that the drive is not busy.
+/// GET EVENT STATUS NOTIFICATION, polled (MMC-4): the media class, and that the drive is not busy.
 fn event_status(b1: u8, classes: u8, drive: Drive<'_>, allocation: usize) -> Answer {
     /// The classes that are served: media, device busy.
     const CLASSES: u8 = 0x50;

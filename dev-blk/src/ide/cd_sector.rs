@@ -21,7 +21,7 @@ impl Form {
     /// What the READ commands give.
     pub(crate) const USER: Self = Self { sync: false, header: false, user: true, codes: false };
 
-    /// What the main channel byte of READ CD selects of a sector in mode 1 (MMC-4, 6.19.2.7). A sector has no sub-header in this mode;
+    /// What the main channel byte of READ CD selects of a sector in mode 1 (MMC-4, READ CD). A sector has no sub-header in this mode;
     /// parts that would leave a gap between them are no selection.
     pub(crate) fn selected(byte: u8) -> Option<Self> {
         let bit = |n: u8| byte >> n & 1 != 0;

@@ -166,8 +166,8 @@ impl Channel {
         self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.present)
     }
 
-    /// The status register: of an absent drive 0, of an empty channel too (ATA/ATAPI-5, 5.2.13: the host pulls DD7 low, so that nobody
-    /// seems to be busy; firmware waits for that).
+    /// The status register: of an absent drive 0, of an empty channel too (ATA/ATAPI-5, 4: the host pulls DD7 low, so that nobody seems
+    /// to be busy; firmware waits for that).
     pub(crate) fn status(&self) -> u8 {
         match self.drive() {
             // A job of before a reset is still under way.

@@ -66,7 +66,7 @@ impl Settings {
     pub(crate) const DEFAULT: Self =
         Self { translation: None, multiple: 0, dma_mode: 0x42, write_cache: true, look_ahead: true, keep: false };
 
-    /// A software reset (ATA/ATAPI-5, 8.37.16).
+    /// A software reset (ATA/ATAPI-5, 8.37).
     pub(crate) fn software_reset(&mut self) {
         if !self.keep {
             *self = Self::DEFAULT;

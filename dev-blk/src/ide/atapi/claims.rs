@@ -1,4 +1,4 @@
-//! What a drive says it can do: mode pages (MMC-4, 7; SPC-3, 6.9), features (MMC-4, 5). Every bit that is set here has its command.
+//! What a drive says it can do: mode pages and features (MMC-4). Every bit that is set here has its command.
 use super::{Answer, cut, disc};
 use crate::ide::spec::Sense;
 
@@ -86,7 +86,7 @@ struct Feature {
     data: Vec<u8>,
 }
 
-/// GET CONFIGURATION (MMC-4, 6.4): profiles, core, removable medium, reading by block, of CDs, of DVDs.
+/// GET CONFIGURATION: profiles, core, removable medium, reading by block, of CDs, of DVDs.
 pub(super) fn configuration(p: &[u8; 12], medium: Option<u32>, allocation: usize) -> Answer {
     let [_, b1, f0, f1, ..] = *p;
     let start = u16::from_be_bytes([f0, f1]);

@@ -20,12 +20,12 @@ fn filled(len: usize, values: &[(usize, u8)]) -> Vec<u8> {
     data
 }
 
-/// READ DISC INFORMATION (6.26): a complete disc, one session, one track, finished.
+/// READ DISC INFORMATION: a complete disc, one session, one track, finished.
 pub(super) fn information(allocation: usize) -> Answer {
     cut(filled(34, &[(1, 32), (2, 0x0e), (3, 1), (4, 1), (5, 1), (6, 1), (7, 0x20)]), allocation)
 }
 
-/// READ TRACK INFORMATION (MMC-4, 6.35): the one track, whichever way it is asked for.
+/// READ TRACK INFORMATION: the one track, whichever way it is asked for.
 pub(super) fn track_information(p: &[u8; 12], sectors: u32) -> Answer {
     let ours = match p[1] & 3 {
         0 => be32(p, 2) < sectors,
@@ -43,7 +43,7 @@ pub(super) fn track_information(p: &[u8; 12], sectors: u32) -> Answer {
     cut(data, be16(p, 7))
 }
 
-/// READ SUB-CHANNEL (6.30): where the drive is; neither a catalogue number nor an ISRC is claimed.
+/// READ SUB-CHANNEL: where the drive is; neither a catalogue number nor an ISRC is claimed.
 pub(super) fn sub_channel(p: &[u8; 12], allocation: usize) -> Answer {
     let [_, b1, b2, format, ..] = *p;
     let mut data = vec![0, 0x15, 0, 0];
@@ -107,7 +107,7 @@ pub(super) fn table_of_contents(p: &[u8; 12], sectors: u32, allocation: usize) -
     cut(data, allocation)
 }
 
-/// READ DVD STRUCTURE (6.28): the physical format, and that nothing is protected.
+/// READ DVD STRUCTURE: the physical format, and that nothing is protected.
 pub(super) fn dvd_structure(p: &[u8; 12], sectors: u32, allocation: usize) -> Answer {
     let [_, b1, _, _, _, _, layer, format, ..] = *p;
     if !is_dvd(sectors) {

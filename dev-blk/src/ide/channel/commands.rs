@@ -66,7 +66,7 @@ impl Channel {
                 let data = identify::cdrom(drive);
                 self.answer_pio(data);
             }
-            // A disk driver finds out here that it is none (ATA/ATAPI-5, 8.12.5, 8.27.5).
+            // A disk driver finds out here that it is none (ATA/ATAPI-5, 8.12, 8.27).
             command::IDENTIFY | command::READ_SECTORS | command::READ_SECTORS_NORETRY if cdrom => {
                 drive.signature();
                 self.fail(error::ABRT);
@@ -160,7 +160,7 @@ impl Channel {
         }
     }
 
-    /// READ NATIVE MAX ADDRESS: the last sector's address; without LBA the last one of the default translation (ATA/ATAPI-5, 8.29).
+    /// READ NATIVE MAX ADDRESS: the last sector's address; without LBA the last one of the default translation (ATA/ATAPI-5, 8.26).
     fn native_max(&mut self, ext: bool) {
         let lba = self.device.lba();
         let Some(drive) = self.selected() else { return };
@@ -226,7 +226,7 @@ impl Channel {
             sense,
         };
         let answer = atapi::execute(packet, seen);
-        // No byte count limit, and word 125 of IDENTIFY PACKET DEVICE has none either: aborted (ATA/ATAPI-7, 6.24.6).
+        // No byte count limit, and word 125 of IDENTIFY PACKET DEVICE has none either: aborted (ATA/ATAPI-7 vol. 1, PACKET).
         if !dma && self.limit == 0 && !matches!(answer, Answer::Done | Answer::Check(_)) {
             return self.fail(error::ABRT);
         }

@@ -1,6 +1,6 @@
 //! A channel as it is saved, and as people see it.
 use super::bus_master::BusMaster;
-use super::{Channel, Phase};
+use super::{After, Channel, Phase};
 use crate::ide::drive::Drive;
 use crate::ide::spec::{DeviceControl, DeviceRegister};
 use crate::ide::state::ChannelState;
@@ -20,7 +20,8 @@ impl Channel {
             bm_used,
             interrupt_of_other: self.interrupt && !self.pending(),
             drives: self.drives.iter().flatten().map(Drive::save).collect(),
-            busy: !matches!(self.phase, Phase::Idle),
+            // For a job of before a reset nobody waits.
+            busy: !matches!(self.phase, Phase::Idle | Phase::Working(After::Nothing)),
             stale: self.stale,
         }
     }

@@ -141,6 +141,12 @@ fn device_reset_is_taken_by_a_busy_drive() {
     assert_eq!(b.inb(0x376) & 0x80, 0x80, "another command is not");
     b.out(0x177, 0x08);
     assert_eq!(b.inb(0x376) & 0x80, 0x80, "the job is under way");
+    // A process that dies here leaves a drive that was reset, and no interrupt.
+    let mut next = Bench::new();
+    next.ide =
+        Ide::new(vec![spec(2, true, true, &file(64 * 2048), 64 * 2048)], Box::new(Inline::new(next.memory.clone())));
+    next.ide.load(&b.ide.save(), &mut next.cx).unwrap();
+    assert_eq!((next.inb(0x376), next.inb(0x174), next.inb(0x175), next.cx.lines.level(1)), (0, 0x14, 0xeb, false));
     may_end.store(true, std::sync::atomic::Ordering::Relaxed);
     b.ide.poll(Ready::Fd(JOBS), &mut b.cx);
     assert_eq!((b.inb(0x376), b.inb(0x174), b.inb(0x175), b.cx.lines.level(1)), (0, 0x14, 0xeb, false));
@@ -310,7 +316,7 @@ fn what_is_claimed_has_its_command() {
     assert_eq!((sense(&mut b), command(&mut b, &[0x00], 0)), ((6, 0x28, 0), Ok(vec![])));
 }
 
-/// The commands that MMC-4, 5.3, makes mandatory for each feature.
+/// The commands that MMC-4 makes mandatory for each feature.
 fn commands(feature: u16) -> &'static [&'static [u8]] {
     match feature {
         0x0000 => &[],

@@ -96,7 +96,7 @@ fn every_translation_reaches_the_sectors_that_it_says() {
     }
 }
 
-/// SET FEATURES 66h and CCh decide what a software reset takes back; a reset of the machine takes everything back (ATA/ATAPI-5, 8.37.16).
+/// SET FEATURES 66h and CCh decide what a software reset takes back; a reset of the machine takes everything back (ATA/ATAPI-5, 8.37).
 #[test]
 fn what_reset_takes_back_is_what_66h_and_cch_say() {
     // What each command changes, in words of IDENTIFY.
