@@ -198,7 +198,8 @@ impl Typing {
             Lock::Inverts => Some(shift ^ caps),
             _ => Some(shift),
         };
-        if matches!(place.lock, Lock::Off | Lock::On) && !commands {
+        // A Caps Lock that is held turns nothing when it goes down again.
+        if matches!(place.lock, Lock::Off | Lock::On) && !commands && !self.holds(&[code::CAPS_LOCK]) {
             keyboard.caps(place.lock == Lock::On);
         }
         let windows = self.holds(&[code::CTRL, code::CTRL_RIGHT])

@@ -2,6 +2,7 @@
 //! compiled it (`keymaps.tsv`), with what Shift, AltGr, Caps Lock and Num Lock do to each key, and what dead keys make of characters.
 use super::*;
 use crate::vnc::layouts::LAYOUTS;
+use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const SHIFT_L: u32 = 0xffe1;
@@ -400,6 +401,12 @@ fn caps_lock_that_repeats_turns_once() {
     b.say('a' as u32, true);
     b.say('B' as u32, true);
     assert_eq!((b.typed().as_str(), b.guest.caps), ("aB", true));
+    // One that is held is not turned by another press.
+    let (fr, map) = (Layout::named("fr").unwrap(), Keymap::of("fr"));
+    let mut b = Bench::new(fr, &map, false, false);
+    b.say(CAPS, true);
+    b.say('1' as u32, true);
+    assert_eq!((b.typed().as_str(), b.guest.caps, b.locks.caps()), ("1", true, true));
 }
 
 fn typed(layout: &str, keys: &[(u32, bool)]) -> Vec<(u16, bool)> {
@@ -427,4 +434,37 @@ fn a_character_gets_the_modifiers_that_it_needs() {
     // A keyboard of the United States has no key 86.
     assert_eq!(typed("en-us", &[('<' as u32, true)]), [(42, true), (51, true), (42, false)]);
     assert_eq!(typed("en-us", &[('>' as u32, true)]), [(42, true), (52, true), (42, false)]);
+}
+
+proptest! {
+    /// Whatever keys are said, in whatever order: each makes few events, the guest's locks are as they are believed to be, and nothing stays
+    /// down when the viewer goes.
+    #[test]
+    fn hostile_keys_in_any_order(
+        layout in 0..LAYOUTS.len(),
+        keys in prop::collection::vec((0usize..40, any::<u32>(), any::<bool>(), any::<bool>()), 0..80),
+    ) {
+        let map = Keymap::of(LAYOUTS[layout].name);
+        let mut b = Bench::new(&LAYOUTS[layout], &map, false, false);
+        let known = [
+            SHIFT_L, SHIFT_R, LEVEL3, CAPS, 0xff7f, 0xffe3, 0xffe4, 0xffe7, 0xffe9, 0xffea, 0xfe20, 0xff15, 0xff6b, 0xffb1, 0xff9c, 0xff9d,
+            0xffae, 0xfe51, 0xe9, 0xc9, 0x5e, 0xb4, 0xdf, 0x1e9e, 0x40, 0x61, 0x41, 0x31, 0x3c, 0x20, 0xa0, 0xff34, 0xe6, 0xc6,
+        ];
+        for (which, any, place, down) in keys {
+            let keysym = known.get(which).copied().unwrap_or(any);
+            let mut out = Vec::new();
+            let mut keyboard = Keyboard { locks: &mut b.locks, now: 0, out: &mut out };
+            match place {
+                true => b.typing.scancode(any & 0xff, keysym, down, &mut keyboard),
+                false => b.typing.keysym(keysym, down, &mut keyboard),
+            }
+            prop_assert!(out.len() <= 32, "{} events", out.len());
+            b.guest_hears(&out);
+            prop_assert_eq!((b.locks.caps(), b.locks.num()), (b.guest.caps, Some(b.guest.num)));
+        }
+        let mut out = Vec::new();
+        b.typing.release(&mut out);
+        b.guest_hears(&out);
+        prop_assert!(b.guest.down.is_empty(), "{:?} are down", b.guest.down);
+    }
 }
