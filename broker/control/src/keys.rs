@@ -90,8 +90,9 @@ const KEYS: &[(&str, u16)] = &[
     ("f11", 87),
     ("f12", 88),
     ("ro", 89),
+    ("hiragana", 91),
     ("henkan", 92),
-    ("hiragana", 93),
+    ("katakanahiragana", 93),
     ("muhenkan", 94),
     ("kp_enter", 96),
     ("ctrl_r", 97),
@@ -99,6 +100,7 @@ const KEYS: &[(&str, u16)] = &[
     ("print", 99),
     ("sysrq", 99),
     ("alt_r", 100),
+    ("lf", 101),
     ("home", 102),
     ("up", 103),
     ("pgup", 104),
@@ -109,36 +111,58 @@ const KEYS: &[(&str, u16)] = &[
     ("pgdn", 109),
     ("insert", 110),
     ("delete", 111),
+    ("audiomute", 113),
+    ("volumedown", 114),
+    ("volumeup", 115),
+    ("power", 116),
+    ("kp_equals", 117),
     ("pause", 119),
     ("kp_comma", 121),
+    ("lang1", 122),
+    ("lang2", 123),
     ("yen", 124),
     ("meta_l", 125),
     ("meta_r", 126),
     ("menu", 127),
     ("compose", 127),
-    ("kp_equals", 117),
-    ("lang1", 122),
-    ("lang2", 123),
-    ("power", 116),
     ("sleep", 142),
     ("wake", 143),
-    ("audiomute", 113),
-    ("volumedown", 114),
-    ("volumeup", 115),
+    ("stop", 128),
+    ("again", 129),
+    ("props", 130),
+    ("undo", 131),
+    ("front", 132),
+    ("copy", 133),
+    ("open", 134),
+    ("paste", 135),
+    ("find", 136),
+    ("cut", 137),
+    ("help", 138),
+    ("calculator", 140),
+    ("mail", 155),
+    ("ac_bookmarks", 156),
+    ("computer", 157),
+    ("ac_back", 158),
+    ("ac_forward", 159),
     ("audionext", 163),
     ("audioplay", 164),
     ("audioprev", 165),
     ("audiostop", 166),
     ("mediaselect", 226),
-    ("mail", 155),
-    ("calculator", 140),
-    ("computer", 157),
-    ("stop", 128),
-    ("ac_bookmarks", 156),
-    ("ac_back", 158),
-    ("ac_forward", 159),
     ("ac_home", 172),
     ("ac_refresh", 173),
+    ("f13", 183),
+    ("f14", 184),
+    ("f15", 185),
+    ("f16", 186),
+    ("f17", 187),
+    ("f18", 188),
+    ("f19", 189),
+    ("f20", 190),
+    ("f21", 191),
+    ("f22", 192),
+    ("f23", 193),
+    ("f24", 194),
 ];
 
 /// The code of a key.
@@ -176,5 +200,21 @@ mod tests {
         for (name, code) in want {
             assert_eq!(evdev(name), Some(code), "{name}");
         }
+    }
+
+    /// Every name of qapi/ui.json (QKeyCode, QEMU 8.2) but `unmapped`, by groups.
+    #[test]
+    fn keys_that_qmp_does_not_know() {
+        let names = "shift shift_r alt alt_r ctrl ctrl_r menu esc 1 2 3 4 5 6 7 8 9 0 minus equal backspace tab q w e r t y u i o p \
+            bracket_left bracket_right ret a s d f g h j k l semicolon apostrophe grave_accent backslash z x c v b n m comma dot slash \
+            asterisk spc caps_lock f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 num_lock scroll_lock kp_divide kp_multiply kp_subtract kp_add kp_enter \
+            kp_decimal sysrq kp_0 kp_1 kp_2 kp_3 kp_4 kp_5 kp_6 kp_7 kp_8 kp_9 less f11 f12 print home pgup pgdn end left up down right \
+            insert delete stop again props undo front copy open paste find cut lf help meta_l meta_r compose pause ro hiragana henkan yen \
+            muhenkan katakanahiragana kp_comma kp_equals power sleep wake audionext audioprev audiostop audioplay audiomute volumeup \
+            volumedown mediaselect mail calculator computer ac_home ac_back ac_forward ac_refresh ac_bookmarks lang1 lang2 f13 f14 f15 \
+            f16 f17 f18 f19 f20 f21 f22 f23 f24";
+        let missing: Vec<&str> = names.split_whitespace().filter(|name| evdev(name).is_none()).collect();
+        assert_eq!(missing, [] as [&str; 0]);
+        assert_eq!([evdev("f24"), evdev("lang1"), evdev("hiragana")], [Some(194), Some(122), Some(91)]);
     }
 }
