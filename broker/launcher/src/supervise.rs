@@ -5,12 +5,15 @@
 //! | `prepare.rs` | what is opened, and for whom |
 //! | `lives.rs` | a process's life: its start, its sandbox, its end, the next one |
 //! | `asks.rs` | what processes ask for |
-//! | `media.rs`, `nics.rs`, `added.rs`, `back_ends.rs` | what changes while the machine runs |
+//! | `executable.rs` | where the processes' executable is |
 //! | `placing.rs` | on which CPU |
+//! | `media.rs`, `nics.rs`, `added.rs`, `back_ends.rs`, `later.rs` | what changes while the machine runs |
 //! | `table.rs` | the process table |
 mod added;
 mod asks;
 mod back_ends;
+mod executable;
+mod later;
 mod lives;
 pub(crate) mod media;
 mod nics;
@@ -24,13 +27,13 @@ use crate::errors::{Code, Coded as _};
 use crate::placement::Place;
 use crate::slot::{Channel, Phase, SlotState};
 use crate::stubdom::Stubdom;
-use back_ends::Later;
 use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, verify};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
+use later::Later;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions};

@@ -50,7 +50,8 @@ X
     virsh dumpxml lv | grep -E '<emulator>|vnc port'
     virsh shutdown lv && await 60 state_is lv 'shut off' || { cat /run/lv.out; virsh list --all; return 1; }
     await 10 nothing_left || return 1
-    virsh start lv && state_is lv running && virsh destroy lv && state_is lv 'shut off' && await 10 nothing_left || return 1
+    # Its last life is cleaned up behind the word `shut off`.
+    await 30 virsh start lv && state_is lv running && virsh destroy lv && state_is lv 'shut off' && await 10 nothing_left || return 1
     virsh undefine lv; r=$?
     tr -d '\r' </run/lv.out | grep GUEST; grep -v guest: /var/log/xen/qemu-dm-lv.log
     kill "$(pidof libvirtd)"

@@ -1,7 +1,8 @@
 //! Opening everything that the processes will be given, before any of them is started.
-use super::back_ends::{BackEnds, Later, waits};
+use super::back_ends::{BackEnds, waits};
+use super::later::Later;
 use super::lives::eventfd;
-use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, say};
+use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, executable, say};
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::host;
@@ -20,7 +21,6 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::path::{Path, PathBuf};
 
 /// What was opened before anything was started.
 struct Opened {
@@ -68,7 +68,7 @@ impl Launcher {
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
         let own =
             verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
-        let executable = roles()?;
+        let executable = executable::roles()?;
         let user = machine.user.as_deref().map(host::user).transpose().coded(Code::User)?;
         let restricted = user.is_some() || machine.chroot.is_some();
         if restricted {
@@ -583,39 +583,4 @@ fn number(configs: Vec<DeviceConfig>, guests: &std::ops::Range<Slot>) -> Vec<Dev
         devices.push(DeviceSlot { slot, name, config });
     }
     devices
-}
-
-/// The executable that has all roles. Held from the start, so an upgrade does not mix versions.
-fn roles() -> Result<OwnedFd, String> {
-    let own = std::fs::read_link("/proc/self/exe").map_err(|e| format!("/proc/self/exe: {e}"))?;
-    let path = roles_path(&own);
-    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty())
-        .map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
-}
-
-/// Where it is: beside this one, or in `bulkhead` beside `xen/bin`. There the installed launcher is: libvirt's AppArmor profile lets
-/// its daemon run what is in Xen's directory, and looks at a file's own path, not at a link's.
-fn roles_path(own: &Path) -> PathBuf {
-    match own.parent().filter(|p| p.ends_with("xen/bin")).and_then(|p| p.parent()?.parent()) {
-        Some(lib) => lib.join("bulkhead/bulkhead-roles"),
-        None => own.with_file_name("bulkhead-roles"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_roles_are_found_from_where_each_toolstack_starts_the_launcher() {
-        for (own, roles) in [
-            ("/usr/lib/xen/bin/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles"),
-            ("/run/root/usr/lib/xen/bin/bulkhead-dm", "/run/root/usr/lib/bulkhead/bulkhead-roles"),
-            ("/usr/lib/bulkhead/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles"),
-            ("/work/target/debug/bulkhead-dm", "/work/target/debug/bulkhead-roles"),
-            ("/bulkhead-dm", "/bulkhead-roles"),
-        ] {
-            assert_eq!(roles_path(Path::new(own)), Path::new(roles));
-        }
-    }
 }

@@ -32,7 +32,8 @@ const AFTER: &str = "
 
 The unplug protocol is offered to a guest whose emulated disks all have a PV back end (a block device, `phy:`, or a file of a format that is
 served here: raw, qcow2), or that has none; in a stub domain files have no back end for the guest yet. Others hear \"blacklisted\" and keep their IDE disk and their emulated cards. Unplugging takes
-cards with their processes and interfaces, and disks.
+cards with their processes and interfaces, and disks. A PV driver that comes to such a disk before it has unplugged is told that the back
+end is closed (docs/decisions/0021); one that comes after it begins anew.
 ";
 
 const ERRORS: &str = "# Errors
