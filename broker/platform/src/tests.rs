@@ -119,7 +119,7 @@ fn cmos_has_its_own_latch_and_the_boot_order() {
         write(&mut p, &mut cx, region::CMOS, 0, 1, index);
         read(&mut p, &mut cx, region::CMOS, 1, 1)
     };
-    assert_eq!((cmos(0x3d), cmos(0x38), cmos(0x5f), cmos(0x14) & 6, cmos(0x10)), (0x23, 0x10, 2, 6, 0));
+    assert_eq!((cmos(0x3d), cmos(0x38), cmos(0x5f), cmos(0x14) & 6, cmos(0x10)), (0x23, 0, 2, 6, 0));
     write(&mut p, &mut cx, region::CMOS, 0, 1, 0x8f);
     write(&mut p, &mut cx, region::CMOS, 1, 1, 0x5a);
     assert_eq!(read(&mut p, &mut cx, region::CMOS, 1, 1), 0x5a);
