@@ -1,4 +1,5 @@
 //! What the launcher opens on the host, before anything is started.
+use crate::disk;
 use crate::machine::{Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Vnc};
 use crate::qcow2;
 use bulkhead_bus::{BootMenu, WhenFull};
@@ -263,6 +264,8 @@ pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(Fd
         file: drive.file.clone(),
         formats: Vec::new(),
         full,
+        identity: drive.properties.identity.clone(),
+        geometry: None,
     };
     let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
     let mut what = format!("{} {file}", if drive.cdrom { "CD image" } else { "disk image" });
@@ -289,6 +292,12 @@ pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(Fd
                 return Err(format!("{what}: {size} bytes are no disk"));
             }
             config.size = Some(size);
+            if !drive.cdrom {
+                let mut first = [0; disk::SECTOR];
+                // Where a qcow2 image has its first sector only its process finds out.
+                let known = format == ImageFormat::Raw && rustix::io::pread(&fd, &mut first, 0) == Ok(disk::SECTOR);
+                config.geometry = Some(drive.properties.geometry(index, size, known.then_some(&first)));
+            }
         }
         fds.push((if depth == 0 { FdUse::Drive(index) } else { FdUse::Backing(index, depth as u8) }, fd));
         let Some((name, told)) = below else { return Ok((fds, config)) };
@@ -499,6 +508,8 @@ pub fn configs(machine: &Machine, parts: Parts<'_>) -> Vec<DeviceConfig> {
         online: machine.online,
         xen_platform: machine.xen_platform,
         boot: machine.boot.clone(),
+        unsigned_floppy: machine.unsigned_floppy,
+        disks: drives.iter().filter_map(|d| d.geometry).collect(),
         serial: machine.serials.first().is_some_and(|s| *s != Serial::None),
         unplug,
     };

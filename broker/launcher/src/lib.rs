@@ -5,6 +5,7 @@
 pub mod argv;
 pub mod attach;
 mod budget;
+pub mod disk;
 pub mod errors;
 mod host;
 pub mod machine;

@@ -1,4 +1,5 @@
 //! The machine that libxl asks for, typed.
+use crate::disk::Properties;
 use crate::options::Options;
 use crate::placement::Placement;
 use bulkhead_bus::nic::{NicLease, NicSettings};
@@ -104,6 +105,8 @@ pub struct Drive {
     pub format: ImageFormat,
     /// QMP's name for it.
     pub id: String,
+    /// What else is said of a disk.
+    pub properties: Properties,
 }
 
 impl Drive {
@@ -127,6 +130,7 @@ impl Drive {
             options.get("index").map(|i| i.parse::<u8>().ok().filter(|i| *i < 4)).map(|i| i.ok_or("index is 0 to 3"));
         let index = index.transpose()?;
         let file = options.get("file").filter(|f| !f.is_empty()).map(str::to_owned);
+        let properties = Properties::default();
         match interface {
             "ide" => {
                 let index = index.ok_or("index= is missing")?;
@@ -135,12 +139,12 @@ impl Drive {
                     return Err("a disk needs file=");
                 }
                 let id = format!("ide{}-{}{}", index / 2, if cdrom { "cd" } else { "hd" }, index % 2);
-                Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, format, id })
+                Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, format, id, properties })
             }
             "none" => {
                 let id = options.get("id").ok_or("id= is missing")?.to_owned();
                 // What it is, its -device says.
-                Ok(Self { index: None, cdrom: media == "cdrom", read_only, file, format, id })
+                Ok(Self { index: None, cdrom: media == "cdrom", read_only, file, format, id, properties })
             }
             _ => Err("if= is ide or none"),
         }
@@ -340,6 +344,8 @@ pub struct Machine {
     pub layout: String,
     /// Boot order: QEMU's letters.
     pub boot: String,
+    /// -no-fd-bootchk.
+    pub unsigned_floppy: bool,
     /// The firmware's menu.
     pub menu: BootMenu,
     /// A kernel to boot.
@@ -393,6 +399,7 @@ impl Default for Machine {
             vnc: None,
             layout: "en-us".to_owned(),
             boot: DEFAULT_BOOT.to_owned(),
+            unsigned_floppy: false,
             menu: BootMenu::default(),
             kernel: None,
             drives: Vec::new(),

@@ -1,5 +1,6 @@
 //! PV devices whose back ends this program serves. libxl has written their nodes before it starts a device model; what is read here
 //! is in dom0's own directory, where no guest writes.
+use crate::disk::Properties;
 use crate::machine::{Drive, Serial};
 use bulkhead_plan::{ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
@@ -173,6 +174,7 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
         file: (!file.is_empty()).then(|| file.to_owned()),
         format,
         id: format!("vbd-{devid}"),
+        properties: Properties::default(),
     };
     let discard = node("discard-enable").as_deref() != Some("0");
     Ok(Some(PvDisk { devid, nodes: PvNodes { back: back.to_owned(), front }, drive, discard }))

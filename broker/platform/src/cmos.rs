@@ -1,10 +1,19 @@
 //! CMOS RAM. Indices below 0x0e are the clock, which Xen has; it passes on index writes of 0x0e and up only, so the
 //! latch here never sees another.
 use crate::Config;
+use bulkhead_bus::DiskGeometry;
 use bulkhead_bus::{Inspect, StateError};
 
 /// Floppy drive types: none.
 const EQUIPMENT: usize = 0x14;
+/// Types of the first channel's disks: the master's in the high half. 0fh: the byte further on has it, which says that the user's
+/// table below is meant.
+const DISK_TYPES: usize = 0x12;
+/// For the master and the slave: where its further type is, and its table.
+const DISKS: [(usize, usize, u8); 2] = [(0x19, 0x1b, 0xf0), (0x1a, 0x24, 0x0f)];
+const USERS_TABLE: u8 = 47;
+/// How addresses by cylinder are translated, two bits for each drive (SeaBIOS, hw/rtc.h: CMOS_BIOS_DISKTRANSFLAG).
+const TRANSLATIONS: usize = 0x39;
 const CENTURY: [usize; 2] = [0x32, 0x37];
 const BOOT_1: usize = 0x38;
 const BOOT_2: usize = 0x3d;
@@ -37,11 +46,33 @@ impl Cmos {
         }
         let mut order = config.boot.chars();
         let (first, second, third) = (boot_code(order.next()), boot_code(order.next()), boot_code(order.next()));
-        // Bit 0 would keep the firmware from looking for a floppy's signature; a PC of QEMU's has it clear.
-        cmos.set(BOOT_1, third << 4);
+        // Bit 0 keeps the firmware from looking for a floppy's signature; a PC of QEMU's has it clear.
+        cmos.set(BOOT_1, third << 4 | u8::from(config.unsigned_floppy));
         cmos.set(BOOT_2, second << 4 | first);
+        for disk in &config.disks {
+            cmos.disk(disk);
+        }
         cmos.set(CPUS, config.vcpus.saturating_sub(1).min(255) as u8);
         cmos
+    }
+
+    /// Adds a disk to the tables of the AT's firmware (Phoenix' and AMI's; RBIL's list of CMOS memory, 12h, 19h to 2ch).
+    fn disk(&mut self, disk: &DiskGeometry) {
+        let shift = u32::from(disk.drive & 3).wrapping_mul(2);
+        self.set(TRANSLATIONS, self.get(TRANSLATIONS) | (disk.translation as u8) << shift);
+        let Some((further, table, kind)) = DISKS.get(usize::from(disk.drive)) else { return };
+        self.set(DISK_TYPES, self.get(DISK_TYPES) | kind);
+        self.set(*further, USERS_TABLE);
+        let [low, high] = disk.cylinders.to_le_bytes();
+        // Write precompensation nowhere; the control byte tells of more than eight heads; the landing zone is behind the last cylinder.
+        let control = 0xc0 | u8::from(disk.heads > 8) << 3;
+        for (at, byte) in (*table..).zip([low, high, disk.heads, 0xff, 0xff, control, low, high, disk.sectors]) {
+            self.set(at, byte);
+        }
+    }
+
+    fn get(&self, at: usize) -> u8 {
+        self.bytes.get(at).copied().unwrap_or(0)
     }
 
     fn set(&mut self, at: usize, value: u8) {

@@ -19,6 +19,7 @@ mod pm;
 mod state;
 mod xen_platform;
 
+use bulkhead_bus::DiskGeometry;
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec};
 use bulkhead_bus::{
     Access, Board, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset,
@@ -68,6 +69,10 @@ pub struct Config {
     pub xen_platform: bool,
     /// Boot order in QEMU's letters.
     pub boot: String,
+    /// The firmware does not look for a floppy disk's signature.
+    pub unsigned_floppy: bool,
+    /// The emulated disks.
+    pub disks: Vec<DiskGeometry>,
     /// COM1 is there.
     pub serial: bool,
     /// The guest may unplug emulated disks.
@@ -342,6 +347,8 @@ pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn 
         online: 2,
         xen_platform: true,
         boot: "dca".into(),
+        unsigned_floppy: false,
+        disks: Vec::new(),
         serial: true,
         unplug: true,
     });

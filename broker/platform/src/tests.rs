@@ -3,7 +3,16 @@ use bulkhead_bus::fake;
 use proptest::prelude::*;
 
 fn board() -> (Platform, Context) {
-    let config = Config { vcpus: 3, online: 2, xen_platform: true, boot: "dc".into(), serial: true, unplug: false };
+    let config = Config {
+        vcpus: 3,
+        online: 2,
+        xen_platform: true,
+        boot: "dc".into(),
+        unsigned_floppy: false,
+        disks: Vec::new(),
+        serial: true,
+        unplug: false,
+    };
     (Platform::new(config), fake::context(0))
 }
 
@@ -285,4 +294,31 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     let mut hostile = state::PlatformState::decode(state.as_slice()).unwrap();
     hostile.pm.as_mut().unwrap().pci.as_mut().unwrap().devices[0].device = 32;
     assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
+}
+
+/// SeaBIOS translates addresses by cylinder as these bytes say; without them a loader that uses such addresses does not find its disk.
+#[test]
+fn the_cmos_tells_of_the_disks_and_how_their_addresses_are_translated() {
+    use bulkhead_bus::{DiskGeometry, Translation};
+    let disk =
+        |drive, cylinders, heads, translation| DiskGeometry { drive, cylinders, heads, sectors: 63, translation };
+    let disks = vec![
+        disk(0, 8322, 16, Translation::Lba),
+        disk(1, 480, 4, Translation::None),
+        disk(3, 1000, 16, Translation::Large),
+    ];
+    let bytes = |disks, unsigned_floppy| {
+        let mut p = Platform::new(Config { disks, unsigned_floppy, ..board().0.config });
+        let mut cx = fake::context(0);
+        move |index: u64| {
+            write(&mut p, &mut cx, region::CMOS, 0, 1, index);
+            read(&mut p, &mut cx, region::CMOS, 1, 1)
+        }
+    };
+    let mut cmos = bytes(disks, true);
+    assert_eq!((cmos(0x12), cmos(0x19), cmos(0x1a), cmos(0x39), cmos(0x38) & 1), (0xff, 47, 47, 0b1000_0001, 1));
+    assert_eq!([0x1b, 0x1c, 0x1d, 0x20, 0x23].map(&mut cmos), [0x82, 0x20, 16, 0xc8, 63]);
+    assert_eq!([0x24, 0x25, 0x26, 0x29, 0x2c].map(&mut cmos), [0xe0, 1, 4, 0xc0, 63]);
+    let mut cmos = bytes(Vec::new(), false);
+    assert_eq!([0x12, 0x19, 0x1a, 0x1b, 0x24, 0x39].map(&mut cmos), [0; 6]);
 }

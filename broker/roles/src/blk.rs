@@ -1,7 +1,7 @@
 //! Disks: the IDE controller, PV disks.
 use crate::frontend;
 use crate::role::{Role, Seen, Visible, wrong};
-use bulkhead_bus::{Unseen, pv};
+use bulkhead_bus::{DiskIdentity, Unseen, pv};
 use bulkhead_dev_blk::backend::{Format, Image, Threads};
 use bulkhead_dev_blk::ide::{self, DriveSpec, Ide};
 use bulkhead_dev_blk::qdisk as pv_disk;
@@ -24,7 +24,9 @@ fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, S
     let mut specs = Vec::new();
     for drive in drives {
         let image = image(drive, &mut resources.fds)?;
-        let identity = ide::Identity::default();
+        let DiskIdentity { serial, version, model } = drive.identity.clone();
+        let geometry = drive.geometry.map(|g| (g.cylinders, g.heads, g.sectors));
+        let identity = ide::Identity { serial, version, model, geometry };
         let (index, cdrom, read_only) = (drive.index, drive.cdrom, drive.read_only);
         specs.push(DriveSpec { index, cdrom, read_only, image, identity });
     }

@@ -17,7 +17,8 @@ pub(crate) static FWCFG: Role =
 
 /// The board's own form of its configuration.
 fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, String> {
-    let DeviceConfig::Platform { vcpus, online, xen_platform, boot, serial, unplug } = config else {
+    let DeviceConfig::Platform { vcpus, online, xen_platform, boot, unsigned_floppy, disks, serial, unplug } = config
+    else {
         return Err(wrong(config));
     };
     Ok(bulkhead_platform::Config {
@@ -25,6 +26,8 @@ fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, String> {
         online: *online,
         xen_platform: *xen_platform,
         boot: boot.clone(),
+        unsigned_floppy: *unsigned_floppy,
+        disks: disks.clone(),
         serial: *serial,
         unplug: *unplug,
     })

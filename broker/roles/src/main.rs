@@ -104,7 +104,7 @@ fn build(config: &DeviceConfig, resources: Resources) -> Result<Built, String> {
 mod tests {
     use super::*;
     use bulkhead_bus::nic::NicSettings;
-    use bulkhead_bus::{BootMenu, WhenFull};
+    use bulkhead_bus::{BootMenu, DiskIdentity, WhenFull};
     use bulkhead_plan::{DriveConfig, NicEnd, VncAddress};
 
     /// One configuration of each kind.
@@ -128,10 +128,21 @@ mod tests {
             file: None,
             formats: Vec::new(),
             full: WhenFull::Report,
+            identity: DiskIdentity::default(),
+            geometry: None,
         };
         let boot = String::new();
         vec![
-            DeviceConfig::Platform { vcpus: 1, online: 1, xen_platform: true, boot, serial: false, unplug: true },
+            DeviceConfig::Platform {
+                vcpus: 1,
+                online: 1,
+                xen_platform: true,
+                boot,
+                unsigned_floppy: false,
+                disks: Vec::new(),
+                serial: false,
+                unplug: true,
+            },
             DeviceConfig::Ide { drives: Vec::new() },
             DeviceConfig::Vga { device: 2, vram: 8 << 20, gfn: 0x10_0000, rom: 0 },
             DeviceConfig::Ps2,

@@ -30,6 +30,8 @@ pub struct Identity {
     pub version: Option<String>,
     /// Model, 40 characters at most.
     pub model: Option<String>,
+    /// Cylinders, heads, sectors of a track after power-on.
+    pub geometry: Option<(u16, u8, u8)>,
 }
 
 /// A drive.
@@ -123,7 +125,15 @@ impl Drive {
 
     /// The translation in force.
     pub(crate) fn geometry(&self) -> Geometry {
-        self.settings.geometry(self.sectors())
+        if self.settings.translation.is_none() { self.native() } else { self.settings.geometry(self.sectors()) }
+    }
+
+    /// The translation after power-on.
+    pub(crate) fn native(&self) -> Geometry {
+        match self.identity.geometry {
+            Some((cylinders, heads @ 1.., sectors @ 1..)) => Geometry { cylinders, heads, sectors },
+            _ => Geometry::default_of(self.sectors()),
+        }
     }
 
     /// Sectors of a disk.

@@ -1,6 +1,5 @@
 //! IDENTIFY DEVICE and IDENTIFY PACKET DEVICE (ATA/ATAPI-7 vol. 1, 6.17 and 6.18). Only what the drive does is claimed.
 use super::drive::Drive;
-use super::settings::Geometry;
 use super::spec::{MAX_MULTIPLE, SECTOR};
 
 /// The 256 words.
@@ -57,7 +56,7 @@ fn on(drive: &Drive, supported: u16) -> u16 {
 pub(crate) fn disk(drive: &Drive) -> Vec<u8> {
     let mut w = Words([0; 256]);
     let sectors = drive.sectors();
-    let (native, current) = (Geometry::default_of(sectors), drive.geometry());
+    let (native, current) = (drive.native(), drive.geometry());
     let small = u32::try_from(sectors.min(0x0fff_ffff)).unwrap_or(0);
     w.set(0, 0x0040);
     w.set(1, native.cylinders);

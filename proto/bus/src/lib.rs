@@ -29,4 +29,4 @@ pub use input::InputEvent;
 pub use inspect::Inspect;
 pub use memory::{DmaError, GuestMemory, NoMemory, Segment};
 pub use region::{Area, Declaration, Line, Permissions, Region, RegionId, UNPLUG_NICS};
-pub use settings::{BootMenu, LAYOUTS, UsbDevice, WhenFull};
+pub use settings::{BootMenu, DiskGeometry, DiskIdentity, LAYOUTS, Translation, UsbDevice, WhenFull};

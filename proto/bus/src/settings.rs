@@ -48,3 +48,44 @@ pub struct BootMenu {
 
 /// Keyboard layouts that viewers' characters can be looked up in; the first is what is taken when nobody says.
 pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
+
+/// What a disk says it is, where somebody has named it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskIdentity {
+    /// Its serial number.
+    pub serial: Option<String>,
+    /// The version of its firmware.
+    pub version: Option<String>,
+    /// Its model.
+    pub model: Option<String>,
+}
+
+/// How the firmware makes an address of old software's, with cylinders up to 1023, one of the disk's: numbers of SeaBIOS'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Translation {
+    /// They are the disk's.
+    None = 0,
+    /// By the number of the sector, with 255 heads at most.
+    Lba = 1,
+    /// Heads are doubled and cylinders halved.
+    Large = 2,
+    /// The same, with 15 heads for 16 at first.
+    Rechs = 3,
+}
+
+/// Cylinders, heads and sectors of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskGeometry {
+    /// The drive's index.
+    pub drive: u8,
+    /// Cylinders.
+    pub cylinders: u16,
+    /// Heads.
+    pub heads: u8,
+    /// Sectors of a track.
+    pub sectors: u8,
+    /// What the firmware makes of them.
+    pub translation: Translation,
+}

@@ -3,7 +3,7 @@
 use super::FdUse;
 use super::kind::{self, Kind, Starts};
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
+use bulkhead_bus::{BootMenu, DiskGeometry, DiskIdentity, UsbDevice, WhenFull};
 use serde::{Deserialize, Serialize};
 
 /// Formats of images.
@@ -35,6 +35,10 @@ pub struct DriveConfig {
     pub formats: Vec<ImageFormat>,
     /// What becomes of a write that the medium has no room for.
     pub full: WhenFull,
+    /// What a disk says it is.
+    pub identity: DiskIdentity,
+    /// How a disk is addressed by cylinder, head and sector.
+    pub geometry: Option<DiskGeometry>,
 }
 
 /// Models of network cards.
@@ -99,6 +103,10 @@ pub enum DeviceConfig {
         xen_platform: bool,
         /// Boot order in QEMU's letters, at most three.
         boot: String,
+        /// The firmware does not look for a floppy disk's signature.
+        unsigned_floppy: bool,
+        /// The emulated disks.
+        disks: Vec<DiskGeometry>,
         /// PIIX4's configuration space tells that COM1 exists.
         serial: bool,
         /// The guest may unplug its emulated disks: a PV back end serves them.

@@ -1,7 +1,7 @@
 //! QMP reads facts, never what is for people: processes that call their registers anything give the same answers.
 use super::tests::{ask, shared};
 use super::*;
-use bulkhead_bus::WhenFull;
+use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_plan::{BROKER, DeviceSlot, DriveConfig, ImageFormat, VncAddress};
 use tonic::{Request, Response, Status};
 
@@ -137,6 +137,8 @@ fn machine() -> Shared {
         file: Some("/cd".into()),
         formats: vec![ImageFormat::Raw],
         full: WhenFull::Report,
+        identity: DiskIdentity::default(),
+        geometry: None,
     };
     let vnc = DeviceConfig::Vnc {
         name: "t".into(),
@@ -149,6 +151,8 @@ fn machine() -> Shared {
         online: 2,
         xen_platform: true,
         boot: String::new(),
+        unsigned_floppy: false,
+        disks: Vec::new(),
         serial: false,
         unplug: true,
     };

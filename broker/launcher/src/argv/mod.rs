@@ -7,6 +7,7 @@ mod tests;
 #[cfg(test)]
 mod toolstacks;
 
+use crate::disk::Properties;
 use crate::errors::Code;
 use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
 use crate::options::Options;
@@ -95,6 +96,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
     // Serial ports that name a chardev, by their place; chardevs that are no QMP server's.
     let mut named: Vec<(usize, String)> = Vec::new();
     let mut ends: Vec<(String, Serial)> = Vec::new();
+    let mut all_disks = Properties::default();
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|n| !n.is_empty());
@@ -184,6 +186,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 chardevs.push((id.clone(), Chardev::Path(path.to_owned())));
                 monitors.push(id);
             }
+            "no-fd-bootchk" => machine.unsigned_floppy = true,
+            "global" => match value.strip_prefix("ide-hd.").map(|p| Options::parse(&format!("ide-hd,{p}"))) {
+                Some(property) if property.pairs.iter().all(|(key, _)| Properties::KEYS.contains(&key.as_str())) => {
+                    all_disks.take(&property).map_err(bad)?;
+                }
+                _ => notes.push(format!("{shown}: ignored")),
+            },
             "pidfile" => machine.pid_file = Some(value),
             "serial" => {
                 if let Some(id) = value.strip_prefix("chardev:") {
@@ -361,6 +370,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                         return Err(bad("bus is ide.0 or ide.1, unit 0 or 1"));
                     };
                     let mut drive = cds.swap_remove(at);
+                    if driver == "ide-hd" {
+                        drive.properties.take(&options).map_err(bad)?;
+                    }
                     drive.cdrom = driver == "ide-cd";
                     drive.read_only |= drive.cdrom;
                     if drive.file.is_none() && !drive.cdrom {
@@ -485,6 +497,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         return Err(wrong("drive", &cd.id, "no -device ide-cd or ide-hd refers to it"));
     }
     machine.xen_platform |= xen_platform;
+    for disk in machine.drives.iter_mut().filter(|d| !d.cdrom) {
+        let own = std::mem::replace(&mut disk.properties, all_disks.clone());
+        disk.properties.overlay(own);
+    }
     if !machine.probe && machine.domid.is_none() {
         return Err(ArgumentError::Incomplete("-xen-domid is missing"));
     }

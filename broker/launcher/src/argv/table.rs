@@ -127,12 +127,18 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("smbios", Ignored("hvmloader makes the SMBIOS tables"), ""),
     option("rtc", Ignored("Xen has the clock (localtime= and rtc_timeoffset= in xl.cfg)"), ""),
     flag("localtime", Ignored("Xen has the clock (localtime= in xl.cfg)"), ""),
-    flag("no-fd-bootchk", Ignored("there is no floppy drive"), ""),
+    flag("no-fd-bootchk", Implemented("the firmware does not look for a floppy disk's signature"), ""),
     flag("no-hpet", Ignored("Xen has the timers"), ""),
     flag("no-reboot", Ignored("the toolstack decides what follows on a reset"), ""),
     option("action", Ignored("the toolstack decides what follows"), ""),
     option("overcommit", Ignored("Xen has the guest's memory"), ""),
-    option("global", Ignored("properties of QEMU's devices: revisions and subsystem numbers are as without"), XENOPSD),
+    option(
+        "global",
+        Implemented(
+            "ide-hd.KEY=VALUE with the keys of -device ide-hd, for all disks; other devices' revisions and subsystem numbers are as without",
+        ),
+        XENOPSD,
+    ),
     option("set", Ignored("properties of QEMU's devices"), ""),
     option(
         "trace",
@@ -178,7 +184,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("device lsi53c895a", Refused("SCSI disks (sd*)"), "disk sd*"),
     option("device scsi-hd", Refused("SCSI disks (sd*)"), "disk sd*"),
     option("device ahci", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
-    option("device ide-hd", Implemented("on bus ide.0 or ide.1"), XENOPSD),
+    option(
+        "device ide-hd",
+        Implemented("on bus ide.0 or ide.1; serial, ver, model, cyls with heads and secs, bios-chs-trans"),
+        XENOPSD,
+    ),
     option("device xen-platform", Implemented("as with -machine xenfv"), XENOPSD),
     option("device piix3-usb-uhci", Implemented("two ports"), "usbversion=1"),
     option("device ich9-usb-ehci1", USB, "usbversion=2"),
@@ -301,7 +311,11 @@ pub(super) const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("device VGA", &["driver", "vgamem_mb"], PLACE),
     ("device cirrus-vga", &["driver", "vgamem_mb"], PLACE),
     ("device ide-cd", &["driver", "id", "drive", "bus", "unit"], DISK),
-    ("device ide-hd", &["driver", "id", "drive", "bus", "unit"], DISK),
+    (
+        "device ide-hd",
+        &["driver", "id", "drive", "bus", "unit", "serial", "ver", "model", "cyls", "heads", "secs", "bios-chs-trans"],
+        &["bootindex"],
+    ),
     ("device xen-platform", &["driver"], PLACE),
 ];
 

@@ -202,6 +202,28 @@ fn dm_restrict_as_libxl_4_17_and_4_20_say_it() {
     assert!(parse(words("-xen-domid 7 -run-with async-teardown=on")).is_err());
 }
 
+/// What libvirt's and XCP-ng's users say of disks.
+#[test]
+fn a_disk_says_of_itself_what_it_is_told_to() {
+    let text = "-xen-domid 1 -global ide-hd.ver=0.10.2 -drive file=/a,if=ide,index=0,format=raw
+        -drive file=/b,if=none,id=b,format=raw -device ide-hd,drive=b,bus=ide.0,unit=1,serial=S1,ver=2,bios-chs-trans=lba
+        -drive if=ide,index=2,media=cdrom -no-fd-bootchk";
+    let machine = parse(words(text)).unwrap().machine;
+    let said: Vec<_> = machine.drives.iter().map(|d| (d.index, &d.properties.identity)).collect();
+    let identity = |serial: Option<&str>, version: Option<&str>| bulkhead_bus::DiskIdentity {
+        serial: serial.map(str::to_owned),
+        version: version.map(str::to_owned),
+        model: None,
+    };
+    let (first, second, cd) = (identity(None, Some("0.10.2")), identity(Some("S1"), Some("2")), identity(None, None));
+    assert_eq!(said, [(Some(0), &first), (Some(1), &second), (Some(2), &cd)]);
+    assert_eq!(machine.drives[1].properties.translation, Some(bulkhead_bus::Translation::Lba));
+    assert!(machine.unsigned_floppy);
+    for wrong in ["-global ide-hd.serial=", "-global ide-hd.cyls=3"] {
+        assert!(parse(words(&format!("-xen-domid 1 {wrong}"))).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn cirrus_is_served_by_the_standard_vga_and_logged() {
     let parsed = parse(words("-xen-domid 1 -device cirrus-vga,vgamem_mb=8")).unwrap();

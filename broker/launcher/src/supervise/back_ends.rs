@@ -7,8 +7,8 @@ use crate::host;
 use crate::machine::{Backing, Machine};
 use crate::pv;
 use crate::slot::{Phase, SlotState};
-use bulkhead_bus::WhenFull;
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
+use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_plan::{
     CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, Starts,
 };
@@ -243,6 +243,8 @@ fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
         file: drive.file.clone(),
         formats: Vec::new(),
         full: WhenFull::default(),
+        identity: DiskIdentity::default(),
+        geometry: None,
     }
 }
 

@@ -252,6 +252,7 @@ fn identity_is_what_the_host_names() {
         serial: Some("testdisk".into()),
         version: Some("version9-too-long".into()),
         model: Some("a\u{e9}\n".into()),
+        geometry: None,
     };
     b.ide = Ide::new(
         vec![
@@ -273,4 +274,27 @@ fn identity_is_what_the_host_names() {
         assert_eq!(text(&id, 23, 4), "version9");
         assert_eq!(text(&id, 27, 20), format!("{:40}", "a"));
     }
+}
+
+/// A disk that was partitioned with other heads and sectors has them after power-on, and after what sets others is taken back.
+#[test]
+fn the_translation_after_power_on_is_the_one_that_the_disk_was_partitioned_with() {
+    let mut b = Bench::new();
+    let identity = Identity { geometry: Some((64, 4, 8)), ..Identity::default() };
+    let drives = vec![DriveSpec { identity, ..spec(0, false, false, &b.disk, 1 << 20) }];
+    b.ide = Ide::new(drives, Box::new(Inline::new(b.memory.clone())));
+    let words = |b: &mut Bench| {
+        b.ata(0xec, 0, 0);
+        let id = b.insw(0x1f0, 512);
+        [1, 3, 6, 54, 55, 56].map(|w| u16::from_le_bytes([id[w * 2], id[w * 2 + 1]]))
+    };
+    assert_eq!(words(&mut b), [64, 4, 8, 64, 4, 8]);
+    // INITIALIZE DEVICE PARAMETERS, then a software reset.
+    b.out(0x1f6, 0xa0 | 1);
+    b.out(0x1f2, 16);
+    b.out(0x1f7, 0x91);
+    assert_eq!(words(&mut b), [64, 4, 8, 64, 2, 16]);
+    b.out(0x3f6, 4);
+    b.out(0x3f6, 0);
+    assert_eq!(words(&mut b), [64, 4, 8, 64, 4, 8]);
 }
