@@ -88,7 +88,7 @@ pub fn nobody(path: &str) -> std::io::Result<()> {
                 "qmp_capabilities" => json!({}),
                 "query-machines" => json!([{
                     "name": "pc-i440fx-7.2", "alias": "pc", "is-default": true, "cpu-max": 128, "hotpluggable-cpus": true,
-                    "numa-mem-supported": false, "deprecated": false, "acpi": true,
+                    "numa-mem-supported": false, "deprecated": false,
                 }]),
                 "qom-list-types" => DEVICES.iter().map(|d| json!({ "name": d, "parent": "device" })).collect(),
                 other => {
