@@ -58,7 +58,7 @@ fn take(pending: &mut Vec<u8>) -> Vec<Value> {
 }
 
 /// The devices that QEMU's tests may ask for; what libqos calls the board, too.
-const DEVICES: [&str; 10] = [
+const DEVICES: [&str; 11] = [
     "i440FX-pcihost",
     "ide-hd",
     "ide-cd",
@@ -66,6 +66,7 @@ const DEVICES: [&str; 10] = [
     "e1000-82540em",
     "rtl8139",
     "VGA",
+    "cirrus-vga",
     "piix3-usb-uhci",
     "usb-tablet",
     "usb-mouse",
