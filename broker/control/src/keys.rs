@@ -170,12 +170,46 @@ pub(crate) fn evdev(name: &str) -> Option<u16> {
     KEYS.iter().find(|(n, _)| *n == name).map(|(_, code)| *code)
 }
 
+/// The code of a key of scan code set 1, with 0x80 for the prefix 0xe0 (QEMU's "number").
+fn scancode(number: u64) -> Option<u16> {
+    let number = u16::try_from(number).ok()?;
+    let run = |first: u16, codes: &[u16]| codes.get(usize::from(number.wrapping_sub(first))).copied();
+    match number {
+        // Up to F12 set 1 without prefix is evdev's; 0x54 is Print with Alt.
+        0x01..=0x53 | 0x56..=0x58 => Some(number),
+        0x54 => Some(99),
+        0x59 => Some(117),
+        0x5c => Some(95),
+        0x70..=0x73 => run(0x70, &[93, 123, 122, 89]),
+        0x76..=0x79 => run(0x76, &[85, 91, 90, 92]),
+        0x7b => Some(94),
+        0x7d | 0x7e => run(0x7d, &[124, 121]),
+        0x90 => Some(165),
+        0x99 => Some(163),
+        0x9c | 0x9d => run(0x9c, &[96, 97]),
+        0xa0..=0xa2 => run(0xa0, &[113, 140, 164]),
+        0xa4 => Some(166),
+        0xae => Some(114),
+        0xb0 => Some(115),
+        0xb2 => Some(172),
+        0xb5 => Some(98),
+        0xb7 | 0xb8 => run(0xb7, &[99, 100]),
+        0xc6..=0xc9 => run(0xc6, &[119, 102, 103, 104]),
+        0xcb => Some(105),
+        0xcd..=0xd3 => run(0xcd, &[106, 118, 107, 108, 109, 110, 111]),
+        0xdb..=0xdf => run(0xdb, &[125, 126, 127, 116, 142]),
+        0xe3 => Some(143),
+        0xe5..=0xed => run(0xe5, &[217, 156, 173, 128, 159, 158, 157, 155, 226]),
+        0xef => Some(112),
+        _ => None,
+    }
+}
+
 /// The code of a key given as in QMP: `{"type": "qcode", "data": "a"}` or a number of scan code set 1.
 pub(crate) fn of_value(value: &serde_json::Value) -> Option<u16> {
     match value.get("type")?.as_str()? {
         "qcode" => evdev(value.get("data")?.as_str()?),
-        // The codes of set 1 without prefix are evdev's.
-        "number" => value.get("data")?.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| (1..=0x58).contains(n)),
+        "number" => value.get("data")?.as_u64().and_then(scancode),
         _ => None,
     }
 }
@@ -216,5 +250,26 @@ mod tests {
         let missing: Vec<&str> = names.split_whitespace().filter(|name| evdev(name).is_none()).collect();
         assert_eq!(missing, [] as [&str; 0]);
         assert_eq!([evdev("f24"), evdev("lang1"), evdev("hiragana")], [Some(194), Some(122), Some(91)]);
+    }
+
+    #[test]
+    fn numbers_are_keys_of_set_1_also_brazilian_japanese_and_korean_ones() {
+        let mut seen = std::collections::BTreeMap::new();
+        for number in 0..0x200 {
+            let Some(code) = scancode(number) else { continue };
+            // Print has a second number.
+            if let Some(other) = seen.insert(code, number) {
+                assert_eq!((code, other, number), (99, 0x54, 0xb7));
+            }
+        }
+        // Every key that a PS/2 keyboard has, up to 127.
+        for code in (1..128).filter(|code| ![84, 101, 120].contains(code)) {
+            assert!(seen.contains_key(&code), "key {code} has no number");
+        }
+        assert_eq!(
+            [0x71, 0x72, 0x73, 0x7b, 0x7e, 0x7a].map(scancode),
+            [Some(123), Some(122), Some(89), Some(94), Some(121), None]
+        );
+        assert_eq!(of_value(&serde_json::json!({"type": "number", "data": 0x73})), Some(89));
     }
 }
