@@ -94,6 +94,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             alone: false,
             full: what & 0x3f == 0x3f,
             locks: &mut locks,
+            others: what & 7,
         };
         if !session.full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
             break;

@@ -34,6 +34,11 @@ impl Input {
         Self { typing: Typing::new(layout), buttons: 0, at: None }
     }
 
+    /// Modifiers that are held, as [`Keyboard::others`] has them.
+    pub(crate) fn held(&self) -> u8 {
+        self.typing.held()
+    }
+
     /// A key by its place.
     pub(crate) fn scancode(&mut self, number: u32, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
         self.typing.scancode(number, keysym, down, keyboard);
@@ -99,7 +104,7 @@ mod tests {
     fn what_is_held_is_let_go_and_positions_are_movement() {
         let mut input = Input::new(Layout::named("en-us").unwrap());
         let (mut locks, mut out) = (Locks::default(), Vec::new());
-        let mut keyboard = Keyboard { locks: &mut locks, now: 0, out: &mut out };
+        let mut keyboard = Keyboard { locks: &mut locks, others: 0, now: 0, out: &mut out };
         input.scancode(0x1d, 0, true, &mut keyboard);
         input.scancode(0xd3, 0, true, &mut keyboard);
         input.pointer(0, 100, 100, Pointing::Positions, &mut out);

@@ -220,8 +220,9 @@ impl Vnc {
         let mut gone = Vec::new();
         let mut alone = None;
         let size = self.fresh.then(|| self.screen.size());
+        let mut held: Vec<u8> = self.viewers.iter().map(|v| v.session.held()).collect();
         let mut inside = self.viewers.iter().filter(|v| v.session.running()).count();
-        for viewer in &mut self.viewers {
+        for (n, viewer) in self.viewers.iter_mut().enumerate() {
             self.leds.inspect(|leds| viewer.session.lights(*leds));
             viewer.session.places(self.console.input.places());
             let wish = |width: u16, height: u16| {
@@ -237,10 +238,12 @@ impl Vnc {
                 alone: false,
                 full: inside >= VIEWERS,
                 locks: &mut self.locks,
+                others: held.iter().enumerate().filter(|(other, _)| *other != n).fold(0, |all, (_, h)| all | h),
             };
             let came = viewer.session.running();
             let (listened, full) = (viewer.session.listens(), viewer.session.full());
             let heard = hear(viewer, &mut host);
+            held.iter_mut().skip(n).take(1).for_each(|h| *h = viewer.session.held());
             inside = inside.saturating_add(usize::from(!came && viewer.session.running()));
             if host.alone {
                 alone = Some(viewer.number);

@@ -90,3 +90,15 @@ fn state_that_is_told_only_when_it_changes() {
     let update = b.heard(&mut client);
     assert_eq!(update[4..17], [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0]);
 }
+
+/// What one viewer holds made other characters of what another types.
+#[test]
+fn modifiers_of_another_viewer() {
+    let mut b = Bench::new(Password::None);
+    let (mut first, mut second) = (b.viewer(&[0]), b.viewer(&[0]));
+    b.say(&mut first, &[4, 1, 0, 0, 0, 0, 0xff, 0xe1]);
+    b.keys();
+    b.say(&mut second, &[4, 1, 0, 0, 0, 0, 0, b'a']);
+    let key = |code, down| InputEvent::Key { code, down };
+    assert_eq!(b.keys(), [key(42, false), key(30, true), key(42, true)]);
+}

@@ -91,11 +91,13 @@ pub(crate) struct Host<'a> {
     pub(crate) full: bool,
     /// The locks of the guest's keyboard.
     pub(crate) locks: &'a mut Locks,
+    /// Modifiers that other viewers hold.
+    pub(crate) others: u8,
 }
 
 impl Host<'_> {
     fn keyboard(&mut self) -> Keyboard<'_> {
-        Keyboard { locks: self.locks, now: self.now, out: self.input }
+        Keyboard { locks: self.locks, others: self.others, now: self.now, out: self.input }
     }
 }
 
@@ -567,6 +569,11 @@ impl Session {
         if self.leds.0 != Some(leds) {
             self.leds = (Some(leds), false);
         }
+    }
+
+    /// Modifiers that it holds.
+    pub(crate) fn held(&self) -> u8 {
+        self.input.held()
     }
 
     /// What the viewer holds pressed is let go: it leaves.

@@ -36,9 +36,14 @@ pub(crate) struct Typing {
     pressed: BTreeMap<u16, Held>,
 }
 
+/// The modifiers of characters. A viewer's are a bit each, in this order.
+const MODIFIERS: [u16; 3] = [code::SHIFT, code::SHIFT_RIGHT, code::ALT_GR];
+
 /// What typing needs of the server.
 pub(crate) struct Keyboard<'a> {
     pub(crate) locks: &'a mut Locks,
+    /// Modifiers that other viewers hold: the guest has one keyboard.
+    pub(crate) others: u8,
     pub(crate) now: u64,
     /// Takes keys.
     pub(crate) out: &'a mut Vec<InputEvent>,
@@ -47,6 +52,10 @@ pub(crate) struct Keyboard<'a> {
 impl Keyboard<'_> {
     fn send(&mut self, code: u16, down: bool) {
         self.out.push(InputEvent::Key { code, down });
+    }
+
+    fn others_hold(&self, code: u16) -> bool {
+        MODIFIERS.iter().zip(0..).any(|(c, bit)| *c == code && self.others >> bit & 1 != 0)
     }
 
     /// Brings Caps Lock into a state.
@@ -70,6 +79,21 @@ impl Typing {
 
     fn shift(&self) -> bool {
         self.holds(&[code::SHIFT, code::SHIFT_RIGHT])
+    }
+
+    /// The modifiers that this viewer holds, as [`Keyboard::others`] has them.
+    pub(crate) fn held(&self) -> u8 {
+        MODIFIERS.iter().rev().fold(0, |all, code| all << 1 | u8::from(self.holds(&[*code])))
+    }
+
+    /// The guest has it held down.
+    fn guest_has(&self, code: u16, keyboard: &Keyboard<'_>) -> bool {
+        self.holds(&[code]) || keyboard.others_hold(code)
+    }
+
+    /// The guest has Shift held down.
+    fn shifted(&self, keyboard: &Keyboard<'_>) -> bool {
+        self.guest_has(code::SHIFT, keyboard) || self.guest_has(code::SHIFT_RIGHT, keyboard)
     }
 
     /// A modifier is held that makes keys commands, not characters.
@@ -102,8 +126,8 @@ impl Typing {
         keyboard.locks.settle(keyboard.now);
         let held = Held { keysym, number: Some(number), modifiers: None };
         let otherwise = match meaning(keysym, self.shift()) {
-            Some(Meaning::Digit(..)) => keyboard.locks.num().is_some_and(|num| num == self.shift()),
-            Some(Meaning::Move(..)) => keyboard.locks.num().is_some_and(|num| num != self.shift()),
+            Some(Meaning::Digit(..)) => keyboard.locks.num().is_some_and(|num| num == self.shifted(keyboard)),
+            Some(Meaning::Move(..)) => keyboard.locks.num().is_some_and(|num| num != self.shifted(keyboard)),
             Some(Meaning::Character(c)) => {
                 let letter = |p: Place| p.code == code && p.lock == Lock::Inverts;
                 matches!(self.layout.character(c), Some(Typed::One(place)) if letter(place))
@@ -135,7 +159,7 @@ impl Typing {
             Some(Meaning::Digit(code, c)) => self.digit(code, c, held, keyboard),
             Some(Meaning::Move(code, beside)) => {
                 // Shift and Num Lock together mean one thing in X11 and another in Windows: the keys beside the keypad know neither.
-                let as_it_is = self.commands() || keyboard.locks.num() == Some(false) && !self.shift();
+                let as_it_is = self.commands() || keyboard.locks.num() == Some(false) && !self.shifted(keyboard);
                 self.down(if as_it_is { code } else { beside }, held, Need::default(), keyboard);
             }
             Some(Meaning::Centre) => {
@@ -214,8 +238,12 @@ impl Typing {
         let shifts = [code::SHIFT, code::SHIFT_RIGHT];
         for (codes, on) in [(shifts.as_slice(), need.shift), (&[code::ALT_GR], need.alt_gr)] {
             match on {
-                Some(true) if !self.holds(codes) => around.extend(codes.first().map(|c| (*c, true))),
-                Some(false) => around.extend(codes.iter().filter(|c| self.holds(&[**c])).map(|c| (*c, false))),
+                Some(true) if !codes.iter().any(|c| self.guest_has(*c, keyboard)) => {
+                    around.extend(codes.first().map(|c| (*c, true)))
+                }
+                Some(false) => {
+                    around.extend(codes.iter().filter(|c| self.guest_has(**c, keyboard)).map(|c| (*c, false)));
+                }
                 _ => {}
             }
         }
@@ -234,7 +262,9 @@ impl Typing {
 
     fn up(&mut self, code: u16, keyboard: &mut Keyboard<'_>) {
         self.pressed.remove(&code);
-        keyboard.send(code, false);
+        if !keyboard.others_hold(code) {
+            keyboard.send(code, false);
+        }
     }
 
     /// The key of a keysym goes up. Between down and up the keysym may have become another: Shift was let go first, or a lock has changed.

@@ -121,13 +121,18 @@ impl<'a> Bench<'a> {
 
     fn say(&mut self, keysym: u32, down: bool) {
         let mut out = Vec::new();
-        self.typing.keysym(keysym, down, &mut Keyboard { locks: &mut self.locks, now: 0, out: &mut out });
+        self.typing.keysym(keysym, down, &mut Keyboard { locks: &mut self.locks, others: 0, now: 0, out: &mut out });
         self.guest_hears(&out);
     }
 
     fn place(&mut self, number: u32, keysym: u32, down: bool) {
         let mut out = Vec::new();
-        self.typing.scancode(number, keysym, down, &mut Keyboard { locks: &mut self.locks, now: 0, out: &mut out });
+        self.typing.scancode(
+            number,
+            keysym,
+            down,
+            &mut Keyboard { locks: &mut self.locks, others: 0, now: 0, out: &mut out },
+        );
         self.guest_hears(&out);
     }
 
@@ -275,7 +280,7 @@ fn keypad_keys_that_became_others_without_need() {
     for (num, keysym, want) in [(true, 0xffb1, "KP_1"), (false, 0xff9c, "KP_End"), (true, 0xffae, "KP_Decimal")] {
         let mut b = Bench::new(&LAYOUTS[0], &map, false, num);
         let mut out = Vec::new();
-        b.typing.keysym(keysym, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+        b.typing.keysym(keysym, true, &mut Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out });
         assert!(matches!(out[..], [InputEvent::Key { code: 79 | 83, down: true }]), "{out:?}");
         b.guest_hears(&out);
         assert_eq!(b.typed(), want);
@@ -361,22 +366,56 @@ fn commands_that_caps_lock_changes() {
     let mut b = Bench::new(&LAYOUTS[0], &map, true, false);
     b.say(0xffe3, true);
     let mut out = Vec::new();
-    b.typing.keysym('c' as u32, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+    b.typing.keysym('c' as u32, true, &mut Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out });
     assert_eq!(out, [InputEvent::Key { code: 46, down: true }], "Ctrl and C, without Shift");
     // Right Alt of a keyboard that has no AltGr is held while a character comes; AltGr by a viewer on Windows is not Ctrl as well.
     let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
     b.say(0xffea, true);
     let mut out = Vec::new();
-    b.typing.keysym('f' as u32, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+    b.typing.keysym('f' as u32, true, &mut Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out });
     assert_eq!(out, [InputEvent::Key { code: 33, down: true }]);
     let (de, map) = (Layout::named("de").unwrap(), Keymap::of("de"));
     let mut b = Bench::new(de, &map, false, false);
     b.say(0xffe3, true);
     b.say(0xffea, true);
     let mut out = Vec::new();
-    b.typing.keysym('@' as u32, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+    b.typing.keysym('@' as u32, true, &mut Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out });
     let key = |code, down| InputEvent::Key { code, down };
     assert_eq!(out, [key(29, false), key(16, true), key(29, true)]);
+}
+
+/// The guest has one keyboard, whoever holds what on it.
+#[test]
+fn modifiers_that_another_viewer_holds() {
+    for (name, c) in [("en-us", 'a'), ("en-us", 'A'), ("en-us", '1'), ("de", '@'), ("fr", '1')] {
+        let (layout, map) = (Layout::named(name).unwrap(), Keymap::of(name));
+        for others in 0..8u8 {
+            let mut b = Bench::new(layout, &map, false, true);
+            b.guest.down.extend(
+                [42, 54, 100].into_iter().enumerate().filter(|(bit, _)| others >> bit & 1 != 0).map(|(_, c)| c),
+            );
+            let before = b.guest.down.clone();
+            for (keysym, down) in [
+                (SHIFT_L, true),
+                (SHIFT_L, false),
+                (keysym(c), true),
+                (keysym(c), false),
+                (0xffb1, true),
+                (0xffb1, false),
+            ] {
+                let mut out = Vec::new();
+                b.typing.keysym(keysym, down, &mut Keyboard { locks: &mut b.locks, others, now: 0, out: &mut out });
+                b.guest_hears(&out);
+            }
+            assert_eq!((b.typed(), &b.guest.down), (format!("{c}KP_1"), &before), "{name}, {others:#b}");
+        }
+    }
+    let mut typing = Typing::new(&LAYOUTS[0]);
+    let (mut locks, mut out) = (Locks::default(), Vec::new());
+    for (keysym, held) in [(SHIFT_R, 0b10), (LEVEL3, 0b110), (SHIFT_L, 0b111)] {
+        typing.keysym(keysym, true, &mut Keyboard { locks: &mut locks, others: 0, now: 0, out: &mut out });
+        assert_eq!(typing.held(), held);
+    }
 }
 
 #[test]
@@ -385,7 +424,7 @@ fn meanings_that_need_a_modifier_of_their_own() {
     for (keysym, want) in [(0xff15, [56, 99]), (0xff6b, [29, 119]), (0xfe20, [42, 15])] {
         let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
         let mut out = Vec::new();
-        b.typing.keysym(keysym, true, &mut Keyboard { locks: &mut b.locks, now: 0, out: &mut out });
+        b.typing.keysym(keysym, true, &mut Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out });
         let key = |code, down| InputEvent::Key { code, down };
         assert_eq!(out, [key(want[0], true), key(want[1], true), key(want[0], false)]);
     }
@@ -412,7 +451,7 @@ fn caps_lock_that_repeats_turns_once() {
 fn typed(layout: &str, keys: &[(u32, bool)]) -> Vec<(u16, bool)> {
     let (mut typing, mut locks, mut out) = (Typing::new(Layout::named(layout).unwrap()), Locks::default(), Vec::new());
     keys.iter().for_each(|(k, down)| {
-        typing.keysym(*k, *down, &mut Keyboard { locks: &mut locks, now: 0, out: &mut out });
+        typing.keysym(*k, *down, &mut Keyboard { locks: &mut locks, others: 0, now: 0, out: &mut out });
     });
     out.into_iter().map(|e| if let InputEvent::Key { code, down } = e { (code, down) } else { panic!() }).collect()
 }
@@ -453,7 +492,7 @@ proptest! {
         for (which, any, place, down) in keys {
             let keysym = known.get(which).copied().unwrap_or(any);
             let mut out = Vec::new();
-            let mut keyboard = Keyboard { locks: &mut b.locks, now: 0, out: &mut out };
+            let mut keyboard = Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out };
             match place {
                 true => b.typing.scancode(any & 0xff, keysym, down, &mut keyboard),
                 false => b.typing.keysym(keysym, down, &mut keyboard),
