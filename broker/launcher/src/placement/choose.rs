@@ -48,6 +48,12 @@ pub(super) fn better(candidates: &[usize], loads: &[(usize, u32)], cpu: usize, o
     (others >= load(loads, best).saturating_add(MARGIN)).then_some(best)
 }
 
+/// Whether another CPU has been better often enough. Guests that leave the same CPU for the same other one at the same time would meet
+/// there: not all are equally patient, and who waits longer sees that the others have gone.
+pub(super) fn patient(wished: usize, turn: usize) -> bool {
+    wished > turn.checked_rem(3).unwrap_or(0)
+}
+
 /// Whether the guest's threads were ready and did not run for longer than they can have kept each other waiting: for each other they
 /// wait while one of them runs.
 pub(super) fn waits_for_others(ran: u64, waited: u64, window: Duration) -> bool {

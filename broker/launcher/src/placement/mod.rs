@@ -96,6 +96,8 @@ pub(crate) struct Place<H = Kernel> {
     cpu: Option<usize>,
     /// Devices that work without pause, which run beside the others.
     busy: Vec<i32>,
+    /// Looks at which another CPU was better, one after another.
+    wished: usize,
     begin: Vec<(usize, Load)>,
     last: Option<Look>,
     /// The host does not let it, and has been heard to say so.
@@ -117,7 +119,18 @@ impl<H: Host> Place<H> {
             Placement::Among(cpus) => Some(cpus.clone()),
         };
         let begin = host.loads();
-        Some(Self { host, among, turn, source, cpu: None, busy: Vec::new(), begin, last: None, given_up: false })
+        Some(Self {
+            host,
+            among,
+            turn,
+            source,
+            cpu: None,
+            busy: Vec::new(),
+            wished: 0,
+            begin,
+            last: None,
+            given_up: false,
+        })
     }
 
     /// A process is about to serve: its main thread takes its place. Threads that it has made already stay where they are.
@@ -208,10 +221,12 @@ impl<H: Host> Place<H> {
                 if let Some(then) = last.as_ref().and_then(|l| l.loads.as_ref()) {
                     let loads = choose::since(then, &loads);
                     better = choose::better(&candidates, &loads, cpu, choose::permille(ran, window));
+                    self.wished = if better.is_some() { self.wished.saturating_add(1) } else { 0 };
+                    better = better.filter(|_| choose::patient(self.wished, self.turn));
                 }
                 look.loads = Some(loads);
             }
-            Some(_) => {}
+            Some(_) => self.wished = 0,
         }
         let Some(cpu) = better.or(kept) else {
             self.last = Some(look);
@@ -219,6 +234,7 @@ impl<H: Host> Place<H> {
         };
         let (old, result) = (self.cpu, self.bring(members, cpu));
         if old != self.cpu {
+            self.wished = 0;
             look = Look { at: now, spent: HashMap::new(), loads: None };
         }
         self.last = Some(look);

@@ -122,11 +122,16 @@ struct Guest {
 
 impl Guest {
     fn new(placement: &str) -> Self {
+        // The least patient that begins on the first CPU.
+        Self::of_turn(placement, 6)
+    }
+
+    fn of_turn(placement: &str, turn: usize) -> Self {
         let host = Made::default();
         host.0.borrow_mut().allowed = vec![0, 1];
         host.0.borrow_mut().loads = vec![(0, Load::default()), (1, Load::default())];
         let source = Source::Interrupts("evtchn:bulkhead-4".into());
-        let place = Place::on(host, &Placement::try_from(placement).unwrap(), 4, source).unwrap();
+        let place = Place::on(host, &Placement::try_from(placement).unwrap(), turn, source).unwrap();
         let mut guest = Self { place, now: Instant::now() };
         assert_eq!(BOTH.map(|m| guest.place.take(m)), [None, None]);
         guest
@@ -193,6 +198,27 @@ fn a_guest_that_fills_its_cpu_by_itself_stays() {
         guest.half_a_second([1000, 0], [(250, 480), (240, 480)]);
     }
     assert_eq!(guest.kept(), [vec![0], vec![0]]);
+}
+
+#[test]
+fn two_guests_that_wait_for_each_other_do_not_move_together() {
+    let mut guests = [Guest::of_turn("together", 6), Guest::of_turn("together", 4)];
+    let mut rounds_apart = 0;
+    for _ in 0..20 {
+        let [first, second] = guests.each_ref().map(|g| g.kept()[0].clone());
+        let (mut busy, mut threads) = ([700, 700], [(180, 20), (170, 20)]);
+        if first == second {
+            busy = [0, 0];
+            busy[first[0]] = 1000;
+            threads = [(130, 200), (120, 200)];
+        } else {
+            rounds_apart += 1;
+        }
+        for guest in &mut guests {
+            guest.half_a_second(busy, threads);
+        }
+    }
+    assert!(rounds_apart >= 16, "{rounds_apart} of 20 rounds apart");
 }
 
 #[test]
