@@ -207,6 +207,9 @@ mod tests {
         let it = parse("-drive file=/a,if=ide,format=raw -global ide-hd.serial=testdisk -global ide-hd.ver=version");
         let own = "ide-hd,drive=drive0,bus=ide.0,unit=0,serial=testdisk,ver=version";
         assert_eq!(it.machine[2..], ["-drive", "file=/a,if=none,id=drive0,format=raw", "-device", own]);
+        let it = parse("-drive file=/a,if=none,id=a,readonly=on -device ide-hd,drive=a,bus=ide.1");
+        assert_eq!(it.machine[..2], ["-machine", "pc"]);
+        assert_eq!(it.machine[3], "file=/a,if=ide,index=2,media=disk,format=raw,readonly=on");
         let debugged = format!("-drive file=blkdebug:{}:/a,if=ide,rerror=stop,werror=stop", script.display());
         let it = parse(&debugged);
         assert_eq!((it.debugged, &it.machine[2..]), (true, &["-drive".to_owned(), place("/a", 0)][..]));

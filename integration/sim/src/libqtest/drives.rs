@@ -111,7 +111,10 @@ impl Drives {
                 self.debugged = true;
                 file = path.to_owned();
             }
-            let format = placed.drive.get("format").unwrap_or("raw");
+            let mut format = placed.drive.get("format").unwrap_or("raw").to_owned();
+            if !cd && placed.drive.get("readonly") == Some("on") {
+                format.push_str(",readonly=on");
+            }
             let medium = if file.is_empty() { String::new() } else { format!("file={file},") };
             // What is to be asked for by QEMU's own words, as a toolstack may: properties of a disk.
             let mut properties: Vec<(String, String)> = if cd { Vec::new() } else { self.globals.clone() };
