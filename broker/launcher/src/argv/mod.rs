@@ -238,10 +238,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 machine.menu.shown = options.flag("menu", false).ok_or(bad("menu is on or off"))?;
                 let wait = options.get("splash-time").map(|t| number(t).ok_or(bad("splash-time is 0 to 65535 ms")));
                 machine.menu.wait = wait.transpose()?;
-                // QEMU's -1: never.
-                let retry = options.get("reboot-timeout").filter(|t| *t != "-1");
-                let retry =
-                    retry.map(|t| number(t).filter(|t| *t <= 0xffff).ok_or(bad("reboot-timeout is -1 to 65535 ms")));
+                // -1 is never. Without a word the firmware tries again after a minute.
+                let never = |t| (t == "-1").then_some(u32::MAX);
+                let retry = options.get("reboot-timeout").map(|t| {
+                    let ms = never(t).or_else(|| number(t).filter(|ms| *ms <= 0xffff));
+                    ms.ok_or(bad("reboot-timeout is -1 to 65535 ms"))
+                });
                 machine.menu.retry = retry.transpose()?;
             }
             "m" => {

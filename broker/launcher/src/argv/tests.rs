@@ -182,7 +182,7 @@ fn a_kernel_and_the_menu() {
         command_line: "root=/dev/xvda1 quiet".into(),
     };
     assert_eq!((machine.kernel, machine.boot.as_str()), (Some(kernel), "n"));
-    assert_eq!(machine.menu, BootMenu { shown: true, wait: Some(500), retry: None });
+    assert_eq!(machine.menu, BootMenu { shown: true, wait: Some(500), retry: Some(u32::MAX) });
     let parsed = parse(words("-xen-domid 7 -append quiet")).unwrap();
     assert_eq!((parsed.machine.kernel, parsed.notes.len()), (None, 1));
 }
