@@ -48,9 +48,10 @@ const SHADOW_BLOCK: usize = 8;
 /// Registers of the command block between data and status.
 const BLOCK: std::ops::Range<u64> = spec::reg::ERROR_FEATURES..spec::reg::STATUS_COMMAND;
 
-/// 82371SB, function 1: of the command register I/O space and bus master.
+/// 82371SB, function 1: of the command register I/O space and bus master. Memory space, a zero on the part, is stored too: programs that
+/// enable a function set all three and look whether they are set; nothing follows from it, as there is no memory to decode.
 fn function() -> FunctionSpec {
-    FunctionSpec::new(1, 1).with_command(0x0005).with_bar(4, BarKind::Io, 16)
+    FunctionSpec::new(1, 1).with_command(0x0007).with_bar(4, BarKind::Io, 16)
 }
 
 /// The shadow of a register of the command block.

@@ -169,7 +169,7 @@ fn configuration_space_has_the_hard_wired_bits_of_the_part() {
     let mut b = Bench::new();
     assert_eq!(
         bulkhead_bus::exercise::changeable(&mut b.ide, 0),
-        [(0x04, 0x0005), (0x20, 0xffff_fff0), (0x40, 0xf3ff_f3ff), (0x44, 0xff)]
+        [(0x04, 0x0007), (0x20, 0xffff_fff0), (0x40, 0xf3ff_f3ff), (0x44, 0xff)]
     );
 }
 

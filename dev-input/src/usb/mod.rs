@@ -42,8 +42,8 @@ const LATEST: u64 = 32;
 const FRAMES: TimerId = 0;
 
 fn function_spec(device: u8, function: u8) -> FunctionSpec {
-    // 82371SB, function 2: of the command register I/O space and bus master.
-    FunctionSpec::new(device, function).with_command(0x0005).with_bar(4, BarKind::Io, 32)
+    // 82371SB, function 2: of the command register I/O space and bus master; memory space is stored, as with IDE, and of no effect.
+    FunctionSpec::new(device, function).with_command(0x0007).with_bar(4, BarKind::Io, 32)
 }
 
 /// What the controller has, as this function of PCI device `device`.

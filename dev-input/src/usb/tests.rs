@@ -147,7 +147,7 @@ fn configuration_space_has_the_hard_wired_bits_of_the_part() {
     let mut usb = Uhci::new((1, 2), &[], None, None);
     assert_eq!(
         bulkhead_bus::exercise::changeable(&mut usb, 0),
-        [(0x04, 0x0005), (0x20, 0xffff_ffe0), (0x3c, 0xff), (0xc0, 0x20bf)]
+        [(0x04, 0x0007), (0x20, 0xffff_ffe0), (0x3c, 0xff), (0xc0, 0x20bf)]
     );
 }
 
