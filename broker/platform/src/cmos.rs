@@ -46,8 +46,11 @@ impl Cmos {
         }
         let mut order = config.boot.chars();
         let (first, second, third) = (boot_code(order.next()), boot_code(order.next()), boot_code(order.next()));
-        // Bit 0 keeps the firmware from looking for a floppy's signature; a PC of QEMU's has it clear.
-        cmos.set(BOOT_1, third << 4 | u8::from(config.unsigned_floppy));
+        // Bit 0 would keep the firmware from looking for a floppy's signature; a PC of QEMU's has it clear.
+        cmos.set(BOOT_1, third << 4);
+        if config.unsigned_floppy {
+            cmos.set(BOOT_1, third << 4 | 1);
+        }
         cmos.set(BOOT_2, second << 4 | first);
         for disk in &config.disks {
             cmos.disk(disk);
