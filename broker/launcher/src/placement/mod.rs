@@ -245,9 +245,11 @@ impl<H: Host> Place<H> {
     /// changes or a CPU goes.
     fn bring(&mut self, members: &[Member], cpu: usize) -> std::io::Result<()> {
         let moves = self.cpu != Some(cpu);
+        let mut gone = moves;
         self.cpu = Some(cpu);
         for member in members.iter().filter(|m| !self.busy.contains(&m.pid)) {
             if moves || !self.host.is_kept(member.pid, cpu) {
+                gone = true;
                 match self.host.keep(member.pid, &[cpu]) {
                     // It has just ended.
                     Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
@@ -255,7 +257,8 @@ impl<H: Host> Place<H> {
                 }
             }
         }
-        if moves {
+        if gone {
+            // What took a thread away has taken the interrupts too.
             self.bring_source(cpu);
         }
         Ok(())

@@ -260,8 +260,10 @@ fn a_set_of_cpus_that_changes_is_obeyed() {
     assert_eq!(guest.kept(), [vec![1], vec![1]]);
     // It grows again, and the kernel has let one go.
     guest.facts(|f| (f.allowed, f.kept) = (vec![0, 1, 2], HashMap::from([(10, vec![0, 1, 2]), (11, vec![1])])));
+    guest.facts(|f| f.bound.clear());
     guest.half_a_second([0, 0], [(1, 0), (1, 0)]);
     assert_eq!(guest.kept(), [vec![1], vec![1]]);
+    assert_eq!(guest.facts(|f| f.bound.len()), 1, "the interrupts come back too");
     // Its CPU goes.
     guest.facts(|f| f.allowed = vec![0, 2]);
     guest.half_a_second([0, 0], [(1, 0), (1, 0)]);
