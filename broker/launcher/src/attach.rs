@@ -1,7 +1,7 @@
 //! What libxl starts in dom0 beside a stub domain: with `-xen-attach` the same program serves the stub domain's PV back
 //! ends (consoles, frame buffer, file-backed disks). If it has one of a kind that is not served here, all are given to the host's QEMU,
 //! and this program stays and watches. Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
-use crate::{pv, unserved};
+use crate::pv;
 use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
@@ -72,17 +72,6 @@ impl Watch {
         self.guest
     }
 
-    /// Answers the front ends of disks that are not `served`, by domain and number. Lines for the log.
-    pub(crate) fn answer(&mut self, served: impl Fn(u16, u32) -> bool) -> Vec<String> {
-        let mut lines = Vec::new();
-        for domid in [Some(self.domid), self.guest].into_iter().flatten() {
-            for devid in unserved::answer(domid, &mut self.xenstore, |devid| served(domid, devid)) {
-                lines.push(format!("a driver of domain {domid} has come to PV disk {devid}, which nobody serves now: it is closed to it"));
-            }
-        }
-        lines
-    }
-
     /// Looks if something has happened.
     pub(crate) fn look(&mut self) -> Result<Seen, String> {
         let fired = self.xenstore.fired().map_err(|e| e.to_string())?;
@@ -90,7 +79,8 @@ impl Watch {
         let mut seen = Seen { disks: has(DISKS), fronts: has(FRONTS), end: None };
         let Some(guest) = self.guest else { return Ok(seen) };
         if has(VNC) && !self.shown {
-            self.shown = show(&mut self.xenstore, self.domid, guest);
+            // Over another connection: news that comes among answers on this one is in no descriptor any more, and would wait for the next.
+            self.shown = Xenstore::connect().is_ok_and(|mut xenstore| show(&mut xenstore, self.domid, guest));
         }
         if has(DOMAINS) {
             seen.end = look(self.domid, guest)?;

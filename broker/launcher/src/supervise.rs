@@ -27,6 +27,7 @@ use crate::errors::{Code, Coded as _};
 use crate::placement::Place;
 use crate::slot::{Channel, Phase, SlotState};
 use crate::stubdom::Stubdom;
+use crate::unserved::Answers;
 use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, verify};
@@ -131,6 +132,8 @@ struct Launcher {
     shown: Vec<String>,
     /// Open only if it could not be opened later; until libxl has been told that the machine runs.
     xenstore: Option<Xenstore>,
+    /// The same for drivers that come before their back ends, as long as the machine runs.
+    answers: Option<Answers>,
     /// The rules on the interfaces of network cards, by slot.
     rules: Vec<(Slot, Rules)>,
 }

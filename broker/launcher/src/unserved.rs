@@ -3,27 +3,59 @@
 //! has unplugged anything. It is told that the back end is closed, and goes on with the emulated drive. When the guest starts that
 //! front end anew (Linux does it for one that a driver before it has left), the back end is made anew too (xen/include/public/io/xenbus.h).
 use bulkhead_bus::pv::State;
-use bulkhead_xen::Xenstore;
+use bulkhead_xen::{XenError, Xenstore};
 
 /// PV disks of a domain that are looked at.
 const DISKS: usize = 64;
+
+/// A connection for answers. It is not the one that watches: news that comes among answers is in no descriptor any more.
+pub(crate) struct Answers {
+    xenstore: Xenstore,
+    /// xenstored has not answered: what it says later would be taken for another answer.
+    silent: bool,
+}
+
+impl Answers {
+    pub(crate) fn connect() -> Result<Self, String> {
+        Ok(Self { xenstore: Xenstore::connect().map_err(|e| e.to_string())?, silent: false })
+    }
+
+    /// Whether it can be used again.
+    pub(crate) fn is_good(&self) -> bool {
+        !self.silent
+    }
+
+    fn heard<T>(&mut self, answer: Result<T, XenError>) -> Option<T> {
+        self.silent |= answer.as_ref().is_err_and(|e| !e.is_answer());
+        answer.ok()
+    }
+}
 
 /// xenstore, as far as it is needed.
 pub(crate) trait Nodes {
     fn names(&mut self, path: &str) -> Vec<String>;
     fn value(&mut self, path: &str) -> Option<String>;
-    fn set(&mut self, path: &str, value: &str) -> Result<(), String>;
+    fn set(&mut self, path: &str, value: &str) -> bool;
 }
 
-impl Nodes for Xenstore {
+impl Nodes for Answers {
     fn names(&mut self, path: &str) -> Vec<String> {
-        self.directory(path)
+        // A directory that is not there and one of which nothing is heard look alike.
+        if self.value(path).is_none() && self.silent { Vec::new() } else { self.xenstore.directory(path) }
     }
     fn value(&mut self, path: &str) -> Option<String> {
-        self.read(path).ok()
+        if self.silent {
+            return None;
+        }
+        let answer = self.xenstore.read(path);
+        self.heard(answer)
     }
-    fn set(&mut self, path: &str, value: &str) -> Result<(), String> {
-        self.write(path, value).map_err(|e| e.to_string())
+    fn set(&mut self, path: &str, value: &str) -> bool {
+        if self.silent {
+            return false;
+        }
+        let answer = self.xenstore.write(path, value);
+        self.heard(answer).is_some()
     }
 }
 
@@ -56,7 +88,7 @@ pub(crate) fn answer(domid: u16, nodes: &mut impl Nodes, served: impl Fn(u32) ->
         if nodes.value(&format!("{back}/frontend")).is_none() {
             continue;
         }
-        if nodes.set(&format!("{back}/state"), &(state as u8).to_string()).is_ok()
+        if nodes.set(&format!("{back}/state"), &(state as u8).to_string())
             && state == State::Closed
             && matches!(there, State::Initialised | State::Connected)
         {
@@ -82,9 +114,9 @@ mod tests {
         fn value(&mut self, path: &str) -> Option<String> {
             self.get(path).cloned()
         }
-        fn set(&mut self, path: &str, value: &str) -> Result<(), String> {
+        fn set(&mut self, path: &str, value: &str) -> bool {
             self.insert(path.to_owned(), value.to_owned());
-            Ok(())
+            true
         }
     }
 

@@ -7,6 +7,7 @@ use crate::host;
 use crate::machine::{Backing, Machine};
 use crate::pv;
 use crate::slot::{Phase, SlotState};
+use crate::unserved::{self, Answers};
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
 use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_plan::{
@@ -378,13 +379,25 @@ impl Launcher {
             let slot = self.slots.iter().find(|s| s.slot == device.slot && s.phase != Phase::Waiting);
             served.extend(slot.map(|s| (s.domid.unwrap_or(own), *devid)));
         }
-        let Some(watch) = self.watched.as_mut() else { return };
-        for line in watch.answer(|domid, devid| served.contains(&(domid, devid))) {
-            // Once each: the guest can come any number of times.
-            if !self.later.answered.contains(&line) {
-                say(&line);
-                self.later.answered.push(line);
+        let Some(watch) = self.watched.as_ref() else { return };
+        let opened = match self.answers.take() {
+            None if !self.restricted => Answers::connect().ok(),
+            kept => kept,
+        };
+        let Some(mut answers) = opened else { return };
+        for domid in [Some(own), watch.guest()].into_iter().flatten() {
+            for devid in unserved::answer(domid, &mut answers, |devid| served.contains(&(domid, devid))) {
+                // Once each: the guest can come any number of times.
+                if !self.later.answered.contains(&(domid, devid)) {
+                    self.later.answered.push((domid, devid));
+                    say(&format!(
+                        "a driver of domain {domid} has come to PV disk {devid}, which nobody serves now: it is closed to it"
+                    ));
+                }
             }
+        }
+        if self.restricted && answers.is_good() {
+            self.answers = Some(answers);
         }
     }
 

@@ -12,7 +12,7 @@ pub(super) struct Later {
     /// What was said of disks that are not served.
     pub(super) told: Vec<String>,
     /// What was said of drivers that have come too early.
-    pub(super) answered: Vec<String>,
+    pub(super) answered: Vec<(u16, u32)>,
     /// What images may be based on, and what becomes of writes without room.
     pub(super) images: (Backing, WhenFull),
     /// Disks that a stub domain has let go of for its guest.

@@ -9,6 +9,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::slot::{Phase, SlotState};
 use crate::stubdom::Stubdom;
+use crate::unserved::Answers;
 use bulkhead_plan::{
     BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, NicModel, Picture, Slot,
     VncAddress, kind,
@@ -237,6 +238,7 @@ impl Launcher {
             user,
             restricted,
             xenstore: None,
+            answers: None,
             shown,
             surface: None,
             report: match &stubdom {
@@ -281,9 +283,13 @@ impl Launcher {
         }
         if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom {
             // Disks that come later cannot be opened; front ends that come too early can be answered.
-            self.watched = Watch::new(self.plan.domid)
-                .map_err(|e| say(&format!("PV drivers that come before they unplug will not be answered: {e}")))
-                .ok();
+            match Answers::connect().and_then(|answers| Ok((Watch::new(self.plan.domid)?, answers))) {
+                Ok((watch, answers)) => {
+                    self.watched = Some(watch);
+                    self.answers = Some(answers);
+                }
+                Err(e) => say(&format!("PV drivers that come before they unplug will not be answered: {e}")),
+            }
         }
         if let Some(directory) = chroot {
             policy::restrict::leave_root(directory)
