@@ -31,6 +31,33 @@ pub(crate) enum Phase {
     Unplugged,
 }
 
+impl Phase {
+    /// All of them.
+    #[cfg(test)]
+    const ALL: [Self; 7] =
+        [Self::Waiting, Self::Starting, Self::Entering, Self::Attaching, Self::Running, Self::Dead, Self::Unplugged];
+
+    /// Whether `next` may follow. What is not here would be a process that says a thing twice, or a device that is in two places.
+    fn may_become(self, next: Self) -> bool {
+        use Phase::{Attaching, Dead, Entering, Running, Starting, Unplugged, Waiting};
+        match (self, next) {
+            // What it needs is its own now; or it never was.
+            (Waiting, Starting) | (Starting, Waiting) => true,
+            // Control has no channel to wait for.
+            (Starting, Entering | Running) => true,
+            // The broker, control and back ends attach to nobody.
+            (Entering, Attaching | Running) | (Attaching, Running) => true,
+            // A life ends, at whatever point; the next begins.
+            (Starting | Entering | Attaching | Running, Starting | Dead | Unplugged) => true,
+            // A guest may unplug what is dead, and a disk may be taken away that has never begun.
+            (Dead | Waiting, Unplugged) => true,
+            // It ends, and may come again.
+            (Unplugged, Unplugged | Waiting) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Shared memory and doorbells of one life of a device.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -61,7 +88,7 @@ pub(crate) struct SlotState {
     pub(crate) domid: Option<u16>,
     /// The broker knows nothing of it: it came later, and is not asked for accesses.
     pub(crate) apart: bool,
-    pub(crate) phase: Phase,
+    phase: Phase,
     pub(crate) life: Option<Life>,
     pub(crate) channel: Option<Channel>,
     /// The reply area of the life before.
@@ -111,6 +138,22 @@ impl SlotState {
             restarted: 0,
             wished: false,
         })
+    }
+
+    /// How far its process has come.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The process has come to another phase; false, and nothing changes, if that cannot be.
+    pub(crate) fn enter(&mut self, next: Phase) -> bool {
+        let may = self.phase.may_become(next);
+        if may {
+            self.phase = next;
+        } else {
+            eprintln!("bulkhead-dm: {}: {:?} does not follow {:?}", self.name, next, self.phase);
+        }
+        may
     }
 
     /// Whether its process draws the picture.
@@ -198,6 +241,26 @@ impl SlotState {
 mod tests {
     use super::*;
     use bulkhead_plan::DeviceConfig;
+
+    #[test]
+    fn phases_follow_each_other_as_the_table_says() {
+        use Phase::{Attaching, Dead, Entering, Running, Starting, Unplugged, Waiting};
+        let mut allowed = vec![(Waiting, Starting), (Starting, Waiting), (Starting, Entering), (Starting, Running)];
+        allowed.extend([(Entering, Attaching), (Entering, Running), (Attaching, Running)]);
+        for alive in [Starting, Entering, Attaching, Running] {
+            allowed.extend([(alive, Starting), (alive, Dead), (alive, Unplugged)]);
+        }
+        allowed.extend([(Dead, Unplugged), (Waiting, Unplugged), (Unplugged, Unplugged), (Unplugged, Waiting)]);
+        for from in Phase::ALL {
+            for to in Phase::ALL {
+                let mut slot = SlotState::new(2, "x".into(), DeviceConfig::Ps2.kind(), None, Vec::new()).unwrap();
+                slot.phase = from;
+                let may = allowed.contains(&(from, to));
+                assert_eq!(slot.enter(to), may, "{from:?} to {to:?}");
+                assert_eq!(slot.phase(), if may { to } else { from });
+            }
+        }
+    }
 
     #[test]
     fn five_starts_in_a_minute_and_more_when_it_has_passed() {

@@ -35,6 +35,7 @@ use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use later::Later;
+pub(crate) use lives::eventfd;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions};
@@ -144,7 +145,7 @@ fn say(line: &str) {
 
 impl Launcher {
     fn phase(&self, slot: Slot) -> Option<Phase> {
-        self.slots.iter().find(|s| s.slot == slot).map(|s| s.phase)
+        self.slots.iter().find(|s| s.slot == slot).map(|s| s.phase())
     }
 
     fn slot(&mut self, slot: Slot) -> Option<&mut SlotState> {
@@ -155,15 +156,15 @@ impl Launcher {
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
         for slot in
-            self.slots.iter().filter(|s| !s.looks() && s.phase != Phase::Waiting).map(|s| s.slot).collect::<Vec<_>>()
+            self.slots.iter().filter(|s| !s.looks() && s.phase() != Phase::Waiting).map(|s| s.slot).collect::<Vec<_>>()
         {
             self.spawn(slot)?;
         }
-        while !self.slots.iter().all(|s| matches!(s.phase, Phase::Running | Phase::Waiting)) {
+        while !self.slots.iter().all(|s| matches!(s.phase(), Phase::Running | Phase::Waiting)) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let late: Vec<_> =
-                    self.slots.iter().filter(|s| s.phase != Phase::Running).map(|s| s.name.as_str()).collect();
+                    self.slots.iter().filter(|s| s.phase() != Phase::Running).map(|s| s.name.as_str()).collect();
                 return Err(format!("not ready after {} s: {}", START.as_secs(), late.join(", ")));
             }
             match self.turn(Some(left))? {
@@ -195,7 +196,7 @@ impl Launcher {
         };
         say(&format!(
             "{} processes run, sandbox level {level}",
-            self.slots.iter().filter(|s| s.phase == Phase::Running).count()
+            self.slots.iter().filter(|s| s.phase() == Phase::Running).count()
         ));
         if let (true, Ok((free, total))) = (self.stubdom, crate::stubdom::free()) {
             say(&format!("{free} of {total} kB are free now"));

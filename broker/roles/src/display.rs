@@ -3,7 +3,7 @@ use crate::role::{Role, Seen, Visible, wrong};
 use crate::{frontend, viewer};
 use bulkhead_bus::{Unseen, pv};
 use bulkhead_dev_display::{Sink, Sinks, fbdev, vfb, vga, vnc};
-use bulkhead_plan::{DeviceConfig, FdUse, kind};
+use bulkhead_plan::{self as plan, DeviceConfig, FdUse, kind};
 use bulkhead_runtime::{Built, Fds, Resources};
 
 pub(crate) static VGA: Role = Role {
@@ -24,7 +24,7 @@ pub(crate) static VFB: Role = Role { kind: &kind::VFB, seen: Seen::No, build: bu
 
 fn build_vga(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
     let DeviceConfig::Vga { device, vram, rom, .. } = config else { return Err(wrong(config)) };
-    let wishes = resources.fds.take(&FdUse::Wishes);
+    let wishes = resources.fds.take(&FdUse::WishesFrom);
     let polled = wishes
         .iter()
         .map(|fd| rustix::io::dup(fd).map(|fd| (0, fd)))
@@ -43,8 +43,8 @@ fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, S
     let config = vnc::Config { name: name.clone(), layout, password };
     let console = vnc::Console {
         input: sinks(&mut resources.fds),
-        leds: resources.fds.take(&FdUse::Leds),
-        wishes: resources.fds.take(&FdUse::Wishes),
+        leds: resources.fds.take(&FdUse::LedsFrom),
+        wishes: resources.fds.take(&FdUse::WishesTo),
     };
     let server = vnc::Vnc::new(Box::new(view), listen, console, config).map_err(|e| e.to_string())?;
     let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
@@ -84,15 +84,12 @@ fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, S
     Ok(Built { device: Box::new(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames)))), polled })
 }
 
-/// Where viewers' input goes.
+/// Where viewers' input goes: the first that takes what is made gets it.
 fn sinks(fds: &mut Fds) -> Sinks {
-    let mut sink = |input: &FdUse, takes: &FdUse| {
-        fds.take(input).zip(fds.take(takes)).map(|(input, takes)| Sink::new(input, takes))
-    };
-    let others = [
-        sink(&FdUse::GuestInput, &FdUse::GuestTakes),
-        sink(&FdUse::PvInput, &FdUse::PvTakes),
-        sink(&FdUse::UsbInput, &FdUse::UsbTakes),
-    ];
-    Sinks::new(fds.take(&FdUse::Input), others.into_iter().flatten().collect())
+    let mut others = Vec::new();
+    for sink in [plan::Sink::GuestKeyboard, plan::Sink::PvKeyboard, plan::Sink::Usb] {
+        let ends = fds.take(&FdUse::InputTo(sink)).zip(fds.take(&FdUse::TakesFrom(sink)));
+        others.extend(ends.map(|(input, takes)| Sink::new(input, takes)));
+    }
+    Sinks::new(fds.take(&FdUse::InputTo(plan::Sink::Keyboard)), others)
 }

@@ -34,23 +34,23 @@ pub(crate) static CONSOLE: Role = Role { kind: &kind::CONSOLE, seen: Seen::No, b
 
 fn build_ps2(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
     let DeviceConfig::Ps2 = config else { return Err(wrong(config)) };
-    let Some(input) = resources.fds.take(&FdUse::Input) else {
+    let Some(input) = resources.fds.take(&FdUse::InputFrom) else {
         return Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() });
     };
     let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
-    Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::Leds))), polled })
+    Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::LedsTo))), polled })
 }
 
 fn build_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
     let DeviceConfig::Usb { devices, device, function, .. } = config else { return Err(wrong(config)) };
-    let input = resources.fds.take(&FdUse::Input);
+    let input = resources.fds.take(&FdUse::InputFrom);
     let polled = input
         .iter()
         .map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd)))
         .collect::<Result<_, _>>()
         .map_err(|e| e.to_string())?;
     Ok(Built {
-        device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::UsbTakes))),
+        device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::TakesTo))),
         polled,
     })
 }
@@ -67,12 +67,12 @@ fn build_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Built, 
     let (front, _) = frontend::Front::new(resources.domid, vkbd::PAGES, &mut resources.fds)?;
     let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
-    let input = resources.fds.take(&FdUse::PvInput);
+    let input = resources.fds.take(&FdUse::InputFrom);
     polled.extend(
         input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)),
     );
     Ok(Built {
-        device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::PvTakes)))),
+        device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::TakesTo)))),
         polled,
     })
 }

@@ -4,6 +4,19 @@ use super::SessionPacket;
 use super::Slot;
 use serde::{Deserialize, Serialize};
 
+/// Who takes the input that viewers make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sink {
+    /// The keyboard controller.
+    Keyboard,
+    /// Devices on USB.
+    Usb,
+    /// The PV keyboard of the domain.
+    PvKeyboard,
+    /// The PV keyboard of a stub domain's guest.
+    GuestKeyboard,
+}
+
 /// What a descriptor is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FdUse {
@@ -57,24 +70,22 @@ pub enum FdUse {
     SurfaceView,
     /// Doorbell: viewer → display, a picture is wanted.
     FrameBell,
-    /// A pipe of [`InputEvent`](bulkhead_bus::InputEvent) records: the write end has who makes input, the read end who takes it.
-    Input,
-    /// The write end of a pipe of [`InputEvent`](bulkhead_bus::InputEvent) records to USB devices, for who makes input.
-    UsbInput,
-    /// A pipe of bytes from the USB controller to viewers: which input the guest takes there, bit 0 places, 1 keys, 2 movement.
-    UsbTakes,
-    /// The same as [`FdUse::UsbInput`] for the PV keyboard.
-    PvInput,
-    /// The same as [`FdUse::UsbTakes`] for the PV keyboard.
-    PvTakes,
-    /// The same as [`FdUse::PvInput`] for the PV keyboard of a stub domain's guest.
-    GuestInput,
-    /// The same as [`FdUse::PvTakes`] for that.
-    GuestTakes,
-    /// A pipe of records of two 16-bit numbers, from viewers to the display: the size that they wish for.
-    Wishes,
-    /// A pipe of bytes from a keyboard to viewers: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
-    Leds,
+    /// The read end of a pipe of [`InputEvent`](bulkhead_bus::InputEvent) records, for who takes input.
+    InputFrom,
+    /// The write end of such a pipe, for who makes input.
+    InputTo(Sink),
+    /// The write end of a pipe of bytes, for who takes input: which input the guest takes there, bit 0 places, 1 keys, 2 movement.
+    TakesTo,
+    /// The read end of such a pipe, for who makes input.
+    TakesFrom(Sink),
+    /// The read end of a pipe of records of two 16-bit numbers, for the display: the size that viewers wish for.
+    WishesFrom,
+    /// The write end of it, for the viewers.
+    WishesTo,
+    /// The write end of a pipe of bytes, for a keyboard: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    LedsTo,
+    /// The read end of it, for the viewers.
+    LedsFrom,
     /// A socket that listens for viewers.
     Viewers,
     /// privcmd restricted to the domain, for a back end that maps frames which the domain names.

@@ -46,7 +46,10 @@ impl Launcher {
         }
         let Some(state) = self.slot(slot) else { return };
         let dead = state.life.is_none();
-        state.phase = Phase::Unplugged;
+        // One that is not there cannot be ejected.
+        if state.phase() == Phase::Waiting || !state.enter(Phase::Unplugged) {
+            return;
+        }
         state.kill("ejected by the guest");
         if dead {
             self.may_come_again(slot);
@@ -61,7 +64,9 @@ impl Launcher {
         if self.is_one_to_add(slot)
             && let Some(state) = self.slot(slot)
         {
-            (state.phase, state.old, state.channel) = (Phase::Waiting, None, None);
+            state.enter(Phase::Waiting);
+            state.old = None;
+            state.channel = None;
         }
     }
 }

@@ -42,12 +42,14 @@ impl Launcher {
     fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, String> {
         let FromProcess { serial, ask } = *message;
         match (ask, number) {
-            (Ask::ChannelSealed { slot: BROKER }, BROKER) => {
+            (Ask::ChannelSealed { slot: BROKER }, BROKER) if self.phase(BROKER) == Some(Phase::Starting) => {
                 if let Some(broker) = self.slot(BROKER) {
-                    broker.phase = Phase::Entering;
+                    broker.enter(Phase::Entering);
                 }
             }
-            (Ask::ChannelSealed { slot }, BROKER) => self.sealed(slot, |c| c.sealed_by_broker = true),
+            (Ask::ChannelSealed { slot: slot @ FIRST_DEVICE.. }, BROKER) => {
+                self.sealed(slot, |c| c.sealed_by_broker = true)
+            }
             (Ask::Sealed, CONTROL) => {}
             // Once each in a life; a process that says so again is out of its mind.
             (Ask::Sealed, FIRST_DEVICE..) if self.phase(number) == Some(Phase::Starting) => {
@@ -56,8 +58,8 @@ impl Launcher {
             (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
             (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
             (Ask::Attached { slot }, BROKER) => {
-                if let Some(state) = self.slot(slot).filter(|s| s.phase == Phase::Attaching) {
-                    state.phase = Phase::Running;
+                if let Some(state) = self.slot(slot).filter(|s| s.phase() == Phase::Attaching) {
+                    state.enter(Phase::Running);
                     self.plugged(slot, Ok(0));
                 }
             }
@@ -83,7 +85,9 @@ impl Launcher {
                         state.kill("restart was asked for");
                         Ok(0)
                     }
-                    Some(state) if state.phase == Phase::Dead => Err("it has died too often and stays dead".to_owned()),
+                    Some(state) if state.phase() == Phase::Dead => {
+                        Err("it has died too often and stays dead".to_owned())
+                    }
                     Some(_) => Err("it has no process now".to_owned()),
                     None => Err("there is no such device".to_owned()),
                 };
@@ -155,7 +159,7 @@ impl Launcher {
     pub(super) fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, String> {
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
-        let state = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase == Phase::Running);
+        let state = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase() == Phase::Running);
         let state = state.ok_or_else(|| "that process does not run".to_owned())?;
         state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)]);
         Ok(token)

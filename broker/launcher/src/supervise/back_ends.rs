@@ -3,8 +3,8 @@ use super::later::Given;
 use super::{Launcher, say};
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
-use crate::host;
-use crate::machine::{Backing, Machine};
+use crate::host::{Host, Part, drives, serial};
+use crate::machine::Backing;
 use crate::pv;
 use crate::slot::{Phase, SlotState};
 use crate::unserved::{self, Answers};
@@ -25,157 +25,124 @@ const SLOTS: Slot = 64;
 /// The node of a stub domain's disk that tells it that its guest gets the disk when it lets go of it.
 pub(super) const HAND_OVER: &str = "hand-over";
 
-/// The processes of back ends, in the order of their slots, each with what it is given.
-#[derive(Default)]
-pub(super) struct BackEnds {
-    pub(super) configs: Vec<DeviceConfig>,
-    pub(super) kept: Vec<Vec<(FdUse, OwnedFd)>>,
-    /// Those that serve this domain's guest, if it is a stub domain; what they are given is behind the others'.
-    pub(super) guest: Option<u16>,
-    pub(super) guests: Vec<DeviceConfig>,
-    /// Slaves of pseudo terminals.
-    pub(super) slaves: Vec<OwnedFd>,
-    /// Consoles: their names and where they go.
-    pub(super) chardevs: Vec<(String, String)>,
-    /// Sockets that were made.
-    pub(super) sockets: Vec<String>,
+/// Opens everything for the PV devices that the guest's nodes name: the parts of `xenbus`, `grant` and the back ends, then of those that
+/// serve the domain's guest, if it is a stub domain.
+pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, String> {
+    let (machine, domid) = (host.machine, host.domid);
+    let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Vec::new()) };
+    // One that does not answer at all would be waited for at each question.
+    if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
+        && !e.is_answer()
+    {
+        return Err(Code::Xenstore.line(e));
+    }
+    let (disks, notes) =
+        if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
+    host.shown.extend(notes);
+    let keyboards = pv::keyboards(domid, &mut xenstore);
+    let screens = pv::screens(domid, &mut xenstore);
+    let (consoles, notes) = pv::consoles(domid, &mut xenstore);
+    host.shown.extend(notes);
+    if disks.is_empty() && keyboards.is_empty() && screens.is_empty() && consoles.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Ok(stream) = Xenstore::open_stream() else {
+        host.shown.push("PV devices are not served: xenstored has no socket here".to_owned());
+        return Ok(Vec::new());
+    };
+    let guest: Option<u16> =
+        machine.attach.then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok()).flatten();
+    if let Some(guest) = guest {
+        let twins = pv::disks(guest, &mut xenstore).0;
+        for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
+            let node = format!("{}/{HAND_OVER}", disk.nodes.back);
+            xenstore.write(&node, "1").map_err(|e| Code::Xenstore.line(format!("{node}: {e}")))?;
+        }
+    }
+    let mut parts = Vec::new();
+    let mut servers = Servers::new(domid, stream);
+    for disk in disks {
+        // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
+        let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
+        let (mut kept, config) = match twin {
+            Some(index) => (Vec::new(), without_image(&disk.drive, index)),
+            None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
+        };
+        kept.extend(servers.serve(disk.nodes, true)?);
+        let config = DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard };
+        parts.push(Part { kept, ..Part::new(config) });
+    }
+    for (devid, nodes) in keyboards {
+        parts.push(Part { kept: servers.serve(nodes, false)?, ..Part::new(DeviceConfig::Vkbd { devid }) });
+    }
+    for (devid, nodes) in screens {
+        let mut kept = servers.serve(nodes, false)?;
+        kept.retain(|(what, _)| !matches!(what, FdUse::Grants(_) | FdUse::Gntdev(_)));
+        kept.push((FdUse::Frames, host.restricted()?));
+        parts.push(Part { kept, ..Part::new(DeviceConfig::Vfb { devid }) });
+    }
+    for console in consoles {
+        parts.push(self::console(host, console, &mut servers, &mut xenstore)?);
+    }
+    let mut all = servers.parts();
+    all.append(&mut parts);
+    if let Some(guest) = guest {
+        all.append(&mut open_guests(host, guest, &mut xenstore)?);
+    }
+    Ok(all)
 }
 
-impl BackEnds {
-    /// Opens everything for the PV devices that the guest's nodes name. `shown`: lines for the log.
-    pub(super) fn open(machine: &Machine, domid: u16, null: &OwnedFd, shown: &mut Vec<String>) -> Result<Self, String> {
-        let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Self::default()) };
-        // One that does not answer at all would be waited for at each question.
-        if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
-            && !e.is_answer()
-        {
-            return Err(Code::Xenstore.line(e));
-        }
-        let (disks, notes) =
-            if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
-        shown.extend(notes);
-        let keyboards = pv::keyboards(domid, &mut xenstore);
-        let screens = pv::screens(domid, &mut xenstore);
-        let (consoles, notes) = pv::consoles(domid, &mut xenstore);
-        shown.extend(notes);
-        if disks.is_empty() && keyboards.is_empty() && screens.is_empty() && consoles.is_empty() {
-            return Ok(Self::default());
-        }
-        let Ok(stream) = Xenstore::open_stream() else {
-            shown.push("PV devices are not served: xenstored has no socket here".to_owned());
-            return Ok(Self::default());
-        };
-        let guest: Option<u16> = machine
-            .attach
-            .then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok())
-            .flatten();
-        if let Some(guest) = guest {
-            let twins = pv::disks(guest, &mut xenstore).0;
-            for disk in
-                disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref())))
-            {
-                let node = format!("{}/{HAND_OVER}", disk.nodes.back);
-                xenstore.write(&node, "1").map_err(|e| Code::Xenstore.line(format!("{node}: {e}")))?;
-            }
-        }
-        let mut this = Self::default();
-        let mut servers =
-            Servers { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
-        for disk in disks {
-            // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
-            let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
-            let (mut fds, config) = match twin {
-                Some(index) => (Vec::new(), nobodys(&disk.drive, index)),
-                None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
-            };
-            fds.extend(servers.serve(disk.nodes, true)?);
-            this.push(
-                DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard },
-                fds,
-            );
-        }
-        for (devid, nodes) in keyboards {
-            this.push(DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?);
-        }
-        for (devid, nodes) in screens {
-            let mut fds = servers.serve(nodes, false)?;
-            fds.retain(|(what, _)| !matches!(what, FdUse::Grants(_) | FdUse::Gntdev(_)));
-            let privcmd = Privcmd::open(domid).and_then(Privcmd::restrict).map_err(|e| Code::Xen.line(e))?;
-            fds.push((FdUse::Frames, privcmd));
-            this.push(DeviceConfig::Vfb { devid }, fds);
-        }
-        for console in consoles {
-            let (config, fds) = this.console(console, &mut servers, &mut xenstore)?;
-            this.push(config, fds);
-        }
-        let Servers { devices, xenbus, grant, .. } = servers;
-        this.configs.splice(0..0, [DeviceConfig::Xenbus { devices }, DeviceConfig::Grant]);
-        this.kept.splice(0..0, [xenbus, grant]);
-        if let Some(guest) = guest {
-            shown.extend(this.open_guests(guest, &mut xenstore)?);
-        }
-        Ok(this)
+/// A stub domain's guest's keyboard and pointer, for the viewers of the stub domain's frame buffer (they see the guest's picture there),
+/// and its consoles beyond the first.
+fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<Part>, String> {
+    let keyboards = pv::keyboards(guest, xenstore);
+    let (consoles, notes) = pv::consoles(guest, xenstore);
+    host.shown.extend(notes);
+    if keyboards.is_empty() && consoles.is_empty() {
+        return Ok(Vec::new());
     }
+    let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
+    let mut servers = Servers::new(guest, stream);
+    let mut parts = Vec::new();
+    for (devid, nodes) in keyboards {
+        parts.push(Part { kept: servers.serve(nodes, false)?, ..Part::new(DeviceConfig::Vkbd { devid }) });
+    }
+    for console in consoles {
+        parts.push(self::console(host, console, &mut servers, xenstore)?);
+    }
+    let mut all = servers.parts();
+    all.append(&mut parts);
+    Ok(all.into_iter().map(|part| Part { domid: Some(guest), ..part }).collect())
+}
 
-    /// A stub domain's guest's keyboard and pointer, for the viewers of the stub domain's frame buffer (they see the guest's picture there),
-    /// and its consoles beyond the first. Lines for the log.
-    fn open_guests(&mut self, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<String>, String> {
-        let keyboards = pv::keyboards(guest, xenstore);
-        let (consoles, notes) = pv::consoles(guest, xenstore);
-        if keyboards.is_empty() && consoles.is_empty() {
-            return Ok(notes);
-        }
-        let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
-        let mut servers =
-            Servers { domid: guest, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, stream)], grant: Vec::new() };
-        let mut served = Vec::new();
-        for (devid, nodes) in keyboards {
-            served.push((DeviceConfig::Vkbd { devid }, servers.serve(nodes, false)?));
-        }
-        for console in consoles {
-            served.push(self.console(console, &mut servers, xenstore)?);
-        }
-        self.guest = Some(guest);
-        self.guests.extend([DeviceConfig::Xenbus { devices: servers.devices }, DeviceConfig::Grant]);
-        self.kept.extend([servers.xenbus, servers.grant]);
-        for (config, fds) in served {
-            self.guests.push(config);
-            self.kept.push(fds);
-        }
-        Ok(notes)
+/// A console, with its other end.
+fn console(
+    host: &mut Host,
+    console: pv::PvConsole,
+    servers: &mut Servers,
+    xenstore: &mut Xenstore,
+) -> Result<Part, String> {
+    let end = serial::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
+    if let Some(terminal) = &end.terminal {
+        // Where `xl console` looks.
+        let tty = format!("{}/tty", console.nodes.front);
+        xenstore.write(&tty, terminal).map_err(|e| Code::Xenstore.line(format!("{tty}: {e}")))?;
     }
+    host.held.extend(end.slave);
+    let listens = console.output.listens();
+    host.sockets.extend(listens.map(str::to_owned));
+    host.chardevs.push((console.label, end.shown));
+    let mut kept = servers.serve(console.nodes, false)?;
+    kept.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
+    let config = DeviceConfig::Console { devid: console.devid, listens: listens.is_some() };
+    Ok(Part { kept, ..Part::new(config) })
+}
 
-    /// Opens a console's other end.
-    fn console(
-        &mut self,
-        console: pv::PvConsole,
-        servers: &mut Servers,
-        xenstore: &mut Xenstore,
-    ) -> Result<(DeviceConfig, Vec<(FdUse, OwnedFd)>), String> {
-        let end = host::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
-        if let Some(terminal) = end.shown.strip_prefix("pty:") {
-            // Where `xl console` looks.
-            let tty = format!("{}/tty", console.nodes.front);
-            xenstore.write(&tty, terminal).map_err(|e| Code::Xenstore.line(format!("{tty}: {e}")))?;
-        }
-        self.slaves.extend(end.slave);
-        let listens = console.output.listens();
-        self.sockets.extend(listens.map(str::to_owned));
-        let mut fds = servers.serve(console.nodes, false)?;
-        fds.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
-        self.chardevs.push((console.label, end.shown));
-        Ok((DeviceConfig::Console { devid: console.devid, listens: listens.is_some() }, fds))
-    }
-
-    fn push(&mut self, config: DeviceConfig, fds: Vec<(FdUse, OwnedFd)>) {
-        self.configs.push(config);
-        self.kept.push(fds);
-    }
-
-    /// Whether this disk has a back end here.
-    pub(super) fn serves(&self, id: &str) -> bool {
-        self.configs.iter().any(|c| matches!(c, DeviceConfig::Qdisk { devid, .. } if devid.to_string() == id))
-    }
+/// Whether a disk with this number has a back end among the parts.
+pub(super) fn serves(parts: &[Part], id: &str) -> bool {
+    parts
+        .iter()
+        .any(|p| matches!(p.config, DeviceConfig::Qdisk { devid, .. } if p.domid.is_none() && devid.to_string() == id))
 }
 
 /// The image of a disk, or nothing at all for a CD drive that is empty: a disk without sectors.
@@ -184,7 +151,7 @@ fn pv_image(
     (backing, full): (Backing, WhenFull),
     null: &OwnedFd,
 ) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
-    let (mut fds, mut config) = host::drive(drive, backing, full).coded(Code::Image)?;
+    let (mut fds, mut config) = drives::drive(drive, backing, full).coded(Code::Image)?;
     if drive.file.is_none() {
         fds.push((FdUse::Drive(config.index), rustix::io::dup(null).map_err(|e| e.to_string())?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
@@ -201,6 +168,16 @@ struct Servers {
 }
 
 impl Servers {
+    fn new(domid: u16, store: OwnedFd) -> Self {
+        Self { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, store)], grant: Vec::new() }
+    }
+
+    /// Their own parts.
+    fn parts(self) -> Vec<Part> {
+        let xenbus = Part { kept: self.xenbus, ..Part::new(DeviceConfig::Xenbus { devices: self.devices }) };
+        vec![xenbus, Part { kept: self.grant, ..Part::new(DeviceConfig::Grant) }]
+    }
+
     /// One back end more: what it is given to reach them and the guest.
     fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, String> {
         let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
@@ -234,7 +211,7 @@ fn is_twin(disk: &pv::PvDisk, devid: u32, file: Option<&str>) -> bool {
 }
 
 /// The configuration of a PV disk whose image an emulated drive has.
-fn nobodys(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
+fn without_image(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
     DriveConfig {
         index,
         cdrom: false,
@@ -270,7 +247,7 @@ impl Launcher {
             _ => None,
         });
         let Some(heir) = heir else { return };
-        let Some(state) = self.slot(heir).filter(|s| s.phase == Phase::Waiting) else { return };
+        let Some(state) = self.slot(heir).filter(|s| s.phase() == Phase::Waiting) else { return };
         state.kept.extend(files);
         // With the first disk those begin that it asks; what it asks before they listen waits in its sockets.
         let servers = self
@@ -376,7 +353,7 @@ impl Launcher {
         let mut served: Vec<(u16, u32)> = Vec::new();
         for device in &self.plan.devices {
             let DeviceConfig::Qdisk { devid, .. } = &device.config else { continue };
-            let slot = self.slots.iter().find(|s| s.slot == device.slot && s.phase != Phase::Waiting);
+            let slot = self.slots.iter().find(|s| s.slot == device.slot && s.phase() != Phase::Waiting);
             served.extend(slot.map(|s| (s.domid.unwrap_or(own), *devid)));
         }
         let Some(watch) = self.watched.as_ref() else { return };
@@ -410,7 +387,7 @@ impl Launcher {
             let Some(state) = self
                 .slots
                 .iter_mut()
-                .find(|s| s.slot == device.slot && s.domid.is_none() && s.phase != Phase::Unplugged)
+                .find(|s| s.slot == device.slot && s.domid.is_none() && s.phase() != Phase::Unplugged)
             else {
                 continue;
             };
@@ -445,8 +422,8 @@ impl Launcher {
             .flat_map(|(_, servers)| *servers)
             .collect::<Vec<_>>();
         for slot in servers.into_iter().chain([slot]) {
-            let Some(state) = self.slot(slot).filter(|s| s.phase != Phase::Unplugged) else { continue };
-            state.phase = Phase::Unplugged;
+            let Some(state) = self.slot(slot).filter(|s| s.phase() != Phase::Unplugged) else { continue };
+            state.enter(Phase::Unplugged);
             state.kept.clear();
             state.kill(why);
             if state.life.is_none() {

@@ -54,7 +54,7 @@ impl Launcher {
             .map_err(fail)?;
         epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
-        state.phase = Phase::Starting;
+        state.enter(Phase::Starting);
         state.unserved = false;
         state.reason.take();
         let mut served = None;
@@ -109,7 +109,7 @@ impl Launcher {
         if surface.is_some() {
             self.surface = surface;
         }
-        if self.slots.iter().any(|s| s.slot == BROKER && s.phase == Phase::Running) {
+        if self.slots.iter().any(|s| s.slot == BROKER && s.phase() == Phase::Running) {
             self.offer_channel(number);
         }
         if let Some((ours, _)) = served {
@@ -122,7 +122,7 @@ impl Launcher {
     /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
     fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
         let Some(control) = self.slot(CONTROL) else { return };
-        if control.phase == Phase::Running {
+        if control.phase() == Phase::Running {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
             control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
         } else {
@@ -153,8 +153,8 @@ impl Launcher {
         let Some(state) = self.slot(slot) else { return };
         let Some(channel) = &mut state.channel else { return };
         mark(channel);
-        if channel.sealed_by_device && channel.sealed_by_broker && state.phase == Phase::Starting {
-            state.phase = Phase::Entering;
+        if channel.sealed_by_device && channel.sealed_by_broker && state.phase() == Phase::Starting {
+            state.enter(Phase::Entering);
             if let Some(channel) = &state.channel {
                 state.tell(|fds| ToProcess::Peer { fds }, &[(FdUse::PeerArea, channel.request.as_fd())]);
             }
@@ -177,7 +177,7 @@ impl Launcher {
             state.kill(format!("not in its sandbox: {}", wrong.join("; ")));
             return Ok(());
         }
-        state.phase = if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running };
+        state.enter(if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running });
         self.take_place(number);
         let Some(state) = self.slot(number) else { return Ok(()) };
         state.tell(|_| ToProcess::Go, &[]);
@@ -240,11 +240,11 @@ impl Launcher {
     /// The display is ready: the viewer begins, or goes on with the surface of this life.
     fn view(&mut self) -> Result<(), String> {
         let surface = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
-        let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase != Phase::Dead) else {
+        let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase() != Phase::Dead) else {
             return Ok(());
         };
         if viewer.life.is_some() {
-            match surface.filter(|_| viewer.phase == Phase::Running) {
+            match surface.filter(|_| viewer.phase() == Phase::Running) {
                 Some(surface) => viewer.tell(|_| ToProcess::Surface, &[(FdUse::SurfaceView, surface.as_fd())]),
                 // It has the surface of the life before in its hands.
                 None => viewer.kill("the display was started again"),
@@ -301,15 +301,15 @@ impl Launcher {
 
     fn restart_device(&mut self, number: Slot, reason: &str) -> Result<Option<End>, String> {
         let Some(state) = self.slot(number) else { return Ok(None) };
-        let unplugged = state.phase == Phase::Unplugged;
+        let unplugged = state.phase() == Phase::Unplugged;
         let restart = !unplugged && state.may_restart();
         // Its last state is in the area that it wrote.
         state.old = state.channel.take().map(|c| c.reply);
-        state.phase = match (restart, unplugged) {
+        state.enter(match (restart, unplugged) {
             (true, _) => Phase::Starting,
             (false, false) => Phase::Dead,
             (false, true) => Phase::Unplugged,
-        };
+        });
         let (name, apart) = (state.name.clone(), state.apart);
         let gives_up = state.kind.back_end || apart;
         // For control an unplugged device is no dead one; it is told below.
@@ -319,7 +319,7 @@ impl Launcher {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }
-        let blind = self.slots.iter().any(|s| s.draws() && !matches!(s.phase, Phase::Attaching | Phase::Running));
+        let blind = self.slots.iter().any(|s| s.draws() && !matches!(s.phase(), Phase::Attaching | Phase::Running));
         let viewer = self.slots.iter().any(|s| s.slot == number && s.looks());
         if restart && viewer && blind {
             // It is started when the display is ready.
@@ -347,26 +347,28 @@ impl Launcher {
             // The guest does not need it. Signals still end the machine.
             say("control died too often; it stays dead, the guest goes on without QMP");
             if let Some(control) = self.slot(CONTROL) {
-                control.phase = Phase::Dead;
+                control.enter(Phase::Dead);
             }
             return Ok(None);
         }
         if let Some(control) = self.slot(CONTROL) {
-            control.phase = Phase::Starting;
+            control.enter(Phase::Starting);
         }
         // The old connections ended in the middle of something; every process gets a new one.
         for slot in self
             .slots
             .iter()
-            .filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Running | Phase::Attaching))
+            .filter(|s| s.slot != CONTROL && matches!(s.phase(), Phase::Running | Phase::Attaching))
             .map(|s| s.slot)
             .collect::<Vec<_>>()
         {
             self.serve(slot, 0)?;
         }
         // One that is just being started was told of to the control that has died; it takes a connection once it runs.
-        for state in
-            self.slots.iter_mut().filter(|s| s.slot != CONTROL && matches!(s.phase, Phase::Starting | Phase::Entering))
+        for state in self
+            .slots
+            .iter_mut()
+            .filter(|s| s.slot != CONTROL && matches!(s.phase(), Phase::Starting | Phase::Entering))
         {
             state.unserved = true;
         }
@@ -391,7 +393,7 @@ fn control_pair() -> Result<(OwnedFd, OwnedFd), String> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| e.to_string())
 }
 
-pub(super) fn eventfd() -> Result<OwnedFd, String> {
+pub(crate) fn eventfd() -> Result<OwnedFd, String> {
     use rustix::event::EventfdFlags;
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())
 }

@@ -23,7 +23,7 @@ impl Launcher {
     /// by control.
     pub(super) fn set_nic(&mut self, slot: Slot, bytes: &[u8; NicSettings::LEN]) -> Result<(), String> {
         let settings = NicSettings::from_bytes(bytes).ok_or("settings of a network card")?;
-        let name = self.slot(slot).filter(|s| s.phase != Phase::Unplugged).map(|s| s.name.clone());
+        let name = self.slot(slot).filter(|s| s.phase() != Phase::Unplugged).map(|s| s.name.clone());
         let name = name.ok_or("there is no such network card")?;
         if self.restricted && self.rules(slot).is_some() {
             return Err(format!(
@@ -33,7 +33,7 @@ impl Launcher {
         *self.nic(slot).ok_or("this is no network card")? = settings.clone();
         let on_interface = match self.rules(slot) {
             Some(rules) => {
-                rules.set(&settings).map_err(|e| host::rules_refused(&format!("of {name}"), &e))?;
+                rules.set(&settings).map_err(|e| host::nics::rules_refused(&format!("of {name}"), &e))?;
                 rules.len()
             }
             None => 0,
@@ -73,8 +73,8 @@ impl Launcher {
         }
         let Some(state) = self.slot(slot) else { return };
         state.kept.clear();
-        let dead = state.phase == Phase::Dead;
-        state.phase = Phase::Unplugged;
+        let dead = state.phase() == Phase::Dead;
+        state.enter(Phase::Unplugged);
         state.kill("unplugged by the guest");
         if dead && let Some(control) = self.slot(CONTROL) {
             control.tell(|_| ToProcess::Unplugged { slot }, &[]);

@@ -60,7 +60,7 @@ impl Launcher {
 
     /// The guest makes accesses.
     pub(super) fn look_at_load(&mut self) {
-        let there = |s: &&SlotState| matches!(s.phase, Phase::Attaching | Phase::Running);
+        let there = |s: &&SlotState| matches!(s.phase(), Phase::Attaching | Phase::Running);
         let members: Vec<Member> = self.slots.iter().filter(there).filter_map(member).collect();
         if let Some(line) = self.place.as_mut().and_then(|place| place.look(&members, Instant::now())) {
             say(&line);

@@ -1,0 +1,34 @@
+//! The board, and the keyboard controller on it.
+use super::{Host, Part};
+use crate::machine::Serial;
+use bulkhead_plan::DeviceConfig;
+
+/// The board's registers. `drives`: the IDE controller, of which the board's CMOS tells; `unplug`: the guest may unplug its disks.
+pub fn open(host: &Host, drives: &Part, unplug: bool) -> Part {
+    let machine = host.machine;
+    let disks = match &drives.config {
+        DeviceConfig::Ide { drives } => drives.iter().filter_map(|d| d.geometry).collect(),
+        _ => Vec::new(),
+    };
+    Part::new(DeviceConfig::Platform {
+        vcpus: machine.vcpus,
+        online: machine.online,
+        xen_platform: machine.xen_platform,
+        boot: machine.boot.clone(),
+        unsigned_floppy: machine.unsigned_floppy,
+        disks,
+        serial: machine.serials.first().is_some_and(|s| *s != Serial::None),
+        unplug,
+    })
+}
+
+/// The keyboard controller.
+pub fn keyboard() -> Part {
+    Part::new(DeviceConfig::Ps2)
+}
+
+/// The first device number that is free behind the board and the display: 4 on the machine that libxl asks for, as QEMU places cards.
+pub fn first_card(host: &Host) -> u8 {
+    let there = [host.machine.xen_platform, host.machine.video.is_some()];
+    there.iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n })
+}

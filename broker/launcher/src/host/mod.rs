@@ -1,0 +1,176 @@
+//! What the launcher opens on the host, before anything is started: for each kind of device one file, whose `open` gives its parts.
+//!
+//! | file | what |
+//! |---|---|
+//! | `board.rs`, `usb.rs` | what needs little of the host |
+//! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with something behind them |
+//! | `viewers.rs` | who looks at the picture, and what links them to devices |
+//! | `firmware.rs` | expansion ROMs |
+pub mod board;
+pub mod boot;
+pub mod drives;
+mod firmware;
+pub mod nics;
+pub mod serial;
+pub mod usb;
+pub mod video;
+pub mod viewers;
+
+use crate::errors::Code;
+use crate::machine::{Chardev, Machine, Monitor};
+use bulkhead_plan::{DeviceConfig, FdUse};
+use bulkhead_policy::Ids;
+use bulkhead_policy::interface::Rules;
+use bulkhead_xen::Privcmd;
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// What one process is given: its configuration and its descriptors travel together.
+#[derive(Debug)]
+pub struct Part {
+    /// Its configuration.
+    pub config: DeviceConfig,
+    /// Descriptors that every life of the process is given.
+    pub kept: Vec<(FdUse, OwnedFd)>,
+    /// Its expansion ROM, for the broker.
+    pub rom: Option<OwnedFd>,
+    /// The rules on its interface.
+    pub rules: Option<Rules>,
+    /// Descriptors for control that belong to it.
+    pub control: Vec<(FdUse, OwnedFd)>,
+    /// The domain that it serves, if that is not the machine's: a stub domain's guest.
+    pub domid: Option<u16>,
+}
+
+impl Part {
+    /// A process that is given nothing but its configuration.
+    pub fn new(config: DeviceConfig) -> Self {
+        Self { config, kept: Vec::new(), rom: None, rules: None, control: Vec::new(), domid: None }
+    }
+}
+
+/// Where parts are opened, and what is not one part's alone.
+#[derive(Debug)]
+pub struct Host<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// The guest.
+    pub domid: u16,
+    /// This is a stub domain's first process.
+    pub stubdom: bool,
+    /// Other ends of serial ports and consoles: what QMP calls each, and which it is.
+    pub chardevs: Vec<(String, String)>,
+    /// Slaves of pseudo terminals: while one is open, its master sees no hang-up.
+    pub held: Vec<OwnedFd>,
+    /// Names of sockets that go with the machine.
+    pub sockets: Vec<String>,
+    /// Lines for the log.
+    pub shown: Vec<String>,
+}
+
+impl<'a> Host<'a> {
+    /// Nothing is open yet.
+    pub fn new(machine: &'a Machine, domid: u16, stubdom: bool) -> Self {
+        let nothing = Vec::new();
+        Self { machine, domid, stubdom, chardevs: nothing, held: Vec::new(), sockets: Vec::new(), shown: Vec::new() }
+    }
+
+    /// A privcmd that reaches the guest alone.
+    pub fn restricted(&self) -> Result<OwnedFd, Failure> {
+        Privcmd::open(self.domid).and_then(Privcmd::restrict).map_err(|e| Code::Xen.line(e))
+    }
+
+    /// A descriptor of the simulated machine.
+    pub fn sim(&self, fd: i32) -> Result<OwnedFd, Failure> {
+        inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"))
+    }
+
+    /// By which a device reaches guest memory.
+    pub fn memory(&self) -> Result<(FdUse, OwnedFd), Failure> {
+        match &self.machine.sim {
+            Some(s) => self.sim(s.memory).map(|fd| (FdUse::SimMemory, fd)),
+            None => self.restricted().map(|fd| (FdUse::Privcmd, fd)),
+        }
+    }
+}
+
+/// A line that says what could not be opened and why.
+pub type Failure = String;
+
+fn errno(what: &str, e: rustix::io::Errno) -> Failure {
+    format!("{what}: {}", std::io::Error::from(e))
+}
+
+/// A new socket that listens, for its owner only. One that an earlier life has left there is replaced.
+fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let is_socket =
+        |s: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Socket;
+    if rustix::fs::lstat(path).is_ok_and(is_socket) {
+        rustix::fs::unlink(path)?;
+    }
+    let old = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = SocketAddrUnix::new(path).and_then(|a| rustix::net::bind(&fd, &a));
+    rustix::process::umask(old);
+    bound.and_then(|()| rustix::net::listen(&fd, 8))?;
+    Ok(fd)
+}
+
+/// A socket that libxl can connect to.
+pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
+    match &monitor.chardev {
+        Chardev::Path(path) => socket(path).map_err(|e| errno(&format!("{}: socket {path}", monitor.id), e)),
+        Chardev::Fd(number) => {
+            let fd = inherit(*number).map_err(|e| errno(&format!("{}: fd={number}", monitor.id), e))?;
+            if rustix::net::sockopt::socket_acceptconn(&fd) != Ok(true) {
+                return Err(format!("{}: fd={number} is no socket that listens", monitor.id));
+            }
+            rustix::io::ioctl_fionbio(&fd, true).map_err(|e| errno(&monitor.id, e))?;
+            Ok(fd)
+        }
+    }
+}
+
+/// The user that `text` means: `UID:GID`, or a name of this host.
+pub fn user(text: &str) -> Result<Ids, Failure> {
+    let pair = |mark: char| text.split_once(mark).and_then(|(uid, gid)| uid.parse().ok().zip(gid.parse().ok()));
+    // XenServer's and XCP-ng's older wrapper writes a dot.
+    let ids = match pair(':').or_else(|| pair('.')) {
+        Some(ids) => Some(ids),
+        None => {
+            let users = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
+            let entry = users.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|l| l.first() == Some(&text));
+            entry.and_then(|e| e.get(2).and_then(|u| u.parse().ok()).zip(e.get(3).and_then(|g| g.parse().ok())))
+        }
+    };
+    let (uid, gid) = ids.ok_or_else(|| format!("-runas {text}: no such user"))?;
+    if uid == 0 || gid == 0 {
+        return Err(format!("-runas {text}: that is root"));
+    }
+    Ok(Ids { uid, gid })
+}
+
+/// A file with this process' number, locked as long as the descriptor is open: what QEMU's `-pidfile` is to a toolstack.
+pub fn pid_file(path: &str) -> Result<OwnedFd, Failure> {
+    let fail = |e| errno(&format!("-pidfile {path}"), e);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(fail)?;
+    rustix::fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => format!("-pidfile {path}: another process has it"),
+        e => fail(e),
+    })?;
+    rustix::fs::ftruncate(&fd, 0).map_err(fail)?;
+    let line = format!("{}\n", rustix::process::getpid().as_raw_nonzero());
+    match rustix::io::write(&fd, line.as_bytes()) {
+        Ok(n) if n == line.len() => Ok(fd),
+        Ok(_) => Err(fail(rustix::io::Errno::NOSPC)),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+/// A copy of a descriptor that the caller of this program has opened.
+pub fn inherit(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
+    bulkhead_policy::duplicate(number)
+}
