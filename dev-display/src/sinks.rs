@@ -8,6 +8,8 @@ struct Takes {
     places: bool,
     keys: bool,
     movement: bool,
+    /// The lights of the keyboard there, as a PS/2 keyboard has them.
+    lights: Option<u8>,
 }
 
 impl Takes {
@@ -17,6 +19,7 @@ impl Takes {
             InputEvent::At { .. } => self.places,
             // Buttons and the wheel are the pointer's.
             InputEvent::Move { .. } | InputEvent::Button { .. } => self.places || self.movement,
+            InputEvent::ViewersBegin => false,
         }
     }
 }
@@ -30,7 +33,8 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// `input` takes [`InputEvent`] records. `takes` gives a byte whenever the guest takes other input: bit 0 places, 1 keys, 2 movement.
+    /// `input` takes [`InputEvent`] records. `takes` gives a byte whenever the guest takes other input: bit 0 places, 1 keys, 2 movement; or other
+    /// lights shine: with bit 3, bits 4 to 6 are Scroll Lock, Num Lock, Caps Lock.
     pub fn new(input: OwnedFd, takes: OwnedFd) -> Self {
         Self { input, takes, now: Takes::default() }
     }
@@ -60,7 +64,12 @@ impl Sinks {
     pub(crate) fn refresh(&mut self) {
         for sink in &mut self.others {
             if let Some(takes) = last_byte(&sink.takes) {
-                sink.now = Takes { places: takes & 1 != 0, keys: takes & 2 != 0, movement: takes & 4 != 0 };
+                sink.now = Takes {
+                    places: takes & 1 != 0,
+                    keys: takes & 2 != 0,
+                    movement: takes & 4 != 0,
+                    lights: (takes & 8 != 0).then_some(takes >> 4 & 7),
+                };
             }
         }
     }
@@ -69,6 +78,18 @@ impl Sinks {
     pub(crate) fn places(&self) -> bool {
         // The first that takes any of the pointer's input takes all of it.
         self.others.iter().find(|s| s.now.places || s.now.movement).is_some_and(|s| s.now.places)
+    }
+
+    /// The lights of the keyboard that takes keys, if that is not `ps2` and tells them.
+    pub(crate) fn lights(&self) -> Option<u8> {
+        self.others.iter().find(|s| s.now.keys).and_then(|s| s.now.lights)
+    }
+
+    /// Asks what is taken and which lights shine: who began before tells only what changes.
+    pub(crate) fn begin(&self) {
+        for pipe in self.others.iter().map(|s| &s.input).chain(&self.ps2) {
+            let _ = rustix::io::write(pipe, &InputEvent::ViewersBegin.to_bytes());
+        }
     }
 
     /// Sends an event to where it is taken.

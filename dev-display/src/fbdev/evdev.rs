@@ -49,9 +49,9 @@ impl Pointer {
         let (kind, code) = (u16::from_le_bytes([*t0, *t1]), u16::from_le_bytes([*c0, *c1]));
         let value = i32::from_le_bytes([*v0, *v1, *v2, *v3]);
         match (kind, code) {
-            // 2 is the kernel's repetition; the guest's keyboard has its own.
+            // 2 is a key that is held: a keyboard repeats it no faster than its guest has set.
+            (EV_KEY, code) if code < BTN_MISC => Some(InputEvent::Key { code, down: value != 0 }),
             (EV_KEY, _) if value > 1 => None,
-            (EV_KEY, code) if code < BTN_MISC => Some(InputEvent::Key { code, down: value == 1 }),
             (EV_KEY, BTN_LEFT..=BTN_MIDDLE) => Some(InputEvent::Button { button: (code & 3) as u8, down: value == 1 }),
             (EV_REL, REL_X | REL_Y) => {
                 self.add(usize::from(code), value);

@@ -181,6 +181,7 @@ impl Auxiliary for Fbdev {
     }
 
     fn start(&mut self, cx: &mut Context) {
+        self.input.begin();
         self.hurry();
         self.view.want();
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));

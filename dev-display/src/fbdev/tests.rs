@@ -164,6 +164,7 @@ fn keys_buttons_and_movement_reach_the_pipe() {
         taken(&take),
         [
             InputEvent::Key { code: 30, down: true },
+            InputEvent::Key { code: 30, down: true },
             InputEvent::Key { code: 30, down: false },
             InputEvent::Button { button: 1, down: true },
             InputEvent::Move { dx: -10, dy: 10, dz: 0 },

@@ -112,6 +112,6 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             session.went(session.unsent().len());
         }
     }
-    session.leave(&mut input);
+    session.leave(0, &mut input);
     Ok(())
 }

@@ -83,9 +83,9 @@ impl Input {
         self.buttons = buttons;
     }
 
-    /// Everything is let go.
-    pub(crate) fn release(&mut self, out: &mut Vec<InputEvent>) {
-        self.typing.release(out);
+    /// Everything is let go, but for modifiers that `others` hold.
+    pub(crate) fn release(&mut self, others: u8, out: &mut Vec<InputEvent>) {
+        self.typing.release(others, out);
         for (mask, button) in BUTTONS {
             if self.buttons & mask != 0 {
                 out.push(InputEvent::Button { button, down: false });
@@ -125,8 +125,8 @@ mod tests {
             ]
         );
         out.clear();
-        input.release(&mut out);
-        input.release(&mut out);
+        input.release(0, &mut out);
+        input.release(0, &mut out);
         assert_eq!(
             out,
             [

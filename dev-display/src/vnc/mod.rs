@@ -109,7 +109,9 @@ pub struct Vnc {
     listen: Vec<OwnedFd>,
     ready: OwnedFd,
     console: Console,
+    /// The lights of the keyboard that takes keys, and the PS/2 keyboard's.
     leds: Option<u8>,
+    ps2_leds: Option<u8>,
     locks: Locks,
     name: Arc<str>,
     layout: &'static Layout,
@@ -155,6 +157,7 @@ impl Vnc {
             ready,
             console,
             leds: None,
+            ps2_leds: None,
             locks: Locks::default(),
             name: config.name.into(),
             layout: config.layout,
@@ -259,7 +262,9 @@ impl Vnc {
                 if let Some(why) = why {
                     self.complaints.about(cx.now(), viewer.number, &viewer.address, why);
                 }
-                viewer.session.leave(&mut events);
+                let others = held.iter().enumerate().filter(|(other, _)| *other != n).fold(0, |all, (_, h)| all | h);
+                viewer.session.leave(others, &mut events);
+                held.iter_mut().skip(n).take(1).for_each(|h| *h = 0);
                 gone.push((viewer.number, why));
             }
         }
@@ -268,8 +273,9 @@ impl Vnc {
             self.last_end = why.map(|w| (number, w)).or(self.last_end);
         }
         if let Some(one) = alone {
+            let held = self.viewers.iter().find(|v| v.number == one).map_or(0, |v| v.session.held());
             for other in self.viewers.iter_mut().filter(|v| v.number != one && v.session.running()) {
-                other.session.leave(&mut events);
+                other.session.leave(held, &mut events);
             }
             self.viewers.retain(|v| v.number == one || !v.session.running());
         }
@@ -280,9 +286,11 @@ impl Vnc {
     /// The keyboard's lights have changed, or what USB devices are for: the last word counts. Who says more than a page's worth at once waits for the next turn.
     fn lights(&mut self, now: u64) {
         self.console.input.refresh();
-        if let Some(leds) = self.console.leds.as_ref().and_then(last_byte) {
-            self.leds = Some(leds & 7);
-            self.locks.lights(leds & 7, now);
+        self.ps2_leds = self.console.leds.as_ref().and_then(last_byte).map(|leds| leds & 7).or(self.ps2_leds);
+        let leds = self.console.input.lights().or(self.ps2_leds);
+        if let Some(shine) = leds.filter(|_| leds != self.leds) {
+            self.leds = leds;
+            self.locks.lights(shine, now);
         }
     }
 
@@ -448,6 +456,7 @@ fn tell(viewer: &mut Viewer, view: &dyn View, size: Option<(usize, usize)>) -> R
 
 impl Auxiliary for Vnc {
     fn start(&mut self, cx: &mut Context) {
+        self.console.input.begin();
         self.serve(cx);
     }
 

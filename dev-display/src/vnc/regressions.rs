@@ -102,3 +102,69 @@ fn modifiers_of_another_viewer() {
     let key = |code, down| InputEvent::Key { code, down };
     assert_eq!(b.keys(), [key(42, false), key(30, true), key(42, true)]);
 }
+
+/// A viewer that left let a modifier go that another viewer held.
+#[test]
+fn modifiers_that_another_viewer_still_holds() {
+    let key = |code, down| InputEvent::Key { code, down };
+    for (keysym, code) in [(0xffe1u32, 42), (0xffe2, 54), (0xffe3, 29), (0xffe4, 97), (0xffe9, 56), (0xffeb, 125)] {
+        let hold = |b: &mut Bench, client: &mut UnixStream, down: u8| {
+            let [k0, k1, k2, k3] = keysym.to_be_bytes();
+            b.say(client, &[4, down, 0, 0, k0, k1, k2, k3]);
+        };
+        let mut b = Bench::new(Password::None);
+        let (mut first, mut second) = (b.viewer(&[0]), b.viewer(&[0]));
+        hold(&mut b, &mut first, 1);
+        hold(&mut b, &mut second, 1);
+        b.keys();
+        // One lets it go, one leaves, the last one leaves.
+        hold(&mut b, &mut first, 0);
+        assert_eq!(b.keys(), [], "{keysym:#x}");
+        hold(&mut b, &mut first, 1);
+        b.keys();
+        drop(first);
+        b.turn();
+        assert_eq!(b.keys(), [], "{keysym:#x}");
+        drop(second);
+        b.turn();
+        assert_eq!(b.keys(), [key(code, false)], "{keysym:#x}");
+    }
+    // One who wants to be alone sends others away.
+    let mut b = Bench::new(Password::None);
+    let (mut first, mut second) = (b.viewer(&[0]), b.viewer(&[0]));
+    for client in [&mut first, &mut second] {
+        b.say(client, &[4, 1, 0, 0, 0, 0, 0xff, 0xe1]);
+    }
+    b.keys();
+    let mut third = b.connect();
+    b.say(&mut third, b"RFB 003.008\n\x01\x00");
+    b.wait(FAST);
+    assert_eq!(b.keys(), [key(42, false), key(42, false)]);
+    // Both at once.
+    let mut b = Bench::new(Password::None);
+    let (mut first, mut second) = (b.viewer(&[0]), b.viewer(&[0]));
+    for client in [&mut first, &mut second] {
+        b.say(client, &[4, 1, 0, 0, 0, 0, 0xff, 0xe1]);
+    }
+    b.keys();
+    drop((first, second));
+    b.turn();
+    assert_eq!(b.keys(), [key(42, false)]);
+}
+
+/// The lights of a USB keyboard that takes keys were nobody's: the PS/2 keyboard's were shown.
+#[test]
+fn lights_of_a_keyboard_that_is_not_the_first() {
+    let mut b = Bench::new(Password::None);
+    let mut lights = |usb: u8, ps2: u8| {
+        rustix::io::write(&b.taken, &[usb]).unwrap();
+        rustix::io::write(&b.lights, &[ps2]).unwrap();
+        b.turn();
+        (b.vnc.leds, b.vnc.locks.caps())
+    };
+    assert_eq!(lights(0, 2), (Some(2), false));
+    assert_eq!(lights(2, 4), (Some(4), true), "it tells none");
+    assert_eq!(lights(2 | 8 | 2 << 4, 4), (Some(2), false), "Num Lock");
+    assert_eq!(lights(2 | 8 | 7 << 4, 0), (Some(7), true));
+    assert_eq!(lights(1 | 8, 4), (Some(4), true), "it takes places only");
+}

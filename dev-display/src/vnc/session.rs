@@ -576,9 +576,9 @@ impl Session {
         self.input.held()
     }
 
-    /// What the viewer holds pressed is let go: it leaves.
-    pub(crate) fn leave(&mut self, input: &mut Vec<InputEvent>) {
-        self.input.release(input);
+    /// What the viewer holds pressed is let go, but for modifiers that others hold: it leaves.
+    pub(crate) fn leave(&mut self, others: u8, input: &mut Vec<InputEvent>) {
+        self.input.release(others, input);
     }
 
     /// For people.

@@ -75,7 +75,7 @@ pub(super) struct Bench {
     typed: OwnedFd,
     pub(super) lights: OwnedFd,
     placed: OwnedFd,
-    taken: OwnedFd,
+    pub(super) taken: OwnedFd,
     wishes: OwnedFd,
     now: u64,
     _dir: tempfile::TempDir,
@@ -121,6 +121,9 @@ impl Bench {
         };
         b.cx.clock = bulkhead_bus::Clock::Driven(b.now);
         b.vnc.start(&mut b.cx);
+        for pipe in [&b.typed, &b.placed] {
+            assert_eq!(records(pipe), [InputEvent::ViewersBegin], "it asks for what it does not know");
+        }
         b
     }
 

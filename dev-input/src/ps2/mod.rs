@@ -370,6 +370,7 @@ impl Input for Ps2 {
             InputEvent::Button { button, down } => self.mouse.button(button, down, packets),
             // A mouse knows no places.
             InputEvent::At { .. } => return,
+            InputEvent::ViewersBegin => self.leds.iter_mut().for_each(|leds| leds.told = None),
         }
         self.update(cx);
     }

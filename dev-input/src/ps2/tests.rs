@@ -286,3 +286,24 @@ proptest! {
         all(&mut p, &mut cx);
     }
 }
+
+#[test]
+fn state_that_is_told_only_when_it_changes() {
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    let ((input, viewers), (told, leds)) = (pipe(), pipe());
+    let (mut p, mut cx) = (Ps2::with_viewer(input, Some(leds)), fake::context(0));
+    let told = || {
+        let mut bytes = [0; 64];
+        let n = rustix::io::read(&told, &mut bytes).unwrap_or(0);
+        bytes[..n].to_vec()
+    };
+    write(&mut p, &mut cx, 0, 0xed);
+    write(&mut p, &mut cx, 0, 6);
+    assert_eq!(told(), [0, 6]);
+    all(&mut p, &mut cx);
+    assert_eq!(told(), []);
+    rustix::io::write(&viewers, &InputEvent::ViewersBegin.to_bytes()).unwrap();
+    p.poll(Ready::Fd(0), &mut cx);
+    assert_eq!(told(), [6], "another process shows the guest");
+    assert_eq!(all(&mut p, &mut cx), []);
+}

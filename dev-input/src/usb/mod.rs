@@ -21,8 +21,8 @@ use crate::records;
 use bulkhead_bus::UsbDevice;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, DmaError, Inspect, IoError, IoResult, Line, Ready, Region, Reset, StateError,
-    TimerId, UsbBus,
+    Access, Context, Declaration, Device, DmaError, InputEvent, Inspect, IoError, IoResult, Line, Ready, Region, Reset,
+    StateError, TimerId, UsbBus,
 };
 use function::Function;
 use rustix::fd::OwnedFd;
@@ -73,6 +73,11 @@ impl Port {
     }
 }
 
+/// A HID keyboard's lights (bit 0 Num Lock, 1 Caps Lock, 2 Scroll Lock) in a PS/2 keyboard's order.
+fn lights(leds: u8) -> u8 {
+    leds << 1 & 6 | leds >> 2 & 1
+}
+
 /// The controller.
 pub struct Uhci {
     /// PCI device and function.
@@ -91,7 +96,8 @@ pub struct Uhci {
     /// When the frame number was what it is.
     counted: u64,
     input: Option<OwnedFd>,
-    /// Tells viewers which input is wanted here: bit 0 places, bit 1 keys, bit 2 movement.
+    /// Tells viewers which input is wanted here: bit 0 places, bit 1 keys, bit 2 movement; with bit 3, bits 4 to 6 are the keyboard's
+    /// lights: Scroll Lock, Num Lock, Caps Lock.
     taken: Option<OwnedFd>,
     told: Option<u8>,
     dirty: bool,
@@ -230,7 +236,7 @@ impl Uhci {
         ready.fold(0, |bits, f| {
             bits | match f.hid.kind {
                 UsbDevice::Tablet => 1,
-                UsbDevice::Keyboard => 2,
+                UsbDevice::Keyboard => 2 | 8 | lights(f.hid.leds) << 4,
                 UsbDevice::Mouse => 4,
             }
         })
@@ -249,12 +255,16 @@ impl Uhci {
         let Some(input) = &self.input else { return };
         self.dirty = true;
         for event in records::take(input, cx) {
+            if event == InputEvent::ViewersBegin {
+                self.told = None;
+            }
             self.ports
                 .iter_mut()
                 .filter_map(|p| p.function.as_mut())
                 .filter(|f| f.configuration != 0)
                 .for_each(|f| f.hid.input(event));
         }
+        self.tell();
     }
 
     fn read_register(&self, offset: u64, cx: &Context) -> u16 {

@@ -213,7 +213,7 @@ fn a_keyboards_lights_and_what_is_wanted_of_viewers() {
     h.configure(1, 2);
     let mut told = [0; 16];
     let n = rustix::io::read(&taken, &mut told).unwrap();
-    assert_eq!(told[..n].last(), Some(&3), "places and keys");
+    assert_eq!(told[..n].last(), Some(&(3 | 8)), "places and keys; no light shines");
     assert!(h.write_control(2, [0x21, 9, 0, 2, 0, 0, 1, 0], &[2]));
     assert_eq!(h.usb.ports[1].function.as_ref().unwrap().hid.leds, 2);
     rustix::io::write(&keys, &InputEvent::Key { code: 30, down: true }.to_bytes()).unwrap();
@@ -221,7 +221,7 @@ fn a_keyboards_lights_and_what_is_wanted_of_viewers() {
     assert_eq!(h.queue(2, 1, &[(pid::IN, &[], 8)])[0].1, [0, 0, 4, 0, 0, 0, 0, 0]);
     h.out(reg::COMMAND, 0);
     let n = rustix::io::read(&taken, &mut told).unwrap();
-    assert_eq!(told[..n], [0], "a controller that stands takes nothing");
+    assert_eq!(told[..n], [75, 0], "Caps Lock; a controller that stands takes nothing");
     // A halted endpoint stalls until it is told otherwise.
     h.out(reg::COMMAND, 0x81);
     assert!(h.write_control(2, [2, 3, 0, 0, 0x81, 0, 0, 0], &[]));
@@ -398,4 +398,29 @@ fn a_sleeping_bus_wakes_when_something_is_plugged_in_or_out() {
     // A bus that is awake has nothing to resume.
     h.usb.plug_usb("t", Some(UsbDevice::Tablet), &mut h.cx).unwrap();
     assert!(!h.cx.lines.level(0) && !Status::from_bits(h.inw(reg::STATUS)).resume());
+}
+
+#[test]
+fn state_that_is_told_only_when_it_changes() {
+    let mut h = Host::new(&[UsbDevice::Keyboard]);
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    let ((input, viewers), (told, taken)) = (pipe(), pipe());
+    (h.usb.input, h.usb.taken) = (Some(input), Some(taken));
+    let told = || {
+        let mut bytes = [0; 64];
+        let n = rustix::io::read(&told, &mut bytes).unwrap_or(0);
+        bytes[..n].last().copied()
+    };
+    h.configure(0, 1);
+    assert_eq!(told(), Some(2 | 8));
+    // Num, Caps and Scroll Lock, as each keyboard has them.
+    for (usb, ps2) in [(1u8, 2u8), (2, 4), (4, 1), (7, 7), (0, 0), (3, 6)] {
+        assert!(h.write_control(1, [0x21, 9, 0, 2, 0, 0, 1, 0], &[usb]));
+        assert_eq!(told(), Some(2 | 8 | ps2 << 4), "{usb}");
+    }
+    h.wait(100);
+    assert_eq!(told(), None);
+    rustix::io::write(&viewers, &InputEvent::ViewersBegin.to_bytes()).unwrap();
+    h.usb.poll(Ready::Fd(INPUT), &mut h.cx);
+    assert_eq!(told(), Some(2 | 8 | 6 << 4), "another process shows the guest");
 }

@@ -110,13 +110,17 @@ impl Vkbd {
                 [kind::MOTION, dx.cast_unsigned(), dy.cast_unsigned(), dz.cast_unsigned()]
             }
             InputEvent::At { x, y } if self.places => [kind::POS, u32::from(x), u32::from(y), 0],
-            InputEvent::At { .. } => return None,
+            InputEvent::At { .. } | InputEvent::ViewersBegin => return None,
         })
     }
 
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
         for event in records::take(input, cx) {
+            if event == InputEvent::ViewersBegin {
+                self.tell();
+                continue;
+            }
             match self.event(event).filter(|event| self.connected && self.has_place(event)) {
                 Some(event) => self.waiting.push_back(event),
                 None => self.lost = self.lost.saturating_add(1),

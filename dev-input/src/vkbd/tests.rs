@@ -204,3 +204,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn state_that_is_told_only_when_it_changes() {
+    let mut b = bed(true);
+    assert_eq!(b.told(), [0, 3]);
+    b.input(&[InputEvent::ViewersBegin]);
+    assert_eq!((b.told(), b.word(page::IN_PROD)), (vec![3], 0), "what is taken, and no event");
+}

@@ -33,6 +33,9 @@ pub enum InputEvent {
         /// Pressed.
         down: bool,
     },
+    /// No input: the process that shows the guest to viewers has begun. It does not know yet which input is taken, nor the keyboard's
+    /// lights.
+    ViewersBegin,
 }
 
 impl InputEvent {
@@ -47,6 +50,7 @@ impl InputEvent {
             Self::Move { dx, dy, dz } => (2, false, [dx, dy, dz].map(|v| short(v).to_le_bytes())),
             Self::Button { button, down } => (3, down, [[button, 0], [0; 2], [0; 2]]),
             Self::At { x, y } => (4, false, [x.to_le_bytes(), y.to_le_bytes(), [0; 2]]),
+            Self::ViewersBegin => (5, false, [[0; 2]; 3]),
         };
         let ([x0, x1], [y0, y1], [z0, z1]) = (x, y, z);
         [kind, u8::from(flag), x0, x1, y0, y1, z0, z1]
@@ -63,6 +67,7 @@ impl InputEvent {
             (4, 0) => {
                 Self::At { x: u16::from_le_bytes([x0, x1]).min(0x7fff), y: u16::from_le_bytes([y0, y1]).min(0x7fff) }
             }
+            (5, 0) => Self::ViewersBegin,
             _ => return None,
         })
     }
@@ -75,11 +80,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn input_records_come_back(kind in 0u8..3, code: u16, down: bool, x: i16, y: i16, z: i16) {
+        fn input_records_come_back(kind in 0u8..4, code: u16, down: bool, x: i16, y: i16, z: i16) {
             let (dx, dy, dz) = (i32::from(x), i32::from(y), i32::from(z));
             let event = match kind {
                 0 => InputEvent::Key { code, down },
                 1 => InputEvent::Move { dx, dy, dz },
+                2 => InputEvent::ViewersBegin,
                 _ => InputEvent::Button { button: code as u8, down },
             };
             prop_assert_eq!(InputEvent::from_bytes(event.to_bytes()), Some(event));

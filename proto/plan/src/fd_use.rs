@@ -74,7 +74,8 @@ pub enum FdUse {
     InputFrom,
     /// The write end of such a pipe, for who makes input.
     InputTo(Sink),
-    /// The write end of a pipe of bytes, for who takes input: which input the guest takes there, bit 0 places, 1 keys, 2 movement.
+    /// The write end of a pipe of bytes, for who takes input: which input the guest takes there, bit 0 places, 1 keys, 2 movement; with
+    /// bit 3, bits 4 to 6 are the lights of its keyboard, as in [`FdUse::LedsTo`].
     TakesTo,
     /// The read end of such a pipe, for who makes input.
     TakesFrom(Sink),

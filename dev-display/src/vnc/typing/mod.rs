@@ -36,8 +36,22 @@ pub(crate) struct Typing {
     pressed: BTreeMap<u16, Held>,
 }
 
-/// The modifiers of characters. A viewer's are a bit each, in this order.
-const MODIFIERS: [u16; 3] = [code::SHIFT, code::SHIFT_RIGHT, code::ALT_GR];
+/// Modifiers, those of characters first. A viewer's are a bit each, in this order.
+const MODIFIERS: [u16; 8] = [
+    code::SHIFT,
+    code::SHIFT_RIGHT,
+    code::ALT_GR,
+    code::CTRL,
+    code::CTRL_RIGHT,
+    code::ALT,
+    code::SUPER,
+    code::SUPER_RIGHT,
+];
+
+/// Whether `others` hold a key, as [`Keyboard::others`] has them.
+fn held_by(others: u8, code: u16) -> bool {
+    MODIFIERS.iter().zip(0..).any(|(c, bit)| *c == code && others >> bit & 1 != 0)
+}
 
 /// What typing needs of the server.
 pub(crate) struct Keyboard<'a> {
@@ -55,7 +69,7 @@ impl Keyboard<'_> {
     }
 
     fn others_hold(&self, code: u16) -> bool {
-        MODIFIERS.iter().zip(0..).any(|(c, bit)| *c == code && self.others >> bit & 1 != 0)
+        held_by(self.others, code)
     }
 
     /// Brings Caps Lock into a state.
@@ -308,9 +322,9 @@ impl Typing {
         codes.into_iter().for_each(|code| self.up(code, keyboard));
     }
 
-    /// Everything is let go.
-    pub(crate) fn release(&mut self, out: &mut Vec<InputEvent>) {
-        let pressed = std::mem::take(&mut self.pressed).into_keys();
+    /// Everything is let go, but for modifiers that `others` hold.
+    pub(crate) fn release(&mut self, others: u8, out: &mut Vec<InputEvent>) {
+        let pressed = std::mem::take(&mut self.pressed).into_keys().filter(|code| !held_by(others, *code));
         out.extend(pressed.map(|code| InputEvent::Key { code, down: false }));
     }
 }

@@ -502,7 +502,7 @@ proptest! {
             prop_assert_eq!((b.locks.caps(), b.locks.num()), (b.guest.caps, Some(b.guest.num)));
         }
         let mut out = Vec::new();
-        b.typing.release(&mut out);
+        b.typing.release(0, &mut out);
         b.guest_hears(&out);
         prop_assert!(b.guest.down.is_empty(), "{:?} are down", b.guest.down);
     }
