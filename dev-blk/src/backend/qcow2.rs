@@ -8,6 +8,8 @@ use rustix::io::Errno;
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Most entries of the refcount table: the library's limit.
 const MAX_ENTRIES: u64 = 4 << 20;
+/// Most snapshots: QEMU's limit.
+const MAX_SNAPSHOTS: u64 = 65536;
 /// The header extension with the features' names, of 48 bytes each.
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME: u32 = 48;
@@ -72,6 +74,11 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, String> {
         let known = INCOMPATIBLE.iter().enumerate().find(|(bit, _)| features >> bit & 1 != 0);
         return Err(known.map_or("it has features that nobody here knows", |(_, why)| why).into());
     }
+    tables(&header, writable)?;
+    // The field is there if the header is that long; without the feature it is zero.
+    if version == 3 && u32_at(100) > 104 && word::<1>(&header, 104) != [0] {
+        return Err(INCOMPATIBLE[3].into());
+    }
     if version == 3 {
         extensions(&file, u64::from(u32_at(100)), 1 << cluster_bits)?;
     }
@@ -79,6 +86,30 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, String> {
         refcount_table(&file, u64_at(48), u64::from(u32_at(56)), cluster_bits)?;
     }
     Ok(Look { auto_clear: version == 3 && u64_at(88) != 0 })
+}
+
+/// Where the tables are, and how long. The library would grow a first table that is too short for the disk, and dies of tables of which one
+/// is in the other.
+fn tables(header: &[u8], writable: bool) -> Result<(), String> {
+    let u32_at = |at| u64::from(u32::from_be_bytes(word(header, at)));
+    let u64_at = |at| u64::from_be_bytes(word(header, at));
+    let cluster = 1u64 << (u32_at(20) & 63);
+    // An entry stands for a table of a cluster, whose entries stand for a cluster each.
+    if u32_at(36) < u64_at(24).div_ceil(cluster.saturating_mul(cluster >> 3)) {
+        return Err("its L1 table is too small for its size".into());
+    }
+    let (snapshots, table) = (u32_at(60), u64_at(64));
+    if snapshots > MAX_SNAPSHOTS || !table.is_multiple_of(cluster) {
+        return Err("its table of snapshots is not what one can be".into());
+    }
+    let places =
+        [(0, cluster), (u64_at(40), u32_at(36).saturating_mul(8)), (u64_at(48), u32_at(56).saturating_mul(cluster))];
+    let apart = |a: (u64, u64), b: (u64, u64)| a.0.saturating_add(a.1) <= b.0 || b.0.saturating_add(b.1) <= a.0;
+    let [header, first_level, refcounts] = places;
+    if writable && !(apart(header, first_level) && apart(header, refcounts) && apart(first_level, refcounts)) {
+        return Err("its tables overlap".into());
+    }
+    Ok(())
 }
 
 /// The library dies of a table of names that ends within a name.

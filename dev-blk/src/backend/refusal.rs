@@ -140,6 +140,57 @@ fn a_refused_image_is_untouched_whatever_it_is_refused_for() {
     }
 }
 
+/// A header that QEMU does not open is refused here too; one that it opens is opened, but for tables that lie in one another.
+#[test]
+fn headers_that_qemu_refuses_are_refused_here() {
+    let seeds = seeds();
+    let whole = &seeds.images.iter().find(|(name, ..)| *name == "plain").unwrap().1;
+    let first_level = u64::from_be_bytes(*whole[40..].first_chunk().unwrap());
+    let words: [(usize, &[u32]); 11] = [
+        (4, &[1, 2, 4]),
+        (20, &[8, 22, 63, 64]),
+        (36, &[0, 1, 0x4000_0000]),
+        (60, &[70_000]),
+        (72, &[1 << 31]),
+        (76, &[1 << 5]),
+        (80, &[1 << 31]),
+        (84, &[1, 1 << 7]),
+        (88, &[1 << 31]),
+        (96, &[0, 5, 6, 7, u32::MAX]),
+        (100, &[0, 72, 100, 103, 104, 112]),
+    ];
+    let longs: [(usize, &[u64]); 4] = [
+        (24, &[0, (4 << 20) - 100, 1 << 60, u64::MAX]),
+        (40, &[first_level + 512, 1 << 40]),
+        (48, &[513]),
+        (64, &[513]),
+    ];
+    let words = words.iter().flat_map(|(at, all)| all.iter().map(|v| (*at, v.to_be_bytes().to_vec())));
+    let longs = longs.iter().flat_map(|(at, all)| all.iter().map(|v| (*at, v.to_be_bytes().to_vec())));
+    let unknown = [0x1234_5678u32.to_be_bytes(), 5u32.to_be_bytes(), *b"what", *b"ever"].concat();
+    let others = [(whole[100..104].iter().fold(0, |n, b| n << 8 | usize::from(*b)), unknown), (104, vec![9])];
+    for (at, new) in words.chain(longs).chain(others) {
+        let mut bytes = whole.clone();
+        bytes[at..at + new.len()].copy_from_slice(&new);
+        std::fs::write(seeds.bed.path("asked"), &bytes).unwrap();
+        let opens = qemu_img(&["info", "-f", "qcow2", &seeds.bed.path("asked")]);
+        bytes[AUTO_CLEAR] |= 1;
+        let mut is_refused = true;
+        let after = seeds.with(&bytes, false, true, |image| is_refused = image.is_err());
+        assert!(after == bytes, "{new:02x?} at {at}: the image was written");
+        assert_eq!(is_refused, !opens, "{new:02x?} at {at}");
+    }
+    for (at, place) in
+        [(48, first_level), (48, 0), (40, 0), (40, u64::from_be_bytes(*whole[48..].first_chunk().unwrap()))]
+    {
+        let mut bytes = whole.clone();
+        bytes[at..at + 8].copy_from_slice(&place.to_be_bytes());
+        let mut is_refused = false;
+        let after = seeds.with(&bytes, false, true, |image| is_refused = image.is_err());
+        assert!(is_refused && after == bytes, "{place:#x} at {at}");
+    }
+}
+
 /// What the header of an image for writing says is not there any more is gone when the guest first writes, not before.
 #[test]
 fn auto_clear_features_are_cleared_by_the_first_write() {

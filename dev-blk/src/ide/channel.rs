@@ -170,8 +170,8 @@ impl Channel {
     /// to be busy; firmware waits for that).
     pub(crate) fn status(&self) -> u8 {
         match self.drive() {
-            // A job of before a reset is still under way.
-            Some(_) if matches!(self.phase, Phase::Working(After::Nothing)) => Status::new().with_bsy(true).into_bits(),
+            // A channel has one command at a time: while a job is under way, the other drive takes none, nor does one that was reset.
+            Some(_) if matches!(self.phase, Phase::Working(_)) => Status::new().with_bsy(true).into_bits(),
             Some(drive) => drive.status.into_bits(),
             None => 0,
         }
@@ -316,7 +316,14 @@ impl Channel {
     fn abandon(&mut self) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Working(_) => Phase::Working(After::Nothing),
-            _ => Phase::Idle,
+            Phase::Idle => Phase::Idle,
+            // The drive waits no more, also if the next command is the other one's.
+            Phase::PioIn | Phase::PioOut(_) | Phase::AwaitDma(_) => {
+                if let Some(drive) = self.selected() {
+                    drive.status = Status::new().with_drdy(true).with_dsc(true);
+                }
+                Phase::Idle
+            }
         };
         self.give_up();
         self.buffer.clear();

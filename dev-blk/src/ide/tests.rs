@@ -3,6 +3,7 @@ mod bus_master;
 mod errors;
 mod packets;
 mod settings;
+mod shared_channel;
 
 use super::*;
 use crate::backend::{Inline, Job, Outcome};

@@ -26,6 +26,13 @@ impl Channel {
     }
 
     pub(super) fn command(&mut self, code: u8, io: &mut dyn Executor, cx: &mut Context) {
+        // DEVICE RESET is for the selected drive; the other one goes on with what it does.
+        let other_works = self.current != self.device.dev() && matches!(self.phase, Phase::Working(_));
+        if code == command::DEVICE_RESET && other_works {
+            let drive = self.drives.get_mut(usize::from(self.device.dev())).and_then(Option::as_mut);
+            drive.into_iter().for_each(Drive::device_reset);
+            return;
+        }
         // Whatever the last command still offered is gone.
         self.abandon();
         self.current = self.device.dev();
