@@ -154,6 +154,8 @@ impl Keyboard {
     /// A byte from the controller.
     pub(crate) fn write(&mut self, value: u8) {
         match std::mem::take(&mut self.pending) {
+            // A command in a parameter's place is a command, and what waited for the parameter changes nothing.
+            0xed | 0xf0 | 0xf3 if value >= 0xed => {}
             0xed => {
                 self.leds = value & 7;
                 return self.answer(&[ACK]);

@@ -252,7 +252,11 @@ impl Ps2 {
             }
             command::WRITE_KEYBOARD_BUFFER => self.answer(value, false),
             command::WRITE_MOUSE_BUFFER => self.answer(value, true),
-            command::WRITE_MOUSE => self.mouse.write(value),
+            command::WRITE_MOUSE => {
+                // Writing to the mouse switches it on, as with the keyboard.
+                self.set_mouse_disabled(false);
+                self.mouse.write(value);
+            }
             _ => {
                 // Writing to the keyboard switches it on.
                 self.byte.set_keyboard_disabled(false);

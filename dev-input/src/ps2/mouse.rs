@@ -78,6 +78,8 @@ impl Mouse {
             return self.answer(&[value]);
         }
         match std::mem::take(&mut self.pending) {
+            // A command in a parameter's place is a command: no rate or resolution has such a number.
+            _ if value >= 0xe6 => {}
             0xe8 => {
                 self.resolution = value & 3;
                 return self.answer(&[ACK]);
@@ -105,8 +107,9 @@ impl Mouse {
             }
             0xe9 => {
                 let flags = u8::from(self.remote) << 6 | u8::from(self.reporting) << 5 | u8::from(self.scaling) << 4;
-                let (buttons, resolution, rate) = (self.buttons & 7, self.resolution, self.rate);
-                self.answer(&[ACK, flags | buttons, resolution, rate]);
+                // Bit 0 is the right button, bit 1 the middle one, bit 2 the left one: not as in a packet.
+                let [left, right, middle] = [0u8, 1, 2].map(|bit| self.buttons >> bit & 1);
+                self.answer(&[ACK, flags | left << 2 | middle << 1 | right, self.resolution, self.rate]);
             }
             0xea => {
                 self.remote = false;

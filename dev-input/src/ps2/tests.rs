@@ -1,3 +1,4 @@
+mod commands;
 mod keys;
 mod queue;
 

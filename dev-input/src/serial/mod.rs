@@ -237,6 +237,10 @@ impl Serial {
     fn push_received(&mut self, byte: u8, cx: &mut Context) {
         if self.received.len() >= self.capacity() {
             self.errors.set_overrun(true);
+            // Without the FIFO the new character takes the place of the one that nobody has read (8.4, bit 1).
+            if let Some(held) = self.received.back_mut().filter(|_| !self.fcr.enable()) {
+                *held = byte;
+            }
             return;
         }
         self.received.push_back(byte);

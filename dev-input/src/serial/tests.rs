@@ -198,3 +198,22 @@ proptest! {
         }
     }
 }
+
+/// An overrun destroys the character that was not read; with the FIFO the new one.
+#[test]
+fn what_an_overrun_leaves() {
+    for (fifo, count, want) in [(0, 3, vec![2]), (1, 18, (0..16).collect::<Vec<u8>>())] {
+        let mut cx = fake::context(0);
+        let mut s = Serial::new(0, Box::new(NullBackend));
+        let mut out = |s: &mut Serial, at, value| s.write(Access::new(0, at, 1), value, &mut cx).unwrap();
+        out(&mut s, spec::IIR_FCR, fifo);
+        out(&mut s, spec::MCR, 0x10);
+        (0..count).for_each(|byte| out(&mut s, spec::DATA, byte));
+        assert!(s.errors.overrun());
+        let mut got = Vec::new();
+        while s.line_status().data_ready() {
+            got.push(s.read(Access::new(0, spec::DATA, 1), &mut cx).unwrap() as u8);
+        }
+        assert_eq!(got, want, "FCR {fifo}");
+    }
+}

@@ -4,7 +4,7 @@ use bulkhead_bus::Clock;
 use std::collections::BTreeSet;
 
 /// What a guest reads until nothing is there: bytes, and whether they are the mouse's.
-fn drain(p: &mut Ps2, cx: &mut Context) -> Vec<(u8, bool)> {
+pub(super) fn drain(p: &mut Ps2, cx: &mut Context) -> Vec<(u8, bool)> {
     let mut bytes = Vec::new();
     loop {
         let status = p.read(Access::new(1, 0, 1), cx).unwrap();
@@ -41,7 +41,7 @@ fn press(p: &mut Ps2, cx: &mut Context, code: u16) {
     p.input(InputEvent::Key { code, down: false }, cx);
 }
 
-fn mouse_command(p: &mut Ps2, cx: &mut Context, byte: u8) {
+pub(super) fn mouse_command(p: &mut Ps2, cx: &mut Context, byte: u8) {
     write(p, cx, 1, 0xd4);
     write(p, cx, 0, byte);
 }

@@ -154,6 +154,8 @@ impl Model {
         if self.fifo.len() < self.room() {
             self.fifo.push_back(byte);
             self.last = now;
+        } else if self.room() == 1 {
+            self.fifo[0] = byte;
         }
     }
 
