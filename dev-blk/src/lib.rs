@@ -1,4 +1,5 @@
 //! Block devices.
+mod ata;
 pub mod backend;
 pub mod ide;
 pub mod qdisk;

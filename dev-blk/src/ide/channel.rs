@@ -13,11 +13,12 @@ mod dma;
 mod pio;
 mod saved;
 
-use super::cd_sector::Form;
-use super::counters::Work;
-use super::drive::Drive;
-use super::settings::Power;
-use super::spec::{CD_SECTOR, DeviceControl, DeviceRegister, SECTOR, Sense, Status, command, error, reason, reg};
+use super::spec::{DeviceControl, reg};
+use crate::ata::cd_sector::Form;
+use crate::ata::counters::Work;
+use crate::ata::drive::Drive;
+use crate::ata::settings::Power;
+use crate::ata::spec::{CD_SECTOR, DeviceRegister, SECTOR, Sense, Status, command, error, reason};
 use crate::backend::{Executor, Job, Outcome};
 use bulkhead_bus::{Context, DriveFacts, Segment};
 pub(super) use bus_master::BusMaster;
@@ -231,7 +232,7 @@ impl Channel {
             let other = self.drives.iter().flatten().any(|d| d.present);
             return if offset == reg::DEVICE && other { device } else { status };
         };
-        let pick = |t: super::drive::Twice| if hob { t.before } else { t.now };
+        let pick = |t: crate::ata::drive::Twice| if hob { t.before } else { t.now };
         match offset {
             reg::ERROR_FEATURES => drive.error,
             reg::COUNT => pick(drive.count),

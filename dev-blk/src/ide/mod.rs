@@ -2,23 +2,15 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `spec.rs` | registers and codes |
+//! | `spec.rs` | registers |
 //! | `channel.rs`, `channel/` | a channel: commands, data, DMA |
-//! | `drive.rs` | a drive's registers and medium |
-//! | `settings.rs` | what the host can set of a drive, and what a reset takes back |
-//! | `atapi.rs`, `atapi/` | packet commands of a CD-ROM drive, what it claims |
-//! | `cd_sector.rs` | what READ CD makes of a sector |
-//! | `identify.rs` | what a drive says of itself |
-mod atapi;
-mod cd_sector;
+//! | `state.rs` | the saved state |
 mod channel;
-mod counters;
-mod drive;
-mod identify;
-mod settings;
 mod spec;
 mod state;
 
+use crate::ata::drive::Drive;
+pub use crate::ata::drive::{DriveSpec, Identity};
 use crate::backend::{Executor, Image};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
 use bulkhead_bus::{
@@ -26,8 +18,6 @@ use bulkhead_bus::{
     RegionId, Reset, Shadows, StateError,
 };
 use channel::Channel;
-use drive::Drive;
-pub use drive::Identity;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
 use state::{IdeState, VERSION};
@@ -84,21 +74,6 @@ pub fn declare() -> Declaration {
         unplug: 1 | 4,
         ..Declaration::default()
     }
-}
-
-/// A drive to put in.
-#[derive(Debug)]
-pub struct DriveSpec {
-    /// 0 primary master to 3 secondary slave.
-    pub index: u8,
-    /// A CD-ROM drive.
-    pub cdrom: bool,
-    /// No writes.
-    pub read_only: bool,
-    /// The medium.
-    pub image: Option<Image>,
-    /// What it says it is.
-    pub identity: Identity,
 }
 
 /// The controller.

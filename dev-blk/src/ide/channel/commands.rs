@@ -1,12 +1,12 @@
 //! What a command asks for.
 use super::{After, Channel, Dma, Out, Phase};
+use crate::ata::atapi::{self, Answer};
+use crate::ata::cd_sector::Form;
+use crate::ata::drive::Drive;
+use crate::ata::identify;
+use crate::ata::settings::{Geometry, Power};
+use crate::ata::spec::{CD_SECTOR, DeviceRegister, MAX_MULTIPLE, SECTOR, Sense, Status, command, error, reason};
 use crate::backend::{Executor, Job};
-use crate::ide::atapi::{self, Answer};
-use crate::ide::cd_sector::Form;
-use crate::ide::drive::Drive;
-use crate::ide::identify;
-use crate::ide::settings::{Geometry, Power};
-use crate::ide::spec::{CD_SECTOR, DeviceRegister, MAX_MULTIPLE, SECTOR, Sense, Status, command, error, reason};
 use bulkhead_bus::Context;
 
 impl Channel {

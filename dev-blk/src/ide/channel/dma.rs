@@ -1,8 +1,8 @@
 //! Data by the bus master (Intel, Programming Interface for Bus Master IDE Controller 1.0).
 use super::bus_master::{Progress, shown};
 use super::{After, Channel, Dma, Phase};
+use crate::ata::spec::{CD_SECTOR, Sense, Status, error};
 use crate::backend::{Executor, Job};
-use crate::ide::spec::{CD_SECTOR, Sense, Status, error};
 use bulkhead_bus::{Context, DmaError, Segment};
 
 /// Entries of a PRD table that are read: it may not cross 64 KiB.

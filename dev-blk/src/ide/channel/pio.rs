@@ -1,7 +1,7 @@
 //! Data by the data register.
 use super::{After, Channel, Out, Phase};
+use crate::ata::spec::{CD_SECTOR, SECTOR, Status, error, reason};
 use crate::backend::{Executor, Job};
-use crate::ide::spec::{CD_SECTOR, SECTOR, Status, error, reason};
 use bulkhead_bus::Context;
 
 /// Bytes that programmed I/O fetches at once.

@@ -1,8 +1,9 @@
 //! A channel as it is saved, and as people see it.
 use super::bus_master::BusMaster;
 use super::{After, Channel, Phase};
-use crate::ide::drive::Drive;
-use crate::ide::spec::{DeviceControl, DeviceRegister};
+use crate::ata::drive::Drive;
+use crate::ata::spec::DeviceRegister;
+use crate::ide::spec::DeviceControl;
 use crate::ide::state::ChannelState;
 use bulkhead_bus::{Inspect, StateError};
 

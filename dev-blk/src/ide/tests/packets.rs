@@ -173,7 +173,7 @@ fn read_cd_gives_exactly_what_is_selected() {
         for what in 0..=255u8 {
             for sub in [0u8, 1, 2, 4] {
                 let packet = [0xbe, kind << 2, 0, 0, 0, 5, 0, 0, 2, what, sub, 0];
-                let form = cd_sector::Form::selected(what).filter(|_| what & 7 == 0 && sub == 0);
+                let form = crate::ata::cd_sector::Form::selected(what).filter(|_| what & 7 == 0 && sub == 0);
                 let want: Option<Vec<u8>> = form.filter(|_| kind == 0 || kind == 2).map(|_| {
                     let parts = [(0x80, 0..12), (0x20, 12..16), (0x10, 16..2064), (0x08, 2064..2352)];
                     let one = |n: usize| {

@@ -34,6 +34,21 @@ pub struct Identity {
     pub geometry: Option<(u16, u8, u8)>,
 }
 
+/// A drive to put in.
+#[derive(Debug)]
+pub struct DriveSpec {
+    /// 0 primary master to 3 secondary slave.
+    pub index: u8,
+    /// A CD-ROM drive.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// The medium.
+    pub image: Option<Image>,
+    /// What it says it is.
+    pub identity: Identity,
+}
+
 /// A drive.
 #[derive(Debug)]
 pub(crate) struct Drive {
@@ -64,8 +79,8 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    pub(crate) fn new(spec: super::DriveSpec) -> Self {
-        let super::DriveSpec { index, cdrom, read_only, image, identity } = spec;
+    pub(crate) fn new(spec: DriveSpec) -> Self {
+        let DriveSpec { index, cdrom, read_only, image, identity } = spec;
         let image = image.map(Arc::new);
         let mut drive = Self {
             index,

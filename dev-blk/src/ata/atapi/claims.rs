@@ -1,6 +1,6 @@
 //! What a drive says it can do: mode pages and features (MMC-4). Every bit that is set here has its command.
 use super::{Answer, cut, disc};
-use crate::ide::spec::Sense;
+use crate::ata::spec::Sense;
 
 /// Error recovery: no retries that anybody could choose.
 const RECOVERY: [u8; 8] = [0x01, 6, 0x00, 5, 0, 0, 0, 0];
