@@ -1,5 +1,5 @@
 //! Packet commands of a CD-ROM drive (MMC-4, SPC-3). A command is decoded into an [`Answer`]; how its bytes travel is
-//! the channel's business.
+//! not its business.
 //!
 //! | file | what |
 //! |---|---|
@@ -38,7 +38,7 @@ pub(crate) enum Answer {
 
 /// The drive, as the commands see it.
 #[derive(Debug)]
-pub(crate) struct Drive<'a> {
+pub(crate) struct View<'a> {
     /// Sectors of the medium; `None` without one.
     pub(crate) sectors: Option<u32>,
     /// There is a medium, if need be on the open tray.
@@ -89,7 +89,7 @@ fn block(msf: [u8; 3]) -> Option<u32> {
 }
 
 /// Decodes a packet.
-pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
+pub(crate) fn execute(p: &[u8; 12], drive: View<'_>) -> Answer {
     let [op, b1, b2, _, b4, ..] = *p;
     let medium = drive.sectors;
     // INQUIRY, REQUEST SENSE, GET CONFIGURATION and GET EVENT STATUS NOTIFICATION do not wait for it (SPC-3, 5.13).
@@ -149,7 +149,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: Drive<'_>) -> Answer {
 }
 
 /// START STOP UNIT (SBC-2, 5.17): the guest opens and closes the tray. What lies on it is libxl's to decide.
-fn start_stop(b4: u8, drive: Drive<'_>) -> Answer {
+fn start_stop(b4: u8, drive: View<'_>) -> Answer {
     match b4 & 3 {
         2 if *drive.locked => return Answer::Check(Sense::REMOVAL_PREVENTED),
         2 if !*drive.tray_open => {
@@ -231,7 +231,7 @@ fn read_cd_msf(p: &[u8; 12], sectors: u32) -> Answer {
 }
 
 /// GET EVENT STATUS NOTIFICATION, polled (MMC-4): the media class, and that the drive is not busy.
-fn event_status(b1: u8, classes: u8, drive: Drive<'_>, allocation: usize) -> Answer {
+fn event_status(b1: u8, classes: u8, drive: View<'_>, allocation: usize) -> Answer {
     /// The classes that are served: media, device busy.
     const CLASSES: u8 = 0x50;
     if b1 & 1 == 0 {

@@ -1,25 +1,12 @@
-//! One drive: its medium and its registers.
+//! One drive: its medium, and what is state of it between two commands.
 use super::counters::Counters;
+use super::registers::Registers;
 use super::settings::{Geometry, Power, Settings};
 use super::spec::{MAX_MULTIPLE, MediaEvent, Sense, Status};
 use super::state::DriveState;
 use crate::backend::Image;
 use bulkhead_bus::StateError;
 use std::sync::Arc;
-
-/// A command block register, with its previous value (48-bit commands write twice).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Twice {
-    pub(crate) now: u8,
-    pub(crate) before: u8,
-}
-
-impl Twice {
-    pub(crate) fn write(&mut self, value: u8) {
-        self.before = self.now;
-        self.now = value;
-    }
-}
 
 /// What a drive says it is, where somebody has named it; characters that are not printable ASCII become blanks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,16 +41,13 @@ pub struct DriveSpec {
 pub(crate) struct Drive {
     pub(crate) index: u8,
     pub(crate) identity: Identity,
+    /// Word 93 of a disk's IDENTIFY DEVICE, which is about what connects it.
+    pub(crate) reset_result: u16,
     pub(crate) cdrom: bool,
     pub(crate) read_only: bool,
     pub(crate) image: Option<Arc<Image>>,
     /// It has been unplugged.
     pub(crate) present: bool,
-    pub(crate) features: Twice,
-    pub(crate) count: Twice,
-    pub(crate) lba: [Twice; 3],
-    pub(crate) status: Status,
-    pub(crate) error: u8,
     pub(crate) settings: Settings,
     pub(crate) power: Power,
     pub(crate) sense: Sense,
@@ -76,24 +60,24 @@ pub(crate) struct Drive {
     pub(crate) event: MediaEvent,
     /// What it has done.
     pub(crate) counters: Counters,
+    /// The command under way has a packet,
+    pub(super) packet: bool,
+    /// whose data the host takes in blocks of so many bytes, without DMA.
+    pub(super) limit: u16,
 }
 
 impl Drive {
-    pub(crate) fn new(spec: DriveSpec) -> Self {
+    /// A drive; `reset_result` is the transport's.
+    pub(crate) fn new(spec: DriveSpec, reset_result: u16) -> Self {
         let DriveSpec { index, cdrom, read_only, image, identity } = spec;
-        let image = image.map(Arc::new);
-        let mut drive = Self {
+        Self {
             index,
             identity,
+            reset_result,
             cdrom,
             read_only,
-            image,
+            image: image.map(Arc::new),
             present: true,
-            features: Twice::default(),
-            count: Twice::default(),
-            lba: [Twice::default(); 3],
-            status: Status::new(),
-            error: 0,
             settings: Settings::DEFAULT,
             power: Power::Active,
             sense: Sense::NONE,
@@ -102,37 +86,36 @@ impl Drive {
             attention: false,
             event: MediaEvent::None,
             counters: Counters::default(),
-        };
-        drive.signature();
-        drive
+            packet: false,
+            limit: 0,
+        }
     }
 
     /// What a reset leaves in the registers (ATA/ATAPI-7 vol. 2, 9.1).
-    pub(crate) fn signature(&mut self) {
+    pub(crate) fn signature(&self, r: &mut Registers) {
         let (mid, high) = if self.cdrom { (0x14, 0xeb) } else { (0, 0) };
-        self.count = Twice { now: 1, before: 1 };
-        let plain = |now| Twice { now, before: now };
-        self.lba = [plain(1), plain(mid), plain(high)];
-        self.error = 1;
-        self.status = if self.cdrom { Status::new() } else { Status::new().with_drdy(true).with_dsc(true) };
+        r.count = 0x0101;
+        r.lba = [1, mid, high, 1, mid, high];
+        r.error = 1;
+        r.status = if self.cdrom { Status::new() } else { Status::READY };
     }
 
     /// DEVICE RESET (ATA/ATAPI-5, 8.7).
-    pub(crate) fn device_reset(&mut self) {
-        self.signature();
+    pub(crate) fn device_reset(&mut self, r: &mut Registers) {
+        self.signature(r);
         self.sense = Sense::NONE;
     }
 
     /// A reset by the device control register.
-    pub(crate) fn software_reset(&mut self) {
-        self.device_reset();
+    pub(crate) fn software_reset(&mut self, r: &mut Registers) {
+        self.device_reset(r);
         self.settings.software_reset();
         self.power = Power::Active;
     }
 
     /// Power-on, or a reset by the bus: it takes back what only a command can set (SPC-3, 6.13: prevention too).
-    pub(crate) fn hard_reset(&mut self) {
-        self.device_reset();
+    pub(crate) fn hard_reset(&mut self, r: &mut Registers) {
+        self.device_reset(r);
         self.settings = Settings::DEFAULT;
         self.power = Power::Active;
         self.locked = false;
@@ -191,12 +174,22 @@ impl Drive {
         Ok(())
     }
 
+    /// A job begins: the medium that it is for.
+    pub(crate) fn begin(&mut self) -> Option<Arc<Image>> {
+        let image = self.image.clone()?;
+        self.power = Power::Active;
+        Some(image)
+    }
+
+    /// The guest has unplugged it.
+    pub(crate) fn unplug(&mut self) {
+        self.present = false;
+        self.image = None;
+    }
+
+    /// The drive as it is saved; the registers are the transport's.
     pub(crate) fn save(&self) -> DriveState {
-        let all = [self.features, self.count, self.lba[0], self.lba[1], self.lba[2]];
         DriveState {
-            registers: all.iter().flat_map(|t| [t.now, t.before]).collect(),
-            status: u32::from(self.status.into_bits()),
-            error: u32::from(self.error),
             multiple: u32::from(self.settings.multiple),
             sense: u32::from_be_bytes([0, self.sense.key, self.sense.asc, self.sense.ascq]),
             present: self.present,
@@ -215,20 +208,12 @@ impl Drive {
             keep_settings: self.settings.keep,
             power: self.power.save(),
             medium_on_open_tray: self.tray_open && self.image.is_some(),
+            ..DriveState::default()
         }
     }
 
     pub(crate) fn load(&mut self, s: &DriveState) -> Result<(), StateError> {
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        let Ok(registers) = <[u8; 10]>::try_from(s.registers.as_slice()) else {
-            return Err(StateError::Value("drive registers"));
-        };
-        let mut pairs = registers.chunks_exact(2).map(|p| match p {
-            [now, before] => Twice { now: *now, before: *before },
-            _ => Twice::default(),
-        });
-        let mut next = || pairs.next().unwrap_or_default();
-        let (features, count, lba) = (next(), next(), [next(), next(), next()]);
         let multiple = byte(s.multiple, "multiple")?;
         if multiple > MAX_MULTIPLE {
             return Err(StateError::Value("multiple"));
@@ -241,10 +226,7 @@ impl Drive {
         let power = Power::load(s.power).ok_or(StateError::Value("power mode"))?;
         let event = MediaEvent::from_u32(s.event).ok_or(StateError::Value("media event"))?;
         let [_, key, asc, ascq] = s.sense.to_be_bytes();
-        let (status, error, dma_mode) = (byte(s.status, "status")?, byte(s.error, "error")?, byte(s.dma_mode, "mode")?);
-        (self.features, self.count, self.lba) = (features, count, lba);
-        self.status = Status::from_bits(status).with_bsy(false).with_drq(false);
-        self.error = error;
+        let dma_mode = byte(s.dma_mode, "mode")?;
         self.settings = Settings {
             translation,
             multiple,

@@ -88,7 +88,7 @@ pub(crate) fn disk(drive: &Drive) -> Vec<u8> {
     w.set(86, 0x3400);
     w.set(87, 0x4000);
     modes(&mut w, drive.settings.dma_mode);
-    w.set(93, if drive.index & 1 == 0 { 0x600b } else { 0x6b00 });
+    w.set(93, drive.reset_result);
     w.long(100, sectors as u32);
     w.long(102, (sectors >> 32) as u32);
     w.set(106, 0x4000);

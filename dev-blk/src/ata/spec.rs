@@ -28,6 +28,11 @@ pub(crate) struct Status {
     pub(crate) bsy: bool,
 }
 
+impl Status {
+    /// No command is under way.
+    pub(crate) const READY: Self = Self::new().with_drdy(true).with_dsc(true);
+}
+
 /// Error register of disks.
 pub(crate) mod error {
     /// Command aborted.

@@ -1,4 +1,4 @@
-//! The saved state of a drive.
+//! The saved state of a drive. The registers of a command are the transport's: a drive leaves them empty.
 
 /// One drive's registers.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `commands.rs` | what a command asks for |
+//! | `commands.rs` | commands, and what the drive replies |
 //! | `pio.rs` | data by the data register |
 //! | `bus_master.rs` | the bus master's registers |
 //! | `dma.rs` | data by the bus master |
@@ -14,11 +14,12 @@ mod pio;
 mod saved;
 
 use super::spec::{DeviceControl, reg};
-use crate::ata::cd_sector::Form;
+use super::task_file::Attached;
 use crate::ata::counters::Work;
 use crate::ata::drive::Drive;
-use crate::ata::settings::Power;
-use crate::ata::spec::{CD_SECTOR, DeviceRegister, SECTOR, Sense, Status, command, error, reason};
+use crate::ata::registers::Registers;
+use crate::ata::spec::{DeviceRegister, Status, command, error};
+use crate::ata::transfer::{Data, List, Sectors};
 use crate::backend::{Executor, Job, Outcome};
 use bulkhead_bus::{Context, DriveFacts, Segment};
 pub(super) use bus_master::BusMaster;
@@ -38,7 +39,7 @@ enum Phase {
     /// The guest writes a block of a disk, or a packet.
     PioOut(Out),
     /// Everything is ready for DMA, but the guest has not started the bus master.
-    AwaitDma(Dma),
+    AwaitDma(Data),
 }
 
 /// What follows a job.
@@ -65,31 +66,13 @@ enum After {
 enum Out {
     Sectors,
     Packet,
-    /// A packet command's list of parameters.
-    Parameters,
-}
-
-/// A DMA transfer to come.
-#[derive(Debug)]
-enum Dma {
-    /// From the image to memory.
-    Read { offset: u64, bytes: usize },
-    /// From memory to the image.
-    Write { offset: u64, bytes: usize },
-    /// These bytes to memory.
-    Bytes(Vec<u8>),
-    /// A list of ranges from memory.
-    Trim { bytes: usize },
-    /// A packet command's list of parameters.
-    Parameters { bytes: usize },
-    /// Parts of CD sectors to memory.
-    Formed { first: u64, count: u32, form: Form },
+    List(List),
 }
 
 /// A channel.
 pub(crate) struct Channel {
     lane: usize,
-    pub(crate) drives: [Option<Drive>; 2],
+    drives: [Option<Attached>; 2],
     device: DeviceRegister,
     control: DeviceControl,
     /// A drive has an interrupt pending,
@@ -105,17 +88,10 @@ pub(crate) struct Channel {
     at: usize,
     /// End of the block that the guest may take or fill now.
     block_end: usize,
-    /// Byte of the image where the next block goes or comes from, sectors that are left.
-    offset: u64,
-    left: u32,
-    /// Sectors of a block.
-    block: u32,
-    /// Bytes that a packet command's host takes at once.
-    limit: usize,
-    packet: bool,
-    /// What is made of a CD's sectors, of which this is the next.
-    form: Form,
-    form_next: u64,
+    /// Bytes of a block.
+    block: usize,
+    /// Sectors that the command still moves.
+    sectors: Sectors,
     /// Where the rest of a DMA transfer goes that consists of several jobs.
     to: VecDeque<Segment>,
     pub(crate) bus_master: BusMaster,
@@ -128,7 +104,7 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(lane: usize, drives: [Option<Drive>; 2]) -> Self {
+    pub(crate) fn new(lane: usize, drives: [Option<Attached>; 2]) -> Self {
         Self {
             lane,
             drives,
@@ -142,13 +118,8 @@ impl Channel {
             buffer: Vec::new(),
             at: 0,
             block_end: 0,
-            offset: 0,
-            left: 0,
-            block: 1,
-            limit: 0,
-            packet: false,
-            form: Form::USER,
-            form_next: 0,
+            block: 0,
+            sectors: Sectors::NONE,
             to: VecDeque::new(),
             bus_master: BusMaster::default(),
             dirty: true,
@@ -159,21 +130,30 @@ impl Channel {
     }
 
     /// The drive whose command is under way; the guest may have selected the other one since.
-    fn selected(&mut self) -> Option<&mut Drive> {
-        self.drives.get_mut(usize::from(self.current))?.as_mut().filter(|d| d.present)
+    fn current(&mut self) -> Option<&mut Attached> {
+        self.drives.get_mut(usize::from(self.current))?.as_mut().filter(|d| d.drive.present)
     }
 
-    fn drive(&self) -> Option<&Drive> {
-        self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.present)
+    /// Lets that drive read and change its registers.
+    fn with<R>(&mut self, act: impl FnOnce(&mut Drive, &mut Registers) -> R) -> Option<R> {
+        let mut device = self.device;
+        let result = self.current()?.with(&mut device, act);
+        self.device = device;
+        Some(result)
+    }
+
+    /// The drive that is selected.
+    fn selected(&self) -> Option<&Attached> {
+        self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.drive.present)
     }
 
     /// The status register: of an absent drive 0, of an empty channel too (ATA/ATAPI-5, 4: the host pulls DD7 low, so that nobody seems
     /// to be busy; firmware waits for that).
     pub(crate) fn status(&self) -> u8 {
-        match self.drive() {
+        match self.selected() {
             // A channel has one command at a time: while a job is under way, the other drive takes none, nor does one that was reset.
             Some(_) if matches!(self.phase, Phase::Working(_)) => Status::new().with_bsy(true).into_bits(),
-            Some(drive) => drive.status.into_bits(),
+            Some(selected) => selected.task_file.status.into_bits(),
             None => 0,
         }
     }
@@ -228,19 +208,13 @@ impl Channel {
         let hob = self.control.hob();
         let status = self.status();
         let device = self.device.into_bits() | 0xa0;
-        let Some(drive) = self.drive() else {
-            let other = self.drives.iter().flatten().any(|d| d.present);
+        let Some(selected) = self.selected() else {
+            let other = self.drives.iter().flatten().any(|d| d.drive.present);
             return if offset == reg::DEVICE && other { device } else { status };
         };
-        let pick = |t: crate::ata::drive::Twice| if hob { t.before } else { t.now };
         match offset {
-            reg::ERROR_FEATURES => drive.error,
-            reg::COUNT => pick(drive.count),
-            reg::LBA_LOW => pick(drive.lba[0]),
-            reg::LBA_MID => pick(drive.lba[1]),
-            reg::LBA_HIGH => pick(drive.lba[2]),
             reg::DEVICE => device,
-            _ => status,
+            _ => selected.task_file.read(offset, hob).unwrap_or(status),
         }
     }
 
@@ -254,8 +228,8 @@ impl Channel {
                 self.edge();
             }
             reg::STATUS_COMMAND => {
-                let ready = self.drive().is_some_and(|drive| {
-                    !Status::from_bits(self.status()).bsy() || (value == command::DEVICE_RESET && drive.cdrom)
+                let ready = self.selected().is_some_and(|selected| {
+                    !Status::from_bits(self.status()).bsy() || (value == command::DEVICE_RESET && selected.drive.cdrom)
                 });
                 if !self.control.srst() && (ready || value == command::EXECUTE_DIAGNOSTIC) {
                     self.lower();
@@ -264,15 +238,8 @@ impl Channel {
             }
             _ => {
                 // Both drives take it; one that is busy does not.
-                for drive in self.drives.iter_mut().flatten().filter(|d| !d.status.bsy()) {
-                    match offset {
-                        reg::ERROR_FEATURES => drive.features.write(value),
-                        reg::COUNT => drive.count.write(value),
-                        reg::LBA_LOW => drive.lba[0].write(value),
-                        reg::LBA_MID => drive.lba[1].write(value),
-                        reg::LBA_HIGH => drive.lba[2].write(value),
-                        _ => {}
-                    }
+                for attached in self.drives.iter_mut().flatten().filter(|d| !d.task_file.status.bsy()) {
+                    attached.task_file.write(offset, value);
                 }
             }
         }
@@ -286,8 +253,8 @@ impl Channel {
             self.abandon();
             self.bus_master.abandoned();
             self.interrupt = false;
-            for drive in self.drives.iter_mut().flatten() {
-                drive.status = Status::new().with_bsy(true);
+            for attached in self.drives.iter_mut().flatten() {
+                attached.task_file.status = Status::new().with_bsy(true);
             }
         } else if !new.srst() && self.control.srst() {
             self.reset_drives(Drive::software_reset);
@@ -296,11 +263,13 @@ impl Channel {
         self.edge();
     }
 
-    fn reset_drives(&mut self, how: impl Fn(&mut Drive)) {
+    fn reset_drives(&mut self, how: impl Fn(&mut Drive, &mut Registers)) {
         self.device = DeviceRegister::new();
         self.interrupt = false;
         self.stale = false;
-        self.drives.iter_mut().flatten().for_each(how);
+        for attached in self.drives.iter_mut().flatten() {
+            attached.with(&mut self.device, &how);
+        }
         self.edge();
     }
 
@@ -320,8 +289,8 @@ impl Channel {
             Phase::Idle => Phase::Idle,
             // The drive waits no more, also if the next command is the other one's.
             Phase::PioIn | Phase::PioOut(_) | Phase::AwaitDma(_) => {
-                if let Some(drive) = self.selected() {
-                    drive.status = Status::new().with_drdy(true).with_dsc(true);
+                if let Some(current) = self.current() {
+                    current.task_file.status = Status::READY;
                 }
                 Phase::Idle
             }
@@ -329,81 +298,53 @@ impl Channel {
         self.give_up();
         self.buffer.clear();
         self.to.clear();
-        self.form = Form::USER;
+        self.sectors = Sectors::NONE;
         self.at = 0;
         self.block_end = 0;
-        self.left = 0;
     }
 
     /// A write that waits for room fails.
     pub(crate) fn give_up(&self) {
-        for image in self.drives.iter().flatten().filter_map(|d| d.image.as_ref()) {
+        for image in self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()) {
             image.give_up();
         }
     }
 
     fn submit(&mut self, job: Job, after: After, io: &mut dyn Executor) {
         self.jobs = self.jobs.saturating_add(1);
-        let Some(drive) = self.selected() else {
+        let Some(current) = self.current() else {
             self.phase = Phase::Idle;
             return;
         };
-        let Some(image) = drive.image.clone() else {
-            return self.fail(error::ABRT);
+        let Some(image) = current.drive.begin() else {
+            self.with(|drive, r| drive.fail(error::ABRT, r));
+            return self.ended();
         };
-        let work = (drive.index, Work::of(&job));
-        drive.status = drive.status.with_bsy(true).with_drq(false);
-        drive.power = Power::Active;
+        let work = (current.drive.index, Work::of(&job));
+        let status = &mut current.task_file.status;
+        *status = status.with_bsy(true).with_drq(false);
         self.work = Some(work);
         self.phase = Phase::Working(after);
         io.submit(self.lane, image, job);
     }
 
-    /// The command is done.
+    /// The command has ended, and the registers say how: the drive interrupts.
+    fn ended(&mut self) {
+        self.phase = Phase::Idle;
+        self.raise();
+    }
+
+    /// The command has ended well.
     fn done(&mut self) {
-        self.phase = Phase::Idle;
-        let packet = self.packet;
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_dsc(true);
-            if packet {
-                drive.count.now = reason::STATUS;
-            }
-        }
-        self.raise();
-    }
-
-    /// The command has failed.
-    fn fail(&mut self, code: u8) {
-        self.phase = Phase::Idle;
-        let packet = self.packet;
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_dsc(true).with_err(true);
-            drive.error = code;
-            if packet {
-                drive.count.now = reason::STATUS;
-            }
-        }
-        self.raise();
-    }
-
-    /// A packet command has failed.
-    fn check(&mut self, sense: Sense) {
-        let key = sense.key;
-        if let Some(drive) = self.selected() {
-            drive.sense = sense;
-        }
-        self.fail(key << 4 | error::ABRT);
+        self.with(|drive, r| drive.done(r));
+        self.ended();
     }
 
     /// A command ends as one that was not carried out; the guest's driver tries again.
     fn abort(&mut self) {
         self.bus_master.abandoned();
-        self.packet = self.drive().is_some_and(|d| d.cdrom);
-        if self.packet {
-            self.check(Sense::ABORTED);
-        } else {
-            self.fail(error::ABRT);
-        }
+        self.with(Drive::abort);
+        self.ended();
     }
 
     /// Writes have reached nobody, the last one to the command register or to another one. A command that the guest waits for ends now; one
@@ -412,7 +353,7 @@ impl Channel {
         self.dirty = true;
         self.stale |= !to_command;
         // In a new life nothing is under way; what is under way otherwise ends by itself.
-        if self.quiescent() && self.drive().is_some() {
+        if self.quiescent() && self.selected().is_some() {
             self.abort();
         }
     }
@@ -423,7 +364,7 @@ impl Channel {
         let work = self.work.map(|(_, work)| work);
         // The drive that was asked, which need not be the one that is selected now.
         if let Some((index, work)) = self.work.take()
-            && let Some(drive) = self.drives.iter_mut().flatten().find(|d| d.index == index)
+            && let Some(drive) = self.medium(index)
         {
             drive.counters.ended(work, outcome.is_ok());
         }
@@ -436,29 +377,25 @@ impl Channel {
             Ok(data) => data,
             Err(why) => return self.job_failed(why, after, work),
         };
-        // Without a write cache a write has ended when it is durable.
-        let durable = self.selected().is_none_or(|drive| drive.settings.write_cache);
-        if matches!(work, Some(Work::Write(_))) && !durable {
-            return self.submit(Job::Flush, after, io);
+        if let Some(job) = work.and_then(|work| self.current()?.drive.then(work)) {
+            return self.submit(job, after, io);
         }
         match after {
             After::PioIn => {
-                self.buffer = self.formed(data);
-                self.at = 0;
-                let next = self.block_bytes();
-                self.offer(next);
+                let data = self.sectors.formed(data);
+                self.offer(data);
             }
-            After::PioOut if self.left > 0 => {
-                self.accept_block();
+            After::PioOut if !self.sectors.is_empty() => {
+                self.accept_sectors();
                 self.raise();
             }
-            After::Verify if self.left > 0 => self.fetch(SECTOR, After::Verify, io),
+            After::Verify if !self.sectors.is_empty() => self.fetch(After::Verify, io),
             After::Formed => {
-                let formed = self.formed(data);
+                let formed = self.sectors.formed(data);
                 if self.scatter(&formed, cx).is_err() {
                     self.dma_failed();
-                } else if self.left > 0 {
-                    self.fetch(CD_SECTOR, After::Formed, io);
+                } else if !self.sectors.is_empty() {
+                    self.fetch(After::Formed, io);
                 } else {
                     self.dma_done();
                 }
@@ -469,8 +406,7 @@ impl Channel {
         }
     }
 
-    /// The host could not do what the command needs. The error register is that of the command's table (ATA/ATAPI-5, 8; ACS-2, 7.10): UNC
-    /// is for data that cannot be read, what cannot be written is aborted.
+    /// The host could not do what the command needs.
     fn job_failed(&mut self, why: Errno, after: After, work: Option<Work>) {
         let dma = matches!(after, After::Dma | After::Formed);
         if dma && why == Errno::FAULT {
@@ -479,33 +415,20 @@ impl Channel {
         if dma {
             self.bus_master.ended(Progress::Failed);
         }
-        if self.packet {
-            self.check(Sense::READ_ERROR);
-        } else if matches!(work, Some(Work::Read(_))) {
-            self.fail(error::UNC);
-        } else {
-            self.fail(error::ABRT);
-        }
-    }
-
-    /// Sectors of a CD, as the command wants them.
-    fn formed(&mut self, data: Vec<u8>) -> Vec<u8> {
-        let first = self.form_next;
-        self.form_next = first.saturating_add((data.len() >> 11) as u64);
-        self.form.of(first, data)
+        self.with(|drive, r| drive.job_failed(work, r));
+        self.ended();
     }
 
     /// Takes the disks away that `gone` picks.
     pub(crate) fn unplug(&mut self, gone: impl Fn(&Drive) -> bool) {
-        for drive in self.drives.iter_mut().flatten() {
+        for Attached { drive, .. } in self.drives.iter_mut().flatten() {
             if !drive.cdrom && gone(drive) {
-                drive.present = false;
-                drive.image = None;
+                drive.unplug();
             }
         }
         // Its interrupt goes with it.
         let owner = self.drives.get(usize::from(self.interrupt_of)).and_then(Option::as_ref);
-        if owner.is_some_and(|drive| !drive.present) {
+        if owner.is_some_and(|owner| !owner.drive.present) {
             self.lower();
         }
         self.dirty = true;
@@ -514,7 +437,7 @@ impl Channel {
     /// The drive with this number, to change its medium.
     pub(crate) fn medium(&mut self, index: u8) -> Option<&mut Drive> {
         self.dirty = true;
-        self.drives.iter_mut().flatten().find(|d| d.index == index)
+        self.drives.iter_mut().flatten().map(|d| &mut d.drive).find(|d| d.index == index)
     }
 
     /// The drives that are there.
@@ -526,6 +449,6 @@ impl Channel {
             tray_open: drive.tray_open,
             counters: drive.counters.facts(),
         };
-        self.drives.iter().flatten().filter(|d| d.present).map(facts).collect()
+        self.drives.iter().flatten().map(|d| &d.drive).filter(|d| d.present).map(facts).collect()
     }
 }

@@ -3,11 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers |
-//! | `channel.rs`, `channel/` | a channel: commands, data, DMA |
+//! | `channel.rs`, `channel/` | a channel: what its drives are told, how data moves |
+//! | `task_file.rs` | a drive on a channel: its registers |
 //! | `state.rs` | the saved state |
 mod channel;
 mod spec;
 mod state;
+mod task_file;
 
 use crate::ata::drive::Drive;
 pub use crate::ata::drive::{DriveSpec, Identity};
@@ -22,6 +24,7 @@ use prost::Message as _;
 use rustix::fd::OwnedFd;
 use state::{IdeState, VERSION};
 use std::sync::Arc;
+use task_file::Attached;
 
 /// Regions: the command block, then the control block, of each channel; the bus master.
 const BUS_MASTER: u16 = 4;
@@ -93,10 +96,10 @@ impl Ide {
         config.allow(0x40, 4, 0xf3ff_f3ff); // timing; bits 11 and 10 of each channel are reserved
         config.allow(0x44, 1, 0xff); // slave timing
         config.hard_wire(reg::INTERRUPT_LINE, 1, 0xff); // it has none: IRQ 14 and 15 are wired
-        let mut places: [Option<Drive>; 4] = [None, None, None, None];
+        let mut places: [Option<Attached>; 4] = [None, None, None, None];
         for spec in drives {
             if let Some(place) = places.get_mut(usize::from(spec.index)) {
-                *place = Some(Drive::new(spec));
+                *place = Some(Attached::new(spec));
             }
         }
         let [a, b, c, d] = places;

@@ -351,7 +351,7 @@ fn an_odd_width_reaches_viewers_and_screenshots() {
     const SIZE: (usize, usize) = (1366, 768);
     let mut sim = start("127.0.0.1:0,to=99");
     draw(&mut sim, 7);
-    let mut dispi = |sim: &mut Sim, index: u32, value: usize| {
+    let dispi = |sim: &mut Sim, index: u32, value: usize| {
         sim.port_write(0x1ce, 2, index).unwrap();
         sim.port_write(0x1cf, 2, value as u32).unwrap();
     };

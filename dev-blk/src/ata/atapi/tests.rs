@@ -7,11 +7,11 @@ fn packet(bytes: &[u8]) -> [u8; 12] {
     p
 }
 
-fn drive(sectors: Option<u32>) -> Drive<'static> {
+fn drive(sectors: Option<u32>) -> View<'static> {
     let flag = || Box::leak(Box::new(false));
     let (locked, attention, tray_open, event) = (flag(), flag(), flag(), Box::leak(Box::default()));
     let has_medium = sectors.is_some();
-    Drive { sectors, has_medium, locked, tray_open, attention, event, sense: Sense::NONE }
+    View { sectors, has_medium, locked, tray_open, attention, event, sense: Sense::NONE }
 }
 
 fn run(bytes: &[u8], sectors: Option<u32>) -> Answer {

@@ -1,8 +1,10 @@
 //! Data by the bus master (Intel, Programming Interface for Bus Master IDE Controller 1.0).
 use super::bus_master::{Progress, shown};
-use super::{After, Channel, Dma, Phase};
-use crate::ata::spec::{CD_SECTOR, Sense, Status, error};
-use crate::backend::{Executor, Job};
+use super::{After, Channel, Phase};
+use crate::ata::drive::Drive;
+use crate::ata::spec::Status;
+use crate::ata::transfer::{Data, List, Reply};
+use crate::backend::Executor;
 use bulkhead_bus::{Context, DmaError, Segment};
 
 /// Entries of a PRD table that are read: it may not cross 64 KiB.
@@ -20,11 +22,11 @@ struct Described {
 
 impl Channel {
     /// A command is ready for DMA: go if the bus master is armed, else wait for it.
-    pub(super) fn prepare_dma(&mut self, dma: Dma, io: &mut dyn Executor, cx: &mut Context) {
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_bsy(true);
+    pub(super) fn prepare_dma(&mut self, data: Data, io: &mut dyn Executor, cx: &mut Context) {
+        if let Some(current) = self.current() {
+            current.task_file.status = Status::new().with_drdy(true).with_bsy(true);
         }
-        self.phase = Phase::AwaitDma(dma);
+        self.phase = Phase::AwaitDma(data);
         if self.bus_master.goes() {
             self.start_dma(io, cx);
         }
@@ -83,17 +85,10 @@ impl Channel {
     }
 
     fn start_dma(&mut self, io: &mut dyn Executor, cx: &mut Context) {
-        let (bytes, to_memory) = match &self.phase {
-            Phase::AwaitDma(Dma::Read { bytes, .. }) => (*bytes, true),
-            Phase::AwaitDma(Dma::Bytes(data)) => (data.len(), true),
-            Phase::AwaitDma(Dma::Formed { count, form, .. }) => ((*count as usize).saturating_mul(form.bytes()), true),
-            Phase::AwaitDma(Dma::Write { bytes, .. } | Dma::Trim { bytes } | Dma::Parameters { bytes }) => {
-                (*bytes, false)
-            }
-            // Nothing waits for it: the engine is armed, and what is under way goes on.
-            _ => return,
-        };
-        let Phase::AwaitDma(dma) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        // If nothing waits for it: the engine is armed, and what is under way goes on.
+        let Phase::AwaitDma(data) = &self.phase else { return };
+        let (bytes, to_memory) = (data.bytes(), data.to_host());
+        let Phase::AwaitDma(data) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
         let direction_right = self.bus_master.command().to_memory() == to_memory;
         let Some(described) = self.described(bytes, cx).filter(|_| direction_right) else {
             return self.dma_failed();
@@ -103,34 +98,37 @@ impl Channel {
             return self.dma_short();
         }
         self.bus_master.begin(progress, position);
-        match dma {
-            Dma::Read { offset, .. } => self.submit(Job::ReadDma { offset, to: segments }, After::Dma, io),
-            Dma::Write { offset, .. } => self.submit(Job::WriteDma { offset, from: segments }, After::Dma, io),
-            Dma::Formed { first, count, form } => {
+        match data {
+            Data::In(sectors) if sectors.as_they_are() => self.submit(sectors.read_to(segments), After::Dma, io),
+            Data::Out(sectors) => self.submit(sectors.write_from(segments), After::Dma, io),
+            Data::In(sectors) => {
                 self.to = segments.into();
-                (self.form, self.form_next) = (form, first);
-                (self.offset, self.left) = (first << 11, count);
-                self.fetch(CD_SECTOR, After::Formed, io);
+                self.sectors = sectors;
+                self.fetch(After::Formed, io);
             }
-            Dma::Bytes(data) => {
+            Data::Bytes(data) => {
                 self.to = segments.into();
                 match self.scatter(&data, cx) {
                     Ok(()) => self.dma_done(),
                     Err(_) => self.dma_failed(),
                 }
             }
-            Dma::Trim { .. } => match Self::gathered(segments, cx) {
-                Ok(list) => self.trim(&list, io),
-                Err(_) => self.dma_failed(),
-            },
-            Dma::Parameters { .. } => match Self::gathered(segments, cx) {
-                Ok(list) => {
-                    self.bus_master.done();
-                    self.parameters(&list);
-                }
+            Data::List { list, .. } => match Self::gathered(segments, cx) {
+                Ok(data) => self.list_by_dma(list, &data, io),
                 Err(_) => self.dma_failed(),
             },
         }
+    }
+
+    /// The drive has the list that it wanted.
+    fn list_by_dma(&mut self, list: List, data: &[u8], io: &mut dyn Executor) {
+        match self.with(|drive, r| drive.list(list, data, r)) {
+            Some(Reply::Job(job)) => return self.submit(job, After::Dma, io),
+            // What a list asks for is not done, and the drive ends the transfer; parameters have come, whatever they are.
+            _ if list == List::Ranges => self.bus_master.ended(Progress::Failed),
+            _ => self.bus_master.done(),
+        }
+        self.ended();
     }
 
     fn gathered(segments: Vec<Segment>, cx: &Context) -> Result<Vec<u8>, DmaError> {
@@ -141,25 +139,6 @@ impl Channel {
             list.append(&mut piece);
         }
         Ok(list)
-    }
-
-    /// DATA SET MANAGEMENT has its list. One range beyond the end, and none of them is trimmed (ACS-2, 7.10).
-    fn trim(&mut self, list: &[u8], io: &mut dyn Executor) {
-        let sectors = self.selected().map_or(0, |d| d.sectors());
-        let mut ranges = Vec::new();
-        for entry in list.as_chunks::<8>().0 {
-            let word = u64::from_le_bytes(*entry);
-            let (first, count) = (word & 0xffff_ffff_ffff, word >> 48);
-            if count == 0 {
-                continue;
-            }
-            if first.saturating_add(count) > sectors {
-                self.bus_master.ended(Progress::Failed);
-                return self.fail(error::ABRT);
-            }
-            ranges.push((first << 9, count << 9));
-        }
-        self.submit(Job::Trim(ranges), After::Dma, io);
     }
 
     /// Writes bytes to where the transfer has come.
@@ -184,18 +163,15 @@ impl Channel {
     fn dma_short(&mut self) {
         self.bus_master.ended(Progress::Shorter);
         self.phase = Phase::Idle;
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_dsc(true);
+        if let Some(current) = self.current() {
+            current.task_file.status = Status::READY;
         }
     }
 
     pub(super) fn dma_failed(&mut self) {
         self.bus_master.ended(Progress::Refused);
-        if self.packet {
-            self.check(Sense::ABORTED);
-        } else {
-            self.fail(error::ABRT);
-        }
+        self.with(Drive::transfer_failed);
+        self.ended();
     }
 
     pub(super) fn dma_done(&mut self) {

@@ -1,115 +1,72 @@
 //! Data by the data register.
 use super::{After, Channel, Out, Phase};
-use crate::ata::spec::{CD_SECTOR, SECTOR, Status, error, reason};
-use crate::backend::{Executor, Job};
+use crate::ata::transfer::List;
+use crate::backend::Executor;
 use bulkhead_bus::Context;
 
-/// Bytes that programmed I/O fetches at once.
-const BUFFER: usize = 128 * 1024;
-
 impl Channel {
-    /// Bytes for the guest to read, at once.
-    pub(super) fn answer_pio(&mut self, data: Vec<u8>) {
+    /// Bytes for the guest to read, block by block.
+    pub(super) fn offer(&mut self, data: Vec<u8>) {
         self.buffer = data;
         self.at = 0;
-        self.left = 0;
-        self.offer(self.buffer.len());
+        self.offer_block();
     }
 
-    /// Lets the guest read `bytes` of the buffer from where it is.
-    pub(super) fn offer(&mut self, bytes: usize) {
-        self.block_end = self.at.saturating_add(bytes).min(self.buffer.len());
-        let len = self.block_end.saturating_sub(self.at);
-        let packet = self.packet;
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_dsc(true).with_drq(true);
-            if packet {
-                let [low, high] = u16::try_from(len).unwrap_or(0xfffe).to_le_bytes();
-                drive.lba[1].now = low;
-                drive.lba[2].now = high;
-                drive.count.now = reason::DATA_IN;
-            }
-        }
+    /// Lets the guest read the next block of the buffer.
+    fn offer_block(&mut self) {
+        let len = self.next_block();
+        self.with(|drive, r| drive.data_request(true, len, r));
         self.phase = Phase::PioIn;
         self.raise();
     }
 
-    pub(super) fn pio_read(&mut self, ext: bool, block: u32, io: &mut dyn Executor) {
-        let Some((first, count)) = self.range(ext) else { return self.fail(error::IDNF) };
-        (self.offset, self.left, self.block) = (first << 9, count, block);
-        self.fetch(SECTOR, After::PioIn, io);
+    /// The next block of the buffer: its length.
+    fn next_block(&mut self) -> usize {
+        self.block_end = self.at.saturating_add(self.block).min(self.buffer.len());
+        self.block_end.saturating_sub(self.at)
     }
 
-    /// READ VERIFY: what cannot be read is told, the rest is nobody's.
-    pub(super) fn verify(&mut self, ext: bool, io: &mut dyn Executor) {
-        let Some((first, count)) = self.range(ext) else { return self.fail(error::IDNF) };
-        (self.offset, self.left) = (first << 9, count);
-        self.fetch(SECTOR, After::Verify, io);
+    /// Fetches the next part of a read.
+    pub(super) fn fetch(&mut self, after: After, io: &mut dyn Executor) {
+        let job = self.sectors.read();
+        self.submit(job, after, io);
     }
 
-    /// Fetches the next part of a read into the buffer.
-    pub(super) fn fetch(&mut self, sector: usize, after: After, io: &mut dyn Executor) {
-        let most = u32::try_from(BUFFER.div_euclid(sector)).unwrap_or(1);
-        let count = self.left.min(most);
-        self.left = self.left.saturating_sub(count);
-        let len = (count as usize).saturating_mul(sector);
-        let offset = self.offset;
-        self.offset = offset.saturating_add(len as u64);
-        self.submit(Job::Read { offset, len }, after, io);
-    }
-
-    pub(super) fn block_bytes(&self) -> usize {
-        if self.packet {
-            // The host's limit, even, and what is left otherwise.
-            match self.limit {
-                0xffff => 0xfffe,
-                n => (n & !1).max(2),
-            }
-        } else {
-            (self.block as usize).saturating_mul(SECTOR)
-        }
-    }
-
-    pub(super) fn pio_write(&mut self, ext: bool, block: u32) {
-        let Some((first, count)) = self.range(ext) else { return self.fail(error::IDNF) };
-        (self.offset, self.left, self.block) = (first << 9, count, block);
-        self.accept_block();
-    }
-
-    /// Lets the guest write a parameter list.
-    pub(super) fn accept_parameters(&mut self, bytes: usize) {
+    /// Room for what the guest writes.
+    fn room(&mut self, bytes: usize) {
         self.buffer.clear();
         self.buffer.resize(bytes, 0);
         self.at = 0;
-        self.accept_more_parameters();
     }
 
-    fn accept_more_parameters(&mut self) {
-        self.block_end = self.at.saturating_add(self.block_bytes()).min(self.buffer.len());
-        let len = self.block_end.saturating_sub(self.at);
-        self.phase = Phase::PioOut(Out::Parameters);
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_dsc(true).with_drq(true);
-            let [low, high] = u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes();
-            drive.lba[1].now = low;
-            drive.lba[2].now = high;
-            drive.count.now = reason::DATA_OUT;
-        }
+    /// Lets the guest write a packet.
+    pub(super) fn accept_packet(&mut self) {
+        self.room(12);
+        self.block_end = 12;
+        self.phase = Phase::PioOut(Out::Packet);
+    }
+
+    /// Lets the guest write a list.
+    pub(super) fn accept_list(&mut self, list: List, bytes: usize) {
+        self.room(bytes);
+        self.accept_list_block(list);
+    }
+
+    /// Lets the guest write the next block of a list.
+    fn accept_list_block(&mut self, list: List) {
+        let len = self.next_block();
+        self.phase = Phase::PioOut(Out::List(list));
+        self.with(|drive, r| drive.data_request(false, len, r));
         self.raise();
     }
 
-    /// Lets the guest write the next block.
-    pub(super) fn accept_block(&mut self) {
-        let sectors = self.left.min(self.block);
-        let len = (sectors as usize).saturating_mul(SECTOR);
-        self.buffer.clear();
-        self.buffer.resize(len, 0);
-        self.at = 0;
+    /// Lets the guest write the next block of sectors; before the first one it is not interrupted.
+    pub(super) fn accept_sectors(&mut self) {
+        let len = self.sectors.block(self.block);
+        self.room(len);
         self.block_end = len;
         self.phase = Phase::PioOut(Out::Sectors);
-        if let Some(drive) = self.selected() {
-            drive.status = Status::new().with_drdy(true).with_dsc(true).with_drq(true);
-        }
+        self.with(|drive, r| drive.data_request(false, len, r));
     }
 
     /// Reads from the data register.
@@ -139,18 +96,18 @@ impl Channel {
     fn block_taken(&mut self, io: &mut dyn Executor) {
         self.dirty = true;
         if self.at < self.buffer.len() {
-            let next = self.block_bytes();
-            self.offer(next);
-        } else if self.left > 0 {
-            let sector = if self.packet { CD_SECTOR } else { SECTOR };
-            self.fetch(sector, After::PioIn, io);
-        } else if self.packet {
-            self.done();
+            self.offer_block();
+        } else if !self.sectors.is_empty() {
+            self.fetch(After::PioIn, io);
         } else {
             // The last block of a disk's read ends without another interrupt.
+            let packet = self.with(|drive, r| {
+                drive.done(r);
+                drive.has_packet()
+            });
             self.phase = Phase::Idle;
-            if let Some(drive) = self.selected() {
-                drive.status = Status::new().with_drdy(true).with_dsc(true);
+            if packet == Some(true) {
+                self.raise();
             }
         }
     }
@@ -179,19 +136,21 @@ impl Channel {
                 Out::Packet => {
                     let mut packet = [0; 12];
                     packet.copy_from_slice(self.buffer.get(..12).unwrap_or(&[0; 12]));
-                    self.packet_command(&packet, io, cx);
+                    if let Some(reply) = self.with(|drive, r| drive.packet(&packet, r)) {
+                        self.carry_out(reply, io, cx);
+                    }
                 }
-                Out::Parameters if self.at < self.buffer.len() => self.accept_more_parameters(),
-                Out::Parameters => {
-                    let list = std::mem::take(&mut self.buffer);
-                    self.parameters(&list);
+                Out::List(list) if self.at < self.buffer.len() => self.accept_list_block(list),
+                Out::List(list) => {
+                    let data = std::mem::take(&mut self.buffer);
+                    if let Some(reply) = self.with(|drive, r| drive.list(list, &data, r)) {
+                        self.carry_out(reply, io, cx);
+                    }
                 }
                 Out::Sectors => {
                     let data = std::mem::take(&mut self.buffer);
-                    let offset = self.offset;
-                    self.offset = offset.saturating_add(data.len() as u64);
-                    self.left = self.left.saturating_sub(u32::try_from(data.len() >> 9).unwrap_or(0));
-                    self.submit(Job::Write { offset, data }, After::PioOut, io);
+                    let job = self.sectors.write(data);
+                    self.submit(job, After::PioOut, io);
                 }
             }
         }

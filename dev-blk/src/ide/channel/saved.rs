@@ -1,10 +1,10 @@
 //! A channel as it is saved, and as people see it.
 use super::bus_master::BusMaster;
 use super::{After, Channel, Phase};
-use crate::ata::drive::Drive;
 use crate::ata::spec::DeviceRegister;
 use crate::ide::spec::DeviceControl;
 use crate::ide::state::ChannelState;
+use crate::ide::task_file::Attached;
 use bulkhead_bus::{Inspect, StateError};
 
 impl Channel {
@@ -20,7 +20,7 @@ impl Channel {
             bm_next,
             bm_used,
             interrupt_of_other: self.interrupt && !self.pending(),
-            drives: self.drives.iter().flatten().map(Drive::save).collect(),
+            drives: self.drives.iter().flatten().map(Attached::save).collect(),
             // For a job of before a reset nobody waits.
             busy: !matches!(self.phase, Phase::Idle | Phase::Working(After::Nothing)),
             stale: self.stale,
@@ -32,8 +32,8 @@ impl Channel {
         if s.drives.len() != self.drives.iter().flatten().count() {
             return Err(StateError::Value("number of drives"));
         }
-        for (drive, saved) in self.drives.iter_mut().flatten().zip(&s.drives) {
-            drive.load(saved)?;
+        for (attached, saved) in self.drives.iter_mut().flatten().zip(&s.drives) {
+            attached.load(saved)?;
         }
         self.control = DeviceControl::from_bits(byte(s.control, "device control")?);
         self.device = DeviceRegister::from_bits(byte(s.device, "device register")?);
@@ -60,13 +60,13 @@ impl Channel {
         out.hex("BM command", self.bus_master.command().into_bits())
             .hex("BM status", self.bus_master.status().into_bits())
             .hex("BM table", self.bus_master.table());
-        for drive in self.drives.iter().flatten() {
+        for Attached { drive, task_file } in self.drives.iter().flatten() {
             out.group(&format!("drive{}", drive.index), |out| {
                 out.value("kind", if drive.cdrom { "CD" } else { "disk" }).value("present", drive.present);
                 out.value("waits for room", drive.image.as_ref().is_some_and(|i| i.waits()));
                 drive.counters.inspect(out);
                 out.value("sectors", drive.sectors())
-                    .hex("error", drive.error)
+                    .hex("error", task_file.error)
                     .value("sense", format_args!("{:?}", drive.sense))
                     .value("settings", format_args!("{:?}", drive.settings))
                     .value("power", format_args!("{:?}", drive.power));

@@ -1,0 +1,158 @@
+//! A drive on a channel: the registers that the guest writes and reads by ports, in front of the drive itself.
+use super::spec::reg;
+use crate::ata::drive::{Drive, DriveSpec};
+use crate::ata::registers::Registers;
+use crate::ata::spec::{DeviceRegister, Status};
+use crate::ata::state::DriveState;
+use bulkhead_bus::StateError;
+
+/// A register with its previous value (commands with 48-bit addresses are written twice).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Twice {
+    now: u8,
+    before: u8,
+}
+
+impl Twice {
+    fn write(&mut self, value: u8) {
+        self.before = self.now;
+        self.now = value;
+    }
+
+    fn both(self) -> u16 {
+        u16::from_le_bytes([self.now, self.before])
+    }
+
+    fn of(both: u16) -> Self {
+        let [now, before] = both.to_le_bytes();
+        Self { now, before }
+    }
+}
+
+/// The registers of one drive; the device register is the channel's.
+#[derive(Debug, Default)]
+pub(super) struct TaskFile {
+    features: Twice,
+    count: Twice,
+    lba: [Twice; 3],
+    pub(super) status: Status,
+    pub(super) error: u8,
+}
+
+impl TaskFile {
+    /// Reads a register other than data, device and status; `previous` where there is a previous value.
+    pub(super) fn read(&self, offset: u64, previous: bool) -> Option<u8> {
+        let register = match offset {
+            reg::ERROR_FEATURES => return Some(self.error),
+            reg::COUNT => self.count,
+            reg::LBA_LOW => self.lba[0],
+            reg::LBA_MID => self.lba[1],
+            reg::LBA_HIGH => self.lba[2],
+            _ => return None,
+        };
+        Some(if previous { register.before } else { register.now })
+    }
+
+    /// Writes one of them.
+    pub(super) fn write(&mut self, offset: u64, value: u8) {
+        match offset {
+            reg::ERROR_FEATURES => self.features.write(value),
+            reg::COUNT => self.count.write(value),
+            reg::LBA_LOW => self.lba[0].write(value),
+            reg::LBA_MID => self.lba[1].write(value),
+            reg::LBA_HIGH => self.lba[2].write(value),
+            _ => {}
+        }
+    }
+
+    fn value(&self, device: DeviceRegister) -> Registers {
+        let [low, mid, high] = self.lba;
+        Registers {
+            features: self.features.both(),
+            count: self.count.both(),
+            lba: [low.now, mid.now, high.now, low.before, mid.before, high.before],
+            device,
+            status: self.status,
+            error: self.error,
+        }
+    }
+
+    fn set(&mut self, r: &Registers) {
+        let [low, mid, high, low_before, mid_before, high_before] = r.lba;
+        self.features = Twice::of(r.features);
+        self.count = Twice::of(r.count);
+        self.lba = [
+            Twice { now: low, before: low_before },
+            Twice { now: mid, before: mid_before },
+            Twice { now: high, before: high_before },
+        ];
+        self.status = r.status;
+        self.error = r.error;
+    }
+
+    fn load(s: &DriveState) -> Result<Self, StateError> {
+        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
+        let Ok(registers) = <[u8; 10]>::try_from(s.registers.as_slice()) else {
+            return Err(StateError::Value("drive registers"));
+        };
+        let [f, f_before, c, c_before, l, l_before, m, m_before, h, h_before] = registers;
+        Ok(Self {
+            features: Twice { now: f, before: f_before },
+            count: Twice { now: c, before: c_before },
+            lba: [
+                Twice { now: l, before: l_before },
+                Twice { now: m, before: m_before },
+                Twice { now: h, before: h_before },
+            ],
+            status: Status::from_bits(byte(s.status, "status")?).with_bsy(false).with_drq(false),
+            error: byte(s.error, "error")?,
+        })
+    }
+}
+
+/// A drive on a channel.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(super) drive: Drive,
+    pub(super) task_file: TaskFile,
+}
+
+impl Attached {
+    pub(super) fn new(spec: DriveSpec) -> Self {
+        // Word 93: what device 0 and device 1 have found at the last reset, with a cable of 80 wires (ATA/ATAPI-7 vol. 1, 6.17).
+        let reset_result = if spec.index & 1 == 0 { 0x600b } else { 0x6b00 };
+        let mut new = Self { drive: Drive::new(spec, reset_result), task_file: TaskFile::default() };
+        new.with(&mut DeviceRegister::new(), |drive, r| drive.signature(r));
+        new
+    }
+
+    /// Lets the drive read and change its registers, of which `device` is one.
+    pub(super) fn with<R>(
+        &mut self,
+        device: &mut DeviceRegister,
+        act: impl FnOnce(&mut Drive, &mut Registers) -> R,
+    ) -> R {
+        let mut registers = self.task_file.value(*device);
+        let result = act(&mut self.drive, &mut registers);
+        self.task_file.set(&registers);
+        *device = registers.device;
+        result
+    }
+
+    pub(super) fn save(&self) -> DriveState {
+        let TaskFile { features, count, lba: [low, mid, high], status, error } = &self.task_file;
+        DriveState {
+            registers: [features, count, low, mid, high].iter().flat_map(|t| [t.now, t.before]).collect(),
+            status: u32::from(status.into_bits()),
+            error: u32::from(*error),
+            ..self.drive.save()
+        }
+    }
+
+    pub(super) fn load(&mut self, s: &DriveState) -> Result<(), StateError> {
+        let task_file = TaskFile::load(s)?;
+        self.drive.load(s)?;
+        self.task_file = task_file;
+        Ok(())
+    }
+}
