@@ -1,6 +1,8 @@
 //! One device, as the broker keeps it.
 use crate::edge::Edge;
+use crate::machine::MachineDevice;
 use crate::pci::Function;
+use crate::presence::Presence;
 use bulkhead_bus::{Declaration, Line};
 use bulkhead_plan::{Death, Slot};
 use bulkhead_ring::{BrokerEnd, LineState, Poison};
@@ -44,13 +46,10 @@ pub(crate) struct Channel {
     pub(crate) roms: Vec<Option<Vec<u8>>>,
     pub(crate) live: Option<Live>,
     lines: Vec<LineState>,
-    pub(crate) unplugged: bool,
+    /// Whether the guest has it.
+    pub(crate) presence: Presence,
     /// Parts of it that have been unplugged and of which the launcher has not heard: bits of the protocol's mask.
     pub(crate) parts: u16,
-    /// It is not there before its process is, and the guest may eject it.
-    pub(crate) added: bool,
-    /// The guest has unplugged or ejected all of it, or it has not come: nothing of it is decoded.
-    pub(crate) removed: bool,
     /// Writes of the guest's to regions that are kept, made while no process was there.
     missed: Vec<Posted>,
     /// Regions to which others were made, and the register of the last one.
@@ -60,7 +59,8 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(slot: Slot, name: String, declaration: Declaration, rom: Option<Vec<u8>>) -> Self {
+    pub(crate) fn new(device: MachineDevice) -> Self {
+        let MachineDevice { slot, name, declaration, rom, video_ram: _, added } = device;
         let functions: Vec<_> = declaration.functions.iter().cloned().map(Function::new).collect();
         let mut roms: Vec<Option<Vec<u8>>> = functions.iter().map(|_| None).collect();
         if let Some(first) = roms.first_mut() {
@@ -77,10 +77,8 @@ impl Channel {
             roms,
             live: None,
             lines,
-            unplugged: false,
+            presence: Presence::at_power_on(added),
             parts: 0,
-            added: false,
-            removed: false,
             missed: Vec::new(),
             lost: BTreeMap::new(),
         }
@@ -128,7 +126,7 @@ impl Channel {
 
     /// Whether single writes to this region are kept while no process is there.
     pub(crate) fn keeps(&self, region: u16) -> bool {
-        !self.removed && self.declaration.regions.get(usize::from(region)).is_some_and(|r| r.kept)
+        self.presence.decoded() && self.declaration.regions.get(usize::from(region)).is_some_and(|r| r.kept)
     }
 
     /// The device is dead: its lines go down.

@@ -9,6 +9,7 @@
 //! | `pci.rs` | BARs: what is decoded where; link routing |
 //! | `cf8.rs` | PCI's address register |
 //! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
+//! | `presence.rs` | whether the guest has a device: unplugged, hot-plugged, ejected |
 //! | `vcpu.rs` | one vCPU's slot: idle, waiting, blocked |
 //! | `machine.rs`, `machine/` | all of it: what happens to a request, and to its reply; what is where on the bus |
 //! | `event_loop.rs` | waiting |
@@ -19,6 +20,7 @@ mod edge;
 mod event_loop;
 mod machine;
 mod pci;
+mod presence;
 mod route;
 mod vcpu;
 

@@ -12,6 +12,7 @@ mod shown;
 use crate::cf8::{self, Cf8};
 use crate::channel::Channel;
 use crate::edge::Edge;
+use crate::presence::Change;
 use crate::route::{Space, Target};
 use crate::vcpu::Slot;
 use access::plain;
@@ -161,10 +162,10 @@ impl<E: Edge> Machine<E> {
                 tracing::error!("{}: {} overlaps another device's region; it is not there", device.name, region.name);
             }
         }
-        let mut new = Channel::new(device.slot, device.name, device.declaration, device.rom);
-        (new.added, new.removed) = (device.added, device.added);
+        let new = Channel::new(device);
+        let decoded = new.presence.decoded();
         self.channels.push(new);
-        if !device.added {
+        if decoded {
             self.claim_functions(channel, true);
         }
     }
@@ -186,7 +187,7 @@ impl<E: Edge> Machine<E> {
             self.actions.push(Action::Dead(slot, Death::Protocol));
             return;
         }
-        if self.channels.get_mut(index).is_some_and(|c| c.added && std::mem::take(&mut c.removed)) {
+        if self.channels.get_mut(index).is_some_and(|c| c.presence.change(Change::Arrive)) {
             self.claim_functions(index, true);
         }
         if let Some(channel) = self.channels.get_mut(index) {

@@ -3,6 +3,7 @@ use super::Machine;
 use crate::cf8;
 use crate::channel::Channel;
 use crate::edge::Edge;
+use crate::presence::Change;
 use crate::route::Target;
 use crate::vcpu::{Purpose, Slot, Waiting};
 use bulkhead_plan::Death;
@@ -253,7 +254,7 @@ impl<E: Edge> Machine<E> {
             .channels
             .iter()
             .enumerate()
-            .filter(|(_, c)| !c.removed)
+            .filter(|(_, c)| c.presence.decoded())
             .find_map(|(i, c)| c.functions.iter().position(|f| f.spec.bdf() == bdf).map(|f| (i, f)));
         let Some((index, function)) = place.filter(|_| known && valid) else {
             return self.nobody(vcpu, &request);
@@ -370,8 +371,12 @@ impl<E: Edge> Machine<E> {
         if effects.unplug() {
             let mask = reply.mask as u16;
             for channel in self.channels.iter_mut().filter(|c| c.declaration.unplug & mask != 0) {
-                channel.unplugged = true;
-                channel.parts = channel.declaration.unplug & mask;
+                if channel.declaration.unplug_removes {
+                    channel.presence.change(Change::UnplugAll);
+                } else {
+                    channel.presence.change(Change::UnplugParts);
+                    channel.parts = channel.declaration.unplug & mask;
+                }
             }
             let what = plain(Op::Unplug, u64::from(mask));
             return self.barrier(vcpu, request, what, |c| c.declaration.unplug & mask != 0, data);

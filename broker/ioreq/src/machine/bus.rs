@@ -2,6 +2,7 @@
 use super::{Action, Machine};
 use crate::edge::Edge;
 use crate::pci;
+use crate::presence::Change;
 use crate::route::Target;
 use bulkhead_bus::Area;
 use bulkhead_bus::pci::{BarKind, Decode};
@@ -17,11 +18,11 @@ impl<E: Edge> Machine<E> {
     /// The guest ejects devices: nothing of them is left before it goes on.
     pub(super) fn eject(&mut self, mask: u32) {
         for index in 0..self.channels.len() {
-            let Some(channel) = self.channels.get_mut(index).filter(|c| c.added && !c.removed) else { continue };
-            if !channel.functions.iter().any(|f| mask >> f.spec.device & 1 != 0) {
+            let Some(channel) = self.channels.get_mut(index) else { continue };
+            let meant = channel.functions.iter().any(|f| mask >> f.spec.device & 1 != 0);
+            if !meant || !channel.presence.change(Change::Eject) {
                 continue;
             }
-            channel.removed = true;
             let (slot, functions) = (channel.slot, channel.functions.len());
             self.drop_channel(index);
             for at in 0..functions {
@@ -37,19 +38,17 @@ impl<E: Edge> Machine<E> {
 
     /// Devices of which nothing is left: their functions are gone, before the guest hears that it is done.
     pub(super) fn remove_unplugged(&mut self) {
-        for channel in self.channels.iter_mut().filter(|c| !c.declaration.unplug_removes) {
+        for channel in &mut self.channels {
             let parts = std::mem::take(&mut channel.parts);
             if parts != 0 {
                 self.actions.push(Action::PartsUnplugged(channel.slot, parts));
             }
         }
         for index in 0..self.channels.len() {
-            let Some(channel) =
-                self.channels.get_mut(index).filter(|c| c.unplugged && c.declaration.unplug_removes && !c.removed)
-            else {
+            let Some(channel) = self.channels.get_mut(index) else { continue };
+            if !channel.presence.change(Change::LetGo) {
                 continue;
-            };
-            channel.removed = true;
+            }
             let (slot, functions) = (channel.slot, channel.functions.len());
             for function in 0..functions {
                 self.decode(index, function, Decode::default());

@@ -1,6 +1,7 @@
 //! The broker's counters and map.
 use super::Machine;
 use crate::edge::Edge;
+use crate::presence::Presence;
 use crate::vcpu::Slot;
 use bulkhead_bus::FunctionFacts;
 
@@ -25,7 +26,7 @@ impl<E: Edge> Machine<E> {
     /// The PCI functions that the guest can find, as their devices publish them.
     pub fn functions(&self) -> Vec<FunctionFacts> {
         let mut all = Vec::new();
-        for channel in self.channels.iter().filter(|c| !(c.added && c.removed)) {
+        for channel in self.channels.iter().filter(|c| c.presence != Presence::Absent) {
             let Some(live) = &channel.live else { continue };
             for (i, f) in channel.functions.iter().enumerate() {
                 let [id, class, interrupt] = [0x00, 0x08, 0x3c].map(|at| live.end.config(i, at));
@@ -48,9 +49,9 @@ impl<E: Edge> Machine<E> {
 
     /// What is where, for people.
     pub fn inspect(&self, out: &mut bulkhead_bus::Inspect) {
-        for channel in self.channels.iter().filter(|c| !(c.added && c.removed)) {
+        for channel in self.channels.iter().filter(|c| c.presence != Presence::Absent) {
             out.group(&channel.name, |out| {
-                out.value("online", channel.live.is_some()).value("unplugged", channel.unplugged);
+                out.value("online", channel.live.is_some()).value("unplugged", channel.presence.unplugged());
                 let names = channel.declaration.regions.iter().map(|r| r.name).chain(["configuration"]);
                 for (name, hops) in names.zip(&channel.hops).filter(|(_, hops)| **hops > 0) {
                     out.value(&format!("hops to {name}"), hops);

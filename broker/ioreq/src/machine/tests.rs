@@ -1,4 +1,5 @@
 use super::*;
+use crate::presence::Presence;
 use bulkhead_bus::fake::FakeMemory;
 use bulkhead_bus::pci::{BarKind, Decode, FunctionSpec};
 use bulkhead_bus::{Line, Permissions, Region};
@@ -580,7 +581,7 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![]));
     // It has not come yet: nobody answers.
     b.machine.offline(2);
-    (b.machine.channels[0].added, b.machine.channels[0].removed) = (true, true);
+    b.machine.channels[0].presence = Presence::Absent;
     b.machine.edge.calls.clear();
     config(&mut b);
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff))]);
