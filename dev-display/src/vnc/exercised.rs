@@ -4,7 +4,7 @@ use super::input::Input;
 use super::layouts::LAYOUTS;
 use super::locks::Locks;
 use super::screen::Screen;
-use super::session::{FULL, Host, Session};
+use super::session::{FULL, Host, Session, check_cuts};
 use crate::fbdev::View;
 use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
@@ -55,7 +55,7 @@ impl View for Picture {
 /// many bytes of what the viewer says.
 ///
 /// # Errors
-/// What is broken: more waits for the viewer than may, or it makes more input than it sends bytes.
+/// What is broken: a message means another thing when the socket cuts it, more waits for the viewer than may, or it makes more input than it sends bytes.
 pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     let Some((first, mut rest)) = bytes.split_first() else { return Ok(()) };
     let mut picture =
@@ -71,6 +71,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     while let Some((what, after)) = rest.split_first() {
         let (said, after) = after.split_at_checked(usize::from(what & 0x3f)).unwrap_or((after, &[]));
         rest = after;
+        check_cuts(said)?;
         now = now.saturating_add(1_000_000_000);
         if what & 0x40 != 0 {
             picture.draw(what.wrapping_add(now as u8));

@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | the protocol's numbers |
-//! | `session.rs` | one viewer, without its socket |
+//! | `session.rs`, `session/` | one viewer, without its socket: how it comes in, what it says as messages, what these do, what it is told |
 //! | `screen.rs` | what has changed in the picture, and what has only moved |
 //! | `encode/`, `pixel.rs` | rectangles as bytes |
 //! | `input.rs` | keys and pointer |

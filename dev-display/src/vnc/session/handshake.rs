@@ -1,4 +1,5 @@
 //! How a viewer comes in (RFC 6143, 7.1): version, security, and what it is told when it does not.
+use super::message::Parsed;
 use super::{End, Host, Phase, Session};
 use crate::vnc::auth::{CHALLENGE, Password};
 use crate::vnc::spec::security;
@@ -28,21 +29,64 @@ impl Version {
     }
 }
 
-/// `RFB ddd.ddd\n` as two numbers. `Ok(None)`: it may become that.
-fn parse(bytes: &[u8]) -> Result<Option<(u16, u16)>, End> {
+/// What a viewer says while it comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The version that it speaks.
+    Version(u16, u16),
+    /// The security type that it chooses.
+    Security(u8),
+    /// The answer to a challenge.
+    Response([u8; CHALLENGE], [u8; CHALLENGE]),
+    /// Whether others may stay.
+    Shared(bool),
+}
+
+impl Step {
+    /// Reads what a viewer in this phase has to say.
+    pub(super) fn parse(phase: Phase, bytes: &[u8]) -> Parsed<Self> {
+        let whole = match phase {
+            Phase::Version => return parse_version(bytes),
+            Phase::Security => bytes.first().map(|chosen| (Self::Security(*chosen), 1)),
+            Phase::Response(challenge) => {
+                bytes.first_chunk().map(|answer| (Self::Response(challenge, *answer), CHALLENGE))
+            }
+            Phase::Init => bytes.first().map(|shared| (Self::Shared(*shared != 0), 1)),
+            // It has nothing to say.
+            Phase::Wrong(_) | Phase::Entering | Phase::Running => None,
+        };
+        whole.map_or(Parsed::Partial, |(step, taken)| Parsed::Whole(step, taken))
+    }
+}
+
+/// `RFB ddd.ddd\n` as two numbers.
+fn parse_version(bytes: &[u8]) -> Parsed<Step> {
     let form = b"RFB 000.000\n";
     let fits = |(said, form): (&u8, &u8)| if *form == b'0' { said.is_ascii_digit() } else { said == form };
     if !bytes.iter().zip(form).all(fits) {
-        return Err(End::Protocol("no RFB client"));
+        return Parsed::Broken("no RFB client");
     }
     let number = |from: usize| -> Option<u16> { std::str::from_utf8(bytes.get(from..)?.get(..3)?).ok()?.parse().ok() };
-    Ok(bytes.get(..form.len()).and_then(|_| number(4).zip(number(8))))
+    let version = bytes.get(..form.len()).and_then(|_| number(4).zip(number(8)));
+    version.map_or(Parsed::Partial, |(major, minor)| Parsed::Whole(Step::Version(major, minor), form.len()))
 }
 
 impl Session {
+    /// Takes the next step of the handshake.
+    pub(super) fn enter(&mut self, step: Step, host: &mut Host<'_>) -> Result<(), End> {
+        match step {
+            Step::Version(major, minor) => self.version(major, minor, host),
+            Step::Security(chosen) => self.security(chosen, host),
+            Step::Response(challenge, answer) => {
+                self.response(challenge, answer, host);
+                Ok(())
+            }
+            Step::Shared(shared) => self.init(shared, host),
+        }
+    }
+
     /// Takes the version; what a viewer is asked follows.
-    pub(super) fn version(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<Option<usize>, End> {
-        let Some((major, minor)) = parse(bytes)? else { return Ok(None) };
+    fn version(&mut self, major: u16, minor: u16, host: &mut Host<'_>) -> Result<(), End> {
         self.version = Version::of(major, minor).unwrap_or(Version::V3);
         if Version::of(major, minor).is_none() {
             return Err(self.refuse("a version that there is not"));
@@ -61,11 +105,11 @@ impl Session {
             self.output.extend_from_slice(&[1, offered]);
             self.phase = Phase::Security;
         }
-        Ok(Some(12))
+        Ok(())
     }
 
     /// Takes the security type that a viewer chooses (7.1.2).
-    pub(super) fn security(&mut self, chosen: u8, host: &mut Host<'_>) -> Result<Option<usize>, End> {
+    fn security(&mut self, chosen: u8, host: &mut Host<'_>) -> Result<(), End> {
         match chosen {
             security::NONE if host.gate.password == Password::None => {
                 if self.version >= Version::V8 {
@@ -80,7 +124,7 @@ impl Session {
                 return Err(End::Protocol(why));
             }
         }
-        Ok(Some(1))
+        Ok(())
     }
 
     fn challenge(&mut self, host: &Host<'_>) -> Result<(), End> {
@@ -91,14 +135,8 @@ impl Session {
     }
 
     /// Takes the answer to a challenge (7.2.2).
-    pub(super) fn response(
-        &mut self,
-        challenge: [u8; CHALLENGE],
-        bytes: &[u8],
-        host: &mut Host<'_>,
-    ) -> Result<Option<usize>, End> {
-        let Some(answer) = bytes.first_chunk::<CHALLENGE>() else { return Ok(None) };
-        match host.gate.check(challenge, *answer) {
+    fn response(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE], host: &mut Host<'_>) {
+        match host.gate.check(challenge, answer) {
             Ok(()) => {
                 self.output.extend_from_slice(&security::OK.to_be_bytes());
                 self.phase = Phase::Init;
@@ -108,18 +146,17 @@ impl Session {
                 self.deadline = host.now.saturating_add(wait);
             }
         }
-        Ok(Some(CHALLENGE))
     }
 
     /// Takes whether others may stay (7.3.1).
-    pub(super) fn init(&mut self, shared: u8, host: &mut Host<'_>) -> Result<Option<usize>, End> {
-        host.alone = shared == 0;
+    fn init(&mut self, shared: bool, host: &mut Host<'_>) -> Result<(), End> {
+        host.alone = !shared;
         if host.full && !host.alone {
             // Others have come in while this one was asked.
             return Err(End::Protocol("too many viewers"));
         }
         self.phase = Phase::Entering;
-        Ok(Some(1))
+        Ok(())
     }
 
     /// Time goes by: a viewer with a wrong password hears of it.

@@ -1,0 +1,167 @@
+//! What a viewer says once it has come in: bytes as messages (RFC 6143, 7.5; rfbproto, "Client to Server Messages"). Reading changes
+//! nothing: the same bytes always mean the same.
+use crate::vnc::pixel::PixelFormat;
+use crate::vnc::spec::{client, fence};
+
+/// What is found at the beginning of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parsed<T> {
+    /// All of it, and the number of its bytes.
+    Whole(T, usize),
+    /// The beginning of something: more bytes are needed.
+    Partial,
+    /// This breaks the protocol.
+    Broken(&'static str),
+}
+
+/// Why reading stops. `?` on it in a parser is `Partial` or `Broken`.
+enum Stop {
+    Partial,
+    Broken(&'static str),
+}
+
+impl<T> Parsed<T> {
+    fn of(read: Result<(T, usize), Stop>) -> Self {
+        match read {
+            Ok((what, taken)) => Self::Whole(what, taken),
+            Err(Stop::Partial) => Self::Partial,
+            Err(Stop::Broken(why)) => Self::Broken(why),
+        }
+    }
+}
+
+/// A message, without what may be longer than is kept at once: see [`Tail`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message<'a> {
+    /// The viewer wants pixels in this form.
+    SetPixelFormat(PixelFormat),
+    /// It understands so many encodings, which follow.
+    SetEncodings { count: u16 },
+    /// It wants to know what the picture is, of these lines, or what has changed.
+    UpdateRequest { incremental: bool, y: u16, height: u16 },
+    /// A key.
+    Key { down: bool, keysym: u32 },
+    /// A pointer.
+    Pointer { buttons: u8, x: u16, y: u16 },
+    /// Something has been copied; so many bytes follow.
+    CutText { len: u32 },
+    /// It wants updates without asking for each, or no longer.
+    ContinuousUpdates { on: bool },
+    /// It wants an answer in order.
+    Fence { flags: u32, payload: &'a [u8] },
+    /// It wants another size, on so many screens, which follow.
+    SetDesktopSize { width: u16, height: u16, screens: u8 },
+    /// A key with its place on the keyboard.
+    ScancodeKey { down: bool, keysym: u32, scancode: u32 },
+}
+
+/// What follows a message before the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// So many encodings, which are read one by one.
+    Encodings(u16),
+    /// So many bytes, which are passed over.
+    Skipped(u32),
+}
+
+/// Bytes of a screen in `SetDesktopSize`.
+const SCREEN: u32 = 16;
+
+impl<'a> Message<'a> {
+    /// Reads one message.
+    pub(super) fn parse(bytes: &'a [u8]) -> Parsed<Self> {
+        Parsed::of(read(bytes))
+    }
+
+    /// What follows it.
+    pub(super) fn tail(&self) -> Tail {
+        match *self {
+            Self::SetEncodings { count: count @ 1.. } => Tail::Encodings(count),
+            Self::CutText { len: len @ 1.. } => Tail::Skipped(len),
+            Self::SetDesktopSize { screens: screens @ 1.., .. } => {
+                Tail::Skipped(u32::from(screens).saturating_mul(SCREEN))
+            }
+            _ => Tail::Nothing,
+        }
+    }
+}
+
+/// One encoding of the list that follows `SetEncodings`.
+pub(super) fn parse_encoding(bytes: &[u8]) -> Parsed<i32> {
+    Parsed::of(array(bytes, 0).map(|number| (i32::from_be_bytes(number), 4)))
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Stop> {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(Stop::Partial)
+}
+
+fn read(bytes: &[u8]) -> Result<(Message<'_>, usize), Stop> {
+    let byte = |at: usize| bytes.get(at).copied().ok_or(Stop::Partial);
+    let short = |at: usize| array(bytes, at).map(u16::from_be_bytes);
+    let long = |at: usize| array(bytes, at).map(u32::from_be_bytes);
+    Ok(match byte(0)? {
+        client::SET_PIXEL_FORMAT => match PixelFormat::from_bytes(array(bytes, 4)?) {
+            Some(format) => (Message::SetPixelFormat(format), 20),
+            None => return Err(Stop::Broken("a pixel format that cannot be")),
+        },
+        client::SET_ENCODINGS => (Message::SetEncodings { count: short(2)? }, 4),
+        client::UPDATE_REQUEST => {
+            (Message::UpdateRequest { incremental: byte(1)? != 0, y: short(4)?, height: short(8)? }, 10)
+        }
+        client::KEY => (Message::Key { down: byte(1)? != 0, keysym: long(4)? }, 8),
+        client::POINTER => (Message::Pointer { buttons: byte(1)?, x: short(2)?, y: short(4)? }, 6),
+        // The extended clipboard's lengths are negative.
+        client::CUT_TEXT => (Message::CutText { len: long(4)?.cast_signed().unsigned_abs() }, 8),
+        client::ENABLE_CONTINUOUS_UPDATES => {
+            let _height = short(8)?;
+            (Message::ContinuousUpdates { on: byte(1)? != 0 }, 10)
+        }
+        client::FENCE => {
+            let (flags, len) = (long(4)?, usize::from(byte(8)?));
+            if len > fence::LONGEST {
+                return Err(Stop::Broken("a fence that is too long"));
+            }
+            let payload = bytes.get(9..).and_then(|rest| rest.get(..len)).ok_or(Stop::Partial)?;
+            (Message::Fence { flags, payload }, 9usize.saturating_add(len))
+        }
+        client::SET_DESKTOP_SIZE => {
+            let _padding = byte(7)?;
+            (Message::SetDesktopSize { width: short(2)?, height: short(4)?, screens: byte(6)? }, 8)
+        }
+        client::QEMU => {
+            if byte(1)? != client::QEMU_KEY {
+                return Err(Stop::Broken("a message that was not offered"));
+            }
+            (Message::ScancodeKey { down: short(2)? != 0, keysym: long(4)?, scancode: long(8)? }, 12)
+        }
+        _ => return Err(Stop::Broken("a message that is not known")),
+    })
+}
+
+/// Reads all messages that `bytes` begin with, whole and cut at every byte: the fuzz target's and the property tests' question.
+///
+/// # Errors
+/// What is read depends on where the socket cuts.
+pub(crate) fn check_cuts(bytes: &[u8]) -> Result<(), String> {
+    let mut rest = bytes;
+    while let Parsed::Whole(message, taken) = Message::parse(rest) {
+        let Some((whole, later)) = rest.split_at_checked(taken).filter(|_| taken > 0) else {
+            return Err(format!("{message:?} has {taken} bytes of {}", rest.len()));
+        };
+        if Message::parse(whole) != Parsed::Whole(message, taken) {
+            return Err(format!("{message:?} depends on what follows it"));
+        }
+        let cut = |n: &usize| Message::parse(whole.get(..*n).unwrap_or_default()) != Parsed::Partial;
+        if let Some(n) = (0..taken).find(cut) {
+            return Err(format!("{n} bytes of {message:?} do not need more"));
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

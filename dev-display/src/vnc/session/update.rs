@@ -1,0 +1,149 @@
+//! What a viewer is told: the size, and what has changed in the picture.
+use super::{ENOUGH, Phase, RECTANGLES, Session, TALL};
+use crate::fbdev::View;
+use crate::vnc::encode::encode;
+use crate::vnc::screen::{Change, Damage, block, segments};
+use crate::vnc::spec::{encoding, server};
+
+impl Session {
+    fn start(&mut self, size: (usize, usize)) {
+        // A display that has never drawn anything.
+        self.size = if size == (0, 0) { (640, 480) } else { size };
+        self.damage = Damage::all(self.size.0, self.size.1);
+        for n in [self.size.0, self.size.1] {
+            self.output.extend_from_slice(&(n as u16).to_be_bytes());
+        }
+        self.output.extend_from_slice(&self.format.to_bytes());
+        self.output.extend_from_slice(&(self.name.len() as u32).to_be_bytes());
+        self.output.extend_from_slice(self.name.as_bytes());
+        self.phase = Phase::Running;
+    }
+
+    /// What has moved and was not told becomes what has changed.
+    pub(super) fn settle_move(&mut self) {
+        if let Some(moved) = self.moved.take() {
+            let all = segments(self.size.0);
+            (moved.to..moved.to.saturating_add(moved.lines)).for_each(|y| self.damage.add(y, all));
+        }
+    }
+
+    /// The picture has changed.
+    pub(crate) fn changed(&mut self, change: &Change) {
+        if change.resized {
+            // Told with the next update; what the viewer knows is as large as before until then.
+            self.moved = None;
+            self.damage = Damage::all(self.size.0, self.size.1);
+            return;
+        }
+        // The viewer has what has moved only if it has seen everything before.
+        let current =
+            self.abilities.copy_rect && self.rects.is_empty() && self.moved.is_none() && self.damage.is_empty();
+        self.settle_move();
+        self.moved = change.moved.filter(|_| current);
+        let told = self.moved.map_or(0..0, |m| m.to..m.to.saturating_add(m.lines));
+        for (y, segments) in &change.lines {
+            if !told.contains(y) {
+                self.damage.add(*y, *segments);
+            }
+        }
+    }
+
+    /// Encodes what is due; `size` is the picture's, if an update may begin. False: nothing is, or enough waits to be sent already.
+    pub(crate) fn produce(&mut self, view: &dyn View, size: Option<(usize, usize)>) -> bool {
+        if !self.running() || self.unsent().len() >= ENOUGH {
+            return false;
+        }
+        if self.phase == Phase::Entering {
+            size.inspect(|size| self.start(*size));
+            return size.is_some();
+        }
+        if let Some(rect) = self.rects.pop_front() {
+            self.output.extend_from_slice(&note(rect.x, rect.y, rect.width, rect.height, self.encoding.number()));
+            encode(&mut self.output, self.encoding, self.format, &block(view, rect), &mut self.zrle);
+            return true;
+        }
+        let Some(size) = size.filter(|_| (self.wanted || self.continuous) && self.unsent().is_empty()) else {
+            return false;
+        };
+        if size != self.size && (self.abilities.desktop_size || self.abilities.extended_desktop_size) {
+            self.size = size;
+            self.damage = Damage::all(size.0, size.1);
+            self.moved = None;
+            let note = match self.abilities.extended_desktop_size {
+                true => extended_size(size, 0, 0),
+                false => note(0, 0, size.0, size.1, encoding::DESKTOP_SIZE),
+            };
+            self.update(&[note], 1);
+            return true;
+        }
+        let mut notes = Vec::new();
+        let (sizes, keys, cursor) = std::mem::take(&mut self.announces);
+        notes.extend(sizes.then(|| extended_size(self.size, 0, 0)));
+        notes.extend(keys.then(|| note(0, 0, 0, 0, encoding::EXTENDED_KEY)));
+        // No pixels: the display has no pointer of its own, the guest's is in the picture. The viewer's need not be there too.
+        notes.extend(cursor.then(|| note(0, 0, 0, 0, encoding::CURSOR)));
+        if let Some(status) = self.asked_size.take() {
+            // Reason 1: this viewer's wish.
+            notes.push(extended_size(self.size, 1, usize::from(status)));
+        }
+        if self.abilities.motion_change && self.told_places != Some(self.places) {
+            self.told_places = Some(self.places);
+            // 1: places; 0: movement, which the viewer sends as such.
+            notes.push(note(usize::from(self.places), 0, self.size.0, self.size.1, encoding::POINTER_MOTION_CHANGE));
+        }
+        if self.abilities.led_state && !std::mem::replace(&mut self.leds.1, true) {
+            notes.push(note(0, 0, 0, 0, encoding::LED_STATE));
+        }
+        let mut rects = self.damage.take(0, self.size.1, self.size.0, TALL);
+        if rects.len() > RECTANGLES {
+            rects = Damage::all(self.size.0, self.size.1).take(0, self.size.1, self.size.0, TALL);
+        }
+        let moved = self.moved.take();
+        let count = notes.len().saturating_add(rects.len()).saturating_add(usize::from(moved.is_some()));
+        if count == 0 {
+            return false;
+        }
+        self.update(&notes, count);
+        if let Some(moved) = moved {
+            self.output.extend_from_slice(&note(0, moved.to, self.size.0, moved.lines, encoding::COPY_RECT));
+            self.output.extend_from_slice(&[0, 0]);
+            self.output.extend_from_slice(&(moved.from as u16).to_be_bytes());
+        }
+        self.rects = rects.into();
+        true
+    }
+
+    /// The head of an update of so many rectangles, of which the first are notes.
+    fn update(&mut self, notes: &[[u8; 12]], count: usize) {
+        self.wanted = false;
+        self.updates = self.updates.saturating_add(1);
+        self.output.extend_from_slice(&[server::UPDATE, 0]);
+        self.output.extend_from_slice(&(count as u16).to_be_bytes());
+        for note in notes {
+            self.output.extend_from_slice(note);
+            let [.., e0, e1, e2, e3] = *note;
+            let encoding = i32::from_be_bytes([e0, e1, e2, e3]);
+            if encoding == encoding::LED_STATE {
+                self.output.push(self.leds.0.unwrap_or(0));
+            }
+            if encoding == encoding::EXTENDED_DESKTOP_SIZE {
+                // One screen, which is all of it.
+                let [.., w0, w1, h0, h1, _, _, _, _] = *note;
+                self.output.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0]);
+            }
+        }
+    }
+}
+
+/// A rectangle's head.
+fn note(x: usize, y: usize, width: usize, height: usize, encoding: i32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    let numbers = [x, y, width, height].map(|n| (n as u16).to_be_bytes());
+    bytes.iter_mut().zip(numbers.into_iter().flatten().chain(encoding.to_be_bytes())).for_each(|(to, from)| *to = from);
+    bytes
+}
+
+/// The head of ExtendedDesktopSize.
+fn extended_size(size: (usize, usize), reason: usize, status: usize) -> [u8; 12] {
+    note(reason, status, size.0, size.1, encoding::EXTENDED_DESKTOP_SIZE)
+}
