@@ -5,7 +5,8 @@ use bulkhead_bus::{Facts, GuestMemory, NoMemory};
 use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_runtime::{
-    ControlHandle, ControlRequest, Fds, ForeignMemory, LinkError, MemfdMemory, Process, StartError, serve_control,
+    ControlHandle, ControlRequest, FacetError, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory, Process,
+    StartError, serve_control,
 };
 use bulkhead_wire::{Op, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -317,12 +318,12 @@ impl<E: Edge> Broker<E> {
                     let _ = answer.send(items);
                 }
                 ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
-                ControlRequest::Load(_, answer) => drop(answer.send(Err("the broker has no saved state".into()))),
+                ControlRequest::Load(_, answer) => drop(answer.send(Err(LoadError::Broker))),
                 ControlRequest::Facts(answer) => {
                     let functions = self.machine.functions();
                     let _ = answer.send(Facts { functions, ..Facts::default() });
                 }
-                ControlRequest::Call(_, answer) => drop(answer.send(Err("the broker is no device".into()))),
+                ControlRequest::Call(_, answer) => drop(answer.send(Err(FacetError::Broker))),
                 ControlRequest::GuestLogLines(_) => {}
             }
         }

@@ -22,8 +22,8 @@ mod xen_platform;
 use bulkhead_bus::DiskGeometry;
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec};
 use bulkhead_bus::{
-    Access, Board, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region, Reset,
-    StateError,
+    Access, Board, BoardError, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Permissions, Region,
+    Reset, StateError,
 };
 use chipset::Chipset;
 use cmos::Cmos;
@@ -321,14 +321,14 @@ impl Device for Platform {
 }
 
 impl Board for Platform {
-    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), String> {
+    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), BoardError> {
         self.pm.plug_pci(device, id)?;
         self.dirty = true;
         cx.lines.set(SCI, self.pm.sci());
         Ok(())
     }
 
-    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), String> {
+    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), BoardError> {
         self.pm.plug_cpu(cpu)?;
         self.dirty = true;
         cx.lines.set(SCI, self.pm.sci());

@@ -1,7 +1,7 @@
 //! PCI hot-plug as libacpi's DSDT has it (tools/libacpi/mk_dsdt.c of Xen): which devices have come, which are to be ejected, the register by
 //! which the guest's `_EJ0` does so. A set bit is the device of that number on bus 0.
 use crate::state::{PciState, PlugState};
-use bulkhead_bus::{Context, IoError, IoResult, StateError};
+use bulkhead_bus::{BoardError, Context, IoError, IoResult, StateError};
 use std::collections::BTreeMap;
 
 /// Devices that have come (PCIU). They stay set: the event's method reads them one by one.
@@ -24,24 +24,24 @@ pub(crate) struct PciHotplug {
 
 impl PciHotplug {
     /// A device has come.
-    pub(crate) fn plug(&mut self, device: u8, id: &str) -> Result<(), String> {
+    pub(crate) fn plug(&mut self, device: u8, id: &str) -> Result<(), BoardError> {
         if !(1..32).contains(&device) {
-            return Err(format!("there is no place for PCI device {device}"));
+            return Err(BoardError::NoPlace(device));
         }
         if self.plugged.values().any(|known| known == id) {
-            return Err(format!("there is a device {id} already"));
+            return Err(BoardError::Named(id.to_owned()));
         }
         if self.plugged.contains_key(&device) {
-            return Err(format!("PCI device {device} is there already"));
+            return Err(BoardError::Taken(device));
         }
         self.plugged.insert(device, id.to_owned());
         Ok(())
     }
 
     /// The guest is asked to eject a device.
-    pub(crate) fn ask(&mut self, id: &str) -> Result<(), String> {
+    pub(crate) fn ask(&mut self, id: &str) -> Result<(), BoardError> {
         let device = self.plugged.iter().find(|(_, known)| *known == id).map(|(device, _)| *device);
-        self.down |= 1 << device.ok_or_else(|| format!("there is no device {id} that was added"))?;
+        self.down |= 1 << device.ok_or_else(|| BoardError::Unknown(id.to_owned()))?;
         Ok(())
     }
 

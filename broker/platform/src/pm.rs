@@ -3,7 +3,7 @@
 use crate::pci_hotplug::PciHotplug;
 use crate::state::{PlugState, PmState};
 use bitfield_struct::bitfield;
-use bulkhead_bus::{Context, Inspect, IoError, IoResult, StateError};
+use bulkhead_bus::{BoardError, Context, Inspect, IoError, IoResult, StateError};
 use std::collections::BTreeSet;
 
 /// PM1a_CNT_BLK of Xen's FADT.
@@ -141,7 +141,7 @@ impl Pm {
     }
 
     /// A PCI device has come, or the one of this name is to be ejected: the guest looks.
-    pub(crate) fn plug_pci(&mut self, device: Option<u8>, id: &str) -> Result<(), String> {
+    pub(crate) fn plug_pci(&mut self, device: Option<u8>, id: &str) -> Result<(), BoardError> {
         match device {
             Some(device) => self.pci.plug(device, id)?,
             None => self.pci.ask(id)?,
@@ -162,12 +162,12 @@ impl Pm {
     }
 
     /// Plugs in a vCPU: the DSDT's handler of the event looks at the bitmap.
-    pub(crate) fn plug_cpu(&mut self, cpu: u16) -> Result<(), String> {
+    pub(crate) fn plug_cpu(&mut self, cpu: u16) -> Result<(), BoardError> {
         if cpu >= self.vcpus {
-            return Err(format!("the guest can have {} vCPUs, there is no place {cpu}", self.vcpus));
+            return Err(BoardError::NoCpuPlace { vcpus: self.vcpus, cpu });
         }
         if self.has_cpu(cpu) {
-            return Err(format!("vCPU {cpu} is there already"));
+            return Err(BoardError::CpuThere(cpu));
         }
         self.plugged.insert(cpu);
         self.gpe_status |= CPU_EVENT;

@@ -5,7 +5,7 @@ use super::settings::{Geometry, Power, Settings};
 use super::spec::{MAX_MULTIPLE, MediaEvent, Sense, Status};
 use super::state::DriveState;
 use crate::backend::Image;
-use bulkhead_bus::StateError;
+use bulkhead_bus::{DriveError, StateError};
 use std::sync::Arc;
 
 /// What a drive says it is, where somebody has named it; characters that are not printable ASCII become blanks.
@@ -145,16 +145,16 @@ impl Drive {
     }
 
     /// Takes the medium out. A locked tray asks the guest first, unless `force`.
-    pub(crate) fn eject(&mut self, force: bool) -> Result<(), String> {
+    pub(crate) fn eject(&mut self, force: bool) -> Result<(), DriveError> {
         if !self.cdrom {
-            return Err("the medium of a disk cannot be changed".into());
+            return Err(DriveError::Fixed);
         }
         if self.image.is_none() {
             return Ok(());
         }
         if self.locked && !force {
             self.event = MediaEvent::EjectRequest;
-            return Err("the guest has locked the tray; it was asked to let go of the medium".into());
+            return Err(DriveError::Locked);
         }
         self.image = None;
         (self.locked, self.tray_open, self.attention, self.event) = (false, true, false, MediaEvent::Removal);
@@ -162,12 +162,12 @@ impl Drive {
     }
 
     /// Puts a medium in.
-    pub(crate) fn insert(&mut self, image: Image) -> Result<(), String> {
+    pub(crate) fn insert(&mut self, image: Image) -> Result<(), DriveError> {
         if !self.cdrom {
-            return Err("the medium of a disk cannot be changed".into());
+            return Err(DriveError::Fixed);
         }
         if self.image.is_some() {
-            return Err("there is a medium in the drive".into());
+            return Err(DriveError::Occupied);
         }
         self.image = Some(Arc::new(image));
         (self.tray_open, self.attention, self.event) = (false, true, MediaEvent::New);

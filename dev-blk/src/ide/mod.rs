@@ -16,8 +16,8 @@ pub use crate::ata::drive::{DriveSpec, Identity};
 use crate::backend::{Executor, Image};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, DriveFacts, Drives, Inspect, IoError, IoResult, Line, Ready, Region,
-    RegionId, Reset, Shadows, StateError,
+    Access, Context, Declaration, Device, DriveError, DriveFacts, Drives, Inspect, IoError, IoResult, Line, Ready,
+    Region, RegionId, Reset, Shadows, StateError,
 };
 use channel::Channel;
 use prost::Message as _;
@@ -123,9 +123,9 @@ impl Ide {
         self.update(cx);
     }
 
-    fn drive(&mut self, index: u8) -> Result<&mut Drive, String> {
+    fn drive(&mut self, index: u8) -> Result<&mut Drive, DriveError> {
         let drive = self.channels.iter_mut().find_map(|c| c.medium(index));
-        drive.ok_or_else(|| format!("there is no drive {index}"))
+        drive.ok_or(DriveError::NoDrive(index))
     }
 
     /// The channel of a region, and whether it is the control block.
@@ -323,13 +323,13 @@ impl Device for Ide {
 }
 
 impl Drives for Ide {
-    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), String> {
+    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), DriveError> {
         self.finish(cx);
         self.drive(drive)?.eject(force)
     }
 
-    fn insert(&mut self, drive: u8, medium: OwnedFd, _: &mut Context) -> Result<(), String> {
-        let image = Image::medium(medium)?;
+    fn insert(&mut self, drive: u8, medium: OwnedFd, _: &mut Context) -> Result<(), DriveError> {
+        let image = Image::medium(medium).map_err(|why| DriveError::Medium(why.to_string()))?;
         self.drive(drive)?.insert(image)
     }
 

@@ -32,7 +32,7 @@ use crate::sinks::{Sinks, last_byte};
 pub use auth::Password;
 use auth::{CHALLENGE, Gate};
 use bulkhead_bus::InputEvent;
-use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId, Viewers};
+use bulkhead_bus::{Auxiliary, Context, Inspect, PasswordError, Ready, TimerId, Viewers};
 use complaints::Complaints;
 pub use exercised::exercise_session;
 use input::Input;
@@ -512,9 +512,9 @@ impl Viewers for Vnc {
         self.view.renew(surface);
     }
 
-    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+    fn set_password(&mut self, password: &[u8]) -> Result<(), PasswordError> {
         if self.gate.password == Password::None {
-            return Err("the server was started without password=on".into());
+            return Err(PasswordError::Off);
         }
         self.gate.password = Password::new(password);
         Ok(())

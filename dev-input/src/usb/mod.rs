@@ -22,7 +22,7 @@ use bulkhead_bus::UsbDevice;
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
     Access, Context, Declaration, Device, DmaError, InputEvent, Inspect, IoError, IoResult, Line, Ready, Region, Reset,
-    StateError, TimerId, UsbBus,
+    StateError, TimerId, UsbBus, UsbError,
 };
 use function::Function;
 use rustix::fd::OwnedFd;
@@ -455,17 +455,13 @@ impl Device for Uhci {
 }
 
 impl UsbBus for Uhci {
-    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), String> {
+    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), UsbError> {
         let named = self.ports.iter_mut().find(|p| !id.is_empty() && p.function.is_some() && p.id == id);
         match (device, named) {
-            (Some(_), Some(_)) => return Err(format!("there is a USB device '{id}' already")),
-            (None, None) => return Err(format!("no USB device '{id}' was plugged in while the machine ran")),
+            (Some(_), Some(_)) => return Err(UsbError::Named(id.to_owned())),
+            (None, None) => return Err(UsbError::Unknown(id.to_owned())),
             (Some(device), None) => {
-                let port = self
-                    .ports
-                    .iter_mut()
-                    .find(|p| p.function.is_none())
-                    .ok_or("both ports of the USB controller are taken")?;
+                let port = self.ports.iter_mut().find(|p| p.function.is_none()).ok_or(UsbError::Full)?;
                 (port.function, port.id) = (Some(Function::new(device)), id.to_owned());
                 port.status = port.status.with_connected(true).with_connect_change(true);
             }

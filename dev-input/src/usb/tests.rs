@@ -355,10 +355,10 @@ fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
     h.usb.plug_usb("k", Some(UsbDevice::Keyboard), &mut h.cx).unwrap();
     let now = status(&mut h, 1);
     assert!(now.connected() && now.connect_change() && !now.enabled());
-    assert!(h.usb.plug_usb("k", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().contains("already"));
-    assert!(h.usb.plug_usb("m", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().contains("both ports"));
+    assert!(h.usb.plug_usb("k", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().to_string().contains("already"));
+    assert!(h.usb.plug_usb("m", Some(UsbDevice::Mouse), &mut h.cx).unwrap_err().to_string().contains("both ports"));
     assert!(
-        h.usb.plug_usb("", None, &mut h.cx).unwrap_err().contains("no USB device"),
+        h.usb.plug_usb("", None, &mut h.cx).unwrap_err().to_string().contains("no USB device"),
         "what was there from the start has no name"
     );
     // Reset and enabled by the driver.

@@ -1,6 +1,6 @@
 //! What control calls on one facet of a device, checked before the data thread sees it.
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_bus::{InputEvent, UsbDevice};
+use bulkhead_bus::{BoardError, DriveError, InputEvent, PasswordError, UsbDevice, UsbError};
 use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
 
@@ -67,6 +67,35 @@ pub enum Called {
     Done,
     /// These bytes are to be written there.
     Write(Vec<u8>, OwnedFd),
+}
+
+/// Why a call was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FacetError {
+    /// The device does not have what the call is about.
+    #[error("this device has no {0}")]
+    Missing(&'static str),
+    /// The process is the broker.
+    #[error("the broker is no device")]
+    Broker,
+    /// The launcher has handed nothing over under this number.
+    #[error("no descriptor came under this token")]
+    NoDescriptor,
+    /// There is no picture.
+    #[error("the screen shows nothing")]
+    Blank,
+    /// A drive's medium.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// A USB device.
+    #[error(transparent)]
+    Usb(#[from] UsbError),
+    /// A PCI device or a vCPU.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// A password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
 }
 
 /// Longest name of a device.

@@ -1,9 +1,9 @@
 //! The control service: one thread with a single-threaded tokio runtime, made before the sandbox closes. It hands
 //! every call to the data thread and waits for the answer; the data thread never waits for it.
-use crate::call::{self, Call, Called};
+use crate::call::{self, Call, Called, FacetError};
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
-use bulkhead_bus::Facts;
+use bulkhead_bus::{Facts, StateError};
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ pub enum ControlRequest {
     /// The whole state.
     Save(oneshot::Sender<Vec<u8>>),
     /// Take a state over.
-    Load(Vec<u8>, oneshot::Sender<Result<(), String>>),
+    Load(Vec<u8>, oneshot::Sender<Result<(), LoadError>>),
     /// Registers by name.
     Inspect(oneshot::Sender<Vec<(String, String)>>),
     /// Counters.
@@ -37,7 +37,18 @@ pub enum ControlRequest {
     /// What programs may know.
     Facts(oneshot::Sender<Facts>),
     /// A call on one facet of the device.
-    Call(Call, oneshot::Sender<Result<Called, String>>),
+    Call(Call, oneshot::Sender<Result<Called, FacetError>>),
+}
+
+/// Why a saved state was not taken over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The device does not understand it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The process is the broker.
+    #[error("the broker has no saved state")]
+    Broker,
 }
 
 /// The data thread's end.
@@ -128,7 +139,7 @@ impl v1::process_server::Process for Service {
             return Err(Status::invalid_argument(format!("state version {} is not known", state.version)));
         }
         let done = self.ask(|s| ControlRequest::Load(state.data, s)).await?;
-        done.map(|()| Response::new(v1::Empty {})).map_err(Status::invalid_argument)
+        done.map(|()| Response::new(v1::Empty {})).map_err(|why| Status::invalid_argument(why.to_string()))
     }
 
     async fn inspect(&self, _: Request<v1::Empty>) -> Reply<v1::Registers> {
@@ -157,7 +168,8 @@ impl v1::process_server::Process for Service {
 
     async fn call(&self, request: Request<v1::Call>) -> Reply<v1::CallReply> {
         let call = Call::try_from(request.into_inner()).map_err(Status::invalid_argument)?;
-        match self.ask(|s| ControlRequest::Call(call, s)).await?.map_err(Status::failed_precondition)? {
+        let called = self.ask(|s| ControlRequest::Call(call, s)).await?;
+        match called.map_err(|why| Status::failed_precondition(why.to_string()))? {
             Called::Done => Ok(Response::new(v1::CallReply { bytes: 0 })),
             Called::Write(bytes, fd) => {
                 let mut rest = bytes.as_slice();

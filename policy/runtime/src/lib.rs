@@ -12,8 +12,8 @@ mod packet;
 mod process;
 mod trace;
 
-pub use call::{Call, Called};
-pub use control::{ControlHandle, ControlRequest, serve as serve_control};
+pub use call::{Call, Called, FacetError};
+pub use control::{ControlHandle, ControlRequest, LoadError, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};
 pub use frame_buffer::FrameBuffer;
 pub use link::{Link, LinkError, Received};

@@ -6,19 +6,92 @@
 use crate::{Context, InputEvent, Surface, UsbDevice, nic::NicSettings};
 use rustix::fd::OwnedFd;
 
+/// Why a medium was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DriveError {
+    /// The controller has no such drive.
+    #[error("there is no drive {0}")]
+    NoDrive(u8),
+    /// The drive is a disk.
+    #[error("the medium of a disk cannot be changed")]
+    Fixed,
+    /// The guest has locked the tray.
+    #[error("the guest has locked the tray; it was asked to let go of the medium")]
+    Locked,
+    /// A medium is in the drive already.
+    #[error("there is a medium in the drive")]
+    Occupied,
+    /// The new medium cannot be used; why.
+    #[error("{0}")]
+    Medium(String),
+}
+
+/// Why a USB device was not plugged in or out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsbError {
+    /// A device has this name already.
+    #[error("there is a USB device '{0}' already")]
+    Named(String),
+    /// No device that was plugged in has this name.
+    #[error("no USB device '{0}' was plugged in while the machine ran")]
+    Unknown(String),
+    /// No port is free.
+    #[error("both ports of the USB controller are taken")]
+    Full,
+}
+
+/// Why the board has not plugged something in or out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BoardError {
+    /// The bus has no such place.
+    #[error("there is no place for PCI device {0}")]
+    NoPlace(u8),
+    /// The place is taken.
+    #[error("PCI device {0} is there already")]
+    Taken(u8),
+    /// A PCI device has this name already.
+    #[error("there is a device {0} already")]
+    Named(String),
+    /// No PCI device that was added has this name.
+    #[error("there is no device {0} that was added")]
+    Unknown(String),
+    /// The guest cannot have so many vCPUs.
+    #[error("the guest can have {vcpus} vCPUs, there is no place {cpu}")]
+    NoCpuPlace {
+        /// What it can have.
+        vcpus: u16,
+        /// What was to be plugged in.
+        cpu: u16,
+    },
+    /// The vCPU is plugged in already.
+    #[error("vCPU {0} is there already")]
+    CpuThere(u16),
+}
+
+/// Why a password was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// This process has no passwords.
+    #[error("this process asks nobody for a password")]
+    NobodyAsked,
+    /// This server lets everybody in.
+    #[error("the server was started without password=on")]
+    Off,
+}
+
 /// A controller of drives.
 pub trait Drives {
     /// Takes the medium out of drive `drive`. Without `force`, a tray that the guest has locked stays shut.
     ///
     /// # Errors
     /// Why it is still there.
-    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), String>;
+    fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), DriveError>;
 
     /// Puts a medium into the empty drive `drive`.
     ///
     /// # Errors
     /// Why it is not in.
-    fn insert(&mut self, drive: u8, medium: OwnedFd, cx: &mut Context) -> Result<(), String>;
+    fn insert(&mut self, drive: u8, medium: OwnedFd, cx: &mut Context) -> Result<(), DriveError>;
 
     /// The drives that have not been unplugged.
     fn facts(&self) -> Vec<DriveFacts>;
@@ -42,7 +115,7 @@ pub trait UsbBus {
     ///
     /// # Errors
     /// There is no room, or the name is taken; there is no device of that name.
-    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), String>;
+    fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), UsbError>;
 }
 
 /// The board.
@@ -52,13 +125,13 @@ pub trait Board {
     ///
     /// # Errors
     /// The place or the name is taken; there is no device of that name.
-    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), String>;
+    fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), BoardError>;
 
     /// Plugs in vCPU `cpu`.
     ///
     /// # Errors
     /// There is no such place, or it is taken.
-    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), String>;
+    fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), BoardError>;
 
     /// The vCPUs that are plugged in.
     fn vcpus(&self) -> Vec<u16>;
@@ -88,9 +161,9 @@ pub trait Viewers {
     ///
     /// # Errors
     /// Nobody is asked for one.
-    fn set_password(&mut self, password: &[u8]) -> Result<(), String> {
+    fn set_password(&mut self, password: &[u8]) -> Result<(), PasswordError> {
         let _ = password;
-        Err("this process asks nobody for a password".into())
+        Err(PasswordError::NobodyAsked)
     }
 
     /// Who is connected: `ADDRESS:PORT`, or nothing for a Unix socket, each.

@@ -1,7 +1,7 @@
 //! What control asks.
 use super::Data;
 use crate::trace::Trace;
-use crate::{Call, Called, ControlRequest};
+use crate::{Call, Called, ControlRequest, FacetError, LoadError};
 use bulkhead_bus::{Facts, Reset};
 use rustix::fd::OwnedFd;
 
@@ -26,7 +26,7 @@ impl Data {
                 }
                 ControlRequest::Save(answer) => drop(answer.send(self.device.save())),
                 ControlRequest::Load(state, answer) => {
-                    let done = self.device.load(&state, &mut self.cx).map_err(|e| e.to_string());
+                    let done = self.device.load(&state, &mut self.cx).map_err(LoadError::from);
                     self.config_dirty = true;
                     let _ = answer.send(done);
                 }
@@ -54,15 +54,15 @@ impl Data {
     }
 
     /// The descriptor that the launcher has handed over under `token`. Its message and the call travel on different sockets.
-    fn token(&mut self, token: u32) -> Result<OwnedFd, String> {
+    fn token(&mut self, token: u32) -> Result<OwnedFd, FacetError> {
         let _ = self.link();
-        self.tokens.remove(&token).ok_or_else(|| "no descriptor came under this token".to_owned())
+        self.tokens.remove(&token).ok_or(FacetError::NoDescriptor)
     }
 
-    fn call(&mut self, call: Call) -> Result<Called, String> {
+    fn call(&mut self, call: Call) -> Result<Called, FacetError> {
         /// The one refusal of what a device does not have.
-        fn has<T>(facet: Option<T>, what: &str) -> Result<T, String> {
-            facet.ok_or_else(|| format!("this device has no {what}"))
+        fn has<T>(facet: Option<T>, what: &'static str) -> Result<T, FacetError> {
+            facet.ok_or(FacetError::Missing(what))
         }
         match call {
             Call::Screenshot { token } => {
@@ -71,7 +71,7 @@ impl Data {
                 if let Some(surface) = &mut self.surface {
                     display.refresh(surface);
                 }
-                let png = display.screenshot().ok_or("the screen shows nothing")?;
+                let png = display.screenshot().ok_or(FacetError::Blank)?;
                 return Ok(Called::Write(png, to));
             }
             Call::Input(events) => {
