@@ -3,6 +3,18 @@ use super::keyboard::ANSWERS;
 use super::spec::{ACK, PASSED, RESEND};
 use std::collections::VecDeque;
 
+/// Clicks that may wait behind what has not been reported: viewers send them in bursts, and none is lost in a slow guest.
+pub(crate) const STEPS: usize = 32;
+
+/// Movement, and what the buttons became after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) buttons: u8,
+    pub(crate) dx: i32,
+    pub(crate) dy: i32,
+    pub(crate) dz: i32,
+}
+
 /// The mouse.
 #[derive(Clone, Debug)]
 pub(crate) struct Mouse {
@@ -31,6 +43,8 @@ pub(crate) struct Mouse {
     pub(crate) changed: bool,
     /// The buttons of the last packet.
     pub(crate) told: u8,
+    /// What comes after that, in order.
+    pub(crate) steps: VecDeque<Step>,
 }
 
 impl Mouse {
@@ -54,6 +68,7 @@ impl Mouse {
             dz: 0,
             changed: false,
             told: 0,
+            steps: VecDeque::new(),
         }
     }
 
@@ -70,6 +85,13 @@ impl Mouse {
         self.started = false;
         (self.dx, self.dy, self.dz) = (0, 0, 0);
         self.changed = false;
+        self.buttons = self.latest();
+        self.steps.clear();
+    }
+
+    /// What the buttons are, reported or not.
+    fn latest(&self) -> u8 {
+        self.steps.back().map_or(self.buttons, |step| step.buttons)
     }
 
     /// A byte from the controller.
@@ -108,7 +130,7 @@ impl Mouse {
             0xe9 => {
                 let flags = u8::from(self.remote) << 6 | u8::from(self.reporting) << 5 | u8::from(self.scaling) << 4;
                 // Bit 0 is the right button, bit 1 the middle one, bit 2 the left one: not as in a packet.
-                let [left, right, middle] = [0u8, 1, 2].map(|bit| self.buttons >> bit & 1);
+                let [left, right, middle] = [0u8, 1, 2].map(|bit| self.latest() >> bit & 1);
                 self.answer(&[ACK, flags | left << 2 | middle << 1 | right, self.resolution, self.rate]);
             }
             0xea => {
@@ -148,12 +170,12 @@ impl Mouse {
                 self.answer(&[ACK]);
             }
             0xf6 => {
-                let (answers, buttons, kind) = (std::mem::take(&mut self.answers), self.buttons, self.kind);
+                let (answers, buttons, kind) = (std::mem::take(&mut self.answers), self.latest(), self.kind);
                 *self = Self { answers, buttons, kind, ..Self::new() };
                 self.answer(&[ACK]);
             }
             0xff => {
-                let (answers, buttons) = (std::mem::take(&mut self.answers), self.buttons);
+                let (answers, buttons) = (std::mem::take(&mut self.answers), self.latest());
                 *self = Self { answers, buttons, ..Self::new() };
                 self.answer(&[ACK, PASSED, 0x00]);
             }
@@ -164,10 +186,15 @@ impl Mouse {
     /// It has moved. `limit`: bytes of packets that may wait.
     pub(crate) fn motion(&mut self, (dx, dy, dz): (i32, i32, i32), limit: usize) {
         // Screens grow downwards, mice upwards. What cannot be reported is bounded.
-        let add = |a: i32, b: i32| a.saturating_add(b).clamp(-4096, 4096);
-        self.dx = add(self.dx, dx);
-        self.dy = add(self.dy, dy.saturating_neg());
-        self.dz = add(self.dz, dz);
+        let add = |a: &mut i32, b: i32| *a = a.saturating_add(b).clamp(-4096, 4096);
+        self.open_step();
+        let (x, y, z) = match self.steps.back_mut() {
+            Some(step) => (&mut step.dx, &mut step.dy, &mut step.dz),
+            None => (&mut self.dx, &mut self.dy, &mut self.dz),
+        };
+        add(x, dx);
+        add(y, dy.saturating_neg());
+        add(z, dz);
         self.changed = true;
         self.report(limit);
     }
@@ -175,9 +202,24 @@ impl Mouse {
     /// A button goes down or up.
     pub(crate) fn button(&mut self, button: u8, down: bool, limit: usize) {
         let bit = 1u8.checked_shl(u32::from(button)).unwrap_or(0) & 0x1f;
-        self.buttons = if down { self.buttons | bit } else { self.buttons & !bit };
+        let buttons = if down { self.latest() | bit } else { self.latest() & !bit };
+        self.open_step();
+        match self.steps.back_mut() {
+            Some(step) => step.buttons = buttons,
+            None => self.buttons = buttons,
+        }
         self.changed = true;
         self.report(limit);
+    }
+
+    /// Makes a step of what comes now, if a click before it has not been reported yet. A step is movement, and then what the buttons
+    /// become: they are reported in one packet.
+    fn open_step(&mut self) {
+        let mut states = self.steps.iter().rev().map(|step| step.buttons).chain([self.buttons, self.told]);
+        let clicked = states.next() != states.next();
+        if clicked && self.reporting && !self.remote && self.steps.len() < STEPS {
+            self.steps.push_back(Step { buttons: self.latest(), ..Step::default() });
+        }
     }
 
     /// Bytes of a packet.
@@ -210,6 +252,20 @@ impl Mouse {
             }
             let packet = self.packet();
             self.packets.push_back(packet.into());
+        }
+    }
+
+    /// The next step begins when all before it has been said.
+    fn step(&mut self) {
+        if self.changed || self.told != self.buttons {
+            return;
+        }
+        if let Some(Step { buttons, dx, dy, dz }) = self.steps.pop_front() {
+            self.buttons = buttons;
+            self.dx = dx;
+            self.dy = dy;
+            self.dz = dz;
+            self.changed = true;
         }
     }
 
@@ -248,6 +304,7 @@ impl Mouse {
         }
         self.changed = self.dx != 0 || self.dy != 0 || self.dz != 0;
         self.told = self.buttons;
+        self.step();
         bytes
     }
 }

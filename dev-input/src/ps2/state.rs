@@ -4,7 +4,7 @@
 use super::Ps2;
 use super::keyboard::{ANSWERS, Held, Keyboard, Kinds};
 use super::keys::{self, Form};
-use super::mouse::Mouse;
+use super::mouse::{Mouse, STEPS, Step};
 use super::spec::{CommandByte, Status};
 use bulkhead_bus::StateError;
 use prost::Message as _;
@@ -118,6 +118,24 @@ struct MouseState {
     dz: i32,
     #[prost(bool, tag = "17")]
     changed: bool,
+    /// Clicks that wait, and the movement before each.
+    #[prost(message, repeated, tag = "18")]
+    steps: Vec<StepState>,
+    /// The buttons that were told last, and 1 in bit 8; 0: those that are now.
+    #[prost(uint32, tag = "19")]
+    told: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StepState {
+    #[prost(uint32, tag = "1")]
+    buttons: u32,
+    #[prost(sint32, tag = "2")]
+    dx: i32,
+    #[prost(sint32, tag = "3")]
+    dy: i32,
+    #[prost(sint32, tag = "4")]
+    dz: i32,
 }
 
 fn byte(value: u32, what: &'static str) -> Result<u8, StateError> {
@@ -198,6 +216,12 @@ impl MouseState {
             dy: m.dy,
             dz: m.dz,
             changed: m.changed,
+            steps: m
+                .steps
+                .iter()
+                .map(|s| StepState { buttons: u32::from(s.buttons), dx: s.dx, dy: s.dy, dz: s.dz })
+                .collect(),
+            told: if m.told == m.buttons { 0 } else { 0x100 | u32::from(m.told) },
         }
     }
 
@@ -225,7 +249,16 @@ impl MouseState {
         m.dy = within(self.dy);
         m.dz = within(self.dz);
         m.changed = self.changed;
-        m.told = m.buttons;
+        m.told = if self.told == 0 { m.buttons } else { self.told as u8 & 0x1f };
+        if self.steps.len() > STEPS {
+            return Err(wrong());
+        }
+        for s in self.steps {
+            let buttons = byte(s.buttons, "mouse")? & 0x1f;
+            m.steps.push_back(Step { buttons, dx: within(s.dx), dy: within(s.dy), dz: within(s.dz) });
+        }
+        // Steps wait for something that has not been said.
+        m.changed |= !m.steps.is_empty() || m.told != m.buttons;
         Ok(m)
     }
 }

@@ -144,6 +144,45 @@ fn a_click_finds_room_behind_movement_that_nobody_reads() {
     assert!(packets.windows(2).any(|w| (w[0].0, w[1].0) == (9, 8)), "{packets:?}");
 }
 
+/// A burst of a viewer's: more clicks than 16 bytes hold. Each comes at its place, also in another process.
+#[test]
+fn clicks_in_a_burst_are_all_reported_in_order_and_at_their_places() {
+    for restart in [false, true] {
+        let (mut p, mut cx) = controller();
+        mouse_command(&mut p, &mut cx, 0xf4);
+        drain(&mut p, &mut cx);
+        let mut want = Vec::new();
+        for i in 0..12u8 {
+            p.input(InputEvent::Move { dx: i32::from(i) + 1, dy: 0, dz: 0 }, &mut cx);
+            p.input(InputEvent::Button { button: i % 3, down: true }, &mut cx);
+            p.input(InputEvent::Button { button: i % 3, down: false }, &mut cx);
+            want.extend([1 << (i % 3), 0]);
+        }
+        if restart {
+            let state = p.save();
+            p = Ps2::new();
+            p.load(&state, &mut cx).unwrap();
+            assert_eq!(p.save(), state);
+        }
+        let (mut at, mut before, mut got, mut places) = (0, 0, Vec::new(), Vec::new());
+        for packet in everything(&mut p, &mut cx).chunks(3) {
+            at += i32::from(packet[1].0);
+            let buttons = packet[0].0 & 7;
+            if buttons != before {
+                got.push(buttons);
+                places.push(at);
+            }
+            before = buttons;
+        }
+        assert_eq!(got, want);
+        let mut place = 0;
+        for (i, pair) in places.chunks(2).enumerate() {
+            place += i as i32 + 1;
+            assert_eq!(pair, [place, place], "click {i}");
+        }
+    }
+}
+
 #[test]
 fn a_disabled_mouse_with_packets_leaves_the_keyboard_its_room() {
     let (mut p, mut cx) = controller();
