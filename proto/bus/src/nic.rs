@@ -43,6 +43,52 @@ impl NicAddresses {
     }
 }
 
+/// What of a card's settings is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NicError {
+    /// There is no such key.
+    #[error("{0}= is not known here")]
+    Key(String),
+    /// A value of `link`.
+    #[error("link is on or off")]
+    Link,
+    /// A value of `level`.
+    #[error("level is off, guard or addresses")]
+    Level,
+    /// Addresses are given, and the level does not look at them.
+    #[error("ip= goes with level=addresses")]
+    AddressesWithoutLevel,
+    /// The level looks at addresses, and there are none.
+    #[error("level=addresses needs ip=")]
+    LevelWithoutAddresses,
+    /// A value of `ip`.
+    #[error("ip={0}: no address")]
+    NoAddress(String),
+    /// More addresses than a message has room for.
+    #[error("at most {} IPv4 and {} IPv6 addresses", NicAddresses::IPV4, NicAddresses::IPV6)]
+    TooManyAddresses,
+    /// A value of `rate` or `burst`.
+    #[error("{0}= is a number of frames")]
+    NotFrames(&'static str),
+    /// A burst without a rate.
+    #[error("burst= goes with rate=")]
+    BurstWithoutRate,
+    /// A lease without the guest's address.
+    #[error("ip=ADDRESS/BITS is missing")]
+    NoNetwork,
+    /// The guest's address in a lease.
+    #[error("ip={0}: an IPv4 address with 1 to 30 bits of network, as 10.0.0.5/24")]
+    Network(String),
+    /// Another address in a lease.
+    #[error("{key}={value}: no IPv4 address")]
+    NoIpv4 {
+        /// Which.
+        key: &'static str,
+        /// What was given.
+        value: String,
+    },
+}
+
 /// What a guest is told when it asks by DHCP and nobody behind its card answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicLease {
@@ -71,19 +117,19 @@ impl NicLease {
     ///
     /// # Errors
     /// What is not understood.
-    pub fn parse(pairs: &[(String, String)]) -> Result<Self, String> {
+    pub fn parse(pairs: &[(String, String)]) -> Result<Self, NicError> {
         let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let address =
-            |key: &str| get(key).map(|v| v.parse().map_err(|_| format!("{key}={v}: no IPv4 address"))).transpose();
+        let address = |key: &'static str| {
+            get(key).map(|v| v.parse().map_err(|_| NicError::NoIpv4 { key, value: v.to_owned() })).transpose()
+        };
         if let Some((key, _)) = pairs.iter().find(|(k, _)| !["ip", "gateway", "dns"].contains(&k.as_str())) {
-            return Err(format!("{key}= is not known here"));
+            return Err(NicError::Key(key.clone()));
         }
-        let text = get("ip").ok_or("ip=ADDRESS/BITS is missing")?;
+        let text = get("ip").ok_or(NicError::NoNetwork)?;
         let parts = text
             .split_once('/')
             .and_then(|(a, p)| Some((a.parse().ok()?, p.parse::<u8>().ok().filter(|p| (1..=30).contains(p))?)));
-        let (ip, prefix) =
-            parts.ok_or_else(|| format!("ip={text}: an IPv4 address with 1 to 30 bits of network, as 10.0.0.5/24"))?;
+        let (ip, prefix) = parts.ok_or_else(|| NicError::Network(text.to_owned()))?;
         Ok(Self { address: ip, prefix, gateway: address("gateway")?, dns: address("dns")? })
     }
 }
@@ -112,53 +158,49 @@ impl NicSettings {
     ///
     /// # Errors
     /// What is not understood. Then nothing has changed.
-    pub fn change(&mut self, pairs: &[(String, String)]) -> Result<(), String> {
+    pub fn change(&mut self, pairs: &[(String, String)]) -> Result<(), NicError> {
         let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let number = |key: &str| {
-            get(key)
-                .map(|v| {
-                    v.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{key}= is a number of frames"))
-                })
-                .transpose()
+        let number = |key: &'static str| {
+            get(key).map(|v| v.parse::<u32>().ok().filter(|n| *n > 0).ok_or(NicError::NotFrames(key))).transpose()
         };
         if let Some((key, _)) = pairs.iter().find(|(k, _)| !NIC_KEYS.contains(&k.as_str())) {
-            return Err(format!("{key}= is not known here"));
+            return Err(NicError::Key(key.clone()));
         }
         let mut next = self.clone();
         match get("link") {
             None => {}
             Some("on" | "up") => next.link = true,
             Some("off" | "down") => next.link = false,
-            Some(_) => return Err("link is on or off".to_owned()),
+            Some(_) => return Err(NicError::Link),
         }
         let mut addresses = NicAddresses::default();
         for (_, text) in pairs.iter().filter(|(key, _)| key == "ip") {
             match text.parse() {
                 Ok(IpAddr::V4(a)) => addresses.ipv4.push(a),
                 Ok(IpAddr::V6(a)) => addresses.ipv6.push(a),
-                Err(_) => return Err(format!("ip={text}: no address")),
+                Err(_) => return Err(NicError::NoAddress(text.clone())),
             }
         }
         if addresses.ipv4.len() > NicAddresses::IPV4 || addresses.ipv6.len() > NicAddresses::IPV6 {
-            return Err(format!("at most {} IPv4 and {} IPv6 addresses", NicAddresses::IPV4, NicAddresses::IPV6));
+            return Err(NicError::TooManyAddresses);
         }
         let any = addresses != NicAddresses::default();
         let rules = &mut next.rules;
         match get("level") {
-            None if any => return Err("ip= goes with level=addresses".to_owned()),
+            None if any => return Err(NicError::AddressesWithoutLevel),
             None => {}
             Some(_) if any && get("level") != Some("addresses") => {
-                return Err("ip= goes with level=addresses".to_owned());
+                return Err(NicError::AddressesWithoutLevel);
             }
             Some("off") => (rules.mac, rules.guard, rules.addresses) = (false, false, None),
             Some("guard") => (rules.mac, rules.guard, rules.addresses) = (true, true, None),
             Some("addresses") if any => (rules.mac, rules.guard, rules.addresses) = (true, true, Some(addresses)),
-            Some("addresses") => return Err("level=addresses needs ip=".to_owned()),
-            Some(_) => return Err("level is off, guard or addresses".to_owned()),
+            Some("addresses") => return Err(NicError::LevelWithoutAddresses),
+            Some(_) => return Err(NicError::Level),
         }
         match (number("rate")?, number("burst")?) {
             (Some(rate), burst) => rules.rate = Some((rate, burst.unwrap_or(rate))),
-            (None, Some(_)) => return Err("burst= goes with rate=".to_owned()),
+            (None, Some(_)) => return Err(NicError::BurstWithoutRate),
             (None, None) => {}
         }
         *self = next;
@@ -327,7 +369,7 @@ mod tests {
         }
     }
 
-    fn changed(text: &str) -> Result<NicSettings, String> {
+    fn changed(text: &str) -> Result<NicSettings, NicError> {
         let mut settings = NicSettings::default();
         let pairs: Vec<_> =
             text.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
@@ -358,7 +400,7 @@ mod tests {
             ("speed=1", "not known"),
             ("level=addresses,ip=1.1.1.1,ip=1.1.1.2,ip=1.1.1.3,ip=1.1.1.4", "at most 3"),
         ] {
-            assert!(changed(bad).unwrap_err().contains(why), "{bad}");
+            assert!(changed(bad).unwrap_err().to_string().contains(why), "{bad}");
         }
     }
 

@@ -336,7 +336,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             "nic-lease" => {
                 let id = options.get("id").ok_or(bad("id=nicN is missing"))?.to_owned();
                 let pairs: Vec<_> = options.pairs.iter().filter(|(k, _)| k != "id").cloned().collect();
-                let lease = NicLease::parse(&pairs).map_err(|why| wrong(name, &value, why))?;
+                let lease = NicLease::parse(&pairs).map_err(|why| wrong(name, &value, why.to_string()))?;
                 leases.push((value, id, lease));
             }
             "drive" => {
@@ -471,7 +471,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
             return Err(wrong("nic-rules", &value, "there is no network card of this id"));
         }
         for nic in machine.nics.iter_mut().filter(|n| meant(n)) {
-            nic.settings.change(&pairs).map_err(|why| wrong("nic-rules", &value, why))?;
+            nic.settings.change(&pairs).map_err(|why| wrong("nic-rules", &value, why.to_string()))?;
         }
     }
     if machine.nics.len() > MAX_NICS {
