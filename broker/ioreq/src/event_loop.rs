@@ -9,10 +9,12 @@ use bulkhead_runtime::{
     StartError, serve_control,
 };
 use bulkhead_wire::{Op, Shape};
+use bulkhead_xen::XenError;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::Arc;
 
 const EVENTS: u64 = u64::MAX;
@@ -30,21 +32,20 @@ const ACTIVE_WAKEUPS: u64 = 128;
 const TICK_NS: i64 = 100_000_000;
 
 /// Runs the broker. `describe` turns the plan into declarations; it takes the ROMs out of the descriptors.
-pub fn run(
-    describe: impl FnOnce(&bulkhead_plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, String>,
+pub fn run<E: Error + Send + Sync + 'static>(
+    describe: impl FnOnce(&bulkhead_plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, E>,
 ) -> Result<(), StartError> {
     let mut process = Process::start("broker")?;
     let plan = process.plan.clone();
-    let shape = Shape::new(usize::from(plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
-    let devices = describe(&plan, &mut process.fds).map_err(StartError::Other)?;
+    let shape = Shape::new(usize::from(plan.vcpus)).ok_or(StartError::Vcpus)?;
+    let devices = describe(&plan, &mut process.fds).map_err(|why| StartError::Device(Box::new(why)))?;
     let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
     match plan.mode {
         Mode::Xen => {
             let privcmd = process.fds.want(&FdUse::Privcmd)?;
             let evtchn = process.fds.want(&FdUse::Evtchn)?;
             let memory = Arc::new(ForeignMemory::new(rustix::io::dup(&privcmd)?, plan.domid));
-            let fail = |e: bulkhead_xen::XenError| StartError::Other(e.to_string());
-            let edge = XenEdge::new(plan.domid, plan.vcpus, privcmd, evtchn).map_err(fail)?;
+            let edge = XenEdge::new(plan.domid, plan.vcpus, privcmd, evtchn).map_err(refused)?;
             start(process, Machine::new(edge, plan.vcpus, shape, memory, devices), control_socket, None)
         }
         Mode::Sim => {
@@ -59,10 +60,14 @@ pub fn run(
                 }
                 None => Arc::new(NoMemory),
             };
-            let edge = SimEdge::new(pages, kick, trace).map_err(|e| StartError::Other(e.to_string()))?;
+            let edge = SimEdge::new(pages, kick, trace).map_err(refused)?;
             start(process, Machine::new(edge, plan.vcpus, shape, memory, devices), control_socket, Some(commands))
         }
     }
+}
+
+fn refused(why: XenError) -> StartError {
+    StartError::Hypervisor(Box::new(why))
 }
 
 fn start<E: Edge>(
@@ -177,7 +182,7 @@ impl<E: Edge> Broker<E> {
                         }
                     }
                     COMMAND if !self.command() => {
-                        return Err(StartError::Other("the simulated machine has gone".into()));
+                        return Err(StartError::SimulationGone);
                     }
                     _ => {}
                 }

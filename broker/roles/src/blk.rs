@@ -1,4 +1,5 @@
 //! Disks: the IDE controller, PV disks.
+use crate::error::BuildError;
 use crate::frontend;
 use crate::role::{Role, Seen, Visible, wrong};
 use bulkhead_bus::{DiskIdentity, Unseen, pv};
@@ -15,12 +16,12 @@ pub(crate) static IDE: Role =
 
 pub(crate) static QDISK: Role = Role { kind: &kind::QDISK, seen: Seen::No, build: build_qdisk };
 
-fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Ide { drives } = config else { return Err(wrong(config)) };
-    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let bell = Arc::new(bell);
-    let polled = vec![(ide::JOBS, rustix::io::dup(&bell).map_err(|e| e.to_string())?)];
-    let threads = Threads::new(2, &resources.memory, &bell).map_err(|e| e.to_string())?;
+    let polled = vec![(ide::JOBS, rustix::io::dup(&bell)?)];
+    let threads = Threads::new(2, &resources.memory, &bell)?;
     let mut specs = Vec::new();
     for drive in drives {
         let image = image(drive, &mut resources.fds)?;
@@ -33,16 +34,16 @@ fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, S
     Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
 }
 
-fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Qdisk { disk, discard, .. } = config else { return Err(wrong(config)) };
     let (front, memory) = frontend::Front::new(resources.domid, pv_disk::BUFFER, &mut resources.fds)?;
     let memory: Arc<dyn bulkhead_bus::GuestMemory> = memory;
-    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())?);
-    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
-    let jobs = rustix::io::dup(&bell).map_err(|e| e.to_string())?;
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let (events, nodes) = front.polled()?;
+    let jobs = rustix::io::dup(&bell)?;
     let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes), (pv_disk::JOBS, jobs)];
-    let threads = Threads::new(pv_disk::LANES, &memory, &bell).map_err(|e| e.to_string())?;
-    let image = image(disk, &mut resources.fds)?.ok_or("no image")?;
+    let threads = Threads::new(pv_disk::LANES, &memory, &bell)?;
+    let image = image(disk, &mut resources.fds)?.ok_or(BuildError::NoImage)?;
     let options = pv_disk::Options { cdrom: disk.cdrom, read_only: disk.read_only, discard: *discard };
     Ok(Built {
         device: Box::new(Unseen(pv_disk::Qdisk::new(
@@ -57,14 +58,14 @@ fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
 }
 
 /// A drive's medium, with the faults that the simulated machine may ask for.
-fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
+fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
     let faults = fds.take(&FdUse::Faults);
     let image = sound_image(drive, fds)?;
     Ok(image.map(|i| if let Some(table) = faults { i.with_faults(table, drive.index) } else { i }))
 }
 
 /// A drive's medium, of the descriptors that were handed over for it.
-fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, String> {
+fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
     let Some((file, size)) = fds.take(&FdUse::Drive(drive.index)).zip(drive.size) else { return Ok(None) };
     if let [ImageFormat::Raw] = drive.formats.as_slice() {
         return Ok(Some(Image::raw(file, size).when_full(drive.full)));
@@ -76,11 +77,11 @@ fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, Stri
     let mut chain = Vec::new();
     let mut next = Some(file);
     for (below, told) in (1u8..).zip(&drive.formats) {
-        let file = next.take().ok_or_else(|| format!("drive {}: an image of its chain is missing", drive.id))?;
+        let file = next.take().ok_or_else(|| BuildError::Chain(drive.id.clone()))?;
         chain.push((file, format(told)));
         next = fds.take(&FdUse::Backing(drive.index, below));
     }
     Image::chain(chain, !drive.read_only)
         .map(|i| Some(i.when_full(drive.full)))
-        .map_err(|e| format!("drive {}: {e}", drive.id))
+        .map_err(|why| BuildError::Image { drive: drive.id.clone(), why: why.to_string() })
 }

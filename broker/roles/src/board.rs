@@ -1,4 +1,5 @@
 //! The board, and fw_cfg.
+use crate::error::BuildError;
 use crate::role::{Role, Seen, Visible, wrong};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use bulkhead_platform::fw_cfg::{self, FwCfg};
@@ -16,7 +17,7 @@ pub(crate) static FWCFG: Role =
     Role { kind: &kind::FWCFG, seen: Seen::ByGuest(|_| Ok(Visible::new(fw_cfg::declare()))), build: build_fw_cfg };
 
 /// The board's own form of its configuration.
-fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, String> {
+fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, BuildError> {
     let DeviceConfig::Platform { vcpus, online, xen_platform, boot, unsigned_floppy, disks, serial, unplug } = config
     else {
         return Err(wrong(config));
@@ -33,7 +34,7 @@ fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, String> {
     })
 }
 
-fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } = config else {
         return Err(wrong(config));
     };
@@ -48,5 +49,8 @@ fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built
         kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel),
         initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd),
     };
-    Ok(Built { device: Box::new(FwCfg::new(&config, boot)?), polled: Vec::new() })
+    Ok(Built {
+        device: Box::new(FwCfg::new(&config, boot).map_err(|why| BuildError::FwCfg(why.to_string()))?),
+        polled: Vec::new(),
+    })
 }

@@ -1,4 +1,5 @@
 //! The display, and who looks at its picture.
+use crate::error::BuildError;
 use crate::role::{Role, Seen, Visible, wrong};
 use crate::{frontend, viewer};
 use bulkhead_bus::{Unseen, pv};
@@ -22,49 +23,46 @@ pub(crate) static FBDEV: Role = Role { kind: &kind::FBDEV, seen: Seen::No, build
 
 pub(crate) static VFB: Role = Role { kind: &kind::VFB, seen: Seen::No, build: build_vfb };
 
-fn build_vga(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_vga(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vga { device, vram, rom, .. } = config else { return Err(wrong(config)) };
     let wishes = resources.fds.take(&FdUse::WishesFrom);
-    let polled = wishes
-        .iter()
-        .map(|fd| rustix::io::dup(fd).map(|fd| (0, fd)))
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
+    let polled =
+        wishes.iter().map(|fd| rustix::io::dup(fd).map(|fd| (0, fd))).collect::<Result<_, rustix::io::Errno>>()?;
     Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)), polled })
 }
 
-fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vnc { name, password, layout, .. } = config else { return Err(wrong(config)) };
     let view = viewer::SurfaceView::new(&mut resources.fds)?;
     let listen =
         resources.fds.take_all(|u| (*u == FdUse::Viewers).then_some(())).into_iter().map(|(_, fd)| fd).collect();
     let password = if *password { vnc::Password::Unset } else { vnc::Password::None };
-    let layout = vnc::Layout::named(layout).ok_or_else(|| format!("no keyboard layout {layout}"))?;
+    let layout = vnc::Layout::named(layout).ok_or_else(|| BuildError::Layout(layout.clone()))?;
     let config = vnc::Config { name: name.clone(), layout, password };
     let console = vnc::Console {
         input: sinks(&mut resources.fds),
         leds: resources.fds.take(&FdUse::LedsFrom),
         wishes: resources.fds.take(&FdUse::WishesTo),
     };
-    let server = vnc::Vnc::new(Box::new(view), listen, console, config).map_err(|e| e.to_string())?;
-    let polled = vec![(vnc::READY, rustix::io::dup(server.ready()).map_err(|e| e.to_string())?)];
+    let server = vnc::Vnc::new(Box::new(view), listen, console, config)?;
+    let polled = vec![(vnc::READY, rustix::io::dup(server.ready())?)];
     Ok(Built { device: Box::new(Unseen(server)), polled })
 }
 
-fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Fbdev { spread } = config else { return Err(wrong(config)) };
     let view = viewer::SurfaceView::new(&mut resources.fds)?;
-    let screen = resources.fds.want(&FdUse::Screen).map_err(|e| e.to_string())?;
+    let screen = resources.fds.want(&FdUse::Screen)?;
     let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(screen)?);
     let mut events = Vec::new();
     let mut polled = Vec::new();
     while let Some(fd) = resources.fds.take(&FdUse::Events) {
-        polled.push((events.len() as u32, rustix::io::dup(&fd).map_err(|e| e.to_string())?));
+        polled.push((events.len() as u32, rustix::io::dup(&fd)?));
         events.push(fd);
     }
     let input = sinks(&mut resources.fds);
     for fd in input.changes() {
-        polled.push((events.len() as u32, rustix::io::dup(fd).map_err(|e| e.to_string())?));
+        polled.push((events.len() as u32, rustix::io::dup(fd)?));
     }
     Ok(Built {
         device: Box::new(Unseen(
@@ -74,11 +72,11 @@ fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
     })
 }
 
-fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vfb { .. } = config else { return Err(wrong(config)) };
-    let privcmd = resources.fds.want(&FdUse::Frames).map_err(|e| e.to_string())?;
+    let privcmd = resources.fds.want(&FdUse::Frames)?;
     let front = frontend::Front::without_grants(resources.domid, &mut resources.fds)?;
-    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let (events, nodes) = front.polled()?;
     let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     let frames = frontend::DomainFrames { privcmd, domid: resources.domid };
     Ok(Built { device: Box::new(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames)))), polled })

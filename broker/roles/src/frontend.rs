@@ -1,4 +1,5 @@
 //! The guest's end of a PV device, as back ends want it.
+use crate::error::BuildError;
 use bulkhead_bus::pv::{BUFFER_PAGES, Frontend, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
 use bulkhead_plan::FdUse;
 use bulkhead_runtime::{Fds, GrantMemory};
@@ -93,11 +94,11 @@ pub(crate) struct Front {
 impl Front {
     /// Of the descriptors that the launcher gave, with the range of pages that it maps into.
     /// `pages`: those before the buffer, if there is one.
-    pub(crate) fn new(domid: u16, pages: usize, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), String> {
+    pub(crate) fn new(domid: u16, pages: usize, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), BuildError> {
         let buffer = fds.take(&FdUse::GrantBuffer(0)).map(|fd| (fd, BUFFER_PAGES));
-        let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
+        let mut want = |what: &FdUse| fds.want(what);
         let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
-        let memory = Arc::new(memory.map_err(|e| format!("the pages of a ring: {e}"))?);
+        let memory = Arc::new(memory.map_err(BuildError::RingPages)?);
         let grants = Line::new(want(&FdUse::Grants(0))?);
         let front = Self {
             buffer: (pages as u64).saturating_mul(4096),
@@ -108,8 +109,8 @@ impl Front {
     }
 
     /// For a device whose pages the guest does not grant.
-    pub(crate) fn without_grants(domid: u16, fds: &mut Fds) -> Result<Self, String> {
-        let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
+    pub(crate) fn without_grants(domid: u16, fds: &mut Fds) -> Result<Self, BuildError> {
+        let mut want = |what: &FdUse| fds.want(what);
         let nodes = Line::new(want(&FdUse::Nodes(0))?);
         let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
         Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false, unanswered: false })

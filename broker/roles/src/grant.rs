@@ -1,5 +1,6 @@
 //! The only holder of the device by which granted pages are named and copied. It is one device for all domains, so the guest is fixed
 //! here; a back end says which of that guest's pages, and has one buffer that copies go to.
+use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::pv::{GrantCall, GrantReply};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen, pv};
@@ -12,16 +13,15 @@ use std::collections::HashMap;
 
 pub(crate) static GRANT: Role = Role { kind: &kind::GRANT, seen: Seen::No, build };
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Grant = config else { return Err(wrong(config)) };
     let (mut polled, mut callers) = (Vec::new(), Vec::new());
     for (i, socket) in resources.fds.take_all(|u| if let FdUse::Grants(i) = u { Some(*i) } else { None }) {
-        let device = resources.fds.want(&FdUse::Gntdev(i)).map_err(|e| e.to_string())?;
+        let device = resources.fds.want(&FdUse::Gntdev(i))?;
         let grants = Gntdev::new(device, resources.domid);
         let buffer = resources.fds.take(&FdUse::GrantBuffer(i));
-        let buffer =
-            buffer.map(|fd| Mapping::new(fd.as_fd(), pv::BUFFER_PAGES)).transpose().map_err(|e| e.to_string())?;
-        polled.push((callers.len() as u32, rustix::io::dup(&socket).map_err(|e| e.to_string())?));
+        let buffer = buffer.map(|fd| Mapping::new(fd.as_fd(), pv::BUFFER_PAGES)).transpose()?;
+        polled.push((callers.len() as u32, rustix::io::dup(&socket)?));
         callers.push((socket, Device { grants, buffer }));
     }
     Ok(Built { device: Box::new(Unseen(Grant::new(callers))), polled })

@@ -1,4 +1,5 @@
 //! Keyboard, mouse, USB, serial ports, and the PV keyboard and console.
+use crate::error::BuildError;
 use crate::frontend;
 use crate::role::{Role, Seen, Visible, wrong};
 use bulkhead_bus::{Unseen, pv};
@@ -32,55 +33,52 @@ pub(crate) static VKBD: Role = Role { kind: &kind::VKBD, seen: Seen::No, build: 
 
 pub(crate) static CONSOLE: Role = Role { kind: &kind::CONSOLE, seen: Seen::No, build: build_console };
 
-fn build_ps2(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_ps2(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Ps2 = config else { return Err(wrong(config)) };
     let Some(input) = resources.fds.take(&FdUse::InputFrom) else {
         return Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() });
     };
-    let polled = vec![(0, rustix::io::dup(&input).map_err(|e| e.to_string())?)];
+    let polled = vec![(0, rustix::io::dup(&input)?)];
     Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::LedsTo))), polled })
 }
 
-fn build_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Usb { devices, device, function, .. } = config else { return Err(wrong(config)) };
     let input = resources.fds.take(&FdUse::InputFrom);
     let polled = input
         .iter()
         .map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd)))
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
+        .collect::<Result<_, rustix::io::Errno>>()?;
     Ok(Built {
         device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::TakesTo))),
         polled,
     })
 }
 
-fn build_serial(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_serial(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Serial { index, listens } = config else { return Err(wrong(config)) };
     let (backend, ready) = character(&mut resources.fds, *listens)?;
     let polled = ready.into_iter().map(|fd| (0, fd)).collect();
     Ok(Built { device: Box::new(serial::Serial::new(*index, backend)), polled })
 }
 
-fn build_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vkbd { .. } = config else { return Err(wrong(config)) };
     let (front, _) = frontend::Front::new(resources.domid, vkbd::PAGES, &mut resources.fds)?;
-    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let (events, nodes) = front.polled()?;
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     let input = resources.fds.take(&FdUse::InputFrom);
-    polled.extend(
-        input.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?.map(|fd| (vkbd::INPUT, fd)),
-    );
+    polled.extend(input.as_ref().map(rustix::io::dup).transpose()?.map(|fd| (vkbd::INPUT, fd)));
     Ok(Built {
         device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::TakesTo)))),
         polled,
     })
 }
 
-fn build_console(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build_console(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Console { devid, listens } = config else { return Err(wrong(config)) };
     let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
-    let (events, nodes) = front.polled().map_err(|e| e.to_string())?;
+    let (events, nodes) = front.polled()?;
     let (host, ready) = character(&mut resources.fds, *listens)?;
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     polled.extend(ready.map(|fd| (console::HOST, fd)));
@@ -88,16 +86,15 @@ fn build_console(config: &DeviceConfig, mut resources: Resources) -> Result<Buil
 }
 
 /// A character device of the host, and what becomes ready when it is.
-fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), String> {
-    let fail = |e: rustix::io::Errno| e.to_string();
+fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), BuildError> {
     Ok(match fds.take(&FdUse::Serial) {
         Some(fd) if listens => {
-            let backend = serial::ListenBackend::new(fd).map_err(|e| e.to_string())?;
-            let ready = rustix::io::dup(backend.ready()).map_err(fail)?;
+            let backend = serial::ListenBackend::new(fd)?;
+            let ready = rustix::io::dup(backend.ready())?;
             (Box::new(backend), Some(ready))
         }
         Some(fd) => {
-            let ready = rustix::io::dup(&fd).map_err(fail)?;
+            let ready = rustix::io::dup(&fd)?;
             (Box::new(serial::FdBackend::new(fd)), Some(ready))
         }
         None => (Box::new(serial::NullBackend), None),

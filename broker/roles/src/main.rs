@@ -3,13 +3,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `role.rs` | what a role is |
+//! | `role.rs`, `error.rs` | what a role is; why its device is not made |
 //! | `board.rs`, `blk.rs`, `net.rs`, `input.rs`, `display.rs` | the roles of each folder of devices |
 //! | `xenbus.rs`, `grant.rs`, `vchan.rs` | roles that are here whole |
 //! | `frontend.rs`, `viewer.rs` | how devices reach a PV front end, and a surface |
 mod blk;
 mod board;
 mod display;
+mod error;
 mod frontend;
 mod grant;
 mod input;
@@ -22,6 +23,7 @@ mod xenbus;
 use bulkhead_ioreq::MachineDevice;
 use bulkhead_plan::{DeviceConfig, FdUse, KINDS, MachinePlan, NicModel};
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
+use error::BuildError;
 use role::{Role, Seen, Visible};
 use std::process::ExitCode;
 
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 /// The devices, for the broker.
-fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, String> {
+fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, BuildError> {
     let mut devices = Vec::new();
     for device in &plan.devices {
         let Visible { declaration, rom, video_ram, added } = match role_of(&device.config).seen {
@@ -80,7 +82,7 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
         let rom = match fds.take(&FdUse::Rom(device.slot)) {
             Some(fd) if rom != 0 => {
                 let mut bytes = vec![0; rom as usize];
-                rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(|e| format!("ROM: {e}"))?;
+                rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(BuildError::Rom)?;
                 Some(bytes)
             }
             _ => None,
@@ -92,10 +94,10 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Str
 }
 
 /// Makes a device of its configuration and what it was given.
-fn build(config: &DeviceConfig, resources: Resources) -> Result<Built, String> {
+fn build(config: &DeviceConfig, resources: Resources) -> Result<Built, BuildError> {
     let role = role_of(config);
     if role.kind != config.kind() {
-        return Err(format!("role {} is not one for a configuration of {}", role.kind.role, config.kind().role));
+        return Err(BuildError::Role { role: role.kind.role, config: config.kind().role });
     }
     (role.build)(config, resources)
 }

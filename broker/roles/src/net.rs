@@ -1,4 +1,5 @@
 //! Network cards.
+use crate::error::BuildError;
 use crate::role::{Role, Seen, Visible, wrong};
 use bulkhead_bus::Declaration;
 use bulkhead_dev_net::FRAMES;
@@ -14,17 +15,17 @@ pub(crate) static E1000_CARD: Role =
 pub(crate) static RTL8139_CARD: Role =
     Role { kind: &kind::RTL8139, seen: Seen::ByGuest(|config| seen(config, rtl8139::declare)), build };
 
-fn seen(config: &DeviceConfig, declare: fn(u8, u32) -> Declaration) -> Result<Visible, String> {
+fn seen(config: &DeviceConfig, declare: fn(u8, u32) -> Declaration) -> Result<Visible, BuildError> {
     let DeviceConfig::Nic { device, rom, .. } = config else { return Err(wrong(config)) };
     Ok(Visible { rom: *rom, ..Visible::new(declare(*device, *rom)) })
 }
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Nic { model, device, mac, rom, end, settings, lease, .. } = config else {
         return Err(wrong(config));
     };
-    let fd = resources.fds.want(&FdUse::Net).map_err(|e| e.to_string())?;
-    let polled = vec![(FRAMES, rustix::io::dup(&fd).map_err(|e| e.to_string())?)];
+    let fd = resources.fds.want(&FdUse::Net)?;
+    let polled = vec![(FRAMES, rustix::io::dup(&fd)?)];
     let host =
         |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));
     let other: Box<dyn Backend> = match end {

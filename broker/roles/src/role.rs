@@ -1,5 +1,6 @@
 //! A role: how its process is described to the broker and how its device is made. What the rest of the project has to know of it is
 //! its [`Kind`].
+use crate::error::BuildError;
 use bulkhead_bus::Declaration;
 use bulkhead_plan::{DeviceConfig, Kind};
 use bulkhead_runtime::{Built, Resources};
@@ -11,13 +12,13 @@ pub(crate) struct Role {
     /// What the guest sees of it.
     pub(crate) seen: Seen,
     /// Makes the device of its configuration and what it was given, inside the sandbox.
-    pub(crate) build: fn(&DeviceConfig, Resources) -> Result<Built, String>,
+    pub(crate) build: fn(&DeviceConfig, Resources) -> Result<Built, BuildError>,
 }
 
 /// Whether the guest sees registers of it.
 pub(crate) enum Seen {
     /// It does: these. The broker asks this of the configuration, never of the process.
-    ByGuest(fn(&DeviceConfig) -> Result<Visible, String>),
+    ByGuest(fn(&DeviceConfig) -> Result<Visible, BuildError>),
     /// It does not.
     No,
 }
@@ -42,6 +43,6 @@ impl Visible {
 }
 
 /// The plan gives a role another's configuration: it is not to be started.
-pub(crate) fn wrong(config: &DeviceConfig) -> String {
-    format!("the configuration is one of {}", config.kind().role)
+pub(crate) fn wrong(config: &DeviceConfig) -> BuildError {
+    BuildError::Config(config.kind().role)
 }

@@ -2,6 +2,7 @@
 //!
 //! One client at a time, one connection after the other in the same page. The last one may have gone without having been seen going;
 //! a new one is told from it by [`VchanServer::client`].
+use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
 use bulkhead_plan::{DeviceConfig, FdUse, SessionPacket, kind};
@@ -13,12 +14,12 @@ use rustix::net::{RecvFlags, SendFlags};
 
 pub(crate) static VCHAN: Role = Role { kind: &kind::VCHAN, seen: Seen::No, build };
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vchan { port } = config else { return Err(wrong(config)) };
-    let mut want = |what: &FdUse| resources.fds.want(what).map_err(|e| e.to_string());
-    let server = VchanServer::new(want(&FdUse::VchanPage)?.as_fd()).map_err(|e| e.to_string())?;
+    let mut want = |what: &FdUse| resources.fds.want(what);
+    let server = VchanServer::new(want(&FdUse::VchanPage)?.as_fd())?;
     let (evtchn, sessions) = (want(&FdUse::Evtchn)?, want(&FdUse::Sessions)?);
-    let dup = |fd: &OwnedFd| rustix::io::dup(fd).map_err(|e| e.to_string());
+    let dup = |fd: &OwnedFd| rustix::io::dup(fd);
     let polled = vec![(EVTCHN, dup(&evtchn)?), (SESSIONS, dup(&sessions)?)];
     Ok(Built { device: Box::new(Unseen(Vchan::new(server, evtchn, *port, sessions))), polled })
 }

@@ -1,4 +1,5 @@
 //! The viewer's ends, as [`fbdev`](bulkhead_dev_display::fbdev) wants them.
+use crate::error::BuildError;
 use bulkhead_dev_display::fbdev::{Screen, View};
 use bulkhead_plan::FdUse;
 use bulkhead_ring::{Picture, SurfaceReader};
@@ -16,9 +17,9 @@ pub(crate) struct SurfaceView {
 
 impl SurfaceView {
     /// Of the descriptors that the launcher gave.
-    pub(crate) fn new(fds: &mut Fds) -> Result<Self, String> {
-        let mut want = |what: &FdUse| fds.want(what).map_err(|e| e.to_string());
-        let reader = SurfaceReader::new(want(&FdUse::SurfaceView)?).map_err(|e| e.to_string())?;
+    pub(crate) fn new(fds: &mut Fds) -> Result<Self, BuildError> {
+        let mut want = |what: &FdUse| fds.want(what);
+        let reader = SurfaceReader::new(want(&FdUse::SurfaceView)?)?;
         Ok(Self { reader, picture: Picture::default(), bell: want(&FdUse::FrameBell)?, asked: 0 })
     }
 }

@@ -1,4 +1,5 @@
 //! The only holder of a connection to xenstored: back ends read two directories and write one, each its own. Which, the launcher says.
+use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::pv::{Side, XenbusCall, XenbusReply};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
@@ -10,17 +11,17 @@ use rustix::net::{RecvFlags, SendFlags};
 
 pub(crate) static XENBUS: Role = Role { kind: &kind::XENBUS, seen: Seen::No, build };
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, String> {
+fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Xenbus { devices } = config else { return Err(wrong(config)) };
-    let store = resources.fds.want(&FdUse::Xenstore).map_err(|e| e.to_string())?;
-    let mut polled = vec![(STORE, rustix::io::dup(&store).map_err(|e| e.to_string())?)];
+    let store = resources.fds.want(&FdUse::Xenstore)?;
+    let mut polled = vec![(STORE, rustix::io::dup(&store)?)];
     let mut sockets = Vec::new();
     for i in (0u8..).take(devices.len()) {
-        let socket = resources.fds.want(&FdUse::Nodes(i)).map_err(|e| e.to_string())?;
-        polled.push((u32::from(i).saturating_add(1), rustix::io::dup(&socket).map_err(|e| e.to_string())?));
+        let socket = resources.fds.want(&FdUse::Nodes(i))?;
+        polled.push((u32::from(i).saturating_add(1), rustix::io::dup(&socket)?));
         sockets.push(socket);
     }
-    let store = Xenstore::from_stream(store).map_err(|e| e.to_string())?;
+    let store = Xenstore::from_stream(store)?;
     Ok(Built { device: Box::new(Unseen(Xenbus::new(store, devices, sockets)?)), polled })
 }
 
@@ -66,10 +67,12 @@ pub(crate) struct Xenbus {
 
 impl Xenbus {
     /// Watches all directories. The sockets are in the order of `devices`.
-    pub(crate) fn new(mut store: Xenstore, devices: &[PvNodes], sockets: Vec<OwnedFd>) -> Result<Self, String> {
+    pub(crate) fn new(mut store: Xenstore, devices: &[PvNodes], sockets: Vec<OwnedFd>) -> Result<Self, BuildError> {
         for (i, nodes) in devices.iter().enumerate() {
             for path in [&nodes.back, &nodes.front] {
-                store.watch_as(path, &i.to_string()).map_err(|e| format!("{path}: {e}"))?;
+                store
+                    .watch_as(path, &i.to_string())
+                    .map_err(|source| BuildError::Watch { path: path.clone(), source })?;
             }
         }
         Ok(Self::with(Box::new(store), devices, sockets))

@@ -17,6 +17,7 @@ use bulkhead_wire::{self as wire, Op, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::Arc;
 
 /// What a device is made of: what the launcher gave it, and guest memory.
@@ -48,16 +49,16 @@ const FRAME_BELL: u64 = u64::MAX - 3;
 const FRAME: u64 = 15_000_000;
 
 /// Runs the device that `build` makes. Returns when the launcher has gone, or with what went wrong.
-pub fn run_device(
+pub fn run_device<E: Error + Send + Sync + 'static>(
     role: &'static str,
-    build: impl FnOnce(&DeviceConfig, Resources) -> Result<Built, String>,
+    build: impl FnOnce(&DeviceConfig, Resources) -> Result<Built, E>,
 ) -> Result<(), StartError> {
     let mut process = Process::start(role)?;
-    let config = process.device().ok_or(StartError::Other("this slot is no device".into()))?.config.clone();
+    let config = process.device().ok_or(StartError::NoDevice)?.config.clone();
     if config.kind().role != role {
-        return Err(StartError::Other(format!("the configuration is one of {}", config.kind().role)));
+        return Err(StartError::OtherRole(config.kind().role));
     }
-    let shape = Shape::new(usize::from(process.plan.vcpus)).ok_or(StartError::Other("number of vCPUs".into()))?;
+    let shape = Shape::new(usize::from(process.plan.vcpus)).ok_or(StartError::Vcpus)?;
     let own = SharedArea::map_writer(process.fds.want(&FdUse::OwnArea)?, shape.reply_len())?;
     process.tell(Ask::Sealed)?;
     process.await_peer()?;
@@ -75,7 +76,7 @@ pub fn run_device(
     let control = serve_control(role, control_socket)?;
     let resources =
         Resources { domid: process.plan.domid, fds: std::mem::take(&mut process.fds), memory: memory.clone() };
-    let built = build(&config, resources).map_err(StartError::Other)?;
+    let built = build(&config, resources).map_err(|why| StartError::Device(Box::new(why)))?;
     let mut cx = Context::new(memory);
     if process.plan.mode == Mode::Xen || !config.kind().guest_visible {
         cx.clock = Clock::Real;

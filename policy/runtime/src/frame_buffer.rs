@@ -15,6 +15,17 @@ const BITS_PER_PIXEL: usize = 6;
 /// Byte of line_length in struct fb_fix_screeninfo.
 const LINE_LENGTH: usize = 48;
 
+/// Why a frame buffer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameBufferError {
+    /// It does not answer as a frame buffer does.
+    #[error("the frame buffer: {0}")]
+    Io(std::io::Error),
+    /// It has another depth.
+    #[error("the frame buffer has {0} bits a pixel, not 32")]
+    Depth(usize),
+}
+
 /// An open frame buffer of 32 bits a pixel.
 #[derive(Debug)]
 pub struct FrameBuffer {
@@ -30,7 +41,7 @@ impl FrameBuffer {
     ///
     /// # Errors
     /// If it is no frame buffer, or one of another depth.
-    pub fn new(fd: OwnedFd) -> Result<Self, String> {
+    pub fn new(fd: OwnedFd) -> Result<Self, FrameBufferError> {
         let mut variable: Variable = [0; 40];
         let mut fixed = [0u8; 80];
         // SAFETY: the requests write the structures of linux/fb.h: 160 and 80 bytes.
@@ -39,11 +50,11 @@ impl FrameBuffer {
                 | libc::ioctl(fd.as_raw_fd(), FBIOGET_FSCREENINFO, fixed.as_mut_ptr())
         };
         if r != 0 {
-            return Err(format!("the frame buffer: {}", std::io::Error::last_os_error()));
+            return Err(FrameBufferError::Io(std::io::Error::last_os_error()));
         }
         let field = |i: usize| variable.get(i).copied().unwrap_or(0) as usize;
         if field(BITS_PER_PIXEL) != 32 {
-            return Err(format!("the frame buffer has {} bits a pixel, not 32", field(BITS_PER_PIXEL)));
+            return Err(FrameBufferError::Depth(field(BITS_PER_PIXEL)));
         }
         let stride = fixed.get(LINE_LENGTH..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b));
         Ok(Self { fd, variable, width: field(XRES), height: field(YRES), stride: u64::from(stride) })

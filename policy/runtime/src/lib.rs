@@ -15,7 +15,7 @@ mod trace;
 pub use call::{Call, Called, FacetError};
 pub use control::{ControlHandle, ControlRequest, LoadError, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};
-pub use frame_buffer::FrameBuffer;
+pub use frame_buffer::{FrameBuffer, FrameBufferError};
 pub use link::{Link, LinkError, Received};
 pub use log::set_level;
 pub use memory::{ForeignMemory, GrantMemory, MemfdMemory, map_list, map_video_ram};

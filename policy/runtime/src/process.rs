@@ -1,5 +1,5 @@
 //! The start of a process, up to the sandbox.
-use crate::{Link, LinkError, log};
+use crate::{Link, LinkError, Received, log};
 use bulkhead_plan::{Ask, DeviceSlot, FdUse, MachinePlan, Slot, ToProcess};
 use bulkhead_policy::{Report, Sandbox};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
@@ -19,20 +19,52 @@ pub enum StartError {
     /// The peer.
     #[error(transparent)]
     Poison(#[from] bulkhead_ring::Poison),
-    /// Something else, in words.
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A system call failed.
+    #[error(transparent)]
+    System(#[from] rustix::io::Errno),
+    /// Nobody has given the process its socket.
+    #[error("roles are started by bulkhead-dm, not by hand")]
+    ByHand,
+    /// There is no profile for the role.
+    #[error("no profile for {0}")]
+    NoProfile(String),
+    /// The launcher has said something else than is its turn.
+    #[error("expected {expected}, got {got:?}")]
+    Unexpected {
+        /// What is its turn.
+        expected: &'static str,
+        /// What it has said; nothing if it has gone.
+        got: Option<Box<ToProcess>>,
+    },
+    /// A descriptor is missing.
+    #[error("the launcher gave no descriptor for {0:?}")]
+    NoDescriptor(FdUse),
+    /// The plan has no device for this process.
+    #[error("this slot is no device")]
+    NoDevice,
+    /// The plan has the configuration of another role for this process.
+    #[error("the configuration is one of {0}")]
+    OtherRole(&'static str),
+    /// The plan's number of vCPUs is impossible.
+    #[error("number of vCPUs")]
+    Vcpus,
+    /// A device was not made.
     #[error("{0}")]
-    Other(String),
+    Device(Box<dyn std::error::Error + Send + Sync>),
+    /// The hypervisor has refused something.
+    #[error("{0}")]
+    Hypervisor(Box<dyn std::error::Error + Send + Sync>),
+    /// The simulated machine has ended.
+    #[error("the simulated machine has gone")]
+    SimulationGone,
 }
 
-impl From<std::io::Error> for StartError {
-    fn from(e: std::io::Error) -> Self {
-        Self::Other(e.to_string())
-    }
-}
-
-impl From<rustix::io::Errno> for StartError {
-    fn from(e: rustix::io::Errno) -> Self {
-        Self::Other(e.to_string())
+impl StartError {
+    fn unexpected(expected: &'static str, got: Option<Received>) -> Self {
+        Self::Unexpected { expected, got: got.map(|(message, _)| Box::new(message)) }
     }
 }
 
@@ -54,7 +86,7 @@ impl Fds {
 
     /// Takes the one for this use, which must be there.
     pub fn want(&mut self, what: &FdUse) -> Result<OwnedFd, StartError> {
-        self.take(what).ok_or_else(|| StartError::Other(format!("the launcher gave no descriptor for {what:?}")))
+        self.take(what).ok_or_else(|| StartError::NoDescriptor(what.clone()))
     }
 
     /// Takes all that `pick` has a value for.
@@ -98,18 +130,17 @@ impl Process {
             end(101);
         }));
         if rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_err() {
-            return Err(StartError::Other("roles are started by bulkhead-dm, not by hand".into()));
+            return Err(StartError::ByHand);
         }
         // SAFETY: the launcher gives every process its socket as descriptor 3, and nothing else here knows of it.
         let socket = unsafe { OwnedFd::from_raw_fd(3) };
         if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
             std::mem::forget(socket);
-            return Err(StartError::Other("roles are started by bulkhead-dm, not by hand".into()));
+            return Err(StartError::ByHand);
         }
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         let link = Link::new(socket);
-        let profile =
-            bulkhead_policy::profile(role).ok_or_else(|| StartError::Other(format!("no profile for {role}")))?;
+        let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::NoProfile(role.to_owned()))?;
         match link.receive(true)? {
             Some((ToProcess::Start { slot, plan, fds: uses }, fds)) => {
                 let mut all = Fds::default();
@@ -117,7 +148,7 @@ impl Process {
                 let sandbox = Sandbox::new(profile, plan.level);
                 Ok(Self { link, slot, plan: *plan, fds: all, sandbox })
             }
-            other => Err(StartError::Other(format!("expected Start, got {:?}", other.map(|o| o.0)))),
+            other => Err(StartError::unexpected("Start", other)),
         }
     }
 
@@ -133,7 +164,7 @@ impl Process {
                 self.fds.add(uses, fds);
                 Ok(())
             }
-            other => Err(StartError::Other(format!("expected Peer, got {:?}", other.map(|o| o.0)))),
+            other => Err(StartError::unexpected("Peer", other)),
         }
     }
 
@@ -162,7 +193,7 @@ impl Process {
         };
         match got {
             Some((ToProcess::Go, _)) => Ok(()),
-            other => Err(StartError::Other(format!("expected Go, got {:?}", other.map(|o| o.0)))),
+            other => Err(StartError::unexpected("Go", other)),
         }
     }
 }

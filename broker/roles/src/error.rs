@@ -1,0 +1,49 @@
+//! Why a role's device is not made.
+use bulkhead_ring::AreaError;
+use bulkhead_runtime::{FrameBufferError, StartError};
+use bulkhead_xen::XenError;
+use rustix::io::Errno;
+
+/// Why a device is not made, or not described. It is printed as one line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    /// The plan gives a role the configuration of another.
+    #[error("the configuration is one of {0}")]
+    Config(&'static str),
+    /// The table of roles gives a configuration the role of another.
+    #[error("role {role} is not one for a configuration of {config}")]
+    Role { role: &'static str, config: &'static str },
+    /// The launcher has not given a descriptor.
+    #[error(transparent)]
+    Descriptor(#[from] StartError),
+    #[error(transparent)]
+    System(#[from] Errno),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    #[error(transparent)]
+    FrameBuffer(#[from] FrameBufferError),
+    #[error("the pages of a ring: {0}")]
+    RingPages(std::io::Error),
+    #[error("ROM: {0}")]
+    Rom(Errno),
+    /// xenstored does not watch a directory.
+    #[error("{path}: {source}")]
+    Watch { path: String, source: XenError },
+    #[error("no keyboard layout {0}")]
+    Layout(String),
+    /// A PV disk without a file.
+    #[error("no image")]
+    NoImage,
+    #[error("drive {0}: an image of its chain is missing")]
+    Chain(String),
+    /// An image cannot be used; why.
+    #[error("drive {drive}: {why}")]
+    Image { drive: String, why: String },
+    /// A kernel cannot be used; why.
+    #[error("{0}")]
+    FwCfg(String),
+}
