@@ -1,4 +1,5 @@
 //! What a process writes into a pipe for a client that asks for it piece by piece: a network card's frames, a device's accesses.
+use crate::clients::CallError;
 use crate::qmp::{Outcome, QmpError, Shared};
 use base64::Engine as _;
 use bulkhead_control_api::v1;
@@ -120,7 +121,7 @@ impl Shared {
         }
         let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(read).map_err(failed)?;
         // A process that has just died is being started again.
-        let mut result = Err(String::new());
+        let mut result = Err(QmpError::generic(CallError::NotRunning));
         for _ in 0..RESTART.as_millis().div_euclid(STEP.as_millis()) {
             result = self.begin_now(slot, kind, &write).await;
             if result.is_ok() {
@@ -128,7 +129,7 @@ impl Shared {
             }
             tokio::time::sleep(STEP).await;
         }
-        result.map_err(QmpError::generic)?;
+        result?;
         drop(write);
         let capture = Arc::new(Capture::default());
         self.captures.0.lock().unwrap_or_else(PoisonError::into_inner).insert((slot, kind), capture.clone());
@@ -138,9 +139,9 @@ impl Shared {
 }
 
 impl Shared {
-    async fn begin_now(&self, slot: Slot, kind: Kind, write: &rustix::fd::OwnedFd) -> Result<(), String> {
-        let token = self.launcher.give(slot, write).await?;
-        self.clients.call(slot, kind.call(token)).await.map_err(|e| e.to_string())
+    async fn begin_now(&self, slot: Slot, kind: Kind, write: &rustix::fd::OwnedFd) -> Result<(), QmpError> {
+        let token = self.launcher.give(slot, write).await.map_err(QmpError::generic)?;
+        self.clients.call(slot, kind.call(token)).await.map_err(QmpError::generic)
     }
 }
 

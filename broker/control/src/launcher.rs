@@ -1,7 +1,7 @@
 //! Asking the launcher.
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{Ask, Ending, FromProcess, FrontDisk, ProcessRow, Slot};
-use bulkhead_runtime::Link;
+use bulkhead_runtime::{Link, LinkError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,26 @@ pub(crate) enum Answer {
     Disks(Vec<FrontDisk>, Vec<OwnedFd>),
 }
 
-type Answers = HashMap<u32, oneshot::Sender<Result<Answer, String>>>;
+/// Why the launcher has not done what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// It says why not.
+    #[error("{0}")]
+    Refused(String),
+    /// Its socket fails.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the launcher does not answer")]
+    NoAnswer,
+    /// The answer is one to another question.
+    #[error("the launcher answers something else")]
+    OtherAnswer,
+    /// A file's name is longer than the question has room for.
+    #[error("the name is too long")]
+    LongName,
+}
+
+type Answers = HashMap<u32, oneshot::Sender<Result<Answer, AskError>>>;
 
 /// Requests to the launcher, and who waits for their answers.
 #[derive(Clone)]
@@ -32,7 +51,7 @@ impl Launcher {
         Self { link, waiting: Arc::default() }
     }
 
-    async fn ask(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<Answer, String> {
+    async fn ask(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<Answer, AskError> {
         let (sender, receiver) = oneshot::channel();
         let serial = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,86 +60,86 @@ impl Launcher {
             waiting.1.insert(serial, sender);
             serial
         };
-        self.link.send(&FromProcess { serial, ask }, fd).map_err(|e| e.to_string())?;
+        self.link.send(&FromProcess { serial, ask }, fd)?;
         match tokio::time::timeout(Duration::from_secs(5), receiver).await {
             Ok(Ok(answer)) => answer,
-            _ => Err("the launcher does not answer".into()),
+            _ => Err(AskError::NoAnswer),
         }
     }
 
     /// A request whose answer is a number.
-    async fn number(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+    async fn number(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<u32, AskError> {
         match self.ask(ask, fd).await? {
             Answer::Number(number) => Ok(number),
-            _ => Err("the launcher answers something else".into()),
+            _ => Err(AskError::OtherAnswer),
         }
     }
 
     /// The process table.
-    pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>, String> {
+    pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>, AskError> {
         match self.ask(Ask::Processes, None).await? {
             Answer::Processes(rows) => Ok(rows),
-            _ => Err("the launcher answers something else".into()),
+            _ => Err(AskError::OtherAnswer),
         }
     }
 
     /// The CDs of a stub domain, oldest first; descriptors come for those that are newer than the disk with number `known`.
-    pub(crate) async fn disks(&self, known: u64) -> Result<(Vec<FrontDisk>, Vec<OwnedFd>), String> {
+    pub(crate) async fn disks(&self, known: u64) -> Result<(Vec<FrontDisk>, Vec<OwnedFd>), AskError> {
         match self.ask(Ask::Disks { known }, None).await? {
             Answer::Disks(disks, fds) => Ok((disks, fds)),
-            _ => Err("the launcher answers something else".into()),
+            _ => Err(AskError::OtherAnswer),
         }
     }
 
     /// A drive has this medium from now on, or none; the token by which its process knows it.
-    pub(crate) async fn medium(&self, slot: Slot, drive: u8, fd: Option<BorrowedFd<'_>>) -> Result<u32, String> {
+    pub(crate) async fn medium(&self, slot: Slot, drive: u8, fd: Option<BorrowedFd<'_>>) -> Result<u32, AskError> {
         self.number(Ask::Medium { slot, drive }, fd).await
     }
 
     /// A network card has these settings from now on, on its interface and in later lives of its process.
-    pub(crate) async fn nic(&self, slot: Slot, settings: &NicSettings) -> Result<(), String> {
+    pub(crate) async fn nic(&self, slot: Slot, settings: &NicSettings) -> Result<(), AskError> {
         self.number(Ask::Nic { slot, settings: settings.to_bytes() }, None).await.map(|_| ())
     }
 
     /// What the rules on a network card's interface have dropped.
-    pub(crate) async fn dropped(&self, slot: Slot) -> Result<Vec<(String, u64)>, String> {
+    pub(crate) async fn dropped(&self, slot: Slot) -> Result<Vec<(String, u64)>, AskError> {
         match self.ask(Ask::Dropped { slot }, None).await? {
             Answer::Dropped(rules) => Ok(rules),
-            _ => Err("the launcher answers something else".into()),
+            _ => Err(AskError::OtherAnswer),
         }
     }
 
     /// The launcher's answer to a request.
-    pub(crate) fn answered(&self, serial: u32, result: Result<Answer, String>) {
+    pub(crate) fn answered(&self, serial: u32, result: Result<Answer, AskError>) {
         if let Some(sender) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&serial) {
             let _ = sender.send(result);
         }
     }
 
     /// Restarts a device.
-    pub(crate) async fn restart(&self, slot: Slot) -> Result<(), String> {
+    pub(crate) async fn restart(&self, slot: Slot) -> Result<(), AskError> {
         self.ask(Ask::Restart { slot }, None).await.map(|_| ())
     }
 
     /// A device that may be added comes; returns when the guest can find it.
-    pub(crate) async fn plug(&self, slot: Slot) -> Result<(), String> {
+    pub(crate) async fn plug(&self, slot: Slot) -> Result<(), AskError> {
         self.number(Ask::Plug { slot }, None).await.map(|_| ())
     }
 
     /// Ends the machine.
-    pub(crate) async fn stop(&self, ending: Ending) -> Result<(), String> {
+    pub(crate) async fn stop(&self, ending: Ending) -> Result<(), AskError> {
         self.ask(Ask::Stop { ending }, None).await.map(|_| ())
     }
 
     /// Gives a process a descriptor; returns its token.
-    pub(crate) async fn give(&self, slot: Slot, fd: impl AsFd) -> Result<u32, String> {
+    pub(crate) async fn give(&self, slot: Slot, fd: impl AsFd) -> Result<u32, AskError> {
         self.number(Ask::GiveFd { slot }, Some(fd.as_fd())).await
     }
 
     /// Makes a file in the dump directory and gives it to a process; returns its token.
-    pub(crate) async fn dump(&self, slot: Slot, name: &str) -> Result<u32, String> {
+    pub(crate) async fn dump(&self, slot: Slot, name: &str) -> Result<u32, AskError> {
         let mut bytes = [0; 64];
-        let Some(to) = bytes.get_mut(..name.len()) else { return Err("the name is too long".into()) };
+        let Some(to) = bytes.get_mut(..name.len()) else { return Err(AskError::LongName) };
         to.copy_from_slice(name.as_bytes());
         self.number(Ask::Dump { slot, name: bytes }, None).await
     }

@@ -83,7 +83,7 @@ impl Shared {
         let pairs = pairs
             .filter(|p| !p.is_empty())
             .ok_or_else(|| QmpError::generic("set must be a list of KEY=VALUE: link, level, ip, rate, burst"))?;
-        settings.change(&pairs).map_err(|why| QmpError::generic(why.to_string()))?;
+        settings.change(&pairs).map_err(QmpError::generic)?;
         self.apply(slot, settings).await
     }
 

@@ -144,8 +144,8 @@ impl Client {
 pub(crate) struct QmpError(&'static str, String);
 
 impl QmpError {
-    pub(crate) fn generic(text: impl Into<String>) -> Self {
-        Self("GenericError", text.into())
+    pub(crate) fn generic(text: impl std::fmt::Display) -> Self {
+        Self("GenericError", text.to_string())
     }
 
     fn display(e: CallError) -> Self {

@@ -1,6 +1,6 @@
 //! The process.
 use crate::clients::Clients;
-use crate::launcher::{Answer, Launcher};
+use crate::launcher::{Answer, AskError, Launcher};
 use crate::log::{self, LogFile};
 use crate::media::FdSets;
 use crate::nics::Nics;
@@ -158,7 +158,9 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
             event(shared, "X_BULKHEAD_DEVICE_DIED", &json!({ "device": name, "reason": reason, "restarts": restart }));
         }
-        ToProcess::Answer { serial, result } => shared.launcher.answered(serial, result.map(Answer::Number)),
+        ToProcess::Answer { serial, result } => {
+            shared.launcher.answered(serial, result.map(Answer::Number).map_err(AskError::Refused))
+        }
         ToProcess::Disks { serial, disks } => shared.launcher.answered(serial, Ok(Answer::Disks(disks, fds))),
         ToProcess::Dropped { serial, rules } => shared.launcher.answered(serial, Ok(Answer::Dropped(rules))),
         ToProcess::Unplugged { slot } => {
