@@ -26,12 +26,13 @@ const SIGNS: &[(char, char, &str)] = &[
 /// What shift makes of the digits 0 to 9.
 const SHIFTED_DIGITS: [char; 10] = [')', '!', '@', '#', '$', '%', '^', '&', '*', '('];
 
-/// The keys that give a character.
-fn keys(c: char) -> Option<Vec<String>> {
+/// The keys that give a character. Caps Lock turns the letters' case round, and nothing else.
+fn keys(c: char, caps_lock: bool) -> Option<Vec<String>> {
     let shifted =
         |name: &str, shift: bool| if shift { vec!["shift".to_owned(), name.to_owned()] } else { vec![name.to_owned()] };
     if c.is_ascii_alphanumeric() {
-        return Some(shifted(&c.to_ascii_lowercase().to_string(), c.is_ascii_uppercase()));
+        let shift = c.is_ascii_uppercase() != (caps_lock && c.is_ascii_alphabetic());
+        return Some(shifted(&c.to_ascii_lowercase().to_string(), shift));
     }
     if let Some(digit) = SHIFTED_DIGITS.iter().position(|d| *d == c) {
         return Some(shifted(&digit.to_string(), true));
@@ -41,7 +42,10 @@ fn keys(c: char) -> Option<Vec<String>> {
 
 /// Types a text. Nothing is typed if there is a character that this keyboard does not have.
 pub(crate) fn type_text(guest: &Guest, text: &str) -> Done {
-    let all: Result<Vec<_>, char> = text.chars().map(|c| keys(c).ok_or(c)).collect();
+    // A device model that does not tell has a Caps Lock that is off.
+    let lights = guest.ask("x-bulkhead-lights", &json!({})).unwrap_or_default();
+    let caps_lock = lights.get("caps-lock").and_then(Value::as_bool).unwrap_or(false);
+    let all: Result<Vec<_>, char> = text.chars().map(|c| keys(c, caps_lock).ok_or(c)).collect();
     let all = all.map_err(|c| Failure::Failed(format!("{c:?} is on no key of this keyboard; nothing was typed")))?;
     all.iter().try_for_each(|keys| send(guest, keys, HOLD))
 }
@@ -63,15 +67,17 @@ mod tests {
     #[test]
     fn every_character_of_the_keyboard_has_its_keys() {
         for c in (' '..='~').chain(['\n', '\t']) {
-            let keys = keys(c).unwrap();
+            let keys = keys(c, false).unwrap();
+            let locked = super::keys(c, true).unwrap();
+            assert_eq!(locked.len() != keys.len(), c.is_ascii_alphabetic(), "{c:?} with Caps Lock");
             assert!(keys.len() <= 2 && (keys.len() == 1 || keys[0] == "shift"), "{c:?}: {keys:?}");
         }
-        assert_eq!(keys('A').unwrap(), ["shift", "a"]);
-        assert_eq!(keys('(').unwrap(), ["shift", "9"]);
+        assert_eq!(keys('A', false).unwrap(), ["shift", "a"]);
+        assert_eq!(keys('(', false).unwrap(), ["shift", "9"]);
         assert_eq!(
-            (keys('/').unwrap(), keys('?').unwrap()),
+            (keys('/', false).unwrap(), keys('?', false).unwrap()),
             (vec!["slash".to_owned()], vec!["shift".to_owned(), "slash".to_owned()])
         );
-        assert_eq!(keys('ä'), None);
+        assert_eq!(keys('ä', false), None);
     }
 }

@@ -73,6 +73,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("x-bulkhead-events", "what has happened to devices"),
     ("x-bulkhead-statistics", "counters of all processes"),
     ("x-bulkhead-metrics", "the same, and the process table, as Prometheus reads them"),
+    ("x-bulkhead-lights", "the PS/2 keyboard's lights"),
     ("x-bulkhead-inspect", "every register of a device"),
     ("x-bulkhead-screenshot", "a PNG in the answer"),
     ("x-bulkhead-net-set", "cable and rules of a card"),
@@ -266,6 +267,7 @@ impl Shared {
                 Ok(self.past.lock().unwrap_or_else(PoisonError::into_inner).since(after))
             }
             "x-bulkhead-statistics" => self.statistics().await,
+            "x-bulkhead-lights" => self.lights().await,
             "x-bulkhead-metrics" => self.metrics().await,
             "set_link" => self.set_link(arguments).await,
             "x-bulkhead-net-set" => self.net_set(arguments).await,
@@ -343,6 +345,15 @@ impl Shared {
             CallError::NotRunning => QmpError::generic("the keyboard's process does not run"),
             e => QmpError::generic(e.to_string()),
         })
+    }
+
+    async fn lights(&self) -> Outcome {
+        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
+        let slot = slot.ok_or_else(|| QmpError::generic("the guest has no keyboard"))?;
+        let lights = self.clients.facts(slot).await.and_then(|facts| facts.lights);
+        let lights = lights.ok_or_else(|| QmpError::generic("the keyboard's process does not run"))?;
+        let shines = |bit: u32| lights >> bit & 1 != 0;
+        Ok(json!({ "scroll-lock": shines(0), "num-lock": shines(1), "caps-lock": shines(2) }))
     }
 
     async fn send_key(&self, arguments: &Value) -> Outcome {

@@ -378,6 +378,10 @@ impl Input for Ps2 {
         }
         self.update(cx);
     }
+
+    fn lights(&self) -> Option<u8> {
+        Some(self.keyboard.leds)
+    }
 }
 
 /// With translation a release, 0xf0 and a code, becomes one byte.

@@ -300,7 +300,7 @@ fn state_that_is_told_only_when_it_changes() {
     };
     write(&mut p, &mut cx, 0, 0xed);
     write(&mut p, &mut cx, 0, 6);
-    assert_eq!(told(), [0, 6]);
+    assert_eq!((told(), p.lights()), (vec![0, 6], Some(6)));
     all(&mut p, &mut cx);
     assert_eq!(told(), []);
     rustix::io::write(&viewers, &InputEvent::ViewersBegin.to_bytes()).unwrap();

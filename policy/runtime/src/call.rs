@@ -151,7 +151,7 @@ fn input_event(event: v1::InputEvent) -> Option<InputEvent> {
 
 /// Facts, as they travel.
 pub(crate) fn facts(facts: bulkhead_bus::Facts) -> v1::FactsReply {
-    let bulkhead_bus::Facts { drives, vcpus, dropped, viewers, functions } = facts;
+    let bulkhead_bus::Facts { drives, vcpus, dropped, viewers, functions, lights } = facts;
     v1::FactsReply {
         drives: drives
             .into_iter()
@@ -185,6 +185,7 @@ pub(crate) fn facts(facts: bulkhead_bus::Facts) -> v1::FactsReply {
                 pin: u32::from(f.pin),
             })
             .collect(),
+        lights: lights.map(u32::from),
     }
 }
 

@@ -150,6 +150,11 @@ pub trait Display {
 pub trait Input {
     /// Takes an event.
     fn input(&mut self, event: InputEvent, cx: &mut Context);
+
+    /// The keyboard's lights: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    fn lights(&self) -> Option<u8> {
+        None
+    }
 }
 
 /// What shows the surface to viewers.
@@ -185,6 +190,8 @@ pub struct Facts {
     pub viewers: Vec<String>,
     /// The PCI functions that the guest can find, of the broker.
     pub functions: Vec<FunctionFacts>,
+    /// The lights of a keyboard: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    pub lights: Option<u8>,
 }
 
 /// A drive.

@@ -29,6 +29,7 @@ fn known() -> v1::FactsReply {
         dropped: vec![v1::Counter { name: "source MAC".into(), value: 3 }],
         viewers: vec!["192.0.2.1:4000".into(), String::new()],
         functions: vec![function],
+        lights: Some(6),
     }
 }
 
@@ -156,7 +157,8 @@ fn machine() -> Shared {
         serial: false,
         unplug: true,
     };
-    s.plan.devices = [("platform", board), ("ide", DeviceConfig::Ide { drives: vec![drive] }), ("vnc", vnc)]
+    let ide = DeviceConfig::Ide { drives: vec![drive] };
+    s.plan.devices = [("platform", board), ("ide", ide), ("vnc", vnc), ("ps2", DeviceConfig::Ps2)]
         .into_iter()
         .zip(2..)
         .map(|((name, config), slot)| DeviceSlot { slot, name: name.into(), config })
@@ -169,7 +171,7 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
     let answers = |label: &'static str| {
         super::tests::block(async {
             let s = machine();
-            for slot in [BROKER, 2, 3, 4] {
+            for slot in [BROKER, 2, 3, 4, 5] {
                 serve(&s, slot, label).await;
             }
             let mut all = Vec::new();
@@ -180,6 +182,7 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
                 "query-vnc",
                 "query-cpus-fast",
                 "query-hotpluggable-cpus",
+                "x-bulkhead-lights",
             ] {
                 let text = format!(r#"{{"execute":"{command}"}}"#);
                 let piece = Piece::Object(text.into_bytes());
@@ -188,7 +191,7 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
             all
         })
     };
-    let [block, stats, pci, vnc, cpus, places] = answers("sectors").try_into().unwrap();
+    let [block, stats, pci, vnc, cpus, places, lights] = answers("sectors").try_into().unwrap();
     assert_eq!(block[0]["inserted"]["image"]["virtual-size"], 1 << 20);
     assert_eq!((&block[0]["locked"], &block[0]["tray_open"]), (&json!(true), &json!(false)));
     assert_eq!((&stats[0]["stats"]["rd_operations"], &stats[0]["stats"]["wr_bytes"]), (&json!(7), &json!(512)));
@@ -203,7 +206,8 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
     assert_eq!(vnc["clients"][1]["host"], "");
     assert_eq!((cpus.as_array().unwrap().len(), places.as_array().unwrap().len()), (2, 2));
     assert_eq!(cpus[1]["cpu-index"], 1);
-    let before = [block, stats, pci, vnc, cpus, places];
+    assert_eq!(lights, json!({ "scroll-lock": false, "num-lock": true, "caps-lock": true }));
+    let before = [block, stats, pci, vnc, cpus, places, lights];
     for label in ["primary.drive2.present", "something new", "PM.vCPUs"] {
         assert_eq!(answers(label), before, "{label}");
     }

@@ -50,6 +50,7 @@ impl Data {
             dropped: device.card().map(|c| c.dropped()).unwrap_or_default(),
             viewers: device.viewers().map(|v| v.connected()).unwrap_or_default(),
             functions: Vec::new(),
+            lights: device.input_device().and_then(|i| i.lights()),
         }
     }
 
