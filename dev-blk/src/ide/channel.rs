@@ -342,6 +342,9 @@ impl Channel {
 
     /// A command ends as one that was not carried out; the guest's driver tries again.
     fn abort(&mut self) {
+        // It is the selected drive's; the other one may have data that nobody takes any more.
+        self.abandon();
+        self.current = self.device.dev();
         self.bus_master.abandoned();
         self.with(Drive::abort);
         self.ended();

@@ -469,3 +469,22 @@ proptest! {
         v.frame();
     }
 }
+
+/// In characters of nine dots an underline has no gaps; the ninth dot of other characters is the background's.
+#[test]
+fn an_underline_goes_through_the_ninth_dot() {
+    let (mut v, _, vram) = display();
+    text_mode(&mut v, &vram);
+    set(&mut v, 0x3d4, &[(0x14, 15)]);
+    v.attribute[attr::MODE] = 0x02;
+    for column in 0..2u64 {
+        vram.write(column * 8, &[b' ', 0x01]).unwrap();
+    }
+    vram.write(16, b"A\x07").unwrap();
+    let frame = v.frame();
+    let (on, off) = (frame.pixels[15 * frame.width], frame.pixels[14 * frame.width]);
+    assert_ne!(on, off);
+    assert!((0..18).all(|x| frame.pixels[15 * frame.width + x] == on), "the underline");
+    assert!((0..18).all(|x| frame.pixels[14 * frame.width + x] == off), "the line above it");
+    assert_eq!(frame.pixels[15 * frame.width + 26], off, "a character without one");
+}

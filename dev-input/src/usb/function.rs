@@ -141,7 +141,8 @@ impl Function {
     fn answer(&self, setup: [u8; 8]) -> Option<Vec<u8>> {
         let [kind, number, low, high, ..] = setup;
         Some(match u16::from_be_bytes([kind, number]) {
-            request::GET_DEVICE_STATUS => vec![1, 0],
+            // Powered by the bus, as its configuration says; it wakes nobody.
+            request::GET_DEVICE_STATUS => vec![0, 0],
             request::GET_INTERFACE_STATUS => vec![0, 0],
             request::GET_ENDPOINT_STATUS => vec![u8::from(self.halted), 0],
             request::GET_DESCRIPTOR | request::GET_INTERFACE_DESCRIPTOR => self.descriptor(high, low)?,

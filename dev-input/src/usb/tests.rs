@@ -424,3 +424,26 @@ fn state_that_is_told_only_when_it_changes() {
     h.usb.poll(Ready::Fd(INPUT), &mut h.cx);
     assert_eq!(told(), Some(2 | 8 | 6 << 4), "another process shows the guest");
 }
+
+#[test]
+fn what_a_device_claims_of_its_power_is_what_its_status_says() {
+    for kind in [UsbDevice::Tablet, UsbDevice::Mouse, UsbDevice::Keyboard] {
+        let mut f = Function::new(kind);
+        let mut ask = |setup: [u8; 8]| {
+            f.transact(pid::SETUP, 0, &setup, 0);
+            let mut all: Vec<u8> = Vec::new();
+            while let function::Handshake::Ack(part) = f.transact(pid::IN, 0, &[], 64) {
+                all.extend(&part);
+                if part.len() < 8 {
+                    break;
+                }
+            }
+            f.transact(pid::OUT, 0, &[], 0);
+            all
+        };
+        let configuration = ask([0x80, 6, 0, descriptor::CONFIGURATION, 0, 0, 9, 0]);
+        let status = ask([0x80, 0, 0, 0, 0, 0, 2, 0]);
+        // Self-powered: bit 6 of the attributes, bit 0 of the status; remote wake-up is off until it is set.
+        assert_eq!(status, [configuration[7] >> 6 & 1, 0], "{kind:?}");
+    }
+}

@@ -90,3 +90,19 @@ fn a_reset_of_one_drive_while_the_other_is_at_work() {
     let turned: Vec<u8> = sector(&b.disk_bytes(), 7).iter().map(|byte| !byte).collect();
     assert_eq!(b.insw(0x170, 512), turned);
 }
+
+/// Writes that reached nobody end a command of the selected drive, not of the one whose command was the last.
+#[test]
+fn a_lost_write_for_one_drive_after_a_command_of_the_other() {
+    for base in [0x1f0, 0x170] {
+        let (mut b, may_end) = bench();
+        may_end.store(true, Ordering::Relaxed);
+        read_sector(&mut b, base, 0, 3);
+        select(&mut b, base, 1);
+        b.ide.lost_writes(if base == 0x1f0 { 0 } else { 2 }, 7, &mut b.cx);
+        let (status, error) = if base == 0x1f0 { (0x51, 0x04) } else { (0x51, 0xb4) };
+        assert_eq!((b.inb(base + 7), b.inb(base + 1)), (status, error), "{base:x}");
+        select(&mut b, base, 0);
+        assert_eq!(b.inb(base + 7), 0x50, "{base:x}");
+    }
+}

@@ -115,7 +115,8 @@ impl Vga {
                     bits = 0;
                 }
                 let here = cursor == Some(column);
-                if here || underlined && attribute & 7 == 1 {
+                let line = here || underlined && attribute & 7 == 1;
+                if line {
                     bits = 0xff;
                 }
                 let differ = foreground ^ background;
@@ -126,7 +127,7 @@ impl Vga {
                 }
                 if let [to] = ninth {
                     // The ninth is a copy of the eighth in line graphics, in an underline and in the cursor.
-                    let copied = here || mode.line_graphics() && (0xc0..0xe0).contains(&character);
+                    let copied = line || mode.line_graphics() && (0xc0..0xe0).contains(&character);
                     *to = dot(bits & u8::from(copied));
                 }
             }
