@@ -198,6 +198,7 @@ impl Drive {
     pub(crate) fn packet(&mut self, packet: &[u8; 12], r: &mut Registers) -> Reply {
         let dma = r.feature_0();
         let sectors = self.cd_sectors();
+        let waits = (self.attention, self.event);
         let sense = std::mem::replace(&mut self.sense, Sense::NONE);
         let seen = atapi::View {
             sectors,
@@ -211,6 +212,8 @@ impl Drive {
         let answer = atapi::execute(packet, seen);
         // No byte count limit, and word 125 of IDENTIFY PACKET DEVICE has none either: aborted (ATA/ATAPI-7 vol. 1, PACKET).
         if !dma && self.limit == 0 && !matches!(answer, Answer::Done | Answer::Check(_)) {
+            // What has happened to the medium has not reached the host.
+            (self.attention, self.event) = waits;
             return self.fail(error::ABRT, r);
         }
         // The host's limit, even.

@@ -452,3 +452,19 @@ fn mode_select_takes_what_changes_nothing() {
     b.bm(8, 1, 1);
     assert_eq!((b.bm_status(1), b.inb(0x177), b.inb(0x172)), (4, 0x50, 3));
 }
+
+/// A command that is aborted because its data has no way to the host takes nothing of what has happened to the medium.
+#[test]
+fn what_an_aborted_command_would_have_told_is_told_by_the_next() {
+    let mut b = Bench::new();
+    let drive = b.ide.channels[1].medium(2).unwrap();
+    (drive.event, drive.attention) = (crate::ide::spec::MediaEvent::New, true);
+    let events = [0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8];
+    for packet in [&events[..], &[0x03, 0, 0, 0, 18]] {
+        b.packet(packet, 0);
+        assert_eq!((b.inb(0x177) & 1, b.inb(0x171)), (1, 4));
+    }
+    b.packet(&events, 8);
+    assert_eq!(b.insw(0x170, 8)[4], 2);
+    assert_eq!(sense(&mut b), (6, 0x28, 0));
+}
