@@ -136,3 +136,22 @@ fn what_is_no_command_is_aborted() {
         }
     }
 }
+
+/// A command that is given up ends as its own drive ends one, also when the drive of the other kind is selected by then.
+#[test]
+fn a_command_that_is_given_up_ends_as_its_own_drive_ends_one() {
+    for (owner, other, begins, ends) in [(0xe0, 0xb0, 0xc8, ABRT), (0xb0, 0xe0, 0xa0, 0xb4)] {
+        let mut b = Bench::new();
+        let drives = vec![spec(0, false, false, &b.disk, 1 << 20), spec(1, true, true, &file(64 * 2048), 64 * 2048)];
+        b.ide = Ide::new(drives, Box::new(Inline::new(b.memory.clone())));
+        for (port, value) in [(0x1f6, owner), (0x1f2, 1), (0x1f3, 0), (0x1f4, 0), (0x1f5, 0), (0x1f7, begins)] {
+            b.out(port, value);
+        }
+        b.out(0x1f6, other);
+        b.ide.lost_writes(1, 0, &mut b.cx);
+        assert!(!b.cx.lines.level(0), "the drive that is selected has nothing to say");
+        b.out(0x1f6, owner);
+        assert!(b.cx.lines.level(0));
+        assert_eq!((b.inb(0x1f7), b.inb(0x1f1)), (0x51, ends), "command {begins:#x}");
+    }
+}
