@@ -1,4 +1,5 @@
 //! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
+use super::error::{ImageError, Refusal};
 use super::faulty::Faults;
 use super::qcow2;
 use super::room::Room;
@@ -117,15 +118,14 @@ impl fmt::Debug for Image {
 }
 
 /// Opens an image that is based on `below`.
-fn open(file: File, format: Format, writable: bool, below: Below) -> Result<FormatAccess<File>, String> {
-    let of = |e: io::Error| e.to_string();
+fn open(file: File, format: Format, writable: bool, below: Below) -> Result<FormatAccess<File>, Refusal> {
     Ok(match format {
-        Format::Raw => FormatAccess::new(Raw::open_image(file, writable).map_err(of)?),
+        Format::Raw => FormatAccess::new(Raw::open_image(file, writable)?),
         Format::Qcow2 => {
-            let mut image = Qcow2::<File, Arc<FormatAccess<File>>>::open_image(file, writable).map_err(of)?;
+            let mut image = Qcow2::<File, Arc<FormatAccess<File>>>::open_image(file, writable)?;
             // Without what it is based on it would read as zeroes.
             if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file() {
-                return Err("not what it is based on".into());
+                return Err(Refusal::Base);
             }
             image.set_backing(below);
             FormatAccess::new(image)
@@ -148,22 +148,22 @@ impl Image {
     ///
     /// # Errors
     /// What is wrong with which of them.
-    pub fn chain(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, String> {
+    pub fn chain(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, ImageError> {
         let mut access: Option<FormatAccess<File>> = None;
         let mut deferred = None;
         for (n, (fd, format)) in files.into_iter().enumerate().rev() {
-            let of = |e: &dyn fmt::Display| format!("image {n} of the chain: {e}");
-            let storage = |fd: OwnedFd| File::try_from(std::fs::File::from(fd)).map_err(|e| of(&e));
+            let of = |why: Refusal| ImageError::InChain { number: n, why };
+            let storage = |fd: OwnedFd| File::try_from(std::fs::File::from(fd)).map_err(|e| of(e.into()));
             let mut writable = writable && n == 0;
             let below: Below = access.take().map(Arc::new);
-            if format == Format::Qcow2 && qcow2::look(&fd, writable).map_err(|e| of(&e))?.auto_clear && writable {
-                let again = rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(|e| of(&io::Error::from(e)))?;
+            if format == Format::Qcow2 && qcow2::look(&fd, writable).map_err(of)?.auto_clear && writable {
+                let again = rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(|e| of(e.into()))?;
                 deferred = Some((storage(again)?, below.clone()));
                 writable = false;
             }
-            access = Some(open(storage(fd)?, format, writable, below).map_err(|e| of(&e))?);
+            access = Some(open(storage(fd)?, format, writable, below).map_err(of)?);
         }
-        let access = access.ok_or("no image")?;
+        let access = access.ok_or(ImageError::None)?;
         let size = access.size();
         Ok(Self {
             content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false, deferred }))),
@@ -209,16 +209,16 @@ impl Image {
     ///
     /// # Errors
     /// If it is something else.
-    pub fn medium(file: OwnedFd) -> Result<Self, String> {
+    pub fn medium(file: OwnedFd) -> Result<Self, ImageError> {
         use rustix::fs::FileType;
-        let failed = |e: Errno| format!("the medium: {}", std::io::Error::from(e));
+        let failed = ImageError::medium;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
         if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
-            return Err("the medium is neither a file nor a block device".into());
+            return Err(ImageError::MediumKind);
         }
         let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
         if size < 2048 {
-            return Err(format!("the medium: {size} bytes are no CD"));
+            return Err(ImageError::MediumSize(size));
         }
         Ok(Self::raw(file, size))
     }

@@ -1,5 +1,6 @@
 //! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
 //! its result comes back by `poll`.
+mod error;
 mod faulty;
 mod image;
 mod qcow2;
@@ -10,6 +11,7 @@ mod room;
 mod tests;
 
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
+pub use error::{ImageError, Refusal};
 use image::{Content, Formatted, locked};
 pub use image::{Format, Image};
 use rustix::fd::{AsFd, OwnedFd};

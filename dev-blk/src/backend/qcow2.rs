@@ -1,6 +1,7 @@
 //! What must be right of a qcow2 image before the library opens it for writing. The library clears the auto-clear features as soon as it
 //! does, before it has looked at anything else; an image that is refused must not have been changed.
 //! Source: QEMU's docs/interop/qcow2.rst, "Header", "Header extensions", "Host cluster management".
+use super::error::Refusal;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 
@@ -32,7 +33,7 @@ pub(super) struct Look {
 }
 
 /// Reads until `to` is full; what is behind the file's end is zero, as for the library.
-fn read(file: impl AsFd, mut at: u64, to: &mut [u8]) -> Result<(), String> {
+fn read(file: impl AsFd, mut at: u64, to: &mut [u8]) -> Result<(), Refusal> {
     let mut rest = to;
     while !rest.is_empty() {
         match rustix::io::pread(&file, &mut *rest, at) {
@@ -45,7 +46,7 @@ fn read(file: impl AsFd, mut at: u64, to: &mut [u8]) -> Result<(), String> {
                 rest = rest.get_mut(n..).unwrap_or_default();
             }
             Err(Errno::INTR) => {}
-            Err(e) => return Err(std::io::Error::from(e).to_string()),
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(())
@@ -57,7 +58,7 @@ fn word<const N: usize>(bytes: &[u8], at: u64) -> [u8; N] {
 
 /// Looks at an image that the library may open for reading, and, if `writable`, for writing. What the library refuses without having
 /// written is left to it.
-pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, String> {
+pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
     let mut header = vec![0; 112];
     read(&file, 0, &mut header)?;
     let u32_at = |at| u32::from_be_bytes(word(&header, at));
@@ -67,12 +68,12 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, String> {
         return Ok(Look { auto_clear: false });
     }
     if u32_at(32) != 0 {
-        return Err("encrypted images are not supported".into());
+        return Err(Refusal::Encrypted);
     }
     let features = if version == 3 { u64_at(72) } else { 0 };
     if features != 0 {
         let known = INCOMPATIBLE.iter().enumerate().find(|(bit, _)| features >> bit & 1 != 0);
-        return Err(known.map_or("it has features that nobody here knows", |(_, why)| why).into());
+        return Err(Refusal::Feature(known.map_or("it has features that nobody here knows", |(_, why)| why)));
     }
     tables(&header, writable)?;
     // The field is there if the header is that long; without the feature it is zero.
@@ -113,7 +114,7 @@ fn tables(header: &[u8], writable: bool) -> Result<(), String> {
 }
 
 /// The library dies of a table of names that ends within a name.
-fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), String> {
+fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), Refusal> {
     let mut bytes = vec![0; cluster];
     read(file, 0, &mut bytes)?;
     while at.saturating_add(8) <= cluster as u64 {
@@ -123,7 +124,7 @@ fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), String
             break;
         }
         if kind == FEATURE_NAMES && !len.is_multiple_of(FEATURE_NAME) {
-            return Err("the table of its features' names is cut off".into());
+            return Err(Refusal::FeatureNames);
         }
         at = at.saturating_add(8).saturating_add(u64::from(len).next_multiple_of(8));
     }
@@ -131,15 +132,15 @@ fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), String
 }
 
 /// The library reads this table when it opens an image for writing, after it has written the header.
-fn refcount_table(file: impl AsFd, offset: u64, clusters: u64, cluster_bits: u32) -> Result<(), String> {
+fn refcount_table(file: impl AsFd, offset: u64, clusters: u64, cluster_bits: u32) -> Result<(), Refusal> {
     let cluster = 1u64 << cluster_bits;
     let bytes = clusters.saturating_mul(cluster);
     // Without one every cluster looks free, the header's too.
     if offset == 0 || clusters == 0 {
-        return Err("it has no refcount table".into());
+        return Err(Refusal::NoRefcountTable);
     }
     if !offset.is_multiple_of(cluster) || bytes / 8 > MAX_ENTRIES || offset.saturating_add(bytes) > 1 << 56 {
-        return Err("its refcount table is not where one can be".into());
+        return Err(Refusal::RefcountTable);
     }
     let mut piece = vec![0; PIECE];
     let mut done = 0u64;
@@ -151,7 +152,7 @@ fn refcount_table(file: impl AsFd, offset: u64, clusters: u64, cluster_bits: u32
             let entry = u64::from_be_bytes(*entry);
             // Its reserved bits are below the least cluster.
             if !entry.is_multiple_of(cluster) {
-                return Err(format!("its refcount table has an impossible entry ({entry:#x})"));
+                return Err(Refusal::RefcountEntry(entry));
             }
         }
         done = done.saturating_add(len);

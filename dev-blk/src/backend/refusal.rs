@@ -69,7 +69,7 @@ fn seeds() -> &'static Seeds {
 
 impl Seeds {
     /// Opens an image with these bytes as a guest's process does and hands it to `then`; its bytes afterwards.
-    fn with(&self, bytes: &[u8], based: bool, writable: bool, then: impl FnOnce(Result<Image, String>)) -> Vec<u8> {
+    fn with(&self, bytes: &[u8], based: bool, writable: bool, then: impl FnOnce(Result<Image, ImageError>)) -> Vec<u8> {
         let name = format!("tried-{:?}", std::thread::current().id());
         std::fs::write(self.bed.path(&name), bytes).unwrap();
         // Open for writing whatever the guest may: what is not to be written must not depend on the kernel's refusal.

@@ -135,7 +135,7 @@ fn flush_and_trim_keep_the_image_whole() {
 fn what_cannot_be_an_image_is_refused_with_the_reason() {
     let bed = Bed::new("refused");
     let error = Image::chain(vec![(bed.open("base", true), Format::Qcow2)], true).unwrap_err();
-    assert!(error.starts_with("image 0 of the chain: "), "{error}");
+    assert!(error.to_string().starts_with("image 0 of the chain: "), "{error}");
     // Its base was not handed over: nothing is opened here.
     assert!(Image::chain(vec![(bed.open("top", true), Format::Qcow2)], true).is_err());
     assert!(Image::chain(Vec::new(), true).is_err());
