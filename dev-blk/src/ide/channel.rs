@@ -312,11 +312,14 @@ impl Channel {
 
     fn submit(&mut self, job: Job, after: After, io: &mut dyn Executor) {
         self.jobs = self.jobs.saturating_add(1);
+        // Without a drive or a medium there is no job, and no transfer by DMA that has begun for it.
         let Some(current) = self.current() else {
+            self.bus_master.given_up_has_ended();
             self.phase = Phase::Idle;
             return;
         };
         let Some(image) = current.drive.begin() else {
+            self.bus_master.given_up_has_ended();
             self.with(|drive, r| drive.fail(error::ABRT, r));
             return self.ended();
         };

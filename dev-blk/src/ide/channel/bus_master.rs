@@ -121,7 +121,7 @@ impl BusMaster {
         }
     }
 
-    /// A job has ended for which nobody waits any more.
+    /// A job has ended for which nobody waits any more, or there was none.
     pub(super) fn given_up_has_ended(&mut self) {
         if self.progress == Progress::UnderWay {
             self.ended(Progress::Failed);

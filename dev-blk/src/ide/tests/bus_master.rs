@@ -377,3 +377,47 @@ fn the_interrupt_bit_is_a_rising_edge_of_intrq() {
     assert!(b.ide.unplug(1, &mut b.cx));
     assert!(!b.cx.lines.level(0));
 }
+
+/// A medium that is gone when Start is set ends the command and the transfer: the engine serves the next one.
+#[test]
+fn a_transfer_that_finds_no_medium_ends_and_the_next_one_goes() {
+    let mut b = Bench::new();
+    b.prd(&[(0x8000, 2048, true)]);
+    b.bm(12, 4, 0x1000);
+    let begin = |b: &mut Bench, packet: [u8; 12]| {
+        for (port, value) in [(0x176, 0xa0), (0x171, 1), (0x174, 0), (0x175, 0), (0x177, 0xa0)] {
+            b.out(port, value);
+        }
+        b.outsw(0x170, &packet);
+    };
+    begin(&mut b, [0x28, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0]);
+    b.ide.eject(2, true, &mut b.cx).unwrap();
+    b.bm(8, 1, 9);
+    assert_eq!((b.inb(0x177), b.bm_status(1) & 1), (0x51, 0));
+    b.bm(8, 1, 0);
+    b.bm(10, 1, 6);
+    begin(&mut b, [0x12, 0, 0, 0, 36, 0, 0, 0, 0, 0, 0, 0]);
+    b.bm(8, 1, 9);
+    assert_eq!(b.inb(0x177), 0x50);
+}
+
+/// The same when the guest has unplugged the disk: the drive that stays on the channel has its transfers.
+#[test]
+fn a_transfer_that_finds_no_disk_leaves_the_engine_to_the_other_drive() {
+    let mut b = Bench::new();
+    let drives = vec![spec(0, false, false, &b.disk, 1 << 20), spec(1, true, true, &file(64 * 2048), 64 * 2048)];
+    b.ide = Ide::new(drives, Box::new(Inline::new(b.memory.clone())));
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 0, 1);
+    assert!(b.ide.unplug(1, &mut b.cx));
+    b.bm(0, 1, 9);
+    assert_eq!(b.bm_status(0) & 1, 0);
+    b.bm(0, 1, 0);
+    b.prd(&[(0x8000, 36, true)]);
+    for (port, value) in [(0x1f6, 0xb0), (0x1f1, 1), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0xa0)] {
+        b.out(port, value);
+    }
+    b.outsw(0x1f0, &[0x12, 0, 0, 0, 36, 0, 0, 0, 0, 0, 0, 0]);
+    b.bm(0, 1, 9);
+    assert_eq!(b.inb(0x1f7), 0x50);
+}
