@@ -52,6 +52,15 @@ pub enum Refusal {
     /// The header extension with the features' names ends within a name.
     #[error("the table of its features' names is cut off")]
     FeatureNames,
+    /// Its first table does not reach its end.
+    #[error("its L1 table is too small for its size")]
+    FirstLevel,
+    /// Its snapshots are too many, or their table is in no place for one.
+    #[error("its table of snapshots is not what one can be")]
+    Snapshots,
+    /// One of its tables is in another.
+    #[error("its tables overlap")]
+    Overlap,
     /// It cannot be written: its header names no refcount table.
     #[error("it has no refcount table")]
     NoRefcountTable,

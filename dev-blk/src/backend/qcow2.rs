@@ -78,7 +78,7 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
     tables(&header, writable)?;
     // The field is there if the header is that long; without the feature it is zero.
     if version == 3 && u32_at(100) > 104 && word::<1>(&header, 104) != [0] {
-        return Err(INCOMPATIBLE[3].into());
+        return Err(Refusal::Feature(INCOMPATIBLE[3]));
     }
     if version == 3 {
         extensions(&file, u64::from(u32_at(100)), 1 << cluster_bits)?;
@@ -91,24 +91,24 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
 
 /// Where the tables are, and how long. The library would grow a first table that is too short for the disk, and dies of tables of which one
 /// is in the other.
-fn tables(header: &[u8], writable: bool) -> Result<(), String> {
+fn tables(header: &[u8], writable: bool) -> Result<(), Refusal> {
     let u32_at = |at| u64::from(u32::from_be_bytes(word(header, at)));
     let u64_at = |at| u64::from_be_bytes(word(header, at));
     let cluster = 1u64 << (u32_at(20) & 63);
     // An entry stands for a table of a cluster, whose entries stand for a cluster each.
     if u32_at(36) < u64_at(24).div_ceil(cluster.saturating_mul(cluster >> 3)) {
-        return Err("its L1 table is too small for its size".into());
+        return Err(Refusal::FirstLevel);
     }
     let (snapshots, table) = (u32_at(60), u64_at(64));
     if snapshots > MAX_SNAPSHOTS || !table.is_multiple_of(cluster) {
-        return Err("its table of snapshots is not what one can be".into());
+        return Err(Refusal::Snapshots);
     }
     let places =
         [(0, cluster), (u64_at(40), u32_at(36).saturating_mul(8)), (u64_at(48), u32_at(56).saturating_mul(cluster))];
     let apart = |a: (u64, u64), b: (u64, u64)| a.0.saturating_add(a.1) <= b.0 || b.0.saturating_add(b.1) <= a.0;
     let [header, first_level, refcounts] = places;
     if writable && !(apart(header, refcounts) && apart(first_level, refcounts)) {
-        return Err("its tables overlap".into());
+        return Err(Refusal::Overlap);
     }
     Ok(())
 }

@@ -458,7 +458,7 @@ fn mode_select_takes_what_changes_nothing() {
 fn what_an_aborted_command_would_have_told_is_told_by_the_next() {
     let mut b = Bench::new();
     let drive = b.ide.channels[1].medium(2).unwrap();
-    (drive.event, drive.attention) = (crate::ide::spec::MediaEvent::New, true);
+    (drive.event, drive.attention) = (crate::ata::spec::MediaEvent::New, true);
     let events = [0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8];
     for packet in [&events[..], &[0x03, 0, 0, 0, 18]] {
         b.packet(packet, 0);
