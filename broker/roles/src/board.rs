@@ -1,15 +1,15 @@
 //! The board, and fw_cfg.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, Visible, wrong};
+use bulkhead_dev_board::fw_cfg::{self, FwCfg};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
-use bulkhead_platform::fw_cfg::{self, FwCfg};
 use bulkhead_runtime::{Built, Resources};
 
 pub(crate) static PLATFORM: Role = Role {
     kind: &kind::PLATFORM,
-    seen: Seen::ByGuest(|config| Ok(Visible::new(bulkhead_platform::declare(&board(config)?)))),
+    seen: Seen::ByGuest(|config| Ok(Visible::new(bulkhead_dev_board::declare(&board(config)?)))),
     build: |config, _| {
-        Ok(Built { device: Box::new(bulkhead_platform::Platform::new(board(config)?)), polled: Vec::new() })
+        Ok(Built { device: Box::new(bulkhead_dev_board::Platform::new(board(config)?)), polled: Vec::new() })
     },
 };
 
@@ -17,12 +17,12 @@ pub(crate) static FWCFG: Role =
     Role { kind: &kind::FWCFG, seen: Seen::ByGuest(|_| Ok(Visible::new(fw_cfg::declare()))), build: build_fw_cfg };
 
 /// The board's own form of its configuration.
-fn board(config: &DeviceConfig) -> Result<bulkhead_platform::Config, BuildError> {
+fn board(config: &DeviceConfig) -> Result<bulkhead_dev_board::Config, BuildError> {
     let DeviceConfig::Platform { vcpus, online, xen_platform, boot, unsigned_floppy, disks, serial, unplug } = config
     else {
         return Err(wrong(config));
     };
-    Ok(bulkhead_platform::Config {
+    Ok(bulkhead_dev_board::Config {
         vcpus: *vcpus,
         online: *online,
         xen_platform: *xen_platform,

@@ -32,7 +32,7 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
 fn devices_know_the_bus_and_nothing_of_the_broker() {
     let graph = graph();
     for device in
-        ["bulkhead-platform", "bulkhead-dev-blk", "bulkhead-dev-display", "bulkhead-dev-input", "bulkhead-dev-net"]
+        ["bulkhead-dev-board", "bulkhead-dev-blk", "bulkhead-dev-display", "bulkhead-dev-input", "bulkhead-dev-net"]
     {
         let ours: Vec<_> = graph[device].iter().filter(|d| d.starts_with("bulkhead-")).map(String::as_str).collect();
         assert_eq!(ours, ["bulkhead-bus"], "{device}");
@@ -98,7 +98,7 @@ fn the_state_of_every_device_has_a_version() {
         "dev-display/src/vga/state.rs",
         "dev-net/src/e1000/state.rs",
         "dev-net/src/rtl8139/mod.rs",
-        "broker/platform/src/state.rs",
+        "dev-board/src/state.rs",
     ] {
         assert!(std::fs::read_to_string(top().join(file)).unwrap().contains("VERSION: u32"), "{file}");
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 #[test]
 fn platform_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "platform-"),
+        golden(&bulkhead_dev_board::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "platform-"),
         Ok(())
     );
 }
@@ -14,7 +14,7 @@ fn platform_states_of_earlier_versions_are_understood() {
 #[test]
 fn platform_seeds() {
     assert_eq!(
-        seeds(&bulkhead_platform::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/platform")),
+        seeds(&bulkhead_dev_board::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/platform")),
         Ok(())
     );
 }
@@ -22,7 +22,7 @@ fn platform_seeds() {
 #[test]
 fn fw_cfg_seeds() {
     assert_eq!(
-        seeds(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/fwcfg")),
+        seeds(&bulkhead_dev_board::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/fwcfg")),
         Ok(())
     );
 }
@@ -30,7 +30,7 @@ fn fw_cfg_seeds() {
 #[test]
 fn fw_cfg_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_platform::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "fwcfg-"),
+        golden(&bulkhead_dev_board::fw_cfg::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "fwcfg-"),
         Ok(())
     );
 }
@@ -40,11 +40,11 @@ proptest! {
 
     #[test]
     fn platform_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_platform::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_board::exercised, &bytes), Ok(()));
     }
 
     #[test]
     fn fw_cfg_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_platform::fw_cfg::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_board::fw_cfg::exercised, &bytes), Ok(()));
     }
 }

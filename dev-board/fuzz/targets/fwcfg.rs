@@ -1,7 +1,7 @@
 //! fw_cfg: bytes → accesses (bulkhead_bus::exercise).
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    if let Err(e) = bulkhead_bus::exercise::exercise(&bulkhead_platform::fw_cfg::exercised, bytes) {
+    if let Err(e) = bulkhead_bus::exercise::exercise(&bulkhead_dev_board::fw_cfg::exercised, bytes) {
         panic!("{e}");
     }
 });
