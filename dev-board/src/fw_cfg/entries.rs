@@ -1,8 +1,8 @@
-//! What fw_cfg has, by key.
+//! The entries of fw_cfg, by key.
+use super::entry::Entry;
 use super::linux::{CMDLINE_ADDRESS, KERNEL_ADDRESS, Linux, SETUP_ADDRESS};
 use super::spec::{ID, key};
 use super::{Boot, Config};
-use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 
 /// The boot ROM: `linuxboot.asm`.
@@ -11,26 +11,6 @@ const ROM: &[u8] = include_bytes!("linuxboot.bin");
 const ROM_NAME: &str = "genroms/linuxboot.bin";
 /// Bytes of a file's name in the directory, with the zero.
 const NAME: usize = 56;
-
-/// The bytes of an entry.
-pub(super) enum Entry {
-    Bytes(Vec<u8>),
-    /// A part of a file; what has gone from it since it was measured is an error.
-    File {
-        file: OwnedFd,
-        offset: u64,
-        len: u32,
-    },
-}
-
-impl Entry {
-    pub(super) fn len(&self) -> u32 {
-        match self {
-            Self::Bytes(bytes) => u32::try_from(bytes.len()).unwrap_or(0),
-            Self::File { len, .. } => *len,
-        }
-    }
-}
 
 /// Sets the byte `at` so that all bytes of `bytes` add up to zero.
 fn balance(bytes: &mut [u8], at: usize) {
@@ -51,7 +31,7 @@ pub(super) fn rom() -> Vec<u8> {
     rom
 }
 
-/// All entries.
+/// All entries of a machine with this configuration.
 pub(super) fn entries(config: &Config, boot: Boot) -> Result<BTreeMap<u16, Entry>, String> {
     let mut all = BTreeMap::new();
     let mut files: Vec<(&str, Vec<u8>)> = Vec::new();

@@ -1,6 +1,6 @@
 //! A Linux kernel (bzImage), its command line and its ramdisk, as the boot ROM (`linuxboot.asm`) and firmware take them from
 //! fw_cfg. Source: Documentation/arch/x86/boot.rst of Linux. The kernel's file is hostile: its header is copied once.
-use super::entries::Entry;
+use super::entry::Entry;
 use rustix::fd::OwnedFd;
 
 /// Where the parts go; linuxboot.asm has the same numbers.

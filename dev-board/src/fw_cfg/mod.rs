@@ -4,10 +4,12 @@
 //! | file | what | source |
 //! |---|---|---|
 //! | `spec.rs` | ports, keys, the DMA descriptor | QEMU's docs/specs/fw_cfg.rst |
-//! | `entries.rs` | what is under the keys | the same; SeaBIOS' docs/Runtime_config.md |
+//! | `entry.rs` | the bytes of one entry, or the part of a file | |
+//! | `entries.rs` | what is under the keys | QEMU's docs/specs/fw_cfg.rst; SeaBIOS' docs/Runtime_config.md |
 //! | `linux.rs` | a bzImage and its setup header | Linux' Documentation/arch/x86/boot.rst |
 //! | `linuxboot.asm` | the option ROM that loads and enters it | the same; BIOS Boot Specification 1.01 |
 mod entries;
+mod entry;
 mod exercised;
 mod linux;
 mod spec;
@@ -20,7 +22,7 @@ use bulkhead_bus::BootMenu;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Ready, Region, Reset, Segment, StateError,
 };
-use entries::Entry;
+use entry::Entry;
 use prost::Message as _;
 use rustix::fd::{AsFd, OwnedFd};
 use spec::{Control, DESCRIPTOR, DMA_ADDRESS, DMA_SIGNATURE, SELECTOR};
