@@ -250,13 +250,8 @@ fn settle(device: &mut dyn Device, cx: &mut Context) -> Result<(), String> {
 
 fn holds(device: &dyn Device, cx: &mut Context, declaration: &Declaration) -> Result<(), String> {
     let effects = std::mem::take(&mut cx.effects);
-    let (may, bits) = (declaration.permissions, effects.bits);
-    if (bits.power_off() && !may.power_off)
-        || (bits.reboot() && !may.reboot)
-        || ((bits.rom_lock() || bits.rom_unlock()) && !may.rom)
-        || (bits.unplug() && !may.unplug)
-        || (bits.eject() && !may.eject)
-    {
+    let bits = effects.bits;
+    if !declaration.permissions.allow(bits) {
         return Err(format!("it asks for {bits:?}, which it may not"));
     }
     for (line, (level, edges)) in cx.lines.states().enumerate() {

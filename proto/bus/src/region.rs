@@ -1,5 +1,6 @@
 //! What a device declares: a pure function of its configuration, read by the broker before the device runs.
 use crate::pci::FunctionSpec;
+use bulkhead_wire::Effects;
 
 /// Index of a region in its device's declaration.
 pub type RegionId = u16;
@@ -21,8 +22,8 @@ pub enum Area {
         /// Bytes.
         len: u64,
     },
-    /// I/O ports at the address that the I/O base register at `register` of PCI function `function` (an index into
-    /// the declaration) holds, for functions that do not use a BAR for it.
+    /// I/O ports or memory at the address that a base address register of a PCI function holds. The function's
+    /// specification says which of the two, and how large.
     Bar {
         /// Index into [`Declaration::functions`].
         function: u8,
@@ -146,6 +147,18 @@ pub struct Permissions {
     pub eject: bool,
 }
 
+impl Permissions {
+    /// Whether a device with these permissions may ask for all of `effects`. No device may set a reserved bit.
+    pub fn allow(self, effects: Effects) -> bool {
+        (self.power_off || !effects.power_off())
+            && (self.reboot || !effects.reboot())
+            && (self.rom || !(effects.rom_lock() || effects.rom_unlock()))
+            && (self.unplug || !effects.unplug())
+            && (self.eject || !effects.eject())
+            && effects.reserved() == 0
+    }
+}
+
 /// The unplug protocol's bit for all network cards (docs/misc/hvm-emulated-unplug.pandoc of Xen).
 pub const UNPLUG_NICS: u16 = 2;
 
@@ -166,4 +179,31 @@ pub struct Declaration {
     pub unplug: u16,
     /// Unplugging takes away all of it, its functions too.
     pub unplug_removes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_effect_needs_its_own_permission() {
+        let none = Permissions::default();
+        let all = Permissions { power_off: true, reboot: true, rom: true, unplug: true, eject: true };
+        let pairs = [
+            (Effects::new().with_power_off(true), Permissions { power_off: true, ..none }),
+            (Effects::new().with_reboot(true), Permissions { reboot: true, ..none }),
+            (Effects::new().with_rom_lock(true), Permissions { rom: true, ..none }),
+            (Effects::new().with_rom_unlock(true), Permissions { rom: true, ..none }),
+            (Effects::new().with_unplug(true), Permissions { unplug: true, ..none }),
+            (Effects::new().with_eject(true), Permissions { eject: true, ..none }),
+        ];
+        for (effects, permission) in pairs {
+            assert!(permission.allow(effects) && all.allow(effects) && !none.allow(effects), "{effects:?}");
+            for (_, other) in pairs.iter().filter(|(_, other)| *other != permission) {
+                assert!(!other.allow(effects), "{effects:?} by {other:?}");
+            }
+        }
+        assert!(none.allow(Effects::new()));
+        assert!(!all.allow(Effects::new().with_reserved(1)), "no device may set a reserved bit");
+    }
 }

@@ -144,7 +144,7 @@ pub struct Request {
     pub step: u8,
     /// See [`RequestFlags`].
     pub flags: RequestFlags,
-    /// Index of the region in the device's declaration.
+    /// Index of the region in the device's declaration, or [`config_region`] of a function.
     pub region: u16,
     /// Zero.
     pub pad: u16,
@@ -174,8 +174,9 @@ pub struct Effects {
     pub unplug: bool,
     /// The guest ejects the PCI devices on bus 0 whose bits are in [`Reply::mask`]; they are gone before it goes on.
     pub eject: bool,
+    /// Zero. A device that sets one of these bits breaks the protocol.
     #[bits(26)]
-    __: u32,
+    pub reserved: u32,
 }
 
 /// A reply, as copied out of its cell.
@@ -208,8 +209,21 @@ pub struct Posted {
     pub step: u8,
 }
 
+/// Regions from here on are the configuration spaces of the device's PCI functions, in the order of its declaration.
+pub const CONFIG_REGION: u16 = 0xff00;
+
+/// The region of the configuration space of function `function`, an index into the device's declaration.
+pub const fn config_region(function: u8) -> u16 {
+    CONFIG_REGION | function as u16
+}
+
+/// The function whose configuration space `region` is; `None`: it is a region of the declaration.
+pub const fn config_function(region: u16) -> Option<u8> {
+    if region >= CONFIG_REGION { Some(region as u8) } else { None }
+}
+
 /// Region of a posted write that tells a new process that writes of the guest's have reached nobody while it was away: `data` is the
-/// region, `offset` the register of the last one. Higher than any region, lower than configuration spaces.
+/// region, `offset` the register of the last one. Higher than any region, lower than [`CONFIG_REGION`].
 pub const LOST_WRITES: u16 = 0xfe00;
 
 /// A shadowed register: its value if reading it has no side effect now.

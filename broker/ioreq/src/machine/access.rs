@@ -11,9 +11,6 @@ use bulkhead_wire::{self as wire, Op, PAYLOAD, Posted, Reply, Request, RequestFl
 use bulkhead_xen_abi::Shutdown;
 use bulkhead_xen_abi::ioreq::{self, Ioreq};
 
-/// Regions from here on are configuration spaces.
-const CONFIG_REGION: u16 = 0xff00;
-
 impl<E: Edge> Machine<E> {
     fn complete(&mut self, vcpu: usize, request: &Ioreq, data: Option<u64>) {
         if let Some(slot) = self.vcpus.get_mut(vcpu) {
@@ -270,13 +267,12 @@ impl<E: Edge> Machine<E> {
                 return self.complete(vcpu, &request, Some(u64::from(value) & ones(request.size)));
             }
         }
-        let region = CONFIG_REGION.wrapping_add(function as u16);
         let what = Request {
             op: if request.bits.read() { Op::Read as u8 } else { Op::Write as u8 },
             size,
             step: Step::Stay as u8,
             flags: RequestFlags::new(),
-            region,
+            region: wire::config_region(function as u8),
             pad: 0,
             count: 1,
             posted: 0,
@@ -348,12 +344,7 @@ impl<E: Edge> Machine<E> {
     fn effects(&mut self, vcpu: usize, request: Ioreq, index: usize, reply: &Reply, data: Option<u64>) {
         let Some(may) = self.channels.get(index).map(|c| c.declaration.permissions) else { return };
         let effects = reply.effects;
-        let refused = (effects.power_off() && !may.power_off)
-            || (effects.reboot() && !may.reboot)
-            || ((effects.rom_lock() || effects.rom_unlock()) && !may.rom)
-            || (effects.unplug() && !may.unplug)
-            || (effects.eject() && !may.eject);
-        if refused || effects.into_bits() >> 6 != 0 {
+        if !may.allow(effects) {
             self.complete(vcpu, &request, data);
             return self.kill(index, Death::Protocol);
         }

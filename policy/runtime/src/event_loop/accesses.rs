@@ -3,9 +3,6 @@ use super::Data;
 use bulkhead_bus::{Access, Clock, IoError, Reset};
 use bulkhead_wire::{self as wire, Op, Reply, Request};
 
-/// Regions from here on are configuration spaces, by function.
-const CONFIG_REGION: u16 = 0xff00;
-
 impl Data {
     pub(super) fn request(&mut self, cell: usize, what: Request) {
         self.counters.requests = self.counters.requests.saturating_add(1);
@@ -47,9 +44,9 @@ impl Data {
     fn record(&mut self, cell: usize, op: Op, what: &Request, value: u64, payload: &[u8]) {
         let Some(trace) = &mut self.trace else { return };
         let write = op == Op::Write;
-        if what.region >= CONFIG_REGION {
+        if let Some(function) = wire::config_function(what.region) {
             if write {
-                trace.config((what.region & 0xff) as u8, what.offset as u8, what.size, what.data);
+                trace.config(function, what.offset as u8, what.size, what.data);
             }
             return;
         }
@@ -69,8 +66,7 @@ impl Data {
 
     fn access_untraced(&mut self, cell: usize, op: Op, what: &Request, payload: &mut Vec<u8>) -> u64 {
         self.counters.accesses = self.counters.accesses.saturating_add(1);
-        if what.region >= CONFIG_REGION {
-            let function = (what.region & 0xff) as u8;
+        if let Some(function) = wire::config_function(what.region) {
             let offset = what.offset as u8;
             if op == Op::Read {
                 return u64::from(self.device.config_read(function, offset, what.size));
