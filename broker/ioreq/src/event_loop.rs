@@ -105,7 +105,7 @@ fn start<E: Edge>(
         wakeups: 0,
         activity,
         ticks: 0,
-        told: 0,
+        wakeups_reported: 0,
     };
     broker.run()
 }
@@ -129,10 +129,10 @@ struct Broker<E> {
     wakeups: u64,
     /// Rung while the guest makes accesses, for the launcher.
     activity: Option<OwnedFd>,
-    /// Since it was rung.
+    /// Ticks since `activity` was rung last.
     ticks: u32,
-    /// Wake-ups until it was rung.
-    told: u64,
+    /// `wakeups` when `activity` was rung last.
+    wakeups_reported: u64,
 }
 
 impl<E: Edge> Broker<E> {
@@ -175,7 +175,7 @@ impl<E: Edge> Broker<E> {
                         // However many have expired: a machine that did not run has not waited.
                         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
                         self.machine.tick();
-                        self.active();
+                        self.report_activity();
                         if !self.machine.outstanding() {
                             self.set_timer(0)?;
                             self.ticking = false;
@@ -191,13 +191,13 @@ impl<E: Edge> Broker<E> {
     }
 
     /// Rings for the launcher now and then, by a tick that runs anyway: a guest that asks for nothing, or little, wakes nobody.
-    fn active(&mut self) {
+    fn report_activity(&mut self) {
         self.ticks = self.ticks.saturating_add(1);
-        if self.ticks < ACTIVE_TICKS || self.wakeups.saturating_sub(self.told) < ACTIVE_WAKEUPS {
+        if self.ticks < ACTIVE_TICKS || self.wakeups.saturating_sub(self.wakeups_reported) < ACTIVE_WAKEUPS {
             return;
         }
         self.ticks = 0;
-        self.told = self.wakeups;
+        self.wakeups_reported = self.wakeups;
         if let Some(bell) = &self.activity {
             let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
         }
@@ -279,8 +279,7 @@ impl<E: Edge> Broker<E> {
         self.process.fds.add(vec![FdUse::Control(slot)], vec![bell]);
     }
 
-    /// The simulated machine: `deadline`, `advance NS`, `reset`.
-    /// A command of the simulated machine's. False: it has gone.
+    /// Carries out a command of the simulated machine: `deadline`, `advance NS`, `reset`. Returns false if the simulated machine has gone.
     fn command(&mut self) -> bool {
         let Some(commands) = &self.commands else { return true };
         let mut bytes = [0; 64];
