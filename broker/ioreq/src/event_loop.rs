@@ -102,6 +102,7 @@ fn start<E: Edge>(
         ticking: false,
         commands,
         opening: HashMap::new(),
+        reply_bells: HashMap::new(),
         wakeups: 0,
         activity,
         ticks: 0,
@@ -126,6 +127,8 @@ struct Broker<E> {
     ticking: bool,
     commands: Option<OwnedFd>,
     opening: HashMap<Slot, Opening>,
+    /// The doorbells of the devices that are online, by slot.
+    reply_bells: HashMap<Slot, OwnedFd>,
     wakeups: u64,
     /// Rung while the guest makes accesses, for the launcher.
     activity: Option<OwnedFd>,
@@ -247,8 +250,8 @@ impl<E: Edge> Broker<E> {
                     let data = EventData::new_u64(u64::from(slot));
                     epoll::add(&self.epoll, opening.reply_bell.as_fd(), data, EventFlags::IN | EventFlags::ET)?;
                     self.machine.online(slot, end, opening.request_bell);
-                    // The doorbell lives as long as its entry; closing it removes that.
-                    self.bells(slot, opening.reply_bell);
+                    // Closing the doorbell of the life before removes its entry in epoll.
+                    self.reply_bells.insert(slot, opening.reply_bell);
                     self.process.tell(Ask::Attached { slot })?;
                 }
                 Ok(true)
@@ -272,11 +275,6 @@ impl<E: Edge> Broker<E> {
             }
             Err(e) => Err(e.into()),
         }
-    }
-
-    fn bells(&mut self, slot: Slot, bell: OwnedFd) {
-        self.process.fds.take(&FdUse::Control(slot));
-        self.process.fds.add(vec![FdUse::Control(slot)], vec![bell]);
     }
 
     /// Carries out a command of the simulated machine: `deadline`, `advance NS`, `reset`. Returns false if the simulated machine has gone.
