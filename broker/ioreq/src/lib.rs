@@ -1,6 +1,6 @@
 //! The broker. One thread, one event loop; it owns the ioreq channel, decides which device an access goes to, which
 //! interrupt a line is, where a BAR is decoded. It never waits for a device: a request is put into its cell and the
-//! reply completes the vCPU's slot.
+//! reply completes the vCPU's request.
 //!
 //! | file | what |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `cf8.rs` | PCI's address register |
 //! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
 //! | `presence.rs` | whether the guest has a device: unplugged, hot-plugged, ejected |
-//! | `vcpu.rs` | one vCPU's slot: idle, waiting, blocked |
+//! | `vcpu.rs` | the state of one vCPU's request: idle, waiting, blocked |
 //! | `machine.rs`, `machine/` | all of it: what happens to a request, and to its reply; what is where on the bus |
 //! | `event_loop.rs` | waiting |
 

@@ -14,10 +14,10 @@ use crate::channel::Channel;
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::{Space, Target};
-use crate::vcpu::Slot;
+use crate::vcpu::VcpuState;
 use access::plain;
 use bulkhead_bus::{Area, Declaration, GuestMemory};
-use bulkhead_plan::{Death, Slot as ProcessSlot};
+use bulkhead_plan::{Death, Slot};
 use bulkhead_ring::BrokerEnd;
 use bulkhead_wire::{Op, Posted, Request, Shape, Step};
 use bulkhead_xen::Range;
@@ -34,8 +34,8 @@ const BUFFERED_BUDGET: usize = 512;
 
 /// A device, as the roles executable describes it to the broker.
 pub struct MachineDevice {
-    /// Its slot.
-    pub slot: ProcessSlot,
+    /// The slot of its process.
+    pub slot: Slot,
     /// For people.
     pub name: String,
     /// What it has; from its configuration, not from the process.
@@ -52,15 +52,15 @@ pub struct MachineDevice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A device is given up.
-    Dead(ProcessSlot, Death),
+    Dead(Slot, Death),
     /// Video RAM has moved.
     VideoRamAt(u64),
     /// The guest has unplugged a device, and has been told that it is done.
-    Unplugged(ProcessSlot),
+    Unplugged(Slot),
     /// The guest has ejected a device that was added.
-    Ejected(ProcessSlot),
+    Ejected(Slot),
     /// The guest has unplugged what these bits of the protocol's mask mean of the device: nobody shall have it again.
-    PartsUnplugged(ProcessSlot, u16),
+    PartsUnplugged(Slot, u16),
 }
 
 struct VideoRam {
@@ -99,7 +99,7 @@ pub struct Machine<E> {
     channels: Vec<Channel>,
     ports: Space,
     addresses: Space,
-    vcpus: Vec<Slot>,
+    vcpus: Vec<VcpuState>,
     /// A buffered write that found no room.
     held: Option<(usize, Posted)>,
     video_ram: Option<VideoRam>,
@@ -120,7 +120,7 @@ impl<E: Edge> Machine<E> {
             channels: Vec::new(),
             ports: Space::default(),
             addresses: Space::default(),
-            vcpus: (0..vcpus).map(|_| Slot::Idle).collect(),
+            vcpus: (0..vcpus).map(|_| VcpuState::Idle).collect(),
             held: None,
             video_ram: None,
             own: None,
@@ -170,7 +170,7 @@ impl<E: Edge> Machine<E> {
         }
     }
 
-    fn channel_of(&self, slot: ProcessSlot) -> Option<usize> {
+    fn channel_of(&self, slot: Slot) -> Option<usize> {
         self.channels.iter().position(|c| c.slot == slot)
     }
 
@@ -180,7 +180,7 @@ impl<E: Edge> Machine<E> {
     }
 
     /// A device's channel is in use from now on.
-    pub fn online(&mut self, slot: ProcessSlot, end: BrokerEnd, request_bell: OwnedFd) {
+    pub fn online(&mut self, slot: Slot, end: BrokerEnd, request_bell: OwnedFd) {
         let Some(index) = self.channel_of(slot) else { return };
         if end.hello().is_err() {
             tracing::error!("slot {slot}: the process is of another build");
@@ -197,7 +197,7 @@ impl<E: Edge> Machine<E> {
     }
 
     /// A device is dead: what waits for it is answered as if nothing were there.
-    pub fn offline(&mut self, slot: ProcessSlot) {
+    pub fn offline(&mut self, slot: Slot) {
         let Some(index) = self.channel_of(slot) else { return };
         self.drop_channel(index);
     }
@@ -231,15 +231,15 @@ impl<E: Edge> Machine<E> {
     pub fn outstanding(&mut self) -> bool {
         self.own.is_some()
             || self.held.is_some()
-            || self.vcpus.iter().any(|v| !matches!(v, Slot::Idle))
+            || self.vcpus.iter().any(|v| !matches!(v, VcpuState::Idle))
             || self.channels.iter_mut().any(|c| !matches!(c.posted(), Ok(0)))
     }
 
     /// 100 ms have passed while something was outstanding.
     pub fn tick(&mut self) {
         let mut late = Vec::new();
-        for slot in &mut self.vcpus {
-            if let Slot::Waiting(waiting) = slot {
+        for state in &mut self.vcpus {
+            if let VcpuState::Waiting(waiting) = state {
                 waiting.ticks = waiting.ticks.saturating_add(1);
                 if waiting.ticks == TICKS_WARN {
                     for c in waiting.channels.iter().filter_map(|c| self.channels.get(*c)) {
@@ -266,16 +266,16 @@ impl<E: Edge> Machine<E> {
         let mut progress = self.drain_buffered();
         for vcpu in 0..self.vcpus.len() {
             match self.vcpus.get(vcpu) {
-                Some(Slot::Idle) => {
+                Some(VcpuState::Idle) => {
                     if let Some(request) = self.edge.take(vcpu) {
                         progress = true;
                         self.handle(vcpu, request);
                     }
                 }
-                Some(Slot::Blocked(request)) => {
+                Some(VcpuState::Blocked(request)) => {
                     let request = *request;
                     self.handle(vcpu, request);
-                    progress |= !matches!(self.vcpus.get(vcpu), Some(Slot::Blocked(_)));
+                    progress |= !matches!(self.vcpus.get(vcpu), Some(VcpuState::Blocked(_)));
                 }
                 _ => {}
             }
@@ -306,7 +306,7 @@ impl<E: Edge> Machine<E> {
         live.seen = bell;
         let (mut lines, mut replies) = (false, false);
         for vcpu in 0..self.vcpus.len() {
-            let waits = matches!(self.vcpus.get(vcpu), Some(Slot::Waiting(w)) if w.channels.contains(&index));
+            let waits = matches!(self.vcpus.get(vcpu), Some(VcpuState::Waiting(w)) if w.channels.contains(&index));
             if !waits {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! One vCPU's slot.
+//! What the broker does for one vCPU.
 use bulkhead_wire::Posted;
 use bulkhead_xen_abi::ioreq::Ioreq;
 
@@ -7,18 +7,18 @@ use bulkhead_xen_abi::ioreq::Ioreq;
 pub(crate) enum Purpose {
     /// An access to a region; the reply's value or payload is the answer.
     Access,
-    /// The same, a write.
+    /// A write to a region.
     Write {
-        /// Region.
+        /// Index of the region in the declaration.
         region: u16,
-        /// Byte in it.
+        /// Byte in the region.
         offset: u64,
     },
     /// A write to configuration space.
     ConfigWrite {
-        /// Register.
+        /// Offset of the first byte in configuration space.
         offset: u8,
-        /// Bytes.
+        /// Number of bytes.
         size: u8,
         /// What the guest wrote.
         value: u32,
@@ -43,10 +43,10 @@ pub(crate) struct Waiting {
     pub(crate) data: Option<u64>,
 }
 
-/// The slot. Xen crashes the domain if its states go backwards, so a request that was taken is answered exactly once:
+/// The state of a vCPU's request. Xen crashes the domain if its states go backwards, so a request that was taken is answered exactly once:
 /// `Idle` → take → (`Waiting` or `Blocked`)* → complete → `Idle`.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Slot {
+pub(crate) enum VcpuState {
     /// Nothing was taken.
     #[default]
     Idle,

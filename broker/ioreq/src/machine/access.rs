@@ -5,7 +5,7 @@ use crate::channel::Channel;
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::Target;
-use crate::vcpu::{Purpose, Slot, Waiting};
+use crate::vcpu::{Purpose, VcpuState, Waiting};
 use bulkhead_plan::Death;
 use bulkhead_wire::{self as wire, Op, PAYLOAD, Posted, Reply, Request, RequestFlags, Step};
 use bulkhead_xen_abi::Shutdown;
@@ -13,8 +13,8 @@ use bulkhead_xen_abi::ioreq::{self, Ioreq};
 
 impl<E: Edge> Machine<E> {
     fn complete(&mut self, vcpu: usize, request: &Ioreq, data: Option<u64>) {
-        if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot = Slot::Idle;
+        if let Some(state) = self.vcpus.get_mut(vcpu) {
+            *state = VcpuState::Idle;
         }
         self.edge.complete(vcpu, request, data);
     }
@@ -71,9 +71,15 @@ impl<E: Edge> Machine<E> {
         if channels.is_empty() {
             self.remove_unplugged();
             self.complete(vcpu, &request, data);
-        } else if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot =
-                Slot::Waiting(Waiting { request, purpose: Purpose::Barrier, channels, ticks: 0, again: None, data });
+        } else if let Some(state) = self.vcpus.get_mut(vcpu) {
+            *state = VcpuState::Waiting(Waiting {
+                request,
+                purpose: Purpose::Barrier,
+                channels,
+                ticks: 0,
+                again: None,
+                data,
+            });
         }
     }
 
@@ -136,8 +142,8 @@ impl<E: Edge> Machine<E> {
     }
 
     fn block(&mut self, vcpu: usize, request: Ioreq) {
-        if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot = Slot::Blocked(request);
+        if let Some(state) = self.vcpus.get_mut(vcpu) {
+            *state = VcpuState::Blocked(request);
         }
     }
 
@@ -237,8 +243,9 @@ impl<E: Edge> Machine<E> {
     }
 
     fn wait(&mut self, vcpu: usize, request: Ioreq, channel: usize, purpose: Purpose, again: Option<Posted>) {
-        if let Some(slot) = self.vcpus.get_mut(vcpu) {
-            *slot = Slot::Waiting(Waiting { request, purpose, channels: vec![channel], ticks: 0, again, data: None });
+        if let Some(state) = self.vcpus.get_mut(vcpu) {
+            *state =
+                VcpuState::Waiting(Waiting { request, purpose, channels: vec![channel], ticks: 0, again, data: None });
         }
     }
 
@@ -291,13 +298,13 @@ impl<E: Edge> Machine<E> {
 
     /// Channel `index` has answered vCPU `vcpu`'s request, or has died (`None`).
     pub(super) fn answered(&mut self, vcpu: usize, index: usize, reply: Option<Reply>) {
-        let Some(Slot::Waiting(waiting)) = self.vcpus.get_mut(vcpu) else { return };
+        let Some(VcpuState::Waiting(waiting)) = self.vcpus.get_mut(vcpu) else { return };
         let Some(at) = waiting.channels.iter().position(|c| *c == index) else { return };
         waiting.channels.swap_remove(at);
         if !waiting.channels.is_empty() {
             return;
         }
-        let Some(Slot::Waiting(waiting)) = self.vcpus.get_mut(vcpu).map(std::mem::take) else { return };
+        let Some(VcpuState::Waiting(waiting)) = self.vcpus.get_mut(vcpu).map(std::mem::take) else { return };
         let request = waiting.request;
         let Some(reply) = reply.filter(|_| waiting.purpose != Purpose::Barrier) else {
             if waiting.purpose == Purpose::Barrier {

@@ -2,7 +2,7 @@
 use super::Machine;
 use crate::edge::Edge;
 use crate::presence::Presence;
-use crate::vcpu::Slot;
+use crate::vcpu::VcpuState;
 use bulkhead_bus::FunctionFacts;
 
 impl<E: Edge> Machine<E> {
@@ -68,13 +68,13 @@ impl<E: Edge> Machine<E> {
         if let Some(vram) = &self.video_ram {
             out.hex("video RAM at frame", vram.gfn);
         }
-        for (i, slot) in self.vcpus.iter().enumerate() {
+        for (i, state) in self.vcpus.iter().enumerate() {
             out.value(
                 &format!("vcpu{i}"),
-                match slot {
-                    Slot::Idle => "idle".to_owned(),
-                    Slot::Blocked(_) => "blocked by earlier posted writes".to_owned(),
-                    Slot::Waiting(w) => format!("waiting {} ticks for {:?}", w.ticks, w.channels),
+                match state {
+                    VcpuState::Idle => "idle".to_owned(),
+                    VcpuState::Blocked(_) => "blocked by earlier posted writes".to_owned(),
+                    VcpuState::Waiting(w) => format!("waiting {} ticks for {:?}", w.ticks, w.channels),
                 },
             );
         }
