@@ -1,6 +1,6 @@
 //! Waiting: event channels, doorbells, the tick, the launcher, control.
 use crate::edge::{Edge, SimEdge, XenEdge};
-use crate::machine::{Action, Machine, MachineDevice};
+use crate::machine::{Action, Dispatcher, ServedDevice};
 use bulkhead_bus::{Facts, GuestMemory, NoMemory};
 use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
@@ -33,7 +33,7 @@ const TICK_NS: i64 = 100_000_000;
 
 /// Runs the broker. `describe` turns the plan into declarations; it takes the ROMs out of the descriptors.
 pub fn run<E: Error + Send + Sync + 'static>(
-    describe: impl FnOnce(&bulkhead_plan::MachinePlan, &mut Fds) -> Result<Vec<MachineDevice>, E>,
+    describe: impl FnOnce(&bulkhead_plan::MachinePlan, &mut Fds) -> Result<Vec<ServedDevice>, E>,
 ) -> Result<(), StartError> {
     let mut process = Process::start("broker")?;
     let plan = process.plan.clone();
@@ -46,7 +46,7 @@ pub fn run<E: Error + Send + Sync + 'static>(
             let evtchn = process.fds.want(&FdUse::Evtchn)?;
             let memory = Arc::new(ForeignMemory::new(rustix::io::dup(&privcmd)?, plan.domid));
             let edge = XenEdge::new(plan.domid, plan.vcpus, privcmd, evtchn).map_err(refused)?;
-            start(process, Machine::new(edge, plan.vcpus, shape, memory, devices), control_socket, None)
+            start(process, Dispatcher::new(edge, plan.vcpus, shape, memory, devices), control_socket, None)
         }
         Mode::Sim => {
             let pages = process.fds.want(&FdUse::SimIoreq)?;
@@ -61,7 +61,7 @@ pub fn run<E: Error + Send + Sync + 'static>(
                 None => Arc::new(NoMemory),
             };
             let edge = SimEdge::new(pages, kick, trace).map_err(refused)?;
-            start(process, Machine::new(edge, plan.vcpus, shape, memory, devices), control_socket, Some(commands))
+            start(process, Dispatcher::new(edge, plan.vcpus, shape, memory, devices), control_socket, Some(commands))
         }
     }
 }
@@ -72,7 +72,7 @@ fn refused(why: XenError) -> StartError {
 
 fn start<E: Edge>(
     mut process: Process,
-    machine: Machine<E>,
+    dispatcher: Dispatcher<E>,
     control: OwnedFd,
     commands: Option<OwnedFd>,
 ) -> Result<(), StartError> {
@@ -84,7 +84,7 @@ fn start<E: Edge>(
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let timer =
         rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-    epoll::add(&epoll, machine.edge.wait_fd(), EventData::new_u64(EVENTS), EventFlags::IN)?;
+    epoll::add(&epoll, dispatcher.edge.wait_fd(), EventData::new_u64(EVENTS), EventFlags::IN)?;
     epoll::add(&epoll, &process.link, EventData::new_u64(LINK), EventFlags::IN)?;
     epoll::add(&epoll, &control.bell, EventData::new_u64(CONTROL), EventFlags::IN | EventFlags::ET)?;
     epoll::add(&epoll, &timer, EventData::new_u64(TICK), EventFlags::IN)?;
@@ -95,7 +95,7 @@ fn start<E: Edge>(
     tracing::info!(landlock = report.landlock, "in the sandbox");
     let mut broker = Broker {
         process,
-        machine,
+        dispatcher,
         control,
         epoll,
         timer,
@@ -120,7 +120,7 @@ struct Opening {
 
 struct Broker<E> {
     process: Process,
-    machine: Machine<E>,
+    dispatcher: Dispatcher<E>,
     control: ControlHandle,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -143,8 +143,8 @@ impl<E: Edge> Broker<E> {
         let mut events = Vec::with_capacity(32);
         loop {
             // A device may have answered while the last thing was done: look again before anything that costs a call.
-            while self.machine.step() {}
-            for action in self.machine.take_actions() {
+            while self.dispatcher.step() {}
+            for action in self.dispatcher.take_actions() {
                 match action {
                     Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead { slot, death })?,
                     Action::Unplugged(slot) => self.process.tell(Ask::Unplugged { slot })?,
@@ -153,12 +153,12 @@ impl<E: Edge> Broker<E> {
                     Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt { gfn })?,
                 }
             }
-            if let (Some(value), Some(commands)) = (self.machine.take_broadcast(), &self.commands) {
+            if let (Some(value), Some(commands)) = (self.dispatcher.take_broadcast(), &self.commands) {
                 let _ = rustix::io::write(commands, format!("result {value}").as_bytes());
             }
             self.arm()?;
-            self.machine.edge.unmask();
-            if !self.machine.may_sleep() {
+            self.dispatcher.edge.unmask();
+            if !self.dispatcher.may_sleep() {
                 continue;
             }
             events.clear();
@@ -170,16 +170,16 @@ impl<E: Edge> Broker<E> {
             }
             for event in &events {
                 match event.data.u64() {
-                    EVENTS => self.machine.edge.pending(),
+                    EVENTS => self.dispatcher.edge.pending(),
                     LINK if !self.link()? => return Ok(()),
                     LINK => {}
                     CONTROL => self.control(),
                     TICK => {
                         // However many have expired: a machine that did not run has not waited.
                         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
-                        self.machine.tick();
+                        self.dispatcher.tick();
                         self.report_activity();
-                        if !self.machine.outstanding() {
+                        if !self.dispatcher.outstanding() {
                             self.set_timer(0)?;
                             self.ticking = false;
                         }
@@ -209,7 +209,7 @@ impl<E: Edge> Broker<E> {
     /// The tick runs only while something is outstanding. It is stopped by the first one that finds nothing: starting
     /// and stopping it for every access would cost two calls each.
     fn arm(&mut self) -> Result<(), StartError> {
-        if self.ticking || !self.machine.outstanding() {
+        if self.ticking || !self.dispatcher.outstanding() {
             return Ok(());
         }
         self.ticking = true;
@@ -230,7 +230,8 @@ impl<E: Edge> Broker<E> {
             Ok(Some((ToProcess::NewChannel { slot, fds: uses }, fds))) => {
                 let mut all = Fds::default();
                 all.add(uses, fds);
-                let request = SharedArea::map_writer(all.want(&FdUse::OwnArea)?, self.machine.shape().request_len())?;
+                let request =
+                    SharedArea::map_writer(all.want(&FdUse::OwnArea)?, self.dispatcher.shape().request_len())?;
                 BrokerEnd::greet(&request);
                 let opening = Opening {
                     request,
@@ -244,12 +245,12 @@ impl<E: Edge> Broker<E> {
             Ok(Some((ToProcess::Online { slot, fds: uses }, fds))) => {
                 let mut all = Fds::default();
                 all.add(uses, fds);
-                let reply = SharedArea::map_reader(all.want(&FdUse::PeerArea)?, self.machine.shape().reply_len());
+                let reply = SharedArea::map_reader(all.want(&FdUse::PeerArea)?, self.dispatcher.shape().reply_len());
                 if let (Some(opening), Ok(reply)) = (self.opening.remove(&slot), reply) {
-                    let end = BrokerEnd::new(opening.request, reply, self.machine.shape());
+                    let end = BrokerEnd::new(opening.request, reply, self.dispatcher.shape());
                     let data = EventData::new_u64(u64::from(slot));
                     epoll::add(&self.epoll, opening.reply_bell.as_fd(), data, EventFlags::IN | EventFlags::ET)?;
-                    self.machine.online(slot, end, opening.request_bell);
+                    self.dispatcher.online(slot, end, opening.request_bell);
                     // Closing the doorbell of the life before removes its entry in epoll.
                     self.reply_bells.insert(slot, opening.reply_bell);
                     self.process.tell(Ask::Attached { slot })?;
@@ -258,7 +259,7 @@ impl<E: Edge> Broker<E> {
             }
             Ok(Some((ToProcess::Offline { slot, restart, reason }, _))) => {
                 tracing::warn!("slot {slot}: {reason}{}", if restart { "; it will be restarted" } else { "" });
-                self.machine.offline(slot);
+                self.dispatcher.offline(slot);
                 Ok(true)
             }
             Ok(Some((ToProcess::Serve, fds))) => {
@@ -270,7 +271,7 @@ impl<E: Edge> Broker<E> {
             Ok(Some(_)) => Ok(true),
             Err(LinkError::Closed) => {
                 tracing::error!("the launcher has gone: the guest is crashed");
-                self.machine.edge.shutdown(bulkhead_xen_abi::Shutdown::Crash);
+                self.dispatcher.edge.shutdown(bulkhead_xen_abi::Shutdown::Crash);
                 Ok(false)
             }
             Err(e) => Err(e.into()),
@@ -289,11 +290,11 @@ impl<E: Edge> Broker<E> {
         let line = String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).into_owned();
         let mut words = line.split(' ');
         let _ = match (words.next(), words.next().and_then(|w| w.parse().ok())) {
-            (Some("deadline"), _) => self.machine.broadcast(Op::NextDeadline, 0),
-            (Some("advance"), Some(now)) => self.machine.broadcast(Op::Advance, now),
+            (Some("deadline"), _) => self.dispatcher.broadcast(Op::NextDeadline, 0),
+            (Some("advance"), Some(now)) => self.dispatcher.broadcast(Op::Advance, now),
             (Some("reset"), _) => {
-                self.machine.reset_decoding();
-                self.machine.broadcast(Op::Reset, 0)
+                self.dispatcher.reset_decoding();
+                self.dispatcher.broadcast(Op::Reset, 0)
             }
             _ => false,
         };
@@ -305,24 +306,24 @@ impl<E: Edge> Broker<E> {
             match request {
                 ControlRequest::Ping(answer) | ControlRequest::Running(_, answer) => drop(answer.send(())),
                 ControlRequest::Reset(answer) => {
-                    self.machine.reset_decoding();
-                    self.machine.broadcast(Op::Reset, 0);
+                    self.dispatcher.reset_decoding();
+                    self.dispatcher.broadcast(Op::Reset, 0);
                     let _ = answer.send(());
                 }
                 ControlRequest::Inspect(answer) => {
                     let mut out = bulkhead_bus::Inspect::default();
-                    self.machine.inspect(&mut out);
+                    self.dispatcher.inspect(&mut out);
                     let _ = answer.send(out.items);
                 }
                 ControlRequest::Statistics(answer) => {
-                    let mut items = self.machine.statistics();
+                    let mut items = self.dispatcher.statistics();
                     items.push(("wake-ups", self.wakeups));
                     let _ = answer.send(items);
                 }
                 ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
                 ControlRequest::Load(_, answer) => drop(answer.send(Err(LoadError::Broker))),
                 ControlRequest::Facts(answer) => {
-                    let functions = self.machine.functions();
+                    let functions = self.dispatcher.functions();
                     let _ = answer.send(Facts { functions, ..Facts::default() });
                 }
                 ControlRequest::Call(_, answer) => drop(answer.send(Err(FacetError::Broker))),

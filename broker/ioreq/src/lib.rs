@@ -11,7 +11,7 @@
 //! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
 //! | `presence.rs` | whether the guest has a device: unplugged, hot-plugged, ejected |
 //! | `vcpu.rs` | the state of one vCPU's request: idle, waiting, blocked |
-//! | `machine.rs`, `machine/` | all of it: what happens to a request, and to its reply; what is where on the bus |
+//! | `machine.rs`, `machine/` | the dispatcher: what happens to a request, and to its reply; what is where on the bus |
 //! | `event_loop.rs` | waiting |
 
 mod cf8;
@@ -26,4 +26,4 @@ mod vcpu;
 
 pub use edge::{Edge, SimEdge, XenEdge};
 pub use event_loop::run;
-pub use machine::{Action, Machine, MachineDevice};
+pub use machine::{Action, Dispatcher, ServedDevice};

@@ -1,4 +1,4 @@
-//! The machine between Xen and its devices.
+//! The dispatcher: it takes requests of Xen to devices, and their replies back.
 //!
 //! | file | what |
 //! |---|---|
@@ -33,7 +33,7 @@ const TICKS_KILL: u32 = 50;
 const BUFFERED_BUDGET: usize = 512;
 
 /// A device, as the roles executable describes it to the broker.
-pub struct MachineDevice {
+pub struct ServedDevice {
     /// The slot of its process.
     pub slot: Slot,
     /// For people.
@@ -91,7 +91,7 @@ struct Own {
 }
 
 /// The broker without its waiting: give it events, it does all that can be done.
-pub struct Machine<E> {
+pub struct Dispatcher<E> {
     /// The hypervisor.
     pub edge: E,
     shape: Shape,
@@ -110,10 +110,10 @@ pub struct Machine<E> {
     cf8: Option<Cf8>,
 }
 
-impl<E: Edge> Machine<E> {
-    /// A machine with these devices, none of them online. `memory` is for operands of string operations.
-    pub fn new(edge: E, vcpus: u16, shape: Shape, memory: Arc<dyn GuestMemory>, devices: Vec<MachineDevice>) -> Self {
-        let mut machine = Self {
+impl<E: Edge> Dispatcher<E> {
+    /// A dispatcher for these devices, none of them online. `memory` is for operands of string operations.
+    pub fn new(edge: E, vcpus: u16, shape: Shape, memory: Arc<dyn GuestMemory>, devices: Vec<ServedDevice>) -> Self {
+        let mut dispatcher = Self {
             edge,
             shape,
             memory,
@@ -129,14 +129,14 @@ impl<E: Edge> Machine<E> {
             scratch: Vec::new(),
             cf8: None,
         };
-        machine.cf8 = Some(Cf8::new(&mut machine.edge));
+        dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));
         for device in devices {
-            machine.add(device);
+            dispatcher.add(device);
         }
-        machine
+        dispatcher
     }
 
-    fn add(&mut self, device: MachineDevice) {
+    fn add(&mut self, device: ServedDevice) {
         let channel = self.channels.len();
         if let Some((gfn, pages)) = device.video_ram {
             self.video_ram = Some(VideoRam { channel, home: gfn, gfn, pages });

@@ -20,7 +20,7 @@ mod vchan;
 mod viewer;
 mod xenbus;
 
-use bulkhead_ioreq::MachineDevice;
+use bulkhead_ioreq::ServedDevice;
 use bulkhead_plan::{DeviceConfig, FdUse, KINDS, MachinePlan, NicModel};
 use bulkhead_runtime::{Built, Fds, Resources, run_device};
 use error::BuildError;
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 /// The devices, for the broker.
-fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, BuildError> {
+fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<ServedDevice>, BuildError> {
     let mut devices = Vec::new();
     for device in &plan.devices {
         let Visible { declaration, rom, video_ram, added } = match role_of(&device.config).seen {
@@ -88,7 +88,7 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<MachineDevice>, Bui
             _ => None,
         };
         let (slot, name) = (device.slot, device.name.clone());
-        devices.push(MachineDevice { slot, name, declaration, rom, video_ram, added });
+        devices.push(ServedDevice { slot, name, declaration, rom, video_ram, added });
     }
     Ok(devices)
 }

@@ -1,5 +1,5 @@
 //! One request: to whom it goes, and what its answer brings.
-use super::Machine;
+use super::Dispatcher;
 use crate::cf8;
 use crate::channel::Channel;
 use crate::edge::Edge;
@@ -11,7 +11,7 @@ use bulkhead_wire::{self as wire, Op, PAYLOAD, Posted, Reply, Request, RequestFl
 use bulkhead_xen_abi::Shutdown;
 use bulkhead_xen_abi::ioreq::{self, Ioreq};
 
-impl<E: Edge> Machine<E> {
+impl<E: Edge> Dispatcher<E> {
     fn complete(&mut self, vcpu: usize, request: &Ioreq, data: Option<u64>) {
         if let Some(state) = self.vcpus.get_mut(vcpu) {
             *state = VcpuState::Idle;

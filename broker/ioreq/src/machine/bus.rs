@@ -1,5 +1,5 @@
 //! What is where on the bus: which BAR is decoded where, what has been unplugged, added, ejected.
-use super::{Action, Machine};
+use super::{Action, Dispatcher};
 use crate::edge::Edge;
 use crate::pci;
 use crate::presence::Change;
@@ -8,7 +8,7 @@ use bulkhead_bus::Area;
 use bulkhead_bus::pci::{BarKind, Decode};
 use bulkhead_xen::Range;
 
-impl<E: Edge> Machine<E> {
+impl<E: Edge> Dispatcher<E> {
     pub(super) fn claim_functions(&mut self, index: usize, claimed: bool) {
         for function in self.channels.get(index).map_or(&[][..], |c| &c.functions) {
             self.edge.claim(Range::Pci(function.spec.bdf()), claimed);

@@ -1,11 +1,11 @@
 //! The broker's counters and map.
-use super::Machine;
+use super::Dispatcher;
 use crate::edge::Edge;
 use crate::presence::Presence;
 use crate::vcpu::VcpuState;
 use bulkhead_bus::FunctionFacts;
 
-impl<E: Edge> Machine<E> {
+impl<E: Edge> Dispatcher<E> {
     /// Counters, for people.
     pub fn statistics(&self) -> Vec<(&'static str, u64)> {
         let c = &self.counters;

@@ -101,7 +101,7 @@ fn declaration(port: u16, posted: bool) -> Declaration {
 }
 
 struct Bench {
-    machine: Machine<FakeEdge>,
+    dispatcher: Dispatcher<FakeEdge>,
     devices: Vec<DeviceEnd>,
     shape: Shape,
     memory: Arc<FakeMemory>,
@@ -117,7 +117,7 @@ impl Bench {
     fn new(vcpus: u16) -> Self {
         let shape = Shape::new(usize::from(vcpus)).unwrap();
         let memory = FakeMemory::new(1 << 16);
-        let devices = [(2, 0x101, false), (3, 0x202, true)].map(|(slot, port, posted)| MachineDevice {
+        let devices = [(2, 0x101, false), (3, 0x202, true)].map(|(slot, port, posted)| ServedDevice {
             added: false,
             slot,
             name: format!("d{slot}"),
@@ -125,8 +125,9 @@ impl Bench {
             rom: None,
             video_ram: (slot == 3).then_some((0x5000, 256)),
         });
-        let machine = Machine::new(FakeEdge::new(usize::from(vcpus)), vcpus, shape, memory.clone(), devices.into());
-        let mut bench = Self { machine, devices: vec![], shape, memory };
+        let dispatcher =
+            Dispatcher::new(FakeEdge::new(usize::from(vcpus)), vcpus, shape, memory.clone(), devices.into());
+        let mut bench = Self { dispatcher, devices: vec![], shape, memory };
         for slot in [2, 3] {
             let device = bench.connect(slot);
             bench.devices.push(device);
@@ -141,14 +142,14 @@ impl Bench {
         let device = DeviceEnd::new(request_reader, reply, self.shape);
         device.hello().unwrap();
         let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        self.machine.online(slot, BrokerEnd::new(request, reply_reader, self.shape), bell);
+        self.dispatcher.online(slot, BrokerEnd::new(request, reply_reader, self.shape), bell);
         device
     }
 
     fn offer(&mut self, vcpu: usize, kind: u8, addr: u64, size: u32, data: u64, bits: IoreqBits, count: u32) {
-        self.machine.edge.offered[vcpu] =
+        self.dispatcher.edge.offered[vcpu] =
             Some(Ioreq { addr, data, count, size, vp_eport: 1, pad0: 0, bits: bits.with_state(1), kind });
-        while self.machine.step() {}
+        while self.dispatcher.step() {}
     }
 
     fn read(&mut self, vcpu: usize, port: u64) {
@@ -173,12 +174,12 @@ impl Bench {
             }
             n += 1;
         }
-        while self.machine.step() {}
+        while self.dispatcher.step() {}
         n
     }
 
     fn answers(&mut self) -> Vec<(usize, Option<u64>)> {
-        std::mem::take(&mut self.machine.edge.answers)
+        std::mem::take(&mut self.dispatcher.edge.answers)
     }
 }
 
@@ -235,25 +236,25 @@ fn an_interrupt_is_there_before_a_shadow_tells_of_its_cause() {
     let mut b = Bench::new(1);
     b.devices[0].set_line(0, true, 0);
     b.devices[0].set_shadow(0, Some(0x50));
-    b.machine.edge.calls.clear();
+    b.dispatcher.edge.calls.clear();
     b.read(0, 0x108);
     assert_eq!(b.answers(), [(0, Some(0x50))]);
-    assert_eq!(b.machine.edge.calls, ["isa 5 true"]);
+    assert_eq!(b.dispatcher.edge.calls, ["isa 5 true"]);
 }
 
 #[test]
 fn buffered_writes_come_before_the_request_that_follows_them() {
     let mut b = Bench::new(1);
     for i in 0..600u64 {
-        b.machine.edge.buffered.push_back((BufferedIoreq::new().with_kind(1).with_size(0).with_addr(0), i));
+        b.dispatcher.edge.buffered.push_back((BufferedIoreq::new().with_kind(1).with_size(0).with_addr(0), i));
     }
-    while b.machine.step() {}
-    assert!(b.machine.edge.buffered.is_empty(), "what nobody has claimed is dropped");
+    while b.dispatcher.step() {}
+    assert!(b.dispatcher.edge.buffered.is_empty(), "what nobody has claimed is dropped");
     // Below 1 MiB only: give the second device such a region.
     let mut b = Bench::new(1);
-    assert!(b.machine.addresses.add(0xa0000, 0x20000, Target::Region { channel: 1, region: 1 }));
+    assert!(b.dispatcher.addresses.add(0xa0000, 0x20000, Target::Region { channel: 1, region: 1 }));
     for i in 0..600u64 {
-        b.machine.edge.buffered.push_back((BufferedIoreq::new().with_kind(1).with_addr(0xa0000 + i as u32), i));
+        b.dispatcher.edge.buffered.push_back((BufferedIoreq::new().with_kind(1).with_addr(0xa0000 + i as u32), i));
     }
     b.read(0, 0x203);
     let mut seen = Vec::new();
@@ -272,7 +273,7 @@ fn buffered_writes_come_before_the_request_that_follows_them() {
                 }
             }
         }
-        while b.machine.step() {}
+        while b.dispatcher.step() {}
     }
     assert_eq!((seen, reads), ((0..600).collect(), 1));
 }
@@ -302,14 +303,14 @@ fn string_operations_are_one_request_in_both_directions_and_orders() {
 fn lines_follow_the_device_before_xen_hears_the_answer() {
     let mut b = Bench::new(1);
     b.read(0, 0x101);
-    b.machine.edge.calls.clear();
+    b.dispatcher.edge.calls.clear();
     b.devices[0].set_line(0, true, 0);
     b.devices[0].set_line(1, false, 1);
     b.answer(0, 0);
-    assert_eq!(b.machine.edge.calls, ["isa 5 true", "intx 1 1 true", "intx 1 1 false"]);
-    b.machine.edge.calls.clear();
-    b.machine.offline(2);
-    assert_eq!(b.machine.edge.calls, ["isa 5 false"], "a dead device's lines go down");
+    assert_eq!(b.dispatcher.edge.calls, ["isa 5 true", "intx 1 1 true", "intx 1 1 false"]);
+    b.dispatcher.edge.calls.clear();
+    b.dispatcher.offline(2);
+    assert_eq!(b.dispatcher.edge.calls, ["isa 5 false"], "a dead device's lines go down");
 }
 
 #[test]
@@ -320,13 +321,13 @@ fn bars_are_claimed_while_decoded_and_video_ram_moves_once() {
         b.offer(0, 2, bdf | register, 4, data, IoreqBits::new(), 1);
         b.answer(1, 0);
     };
-    b.machine.edge.calls.clear();
+    b.dispatcher.edge.calls.clear();
     config(&mut b, 0x10, 0xc000);
     config(&mut b, 0x14, 0xf000_0000);
     config(&mut b, 4, 3);
     config(&mut b, 4, 0);
     config(&mut b, 4, 3);
-    let calls: Vec<_> = b.machine.edge.calls.iter().map(String::as_str).collect();
+    let calls: Vec<_> = b.dispatcher.edge.calls.iter().map(String::as_str).collect();
     assert_eq!(
         calls,
         [
@@ -336,7 +337,7 @@ fn bars_are_claimed_while_decoded_and_video_ram_moves_once() {
             "claim Ports(49152, 49167)"
         ]
     );
-    assert_eq!(b.machine.take_actions(), [Action::VideoRamAt(0xf0000)]);
+    assert_eq!(b.dispatcher.take_actions(), [Action::VideoRamAt(0xf0000)]);
 }
 
 #[test]
@@ -346,10 +347,10 @@ fn an_effect_that_a_device_may_not_ask_for_kills_it() {
     let Some(Work::Request(cell, _)) = b.devices[0].take().unwrap() else { panic!() };
     let effects = wire::Effects::new().with_power_off(true);
     let _ = b.devices[0].reply(cell, &Reply { value: 0, effects, mask: 0 }, &[]);
-    while b.machine.step() {}
+    while b.dispatcher.step() {}
     assert_eq!(b.answers().len(), 1);
-    assert_eq!(b.machine.take_actions(), [Action::Dead(2, Death::Protocol)]);
-    assert!(!b.machine.edge.calls.iter().any(|c| c.starts_with("shutdown")));
+    assert_eq!(b.dispatcher.take_actions(), [Action::Dead(2, Death::Protocol)]);
+    assert!(!b.dispatcher.edge.calls.iter().any(|c| c.starts_with("shutdown")));
 }
 
 #[test]
@@ -357,16 +358,16 @@ fn a_device_that_does_not_answer_is_given_up_after_fifty_ticks_and_only_it() {
     let mut b = Bench::new(2);
     b.read(0, 0x101);
     for _ in 0..TICKS_KILL {
-        assert!(b.machine.outstanding());
-        b.machine.tick();
+        assert!(b.dispatcher.outstanding());
+        b.dispatcher.tick();
         b.read(1, 0x202);
         b.answer(1, 9);
         assert_eq!(b.answers(), [(1, Some(9))], "the other vCPU goes on");
     }
-    b.machine.tick();
+    b.dispatcher.tick();
     assert_eq!(b.answers(), [(0, Some(0xff))]);
-    assert_eq!(b.machine.take_actions(), [Action::Dead(2, Death::Deadline)]);
-    assert!(!b.machine.outstanding());
+    assert_eq!(b.dispatcher.take_actions(), [Action::Dead(2, Death::Deadline)]);
+    assert!(!b.dispatcher.outstanding());
 }
 
 #[test]
@@ -377,8 +378,8 @@ fn invalidate_waits_for_every_device_that_maps_memory() {
     assert_eq!(b.answers(), []);
     b.answer(1, 0);
     assert_eq!(b.answers(), [(0, None)]);
-    b.machine.offline(2);
-    b.machine.offline(3);
+    b.dispatcher.offline(2);
+    b.dispatcher.offline(3);
     b.offer(0, 8, 0, 4, 0, IoreqBits::new(), 1);
     assert_eq!(b.answers(), [(0, None)]);
 }
@@ -388,9 +389,9 @@ fn a_device_that_rings_without_end_is_given_up() {
     let mut b = Bench::new(1);
     for _ in 0..30_000 {
         let _ = b.devices[0].publish();
-        b.machine.step();
+        b.dispatcher.step();
     }
-    assert_eq!(b.machine.take_actions(), [Action::Dead(2, Death::Protocol)]);
+    assert_eq!(b.dispatcher.take_actions(), [Action::Dead(2, Death::Protocol)]);
 }
 
 #[derive(Clone, Debug)]
@@ -443,7 +444,7 @@ proptest! {
         for event in events {
             match event {
                 Event::Request(vcpu, kind, addr, size, data, bits, count) => {
-                    if b.machine.edge.taken[vcpu].is_none() && b.machine.edge.offered[vcpu].is_none() {
+                    if b.dispatcher.edge.taken[vcpu].is_none() && b.dispatcher.edge.offered[vcpu].is_none() {
                         asked += 1;
                         b.offer(vcpu, kind, addr, size, data, IoreqBits::from_bits(bits), count);
                     }
@@ -454,33 +455,33 @@ proptest! {
                     // An answer in a cell where nothing was asked, from an earlier life's numbering.
                     let reply = Reply { value: 1, effects: wire::Effects::from_bits(u32::MAX), mask: 7 };
                     let _ = b.devices[device].reply(1, &reply, &[]);
-                    while b.machine.step() {}
+                    while b.dispatcher.step() {}
                 }
-                Event::Die(slot) => b.machine.offline(slot),
+                Event::Die(slot) => b.dispatcher.offline(slot),
                 Event::Return(slot) => {
-                    b.machine.offline(slot);
+                    b.dispatcher.offline(slot);
                     b.devices[usize::from(slot) - 2] = b.connect(slot);
                 }
-                Event::Tick => b.machine.tick(),
+                Event::Tick => b.dispatcher.tick(),
             }
         }
         for slot in [2, 3] {
-            b.machine.offline(slot);
+            b.dispatcher.offline(slot);
         }
-        while b.machine.step() {}
-        prop_assert_eq!(b.machine.edge.answers.len(), asked);
-        prop_assert!(b.machine.edge.taken.iter().all(Option::is_none));
+        while b.dispatcher.step() {}
+        prop_assert_eq!(b.dispatcher.edge.answers.len(), asked);
+        prop_assert!(b.dispatcher.edge.taken.iter().all(Option::is_none));
     }
 }
 
 #[test]
 fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     let mut b = Bench::new(1);
-    b.machine.channels[0].declaration.regions[0].kept = true;
+    b.dispatcher.channels[0].declaration.regions[0].kept = true;
     let write = IoreqBits::new();
     // One is on its way when the process dies.
     b.offer(0, 0, 0x101, 1, 0x11, write, 1);
-    b.machine.offline(2);
+    b.dispatcher.offline(2);
     b.offer(0, 0, 0x102, 1, 0x22, write, 1);
     b.read(0, 0x103);
     b.offer(0, 1, 0x101_0000, 1, 0x33, write, 1);
@@ -493,10 +494,10 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     }
     assert_eq!(seen, [(bulkhead_wire::LOST_WRITES, 0, 1), (0, 0, 0x11), (0, 1, 0x22)], "what is not kept is told");
     // What was posted and not handled is made again too.
-    b.machine.channels[0].declaration.regions[0].posted_at = vec![3];
+    b.dispatcher.channels[0].declaration.regions[0].posted_at = vec![3];
     b.offer(0, 0, 0x104, 1, 0x44, write, 1);
     assert_eq!(b.answers().len(), 1, "nobody waits for it");
-    b.machine.offline(2);
+    b.dispatcher.offline(2);
     b.offer(0, 0, 0x104, 1, 0x55, write, 1);
     let mut device = b.connect(2);
     let posted: Vec<_> = std::iter::from_fn(|| {
@@ -509,7 +510,7 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     assert_eq!(posted, [0x44, 0x55]);
     b.answers();
     // Not for ever.
-    b.machine.offline(2);
+    b.dispatcher.offline(2);
     for i in 0..300 {
         b.offer(0, 0, 0x101, 1, i & 0xff, write, 1);
     }
@@ -528,30 +529,30 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
 #[test]
 fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     let mut b = Bench::new(1);
-    for (i, channel) in b.machine.channels.iter_mut().enumerate() {
+    for (i, channel) in b.dispatcher.channels.iter_mut().enumerate() {
         channel.declaration.permissions.unplug = i == 1;
         (channel.declaration.unplug, channel.declaration.unplug_removes) = if i == 0 { (2, true) } else { (0, false) };
     }
     // Its BAR is decoded at 0x400.
     let bdf = 1u64 << 35;
-    b.machine.decode(0, 0, Decode { bars: [Some(0x400), None, None, None, None, None], ..Decode::default() });
-    b.machine.edge.calls.clear();
+    b.dispatcher.decode(0, 0, Decode { bars: [Some(0x400), None, None, None, None, None], ..Decode::default() });
+    b.dispatcher.edge.calls.clear();
     b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
     let _ =
         b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
-    while b.machine.step() {}
-    assert_eq!((b.answers(), b.machine.take_actions()), (vec![], vec![]), "the device has not let go yet");
+    while b.dispatcher.step() {}
+    assert_eq!((b.answers(), b.dispatcher.take_actions()), (vec![], vec![]), "the device has not let go yet");
     let Some(Work::Request(cell, what)) = b.devices[0].take().unwrap() else { panic!() };
     assert_eq!((what.op, what.data), (Op::Unplug as u8, 3));
     let _ = b.devices[0].reply(cell, &Reply { value: 0, effects: wire::Effects::new(), mask: 0 }, &[]);
-    while b.machine.step() {}
+    while b.dispatcher.step() {}
     assert_eq!(
-        (b.answers().len(), b.machine.take_actions()),
+        (b.answers().len(), b.dispatcher.take_actions()),
         (1, vec![Action::Unplugged(2)]),
         "nothing of the other device was meant"
     );
-    assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)"]);
+    assert_eq!(b.dispatcher.edge.calls, ["unclaim Ports(1024, 1039)"]);
     b.offer(0, 2, bdf, 4, 0, IoreqBits::new().with_read(true), 1);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
@@ -560,58 +561,58 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
     let _ =
         b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_unplug(true), mask: 3 }, &[]);
-    while b.machine.step() {}
-    assert_eq!(b.machine.take_actions(), []);
+    while b.dispatcher.step() {}
+    assert_eq!(b.dispatcher.take_actions(), []);
 }
 
 #[test]
 fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_it() {
     let mut b = Bench::new(1);
-    b.machine.channels[1].declaration.permissions.eject = true;
+    b.dispatcher.channels[1].declaration.permissions.eject = true;
     let config = |b: &mut Bench| b.offer(0, 2, 1 << 35, 4, 0, IoreqBits::new().with_read(true), 1);
     let eject = |b: &mut Bench, mask| {
         b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
         let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
         let _ =
             b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_eject(true), mask }, &[]);
-        while b.machine.step() {}
+        while b.dispatcher.step() {}
     };
     // What was there from the start is not the guest's to eject.
     eject(&mut b, 0xffff_ffff);
-    assert_eq!((b.answers().len(), b.machine.take_actions()), (1, vec![]));
+    assert_eq!((b.answers().len(), b.dispatcher.take_actions()), (1, vec![]));
     // It has not come yet: nobody answers.
-    b.machine.offline(2);
-    b.machine.channels[0].presence = Presence::Absent;
-    b.machine.edge.calls.clear();
+    b.dispatcher.offline(2);
+    b.dispatcher.channels[0].presence = Presence::Absent;
+    b.dispatcher.edge.calls.clear();
     config(&mut b);
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff))]);
     b.devices[0] = b.connect(2);
-    assert_eq!(b.machine.edge.calls, ["claim Pci(8)"]);
-    b.machine.edge.calls.clear();
-    b.machine.config_written(0, 8, 0x10, 4, 0x401);
-    b.machine.config_written(0, 8, 4, 2, 1);
+    assert_eq!(b.dispatcher.edge.calls, ["claim Pci(8)"]);
+    b.dispatcher.edge.calls.clear();
+    b.dispatcher.config_written(0, 8, 0x10, 4, 0x401);
+    b.dispatcher.config_written(0, 8, 4, 2, 1);
     // While its process is started again it stays.
-    b.machine.offline(2);
+    b.dispatcher.offline(2);
     b.devices[0] = b.connect(2);
     b.read(0, 0x402);
     assert_eq!(b.answer(0, 7), 1);
     assert_eq!(b.answers(), [(0, Some(7))]);
-    b.machine.edge.calls.clear();
+    b.dispatcher.edge.calls.clear();
     eject(&mut b, 1 << 2);
-    assert_eq!(b.machine.take_actions(), [], "another device");
+    assert_eq!(b.dispatcher.take_actions(), [], "another device");
     eject(&mut b, 1 << 1);
-    assert_eq!((b.answers().len(), b.machine.take_actions()), (2, vec![Action::Ejected(2)]));
-    assert_eq!(b.machine.edge.calls, ["unclaim Ports(1024, 1039)", "unclaim Pci(8)"]);
+    assert_eq!((b.answers().len(), b.dispatcher.take_actions()), (2, vec![Action::Ejected(2)]));
+    assert_eq!(b.dispatcher.edge.calls, ["unclaim Ports(1024, 1039)", "unclaim Pci(8)"]);
     config(&mut b);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
     // And comes again, with its registers as after power-on.
     b.devices[0] = b.connect(2);
-    b.machine.config_written(0, 8, 4, 2, 1);
+    b.dispatcher.config_written(0, 8, 4, 2, 1);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xff))]);
     // Who may not eject and does so anyway is given up.
-    b.machine.channels[1].declaration.permissions.eject = false;
+    b.dispatcher.channels[1].declaration.permissions.eject = false;
     eject(&mut b, 1 << 1);
-    assert_eq!(b.machine.take_actions(), [Action::Dead(3, Death::Protocol)]);
+    assert_eq!(b.dispatcher.take_actions(), [Action::Dead(3, Death::Protocol)]);
 }
