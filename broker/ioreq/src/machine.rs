@@ -78,14 +78,14 @@ struct Counters {
     rom: u64,
     posted: u64,
     buffered: u64,
-    nobody: u64,
+    unclaimed: u64,
     dead: u64,
     malformed: u64,
     invalidations: u64,
 }
 
 /// A broadcast that the broker itself has started, on its own cell.
-struct Own {
+struct Broadcast {
     channels: Vec<usize>,
     lowest: u64,
 }
@@ -103,7 +103,7 @@ pub struct Dispatcher<E> {
     /// A buffered write that found no room.
     held: Option<(usize, Posted)>,
     video_ram: Option<VideoRam>,
-    own: Option<Own>,
+    broadcast: Option<Broadcast>,
     actions: Vec<Action>,
     counters: Counters,
     scratch: Vec<u8>,
@@ -123,7 +123,7 @@ impl<E: Edge> Dispatcher<E> {
             vcpus: (0..vcpus).map(|_| VcpuState::Idle).collect(),
             held: None,
             video_ram: None,
-            own: None,
+            broadcast: None,
             actions: Vec::new(),
             counters: Counters::default(),
             scratch: Vec::new(),
@@ -212,7 +212,7 @@ impl<E: Edge> Dispatcher<E> {
         for vcpu in 0..self.vcpus.len() {
             self.answered(vcpu, index, None);
         }
-        self.own_answered(index, u64::MAX);
+        self.broadcast_answered(index, u64::MAX);
     }
 
     fn kill(&mut self, index: usize, death: Death) {
@@ -229,7 +229,7 @@ impl<E: Edge> Dispatcher<E> {
 
     /// Whether a tick is needed: a request or a posted write is outstanding.
     pub fn outstanding(&mut self) -> bool {
-        self.own.is_some()
+        self.broadcast.is_some()
             || self.held.is_some()
             || self.vcpus.iter().any(|v| !matches!(v, VcpuState::Idle))
             || self.channels.iter_mut().any(|c| !matches!(c.posted(), Ok(0)))
@@ -325,14 +325,14 @@ impl<E: Edge> Dispatcher<E> {
                 _ => {}
             }
         }
-        if self.own.as_ref().is_some_and(|o| o.channels.contains(&index)) {
+        if self.broadcast.as_ref().is_some_and(|o| o.channels.contains(&index)) {
             let cell = self.vcpus.len();
             let reply = self.channels.get(index).and_then(|c| c.live.as_ref()).map(|l| l.end.reply(cell));
             match reply {
                 Some(Ok(Some(reply))) => {
                     replies = true;
                     self.update_lines(index);
-                    self.own_answered(index, reply.value);
+                    self.broadcast_answered(index, reply.value);
                 }
                 Some(Err(_)) => {
                     self.kill(index, Death::Protocol);
@@ -359,28 +359,28 @@ impl<E: Edge> Dispatcher<E> {
 
     /// Starts a broadcast of the broker's own; false if one is under way.
     pub fn broadcast(&mut self, op: Op, data: u64) -> bool {
-        if self.own.is_some() {
+        if self.broadcast.is_some() {
             return false;
         }
         let cell = self.vcpus.len();
         let what = plain(op, data);
         let channels: Vec<usize> = (0..self.channels.len()).filter(|i| self.send(*i, cell, what, &[])).collect();
-        self.own = Some(Own { channels, lowest: u64::MAX });
+        self.broadcast = Some(Broadcast { channels, lowest: u64::MAX });
         true
     }
 
     /// The result of the broadcast, the lowest of all answers, when all have come.
     pub fn take_broadcast(&mut self) -> Option<u64> {
-        let done = self.own.as_ref().is_some_and(|o| o.channels.is_empty());
-        if done { self.own.take().map(|o| o.lowest) } else { None }
+        let done = self.broadcast.as_ref().is_some_and(|o| o.channels.is_empty());
+        if done { self.broadcast.take().map(|o| o.lowest) } else { None }
     }
 
-    fn own_answered(&mut self, index: usize, value: u64) {
-        if let Some(own) = &mut self.own
-            && let Some(at) = own.channels.iter().position(|c| *c == index)
+    fn broadcast_answered(&mut self, index: usize, value: u64) {
+        if let Some(broadcast) = &mut self.broadcast
+            && let Some(at) = broadcast.channels.iter().position(|c| *c == index)
         {
-            own.channels.swap_remove(at);
-            own.lowest = own.lowest.min(value);
+            broadcast.channels.swap_remove(at);
+            broadcast.lowest = broadcast.lowest.min(value);
         }
     }
 

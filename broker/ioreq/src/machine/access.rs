@@ -19,9 +19,9 @@ impl<E: Edge> Dispatcher<E> {
         self.edge.complete(vcpu, request, data);
     }
 
-    /// Answers as if nothing were there.
-    fn nobody(&mut self, vcpu: usize, request: &Ioreq) {
-        self.counters.nobody = self.counters.nobody.saturating_add(1);
+    /// Answers an access to where no device has a region or a function.
+    fn unclaimed(&mut self, vcpu: usize, request: &Ioreq) {
+        self.counters.unclaimed = self.counters.unclaimed.saturating_add(1);
         self.answer_ones(vcpu, request);
     }
 
@@ -104,7 +104,7 @@ impl<E: Edge> Dispatcher<E> {
             Some((Target::Rom { channel, function }, offset)) => {
                 return self.rom(vcpu, request, channel, function, offset.wrapping_add(shape.start));
             }
-            None => return self.nobody(vcpu, &request),
+            None => return self.unclaimed(vcpu, &request),
         };
         let single = request.count == 1 && !request.bits.data_is_ptr();
         if single && request.bits.read() && self.shadowed(vcpu, &request, channel, region, offset) {
@@ -261,7 +261,7 @@ impl<E: Edge> Dispatcher<E> {
             .filter(|(_, c)| c.presence.decoded())
             .find_map(|(i, c)| c.functions.iter().position(|f| f.spec.bdf() == bdf).map(|f| (i, f)));
         let Some((index, function)) = place.filter(|_| known && valid) else {
-            return self.nobody(vcpu, &request);
+            return self.unclaimed(vcpu, &request);
         };
         let size = request.size as u8;
         if request.bits.read() {

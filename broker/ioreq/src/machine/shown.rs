@@ -16,7 +16,7 @@ impl<E: Edge> Dispatcher<E> {
             ("answered from a ROM", c.rom),
             ("posted writes", c.posted),
             ("buffered requests", c.buffered),
-            ("nobody there", c.nobody),
+            ("nobody there", c.unclaimed),
             ("dead device", c.dead),
             ("malformed", c.malformed),
             ("invalidations", c.invalidations),
