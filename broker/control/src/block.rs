@@ -1,5 +1,6 @@
 //! query-block and query-blockstats: the drives as their controller's process has them.
-use crate::qmp::{Outcome, Shared};
+use crate::outcome::Outcome;
+use crate::session_state::Shared;
 use bulkhead_control_api::v1;
 use bulkhead_plan::{DeviceConfig, DriveConfig, Slot};
 use serde_json::{Value, json};

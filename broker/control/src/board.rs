@@ -1,6 +1,7 @@
 //! What is plugged in: query-cpus-fast, query-hotpluggable-cpus, device_add and device_del of vCPUs and USB devices, query-pci.
 use crate::clients::CallError;
-use crate::qmp::{Outcome, QmpError, Shared};
+use crate::outcome::{Outcome, QmpError};
+use crate::session_state::Shared;
 use bulkhead_bus::UsbDevice;
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
@@ -58,11 +59,7 @@ impl Shared {
             return Ok(json!({}));
         }
         let gone = self.plug_usb(arguments, "").await?;
-        crate::run::event(
-            self,
-            "DEVICE_DELETED",
-            &json!({ "device": id, "path": format!("/machine/peripheral/{id}") }),
-        );
+        self.event("DEVICE_DELETED", &json!({ "device": id, "path": format!("/machine/peripheral/{id}") }));
         Ok(gone)
     }
 

@@ -5,16 +5,22 @@
 mod block;
 mod board;
 mod capture;
+mod captures;
 mod clients;
+mod fdsets;
 mod json;
 mod keys;
 mod launcher;
 mod log;
 mod media;
 mod metrics;
+mod nic_settings;
 mod nics;
+mod outcome;
+mod past;
 mod qmp;
 mod run;
+mod session_state;
 mod sessions;
 mod vnc;
 

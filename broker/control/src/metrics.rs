@@ -1,5 +1,6 @@
 //! Counters of all processes: x-bulkhead-statistics for programs that take differences, x-bulkhead-metrics as Prometheus reads them.
-use crate::qmp::{Outcome, QmpError, Shared};
+use crate::outcome::{Outcome, QmpError};
+use crate::session_state::Shared;
 use bulkhead_control_api::v1;
 use bulkhead_plan::{BROKER, Slot};
 use serde_json::{Map, Value, json};

@@ -1,39 +1,12 @@
 //! Network cards: cable and rules of a running guest, what was dropped.
 use crate::clients::CallError;
-use crate::qmp::{Outcome, QmpError, Shared};
+use crate::outcome::{Outcome, QmpError};
+use crate::session_state::Shared;
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
-use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
+use bulkhead_plan::{DeviceConfig, Slot};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-
-/// What is known of the network cards.
-#[derive(Default)]
-pub(crate) struct Nics {
-    settings: Mutex<BTreeMap<Slot, NicSettings>>,
-}
-
-impl Nics {
-    /// As the machine has them now.
-    pub(crate) fn new(plan: &MachinePlan) -> Self {
-        let settings = plan.devices.iter().filter_map(|d| match &d.config {
-            DeviceConfig::Nic { settings, .. } => Some((d.slot, settings.clone())),
-            _ => None,
-        });
-        Self { settings: Mutex::new(settings.collect()) }
-    }
-
-    fn get(&self, slot: Slot) -> Option<NicSettings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
-    }
-
-    /// The guest has unplugged a card.
-    pub(crate) fn remove(&self, slot: Slot) {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
-    }
-}
 
 impl Shared {
     pub(crate) fn nic(&self, arguments: &Value, key: &str) -> Result<(Slot, String, NicSettings), QmpError> {
@@ -49,7 +22,7 @@ impl Shared {
     async fn apply(&self, slot: Slot, settings: NicSettings) -> Outcome {
         // The interface first: from then on nothing forbidden leaves, whatever the process does.
         let done = self.launcher.nic(slot, &settings).await;
-        self.nics.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, settings.clone());
+        self.nics.set(slot, settings.clone());
         let call = Call::SetNic(v1::NicSettings { settings: settings.to_bytes().to_vec() });
         self.clients.call(slot, call).await.map_err(|e| match e {
             CallError::NotRunning => {

@@ -1,17 +1,17 @@
 //! The process.
 use crate::clients::Clients;
+use crate::fdsets::FdSets;
 use crate::launcher::{Answer, AskError, Launcher};
 use crate::log::{self, LogFile};
-use crate::media::FdSets;
-use crate::nics::Nics;
-use crate::qmp::{self, Client, RunState, Shared};
+use crate::nic_settings::Nics;
+use crate::qmp::{self, Connection};
+use crate::session_state::{RunState, Shared};
 use crate::sessions;
 use bulkhead_plan::{DeviceConfig, FdUse, ToProcess};
 use bulkhead_runtime::{LinkError, Process, StartError};
 use rustix::fd::OwnedFd;
 use serde_json::json;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
@@ -102,7 +102,7 @@ async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore
             Ok((stream, _)) => {
                 let shared = shared.clone();
                 tokio::spawn(async move {
-                    qmp::session(shared, Client::Socket(stream)).await;
+                    qmp::session(shared, Connection::Socket(stream)).await;
                     drop(permit);
                 });
             }
@@ -132,14 +132,6 @@ async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl Fn
     }
 }
 
-/// Tells every client.
-pub(crate) fn event(shared: &Shared, name: &str, data: &serde_json::Value) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let event = json!({ "event": name, "data": data, "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() } });
-    let _ = shared.events.send(format!("{event}\r\n"));
-    shared.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(event);
-}
-
 fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
     match message {
         ToProcess::Client { slot, .. } => {
@@ -147,7 +139,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
                 shared.clients.add(slot, fd);
                 crate::vnc::renew(shared, slot);
                 // A process that is new while the machine is stopped must not run.
-                if *shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) == RunState::Paused {
+                if shared.state() == RunState::Paused {
                     let clients = shared.clients.clone();
                     tokio::spawn(async move { clients.set_running(false).await });
                 }
@@ -156,7 +148,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         ToProcess::Offline { slot, restart, reason } => {
             shared.clients.remove(slot);
             let name = shared.plan.devices.iter().find(|d| d.slot == slot).map_or("", |d| d.name.as_str());
-            event(shared, "X_BULKHEAD_DEVICE_DIED", &json!({ "device": name, "reason": reason, "restarts": restart }));
+            shared.event("X_BULKHEAD_DEVICE_DIED", &json!({ "device": name, "reason": reason, "restarts": restart }));
         }
         ToProcess::Answer { serial, result } => {
             shared.launcher.answered(serial, result.map(Answer::Number).map_err(AskError::Refused))
@@ -174,7 +166,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
                 // A control that is new does not know it.
                 name = if id.is_empty() { name } else { id };
             }
-            event(shared, "DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));
+            shared.event("DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));
         }
         ToProcess::Processes { serial, rows } => shared.launcher.answered(serial, Ok(Answer::Processes(rows))),
         _ => {}

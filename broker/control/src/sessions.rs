@@ -1,5 +1,6 @@
 //! QMP sessions that come over the vchan: packets of its process on one socket, a session for each client.
-use crate::qmp::{self, Client, Shared};
+use crate::qmp::{self, Connection};
+use crate::session_state::Shared;
 use bulkhead_plan::SessionPacket;
 use rustix::net::{RecvFlags, SendFlags};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ impl Session {
     fn new(number: u8, shared: Arc<Shared>, bridge: Arc<UnixStream>) -> Self {
         let (near, far) = tokio::io::duplex(ROOM);
         let (output, input) = tokio::io::split(near);
-        let session = tokio::spawn(qmp::session(shared, Client::Vchan(far)));
+        let session = tokio::spawn(qmp::session(shared, Connection::Vchan(far)));
         let forward = tokio::spawn(forward(number, output, bridge));
         Self { number, input, tasks: [session.abort_handle(), forward.abort_handle()] }
     }

@@ -1,6 +1,7 @@
 //! The VNC server, as QMP knows it (qapi/ui.json).
 use crate::clients::CallError;
-use crate::qmp::{Outcome, QmpError, Shared};
+use crate::outcome::{Outcome, QmpError};
+use crate::session_state::Shared;
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot, VncAddress};

@@ -1,6 +1,6 @@
 //! One device, as the broker keeps it.
 use crate::edge::Edge;
-use crate::machine::MachineDevice;
+use crate::machine::ServedDevice;
 use crate::pci::Function;
 use crate::presence::Presence;
 use bulkhead_bus::{Declaration, Line};
@@ -59,8 +59,8 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(device: MachineDevice) -> Self {
-        let MachineDevice { slot, name, declaration, rom, video_ram: _, added } = device;
+    pub(crate) fn new(device: ServedDevice) -> Self {
+        let ServedDevice { slot, name, declaration, rom, video_ram: _, added } = device;
         let functions: Vec<_> = declaration.functions.iter().cloned().map(Function::new).collect();
         let mut roms: Vec<Option<Vec<u8>>> = functions.iter().map(|_| None).collect();
         if let Some(first) = roms.first_mut() {

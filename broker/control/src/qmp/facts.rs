@@ -1,8 +1,10 @@
 //! QMP reads facts, never what is for people: processes that call their registers anything give the same answers.
+use super::session::answer;
 use super::tests::{ask, shared};
 use super::*;
+use crate::json::Piece;
 use bulkhead_bus::{DiskIdentity, WhenFull};
-use bulkhead_plan::{BROKER, DeviceSlot, DriveConfig, ImageFormat, VncAddress};
+use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, ImageFormat, Slot, VncAddress};
 use tonic::{Request, Response, Status};
 
 /// Every process at once: it knows a drive, vCPUs, viewers and the bus, and calls its registers by `label`.

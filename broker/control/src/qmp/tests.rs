@@ -1,7 +1,15 @@
+use super::input::input_event;
+use super::session::answer;
 use super::*;
-use bulkhead_plan::{DeviceSlot, Level, Mode};
+use crate::clients::Clients;
+use crate::json::{Piece, Splitter};
+use crate::launcher::Launcher;
+use crate::log::Recent;
+use bulkhead_plan::{DeviceConfig, DeviceSlot, Level, MachinePlan, Mode};
 use bulkhead_runtime::Link;
 use proptest::prelude::*;
+use std::sync::{Arc, Mutex};
+use tokio::sync::broadcast;
 
 pub(super) fn shared(stopped: bool) -> Shared {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -87,8 +95,7 @@ fn status_follows_stop_and_cont() {
 #[test]
 fn the_table_of_commands_is_what_is_executed() {
     let source = include_str!("../qmp.rs");
-    let body =
-        source.split("match name {").nth(1).unwrap().split("_ => Err(QmpError(\"CommandNotFound\"").next().unwrap();
+    let body = source.split("match name {").nth(1).unwrap().split("_ => Err(QmpError::no_command(").next().unwrap();
     let arms = body.lines().filter(|l| l.starts_with("            \"") && l.contains("=>"));
     let mut executed: Vec<&str> =
         arms.flat_map(|l| l.split("=>").next().unwrap().split('|')).map(|name| name.trim().trim_matches('"')).collect();
@@ -150,16 +157,4 @@ proptest! {
         }
         prop_assert_eq!(ask(&s, r#"{"execute":"query-status","id":9}"#)["id"].clone(), json!(9));
     }
-}
-
-#[test]
-fn events_are_numbered_and_the_oldest_are_forgotten() {
-    let mut past = Past::default();
-    assert_eq!(past.since(0), json!({ "last": 0, "events": [] }));
-    for i in 1..=70 {
-        past.push(json!(i));
-    }
-    assert_eq!(past.since(68), json!({ "last": 70, "events": [69, 70] }));
-    assert_eq!((past.since(70)["events"].clone(), past.since(99)["events"].clone()), (json!([]), json!([])));
-    assert_eq!((past.since(0)["events"].as_array().unwrap().len(), past.since(0)["events"][0].clone()), (64, json!(7)));
 }

@@ -1,0 +1,154 @@
+//! Descriptors that clients hand over: QEMU's descriptor sets.
+use crate::outcome::QmpError;
+use bulkhead_plan::FrontDisk;
+use rustix::fd::OwnedFd;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Descriptors that a client may have handed over and not taken back.
+const FDSETS: usize = 16;
+/// Where libxl lets a stub domain save to (docs/misc/stubdom.txt of Xen).
+const SAVE: u32 = 1;
+
+/// A set; there is one descriptor in each.
+#[derive(Debug)]
+struct Set {
+    opaque: Option<String>,
+    fd: Arc<OwnedFd>,
+    /// The stub domain's disk that it is.
+    disk: Option<FrontDisk>,
+}
+
+/// The descriptor sets of this guest.
+#[derive(Debug, Default)]
+pub(crate) struct FdSets {
+    sets: BTreeMap<u32, Set>,
+    /// The newest of the stub domain's disks that this has heard of. One that libxl has taken back does not come again.
+    pub(crate) newest: u64,
+}
+
+impl FdSets {
+    /// With the stream that a stub domain saves to.
+    pub(crate) fn new(save: Option<OwnedFd>) -> Self {
+        let set = |fd| (SAVE, Set { opaque: None, fd: Arc::new(fd), disk: None });
+        Self { sets: save.map(set).into_iter().collect(), newest: 0 }
+    }
+
+    /// The lowest number that no set has.
+    fn free(&self) -> u32 {
+        (0..).find(|id| !self.sets.contains_key(id)).unwrap_or(u32::MAX)
+    }
+
+    /// Keeps a descriptor; returns the number of its set.
+    pub(crate) fn add(&mut self, wanted: Option<u32>, opaque: Option<String>, fd: OwnedFd) -> Result<u32, QmpError> {
+        if self.sets.len() >= FDSETS {
+            return Err(QmpError::generic("too many descriptors; take some back with remove-fd"));
+        }
+        let id = wanted.unwrap_or_else(|| self.free());
+        self.sets.insert(id, Set { opaque, fd: Arc::new(fd), disk: None });
+        Ok(id)
+    }
+
+    /// Takes a set back.
+    pub(crate) fn remove(&mut self, id: u32) -> Result<(), QmpError> {
+        self.sets.remove(&id).map(|_| ()).ok_or_else(|| QmpError::generic("there is no such fdset"))
+    }
+
+    /// The descriptor that a file name means.
+    pub(crate) fn named(&self, filename: &str) -> Result<Option<Arc<OwnedFd>>, QmpError> {
+        let Some(id) = filename.strip_prefix("/dev/fdset/") else { return Ok(None) };
+        let set = id.parse().ok().and_then(|id: u32| self.sets.get(&id));
+        set.map(|s| Some(s.fd.clone())).ok_or_else(|| QmpError::generic("there is no such fdset"))
+    }
+
+    /// What the client that has added it calls a set: libxl's `raw:/path` is the path.
+    pub(crate) fn called(&self, filename: &str) -> String {
+        let set =
+            filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok()).and_then(|id: u32| self.sets.get(&id));
+        let opaque = set.and_then(|s| s.opaque.clone()).unwrap_or_else(|| filename.to_owned());
+        opaque.split_once(":/").map_or(opaque.clone(), |(_, path)| format!("/{path}"))
+    }
+
+    /// The stub domain's CDs as its launcher sees them; `fds` are those of the ones that are new.
+    pub(crate) fn update(&mut self, disks: &[FrontDisk], fds: Vec<OwnedFd>, asked: u64) {
+        self.sets.retain(|_, set| set.disk.is_none_or(|d| disks.contains(&d)));
+        for (disk, fd) in disks.iter().filter(|d| d.diskseq > asked).zip(fds) {
+            if disk.diskseq > self.newest {
+                self.newest = disk.diskseq;
+                let set =
+                    Set { opaque: Some(format!("stub-devid:{}", disk.devid)), fd: Arc::new(fd), disk: Some(*disk) };
+                self.sets.insert(self.free(), set);
+            }
+        }
+    }
+
+    /// The answer to query-fdsets.
+    pub(crate) fn list(&self) -> Value {
+        let set = |(id, set): (&u32, &Set)| {
+            let mut fd = json!({ "fd": id });
+            if let (Some(opaque), Some(fd)) = (&set.opaque, fd.as_object_mut()) {
+                fd.insert("opaque".into(), json!(opaque));
+            }
+            json!({ "fdset-id": id, "fds": [fd] })
+        };
+        self.sets.iter().map(set).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fd() -> OwnedFd {
+        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn descriptors_are_kept_and_limited() {
+        let mut sets = FdSets::default();
+        for i in 0..FDSETS {
+            assert_eq!(sets.add(None, Some("raw:/x".into()), fd()), Ok(i as u32));
+        }
+        assert!(sets.add(None, None, fd()).is_err());
+        assert_eq!((sets.remove(3), sets.add(None, None, fd())), (Ok(()), Ok(3)));
+        assert!(
+            sets.remove(99).is_err() && sets.named("/dev/fdset/99").is_err() && sets.named("/dev/fdset/x").is_err()
+        );
+        assert!(sets.named("/dev/fdset/3").unwrap().is_some() && sets.named("/etc/passwd").unwrap().is_none());
+        assert_eq!(
+            (sets.called("/dev/fdset/3").as_str(), sets.called("/dev/fdset/4").as_str()),
+            ("/dev/fdset/3", "/x")
+        );
+    }
+
+    /// libxl 4.22's change of a stub domain's CD: the set is found by `stub-devid:N`, taken back before the disk is detached,
+    /// and the disk that comes in its place has a set of its own.
+    #[test]
+    fn a_stub_domains_disk_that_was_taken_back_does_not_come_again() {
+        let mut sets = FdSets::new(Some(fd()));
+        let disk = |diskseq| FrontDisk { devid: 5632, diskseq };
+        let ids = |sets: &FdSets| {
+            sets.sets
+                .iter()
+                .filter(|(_, s)| s.opaque.as_deref() == Some("stub-devid:5632"))
+                .map(|(id, _)| *id)
+                .collect::<Vec<_>>()
+        };
+        sets.update(&[disk(4)], vec![fd()], 0);
+        assert_eq!((ids(&sets), sets.newest), (vec![0], 4), "1 is where the machine is saved to");
+        sets.update(&[disk(4)], vec![], 4);
+        assert_eq!(ids(&sets), [0]);
+        sets.remove(0).unwrap();
+        sets.update(&[disk(4)], vec![], 4);
+        assert_eq!(ids(&sets), [0; 0], "it is being detached");
+        sets.update(&[], vec![], 4);
+        sets.update(&[disk(7)], vec![fd()], 4);
+        // Two clients have asked at the same time.
+        sets.update(&[disk(7)], vec![fd()], 4);
+        assert_eq!((ids(&sets), sets.newest), (vec![0], 7));
+        sets.update(&[], vec![], 7);
+        assert_eq!(ids(&sets), [0; 0], "gone without a word");
+        assert!(sets.named("/dev/fdset/1").unwrap().is_some());
+    }
+}
