@@ -49,8 +49,8 @@ impl Guest {
     /// One command as text; the whole answer.
     pub(crate) fn raw(&self, text: &str) -> Result<Value, Failure> {
         let unreachable = |e: String| Failure::Unreachable(format!("{}: {}: {e}", self.name, self.socket));
-        let mut session = Session::open(&self.socket).map_err(unreachable)?;
-        session.ask(text).map_err(unreachable)
+        let mut connection = QmpConnection::open(&self.socket).map_err(unreachable)?;
+        connection.ask(text).map_err(unreachable)
     }
 
     /// Whether its socket is still there.
@@ -67,25 +67,25 @@ pub(crate) fn returned(answer: &Value) -> Result<&Value, Failure> {
     }
 }
 
-/// A connection. Every command has an identity, and answers to others are skipped: over a vchan a session may be greeted twice,
-/// when its client came before the last one was known to have gone.
-struct Session {
+/// A connection to a guest's QMP socket. Every command has an identity, and answers to others are skipped: over a vchan a
+/// session may be greeted twice, when its client came before the last one was known to have gone.
+struct QmpConnection {
     stream: UnixStream,
     lines: std::io::Lines<BufReader<UnixStream>>,
     /// Commands so far.
     asked: u64,
 }
 
-impl Session {
+impl QmpConnection {
     fn open(path: &str) -> Result<Self, String> {
         let fail = |e: std::io::Error| e.to_string();
         let stream = UnixStream::connect(path).map_err(fail)?;
         stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(fail)?;
         let lines = BufReader::new(stream.try_clone().map_err(fail)?).lines();
-        let mut session = Self { stream, lines, asked: 0 };
-        while session.next()?.get("QMP").is_none() {}
-        session.ask(r#"{"execute":"qmp_capabilities"}"#)?;
-        Ok(session)
+        let mut connection = Self { stream, lines, asked: 0 };
+        while connection.next()?.get("QMP").is_none() {}
+        connection.ask(r#"{"execute":"qmp_capabilities"}"#)?;
+        Ok(connection)
     }
 
     fn next(&mut self) -> Result<Value, String> {
@@ -120,7 +120,7 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::Session;
+    use super::QmpConnection;
     use std::io::{BufRead, BufReader, Write};
 
     #[test]
@@ -138,13 +138,13 @@ mod tests {
                 stream.write_all(format!("{{\"event\":\"E\"}}\n{answer}\n").as_bytes()).unwrap();
             }
         });
-        let mut session = Session::open(path.to_str().unwrap()).unwrap();
-        assert_eq!(session.ask(r#"{"execute":"a"}"#).unwrap()["return"], "a");
+        let mut connection = QmpConnection::open(path.to_str().unwrap()).unwrap();
+        assert_eq!(connection.ask(r#"{"execute":"a"}"#).unwrap()["return"], "a");
         assert_eq!(
-            session.ask(r#"{"execute":"b","id":"mine"}"#).unwrap(),
+            connection.ask(r#"{"execute":"b","id":"mine"}"#).unwrap(),
             serde_json::json!({"return": "b", "id": "mine"})
         );
-        drop(session);
+        drop(connection);
         server.join().unwrap();
     }
 }
