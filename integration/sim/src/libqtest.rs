@@ -7,7 +7,7 @@ mod monitor;
 use boot::Boot;
 use drives::Drives;
 pub use drives::Scripted;
-pub use monitor::{Machine, Monitor, nobody};
+pub use monitor::{Monitor, Restart, answer_probe};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! `bulkhead-qtest ARGUMENTS…`: the simulated machine with the qtest line protocol on standard input and output, or on the
 //! sockets of QEMU's own qtest programs (`QTEST_QEMU_BINARY`, see [`libqtest`]). The arguments are those of bulkhead-dm. It
 //! ends at the end of the input.
-use bulkhead_sim::{Options, Sim, SimError, libqtest, qtest::Session};
+use bulkhead_sim::{Options, Sim, SimError, libqtest, qtest::Interpreter};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ impl Lives {
     }
 }
 
-impl libqtest::Machine for Lives {
+impl libqtest::Restart for Lives {
     /// As on Xen: a guest that is reset is a new domain with a new device model.
     fn restart(&mut self) -> Result<PathBuf, SimError> {
         let mut sim = self.sim();
@@ -67,8 +67,8 @@ fn run() -> Result<bool, String> {
     };
     let sim = Sim::start(&life(true)).map_err(|e| e.to_string())?;
     let lives = Lives { sim: Arc::new(Mutex::new(sim)), next: life(false), lived: Arc::new(Mutex::new(true)) };
-    let mut session = Session::default();
-    let mut answer = |line: &str, out: &mut dyn Write| match session.line(&mut lives.sim(), line) {
+    let mut interpreter = Interpreter::default();
+    let mut answer = |line: &str, out: &mut dyn Write| match interpreter.line(&mut lives.sim(), line) {
         Some(reply) => writeln!(out, "{reply}").and_then(|()| out.flush()).is_ok(),
         None => true,
     };
@@ -104,7 +104,7 @@ fn run() -> Result<bool, String> {
 fn probe(qtest: &str, qmp: Option<&str>) -> std::io::Result<()> {
     let stream = UnixStream::connect(qtest)?;
     if let Some(qmp) = qmp.map(str::to_owned) {
-        std::thread::spawn(move || libqtest::nobody(&qmp));
+        std::thread::spawn(move || libqtest::answer_probe(&qmp));
     }
     libqtest::end_when_told(stream.try_clone()?)?;
     let mut out = stream.try_clone()?;

@@ -3,9 +3,10 @@ use crate::Sim;
 use crate::machine::parse;
 use std::fmt::Write as _;
 
-/// A session: its settings.
+/// Carries out lines of the protocol; it keeps what they have set.
 #[derive(Debug, Default)]
-pub struct Session {
+pub struct Interpreter {
+    /// Interrupts are reported (`irq_intercept_in`).
     intercept: bool,
     /// What port 0xcf8 was given. QEMU takes its lowest two bits for part of the address, and its tests use that; on a bus
     /// they are zero, and the data port tells the byte.
@@ -15,7 +16,7 @@ pub struct Session {
 /// Most bytes of one `read` or `write`.
 const MAX: u64 = 64 << 20;
 
-impl Session {
+impl Interpreter {
     /// Carries one line out; returns the lines to print, the reply last. `None`: the line is blank.
     pub fn line(&mut self, sim: &mut Sim, line: &str) -> Option<String> {
         let words: Vec<&str> = line.split_whitespace().collect();

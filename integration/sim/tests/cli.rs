@@ -212,8 +212,8 @@ fn a_trace_of_registers_can_be_made_again() {
         assert!(text.contains(line), "{line}: {}", &text[text.len().saturating_sub(400)..]);
     }
     let mut other = Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16"])).unwrap();
-    let mut session = bulkhead_sim::qtest::Session::default();
-    let replies: Vec<_> = text.lines().map(|l| session.line(&mut other, l).unwrap()).collect();
+    let mut interpreter = bulkhead_sim::qtest::Interpreter::default();
+    let replies: Vec<_> = text.lines().map(|l| interpreter.line(&mut other, l).unwrap()).collect();
     assert!(replies.iter().all(|r| r.starts_with("OK")), "{replies:?}");
     assert_eq!(replies[text.lines().position(|l| l == "inb 0x71 # 0x77").unwrap()], "OK 0x0077");
     assert!(other.end().unwrap().success());

@@ -1,5 +1,5 @@
 //! Network cards through all processes: frames over a stream, what others' bug reports did to theirs, unplugging, settings.
-use bulkhead_sim::qtest::Session;
+use bulkhead_sim::qtest::Interpreter;
 use bulkhead_sim::{Options, Sim};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -202,13 +202,13 @@ fn an_unplugged_card_is_gone_with_its_process() {
 /// that nothing was tried.
 fn replay(model: &str, least: u64, lines: &[&str]) {
     let mut b = Bench::new(model, &[]);
-    let mut session = Session::default();
+    let mut interpreter = Interpreter::default();
     let before = b.reached();
     for line in lines {
         // They are written for a card in slot 1.
         let slot = format!("0x8000{:02x}", b.device << 3);
         let line = line.replace("0x800008", &slot);
-        session.line(&mut b.sim, &line);
+        interpreter.line(&mut b.sim, &line);
     }
     let reached = b.reached() - before;
     println!("{model}: {reached} accesses reached the card");

@@ -9,9 +9,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// What the monitor wants of the machine.
-pub trait Machine: Send {
-    /// Ends it, begins its next life, and says where QMP is now.
+/// A machine that can be restarted.
+pub trait Restart: Send {
+    /// Ends the machine, starts it again, and returns the new QMP socket.
     fn restart(&mut self) -> Result<PathBuf, SimError>;
 }
 
@@ -72,8 +72,8 @@ const DEVICES: [&str; 11] = [
     "usb-mouse",
 ];
 
-/// Answers somebody who asks which machines and devices there are, until he has gone.
-pub fn nobody(path: &str) -> std::io::Result<()> {
+/// Answers a client that asks which machines and devices there are, until it closes the connection. No machine runs.
+pub fn answer_probe(path: &str) -> std::io::Result<()> {
     let mut client = UnixStream::connect(path)?;
     let version = json!({ "qemu": { "major": 7, "minor": 2, "micro": 0 }, "package": "" });
     writeln!(client, "{}", json!({ "QMP": { "version": version, "capabilities": [] } }))?;
@@ -102,7 +102,7 @@ pub fn nobody(path: &str) -> std::io::Result<()> {
     }
 }
 
-impl<M: Machine> Monitor<M> {
+impl<M: Restart> Monitor<M> {
     /// Connects the client that waits at `path` with the machine, whose QMP is at `at`.
     pub fn new(path: &str, at: &std::path::Path, machine: M) -> std::io::Result<Self> {
         let server = UnixStream::connect(at)?;
@@ -199,7 +199,7 @@ impl<M: Machine> Monitor<M> {
             "cont" if self.stopped => {
                 self.stopped = false;
                 for place in 0..self.scripted.len() {
-                    self.go_on(place)?;
+                    self.resume(place)?;
                 }
                 json!({})
             }
@@ -212,7 +212,7 @@ impl<M: Machine> Monitor<M> {
         writeln!(self.client, "{}", json!({ "return": answer }))
     }
 
-    fn go_on(&self, place: usize) -> std::io::Result<()> {
+    fn resume(&self, place: usize) -> std::io::Result<()> {
         let Some(faults) = &self.faults else { return Ok(()) };
         let fault = faults.get(place)?;
         faults.set(place, fault.map(|f| Fault { held: false, ..f }))
@@ -234,7 +234,7 @@ impl<M: Machine> Monitor<M> {
             }
             [_, "resume", name] => {
                 for (_, place) in self.breaks.iter().filter(|(n, _)| n == name) {
-                    self.go_on(*place)?;
+                    self.resume(*place)?;
                 }
             }
             _ => return unknown(),
