@@ -1,4 +1,4 @@
-//! Asking the launcher.
+//! Requests to the launcher, and its answers.
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{Ask, Ending, FromProcess, FrontDisk, ProcessRow, Slot};
 use bulkhead_runtime::{Link, LinkError};
@@ -39,14 +39,14 @@ pub(crate) enum AskError {
 
 type Answers = HashMap<u32, oneshot::Sender<Result<Answer, AskError>>>;
 
-/// Requests to the launcher, and who waits for their answers.
+/// Sends requests to the launcher; whoever waits for an answer gets it.
 #[derive(Clone)]
-pub(crate) struct Launcher {
+pub(crate) struct LauncherClient {
     pub(crate) link: Arc<Link>,
     waiting: Arc<Mutex<(u32, Answers)>>,
 }
 
-impl Launcher {
+impl LauncherClient {
     pub(crate) fn new(link: Arc<Link>) -> Self {
         Self { link, waiting: Arc::default() }
     }

@@ -1,7 +1,7 @@
 //! The process.
 use crate::clients::Clients;
 use crate::fdsets::FdSets;
-use crate::launcher::{Answer, AskError, Launcher};
+use crate::launcher::{Answer, AskError, LauncherClient};
 use crate::log::{self, LogFile};
 use crate::nic_settings::Nics;
 use crate::qmp::{self, Connection};
@@ -61,7 +61,7 @@ pub fn run() -> Result<(), StartError> {
     let shared = Arc::new(Shared {
         plan,
         clients: Clients::default(),
-        launcher: Launcher::new(Arc::new(link)),
+        launcher: LauncherClient::new(Arc::new(link)),
         state: Mutex::new(state),
         nics,
         vnc_password: Mutex::default(),

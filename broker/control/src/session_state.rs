@@ -2,7 +2,7 @@
 use crate::captures::Captures;
 use crate::clients::Clients;
 use crate::fdsets::FdSets;
-use crate::launcher::Launcher;
+use crate::launcher::LauncherClient;
 use crate::log::Recent;
 use crate::nic_settings::Nics;
 use crate::outcome::Outcome;
@@ -26,7 +26,7 @@ pub(crate) enum RunState {
 pub(crate) struct Shared {
     pub(crate) plan: MachinePlan,
     pub(crate) clients: Clients,
-    pub(crate) launcher: Launcher,
+    pub(crate) launcher: LauncherClient,
     pub(crate) state: Mutex<RunState>,
     /// The network cards' settings.
     pub(crate) nics: Arc<Nics>,

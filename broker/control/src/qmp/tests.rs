@@ -3,7 +3,7 @@ use super::session::answer;
 use super::*;
 use crate::clients::Clients;
 use crate::json::{Piece, Splitter};
-use crate::launcher::Launcher;
+use crate::launcher::LauncherClient;
 use crate::log::Recent;
 use bulkhead_plan::{DeviceConfig, DeviceSlot, Level, MachinePlan, Mode};
 use bulkhead_runtime::Link;
@@ -30,7 +30,7 @@ pub(super) fn shared(stopped: bool) -> Shared {
             dump_dir: Some("/var/lib/bulkhead/dump".into()),
         },
         clients: Clients::default(),
-        launcher: Launcher::new(Arc::new(Link::new(link))),
+        launcher: LauncherClient::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
         nics: Arc::default(),
         captures: Arc::default(),
