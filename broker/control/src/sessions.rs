@@ -11,14 +11,14 @@ use tokio::task::AbortHandle;
 /// Bytes between a session and the socket, in each direction.
 const ROOM: usize = 16 << 10;
 
-/// A client's session: its number, where its bytes go, and the tasks that end with it.
-struct Session {
+/// One session over the vchan: its number, where its bytes go, and the tasks that end with it.
+struct VchanSession {
     number: u8,
     input: WriteHalf<DuplexStream>,
     tasks: [AbortHandle; 2],
 }
 
-impl Session {
+impl VchanSession {
     fn new(number: u8, shared: Arc<Shared>, bridge: Arc<UnixStream>) -> Self {
         let (near, far) = tokio::io::duplex(ROOM);
         let (output, input) = tokio::io::split(near);
@@ -28,7 +28,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for VchanSession {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
@@ -37,7 +37,7 @@ impl Drop for Session {
 /// Serves the vchan's clients, one at a time, until the socket fails.
 pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
     let bridge = Arc::new(bridge);
-    let mut current: Option<Session> = None;
+    let mut current: Option<VchanSession> = None;
     let mut packet = vec![0; SessionPacket::MAX];
     while let Ok(n) = receive(&bridge, &mut packet).await {
         let Some((&[kind, number], bytes)) =
@@ -46,7 +46,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
             continue;
         };
         match SessionPacket::from_u8(kind) {
-            Some(SessionPacket::Begin) => current = Some(Session::new(number, shared.clone(), bridge.clone())),
+            Some(SessionPacket::Begin) => current = Some(VchanSession::new(number, shared.clone(), bridge.clone())),
             Some(SessionPacket::Data) => {
                 // A session that does not take its bytes is at work on a command; the client waits with it.
                 let taken = match &mut current {
