@@ -182,7 +182,7 @@ mod tests {
     }
 
     /// Kind, the client's address, and the rest of a reply.
-    fn told(frame: &[u8]) -> (u8, [u8; 4], Vec<u8>) {
+    fn decoded(frame: &[u8]) -> (u8, [u8; 4], Vec<u8>) {
         assert_eq!((&frame[..6], &frame[6..12], offload::checksum(&frame[14..34])), (&MAC[..], &SERVER[..], 0));
         assert_eq!(frame[34..38], [0, 67, 0, 68]);
         let dhcp = &frame[42..];
@@ -195,7 +195,7 @@ mod tests {
 
     fn asked(options: &[u8], has: [u8; 4]) -> Option<(u8, [u8; 4], Vec<u8>)> {
         match answer(&request(options, has), &lease()) {
-            Answer::Frame(frame) => Some(told(&frame)),
+            Answer::Frame(frame) => Some(decoded(&frame)),
             Answer::Silence => None,
             Answer::Other => panic!("this is DHCP"),
         }
@@ -243,7 +243,7 @@ mod tests {
             let mut frame = request(&options, [0; 4]);
             frame.truncate(cut.max(14));
             if let Answer::Frame(frame) = answer(&frame, &lease()) {
-                told(&frame);
+                decoded(&frame);
             }
         }
     }

@@ -86,8 +86,8 @@ impl Offload {
         bytes
     }
 
-    /// The same for a frame into which a VLAN tag was put.
-    pub fn behind_tag(self) -> Option<Self> {
+    /// The same for the frame after a VLAN tag of 4 bytes has been inserted behind the addresses.
+    pub fn with_tag_inserted(self) -> Option<Self> {
         let checksum = match self.checksum {
             Some(c) => Some(Partial { start: c.start.checked_add(4)?, ..c }),
             None => None,

@@ -26,7 +26,7 @@ impl Line {
     /// answers are dropped, and the numbers of questions begin anywhere.
     fn new(socket: OwnedFd) -> Self {
         let mut line = Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] };
-        line.heard();
+        line.take_news();
         line
     }
 
@@ -64,8 +64,8 @@ impl Line {
         None
     }
 
-    /// What was said without a question.
-    fn heard(&mut self) -> bool {
+    /// Takes what has come that is no answer to a call; whether it changes anything.
+    fn take_news(&mut self) -> bool {
         let mut changed = false;
         let mut packet = [0; 1 + XenbusReply::MAX];
         while let Ok((n @ 1.., _)) = rustix::net::recv(&self.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) {
@@ -152,7 +152,7 @@ impl Frontend for Front {
 
     fn changed(&mut self, ready: bool) -> bool {
         if ready {
-            self.changed |= self.nodes.heard();
+            self.changed |= self.nodes.take_news();
         }
         std::mem::take(&mut self.changed)
     }

@@ -21,8 +21,8 @@ const BTN_MISC: u16 = 0x100;
 pub(super) struct Pointer {
     /// Where it was, once that is known.
     at: [Option<i32>; 2],
-    /// This report has told a place.
-    told: bool,
+    /// This report has a place.
+    placed: bool,
     /// What has moved since the last report.
     moved: [i32; 2],
     /// Places are 0 to 0x7fff over a screen of this size; otherwise they are pixels.
@@ -60,7 +60,7 @@ impl Pointer {
             // evdev counts up as positive, a mouse down.
             (EV_REL, REL_WHEEL) => Some(InputEvent::Move { dx: 0, dy: 0, dz: value.signum().saturating_neg() }),
             (EV_ABS, REL_X | REL_Y) => {
-                self.told = true;
+                self.placed = true;
                 let value = self.pixel(usize::from(code), value);
                 let before = self.at.get_mut(usize::from(code))?.replace(value).unwrap_or(value);
                 self.add(usize::from(code), value.saturating_sub(before));
@@ -77,7 +77,7 @@ impl Pointer {
     /// Where a pointer that knows it is, if this record ends a report that said so.
     pub(super) fn place(&mut self, record: &[u8; LEN]) -> Option<(usize, usize)> {
         let (_, [kind, ..]) = record.split_last_chunk::<8>()?;
-        if u16::from(*kind) != EV_SYN || !std::mem::take(&mut self.told) {
+        if u16::from(*kind) != EV_SYN || !std::mem::take(&mut self.placed) {
             return None;
         }
         let [x, y] = self.at;

@@ -45,7 +45,7 @@ fn bed() -> Bed {
     bed.vfb.start(&mut bed.cx);
     assert_eq!(bed.guest.with(|w| w.asked), 0, "the sandbox is not closed yet");
     bed.vfb.poll(Ready::Again, &mut bed.cx);
-    assert_eq!(bed.guest.told("request-update").as_deref(), Some("1"));
+    assert_eq!(bed.guest.back_end_node("request-update").as_deref(), Some("1"));
     for (at, value) in [
         (page::WIDTH, 800u32),
         (page::HEIGHT, 600),
@@ -71,7 +71,7 @@ impl Bed {
     fn connect(&mut self) -> String {
         self.guest.put(false, "state", "3");
         self.vfb.poll(Ready::Fd(NODES), &mut self.cx);
-        self.guest.told("state").unwrap()
+        self.guest.back_end_node("state").unwrap()
     }
     fn pixel(&self, byte: u64, value: &[u8]) {
         self.memory.write((900 - byte / 4096) * 4096 + byte % 4096, value).unwrap();
@@ -131,7 +131,7 @@ fn a_picture_that_cannot_be_is_refused() {
         let mut bed = bed();
         bed.word(at, value);
         assert_eq!(bed.connect(), "5", "{at}={value}");
-        assert!(bed.guest.told("error").is_some());
+        assert!(bed.guest.back_end_node("error").is_some());
     }
     let mut bed = bed();
     bed.guest.put(false, "page-ref", "5000");
@@ -143,7 +143,7 @@ fn a_new_size_that_does_not_fit_and_too_many_events_end_the_connection() {
     let mut bed = bed();
     bed.connect();
     bed.event(&[u32::from(kind::RESIZE), 800, 600, 3200, 32, 1 << 20]);
-    assert_eq!((bed.guest.told("state").as_deref(), bed.vfb.mapped.is_none()), (Some("5"), true));
+    assert_eq!((bed.guest.back_end_node("state").as_deref(), bed.vfb.mapped.is_none()), (Some("5"), true));
     let mut shown = Shown::default();
     bed.vfb.refresh(&mut shown);
     assert_eq!(shown.size, (640, 400), "black");
@@ -151,7 +151,7 @@ fn a_new_size_that_does_not_fit_and_too_many_events_end_the_connection() {
     bed.connect();
     bed.word(page::OUT_PROD, 52);
     bed.vfb.poll(Ready::Fd(EVENTS), &mut bed.cx);
-    assert_eq!(bed.guest.told("state").as_deref(), Some("5"));
+    assert_eq!(bed.guest.back_end_node("state").as_deref(), Some("5"));
 }
 
 proptest! {

@@ -55,7 +55,7 @@ fn bed(first: bool) -> Bed {
         bed.guest.put(false, "state", "3");
         bed.console.poll(Ready::Fd(NODES), &mut bed.cx);
     }
-    assert_eq!((bed.guest.told("state").as_deref(), bed.guest.with(|w| w.bound)), (Some("4"), Some(3)));
+    assert_eq!((bed.guest.back_end_node("state").as_deref(), bed.guest.with(|w| w.bound)), (Some("4"), Some(3)));
     bed
 }
 
@@ -129,7 +129,7 @@ fn impossible_counters_end_the_console() {
         bed.guest.set_word(at, value);
         bed.signal();
         assert_eq!(
-            (bed.guest.told("state").as_deref(), bed.guest.with(|w| (w.bound, w.mapped))),
+            (bed.guest.back_end_node("state").as_deref(), bed.guest.with(|w| (w.bound, w.mapped))),
             (Some("5"), (None, 0)),
             "{at}"
         );

@@ -77,7 +77,7 @@ fn pace(rate: u8) -> (u64, u64) {
     (delay, period)
 }
 
-/// A key that the guest has been told is down.
+/// A key that the guest knows to be down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) key: u16,
@@ -244,7 +244,7 @@ impl Keyboard {
         if keys::code(key).is_none() {
             return;
         }
-        if down { self.press(key, now, limit) } else { self.let_go(key, limit) }
+        if down { self.press(key, now, limit) } else { self.release(key, limit) }
     }
 
     fn press(&mut self, key: u16, now: u64, limit: usize) {
@@ -268,7 +268,7 @@ impl Keyboard {
         }
     }
 
-    fn let_go(&mut self, key: u16, limit: usize) {
+    fn release(&mut self, key: u16, limit: usize) {
         if self.typematic.is_some_and(|(held, ..)| held == key) {
             self.typematic = None;
         }

@@ -82,18 +82,19 @@ impl Default for Ps2 {
     }
 }
 
-/// The way to who shows the keyboard's lights.
+/// The pipe to the process that shows the keyboard's lights.
 #[derive(Debug)]
 struct Leds {
     pipe: OwnedFd,
-    told: Option<u8>,
+    /// The lights that were sent last.
+    last: Option<u8>,
 }
 
 impl Leds {
-    /// Tells them, if they are others than before. Who does not read has old ones.
-    fn tell(&mut self, leds: u8) {
-        if self.told != Some(leds) && rustix::io::write(&self.pipe, &[leds]).is_ok() {
-            self.told = Some(leds);
+    /// Sends the lights if they have changed. A reader whose pipe is full keeps the old ones.
+    fn send(&mut self, leds: u8) {
+        if self.last != Some(leds) && rustix::io::write(&self.pipe, &[leds]).is_ok() {
+            self.last = Some(leds);
         }
     }
 }
@@ -102,7 +103,7 @@ impl Ps2 {
     /// A controller that also takes the events of `viewer`, a pipe of [`InputEvent`] records that does not block; it is
     /// polled as descriptor 0.
     pub fn with_viewer(viewer: OwnedFd, leds: Option<OwnedFd>) -> Self {
-        Self { viewer: Some(viewer), leds: leds.map(|pipe| Leds { pipe, told: None }), ..Self::new() }
+        Self { viewer: Some(viewer), leds: leds.map(|pipe| Leds { pipe, last: None }), ..Self::new() }
     }
 
     /// A controller in its power-on state.
@@ -166,7 +167,7 @@ impl Ps2 {
         self.byte.set_mouse_disabled(disabled);
         if enabled {
             if self.mouse.waiting() > self.limits().1 {
-                self.mouse.take_back();
+                self.mouse.withdraw();
             }
             self.mouse.report(self.limits().1);
         }
@@ -195,7 +196,7 @@ impl Ps2 {
     fn update(&mut self, cx: &mut Context) {
         self.dirty = true;
         if let Some(leds) = &mut self.leds {
-            leds.tell(self.keyboard.leds);
+            leds.send(self.keyboard.leds);
         }
         self.fill();
         self.schedule(cx);
@@ -374,7 +375,7 @@ impl Input for Ps2 {
             InputEvent::Button { button, down } => self.mouse.button(button, down, packets),
             // A mouse knows no places.
             InputEvent::At { .. } => return,
-            InputEvent::ViewersBegin => self.leds.iter_mut().for_each(|leds| leds.told = None),
+            InputEvent::ViewersBegin => self.leds.iter_mut().for_each(|leds| leds.last = None),
         }
         self.update(cx);
     }

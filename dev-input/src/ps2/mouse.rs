@@ -42,7 +42,7 @@ pub(crate) struct Mouse {
     pub(crate) dz: i32,
     pub(crate) changed: bool,
     /// The buttons of the last packet.
-    pub(crate) told: u8,
+    pub(crate) reported: u8,
     /// What comes after that, in order.
     pub(crate) steps: VecDeque<Step>,
 }
@@ -67,7 +67,7 @@ impl Mouse {
             dy: 0,
             dz: 0,
             changed: false,
-            told: 0,
+            reported: 0,
             steps: VecDeque::new(),
         }
     }
@@ -215,7 +215,7 @@ impl Mouse {
     /// Makes a step of what comes now, if a click before it has not been reported yet. A step is movement, and then what the buttons
     /// become: they are reported in one packet.
     fn open_step(&mut self) {
-        let mut states = self.steps.iter().rev().map(|step| step.buttons).chain([self.buttons, self.told]);
+        let mut states = self.steps.iter().rev().map(|step| step.buttons).chain([self.buttons, self.reported]);
         let clicked = states.next() != states.next();
         if clicked && self.reporting && !self.remote && self.steps.len() < STEPS {
             self.steps.push_back(Step { buttons: self.latest(), ..Step::default() });
@@ -245,8 +245,11 @@ impl Mouse {
     /// Puts packets into the queue as long as there is something to say and room. Movement leaves room for a click.
     pub(crate) fn report(&mut self, limit: usize) {
         while self.reporting && !self.remote && self.changed {
-            let click =
-                if self.packets.is_empty() || self.told != self.buttons { 0 } else { self.size().saturating_mul(2) };
+            let click = if self.packets.is_empty() || self.reported != self.buttons {
+                0
+            } else {
+                self.size().saturating_mul(2)
+            };
             if self.waiting().saturating_add(self.size()).saturating_add(click) > limit {
                 return;
             }
@@ -257,7 +260,7 @@ impl Mouse {
 
     /// The next step begins when all before it has been said.
     fn step(&mut self) {
-        if self.changed || self.told != self.buttons {
+        if self.changed || self.reported != self.buttons {
             return;
         }
         if let Some(Step { buttons, dx, dy, dz }) = self.steps.pop_front() {
@@ -280,8 +283,8 @@ impl Mouse {
         byte
     }
 
-    /// Takes back the packets of which nothing has been read. What the buttons are is told later.
-    pub(crate) fn take_back(&mut self) {
+    /// Withdraws the packets of which nothing has been read. The state of the buttons is reported later.
+    pub(crate) fn withdraw(&mut self) {
         let keep = usize::from(self.started);
         self.changed |= self.packets.len() > keep;
         self.packets.truncate(keep);
@@ -303,7 +306,7 @@ impl Mouse {
             _ => self.dz = 0,
         }
         self.changed = self.dx != 0 || self.dy != 0 || self.dz != 0;
-        self.told = self.buttons;
+        self.reported = self.buttons;
         self.step();
         bytes
     }

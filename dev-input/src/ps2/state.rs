@@ -221,7 +221,7 @@ impl MouseState {
                 .iter()
                 .map(|s| StepState { buttons: u32::from(s.buttons), dx: s.dx, dy: s.dy, dz: s.dz })
                 .collect(),
-            told: if m.told == m.buttons { 0 } else { 0x100 | u32::from(m.told) },
+            told: if m.reported == m.buttons { 0 } else { 0x100 | u32::from(m.reported) },
         }
     }
 
@@ -249,7 +249,7 @@ impl MouseState {
         m.dy = within(self.dy);
         m.dz = within(self.dz);
         m.changed = self.changed;
-        m.told = if self.told == 0 { m.buttons } else { self.told as u8 & 0x1f };
+        m.reported = if self.told == 0 { m.buttons } else { self.told as u8 & 0x1f };
         if self.steps.len() > STEPS {
             return Err(wrong());
         }
@@ -258,7 +258,7 @@ impl MouseState {
             m.steps.push_back(Step { buttons, dx: within(s.dx), dy: within(s.dy), dz: within(s.dz) });
         }
         // Steps wait for something that has not been said.
-        m.changed |= !m.steps.is_empty() || m.told != m.buttons;
+        m.changed |= !m.steps.is_empty() || m.reported != m.buttons;
         Ok(m)
     }
 }

@@ -99,7 +99,8 @@ pub struct Uhci {
     /// Tells viewers which input is wanted here: bit 0 places, bit 1 keys, bit 2 movement; with bit 3, bits 4 to 6 are the keyboard's
     /// lights: Scroll Lock, Num Lock, Caps Lock.
     taken: Option<OwnedFd>,
-    told: Option<u8>,
+    /// The value that was sent last.
+    wants_sent: Option<u8>,
     dirty: bool,
     frames: u64,
     transactions: u64,
@@ -136,7 +137,7 @@ impl Uhci {
             counted: 0,
             input,
             taken,
-            told: None,
+            wants_sent: None,
             dirty: true,
             frames: 0,
             transactions: 0,
@@ -155,8 +156,8 @@ impl Uhci {
         let mut fresh = Self::new(self.at, &[], self.input.take(), self.taken.take());
         fresh.ports = self.powered();
         std::mem::swap(&mut fresh.config, &mut self.config);
-        (fresh.told, fresh.frames, fresh.transactions, fresh.dma_errors) =
-            (self.told, self.frames, self.transactions, self.dma_errors);
+        (fresh.wants_sent, fresh.frames, fresh.transactions, fresh.dma_errors) =
+            (self.wants_sent, self.frames, self.transactions, self.dma_errors);
         *self = fresh;
         self.schedule(cx);
         self.update(cx);
@@ -168,7 +169,7 @@ impl Uhci {
         let wanted = s.interrupt() && (self.complete && i.complete() || self.short && i.short());
         let line = wanted || s.error() && i.error() || s.resume() && i.resume() || s.host_error() || s.process_error();
         cx.lines.set(0, line);
-        self.tell();
+        self.send_wants();
     }
 
     /// Frames come while the controller runs.
@@ -242,11 +243,12 @@ impl Uhci {
         })
     }
 
-    fn tell(&mut self) {
+    fn send_wants(&mut self) {
         let wants = self.wants();
-        if self.told != Some(wants) && self.taken.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[wants]).is_ok())
+        if self.wants_sent != Some(wants)
+            && self.taken.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[wants]).is_ok())
         {
-            self.told = Some(wants);
+            self.wants_sent = Some(wants);
         }
     }
 
@@ -256,7 +258,7 @@ impl Uhci {
         self.dirty = true;
         for event in records::take(input, cx) {
             if event == InputEvent::ViewersBegin {
-                self.told = None;
+                self.wants_sent = None;
             }
             self.ports
                 .iter_mut()
@@ -264,7 +266,7 @@ impl Uhci {
                 .filter(|f| f.configuration != 0)
                 .for_each(|f| f.hid.input(event));
         }
-        self.tell();
+        self.send_wants();
     }
 
     fn read_register(&self, offset: u64, cx: &Context) -> u16 {

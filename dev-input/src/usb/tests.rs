@@ -211,17 +211,17 @@ fn a_keyboards_lights_and_what_is_wanted_of_viewers() {
     (h.usb.taken, h.usb.input) = (Some(pipe), Some(input));
     h.configure(0, 1);
     h.configure(1, 2);
-    let mut told = [0; 16];
-    let n = rustix::io::read(&taken, &mut told).unwrap();
-    assert_eq!(told[..n].last(), Some(&(3 | 8)), "places and keys; no light shines");
+    let mut sent = [0; 16];
+    let n = rustix::io::read(&taken, &mut sent).unwrap();
+    assert_eq!(sent[..n].last(), Some(&(3 | 8)), "places and keys; no light shines");
     assert!(h.write_control(2, [0x21, 9, 0, 2, 0, 0, 1, 0], &[2]));
     assert_eq!(h.usb.ports[1].function.as_ref().unwrap().hid.leds, 2);
     rustix::io::write(&keys, &InputEvent::Key { code: 30, down: true }.to_bytes()).unwrap();
     h.usb.poll(Ready::Fd(INPUT), &mut h.cx);
     assert_eq!(h.queue(2, 1, &[(pid::IN, &[], 8)])[0].1, [0, 0, 4, 0, 0, 0, 0, 0]);
     h.out(reg::COMMAND, 0);
-    let n = rustix::io::read(&taken, &mut told).unwrap();
-    assert_eq!(told[..n], [75, 0], "Caps Lock; a controller that stands takes nothing");
+    let n = rustix::io::read(&taken, &mut sent).unwrap();
+    assert_eq!(sent[..n], [75, 0], "Caps Lock; a controller that stands takes nothing");
     // A halted endpoint stalls until it is told otherwise.
     h.out(reg::COMMAND, 0x81);
     assert!(h.write_control(2, [2, 3, 0, 0, 0x81, 0, 0, 0], &[]));

@@ -88,7 +88,7 @@ impl Vkbd {
     }
 
     /// Tells viewers where their input goes.
-    fn tell(&self) {
+    fn send_wants(&self) {
         let bits = match (self.connected, self.places) {
             (false, _) => 0u8,
             (true, true) => 3,
@@ -118,7 +118,7 @@ impl Vkbd {
         let Some(input) = &self.input else { return };
         for event in records::take(input, cx) {
             if event == InputEvent::ViewersBegin {
-                self.tell();
+                self.send_wants();
                 continue;
             }
             match self.event(event).filter(|event| self.connected && self.has_place(event)) {
@@ -202,21 +202,21 @@ impl BackEnd for Vkbd {
         self.connected = true;
         self.waiting.clear();
         self.down.clear();
-        self.tell();
+        self.send_wants();
         Ok(())
     }
 
     fn leave(&mut self) -> bool {
         self.connected = false;
         self.waiting.clear();
-        self.tell();
+        self.send_wants();
         true
     }
 }
 
 impl Auxiliary for Vkbd {
     fn start(&mut self, cx: &mut Context) {
-        self.tell();
+        self.send_wants();
         self.prepare(cx);
     }
 

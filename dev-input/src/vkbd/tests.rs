@@ -8,19 +8,19 @@ struct Bed {
     cx: Context,
     fake: FakeFrontend,
     viewer: OwnedFd,
-    told: OwnedFd,
+    wishes: OwnedFd,
 }
 
 fn bed(places: bool) -> Bed {
     let fake = FakeFrontend::new(PAGES, &[8]);
     let pipe = || pipe_with(PipeFlags::NONBLOCK).unwrap();
-    let ((input, viewer), (told, takes)) = (pipe(), pipe());
+    let ((input, viewer), (wishes, takes)) = (pipe(), pipe());
     let mut bed = Bed {
         vkbd: Vkbd::new(Box::new(fake.clone()), Some(input), Some(takes)),
         cx: fake::context(0),
         fake,
         viewer,
-        told,
+        wishes,
     };
     bed.node(true, "state", "1");
     bed.node(false, "state", "1");
@@ -36,7 +36,7 @@ fn bed(places: bool) -> Bed {
         bed.node(false, name, value);
     }
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
-    assert_eq!(bed.fake.told("state").as_deref(), Some("4"));
+    assert_eq!(bed.fake.back_end_node("state").as_deref(), Some("4"));
     bed
 }
 
@@ -59,9 +59,9 @@ impl Bed {
     fn event(&self, n: usize) -> [u32; 4] {
         std::array::from_fn(|i| self.word(page::IN + n % 51 * 40 + i * 4))
     }
-    fn told(&self) -> Vec<u8> {
+    fn wishes(&self) -> Vec<u8> {
         let mut bytes = [0; 100];
-        let n = rustix::io::read(&self.told, &mut bytes).unwrap_or(0);
+        let n = rustix::io::read(&self.wishes, &mut bytes).unwrap_or(0);
         bytes[..n].to_vec()
     }
 }
@@ -71,7 +71,7 @@ const KEY_A: u16 = 30;
 #[test]
 fn keys_buttons_places_and_movement_are_in_the_ring_as_the_guest_reads_them() {
     let mut bed = bed(true);
-    assert_eq!(bed.told(), [0, 3], "places and keys are taken here");
+    assert_eq!(bed.wishes(), [0, 3], "places and keys are taken here");
     bed.input(&[
         InputEvent::Key { code: KEY_A, down: true },
         InputEvent::Key { code: KEY_A, down: false },
@@ -90,7 +90,7 @@ fn keys_buttons_places_and_movement_are_in_the_ring_as_the_guest_reads_them() {
 #[test]
 fn a_guest_that_wants_movement_gets_no_places() {
     let mut bed = bed(false);
-    assert_eq!(bed.told(), [0, 6]);
+    assert_eq!(bed.wishes(), [0, 6]);
     bed.input(&[InputEvent::At { x: 1, y: 1 }, InputEvent::Move { dx: 1, dy: 1, dz: 0 }]);
     assert_eq!((bed.word(page::IN_PROD), bed.event(0)[0]), (1, kind::MOTION));
 }
@@ -148,10 +148,10 @@ fn a_guest_that_does_not_read_loses_input_and_a_slow_one_does_not() {
 #[test]
 fn a_guest_that_leaves_gives_the_input_back_to_others() {
     let mut bed = bed(true);
-    bed.told();
+    bed.wishes();
     bed.node(false, "state", "5");
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
-    assert_eq!(bed.told(), [0]);
+    assert_eq!(bed.wishes(), [0]);
     bed.input(&[InputEvent::Key { code: KEY_A, down: true }]);
     assert_eq!((bed.word(page::IN_PROD), bed.vkbd.lost), (0, 1));
 }
@@ -164,10 +164,10 @@ fn a_device_that_the_host_takes_away_before_the_guest_has_come_is_closed() {
     let (mut vkbd, mut cx) = (Vkbd::new(Box::new(fake.clone()), None, None), fake::context(0));
     vkbd.start(&mut cx);
     vkbd.poll(Ready::Again, &mut cx);
-    assert_eq!(fake.told("state").as_deref(), Some("2"));
+    assert_eq!(fake.back_end_node("state").as_deref(), Some("2"));
     fake.put(true, "state", "5");
     vkbd.poll(Ready::Fd(NODES), &mut cx);
-    assert_eq!(fake.told("state").as_deref(), Some("6"));
+    assert_eq!(fake.back_end_node("state").as_deref(), Some("6"));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_page_that_is_named_by_its_frame_is_refused() {
     bed.node(false, "page-ref", "4096");
     bed.node(false, "state", "3");
     bed.vkbd.poll(Ready::Fd(NODES), &mut bed.cx);
-    let error = bed.fake.told("error").unwrap();
+    let error = bed.fake.back_end_node("error").unwrap();
     assert!(error.contains("page-gref"), "{error}");
 }
 
@@ -200,7 +200,7 @@ proptest! {
             bed.input(&[]);
             bed.vkbd.poll(Ready::Fd(EVENTS), &mut bed.cx);
             prop_assert!(bed.vkbd.waiting.len() <= WAITING);
-            bed.told();
+            bed.wishes();
         }
     }
 }
@@ -208,7 +208,7 @@ proptest! {
 #[test]
 fn state_that_is_told_only_when_it_changes() {
     let mut b = bed(true);
-    assert_eq!(b.told(), [0, 3]);
+    assert_eq!(b.wishes(), [0, 3]);
     b.input(&[InputEvent::ViewersBegin]);
-    assert_eq!((b.told(), b.word(page::IN_PROD)), (vec![3], 0), "what is taken, and no event");
+    assert_eq!((b.wishes(), b.word(page::IN_PROD)), (vec![3], 0), "what is taken, and no event");
 }

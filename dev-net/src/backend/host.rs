@@ -53,7 +53,7 @@ impl Host {
         let mut frame = Frame { bytes: bytes.to_vec(), offload: Offload::from_bytes(header, bytes.len())? };
         if let Some([kind, tag]) = tag {
             frame.bytes.splice(12..12, [kind.to_be_bytes(), tag.to_be_bytes()].concat());
-            frame.offload = frame.offload.behind_tag()?;
+            frame.offload = frame.offload.with_tag_inserted()?;
         }
         Some(frame)
     }

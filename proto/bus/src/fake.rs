@@ -116,8 +116,8 @@ impl FakeFrontend {
         self.with(|w| w.nodes.insert((back, name.to_owned()), value.to_owned()));
     }
 
-    /// A node of the back end.
-    pub fn told(&self, name: &str) -> Option<String> {
+    /// What the back end has written to its node `name`.
+    pub fn back_end_node(&self, name: &str) -> Option<String> {
         self.with(|w| w.nodes.get(&(true, name.to_owned())).cloned())
     }
 
