@@ -120,7 +120,7 @@ pub fn declare(config: &Config) -> Declaration {
     }
 }
 
-/// The board.
+/// The board's registers: one device, with its PCI functions.
 pub struct Platform {
     config: Config,
     chipset: Chipset,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 /// PM1a_CNT_BLK of Xen's FADT.
 pub(crate) const PM1A_CONTROL: u16 = 0xb004;
-/// GPE0_BLK.
+/// Base of GPE0_BLK, as Xen's FADT has it.
 pub(crate) const GPE0: u16 = 0xafe0;
 /// PCI hot-plug registers of the DSDT.
 pub(crate) const PCI_HOTPLUG: u16 = 0xae00;
@@ -39,7 +39,7 @@ pub(crate) struct Pm1Control {
     __: u8,
 }
 
-/// Power management.
+/// Power management registers, and those of hot-plug, which raise the same interrupt.
 pub(crate) struct Pm {
     vcpus: u16,
     /// vCPUs that are there from the start.

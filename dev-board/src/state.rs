@@ -28,7 +28,7 @@ pub(crate) struct PlatformState {
     pub(crate) reset_control: u32,
 }
 
-/// Power management.
+/// The saved registers of power management and hot-plug.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PmState {
     #[prost(uint32, tag = "1")]

@@ -27,7 +27,7 @@ pub(crate) fn function() -> FunctionSpec {
     )
 }
 
-/// The device.
+/// The xen-platform PCI device and its ports.
 pub(crate) struct XenPlatform {
     pub(crate) config: ConfigSpace,
     /// The guest may unplug; else its drivers are told that they are blacklisted, so that a guest whose disks have no

@@ -1,12 +1,12 @@
 //! A picture in memory.
 use bulkhead_bus::Surface;
 
-/// A picture.
+/// A picture of the screen in memory, as the display draws it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Pixels of a line.
+    /// Number of pixels of a line.
     pub width: usize,
-    /// Lines.
+    /// Number of lines.
     pub height: usize,
     /// `width * height` pixels, each 8 bits of red from bit 16 on, green, blue.
     pub pixels: Vec<u32>,

@@ -18,7 +18,7 @@ const TIME: u32 = 86_400;
 const IPV4: usize = 20;
 const UDP: usize = 8;
 
-/// Options.
+/// Numbers of DHCP options (RFC 2132).
 mod option {
     pub(super) const PAD: u8 = 0;
     pub(super) const MASK: u8 = 1;

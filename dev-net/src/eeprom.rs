@@ -1,7 +1,7 @@
 //! A 93C46: 64 words behind a three-wire bus (Microchip 93C46 data sheet, table 2-1): start bit, two bits of operation, six of
 //! address. Both cards have one.
 
-/// Words.
+/// Words of the EEPROM.
 pub(crate) const WORDS: usize = 64;
 
 /// The lines that software drives.
@@ -12,7 +12,7 @@ pub(crate) struct Lines {
     pub(crate) data: bool,
 }
 
-/// The bus.
+/// The EEPROM's serial bus: Microwire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bus {
     /// Bits that have come since it was selected, oldest first; the start bit is the first 1.

@@ -34,7 +34,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// For people.
+    /// The rule's name in tables and counters.
     pub fn name(self) -> &'static str {
         match self {
             Self::SourceMac => "source MAC",

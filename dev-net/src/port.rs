@@ -67,7 +67,7 @@ pub(crate) fn receive(card: &mut impl Receiver, cx: &mut Context) {
     cx.again();
 }
 
-/// The socket.
+/// The card's network port: cable, rules, and the back end behind it.
 pub(crate) struct Port {
     /// None when the guest has unplugged the card.
     backend: Option<Box<dyn Backend>>,

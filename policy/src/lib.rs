@@ -21,7 +21,7 @@ pub use spawn::{
 /// Resource limits of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// RLIMIT_NOFILE.
+    /// RLIMIT_NOFILE: open descriptors.
     pub files: u64,
     /// RLIMIT_FSIZE, bytes.
     pub file_size: u64,

@@ -31,7 +31,7 @@ pub(crate) struct Splitter {
 }
 
 impl Splitter {
-    /// Adds bytes.
+    /// Appends what the client has sent.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }

@@ -39,7 +39,7 @@ impl Recent {
     }
 }
 
-/// The file.
+/// The guest's log file, and the last of its lines.
 pub(crate) struct LogFile {
     fd: OwnedFd,
     written: AtomicU64,

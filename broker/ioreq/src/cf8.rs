@@ -13,7 +13,7 @@ use bulkhead_xen_abi::ioreq::Ioreq;
 /// Writes without a read after which nobody is looking any more.
 const WRITES: u32 = 64;
 
-/// The register.
+/// The address register of PCI configuration mechanism 1.
 #[derive(Debug)]
 pub(crate) struct Cf8 {
     latched: u32,

@@ -21,13 +21,13 @@ pub trait Edge {
     fn unmask(&mut self) -> bool;
     /// Claims a range or gives it back.
     fn claim(&mut self, range: Range, claim: bool);
-    /// ISA interrupt.
+    /// Sets the level of an ISA interrupt line.
     fn set_isa_irq(&mut self, irq: u8, level: bool);
-    /// PCI interrupt pin.
+    /// Sets the level of an interrupt pin of a PCI device.
     fn set_pci_intx(&mut self, device: u8, intx: u8, level: bool);
-    /// PCI link.
+    /// Routes a PCI interrupt link (PIRQ) to an ISA interrupt; 0: to none.
     fn set_pci_link(&mut self, link: u8, irq: u8);
-    /// The firmware's memory, 0xc0000–0xfffff.
+    /// Makes the firmware's memory, 0xc0000–0xfffff, writable or read-only.
     fn set_rom_writable(&mut self, writable: bool);
     /// Moves video RAM. False if it could not be moved.
     fn relocate(&mut self, from: u64, to: u64, pages: u32) -> bool;
@@ -35,7 +35,7 @@ pub trait Edge {
     fn shutdown(&mut self, reason: Shutdown);
 }
 
-/// Xen.
+/// The edge to Xen: the ioreq pages, event channels and device model operations of one domain.
 pub struct XenEdge {
     privcmd: Privcmd,
     evtchn: Evtchn,

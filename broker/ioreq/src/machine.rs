@@ -36,7 +36,7 @@ const BUFFERED_BUDGET: usize = 512;
 pub struct ServedDevice {
     /// The slot of its process.
     pub slot: Slot,
-    /// For people.
+    /// The name that people read in logs and tables.
     pub name: String,
     /// What it has; from its configuration, not from the process.
     pub declaration: Declaration,
@@ -92,7 +92,7 @@ struct Broadcast {
 
 /// The broker without its waiting: give it events, it does all that can be done.
 pub struct Dispatcher<E> {
-    /// The hypervisor.
+    /// Xen, or the simulated machine.
     pub edge: E,
     shape: Shape,
     memory: Arc<dyn GuestMemory>,

@@ -124,7 +124,7 @@ impl Caller {
     }
 }
 
-/// The process.
+/// The process `grant`: it maps granted pages for the back ends that are its callers.
 pub(crate) struct Grant(Vec<Caller>);
 
 impl Grant {

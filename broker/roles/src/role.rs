@@ -5,7 +5,7 @@ use bulkhead_bus::Declaration;
 use bulkhead_plan::{DeviceConfig, Kind};
 use bulkhead_runtime::{Built, Resources};
 
-/// A role.
+/// What this executable does under one name.
 pub(crate) struct Role {
     /// What others know of it.
     pub(crate) kind: &'static Kind,

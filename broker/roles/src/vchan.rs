@@ -31,7 +31,7 @@ pub(crate) const SESSIONS: u32 = 1;
 /// Packets of each direction before others get their turn.
 const BUDGET: usize = 64;
 
-/// The bridge.
+/// The process `vchan`: it carries QMP sessions between libxl's vchan and control.
 pub(crate) struct Vchan {
     server: VchanServer,
     evtchn: Evtchn,

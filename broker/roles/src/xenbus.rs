@@ -59,7 +59,7 @@ impl Store for Xenstore {
     }
 }
 
-/// The process.
+/// The process `xenbus`: it reads and writes xenstore for the back ends that are its callers.
 pub(crate) struct Xenbus {
     store: Box<dyn Store>,
     callers: Vec<Caller>,

@@ -32,7 +32,7 @@ impl Mapping {
         Ok(Self { base, pages })
     }
 
-    /// Its bytes.
+    /// The length of the mapping in bytes.
     pub(crate) fn len(&self) -> usize {
         self.pages.saturating_mul(PAGE)
     }

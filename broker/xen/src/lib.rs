@@ -22,9 +22,9 @@ pub use xenstore::Xenstore;
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub struct XenError {
-    /// The call.
+    /// The call that failed.
     pub what: &'static str,
-    /// Its error.
+    /// The kernel's error.
     pub source: std::io::Error,
 }
 

@@ -8,7 +8,7 @@ use rustix::fd::AsRawFd as _;
 pub enum Scheduler {
     /// Microseconds that a vCPU runs at least before another may take its place.
     Credit(u32),
-    /// The same.
+    /// Xen's credit2 scheduler, with its rate limit in microseconds.
     Credit2(u32),
     /// One that has no such limit.
     Other(u32),

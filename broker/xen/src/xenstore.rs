@@ -103,7 +103,7 @@ impl Xenstore {
         Ok(answer)
     }
 
-    /// One message.
+    /// Receives one message of xenstored.
     fn receive(&mut self) -> std::io::Result<(Header, Vec<u8>)> {
         let mut header = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
         self.stream.read_exact(header.as_mut_bytes())?;

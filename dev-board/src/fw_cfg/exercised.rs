@@ -25,7 +25,7 @@ pub(super) fn kernel() -> Vec<u8> {
     kernel
 }
 
-/// Its configuration.
+/// The configuration of the exercised device.
 pub(super) fn config() -> Config {
     Config {
         vcpus: 2,

@@ -61,7 +61,7 @@ pub struct Config {
 pub struct Boot {
     /// The kernel; without it there is no direct boot.
     pub kernel: Option<(OwnedFd, u64)>,
-    /// The ramdisk.
+    /// The ramdisk's file and its size in bytes.
     pub initrd: Option<(OwnedFd, u64)>,
 }
 
@@ -103,7 +103,7 @@ struct State {
     transfer: Option<Transfer>,
 }
 
-/// fw_cfg.
+/// The fw_cfg device: the selected key, the offset in its entry, the DMA transfer under way.
 pub struct FwCfg {
     entries: BTreeMap<u16, Entry>,
     key: u16,

@@ -49,7 +49,7 @@ pub trait Screen: Send {
     fn write(&mut self, y: usize, pixels: &[u8]);
 }
 
-/// The viewer.
+/// Shows the surface on a frame buffer, and takes input from evdev nodes.
 pub struct Fbdev {
     view: Box<dyn View>,
     screen: Box<dyn Screen>,

@@ -68,7 +68,7 @@ fn text(tag: u8, text: &[u8; 13]) -> [u8; 18] {
     out
 }
 
-/// The block.
+/// The EDID block of a monitor whose preferred mode is `preferred`.
 pub(super) fn block(preferred: Size) -> [u8; 128] {
     let cm = |n: u16| u32::from(n).saturating_mul(254).div_euclid(9600).min(255) as u8;
     let mut all: Vec<u8> = vec![0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0];

@@ -80,7 +80,7 @@ const SPARE: usize = 1 << 20;
 /// Nanoseconds that what blinks is on, and off.
 const BLINK: u64 = 266_000_000;
 
-/// The display.
+/// The VGA card with the Bochs interface.
 pub struct Vga {
     device: u8,
     vram_size: u32,

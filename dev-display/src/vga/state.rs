@@ -3,7 +3,7 @@
 /// Version of [`VgaState`].
 pub(crate) const VERSION: u32 = 1;
 
-/// All registers.
+/// The saved state of the card: every register.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct VgaState {
     #[prost(uint32, tag = "1")]

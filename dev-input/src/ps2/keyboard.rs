@@ -16,12 +16,12 @@ const WAITING: usize = 64;
 /// Bytes of answers that wait to be read. Who does not read them has the last ones.
 pub(crate) const ANSWERS: usize = 16;
 
-/// What the keys of set 3 do beside going down, by their codes, a bit each.
+/// What the keys of set 3 do beside going down: a bit for each code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kinds {
-    /// They say that they are let go.
+    /// Keys that report their release.
     release: [u8; 32],
-    /// They repeat.
+    /// Keys that repeat while they are held.
     repeat: [u8; 32],
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Held {
     pub(crate) form: Form,
 }
 
-/// The keyboard.
+/// The keyboard behind the controller's first port.
 #[derive(Clone, Debug)]
 pub(crate) struct Keyboard {
     /// Answers to commands: read before what was typed.

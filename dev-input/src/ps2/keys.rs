@@ -21,7 +21,7 @@ pub(crate) const NOWHERE: &[u16] = &[0, 84, 101, 120];
 /// A key's code in set 1. Set 2's is that which the controller translates to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// A byte.
+    /// One byte in sets 1 and 2.
     Plain(u8),
     /// A byte behind 0xe0.
     Extended(u8),

@@ -58,7 +58,7 @@ pub fn declare() -> Declaration {
     }
 }
 
-/// The controller.
+/// The keyboard controller with its keyboard and mouse.
 pub struct Ps2 {
     byte: CommandByte,
     status: Status,

@@ -15,7 +15,7 @@ pub(crate) struct Step {
     pub(crate) dz: i32,
 }
 
-/// The mouse.
+/// The mouse behind the controller's second port.
 #[derive(Clone, Debug)]
 pub(crate) struct Mouse {
     /// Answers to commands: read before movement.

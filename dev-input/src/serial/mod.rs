@@ -79,7 +79,7 @@ impl Backend for NullBackend {
     }
 }
 
-/// The port.
+/// One 16550A with the character device behind it.
 pub struct Serial {
     // Fixed.
     index: usize,

@@ -33,7 +33,7 @@ pub(super) enum Stage {
     Stalled,
 }
 
-/// A device.
+/// A USB device on a port: its control endpoint, address and configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Function {
     pub(crate) hid: Hid,

@@ -78,7 +78,7 @@ fn lights(leds: u8) -> u8 {
     leds << 1 & 6 | leds >> 2 & 1
 }
 
-/// The controller.
+/// The UHCI controller with its two ports.
 pub struct Uhci {
     /// PCI device and function.
     at: (u8, u8),

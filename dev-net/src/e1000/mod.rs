@@ -83,7 +83,7 @@ pub fn declare(device: u8, rom: u32) -> Declaration {
     }
 }
 
-/// The card.
+/// The 82540EM.
 pub struct E1000 {
     device: u8,
     rom: u32,

@@ -3,7 +3,7 @@
 /// Its address on MDIO.
 pub(super) const ADDRESS: u8 = 1;
 
-/// Registers.
+/// Numbers of the PHY's registers (IEEE 802.3, 22.2.4).
 mod reg {
     pub(super) const CONTROL: u8 = 0;
     pub(super) const STATUS: u8 = 1;

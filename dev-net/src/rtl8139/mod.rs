@@ -90,7 +90,7 @@ struct RtlState {
 /// more, to this address, broadcasts, multicasts, aborted, underruns.
 type Tally = [u64; 13];
 
-/// The card.
+/// The RTL8139C+.
 pub struct Rtl8139 {
     device: u8,
     rom: u32,

@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 pub enum Call {
     /// The picture as a PNG, and the descriptor to write it to.
     Screenshot {
-        /// The descriptor.
+        /// The token of the descriptor.
         token: u32,
     },
     /// Keys and pointer, in order.
@@ -25,19 +25,19 @@ pub enum Call {
     Insert {
         /// The drive.
         drive: u8,
-        /// The medium.
+        /// The token of the medium's descriptor.
         token: u32,
     },
     /// Cable and rules of a network card.
     SetNic(NicSettings),
     /// The guest's accesses go into this pipe too, or nowhere (0).
     Trace {
-        /// The pipe.
+        /// The token of the pipe; 0 ends it.
         token: u32,
     },
     /// A network card's frames go into this pipe too, or nowhere (0).
     Capture {
-        /// The pipe.
+        /// The token of the pipe; 0 ends it.
         token: u32,
     },
     /// The password of viewers.
@@ -63,7 +63,7 @@ pub enum Call {
 /// What a call that was carried out leaves to be done by the control thread, which may wait.
 #[derive(Debug)]
 pub enum Called {
-    /// Nothing.
+    /// Done; there is nothing to answer with.
     Done,
     /// These bytes are to be written there.
     Write(Vec<u8>, OwnedFd),

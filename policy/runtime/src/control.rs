@@ -32,7 +32,7 @@ pub enum ControlRequest {
     Load(Vec<u8>, oneshot::Sender<Result<(), LoadError>>),
     /// Registers by name.
     Inspect(oneshot::Sender<Vec<(String, String)>>),
-    /// Counters.
+    /// Asks for the counters by name.
     Statistics(oneshot::Sender<Vec<(&'static str, u64)>>),
     /// What programs may know.
     Facts(oneshot::Sender<Facts>),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 /// What a device is made of: what the launcher gave it, and guest memory.
 pub struct Resources {
-    /// The guest.
+    /// The guest's domain id.
     pub domid: u16,
     /// Descriptors of back ends.
     pub fds: Fds,

@@ -395,7 +395,7 @@ impl GrantMemory {
         self.offset(address, 4).map_or(0, |at| self.area.load_u32(at))
     }
 
-    /// Sets one.
+    /// Writes a 32-bit number at `address`.
     pub fn store_u32(&self, address: u64, value: u32) {
         if let Ok(at) = self.offset(address, 4) {
             self.area.store_u32(at, value);

@@ -10,13 +10,13 @@ pub enum StartError {
     /// The socket to the launcher.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The sandbox.
+    /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] bulkhead_policy::SandboxError),
     /// A shared area.
     #[error(transparent)]
     Area(#[from] bulkhead_ring::AreaError),
-    /// The peer.
+    /// The peer's area is not what it must be.
     #[error(transparent)]
     Poison(#[from] bulkhead_ring::Poison),
     /// A system call failed.
@@ -108,9 +108,9 @@ impl Fds {
 pub struct Process {
     /// The socket to the launcher.
     pub link: Link,
-    /// Its slot.
+    /// The slot that the launcher has given the process.
     pub slot: Slot,
-    /// The machine.
+    /// The plan of the machine that the process is part of.
     pub plan: MachinePlan,
     /// What it was given.
     pub fds: Fds,

@@ -81,7 +81,7 @@ impl Program {
         self.instructions.push((Instruction { code, yes: 0, no: 0, k }, yes, no));
     }
 
-    /// Compares A.
+    /// Compares register A with `k`.
     fn equal(&mut self, k: u32, yes: To, no: To) {
         self.jump(code::JUMP_EQUAL, k, yes, no);
     }

@@ -5,7 +5,7 @@ use crate::{
 
 /// What such a process does.
 pub trait Auxiliary: Send {
-    /// Begins.
+    /// Starts the work, once in the life of a process.
     fn start(&mut self, cx: &mut Context) {
         let _ = cx;
     }
@@ -23,7 +23,7 @@ pub trait Auxiliary: Send {
         None
     }
 
-    /// For people.
+    /// Every value worth a look, by names for people.
     fn inspect(&self, out: &mut Inspect);
 }
 

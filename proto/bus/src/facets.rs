@@ -194,7 +194,7 @@ pub struct Facts {
     pub lights: Option<u8>,
 }
 
-/// A drive.
+/// What programs read of a drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriveFacts {
     /// Its index on the controller.
@@ -212,15 +212,15 @@ pub struct DriveFacts {
 /// What a drive has done since the guest started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriveCounters {
-    /// Reads.
+    /// Number of reads.
     pub reads: u64,
     /// Bytes of them.
     pub bytes_read: u64,
-    /// Writes.
+    /// Number of writes.
     pub writes: u64,
     /// Bytes of them.
     pub bytes_written: u64,
-    /// Flushes.
+    /// Number of flushes.
     pub flushes: u64,
     /// Ranges given back.
     pub trims: u64,
@@ -237,9 +237,9 @@ pub struct FunctionFacts {
     pub device: u8,
     /// Function number.
     pub function: u8,
-    /// Vendor.
+    /// PCI vendor ID.
     pub vendor: u16,
-    /// Model.
+    /// PCI device ID.
     pub model: u16,
     /// Class, subclass and programming interface.
     pub class: u32,

@@ -91,9 +91,9 @@ pub struct PvWorld {
 /// A guest's end of a PV device whose pages are those of a [`FakeMemory`], wherever they come from.
 #[derive(Clone, Debug)]
 pub struct FakeFrontend {
-    /// Everything else.
+    /// Nodes, events and what was asked.
     pub world: Arc<Mutex<PvWorld>>,
-    /// The pages.
+    /// The granted pages.
     pub memory: Arc<FakeMemory>,
     pages: usize,
 }

@@ -12,9 +12,9 @@ pub const FAULT_COUNTS_AT: usize = 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FaultOn {
-    /// Reading.
+    /// A read of the storage.
     Read = 1,
-    /// Writing.
+    /// A write to the storage.
     Write = 2,
     /// Making durable what was written.
     Flush = 3,
@@ -31,7 +31,7 @@ pub struct Fault {
     pub on: FaultOn,
     /// The job waits here until this is false.
     pub held: bool,
-    /// First byte.
+    /// First byte of the range that fails.
     pub first: u64,
     /// Byte behind the last.
     pub end: u64,

@@ -10,7 +10,7 @@ pub enum InputEvent {
         /// Pressed.
         down: bool,
     },
-    /// Relative movement.
+    /// The pointer has moved by so much.
     Move {
         /// To the right.
         dx: i32,
@@ -28,7 +28,7 @@ pub enum InputEvent {
     },
     /// A mouse button: 0 left, 1 right, 2 middle, 3 and 4 at the side.
     Button {
-        /// Which.
+        /// The button's number.
         button: u8,
         /// Pressed.
         down: bool,

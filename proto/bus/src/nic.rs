@@ -96,7 +96,7 @@ pub struct NicLease {
     pub address: Ipv4Addr,
     /// Bits of its network.
     pub prefix: u8,
-    /// Its router.
+    /// The router that the lease names.
     pub gateway: Option<Ipv4Addr>,
     /// Who knows names.
     pub dns: Option<Ipv4Addr>,

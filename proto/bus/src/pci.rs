@@ -28,7 +28,7 @@ pub struct Command {
     pub io: bool,
     /// Decode memory space.
     pub memory: bool,
-    /// Bus master.
+    /// The function may be a bus master.
     pub master: bool,
     #[bits(7)]
     __: u8,
@@ -52,7 +52,7 @@ pub enum BarKind {
     Ram,
 }
 
-/// One BAR.
+/// What a base address register maps, and how large it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarSpec {
     /// What it maps.
@@ -68,7 +68,7 @@ pub struct FunctionSpec {
     pub device: u8,
     /// Function number, 0 to 7.
     pub function: u8,
-    /// The BARs.
+    /// The base address registers; `None`: the register is zero.
     pub bars: [Option<BarSpec>; 6],
     /// Bytes of the expansion ROM, a power of two from 2048, or 0.
     pub rom: u32,

@@ -61,7 +61,7 @@ pub trait Frontend: Send {
     fn changed(&mut self, ready: bool) -> bool;
     /// Maps granted pages at a page of the range; all of them or none.
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool;
-    /// Unmaps all.
+    /// Unmaps all granted pages.
     fn unmap(&mut self);
     /// Copies pieces of granted pages to or from the range's buffer.
     fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool;
@@ -77,7 +77,7 @@ pub trait Frontend: Send {
     fn signalled(&mut self) -> bool;
     /// A 32-bit number in shared pages; 0 where nothing is mapped.
     fn load(&self, offset: usize) -> u32;
-    /// Sets one.
+    /// Writes a 32-bit number at `offset`.
     fn store(&self, offset: usize, value: u32);
 }
 
