@@ -3,7 +3,7 @@ use bulkhead_bus::faults::{FAULT_SIZE, FAULTS, Fault};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::io;
 
-/// The table.
+/// The table of faults that the disks' storage looks at.
 #[derive(Debug)]
 pub struct Faults(OwnedFd);
 

@@ -126,3 +126,49 @@ fn fuzz_targets_name_what_their_manifest_has() {
         }
     }
 }
+
+/// What a module of `sources` names behind `prefix`, by module; a folder is part of the module of its name.
+fn module_graph(sources: &str, root: &str, prefix: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut waiting = vec![top().join(sources)];
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+                continue;
+            }
+            let within = path.strip_prefix(top().join(sources)).unwrap().with_extension("");
+            let module = within.iter().next().unwrap().to_str().unwrap().to_owned();
+            if path.extension().is_none_or(|e| e != "rs") || [root, "tests"].contains(&module.as_str()) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for piece in text.split(prefix).skip(1) {
+                let used: String = piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                if used != module {
+                    graph.entry(module.clone()).or_default().insert(used);
+                }
+            }
+        }
+    }
+    graph
+}
+
+/// Whoever reads one of two modules that use each other has to read both.
+#[test]
+fn modules_use_each_other_in_one_direction() {
+    for (sources, root, prefix) in
+        [("broker/control/src", "lib", "crate::"), ("dev-board/src/fw_cfg", "mod", "super::")]
+    {
+        let mut graph = module_graph(sources, root, prefix);
+        assert!(graph.len() > 1, "{sources}");
+        // Modules that use none of what is left go first; a circle never does.
+        while let Some(module) =
+            graph.iter().find(|(_, uses)| uses.iter().all(|u| !graph.contains_key(u))).map(|(m, _)| m.clone())
+        {
+            graph.remove(&module);
+        }
+        assert!(graph.is_empty(), "a circle in {sources}: {graph:?}");
+    }
+}
