@@ -1,6 +1,6 @@
 //! One device, as the broker keeps it.
+use crate::dispatcher::ServedDevice;
 use crate::edge::Edge;
-use crate::machine::ServedDevice;
 use crate::pci::Function;
 use crate::presence::Presence;
 use bulkhead_bus::{Declaration, Line};

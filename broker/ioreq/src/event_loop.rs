@@ -1,6 +1,6 @@
 //! Waiting: event channels, doorbells, the tick, the launcher, control.
+use crate::dispatcher::{Action, Dispatcher, ServedDevice};
 use crate::edge::{Edge, SimEdge, XenEdge};
-use crate::machine::{Action, Dispatcher, ServedDevice};
 use bulkhead_bus::{Facts, GuestMemory, NoMemory};
 use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};

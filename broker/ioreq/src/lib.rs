@@ -11,19 +11,19 @@
 //! | `channel.rs` | one device: its ring, its interrupt lines, its deadline |
 //! | `presence.rs` | whether the guest has a device: unplugged, hot-plugged, ejected |
 //! | `vcpu.rs` | the state of one vCPU's request: idle, waiting, blocked |
-//! | `machine.rs`, `machine/` | the dispatcher: what happens to a request, and to its reply; what is where on the bus |
+//! | `dispatcher.rs`, `dispatcher/` | the dispatcher: what happens to a request, and to its reply; what is where on the bus |
 //! | `event_loop.rs` | waiting |
 
 mod cf8;
 mod channel;
+mod dispatcher;
 mod edge;
 mod event_loop;
-mod machine;
 mod pci;
 mod presence;
 mod route;
 mod vcpu;
 
+pub use dispatcher::{Action, Dispatcher, ServedDevice};
 pub use edge::{Edge, SimEdge, XenEdge};
 pub use event_loop::run;
-pub use machine::{Action, Dispatcher, ServedDevice};
