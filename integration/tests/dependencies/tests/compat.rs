@@ -5,13 +5,16 @@ use std::path::Path;
 const BEFORE: &str = "# Compatibility with libxl
 
 Made from the tables in `broker/launcher/src/argv/table.rs` and `broker/control/src/qmp.rs`
-(`UPDATE=1 cargo test -p bulkhead-dependencies --test compat`). What `bulkhead compat ARGUMENTS…` says of a guest's arguments comes
-from the same table.
+(`UPDATE=1 cargo test -p bulkhead-dependencies --test compat`). `bulkhead compat ARGUMENTS…` uses the same table.
 
-What is *ignored* or *substituted* is a line in the guest's log. What is *refused* ends the start with one line that says
-why, and so does every option, device and key that is in no table: nothing is silently not there.
+| word | meaning |
+|---|---|
+| *ignored*, *substituted* | a line in the guest's log says so |
+| *refused* | the start ends with one line that gives the reason |
+| in no table | refused too: nothing is silently missing |
 
-Seen: libxl 4.17, and 4.20 for what it says otherwise, in the test bed (integration/tests/bed); what 4.21 and 4.22 say otherwise was replayed, not run (integration/sim/tests/libxl.rs).
+Seen in the test bed (integration/tests/bed): libxl 4.17, and 4.20 where it differs. Replayed, not run: what differs in 4.21 and 4.22
+(integration/sim/tests/libxl.rs).
 
 ## Arguments
 
@@ -20,8 +23,8 @@ Seen: libxl 4.17, and 4.20 for what it says otherwise, in the test bed (integrat
 const BETWEEN: &str = "
 ## QMP
 
-Everything else is CommandNotFound. Events: `DEVICE_DELETED` when a guest has unplugged a card. In a stub domain set 1 is console 1,
-where a saved guest would go.
+Everything else is CommandNotFound. Events: `X_BULKHEAD_DEVICE_DIED` and `DEVICE_DELETED` (docs/operations.md, \"QMP events\"). In a stub
+domain descriptor set 1 is console 1, the place for a saved guest.
 
 | command | |
 |---|---|
@@ -30,10 +33,12 @@ where a saved guest would go.
 const AFTER: &str = "
 ## Unplugging
 
-The unplug protocol is offered to a guest whose emulated disks all have a PV back end (a block device, `phy:`, or a file of a format that is
-served here: raw, qcow2), or that has none; in a stub domain files have no back end for the guest yet. Others hear \"blacklisted\" and keep their IDE disk and their emulated cards. Unplugging takes
-cards with their processes and interfaces, and disks. A PV driver that comes to such a disk before it has unplugged is told that the back
-end is closed (docs/decisions/0021); one that comes after it begins anew.
+A guest may unplug its emulated devices if each of its emulated disks has a PV back end, or if it has no emulated disk. A back end is there for a
+block device (`phy:`) and for a file in a format that Bulkhead serves (raw, qcow2). The guest of a stub domain has one for a file if Bulkhead, not
+QEMU, serves the stub domain's disks in dom0. Other guests hear \"blacklisted\", and keep their IDE disk and their emulated cards.
+
+Unplugging ends cards, with their processes and interfaces, and disks. A PV driver that comes before its guest has unplugged the disk finds
+the back end closed (docs/decisions/0021). One that comes afterwards starts anew.
 ";
 
 const ERRORS: &str = "# Errors
