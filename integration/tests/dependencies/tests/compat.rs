@@ -44,7 +44,7 @@ the back end closed (docs/decisions/0021). One that comes afterwards starts anew
 const ERRORS: &str = "# Errors
 
 Made from the table in `broker/launcher/src/errors.rs` (`UPDATE=1 cargo test -p bulkhead-dependencies --test compat`). When a guest
-does not start, the first line that begins with `bulkhead-dm: BH-` in `/var/log/xen/qemu-dm-NAME.log` says why.
+does not start, the first line that begins with `bulkhead-dm: BH-` in `/var/log/xen/qemu-dm-NAME.log` has the reason.
 
 ";
 
