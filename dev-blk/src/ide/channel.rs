@@ -343,11 +343,16 @@ impl Channel {
         self.ended();
     }
 
-    /// A command ends as one that was not carried out; the guest's driver tries again.
+    /// The selected drive's command ends as one that was not carried out; the guest's driver tries again.
     fn abort(&mut self) {
-        // It is the selected drive's; the other one may have data that nobody takes any more.
+        // The other one may have data that nobody takes any more.
         self.abandon();
         self.current = self.device.dev();
+        self.abort_current();
+    }
+
+    /// The same for the command that is under way, whichever drive is selected by now.
+    fn abort_current(&mut self) {
         self.bus_master.abandoned();
         self.with(Drive::abort);
         self.ended();
@@ -359,7 +364,13 @@ impl Channel {
         self.dirty = true;
         self.stale |= !to_command;
         // In a new life nothing is under way; what is under way otherwise ends by itself.
-        if self.quiescent() && self.selected().is_some() {
+        if !self.quiescent() {
+            return;
+        }
+        // A command that was lost is the selected drive's.
+        if !to_command && !matches!(self.phase, Phase::Idle) {
+            self.abort_current();
+        } else if self.selected().is_some() {
             self.abort();
         }
     }
