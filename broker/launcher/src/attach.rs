@@ -53,7 +53,7 @@ impl Watch {
         if let Some(guest) = guest {
             xenstore.watch_as("@releaseDomain", DOMAINS).map_err(fail)?;
             xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC).map_err(fail)?;
-            eprintln!("bulkhead-dm: if stub domain {domid} dies, guest {guest} is reported crashed");
+            crate::supervise::say(&format!("if stub domain {domid} dies, guest {guest} is reported crashed"));
         }
         for domid in guest.into_iter().chain([domid]) {
             xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS).map_err(fail)?;
@@ -106,7 +106,10 @@ pub fn qemus(arguments: &[String]) -> Option<&'static str> {
         Xenstore::connect().map_or_else(|e| vec![e.to_string()], |mut xenstore| pv::not_served(domid, &mut xenstore));
     let qemu = QEMU.iter().find(|p| Path::new(p).exists()).filter(|_| last("-pv-others").is_none_or(|o| o != "leave"));
     for line in &others {
-        eprintln!("bulkhead-dm: {line}: not served here{}", if qemu.is_some() { "" } else { ", and by nobody else" });
+        crate::supervise::say(&format!(
+            "{line}: not served here{}",
+            if qemu.is_some() { "" } else { ", and by nobody else" }
+        ));
     }
     qemu.filter(|_| !others.is_empty()).copied()
 }
@@ -126,7 +129,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
     let mut watched = domid.map(Watch::new).transpose()?.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments).map_err(|e| format!("{qemu}: {e}"))?;
-    eprintln!("bulkhead-dm: PV back ends are served by {qemu} (pid {pid})");
+    crate::supervise::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
     let mut served = true;
     loop {
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
@@ -151,7 +154,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
                 .look()
                 .map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
             if let Some(line) = seen {
-                eprintln!("bulkhead-dm: {line}");
+                crate::supervise::say(&line);
                 watched = None;
             }
         }
@@ -159,7 +162,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
             && ready.last() == Some(&true)
             && rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).is_ok_and(|s| s.is_some())
         {
-            eprintln!("bulkhead-dm: QEMU (pid {pid}) has ended; nobody serves the PV back ends any more");
+            crate::supervise::say(&format!("QEMU (pid {pid}) has ended; nobody serves the PV back ends any more"));
             served = false;
             // Without a guest to watch there is nothing left to do.
             if watched.is_none() {
@@ -190,7 +193,7 @@ fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
             .read(&format!("{from}/{node}"))
             .and_then(|value| xenstore.write(&format!("/local/domain/{guest}/console/{node}"), &value));
         if let Err(e) = copied {
-            eprintln!("bulkhead-dm: xl vncviewer will not find guest {guest}: {node}: {e}");
+            crate::supervise::say(&format!("xl vncviewer will not find guest {guest}: {node}: {e}"));
         }
     }
     true

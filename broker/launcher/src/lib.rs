@@ -20,4 +20,4 @@ pub mod stubdom;
 mod supervise;
 mod unserved;
 
-pub use supervise::run;
+pub use supervise::{run, say};

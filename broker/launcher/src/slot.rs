@@ -151,7 +151,7 @@ impl SlotState {
         if may {
             self.phase = next;
         } else {
-            eprintln!("bulkhead-dm: {}: {:?} does not follow {:?}", self.name, next, self.phase);
+            crate::supervise::say(&format!("{}: {:?} does not follow {:?}", self.name, next, self.phase));
         }
         may
     }

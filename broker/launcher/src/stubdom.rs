@@ -77,7 +77,7 @@ pub fn run() {
 }
 
 fn tell(guest: Option<u16>, line: &str) {
-    eprintln!("bulkhead-dm: {line}");
+    crate::supervise::say(&line);
     if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
         let _ = xenstore.write(&format!("device-model/{guest}/error"), line);
     }
@@ -162,7 +162,7 @@ pub(crate) fn free() -> Result<(u64, u64), String> {
 /// What is free now must be enough for all processes.
 fn memory() -> Result<(), String> {
     let (free, total) = free()?;
-    eprintln!("bulkhead-dm: {free} of {total} kB are free before anything is started");
+    crate::supervise::say(&format!("{free} of {total} kB are free before anything is started"));
     if free < FREE_KB {
         let (free, total, need) = (free >> 10, total >> 10, FREE_KB >> 10);
         return Err(format!("stubdomain_memory is too small: {free} of {total} MiB are free, {need} are needed"));
@@ -213,7 +213,7 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
             (None, None) if vifs < nics => Duration::from_millis(100),
             (None, None) if open.is_empty() || passed >= EXTRAS => {
                 for (class, id, state) in open {
-                    eprintln!("bulkhead-dm: {class} {id} is not connected (state {state}); it is not used");
+                    crate::supervise::say(&format!("{class} {id} is not connected (state {state}); it is not used"));
                 }
                 return Ok(());
             }

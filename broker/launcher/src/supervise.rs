@@ -139,8 +139,13 @@ struct Launcher {
     rules: Vec<(Slot, Rules)>,
 }
 
-fn say(line: &str) {
-    eprintln!("bulkhead-dm: {line}");
+/// A line for the log, in one piece: others write there too.
+pub fn say(line: &str) {
+    let line = format!(
+        "bulkhead-dm: {line}
+"
+    );
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
 impl Launcher {

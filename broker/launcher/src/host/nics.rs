@@ -21,7 +21,7 @@ pub fn open(host: &mut Host, first: u8) -> Result<Vec<Part>, Failure> {
             Ok(rom) => Some(rom),
             Err(e) => {
                 if !without.contains(&nic.model) {
-                    eprintln!("bulkhead-dm: network boot is not possible: {e}");
+                    crate::supervise::say(&format!("network boot is not possible: {e}"));
                     without.push(nic.model);
                 }
                 None
