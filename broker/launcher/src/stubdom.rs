@@ -77,7 +77,7 @@ pub fn run() {
 }
 
 fn tell(guest: Option<u16>, line: &str) {
-    crate::supervise::say(&line);
+    crate::supervise::say(line);
     if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
         let _ = xenstore.write(&format!("device-model/{guest}/error"), line);
     }
