@@ -147,12 +147,21 @@ impl Channel {
         self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.drive.present)
     }
 
+    /// A job is under way that is not the selected drive's command: the other drive's, or one of before a reset.
+    fn works_for_another(&self) -> bool {
+        match &self.phase {
+            Phase::Working(After::Nothing) => true,
+            Phase::Working(_) => self.current != self.device.dev(),
+            _ => false,
+        }
+    }
+
     /// The status register: of an absent drive 0, of an empty channel too (ATA/ATAPI-5, 4: the host pulls DD7 low, so that nobody seems
     /// to be busy; firmware waits for that).
     pub(crate) fn status(&self) -> u8 {
         match self.selected() {
             // A channel has one command at a time: while a job is under way, the other drive takes none, nor does one that was reset.
-            Some(_) if matches!(self.phase, Phase::Working(_)) => Status::new().with_bsy(true).into_bits(),
+            Some(_) if self.works_for_another() => Status::new().with_bsy(true).into_bits(),
             Some(selected) => selected.task_file.status.into_bits(),
             None => 0,
         }
