@@ -242,15 +242,10 @@ impl Mouse {
         self.reporting && !self.remote && self.changed && self.packets.is_empty()
     }
 
-    /// Puts packets into the queue as long as there is something to say and room. Movement leaves room for a click.
+    /// Puts packets into the queue as long as there is something to say and room. What finds none waits: movement adds up, clicks are steps.
     pub(crate) fn report(&mut self, limit: usize) {
         while self.reporting && !self.remote && self.changed {
-            let click = if self.packets.is_empty() || self.reported != self.buttons {
-                0
-            } else {
-                self.size().saturating_mul(2)
-            };
-            if self.waiting().saturating_add(self.size()).saturating_add(click) > limit {
+            if self.waiting().saturating_add(self.size()) > limit {
                 return;
             }
             let packet = self.packet();
