@@ -30,7 +30,7 @@ mod tests {
             ("/usr/lib/xen/bin/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles"),
             ("/run/root/usr/lib/xen/bin/bulkhead-dm", "/run/root/usr/lib/bulkhead/bulkhead-roles"),
             ("/usr/lib/bulkhead/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-roles"),
-            ("/work/target/debug/bulkhead-dm", "/work/target/debug/bulkhead-roles"),
+            ("/home/me/tree/target/debug/bulkhead-dm", "/home/me/tree/target/debug/bulkhead-roles"),
             ("/bulkhead-dm", "/bulkhead-roles"),
         ] {
             assert_eq!(roles_path(Path::new(own)), Path::new(roles));
