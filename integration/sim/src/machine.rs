@@ -537,6 +537,28 @@ impl Sim {
         self.processes().into_iter().find(|(r, _)| r == role).map(|(_, pid)| pid)
     }
 
+    /// Kills the process of a role, as nothing can catch; returns its number.
+    pub fn kill(&self, role: &str) -> Result<i32> {
+        let old = self.process(role).ok_or_else(|| SimError(format!("no {role} runs:\n{}", self.log())))?;
+        if let Some(pid) = rustix::process::Pid::from_raw(old) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(std::io::Error::from)?;
+        }
+        Ok(old)
+    }
+
+    /// Kills the process of a role, and waits until another has its place. What that one takes over, it may not have yet.
+    pub fn replace(&self, role: &str) -> Result<()> {
+        let old = self.kill(role)?;
+        let end = Instant::now().checked_add(PATIENCE);
+        while self.process(role).is_none_or(|new| new == old) {
+            if end.is_none_or(|e| Instant::now() > e) {
+                return Err(SimError(format!("{role} does not come back:\n{}", self.log())));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     /// Ends the launcher as libxl does; returns its status.
     pub fn end(&mut self) -> Result<std::process::ExitStatus> {
         if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0)) {

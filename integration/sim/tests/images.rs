@@ -95,11 +95,9 @@ fn what_was_acknowledged_is_there_after_kills_and_the_image_is_whole() {
     for (round, lba) in [0u32, 777, 1500, 2047].into_iter().enumerate() {
         write(&mut sim, lba, round as u8 + 1);
         want[lba as usize * 512..][..512].fill(round as u8 + 1);
-        let old = sim.process("ide").unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
-            .unwrap();
+        sim.replace("ide").unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while sim.process("ide").is_none_or(|new| new == old) || sim.port_read(0x1f7, 1).unwrap() == 0xff {
+        while sim.port_read(0x1f7, 1).unwrap() == 0xff {
             assert!(std::time::Instant::now() < end, "it does not come back");
         }
         assert_eq!(read_again(&mut sim, lba), want[lba as usize * 512..][..512]);
@@ -203,9 +201,7 @@ fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_ba
     read(&mut sim, 5);
     let mut told = 0;
     for round in 0..4u8 {
-        let old = sim.process("ide").unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
-            .unwrap();
+        sim.kill("ide").unwrap();
         // WRITE SECTORS, in the moment.
         for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 9), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x30)] {
             sim.port_write(port, 1, value).unwrap();

@@ -12,14 +12,8 @@ struct Bed {
 impl Bed {
     /// Kills a process, and waits until another is in its place.
     fn dies(&mut self, role: &str) {
-        let old = self.sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
-            .unwrap();
+        self.sim.replace(role).unwrap();
         self.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while self.sim.process(role).is_none_or(|new| new == old) {
-            assert!(std::time::Instant::now() < end);
-        }
     }
 
     fn new(more: &[&str]) -> Self {
@@ -272,13 +266,7 @@ fn xentop() {
         ["rd_operations", "rd_bytes", "wr_operations", "wr_bytes"].map(|n| disk["stats"][n].as_u64().unwrap())
     };
     assert_eq!(stats(&bed), [1, 512, 0, 0]);
-    let old = bed.sim.process("ide").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
-    bed.sim.await_log("bulkhead-dm: ide (pid").unwrap();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while bed.sim.process("ide").is_none_or(|new| new == old) {
-        assert!(std::time::Instant::now() < end);
-    }
+    bed.dies("ide");
     assert_eq!(stats(&bed), [1, 512, 0, 0], "the counts outlive the process");
     assert!(bed.sim.end().unwrap().success());
 }

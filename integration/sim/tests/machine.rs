@@ -112,13 +112,7 @@ fn killed_devices_come_back_with_their_state_and_the_others_do_not_notice() {
     for role in ["serial", "platform", "vga", "ps2", "ide"] {
         sim.port_write(0x70, 1, 0x40).unwrap();
         sim.port_write(0x71, 1, 0x77).unwrap();
-        let pid = sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
-            .unwrap();
-        let mut after = None;
-        while after.is_none_or(|p| p == pid) {
-            after = sim.process(role);
-        }
+        sim.replace(role).unwrap();
         // The machine answers all the time, with all ones where the dead one was.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while (
@@ -166,8 +160,7 @@ fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut sim = machine(&dir);
     let all: Vec<_> = sim.processes();
-    let pid = sim.process("broker").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    sim.kill("broker").unwrap();
     sim.await_log("the broker is dead").unwrap();
     assert!(!sim.end().unwrap().success());
     for (role, pid) in all {
@@ -266,8 +259,7 @@ fn the_launcher_ends_everything_on_sighup() {
 fn the_guest_runs_on_without_control_and_control_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut sim = machine(&dir);
-    let pid = sim.process("control").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    sim.kill("control").unwrap();
     for _ in 0..100 {
         assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
     }

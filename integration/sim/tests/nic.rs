@@ -100,8 +100,7 @@ fn frames_go_both_ways_and_go_on_after_a_kill() {
     let mut head = [0; 18];
     b.sim.memory_read(0x1_0000, &mut head).unwrap();
     assert_eq!((&head[..4], &head[4..10]), (&[1, 0x20, 104, 0][..], &[0xff; 6][..]));
-    let old = b.sim.process("rtl8139").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL).unwrap();
+    b.sim.kill("rtl8139").unwrap();
     // What is written while nobody is there is made good.
     b.sim.port_write(PORTS + 0x38, 2, 108 - 16).unwrap();
     b.sim.await_log("took over the state").unwrap();

@@ -89,12 +89,10 @@ fn data_threads_of_a_guest_share_one_cpu_after_restarts_too() {
     // The thread that stands in Xen's place has come along, as interrupts do.
     assert_eq!(allowed(), [cpu]);
     for role in ["platform", "vga"] {
-        let pid = sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
-            .unwrap();
+        sim.replace(role).unwrap();
         let asks = format!(r#"{{"execute":"x-bulkhead-inspect","arguments":{{"device":"{role}"}}}}"#);
         // It answers when it runs again.
-        while sim.process(role).is_none_or(|p| p == pid) || sim.qmp(&asks).unwrap().get("return").is_none() {
+        while sim.qmp(&asks).unwrap().get("return").is_none() {
             std::thread::yield_now();
         }
         assert_eq!(shared(&sim, &free), cpu, "{role} was started again");

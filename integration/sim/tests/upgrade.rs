@@ -18,11 +18,9 @@ fn a_process_that_is_started_again_after_an_upgrade_is_the_old_version() {
         std::fs::rename(dir.path().join("new"), dir.path().join(name)).unwrap();
     }
     for role in ["platform", "control"] {
-        let old = sim.process(role).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(old).unwrap(), rustix::process::Signal::KILL)
-            .unwrap();
+        sim.replace(role).unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while sim.process(role).is_none_or(|new| new == old) || sim.port_read(0x71, 1).unwrap() != 0x5a {
+        while sim.port_read(0x71, 1).unwrap() != 0x5a {
             assert!(std::time::Instant::now() < end, "{role} does not come back:\n{}", sim.log());
         }
     }

@@ -58,6 +58,31 @@ impl Viewer {
         (viewer, w, h)
     }
 
+    /// It knows LED state and ExtendedDesktopSize.
+    fn takes_lights_and_sizes(&mut self) {
+        self.0.write_all(&[2, 0, 0, 3, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0xff, 0xff, 0xfe, 0xcc]).unwrap();
+    }
+
+    /// Asks until these lights are told.
+    fn await_lights(&mut self, lights: u8) {
+        let mut told = None;
+        await_that("the lights", || {
+            self.0.write_all(&[3, 0, 0, 0, 0, 0, 0, 1, 0, 1]).unwrap();
+            let head = self.hear(4);
+            for _ in 0..u16::from_be_bytes([head[2], head[3]]) {
+                let r = self.hear(12);
+                let n = |i: usize| usize::from(r[i]) << 8 | usize::from(r[i + 1]);
+                match i32::from_be_bytes(r[8..12].try_into().unwrap()) {
+                    0 => drop(self.hear(n(4) * n(6) * 4)),
+                    -261 => told = Some(self.hear(1)[0]),
+                    -308 => drop(self.hear(20)),
+                    other => panic!("encoding {other}"),
+                }
+            }
+            told == Some(lights)
+        });
+    }
+
     /// The whole picture, raw: red, green, blue.
     fn picture(&mut self, w: usize, h: usize) -> Vec<u8> {
         self.0.write_all(&[3, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).unwrap();
@@ -140,15 +165,11 @@ fn viewers_see_what_a_screenshot_sees_also_after_the_display_and_the_server_died
     let clients = sim.qmp(r#"{"execute":"query-vnc"}"#).unwrap()["return"]["clients"].clone();
     assert_eq!(clients.as_array().unwrap().len(), 1, "{clients}");
     // The display dies: the connection stays, the picture comes back.
-    let vga = sim.process("vga").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(vga).unwrap(), rustix::process::Signal::KILL).unwrap();
-    await_that("a new display", || sim.process("vga").is_some_and(|p| p != vga));
+    sim.replace("vga").unwrap();
     draw(&mut sim, 99);
     await_that("the new picture", || viewer.picture(128, 96) == screenshot(&sim).2);
     // The server dies: viewers come again, at the same port.
-    let vnc = sim.process("vnc").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(vnc).unwrap(), rustix::process::Signal::KILL).unwrap();
-    await_that("a new server", || sim.process("vnc").is_some_and(|p| p != vnc));
+    sim.replace("vnc").unwrap();
     enter(&mut sim);
     assert!(sim.end().unwrap().success());
 }
@@ -210,27 +231,12 @@ fn lights_wishes_and_places_go_from_process_to_process() {
     .unwrap();
     let (mut viewer, w, h) = Viewer::enter(port(&sim));
     viewer.picture(w, h);
-    // LED state, ExtendedDesktopSize; the guest's driver switches Num Lock and Caps Lock on.
-    viewer.0.write_all(&[2, 0, 0, 3, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0xff, 0xff, 0xfe, 0xcc]).unwrap();
+    // The guest's driver switches Num Lock and Caps Lock on.
+    viewer.takes_lights_and_sizes();
     for value in [0xed, 6] {
         sim.port_write(0x60, 1, value).unwrap();
     }
-    let mut told = None;
-    await_that("the lights", || {
-        viewer.0.write_all(&[3, 0, 0, 0, 0, 0, 0, 1, 0, 1]).unwrap();
-        let head = viewer.hear(4);
-        for _ in 0..u16::from_be_bytes([head[2], head[3]]) {
-            let r = viewer.hear(12);
-            let n = |i: usize| usize::from(r[i]) << 8 | usize::from(r[i + 1]);
-            match i32::from_be_bytes(r[8..12].try_into().unwrap()) {
-                0 => drop(viewer.hear(n(4) * n(6) * 4)),
-                -261 => told = Some(viewer.hear(1)[0]),
-                -308 => drop(viewer.hear(20)),
-                other => panic!("encoding {other}"),
-            }
-        }
-        told == Some(6)
-    });
+    viewer.await_lights(6);
     // 1280x800, one screen.
     viewer.0.write_all(&[251, 0, 5, 0, 3, 32, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 3, 32, 0, 0, 0, 0]).unwrap();
     let monitor = |sim: &Sim| {
@@ -242,6 +248,23 @@ fn lights_wishes_and_places_go_from_process_to_process() {
     await_that("the wish", || monitor(&sim).contains("1280x800"));
     // Nobody has configured the tablet: what is pointed at is the mouse's, and the controller runs in a process of its own.
     assert!(sim.process("usb").is_some());
+    assert!(sim.end().unwrap().success());
+}
+
+/// What the guest has switched on once, the next server and the next keyboard still tell.
+#[test]
+fn lights_outlive_the_server_and_the_keyboard() {
+    let mut sim = start("127.0.0.1:0,to=99");
+    for value in [0xed, 5] {
+        sim.port_write(0x60, 1, value).unwrap();
+    }
+    let port = port(&sim);
+    for killed in ["vnc", "ps2"] {
+        sim.replace(killed).unwrap();
+        let (mut viewer, ..) = Viewer::enter(port);
+        viewer.takes_lights_and_sizes();
+        viewer.await_lights(5);
+    }
     assert!(sim.end().unwrap().success());
 }
 
@@ -262,9 +285,7 @@ fn a_password_set_by_qmp_lets_in_and_outlives_the_server() {
     let set = sim.qmp(r#"{"execute":"change-vnc-password","arguments":{"password":"secret"}}"#).unwrap();
     assert!(set["return"].is_object(), "{set}");
     assert_eq!((try_it("secret"), try_it("Secret")), (0, 1));
-    let vnc = sim.process("vnc").unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(vnc).unwrap(), rustix::process::Signal::KILL).unwrap();
-    await_that("a new server", || sim.process("vnc").is_some_and(|p| p != vnc));
+    sim.replace("vnc").unwrap();
     await_that("the password", || try_it("secret") == 0);
     assert!(sim.end().unwrap().success());
     let mut open = start("127.0.0.1:0,to=99");

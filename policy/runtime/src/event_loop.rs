@@ -11,7 +11,7 @@ use crate::process::ring;
 use crate::trace::Trace;
 use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
 use bulkhead_bus::{Clock, Context, Device, GuestMemory, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
-use bulkhead_plan::{Ask, DeviceConfig, FdUse, Mode, Picture, ToProcess};
+use bulkhead_plan::{Ask, DeviceConfig, FdUse, Memory, Mode, Picture, ToProcess, VideoRam};
 use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
 use bulkhead_wire::{self as wire, Op, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -169,13 +169,16 @@ fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn Gue
         return fixed(fd);
     }
     let Some(privcmd) = process.fds.take(&FdUse::Privcmd) else { return Ok(Arc::new(NoMemory)) };
-    match config {
+    match config.kind().memory {
         // The descriptor is closed here: the mapping is all that the display has of the guest.
-        DeviceConfig::Vga { vram, gfn, .. } => {
-            let area = memory::map_video_ram(privcmd.as_fd(), domid, *gfn, *vram)?;
+        Memory::VideoRam => {
+            let VideoRam { gfn, bytes } = config.video_ram().ok_or(StartError::NoVideoRam)?;
+            let area = memory::map_video_ram(privcmd.as_fd(), domid, gfn, bytes)?;
             Ok(Arc::new(MemfdMemory::new(area)))
         }
-        _ => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
+        Memory::Guest | Memory::Frames => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
+        // Nobody gives it one.
+        Memory::None | Memory::Granted => Ok(Arc::new(NoMemory)),
     }
 }
 

@@ -42,6 +42,9 @@ pub enum StartError {
     /// A descriptor is missing.
     #[error("the launcher gave no descriptor for {0:?}")]
     NoDescriptor(FdUse),
+    /// The kind draws in video RAM, and its configuration does not say where that is.
+    #[error("the configuration names no video RAM")]
+    NoVideoRam,
     /// The plan has no device for this process.
     #[error("this slot is no device")]
     NoDevice,

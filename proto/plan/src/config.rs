@@ -90,6 +90,15 @@ pub enum VncAddress {
     Unix(String),
 }
 
+/// A place of video RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VideoRam {
+    /// Guest frame number of its first page.
+    pub gfn: u64,
+    /// Its bytes.
+    pub bytes: u32,
+}
+
 /// Configuration of one device process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceConfig {
@@ -273,6 +282,14 @@ impl DeviceConfig {
             Self::Usb { added: true, .. } => Starts::WhenAdded,
             Self::Qdisk { emulated: Some(_), .. } => Starts::AtHandOff,
             _ => self.kind().starts,
+        }
+    }
+
+    /// Where the video RAM is that it draws in; one for each kind with [`kind::Memory::VideoRam`].
+    pub fn video_ram(&self) -> Option<VideoRam> {
+        match self {
+            Self::Vga { gfn, vram, .. } => Some(VideoRam { gfn: *gfn, bytes: *vram }),
+            _ => None,
         }
     }
 

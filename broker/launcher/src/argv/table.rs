@@ -57,6 +57,10 @@ pub(super) const USB_PORTS: usize = 2;
 const XENOPSD: &str = "always, by xenopsd (XenServer, XCP-ng)";
 const XENOPSD_LOGS: &str = "xenopsd, where the host logs consoles";
 const QUBES: &str = "always, by Qubes OS";
+/// What a toolstack asks before it has a guest ([`super::Question`]).
+const ASKED: &str = "always, by libvirt (which asks before it has a guest)";
+const VERSION: &str = "the version on standard output, status 0; no guest is started. `--version` too";
+const HELP: &str = "the version and this table on standard output, status 0; no guest is started. `--help` too";
 const SOUND: Fate = Refused("sound");
 const USB: Fate = Refused("USB 2 and 3 (usbversion=1 is there)");
 const USB_REDIRECTION: Fate = Refused("USB devices of other machines");
@@ -64,6 +68,9 @@ const USB_REDIRECTION: Fate = Refused("USB devices of other machines");
 /// Every option that libxl emits (4.17 to 4.22, libxl_dm.c: libxl__build_device_model_args_new), and those that operators add.
 pub const OPTIONS: &[OptionSpec] = &[
     option("xen-domid", Implemented("the guest"), "always"),
+    flag("version", Implemented(VERSION), ASKED),
+    flag("help", Implemented(HELP), ASKED),
+    flag("h", Implemented(HELP), ASKED),
     flag("no-shutdown", Ignored("the launcher stays until libxl ends it"), "always"),
     option("chardev socket", Implemented("path= or fd=, server=on,wait=off; for QMP, or a channel"), "always, channel"),
     option("chardev pty", Implemented("a channel; where it goes is read from its nodes in xenstore"), "channel"),
