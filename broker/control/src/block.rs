@@ -30,7 +30,7 @@ impl Shared {
             let facts = self.clients.facts(slot).await.map(|f| f.drives);
             for config in drives {
                 // A process that does not answer has its drives all the same; one that does has those that were not unplugged.
-                let own = facts.as_ref().map(|all| all.iter().find(|d| d.index == u32::from(config.index)).cloned());
+                let own = facts.as_ref().map(|all| all.iter().find(|d| d.index == u32::from(config.at.port)).cloned());
                 match own {
                     Some(None) => {}
                     facts => all.push(Seen { config: config.clone(), facts: facts.flatten() }),

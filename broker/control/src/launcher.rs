@@ -1,6 +1,6 @@
 //! Requests to the launcher, and its answers.
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_plan::{Ask, Ending, FromProcess, FrontDisk, ProcessRow, Slot};
+use bulkhead_plan::{Ask, DriveId, Ending, FromProcess, FrontDisk, ProcessRow, Slot};
 use bulkhead_runtime::{Link, LinkError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ impl LauncherClient {
     }
 
     /// A drive has this medium from now on, or none; the token by which its process knows it.
-    pub(crate) async fn medium(&self, slot: Slot, drive: u8, fd: Option<BorrowedFd<'_>>) -> Result<u32, AskError> {
+    pub(crate) async fn medium(&self, slot: Slot, drive: DriveId, fd: Option<BorrowedFd<'_>>) -> Result<u32, AskError> {
         self.number(Ask::Medium { slot, drive }, fd).await
     }
 

@@ -64,12 +64,12 @@ impl Shared {
     }
 
     async fn take_out(&self, slot: Slot, drive: &DriveConfig, force: bool) -> Result<(), QmpError> {
-        let call = Call::Eject(v1::EjectRequest { drive: u32::from(drive.index), force });
+        let call = Call::Eject(v1::EjectRequest { drive: u32::from(drive.at.port), force });
         self.clients.call(slot, call).await.map_err(|e| match e {
             CallError::NotRunning => QmpError::generic("the drive's process does not run"),
             e => QmpError::generic(format!("Device '{}': {e}", drive.id)),
         })?;
-        self.launcher.medium(slot, drive.index, None).await.map_err(QmpError::generic)?;
+        self.launcher.medium(slot, drive.at, None).await.map_err(QmpError::generic)?;
         self.note_medium(&drive.id, None);
         Ok(())
     }
@@ -89,8 +89,8 @@ impl Shared {
         let name = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).called(filename);
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
         self.take_out(slot, &drive, force).await?;
-        let token = self.launcher.medium(slot, drive.index, Some(fd.as_fd())).await.map_err(QmpError::generic)?;
-        let call = Call::Insert(v1::InsertRequest { drive: u32::from(drive.index), token });
+        let token = self.launcher.medium(slot, drive.at, Some(fd.as_fd())).await.map_err(QmpError::generic)?;
+        let call = Call::Insert(v1::InsertRequest { drive: u32::from(drive.at.port), token });
         match self.clients.call(slot, call).await {
             Ok(()) => {}
             Err(CallError::NotRunning) => {
@@ -100,7 +100,7 @@ impl Shared {
             }
             Err(e) => {
                 // What is not in the drive must not be there in its next life either.
-                let _ = self.launcher.medium(slot, drive.index, None).await;
+                let _ = self.launcher.medium(slot, drive.at, None).await;
                 return Err(QmpError::generic(format!("Device '{}': {e}", drive.id)));
             }
         }

@@ -4,7 +4,7 @@ use crate::options::Options;
 use crate::placement::Placement;
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
-use bulkhead_plan::{ImageFormat, Level, NicModel, VncAddress};
+use bulkhead_plan::{DriveId, ImageFormat, Level, NicModel, VncAddress};
 use rustix::fd::RawFd;
 
 /// Where a monitor listens.
@@ -92,9 +92,9 @@ impl Serial {
 
 /// A drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drive {
-    /// 0 to 3; a CD gets it from its -device.
-    pub index: Option<u8>,
+pub struct MachineDrive {
+    /// Where it is; a CD gets it from its -device.
+    pub at: Option<DriveId>,
     /// A CD-ROM drive.
     pub cdrom: bool,
     /// No writes.
@@ -109,7 +109,7 @@ pub struct Drive {
     pub properties: Properties,
 }
 
-impl Drive {
+impl MachineDrive {
     /// From a `-drive`.
     pub fn parse(options: &Options) -> Result<Self, &'static str> {
         let format = match options.get("format") {
@@ -139,12 +139,20 @@ impl Drive {
                     return Err("a disk needs file=");
                 }
                 let id = format!("ide{}-{}{}", index / 2, if cdrom { "cd" } else { "hd" }, index % 2);
-                Ok(Self { index: Some(index), cdrom, read_only: read_only || cdrom, file, format, id, properties })
+                Ok(Self {
+                    at: Some(DriveId::ide(index)),
+                    cdrom,
+                    read_only: read_only || cdrom,
+                    file,
+                    format,
+                    id,
+                    properties,
+                })
             }
             "none" => {
                 let id = options.get("id").ok_or("id= is missing")?.to_owned();
                 // What it is, its -device says.
-                Ok(Self { index: None, cdrom: media == "cdrom", read_only, file, format, id, properties })
+                Ok(Self { at: None, cdrom: media == "cdrom", read_only, file, format, id, properties })
             }
             _ => Err("if= is ide or none"),
         }
@@ -351,7 +359,7 @@ pub struct Machine {
     /// A kernel to boot.
     pub kernel: Option<Kernel>,
     /// Drives.
-    pub drives: Vec<Drive>,
+    pub drives: Vec<MachineDrive>,
     /// Network cards, in the order of their devices.
     pub nics: Vec<Nic>,
     /// The xen-platform device.
@@ -422,8 +430,8 @@ impl Default for Machine {
 
 impl Machine {
     /// Adds a drive, unless its place is taken.
-    pub fn add_drive(&mut self, drive: Drive) -> Result<(), &'static str> {
-        if self.drives.iter().any(|d| d.index == drive.index) {
+    pub fn add_drive(&mut self, drive: MachineDrive) -> Result<(), &'static str> {
+        if self.drives.iter().any(|d| d.at == drive.at) {
             return Err("two drives in one place");
         }
         self.drives.push(drive);

@@ -1,8 +1,8 @@
 //! PV devices whose back ends this program serves. libxl has written their nodes before it starts a device model; what is read here
 //! is in dom0's own directory, where no guest writes.
 use crate::disk::Properties;
-use crate::machine::{Drive, Serial};
-use bulkhead_plan::{ImageFormat, PvNodes};
+use crate::machine::{MachineDrive, Serial};
+use bulkhead_plan::{DriveId, ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 
 /// Consoles that are served at most.
@@ -31,7 +31,7 @@ pub struct PvDisk {
     /// Its directories.
     pub nodes: PvNodes,
     /// The image.
-    pub drive: Drive,
+    pub drive: MachineDrive,
     /// Sectors may be given back.
     pub discard: bool,
 }
@@ -167,8 +167,8 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
     if file.is_empty() && !cdrom {
         return Err("it has no image".to_owned());
     }
-    let drive = Drive {
-        index: Some(0),
+    let drive = MachineDrive {
+        at: Some(DriveId::PV),
         cdrom,
         read_only: node("mode").as_deref() == Some("r"),
         file: (!file.is_empty()).then(|| file.to_owned()),

@@ -28,7 +28,7 @@ fn build_ide(config: &DeviceConfig, mut resources: Resources) -> Result<Built, B
         let DiskIdentity { serial, version, model } = drive.identity.clone();
         let geometry = drive.geometry.map(|g| (g.cylinders, g.heads, g.sectors));
         let identity = ide::Identity { serial, version, model, geometry };
-        let (index, cdrom, read_only) = (drive.index, drive.cdrom, drive.read_only);
+        let (index, cdrom, read_only) = (drive.at.port, drive.cdrom, drive.read_only);
         specs.push(DriveSpec { index, cdrom, read_only, image, identity });
     }
     Ok(Built { device: Box::new(Ide::new(specs, Box::new(threads))), polled })
@@ -61,12 +61,12 @@ fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
 fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
     let faults = fds.take(&FdUse::Faults);
     let image = sound_image(drive, fds)?;
-    Ok(image.map(|i| if let Some(table) = faults { i.with_faults(table, drive.index) } else { i }))
+    Ok(image.map(|i| if let Some(table) = faults { i.with_faults(table, drive.at.port) } else { i }))
 }
 
 /// A drive's medium, of the descriptors that were handed over for it.
 fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
-    let Some((file, size)) = fds.take(&FdUse::Drive(drive.index)).zip(drive.size) else { return Ok(None) };
+    let Some((file, size)) = fds.take(&FdUse::Drive(drive.at)).zip(drive.size) else { return Ok(None) };
     if let [ImageFormat::Raw] = drive.formats.as_slice() {
         return Ok(Some(Image::raw(file, size).when_full(drive.full)));
     }
@@ -79,7 +79,7 @@ fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, Buil
     for (below, told) in (1u8..).zip(&drive.formats) {
         let file = next.take().ok_or_else(|| BuildError::Chain(drive.id.clone()))?;
         chain.push((file, format(told)));
-        next = fds.take(&FdUse::Backing(drive.index, below));
+        next = fds.take(&FdUse::Backing(drive.at, below));
     }
     Image::chain(chain, !drive.read_only)
         .map(|i| Some(i.when_full(drive.full)))

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use bulkhead_bus::nic::NicSettings;
     use bulkhead_bus::{BootMenu, DiskIdentity, WhenFull};
-    use bulkhead_plan::{DriveConfig, NicEnd, VncAddress};
+    use bulkhead_plan::{DriveConfig, DriveId, NicEnd, VncAddress};
 
     /// One configuration of each kind.
     fn configs() -> Vec<DeviceConfig> {
@@ -122,7 +122,7 @@ mod tests {
             settings: NicSettings::default(),
         };
         let disk = DriveConfig {
-            index: 0,
+            at: DriveId::PV,
             cdrom: false,
             read_only: false,
             size: None,

@@ -1,5 +1,5 @@
 //! What a process says to the launcher: 80 bytes with a fixed place for everything.
-use super::Slot;
+use super::{DriveId, Slot};
 #[cfg(doc)]
 use bulkhead_bus::nic::NicSettings;
 
@@ -82,8 +82,8 @@ pub enum Ask {
     Medium {
         /// The controller.
         slot: Slot,
-        /// The drive's index there.
-        drive: u8,
+        /// The drive.
+        drive: DriveId,
     },
     /// Control, in a stub domain: the CDs that have come since a disk.
     Disks {
@@ -170,7 +170,9 @@ impl FromProcess {
             Ask::Dump { slot, name } => (8, slot, 0, name),
             Ask::Attached { slot } => (9, slot, 0, NAMELESS),
             Ask::Processes => (10, 0, 0, NAMELESS),
-            Ask::Medium { slot, drive } => (11, slot, u64::from(drive), NAMELESS),
+            Ask::Medium { slot, drive: DriveId { controller, port } } => {
+                (11, slot, u64::from(controller) << 8 | u64::from(port), NAMELESS)
+            }
             Ask::Disks { known } => (12, 0, known, NAMELESS),
             Ask::Nic { slot, settings } => (13, slot, 0, settings),
             Ask::Dropped { slot } => (14, slot, 0, NAMELESS),
@@ -219,7 +221,10 @@ impl FromProcess {
             8 => Ask::Dump { slot, name },
             9 => Ask::Attached { slot },
             10 => Ask::Processes,
-            11 => Ask::Medium { slot, drive: u8::try_from(number).ok()? },
+            11 => {
+                let [controller, port] = u16::try_from(number).ok()?.to_be_bytes();
+                Ask::Medium { slot, drive: DriveId { controller, port } }
+            }
             12 => Ask::Disks { known: number },
             13 => Ask::Nic { slot, settings: name },
             14 => Ask::Dropped { slot },
@@ -286,7 +291,7 @@ mod tests {
             Ask::Dump { slot: 3, name },
             Ask::Attached { slot: 3 },
             Ask::Processes,
-            Ask::Medium { slot: 3, drive: 2 },
+            Ask::Medium { slot: 3, drive: DriveId { controller: 1, port: 2 } },
             Ask::Disks { known: u64::MAX },
             Ask::Nic { slot: 3, settings: name },
             Ask::Dropped { slot: 3 },

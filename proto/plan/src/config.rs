@@ -16,11 +16,31 @@ pub enum ImageFormat {
     Qcow2,
 }
 
+/// Which drive of a guest: a controller, and a port of it. With it a configuration, its descriptors and requests about it find
+/// each other; the process of a controller serves the ports of that one only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveId {
+    /// The controller: 0 is the PIIX3's IDE function.
+    pub controller: u8,
+    /// Its port. On the PIIX3: 0 primary master, 1 primary slave, 2 secondary master, 3 secondary slave.
+    pub port: u8,
+}
+
+impl DriveId {
+    /// The only drive of a PV disk's process.
+    pub const PV: Self = Self { controller: 0, port: 0 };
+
+    /// The drive at a port of the PIIX3's IDE function.
+    pub fn ide(port: u8) -> Self {
+        Self { controller: 0, port }
+    }
+}
+
 /// One ATA or ATAPI drive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveConfig {
-    /// 0 primary master, 1 primary slave, 2 secondary master, 3 secondary slave.
-    pub index: u8,
+    /// Where it is.
+    pub at: DriveId,
     /// A CD-ROM drive; otherwise a disk.
     pub cdrom: bool,
     /// No writes.
@@ -222,8 +242,8 @@ pub enum DeviceConfig {
         devid: u32,
         /// The disk; without a size until the guest has unplugged the emulated disk with the same image.
         disk: DriveConfig,
-        /// The emulated disk with the same image: its index on the IDE controller.
-        emulated: Option<u8>,
+        /// The emulated disk with the same image.
+        emulated: Option<DriveId>,
         /// Sectors that the guest does not need may be given back.
         discard: bool,
     },

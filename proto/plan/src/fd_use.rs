@@ -1,7 +1,7 @@
 //! Descriptors that travel with messages.
 #[cfg(doc)]
 use super::SessionPacket;
-use super::Slot;
+use super::{DriveId, Slot};
 use serde::{Deserialize, Serialize};
 
 /// Who takes the input that viewers make.
@@ -50,14 +50,14 @@ pub enum FdUse {
     SimVram,
     /// The table of faults that the simulated machine asks of the disks' storage.
     Faults,
-    /// The drive with this index has this medium.
-    Drive(u8),
+    /// The drive's medium.
+    Drive(DriveId),
     /// The kernel to boot.
     Kernel,
     /// Its ramdisk.
     Initrd,
-    /// What the drive's medium is based on: the drive's index, 1 for the first image below.
-    Backing(u8, u8),
+    /// A backing file of the drive's medium: 1 for the file below the medium, 2 for the one below that.
+    Backing(DriveId, u8),
     /// A serial port's other end.
     Serial,
     /// A network card's other end.

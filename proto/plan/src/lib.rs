@@ -17,7 +17,7 @@ pub mod kind;
 mod messages;
 
 pub use ask::{Ask, Death, Ending, FromProcess};
-pub use config::{DeviceConfig, DriveConfig, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress};
+pub use config::{DeviceConfig, DriveConfig, DriveId, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress};
 pub use fd_use::{FdUse, Sink};
 pub use kind::{KINDS, Kind, Memory, Picture, Starts};
 pub use messages::{FrontDisk, ProcessRow, SessionPacket, ToProcess};

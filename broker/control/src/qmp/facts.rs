@@ -4,7 +4,7 @@ use super::tests::{ask, shared};
 use super::*;
 use crate::json::Piece;
 use bulkhead_bus::{DiskIdentity, WhenFull};
-use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, ImageFormat, Slot, VncAddress};
+use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, DriveId, ImageFormat, Slot, VncAddress};
 use tonic::{Request, Response, Status};
 
 /// Every process at once: it knows a drive, vCPUs, viewers and the bus, and calls its registers by `label`.
@@ -132,7 +132,7 @@ async fn serve(shared: &Shared, slot: Slot, label: &'static str) {
 fn machine() -> Shared {
     let mut s = shared(false);
     let drive = DriveConfig {
-        index: 2,
+        at: DriveId::ide(2),
         cdrom: true,
         read_only: true,
         size: None,

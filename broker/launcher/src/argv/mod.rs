@@ -9,13 +9,15 @@ mod toolstacks;
 
 use crate::disk::Properties;
 use crate::errors::Code;
-use crate::machine::{self, Backing, Chardev, Drive, Kernel, Machine, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc};
+use crate::machine::{
+    self, Backing, Chardev, Kernel, Machine, MachineDrive, Monitor, Nic, NicOther, Serial, Sim, Video, Vnc,
+};
 use crate::options::Options;
 use crate::placement::Placement;
 pub use asked::{Question, question};
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{LAYOUTS, UsbDevice, WhenFull};
-use bulkhead_plan::{Level, NicModel};
+use bulkhead_plan::{DriveId, Level, NicModel};
 use table::Fate::{Ignored, Implemented, Refused, Substituted};
 pub use table::{Fate, OPTIONS, OptionSpec, Verdict, lookup, markdown, verdicts};
 use table::{KEYS, MAX_NICS, USB_PORTS};
@@ -340,8 +342,8 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                 leases.push((value, id, lease));
             }
             "drive" => {
-                let drive = Drive::parse(&options).map_err(|why| wrong(name, &value, why))?;
-                if drive.index.is_none() {
+                let drive = MachineDrive::parse(&options).map_err(|why| wrong(name, &value, why))?;
+                if drive.at.is_none() {
                     cds.push(drive);
                 } else {
                     machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
@@ -367,7 +369,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
                     let bus = bus.and_then(|b| b.strip_prefix("ide.")).and_then(number::<u8>);
                     let id = options.get("drive").unwrap_or("");
-                    let at = cds.iter().position(|d: &Drive| d.id == id).ok_or(bad("there is no such drive"))?;
+                    let at = cds.iter().position(|d: &MachineDrive| d.id == id).ok_or(bad("there is no such drive"))?;
                     let (Some(bus @ 0..=1), Some(unit @ 0..=1)) = (bus, unit) else {
                         return Err(bad("bus is ide.0 or ide.1, unit 0 or 1"));
                     };
@@ -380,7 +382,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
                     if drive.file.is_none() && !drive.cdrom {
                         return Err(bad("a disk needs file="));
                     }
-                    drive.index = Some(bus.wrapping_mul(2).wrapping_add(unit));
+                    drive.at = Some(DriveId::ide(bus.wrapping_mul(2).wrapping_add(unit)));
                     options.get("id").unwrap_or(id).clone_into(&mut drive.id);
                     machine.add_drive(drive).map_err(|why| wrong(name, &value, why))?;
                 }

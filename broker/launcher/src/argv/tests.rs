@@ -1,6 +1,6 @@
 use super::*;
 use bulkhead_bus::BootMenu;
-use bulkhead_plan::VncAddress;
+use bulkhead_plan::{DriveId, VncAddress};
 use proptest::prelude::*;
 
 fn words(text: &str) -> Vec<String> {
@@ -17,6 +17,11 @@ const LIBXL: &str = "-xen-domid 7 -no-shutdown
     -drive if=none,readonly=on,id=ide-5632,file=/iso/win.iso,format=raw
     -device ide-cd,id=ide-5632,drive=ide-5632,bus=ide.1,unit=0";
 
+/// A drive of the PIIX3, as arguments place it.
+fn ide(port: u8) -> Option<DriveId> {
+    Some(DriveId::ide(port))
+}
+
 #[test]
 fn what_libxl_4_17_emits_for_a_bios_guest() {
     let Parsed { machine, notes } = parse(words(LIBXL)).unwrap();
@@ -29,8 +34,8 @@ fn what_libxl_4_17_emits_for_a_bios_guest() {
     assert_eq!(machine.video, Some(Video { mib: 16 }));
     assert_eq!(machine.boot, "dc");
     assert!(machine.xen_platform && !machine.stopped && !machine.probe);
-    let drives: Vec<_> = machine.drives.iter().map(|d| (d.index, d.cdrom, d.read_only, d.id.as_str())).collect();
-    assert_eq!(drives, [(Some(0), false, false, "ide0-hd0"), (Some(2), true, true, "ide-5632")]);
+    let drives: Vec<_> = machine.drives.iter().map(|d| (d.at, d.cdrom, d.read_only, d.id.as_str())).collect();
+    assert_eq!(drives, [(ide(0), false, false, "ide0-hd0"), (ide(2), true, true, "ide-5632")]);
     assert!(notes.iter().any(|n| n.starts_with("-display")), "{notes:?}");
     let local = |port| VncAddress::Tcp { host: "127.0.0.1".into(), port, ipv6: false };
     assert_eq!(machine.vnc, Some(Vnc { at: local(5900), last: 5999, password: false }));
@@ -209,14 +214,14 @@ fn a_disk_says_of_itself_what_it_is_told_to() {
         -drive file=/b,if=none,id=b,format=raw -device ide-hd,drive=b,bus=ide.0,unit=1,serial=S1,ver=2,bios-chs-trans=lba
         -drive if=ide,index=2,media=cdrom -no-fd-bootchk";
     let machine = parse(words(text)).unwrap().machine;
-    let said: Vec<_> = machine.drives.iter().map(|d| (d.index, &d.properties.identity)).collect();
+    let said: Vec<_> = machine.drives.iter().map(|d| (d.at, &d.properties.identity)).collect();
     let identity = |serial: Option<&str>, version: Option<&str>| bulkhead_bus::DiskIdentity {
         serial: serial.map(str::to_owned),
         version: version.map(str::to_owned),
         model: None,
     };
     let (first, second, cd) = (identity(None, Some("0.10.2")), identity(Some("S1"), Some("2")), identity(None, None));
-    assert_eq!(said, [(Some(0), &first), (Some(1), &second), (Some(2), &cd)]);
+    assert_eq!(said, [(ide(0), &first), (ide(1), &second), (ide(2), &cd)]);
     assert_eq!(machine.drives[1].properties.translation, Some(bulkhead_bus::Translation::Lba));
     assert!(machine.unsigned_floppy);
     for wrong in ["-global ide-hd.serial=", "-global ide-hd.cyls=3"] {

@@ -3,6 +3,11 @@
 use super::*;
 use proptest::prelude::*;
 
+/// A drive of the PIIX3, as arguments place it.
+fn ide(port: u8) -> Option<DriveId> {
+    Some(DriveId::ide(port))
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
@@ -83,8 +88,8 @@ fn xenopsds_machine_is_what_it_says() {
     assert_eq!(paths, [("compat_monitor0", path("qmp-libxl-7")), ("compat_monitor1", path("qmp-event-7"))]);
     assert_eq!(machine.pid_file.as_deref(), Some("/var/run/xen/qemu-dm-7.pid"));
     assert!(machine.xen_platform && machine.stopped, "its xen-platform is a -device");
-    let drives: Vec<_> = machine.drives.iter().map(|d| (d.index, d.cdrom, d.read_only, d.id.as_str())).collect();
-    assert_eq!(drives, [(Some(3), true, true, "ide1-cd1"), (Some(0), false, false, "ide0-hd0")]);
+    let drives: Vec<_> = machine.drives.iter().map(|d| (d.at, d.cdrom, d.read_only, d.id.as_str())).collect();
+    assert_eq!(drives, [(ide(3), true, true, "ide1-cd1"), (ide(0), false, false, "ide0-hd0")]);
     assert_eq!(
         (machine.memory_mib, machine.boot.as_str(), machine.nics[0].end.clone()),
         (248, "cdn", NicOther::OpenTap(7))

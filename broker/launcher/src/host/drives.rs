@@ -2,10 +2,10 @@
 use super::{Failure, Host, Part, errno};
 use crate::disk;
 use crate::errors::{Code, Coded as _};
-use crate::machine::{Backing, Drive};
+use crate::machine::{Backing, MachineDrive};
 use crate::qcow2;
 use bulkhead_bus::WhenFull;
-use bulkhead_plan::{DeviceConfig, DriveConfig, FdUse, ImageFormat};
+use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::path::{Path, PathBuf};
@@ -50,10 +50,14 @@ fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
 }
 
 /// The medium of a drive, with what it is based on, and the drive's configuration.
-pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
-    let index = drive.index.unwrap_or(0);
+pub fn drive(
+    drive: &MachineDrive,
+    backing: Backing,
+    full: WhenFull,
+) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
+    let at = drive.at.unwrap_or(DriveId::PV);
     let mut config = DriveConfig {
-        index,
+        at,
         cdrom: drive.cdrom,
         read_only: drive.read_only,
         size: None,
@@ -93,10 +97,10 @@ pub fn drive(drive: &Drive, backing: Backing, full: WhenFull) -> Result<(Vec<(Fd
                 let mut first = [0; disk::SECTOR];
                 // Where a qcow2 image has its first sector only its process finds out.
                 let known = format == ImageFormat::Raw && rustix::io::pread(&fd, &mut first, 0) == Ok(disk::SECTOR);
-                config.geometry = Some(drive.properties.geometry(index, size, known.then_some(&first)));
+                config.geometry = Some(drive.properties.geometry(at.port, size, known.then_some(&first)));
             }
         }
-        fds.push((if depth == 0 { FdUse::Drive(index) } else { FdUse::Backing(index, depth as u8) }, fd));
+        fds.push((if depth == 0 { FdUse::Drive(at) } else { FdUse::Backing(at, depth as u8) }, fd));
         let Some((name, told)) = below else { return Ok((fds, config)) };
         if fds.len() > qcow2::MAX_DEPTH {
             return Err(format!("{what}: more than {} images below the first", qcow2::MAX_DEPTH));

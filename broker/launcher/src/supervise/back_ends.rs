@@ -4,14 +4,14 @@ use super::{Launcher, say};
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::host::{Host, Part, drives, serial};
-use crate::machine::Backing;
+use crate::machine::{Backing, MachineDrive};
 use crate::pv;
 use crate::slot::{Phase, SlotState};
 use crate::unserved::{self, Answers};
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
 use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_plan::{
-    CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, Starts,
+    CONTROL, DeviceConfig, DeviceSlot, DriveConfig, DriveId, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, Starts,
 };
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{DomainState, Evtchn, Gntdev, Privcmd, Xenstore};
@@ -63,9 +63,9 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, String>
     let mut servers = Servers::new(domid, stream);
     for disk in disks {
         // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
-        let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.index);
+        let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
         let (mut kept, config) = match twin {
-            Some(index) => (Vec::new(), without_image(&disk.drive, index)),
+            Some(at) => (Vec::new(), without_image(&disk.drive, at)),
             None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
         };
         kept.extend(servers.serve(disk.nodes, true)?);
@@ -147,13 +147,13 @@ pub(super) fn serves(parts: &[Part], id: &str) -> bool {
 
 /// The image of a disk, or nothing at all for a CD drive that is empty: a disk without sectors.
 fn pv_image(
-    drive: &crate::machine::Drive,
+    drive: &MachineDrive,
     (backing, full): (Backing, WhenFull),
     null: &OwnedFd,
 ) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
     let (mut fds, mut config) = drives::drive(drive, backing, full).coded(Code::Image)?;
     if drive.file.is_none() {
-        fds.push((FdUse::Drive(config.index), rustix::io::dup(null).map_err(|e| e.to_string())?));
+        fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(|e| e.to_string())?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
     }
     Ok((fds, config))
@@ -211,9 +211,9 @@ fn is_twin(disk: &pv::PvDisk, devid: u32, file: Option<&str>) -> bool {
 }
 
 /// The configuration of a PV disk whose image an emulated drive has.
-fn without_image(drive: &crate::machine::Drive, index: u8) -> DriveConfig {
+fn without_image(drive: &MachineDrive, at: DriveId) -> DriveConfig {
     DriveConfig {
-        index,
+        at,
         cdrom: false,
         read_only: drive.read_only,
         size: None,
@@ -239,7 +239,7 @@ impl Launcher {
     /// The guest has unplugged an emulated drive: the PV disk with the same image begins, with the same open files.
     pub(super) fn hand_over(&mut self, drive: &DriveConfig, files: Vec<(FdUse, OwnedFd)>) {
         let heir = self.plan.devices.iter_mut().find_map(|d| match &mut d.config {
-            DeviceConfig::Qdisk { disk, emulated, .. } if *emulated == Some(drive.index) => {
+            DeviceConfig::Qdisk { disk, emulated, .. } if *emulated == Some(drive.at) => {
                 let id = std::mem::take(&mut disk.id);
                 (*disk, *emulated) = (DriveConfig { id, ..drive.clone() }, None);
                 Some(d.slot)

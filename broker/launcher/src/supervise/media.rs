@@ -1,24 +1,26 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
 use super::back_ends::HAND_OVER;
 use super::{Launcher, say};
-use bulkhead_plan::{CONTROL, DeviceConfig, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, DeviceConfig, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
+/// The disk that bit 2 of the unplug protocol leaves.
+const FIRST: DriveId = DriveId { controller: 0, port: 0 };
 /// CDs that are looked at.
 const MAX_DISKS: usize = 8;
 
 impl Launcher {
     /// From now on a drive has this medium, in later lives of its process too, or none. The token, if there is one.
-    pub(super) fn medium(&mut self, slot: Slot, drive: u8, fd: Option<OwnedFd>) -> Result<u32, String> {
+    pub(super) fn medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, String> {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let found = match config {
-            Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && d.index == drive),
+            Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && d.at == drive),
             _ => None,
         };
-        let config = found.ok_or_else(|| format!("there is no CD drive {drive}"))?;
-        let index = config.index;
+        let config = found
+            .ok_or_else(|| format!("there is no CD drive at port {} of controller {}", drive.port, drive.controller))?;
         let bytes = match &fd {
             Some(fd) => {
                 let bytes = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0));
@@ -30,12 +32,12 @@ impl Launcher {
         (config.size, config.file, config.formats) =
             (bytes, None, bytes.map(|_| ImageFormat::Raw).into_iter().collect());
         if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
-            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(i) | FdUse::Backing(i, _) if *i == index));
+            state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(at) | FdUse::Backing(at, _) if *at == drive));
         }
         let Some(fd) = fd else { return Ok(0) };
         let token = self.give(slot, fd.as_fd())?;
         if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
-            state.kept.push((FdUse::Drive(index), fd));
+            state.kept.push((FdUse::Drive(drive), fd));
         }
         Ok(token)
     }
@@ -46,7 +48,7 @@ impl Launcher {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let Some(DeviceConfig::Ide { drives }) = config else { return };
         let gone: Vec<_> =
-            drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.index != 0))).collect();
+            drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.at != FIRST))).collect();
         let (mut names, mut unplugged) = (Vec::new(), Vec::new());
         for drive in gone {
             unplugged.push(drive.clone());
@@ -58,8 +60,7 @@ impl Launcher {
         }
         for drive in unplugged {
             let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) else { return };
-            let of =
-                |what: &FdUse| matches!(what, FdUse::Drive(index) | FdUse::Backing(index, _) if *index == drive.index);
+            let of = |what: &FdUse| matches!(what, FdUse::Drive(at) | FdUse::Backing(at, _) if *at == drive.at);
             let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| of(what));
             state.kept = kept;
             // No later life of this process has them.
@@ -85,7 +86,7 @@ impl Launcher {
                 // Its medium is read only; one that is just going away is no news.
                 let path = format!("/dev/{name}");
                 match rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-                    Ok(fd) => fds.push((FdUse::Drive(0), fd)),
+                    Ok(fd) => fds.push((FdUse::Drive(DriveId::PV), fd)),
                     Err(e) => {
                         say(&format!("{path}: {}", std::io::Error::from(e)));
                         continue;
