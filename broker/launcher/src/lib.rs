@@ -16,6 +16,7 @@ pub mod qcow2;
 mod resource;
 pub mod settings;
 mod slot;
+mod slots;
 pub mod stubdom;
 mod supervise;
 mod unserved;

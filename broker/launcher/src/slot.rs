@@ -60,7 +60,7 @@ impl Phase {
 
 /// Shared memory and doorbells of one life of a device.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub(crate) struct ChannelFds {
     pub(crate) request: OwnedFd,
     pub(crate) reply: OwnedFd,
     pub(crate) request_bell: OwnedFd,
@@ -90,7 +90,9 @@ pub(crate) struct SlotState {
     pub(crate) apart: bool,
     phase: Phase,
     pub(crate) life: Option<Life>,
-    pub(crate) channel: Option<Channel>,
+    pub(crate) channel: Option<ChannelFds>,
+    /// What its process draws on, if it draws the picture. It outlives the process: viewers look at it until the next one draws.
+    pub(crate) surface: Option<OwnedFd>,
     /// The reply area of the life before.
     pub(crate) old: Option<OwnedFd>,
     /// Given to every life.
@@ -128,6 +130,7 @@ impl SlotState {
             phase: Phase::Starting,
             life: None,
             channel: None,
+            surface: None,
             old: None,
             kept,
             log_read,

@@ -25,7 +25,8 @@ use crate::argv::Parsed;
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::placement::Place;
-use crate::slot::{Channel, Phase, SlotState};
+use crate::slot::{ChannelFds, Phase, SlotState};
+use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
 use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
@@ -92,51 +93,94 @@ enum End {
     Failed(String),
 }
 
-struct Launcher {
-    plan: MachinePlan,
-    shape: Shape,
+/// How this program was started.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// libxl asks what the program can; there is no guest.
     probe: bool,
     /// Nothing is emulated: there is no broker.
     attach: bool,
-    /// The domain whose back ends are served, watched.
-    watched: Option<Watch>,
-    /// Disks that come and go.
-    later: Later,
-    /// Where the data threads run; `None` leaves it to the scheduler.
-    place: Option<Place>,
-    executable: OwnedFd,
-    slots: Vec<SlotState>,
-    epoll: OwnedFd,
-    signals: OwnedFd,
-    privcmd: Option<Privcmd>,
-    /// Slaves of pseudo terminals, a doorbell, the file with this process' number.
-    _keep: Vec<OwnedFd>,
-    /// Sockets, and that file: they are removed at the end.
-    sockets: Vec<String>,
-    own: verify::Observed,
-    null: OwnedFd,
-    /// The user of all processes, if it is not one for each.
-    user: Option<Ids>,
-    /// What the display of now draws on, for the viewer.
-    surface: Option<OwnedFd>,
-    /// What is written to xenstore when all run, in this order: nodes and values.
-    report: Vec<(String, String)>,
     /// This is the stub domain's first process.
     stubdom: bool,
-    running: bool,
-    next_token: u32,
-    /// A device that was asked for and is being started; the number of the request.
-    plugging: Option<(Slot, u32)>,
-    /// libxl took its rights away: rules on interfaces stay as they are.
+    /// libxl has taken its rights away (`dm_restrict`): nothing on the host can be opened, rules on interfaces stay as they are.
     restricted: bool,
-    /// What was opened, for the log.
-    shown: Vec<String>,
-    /// Open only if it could not be opened later; until libxl has been told that the machine runs.
-    xenstore: Option<Xenstore>,
-    /// The same for drivers that come before their back ends, as long as the machine runs.
-    answers: Option<Answers>,
+}
+
+/// What each start of a process needs.
+struct Spawner {
+    /// The file that has all roles.
+    executable: OwnedFd,
+    /// `/dev/null`.
+    null: OwnedFd,
+    /// Cells and areas of a device's channel.
+    shape: Shape,
+    /// This process, as the sandboxes are compared with it.
+    own: verify::Observed,
+    /// The user of all processes; `None`: each has one of its own.
+    user: Option<Ids>,
+}
+
+/// What the machine keeps on the host until it ends.
+struct Held {
+    /// Slaves of pseudo terminals, a doorbell, the locked file with this process' number.
+    open: Vec<OwnedFd>,
+    /// Paths that are removed at the end: sockets, and that file.
+    paths: Vec<String>,
     /// The rules on the interfaces of network cards, by slot.
     rules: Vec<(Slot, Rules)>,
+}
+
+/// This process' ends of Xen.
+struct XenEnds {
+    /// Restricted to the guest. Of a guest, not of a domain whose back ends alone are served.
+    privcmd: Option<Privcmd>,
+    /// Open only if it could not be opened later; until libxl has been told that the machine runs.
+    xenstore: Option<Xenstore>,
+    /// Nodes and their values, written in this order when all processes run.
+    report: Vec<(String, String)>,
+}
+
+/// The domain's PV devices.
+struct Pv {
+    /// Watches the domain whose back ends are served.
+    watched: Option<Watch>,
+    /// Disks that are added and removed.
+    later: Later,
+    /// A connection for answers to drivers that connect before their back end is served; held only if it could not be opened later.
+    answers: Option<Answers>,
+}
+
+/// Requests of control's that are not answered yet.
+struct Requests {
+    /// Number of the next descriptor that a process is given.
+    next_token: u32,
+    /// A device that `device_add` asked for and that starts; the number of the request.
+    plugging: Option<(Slot, u32)>,
+}
+
+/// What this process waits for.
+struct Events {
+    epoll: OwnedFd,
+    /// Signals that end the machine.
+    signals: OwnedFd,
+}
+
+struct Launcher {
+    plan: MachinePlan,
+    manner: Manner,
+    slots: Slots,
+    spawner: Spawner,
+    events: Events,
+    held: Held,
+    xen: XenEnds,
+    pv: Pv,
+    requests: Requests,
+    /// Where the data threads run; `None` leaves it to the scheduler.
+    place: Option<Place>,
+    /// What was opened, for the log.
+    shown: Vec<String>,
+    /// The start has succeeded.
+    running: bool,
 }
 
 /// A line for the log, in one piece: others write there too.
@@ -149,14 +193,6 @@ pub fn say(line: &str) {
 }
 
 impl Launcher {
-    fn phase(&self, slot: Slot) -> Option<Phase> {
-        self.slots.iter().find(|s| s.slot == slot).map(|s| s.phase())
-    }
-
-    fn slot(&mut self, slot: Slot) -> Option<&mut SlotState> {
-        self.slots.iter_mut().find(|s| s.slot == slot)
-    }
-
     /// Starts everything and waits until all run.
     fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now().checked_add(START).ok_or("clock")?;
@@ -180,18 +216,18 @@ impl Launcher {
         }
         self.running = true;
         self.tell_running();
-        if self.attach {
+        if self.manner.attach {
             self.watch_domain()?;
-        } else if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom {
+        } else if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
             // Without later disks the machine is whole.
             self.watch_domain().unwrap_or_else(|e| say(&format!("disks that come later will not be served: {e}")));
         }
-        if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
-            let mut xenstore = match self.xenstore.take() {
+        if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
+            let mut xenstore = match self.xen.xenstore.take() {
                 Some(open) => open,
                 None => Xenstore::connect().coded(Code::Xenstore)?,
             };
-            for (path, value) in &self.report {
+            for (path, value) in &self.xen.report {
                 xenstore.write(path, value).map_err(|e| Code::Xenstore.line(format!("{path}: {e}")))?;
             }
         }
@@ -203,7 +239,7 @@ impl Launcher {
             "{} processes run, sandbox level {level}",
             self.slots.iter().filter(|s| s.phase() == Phase::Running).count()
         ));
-        if let (true, Ok((free, total))) = (self.stubdom, crate::stubdom::free()) {
+        if let (true, Ok((free, total))) = (self.manner.stubdom, crate::stubdom::free()) {
             say(&format!("{free} of {total} kB are free now"));
         }
         Ok(())
@@ -211,16 +247,16 @@ impl Launcher {
 
     /// From now on control copies the logs. Until then what a process says belongs to the message of a failed start.
     fn tell_running(&self) {
-        if let Some(control) = self.slots.iter().find(|s| s.slot == CONTROL) {
+        if let Some(control) = self.slots.get(CONTROL) {
             control.tell(|_| ToProcess::Running, &[]);
         }
     }
 
     fn watch(&mut self) -> Result<(), String> {
         loop {
-            let end = self.turn(self.later.wait(Instant::now()))?;
-            if self.later.take_due(Instant::now()) {
-                if self.later.take_disks() {
+            let end = self.turn(self.pv.later.wait(Instant::now()))?;
+            if self.pv.later.take_due(Instant::now()) {
+                if self.pv.later.take_disks() {
                     self.disks_changed();
                 }
                 self.answer_front_ends();
@@ -235,17 +271,17 @@ impl Launcher {
 
     /// The machine cannot go on: the guest must not be left hanging.
     fn crash(&self) {
-        if let Some(Err(e)) = self.privcmd.as_ref().map(|p| p.remote_shutdown(Shutdown::Crash)) {
+        if let Some(Err(e)) = self.xen.privcmd.as_ref().map(|p| p.remote_shutdown(Shutdown::Crash)) {
             say(&format!("the guest could not be reported crashed: {e}"));
         }
     }
 
     /// Kills whatever is left, and waits for it.
     fn end(&mut self) {
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut() {
             slot.kill("the machine ends");
         }
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut() {
             if let Some(life) = slot.life.take() {
                 let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
                 // One that had ended before it was killed may be the cause of all.
@@ -257,7 +293,7 @@ impl Launcher {
                 eprintln!("{}: {line}", slot.name);
             }
         }
-        for path in &self.sockets {
+        for path in &self.held.paths {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -266,7 +302,7 @@ impl Launcher {
     fn turn(&mut self, timeout: Option<Duration>) -> Result<Option<End>, String> {
         let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
         let mut events = Vec::with_capacity(16);
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+        match epoll::wait(&self.events.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.to_string()),
         }
@@ -275,7 +311,7 @@ impl Launcher {
         for event in events {
             let data = event.data.u64();
             let end = if data == SIGNALS {
-                let _ = rustix::io::read(&self.signals, &mut [0u8; 128]);
+                let _ = rustix::io::read(&self.events.signals, &mut [0u8; 128]);
                 Some(End::Wanted)
             } else if data == WATCH {
                 self.look()
@@ -296,12 +332,12 @@ impl Launcher {
 
     /// Something has happened to a domain, or in the nodes of the one that is watched.
     fn look(&mut self) -> Option<End> {
-        let watch = self.watched.as_mut()?;
+        let watch = self.pv.watched.as_mut()?;
         match watch.look() {
             Ok(seen) => {
                 let end = seen.end;
                 if seen.disks || seen.fronts {
-                    self.later.news(Instant::now(), seen.disks);
+                    self.pv.later.news(Instant::now(), seen.disks);
                 }
                 match end {
                     Some(line) => say(&line),
@@ -311,8 +347,8 @@ impl Launcher {
             // Not to know is no reason to take the back ends away.
             Err(e) => say(&format!("the domain cannot be watched any more: {e}")),
         }
-        if let Some(watch) = self.watched.take() {
-            let _ = epoll::delete(&self.epoll, watch.as_fd());
+        if let Some(watch) = self.pv.watched.take() {
+            let _ = epoll::delete(&self.events.epoll, watch.as_fd());
         }
         None
     }

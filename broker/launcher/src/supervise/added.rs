@@ -1,7 +1,7 @@
 //! The USB controller that comes when `device_add` asks for it, and that the guest may eject.
 use super::Launcher;
 use crate::slot::Phase;
-use bulkhead_plan::{CONTROL, DeviceConfig, Slot, ToProcess};
+use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
 use std::time::Instant;
 
 impl Launcher {
@@ -11,15 +11,15 @@ impl Launcher {
 
     /// Whether this is a device that is not there and may come.
     pub(super) fn may_be_added(&self, slot: Slot) -> bool {
-        self.phase(slot) == Some(Phase::Waiting) && self.is_one_to_add(slot)
+        self.slots.phase(slot) == Some(Phase::Waiting) && self.is_one_to_add(slot)
     }
 
     /// Control asks for a device. It is answered when the broker has it, so that a guest that starts then finds it.
     pub(super) fn plug(&mut self, serial: u32, slot: Slot) {
-        let begun = match self.phase(slot) {
+        let begun = match self.slots.phase(slot) {
             _ if !self.is_one_to_add(slot) => Err("this is no device that may be added".to_owned()),
             // Control and the guest together could have it come and go for ever.
-            Some(Phase::Waiting) if !self.slot(slot).is_some_and(|s| s.not_too_often(Instant::now())) => {
+            Some(Phase::Waiting) if !self.slots.get_mut(slot).is_some_and(|s| s.not_too_often(Instant::now())) => {
                 Err("it has come and gone too often within a minute".to_owned())
             }
             Some(Phase::Waiting) => self.spawn(slot),
@@ -27,14 +27,14 @@ impl Launcher {
             _ => Err("it is there already".to_owned()),
         };
         match begun {
-            Ok(()) => self.plugging = Some((slot, serial)),
+            Ok(()) => self.requests.plugging = Some((slot, serial)),
             Err(e) => self.answer(serial, Err(e)),
         }
     }
 
     /// A device that was asked for has come, or does not.
     pub(super) fn plugged(&mut self, slot: Slot, result: Result<u32, String>) {
-        if let Some((_, serial)) = self.plugging.take_if(|(asked, _)| *asked == slot) {
+        if let Some((_, serial)) = self.requests.plugging.take_if(|(asked, _)| *asked == slot) {
             self.answer(serial, result);
         }
     }
@@ -44,7 +44,7 @@ impl Launcher {
         if !self.is_one_to_add(slot) {
             return;
         }
-        let Some(state) = self.slot(slot) else { return };
+        let Some(state) = self.slots.get_mut(slot) else { return };
         let dead = state.life.is_none();
         // One that is not there cannot be ejected.
         if state.phase() == Phase::Waiting || !state.enter(Phase::Unplugged) {
@@ -53,16 +53,14 @@ impl Launcher {
         state.kill("ejected by the guest");
         if dead {
             self.may_come_again(slot);
-            if let Some(control) = self.slot(CONTROL) {
-                control.tell(|_| ToProcess::Unplugged { slot }, &[]);
-            }
+            self.slots.tell_control(ToProcess::Unplugged { slot });
         }
     }
 
     /// The process of an ejected device has ended: it may be added again, and knows nothing of this life then.
     pub(super) fn may_come_again(&mut self, slot: Slot) {
         if self.is_one_to_add(slot)
-            && let Some(state) = self.slot(slot)
+            && let Some(state) = self.slots.get_mut(slot)
         {
             state.enter(Phase::Waiting);
             state.old = None;

@@ -13,7 +13,7 @@ impl Launcher {
     /// A process has written to its socket.
     pub(super) fn said(&mut self, number: Slot) -> Result<Option<End>, String> {
         for _ in 0..16 {
-            let Some(state) = self.slot(number) else { return Ok(None) };
+            let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
             let Some(life) = &state.life else { return Ok(None) };
             match life.resource.receive() {
                 Ok(Some((message, fd))) => {
@@ -29,8 +29,8 @@ impl Launcher {
                     } else {
                         state.kill(why)
                     }
-                    if let Some(life) = &self.slots.iter().find(|s| s.slot == number).and_then(|s| s.life.as_ref()) {
-                        let _ = epoll::delete(&self.epoll, &life.resource);
+                    if let Some(life) = &self.slots.get(number).and_then(|s| s.life.as_ref()) {
+                        let _ = epoll::delete(&self.events.epoll, &life.resource);
                     }
                     return Ok(None);
                 }
@@ -42,8 +42,8 @@ impl Launcher {
     fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, String> {
         let FromProcess { serial, ask } = *message;
         match (ask, number) {
-            (Ask::ChannelSealed { slot: BROKER }, BROKER) if self.phase(BROKER) == Some(Phase::Starting) => {
-                if let Some(broker) = self.slot(BROKER) {
+            (Ask::ChannelSealed { slot: BROKER }, BROKER) if self.slots.phase(BROKER) == Some(Phase::Starting) => {
+                if let Some(broker) = self.slots.get_mut(BROKER) {
                     broker.enter(Phase::Entering);
                 }
             }
@@ -52,13 +52,13 @@ impl Launcher {
             }
             (Ask::Sealed, CONTROL) => {}
             // Once each in a life; a process that says so again is out of its mind.
-            (Ask::Sealed, FIRST_DEVICE..) if self.phase(number) == Some(Phase::Starting) => {
+            (Ask::Sealed, FIRST_DEVICE..) if self.slots.phase(number) == Some(Phase::Starting) => {
                 self.sealed(number, |c| c.sealed_by_device = true)
             }
-            (Ask::Ready, CONTROL) if self.phase(number) == Some(Phase::Starting) => self.ready(number)?,
-            (Ask::Ready, _) if self.phase(number) == Some(Phase::Entering) => self.ready(number)?,
+            (Ask::Ready, CONTROL) if self.slots.phase(number) == Some(Phase::Starting) => self.ready(number)?,
+            (Ask::Ready, _) if self.slots.phase(number) == Some(Phase::Entering) => self.ready(number)?,
             (Ask::Attached { slot }, BROKER) => {
-                if let Some(state) = self.slot(slot).filter(|s| s.phase() == Phase::Attaching) {
+                if let Some(state) = self.slots.get_mut(slot).filter(|s| s.phase() == Phase::Attaching) {
                     state.enter(Phase::Running);
                     self.plugged(slot, Ok(0));
                 }
@@ -68,7 +68,7 @@ impl Launcher {
                     Death::Deadline => "did not answer in time",
                     Death::Protocol => "broke the protocol",
                 };
-                if let Some(state) = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE) {
+                if let Some(state) = self.slots.get_mut(slot).filter(|s| s.slot >= FIRST_DEVICE) {
                     state.kill(reason);
                 }
             }
@@ -80,7 +80,7 @@ impl Launcher {
                 }
             }
             (Ask::Restart { slot }, CONTROL) => {
-                let result = match self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE) {
+                let result = match self.slots.get_mut(slot).filter(|s| s.slot >= FIRST_DEVICE) {
                     Some(state) if state.life.is_some() => {
                         state.kill("restart was asked for");
                         Ok(0)
@@ -99,7 +99,7 @@ impl Launcher {
                     Ending::Reboot => Some(Shutdown::Reboot),
                     Ending::Quit => None,
                 };
-                match (reason, &self.privcmd) {
+                match (reason, &self.xen.privcmd) {
                     (Some(reason), Some(privcmd)) => privcmd.remote_shutdown(reason).map_err(|e| e.to_string())?,
                     (Some(_), None) => {}
                     (None, _) => return Ok(Some(End::Wanted)),
@@ -108,9 +108,7 @@ impl Launcher {
             }
             (Ask::Processes, CONTROL) => {
                 let rows = self.table();
-                if let Some(control) = self.slot(CONTROL) {
-                    control.tell(|_| ToProcess::Processes { serial, rows }, &[]);
-                }
+                self.slots.tell_control(ToProcess::Processes { serial, rows });
             }
             (Ask::GiveFd { slot }, CONTROL) => {
                 let result = fd
@@ -122,7 +120,7 @@ impl Launcher {
                 let result = self.medium(slot, drive, fd);
                 self.answer(serial, result);
             }
-            (Ask::Disks { known }, CONTROL) if self.stubdom => self.disks(serial, known),
+            (Ask::Disks { known }, CONTROL) if self.manner.stubdom => self.disks(serial, known),
             (Ask::Nic { slot, settings }, CONTROL) => {
                 let result = self.set_nic(slot, &settings).map(|()| 0);
                 self.answer(serial, result);
@@ -137,11 +135,11 @@ impl Launcher {
                 self.answer(serial, result);
             }
             _ => {
-                let name = self.slot(number).map_or_else(String::new, |s| s.name.clone());
+                let name = self.slots.get_mut(number).map_or_else(String::new, |s| s.name.clone());
                 // The request's name only: what it carries is the process's own.
                 let what = format!("{ask:?}");
                 say(&format!("{name}: asked for {}, which it may not", what.split(' ').next().unwrap_or_default()));
-                if let Some(state) = self.slot(number) {
+                if let Some(state) = self.slots.get_mut(number) {
                     state.kill("asked for what it may not");
                 }
             }
@@ -150,16 +148,14 @@ impl Launcher {
     }
 
     pub(super) fn answer(&mut self, serial: u32, result: Result<u32, String>) {
-        if let Some(control) = self.slot(CONTROL) {
-            control.tell(|_| ToProcess::Answer { serial, result }, &[]);
-        }
+        self.slots.tell_control(ToProcess::Answer { serial, result });
     }
 
     /// Hands a descriptor to a process; it is known by the token then.
     pub(super) fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, String> {
-        let token = self.next_token;
-        self.next_token = self.next_token.wrapping_add(1);
-        let state = self.slot(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase() == Phase::Running);
+        let token = self.requests.next_token;
+        self.requests.next_token = self.requests.next_token.wrapping_add(1);
+        let state = self.slots.get_mut(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase() == Phase::Running);
         let state = state.ok_or_else(|| "that process does not run".to_owned())?;
         state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)]);
         Ok(token)

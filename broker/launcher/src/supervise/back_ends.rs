@@ -247,7 +247,7 @@ impl Launcher {
             _ => None,
         });
         let Some(heir) = heir else { return };
-        let Some(state) = self.slot(heir).filter(|s| s.phase() == Phase::Waiting) else { return };
+        let Some(state) = self.slots.get_mut(heir).filter(|s| s.phase() == Phase::Waiting) else { return };
         state.kept.extend(files);
         // With the first disk those begin that it asks; what it asks before they listen waits in its sockets.
         let servers = self
@@ -256,10 +256,11 @@ impl Launcher {
             .iter()
             .filter(|d| matches!(d.config, DeviceConfig::Xenbus { .. } | DeviceConfig::Grant))
             .map(|d| d.slot);
-        let begin: Vec<Slot> = servers.chain([heir]).filter(|slot| self.phase(*slot) == Some(Phase::Waiting)).collect();
+        let begin: Vec<Slot> =
+            servers.chain([heir]).filter(|slot| self.slots.phase(*slot) == Some(Phase::Waiting)).collect();
         for slot in begin {
             if let Err(e) = self.spawn(slot) {
-                let name = self.slot(slot).map(|s| s.name.clone()).unwrap_or_default();
+                let name = self.slots.get_mut(slot).map(|s| s.name.clone()).unwrap_or_default();
                 say(&format!("{name}: {e}"));
             }
         }
@@ -268,15 +269,15 @@ impl Launcher {
     /// The domain whose back ends are served may die, and its disks come and go. From when all runs on: a disk that has come before is seen
     /// then.
     pub(super) fn watch_domain(&mut self) -> Result<(), String> {
-        self.later.told.clone_from(&self.shown);
-        let watch = match self.watched.take() {
+        self.pv.later.told.clone_from(&self.shown);
+        let watch = match self.pv.watched.take() {
             Some(watch) => watch,
-            None if self.restricted => return Ok(()),
+            None if self.manner.restricted => return Ok(()),
             None => Watch::new(self.plan.domid)?,
         };
-        epoll::add(&self.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN)
+        epoll::add(&self.events.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN)
             .map_err(|e| e.to_string())?;
-        self.watched = Some(watch);
+        self.pv.watched = Some(watch);
         Ok(())
     }
 
@@ -286,13 +287,13 @@ impl Launcher {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
         let own = self.plan.domid;
         let (disks, mut notes) =
-            if self.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
+            if self.manner.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
         let mut wanted: Vec<(u16, pv::PvDisk)> = disks
             .iter()
-            .filter(|d| !self.later.given.iter().any(|g| g.devid == d.devid))
+            .filter(|d| !self.pv.later.given.iter().any(|g| g.devid == d.devid))
             .map(|d| (own, d.clone()))
             .collect();
-        if let Some(guest) = self.watched.as_ref().and_then(Watch::guest) {
+        if let Some(guest) = self.pv.watched.as_ref().and_then(Watch::guest) {
             let (theirs, more) = pv::disks(guest, &mut xenstore);
             notes.extend(more);
             // The front ends of a domain that ends are closed too.
@@ -301,7 +302,7 @@ impl Launcher {
             }
             let held = |d: &pv::PvDisk| {
                 disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref()))
-                    && !self.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()))
+                    && !self.pv.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()))
             };
             wanted.extend(theirs.iter().filter(|d| !held(d)).map(|d| (guest, d.clone())));
         }
@@ -310,12 +311,9 @@ impl Launcher {
             .devices
             .iter()
             .filter_map(|d| match &d.config {
-                DeviceConfig::Qdisk { devid, disk, .. } => Some((
-                    d.slot,
-                    self.slots.iter().find(|s| s.slot == d.slot)?.domid.unwrap_or(own),
-                    *devid,
-                    disk.file.clone(),
-                )),
+                DeviceConfig::Qdisk { devid, disk, .. } => {
+                    Some((d.slot, self.slots.get(d.slot)?.domid.unwrap_or(own), *devid, disk.file.clone()))
+                }
                 _ => None,
             })
             .collect();
@@ -328,7 +326,8 @@ impl Launcher {
         // One in the place of another comes when that one's process has ended.
         let waits = |devid: u32, domid: u16| {
             known.iter().any(|(_, d, id, _)| {
-                *id == devid && (*d == domid || self.later.given.iter().any(|g| g.devid == devid && g.image.is_some()))
+                *id == devid
+                    && (*d == domid || self.pv.later.given.iter().any(|g| g.devid == devid && g.image.is_some()))
             })
         };
         let wanted: Vec<_> = wanted.into_iter().filter(|(domid, d)| !waits(d.devid, *domid)).collect();
@@ -340,8 +339,8 @@ impl Launcher {
             }
         }
         // Once each: the guest can cause any number of looks.
-        notes.iter().filter(|note| !self.later.told.contains(note)).for_each(|note| say(note));
-        self.later.told = notes;
+        notes.iter().filter(|note| !self.pv.later.told.contains(note)).for_each(|note| say(note));
+        self.pv.later.told = notes;
         if new {
             self.renew_control();
         }
@@ -353,28 +352,28 @@ impl Launcher {
         let mut served: Vec<(u16, u32)> = Vec::new();
         for device in &self.plan.devices {
             let DeviceConfig::Qdisk { devid, .. } = &device.config else { continue };
-            let slot = self.slots.iter().find(|s| s.slot == device.slot && s.phase() != Phase::Waiting);
+            let slot = self.slots.get(device.slot).filter(|s| s.phase() != Phase::Waiting);
             served.extend(slot.map(|s| (s.domid.unwrap_or(own), *devid)));
         }
-        let Some(watch) = self.watched.as_ref() else { return };
-        let opened = match self.answers.take() {
-            None if !self.restricted => Answers::connect().ok(),
+        let Some(watch) = self.pv.watched.as_ref() else { return };
+        let opened = match self.pv.answers.take() {
+            None if !self.manner.restricted => Answers::connect().ok(),
             kept => kept,
         };
         let Some(mut answers) = opened else { return };
         for domid in [Some(own), watch.guest()].into_iter().flatten() {
             for devid in unserved::answer(domid, &mut answers, |devid| served.contains(&(domid, devid))) {
                 // Once each: the guest can come any number of times.
-                if !self.later.answered.contains(&(domid, devid)) {
-                    self.later.answered.push((domid, devid));
+                if !self.pv.later.answered.contains(&(domid, devid)) {
+                    self.pv.later.answered.push((domid, devid));
                     say(&format!(
                         "a driver of domain {domid} has come to PV disk {devid}, which nobody serves now: it is closed to it"
                     ));
                 }
             }
         }
-        if self.restricted && answers.is_good() {
-            self.answers = Some(answers);
+        if self.manner.restricted && answers.is_good() {
+            self.pv.answers = Some(answers);
         }
     }
 
@@ -384,11 +383,8 @@ impl Launcher {
         let mut given = Vec::new();
         for device in &self.plan.devices {
             let DeviceConfig::Qdisk { devid, disk, .. } = &device.config else { continue };
-            let Some(state) = self
-                .slots
-                .iter_mut()
-                .find(|s| s.slot == device.slot && s.domid.is_none() && s.phase() != Phase::Unplugged)
-            else {
+            let state = self.slots.get_mut(device.slot);
+            let Some(state) = state.filter(|s| s.domid.is_none() && s.phase() != Phase::Unplugged) else {
                 continue;
             };
             let closed = xenstore
@@ -407,7 +403,7 @@ impl Launcher {
         }
         for (slot, disk) in given {
             say(&format!("the stub domain has let go of disk {}: it is its guest's", disk.devid));
-            self.later.given.push(disk);
+            self.pv.later.given.push(disk);
             self.take_away(slot, "the disk is the guest's");
         }
     }
@@ -415,6 +411,7 @@ impl Launcher {
     /// Ends a disk's process, and those that serve it alone, for good.
     fn take_away(&mut self, slot: Slot, why: &str) {
         let servers = self
+            .pv
             .later
             .servers
             .iter()
@@ -422,7 +419,7 @@ impl Launcher {
             .flat_map(|(_, servers)| *servers)
             .collect::<Vec<_>>();
         for slot in servers.into_iter().chain([slot]) {
-            let Some(state) = self.slot(slot).filter(|s| s.phase() != Phase::Unplugged) else { continue };
+            let Some(state) = self.slots.get_mut(slot).filter(|s| s.phase() != Phase::Unplugged) else { continue };
             state.enter(Phase::Unplugged);
             state.kept.clear();
             state.kill(why);
@@ -435,6 +432,7 @@ impl Launcher {
 
     fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), String> {
         let given = self
+            .pv
             .later
             .given
             .iter_mut()
@@ -442,7 +440,7 @@ impl Launcher {
             .and_then(|g| g.image.take());
         let (mut fds, config) = match given {
             Some((config, fds)) => (fds, config),
-            None => pv_image(&disk.drive, self.later.images, &self.null)?,
+            None => pv_image(&disk.drive, self.pv.later.images, &self.spawner.null)?,
         };
         let guests = domid != self.plan.domid;
         let mut servers = Servers {
@@ -467,12 +465,12 @@ impl Launcher {
         let mut slots = Vec::new();
         for (name, config, kept) in parts {
             let slot = (FIRST_DEVICE..SLOTS)
-                .find(|slot| self.slots.iter().all(|s| s.slot != *slot))
+                .find(|slot| self.slots.get(*slot).is_none())
                 .ok_or("there are too many PV devices")?;
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
             (state.domid, state.apart) = (guests.then_some(domid), true);
             let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
-            if let Some(control) = self.slot(CONTROL) {
+            if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.kept.push((FdUse::Log(slot), log));
             }
             self.slots.push(state);
@@ -483,7 +481,7 @@ impl Launcher {
             self.spawn(*slot)?;
         }
         if let [xenbus, grant, disk] = slots.as_slice() {
-            self.later.servers.push((*disk, [*xenbus, *grant]));
+            self.pv.later.servers.push((*disk, [*xenbus, *grant]));
         }
         Ok(())
     }
@@ -498,12 +496,12 @@ impl Launcher {
 
     /// Nothing is known of a slot any more; whether it was a disk's.
     fn remove(&mut self, slot: Slot) -> bool {
-        self.slots.retain(|s| s.slot != slot);
+        self.slots.remove(slot);
         let was_disk =
             self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
         self.plan.devices.retain(|d| d.slot != slot);
-        self.later.servers.retain(|(disk, _)| *disk != slot);
-        if let Some(control) = self.slot(CONTROL) {
+        self.pv.later.servers.retain(|(disk, _)| *disk != slot);
+        if let Some(control) = self.slots.get_mut(CONTROL) {
             control.kept.retain(|(what, _)| !matches!(what, FdUse::Log(s) | FdUse::Control(s) if *s == slot));
         }
         was_disk
@@ -511,17 +509,18 @@ impl Launcher {
 
     /// Control is told of the devices when it starts, so it starts again.
     fn renew_control(&mut self) {
-        if let Some(control) = self.slot(CONTROL) {
+        if let Some(control) = self.slots.get_mut(CONTROL) {
             control.renew();
         }
     }
 
     /// Before a process of this slot is started again: a connection to xenstored on which nobody has said half a word.
     pub(super) fn reconnect(&mut self, slot: Slot) {
-        if self.restricted {
+        if self.manner.restricted {
             return;
         }
-        let Some(state) = self.slot(slot).filter(|s| s.kept.iter().any(|(what, _)| *what == FdUse::Xenstore)) else {
+        let Some(state) = self.slots.get_mut(slot).filter(|s| s.kept.iter().any(|(what, _)| *what == FdUse::Xenstore))
+        else {
             return;
         };
         match Xenstore::open_stream() {

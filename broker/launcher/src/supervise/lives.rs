@@ -1,5 +1,5 @@
 //! A process's life: its start, its sandbox, its end, the next one.
-use super::{Channel, End, Launcher, PIDFD, describe, drain, say};
+use super::{ChannelFds, End, Launcher, PIDFD, describe, drain, say};
 use crate::budget;
 use crate::resource::Resource;
 use crate::slot::{Life, Phase, SlotState};
@@ -19,40 +19,38 @@ const NICE: i32 = -2;
 impl Launcher {
     /// Puts a new process into a slot.
     pub(super) fn spawn(&mut self, number: Slot) -> Result<(), String> {
-        let (mut plan, shape, stubdom) = (self.plan.clone(), self.shape, self.stubdom);
-        let watches = self.slots.iter().any(|s| s.slot == number && s.looks());
+        let mut plan = self.plan.clone();
+        let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
+        let looks = self.slots.get(number).is_some_and(SlotState::looks);
         let view =
-            self.surface.as_ref().filter(|_| watches).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
-        let executable = rustix::io::dup(&self.executable).map_err(|e| e.to_string())?;
-        let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
-        let null = rustix::io::dup(&self.null).map_err(|e| e.to_string())?;
-        let Some(state) = self.slot(number) else { return Err(format!("no slot {number}")) };
+            self.slots.surface().filter(|_| looks).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let Some(state) = self.slots.get_mut(number) else { return Err(format!("no slot {number}")) };
         plan.domid = state.domid.unwrap_or(plan.domid);
         let fail = |e: rustix::io::Errno| e.to_string();
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(fail)?;
         let spec = Spec {
-            executable: executable.as_fd(),
+            executable: self.spawner.executable.as_fd(),
             role: state.kind.role,
             socket: theirs,
             log: state.log_write.as_fd(),
-            null: null.as_fd(),
+            null: self.spawner.null.as_fd(),
             ids: state.ids,
             outlives: number == BROKER,
         };
         let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
         let pid = spawned.pid;
-        if stubdom {
+        if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
         } else if number >= FIRST_DEVICE {
             // Not essential: without the right to it, or on another scheduler, an access costs a switch more.
             let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE)
                 .or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
         }
-        epoll::add(&epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
+        epoll::add(epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
             .map_err(fail)?;
-        epoll::add(&epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
+        epoll::add(epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
         state.enter(Phase::Starting);
         state.unserved = false;
@@ -64,7 +62,7 @@ impl Launcher {
         }
         if number >= FIRST_DEVICE {
             let area = |name, len| SharedArea::create(name, len).map_err(|e| e.to_string());
-            channel = Some(Channel {
+            channel = Some(ChannelFds {
                 request: area("request", shape.request_len())?,
                 reply: area("reply", shape.reply_len())?,
                 request_bell: eventfd()?,
@@ -106,10 +104,8 @@ impl Launcher {
         state.tell(start, &fds);
         state.old = None;
         state.channel = channel;
-        if surface.is_some() {
-            self.surface = surface;
-        }
-        if self.slots.iter().any(|s| s.slot == BROKER && s.phase() == Phase::Running) {
+        state.surface = surface;
+        if self.slots.phase(BROKER) == Some(Phase::Running) {
             self.offer_channel(number);
         }
         if let Some((ours, _)) = served {
@@ -121,7 +117,7 @@ impl Launcher {
 
     /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
     fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
-        let Some(control) = self.slot(CONTROL) else { return };
+        let Some(control) = self.slots.get_mut(CONTROL) else { return };
         if control.phase() == Phase::Running {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
             control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
@@ -134,8 +130,7 @@ impl Launcher {
 
     /// Gives the broker the near end of a device's channel.
     fn offer_channel(&self, slot: Slot) {
-        let Some(channel) = self.slots.iter().find(|s| s.slot == slot && !s.apart).and_then(|s| s.channel.as_ref())
-        else {
+        let Some(channel) = self.slots.get(slot).filter(|s| !s.apart).and_then(|s| s.channel.as_ref()) else {
             return;
         };
         let fds = [
@@ -143,14 +138,14 @@ impl Launcher {
             (FdUse::RequestBell, channel.request_bell.as_fd()),
             (FdUse::ReplyBell, channel.reply_bell.as_fd()),
         ];
-        if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
+        if let Some(broker) = self.slots.broker() {
             broker.tell(|fds| ToProcess::NewChannel { slot, fds }, &fds);
         }
     }
 
     /// An area of a device's channel is sealed; when both are, the device gets the broker's.
-    pub(super) fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut Channel)) {
-        let Some(state) = self.slot(slot) else { return };
+    pub(super) fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut ChannelFds)) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
         let Some(channel) = &mut state.channel else { return };
         mark(channel);
         if channel.sealed_by_device && channel.sealed_by_broker && state.phase() == Phase::Starting {
@@ -163,8 +158,8 @@ impl Launcher {
 
     /// A process says that it is in its sandbox: look, and let it go on.
     pub(super) fn ready(&mut self, number: Slot) -> Result<(), String> {
-        let own = self.own.clone();
-        let Some(state) = self.slot(number) else { return Ok(()) };
+        let own = self.spawner.own.clone();
+        let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
         let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
         let profile =
             bulkhead_policy::profile(state.kind.role).ok_or_else(|| format!("no profile for {}", state.kind.role))?;
@@ -179,7 +174,7 @@ impl Launcher {
         }
         state.enter(if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running });
         self.take_place(number);
-        let Some(state) = self.slot(number) else { return Ok(()) };
+        let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
         state.tell(|_| ToProcess::Go, &[]);
         if std::mem::take(&mut state.unserved) {
             self.serve(number, pid)?;
@@ -187,18 +182,18 @@ impl Launcher {
         if number == CONTROL && self.running {
             self.tell_running();
         }
-        let display = self.slot(number).is_some_and(|s| s.draws());
+        let display = self.slots.get_mut(number).is_some_and(|s| s.draws());
         if display {
             self.view()?;
         }
         match number {
             BROKER => {
-                for slot in self.slots.iter().map(|s| s.slot).filter(|s| *s >= FIRST_DEVICE).collect::<Vec<_>>() {
+                for slot in self.slots.devices() {
                     self.offer_channel(slot);
                 }
             }
             CONTROL => {
-                let clients: Vec<_> = match self.slot(CONTROL) {
+                let clients: Vec<_> = match self.slots.get_mut(CONTROL) {
                     Some(c) => {
                         let (clients, kept) =
                             std::mem::take(&mut c.kept).into_iter().partition(|(u, _)| matches!(u, FdUse::Control(_)));
@@ -209,27 +204,18 @@ impl Launcher {
                 };
                 for (what, fd) in clients {
                     if let FdUse::Control(slot) = what {
-                        let pid = self
-                            .slots
-                            .iter()
-                            .find(|s| s.slot == slot)
-                            .and_then(|s| s.life.as_ref())
-                            .map_or(0, |l| l.spawned.pid);
+                        let pid = self.slots.get(slot).and_then(|s| s.life.as_ref()).map_or(0, |l| l.spawned.pid);
                         self.client(slot, pid, fd);
                     }
                 }
             }
             slot => {
-                let Some(reply) = self
-                    .slots
-                    .iter()
-                    .find(|s| s.slot == slot && !s.apart)
-                    .and_then(|s| s.channel.as_ref())
-                    .map(|c| c.reply.as_fd())
+                let Some(reply) =
+                    self.slots.get(slot).filter(|s| !s.apart).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd())
                 else {
                     return Ok(());
                 };
-                if let Some(broker) = self.slots.iter().find(|s| s.slot == BROKER) {
+                if let Some(broker) = self.slots.broker() {
                     broker.tell(|fds| ToProcess::Online { slot, fds }, &[(FdUse::PeerArea, reply)]);
                 }
             }
@@ -239,7 +225,7 @@ impl Launcher {
 
     /// The display is ready: the viewer begins, or goes on with the surface of this life.
     fn view(&mut self) -> Result<(), String> {
-        let surface = self.surface.as_ref().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+        let surface = self.slots.surface().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
         let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase() != Phase::Dead) else {
             return Ok(());
         };
@@ -267,8 +253,8 @@ impl Launcher {
             return Ok(Some(end));
         }
         let running = self.running;
-        let epoll = rustix::io::dup(&self.epoll).map_err(|e| e.to_string())?;
-        let Some(state) = self.slot(number) else { return Ok(None) };
+        let epoll = &self.events.epoll;
+        let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
         let Some(life) = state.life.take() else { return Ok(None) };
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), options).ok().flatten();
@@ -278,8 +264,8 @@ impl Launcher {
             return Ok(None);
         }
         // By hand: a child that has not called exec yet holds copies, and closing ours would leave the entries.
-        let _ = epoll::delete(&epoll, &life.spawned.pidfd);
-        let _ = epoll::delete(&epoll, &life.resource);
+        let _ = epoll::delete(epoll, &life.spawned.pidfd);
+        let _ = epoll::delete(epoll, &life.resource);
         let how = status.map_or("ended".to_owned(), |s| describe(&s));
         let reason = state.reason.take().map_or(how.clone(), |r| format!("{r} ({how})"));
         let line = format!("{} (pid {}): {reason}", state.name, life.spawned.pid);
@@ -300,7 +286,7 @@ impl Launcher {
     }
 
     fn restart_device(&mut self, number: Slot, reason: &str) -> Result<Option<End>, String> {
-        let Some(state) = self.slot(number) else { return Ok(None) };
+        let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
         let unplugged = state.phase() == Phase::Unplugged;
         let restart = !unplugged && state.may_restart();
         // Its last state is in the area that it wrote.
@@ -315,12 +301,12 @@ impl Launcher {
         // For control an unplugged device is no dead one; it is told below.
         for other in [(!apart).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = reason.to_owned();
-            if let Some(other) = self.slot(other) {
+            if let Some(other) = self.slots.get_mut(other) {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }
         let blind = self.slots.iter().any(|s| s.draws() && !matches!(s.phase(), Phase::Attaching | Phase::Running));
-        let viewer = self.slots.iter().any(|s| s.slot == number && s.looks());
+        let viewer = self.slots.get(number).is_some_and(SlotState::looks);
         if restart && viewer && blind {
             // It is started when the display is ready.
         } else if restart {
@@ -332,9 +318,7 @@ impl Launcher {
             self.forget(number);
         } else if unplugged {
             self.may_come_again(number);
-            if let Some(control) = self.slot(CONTROL) {
-                control.tell(|_| ToProcess::Unplugged { slot: number }, &[]);
-            }
+            self.slots.tell_control(ToProcess::Unplugged { slot: number });
         } else {
             say(&format!("{name}: died too often; it stays dead"));
             self.plugged(number, Err(format!("{name}: died too often")));
@@ -343,15 +327,15 @@ impl Launcher {
     }
 
     fn restart_control(&mut self) -> Result<Option<End>, String> {
-        if !self.slot(CONTROL).is_some_and(SlotState::may_restart) {
+        if !self.slots.get_mut(CONTROL).is_some_and(SlotState::may_restart) {
             // The guest does not need it. Signals still end the machine.
             say("control died too often; it stays dead, the guest goes on without QMP");
-            if let Some(control) = self.slot(CONTROL) {
+            if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.enter(Phase::Dead);
             }
             return Ok(None);
         }
-        if let Some(control) = self.slot(CONTROL) {
+        if let Some(control) = self.slots.get_mut(CONTROL) {
             control.enter(Phase::Starting);
         }
         // The old connections ended in the middle of something; every process gets a new one.
@@ -379,7 +363,7 @@ impl Launcher {
     /// Gives the process in a slot a connection to control, in place of one that control has taken with it.
     pub(super) fn serve(&mut self, slot: Slot, pid: i32) -> Result<(), String> {
         let (ours, theirs) = control_pair()?;
-        if let Some(state) = self.slot(slot) {
+        if let Some(state) = self.slots.get_mut(slot) {
             state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
         }
         self.client(slot, pid, ours);

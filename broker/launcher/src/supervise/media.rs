@@ -31,12 +31,12 @@ impl Launcher {
         // What it is called only control knows.
         (config.size, config.file, config.formats) =
             (bytes, None, bytes.map(|_| ImageFormat::Raw).into_iter().collect());
-        if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
+        if let Some(state) = self.slots.get_mut(slot) {
             state.kept.retain(|(what, _)| !matches!(what, FdUse::Drive(at) | FdUse::Backing(at, _) if *at == drive));
         }
         let Some(fd) = fd else { return Ok(0) };
         let token = self.give(slot, fd.as_fd())?;
-        if let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) {
+        if let Some(state) = self.slots.get_mut(slot) {
             state.kept.push((FdUse::Drive(drive), fd));
         }
         Ok(token)
@@ -59,12 +59,12 @@ impl Launcher {
             say(&format!("the guest has unplugged {}", names.join(", ")));
         }
         for drive in unplugged {
-            let Some(state) = self.slots.iter_mut().find(|s| s.slot == slot) else { return };
+            let Some(state) = self.slots.get_mut(slot) else { return };
             let of = |what: &FdUse| matches!(what, FdUse::Drive(at) | FdUse::Backing(at, _) if *at == drive.at);
             let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| of(what));
             state.kept = kept;
             // No later life of this process has them.
-            if self.stubdom {
+            if self.manner.stubdom {
                 drop(files);
                 if let Some(name) = drive.file.as_deref().and_then(|f| f.strip_prefix("/dev/")) {
                     let_go(|block| block == name);
@@ -96,7 +96,7 @@ impl Launcher {
             disks.push(disk);
         }
         let fds: Vec<_> = fds.iter().map(|(what, fd)| (what.clone(), fd.as_fd())).collect();
-        if let Some(control) = self.slot(CONTROL) {
+        if let Some(control) = self.slots.get_mut(CONTROL) {
             control.tell(|_| ToProcess::Disks { serial, disks }, &fds);
         }
     }

@@ -3,7 +3,7 @@ use super::{Launcher, say};
 use crate::host;
 use crate::slot::Phase;
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_plan::{CONTROL, DeviceConfig, Slot, ToProcess};
+use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 
 impl Launcher {
@@ -16,16 +16,16 @@ impl Launcher {
     }
 
     fn rules(&mut self, slot: Slot) -> Option<&mut Rules> {
-        self.rules.iter_mut().find(|(s, _)| *s == slot).map(|(_, r)| r)
+        self.held.rules.iter_mut().find(|(s, _)| *s == slot).map(|(_, r)| r)
     }
 
     /// From now on a card has these settings: on its interface at once, and in later lives of its process. The process of now is told
     /// by control.
     pub(super) fn set_nic(&mut self, slot: Slot, bytes: &[u8; NicSettings::LEN]) -> Result<(), String> {
         let settings = NicSettings::from_bytes(bytes).ok_or("settings of a network card")?;
-        let name = self.slot(slot).filter(|s| s.phase() != Phase::Unplugged).map(|s| s.name.clone());
+        let name = self.slots.get_mut(slot).filter(|s| s.phase() != Phase::Unplugged).map(|s| s.name.clone());
         let name = name.ok_or("there is no such network card")?;
-        if self.restricted && self.rules(slot).is_some() {
+        if self.manner.restricted && self.rules(slot).is_some() {
             return Err(format!(
                 "{name}: dm_restrict has taken the right to change rules on an interface away; nothing was changed"
             ));
@@ -56,9 +56,7 @@ impl Launcher {
                 Vec::new()
             }
         };
-        if let Some(control) = self.slot(CONTROL) {
-            control.tell(|_| ToProcess::Dropped { serial, rules }, &[]);
-        }
+        self.slots.tell_control(ToProcess::Dropped { serial, rules });
     }
 
     /// The guest has unplugged the card in a slot: its process is ended, and its interface goes with the last descriptor.
@@ -66,18 +64,18 @@ impl Launcher {
         if self.nic(slot).is_none() {
             return;
         }
-        if let Some(at) = self.rules.iter().position(|(s, _)| *s == slot)
-            && let Err(e) = self.rules.swap_remove(at).1.leave()
+        if let Some(at) = self.held.rules.iter().position(|(s, _)| *s == slot)
+            && let Err(e) = self.held.rules.swap_remove(at).1.leave()
         {
             say(&format!("the interface of an unplugged card: {e}"));
         }
-        let Some(state) = self.slot(slot) else { return };
+        let Some(state) = self.slots.get_mut(slot) else { return };
         state.kept.clear();
         let dead = state.phase() == Phase::Dead;
         state.enter(Phase::Unplugged);
         state.kill("unplugged by the guest");
-        if dead && let Some(control) = self.slot(CONTROL) {
-            control.tell(|_| ToProcess::Unplugged { slot }, &[]);
+        if dead {
+            self.slots.tell_control(ToProcess::Unplugged { slot });
         }
     }
 }

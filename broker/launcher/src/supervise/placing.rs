@@ -44,15 +44,15 @@ impl Launcher {
         }
         let ours = super::lives::eventfd()?;
         let copy = rustix::io::dup(&ours).map_err(|e| e.to_string())?;
-        epoll::add(&self.epoll, &ours, EventData::new_u64(ACTIVITY), EventFlags::IN | EventFlags::ET)
+        epoll::add(&self.events.epoll, &ours, EventData::new_u64(ACTIVITY), EventFlags::IN | EventFlags::ET)
             .map_err(|e| e.to_string())?;
-        self._keep.push(ours);
+        self.held.open.push(ours);
         Ok(Some(copy))
     }
 
     /// A process is in its sandbox, with all its threads.
     pub(super) fn take_place(&mut self, slot: Slot) {
-        let Some(member) = self.slots.iter().find(|s| s.slot == slot).and_then(member) else { return };
+        let Some(member) = self.slots.get(slot).and_then(member) else { return };
         if let Some(line) = self.place.as_mut().and_then(|place| place.take(member)) {
             say(&line);
         }

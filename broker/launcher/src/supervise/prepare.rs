@@ -1,12 +1,15 @@
 //! Opening everything that the processes will be given, before any of them is started.
 use super::back_ends::{self, waits};
 use super::later::Later;
-use super::{DUMP_DIR, FIRST_UID, Launcher, SIGNALS, UIDS, executable, say};
+use super::{
+    DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable, say,
+};
 use crate::attach::Watch;
 use crate::errors::{Code, Coded as _};
 use crate::host::{self, Host, Part};
 use crate::machine::Machine;
 use crate::slot::{Phase, SlotState};
+use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
 use bulkhead_plan::{
@@ -113,44 +116,27 @@ impl Launcher {
             // Nothing can be opened any more after it.
             dump_dir: (stubdom.is_none() && !restricted).then(|| DUMP_DIR.to_owned()),
         };
+        let report = match &stubdom {
+            // Relative to the domain's own path.
+            Some(stubdom) => {
+                let state = (format!("device-model/{domid}/state"), "running".to_owned());
+                stubdom.qmp.nodes(domid).into_iter().chain([state]).collect()
+            }
+            None => vec![(format!("/local/domain/0/device-model/{domid}/state"), "running".to_owned())],
+        };
         let mut launcher = Self {
             plan,
-            shape,
-            probe: machine.probe,
-            attach: machine.attach,
-            watched: None,
-            later: Later::new(machine.backing, machine.full),
+            manner: Manner { probe: machine.probe, attach: machine.attach, stubdom: stubdom.is_some(), restricted },
+            slots: Slots::default(),
+            spawner: Spawner { executable, null, shape, own, user },
+            events: Events { epoll, signals },
+            held: Held { open: held, paths: sockets, rules: Vec::new() },
+            xen: XenEnds { privcmd, xenstore: None, report },
+            pv: Pv { watched: None, later: Later::new(machine.backing, machine.full), answers: None },
+            requests: Requests { next_token: 1, plugging: None },
             place: super::placing::place(&machine, domid),
-            executable,
-            slots: Vec::new(),
-            epoll,
-            signals,
-            privcmd,
-            _keep: held,
-            sockets,
-            own,
-            null,
-            user,
-            restricted,
-            xenstore: None,
-            answers: None,
             shown,
-            surface: None,
-            report: match &stubdom {
-                // Relative to the domain's own path.
-                Some(stubdom) => stubdom
-                    .qmp
-                    .nodes(domid)
-                    .into_iter()
-                    .chain([(format!("device-model/{domid}/state"), "running".to_owned())])
-                    .collect(),
-                None => vec![(format!("/local/domain/0/device-model/{domid}/state"), "running".to_owned())],
-            },
-            stubdom: stubdom.is_some(),
             running: false,
-            next_token: 1,
-            plugging: None,
-            rules: Vec::new(),
         };
         launcher.make_slots(parts, listening, broker)?;
         if restricted {
@@ -161,15 +147,15 @@ impl Launcher {
 
     /// Everything has been opened: gives up what opening needed.
     fn restrict(&mut self, chroot: Option<&str>) -> Result<(), String> {
-        if self.plan.mode == Mode::Xen && !self.probe && !self.plan.stopped {
-            self.xenstore = Some(Xenstore::connect().coded(Code::Xenstore)?);
+        if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
+            self.xen.xenstore = Some(Xenstore::connect().coded(Code::Xenstore)?);
         }
-        if self.plan.mode == Mode::Xen && !self.probe && !self.stubdom {
+        if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
             // Disks that come later cannot be opened; front ends that come too early can be answered.
             match Answers::connect().and_then(|answers| Ok((Watch::new(self.plan.domid)?, answers))) {
                 Ok((watch, answers)) => {
-                    self.watched = Some(watch);
-                    self.answers = Some(answers);
+                    self.pv.watched = Some(watch);
+                    self.pv.answers = Some(answers);
                 }
                 Err(e) => say(&format!("PV drivers that come before they unplug will not be answered: {e}")),
             }
@@ -178,7 +164,7 @@ impl Launcher {
             policy::restrict::leave_root(directory)
                 .map_err(|e| Code::User.line(format!("-chroot {directory}: {e}")))?;
         }
-        if let Some(ids) = self.user {
+        if let Some(ids) = self.spawner.user {
             policy::restrict::become_user(ids)
                 .map_err(|e| Code::User.line(format!("-runas {}:{}: {e}", ids.uid, ids.gid)))?;
             say(&format!(
@@ -188,7 +174,7 @@ impl Launcher {
                 if chroot.is_some() { ", an empty root directory" } else { "" }
             ));
         }
-        self.own =
+        self.spawner.own =
             verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
         Ok(())
     }
@@ -209,10 +195,10 @@ impl Launcher {
             // One that serves a stub domain's guest is not to be taken for one of the stub domain's own.
             let name = if domid.is_some() { format!("guest-{}", config.name()) } else { config.name() };
             broker.extend(rom.map(|fd| (FdUse::Rom(slot), fd)));
-            self.rules.extend(rules.map(|rules| (slot, rules)));
+            self.held.rules.extend(rules.map(|rules| (slot, rules)));
             control.extend(more);
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
-            state.apart = self.attach;
+            state.apart = self.manner.attach;
             state.domid = domid;
             states.push(state);
             self.plan.devices.push(DeviceSlot { slot, name, config });
@@ -223,16 +209,16 @@ impl Launcher {
             }
         }
         self.slots.push(SlotState::new(CONTROL, "control".into(), &kind::CONTROL, self.ids(CONTROL), control)?);
-        if !self.probe && !self.attach {
+        if !self.manner.probe && !self.manner.attach {
             self.slots.push(SlotState::new(BROKER, "broker".into(), &kind::BROKER, self.ids(BROKER), broker)?);
         }
-        self.slots.append(&mut states);
+        states.into_iter().for_each(|state| self.slots.push(state));
         // Control reads everybody's log; the pipes outlive both ends.
         let mut logs = Vec::new();
-        for slot in &self.slots {
+        for slot in self.slots.iter() {
             logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(|e| e.to_string())?));
         }
-        if let Some(control) = self.slots.first_mut() {
+        if let Some(control) = self.slots.get_mut(CONTROL) {
             control.kept.append(&mut logs);
         }
         Ok(())
@@ -241,8 +227,8 @@ impl Launcher {
     /// The user of a slot: of the range if this process may choose, else its own.
     pub(super) fn ids(&self, slot: Slot) -> Option<Ids> {
         // libxl's reaper kills by the user.
-        if self.user.is_some() {
-            return self.user;
+        if self.spawner.user.is_some() {
+            return self.spawner.user;
         }
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if uid != 0 {
