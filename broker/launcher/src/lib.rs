@@ -7,7 +7,7 @@ pub mod attach;
 mod budget;
 pub mod disk;
 pub mod errors;
-mod host;
+pub mod host;
 pub mod machine;
 pub mod options;
 pub mod placement;

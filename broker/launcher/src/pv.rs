@@ -1,7 +1,8 @@
 //! PV devices whose back ends this program serves. libxl has written their nodes before it starts a device model; what is read here
 //! is in dom0's own directory, where no guest writes.
 use crate::disk::Properties;
-use crate::machine::{MachineDrive, Serial};
+use crate::host::drives::MachineDrive;
+use crate::host::serial::Serial;
 use bulkhead_plan::{DriveId, ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 

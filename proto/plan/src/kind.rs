@@ -34,6 +34,19 @@ pub enum Picture {
     Looks,
 }
 
+/// What a process does with the keys and the pointer of viewers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing.
+    None,
+    /// It is the keyboard controller: it takes what nobody else wants, and has lights.
+    Keyboard,
+    /// It takes input for devices on USB while the guest has configured them.
+    Usb,
+    /// It takes input for the PV keyboard and pointer of its domain while they are connected.
+    Pv,
+}
+
 /// When a process starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Starts {
@@ -59,6 +72,11 @@ pub struct Kind {
     pub memory: Memory,
     /// What it has to do with the picture.
     pub picture: Picture,
+    /// It draws the picture and takes the size that viewers wish for; or it looks at the picture for viewers on the network, who wish
+    /// for a size and see the keyboard's lights.
+    pub wishes: bool,
+    /// What it does with the input of viewers.
+    pub input: Input,
     /// When it starts, if its configuration says nothing else.
     pub starts: Starts,
     /// The guest waits for it at register accesses: in a stub domain it is SCHED_FIFO, and killed late when memory is short.
@@ -73,6 +91,8 @@ const DEVICE: Kind = Kind {
     guest_visible: true,
     memory: Memory::None,
     picture: Picture::None,
+    wishes: false,
+    input: Input::None,
     starts: Starts::AtOnce,
     urgent: true,
     back_end: false,
@@ -94,9 +114,9 @@ kinds! {
     /// PIIX3's IDE function.
     IDE: Kind { role: "ide", memory: Memory::Guest, ..DEVICE };
     /// Standard VGA.
-    VGA: Kind { role: "vga", memory: Memory::VideoRam, picture: Picture::Draws, ..DEVICE };
+    VGA: Kind { role: "vga", memory: Memory::VideoRam, picture: Picture::Draws, wishes: true, ..DEVICE };
     /// Keyboard and mouse controller.
-    PS2: Kind { role: "ps2", ..DEVICE };
+    PS2: Kind { role: "ps2", input: Input::Keyboard, ..DEVICE };
     /// fw_cfg.
     FWCFG: Kind { role: "fwcfg", memory: Memory::Guest, ..DEVICE };
     /// Intel's 82540EM.
@@ -106,11 +126,11 @@ kinds! {
     /// A serial port.
     SERIAL: Kind { role: "serial", ..DEVICE };
     /// PIIX3's USB function.
-    USB: Kind { role: "usb", memory: Memory::Guest, ..DEVICE };
+    USB: Kind { role: "usb", memory: Memory::Guest, input: Input::Usb, ..DEVICE };
     /// The picture on a Linux frame buffer.
     FBDEV: Kind { role: "fbdev", picture: Picture::Looks, ..UNSEEN };
     /// The picture for viewers that connect by RFB.
-    VNC: Kind { role: "vnc", picture: Picture::Looks, ..UNSEEN };
+    VNC: Kind { role: "vnc", picture: Picture::Looks, wishes: true, ..UNSEEN };
     /// QMP over a vchan.
     VCHAN: Kind { role: "vchan", ..UNSEEN };
     /// The holder of the connection to xenstored.
@@ -120,7 +140,7 @@ kinds! {
     /// The back end of a PV disk.
     QDISK: Kind { role: "qdisk", memory: Memory::Granted, back_end: true, ..UNSEEN };
     /// The back end of a PV keyboard and pointer.
-    VKBD: Kind { role: "vkbd", memory: Memory::Granted, back_end: true, ..UNSEEN };
+    VKBD: Kind { role: "vkbd", memory: Memory::Granted, input: Input::Pv, back_end: true, ..UNSEEN };
     /// The back end of a PV console.
     CONSOLE: Kind { role: "console", memory: Memory::Granted, back_end: true, ..UNSEEN };
     /// The back end of a PV frame buffer.

@@ -19,7 +19,7 @@ mod messages;
 pub use ask::{Ask, Death, Ending, FromProcess};
 pub use config::{DeviceConfig, DriveConfig, DriveId, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress};
 pub use fd_use::{FdUse, Sink};
-pub use kind::{KINDS, Kind, Memory, Picture, Starts};
+pub use kind::{Input, KINDS, Kind, Memory, Picture, Starts};
 pub use messages::{FrontDisk, ProcessRow, SessionPacket, ToProcess};
 
 use serde::{Deserialize, Serialize};

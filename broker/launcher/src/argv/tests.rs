@@ -1,6 +1,12 @@
 use super::*;
+use crate::host::boot::Kernel;
+use crate::host::nics::NicOther;
+use crate::host::serial::Serial;
+use crate::host::video::Video;
+use crate::host::viewers::Vnc;
+use crate::machine::Socket;
 use bulkhead_bus::BootMenu;
-use bulkhead_plan::{DriveId, VncAddress};
+use bulkhead_plan::{DriveId, NicModel, VncAddress};
 use proptest::prelude::*;
 
 fn words(text: &str) -> Vec<String> {
@@ -76,7 +82,7 @@ fn the_probe_of_4_20() {
         -chardev socket,id=libxl-cmd,fd=12,server=on,wait=off -mon chardev=libxl-cmd,mode=control";
     let machine = parse(words(text)).unwrap().machine;
     assert!(machine.probe && machine.stopped);
-    assert_eq!(machine.monitors[0].chardev, Chardev::Fd(12));
+    assert_eq!(machine.monitors[0].socket, Socket::Fd(12));
 }
 
 #[test]
@@ -238,8 +244,8 @@ fn cirrus_is_served_by_the_standard_vga_and_logged() {
 
 #[test]
 fn each_option_stands_once_in_the_table() {
-    for (i, o) in OPTIONS.iter().enumerate() {
-        assert!(OPTIONS.iter().skip(i + 1).all(|p| p.name != o.name), "{}", o.name);
+    for (i, o) in options().enumerate() {
+        assert!(options().skip(i + 1).all(|p| p.name != o.name), "{}", o.name);
     }
 }
 

@@ -1,6 +1,10 @@
 //! What toolstacks always give a device model: never a reason not to start. Each vector has the form that the toolstack's own sources
 //! or logs show.
 use super::*;
+use crate::host::nics::NicOther;
+use crate::host::serial::Serial;
+use crate::machine::Socket;
+use bulkhead_plan::DriveId;
 use proptest::prelude::*;
 
 /// A drive of the PIIX3, as arguments place it.
@@ -83,8 +87,8 @@ fn what_toolstacks_always_send_is_no_reason_not_to_start() {
 #[test]
 fn xenopsds_machine_is_what_it_says() {
     let Parsed { machine, notes } = parse(words(XENOPSD)).unwrap();
-    let paths: Vec<_> = machine.monitors.iter().map(|m| (m.id.as_str(), m.chardev.clone())).collect();
-    let path = |p: &str| Chardev::Path(format!("/var/run/xen/{p}"));
+    let paths: Vec<_> = machine.monitors.iter().map(|m| (m.id.as_str(), m.socket.clone())).collect();
+    let path = |p: &str| Socket::Path(format!("/var/run/xen/{p}"));
     assert_eq!(paths, [("compat_monitor0", path("qmp-libxl-7")), ("compat_monitor1", path("qmp-event-7"))]);
     assert_eq!(machine.pid_file.as_deref(), Some("/var/run/xen/qemu-dm-7.pid"));
     assert!(machine.xen_platform && machine.stopped, "its xen-platform is a -device");

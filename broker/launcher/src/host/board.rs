@@ -1,6 +1,8 @@
 //! The board, and the keyboard controller on it.
-use super::{Host, Part};
-use crate::machine::Serial;
+use super::{Device, Failure, Host, Part, serial::Serial};
+use crate::argv::ArgumentError;
+use crate::argv::option::{Arguments, Given, Group};
+use crate::machine::Machine;
 use bulkhead_plan::DeviceConfig;
 
 /// The board's registers. `drives`: the IDE controller, of which the board's CMOS tells; `unplug`: the guest may unplug its disks.
@@ -22,9 +24,18 @@ pub fn open(host: &Host, drives: &Part, unplug: bool) -> Part {
     })
 }
 
-/// The keyboard controller.
-pub fn keyboard() -> Part {
-    Part::new(DeviceConfig::Ps2)
+/// The keyboard controller, which every machine has: no option asks for it.
+pub(super) static KEYBOARD: Device = Device {
+    arguments: Group { options: &[], keys: &[], arguments: || Box::new(NoOption) },
+    open: |_| -> Result<Vec<Part>, Failure> { Ok(vec![Part::new(DeviceConfig::Ps2)]) },
+};
+
+struct NoOption;
+
+impl Arguments for NoOption {
+    fn take(&mut self, given: &mut Given, _: &mut Machine) -> Result<(), ArgumentError> {
+        Err(ArgumentError::Unknown(given.shown.clone()))
+    }
 }
 
 /// The first device number that is free behind the board and the display: 4 on the machine that libxl asks for, as QEMU places cards.

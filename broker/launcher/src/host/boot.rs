@@ -1,13 +1,107 @@
 //! Direct boot and the firmware's menu: fw_cfg.
-use super::{Failure, Host, Part, errno};
+use super::{Device, Failure, Host, Part, errno};
+use crate::argv::ArgumentError;
+use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, flag, keys, number, option};
 use crate::errors::{Code, Coded as _};
+use crate::machine::Machine;
+use Fate::Implemented;
 use bulkhead_bus::BootMenu;
 use bulkhead_plan::{DeviceConfig, FdUse};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 
+pub(super) static DEVICE: Device =
+    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(DirectBoot::default()) }, open };
+
+const OPTIONS: &[OptionSpec] = &[
+    option(
+        "boot",
+        Implemented(
+            "order, once (for the machine's life, which ends when the guest restarts), menu, splash-time, reboot-timeout; without an order it is disk, floppy, CD; the keys splash and strict are ignored",
+        ),
+        "boot",
+    ),
+    flag("no-fd-bootchk", Implemented("the firmware does not look for a floppy disk's signature"), ""),
+    option("kernel", Implemented("a Linux bzImage; in a stub domain a file of that domain"), "kernel"),
+    option("initrd", Implemented("with -kernel"), "ramdisk"),
+    option("append", Implemented("with -kernel; alone it is ignored, as some toolstacks always give it"), "cmdline"),
+];
+
+const KEYS: &[Keys] = &[
+    // The firmware shows no picture, and strict concerns QEMU's own parser.
+    keys("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),
+];
+
+/// A Linux kernel that the firmware boots directly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// The kernel's file.
+    pub file: String,
+    /// The ramdisk's file.
+    pub initrd: Option<String>,
+    /// The command line.
+    pub command_line: String,
+}
+
+/// The options of a direct boot, until all are known.
+#[derive(Default)]
+struct DirectBoot {
+    kernel: Option<String>,
+    initrd: Option<String>,
+    append: Option<String>,
+}
+
+impl Arguments for DirectBoot {
+    fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+        match given.name.as_str() {
+            "kernel" => self.kernel = Some(given.value.clone()),
+            "initrd" => self.initrd = Some(given.value.clone()),
+            "append" => self.append = Some(given.value.clone()),
+            "no-fd-bootchk" => machine.unsigned_floppy = true,
+            _ => boot(given, machine)?,
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
+        let Self { kernel, initrd, append } = std::mem::take(self);
+        match (kernel, initrd, append) {
+            (Some(file), initrd, append) => {
+                machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() });
+            }
+            (None, Some(_), _) => return Err(ArgumentError::Incomplete("-initrd: there is no -kernel")),
+            // Some toolstacks always give one.
+            (None, None, Some(_)) => return Ok(vec!["-append: ignored: there is no -kernel".to_owned()]),
+            (None, None, None) => {}
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// `-boot`: the order, and the firmware's menu.
+fn boot(given: &Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+    let (options, bad) = (&given.options, |why: &str| given.bad(why));
+    // A machine ends with its guest's reset, so `once` is for all of its life. Without either the order stays.
+    let order = options.get("once").or(options.head("order")).unwrap_or(&machine.boot).to_owned();
+    if order.len() > 3 || order.chars().any(|c| !matches!(c, 'a' | 'c' | 'd' | 'n')) {
+        return Err(bad("order and once are of the letters a, c, d, n, at most three"));
+    }
+    machine.boot = order;
+    machine.menu.shown = options.flag("menu", false).ok_or(bad("menu is on or off"))?;
+    let wait = options.get("splash-time").map(|t| number(t).ok_or(bad("splash-time is 0 to 65535 ms")));
+    machine.menu.wait = wait.transpose()?;
+    // -1 is never. Without a word the firmware tries again after a minute.
+    let never = |t| (t == "-1").then_some(u32::MAX);
+    let retry = options.get("reboot-timeout").map(|t| {
+        let ms = never(t).or_else(|| number(t).filter(|ms| *ms <= 0xffff));
+        ms.ok_or(bad("reboot-timeout is -1 to 65535 ms"))
+    });
+    machine.menu.retry = retry.transpose()?;
+    Ok(())
+}
+
 /// fw_cfg, if there is something to tell the firmware.
-pub fn open(host: &Host) -> Result<Option<Part>, Failure> {
+pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let kernel = machine.kernel.as_ref();
     let open =
@@ -15,7 +109,7 @@ pub fn open(host: &Host) -> Result<Option<Part>, Failure> {
     let initrd = open("ramdisk", kernel.and_then(|k| k.initrd.as_deref()))?;
     let image = open("kernel", kernel.map(|k| k.file.as_str()))?;
     if image.is_none() && machine.menu == BootMenu::default() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let config = DeviceConfig::FwCfg {
         vcpus: machine.vcpus,
@@ -30,7 +124,7 @@ pub fn open(host: &Host) -> Result<Option<Part>, Failure> {
     kept.extend(image.map(|(fd, _)| (FdUse::Kernel, fd)));
     kept.extend(initrd.map(|(fd, _)| (FdUse::Initrd, fd)));
     kept.push(host.memory()?);
-    Ok(Some(Part { kept, ..Part::new(config) }))
+    Ok(vec![Part { kept, ..Part::new(config) }])
 }
 
 /// A kernel or its ramdisk, open, and its size. What is in it is looked at by the process that serves it.

@@ -1,17 +1,243 @@
 //! Drives: their images, and the IDE controller.
-use super::{Failure, Host, Part, errno};
-use crate::disk;
+use super::{Device, Failure, Host, Part, errno};
+use crate::argv::ArgumentError;
+use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong};
+use crate::disk::{self, Properties};
 use crate::errors::{Code, Coded as _};
-use crate::machine::{Backing, MachineDrive};
+use crate::machine::Machine;
+use crate::options::Options;
 use crate::qcow2;
+use Fate::{Implemented, Refused};
 use bulkhead_bus::WhenFull;
 use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::path::{Path, PathBuf};
 
+pub(super) static DEVICE: Device =
+    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Drives::default()) }, open };
+
+const OPTIONS: &[OptionSpec] = &[
+    option("drive", Implemented("if=ide or none, format=raw, host_device or qcow2, cache=writeback"), "disk"),
+    option("device ide-cd", Implemented("on bus ide.0 or ide.1"), "disk, devtype=cdrom"),
+    option(
+        "device ide-hd",
+        Implemented("on bus ide.0 or ide.1; serial, ver, model, cyls with heads and secs, bios-chs-trans"),
+        XENOPSD,
+    ),
+    option(
+        "global",
+        Implemented(
+            "ide-hd.KEY=VALUE with the keys of -device ide-hd, for all disks; other devices' revisions and subsystem numbers are as without",
+        ),
+        XENOPSD,
+    ),
+    option(
+        "image-backing",
+        Implemented(
+            "files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's",
+        ),
+        "",
+    ),
+    option(
+        "image-full",
+        Implemented(
+            "a write that the host has no room for: report it to the guest, or stop (it waits until there is room); not QEMU's",
+        ),
+        "",
+    ),
+    option("device ahci", Refused("AHCI (hdtype=\"ahci\")"), "hdtype=\"ahci\""),
+    option("device lsi53c895a", Refused("SCSI disks (sd*)"), "disk sd*"),
+    option("device scsi-hd", Refused("SCSI disks (sd*)"), "disk sd*"),
+];
+
+const KEYS: &[Keys] = &[
+    keys(
+        "drive",
+        &["file", "if", "index", "media", "format", "readonly", "read-only", "id", "cache"],
+        // What a guest gives back is given back anyway; nothing is ever opened again in another way.
+        &["auto-read-only", "discard", "detect-zeroes"],
+    ),
+    // The translation that a BIOS makes, and what a disk calls itself.
+    keys("device ide-cd", &["driver", "id", "drive", "bus", "unit"], &["bios-chs-trans", "bootindex", "ver"]),
+    keys(
+        "device ide-hd",
+        &["driver", "id", "drive", "bus", "unit", "serial", "ver", "model", "cyls", "heads", "secs", "bios-chs-trans"],
+        &["bootindex"],
+    ),
+];
+
+/// A drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineDrive {
+    /// Where it is; a CD gets it from its -device.
+    pub at: Option<DriveId>,
+    /// A CD-ROM drive.
+    pub cdrom: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// The image; none for an empty CD drive.
+    pub file: Option<String>,
+    /// Its format; never guessed.
+    pub format: ImageFormat,
+    /// QMP's name for it.
+    pub id: String,
+    /// What else is said of a disk.
+    pub properties: Properties,
+}
+
+impl MachineDrive {
+    /// From a `-drive`.
+    pub fn parse(options: &Options) -> Result<Self, &'static str> {
+        let format = match options.get("format") {
+            None | Some("raw" | "host_device") => ImageFormat::Raw,
+            Some("qcow2") => ImageFormat::Qcow2,
+            Some(_) => return Err("this image format is not supported (raw and qcow2 are)"),
+        };
+        // Writes are acknowledged when the host's page cache has them, FLUSH waits for the medium; nothing else is offered.
+        if !matches!(options.get("cache"), None | Some("writeback")) {
+            return Err("cache= is writeback");
+        }
+        let interface = options.get("if").unwrap_or("ide");
+        let media = options.get("media").unwrap_or("disk");
+        // Two spellings of one key.
+        let read_only = options.flag("readonly", false).zip(options.flag("read-only", false));
+        let read_only = read_only.map(|(a, b)| a || b).ok_or("readonly is on or off")?;
+        let index =
+            options.get("index").map(|i| i.parse::<u8>().ok().filter(|i| *i < 4)).map(|i| i.ok_or("index is 0 to 3"));
+        let index = index.transpose()?;
+        let file = options.get("file").filter(|f| !f.is_empty()).map(str::to_owned);
+        let properties = Properties::default();
+        match interface {
+            "ide" => {
+                let index = index.ok_or("index= is missing")?;
+                let cdrom = media == "cdrom";
+                if file.is_none() && !cdrom {
+                    return Err("a disk needs file=");
+                }
+                let id = format!("ide{}-{}{}", index / 2, if cdrom { "cd" } else { "hd" }, index % 2);
+                Ok(Self {
+                    at: Some(DriveId::ide(index)),
+                    cdrom,
+                    read_only: read_only || cdrom,
+                    file,
+                    format,
+                    id,
+                    properties,
+                })
+            }
+            "none" => {
+                let id = options.get("id").ok_or("id= is missing")?.to_owned();
+                // What it is, its -device says.
+                Ok(Self { at: None, cdrom: media == "cdrom", read_only, file, format, id, properties })
+            }
+            _ => Err("if= is ide or none"),
+        }
+    }
+}
+
+/// Which files an image may be based on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// Any that it names.
+    #[default]
+    Any,
+    /// Those in the directory of the guest's image, or below.
+    Directory,
+    /// None.
+    None,
+}
+
+/// Drives, until all options are known.
+#[derive(Default)]
+struct Drives {
+    /// Those whose `-device` has not come yet.
+    unplaced: Vec<MachineDrive>,
+    /// Properties of all disks, from `-global ide-hd.…`.
+    of_all: Properties,
+}
+
+impl Arguments for Drives {
+    fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+        match (given.name.as_str(), given.value.as_str()) {
+            ("drive", _) => {
+                let drive = MachineDrive::parse(&given.options).map_err(|why| given.bad(why))?;
+                if drive.at.is_none() {
+                    self.unplaced.push(drive);
+                } else {
+                    add(machine, drive).map_err(|why| given.bad(why))?;
+                }
+            }
+            ("device", _) => {
+                let drive = self.place(given)?;
+                add(machine, drive).map_err(|why| given.bad(why))?;
+            }
+            ("global", value) => match value.strip_prefix("ide-hd.").map(|p| Options::parse(&format!("ide-hd,{p}"))) {
+                Some(property) if property.pairs.iter().all(|(key, _)| Properties::KEYS.contains(&key.as_str())) => {
+                    self.of_all.take(&property).map_err(|why| given.bad(why))?;
+                }
+                _ => given.notes.push(format!("{}: ignored", given.shown)),
+            },
+            ("image-backing", "any") => machine.backing = Backing::Any,
+            ("image-backing", "directory") => machine.backing = Backing::Directory,
+            ("image-backing", "none") => machine.backing = Backing::None,
+            ("image-backing", _) => return Err(given.bad("any, directory or none")),
+            ("image-full", "report") => machine.full = WhenFull::Report,
+            ("image-full", "stop") => machine.full = WhenFull::Stop,
+            _ => return Err(given.bad("report or stop")),
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
+        if let Some(drive) = self.unplaced.first() {
+            return Err(wrong("drive", &drive.id, "no -device ide-cd or ide-hd refers to it"));
+        }
+        for disk in machine.drives.iter_mut().filter(|d| !d.cdrom) {
+            let own = std::mem::replace(&mut disk.properties, self.of_all.clone());
+            disk.properties.overlay(own);
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl Drives {
+    /// The drive that a `-device ide-cd` or `ide-hd` refers to, at its place.
+    fn place(&mut self, given: &Given) -> Result<MachineDrive, ArgumentError> {
+        let (options, bad) = (&given.options, |why: &str| given.bad(why));
+        let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
+        let bus = bus.and_then(|b| b.strip_prefix("ide.")).and_then(number::<u8>);
+        let id = options.get("drive").unwrap_or("");
+        let at = self.unplaced.iter().position(|d| d.id == id).ok_or(bad("there is no such drive"))?;
+        let (Some(bus @ 0..=1), Some(unit @ 0..=1)) = (bus, unit) else {
+            return Err(bad("bus is ide.0 or ide.1, unit 0 or 1"));
+        };
+        let mut drive = self.unplaced.swap_remove(at);
+        drive.cdrom = options.head("driver") == Some("ide-cd");
+        if !drive.cdrom {
+            drive.properties.take(options).map_err(bad)?;
+        }
+        drive.read_only |= drive.cdrom;
+        if drive.file.is_none() && !drive.cdrom {
+            return Err(bad("a disk needs file="));
+        }
+        drive.at = Some(DriveId::ide(bus.wrapping_mul(2).wrapping_add(unit)));
+        options.get("id").unwrap_or(id).clone_into(&mut drive.id);
+        Ok(drive)
+    }
+}
+
+/// Adds a drive, unless its place is taken.
+fn add(machine: &mut Machine, drive: MachineDrive) -> Result<(), &'static str> {
+    if machine.drives.iter().any(|d| d.at == drive.at) {
+        return Err("two drives in one place");
+    }
+    machine.drives.push(drive);
+    Ok(())
+}
+
 /// The IDE controller with the machine's emulated drives.
-pub fn open(host: &Host) -> Result<Part, Failure> {
+pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let (mut drives, mut kept) = (Vec::new(), Vec::new());
     for drive in &machine.drives {
@@ -25,7 +251,7 @@ pub fn open(host: &Host) -> Result<Part, Failure> {
             kept.push((FdUse::Faults, host.sim(faults)?));
         }
     }
-    Ok(Part { kept, ..Part::new(DeviceConfig::Ide { drives }) })
+    Ok(vec![Part { kept, ..Part::new(DeviceConfig::Ide { drives }) }])
 }
 
 /// An image, open and locked. `writable`: for this guest alone.

@@ -1,4 +1,5 @@
-//! What the launcher opens on the host, before anything is started: for each kind of device one file, whose `open` gives its parts.
+//! Kinds of devices: for each one file with the options that ask for it, what they ask for, and what is opened for it on the host before
+//! anything is started.
 //!
 //! | file | what |
 //! |---|---|
@@ -16,8 +17,9 @@ pub mod usb;
 pub mod video;
 pub mod viewers;
 
+use crate::argv::Group;
 use crate::errors::Code;
-use crate::machine::{Chardev, Machine, Monitor};
+use crate::machine::{Machine, Monitor, Socket};
 use bulkhead_plan::{DeviceConfig, FdUse};
 use bulkhead_policy::Ids;
 use bulkhead_policy::interface::Rules;
@@ -25,6 +27,24 @@ use bulkhead_xen::Privcmd;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// A kind of device: the options that ask for it, and what is opened for it. Some kinds are several devices, or none.
+#[derive(Debug)]
+pub struct Device {
+    /// Its options.
+    pub arguments: Group,
+    /// Opens the machine's devices of this kind.
+    pub open: fn(&mut Host) -> Result<Vec<Part>, Failure>,
+}
+
+/// All kinds of devices but the board, which describes some of them to the guest. The order is that of the slots.
+pub static DEVICES: [&Device; 7] =
+    [&drives::DEVICE, &board::KEYBOARD, &video::DEVICE, &nics::DEVICE, &boot::DEVICE, &usb::DEVICE, &serial::DEVICE];
+
+/// The options of all devices and of viewers.
+pub fn groups() -> impl Iterator<Item = &'static Group> {
+    DEVICES.iter().map(|device| &device.arguments).chain([&viewers::GROUP])
+}
 
 /// What one process is given: its configuration and its descriptors travel together.
 #[derive(Debug)]
@@ -120,9 +140,9 @@ fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
 
 /// A socket that libxl can connect to.
 pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
-    match &monitor.chardev {
-        Chardev::Path(path) => socket(path).map_err(|e| errno(&format!("{}: socket {path}", monitor.id), e)),
-        Chardev::Fd(number) => {
+    match &monitor.socket {
+        Socket::Path(path) => socket(path).map_err(|e| errno(&format!("{}: socket {path}", monitor.id), e)),
+        Socket::Fd(number) => {
             let fd = inherit(*number).map_err(|e| errno(&format!("{}: fd={number}", monitor.id), e))?;
             if rustix::net::sockopt::socket_acceptconn(&fd) != Ok(true) {
                 return Err(format!("{}: fd={number} is no socket that listens", monitor.id));

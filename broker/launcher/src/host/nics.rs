@@ -1,18 +1,205 @@
 //! Network cards: their other ends, and the rules on interfaces.
-use super::{Failure, Host, Part, errno, firmware, inherit};
+use super::{Device, Failure, Host, Part, board, errno, firmware, inherit};
+use crate::argv::ArgumentError;
+use crate::argv::option::{
+    Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, flag, keys, number, option, wrong,
+};
 use crate::errors::{Code, Coded as _};
-use crate::machine::{Nic, NicOther};
-use bulkhead_plan::{DeviceConfig, FdUse, NicEnd};
+use crate::machine::Machine;
+use Fate::{Ignored, Implemented, Refused};
+use bulkhead_bus::nic::{NicLease, NicSettings};
+use bulkhead_plan::{DeviceConfig, FdUse, NicEnd, NicModel};
 use bulkhead_policy::interface::{self, Rules};
-use rustix::fd::OwnedFd;
+use rustix::fd::{OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// MTU of a stub domain's interface, if it takes it: the largest frame of the cards there are. The back end's own limit holds anyway.
 const LARGEST_MTU: u32 = 16_110;
 
-/// The machine's network cards. `first`: the device number of the first one.
-pub fn open(host: &mut Host, first: u8) -> Result<Vec<Part>, Failure> {
-    let machine = host.machine;
+pub(super) static DEVICE: Device =
+    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Cards::default()) }, open };
+
+const OPTIONS: &[OptionSpec] = &[
+    option("device e1000", Implemented("the 82540EM"), "vif, model=e1000"),
+    option("device rtl8139", Implemented("the RTL8139C+"), "vif, the default model"),
+    option("netdev tap", Implemented("ifname or fd; in a stub domain the interface with the card's address"), "vif"),
+    option("netdev stream", Implemented("server=off,addr.type=unix"), ""),
+    option("netdev", Refused("network cards on anything but a tap or a stream"), ""),
+    option(
+        "nic-rules",
+        Implemented("[id=nicN,]level=off|guard|addresses[,ip=A…][,rate=N[,burst=N]][,link=off]; not QEMU's"),
+        "",
+    ),
+    option("nic-lease", Implemented("id=nicN,ip=A/BITS[,gateway=A][,dns=A]; not QEMU's"), ""),
+    option("net none", Implemented("no card"), "no emulated vif"),
+    option("net", Refused("network cards by -net"), ""),
+    option("nic none", Implemented("no card"), ""),
+    option("nic", Refused("network cards by -nic"), ""),
+    flag("qubes-net:…", Ignored("addresses for the stub domain's own DHCP server (-nic-lease is the one here)"), QUBES),
+];
+
+const KEYS: &[Keys] = &[
+    // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
+    keys("netdev tap", &["type", "id", "ifname", "fd"], &["br", "script", "downscript", "vhost", "sndbuf", "vnet_hdr"]),
+    keys("netdev stream", &["type", "id", "server", "addr.type", "addr.path"], &[]),
+    keys("device e1000", &["driver", "id", "netdev", "mac"], PLACE),
+    keys("device rtl8139", &["driver", "id", "netdev", "mac"], PLACE),
+];
+
+/// Network cards of a guest: what libxl can number, and slots of the bus that are free.
+const MAX_NICS: usize = 8;
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Which.
+    pub model: NicModel,
+    /// libxl's number of it: `nic0`.
+    pub index: u8,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Its other end.
+    pub end: NicOther,
+    /// What the guest is told when it asks by DHCP.
+    pub lease: Option<NicLease>,
+    /// The cable, and what may go out of it.
+    pub settings: NicSettings,
+}
+
+/// What a card's cable leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NicOther {
+    /// A tap of this name; in a stub domain the interface that has the card's address.
+    Tap(String),
+    /// A tap that the toolstack has opened.
+    OpenTap(RawFd),
+    /// The Unix socket at this path, with QEMU's framing.
+    Stream(String),
+}
+
+/// Parses an address in hexadecimal, with colons between its bytes.
+pub fn mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|b| (b.len() == 2).then(|| u8::from_str_radix(b, 16).ok()).flatten()).collect();
+    // A group's address is no card's.
+    <[u8; 6]>::try_from(bytes?).ok().filter(|[first, ..]| first & 1 == 0)
+}
+
+/// A `-device` with a card's model.
+struct Card {
+    index: u8,
+    netdev: String,
+    model: NicModel,
+    mac: [u8; 6],
+}
+
+/// Keys and values of an option that names a card, as it was given.
+struct About {
+    value: String,
+    pairs: Vec<(String, String)>,
+}
+
+/// Cards, until all options are known.
+#[derive(Default)]
+struct Cards {
+    cards: Vec<Card>,
+    /// The `-netdev`s that no card has taken, by their ids.
+    ends: Vec<(String, NicOther)>,
+    /// Rules, of one card or of all.
+    rules: Vec<(Option<String>, About)>,
+    leases: Vec<(String, String, NicLease)>,
+}
+
+impl Arguments for Cards {
+    fn take(&mut self, given: &mut Given, _machine: &mut Machine) -> Result<(), ArgumentError> {
+        let (options, bad) = (&given.options, |why: &str| given.bad(why));
+        let about = || {
+            let pairs = options.pairs.iter().filter(|(k, _)| k != "id").cloned().collect();
+            About { value: given.value.clone(), pairs }
+        };
+        match given.name.as_str() {
+            "device" => {
+                let e1000 = options.head("driver") == Some("e1000");
+                let mac = options.get("mac").and_then(self::mac).ok_or(bad("mac= is an address of six bytes"))?;
+                let index = options.get("id").and_then(|id| id.strip_prefix("nic")).and_then(number::<u8>);
+                self.cards.push(Card {
+                    index: index.unwrap_or(u8::try_from(self.cards.len()).unwrap_or(u8::MAX)),
+                    netdev: given.need("netdev")?.to_owned(),
+                    model: if e1000 { NicModel::E1000 } else { NicModel::Rtl8139 },
+                    mac,
+                });
+            }
+            "netdev" => self.ends.push((given.need("id")?.to_owned(), end(given)?)),
+            "nic-rules" => {
+                let about = about();
+                if options.head.is_some() || about.pairs.is_empty() {
+                    return Err(bad("level=off, level=guard or level=addresses,ip=…"));
+                }
+                self.rules.push((options.get("id").map(str::to_owned), about));
+            }
+            "nic-lease" => {
+                let id = options.get("id").ok_or(bad("id=nicN is missing"))?.to_owned();
+                let About { value, pairs } = about();
+                let lease = NicLease::parse(&pairs).map_err(|why| given.bad(why.to_string()))?;
+                self.leases.push((value, id, lease));
+            }
+            // -net none, -nic none
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
+        for Card { index, netdev, model, mac } in self.cards.drain(..) {
+            let at = self.ends.iter().position(|(id, _)| *id == netdev);
+            let at = at.ok_or_else(|| wrong("device", &netdev, "there is no -netdev of this id"))?;
+            if machine.nics.iter().any(|n| n.index == index) {
+                return Err(wrong("device", &netdev, "two network cards of one number"));
+            }
+            let (end, settings) = (self.ends.swap_remove(at).1, NicSettings::default());
+            machine.nics.push(Nic { model, index, mac, end, lease: None, settings });
+        }
+        if let Some((id, _)) = self.ends.first() {
+            return Err(wrong("netdev", id, "network cards: no -device refers to it"));
+        }
+        for (value, id, lease) in self.leases.drain(..) {
+            let nic = machine.nics.iter_mut().find(|n| id == format!("nic{}", n.index));
+            nic.ok_or_else(|| wrong("nic-lease", &value, "there is no network card of this id"))?.lease = Some(lease);
+        }
+        for (id, About { value, pairs }) in self.rules.drain(..) {
+            let meant = |nic: &Nic| id.as_ref().is_none_or(|id| *id == format!("nic{}", nic.index));
+            if id.is_some() && !machine.nics.iter().any(meant) {
+                return Err(wrong("nic-rules", &value, "there is no network card of this id"));
+            }
+            for nic in machine.nics.iter_mut().filter(|n| meant(n)) {
+                nic.settings.change(&pairs).map_err(|why| wrong("nic-rules", &value, why.to_string()))?;
+            }
+        }
+        if machine.nics.len() > MAX_NICS {
+            return Err(ArgumentError::Incomplete("more than eight network cards"));
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// What a `-netdev` leads to.
+fn end(given: &Given) -> Result<NicOther, ArgumentError> {
+    let (options, bad) = (&given.options, |why: &str| given.bad(why));
+    match options.head("type") {
+        Some("tap") => match (options.get("ifname"), options.get("fd").map(number)) {
+            (Some(name), None) => Ok(NicOther::Tap(name.to_owned())),
+            (None, Some(Some(fd))) => Ok(NicOther::OpenTap(fd)),
+            _ => Err(bad("one of ifname= and fd= must be there")),
+        },
+        _ if options.flag("server", false) != Some(false) => Err(bad("only server=off")),
+        _ if options.get("addr.type") != Some("unix") => Err(bad("only addr.type=unix")),
+        _ => Ok(NicOther::Stream(given.need("addr.path")?.to_owned())),
+    }
+}
+
+/// The machine's network cards.
+pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
+    let (machine, first) = (host.machine, board::first_card(host));
     let (mut parts, mut without) = (Vec::new(), Vec::new());
     for (place, nic) in (0u8..).zip(&machine.nics) {
         let end = self::nic(nic, host.stubdom).coded(Code::Network)?;

@@ -1,7 +1,10 @@
 //! Serial ports and the other ends of consoles.
-use super::{Failure, Host, Part, errno, socket};
+use super::{Device, Failure, Host, Part, errno, socket};
+use crate::argv::ArgumentError;
+use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, option, wrong};
 use crate::errors::{Code, Coded as _};
-use crate::machine::Serial;
+use crate::machine::{Chardev, Machine, Socket};
+use crate::options::Options;
 use bulkhead_plan::{DeviceConfig, FdUse};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -9,6 +12,125 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Serial ports that a PC has places for.
 const PORTS: usize = 4;
+
+pub(super) static DEVICE: Device =
+    Device { arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Ports::default()) }, open };
+
+const OPTIONS: &[OptionSpec] = &[option(
+    "serial",
+    Fate::Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off], chardev:ID"),
+    "serial",
+)];
+
+#[derive(Default)]
+struct Ports {
+    /// Ports that name a chardev: which port, and the chardev's id.
+    named: Vec<(usize, String)>,
+}
+
+impl Arguments for Ports {
+    fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+        let serial = match given.value.strip_prefix("chardev:") {
+            Some(id) => {
+                self.named.push((machine.serials.len(), id.to_owned()));
+                Some(Serial::Null)
+            }
+            None => Serial::parse(&given.value),
+        };
+        let known = "pty, file:PATH, null, none, unix:PATH[,server=on,wait=off], chardev:ID or /dev/… is known";
+        machine.serials.push(serial.ok_or_else(|| given.bad(known))?);
+        Ok(())
+    }
+
+    fn finish(&mut self, machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
+        for (port, id) in self.named.drain(..) {
+            let end =
+                machine.chardevs.iter().filter(|(name, _)| *name == id).find_map(|(_, chardev)| Serial::of(chardev));
+            let end = end.ok_or_else(|| wrong("serial", &format!("chardev:{id}"), "there is no chardev of this id"))?;
+            if let Some(serial) = machine.serials.get_mut(port) {
+                *serial = end;
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// What a serial port is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// A new pseudo terminal.
+    Pty,
+    /// A file or FIFO, written.
+    File(String),
+    /// The same, behind what is in it.
+    Append(String),
+    /// Nothing.
+    Null,
+    /// A character device.
+    Device(String),
+    /// A Unix socket to connect to.
+    Unix(String),
+    /// A Unix socket that is made here and listens; one peer at a time.
+    UnixServer(String),
+    /// The port is not there.
+    None,
+}
+
+impl Serial {
+    /// Parses QEMU's notation.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "pty" => Self::Pty,
+            "null" => Self::Null,
+            "none" => Self::None,
+            _ => match text.split_once(':') {
+                Some(("file", path)) if !path.is_empty() => Self::File(path.to_owned()),
+                Some(("unix", path)) => {
+                    let options = Options::parse(path);
+                    let path = options.head.clone().filter(|p| !p.is_empty())?;
+                    match (options.flag("server", false)?, options.flag("wait", true)?) {
+                        (false, _) => Self::Unix(path),
+                        // Waiting for a peer would hold up the guest's creation.
+                        (true, true) => return None,
+                        (true, false) => Self::UnixServer(path),
+                    }
+                }
+                _ if text.starts_with("/dev/") => Self::Device(text.to_owned()),
+                _ => return None,
+            },
+        })
+    }
+
+    /// A chardev as a port's other end; none for a socket that the toolstack has made.
+    fn of(chardev: &Chardev) -> Option<Self> {
+        Some(match chardev {
+            Chardev::Socket(Socket::Path(path)) => Self::UnixServer(path.clone()),
+            Chardev::Socket(Socket::Fd(_)) => return None,
+            Chardev::Pty => Self::Pty,
+            Chardev::Null => Self::Null,
+            Chardev::File { path, append: false } => Self::File(path.clone()),
+            Chardev::File { path, append: true } => Self::Append(path.clone()),
+        })
+    }
+
+    /// The path of the socket that listens.
+    pub fn listens(&self) -> Option<&str> {
+        if let Self::UnixServer(path) = self { Some(path) } else { None }
+    }
+
+    /// What query-chardev says.
+    pub fn shown(&self, pty: Option<&str>) -> String {
+        match self {
+            Self::Pty => format!("pty:{}", pty.unwrap_or("")),
+            Self::File(path) | Self::Append(path) => format!("file:{path}"),
+            Self::Null => "null".to_owned(),
+            Self::Device(path) => path.clone(),
+            Self::Unix(path) => format!("unix:{path}"),
+            Self::UnixServer(path) => format!("unix:{path},server=on"),
+            Self::None => "none".to_owned(),
+        }
+    }
+}
 
 /// The machine's serial ports.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {

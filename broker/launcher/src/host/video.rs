@@ -1,8 +1,65 @@
 //! The display: its firmware and video RAM.
-use super::{Failure, Host, Part, firmware};
+use super::{Device, Failure, Host, Part, firmware};
+use crate::argv::ArgumentError;
+use crate::argv::option::{
+    Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, XENOPSD, flag, keys, number, option,
+};
 use crate::errors::{Code, Coded as _};
+use crate::machine::Machine;
+use Fate::{Ignored, Implemented, Refused, Substituted};
 use bulkhead_plan::{DeviceConfig, FdUse};
 use bulkhead_ring::SharedArea;
+
+pub(super) static DEVICE: Device =
+    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Adapter) }, open };
+
+const OPTIONS: &[OptionSpec] = &[
+    option("device VGA", Implemented("vgamem_mb 1 to 256, rounded up to a power of two"), "vga=\"stdvga\""),
+    option("device cirrus-vga", Substituted("the standard VGA takes its place"), "vga=\"cirrus\", the default"),
+    option("device qxl-vga", Refused("the QXL display"), "vga=\"qxl\""),
+    flag("std-vga", Implemented("as -device VGA"), XENOPSD),
+    option("vga none", Implemented("no display"), "a guest that is not HVM"),
+    option("vga std", Implemented("as -device VGA"), ""),
+    option("vga cirrus", Substituted("the standard VGA takes its place"), ""),
+    option("vga", Refused("this display"), ""),
+    option("videoram", Ignored("the standard VGA has 16 MiB"), XENOPSD),
+];
+
+const KEYS: &[Keys] =
+    &[keys("device VGA", &["driver", "vgamem_mb"], PLACE), keys("device cirrus-vga", &["driver", "vgamem_mb"], PLACE)];
+
+/// The display adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Video {
+    /// MiB of video RAM, a power of two.
+    pub mib: u32,
+}
+
+impl Default for Video {
+    fn default() -> Self {
+        Self { mib: 16 }
+    }
+}
+
+struct Adapter;
+
+impl Arguments for Adapter {
+    fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+        match (given.name.as_str(), given.value.as_str()) {
+            ("device", _) => {
+                let bad = |why: &str| given.bad(why);
+                let mib = given.options.get("vgamem_mb");
+                let mib = mib.map_or(Some(16), number).ok_or(bad("vgamem_mb is a number"))?;
+                // QEMU rounds up to a power of two; below 16 MiB the frame buffer of the larger modes has no room.
+                let mib: u32 = Some(mib).filter(|m| (1..=256).contains(m)).ok_or(bad("vgamem_mb is 1 to 256"))?;
+                machine.video = Some(Video { mib: mib.next_power_of_two() });
+            }
+            ("vga", "none") => machine.video = None,
+            _ => machine.video = machine.video.or(Some(Video::default())),
+        }
+        Ok(())
+    }
+}
 
 /// The guest frame where video RAM begins: above all RAM, out of the way of every BAR.
 pub fn frame(host: &Host) -> u64 {
@@ -10,8 +67,8 @@ pub fn frame(host: &Host) -> u64 {
 }
 
 /// Standard VGA, if the machine has it.
-pub fn open(host: &Host) -> Result<Option<Part>, Failure> {
-    let Some(video) = host.machine.video else { return Ok(None) };
+pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
+    let Some(video) = host.machine.video else { return Ok(Vec::new()) };
     let (rom, bytes) = firmware::vga_rom().coded(Code::Firmware)?;
     let vram = video.mib << 20;
     let memory = match &host.machine.sim {
@@ -24,5 +81,5 @@ pub fn open(host: &Host) -> Result<Option<Part>, Failure> {
     };
     let device = if host.machine.xen_platform { 3 } else { 2 };
     let config = DeviceConfig::Vga { device, vram, gfn: frame(host), rom: bytes };
-    Ok(Some(Part { kept: vec![memory], rom: Some(rom), ..Part::new(config) }))
+    Ok(vec![Part { kept: vec![memory], rom: Some(rom), ..Part::new(config) }])
 }

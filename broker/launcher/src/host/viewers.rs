@@ -1,12 +1,123 @@
 //! Viewers: where they connect, and what links them to the devices that they show.
 use super::{Failure, Host, Part, errno, socket};
+use crate::argv::ArgumentError;
+use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, XENOPSD, flag, option};
 use crate::errors::{Code, Coded as _};
-use crate::machine::Vnc;
-use bulkhead_plan::{DeviceConfig, FdUse, Picture, Sink, VncAddress};
+use crate::machine::Machine;
+use Fate::{Ignored, Implemented, Refused};
+use bulkhead_bus::LAYOUTS;
+use bulkhead_plan::{DeviceConfig, FdUse, Input, Picture, Sink, VncAddress};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub(super) static GROUP: Group = Group { options: OPTIONS, keys: &[], arguments: || Box::new(Server) };
+
+const OPTIONS: &[OptionSpec] = &[
+    option(
+        "vnc",
+        Implemented("HOST:DISPLAY[,to=N][,password=on], unix:PATH, none; a VNC server for the guest's display"),
+        "vnc",
+    ),
+    option(
+        "k",
+        Implemented(
+            "en-us, en-gb, de, fr, es, it, sv: for VNC viewers that tell characters and no keys; with another name it is as without",
+        ),
+        "keymap",
+    ),
+    option("vnc-clipboard-socket-fd", Ignored("viewers' clipboards are not passed on"), XENOPSD),
+    option("display", Ignored("no window is opened"), "always"),
+    option("display sdl", Refused("a window in dom0"), "sdl"),
+    flag("nographic", Ignored("no window is opened"), "nographic"),
+];
+
+/// The VNC server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vnc {
+    /// Where it listens.
+    pub at: VncAddress,
+    /// If that port is taken, the next ones up to this.
+    pub last: u16,
+    /// Viewers are asked for a password.
+    pub password: bool,
+}
+
+impl Vnc {
+    /// Keys that change nothing here: how pictures are packed, what keys of a viewer's lock do, how long a key is down.
+    pub const IGNORED: &[&str] = &[
+        "lock-key-sync",
+        "lossy",
+        "non-adaptive",
+        "key-delay-ms",
+        "power-control",
+        "audiodev",
+        "id",
+        "display",
+        "head",
+    ];
+    /// Ports begin here: display 0.
+    const FIRST: u16 = 5900;
+
+    /// `HOST:DISPLAY[,to=N][,password=on]` or `unix:PATH`, as QEMU has it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (place, keys) = text.split_once(',').map_or((text, None), |(p, k)| (p, Some(k)));
+        let (mut last, mut password) = (None, false);
+        for key in keys.into_iter().flat_map(|k| k.split(',')) {
+            match key.split_once('=').unwrap_or((key, "on")) {
+                ("to", n) => last = Some(n.parse::<u16>().map_err(|_| "to= is the number of a display")?),
+                ("password", "on") => password = true,
+                ("password", "off") => password = false,
+                // What is so here anyway.
+                ("share", "allow-exclusive") => {}
+                ("websocket" | "sasl" | "tls-creds" | "tls-authz" | "acl", "off") => {}
+                (key, _) if Self::IGNORED.contains(&key) => {}
+                _ => return Err("to= and password= are known; there is no encryption and no WebSocket"),
+            }
+        }
+        if let Some(path) = place.strip_prefix("unix:") {
+            return Ok(Self { at: VncAddress::Unix(path.to_owned()), last: 0, password });
+        }
+        let (host, display) = place.rsplit_once(':').ok_or("HOST:DISPLAY, unix:PATH or none")?;
+        let port = |n: u16| n.checked_add(Self::FIRST).ok_or("no such display");
+        let first = port(display.parse().map_err(|_| "the display is no number")?)?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let ipv6 = bare.is_some();
+        Ok(Self {
+            at: VncAddress::Tcp { host: bare.unwrap_or(host).to_owned(), port: first, ipv6 },
+            last: last.map_or(Ok(first), port)?,
+            password,
+        })
+    }
+}
+
+struct Server;
+
+impl Arguments for Server {
+    fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+        let value = given.value.as_str();
+        let mut notes = Vec::new();
+        match given.name.as_str() {
+            "vnc" => {
+                machine.vnc =
+                    if value == "none" { None } else { Some(Vnc::parse(value).map_err(|why| given.bad(why))?) };
+                let ignored = given.options.pairs.iter().filter(|(key, _)| Vnc::IGNORED.contains(&key.as_str()));
+                notes.extend(ignored.map(|(key, _)| format!("-vnc {key}=: ignored")));
+            }
+            // -k
+            _ if LAYOUTS.contains(&value) => machine.layout = value.to_owned(),
+            _ => notes.push(format!(
+                "{}: no such layout here ({}); VNC viewers that tell characters only type as on {}",
+                given.shown,
+                LAYOUTS.join(", "),
+                machine.layout
+            )),
+        }
+        given.notes.append(&mut notes);
+        Ok(())
+    }
+}
 
 /// The server of viewers, if the machine has one and somebody draws.
 pub fn open(host: &mut Host, parts: &[Part]) -> Result<Option<Part>, Failure> {
@@ -30,37 +141,26 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 /// Links who looks at the picture with who draws it and with who takes input. Without a viewer nothing is linked.
 pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
     let Some(at) = parts.iter().position(|p| p.config.kind().picture == Picture::Looks) else { return Ok(()) };
-    // Only viewers of the network show lights and wish for sizes.
-    let remote = parts.get(at).is_some_and(|p| matches!(p.config, DeviceConfig::Vnc { .. }));
+    // Only viewers on the network show lights and wish for sizes.
+    let remote = parts.get(at).is_some_and(|p| p.config.kind().wishes);
     let bell = crate::supervise::eventfd()?;
     let mut ends = Vec::new();
     for part in parts.iter_mut() {
-        let sink = match &part.config {
-            DeviceConfig::Vga { .. } | DeviceConfig::Vfb { .. } => {
-                part.kept.push((FdUse::FrameBell, rustix::io::dup(&bell).map_err(|e| e.to_string())?));
-                if remote && matches!(part.config, DeviceConfig::Vga { .. }) {
-                    let (from, to) = pipe()?;
-                    part.kept.push((FdUse::WishesFrom, from));
-                    ends.push((FdUse::WishesTo, to));
-                }
-                continue;
+        let kind = part.config.kind();
+        if kind.picture == Picture::Draws {
+            part.kept.push((FdUse::FrameBell, rustix::io::dup(&bell).map_err(|e| e.to_string())?));
+            if remote && kind.wishes {
+                let (from, to) = pipe()?;
+                part.kept.push((FdUse::WishesFrom, from));
+                ends.push((FdUse::WishesTo, to));
             }
-            DeviceConfig::Ps2 => Sink::Keyboard,
-            DeviceConfig::Usb { .. } => Sink::Usb,
-            DeviceConfig::Vkbd { .. } if part.domid.is_some() => Sink::GuestKeyboard,
-            DeviceConfig::Vkbd { .. } => Sink::PvKeyboard,
-            DeviceConfig::Platform { .. }
-            | DeviceConfig::Ide { .. }
-            | DeviceConfig::FwCfg { .. }
-            | DeviceConfig::Nic { .. }
-            | DeviceConfig::Serial { .. }
-            | DeviceConfig::Fbdev { .. }
-            | DeviceConfig::Vnc { .. }
-            | DeviceConfig::Xenbus { .. }
-            | DeviceConfig::Grant
-            | DeviceConfig::Qdisk { .. }
-            | DeviceConfig::Console { .. }
-            | DeviceConfig::Vchan { .. } => continue,
+        }
+        let sink = match kind.input {
+            Input::None => continue,
+            Input::Keyboard => Sink::Keyboard,
+            Input::Usb => Sink::Usb,
+            Input::Pv if part.domid.is_some() => Sink::GuestKeyboard,
+            Input::Pv => Sink::PvKeyboard,
         };
         let (from, to) = pipe()?;
         part.kept.push((FdUse::InputFrom, from));

@@ -1,5 +1,5 @@
 //! What is known of disks that come and go while a domain's back ends are served.
-use crate::machine::Backing;
+use crate::host::drives::Backing;
 use bulkhead_bus::WhenFull;
 use bulkhead_plan::{DriveConfig, FdUse, Slot};
 use rustix::fd::OwnedFd;

@@ -50,7 +50,10 @@ impl Launcher {
 
         let bare = machine.probe || machine.attach;
         let mut host = Host::new(&machine, domid, stubdom.is_some());
-        let mut parts = if bare { Vec::new() } else { devices(&mut host)? };
+        let mut parts = Vec::new();
+        for device in host::DEVICES.iter().filter(|_| !bare) {
+            parts.append(&mut (device.open)(&mut host)?);
+        }
         let mut back_ends = match (mode, machine.probe, &stubdom) {
             (Mode::Xen, false, None) => back_ends::open(&mut host, &null)?,
             _ => Vec::new(),
@@ -92,7 +95,7 @@ impl Launcher {
         let mut listening = Vec::new();
         for monitor in &machine.monitors {
             listening.push(host::listen(monitor).coded(Code::Socket)?);
-            if let crate::machine::Chardev::Path(path) = &monitor.chardev {
+            if let crate::machine::Socket::Path(path) = &monitor.socket {
                 host.sockets.push(path.clone());
             }
         }
@@ -262,20 +265,6 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
             || !node(id, "backend").contains("/qdisk/")
     };
     !ids.is_empty() && ids.iter().all(has_one)
-}
-
-/// The devices that the machine has, but for the board, which tells of some of them. The order is that of the slots.
-fn devices(host: &mut Host) -> Result<Vec<Part>, String> {
-    let mut parts = vec![host::drives::open(host)?, host::board::keyboard()];
-    let mut serials = host::serial::open(host)?;
-    let boot = host::boot::open(host)?;
-    parts.extend(host::video::open(host)?);
-    let first = host::board::first_card(host);
-    parts.extend(host::nics::open(host, first)?);
-    parts.extend(boot);
-    parts.push(host::usb::open(host, first.saturating_add(host.machine.nics.len() as u8))?);
-    parts.append(&mut serials);
-    Ok(parts)
 }
 
 /// QMP over the vchan of a stub domain.

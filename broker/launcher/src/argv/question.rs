@@ -1,5 +1,5 @@
 //! What a toolstack asks the program before it has a guest: which version it is, what it can.
-use super::table::{OPTIONS, lookup};
+use super::table;
 use std::fmt::Write as _;
 
 /// The version of QEMU whose arguments and QMP these are: what a toolstack looks for.
@@ -24,10 +24,7 @@ pub fn question(arguments: &[String]) -> Option<Question> {
             _ => {}
         }
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).unwrap_or("");
-        if lookup(name, None)
-            .or_else(|| OPTIONS.iter().find(|o| o.name.split(' ').next() == Some(name)))
-            .is_some_and(|o| o.value)
-        {
+        if table::any(name).is_some_and(|o| o.value) {
             arguments.next();
         }
     }
@@ -43,7 +40,7 @@ impl Question {
             return out;
         }
         out.push_str("usage: qemu-system-i386 [options]\n\nWhat becomes of each option (docs/compat.md):\n");
-        for spec in OPTIONS {
+        for spec in table::options() {
             let (fate, why) = spec.fate.words();
             let _ = writeln!(
                 out,

@@ -1,0 +1,158 @@
+//! One option: its entry in the table of its group, and as it was given.
+use super::ArgumentError;
+use crate::machine::Machine;
+use crate::options::Options;
+
+/// What becomes of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is obeyed; how far.
+    Implemented(&'static str),
+    /// It has no meaning here; it is logged.
+    Ignored(&'static str),
+    /// Something else takes its place; it is logged.
+    Substituted(&'static str),
+    /// An error; what is missing.
+    Refused(&'static str),
+}
+
+impl Fate {
+    /// In a word, and why or how far.
+    pub fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Implemented(text) => ("implemented", text),
+            Self::Ignored(text) => ("ignored", text),
+            Self::Substituted(text) => ("substituted", text),
+            Self::Refused(text) => ("refused", text),
+        }
+    }
+}
+
+/// An option of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionSpec {
+    /// Without dash; a second word narrows it down: `device VGA`.
+    pub name: &'static str,
+    /// A value follows.
+    pub value: bool,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// What in a guest's xl.cfg makes libxl emit it; empty: nothing, an operator adds it by device_model_args.
+    pub cause: &'static str,
+}
+
+/// An option without a value.
+pub(crate) const fn flag(name: &'static str, fate: Fate, cause: &'static str) -> OptionSpec {
+    OptionSpec { name, value: false, fate, cause }
+}
+
+/// An option with a value.
+pub(crate) const fn option(name: &'static str, fate: Fate, cause: &'static str) -> OptionSpec {
+    OptionSpec { name, value: true, fate, cause }
+}
+
+/// Keys in the values of an implemented option. Any other key is an error, because it asks for something that would silently not
+/// be there.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// The option's name in its table.
+    pub option: &'static str,
+    /// Keys that are obeyed.
+    pub obeyed: &'static [&'static str],
+    /// Keys that are logged and ignored.
+    pub ignored: &'static [&'static str],
+}
+
+/// A line of a table of keys.
+pub(crate) const fn keys(
+    option: &'static str,
+    obeyed: &'static [&'static str],
+    ignored: &'static [&'static str],
+) -> Keys {
+    Keys { option, obeyed, ignored }
+}
+
+/// Keys of any device that change nothing: where it is on the bus and what it calls itself are as without them.
+pub(crate) const PLACE: &[&str] = &[
+    "id",
+    "addr",
+    "bus",
+    "bootindex",
+    "romfile",
+    "rombar",
+    "multifunction",
+    "device-id",
+    "vendor-id",
+    "class-id",
+    "revision",
+    "subvendor_id",
+    "subsystem_id",
+    "qemu-extended-regs",
+];
+
+/// An option as it was given.
+pub(crate) struct Given {
+    /// Its name, without dash.
+    pub(crate) name: String,
+    /// Its value; empty if it has none.
+    pub(crate) value: String,
+    /// Name and value, for messages.
+    pub(crate) shown: String,
+    /// The value, taken apart.
+    pub(crate) options: Options,
+    /// Lines for the log.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Given {
+    /// The value is wrong.
+    pub(crate) fn bad(&self, why: impl Into<String>) -> ArgumentError {
+        wrong(&self.name, &self.value, why)
+    }
+
+    /// The value asks for something that QEMU has and this device model does not.
+    pub(crate) fn refused(&self, why: &'static str) -> ArgumentError {
+        ArgumentError::Refused { option: self.shown.clone(), why }
+    }
+
+    /// A key that must be there.
+    pub(crate) fn need(&self, key: &str) -> Result<&str, ArgumentError> {
+        self.options.get(key).ok_or_else(|| self.bad(format!("{key}= is missing")))
+    }
+}
+
+/// The value of an option is wrong.
+pub(crate) fn wrong(option: &str, value: &str, why: impl Into<String>) -> ArgumentError {
+    ArgumentError::Value { option: format!("-{option}"), value: value.to_owned(), why: why.into() }
+}
+
+/// A number, as the option's value or a key's has it.
+pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+/// Takes the options of one group, in the order in which they are given.
+pub(crate) trait Arguments {
+    /// Takes an option that is implemented or substituted.
+    fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError>;
+
+    /// There are no more. Options that refer to each other are put together here; lines for the log are returned.
+    fn finish(&mut self, _machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Options that belong together.
+#[derive(Debug)]
+pub struct Group {
+    /// Their table.
+    pub options: &'static [OptionSpec],
+    /// The keys of their values.
+    pub(crate) keys: &'static [Keys],
+    /// What takes them.
+    pub(crate) arguments: fn() -> Box<dyn Arguments>,
+}
+
+/// Causes: toolstacks that are not libxl and always give the option.
+pub(crate) const XENOPSD: &str = "always, by xenopsd (XenServer, XCP-ng)";
+pub(crate) const QUBES: &str = "always, by Qubes OS";
