@@ -5,13 +5,15 @@ use crate::argv::option::{Arguments, Given, Group};
 use crate::machine::Machine;
 use bulkhead_plan::DeviceConfig;
 
-/// The board's registers. `drives`: the IDE controller, of which the board's CMOS tells; `unplug`: the guest may unplug its disks.
-pub fn open(host: &Host, drives: &Part, unplug: bool) -> Part {
+/// The board's registers. `devices`: the other devices, of whose disks the CMOS has the geometry; `unplug`: the guest may unplug
+/// its disks.
+pub fn open(host: &Host, devices: &[Part], unplug: bool) -> Part {
     let machine = host.machine;
-    let disks = match &drives.config {
+    let drives = |part: &Part| match &part.config {
         DeviceConfig::Ide { drives } => drives.iter().filter_map(|d| d.geometry).collect(),
         _ => Vec::new(),
     };
+    let disks = devices.iter().flat_map(drives).collect();
     Part::new(DeviceConfig::Platform {
         vcpus: machine.vcpus,
         online: machine.online,

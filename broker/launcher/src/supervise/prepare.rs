@@ -58,9 +58,9 @@ impl Launcher {
             (Mode::Xen, false, None) => back_ends::open(&mut host, &null)?,
             _ => Vec::new(),
         };
-        if let Some(ide) = parts.first() {
+        if !bare {
             let unplug = may_unplug(&machine, domid, &back_ends, stubdom.is_some());
-            parts.insert(0, host::board::open(&host, ide, unplug));
+            parts.insert(0, host::board::open(&host, &parts, unplug));
         }
         let gfn = host::video::frame(&host);
         if let Some(stubdom) = &mut stubdom {
