@@ -1,5 +1,4 @@
 //! One device, as the broker keeps it.
-use crate::dispatcher::ServedDevice;
 use crate::edge::Edge;
 use crate::pci::Function;
 use crate::presence::Presence;
@@ -9,6 +8,22 @@ use bulkhead_ring::{BrokerEnd, LineState, Poison};
 use bulkhead_wire::{LOST_WRITES, Posted, Step};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
+
+/// A device, as the roles executable describes it to the broker.
+pub struct ServedDevice {
+    /// The slot of its process.
+    pub slot: Slot,
+    /// The name that people read in logs and tables.
+    pub name: String,
+    /// What it has; from its configuration, not from the process.
+    pub declaration: Declaration,
+    /// Contents of its first function's expansion ROM.
+    pub rom: Option<Vec<u8>>,
+    /// Where its video RAM is: guest frame and pages.
+    pub video_ram: Option<(u64, u32)>,
+    /// It is not there before its process is, and the guest may eject it.
+    pub added: bool,
+}
 
 /// A channel that is in use.
 pub(crate) struct Live {

@@ -10,13 +10,12 @@ mod bus;
 mod shown;
 
 use crate::cf8::{self, Cf8};
-use crate::channel::Channel;
+use crate::channel::{Channel, ServedDevice};
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::{Space, Target};
 use crate::vcpu::VcpuState;
-use access::plain;
-use bulkhead_bus::{Area, Declaration, GuestMemory};
+use bulkhead_bus::{Area, GuestMemory};
 use bulkhead_plan::{Death, Slot};
 use bulkhead_ring::BrokerEnd;
 use bulkhead_wire::{Op, Posted, Request, Shape, Step};
@@ -31,22 +30,6 @@ const TICKS_WARN: u32 = 10;
 const TICKS_KILL: u32 = 50;
 /// Buffered requests that are taken in one go.
 const BUFFERED_BUDGET: usize = 512;
-
-/// A device, as the roles executable describes it to the broker.
-pub struct ServedDevice {
-    /// The slot of its process.
-    pub slot: Slot,
-    /// The name that people read in logs and tables.
-    pub name: String,
-    /// What it has; from its configuration, not from the process.
-    pub declaration: Declaration,
-    /// Contents of its first function's expansion ROM.
-    pub rom: Option<Vec<u8>>,
-    /// Where its video RAM is: guest frame and pages.
-    pub video_ram: Option<(u64, u32)>,
-    /// It is not there before its process is, and the guest may eject it.
-    pub added: bool,
-}
 
 /// What the launcher has to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -363,7 +346,7 @@ impl<E: Edge> Dispatcher<E> {
             return false;
         }
         let cell = self.vcpus.len();
-        let what = plain(op, data);
+        let what = Request::without_address(op, data);
         let channels: Vec<usize> = (0..self.channels.len()).filter(|i| self.send(*i, cell, what, &[])).collect();
         self.broadcast = Some(Broadcast { channels, lowest: u64::MAX });
         true

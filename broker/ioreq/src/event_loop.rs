@@ -1,5 +1,6 @@
 //! Waiting: event channels, doorbells, the tick, the launcher, control.
-use crate::dispatcher::{Action, Dispatcher, ServedDevice};
+use crate::channel::ServedDevice;
+use crate::dispatcher::{Action, Dispatcher};
 use crate::edge::{Edge, SimEdge, XenEdge};
 use bulkhead_bus::{Facts, GuestMemory, NoMemory};
 use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};

@@ -24,6 +24,7 @@ mod presence;
 mod route;
 mod vcpu;
 
-pub use dispatcher::{Action, Dispatcher, ServedDevice};
+pub use channel::ServedDevice;
+pub use dispatcher::{Action, Dispatcher};
 pub use edge::{Edge, SimEdge, XenEdge};
 pub use event_loop::run;

@@ -10,7 +10,7 @@ mod disc;
 #[cfg(test)]
 mod tests;
 
-use super::cd_sector::Form;
+use super::cd_sector::{Form, block};
 use super::spec::{CD_SECTOR, MediaEvent, Sense};
 pub(crate) use claims::mode_select;
 
@@ -69,23 +69,6 @@ fn be32(p: &[u8; 12], at: usize) -> u32 {
 fn cut(mut data: Vec<u8>, allocation: usize) -> Answer {
     data.truncate(allocation);
     if data.is_empty() { Answer::Done } else { Answer::Data(data) }
-}
-
-/// Minutes, seconds, frames of a block address (MMC-4 table 4).
-pub(crate) fn msf(lba: u32) -> [u8; 3] {
-    let frames = lba.saturating_add(150);
-    [
-        u8::try_from(frames.div_euclid(75 * 60)).unwrap_or(255),
-        frames.div_euclid(75).rem_euclid(60) as u8,
-        frames.rem_euclid(75) as u8,
-    ]
-}
-
-/// Block address of minutes, seconds, frames; none before the first block.
-fn block(msf: [u8; 3]) -> Option<u32> {
-    let [m, s, f] = msf.map(u32::from);
-    (s < 60 && f < 75).then_some(())?;
-    m.saturating_mul(60).saturating_add(s).saturating_mul(75).saturating_add(f).checked_sub(150)
 }
 
 /// Decodes a packet.

@@ -1,12 +1,28 @@
 //! The 2352 bytes of a CD's sector in mode 1 (ECMA-130, 14), of which READ CD picks parts. An image has the 2048 bytes of user data; the
 //! rest is made of them.
-use super::atapi::msf;
 use super::spec::CD_SECTOR;
 
 /// Bytes of the error detection code, the zeroes behind it, and both parities.
 const CODES: usize = 288;
 /// Where the user data ends, in the whole sector.
 const DATA_END: usize = 16 + CD_SECTOR;
+
+/// Minutes, seconds, frames of a block address (MMC-4 table 4).
+pub(crate) fn msf(lba: u32) -> [u8; 3] {
+    let frames = lba.saturating_add(150);
+    [
+        u8::try_from(frames.div_euclid(75 * 60)).unwrap_or(255),
+        frames.div_euclid(75).rem_euclid(60) as u8,
+        frames.rem_euclid(75) as u8,
+    ]
+}
+
+/// Block address of minutes, seconds, frames; none before the first block.
+pub(crate) fn block(msf: [u8; 3]) -> Option<u32> {
+    let [m, s, f] = msf.map(u32::from);
+    (s < 60 && f < 75).then_some(())?;
+    m.saturating_mul(60).saturating_add(s).saturating_mul(75).saturating_add(f).checked_sub(150)
+}
 
 /// The parts of a sector that are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -158,6 +158,14 @@ pub struct Request {
     pub data: u64,
 }
 
+impl Request {
+    /// A request that concerns the whole device, not a register of it.
+    pub fn without_address(op: Op, data: u64) -> Self {
+        let (flags, op) = (RequestFlags::new(), op as u8);
+        Self { op, size: 1, step: 0, flags, region: 0, pad: 0, count: 1, posted: 0, offset: 0, data }
+    }
+}
+
 /// What a device asks of the broker together with a reply. The broker's table says who may ask for what.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -43,7 +43,7 @@ impl<E: Edge> Dispatcher<E> {
             ioreq::IOREQ_TYPE_INVALIDATE => {
                 self.counters.invalidations = self.counters.invalidations.saturating_add(1);
                 self.memory.invalidate();
-                self.barrier(vcpu, request, plain(Op::Invalidate, 0), |c| c.declaration.dma, None);
+                self.barrier(vcpu, request, Request::without_address(Op::Invalidate, 0), |c| c.declaration.dma, None);
             }
             ioreq::IOREQ_TYPE_TIMEOFFSET => {
                 tracing::info!("the guest has set its clock by {} s", request.data as i64);
@@ -376,7 +376,7 @@ impl<E: Edge> Dispatcher<E> {
                     channel.parts = channel.declaration.unplug & mask;
                 }
             }
-            let what = plain(Op::Unplug, u64::from(mask));
+            let what = Request::without_address(Op::Unplug, u64::from(mask));
             return self.barrier(vcpu, request, what, |c| c.declaration.unplug & mask != 0, data);
         }
         self.complete(vcpu, &request, data);
@@ -402,22 +402,6 @@ impl<E: Edge> Dispatcher<E> {
             reverse(&mut bytes, request.size as usize);
         }
         let _ = self.memory.write(Self::operand_address(request), &bytes);
-    }
-}
-
-/// A request without address.
-pub(super) fn plain(op: Op, data: u64) -> Request {
-    Request {
-        op: op as u8,
-        size: 1,
-        step: 0,
-        flags: RequestFlags::new(),
-        region: 0,
-        pad: 0,
-        count: 1,
-        posted: 0,
-        offset: 0,
-        data,
     }
 }
 

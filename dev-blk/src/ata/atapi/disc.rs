@@ -1,5 +1,6 @@
 //! What a drive says of its medium: one data track in mode 1, complete (MMC-4).
-use super::{Answer, be16, be32, cut, msf};
+use super::{Answer, be16, be32, cut};
+use crate::ata::cd_sector::msf;
 use crate::ata::spec::Sense;
 
 /// Frames of 80 minutes. An image with more of them can only be a DVD.
