@@ -1,6 +1,6 @@
 //! Whether this host has what guests need.
 use crate::{Done, Failure, print_json};
-use bulkhead_xen::Scheduler;
+use bulkhead_xen::{Scheduler, XenError};
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
@@ -111,7 +111,7 @@ fn xen() -> Vec<Finding> {
         None => finding("Xen", State::Wrong, "not there", remedy),
     });
     if numbers.is_some() {
-        all.push(rate_limit(&bulkhead_xen::scheduler().map_err(|e| e.to_string())));
+        all.push(rate_limit(&bulkhead_xen::scheduler()));
     }
     let connected = bulkhead_xen::Xenstore::connect();
     all.push(match connected {
@@ -123,7 +123,7 @@ fn xen() -> Vec<Finding> {
 
 /// What Xen's rate limit makes of register accesses: dom0, woken for one, does not get the processor from a guest that has just begun to
 /// run, nor the guest from dom0.
-fn rate_limit(scheduler: &Result<Scheduler, String>) -> Finding {
+fn rate_limit(scheduler: &Result<Scheduler, XenError>) -> Finding {
     const REMEDY: &str = "sched_ratelimit_us=0 on Xen's command line, or \"xl sched-credit2 -s -r 0\" (sched-credit for credit) now: a register access costs about a third less (docs/operations.md)";
     let (state, seen) = match scheduler {
         Ok(Scheduler::Credit(0) | Scheduler::Credit2(0)) => (State::Good, "no rate limit".to_owned()),
@@ -197,6 +197,7 @@ mod tests {
         let seen = rate_limit(&Ok(Scheduler::Credit2(1000)));
         assert_eq!(seen.state, State::Less, "guests start");
         assert!(seen.seen.contains("1000 us") && seen.remedy.contains("sched_ratelimit_us=0"));
-        assert_eq!(rate_limit(&Err("sysctl: no".into())).state, State::Less);
+        let refused = XenError { what: "sysctl", source: std::io::ErrorKind::PermissionDenied.into() };
+        assert_eq!(rate_limit(&Err(refused)).state, State::Less);
     }
 }

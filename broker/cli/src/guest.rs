@@ -1,5 +1,5 @@
 //! A guest, and QMP with its device model.
-use crate::Failure;
+use crate::error::{AnswerError, ConnectionError, Failure, Unreachable};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -26,8 +26,8 @@ impl Guest {
         if name.parse::<u16>().is_ok() {
             return Ok(of(format!("{SOCKETS}{name}")));
         }
-        let mut xenstore =
-            bulkhead_xen::Xenstore::connect().map_err(|e| Failure::Unreachable(format!("{name}: {e}")))?;
+        let mut xenstore = bulkhead_xen::Xenstore::connect()
+            .map_err(|source| Unreachable::Xenstore { guest: name.to_owned(), source })?;
         let domains = xenstore.directory("/local/domain");
         let found: Vec<_> = domains
             .iter()
@@ -35,8 +35,8 @@ impl Guest {
             .collect();
         match found.as_slice() {
             [domid] => Ok(of(format!("{SOCKETS}{domid}"))),
-            [] => Err(Failure::Unreachable(format!("{name}: there is no domain of this name"))),
-            _ => Err(Failure::Unreachable(format!("{name}: there are several domains of this name; use the number"))),
+            [] => Err(Unreachable::NoDomain(name.to_owned()).into()),
+            _ => Err(Unreachable::SeveralDomains(name.to_owned()).into()),
         }
     }
 
@@ -48,9 +48,15 @@ impl Guest {
 
     /// One command as text; the whole answer.
     pub(crate) fn raw(&self, text: &str) -> Result<Value, Failure> {
-        let unreachable = |e: String| Failure::Unreachable(format!("{}: {}: {e}", self.name, self.socket));
-        let mut connection = QmpConnection::open(&self.socket).map_err(unreachable)?;
-        connection.ask(text).map_err(unreachable)
+        let answer = QmpConnection::open(&self.socket).and_then(|mut connection| connection.ask(text));
+        answer.map_err(|source| {
+            Unreachable::Connection { guest: self.name.clone(), socket: self.socket.clone(), source }.into()
+        })
+    }
+
+    /// An answer of this guest's device model whose `part` cannot be decoded.
+    pub(crate) fn bad_answer(&self, part: &'static str, why: impl Into<AnswerError>) -> Failure {
+        Failure::Answer { guest: self.name.clone(), part, source: why.into() }
     }
 
     /// Whether its socket is still there.
@@ -62,7 +68,7 @@ impl Guest {
 /// The answer's value, or the error's text.
 pub(crate) fn returned(answer: &Value) -> Result<&Value, Failure> {
     match answer.pointer("/error/desc").and_then(Value::as_str) {
-        Some(error) => Err(Failure::Failed(error.to_owned())),
+        Some(error) => Err(Failure::Refused(error.to_owned())),
         None => Ok(answer.get("return").unwrap_or(&Value::Null)),
     }
 }
@@ -77,36 +83,35 @@ struct QmpConnection {
 }
 
 impl QmpConnection {
-    fn open(path: &str) -> Result<Self, String> {
-        let fail = |e: std::io::Error| e.to_string();
-        let stream = UnixStream::connect(path).map_err(fail)?;
-        stream.set_read_timeout(Some(Duration::from_secs(15))).map_err(fail)?;
-        let lines = BufReader::new(stream.try_clone().map_err(fail)?).lines();
+    fn open(path: &str) -> Result<Self, ConnectionError> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+        let lines = BufReader::new(stream.try_clone()?).lines();
         let mut connection = Self { stream, lines, asked: 0 };
         while connection.next()?.get("QMP").is_none() {}
         connection.ask(r#"{"execute":"qmp_capabilities"}"#)?;
         Ok(connection)
     }
 
-    fn next(&mut self) -> Result<Value, String> {
-        let line = self.lines.next().ok_or("the connection was closed")?.map_err(|e| e.to_string())?;
-        serde_json::from_str(&line).map_err(|e| e.to_string())
+    fn next(&mut self) -> Result<Value, ConnectionError> {
+        let line = self.lines.next().ok_or(ConnectionError::Closed)??;
+        Ok(serde_json::from_str(&line)?)
     }
 
     /// A command's whole answer. One that is no object, or has an identity already, is sent as it is.
-    fn ask(&mut self, text: &str) -> Result<Value, String> {
+    fn ask(&mut self, text: &str) -> Result<Value, ConnectionError> {
         self.asked = self.asked.saturating_add(1);
         let mut command: Value = serde_json::from_str(text).unwrap_or_default();
         let ours = command.get("id").is_none();
         let id =
             command.as_object_mut().map(|command| command.entry("id").or_insert_with(|| self.asked.into()).clone());
         let text = id.as_ref().map_or_else(|| text.to_owned(), |_| command.to_string());
-        self.stream.write_all(format!("{text}\n").as_bytes()).map_err(|e| e.to_string())?;
+        self.stream.write_all(format!("{text}\n").as_bytes())?;
         loop {
             let mut answer = self.next()?;
             if answer.get("QMP").is_some() {
                 // Greeted again: what was said before has reached nobody, or somebody who has gone.
-                self.stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").map_err(|e| e.to_string())?;
+                self.stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
             } else if answer.get("event").is_none() && (answer.get("id") == id.as_ref() || id.is_none()) {
                 // (What could not be read as a command is answered without an identity.)
                 if ours && let Some(answer) = answer.as_object_mut() {

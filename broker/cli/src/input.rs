@@ -46,7 +46,7 @@ pub(crate) fn type_text(guest: &Guest, text: &str) -> Done {
     let lights = guest.ask("x-bulkhead-lights", &json!({})).unwrap_or_default();
     let caps_lock = lights.get("caps-lock").and_then(Value::as_bool).unwrap_or(false);
     let all: Result<Vec<_>, char> = text.chars().map(|c| keys(c, caps_lock).ok_or(c)).collect();
-    let all = all.map_err(|c| Failure::Failed(format!("{c:?} is on no key of this keyboard; nothing was typed")))?;
+    let all = all.map_err(Failure::NoKey)?;
     all.iter().try_for_each(|keys| send(guest, keys, HOLD))
 }
 

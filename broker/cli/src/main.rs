@@ -2,6 +2,7 @@
 mod arguments;
 mod compat;
 mod doctor;
+mod error;
 mod guest;
 mod input;
 mod net;
@@ -11,7 +12,9 @@ mod top;
 mod trace;
 
 use arguments::{Arguments, Command, Net, Shell, Trace};
+
 use clap::{CommandFactory as _, Parser as _};
+use error::Failure;
 use guest::Guest;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -20,22 +23,6 @@ use std::sync::LazyLock;
 /// The version and the build, as `--version` prints them.
 pub(crate) static VERSION: LazyLock<String> =
     LazyLock::new(|| format!("{} (build {})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD));
-
-/// Why a command failed; what the exit status says.
-pub(crate) enum Failure {
-    /// The device model said no, or something else failed.
-    Failed(String),
-    /// There is no such guest, or nobody answers.
-    Unreachable(String),
-    /// Something was looked at and is not as it should be; it has been printed.
-    Wrong,
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self::Failed(text)
-    }
-}
 
 /// Result of a command.
 pub(crate) type Done = Result<(), Failure>;
@@ -52,15 +39,13 @@ fn main() -> ExitCode {
     let Arguments { json, command } = Arguments::parse();
     match run(command, json) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(e)) => {
-            eprintln!("bulkhead: {e}");
-            ExitCode::from(1)
+        Err(failure) => {
+            // A check prints its results itself.
+            if !matches!(failure, Failure::Wrong) {
+                eprintln!("bulkhead: {failure}");
+            }
+            failure.exit_code()
         }
-        Err(Failure::Unreachable(e)) => {
-            eprintln!("bulkhead: {e}");
-            ExitCode::from(3)
-        }
-        Err(Failure::Wrong) => ExitCode::from(4),
     }
 }
 
@@ -109,7 +94,7 @@ fn run(command: Command, json: bool) -> Done {
             Ok(())
         }
         Command::Man { directory } => clap_mangen::generate_to(Arguments::command(), &directory)
-            .map_err(|e| Failure::Failed(format!("{}: {e}", directory.display()))),
+            .map_err(|source| Failure::File { path: directory, source }),
     }
 }
 

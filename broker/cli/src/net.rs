@@ -38,7 +38,7 @@ pub(crate) fn set(guest: &Guest, device: &str, words: &[String]) -> Done {
 
 /// Writes a card's frames into a pcap file until it is interrupted, or for so many seconds.
 pub(crate) fn trace(guest: &Guest, device: &str, file: &Path, seconds: Option<u64>) -> Done {
-    let fail = |e: std::io::Error| Failure::Failed(format!("{}: {e}", file.display()));
+    let fail = |source| Failure::File { path: file.to_owned(), source };
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(fail)?;
     let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     let mut first = true;
@@ -46,8 +46,7 @@ pub(crate) fn trace(guest: &Guest, device: &str, file: &Path, seconds: Option<u6
         let end = until.is_some_and(|u| Instant::now() >= u);
         let answer = guest.ask("x-bulkhead-capture", &json!({ "device": device, "end": end }))?;
         let text = answer.get("pcap").and_then(Value::as_str).unwrap_or_default();
-        let bytes =
-            base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the frames: {e}", guest.name))?;
+        let bytes = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| guest.bad_answer("the frames", e))?;
         // A process that was started again begins a file of its own.
         let again = answer.get("begun").and_then(Value::as_bool).unwrap_or(false) && !first;
         let bytes = bytes.get(if again { HEADER.min(bytes.len()) } else { 0 }..).unwrap_or_default();

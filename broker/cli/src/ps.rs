@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 
 /// Prints the tables of all guests whose device model is in this domain.
 pub(crate) fn all(json: bool) -> Done {
-    let proc = |e: std::io::Error| Failure::Failed(format!("/proc: {e}"));
-    let own = verify::observe(i32::try_from(std::process::id()).unwrap_or(0)).map_err(proc)?;
+    let own = verify::observe(i32::try_from(std::process::id()).unwrap_or(0)).map_err(Failure::Proc)?;
     let mut launchers = Vec::new();
-    for entry in std::fs::read_dir("/proc").map_err(proc)?.flatten() {
+    for entry in std::fs::read_dir("/proc").map_err(Failure::Proc)?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         if std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "bulkhead-dm") {
             launchers.push(pid);
@@ -60,10 +59,7 @@ pub(crate) fn one(guest: &Guest, json: bool) -> Done {
     let text = |key: &str| all.get(key).map_or("?".to_owned(), |v| v.as_str().map_or(v.to_string(), str::to_owned));
     println!("guest {} (domid {})", text("name"), text("domid"));
     let rows = all.get("processes").cloned().unwrap_or(Value::Null);
-    table(
-        &serde_json::from_value::<Vec<ProcessRow>>(rows)
-            .map_err(|e| format!("{}: the process table: {e}", guest.name))?,
-    );
+    table(&serde_json::from_value::<Vec<ProcessRow>>(rows).map_err(|e| guest.bad_answer("the process table", e))?);
     println!("  sandbox level {}, Landlock ABI {}", text("level"), text("landlock"));
     Ok(())
 }

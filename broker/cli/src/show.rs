@@ -96,13 +96,11 @@ pub(crate) fn events(guest: &Guest) -> Done {
 /// Writes the guest's screen into a file, wherever its device model runs.
 pub(crate) fn screenshot(guest: &Guest, file: &Path) -> Done {
     let answer = guest.ask("x-bulkhead-screenshot", &json!({}))?;
-    let text = answer
-        .get("png")
-        .and_then(Value::as_str)
-        .ok_or_else(|| Failure::Failed(format!("{}: an answer without a picture", guest.name)))?;
-    let png = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| format!("{}: the picture: {e}", guest.name))?;
+    let text =
+        answer.get("png").and_then(Value::as_str).ok_or_else(|| Failure::NoPicture { guest: guest.name.clone() })?;
+    let png = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| guest.bad_answer("the picture", e))?;
     let new = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
-    new.and_then(|mut f| f.write_all(&png)).map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))
+    new.and_then(|mut f| f.write_all(&png)).map_err(|source| Failure::File { path: file.to_owned(), source })
 }
 
 #[cfg(test)]

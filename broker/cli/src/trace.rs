@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Writes a device's accesses into a file until it is interrupted, or for so many seconds; only lines that contain `only`.
 pub(crate) fn registers(guest: &Guest, device: &str, file: &Path, seconds: Option<u64>, only: Option<&str>) -> Done {
-    let fail = |e: std::io::Error| Failure::Failed(format!("{}: {e}", file.display()));
+    let fail = |source| Failure::File { path: file.to_owned(), source };
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(fail)?;
     let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
     // The end of a piece may be in the middle of a line.

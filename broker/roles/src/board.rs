@@ -49,8 +49,5 @@ fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built
         kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel),
         initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd),
     };
-    Ok(Built {
-        device: Box::new(FwCfg::new(&config, boot).map_err(|why| BuildError::FwCfg(why.to_string()))?),
-        polled: Vec::new(),
-    })
+    Ok(Built { device: Box::new(FwCfg::new(&config, boot)?), polled: Vec::new() })
 }

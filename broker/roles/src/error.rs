@@ -1,4 +1,5 @@
 //! Why a role's device is not made.
+use bulkhead_dev_board::fw_cfg::KernelError;
 use bulkhead_ring::AreaError;
 use bulkhead_runtime::{FrameBufferError, StartError};
 use bulkhead_xen::XenError;
@@ -43,7 +44,6 @@ pub(crate) enum BuildError {
     /// An image cannot be used; why.
     #[error("drive {drive}: {why}")]
     Image { drive: String, why: String },
-    /// A kernel cannot be used; why.
-    #[error("{0}")]
-    FwCfg(String),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
 }

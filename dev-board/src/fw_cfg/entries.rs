@@ -1,5 +1,6 @@
 //! The entries of fw_cfg, by key.
 use super::entry::Entry;
+use super::error::KernelError;
 use super::linux::{CMDLINE_ADDRESS, KERNEL_ADDRESS, Linux, SETUP_ADDRESS};
 use super::spec::{ID, key};
 use super::{Boot, Config};
@@ -32,7 +33,7 @@ pub(super) fn rom() -> Vec<u8> {
 }
 
 /// All entries of a machine with this configuration.
-pub(super) fn entries(config: &Config, boot: Boot) -> Result<BTreeMap<u16, Entry>, String> {
+pub(super) fn entries(config: &Config, boot: Boot) -> Result<BTreeMap<u16, Entry>, KernelError> {
     let mut all = BTreeMap::new();
     let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
     let mut add = |key: u16, bytes: &[u8]| all.insert(key, Entry::Bytes(bytes.to_vec()));

@@ -1,6 +1,7 @@
 //! A Linux kernel (bzImage), its command line and its ramdisk, as the boot ROM (`linuxboot.asm`) and firmware take them from
 //! fw_cfg. Source: Documentation/arch/x86/boot.rst of Linux. The kernel's file is hostile: its header is copied once.
 use super::entry::Entry;
+use super::error::KernelError;
 use rustix::fd::OwnedFd;
 
 /// Where the parts go; linuxboot.asm has the same numbers.
@@ -56,40 +57,35 @@ impl Linux {
     /// Looks at a kernel of `size` bytes, for a guest with `memory_mib` MiB.
     ///
     /// # Errors
-    /// Why it cannot be booted, for people.
+    /// The kernel cannot be booted in this guest.
     pub(super) fn open(
         file: OwnedFd,
         size: u64,
         initrd: Option<(OwnedFd, u64)>,
         command_line: &str,
         memory_mib: u64,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, KernelError> {
         let mut first = [0; header::END];
-        let n = rustix::io::pread(&file, &mut first, 0).map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
+        let n = rustix::io::pread(&file, &mut first, 0).map_err(KernelError::Read)?;
         let version = u16::from_le_bytes(bytes(&first, header::VERSION));
         if n < first.len() || bytes(&first, header::MAGIC) != *b"HdrS" {
-            return Err("kernel: this is no Linux kernel that a BIOS guest can start (a bzImage)".into());
+            return Err(KernelError::NotLinux);
         }
         let [flags] = bytes(&first, header::FLAGS);
         if version < 0x0203 || flags & LOADED_HIGH == 0 {
-            return Err(format!(
-                "kernel: its boot protocol {}.{:02} is too old (2.03, loaded high)",
-                version >> 8,
-                version & 0xff
-            ));
+            return Err(KernelError::OldProtocol(version));
         }
         let [sectors] = bytes(&first, header::SETUP_SECTORS);
         let sectors = if sectors == 0 { 4 } else { sectors };
         if sectors > MAX_SETUP_SECTORS {
-            return Err(format!("kernel: {sectors} sectors of real-mode code (at most {MAX_SETUP_SECTORS})"));
+            return Err(KernelError::SetupSectors { sectors, most: MAX_SETUP_SECTORS });
         }
         let len = usize::from(sectors).saturating_add(1).saturating_mul(512);
         let mut setup = vec![0; len];
-        let n = rustix::io::pread(&file, setup.as_mut_slice(), 0)
-            .map_err(|e| format!("kernel: {}", std::io::Error::from(e)))?;
+        let n = rustix::io::pread(&file, setup.as_mut_slice(), 0).map_err(KernelError::Read)?;
         let protected = size.saturating_sub(len as u64);
         if n < len || protected == 0 {
-            return Err("kernel: the file ends in its real-mode code".into());
+            return Err(KernelError::Truncated);
         }
         // What was looked at is what is used.
         put(&mut setup, 0, &first);
@@ -97,7 +93,7 @@ impl Linux {
         let limit = if version >= 0x0206 { u32::from_le_bytes(bytes(&first, header::CMDLINE_SIZE)) } else { 255 };
         let limit = (limit as usize).min(0xffff);
         if command_line.len() > limit {
-            return Err(format!("kernel: a command line of {} bytes; this kernel takes {limit}", command_line.len()));
+            return Err(KernelError::CommandLine { len: command_line.len(), limit });
         }
         let needs_mib = {
             let init =
@@ -106,7 +102,7 @@ impl Linux {
             u64::from(KERNEL_ADDRESS).saturating_add(init.max(protected)).saturating_add(ramdisk).div_ceil(1 << 20)
         };
         if needs_mib > memory_mib {
-            return Err(format!("kernel: it needs {needs_mib} MiB with its ramdisk, the guest has {memory_mib}"));
+            return Err(KernelError::Memory { needs_mib, memory_mib });
         }
         put(&mut setup, header::LOADER, &[LOADER]);
         put(&mut setup, header::FLAGS, &[flags | CAN_USE_HEAP]);
@@ -115,10 +111,13 @@ impl Linux {
         // The ROM adds one to it.
         let highest = u32::from_le_bytes(bytes(&first, header::INITRD_MAX)).min(0x7fff_ffff);
         put(&mut setup, header::INITRD_MAX, &highest.to_le_bytes());
-        let small = |what: &str, len: u64| u32::try_from(len).map_err(|_| format!("{what}: {len} bytes are too many"));
-        let kernel = Entry::File { file, offset: len as u64, len: small("kernel", protected)? };
+        let kernel_len = u32::try_from(protected).map_err(|_| KernelError::KernelSize(protected))?;
+        let kernel = Entry::File { file, offset: len as u64, len: kernel_len };
         let initrd = match initrd {
-            Some((file, len)) => Some(Entry::File { file, offset: 0, len: small("ramdisk", len)? }),
+            Some((file, size)) => {
+                let len = u32::try_from(size).map_err(|_| KernelError::RamdiskSize(size))?;
+                Some(Entry::File { file, offset: 0, len })
+            }
             None => None,
         };
         let mut line = command_line.as_bytes().to_vec();

@@ -4,18 +4,21 @@
 //! | file | what | source |
 //! |---|---|---|
 //! | `spec.rs` | ports, keys, the DMA descriptor | QEMU's docs/specs/fw_cfg.rst |
+//! | `error.rs` | why a kernel is refused | |
 //! | `entry.rs` | the bytes of one entry, or the part of a file | |
 //! | `entries.rs` | what is under the keys | QEMU's docs/specs/fw_cfg.rst; SeaBIOS' docs/Runtime_config.md |
 //! | `linux.rs` | a bzImage and its setup header | Linux' Documentation/arch/x86/boot.rst |
 //! | `linuxboot.asm` | the option ROM that loads and enters it | the same; BIOS Boot Specification 1.01 |
 mod entries;
 mod entry;
+mod error;
 mod exercised;
 mod linux;
 mod spec;
 #[cfg(test)]
 mod tests;
 
+pub use error::KernelError;
 pub use exercised::exercised;
 
 use bulkhead_bus::BootMenu;
@@ -125,8 +128,8 @@ impl FwCfg {
     /// fw_cfg with these entries.
     ///
     /// # Errors
-    /// Why the kernel cannot be booted, for people.
-    pub fn new(config: &Config, boot: Boot) -> Result<Self, String> {
+    /// The kernel cannot be booted in this guest.
+    pub fn new(config: &Config, boot: Boot) -> Result<Self, KernelError> {
         Ok(Self::of(entries::entries(config, boot)?))
     }
 

@@ -13,7 +13,7 @@ impl Bench {
         Self::with(&config(), kernel, initrd).unwrap()
     }
 
-    fn with(config: &Config, kernel: &[u8], initrd: Option<&[u8]>) -> Result<Self, String> {
+    fn with(config: &Config, kernel: &[u8], initrd: Option<&[u8]>) -> Result<Self, KernelError> {
         let boot = Boot { kernel: file(kernel), initrd: initrd.and_then(file) };
         Ok(Self { device: FwCfg::new(config, boot)?, cx: fake::context(8 << 20) })
     }
@@ -176,13 +176,25 @@ fn kernels_that_cannot_be_booted_are_refused_with_the_reason() {
         bytes[at] = byte;
         bytes
     };
-    assert!(refused(b"\x7fELF", &config()).contains("no Linux kernel"));
-    assert!(refused(&changed(0x206, 2), &config()).contains("boot protocol 2.02 is too old"));
-    assert!(refused(&changed(0x211, 0), &config()).contains("too old"));
-    assert!(refused(&changed(0x1f1, 200), &config()).contains("200 sectors"));
-    assert!(refused(&changed(0x1f1, 60), &config()).contains("ends in its real-mode code"));
+    assert_eq!(refused(b"\x7fELF", &config()), KernelError::NotLinux);
+    assert_eq!(refused(&changed(0x206, 2), &config()), KernelError::OldProtocol(0x0202));
+    assert_eq!(refused(&changed(0x211, 0), &config()), KernelError::OldProtocol(0x0203), "not loaded high");
+    assert_eq!(refused(&changed(0x1f1, 200), &config()), KernelError::SetupSectors { sectors: 200, most: 64 });
+    assert_eq!(refused(&changed(0x1f1, 60), &config()), KernelError::Truncated);
     let line = Config { command_line: "x".repeat(256), ..config() };
-    assert!(refused(&kernel(), &line).contains("a command line of 256 bytes; this kernel takes 255"));
+    assert_eq!(refused(&kernel(), &line), KernelError::CommandLine { len: 256, limit: 255 });
     let small = Config { memory_mib: 1, ..config() };
-    assert!(refused(&kernel(), &small).contains("it needs 2 MiB with its ramdisk, the guest has 1"));
+    assert_eq!(refused(&kernel(), &small), KernelError::Memory { needs_mib: 2, memory_mib: 1 });
+    let bytes = kernel();
+    let large = |kernel: u64, initrd: u64| {
+        let kernel = file(&bytes).map(|(fd, _)| (fd, kernel));
+        let initrd = file(&[]).map(|(fd, _)| (fd, initrd));
+        FwCfg::new(&Config { memory_mib: 1 << 20, ..config() }, Boot { kernel, initrd }).err().unwrap()
+    };
+    assert_eq!(large((4 << 30) + 1024, 1), KernelError::KernelSize(4 << 30));
+    assert_eq!(large(6 << 10, 4 << 30), KernelError::RamdiskSize(4 << 30));
+    assert_eq!(
+        KernelError::OldProtocol(0x0202).to_string(),
+        "kernel: its boot protocol 2.02 is too old (2.03, loaded high)"
+    );
 }
