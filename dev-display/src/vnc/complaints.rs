@@ -1,5 +1,5 @@
 //! What the log says of viewers that are sent away.
-use super::session::End;
+use super::session::ViewerError;
 
 /// Lines in a minute of nanoseconds.
 const COMPLAINTS: u32 = 10;
@@ -13,7 +13,7 @@ pub(crate) struct Complaints {
 }
 
 impl Complaints {
-    pub(crate) fn about(&mut self, now: u64, number: u64, address: &str, why: End) {
+    pub(crate) fn about(&mut self, now: u64, number: u64, address: &str, why: ViewerError) {
         if let Some(more) = self.room(now) {
             tracing::warn!("viewer {number} ({address}) is sent away: {why}{more}");
         }

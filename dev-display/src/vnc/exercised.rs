@@ -4,7 +4,7 @@ use super::input::Input;
 use super::layouts::LAYOUTS;
 use super::locks::Locks;
 use super::screen::Screen;
-use super::session::{FULL, Host, Session, check_cuts};
+use super::session::{FULL, Host, ViewerSession, check_cuts};
 use crate::fbdev::View;
 use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
@@ -64,14 +64,14 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     let mut screen = Screen::default();
     let mut gate = Gate::new(if first & 1 == 0 { Password::None } else { Password::new(b"secret") });
     let Some(layout) = LAYOUTS.iter().cycle().nth(usize::from(first >> 1 & 7)) else { return Ok(()) };
-    let mut session = Session::new(Input::new(layout), "fuzz".into(), 0);
+    let mut session = ViewerSession::new(Input::new(layout), "fuzz".into(), 0);
     let mut input: Vec<InputEvent> = Vec::new();
     let mut locks = Locks::default();
     let mut now = 0u64;
     while let Some((what, after)) = rest.split_first() {
         let (said, after) = after.split_at_checked(usize::from(what & 0x3f)).unwrap_or((after, &[]));
         rest = after;
-        check_cuts(said)?;
+        check_cuts(said).map_err(|e| e.to_string())?;
         now = now.saturating_add(1_000_000_000);
         if what & 0x40 != 0 {
             picture.draw(what.wrapping_add(now as u8));
@@ -83,7 +83,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         }
         if what & 0x10 != 0 {
             locks.lights(what & 7, now);
-            session.lights(what & 7);
+            session.set_leds(what & 7);
         }
         input.clear();
         let mut host = Host {
@@ -97,7 +97,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             locks: &mut locks,
             others: what & 7,
         };
-        if !session.full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
+        if !session.output_full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
             break;
         }
         // An event is at least six bytes; a character may need Caps Lock, and an accent before it, each with modifiers around it.
@@ -110,7 +110,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         }
         // The socket takes all of it or nothing.
         if what & 0x80 == 0 {
-            session.went(session.unsent().len());
+            session.sent(session.unsent().len());
         }
     }
     session.leave(0, &mut input);

@@ -43,7 +43,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
 use screen::{Change, Screen};
-use session::{End, Host, Session};
+use session::{Host, ViewerError, ViewerSession};
 use std::sync::Arc;
 
 /// The descriptor that becomes ready when any socket does.
@@ -97,7 +97,7 @@ pub struct Console {
 
 struct Viewer {
     socket: OwnedFd,
-    session: Session,
+    session: ViewerSession,
     address: String,
     number: u64,
 }
@@ -135,7 +135,7 @@ pub struct Vnc {
     spent: u64,
     /// What is known of the picture is new enough for an update.
     fresh: bool,
-    last_end: Option<(u64, End)>,
+    last_end: Option<(u64, ViewerError)>,
     complaints: Complaints,
 }
 
@@ -193,10 +193,10 @@ impl Vnc {
                 self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok())
             {
                 self.accepted = self.accepted.saturating_add(1);
-                let strangers = self.viewers.iter().filter(|v| !v.session.running()).count();
+                let strangers = self.viewers.iter().filter(|v| !v.session.handshake_done()).count();
                 if strangers >= STRANGERS {
                     self.turned_away = self.turned_away.saturating_add(1);
-                    if let Some(oldest) = self.viewers.iter().position(|v| !v.session.running()) {
+                    if let Some(oldest) = self.viewers.iter().position(|v| !v.session.handshake_done()) {
                         self.viewers.remove(oldest);
                     }
                 }
@@ -205,7 +205,7 @@ impl Vnc {
                     let address = address
                         .and_then(|a| std::net::SocketAddr::try_from(a).ok())
                         .map_or("unix".to_owned(), |a| a.to_string());
-                    let session = Session::new(Input::new(self.layout), self.name.clone(), cx.now());
+                    let session = ViewerSession::new(Input::new(self.layout), self.name.clone(), cx.now());
                     self.viewers.push(Viewer { socket, session, address, number: self.accepted });
                 }
                 left = left.saturating_sub(1);
@@ -224,10 +224,10 @@ impl Vnc {
         let mut alone = None;
         let size = self.fresh.then(|| self.screen.size());
         let mut held: Vec<u8> = self.viewers.iter().map(|v| v.session.held()).collect();
-        let mut inside = self.viewers.iter().filter(|v| v.session.running()).count();
+        let mut inside = self.viewers.iter().filter(|v| v.session.handshake_done()).count();
         for (n, viewer) in self.viewers.iter_mut().enumerate() {
-            self.leds.inspect(|leds| viewer.session.lights(*leds));
-            viewer.session.places(self.console.input.places());
+            self.leds.inspect(|leds| viewer.session.set_leds(*leds));
+            viewer.session.set_absolute_pointer(self.console.input.places());
             let wish = |width: u16, height: u16| {
                 let ([w0, w1], [h0, h1]) = (width.to_le_bytes(), height.to_le_bytes());
                 self.console.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
@@ -243,16 +243,19 @@ impl Vnc {
                 locks: &mut self.locks,
                 others: held.iter().enumerate().filter(|(other, _)| *other != n).fold(0, |all, (_, h)| all | h),
             };
-            let came = viewer.session.running();
-            let (listened, full) = (viewer.session.listens(), viewer.session.full());
+            let came = viewer.session.handshake_done();
+            let (listened, full) = (viewer.session.processes_input(), viewer.session.output_full());
             let heard = hear(viewer, &mut host);
             held.iter_mut().skip(n).take(1).for_each(|h| *h = viewer.session.held());
-            inside = inside.saturating_add(usize::from(!came && viewer.session.running()));
+            inside = inside.saturating_add(usize::from(!came && viewer.session.handshake_done()));
             if host.alone {
                 alone = Some(viewer.number);
             }
             let served = heard.and_then(|more| Ok(tell(viewer, &*self.view, size)? | more));
-            if served == Ok(true) || viewer.session.listens() != listened || viewer.session.full() != full {
+            if served == Ok(true)
+                || viewer.session.processes_input() != listened
+                || viewer.session.output_full() != full
+            {
                 cx.again();
             }
             let end = served.err().or_else(|| viewer.session.time(cx.now()).err().map(Some));
@@ -274,10 +277,10 @@ impl Vnc {
         }
         if let Some(one) = alone {
             let held = self.viewers.iter().find(|v| v.number == one).map_or(0, |v| v.session.held());
-            for other in self.viewers.iter_mut().filter(|v| v.number != one && v.session.running()) {
+            for other in self.viewers.iter_mut().filter(|v| v.number != one && v.session.handshake_done()) {
                 other.session.leave(held, &mut events);
             }
-            self.viewers.retain(|v| v.number == one || !v.session.running());
+            self.viewers.retain(|v| v.number == one || !v.session.handshake_done());
         }
         self.type_in(&events, cx);
         self.timers(cx);
@@ -308,7 +311,7 @@ impl Vnc {
 
     /// Looks only while a viewer waits for a change.
     fn timers(&mut self, cx: &mut Context) {
-        let wanted = self.viewers.iter().any(|v| v.session.wants());
+        let wanted = self.viewers.iter().any(|v| v.session.awaits_change());
         if wanted && !self.looking {
             self.asked = false;
             match cx.now() {
@@ -321,7 +324,7 @@ impl Vnc {
         self.looking = wanted;
         // Who asks later gets what is there later.
         self.fresh &= wanted;
-        let deadline = self.viewers.iter().filter(|v| !v.session.running()).map(|v| v.session.deadline).min();
+        let deadline = self.viewers.iter().filter(|v| !v.session.handshake_done()).map(|v| v.session.deadline).min();
         cx.timers.set(HANDSHAKES, deadline);
     }
 
@@ -370,7 +373,7 @@ impl Vnc {
                 if self.pace > SLOW {
                     (self.pace, self.still) = (SLOW, 0);
                 }
-                self.viewers.iter_mut().filter(|v| v.session.running()).for_each(|v| v.session.changed(&change));
+                self.viewers.iter_mut().filter(|v| v.session.handshake_done()).for_each(|v| v.session.changed(&change));
             }
         }
         if hurries {
@@ -406,13 +409,13 @@ fn random() -> Option<[u8; CHALLENGE]> {
 }
 
 /// Takes what a viewer says. True: there may be more. `Err`: it has gone, or must go.
-fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<End>> {
+fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<ViewerError>> {
     // What it had said before it was told the picture's size.
     viewer.session.receive(&[], host).map_err(Some)?;
     let mut bytes = [0; 4096];
     for _ in 0..SAID.div_euclid(bytes.len()) {
         // Who takes nothing is not heard: answers to what it says would pile up.
-        if !viewer.session.listens() || viewer.session.full() {
+        if !viewer.session.processes_input() || viewer.session.output_full() {
             return Ok(false);
         }
         match rustix::net::recv(&viewer.socket, &mut bytes[..], RecvFlags::empty()) {
@@ -427,10 +430,10 @@ fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<End>> {
 }
 
 /// Sends what waits. True: all of it has gone.
-fn send(viewer: &mut Viewer) -> Result<bool, Option<End>> {
+fn send(viewer: &mut Viewer) -> Result<bool, Option<ViewerError>> {
     while !viewer.session.unsent().is_empty() {
         match rustix::net::send(&viewer.socket, viewer.session.unsent(), SendFlags::NOSIGNAL) {
-            Ok(n) => viewer.session.went(n),
+            Ok(n) => viewer.session.sent(n),
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::INTR) => {}
             Err(_) => return Err(None),
@@ -440,7 +443,7 @@ fn send(viewer: &mut Viewer) -> Result<bool, Option<End>> {
 }
 
 /// Tells a viewer what is due; `size` is the picture's, if it is new enough to begin an update with. True: more is, in another turn.
-fn tell(viewer: &mut Viewer, view: &dyn View, size: Option<(usize, usize)>) -> Result<bool, Option<End>> {
+fn tell(viewer: &mut Viewer, view: &dyn View, size: Option<(usize, usize)>) -> Result<bool, Option<ViewerError>> {
     let before = viewer.session.bytes;
     while send(viewer)? {
         if viewer.session.bytes.saturating_sub(before) > TOLD as u64 {
@@ -499,7 +502,7 @@ impl Auxiliary for Vnc {
         }
         for viewer in &self.viewers {
             out.group(&format!("viewer{}", viewer.number), |out| {
-                out.value("address", &viewer.address).value("in", viewer.session.running());
+                out.value("address", &viewer.address).value("in", viewer.session.handshake_done());
                 out.value("encoding", format_args!("{:?}", viewer.session.encoding()));
                 out.value("updates", viewer.session.updates).value("bytes", viewer.session.bytes);
             });

@@ -1,4 +1,4 @@
-//! One viewer: what it says and what it is told, without its socket.
+//! One viewer's protocol state, without its socket: bytes received in, bytes to send out.
 mod apply;
 mod handshake;
 mod message;
@@ -13,59 +13,77 @@ use super::screen::{Damage, Moved, Rect};
 use super::spec::VERSION;
 use super::typing::Keyboard;
 use bulkhead_bus::InputEvent;
-use handshake::Version;
+use handshake::{HandshakeMessage, Version};
 pub(crate) use message::check_cuts;
 use message::{Message, Parsed, Tail, parse_encoding};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use thiserror::Error;
 
-/// Bytes that wait to be sent; then no further rectangle is encoded.
+/// Unsent bytes from which on no further rectangle is encoded.
 const ENOUGH: usize = 32 << 10;
-/// Bytes that wait, answers among them; then the viewer is not heard until it has taken some. An update alone is never so much.
+/// Unsent bytes, answers included, from which on nothing more is read from the viewer until its send buffer drains. An update alone never
+/// reaches this.
 pub(crate) const FULL: usize = 2 << 20;
-/// Lines of a rectangle at most, so that what waits stays small.
+/// Most lines of a rectangle; it bounds the unsent bytes that one rectangle adds.
 const TALL: usize = 64;
-/// Rectangles of an update; more become stripes of the whole picture.
+/// Most rectangles of an update. An update with more is sent as stripes of the whole picture.
 const RECTANGLES: usize = 1024;
-/// Bytes of a message that is not whole yet, at most. No message but its tail has more: what is cut, what encodings there are and a
-/// wish's screens are read in parts.
+/// Most bytes of an incomplete message. No message is longer without its tail: cut text, the list of encodings and the screens of
+/// SetDesktopSize are read in parts.
 const LONGEST: usize = 128;
-/// Nanoseconds that a viewer has to come in.
+/// Nanoseconds that a viewer has for the handshake.
 pub(crate) const HANDSHAKE: u64 = 15_000_000_000;
 
-/// Why a viewer is not served any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// It breaks the protocol.
-    Protocol(&'static str),
-    /// It has not got the password.
-    Refused,
+/// Why a viewer is disconnected. The text goes to the log and, where the handshake has room for a reason, to the viewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum ViewerError {
+    /// The first bytes are no RFB version.
+    #[error("no RFB client")]
+    NotRfb,
+    /// A version before 3.3.
+    #[error("unknown protocol version")]
+    UnknownVersion,
+    #[error("too many viewers")]
+    TooManyViewers,
+    #[error("a security type that was not offered")]
+    SecurityType,
+    #[error("the kernel gives no random bytes")]
+    NoRandomBytes,
+    #[error("wrong password")]
+    WrongPassword,
+    #[error("the handshake takes too long")]
+    Timeout,
+    /// A message with an incomplete head of more than [`LONGEST`] bytes.
+    #[error("a message that is too long")]
+    LongMessage,
+    #[error("an unknown message")]
+    UnknownMessage,
+    /// A message of an extension that the server has not announced.
+    #[error("a message that was not offered")]
+    NotOffered,
+    #[error("an impossible pixel format")]
+    PixelFormat,
+    /// A fence with more bytes than the extension allows.
+    #[error("a fence that is too long")]
+    LongFence,
 }
 
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Protocol(what) => what,
-            Self::Refused => "wrong password",
-        })
-    }
-}
-
-/// Where in its life a viewer is.
+/// The next protocol step of a viewer: the handshake's steps, then normal messages (RFC 6143, 7.1 to 7.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum HandshakeState {
     Version,
     Security,
     Response([u8; CHALLENGE]),
-    /// It is told at this time that its password is wrong.
-    Wrong(u64),
-    Init,
-    /// It has come in, and is told the picture's size when that is known.
-    Entering,
+    /// The password is wrong; the refusal is sent at this time in nanoseconds, to slow guessing down.
+    Rejected(u64),
+    ClientInit,
+    /// ServerInit is sent once the picture's size is known; nothing is read until then.
+    AwaitingSize,
     Running,
 }
 
-/// What a viewer understands beside pixels.
+/// Extensions that a viewer has announced in its list of encodings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Abilities {
     copy_rect: bool,
@@ -79,23 +97,23 @@ struct Abilities {
     continuous: bool,
 }
 
-/// What a session needs of the server.
+/// The server's state that a session reads or changes while it handles received bytes.
 pub(crate) struct Host<'a> {
     pub(crate) gate: &'a mut Gate,
     pub(crate) now: u64,
-    /// Bytes nobody knows, for a challenge.
+    /// Random bytes of the kernel, for a challenge; `None` if the kernel has none.
     pub(crate) random: &'a dyn Fn() -> Option<[u8; CHALLENGE]>,
-    /// Passes a wish for another size on. False: nobody takes it.
+    /// Forwards a requested size, in pixels, to the display. False: the display does not accept it.
     pub(crate) wish: &'a dyn Fn(u16, u16) -> bool,
-    /// Takes input.
+    /// Events for the guest, in order.
     pub(crate) input: &'a mut Vec<InputEvent>,
-    /// The viewer that speaks has come in, and wants to be alone.
+    /// Set by the session: its viewer has asked for exclusive access (ClientInit's shared flag is 0).
     pub(crate) alone: bool,
-    /// No other viewer may come in.
+    /// The server has as many viewers as it accepts.
     pub(crate) full: bool,
-    /// The locks of the guest's keyboard.
+    /// Caps, Num and Scroll Lock of the guest's keyboard, as far as they are known.
     pub(crate) locks: &'a mut Locks,
-    /// Modifiers that other viewers hold.
+    /// Modifiers that other viewers hold down, as a bit mask.
     pub(crate) others: u8,
 }
 
@@ -105,57 +123,57 @@ impl Host<'_> {
     }
 }
 
-/// A viewer.
-pub(crate) struct Session {
-    phase: Phase,
+/// The protocol state of one viewer.
+pub(crate) struct ViewerSession {
+    handshake: HandshakeState,
     version: Version,
-    /// What has come and is no whole message yet.
+    /// Received bytes of an incomplete message.
     received: Vec<u8>,
-    /// What is still to come of a message.
+    /// The rest of the last message, still to be received.
     tail: Tail,
-    /// The first encoding of the list that the server knows has been found.
-    chosen: bool,
+    /// The list of encodings has named one that the server has; later ones in the list are ignored.
+    encoding_chosen: bool,
     output: Vec<u8>,
-    sent: usize,
+    sent_bytes: usize,
     format: PixelFormat,
     encoding: Encoding,
     abilities: Abilities,
-    /// The size that the viewer knows.
+    /// The picture's size in pixels, as last sent to the viewer.
     size: (usize, usize),
     damage: Damage,
     moved: Option<Moved>,
-    /// What is left of the update that is being sent.
+    /// Rectangles of the current update that are not encoded yet.
     rects: VecDeque<Rect>,
-    /// What the next update tells: that the viewer may ask for a size, that it may send keys by their places, what the pointer looks like.
+    /// Pseudo-rectangles that the next update announces: ExtendedDesktopSize, the extended key event, an empty cursor.
     announces: (bool, bool, bool),
-    /// The viewer's wish for another size is to be answered.
+    /// The status with which the viewer's SetDesktopSize is to be answered.
     asked_size: Option<u8>,
-    /// A pointer that knows places is there, and what the viewer was told of that.
-    places: bool,
-    told_places: Option<bool>,
-    /// The keyboard's lights, if they are known, and whether the viewer knows them.
+    /// The guest has an absolute pointer; and the kind of pointer that was last announced to the viewer, if any.
+    absolute_pointer: bool,
+    announced_absolute: Option<bool>,
+    /// The keyboard's LEDs, if they are known, and whether they have been sent to the viewer.
     leds: (Option<u8>, bool),
-    wanted: bool,
+    update_requested: bool,
     continuous: bool,
     input: Input,
     name: Arc<str>,
     zrle: Zrle,
-    /// When it must have come in.
+    /// When the handshake must be complete, in nanoseconds.
     pub(crate) deadline: u64,
     pub(crate) updates: u64,
     pub(crate) bytes: u64,
 }
 
-impl Session {
+impl ViewerSession {
     pub(crate) fn new(input: Input, name: Arc<str>, now: u64) -> Self {
         Self {
-            phase: Phase::Version,
+            handshake: HandshakeState::Version,
             version: Version::V8,
             received: Vec::new(),
             tail: Tail::default(),
-            chosen: false,
+            encoding_chosen: false,
             output: VERSION.to_vec(),
-            sent: 0,
+            sent_bytes: 0,
             format: PixelFormat::SURFACE,
             encoding: Encoding::Raw,
             abilities: Abilities::default(),
@@ -165,10 +183,10 @@ impl Session {
             rects: VecDeque::new(),
             announces: (false, false, false),
             asked_size: None,
-            places: false,
-            told_places: Some(false),
+            absolute_pointer: false,
+            announced_absolute: Some(false),
             leds: (None, true),
-            wanted: false,
+            update_requested: false,
             continuous: false,
             input,
             name,
@@ -179,50 +197,50 @@ impl Session {
         }
     }
 
-    /// Whether it has come in.
-    pub(crate) fn running(&self) -> bool {
-        matches!(self.phase, Phase::Entering | Phase::Running)
+    /// Whether the handshake is complete.
+    pub(crate) fn handshake_done(&self) -> bool {
+        matches!(self.handshake, HandshakeState::AwaitingSize | HandshakeState::Running)
     }
 
-    /// Whether it may say something: not while it has not been told the picture's size.
-    pub(crate) fn listens(&self) -> bool {
-        self.phase != Phase::Entering
+    /// Whether received bytes are processed: not before ServerInit has been sent.
+    pub(crate) fn processes_input(&self) -> bool {
+        self.handshake != HandshakeState::AwaitingSize
     }
 
-    /// So much waits for it that it is not to be heard.
-    pub(crate) fn full(&self) -> bool {
+    /// Whether so much is unsent that nothing more is read from the viewer.
+    pub(crate) fn output_full(&self) -> bool {
         self.unsent().len() >= FULL
     }
 
-    /// Whether it waits for a change of the picture.
-    pub(crate) fn wants(&self) -> bool {
-        self.running()
-            && (self.wanted || self.continuous || self.phase == Phase::Entering)
+    /// Whether it waits for a change of the picture, with nothing left to encode or to send.
+    pub(crate) fn awaits_change(&self) -> bool {
+        self.handshake_done()
+            && (self.update_requested || self.continuous || self.handshake == HandshakeState::AwaitingSize)
             && self.rects.is_empty()
             && self.unsent().is_empty()
     }
 
-    /// Bytes for the viewer.
+    /// Bytes to send to the viewer.
     pub(crate) fn unsent(&self) -> &[u8] {
-        self.output.get(self.sent..).unwrap_or_default()
+        self.output.get(self.sent_bytes..).unwrap_or_default()
     }
 
-    /// So many of them have gone.
-    pub(crate) fn went(&mut self, n: usize) {
+    /// The socket has accepted `n` of the unsent bytes.
+    pub(crate) fn sent(&mut self, n: usize) {
         self.bytes = self.bytes.saturating_add(n as u64);
-        self.sent = self.sent.saturating_add(n);
-        if self.sent >= self.output.len() {
-            self.sent = 0;
+        self.sent_bytes = self.sent_bytes.saturating_add(n);
+        if self.sent_bytes >= self.output.len() {
+            self.sent_bytes = 0;
             self.output.clear();
-            // What one large update needed is not kept.
+            // The buffer of one large update is freed.
             if self.output.capacity() > ENOUGH.saturating_mul(4) {
                 self.output = Vec::new();
             }
         }
     }
 
-    /// Takes what the viewer says.
-    pub(crate) fn receive(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<(), End> {
+    /// Processes received bytes, and keeps those of an incomplete message.
+    pub(crate) fn receive(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<(), ViewerError> {
         let mut received = std::mem::take(&mut self.received);
         let all = if received.is_empty() {
             bytes
@@ -238,18 +256,18 @@ impl Session {
             }
             rest = rest.get(taken..).unwrap_or_default();
         }
-        // While it does not listen, one read's worth at most is kept: there is no other until the viewer is told the size.
-        if rest.len() >= LONGEST && self.listens() {
-            return Err(End::Protocol("a message that is too long"));
+        // Before ServerInit at most one read's worth is kept: the server does not read again until the size is sent.
+        if rest.len() >= LONGEST && self.processes_input() {
+            return Err(ViewerError::LongMessage);
         }
         self.received = rest.to_vec();
         Ok(())
     }
 
-    /// Takes one step of the handshake, one message or what belongs to its tail; the number of its bytes, 0 if more are needed.
-    fn step(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<usize, End> {
-        match (self.phase, self.tail) {
-            (Phase::Running, Tail::Skipped(left)) => {
+    /// Processes one step of the handshake, one message or a part of its tail. Returns the bytes consumed, 0 if more are needed.
+    fn step(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<usize, ViewerError> {
+        match (self.handshake, self.tail) {
+            (HandshakeState::Running, Tail::Skipped(left)) => {
                 let over = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 self.tail = match left.saturating_sub(over as u32) {
                     0 => Tail::Nothing,
@@ -257,56 +275,56 @@ impl Session {
                 };
                 Ok(over)
             }
-            (Phase::Running, Tail::Encodings(left)) => take(parse_encoding(bytes), |number| {
+            (HandshakeState::Running, Tail::Encodings(left)) => take(parse_encoding(bytes), |number| {
                 self.tail = if left > 1 { Tail::Encodings(left.saturating_sub(1)) } else { Tail::Nothing };
                 self.understands(number);
                 Ok(())
             }),
-            (Phase::Running, Tail::Nothing) => take(Message::parse(bytes), |message| {
+            (HandshakeState::Running, Tail::Nothing) => take(Message::parse(bytes), |message| {
                 self.tail = message.tail();
                 self.apply(message, host);
                 Ok(())
             }),
-            // What it says before it knows the size is heard afterwards.
-            (Phase::Entering, _) => Ok(0),
-            (Phase::Wrong(_), _) => Ok(bytes.len()),
-            (phase, _) => take(handshake::Step::parse(phase, bytes), |step| self.enter(step, host)),
+            // Bytes that arrive before ServerInit are processed after it.
+            (HandshakeState::AwaitingSize, _) => Ok(0),
+            (HandshakeState::Rejected(_), _) => Ok(bytes.len()),
+            (state, _) => take(HandshakeMessage::parse(state, bytes), |message| self.enter(message, host)),
         }
     }
 
-    /// Whether the guest has a pointer that knows places.
-    pub(crate) fn places(&mut self, places: bool) {
-        self.places = places;
+    /// Sets whether the guest has an absolute pointer.
+    pub(crate) fn set_absolute_pointer(&mut self, absolute: bool) {
+        self.absolute_pointer = absolute;
     }
 
-    /// The keyboard's lights.
-    pub(crate) fn lights(&mut self, leds: u8) {
+    /// Sets the keyboard's LEDs: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    pub(crate) fn set_leds(&mut self, leds: u8) {
         if self.leds.0 != Some(leds) {
             self.leds = (Some(leds), false);
         }
     }
 
-    /// Modifiers that it holds.
+    /// Modifiers that the viewer holds down, as a bit mask.
     pub(crate) fn held(&self) -> u8 {
         self.input.held()
     }
 
-    /// What the viewer holds pressed is let go, but for modifiers that others hold: it leaves.
+    /// Releases all keys and buttons that the viewer holds, except modifiers that other viewers hold: it disconnects.
     pub(crate) fn leave(&mut self, others: u8, input: &mut Vec<InputEvent>) {
         self.input.release(others, input);
     }
 
-    /// For people.
+    /// The encoding of rectangles, for `inspect`.
     pub(crate) fn encoding(&self) -> Encoding {
         self.encoding
     }
 }
 
-/// Does what was read; the number of its bytes, 0 if more are needed.
-fn take<T>(parsed: Parsed<T>, apply: impl FnOnce(T) -> Result<(), End>) -> Result<usize, End> {
+/// Applies a parsed value. Returns the bytes consumed, 0 if more are needed.
+fn take<T>(parsed: Parsed<T>, apply: impl FnOnce(T) -> Result<(), ViewerError>) -> Result<usize, ViewerError> {
     match parsed {
         Parsed::Whole(what, taken) => apply(what).map(|()| taken),
         Parsed::Partial => Ok(0),
-        Parsed::Broken(why) => Err(End::Protocol(why)),
+        Parsed::Broken(why) => Err(why),
     }
 }

@@ -1,12 +1,12 @@
 //! What a message does.
-use super::{Abilities, Host, Message, Session};
+use super::{Abilities, Host, Message, ViewerSession};
 use crate::vnc::encode::Encoding;
 use crate::vnc::input::Pointing;
 use crate::vnc::pixel::PixelFormat;
 use crate::vnc::screen::segments;
 use crate::vnc::spec::{encoding, fence, server, size_status};
 
-impl Session {
+impl ViewerSession {
     /// Does what a viewer that has come in asks for.
     pub(super) fn apply(&mut self, message: Message<'_>, host: &mut Host<'_>) {
         match message {
@@ -14,10 +14,10 @@ impl Session {
             Message::SetEncodings { count: _ } => {
                 self.encoding = Encoding::Raw;
                 self.abilities = Abilities::default();
-                self.chosen = false;
+                self.encoding_chosen = false;
             }
             Message::UpdateRequest { incremental, y, height } => {
-                self.wanted = true;
+                self.update_requested = true;
                 if !incremental {
                     self.settle_move();
                     let all = segments(self.size.0);
@@ -32,8 +32,8 @@ impl Session {
             Message::Pointer { buttons, x, y } => {
                 // What a viewer has been told decides what it means.
                 let pointing = match () {
-                    () if self.places => Pointing::Places(self.size),
-                    () if self.abilities.motion_change && self.told_places == Some(false) => Pointing::Movement,
+                    () if self.absolute_pointer => Pointing::Places(self.size),
+                    () if self.abilities.motion_change && self.announced_absolute == Some(false) => Pointing::Movement,
                     () => Pointing::Positions,
                 };
                 self.input.pointer(buttons, x, y, pointing, host.input);
@@ -55,7 +55,7 @@ impl Session {
                     // Passed on; the guest may take it when it looks.
                     let taken = screens == 1 && (host.wish)(width, height);
                     self.asked_size = Some(if taken { size_status::FORWARDED } else { size_status::PROHIBITED });
-                    self.wanted = true;
+                    self.update_requested = true;
                 }
             }
         }
@@ -92,7 +92,7 @@ impl Session {
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {
                 can.motion_change = true;
                 // 0: movement is relative.
-                self.told_places = None;
+                self.announced_absolute = None;
             }
             encoding::FENCE if !can.fence => {
                 can.fence = true;
@@ -103,8 +103,8 @@ impl Session {
                 self.output.push(server::END_OF_CONTINUOUS_UPDATES);
             }
             _ => {
-                if let Some(encoding) = Encoding::of(number).filter(|_| !self.chosen) {
-                    (self.encoding, self.chosen) = (encoding, true);
+                if let Some(encoding) = Encoding::of(number).filter(|_| !self.encoding_chosen) {
+                    (self.encoding, self.encoding_chosen) = (encoding, true);
                 }
             }
         }

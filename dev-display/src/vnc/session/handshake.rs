@@ -1,24 +1,24 @@
-//! How a viewer comes in (RFC 6143, 7.1): version, security, and what it is told when it does not.
+//! The handshake (RFC 6143, 7.1): version, security, ClientInit, and the reasons of a refusal.
 use super::message::Parsed;
-use super::{End, Host, Phase, Session};
+use super::{HandshakeState, Host, ViewerError, ViewerSession};
 use crate::vnc::auth::{CHALLENGE, Password};
 use crate::vnc::spec::security;
 
 /// The versions whose handshakes differ (RFC 6143, 7.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Version {
-    /// The server decides how the viewer is asked; no reasons.
+    /// 3.3: the server decides the security type; a refusal has no reason.
     V3,
-    /// The viewer chooses; who is not asked hears no result.
+    /// 3.7: the viewer chooses the security type; without a password there is no SecurityResult.
     V7,
-    /// Every choice has a result, a bad one a reason.
+    /// 3.8: every choice has a SecurityResult, a refusal has a reason.
     V8,
 }
 
 impl Version {
-    /// Which handshake a viewer means that says `major.minor`. An unknown 3.x is 3.3 (RFC 6143, 7.1.1): UltraVNC's 3.4, 3.6, 3.14 and 3.16
-    /// are. Apple's 3.889 and RealVNC's 4.x and 5.x know the handshake of 3.8, and servers that meet them take them so (TigerVNC and
-    /// LibVNCServer for 3.889, noVNC for 4.0, 4.1 and 5.0). Before 3 there was no protocol.
+    /// The handshake of a viewer whose version is `major.minor`. An unknown 3.x uses that of 3.3 (RFC 6143, 7.1.1), as UltraVNC's 3.4, 3.6,
+    /// 3.14 and 3.16 do. Apple's 3.889 and RealVNC's 4.x and 5.x use that of 3.8, and other servers treat them so (TigerVNC and LibVNCServer
+    /// for 3.889, noVNC for 4.0, 4.1 and 5.0). There is no version before 3.
     fn of(major: u16, minor: u16) -> Option<Self> {
         match (major, minor) {
             (0..=2, _) => None,
@@ -29,168 +29,168 @@ impl Version {
     }
 }
 
-/// What a viewer says while it comes in.
+/// A viewer's message of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The version that it speaks.
+pub(super) enum HandshakeMessage {
+    /// ProtocolVersion: major, minor.
     Version(u16, u16),
-    /// The security type that it chooses.
+    /// The chosen security type.
     Security(u8),
-    /// The answer to a challenge.
+    /// A challenge, and the response to it.
     Response([u8; CHALLENGE], [u8; CHALLENGE]),
-    /// Whether others may stay.
+    /// ClientInit's shared flag: other viewers may stay connected.
     Shared(bool),
 }
 
-impl Step {
-    /// Reads what a viewer in this phase has to say.
-    pub(super) fn parse(phase: Phase, bytes: &[u8]) -> Parsed<Self> {
-        let whole = match phase {
-            Phase::Version => return parse_version(bytes),
-            Phase::Security => bytes.first().map(|chosen| (Self::Security(*chosen), 1)),
-            Phase::Response(challenge) => {
+impl HandshakeMessage {
+    /// Parses the message that this state expects.
+    pub(super) fn parse(state: HandshakeState, bytes: &[u8]) -> Parsed<Self> {
+        let whole = match state {
+            HandshakeState::Version => return parse_version(bytes),
+            HandshakeState::Security => bytes.first().map(|chosen| (Self::Security(*chosen), 1)),
+            HandshakeState::Response(challenge) => {
                 bytes.first_chunk().map(|answer| (Self::Response(challenge, *answer), CHALLENGE))
             }
-            Phase::Init => bytes.first().map(|shared| (Self::Shared(*shared != 0), 1)),
-            // It has nothing to say.
-            Phase::Wrong(_) | Phase::Entering | Phase::Running => None,
+            HandshakeState::ClientInit => bytes.first().map(|shared| (Self::Shared(*shared != 0), 1)),
+            // These states expect no message of the handshake.
+            HandshakeState::Rejected(_) | HandshakeState::AwaitingSize | HandshakeState::Running => None,
         };
-        whole.map_or(Parsed::Partial, |(step, taken)| Parsed::Whole(step, taken))
+        whole.map_or(Parsed::Partial, |(message, taken)| Parsed::Whole(message, taken))
     }
 }
 
 /// `RFB ddd.ddd\n` as two numbers.
-fn parse_version(bytes: &[u8]) -> Parsed<Step> {
+fn parse_version(bytes: &[u8]) -> Parsed<HandshakeMessage> {
     let form = b"RFB 000.000\n";
     let fits = |(said, form): (&u8, &u8)| if *form == b'0' { said.is_ascii_digit() } else { said == form };
     if !bytes.iter().zip(form).all(fits) {
-        return Parsed::Broken("no RFB client");
+        return Parsed::Broken(ViewerError::NotRfb);
     }
     let number = |from: usize| -> Option<u16> { std::str::from_utf8(bytes.get(from..)?.get(..3)?).ok()?.parse().ok() };
     let version = bytes.get(..form.len()).and_then(|_| number(4).zip(number(8)));
-    version.map_or(Parsed::Partial, |(major, minor)| Parsed::Whole(Step::Version(major, minor), form.len()))
+    version.map_or(Parsed::Partial, |(major, minor)| Parsed::Whole(HandshakeMessage::Version(major, minor), form.len()))
 }
 
-impl Session {
-    /// Takes the next step of the handshake.
-    pub(super) fn enter(&mut self, step: Step, host: &mut Host<'_>) -> Result<(), End> {
-        match step {
-            Step::Version(major, minor) => self.version(major, minor, host),
-            Step::Security(chosen) => self.security(chosen, host),
-            Step::Response(challenge, answer) => {
+impl ViewerSession {
+    /// Handles one message of the handshake.
+    pub(super) fn enter(&mut self, message: HandshakeMessage, host: &mut Host<'_>) -> Result<(), ViewerError> {
+        match message {
+            HandshakeMessage::Version(major, minor) => self.version(major, minor, host),
+            HandshakeMessage::Security(chosen) => self.security(chosen, host),
+            HandshakeMessage::Response(challenge, answer) => {
                 self.response(challenge, answer, host);
                 Ok(())
             }
-            Step::Shared(shared) => self.init(shared, host),
+            HandshakeMessage::Shared(shared) => self.init(shared, host),
         }
     }
 
-    /// Takes the version; what a viewer is asked follows.
-    fn version(&mut self, major: u16, minor: u16, host: &mut Host<'_>) -> Result<(), End> {
+    /// Handles the version, and sends the security types, or for 3.3 the challenge at once.
+    fn version(&mut self, major: u16, minor: u16, host: &mut Host<'_>) -> Result<(), ViewerError> {
         self.version = Version::of(major, minor).unwrap_or(Version::V3);
         if Version::of(major, minor).is_none() {
-            return Err(self.refuse("a version that there is not"));
+            return Err(self.refuse(ViewerError::UnknownVersion));
         }
         if host.full {
-            return Err(self.refuse("too many viewers"));
+            return Err(self.refuse(ViewerError::TooManyViewers));
         }
         let offered = if host.gate.password == Password::None { security::NONE } else { security::VNC_AUTH };
         if self.version == Version::V3 {
             self.output.extend_from_slice(&u32::from(offered).to_be_bytes());
             match offered {
-                security::NONE => self.phase = Phase::Init,
+                security::NONE => self.handshake = HandshakeState::ClientInit,
                 _ => self.challenge(host)?,
             }
         } else {
             self.output.extend_from_slice(&[1, offered]);
-            self.phase = Phase::Security;
+            self.handshake = HandshakeState::Security;
         }
         Ok(())
     }
 
-    /// Takes the security type that a viewer chooses (7.1.2).
-    fn security(&mut self, chosen: u8, host: &mut Host<'_>) -> Result<(), End> {
+    /// Handles the security type that the viewer chooses (7.1.2).
+    fn security(&mut self, chosen: u8, host: &mut Host<'_>) -> Result<(), ViewerError> {
         match chosen {
             security::NONE if host.gate.password == Password::None => {
                 if self.version >= Version::V8 {
                     self.output.extend_from_slice(&security::OK.to_be_bytes());
                 }
-                self.phase = Phase::Init;
+                self.handshake = HandshakeState::ClientInit;
             }
             security::VNC_AUTH if host.gate.password != Password::None => self.challenge(host)?,
             _ => {
-                let why = "a security type that was not offered";
-                self.failed(why);
-                return Err(End::Protocol(why));
+                self.failed(ViewerError::SecurityType);
+                return Err(ViewerError::SecurityType);
             }
         }
         Ok(())
     }
 
-    fn challenge(&mut self, host: &Host<'_>) -> Result<(), End> {
-        let challenge = (host.random)().ok_or(End::Protocol("the kernel gives no random bytes"))?;
+    fn challenge(&mut self, host: &Host<'_>) -> Result<(), ViewerError> {
+        let challenge = (host.random)().ok_or(ViewerError::NoRandomBytes)?;
         self.output.extend_from_slice(&challenge);
-        self.phase = Phase::Response(challenge);
+        self.handshake = HandshakeState::Response(challenge);
         Ok(())
     }
 
-    /// Takes the answer to a challenge (7.2.2).
+    /// Checks the response to a challenge (7.2.2).
     fn response(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE], host: &mut Host<'_>) {
         match host.gate.check(challenge, answer) {
             Ok(()) => {
                 self.output.extend_from_slice(&security::OK.to_be_bytes());
-                self.phase = Phase::Init;
+                self.handshake = HandshakeState::ClientInit;
             }
             Err(wait) => {
-                self.phase = Phase::Wrong(host.now.saturating_add(wait));
+                self.handshake = HandshakeState::Rejected(host.now.saturating_add(wait));
                 self.deadline = host.now.saturating_add(wait);
             }
         }
     }
 
-    /// Takes whether others may stay (7.3.1).
-    fn init(&mut self, shared: bool, host: &mut Host<'_>) -> Result<(), End> {
+    /// Handles ClientInit (7.3.1).
+    fn init(&mut self, shared: bool, host: &mut Host<'_>) -> Result<(), ViewerError> {
         host.alone = !shared;
         if host.full && !host.alone {
-            // Others have come in while this one was asked.
-            return Err(End::Protocol("too many viewers"));
+            // Other viewers have completed their handshakes since this one sent its version.
+            return Err(ViewerError::TooManyViewers);
         }
-        self.phase = Phase::Entering;
+        self.handshake = HandshakeState::AwaitingSize;
         Ok(())
     }
 
-    /// Time goes by: a viewer with a wrong password hears of it.
-    pub(crate) fn time(&mut self, now: u64) -> Result<(), End> {
-        match self.phase {
-            Phase::Entering | Phase::Running => Ok(()),
-            Phase::Wrong(at) if now >= at => {
-                self.failed("wrong password");
-                Err(End::Refused)
+    /// Ends a handshake that takes too long, and sends the delayed refusal of a wrong password.
+    pub(crate) fn time(&mut self, now: u64) -> Result<(), ViewerError> {
+        match self.handshake {
+            HandshakeState::AwaitingSize | HandshakeState::Running => Ok(()),
+            HandshakeState::Rejected(at) if now >= at => {
+                self.failed(ViewerError::WrongPassword);
+                Err(ViewerError::WrongPassword)
             }
-            _ if now >= self.deadline => Err(End::Protocol("it takes too long to come in")),
+            _ if now >= self.deadline => Err(ViewerError::Timeout),
             _ => Ok(()),
         }
     }
 
-    /// There is no security type for this viewer, and why (7.1.2).
-    fn refuse(&mut self, why: &'static str) -> End {
+    /// Sends an empty list of security types and the reason (7.1.2).
+    fn refuse(&mut self, why: ViewerError) -> ViewerError {
         match self.version {
             Version::V3 => self.output.extend_from_slice(&[0; 4]),
             _ => self.output.push(0),
         }
         self.reason(why);
-        End::Protocol(why)
+        why
     }
 
-    /// The result of the security handshake is bad, and why (7.1.3).
-    fn failed(&mut self, why: &str) {
+    /// Sends a failed SecurityResult and, from 3.8 on, the reason (7.1.3).
+    fn failed(&mut self, why: ViewerError) {
         self.output.extend_from_slice(&security::FAILED.to_be_bytes());
         if self.version >= Version::V8 {
             self.reason(why);
         }
     }
 
-    fn reason(&mut self, why: &str) {
+    fn reason(&mut self, why: ViewerError) {
+        let why = why.to_string();
         self.output.extend_from_slice(&(why.len() as u32).to_be_bytes());
         self.output.extend_from_slice(why.as_bytes());
     }

@@ -1,7 +1,9 @@
 //! What a viewer says once it has come in: bytes as messages (RFC 6143, 7.5; rfbproto, "Client to Server Messages"). Reading changes
 //! nothing: the same bytes always mean the same.
+use super::ViewerError;
 use crate::vnc::pixel::PixelFormat;
 use crate::vnc::spec::{client, fence};
+use thiserror::Error;
 
 /// What is found at the beginning of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,13 +13,13 @@ pub(super) enum Parsed<T> {
     /// The beginning of something: more bytes are needed.
     Partial,
     /// This breaks the protocol.
-    Broken(&'static str),
+    Broken(ViewerError),
 }
 
 /// Why reading stops. `?` on it in a parser is `Partial` or `Broken`.
 enum Stop {
     Partial,
-    Broken(&'static str),
+    Broken(ViewerError),
 }
 
 impl<T> Parsed<T> {
@@ -105,7 +107,7 @@ fn read(bytes: &[u8]) -> Result<(Message<'_>, usize), Stop> {
     Ok(match byte(0)? {
         client::SET_PIXEL_FORMAT => match PixelFormat::from_bytes(array(bytes, 4)?) {
             Some(format) => (Message::SetPixelFormat(format), 20),
-            None => return Err(Stop::Broken("a pixel format that cannot be")),
+            None => return Err(Stop::Broken(ViewerError::PixelFormat)),
         },
         client::SET_ENCODINGS => (Message::SetEncodings { count: short(2)? }, 4),
         client::UPDATE_REQUEST => {
@@ -122,7 +124,7 @@ fn read(bytes: &[u8]) -> Result<(Message<'_>, usize), Stop> {
         client::FENCE => {
             let (flags, len) = (long(4)?, usize::from(byte(8)?));
             if len > fence::LONGEST {
-                return Err(Stop::Broken("a fence that is too long"));
+                return Err(Stop::Broken(ViewerError::LongFence));
             }
             let payload = bytes.get(9..).and_then(|rest| rest.get(..len)).ok_or(Stop::Partial)?;
             (Message::Fence { flags, payload }, 9usize.saturating_add(len))
@@ -133,30 +135,44 @@ fn read(bytes: &[u8]) -> Result<(Message<'_>, usize), Stop> {
         }
         client::QEMU => {
             if byte(1)? != client::QEMU_KEY {
-                return Err(Stop::Broken("a message that was not offered"));
+                return Err(Stop::Broken(ViewerError::NotOffered));
             }
             (Message::ScancodeKey { down: short(2)? != 0, keysym: long(4)?, scancode: long(8)? }, 12)
         }
-        _ => return Err(Stop::Broken("a message that is not known")),
+        _ => return Err(Stop::Broken(ViewerError::UnknownMessage)),
     })
 }
 
-/// Reads all messages that `bytes` begin with, whole and cut at every byte: the fuzz target's and the property tests' question.
+/// How the parser depends on where the socket cuts the bytes. The messages are Debug output.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum CutError {
+    /// The parser consumes nothing, or more bytes than there are.
+    #[error("{message} takes {taken} bytes of {len}")]
+    Length { message: String, taken: usize, len: usize },
+    /// Without the bytes after it, the message parses otherwise.
+    #[error("{0} depends on the bytes after it")]
+    Trailing(String),
+    /// The first `len` bytes of the message are not reported as incomplete.
+    #[error("{len} bytes of {message} are not reported as incomplete")]
+    NotPartial { message: String, len: usize },
+}
+
+/// Parses all messages at the beginning of `bytes`, whole and cut at every byte; for the fuzz target and the property tests.
 ///
 /// # Errors
-/// What is read depends on where the socket cuts.
-pub(crate) fn check_cuts(bytes: &[u8]) -> Result<(), String> {
+/// The result depends on where the socket cuts.
+pub(crate) fn check_cuts(bytes: &[u8]) -> Result<(), CutError> {
     let mut rest = bytes;
     while let Parsed::Whole(message, taken) = Message::parse(rest) {
         let Some((whole, later)) = rest.split_at_checked(taken).filter(|_| taken > 0) else {
-            return Err(format!("{message:?} has {taken} bytes of {}", rest.len()));
+            return Err(CutError::Length { message: format!("{message:?}"), taken, len: rest.len() });
         };
         if Message::parse(whole) != Parsed::Whole(message, taken) {
-            return Err(format!("{message:?} depends on what follows it"));
+            return Err(CutError::Trailing(format!("{message:?}")));
         }
         let cut = |n: &usize| Message::parse(whole.get(..*n).unwrap_or_default()) != Parsed::Partial;
-        if let Some(n) = (0..taken).find(cut) {
-            return Err(format!("{n} bytes of {message:?} do not need more"));
+        if let Some(len) = (0..taken).find(cut) {
+            return Err(CutError::NotPartial { message: format!("{message:?}"), len });
         }
         rest = later;
     }

@@ -1,11 +1,11 @@
 //! What a viewer is told: the size, and what has changed in the picture.
-use super::{ENOUGH, Phase, RECTANGLES, Session, TALL};
+use super::{ENOUGH, HandshakeState, RECTANGLES, TALL, ViewerSession};
 use crate::fbdev::View;
 use crate::vnc::encode::encode;
 use crate::vnc::screen::{Change, Damage, block, segments};
 use crate::vnc::spec::{encoding, server};
 
-impl Session {
+impl ViewerSession {
     fn start(&mut self, size: (usize, usize)) {
         // A display that has never drawn anything.
         self.size = if size == (0, 0) { (640, 480) } else { size };
@@ -16,7 +16,7 @@ impl Session {
         self.output.extend_from_slice(&self.format.to_bytes());
         self.output.extend_from_slice(&(self.name.len() as u32).to_be_bytes());
         self.output.extend_from_slice(self.name.as_bytes());
-        self.phase = Phase::Running;
+        self.handshake = HandshakeState::Running;
     }
 
     /// What has moved and was not told becomes what has changed.
@@ -50,10 +50,10 @@ impl Session {
 
     /// Encodes what is due; `size` is the picture's, if an update may begin. False: nothing is, or enough waits to be sent already.
     pub(crate) fn produce(&mut self, view: &dyn View, size: Option<(usize, usize)>) -> bool {
-        if !self.running() || self.unsent().len() >= ENOUGH {
+        if !self.handshake_done() || self.unsent().len() >= ENOUGH {
             return false;
         }
-        if self.phase == Phase::Entering {
+        if self.handshake == HandshakeState::AwaitingSize {
             size.inspect(|size| self.start(*size));
             return size.is_some();
         }
@@ -62,7 +62,7 @@ impl Session {
             encode(&mut self.output, self.encoding, self.format, &block(view, rect), &mut self.zrle);
             return true;
         }
-        let Some(size) = size.filter(|_| (self.wanted || self.continuous) && self.unsent().is_empty()) else {
+        let Some(size) = size.filter(|_| (self.update_requested || self.continuous) && self.unsent().is_empty()) else {
             return false;
         };
         if size != self.size && (self.abilities.desktop_size || self.abilities.extended_desktop_size) {
@@ -86,10 +86,16 @@ impl Session {
             // Reason 1: this viewer's wish.
             notes.push(extended_size(self.size, 1, usize::from(status)));
         }
-        if self.abilities.motion_change && self.told_places != Some(self.places) {
-            self.told_places = Some(self.places);
+        if self.abilities.motion_change && self.announced_absolute != Some(self.absolute_pointer) {
+            self.announced_absolute = Some(self.absolute_pointer);
             // 1: places; 0: movement, which the viewer sends as such.
-            notes.push(note(usize::from(self.places), 0, self.size.0, self.size.1, encoding::POINTER_MOTION_CHANGE));
+            notes.push(note(
+                usize::from(self.absolute_pointer),
+                0,
+                self.size.0,
+                self.size.1,
+                encoding::POINTER_MOTION_CHANGE,
+            ));
         }
         if self.abilities.led_state && !std::mem::replace(&mut self.leds.1, true) {
             notes.push(note(0, 0, 0, 0, encoding::LED_STATE));
@@ -115,7 +121,7 @@ impl Session {
 
     /// The head of an update of so many rectangles, of which the first are notes.
     fn update(&mut self, notes: &[[u8; 12]], count: usize) {
-        self.wanted = false;
+        self.update_requested = false;
         self.updates = self.updates.saturating_add(1);
         self.output.extend_from_slice(&[server::UPDATE, 0]);
         self.output.extend_from_slice(&(count as u16).to_be_bytes());

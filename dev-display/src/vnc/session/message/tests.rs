@@ -3,8 +3,8 @@ use crate::vnc::auth::{CHALLENGE, Gate, Password};
 use crate::vnc::input::Input;
 use crate::vnc::layouts::LAYOUTS;
 use crate::vnc::locks::Locks;
-use crate::vnc::session::handshake::Step;
-use crate::vnc::session::{End, Host, LONGEST, Phase, Session};
+use crate::vnc::session::handshake::HandshakeMessage;
+use crate::vnc::session::{HandshakeState, Host, LONGEST, ViewerError, ViewerSession};
 use bulkhead_bus::InputEvent;
 use proptest::prelude::*;
 
@@ -67,41 +67,41 @@ fn every_message_is_read_and_cut_anywhere_needs_more() {
 #[test]
 fn what_breaks_the_protocol_does_so_with_its_first_wrong_byte() {
     for (bytes, why) in [
-        (&[1][..], "a message that is not known"),
-        (&[7], "a message that is not known"),
-        (&[255, 1], "a message that was not offered"),
-        (&[248, 0, 0, 0, 0, 0, 0, 0, 65], "a fence that is too long"),
-        (&[0, 0, 0, 0, 24, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0], "a pixel format that cannot be"),
+        (&[1][..], ViewerError::UnknownMessage),
+        (&[7], ViewerError::UnknownMessage),
+        (&[255, 1], ViewerError::NotOffered),
+        (&[248, 0, 0, 0, 0, 0, 0, 0, 65], ViewerError::LongFence),
+        (&[0, 0, 0, 0, 24, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0], ViewerError::PixelFormat),
     ] {
         assert_eq!(Message::parse(bytes), Parsed::Broken(why));
         assert_eq!(Message::parse(&[bytes, &[0; 200]].concat()), Parsed::Broken(why));
-        assert_eq!(Message::parse(&bytes[..bytes.len() - 1]), Parsed::Partial, "{why}");
+        assert_eq!(Message::parse(&bytes[..bytes.len() - 1]), Parsed::Partial, "{why:?}");
     }
 }
 
 #[test]
 fn steps_of_the_handshake_cut_anywhere_need_more() {
     let challenge = [3; CHALLENGE];
-    for (phase, bytes, step) in [
-        (Phase::Version, &b"RFB 003.889\n"[..], Step::Version(3, 889)),
-        (Phase::Security, &[2], Step::Security(2)),
-        (Phase::Response(challenge), &[5; CHALLENGE], Step::Response(challenge, [5; CHALLENGE])),
-        (Phase::Init, &[0], Step::Shared(false)),
-        (Phase::Init, &[9], Step::Shared(true)),
+    for (state, bytes, message) in [
+        (HandshakeState::Version, &b"RFB 003.889\n"[..], HandshakeMessage::Version(3, 889)),
+        (HandshakeState::Security, &[2], HandshakeMessage::Security(2)),
+        (HandshakeState::Response(challenge), &[5; CHALLENGE], HandshakeMessage::Response(challenge, [5; CHALLENGE])),
+        (HandshakeState::ClientInit, &[0], HandshakeMessage::Shared(false)),
+        (HandshakeState::ClientInit, &[9], HandshakeMessage::Shared(true)),
     ] {
         let longer = [bytes, &[1, 2, 3]].concat();
-        assert_eq!(Step::parse(phase, &longer), Parsed::Whole(step, bytes.len()));
+        assert_eq!(HandshakeMessage::parse(state, &longer), Parsed::Whole(message, bytes.len()));
         for cut in 0..bytes.len() {
-            assert_eq!(Step::parse(phase, &bytes[..cut]), Parsed::Partial, "{step:?} at {cut}");
+            assert_eq!(HandshakeMessage::parse(state, &bytes[..cut]), Parsed::Partial, "{message:?} at {cut}");
         }
     }
-    assert_eq!(Step::parse(Phase::Version, b"GE"), Parsed::Broken("no RFB client"));
+    assert_eq!(HandshakeMessage::parse(HandshakeState::Version, b"GE"), Parsed::Broken(ViewerError::NotRfb));
 }
 
 /// What becomes of `bytes` when the socket cuts them in pieces of these lengths.
-fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), End>, Vec<u8>, Vec<InputEvent>) {
-    let mut session = Session::new(Input::new(&LAYOUTS[0]), "test".into(), 0);
-    session.phase = Phase::Running;
+fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), ViewerError>, Vec<u8>, Vec<InputEvent>) {
+    let mut session = ViewerSession::new(Input::new(&LAYOUTS[0]), "test".into(), 0);
+    session.handshake = HandshakeState::Running;
     session.size = (200, 100);
     let (mut gate, mut locks, mut input) = (Gate::new(Password::None), Locks::default(), Vec::new());
     let mut host = Host {
