@@ -1,6 +1,6 @@
 //! Requests to the launcher, and its answers.
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_plan::{Ask, DriveId, Ending, FromProcess, FrontDisk, ProcessRow, Slot};
+use bulkhead_plan::{Ask, DriveId, Ending, FromProcess, FrontDisk, ProcessRow, RequestRefused, Slot};
 use bulkhead_runtime::{Link, LinkError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
@@ -21,9 +21,9 @@ pub(crate) enum Answer {
 /// Why the launcher has not done what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// It says why not.
-    #[error("{0}")]
-    Refused(String),
+    /// The launcher refuses the request; the text is its own.
+    #[error(transparent)]
+    Refused(#[from] RequestRefused),
     /// Its socket fails.
     #[error(transparent)]
     Link(#[from] LinkError),

@@ -15,7 +15,7 @@ mod tests;
 use crate::backend::{Executor, Image, Job, Outcome};
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, Meeting, NODES, Piece, Side, State, number};
+use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, Handshake, NODES, Piece, Side, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
 use rustix::io::Errno;
@@ -103,7 +103,7 @@ pub struct Qdisk {
     image: Arc<Image>,
     executor: Box<dyn Executor>,
     options: Options,
-    meeting: Meeting,
+    handshake: Handshake,
     ring: Option<Ring>,
     /// The ring said what cannot be: the connection ends when nothing is under way any more.
     broken: bool,
@@ -137,7 +137,7 @@ impl Qdisk {
             image,
             executor,
             options,
-            meeting: Meeting::default(),
+            handshake: Handshake::default(),
             ring: None,
             broken: false,
             persistent: false,
@@ -170,15 +170,15 @@ impl Qdisk {
                 Ok(None) => break,
                 Err(e) => {
                     self.counters.broken = self.counters.broken.saturating_add(1);
-                    self.complain(&format!("the guest's ring is broken: {e}"));
+                    self.warn_limited(&format!("the guest's ring is broken: {e}"));
                     self.ring = None;
                     self.broken = true;
                 }
             }
         }
         if self.broken {
-            if self.part(cx) {
-                self.enter(State::Closing);
+            if self.disconnect(cx) {
+                self.set_state(State::Closing);
             }
             return;
         }
@@ -413,7 +413,7 @@ impl Qdisk {
             self.counters.errors = self.counters.errors.saturating_add(1);
         }
         if let Some(line) = failure {
-            self.complain(&line);
+            self.warn_limited(&line);
         }
     }
 
@@ -465,8 +465,8 @@ impl BackEnd for Qdisk {
         &mut *self.front
     }
 
-    fn meeting(&mut self) -> &mut Meeting {
-        &mut self.meeting
+    fn handshake(&mut self) -> &mut Handshake {
+        &mut self.handshake
     }
 
     fn offer(&mut self) {
@@ -507,7 +507,7 @@ impl BackEnd for Qdisk {
         if !self.front.map(0, &grefs) {
             return Err("the ring's pages are not granted");
         }
-        self.listen(cx)?;
+        self.bind_event_channel(cx)?;
         let ring = Ring::new(&*self.front, pages, layout).ok_or("the ring's counters are impossible")?;
         self.ring = Some(ring);
         tracing::info!(entries = ring.entries(), persistent = self.persistent, "connected");
@@ -517,7 +517,7 @@ impl BackEnd for Qdisk {
         Ok(())
     }
 
-    fn leave(&mut self) -> bool {
+    fn release(&mut self) -> bool {
         self.ring = None;
         // What has not been begun will not be.
         let first = self.first;
@@ -569,7 +569,7 @@ impl Auxiliary for Qdisk {
 
     fn inspect(&self, out: &mut Inspect) {
         let c = &self.counters;
-        out.value("state", format!("{:?}", self.meeting.state)).value("sectors", self.sectors());
+        out.value("state", format!("{:?}", self.handshake.state)).value("sectors", self.sectors());
         out.value("ring entries", self.ring.as_ref().map_or(0, Ring::entries))
             .value("persistent grants", self.persistent);
         out.value("pages mapped", self.pages.len()).value("under way", self.flights.len());

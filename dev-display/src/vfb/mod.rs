@@ -7,7 +7,7 @@ mod exercised;
 mod tests;
 
 use crate::frame::Frame;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, Side, State};
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Handshake, NODES, Side, State};
 use bulkhead_bus::{Auxiliary, Context, Display, GuestMemory, Inspect, Ready, Surface};
 pub use exercised::exercised;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ struct Mapped {
 pub struct Vfb {
     front: Box<dyn Frontend>,
     frames: Box<dyn Frames>,
-    meeting: Meeting,
+    handshake: Handshake,
     mapped: Option<Mapped>,
     /// The domain has drawn since the picture was taken.
     drawn: bool,
@@ -113,7 +113,7 @@ impl Vfb {
         Self {
             front,
             frames,
-            meeting: Meeting::default(),
+            handshake: Handshake::default(),
             mapped: None,
             drawn: false,
             shown: Frame::default(),
@@ -231,8 +231,8 @@ impl BackEnd for Vfb {
         &mut *self.front
     }
 
-    fn meeting(&mut self) -> &mut Meeting {
-        &mut self.meeting
+    fn handshake(&mut self) -> &mut Handshake {
+        &mut self.handshake
     }
 
     fn offer(&mut self) {
@@ -243,14 +243,14 @@ impl BackEnd for Vfb {
 
     fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
         let mapped = self.map()?;
-        self.listen(cx)?;
+        self.bind_event_channel(cx)?;
         tracing::info!(width = mapped.geometry.width, height = mapped.geometry.height, "connected");
         self.mapped = Some(mapped);
         self.drawn = true;
         Ok(())
     }
 
-    fn leave(&mut self) -> bool {
+    fn release(&mut self) -> bool {
         self.mapped = None;
         self.drawn = true;
         true
@@ -268,9 +268,9 @@ impl Auxiliary for Vfb {
             self.front.signalled();
         }
         if let Err(e) = self.events() {
-            self.complain(&format!("the frame buffer is broken: {e}"));
-            self.part(cx);
-            self.enter(State::Closing);
+            self.warn_limited(&format!("the frame buffer is broken: {e}"));
+            self.disconnect(cx);
+            self.set_state(State::Closing);
         }
     }
 
@@ -279,7 +279,7 @@ impl Auxiliary for Vfb {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.meeting.state))
+        out.value("state", format!("{:?}", self.handshake.state))
             .value("updates", self.updates)
             .value("unknown events", self.unknown);
         if let Some(Mapped { geometry: g, bytes, .. }) = &self.mapped {

@@ -9,7 +9,7 @@ mod tests;
 use crate::serial::Backend;
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, State, number};
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Handshake, NODES, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -44,9 +44,9 @@ pub struct Console {
     front: Box<dyn Frontend>,
     memory: Arc<dyn GuestMemory>,
     host: Box<dyn Backend>,
-    /// It is the domain's first one, which is there without a meeting.
+    /// It is the domain's first one, which is there without a handshake.
     first: bool,
-    meeting: Meeting,
+    handshake: Handshake,
     connected: bool,
     out: u64,
     into: u64,
@@ -56,7 +56,17 @@ pub struct Console {
 impl Console {
     /// A console of the domain of `front`, whose page is the first of `memory`.
     pub fn new(front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, host: Box<dyn Backend>, first: bool) -> Self {
-        Self { front, memory, host, first, meeting: Meeting::default(), connected: false, out: 0, into: 0, broken: 0 }
+        Self {
+            front,
+            memory,
+            host,
+            first,
+            handshake: Handshake::default(),
+            connected: false,
+            out: 0,
+            into: 0,
+            broken: 0,
+        }
     }
 
     /// Moves bytes both ways; false if nothing moved.
@@ -122,9 +132,9 @@ impl Console {
                 Ok(false) => break,
                 Err(e) => {
                     self.broken = self.broken.saturating_add(1);
-                    self.complain(&format!("the console is broken: {e}"));
-                    self.part(cx);
-                    self.enter(State::Closing);
+                    self.warn_limited(&format!("the console is broken: {e}"));
+                    self.disconnect(cx);
+                    self.set_state(State::Closing);
                 }
             }
         }
@@ -139,15 +149,15 @@ impl BackEnd for Console {
         &mut *self.front
     }
 
-    fn meeting(&mut self) -> &mut Meeting {
-        &mut self.meeting
+    fn handshake(&mut self) -> &mut Handshake {
+        &mut self.handshake
     }
 
-    fn meets(&self) -> bool {
+    fn has_front_state(&self) -> bool {
         !self.first
     }
 
-    fn channel(&self) -> &'static str {
+    fn event_channel_node(&self) -> &'static str {
         "port"
     }
 
@@ -162,14 +172,14 @@ impl BackEnd for Console {
         if !self.front.map(0, &[gref]) {
             return Err("its page is not granted");
         }
-        self.listen(cx)?;
+        self.bind_event_channel(cx)?;
         self.connected = true;
         // What was written before somebody listened.
         cx.again();
         Ok(())
     }
 
-    fn leave(&mut self) -> bool {
+    fn release(&mut self) -> bool {
         self.connected = false;
         true
     }
@@ -189,7 +199,7 @@ impl Auxiliary for Console {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.meeting.state)).value("connected", self.connected);
+        out.value("state", format!("{:?}", self.handshake.state)).value("connected", self.connected);
         out.value("bytes from the domain", self.out).value("bytes to it", self.into).value("broken", self.broken);
     }
 }

@@ -9,7 +9,7 @@ use crate::records;
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Meeting, NODES, number};
+use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Handshake, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeSet, VecDeque};
@@ -56,7 +56,7 @@ pub struct Vkbd {
     input: Option<OwnedFd>,
     /// Tells viewers what the guest takes here.
     takes: Option<OwnedFd>,
-    meeting: Meeting,
+    handshake: Handshake,
     connected: bool,
     /// The guest wants places.
     places: bool,
@@ -76,7 +76,7 @@ impl Vkbd {
             front,
             input,
             takes,
-            meeting: Meeting::default(),
+            handshake: Handshake::default(),
             connected: false,
             places: false,
             written: 0,
@@ -174,8 +174,8 @@ impl BackEnd for Vkbd {
         &mut *self.front
     }
 
-    fn meeting(&mut self) -> &mut Meeting {
-        &mut self.meeting
+    fn handshake(&mut self) -> &mut Handshake {
+        &mut self.handshake
     }
 
     fn offer(&mut self) {
@@ -197,7 +197,7 @@ impl BackEnd for Vkbd {
         if !self.front.map(0, &[gref]) {
             return Err("its page is not granted");
         }
-        self.listen(cx)?;
+        self.bind_event_channel(cx)?;
         self.written = self.front.load(page::IN_PROD);
         self.connected = true;
         self.waiting.clear();
@@ -206,7 +206,7 @@ impl BackEnd for Vkbd {
         Ok(())
     }
 
-    fn leave(&mut self) -> bool {
+    fn release(&mut self) -> bool {
         self.connected = false;
         self.waiting.clear();
         self.send_wants();
@@ -232,7 +232,7 @@ impl Auxiliary for Vkbd {
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        out.value("state", format!("{:?}", self.meeting.state)).value("places", self.places);
+        out.value("state", format!("{:?}", self.handshake.state)).value("places", self.places);
         out.value("events", self.sent).value("lost", self.lost).value("waiting", self.waiting.len());
     }
 }

@@ -1,11 +1,11 @@
-//! Processes that are run like devices and of which the guest sees nothing: no registers, no state that a restart keeps.
+//! Processes that run like devices but are invisible to the guest: no registers, no state that survives a restart.
 use crate::{
     Access, Context, Declaration, Device, Display, Inspect, IoError, IoResult, Ready, Reset, StateError, Viewers,
 };
 
-/// What such a process does.
+/// The work of such a process.
 pub trait Auxiliary: Send {
-    /// Starts the work, once in the life of a process.
+    /// Starts the work; called once per process.
     fn start(&mut self, cx: &mut Context) {
         let _ = cx;
     }
@@ -23,11 +23,11 @@ pub trait Auxiliary: Send {
         None
     }
 
-    /// Every value worth a look, by names for people.
+    /// Collects values by name for people to read.
     fn inspect(&self, out: &mut Inspect);
 }
 
-/// The device that the process's event loop runs in its place.
+/// Wraps an auxiliary as a device without registers, for the process's event loop.
 #[derive(Debug)]
 pub struct Unseen<T>(pub T);
 

@@ -1,4 +1,4 @@
-//! What a device is given with each call.
+//! A device's interfaces to its surroundings, passed with each call.
 use crate::GuestMemory;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ pub type TimerId = u8;
 pub enum Clock {
     /// The machine's monotonic clock.
     Real,
-    /// Moved by the simulated machine, in nanoseconds from its start.
+    /// Set by the simulated machine, in nanoseconds from its start.
     Driven(u64),
 }
 
 impl Clock {
-    /// The time in nanoseconds. Asking costs something (a PV domain reads an emulated TSC): ask when it is needed.
+    /// The time in nanoseconds. Reading it is expensive (a PV domain has an emulated TSC), so read it only when needed.
     pub fn now(&self) -> u64 {
         match self {
             Self::Driven(now) => *now,
@@ -46,17 +46,17 @@ impl Timers {
         }
     }
 
-    /// The deadline of timer `id`.
+    /// The deadline of timer `id`; `None` if it is stopped.
     pub fn get(&self, id: TimerId) -> Option<u64> {
         self.deadlines.get(usize::from(id)).copied().flatten()
     }
 
-    /// The nearest deadline.
+    /// The earliest deadline.
     pub fn next(&self) -> Option<u64> {
         self.deadlines.iter().flatten().min().copied()
     }
 
-    /// Takes one timer whose deadline has come.
+    /// Stops one timer whose deadline is at or before `now`, and returns its number.
     pub fn take_due(&mut self, now: u64) -> Option<TimerId> {
         let (id, slot) = self
             .deadlines
@@ -77,8 +77,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Sets a line's level. A rise is counted, so that one is not lost if the line falls and rises again before the broker
-    /// looks: levels alone would be the same as before.
+    /// Sets a line's level. Rises are counted: if the line falls and rises again before the broker reads it, the level alone would hide the
+    /// edge.
     pub fn set(&mut self, line: usize, level: bool) {
         if let Some(slot) = self.levels.get_mut(line)
             && slot.0 != level
@@ -89,7 +89,7 @@ impl Lines {
         }
     }
 
-    /// Gives a pulse: down if it is up, then up, then down. It is never lost, unlike two calls of [`Self::set`].
+    /// Gives a pulse: down if it is up, then up, then down. Pulses are counted, so none is lost, unlike two calls of [`Self::set`].
     pub fn pulse(&mut self, line: usize) {
         if let Some(slot) = self.levels.get_mut(line) {
             slot.1 = slot.1.wrapping_add(1);
@@ -97,7 +97,7 @@ impl Lines {
         }
     }
 
-    /// A line's level.
+    /// A line's level: true is asserted.
     pub fn level(&self, line: usize) -> bool {
         self.levels.get(line).is_some_and(|l| l.0)
     }
@@ -113,16 +113,16 @@ impl Lines {
     }
 }
 
-/// What the device asks of the broker; carried by the reply to the access that caused it.
+/// Actions that the device requests of the broker; the reply to the access that caused them carries them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// The wire's bits.
+    /// The requested actions.
     pub bits: bulkhead_wire::Effects,
-    /// The mask if `bits` asks for unplug, or ejects.
+    /// The unplug mask, or a bit for each PCI device to eject, if `bits` requests one of these.
     pub mask: u32,
 }
 
-/// Text of the guest (debug ports), kept until the runtime takes it. What does not fit is dropped and counted.
+/// Text that the guest writes to debug ports, kept until the runtime takes it. Lines that do not fit are dropped and counted.
 #[derive(Clone, Debug, Default)]
 pub struct GuestLog {
     lines: VecDeque<String>,
@@ -135,7 +135,7 @@ impl GuestLog {
     const LINE: usize = 200;
     const LINES: usize = 64;
 
-    /// Adds a character that the guest wrote. Control characters are escaped, so the log stays text.
+    /// Adds a character that the guest has written. Control characters are escaped, so the log stays text.
     pub fn push(&mut self, byte: u8) {
         match byte {
             b'\n' => self.end_line(),
@@ -163,14 +163,14 @@ impl GuestLog {
     }
 }
 
-/// Where a mark goes at once.
+/// Stores marks outside of the process at once.
 pub trait MarkKeeper: Send {
-    /// Keeps the mark with this number.
+    /// Stores the mark with this number.
     fn keep(&self, index: usize, value: u64);
 }
 
-/// Where the device is in its rings. Each is kept at once, while the state page is written when a turn is over: a process that is
-/// started again goes on where the dead one was, and not where it was a moment before.
+/// The device's positions in its rings. A mark is stored at once, while the state page is written only at the end of a turn: a restarted
+/// process continues at the dead one's exact position, not at that of its last complete turn.
 #[derive(Default)]
 pub struct Marks {
     former: [Option<u64>; bulkhead_wire::MARKS],
@@ -178,29 +178,29 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Kept by `keeper`, after a life that has left `former`.
+    /// Marks that `keeper` stores. `former` are the marks of the previous process.
     pub fn new(former: [Option<u64>; bulkhead_wire::MARKS], keeper: Box<dyn MarkKeeper>) -> Self {
         Self { former, keeper: Some(keeper) }
     }
 
-    /// Sets a mark; its highest bit is not kept.
+    /// Sets a mark. The highest bit of `value` is not stored.
     pub fn set(&mut self, index: usize, value: u64) {
         if let Some(keeper) = &self.keeper {
             keeper.keep(index, value);
         }
     }
 
-    /// What the former life has left. It may be anything: that life may have been hostile.
+    /// A mark of the previous process. That process may have been hostile, so any value is possible.
     pub fn former(&self, index: usize) -> Option<u64> {
         self.former.get(index).copied().flatten()
     }
 
-    /// The former life has been taken over: a state that comes later is of another one.
+    /// Discards the previous process's marks once they have been used: a state that is loaded later does not belong to them.
     pub fn forget(&mut self) {
         self.former = Default::default();
     }
 
-    /// For tests: as after a life that has left this.
+    /// For tests: sets a mark of the previous process.
     pub fn after(&mut self, index: usize, value: u64) {
         if let Some(place) = self.former.get_mut(index) {
             *place = Some(value);
@@ -208,21 +208,21 @@ impl Marks {
     }
 }
 
-/// What a device is given with each call.
+/// A device's interfaces to its surroundings, passed with each call.
 pub struct Context {
-    /// Its interrupt lines.
+    /// The device's interrupt lines.
     pub lines: Lines,
-    /// Its timers.
+    /// The device's timers.
     pub timers: Timers,
-    /// The time.
+    /// The device's clock, real or driven.
     pub clock: Clock,
     /// Guest memory; devices without DMA get [`crate::NoMemory`].
     pub memory: Arc<dyn GuestMemory>,
-    /// What it asks of the broker.
+    /// Actions that the device requests of the broker.
     pub effects: Effects,
-    /// Text that the guest wrote to a debug port.
+    /// Text that the guest has written to a debug port.
     pub log: GuestLog,
-    /// Positions that outlive the process.
+    /// Positions that survive the process.
     pub marks: Marks,
     again: bool,
 }
@@ -247,17 +247,17 @@ impl Context {
         self.clock.now()
     }
 
-    /// Asks for a call of `poll` with [`crate::Ready::Again`] after other work had its turn.
+    /// Requests a call of `poll` with [`crate::Ready::Again`] after other pending work.
     pub fn again(&mut self) {
         self.again = true;
     }
 
-    /// Takes the wish of [`Self::again`].
+    /// Whether [`Self::again`] was called since the last call.
     pub fn take_again(&mut self) -> bool {
         std::mem::take(&mut self.again)
     }
 
-    /// Asks the broker to switch the guest off.
+    /// Asks the broker to power the guest off.
     pub fn power_off(&mut self) {
         self.effects.bits.set_power_off(true);
     }

@@ -1,36 +1,36 @@
-//! The device trait.
+//! The trait of emulated devices.
 use crate::facets::{Board, Card, Display, Drives, Input, UsbBus, Viewers};
 use crate::{Context, Declaration, Inspect, RegionId};
 
-/// One access, as the device sees it.
+/// One access to a region of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// Which of its regions.
+    /// Index of the region in the device's declaration.
     pub region: RegionId,
-    /// First byte in the region.
+    /// Offset of the first byte in the region.
     pub offset: u64,
     /// Bytes: 1, 2, 4 or 8.
     pub size: u8,
 }
 
 impl Access {
-    /// Shorthand for tests and dispatch tables.
+    /// An access of `size` bytes at `offset`.
     pub const fn new(region: RegionId, offset: u64, size: u8) -> Self {
         Self { region, offset, size }
     }
 }
 
-/// Why an access was not for this device. The caller answers as hardware would: reads return all ones, writes do
-/// nothing. What goes wrong *inside* a device (a disk error) is no `IoError`; the guest sees it in registers.
+/// Why the device does not respond to an access. The caller answers as hardware would: reads return all ones, writes have no effect. A
+/// fault *inside* a device (a disk error) is no `IoError`; the guest sees it in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
-    /// Nothing is there.
+    /// There is no register at this offset.
     #[error("no register there")]
     NoRegister,
-    /// The register does not take accesses of this size.
+    /// The register does not accept accesses of this size.
     #[error("wrong access size")]
     Size,
-    /// The access is not aligned as the register wants.
+    /// The register requires an aligned access.
     #[error("unaligned access")]
     Unaligned,
 }
@@ -38,34 +38,34 @@ pub enum IoError {
 /// Result of an access.
 pub type IoResult<T> = Result<T, IoError>;
 
-/// What became ready.
+/// The source of a call of `poll`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready {
-    /// The timer's deadline has come.
+    /// The timer's deadline has passed.
     Timer(crate::TimerId),
     /// The descriptor that the device registered under this number is readable.
     Fd(u32),
-    /// Work that the device left for later (see [`Context::again`]).
+    /// Work that the device has deferred (see [`Context::again`]).
     Again,
 }
 
 /// Kinds of reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// The machine is being reset: everything goes to its power-on state.
+    /// The machine is reset: all devices return to their power-on state.
     Machine,
 }
 
-/// Why a state was refused. A state is hostile input.
+/// Why a state is refused. A state is hostile input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
-    /// It is not such a message.
+    /// The bytes are not a message of this type.
     #[error("the state does not decode: {0}")]
     Decode(String),
-    /// A value that cannot be.
+    /// A field has an impossible value.
     #[error("the state's {0} is impossible")]
     Value(&'static str),
-    /// Written by a version that this one does not know.
+    /// The state has a version that this build does not know.
     #[error("the state has version {0}, this device knows up to {1}")]
     Version(u32, u32),
 }
@@ -76,15 +76,15 @@ impl From<prost::DecodeError> for StateError {
     }
 }
 
-/// Where a device publishes what the broker may answer for it.
+/// The registers that the broker may answer for the device.
 #[derive(Debug)]
 pub struct Shadows<'a> {
-    /// One word for each shadow of its declaration; `None`: a read has side effects now, ask the device.
+    /// One word for each shadow of its declaration; `None`: a read has side effects at present, so the device must answer it.
     pub registers: &'a mut [Option<u32>],
 }
 
 impl Shadows<'_> {
-    /// Sets one shadow.
+    /// Sets the shadow with this index.
     pub fn set(&mut self, index: usize, value: Option<u32>) {
         if let Some(slot) = self.registers.get_mut(index) {
             *slot = value;
@@ -92,19 +92,19 @@ impl Shadows<'_> {
     }
 }
 
-/// The picture that viewers see. Only lines that changed are drawn.
+/// The picture that viewers see. A display draws only the lines that changed.
 pub trait Surface: Send {
-    /// Begins an update of a picture of this size. False: it does not fit, and nothing may be drawn.
+    /// Begins an update of a picture of this size in pixels. False: it does not fit, and nothing may be drawn.
     fn begin(&mut self, width: usize, height: usize) -> bool;
-    /// Draws line `y`: three bytes, red, green, blue, for each pixel.
+    /// Draws line `y`. A pixel is 0x00RRGGBB.
     fn line(&mut self, y: usize, pixels: &[u32]);
-    /// Ends the update.
+    /// Ends the update and publishes it.
     fn end(&mut self);
 }
 
 /// An emulated device. All methods are called by one thread.
 pub trait Device: Send {
-    /// What it has; the same as its `declare` function gave the broker.
+    /// Its declaration; the same that its `declare` function has given the broker.
     fn declaration(&self) -> Declaration;
 
     /// Reads a register. Bits above `at.size` bytes are ignored.
@@ -113,7 +113,7 @@ pub trait Device: Send {
     /// Writes a register. Bits of `value` above `at.size` bytes are zero.
     fn write(&mut self, at: Access, value: u64, cx: &mut Context) -> IoResult<()>;
 
-    /// Reads `data.len() / at.size` elements from one port. A device with a data port may do better than one by one.
+    /// Reads `data.len() / at.size` elements from one port. A device with a data port may override this with a faster copy.
     fn read_string(&mut self, at: Access, data: &mut [u8], cx: &mut Context) -> IoResult<()> {
         let size = usize::from(at.size).max(1);
         for element in data.chunks_exact_mut(size) {
@@ -136,43 +136,43 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// Reads configuration space of function `function`: one of the four dwords' bytes, `size` 1, 2 or 4.
+    /// Reads the configuration space of function `function`; `size` is 1, 2 or 4 bytes.
     fn config_read(&mut self, function: u8, offset: u8, size: u8) -> u32 {
         self.config(function).map_or(u32::MAX, |space| space.read(offset, size))
     }
 
-    /// Writes configuration space.
+    /// Writes the configuration space of function `function`; `size` is 1, 2 or 4 bytes.
     fn config_write(&mut self, function: u8, offset: u8, size: u8, value: u32, cx: &mut Context) {
         let _ = (function, offset, size, value, cx);
     }
 
-    /// The configuration space of function `function`, for publication.
+    /// The configuration space of function `function`, which the runtime publishes to the broker.
     fn config(&self, function: u8) -> Option<&crate::pci::ConfigSpace> {
         let _ = function;
         None
     }
 
-    /// Writes to region `region` have reached nobody while this device's process was away, the last one to the register at `offset`.
-    /// Called first in a new life, for each such region: what the guest believes to have set up is not there.
+    /// Writes to region `region` were dropped while this device had no process; the last one was to the register at `offset`. Called first in
+    /// a new process, for each such region: registers may lack values that the guest has written.
     fn lost_writes(&mut self, region: crate::RegionId, offset: u64, cx: &mut Context) {
         let _ = (region, offset, cx);
     }
 
-    /// A timer, descriptor or left-over work became ready.
+    /// A timer, a descriptor or deferred work became ready.
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         let _ = (ready, cx);
     }
 
-    /// Goes to its power-on state.
+    /// Returns to the power-on state.
     fn reset(&mut self, kind: Reset, cx: &mut Context);
 
-    /// The unplug protocol with this mask. Returns whether it is done; otherwise it is called again after each `poll`.
+    /// Carries out the unplug protocol with this mask. Returns whether it is done; if not, it is called again after each `poll`.
     fn unplug(&mut self, mask: u16, cx: &mut Context) -> bool {
         let _ = (mask, cx);
         true
     }
 
-    /// Whether no worker of the device uses guest memory now. Asked before mappings are dropped.
+    /// Whether no worker of the device uses guest memory. The runtime asks before it drops mappings.
     fn quiescent(&self) -> bool {
         true
     }
@@ -187,51 +187,51 @@ pub trait Device: Send {
         let _ = out;
     }
 
-    /// The state if it changed since the last call, for the state page.
+    /// The state for the state page, if it changed since the last call.
     fn checkpoint(&mut self) -> Option<Vec<u8>> {
         None
     }
 
-    /// The whole state, encoded.
+    /// The complete state, encoded with its version.
     fn save(&self) -> Vec<u8>;
 
-    /// Takes a state over. On error the device is unchanged.
+    /// Restores a state. On error the device is unchanged.
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError>;
 
-    /// Every register by name, for people.
+    /// Collects every register by name, for people to read.
     fn inspect(&self, out: &mut Inspect);
 
-    /// Its drives, if it is a controller of drives.
+    /// The facet of a controller of drives.
     fn drives(&mut self) -> Option<&mut dyn Drives> {
         None
     }
 
-    /// Its cable, if it is a network card.
+    /// The facet of a network card.
     fn card(&mut self) -> Option<&mut dyn Card> {
         None
     }
 
-    /// Its bus, if it is a USB controller.
+    /// The facet of a USB controller.
     fn usb_bus(&mut self) -> Option<&mut dyn UsbBus> {
         None
     }
 
-    /// Its slots, if it is the board.
+    /// The facet of the board.
     fn board(&mut self) -> Option<&mut dyn Board> {
         None
     }
 
-    /// Its picture, if it is a display.
+    /// The facet of a display.
     fn display(&mut self) -> Option<&mut dyn Display> {
         None
     }
 
-    /// Its keys or pointer, if it is such a device.
+    /// The facet of a keyboard or pointer.
     fn input_device(&mut self) -> Option<&mut dyn Input> {
         None
     }
 
-    /// Its viewers, if it shows the picture to some.
+    /// The facet of a server of viewers.
     fn viewers(&mut self) -> Option<&mut dyn Viewers> {
         None
     }

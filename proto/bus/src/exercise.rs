@@ -1,17 +1,17 @@
-//! Bytes → accesses to a device, and what must hold after each: the body of every device's fuzz target and of its corpus
+//! Turns bytes into accesses to a device and checks invariants after each: the body of every device's fuzz target and of its corpus
 //! test. It knows a device by its declaration only.
 use crate::InputEvent;
 use crate::{Access, Area, Clock, Context, Declaration, Device, GuestMemory as _, Ready, Reset, fake::FakeMemory};
 use std::sync::Arc;
 
-/// Steps of one run; what lies behind them in the input is not used.
+/// Most steps of one run; the rest of the input is ignored.
 const STEPS: usize = 2000;
-/// Calls of `poll` that the work of one access may take.
+/// Most calls of `poll` until the work of one access must be complete.
 const POLLS: usize = 100_000;
 /// Bytes of guest memory.
 const MEMORY: usize = 1 << 20;
 
-/// What is left of the bytes of a run.
+/// The unread bytes of a run.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl Input<'_> {
@@ -25,16 +25,16 @@ impl Input<'_> {
         (0..bytes).fold(0, |n, i| n | u64::from(self.byte().unwrap_or(0)) << (u32::from(i) & 7).wrapping_mul(8))
     }
 
-    /// As many bytes as the next one says, or as there are.
+    /// A length byte and that many bytes, or fewer at the input's end.
     pub(crate) fn bytes(&mut self) -> Vec<u8> {
         (0..self.byte().unwrap_or(0)).map_while(|_| self.byte()).collect()
     }
 }
 
-/// Runs the device that `make` makes through what `bytes` say. `make` is given guest memory and makes equal devices.
+/// Runs a device of `make` through the accesses that `bytes` encode. `make` must build the same device at every call.
 ///
 /// # Errors
-/// What did not hold, in words.
+/// The invariant that does not hold.
 pub fn exercise(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, bytes: &[u8]) -> Result<(), String> {
     let memory = FakeMemory::new(MEMORY);
     let mut cx = Context::new(memory.clone());
@@ -53,7 +53,7 @@ pub fn exercise(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, bytes: &[u8]
     if first == second { Ok(()) } else { Err("a state that was loaded and saved is another one".into()) }
 }
 
-/// A new device takes `state` over and saves it again. A state that was saved once stays as it is.
+/// Loads `state` into a new device and saves it again. Loading and saving the result must not change it.
 ///
 /// # Errors
 /// The state is refused.
@@ -82,7 +82,7 @@ pub(crate) fn files(directory: &str, prefix: &str) -> Result<Vec<(String, Vec<u8
 /// [`exercise`] with every file of a directory, of which there must be one at least.
 ///
 /// # Errors
-/// The file, and what did not hold.
+/// The file, and the invariant that does not hold.
 pub fn seeds(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &str) -> Result<(), String> {
     files(directory, "")?.iter().try_for_each(|(name, bytes)| exercise(make, bytes).map_err(|e| format!("{name}: {e}")))
 }
@@ -105,10 +105,10 @@ pub fn changeable(device: &mut dyn Device, function: u8) -> Vec<(u8, u32)> {
         .collect()
 }
 
-/// Every state in a directory whose name begins with `prefix` is understood and saved again as it is.
+/// Checks that every state in a directory whose name begins with `prefix` loads, and is saved again unchanged.
 ///
 /// # Errors
-/// The file, and what is wrong.
+/// The file, and why its state fails.
 pub fn golden(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &str, prefix: &str) -> Result<(), String> {
     files(directory, prefix)?.iter().try_for_each(|(name, state)| match loads(make, state) {
         Ok(again) if again == *state => Ok(()),
@@ -200,18 +200,18 @@ fn step(
             0 => device.reset(Reset::Machine, cx),
             1 => drop(device.unplug(input.number(1) as u16, cx)),
             2 => {
-                // A stopped machine's guest does nothing, and what its devices have under way stays so.
+                // The guest of a stopped machine makes no accesses, and transfers in progress do not continue.
                 device.running(false, cx);
                 device.poll(Ready::Fd(0), cx);
                 device.running(true, cx);
             }
             3 => drop(device.display().and_then(|d| d.screenshot())),
-            // A broker that is not to be trusted says it at any time, of any region.
+            // A hostile broker reports lost writes at any time and for any region.
             4 => device.lost_writes(input.number(2) as u16, input.number(2), cx),
             _ => device.inspect(&mut crate::Inspect::default()),
         },
         _ => {
-            // A state of anybody's making: refused, or harmless.
+            // A hostile state: it must be refused or harmless.
             let len = input.number(1);
             let mut state = device.save();
             for _ in 0..len & 7 {
@@ -228,7 +228,7 @@ fn step(
     }
 }
 
-/// Lets the device finish what an access has started: that must take a bounded number of calls.
+/// Polls until the device has finished the work of an access, which must take a bounded number of calls.
 fn settle(device: &mut dyn Device, cx: &mut Context) -> Result<(), String> {
     for _ in 0..POLLS {
         let quiet = device.quiescent();

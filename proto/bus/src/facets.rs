@@ -1,32 +1,31 @@
-//! What only some devices have: drives, a network card's cable, a USB bus, the board's slots, a picture, keys, a view of the picture.
-//! A device offers a facet by its method of [`Device`](crate::Device); whoever calls one that is not there is told so in one place,
-//! the runtime.
+//! Interfaces that only some devices have: drives, a network card's link, a USB bus, the board's slots, a picture, keys, viewers. A device
+//! offers a facet by a method of [`Device`](crate::Device); the runtime refuses a call whose facet the device does not have.
 //!
-//! What programs read has a type here ([`Facts`]); [`Inspect`](crate::Inspect) is for people.
+//! Programs read typed [`Facts`]; [`Inspect`](crate::Inspect) is for people.
 use crate::{Context, InputEvent, Surface, UsbDevice, nic::NicSettings};
 use rustix::fd::OwnedFd;
 
-/// Why a medium was not changed.
+/// Why a medium cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DriveError {
     /// The controller has no such drive.
     #[error("there is no drive {0}")]
     NoDrive(u8),
-    /// The drive is a disk.
+    /// The drive is a disk, whose medium is fixed.
     #[error("the medium of a disk cannot be changed")]
     Fixed,
-    /// The guest has locked the tray.
-    #[error("the guest has locked the tray; it was asked to let go of the medium")]
+    /// The guest has locked the tray. The device has sent it an eject request.
+    #[error("the guest has locked the tray; it has been asked to release the medium")]
     Locked,
-    /// A medium is in the drive already.
+    /// The drive already has a medium.
     #[error("there is a medium in the drive")]
     Occupied,
-    /// The new medium cannot be used; why.
+    /// The new medium cannot be used; the text says why.
     #[error("{0}")]
     Medium(String),
 }
 
-/// Why a USB device was not plugged in or out.
+/// Why a USB device cannot be plugged in or out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsbError {
     /// A device has this name already.
@@ -40,13 +39,13 @@ pub enum UsbError {
     Full,
 }
 
-/// Why the board has not plugged something in or out.
+/// Why the board cannot plug a PCI device or vCPU in or out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BoardError {
-    /// The bus has no such place.
+    /// The bus has no slot with this device number for added devices.
     #[error("there is no place for PCI device {0}")]
     NoPlace(u8),
-    /// The place is taken.
+    /// The slot has a device already.
     #[error("PCI device {0} is there already")]
     Taken(u8),
     /// A PCI device has this name already.
@@ -55,12 +54,12 @@ pub enum BoardError {
     /// No PCI device that was added has this name.
     #[error("there is no device {0} that was added")]
     Unknown(String),
-    /// The guest cannot have so many vCPUs.
+    /// The vCPU's number is beyond the guest's maximum.
     #[error("the guest can have {vcpus} vCPUs, there is no place {cpu}")]
     NoCpuPlace {
-        /// What it can have.
+        /// Most vCPUs of the guest.
         vcpus: u16,
-        /// What was to be plugged in.
+        /// Number of the vCPU to plug in.
         cpu: u16,
     },
     /// The vCPU is plugged in already.
@@ -68,133 +67,133 @@ pub enum BoardError {
     CpuThere(u16),
 }
 
-/// Why a password was not taken.
+/// Why a password cannot be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
-    /// This process has no passwords.
-    #[error("this process asks nobody for a password")]
+    /// This process serves no viewers.
+    #[error("this process serves no viewers")]
     NobodyAsked,
-    /// This server lets everybody in.
+    /// The server was started without password authentication.
     #[error("the server was started without password=on")]
     Off,
 }
 
 /// A controller of drives.
 pub trait Drives {
-    /// Takes the medium out of drive `drive`. Without `force`, a tray that the guest has locked stays shut.
+    /// Removes the medium from drive `drive`. Without `force`, a tray that the guest has locked stays closed.
     ///
     /// # Errors
-    /// Why it is still there.
+    /// The medium stays in the drive.
     fn eject(&mut self, drive: u8, force: bool, cx: &mut Context) -> Result<(), DriveError>;
 
-    /// Puts a medium into the empty drive `drive`.
+    /// Inserts a medium into the empty drive `drive`.
     ///
     /// # Errors
-    /// Why it is not in.
+    /// The drive stays empty.
     fn insert(&mut self, drive: u8, medium: OwnedFd, cx: &mut Context) -> Result<(), DriveError>;
 
     /// The drives that have not been unplugged.
     fn facts(&self) -> Vec<DriveFacts>;
 }
 
-/// A network card.
+/// The facet of a network card.
 pub trait Card {
-    /// Takes new settings.
+    /// Applies new settings.
     fn set_nic(&mut self, settings: &NicSettings, cx: &mut Context);
 
-    /// From now on writes the frames of both directions into this pipe, as pcap; nowhere with `None`.
+    /// Starts to write the frames of both directions into this pipe, as pcap; `None` stops it.
     fn capture(&mut self, to: Option<OwnedFd>);
 
-    /// The rules by name, and how many frames each has dropped.
+    /// Each rule's name, and the number of frames that it has dropped.
     fn dropped(&self) -> Vec<(&'static str, u64)>;
 }
 
-/// A USB controller.
+/// The facet of a USB controller.
 pub trait UsbBus {
-    /// Plugs a USB device in, or the one that is called so out.
+    /// Plugs a USB device in under the name `id`, or, without a device, plugs out the device of that name.
     ///
     /// # Errors
-    /// There is no room, or the name is taken; there is no device of that name.
+    /// No port is free or the name is taken; no device has that name.
     fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), UsbError>;
 }
 
-/// The board.
+/// The facet of the board.
 pub trait Board {
-    /// PCI device `device` has been plugged into bus 0 and is called `id`; without a device, the guest is asked to eject the one that is
-    /// called so.
+    /// Reports to the guest that PCI device `device` was plugged into bus 0, under the name `id`; without a device, asks the guest to eject
+    /// the one of that name.
     ///
     /// # Errors
-    /// The place or the name is taken; there is no device of that name.
+    /// The slot or the name is taken; no device has that name.
     fn plug_pci(&mut self, device: Option<u8>, id: &str, cx: &mut Context) -> Result<(), BoardError>;
 
     /// Plugs in vCPU `cpu`.
     ///
     /// # Errors
-    /// There is no such place, or it is taken.
+    /// The guest cannot have this vCPU, or has it already.
     fn plug_cpu(&mut self, cpu: u16, cx: &mut Context) -> Result<(), BoardError>;
 
     /// The vCPUs that are plugged in.
     fn vcpus(&self) -> Vec<u16>;
 }
 
-/// A display.
+/// The facet of a display.
 pub trait Display {
-    /// Brings the surface to what the screen shows now.
+    /// Draws the changes of the screen into the surface.
     fn refresh(&mut self, surface: &mut dyn Surface);
 
-    /// The screen as a PNG; `None` if it shows nothing.
+    /// The screen as a PNG; `None` if it has no picture.
     fn screenshot(&mut self) -> Option<Vec<u8>>;
 }
 
-/// A keyboard or pointer.
+/// The facet of a keyboard or pointer.
 pub trait Input {
-    /// Takes an event.
+    /// Handles an input event.
     fn input(&mut self, event: InputEvent, cx: &mut Context);
 
-    /// The keyboard's lights: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    /// The keyboard's LEDs: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock. `None` if it has none.
     fn lights(&self) -> Option<u8> {
         None
     }
 }
 
-/// What shows the surface to viewers.
+/// The facet of a server of viewers.
 pub trait Viewers {
-    /// Takes the surface of a display that was started again.
+    /// Replaces the surface after the display has been restarted.
     fn set_surface(&mut self, surface: OwnedFd);
 
-    /// Takes the password of who may look and type.
+    /// Sets the password that viewers need.
     ///
     /// # Errors
-    /// Nobody is asked for one.
+    /// This server does not use a password.
     fn set_password(&mut self, password: &[u8]) -> Result<(), PasswordError> {
         let _ = password;
         Err(PasswordError::NobodyAsked)
     }
 
-    /// Who is connected: `ADDRESS:PORT`, or nothing for a Unix socket, each.
+    /// The address of each connected viewer: `ADDRESS:PORT`, or `unix` for a Unix socket.
     fn connected(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// What programs may know of a process.
+/// Typed facts of a process, for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// A controller's drives.
+    /// The drives of a controller that have not been unplugged.
     pub drives: Vec<DriveFacts>,
-    /// The vCPUs that are plugged in, of the board.
+    /// Of the board: numbers of the vCPUs that are plugged in.
     pub vcpus: Vec<u16>,
-    /// The rules by name, and how many frames each has dropped, of a network card.
+    /// Of a network card: each rule's name, and the number of frames that it has dropped.
     pub dropped: Vec<(&'static str, u64)>,
-    /// Who is connected to a server of viewers.
+    /// Of a server of viewers: the address of each viewer, as [`Viewers::connected`].
     pub viewers: Vec<String>,
-    /// The PCI functions that the guest can find, of the broker.
+    /// Of the broker: the PCI functions that the guest can find on bus 0.
     pub functions: Vec<FunctionFacts>,
-    /// The lights of a keyboard: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    /// Of a keyboard: its LEDs, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     pub lights: Option<u8>,
 }
 
-/// What programs read of a drive.
+/// Typed facts of a drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriveFacts {
     /// Its index on the controller.
@@ -205,33 +204,33 @@ pub struct DriveFacts {
     pub locked: bool,
     /// The tray is open.
     pub tray_open: bool,
-    /// What it has done.
+    /// Operations since the guest started.
     pub counters: DriveCounters,
 }
 
-/// What a drive has done since the guest started.
+/// A drive's operations since the guest started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriveCounters {
-    /// Number of reads.
+    /// Number of completed reads.
     pub reads: u64,
-    /// Bytes of them.
+    /// Bytes that they have read.
     pub bytes_read: u64,
-    /// Number of writes.
+    /// Number of completed writes.
     pub writes: u64,
-    /// Bytes of them.
+    /// Bytes that they have written.
     pub bytes_written: u64,
-    /// Number of flushes.
+    /// Number of completed flushes.
     pub flushes: u64,
-    /// Ranges given back.
+    /// Number of discarded ranges.
     pub trims: u64,
-    /// Operations that failed.
+    /// Number of operations that failed.
     pub failed: u64,
 }
 
 /// A PCI function on bus 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionFacts {
-    /// The name of the process that it is of.
+    /// The name of the process that serves it.
     pub of: String,
     /// Device number.
     pub device: u8,
@@ -241,10 +240,10 @@ pub struct FunctionFacts {
     pub vendor: u16,
     /// PCI device ID.
     pub model: u16,
-    /// Class, subclass and programming interface.
+    /// Class, subclass and programming interface, as bytes 0x0b to 0x09.
     pub class: u32,
-    /// Interrupt line.
+    /// The interrupt line register.
     pub irq: u8,
-    /// Interrupt pin, 1 is A; 0 none.
+    /// The interrupt pin register: 1 to 4 for INTA# to INTD#, 0 for none.
     pub pin: u8,
 }

@@ -63,35 +63,35 @@ pub fn context(len: usize) -> Context {
     Context::new(FakeMemory::new(len))
 }
 
-/// What a PV device's guest and host do, for [`FakeFrontend`].
+/// The state of guest and host around a PV device, for [`FakeFrontend`].
 #[derive(Debug, Default)]
 pub struct PvWorld {
-    /// Nodes: whether they are the back end's, names, values.
+    /// Values of nodes, by whether the node is the back end's, and by name.
     pub nodes: HashMap<(bool, String), String>,
     /// References that the guest has granted.
     pub granted: Vec<u32>,
-    /// Pages that are mapped, from the first on.
+    /// Number of mapped pages, from the first on.
     pub mapped: usize,
-    /// The guest's port that is bound.
+    /// The bound port of the guest.
     pub bound: Option<u32>,
-    /// A port that was taken over from a former life.
+    /// A port that a previous process had bound.
     pub adopted: Option<u32>,
-    /// Signals to the guest.
+    /// Number of signals to the guest.
     pub notified: u32,
-    /// Questions about nodes.
+    /// Number of requests for nodes.
     pub asked: u32,
-    /// Nobody answers them.
+    /// Requests for nodes get no answer.
     pub silent: bool,
-    /// What every granted page holds where it is copied.
+    /// The contents of every granted page, for copies.
     pub shared: Vec<u8>,
-    /// What a back end has asked for and may not.
+    /// A forbidden request of the back end, if it has made one.
     pub wrong: Option<String>,
 }
 
-/// A guest's end of a PV device whose pages are those of a [`FakeMemory`], wherever they come from.
+/// A front end whose granted pages are those of a [`FakeMemory`].
 #[derive(Clone, Debug)]
 pub struct FakeFrontend {
-    /// Nodes, events and what was asked.
+    /// Nodes, events and counts of requests.
     pub world: Arc<Mutex<PvWorld>>,
     /// The granted pages.
     pub memory: Arc<FakeMemory>,
@@ -99,14 +99,14 @@ pub struct FakeFrontend {
 }
 
 impl FakeFrontend {
-    /// With so many pages, and these references granted.
+    /// A front end with `pages` pages, and these references granted.
     pub fn new(pages: usize, granted: &[u32]) -> Self {
         let nodes = std::iter::once(((true, "frontend".to_owned()), "/front".to_owned())).collect();
         let world = PvWorld { granted: granted.to_vec(), nodes, shared: vec![0; 4096], ..PvWorld::default() };
         Self { world: Arc::new(Mutex::new(world)), memory: FakeMemory::new(pages.saturating_mul(4096)), pages }
     }
 
-    /// Looks at the world, or changes it.
+    /// Reads or changes the state around the device.
     pub fn with<T>(&self, f: impl FnOnce(&mut PvWorld) -> T) -> T {
         f(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -116,19 +116,19 @@ impl FakeFrontend {
         self.with(|w| w.nodes.insert((back, name.to_owned()), value.to_owned()));
     }
 
-    /// What the back end has written to its node `name`.
+    /// The value of the back end's node `name`.
     pub fn back_end_node(&self, name: &str) -> Option<String> {
         self.with(|w| w.nodes.get(&(true, name.to_owned())).cloned())
     }
 
-    /// A number in the pages, mapped or not.
+    /// The 32-bit word at `offset` of the pages, mapped or not.
     pub fn word(&self, offset: usize) -> u32 {
         let mut bytes = [0; 4];
         let _ = self.memory.read(offset as u64, &mut bytes);
         u32::from_le_bytes(bytes)
     }
 
-    /// Sets one, as the guest does.
+    /// Sets that word, as the guest does.
     pub fn set_word(&self, offset: usize, value: u32) {
         let _ = self.memory.write(offset as u64, &value.to_le_bytes());
     }

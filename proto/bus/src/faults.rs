@@ -1,14 +1,14 @@
-//! Faults of a disk's storage, for tests: a table that the simulated machine writes, in a memfd, and that the disks' process looks at before
-//! each job. Only `-sim` hands one over; without it there is no way to ask for a fault.
+//! Injected faults of a disk's storage, for tests: a table in a memfd that the simulated machine writes and the disks' process reads before
+//! each job. Only `-sim` passes one; without it no fault can be injected.
 
-/// Places in the table.
+/// Entries of the table.
 pub const FAULTS: usize = 16;
-/// Bytes of one.
+/// Bytes of an entry.
 pub const FAULT_SIZE: usize = 48;
-/// Where `left` and `met` are, which the disks' process writes.
+/// Offset in an entry of `left` and `met`, which the disks' process writes.
 pub const FAULT_COUNTS_AT: usize = 28;
 
-/// What a fault befalls.
+/// The kind of job that a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FaultOn {
@@ -16,42 +16,42 @@ pub enum FaultOn {
     Read = 1,
     /// A write to the storage.
     Write = 2,
-    /// Making durable what was written.
+    /// A flush of written data to the medium.
     Flush = 3,
-    /// Giving sectors back.
+    /// A discard of sectors.
     Trim = 4,
 }
 
-/// A fault. It befalls jobs that touch one of its bytes; a flush touches all.
+/// A fault. It affects jobs that touch its byte range; a flush touches all bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Index of the drive.
     pub drive: u8,
-    /// What it befalls.
+    /// The jobs that it affects.
     pub on: FaultOn,
-    /// The job waits here until this is false.
+    /// The job waits until this is false.
     pub held: bool,
     /// First byte of the range that fails.
     pub first: u64,
-    /// Byte behind the last.
+    /// End of the range, exclusive.
     pub end: u64,
-    /// The job ends with this error number; 0: it is carried out.
+    /// The job fails with this error number; 0: it is carried out.
     pub errno: u32,
-    /// The job is late by so many milliseconds.
+    /// The job is delayed by so many milliseconds.
     pub late: u32,
-    /// How often it is still to happen; `u32::MAX`: always.
+    /// Number of jobs that it still affects; `u32::MAX`: all.
     pub left: u32,
-    /// How often it has happened.
+    /// Number of jobs that it has affected.
     pub met: u32,
 }
 
 impl Fault {
-    /// One that happens always, to any byte, and fails with this error number.
+    /// A fault that makes all jobs of this kind fail with this error number.
     pub fn always(drive: u8, on: FaultOn, errno: u32) -> Self {
         Self { drive, on, held: false, first: 0, end: u64::MAX, errno, late: 0, left: u32::MAX, met: 0 }
     }
 
-    /// As it is in the table.
+    /// Encodes the entry of the table.
     pub fn to_bytes(&self) -> [u8; FAULT_SIZE] {
         let words = [self.errno, self.late, self.left, self.met].into_iter().flat_map(u32::to_le_bytes);
         let bytes = [self.drive, self.on as u8, u8::from(self.held), 1].into_iter();
@@ -61,7 +61,7 @@ impl Fault {
         out
     }
 
-    /// From the table; an empty place is none.
+    /// Decodes an entry of the table; `None` if it is unused.
     pub fn from_bytes(bytes: &[u8; FAULT_SIZE]) -> Option<Self> {
         let (head, rest) = bytes.split_first_chunk::<4>()?;
         let (first, rest) = rest.split_first_chunk()?;

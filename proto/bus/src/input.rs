@@ -1,40 +1,39 @@
-//! Input on its way from who makes it to who takes it.
+//! Input events between viewers and input devices.
 
 /// An input event, in terms of evdev (linux/input-event-codes.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputEvent {
     /// A key: its evdev code, pressed or not.
     Key {
-        /// KEY_*.
+        /// The code, KEY_*.
         code: u16,
-        /// Pressed.
+        /// Pressed, or released.
         down: bool,
     },
-    /// The pointer has moved by so much.
+    /// A relative pointer movement, in counts of a mouse.
     Move {
-        /// To the right.
+        /// Counts to the right.
         dx: i32,
-        /// Down.
+        /// Counts down.
         dy: i32,
-        /// Wheel, towards the user positive.
+        /// Steps of the wheel, positive towards the user.
         dz: i32,
     },
-    /// A place on the screen, of a pointer that knows it.
+    /// An absolute pointer position.
     At {
         /// 0 left to 0x7fff right.
         x: u16,
-        /// 0 above to 0x7fff below.
+        /// 0 top to 0x7fff bottom.
         y: u16,
     },
     /// A mouse button: 0 left, 1 right, 2 middle, 3 and 4 at the side.
     Button {
         /// The button's number.
         button: u8,
-        /// Pressed.
+        /// Pressed, or released.
         down: bool,
     },
-    /// No input: the process that shows the guest to viewers has begun. It does not know yet which input is taken, nor the keyboard's
-    /// lights.
+    /// No input: the viewers' process has started. It does not know yet which input the devices accept, nor the keyboard's LEDs.
     ViewersBegin,
 }
 
@@ -42,7 +41,7 @@ impl InputEvent {
     /// Bytes of a record.
     pub const LEN: usize = 8;
 
-    /// As it travels from who makes input to who takes it. Movement is cut to 16 bits.
+    /// Encodes a record of the pipe. Movement is clamped to 16 bits.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let short = |v: i32| v.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16;
         let (kind, flag, [x, y, z]) = match self {
@@ -56,7 +55,7 @@ impl InputEvent {
         [kind, u8::from(flag), x0, x1, y0, y1, z0, z1]
     }
 
-    /// Decodes a record. Who made it may be hostile: `None` if it is none.
+    /// Decodes a record. The sender may be hostile: `None` if the record is invalid.
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Option<Self> {
         let [kind, flag, x0, x1, y0, y1, z0, z1] = bytes;
         let short = |low, high| i32::from(i16::from_le_bytes([low, high]));

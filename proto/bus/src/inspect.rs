@@ -1,4 +1,4 @@
-//! Registers by name, for people.
+//! Registers and counters by name, for people to read.
 
 /// Collects names and values, in groups.
 #[derive(Clone, Debug, Default)]

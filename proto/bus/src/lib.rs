@@ -1,7 +1,7 @@
-//! What a device is, seen from its own side: it declares regions, answers accesses to them, drives its own interrupt
-//! lines, reads and writes guest memory, and sets timers. It knows no address, no interrupt number, no other device.
+//! The interface of a device: it declares regions, answers accesses to them, drives its own interrupt lines, reads and writes guest memory,
+//! and sets timers. It knows no address, no interrupt number, no other device.
 //!
-//! Everything a device is given comes in a [`Context`]; in tests all of it is fake ([`fake`]).
+//! A device reaches its surroundings only through a [`Context`]; in tests all of it is fake ([`fake`]).
 
 mod auxiliary;
 mod context;

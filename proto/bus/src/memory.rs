@@ -1,11 +1,11 @@
-//! Guest memory, as a device sees it: RAM by guest-physical address, in copies. There are no references into it, and
-//! nothing but RAM can be reached: DMA to a device's registers cannot be expressed.
+//! Guest memory, as a device sees it: RAM by guest-physical address, copied in and out. There are no references into it, and only RAM is
+//! reachable: DMA to a device's registers is impossible.
 use rustix::fd::BorrowedFd;
 
-/// A piece of guest memory.
+/// A range of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Guest-physical address.
+    /// Guest-physical address of the first byte.
     pub address: u64,
     /// Bytes.
     pub len: u32,
@@ -14,10 +14,10 @@ pub struct Segment {
 /// Why guest memory could not be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DmaError {
-    /// Some of it is no RAM.
+    /// A page of the range is not RAM.
     #[error("no RAM at {0:#x}")]
     NoRam(u64),
-    /// The back end's file gave an error (an errno).
+    /// Reading or writing the back end's file failed.
     #[error("file: {0}")]
     File(rustix::io::Errno),
     /// The device has no access to guest memory.
@@ -39,7 +39,7 @@ pub trait GuestMemory: Send + Sync {
     /// Writes guest memory to a file at `offset`. Returns the bytes written.
     fn write_file(&self, file: BorrowedFd<'_>, offset: u64, from: &[Segment]) -> Result<usize, DmaError>;
 
-    /// Drops all mappings. Called when nothing uses them.
+    /// Drops all mappings. Called only while no worker uses them.
     fn invalidate(&self);
 }
 

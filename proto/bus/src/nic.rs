@@ -1,27 +1,27 @@
-//! Settings of a network card: the cable, and what the guest may send. They are the same for the card's process and for the
-//! launcher, which puts the rules on the interface too.
+//! Settings of a network card: link state, and rules for the frames that the guest sends. The card's process and the launcher share them:
+//! the launcher installs the rules on the interface too.
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What a guest may send. By default everything.
+/// Rules for the frames that a guest sends. By default all frames pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicRules {
-    /// Only from the card's own address.
+    /// Only frames whose source is the card's own hardware address.
     pub mac: bool,
-    /// No DHCP server and no router.
+    /// No frames of a DHCP server or of an IPv6 router.
     pub guard: bool,
-    /// Only from these addresses; `None`: from any.
+    /// Only frames from these IP addresses; `None`: from any.
     pub addresses: Option<NicAddresses>,
-    /// Frames a second, and how many at once.
+    /// Most frames a second, and most frames of a burst.
     pub rate: Option<(u32, u32)>,
 }
 
-/// Addresses of a guest. IPv6's link-local address that follows from the card's is added by whoever enforces them.
+/// IP addresses of a guest. The filters add the IPv6 link-local address that follows from the card's hardware address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicAddresses {
-    /// At most [`NicAddresses::IPV4`].
+    /// IPv4 addresses, at most [`NicAddresses::IPV4`].
     pub ipv4: Vec<Ipv4Addr>,
-    /// At most [`NicAddresses::IPV6`].
+    /// IPv6 addresses, at most [`NicAddresses::IPV6`].
     pub ipv6: Vec<Ipv6Addr>,
 }
 
@@ -31,7 +31,7 @@ impl NicAddresses {
     /// Most IPv6 addresses.
     pub const IPV6: usize = 2;
 
-    /// The link-local address of a card that makes it of its own (RFC 4291, appendix A).
+    /// The link-local address that follows from a hardware address (RFC 4291, appendix A).
     pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
         let [a, b, c, d, e, f] = mac;
         Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
@@ -43,31 +43,31 @@ impl NicAddresses {
     }
 }
 
-/// What of a card's settings is not understood.
+/// Why a card's settings are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NicError {
-    /// There is no such key.
+    /// The key is unknown.
     #[error("{0}= is not known here")]
     Key(String),
-    /// A value of `link`.
+    /// `link` has another value.
     #[error("link is on or off")]
     Link,
-    /// A value of `level`.
+    /// `level` has another value.
     #[error("level is off, guard or addresses")]
     Level,
-    /// Addresses are given, and the level does not look at them.
+    /// `ip` is given, and the level does not use addresses.
     #[error("ip= goes with level=addresses")]
     AddressesWithoutLevel,
-    /// The level looks at addresses, and there are none.
+    /// The level needs addresses, and there are none.
     #[error("level=addresses needs ip=")]
     LevelWithoutAddresses,
-    /// A value of `ip`.
+    /// A value of `ip` is no IP address.
     #[error("ip={0}: no address")]
     NoAddress(String),
-    /// More addresses than a message has room for.
+    /// More addresses than a message can carry.
     #[error("at most {} IPv4 and {} IPv6 addresses", NicAddresses::IPV4, NicAddresses::IPV6)]
     TooManyAddresses,
-    /// A value of `rate` or `burst`.
+    /// A value of `rate` or `burst` is no number.
     #[error("{0}= is a number of frames")]
     NotFrames(&'static str),
     /// A burst without a rate.
@@ -76,29 +76,29 @@ pub enum NicError {
     /// A lease without the guest's address.
     #[error("ip=ADDRESS/BITS is missing")]
     NoNetwork,
-    /// The guest's address in a lease.
+    /// The guest's address in a lease is no IPv4 network.
     #[error("ip={0}: an IPv4 address with 1 to 30 bits of network, as 10.0.0.5/24")]
     Network(String),
-    /// Another address in a lease.
+    /// Another address in a lease is no IPv4 address.
     #[error("{key}={value}: no IPv4 address")]
     NoIpv4 {
-        /// Which.
+        /// The key: `gateway` or `dns`.
         key: &'static str,
-        /// What was given.
+        /// The refused value.
         value: String,
     },
 }
 
-/// What a guest is told when it asks by DHCP and nobody behind its card answers.
+/// The DHCP lease that the card itself gives to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicLease {
     /// The guest's address.
     pub address: Ipv4Addr,
-    /// Bits of its network.
+    /// Prefix length of its network in bits.
     pub prefix: u8,
     /// The router that the lease names.
     pub gateway: Option<Ipv4Addr>,
-    /// Who knows names.
+    /// The name server that the lease names.
     pub dns: Option<Ipv4Addr>,
 }
 
@@ -108,7 +108,7 @@ impl NicLease {
         Ipv4Addr::from(u32::MAX.checked_shl(32u32.saturating_sub(u32::from(self.prefix))).unwrap_or(0))
     }
 
-    /// The address of who answers: the router's, or the network's first.
+    /// The DHCP server's address: the router's, or the network's first.
     pub fn server(&self) -> Ipv4Addr {
         self.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(self.address) & u32::from(self.mask()) | 1))
     }
@@ -116,7 +116,7 @@ impl NicLease {
     /// From `ip=ADDRESS/BITS`, `gateway=` and `dns=`.
     ///
     /// # Errors
-    /// What is not understood.
+    /// The first key or value that is refused.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, NicError> {
         let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let address = |key: &'static str| {
@@ -137,9 +137,9 @@ impl NicLease {
 /// Settings that may change while the guest runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSettings {
-    /// The cable is in.
+    /// The link is up.
     pub link: bool,
-    /// What may go out.
+    /// Rules for the frames that the guest sends.
     pub rules: NicRules,
 }
 
@@ -153,11 +153,11 @@ impl Default for NicSettings {
 pub const NIC_KEYS: &[&str] = &["link", "level", "ip", "rate", "burst"];
 
 impl NicSettings {
-    /// Changes what these pairs name: `link` is on or off; `level` is `off`, `guard` (own hardware address, no DHCP server, no router) or
+    /// Applies these pairs: `link` is on or off; `level` is `off`, `guard` (own hardware address, no DHCP server, no router) or
     /// `addresses` (that, and only from the addresses of all `ip`); `rate` and `burst` are frames.
     ///
     /// # Errors
-    /// What is not understood. Then nothing has changed.
+    /// The first key or value that is refused. Then nothing has changed.
     pub fn change(&mut self, pairs: &[(String, String)]) -> Result<(), NicError> {
         let get = |key: &str| pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let number = |key: &'static str| {
@@ -217,10 +217,10 @@ mod flag {
 }
 
 impl NicSettings {
-    /// Bytes of the fixed form.
+    /// Bytes of the encoding.
     pub const LEN: usize = 64;
 
-    /// In a message of fixed size. More addresses than there is room for are left out.
+    /// Encodes the settings in a fixed size. Addresses beyond the maximum are left out.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let rules = &self.rules;
         let empty = NicAddresses::default();
@@ -251,7 +251,7 @@ impl NicSettings {
         bytes
     }
 
-    /// From a message of fixed size, whose sender may be hostile: `None` if it is no such thing.
+    /// Decodes settings, whose sender may be hostile: `None` if they are invalid.
     pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Option<Self> {
         let (&[flags, four, six, zero], rest) = bytes.split_first_chunk::<4>()?;
         let (rate, rest) = rest.split_first_chunk::<4>()?;
@@ -294,7 +294,7 @@ impl NicSettings {
 }
 
 impl std::fmt::Display for NicRules {
-    /// The level in force, for people.
+    /// The level in force, for people to read.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut parts = Vec::new();
         if self.mac {

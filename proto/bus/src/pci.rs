@@ -38,7 +38,7 @@ pub struct Command {
     __: u8,
 }
 
-/// What a BAR maps.
+/// The address space of a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarKind {
     /// I/O ports.
@@ -48,20 +48,20 @@ pub enum BarKind {
         /// Reads have no side effects.
         prefetchable: bool,
     },
-    /// 32-bit memory that is guest RAM, put there by the hypervisor: video RAM. Accesses do not reach the device.
+    /// 32-bit memory that is guest RAM, mapped there by the hypervisor: video RAM. Accesses do not reach the device.
     Ram,
 }
 
-/// What a base address register maps, and how large it is.
+/// Address space and size of a base address register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarSpec {
-    /// What it maps.
+    /// The address space.
     pub kind: BarKind,
     /// Bytes, a power of two: from 4 for ports, from 16 for memory.
     pub size: u32,
 }
 
-/// A PCI function, as declared: identity, BARs, place. Both the broker's decoder and [`ConfigSpace`] follow it.
+/// The declaration of a PCI function: its place, BARs, ROM and command register. The broker's decoder and [`ConfigSpace`] both follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionSpec {
     /// Device number on bus 0, 0 to 31.
@@ -77,18 +77,18 @@ pub struct FunctionSpec {
 }
 
 impl FunctionSpec {
-    /// A function without BARs, whose command register has what the PCI specification has and devices mostly implement.
+    /// A function without BARs. The writable bits of its command register are those that most devices implement.
     pub const fn new(device: u8, function: u8) -> Self {
         Self { device, function, bars: [None; 6], rom: 0, command: 0x0547 }
     }
 
-    /// The same with these writable bits of the command register, as the part's data sheet has them.
+    /// Sets the writable bits of the command register, as in the part's data sheet.
     #[must_use]
     pub const fn with_command(self, command: u16) -> Self {
         Self { command, ..self }
     }
 
-    /// The same with a BAR.
+    /// Adds BAR `index` of `size` bytes.
     #[must_use]
     pub fn with_bar(mut self, index: usize, kind: BarKind, size: u32) -> Self {
         if let Some(slot) = self.bars.get_mut(index) {
@@ -97,7 +97,7 @@ impl FunctionSpec {
         self
     }
 
-    /// The number that Xen knows it by: device << 3 | function on bus 0 of segment 0.
+    /// Xen's number of the function: device << 3 | function on bus 0 of segment 0.
     pub fn bdf(&self) -> u16 {
         u16::from(self.device) << 3 | u16::from(self.function & 7)
     }
@@ -151,7 +151,7 @@ impl ConfigSpace {
         start..start.saturating_add(usize::from(size)).min(256)
     }
 
-    /// Sets `size` bytes at `offset`, whatever is writable.
+    /// Sets `size` bytes at `offset`, read-only bits included.
     pub fn set(&mut self, offset: u8, size: u8, value: u32) {
         for (byte, v) in
             self.bytes.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(value.to_le_bytes())
@@ -160,7 +160,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Makes the bits of `mask` writable, in addition to what is.
+    /// Makes the bits of `mask` writable, in addition to those that are.
     pub fn allow(&mut self, offset: u8, size: u8, mask: u32) {
         for (byte, m) in
             self.writable.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
@@ -169,7 +169,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Takes the bits of `mask` from what is writable.
+    /// Makes the bits of `mask` read-only.
     pub fn hard_wire(&mut self, offset: u8, size: u8, mask: u32) {
         for (byte, m) in
             self.writable.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
@@ -178,7 +178,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Makes the bits of `mask` such that writing 1 clears them.
+    /// Lets a write of 1 clear the bits of `mask`.
     pub fn allow_clear(&mut self, offset: u8, size: u8, mask: u32) {
         for (byte, m) in
             self.clear.get_mut(Self::range(offset, size)).unwrap_or(&mut []).iter_mut().zip(mask.to_le_bytes())
@@ -207,22 +207,22 @@ impl ConfigSpace {
         }
     }
 
-    /// The whole space.
+    /// All 256 bytes.
     pub fn bytes(&self) -> &[u8; 256] {
         &self.bytes
     }
 
-    /// The command register.
+    /// The command register's current value.
     pub fn command(&self) -> Command {
         Command::from_bits(self.read(reg::COMMAND, 2) as u16)
     }
 
-    /// The writable registers, for a saved state.
+    /// The bytes of a saved state.
     pub fn save(&self) -> Vec<u8> {
         self.bytes.to_vec()
     }
 
-    /// Takes the writable bits of a saved state over; the others stay what they are.
+    /// Restores the writable bits of a saved state; the other bits keep their values.
     pub fn load(&mut self, saved: &[u8]) -> Result<(), crate::StateError> {
         if saved.len() != 256 {
             return Err(crate::StateError::Value("configuration space"));
@@ -234,7 +234,7 @@ impl ConfigSpace {
     }
 }
 
-/// Where a function's BARs and ROM are decoded at the moment.
+/// The addresses at which a function's BARs and ROM are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decode {
     /// Base of each BAR that is decoded.
@@ -244,8 +244,8 @@ pub struct Decode {
 }
 
 impl Decode {
-    /// What `space` decodes. A BAR whose address is zero, or whose end lies beyond its address space, is not decoded:
-    /// the first is how firmware leaves what it has not placed, the second is what it reads back when it sizes.
+    /// The addresses that `space` decodes. A BAR whose address is zero, or whose end lies beyond its address space, is not decoded:
+    /// firmware leaves the first in BARs that it does not place, and reads the second back while it sizes BARs.
     pub fn of(spec: &FunctionSpec, space: &ConfigSpace) -> Self {
         let command = space.command();
         let mut decode = Self::default();
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(decode.rom, Some(0xf200_0000));
         space.write(reg::COMMAND, 2, 1);
         assert_eq!(Decode::of(&spec, &space).bars[1], Some(0xc000));
-        // While firmware sizes, nothing must be claimed at the top of the address space.
+        // While firmware sizes BARs, no range at the top of the address space may be claimed.
         space.write(reg::COMMAND, 2, 3);
         space.write(0x10, 4, u32::MAX);
         space.write(0x14, 4, u32::MAX);

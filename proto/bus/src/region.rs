@@ -1,11 +1,11 @@
-//! What a device declares: a pure function of its configuration, read by the broker before the device runs.
+//! A device's declaration: a pure function of its configuration, which the broker reads before the device runs.
 use crate::pci::FunctionSpec;
 use bulkhead_wire::Effects;
 
 /// Index of a region in its device's declaration.
 pub type RegionId = u16;
 
-/// Where a region is in the guest's address spaces.
+/// A region's place in the guest's address spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
     /// I/O ports, fixed.
@@ -22,8 +22,8 @@ pub enum Area {
         /// Bytes.
         len: u64,
     },
-    /// I/O ports or memory at the address that a base address register of a PCI function holds. The function's
-    /// specification says which of the two, and how large.
+    /// I/O ports or memory at the address in a base address register of a PCI function. The function's [`FunctionSpec`] has the kind and the
+    /// size.
     Bar {
         /// Index into [`Declaration::functions`].
         function: u8,
@@ -35,18 +35,18 @@ pub enum Area {
 /// One region of registers or memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// For people.
+    /// A name for people to read.
     pub name: &'static str,
-    /// Where it is.
+    /// Its place.
     pub area: Area,
-    /// Single writes to it may be posted: they lower no interrupt, start or stop no DMA, change no decoding and no
-    /// shadowed register. Memory, and ports that only take note of what is written (docs/decisions/0004).
+    /// Single writes to the region may be posted: they lower no interrupt, start or stop no DMA, and change no decoding and no shadowed
+    /// register. Memory, and ports whose writes have no immediate effect (docs/decisions/0004).
     pub posted: bool,
-    /// Registers of which the same is true, where it is not of all: offsets. Telling a card that it may fill more buffers is one such: it
-    /// may hear of that a moment later.
+    /// Offsets of single registers whose writes may be posted, in a region where not all may. An example is the register that gives a card
+    /// more receive buffers: a later arrival of the write does no harm.
     pub posted_at: Vec<u16>,
-    /// Single writes while the device's process is away are kept for the next one, in order; one that was on its way may be made
-    /// twice. For devices whose drivers only ever tell where they are and what they want to hear of, and read what became of it.
+    /// Single writes while the device has no process are kept for the next process, in order; a write in flight may be made twice. For devices
+    /// whose drivers write only ring positions and interrupt masks, so that a repeated write does no harm.
     pub kept: bool,
     /// Registers whose reads the broker may answer from the device's shadows: (offset, bytes, index of the shadow).
     pub shadows: Vec<(u16, u8, u8)>,
@@ -77,7 +77,7 @@ impl Region {
         }
     }
 
-    /// What BAR `bar` of function `function` maps.
+    /// Registers or memory that BAR `bar` of function `function` maps.
     pub fn bar(name: &'static str, function: u8, bar: u8) -> Self {
         Self {
             name,
@@ -89,28 +89,28 @@ impl Region {
         }
     }
 
-    /// The same, with writes that are kept.
+    /// Keeps writes while the device has no process.
     #[must_use]
     pub fn kept(mut self) -> Self {
         self.kept = true;
         self
     }
 
-    /// The same, with posted writes.
+    /// Lets all single writes to the region be posted.
     #[must_use]
     pub fn posted(mut self) -> Self {
         self.posted = true;
         self
     }
 
-    /// The same, with posted writes to the register at `offset`.
+    /// Lets single writes to the register at `offset` be posted.
     #[must_use]
     pub fn posted_at(mut self, offset: u16) -> Self {
         self.posted_at.push(offset);
         self
     }
 
-    /// The same, with `bytes` bytes at `offset` answered from shadow `index`.
+    /// Lets the broker answer reads of `bytes` bytes at `offset` from shadow `index`.
     #[must_use]
     pub fn shadow(mut self, offset: u16, bytes: u8, index: u8) -> Self {
         self.shadows.push((offset, bytes, index));
@@ -118,7 +118,7 @@ impl Region {
     }
 }
 
-/// Which interrupt a line of the device is wired to.
+/// The interrupt that a line of the device is wired to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
     /// ISA interrupt 0 to 15.
@@ -132,18 +132,18 @@ pub enum Line {
     },
 }
 
-/// What the broker lets a device ask for together with a reply.
+/// The effects that a device may request together with a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Switch the guest off.
+    /// Power the guest off.
     pub power_off: bool,
-    /// Restart the guest.
+    /// Reboot the guest.
     pub reboot: bool,
-    /// Lock and unlock the firmware's memory.
+    /// Make the firmware's memory read-only, and writable again.
     pub rom: bool,
     /// Start the unplug protocol.
     pub unplug: bool,
-    /// Eject PCI devices that were added.
+    /// Eject PCI devices that were added while the guest ran.
     pub eject: bool,
 }
 
@@ -162,22 +162,22 @@ impl Permissions {
 /// The unplug protocol's bit for all network cards (docs/misc/hvm-emulated-unplug.pandoc of Xen).
 pub const UNPLUG_NICS: u16 = 2;
 
-/// All that the broker needs to know of a device.
+/// Everything that the broker knows about a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declaration {
-    /// Its regions; the index is what a request names.
+    /// Its regions; a request names one by its index here.
     pub regions: Vec<Region>,
     /// Its PCI functions.
     pub functions: Vec<FunctionSpec>,
-    /// Its interrupt lines.
+    /// The wiring of its interrupt lines.
     pub lines: Vec<Line>,
-    /// What it may ask for.
+    /// The effects that it may request.
     pub permissions: Permissions,
-    /// It maps guest memory, so Xen's INVALIDATE concerns it.
+    /// It maps guest memory, so it must handle Xen's INVALIDATE.
     pub dma: bool,
-    /// Its part of the unplug protocol: the bits of the mask that concern it.
+    /// The bits of the unplug protocol's mask that concern it.
     pub unplug: u16,
-    /// Unplugging takes away all of it, its functions too.
+    /// Unplugging removes the whole device, its PCI functions included.
     pub unplug_removes: bool,
 }
 

@@ -1,30 +1,30 @@
-//! Settings that both a device and whoever configures it name.
+//! Settings that both devices and the launcher's parser of arguments use.
 use serde::{Deserialize, Serialize};
 
-/// What becomes of a write that the host's storage has no room for.
+/// The result of a write for which the host's storage is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenFull {
-    /// The guest is told that it failed.
+    /// The write fails, and the guest sees the error.
     #[default]
     Report,
-    /// It waits until there is room, and the guest with it.
+    /// The write waits until there is space, and the guest waits for it.
     Stop,
 }
 
-/// What is plugged into the USB controller.
+/// A USB device that can be plugged into the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UsbDevice {
-    /// A pointer that knows its place.
+    /// An absolute pointer.
     Tablet,
-    /// A pointer that knows its movement.
+    /// A relative pointer.
     Mouse,
     /// A keyboard.
     Keyboard,
 }
 
 impl UsbDevice {
-    /// What QEMU calls a device of this kind.
+    /// The device with this QEMU driver name.
     pub fn of_driver(driver: &str) -> Option<Self> {
         match driver {
             "usb-tablet" => Some(Self::Tablet),
@@ -35,21 +35,21 @@ impl UsbDevice {
     }
 }
 
-/// What the firmware does before and after it tries to boot.
+/// Settings of the firmware's boot menu.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootMenu {
-    /// It shows its menu.
+    /// The firmware shows its menu.
     pub shown: bool,
-    /// Milliseconds that it waits there.
+    /// Milliseconds that the menu waits for a key.
     pub wait: Option<u16>,
-    /// Milliseconds after which a boot that failed is tried again.
+    /// Milliseconds after which the firmware retries a failed boot.
     pub retry: Option<u32>,
 }
 
-/// Keyboard layouts that viewers' characters can be looked up in; the first is what is taken when nobody says.
+/// Keyboard layouts for viewers' characters; the first is the default.
 pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
 
-/// What a disk says it is, where somebody has named it.
+/// Strings with which a disk identifies itself; `None` leaves the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskIdentity {
     /// Its serial number.
@@ -60,32 +60,32 @@ pub struct DiskIdentity {
     pub model: Option<String>,
 }
 
-/// How the firmware makes an address of old software's, with cylinders up to 1023, one of the disk's: numbers of SeaBIOS'.
+/// The firmware's translation of BIOS addresses, with cylinders up to 1023, into the disk's own. The numbers are SeaBIOS'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Translation {
-    /// They are the disk's.
+    /// None: both are the same.
     None = 0,
-    /// By the number of the sector, with 255 heads at most.
+    /// Through the sector's number, with at most 255 heads.
     Lba = 1,
     /// Heads are doubled and cylinders halved.
     Large = 2,
-    /// The same, with 15 heads for 16 at first.
+    /// As `Large`, with 15 heads in place of 16.
     Rechs = 3,
 }
 
-/// Cylinders, heads and sectors of a disk.
+/// Geometry of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskGeometry {
-    /// The drive's index.
+    /// Index of the drive, as in its configuration.
     pub drive: u8,
-    /// Cylinders.
+    /// Number of cylinders.
     pub cylinders: u16,
-    /// Heads.
+    /// Number of heads.
     pub heads: u8,
-    /// Sectors of a track.
+    /// Sectors per track.
     pub sectors: u8,
-    /// What the firmware makes of them.
+    /// The firmware's translation.
     pub translation: Translation,
 }

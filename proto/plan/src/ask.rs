@@ -1,9 +1,9 @@
-//! What a process says to the launcher: 80 bytes with a fixed place for everything.
+//! A process's requests to the launcher: 80 bytes with a fixed offset for each field.
 use super::{DriveId, Slot};
 #[cfg(doc)]
 use bulkhead_bus::nic::NicSettings;
 
-/// Why the broker gave a device up.
+/// Why the broker regards a device as dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Death {
@@ -13,38 +13,38 @@ pub enum Death {
     Protocol = 2,
 }
 
-/// How the machine ends.
+/// The reason for the machine's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ending {
-    /// The processes end; libxl knows already.
+    /// Control has been asked to quit; the processes end without a shutdown reason for Xen.
     Quit = 0,
-    /// The guest has switched itself off.
+    /// The guest has powered itself off.
     PowerOff = 1,
-    /// The guest wants to be started again.
+    /// The guest requests a reboot.
     Reboot = 2,
 }
 
-/// What a process asks of the launcher.
+/// A process's request to the launcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// A device and control: my areas are mapped and sealed.
+    /// A device and control: the process's areas are mapped and sealed.
     Sealed,
-    /// The broker: my own areas (its own slot), or those of the channel of the device in `slot`, are mapped and sealed.
+    /// The broker: its own areas (its own slot), or those of the channel of the device in `slot`, are mapped and sealed.
     ChannelSealed {
         /// The device, or the broker.
         slot: Slot,
     },
-    /// I am in my sandbox.
+    /// The process has entered its sandbox.
     Ready,
     /// The broker: the channel of the device in `slot` is dead.
     ChannelDead {
         /// The device.
         slot: Slot,
-        /// Why.
+        /// Why it is dead.
         death: Death,
     },
-    /// The broker: video RAM is at this guest frame now.
+    /// The broker: the guest has moved video RAM to this guest frame.
     VramAt {
         /// Guest frame number.
         gfn: u64,
@@ -56,7 +56,7 @@ pub enum Ask {
     },
     /// Control: end the machine.
     Stop {
-        /// How.
+        /// The reason that Xen is given.
         ending: Ending,
     },
     /// Control: give the descriptor of this message to a process; the answer is a token.
@@ -78,26 +78,26 @@ pub enum Ask {
     },
     /// Control: the process table.
     Processes,
-    /// Control: a drive has the medium of this message, or none any more; the answer is the token by which the process knows it.
+    /// Control: a drive gets the medium of this message's descriptor, or none; the answer is the token by which its process knows the medium.
     Medium {
         /// The controller.
         slot: Slot,
         /// The drive.
         drive: DriveId,
     },
-    /// Control, in a stub domain: the CDs that have come since a disk.
+    /// Control, in a stub domain: lists the CDs, with descriptors for those that appeared after a disk.
     Disks {
         /// The kernel's number of that disk.
         known: u64,
     },
-    /// Control: a network card has these settings from now on, on its interface and in later lives.
+    /// Control: applies these settings to a network card, its interface, and later starts of its process.
     Nic {
         /// The card.
         slot: Slot,
         /// [`NicSettings::to_bytes`].
         settings: [u8; 64],
     },
-    /// Control: the frames that the rules on the interface of a network card have dropped.
+    /// Control: counts the frames that the rules on a network card's interface have dropped.
     Dropped {
         /// The card.
         slot: Slot,
@@ -107,14 +107,14 @@ pub enum Ask {
         /// The device.
         slot: Slot,
     },
-    /// The broker: the guest has unplugged a part of a device, which no later life has.
+    /// The broker: the guest has unplugged a part of a device; a restarted process does not have it either.
     PartUnplugged {
         /// The device.
         slot: Slot,
         /// Bits of the unplug protocol, not 0.
         mask: u16,
     },
-    /// Control: a device that may be added comes now; answered when the broker has it.
+    /// Control: adds a device that the plan has reserved; answered when the broker has attached it.
     Plug {
         /// The device.
         slot: Slot,
@@ -137,12 +137,12 @@ pub enum Ask {
 /// | 8–15 | the request's number: a frame, a disk, a drive, a mask, a reason |
 /// | 16–79 | a name or settings |
 ///
-/// What a request does not use is 0.
+/// Bytes that a request does not use are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FromProcess {
-    /// Number that an answer carries.
+    /// Number that the answer repeats; 0 if the request has no answer.
     pub serial: u32,
-    /// What is asked.
+    /// The request.
     pub ask: Ask,
 }
 
@@ -236,7 +236,7 @@ impl FromProcess {
             _ => return None,
         };
         let message = Self { serial: u32::from_le_bytes([s0, s1, s2, s3]), ask };
-        // What the request does not use is 0.
+        // Only the canonical encoding is accepted: unused bytes are 0.
         (message.to_bytes() == bytes).then_some(message)
     }
 }
@@ -248,16 +248,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_whole_messages_are_taken(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        fn only_whole_messages_are_accepted(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             if let Some(message) = FromProcess::from_bytes(&bytes) {
                 prop_assert_eq!(bytes.len(), FromProcess::LEN);
                 prop_assert_eq!(&message.to_bytes()[..], &bytes[..]);
             }
         }
 
-        /// Sparse messages, as processes send them: these are taken as a rule.
+        /// Sparse messages, as processes send them: most of these are accepted.
         #[test]
-        fn a_message_that_is_taken_says_the_same_again(
+        fn an_accepted_message_has_one_encoding(
             code in 0u8..24, slot: u8, serial: u32, number in prop_oneof![Just(0u64), 0u64..4, any::<u64>()], named: bool, byte: u8,
             at in 0usize..80, flip in prop_oneof![Just(0u8), any::<u8>()],
         ) {

@@ -6,7 +6,7 @@ use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{BootMenu, DiskGeometry, DiskIdentity, UsbDevice, WhenFull};
 use serde::{Deserialize, Serialize};
 
-/// Formats of images.
+/// Format of a disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageFormat {
@@ -43,25 +43,25 @@ pub struct DriveConfig {
     pub at: DriveId,
     /// A CD-ROM drive; otherwise a disk.
     pub cdrom: bool,
-    /// No writes.
+    /// The guest may not write to the medium.
     pub read_only: bool,
-    /// Bytes of the medium; `None`: no medium (CD only).
+    /// Bytes of the medium; `None` without a medium (CD only).
     pub size: Option<u64>,
-    /// libxl's name for it, `ide-<devid>`, by which QMP changes its medium; QEMU's name of a disk, `ide0-hd0`.
+    /// The drive's name in QMP: libxl's `ide-<devid>` for a drive whose medium changes, QEMU's `ide0-hd0` for a disk.
     pub id: String,
-    /// The medium's file as the arguments name it, for people.
+    /// The medium's file as the arguments name it; only reported in QMP's answers.
     pub file: Option<String>,
-    /// Formats of the medium and of what it is based on, in this order; the descriptors are [`FdUse::Drive`] and [`FdUse::Backing`].
+    /// Formats of the medium and of its backing files, in this order; the descriptors are [`FdUse::Drive`] and [`FdUse::Backing`].
     pub formats: Vec<ImageFormat>,
-    /// What becomes of a write that the medium has no room for.
+    /// How a write fails when the host's storage is full.
     pub full: WhenFull,
-    /// What a disk says it is.
+    /// Serial number, firmware version and model that a disk reports.
     pub identity: DiskIdentity,
-    /// How a disk is addressed by cylinder, head and sector.
+    /// Cylinders, heads and sectors of a disk, if the launcher knows them.
     pub geometry: Option<DiskGeometry>,
 }
 
-/// Models of network cards.
+/// The emulated part of a network card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NicModel {
@@ -71,15 +71,15 @@ pub enum NicModel {
     Rtl8139,
 }
 
-/// What a network card's descriptor is.
+/// The kind of a network card's descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NicEnd {
-    /// A tap with virtio_net_hdr.
+    /// A tap whose frames begin with a virtio_net_hdr.
     Tap,
-    /// A tap without it.
+    /// A tap without that header.
     Bare,
-    /// A packet socket with it, which tells VLAN tags beside the frame.
+    /// A packet socket with that header; it reports VLAN tags beside the frame.
     Packet,
     /// A stream socket with QEMU's framing.
     Stream,
@@ -88,62 +88,62 @@ pub enum NicEnd {
 /// The directories of a PV device in xenstore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PvNodes {
-    /// The back end's.
+    /// The back end's directory.
     pub back: String,
-    /// The guest's.
+    /// The front end's directory.
     pub front: String,
 }
 
-/// Where viewers connect.
+/// The address on which the VNC server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VncAddress {
     /// A TCP port.
     Tcp {
-        /// The address that was asked for.
+        /// The host name or address of the arguments.
         host: String,
-        /// The port.
+        /// The port on which it listens.
         port: u16,
-        /// It is one of IPv6.
+        /// The socket is an IPv6 socket.
         ipv6: bool,
     },
-    /// A Unix socket.
+    /// A Unix socket's path.
     Unix(String),
 }
 
-/// A place of video RAM.
+/// Where video RAM is in the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VideoRam {
     /// Guest frame number of its first page.
     pub gfn: u64,
-    /// Its bytes.
+    /// Bytes of video RAM.
     pub bytes: u32,
 }
 
 /// Configuration of one device process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceConfig {
-    /// The board.
+    /// The board's own registers: chipset, CMOS, power management.
     Platform {
         /// Highest vCPU number + 1, for CMOS 0x5f.
         vcpus: u16,
-        /// vCPUs that are there from the start.
+        /// vCPUs that are plugged in when the guest starts.
         online: u16,
-        /// The xen-platform device is there (xen_platform_pci=1).
+        /// The guest has the xen-platform device (xen_platform_pci=1).
         xen_platform: bool,
         /// Boot order in QEMU's letters, at most three.
         boot: String,
-        /// The firmware does not look for a floppy disk's signature.
+        /// The firmware boots a floppy disk without checking its signature.
         unsigned_floppy: bool,
-        /// The emulated disks.
+        /// Geometries of the emulated disks, for CMOS.
         disks: Vec<DiskGeometry>,
-        /// PIIX4's configuration space tells that COM1 exists.
+        /// PIIX4's configuration space reports a COM1.
         serial: bool,
         /// The guest may unplug its emulated disks: a PV back end serves them.
         unplug: bool,
     },
     /// PIIX3's IDE function.
     Ide {
-        /// The drives.
+        /// The drives of both channels.
         drives: Vec<DriveConfig>,
     },
     /// Standard VGA.
@@ -152,7 +152,7 @@ pub enum DeviceConfig {
         device: u8,
         /// Bytes of video RAM.
         vram: u32,
-        /// Guest frame number where video RAM is now.
+        /// Guest frame number of video RAM when the process starts.
         gfn: u64,
         /// Bytes of the expansion ROM, a power of two.
         rom: u32,
@@ -161,13 +161,13 @@ pub enum DeviceConfig {
     Ps2,
     /// fw_cfg: a kernel to boot, settings of the firmware's menu.
     FwCfg {
-        /// vCPUs that can be.
+        /// Most vCPUs of the guest.
         vcpus: u16,
         /// vCPUs that the guest starts with.
         online: u16,
-        /// RAM in MiB.
+        /// The guest's RAM in MiB.
         memory_mib: u64,
-        /// The firmware's menu.
+        /// Settings of the firmware's boot menu.
         menu: BootMenu,
         /// Bytes of the kernel, if there is one.
         kernel: Option<u64>,
@@ -178,55 +178,55 @@ pub enum DeviceConfig {
     },
     /// A network card.
     Nic {
-        /// Which.
+        /// The emulated part.
         model: NicModel,
         /// 0 for the first network card.
         index: u8,
         /// Device number on bus 0.
         device: u8,
-        /// Its address.
+        /// The card's hardware address.
         mac: [u8; 6],
         /// Bytes of the expansion ROM, a power of two, or 0.
         rom: u32,
-        /// What its other end is.
+        /// The kind of the descriptor that carries its frames.
         end: NicEnd,
-        /// What the guest is told when it asks by DHCP; otherwise its question goes out.
+        /// The card's own answer to the guest's DHCP requests; without it they are sent like other frames.
         lease: Option<NicLease>,
-        /// The cable, and what may go out; what is set while the guest runs is set here too, for later lives.
+        /// Link state and rules for sent frames. Changes at run time are stored here too, for restarts of the process.
         settings: NicSettings,
     },
-    /// The PIIX3's USB function, there or elsewhere.
+    /// The PIIX3's USB function, in PIIX3 or at another place on bus 0.
     Usb {
-        /// What is plugged in, at most two.
+        /// USB devices that are plugged in at the start, at most two.
         devices: Vec<UsbDevice>,
         /// Device number on bus 0.
         device: u8,
-        /// Its function.
+        /// Function number of that device.
         function: u8,
-        /// It is not there until `device_add` asks for it, and the guest may eject it.
+        /// The function appears only when QMP's `device_add` asks for it, and the guest may eject it.
         added: bool,
     },
     /// A serial port.
     Serial {
         /// 0 = COM1.
         index: u8,
-        /// Its descriptor is a socket that listens.
+        /// Its descriptor is a listening socket.
         listens: bool,
     },
     /// The picture on a Linux frame buffer, keys and pointer from evdev. The guest sees nothing of it.
     Fbdev {
-        /// Places of the pointer come as 0 to 0x7fff over the whole screen, not as pixels.
+        /// The kernel reports absolute pointer positions as 0 to 0x7fff over the whole screen, not as pixels.
         spread: bool,
     },
     /// The picture for viewers that connect by RFB (VNC), keys and pointer from them. The guest sees nothing of it.
     Vnc {
         /// The guest's name, for viewers' titles.
         name: String,
-        /// Where it listens.
+        /// The address on which it listens.
         at: VncAddress,
-        /// Viewers are asked for a password; none is right until one is set.
+        /// Viewers need a password; all are refused until QMP sets one.
         password: bool,
-        /// Keyboard layout by which keys are found for viewers that tell characters only.
+        /// Keyboard layout for viewers that send characters without scancodes.
         layout: String,
     },
     /// Holds the connection to xenstored for the back ends of PV devices.
@@ -240,11 +240,11 @@ pub enum DeviceConfig {
     Qdisk {
         /// xenbus' number of the device.
         devid: u32,
-        /// The disk; without a size until the guest has unplugged the emulated disk with the same image.
+        /// The disk; it has no size until the guest has unplugged the emulated disk with the same image.
         disk: DriveConfig,
         /// The emulated disk with the same image.
         emulated: Option<DriveId>,
-        /// Sectors that the guest does not need may be given back.
+        /// The guest may discard sectors.
         discard: bool,
     },
     /// The back end of a PV keyboard and pointer.
@@ -256,7 +256,7 @@ pub enum DeviceConfig {
     Console {
         /// xenbus' number of the device, 0 for a domain's first one.
         devid: u32,
-        /// Its descriptor is a socket that listens.
+        /// Its descriptor is a listening socket.
         listens: bool,
     },
     /// The back end of a PV frame buffer.
@@ -272,7 +272,7 @@ pub enum DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// What all devices of its role have in common.
+    /// The properties that all devices of its role share.
     pub fn kind(&self) -> &'static Kind {
         match self {
             Self::Platform { .. } => &kind::PLATFORM,
@@ -296,7 +296,7 @@ impl DeviceConfig {
         }
     }
 
-    /// When its process starts.
+    /// The event that starts its process.
     pub fn starts(&self) -> Starts {
         match self {
             Self::Usb { added: true, .. } => Starts::WhenAdded,
@@ -305,7 +305,7 @@ impl DeviceConfig {
         }
     }
 
-    /// Where the video RAM is that it draws in; one for each kind with [`kind::Memory::VideoRam`].
+    /// Its video RAM; `Some` for each kind with [`kind::Memory::VideoRam`].
     pub fn video_ram(&self) -> Option<VideoRam> {
         match self {
             Self::Vga { gfn, vram, .. } => Some(VideoRam { gfn: *gfn, bytes: *vram }),
@@ -313,7 +313,7 @@ impl DeviceConfig {
         }
     }
 
-    /// Its name for people: the role, with a number where a guest may have several.
+    /// Its name in logs and on the command line: the role, with a number where a guest may have several.
     pub fn name(&self) -> String {
         let role = self.kind().role;
         match self {

@@ -4,7 +4,7 @@ use super::SessionPacket;
 use super::{DriveId, Slot};
 use serde::{Deserialize, Serialize};
 
-/// Who takes the input that viewers make.
+/// The device that receives viewers' input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sink {
     /// The keyboard controller.
@@ -17,16 +17,16 @@ pub enum Sink {
     GuestKeyboard,
 }
 
-/// What a descriptor is for.
+/// The use of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FdUse {
-    /// gRPC: the process serves it; control is the client of the slot named.
+    /// The gRPC connection: a process serves it; control is the client of the process in this slot.
     Control(Slot),
     /// The area that the receiver writes.
     OwnArea,
     /// The area that the peer writes.
     PeerArea,
-    /// The reply area of the slot's former life, with its last state.
+    /// The reply area of the slot's previous process, with its last state.
     OldArea,
     /// Doorbell: broker → device.
     RequestBell,
@@ -36,85 +36,85 @@ pub enum FdUse {
     Privcmd,
     /// Event channels, restricted to the domain.
     Evtchn,
-    /// The simulated machine: ioreq page, kick, trace socket, guest memory.
+    /// The ioreq page of the simulated machine.
     SimIoreq,
-    /// See `SimIoreq`.
+    /// The eventfd that stands for event channels in the simulated machine.
     SimKick,
-    /// See `SimIoreq`.
+    /// The broker's socket to the simulated machine: its trace in one direction, commands in the other.
     SimTrace,
-    /// Doorbell: broker → launcher, the guest makes accesses. It is not rung for each.
+    /// Doorbell: broker → launcher, the guest makes accesses. It is rung on the broker's tick, not for each access.
     Activity,
-    /// Guest memory of the simulated machine, or video RAM of it.
+    /// Guest memory of the simulated machine, or its video RAM.
     SimMemory,
     /// Video RAM of the simulated machine.
     SimVram,
-    /// The table of faults that the simulated machine asks of the disks' storage.
+    /// The table of faults that the simulated machine injects into the disks' storage.
     Faults,
     /// The drive's medium.
     Drive(DriveId),
     /// The kernel to boot.
     Kernel,
-    /// Its ramdisk.
+    /// The ramdisk of the kernel to boot.
     Initrd,
-    /// A backing file of the drive's medium: 1 for the file below the medium, 2 for the one below that.
+    /// A backing file of the drive's medium: 1 for the medium's own backing file, 2 for that one's.
     Backing(DriveId, u8),
-    /// A serial port's other end.
+    /// The host end of a serial port.
     Serial,
-    /// A network card's other end.
+    /// The host end of a network card.
     Net,
-    /// Expansion ROM of the device in the slot named.
+    /// Expansion ROM of the device in this slot.
     Rom(Slot),
-    /// The surface, for the display that draws it.
+    /// The surface, writable, for the display.
     Surface,
-    /// The surface, for who looks at it.
+    /// The surface, read-only, for viewers.
     SurfaceView,
-    /// Doorbell: viewer → display, a picture is wanted.
+    /// Doorbell: viewer → display, the viewer requests a picture.
     FrameBell,
-    /// The read end of a pipe of [`InputEvent`](bulkhead_bus::InputEvent) records, for who takes input.
+    /// The read end of a pipe of [`InputEvent`](bulkhead_bus::InputEvent) records, for an input device.
     InputFrom,
-    /// The write end of such a pipe, for who makes input.
+    /// The write end of such a pipe, for viewers.
     InputTo(Sink),
-    /// The write end of a pipe of bytes, for who takes input: which input the guest takes there, bit 0 places, 1 keys, 2 movement; with
-    /// bit 3, bits 4 to 6 are the lights of its keyboard, as in [`FdUse::LedsTo`].
+    /// The write end of a pipe of bytes, for an input device: the input that the guest accepts there, bit 0 absolute positions, 1 keys,
+    /// 2 relative movement; with bit 3, bits 4 to 6 are the LEDs of its keyboard, as in [`FdUse::LedsTo`].
     TakesTo,
-    /// The read end of such a pipe, for who makes input.
+    /// The read end of such a pipe, for viewers.
     TakesFrom(Sink),
-    /// The read end of a pipe of records of two 16-bit numbers, for the display: the size that viewers wish for.
+    /// The read end of a pipe of records of two 16-bit numbers, for the display: width and height that viewers request.
     WishesFrom,
-    /// The write end of it, for the viewers.
+    /// The write end of that pipe, for viewers.
     WishesTo,
-    /// The write end of a pipe of bytes, for a keyboard: which of its lights shine, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    /// The write end of a pipe of bytes, for a keyboard: its LEDs that are on, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     LedsTo,
-    /// The read end of it, for the viewers.
+    /// The read end of that pipe, for viewers.
     LedsFrom,
-    /// A socket that listens for viewers.
+    /// A listening socket for viewers.
     Viewers,
     /// privcmd restricted to the domain, for a back end that maps frames which the domain names.
     Frames,
     /// A connection to xenstored, for `xenbus`.
     Xenstore,
-    /// A back end's end of its socket to `xenbus`, or there the other end of the back end with this number.
+    /// The socket between a back end and `xenbus`. The number is the back end's in `xenbus`, and 0 in the back end.
     Nodes(u8),
-    /// A back end's end of its socket to `grant`, or there the other end of the back end with this number.
+    /// The socket between a back end and `grant`, numbered in the same way.
     Grants(u8),
-    /// A device of granted pages: for `grant` that of the back end with this number, for a back end (0) the same, to map.
+    /// A gntdev descriptor, shared by `grant` and the back end, which maps from it; numbered in the same way.
     Gntdev(u8),
-    /// The buffer that `grant` copies to and from, of the back end with this number (0 in a back end), if it has one.
+    /// The memfd that `grant` copies to and from, if the back end has one; numbered in the same way.
     GrantBuffer(u8),
     /// A Linux frame buffer.
     Screen,
     /// An evdev node.
     Events,
-    /// Where the machine's state goes when it is saved: libxl's descriptor set 1 in a stub domain.
+    /// The file that the machine's saved state is written to: libxl's descriptor set 1 in a stub domain.
     SaveStream,
     /// The page of a vchan.
     VchanPage,
     /// QMP sessions between the vchan and control: [`SessionPacket`]s.
     Sessions,
-    /// A QMP socket that listens.
+    /// A listening QMP socket.
     QmpListen,
-    /// The read end of the log pipe of the slot named.
+    /// The read end of the log pipe of the process in this slot.
     Log(Slot),
-    /// Where the guest's log goes.
+    /// The guest's log file.
     LogFile,
 }

@@ -1,14 +1,13 @@
-//! What is the same for all processes of a role. Whatever else treats roles differently asks here, by a field; nothing
-//! compares their names.
+//! Properties that all processes of a role share. Code that treats roles differently reads a field here; no code compares their names.
 
-/// What of a guest's memory a process can reach.
+/// The part of the guest's memory that a process can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// None.
+    /// No guest memory.
     None,
     /// All of the guest's RAM: a privcmd restricted to the domain, of which only MMAPBATCH_V2 passes the filter.
     Guest,
-    /// Video RAM, mapped before the filter is on; its privcmd is closed then.
+    /// Video RAM, mapped before the filter is installed; its privcmd is closed after mapping.
     VideoRam,
     /// Pages that the guest has granted, and that `grant` names for it.
     Granted,
@@ -17,75 +16,75 @@ pub enum Memory {
 }
 
 impl Memory {
-    /// Its profile lets it map pages of the domain once the filter is on.
+    /// Whether its profile lets it map pages of the domain once the filter is installed.
     pub fn maps(self) -> bool {
         matches!(self, Self::Guest | Self::Frames)
     }
 }
 
-/// What a process has to do with the guest's picture.
+/// A process's part in the guest's picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Picture {
-    /// Nothing.
+    /// It neither draws nor reads the surface.
     None,
-    /// It draws on a surface.
+    /// It writes a surface.
     Draws,
-    /// It looks at the surface, and waits until somebody draws.
+    /// It reads the surface, and waits until a display has drawn.
     Looks,
 }
 
-/// What a process does with the keys and the pointer of viewers.
+/// A process's part in the keys and the pointer of viewers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Nothing.
+    /// None.
     None,
-    /// It is the keyboard controller: it takes what nobody else wants, and has lights.
+    /// The keyboard controller: it receives input that no other device accepts, and has LEDs.
     Keyboard,
-    /// It takes input for devices on USB while the guest has configured them.
+    /// It accepts input for devices on USB while the guest has configured them.
     Usb,
-    /// It takes input for the PV keyboard and pointer of its domain while they are connected.
+    /// It accepts input for the PV keyboard and pointer of its domain while they are connected.
     Pv,
 }
 
-/// When a process starts.
+/// The event that starts a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Starts {
     /// With the machine.
     AtOnce,
     /// When QMP's `device_add` asks for it; the guest may eject it.
     WhenAdded,
-    /// When the emulated drive with the same image hands its files over.
+    /// When the emulated drive with the same image hands its files off.
     AtHandOff,
     /// With the first back end that it serves.
     WithBackEnds,
 }
 
-/// A role.
+/// The properties of a role.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// The process's name: its profile, its first argument, its name in logs.
+    /// The name of its profile, its argv\[0\], and its name in logs.
     pub role: &'static str,
-    /// The guest sees registers of it: it has a declaration, the broker sends it accesses, and in the simulated machine it lives by
-    /// the guest's clock.
+    /// It has registers that the guest sees: it has a declaration, the broker sends it accesses, and in the simulated machine it uses the
+    /// guest's clock.
     pub guest_visible: bool,
-    /// What of the guest's memory it reaches.
+    /// The guest memory that it reaches.
     pub memory: Memory,
-    /// What it has to do with the picture.
+    /// Its part in the picture.
     pub picture: Picture,
-    /// It draws the picture and takes the size that viewers wish for; or it looks at the picture for viewers on the network, who wish
-    /// for a size and see the keyboard's lights.
+    /// A display that accepts the size which viewers request; or a viewer's server whose viewers, on the network, request a size and see
+    /// the keyboard's LEDs.
     pub wishes: bool,
-    /// What it does with the input of viewers.
+    /// Its part in viewers' input.
     pub input: Input,
-    /// When it starts, if its configuration says nothing else.
+    /// The event that starts it, unless its configuration overrides it.
     pub starts: Starts,
     /// The guest waits for it at register accesses: in a stub domain it is SCHED_FIFO, and killed late when memory is short.
     pub urgent: bool,
-    /// It is the back end of a PV device: `xenbus` serves it, and its slot is given up when the device goes.
+    /// It is the back end of a PV device: `xenbus` serves it, and its slot is freed when the device is removed.
     pub back_end: bool,
 }
 
-/// A device that the guest sees, and that starts with the machine.
+/// A device that the guest sees and that starts with the machine.
 const DEVICE: Kind = Kind {
     role: "",
     guest_visible: true,
@@ -117,7 +116,7 @@ kinds! {
     VGA: Kind { role: "vga", memory: Memory::VideoRam, picture: Picture::Draws, wishes: true, ..DEVICE };
     /// Keyboard and mouse controller.
     PS2: Kind { role: "ps2", input: Input::Keyboard, ..DEVICE };
-    /// fw_cfg.
+    /// The firmware's configuration device, fw_cfg.
     FWCFG: Kind { role: "fwcfg", memory: Memory::Guest, ..DEVICE };
     /// Intel's 82540EM.
     E1000: Kind { role: "e1000", memory: Memory::Guest, ..DEVICE };
@@ -147,14 +146,14 @@ kinds! {
     VFB: Kind { role: "vfb", memory: Memory::Frames, picture: Picture::Draws, back_end: true, ..UNSEEN };
 }
 
-/// The kind of the process with this role; of control and the broker too.
+/// The kind with this role; control and the broker included.
 pub fn of_role(role: &str) -> Option<&'static Kind> {
     KINDS.iter().copied().chain([&BROKER, &CONTROL]).find(|k| k.role == role)
 }
 
-/// The broker.
+/// The broker's kind; it is no device and has no declaration.
 pub static BROKER: Kind = Kind { role: "broker", memory: Memory::Guest, urgent: true, ..UNSEEN };
-/// Control.
+/// Control's kind.
 pub static CONTROL: Kind = Kind { role: "control", ..UNSEEN };
 
 #[cfg(test)]

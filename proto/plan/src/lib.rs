@@ -1,14 +1,14 @@
-//! What the launcher tells the processes that it starts, and what they may ask of it: the resource plane.
+//! The resource plane: the launcher's messages to the processes that it starts, and their requests to it.
 //!
 //! One SEQPACKET socket per process. Launcher → process: [`ToProcess`], JSON, with descriptors. Process → launcher:
 //! [`FromProcess`], fixed size, because the launcher parses nothing that a process has composed.
 //!
 //! | file | what |
 //! |---|---|
-//! | `kind.rs` | what is the same for all processes of a role |
-//! | `config.rs` | what one device is configured with |
-//! | `messages.rs` | what the launcher says |
-//! | `ask.rs` | what a process says |
+//! | `kind.rs` | properties that all processes of a role share |
+//! | `config.rs` | the configuration of one device |
+//! | `messages.rs` | messages of the launcher |
+//! | `ask.rs` | requests of a process |
 //! | `fd_use.rs` | descriptors that travel with messages |
 mod ask;
 mod config;
@@ -20,71 +20,71 @@ pub use ask::{Ask, Death, Ending, FromProcess};
 pub use config::{DeviceConfig, DriveConfig, DriveId, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress};
 pub use fd_use::{FdUse, Sink};
 pub use kind::{Input, KINDS, Kind, Memory, Picture, Starts};
-pub use messages::{FrontDisk, ProcessRow, SessionPacket, ToProcess};
+pub use messages::{FrontDisk, ProcessRow, RequestRefused, SessionPacket, ToProcess};
 
 use serde::{Deserialize, Serialize};
 
 /// Number of a process's place: 0 control, 1 broker, devices from 2. A restarted process has the slot of the dead one.
 pub type Slot = u8;
-/// Slot of control.
+/// The slot of control.
 pub const CONTROL: Slot = 0;
-/// Slot of the broker.
+/// The slot of the broker.
 pub const BROKER: Slot = 1;
-/// First slot of a device.
+/// The first slot of a device.
 pub const FIRST_DEVICE: Slot = 2;
 
 /// A device and its slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceSlot {
-    /// Its slot.
+    /// The slot of its process.
     pub slot: Slot,
-    /// For people: the role, with a number if there are several.
+    /// Its name in logs and on the command line: the role, with a number if there are several.
     pub name: String,
-    /// What it is.
+    /// The device's configuration.
     pub config: DeviceConfig,
 }
 
-/// How the sandbox treats what the kernel lacks.
+/// What happens when the kernel lacks a layer of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Everything that the profiles name must be enforced; Landlock ABI 6 (Linux 6.12) with all scopes.
     Strict,
-    /// What this kernel has; what it lacks is printed.
+    /// All layers that this kernel has are enforced; the missing ones are printed.
     Kernel,
 }
 
-/// What runs the machine.
+/// Whether the guest is real or simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Real Xen.
+    /// A domain of real Xen.
     Xen,
-    /// The simulated machine.
+    /// The simulated machine of the tests.
     Sim,
 }
 
-/// The machine, as every process is told of it.
+/// The machine's configuration, as every process receives it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachinePlan {
     /// The guest's domid.
     pub domid: u16,
-    /// Its name.
+    /// The guest's name.
     pub name: String,
-    /// vCPUs that it can have.
+    /// Most vCPUs of the guest.
     pub vcpus: u16,
-    /// vCPUs that it starts with.
+    /// vCPUs that the guest starts with.
     pub online: u16,
-    /// What runs it.
+    /// Real or simulated.
     pub mode: Mode,
-    /// The sandbox's level.
+    /// How strictly the sandbox is enforced.
     pub level: Level,
-    /// The devices.
+    /// All device processes.
     pub devices: Vec<DeviceSlot>,
-    /// Other ends of serial ports and PV consoles: what QMP calls each, and which it is: `serial0`, `pty:/dev/pts/1`.
+    /// Host ends of serial ports and PV consoles: QMP's label and the file name of each, as `serial0` and `pty:/dev/pts/1`.
     pub chardevs: Vec<(String, String)>,
-    /// The machine starts stopped (-S) and says `prelaunch`.
+    /// The machine starts stopped (-S), and QMP reports `prelaunch`.
     pub stopped: bool,
-    /// Where screenshots by name go; nowhere in a stub domain.
+    /// The directory for screenshots that QMP names; `None` in a stub domain.
     pub dump_dir: Option<String>,
 }

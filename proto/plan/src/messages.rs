@@ -1,159 +1,168 @@
-//! What the launcher says on the sockets, and the packets of the vchan.
+//! The launcher's messages to processes, and the packets between the vchan's process and control.
 #[cfg(doc)]
 use super::Ask;
 use super::{FdUse, MachinePlan, Slot};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-/// What the launcher says.
+/// A message of the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToProcess {
-    /// Who you are; always first. Answer with [`Ask::Sealed`] when all areas are mapped and sealed.
+    /// Always first. The process answers with [`Ask::Sealed`], the broker with [`Ask::ChannelSealed`], when all its areas are mapped and
+    /// sealed.
     Start {
-        /// Your slot.
+        /// The receiver's slot.
         slot: Slot,
-        /// The machine.
+        /// The machine's configuration.
         plan: Box<MachinePlan>,
-        /// What the descriptors of this message are for, in order.
+        /// The uses of this message's descriptors, in their order.
         fds: Vec<FdUse>,
     },
-    /// The peer's area. Enter the sandbox, answer with [`Ask::Ready`].
+    /// The peer's area. The process enters the sandbox and answers with [`Ask::Ready`].
     Peer {
-        /// What the descriptors of this message are for, in order.
+        /// The uses of this message's descriptors, in their order.
         fds: Vec<FdUse>,
     },
-    /// You have been looked at; begin.
+    /// The launcher has verified the sandbox in /proc; the process begins its work.
     Go,
-    /// For the broker: a channel for the device in `slot`; map and seal its request area, answer with [`Ask::Sealed`].
+    /// For the broker: a channel for the device in `slot`. The broker maps and seals its request area and answers with
+    /// [`Ask::ChannelSealed`].
     NewChannel {
         /// The device.
         slot: Slot,
-        /// What the descriptors of this message are for, in order.
+        /// The uses of this message's descriptors, in their order.
         fds: Vec<FdUse>,
     },
-    /// For the broker: the device in `slot` is ready; use the channel.
+    /// For the broker: the device in `slot` is ready, and its channel may be used.
     Online {
         /// The device.
         slot: Slot,
-        /// What the descriptors of this message are for: its reply area.
+        /// The use of this message's descriptor: the device's reply area.
         fds: Vec<FdUse>,
     },
-    /// For broker and control: the device in `slot` is dead; `reason` is for the log.
+    /// For the broker and control: the device in `slot` is dead.
     Offline {
         /// The device.
         slot: Slot,
-        /// It will be restarted.
+        /// The launcher will start it again.
         restart: bool,
-        /// Why.
+        /// The reason, for the log and QMP's event.
         reason: String,
     },
-    /// For control: the machine runs; the logs are yours from now on.
+    /// For control: the machine runs, and control copies the logs from now on.
     Running,
-    /// Control has been restarted: serve this connection.
+    /// Control has been restarted; the process serves the connection of this message.
     Serve,
-    /// For control: a connection to the process in `slot`, which is new.
+    /// For control: a connection to the new process in `slot`.
     Client {
         /// The process.
         slot: Slot,
-        /// Its pid in the launcher's namespace.
+        /// The process's pid in the launcher's namespace.
         pid: u32,
-        /// The socket.
+        /// The use of this message's descriptor: the connection.
         fds: Vec<FdUse>,
     },
-    /// For viewers: the display has been started again; the descriptor of this message is its new surface.
+    /// For viewers: the display has been restarted; the descriptor of this message is its new surface.
     Surface,
-    /// The descriptor of this message is the one that a gRPC call will name by `token`.
+    /// The descriptor of this message; a gRPC call names it by `token`.
     Token {
-        /// The number.
+        /// A number that the launcher chooses, unique until it wraps.
         token: u32,
     },
     /// Answer to [`Ask::Processes`].
     Processes {
-        /// Number of the request.
+        /// The request's number.
         serial: u32,
-        /// The processes, the launcher first.
+        /// A row for each process, the launcher's first.
         rows: Vec<ProcessRow>,
     },
-    /// Answer to [`Ask::Disks`]; a descriptor for each that control did not know yet.
+    /// Answer to [`Ask::Disks`], with a descriptor for each disk that control did not know yet.
     Disks {
-        /// Number of the request.
+        /// The request's number.
         serial: u32,
-        /// The CD drives' disks.
+        /// The disks of the CD drives, oldest first.
         disks: Vec<FrontDisk>,
     },
     /// Answer to [`Ask::Dropped`].
     Dropped {
-        /// Number of the request.
+        /// The request's number.
         serial: u32,
-        /// Names of the rules on the interface, frames that each has dropped.
+        /// Each rule on the interface: its name, and the frames that it has dropped.
         rules: Vec<(String, u64)>,
     },
-    /// For control: the guest has unplugged the device in `slot`, and its process is gone.
+    /// For control: the guest has unplugged the device in `slot`, and its process has ended.
     Unplugged {
         /// The device.
         slot: Slot,
     },
-    /// Answer to a request of control: the token, or why not.
+    /// Answer to other requests of control.
     Answer {
-        /// Number of the request.
+        /// The request's number.
         serial: u32,
-        /// Result.
-        result: Result<u32, String>,
+        /// The token if the request has one, else 0; or why the launcher refuses.
+        result: Result<u32, RequestRefused>,
     },
 }
 
-/// A disk that a stub domain has as front end of a back end elsewhere.
+/// Why the launcher refuses a request. Control does not interpret the reason: it reports the text to its QMP client.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{0}")]
+#[serde(transparent)]
+pub struct RequestRefused(pub String);
+
+/// A disk of a stub domain whose PV back end is in another domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrontDisk {
-    /// xenbus' number of the device, by which libxl knows it.
+    /// xenbus' number of the device; libxl uses the same.
     pub devid: u32,
-    /// The kernel's number of this disk; one that comes in its place has another.
+    /// The kernel's number of this disk (`diskseq`); a disk that replaces it has another number.
     pub diskseq: u64,
 }
 
 /// A process, as the launcher sees it in /proc.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRow {
-    /// Its place: `ide`, `serial0`.
+    /// The process's name: `ide`, `serial0`.
     pub name: String,
-    /// In the launcher's namespace; 0 if it is dead.
+    /// The pid in the launcher's namespace; 0 if the process is dead.
     pub pid: u32,
-    /// User outside of its namespace.
+    /// The user outside of the process's user namespace.
     pub uid: u32,
-    /// Seccomp mode: 0 none, 2 a filter.
+    /// Seccomp mode in /proc: 0 none, 2 a filter.
     pub seccomp: u8,
-    /// System calls that its profile allows; none for the launcher.
+    /// Number of system calls that its profile allows; `None` for the launcher.
     pub syscalls: Option<u32>,
-    /// PR_SET_NO_NEW_PRIVS.
+    /// Whether PR_SET_NO_NEW_PRIVS is set.
     pub no_new_privs: bool,
-    /// It has any capability.
+    /// Whether it has any capability.
     pub capabilities: bool,
-    /// Namespaces that are its own.
+    /// Number of namespaces that it does not share with the process that has read the row, at most 7.
     pub namespaces: u8,
-    /// Threads.
+    /// Number of threads.
     pub threads: u32,
-    /// Proportional set size, kB.
+    /// Proportional set size in kB.
     pub pss_kb: u64,
-    /// How often it was started again.
+    /// Number of restarts.
     pub restarts: u32,
 }
 
-/// First byte of a packet between the vchan's process and control. The second is the number of the client, which goes round: what was
-/// said to an earlier one is not for the next.
+/// First byte of a packet between the vchan's process and control. The second byte is the client's number, which wraps; by it, bytes for
+/// an earlier client are kept from the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SessionPacket {
-    /// A client has come; what an earlier one had is over.
+    /// A client has connected; the session of an earlier one is over.
     Begin = 1,
-    /// Bytes of it, or for it, follow.
+    /// Bytes from or for the client follow.
     Data = 2,
-    /// It has gone.
+    /// The client has disconnected.
     End = 3,
 }
 
 impl SessionPacket {
     /// Most bytes of a packet.
     pub const MAX: usize = 1026;
-    /// Bytes of it before those that are carried.
+    /// Bytes of the packet's head.
     pub const HEAD: usize = 2;
 
     /// The kind that `value` stands for.

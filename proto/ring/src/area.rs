@@ -1,4 +1,4 @@
-//! A memfd that two processes share, and the only accesses to it that exist.
+//! A memfd that two processes share, and the only code that accesses it.
 //!
 //! All accesses are atomic (relaxed) loads and stores of single words, so a peer that writes at the same time is
 //! never a data race; there are no references to the memory other than to atomics.
@@ -20,7 +20,7 @@ pub struct SharedArea {
 /// Why an area cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AreaError {
-    /// The kernel refused.
+    /// A system call failed.
     #[error("{0}: {1}")]
     System(&'static str, rustix::io::Errno),
     /// The memfd is not sealed as it must be: the peer could shrink or overwrite it.
@@ -34,7 +34,7 @@ pub enum AreaError {
     Length(usize),
 }
 
-/// What both sides insist on: nobody can resize the area, nobody can map it for writing any more.
+/// The seals that both sides require: the area cannot be resized, and no new writable mapping can be made.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
 // SAFETY: the memory is only accessed through atomics, from any thread; it stays mapped for the value's life.
@@ -58,7 +58,7 @@ impl SharedArea {
         Ok(area)
     }
 
-    /// Maps an area that the peer writes. It must be sealed.
+    /// Maps an area that the peer writes. It must be sealed against a change of size and against new writable mappings.
     pub fn map_reader(fd: impl AsFd, len: usize) -> Result<Self, AreaError> {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|e| AreaError::System("F_GET_SEALS", e))?;
         if !seals.contains(SEALS) {
@@ -99,7 +99,7 @@ impl SharedArea {
         Ok(Self { base, len, writable })
     }
 
-    /// Takes a mapping over that was made by other means (foreign memory); it is unmapped when the value is dropped.
+    /// Owns a mapping that was made by other means (foreign memory); it is unmapped when the value is dropped.
     ///
     /// # Safety
     /// `base` must be the start of a mapping of `len` bytes, readable, and writable if `writable` says so, that
@@ -134,8 +134,8 @@ impl SharedArea {
         Some(unsafe { self.base.as_ptr().add(offset) }.cast::<T>())
     }
 
-    /// The word at `offset`. Of an area that this process cannot write, only loads are allowed; the module's own
-    /// methods see to it, and a store would end the process.
+    /// The word at `offset`. In an area that this process cannot write, only loads are allowed; this module's methods ensure that, and a
+    /// store would end the process.
     pub(crate) fn word(&self, offset: usize) -> &AtomicU32 {
         match self.at::<AtomicU32>(offset) {
             // SAFETY: inside the mapping and aligned; the mapping lives as long as self; accessed as atomics only.
@@ -248,7 +248,7 @@ impl SharedArea {
         self.copy_in(offset, value.as_bytes())
     }
 
-    /// Writes the header that [`Self::check_hello`] wants to see.
+    /// Writes the header that [`Self::check_hello`] expects.
     pub(crate) fn write_hello(&self, offset: usize) {
         self.store_u64(offset.wrapping_add(8), bulkhead_wire::BUILD_ID);
         self.store_u32(offset.wrapping_add(4), bulkhead_wire::PROTOCOL_VERSION);
@@ -265,7 +265,7 @@ impl SharedArea {
     }
 }
 
-/// Takes the stores that lie outside every area. Nothing reads it.
+/// Receives stores to offsets outside of an area. Nothing reads it.
 static NOWHERE: AtomicU32 = AtomicU32::new(0);
 
 impl Drop for SharedArea {

@@ -5,9 +5,9 @@ use bulkhead_wire::{self as wire, CELL_BODY, Posted, Reply, Request, Shadow, Sha
 /// An interrupt line, as the device has published it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineState {
-    /// Asserted now.
+    /// The line is asserted.
     pub level: bool,
-    /// Counts pulses and rises; a change is an edge that must not be lost.
+    /// Number of pulses and rises, which wraps; a change is an edge that must not be lost.
     pub edges: u32,
 }
 
@@ -23,12 +23,12 @@ pub struct BrokerEnd {
 }
 
 impl BrokerEnd {
-    /// Writes this side's header. The device looks for it when it gets the area, which is before [`Self::new`].
+    /// Writes this side's header. The device checks it when it receives the area, which is before [`Self::new`].
     pub fn greet(request: &SharedArea) {
         request.write_hello(request::HEADER);
     }
 
-    /// Takes the two areas, each of the length that `shape` gives it. The device's header is checked by [`Self::hello`].
+    /// An end with these two areas, whose lengths must be those of `shape`. [`Self::hello`] checks the device's header.
     pub fn new(request: SharedArea, reply: SharedArea, shape: Shape) -> Self {
         Self { request, reply, shape, sequence: vec![0; shape.cells], posted_head: 0, posted_tail: 0 }
     }
@@ -58,7 +58,7 @@ impl BrokerEnd {
         doorbell::publish(self.request.word(request::BELL), self.reply.word(reply::ASLEEP))
     }
 
-    /// The reply in `cell` if it has come. Call it only while a request is outstanding there.
+    /// The reply in `cell`, or `None` if the device has not answered yet. Call it only while a request is outstanding there.
     pub fn reply(&self, cell: usize) -> Result<Option<Reply>, Poison> {
         let (Some(at), Some(&sequence)) = (self.shape.cell(reply::CELLS, cell), self.sequence.get(cell)) else {
             return Ok(None);
@@ -89,7 +89,7 @@ impl BrokerEnd {
         Ok(outstanding)
     }
 
-    /// Posts a write. `Ok(None)`: the ring is full. `Ok(Some(n))`: there are `n` outstanding now; nobody has been rung.
+    /// Posts a write. `Ok(None)`: the ring is full. `Ok(Some(n))`: `n` writes are outstanding now. The doorbell is not rung.
     pub fn post(&mut self, what: &Posted) -> Result<Option<u32>, Poison> {
         let outstanding = self.posted_outstanding()?;
         if outstanding as usize >= wire::POSTED {
@@ -105,7 +105,7 @@ impl BrokerEnd {
         Ok(Some(outstanding.saturating_add(1)))
     }
 
-    /// Posted writes that the device has not handled, as far as it says.
+    /// The posted writes that the device has not handled, according to its count.
     pub fn unhandled(&mut self) -> Vec<Posted> {
         let outstanding = self.posted_outstanding().unwrap_or(0);
         let first = self.posted_head.wrapping_sub(outstanding);
@@ -122,7 +122,7 @@ impl BrokerEnd {
         doorbell::publish(self.request.word(request::BELL), self.reply.word(reply::ASLEEP))
     }
 
-    /// An interrupt line.
+    /// The published state of an interrupt line; deasserted for an index beyond the last.
     pub fn line(&self, index: usize) -> LineState {
         if index >= wire::LINES {
             return LineState::default();
@@ -131,7 +131,7 @@ impl BrokerEnd {
         LineState { level: word & 1 != 0, edges: (word >> 32) as u32 }
     }
 
-    /// A shadowed register's value, if the broker may answer with it now.
+    /// A shadowed register's value, if the broker may answer with it.
     pub fn shadow(&self, index: usize) -> Option<u32> {
         if index >= wire::SHADOWS {
             return None;
@@ -150,7 +150,7 @@ impl BrokerEnd {
         word >> (u32::from(offset & 3).wrapping_mul(8))
     }
 
-    /// The device's last complete state, if it has published one. It is for the process that comes after a dead one.
+    /// The device's last complete state, if it has published one, for the process that replaces a dead one.
     pub fn state(&self) -> Result<Option<Vec<u8>>, Poison> {
         let half = match self.reply.load_u32(reply::STATE_HALF) {
             0 => return Ok(None),
@@ -166,7 +166,7 @@ impl BrokerEnd {
         if self.reply.copy_out(at.wrapping_add(8), &mut bytes) { Ok(Some(bytes)) } else { Err(Poison::State) }
     }
 
-    /// What the device has published so far; for [`Self::may_sleep`].
+    /// The count of the device's publications; for [`Self::may_sleep`].
     pub fn bell(&self) -> u32 {
         self.reply.load_u32(reply::BELL)
     }
@@ -177,7 +177,7 @@ impl BrokerEnd {
         doorbell::may_sleep(self.request.word(request::ASLEEP), self.reply.word(reply::BELL), seen)
     }
 
-    /// Takes the announcement back.
+    /// Withdraws the announcement of [`Self::may_sleep`].
     pub fn awake(&self) {
         doorbell::awake(self.request.word(request::ASLEEP));
     }

@@ -3,19 +3,19 @@ use crate::{Poison, SharedArea, doorbell};
 use bulkhead_wire::{self as wire, CELL_BODY, Op, Posted, Reply, Request, Shadow, Shape, Step, reply, request};
 use std::sync::Arc;
 
-/// Something to do.
+/// A piece of work from the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// A request in this cell. It must be answered with [`DeviceEnd::reply`].
+    /// A request and its cell. It must be answered with [`DeviceEnd::reply`].
     Request(usize, Request),
-    /// A posted write.
+    /// A posted write. It has no answer; [`DeviceEnd::posted_done`] counts it as handled.
     Posted(Posted),
 }
 
-/// Bit 63 of a mark: there is one.
+/// Bit 63 of a mark: it is set.
 const MARK: u64 = 1 << 63;
 
-/// Writes a device's marks.
+/// Writes a device's marks: positions that must survive the process.
 #[derive(Debug)]
 pub struct MarkWriter(Arc<SharedArea>);
 
@@ -27,7 +27,7 @@ impl MarkWriter {
         }
     }
 
-    /// The marks that a life has left in its area.
+    /// The marks that a previous process has left in its area.
     pub fn left(area: &SharedArea) -> [Option<u64>; wire::MARKS] {
         std::array::from_fn(|i| {
             let value = area.load_u64(reply::MARKS_AT.wrapping_add(i.wrapping_mul(8)));
@@ -48,7 +48,7 @@ pub struct DeviceEnd {
 }
 
 impl DeviceEnd {
-    /// Takes the two areas and writes this side's header.
+    /// An end with these two areas, whose lengths must be those of `shape`. Writes this side's header.
     pub fn new(request: SharedArea, reply: SharedArea, shape: Shape) -> Self {
         reply.write_hello(reply::HEADER);
         Self { request, reply: Arc::new(reply), shape, taken: vec![0; shape.cells], posted_tail: 0, next_cell: 0 }
@@ -76,7 +76,7 @@ impl DeviceEnd {
         }
     }
 
-    /// The next thing to do, posted writes before the requests that came after them. A posted write is done with when
+    /// The next piece of work. Posted writes come before the requests that follow them. A posted write counts as handled when
     /// [`Self::posted_done`] is called.
     pub fn take(&mut self) -> Result<Option<Work>, Poison> {
         let head = self.request.load_u32(request::POSTED_HEAD);
@@ -112,13 +112,13 @@ impl DeviceEnd {
         Self::shaped(what.step, what.size, what.count).then_some(())
     }
 
-    /// Elements that there can be.
+    /// Whether step, size and count are valid together: a known size, and data that fits the payload window.
     fn shaped(step: u8, size: u8, count: u32) -> bool {
         let bytes = (count as usize).saturating_mul(usize::from(size));
         Step::from_u8(step).is_some() && matches!(size, 1 | 2 | 4 | 8) && count >= 1 && bytes <= wire::PAYLOAD
     }
 
-    /// The posted write that [`Self::take`] returned last is done.
+    /// Counts the posted write that [`Self::take`] returned last as handled.
     pub fn posted_done(&mut self) {
         self.posted_tail = self.posted_tail.wrapping_add(1);
         self.reply.store_u32(reply::POSTED_TAIL, self.posted_tail);
@@ -147,7 +147,7 @@ impl DeviceEnd {
         self.publish()
     }
 
-    /// Announces what was published without a reply: lines that changed. Returns whether the broker must be rung.
+    /// Announces changes that were published without a reply, such as interrupt lines. Returns whether the broker must be rung.
     #[must_use]
     pub fn publish(&self) -> bool {
         doorbell::publish(self.reply.word(reply::BELL), self.request.word(request::ASLEEP))
@@ -191,12 +191,12 @@ impl DeviceEnd {
         done
     }
 
-    /// What writes marks.
+    /// A writer of this device's marks.
     pub fn marks(&self) -> MarkWriter {
         MarkWriter(self.reply.clone())
     }
 
-    /// What the broker has published so far; for [`Self::may_sleep`].
+    /// The count of the broker's publications; for [`Self::may_sleep`].
     pub fn bell(&self) -> u32 {
         self.request.load_u32(request::BELL)
     }
@@ -207,7 +207,7 @@ impl DeviceEnd {
         doorbell::may_sleep(self.reply.word(reply::ASLEEP), self.request.word(request::BELL), seen)
     }
 
-    /// Takes the announcement back.
+    /// Withdraws the announcement of [`Self::may_sleep`].
     pub fn awake(&self) {
         doorbell::awake(self.reply.word(reply::ASLEEP));
     }

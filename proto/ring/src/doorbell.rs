@@ -1,15 +1,15 @@
-//! Sleeping and waking without a system call where none is needed (Dekker's pattern).
+//! Sleep and wake-up without a system call unless the peer sleeps (Dekker's pattern).
 //!
-//! Publisher: write the data, count [`publish`]'s bell up, fence, look whether the peer sleeps; if so, ring its eventfd.
-//! Sleeper: announce ([`may_sleep`]), fence, look at the bell again; sleep only if it has not moved.
-//! Whatever the interleaving, either the sleeper sees the new bell or the publisher sees the announcement. The
-//! model at the end of this file shows it for all of them (`RUSTFLAGS=--cfg loom cargo test -p bulkhead-ring`).
+//! Publisher: write the data, increment the bell ([`publish`]), fence, read whether the peer sleeps; if so, ring its eventfd.
+//! Sleeper: announce sleep ([`may_sleep`]), fence, read the bell again; sleep only if it has not changed.
+//! In every interleaving, either the sleeper sees the new bell or the publisher sees the announcement. The
+//! model at the end of this file checks all of them (`RUSTFLAGS=--cfg loom cargo test -p bulkhead-ring`).
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// Counts the bell up after data was written. Returns whether the peer must be rung.
+/// Increments the bell after data was written. Returns whether the peer must be rung.
 #[must_use]
 pub fn publish(bell: &AtomicU32, peer_asleep: &AtomicU32) -> bool {
     // Only this side writes the bell, so load and store need not be one operation.
@@ -19,7 +19,7 @@ pub fn publish(bell: &AtomicU32, peer_asleep: &AtomicU32) -> bool {
 }
 
 /// Announces sleep. Returns whether sleeping is safe: the peer's bell still is at `seen`, the value that was read
-/// before the last look for work. If it returns false the announcement is taken back.
+/// before the last search for work. If it returns false, it has withdrawn the announcement.
 #[must_use]
 pub fn may_sleep(asleep: &AtomicU32, peer_bell: &AtomicU32, seen: u32) -> bool {
     asleep.store(1, Ordering::Relaxed);
@@ -31,7 +31,7 @@ pub fn may_sleep(asleep: &AtomicU32, peer_bell: &AtomicU32, seen: u32) -> bool {
     false
 }
 
-/// Takes the announcement back after waking.
+/// Withdraws the announcement after waking.
 pub fn awake(asleep: &AtomicU32) {
     asleep.store(0, Ordering::Relaxed);
 }
@@ -92,7 +92,7 @@ mod model {
         one_way(2);
     }
 
-    /// Request there, reply back, both sides sleeping: the whole hop.
+    /// A request and its reply, with both sides sleeping: the whole hop.
     #[test]
     fn a_round_trip_always_ends() {
         loom::model(|| {

@@ -1,5 +1,5 @@
-//! A peer that writes anything anywhere, from bytes: the body of the ring's fuzz targets and of its corpus test. What is
-//! taken from a channel must be whole, or the channel is poisoned.
+//! A hostile peer that writes any bytes anywhere, driven by fuzz input: the body of the ring's fuzz targets and of its corpus test. A
+//! channel returns valid work or poison, nothing else.
 use crate::{AreaError, BrokerEnd, DeviceEnd, SharedArea, Work};
 use bulkhead_wire::{self as wire, Effects, Op, Posted, Reply, Request, RequestFlags, Shape};
 
@@ -11,7 +11,7 @@ fn area(len: usize) -> Result<(SharedArea, SharedArea), AreaError> {
     Ok((SharedArea::map_writer(&fd, len)?, SharedArea::map_reader(&fd, len)?))
 }
 
-/// (where, what) of each write: 3 bytes of offset, one of length, the bytes.
+/// Offset and data of each write. The input has 3 bytes of offset, one of length, and the data.
 fn writes(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -26,7 +26,7 @@ fn writes(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 /// The broker's end against a hostile device.
 ///
 /// # Errors
-/// What did not hold, in words.
+/// The invariant that does not hold.
 pub fn hostile_device(bytes: &[u8]) -> Result<(), String> {
     let shape = Shape::new(2).ok_or("shape")?;
     let made = area(shape.request_len()).and_then(|r| Ok((r.0, area(shape.reply_len())?)));
@@ -68,7 +68,7 @@ pub fn hostile_device(bytes: &[u8]) -> Result<(), String> {
 /// The device's end against a hostile broker.
 ///
 /// # Errors
-/// What did not hold, in words.
+/// The invariant that does not hold.
 pub fn hostile_broker(bytes: &[u8]) -> Result<(), String> {
     let shape = Shape::new(2).ok_or("shape")?;
     let made = area(shape.request_len()).and_then(|r| Ok((r, area(shape.reply_len())?.0)));

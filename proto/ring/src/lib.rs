@@ -4,8 +4,8 @@
 //! only if the peer has announced that it sleeps. What each area holds is in [`bulkhead_wire`].
 //!
 //! Rules of this crate:
-//! * The peer may write anything at any time. A struct is copied out once; only the copy is looked at.
-//! * A number from the peer that cannot be is [`Poison`]: the channel is dead. It is never clamped.
+//! * The peer may write anything at any time. A struct is copied out once; only the copy is read.
+//! * An impossible number from the peer is [`Poison`]: the channel is dead. It is never clamped.
 //! * `unsafe` is in `area.rs` alone.
 
 #[cfg(not(loom))]
@@ -34,22 +34,22 @@ pub use surface::{Picture, SurfaceReader, SurfaceWriter};
 /// The peer broke the protocol; the channel must not be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Poison {
-    /// Not the magic number.
+    /// The area does not begin with the magic number.
     #[error("the shared area does not begin with the magic number")]
     Magic,
-    /// Another protocol version or build.
+    /// The header has another protocol version or build.
     #[error("the peer is another version or build")]
     Version,
     /// A sequence number that is neither the last nor the next.
     #[error("the sequence number of cell {0} is neither the last nor the next one")]
     Sequence(usize),
-    /// More posted writes handled than posted, or the count went backwards.
+    /// The count of handled posted writes exceeds that of posted ones, or has decreased.
     #[error("the count of posted writes handled is impossible")]
     PostedTail,
     /// More posted writes than the ring has room for.
     #[error("the count of posted writes is impossible")]
     PostedHead,
-    /// What the ring of posted writes holds is not a write.
+    /// An entry of the ring is not a valid posted write.
     #[error("the ring does not hold a posted write")]
     Posted,
     /// A cell's contents are not a request.

@@ -3,7 +3,7 @@ use crate::{AreaError, SharedArea};
 use bulkhead_wire::surface as at;
 use rustix::fd::AsFd;
 
-/// The display's end.
+/// The display's end, which writes.
 #[derive(Debug)]
 pub struct SurfaceWriter {
     area: SharedArea,
@@ -26,7 +26,7 @@ impl SurfaceWriter {
         Ok(Self { area, width: 0, height: 0, generation: 0, drawn: false, row: Vec::new() })
     }
 
-    /// Begins an update; false if a picture of this size has no room.
+    /// Begins an update; false if a picture of this size does not fit.
     pub fn begin(&mut self, width: usize, height: usize) -> bool {
         if height > at::LINES || width.saturating_mul(height) > at::PIXELS {
             return false;
@@ -57,7 +57,7 @@ impl SurfaceWriter {
         self.drawn = true;
     }
 
-    /// Ends the update.
+    /// Ends the update. It counts as a new generation if a line was drawn.
     pub fn end(&mut self) {
         if self.drawn {
             self.generation = self.generation.wrapping_add(1);
@@ -68,24 +68,24 @@ impl SurfaceWriter {
     }
 }
 
-/// A picture, copied.
+/// A viewer's copy of the picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
-    /// Pixels of a line.
+    /// Width in pixels.
     pub width: usize,
-    /// Lines.
+    /// Height in lines.
     pub height: usize,
-    /// Counts updates that changed something.
+    /// Number of updates that changed something, at the time of the copy.
     pub generation: u32,
-    /// Counts what the display has drawn, in twos; as [`SurfaceReader::sequence`].
+    /// Twice the number of pictures drawn, as [`SurfaceReader::sequence`], at the time of the copy.
     pub sequence: u32,
-    /// Four bytes a pixel: blue, green, red, nothing. Lines that were not asked for are as they were before.
+    /// Four bytes a pixel: blue, green, red, unused. Unchanged lines keep their bytes.
     pub pixels: Vec<u8>,
-    /// The lines that changed since the generation that was known before.
+    /// The lines that changed since the previous copy.
     pub dirty: Vec<usize>,
 }
 
-/// A viewer's end. The display may be hostile.
+/// A viewer's end, which reads. The display may be hostile.
 #[derive(Debug)]
 pub struct SurfaceReader(SharedArea);
 
@@ -98,8 +98,8 @@ impl SurfaceReader {
         Ok(Self(SharedArea::map_reader(fd, at::LEN)?))
     }
 
-    /// Brings `picture` up to date. False if the display draws just now or says what cannot be: the picture is as it was,
-    /// or has some newer lines, and the next call makes it whole.
+    /// Updates `picture`. False if the display is drawing or its header is impossible: the picture is unchanged or has some newer lines, and
+    /// the next call completes it.
     pub fn update(&self, picture: &mut Picture) -> bool {
         let load = |field| self.0.load_u32(field) as usize;
         let sequence = self.0.load_u32(at::SEQUENCE);
@@ -133,7 +133,7 @@ impl SurfaceReader {
         true
     }
 
-    /// Goes up by two with every picture that is drawn, whether anything has changed or not; odd while it is.
+    /// Increases by two with every picture that is drawn, changed or not; odd while the display draws.
     pub fn sequence(&self) -> u32 {
         self.0.load_u32(at::SEQUENCE)
     }

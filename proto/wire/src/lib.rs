@@ -1,13 +1,13 @@
-//! What crosses the border between the broker and one device process: two shared memory areas, one for each
-//! direction, each writable by one side only.
+//! The layout of the two memory areas that the broker and one device process share, one for each direction, each writable by one side
+//! only.
 //!
 //! | area | written by | holds |
 //! |---|---|---|
 //! | *request* | the broker | header, request cells with payload windows, the ring of posted writes |
 //! | *reply* | the device | header, reply cells with payload windows, interrupt lines, shadowed registers, the state page |
 //!
-//! Everything here is plain data: offsets, and structs that are copied out of the shared area as a whole before
-//! anything looks at them. Nothing in this crate touches shared memory itself; `bulkhead-ring` does.
+//! Everything here is plain data: offsets, and structs that are copied out of the shared area as a whole before any field is read.
+//! This crate does not access shared memory; `bulkhead-ring` does.
 //! All numbers are little endian, the only byte order that Xen HVM guests have.
 #![no_std]
 
@@ -17,10 +17,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First word of both areas: "BHD" and the number of the layout's major version.
 pub const MAGIC: u32 = 0x3144_4842;
 
-/// Version of the layout. Both sides are the same build (see [`BUILD_ID`]); this is the number a person compares.
+/// Version of the layout. Both sides are always the same build (see [`BUILD_ID`]); this number is for people who compare dumps.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Identifies the build. A process whose peer says another one refuses to work: versions are never mixed.
+/// Identifies the build. A process whose peer's header has another one refuses to work: versions are never mixed.
 pub const BUILD_ID: u64 = fnv1a(match option_env!("BULKHEAD_BUILD_ID") {
     Some(id) => id.as_bytes(),
     None => concat!(env!("CARGO_PKG_VERSION"), "-unnamed").as_bytes(),
@@ -32,7 +32,7 @@ pub const BUILD: &str = match option_env!("BULKHEAD_BUILD_ID") {
     None => "unnamed",
 };
 
-/// A page of shared memory.
+/// Bytes of a page of shared memory.
 pub const PAGE: usize = 4096;
 /// Bytes of payload that a string operation can carry in one request: Xen ends each one at a page boundary.
 pub const PAYLOAD: usize = PAGE;
@@ -62,7 +62,7 @@ const fn fnv1a(bytes: &[u8]) -> u64 {
     hash
 }
 
-/// What a request asks. Values not listed are refused by the device's side.
+/// The operation of a request. The device's side refuses values that are not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
@@ -83,7 +83,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// The operation that `value` stands for.
+    /// Decodes an operation.
     pub const fn from_u8(value: u8) -> Option<Self> {
         Some(match value {
             1 => Self::Read,
@@ -111,7 +111,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The step that `value` stands for.
+    /// Decodes a step.
     pub const fn from_u8(value: u8) -> Option<Self> {
         Some(match value {
             0 => Self::Stay,
@@ -146,15 +146,15 @@ pub struct Request {
     pub flags: RequestFlags,
     /// Index of the region in the device's declaration, or [`config_region`] of a function.
     pub region: u16,
-    /// Zero.
+    /// Zero, for alignment.
     pub pad: u16,
     /// Elements, 1 for all but string operations; `count * size` is at most [`PAYLOAD`].
     pub count: u32,
-    /// The posted writes to handle first: all before this position of the ring.
+    /// Position in the ring of posted writes; all writes before it are handled first.
     pub posted: u32,
-    /// Byte in the region.
+    /// Offset in the region, in bytes.
     pub offset: u64,
-    /// Data of a write.
+    /// Data of a write without payload.
     pub data: u64,
 }
 
@@ -166,21 +166,21 @@ impl Request {
     }
 }
 
-/// What a device asks of the broker together with a reply. The broker's table says who may ask for what.
+/// What the broker does for the device before it completes the access. The device's declaration says which of these it may request.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Effects {
-    /// The guest has switched itself off.
+    /// The guest has powered itself off.
     pub power_off: bool,
-    /// The guest wants to be started again.
+    /// The guest requests a reboot.
     pub reboot: bool,
     /// Make the firmware's memory 0xc0000–0xfffff read-only.
     pub rom_lock: bool,
     /// Make it writable again.
     pub rom_unlock: bool,
-    /// Carry out the unplug protocol with the mask in [`Reply::mask`], before the guest goes on.
+    /// Carry out the unplug protocol with the mask in [`Reply::mask`], before the guest continues.
     pub unplug: bool,
-    /// The guest ejects the PCI devices on bus 0 whose bits are in [`Reply::mask`]; they are gone before it goes on.
+    /// The guest ejects the PCI devices on bus 0 whose bits are in [`Reply::mask`]; they are removed before it continues.
     pub eject: bool,
     /// Zero. A device that sets one of these bits breaks the protocol.
     #[bits(26)]
@@ -191,11 +191,11 @@ pub struct Effects {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reply {
-    /// What is read, or the answer of the other operations.
+    /// The value read, or the result of another operation.
     pub value: u64,
-    /// What the broker shall do before it answers Xen.
+    /// Actions of the broker before it answers Xen.
     pub effects: Effects,
-    /// The mask of what is unplugged, or ejected, if `effects` asks for it.
+    /// The unplug protocol's mask, or a bit for each PCI device to eject, if `effects` requests one of these.
     pub mask: u32,
 }
 
@@ -203,7 +203,7 @@ pub struct Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Posted {
-    /// Byte in the region.
+    /// Offset in the region, in bytes.
     pub offset: u64,
     /// Data; unused high bytes are zero.
     pub data: u64,
@@ -230,17 +230,17 @@ pub const fn config_function(region: u16) -> Option<u8> {
     if region >= CONFIG_REGION { Some(region as u8) } else { None }
 }
 
-/// Region of a posted write that tells a new process that writes of the guest's have reached nobody while it was away: `data` is the
-/// region, `offset` the register of the last one. Higher than any region, lower than [`CONFIG_REGION`].
+/// Region of a posted write that reports lost writes to a new process: while the device was away, guest writes to a region were dropped.
+/// `data` is that region, `offset` the register of the last dropped write. Higher than any region, lower than [`CONFIG_REGION`].
 pub const LOST_WRITES: u16 = 0xfe00;
 
-/// A shadowed register: its value if reading it has no side effect now.
+/// A shadowed register: the broker answers reads of it while they have no side effect.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct Shadow {
     /// What a read returns.
     pub value: u32,
-    /// Reading it changes nothing at the moment, so the broker may answer.
+    /// A read has no side effect at present, so the broker may answer it.
     pub valid: bool,
     #[bits(31)]
     __: u32,
@@ -253,7 +253,7 @@ pub mod request {
     pub const HEADER: usize = 0;
     /// u32: the broker sleeps; ring its doorbell.
     pub const ASLEEP: usize = 64;
-    /// u32: counts everything the broker has published; the device looks at it before it sleeps.
+    /// u32: counts the broker's publications; the device compares it before it sleeps.
     pub const BELL: usize = 128;
     /// u32: posted writes put into the ring so far.
     pub const POSTED_HEAD: usize = 132;
@@ -270,13 +270,13 @@ pub mod reply {
     pub const HEADER: usize = 0;
     /// u32: the device sleeps; ring its doorbell.
     pub const ASLEEP: usize = 64;
-    /// u32: counts everything the device has published.
+    /// u32: counts the device's publications; the broker compares it before it sleeps.
     pub const BELL: usize = 128;
     /// u32: posted writes handled so far.
     pub const POSTED_TAIL: usize = 132;
     /// u32: which half of the state page holds the newest state: 0 none, 1 or 2.
     pub const STATE_HALF: usize = 136;
-    /// [`super::MARKS`] words u64: where the device is in its rings, newer than the state page. Bit 63: there is one.
+    /// [`super::MARKS`] words u64: positions in the device's rings, newer than the state page. Bit 63: the mark is set.
     pub const MARKS_AT: usize = 192;
     /// Per line: level u32 (0, 1), edges u32 (pulses and rises).
     pub const LINES_AT: usize = 1024;
@@ -290,11 +290,11 @@ pub mod reply {
     pub const CELLS: usize = STATE_AT + 2 * STATE;
 }
 
-/// Marks of a device (`reply::MARKS_AT`).
+/// Number of marks of a device (`reply::MARKS_AT`).
 pub const MARKS: usize = 4;
 
 /// Offsets in the surface: the picture that a display draws and viewers read. One sparse memfd of the largest geometry,
-/// written by the display only, new for each of its lives.
+/// written by the display only, new for each process of the display.
 pub mod surface {
     use super::*;
     /// Header: magic u32, version u32, build id u64.
@@ -317,12 +317,11 @@ pub mod surface {
     pub const LINES: usize = 16384;
     /// Most pixels.
     pub const PIXELS: usize = 16 << 20;
-    /// u32 per line: the generation that changed it last. What a viewer that knows generation g has to send are the
-    /// lines whose number is above g.
+    /// u32 per line: the last generation that changed it. A viewer that has seen generation g sends the lines with a greater number.
     pub const LINES_AT: usize = PAGE;
-    /// The picture.
+    /// The pixels, line after line.
     pub const PIXELS_AT: usize = LINES_AT + LINES * 4;
-    /// Bytes in all.
+    /// Bytes of the whole surface.
     pub const LEN: usize = PIXELS_AT + PIXELS * 4;
 }
 
@@ -353,12 +352,12 @@ impl Shape {
         reply::CELLS.saturating_add(self.windows()).saturating_add(self.cells.saturating_mul(PAYLOAD))
     }
 
-    /// Where cell `index` is, in the area whose cells begin at `base`; `None` beyond the last.
+    /// Offset of cell `index` in an area whose cells begin at `base`; `None` beyond the last.
     pub const fn cell(self, base: usize, index: usize) -> Option<usize> {
         if index < self.cells { Some(base.saturating_add(index.saturating_mul(CELL))) } else { None }
     }
 
-    /// Where the payload window of cell `index` is.
+    /// Offset of the payload window of cell `index`.
     pub const fn payload(self, base: usize, index: usize) -> Option<usize> {
         if index < self.cells {
             Some(base.saturating_add(self.windows()).saturating_add(index.saturating_mul(PAYLOAD)))
@@ -368,7 +367,7 @@ impl Shape {
     }
 }
 
-/// Where a cell's struct begins, behind its sequence number.
+/// Offset of a cell's struct in the cell, after the sequence number.
 pub const CELL_BODY: usize = 8;
 
 const _: () = {

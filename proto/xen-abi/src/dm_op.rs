@@ -69,7 +69,7 @@ pub struct CreateIoreqServer {
     pub pad: [u8; 3],
     /// Out: the server's number.
     pub id: u16,
-    /// To the payload's alignment.
+    /// Padding to the payload's alignment.
     pub pad2: u16,
 }
 
@@ -101,7 +101,7 @@ pub struct IoRange {
     pub kind: u32,
     /// First port, address, or sbdf.
     pub start: u64,
-    /// Last.
+    /// Last port, address or sbdf, inclusive.
     pub end: u64,
 }
 
@@ -183,9 +183,9 @@ pub struct RelocateMemory {
     pub size: u32,
     /// Zero.
     pub pad: u32,
-    /// From this guest frame.
+    /// First guest frame of the source.
     pub src_gfn: u64,
-    /// To this one.
+    /// First guest frame of the destination.
     pub dst_gfn: u64,
 }
 

@@ -1,17 +1,17 @@
-//! The state of a domain (public/domctl.h). This interface has a version that changes with Xen's releases; of what is used
-//! here only the number has changed from 4.14 to 4.20.
+//! The state of a domain (public/domctl.h). The version of this interface changes with Xen's releases; the parts used here have not
+//! changed from 4.14 to 4.20.
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// __HYPERVISOR_domctl.
 pub const HYPERVISOR_DOMCTL: u64 = 36;
 /// XEN_DOMCTL_getdomaininfo.
 pub const GETDOMAININFO: u32 = 5;
-/// Interface versions, the newest first. Xen refuses another than its own with EACCES and does nothing.
+/// Interface versions, tried from the newest on. Xen refuses all but its own with EACCES and without an effect.
 pub const VERSIONS: core::ops::RangeInclusive<u32> = 0x11..=0x1f;
 
 /// XEN_DOMINF_dying: it is being destroyed.
 pub const DYING: u32 = 1;
-/// XEN_DOMINF_shutdown: it has ended, by itself or by a crash.
+/// XEN_DOMINF_shutdown: it has shut down or crashed.
 pub const SHUTDOWN: u32 = 1 << 2;
 
 /// xen_domctl with xen_domctl_getdomaininfo: the fields that are used, and room for all that Xen writes.
@@ -22,7 +22,7 @@ pub struct GetDomainInfo {
     pub cmd: u32,
     /// One of [`VERSIONS`].
     pub interface_version: u32,
-    /// The domain that is asked for; the answer is of the next one if there is none of this number.
+    /// The requested domain. If there is no domain of this number, Xen answers for the next one.
     pub domain: u16,
     /// Zero.
     pub pad: [u16; 3],
@@ -32,7 +32,7 @@ pub struct GetDomainInfo {
     pub pad1: u16,
     /// Answer: [`DYING`], [`SHUTDOWN`] and others.
     pub flags: u32,
-    /// What is not used here.
+    /// Fields that are not used here.
     pub rest: [u64; 30],
 }
 

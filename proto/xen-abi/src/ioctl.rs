@@ -163,7 +163,7 @@ pub struct GntdevMap {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GntdevUnmap {
-    /// What mapping them gave.
+    /// The answer of [`GNTDEV_MAP_GRANT_REF`].
     pub index: u64,
     /// Pages.
     pub count: u32,
@@ -179,7 +179,7 @@ pub struct GntdevCopy {
     pub count: u32,
     /// Zero.
     pub pad: u32,
-    /// Where they are.
+    /// Address of the array of segments.
     pub segments: u64,
 }
 
@@ -199,11 +199,11 @@ impl GntdevCopySide {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GntdevCopySegment {
-    /// From.
+    /// The source.
     pub source: GntdevCopySide,
-    /// To.
+    /// The destination.
     pub dest: GntdevCopySide,
-    /// Bytes.
+    /// Bytes to copy.
     pub len: u16,
     /// GNTCOPY_*.
     pub flags: u16,

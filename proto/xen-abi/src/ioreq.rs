@@ -11,11 +11,11 @@ pub const STATE_IOREQ_INPROCESS: u8 = 2;
 /// The server has answered.
 pub const STATE_IORESP_READY: u8 = 3;
 
-/// A port.
+/// Access to an I/O port.
 pub const IOREQ_TYPE_PIO: u8 = 0;
-/// Memory.
+/// Access to memory.
 pub const IOREQ_TYPE_COPY: u8 = 1;
-/// Configuration space.
+/// Access to PCI configuration space.
 pub const IOREQ_TYPE_PCI_CONFIG: u8 = 2;
 /// The guest has set its clock.
 pub const IOREQ_TYPE_TIMEOFFSET: u8 = 7;
@@ -65,18 +65,18 @@ pub struct Ioreq {
     pub kind: u8,
 }
 
-/// Where [`Ioreq::bits`] is.
+/// Offset of [`Ioreq::bits`].
 pub const IOREQ_BITS_AT: usize = 30;
-/// Requests in the page.
+/// Number of requests in the page.
 pub const IOREQS_PER_PAGE: usize = 128;
 
 /// Slots of the ring of buffered requests.
 pub const BUFFERED_SLOTS: u32 = 511;
-/// Where the ring's read pointer is.
+/// Offset of the ring's read pointer.
 pub const BUFFERED_READ_AT: usize = 0;
-/// Where the ring's write pointer is.
+/// Offset of the ring's write pointer.
 pub const BUFFERED_WRITE_AT: usize = 4;
-/// Where the slots are, 8 bytes each.
+/// Offset of the slots, 8 bytes each.
 pub const BUFFERED_SLOTS_AT: usize = 8;
 
 /// A buffered request, as one 64-bit number.
@@ -94,7 +94,7 @@ pub struct BufferedIoreq {
     /// Address below 1 MiB.
     #[bits(20)]
     pub addr: u32,
-    /// Data.
+    /// Data of a write.
     pub data: u32,
 }
 

@@ -23,6 +23,6 @@ pub enum Shutdown {
     PowerOff = 0,
     /// Reboot.
     Reboot = 1,
-    /// The guest, or what it depends on, has crashed.
+    /// The guest, or a process that it depends on, has crashed.
     Crash = 3,
 }

@@ -1,5 +1,5 @@
-//! Xen's scheduler (public/sysctl.h). This interface has a version that changes with Xen's releases; what is used here is the same
-//! from 4.14 to 4.21.
+//! Xen's scheduler (public/sysctl.h). The version of this interface changes with Xen's releases; the parts used here are the same from 4.14
+//! to 4.21.
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// __HYPERVISOR_sysctl.
@@ -14,7 +14,7 @@ pub const SCHEDOP_GETINFO: u32 = 1;
 pub const SCHEDULER_CREDIT: u32 = 5;
 /// XEN_SCHEDULER_CREDIT2.
 pub const SCHEDULER_CREDIT2: u32 = 6;
-/// Interface versions. Xen refuses another than its own with EACCES and does nothing.
+/// Interface versions. Xen refuses all but its own with EACCES and without an effect.
 pub const VERSIONS: core::ops::RangeInclusive<u32> = 0x13..=0x1f;
 
 /// xen_sysctl with xen_sysctl_sched_id, or with xen_sysctl_scheduler_op and its parameters, and room for all that Xen writes.
@@ -37,7 +37,7 @@ pub struct Scheduler {
     pub first: u32,
     /// Answer: credit has its rate limit here.
     pub second: u32,
-    /// What is not used here.
+    /// Fields that are not used here.
     pub rest: [u64; 13],
 }
 

@@ -22,11 +22,11 @@ pub const XENSTORE_PAYLOAD_MAX: usize = 4096;
 pub struct Header {
     /// XS_*.
     pub kind: u32,
-    /// Echoed.
+    /// A number that the answer repeats.
     pub req_id: u32,
     /// Transaction, 0 = none.
     pub tx_id: u32,
-    /// Bytes that follow.
+    /// Bytes of the payload after the header.
     pub len: u32,
 }
 

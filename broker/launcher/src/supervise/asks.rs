@@ -3,7 +3,8 @@ use super::{DUMP_DIR, End, Launcher, say};
 use crate::resource::CLOSED;
 use crate::slot::Phase;
 use bulkhead_plan::{
-    Ask, BROKER, CONTROL, Death, DeviceConfig, Ending, FIRST_DEVICE, FdUse, FromProcess, Slot, ToProcess,
+    Ask, BROKER, CONTROL, Death, DeviceConfig, Ending, FIRST_DEVICE, FdUse, FromProcess, RequestRefused, Slot,
+    ToProcess,
 };
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::epoll;
@@ -148,6 +149,7 @@ impl Launcher {
     }
 
     pub(super) fn answer(&mut self, serial: u32, result: Result<u32, String>) {
+        let result = result.map_err(RequestRefused);
         self.slots.tell_control(ToProcess::Answer { serial, result });
     }
 

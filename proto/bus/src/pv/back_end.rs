@@ -1,40 +1,40 @@
-//! The two ends of a PV device find each other by states in xenstore (xen/include/public/io/xenbus.h). The guest's end may say anything
-//! at any time.
+//! The handshake of a PV device: both ends publish their states in xenstore (xen/include/public/io/xenbus.h). The front end is hostile: its
+//! nodes may have any value at any time.
 use super::{Piece, Side};
 use crate::Context;
 
 /// Ready number of a back end's event channel.
 pub const EVENTS: u32 = 0;
-/// Ready number of its nodes.
+/// Ready number of the socket to `xenbus`.
 pub const NODES: u32 = 1;
-/// The mark that outlives a back end's process: the local port of the event channel, 0 if none is bound.
+/// The mark that survives a back end's process: the local port of the event channel, 0 if none is bound.
 pub const PORT: usize = 0;
 
-/// Lines of complaint in a process's life.
-const COMPLAINTS: u32 = 20;
+/// Most warnings that one process logs.
+const MOST_WARNINGS: u32 = 20;
 
-/// States of a device's end (enum xenbus_state).
+/// State of one end of a device (enum xenbus_state).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// Nothing is said.
+    /// There is no state node, or its value is unknown.
     Unknown = 0,
-    /// It is being made.
+    /// The end is being set up.
     Initialising = 1,
-    /// It has said what it offers, and waits for the other.
+    /// The end has published its features and waits for the other end.
     InitWait = 2,
-    /// It has said where its ring is.
+    /// The end has published the place of its ring.
     Initialised = 3,
-    /// It is at work.
+    /// The end is connected.
     Connected = 4,
-    /// It wants to end.
+    /// The end requests a disconnection.
     Closing = 5,
-    /// It has ended.
+    /// The end is disconnected.
     Closed = 6,
 }
 
 impl State {
-    /// What a `state` node says; anything else is as none.
+    /// The state of a `state` node's value; `Unknown` for other values.
     pub fn of(node: Option<&str>) -> Self {
         match node {
             Some("1") => Self::Initialising,
@@ -48,28 +48,28 @@ impl State {
     }
 }
 
-/// The guest's end, as a back end reaches it: nodes through `xenbus`, pages through `grant`, signals by an event channel of its own.
-/// Addresses are bytes in one range of pages: first what is mapped, the ring before all, behind it a buffer for copies.
+/// The front end, as a back end reaches it: nodes through `xenbus`, pages through `grant`, signals by the back end's own event channel.
+/// Addresses are bytes in one range of pages: the mapped pages, beginning with the ring, and after them a buffer for copies.
 pub trait Frontend: Send {
-    /// A node's value.
+    /// The value of a node; `None` also if `xenbus` does not answer.
     fn node(&mut self, side: Side, name: &str) -> Option<String>;
-    /// Sets a node of this end.
+    /// Sets a node of the back end's directory.
     fn set(&mut self, name: &str, value: &str);
-    /// Whether a question about nodes has got no answer since the last call: then that a node is not there means nothing.
+    /// Whether `xenbus` has left a request unanswered since the last call. If so, a missing node has no meaning.
     fn unanswered(&mut self) -> bool;
-    /// Whether nodes have changed since the last call. `ready`: something was said, which was not looked at yet.
+    /// Whether nodes have changed since the last call. `ready`: the socket to `xenbus` may have unread packets.
     fn changed(&mut self, ready: bool) -> bool;
-    /// Maps granted pages at a page of the range; all of them or none.
+    /// Maps granted pages from page `page` of the range on; all of them or none.
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool;
     /// Unmaps all granted pages.
     fn unmap(&mut self);
-    /// Copies pieces of granted pages to or from the range's buffer.
+    /// Copies pieces of granted pages to or from the buffer at `address`.
     fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool;
-    /// Binds the guest's event channel; the local port.
+    /// Binds the guest's event channel, and returns the local port.
     fn bind(&mut self, port: u32) -> Option<u32>;
-    /// Goes on with a port that a former process has bound.
+    /// Uses a local port that a previous process has bound.
     fn adopt(&mut self, local: u32);
-    /// Gives the event channel up.
+    /// Unbinds the event channel.
     fn unbind(&mut self);
     /// Signals the guest.
     fn notify(&mut self);
@@ -81,131 +81,131 @@ pub trait Frontend: Send {
     fn store(&self, offset: usize, value: u32);
 }
 
-/// How far a back end has come with its guest.
+/// The progress of a back end's handshake.
 #[derive(Debug)]
-pub struct Meeting {
+pub struct Handshake {
     /// This end's state.
     pub state: State,
-    /// It has looked at the guest's end.
+    /// The front end's nodes have been read once.
     begun: bool,
-    /// The local port of a former life, if one was bound.
+    /// The local port that a previous process has bound, if any.
     former: Option<u32>,
-    complaints: u32,
+    warnings: u32,
 }
 
-impl Default for Meeting {
+impl Default for Handshake {
     fn default() -> Self {
-        Self { state: State::Unknown, begun: false, former: None, complaints: 0 }
+        Self { state: State::Unknown, begun: false, former: None, warnings: 0 }
     }
 }
 
-/// A back end: what is its own of the meeting; the rest is provided.
+/// A back end: its own part of the handshake; the provided methods are the common part.
 pub trait BackEnd {
-    /// The guest's end.
+    /// The front end.
     fn front(&mut self) -> &mut dyn Frontend;
-    /// How far it has come.
-    fn meeting(&mut self) -> &mut Meeting;
-    /// Whether the guest's end has a state; a domain's first console has none, and is there from the start.
-    fn meets(&self) -> bool {
+    /// The state of the handshake.
+    fn handshake(&mut self) -> &mut Handshake;
+    /// Whether the front end has a state node. A domain's first console has none, and is connected from the start.
+    fn has_front_state(&self) -> bool {
         true
     }
-    /// Writes what the guest may choose from.
+    /// Publishes the back end's features in its nodes.
     fn offer(&mut self);
-    /// Connects to what the guest's nodes name, with [`Self::listen`] for the event channel.
+    /// Connects to the ring and, with [`Self::bind_event_channel`], to the event channel that the front end's nodes name.
     ///
     /// # Errors
-    /// What is wrong with the guest's nodes, in one line.
+    /// The front end's nodes are invalid; the text says why, in one line.
     fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str>;
-    /// The node that names the guest's event channel.
-    fn channel(&self) -> &'static str {
+    /// Name of the node that has the port of the guest's event channel.
+    fn event_channel_node(&self) -> &'static str {
         "event-channel"
     }
-    /// Ends the connection, but for the event channel; whether it has ended. If not, [`Self::nodes`] is called again when it has.
-    fn leave(&mut self) -> bool;
-    /// Whether the device that this was made for is there no more, or another in its place.
+    /// Stops the use of the ring. Returns whether that is complete; if not, the back end calls [`Self::nodes`] once it is.
+    fn release(&mut self) -> bool;
+    /// Whether the toolstack has removed this back end's device, or replaced it by another.
     fn is_gone(&mut self) -> bool {
         self.front().node(Side::Back, "frontend").is_none()
     }
 
-    /// A line for the log, as long as there are not too many: the guest can cause them.
-    fn complain(&mut self, line: &str) {
-        let said = &mut self.meeting().complaints;
-        if *said < COMPLAINTS {
+    /// Logs a warning, up to a limit, because the guest can cause them.
+    fn warn_limited(&mut self, line: &str) {
+        let said = &mut self.handshake().warnings;
+        if *said < MOST_WARNINGS {
             *said = said.saturating_add(1);
-            tracing::warn!("{line}{}", if *said == COMPLAINTS { " (more of this is only counted)" } else { "" });
+            tracing::warn!("{line}{}", if *said == MOST_WARNINGS { " (more of this is only counted)" } else { "" });
         }
     }
 
-    /// Says what this end's state is.
-    fn enter(&mut self, state: State) {
-        if self.meeting().state != state {
-            self.meeting().state = state;
+    /// Publishes this end's state.
+    fn set_state(&mut self, state: State) {
+        if self.handshake().state != state {
+            self.handshake().state = state;
             self.front().set("state", &(state as u8).to_string());
         }
     }
 
-    /// Before the process's sandbox is closed: nothing that the guest can write is looked at yet. [`Self::changes`] begins.
+    /// Called before the process enters its sandbox: nothing that the guest can write is read yet. [`Self::changes`] begins the handshake.
     fn prepare(&mut self, cx: &mut Context) {
-        self.meeting().former =
+        self.handshake().former =
             cx.marks.former(PORT).and_then(|port| u32::try_from(port).ok()).filter(|port| *port != 0);
-        if let Some(port) = self.meeting().former {
-            // For the next life, if this one ends before it has come so far.
+        if let Some(port) = self.handshake().former {
+            // For the next process, if this one ends before it has bound the port.
             cx.marks.set(PORT, u64::from(port));
         }
         cx.again();
     }
 
-    /// Begins; goes on where a former life has left a connection.
+    /// Begins the handshake, and continues a previous process's connection.
     fn begin(&mut self, cx: &mut Context) {
-        // What a former life has named is of no use.
+        // Pages that a previous process has added to the gntdev are not used again.
         self.front().unmap();
-        if !self.meets() {
+        if !self.has_front_state() {
             match self.connect(cx) {
-                Ok(()) => self.enter(State::Connected),
-                Err(e) => self.complain(&format!("the domain's end cannot be connected: {e}")),
+                Ok(()) => self.set_state(State::Connected),
+                Err(e) => self.warn_limited(&format!("the domain's end cannot be connected: {e}")),
             }
             return;
         }
         let own = State::of(self.front().node(Side::Back, "state").as_deref());
-        self.meeting().state = match own {
-            State::Connected if self.meeting().former.is_some() => State::InitWait,
+        self.handshake().state = match own {
+            State::Connected if self.handshake().former.is_some() => State::InitWait,
             State::InitWait => {
-                // It may be the launcher's word, who offers nothing.
+                // The launcher may have set this state; it does not publish features.
                 self.offer();
                 State::InitWait
             }
-            // A front end that came before there was anybody to serve it was told so. What it has left is of no use: it begins anew.
+            // The front end came before there was a back end, and was closed. Its nodes are stale; it starts again.
             State::Closed => State::Closed,
             _ => State::Unknown,
         };
         self.nodes(cx);
     }
 
-    /// Called with everything that becomes ready: begins at the first time, and looks at nodes that have changed. Its own questions may
-    /// have been answered after the news of more.
+    /// Called whenever a descriptor is ready: begins the handshake at the first call, and handles changed nodes. It requests another call
+    /// after each change, because a further notice may have arrived while it read nodes.
     fn changes(&mut self, ready: bool, cx: &mut Context) {
         let changed = self.front().changed(ready);
-        if !std::mem::replace(&mut self.meeting().begun, true) {
+        if !std::mem::replace(&mut self.handshake().begun, true) {
             self.begin(cx);
             cx.again();
-        } else if changed && self.meets() {
+        } else if changed && self.has_front_state() {
             self.nodes(cx);
             cx.again();
         }
     }
 
-    /// Binds the event channel that the guest's nodes name, or goes on with the one that a former life has bound.
+    /// Binds the event channel that the front end's nodes name, or uses the one that a previous process has bound.
     ///
     /// # Errors
     /// See [`Self::connect`].
-    fn listen(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        let local = match self.meeting().former.take() {
+    fn bind_event_channel(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+        let local = match self.handshake().former.take() {
             Some(local) => {
                 self.front().adopt(local);
                 local
             }
             None => {
-                let node = self.channel();
+                let node = self.event_channel_node();
                 let port = number(self.front(), node).ok_or("the node of the event channel is no port")?;
                 self.front().bind(port).ok_or("the event channel cannot be bound")?
             }
@@ -214,52 +214,52 @@ pub trait BackEnd {
         Ok(())
     }
 
-    /// Ends the connection; whether it has ended.
-    fn part(&mut self, cx: &mut Context) -> bool {
-        let gone = self.leave();
+    /// Disconnects from the front end. Returns whether that is complete.
+    fn disconnect(&mut self, cx: &mut Context) -> bool {
+        let gone = self.release();
         if gone {
             self.front().unbind();
             cx.marks.set(PORT, 0);
-            self.meeting().former = None;
+            self.handshake().former = None;
             self.front().unmap();
         }
         gone
     }
 
-    /// The guest's end, or who runs the host, has changed nodes.
+    /// Handles changed nodes of the front end or of the toolstack.
     fn nodes(&mut self, cx: &mut Context) {
-        let own = self.meeting().state;
+        let own = self.handshake().state;
         self.front().unanswered();
         let gone = self.is_gone();
         let here = State::of(self.front().node(Side::Back, "state").as_deref());
         let there = State::of(self.front().node(Side::Front, "state").as_deref());
         if self.front().unanswered() {
-            // Everything stays as it is; a xenbus that is there again tells of everything.
-            self.complain("xenbus does not answer");
+            // No change is made. A restarted xenbus reports all directories as changed.
+            self.warn_limited("xenbus does not answer");
             return;
         }
         if gone {
-            // Who runs the host has taken the device away: a node written now would make its directory anew.
-            if self.part(cx) {
-                self.meeting().state = State::Closed;
+            // The toolstack has removed the device. A write to a node would create its directory again.
+            if self.disconnect(cx) {
+                self.handshake().state = State::Closed;
             }
             return;
         }
-        // Who runs the host wants it to end by setting this end's state. A guest that is connected hears that itself, and says when it is done.
+        // The toolstack requests a disconnection by setting this end's state. A connected front end sees that state itself and closes first.
         let wanted = here == State::Closing;
         if wanted && !matches!(own, State::Connected | State::Closing | State::Closed) {
-            if self.part(cx) {
-                self.enter(State::Closed);
+            if self.disconnect(cx) {
+                self.set_state(State::Closed);
             }
             return;
         }
         match there {
             State::Initialising | State::InitWait => match own {
-                State::Unknown | State::Initialising => self.wait(),
-                // It begins anew, with or without having said good-bye.
+                State::Unknown | State::Initialising => self.offer_and_wait(),
+                // The front end starts again, with or without an orderly close.
                 State::Connected | State::Closing | State::Closed => {
-                    if self.part(cx) {
-                        self.wait();
+                    if self.disconnect(cx) {
+                        self.offer_and_wait();
                     }
                 }
                 State::InitWait | State::Initialised => {}
@@ -268,25 +268,25 @@ pub trait BackEnd {
                 if matches!(own, State::Unknown | State::Initialising | State::InitWait) =>
             {
                 if own != State::InitWait {
-                    self.wait();
+                    self.offer_and_wait();
                 }
                 match self.connect(cx) {
-                    Ok(()) => self.enter(State::Connected),
+                    Ok(()) => self.set_state(State::Connected),
                     Err(e) => {
-                        self.complain(&format!("the guest's end cannot be connected: {e}"));
+                        self.warn_limited(&format!("the guest's end cannot be connected: {e}"));
                         self.front().set("error", e);
-                        self.part(cx);
-                        self.enter(State::Closing);
+                        self.disconnect(cx);
+                        self.set_state(State::Closing);
                     }
                 }
             }
             front @ (State::Closing | State::Closed | State::Unknown)
                 if own != State::Unknown || front == State::Closing =>
             {
-                let gone = self.part(cx);
+                let gone = self.disconnect(cx);
                 match front {
-                    State::Closing if gone => self.enter(State::Closing),
-                    _ if gone => self.enter(State::Closed),
+                    State::Closing if gone => self.set_state(State::Closing),
+                    _ if gone => self.set_state(State::Closed),
                     _ => {}
                 }
             }
@@ -294,14 +294,14 @@ pub trait BackEnd {
         }
     }
 
-    /// Offers, and waits.
-    fn wait(&mut self) {
+    /// Publishes the features and waits for the front end.
+    fn offer_and_wait(&mut self) {
         self.offer();
-        self.enter(State::InitWait);
+        self.set_state(State::InitWait);
     }
 }
 
-/// A node of the guest's end that is a number.
+/// The number in a node of the front end; `None` if it is no number.
 pub fn number(front: &mut dyn Frontend, name: &str) -> Option<u32> {
     front.node(Side::Front, name).and_then(|value| value.trim().parse().ok())
 }

@@ -1,46 +1,46 @@
-//! What a PV back end asks of the two processes that hold what Xen cannot restrict: `xenbus` the connection to xenstored, `grant` the
-//! device of granted pages. A packet each on a SEQPACKET socket pair, answered in order. Neither side believes the other: a packet
-//! that is not exactly one of these is no packet.
+//! A PV back end's calls to the two processes whose descriptors Xen cannot restrict to a domain: `xenbus` holds the connection to
+//! xenstored, `grant` the gntdev. Each call is a packet on a SEQPACKET socket pair; answers come in order. Neither side trusts the other:
+//! a packet that is not exactly one of these is invalid.
 
 /// Pages of the buffer that a back end shares with `grant`.
 pub const BUFFER_PAGES: usize = 1024;
 
-/// Whose directory of a device in xenstore.
+/// The owner of a device's directory in xenstore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Side {
-    /// The back end's own: it reads and writes there.
+    /// The back end's directory: it reads and writes there.
     Back = 0,
-    /// The guest's: it reads there.
+    /// The front end's directory: the back end only reads there.
     Front = 1,
 }
 
-/// Longest name of a node.
+/// Most bytes of a node's name.
 const NAME: usize = 64;
-/// Longest value of a node; longer ones are cut.
+/// Most bytes of a node's value; longer values are cut.
 pub const VALUE: usize = 1024;
 
-/// What a back end asks of `xenbus`. Names are of one component; the directories are fixed where `xenbus` is.
+/// A back end's call to `xenbus`. Names have one component; `xenbus` has a fixed pair of directories for each back end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum XenbusCall {
-    /// The value of a node.
+    /// Reads a node of one of the two directories.
     Read(Side, String),
     /// Sets a node of the back end's own directory.
     Write(String, String),
 }
 
-/// What `xenbus` says.
+/// A packet of `xenbus`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum XenbusReply {
-    /// The value, or nothing: there is no such node. After a write, nothing.
+    /// Answer: the node's value, or `None` if there is no such node, or after a write.
     Value(Option<String>),
-    /// It could not be done.
+    /// Answer: the call failed.
     Failed,
-    /// By itself: something in one of the two directories has changed.
+    /// Not an answer: a node in one of the two directories has changed.
     Changed,
 }
 
-/// Whether this may be a node's name: letters, digits, '-' and '_'.
+/// Whether this is a valid name of a node: letters, digits, '-' and '_'.
 fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= NAME
@@ -48,7 +48,7 @@ fn is_name(name: &str) -> bool {
 }
 
 impl XenbusCall {
-    /// Longest packet.
+    /// Bytes of the longest packet.
     pub const MAX: usize = 2 + NAME + VALUE;
 
     /// Encodes it.
@@ -79,7 +79,7 @@ impl XenbusCall {
 }
 
 impl XenbusReply {
-    /// Longest packet.
+    /// Bytes of the longest packet.
     pub const MAX: usize = 1 + VALUE;
 
     /// Encodes it.
@@ -92,7 +92,7 @@ impl XenbusReply {
         }
     }
 
-    /// Decodes it. A value that is no text is as none: what the guest has written there is nonsense.
+    /// Decodes it. A value that is not UTF-8 counts as a missing node.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first()? {
             (0, []) => Some(Self::Value(None)),
@@ -104,42 +104,42 @@ impl XenbusReply {
     }
 }
 
-/// A piece of a granted page.
+/// A part of a granted page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// The page's grant reference.
     pub gref: u32,
-    /// First byte in it.
+    /// Offset of the first byte in the page.
     pub offset: u16,
-    /// Bytes, at least one and not beyond the page's end.
+    /// Number of bytes, at least one and not beyond the page's end.
     pub len: u16,
 }
 
-/// What a back end asks of `grant`. Whose pages they are, and where copies go, is fixed where `grant` is.
+/// A back end's call to `grant`, which has a fixed guest and a fixed buffer for each back end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrantCall {
-    /// Names pages that the caller maps then; the answer is where in its descriptor.
+    /// Adds pages to the gntdev, for the caller to map; the answer is their offset in the descriptor.
     Name(Vec<u32>),
-    /// Takes a name back, when the pages are unmapped or could not be mapped.
+    /// Removes pages from the gntdev by that offset, after they were unmapped or when the mapping failed.
     Forget(u64),
-    /// Takes all back: a new life of the caller begins.
+    /// Removes all pages: the caller is a new process.
     Reset,
     /// Copies pieces of pages, one after the other, from the guest or to it.
     Copy {
-        /// From the buffer into the pages.
+        /// True: from the buffer into the pages; false: the other way.
         to_guest: bool,
-        /// Byte in the buffer that both share.
+        /// Offset in the shared buffer, in bytes.
         at: u32,
-        /// The pieces.
+        /// The parts of granted pages, in order.
         pieces: Vec<Piece>,
     },
 }
 
-/// References or pieces in one call at most.
+/// Most references or pieces in one call.
 pub const GRANTS: usize = 256;
 
 impl GrantCall {
-    /// Longest packet.
+    /// Bytes of the longest packet.
     pub const MAX: usize = 8 + 8 * GRANTS;
 
     /// Encodes it.
@@ -194,7 +194,7 @@ impl GrantCall {
     }
 }
 
-/// What `grant` answers: where named pages are in the descriptor, or 0; nothing if it could not be done.
+/// The answer of `grant`: the offset of added pages in the descriptor, 0 for other calls, `None` if the call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantReply(pub Option<u64>);
 

@@ -1,29 +1,29 @@
-//! Bytes → what a guest and a host do to a PV back end, and what must hold after each: the body of every back end's fuzz target and of
-//! its corpus test.
+//! Turns bytes into actions of a guest and a host on a PV back end and checks invariants after each: the body of every back end's fuzz
+//! target and of its corpus test.
 use super::{EVENTS, NODES, PORT};
 use crate::exercise::Input;
 use crate::fake::{self, FakeFrontend};
 use crate::{Auxiliary, Context, GuestMemory as _, Inspect, Ready, Surface};
 
-/// Steps of one run; what lies behind them in the input is not used.
+/// Most steps of one run; the rest of the input is ignored.
 const STEPS: usize = 1000;
-/// Calls of `poll` that what one step has started may take.
+/// Most calls of `poll` until the work of one step must be complete.
 const POLLS: usize = 100_000;
 /// References that the guest grants.
 const GRANTED: std::ops::Range<u32> = 8..200;
 
-/// A back end as this knows it.
+/// A back end to be tested.
 pub struct Subject<'a> {
-    /// Makes one for a guest.
+    /// Builds the back end for a front end.
     pub make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>,
     /// Pages of its range.
     pages: usize,
-    /// Nodes that its guests write, besides `state`.
+    /// Nodes of the front end that the back end reads, besides `state`.
     nodes: &'a [&'a str],
 }
 
 impl<'a> Subject<'a> {
-    /// `pages` are in the range of what `make` makes, which reads these `nodes`.
+    /// A back end of `make` with `pages` pages in its range, which reads these `nodes`.
     pub fn new(make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>, pages: usize, nodes: &'a [&'a str]) -> Self {
         Self { make, pages, nodes }
     }
@@ -46,10 +46,10 @@ struct Run<'a> {
     cx: Context,
 }
 
-/// Runs a back end through what `bytes` say.
+/// Runs a back end through the actions that `bytes` encode.
 ///
 /// # Errors
-/// What did not hold, in words.
+/// The invariant that does not hold.
 pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
     let guest = FakeFrontend::new(subject.pages, &GRANTED.collect::<Vec<_>>());
     for back in [true, false] {
@@ -72,7 +72,7 @@ pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
 /// [`exercise`] with every file of a directory, of which there must be one at least.
 ///
 /// # Errors
-/// The file, and what did not hold.
+/// The file, and the invariant that does not hold.
 pub fn seeds(subject: &Subject<'_>, directory: &str) -> Result<(), String> {
     crate::exercise::files(directory, "")?
         .iter()
@@ -107,14 +107,14 @@ impl Run<'_> {
                 self.guest.set_word(at, value);
             }
             5 => {
-                // A counter goes on by a few.
+                // A ring counter advances by a few.
                 let at = input.number(2) as usize;
                 self.guest.set_word(at, self.guest.word(at).wrapping_add(u32::from(what >> 4)));
             }
             6 | 7 => self.device.poll(Ready::Fd(EVENTS), &mut self.cx),
             8 => self.device.poll(Ready::Fd(NODES), &mut self.cx),
             9 => {
-                // The host takes the device away, or puts another in its place, or itself.
+                // The host removes the device, replaces it by another, or restores it.
                 let name = if what & 0x10 == 0 { "frontend" } else { "params" };
                 match input.byte() {
                     Some(0) => drop(self.guest.with(|w| w.nodes.remove(&(true, name.to_owned())))),
@@ -132,7 +132,7 @@ impl Run<'_> {
                 });
             }
             12 => {
-                // Its process dies, and another goes on.
+                // The process dies, and another continues.
                 let bound = self.guest.with(|w| w.bound).unwrap_or(0);
                 self.guest.with(|w| w.mapped = 0);
                 self.device = (self.subject.make)(&self.guest);
@@ -151,13 +151,13 @@ impl Run<'_> {
         }
     }
 
-    /// Lets the back end finish: that must take a bounded number of calls.
+    /// Polls until the back end has finished its work, which must take a bounded number of calls.
     fn settle(&mut self) -> Result<(), String> {
         for round in 0..POLLS {
             if self.cx.take_again() {
                 self.device.poll(Ready::Again, &mut self.cx);
             } else if round < 64 {
-                // Whatever else it waits for.
+                // A further descriptor of the back end.
                 self.device.poll(Ready::Fd(NODES.saturating_add(1)), &mut self.cx);
             } else {
                 return Ok(());

@@ -1,8 +1,8 @@
-//! Back ends of PV devices: how they meet the guest's end in xenstore, and what they ask of the two processes that hold what Xen cannot
-//! restrict.
+//! Back ends of PV devices: their handshake with the front end in xenstore, and their calls to the two processes that hold descriptors
+//! which Xen cannot restrict to a domain.
 mod back_end;
 mod calls;
 pub mod exercise;
 
-pub use back_end::{BackEnd, EVENTS, Frontend, Meeting, NODES, PORT, State, number};
+pub use back_end::{BackEnd, EVENTS, Frontend, Handshake, NODES, PORT, State, number};
 pub use calls::{BUFFER_PAGES, GRANTS, GrantCall, GrantReply, Piece, Side, VALUE, XenbusCall, XenbusReply};
