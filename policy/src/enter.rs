@@ -1,8 +1,8 @@
-//! Entering the sandbox, from inside.
+//! Enters the sandbox from inside the process.
 //!
-//! 1. [`Sandbox::confine`]: empty root, limits, no capabilities, no new privileges, Landlock without any rule. Then
-//!    the process makes its threads: Landlock and capabilities are properties of a thread and are inherited.
-//! 2. [`Sandbox::seal`]: self-check of what must fail now; then the system call filter, for all threads.
+//! 1. [`Sandbox::confine`]: empty root, limits, no capabilities, no new privileges, Landlock without any rule. The process
+//!    creates its threads after it: Landlock and capabilities are properties of a thread and are inherited.
+//! 2. [`Sandbox::seal`]: checks that forbidden actions fail; then installs the system call filter, for all threads.
 use crate::Profile;
 use bulkhead_plan::Level;
 use landlock::{
@@ -12,16 +12,16 @@ use landlock::{
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 
-/// Why the sandbox could not be entered.
+/// Why the sandbox cannot be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// A step failed.
     #[error("{0}: {1}")]
     Step(&'static str, String),
-    /// Something that must fail succeeded.
+    /// A forbidden action succeeded in the self-check.
     #[error("self-check: {0} still works")]
     Leak(&'static str),
-    /// The level asks for more than the kernel has.
+    /// The level needs a newer kernel.
     #[error("level strict needs Landlock ABI 6 (Linux 6.12), this kernel has {0}")]
     Landlock(i32),
 }
@@ -30,7 +30,7 @@ pub(crate) fn step<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -
     move |e| SandboxError::Step(what, e.to_string())
 }
 
-/// What is in force.
+/// The layers of the sandbox that are in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The kernel's Landlock ABI; 0 none.
@@ -57,9 +57,9 @@ impl Sandbox {
         Self { profile, level }
     }
 
-    /// Step 1, in a process with one thread that [`crate::spawn`] has started.
+    /// Step 1. The process must have one thread and have been started by [`crate::spawn`].
     pub fn confine(&self) -> Result<Report, SandboxError> {
-        // While /proc is still there. Some containers show it read-only.
+        // Before /proc is unmounted. Some containers mount it read-only.
         let none = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
         if self.level == Level::Strict {
             none.map_err(step("no user namespaces below this one"))?;
@@ -74,7 +74,7 @@ impl Sandbox {
         Ok(Report { landlock })
     }
 
-    /// Limits of resources.
+    /// Sets the resource limits of the profile.
     fn limit(&self) -> Result<(), SandboxError> {
         let limits = &self.profile.limits;
         let table = [
@@ -94,7 +94,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Landlock without rules: no file can be opened, nothing bound or connected, nobody outside signalled.
+    /// Landlock without rules: the process cannot open a file, bind or connect a socket, or signal a process outside.
     fn landlock(&self) -> Result<i32, SandboxError> {
         let abi = landlock_abi();
         if self.level == Level::Strict && abi < 6 {
@@ -118,25 +118,25 @@ impl Sandbox {
         Ok(abi)
     }
 
-    /// Step 2, when all threads exist: self-check, then the filter. After it no thread or process can be made.
+    /// Step 2, when all threads exist: self-check, then the filter. After it no thread or process can be created.
     pub fn seal(&self) -> Result<(), SandboxError> {
         self.self_check()?;
         self.filter()
     }
 
-    /// The filter and nothing else, to test it by itself.
+    /// Installs only the filter, for its test.
     pub fn filter_alone(&self) -> Result<(), SandboxError> {
         rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))?;
         self.filter()
     }
 
-    /// Landlock and nothing else, to test it by itself.
+    /// Installs only Landlock, for its test.
     pub fn landlock_alone(&self) -> Result<(), SandboxError> {
         rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))?;
         self.landlock().map(|_| ())
     }
 
-    /// The filter alone, for all threads.
+    /// Installs the filter for all threads.
     fn filter(&self) -> Result<(), SandboxError> {
         let program: Vec<seccompiler::sock_filter> = self
             .profile
@@ -155,7 +155,7 @@ impl Sandbox {
         seccompiler::apply_filter_all_threads(&program).map_err(step("seccomp"))
     }
 
-    /// Tries what must fail, each with an errno.
+    /// Tries forbidden actions; each must fail.
     fn self_check(&self) -> Result<(), SandboxError> {
         use rustix::fs::{Mode, OFlags};
         let open = |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -169,7 +169,7 @@ impl Sandbox {
         if rustix::fs::open("/x", OFlags::CREATE | OFlags::RDWR, Mode::RUSR).is_ok() {
             return Err(SandboxError::Leak("making a file"));
         }
-        // A new user namespace cannot be tried by a process of several threads; the file that forbids it was written.
+        // A process with several threads cannot try to create a user namespace; `confine` has set its limit to 0.
         // SAFETY: plain system calls on integers.
         let (unshared, uid) = unsafe { (libc::unshare(libc::CLONE_NEWNS), libc::setresuid(1, 1, 1)) };
         if unshared == 0 {
@@ -196,7 +196,7 @@ impl Sandbox {
     }
 }
 
-/// All five sets, then nothing can come back.
+/// Clears all five capability sets, so that none can be regained.
 fn drop_capabilities() -> Result<(), SandboxError> {
     use caps::CapSet;
     for set in [CapSet::Ambient, CapSet::Bounding, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
@@ -205,11 +205,11 @@ fn drop_capabilities() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Replaces the root directory by an empty one that cannot be written.
+/// Replaces the root directory by an empty, read-only one.
 fn empty_root() -> Result<(), SandboxError> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(step("private mounts"))?;
-    // Any directory will do for the mount; these exist wherever a launcher can have been started.
+    // Any directory serves as the mount point; one of these exists on every host.
     let place = ["/proc", "/run", "/tmp", "/dev"].into_iter().find(|p| std::path::Path::new(p).is_dir());
     let place = place.ok_or(SandboxError::Step("empty root", "no directory to mount it on".into()))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -219,7 +219,7 @@ fn empty_root() -> Result<(), SandboxError> {
     rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, "").map_err(step("making the empty root read-only"))
 }
 
-/// Makes what is mounted on `place` the root directory, and takes the old one away.
+/// Makes the file system that is mounted on `place` the root directory, and unmounts the old one.
 pub(crate) fn make_root(place: &str) -> Result<(), SandboxError> {
     rustix::process::chdir(place).map_err(step("chdir"))?;
     match rustix::process::pivot_root(".", ".") {

@@ -1,11 +1,11 @@
 //! The sandbox.
 //!
 //! * `profiles/*.toml`: one reviewed file per process, compiled into a BPF program at build time.
-//! * [`spawn`]: how a process is started: own namespaces, own user, nothing inherited but what is named.
-//! * [`Sandbox`]: what the process does to itself, in two steps with the creation of its threads between them.
-//! * [`interface`]: the kernel's network interfaces whose other end is a process of ours, and the rules on them.
-//! * [`restrict`]: what the launcher does to itself if libxl wants it (`dm_restrict`).
-//! * [`verify`]: how the launcher checks a process from outside, in /proc.
+//! * [`spawn`]: starts a process: own namespaces, own user, only named descriptors.
+//! * [`Sandbox`]: entered by the process itself, in two steps with the creation of its threads between them.
+//! * [`interface`]: the host's network interfaces of network cards, and the rules on them.
+//! * [`restrict`]: the launcher's own restrictions if libxl asks for them (`dm_restrict`).
+//! * [`verify`]: the launcher's check of a process from outside, in /proc.
 
 mod enter;
 pub mod interface;
@@ -18,7 +18,7 @@ pub use spawn::{
     Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
 };
 
-/// Resource limits of a process.
+/// Resource limits of a process, from its profile.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// RLIMIT_NOFILE: open descriptors.
@@ -36,9 +36,9 @@ pub struct Limits {
 pub struct Profile {
     /// The process's role.
     pub role: &'static str,
-    /// Its resource limits.
+    /// Limits of resources.
     pub limits: Limits,
-    /// Kinds of descriptors that it may hold when the guest runs.
+    /// Kinds of descriptors that it may hold when the guest runs; see [`verify::kind`].
     pub descriptors: &'static [&'static str],
     /// Names of the system calls that it may make.
     pub syscalls: &'static [&'static str],
@@ -47,7 +47,7 @@ pub struct Profile {
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 
-/// The profile of a role.
+/// The profile of a role; `None` if there is none.
 pub fn profile(role: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|p| p.role == role)
 }

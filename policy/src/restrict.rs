@@ -1,13 +1,13 @@
-//! What `-chroot` and `-runas` ask of the launcher itself (Xen's docs/features/qemu-deprivilege.pandoc): a root directory that has
-//! nothing but /proc, and a user without any right. It starts its processes afterwards as before: a user may make namespaces.
+//! The launcher's own restrictions by `-chroot` and `-runas` (Xen's docs/features/qemu-deprivilege.pandoc): a root directory that contains
+//! only /proc, and an unprivileged user. It can still start processes: every user may create namespaces.
 use crate::Ids;
 use crate::enter::{SandboxError, make_root, step};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{Gid, Uid};
 
-/// libxl limits the size of files to 256 KiB, and the kernel counts memfds and images among them. Each process has its own limit by
-/// its profile; where this one may, it takes its own away. (Without the right it stays: nothing was restricted then.)
+/// Removes the launcher's limit on the size of files. libxl sets it to 256 KiB, and it applies to memfds and images too. Each process has a
+/// limit of its profile. (Without the right to raise the limit it stays; then libxl has not restricted the launcher.)
 pub fn unlimited_file_size() {
     let _ = rustix::process::setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None });
 }
@@ -15,9 +15,9 @@ pub fn unlimited_file_size() {
 /// Replaces the root directory by an empty one, mounted on `directory`, in which there is /proc.
 ///
 /// # Errors
-/// What could not be done.
+/// The step that failed.
 pub fn leave_root(directory: &str) -> Result<(), SandboxError> {
-    // SAFETY: this changes what this process sees as files; no descriptor and no memory is touched.
+    // SAFETY: this changes this process's view of the file system; no descriptor and no memory is affected.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
         .map_err(step("a mount namespace"))?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -33,16 +33,16 @@ pub fn leave_root(directory: &str) -> Result<(), SandboxError> {
         .map_err(step("making the root directory read-only"))
 }
 
-/// Becomes another user, for ever, with no other group and no capability. Call it from a single-threaded process.
+/// Changes to another user permanently, without further groups or capabilities. Call it from a single-threaded process.
 ///
 /// # Errors
-/// What could not be done.
+/// The step that failed.
 pub fn become_user(ids: Ids) -> Result<(), SandboxError> {
     let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
     rustix::thread::set_thread_groups(&[]).map_err(step("setgroups"))?;
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(step("setresgid"))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(step("setresuid"))?;
-    // Its children's /proc/PID/uid_map is this user's to write only if this process is its own.
+    // This user may write its children's /proc/PID/uid_map only if this process is dumpable.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(step("PR_SET_DUMPABLE"))?;
     for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable, caps::CapSet::Ambient] {
         if !caps::read(None, set).map_err(step("capget"))?.is_empty() {

@@ -1,4 +1,4 @@
-//! Starting a process: clone3 with namespaces, a user of its own, execveat of a descriptor.
+//! Starts a process: clone3 with namespaces, a user of its own, execveat of a descriptor.
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ffi::CString;
 use std::io::Write;
@@ -6,13 +6,13 @@ use std::io::Write;
 /// The user and group that a process is outside of its user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
-    /// Never 0 for a device.
+    /// User id; never 0 for a device.
     pub uid: u32,
-    /// Never 0 for a device.
+    /// Group id; never 0 for a device.
     pub gid: u32,
 }
 
-/// What to start.
+/// A process to start.
 #[derive(Debug)]
 pub struct Spec<'a> {
     /// The executable, open.
@@ -25,22 +25,22 @@ pub struct Spec<'a> {
     pub log: BorrowedFd<'a>,
     /// /dev/null: becomes descriptors 0 and 1.
     pub null: BorrowedFd<'a>,
-    /// Who it is; `None`: who the caller is, without namespaces (control runs of tests).
+    /// Its user and group; `None`: the caller's, without namespaces (control runs of tests).
     pub ids: Option<Ids>,
-    /// It lives on when the launcher dies: the broker, which then reports the guest crashed and ends.
+    /// It survives the launcher: the broker, which then reports the guest crashed and exits.
     pub outlives: bool,
 }
 
 /// A process that was started.
 #[derive(Debug)]
 pub struct Spawned {
-    /// In the caller's namespace.
+    /// Its pid in the caller's namespace.
     pub pid: i32,
-    /// Readable when it has ended.
+    /// Readable once it has exited.
     pub pidfd: OwnedFd,
 }
 
-/// Why a process could not be started.
+/// Why a process cannot be started: the failed step and its error.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub struct SpawnError {
@@ -72,7 +72,7 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
     }
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: without CLONE_VM this is a fork: the child goes on with a copy of this single-threaded process.
+    // SAFETY: without CLONE_VM this is a fork: the child runs in a copy of this single-threaded process.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     if pid < 0 {
         return Err(last("clone3 with new namespaces"));
@@ -82,7 +82,7 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
         child(&spec, &role, &go_read);
     }
     drop(go_read);
-    // SAFETY: the kernel has put a new descriptor there.
+    // SAFETY: the kernel has stored a new descriptor there.
     let spawned = Spawned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
     let mapped = spec.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids));
     let told = mapped.and_then(|()| std::fs::File::from(go_write).write_all(b"x"));
@@ -97,20 +97,20 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
     Ok(spawned)
 }
 
-/// User 0 of the namespace is `ids` outside; nobody else exists in it.
+/// Maps user and group 0 of the namespace to `ids` outside; no other ids exist in it.
 fn map_ids(pid: i32, ids: Ids) -> std::io::Result<()> {
     std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
     std::fs::write(format!("/proc/{pid}/uid_map"), format!("0 {} 1", ids.uid))?;
     std::fs::write(format!("/proc/{pid}/gid_map"), format!("0 {} 1", ids.gid))
 }
 
-/// The child, until exec. It ends with status 127 and a line on the log if it cannot.
+/// Runs in the child until exec. On an error it writes a line to the log and exits with status 127.
 fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
     let fail = |what: &str| -> ! {
         let error = std::io::Error::last_os_error();
         let line = format!("{}: {what}: {error}\n", spec.role);
         let _ = rustix::io::write(spec.log, line.as_bytes());
-        // SAFETY: ends this process at once, running nothing of the parent's.
+        // SAFETY: ends this process at once, without running the parent's exit handlers.
         unsafe { libc::_exit(127) }
     };
     let mut byte = [0; 1];
@@ -119,8 +119,8 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
     }
     // SAFETY: plain system calls on integers. After fork, in a single-threaded child.
     unsafe {
-        // The system calls themselves: the C library's functions change all threads that it knows of, and it knows of those
-        // of the process that was copied, which are not here (seen: a test harness with threads waited for ever).
+        // Raw system calls: the C library's functions change all threads in its list, and the copied list has the parent's threads,
+        // which do not exist here (observed: in a test harness with threads the child waits for ever).
         let zero: libc::c_long = 0;
         if spec.ids.is_some()
             && (libc::syscall(libc::SYS_setresgid, zero, zero, zero) != 0
@@ -133,7 +133,7 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        // First up, out of the way of the numbers that are given.
+        // Moved to higher numbers first, because the target numbers may be in use.
         let socket = libc::fcntl(spec.socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
         let log = libc::fcntl(spec.log.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
         let executable = libc::fcntl(spec.executable.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
@@ -178,8 +178,8 @@ fn set_attributes(pid: i32, mut attr: SchedAttr) -> std::io::Result<()> {
     if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Makes a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a little
-/// more weight than the others have (what CFS goes by). `nice` below 0 needs CAP_SYS_NICE.
+/// Lets a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a higher weight (for CFS).
+/// `nice` below 0 needs CAP_SYS_NICE.
 pub fn set_schedule(pid: i32, nanoseconds: u64, nice: i32) -> std::io::Result<()> {
     set_attributes(
         pid,
@@ -187,7 +187,7 @@ pub fn set_schedule(pid: i32, nanoseconds: u64, nice: i32) -> std::io::Result<()
     )
 }
 
-/// Gives a process's one thread SCHED_FIFO with this priority, 1 to 99; threads that it makes later have none. Needs
+/// Sets SCHED_FIFO with this priority, 1 to 99, for a process's only thread; threads that it creates later do not inherit it. Needs
 /// CAP_SYS_NICE.
 pub fn set_fifo(pid: i32, priority: u32) -> std::io::Result<()> {
     /// SCHED_FLAG_RESET_ON_FORK.
@@ -208,7 +208,7 @@ pub fn set_fifo(pid: i32, priority: u32) -> std::io::Result<()> {
     )
 }
 
-/// Starts another program with this one's privileges, which ends when this one does. Returns its pid and pidfd.
+/// Starts another program with this one's privileges; the kernel kills it when this one exits. Returns its pid and pidfd.
 pub fn start_attached(program: &str, arguments: &[String]) -> std::io::Result<(i32, OwnedFd)> {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(program);
@@ -216,7 +216,7 @@ pub fn start_attached(program: &str, arguments: &[String]) -> std::io::Result<(i
     // SAFETY: system calls on integers and a local set between fork and exec.
     unsafe {
         command.pre_exec(|| {
-            // What this program blocks to read it from a descriptor, the other one must get.
+            // Signals that this program blocks, to read them from a descriptor, must not stay blocked there.
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
@@ -233,7 +233,7 @@ pub fn start_attached(program: &str, arguments: &[String]) -> std::io::Result<(i
     Ok((pid, pidfd))
 }
 
-/// A copy of a descriptor that is known only by its number.
+/// Duplicates a descriptor that is known only by its number.
 pub fn duplicate(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
     if number < 0 {
         return Err(rustix::io::Errno::BADF);
@@ -245,7 +245,7 @@ pub fn duplicate(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
     }
 }
 
-/// A descriptor that is readable when SIGHUP, SIGTERM or SIGINT has come; they have no other effect any more.
+/// A descriptor that is readable after SIGHUP, SIGTERM or SIGINT; these signals have no other effect afterwards.
 pub fn end_signals() -> std::io::Result<OwnedFd> {
     // SAFETY: initialises a signal set of this frame, blocks its signals in this thread, makes a descriptor.
     unsafe {

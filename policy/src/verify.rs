@@ -1,27 +1,27 @@
-//! Looking at a process from outside, in /proc.
+//! Verifies a process from outside, in /proc.
 use crate::{Profile, profile};
 use bulkhead_plan::ProcessRow;
 use std::collections::BTreeMap;
 
-/// What /proc says of a process.
+/// The contents of /proc for one process.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Lines of `status`.
     pub status: BTreeMap<String, String>,
-    /// Namespaces: name → identity, where they can be read.
+    /// Namespaces: name → identity, as far as they are readable.
     pub namespaces: BTreeMap<String, String>,
-    /// Descriptors: number → what it is (see [`kind`]); `None` where /proc does not tell this process.
+    /// Descriptors: number → link (see [`kind`]); `None` if this process may not read them.
     pub descriptors: Option<BTreeMap<i32, String>>,
-    /// Hard limits by the kernel's name; `None` in a number's place is unlimited.
+    /// Hard limits by the kernel's name; `None` is unlimited.
     pub limits: BTreeMap<String, Option<u64>>,
-    /// Mappings: permissions and what is mapped; empty where /proc does not tell this process.
+    /// Mappings: permissions and path; empty if this process may not read them.
     pub mappings: Vec<(String, String)>,
 }
 
 /// The kind of a descriptor, from its link in /proc: the words that profiles use.
 pub fn kind(link: &str) -> &str {
     match link {
-        // Without /dev: of a mount that this launcher has left (dm_restrict).
+        // Without /dev: a path of a mount that this launcher has left (dm_restrict).
         "/dev/null" | "/null" => "null",
         "/dev/net/tun" | "/net/tun" => "tap",
         "/dev/xen/privcmd" | "/xen/privcmd" => "privcmd",
@@ -43,7 +43,7 @@ pub fn kind(link: &str) -> &str {
     }
 }
 
-/// Reads /proc.
+/// Reads /proc of a process.
 pub fn observe(pid: i32) -> std::io::Result<Observed> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let pairs = status.lines().filter_map(|line| line.split_once(':'));
@@ -77,7 +77,7 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
     Ok(Observed { status, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
 }
 
-/// A process's line in the process table: what the kernel says in /proc of `pid` (0: it is dead), beside `own`, who asks.
+/// A process's row in the process table, read from /proc of `pid` (0: it is dead) and compared with `own`, the reader's.
 pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> ProcessRow {
     let observed = observe(pid).ok();
     let field = |key: &str| observed.as_ref().and_then(|o| o.status.get(key)).map_or("", String::as_str);
@@ -102,7 +102,7 @@ pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> P
 
 /// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, own namespaces, only
 /// the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing executable
-/// but its program. Returns what is wrong.
+/// but its program. Returns the violations.
 pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<String> {
     let mut wrong = Vec::new();
     let field = |name: &str| observed.status.get(name).map_or("", String::as_str);

@@ -103,7 +103,7 @@ fn frames_go_both_ways_and_go_on_after_a_kill() {
     b.sim.kill("rtl8139").unwrap();
     // What is written while nobody is there is made good.
     b.sim.port_write(PORTS + 0x38, 2, 108 - 16).unwrap();
-    b.sim.await_log("took over the state").unwrap();
+    b.sim.await_log("restored the state").unwrap();
     b.send_to_guest(&frame(60));
     b.await_buffer(108 + 68);
     b.sends(&frame(300));

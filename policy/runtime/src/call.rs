@@ -1,57 +1,57 @@
-//! What control calls on one facet of a device, checked before the data thread sees it.
+//! Control's calls to one facet of a device, checked before the data thread receives them.
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_bus::{BoardError, DriveError, InputEvent, PasswordError, UsbDevice, UsbError};
 use bulkhead_control_api::v1;
 use rustix::fd::OwnedFd;
 
-/// A call. A token is the number under which the launcher has handed a descriptor over.
+/// A call. A token is the number of a descriptor that the launcher has passed to the process.
 #[derive(Debug)]
 pub enum Call {
-    /// The picture as a PNG, and the descriptor to write it to.
+    /// Write the picture as a PNG to a descriptor.
     Screenshot {
         /// The token of the descriptor.
         token: u32,
     },
-    /// Keys and pointer, in order.
+    /// Inject these input events, in order.
     Input(Vec<InputEvent>),
-    /// Take a medium out of a drive.
+    /// Remove the medium from a drive.
     Eject {
-        /// The drive.
+        /// Index of the drive.
         drive: u8,
-        /// Even if the guest has locked the tray.
+        /// Remove it even if the guest has locked the tray.
         force: bool,
     },
-    /// Put a medium into a drive.
+    /// Insert a medium into a drive.
     Insert {
-        /// The drive.
+        /// Index of the drive.
         drive: u8,
         /// The token of the medium's descriptor.
         token: u32,
     },
-    /// Cable and rules of a network card.
+    /// Set a network card's link state and rules.
     SetNic(NicSettings),
-    /// The guest's accesses go into this pipe too, or nowhere (0).
+    /// Write the guest's accesses to this pipe too.
     Trace {
         /// The token of the pipe; 0 ends it.
         token: u32,
     },
-    /// A network card's frames go into this pipe too, or nowhere (0).
+    /// Write a network card's frames to this pipe too.
     Capture {
         /// The token of the pipe; 0 ends it.
         token: u32,
     },
-    /// The password of viewers.
+    /// Set the password of viewers.
     SetPassword(Vec<u8>),
     /// Plug a USB device in, or out.
     PlugUsb {
         /// Its name.
         id: String,
-        /// What comes; `None`: the device of this name goes.
+        /// The new device's kind; `None` plugs out the device of this name.
         device: Option<UsbDevice>,
     },
-    /// A PCI device has come, or the guest is asked to eject one.
+    /// Report a new PCI device to the guest, or ask it to eject one.
     PlugPci {
-        /// Its number on bus 0; `None`: the device of this name is to go.
+        /// Its number on bus 0; `None`: eject the device of this name.
         device: Option<u8>,
         /// Its name.
         id: String,
@@ -60,49 +60,49 @@ pub enum Call {
     PlugCpu(u16),
 }
 
-/// What a call that was carried out leaves to be done by the control thread, which may wait.
+/// The result of a call; the control thread completes it, because it may block.
 #[derive(Debug)]
 pub enum Called {
-    /// Done; there is nothing to answer with.
+    /// The call is complete.
     Done,
-    /// These bytes are to be written there.
+    /// The control thread writes these bytes to the descriptor.
     Write(Vec<u8>, OwnedFd),
 }
 
-/// Why a call was not carried out.
+/// Why a call is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FacetError {
-    /// The device does not have what the call is about.
+    /// The device does not have this facet.
     #[error("this device has no {0}")]
     Missing(&'static str),
-    /// The process is the broker.
+    /// The process is the broker, which has no facets.
     #[error("the broker is no device")]
     Broker,
-    /// The launcher has handed nothing over under this number.
-    #[error("no descriptor came under this token")]
+    /// The launcher has passed no descriptor with this token.
+    #[error("no descriptor has this token")]
     NoDescriptor,
-    /// There is no picture.
-    #[error("the screen shows nothing")]
+    /// The display has no picture.
+    #[error("the display has no picture")]
     Blank,
-    /// A drive's medium.
+    /// A drive refuses.
     #[error(transparent)]
     Drive(#[from] DriveError),
-    /// A USB device.
+    /// The USB controller refuses.
     #[error(transparent)]
     Usb(#[from] UsbError),
-    /// A PCI device or a vCPU.
+    /// The board refuses.
     #[error(transparent)]
     Board(#[from] BoardError),
-    /// A password.
+    /// The server of viewers refuses.
     #[error(transparent)]
     Password(#[from] PasswordError),
 }
 
-/// Longest name of a device.
+/// Most bytes of a device's name.
 const NAME: usize = 64;
 
 impl TryFrom<v1::Call> for Call {
-    /// What is wrong with it.
+    /// Why the message is invalid.
     type Error = &'static str;
 
     fn try_from(message: v1::Call) -> Result<Self, Self::Error> {
@@ -149,7 +149,7 @@ fn input_event(event: v1::InputEvent) -> Option<InputEvent> {
     }
 }
 
-/// Facts, as they travel.
+/// Facts as a gRPC message.
 pub(crate) fn facts(facts: bulkhead_bus::Facts) -> v1::FactsReply {
     let bulkhead_bus::Facts { drives, vcpus, dropped, viewers, functions, lights } = facts;
     v1::FactsReply {

@@ -1,4 +1,4 @@
-//! The control service: one thread with a single-threaded tokio runtime, made before the sandbox closes. It hands
+//! The control service: one thread with a single-threaded tokio runtime, created before the system call filter is installed. It passes
 //! every call to the data thread and waits for the answer; the data thread never waits for it.
 use crate::call::{self, Call, Called, FacetError};
 use crate::process::{eventfd, ring};
@@ -15,38 +15,38 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-/// What is asked of the data thread.
+/// A request to the data thread.
 #[derive(Debug)]
 pub enum ControlRequest {
-    /// Answer if you live.
+    /// Answer at once.
     Ping(oneshot::Sender<()>),
-    /// Lines of guest text a second.
+    /// Set the most lines of guest text that are logged in a second.
     GuestLogLines(u32),
-    /// Run or stop.
+    /// Run (true) or stop the device.
     Running(bool, oneshot::Sender<()>),
-    /// Power-on state.
+    /// Reset the device to its power-on state.
     Reset(oneshot::Sender<()>),
-    /// The whole state.
+    /// Save the complete state.
     Save(oneshot::Sender<Vec<u8>>),
-    /// Take a state over.
+    /// Restore a state.
     Load(Vec<u8>, oneshot::Sender<Result<(), LoadError>>),
-    /// Registers by name.
+    /// Return the registers by name.
     Inspect(oneshot::Sender<Vec<(String, String)>>),
-    /// Asks for the counters by name.
+    /// Return the counters by name.
     Statistics(oneshot::Sender<Vec<(&'static str, u64)>>),
-    /// What programs may know.
+    /// Return the typed facts.
     Facts(oneshot::Sender<Facts>),
-    /// A call on one facet of the device.
+    /// Call a facet of the device.
     Call(Call, oneshot::Sender<Result<Called, FacetError>>),
 }
 
-/// Why a saved state was not taken over.
+/// Why a saved state is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// The device does not understand it.
+    /// The device refuses the state.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The process is the broker.
+    /// The process is the broker, which keeps no state.
     #[error("the broker has no saved state")]
     Broker,
 }
@@ -56,17 +56,17 @@ pub enum LoadError {
 pub struct ControlHandle {
     requests: Receiver<ControlRequest>,
     connections: tokio::sync::mpsc::UnboundedSender<OwnedFd>,
-    /// Readable when there are requests.
+    /// An eventfd that is readable while requests are pending.
     pub bell: Arc<OwnedFd>,
 }
 
 impl ControlHandle {
-    /// Serves a new connection: control has been restarted. The socket must not block.
+    /// Serves a new connection, after a restart of control. The socket must be non-blocking.
     pub fn connect(&self, socket: OwnedFd) {
         let _ = self.connections.send(socket);
     }
 
-    /// Takes a request.
+    /// Takes the next request; `None` if there is none.
     pub fn take(&self) -> Option<ControlRequest> {
         self.requests.try_recv().ok()
     }
@@ -78,7 +78,7 @@ struct Service {
     bell: Arc<OwnedFd>,
 }
 
-/// How long the data thread may take to answer; it is stuck if it takes longer.
+/// Time in which the data thread must answer; after it the thread counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Service {
@@ -183,7 +183,7 @@ impl v1::process_server::Process for Service {
     }
 }
 
-/// A connection whose peer is known: it was inherited. (tonic's own wrapper asks the kernel for name and credentials.)
+/// A connection that was inherited, so its peer is known. (tonic's own wrapper asks the kernel for name and credentials.)
 struct Inherited(tokio::net::UnixStream);
 
 impl tonic::transport::server::Connected for Inherited {
@@ -212,13 +212,13 @@ impl AsyncWrite for Inherited {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_flush(cx)
     }
-    // The socket is closed when the value is dropped; shutting it down first would be one more system call.
+    // Dropping the value closes the socket; a shutdown would need one more system call in the profiles.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }
 
-/// Starts the control thread, which serves the one connection on `socket`. It returns when the thread is in its loop.
+/// Starts the control thread, which serves the connection on `socket`. Returns once the thread is in its loop.
 pub fn serve(role: &'static str, socket: OwnedFd) -> Result<ControlHandle, StartError> {
     let (sender, requests) = channel();
     let bell = Arc::new(eventfd()?);

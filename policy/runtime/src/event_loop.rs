@@ -3,9 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | `accesses.rs` | the guest's accesses |
-//! | `asked.rs` | what control asks |
+//! | `requests.rs` | control's requests |
 mod accesses;
-mod asked;
+mod requests;
 
 use crate::process::ring;
 use crate::trace::Trace;
@@ -20,35 +20,35 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
 
-/// What a device is made of: what the launcher gave it, and guest memory.
+/// A device's resources: descriptors of the launcher, and guest memory.
 pub struct Resources {
     /// The guest's domain id.
     pub domid: u16,
-    /// Descriptors of back ends.
+    /// Descriptors of the device's back end.
     pub fds: Fds,
     /// Guest memory, video RAM by offset, or [`NoMemory`].
     pub memory: Arc<dyn GuestMemory>,
 }
 
-/// A device and the descriptors that it wants to be polled about: (number, descriptor).
+/// A device, and the descriptors that the loop polls for it.
 pub struct Built {
-    /// The device.
+    /// The device, in its power-on state.
     pub device: Box<dyn Device>,
-    /// Polled edge-triggered, for reading and writing.
+    /// Ready number and descriptor; polled edge-triggered, for reading and writing.
     pub polled: Vec<(u32, OwnedFd)>,
 }
 
-/// Requests that are handled before timers and descriptors get their turn.
+/// Most requests that are handled before timers and descriptors.
 const BUDGET: usize = 64;
 
 const REQUEST_BELL: u64 = u64::MAX;
 const LINK: u64 = u64::MAX - 1;
 const CONTROL: u64 = u64::MAX - 2;
 const FRAME_BELL: u64 = u64::MAX - 3;
-/// Nanoseconds between two pictures at least, however often a viewer asks.
+/// Least nanoseconds between two pictures, however often viewers request one.
 const FRAME: u64 = 15_000_000;
 
-/// Runs the device that `build` makes. Returns when the launcher has gone, or with what went wrong.
+/// Runs the device of `build`. Returns when the launcher has exited, or with an error.
 pub fn run_device<E: Error + Send + Sync + 'static>(
     role: &'static str,
     build: impl FnOnce(&DeviceConfig, Resources) -> Result<Built, E>,
@@ -91,7 +91,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         epoll::add(&epoll, bell, EventData::new_u64(FRAME_BELL), edge)?;
     }
     for (number, fd) in &built.polled {
-        // A regular file is always ready and cannot be waited for.
+        // A regular file is always ready, and epoll refuses it.
         match epoll::add(&epoll, fd, EventData::new_u64(u64::from(*number)), edge | EventFlags::OUT) {
             Ok(()) | Err(rustix::io::Errno::PERM) => {}
             Err(e) => return Err(e.into()),
@@ -136,8 +136,8 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     data.device.reset(Reset::Machine, &mut data.cx);
     if let Some(state) = old.and_then(|area| last_state(&area)) {
         match data.device.load(&state, &mut data.cx) {
-            Ok(()) => tracing::info!(bytes = state.len(), "took over the state of the process before"),
-            Err(e) => tracing::warn!("starting from reset: {e}"),
+            Ok(()) => tracing::info!(bytes = state.len(), "restored the state of the previous process"),
+            Err(e) => tracing::warn!("the state of the previous process is refused, starting from reset: {e}"),
         }
     }
     data.cx.marks.forget();
@@ -147,7 +147,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     data.run()
 }
 
-/// The last state in a dead process's area, which is hostile: all of it is checked.
+/// The last state in the area of a dead process. That process may have been hostile, so every field is checked.
 fn last_state(area: &SharedArea) -> Option<Vec<u8>> {
     let half = match area.load_u32(wire::reply::STATE_HALF) {
         half @ (1 | 2) => half.wrapping_sub(1) as usize,
@@ -170,19 +170,19 @@ fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn Gue
     }
     let Some(privcmd) = process.fds.take(&FdUse::Privcmd) else { return Ok(Arc::new(NoMemory)) };
     match config.kind().memory {
-        // The descriptor is closed here: the mapping is all that the display has of the guest.
+        // The descriptor is closed here: the display keeps no access to the guest but this mapping.
         Memory::VideoRam => {
             let VideoRam { gfn, bytes } = config.video_ram().ok_or(StartError::NoVideoRam)?;
             let area = memory::map_video_ram(privcmd.as_fd(), domid, gfn, bytes)?;
             Ok(Arc::new(MemfdMemory::new(area)))
         }
         Memory::Guest | Memory::Frames => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
-        // Nobody gives it one.
+        // These kinds have no privcmd.
         Memory::None | Memory::Granted => Ok(Arc::new(NoMemory)),
     }
 }
 
-/// Marks, as the device knows them.
+/// Stores the device's marks in the reply area.
 struct AreaMarks(MarkWriter);
 
 impl MarkKeeper for AreaMarks {
@@ -191,7 +191,7 @@ impl MarkKeeper for AreaMarks {
     }
 }
 
-/// The surface, as the device knows it.
+/// The device's interface to the surface.
 struct SurfaceArea(SurfaceWriter);
 
 impl Surface for SurfaceArea {
@@ -209,7 +209,7 @@ impl Surface for SurfaceArea {
 #[derive(Debug, Default)]
 struct Counters {
     requests: u64,
-    /// Those that are register accesses.
+    /// Requests that are register accesses.
     accesses: u64,
     posted: u64,
     wakeups: u64,
@@ -221,7 +221,7 @@ struct Counters {
     frames: u64,
 }
 
-/// At most so many lines of guest text a second.
+/// Limits the lines of guest text per second.
 #[derive(Debug)]
 struct LogLimit {
     per_second: u32,
@@ -238,20 +238,20 @@ struct Data {
     control: ControlHandle,
     process: Process,
     surface: Option<SurfaceArea>,
-    /// A viewer wants a picture, and when it may have it, by the host's clock: in the simulated machine too.
+    /// Earliest time of a picture that a viewer has requested, by the host's clock, in the simulated machine too.
     frame_wanted: Option<u64>,
-    /// When the last one was drawn for a viewer.
+    /// Time of the last picture that was drawn for a viewer.
     drawn: u64,
     _frame_bell: Option<OwnedFd>,
     epoll: OwnedFd,
     polled: Vec<(u32, OwnedFd)>,
-    /// The shadows as they were published, and room for those to come.
+    /// The published shadows, and a buffer for the next ones.
     shadows: Vec<Option<u32>>,
     fresh: Vec<Option<u32>>,
-    /// The device was called since the last publication.
+    /// The device was called after the last publication.
     stale: bool,
     config_dirty: bool,
-    /// Requests whose answer has to wait: cell and request.
+    /// Requests with a deferred answer: cell and request.
     deferred: Vec<(usize, Request)>,
     tokens: HashMap<u32, OwnedFd>,
     running: bool,
@@ -277,7 +277,7 @@ impl Data {
             }
             self.due();
             if std::mem::take(&mut asked) {
-                // After what the guest has posted before: a picture shows it.
+                // After the posted writes, so that a picture shows their effect.
                 self.control();
             }
             if self.frame_wanted.is_some_and(|due| Clock::Real.now() >= due) {
@@ -325,11 +325,11 @@ impl Data {
         }
     }
 
-    /// Until the next timer; none while stopped or with a driven clock.
+    /// Time until the next timer; `None` while stopped or with a driven clock.
     fn timeout(&self) -> Option<rustix::event::Timespec> {
         let timer = self.cx.timers.next().filter(|_| self.running && self.cx.clock == Clock::Real);
         let deadline = [timer, self.frame_wanted].into_iter().flatten().min()?;
-        // Rounded up to milliseconds, which is what epoll counts in.
+        // Rounded up to milliseconds, epoll's unit.
         let ns = deadline.saturating_sub(Clock::Real.now()).div_ceil(1_000_000).saturating_mul(1_000_000);
         Some(rustix::event::Timespec {
             tv_sec: i64::try_from(ns.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
@@ -354,7 +354,7 @@ impl Data {
         ring(&self.reply_bell);
     }
 
-    /// Publishes lines, shadows, configuration spaces and the state, where they have changed.
+    /// Publishes the lines, shadows, configuration spaces and state that have changed.
     fn publish(&mut self) -> bool {
         self.stale = false;
         let lines = self.cx.lines.take_changed();
@@ -388,7 +388,7 @@ impl Data {
         lines
     }
 
-    /// Publishes what changed without an access, and the guest's text.
+    /// Publishes changes that no access caused, and logs the guest's text.
     fn flush(&mut self) {
         if self.stale && self.publish() && self.channel.publish() {
             self.ring();
@@ -431,7 +431,7 @@ impl Data {
         }
     }
 
-    /// Messages of the launcher; false if it has gone.
+    /// Handles the launcher's messages; false if it has closed the socket.
     fn link(&mut self) -> Result<bool, StartError> {
         match self.process.link.receive(false) {
             Ok(Some((ToProcess::Token { token }, fds))) => {

@@ -1,27 +1,27 @@
-//! A Linux frame buffer (linux/fb.h), written with write(): no mapping, so nothing of it is memory of this process.
+//! A Linux frame buffer (linux/fb.h), written with write(): it is never mapped into this process.
 use rustix::fd::{AsRawFd, OwnedFd};
 
 const FBIOGET_VSCREENINFO: libc::c_ulong = 0x4600;
 const FBIOPUT_VSCREENINFO: libc::c_ulong = 0x4601;
 const FBIOGET_FSCREENINFO: libc::c_ulong = 0x4602;
 
-/// struct fb_var_screeninfo: the fields that are used, by their place in 40 words.
+/// struct fb_var_screeninfo as 40 words; the constants are indexes of the fields that are used.
 type Variable = [u32; 40];
 const XRES: usize = 0;
 const YRES: usize = 1;
 const XRES_VIRTUAL: usize = 2;
 const YRES_VIRTUAL: usize = 3;
 const BITS_PER_PIXEL: usize = 6;
-/// Byte of line_length in struct fb_fix_screeninfo.
+/// Offset of line_length in struct fb_fix_screeninfo.
 const LINE_LENGTH: usize = 48;
 
 /// Why a frame buffer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameBufferError {
-    /// It does not answer as a frame buffer does.
+    /// A request of linux/fb.h failed.
     #[error("the frame buffer: {0}")]
     Io(std::io::Error),
-    /// It has another depth.
+    /// It has another depth than 32 bits a pixel.
     #[error("the frame buffer has {0} bits a pixel, not 32")]
     Depth(usize),
 }
@@ -37,10 +37,10 @@ pub struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// Takes an open node over.
+    /// A frame buffer from its open device node.
     ///
     /// # Errors
-    /// If it is no frame buffer, or one of another depth.
+    /// The node is no frame buffer, or has another depth.
     pub fn new(fd: OwnedFd) -> Result<Self, FrameBufferError> {
         let mut variable: Variable = [0; 40];
         let mut fixed = [0u8; 80];
@@ -60,12 +60,12 @@ impl FrameBuffer {
         Ok(Self { fd, variable, width: field(XRES), height: field(YRES), stride: u64::from(stride) })
     }
 
-    /// The size that it had when it was opened: its largest.
+    /// Its largest size in pixels: the one that it had when it was opened.
     pub fn limits(&self) -> (usize, usize) {
         (self.width, self.height)
     }
 
-    /// Changes what is visible. False: the other end cannot.
+    /// Changes the visible size. False: the driver refuses it.
     pub fn resize(&mut self, width: usize, height: usize) -> bool {
         let mut wanted = self.variable;
         for (i, value) in [(XRES, width), (YRES, height), (XRES_VIRTUAL, width), (YRES_VIRTUAL, height)] {
@@ -77,7 +77,7 @@ impl FrameBuffer {
         unsafe { libc::ioctl(self.fd.as_raw_fd(), FBIOPUT_VSCREENINFO, wanted.as_mut_ptr()) == 0 }
     }
 
-    /// Writes the beginning of a line; what does not fit is left out.
+    /// Writes the beginning of line `y`; pixels beyond its end are left out.
     pub fn write(&self, y: usize, pixels: &[u8]) {
         if y < self.height {
             let pixels = pixels.get(..self.width.saturating_mul(4)).unwrap_or(pixels);

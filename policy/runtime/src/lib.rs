@@ -1,5 +1,5 @@
-//! What the `main()` of a role calls. A device crate knows nothing of processes: this crate gives its `Device` a
-//! process, a channel, guest memory, a clock and the control service, and puts all of it into the sandbox.
+//! The runtime of a role's process, called from its `main()`. Device crates know nothing of processes: this crate gives a `Device` a
+//! process, a channel, guest memory, a clock and the control service, and enters the sandbox.
 
 mod call;
 mod control;

@@ -16,16 +16,16 @@ const MAX_FDS: usize = 253;
 #[derive(Debug)]
 pub struct Link(OwnedFd);
 
-/// What went wrong on the socket.
+/// Why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The launcher has gone.
+    /// The launcher has exited or closed its end.
     #[error("the launcher has closed the socket")]
     Closed,
     /// A system call failed.
     #[error("launcher socket: {0}")]
     System(#[from] rustix::io::Errno),
-    /// The message does not parse.
+    /// A message is invalid.
     #[error("launcher message: {0}")]
     Message(String),
 }
@@ -34,12 +34,12 @@ pub enum LinkError {
 pub type Received = (ToProcess, Vec<OwnedFd>);
 
 impl Link {
-    /// Takes the socket over.
+    /// A link from the inherited socket.
     pub fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// Receives a message; with `wait` false `None` if there is none.
+    /// Receives a message; without `wait`, `None` if there is none.
     pub fn receive(&self, wait: bool) -> Result<Option<Received>, LinkError> {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);

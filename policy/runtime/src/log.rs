@@ -5,17 +5,17 @@ use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 static LEVEL: AtomicU8 = AtomicU8::new(3);
-/// Records that found no room in the pipe, since the last that did.
+/// Records lost because the pipe was full, since the last that was written.
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// The same since the process started.
+/// Records lost because the pipe was full, since the process started.
 static LOST_IN_ALL: AtomicU64 = AtomicU64::new(0);
 
-/// Records that found no room in the pipe.
+/// Number of records lost because the pipe was full, since the process started.
 pub(crate) fn lost() -> u64 {
     LOST_IN_ALL.load(Ordering::Relaxed)
 }
 
-/// Descriptor 2. Nobody may be reading it, or nobody may be there any more: neither is this process's affair.
+/// Descriptor 2. The reader may be slow or dead; the process continues in both cases.
 struct Pipe;
 
 impl std::io::Write for Pipe {
@@ -46,7 +46,7 @@ fn rank(level: &tracing::Level) -> u8 {
     }
 }
 
-/// Starts logging of this process's own records (not those of libraries below warnings).
+/// Starts logging: records of this workspace's crates up to the set level, and warnings and errors of libraries.
 pub(crate) fn start() {
     let filter = tracing_subscriber::filter::FilterFn::new(|meta| {
         let limit = if meta.target().starts_with("bulkhead") { LEVEL.load(Ordering::Relaxed) } else { 2 };
@@ -62,7 +62,7 @@ pub(crate) fn start() {
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer.with_filter(filter)));
 }
 
-/// Changes the level: error, warn, info, debug or trace. False if it is none of these.
+/// Sets the level: error, warn, info, debug or trace. False for another word.
 pub fn set_level(name: &str) -> bool {
     match name.parse::<tracing::Level>() {
         Ok(level) => {

@@ -1,7 +1,7 @@
 //! Guest memory: foreign mappings through a restricted privcmd, or a memfd in the simulated machine.
 //!
-//! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O
-//! goes straight between the page cache and the guest. Whatever else touches it are relaxed atomic loads and stores.
+//! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O copies directly between
+//! the page cache and the guest. All other accesses are relaxed atomic loads and stores.
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen_abi::{DomId, ioctl};
@@ -13,17 +13,17 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const PAGE: usize = 4096;
-/// Pages that are mapped at once. Larger buckets cost more when little is touched, smaller ones more calls.
+/// Pages that one call maps. Larger buckets waste work when few pages are used, smaller ones need more calls.
 const BUCKET_PAGES: usize = 64;
 const BUCKET: u64 = (BUCKET_PAGES * PAGE) as u64;
-/// Buckets that are kept: 16 MiB of the guest.
+/// Most buckets that stay mapped: 16 MiB of the guest.
 const BUCKETS: usize = 64;
-/// Largest guest-physical address that is believed: 48 bits.
+/// Guest-physical addresses are below this limit of 48 bits.
 const ADDRESS_LIMIT: u64 = 1 << 48;
-/// Segments that one preadv takes here.
+/// Most elements of one preadv or pwritev.
 const IOV: usize = 64;
 
-/// A bucket: its memory, and which of its pages are RAM.
+/// A mapped range of consecutive pages, and which of them are RAM.
 #[derive(Debug)]
 struct Bucket {
     area: SharedArea,
@@ -31,14 +31,14 @@ struct Bucket {
     used: std::sync::atomic::AtomicU64,
 }
 
-/// Maps guest frames; `errors` says which are no RAM.
+/// Maps guest frames; `errors` gets an error number for each frame that is not RAM.
 fn map_frames(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64], errors: &mut [i32]) -> Result<SharedArea> {
     let len = frames.len().saturating_mul(PAGE);
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
     let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, privcmd, 0) }?;
     let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
-    // SAFETY: the mapping just made; from now on only the area knows it.
+    // SAFETY: the mapping was just made; from now on only the area refers to it.
     let area = unsafe { SharedArea::from_mapping(base, len, true) };
     let arg = ioctl::MmapBatchV2 {
         num: u32::try_from(frames.len()).unwrap_or(0),
@@ -60,14 +60,14 @@ fn map_frames(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64], errors: &mu
     Ok(area)
 }
 
-/// Maps frames of a domain's memory, one after the other from address 0; nothing if one of them is not there.
+/// Maps frames of a domain's memory, one after the other from address 0; `None` if one of them cannot be mapped.
 pub fn map_list(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64]) -> Option<MemfdMemory> {
     let mut errors = vec![0; frames.len()];
     let area = map_frames(privcmd, domid, frames, &mut errors).ok()?;
     errors.iter().all(|e| *e == 0).then(|| MemfdMemory::new(area))
 }
 
-/// Maps video RAM for good; the caller closes privcmd then.
+/// Maps video RAM for the process's lifetime; the caller closes privcmd afterwards.
 pub fn map_video_ram(privcmd: BorrowedFd<'_>, domid: DomId, gfn: u64, bytes: u32) -> Result<SharedArea> {
     let pages = (bytes as usize) >> 12;
     let frames: Vec<u64> = (gfn..).take(pages).collect();
@@ -81,7 +81,7 @@ pub fn map_video_ram(privcmd: BorrowedFd<'_>, domid: DomId, gfn: u64, bytes: u32
     }
 }
 
-/// The guest's memory by foreign mappings.
+/// Guest memory through foreign mappings.
 #[derive(Debug)]
 pub struct ForeignMemory {
     privcmd: OwnedFd,
@@ -120,8 +120,8 @@ impl ForeignMemory {
         Ok(bucket)
     }
 
-    /// Calls `f` with each piece of `len` bytes at `address` that lies in one bucket: bucket, offset in it, offset in
-    /// the whole, bytes. All pages have been checked.
+    /// Splits `len` bytes at `address` at the borders of buckets, and calls `f` with each piece: bucket, offset in the bucket, offset in the
+    /// whole, length. All pages have been checked to be RAM.
     fn pieces(
         &self,
         address: u64,
@@ -147,7 +147,7 @@ impl ForeignMemory {
         Ok(())
     }
 
-    /// Pieces of all segments as an I/O vector, with the buckets that must stay mapped meanwhile.
+    /// All segments as an I/O vector, with the buckets that must stay mapped during the I/O.
     fn vector(&self, segments: &[Segment]) -> std::result::Result<Vector, DmaError> {
         let mut vector = Vector::default();
         for segment in segments {
@@ -171,7 +171,7 @@ struct Vector {
 impl Vector {
     fn push(&mut self, area: &SharedArea, offset: usize, len: usize) {
         if let Some(base) = area.address(offset, len) {
-            // Neighbours in one bucket are one piece.
+            // Adjacent pieces of one bucket become one element.
             if let Some(last) = self.iov.last_mut()
                 && last.iov_base.wrapping_byte_add(last.iov_len) == base.cast()
             {
@@ -182,7 +182,7 @@ impl Vector {
         }
     }
 
-    /// Runs preadv or pwritev until all is done, or the file ends.
+    /// Repeats preadv or pwritev until all bytes are copied or the file ends.
     fn run(self, file: BorrowedFd<'_>, offset: u64, write: bool) -> std::result::Result<usize, DmaError> {
         let mut iov = self.iov;
         let mut total = 0usize;
@@ -257,7 +257,7 @@ impl GuestMemory for ForeignMemory {
 pub struct MemfdMemory(SharedArea);
 
 impl MemfdMemory {
-    /// Takes an area over.
+    /// Memory in this area.
     pub fn new(area: SharedArea) -> Self {
         Self(area)
     }
@@ -296,20 +296,20 @@ impl GuestMemory for MemfdMemory {
     fn invalidate(&self) {}
 }
 
-/// Pages that another domain has granted, in a range of addresses from 0: pages for what is mapped, behind them a buffer that is shared
-/// with the process that copies. What is not mapped is no RAM.
+/// Pages that another domain has granted, in a range of addresses from 0: first the pages for mappings, then a buffer that is shared with
+/// `grant`, which copies. Pages without a mapping are no RAM.
 #[derive(Debug)]
 pub struct GrantMemory {
     area: SharedArea,
     grants: OwnedFd,
-    /// Whether each page is there.
+    /// Whether each page is mapped.
     present: Vec<std::sync::atomic::AtomicBool>,
-    /// The first page of the buffer.
+    /// Index of the buffer's first page.
     buffer: usize,
 }
 
 impl GrantMemory {
-    /// `grants` is a grant device in which pages have been or will be named by another process; `buffer` a memfd and its pages.
+    /// A range of `pages` pages for mappings. `grants` is the gntdev to which `grant` adds pages; `buffer` is a memfd and its number of pages.
     ///
     /// # Errors
     /// The kernel's.
@@ -326,7 +326,7 @@ impl GrantMemory {
             )
         }?;
         let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the mapping just made, known to the area only. Pages without access are never touched: see `present`.
+        // SAFETY: the mapping was just made, and only the area refers to it. Inaccessible pages are never touched: see `present`.
         let area = unsafe { SharedArea::from_mapping(base, len, true) };
         let present: Vec<_> = (0..all).map(|_| std::sync::atomic::AtomicBool::new(false)).collect();
         let memory = Self { area, grants, present, buffer: pages };
@@ -336,11 +336,11 @@ impl GrantMemory {
         Ok(memory)
     }
 
-    /// Maps a descriptor's pages over a piece of the range.
+    /// Maps pages of a descriptor over a part of the range.
     fn place(&self, page: usize, count: usize, fd: BorrowedFd<'_>, offset: u64) -> Result<()> {
         let len = count.saturating_mul(PAGE);
         let at = self.area.address(page.saturating_mul(PAGE), len).ok_or(std::io::ErrorKind::InvalidInput)?;
-        // SAFETY: inside of the range that this value has reserved; what is replaced has no references, only copies are made of it.
+        // SAFETY: inside the range that this value has reserved; no references to the replaced pages exist, because they are only copied.
         unsafe {
             rustix::mm::mmap(
                 at.cast(),
@@ -357,7 +357,7 @@ impl GrantMemory {
         Ok(())
     }
 
-    /// Takes pages away. Nothing may be using them.
+    /// Unmaps pages. The caller makes sure that they are not in use.
     fn clear(&self, page: usize, count: usize) {
         for present in self.present.iter().skip(page).take(count) {
             present.store(false, std::sync::atomic::Ordering::Release);
@@ -369,33 +369,33 @@ impl GrantMemory {
         let _ = unsafe { rustix::mm::mmap_anonymous(at.cast(), len, ProtFlags::empty(), flags) };
     }
 
-    /// Maps granted pages, which are at `index` in the descriptor, at a page of the range before the buffer.
+    /// Maps granted pages, which are at offset `index` of the gntdev, at a page of the range before the buffer.
     ///
     /// # Errors
-    /// The guest has not granted one of them, or there is no room; none is mapped then.
+    /// The guest has not granted one of them, or they do not fit; then none is mapped.
     pub fn map(&self, page: usize, count: usize, index: u64) -> Result<()> {
         if page.saturating_add(count) > self.buffer {
             return Err(std::io::ErrorKind::InvalidInput.into());
         }
         let placed = self.place(page, count, self.grants.as_fd(), index);
         if placed.is_err() {
-            // The kernel has taken away what was there before it failed.
+            // The failed call has unmapped the pages that were there before.
             self.clear(page, count);
         }
         placed
     }
 
-    /// Unmaps all granted pages. Nothing may be using them.
+    /// Unmaps all granted pages. The caller makes sure that they are not in use.
     pub fn unmap(&self) {
         self.clear(0, self.buffer);
     }
 
-    /// A 32-bit number in shared memory; 0 where nothing is mapped.
+    /// Reads the 32-bit word at `address`; 0 if the page is not mapped.
     pub fn load_u32(&self, address: u64) -> u32 {
         self.offset(address, 4).map_or(0, |at| self.area.load_u32(at))
     }
 
-    /// Writes a 32-bit number at `address`.
+    /// Writes the 32-bit word at `address`; no effect if the page is not mapped.
     pub fn store_u32(&self, address: u64, value: u32) {
         if let Ok(at) = self.offset(address, 4) {
             self.area.store_u32(at, value);
@@ -449,7 +449,7 @@ mod tests {
             rustix::fs::ftruncate(&fd, bytes).unwrap();
             fd
         };
-        // A memfd in the place of the grant device: pages by offset as well.
+        // A memfd stands for the gntdev: its pages are mapped by offset too.
         let (grants, buffer) = (fd(8 * 4096), fd(2 * 4096));
         rustix::io::pwrite(&grants, &[7; 4096], 3 * 4096).unwrap();
         let memory = GrantMemory::new(grants, 16, Some((buffer.as_fd(), 2))).unwrap();

@@ -1,4 +1,4 @@
-//! Receiving from a packet socket (packet(7)): the kernel takes the outer VLAN tag out of a frame and tells it beside it.
+//! Receives from a packet socket (packet(7)): the kernel removes the outer VLAN tag from a frame and reports it in a control message.
 use rustix::fd::{AsRawFd as _, BorrowedFd};
 use rustix::io::Errno;
 
@@ -9,13 +9,13 @@ const VLAN: u32 = 1 << 4;
 const TPID: u32 = 1 << 6;
 /// IEEE 802.1Q.
 const DOT1Q: u16 = 0x8100;
-/// Words of room for one control message: its header (16 bytes) and struct tpacket_auxdata (20 bytes).
+/// 64-bit words for one control message: its header (16 bytes) and struct tpacket_auxdata (20 bytes).
 const ROOM: usize = 8;
 
-/// Receives one frame with its virtio_net_hdr; its length, and the tag that the kernel has taken out of it (its two halves).
+/// Receives one frame with its virtio_net_hdr. Returns its length, and the two halves of the VLAN tag that the kernel has removed.
 ///
 /// # Errors
-/// The kernel's; `AGAIN` if nothing has come.
+/// The kernel's error; `AGAIN` if there is no frame.
 pub fn receive_packet(socket: BorrowedFd<'_>, to: &mut [u8]) -> Result<(usize, Option<[u16; 2]>), Errno> {
     let mut control = [0u64; ROOM];
     let mut piece = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };

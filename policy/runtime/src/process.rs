@@ -4,19 +4,19 @@ use bulkhead_plan::{Ask, DeviceSlot, FdUse, MachinePlan, Slot, ToProcess};
 use bulkhead_policy::{Report, Sandbox};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
 
-/// Why a process could not start. It is printed as one line.
+/// Why a process cannot start. It is printed as one line.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The socket to the launcher.
+    /// The socket to the launcher fails.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] bulkhead_policy::SandboxError),
-    /// A shared area.
+    /// A shared area cannot be mapped or sealed.
     #[error(transparent)]
     Area(#[from] bulkhead_ring::AreaError),
-    /// The peer's area is not what it must be.
+    /// The peer's header or state is invalid.
     #[error(transparent)]
     Poison(#[from] bulkhead_ring::Poison),
     /// A system call failed.
@@ -25,43 +25,43 @@ pub enum StartError {
     /// A system call failed.
     #[error(transparent)]
     System(#[from] rustix::io::Errno),
-    /// Nobody has given the process its socket.
+    /// Descriptor 3 is not the launcher's socket.
     #[error("roles are started by bulkhead-dm, not by hand")]
     ByHand,
     /// There is no profile for the role.
     #[error("no profile for {0}")]
     NoProfile(String),
-    /// The launcher has said something else than is its turn.
+    /// The launcher has sent a message out of order.
     #[error("expected {expected}, got {got:?}")]
     Unexpected {
-        /// What is its turn.
+        /// The expected message.
         expected: &'static str,
-        /// What it has said; nothing if it has gone.
+        /// The received message; `None` if the socket was closed.
         got: Option<Box<ToProcess>>,
     },
     /// A descriptor is missing.
     #[error("the launcher gave no descriptor for {0:?}")]
     NoDescriptor(FdUse),
-    /// The kind draws in video RAM, and its configuration does not say where that is.
+    /// The kind needs video RAM, and its configuration has none.
     #[error("the configuration names no video RAM")]
     NoVideoRam,
-    /// The plan has no device for this process.
+    /// The plan has no device in this process's slot.
     #[error("this slot is no device")]
     NoDevice,
     /// The plan has the configuration of another role for this process.
-    #[error("the configuration is one of {0}")]
+    #[error("the configuration is that of {0}")]
     OtherRole(&'static str),
     /// The plan's number of vCPUs is impossible.
-    #[error("number of vCPUs")]
+    #[error("the number of vCPUs is impossible")]
     Vcpus,
-    /// A device was not made.
+    /// The device cannot be built.
     #[error("{0}")]
     Device(Box<dyn std::error::Error + Send + Sync>),
-    /// The hypervisor has refused something.
+    /// The hypervisor refuses a call.
     #[error("{0}")]
     Hypervisor(Box<dyn std::error::Error + Send + Sync>),
-    /// The simulated machine has ended.
-    #[error("the simulated machine has gone")]
+    /// The simulated machine has exited.
+    #[error("the simulated machine has exited")]
     SimulationGone,
 }
 
@@ -71,28 +71,28 @@ impl StartError {
     }
 }
 
-/// Descriptors by use.
+/// The process's unused descriptors, by use.
 #[derive(Debug, Default)]
 pub struct Fds(Vec<(FdUse, OwnedFd)>);
 
 impl Fds {
-    /// Adds those of a message.
+    /// Adds the descriptors of a message.
     pub fn add(&mut self, uses: Vec<FdUse>, fds: Vec<OwnedFd>) {
         self.0.extend(uses.into_iter().zip(fds));
     }
 
-    /// Takes the one for this use.
+    /// Takes the descriptor for this use, if there is one.
     pub fn take(&mut self, what: &FdUse) -> Option<OwnedFd> {
         let at = self.0.iter().position(|(u, _)| u == what)?;
         Some(self.0.swap_remove(at).1)
     }
 
-    /// Takes the one for this use, which must be there.
+    /// Takes the descriptor for this use, or fails.
     pub fn want(&mut self, what: &FdUse) -> Result<OwnedFd, StartError> {
         self.take(what).ok_or_else(|| StartError::NoDescriptor(what.clone()))
     }
 
-    /// Takes all that `pick` has a value for.
+    /// Takes all descriptors for whose use `pick` returns a value.
     pub fn take_all<T>(&mut self, pick: impl Fn(&FdUse) -> Option<T>) -> Vec<(T, OwnedFd)> {
         let (mut taken, mut kept) = (Vec::new(), Vec::new());
         for (what, fd) in self.0.drain(..) {
@@ -113,9 +113,9 @@ pub struct Process {
     pub link: Link,
     /// The slot that the launcher has given the process.
     pub slot: Slot,
-    /// The plan of the machine that the process is part of.
+    /// The machine's configuration.
     pub plan: MachinePlan,
-    /// What it was given.
+    /// The descriptors that the launcher has passed, by use.
     pub fds: Fds,
     sandbox: Sandbox,
 }
@@ -124,9 +124,9 @@ impl Process {
     /// Receives the first message; `role` is argv\[0\].
     pub fn start(role: &str) -> Result<Self, StartError> {
         log::start();
-        // The first look at the clock finds out how to ask for it, with system calls that no profile has.
+        // The first read of the clock detects the clock source, with system calls that no profile has.
         let _ = bulkhead_bus::Clock::Real.now();
-        // One line, then the end, with no system call but write and exit: the standard hook and abort() need more.
+        // One line, then exit, with no system call but write and exit: the standard hook and abort() need more.
         std::panic::set_hook(Box::new(|info| {
             let line = format!("panic: {info}").replace('\n', ": ");
             let _ = rustix::io::write(rustix::stdio::stderr(), format!("{line}\n").as_bytes());
@@ -135,7 +135,7 @@ impl Process {
         if rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_err() {
             return Err(StartError::ByHand);
         }
-        // SAFETY: the launcher gives every process its socket as descriptor 3, and nothing else here knows of it.
+        // SAFETY: the launcher passes the socket as descriptor 3, and no other code of this process uses that number.
         let socket = unsafe { OwnedFd::from_raw_fd(3) };
         if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
             std::mem::forget(socket);
@@ -155,7 +155,7 @@ impl Process {
         }
     }
 
-    /// This process's device.
+    /// This process's device in the plan; `None` for control and the broker.
     pub fn device(&self) -> Option<&DeviceSlot> {
         self.plan.devices.iter().find(|d| d.slot == self.slot)
     }
@@ -171,22 +171,22 @@ impl Process {
         }
     }
 
-    /// Tells the launcher something.
+    /// Sends a request without a descriptor to the launcher.
     pub fn tell(&self, ask: Ask) -> Result<(), StartError> {
         Ok(self.link.send(&ask.into(), None)?)
     }
 
-    /// Step 1 of the sandbox; then threads may be made.
+    /// Step 1 of the sandbox; the process creates its threads after it.
     pub fn confine(&self) -> Result<Report, StartError> {
         Ok(self.sandbox.confine()?)
     }
 
-    /// Step 2; then the launcher looks at the process, and this returns when it was content.
+    /// Step 2 of the sandbox. Returns once the launcher has verified the process and has sent `Go`.
     pub fn seal(&self) -> Result<(), StartError> {
         self.sandbox.seal()?;
         self.tell(Ask::Ready)?;
         let got = match self.link.receive(true) {
-            // The socket may be one that does not block (control's).
+            // The socket may be non-blocking (control's is).
             Err(LinkError::System(rustix::io::Errno::AGAIN)) => {
                 let poll = rustix::event::PollFd::new(&self.link, rustix::event::PollFlags::IN);
                 rustix::event::poll(&mut [poll], None)?;
@@ -201,19 +201,19 @@ impl Process {
     }
 }
 
-/// Ends the process at once. The standard library's way out makes system calls that no profile has.
+/// Ends the process at once. The standard library's exit makes system calls that no profile has.
 pub fn end(status: u8) -> ! {
-    // SAFETY: ends the process without running anything else of it.
+    // SAFETY: ends the process without running further code of it.
     unsafe { libc::_exit(i32::from(status)) }
 }
 
-/// Makes a descriptor one that epoll reports and reads never block on.
+/// Creates a non-blocking eventfd.
 pub(crate) fn eventfd() -> Result<OwnedFd, StartError> {
     use rustix::event::EventfdFlags;
     Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-/// Rings an eventfd. A full counter means that it rings already.
+/// Rings an eventfd. If its counter is full, it is ringing already.
 pub(crate) fn ring(fd: impl AsFd) {
     let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
 }

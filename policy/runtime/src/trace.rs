@@ -1,22 +1,22 @@
-//! Records the guest's accesses of one device as lines of the qtest protocol, so that `bulkhead-qtest` can make them again: reads with
-//! what they gave behind a `#`. What the broker answers by itself (shadows, configuration reads) and guest memory are not in it.
+//! Records the guest's accesses to one device as lines of the qtest protocol, which `bulkhead-qtest` can replay; a read's value follows a
+//! `#`. Accesses that the broker answers itself (shadows, configuration reads) and guest memory are not recorded.
 use bulkhead_bus::{Access, Area, Declaration, Device};
 use rustix::fd::OwnedFd;
 use std::fmt::Write as _;
 
-/// Bytes that a pipe takes whole or not at all (PIPE_BUF).
+/// Most bytes that a pipe accepts as a whole or not at all (PIPE_BUF).
 const WHOLE: usize = 4096;
 
-/// A trace that runs.
+/// A trace that is being written.
 pub(crate) struct Trace {
-    /// A pipe; who reads it may be slow.
+    /// The non-blocking pipe; its reader may be slow.
     to: OwnedFd,
     declaration: Declaration,
-    /// Lines that nobody took.
+    /// Lines lost because the pipe was full.
     pub(crate) lost: u64,
 }
 
-/// The letter of an access's size.
+/// The protocol's letter for an access's size.
 fn letter(size: u8) -> char {
     match size {
         1 => 'b',
@@ -31,7 +31,7 @@ impl Trace {
         Self { to, declaration, lost: 0 }
     }
 
-    /// Where a region is in the guest now, and whether it is ports.
+    /// Whether a region is I/O ports, and its current base in the guest.
     fn place(&self, device: &dyn Device, region: u16) -> Option<(bool, u64)> {
         let region = self.declaration.regions.get(usize::from(region))?;
         match region.area {
@@ -48,7 +48,7 @@ impl Trace {
         }
     }
 
-    /// An access, or each element of a string. `None`: a read whose value is `data`.
+    /// Records an access, or each element of a string operation.
     pub(crate) fn access(&mut self, device: &dyn Device, at: Access, data: &[u8], write: bool) {
         let Some((ports, base)) = self.place(device, at.region) else { return };
         let address = base.wrapping_add(at.offset);
@@ -75,7 +75,7 @@ impl Trace {
         self.put(&lines);
     }
 
-    /// A write to configuration space, as both halves of it.
+    /// Records a write to configuration space as the writes to ports 0xcf8 and 0xcfc.
     pub(crate) fn config(&mut self, function: u8, offset: u8, size: u8, value: u64) {
         let Some(spec) = self.declaration.functions.get(usize::from(function)) else { return };
         let address = 0x8000_0000u32 | u32::from(spec.bdf()) << 8 | u32::from(offset & 0xfc);

@@ -1,11 +1,11 @@
-//! The kernel's network interfaces whose other end is a process of ours. The launcher opens them and puts the rules on them, before
-//! anything runs; the process can do neither.
+//! The host's network interfaces that a network card's process reads and writes. The launcher opens them and installs their rules before
+//! any process runs; the process can do neither.
 //!
 //! | file | what |
 //! |---|---|
 //! | `tap.rs` | taps, in dom0 |
 //! | `packet.rs` | packet sockets, in a stub domain |
-//! | `rules.rs` | what may pass an interface, as tc's classifiers of its clsact |
+//! | `rules.rs` | rules for the frames of an interface, as tc's classifiers of its clsact |
 //! | `program.rs` | those rules as programs of classic BPF |
 //! | `netlink.rs` | rtnetlink's messages |
 mod netlink;
@@ -21,20 +21,20 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// Number of the interface with this name.
 ///
 /// # Errors
-/// There is none.
+/// There is no such interface.
 pub fn index(name: &str) -> std::io::Result<u32> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
 }
 
-/// Brings an interface up, with this MTU if it takes it.
+/// Brings an interface up, with this MTU if it accepts it.
 ///
 /// # Errors
 /// The kernel's.
 pub fn up(index: u32, mtu: u32) -> std::io::Result<()> {
     let mut netlink = netlink::Netlink::open()?;
-    // An interface may have a lower limit; then it keeps what it has.
+    // An interface with a lower limit keeps its MTU.
     let _ = netlink.set_link(index, None, Some(mtu));
     netlink.set_link(index, Some(true), None)
 }

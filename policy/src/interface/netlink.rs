@@ -1,12 +1,12 @@
-//! rtnetlink (linux/netlink.h, rtnetlink.h, pkt_sched.h), as much of it as interfaces and their rules need: a message with attributes,
-//! the kernel's yes or no, a dump.
+//! The part of rtnetlink (linux/netlink.h, rtnetlink.h, pkt_sched.h) that interfaces and their rules need: messages with attributes,
+//! acknowledgements, dumps.
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// NLM_F_REQUEST, NLM_F_ACK.
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
-/// NLM_F_EXCL, NLM_F_CREATE: it must be new.
+/// NLM_F_EXCL, NLM_F_CREATE: the object must not exist yet.
 pub(super) const NEW: u16 = 0x200 | 0x400;
 /// NLM_F_ROOT, NLM_F_MATCH.
 const DUMP: u16 = 0x300;
@@ -27,7 +27,7 @@ const UP: u32 = 1;
 /// NLA_F_NESTED, which not all kinds set, and NLA_F_NET_BYTEORDER.
 const KIND: u16 = 0x3fff;
 
-/// Attributes: 16 bits of length, 16 bits of kind, the value, to four bytes.
+/// Attributes: 16 bits of length, 16 bits of kind, the value, padded to four bytes.
 #[derive(Debug, Default)]
 pub(super) struct Attributes(Vec<u8>);
 
@@ -90,7 +90,7 @@ impl Netlink {
         Ok(())
     }
 
-    /// What the kernel answers to the last message: every message of it, until its end.
+    /// Reads the kernel's answer to the last request, and calls `each` with every message of it.
     fn answers(&mut self, mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -101,7 +101,7 @@ impl Netlink {
                 let Some(body) = rest.get(HEADER..len) else { break };
                 let sequence = rest.get(8..12).and_then(|b| b.first_chunk::<4>()).map(|b| u32::from_ne_bytes(*b));
                 match u16::from_ne_bytes([k0, k1]) {
-                    // Of a message before, whose answer nobody waited for.
+                    // The answer to an earlier request that was not read.
                     _ if sequence != Some(self.sequence) => {}
                     ERROR => {
                         let code = body.first_chunk::<4>().map_or(0, |b| i32::from_ne_bytes(*b));
@@ -119,13 +119,13 @@ impl Netlink {
         }
     }
 
-    /// Asks for something; the kernel's no is the error.
+    /// Sends a request and waits for its acknowledgement; the error is the kernel's.
     pub(super) fn ask(&mut self, kind: u16, flags: u16, head: &[u8], attributes: &Attributes) -> std::io::Result<()> {
         self.send(kind, ACK | flags, head, attributes)?;
         self.answers(|_| {})
     }
 
-    /// Asks for all of something.
+    /// Requests a dump of all objects of a kind.
     pub(super) fn dump(&mut self, kind: u16, head: &[u8], each: impl FnMut(&[u8])) -> std::io::Result<()> {
         self.send(kind, DUMP, head, &Attributes::default())?;
         self.answers(each)
@@ -166,7 +166,7 @@ mod tests {
         let mut netlink = Netlink::open().unwrap();
         let error = netlink.set_link(0x7fff_fff0, None, Some(1500)).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EPERM)), "{error}");
-        // And the next question has its own answer.
+        // The next request gets its own answer.
         assert!(netlink.set_link(0x7fff_fff0, None, Some(1500)).is_err());
     }
 }

@@ -9,7 +9,7 @@ const VNET_HDR: libc::c_int = 15;
 const IGNORE_OUTGOING: libc::c_int = 23;
 /// PACKET_MR_PROMISC.
 const PROMISCUOUS: u16 = 1;
-/// Bytes that may wait for the process: sixteen frames of the largest size.
+/// Bytes of the receive buffer: sixteen frames of the largest size.
 const BUFFER: libc::c_int = 1 << 20;
 
 /// struct packet_mreq.
@@ -30,28 +30,28 @@ fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> s
     }
 }
 
-/// Opens one on the interface with this number. It does not block, does not see what it has sent itself, and sends nowhere else: a
-/// process's filter must not allow it to name another interface (sendto with an address, sendmsg). Needs CAP_NET_RAW.
+/// Opens a packet socket on the interface with this number. It is non-blocking, does not receive its own frames, and sends on this interface:
+/// the process's filter must forbid the calls that name another one (sendto with an address, sendmsg). Needs CAP_NET_RAW.
 ///
 /// # Errors
 /// The kernel's.
 pub fn open(index: u32) -> std::io::Result<OwnedFd> {
-    // Protocol 0: nothing comes before it is bound.
+    // Protocol 0: no frame arrives before the socket is bound.
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new, and no other code owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let index = i32::try_from(index).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     set(&fd, libc::SOL_PACKET, VNET_HDR, &1i32)?;
     set(&fd, libc::SOL_PACKET, AUXDATA, &1i32)?;
     set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1i32)?;
     set(&fd, libc::SOL_PACKET, ADD_MEMBERSHIP, &Membership { index, kind: PROMISCUOUS, length: 0, address: [0; 8] })?;
-    // Without the right to more, what there is is enough.
+    // Without the right to a larger buffer, the default is enough.
     let _ = set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BUFFER);
-    // SAFETY: all of it is integers.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = ALL;

@@ -1,6 +1,6 @@
-//! Rules as programs of classic BPF (linux/filter.h), one for each rule: "yes" means that the frame breaks it. They see a frame from
-//! its Ethernet header on. A load outside of the frame ends a program with "no": such a frame ends before its headers do, and nobody
-//! takes it.
+//! Rules as programs of classic BPF (linux/filter.h), one for each rule; a nonzero result means that the frame breaks the rule. They read a
+//! frame from its Ethernet header on. A load outside of the frame ends a program with 0: such a frame ends within its headers, and no
+//! receiver accepts it.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// One instruction (struct sock_filter).
@@ -12,16 +12,16 @@ struct Instruction {
     k: u32,
 }
 
-/// Where a jump goes.
+/// The target of a jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     /// The next instruction.
     Next,
     /// The frame breaks the rule.
     Breaks,
-    /// It does not.
+    /// The frame does not break the rule.
     Passes,
-    /// A place that is named later.
+    /// A label that is defined later.
     Place(usize),
 }
 
@@ -50,25 +50,25 @@ mod code {
     pub(super) const RETURN: u16 = 0x06;
 }
 
-/// SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT: a tag that the kernel has taken out of the frame.
+/// SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT: whether the kernel has removed a VLAN tag from the frame.
 const TAGGED: u32 = 0xffff_f000u32.wrapping_add(48);
 /// EtherTypes.
 const IPV4: u32 = 0x0800;
 const ARP: u32 = 0x0806;
 const IPV6: u32 = 0x86dd;
-/// Numbers above IP: hop by hop, UDP, routing, fragment, ICMPv6, destination options.
+/// IP protocol numbers: hop by hop, UDP, routing, fragment, ICMPv6, destination options.
 const UDP: u32 = 17;
 const FRAGMENT: u32 = 44;
 const ICMPV6: u32 = 58;
 const OPTIONS: [u32; 3] = [0, 43, 60];
-/// IPv6 extension headers that are walked; more break every rule.
+/// Most IPv6 extension headers that are walked; a frame with more breaks every rule.
 const EXTENSIONS: usize = 4;
 
-/// A program that is being written.
+/// A program under construction.
 #[derive(Debug, Default)]
 struct Program {
     instructions: Vec<(Instruction, To, To)>,
-    /// Where the places are.
+    /// The instruction of each label.
     places: Vec<Option<usize>>,
 }
 
@@ -100,7 +100,7 @@ impl Program {
         }
     }
 
-    /// Goes on only for this EtherType, with at least so many bytes.
+    /// Continues only for this EtherType, in frames of at least `least` bytes.
     fn only(&mut self, ether: u32, least: u32) {
         self.op(code::LOAD_HALF, 12);
         self.equal(ether, To::Next, To::Passes);
@@ -108,7 +108,7 @@ impl Program {
         self.jump(code::JUMP_AT_LEAST, least, To::Next, To::Breaks);
     }
 
-    /// Six bytes at `at` must be these.
+    /// The six bytes at `at` must be `mac`.
     fn mac(&mut self, at: u32, mac: [u8; 6]) {
         let [a, b, c, d, e, f] = mac;
         self.op(code::LOAD_WORD, at);
@@ -117,7 +117,7 @@ impl Program {
         self.equal(u32::from(u16::from_be_bytes([e, f])), To::Next, To::Breaks);
     }
 
-    /// One of these addresses, at `at` with a load of this code: then `yes`; otherwise it goes on.
+    /// Jumps to `yes` if one of these addresses is at `at`, loaded with this code; continues otherwise.
     fn ipv6(&mut self, load: u16, at: u32, addresses: &[Ipv6Addr], yes: To) {
         for address in addresses {
             let other = self.place();
@@ -131,8 +131,8 @@ impl Program {
         }
     }
 
-    /// Walks IPv6's extension headers: then A is the number of what is above, X where it begins. A later fragment has nothing of
-    /// it: `later`. More than are walked break the rule.
+    /// Walks IPv6's extension headers. Afterwards A is the upper protocol's number and X its offset. A fragment other than the first has no upper
+    /// header: jumps to `later`. A frame with more headers than are walked breaks the rule.
     fn walk(&mut self, later: To) {
         let done = self.place();
         self.op(code::SET_X, 54);
@@ -152,7 +152,7 @@ impl Program {
             self.op(code::ADD_X, 0);
             self.op(code::A_TO_X, 0);
             self.op(code::LOAD_SCRATCH, 0);
-            // Always; X is now another header's.
+            // An unconditional jump, because X has changed.
             self.jump(code::JUMP_AT_LEAST, 0, next, next);
             self.here(fragment);
             self.op(code::LOAD_HALF_X, 2);
@@ -172,9 +172,9 @@ impl Program {
         self.here(done);
     }
 
-    /// As the kernel takes it; `None`: it is too long for its jumps.
+    /// The program in the kernel's encoding; `None` if a jump is too long.
     fn assemble(mut self, otherwise: To) -> Option<Vec<u8>> {
-        // The last instruction's way on.
+        // The end of the last instruction.
         self.jump(code::JUMP_AT_LEAST, 0, otherwise, otherwise);
         let breaks = self.instructions.len();
         let passes = breaks.checked_add(1)?;
@@ -203,19 +203,19 @@ impl Program {
     }
 }
 
-/// Every frame.
+/// All frames break it.
 pub(super) fn everything() -> Option<Vec<u8>> {
     Program::default().assemble(To::Breaks)
 }
 
-/// Another source address than the card's.
+/// A frame breaks it with another source address than the card's.
 pub(super) fn source_mac(mac: [u8; 6]) -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.mac(6, mac);
     p.assemble(To::Passes)
 }
 
-/// A VLAN tag, in the frame or taken out of it by the kernel.
+/// A frame breaks it with a VLAN tag, in the frame or removed from it by the kernel.
 pub(super) fn vlan() -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.op(code::LOAD_WORD, TAGGED);
@@ -227,7 +227,7 @@ pub(super) fn vlan() -> Option<Vec<u8>> {
     p.assemble(To::Passes)
 }
 
-/// Neither IP nor ARP.
+/// A frame breaks it if it is neither IP nor ARP.
 pub(super) fn ether_type() -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.op(code::LOAD_HALF, 12);
@@ -237,7 +237,7 @@ pub(super) fn ether_type() -> Option<Vec<u8>> {
     p.assemble(To::Breaks)
 }
 
-/// ARP with a sender that is not the guest.
+/// An ARP frame breaks it if its sender is not the guest.
 pub(super) fn arp(mac: [u8; 6], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.only(ARP, 42);
@@ -248,7 +248,7 @@ pub(super) fn arp(mac: [u8; 6], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     p.equal(0x0604, To::Next, To::Breaks);
     p.mac(22, mac);
     p.op(code::LOAD_WORD, 28);
-    // Who looks for duplicates has no address (RFC 5227).
+    // A probe for duplicates has no sender address (RFC 5227).
     p.equal(0, To::Passes, To::Next);
     for address in addresses {
         p.equal(u32::from(*address), To::Passes, To::Next);
@@ -256,7 +256,7 @@ pub(super) fn arp(mac: [u8; 6], addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     p.assemble(To::Breaks)
 }
 
-/// An IPv4 source that is not the guest's; without one it may ask for one.
+/// An IPv4 frame breaks it if its source is not the guest's. A DHCP request without an address passes.
 pub(super) fn source_ipv4(addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.only(IPV4, 34);
@@ -280,7 +280,7 @@ pub(super) fn source_ipv4(addresses: &[Ipv4Addr]) -> Option<Vec<u8>> {
     p.assemble(To::Breaks)
 }
 
-/// A DHCP server's words.
+/// Packets of a DHCP server break it.
 pub(super) fn dhcp_server() -> Option<Vec<u8>> {
     let mut p = Program::default();
     let six = p.place();
@@ -303,7 +303,7 @@ pub(super) fn dhcp_server() -> Option<Vec<u8>> {
     p.assemble(To::Passes)
 }
 
-/// A router's words: its advertisement, a redirect (RFC 4861).
+/// Packets of an IPv6 router break it: advertisements and redirects (RFC 4861).
 pub(super) fn router() -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.op(code::LOAD_HALF, 12);
@@ -316,7 +316,7 @@ pub(super) fn router() -> Option<Vec<u8>> {
     p.assemble(To::Passes)
 }
 
-/// A neighbour advertisement of another's address.
+/// A neighbour advertisement breaks it if its target is not the guest's address.
 pub(super) fn neighbour(addresses: &[Ipv6Addr]) -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.only(IPV6, 54);
@@ -328,8 +328,8 @@ pub(super) fn neighbour(addresses: &[Ipv6Addr]) -> Option<Vec<u8>> {
     p.assemble(To::Breaks)
 }
 
-/// An IPv6 source that is not the guest's. Without one it may look for routers (133), for a duplicate of its own address (135),
-/// and report its groups (131, 143).
+/// An IPv6 frame breaks it if its source is not the guest's. Without an address the guest may solicit routers (133), detect duplicates of its
+/// own address (135), and report its groups (131, 143).
 pub(super) fn source_ipv6(addresses: &[Ipv6Addr]) -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.only(IPV6, 54);
@@ -362,7 +362,7 @@ mod tests {
     const OWN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     const OTHER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
-    /// A socket with a program on it: the kernel checks and runs it. What the program says yes to arrives.
+    /// A socket with an attached program, which the kernel checks and runs. Frames that break the rule arrive.
     struct Judge(OwnedFd, OwnedFd);
 
     impl Judge {

@@ -1,10 +1,10 @@
-//! What may pass an interface (tc: a clsact with one classifier of classic BPF for each rule, whose action drops and counts). It holds
-//! for whoever has the interface's descriptor, also for a process that has been taken over.
+//! Rules for the frames of an interface (tc: a clsact with one classifier of classic BPF for each rule, whose action drops and counts). They
+//! apply to every holder of the interface's descriptor, so a compromised process cannot evade them.
 use super::netlink::{Attributes, DELETE_FILTER, GET_FILTER, NEW, NEW_FILTER, NEW_QDISC, Netlink, attribute};
 use super::program;
 use bulkhead_bus::nic::NicSettings;
 
-/// Parents of classifiers: what comes into the interface, what goes out of it (TC_H_CLSACT with TC_H_MIN_INGRESS and _EGRESS).
+/// Parents of classifiers: frames that enter the interface, frames that leave it (TC_H_CLSACT with TC_H_MIN_INGRESS and _EGRESS).
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 /// The clsact itself: parent and handle.
@@ -28,34 +28,34 @@ const BASIC: u16 = 1;
 const DROP: u32 = 2;
 /// ETH_P_ALL in network order.
 const ALL: u32 = 0x0003u16.to_be() as u32;
-/// Priorities of one set of rules; the next set takes the other half, so that no frame passes between two sets.
+/// Priorities of one set of rules. The next set uses the other half, so that no frame passes unchecked between two sets.
 const SET: u32 = 100;
 
-/// The rules on an interface.
+/// The rules that are installed on an interface.
 #[derive(Debug)]
 pub struct Rules {
     index: u32,
-    /// What the guest sends comes in at the interface.
+    /// The guest's frames enter the interface (a tap); otherwise they leave it (a packet socket).
     ingress: bool,
     mac: [u8; 6],
-    /// Names of the rules in force, what they look at, and their priorities.
+    /// Name, parent and priority of each rule in force.
     names: Vec<(&'static str, u32, u32)>,
     second: bool,
     there: bool,
 }
 
 impl Rules {
-    /// For the interface with this number, whose card has this address; none is in force yet.
+    /// Rules for the interface with this number, whose card has this address; none is in force yet.
     pub fn new(index: u32, ingress: bool, mac: [u8; 6]) -> Self {
         Self { index, ingress, mac, names: Vec::new(), second: false, there: false }
     }
 
-    /// How many are in force.
+    /// Number of rules in force.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// None is in force.
+    /// Whether no rule is in force.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
@@ -88,10 +88,10 @@ impl Rules {
         all
     }
 
-    /// Puts these settings in force. The rules of before hold until all of these do.
+    /// Installs the rules of these settings. The previous rules stay in force until all new ones are.
     ///
     /// # Errors
-    /// The kernel's: then those of before are in force, and perhaps some of these too.
+    /// The kernel's error. The previous rules are then in force, and perhaps some of the new ones.
     pub fn set(&mut self, settings: &NicSettings) -> std::io::Result<()> {
         let programs = self.programs(settings);
         if programs.is_empty() && self.names.is_empty() {
@@ -123,7 +123,7 @@ impl Rules {
             }
             names.push((name, parent, priority));
         }
-        // What is not in force any more, or never was whole.
+        // Removes the previous rules, or the new ones after an error.
         let old = if failed.is_some() { names } else { std::mem::replace(&mut self.names, names) };
         for (_, parent, priority) in old {
             netlink.ask(DELETE_FILTER, 0, &self.head(0, parent, priority), &Attributes::default())?;
@@ -137,8 +137,8 @@ impl Rules {
         }
     }
 
-    /// Nobody is the other end of the interface any more. A tap goes with its last descriptor; a stub domain's interface stays, and is
-    /// brought down, so that nothing of the guest's comes to it.
+    /// Gives the interface up, because no process uses it any more. A tap ends with its last descriptor; a stub domain's interface stays, and is
+    /// brought down so that it receives no frames.
     ///
     /// # Errors
     /// The kernel's.
@@ -149,7 +149,7 @@ impl Rules {
         Netlink::open()?.set_link(self.index, Some(false), None)
     }
 
-    /// Frames that each rule in force has dropped.
+    /// Each rule in force, and the number of frames that it has dropped.
     ///
     /// # Errors
     /// The kernel's.
@@ -200,7 +200,7 @@ impl Rules {
     }
 }
 
-/// Packets that a classifier's action has seen; `None`: this message is about something else.
+/// Number of packets that a classifier's action has counted; `None` for another message.
 fn packets(attributes: &[u8]) -> Option<u32> {
     let action = attribute(attribute(attribute(attributes, OPTIONS)?, ACT)?, 1)?;
     let basic = attribute(attribute(action, ACT_STATS)?, BASIC)?;

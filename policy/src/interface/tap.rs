@@ -1,7 +1,7 @@
 //! Taps (linux/if_tun.h).
 use rustix::fd::{AsRawFd as _, OwnedFd};
 
-/// Bytes of an interface's name with its end (IFNAMSIZ).
+/// Bytes of an interface's name with its zero (IFNAMSIZ).
 const NAME: usize = 16;
 const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNGETIFF: u64 = 0x8004_54d2;
@@ -25,11 +25,11 @@ struct Request {
     pad: [u8; 22],
 }
 
-/// Makes the tap `name`, or opens it if it is there and has no owner. It does not block, its frames have a virtio_net_hdr, and it
-/// is gone when the descriptor is closed. Needs CAP_NET_ADMIN.
+/// Creates the tap `name`, or opens it if it exists without an owner. It is non-blocking, its frames have a virtio_net_hdr, and a tap that
+/// was created ends when the descriptor is closed. Needs CAP_NET_ADMIN.
 ///
 /// # Errors
-/// The kernel's, or a name that is none.
+/// The kernel's error, or an invalid name.
 pub fn open(name: &str) -> std::io::Result<OwnedFd> {
     if name.is_empty() || name.len() >= NAME || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     {
@@ -40,7 +40,7 @@ pub fn open(name: &str) -> std::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The headers are those of this program, and so is what is left to the kernel.
+/// Sets the size of the headers, and the offloads that frames may need.
 fn with_headers(fd: &OwnedFd) -> std::io::Result<()> {
     let header = HEADER;
     for (what, argument) in [(TUNSETOFFLOAD, OFFLOADS), (TUNSETVNETHDRSZ, (&raw const header) as u64)] {
@@ -66,11 +66,10 @@ fn with_flags(name: &str, flags: u16) -> std::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A tap that somebody else has opened, as the descriptor says: its name, and whether its frames have a virtio_net_hdr. It does not
-/// block from now on.
+/// Uses a tap that another program has opened. Returns its name, and whether its frames have a virtio_net_hdr. It is non-blocking afterwards.
 ///
 /// # Errors
-/// The kernel's, or the descriptor is no tap, or one whose frames have a header of another kind.
+/// The kernel's error, or the descriptor is no tap, or its frames have a header of another kind.
 pub fn adopt(fd: &OwnedFd) -> std::io::Result<(String, bool)> {
     let mut request = Request { name: [0; NAME], flags: 0, pad: [0; 22] };
     // SAFETY: the kernel writes one ifreq.
@@ -97,7 +96,7 @@ mod tests {
         assert!(super::adopt(&null.into()).is_err());
     }
 
-    /// Needs a kernel with taps and the right to make one; elsewhere there is nothing to see.
+    /// Needs a kernel with taps and the right to create one; passes elsewhere.
     #[test]
     fn a_tap_that_was_opened_elsewhere_is_known_with_and_without_headers() {
         for (flags, headers) in [(super::TAP | super::NO_PI, false), (super::FLAGS, true)] {

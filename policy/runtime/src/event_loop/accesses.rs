@@ -1,4 +1,4 @@
-//! The guest's accesses: from a cell to the device, and back.
+//! Carries the guest's accesses from a cell to the device, and the answers back.
 use super::Data;
 use bulkhead_bus::{Access, Clock, IoError, Reset};
 use bulkhead_wire::{self as wire, Op, Reply, Request};
@@ -40,7 +40,7 @@ impl Data {
         value
     }
 
-    /// Writes what was asked, and what came of it, into the trace.
+    /// Writes the request and its result to the trace.
     fn record(&mut self, cell: usize, op: Op, what: &Request, value: u64, payload: &[u8]) {
         let Some(trace) = &mut self.trace else { return };
         let write = op == Op::Write;
@@ -84,7 +84,7 @@ impl Data {
                     Err(IoError::Size) if at.size > 1 => self.read_bytes(at),
                     other => other,
                 };
-                return self.noted(value);
+                return self.value_or_ones(value);
             }
             (Op::Write, false) => self.write_one(at, what.data),
             (Op::Read, true) => {
@@ -104,10 +104,10 @@ impl Data {
             }
             _ => Ok(()),
         };
-        self.noted(result.map(|()| 0))
+        self.value_or_ones(result.map(|()| 0))
     }
 
-    /// A register that is narrower than the access: the bus makes accesses of one byte of it, lowest address first.
+    /// Reads a register that is narrower than the access byte by byte, lowest address first, as the bus does.
     fn read_bytes(&mut self, at: Access) -> bulkhead_bus::IoResult<u64> {
         let mut bytes = [0xff; 8];
         let mut last = Err(IoError::Size);
@@ -139,7 +139,7 @@ impl Data {
         last
     }
 
-    /// A string operation: at once for a port, element by element where the address moves.
+    /// A string operation: in one call for a port, element by element if the address changes.
     fn each(&mut self, at: Access, step: u8, data: &mut [u8], write: bool) -> bulkhead_bus::IoResult<()> {
         if step == wire::Step::Stay as u8 {
             return if write {
@@ -164,8 +164,8 @@ impl Data {
         Ok(())
     }
 
-    /// What hardware answers where nothing is.
-    fn noted(&mut self, result: bulkhead_bus::IoResult<u64>) -> u64 {
+    /// The value of a read; all ones, and counted, if the device does not respond.
+    fn value_or_ones(&mut self, result: bulkhead_bus::IoResult<u64>) -> u64 {
         result.unwrap_or_else(|_| {
             self.counters.refused = self.counters.refused.saturating_add(1);
             u64::MAX
@@ -207,7 +207,7 @@ impl Data {
     }
 }
 
-/// Repeats `data`.
+/// Fills `to` with copies of the `size` low bytes of `data`.
 fn fill(to: &mut [u8], data: u64, size: u8) {
     let bytes = data.to_le_bytes();
     for element in to.chunks_exact_mut(usize::from(size).max(1)) {

@@ -1,4 +1,4 @@
-//! What control asks.
+//! Handles control's requests.
 use super::Data;
 use crate::trace::Trace;
 use crate::{Call, Called, ControlRequest, FacetError, LoadError};
@@ -7,7 +7,7 @@ use rustix::fd::OwnedFd;
 
 impl Data {
     pub(super) fn control(&mut self) {
-        // The eventfd is edge-triggered and never read; its counter cannot overflow in any life.
+        // The eventfd is edge-triggered and never read; its 64-bit counter cannot overflow in practice.
         while let Some(request) = self.control.take() {
             self.counters.control_calls = self.counters.control_calls.saturating_add(1);
             self.stale = true;
@@ -54,14 +54,14 @@ impl Data {
         }
     }
 
-    /// The descriptor that the launcher has handed over under `token`. Its message and the call travel on different sockets.
+    /// The descriptor with this token. Its message may still be unread, because it arrives on another socket than the call.
     fn token(&mut self, token: u32) -> Result<OwnedFd, FacetError> {
         let _ = self.link();
         self.tokens.remove(&token).ok_or(FacetError::NoDescriptor)
     }
 
     fn call(&mut self, call: Call) -> Result<Called, FacetError> {
-        /// The one refusal of what a device does not have.
+        /// Refuses a call to a facet that the device does not have.
         fn has<T>(facet: Option<T>, what: &'static str) -> Result<T, FacetError> {
             facet.ok_or(FacetError::Missing(what))
         }
