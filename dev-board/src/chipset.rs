@@ -1,16 +1,16 @@
 //! Configuration spaces of the host bridge (82441FX), the ISA bridge (82371SB) and power management (82371AB).
-//! Power-on values are those that guests of the i440FX machine see.
+//! Power-on values are those of the i440FX machine that guests know.
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec, reg};
 
-/// The host bridge (82441FX, 3.2): parity and SERR# are writable, and what firmware sets that finds them off after power-on (memory, bus
-/// master; ones on the part).
+/// The host bridge (82441FX, 3.2): parity and SERR# are writable. Memory and bus master are writable too, because they are off after power-on
+/// here and firmware sets them; the part has them fixed at one.
 pub(crate) const HOST_BRIDGE: FunctionSpec = FunctionSpec::new(0, 0).with_command(0x0146);
 /// The ISA bridge (82371SB, 2.2): SERR# and special cycles; ports, memory and bus master as above.
 pub(crate) const ISA_BRIDGE: FunctionSpec = FunctionSpec::new(1, 0).with_command(0x010f);
 /// Power management (82371AB, 7.1): ports only.
 pub(crate) const POWER_MANAGEMENT: FunctionSpec = FunctionSpec::new(1, 3).with_command(0x0001);
 
-/// The three spaces.
+/// The three configuration spaces.
 pub(crate) struct Chipset {
     spaces: [ConfigSpace; 3],
 }
@@ -85,7 +85,7 @@ fn isa_bridge() -> ConfigSpace {
     s
 }
 
-/// 82371AB, section 7 (function 3). Where its blocks are decoded is fixed: hvmloader writes these addresses.
+/// 82371AB, section 7 (function 3). The addresses of its register blocks are fixed, because hvmloader writes these addresses.
 fn power_management(serial: bool) -> ConfigSpace {
     let mut s = ConfigSpace::new(&POWER_MANAGEMENT, 0x8086, 0x7113, 3, 0x06_8000);
     s.set(reg::STATUS, 2, 0x0280);

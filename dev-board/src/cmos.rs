@@ -1,31 +1,31 @@
-//! CMOS RAM. Indices below 0x0e are the clock, which Xen has; it passes on index writes of 0x0e and up only, so the
-//! latch here never sees another.
+//! CMOS RAM. Indices below 0x0e are the clock, which Xen emulates; it forwards only index writes from 0x0e on, so the latch here never
+//! sees others.
 use crate::Config;
 use bulkhead_bus::DiskGeometry;
 use bulkhead_bus::{Inspect, StateError};
 
 /// Floppy drive types: none.
 const EQUIPMENT: usize = 0x14;
-/// Types of the first channel's disks: the master's in the high half. 0fh: the byte further on has it, which says that the user's
-/// table below is meant.
+/// Types of the first channel's disks, the master's in the high half. 0fh refers to an extended type byte, whose value selects the user's
+/// table.
 const DISK_TYPES: usize = 0x12;
-/// For the master and the slave: where its further type is, and its table.
+/// Indices of the extended type and the user's table, and the mask in [`DISK_TYPES`], for master and slave.
 const DISKS: [(usize, usize, u8); 2] = [(0x19, 0x1b, 0xf0), (0x1a, 0x24, 0x0f)];
 const USERS_TABLE: u8 = 47;
-/// How addresses by cylinder are translated, two bits for each drive (SeaBIOS, hw/rtc.h: CMOS_BIOS_DISKTRANSFLAG).
+/// The translation of cylinder addresses, two bits for each drive (SeaBIOS, hw/rtc.h: CMOS_BIOS_DISKTRANSFLAG).
 const TRANSLATIONS: usize = 0x39;
 const CENTURY: [usize; 2] = [0x32, 0x37];
 const BOOT_1: usize = 0x38;
 const BOOT_2: usize = 0x3d;
 const CPUS: usize = 0x5f;
 
-/// The RAM and its index.
+/// The RAM and its index latch.
 pub(crate) struct Cmos {
     bytes: [u8; 128],
     index: u8,
 }
 
-/// SeaBIOS's numbers of boot devices (boot.c).
+/// SeaBIOS's number of a boot device (boot.c).
 fn boot_code(letter: Option<char>) -> u8 {
     match letter {
         Some('a') => 1,
@@ -46,7 +46,7 @@ impl Cmos {
         }
         let mut order = config.boot.chars();
         let (first, second, third) = (boot_code(order.next()), boot_code(order.next()), boot_code(order.next()));
-        // Bit 0 would keep the firmware from looking for a floppy's signature; a PC of QEMU's has it clear.
+        // Bit 0 makes the firmware boot a floppy disk without checking its signature; QEMU's PC has it clear.
         cmos.set(BOOT_1, third << 4);
         if config.unsigned_floppy {
             cmos.set(BOOT_1, third << 4 | 1);
@@ -59,7 +59,7 @@ impl Cmos {
         cmos
     }
 
-    /// Adds a disk to the tables of the AT's firmware (Phoenix' and AMI's; RBIL's list of CMOS memory, 12h, 19h to 2ch).
+    /// Adds a disk to the tables of the AT's firmware (Phoenix' and AMI's; Ralf Brown's list of CMOS memory, 12h, 19h to 2ch).
     fn disk(&mut self, disk: &DiskGeometry) {
         let shift = u32::from(disk.drive & 3).wrapping_mul(2);
         self.set(TRANSLATIONS, self.get(TRANSLATIONS) | (disk.translation as u8) << shift);
@@ -67,7 +67,7 @@ impl Cmos {
         self.set(DISK_TYPES, self.get(DISK_TYPES) | kind);
         self.set(*further, USERS_TABLE);
         let [low, high] = disk.cylinders.to_le_bytes();
-        // Write precompensation nowhere; the control byte tells of more than eight heads; the landing zone is behind the last cylinder.
+        // No write precompensation; the control byte has a bit for more than eight heads; the landing zone follows the last cylinder.
         let control = 0xc0 | u8::from(disk.heads > 8) << 3;
         for (at, byte) in (*table..).zip([low, high, disk.heads, 0xff, 0xff, control, low, high, disk.sectors]) {
             self.set(at, byte);

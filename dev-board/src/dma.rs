@@ -1,4 +1,4 @@
-//! The two 8237 DMA controllers: registers only, no device here transfers through them. Intel 8237A data sheet.
+//! The two 8237 DMA controllers: registers only, because no device of this machine transfers through them. Intel 8237A data sheet.
 use bulkhead_bus::StateError;
 
 /// One controller: base and current registers of four channels.
@@ -13,7 +13,7 @@ struct Controller {
     mask: u8,
 }
 
-/// Both, and the page registers.
+/// Both controllers, and the page registers.
 pub(crate) struct Dma {
     controllers: [Controller; 2],
     pages: [u8; 16],
@@ -72,7 +72,7 @@ impl Dma {
         }
     }
 
-    /// Ports 0x81–0x8f, of which 0x84–0x86, 0x88 and 0x8c–0x8e are plain memory.
+    /// Reads a page register: ports 0x81–0x8f, of which 0x84–0x86, 0x88 and 0x8c–0x8e have no function but to store a byte.
     pub(crate) fn page_read(&self, offset: u16) -> u8 {
         self.pages.get(usize::from(offset)).copied().unwrap_or(0xff)
     }

@@ -1,5 +1,5 @@
 //! The board: i440FX, PIIX3's bridge function, PIIX4's power management, CMOS RAM, reset and debug ports, the DMA
-//! controllers' registers, and the xen-platform PCI device. It is one more device: no guest memory, no back end.
+//! controllers' registers, and the xen-platform PCI device. It is a device like others, without guest memory and without a back end.
 //!
 //! | file | what | source |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | `pm.rs` | PM1a control, GPE0, APM, CPU hot-plug registers | ACPI 6, libacpi |
 //! | `pci_hotplug.rs` | PCI hot-plug registers | libacpi |
 //! | `dma.rs` | the two 8237 | Intel 8237A data sheet |
-//! | `fw_cfg/` | a device of its own: direct kernel boot | its own page |
+//! | `fw_cfg/` | a device of its own: direct kernel boot | see `fw_cfg/mod.rs` |
 //! | `xen_platform.rs` | 5853:0001 and ports 0x10–0x13 | docs/misc/hvm-emulated-unplug.pandoc |
 mod chipset;
 mod cmos;
@@ -49,31 +49,31 @@ mod region {
     pub(crate) const DMA1: u16 = 11;
     pub(crate) const DMA_PAGES: u16 = 12;
     pub(crate) const DMA2: u16 = 13;
-    /// The xen-platform device's own.
+    /// Regions of the xen-platform device.
     pub(crate) const XEN_PORTS: u16 = 14;
     pub(crate) const XEN_BAR0: u16 = 15;
     pub(crate) const XEN_BAR1: u16 = 16;
 }
 
-/// The system control interrupt.
+/// Index of the line of the system control interrupt.
 const SCI: usize = 0;
 
-/// What the board is configured with.
+/// Configuration of the board.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// vCPUs that can be.
+    /// Most vCPUs of the guest.
     pub vcpus: u16,
-    /// vCPUs that are there from the start.
+    /// vCPUs that are plugged in at the start.
     pub online: u16,
-    /// The xen-platform device is there.
+    /// The board has the xen-platform device.
     pub xen_platform: bool,
-    /// Boot order in QEMU's letters.
+    /// Boot order in QEMU's letters, at most three.
     pub boot: String,
-    /// The firmware does not look for a floppy disk's signature.
+    /// The firmware boots a floppy disk without checking its signature.
     pub unsigned_floppy: bool,
-    /// The emulated disks.
+    /// Geometries of the emulated disks, for CMOS.
     pub disks: Vec<DiskGeometry>,
-    /// COM1 is there.
+    /// The machine has a COM1.
     pub serial: bool,
     /// The guest may unplug emulated disks.
     pub unplug: bool,
@@ -88,7 +88,7 @@ fn functions(config: &Config) -> Vec<FunctionSpec> {
     functions
 }
 
-/// What the board has.
+/// The board's declaration.
 pub fn declare(config: &Config) -> Declaration {
     let mut regions = vec![
         Region::ports("CMOS", 0x70, 2),
@@ -178,7 +178,7 @@ impl Device for Platform {
             region::CPU_HOTPLUG => byte(self.pm.cpu_hotplug_read(offset)),
             region::POST => byte(self.post),
             region::FERR => byte(0xff),
-            // 0xe9 is how firmware recognises the debug console.
+            // Firmware recognises the debug console by this value.
             region::DEBUG => byte(0xe9),
             region::DMA1 => byte(self.dma.read(0, offset)),
             region::DMA_PAGES => byte(self.dma.page_read(offset)),
@@ -199,7 +199,7 @@ impl Device for Platform {
         match at.region {
             region::CMOS => self.cmos.write(offset, byte?),
             region::PORT92 => {
-                // Bit 0 going up resets the CPU; bit 1 is A20, which an HVM guest always has.
+                // A rise of bit 0 resets the CPU; bit 1 is A20, which is always enabled in an HVM guest.
                 let new = byte?;
                 if new & !self.port92 & 1 != 0 {
                     cx.reboot();
@@ -340,7 +340,7 @@ impl Board for Platform {
     }
 }
 
-/// The device as its fuzz target and its corpus test know it: everything is there, unplug is offered, a PCI device can be ejected.
+/// The board for its fuzz target and its corpus test: with all devices, with unplug, and with a PCI device that can be ejected.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     let mut board = Platform::new(Config {
         vcpus: 3,

@@ -1,21 +1,21 @@
-//! PCI hot-plug as libacpi's DSDT has it (tools/libacpi/mk_dsdt.c of Xen): which devices have come, which are to be ejected, the register by
-//! which the guest's `_EJ0` does so. A set bit is the device of that number on bus 0.
+//! PCI hot-plug registers as in libacpi's DSDT (tools/libacpi/mk_dsdt.c of Xen): added devices, devices to eject, and the register with which
+//! the guest's `_EJ0` ejects them. Bit n stands for device n on bus 0.
 use crate::state::{PciState, PlugState};
 use bulkhead_bus::{BoardError, Context, IoError, IoResult, StateError};
 use std::collections::BTreeMap;
 
-/// Devices that have come (PCIU). They stay set: the event's method reads them one by one.
+/// Offset of the added devices (PCIU). Bits stay set, because the event's method reads them one by one.
 const UP: u16 = 0x00;
-/// Devices that the guest is asked to eject (PCID).
+/// Offset of the devices that the guest is asked to eject (PCID).
 const DOWN: u16 = 0x04;
-/// Ejects devices (B0EJ).
+/// Offset of the register that ejects devices (B0EJ).
 const EJECT: u16 = 0x08;
-/// Devices that can be ejected.
+/// Offset of the devices that can be ejected.
 const REMOVABLE: u16 = 0x0c;
 /// Bytes of the registers.
 pub(crate) const LEN: u16 = 0x18;
 
-/// Devices that were plugged in, by number, and what they are called.
+/// Devices that were plugged in while the guest ran: names by device number.
 #[derive(Default)]
 pub(crate) struct PciHotplug {
     plugged: BTreeMap<u8, String>,
@@ -23,7 +23,7 @@ pub(crate) struct PciHotplug {
 }
 
 impl PciHotplug {
-    /// A device has come.
+    /// Adds a device under a name.
     pub(crate) fn plug(&mut self, device: u8, id: &str) -> Result<(), BoardError> {
         if !(1..32).contains(&device) {
             return Err(BoardError::NoPlace(device));
@@ -38,8 +38,8 @@ impl PciHotplug {
         Ok(())
     }
 
-    /// The guest is asked to eject a device.
-    pub(crate) fn ask(&mut self, id: &str) -> Result<(), BoardError> {
+    /// Asks the guest to eject the device of this name.
+    pub(crate) fn request_eject(&mut self, id: &str) -> Result<(), BoardError> {
         let device = self.plugged.iter().find(|(_, known)| *known == id).map(|(device, _)| *device);
         self.down |= 1 << device.ok_or_else(|| BoardError::Unknown(id.to_owned()))?;
         Ok(())
@@ -72,7 +72,7 @@ impl PciHotplug {
         Ok(())
     }
 
-    /// After a reset what was plugged in is still there.
+    /// Clears pending requests; added devices survive a reset of the machine.
     pub(crate) fn reset(&mut self) {
         self.down = 0;
     }
@@ -98,7 +98,7 @@ impl PciHotplug {
         Ok(this)
     }
 
-    /// Numbers and names, for people.
+    /// Numbers and names, for `inspect`.
     pub(crate) fn shown(&self) -> String {
         let shown: Vec<String> = self
             .plugged

@@ -1,5 +1,5 @@
-//! PIIX4 power management, as far as it is not Xen's: PM1a control, general purpose events, APM, and the hot-plug
-//! registers that libacpi's DSDT reads. The PM1a event block and the timer are Xen's (docs: HVM_PARAM_ACPI_IOPORTS_LOCATION 1).
+//! The parts of PIIX4 power management that Xen does not emulate: PM1a control, general purpose events, APM, and the hot-plug registers
+//! that libacpi's DSDT reads. Xen emulates the PM1a event block and the timer (HVM_PARAM_ACPI_IOPORTS_LOCATION 1).
 use crate::pci_hotplug::PciHotplug;
 use crate::state::{PlugState, PmState};
 use bitfield_struct::bitfield;
@@ -24,7 +24,7 @@ const CPU_EVENT: u16 = 1 << 2;
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Pm1Control {
-    /// ACPI has control.
+    /// ACPI mode is enabled.
     pub(crate) sci_enable: bool,
     pub(crate) bus_master_reload: bool,
     pub(crate) global_release: bool,
@@ -33,18 +33,18 @@ pub(crate) struct Pm1Control {
     /// SLP_TYP: Xen's DSDT gives 0 for S5, 1 for S3, 2 for S4.
     #[bits(3)]
     pub(crate) sleep_type: u8,
-    /// Go to sleep now; reads as 0.
+    /// Enter the sleep state; reads as 0.
     pub(crate) sleep_enable: bool,
     #[bits(2)]
     __: u8,
 }
 
-/// Power management registers, and those of hot-plug, which raise the same interrupt.
+/// The registers of power management and of hot-plug, which raise the same interrupt.
 pub(crate) struct Pm {
     vcpus: u16,
-    /// vCPUs that are there from the start.
+    /// vCPUs that are plugged in at the start.
     online: u16,
-    /// vCPUs that have been plugged in since.
+    /// Numbers of the vCPUs that were plugged in later.
     plugged: BTreeSet<u16>,
     pub(crate) pci: PciHotplug,
     control: Pm1Control,
@@ -71,7 +71,7 @@ impl Pm {
         }
     }
 
-    /// The system control interrupt.
+    /// The level of the system control interrupt.
     pub(crate) fn sci(&self) -> bool {
         self.gpe_status & self.gpe_enable != 0
     }
@@ -99,7 +99,7 @@ impl Pm {
             match new.sleep_type() {
                 0 | 2 => cx.power_off(),
                 other => {
-                    // S3 needs the toolstack's help to wake up again, which is not there: say so, stay awake.
+                    // Waking from S3 needs the toolstack, which does not support it: the request is logged and refused.
                     self.refused_sleeps = self.refused_sleeps.saturating_add(1);
                     for byte in format!(
                         "[platform] the guest asked for sleep type {other} (S3 is 1): refused, it stays awake\n"
@@ -140,17 +140,17 @@ impl Pm {
         Ok(())
     }
 
-    /// A PCI device has come, or the one of this name is to be ejected: the guest looks.
+    /// Reports a new PCI device to the guest, or asks it to eject the one of this name, by an event.
     pub(crate) fn plug_pci(&mut self, device: Option<u8>, id: &str) -> Result<(), BoardError> {
         match device {
             Some(device) => self.pci.plug(device, id)?,
-            None => self.pci.ask(id)?,
+            None => self.pci.request_eject(id)?,
         }
         self.gpe_status |= PCI_EVENT;
         Ok(())
     }
 
-    /// As after power-on, with the devices that were added.
+    /// Returns to the power-on state; added devices stay.
     pub(crate) fn reset(&mut self) {
         let mut pci = std::mem::take(&mut self.pci);
         pci.reset();
@@ -161,7 +161,7 @@ impl Pm {
         cpu < self.online || self.plugged.contains(&cpu)
     }
 
-    /// Plugs in a vCPU: the DSDT's handler of the event looks at the bitmap.
+    /// Plugs in a vCPU. The DSDT's handler of the event reads the bitmap.
     pub(crate) fn plug_cpu(&mut self, cpu: u16) -> Result<(), BoardError> {
         if cpu >= self.vcpus {
             return Err(BoardError::NoCpuPlace { vcpus: self.vcpus, cpu });
@@ -174,7 +174,7 @@ impl Pm {
         Ok(())
     }
 
-    /// A bit for each vCPU that is there.
+    /// Reads the bitmap of vCPUs that are plugged in.
     pub(crate) fn cpu_hotplug_read(&self, offset: u16) -> u8 {
         let first = offset.saturating_mul(8);
         (0..8u16).filter(|bit| self.has_cpu(first.saturating_add(*bit))).fold(0, |byte, bit| byte | 1 << bit)
@@ -184,7 +184,7 @@ impl Pm {
         if offset == 0 { self.apm_control } else { self.apm_status }
     }
 
-    /// 0xf1 to the control port: ACPI takes over. hvmloader insists on seeing SCI_EN after it.
+    /// 0xf1 in the control port enables ACPI mode. hvmloader checks SCI_EN after it.
     pub(crate) fn apm_write(&mut self, offset: u16, value: u8) {
         if offset != 0 {
             self.apm_status = value;
@@ -228,7 +228,7 @@ impl Pm {
         Ok(())
     }
 
-    /// The vCPUs that are plugged in.
+    /// Numbers of the vCPUs that are plugged in.
     pub(crate) fn vcpus(&self) -> Vec<u16> {
         (0..self.vcpus).filter(|cpu| self.has_cpu(*cpu)).collect()
     }

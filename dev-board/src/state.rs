@@ -3,7 +3,7 @@
 /// Version of [`PlatformState`].
 pub(crate) const VERSION: u32 = 1;
 
-/// All of it.
+/// The complete saved state.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PlatformState {
     #[prost(uint32, tag = "1")]
@@ -41,25 +41,25 @@ pub(crate) struct PmState {
     pub(crate) apm_control: u32,
     #[prost(uint32, tag = "5")]
     pub(crate) apm_status: u32,
-    /// vCPUs that were plugged in later.
+    /// Numbers of the vCPUs that were plugged in while the guest ran.
     #[prost(uint32, repeated, tag = "6")]
     pub(crate) plugged: Vec<u32>,
-    /// PCI devices that were plugged in later.
+    /// PCI devices that were plugged in while the guest ran.
     #[prost(message, optional, tag = "7")]
     pub(crate) pci: Option<PlugState>,
 }
 
-/// PCI hot-plug.
+/// The saved state of PCI hot-plug.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PlugState {
     #[prost(message, repeated, tag = "1")]
     pub(crate) devices: Vec<PciState>,
-    /// Devices that the guest is asked to eject, a bit each.
+    /// Devices that the guest is asked to eject, one bit each.
     #[prost(uint32, tag = "2")]
     pub(crate) down: u32,
 }
 
-/// A PCI device that was plugged in later.
+/// A PCI device that was plugged in while the guest ran.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PciState {
     #[prost(uint32, tag = "1")]
@@ -68,7 +68,7 @@ pub(crate) struct PciState {
     pub(crate) id: String,
 }
 
-/// The xen-platform device.
+/// The saved state of the xen-platform device.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct XenState {
     #[prost(bytes = "vec", tag = "1")]

@@ -24,7 +24,7 @@ fn write(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8,
     p.write(Access::new(region, offset, size), value, cx).unwrap();
 }
 
-/// What a guest can change of each function: command register (82441FX, 3.2; 82371SB, 2.2; 82371AB, 7.1), then the part's own registers.
+/// The writable bits of each function: command register (82441FX, 3.2; 82371SB, 2.2; 82371AB, 7.1), then the part's own registers.
 #[test]
 fn configuration_space_has_the_hard_wired_bits_of_the_part() {
     let (mut p, _) = board();
@@ -40,7 +40,7 @@ fn configuration_space_has_the_hard_wired_bits_of_the_part() {
     assert_eq!(xen, [(0x04, 0x03), (0x10, 0xffff_ff00), (0x14, 0xff00_0000), (0x3c, 0xff)]);
 }
 
-/// The power-on configuration spaces of the machine that guests know, dword by dword; what is not named is zero.
+/// The power-on configuration spaces of the machine that guests know, dword by dword; dwords that are not listed are zero.
 #[test]
 fn power_on_configuration_spaces() {
     let (p, _) = board();
@@ -241,7 +241,7 @@ fn a_cpu_that_is_plugged_in_is_an_event_until_the_guest_has_seen_it() {
     assert!(p.plug_cpu(3, &mut cx).unwrap_err().to_string().contains("3 vCPUs"));
     write(&mut p, &mut cx, region::GPE, 0, 1, 4);
     assert!(!cx.lines.level(SCI));
-    // The next life knows it; a state cannot invent one.
+    // A restarted process restores it; a state cannot add another one.
     let state = p.save();
     let (mut next, mut cx) = board();
     next.load(&state, &mut cx).unwrap();
@@ -271,13 +271,13 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     assert!(p.plug_pci(Some(0), "other", &mut cx).is_err() && p.plug_pci(Some(32), "other", &mut cx).is_err());
     assert!(p.plug_pci(None, "other", &mut cx).unwrap_err().to_string().contains("no device other"));
     write(&mut p, &mut cx, region::GPE, 0, 1, 2);
-    // Nothing is ejected that is not one of them.
+    // Devices that were not added cannot be ejected.
     write(&mut p, &mut cx, region::PCI_HOTPLUG, eject, 4, 1 << 3);
     assert!(!cx.effects.bits.eject());
     p.plug_pci(None, "xenusb-0", &mut cx).unwrap();
     assert!(cx.lines.level(SCI));
     assert_eq!(read(&mut p, &mut cx, region::PCI_HOTPLUG, down, 4), 1 << 5);
-    // The next life knows it, and a reset takes nothing away but the request.
+    // A restarted process restores it, and a reset clears only the request.
     let state = p.save();
     let (mut next, mut cx) = board();
     next.load(&state, &mut cx).unwrap();
@@ -296,7 +296,7 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
 }
 
-/// SeaBIOS translates addresses by cylinder as these bytes say; without them a loader that uses such addresses does not find its disk.
+/// SeaBIOS translates cylinder addresses according to these bytes; without them a loader that uses such addresses does not find its disk.
 #[test]
 fn the_cmos_tells_of_the_disks_and_how_their_addresses_are_translated() {
     use bulkhead_bus::{DiskGeometry, Translation};

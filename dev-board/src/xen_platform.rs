@@ -6,7 +6,7 @@ use bulkhead_bus::{Context, Inspect, IoError, IoResult, StateError};
 
 /// The magic number of the protocol.
 const MAGIC: u16 = 0x49d2;
-/// The magic number that tells a driver to leave the emulated devices alone.
+/// The magic number by which a driver knows that it must not unplug emulated devices.
 const BLACKLISTED: u16 = 0xd249;
 /// Version of the protocol.
 const PROTOCOL: u8 = 1;
@@ -14,12 +14,12 @@ const PROTOCOL: u8 = 1;
 const UNPLUG_DISKS: u16 = 1;
 /// Unplug: network cards.
 const UNPLUG_NICS: u16 = 2;
-/// Flags: the firmware's memory is locked.
+/// Flag: the firmware's memory is read-only.
 const ROM_LOCK: u8 = 1;
 
-/// Where it is and what it decodes.
+/// Place and BARs of the device.
 pub(crate) fn function() -> FunctionSpec {
-    // It decodes ports and memory, and is no bus master.
+    // The device decodes ports and memory, and is no bus master.
     FunctionSpec::new(2, 0).with_command(0x0003).with_bar(0, BarKind::Io, 0x100).with_bar(
         1,
         BarKind::Memory { prefetchable: true },
@@ -30,8 +30,8 @@ pub(crate) fn function() -> FunctionSpec {
 /// The xen-platform PCI device and its ports.
 pub(crate) struct XenPlatform {
     pub(crate) config: ConfigSpace,
-    /// The guest may unplug; else its drivers are told that they are blacklisted, so that a guest whose disks have no
-    /// PV back end keeps the emulated ones.
+    /// The guest may unplug emulated disks. If not, its drivers read that they are blacklisted, so a guest whose disks have no PV back end
+    /// keeps the emulated ones.
     unplug: bool,
     flags: u8,
     product: u16,

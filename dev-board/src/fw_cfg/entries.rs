@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 /// The boot ROM: `linuxboot.asm`.
 const ROM: &[u8] = include_bytes!("linuxboot.bin");
-/// Its name among the files; firmware runs what is under `genroms/`.
+/// The boot ROM's file name; firmware runs all files under `genroms/`.
 const ROM_NAME: &str = "genroms/linuxboot.bin";
-/// Bytes of a file's name in the directory, with the zero.
+/// Bytes of a file's name in the directory, including the zero.
 const NAME: usize = 56;
 
 /// Sets the byte `at` so that all bytes of `bytes` add up to zero.
@@ -32,7 +32,7 @@ pub(super) fn rom() -> Vec<u8> {
     rom
 }
 
-/// All entries of a machine with this configuration.
+/// All entries for this configuration, by key.
 pub(super) fn entries(config: &Config, boot: Boot) -> Result<BTreeMap<u16, Entry>, KernelError> {
     let mut all = BTreeMap::new();
     let mut files: Vec<(&str, Vec<u8>)> = Vec::new();

@@ -1,10 +1,10 @@
-//! What one key selects.
+//! The contents of one key.
 use rustix::fd::OwnedFd;
 
 /// One entry of fw_cfg.
 pub(super) enum Entry {
     Bytes(Vec<u8>),
-    /// A part of a file; what has gone from it since it was measured is an error.
+    /// A part of a file. If the file has shrunk since its size was read, reads beyond its new end fail.
     File {
         file: OwnedFd,
         offset: u64,

@@ -8,7 +8,7 @@ pub enum KernelError {
     /// The host cannot read the kernel's file.
     #[error("kernel: {}", std::io::Error::from(*.0))]
     Read(Errno),
-    /// The setup header is not there.
+    /// The file has no setup header.
     #[error("kernel: this is no Linux kernel that a BIOS guest can start (a bzImage)")]
     NotLinux,
     /// The boot protocol, as the header has it (major in the high byte), is older than 2.03, or the kernel is not loaded above 1 MiB.

@@ -1,11 +1,11 @@
-//! The device as its fuzz target, its corpus test and its own tests know it: with a small kernel and a ramdisk in files.
+//! The device for its fuzz target, its corpus test and its own tests: with a small kernel and a ramdisk in files.
 use super::{Boot, Config, FwCfg};
 use bulkhead_bus::{BootMenu, Device, fake::FakeMemory};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A file in memory, and its size.
+/// A memfd with these bytes, and its size.
 pub(super) fn file(bytes: &[u8]) -> Option<(OwnedFd, u64)> {
     let file = rustix::fs::memfd_create("boot", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
     rustix::io::pwrite(&file, bytes, 0).ok()?;
@@ -36,7 +36,7 @@ pub(super) fn config() -> Config {
     }
 }
 
-/// fw_cfg with that kernel.
+/// An fw_cfg device with that kernel and a ramdisk of 5000 bytes.
 pub fn exercised(_: &Arc<FakeMemory>) -> Box<dyn Device> {
     let boot = Boot { kernel: file(&kernel()), initrd: file(&[0xa5; 5000]) };
     Box::new(FwCfg::new(&config(), boot).unwrap_or_else(|_| FwCfg::of(BTreeMap::new())))

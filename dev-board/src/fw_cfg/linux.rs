@@ -1,18 +1,19 @@
-//! A Linux kernel (bzImage), its command line and its ramdisk, as the boot ROM (`linuxboot.asm`) and firmware take them from
+//! A Linux kernel (bzImage), its command line and its ramdisk, as the boot ROM (`linuxboot.asm`) and firmware read them from
 //! fw_cfg. Source: Documentation/arch/x86/boot.rst of Linux. The kernel's file is hostile: its header is copied once.
 use super::entry::Entry;
 use super::error::KernelError;
 use rustix::fd::OwnedFd;
 
-/// Where the parts go; linuxboot.asm has the same numbers.
+/// Guest addresses to which the boot ROM loads the parts; linuxboot.asm has the same numbers.
 pub(super) const SETUP_ADDRESS: u32 = 0x1_0000;
 pub(super) const CMDLINE_ADDRESS: u32 = 0x2_0000;
 pub(super) const KERNEL_ADDRESS: u32 = 0x10_0000;
-/// The end of the heap of the kernel's real-mode part, from its own start, less 0x200 as the protocol counts: below its stack.
+/// The end of the heap of the kernel's real-mode part, which is below its stack: an offset from that part's start, less 0x200 as the protocol
+/// defines.
 const HEAP_END: u16 = 0xe000 - 0x200;
 /// Most sectors of the real-mode part.
 const MAX_SETUP_SECTORS: u8 = 64;
-/// A boot loader without a number of its own.
+/// type_of_loader of a boot loader without an assigned number.
 const LOADER: u8 = 0xff;
 
 /// Offsets in the setup header.
@@ -32,10 +33,10 @@ mod header {
 
 /// The protected-mode part is above 1 MiB.
 const LOADED_HIGH: u8 = 1;
-/// `HEAP_END` is filled in.
+/// The header's heap_end_ptr is valid.
 const CAN_USE_HEAP: u8 = 0x80;
 
-/// The entries of a kernel.
+/// The contents of the kernel's keys.
 pub(super) struct Linux {
     pub(super) setup: Vec<u8>,
     pub(super) command_line: Vec<u8>,
@@ -54,7 +55,7 @@ fn put(setup: &mut [u8], at: usize, value: &[u8]) {
 }
 
 impl Linux {
-    /// Looks at a kernel of `size` bytes, for a guest with `memory_mib` MiB.
+    /// Reads and checks the kernel in `file`, of `size` bytes, for a guest with `memory_mib` MiB of RAM.
     ///
     /// # Errors
     /// The kernel cannot be booted in this guest.
@@ -87,7 +88,7 @@ impl Linux {
         if n < len || protected == 0 {
             return Err(KernelError::Truncated);
         }
-        // What was looked at is what is used.
+        // The checked copy of the header is the one that the guest gets, even if the file has changed since.
         put(&mut setup, 0, &first);
 
         let limit = if version >= 0x0206 { u32::from_le_bytes(bytes(&first, header::CMDLINE_SIZE)) } else { 255 };
@@ -108,7 +109,7 @@ impl Linux {
         put(&mut setup, header::FLAGS, &[flags | CAN_USE_HEAP]);
         put(&mut setup, header::HEAP_END, &HEAP_END.to_le_bytes());
         put(&mut setup, header::CMDLINE, &CMDLINE_ADDRESS.to_le_bytes());
-        // The ROM adds one to it.
+        // The ROM adds one to this value, which must not overflow.
         let highest = u32::from_le_bytes(bytes(&first, header::INITRD_MAX)).min(0x7fff_ffff);
         put(&mut setup, header::INITRD_MAX, &highest.to_le_bytes());
         let kernel_len = u32::try_from(protected).map_err(|_| KernelError::KernelSize(protected))?;

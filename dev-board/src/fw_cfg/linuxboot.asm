@@ -1,17 +1,18 @@
-; Boots the kernel that fw_cfg has: an option ROM with a bootstrap entry vector (BIOS Boot Specification 1.01, 3.3). It reads
-; everything by fw_cfg's DMA, tells the kernel where its ramdisk is, and enters the kernel's real-mode part as Documentation/
-; arch/x86/boot.rst (16-bit boot protocol) says. What does not depend on the guest's memory map has been written into the
-; setup header by the process that serves fw_cfg (linux.rs), which also makes the two checksums right.
+; Boots fw_cfg's kernel: an option ROM with a bootstrap entry vector (BIOS Boot Specification 1.01, 3.3). It reads everything by
+; fw_cfg's DMA, writes the ramdisk's address into the setup header, and enters the kernel's real-mode part as in Documentation/
+; arch/x86/boot.rst (16-bit boot protocol). The process that serves fw_cfg (linux.rs, entries.rs) has filled in the header's fields
+; that do not depend on the guest's memory map, and the ROM's two checksums.
 ;
 ;   nasm -f bin -o linuxboot.bin linuxboot.asm
 bits 16
 org 0
 
-; fw_cfg's DMA descriptor and a number read by it; below is the stack. All of it is where a boot sector would be.
+; fw_cfg's DMA descriptor and a number read with it; the stack is below. A boot sector would be loaded here.
 DESCRIPTOR      equ 0x7c00
 NUMBER          equ 0x7c10
 
-; Looks at the control word before the address is written once more: some seconds. A transfer that goes on is not disturbed.
+; Polls of the control word before the address is written again: some seconds. The device ignores a repeated write while the transfer
+; is in progress.
 PATIENCE        equ 0x4000000
 
 KERNEL_SIZE     equ 0x08
@@ -23,7 +24,7 @@ CMDLINE_DATA    equ 0x15
 SETUP_SIZE      equ 0x17
 SETUP_DATA      equ 0x18
 
-; Where the parts go; linux.rs has the same numbers.
+; Addresses to which the parts are loaded; linux.rs has the same numbers.
 SETUP           equ 0x10000
 CMDLINE         equ 0x20000
 KERNEL          equ 0x100000
@@ -72,7 +73,7 @@ boot:   cld
         test eax, eax
         jz enter_kernel
         mov edi, eax
-        ; As high as there is memory and as the kernel allows.
+        ; The highest address that the memory and the kernel allow.
         xor cx, cx
         xor dx, dx
         mov ax, 0xe801
@@ -113,7 +114,7 @@ enter_kernel:
         mov sp, STACK
         jmp (SETUP >> 4) + 0x20:0
 
-; The entry whose size is under key AX and whose bytes are under key SI, to EBX. ECX: bytes.
+; Loads the entry whose size has key AX and whose bytes have key SI to EBX. Returns its size in ECX.
 load:   push ebx
         call number
         pop ebx
@@ -121,14 +122,14 @@ load:   push ebx
         mov ax, si
         jmp dma
 
-; EAX: the number under key AX.
+; Returns the number with key AX in EAX.
 number: mov ecx, 4
         mov ebx, NUMBER
         call dma
         mov eax, [NUMBER]
         ret
 
-; ECX bytes of the entry with key AX, to EBX. Everything in the descriptor is big-endian.
+; Copies ECX bytes of the entry with key AX to EBX. All fields of the descriptor are big-endian.
 dma:    shl eax, 16
         mov al, 0x0a            ; select, read
         bswap eax
@@ -155,7 +156,7 @@ dma:    shl eax, 16
         dec ecx
         jnz .wait
         pop ecx
-        jmp .send               ; nobody may have heard it: a process that was just being started again
+        jmp .send               ; the write may be lost in a restart of fw_cfg's process
 .done:  pop ecx
         ret
 
@@ -172,6 +173,6 @@ failed: mov si, message
 
 message: db "The kernel could not be loaded: too little memory, or its file is gone.", 13, 10, 0
 
-; The last byte makes the checksum right.
+; The last byte is the checksum's.
 BLOCKS  equ ($ - $$ + 512) / 512
         times BLOCKS * 512 - ($ - $$) db 0

@@ -1,12 +1,12 @@
-//! fw_cfg: how firmware gets a kernel to boot, and settings of its menu. A device and a process of its own, which a machine has
-//! only if it needs it: it reads files and writes guest memory, and the board does neither.
+//! fw_cfg, the firmware's configuration device: a kernel to boot, and settings of the boot menu. It is a device and a process of its own,
+//! which a machine has only if it needs it: it reads files and writes guest memory, and the board does neither.
 //!
 //! | file | what | source |
 //! |---|---|---|
 //! | `spec.rs` | ports, keys, the DMA descriptor | QEMU's docs/specs/fw_cfg.rst |
 //! | `error.rs` | why a kernel is refused | |
-//! | `entry.rs` | the bytes of one entry, or the part of a file | |
-//! | `entries.rs` | what is under the keys | QEMU's docs/specs/fw_cfg.rst; SeaBIOS' docs/Runtime_config.md |
+//! | `entry.rs` | the contents of one key: bytes, or a part of a file | |
+//! | `entries.rs` | all keys and their contents | QEMU's docs/specs/fw_cfg.rst; SeaBIOS' docs/Runtime_config.md |
 //! | `linux.rs` | a bzImage and its setup header | Linux' Documentation/arch/x86/boot.rst |
 //! | `linuxboot.asm` | the option ROM that loads and enters it | the same; BIOS Boot Specification 1.01 |
 mod entries;
@@ -37,38 +37,38 @@ mod region {
     pub(super) const DMA: u16 = 1;
 }
 
-/// Bytes that one turn of a transfer moves.
+/// Most bytes that a transfer copies before other work is handled.
 const PIECE: u32 = 1 << 20;
-/// Bytes of a file that are read ahead for the data port.
+/// Bytes of a file that are read at once for the data port.
 const WINDOW: usize = 4096;
 /// Version of the saved state.
 const VERSION: u32 = 1;
 
-/// What fw_cfg is configured with.
+/// Configuration of fw_cfg.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// vCPUs that can be.
+    /// Most vCPUs of the guest.
     pub vcpus: u16,
     /// vCPUs that the guest starts with.
     pub online: u16,
-    /// RAM in MiB, to refuse a kernel that does not fit.
+    /// The guest's RAM in MiB, to refuse a kernel that does not fit.
     pub memory_mib: u64,
-    /// The firmware's menu.
+    /// Settings of the firmware's boot menu.
     pub menu: BootMenu,
     /// The kernel's command line.
     pub command_line: String,
 }
 
-/// The files of a direct boot, open, and their sizes in bytes.
+/// The open files of a direct boot.
 #[derive(Debug, Default)]
 pub struct Boot {
-    /// The kernel; without it there is no direct boot.
+    /// The kernel's file and its size in bytes; without it there is no direct boot.
     pub kernel: Option<(OwnedFd, u64)>,
     /// The ramdisk's file and its size in bytes.
     pub initrd: Option<(OwnedFd, u64)>,
 }
 
-/// What fw_cfg has.
+/// fw_cfg's declaration.
 pub fn declare() -> Declaration {
     Declaration {
         regions: vec![Region::ports("fw_cfg", SELECTOR, 2), Region::ports("fw_cfg DMA", DMA_ADDRESS, 8)],
@@ -77,16 +77,16 @@ pub fn declare() -> Declaration {
     }
 }
 
-/// A transfer by DMA that has not ended: a turn moves a piece of it.
+/// A DMA transfer in progress; each turn copies a piece of it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Transfer {
-    /// Where its descriptor is.
+    /// Guest-physical address of its descriptor.
     #[prost(uint64, tag = "1")]
     descriptor: u64,
-    /// Where the next byte goes.
+    /// Guest-physical address of the next byte.
     #[prost(uint64, tag = "2")]
     address: u64,
-    /// Bytes that are left.
+    /// Bytes that are not copied yet.
     #[prost(uint32, tag = "3")]
     left: u32,
 }
@@ -106,26 +106,26 @@ struct State {
     transfer: Option<Transfer>,
 }
 
-/// The fw_cfg device: the selected key, the offset in its entry, the DMA transfer under way.
+/// The fw_cfg device: the selected key, the offset in its entry, the DMA transfer in progress.
 pub struct FwCfg {
     entries: BTreeMap<u16, Entry>,
     key: u16,
-    /// Of the next byte in the entry.
+    /// Offset in the entry of the next byte.
     offset: u32,
-    /// The higher half of a descriptor's address.
+    /// The high half of the next descriptor's address.
     high: u32,
     transfer: Option<Transfer>,
-    /// Bytes of a file that the data port reads: key and offset of the first.
+    /// A buffer for reads of a file by the data port: key, offset of the first byte, bytes.
     window: (u16, u32, Vec<u8>),
-    /// Transfers that failed, for people.
+    /// Number of failed transfers, for `inspect`.
     failed: u64,
-    /// The machine is stopped: guest memory is left alone.
+    /// The machine is stopped: guest memory must not be written.
     stopped: bool,
     dirty: bool,
 }
 
 impl FwCfg {
-    /// fw_cfg with these entries.
+    /// fw_cfg with the entries of this configuration.
     ///
     /// # Errors
     /// The kernel cannot be booted in this guest.
@@ -152,7 +152,7 @@ impl FwCfg {
         self.offset = 0;
     }
 
-    /// The next byte of the entry; zero after its end, and where there is none.
+    /// The next byte of the selected entry; zero after its end, or if the key has no entry.
     fn next(&mut self) -> u8 {
         let at = self.offset;
         let byte = match self.entries.get(&self.key) {
@@ -175,7 +175,7 @@ impl FwCfg {
         byte
     }
 
-    /// Begins what the descriptor at `at` says.
+    /// Begins the transfer of the descriptor at `at`.
     fn begin(&mut self, at: u64, cx: &mut Context) {
         let mut bytes = [0; DESCRIPTOR];
         if cx.memory.read(at, &mut bytes).is_err() {
@@ -186,7 +186,7 @@ impl FwCfg {
         let control = Control::from_bits(u32::from_be_bytes([c0, c1, c2, c3]));
         let len = u32::from_be_bytes([l0, l1, l2, l3]);
         match &self.transfer {
-            // It is under way; who asks does not know whether it was heard.
+            // This transfer is in progress. The ROM repeats the write after a while, because a restart may have lost it.
             Some(transfer) if transfer.descriptor == at => return,
             Some(_) => return self.finish(at, true, cx),
             None => {}
@@ -198,7 +198,7 @@ impl FwCfg {
             self.transfer = Some(Transfer { descriptor: at, address: u64::from_be_bytes(address), left: len });
             self.step(cx);
         } else {
-            // No entry can be written.
+            // Entries are read-only.
             if control.skip() {
                 self.offset = self.offset.saturating_add(len);
             }
@@ -206,20 +206,20 @@ impl FwCfg {
         }
     }
 
-    /// Ends a transfer: the guest waits for its control word.
+    /// Ends a transfer by writing the descriptor's control word, for which the guest waits.
     fn finish(&mut self, descriptor: u64, error: bool, cx: &mut Context) {
         self.failed = self.failed.saturating_add(u64::from(error));
         let control = Control::new().with_error(error).into_bits();
         let _ = cx.memory.write(descriptor, &control.to_be_bytes());
     }
 
-    /// Moves a piece of the transfer.
+    /// Copies a piece of the transfer.
     fn step(&mut self, cx: &mut Context) {
         let Some(transfer) = self.transfer.as_mut().filter(|_| !self.stopped) else { return };
         let at = self.offset;
         let entry = self.entries.get(&self.key);
         let rest = entry.map_or(0, |e| e.len().saturating_sub(at));
-        // Zeroes after the end.
+        // After the entry's end, zeroes are copied.
         let len = transfer.left.min(PIECE).min(if rest == 0 { u32::MAX } else { rest });
         let done = match entry {
             Some(Entry::Bytes(bytes)) if rest != 0 => {
@@ -272,7 +272,7 @@ impl Device for FwCfg {
         self.dirty = true;
         match (at.region, at.offset, at.size) {
             (region::PORTS, 0, 2) => self.select(value as u16),
-            // The data port cannot be written.
+            // The data port is read-only.
             (region::PORTS, ..) => {}
             (region::DMA, 0, 4) => self.high = (value as u32).swap_bytes(),
             (region::DMA, 4, 4) => {
@@ -319,7 +319,7 @@ impl Device for FwCfg {
         self.key = u16::try_from(state.key).map_err(|_| StateError::Value("key"))?;
         (self.offset, self.high, self.transfer) = (state.offset, state.high, state.transfer);
         self.dirty = true;
-        // A piece that was under way is moved once more.
+        // A piece that the previous process may have copied is copied again.
         if self.transfer.is_some() {
             cx.again();
         }

@@ -5,7 +5,7 @@ use bitfield_struct::bitfield;
 pub(super) const SELECTOR: u16 = 0x510;
 /// The address of a DMA descriptor: two big-endian halves, the higher first.
 pub(super) const DMA_ADDRESS: u16 = 0x514;
-/// What reading the DMA address gives.
+/// The value of the DMA address registers when they are read.
 pub(super) const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
 /// Bytes of a DMA descriptor.
 pub(super) const DESCRIPTOR: usize = 16;
@@ -33,14 +33,14 @@ pub(super) mod key {
     pub(crate) const FIRST_FILE: u16 = 0x20;
 }
 
-/// What the device can: the register interface, and DMA.
+/// Value of the ID entry: the register interface (bit 0) and DMA (bit 1).
 pub(super) const ID: u32 = 1 | 2;
 
 /// The first word of a DMA descriptor.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub(super) struct Control {
-    /// Set by the device: it has failed.
+    /// Set by the device: the transfer has failed.
     pub(super) error: bool,
     pub(super) read: bool,
     pub(super) skip: bool,
@@ -48,6 +48,6 @@ pub(super) struct Control {
     pub(super) write: bool,
     #[bits(11)]
     __: u16,
-    /// The key, with `select`.
+    /// The key to select, if `select` is set.
     pub(super) key: u16,
 }

@@ -106,7 +106,7 @@ fn a_kernel_its_command_line_and_its_ramdisk_by_dma() {
     let setup = b.memory(0x1_0000, 1024);
     assert_eq!((setup[0x210], setup[0x211]), (0xff, 0x81), "a loader without number, its heap may be used");
     assert_eq!(setup[0x228..0x22c], 0x2_0000u32.to_le_bytes(), "where the command line is");
-    // A part of an entry, the same again by the data port, and zeroes behind the end.
+    // A part of an entry; the same by the data port; and zeroes after the end.
     b.start(Control::new().with_select(true).with_skip(true).with_key(key::KERNEL_DATA), 5000, 0);
     b.start(Control::new().with_read(true), 200, 0x30_0000);
     assert_eq!(b.memory(0x30_0000, 200), [vec![0x5a; 120], vec![0; 80]].concat());
@@ -121,14 +121,14 @@ fn a_long_transfer_is_made_in_pieces_and_survives_the_process() {
     let mut b = Bench::new(&image, None);
     b.start(read(key::KERNEL_DATA), len, 0x10_0000);
     assert!(b.cx.take_again() && b.control() != 0, "it is not over");
-    // Another one does not disturb it; it gets an error.
+    // A second transfer fails without an effect on the first.
     b.cx.memory.write(0x200, &read(key::ID).into_bits().to_be_bytes()).unwrap();
     b.device.write(Access::new(region::DMA, 4, 4), u64::from(0x200u32.swap_bytes()), &mut b.cx).unwrap();
     assert_eq!(b.memory(0x200, 4), [0, 0, 0, 1]);
-    // The same once more: it is being done.
+    // A repeated request for the transfer in progress is ignored.
     b.device.write(Access::new(region::DMA, 4, 4), u64::from(0x100u32.swap_bytes()), &mut b.cx).unwrap();
     assert_eq!(b.control(), read(key::KERNEL_DATA).into_bits());
-    // Stopped, nothing is written.
+    // A stopped device writes nothing.
     b.device.running(false, &mut b.cx);
     b.device.poll(Ready::Again, &mut b.cx);
     b.cx.take_again();
@@ -155,10 +155,10 @@ fn what_cannot_be_done_is_an_error_in_the_descriptor() {
         b.device.poll(Ready::Again, &mut b.cx);
     }
     assert_eq!(b.control(), 1, "the zeroes do not fit");
-    // A descriptor that is nowhere.
+    // A descriptor outside of RAM.
     b.device.write(Access::new(region::DMA, 0, 4), 0xffff_ffff, &mut b.cx).unwrap();
     b.device.write(Access::new(region::DMA, 4, 4), 0, &mut b.cx).unwrap();
-    // A file that became shorter.
+    // A file that has shrunk.
     let (fd, size) = file(&kernel()).unwrap();
     let shorter = rustix::io::dup(&fd).unwrap();
     let device = FwCfg::new(&config(), Boot { kernel: Some((fd, size)), initrd: None }).unwrap();
