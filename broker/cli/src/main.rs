@@ -103,7 +103,7 @@ fn check_config(file: &std::path::Path, json: bool) -> Done {
     let read = bulkhead_launcher::settings::read(file);
     if json {
         print_json(
-            &json!({ "file": file.display().to_string(), "arguments": read.as_ref().ok(), "error": read.as_ref().err() }),
+            &json!({ "file": file.display().to_string(), "arguments": read.as_ref().ok(), "error": read.as_ref().err().map(ToString::to_string) }),
         )?;
     } else {
         match &read {

@@ -1,8 +1,9 @@
 //! What libxl starts in dom0 beside a stub domain: with `-xen-attach` the same program serves the stub domain's PV back
 //! ends (consoles, frame buffer, file-backed disks). If it has one of a kind that is not served here, all are given to the host's QEMU,
 //! and this program stays and watches. Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
+use crate::failure::{Failure, system};
 use crate::pv;
-use bulkhead_xen::{DomainState, Privcmd, Xenstore};
+use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -46,18 +47,17 @@ const FRONTS: &str = "fronts";
 
 impl Watch {
     /// Watches a domain.
-    pub(crate) fn new(domid: u16) -> Result<Self, String> {
-        let fail = |e: bulkhead_xen::XenError| e.to_string();
-        let mut xenstore = Xenstore::connect().map_err(fail)?;
+    pub(crate) fn new(domid: u16) -> Result<Self, XenError> {
+        let mut xenstore = Xenstore::connect()?;
         let guest = xenstore.read(&format!("/local/domain/{domid}/target")).ok().and_then(|t| t.parse::<u16>().ok());
         if let Some(guest) = guest {
-            xenstore.watch_as("@releaseDomain", DOMAINS).map_err(fail)?;
-            xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC).map_err(fail)?;
+            xenstore.watch_as("@releaseDomain", DOMAINS)?;
+            xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC)?;
             crate::supervise::say(&format!("if stub domain {domid} dies, guest {guest} is reported crashed"));
         }
         for domid in guest.into_iter().chain([domid]) {
-            xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS).map_err(fail)?;
-            xenstore.watch_as(&format!("/local/domain/{domid}/device/vbd"), FRONTS).map_err(fail)?;
+            xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS)?;
+            xenstore.watch_as(&format!("/local/domain/{domid}/device/vbd"), FRONTS)?;
         }
         Ok(Self { xenstore, domid, guest, shown: false })
     }
@@ -73,8 +73,8 @@ impl Watch {
     }
 
     /// Looks if something has happened.
-    pub(crate) fn look(&mut self) -> Result<Seen, String> {
-        let fired = self.xenstore.fired().map_err(|e| e.to_string())?;
+    pub(crate) fn look(&mut self) -> Result<Seen, WatchFault> {
+        let fired = self.xenstore.fired()?;
         let has = |token: &str| fired.iter().any(|f| f == token);
         let mut seen = Seen { disks: has(DISKS), fronts: has(FRONTS), end: None };
         let Some(guest) = self.guest else { return Ok(seen) };
@@ -87,6 +87,22 @@ impl Watch {
         }
         Ok(seen)
     }
+}
+
+/// Why a domain is not watched any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WatchFault {
+    /// Xen or xenstored does not answer.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// The stub domain is dead, and Xen does not take its guest's crash.
+    #[error("guest {guest} could not be reported crashed: {source}")]
+    Report {
+        /// The guest.
+        guest: u16,
+        /// Xen's error.
+        source: XenError,
+    },
 }
 
 impl AsFd for Watch {
@@ -123,12 +139,13 @@ pub fn is_asked(arguments: &[String]) -> bool {
 }
 
 /// Starts the host's QEMU and watches the domain until libxl ends it.
-pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
-    let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"))?;
+pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
+    let signals = bulkhead_policy::end_signals().map_err(system("signals"))?;
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
-    let mut watched = domid.map(Watch::new).transpose()?.filter(Watch::is_stub_domain);
-    let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments).map_err(|e| format!("{qemu}: {e}"))?;
+    let mut watched = domid.map(Watch::new).transpose().map_err(Failure::Watch)?.filter(Watch::is_stub_domain);
+    let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)
+        .map_err(|source| Failure::File { path: qemu.into(), source })?;
     crate::supervise::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
     let mut served = true;
     loop {
@@ -141,7 +158,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
         }
         match rustix::event::poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(system("poll")(e)),
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         drop(polled);
@@ -166,7 +183,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), String> {
             served = false;
             // Without a guest to watch there is nothing left to do.
             if watched.is_none() {
-                return Err("QEMU has ended".to_owned());
+                return Err(Failure::QemuExited);
             }
         }
     }
@@ -200,8 +217,8 @@ fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
 }
 
 /// Looks at the stub domain; reports its guest crashed if it is dead. What was done, if that is all there is to do.
-fn look(stubdom: u16, guest: u16) -> Result<Option<String>, String> {
-    let state = |domid| Privcmd::open(domid).and_then(|p| p.domain_state()).map_err(|e| e.to_string());
+fn look(stubdom: u16, guest: u16) -> Result<Option<String>, WatchFault> {
+    let state = |domid| Privcmd::open(domid).and_then(|p| p.domain_state());
     if state(stubdom)? == DomainState::Alive {
         return Ok(None);
     }
@@ -210,7 +227,7 @@ fn look(stubdom: u16, guest: u16) -> Result<Option<String>, String> {
     }
     Privcmd::open(guest)
         .and_then(|p| p.remote_shutdown(Shutdown::Crash))
-        .map_err(|e| format!("guest {guest} could not be reported crashed: {e}"))?;
+        .map_err(|source| WatchFault::Report { guest, source })?;
     Ok(Some(format!("stub domain {stubdom} is dead: guest {guest} is reported crashed")))
 }
 

@@ -13,17 +13,15 @@ const DEVICE: u32 = 6;
 const BROKER_FIFO: u32 = 5;
 
 /// Sets the limits of a process that has just been started.
-pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), String> {
+pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), BudgetFault> {
     let group: PathBuf = Path::new(CGROUP).join(name);
-    let fail = |what: &str| {
-        let what = format!("{}/{what}", group.display());
-        move |e: std::io::Error| format!("{what}: {e}")
-    };
-    std::fs::create_dir_all(&group).map_err(fail(""))?;
+    std::fs::create_dir_all(&group).map_err(|source| BudgetFault::Group { path: group.clone(), source })?;
     let limit = profile(kind.role).map_or(0, |p| p.limits.memory);
-    std::fs::write(group.join("memory.max"), limit.to_string()).map_err(fail("memory.max"))?;
-    std::fs::write(group.join("memory.oom.group"), "1").map_err(fail("memory.oom.group"))?;
-    std::fs::write(group.join("cgroup.procs"), pid.to_string()).map_err(fail("cgroup.procs"))?;
+    for (file, value) in
+        [("memory.max", limit.to_string()), ("memory.oom.group", "1".to_owned()), ("cgroup.procs", pid.to_string())]
+    {
+        write_group(group.join(file), &value)?;
+    }
     // Without the broker the guest is lost; what draws and what talks to people goes first.
     let score = match slot {
         BROKER => -900,
@@ -32,22 +30,55 @@ pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), S
         _ => 500,
     };
     std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-        .map_err(|e| format!("oom_score_adj of {name}: {e}"))?;
+        .map_err(|source| BudgetFault::OomScore { of: format!(" of {name}"), source })?;
     let priority = match slot {
         BROKER => Some(BROKER_FIFO),
         _ => kind.urgent.then_some(DEVICE),
     };
     match priority {
-        Some(priority) => set_fifo(pid, priority).map_err(|e| format!("SCHED_FIFO for {name}: {e}")),
+        Some(priority) => set_fifo(pid, priority).map_err(|source| BudgetFault::Fifo { who: name.to_owned(), source }),
         None => Ok(()),
     }
 }
 
 /// The launcher's own place: the last to be killed, the first to run.
-pub(crate) fn own() -> Result<(), String> {
-    std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(|e| format!("oom_score_adj: {e}"))?;
-    std::fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory")
-        .map_err(|e| format!("{CGROUP}/cgroup.subtree_control: {e}"))?;
+pub(crate) fn own() -> Result<(), BudgetFault> {
+    std::fs::write("/proc/self/oom_score_adj", "-1000")
+        .map_err(|source| BudgetFault::OomScore { of: String::new(), source })?;
+    write_group(Path::new(CGROUP).join("cgroup.subtree_control"), "+memory")?;
     let pid = rustix::process::getpid().as_raw_nonzero().get();
-    set_fifo(pid, LAUNCHER).map_err(|e| format!("SCHED_FIFO for the launcher: {e}"))
+    set_fifo(pid, LAUNCHER).map_err(|source| BudgetFault::Fifo { who: "the launcher".to_owned(), source })
+}
+
+fn write_group(path: PathBuf, value: &str) -> Result<(), BudgetFault> {
+    std::fs::write(&path, value).map_err(|source| BudgetFault::Group { path, source })
+}
+
+/// Which limit of a process cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetFault {
+    /// Its control group.
+    #[error("{}: {source}", .path.display())]
+    Group {
+        /// The group's directory, or a file in it.
+        path: PathBuf,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// Its place in the order in which the kernel kills.
+    #[error("oom_score_adj{of}: {source}")]
+    OomScore {
+        /// ` of` and the process; nothing for the launcher.
+        of: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// Its scheduling class.
+    #[error("SCHED_FIFO for {who}: {source}")]
+    Fifo {
+        /// The process.
+        who: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
 }

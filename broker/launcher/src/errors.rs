@@ -143,22 +143,9 @@ pub const ERRORS: &[Entry] = &[
 ];
 
 impl Code {
-    /// `text` with the code before it, unless it has one.
+    /// The line with this number before `text`.
     pub fn line(self, text: impl std::fmt::Display) -> String {
-        let text = text.to_string();
-        if text.starts_with("BH-") { text } else { format!("BH-{:04}: {text}", self as u16) }
-    }
-}
-
-/// Puts a code before an error.
-pub(crate) trait Coded<T> {
-    /// The same result; an error with `code` before it.
-    fn coded(self, code: Code) -> Result<T, String>;
-}
-
-impl<T, E: std::fmt::Display> Coded<T> for Result<T, E> {
-    fn coded(self, code: Code) -> Result<T, String> {
-        self.map_err(|e| code.line(e))
+        format!("BH-{:04}: {text}", self as u16)
     }
 }
 
@@ -176,9 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_one_code_and_each_code_stands_once() {
-        assert_eq!(Code::Image.line("x"), "BH-0201: x");
-        assert_eq!(Code::Start.line(Code::Image.line("x")), "BH-0201: x");
+    fn each_code_is_once_in_the_table() {
         for (i, a) in ERRORS.iter().enumerate() {
             assert!(ERRORS.iter().skip(i + 1).all(|b| a.code != b.code));
         }

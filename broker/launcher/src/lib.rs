@@ -7,6 +7,7 @@ pub mod attach;
 mod budget;
 pub mod disk;
 pub mod errors;
+pub mod failure;
 pub mod host;
 pub mod machine;
 pub mod options;

@@ -1,5 +1,6 @@
 //! `bulkhead-dm`: a guest's device model, the first process of a stub domain, or what watches one from dom0.
 use bulkhead_launcher::errors::Code;
+use bulkhead_launcher::failure::Failure;
 use bulkhead_launcher::{argv, attach, run, settings, stubdom};
 use std::io::Write as _;
 use std::path::Path;
@@ -21,19 +22,19 @@ fn main() -> ExitCode {
     let settings = match settings::read(Path::new(settings::FILE)) {
         Ok(settings) => settings,
         Err(e) => {
-            tell(&Code::Settings.line(e));
+            tell(&Failure::from(e).line(Code::Settings));
             return ExitCode::from(2);
         }
     };
     let all: Vec<String> = settings.into_iter().chain(arguments.iter().cloned()).collect();
     let qemu = if attach::is_asked(&arguments) { attach::qemus(&all) } else { None };
     let good = if let Some(qemu) = qemu {
-        attach::run(qemu, &arguments).map_err(|e| tell(&e)).is_ok()
+        attach::run(qemu, &arguments).map_err(|e| tell(&e.to_string())).is_ok()
     } else {
         let parsed = match argv::parse(all) {
             Ok(parsed) => parsed,
             Err(e) => {
-                tell(&e.code().line(&e));
+                tell(&Failure::from(e).line(Code::Argument));
                 return ExitCode::from(2);
             }
         };

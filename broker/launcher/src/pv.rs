@@ -96,8 +96,8 @@ pub fn consoles(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvConsole>, Vec<Str
 }
 
 /// A console by its nodes; none if it is not a device model's. What the guest's end says of itself here is dom0's to write.
-fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvConsole>, String> {
-    let front = read(&format!("{back}/frontend")).ok_or("its back end does not name the guest's end")?;
+fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvConsole>, PvFault> {
+    let front = read(&format!("{back}/frontend")).ok_or(PvFault::NoFrontEnd)?;
     if read(&format!("{front}/type")).as_deref() != Some("ioemu") {
         return Ok(None);
     }
@@ -109,14 +109,14 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
         match (connection.as_deref(), read(&format!("{back}/path")).filter(|p| p.starts_with('/'))) {
             (Some("pty"), _) => Serial::Pty,
             (Some("socket"), Some(path)) => Serial::UnixServer(path),
-            (Some("socket"), None) => return Err("a channel's socket without a path".to_owned()),
-            (connection, _) => return Err(format!("output is {output:?}, connection {connection:?}")),
+            (Some("socket"), None) => return Err(PvFault::NoSocketPath),
+            (_, _) => return Err(PvFault::Channel { output, connection }),
         }
     } else if output.starts_with("pipe:") {
         // An end of a pipe that nobody gives while a state is not restored.
         Serial::Null
     } else {
-        Serial::parse(&output).ok_or_else(|| format!("output is {output:?}"))?
+        Serial::parse(&output).ok_or(PvFault::Output { output })?
     };
     Ok(Some(PvConsole { devid, nodes: PvNodes { back: back.to_owned(), front }, output, label }))
 }
@@ -148,7 +148,7 @@ pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xensto
 }
 
 /// A disk by its back end's nodes, none if they are not whole yet. A CD may be without a medium.
-fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, String> {
+fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, PvFault> {
     let mut node = |name: &str| read(&format!("{back}/{name}"));
     let cdrom = node("device-type").as_deref() == Some("cdrom");
     let (Some(front), Some(parameters)) = (node("frontend"), node("params").filter(|p| !p.is_empty())) else {
@@ -158,15 +158,15 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
         // As libxl 4.20 names a CD that it has changed.
         _ if cdrom && parameters.starts_with('/') => ("aio", parameters.as_str()),
         Some(parts) => parts,
-        None => return Err(format!("params is {parameters:?} and not FORMAT:FILE")),
+        None => return Err(PvFault::Parameters { params: parameters }),
     };
     let format = match kind {
         "aio" | "raw" => ImageFormat::Raw,
         "qcow2" => ImageFormat::Qcow2,
-        other => return Err(format!("this image format is not supported: {other} (raw and qcow2 are)")),
+        other => return Err(PvFault::Format { format: other.to_owned() }),
     };
     if file.is_empty() && !cdrom {
-        return Err("it has no image".to_owned());
+        return Err(PvFault::NoImage);
     }
     let drive = MachineDrive {
         at: Some(DriveId::PV),
@@ -181,11 +181,51 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
     Ok(Some(PvDisk { devid, nodes: PvNodes { back: back.to_owned(), front }, drive, discard }))
 }
 
+/// Why a PV device is not served: nodes that libxl has written otherwise than this program knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PvFault {
+    /// The node `frontend` is missing.
+    #[error("its back end does not name the guest's end")]
+    NoFrontEnd,
+    /// A console's `output` is none that is known.
+    #[error("output is {output:?}")]
+    Output {
+        /// The node's value.
+        output: String,
+    },
+    /// A channel's `connection` is none that is known.
+    #[error("output is {output:?}, connection {connection:?}")]
+    Channel {
+        /// The node `output`.
+        output: String,
+        /// The node `connection`.
+        connection: Option<String>,
+    },
+    /// A channel is a socket whose `path` is missing or relative.
+    #[error("a channel's socket without a path")]
+    NoSocketPath,
+    /// A disk's `params` has another form.
+    #[error("params is {params:?} and not FORMAT:FILE")]
+    Parameters {
+        /// The node's value.
+        params: String,
+    },
+    /// A disk's image has another format.
+    #[error("this image format is not supported: {format} (raw and qcow2 are)")]
+    Format {
+        /// The format in `params`.
+        format: String,
+    },
+    /// A disk that is no CD drive has no image.
+    #[error("it has no image")]
+    NoImage,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(nodes: &[(&str, &str)]) -> Result<Option<PvDisk>, String> {
+    fn of(nodes: &[(&str, &str)]) -> Result<Option<PvDisk>, PvFault> {
         let all = [("/b/frontend", "/local/domain/7/device/vbd/768")];
         disk(768, "/b", |path| {
             nodes
@@ -221,7 +261,8 @@ mod tests {
         assert_eq!(of("ioemu", "pty").unwrap().unwrap().output, Serial::Pty);
         assert_eq!(of("ioemu", "file:/var/log/x").unwrap().unwrap().output, Serial::File("/var/log/x".into()));
         assert_eq!(of("ioemu", "pipe:/x").unwrap().unwrap().output, Serial::Null);
-        assert!(of("ioemu", "chardev:libxl-channel0").unwrap_err().contains("chardev"));
+        assert!(matches!(of("ioemu", "chardev:libxl-channel0"), Err(PvFault::Channel { connection: None, .. })));
+        assert!(matches!(of("ioemu", "spice:x"), Err(PvFault::Output { output }) if output == "spice:x"));
     }
 
     #[test]
@@ -241,9 +282,10 @@ mod tests {
         let channel = of("pty", None).unwrap().unwrap();
         assert_eq!((channel.output, channel.label.as_str()), (Serial::Pty, "libxl-channel1"));
         assert_eq!(of("socket", Some("/run/x")).unwrap().unwrap().output, Serial::UnixServer("/run/x".into()));
-        assert!(of("socket", None).unwrap_err().contains("without a path"));
-        assert!(of("socket", Some("x")).unwrap_err().contains("without a path"));
-        assert!(of("spice", Some("/run/x")).unwrap_err().contains("spice"));
+        assert_eq!(of("socket", None), Err(PvFault::NoSocketPath));
+        assert_eq!(of("socket", Some("x")), Err(PvFault::NoSocketPath));
+        let spice = of("spice", Some("/run/x"));
+        assert!(matches!(spice, Err(PvFault::Channel { connection: Some(c), .. }) if c == "spice"));
     }
 
     #[test]
@@ -257,8 +299,8 @@ mod tests {
 
     #[test]
     fn what_is_not_served_says_why() {
-        assert!(of(&[("params", "vhd:/x")]).unwrap_err().contains("vhd"));
-        assert!(of(&[("params", "/x")]).unwrap_err().contains("FORMAT:FILE"));
-        assert!(of(&[("params", "aio:")]).unwrap_err().contains("no image"));
+        assert_eq!(of(&[("params", "vhd:/x")]), Err(PvFault::Format { format: "vhd".into() }));
+        assert_eq!(of(&[("params", "/x")]), Err(PvFault::Parameters { params: "/x".into() }));
+        assert_eq!(of(&[("params", "aio:")]), Err(PvFault::NoImage));
     }
 }

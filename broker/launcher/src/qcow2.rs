@@ -25,6 +25,35 @@ pub struct Header {
     pub backing: Option<(String, Option<String>)>,
 }
 
+/// What is wrong with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// The file, or what is read of it, ends inside of the header.
+    #[error("the header is cut off")]
+    Short,
+    /// The first four bytes are others.
+    #[error("this is no qcow2 image")]
+    Magic,
+    /// Another version of the format.
+    #[error("neither version 2 nor 3")]
+    Version(u32),
+    /// The guest's data is encrypted.
+    #[error("encrypted images are not supported")]
+    Encrypted,
+    /// Incompatible features.
+    #[error("it has features that are not supported (an external data file, other compression, extended entries)")]
+    Features,
+    /// The length of the backing file's name is 0 or more than the format allows.
+    #[error("the name of its backing file has an impossible length")]
+    NameLength(u32),
+    /// The backing file's name is outside of what is read, or is no text.
+    #[error("the name of its backing file is not where a name can be")]
+    Name,
+    /// The extension with the backing file's format ends outside of what is read, or is no text.
+    #[error("the format of its backing file is cut off")]
+    Format,
+}
+
 fn word<const N: usize>(bytes: &[u8], at: u32) -> Option<[u8; N]> {
     bytes.get(at as usize..)?.first_chunk::<N>().copied()
 }
@@ -34,24 +63,22 @@ impl Header {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        const SHORT: &str = "the header is cut off";
+    pub fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
+        const SHORT: HeaderError = HeaderError::Short;
         let u32_at = |at| word(bytes, at).map(u32::from_be_bytes).ok_or(SHORT);
         let u64_at = |at| word(bytes, at).map(u64::from_be_bytes).ok_or(SHORT);
         if word(bytes, 0) != Some(*b"QFI\xfb") {
-            return Err("this is no qcow2 image");
+            return Err(HeaderError::Magic);
         }
         let version = u32_at(4)?;
         if !matches!(version, 2 | 3) {
-            return Err("neither version 2 nor 3");
+            return Err(HeaderError::Version(version));
         }
         if u32_at(32)? != 0 {
-            return Err("encrypted images are not supported");
+            return Err(HeaderError::Encrypted);
         }
         if version == 3 && u64_at(72)? & !KNOWN_FEATURES != 0 {
-            return Err(
-                "it has features that are not supported (an external data file, other compression, extended entries)",
-            );
+            return Err(HeaderError::Features);
         }
         let size = u64_at(24)?;
         let (name_at, name_len) = (u64_at(8)?, u32_at(16)?);
@@ -59,11 +86,11 @@ impl Header {
             return Ok(Self { size, backing: None });
         }
         if name_len == 0 || name_len > MAX_NAME {
-            return Err("the name of its backing file has an impossible length");
+            return Err(HeaderError::NameLength(name_len));
         }
         let name = u32::try_from(name_at).ok().and_then(|at| bytes.get(at as usize..)?.get(..name_len as usize));
         let name = name.and_then(|n| std::str::from_utf8(n).ok()).filter(|n| !n.contains('\0'));
-        let name = name.ok_or("the name of its backing file is not where a name can be")?;
+        let name = name.ok_or(HeaderError::Name)?;
         let mut at = if version == 3 { u32_at(100)? } else { HEADER_2 };
         let mut format = None;
         // Each extension is at least 8 bytes of what is looked at.
@@ -77,7 +104,7 @@ impl Header {
                     .get(at as usize..)
                     .and_then(|b| b.get(..len as usize))
                     .and_then(|b| std::str::from_utf8(b).ok());
-                format = Some(text.ok_or("the format of its backing file is cut off")?.to_owned());
+                format = Some(text.ok_or(HeaderError::Format)?.to_owned());
             }
             at = at.saturating_add(len).checked_next_multiple_of(8).ok_or(SHORT)?;
         }
@@ -127,14 +154,14 @@ mod tests {
             bytes[at] = byte;
             Header::parse(&bytes).unwrap_err()
         };
-        assert!(changed(0, b'x').contains("no qcow2"));
-        assert!(changed(7, 9).contains("version"));
-        assert!(changed(35, 1).contains("encrypted"));
-        assert!(changed(79, 4).contains("features"));
-        assert!(changed(16, 0x40).contains("length"));
-        assert!(changed(8, 0x40).contains("where a name can be"));
-        assert!(changed(1002, 0).contains("where a name can be"));
-        assert!(Header::parse(&image(3, None)[..50]).unwrap_err().contains("cut off"));
+        assert_eq!(changed(0, b'x'), HeaderError::Magic);
+        assert_eq!(changed(7, 9), HeaderError::Version(9));
+        assert_eq!(changed(35, 1), HeaderError::Encrypted);
+        assert_eq!(changed(79, 4), HeaderError::Features);
+        assert_eq!(changed(16, 0x40), HeaderError::NameLength(0x4000_0008));
+        assert_eq!(changed(8, 0x40), HeaderError::Name);
+        assert_eq!(changed(1002, 0), HeaderError::Name);
+        assert_eq!(Header::parse(&image(3, None)[..50]), Err(HeaderError::Short));
     }
 
     proptest! {

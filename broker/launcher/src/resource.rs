@@ -7,8 +7,30 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
-/// Why [`Resource::receive`] fails when the process has gone.
-pub(crate) const CLOSED: &str = "closed its socket";
+/// Why a message cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendFault {
+    /// It cannot be written as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The kernel takes fewer in one message.
+    #[error("too many descriptors in one message")]
+    Descriptors,
+    /// The socket is closed, or full because the process does not read.
+    #[error("{0}")]
+    System(#[source] std::io::Error),
+}
+
+/// Why no request can be received any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReceiveFault {
+    /// The process has gone, or is about to.
+    #[error("closed its socket")]
+    Closed,
+    /// Bytes that are no request.
+    #[error("sent what is no request")]
+    NoRequest,
+}
 
 /// Most descriptors in a message (the kernel's SCM_MAX_FD).
 const MAX_FDS: usize = 253;
@@ -23,22 +45,22 @@ impl Resource {
     }
 
     /// Sends a message. A process that does not take it is of no use any more; its end comes by its pidfd.
-    pub(crate) fn send(&self, message: &ToProcess, fds: &[BorrowedFd<'_>]) -> Result<(), String> {
-        let bytes = serde_json::to_vec(message).map_err(|e| e.to_string())?;
+    pub(crate) fn send(&self, message: &ToProcess, fds: &[BorrowedFd<'_>]) -> Result<(), SendFault> {
+        let bytes = serde_json::to_vec(message)?;
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err("too many descriptors in one message".into());
+            return Err(SendFault::Descriptors);
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, flags)
             .map(|_| ())
-            .map_err(|e| e.to_string())
+            .map_err(|e| SendFault::System(e.into()))
     }
 
     /// Receives a request, with at most one descriptor. `Ok(None)`: none is there. `Err`: the process has gone, or
     /// has sent what is no request.
-    pub(crate) fn receive(&self) -> Result<Option<(FromProcess, Option<OwnedFd>)>, &'static str> {
+    pub(crate) fn receive(&self) -> Result<Option<(FromProcess, Option<OwnedFd>)>, ReceiveFault> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut bytes = [0; 128];
@@ -46,17 +68,17 @@ impl Resource {
         let got = match rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
             Ok(got) => got,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
-            Err(_) => return Err(CLOSED),
+            Err(_) => return Err(ReceiveFault::Closed),
         };
         if got.bytes == 0 {
-            return Err(CLOSED);
+            return Err(ReceiveFault::Closed);
         }
         let fd = ancillary.drain().find_map(|m| match m {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
         let message = FromProcess::from_bytes(bytes.get(..got.bytes).unwrap_or_default());
-        message.map(|m| Some((m, fd))).ok_or("sent what is no request")
+        message.map(|m| Some((m, fd))).ok_or(ReceiveFault::NoRequest)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::placement::Placement;
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where they are.
 pub const FILE: &str = "/etc/bulkhead/bulkhead.toml";
@@ -31,14 +31,22 @@ struct Sched {
 struct Place(String);
 
 impl TryFrom<String> for Place {
-    type Error = String;
+    type Error = NotAPlacement;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, NotAPlacement> {
         match Placement::try_from(text.as_str()) {
             Ok(_) => Ok(Self(text)),
-            Err(hint) => Err(format!("{text:?}: expected {hint}")),
+            Err(expected) => Err(NotAPlacement { text, expected }),
         }
     }
+}
+
+/// toml shows it with its line.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?}: expected {expected}")]
+struct NotAPlacement {
+    text: String,
+    expected: &'static str,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -119,8 +127,8 @@ enum Filter {
 ///
 /// # Errors
 /// Where it is wrong, in lines for people.
-pub fn parse(text: &str) -> Result<Vec<String>, String> {
-    let settings: Settings = toml::from_str(text).map_err(|e| e.to_string())?;
+pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
+    let settings: Settings = toml::from_str(text)?;
     let mut all = Vec::new();
     let mut add = |option: &str, value: Option<&str>| {
         all.extend(value.into_iter().flat_map(|v| [option.to_owned(), v.to_owned()]))
@@ -149,18 +157,45 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
 ///
 /// # Errors
 /// Why it cannot be used, in one line or, of a wrong key, several.
-pub fn read(path: &Path) -> Result<Vec<String>, String> {
-    let shown = path.display();
+pub fn read(path: &Path) -> Result<Vec<String>, SettingsFault> {
+    let fail = |source| SettingsFault::File { path: path.to_owned(), source };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(format!("{shown}: {e}")),
+        Err(e) => return Err(fail(e)),
     };
-    let metadata = std::fs::metadata(path).map_err(|e| format!("{shown}: {e}"))?;
+    let metadata = std::fs::metadata(path).map_err(fail)?;
     if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-        return Err(format!("{shown}: it must be root's and written by nobody else"));
+        return Err(SettingsFault::Owner { path: path.to_owned() });
     }
-    parse(&text).map_err(|e| format!("{shown}: {e}"))
+    parse(&text).map_err(|source| SettingsFault::Wrong { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// Why a settings file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsFault {
+    /// It cannot be read.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// Somebody who is not root could have written it.
+    #[error("{}: it must be root's and written by nobody else", .path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no TOML, or has a key or a value that is not known.
+    #[error("{}: {source}", .path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// The place and what is expected there.
+        source: Box<toml::de::Error>,
+    },
 }
 
 #[cfg(test)]
@@ -194,10 +229,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_shown_with_its_line() {
-        let error = parse("[sandbox]\nlevl = \"strict\"\n").unwrap_err();
+        let error = parse("[sandbox]\nlevl = \"strict\"\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("levl") && error.contains("level"), "{error}");
-        assert!(parse("[sandbox]\nlevel = \"high\"\n").unwrap_err().contains("strict"));
-        let error = parse("\n[sched]\nplacement = \"apart\"\n").unwrap_err();
+        assert!(parse("[sandbox]\nlevel = \"high\"\n").unwrap_err().to_string().contains("strict"));
+        let error = parse("\n[sched]\nplacement = \"apart\"\n").unwrap_err().to_string();
         assert!(
             error.contains("line 3") && error.contains("apart") && error.contains("together, free, or a list"),
             "{error}"
@@ -208,6 +243,6 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_has_no_settings() {
-        assert_eq!(read(Path::new("/no/such/file")), Ok(Vec::new()));
+        assert!(read(Path::new("/no/such/file")).unwrap().is_empty());
     }
 }

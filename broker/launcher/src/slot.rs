@@ -1,5 +1,6 @@
 //! A slot: the place of a process, what is kept for it, and the process that is in it now.
-use crate::resource::Resource;
+use crate::failure::{Failure, system};
+use crate::resource::{ReceiveFault, Resource, SendFault};
 use bulkhead_plan::{FdUse, Kind, Picture, Slot, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,6 +77,53 @@ pub(crate) struct Life {
     pub(crate) resource: Resource,
 }
 
+/// Why the launcher kills a process.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KillReason {
+    /// Nothing can be received from it.
+    #[error(transparent)]
+    Receive(ReceiveFault),
+    /// It cannot be sent to.
+    #[error("does not take messages: {0}")]
+    Send(#[source] SendFault),
+    /// The broker has waited for its answer.
+    #[error("did not answer in time")]
+    Deadline,
+    /// The broker has read what no device may write.
+    #[error("broke the protocol")]
+    Protocol,
+    /// /proc does not show what the process's profile asks for.
+    #[error("not in its sandbox: {}", .0.join("; "))]
+    Sandbox(Vec<String>),
+    /// A request that is not this process's to make.
+    #[error("asked for what it may not")]
+    Forbidden,
+    /// Control asks for its restart.
+    #[error("restart was asked for")]
+    RestartRequest,
+    /// Control hears of the devices when it starts.
+    #[error("the devices have changed")]
+    DevicesChanged,
+    /// A viewer holds the surface of the display's life before.
+    #[error("the display was started again")]
+    DisplayRestarted,
+    /// The guest has ejected a device that was added.
+    #[error("ejected by the guest")]
+    Ejected,
+    /// The guest has unplugged a network card.
+    #[error("unplugged by the guest")]
+    Unplugged,
+    /// The toolstack has removed a PV disk.
+    #[error("its disk was taken away")]
+    DiskRemoved,
+    /// A stub domain has released a PV disk for its guest.
+    #[error("the disk is the guest's")]
+    DiskHandedOff,
+    /// Nothing runs without the machine.
+    #[error("the machine ends")]
+    MachineEnds,
+}
+
 /// A slot.
 #[derive(Debug)]
 pub(crate) struct SlotState {
@@ -100,7 +148,7 @@ pub(crate) struct SlotState {
     pub(crate) log_read: OwnedFd,
     pub(crate) log_write: OwnedFd,
     /// Why it is being killed, if the launcher does it.
-    pub(crate) reason: RefCell<Option<String>>,
+    pub(crate) reason: RefCell<Option<KillReason>>,
     /// Its connection went to a control that has died since: it gets another one when it runs.
     pub(crate) unserved: bool,
     restarts: VecDeque<Instant>,
@@ -116,10 +164,10 @@ impl SlotState {
         kind: &'static Kind,
         ids: Option<Ids>,
         kept: Vec<(FdUse, OwnedFd)>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Failure> {
         use rustix::pipe::PipeFlags;
         let (log_read, log_write) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| e.to_string())?;
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(system("pipe"))?;
         Ok(Self {
             slot,
             name,
@@ -176,7 +224,7 @@ impl SlotState {
         let uses = fds.iter().map(|(u, _)| u.clone()).collect();
         let fds: Vec<_> = fds.iter().map(|(_, fd)| *fd).collect();
         if let Err(e) = life.resource.send(&message(uses), &fds) {
-            self.kill(format!("does not take messages: {e}"));
+            self.kill(KillReason::Send(e));
         }
     }
 
@@ -212,7 +260,7 @@ impl SlotState {
     /// Ends the process, so that another one takes its place which knows more.
     pub(crate) fn renew(&mut self) {
         self.wished = self.life.is_some();
-        self.kill("the devices have changed");
+        self.kill(KillReason::DevicesChanged);
     }
 
     /// How often the process was started again.
@@ -221,20 +269,20 @@ impl SlotState {
     }
 
     /// Ends a process whose socket is closed: as a rule it is ending by itself, and how it did that is worth knowing.
-    pub(crate) fn closed(&self, reason: &str) {
+    pub(crate) fn closed(&self) {
         if let Some(life) = &self.life {
             let ends = rustix::event::PollFd::new(&life.spawned.pidfd, rustix::event::PollFlags::IN);
             let patience = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
             if !matches!(rustix::event::poll(&mut [ends], Some(&patience)), Ok(n) if n > 0) {
-                self.kill(reason);
+                self.kill(KillReason::Receive(ReceiveFault::Closed));
             }
         }
     }
 
     /// Ends the process at once.
-    pub(crate) fn kill(&self, reason: impl Into<String>) {
+    pub(crate) fn kill(&self, reason: KillReason) {
         if let Some(life) = &self.life {
-            self.reason.borrow_mut().get_or_insert(reason.into());
+            self.reason.borrow_mut().get_or_insert(reason);
             let _ = rustix::process::pidfd_send_signal(&life.spawned.pidfd, rustix::process::Signal::KILL);
         }
     }

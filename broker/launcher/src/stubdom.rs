@@ -3,8 +3,10 @@
 //!
 //! Every failure is one line on console 0, which libxl writes to the guest's log, and in xenstore at
 //! `device-model/<guest>/error`, at once; then the domain powers off.
+use crate::errors::Code;
+use crate::failure::{Failure, system};
 use crate::{argv, budget};
-use bulkhead_xen::{Evtchn, GrantedPage, Xenstore};
+use bulkhead_xen::{Evtchn, GrantedPage, XenError, Xenstore};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -70,7 +72,7 @@ pub fn run() {
         Ok((parsed, stubdom)) => {
             crate::run(parsed, Some(stubdom), |line| tell(guest, line));
         }
-        Err(line) => tell(guest, &crate::errors::Code::Stubdom.line(line)),
+        Err(failure) => tell(guest, &failure.line(Code::Stubdom)),
     }
     rustix::fs::sync();
     let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
@@ -85,20 +87,18 @@ fn tell(guest: Option<u16>, line: &str) {
     let _ = rustix::termios::tcdrain(rustix::stdio::stderr());
 }
 
-fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
+fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), Failure> {
     mounts()?;
     budget::own()?;
-    let mut xenstore = Xenstore::connect().map_err(|e| e.to_string())?;
-    let target = xenstore
-        .read("target")
-        .map_err(|_| "xenstore has no target: this domain is nobody's stub domain".to_owned())?;
-    let domid: u16 = target.parse().map_err(|_| format!("xenstore's target {target:?} is no domain's number"))?;
+    let mut xenstore = Xenstore::connect().map_err(StubdomFault::Xenstore)?;
+    let target = xenstore.read("target").map_err(StubdomFault::NoTarget)?;
+    let domid: u16 = target.parse().map_err(|_| StubdomFault::Target { value: target })?;
     *guest = Some(domid);
     let arguments = arguments(&mut xenstore, domid)?;
-    let parsed = argv::parse(arguments).map_err(|e| e.code().line(&e))?;
+    let parsed = argv::parse(arguments)?;
     let machine = &parsed.machine;
     if machine.domid != Some(domid) {
-        return Err(format!("-xen-domid is {:?}, xenstore's target {domid}", machine.domid));
+        return Err(StubdomFault::Domain { argument: machine.domid, target: domid }.into());
     }
     memory()?;
     let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
@@ -117,7 +117,7 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), String> {
     Ok((parsed, Stubdom { screen, events, spread, save, qmp }))
 }
 
-fn mounts() -> Result<(), String> {
+fn mounts() -> Result<(), StubdomFault> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     for (kind, place, flags) in [
         ("proc", "/proc", safe),
@@ -127,32 +127,31 @@ fn mounts() -> Result<(), String> {
     ] {
         match mount(kind, place, kind, flags, None) {
             Ok(()) | Err(Errno::BUSY) => {}
-            Err(e) => return Err(format!("mounting {kind} on {place}: {}", std::io::Error::from(e))),
+            Err(e) => return Err(StubdomFault::Mount { kind, place, source: e.into() }),
         }
     }
     Ok(())
 }
 
 /// Nothing is written to files from here on.
-fn read_only() -> Result<(), String> {
-    rustix::mount::mount_remount("/", MountFlags::RDONLY, "")
-        .map_err(|e| format!("making the root read-only: {}", std::io::Error::from(e)))
+fn read_only() -> Result<(), StubdomFault> {
+    rustix::mount::mount_remount("/", MountFlags::RDONLY, "").map_err(|e| StubdomFault::ReadOnly(e.into()))
 }
 
-fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, String> {
-    let fail = |e: bulkhead_xen::XenError| format!("the guest's arguments: {e}");
+fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, StubdomFault> {
+    let fail = StubdomFault::Arguments;
     let vm = xenstore.read(&format!("/local/domain/{domid}/vm")).map_err(fail)?;
     let path = format!("{vm}/image/dm-argv");
     let keys = xenstore.directory(&path);
     if keys.is_empty() {
-        return Err(format!("xenstore has no arguments at {path}"));
+        return Err(StubdomFault::NoArguments { path });
     }
     keys.iter().map(|key| xenstore.read(&format!("{path}/{key}")).map_err(fail)).collect()
 }
 
 /// kB of memory that are free, and all.
-pub(crate) fn free() -> Result<(u64, u64), String> {
-    let info = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
+pub(crate) fn free() -> Result<(u64, u64), Failure> {
+    let info = std::fs::read_to_string("/proc/meminfo").map_err(system("/proc/meminfo"))?;
     let field = |name: &str| {
         info.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0)
     };
@@ -160,12 +159,11 @@ pub(crate) fn free() -> Result<(u64, u64), String> {
 }
 
 /// What is free now must be enough for all processes.
-fn memory() -> Result<(), String> {
+fn memory() -> Result<(), Failure> {
     let (free, total) = free()?;
     crate::supervise::say(&format!("{free} of {total} kB are free before anything is started"));
     if free < FREE_KB {
-        let (free, total, need) = (free >> 10, total >> 10, FREE_KB >> 10);
-        return Err(format!("stubdomain_memory is too small: {free} of {total} MiB are free, {need} are needed"));
+        return Err(StubdomFault::Memory { free, total }.into());
     }
     Ok(())
 }
@@ -185,9 +183,9 @@ fn console(path: &str) -> Option<OwnedFd> {
 }
 
 /// Waits until the front ends are connected: disks and `nics` network interfaces must be, frame buffer and keyboard may be missing.
-fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<(), String> {
+fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<(), StubdomFault> {
     let start = Instant::now();
-    xenstore.watch("device").map_err(|e| e.to_string())?;
+    xenstore.watch("device").map_err(StubdomFault::Xenstore)?;
     loop {
         let mut open = Vec::new();
         let mut vifs = 0usize;
@@ -208,7 +206,7 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
         let wait = match (essential, missing) {
             // libxl adds them before this domain runs.
             (None, None) if vifs < nics && passed >= EXTRAS => {
-                return Err(format!("{vifs} of {nics} network interfaces are there"));
+                return Err(StubdomFault::Interfaces { there: vifs, expected: nics });
             }
             (None, None) if vifs < nics => Duration::from_millis(100),
             (None, None) if open.is_empty() || passed >= EXTRAS => {
@@ -220,30 +218,121 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
             (Some((class, id, state)), _) if passed >= DISKS => {
                 let back = xenstore.read(&format!("device/{class}/{id}/backend")).unwrap_or_default();
                 let back = xenstore.read(&format!("{back}/state")).unwrap_or_default();
-                let what = if *class == "vbd" { "disk" } else { "network interface" };
-                return Err(format!(
-                    "{what} {id} is not connected after {} s: front end in state {state}, back end in state {back:?}",
-                    DISKS.as_secs()
-                ));
+                return Err(StubdomFault::NotConnected {
+                    what: if *class == "vbd" { "disk" } else { "network interface" },
+                    id: id.clone(),
+                    front: state.clone(),
+                    back,
+                });
             }
             // All that there are are connected, and the kernel makes nodes at once.
             (None, Some(path)) if passed >= EXTRAS => {
-                return Err(format!("the disk {path} of the guest's arguments is not there"));
+                return Err(StubdomFault::NoDisk { path: (*path).to_owned() });
             }
             // A node that is missing appears without a change in xenstore.
             (None, Some(_)) => Duration::from_millis(5),
             _ => Duration::from_millis(100),
         };
-        let timeout = Timespec::try_from(wait).map_err(|e| e.to_string())?;
-        let _ = rustix::event::poll(&mut [PollFd::new(&xenstore.as_fd(), PollFlags::IN)], Some(&timeout));
-        xenstore.changed().map_err(|e| e.to_string())?;
+        let timeout = Timespec::try_from(wait).ok();
+        let _ = rustix::event::poll(&mut [PollFd::new(&xenstore.as_fd(), PollFlags::IN)], timeout.as_ref());
+        xenstore.changed().map_err(StubdomFault::Xenstore)?;
     }
 }
 
 /// Makes libxl's vchan.
-fn vchan(domid: u16) -> Result<Vchan, String> {
-    let fail = |e: bulkhead_xen::XenError| format!("the vchan for QMP: {e}");
+fn vchan(domid: u16) -> Result<Vchan, StubdomFault> {
+    let fail = StubdomFault::Vchan;
     let page = GrantedPage::new(DOM0).map_err(fail)?;
     let (evtchn, port) = Evtchn::open_unbound(DOM0, domid).map_err(fail)?;
     Ok(Vchan { page: page.fd, evtchn, port, gref: page.gref })
+}
+
+/// Why a stub domain cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StubdomFault {
+    /// A file system of the kernel's is missing.
+    #[error("mounting {kind} on {place}: {source}")]
+    Mount {
+        /// The file system.
+        kind: &'static str,
+        /// Its directory.
+        place: &'static str,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The root directory stays writable.
+    #[error("making the root read-only: {0}")]
+    ReadOnly(#[source] std::io::Error),
+    /// xenstore does not answer.
+    #[error(transparent)]
+    Xenstore(XenError),
+    /// libxl has not made this domain a stub domain.
+    #[error("xenstore has no target: this domain is nobody's stub domain")]
+    NoTarget(#[source] XenError),
+    /// The guest's number is none.
+    #[error("xenstore's target {value:?} is no domain's number")]
+    Target {
+        /// The node's value.
+        value: String,
+    },
+    /// The device model's arguments cannot be read.
+    #[error("the guest's arguments: {0}")]
+    Arguments(#[source] XenError),
+    /// libxl has written no arguments.
+    #[error("xenstore has no arguments at {path}")]
+    NoArguments {
+        /// Where they belong.
+        path: String,
+    },
+    /// The arguments are another guest's.
+    #[error("-xen-domid is {argument:?}, xenstore's target {target}")]
+    Domain {
+        /// By the arguments.
+        argument: Option<u16>,
+        /// By xenstore.
+        target: u16,
+    },
+    /// The processes would not have enough memory.
+    #[error(
+        "stubdomain_memory is too small: {} of {} MiB are free, {} are needed",
+        free >> 10, total >> 10, FREE_KB >> 10
+    )]
+    Memory {
+        /// kB that are free.
+        free: u64,
+        /// kB that the domain has.
+        total: u64,
+    },
+    /// libxl has given the domain fewer network interfaces than the guest has cards.
+    #[error("{there} of {expected} network interfaces are there")]
+    Interfaces {
+        /// Interfaces in xenstore.
+        there: usize,
+        /// Cards in the arguments.
+        expected: usize,
+    },
+    /// A front end does not connect in time.
+    #[error(
+        "{what} {id} is not connected after {} s: front end in state {front}, back end in state {back:?}",
+        DISKS.as_secs()
+    )]
+    NotConnected {
+        /// `disk` or `network interface`.
+        what: &'static str,
+        /// xenbus' number of it.
+        id: String,
+        /// State of the front end; empty: its node is missing.
+        front: String,
+        /// State of the back end; empty: its node is missing.
+        back: String,
+    },
+    /// The kernel has no block device of this name.
+    #[error("the disk {path} of the guest's arguments is not there")]
+    NoDisk {
+        /// As the arguments name it.
+        path: String,
+    },
+    /// libxl could not reach QMP.
+    #[error("the vchan for QMP: {0}")]
+    Vchan(#[source] XenError),
 }

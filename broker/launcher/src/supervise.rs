@@ -19,13 +19,15 @@ pub(crate) mod media;
 mod nics;
 mod placing;
 mod prepare;
+mod refusal;
 mod table;
 
 use crate::argv::Parsed;
 use crate::attach::Watch;
-use crate::errors::{Code, Coded as _};
+use crate::errors::Code;
+use crate::failure::{Failure, system};
 use crate::placement::Place;
-use crate::slot::{ChannelFds, Phase, SlotState};
+use crate::slot::{ChannelFds, KillReason, Phase, SlotState};
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
@@ -39,7 +41,7 @@ use later::Later;
 pub(crate) use lives::eventfd;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use std::time::{Duration, Instant};
 
 /// First user of the range in which every process gets its own; libxl's user takes its place if it gives one.
@@ -62,11 +64,11 @@ const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 /// before the guest is reported crashed: what comes of that may end this process too.
 pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
     let Parsed { machine, notes } = parsed;
-    let signals = bulkhead_policy::end_signals().map_err(|e| format!("signals: {e}"));
+    let signals = bulkhead_policy::end_signals().map_err(system("signals"));
     let mut launcher = match signals.and_then(|signals| Launcher::prepare(machine, stubdom, signals)) {
         Ok(launcher) => launcher,
-        Err(line) => {
-            tell(&Code::Start.line(line));
+        Err(failure) => {
+            tell(&failure.line(Code::Start));
             return false;
         }
     };
@@ -74,9 +76,10 @@ pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> boo
     for note in notes.iter().chain(&launcher.shown) {
         say(note);
     }
-    let result = launcher.start().coded(Code::Start).and_then(|()| launcher.watch().coded(Code::Machine));
-    if let Err(line) = &result {
-        tell(line);
+    let started = launcher.start().map_err(|failure| (failure, Code::Start));
+    let result = started.and_then(|()| launcher.watch().map_err(|failure| (failure, Code::Machine)));
+    if let Err((failure, stage)) = &result {
+        tell(&failure.line(*stage));
         if launcher.running {
             launcher.crash();
         }
@@ -85,12 +88,90 @@ pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> boo
     result.is_ok()
 }
 
-/// Why the machine ends.
-enum End {
-    /// libxl, a signal, or control wants it.
-    Wanted,
-    /// Something without which the machine cannot be.
-    Failed(String),
+/// libxl, a signal, or control wants the machine to end. (A machine that must end ends by a [`Failure`].)
+struct End;
+
+/// Why a machine has not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// Time is up.
+    #[error("not ready after {} s: {}", START.as_secs(), .processes.join(", "))]
+    NotReady {
+        /// Who does not run yet.
+        processes: Vec<String>,
+    },
+    /// libxl or a signal has ended it.
+    #[error("ended before it had started")]
+    Interrupted,
+    /// A process has exited.
+    #[error("{}", .0.line())]
+    Exited(EarlyExit),
+}
+
+/// A process that has exited before the machine ran.
+#[derive(Debug)]
+pub struct EarlyExit {
+    name: String,
+    pid: i32,
+    cause: Cause,
+    /// The last line of its log.
+    last: Option<String>,
+}
+
+impl EarlyExit {
+    /// The process's own last line says why; control does not read logs before the machine runs.
+    fn line(&self) -> String {
+        let Self { name, pid, cause, last } = self;
+        let line = last.as_ref().map_or_else(|| format!("{name} (pid {pid}): {cause}"), |l| format!("{name}: {l}"));
+        format!("{line} (before the machine was ready)")
+    }
+}
+
+/// Why a process has exited, and how.
+#[derive(Debug)]
+struct Cause {
+    /// Why the launcher has killed it, if it has.
+    reason: Option<KillReason>,
+    exit: Exit,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.reason {
+            Some(reason) => write!(f, "{reason} ({})", self.exit),
+            None => self.exit.fmt(f),
+        }
+    }
+}
+
+/// How a process has exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Exit {
+    /// With this status.
+    #[error("ended with status {0}")]
+    Status(i32),
+    /// By SIGSYS.
+    #[error("killed by its system call filter (SIGSYS)")]
+    Filter,
+    /// By another signal.
+    #[error("killed by signal {0}")]
+    Signal(i32),
+    /// The kernel does not say.
+    #[error("ended")]
+    Unknown,
+}
+
+impl Exit {
+    fn of(status: &WaitIdStatus) -> Self {
+        /// SIGSYS.
+        const SYS: i32 = 31;
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Self::Status(code),
+            (None, Some(SYS)) => Self::Filter,
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
 }
 
 /// How this program was started.
@@ -194,24 +275,21 @@ pub fn say(line: &str) {
 
 impl Launcher {
     /// Starts everything and waits until all run.
-    fn start(&mut self) -> Result<(), String> {
-        let deadline = Instant::now().checked_add(START).ok_or("clock")?;
+    fn start(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
         for slot in
             self.slots.iter().filter(|s| !s.looks() && s.phase() != Phase::Waiting).map(|s| s.slot).collect::<Vec<_>>()
         {
             self.spawn(slot)?;
         }
         while !self.slots.iter().all(|s| matches!(s.phase(), Phase::Running | Phase::Waiting)) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = START.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                let late: Vec<_> =
-                    self.slots.iter().filter(|s| s.phase() != Phase::Running).map(|s| s.name.as_str()).collect();
-                return Err(format!("not ready after {} s: {}", START.as_secs(), late.join(", ")));
+                let late = self.slots.iter().filter(|s| s.phase() != Phase::Running).map(|s| s.name.clone());
+                return Err(StartFault::NotReady { processes: late.collect() }.into());
             }
-            match self.turn(Some(left))? {
-                None => {}
-                Some(End::Wanted) => return Err("ended before it had started".into()),
-                Some(End::Failed(e)) => return Err(e),
+            if let Some(End) = self.turn(Some(left))? {
+                return Err(StartFault::Interrupted.into());
             }
         }
         self.running = true;
@@ -225,10 +303,10 @@ impl Launcher {
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
             let mut xenstore = match self.xen.xenstore.take() {
                 Some(open) => open,
-                None => Xenstore::connect().coded(Code::Xenstore)?,
+                None => Xenstore::connect().map_err(Failure::Xenstore)?,
             };
             for (path, value) in &self.xen.report {
-                xenstore.write(path, value).map_err(|e| Code::Xenstore.line(format!("{path}: {e}")))?;
+                xenstore.write(path, value).map_err(|source| Failure::Node { node: path.clone(), source })?;
             }
         }
         let level = match self.plan.level {
@@ -252,7 +330,7 @@ impl Launcher {
         }
     }
 
-    fn watch(&mut self) -> Result<(), String> {
+    fn watch(&mut self) -> Result<(), Failure> {
         loop {
             let end = self.turn(self.pv.later.wait(Instant::now()))?;
             if self.pv.later.take_due(Instant::now()) {
@@ -261,10 +339,8 @@ impl Launcher {
                 }
                 self.answer_front_ends();
             }
-            match end {
-                None => {}
-                Some(End::Wanted) => return Ok(()),
-                Some(End::Failed(e)) => return Err(e),
+            if let Some(End) = end {
+                return Ok(());
             }
         }
     }
@@ -279,14 +355,14 @@ impl Launcher {
     /// Kills whatever is left, and waits for it.
     fn end(&mut self) {
         for slot in self.slots.iter_mut() {
-            slot.kill("the machine ends");
+            slot.kill(KillReason::MachineEnds);
         }
         for slot in self.slots.iter_mut() {
             if let Some(life) = slot.life.take() {
                 let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
                 // One that had ended before it was killed may be the cause of all.
                 if let Some(status) = status.ok().flatten().filter(|s| s.terminating_signal() != Some(9)) {
-                    say(&format!("{} (pid {}): {}", slot.name, life.spawned.pid, describe(&status)));
+                    say(&format!("{} (pid {}): {}", slot.name, life.spawned.pid, Exit::of(&status)));
                 }
             }
             for line in drain(slot) {
@@ -299,12 +375,12 @@ impl Launcher {
     }
 
     /// One wait, and what it brings.
-    fn turn(&mut self, timeout: Option<Duration>) -> Result<Option<End>, String> {
+    fn turn(&mut self, timeout: Option<Duration>) -> Result<Option<End>, Failure> {
         let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
         let mut events = Vec::with_capacity(16);
         match epoll::wait(&self.events.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(system("epoll_wait")(e)),
         }
         // What a process said before it died is heard before its death.
         events.sort_by_key(|e| e.data.u64());
@@ -312,7 +388,7 @@ impl Launcher {
             let data = event.data.u64();
             let end = if data == SIGNALS {
                 let _ = rustix::io::read(&self.events.signals, &mut [0u8; 128]);
-                Some(End::Wanted)
+                Some(End)
             } else if data == WATCH {
                 self.look()
             } else if data == ACTIVITY {
@@ -351,17 +427,6 @@ impl Launcher {
             let _ = epoll::delete(&self.events.epoll, watch.as_fd());
         }
         None
-    }
-}
-
-fn describe(status: &rustix::process::WaitIdStatus) -> String {
-    if let Some(code) = status.exit_status() {
-        return format!("ended with status {code}");
-    }
-    match status.terminating_signal() {
-        Some(31) => "killed by its system call filter (SIGSYS)".to_owned(),
-        Some(signal) => format!("killed by signal {signal}"),
-        None => "ended".to_owned(),
     }
 }
 

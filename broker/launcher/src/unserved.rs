@@ -16,8 +16,8 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    pub(crate) fn connect() -> Result<Self, String> {
-        Ok(Self { xenstore: Xenstore::connect().map_err(|e| e.to_string())?, silent: false })
+    pub(crate) fn connect() -> Result<Self, XenError> {
+        Ok(Self { xenstore: Xenstore::connect()?, silent: false })
     }
 
     /// Whether it can be used again.

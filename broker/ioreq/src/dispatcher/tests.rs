@@ -1,5 +1,6 @@
 use super::*;
 use crate::presence::Presence;
+use bulkhead_bus::Declaration;
 use bulkhead_bus::fake::FakeMemory;
 use bulkhead_bus::pci::{BarKind, Decode, FunctionSpec};
 use bulkhead_bus::{Line, Permissions, Region};

@@ -1,8 +1,8 @@
 //! Direct boot and the firmware's menu: fw_cfg.
-use super::{Device, Failure, Host, Part, errno};
+use super::{Device, Host, Part};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, flag, keys, number, option};
-use crate::errors::{Code, Coded as _};
+use crate::failure::Failure;
 use crate::machine::Machine;
 use Fate::Implemented;
 use bulkhead_bus::BootMenu;
@@ -104,8 +104,13 @@ fn boot(given: &Given, machine: &mut Machine) -> Result<(), ArgumentError> {
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let kernel = machine.kernel.as_ref();
-    let open =
-        |what, path: Option<&str>| path.map(|path| file(what, path, host.stubdom)).transpose().coded(Code::Kernel);
+    let open = |what, path: Option<&str>| {
+        let opened = |path: &str| {
+            file(path, host.stubdom)
+                .map_err(|fault| Failure::Kernel { file: BootFile { what, path: path.to_owned() }, fault })
+        };
+        path.map(opened).transpose()
+    };
     let initrd = open("ramdisk", kernel.and_then(|k| k.initrd.as_deref()))?;
     let image = open("kernel", kernel.map(|k| k.file.as_str()))?;
     if image.is_none() && machine.menu == BootMenu::default() {
@@ -128,21 +133,43 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
 }
 
 /// A kernel or its ramdisk, open, and its size. What is in it is looked at by the process that serves it.
-fn file(what: &str, path: &str, stubdom: bool) -> Result<(OwnedFd, u64), Failure> {
-    let what = format!("{what} {path}");
-    let fd =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
-            let why = errno(&what, e);
-            if stubdom && e == rustix::io::Errno::NOENT {
-                format!("{why}: libxl names a file of dom0, which this stub domain does not have")
-            } else {
-                why
-            }
-        })?;
-    let stat = rustix::fs::fstat(&fd).map_err(|e| errno(&what, e))?;
+fn file(path: &str, stubdom: bool) -> Result<(OwnedFd, u64), BootFault> {
+    let fail = |e: rustix::io::Errno| BootFault::System(e.into());
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+        .map_err(|e| if stubdom && e == rustix::io::Errno::NOENT { BootFault::InDom0(e.into()) } else { fail(e) })?;
+    let stat = rustix::fs::fstat(&fd).map_err(fail)?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-        return Err(format!("{what}: not a file"));
+        return Err(BootFault::NoFile);
     }
-    rustix::io::ioctl_fionbio(&fd, false).map_err(|e| errno(&what, e))?;
+    rustix::io::ioctl_fionbio(&fd, false).map_err(fail)?;
     Ok((fd, u64::try_from(stat.st_size).unwrap_or(0)))
+}
+
+/// A file of a direct boot, in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFile {
+    /// `kernel` or `ramdisk`.
+    pub what: &'static str,
+    /// As the toolstack names it.
+    pub path: String,
+}
+
+impl std::fmt::Display for BootFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.what, self.path)
+    }
+}
+
+/// What is wrong with a file of a direct boot.
+#[derive(Debug, thiserror::Error)]
+pub enum BootFault {
+    /// A call of the kernel fails.
+    #[error("{0}")]
+    System(#[source] std::io::Error),
+    /// A stub domain lacks it.
+    #[error("{0}: libxl names a file of dom0, which this stub domain does not have")]
+    InDom0(#[source] std::io::Error),
+    /// A directory or a device.
+    #[error("not a file")]
+    NoFile,
 }

@@ -1,9 +1,9 @@
 //! Drives: their images, and the IDE controller.
-use super::{Device, Failure, Host, Part, errno};
+use super::{Device, Host, Part};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong};
 use crate::disk::{self, Properties};
-use crate::errors::{Code, Coded as _};
+use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::qcow2;
@@ -241,7 +241,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let (mut drives, mut kept) = (Vec::new(), Vec::new());
     for drive in &machine.drives {
-        let (fds, config) = self::drive(drive, machine.backing, machine.full).coded(Code::Image)?;
+        let (fds, config) = self::drive(drive, machine.backing, machine.full)?;
         kept.extend(fds);
         drives.push(config);
     }
@@ -255,23 +255,23 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
 }
 
 /// An image, open and locked. `writable`: for this guest alone.
-fn image(what: &str, path: &Path, writable: bool) -> Result<OwnedFd, Failure> {
+fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     let fd = rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
         if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS {
-            errno(&format!("{what} cannot be opened for {}", if writable { "writing" } else { "reading" }), e)
+            ImageFault::Access { access: if writable { "writing" } else { "reading" }, source: e.into() }
         } else {
-            errno(what, e)
+            ImageFault::System(e.into())
         }
     })?;
-    let stat = rustix::fs::fstat(&fd).map_err(|e| errno(what, e))?;
+    let stat = rustix::fs::fstat(&fd).map_err(ImageFault::errno)?;
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     if !matches!(kind, rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice) {
-        return Err(format!("{what}: neither a file nor a block device"));
+        return Err(ImageFault::NoImage);
     }
-    rustix::io::ioctl_fionbio(&fd, false).map_err(|e| errno(what, e))?;
+    rustix::io::ioctl_fionbio(&fd, false).map_err(ImageFault::errno)?;
     let lock = if writable { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
-    rustix::fs::flock(&fd, lock).map_err(|_| format!("{what}: locked by another process"))?;
+    rustix::fs::flock(&fd, lock).map_err(|_| ImageFault::Locked)?;
     Ok(fd)
 }
 
@@ -295,28 +295,28 @@ pub fn drive(
         geometry: None,
     };
     let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
-    let mut what = format!("{} {file}", if drive.cdrom { "CD image" } else { "disk image" });
+    let mut name = if drive.cdrom { ImageName::Cd(file.clone()) } else { ImageName::Disk(file.clone()) };
     let (mut path, mut format) = (PathBuf::from(file), drive.format);
     let mut fds = Vec::new();
     loop {
         let depth = fds.len();
-        let fd = image(&what, &path, depth == 0 && !drive.read_only)?;
+        let fail = |fault| Failure::Image { image: name.clone(), fault };
+        let fail_system = |e| fail(ImageFault::errno(e));
+        let fd = image(&path, depth == 0 && !drive.read_only).map_err(fail)?;
         config.formats.push(format);
         let (size, below) = match format {
-            ImageFormat::Raw => {
-                (rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(|e| errno(&what, e))?, None)
-            }
+            ImageFormat::Raw => (rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(fail_system)?, None),
             ImageFormat::Qcow2 => {
                 let mut bytes = vec![0; qcow2::LOOKED_AT];
-                let n = rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(|e| errno(&what, e))?;
-                let header =
-                    qcow2::Header::parse(bytes.get(..n).unwrap_or_default()).map_err(|e| format!("{what}: {e}"))?;
+                let n = rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(fail_system)?;
+                let header = qcow2::Header::parse(bytes.get(..n).unwrap_or_default())
+                    .map_err(|fault| fail(ImageFault::Header(fault)))?;
                 (header.size, header.backing)
             }
         };
         if depth == 0 {
             if size < 512 {
-                return Err(format!("{what}: {size} bytes are no disk"));
+                return Err(fail(ImageFault::TooSmall { bytes: size }));
             }
             config.size = Some(size);
             if !drive.cdrom {
@@ -327,39 +327,152 @@ pub fn drive(
             }
         }
         fds.push((if depth == 0 { FdUse::Drive(at) } else { FdUse::Backing(at, depth as u8) }, fd));
-        let Some((name, told)) = below else { return Ok((fds, config)) };
+        let Some((below, told)) = below else { return Ok((fds, config)) };
         if fds.len() > qcow2::MAX_DEPTH {
-            return Err(format!("{what}: more than {} images below the first", qcow2::MAX_DEPTH));
+            return Err(fail(ImageFault::TooDeep));
         }
         format = match told.as_deref() {
             Some("raw") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,
             Some(other) => {
-                return Err(format!(
-                    "{what}: its backing file {name} has the format {other} (raw and qcow2 are supported)"
-                ));
+                return Err(fail(ImageFault::BackingFormat { backing: below, format: other.to_owned() }));
             }
             // What a guest has written into a raw image could say that it is another.
-            None => {
-                return Err(format!(
-                    "{what}: it does not tell the format of its backing file {name}, and none is guessed (qemu-img rebase -u -F FORMAT -b {name})"
-                ));
-            }
+            None => return Err(fail(ImageFault::NoBackingFormat { backing: below })),
         };
         // Relative to the image that names it. "nbd:" and the like are names of no file here.
-        path = path.parent().unwrap_or(Path::new("")).join(&name);
-        what = format!("backing file {}", path.display());
+        path = path.parent().unwrap_or(Path::new("")).join(&below);
+        name = ImageName::Backing(path.clone());
+        let fail = |fault| Failure::Image { image: name.clone(), fault };
         let allowed = match backing {
             Backing::Any => true,
             Backing::None => false,
             Backing::Directory => {
-                let real = |p: &Path| std::fs::canonicalize(p).map_err(|e| format!("{what}: {e}"));
+                let real = |p: &Path| std::fs::canonicalize(p).map_err(|e| fail(ImageFault::System(e)));
                 let top = real(Path::new(file))?;
                 real(&path)?.starts_with(top.parent().unwrap_or(Path::new("/")))
             }
         };
         if !allowed {
-            return Err(format!("{what}: the host's settings do not let {file} be based on it (-image-backing)"));
+            return Err(fail(ImageFault::NotAllowed { image: file.clone() }));
         }
+    }
+}
+
+/// An image in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageName {
+    /// A disk's own image.
+    Disk(String),
+    /// A CD.
+    Cd(String),
+    /// An image that another one is based on.
+    Backing(PathBuf),
+}
+
+impl std::fmt::Display for ImageName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Disk(path) => write!(f, "disk image {path}"),
+            Self::Cd(path) => write!(f, "CD image {path}"),
+            Self::Backing(path) => write!(f, "backing file {}", path.display()),
+        }
+    }
+}
+
+/// What is wrong with an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageFault {
+    /// Its file system or its permissions forbid what the drive needs.
+    #[error("cannot be opened for {access}: {source}")]
+    Access {
+        /// `reading` or `writing`.
+        access: &'static str,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A call of the kernel fails.
+    #[error("{0}")]
+    System(#[source] std::io::Error),
+    /// A directory, a device for characters, a FIFO, a socket.
+    #[error("neither a file nor a block device")]
+    NoImage,
+    /// Another guest or qemu-img uses it.
+    #[error("locked by another process")]
+    Locked,
+    /// Its qcow2 header.
+    #[error(transparent)]
+    Header(qcow2::HeaderError),
+    /// Less than one sector.
+    #[error("{bytes} bytes are no disk")]
+    TooSmall {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The chain of backing files is too long.
+    #[error("more than {} images below the first", qcow2::MAX_DEPTH)]
+    TooDeep,
+    /// Its backing file has a format that is not supported.
+    #[error("its backing file {backing} has the format {format} (raw and qcow2 are supported)")]
+    BackingFormat {
+        /// The backing file, as the header names it.
+        backing: String,
+        /// The format, as the header names it.
+        format: String,
+    },
+    /// Its header does not name the format of its backing file.
+    #[error(
+        "it does not tell the format of its backing file {backing}, and none is guessed (qemu-img rebase -u -F FORMAT -b {backing})"
+    )]
+    NoBackingFormat {
+        /// The backing file, as the header names it.
+        backing: String,
+    },
+    /// `-image-backing` forbids this backing file.
+    #[error("the host's settings do not let {image} be based on it (-image-backing)")]
+    NotAllowed {
+        /// The disk's own image.
+        image: String,
+    },
+}
+
+impl ImageFault {
+    fn errno(e: rustix::io::Errno) -> Self {
+        Self::System(e.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Properties;
+
+    fn fault(file: &str) -> ImageFault {
+        let drive = MachineDrive {
+            at: Some(DriveId::ide(0)),
+            cdrom: false,
+            read_only: true,
+            file: Some(file.to_owned()),
+            format: ImageFormat::Raw,
+            id: "x".to_owned(),
+            properties: Properties::default(),
+        };
+        match super::drive(&drive, Backing::Any, WhenFull::Report) {
+            Err(Failure::Image { image, fault }) if image == ImageName::Disk(file.to_owned()) => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn faults_of_images_are_told_apart() {
+        assert!(matches!(fault("/no/such/file"), ImageFault::System(e) if e.kind() == std::io::ErrorKind::NotFound));
+        assert!(matches!(fault("/dev"), ImageFault::NoImage));
+        assert!(matches!(fault("/dev/null"), ImageFault::NoImage));
+        let memory = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memory, 511).unwrap();
+        let file = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+        assert!(matches!(fault(&file), ImageFault::TooSmall { bytes: 511 }));
+        rustix::fs::flock(&memory, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(matches!(fault(&file), ImageFault::Locked));
     }
 }

@@ -1,24 +1,27 @@
 //! Firmware of cards and the display, from the host's files.
-use super::{Failure, errno};
 use bulkhead_plan::NicModel;
+use bulkhead_ring::{AreaError, SharedArea};
 use rustix::fd::OwnedFd;
 
 /// Where what is installed beside the executables is.
 const SHARE: &str = "/usr/share/bulkhead";
 /// Debian's copy of the VGA firmware.
-const VGABIOS: &[&str] = &["vgabios-stdvga.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
+const VGABIOS: Paths = ("vgabios-stdvga.bin", &["/usr/share/seabios/vgabios-stdvga.bin"]);
 /// The cards' boot firmware: Debian's iPXE, where QEMU for Xen finds it.
-const E1000_ROM: &[&str] = &["efi-e1000.rom", "/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"];
-const RTL8139_ROM: &[&str] =
-    &["efi-rtl8139.rom", "/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"];
+const E1000_ROM: Paths = ("efi-e1000.rom", &["/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"]);
+const RTL8139_ROM: Paths =
+    ("efi-rtl8139.rom", &["/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"]);
+
+/// Where a firmware file may be: its name below [`SHARE`], then full paths.
+type Paths = (&'static str, &'static [&'static str]);
 
 /// The VGA firmware, in a memfd of a power of two.
-pub fn vga_rom() -> Result<(OwnedFd, u32), Failure> {
+pub fn vga_rom() -> Result<(OwnedFd, u32), FirmwareFault> {
     rom(VGABIOS, "VGA firmware")
 }
 
 /// A network card's boot firmware: without it the guest cannot boot over the network.
-pub fn nic_rom(model: NicModel) -> Result<(OwnedFd, u32), Failure> {
+pub fn nic_rom(model: NicModel) -> Result<(OwnedFd, u32), FirmwareFault> {
     let names = match model {
         NicModel::E1000 => E1000_ROM,
         NicModel::Rtl8139 => RTL8139_ROM,
@@ -26,22 +29,49 @@ pub fn nic_rom(model: NicModel) -> Result<(OwnedFd, u32), Failure> {
     rom(names, "boot firmware")
 }
 
-/// The first of these files that is there, in a memfd of a power of two.
-fn rom(names: &[&str], what: &str) -> Result<(OwnedFd, u32), Failure> {
-    let mut last = String::new();
-    for name in names {
-        let path = if name.starts_with('/') { (*name).to_owned() } else { format!("{SHARE}/{name}") };
-        match std::fs::read(&path) {
-            Ok(bytes) if bytes.len() >= 512 && bytes.len() <= 512 * 1024 => {
-                let size = bytes.len().next_power_of_two().max(2048);
-                let fd =
-                    bulkhead_ring::SharedArea::create("rom", size.next_multiple_of(4096)).map_err(|e| e.to_string())?;
-                rustix::io::pwrite(&fd, &bytes, 0).map_err(|e| errno("rom", e))?;
-                return Ok((fd, u32::try_from(size).unwrap_or(0)));
-            }
-            Ok(_) => last = format!("{path}: not a {what}"),
-            Err(e) => last = format!("{path}: {e}"),
-        }
+/// The first of these files that can be used, in a memfd of a power of two, and its size. Otherwise what is wrong with the last one.
+fn rom((installed, others): Paths, what: &'static str) -> Result<(OwnedFd, u32), FirmwareFault> {
+    let first = load(format!("{SHARE}/{installed}"), what);
+    others.iter().fold(first, |rom, path| rom.or_else(|_| load((*path).to_owned(), what)))
+}
+
+fn load(path: String, what: &'static str) -> Result<(OwnedFd, u32), FirmwareFault> {
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(FirmwareFault::File { path, source }),
+    };
+    if !(512..=512 * 1024).contains(&bytes.len()) {
+        return Err(FirmwareFault::Size { path, what });
     }
-    Err(last)
+    let size = bytes.len().next_power_of_two().max(2048);
+    let fd = SharedArea::create("rom", size.next_multiple_of(4096))?;
+    rustix::io::pwrite(&fd, &bytes, 0).map_err(|e| FirmwareFault::Copy(e.into()))?;
+    Ok((fd, u32::try_from(size).unwrap_or(0)))
+}
+
+/// What is wrong with a firmware file.
+#[derive(Debug, thiserror::Error)]
+pub enum FirmwareFault {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// Its size is no expansion ROM's: 512 bytes to 512 KiB.
+    #[error("{path}: not a {what}")]
+    Size {
+        /// The file.
+        path: String,
+        /// What it is to be.
+        what: &'static str,
+    },
+    /// There is no memory for its copy.
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    /// The copy cannot be written.
+    #[error("rom: {0}")]
+    Copy(#[source] std::io::Error),
 }

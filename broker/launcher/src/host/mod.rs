@@ -10,7 +10,7 @@
 pub mod board;
 pub mod boot;
 pub mod drives;
-mod firmware;
+pub mod firmware;
 pub mod nics;
 pub mod serial;
 pub mod usb;
@@ -18,11 +18,11 @@ pub mod video;
 pub mod viewers;
 
 use crate::argv::Group;
-use crate::errors::Code;
+use crate::failure::Failure;
 use crate::machine::{Machine, Monitor, Socket};
 use bulkhead_plan::{DeviceConfig, FdUse};
-use bulkhead_policy::Ids;
 use bulkhead_policy::interface::Rules;
+use bulkhead_policy::{Ids, SandboxError};
 use bulkhead_xen::Privcmd;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -98,12 +98,12 @@ impl<'a> Host<'a> {
 
     /// A privcmd that reaches the guest alone.
     pub fn restricted(&self) -> Result<OwnedFd, Failure> {
-        Privcmd::open(self.domid).and_then(Privcmd::restrict).map_err(|e| Code::Xen.line(e))
+        Privcmd::open(self.domid).and_then(Privcmd::restrict).map_err(Failure::Xen)
     }
 
     /// A descriptor of the simulated machine.
     pub fn sim(&self, fd: i32) -> Result<OwnedFd, Failure> {
-        inherit(fd).map_err(|e| format!("-sim: descriptor {fd}: {e}"))
+        inherit(fd).map_err(|e| Failure::Sim { fd, source: e.into() })
     }
 
     /// By which a device reaches guest memory.
@@ -113,13 +113,6 @@ impl<'a> Host<'a> {
             None => self.restricted().map(|fd| (FdUse::Privcmd, fd)),
         }
     }
-}
-
-/// A line that says what could not be opened and why.
-pub type Failure = String;
-
-fn errno(what: &str, e: rustix::io::Errno) -> Failure {
-    format!("{what}: {}", std::io::Error::from(e))
 }
 
 /// A new socket that listens, for its owner only. One that an earlier life has left there is replaced.
@@ -140,45 +133,50 @@ fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
 
 /// A socket that libxl can connect to.
 pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
-    match &monitor.socket {
-        Socket::Path(path) => socket(path).map_err(|e| errno(&format!("{}: socket {path}", monitor.id), e)),
+    let listen = || match &monitor.socket {
+        Socket::Path(path) => socket(path).map_err(|e| SocketFault::Path { path: path.clone(), source: e.into() }),
         Socket::Fd(number) => {
-            let fd = inherit(*number).map_err(|e| errno(&format!("{}: fd={number}", monitor.id), e))?;
+            let fd = inherit(*number).map_err(|e| SocketFault::Fd { number: *number, source: e.into() })?;
             if rustix::net::sockopt::socket_acceptconn(&fd) != Ok(true) {
-                return Err(format!("{}: fd={number} is no socket that listens", monitor.id));
+                return Err(SocketFault::DoesNotListen { number: *number });
             }
-            rustix::io::ioctl_fionbio(&fd, true).map_err(|e| errno(&monitor.id, e))?;
+            rustix::io::ioctl_fionbio(&fd, true).map_err(|e| SocketFault::System(e.into()))?;
             Ok(fd)
         }
-    }
+    };
+    listen().map_err(|fault| Failure::Socket { monitor: monitor.id.clone(), fault })
 }
 
 /// The user that `text` means: `UID:GID`, or a name of this host.
-pub fn user(text: &str) -> Result<Ids, Failure> {
+pub fn user(text: &str) -> Result<Ids, UserFault> {
     let pair = |mark: char| text.split_once(mark).and_then(|(uid, gid)| uid.parse().ok().zip(gid.parse().ok()));
     // XenServer's and XCP-ng's older wrapper writes a dot.
     let ids = match pair(':').or_else(|| pair('.')) {
         Some(ids) => Some(ids),
         None => {
-            let users = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
+            let users = std::fs::read_to_string("/etc/passwd").map_err(UserFault::Passwd)?;
             let entry = users.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|l| l.first() == Some(&text));
             entry.and_then(|e| e.get(2).and_then(|u| u.parse().ok()).zip(e.get(3).and_then(|g| g.parse().ok())))
         }
     };
-    let (uid, gid) = ids.ok_or_else(|| format!("-runas {text}: no such user"))?;
+    let (uid, gid) = ids.ok_or_else(|| UserFault::Unknown { text: text.to_owned() })?;
     if uid == 0 || gid == 0 {
-        return Err(format!("-runas {text}: that is root"));
+        return Err(UserFault::Root { text: text.to_owned() });
     }
     Ok(Ids { uid, gid })
 }
 
 /// A file with this process' number, locked as long as the descriptor is open: what QEMU's `-pidfile` is to a toolstack.
 pub fn pid_file(path: &str) -> Result<OwnedFd, Failure> {
-    let fail = |e| errno(&format!("-pidfile {path}"), e);
+    write_pid_file(path).map_err(|fault| Failure::PidFile { path: path.to_owned(), fault })
+}
+
+fn write_pid_file(path: &str) -> Result<OwnedFd, PidFileFault> {
+    let fail = |e: rustix::io::Errno| PidFileFault::System(e.into());
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(fail)?;
     rustix::fs::fcntl_lock(&fd, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-        rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => format!("-pidfile {path}: another process has it"),
+        rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => PidFileFault::Held,
         e => fail(e),
     })?;
     rustix::fs::ftruncate(&fd, 0).map_err(fail)?;
@@ -193,4 +191,118 @@ pub fn pid_file(path: &str) -> Result<OwnedFd, Failure> {
 /// A copy of a descriptor that the caller of this program has opened.
 pub fn inherit(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
     bulkhead_policy::duplicate(number)
+}
+
+/// What is wrong with the socket of a QMP server.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketFault {
+    /// It cannot be made.
+    #[error("socket {path}: {source}")]
+    Path {
+        /// Where.
+        path: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The toolstack has given no such descriptor.
+    #[error("fd={number}: {source}")]
+    Fd {
+        /// The descriptor's number.
+        number: i32,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The toolstack's descriptor is something else.
+    #[error("fd={number} is no socket that listens")]
+    DoesNotListen {
+        /// The descriptor's number.
+        number: i32,
+    },
+    /// The kernel refuses to change the toolstack's socket.
+    #[error("{0}")]
+    System(#[source] std::io::Error),
+}
+
+/// What is wrong with the user or the root directory of dm_restrict.
+#[derive(Debug, thiserror::Error)]
+pub enum UserFault {
+    /// The host's users cannot be read.
+    #[error("/etc/passwd: {0}")]
+    Passwd(#[source] std::io::Error),
+    /// Neither numbers nor a user's name.
+    #[error("-runas {text}: no such user")]
+    Unknown {
+        /// As the toolstack gives it.
+        text: String,
+    },
+    /// Its user or group is 0.
+    #[error("-runas {text}: that is root")]
+    Root {
+        /// As the toolstack gives it.
+        text: String,
+    },
+    /// The launcher cannot enter an empty root directory.
+    #[error("-chroot {directory}: {source}")]
+    Chroot {
+        /// Where it is mounted.
+        directory: String,
+        /// The step that failed.
+        source: SandboxError,
+    },
+    /// The launcher cannot become the user.
+    #[error("-runas {}:{}: {source}", .ids.uid, .ids.gid)]
+    Become {
+        /// The user and its group.
+        ids: Ids,
+        /// The step that failed.
+        source: SandboxError,
+    },
+}
+
+/// What is wrong with the file of `-pidfile`.
+#[derive(Debug, thiserror::Error)]
+pub enum PidFileFault {
+    /// A living process holds its lock.
+    #[error("another process has it")]
+    Held,
+    /// It cannot be opened or written.
+    #[error("{0}")]
+    System(#[source] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn a_user_is_numbers_or_a_name_of_this_host_and_never_root() {
+        assert_eq!(user("1000:1001").unwrap(), Ids { uid: 1000, gid: 1001 });
+        assert_eq!(user("1000.1001").unwrap(), Ids { uid: 1000, gid: 1001 });
+        for root in ["0:7", "7:0", "root"] {
+            assert!(matches!(user(root), Err(UserFault::Root { text }) if text == root));
+        }
+        assert!(matches!(user("no such user"), Err(UserFault::Unknown { text }) if text == "no such user"));
+    }
+
+    #[test]
+    fn a_pid_file_needs_its_directory() {
+        let Err(Failure::PidFile { path, fault: PidFileFault::System(e) }) = pid_file("/no/such/file") else {
+            panic!("there is no such directory");
+        };
+        assert_eq!((path.as_str(), e.kind()), ("/no/such/file", ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_monitors_descriptor_must_listen() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&near);
+        let monitor = |number| Monitor { id: "qmp".into(), socket: Socket::Fd(number) };
+        assert!(matches!(
+            listen(&monitor(number)),
+            Err(Failure::Socket { monitor, fault: SocketFault::DoesNotListen { number: n } }) if monitor == "qmp" && n == number
+        ));
+        drop(far);
+        assert!(matches!(listen(&monitor(-1)), Err(Failure::Socket { fault: SocketFault::Fd { number: -1, .. }, .. })));
+    }
 }

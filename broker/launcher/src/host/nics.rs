@@ -1,10 +1,10 @@
 //! Network cards: their other ends, and the rules on interfaces.
-use super::{Device, Failure, Host, Part, board, errno, firmware, inherit};
+use super::{Device, Host, Part, board, firmware, inherit};
 use crate::argv::ArgumentError;
 use crate::argv::option::{
     Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, flag, keys, number, option, wrong,
 };
-use crate::errors::{Code, Coded as _};
+use crate::failure::Failure;
 use crate::machine::Machine;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::nic::{NicLease, NicSettings};
@@ -202,7 +202,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let (machine, first) = (host.machine, board::first_card(host));
     let (mut parts, mut without) = (Vec::new(), Vec::new());
     for (place, nic) in (0u8..).zip(&machine.nics) {
-        let end = self::nic(nic, host.stubdom).coded(Code::Network)?;
+        let end = self::nic(nic, host.stubdom)?;
         host.shown.push(end.shown);
         let rom = match firmware::nic_rom(nic.model) {
             Ok(rom) => Some(rom),
@@ -249,10 +249,11 @@ pub struct OpenNic {
 /// Opens a card's other end. Its rules are on the interface before anything can use it.
 pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
     let name = format!("network card nic{}", nic.index);
+    let fail = |fault| Failure::Network { card: nic.index, fault };
     let (fd, end, interface) = match &nic.end {
         NicOther::Stream(path) => {
             let flags = SocketFlags::CLOEXEC;
-            let fail = |e| errno(&format!("{name}: {path}"), e);
+            let fail = |e: rustix::io::Errno| fail(NicFault::Stream { path: path.clone(), source: e.into() });
             let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(fail)?;
             SocketAddrUnix::new(path.as_str()).and_then(|a| rustix::net::connect(&fd, &a)).map_err(fail)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(fail)?;
@@ -264,33 +265,30 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
             });
         }
         NicOther::Tap(_) if stubdom => {
-            let mac: Vec<String> = nic.mac.iter().map(|b| format!("{b:02x}")).collect();
-            let name_of = interface::by_address(nic.mac);
-            let interface = name_of
-                .ok_or_else(|| format!("{name}: no interface of this domain has the address {}", mac.join(":")))?;
-            let fail = |e: std::io::Error| format!("{name}: {interface}: {e}");
+            let interface =
+                interface::by_address(nic.mac).ok_or_else(|| fail(NicFault::NoInterface { mac: nic.mac }))?;
+            let fail = |source| fail(NicFault::Interface { interface: interface.clone(), source });
             let index = interface::index(&interface).map_err(fail)?;
             (interface::packet::open(index).map_err(fail)?, NicEnd::Packet, interface)
         }
         NicOther::Tap(ifname) => {
-            let fd = interface::tap::open(ifname).map_err(|e| match e.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => {
-                    format!("{name}: /dev/net/tun is missing (the kernel module tun)")
-                }
-                _ => format!("{name}: tap {ifname}: {e}"),
+            let fd = interface::tap::open(ifname).map_err(|source| match source.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => fail(NicFault::NoTun(source)),
+                _ => fail(NicFault::Tap { name: ifname.clone(), source }),
             })?;
             (fd, NicEnd::Tap, ifname.clone())
         }
         NicOther::OpenTap(number) => {
-            let fd = inherit(*number).map_err(|e| errno(&format!("{name}: fd={number}"), e))?;
-            let (ifname, headers) = interface::tap::adopt(&fd).map_err(|e| format!("{name}: fd={number}: {e}"))?;
+            let fail = |source| fail(NicFault::Fd { number: *number, source });
+            let fd = inherit(*number).map_err(|e| fail(e.into()))?;
+            let (ifname, headers) = interface::tap::adopt(&fd).map_err(fail)?;
             (fd, if headers { NicEnd::Tap } else { NicEnd::Bare }, ifname)
         }
     };
-    let fail = |e: std::io::Error| format!("{name}: {interface}: {e}");
+    let fail = |source| fail(NicFault::Interface { interface: interface.clone(), source });
     let index = interface::index(&interface).map_err(fail)?;
     let mut rules = Rules::new(index, end != NicEnd::Packet, nic.mac);
-    rules.set(&nic.settings).map_err(|e| rules_refused(&interface, &e))?;
+    rules.set(&nic.settings).map_err(|source| Failure::Rules { interface: interface.clone(), source })?;
     if end == NicEnd::Packet {
         interface::up(index, LARGEST_MTU).map_err(fail)?;
     }
@@ -300,13 +298,58 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
     Ok(OpenNic { fd, end, rules: Some(rules), shown })
 }
 
-/// Why rules on an interface could not be set, for people.
-pub fn rules_refused(interface: &str, e: &std::io::Error) -> String {
-    let needs = match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+/// What the kernel lacks when it refuses rules on an interface with this error, to be put behind the error.
+pub fn missing_modules(e: &std::io::Error) -> &'static str {
+    match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
         Some(rustix::io::Errno::NOENT | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
             "; the kernel must have sch_ingress, cls_bpf and act_gact"
         }
         _ => "",
-    };
-    format!("rules on the interface {interface}: {e}{needs}")
+    }
+}
+
+/// What is wrong with the other end of a network card.
+#[derive(Debug, thiserror::Error)]
+pub enum NicFault {
+    /// Nobody accepts a connection at a Unix socket.
+    #[error("{path}: {source}")]
+    Stream {
+        /// The socket.
+        path: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A stub domain lacks the interface that the card's traffic goes through.
+    #[error("no interface of this domain has the address {}", .mac.map(|byte| format!("{byte:02x}")).join(":"))]
+    NoInterface {
+        /// The card's address.
+        mac: [u8; 6],
+    },
+    /// An interface cannot be used.
+    #[error("{interface}: {source}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The kernel has no taps.
+    #[error("/dev/net/tun is missing (the kernel module tun)")]
+    NoTun(#[source] std::io::Error),
+    /// The tap of libxl's hotplug script cannot be opened.
+    #[error("tap {name}: {source}")]
+    Tap {
+        /// The tap.
+        name: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The toolstack's descriptor is not there, or is no tap.
+    #[error("fd={number}: {source}")]
+    Fd {
+        /// Its number.
+        number: i32,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
 }

@@ -1,8 +1,8 @@
 //! Serial ports and the other ends of consoles.
-use super::{Device, Failure, Host, Part, errno, socket};
+use super::{Device, Host, Part, socket};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, option, wrong};
-use crate::errors::{Code, Coded as _};
+use crate::failure::Failure;
 use crate::machine::{Chardev, Machine, Socket};
 use crate::options::Options;
 use bulkhead_plan::{DeviceConfig, FdUse};
@@ -136,7 +136,7 @@ impl Serial {
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let mut parts = Vec::new();
     for (index, serial) in host.machine.serials.iter().enumerate() {
-        let end = self::serial(index, serial).coded(Code::Serial)?;
+        let end = self::serial(index, serial)?;
         host.chardevs.push((format!("serial{index}"), end.shown));
         host.held.extend(end.slave);
         host.sockets.extend(serial.listens().map(str::to_owned));
@@ -163,8 +163,12 @@ pub struct SerialEnd {
 
 /// Opens a serial port's other end.
 pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
+    open_end(serial).map_err(|fault| Failure::Serial { port: index, fault })
+}
+
+fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
     let nonblocking = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fail = |path: &str, e| errno(&format!("serial port {index}: {path}"), e);
+    let fail = |path: &str, e: rustix::io::Errno| SerialFault::Path { path: path.to_owned(), source: e.into() };
     let plain = |fd| SerialEnd { fd, slave: None, terminal: None, shown: serial.shown(None) };
     match serial {
         Serial::Null | Serial::None => Ok(plain(None)),
@@ -201,7 +205,7 @@ pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
         Serial::UnixServer(path) => Ok(plain(Some(socket(path).map_err(|e| fail(path, e))?))),
         Serial::Pty => {
             use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-            let fail = |e| errno(&format!("serial port {index}: a pseudo terminal"), e);
+            let fail = |e: rustix::io::Errno| SerialFault::Terminal(e.into());
             let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(fail)?;
             grantpt(&master).and_then(|()| unlockpt(&master)).map_err(fail)?;
             let name = ptsname(&master, Vec::new()).map_err(fail)?;
@@ -236,4 +240,20 @@ fn raw(fd: &OwnedFd) {
         mode.make_raw();
         let _ = rustix::termios::tcsetattr(fd, rustix::termios::OptionalActions::Now, &mode);
     }
+}
+
+/// What is wrong with the other end of a serial port.
+#[derive(Debug, thiserror::Error)]
+pub enum SerialFault {
+    /// A file, a device or a socket.
+    #[error("{path}: {source}")]
+    Path {
+        /// Where it is.
+        path: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// A new pseudo terminal cannot be had.
+    #[error("a pseudo terminal: {0}")]
+    Terminal(#[source] std::io::Error),
 }

@@ -1,7 +1,8 @@
 //! The USB controller: there from the start, or one that QMP may add.
-use super::{Device, Failure, Host, Part, board};
+use super::{Device, Host, Part, board};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, QUBES, flag, option};
+use crate::failure::Failure;
 use crate::machine::Machine;
 use Fate::{Implemented, Refused, Substituted};
 use bulkhead_bus::UsbDevice;

@@ -1,10 +1,10 @@
 //! The display: its firmware and video RAM.
-use super::{Device, Failure, Host, Part, firmware};
+use super::{Device, Host, Part, firmware};
 use crate::argv::ArgumentError;
 use crate::argv::option::{
     Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, XENOPSD, flag, keys, number, option,
 };
-use crate::errors::{Code, Coded as _};
+use crate::failure::Failure;
 use crate::machine::Machine;
 use Fate::{Ignored, Implemented, Refused, Substituted};
 use bulkhead_plan::{DeviceConfig, FdUse};
@@ -69,12 +69,12 @@ pub fn frame(host: &Host) -> u64 {
 /// Standard VGA, if the machine has it.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let Some(video) = host.machine.video else { return Ok(Vec::new()) };
-    let (rom, bytes) = firmware::vga_rom().coded(Code::Firmware)?;
+    let (rom, bytes) = firmware::vga_rom()?;
     let vram = video.mib << 20;
     let memory = match &host.machine.sim {
         Some(_) => {
-            let fd = SharedArea::create("vram", vram as usize).map_err(|e| e.to_string())?;
-            SharedArea::seal_size(&fd).map_err(|e| e.to_string())?;
+            let fd = SharedArea::create("vram", vram as usize)?;
+            SharedArea::seal_size(&fd)?;
             (FdUse::SimVram, fd)
         }
         None => (FdUse::Privcmd, host.restricted()?),

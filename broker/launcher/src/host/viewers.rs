@@ -1,8 +1,8 @@
 //! Viewers: where they connect, and what links them to the devices that they show.
-use super::{Failure, Host, Part, errno, socket};
+use super::{Host, Part, socket};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, XENOPSD, flag, option};
-use crate::errors::{Code, Coded as _};
+use crate::failure::{Failure, system};
 use crate::machine::Machine;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::LAYOUTS;
@@ -124,7 +124,7 @@ pub fn open(host: &mut Host, parts: &[Part]) -> Result<Option<Part>, Failure> {
     let machine = host.machine;
     let draws = parts.iter().any(|p| p.config.kind().picture == Picture::Draws);
     let Some(vnc) = machine.vnc.as_ref().filter(|_| draws) else { return Ok(None) };
-    let (fd, at) = self::viewers(vnc).coded(Code::Viewers)?;
+    let (fd, at) = self::viewers(vnc)?;
     if let VncAddress::Unix(path) = &at {
         host.sockets.push(path.clone());
     }
@@ -135,7 +135,7 @@ pub fn open(host: &mut Host, parts: &[Part]) -> Result<Option<Part>, Failure> {
 
 /// A pipe that carries records one way; nobody waits for the other end.
 fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
-    rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| e.to_string())
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(system("pipe"))
 }
 
 /// Links who looks at the picture with who draws it and with who takes input. Without a viewer nothing is linked.
@@ -148,7 +148,7 @@ pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
     for part in parts.iter_mut() {
         let kind = part.config.kind();
         if kind.picture == Picture::Draws {
-            part.kept.push((FdUse::FrameBell, rustix::io::dup(&bell).map_err(|e| e.to_string())?));
+            part.kept.push((FdUse::FrameBell, rustix::io::dup(&bell).map_err(system("dup"))?));
             if remote && kind.wishes {
                 let (from, to) = pipe()?;
                 part.kept.push((FdUse::WishesFrom, from));
@@ -186,10 +186,10 @@ pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
 }
 
 /// A socket for viewers, and where it is in the end. A port that is taken is passed over as far as the arguments allow.
-fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), Failure> {
+fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), ViewersFault> {
     let (host, first, ipv6) = match &vnc.at {
         VncAddress::Unix(path) => {
-            let fd = socket(path).map_err(|e| errno(&format!("-vnc unix:{path}"), e))?;
+            let fd = socket(path).map_err(|e| ViewersFault::Unix { path: path.clone(), source: e.into() })?;
             return Ok((fd, vnc.at.clone()));
         }
         VncAddress::Tcp { host, port, ipv6 } => (host, *port, *ipv6),
@@ -199,17 +199,17 @@ fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), Failure> {
         "" => Ipv4Addr::UNSPECIFIED.into(),
         "localhost" => Ipv4Addr::LOCALHOST.into(),
         // Who an address is must not depend on somebody else's answer.
-        other => other.parse().map_err(|_| format!("-vnc {other}: no IP address (names are not looked up)"))?,
+        other => other.parse().map_err(|_| ViewersFault::NoAddress { host: other.to_owned() })?,
     };
     let mut taken = rustix::io::Errno::ADDRINUSE;
     for port in first..=vnc.last.max(first) {
         match tcp(SocketAddr::new(address, port)) {
             Ok(fd) => return Ok((fd, VncAddress::Tcp { host: address.to_string(), port, ipv6: address.is_ipv6() })),
             Err(e @ rustix::io::Errno::ADDRINUSE) => taken = e,
-            Err(e) => return Err(errno(&format!("-vnc {address}, port {port}"), e)),
+            Err(e) => return Err(ViewersFault::Port { address, port, source: e.into() }),
         }
     }
-    Err(errno(&format!("-vnc {address}, ports {first} to {}", vnc.last.max(first)), taken))
+    Err(ViewersFault::Taken { address, first, last: vnc.last.max(first), source: taken.into() })
 }
 
 /// A TCP socket that listens. What it accepts sends at once what it is given.
@@ -224,4 +224,45 @@ fn tcp(address: SocketAddr) -> Result<OwnedFd, rustix::io::Errno> {
     rustix::net::bind(&fd, &address)?;
     rustix::net::listen(&fd, 16)?;
     Ok(fd)
+}
+
+/// What is wrong with the socket for viewers.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewersFault {
+    /// A Unix socket cannot be made.
+    #[error("unix:{path}: {source}")]
+    Unix {
+        /// Where.
+        path: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The host is given by name.
+    #[error("{host}: no IP address (names are not looked up)")]
+    NoAddress {
+        /// As the toolstack gives it.
+        host: String,
+    },
+    /// The kernel refuses a port for another reason than that it is taken.
+    #[error("{address}, port {port}: {source}")]
+    Port {
+        /// The host's address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// All ports that the arguments allow are taken.
+    #[error("{address}, ports {first} to {last}: {source}")]
+    Taken {
+        /// The host's address.
+        address: IpAddr,
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
 }

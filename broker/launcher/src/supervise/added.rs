@@ -1,6 +1,7 @@
 //! The USB controller that comes when `device_add` asks for it, and that the guest may eject.
 use super::Launcher;
-use crate::slot::Phase;
+use super::refusal::Refusal;
+use crate::slot::{KillReason, Phase};
 use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
 use std::time::Instant;
 
@@ -17,14 +18,14 @@ impl Launcher {
     /// Control asks for a device. It is answered when the broker has it, so that a guest that starts then finds it.
     pub(super) fn plug(&mut self, serial: u32, slot: Slot) {
         let begun = match self.slots.phase(slot) {
-            _ if !self.is_one_to_add(slot) => Err("this is no device that may be added".to_owned()),
+            _ if !self.is_one_to_add(slot) => Err(Refusal::NotHotPluggable),
             // Control and the guest together could have it come and go for ever.
             Some(Phase::Waiting) if !self.slots.get_mut(slot).is_some_and(|s| s.not_too_often(Instant::now())) => {
-                Err("it has come and gone too often within a minute".to_owned())
+                Err(Refusal::HotPlugTooOften)
             }
-            Some(Phase::Waiting) => self.spawn(slot),
-            Some(Phase::Unplugged) => Err("it is just being ejected".to_owned()),
-            _ => Err("it is there already".to_owned()),
+            Some(Phase::Waiting) => self.spawn(slot).map_err(Refusal::Start),
+            Some(Phase::Unplugged) => Err(Refusal::BeingEjected),
+            _ => Err(Refusal::Present),
         };
         match begun {
             Ok(()) => self.requests.plugging = Some((slot, serial)),
@@ -33,7 +34,7 @@ impl Launcher {
     }
 
     /// A device that was asked for has come, or does not.
-    pub(super) fn plugged(&mut self, slot: Slot, result: Result<u32, String>) {
+    pub(super) fn plugged(&mut self, slot: Slot, result: Result<u32, Refusal>) {
         if let Some((_, serial)) = self.requests.plugging.take_if(|(asked, _)| *asked == slot) {
             self.answer(serial, result);
         }
@@ -50,7 +51,7 @@ impl Launcher {
         if state.phase() == Phase::Waiting || !state.enter(Phase::Unplugged) {
             return;
         }
-        state.kill("ejected by the guest");
+        state.kill(KillReason::Ejected);
         if dead {
             self.may_come_again(slot);
             self.slots.tell_control(ToProcess::Unplugged { slot });

@@ -1,7 +1,9 @@
 //! What processes ask of the launcher.
+use super::refusal::Refusal;
 use super::{DUMP_DIR, End, Launcher, say};
-use crate::resource::CLOSED;
-use crate::slot::Phase;
+use crate::failure::Failure;
+use crate::resource::ReceiveFault;
+use crate::slot::{KillReason, Phase};
 use bulkhead_plan::{
     Ask, BROKER, CONTROL, Death, DeviceConfig, Ending, FIRST_DEVICE, FdUse, FromProcess, RequestRefused, Slot,
     ToProcess,
@@ -12,7 +14,7 @@ use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 impl Launcher {
     /// A process has written to its socket.
-    pub(super) fn said(&mut self, number: Slot) -> Result<Option<End>, String> {
+    pub(super) fn said(&mut self, number: Slot) -> Result<Option<End>, Failure> {
         for _ in 0..16 {
             let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
             let Some(life) = &state.life else { return Ok(None) };
@@ -25,10 +27,9 @@ impl Launcher {
                 Ok(None) => return Ok(None),
                 Err(why) => {
                     // Its end is on its way, or must be made to come.
-                    if why == CLOSED {
-                        state.closed(why)
-                    } else {
-                        state.kill(why)
+                    match why {
+                        ReceiveFault::Closed => state.closed(),
+                        ReceiveFault::NoRequest => state.kill(KillReason::Receive(why)),
                     }
                     if let Some(life) = &self.slots.get(number).and_then(|s| s.life.as_ref()) {
                         let _ = epoll::delete(&self.events.epoll, &life.resource);
@@ -40,7 +41,7 @@ impl Launcher {
         Ok(None)
     }
 
-    fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, String> {
+    fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, Failure> {
         let FromProcess { serial, ask } = *message;
         match (ask, number) {
             (Ask::ChannelSealed { slot: BROKER }, BROKER) if self.slots.phase(BROKER) == Some(Phase::Starting) => {
@@ -66,8 +67,8 @@ impl Launcher {
             }
             (Ask::ChannelDead { slot, death }, BROKER) => {
                 let reason = match death {
-                    Death::Deadline => "did not answer in time",
-                    Death::Protocol => "broke the protocol",
+                    Death::Deadline => KillReason::Deadline,
+                    Death::Protocol => KillReason::Protocol,
                 };
                 if let Some(state) = self.slots.get_mut(slot).filter(|s| s.slot >= FIRST_DEVICE) {
                     state.kill(reason);
@@ -83,14 +84,12 @@ impl Launcher {
             (Ask::Restart { slot }, CONTROL) => {
                 let result = match self.slots.get_mut(slot).filter(|s| s.slot >= FIRST_DEVICE) {
                     Some(state) if state.life.is_some() => {
-                        state.kill("restart was asked for");
+                        state.kill(KillReason::RestartRequest);
                         Ok(0)
                     }
-                    Some(state) if state.phase() == Phase::Dead => {
-                        Err("it has died too often and stays dead".to_owned())
-                    }
-                    Some(_) => Err("it has no process now".to_owned()),
-                    None => Err("there is no such device".to_owned()),
+                    Some(state) if state.phase() == Phase::Dead => Err(Refusal::Dead),
+                    Some(_) => Err(Refusal::NoProcess),
+                    None => Err(Refusal::NoDevice),
                 };
                 self.answer(serial, result);
             }
@@ -101,9 +100,9 @@ impl Launcher {
                     Ending::Quit => None,
                 };
                 match (reason, &self.xen.privcmd) {
-                    (Some(reason), Some(privcmd)) => privcmd.remote_shutdown(reason).map_err(|e| e.to_string())?,
+                    (Some(reason), Some(privcmd)) => privcmd.remote_shutdown(reason).map_err(Failure::Shutdown)?,
                     (Some(_), None) => {}
-                    (None, _) => return Ok(Some(End::Wanted)),
+                    (None, _) => return Ok(Some(End)),
                 }
                 self.answer(serial, Ok(0));
             }
@@ -112,9 +111,7 @@ impl Launcher {
                 self.slots.tell_control(ToProcess::Processes { serial, rows });
             }
             (Ask::GiveFd { slot }, CONTROL) => {
-                let result = fd
-                    .ok_or_else(|| "no descriptor came with the request".to_owned())
-                    .and_then(|fd| self.give(slot, fd.as_fd()));
+                let result = fd.ok_or(Refusal::NoDescriptor).and_then(|fd| self.give(slot, fd.as_fd()));
                 self.answer(serial, result);
             }
             (Ask::Medium { slot, drive }, CONTROL) => {
@@ -141,40 +138,40 @@ impl Launcher {
                 let what = format!("{ask:?}");
                 say(&format!("{name}: asked for {}, which it may not", what.split(' ').next().unwrap_or_default()));
                 if let Some(state) = self.slots.get_mut(number) {
-                    state.kill("asked for what it may not");
+                    state.kill(KillReason::Forbidden);
                 }
             }
         }
         Ok(None)
     }
 
-    pub(super) fn answer(&mut self, serial: u32, result: Result<u32, String>) {
-        let result = result.map_err(RequestRefused);
+    pub(super) fn answer(&mut self, serial: u32, result: Result<u32, Refusal>) {
+        let result = result.map_err(|refusal| RequestRefused(refusal.to_string()));
         self.slots.tell_control(ToProcess::Answer { serial, result });
     }
 
     /// Hands a descriptor to a process; it is known by the token then.
-    pub(super) fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, String> {
+    pub(super) fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, Refusal> {
         let token = self.requests.next_token;
         self.requests.next_token = self.requests.next_token.wrapping_add(1);
         let state = self.slots.get_mut(slot).filter(|s| s.slot >= FIRST_DEVICE && s.phase() == Phase::Running);
-        let state = state.ok_or_else(|| "that process does not run".to_owned())?;
+        let state = state.ok_or(Refusal::NotRunning)?;
         state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)]);
         Ok(token)
     }
 
     /// A new file in the dump directory. The name is one component of harmless characters.
-    fn dump(&self, name: &[u8; 64]) -> Result<OwnedFd, String> {
+    fn dump(&self, name: &[u8; 64]) -> Result<OwnedFd, Refusal> {
         let len = name.iter().position(|b| *b == 0).unwrap_or(name.len());
         let name = std::str::from_utf8(name.get(..len).unwrap_or_default()).unwrap_or("");
         let harmless = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
         if name.is_empty() || name.starts_with('.') || !harmless {
-            return Err("a file name of letters, digits, '.', '-' and '_'".into());
+            return Err(Refusal::DumpName);
         }
-        std::fs::create_dir_all(DUMP_DIR).map_err(|e| format!("{DUMP_DIR}: {e}"))?;
+        std::fs::create_dir_all(DUMP_DIR).map_err(|source| Refusal::Dump { path: DUMP_DIR.to_owned(), source })?;
         let path = format!("{DUMP_DIR}/{name}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::open(path.as_str(), flags, FileMode::from_raw_mode(0o600))
-            .map_err(|e| format!("{path}: {}", std::io::Error::from(e)))
+            .map_err(|e| Refusal::Dump { path, source: e.into() })
     }
 }

@@ -2,11 +2,11 @@
 use super::later::Given;
 use super::{Launcher, say};
 use crate::attach::Watch;
-use crate::errors::{Code, Coded as _};
+use crate::failure::{Failure, system};
 use crate::host::drives::{Backing, MachineDrive};
 use crate::host::{Host, Part, drives, serial};
 use crate::pv;
-use crate::slot::{Phase, SlotState};
+use crate::slot::{KillReason, Phase, SlotState};
 use crate::unserved::{self, Answers};
 use bulkhead_bus::pv::{BUFFER_PAGES, State};
 use bulkhead_bus::{DiskIdentity, WhenFull};
@@ -27,14 +27,14 @@ pub(super) const HAND_OVER: &str = "hand-over";
 
 /// Opens everything for the PV devices that the guest's nodes name: the parts of `xenbus`, `grant` and the back ends, then of those that
 /// serve the domain's guest, if it is a stub domain.
-pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, String> {
+pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure> {
     let (machine, domid) = (host.machine, host.domid);
     let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Vec::new()) };
     // One that does not answer at all would be waited for at each question.
     if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
         && !e.is_answer()
     {
-        return Err(Code::Xenstore.line(e));
+        return Err(Failure::Xenstore(e));
     }
     let (disks, notes) =
         if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
@@ -56,7 +56,7 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, String>
         let twins = pv::disks(guest, &mut xenstore).0;
         for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
             let node = format!("{}/{HAND_OVER}", disk.nodes.back);
-            xenstore.write(&node, "1").map_err(|e| Code::Xenstore.line(format!("{node}: {e}")))?;
+            xenstore.write(&node, "1").map_err(|source| Failure::Node { node, source })?;
         }
     }
     let mut parts = Vec::new();
@@ -94,14 +94,14 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, String>
 
 /// A stub domain's guest's keyboard and pointer, for the viewers of the stub domain's frame buffer (they see the guest's picture there),
 /// and its consoles beyond the first.
-fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<Part>, String> {
+fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<Part>, Failure> {
     let keyboards = pv::keyboards(guest, xenstore);
     let (consoles, notes) = pv::consoles(guest, xenstore);
     host.shown.extend(notes);
     if keyboards.is_empty() && consoles.is_empty() {
         return Ok(Vec::new());
     }
-    let stream = Xenstore::open_stream().map_err(|e| Code::Xenstore.line(e))?;
+    let stream = Xenstore::open_stream().map_err(Failure::Xenstore)?;
     let mut servers = Servers::new(guest, stream);
     let mut parts = Vec::new();
     for (devid, nodes) in keyboards {
@@ -121,12 +121,12 @@ fn console(
     console: pv::PvConsole,
     servers: &mut Servers,
     xenstore: &mut Xenstore,
-) -> Result<Part, String> {
-    let end = serial::serial(console.devid as usize, &console.output).coded(Code::Serial)?;
+) -> Result<Part, Failure> {
+    let end = serial::serial(console.devid as usize, &console.output)?;
     if let Some(terminal) = &end.terminal {
         // Where `xl console` looks.
         let tty = format!("{}/tty", console.nodes.front);
-        xenstore.write(&tty, terminal).map_err(|e| Code::Xenstore.line(format!("{tty}: {e}")))?;
+        xenstore.write(&tty, terminal).map_err(|source| Failure::Node { node: tty, source })?;
     }
     host.held.extend(end.slave);
     let listens = console.output.listens();
@@ -150,10 +150,10 @@ fn pv_image(
     drive: &MachineDrive,
     (backing, full): (Backing, WhenFull),
     null: &OwnedFd,
-) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), String> {
-    let (mut fds, mut config) = drives::drive(drive, backing, full).coded(Code::Image)?;
+) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
+    let (mut fds, mut config) = drives::drive(drive, backing, full)?;
     if drive.file.is_none() {
-        fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(|e| e.to_string())?));
+        fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(system("dup"))?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
     }
     Ok((fds, config))
@@ -179,28 +179,26 @@ impl Servers {
     }
 
     /// One back end more: what it is given to reach them and the guest.
-    fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, String> {
-        let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
-        let fail_io = |e: rustix::io::Errno| e.to_string();
+    fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
         let pair = || {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(fail_io)
+                .map_err(system("socketpair"))
         };
-        let number = u8::try_from(self.devices.len()).map_err(|_| "number of PV devices")?;
+        let number = u8::try_from(self.devices.len()).map_err(|_| Failure::PvDevices)?;
         let ((nodes_end, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
-        let device = Gntdev::open().map_err(fail)?;
-        self.grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(fail_io)?));
+        let device = Gntdev::open().map_err(Failure::Xen)?;
+        self.grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(system("dup"))?));
         let mut fds = vec![(FdUse::Nodes(0), nodes_end), (FdUse::Grants(0), grants), (FdUse::Gntdev(0), device)];
         if copies {
-            let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096)).map_err(|e| e.to_string())?;
-            SharedArea::seal_size(&buffer).map_err(|e| e.to_string())?;
-            self.grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(fail_io)?));
+            let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096))?;
+            SharedArea::seal_size(&buffer)?;
+            self.grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(system("dup"))?));
             fds.push((FdUse::GrantBuffer(0), buffer));
         }
         self.grant.push((FdUse::Grants(number), far_grants));
         self.xenbus.push((FdUse::Nodes(number), far_nodes));
         self.devices.push(nodes);
-        fds.push((FdUse::Evtchn, Evtchn::open_restricted(self.domid).map_err(fail)?));
+        fds.push((FdUse::Evtchn, Evtchn::open_restricted(self.domid).map_err(Failure::Xen)?));
         Ok(fds)
     }
 }
@@ -268,15 +266,15 @@ impl Launcher {
 
     /// The domain whose back ends are served may die, and its disks come and go. From when all runs on: a disk that has come before is seen
     /// then.
-    pub(super) fn watch_domain(&mut self) -> Result<(), String> {
+    pub(super) fn watch_domain(&mut self) -> Result<(), Failure> {
         self.pv.later.told.clone_from(&self.shown);
         let watch = match self.pv.watched.take() {
             Some(watch) => watch,
             None if self.manner.restricted => return Ok(()),
-            None => Watch::new(self.plan.domid)?,
+            None => Watch::new(self.plan.domid).map_err(Failure::Watch)?,
         };
         epoll::add(&self.events.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN)
-            .map_err(|e| e.to_string())?;
+            .map_err(system("epoll_ctl"))?;
         self.pv.watched = Some(watch);
         Ok(())
     }
@@ -319,7 +317,7 @@ impl Launcher {
             .collect();
         for (slot, domid, devid, file) in &known {
             if pv::is_gone(*domid, *devid, file.as_deref(), &mut xenstore) {
-                self.take_away(*slot, "its disk was taken away");
+                self.take_away(*slot, || KillReason::DiskRemoved);
             }
         }
         let mut new = false;
@@ -404,12 +402,12 @@ impl Launcher {
         for (slot, disk) in given {
             say(&format!("the stub domain has let go of disk {}: it is its guest's", disk.devid));
             self.pv.later.given.push(disk);
-            self.take_away(slot, "the disk is the guest's");
+            self.take_away(slot, || KillReason::DiskHandedOff);
         }
     }
 
     /// Ends a disk's process, and those that serve it alone, for good.
-    fn take_away(&mut self, slot: Slot, why: &str) {
+    fn take_away(&mut self, slot: Slot, why: fn() -> KillReason) {
         let servers = self
             .pv
             .later
@@ -422,7 +420,7 @@ impl Launcher {
             let Some(state) = self.slots.get_mut(slot).filter(|s| s.phase() != Phase::Unplugged) else { continue };
             state.enter(Phase::Unplugged);
             state.kept.clear();
-            state.kill(why);
+            state.kill(why());
             if state.life.is_none() {
                 // It had died too often; nobody will say that it has ended.
                 self.remove(slot);
@@ -430,7 +428,7 @@ impl Launcher {
         }
     }
 
-    fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), String> {
+    fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), Failure> {
         let given = self
             .pv
             .later
@@ -446,7 +444,7 @@ impl Launcher {
         let mut servers = Servers {
             domid,
             devices: Vec::new(),
-            xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(|e| e.to_string())?)],
+            xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(Failure::Xenstore)?)],
             grant: Vec::new(),
         };
         fds.extend(servers.serve(disk.nodes, true)?);
@@ -464,12 +462,10 @@ impl Launcher {
         ];
         let mut slots = Vec::new();
         for (name, config, kept) in parts {
-            let slot = (FIRST_DEVICE..SLOTS)
-                .find(|slot| self.slots.get(*slot).is_none())
-                .ok_or("there are too many PV devices")?;
+            let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.get(*slot).is_none()).ok_or(Failure::PvDevices)?;
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
             (state.domid, state.apart) = (guests.then_some(domid), true);
-            let log = rustix::io::dup(&state.log_read).map_err(|e| e.to_string())?;
+            let log = rustix::io::dup(&state.log_read).map_err(system("dup"))?;
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.kept.push((FdUse::Log(slot), log));
             }

@@ -1,14 +1,15 @@
 //! Where the executable of the processes is.
+use crate::failure::{Failure, system};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
 use std::path::{Path, PathBuf};
 
 /// The executable that has all roles. Held from the start, so an upgrade does not mix versions.
-pub(super) fn roles() -> Result<OwnedFd, String> {
-    let own = std::fs::read_link("/proc/self/exe").map_err(|e| format!("/proc/self/exe: {e}"))?;
+pub(super) fn roles() -> Result<OwnedFd, Failure> {
+    let own = std::fs::read_link("/proc/self/exe").map_err(system("/proc/self/exe"))?;
     let path = roles_path(&own);
     rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty())
-        .map_err(|e| format!("{}: {}", path.display(), std::io::Error::from(e)))
+        .map_err(|e| Failure::File { path, source: e.into() })
 }
 
 /// Where it is: beside this one, or in `bulkhead` beside `xen/bin`. There the installed launcher is: libvirt's AppArmor profile lets

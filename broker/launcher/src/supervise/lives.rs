@@ -1,8 +1,10 @@
 //! A process's life: its start, its sandbox, its end, the next one.
-use super::{ChannelFds, End, Launcher, PIDFD, describe, drain, say};
+use super::refusal::Refusal;
+use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, drain, say};
 use crate::budget;
+use crate::failure::{Failure, system};
 use crate::resource::Resource;
-use crate::slot::{Life, Phase, SlotState};
+use crate::slot::{KillReason, Life, Phase, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
 use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::{BrokerEnd, SharedArea};
@@ -18,18 +20,16 @@ const SLICE: u64 = 100_000;
 const NICE: i32 = -2;
 impl Launcher {
     /// Puts a new process into a slot.
-    pub(super) fn spawn(&mut self, number: Slot) -> Result<(), String> {
+    pub(super) fn spawn(&mut self, number: Slot) -> Result<(), Failure> {
         let mut plan = self.plan.clone();
         let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
         let looks = self.slots.get(number).is_some_and(SlotState::looks);
-        let view =
-            self.slots.surface().filter(|_| looks).map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
-        let Some(state) = self.slots.get_mut(number) else { return Err(format!("no slot {number}")) };
+        let view = self.slots.surface().filter(|_| looks).map(rustix::io::dup).transpose().map_err(system("dup"))?;
+        let Some(state) = self.slots.get_mut(number) else { return Err(Failure::NoSlot(number)) };
         plan.domid = state.domid.unwrap_or(plan.domid);
-        let fail = |e: rustix::io::Errno| e.to_string();
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(fail)?;
+                .map_err(system("socketpair"))?;
         let spec = Spec {
             executable: self.spawner.executable.as_fd(),
             role: state.kind.role,
@@ -39,7 +39,8 @@ impl Launcher {
             ids: state.ids,
             outlives: number == BROKER,
         };
-        let spawned = bulkhead_policy::spawn(spec).map_err(|e| format!("starting {}: {e}", state.name))?;
+        let spawned =
+            bulkhead_policy::spawn(spec).map_err(|source| Failure::Spawn { name: state.name.clone(), source })?;
         let pid = spawned.pid;
         if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
@@ -49,8 +50,8 @@ impl Launcher {
                 .or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
         }
         epoll::add(epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
-            .map_err(fail)?;
-        epoll::add(epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(fail)?;
+            .map_err(system("epoll_ctl"))?;
+        epoll::add(epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(system("epoll_ctl"))?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
         state.enter(Phase::Starting);
         state.unserved = false;
@@ -61,10 +62,9 @@ impl Launcher {
             served = Some(control_pair()?);
         }
         if number >= FIRST_DEVICE {
-            let area = |name, len| SharedArea::create(name, len).map_err(|e| e.to_string());
             channel = Some(ChannelFds {
-                request: area("request", shape.request_len())?,
-                reply: area("reply", shape.reply_len())?,
+                request: SharedArea::create("request", shape.request_len())?,
+                reply: SharedArea::create("reply", shape.reply_len())?,
                 request_bell: eventfd()?,
                 reply_bell: eventfd()?,
                 sealed_by_device: false,
@@ -74,7 +74,7 @@ impl Launcher {
         let apart = state.apart;
         if apart && let Some(channel) = &mut channel {
             // Nobody will ever ask anything on it; the device looks whether it is as it should be.
-            let area = SharedArea::map_writer(&channel.request, shape.request_len()).map_err(|e| e.to_string())?;
+            let area = SharedArea::map_writer(&channel.request, shape.request_len())?;
             BrokerEnd::greet(&area);
             channel.sealed_by_broker = true;
         }
@@ -87,10 +87,7 @@ impl Launcher {
             fds.push((FdUse::RequestBell, channel.request_bell.as_fd()));
             fds.push((FdUse::ReplyBell, channel.reply_bell.as_fd()));
         }
-        let surface = state
-            .draws()
-            .then(|| SharedArea::create("surface", bulkhead_wire::surface::LEN).map_err(|e| e.to_string()))
-            .transpose()?;
+        let surface = state.draws().then(|| SharedArea::create("surface", bulkhead_wire::surface::LEN)).transpose()?;
         if let Some(surface) = &surface {
             fds.push((FdUse::Surface, surface.as_fd()));
         }
@@ -157,19 +154,19 @@ impl Launcher {
     }
 
     /// A process says that it is in its sandbox: look, and let it go on.
-    pub(super) fn ready(&mut self, number: Slot) -> Result<(), String> {
+    pub(super) fn ready(&mut self, number: Slot) -> Result<(), Failure> {
         let own = self.spawner.own.clone();
         let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
         let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
-        let profile =
-            bulkhead_policy::profile(state.kind.role).ok_or_else(|| format!("no profile for {}", state.kind.role))?;
+        let role = state.kind.role;
+        let profile = bulkhead_policy::profile(role).ok_or(Failure::NoProfile { role })?;
         let wrong = match verify::observe(pid) {
             Ok(observed) => verify::check(&observed, &own, profile),
             Err(e) => vec![format!("/proc/{pid}: {e}")],
         };
         if !wrong.is_empty() {
             // At the start this ends the machine; later it costs the guest this device and nothing else.
-            state.kill(format!("not in its sandbox: {}", wrong.join("; ")));
+            state.kill(KillReason::Sandbox(wrong));
             return Ok(());
         }
         state.enter(if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running });
@@ -224,8 +221,8 @@ impl Launcher {
     }
 
     /// The display is ready: the viewer begins, or goes on with the surface of this life.
-    fn view(&mut self) -> Result<(), String> {
-        let surface = self.slots.surface().map(rustix::io::dup).transpose().map_err(|e| e.to_string())?;
+    fn view(&mut self) -> Result<(), Failure> {
+        let surface = self.slots.surface().map(rustix::io::dup).transpose().map_err(system("dup"))?;
         let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase() != Phase::Dead) else {
             return Ok(());
         };
@@ -233,7 +230,7 @@ impl Launcher {
             match surface.filter(|_| viewer.phase() == Phase::Running) {
                 Some(surface) => viewer.tell(|_| ToProcess::Surface, &[(FdUse::SurfaceView, surface.as_fd())]),
                 // It has the surface of the life before in its hands.
-                None => viewer.kill("the display was started again"),
+                None => viewer.kill(KillReason::DisplayRestarted),
             }
             return Ok(());
         }
@@ -247,7 +244,7 @@ impl Launcher {
     }
 
     /// A process has ended.
-    pub(super) fn ended(&mut self, number: Slot) -> Result<Option<End>, String> {
+    pub(super) fn ended(&mut self, number: Slot) -> Result<Option<End>, Failure> {
         // What it said last.
         if let Some(end) = self.said(number)? {
             return Ok(Some(end));
@@ -266,27 +263,24 @@ impl Launcher {
         // By hand: a child that has not called exec yet holds copies, and closing ours would leave the entries.
         let _ = epoll::delete(epoll, &life.spawned.pidfd);
         let _ = epoll::delete(epoll, &life.resource);
-        let how = status.map_or("ended".to_owned(), |s| describe(&s));
-        let reason = state.reason.take().map_or(how.clone(), |r| format!("{r} ({how})"));
-        let line = format!("{} (pid {}): {reason}", state.name, life.spawned.pid);
-        if running {
-            say(&line);
-        }
+        let exit = status.map_or(Exit::Unknown, |s| Exit::of(&s));
+        let cause = Cause { reason: state.reason.take(), exit };
+        let (name, pid) = (state.name.clone(), life.spawned.pid);
         if !running {
-            // Its last line says why; control does not read logs before the machine runs.
-            let said = drain(state);
-            let line = said.last().map_or(line, |said| format!("{}: {said}", state.name));
-            return Ok(Some(End::Failed(format!("{line} (before the machine was ready)"))));
+            let last = drain(state).pop();
+            return Err(StartFault::Exited(EarlyExit { name, pid, cause, last }).into());
         }
+        say(&format!("{name} (pid {pid}): {cause}"));
         match number {
-            BROKER => Ok(Some(End::Failed("the broker is dead: the guest is reported crashed".into()))),
-            CONTROL => self.restart_control(),
-            _ => self.restart_device(number, &reason),
+            BROKER => return Err(Failure::BrokerDead),
+            CONTROL => self.restart_control()?,
+            _ => self.restart_device(number, &cause),
         }
+        Ok(None)
     }
 
-    fn restart_device(&mut self, number: Slot, reason: &str) -> Result<Option<End>, String> {
-        let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
+    fn restart_device(&mut self, number: Slot, cause: &Cause) {
+        let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
         let restart = !unplugged && state.may_restart();
         // Its last state is in the area that it wrote.
@@ -300,7 +294,7 @@ impl Launcher {
         let gives_up = state.kind.back_end || apart;
         // For control an unplugged device is no dead one; it is told below.
         for other in [(!apart).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
-            let reason = reason.to_owned();
+            let reason = cause.to_string();
             if let Some(other) = self.slots.get_mut(other) {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
@@ -321,19 +315,18 @@ impl Launcher {
             self.slots.tell_control(ToProcess::Unplugged { slot: number });
         } else {
             say(&format!("{name}: died too often; it stays dead"));
-            self.plugged(number, Err(format!("{name}: died too often")));
+            self.plugged(number, Err(Refusal::DiedTooOften { name }));
         }
-        Ok(None)
     }
 
-    fn restart_control(&mut self) -> Result<Option<End>, String> {
+    fn restart_control(&mut self) -> Result<(), Failure> {
         if !self.slots.get_mut(CONTROL).is_some_and(SlotState::may_restart) {
             // The guest does not need it. Signals still end the machine.
             say("control died too often; it stays dead, the guest goes on without QMP");
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.enter(Phase::Dead);
             }
-            return Ok(None);
+            return Ok(());
         }
         if let Some(control) = self.slots.get_mut(CONTROL) {
             control.enter(Phase::Starting);
@@ -356,12 +349,11 @@ impl Launcher {
         {
             state.unserved = true;
         }
-        self.spawn(CONTROL)?;
-        Ok(None)
+        self.spawn(CONTROL)
     }
 
     /// Gives the process in a slot a connection to control, in place of one that control has taken with it.
-    pub(super) fn serve(&mut self, slot: Slot, pid: i32) -> Result<(), String> {
+    pub(super) fn serve(&mut self, slot: Slot, pid: i32) -> Result<(), Failure> {
         let (ours, theirs) = control_pair()?;
         if let Some(state) = self.slots.get_mut(slot) {
             state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
@@ -372,12 +364,12 @@ impl Launcher {
 }
 
 /// A connection between control and a process.
-fn control_pair() -> Result<(OwnedFd, OwnedFd), String> {
+fn control_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|e| e.to_string())
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(system("socketpair"))
 }
 
-pub(crate) fn eventfd() -> Result<OwnedFd, String> {
+pub(crate) fn eventfd() -> Result<OwnedFd, Failure> {
     use rustix::event::EventfdFlags;
-    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string())
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("eventfd"))
 }

@@ -1,5 +1,6 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
 use super::back_ends::HAND_OVER;
+use super::refusal::Refusal;
 use super::{Launcher, say};
 use bulkhead_plan::{CONTROL, DeviceConfig, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
@@ -13,18 +14,17 @@ const MAX_DISKS: usize = 8;
 
 impl Launcher {
     /// From now on a drive has this medium, in later lives of its process too, or none. The token, if there is one.
-    pub(super) fn medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, String> {
+    pub(super) fn medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let found = match config {
             Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && d.at == drive),
             _ => None,
         };
-        let config = found
-            .ok_or_else(|| format!("there is no CD drive at port {} of controller {}", drive.port, drive.controller))?;
+        let config = found.ok_or(Refusal::NoCdDrive(drive))?;
         let bytes = match &fd {
             Some(fd) => {
                 let bytes = rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0));
-                Some(bytes.map_err(|e| format!("the medium: {}", std::io::Error::from(e)))?)
+                Some(bytes.map_err(|e| Refusal::Medium(e.into()))?)
             }
             None => None,
         };

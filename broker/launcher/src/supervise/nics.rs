@@ -1,7 +1,7 @@
 //! Network cards while the machine runs: their interfaces' rules, and what is left of one that the guest has unplugged.
+use super::refusal::Refusal;
 use super::{Launcher, say};
-use crate::host;
-use crate::slot::Phase;
+use crate::slot::{KillReason, Phase};
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
@@ -21,19 +21,17 @@ impl Launcher {
 
     /// From now on a card has these settings: on its interface at once, and in later lives of its process. The process of now is told
     /// by control.
-    pub(super) fn set_nic(&mut self, slot: Slot, bytes: &[u8; NicSettings::LEN]) -> Result<(), String> {
-        let settings = NicSettings::from_bytes(bytes).ok_or("settings of a network card")?;
+    pub(super) fn set_nic(&mut self, slot: Slot, bytes: &[u8; NicSettings::LEN]) -> Result<(), Refusal> {
+        let settings = NicSettings::from_bytes(bytes).ok_or(Refusal::NicSettings)?;
         let name = self.slots.get_mut(slot).filter(|s| s.phase() != Phase::Unplugged).map(|s| s.name.clone());
-        let name = name.ok_or("there is no such network card")?;
+        let name = name.ok_or(Refusal::NoNic)?;
         if self.manner.restricted && self.rules(slot).is_some() {
-            return Err(format!(
-                "{name}: dm_restrict has taken the right to change rules on an interface away; nothing was changed"
-            ));
+            return Err(Refusal::Restricted { card: name });
         }
-        *self.nic(slot).ok_or("this is no network card")? = settings.clone();
+        *self.nic(slot).ok_or(Refusal::NotANic)? = settings.clone();
         let on_interface = match self.rules(slot) {
             Some(rules) => {
-                rules.set(&settings).map_err(|e| host::nics::rules_refused(&format!("of {name}"), &e))?;
+                rules.set(&settings).map_err(|source| Refusal::Rules { card: name.clone(), source })?;
                 rules.len()
             }
             None => 0,
@@ -73,7 +71,7 @@ impl Launcher {
         state.kept.clear();
         let dead = state.phase() == Phase::Dead;
         state.enter(Phase::Unplugged);
-        state.kill("unplugged by the guest");
+        state.kill(KillReason::Unplugged);
         if dead {
             self.slots.tell_control(ToProcess::Unplugged { slot });
         }

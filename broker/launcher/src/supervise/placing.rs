@@ -1,5 +1,6 @@
 //! On which CPU the threads run that carry out register accesses.
 use super::{ACTIVITY, Launcher, say};
+use crate::failure::{Failure, system};
 use crate::machine::Machine;
 use crate::placement::{Member, Place, Source};
 use crate::slot::{Phase, SlotState};
@@ -38,14 +39,14 @@ fn member(state: &SlotState) -> Option<Member> {
 
 impl Launcher {
     /// Hears from now on when the guest makes accesses: the end that the broker gets.
-    pub(super) fn hear_of_activity(&mut self) -> Result<Option<OwnedFd>, String> {
+    pub(super) fn hear_of_activity(&mut self) -> Result<Option<OwnedFd>, Failure> {
         if self.place.is_none() {
             return Ok(None);
         }
         let ours = super::lives::eventfd()?;
-        let copy = rustix::io::dup(&ours).map_err(|e| e.to_string())?;
+        let copy = rustix::io::dup(&ours).map_err(system("dup"))?;
         epoll::add(&self.events.epoll, &ours, EventData::new_u64(ACTIVITY), EventFlags::IN | EventFlags::ET)
-            .map_err(|e| e.to_string())?;
+            .map_err(system("epoll_ctl"))?;
         self.held.open.push(ours);
         Ok(Some(copy))
     }

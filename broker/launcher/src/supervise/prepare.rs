@@ -5,8 +5,8 @@ use super::{
     DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable, say,
 };
 use crate::attach::Watch;
-use crate::errors::{Code, Coded as _};
-use crate::host::{self, Host, Part};
+use crate::failure::{Failure, system};
+use crate::host::{self, Host, Part, UserFault};
 use crate::machine::Machine;
 use crate::slot::{Phase, SlotState};
 use crate::slots::Slots;
@@ -25,27 +25,25 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 impl Launcher {
     /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
-    pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, String> {
+    pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, Failure> {
         let domid = machine.domid.unwrap_or(0);
-        let shape = Shape::new(usize::from(machine.vcpus)).ok_or("number of vCPUs")?;
-        let own =
-            verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+        let shape = Shape::new(usize::from(machine.vcpus)).ok_or(Failure::Vcpus(machine.vcpus))?;
+        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(system("/proc"))?;
         let executable = executable::roles()?;
-        let user = machine.user.as_deref().map(host::user).transpose().coded(Code::User)?;
+        let user = machine.user.as_deref().map(host::user).transpose()?;
         let restricted = user.is_some() || machine.chroot.is_some();
         if restricted {
             policy::restrict::unlimited_file_size();
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
-            .map_err(|e| format!("/dev/null: {e}"))?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| e.to_string())?;
-        epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(|e| e.to_string())?;
+            .map_err(system("/dev/null"))?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system("epoll_create1"))?;
+        epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(system("epoll_ctl"))?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
         let abi = bulkhead_policy::landlock_abi();
         let level = machine.level.unwrap_or(if abi >= 6 { Level::Strict } else { Level::Kernel });
         if level == Level::Strict && abi < 6 {
-            return Err(Code::Sandbox
-                .line(format!("-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12), this kernel has {abi}")));
+            return Err(Failure::Level { abi });
         }
 
         let bare = machine.probe || machine.attach;
@@ -81,27 +79,26 @@ impl Launcher {
 
         let mut privcmd = None;
         if mode == Mode::Xen && !bare {
-            let fail = |e: bulkhead_xen::XenError| Code::Xen.line(e);
-            let open = Privcmd::open(domid).map_err(fail)?;
+            let open = Privcmd::open(domid).map_err(Failure::Xen)?;
             if let Some(video) = machine.video {
                 let pages = u64::from(video.mib).saturating_mul(256);
                 open.populate(gfn, pages).map_err(|e| match &stubdom {
-                    Some(_) if e.forbidden() => Code::Xen.line("video RAM: this kernel does not let a stub domain make hypercalls (XSA-482); its command line needs xen_privcmd.unrestricted=1"),
-                    _ => Code::Xen.line(format!("video RAM of {} MiB: {e}", video.mib)),
+                    Some(_) if e.forbidden() => Failure::Hypercalls(e),
+                    _ => Failure::VideoRam { mib: video.mib, source: e },
                 })?;
             }
-            privcmd = Some(Privcmd::from_fd(open.restrict().map_err(fail)?, domid));
+            privcmd = Some(Privcmd::from_fd(open.restrict().map_err(Failure::Xen)?, domid));
         }
         let mut listening = Vec::new();
         for monitor in &machine.monitors {
-            listening.push(host::listen(monitor).coded(Code::Socket)?);
+            listening.push(host::listen(monitor)?);
             if let crate::machine::Socket::Path(path) = &monitor.socket {
                 host.sockets.push(path.clone());
             }
         }
         // A stub domain has none of dom0's files.
         if let Some(path) = machine.pid_file.as_ref().filter(|_| stubdom.is_none()) {
-            host.held.push(host::pid_file(path).coded(Code::PidFile)?);
+            host.held.push(host::pid_file(path)?);
             host.sockets.push(path.clone());
         }
         let broker = if bare { Vec::new() } else { broker(&host)? };
@@ -149,9 +146,9 @@ impl Launcher {
     }
 
     /// Everything has been opened: gives up what opening needed.
-    fn restrict(&mut self, chroot: Option<&str>) -> Result<(), String> {
+    fn restrict(&mut self, chroot: Option<&str>) -> Result<(), Failure> {
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
-            self.xen.xenstore = Some(Xenstore::connect().coded(Code::Xenstore)?);
+            self.xen.xenstore = Some(Xenstore::connect().map_err(Failure::Xenstore)?);
         }
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
             // Disks that come later cannot be opened; front ends that come too early can be answered.
@@ -165,11 +162,10 @@ impl Launcher {
         }
         if let Some(directory) = chroot {
             policy::restrict::leave_root(directory)
-                .map_err(|e| Code::User.line(format!("-chroot {directory}: {e}")))?;
+                .map_err(|source| UserFault::Chroot { directory: directory.to_owned(), source })?;
         }
         if let Some(ids) = self.spawner.user {
-            policy::restrict::become_user(ids)
-                .map_err(|e| Code::User.line(format!("-runas {}:{}: {e}", ids.uid, ids.gid)))?;
+            policy::restrict::become_user(ids).map_err(|source| UserFault::Become { ids, source })?;
             say(&format!(
                 "restricted: user {}, group {}{}",
                 ids.uid,
@@ -178,7 +174,7 @@ impl Launcher {
             ));
         }
         self.spawner.own =
-            verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(|e| format!("/proc: {e}"))?;
+            verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(system("/proc"))?;
         Ok(())
     }
 
@@ -187,9 +183,9 @@ impl Launcher {
         parts: Vec<Part>,
         listening: Vec<OwnedFd>,
         mut broker: Vec<(FdUse, OwnedFd)>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
-        let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(|e| e.to_string())?;
+        let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(system("dup of the log"))?;
         control.push((FdUse::LogFile, log));
         broker.extend(self.hear_of_activity()?.map(|fd| (FdUse::Activity, fd)));
         let mut states = Vec::new();
@@ -219,7 +215,7 @@ impl Launcher {
         // Control reads everybody's log; the pipes outlive both ends.
         let mut logs = Vec::new();
         for slot in self.slots.iter() {
-            logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(|e| e.to_string())?));
+            logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(system("dup"))?));
         }
         if let Some(control) = self.slots.get_mut(CONTROL) {
             control.kept.append(&mut logs);
@@ -268,22 +264,22 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
 }
 
 /// QMP over the vchan of a stub domain.
-fn vchan(stubdom: &mut Stubdom) -> Result<Part, String> {
-    let fail = |e: rustix::io::Errno| e.to_string();
+fn vchan(stubdom: &mut Stubdom) -> Result<Part, Failure> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(fail)?;
+    let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(system("socketpair"))?;
     let mut control = vec![(FdUse::Sessions, near)];
     control.extend(stubdom.save.take().map(|fd| (FdUse::SaveStream, fd)));
     let kept = vec![
         (FdUse::Sessions, far),
-        (FdUse::VchanPage, rustix::io::dup(&stubdom.qmp.page).map_err(fail)?),
-        (FdUse::Evtchn, rustix::io::dup(&stubdom.qmp.evtchn).map_err(fail)?),
+        (FdUse::VchanPage, rustix::io::dup(&stubdom.qmp.page).map_err(system("dup"))?),
+        (FdUse::Evtchn, rustix::io::dup(&stubdom.qmp.evtchn).map_err(system("dup"))?),
     ];
     Ok(Part { kept, control, ..Part::new(DeviceConfig::Vchan { port: stubdom.qmp.port }) })
 }
 
 /// By which the broker reaches the guest.
-fn broker(host: &Host) -> Result<Vec<(FdUse, OwnedFd)>, String> {
+fn broker(host: &Host) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
     if let Some(s) = &host.machine.sim {
         return Ok(vec![
             (FdUse::SimIoreq, host.sim(s.ioreq)?),
@@ -292,13 +288,13 @@ fn broker(host: &Host) -> Result<Vec<(FdUse, OwnedFd)>, String> {
             (FdUse::SimMemory, host.sim(s.memory)?),
         ]);
     }
-    let fail = |e: rustix::io::Errno| e.to_string();
     let privcmd = host.restricted()?;
     // The name by which placing.rs finds this guest's interrupts.
     let (_, name) = super::placing::interrupts(host.domid);
-    let (own, name) = (rustix::thread::name().map_err(fail)?, std::ffi::CString::new(name));
-    rustix::thread::set_name(&name.map_err(|e| e.to_string())?).map_err(fail)?;
-    let evtchn = Evtchn::open_restricted(host.domid).map_err(|e| Code::Xen.line(e));
-    rustix::thread::set_name(&own).map_err(fail)?;
+    let name = std::ffi::CString::new(name).map_err(system("the thread's name"))?;
+    let own = rustix::thread::name().map_err(system("the thread's name"))?;
+    rustix::thread::set_name(&name).map_err(system("the thread's name"))?;
+    let evtchn = Evtchn::open_restricted(host.domid).map_err(Failure::Xen);
+    rustix::thread::set_name(&own).map_err(system("the thread's name"))?;
     Ok(vec![(FdUse::Privcmd, privcmd), (FdUse::Evtchn, evtchn?)])
 }
