@@ -334,6 +334,10 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
                 viewer.write(text)?;
                 rest
             }
+            ("line", [text, rest @ ..]) => {
+                viewer.write(&format!("{text}\n"))?;
+                rest
+            }
             ("key", [keysym, rest @ ..]) => {
                 viewer.press(keysym.parse()?)?;
                 rest
