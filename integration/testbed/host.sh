@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by setup and run: where things are and how to run the cached programs.
 cache=${BULKHEAD_TESTBED_CACHE:-$HOME/.cache/bulkhead-testbed}
 root=$cache/root                         # all Debian packages, unpacked

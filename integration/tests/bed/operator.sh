@@ -1,17 +1,15 @@
+# shellcheck shell=sh
 # What operators do with a guest beside starting it: a kernel of theirs, vCPUs, lists. Sourced by suite.
 
 
 # Kernel and ramdisk from dom0 by fw_cfg; the boot sector of hda would start the same kernel without these words.
 direct_boot() {
-    linux_guest direct "kernel=\"$guests/vmlinuz\"" "ramdisk=\"$guests/initrd\"" 'cmdline="console=ttyS0 quiet panic=-1 mitigations=off nokaslr bulkhead=direct"' <<'S'
-grep -o 'bulkhead=direct' /proc/cmdline; ls -d /sys/firmware/qemu_fw_cfg 2>/dev/null
-head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1
-S
-    await 60 bulkhead inspect direct fwcfg || { trouble direct; return 1; }
+    linux_guest direct direct-boot "kernel=\"$guests/vmlinuz\"" "ramdisk=\"$guests/initrd\"" 'cmdline="console=ttyS0 quiet panic=-1 mitigations=off nokaslr bulkhead=direct"'
+    await 240 bulkhead inspect direct fwcfg || { trouble direct; return 1; }
     bulkhead ps >/run/direct.ps; bulkhead inspect direct fwcfg >/run/direct.fw
-    wait $running; r=$?; cat /run/direct.out /run/direct.ps /run/direct.fw
-    [ $r = 0 ] && grep -q 'bulkhead=direct' /run/direct.out && grep -q "$(head -c 65536 /run/direct.img | sha256sum | cut -d' ' -f1)" /run/direct.out && grep -q '^ *fwcfg' /run/direct.ps || return 1
-    await 5 nothing_left || return 1
+    wait "$running"; r=$?; cat /run/direct.out /run/direct.ps /run/direct.fw
+    [ $r = 0 ] && grep -q 'bulkhead=direct' /run/direct.out && grep -q "$(sum /run/direct.img 65536)" /run/direct.out && grep -q '^ *fwcfg' /run/direct.ps || return 1
+    await 20 nothing_left || return 1
     # No kernel: one line, at once.
     refused 'kernel: this is no Linux kernel that a BIOS guest can start' /run/tiny.img "kernel=\"$guests/initrd\"" || return 1
     refused 'kernel: it needs .* MiB with its ramdisk, the guest has' /run/tiny.img "kernel=\"$guests/vmlinuz\"" "ramdisk=\"$guests/initrd\"" 'memory=40' || return 1
@@ -20,29 +18,21 @@ S
 
 # vCPUs come by ACPI's hot-plug. They go by xenstore, where a PV kernel listens; an HVM Linux does not, with QEMU neither.
 vcpu_set() {
-    console_guest our vs 'vcpus=1' 'maxvcpus=3' <<'S'
-exec 8</dev/ttyS0
-online() { cat /sys/devices/system/cpu/online; }
-echo GUEST-READY; read -r l_ <&8
-until [ "$(online)" = 0-2 ]; do for c in /sys/devices/system/cpu/cpu[12]/online; do [ ! -e $c ] || echo 1 >$c; done; usleep 100000; done 2>/dev/null
-dmesg | grep -i 'hot-added\|hotplug'
-grep acpi /proc/interrupts; echo "GUEST-UP $(online) $(nproc)"
-read -r l_ <&8
-S
-    await 60 said vs GUEST-READY || { trouble vs; return 1; }
-    cpus() { qmp vs '{"execute":"query-cpus-fast"}' | grep -o cpu-index | wc -l; }
+    console_guest our vs vcpus 'vcpus=1' 'maxvcpus=3'
+    await 240 said vs GUEST-READY || { trouble vs; return 1; }
+    cpus() { qmp vs '{"execute":"query-cpus-fast"}' | picked return '*' cpu-index | wc -l; }
     [ "$(cpus)" = 1 ] || return 1
     xl vcpu-set --ignore-host vs 3 || { trouble vs; return 1; }
     [ "$(cpus)" = 3 ] && say up || return 1
-    await 30 said vs 'GUEST-UP 0-2 3' || { trouble vs; return 1; }
+    await 120 said vs 'GUEST-UP 0-2 3' || { trouble vs; return 1; }
     xl vcpu-list vs
-    xl list -l vs >/run/vs.list || return 1; grep -q '"max_vcpus": 3' /run/vs.list || { cat /run/vs.list; return 1; }
-    xl vcpu-set vs 1 && [ "$(xenstore-read "/local/domain/$(xl domid vs)/cpu/2/availability")" = offline ] || { xenstore-ls "/local/domain/$(xl domid vs)/cpu"; return 1; }
+    xl list -l vs >/run/vs.list || return 1; picked '*' config b_info max_vcpus =3 </run/vs.list || { cat /run/vs.list; return 1; }
+    { xl vcpu-set vs 1 && [ "$(xenstore-read "/local/domain/$(xl domid vs)/cpu/2/availability")" = offline ]; } || { xenstore-ls "/local/domain/$(xl domid vs)/cpu"; return 1; }
     cat /run/vs.out
     # What dom0's tools say of disks: the names and counts of the device model.
     xentop -b -f -i 1 >/run/vs.top && cat /run/vs.top && grep -q '^ *vs ' /run/vs.top || return 1
-    qmp vs '{"execute":"query-blockstats"}' | tee /run/vs.stats; grep -q '"device":"ide0-hd0"' /run/vs.stats || return 1
-    say end; await 60 gone vs; exec 6>&-; await 5 nothing_left
+    qmp vs '{"execute":"query-blockstats"}' | picked return device=ide0-hd0 stats || return 1
+    say end; await 240 gone vs; exec 6>&-; await 20 nothing_left
 }
 
 # dm_restrict=1: libxl's limits, an empty root directory, one user for the launcher and all processes, by which libxl's reaper kills.
@@ -50,122 +40,97 @@ users() {
     grep -q xen-qemuuser /etc/passwd 2>/dev/null || printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'xen-qemuuser-range-base:x:131072:131072::/:/bin/false' 'xen-qemuuser-reaper:x:131071:131071::/:/bin/false' 'plain:x:2000:2000::/:/bin/false' >>/etc/passwd
     grep -q plain /etc/group 2>/dev/null || printf '%s\n' 'root:x:0:' 'xen-qemuuser-range-base:x:131072:' 'xen-qemuuser-reaper:x:131071:' 'plain:x:2000:' >>/etc/group
 }
-# all_of NAME USER: every process of the guest's device model is that user's and no other's.
-all_of() {
-    for p in $(tree "$1" | sed 's/.* //'); do
-        awk -v u="$2" -v p="$p" '/^[UG]id:/ { for (i = 2; i <= 5; i++) if ($i != (/^U/ ? u : g)) bad = bad " " $i; } /^Cap(Prm|Eff|Inh|Amb)/ && $2 !~ /^0*$/ { bad = bad " " $0 } END { if (bad) { print p ":" bad; exit 1 } }' g="$3" "/proc/$p/status" || return 1
-    done
-}
+# all_of NAME USER GROUP: every process of the guest's device model is theirs and no other's.
+all_of() { $tools/bulkhead-bed owned "$(dm_pid "$1")" "$2" "$3"; }
 dm_restrict() {
     users
-    how=our linux_guest dr 'dm_restrict=1' <<'S'
-head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1; echo GUEST-READS
-dd if=/dev/zero of=/dev/hdb bs=64k seek=2000 count=16 oflag=direct 2>/dev/null && sync && echo GUEST-WRITES
-await 60 host_says go
-echo GUEST-GOES-ON; head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1
-S
-    await 120 said dr GUEST-WRITES || { trouble dr; return 1; }
+    how=our linux_guest dr dm-restrict 'dm_restrict=1'
+    await 480 said dr GUEST-WRITES || { trouble dr; return 1; }
     d=$(xl domid dr); u=$((131072 + d)); pid=$(dm_pid dr)
-    cat /var/log/xen/qemu-dm-dr.log | grep restricted; tr '\0' ' ' </proc/$pid/cmdline | grep -q -- '-xen-domid-restrict' || return 1
+    grep restricted /var/log/xen/qemu-dm-dr.log; tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q -- '-xen-domid-restrict' || return 1
     all_of dr $u 131072 && $tools/bulkhead-bed processes "$pid" || return 1
     # The launcher's own root directory has /proc and nothing else; every limit but that of file sizes is libxl's.
-    [ "$(ls /proc/$pid/root)" = proc ] || { ls /proc/$pid/root; return 1; }
-    grep -E 'core file|locked|msgqueue' /proc/$pid/limits
+    [ "$(ls "/proc/$pid/root")" = proc ] || { ls "/proc/$pid/root"; return 1; }
+    grep -E 'core file|locked|msgqueue' "/proc/$pid/limits"
     # A device dies and is started again by a launcher that is nobody.
-    p=$(role_pid dr ide); kill -KILL "$p"; await 20 new_role dr ide "$p" || { trouble dr; return 1; }
+    p=$(role_pid dr ide); kill -KILL "$p"; await 80 new_role dr ide "$p" || { trouble dr; return 1; }
     all_of dr $u 131072 || return 1
-    tell dr go; await 60 said dr GUEST-GOES-ON || { trouble dr; return 1; }
-    wait $running; cat /run/dr.out
-    [ "$(grep -c "$(head -c 65536 /run/dr.img | sha256sum | cut -d' ' -f1)" /run/dr.out)" = 2 ] || return 1
-    await 10 nothing_left || return 1
+    tell dr go; await 240 said dr GUEST-GOES-ON || { trouble dr; return 1; }
+    wait "$running"; cat /run/dr.out
+    [ "$(grep -c "$(sum /run/dr.img 65536)" /run/dr.out)" = 2 ] || return 1
+    await 40 nothing_left || return 1
     # Destroyed while it runs: the reaper finds every process.
     our dd2 "$(disk hda /run/busy.img)" 'memory=64' 'dm_restrict=1' >/run/dd2.cfg
     (exec 9<>/run/dd2.com1; exec cat /run/dd2.com1 >/run/dd2.out) & c=$!
     xl create /run/dd2.cfg || { cat /var/log/xen/qemu-dm-dd2.log; return 1; }
-    await 30 grep -q BOOT-OK /run/dd2.out; xl destroy dd2; kill $c
-    await 10 nothing_left && [ -z "$(ls -A /var/run/xen/qemu-root-*/ 2>/dev/null | grep -v :)" ] || { ls -d /var/run/xen/*; return 1; }
+    await 120 grep -q BOOT-OK /run/dd2.out; xl destroy dd2; kill $c
+    { await 40 nothing_left && [ -z "$(find /var/run/xen/qemu-root-* -mindepth 1 2>/dev/null)" ]; } || { ls -d /var/run/xen/*; return 1; }
     # A user alone, without the rest of dm_restrict; one that is not there.
     our du "$(disk hda /run/tiny.img)" 'memory=64' 'device_model_user="plain"' >/run/du.cfg
-    guest_run /run/du.cfg >/run/du.out && grep -q BOOT-OK /run/du.out && grep 'restricted: user 2000' /var/log/xen/qemu-dm-du.log || { cat /run/du.out /var/log/xen/qemu-dm-du.log; return 1; }
+    { guest_run /run/du.cfg >/run/du.out && grep -q BOOT-OK /run/du.out && grep 'restricted: user 2000' /var/log/xen/qemu-dm-du.log; } || { cat /run/du.out /var/log/xen/qemu-dm-du.log; return 1; }
     by_hand 'runas nobody-at-all: no such user' -xen-domid 9 -serial null -runas nobody-at-all && by_hand 'that is root' -xen-domid 9 -serial null -runas 0:0
 }
 
 # A stock kernel (it unplugs) whose disks are block devices: it goes on with the PV disk, and nobody but its back end has the disk.
 stock() {
     modprobe -a loop xen-blkback
-    linux_config our st <<'S'
-ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' '; echo GUEST-BLOCK; grep -c ATA /proc/scsi/scsi 2>/dev/null
-head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1
-dd if=/dev/hda of=/dev/hdb bs=512k count=64 seek=128 iflag=direct oflag=direct 2>/dev/null && sync && echo GUEST-COPIED
-hears end
-S
-    printf '%-23.23s' 'xen_emul_unplug=all' | dd of=/run/st.img bs=1 seek="$(cat $guests/linux.img.cmdline)" conv=notrunc 2>/dev/null
+    cmdline='xen_emul_unplug=all' linux_config our st stock
     losetup /dev/loop0 /run/st.img; losetup /dev/loop1 /run/st.data
     sed -i 's#^disk=.*#disk=["phy:/dev/loop0,hda,w","phy:/dev/loop1,hdb,w"]#; s#^serial=.*#serial="pty"#' /run/st.cfg
     xl create -p /run/st.cfg || { cat /var/log/xen/qemu-dm-st.log /var/log/xen/xen-hotplug.log; return 1; }
     rm -f /run/st.in; mkfifo /run/st.in
     $tools/bulkhead-bed terminal xl console st </run/st.in >/run/st.out 2>&1 &
     exec 6<>/run/st.in
-    holders() { for p in $(tree st | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -c loop; done | awk '{ n += $1 } END { print n + 0 }'; }
+    holders() { $tools/bulkhead-bed holders "$(dm_pid st)" /dev/loop | wc -l; }
     [ "$(holders)" -gt 1 ] || { echo "nobody has the disk at the start"; return 1; }
     xl unpause st
-    await 120 said st GUEST-COPIED || { trouble st; return 1; }
+    await 480 said st GUEST-COPIED || { trouble st; return 1; }
     [ "$(holders)" = 0 ] || { echo "somebody still has the disk"; tree st; return 1; }
     bulkhead logs st | grep 'has unplugged' ; grep 'unplugged ide0-hd0, ide0-hd1' /var/log/xen/qemu-dm-st.log || return 1
     # A process that is started again has no disk either.
-    p=$(role_pid st ide); bulkhead restart st ide; await 20 new_role st ide "$p" && [ "$(holders)" = 0 ] || return 1
+    p=$(role_pid st ide); bulkhead restart st ide; await 80 new_role st ide "$p" && [ "$(holders)" = 0 ] || return 1
     qmp st '{"execute":"query-block"}'
-    say end; await 60 gone st || return 1
+    say end; await 240 gone st || return 1
     exec 6>&-; losetup -d /dev/loop0; losetup -d /dev/loop1; cat /run/st.out
     grep -q 'xvda xvdb *GUEST-BLOCK' /run/st.out && ! grep -q 'sda.*GUEST-BLOCK' /run/st.out || return 1
-    grep -q "$(head -c 65536 /run/st.img | sha256sum | cut -d' ' -f1)" /run/st.out || return 1
-    [ "$(dd if=/run/st.data bs=512k skip=128 count=64 2>/dev/null | sha256sum)" = "$(head -c 33554432 /run/st.img | sha256sum)" ] && await 5 nothing_left
+    grep -q "$(sum /run/st.img 65536)" /run/st.out || return 1
+    $tools/bulkhead-bed same /run/st.img 0 /run/st.data 64M 32M && await 20 nothing_left
 }
 
 # A root disk in a qcow2 image over a raw one: its process is killed in the middle of writes, and then its file system is full. What
 # was acknowledged is there, the guest goes on, and the image is whole.
 qcow2() {
     mkdir -p /run/small; mount -t tmpfs -o size=60m none /run/small || return 1
-    linux_config our qc <<'S'
-pattern() { dd if=/dev/hda bs=512k count=16 iflag=direct 2>/dev/null; }
-pattern | dd of=/dev/hda bs=512k seek=128 oflag=direct conv=fsync 2>/dev/null; echo GUEST-FIRST
-pattern | dd of=/dev/hdd bs=512k oflag=direct conv=fsync 2>/dev/null && echo GUEST-FLUSHED
-i=0; while ! host_says killed; do pattern | dd of=/dev/hda bs=64k seek=$((1200 + i % 100)) oflag=direct 2>/dev/null || echo "a write failed"; i=$((i + 1)); [ $i != 2 ] || echo GUEST-WRITING; done
-pattern | dd of=/dev/hda bs=512k seek=160 oflag=direct 2>/dev/null && sync && echo GUEST-SECOND
-echo "GUEST-SUMS $(pattern | sha256sum | cut -d' ' -f1) $(dd if=/dev/hda bs=512k skip=128 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1) $(dd if=/dev/hda bs=512k skip=160 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)"
-dd if=/dev/zero of=/dev/hda bs=512k seek=200 count=120 oflag=direct 2>/dev/null || echo GUEST-FULL
-await 60 host_says room
-pattern | dd of=/dev/hda bs=512k seek=330 oflag=direct 2>/dev/null && sync && echo "GUEST-ROOM $(dd if=/dev/hda bs=512k skip=330 count=16 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1)"
-S
+    linux_config our qc qcow2
     qemu-img create -q -f qcow2 -F raw -b /run/qc.img /run/small/qc.qcow2 200M || return 1
     # And one that is based on nothing, of which all is new.
     qemu-img create -q -f qcow2 /run/qn.qcow2 64M || return 1
     sed -i 's#target=/run/qc.img#target=/run/small/qc.qcow2#; s#format=raw,vdev=hda#format=qcow2,vdev=hda#; s#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=hdd,access=rw,backendtype=qdisk,target=/run/qn.qcow2"]#' /run/qc.cfg; base=$(sha256sum </run/qc.img)
     guest_run /run/qc.cfg >/run/qc.out & running=$!
-    await 120 said qc GUEST-WRITING || { trouble qc; return 1; }
+    await 480 said qc GUEST-WRITING || { trouble qc; return 1; }
     # (A flush that its filter did not know would have killed it.)
-    said qc GUEST-FLUSHED && [ "$(bulkhead --json ps qc | sed 's/.*"name":"ide"[^}]*"restarts":\([0-9]*\).*/\1/')" = 0 ] || { trouble qc; bulkhead --json ps qc; return 1; }
-    p=$(role_pid qc ide); kill -KILL "$p"; await 20 new_role qc ide "$p" || { trouble qc; return 1; }
+    { said qc GUEST-FLUSHED && process qc ide restarts =0; } || { trouble qc; bulkhead --json ps qc; return 1; }
+    p=$(role_pid qc ide); kill -KILL "$p"; await 80 new_role qc ide "$p" || { trouble qc; return 1; }
     tell qc killed
-    await 120 said qc GUEST-SUMS || { trouble qc; return 1; }
-    await 120 said qc GUEST-FULL || { trouble qc; return 1; }
+    await 480 said qc GUEST-SUMS || { trouble qc; return 1; }
+    await 480 said qc GUEST-FULL || { trouble qc; return 1; }
     bulkhead inspect qc ide | grep failed; mount -o remount,size=300m /run/small; tell qc room
     wait $running; r=$?; cat /run/qc.out; bulkhead ps
-    set -- $(sed -n 's/.*GUEST-SUMS //p' /run/qc.out | tr -d '\r')
-    [ $r = 0 ] && [ "$1" = "$2" ] && [ "$1" = "$3" ] && grep -q "GUEST-ROOM $1" /run/qc.out || return 1
+    after qc GUEST-SUMS >/run/qc.sums; read -r read_ first_ second_ </run/qc.sums
+    [ $r = 0 ] && [ "$read_" ] && [ "$read_" = "$first_" ] && [ "$read_" = "$second_" ] && grep -q "GUEST-ROOM $read_" /run/qc.out || return 1
     qemu-img check /run/small/qc.qcow2; c=$?
     [ "$base" = "$(sha256sum </run/qc.img)" ] || { echo "the base was written"; return 1; }
-    umount /run/small; [ $c = 0 ] && await 5 nothing_left || return 1
+    umount /run/small; [ $c = 0 ] && await 20 nothing_left || return 1
     refused 'this is no qcow2 image' /run/tiny.img 'disk=["format=qcow2,vdev=hda,access=rw,backendtype=qdisk,target=/run/tiny.img"]'
 }
 
 # What a guest's configuration can ask for and is not there: each its own line, through xl create.
 refusals() {
-    for try in 'USB 2|usbversion=2' 'USB 2|usbversion=3' 'sound|soundhw="ac97"' 'SPICE|spice=1;spiceport=6000;spicehost="127.0.0.1";spicedisable_ticketing=1' 'AHCI|hdtype="ahci"' \
-        'the QXL display|vga="qxl";videoram=128;memory=300' 'vendor_device|vendor_device="xenserver"' 'a window in dom0|sdl=1'; do
-        words=${try%%|*}; old=$IFS; IFS=';'; set -- ${try#*|}; IFS=$old
-        refused "BH-0102: .*$words" /run/tiny.img "$@" || { echo "not so: $try"; return 1; }
-    done
+    absent() { what_=$1; shift; refused "BH-0102: .*$what_" /run/tiny.img "$@" || { echo "not so: $what_, $*"; return 1; }; }
+    absent 'USB 2' 'usbversion=2' && absent 'USB 2' 'usbversion=3' && absent 'sound' 'soundhw="ac97"' &&
+        absent 'SPICE' 'spice=1' 'spiceport=6000' 'spicehost="127.0.0.1"' 'spicedisable_ticketing=1' && absent 'AHCI' 'hdtype="ahci"' &&
+        absent 'the QXL display' 'vga="qxl"' 'videoram=128' 'memory=300' && absent 'vendor_device' 'vendor_device="xenserver"' &&
+        absent 'a window in dom0' 'sdl=1' || return 1
     refused 'BH-0102: .*SCSI' /run/tiny.img 'disk=["format=raw,vdev=sda,access=rw,backendtype=qdisk,target=/run/tiny.img"]' || return 1
     # The host's settings.
     mkdir -p /etc/bulkhead; printf '[devices]\nsubstitutes = "refuse"\n' >/etc/bulkhead/bulkhead.toml
@@ -184,8 +149,9 @@ refusals() {
 # A guest that the project did not build, on the disk that Debian's tools have made (integration/testbed/setup-debian, /dev/vda
 # here): it makes a file system on our second IDE disk, fills and checks it, its GRUB installs itself on the first, and the next life boots
 # from that, unplugs the disks and the network card, and comes to its login on PV devices.
+# shellcheck disable=SC2016 # what is typed is expanded by the guest's shell
 debian() {
-    modprobe -a loop xen-blkback xen-netback tun virtio_pci virtio_blk; await 10 test -b /dev/vda || return 1
+    modprobe -a loop xen-blkback xen-netback tun virtio_pci virtio_blk; await 40 test -b /dev/vda || return 1
     truncate -s 64M /run/second.img && losetup /dev/loop7 /run/second.img || return 1
     debian_life 'kernel="'$guests'/debian.vmlinuz"' 'ramdisk="'$guests'/debian.initrd"' \
         'cmdline="root=UUID=b0174ead-0000-4000-8000-000000000001 ro console=ttyS0 xen_emul_unplug=never mitigations=off quiet systemd.default_device_timeout_sec=900"' || return 1
@@ -213,10 +179,9 @@ debian() {
     for step in 'agetty root' 'login bulkhead' 'bash echo "Typed: $((40 + 2))" >/dev/ttyS0'; do
         who=${step%% *}
         does "until for f in /proc/[0-9]*/fd/0; do [ \"\$(readlink \$f)\" != /dev/tty1 ] || cat \${f%/fd/0}/comm; done | grep -q $who; do sleep 1; done; echo READS-\"\$((40+2))\"-$who" "READS-42-$who" || { screenshot deb debian-typed; return 1; }
-        $tools/bulkhead-bed vnc "$vnc" type "${step#* }
-" || return 1
+        $tools/bulkhead-bed vnc "$vnc" line "${step#* }" || return 1
     done
-    await 60 said deb 'Typed: 42' || { screenshot deb debian-typed; bulkhead inspect deb vkbd; trouble deb; return 1; }
+    await 240 said deb 'Typed: 42' || { screenshot deb debian-typed; bulkhead inspect deb vkbd; trouble deb; return 1; }
     screenshot deb debian-screen; bulkhead inspect deb vkbd
     debian_ends || return 1
     # What it has written is a whole file system on a disk that starts.
@@ -235,52 +200,45 @@ debian_life() {
     $tools/bulkhead-bed terminal xl console deb </run/deb.in >/run/deb.out 2>&1 &
     exec 6<>/run/deb.in
     ( i=0; while [ $i -lt 1200 ] && xl domid deb; do usleep 1000000; i=$((i + 1)); done; xl destroy deb ) >/dev/null 2>&1 &
-    await 600 said deb 'debian login:' || { trouble deb; return 1; }
-    say root; await 120 said deb 'Password:' && say bulkhead && await 120 said deb 'root@debian:' || { trouble deb; return 1; }
+    await 2400 said deb 'debian login:' || { trouble deb; return 1; }
+    say root; { await 480 said deb 'Password:' && say bulkhead && await 480 said deb 'root@debian:'; } || { trouble deb; return 1; }
     # Without a terminal's escape sequences between the lines.
     does 'exec env TERM=dumb PS1=deb: bash --norc' 'deb:$' || return 1
     echo "at its prompt after $(uptime_s) s"
 }
 # does COMMAND WORDS: typed; its output has a line with WORDS (which the line that is typed has not).
-does() { say "$1"; await 300 sh -c "tr -d '\r' </run/deb.out | grep -q '$2'" || { trouble deb; return 1; }; }
-debian_ends() { say poweroff; await 300 gone deb || { trouble deb; return 1; }; exec 6>&-; await 10 nothing_left && await 60 alone; }
+does() { say "$1"; await 1200 sh -c "tr -d '\r' </run/deb.out | grep -q '$2'" || { trouble deb; return 1; }; }
+debian_ends() { say poweroff; await 1200 gone deb || { trouble deb; return 1; }; exec 6>&-; await 40 nothing_left && await 240 alone; }
 # Xen still holds a guest's memory for a while after its name has gone.
 alone() { [ "$(xl list | wc -l)" = 2 ]; }
 
 # The storage of one disk answers four times a second (/dev/vda, integration/test): the guest waits for that disk alone, people see
 # into its process meanwhile, and nothing times out.
 slow_storage() {
-    modprobe -a virtio_pci virtio_blk; await 10 test -b /dev/vda || return 1
+    modprobe -a virtio_pci virtio_blk; await 40 test -b /dev/vda || return 1
     want=$(dd if=/dev/vda bs=64k count=80 2>/dev/null | sha256sum | cut -d' ' -f1); echo 3 >/proc/sys/vm/drop_caches
-    linux_config our sl <<'S'
-dd if=/dev/hdc bs=64k count=80 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1 | sed 's/^/GUEST-SLOW /' & s_=$!
-i=0; while kill -0 $s_ 2>/dev/null; do dd if=/dev/hda bs=64k count=8 iflag=direct of=/dev/null 2>/dev/null && i=$((i + 1)); [ $i != 3 ] || echo GUEST-FAST; usleep 100000; done
-wait $s_; echo "GUEST-MEANWHILE $i"; dmesg | grep -E 'ata[0-9].*(exception|failed|reset)' || echo GUEST-UNHURT
-S
+    linux_config our sl slow-storage
     sed -i 's#^disk=\[#&'"$(disk hdc /dev/vda)"',#' /run/sl.cfg
     guest_run /run/sl.cfg >/run/sl.out & running=$!
-    await 120 said sl GUEST-FAST || { trouble sl; return 1; }
-    ! said sl GUEST-SLOW && bulkhead inspect sl ide | grep -A4 secondary && ! said sl GUEST-SLOW || { echo "it was not slow, or looking waited for it"; return 1; }
+    await 480 said sl GUEST-FAST || { trouble sl; return 1; }
+    { ! said sl GUEST-SLOW && bulkhead inspect sl ide | grep -A4 secondary && ! said sl GUEST-SLOW; } || { echo "it was not slow, or looking waited for it"; return 1; }
     wait $running; r=$?; cat /run/sl.out
-    [ $r = 0 ] && said sl "GUEST-SLOW $want" && said sl GUEST-UNHURT && [ "$(sed -n 's/.*GUEST-MEANWHILE //p' /run/sl.out | tr -d '\r')" -gt 10 ] && await 5 nothing_left
+    [ $r = 0 ] && said sl "GUEST-SLOW $want" && said sl GUEST-UNHURT && [ "$(after sl GUEST-MEANWHILE)" -gt 10 ] && await 20 nothing_left
 }
 
 # `-image-full stop`: a write that finds no room waits, with its guest, until there is some.
 full_stops() {
     mkdir -p /run/full; mount -t tmpfs -o size=20m none /run/full && truncate -s 60M /run/full/disk || return 1
-    linux_config our fs 'device_model_args_hvm=["-image-full","stop"]' <<'S'
-dd if=/dev/hda of=/dev/hdc bs=512k count=60 iflag=direct oflag=direct 2>/dev/null && sync && echo GUEST-COPIED
-dmesg | grep -E 'ata[0-9].*(exception|failed|reset)' || echo GUEST-UNHURT
-S
+    linux_config our fs full-stops 'device_model_args_hvm=["-image-full","stop"]'
     sed -i 's#^disk=\[#&'"$(disk hdc /run/full/disk)"',#' /run/fs.cfg
     guest_run /run/fs.cfg >/run/fs.out & running=$!
-    await 120 sh -c 'bulkhead inspect fs ide | grep "waits for room *true"' || { trouble fs; return 1; }
+    await 480 sh -c 'bulkhead inspect fs ide | grep "waits for room *true"' || { trouble fs; return 1; }
     bulkhead logs fs | grep 'the storage is full' && ! said fs GUEST-COPIED || return 1
     mount -o remount,size=100m /run/full
     wait $running; r=$?; cat /run/fs.out
-    [ "$(head -c 31457280 /run/fs.img | sha256sum)" = "$(head -c 31457280 /run/full/disk | sha256sum)" ] || { echo "not what the guest wrote"; return 1; }
+    $tools/bulkhead-bed same /run/fs.img 0 /run/full/disk 0 30M || { echo "not what the guest wrote"; return 1; }
     umount /run/full
-    [ $r = 0 ] && said fs GUEST-COPIED && said fs GUEST-UNHURT && await 5 nothing_left
+    [ $r = 0 ] && said fs GUEST-COPIED && said fs GUEST-UNHURT && await 20 nothing_left
 }
 
 # The Debian package by dpkg in dom0: a guest runs on what it has installed; nothing is left when it is removed.
@@ -303,21 +261,7 @@ package() {
 # that is not. It goes on with the PV disks, which nobody else has. Their processes, and those that they ask, are killed at any moment
 # while the guest writes; every write that it was told is on the disk is there.
 qdisk() {
-    cmdline='xen_emul_unplug=all' linux_config our qd <<'S'
-echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK"
-echo "GUEST-SUM $(head -c 65536 /dev/hda | sha256sum | cut -d' ' -f1)"
-grep . /sys/block/xvdb/queue/discard_max_bytes /sys/module/xen_blkfront/parameters/* 2>/dev/null
-copy 16 && echo GUEST-COPIED
-hears begin
-i=0; while ! host_says stop; do
-    printf 'record %d of b' $i | dd of=/dev/hdb bs=4096 seek=$((30000 + i)) conv=sync,notrunc,fsync 2>/dev/null || echo "GUEST-FAILED b $i"
-    printf 'record %d of e' $i | dd of=/dev/xvde bs=4096 seek=$((i * 16)) conv=sync,notrunc,fsync 2>/dev/null || echo "GUEST-FAILED e $i"
-    echo "GUEST-ACK $i."; i=$((i + 1))
-done
-copy 80 && echo GUEST-AGAIN
-await 60 test -b /dev/xvdf && echo "GUEST-LATER $(sha256sum </dev/xvdf)"
-await 60 test ! -e /dev/xvdf && echo GUEST-GONE
-S
+    cmdline='xen_emul_unplug=all' linux_config our qd qdisk
     qemu-img create -q -f qcow2 /run/qe.qcow2 200M || return 1
     sed -i 's#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=xvde,access=rw,backendtype=qdisk,target=/run/qe.qcow2"]#; s#^serial=.*#serial="pty"#' /run/qd.cfg
     xl create -p /run/qd.cfg || { cat /var/log/xen/qemu-dm-qd.log; dmesg | grep type=1326; return 1; }
@@ -325,46 +269,42 @@ S
     $tools/bulkhead-bed terminal xl console qd </run/qd.in >/run/qd.out 2>&1 &
     exec 6<>/run/qd.in
     xl unpause qd
-    await 120 said qd GUEST-COPIED || { trouble qd; bulkhead ps; xenstore-ls /local/domain/0/backend; return 1; }
+    await 480 said qd GUEST-COPIED || { trouble qd; bulkhead ps; xenstore-ls /local/domain/0/backend; return 1; }
     bulkhead ps qd; bulkhead inspect qd qdisk768; bulkhead inspect qd xenbus; bulkhead inspect qd grant
     $tools/bulkhead-bed processes "$(dm_pid qd)" || return 1
     # Who has the disks: their own processes, each its own.
     for f in qd.img qd.data qe.qcow2; do
-        n=0; for p in $(tree qd | sed 's/.* //'); do ls -l "/proc/$p/fd" 2>/dev/null | grep -q "/run/$f\$" && n=$((n + 1)) && h=$p; done
-        echo "$f: $n holders, the last: $(tr '\0' ' ' <"/proc/$h/cmdline")"
-        # The launcher, for a later life, and nobody else but that.
-        [ $n = 2 ] && tr '\0' ' ' <"/proc/$h/cmdline" | grep -q '^qdisk' || { echo "somebody else has $f"; return 1; }
+        # The launcher, for a later life, and one process that serves it.
+        $tools/bulkhead-bed holders "$(dm_pid qd)" "/run/$f" | cut -d' ' -f1 | paste -sd' ' >/run/qd.holders
+        grep -x 'launcher qdisk' /run/qd.holders || { echo "$f is open in: $(cat /run/qd.holders)"; return 1; }
     done
     say begin
-    acks() { sed -n 's/.*GUEST-ACK \([0-9]*\)\..*/\1/p' /run/qd.out | tail -n 1; }
+    # A line that is not yet whole has no dot.
+    acks() { grep -o 'GUEST-ACK [0-9]*\.' /run/qd.out | tail -n 1 | tr -dc '0-9'; }
     past() { [ "$(acks)" -gt "$1" ] 2>/dev/null; }
-    await 30 past 2 || { trouble qd; return 1; }
+    await 120 past 2 || { trouble qd; return 1; }
     for round in 1 2; do
         for role in qdisk xenbus qdisk grant; do
-            usleep $(($(od -An -N2 -tu2 /dev/urandom) * 8))
+            $tools/bulkhead-bed moment 500
             before=$(acks)
             # Each of the disks in turn; which one is no matter.
-            v=$(tree qd | sed -n "s/^$role //p" | sed -n "$((round % 3 + 1))p"); v=${v:-$(role_pid qd $role)}
+            v=$(pids qd $role | sed -n "$((round % 3 + 1))p"); v=${v:-$(role_pid qd $role)}
             kill -KILL "$v"
-            await 30 past $((before + 2)) || { echo "nothing goes on after $role was killed in round $round"; trouble qd; bulkhead ps qd; return 1; }
+            await 120 past $((before + 2)) || { echo "nothing goes on after $role was killed in round $round"; trouble qd; bulkhead ps qd; return 1; }
         done
     done
     tell qd stop
     # A disk that comes while it runs, and goes.
-    await 60 said qd GUEST-AGAIN || { trouble qd; return 1; }
+    await 240 said qd GUEST-AGAIN || { trouble qd; return 1; }
     head -c 1048576 /dev/urandom >/run/qf.img
     xl block-attach qd 'format=raw,vdev=xvdf,access=ro,backendtype=qdisk,target=/run/qf.img' || { trouble qd; return 1; }
-    await 20 said qd "GUEST-LATER $(sha256sum </run/qf.img | cut -d' ' -f1)" || { trouble qd; bulkhead ps qd; return 1; }
-    xl block-detach qd xvdf && await 20 said qd GUEST-GONE || { trouble qd; return 1; }
-    await 100 gone qd || { trouble qd; return 1; }
+    await 80 said qd "GUEST-LATER $(sum /run/qf.img)" || { trouble qd; bulkhead ps qd; return 1; }
+    { xl block-detach qd xvdf && await 80 said qd GUEST-GONE; } || { trouble qd; return 1; }
+    await 400 gone qd || { trouble qd; return 1; }
     exec 6>&-; cat /run/qd.out
     ! grep GUEST-FAILED /run/qd.out || return 1
     last=$(acks); echo "acknowledged: $last"
     qemu-img check /run/qe.qcow2 && qemu-img convert -O raw /run/qe.qcow2 /run/qe.img || return 1
-    i=0; while [ $i -le "$last" ]; do
-        [ "$(dd if=/run/qd.data bs=4096 skip=$((30000 + i)) count=1 2>/dev/null | tr -d '\0')" = "record $i of b" ] || { echo "record $i of b is lost"; return 1; }
-        [ "$(dd if=/run/qe.img bs=4096 skip=$((i * 16)) count=1 2>/dev/null | tr -d '\0')" = "record $i of e" ] || { echo "record $i of e is lost"; return 1; }
-        i=$((i + 1))
-    done
-    said qd 'xvda xvdb xvde GUEST-BLOCK' && said qd "GUEST-SUM $(head -c 65536 /run/qd.img | sha256sum | cut -d' ' -f1)" && said qd GUEST-AGAIN && copied qd && await 5 nothing_left
+    $tools/bulkhead-bed records /run/qd.data $((30000 * 4096)) 4096 "$last" b && $tools/bulkhead-bed records /run/qe.img 0 65536 "$last" e || return 1
+    said qd 'xvda xvdb xvde GUEST-BLOCK' && said qd "GUEST-SUM $(sum /run/qd.img 65536)" && said qd GUEST-AGAIN && copied qd && await 20 nothing_left
 }

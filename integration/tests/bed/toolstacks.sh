@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Toolstacks other than xl, and drivers that an operating system is not the first to have. Read by the suite.
 
 # libvirt's Xen driver, Debian's own, with the path that its AppArmor profile allows.
@@ -9,21 +10,16 @@ libvirt_daemon() {
     mkdir -p /var/lib/libvirt /var/log/libvirt /run/libvirt /etc/libvirt
     printf 'unix_sock_group = "root"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nhost_uuid = "11111111-2222-3333-4444-555555555555"\nlog_outputs = "2:file:/out/libvirtd.log"\n' >/etc/libvirt/libvirtd.conf
     pidof libvirtd >/dev/null || /usr/sbin/libvirtd --config /etc/libvirt/libvirtd.conf >/run/libvirtd.out 2>&1 &
-    await 60 virsh version || { cat /run/libvirtd.out; tail -n 30 /out/libvirtd.log; return 1; }
+    await 240 virsh version || { cat /run/libvirtd.out; tail -n 30 /out/libvirtd.log; return 1; }
     virsh version
 }
 state_is() { [ "$(virsh domstate "$1")" = "$2" ]; }
 libvirt() {
     emulator=/usr/lib/xen/bin/bulkhead-dm
-    [ -f $emulator ] && [ ! -L $emulator ] || { echo "$emulator is no file"; return 1; }
+    { [ -f $emulator ] && [ ! -L $emulator ]; } || { echo "$emulator is no file"; return 1; }
     $emulator -help | head -n 2
     libvirt_daemon || return 1
-    linux_config our lv <<'S'
-# What the kernel runs when the toolstack wants an end.
-echo '/bin/busybox poweroff -f' >/proc/sys/kernel/poweroff_cmd
-echo "GUEST-READY $(echo /dev/hd?)"
-while :; do usleep 200000; done
-S
+    linux_config our lv libvirt
     cat >/run/lv.xml <<X
 <domain type='xen'>
   <name>lv</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
@@ -46,12 +42,12 @@ X
     virsh start lv || { tail -n 20 /out/libvirtd.log; cat /var/log/xen/qemu-dm-lv.log /var/log/libvirt/libxl/*; return 1; }
     state_is lv running && bulkhead ps lv || return 1
     readlink "/proc/$(dm_pid lv)/exe" | grep -qx $emulator || { echo "something else runs"; return 1; }
-    await 120 said lv GUEST-READY || { cat /run/lv.out /var/log/xen/qemu-dm-lv.log; return 1; }
+    await 480 said lv GUEST-READY || { cat /run/lv.out /var/log/xen/qemu-dm-lv.log; return 1; }
     virsh dumpxml lv | grep -E '<emulator>|vnc port'
-    virsh shutdown lv && await 60 state_is lv 'shut off' || { cat /run/lv.out; virsh list --all; return 1; }
-    await 10 nothing_left || return 1
+    { virsh shutdown lv && await 240 state_is lv 'shut off'; } || { cat /run/lv.out; virsh list --all; return 1; }
+    await 40 nothing_left || return 1
     # Its last life is cleaned up behind the word `shut off`.
-    await 30 virsh start lv && state_is lv running && virsh destroy lv && state_is lv 'shut off' && await 10 nothing_left || return 1
+    await 120 virsh start lv && state_is lv running && virsh destroy lv && state_is lv 'shut off' && await 40 nothing_left || return 1
     virsh undefine lv; r=$?
     tr -d '\r' </run/lv.out | grep GUEST; grep -v guest: /var/log/xen/qemu-dm-lv.log
     kill "$(pidof libvirtd)"
@@ -63,31 +59,25 @@ X
 comes_early() { # comes_early NAME: to two disks and a CD, gives up, and takes what it has written away
     f=/local/domain/$(xl domid "$1")/device/vbd b=/local/domain/0/backend/qdisk/$(xl domid "$1")
     for v in 768 832 5632; do
-        xenstore-write $f/$v/ring-ref 8 $f/$v/event-channel 9 $f/$v/protocol x86_64-abi $f/$v/state 4
+        xenstore-write "$f/$v/ring-ref" 8 "$f/$v/event-channel" 9 "$f/$v/protocol" x86_64-abi "$f/$v/state" 4
     done
-    closed() { [ "$(xenstore-read $b/$1/state)" = 6 ]; }
-    for v in 768 832 5632; do await 10 closed $v || { echo "disk $v leaves its driver waiting"; xenstore-ls $b; return 1; }; done
-    for v in 768 832 5632; do xenstore-rm $f/$v/ring-ref $f/$v/event-channel $f/$v/protocol; done
+    closed() { [ "$(xenstore-read "$b/$1/state")" = 6 ]; }
+    for v in 768 832 5632; do await 40 closed $v || { echo "disk $v leaves its driver waiting"; xenstore-ls "$b"; return 1; }; done
+    for v in 768 832 5632; do xenstore-rm "$f/$v/ring-ref" "$f/$v/event-channel" "$f/$v/protocol"; done
 }
 pv_before_unplug() {
-    cmdline='xen_emul_unplug=all' linux_config our pb <<'S'
-echo "$(ls /sys/block | grep -E '^(sd|xvd)' | tr '\n' ' ')GUEST-BLOCK"
-dmesg | grep -E 'XENBUS|xenbus' | head -n 20
-dmesg | grep -q 'timed out' || echo GUEST-PROMPT
-echo "GUEST-SUM $(head -c 65536 /dev/xvda | sha256sum | cut -d' ' -f1)"
-dd if=/dev/hda of=/dev/hdb bs=512k count=8 seek=32 iflag=direct oflag=direct 2>/dev/null && echo GUEST-COPIED
-S
+    cmdline='xen_emul_unplug=all' linux_config our pb pv-before-unplug
     sed -i 's#^disk=\[#&"format=raw,vdev=hdc,access=ro,devtype=cdrom,target='$guests/grub.iso'",#' /run/pb.cfg
     # A launcher that has given its rights up answers too.
     users; { cat /run/pb.cfg; echo 'dm_restrict=1'; } >/run/pb.restricted
     xl create -p /run/pb.restricted && comes_early pb; r=$?
     cat /var/log/xen/qemu-dm-pb.log; xl destroy pb
-    [ $r = 0 ] && await 10 nothing_left || return 1
+    [ $r = 0 ] && await 40 nothing_left || return 1
     (exec 9<>/run/pb.com1; exec cat /run/pb.com1 >/run/pb.out) & c=$!
-    xl create -p /run/pb.cfg && comes_early pb || { cat /var/log/xen/qemu-dm-pb.log; xl destroy pb; kill $c; return 1; }
+    { xl create -p /run/pb.cfg && comes_early pb; } || { cat /var/log/xen/qemu-dm-pb.log; xl destroy pb; kill $c; return 1; }
     xl unpause pb
-    await 100 gone pb || { trouble pb; xenstore-ls $b; xenstore-ls $f; kill $c; return 1; }
+    await 400 gone pb || { trouble pb; xenstore-ls "$b"; xenstore-ls "$f"; kill $c; return 1; }
     kill $c; cat /run/pb.out; grep -v guest: /var/log/xen/qemu-dm-pb.log
-    said pb 'xvda xvdb GUEST-BLOCK' && said pb GUEST-PROMPT && said pb "GUEST-SUM $(head -c 65536 /run/pb.img | sha256sum | cut -d' ' -f1)" && said pb GUEST-COPIED &&
-        [ "$(head -c 4194304 /run/pb.img | sha256sum)" = "$(dd if=/run/pb.data bs=1M skip=16 count=4 2>/dev/null | sha256sum)" ] && await 5 nothing_left
+    said pb 'xvda xvdb GUEST-BLOCK' && said pb GUEST-PROMPT && said pb "GUEST-SUM $(sum /run/pb.img 65536)" && said pb GUEST-COPIED &&
+        $tools/bulkhead-bed same /run/pb.img 0 /run/pb.data 16M 4M && await 20 nothing_left
 }
