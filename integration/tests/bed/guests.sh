@@ -33,6 +33,9 @@ said() { grep -q "$2" "/run/$1.out"; }
 after() { $tools/bulkhead-bed after "/run/$1.out" "$2"; }
 # sum FILE [BYTES]: its checksum, or that of its first bytes.
 sum() { if [ "${2:-}" ]; then head -c "$2" "$1" | sha256sum; else sha256sum <"$1"; fi | cut -d' ' -f1; }
+# cost WHAT NAME: what the processes of a guest's device model have cost so far (ran, waits, pss, thread-waits of bulkhead-bed).
+# shellcheck disable=SC2046 # a list of pids
+cost() { $tools/bulkhead-bed "$1" $(pids "$2"); }
 # The Linux guest at its serial line by `xl console`: say WORD types there, said NAME WORDS looks.
 console_guest() { # console_guest MODE NAME SCRIPT [LINE...]
     mode=$1 name=$2 script=$3; shift 3

@@ -57,7 +57,7 @@ guest() {
     before_=$(statuses "$1"); say "$3"
     more_() { [ "$(statuses "$1")" -gt "$2" ]; }
     await "$2" more_ "$1" "$before_" || { echo "no answer in $2 s: $3"; return 1; }
-    grep 'GUEST-STATUS' "/run/$1.out" | tail -n 1 | tr -d '\r' | grep -q 'STATUS 0$' || { echo "in the guest: $3"; return 1; }
+    [ "$(after "$1" GUEST-STATUS)" = 0 ] || { echo "in the guest: $3"; return 1; }
 }
 net_trouble() { trouble "$1"; bulkhead net show "$(xl domid "$1")"; bulkhead inspect "$(xl domid "$1")" nic0; grep -v RTR-ADV /out/dnsmasq.log | tail -n 20; cat /var/log/xen/xen-hotplug.log; }
 # serve PORT FILE: once, to whoever comes; take PORT FILE BYTES: from whoever comes, until so much is there.
@@ -285,7 +285,7 @@ net_over() {
 # A minute of smallest frames both ways over both cards: no process grows by more than 512 KiB after the first twenty seconds.
 net_flood() {
     { guest_limit=900 net_guest our nf && guest nf 240 'dhcp eth0 && dhcp eth1 && tool'; } || { net_trouble nf; return 1; }
-    pss() { sed -n 's/^Pss: *\([0-9]*\).*/\1/p' "/proc/$(role_pid nf "$1")/smaps_rollup"; }
+    pss() { kb_=$($tools/bulkhead-bed pss "$(role_pid nf "$1")"); kb_=${kb_#*= }; echo "${kb_% kB}"; }
     say '/run/bed flood eth0 60 & /run/bed flood eth1 60; wait; echo GUEST-FLOODED'
     $tools/bulkhead-bed flood xenbr0 60 & a=$!; $tools/bulkhead-bed flood xenbr1 60 & b=$!
     sleep 20; e1=$(pss e1000) r1=$(pss rtl8139)

@@ -185,7 +185,7 @@ debian() {
     screenshot deb debian-screen; bulkhead inspect deb vkbd
     debian_ends || return 1
     # What it has written is a whole file system on a disk that starts.
-    e2=$(head -c 2048 /run/second.img | tail -c 968 | head -c 2 | od -An -tx1 | tr -d ' '); losetup -d /dev/loop7
+    e2=$($tools/bulkhead-bed hex /run/second.img 1080 2); losetup -d /dev/loop7
     cp /run/deb.out /out/debian-second.txt; [ "$e2" = 53ef ] || { echo "no ext4 on the second disk: $e2"; return 1; }
     cat /out/debian-first.txt /out/debian-second.txt
     dd if=/dev/vda bs=512 count=1 2>/dev/null | grep -q GRUB
@@ -216,7 +216,7 @@ alone() { [ "$(xl list | wc -l)" = 2 ]; }
 # into its process meanwhile, and nothing times out.
 slow_storage() {
     modprobe -a virtio_pci virtio_blk; await 40 test -b /dev/vda || return 1
-    want=$(dd if=/dev/vda bs=64k count=80 2>/dev/null | sha256sum | cut -d' ' -f1); echo 3 >/proc/sys/vm/drop_caches
+    want=$(sum /dev/vda 5242880); echo 3 >/proc/sys/vm/drop_caches
     linux_config our sl slow-storage
     sed -i 's#^disk=\[#&'"$(disk hdc /dev/vda)"',#' /run/sl.cfg
     guest_run /run/sl.cfg >/run/sl.out & running=$!

@@ -67,6 +67,14 @@ pub(crate) fn records(file: &str, start: &str, step: &str, last: &str, name: &st
     Ok(())
 }
 
+/// Bytes of a file.
+pub(crate) fn hex(file: &str, at: &str, count: &str) -> Done {
+    let mut read = vec![0; usize::try_from(bytes(count)?)?.min(BLOCK)];
+    File::open(file)?.read_exact_at(&mut read, bytes(at)?)?;
+    println!("{}", read.iter().map(|b| format!("{b:02x}")).collect::<String>());
+    Ok(())
+}
+
 /// Passes a random part of so many milliseconds.
 pub(crate) fn moment(most: &str) -> Done {
     let mut random = [0; 8];

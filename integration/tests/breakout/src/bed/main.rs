@@ -22,10 +22,13 @@
 //!     bulkhead-bed put FILE AT TEXT [WIDTH]   writes a text into a file, with spaces up to WIDTH; put-word FILE AT NUMBER: 32 bits
 //!     bulkhead-bed records FILE AT STEP LAST NAME     whether `record N of NAME` is there for every N up to LAST
 //!     bulkhead-bed after FILE WORD    what follows WORD on the last line that has it
+//!     bulkhead-bed hex FILE AT COUNT  bytes of a file
+//!     bulkhead-bed ran, waits, switches, pss, thread-waits PID...     what processes have cost; between FILE FILE: two of the last (costs.rs)
 //!     bulkhead-bed moment MILLISECONDS    passes a part of them that nobody knows before
 //!     bulkhead-bed tree PID [ROLE]    the processes of the machine whose launcher is PID; holders PID FILE: those that have it open;
 //!                                     owned PID USER GROUP: whether all are this user's, without a capability
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
+mod costs;
 mod domains;
 mod files;
 mod frames;
@@ -97,6 +100,13 @@ fn with_words(command: &str, words: &[String]) -> Done {
         ("after", [file, word]) => files::after(file, word),
         ("tree", [launcher, role @ ..]) if role.len() < 2 => processes::tree(launcher.parse()?, role.first()),
         ("holders", [launcher, file]) => processes::holders(launcher.parse()?, file),
+        ("hex", [file, at, count]) => files::hex(file, at, count),
+        ("ran", pids) => costs::ran(pids),
+        ("waits", pids) => costs::waits(pids),
+        ("switches", pids) => costs::switches(pids),
+        ("pss", pids) => costs::pss(pids),
+        ("thread-waits", pids) => costs::thread_waits(pids),
+        ("between", [before, after]) => costs::between(before, after),
         ("owned", [launcher, user, group]) => processes::owned(launcher.parse()?, user.parse()?, group.parse()?),
         _ => Err(format!("no command {command} with {} such words (see the top of main.rs)", words.len()).into()),
     }
