@@ -1,4 +1,4 @@
-//! Devices that take input from outside: serial ports; keyboard and mouse controller; USB; back ends of PV keyboards and consoles.
+//! Input devices: serial ports; keyboard and mouse controller; USB; back ends of PV keyboards and consoles.
 #![forbid(unsafe_code)]
 
 pub mod console;

@@ -1,15 +1,15 @@
-//! Viewers' input, as it comes through a pipe.
+//! Viewers' input from a pipe.
 use bulkhead_bus::Context;
 use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
 
-/// Records that are taken before others get their turn.
+/// Most records that are read before other work is handled.
 const RECORDS: usize = 64;
 
-/// What waits in a pipe. Who writes it may be hostile: what is no record is dropped.
+/// Reads the records in a pipe. Its writer may be hostile: invalid records are dropped.
 pub(crate) fn take(pipe: &OwnedFd, cx: &mut Context) -> Vec<InputEvent> {
     let mut bytes = [0; InputEvent::LEN * RECORDS];
-    // Writes of whole records are atomic, so what is read is whole records, unless the writer is hostile.
+    // Writes of whole records are atomic, so a read returns whole records unless the writer is hostile.
     let Ok(n) = rustix::io::read(pipe, &mut bytes) else { return Vec::new() };
     // A full buffer: there may be more, and the pipe is polled by edge.
     if n == bytes.len() {

@@ -1,5 +1,5 @@
-//! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
-//! versions have saved (`tests/golden`), which must be understood for ever.
+//! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
+//! have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ fn ps2_states_of_earlier_versions_are_understood() {
         golden(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-2"),
         Ok(())
     );
-    // Version 1 is saved as version 2, once.
+    // A state of version 1 is saved as version 2.
     let old = loads(&bulkhead_dev_input::ps2::exercised, include_bytes!("golden/ps2-1.state")).unwrap();
     assert_eq!(loads(&bulkhead_dev_input::ps2::exercised, &old), Ok(old));
 }

@@ -1,8 +1,8 @@
 //! The back end of a PV console: bytes between a page that a domain has granted and a character device of the host. Protocol:
 //! xen/include/public/io/console.h.
 //!
-//! The page is the domain's too: its counters are copied and checked; impossible ones end the console. What the other side does not take
-//! stays in the page, so a domain that writes waits and nothing is held here.
+//! The domain can write the page at any time: its counters are copied and checked; impossible ones end the console. Bytes that the host does
+//! not accept stay in the page, so a domain that writes too fast waits, and this process buffers nothing.
 #[cfg(test)]
 mod tests;
 
@@ -14,17 +14,17 @@ use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-/// Ready number of the host's side.
+/// Ready number of the host's character device.
 pub const HOST: u32 = 2;
-/// Pages that are mapped: the console's.
+/// Pages to map: the console's.
 pub const PAGES: usize = 1;
 
-/// Places in the page (struct xencons_interface).
+/// Offsets in the page (struct xencons_interface).
 mod page {
     /// Bytes to the domain.
     pub(super) const IN: usize = 0;
     pub(super) const IN_LEN: u32 = 1024;
-    /// Bytes from it.
+    /// Bytes from the domain.
     pub(super) const OUT: usize = 1024;
     pub(super) const OUT_LEN: u32 = 2048;
     pub(super) const IN_CONS: usize = 3072;
@@ -33,18 +33,18 @@ mod page {
     pub(super) const OUT_PROD: usize = 3084;
 }
 
-/// The grant of every domain's first console (GNTTAB_RESERVED_CONSOLE, public/grant_table.h); its page's frame is all that the
-/// nodes tell.
+/// The grant reference of every domain's first console (GNTTAB_RESERVED_CONSOLE, public/grant_table.h), whose nodes name only the page's
+/// frame.
 const RESERVED: u32 = 0;
-/// Rounds before others get their turn.
+/// Most rounds before other work is handled.
 const BUDGET: usize = 16;
 
-/// The back end.
+/// The back end of one console.
 pub struct Console {
     front: Box<dyn Frontend>,
     memory: Arc<dyn GuestMemory>,
     host: Box<dyn Backend>,
-    /// It is the domain's first one, which is there without a handshake.
+    /// It is the domain's first console, which is connected without a handshake.
     first: bool,
     handshake: Handshake,
     connected: bool,
@@ -54,7 +54,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console of the domain of `front`, whose page is the first of `memory`.
+    /// A console of the domain of `front`, whose page is mapped as the first page of `memory`.
     pub fn new(front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, host: Box<dyn Backend>, first: bool) -> Self {
         Self {
             front,
@@ -69,7 +69,7 @@ impl Console {
         }
     }
 
-    /// Moves bytes both ways; false if nothing moved.
+    /// Copies bytes in both directions; false if none were copied.
     fn round(&mut self) -> Result<bool, &'static str> {
         let mut moved = false;
         let prod = self.front.load(page::OUT_PROD);
@@ -106,7 +106,7 @@ impl Console {
         Ok(moved)
     }
 
-    /// A copy of what is in a ring from a counter on, up to its end.
+    /// A copy of the `there` bytes of a ring from `counter` on, up to the ring's end.
     fn piece(&self, ring: usize, counter: u32, len: u32, there: u32) -> Result<Option<Vec<u8>>, &'static str> {
         let at = counter & len.wrapping_sub(1);
         let mut bytes = vec![0; there.min(len.wrapping_sub(at)) as usize];
@@ -174,7 +174,7 @@ impl BackEnd for Console {
         }
         self.bind_event_channel(cx)?;
         self.connected = true;
-        // What was written before somebody listened.
+        // The domain may have written before the connection.
         cx.again();
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Auxiliary for Console {
     }
 }
 
-/// Takes an odd number of bytes at once, and says letters.
+/// A host that accepts an odd number of bytes at once, and sends letters.
 struct Talker;
 
 impl Backend for Talker {
@@ -218,7 +218,7 @@ impl Backend for Talker {
     }
 }
 
-/// The back end as its fuzz target and its corpus test know it: a console beyond the first, whose host talks without end.
+/// The back end for its fuzz target and its corpus test: not a first console, with a host that sends without end.
 pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         Box::new(Console::new(Box::new(guest.clone()), guest.memory.clone(), Box::new(Talker), false))

@@ -3,7 +3,7 @@ use bulkhead_bus::fake::{self, FakeFrontend};
 use proptest::prelude::*;
 use std::sync::Mutex;
 
-/// The host's side: what it takes, how much at once, and what it gives.
+/// The host's character device: received bytes, most bytes of a write, bytes to send.
 #[derive(Default)]
 struct Host {
     took: Vec<u8>,
@@ -68,7 +68,7 @@ impl Bed {
             }
         }
     }
-    /// The domain writes, as far as there is room.
+    /// The domain writes as much as fits.
     fn says(&self, bytes: &[u8]) {
         for byte in bytes {
             let prod = self.guest.word(page::OUT_PROD);
@@ -76,7 +76,7 @@ impl Bed {
             self.guest.set_word(page::OUT_PROD, prod.wrapping_add(1));
         }
     }
-    /// The domain reads all.
+    /// The domain reads all bytes.
     fn hears(&self) -> Vec<u8> {
         let (cons, prod) = (self.guest.word(page::IN_CONS), self.guest.word(page::IN_PROD));
         self.guest.set_word(page::IN_CONS, prod);

@@ -1,22 +1,22 @@
 //! A PS/2 keyboard with scan code sets 1 to 3 (IBM PS/2 Hardware Interface Technical Reference, Keyboard).
 //!
-//! A key that is held repeats when the viewer says so again, as viewers do, and not faster than the guest has set: a release that is late
-//! on its way does not become a row of letters.
+//! A held key repeats when the viewer sends it again, as viewers do, and not faster than the guest has set: a release that arrives late does
+//! not cause repetitions.
 //!
-//! What is typed while the guest does not read waits as keys, of which only the first few are bytes already: see [`LIMIT`].
+//! While the guest does not read, keys are queued, and only the first few are encoded as bytes: see [`LIMIT`].
 use super::keys::{self, Form, Modifiers};
 use super::spec::{ACK, PASSED, RESEND};
 use bulkhead_bus::StateError;
 use std::collections::VecDeque;
 
-/// Bytes of input that may wait at the keyboard and in the output buffer together. The mouse has room for a packet beside them.
+/// Most bytes of input at the keyboard and in the output buffer together. It leaves room for a packet of the mouse.
 pub(crate) const LIMIT: usize = 12;
-/// Keys that wait for room; then those that go down are lost. Those that are let go have their place if their going down had.
+/// Most keys that are queued for encoding; further presses are lost. A release is queued beyond the limit if its press was queued or sent.
 const WAITING: usize = 64;
-/// Bytes of answers that wait to be read. Who does not read them has the last ones.
+/// Most unread bytes of answers; older bytes are dropped.
 pub(crate) const ANSWERS: usize = 16;
 
-/// What the keys of set 3 do beside going down: a bit for each code.
+/// Which keys report their release and repeat in set 3: a bit for each code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kinds {
     /// Keys that report their release.
@@ -52,7 +52,7 @@ impl Kinds {
         (bit(&self.release), bit(&self.repeat))
     }
 
-    /// For a state: nothing if they are as after power-on.
+    /// The bytes of a saved state; empty if all bits have their power-on values.
     pub(crate) fn save(&self) -> Vec<u8> {
         if *self == Self::new() { Vec::new() } else { [self.release, self.repeat].concat() }
     }
@@ -66,7 +66,7 @@ impl Kinds {
     }
 }
 
-/// Nanoseconds before a key that is held repeats, and from one repetition to the next, as the guest has set them.
+/// Nanoseconds until a held key repeats, and between repetitions, as the guest has set them.
 fn pace(rate: u8) -> (u64, u64) {
     let delay = (u64::from(rate >> 5 & 3).saturating_add(1)).saturating_mul(250_000_000);
     // (8 + bits 0-2) << bits 3-4, of 1/240 s.
@@ -77,7 +77,7 @@ fn pace(rate: u8) -> (u64, u64) {
     (delay, period)
 }
 
-/// A key that the guest knows to be down.
+/// A key whose press has been encoded, and whose release has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) key: u16,
@@ -87,25 +87,25 @@ pub(crate) struct Held {
 /// The keyboard behind the controller's first port.
 #[derive(Clone, Debug)]
 pub(crate) struct Keyboard {
-    /// Answers to commands: read before what was typed.
+    /// Answers to commands; the guest reads them before input.
     pub(crate) answers: VecDeque<u8>,
-    /// What was typed, whole keys.
+    /// Encoded input, always whole keys.
     pub(crate) input: VecDeque<u8>,
-    /// Keys that found no room there, and whether they went down.
+    /// Keys that are not encoded yet because `input` is full, and whether they were pressed.
     pub(crate) waiting: VecDeque<(u16, bool)>,
-    /// Keys that are down, by what is in `input` or was.
+    /// Keys that are down according to the bytes that are or were in `input`.
     pub(crate) down: Vec<Held>,
-    /// The command whose parameter comes next.
+    /// The command whose parameter is expected; 0 if none is.
     pub(crate) pending: u8,
     pub(crate) enabled: bool,
     pub(crate) set: u8,
     pub(crate) leds: u8,
     pub(crate) rate: u8,
-    /// What keys do beside going down, in set 3.
+    /// Which keys report their release and repeat in set 3.
     pub(crate) kinds: Kinds,
-    /// The key that went down last, when, and when it was last said.
+    /// The last pressed key, the time of its press, and the time of its last code.
     typematic: Option<(u16, u64, u64)>,
-    /// Keys that found no room.
+    /// Number of keys lost because the queue was full.
     pub(crate) dropped: u64,
 }
 
@@ -134,8 +134,7 @@ impl Keyboard {
         self.answers.extend(bytes);
     }
 
-    /// Forgets what was typed (the commands that clear the output buffer do). Of keys that the guest knows as down, it will hear that they
-    /// were let go.
+    /// Discards input, as the commands that clear the output buffer do. Releases of keys that are down for the guest are still sent.
     fn clear(&mut self) {
         self.input.clear();
         let waiting = std::mem::take(&mut self.waiting);
@@ -143,7 +142,7 @@ impl Keyboard {
         self.waiting = self.down.iter().map(|h| h.key).filter(|key| up(*key)).map(|key| (key, false)).collect();
     }
 
-    /// As after power-on, but for whether it is enabled.
+    /// Returns to the power-on state, except whether it is enabled.
     fn defaults(&mut self) {
         let fresh = Self::new();
         self.clear();
@@ -151,10 +150,10 @@ impl Keyboard {
         (self.leds, self.kinds) = (fresh.leds, fresh.kinds);
     }
 
-    /// A byte from the controller.
+    /// Handles a byte that the guest sends to the keyboard.
     pub(crate) fn write(&mut self, value: u8) {
         match std::mem::take(&mut self.pending) {
-            // A command in a parameter's place is a command, and what waited for the parameter changes nothing.
+            // A command instead of a parameter is a command, and the pending command has no effect.
             0xed | 0xf0 | 0xf3 if value >= 0xed => {}
             0xed => {
                 self.leds = value & 7;
@@ -178,7 +177,7 @@ impl Keyboard {
                 self.rate = value & 0x7f;
                 return self.answer(&[ACK]);
             }
-            // Keys are named until a command comes.
+            // Codes of keys follow until a command arrives.
             pending @ 0xfb..=0xfd if value < 0xed => {
                 self.kinds.set(value, kind(pending));
                 self.pending = pending;
@@ -216,7 +215,7 @@ impl Keyboard {
         }
     }
 
-    /// Whether a key that goes down does so again without having been up, and whether that is to be said now.
+    /// Whether a press repeats the key that was pressed last without a release, and whether its code is due.
     fn repeats(&mut self, key: u16, now: u64) -> (bool, bool) {
         let (delay, period) = pace(self.rate);
         match &mut self.typematic {
@@ -234,12 +233,12 @@ impl Keyboard {
         }
     }
 
-    /// What the guest will know of a key once it has read everything: `None` if nothing waits of it.
-    fn waits(&self, key: u16) -> Option<bool> {
+    /// The state of a key according to the queue of unencoded keys; `None` if the key is not in it.
+    fn queued(&self, key: u16) -> Option<bool> {
         self.waiting.iter().rev().find(|(k, _)| *k == key).map(|(_, down)| *down)
     }
 
-    /// A key goes down or up. `limit`: bytes that may wait.
+    /// A key is pressed or released. `limit` is the most bytes of `input`.
     pub(crate) fn key(&mut self, key: u16, down: bool, now: u64, limit: usize) {
         if keys::code(key).is_none() {
             return;
@@ -253,12 +252,12 @@ impl Keyboard {
             return;
         }
         let (repeated, due) = self.repeats(key, now);
-        if !due || self.waits(key) == Some(true) {
+        if !due || self.queued(key) == Some(true) {
             return;
         }
-        let again = repeated && self.waits(key).is_none() && self.down.iter().any(|h| h.key == key);
-        if self.waiting.is_empty() && self.say(key, true, again, limit) || again {
-            // A repetition does not wait.
+        let again = repeated && self.queued(key).is_none() && self.down.iter().any(|h| h.key == key);
+        if self.waiting.is_empty() && self.encode(key, true, again, limit) || again {
+            // Repetitions are not queued.
             return;
         }
         if self.waiting.len() < WAITING {
@@ -272,22 +271,22 @@ impl Keyboard {
         if self.typematic.is_some_and(|(held, ..)| held == key) {
             self.typematic = None;
         }
-        let known = self.waits(key).unwrap_or_else(|| self.down.iter().any(|h| h.key == key));
-        if self.enabled && self.waiting.is_empty() && self.say(key, false, false, limit) {
+        let known = self.queued(key).unwrap_or_else(|| self.down.iter().any(|h| h.key == key));
+        if self.enabled && self.waiting.is_empty() && self.encode(key, false, false, limit) {
             return;
         }
-        // What the guest knows as down, or will, comes up when there is room. Each has gone down before, so they are bounded.
+        // The release of a key that is or will be down for the guest is queued without a limit: each has a press, so their number is bounded.
         if known {
             self.waiting.push_back((key, false));
         }
     }
 
-    /// Puts what is to be said of a key into the queue, all of it or nothing.
-    fn say(&mut self, key: u16, down: bool, again: bool, limit: usize) -> bool {
+    /// Encodes a key into `input`, as a whole or not at all.
+    fn encode(&mut self, key: u16, down: bool, again: bool, limit: usize) -> bool {
         let modifiers = Modifiers::of(self.down.iter().map(|h| h.key));
         let now = keys::form(key, modifiers, self.leds & 2 != 0);
         let before = self.down.iter().find(|h| h.key == key).map(|h| h.form);
-        // Also if it goes down a second time because a viewer's word of its release was lost.
+        // A repeated press keeps its form, even if the viewer's release was lost.
         let form = before.unwrap_or(now);
         let bytes = match (self.set, keys::set3(key)) {
             (3, None) => Vec::new(),
@@ -313,23 +312,23 @@ impl Keyboard {
         true
     }
 
-    /// Whether keys wait for the guest to have read everything.
+    /// Whether keys can be encoded now: the guest has read all input, and keys are queued.
     pub(crate) fn wants(&self) -> bool {
         self.enabled && self.input.is_empty() && !self.waiting.is_empty()
     }
 
-    /// Puts keys that wait into the queue as far as there is room.
+    /// Encodes queued keys as far as they fit.
     pub(crate) fn refill(&mut self, limit: usize) {
         while self.enabled
             && let Some((key, down)) = self.waiting.front().copied()
-            && self.say(key, down, false, limit)
+            && self.encode(key, down, false, limit)
         {
             self.waiting.pop_front();
         }
     }
 }
 
-/// What the commands 0xf7 to 0xfa make all keys do, and 0xfb to 0xfd those that are named: say that they are let go, repeat.
+/// Whether keys report their release, and whether they repeat: 0xf7 to 0xfa set it for all keys, 0xfb to 0xfd for the keys that follow.
 fn kind(command: u8) -> (bool, bool) {
     match command {
         0xf7 | 0xfb => (false, true),

@@ -1,6 +1,5 @@
-//! What a keyboard says of its keys (IBM PS/2 Hardware Interface Technical Reference, Keyboard, "Scan Codes"; for the keys of Brazil, Japan and
-//! Korea and for multimedia keys Microsoft's Keyboard Scan Code Specification). Keys are named by their evdev codes
-//! (linux/input-event-codes.h).
+//! Scan codes (IBM PS/2 Hardware Interface Technical Reference, Keyboard, "Scan Codes"; for the keys of Brazil, Japan and Korea and for
+//! multimedia keys Microsoft's Keyboard Scan Code Specification). Keys are named by their evdev codes (linux/input-event-codes.h).
 use super::spec::TRANSLATION;
 use bitfield_struct::bitfield;
 
@@ -14,20 +13,20 @@ const PRINT: u16 = 99;
 const RIGHT_ALT: u16 = 100;
 const PAUSE: u16 = 119;
 
-/// Keys up to 127 that no PS/2 keyboard has: KEY_RESERVED, the number without a key, KEY_LINEFEED, KEY_SCALE.
+/// evdev codes up to 127 that no PS/2 keyboard has: KEY_RESERVED, the unassigned 84, KEY_LINEFEED, KEY_SCALE.
 #[cfg(test)]
 pub(crate) const NOWHERE: &[u16] = &[0, 84, 101, 120];
 
-/// A key's code in set 1. Set 2's is that which the controller translates to it.
+/// A key's code in set 1. Its code in set 2 is the one that the controller translates to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     /// One byte in sets 1 and 2.
     Plain(u8),
-    /// A byte behind 0xe0.
+    /// A byte after the prefix 0xe0.
     Extended(u8),
-    /// A byte, the same in all sets, when the key goes down; nothing when it is let go, and no repetition.
+    /// A byte, the same in all sets, for the press; the release has no code, and the key does not repeat.
     Once(u8),
-    /// Pause: all of it is said when it goes down.
+    /// Pause: the press sends the codes of press and release.
     Pause,
 }
 
@@ -105,17 +104,17 @@ pub(crate) fn code(key: u16) -> Option<Code> {
     })
 }
 
-/// The set 2 code that the controller would translate to this one of set 1.
+/// The set 2 code that the controller translates to this set 1 code.
 pub(crate) fn set2(set1: u8) -> u8 {
     match set1 {
-        // F7 and SysRq lie above the table.
+        // The set 2 codes of F7 and SysRq are beyond the table.
         0x41 => 0x83,
         0x54 => 0x84,
         _ => TRANSLATION.iter().position(|c| *c == set1).unwrap_or(0) as u8,
     }
 }
 
-/// evdev code → scan code set 3, where that is another than set 2's.
+/// evdev code → scan code set 3, for keys whose code differs from set 2's.
 const SET3: &[(u16, u8)] = &[
     (1, 0x08),
     (59, 0x07),
@@ -176,20 +175,20 @@ const SET3: &[(u16, u8)] = &[
     (172, 0x97),
 ];
 
-/// Keys of which sets 1 and 2 have a code and no keyboard has one in set 3: their set 2 codes are other keys' there.
+/// Keys with codes in sets 1 and 2 and none in set 3, where their set 2 codes belong to other keys.
 const NOT_IN_SET_3: &[u16] = &[85, 90, 91, 95, 117];
 
-/// Codes of set 3 that say that they are let go, after power-on, and do not repeat: the shifts, left Control and Alt, Caps Lock.
+/// Codes of set 3 that report their release and do not repeat after power-on: the shifts, left Control and Alt, Caps Lock.
 pub(crate) const RELEASED: &[u8] = &[0x11, 0x12, 0x14, 0x19, 0x59];
 
-/// Codes of set 3 that do neither after power-on. All others repeat.
+/// Codes of set 3 that neither report their release nor repeat after power-on. All others repeat.
 pub(crate) const MADE_ONLY: &[u8] = &[
     0x07, 0x08, 0x0f, 0x17, 0x1f, 0x27, 0x2f, 0x37, 0x39, 0x3f, 0x47, 0x4f, 0x56, 0x57, 0x58, 0x5e, 0x5f, 0x62, 0x65,
     0x67, 0x69, 0x6b, 0x6c, 0x6d, 0x6e, 0x6f, 0x70, 0x71, 0x72, 0x73, 0x74, 0x75, 0x76, 0x77, 0x79, 0x7a, 0x7d, 0x7e,
     0x84, 0x8b, 0x8c, 0x8d,
 ];
 
-/// evdev code → scan code set 3: a byte for each key, none behind another.
+/// evdev code → scan code set 3: one byte for each key, without prefixes.
 pub(crate) fn set3(key: u16) -> Option<u8> {
     if NOT_IN_SET_3.contains(&key) {
         return None;
@@ -202,7 +201,7 @@ pub(crate) fn set3(key: u16) -> Option<u8> {
     })
 }
 
-/// Which keys that change others are down.
+/// The modifiers that are down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Modifiers {
     left_shift: bool,
@@ -212,7 +211,7 @@ pub(crate) struct Modifiers {
 }
 
 impl Modifiers {
-    /// Of the keys that are down.
+    /// The modifiers among the keys that are down.
     pub(crate) fn of(down: impl Iterator<Item = u16>) -> Self {
         let mut m = Self::default();
         for key in down {
@@ -232,23 +231,23 @@ impl Modifiers {
     }
 }
 
-/// What the modifiers have made of a key of sets 1 and 2 when it went down. It is let go in the same form, whatever they are then.
+/// The form that modifiers gave to a key of sets 1 and 2 at its press. Its release has the same form, even if the modifiers have changed.
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Form {
-    /// Left Shift is said to go down before it, and up after it (behind 0xe0: programs that ignore 0xe0 take the key for the keypad's).
+    /// A press of left Shift precedes it, and a release follows (with 0xe0: programs that ignore 0xe0 take the key for the keypad's).
     pub(crate) shift_made: bool,
-    /// Left Shift is said to go up before it, and down again after it.
+    /// A release of left Shift precedes it, and a press follows.
     pub(crate) left_broken: bool,
-    /// So is right Shift.
+    /// The same with right Shift.
     pub(crate) right_broken: bool,
-    /// Print is SysRq.
+    /// Print is sent as SysRq.
     pub(crate) sysrq: bool,
     #[bits(4)]
     __: u8,
 }
 
-/// The form that the modifiers and Num Lock's light make of a key ("Scan Codes", the tables of the keys whose codes depend on others).
+/// A key's form by the modifiers and Num Lock's LED ("Scan Codes", the tables of keys whose codes depend on others).
 pub(crate) fn form(key: u16, m: Modifiers, num_lock: bool) -> Form {
     let broken = Form::new().with_left_broken(m.left_shift).with_right_broken(m.right_shift);
     match key {
@@ -262,12 +261,12 @@ pub(crate) fn form(key: u16, m: Modifiers, num_lock: bool) -> Form {
     }
 }
 
-/// Set 1's code of SysRq; the Shift keys' behind 0xe0; Break.
+/// Set 1's codes of SysRq, of the Shift keys with 0xe0, and of Break.
 const SYSRQ: u8 = 0x54;
 const SHIFTS: (u8, u8) = (0x2a, 0x36);
 const BREAK: u8 = 0x46;
 
-/// Bytes that are being put together.
+/// A key's bytes under construction.
 struct Bytes {
     set: u8,
     all: Vec<u8>,
@@ -289,7 +288,7 @@ impl Bytes {
     }
 }
 
-/// What is said in set 1 or 2 of a key that goes down, or does so `again`, in this form.
+/// The bytes in set 1 or 2 of a key's press in this form, or of its repetition if `again`.
 pub(crate) fn make(key: u16, set: u8, form: Form, m: Modifiers, again: bool) -> Vec<u8> {
     let mut bytes = Bytes { set, all: Vec::with_capacity(8) };
     match code(key) {
@@ -320,7 +319,7 @@ pub(crate) fn make(key: u16, set: u8, form: Form, m: Modifiers, again: bool) -> 
     bytes.all
 }
 
-/// What is said in set 1 or 2 of a key that is let go.
+/// The bytes in set 1 or 2 of a key's release.
 pub(crate) fn release(key: u16, set: u8, form: Form, m: Modifiers) -> Vec<u8> {
     let mut bytes = Bytes { set, all: Vec::with_capacity(8) };
     match code(key) {
@@ -331,7 +330,7 @@ pub(crate) fn release(key: u16, set: u8, form: Form, m: Modifiers) -> Vec<u8> {
             if form.shift_made() {
                 bytes.one(true, SHIFTS.0, false);
             }
-            // A Shift that was let go in between stays up: a program that ignores 0xe0 would have it down for ever.
+            // A Shift that was released in between is not pressed again: for a program that ignores 0xe0 it would stay down.
             if form.right_broken() && m.right_shift {
                 bytes.one(true, SHIFTS.1, true);
             }

@@ -1,14 +1,14 @@
 //! Keyboard controller (i8042) with a keyboard and a mouse.
 //!
-//! Bytes for the guest come from three sources, each behind the one before: the controller's answers, the devices' answers, input. What is
-//! in the output buffer stays there until it is read, so a command finds at most one byte of input before its answer.
+//! Bytes for the guest have three sources, in this order: the controller's answers, the devices' answers, input. A byte stays in the output
+//! buffer until it is read, so at most one byte of input precedes the answer to a command.
 //!
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers and commands |
-//! | `keyboard.rs`, `keys.rs` | the keyboard; what it says of each key |
+//! | `keyboard.rs`, `keys.rs` | the keyboard; its scan codes |
 //! | `mouse.rs` | the mouse |
-//! | `state.rs` | what is saved |
+//! | `state.rs` | the saved state |
 mod keyboard;
 mod keys;
 mod mouse;
@@ -33,19 +33,19 @@ const MOUSE: usize = 1;
 /// Shadow of the status register.
 const SHADOW_STATUS: usize = 0;
 
-/// Bytes of input that wait at most, that in the output buffer included. Linux reads so many away before it looks whether there is a
-/// controller; if there are more, it finds none.
+/// Most bytes of queued input, the output buffer included. Linux discards so many bytes before it probes for a controller; if there are
+/// more, it finds no controller.
 const INPUT: usize = 16;
-/// Answers of the controller that wait at most. A real one takes no further command before its answer has been read.
+/// Most queued answers of the controller. A real controller accepts no command before its last answer has been read.
 const ANSWERS: usize = 16;
-/// Input that found no room comes when the guest has read all there was, and a moment has passed: a guest that reads until there is nothing
-/// finds an end.
+/// Input beyond the limit is encoded when the guest has read all bytes and [`MOMENT`] has passed, so that a guest which reads until the
+/// buffer is empty comes to an end.
 const KEYS_TIMER: TimerId = 0;
 const MOUSE_TIMER: TimerId = 1;
-/// Nanoseconds before keys that wait are said.
+/// Nanoseconds until queued keys are encoded.
 const MOMENT: u64 = 10_000_000;
 
-/// What the controller has.
+/// The controller's declaration.
 pub fn declare() -> Declaration {
     Declaration {
         regions: vec![
@@ -64,13 +64,13 @@ pub struct Ps2 {
     status: Status,
     output: u8,
     output_port: u8,
-    /// The controller command whose parameter comes next.
+    /// The controller command whose parameter is expected; 0 if none is.
     pending: u8,
-    /// The controller's answers, and whether they count as the mouse's.
+    /// The controller's answers, and whether the guest reads them as bytes of the mouse.
     answers: VecDeque<(u8, bool)>,
     keyboard: Keyboard,
     mouse: Mouse,
-    /// Records of a viewer's input.
+    /// The pipe of a viewer's input records.
     viewer: Option<OwnedFd>,
     leds: Option<Leds>,
     dirty: bool,
@@ -82,16 +82,16 @@ impl Default for Ps2 {
     }
 }
 
-/// The pipe to the process that shows the keyboard's lights.
+/// The pipe to the viewers' process, for the keyboard's LEDs.
 #[derive(Debug)]
 struct Leds {
     pipe: OwnedFd,
-    /// The lights that were sent last.
+    /// The LEDs that were sent last.
     last: Option<u8>,
 }
 
 impl Leds {
-    /// Sends the lights if they have changed. A reader whose pipe is full keeps the old ones.
+    /// Sends the LEDs if they have changed. If the pipe is full, the next call tries again.
     fn send(&mut self, leds: u8) {
         if self.last != Some(leds) && rustix::io::write(&self.pipe, &[leds]).is_ok() {
             self.last = Some(leds);
@@ -100,8 +100,8 @@ impl Leds {
 }
 
 impl Ps2 {
-    /// A controller that also takes the events of `viewer`, a pipe of [`InputEvent`] records that does not block; it is
-    /// polled as descriptor 0.
+    /// A controller that receives input from `viewer`, a non-blocking pipe of [`InputEvent`] records that is polled as descriptor 0, and sends
+    /// its keyboard's LEDs to `leds`.
     pub fn with_viewer(viewer: OwnedFd, leds: Option<OwnedFd>) -> Self {
         Self { viewer: Some(viewer), leds: leds.map(|pipe| Leds { pipe, last: None }), ..Self::new() }
     }
@@ -123,7 +123,7 @@ impl Ps2 {
         }
     }
 
-    /// Puts a byte into the output buffer if it is free. A device whose interface is disabled keeps what it has.
+    /// Moves a byte to the output buffer if it is free. A device whose interface is disabled keeps its bytes.
     fn fill(&mut self) {
         if self.status.obf() {
             return;
@@ -143,15 +143,15 @@ impl Ps2 {
         }
     }
 
-    /// An answer of the controller, which waits until the output buffer is free.
+    /// Queues an answer of the controller.
     fn answer(&mut self, byte: u8, aux: bool) {
         if self.answers.len() < ANSWERS {
             self.answers.push_back((byte, aux));
         }
     }
 
-    /// Bytes of input that may wait at the keyboard and at the mouse. Packets at a disabled interface leave the keyboard its room: they are
-    /// taken back when there is too much as it is enabled again.
+    /// Most bytes of input at the keyboard and at the mouse. Packets at a disabled interface do not reduce the keyboard's limit: they are
+    /// withdrawn if both exceed the limit when the interface is enabled again.
     fn limits(&self) -> (usize, usize) {
         let full = usize::from(self.status.obf());
         let disabled = self.byte.mouse_disabled();
@@ -161,7 +161,7 @@ impl Ps2 {
         (keyboard, if disabled { 0 } else { room })
     }
 
-    /// The mouse's interface is enabled or disabled.
+    /// Enables or disables the mouse's interface.
     fn set_mouse_disabled(&mut self, disabled: bool) {
         let enabled = self.byte.mouse_disabled() && !disabled;
         self.byte.set_mouse_disabled(disabled);
@@ -173,7 +173,7 @@ impl Ps2 {
         }
     }
 
-    /// Has what found no room come later, if nothing is left to be read.
+    /// Sets the timers for input beyond the limit, if the output buffer is empty.
     fn schedule(&mut self, cx: &mut Context) {
         let idle = !self.status.obf();
         let mouse = self.mouse.wants() && !self.byte.mouse_disabled();
@@ -254,12 +254,12 @@ impl Ps2 {
             command::WRITE_KEYBOARD_BUFFER => self.answer(value, false),
             command::WRITE_MOUSE_BUFFER => self.answer(value, true),
             command::WRITE_MOUSE => {
-                // Writing to the mouse switches it on, as with the keyboard.
+                // A write to the mouse enables its interface, as with the keyboard.
                 self.set_mouse_disabled(false);
                 self.mouse.write(value);
             }
             _ => {
-                // Writing to the keyboard switches it on.
+                // A write to the keyboard enables its interface.
                 self.byte.set_keyboard_disabled(false);
                 self.keyboard.write(value);
             }
@@ -281,7 +281,7 @@ impl Device for Ps2 {
         }
         let value = self.output;
         self.status = self.status.with_obf(false).with_aux(false);
-        // The line falls between two bytes, so that an edge is seen for each.
+        // The line falls between two bytes, so that each has an edge.
         cx.lines.set(KEYBOARD, false);
         cx.lines.set(MOUSE, false);
         self.update(cx);
@@ -373,7 +373,7 @@ impl Input for Ps2 {
             InputEvent::Key { code, down } => self.keyboard.key(code, down, cx.now(), keys),
             InputEvent::Move { dx, dy, dz } => self.mouse.motion((dx, dy, dz), packets),
             InputEvent::Button { button, down } => self.mouse.button(button, down, packets),
-            // A mouse knows no places.
+            // A PS/2 mouse has no absolute positions.
             InputEvent::At { .. } => return,
             InputEvent::ViewersBegin => self.leds.iter_mut().for_each(|leds| leds.last = None),
         }
@@ -385,7 +385,7 @@ impl Input for Ps2 {
     }
 }
 
-/// With translation a release, 0xf0 and a code, becomes one byte.
+/// The next byte for the guest. With translation, a release (0xf0 and a code) becomes one byte.
 fn next_from_keyboard(queue: &mut VecDeque<u8>, translate: bool) -> Option<u8> {
     let byte = queue.pop_front()?;
     if !translate {
@@ -403,7 +403,7 @@ fn next_from_keyboard(queue: &mut VecDeque<u8>, translate: bool) -> Option<u8> {
     Some(translated | up)
 }
 
-/// The device as its fuzz target and its corpus test know it.
+/// The device for its fuzz target and its corpus test.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     Box::new(Ps2::new())
 }

@@ -3,10 +3,10 @@ use super::keyboard::ANSWERS;
 use super::spec::{ACK, PASSED, RESEND};
 use std::collections::VecDeque;
 
-/// Clicks that may wait behind what has not been reported: viewers send them in bursts, and none is lost in a slow guest.
+/// Most queued steps: viewers send clicks in bursts, and a slow guest must not lose any.
 pub(crate) const STEPS: usize = 32;
 
-/// Movement, and what the buttons became after it.
+/// A movement, and the buttons after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) buttons: u8,
@@ -18,9 +18,9 @@ pub(crate) struct Step {
 /// The mouse behind the controller's second port.
 #[derive(Clone, Debug)]
 pub(crate) struct Mouse {
-    /// Answers to commands: read before movement.
+    /// Answers to commands; the guest reads them before packets.
     pub(crate) answers: VecDeque<u8>,
-    /// Packets of movement and buttons; of the first what is left.
+    /// Packets of movement and buttons; the first has only its unread bytes.
     pub(crate) packets: VecDeque<VecDeque<u8>>,
     /// A part of the first has been read.
     pub(crate) started: bool,
@@ -34,7 +34,7 @@ pub(crate) struct Mouse {
     /// 0 plain, 3 wheel, 4 five buttons.
     pub(crate) kind: u8,
     pub(crate) buttons: u8,
-    /// The last two sample rates.
+    /// The last two sample rates, for the knock sequences.
     pub(crate) knock: [u8; 2],
     // Movement that has not been reported.
     pub(crate) dx: i32,
@@ -43,7 +43,7 @@ pub(crate) struct Mouse {
     pub(crate) changed: bool,
     /// The buttons of the last packet.
     pub(crate) reported: u8,
-    /// What comes after that, in order.
+    /// Later movement and clicks, in order.
     pub(crate) steps: VecDeque<Step>,
 }
 
@@ -79,7 +79,7 @@ impl Mouse {
         self.answers.extend(bytes);
     }
 
-    /// Forgets what has moved, and the packets that say so.
+    /// Discards unreported movement and unread packets.
     fn clear(&mut self) {
         self.packets.clear();
         self.started = false;
@@ -89,18 +89,18 @@ impl Mouse {
         self.steps.clear();
     }
 
-    /// What the buttons are, reported or not.
+    /// The current buttons, reported or not.
     fn latest(&self) -> u8 {
         self.steps.back().map_or(self.buttons, |step| step.buttons)
     }
 
-    /// A byte from the controller.
+    /// Handles a byte that the guest sends to the mouse.
     pub(crate) fn write(&mut self, value: u8) {
         if self.wrap && !matches!(value, 0xec | 0xff) {
             return self.answer(&[value]);
         }
         match std::mem::take(&mut self.pending) {
-            // A command in a parameter's place is a command: no rate or resolution has such a number.
+            // A command instead of a parameter is a command: no rate or resolution has such a value.
             _ if value >= 0xe6 => {}
             0xe8 => {
                 self.resolution = value & 3;
@@ -158,7 +158,7 @@ impl Mouse {
                 let kind = self.kind;
                 self.answer(&[ACK, kind]);
             }
-            // What has moved before is not told.
+            // Earlier movement is not reported.
             0xf4 => {
                 self.clear();
                 self.reporting = true;
@@ -183,9 +183,9 @@ impl Mouse {
         }
     }
 
-    /// It has moved. `limit`: bytes of packets that may wait.
+    /// The mouse has moved. `limit` is the most bytes of unread packets.
     pub(crate) fn motion(&mut self, (dx, dy, dz): (i32, i32, i32), limit: usize) {
-        // Screens grow downwards, mice upwards. What cannot be reported is bounded.
+        // y grows downwards on screens and upwards in packets. Unreported movement is bounded.
         let add = |a: &mut i32, b: i32| *a = a.saturating_add(b).clamp(-4096, 4096);
         self.open_step();
         let (x, y, z) = match self.steps.back_mut() {
@@ -199,7 +199,7 @@ impl Mouse {
         self.report(limit);
     }
 
-    /// A button goes down or up.
+    /// A button is pressed or released.
     pub(crate) fn button(&mut self, button: u8, down: bool, limit: usize) {
         let bit = 1u8.checked_shl(u32::from(button)).unwrap_or(0) & 0x1f;
         let buttons = if down { self.latest() | bit } else { self.latest() & !bit };
@@ -212,8 +212,8 @@ impl Mouse {
         self.report(limit);
     }
 
-    /// Makes a step of what comes now, if a click before it has not been reported yet. A step is movement, and then what the buttons
-    /// become: they are reported in one packet.
+    /// Begins a new step if an earlier click has not been reported yet. A step is a movement and the buttons after it, which one packet
+    /// reports.
     fn open_step(&mut self) {
         let mut states = self.steps.iter().rev().map(|step| step.buttons).chain([self.buttons, self.reported]);
         let clicked = states.next() != states.next();
@@ -227,7 +227,7 @@ impl Mouse {
         if self.kind == 0 { 3 } else { 4 }
     }
 
-    /// Bytes of packets that wait.
+    /// Bytes of unread packets.
     pub(crate) fn waiting(&self) -> usize {
         self.packets.iter().map(VecDeque::len).sum()
     }
@@ -237,12 +237,12 @@ impl Mouse {
         1_000_000_000u64.checked_div(u64::from(self.rate)).unwrap_or(10_000_000)
     }
 
-    /// Whether there is something to say once the guest has read everything.
+    /// Whether a report is pending and the guest has read all packets.
     pub(crate) fn wants(&self) -> bool {
         self.reporting && !self.remote && self.changed && self.packets.is_empty()
     }
 
-    /// Puts packets into the queue as long as there is something to say and room. What finds none waits: movement adds up, clicks are steps.
+    /// Queues packets while reports are pending and fit. Beyond the limit, movement is added up and clicks become steps.
     pub(crate) fn report(&mut self, limit: usize) {
         while self.reporting && !self.remote && self.changed {
             if self.waiting().saturating_add(self.size()) > limit {
@@ -253,7 +253,7 @@ impl Mouse {
         }
     }
 
-    /// The next step begins when all before it has been said.
+    /// Begins the next step once everything before it has been reported.
     fn step(&mut self) {
         if self.changed || self.reported != self.buttons {
             return;
@@ -278,7 +278,7 @@ impl Mouse {
         byte
     }
 
-    /// Withdraws the packets of which nothing has been read. The state of the buttons is reported later.
+    /// Withdraws packets that are completely unread. The buttons are reported later.
     pub(crate) fn withdraw(&mut self) {
         let keep = usize::from(self.started);
         self.changed |= self.packets.len() > keep;
@@ -295,7 +295,7 @@ impl Mouse {
         let sign = |v: i32, bit: u8| u8::from(v < 0).wrapping_shl(u32::from(bit));
         let mut bytes = vec![8 | self.buttons & 7 | sign(dx, 4) | sign(dy, 5), dx as u8, dy as u8];
         match self.kind {
-            // Towards the user is positive, as in the events. (Linux turns it round: its REL_WHEEL counts up.)
+            // Positive is towards the user, as in the events. (Linux inverts the sign: its REL_WHEEL is positive away from the user.)
             3 => bytes.push(take(&mut self.dz, 127) as u8),
             4 => bytes.push(take(&mut self.dz, 7) as u8 & 0x0f | (self.buttons & 0x18) << 1),
             _ => self.dz = 0,

@@ -7,7 +7,7 @@ use bitfield_struct::bitfield;
 pub(crate) struct Status {
     /// Output buffer full.
     pub(crate) obf: bool,
-    /// Input buffer full: never, commands take no time here.
+    /// Input buffer full: never set, because commands take no time here.
     pub(crate) ibf: bool,
     /// The self-test has passed.
     pub(crate) system: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Status {
     pub(crate) command: bool,
     /// The keyboard is not locked.
     pub(crate) unlocked: bool,
-    /// What is in the output buffer comes from the mouse.
+    /// The byte in the output buffer comes from the mouse.
     pub(crate) aux: bool,
     pub(crate) timeout: bool,
     pub(crate) parity: bool,
@@ -59,11 +59,11 @@ pub(crate) mod command {
     pub(crate) const ENABLE_A20: u8 = 0xdf;
 }
 
-/// Acknowledge.
+/// Answer: acknowledge.
 pub(crate) const ACK: u8 = 0xfa;
-/// Send again.
+/// Answer: the byte was not understood, send it again.
 pub(crate) const RESEND: u8 = 0xfe;
-/// Self-test passed.
+/// Answer: the self-test has passed.
 pub(crate) const PASSED: u8 = 0xaa;
 
 /// Scan code set 2 → set 1, as the controller translates (index: set 2).

@@ -1,6 +1,6 @@
 //! The saved state of the keyboard controller and its two devices.
 //!
-//! Not in it: counters, and when the key that repeats was last said (a restarted process may repeat it once too early).
+//! It leaves out counters and the time of the last repetition (a restarted process may repeat a key once too early).
 use super::Ps2;
 use super::keyboard::{ANSWERS, Held, Keyboard, Kinds};
 use super::keys::{self, Form};
@@ -10,14 +10,14 @@ use bulkhead_bus::StateError;
 use prost::Message as _;
 use std::collections::VecDeque;
 
-/// Version of [`Ps2State`]. Version 1 had the devices' registers by position, and one queue for each.
+/// Version of [`Ps2State`]. Version 1 had the devices' registers in a fixed order, and one queue for each.
 const VERSION: u32 = 2;
-/// Bytes that wait in any queue at most. Version 1 allowed as many.
+/// Most bytes of a queue, as in version 1.
 const QUEUE: usize = 64;
-/// Keys that a state may name as down, or as waiting: see [`Keyboard`].
+/// Most keys that a state may have as down, or as queued: see [`Keyboard`].
 const KEYS: usize = 512;
 
-/// All of it.
+/// The complete saved state.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Ps2State {
     #[prost(uint32, tag = "1")]
@@ -43,10 +43,10 @@ struct Ps2State {
     /// Version 1: pending command, reporting, remote, wrap, scaling, resolution, rate, kind, buttons, knock sequence.
     #[prost(bytes = "vec", tag = "10")]
     old_mouse: Vec<u8>,
-    /// What the keys of set 3 do beside going down, 32 bytes each for releases and repetitions; empty: as after power-on.
+    /// Which keys report their release and repeat in set 3, 32 bytes for each; empty: the power-on values.
     #[prost(bytes = "vec", tag = "11")]
     keyboard_kinds: Vec<u8>,
-    /// The controller's answers: a byte, and 0x100 if it counts as the mouse's.
+    /// The controller's answers: a byte, and 0x100 if the guest reads it as one of the mouse.
     #[prost(uint32, repeated, tag = "12")]
     answers: Vec<u32>,
     #[prost(message, optional, tag = "13")]
@@ -74,7 +74,7 @@ struct KeyboardState {
     /// Keys that are down: the form from bit 16 on, the key below.
     #[prost(uint32, repeated, tag = "8")]
     down: Vec<u32>,
-    /// Keys that found no room: bit 16 if they go down.
+    /// Keys that are not encoded yet: bit 16 if they were pressed.
     #[prost(uint32, repeated, tag = "9")]
     waiting: Vec<u32>,
 }
@@ -109,7 +109,7 @@ struct MouseState {
     /// A part of the first packet has been read.
     #[prost(bool, tag = "13")]
     started: bool,
-    // Movement that has not been told.
+    // Movement that has not been reported.
     #[prost(sint32, tag = "14")]
     dx: i32,
     #[prost(sint32, tag = "15")]
@@ -118,12 +118,12 @@ struct MouseState {
     dz: i32,
     #[prost(bool, tag = "17")]
     changed: bool,
-    /// Clicks that wait, and the movement before each.
+    /// Queued clicks, and the movement before each.
     #[prost(message, repeated, tag = "18")]
     steps: Vec<StepState>,
-    /// The buttons that were told last, and 1 in bit 8; 0: those that are now.
+    /// The buttons that were reported last, and 1 in bit 8; 0: the current ones.
     #[prost(uint32, tag = "19")]
-    told: u32,
+    reported: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,7 +146,7 @@ fn queue(bytes: Vec<u8>) -> Result<VecDeque<u8>, StateError> {
     if bytes.len() <= QUEUE { Ok(bytes.into()) } else { Err(StateError::Value("queue")) }
 }
 
-/// The low half of a word, a key that there is.
+/// The low half of a word, which must be a key with a scan code.
 fn key(word: u32) -> Result<u16, StateError> {
     Some(word as u16).filter(|key| keys::code(*key).is_some()).ok_or(StateError::Value("key"))
 }
@@ -221,7 +221,7 @@ impl MouseState {
                 .iter()
                 .map(|s| StepState { buttons: u32::from(s.buttons), dx: s.dx, dy: s.dy, dz: s.dz })
                 .collect(),
-            told: if m.reported == m.buttons { 0 } else { 0x100 | u32::from(m.reported) },
+            reported: if m.reported == m.buttons { 0 } else { 0x100 | u32::from(m.reported) },
         }
     }
 
@@ -249,7 +249,7 @@ impl MouseState {
         m.dy = within(self.dy);
         m.dz = within(self.dz);
         m.changed = self.changed;
-        m.reported = if self.told == 0 { m.buttons } else { self.told as u8 & 0x1f };
+        m.reported = if self.reported == 0 { m.buttons } else { self.reported as u8 & 0x1f };
         if self.steps.len() > STEPS {
             return Err(wrong());
         }
@@ -257,14 +257,14 @@ impl MouseState {
             let buttons = byte(s.buttons, "mouse")? & 0x1f;
             m.steps.push_back(Step { buttons, dx: within(s.dx), dy: within(s.dy), dz: within(s.dz) });
         }
-        // Steps wait for something that has not been said.
+        // Steps follow a report that is still pending.
         m.changed |= !m.steps.is_empty() || m.reported != m.buttons;
         Ok(m)
     }
 }
 
 impl Ps2State {
-    /// What version 1 said of the devices. Of its queues nobody knows what is an answer: all of it is read in its order.
+    /// The devices of version 1. Its queues do not separate answers from input, so all bytes keep their order.
     fn old_devices(&mut self) -> Result<(KeyboardState, MouseState), StateError> {
         let [k_pending, enabled, set, leds, rate] = *self.old_keyboard.as_slice() else {
             return Err(StateError::Value("keyboard"));
@@ -321,7 +321,7 @@ impl Ps2 {
         .encode_to_vec()
     }
 
-    /// A controller with this state, and nobody who types.
+    /// A controller with this state, without input from viewers.
     pub(super) fn of_state(state: &[u8]) -> Result<Self, StateError> {
         let mut s = Ps2State::decode(state)?;
         let (keyboard, mouse) = match s.version {
@@ -335,7 +335,7 @@ impl Ps2 {
         if s.answers.len() > ANSWERS {
             return Err(StateError::Value("answers"));
         }
-        // The bit of the mouse goes with a byte.
+        // The mouse's bit is valid only with a byte in the output buffer.
         let status =
             Status::from_bits(byte(s.status, "status")?).with_ibf(false).with_timeout(false).with_parity(false);
         Ok(Self {

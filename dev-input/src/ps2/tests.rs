@@ -84,16 +84,16 @@ fn set_3_has_a_byte_for_each_key_and_keys_do_what_the_guest_says() {
     write(&mut p, &mut cx, 0, 0xf0);
     write(&mut p, &mut cx, 0, 0);
     assert_eq!(all(&mut p, &mut cx), [0xfa, 0xfa, 3]);
-    // Letters, arrows and Pause say nothing when they are let go, Shift does.
+    // Letters, arrows and Pause do not report their release, Shift does.
     assert_eq!(
         [30, 103, 119, 125].map(|code| press(&mut p, &mut cx, code)),
         [vec![0x1c], vec![0x63], vec![0x62], vec![0x8b]]
     );
     assert_eq!(press(&mut p, &mut cx, 42), [0x12, 0xf0, 0x12]);
-    // All keys make and break, as Linux wants them.
+    // All keys report press and release, as Linux sets them.
     keyboard(&mut p, &mut cx, &[0xf8]);
     assert_eq!(press(&mut p, &mut cx, 30), [0x1c, 0xf0, 0x1c]);
-    // Two keys by name, until a command comes.
+    // Two keys, until a command follows.
     keyboard(&mut p, &mut cx, &[0xfd, 0x1c, 0x63, 0xf4]);
     assert_eq!(
         [30, 103, 48].map(|code| press(&mut p, &mut cx, code)),
@@ -118,7 +118,7 @@ fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest
         p.input(InputEvent::Key { code, down: true }, cx);
         all(p, cx).len()
     };
-    // A viewer that repeats every 30 ms from 250 ms on, for two seconds: after half a second, eleven a second.
+    // A viewer repeats a key every 30 ms from 250 ms on, for two seconds: the guest gets eleven a second after half a second.
     let said = |p: &mut Ps2, cx: &mut Context, from: u64| {
         let first = down(p, cx, 30, from);
         let repeated: usize = (from + 250..from + 2000).step_by(30).map(|ms| down(p, cx, 30, ms)).sum();
@@ -132,14 +132,14 @@ fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest
         (1, 0, 1),
         "after half a second"
     );
-    // As fast as it goes, after a quarter of a second.
+    // The fastest rate, after a quarter of a second.
     for byte in [0xf3, 0] {
         write(&mut p, &mut cx, 0, byte);
     }
     all(&mut p, &mut cx);
     let (_, repeated, _) = said(&mut p, &mut cx, 5000);
     assert!((28..=59).contains(&repeated), "{repeated}");
-    // Another key takes over; a key that was up is new at once.
+    // Another key replaces the repeated one; a key that was released is new at once.
     assert_eq!(
         (down(&mut p, &mut cx, 30, 9000), down(&mut p, &mut cx, 48, 9001), down(&mut p, &mut cx, 48, 9002)),
         (1, 1, 0)
@@ -222,7 +222,7 @@ fn a_flood_of_keys_is_bounded_and_releases_are_not_split() {
     assert!(all(&mut p, &mut cx).contains(&0xee), "commands are still answered");
 }
 
-/// Another controller's RAM was indexed one past its end by command 0x3f, and accesses of sizes that nobody expects ended its process.
+/// In another implementation command 0x3f indexed the controller's RAM one past its end, and accesses of unexpected sizes ended the process.
 #[test]
 fn out_of_bounds_controller_ram_and_unexpected_accesses() {
     let (mut p, mut cx) = controller();
@@ -243,7 +243,7 @@ fn out_of_bounds_controller_ram_and_unexpected_accesses() {
     assert!(all(&mut p, &mut cx).ends_with(&[0x55]), "it still answers");
 }
 
-/// CVE-2017-8379: a queue of keys that grew without end.
+/// CVE-2017-8379: a queue of keys that grew without a limit.
 #[test]
 fn unbounded_growth_of_the_keyboards_queue() {
     let (mut p, mut cx) = controller();

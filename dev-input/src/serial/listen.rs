@@ -1,4 +1,4 @@
-//! A serial port that listens on a socket: one peer at a time, who may come and go.
+//! The back end of a serial port with a listening socket: one peer at a time.
 use super::Backend;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -9,29 +9,29 @@ use rustix::net::{SocketFlags, accept_with};
 pub struct ListenBackend {
     listen: OwnedFd,
     peer: Option<OwnedFd>,
-    /// Becomes ready when either does, so that whoever polls needs one descriptor only.
+    /// An epoll instance for both, so that the event loop polls one descriptor.
     ready: OwnedFd,
 }
 
 impl ListenBackend {
-    /// Takes over a socket that listens and does not block.
+    /// A back end for a listening, non-blocking socket.
     ///
     /// # Errors
-    /// If the kernel has no room for another epoll instance.
+    /// The kernel cannot create another epoll instance.
     pub fn new(listen: OwnedFd) -> Result<Self, Errno> {
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&ready, &listen, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
         Ok(Self { listen, peer: None, ready })
     }
 
-    /// Polled for reading, edge-triggered.
+    /// The descriptor to poll for reading, edge-triggered.
     pub fn ready(&self) -> impl AsFd {
         &self.ready
     }
 
-    /// Takes a peer if none is there.
+    /// Accepts a peer if none is connected.
     fn accept(&mut self) {
-        // What has happened is looked at by trying, but must be taken for the next event to be seen.
+        // The events are not evaluated, because all sockets are tried; they are fetched so that the next edge is reported.
         let mut events = Vec::with_capacity(4);
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&now));
@@ -46,8 +46,8 @@ impl ListenBackend {
         }
     }
 
-    /// The peer has gone; the next one in the queue may come.
-    fn gone(&mut self) {
+    /// Disconnects the peer and accepts the next one.
+    fn disconnect(&mut self) {
         self.peer = None;
         self.accept();
     }
@@ -56,13 +56,13 @@ impl ListenBackend {
 impl Backend for ListenBackend {
     fn write(&mut self, bytes: &[u8]) -> usize {
         self.accept();
-        // Nobody is there: the characters go where an unplugged cable's go.
+        // Without a peer, characters are discarded, as with an unplugged cable.
         let Some(peer) = &self.peer else { return bytes.len() };
         match rustix::net::send(peer, bytes, rustix::net::SendFlags::NOSIGNAL) {
             Ok(n) => n,
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(_) => {
-                self.gone();
+                self.disconnect();
                 bytes.len()
             }
         }
@@ -76,13 +76,13 @@ impl Backend for ListenBackend {
         let Some(peer) = &self.peer else { return 0 };
         match rustix::io::read(peer, bytes) {
             Ok(0) => {
-                self.gone();
+                self.disconnect();
                 0
             }
             Ok(n) => n,
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(_) => {
-                self.gone();
+                self.disconnect();
                 0
             }
         }

@@ -1,8 +1,8 @@
 //! A serial port: 16550A.
 //!
-//! The line is as fast as its other end: a character counts as sent when the back end has taken it. While the back end
-//! takes nothing (nobody reads the terminal), up to [`BACKLOG`] characters wait; then the transmitter stays busy, and
-//! after [`PATIENCE`] characters are dropped so that a guest that polls does not hang for ever.
+//! The line is as fast as its other end: a character counts as sent when the back end has accepted it. While the back end
+//! accepts none (no process reads the terminal), up to [`BACKLOG`] characters are queued; then the transmitter stays busy, and
+//! after [`PATIENCE`] characters are dropped so that a guest that polls does not hang.
 mod listen;
 mod spec;
 mod state;
@@ -17,11 +17,11 @@ use spec::{FIFO, FifoControl, InterruptEnable, LineControl, LineStatus, ModemCon
 use state::{SerialState, VERSION};
 use std::collections::VecDeque;
 
-/// Characters that wait for a back end that takes nothing.
+/// Most queued characters while the back end accepts none.
 const BACKLOG: usize = 256;
 /// Nanoseconds after which a stuck back end loses characters.
 const PATIENCE: u64 = 1_000_000_000;
-/// Nanoseconds in which no character came and none was read, after which those in the FIFO are reported (4 characters at 115200 baud).
+/// Nanoseconds without a received or read character, after which the characters in the FIFO are reported (4 characters at 115200 baud).
 const CHARACTER_TIMEOUT: u64 = 350_000;
 
 const TIMEOUT_TIMER: u8 = 0;
@@ -29,25 +29,25 @@ const STUCK_TIMER: u8 = 1;
 
 /// Ports of COM1 to COM4.
 const BASES: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
-/// Their interrupts.
+/// ISA interrupts of COM1 to COM4.
 const INTERRUPTS: [u8; 4] = [4, 3, 4, 3];
 
 /// Shadow of the line status register.
 const SHADOW_LSR: usize = 0;
 
-/// What the port is connected to.
+/// The character device behind the port.
 pub trait Backend: Send {
-    /// Takes what it can of `bytes`; returns how many, 0 if it takes none at the moment.
+    /// Sends `bytes`, or the first of them. Returns how many were accepted, 0 if none are at present.
     fn write(&mut self, bytes: &[u8]) -> usize;
-    /// Fills `bytes` as far as there is something.
+    /// Receives into `bytes`. Returns the number of bytes, 0 if there are none at present.
     fn read(&mut self, bytes: &mut [u8]) -> usize;
 }
 
-/// A descriptor that does not block: pty, file, FIFO, socket, character device.
+/// A non-blocking descriptor: pty, file, FIFO, socket, character device.
 pub struct FdBackend(OwnedFd);
 
 impl FdBackend {
-    /// Takes the descriptor over.
+    /// A back end with this descriptor.
     pub fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -58,7 +58,7 @@ impl Backend for FdBackend {
         match rustix::io::write(&self.0, bytes) {
             Ok(n) => n,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
-            // Nobody is there (a pty without reader gives EIO): the characters go where an unplugged cable's go.
+            // Without a reader (EIO of a pty) characters are discarded, as with an unplugged cable.
             Err(_) => bytes.len(),
         }
     }
@@ -67,7 +67,7 @@ impl Backend for FdBackend {
     }
 }
 
-/// Takes everything, sends nothing: `null`.
+/// Accepts all characters and sends none: `null`.
 pub struct NullBackend;
 
 impl Backend for NullBackend {
@@ -102,7 +102,7 @@ pub struct Serial {
     dirty: bool,
 }
 
-/// What port number `index` (0 = COM1) has.
+/// The declaration of port number `index` (0 = COM1).
 pub fn declare(index: u8) -> Declaration {
     let i = usize::from(index & 3);
     let base = BASES.get(i).copied().unwrap_or(0x3f8);
@@ -157,7 +157,7 @@ impl Serial {
         self.errors.with_data_ready(!self.received.is_empty()).with_thre(room).with_temt(self.unsent.is_empty())
     }
 
-    /// The modem inputs: of the other end, or in loop-back of the own outputs (8.7).
+    /// The modem inputs: those of the other end, or in loop-back the port's own outputs (8.7).
     fn modem_inputs(&self) -> ModemStatus {
         if self.mcr.loopback() {
             ModemStatus::new()
@@ -198,8 +198,8 @@ impl Serial {
         }
     }
 
-    /// Keeps the character time-out to what the receiver FIFO holds (FIFO Interrupt Mode Operation): it runs while characters are there,
-    /// from the last one that came or was read on, and not after it has ended. The interrupt enables have no part in it.
+    /// Updates the character time-out (FIFO Interrupt Mode Operation): it runs while the receiver FIFO has characters, begins with the last
+    /// received or read one, and does not run again after it has ended. It does not depend on the interrupt enables.
     fn watch(&mut self, again: bool, cx: &mut Context) {
         let counts = self.fcr.enable() && !self.received.is_empty();
         self.timeout_pending &= counts;
@@ -216,12 +216,12 @@ impl Serial {
         self.drive(cx);
     }
 
-    /// Brings the interrupt line to what is pending.
+    /// Sets the interrupt line according to pending interrupts.
     fn drive(&self, cx: &mut Context) {
         cx.lines.set(0, self.pending() != iir::NONE && self.mcr.out2() && !self.mcr.loopback());
     }
 
-    /// Takes characters from the back end as long as there is room.
+    /// Receives characters from the back end while they fit.
     fn receive(&mut self, cx: &mut Context) {
         if self.mcr.loopback() {
             return;
@@ -237,7 +237,7 @@ impl Serial {
     fn push_received(&mut self, byte: u8, cx: &mut Context) {
         if self.received.len() >= self.capacity() {
             self.errors.set_overrun(true);
-            // Without the FIFO the new character takes the place of the one that nobody has read (8.4, bit 1).
+            // Without the FIFO a new character overwrites the unread one (8.4, bit 1).
             if let Some(held) = self.received.back_mut().filter(|_| !self.fcr.enable()) {
                 *held = byte;
             }
@@ -247,7 +247,7 @@ impl Serial {
         self.watch(true, cx);
     }
 
-    /// Gives the back end what waits.
+    /// Sends queued characters to the back end.
     fn transmit(&mut self, cx: &mut Context) {
         while !self.unsent.is_empty() {
             let n = self.backend.write(self.unsent.make_contiguous());
@@ -283,7 +283,7 @@ impl Serial {
         self.timeout_pending = false;
         self.watch(true, cx);
         if self.received.is_empty() {
-            // The next character is there at once. Between two the line falls, so that an edge is seen for each.
+            // The next character is received at once. The line falls between two, so that each has an edge.
             self.drive(cx);
             self.receive(cx);
         }
@@ -360,7 +360,7 @@ impl Device for Serial {
             spec::IER if self.lcr.dlab() => self.divisor = self.divisor & 0x00ff | u16::from(value) << 8,
             spec::IER => {
                 let new = InterruptEnable::from_bits(value & 0x0f);
-                // Enabling the interrupt while the register is empty raises it (8.5; drivers rely on it).
+                // Enabling the interrupt while the register is empty raises it (8.5; drivers rely on that).
                 if new.transmitter_empty() && !self.ier.transmitter_empty() && self.line_status().thre() {
                     self.thre_pending = true;
                 }
@@ -487,7 +487,7 @@ impl Device for Serial {
         };
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         *self = Self { backend, ..new };
-        // The time that had passed is not known: it begins again.
+        // The elapsed part of the time-out is unknown, so it begins again.
         self.watch(true, cx);
         self.transmit(cx);
         self.receive(cx);
@@ -506,7 +506,7 @@ impl Device for Serial {
     }
 }
 
-/// The device as its fuzz target and its corpus test know it: nothing at the other end.
+/// The device for its fuzz target and its corpus test, without a character device.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     Box::new(Serial::new(0, Box::new(NullBackend)))
 }

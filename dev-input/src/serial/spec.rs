@@ -79,9 +79,9 @@ pub struct ModemControl {
     pub dtr: bool,
     /// Request to send.
     pub rts: bool,
-    /// Free.
+    /// Output without a fixed use.
     pub out1: bool,
-    /// On PCs: the interrupt reaches the controller.
+    /// On PCs, gates the interrupt to the interrupt controller.
     pub out2: bool,
     /// Local loop-back.
     pub loopback: bool,

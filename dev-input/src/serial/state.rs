@@ -33,10 +33,10 @@ pub struct SerialState {
     /// Divisor latch.
     #[prost(uint32, tag = "9")]
     pub divisor: u32,
-    /// Received and not read yet.
+    /// Received characters that the guest has not read.
     #[prost(bytes = "vec", tag = "10")]
     pub received: Vec<u8>,
-    /// Written and not sent yet.
+    /// Characters of the guest that the back end has not accepted.
     #[prost(bytes = "vec", tag = "11")]
     pub unsent: Vec<u8>,
     /// The interrupt "transmitter holding register empty" is pending.

@@ -199,7 +199,7 @@ proptest! {
     }
 }
 
-/// An overrun destroys the character that was not read; with the FIFO the new one.
+/// An overrun destroys the unread character; with the FIFO, the new one.
 #[test]
 fn what_an_overrun_leaves() {
     for (fifo, count, want) in [(0, 3, vec![2]), (1, 18, (0..16).collect::<Vec<u8>>())] {

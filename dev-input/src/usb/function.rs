@@ -5,30 +5,30 @@ use bulkhead_bus::UsbDevice;
 
 /// Bytes of a packet of both endpoints.
 const PACKET: usize = 8;
-/// Longest data of a control transfer that a host may send: a report.
+/// Most data bytes of a control transfer from the host: a report.
 pub(super) const LONGEST: usize = 64;
 /// The language of the strings: English (United States).
 const LANGUAGE: [u8; 2] = [0x09, 0x04];
 
-/// What becomes of a transaction.
+/// The result of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Handshake {
-    /// Data of an IN, or none of what was sent.
+    /// Acknowledged; with the data of an IN, empty for an OUT or SETUP.
     Ack(Vec<u8>),
     Nak,
     Stall,
 }
 
-/// Where a control transfer is.
+/// The stage of a control transfer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stage {
     #[default]
     Idle,
-    /// What is left to be sent.
+    /// Data stage to the host: the bytes that are not sent yet.
     In(Vec<u8>),
-    /// What has come, for this request, of so many bytes.
+    /// Data stage from the host: the request, the received bytes, and their announced number.
     Out([u8; 8], Vec<u8>, usize),
-    /// The status of a request that is done when it is asked for.
+    /// Status stage of this request, which is carried out when the host asks for the status.
     Status([u8; 8]),
     Stalled,
 }
@@ -49,13 +49,13 @@ impl Function {
         Self { hid: Hid::new(kind), address: 0, configuration: 0, halted: false, stage: Stage::Idle }
     }
 
-    /// The bus is reset.
+    /// Resets the device, as a reset of the bus does.
     pub(crate) fn reset(&mut self) {
         self.hid.reset();
         *self = Self { hid: self.hid.clone(), ..Self::new(self.hid.kind) };
     }
 
-    /// A transaction for this device.
+    /// Handles a transaction for this device.
     pub(crate) fn transact(&mut self, pid: u8, endpoint: u8, data: &[u8], room: usize) -> Handshake {
         match (endpoint, pid) {
             (0, pid::SETUP) => self.setup(data),
@@ -88,7 +88,7 @@ impl Function {
         } else {
             Stage::Status(setup)
         };
-        // A device takes every SETUP (USB 2.0, 8.5.3); what it cannot do shows in the next stage.
+        // A device acknowledges every SETUP (USB 2.0, 8.5.3); an unsupported request stalls the next stage.
         Handshake::Ack(Vec::new())
     }
 
@@ -127,7 +127,7 @@ impl Function {
                 bytes.extend(data.iter().take(room));
                 Handshake::Ack(Vec::new())
             }
-            // The status of what was read.
+            // The status stage after a read.
             Stage::In(_) => {
                 self.stage = Stage::Idle;
                 Handshake::Ack(Vec::new())
@@ -141,7 +141,7 @@ impl Function {
     fn answer(&self, setup: [u8; 8]) -> Option<Vec<u8>> {
         let [kind, number, low, high, ..] = setup;
         Some(match u16::from_be_bytes([kind, number]) {
-            // Powered by the bus, as its configuration says; it wakes nobody.
+            // Bus-powered, as in its configuration; no remote wake-up.
             request::GET_DEVICE_STATUS => vec![0, 0],
             request::GET_INTERFACE_STATUS => vec![0, 0],
             request::GET_ENDPOINT_STATUS => vec![u8::from(self.halted), 0],
@@ -149,14 +149,14 @@ impl Function {
             request::GET_CONFIGURATION => vec![self.configuration],
             request::GET_INTERFACE => vec![0],
             request::GET_REPORT => self.hid.report(),
-            // Reports have no IDs: 0 means all.
+            // Reports have no IDs; 0 stands for all.
             request::GET_IDLE if low == 0 => vec![self.hid.idle],
             request::GET_PROTOCOL if self.hid.interface().0 == 1 => vec![self.hid.protocol],
             _ => return None,
         })
     }
 
-    /// Does what a request asks for. False: it cannot.
+    /// Carries out a request that writes. False: it is not supported.
     fn set(&mut self, setup: [u8; 8], data: &[u8]) -> bool {
         let [kind, number, low, high, index, ..] = setup;
         match u16::from_be_bytes([kind, number]) {
@@ -184,7 +184,7 @@ impl Function {
         let [report_low, report_high] = (report.len() as u16).to_le_bytes();
         let hid = [9, descriptor::HID, 0x11, 0x01, 0, 1, descriptor::REPORT, report_low, report_high];
         Some(match (kind, index) {
-            // USB 1.1, 8 bytes a packet; the numbers by which guests know such a tablet of QEMU's (0627:0001).
+            // USB 1.1, 8 bytes a packet; the vendor and product IDs of QEMU's tablet, which guests know (0627:0001).
             (descriptor::DEVICE, _) => vec![
                 18,
                 descriptor::DEVICE,
@@ -207,7 +207,7 @@ impl Function {
             ],
             (descriptor::CONFIGURATION, 0) => {
                 let (subclass, protocol) = self.hid.interface();
-                // One interface, bus-powered, 100 mA; an interrupt endpoint asked every 8 ms at least.
+                // One interface, bus-powered, 100 mA; an interrupt endpoint that is polled at least every 8 ms.
                 let mut all = vec![9, descriptor::CONFIGURATION, 34, 0, 1, 1, 0, 0x80, 50];
                 all.extend([9, descriptor::INTERFACE, 0, 0, 1, 3, subclass, protocol, 0]);
                 all.extend(hid);

@@ -1,15 +1,15 @@
-//! Tablet, mouse and keyboard (HID 1.11): what they say of themselves, and their reports.
+//! Tablet, mouse and keyboard (HID 1.11): their report descriptors and reports.
 use super::usages::USAGES;
 use bulkhead_bus::{InputEvent, UsbDevice};
 use std::collections::VecDeque;
 
-/// Reports that wait; then movement is put together and the oldest is lost.
+/// Most queued reports of a pointer; beyond it movement is merged, and the oldest report is lost.
 pub(super) const QUEUE: usize = 32;
-/// Keys that wait to be told; then those that go down are lost. Those that are let go have their place if their going down had.
+/// Most queued keys; further presses are lost. A release is queued beyond the limit if its press was queued or reported.
 const KEYS: usize = 64;
-/// Milliseconds of a step of the idle rate (HID 1.11, 7.2.4).
+/// Milliseconds of one unit of the idle rate (HID 1.11, 7.2.4).
 const IDLE_STEP: u32 = 4;
-/// The longest idle period: beyond, time is not counted.
+/// The longest idle period in milliseconds; time beyond it is not counted.
 const LONGEST_IDLE: u32 = 255 * IDLE_STEP;
 
 /// A pointer with five buttons, an absolute position (0 to 0x7fff) and a wheel.
@@ -29,7 +29,7 @@ const MOUSE: &[u8] = &[
     0x01, 0x95, 0x05, 0x75, 0x01, 0x81, 0x02, 0x95, 0x01, 0x75, 0x03, 0x81, 0x01, 0x05, 0x01, 0x09, 0x30, 0x09, 0x31,
     0x09, 0x38, 0x15, 0x81, 0x25, 0x7f, 0x75, 0x08, 0x95, 0x03, 0x81, 0x06, 0xc0, 0xc0,
 ];
-/// Modifiers, lights, six keys: the boot protocol's report (HID 1.11, appendix B.1).
+/// Modifiers, LEDs, six keys: the boot protocol's report (HID 1.11, appendix B.1).
 const KEYBOARD: &[u8] = &[
     0x05, 0x01, 0x09, 0x06, 0xa1, 0x01, 0x05, 0x07, 0x19, 0xe0, 0x29, 0xe7, 0x15, 0x00, 0x25, 0x01, 0x75, 0x01, 0x95,
     0x08, 0x81, 0x02, 0x95, 0x01, 0x75, 0x08, 0x81, 0x01, 0x95, 0x05, 0x75, 0x01, 0x05, 0x08, 0x19, 0x01, 0x29, 0x05,
@@ -37,7 +37,7 @@ const KEYBOARD: &[u8] = &[
     0x19, 0x00, 0x2a, 0xff, 0x00, 0x81, 0x00, 0xc0,
 ];
 
-/// A pointer's report that waits.
+/// A queued report of a pointer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pointed {
     pub(super) buttons: u8,
@@ -52,17 +52,17 @@ pub(crate) struct Hid {
     pub(crate) kind: UsbDevice,
     /// 0: the boot protocol.
     pub(crate) protocol: u8,
-    /// How often the report is told that was told last, in steps; 0: only what is new is told (HID 1.11, 7.2.4).
+    /// Idle rate in units of 4 ms: the period after which the last report is repeated; 0: only changes are reported (HID 1.11, 7.2.4).
     pub(crate) idle: u8,
-    /// Milliseconds since a report was told.
+    /// Milliseconds since the last report.
     pub(super) quiet: u32,
     /// Num Lock, Caps Lock, Scroll Lock and so on (HID Usage Tables, 11).
     pub(crate) leds: u8,
     pub(super) pointed: VecDeque<Pointed>,
     pub(super) now: Pointed,
-    /// Usages of keys that go down or up.
+    /// Queued keys: usage, and whether it was pressed.
     pub(super) keys: VecDeque<(u8, bool)>,
-    /// Modifiers, then keys that are down, in the order in which they went down.
+    /// Reported modifiers, as bits; `down` has the other reported keys in the order of their presses.
     pub(super) modifiers: u8,
     pub(super) down: Vec<u8>,
 }
@@ -92,7 +92,7 @@ impl Hid {
         }
     }
 
-    /// Subclass and protocol of the interface: what a BIOS may use by the boot protocol.
+    /// Subclass and protocol of the interface; nonzero for devices that a BIOS can use by the boot protocol.
     pub(crate) fn interface(&self) -> (u8, u8) {
         match self.kind {
             UsbDevice::Tablet => (0, 0),
@@ -101,12 +101,12 @@ impl Hid {
         }
     }
 
-    /// As after a reset of the bus.
+    /// Resets the device, as a reset of the bus does.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.kind);
     }
 
-    /// Takes an event that is for this kind of device.
+    /// Handles an event, if it is for this kind of device.
     pub(crate) fn input(&mut self, event: InputEvent) {
         let mut next = Pointed { wheel: 0, ..self.now };
         if self.kind == UsbDevice::Mouse {
@@ -115,7 +115,7 @@ impl Hid {
         match (self.kind, event) {
             (UsbDevice::Keyboard, InputEvent::Key { code, down }) => {
                 let usage = USAGES.get(usize::from(code)).copied().unwrap_or(0);
-                // What changes nothing (a viewer repeats keys that are held) is not told.
+                // Events without a change (viewers repeat held keys) are not reported.
                 if usage != 0 && self.will_be_down(usage) != down && (!down || self.keys.len() < KEYS) {
                     self.keys.push_back((usage, down));
                 }
@@ -136,7 +136,7 @@ impl Hid {
         let moves = self.kind == UsbDevice::Mouse;
         match self.pointed.back_mut() {
             Some(last) if last.buttons == next.buttons && last.wheel == 0 && next.wheel == 0 => {
-                // Only movement: the last word, or the sum.
+                // Only movement: the last position, or the sum of movements.
                 let limit = |v: i32| v.clamp(-0x7fff, 0x7fff);
                 (last.x, last.y) = if moves {
                     (limit(last.x.saturating_add(next.x)), limit(last.y.saturating_add(next.y)))
@@ -153,13 +153,13 @@ impl Hid {
         }
     }
 
-    /// Frames pass, of a millisecond each.
+    /// Counts elapsed frames of a millisecond each.
     pub(crate) fn pass(&mut self, frames: u64) {
         let frames = u32::try_from(frames).unwrap_or(LONGEST_IDLE);
         self.quiet = self.quiet.saturating_add(frames).min(LONGEST_IDLE);
     }
 
-    /// The report that an IN is answered with: the next that has not been told, or the last one again if it is time.
+    /// The report for an IN: the next queued one, or the last one again if the idle period has elapsed.
     pub(crate) fn poll(&mut self) -> Option<Vec<u8>> {
         let again = self.idle != 0 && self.quiet >= u32::from(self.idle).saturating_mul(IDLE_STEP);
         let report = self.next().or_else(|| again.then(|| self.report()))?;
@@ -177,7 +177,7 @@ impl Hid {
         if self.kind == UsbDevice::Tablet {
             return Some(Self::tablet(next));
         }
-        // A report moves by 127 at most: what is left comes with the next one.
+        // A report moves by at most 127; the rest follows in the next report.
         let step = |v: i32| v.clamp(-127, 127);
         let rest = Pointed {
             x: next.x.saturating_sub(step(next.x)),
@@ -205,7 +205,7 @@ impl Hid {
         usage.checked_sub(0xe0).filter(|b| *b < 8)
     }
 
-    /// Whether the host will know a key as down once it has been told everything.
+    /// Whether a key is down for the host after all queued reports.
     fn will_be_down(&self, usage: u8) -> bool {
         let waits = self.keys.iter().rev().find(|(u, _)| *u == usage).map(|(_, down)| *down);
         waits.unwrap_or_else(|| match Self::modifier(usage) {
@@ -225,14 +225,14 @@ impl Hid {
         }
     }
 
-    /// The report as things are.
+    /// The report of the current state.
     pub(crate) fn report(&self) -> Vec<u8> {
         match self.kind {
             UsbDevice::Tablet => Self::tablet(self.now),
             UsbDevice::Mouse => self.mouse([self.now.buttons, 0, 0, 0]),
             UsbDevice::Keyboard => {
                 let mut report = vec![self.modifiers, 0];
-                // More than six: ErrorRollOver in all places.
+                // More than six keys: ErrorRollOver in all six fields.
                 report.extend(if self.down.len() > 6 { vec![1; 6] } else { self.down.clone() });
                 report.resize(8, 0);
                 report
@@ -240,7 +240,7 @@ impl Hid {
         }
     }
 
-    /// Something waits to be asked for.
+    /// Whether a report is queued.
     pub(crate) fn waits(&self) -> bool {
         !self.pointed.is_empty() || !self.keys.is_empty()
     }

@@ -1,15 +1,15 @@
-//! The PIIX3's USB controller (PCI 8086:7020): UHCI with two ports, and what is plugged into them. Intel, UHCI Design Guide 1.1.
+//! The PIIX3's USB controller (PCI 8086:7020): UHCI with two ports, and the devices in them. Intel, UHCI Design Guide 1.1.
 //!
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers, structures in guest memory, requests |
-//! | `schedule.rs` | what a frame does |
+//! | `schedule.rs` | the transactions of a frame |
 //! | `function.rs` | a device on the bus |
 //! | `hid.rs`, `usages.rs` | tablet, mouse, keyboard |
-//! | `state.rs` | what is saved |
+//! | `state.rs` | the saved state |
 //!
-//! Frames are a millisecond; [`BATCH`] of them are done at once, so a guest whose controller runs costs 125 wake-ups a second, and a
-//! report is at most that much late.
+//! A frame is a millisecond. [`BATCH`] frames are processed at once, so a running controller costs 125 wake-ups a second, and a report is at
+//! most one batch late.
 mod function;
 mod hid;
 mod schedule;
@@ -31,22 +31,22 @@ use spec::{Command, Interrupts, PortStatus, Status, reg};
 
 /// Ports of the controller.
 pub const PORTS: usize = 2;
-/// The descriptor of the input pipe.
+/// Ready number of the input pipe.
 pub const INPUT: u32 = 0;
 /// Nanoseconds of a frame.
 const FRAME: u64 = 1_000_000;
-/// Frames that are done together.
+/// Frames that are processed together.
 const BATCH: u64 = 8;
-/// Frames that are made up for after the process did not run; the others were without a bus.
+/// Most frames that are processed late, after the process did not run; earlier ones are skipped.
 const LATEST: u64 = 32;
 const FRAMES: TimerId = 0;
 
 fn function_spec(device: u8, function: u8) -> FunctionSpec {
-    // 82371SB, function 2: of the command register I/O space and bus master; memory space is stored, as with IDE, and of no effect.
+    // 82371SB, function 2: I/O space and bus master in the command register; memory space is stored without an effect, as with IDE.
     FunctionSpec::new(device, function).with_command(0x0007).with_bar(4, BarKind::Io, 32)
 }
 
-/// What the controller has, as this function of PCI device `device`.
+/// The controller's declaration as this function of PCI device `device`.
 pub fn declare(device: u8, function: u8) -> Declaration {
     Declaration {
         regions: vec![Region::bar("registers", 0, 4)],
@@ -61,7 +61,7 @@ pub fn declare(device: u8, function: u8) -> Declaration {
 struct Port {
     status: PortStatus,
     function: Option<Function>,
-    /// What it is called by who has plugged it in while the machine ran.
+    /// Its name in QMP if it was plugged in while the machine ran; else empty.
     id: String,
 }
 
@@ -73,7 +73,7 @@ impl Port {
     }
 }
 
-/// A HID keyboard's lights (bit 0 Num Lock, 1 Caps Lock, 2 Scroll Lock) in a PS/2 keyboard's order.
+/// Converts a HID keyboard's LEDs (bit 0 Num Lock, 1 Caps Lock, 2 Scroll Lock) to a PS/2 keyboard's order.
 fn lights(leds: u8) -> u8 {
     leds << 1 & 6 | leds >> 2 & 1
 }
@@ -90,16 +90,16 @@ pub struct Uhci {
     frame_list: u32,
     sof: u8,
     ports: [Port; PORTS],
-    /// Why the status has its interrupt bit: the enables are apart.
+    /// Causes of the status register's interrupt bit, which have separate enables.
     short: bool,
     complete: bool,
-    /// When the frame number was what it is.
+    /// Time of the current frame number.
     counted: u64,
     input: Option<OwnedFd>,
-    /// Tells viewers which input is wanted here: bit 0 places, bit 1 keys, bit 2 movement; with bit 3, bits 4 to 6 are the keyboard's
-    /// lights: Scroll Lock, Num Lock, Caps Lock.
+    /// The pipe that reports to viewers which input is accepted here: bit 0 absolute positions, bit 1 keys, bit 2 movement; with bit 3, bits 4 to
+    /// 6 are the keyboard's LEDs: Scroll Lock, Num Lock, Caps Lock.
     taken: Option<OwnedFd>,
-    /// The value that was sent last.
+    /// The value that was sent last; `None` if it must be sent again.
     wants_sent: Option<u8>,
     dirty: bool,
     frames: u64,
@@ -109,15 +109,15 @@ pub struct Uhci {
 }
 
 impl Uhci {
-    /// The controller as this device and function of PCI; of `devices` the first two are plugged in. `input` gives
-    /// [`InputEvent`] records, `taken` is told which are wanted; neither blocks.
+    /// The controller as this device and function of PCI, with the first two of `devices` plugged in. `input` is the pipe of [`InputEvent`]
+    /// records, `taken` the pipe for the accepted kinds; both are non-blocking.
     pub fn new(at: (u8, u8), devices: &[UsbDevice], input: Option<OwnedFd>, taken: Option<OwnedFd>) -> Self {
         let mut config = ConfigSpace::new(&function_spec(at.0, at.1), 0x8086, 0x7020, 1, 0x0c_0300);
         config.set(pci::INTERRUPT_PIN, 1, 4);
         // USB 1.0 (SBRN).
         config.set(0x60, 1, 0x10);
         config.set(0x6a, 1, 0x01);
-        // LEGSUP (82371SB, 2.4): enable bits; what it would have seen is cleared by writing 1, and is never set here.
+        // LEGSUP (82371SB, 2.4): enable bits; the trap status bits are cleared by writing 1, and are never set here.
         config.allow(0xc0, 2, 0x20bf);
         config.allow_clear(0xc0, 2, 0x8f00);
         config.set(0xc0, 2, 0x2000);
@@ -146,12 +146,12 @@ impl Uhci {
         }
     }
 
-    /// What is plugged in, as after power-on.
+    /// The ports with their devices in the power-on state.
     fn powered(&self) -> [Port; PORTS] {
         self.ports.clone().map(|p| Port { id: p.id, ..Port::new(p.function.map(|f| f.hid.kind)) })
     }
 
-    /// Registers and devices as after power-on; the configuration space stays.
+    /// Resets registers and devices to their power-on state; the configuration space stays.
     fn reset_host(&mut self, cx: &mut Context) {
         let mut fresh = Self::new(self.at, &[], self.input.take(), self.taken.take());
         fresh.ports = self.powered();
@@ -172,7 +172,7 @@ impl Uhci {
         self.send_wants();
     }
 
-    /// Frames come while the controller runs.
+    /// Sets the timer of the next batch of frames, if the controller runs.
     fn schedule(&mut self, cx: &mut Context) {
         if self.command.run() {
             self.counted = cx.now();
@@ -182,12 +182,12 @@ impl Uhci {
         }
     }
 
-    /// Frames that have begun since the last were counted.
+    /// Number of frames that have begun since the last counted one.
     fn passed(&self, cx: &Context) -> u64 {
         if self.command.run() { cx.now().saturating_sub(self.counted).div_euclid(FRAME) } else { 0 }
     }
 
-    /// Does the frames that are due.
+    /// Processes the frames that are due.
     fn run(&mut self, cx: &mut Context) {
         let due = self.passed(cx);
         self.counted = self.counted.saturating_add(due.saturating_mul(FRAME));
@@ -221,12 +221,12 @@ impl Uhci {
         self.update(cx);
     }
 
-    /// Frames pass for the devices.
+    /// Counts elapsed frames in the devices.
     fn pass(&mut self, frames: u64) {
         self.ports.iter_mut().filter_map(|p| p.function.as_mut()).for_each(|f| f.hid.pass(frames));
     }
 
-    /// Which input the guest takes here.
+    /// The kinds of input that the guest accepts here, as bits of `taken`.
     fn wants(&self) -> u8 {
         let ready = self
             .ports
@@ -252,7 +252,7 @@ impl Uhci {
         }
     }
 
-    /// What viewers have typed and pointed at.
+    /// Handles viewers' input.
     fn take_input(&mut self, cx: &mut Context) {
         let Some(input) = &self.input else { return };
         self.dirty = true;
@@ -274,7 +274,7 @@ impl Uhci {
             reg::COMMAND => self.command.into_bits(),
             reg::STATUS => self.status.into_bits(),
             reg::INTERRUPTS => self.interrupts.into_bits(),
-            // Frames that have begun and are done with the next batch are counted.
+            // Includes the frames that have begun and are processed with the next batch.
             reg::FRAME_NUMBER => self.frame_number.wrapping_add(self.passed(cx) as u16) & 0x7ff,
             reg::FRAME_LIST => self.frame_list as u16,
             0x0a => (self.frame_list >> 16) as u16,
@@ -296,7 +296,7 @@ impl Uhci {
                 }
             }
             reg::INTERRUPTS => self.interrupts = Interrupts::from_bits(value & 0x0f),
-            // Only while it stands.
+            // Writable only while the controller is stopped.
             reg::FRAME_NUMBER if !self.command.run() => self.frame_number = value & 0x7ff,
             reg::FRAME_LIST => self.frame_list = self.frame_list & 0xffff_0000 | u32::from(value & 0xf000),
             0x0a => self.frame_list = self.frame_list & 0xffff | u32::from(value) << 16,
@@ -321,7 +321,7 @@ impl Uhci {
         let started = new.run() && !self.command.run();
         let stopped = !new.run() && self.command.run();
         if stopped {
-            // What has begun is done.
+            // Frames that have begun are completed.
             self.run(cx);
         }
         self.command = new;
@@ -340,7 +340,7 @@ impl Uhci {
             function.reset();
         }
         let connected = old.connected();
-        // A reset port is enabled by the driver afterwards.
+        // The driver enables a port after its reset.
         let enabled = connected && new.enabled() && !new.reset();
         port.status = old
             .with_connect_change(old.connect_change() && !new.connect_change())
@@ -371,7 +371,7 @@ impl Device for Uhci {
         match at.size {
             1 if at.offset == reg::SOF => self.write_register(reg::SOF, value as u16, cx),
             1 if at.offset & 1 == 0 && at.offset < reg::FRAME_NUMBER => {
-                // The low byte alone; of the status the high one has nothing to take back.
+                // A write to the low byte; the high byte of the status has no bits to clear.
                 let high = if at.offset == reg::STATUS { 0 } else { self.read_register(at.offset, cx) & 0xff00 };
                 self.write_register(at.offset, high | value as u16 & 0xff, cx);
             }
@@ -414,7 +414,7 @@ impl Device for Uhci {
     }
 
     fn running(&mut self, running: bool, cx: &mut Context) {
-        // The time while the machine was stopped had no frames.
+        // No frames elapse while the machine is stopped.
         if running {
             self.schedule(cx);
         }
@@ -478,7 +478,7 @@ impl UsbBus for Uhci {
             }
         }
         if self.command.global_suspend() {
-            // A driver that has put the bus to sleep reads its ports when this wakes it (UHCI 2.1.1, 2.1.2).
+            // A driver that has suspended the bus reads its ports after this resume (UHCI 2.1.1, 2.1.2).
             self.command.set_global_resume(true);
             self.status.set_resume(true);
         }
@@ -488,7 +488,7 @@ impl UsbBus for Uhci {
     }
 }
 
-/// The device as its fuzz target and its corpus test know it: a tablet and a keyboard.
+/// The device for its fuzz target and its corpus test, with a tablet and a keyboard.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     Box::new(Uhci::new((1, 2), &[UsbDevice::Tablet, UsbDevice::Keyboard], None, None))
 }

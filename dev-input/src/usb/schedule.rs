@@ -1,35 +1,36 @@
-//! The schedule in guest memory (UHCI 3): what a frame does. Everything in it is the guest's: copied once, checked, bounded.
+//! The transactions of a frame, from the schedule in guest memory (UHCI 3). The schedule is hostile: every structure is copied once and
+//! checked, and the number of steps is bounded.
 use super::Uhci;
 use super::function::Handshake;
 use super::spec::{Control, Link, Token, pid};
 use bulkhead_bus::{DmaError, GuestMemory};
 
-/// Queue heads and transfer descriptors of a frame. A bus of 12 Mbit/s has room for fewer than 200 transactions in a millisecond.
+/// Most queue heads and transfer descriptors of a frame. A bus of 12 Mbit/s carries fewer than 200 transactions in a millisecond.
 const STEPS: usize = 256;
-/// Bytes of a transaction (UHCI 3.2.3).
+/// Most bytes of a transaction (UHCI 3.2.3).
 const LONGEST: usize = 1280;
 
-/// What frames have done.
+/// The result of one or more frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// A descriptor with IOC ended, or a short packet where that is to be told.
+    /// A descriptor with IOC has completed (`complete`), or a short packet with detection enabled has arrived (`short`).
     pub(super) complete: bool,
     pub(super) short: bool,
     /// A transaction has failed.
     pub(super) error: bool,
-    /// The schedule is nonsense: the controller halts.
+    /// The schedule is invalid: the controller halts.
     pub(super) process_error: bool,
-    /// Guest memory is not where the schedule says.
+    /// An address in the schedule is no RAM.
     pub(super) host_error: bool,
-    /// Transactions that moved something.
+    /// Number of transactions that transferred data.
     pub(super) moved: u32,
 }
 
-/// A descriptor's transaction, done or not.
+/// The result of a descriptor's transaction.
 enum Step {
-    /// It is done: the queue goes on with the next.
+    /// Completed: the queue advances to the next descriptor.
     Done,
-    /// It waits, or failed: the queue stays where it is.
+    /// Pending or failed: the queue does not advance.
     Stays,
 }
 
@@ -51,7 +52,7 @@ fn words<const N: usize>(memory: &dyn GuestMemory, at: u64) -> Result<[u32; N], 
 }
 
 impl Uhci {
-    /// Does one frame.
+    /// Processes one frame.
     pub(super) fn frame(&mut self, memory: &dyn GuestMemory, out: &mut Outcome) {
         if let Err(e) = self.walk(memory, out) {
             self.dma_errors = self.dma_errors.saturating_add(1);
@@ -64,14 +65,14 @@ impl Uhci {
         let entry = u64::from(self.frame_list).saturating_add(u64::from(self.frame_number & 0x3ff) << 2);
         let [first] = words::<1>(memory, entry)?;
         let mut link = Link::from_bits(first);
-        // Where a turn of the queues began, and whether anything moved in it: one in which nothing did ends the frame.
+        // The queue at which a round begins, and the number of transactions at that time: a round without a transaction ends the frame.
         let (mut turn, mut moved) = (None, 0);
         for _ in 0..STEPS {
             if link.terminate() {
                 return Ok(());
             }
             if !link.queue() {
-                // Isochronous: it is done or not, the frame goes on.
+                // Isochronous: the frame continues, whether the transaction completes or not.
                 let descriptor = Self::descriptor(memory, link.address())?;
                 self.transact(memory, &descriptor, out)?;
                 link = descriptor.link;
@@ -151,12 +152,12 @@ impl Uhci {
                 let short = kind == pid::IN && moved < length && control.short();
                 out.short |= short;
                 out.complete |= control.on_complete();
-                // A short packet ends the queue's turn where that is asked for (UHCI 3.4.2.2).
+                // A short packet stops the queue if its detection is enabled (UHCI 3.4.2.2).
                 if short { Step::Stays } else { Step::Done }
             }
             Some(Handshake::Nak) => {
                 control = control.with_nak(true);
-                // A NAK counts no error and is not written again and again.
+                // A NAK is no error; the descriptor is written only for the first one.
                 if d.control.nak() {
                     return Ok(Step::Stays);
                 }
@@ -167,7 +168,7 @@ impl Uhci {
                 (out.error, out.complete) = (true, out.complete | control.on_complete());
                 Step::Stays
             }
-            // Nobody has the address: it times out as often as it may, which is at once.
+            // No device has the address: all retries time out at once.
             None => {
                 control =
                     control.with_active(false).with_timeout(true).with_stalled(true).with_errors(0).with_actual(0x7ff);

@@ -1,5 +1,5 @@
-//! Registers and memory structures of the Universal Host Controller Interface (Intel, UHCI Design Guide 1.1, sections 2 and 3), and of
-//! USB 2.0 (chapter 9) and HID 1.11 what its devices need.
+//! Registers and memory structures of the Universal Host Controller Interface (Intel, UHCI Design Guide 1.1, sections 2 and 3), and the parts
+//! of USB 2.0 (chapter 9) and HID 1.11 that its devices need.
 use bitfield_struct::bitfield;
 
 /// Offsets of the registers (UHCI 2.1).
@@ -29,7 +29,7 @@ pub(crate) struct Command {
     __: u8,
 }
 
-/// Status (UHCI 2.1.2). Bits are taken back by writing ones.
+/// Status (UHCI 2.1.2). Writing ones clears bits.
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Status {
@@ -100,7 +100,7 @@ impl Link {
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Control {
-    /// Bytes, less one; 0x7ff is none.
+    /// Number of bytes less one; 0x7ff is zero bytes.
     #[bits(11)]
     pub(crate) actual: u16,
     #[bits(5)]
@@ -123,7 +123,7 @@ pub(crate) struct Control {
     __: u8,
 }
 
-/// What a transfer descriptor's transaction is (UHCI 3.2.3).
+/// The transaction of a transfer descriptor (UHCI 3.2.3).
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Token {
@@ -134,7 +134,7 @@ pub(crate) struct Token {
     pub(crate) endpoint: u8,
     pub(crate) toggle: bool,
     __: bool,
-    /// Bytes, less one; 0x7ff is none.
+    /// Number of bytes less one; 0x7ff is zero bytes.
     #[bits(11)]
     pub(crate) length: u16,
 }

@@ -1,4 +1,4 @@
-//! The saved state of the controller and of what is plugged in. Not in it: counters, and when the frame number was what it is.
+//! The saved state of the controller and its devices. It leaves out counters and the time of the current frame number.
 use super::function::{Function, LONGEST, Stage};
 use super::hid::{Hid, Pointed, QUEUE};
 use super::spec::{Command, Interrupts, PortStatus, Status};
@@ -24,7 +24,7 @@ struct FunctionState {
     idle: u32,
     #[prost(uint32, tag = "6")]
     leds: u32,
-    /// Milliseconds since a report was told.
+    /// Milliseconds since the last report.
     #[prost(uint32, tag = "7")]
     quiet: u32,
     #[prost(uint32, tag = "8")]
@@ -32,16 +32,16 @@ struct FunctionState {
     /// Usages of keys that are down, without modifiers.
     #[prost(bytes = "vec", tag = "9")]
     down: Vec<u8>,
-    /// Keys that were not told: usages, and 0x100 if they go down.
+    /// Queued keys: usages, and 0x100 if they were pressed.
     #[prost(uint32, repeated, tag = "10")]
     keys: Vec<u32>,
-    /// Reports of a pointer that were not told.
+    /// Queued reports of a pointer.
     #[prost(message, repeated, tag = "11")]
     pointed: Vec<PointedState>,
-    /// Where the pointer is.
+    /// The pointer's current position and buttons.
     #[prost(message, optional, tag = "12")]
     now: Option<PointedState>,
-    /// A control transfer under way.
+    /// A control transfer in progress.
     #[prost(message, optional, tag = "13")]
     stage: Option<StageState>,
 }
@@ -60,20 +60,20 @@ struct PointedState {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct StageState {
-    /// 1 data for the host, 2 data of the host's, 3 status, 4 stalled.
+    /// 1 data to the host, 2 data from the host, 3 status, 4 stalled.
     #[prost(uint32, tag = "1")]
     kind: u32,
     #[prost(bytes = "vec", tag = "2")]
     setup: Vec<u8>,
-    /// What is left, or has come.
+    /// Bytes that are not sent yet, or that were received.
     #[prost(bytes = "vec", tag = "3")]
     data: Vec<u8>,
-    /// How much the host has announced.
+    /// Number of bytes that the host has announced.
     #[prost(uint32, tag = "4")]
     length: u32,
 }
 
-/// Keys that may wait in a state, and bytes of a control transfer.
+/// Most queued keys of a state, and most bytes of a control transfer.
 const KEYS: usize = 512;
 const TRANSFER: usize = 256;
 
@@ -83,7 +83,7 @@ impl PointedState {
     }
 
     fn pointed(self, kind: UsbDevice) -> Pointed {
-        // A tablet's places begin at 0; movement goes both ways.
+        // A tablet's positions begin at 0; movement has both signs.
         let least = if kind == UsbDevice::Tablet { 0 } else { -0x7fff };
         let place = |v: i32| v.clamp(least, 0x7fff);
         Pointed { buttons: self.buttons as u8 & 0x1f, x: place(self.x), y: place(self.y), wheel: self.wheel }
@@ -178,15 +178,15 @@ struct PortState {
     status: u32,
     #[prost(message, optional, tag = "2")]
     function: Option<FunctionState>,
-    /// What is plugged in: 1 nothing, 2 tablet, 3 mouse, 4 keyboard.
+    /// The device in the port: 1 none, 2 tablet, 3 mouse, 4 keyboard.
     #[prost(uint32, tag = "3")]
     kind: u32,
-    /// What it is called, if it was plugged in while the machine ran.
+    /// Its name in QMP, if it was plugged in while the machine ran.
     #[prost(string, tag = "4")]
     id: String,
 }
 
-/// The numbers of what can be plugged in.
+/// The numbers of kinds of devices.
 const KINDS: [(u32, Option<UsbDevice>); 4] =
     [(1, None), (2, Some(UsbDevice::Tablet)), (3, Some(UsbDevice::Mouse)), (4, Some(UsbDevice::Keyboard))];
 
@@ -201,7 +201,7 @@ struct UhciState {
     registers: Vec<u32>,
     #[prost(message, repeated, tag = "4")]
     ports: Vec<PortState>,
-    /// Short packets and descriptors that have ended, apart: they share a bit of the status.
+    /// Pending interrupts for short packets and for completed descriptors, which share a bit of the status.
     #[prost(bool, tag = "5")]
     short: bool,
     #[prost(bool, tag = "6")]

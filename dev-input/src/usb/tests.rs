@@ -14,7 +14,7 @@ const QUEUE: u32 = 0x2000;
 const DESCRIPTORS: u32 = 0x3000;
 const BUFFERS: u32 = 0x8000;
 
-/// A driver: one queue that every frame begins with.
+/// A driver with one queue, at which every frame begins.
 struct Host {
     usb: Uhci,
     cx: Context,
@@ -72,7 +72,7 @@ impl Host {
         }
     }
 
-    /// Transactions in one queue: (kind, data or bytes wanted). What each ended with, and what was read.
+    /// Runs transactions of one queue (kind, data or number of bytes). Returns each one's final status and the data read.
     fn queue(&mut self, address: u8, endpoint: u8, all: &[(u8, &[u8], usize)]) -> Vec<(Control, Vec<u8>)> {
         for (i, (kind, data, room)) in all.iter().enumerate() {
             let (td, buffer) = (DESCRIPTORS + i as u32 * 16, BUFFERS + i as u32 * 64);
@@ -141,7 +141,7 @@ impl Host {
     }
 }
 
-/// 82371SB, 2.4: command, base, interrupt line, and of LEGSUP what is neither told nor cleared by writing 1.
+/// The writable bits by 82371SB, 2.4: command, base, interrupt line, and LEGSUP without its read-only and write-1-to-clear bits.
 #[test]
 fn configuration_space_has_the_hard_wired_bits_of_the_part() {
     let mut usb = Uhci::new((1, 2), &[], None, None);
@@ -184,7 +184,7 @@ fn a_tablet_is_found_configured_and_tells_where_it_is() {
     assert_eq!(h.read_control(7, [0x80, 6, 2, descriptor::STRING, 9, 4, 255, 0]).unwrap()[2..6], *b"U\0S\0");
     assert_eq!(h.read_control(7, [0x80, 6, 0, 9, 0, 0, 8, 0]), None, "no such descriptor: a stall");
     assert!(!h.write_control(7, [0x21, 0x0b, 0, 0, 0, 0, 0, 0], &[]), "a tablet has no boot protocol");
-    // Nothing has happened: the endpoint says so, and nothing interrupts.
+    // Without input the endpoint answers NAK, and there is no interrupt.
     h.out(reg::STATUS, 0x1f);
     let quiet = h.queue(7, 1, &[(pid::IN, &[], 8)]);
     assert!(quiet[0].0.active() && quiet[0].0.nak() && !h.cx.lines.level(0));
@@ -198,7 +198,7 @@ fn a_tablet_is_found_configured_and_tells_where_it_is() {
     assert!(h.cx.lines.level(0) && h.inw(reg::STATUS) & 1 == 1);
     h.out(reg::STATUS, 1);
     assert!(!h.cx.lines.level(0));
-    // Nobody has another address.
+    // No device has another address.
     let nobody = h.queue(9, 1, &[(pid::IN, &[], 8)]);
     assert!(!nobody[0].0.active() && nobody[0].0.timeout() && h.inw(reg::STATUS) & 2 != 0);
 }
@@ -222,7 +222,7 @@ fn a_keyboards_lights_and_what_is_wanted_of_viewers() {
     h.out(reg::COMMAND, 0);
     let n = rustix::io::read(&taken, &mut sent).unwrap();
     assert_eq!(sent[..n], [75, 0], "Caps Lock; a controller that stands takes nothing");
-    // A halted endpoint stalls until it is told otherwise.
+    // A halted endpoint stalls until the halt is cleared.
     h.out(reg::COMMAND, 0x81);
     assert!(h.write_control(2, [2, 3, 0, 0, 0x81, 0, 0, 0], &[]));
     assert!(h.queue(2, 1, &[(pid::IN, &[], 8)])[0].0.stalled());
@@ -242,7 +242,7 @@ fn frames_are_counted_while_it_runs_and_cost_no_time_while_it_stands() {
     h.out(reg::FRAME_NUMBER, 77);
     h.wait(50);
     assert_eq!(h.inw(reg::FRAME_NUMBER), 77);
-    // A process that did not run for long does not do all of it afterwards.
+    // After a long pause of the process, only the latest frames are processed.
     h.out(reg::COMMAND, 1);
     h.now += 10_000 * FRAME;
     h.wait(1);
@@ -279,12 +279,12 @@ fn endless_and_hostile_schedules_end() {
     assert_eq!(h.inw(reg::STATUS) & 0x38, 0);
 }
 
-/// CVE-2020-14364 (XSA-335): the length of a control transfer was believed, and changed in its middle.
+/// CVE-2020-14364 (XSA-335): the length of a control transfer was trusted, and could change during the transfer.
 #[test]
 fn out_of_bounds_control_transfer() {
     let mut h = Host::new(&[UsbDevice::Keyboard]);
     h.configure(0, 1);
-    // A report of 64 KiB is announced, a second length comes before the first has been kept to.
+    // A report of 64 KiB is announced; a second SETUP changes the length during the transfer.
     let long: &[u8] = &[0x21, 9, 0, 2, 0, 0, 0xff, 0xff];
     let data = [0x5a; 64];
     let mut all: Vec<(u8, &[u8], usize)> = vec![(pid::SETUP, long, 8)];
@@ -294,13 +294,13 @@ fn out_of_bounds_control_transfer() {
     for one in all {
         h.queue(1, 0, &[one]);
     }
-    // The same the other way: more is read than there is.
+    // The other direction: the host reads more than the device has.
     for (setup, asks) in [([0x80, 6, 0, 2, 0, 0, 0xff, 0xff], 40), ([0xa1, 1, 0, 1, 0, 0, 0xff, 0xff], 20)] {
         h.queue(1, 0, &[(pid::SETUP, &setup, 8)]);
         let got: usize = (0..asks).map(|_| h.queue(1, 0, &[(pid::IN, &[], 8)])[0].1.len()).sum();
         assert!(got <= 64, "{got} bytes");
     }
-    // A packet larger than its endpoint's.
+    // A packet that exceeds the endpoint's size.
     h.queue(1, 0, &[(pid::SETUP, &[0x80; 40], 40)]);
     assert_eq!(h.read_control(1, [0x80, 6, 0, 1, 0, 0, 18, 0]).map(|d| d.len()), Some(18), "it still answers");
 }
@@ -331,7 +331,7 @@ proptest! {
         let mut other = Host::new(&[UsbDevice::Tablet, UsbDevice::Keyboard]);
         other.usb.load(&saved, &mut other.cx).unwrap();
         prop_assert_eq!(&other.usb.save(), &saved);
-        // What is plugged in is part of it.
+        // The plugged-in devices are part of the state.
         let mut fewer = Host::new(&[UsbDevice::Tablet]);
         fewer.usb.load(&saved, &mut fewer.cx).unwrap();
         prop_assert_eq!(fewer.usb.save(), saved);
@@ -349,7 +349,7 @@ proptest! {
 fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
     let mut h = Host::new(&[UsbDevice::Tablet]);
     let status = |h: &mut Host, port: u64| PortStatus::from_bits(h.inw(reg::PORT + port * 2));
-    // The driver has seen the change of power-on.
+    // The driver has cleared the connect change of power-on.
     h.out(reg::PORT, 2);
     assert!(status(&mut h, 0).connected() && !status(&mut h, 1).connected());
     h.usb.plug_usb("k", Some(UsbDevice::Keyboard), &mut h.cx).unwrap();
@@ -375,12 +375,12 @@ fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
     let gone = status(&mut next, 1);
     assert!(!gone.connected() && gone.connect_change() && !gone.enabled() && gone.enable_change());
     assert!(next.usb.plug_usb("k", None, &mut next.cx).is_err());
-    // A reset of the machine keeps what is plugged in.
+    // A reset of the machine keeps plugged-in devices.
     h.usb.reset(Reset::Machine, &mut h.cx);
     assert!(status(&mut h, 1).connected());
 }
 
-/// Found with Linux, which suspends a bus that has nothing on it and looks no more.
+/// Found with Linux, which suspends an empty bus and polls it no more.
 #[test]
 fn a_sleeping_bus_wakes_when_something_is_plugged_in_or_out() {
     let mut h = Host::new(&[]);
@@ -395,7 +395,7 @@ fn a_sleeping_bus_wakes_when_something_is_plugged_in_or_out() {
         h.out(reg::STATUS, Status::new().with_resume(true).into_bits());
         assert!(!h.cx.lines.level(0));
     }
-    // A bus that is awake has nothing to resume.
+    // A bus that is not suspended does not resume.
     h.usb.plug_usb("t", Some(UsbDevice::Tablet), &mut h.cx).unwrap();
     assert!(!h.cx.lines.level(0) && !Status::from_bits(h.inw(reg::STATUS)).resume());
 }

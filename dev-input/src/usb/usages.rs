@@ -1,11 +1,11 @@
-//! Keys of the USB keyboard.
+//! Usages of the USB keyboard's keys.
 
-/// Keys up to 127 that the keyboard page has no usage for: KEY_RESERVED, the number without a key, KEY_LINEFEED, KEY_MACRO, KEY_SCALE.
+/// evdev codes up to 127 without a usage of the keyboard page: KEY_RESERVED, the unassigned 84, KEY_LINEFEED, KEY_MACRO, KEY_SCALE.
 #[cfg(test)]
 pub(super) const NOWHERE: &[u16] = &[0, 84, 101, 112, 120];
 
-/// Usages of the keyboard page (HID Usage Tables, 10) by evdev code; 0: none. Multimedia keys beyond the volume's are of the consumer page,
-/// which this keyboard has not.
+/// Usages of the keyboard page (HID Usage Tables, 10) by evdev code; 0: none. Multimedia keys other than volume and mute have usages of the
+/// consumer page, which this keyboard does not support.
 pub(super) const USAGES: [u8; 195] = {
     let mut t = [0u8; 195];
     const KEYS: &[(usize, u8)] = &[

@@ -1,7 +1,7 @@
-//! The back end of a PV keyboard and pointer (libxl gives every HVM guest one): viewers' keys and places go into a page that the guest
-//! has granted. Protocol: xen/include/public/io/kbdif.h.
+//! The back end of a PV keyboard and pointer (libxl gives every HVM guest one): it writes viewers' keys and positions to a page that the
+//! guest has granted. Protocol: xen/include/public/io/kbdif.h.
 //!
-//! The page is the guest's too: what it says of its own progress is looked at and never trusted; a guest that does not read loses input.
+//! The guest can write the page at any time: its counter is read and never trusted; a guest that does not read loses input.
 #[cfg(test)]
 mod tests;
 
@@ -16,18 +16,18 @@ use std::collections::{BTreeSet, VecDeque};
 
 /// Ready number of the pipe with input.
 pub const INPUT: u32 = 2;
-/// Pages that are mapped: the ring's.
+/// Pages to map: the ring's.
 pub const PAGES: usize = 1;
 
-/// Places in the page (struct xenkbd_page).
+/// Offsets in the page (struct xenkbd_page).
 mod page {
-    /// Events that the guest has read.
+    /// Counter of the events that the guest has read.
     pub(super) const IN_CONS: usize = 0;
-    /// Events that were written.
+    /// Counter of the events that were written.
     pub(super) const IN_PROD: usize = 4;
     /// XENKBD_IN_RING_OFFS.
     pub(super) const IN: usize = 1024;
-    /// XENKBD_IN_RING_LEN: events that there is room for in 2048 bytes.
+    /// XENKBD_IN_RING_LEN: events that fit in 2048 bytes.
     pub(super) const IN_LEN: u32 = 51;
     /// Bytes of an event.
     pub(super) const EVENT: usize = 40;
@@ -40,30 +40,30 @@ mod kind {
     pub(super) const POS: u32 = 4;
 }
 
-/// The pointer's range in both directions, as the nodes `width` and `height` tell it.
+/// The pointer's range in both directions, as published in the nodes `width` and `height`.
 const RANGE: u32 = 0x8000;
 /// evdev's BTN_LEFT; right, middle, side and extra follow.
 const BTN_LEFT: u32 = 0x110;
-/// Events that wait for room at most. What is let go has its place beyond, if its going down had one.
+/// Most queued events. A release is queued beyond the limit if its press was queued or sent.
 const WAITING: usize = 256;
-/// evdev's KEY_MAX: keys beyond are none.
+/// evdev's KEY_MAX, the highest code of a key.
 const KEY_MAX: u32 = 0x2ff;
 
-/// The back end.
+/// The back end of one keyboard and pointer.
 pub struct Vkbd {
     front: Box<dyn Frontend>,
-    /// [`InputEvent`] records of viewers.
+    /// The pipe of viewers' [`InputEvent`] records.
     input: Option<OwnedFd>,
-    /// Tells viewers what the guest takes here.
+    /// The pipe that reports to viewers which input the guest accepts here.
     takes: Option<OwnedFd>,
     handshake: Handshake,
     connected: bool,
-    /// The guest wants places.
+    /// The guest has requested absolute positions.
     places: bool,
-    /// Events that were written into the ring, ever.
+    /// Number of events written to the ring, which wraps.
     written: u32,
     waiting: VecDeque<[u32; 4]>,
-    /// Keys and buttons that the guest knows as down, or will.
+    /// Keys and buttons that are down for the guest, after all queued events.
     down: BTreeSet<u32>,
     sent: u64,
     lost: u64,
@@ -87,7 +87,7 @@ impl Vkbd {
         }
     }
 
-    /// Tells viewers where their input goes.
+    /// Reports to viewers which input the guest accepts.
     fn send_wants(&self) {
         let bits = match (self.connected, self.places) {
             (false, _) => 0u8,
@@ -99,7 +99,7 @@ impl Vkbd {
         }
     }
 
-    /// An event as the guest reads it: 32-bit words, of which the first holds the kind, and whether a key is down.
+    /// Encodes an event: 32-bit words, the first with the kind and whether a key is down.
     fn event(&self, event: InputEvent) -> Option<[u32; 4]> {
         let key = |code: u32, down: bool| [kind::KEY | u32::from(down) << 8, code, 0, 0];
         Some(match event {
@@ -121,15 +121,15 @@ impl Vkbd {
                 self.send_wants();
                 continue;
             }
-            match self.event(event).filter(|event| self.connected && self.has_place(event)) {
+            match self.event(event).filter(|event| self.connected && self.may_queue(event)) {
                 Some(event) => self.waiting.push_back(event),
                 None => self.lost = self.lost.saturating_add(1),
             }
         }
     }
 
-    /// Whether an event can wait. A key that goes down without a place is not there for the guest; one that is let go is not lost.
-    fn has_place(&mut self, event: &[u32; 4]) -> bool {
+    /// Whether an event may be queued. A press beyond the limit is lost with its release; a release whose press was queued is never lost.
+    fn may_queue(&mut self, event: &[u32; 4]) -> bool {
         let room = self.waiting.len() < WAITING;
         let [what, key, ..] = *event;
         match (what & 0xff, what >> 8 != 0) {
@@ -143,7 +143,7 @@ impl Vkbd {
         }
     }
 
-    /// Writes what waits, as far as there is room.
+    /// Writes queued events to the ring as far as they fit.
     fn write(&mut self) {
         let mut wrote = false;
         while self.connected && !self.waiting.is_empty() {
@@ -191,7 +191,7 @@ impl BackEnd for Vkbd {
     }
 
     fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
-        // The page by its frame number, which older guests name alone, would need the right to map any frame.
+        // Older guests name the page only by its frame number; mapping that would need the right to map any frame.
         let gref = number(&mut *self.front, "page-gref").ok_or("page-gref is no grant reference")?;
         self.places = number(&mut *self.front, "request-abs-pointer") == Some(1);
         if !self.front.map(0, &[gref]) {
@@ -237,7 +237,7 @@ impl Auxiliary for Vkbd {
     }
 }
 
-/// The back end while somebody types without end.
+/// The back end with a viewer that types without end.
 struct Typed(Vkbd);
 
 impl Auxiliary for Typed {
@@ -257,7 +257,7 @@ impl Auxiliary for Typed {
     }
 }
 
-/// The back end as its fuzz target and its corpus test know it.
+/// The back end for its fuzz target and its corpus test.
 pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         Box::new(Typed(Vkbd::new(Box::new(guest.clone()), None, None)))

@@ -111,7 +111,7 @@ fn no_key_stays_down_in_a_guest_that_is_slow() {
             .collect::<Vec<_>>(),
     );
     bed.input(&[key(42, false), key(0x300, true), key(0x300, false)]);
-    // The guest reads all of it.
+    // The guest reads all events.
     let mut down = std::collections::BTreeSet::new();
     let mut read = 0;
     while read != bed.word(page::IN_PROD) {

@@ -1,8 +1,8 @@
-//! What a command does in an unusual place, and bits of answers.
+//! Commands at unusual points, and bits of answers.
 use super::queue::{drain, mouse_command};
 use super::*;
 
-/// A driver that gave up between a command and its parameter begins again with a command, often with a reset.
+/// A driver that stops between a command and its parameter starts again with a command, often with a reset.
 #[test]
 fn a_command_in_the_place_of_a_parameter_is_a_command() {
     let keyboard: [(u8, &[u8]); 6] = [
@@ -44,7 +44,7 @@ fn a_command_in_the_place_of_a_parameter_is_a_command() {
     }
 }
 
-/// A byte for a device goes through its interface, which is on from then on.
+/// A byte for a device enables its interface.
 #[test]
 fn a_byte_for_a_device_switches_its_interface_on() {
     for (disable, to_mouse) in [(0xad, false), (0xa7, true)] {
@@ -60,7 +60,7 @@ fn a_byte_for_a_device_switches_its_interface_on() {
     }
 }
 
-/// Buttons in the answer to STATUS REQUEST are in another order than in a packet.
+/// The answer to STATUS REQUEST has the buttons in another order than a packet.
 #[test]
 fn a_mouse_tells_each_button_in_its_own_bit() {
     for (button, status, packet) in [(0, 4, 1), (1, 1, 2), (2, 2, 4)] {
@@ -73,7 +73,7 @@ fn a_mouse_tells_each_button_in_its_own_bit() {
     }
 }
 
-/// Linux looks for an active multiplexer: what it sends round comes back as the mouse's.
+/// Linux probes for an active multiplexer: a byte that it loops back is returned as one of the mouse.
 #[test]
 fn what_is_sent_round_by_the_mouses_side_comes_back_unchanged() {
     let (mut p, mut cx) = controller();

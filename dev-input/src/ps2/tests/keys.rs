@@ -1,9 +1,9 @@
-//! What is said of each key, alone and with the keys that change it.
+//! Scan codes of each key, alone and with modifiers.
 use super::super::keys::{self, Code, NOWHERE};
 use super::*;
 use std::collections::BTreeMap;
 
-/// How a guest may take a keyboard.
+/// A guest's setting of the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Translated,
@@ -17,7 +17,7 @@ fn keyboard(mode: Mode) -> (Ps2, Context) {
     if let Mode::Set(set) = mode {
         write(&mut p, &mut cx, 1, 0x60);
         write(&mut p, &mut cx, 0, 0x01);
-        // All keys of set 3 say that they are let go.
+        // All keys of set 3 report their release.
         for byte in [0xf0, set, 0xfa] {
             write(&mut p, &mut cx, 0, byte);
         }
@@ -31,7 +31,7 @@ fn key(p: &mut Ps2, cx: &mut Context, code: u16, down: bool) -> Vec<u8> {
     all(p, cx)
 }
 
-/// What is said when the first keys go down, then the last goes down and up, each key by itself.
+/// The codes of these keys: all but the last are pressed, then the last is pressed and released.
 fn said(mode: Mode, held: &[u16], last: u16) -> [Vec<u8>; 2] {
     let (mut p, mut cx) = keyboard(mode);
     for code in held {
@@ -66,7 +66,7 @@ fn every_key_up_to_127_has_codes_of_its_own_or_is_on_no_keyboard() {
 
 #[test]
 fn volume_power_brazilian_japanese_and_korean_keys_have_the_codes_that_guests_know() {
-    // Key; set 1 behind translation; set 2; set 3.
+    // Key; set 1 by translation; set 2; set 3.
     let want: &[(u16, &[u8], &[u8], &[u8])] = &[
         (113, &[0xe0, 0x20], &[0xe0, 0x23], &[0x9c]),
         (114, &[0xe0, 0x2e], &[0xe0, 0x21], &[0x9d]),
@@ -97,9 +97,9 @@ fn volume_power_brazilian_japanese_and_korean_keys_have_the_codes_that_guests_kn
 
 #[test]
 fn codes_that_depend_on_other_keys_are_those_of_the_table() {
-    // Keys that are held; the key; what it says when it goes down and up, behind translation.
+    // Held keys; the key; its codes for press and release, translated.
     let want: &[(&[u16], u16, &[u8], &[u8])] = &[
-        // Print; with Control or Shift; with Alt it is SysRq.
+        // Print, with Control or Shift; with Alt it is SysRq.
         (&[], 99, &[0xe0, 0x2a, 0xe0, 0x37], &[0xe0, 0xb7, 0xe0, 0xaa]),
         (&[42], 99, &[0xe0, 0x37], &[0xe0, 0xb7]),
         (&[54], 99, &[0xe0, 0x37], &[0xe0, 0xb7]),
@@ -125,7 +125,7 @@ fn codes_that_depend_on_other_keys_are_those_of_the_table() {
         assert_eq!(said(Mode::Translated, held, *code), [down.to_vec(), up.to_vec()], "{held:?} and {code}");
         assert_eq!(said(Mode::Set(1), held, *code), [down.to_vec(), up.to_vec()], "{held:?} and {code} in set 1");
     }
-    // The same in set 2.
+    // The same keys in set 2.
     let want: &[(&[u16], u16, &[u8], &[u8])] = &[
         (&[], 99, &[0xe0, 0x12, 0xe0, 0x7c], &[0xe0, 0xf0, 0x7c, 0xe0, 0xf0, 0x12]),
         (&[56], 99, &[0x84], &[0xf0, 0x84]),
@@ -136,7 +136,7 @@ fn codes_that_depend_on_other_keys_are_those_of_the_table() {
     for (held, code, down, up) in want {
         assert_eq!(said(Mode::Set(2), held, *code), [down.to_vec(), up.to_vec()], "{held:?} and {code} in set 2");
     }
-    // Set 3 has no such keys.
+    // Set 3 has no such prefixes.
     for held in [&[][..], &[29], &[42], &[56]] {
         assert_eq!([99, 119, 98].map(|code| said(Mode::Set(3), held, code)[0].clone()), [[0x57], [0x62], [0x77]]);
     }
@@ -161,7 +161,7 @@ fn num_lock_and_shift_change_the_keys_beside_the_keypad() {
 
 #[test]
 fn a_key_is_let_go_as_it_went_down_whatever_the_modifiers_have_become() {
-    // The modifier, the key, what lets the key go after the modifier is up, and what would without having been held.
+    // The modifier that is held at the key's press and released before the key; the key; the codes of its release.
     for (modifier, code, up) in
         [(56, 99, &[0xd4][..]), (100, 99, &[0xd4]), (42, 99, &[0xe0, 0xb7]), (29, 99, &[0xe0, 0xb7])]
     {
@@ -169,18 +169,18 @@ fn a_key_is_let_go_as_it_went_down_whatever_the_modifiers_have_become() {
         key(&mut p, &mut cx, modifier, true);
         key(&mut p, &mut cx, code, true);
         key(&mut p, &mut cx, modifier, false);
-        // A process that takes over knows it too.
+        // A restarted process uses the same form.
         let (mut next, mut other) = controller();
         next.load(&p.save(), &mut other).unwrap();
         assert_eq!(key(&mut p, &mut cx, code, false), up, "{modifier} and {code}");
         assert_eq!(key(&mut next, &mut other, code, false), up, "{modifier} and {code} in a later life");
     }
-    // A modifier that comes later changes nothing either.
+    // A modifier that is pressed later has no effect on the release.
     let (mut p, mut cx) = controller();
     key(&mut p, &mut cx, 99, true);
     key(&mut p, &mut cx, 56, true);
     assert_eq!(key(&mut p, &mut cx, 99, false), [0xe0, 0xb7, 0xe0, 0xaa]);
-    // A Shift that was let go in between is not said to be down again.
+    // A Shift that was released in between is not pressed again.
     let (mut p, mut cx) = controller();
     key(&mut p, &mut cx, 42, true);
     key(&mut p, &mut cx, 105, true);

@@ -3,7 +3,7 @@ use super::*;
 use bulkhead_bus::Clock;
 use std::collections::BTreeSet;
 
-/// What a guest reads until nothing is there: bytes, and whether they are the mouse's.
+/// All bytes that a guest can read now, and whether they come from the mouse.
 pub(super) fn drain(p: &mut Ps2, cx: &mut Context) -> Vec<(u8, bool)> {
     let mut bytes = Vec::new();
     loop {
@@ -16,7 +16,7 @@ pub(super) fn drain(p: &mut Ps2, cx: &mut Context) -> Vec<(u8, bool)> {
     }
 }
 
-/// Time passes, and what is due happens.
+/// Advances the time and runs due timers.
 fn pass(p: &mut Ps2, cx: &mut Context, ms: u64) {
     for _ in 0..ms {
         cx.clock = Clock::Driven(cx.now() + 1_000_000);
@@ -26,7 +26,7 @@ fn pass(p: &mut Ps2, cx: &mut Context, ms: u64) {
     }
 }
 
-/// Everything that comes, with as much time as it takes.
+/// All bytes that the guest reads until no timer is left.
 fn everything(p: &mut Ps2, cx: &mut Context) -> Vec<(u8, bool)> {
     let mut bytes = Vec::new();
     for _ in 0..100 {
@@ -46,7 +46,7 @@ pub(super) fn mouse_command(p: &mut Ps2, cx: &mut Context, byte: u8) {
     write(p, cx, 0, byte);
 }
 
-/// What a guest makes of a stream of set 1: keys that are down, and how often one went down. Nothing may be torn.
+/// Decodes a stream of set 1, which must be complete: keys that are down, and the number of presses.
 #[derive(Default)]
 struct Guest {
     prefix: bool,
@@ -90,10 +90,10 @@ fn somebody_who_types_in_the_firmware_leaves_16_bytes_at_most_and_no_key_stays_d
         p.input(InputEvent::Move { dx: 700, dy: 3, dz: 0 }, &mut cx);
         p.input(InputEvent::Button { button: 0, down: i & 1 == 0 }, &mut cx);
     }
-    // Linux' way: it reads until nothing is there, and takes 16 bytes for a controller that is none.
+    // Linux reads until the buffer is empty, and after 16 bytes assumes that there is no controller.
     let first = drain(&mut p, &mut cx);
     assert!((8..=16).contains(&first.len()), "{first:02x?}");
-    // The rest comes later, never more than so much at a time.
+    // The rest follows later, never more than that at once.
     let (mut keys, mut guest) = (0, Guest::default());
     first.iter().filter(|(_, aux)| !aux).for_each(|(byte, _)| guest.byte(*byte));
     for _ in 0..100 {
@@ -144,7 +144,7 @@ fn a_click_finds_room_behind_movement_that_nobody_reads() {
     assert!(packets.windows(2).any(|w| (w[0].0, w[1].0) == (9, 8)), "{packets:?}");
 }
 
-/// A burst of a viewer's: more clicks than 16 bytes hold. Each comes at its place, also in another process.
+/// A burst of clicks that exceeds 16 bytes. Each is reported at its position, also after a restart.
 #[test]
 fn clicks_in_a_burst_are_all_reported_in_order_and_at_their_places() {
     for restart in [false, true] {
@@ -194,7 +194,7 @@ fn a_disabled_mouse_with_packets_leaves_the_keyboard_its_room() {
         p.input(InputEvent::Button { button: 0, down: i % 2 != 0 }, &mut cx);
     }
     assert_eq!(data(&mut p, &mut cx), Some(8));
-    // The next byte of the packet is in the output buffer, the third is behind it.
+    // The second byte of the packet is in the output buffer, the third follows it.
     write(&mut p, &mut cx, 1, 0xa7);
     p.input(InputEvent::Move { dx: 100, dy: 0, dz: 0 }, &mut cx);
     assert_eq!(drain(&mut p, &mut cx), [(0, true)]);
@@ -219,7 +219,7 @@ fn a_disabled_mouse_with_packets_leaves_the_keyboard_its_room() {
 
 #[test]
 fn an_answer_comes_before_input_but_for_one_byte() {
-    // A command's bytes, and its answer, with translation.
+    // A command's bytes, and its translated answer.
     let keyboard: &[(&[u8], &[u8])] = &[
         (&[0xed], &[0xfa]),
         (&[0xed, 2], &[0xfa, 0xfa]),
@@ -278,7 +278,7 @@ fn an_answer_comes_before_input_but_for_one_byte() {
 
 #[test]
 fn a_command_while_the_output_buffer_is_full_loses_no_byte() {
-    // What the controller is told, the data that belongs to it, its answer.
+    // A command of the controller, its parameter, its answer.
     for (command, parameter, answer) in [
         (0x20, None, Some((0x03, false))),
         (0xa9, None, Some((0x00, false))),
@@ -308,7 +308,7 @@ fn a_command_while_the_output_buffer_is_full_loses_no_byte() {
         want.extend([(0xee, false), (0xf0, false), (0x1c, false)]);
         assert_eq!(drain(&mut p, &mut cx), want, "{command:#x}");
     }
-    // Of the mouse's byte that waits, the output port tells as much as the status.
+    // The output port reports the mouse's byte, as the status does.
     let (mut p, mut cx) = controller();
     mouse_command(&mut p, &mut cx, 0xf2);
     write(&mut p, &mut cx, 1, 0xd0);
@@ -331,7 +331,7 @@ fn a_release_that_found_no_room_comes_later_also_in_another_process_and_after_th
         assert_eq!(all.last(), Some(&(0xaa, false)));
         assert_eq!(p.keyboard.down, []);
     }
-    // The keyboard is off while the key is let go.
+    // The keyboard is disabled while the key is released.
     p.input(InputEvent::Key { code: 29, down: true }, &mut cx);
     write(&mut p, &mut cx, 0, 0xf5);
     p.input(InputEvent::Key { code: 29, down: false }, &mut cx);
@@ -433,7 +433,7 @@ proptest! {
             }
             let read = step(&mut p, &mut cx, s);
             read.iter().for_each(|(byte, aux)| if *aux { packets.push(*byte) } else { guest.byte(*byte) });
-            // What a guest would find if it read all there is now.
+            // All bytes that a guest could read now.
             let (mut copy, mut other) = controller();
             other.clock = cx.clock;
             copy.load(&p.save(), &mut other).unwrap();
@@ -450,7 +450,7 @@ proptest! {
     #[test]
     fn the_status_says_whose_the_byte_is(steps in steps(true)) {
         let (mut p, mut cx) = controller();
-        // Without translation, and with keys and movement that have no byte in common.
+        // Without translation, and with keys and movement whose bytes differ.
         write(&mut p, &mut cx, 1, 0x60);
         write(&mut p, &mut cx, 0, 0x03);
         for s in &steps {

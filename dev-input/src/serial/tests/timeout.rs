@@ -1,14 +1,14 @@
-//! The character time-out: characters that wait are reported, whatever the interrupt enables were when they came.
+//! The character time-out: unread characters are reported, regardless of the interrupt enables at their arrival.
 use super::*;
 use bulkhead_bus::Clock;
 
-/// Characters come from the other end.
+/// The other end sends characters.
 fn come(s: &mut Serial, wire: &Wire, cx: &mut Context, bytes: &[u8]) {
     wire.input.lock().unwrap().extend(bytes);
     s.poll(Ready::Fd(0), cx);
 }
 
-/// Time passes, and what is due happens.
+/// Advances the time and runs due timers.
 fn pass(s: &mut Serial, cx: &mut Context, by: u64) {
     cx.clock = Clock::Driven(cx.now() + by);
     while let Some(timer) = cx.timers.take_due(cx.now()) {
@@ -27,7 +27,7 @@ fn port_with(fcr: u8, ier: u8) -> (Serial, Wire, Context) {
 
 #[test]
 fn characters_that_came_while_interrupts_were_off_are_reported_when_they_are_on() {
-    // The time passes before and after the enable is back.
+    // The time elapses before and after the interrupt is enabled again.
     for early in [true, false] {
         let (mut s, wire, mut cx) = port_with(0x81, 0);
         come(&mut s, &wire, &mut cx, b"abc");
@@ -75,7 +75,7 @@ fn the_time_begins_again_with_each_character_and_with_a_reset_of_the_fifo() {
         pass(&mut s, &mut cx, CHARACTER_TIMEOUT - 1);
         assert_eq!(inb(&mut s, &mut cx, 2), 0xc1);
     }
-    // More than the FIFO holds: what had not been taken comes when it is reset.
+    // More than the FIFO holds: the rest is received when it is reset.
     come(&mut s, &wire, &mut cx, &[b'y'; 13]);
     pass(&mut s, &mut cx, CHARACTER_TIMEOUT);
     outb(&mut s, &mut cx, 2, 0x83);
@@ -90,7 +90,7 @@ fn each_character_without_fifo_gives_an_edge_of_its_own() {
     come(&mut s, &wire, &mut cx, b"abc");
     let mut text = Vec::new();
     let mut edges = 0;
-    // An edge-triggered controller calls the driver, which takes one character.
+    // An edge-triggered controller calls the driver, which reads one character.
     while cx.lines.states().next().unwrap().1 > edges {
         edges = cx.lines.states().next().unwrap().1;
         text.push(inb(&mut s, &mut cx, 0));
@@ -129,19 +129,19 @@ fn a_state_cannot_have_a_time_out_without_characters_or_fifo() {
     }
 }
 
-/// The receiver of a 16550D as the data sheet has it, and nothing else.
+/// A model of the 16550D's receiver, by the data sheet.
 #[derive(Debug, Default)]
 struct Model {
-    /// What the other end has sent and the port has not taken.
+    /// Characters that the other end has sent and the port has not received.
     line: VecDeque<u8>,
     fifo: VecDeque<u8>,
     enabled: bool,
     trigger: usize,
     interrupt: bool,
     loopback: bool,
-    /// When the last character came or was read.
+    /// Time of the last received or read character.
     last: u64,
-    /// The time-out has come and no character was read since.
+    /// The time-out has elapsed and no character was read since.
     ended: bool,
 }
 
@@ -159,7 +159,7 @@ impl Model {
         }
     }
 
-    /// The other end's characters, as many as there is room for.
+    /// Receives as many characters of the other end as fit.
     fn pull(&mut self, now: u64) {
         while !self.loopback && self.fifo.len() < self.room() {
             let Some(byte) = self.line.pop_front() else { return };
@@ -202,7 +202,7 @@ impl Model {
     }
 }
 
-/// What happens to the port.
+/// An event at the port.
 #[derive(Clone, Debug)]
 enum Step {
     Come(u8),
@@ -273,7 +273,7 @@ proptest! {
                     other.clock = cx.clock;
                     later.load(&s.save(), &mut other).unwrap();
                     (s, cx) = (later, other);
-                    // How much of the time had passed is lost with the process.
+                    // A restart loses the elapsed part of the time-out.
                     model.last = now;
                     model.pull(now);
                 }

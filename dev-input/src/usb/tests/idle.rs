@@ -1,4 +1,4 @@
-//! The idle rate (HID 1.11, 7.2.4): a report is told again after so long, new or not.
+//! The idle rate (HID 1.11, 7.2.4): a report is repeated after this period.
 use super::*;
 
 const IN: [(u8, &[u8], usize); 1] = [(pid::IN, &[], 8)];
@@ -15,7 +15,7 @@ fn input(h: &mut Host, event: InputEvent) {
     h.usb.ports[0].function.as_mut().unwrap().hid.input(event);
 }
 
-/// Milliseconds until the next report, at the step of the frames that are done together.
+/// Milliseconds until the next report, in steps of a batch of frames.
 fn until_report(h: &mut Host, longest: u64) -> Option<(u64, Vec<u8>)> {
     let start = h.usb.frames;
     let mut done = h.queue(1, 1, &IN).remove(0);
@@ -39,10 +39,10 @@ fn a_report_is_repeated_at_the_idle_rate_and_never_without_one() {
     for (kind, event, first, again) in [
         (UsbDevice::Keyboard, key, vec![0, 0, 4, 0, 0, 0, 0, 0], vec![0, 0, 4, 0, 0, 0, 0, 0]),
         (UsbDevice::Tablet, at, vec![0, 5, 0, 6, 0, 0], vec![0, 5, 0, 6, 0, 0]),
-        // Movement is not made twice.
+        // Movement is not repeated.
         (UsbDevice::Mouse, moved, vec![0, 7, 0, 0], vec![0, 0, 0, 0]),
     ] {
-        // SeaBIOS asks for 33 ms to have keys repeat: 8 steps.
+        // SeaBIOS sets 33 ms to have keys repeat: 8 units.
         let mut h = host(kind, 8);
         input(&mut h, event);
         assert_eq!(until_report(&mut h, 100).unwrap().1, first, "{kind:?}");
@@ -60,7 +60,7 @@ fn a_report_is_repeated_at_the_idle_rate_and_never_without_one() {
 
 #[test]
 fn the_idle_rate_counts_from_the_last_report_whatever_it_was() {
-    // In the boot protocol a mouse's report is shorter, also when it is told again, or asked for.
+    // In the boot protocol a mouse's report is shorter, also when it is repeated or requested.
     let mut h = host(UsbDevice::Mouse, 25);
     assert!(h.write_control(1, [0x21, 0x0b, 0, 0, 0, 0, 0, 0], &[]));
     input(&mut h, InputEvent::Button { button: 0, down: true });
@@ -68,18 +68,18 @@ fn the_idle_rate_counts_from_the_last_report_whatever_it_was() {
     let (ms, report) = until_report(&mut h, 1000).unwrap();
     assert_eq!((report, (88..=112).contains(&ms)), (vec![1, 0, 0], true), "after {ms} ms");
     assert_eq!(h.read_control(1, [0xa1, 1, 0, 1, 0, 0, 8, 0]).unwrap(), [1, 0, 0]);
-    // What is new comes at once, and the period begins again.
+    // A change is reported at once, and the period begins again.
     h.wait(56);
     input(&mut h, InputEvent::Button { button: 0, down: false });
     assert_eq!(until_report(&mut h, 100).unwrap().1, [0, 0, 0]);
     let (ms, _) = until_report(&mut h, 1000).unwrap();
     assert!((88..=112).contains(&ms), "after {ms} ms");
-    // A shorter period that has passed already.
+    // A shorter period that has elapsed already.
     h.wait(80);
     assert!(h.write_control(1, [0x21, 0x0a, 0, 2, 0, 0, 0, 0], &[]));
     assert_eq!(h.read_control(1, [0xa1, 2, 0, 0, 0, 0, 1, 0]).unwrap(), [2]);
     assert!(until_report(&mut h, 100).unwrap().0 <= 16);
-    // There is no report with an ID.
+    // No report has an ID.
     assert!(!h.write_control(1, [0x21, 0x0a, 1, 9, 0, 0, 0, 0], &[]));
     assert_eq!(h.read_control(1, [0xa1, 2, 1, 0, 0, 0, 1, 0]), None);
     // A reset of the port ends it.

@@ -1,4 +1,4 @@
-//! What waits in a device, and what of it a process that takes over knows.
+//! Queued input of a device, also after a restart of the process.
 use super::super::usages::{NOWHERE, USAGES};
 use super::*;
 
@@ -13,7 +13,7 @@ fn take_over(h: &mut Host, devices: &[UsbDevice]) {
     assert_eq!(h.usb.save(), saved);
 }
 
-/// Everything that is reported.
+/// All reports that the host can read.
 fn reports(h: &mut Host) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     loop {
@@ -68,7 +68,7 @@ fn no_key_stays_down_when_more_is_typed_than_is_read() {
     }
     assert!(h.usb.ports[0].function.as_ref().unwrap().hid.keys.len() < 256);
     assert_eq!(reports(&mut h).last().unwrap(), &[0; 8]);
-    // A viewer that repeats a key says nothing new.
+    // A key that a viewer repeats is not reported again.
     (0..5).for_each(|_| press(&mut h, 30, true));
     assert_eq!(reports(&mut h).len(), 1);
 }
