@@ -1,5 +1,5 @@
-//! Frames of a card in pcap's format (draft-ietf-opsawg-pcap), with nanoseconds, into a pipe that does not block. Frames are as the
-//! card's process has them: a large send is one record, a checksum that the host makes is not made yet.
+//! Writes a card's frames in pcap's format (draft-ietf-opsawg-pcap), with nanoseconds, to a non-blocking pipe. Frames are as the card's
+//! process has them: a large send is one record, and a checksum that is left to the host is incomplete.
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,33 +11,33 @@ const SNAPLEN: u32 = 1 << 18;
 /// LINKTYPE_ETHERNET.
 const ETHERNET: u32 = 1;
 
-/// Where they go.
+/// The capture's pipe and its state.
 #[derive(Debug)]
 pub(crate) struct Capture {
     to: OwnedFd,
-    /// What of the last record did not go into the pipe yet.
+    /// The unwritten rest of the last record.
     rest: Vec<u8>,
     missed: u64,
 }
 
 impl Capture {
-    /// Into this pipe.
+    /// A capture to this pipe.
     pub(crate) fn new(to: OwnedFd) -> Self {
         let words = [MAGIC, 4 << 16 | 2, 0, 0, SNAPLEN, ETHERNET];
         Self { to, rest: words.into_iter().flat_map(u32::to_le_bytes).collect(), missed: 0 }
     }
 
-    /// Frames that came while the pipe was full.
+    /// Number of frames that were not recorded because the pipe was full.
     pub(crate) fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// Records a frame, or counts it if there is no room; false if nobody reads any more.
+    /// Records a frame, or counts it as missed if the pipe is full; false if the reader has closed the pipe.
     pub(crate) fn record(&mut self, frame: &[u8]) -> bool {
         if !self.flush() {
             return false;
         }
-        // The file's header is not much; a record that did not go is.
+        // More than the file's header is unwritten: a record is, so the pipe is full.
         if self.rest.len() > 24 {
             self.missed = self.missed.saturating_add(1);
             return true;
@@ -52,7 +52,7 @@ impl Capture {
         self.flush()
     }
 
-    /// Writes what is left; false if nobody reads any more.
+    /// Writes the rest of the last record; false if the reader has closed the pipe.
     fn flush(&mut self) -> bool {
         while !self.rest.is_empty() {
             match rustix::io::write(&self.to, &self.rest) {

@@ -1,18 +1,18 @@
-//! An answer to the guest's DHCP (RFC 2131, 2132) from a static lease, where there is nobody behind the card who gives one. The request
-//! does not leave the card.
+//! Answers the guest's DHCP requests (RFC 2131, 2132) from a static lease, for networks without a DHCP server. The requests do not leave the
+//! card.
 use crate::frame::{ETHERNET, be16, ether_type, put_be16};
 use crate::offload;
 use bulkhead_bus::nic::NicLease;
 use std::net::Ipv4Addr;
 
-/// Address of who answers: not one that a card has (as bridges of Xen's scripts have it).
+/// Hardware address of the answers' sender, which no card has (Xen's hotplug scripts use the same).
 const SERVER: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// Fixed part of a message, with the magic cookie (RFC 2131, 2; RFC 2132, 2).
 const FIXED: usize = 240;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
-/// Shortest message that all clients take (RFC 1542, 2.1).
+/// Length of the shortest message that all clients accept (RFC 1542, 2.1).
 const SHORTEST: usize = 300;
-/// A day, s: there is nobody else to give it to.
+/// Lease time in seconds: a day, because no other client can get the address.
 const TIME: u32 = 86_400;
 /// Bytes of IPv4's and UDP's headers, without options.
 const IPV4: usize = 20;
@@ -41,14 +41,14 @@ mod kind {
     pub(super) const INFORM: u8 = 8;
 }
 
-/// What becomes of a frame of the guest's.
+/// The answer to a frame of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It is no DHCP: it goes its way.
+    /// The frame is no DHCP request and is sent on.
     Other,
-    /// It is, and nothing is to be said.
+    /// The frame is a DHCP request without an answer.
     Silence,
-    /// This comes back.
+    /// The frame is a DHCP request with this answer.
     Frame(Vec<u8>),
 }
 
@@ -69,11 +69,11 @@ fn option_of(mut options: &[u8], wanted: u8) -> Option<&[u8]> {
     }
 }
 
-/// Looks at a frame of the guest's.
+/// Handles a frame of the guest.
 pub(crate) fn answer(frame: &[u8], lease: &NicLease) -> Answer {
     let is = be16(frame, 12) == Some(ether_type::IPV4) && frame.get(23) == Some(&17);
     let head = ETHERNET.saturating_add(usize::from(frame.get(ETHERNET).copied().unwrap_or(0) & 0x0f).saturating_mul(4));
-    // To port 67; a fragment is none.
+    // DHCP requests are for UDP port 67; fragments are not handled.
     if !is || be16(frame, 20).is_none_or(|f| f & 0x1fff != 0) || be16(frame, head.saturating_add(2)) != Some(67) {
         return Answer::Other;
     }
@@ -83,7 +83,7 @@ pub(crate) fn answer(frame: &[u8], lease: &NicLease) -> Answer {
 fn reply(message: &[u8], lease: &NicLease) -> Option<Vec<u8>> {
     let fixed = message.first_chunk::<FIXED>()?;
     let options = message.get(FIXED..)?;
-    // A request, Ethernet, from a client that has the card.
+    // A request, for Ethernet, with the client's hardware address.
     if !fixed.starts_with(&[1, 1, 6]) || !fixed.ends_with(&COOKIE) {
         return None;
     }
@@ -93,7 +93,7 @@ fn reply(message: &[u8], lease: &NicLease) -> Option<Vec<u8>> {
     let server = option_of(options, option::SERVER).and_then(address);
     let kind = match option_of(options, option::KIND)? {
         [kind::DISCOVER] => kind::OFFER,
-        // Somebody else was chosen: there is nobody else, but it says so.
+        // The client has chosen another server.
         [kind::REQUEST] if server.is_some_and(|s| s != lease.server()) => return None,
         [kind::REQUEST] => {
             let wanted = option_of(options, option::REQUESTED).and_then(address).unwrap_or(has);
@@ -108,7 +108,7 @@ fn reply(message: &[u8], lease: &NicLease) -> Option<Vec<u8>> {
     if let [op, ..] = dhcp.as_mut_slice() {
         *op = 2;
     }
-    // Hops and seconds are the client's; its own address stays, the one it gets follows. No relay, no file, no name.
+    // Hops, seconds and the client's own address are the request's; the assigned address follows. No relay, no file, no name.
     for (at, value) in [(16usize, yours), (20, Ipv4Addr::UNSPECIFIED), (24, Ipv4Addr::UNSPECIFIED)] {
         for (to, from) in dhcp.iter_mut().skip(at).zip(value.octets()) {
             *to = from;
@@ -137,7 +137,7 @@ fn reply(message: &[u8], lease: &NicLease) -> Option<Vec<u8>> {
     }
     dhcp.push(option::END);
     dhcp.resize(dhcp.len().max(SHORTEST), 0);
-    // To everybody on the link: a client without an address hears that in any case.
+    // A broadcast IP address, because a client without an address receives it in any case.
     let mut frame = [&client[..], &SERVER, &ether_type::IPV4.to_be_bytes()].concat();
     let udp = u16::try_from(dhcp.len().saturating_add(UDP)).ok()?;
     frame.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]);

@@ -15,17 +15,17 @@ pub(crate) struct Lines {
 /// The EEPROM's serial bus: Microwire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bus {
-    /// Bits that have come since it was selected, oldest first; the start bit is the first 1.
+    /// Bits received since it was selected, oldest first; the start bit is the first 1.
     pub(crate) shifted: u32,
     pub(crate) count: u8,
-    /// What goes out, highest bit first.
+    /// Bits to send, highest first.
     pub(crate) out: u16,
     pub(crate) left: u8,
     pub(crate) lines: Lines,
 }
 
 impl Bus {
-    /// The lines change.
+    /// Handles a change of the lines.
     pub(crate) fn write(&mut self, lines: Lines, words: &[u16; WORDS]) {
         let rises = lines.clock && !self.lines.clock;
         self.lines = lines;
@@ -37,7 +37,7 @@ impl Bus {
             return;
         }
         if self.left > 0 {
-            // The zero gives way to the first bit.
+            // After the leading zero the first bit follows.
             self.out <<= u32::from(self.left != 17);
             self.left = self.left.saturating_sub(1);
             return;
@@ -47,15 +47,15 @@ impl Bus {
         }
         self.shifted = self.shifted << 1 | u32::from(lines.data);
         self.count = self.count.saturating_add(1).min(32);
-        // Only READ (10): the words are what they are; writing is acknowledged and does nothing.
+        // Only READ (10) is implemented: writes are acknowledged and have no effect.
         if self.count == 9 && self.shifted >> 6 == 0b110 {
             self.out = words.get((self.shifted & 0x3f) as usize).copied().unwrap_or(0xffff);
-            // A zero goes before the sixteen bits.
+            // A zero precedes the sixteen bits.
             self.left = 17;
         }
     }
 
-    /// The line that it drives.
+    /// The level of its data output.
     pub(crate) fn out(&self) -> bool {
         match self.left {
             0 => true,
@@ -71,7 +71,7 @@ impl Bus {
         vec![self.shifted, u32::from(self.count), u32::from(self.out), u32::from(self.left), lines]
     }
 
-    /// From a saved state.
+    /// Restores a saved state; `None` if it is invalid.
     pub(crate) fn load(saved: &[u32]) -> Option<Self> {
         let [shifted, count, out, left, lines] = *saved else { return None };
         let lines = Lines { clock: lines & 1 != 0, select: lines & 2 != 0, data: lines & 4 != 0 };

@@ -1,7 +1,7 @@
-//! What a guest may send: the rules inside the card's process. The same rules are on the interface, outside of this process's reach
-//! (docs/threat-model.md); these are finer and count.
+//! Rules for the frames that a guest sends, in the card's process. The same rules are on the interface, beyond this process's reach
+//! (docs/threat-model.md); these check more and count by rule.
 //!
-//! Whatever cannot be understood and could hide a forbidden packet is dropped (RFC 7113 for router advertisements).
+//! A frame that cannot be parsed and could hide a forbidden packet is dropped (RFC 7113 for router advertisements).
 use crate::frame::{ETHERNET, be16, ether_type};
 use bulkhead_bus::nic::NicRules;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,25 +11,25 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub enum Rule {
     /// Its source address is not the card's.
     SourceMac,
-    /// It has a VLAN tag, behind which anything could be.
+    /// It has a VLAN tag, after which any packet could follow.
     Vlan,
-    /// Neither IP nor ARP.
+    /// It is neither IP nor ARP.
     EtherType,
-    /// It ends before its headers do, or they contradict each other.
+    /// It ends within its headers, or they contradict each other.
     Malformed,
-    /// ARP for an address that is not the guest's.
+    /// Its ARP sender is not the guest.
     Arp,
-    /// An IPv4 source that is not the guest's.
+    /// Its IPv4 source is not the guest's.
     SourceIpv4,
-    /// An IPv6 source that is not the guest's.
+    /// Its IPv6 source is not the guest's.
     SourceIpv6,
-    /// A neighbour advertisement, or a search for a duplicate, of an address that is not the guest's.
+    /// It is a neighbour advertisement or a duplicate address detection for an address that is not the guest's.
     Neighbour,
-    /// It speaks as a DHCP server.
+    /// It is a packet of a DHCP server.
     DhcpServer,
-    /// It speaks as a router: an advertisement, a redirect.
+    /// It is a packet of an IPv6 router: an advertisement or a redirect.
     Router,
-    /// More frames than it may send.
+    /// The guest sends more frames than the rate allows.
     Rate,
 }
 
@@ -75,12 +75,12 @@ pub struct Filter {
     /// The guest's addresses, if they are enforced.
     addresses: Option<(Vec<Ipv4Addr>, Vec<Ipv6Addr>)>,
     dropped: [u64; RULES.len()],
-    /// Frames that may go now, in billionths; when that was.
+    /// Frames that may be sent at time `at`, in billionths of a frame; `at` in nanoseconds.
     tokens: u64,
     at: u64,
 }
 
-/// Numbers of protocols above IP.
+/// IP protocol numbers.
 mod protocol {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const UDP: u8 = 17;
@@ -91,7 +91,7 @@ mod protocol {
 }
 
 const ARP: u16 = 0x0806;
-/// IPv6 extension headers that are walked (RFC 8200, 4.1 has six kinds).
+/// Most IPv6 extension headers that are walked (RFC 8200, 4.1 has six kinds).
 const EXTENSIONS: usize = 8;
 const BILLION: u64 = 1_000_000_000;
 
@@ -100,35 +100,35 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Rule> {
 }
 
 impl Filter {
-    /// For a card with this address; counters begin at zero.
+    /// A filter for a card with this address; its counters begin at zero.
     pub fn new(mac: [u8; 6], rules: &NicRules) -> Self {
         let tokens = rules.rate.map_or(0, |(_, burst)| u64::from(burst).saturating_mul(BILLION));
         let addresses = rules.addresses.as_ref().map(|a| (a.ipv4.clone(), a.ipv6_of(mac)));
         Self { mac, rules: rules.clone(), addresses, dropped: [0; RULES.len()], tokens, at: 0 }
     }
 
-    /// New rules on a running card; the counters go on.
+    /// Sets new rules; the counters keep their values.
     pub fn set(&mut self, rules: &NicRules) {
         let dropped = self.dropped;
         *self = Self { dropped, at: self.at, ..Self::new(self.mac, rules) };
     }
 
-    /// What is enforced.
+    /// The rules in force.
     pub fn rules(&self) -> &NicRules {
         &self.rules
     }
 
-    /// Whether anything is enforced: otherwise the time need not be asked for.
+    /// Whether any rule is in force; if not, the caller need not read the clock.
     pub fn is_on(&self) -> bool {
         self.rules != NicRules::default()
     }
 
-    /// How many frames each rule has dropped.
+    /// Each rule, and the number of frames that it has dropped.
     pub fn dropped(&self) -> impl Iterator<Item = (Rule, u64)> + '_ {
         RULES.into_iter().zip(self.dropped.iter().copied())
     }
 
-    /// Whether a frame of the guest may go, at `now` nanoseconds.
+    /// Whether a frame of the guest may be sent, at `now` nanoseconds.
     pub fn pass(&mut self, frame: &[u8], now: u64) -> bool {
         let Err(rule) = self.look(frame).and_then(|()| self.take(now)) else { return true };
         let counters = RULES.iter().zip(&mut self.dropped);
@@ -174,7 +174,7 @@ impl Filter {
         let (hardware, address): ([u8; 6], [u8; 4]) =
             (array(frame, ETHERNET.saturating_add(8))?, array(frame, ETHERNET.saturating_add(14))?);
         let good = head == [0, 1, 8, 0, 6, 4] && (!self.rules.mac || self.mac == hardware);
-        // A probe for duplicates has no sender (RFC 5227).
+        // A probe for duplicates has no sender address (RFC 5227).
         let address = Ipv4Addr::from(address);
         if good && (address.is_unspecified() || ipv4.contains(&address)) { Ok(()) } else { Err(Rule::Arp) }
     }
@@ -186,7 +186,7 @@ impl Filter {
         if first >> 4 != 4 || words < 5 {
             return Err(Rule::Malformed);
         }
-        // Only a packet's first fragment has ports; the others are nothing without it.
+        // Only a packet's first fragment has ports; without it the receiver discards the others.
         let first_fragment = u16::from_be_bytes([f0, f1]) & 0x1fff == 0;
         let ports = match protocol {
             protocol::UDP if first_fragment => {
@@ -200,7 +200,7 @@ impl Filter {
         }
         let Some((ipv4, _)) = &self.addresses else { return Ok(()) };
         let source = Ipv4Addr::new(s0, s1, s2, s3);
-        // Who has no address yet asks for one.
+        // A DHCP request has no source address.
         let asks = source.is_unspecified() && ports == Some((68, 67));
         if asks || ipv4.contains(&source) { Ok(()) } else { Err(Rule::SourceIpv4) }
     }
@@ -213,7 +213,7 @@ impl Filter {
         let [mut next]: [u8; 1] = array(frame, ETHERNET.saturating_add(6))?;
         let source = Ipv6Addr::from(array::<16>(frame, ETHERNET.saturating_add(8))?);
         let mut at = ETHERNET.saturating_add(40);
-        // What is in the way of the header that counts; a later fragment has none.
+        // Walks the extension headers before the upper header, which later fragments do not have.
         for n in 0.. {
             let length = match next {
                 protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION if n < EXTENSIONS => {
@@ -264,7 +264,7 @@ impl Filter {
         };
         match target {
             Some(target) if kind == 136 && !ipv6.contains(&target) => Err(Rule::Neighbour),
-            // Who has no address yet may only look whether its own is taken.
+            // Without a source address only duplicate detection of the guest's own addresses is allowed.
             Some(target) if source.is_unspecified() => {
                 if ipv6.contains(&target) {
                     Ok(())
@@ -278,7 +278,7 @@ impl Filter {
 
     fn source6(&self, source: Ipv6Addr, icmp: Option<u8>) -> Result<(), Rule> {
         let Some((_, ipv6)) = &self.addresses else { return Ok(()) };
-        // Without an address: looking for routers, reports of the groups one listens to (RFC 3810).
+        // Allowed without a source address: router solicitations and reports of multicast groups (RFC 3810).
         let nameless = source.is_unspecified() && matches!(icmp, Some(133 | 131 | 143));
         if nameless || ipv6.contains(&source) { Ok(()) } else { Err(Rule::SourceIpv6) }
     }
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_router_advertisement_behind_extension_headers_is_found() {
-        // RFC 7113: hop by hop, destination options, a first fragment; and a chain that is too long to follow.
+        // RFC 7113: hop by hop, destination options, a first fragment; and a chain that is too long to walk.
         let mut f = strict();
         let hop = [60, 0, 1, 4, 0, 0, 0, 0];
         let options = [58, 0, 1, 4, 0, 0, 0, 0];

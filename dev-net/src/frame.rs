@@ -1,7 +1,7 @@
-//! A frame, and what its sender has left for others to do: the fields of struct virtio_net_hdr (Virtual I/O Device 1.2, 5.1.6), as
-//! Linux's taps and packet sockets take and give them.
+//! A frame and its offloads, which are work left to the receiver: the fields of struct virtio_net_hdr (Virtual I/O Device 1.2, 5.1.6), as
+//! Linux's taps and packet sockets use them.
 
-/// Most bytes of a frame before it is cut into segments: an IP packet of 64 KiB behind an Ethernet header with a VLAN tag.
+/// Most bytes of a frame before segmentation: an IP packet of 64 KiB and an Ethernet header with a VLAN tag.
 pub const MAX: usize = 65_535 + 18;
 /// Bytes of an Ethernet header (IEEE 802.3, 3.1): destination, source, type.
 pub const ETHERNET: usize = 14;
@@ -15,16 +15,16 @@ pub mod ether_type {
     pub const IPV6: u16 = 0x86dd;
 }
 
-/// A checksum that is not complete: its field has the sum of the pseudo header, the rest is to be added.
+/// An incomplete checksum: its field has the sum of the pseudo header only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partial {
-    /// First byte that is summed.
+    /// Offset of the first byte of the sum.
     pub start: u16,
-    /// Where the field is, from `start`.
+    /// Offset of the field from `start`.
     pub offset: u16,
 }
 
-/// What is to be cut.
+/// The protocols of a packet to be segmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// TCP in IPv4.
@@ -33,10 +33,10 @@ pub enum Kind {
     Tcp6,
 }
 
-/// A frame that is larger than what goes over the wire.
+/// Parameters of a frame that must be split into segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segmentation {
-    /// What it is.
+    /// Its protocols.
     pub kind: Kind,
     /// Bytes of payload in each segment but the last.
     pub size: u16,
@@ -44,14 +44,14 @@ pub struct Segmentation {
     pub headers: u16,
 }
 
-/// What is left to do.
+/// Work on a frame that is left to the receiver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
     /// Complete this checksum.
     pub checksum: Option<Partial>,
-    /// Cut it into segments.
+    /// Split it into segments.
     pub segmentation: Option<Segmentation>,
-    /// Its checksums are known to be right.
+    /// The host has verified its checksums.
     pub verified: bool,
 }
 
@@ -62,7 +62,7 @@ mod header {
     pub(super) const GSO_NONE: u8 = 0;
     pub(super) const GSO_TCPV4: u8 = 1;
     pub(super) const GSO_TCPV6: u8 = 4;
-    /// Explicit congestion notification; the segments of a frame that has it are cut like others.
+    /// Explicit congestion notification; it does not change the segmentation here.
     pub(super) const GSO_ECN: u8 = 0x80;
 }
 
@@ -70,7 +70,7 @@ impl Offload {
     /// Bytes of struct virtio_net_hdr.
     pub const LEN: usize = 10;
 
-    /// As taps and packet sockets take it.
+    /// Encodes a virtio_net_hdr.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         let (start, offset) = self.checksum.map_or((0, 0), |c| (c.start, c.offset));
@@ -86,7 +86,7 @@ impl Offload {
         bytes
     }
 
-    /// The same for the frame after a VLAN tag of 4 bytes has been inserted behind the addresses.
+    /// The offloads after a VLAN tag of 4 bytes has been inserted after the addresses.
     pub fn with_tag_inserted(self) -> Option<Self> {
         let checksum = match self.checksum {
             Some(c) => Some(Partial { start: c.start.checked_add(4)?, ..c }),
@@ -99,7 +99,7 @@ impl Offload {
         Some(Self { checksum, segmentation, ..self })
     }
 
-    /// As they give it. `None`: a kind of segmentation that was not asked for, or numbers that do not fit a frame of `len` bytes.
+    /// Decodes a virtio_net_hdr. `None`: an unsupported kind of segmentation, or numbers that do not fit a frame of `len` bytes.
     pub fn from_bytes(bytes: &[u8; Self::LEN], len: usize) -> Option<Self> {
         let mut words = bytes.chunks_exact(2).map(|w| match w {
             [a, b] => u16::from_le_bytes([*a, *b]),
@@ -129,7 +129,7 @@ impl Offload {
 pub struct Frame {
     /// From the destination address to the end of the payload.
     pub bytes: Vec<u8>,
-    /// What is left to do.
+    /// Work on a frame that is left to the receiver.
     pub offload: Offload,
 }
 

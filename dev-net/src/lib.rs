@@ -1,16 +1,15 @@
-//! Network cards, and what they have in common with each other: frames with work left to do on them, and where frames come from
-//! and go to.
+//! Network cards, and their shared parts: frames with offloads, rules, and back ends.
 //!
 //! | file | what |
 //! |---|---|
 //! | `frame.rs` | a frame and its offloads |
 //! | `offload.rs` | checksums and segmentation in software |
-//! | `filter.rs` | what a guest may send |
-//! | `port.rs` | a card's socket: filter, cable, what waits, loopback |
-//! | `dhcp.rs` | an answer from a static lease |
+//! | `filter.rs` | rules for the frames that a guest sends |
+//! | `port.rs` | a card's port: filter, link, queues, loopback |
+//! | `dhcp.rs` | answers to DHCP from a static lease |
 //! | `capture.rs` | frames as pcap, for people |
-//! | `backend/` | the other side of the cable |
-//! | `eeprom.rs` | the memory that both cards have |
+//! | `backend/` | the host's side of the link |
+//! | `eeprom.rs` | the serial EEPROM of both cards |
 //! | `e1000/` | Intel 82540EM |
 //! | `rtl8139/` | Realtek RTL8139C+ |
 pub mod backend;
@@ -24,5 +23,5 @@ pub mod offload;
 mod port;
 pub mod rtl8139;
 
-/// The descriptor of a card that is readable when frames have come.
+/// Ready number of a card's back end, which is readable when frames have arrived.
 pub const FRAMES: u32 = 0;

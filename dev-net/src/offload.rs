@@ -1,9 +1,9 @@
-//! What the other side does not do is done here: checksums (RFC 1071) and TCP segmentation (RFC 9293).
+//! Offloads in software, for back ends that do not do them: checksums (RFC 1071) and TCP segmentation (RFC 9293).
 //!
-//! Headers are the guest's, or the network's: every position is looked up, nothing is believed.
+//! Headers come from the guest or the network and are hostile: every position is checked against the frame.
 use crate::frame::{ETHERNET, Frame, Kind, Offload, Partial, Segmentation, be16, ether_type, put_be16};
 
-/// Segments smaller than this are refused: a frame of 64 KiB would become a flood.
+/// Smallest payload of a segment. With smaller ones a frame of 64 KiB would become a flood of frames.
 pub const SMALLEST: u16 = 64;
 /// TCP's number (RFC 9293), for pseudo headers.
 const TCP: u16 = 6;
@@ -16,11 +16,11 @@ const CWR: u8 = 0x80;
 
 /// The one's complement sum of 16-bit words in network order. An odd byte at the end counts as a word's first.
 ///
-/// Most of what a received frame costs is here. The sum does not depend on the order of bytes in a word, if all have the same (RFC 1071,
-/// 2.B), nor on how many words are added at once.
+/// This is the most expensive part of receiving a frame. The sum does not depend on the byte order of the words, if all have the same
+/// (RFC 1071, 2.B), nor on the number of words that are added at once.
 fn sum(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(4);
-    // 2^32 words of 32 bits fit into 64.
+    // The sum of 2^32 words of 32 bits fits in 64 bits.
     let whole = words
         .by_ref()
         .fold(0u64, |sum, w| sum.wrapping_add(u64::from(w.first_chunk::<4>().map_or(0, |w| u32::from_ne_bytes(*w)))));
@@ -39,12 +39,12 @@ fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The one's complement sum of `bytes`, as in the field of a header: 0 if the bytes with their checksum are right.
+/// The checksum of `bytes`, as in the field of a header: 0 if the bytes include a right checksum.
 pub fn checksum(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
-/// Completes a partial checksum. Out of the frame: nothing is done.
+/// Completes a partial checksum. No effect if it lies outside of the frame.
 pub fn complete(bytes: &mut [u8], partial: Partial) {
     let start = usize::from(partial.start);
     let Some(summed) = bytes.get(start..) else { return };
@@ -56,7 +56,7 @@ pub fn complete(bytes: &mut [u8], partial: Partial) {
     put_be16(bytes, start.saturating_add(usize::from(partial.offset)), value);
 }
 
-/// Where the headers of a TCP packet are.
+/// Offsets of the headers of a TCP packet.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     kind: Kind,
@@ -65,7 +65,7 @@ struct Places {
     payload: usize,
 }
 
-/// Looks for TCP in a frame, behind at most one VLAN tag.
+/// Finds the TCP header of a frame with at most one VLAN tag.
 fn places(bytes: &[u8], kind: Kind) -> Option<Places> {
     let mut ip = ETHERNET;
     let mut ether = be16(bytes, 12)?;
@@ -78,7 +78,7 @@ fn places(bytes: &[u8], kind: Kind) -> Option<Places> {
             let words = usize::from(bytes.get(ip)? & 0x0f);
             (words >= 5).then(|| ip.saturating_add(words.saturating_mul(4)))?
         }
-        // Extension headers are not walked: no sender of segments has any.
+        // Extension headers are not walked, because packets for segmentation have none.
         Kind::Tcp6 if ether == ether_type::IPV6 => ip.saturating_add(IPV6),
         _ => return None,
     };
@@ -96,7 +96,7 @@ fn pseudo(bytes: &[u8], at: Places, len: usize) -> u64 {
     sum(bytes.get(addresses).unwrap_or_default()).saturating_add(u64::from(TCP)).saturating_add(len as u64)
 }
 
-/// Writes the length that follows from the frame's, and IPv4's checksum.
+/// Sets the length fields according to the frame's length, and IPv4's checksum.
 fn lengths(bytes: &mut [u8], at: Places) {
     match at.kind {
         Kind::Tcp4 => {
@@ -113,7 +113,7 @@ fn lengths(bytes: &mut [u8], at: Places) {
     }
 }
 
-/// A large TCP packet as others expect it whose headers were left for a card to fill: lengths of the whole, the pseudo header's sum
+/// Completes the headers of a large TCP packet that a driver has left to the card: lengths of the whole packet, and the pseudo header's sum
 /// in TCP's field. `None`: it is no such packet.
 pub fn large(mut bytes: Vec<u8>, kind: Kind, size: u16) -> Option<Frame> {
     let at = places(&bytes, kind)?;
@@ -134,8 +134,8 @@ pub fn large(mut bytes: Vec<u8>, kind: Kind, size: u16) -> Option<Frame> {
     Some(Frame { bytes, offload: Offload { checksum, segmentation, verified: false } })
 }
 
-/// A packet whose checksums a card is asked to make without being told where they are: IPv4's, and that of TCP or UDP above. The
-/// latter is left to others, with the pseudo header's sum in its field. What is none of these stays as it is.
+/// Finds and sets the checksums of a packet for which the driver names no positions: IPv4's, and that of TCP or UDP. The latter becomes an
+/// offload, with the pseudo header's sum in its field. Other packets are unchanged.
 pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
     let bytes = &mut frame.bytes;
     let tagged = be16(bytes, 12) == Some(ether_type::VLAN);
@@ -145,7 +145,7 @@ pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
         _ => return frame,
     };
     let top = at.saturating_add(head);
-    // What IP says that it is long; behind it there may be padding.
+    // The IP packet's end; padding may follow.
     let end = at.saturating_add(usize::from(be16(bytes, at.saturating_add(2)).unwrap_or(0)));
     if head < 20 || top > end || end > bytes.len() {
         return frame;
@@ -156,7 +156,7 @@ pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
         put_be16(bytes, at.saturating_add(10), value);
     }
     let protocol = bytes.get(at.saturating_add(9)).copied().unwrap_or(0);
-    // A fragment has no whole checksum.
+    // A checksum covers the whole packet, so a fragment's cannot be computed.
     let whole = be16(bytes, at.saturating_add(6)).is_some_and(|f| f & 0x3fff == 0);
     let offset: u16 = match protocol {
         6 => 16,
@@ -175,7 +175,7 @@ pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
     frame
 }
 
-/// Does what a frame leaves to do: one frame, or the segments that it is cut into. None if its headers are not what it says.
+/// Carries out a frame's offloads. Returns the frame, or its segments; none if its headers contradict the offload.
 pub fn finish(frame: Frame) -> Vec<Frame> {
     let Frame { mut bytes, offload } = frame;
     let Some(segmentation) = offload.segmentation else {
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A TCP packet with `payload` bytes; everything that a card fills is zero.
+    /// A TCP packet with `payload` bytes; the fields that a card fills in are zero.
     pub(crate) fn packet(kind: Kind, payload: usize, tag: bool) -> Vec<u8> {
         let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
         if tag {

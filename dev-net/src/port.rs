@@ -1,5 +1,5 @@
-//! A card's socket: what every card does with a frame once it is one, and before it is descriptors. Filter, cable, what waits on
-//! either side, what the other side cannot do, loopback.
+//! A card's port: the path of a frame between descriptors and back end, which all cards share. Filter, link, queues in both directions,
+//! offloads that the back end does not do, loopback.
 use crate::backend::{Backend, Sent};
 use crate::capture::Capture;
 use crate::dhcp::{self, Answer};
@@ -13,43 +13,43 @@ use std::collections::VecDeque;
 
 /// Bytes of the shortest frame on a wire, without its frame check sequence (IEEE 802.3, 4.4.2).
 pub(crate) const SHORTEST: usize = 60;
-/// Frames of one turn; other work has its turn after that.
+/// Most frames that are handled before other work.
 const BUDGET: usize = 64;
-/// Frames of a card that receives its own; more are lost.
+/// Most queued frames of a card in loopback; more are lost.
 const LOOPED: usize = 64;
-/// How long a back end that is full is left alone, ns.
+/// Nanoseconds until a full back end is tried again.
 const FULL: u64 = 1_000_000;
-/// Frames that may wait for a back end: the segments of the largest frame. A card that goes on then loses the oldest.
+/// Most frames queued for a full back end: the segments of the largest frame. Beyond it the oldest are lost.
 const MOST: usize = 1200;
 
-/// Where a frame of the guest's goes.
+/// The destination of a frame of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Out.
+    /// The back end.
     Cable,
-    /// Back into the card that has sent it; nobody else sees it.
+    /// Only the card itself.
     Loopback,
 }
 
-/// The part of a card that puts frames into guest memory.
+/// The part of a card that stores frames in guest memory.
 pub(crate) trait Receiver {
-    /// The card's socket.
+    /// The card's port.
     fn port(&mut self) -> &mut Port;
-    /// Whether the card listens: otherwise what comes is lost.
-    fn listens(&self) -> bool;
-    /// Whether it is worth taking a frame.
+    /// Whether the receiver is enabled; if not, arriving frames are lost.
+    fn receiver_enabled(&self) -> bool;
+    /// Whether the card may have room for a frame.
     fn has_room(&self) -> bool {
         true
     }
-    /// Puts a frame into guest memory. `Err`: there is no room for it now.
+    /// Stores a frame in guest memory. `Err`: it does not fit now.
     fn deliver(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame>;
 }
 
-/// Takes what has come, as long as there is room for it.
+/// Delivers arrived frames, as long as they fit.
 pub(crate) fn receive(card: &mut impl Receiver, cx: &mut Context) {
     for _ in 0..BUDGET {
-        if !card.listens() {
-            // What comes is lost, and is not old news later.
+        if !card.receiver_enabled() {
+            // Arriving frames are discarded, so that the guest does not get stale ones later.
             if !card.port().discard() {
                 return;
             }
@@ -67,27 +67,27 @@ pub(crate) fn receive(card: &mut impl Receiver, cx: &mut Context) {
     cx.again();
 }
 
-/// The card's network port: cable, rules, and the back end behind it.
+/// The card's network port: link, rules, and back end.
 pub(crate) struct Port {
-    /// None when the guest has unplugged the card.
+    /// `None` once the guest has unplugged the card.
     backend: Option<Box<dyn Backend>>,
     filter: Filter,
     cable: bool,
-    /// What the back end had no room for.
+    /// Frames that wait because the back end is full.
     out: VecDeque<Frame>,
-    /// What the guest has no room for: segments of one frame, or what the card sends to itself.
+    /// Frames that wait for free descriptors: segments of one frame, or frames in loopback.
     waiting: VecDeque<Frame>,
-    /// Frames that the other side did not take.
+    /// Number of frames that the back end has refused.
     lost: u64,
     capture: Option<Capture>,
-    /// What the guest is told when it asks by DHCP.
+    /// The lease with which the guest's DHCP requests are answered.
     lease: Option<NicLease>,
-    /// The card's timer for another try.
+    /// The card's timer after which a full back end is tried again.
     retry: TimerId,
 }
 
 impl Port {
-    /// For a card with this address.
+    /// A port for a card with this address.
     pub(crate) fn new(mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings, retry: TimerId) -> Self {
         Self {
             backend: Some(backend),
@@ -102,29 +102,29 @@ impl Port {
         }
     }
 
-    /// The cable is in.
+    /// Whether the settings connect the link.
     pub(crate) fn cable(&self) -> bool {
         self.cable
     }
 
-    /// Takes new settings; whether the cable was moved.
+    /// Applies new settings. Returns whether the link has changed.
     pub(crate) fn set(&mut self, settings: &NicSettings) -> bool {
         self.filter.set(&settings.rules);
         let moved = self.cable != settings.link;
         self.cable = settings.link;
         if moved {
-            // What was on its way when the cable was pulled does not come out of it later.
+            // Frames that were queued at the disconnection are not delivered later.
             self.clear();
         }
         moved
     }
 
-    /// Frames go into a pipe too, from now on, or no more.
+    /// Starts a capture to a pipe, or stops it.
     pub(crate) fn capture(&mut self, to: Option<OwnedFd>) {
         self.capture = to.map(Capture::new);
     }
 
-    /// The guest has unplugged the card: the other side is let go.
+    /// Closes the back end and the capture, after the guest has unplugged the card.
     pub(crate) fn unplug(&mut self) {
         self.backend = None;
         self.capture = None;
@@ -137,25 +137,25 @@ impl Port {
         self.backend.is_none()
     }
 
-    /// The guest's DHCP is answered here.
+    /// Sets the lease with which the guest's DHCP requests are answered.
     pub(crate) fn set_lease(&mut self, lease: Option<NicLease>) {
         self.lease = lease;
     }
 
-    /// Forgets what waits on either side.
+    /// Discards the queued frames of both directions.
     pub(crate) fn clear(&mut self) {
         self.out.clear();
         self.waiting.clear();
     }
 
-    /// Frames that wait for room in guest memory, and for room in the back end.
+    /// Number of frames that wait for free descriptors, and for the back end.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.waiting.len(), self.out.len())
     }
 
-    /// Gives a frame of the guest's to the other side. What that does not do is done before; with `pad`, short frames get the length
-    /// that a wire wants.
+    /// Sends a frame of the guest, after the offloads that the back end does not do. With `pad`, short frames are padded to the shortest length
+    /// on a wire.
     pub(crate) fn send(&mut self, frame: Frame, way: Way, pad: bool, cx: &mut Context) {
         let loopback = way == Way::Loopback;
         if !loopback && (!self.cable || (self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()))) {
@@ -199,7 +199,7 @@ impl Port {
         }
     }
 
-    /// Sends what waits; whether all of it is gone.
+    /// Sends queued frames. Returns whether all have been sent.
     pub(crate) fn flush(&mut self, cx: &mut Context) -> bool {
         let Some(backend) = &mut self.backend else { return true };
         while let Some(frame) = self.out.front() {
@@ -219,7 +219,7 @@ impl Port {
         true
     }
 
-    /// Whether everything that was sent is gone.
+    /// Whether no frame waits for the back end.
     pub(crate) fn is_idle(&self) -> bool {
         self.out.is_empty()
     }
@@ -228,7 +228,7 @@ impl Port {
         !self.waiting.is_empty()
     }
 
-    /// Takes a frame from the back end, done as far as it was not; false if there is none.
+    /// Receives a frame from the back end and completes its offloads; false if there is none.
     fn fetch(&mut self) -> bool {
         let Some(frame) = self.backend.as_mut().and_then(|b| b.receive()) else { return false };
         self.captured(&frame);
@@ -236,7 +236,7 @@ impl Port {
         true
     }
 
-    /// Loses what waits and a frame that has come; false if there is none.
+    /// Discards queued frames and one arrived frame; false if none has arrived.
     fn discard(&mut self) -> bool {
         self.waiting.clear();
         self.backend.as_mut().is_some_and(|b| b.receive().is_some())
@@ -248,8 +248,7 @@ impl Port {
         }
     }
 
-    /// For people.
-    /// The rules by name, and how many frames each has dropped.
+    /// Each rule's name, and the number of frames that it has dropped.
     pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
         self.filter.dropped().map(|(rule, n)| (rule.name(), n)).collect()
     }
@@ -287,7 +286,7 @@ mod tests {
         fn port(&mut self) -> &mut Port {
             &mut self.0
         }
-        fn listens(&self) -> bool {
+        fn receiver_enabled(&self) -> bool {
             self.0.cable()
         }
         fn deliver(&mut self, frame: Frame, _: &mut Context) -> Result<(), Frame> {

@@ -1,4 +1,4 @@
-//! Checksums and segments, looked at by somebody else's code: etherparse builds the packets and reads what came of them.
+//! Checks checksums and segments against independent code: etherparse builds the packets and parses the results.
 use bulkhead_bus::fake::FakeMemory;
 use bulkhead_bus::{Access, Context, Device as _, GuestMemory as _};
 use bulkhead_dev_net::backend::{Abilities, Cable};
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 const SOURCE6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// A TCP packet as a driver leaves it to its card: lengths and checksums are zero.
+/// A TCP packet as a driver passes it to its card: lengths and checksums are zero.
 fn packet(six: bool, tag: bool, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let start = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);

@@ -1,45 +1,45 @@
-//! A tap, or a packet socket on an interface: frames behind struct virtio_net_hdr (Linux: TUNSETVNETHDRSZ 10, PACKET_VNET_HDR), or
-//! alone, if a toolstack has opened the tap so. Who opens it says what the kernel does with what is left to it, and how a frame is received.
+//! A tap, or a packet socket on an interface: frames with a struct virtio_net_hdr (Linux: TUNSETVNETHDRSZ 10, PACKET_VNET_HDR), or
+//! without one, if a toolstack has opened the tap so. The opener states which offloads the kernel does, and how a frame is received.
 use super::{Abilities, Backend, Sent};
 use crate::frame::{self, ETHERNET, Frame, Offload};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::io::IoSlice;
 
-/// Frames of the kernel's that are skipped in one call, because they are none.
+/// Most malformed frames that one call skips.
 const SKIPPED: usize = 16;
 
-/// Receives one frame with its header into a buffer; its length, and the VLAN tag that the kernel has taken out of it (its two
-/// halves, as they were in the frame).
+/// Receives one frame with its header into a buffer. Returns its length, and the VLAN tag that the kernel has removed from it (its two halves,
+/// as in the frame).
 pub type Receive = fn(BorrowedFd<'_>, &mut [u8]) -> Result<(usize, Option<[u16; 2]>), Errno>;
 
-/// The host's end of the cable; the descriptor does not block.
+/// A back end on the host's interface; the descriptor is non-blocking.
 #[derive(Debug)]
 pub struct Host {
     fd: OwnedFd,
     receive: Receive,
     abilities: Abilities,
-    /// Frames have a header.
+    /// Frames begin with a virtio_net_hdr.
     headers: bool,
     buffer: Vec<u8>,
-    /// What came and was no frame.
+    /// Number of malformed frames received.
     malformed: u64,
 }
 
 impl Host {
-    /// Over an open tap or packet socket.
+    /// A back end on an open tap or packet socket.
     pub fn new(fd: OwnedFd, abilities: Abilities, receive: Receive) -> Self {
         let buffer = vec![0; Offload::LEN.saturating_add(frame::MAX)];
         Self { fd, receive, abilities, headers: true, buffer, malformed: 0 }
     }
 
-    /// Over an open tap whose frames have no header: nothing can be left to it.
+    /// A back end on an open tap whose frames have no header: it does no offloads.
     pub fn bare(fd: OwnedFd) -> Self {
         let host = Self::new(fd, Abilities::default(), |fd, to| Ok((rustix::io::read(fd, to)?, None)));
         Self { headers: false, ..host }
     }
 
-    /// How much came that was no frame.
+    /// Number of malformed frames received.
     pub fn malformed(&self) -> u64 {
         self.malformed
     }
@@ -72,8 +72,8 @@ impl Backend for Host {
                 Ok(_) => Sent::Done,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Sent::Full,
-                // The interface is down or gone, its queue has no room, a rule at its egress has dropped the frame (ENOBUFS, both), or
-                // the kernel does not like it. Whoever tried again would try for ever.
+                // The interface is down or deleted, its queue is full or a rule at its egress has dropped the frame (ENOBUFS for both), or
+                // the kernel refuses the frame. A retry could repeat for ever.
                 Err(_) => Sent::Lost,
             };
         }
@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    /// A packet socket's stand-in: it keeps frames apart, as a tap does.
+    /// Stands for a packet socket: it preserves the boundaries of frames, as a tap does.
     fn pair() -> (Host, Host) {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
         let receive: Receive = |fd, to| Ok((rustix::io::read(fd, to)?, None));

@@ -1,4 +1,4 @@
-//! The other side of the cable.
+//! Back ends: the host's side of a card's link.
 //!
 //! | file | what |
 //! |---|---|
@@ -15,35 +15,35 @@ use crate::frame::Frame;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a back end can be left to do.
+/// The offloads that a back end does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
     /// It completes checksums.
     pub checksum: bool,
-    /// It cuts TCP into segments.
+    /// It splits large TCP packets into segments.
     pub segmentation: bool,
 }
 
-/// What a frame became.
+/// The result of sending a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It is gone.
+    /// The back end has accepted it.
     Done,
-    /// There is no room now; the card tries again when the back end is writable.
+    /// The back end is full; the card tries again when it is writable.
     Full,
-    /// The other side does not take it: it is lost, as on a cable.
+    /// The back end refuses it: the frame is lost, as on a cable.
     Lost,
 }
 
-/// Where frames come from and go to. Nothing waits.
+/// Sends and receives frames without blocking.
 pub trait Backend: Send {
-    /// What may be left to it.
+    /// The offloads that it does.
     fn abilities(&self) -> Abilities;
     /// Sends a frame.
     fn send(&mut self, frame: &Frame) -> Sent;
-    /// The next frame that has come.
+    /// The next received frame, if there is one.
     fn receive(&mut self) -> Option<Frame>;
-    /// Tries to send what it has kept of a frame; whether it still keeps something.
+    /// Tries to send the rest of a partly sent frame. Returns whether a rest is left.
     fn pending(&mut self) -> bool {
         false
     }
@@ -51,34 +51,34 @@ pub trait Backend: Send {
 
 #[derive(Debug, Default)]
 struct Ends {
-    /// What the card has sent.
+    /// Frames that the card has sent.
     sent: VecDeque<Frame>,
-    /// What it will receive.
+    /// Frames for the card.
     coming: VecDeque<Frame>,
 }
 
-/// A cable in memory, for tests: both ends are the same value, cloned.
+/// A back end in memory, for tests: a clone is the other end.
 #[derive(Clone, Debug, Default)]
 pub struct Cable {
     ends: Arc<Mutex<Ends>>,
-    /// What is left to it.
+    /// The offloads that it does.
     abilities: Abilities,
-    /// Frames that fit; 0 for any number.
+    /// Most frames that it holds; 0 for any number.
     room: usize,
 }
 
 impl Cable {
-    /// A cable to which this much is left, with room for so many frames.
+    /// A cable with these offloads that holds `room` frames.
     pub fn new(abilities: Abilities, room: usize) -> Self {
         Self { abilities, room, ..Self::default() }
     }
 
-    /// Takes what the card has sent.
+    /// Takes the next frame that the card has sent.
     pub fn take(&self) -> Option<Frame> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).sent.pop_front()
     }
 
-    /// Puts a frame before the card.
+    /// Queues a frame for the card.
     pub fn put(&self, frame: Frame) {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).coming.push_back(frame);
     }
@@ -103,7 +103,7 @@ impl Backend for Cable {
     }
 }
 
-/// A cable whose other end sends everything back, eight frames at most; for tests.
+/// A back end that returns every frame, at most eight at once; for tests.
 #[derive(Clone, Debug, Default)]
 pub struct Echo(VecDeque<Frame>);
 

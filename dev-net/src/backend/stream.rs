@@ -1,38 +1,38 @@
-//! QEMU's and passt's way over a stream socket: a length of four bytes in network order before each frame (QEMU: -netdev stream).
+//! QEMU's and passt's framing on a stream socket: a length of four bytes in network order before each frame (QEMU: -netdev stream).
 use super::{Abilities, Backend, Sent};
 use crate::frame::{self, ETHERNET, Frame, Offload};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 
-/// Bytes that are read at once, and that wait to be written.
+/// Most bytes that are read at once, and most unsent bytes.
 const CHUNK: usize = 1 << 16;
-/// Frames in one turn that are none.
+/// Most malformed frames that one call skips.
 const SKIPPED: usize = 16;
 
-/// A connected stream socket that does not block.
+/// A connected, non-blocking stream socket.
 #[derive(Debug)]
 pub struct Stream {
     fd: OwnedFd,
     coming: VecDeque<u8>,
-    /// The rest of a frame that went half.
+    /// The unsent rest of a frame.
     rest: Vec<u8>,
-    /// The peer broke the framing: nothing of it is believed any more.
+    /// The peer has broken the framing; its data is ignored from then on.
     broken: bool,
 }
 
 impl Stream {
-    /// Over a connected socket.
+    /// A back end on a connected socket.
     pub fn new(fd: OwnedFd) -> Self {
         Self { fd, coming: VecDeque::new(), rest: Vec::new(), broken: false }
     }
 
-    /// Whether the peer is still understood.
+    /// Whether the peer's framing is still valid.
     pub fn is_alive(&self) -> bool {
         !self.broken
     }
 
-    /// Writes what is left; whether all of it is gone.
+    /// Sends the rest of the last frame.
     fn flush(&mut self) -> Sent {
         while !self.rest.is_empty() {
             match rustix::net::send(&self.fd, &self.rest, rustix::net::SendFlags::NOSIGNAL) {
@@ -49,7 +49,7 @@ impl Stream {
         Sent::Done
     }
 
-    /// A frame that has come whole. `Err`: there is a length that no frame has.
+    /// The next complete frame. `Err`: its length is impossible.
     fn whole(&mut self) -> Result<Option<Vec<u8>>, ()> {
         let mut head = [0; 4];
         if self.coming.len() < head.len() {
@@ -78,7 +78,7 @@ impl Backend for Stream {
         if self.broken {
             return Sent::Lost;
         }
-        // One frame is under way at a time: half of it may be gone already.
+        // One frame is sent at a time, because a part of it may have been sent already.
         match self.flush() {
             Sent::Done => {}
             other => return other,
@@ -87,7 +87,7 @@ impl Backend for Stream {
         self.rest.extend_from_slice(&frame.bytes);
         match self.flush() {
             Sent::Lost => Sent::Lost,
-            // What is not gone is kept here.
+            // The unsent rest is kept here.
             Sent::Done | Sent::Full => Sent::Done,
         }
     }

@@ -1,10 +1,10 @@
-//! What the EEPROM of an 82540EM says (SDM chapter 5).
+//! Contents of the EEPROM of an 82540EM (SDM chapter 5).
 use crate::eeprom::WORDS;
 
-/// What all words add up to (SDM 5.6.35).
+/// The sum of all words (SDM 5.6.35).
 const SUM: u16 = 0xbaba;
 
-/// Words that a card with this address has (SDM table 5-2).
+/// The words of a card with this hardware address (SDM table 5-2).
 pub(super) fn words(mac: [u8; 6]) -> [u16; WORDS] {
     let mut words = [0u16; WORDS];
     let [a, b, c, d, e, f] = mac;

@@ -1,12 +1,12 @@
-//! Intel 82540EM, as firmware, Linux, FreeBSD and Windows know it.
+//! Intel 82540EM, as firmware, Linux, FreeBSD and Windows drive it.
 //!
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers and descriptors |
 //! | `transmit.rs` | descriptors to frames |
 //! | `receive.rs` | frames to descriptors, filters |
-//! | `state.rs` | what is saved |
-//! | `identity.rs`, `phy.rs` | what drivers look at before they believe it |
+//! | `state.rs` | the saved state |
+//! | `identity.rs`, `phy.rs` | EEPROM and PHY, by which drivers recognise the card |
 mod identity;
 mod phy;
 mod receive;
@@ -31,13 +31,13 @@ use transmit::Transmit;
 /// Regions: registers, the window to them in I/O space.
 const REGISTERS: u16 = 0;
 const WINDOW: u16 = 1;
-/// Timers: interrupts are held back (ITR), transmit and receive interrupts are late, the other side was full.
+/// Timers: throttled interrupts (ITR), delayed transmit and receive interrupts, retry after a full back end.
 const THROTTLE: u8 = 0;
 const LATE_TRANSMIT: u8 = 1;
 const LATE_RECEIVE: u8 = 2;
 const RETRY: u8 = 3;
-/// Marks: where the receive ring is (low half) and where it will be when the frame that is being put there is in (high half); where
-/// the next frame to be sent begins.
+/// Marks: the receive ring's head (low half) and its head after the frame that is being stored (high half); the first descriptor of the next
+/// frame to send.
 const RECEIVE_MARK: usize = 0;
 const TRANSMIT_MARK: usize = 1;
 /// Units of ITR and of the others, ns (13.4.18, 13.4.30).
@@ -62,7 +62,7 @@ fn identity(device: u8, rom: u32) -> ConfigSpace {
     config
 }
 
-/// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
+/// The card's declaration, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
         regions: vec![
@@ -89,25 +89,25 @@ pub struct E1000 {
     rom: u32,
     config: ConfigSpace,
     regs: Vec<u32>,
-    /// Registers that are not zero, or were not: what is saved is found here, and not in all of the space at each access.
+    /// Offsets of registers that have been nonzero, so that saving does not search the whole space after each access.
     used: Vec<u32>,
     words: [u16; WORDS],
     bus: Bus,
     phy: Phy,
     port: Port,
     tx: Transmit,
-    /// Where the frame that is being collected begins, with its context.
+    /// First descriptor of the frame that is being collected, its context descriptor included.
     begins: u32,
-    /// Where the window points.
+    /// Register offset that the window in I/O space selects.
     window: u32,
     running: bool,
     /// The state has changed since it was last published.
     dirty: bool,
     /// No interrupt before this time.
     quiet_until: u64,
-    /// Latest times of late interrupts.
+    /// Latest times of delayed interrupts: transmit, receive.
     late: [Option<u64>; 2],
-    /// Descriptors that could not be used.
+    /// Number of invalid descriptors.
     ring_errors: u64,
 }
 
@@ -138,7 +138,7 @@ impl E1000 {
         card
     }
 
-    /// The guest's DHCP is answered from this lease.
+    /// Answers the guest's DHCP requests from this lease.
     #[must_use]
     pub fn with_lease(mut self, lease: Option<NicLease>) -> Self {
         self.port.set_lease(lease);
@@ -161,12 +161,12 @@ impl E1000 {
         Rctl::from_bits(self.get(reg::RCTL))
     }
 
-    /// The link is up: the driver wants it, and the cable is in.
+    /// Whether the link is up: the driver has enabled it, and the settings connect it.
     fn link(&self) -> bool {
         Status::from_bits(self.get(reg::STATUS)).link_up()
     }
 
-    /// Registers as after power-on (13.4, table 13-2), identity from the EEPROM.
+    /// Sets the registers to their power-on values (13.4, table 13-2), with the identity from the EEPROM.
     fn clear(&mut self) {
         self.regs = vec![0; (reg::END >> 2) as usize];
         self.used.clear();
@@ -188,12 +188,12 @@ impl E1000 {
         self.update_link();
     }
 
-    /// The receive ring is here, and goes on to `next` when what is being done now is done.
+    /// Marks the receive ring's head, and `next`, its head after the frame that is being stored.
     fn mark_receive(&self, next: u32, cx: &mut Context) {
         cx.marks.set(RECEIVE_MARK, u64::from(next) << 32 | u64::from(self.get(reg::RDH)));
     }
 
-    /// The next frame to be sent begins here.
+    /// Marks the first descriptor of the next frame to send.
     fn mark_transmit(&mut self, at: u32, cx: &mut Context) {
         self.begins = at;
         cx.marks.set(TRANSMIT_MARK, u64::from(at));
@@ -215,7 +215,7 @@ impl E1000 {
         self.update(cx);
     }
 
-    /// Sets the line: up for causes that are not masked, not sooner than ITR allows after the last time (13.4.18).
+    /// Sets the line: asserted for unmasked causes, but not earlier than ITR allows after the last interrupt (13.4.18).
     fn update(&mut self, cx: &mut Context) {
         if self.get(reg::ICR) & self.get(reg::IMS) == 0 {
             cx.lines.set(0, false);
@@ -236,7 +236,7 @@ impl E1000 {
         cx.lines.set(0, true);
     }
 
-    /// An interrupt that may be late: `delay` after the last event, `absolute` after the first, in units of 1.024 µs.
+    /// Delays an interrupt: to `delay` after the last event, but at most `absolute` after the first, in units of 1.024 µs.
     fn delay(&mut self, which: usize, timer: u8, delay: u32, absolute: u32, cx: &mut Context) {
         let unit = |n: u32| u64::from(n & 0xffff).saturating_mul(DELAY_UNIT);
         let now = cx.now();
@@ -256,7 +256,7 @@ impl E1000 {
     }
 
     fn set_stat(&mut self, register: u32, add: u32) {
-        // They stick at their highest value (13.7).
+        // Counters stop at their highest value (13.7).
         self.set(register, self.get(register).saturating_add(add));
     }
 
@@ -285,17 +285,17 @@ impl E1000 {
                 let causes = self.get(reg::ICR);
                 self.set(reg::ICR, 0);
                 self.update(cx);
-                // Bit 31 says that it was this card's interrupt, as later cards of the family do; it is reserved here.
+                // Bit 31, which later cards of the family set for their own interrupts, is reserved in this card.
                 causes
             }
             reg::CTRL_DUP => self.get(reg::CTRL),
             reg::EECD => self.eecd(),
-            // The manual has it to be written only (13.4.18); the card answers with ICR, and clears nothing: VxWorks' driver looks here.
+            // Write-only by the manual (13.4.18); this card returns ICR without clearing it, because VxWorks' driver reads it.
             reg::ICS => self.get(reg::ICR),
             reg::IMC => 0,
             reg::STATISTICS..reg::STATISTICS_END => {
                 let value = self.get(register);
-                // The lower half of a pair is read first; it keeps the upper one until that is read.
+                // The low half of a pair is read first; the high half stays until it is read.
                 self.set(register, 0);
                 value
             }
@@ -355,7 +355,7 @@ impl E1000 {
             }
             reg::RDTR => {
                 self.set(reg::RDTR, value & 0xffff);
-                // FPD: what is late comes now (13.4.30).
+                // FPD: a delayed interrupt is raised now (13.4.30).
                 if value >> 31 != 0 && self.late.get(1).is_some_and(Option::is_some) {
                     self.late = [self.late.first().copied().flatten(), None];
                     cx.timers.set(LATE_RECEIVE, None);
@@ -386,7 +386,7 @@ impl E1000 {
                 self.set(register, value & 0xffff);
                 self.mark_transmit(value & 0xffff, cx);
             }
-            // Multiples of 128 bytes; at most 64 Ki descriptors are named by 16 bits.
+            // Multiples of 128 bytes; 16-bit indices limit a ring to 64 Ki descriptors.
             reg::RDLEN | reg::TDLEN => self.set(register, value & 0x000f_ff80),
             reg::RDBAL | reg::TDBAL => self.set(register, value & !0xf),
             reg::STATUS | reg::STATISTICS..reg::STATISTICS_END => {}
@@ -402,7 +402,7 @@ impl E1000 {
             | reg::TDBAH => {
                 self.set(register, value);
             }
-            // What else has a place is remembered: tables, thresholds, wake-up.
+            // Other registers are only stored: tables, thresholds, wake-up.
             _ if register < reg::END => self.set(register, value),
             _ => {}
         }
@@ -454,7 +454,7 @@ impl Device for E1000 {
             (WINDOW, 4) => self.window,
             _ => return Err(IoError::NoRegister),
         };
-        // Registers are written whole (13.3).
+        // Registers accept only accesses of 32 bits (13.3).
         if at.size != 4 || register & 3 != 0 {
             return Err(IoError::Size);
         }
@@ -513,7 +513,7 @@ impl Device for E1000 {
         }
     }
 
-    /// Drivers read STATUS after each write that they want to have arrived, and the EEPROM bit by bit.
+    /// Drivers read STATUS to flush writes, and EECD for each bit of the EEPROM.
     fn shadows(&self, out: &mut Shadows<'_>) {
         out.set(0, Some(self.get(reg::STATUS)));
         out.set(1, Some(self.eecd()));
@@ -590,7 +590,7 @@ impl Card for E1000 {
     }
 }
 
-/// The card as its fuzz target and its corpus test know it: what it sends comes back, and DHCP is answered.
+/// The card for its fuzz target and its corpus test: sent frames are returned, and DHCP is answered.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
     Box::new(

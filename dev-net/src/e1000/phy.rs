@@ -1,4 +1,4 @@
-//! The PHY: a Marvell 88E1011, as far as drivers look at it (IEEE 802.3 clause 22 and 40; SDM chapter 8).
+//! The PHY, a Marvell 88E1011: the registers that drivers use (IEEE 802.3 clause 22 and 40; SDM chapter 8).
 
 /// Its address on MDIO.
 pub(super) const ADDRESS: u8 = 1;
@@ -20,7 +20,7 @@ mod reg {
     pub(super) const SPECIFIC_CONTROL_EXT: u8 = 20;
 }
 
-/// Control: reset, loopback, restart negotiation; they clear themselves.
+/// Control: reset and restart of negotiation, which clear themselves.
 const SELF_CLEARING: u16 = 0x8000 | 0x0200;
 /// Status: 100 and 10 Mbit/s, extended status, no preamble needed, can negotiate, extended registers.
 const STATUS: u16 = 0x7949;
@@ -29,7 +29,7 @@ const STATUS_LINK: u16 = 0x0024;
 /// Specific status: 1000 Mbit/s, full duplex, resolved, link.
 const SPECIFIC_LINK: u16 = 0xac00;
 
-/// What can be written.
+/// The writable registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Phy {
     pub(super) control: u16,
@@ -41,13 +41,13 @@ pub(super) struct Phy {
 
 impl Default for Phy {
     fn default() -> Self {
-        // Negotiation on, 1000 Mbit/s full duplex; everything advertised.
+        // Negotiation enabled, 1000 Mbit/s full duplex; all modes advertised.
         Self { control: 0x1140, advertise: 0x0de1, control_1000: 0x0e00, specific: 0x0360, specific_ext: 0x0d60 }
     }
 }
 
 impl Phy {
-    /// Reads a register; those that it has not are zero.
+    /// Reads a register; unimplemented ones are zero.
     pub(super) fn read(&self, register: u8, link: bool) -> u16 {
         match register {
             reg::CONTROL => self.control,
@@ -58,7 +58,7 @@ impl Phy {
             reg::PARTNER if link => 0x45e1,
             reg::EXPANSION => 0x0001,
             reg::CONTROL_1000 => self.control_1000,
-            // The partner does 1000 Mbit/s, both receivers are well.
+            // The partner supports 1000 Mbit/s, and both receivers are ok.
             reg::STATUS_1000 if link => 0x3c00,
             reg::EXTENDED_STATUS => 0x3000,
             reg::SPECIFIC_CONTROL => self.specific,
@@ -68,7 +68,7 @@ impl Phy {
         }
     }
 
-    /// Writes a register. Whether the link is negotiated anew.
+    /// Writes a register. Returns whether the link is negotiated again.
     pub(super) fn write(&mut self, register: u8, value: u16) -> bool {
         match register {
             reg::CONTROL => {

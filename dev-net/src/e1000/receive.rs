@@ -5,7 +5,7 @@ use crate::frame::{Frame, be16};
 use crate::port::{self, Port, SHORTEST};
 use bulkhead_bus::Context;
 
-/// Most bytes of a frame without RCTL's long bit, and with it; both with the frame check sequence.
+/// Most bytes of a frame without and with RCTL's long bit, including the frame check sequence.
 const LONGEST: usize = 1522;
 const LONGEST_LONG: usize = 16_384;
 
@@ -14,7 +14,7 @@ impl port::Receiver for E1000 {
         &mut self.port
     }
 
-    fn listens(&self) -> bool {
+    fn receiver_enabled(&self) -> bool {
         self.rctl().enable() && self.link()
     }
 
@@ -28,14 +28,14 @@ impl port::Receiver for E1000 {
 }
 
 impl E1000 {
-    /// Takes what has come.
+    /// Stores received frames in the ring.
     pub(super) fn receive(&mut self, cx: &mut Context) {
         if self.running {
             port::receive(self, cx);
         }
     }
 
-    /// Goes on where a dead life was. One that was in the middle of a frame has written the descriptors whose status says so.
+    /// Continues where a dead process stopped. If it was storing a frame, the descriptors whose status is done have been written.
     pub(super) fn resume_receive(&mut self, cx: &mut Context) {
         let Some(mark) = cx.marks.former(super::RECEIVE_MARK) else { return };
         let count = self.get(reg::RDLEN) >> 4;
@@ -59,7 +59,7 @@ impl E1000 {
         self.mark_receive(head, cx);
     }
 
-    /// Descriptors that the guest has made free.
+    /// Number of descriptors that the guest has given to the card.
     fn free(&self) -> u32 {
         let count = self.get(reg::RDLEN) >> 4;
         let (head, tail) = (self.get(reg::RDH), self.get(reg::RDT));
@@ -70,7 +70,7 @@ impl E1000 {
         }
     }
 
-    /// Puts a frame into the ring. `Err`: there is no room for it now.
+    /// Stores a frame in the ring. `Err`: it does not fit now.
     fn put(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
         let rctl = self.rctl();
         let tag = (be16(&frame.bytes, 12) == Some(self.get(reg::VET) as u16)).then(|| be16(&frame.bytes, 14)).flatten();
@@ -86,7 +86,7 @@ impl E1000 {
         if bytes.len() < SHORTEST {
             bytes.resize(SHORTEST, 0);
         }
-        // The frame check sequence is not known here; nobody looks at it.
+        // The frame check sequence is unknown here, and drivers do not check it.
         let size = bytes.len().saturating_add(4);
         if size > if rctl.long() { LONGEST_LONG } else { LONGEST } {
             self.set_stat(reg::ROC, 1);
@@ -97,7 +97,7 @@ impl E1000 {
         }
         let buffer = rctl.buffer().max(1);
         let need = u32::try_from(bytes.len().div_ceil(buffer)).unwrap_or(u32::MAX);
-        // One descriptor is always software's: what needs all of the ring never fits, and would hold up everything behind it.
+        // One descriptor always belongs to software: a frame that needs the whole ring never fits, and would block all later frames.
         if need >= self.get(reg::RDLEN) >> 4 {
             self.set_stat(reg::ROC, 1);
             return Ok(());
@@ -109,7 +109,7 @@ impl E1000 {
         }
         let rxcsum = self.get(reg::RXCSUM);
         let (ip, tcp) = (rxcsum & 0x100 != 0, rxcsum & 0x200 != 0);
-        // What the host has verified, or has not finished because it never leaves the machine, is right.
+        // Checksums are right if the host has verified them, or has left them incomplete because the frame never leaves the machine.
         let checked = frame.offload.verified;
         let base = u64::from(self.get(reg::RDBAH)) << 32 | u64::from(self.get(reg::RDBAL));
         let count = self.get(reg::RDLEN) >> 4;
@@ -154,7 +154,7 @@ impl E1000 {
         Ok(())
     }
 
-    /// Whether a frame is for this card.
+    /// Whether this card accepts a frame, and by which filter.
     fn wanted(&self, bytes: &[u8]) -> Option<Match> {
         let rctl = self.rctl();
         let destination = bytes.first_chunk::<6>()?;
@@ -214,6 +214,6 @@ impl E1000 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Match {
     Exact,
-    /// By the multicast table, where others fall on the same bit.
+    /// By the multicast table, in which several addresses share a bit.
     Table,
 }

@@ -57,7 +57,7 @@ pub(super) mod reg {
     pub(crate) const MPTC: u32 = 0x40f0;
     pub(crate) const BPTC: u32 = 0x40f4;
     pub(crate) const TSCTC: u32 = 0x40f8;
-    /// After the last of them.
+    /// End of the statistics, exclusive.
     pub(crate) const STATISTICS_END: u32 = 0x4128;
     pub(crate) const RXCSUM: u32 = 0x5000;
     /// Multicast table: 128 words.
@@ -66,7 +66,7 @@ pub(super) mod reg {
     pub(crate) const RAL: u32 = 0x5400;
     /// VLAN filter table: 128 words.
     pub(crate) const VFTA: u32 = 0x5600;
-    /// After the last register that has anything behind it.
+    /// End of the implemented registers, exclusive.
     pub(crate) const END: u32 = 0x6000;
 }
 
@@ -82,11 +82,11 @@ pub(super) mod cause {
     pub(crate) const RXDMT0: u32 = 1 << 4;
     /// Receiver overrun.
     pub(crate) const RXO: u32 = 1 << 6;
-    /// Receiver timer: a packet has come.
+    /// Receiver timer: a packet has been received.
     pub(crate) const RXT0: u32 = 1 << 7;
     /// MDIC access complete.
     pub(crate) const MDAC: u32 = 1 << 9;
-    /// All that there are.
+    /// All implemented causes.
     pub(crate) const ALL: u32 = 0x0001_f6df;
 }
 
@@ -106,13 +106,13 @@ pub(super) struct Ctrl {
     pub(super) speed: u8,
     #[bits(16)]
     __: u32,
-    /// The whole card; it clears itself.
+    /// Resets the card; clears itself.
     pub(super) reset: bool,
     #[bits(3)]
     __: u8,
-    /// VLAN tags are put in and taken out.
+    /// VLAN tags are inserted and removed.
     pub(super) vlan: bool,
-    /// The PHY.
+    /// Resets the PHY.
     pub(super) phy_reset: bool,
 }
 
@@ -145,15 +145,15 @@ pub(super) struct Rctl {
     pub(super) multicast_all: bool,
     /// Frames of more than 1522 bytes.
     pub(super) long: bool,
-    /// 3: what is sent is received.
+    /// 3: sent frames are received by the card itself.
     #[bits(2)]
     pub(super) loopback: u8,
-    /// Free descriptors at which RXDMT0 comes: a half, a quarter, an eighth of the ring.
+    /// Number of free descriptors at which RXDMT0 is raised: a half, a quarter, an eighth of the ring.
     #[bits(2)]
     pub(super) threshold: u8,
     #[bits(2)]
     __: u8,
-    /// Which twelve bits of an address look into the multicast table.
+    /// Selects the twelve bits of an address that index the multicast table.
     #[bits(2)]
     pub(super) multicast_offset: u8,
     __: bool,
@@ -190,7 +190,7 @@ pub(super) struct Tctl {
     __: bool,
     pub(super) enable: bool,
     __: bool,
-    /// Frames are filled up to 64 bytes.
+    /// Frames are padded to 64 bytes.
     pub(super) pad: bool,
     #[bits(28)]
     __: u32,
@@ -238,20 +238,20 @@ pub(super) const DESCRIPTOR: u64 = 16;
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(super) struct Command {
-    /// The frame's last. In a context descriptor: the packet is TCP.
+    /// The frame's last descriptor. In a context descriptor: the packet is TCP.
     pub(super) end: bool,
     /// The frame check sequence is added. In a context descriptor: the packet is IPv4.
     pub(super) crc: bool,
-    /// Legacy: a checksum is put in. Others: the packet is cut into segments.
+    /// Legacy: a checksum is inserted. Others: the packet is segmented.
     pub(super) checksum_or_segment: bool,
-    /// Its status is to be written back.
+    /// The card writes the descriptor's status back.
     pub(super) report: bool,
     pub(super) report_sent: bool,
-    /// It is no legacy descriptor.
+    /// It is a context or data descriptor, not a legacy one.
     pub(super) extended: bool,
-    /// A VLAN tag is put in.
+    /// A VLAN tag is inserted.
     pub(super) vlan: bool,
-    /// The interrupt may be late.
+    /// The interrupt may be delayed.
     pub(super) delay: bool,
 }
 
@@ -295,7 +295,7 @@ pub(super) const TRANSMIT_DONE: u8 = 1;
 pub(super) struct ReceiveStatus {
     pub(super) done: bool,
     pub(super) end: bool,
-    /// Checksums were not looked at.
+    /// Checksums were not checked.
     pub(super) ignore_checksums: bool,
     pub(super) vlan: bool,
     __: bool,

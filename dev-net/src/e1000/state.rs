@@ -1,4 +1,4 @@
-//! The saved state of the card. Frames on their way are not in it: a network loses frames.
+//! The saved state of the card. It leaves out frames in flight, which a network may lose.
 use super::phy::Phy;
 use super::spec::reg;
 use super::transmit::Checksums;
@@ -30,7 +30,7 @@ struct E1000State {
     context: Vec<u32>,
     #[prost(uint32, tag = "7")]
     window: u32,
-    /// Interrupts that are late: transmit, receive.
+    /// Delayed interrupts that are pending: transmit, receive.
     #[prost(bool, tag = "8")]
     late_transmit: bool,
     #[prost(bool, tag = "9")]
@@ -40,7 +40,7 @@ struct E1000State {
 impl E1000 {
     /// Encodes the state.
     pub(super) fn encode(&self) -> Vec<u8> {
-        // A frame that was collected half is collected anew.
+        // A partly collected frame is collected again from its first descriptor.
         let value = |at: u32, v: u32| if at == reg::TDH { self.begins } else { v };
         let registers = self
             .used
@@ -73,7 +73,7 @@ impl E1000 {
         .encode_to_vec()
     }
 
-    /// Takes a state over; on error nothing has changed.
+    /// Restores a state; on error nothing has changed.
     pub(super) fn decode(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
         let s = E1000State::decode(state)?;
         if s.version != VERSION {
@@ -143,7 +143,7 @@ impl E1000 {
             cx.timers.set(LATE_RECEIVE, Some(cx.now()));
         }
         self.update(cx);
-        // What the guest has given the card in the meantime.
+        // The guest may have added descriptors in the meantime.
         cx.again();
         Ok(())
     }

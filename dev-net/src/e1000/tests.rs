@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 const MAC: [u8; 6] = [0x02, 0x16, 0x3e, 1, 2, 3];
-/// Where the rings and buffers of these tests are.
+/// Addresses of the tests' rings and buffers.
 const TX: u64 = 0x1000;
 const RX: u64 = 0x2000;
 const BUFFERS: u64 = 0x10_000;
@@ -53,7 +53,7 @@ impl Bench {
         self.card.write(Access::new(REGISTERS, u64::from(register), 4), u64::from(value), &mut self.cx).unwrap();
     }
 
-    /// Puts a descriptor into the transmit ring and lets the card see it.
+    /// Adds a descriptor to the transmit ring and moves the tail.
     fn descriptor(&mut self, low: u64, high: u64) {
         let tail = self.read(reg::TDT);
         self.memory.write(TX + u64::from(tail) * 16, &low.to_le_bytes()).unwrap();
@@ -61,7 +61,7 @@ impl Bench {
         self.write(reg::TDT, (tail + 1) % 16);
     }
 
-    /// A buffer in guest memory.
+    /// Writes bytes to guest memory and returns their address.
     fn put(&mut self, bytes: &[u8]) -> u64 {
         self.memory.write(0x20_0000, bytes).unwrap();
         0x20_0000
@@ -121,7 +121,7 @@ fn a_driver_finds_what_it_looks_for() {
     // The window in I/O space.
     b.card.write(Access::new(WINDOW, 0, 4), u64::from(reg::STATUS), &mut b.cx).unwrap();
     assert_eq!(b.card.read(Access::new(WINDOW, 4, 4), &mut b.cx).unwrap() & 3, 3);
-    // A reset leaves the identity and takes the rest.
+    // A reset keeps the identity and clears the other registers.
     b.write(reg::CTRL, 1 << 26);
     assert_eq!((b.read(reg::RCTL), b.read(reg::TDLEN), b.read(reg::IMS), b.read(reg::RAL)), (0, 0, 0, 0x013e_1602));
     assert!(b.read(reg::CTRL) & 1 << 26 == 0 && !b.cx.lines.level(0));
@@ -141,7 +141,7 @@ fn a_frame_goes_out_and_is_reported() {
     assert!(b.cx.lines.level(0));
     assert_eq!((b.read(reg::ICR), b.cx.lines.level(0), b.read(reg::ICR)), (cause::TXDW | cause::TXQE, false, 0));
     assert_eq!((b.read(reg::TPT), b.read(reg::BPTC), b.read(reg::TPT)), (1, 1, 0), "counters are cleared by reading");
-    // In two pieces, with a checksum put in by a legacy descriptor and a VLAN tag.
+    // In two pieces, with a checksum inserted by a legacy descriptor, and a VLAN tag.
     b.write(reg::CTRL, b.card.get(reg::CTRL) | 1 << 30);
     let mut bytes = frame(MAC, 100);
     bytes[50..52].fill(0);
@@ -182,7 +182,7 @@ fn checksums_and_segments_are_left_to_a_back_end_that_does_them_and_made_here_fo
         }
         assert!(b.cable.take().is_none());
         assert_eq!(b.read(reg::TSCTC), 1);
-        // No segments: only the checksums of the context.
+        // Without segmentation: only the checksums of the context.
         let bytes = packet(100);
         let at = b.put(&bytes);
         b.descriptor(at, 0x0300 << 32 | 0x2b << 24 | 1 << 20 | bytes.len() as u64);
@@ -201,7 +201,7 @@ fn a_frame_comes_in_with_what_the_driver_wants_to_know() {
     b.memory.read(BUFFERS, &mut bytes).unwrap();
     assert_eq!(bytes.to_vec(), frame(MAC, 100));
     assert!(b.cx.lines.level(0) && b.read(reg::ICR) & cause::RXT0 != 0);
-    // Short ones are filled up; the check sequence can be left out; the host says that the checksums are right.
+    // Short frames are padded; the check sequence can be left out; the host has verified the checksums.
     b.write(reg::RCTL, 0x0400_8002);
     b.write(reg::RXCSUM, 0x300);
     b.cable.put(Frame { bytes: frame(MAC, 20), offload: Offload { verified: true, ..Offload::default() } });
@@ -262,7 +262,7 @@ fn what_has_no_room_waits_and_a_card_that_does_not_listen_forgets() {
     b.arrives(frame(MAC, 64));
     b.write(reg::RCTL, 0x8002);
     assert_eq!(b.read(reg::RDH), 4);
-    // Without a cable nothing comes or goes, and the driver hears of it.
+    // Without a link no frames pass, and the driver gets an interrupt.
     b.read(reg::ICR);
     b.card.set_nic(&NicSettings { link: false, ..NicSettings::default() }, &mut b.cx);
     assert_eq!((b.read(reg::STATUS) & 2, b.read(reg::ICR)), (0, cause::LSC));
@@ -315,7 +315,7 @@ fn interrupts_are_held_back_and_come_late_as_the_driver_asks() {
     assert_eq!(b.read(reg::ICR), cause::RXT0);
 }
 
-/// ICS read as 0: a driver that looks at the causes there, so as to clear none, never saw one.
+/// ICS read as 0: a driver that reads the causes there, which clears none, never saw one.
 #[test]
 fn causes_that_can_be_set_and_not_be_seen() {
     let mut b = Bench::new(Abilities::default());
@@ -343,7 +343,7 @@ fn a_ring_that_lies_costs_its_packets_and_nothing_else() {
         b.arrives(frame(MAC, 64));
         assert!(!b.cx.take_again());
     }
-    // A ring, and buffers, where there is no memory.
+    // A ring and buffers outside of RAM.
     let mut b = Bench::new(Abilities::default());
     b.write(reg::TDBAH, 1);
     b.write(reg::TDT, 5);
@@ -357,14 +357,14 @@ fn a_ring_that_lies_costs_its_packets_and_nothing_else() {
 
 #[test]
 fn descriptors_without_length_end() {
-    // CVE-2015-6815: a frame of descriptors that add nothing.
+    // CVE-2015-6815: a frame of empty descriptors.
     let mut b = Bench::new(Abilities::default());
     for _ in 0..40 {
         b.descriptor(0, 0x22 << 24 | 1 << 20);
     }
     assert!(b.cable.take().is_none());
     assert_eq!(b.read(reg::TDH), b.read(reg::TDT));
-    // And one that is larger than any packet.
+    // A frame that is larger than any packet.
     for _ in 0..14 {
         b.descriptor(0, 0x22 << 24 | 1 << 20 | 0xf_ffff);
     }
@@ -463,13 +463,13 @@ proptest! {
     }
 }
 
-/// A life that was killed in the middle: the state page knows less than the guest has seen.
+/// A process that was killed during a frame: its state page is older than the descriptors that the guest has seen.
 #[test]
 fn a_life_that_ended_in_the_middle_is_taken_up_where_it_was() {
     let mut b = Bench::new(Abilities::default());
     b.arrives(frame(MAC, 100));
     let state = b.card.save();
-    // After that page three more frames came, and the guest has seen two of them; one was on its way.
+    // After that state three more frames were received; the guest has seen two of them, and one was in flight.
     for _ in 0..3 {
         b.arrives(frame(MAC, 100));
     }
@@ -486,7 +486,7 @@ fn a_life_that_ended_in_the_middle_is_taken_up_where_it_was() {
         (4 << 32 | 4, 4),
     ] {
         if mark == 99 << 32 | 4 {
-            // Of an earlier round: not this life's, whatever it says.
+            // A status of an earlier round does not belong to this process.
             b.memory.write(RX + 4 * 16 + 12, &[1]).unwrap();
         }
         let mut other = Bench::new(Abilities::default());
@@ -513,7 +513,7 @@ fn a_frame_of_which_half_was_collected_is_collected_anew() {
     other.descriptor(at + 20, u64::from(0x0bu8) << 24 | 24);
     other.card.poll(Ready::Again, &mut other.cx);
     assert_eq!(other.cable.take().unwrap().bytes.len(), 60);
-    // What a mark says is newer.
+    // A mark is newer than the state.
     other.cx.marks.after(TRANSMIT_MARK, 2);
     other.card.load(&state, &mut other.cx).unwrap();
     assert_eq!(other.read(reg::TDH), 2);

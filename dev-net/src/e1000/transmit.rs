@@ -6,10 +6,10 @@ use crate::offload;
 use crate::port::Way;
 use bulkhead_bus::Context;
 
-/// Descriptors of one turn; other work has its turn after that.
+/// Most descriptors that are handled before other work.
 const BUDGET: usize = 256;
 
-/// What the last context descriptor said: positions in the frame (SDM 3.3.5).
+/// The last context descriptor: positions in the frame (SDM 3.3.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checksums {
     pub(super) ip_start: u8,
@@ -26,9 +26,10 @@ pub(super) struct Checksums {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transmit {
     pub(super) context: Checksums,
-    /// The context before a packet that is cut had a life of its own; there is one for both here, as drivers set one for each.
+    /// Bytes collected so far. (The part has separate contexts for segmented packets; one serves both here, because drivers set a context for
+    /// each packet.)
     bytes: Vec<u8>,
-    /// It does not fit, or could not be read.
+    /// The frame is too large or could not be read.
     bad: bool,
     /// From its first data descriptor: segments, checksums of IP and TCP.
     segment: bool,
@@ -38,7 +39,7 @@ pub(super) struct Transmit {
 }
 
 impl E1000 {
-    /// Sends what the ring has, as far as the budget goes.
+    /// Sends the frames in the ring, up to the budget.
     pub(super) fn transmit(&mut self, cx: &mut Context) {
         if !self.running || !Tctl::from_bits(self.get(reg::TCTL)).enable() || !self.link() {
             return;
@@ -55,7 +56,7 @@ impl E1000 {
             if head == tail {
                 break;
             }
-            // A ring that lies about itself does nothing: it would be walked for ever.
+            // A head or tail outside of the ring stops it, because the walk would never end.
             if head >= count || tail >= count {
                 self.ring_errors = self.ring_errors.saturating_add(1);
                 break;
@@ -64,7 +65,7 @@ impl E1000 {
             let mut bytes = [0; 16];
             let next = if head.saturating_add(1) == count { 0 } else { head.saturating_add(1) };
             if cx.memory.read(address, &mut bytes).is_err() {
-                // Nothing is there: the guest loses what it put into this ring, nothing else.
+                // The descriptor is outside of RAM: the guest loses the frames in this ring.
                 self.ring_errors = self.ring_errors.saturating_add(1);
                 self.set(reg::TDH, tail);
                 self.mark_transmit(tail, cx);
@@ -74,7 +75,7 @@ impl E1000 {
             self.descriptor(descriptor, cx);
             let command = descriptor.command();
             if !(self.tx.begun || command.extended() && descriptor.kind() == 0) {
-                // Whole, and gone: before the guest hears of it, who may use its buffers for something else then.
+                // The frame has been sent. The mark is set before the guest sees its status, because the guest may reuse the buffers then.
                 self.mark_transmit(next, cx);
             }
             if command.report() || command.report_sent() {
@@ -143,7 +144,7 @@ impl E1000 {
         }
     }
 
-    /// A frame is whole.
+    /// Sends a complete frame.
     fn emit(&mut self, tx: Transmit, last: TransmitDescriptor, command: Command, cx: &mut Context) {
         let context = tx.context;
         let mut bytes = tx.bytes;
@@ -170,7 +171,7 @@ impl E1000 {
             }
         } else {
             if tx.ip_sum {
-                // An end of zero is the frame's.
+                // An end of zero stands for the frame's end.
                 let end = if context.ip_end == 0 {
                     bytes.len()
                 } else {
@@ -189,7 +190,7 @@ impl E1000 {
                 let (field, start) = (last.byte(2), last.byte(5));
                 checksum = partial(start, field);
             }
-            // Outside of the frame there is nothing to complete.
+            // A checksum outside of the frame is not completed.
             checksum = checksum.filter(|c| {
                 usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2) <= bytes.len()
             });

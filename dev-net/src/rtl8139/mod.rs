@@ -4,8 +4,8 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers and descriptors |
-//! | `transmit.rs` | both ways to send |
-//! | `receive.rs` | both ways to receive, filters |
+//! | `transmit.rs` | sending in both modes |
+//! | `receive.rs` | receiving in both modes, filters |
 mod receive;
 mod spec;
 mod transmit;
@@ -24,15 +24,15 @@ use prost::Message as _;
 use rustix::fd::OwnedFd;
 use spec::{Command, PlusCommand, Rcr, cause, reg};
 
-/// Timers: the card's own; a back end that was full.
+/// Timers: the card's own; retry after a full back end.
 const TIMER: u8 = 0;
 const RETRY: u8 = 1;
-/// Marks: C+ mode's place in the receive ring and C mode's in the buffer; the places in the two transmit rings.
+/// Marks: C+ mode's position in the receive ring and C mode's in the buffer; the positions in the two transmit rings.
 const RECEIVE_MARK: usize = 0;
 const TRANSMIT_MARK: usize = 1;
 /// The timer counts the PCI clock's 33 MHz.
 const TICK: u64 = 30;
-/// What TCR says of the chip: RTL8139C+ (5.8).
+/// The chip's version in TCR: RTL8139C+ (5.8).
 const HARDWARE: u32 = 0x7480_0000;
 /// Version of [`RtlState`].
 const VERSION: u32 = 1;
@@ -48,7 +48,7 @@ fn function(device: u8, rom: u32) -> FunctionSpec {
     spec
 }
 
-/// What the card has, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
+/// The card's declaration, as device `device` of bus 0 with an expansion ROM of `rom` bytes (0 for none).
 pub fn declare(device: u8, rom: u32) -> Declaration {
     Declaration {
         regions: [Region::bar("ports", 0, 0), Region::bar("registers", 0, 1)]
@@ -65,7 +65,7 @@ pub fn declare(device: u8, rom: u32) -> Declaration {
     }
 }
 
-/// The saved state. Frames on their way are not in it.
+/// The saved state. It leaves out frames in flight.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RtlState {
     #[prost(uint32, tag = "1")]
@@ -101,11 +101,11 @@ pub struct Rtl8139 {
     port: Port,
     positions: [u32; 3],
     tally: Tally,
-    /// When the timer was zero.
+    /// Time in nanoseconds at which the timer was zero.
     timer: u64,
     running: bool,
     dirty: bool,
-    /// Descriptors that could not be used.
+    /// Number of invalid descriptors.
     ring_errors: u64,
 }
 
@@ -153,7 +153,7 @@ impl Rtl8139 {
         card
     }
 
-    /// The guest's DHCP is answered from this lease.
+    /// Answers the guest's DHCP requests from this lease.
     #[must_use]
     pub fn with_lease(mut self, lease: Option<NicLease>) -> Self {
         self.port.set_lease(lease);
@@ -163,7 +163,7 @@ impl Rtl8139 {
     fn identity(device: u8, rom: u32) -> ConfigSpace {
         let mut config = ConfigSpace::new(&function(device, rom), 0x10ec, 0x8139, 0x20, 0x02_0000);
         config.set(pci::INTERRUPT_PIN, 1, 1);
-        // Cache line size, latency timer: with memory write and invalidate Linux's driver wants to set them, or it gives up.
+        // Cache line size and latency timer are writable: Linux's driver sets them for memory write and invalidate, and fails otherwise.
         config.allow(0x0c, 2, 0xf8ff);
         config
     }
@@ -202,7 +202,7 @@ impl Rtl8139 {
         PlusCommand::from_bits(self.get16(reg::CPCR))
     }
 
-    /// All registers as after power-on, the address from the EEPROM.
+    /// Sets all registers to their power-on values, with the address from the EEPROM.
     fn power_on(&mut self) {
         self.bytes = [0; 256];
         let [.., a, b, c] =
@@ -218,7 +218,7 @@ impl Rtl8139 {
         self.soft_reset();
     }
 
-    /// CR's reset: transmitter, receiver and their pointers; addresses and configuration stay (5.5).
+    /// CR's reset of transmitter, receiver and their pointers; addresses and configuration stay (5.5).
     fn soft_reset(&mut self) {
         for (at, len) in [
             (reg::TSD, 32),
@@ -242,14 +242,14 @@ impl Rtl8139 {
         self.port.clear();
     }
 
-    /// Where the rings are now.
+    /// Marks the current positions in the rings.
     fn mark(&self, cx: &mut Context) {
         let [normal, high, receive] = self.positions;
         cx.marks.set(RECEIVE_MARK, u64::from(self.get16(reg::CBR)) << 32 | u64::from(receive));
         cx.marks.set(TRANSMIT_MARK, u64::from(high) << 32 | u64::from(normal));
     }
 
-    /// Goes on where a dead life was.
+    /// Continues at the positions of a dead process.
     fn resume(&mut self, cx: &mut Context) {
         let halves = |mark: u64| ((mark & 0xffff_ffff) as u32, (mark >> 32) as u32);
         if let Some((receive, buffer)) =
@@ -286,7 +286,7 @@ impl Rtl8139 {
         8192u32 << self.rcr().buffer()
     }
 
-    /// Where software reads next: CAPR is 16 less (5.6).
+    /// Software's read position: CAPR is 16 less (5.6).
     fn reading(&self) -> u32 {
         u32::from(self.get16(reg::CAPR).wrapping_add(16)).checked_rem(self.buffer()).unwrap_or(0)
     }
@@ -295,8 +295,8 @@ impl Rtl8139 {
         cx.now().saturating_sub(self.timer).checked_div(TICK).unwrap_or(0) as u32
     }
 
-    /// The timer interrupts when it reaches TimerInt (5.14), which it does again each time that its 32 bits have been counted
-    /// through; zero never.
+    /// Sets the timer's deadline. It interrupts when it reaches TimerInt (5.14), and again each time that its 32 bits have wrapped; never if
+    /// TimerInt is zero.
     fn arm(&mut self, cx: &mut Context) {
         let at = u64::from(self.get32(reg::TIMER_INT));
         let passed = cx.now().saturating_sub(self.timer).checked_div(TICK).unwrap_or(0);
@@ -328,7 +328,7 @@ impl Rtl8139 {
                 }
             }
             0x60 | 0x61 => {
-                // Own, abort, underrun and ok of the four descriptors (5.18).
+                // The bits own, abort, underrun and ok of the four descriptors (5.18).
                 let bits = (0..4usize).fold(0u32, |all, i| {
                     let status =
                         spec::TransmitStatus::from_bits(self.get32(reg::TSD.saturating_add(i.saturating_mul(4))));
@@ -349,7 +349,7 @@ impl Rtl8139 {
         let whole = |register: usize, len: usize| at == register && value.len() == len;
         let number = value.iter().rev().fold(0u32, |n, b| n << 8 | u32::from(*b));
         match at {
-            // The address and the configuration are written when 9346CR says so (5.10).
+            // The address and the configuration are writable only if 9346CR unlocks them (5.10).
             0x00..0x08 | reg::CONFIG0 | reg::CONFIG1 | reg::CONFIG3 | reg::CONFIG4 | reg::CONFIG5 if !unlocked => {}
             0x10..0x20 if !self.plus().transmit() && value.len() == 4 && at & 3 == 0 => {
                 self.send_buffer(at.saturating_sub(reg::TSD) >> 2, number, cx)
@@ -377,13 +377,13 @@ impl Rtl8139 {
                 self.receive(cx);
             }
             reg::RMS | 0xdb => {}
-            // CBR, TCTR's value, the status registers are the card's own.
+            // CBR, TCTR's value and the status registers are read-only.
             0x3a | 0x3b | 0x58 | 0x5e | 0x60 | 0x61 | 0x64 | 0x65 | 0x68..0x6c => {}
             reg::ISR => {
                 let clear = number as u16;
                 self.put(reg::ISR, &(self.get16(reg::ISR) & !clear).to_le_bytes());
                 self.update(cx);
-                // C mode's buffer has no more room than before: what waits would be another overflow at once.
+                // In C mode the buffer has no more room than before, so a queued frame would overflow again at once.
                 if self.plus().receive() {
                     self.receive(cx);
                 }
@@ -396,7 +396,7 @@ impl Rtl8139 {
             reg::EECR => {
                 let v = number as u8;
                 self.put(at, &[v & 0xfe]);
-                // Only in programming mode software drives the lines.
+                // Software drives the lines only in programming mode.
                 let lines = if v & 0xc0 == 0x80 {
                     Lines { clock: v & 4 != 0, select: v & 8 != 0, data: v & 2 != 0 }
                 } else {
@@ -446,7 +446,7 @@ impl Rtl8139 {
         }
     }
 
-    /// Writes the tally counters into memory, if that is asked for (6.1).
+    /// Writes the tally counters to memory, if the driver has requested it (6.1).
     fn dump(&mut self, cx: &mut Context) {
         let command = self.get64(reg::DTCCR);
         let mut out = Vec::with_capacity(64);
@@ -485,7 +485,7 @@ impl Device for Rtl8139 {
         self.dirty = true;
         let bytes = value.to_le_bytes();
         let bytes = bytes.get(..usize::from(at.size)).unwrap_or_default();
-        // A wide write over registers that are not one: each for itself.
+        // A wide write to several registers is split.
         match offset {
             reg::IMR if bytes.len() == 4 => {
                 let (mask, status) = bytes.split_at(2);
@@ -540,7 +540,7 @@ impl Device for Rtl8139 {
         }
     }
 
-    /// What an interrupt's handler reads, and the EEPROM, which is read bit by bit; reading takes nothing back.
+    /// The registers that an interrupt handler reads, and EECR, which is read for each bit of the EEPROM; reads have no side effect.
     fn shadows(&self, out: &mut Shadows<'_>) {
         out.set(0, Some(u32::from(self.get16(reg::IMR))));
         out.set(1, Some(u32::from(self.get16(reg::ISR))));
@@ -631,7 +631,7 @@ impl Card for Rtl8139 {
     }
 }
 
-/// The card as its fuzz target and its corpus test know it: what it sends comes back, and DHCP is answered.
+/// The card for its fuzz target and its corpus test: sent frames are returned, and DHCP is answered.
 pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
     Box::new(
@@ -640,7 +640,7 @@ pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn 
     )
 }
 
-/// A group's address hashed as the multicast table wants it: the upper six bits of the frame check sequence's polynomial over it.
+/// The hash of a group's address for the multicast table: the upper six bits of its CRC with the frame check sequence's polynomial.
 fn hash(address: &[u8; 6]) -> u32 {
     let mut crc = u32::MAX;
     for byte in address {

@@ -7,7 +7,7 @@ use bulkhead_bus::Context;
 
 /// Most bytes of a frame in C mode, with its frame check sequence: an Ethernet frame with a tag.
 const LONGEST: usize = 1522;
-/// Most bytes that C+ mode's descriptors can tell (7.2.2).
+/// Most bytes that C+ mode's descriptors can report (7.2.2).
 const LONGEST_PLUS: usize = 0x1fff;
 /// Status of a frame in C mode's buffer (6.2): received, broadcast, own address, multicast.
 const OK: u16 = 1;
@@ -15,7 +15,7 @@ const BROADCAST: u16 = 1 << 13;
 const OWN: u16 = 1 << 14;
 const MULTICAST: u16 = 1 << 15;
 
-/// Why a frame is this card's.
+/// The filter by which the card accepts a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Match {
     Own,
@@ -28,7 +28,7 @@ impl port::Receiver for Rtl8139 {
         &mut self.port
     }
 
-    fn listens(&self) -> bool {
+    fn receiver_enabled(&self) -> bool {
         self.command().receive() && self.port.cable()
     }
 
@@ -38,14 +38,14 @@ impl port::Receiver for Rtl8139 {
 }
 
 impl Rtl8139 {
-    /// Takes what has come.
+    /// Stores received frames in guest memory.
     pub(super) fn receive(&mut self, cx: &mut Context) {
         if self.running {
             port::receive(self, cx);
         }
     }
 
-    /// Whether a frame is for this card.
+    /// Whether this card accepts a frame, and by which filter.
     fn wanted(&self, bytes: &[u8]) -> Option<Match> {
         let rcr = self.rcr();
         let destination = bytes.first_chunk::<6>()?;
@@ -65,7 +65,7 @@ impl Rtl8139 {
         (listed || rcr.all()).then_some(kind)
     }
 
-    /// Puts a frame into C mode's buffer. `Err`: there is no room for it now.
+    /// Stores a frame in C mode's buffer. `Err`: it does not fit now.
     fn put_classic(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
         let Some(kind) = self.wanted(&frame.bytes) else { return Ok(()) };
         let mut bytes = frame.bytes.clone();
@@ -81,7 +81,7 @@ impl Rtl8139 {
         let need = (len as u32).saturating_add(4).next_multiple_of(4);
         let used = at.saturating_add(size).saturating_sub(self.reading()).checked_rem(size).unwrap_or(0);
         if used.saturating_add(need) >= size {
-            // ISR's RXOVW (5.6): the buffer is exhausted. The frame itself waits, other than on a wire.
+            // ISR's RXOVW (5.6): the buffer is exhausted. Unlike on real hardware the frame stays queued.
             self.raise(cause::OVERFLOW, cx);
             return Err(frame);
         }
@@ -95,7 +95,7 @@ impl Rtl8139 {
         record.extend_from_slice(&bytes);
         record.extend_from_slice(&[0; 4]);
         let base = u64::from(self.get32(reg::RBSTART));
-        // Over the end, or around it.
+        // The record continues after the buffer's end, or wraps.
         let straight =
             if self.rcr().wrap() { record.len() } else { record.len().min(size.saturating_sub(at) as usize) };
         let (first, rest) = record.split_at(straight.min(record.len()));
@@ -114,7 +114,7 @@ impl Rtl8139 {
         Ok(())
     }
 
-    /// Puts a frame into C+ mode's ring. `Err`: there is no room for it now.
+    /// Stores a frame in C+ mode's ring. `Err`: it does not fit now.
     fn put_plus(&mut self, frame: Frame, cx: &mut Context) -> Result<(), Frame> {
         let Some(kind) = self.wanted(&frame.bytes) else { return Ok(()) };
         let plus = self.plus();
@@ -134,14 +134,14 @@ impl Rtl8139 {
         }
         let protocol = protocol(&bytes);
         bytes.extend_from_slice(&[0; 4]);
-        // All descriptors that it takes, before any is written.
+        // Collects all descriptors for the frame before any is written.
         let base = self.get64(reg::RDSAR) & !0xff;
         let start = self.positions.get(2).copied().unwrap_or(0);
         let mut position = start;
         let mut parts: Vec<(u64, ReceiveWord, u64, usize)> = Vec::new();
         let mut at = 0usize;
         while at < bytes.len() {
-            // All the way round: it never fits, and would hold up everything behind it.
+            // The frame needs the whole ring: it never fits, and would block all later frames.
             if position == start && !parts.is_empty() {
                 self.count(3);
                 return Ok(());
@@ -168,7 +168,7 @@ impl Rtl8139 {
         for (i, (address, word, target, at)) in parts.into_iter().enumerate() {
             let end = at.saturating_add(usize::from(word.size())).min(bytes.len());
             let written = cx.memory.write(target, bytes.get(at..end).unwrap_or_default());
-            // What was not verified is told as wrong, so that the guest looks itself.
+            // Unverified checksums are reported as wrong, so that the guest checks them itself.
             let checked = plus.checksums() && frame.offload.verified;
             let done = ReceiveWord::new()
                 .with_end_of_ring(word.end_of_ring())
@@ -180,7 +180,7 @@ impl Rtl8139 {
                 .with_protocol(if checked { protocol } else { 0 })
                 .with_size(len as u16 & 0x1fff);
             let back = [done.into_bits().to_le_bytes(), tag.to_le_bytes()].concat();
-            // The word that gives it back goes last.
+            // The word that returns the descriptor to the guest is written last.
             let given = cx
                 .memory
                 .write(address.wrapping_add(4), back.get(4..).unwrap_or_default())
@@ -206,7 +206,7 @@ impl Rtl8139 {
     }
 }
 
-/// What the receive descriptor says of a packet: 1 TCP, 2 UDP, 3 other IP, 0 something else. Only IPv4 is known to the card.
+/// The protocol field of a receive descriptor: 1 TCP, 2 UDP, 3 other IP, 0 others. The card recognises only IPv4.
 fn protocol(bytes: &[u8]) -> u8 {
     match (be16(bytes, 12), bytes.get(23)) {
         (Some(ether_type::IPV4), Some(6)) => 1,

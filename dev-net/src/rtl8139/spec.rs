@@ -1,5 +1,5 @@
-//! Registers and descriptors of the RTL8139C+ (Realtek, RTL8139C(L)+ data sheet 1.6, chapters 5, 6 and 7; RTL8139D data sheet for
-//! what both have).
+//! Registers and descriptors of the RTL8139C+ (Realtek, RTL8139C(L)+ data sheet 1.6, chapters 5, 6 and 7; RTL8139D data sheet for their common
+//! parts).
 use bitfield_struct::bitfield;
 
 /// Offsets (table 5).
@@ -8,7 +8,7 @@ pub(super) mod reg {
     pub(crate) const IDR: usize = 0x00;
     /// The multicast table, eight bytes.
     pub(crate) const MAR: usize = 0x08;
-    /// C mode: transmit status, four of them. C+ mode: where the tally counters are dumped, 64 bits.
+    /// C mode: four transmit status registers. C+ mode: address of the tally counters' dump, 64 bits.
     pub(crate) const TSD: usize = 0x10;
     pub(crate) const DTCCR: usize = 0x10;
     /// C mode: transmit addresses, four of them. C+ mode: the two transmit rings, 64 bits each.
@@ -43,7 +43,7 @@ pub(super) mod reg {
     pub(crate) const ANER: usize = 0x6a;
     pub(crate) const CONFIG5: usize = 0xd8;
     pub(crate) const TPPOLL: usize = 0xd9;
-    /// The 8169's limit of a packet. This card has none: drivers tell the two by it (iPXE, Linux).
+    /// The 8169's limit of a packet. This card does not have it, and drivers distinguish the two by it (iPXE, Linux).
     pub(crate) const RMS: usize = 0xda;
     pub(crate) const CPCR: usize = 0xe0;
     pub(crate) const RDSAR: usize = 0xe4;
@@ -86,11 +86,11 @@ pub(super) struct Rcr {
     pub(super) runts: bool,
     pub(super) errors: bool,
     __: bool,
-    /// The end of the buffer is written over, up to 1.5 KiB.
+    /// A frame continues up to 1.5 KiB after the buffer's end instead of wrapping.
     pub(super) wrap: bool,
     #[bits(3)]
     __: u8,
-    /// Bytes of the buffer: 8 KiB and twice, four, eight times that.
+    /// Size of the buffer: 8, 16, 32 or 64 KiB.
     #[bits(2)]
     pub(super) buffer: u8,
     #[bits(19)]
@@ -106,7 +106,7 @@ pub(super) struct PlusCommand {
     #[bits(3)]
     __: u8,
     pub(super) checksums: bool,
-    /// VLAN tags are taken out.
+    /// VLAN tags are removed from received frames.
     pub(super) vlan: bool,
     #[bits(9)]
     __: u16,
@@ -118,7 +118,7 @@ pub(super) struct PlusCommand {
 pub(super) struct TransmitStatus {
     #[bits(13)]
     pub(super) size: u16,
-    /// The card has done with it.
+    /// The card has finished with the buffer.
     pub(super) own: bool,
     __: bool,
     pub(super) ok: bool,
@@ -150,12 +150,12 @@ pub(super) struct TransmitWord {
     pub(super) last: bool,
     pub(super) first: bool,
     pub(super) end_of_ring: bool,
-    /// It is the card's.
+    /// The descriptor belongs to the card.
     pub(super) own: bool,
 }
 
 impl TransmitWord {
-    /// What is left of it when it has been sent: without error, and without what it shares its bits with.
+    /// The word after sending: without errors, and without the segment size, which shares their bits.
     pub(super) fn sent(self) -> Self {
         Self::from_bits(self.into_bits() & 0xf000_ffff).with_own(false)
     }
@@ -174,7 +174,7 @@ pub(super) const RECEIVE_TAG: u32 = 1 << 16;
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub(super) struct ReceiveWord {
-    /// The buffer's bytes; then the frame's.
+    /// Bytes of the buffer; after reception, bytes of the frame.
     #[bits(13)]
     pub(super) size: u16,
     pub(super) tcp_bad: bool,
@@ -188,7 +188,7 @@ pub(super) struct ReceiveWord {
     pub(super) broadcast: bool,
     pub(super) own_address: bool,
     pub(super) multicast: bool,
-    /// A frame alignment error: never here.
+    /// A frame alignment error; never set here.
     pub(super) misaligned: bool,
     pub(super) last: bool,
     pub(super) first: bool,

@@ -34,7 +34,7 @@ impl Bench {
         bench
     }
 
-    /// C mode, as firmware and 8139too set it up: 8 KiB of buffer.
+    /// A card in C mode, as firmware and 8139too set it up: 8 KiB of buffer.
     fn plain() -> Self {
         let mut b = Self::new(Abilities::default());
         b.write(reg::RBSTART, 4, BUFFER as u32);
@@ -43,7 +43,7 @@ impl Bench {
         b
     }
 
-    /// C+ mode, as 8139cp sets it up: rings of four.
+    /// A card in C+ mode, as 8139cp sets it up: rings of four.
     fn plus(abilities: Abilities) -> Self {
         let mut b = Self::new(abilities);
         b.write(reg::CPCR, 2, 0x23);
@@ -111,7 +111,7 @@ fn a_driver_finds_what_it_looks_for() {
     let mut b = Bench::new(Abilities::default());
     assert_eq!((b.card.config.read(0, 4), b.card.config.read(8, 1)), (0x8139_10ec, 0x20));
     assert_eq!((b.read(0, 4), b.read(4, 2)), (0x013e_1602, 0x0302));
-    // pci_set_mwi() of Linux: the cache line's size is remembered.
+    // pci_set_mwi() of Linux needs a writable cache line size.
     b.card.config_write(0, 0x0c, 1, 16, &mut b.cx);
     b.card.config_write(0, 4, 2, 0x17, &mut b.cx);
     assert_eq!((b.card.config.read(0x0c, 1), b.card.config.read(4, 2)), (16, 0x17));
@@ -159,7 +159,7 @@ fn c_mode_sends_from_its_four_buffers() {
     assert!(b.cx.lines.level(0));
     b.write(reg::ISR, 2, 0xffff);
     assert_eq!((b.read(reg::ISR, 2), b.cx.lines.level(0)), (0, false));
-    // Nothing is there; larger than a buffer.
+    // An address outside of RAM; a size larger than a buffer.
     for (address, size) in [(0xffff_0000u32, 100), (0x5000, 0x1fff)] {
         b.write(reg::TSAD, 4, address);
         b.write(reg::TSD, 4, size);
@@ -186,7 +186,7 @@ fn c_mode_receives_into_its_buffer_and_around_its_end() {
         b.write(reg::CAPR, 2, (at as u32).wrapping_sub(16) & 0xffff);
         assert_eq!(b.read(reg::CR, 1) & 1, 1, "empty");
     }
-    // Full: what does not fit waits, and comes when there is room.
+    // Full: further frames wait, and are stored when they fit.
     for _ in 0..20 {
         b.arrives(frame(MAC, 1000));
     }
@@ -210,7 +210,7 @@ fn a_full_buffer_that_says_nothing() {
             b.arrives(frame(MAC, 1000));
         }
         assert_eq!(b.read(reg::ISR, 2) as u16 & cause::OVERFLOW != 0, full);
-        // Once told, it is told again when another frame finds no room, not by the acknowledgement.
+        // After the acknowledgement it is set again only when another frame does not fit.
         b.write(reg::ISR, 2, 0xffff);
         assert_eq!(b.read(reg::ISR, 2), 0);
         if full {
@@ -252,13 +252,13 @@ fn c_plus_mode_sends_with_what_is_left_to_it() {
         let sizes: Vec<_> = std::iter::from_fn(|| b.cable.take()).map(|f| f.bytes.len()).collect();
         assert_eq!(sizes, if can { vec![4054] } else { vec![1054; 4] });
         assert_eq!(b.card.positions[0], 0, "the ring's end");
-        // Bits 16 to 26 of a descriptor that comes back are collisions and errors (7.2.1): the size of segments is none.
+        // Bits 16 to 26 of a returned descriptor are collisions and errors (7.2.1); the segment size must not remain there.
         assert_eq!((b.word(TX) & 0x0fff_0000, b.word(TX + 32) & 0x0fff_0000), (0, 0));
         assert_eq!(b.read(reg::TPPOLL, 1), 0, "done");
     }
 }
 
-/// iPXE takes a card that remembers the 8169's packet limit for one, and looks for its PHY in vain.
+/// iPXE takes a card that stores the 8169's packet limit for an 8169, and fails to find its PHY.
 #[test]
 fn the_register_that_tells_the_8169_apart_is_not_there() {
     let mut b = Bench::plus(Abilities::default());
@@ -280,7 +280,7 @@ fn c_plus_mode_receives_into_its_ring() {
     assert_eq!(b.word(RX + 48) >> 31, 1, "longer than a descriptor can tell");
     b.arrives(frame(MAC, 100));
     assert_eq!(b.word(RX + 48) >> 30, 1, "the ring's end stays one");
-    // No descriptor: it waits.
+    // Without a descriptor the frame waits.
     b.write(reg::ISR, 2, 0xffff);
     b.arrives(frame(MAC, 101));
     assert_eq!(b.read(reg::ISR, 2) & u32::from(cause::OVERFLOW), u32::from(cause::OVERFLOW));
@@ -330,7 +330,7 @@ fn groups_are_hashed_as_the_data_sheet_says() {
     b.write(reg::MAR + (bit as usize >> 5) * 4, 4, 1 << (bit & 31));
     b.arrives(frame([0x01, 0, 0x5e, 0, 0, 1], 64));
     assert_eq!((b.read(reg::CR, 1) & 1, b.word(BUFFER) & 0xffff), (0, 0x8001));
-    // By another's code: zlib.crc32 without its last step, the other way round.
+    // Computed independently: zlib.crc32 without its last step, with reversed bits.
     assert_eq!((hash(&[0xff; 6]), bit, hash(&[0x33, 0x33, 0, 0, 0, 1])), (63, 31, 62));
 }
 
@@ -361,7 +361,7 @@ fn the_timer_interrupts_again_when_its_32_bits_have_been_counted_through() {
     b.cx.timers.take_due(4000);
     b.card.poll(Ready::Timer(TIMER), &mut b.cx);
     assert_eq!(b.cx.timers.next(), Some(again));
-    // Set to what it has passed already, it waits for the next round.
+    // A value that the timer has passed already is reached after the next wrap.
     b.cx.clock = Clock::Driven(7000);
     b.write(reg::TIMER_INT, 4, 100);
     assert_eq!(b.cx.timers.next(), Some(again));
@@ -414,7 +414,7 @@ fn uninitialised_memory_is_never_sent() {
 
 #[test]
 fn a_ring_of_the_cards_own_descriptors_ends() {
-    // All descriptors are the card's, none is a frame's last.
+    // All descriptors belong to the card, and none is a frame's last.
     let mut b = Bench::plus(Abilities::default());
     for i in 0..64u64 {
         b.memory.write(TX + i * 16, &(0x8000_0000u32 | 1).to_le_bytes()).unwrap();

@@ -6,12 +6,12 @@ use crate::offload;
 use crate::port::Way;
 use bulkhead_bus::Context;
 
-/// Descriptors for one command to look: twice round the ring. Whoever fills it that fast says so again; a ring that fills itself, by
-/// frames that come back into it, ends here.
+/// Most descriptors for one poll command: twice the ring. A driver that adds more polls again; a ring that looped-back frames refill ends
+/// here.
 const BUDGET: usize = 128;
 
 impl Rtl8139 {
-    /// C mode: software gives buffer `index` to the card with a size.
+    /// C mode: sends buffer `index`, whose size and flags the driver has written.
     pub(super) fn send_buffer(&mut self, index: usize, value: u32, cx: &mut Context) {
         let at = index.saturating_mul(4);
         let status = TransmitStatus::from_bits(value);
@@ -34,7 +34,7 @@ impl Rtl8139 {
         self.raise(if good { cause::SENT } else { cause::SEND_ERROR }, cx);
     }
 
-    /// C+ mode: what the rings have, the one of high priority first.
+    /// C+ mode: sends the frames of the rings, the one of high priority first.
     pub(super) fn transmit(&mut self, cx: &mut Context) {
         if !self.running || !self.port.cable() || !self.command().transmit() || !self.plus().transmit() {
             return;
@@ -49,12 +49,12 @@ impl Rtl8139 {
         self.put(reg::TPPOLL, &[left]);
     }
 
-    /// Walks one ring; whether it has come to a descriptor that is not the card's.
+    /// Walks one ring. Returns whether it has reached a descriptor that does not belong to the card.
     fn ring(&mut self, which: usize, base: u64, cx: &mut Context) -> bool {
         let mut frame: Vec<u8> = Vec::new();
         let mut first: Option<(TransmitWord, u32)> = None;
         let mut bad = false;
-        // A frame's descriptors are given back when all of it is there.
+        // A frame's descriptors are returned when the frame is complete.
         let mut walked: Vec<(u64, TransmitWord)> = Vec::new();
         let start = self.positions.get(which).copied().unwrap_or(0);
         let mut position = start;
@@ -71,7 +71,7 @@ impl Rtl8139 {
             let mut words = bytes.chunks_exact(4).map(|w| w.first_chunk::<4>().map_or(0, |w| u32::from_le_bytes(*w)));
             let mut next = || words.next().unwrap_or(0);
             let (word, tag, low, high) = (TransmitWord::from_bits(next()), next(), next(), next());
-            // The rest of this frame is not there yet: it is begun anew when software says so.
+            // The frame is incomplete: it is collected again at the next poll command.
             if !word.own() || walked.len() >= RING as usize {
                 return true;
             }
@@ -101,7 +101,7 @@ impl Rtl8139 {
             if let Some(place) = self.positions.get_mut(which) {
                 *place = position;
             }
-            // Before the guest hears of it, who may use the buffers for something else then.
+            // The mark is set before the descriptors are returned, because the guest may reuse the buffers then.
             self.mark(cx);
             for (address, word) in walked.drain(..) {
                 let _ = cx.memory.write(address, &word.sent().into_bits().to_le_bytes());
@@ -111,11 +111,11 @@ impl Rtl8139 {
         true
     }
 
-    /// A frame is whole; its first descriptor says what is left to the card.
+    /// Sends a complete frame; its first descriptor has the offloads.
     fn emit(&mut self, mut bytes: Vec<u8>, word: TransmitWord, tag: u32, cx: &mut Context) {
         if tag & TRANSMIT_TAG != 0 && bytes.len() >= 12 {
             let [t0, t1] = ether_type::VLAN.to_be_bytes();
-            // The tag's bytes are as they go over the wire (7.2.1).
+            // The tag's bytes are in wire order (7.2.1).
             let [v0, v1, ..] = tag.to_le_bytes();
             bytes.splice(12..12, [t0, t1, v0, v1]);
         }
@@ -140,7 +140,7 @@ impl Rtl8139 {
 
     fn send(&mut self, frame: Frame, cx: &mut Context) {
         self.count(0);
-        // Both bits: what is sent is received, and nobody else sees it (5.8).
+        // Both bits: the frame is received by the card and not sent (5.8).
         let way = if self.get32(reg::TCR) >> 17 & 3 == 3 { Way::Loopback } else { Way::Cable };
         self.port.send(frame, way, true, cx);
     }
