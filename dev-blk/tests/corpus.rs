@@ -1,5 +1,5 @@
-//! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
-//! versions have saved (`tests/golden`), which must be understood for ever.
+//! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
+//! have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;

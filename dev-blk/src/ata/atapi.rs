@@ -1,10 +1,9 @@
-//! Packet commands of a CD-ROM drive (MMC-4, SPC-3). A command is decoded into an [`Answer`]; how its bytes travel is
-//! not its business.
+//! Packet commands of a CD-ROM drive (MMC-4, SPC-3). A command is decoded into an [`Answer`]; the transport moves its bytes.
 //!
 //! | file | what |
 //! |---|---|
-//! | `claims.rs` | what the drive says it can do: mode pages, features |
-//! | `disc.rs` | what it says of the medium |
+//! | `claims.rs` | the claimed abilities: mode pages, features |
+//! | `disc.rs` | the description of the medium |
 mod claims;
 mod disc;
 #[cfg(test)]
@@ -14,44 +13,44 @@ use super::cd_sector::{Form, block};
 use super::spec::{CD_SECTOR, MediaEvent, Sense};
 pub(crate) use claims::mode_select;
 
-/// What a packet command comes to.
+/// The result of a packet command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Done, without data.
+    /// Completed without data.
     Done,
     /// These bytes, already cut to the allocation length.
     Data(Vec<u8>),
     /// Sectors of the medium.
     Sectors {
-        /// First.
+        /// Number of the first sector.
         first: u64,
-        /// How many.
+        /// Number of sectors.
         count: u32,
-        /// What is made of each.
+        /// The selected parts of each sector.
         form: Form,
     },
-    /// The drive wants a list of parameters with so many bytes.
+    /// The drive requests a parameter list of this length in bytes.
     Parameters(usize),
-    /// Refused.
+    /// Failed with this sense.
     Check(Sense),
 }
 
-/// The drive, as the commands see it.
+/// The part of a drive's state that packet commands use.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     /// Sectors of the medium; `None` without one.
     pub(crate) sectors: Option<u32>,
-    /// There is a medium, if need be on the open tray.
+    /// There is a medium, in the drive or on the open tray.
     pub(crate) has_medium: bool,
     /// The tray is locked.
     pub(crate) locked: &'a mut bool,
     /// The tray is open.
     pub(crate) tray_open: &'a mut bool,
-    /// The next command that is not about the drive itself hears that the medium may have changed.
+    /// A unit attention is pending: the medium may have changed.
     pub(crate) attention: &'a mut bool,
-    /// What GET EVENT STATUS NOTIFICATION tells next.
+    /// The next event of GET EVENT STATUS NOTIFICATION.
     pub(crate) event: &'a mut MediaEvent,
-    /// What the last command left.
+    /// The sense of the last command.
     pub(crate) sense: Sense,
 }
 
@@ -75,7 +74,7 @@ fn cut(mut data: Vec<u8>, allocation: usize) -> Answer {
 pub(crate) fn execute(p: &[u8; 12], drive: View<'_>) -> Answer {
     let [op, b1, b2, _, b4, ..] = *p;
     let medium = drive.sectors;
-    // INQUIRY, REQUEST SENSE, GET CONFIGURATION and GET EVENT STATUS NOTIFICATION do not wait for it (SPC-3, 5.13).
+    // INQUIRY, REQUEST SENSE, GET CONFIGURATION and GET EVENT STATUS NOTIFICATION do not report it (SPC-3, 5.13).
     if !matches!(op, 0x03 | 0x12 | 0x46 | 0x4a) && std::mem::take(drive.attention) {
         return Answer::Check(Sense::MEDIUM_MAY_HAVE_CHANGED);
     }
@@ -91,7 +90,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: View<'_>) -> Answer {
         0x2b if be32(p, 2) < sectors => Answer::Done,
         0x2b => Answer::Check(Sense::OUT_OF_RANGE),
         0x03 => {
-            // What waits to be told is told here too (SPC-3, 6.27).
+            // REQUEST SENSE reports and clears a pending unit attention (SPC-3, 6.27).
             let waits = drive.sense == Sense::NONE && std::mem::take(drive.attention);
             request_sense(if waits { Sense::MEDIUM_MAY_HAVE_CHANGED } else { drive.sense }, usize::from(b4))
         }
@@ -120,7 +119,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: View<'_>) -> Answer {
         0x43 => disc::table_of_contents(p, sectors, be16(p, 7)),
         0x46 => claims::configuration(p, medium, be16(p, 7)),
         0x4a => event_status(b1, b4, drive, be16(p, 7)),
-        // READ DISC INFORMATION: of the standard kind only.
+        // READ DISC INFORMATION: only the standard data type.
         0x51 if b1 & 7 != 0 => Answer::Check(Sense::INVALID_FIELD),
         0x51 => disc::information(be16(p, 7)),
         0x52 => disc::track_information(p, sectors),
@@ -131,7 +130,7 @@ pub(crate) fn execute(p: &[u8; 12], drive: View<'_>) -> Answer {
     }
 }
 
-/// START STOP UNIT (SBC-2, 5.17): the guest opens and closes the tray. What lies on it is libxl's to decide.
+/// START STOP UNIT (SBC-2, 5.17): the guest opens and closes the tray. Only libxl changes the medium.
 fn start_stop(b4: u8, drive: View<'_>) -> Answer {
     match b4 & 3 {
         2 if *drive.locked => return Answer::Check(Sense::REMOVAL_PREVENTED),
@@ -185,8 +184,7 @@ fn read(first: u32, count: u32, sectors: u32, form: Form) -> Answer {
     Answer::Sectors { first: u64::from(first), count, form }
 }
 
-/// READ CD (MMC-4): the parts of sectors that are selected. There is no sub-channel, and nobody looks for errors in what a file
-/// holds; a medium has one track in mode 1.
+/// READ CD (MMC-4): the selected parts of sectors. There are no sub-channels and no error pointers; a medium has one track in mode 1.
 fn read_cd(p: &[u8; 12], first: u32, count: u32, sectors: u32) -> Answer {
     let [_, b1, _, _, _, _, _, _, _, what, sub_channel, _] = *p;
     match b1 >> 2 & 7 {

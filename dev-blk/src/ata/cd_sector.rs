@@ -1,10 +1,10 @@
-//! The 2352 bytes of a CD's sector in mode 1 (ECMA-130, 14), of which READ CD picks parts. An image has the 2048 bytes of user data; the
-//! rest is made of them.
+//! The 2352 bytes of a CD's sector in mode 1 (ECMA-130, 14), from which READ CD selects parts. An image has the 2048 bytes of user data; the
+//! rest is computed.
 use super::spec::CD_SECTOR;
 
-/// Bytes of the error detection code, the zeroes behind it, and both parities.
+/// Bytes of the error detection code, the zeroes after it, and both parities.
 const CODES: usize = 288;
-/// Where the user data ends, in the whole sector.
+/// End of the user data in the whole sector.
 const DATA_END: usize = 16 + CD_SECTOR;
 
 /// Minutes, seconds, frames of a block address (MMC-4 table 4).
@@ -17,14 +17,14 @@ pub(crate) fn msf(lba: u32) -> [u8; 3] {
     ]
 }
 
-/// Block address of minutes, seconds, frames; none before the first block.
+/// Block address of minutes, seconds, frames; `None` before the first block.
 pub(crate) fn block(msf: [u8; 3]) -> Option<u32> {
     let [m, s, f] = msf.map(u32::from);
     (s < 60 && f < 75).then_some(())?;
     m.saturating_mul(60).saturating_add(s).saturating_mul(75).saturating_add(f).checked_sub(150)
 }
 
-/// The parts of a sector that are wanted.
+/// The selected parts of a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
     sync: bool,
@@ -34,11 +34,11 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// What the READ commands give.
+    /// The part that the READ commands return.
     pub(crate) const USER: Self = Self { sync: false, header: false, user: true, codes: false };
 
-    /// What the main channel byte of READ CD selects of a sector in mode 1 (MMC-4, READ CD). A sector has no sub-header in this mode;
-    /// parts that would leave a gap between them are no selection.
+    /// The parts of a sector in mode 1 that the main channel byte of READ CD selects (MMC-4, READ CD). A sector has no sub-header in this mode;
+    /// a selection with a gap is invalid.
     pub(crate) fn selected(byte: u8) -> Option<Self> {
         let bit = |n: u8| byte >> n & 1 != 0;
         let (sync, sub_header, header, user, codes) = (bit(7), bit(6), bit(5), bit(4), bit(3));
@@ -47,7 +47,7 @@ impl Form {
         (!gap).then_some(Self { sync, header, user, codes })
     }
 
-    /// Bytes of a sector.
+    /// Bytes of the selected parts of a sector.
     pub(crate) fn bytes(self) -> usize {
         let part = |wanted: bool, bytes: usize| if wanted { bytes } else { 0 };
         part(self.sync, 12)
@@ -56,7 +56,7 @@ impl Form {
             .saturating_add(part(self.codes, CODES))
     }
 
-    /// Makes these parts of sectors from `first` on; `data` is their user data.
+    /// Builds these parts of the sectors from `first` on; `data` is their user data.
     pub(crate) fn of(self, first: u64, data: Vec<u8>) -> Vec<u8> {
         if self == Self::USER {
             return data;
@@ -80,7 +80,7 @@ impl Form {
     }
 }
 
-/// A whole sector; its codes are zeroes unless they are wanted.
+/// Builds a whole sector; its codes are zeroes unless `codes` is set.
 fn sector(lba: u32, user: &[u8], codes: bool) -> Vec<u8> {
     let mut whole = vec![0];
     whole.extend_from_slice(&[0xff; 10]);
@@ -126,20 +126,20 @@ const fn table() -> [u32; 256] {
     table
 }
 
-/// Which bytes behind the sync a code word consists of (ECMA-130, annex A): the words stand in two planes, even and odd bytes.
+/// The layout of code words in the bytes after the sync (ECMA-130, annex A): the words are in two planes, even and odd bytes.
 struct Words {
     /// Code words of both planes.
     count: usize,
     /// Data bytes of each.
     of_one: usize,
-    /// From one byte of a word to the next.
+    /// Distance from one byte of a word to the next.
     step: usize,
-    /// From the beginning of one word to that of the next, in pairs of bytes.
+    /// Distance from the beginning of one word to that of the next, in pairs of bytes.
     stride: usize,
 }
 
-/// Adds both parity bytes of each code word: the word's bytes add up to zero in GF(2^8), and so do they with each multiplied by 2 to the
-/// power of its distance from the end.
+/// Adds both parity bytes of each code word: in GF(2^8) the word's bytes add up to zero, and so do the bytes multiplied by 2 to the power of
+/// their distance from the end.
 fn parity(sector: &mut Vec<u8>, words: &Words) {
     let covered = words.count.saturating_mul(words.of_one);
     let mut first = Vec::with_capacity(words.count);
@@ -154,7 +154,7 @@ fn parity(sector: &mut Vec<u8>, words: &Words) {
             sum ^= byte;
             weighted = double(weighted) ^ byte;
         }
-        // The last data byte stands two places before the end.
+        // The last data byte is two places before the end.
         let weighted = double(double(weighted));
         let before_last = divide_by_3(sum ^ weighted);
         first.push(before_last);
@@ -234,7 +234,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
-        /// Another way to say what the codes are: the polynomial divides the sector, and every code word of both parities is one.
+        /// Checks the codes by another definition: the polynomial divides the sector, and every word of both parities is a code word.
         #[test]
         fn the_codes_of_a_sector_are_those_of_ecma_130(seed in any::<u32>(), lba in 0u32..400_000) {
             let user: Vec<u8> = (0..2048u32).map(|i| (seed.wrapping_mul(i.wrapping_add(77)) >> 13) as u8).collect();
@@ -257,7 +257,7 @@ mod tests {
                     let word: Vec<u8> = (0..26).map(|row| words[2 * (43 * row + column) + plane]).collect();
                     check(&word)?;
                 }
-                // Q: 26 diagonals of 43 pairs, their parities behind.
+                // Q: 26 diagonals of 43 pairs, followed by their parities.
                 for diagonal in 0..26 {
                     let mut word: Vec<u8> =
                         (0..43).map(|m| words[2 * ((44 * m + 43 * diagonal) % 1118) + plane]).collect();

@@ -1,5 +1,5 @@
-//! What a command asks for. A transport gives the command's code and its registers; it gets a [`Reply`], and the registers as they are then.
-//! EXECUTE DEVICE DIAGNOSTIC and DEVICE RESET are the transport's: each may end a command that is under way.
+//! Carries out commands. A transport passes the command's code and its registers; it gets a [`Reply`] and the changed registers.
+//! The transport handles EXECUTE DEVICE DIAGNOSTIC and DEVICE RESET, because each may end a command in progress.
 use super::atapi::{self, Answer};
 use super::counters::Work;
 use super::drive::Drive;
@@ -11,7 +11,7 @@ use super::transfer::{Data, List, Protocol, Reply, Sectors};
 use crate::backend::Job;
 
 impl Drive {
-    /// A command.
+    /// Carries out the command `code`.
     pub(crate) fn command(&mut self, code: u8, r: &mut Registers) -> Reply {
         self.packet = false;
         r.error = 0;
@@ -24,7 +24,7 @@ impl Drive {
                 Reply::Packet
             }
             command::IDENTIFY_PACKET if self.cdrom => identification(identify::cdrom(self)),
-            // A disk driver finds out here that it is none (ATA/ATAPI-5, 8.12, 8.27).
+            // By the signature a disk driver recognises that this is not a disk (ATA/ATAPI-5, 8.12, 8.27).
             command::IDENTIFY | command::READ_SECTORS | command::READ_SECTORS_NORETRY if self.cdrom => {
                 self.signature(r);
                 self.fail(error::ABRT, r)
@@ -91,7 +91,7 @@ impl Drive {
                 }
             }
             READ_NATIVE_MAX | READ_NATIVE_MAX_EXT => self.native_max(code == READ_NATIVE_MAX_EXT, r),
-            // Sectors of a track in the count register, the highest head in the device register (ATA/ATAPI-5, 8.16).
+            // Sectors per track in the count register, the highest head in the device register (ATA/ATAPI-5, 8.16).
             INITIALIZE_PARAMETERS => match (r.low_count(), r.device.high()) {
                 (0, _) => self.fail(error::ABRT, r),
                 (of_track, highest) => {
@@ -108,7 +108,7 @@ impl Drive {
         }
     }
 
-    /// The sector that the registers name, whether or not the disk has it.
+    /// The addressed sector, which may be beyond the disk's end.
     fn address(&self, ext: bool, r: &Registers) -> Option<u64> {
         let [low, mid, high, low_before, mid_before, high_before] = r.lba;
         let below = u64::from(u32::from_le_bytes([low, mid, high, 0]));
@@ -121,7 +121,7 @@ impl Drive {
         }
     }
 
-    /// The sectors that a command names, if they lie on the disk.
+    /// The addressed sectors, if the disk has all of them.
     fn range(&self, ext: bool, r: &Registers) -> Option<Sectors> {
         let first = self.address(ext, r)?;
         let count = match (u32::from(r.count), ext) {
@@ -180,7 +180,7 @@ impl Drive {
                 _ => return self.fail(error::ABRT, r),
             },
             0x02 if disk => settings.write_cache = true,
-            // What the cache holds is durable before the command ends.
+            // Cached writes are durable before the command ends.
             0x82 if disk => {
                 settings.write_cache = false;
                 return Reply::Job(Job::Flush);
@@ -194,7 +194,7 @@ impl Drive {
         self.done(r)
     }
 
-    /// The packet that the drive wanted.
+    /// Carries out a packet that the drive has requested.
     pub(crate) fn packet(&mut self, packet: &[u8; 12], r: &mut Registers) -> Reply {
         let dma = r.feature_0();
         let sectors = self.cd_sectors();
@@ -212,11 +212,11 @@ impl Drive {
         let answer = atapi::execute(packet, seen);
         // No byte count limit, and word 125 of IDENTIFY PACKET DEVICE has none either: aborted (ATA/ATAPI-7 vol. 1, PACKET).
         if !dma && self.limit == 0 && !matches!(answer, Answer::Done | Answer::Check(_)) {
-            // What has happened to the medium has not reached the host.
+            // The host has not received the event, so it stays pending.
             (self.attention, self.event) = waits;
             return self.fail(error::ABRT, r);
         }
-        // The host's limit, even.
+        // The host's limit, rounded down to an even number.
         let block = match self.limit {
             0xffff => 0xfffe,
             n => usize::from(n & !1).max(2),
@@ -232,7 +232,7 @@ impl Drive {
         Reply::Data { what, by }
     }
 
-    /// The list that the drive wanted.
+    /// Carries out a list that the drive has requested.
     pub(crate) fn list(&mut self, list: List, data: &[u8], r: &mut Registers) -> Reply {
         match list {
             List::Ranges => self.trim(data, r),
@@ -244,7 +244,7 @@ impl Drive {
         }
     }
 
-    /// DATA SET MANAGEMENT has its list. One range beyond the end, and none of them is trimmed (ACS-2, 7.10).
+    /// Carries out the list of DATA SET MANAGEMENT. If one range is beyond the end, none is trimmed (ACS-2, 7.10).
     fn trim(&mut self, list: &[u8], r: &mut Registers) -> Reply {
         let mut ranges = Vec::new();
         for entry in list.as_chunks::<8>().0 {
@@ -261,7 +261,7 @@ impl Drive {
         Reply::Job(Job::Trim(ranges))
     }
 
-    /// Data moves by programmed I/O: the host may take the next `bytes`, or give them.
+    /// Sets the registers for programmed I/O: the host may read or write the next `bytes` bytes.
     pub(crate) fn data_request(&self, to_host: bool, bytes: usize, r: &mut Registers) {
         r.status = Status::READY.with_drq(true);
         if self.packet {
@@ -270,12 +270,12 @@ impl Drive {
         }
     }
 
-    /// The command under way has a packet: its data ends with an interrupt.
+    /// Whether the command in progress is a packet command, whose data ends with an interrupt.
     pub(crate) fn has_packet(&self) -> bool {
         self.packet
     }
 
-    /// The command has ended well.
+    /// Sets the registers after a command that succeeded.
     pub(crate) fn done(&self, r: &mut Registers) -> Reply {
         r.status = Status::READY;
         if self.packet {
@@ -284,7 +284,7 @@ impl Drive {
         Reply::Ended
     }
 
-    /// The command has failed.
+    /// Sets the registers after a command that failed with the error register `code`.
     pub(crate) fn fail(&self, code: u8, r: &mut Registers) -> Reply {
         self.done(r);
         r.status.set_err(true);
@@ -292,25 +292,25 @@ impl Drive {
         Reply::Ended
     }
 
-    /// A packet command has failed.
+    /// Sets the registers and the sense after a packet command that failed.
     fn check(&mut self, sense: Sense, r: &mut Registers) -> Reply {
         self.sense = sense;
         self.fail(sense.key << 4 | error::ABRT, r)
     }
 
-    /// The command's data could not move between the drive and the host.
+    /// Sets the registers after a command whose data could not be transferred.
     pub(crate) fn transfer_failed(&mut self, r: &mut Registers) -> Reply {
         if self.packet { self.check(Sense::ABORTED, r) } else { self.fail(error::ABRT, r) }
     }
 
-    /// A command ends as one that was not carried out, whatever it was; the guest's driver tries again.
+    /// Aborts a command of any kind; the guest's driver tries again.
     pub(crate) fn abort(&mut self, r: &mut Registers) -> Reply {
         self.packet = self.cdrom;
         self.transfer_failed(r)
     }
 
-    /// The host could not do what the command needs. The error register is that of the command's table (ATA/ATAPI-5, 8; ACS-2, 7.10): UNC
-    /// is for data that cannot be read, what cannot be written is aborted.
+    /// Sets the registers after a job of the host has failed. The error register follows the command's table (ATA/ATAPI-5, 8; ACS-2, 7.10): UNC
+    /// for data that cannot be read, ABRT for data that cannot be written.
     pub(crate) fn job_failed(&mut self, work: Option<Work>, r: &mut Registers) -> Reply {
         if self.packet {
             self.check(Sense::READ_ERROR, r)
@@ -321,7 +321,7 @@ impl Drive {
         }
     }
 
-    /// A job has ended well: what the command needs besides. Without a write cache a write has ended when it is durable.
+    /// The job that must follow a successful one: without a write cache, a write ends with a flush.
     pub(crate) fn then(&self, work: Work) -> Option<Job> {
         (matches!(work, Work::Write(_)) && !self.settings.write_cache).then_some(Job::Flush)
     }

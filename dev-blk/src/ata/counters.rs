@@ -1,9 +1,9 @@
-//! What a drive has done, for people: it is kept when its process is started again.
+//! A drive's operations, for people to read; the counts survive a restart of its process.
 use super::state::CountersState;
 use crate::backend::Job;
 use bulkhead_bus::{DriveCounters, Inspect};
 
-/// Jobs and bytes of a drive.
+/// Numbers of jobs and bytes of a drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     reads: u64,
@@ -64,7 +64,7 @@ impl Counters {
         out.value("flushes", self.flushes).value("trims", self.trims).value("failed", self.failed);
     }
 
-    /// Nothing of a drive that has done nothing.
+    /// The saved counts; `None` if all are zero.
     pub(crate) fn save(&self) -> Option<CountersState> {
         let Self { reads, bytes_read, writes, bytes_written, flushes, trims, failed } = *self;
         (*self != Self::default()).then_some(CountersState {

@@ -1,4 +1,4 @@
-//! One drive: its medium, and what is state of it between two commands.
+//! One drive: its medium, and its state between commands.
 use super::counters::Counters;
 use super::registers::Registers;
 use super::settings::{Geometry, Power, Settings};
@@ -8,7 +8,7 @@ use crate::backend::Image;
 use bulkhead_bus::{DriveError, StateError};
 use std::sync::Arc;
 
-/// What a drive says it is, where somebody has named it; characters that are not printable ASCII become blanks.
+/// Strings and geometry that a drive reports instead of its defaults; characters that are not printable ASCII become blanks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Serial number, 20 characters at most.
@@ -17,22 +17,22 @@ pub struct Identity {
     pub version: Option<String>,
     /// Model, 40 characters at most.
     pub model: Option<String>,
-    /// Cylinders, heads, sectors of a track after power-on.
+    /// Cylinders, heads, sectors per track after power-on.
     pub geometry: Option<(u16, u8, u8)>,
 }
 
-/// A drive to put in.
+/// The specification of a drive.
 #[derive(Debug)]
 pub struct DriveSpec {
     /// 0 primary master to 3 secondary slave.
     pub index: u8,
     /// A CD-ROM drive.
     pub cdrom: bool,
-    /// No writes.
+    /// The guest may not write to the medium.
     pub read_only: bool,
-    /// The medium.
+    /// The medium; `None` for an empty CD-ROM drive.
     pub image: Option<Image>,
-    /// What it says it is.
+    /// Strings and geometry that it reports.
     pub identity: Identity,
 }
 
@@ -41,33 +41,33 @@ pub struct DriveSpec {
 pub(crate) struct Drive {
     pub(crate) index: u8,
     pub(crate) identity: Identity,
-    /// Word 93 of a disk's IDENTIFY DEVICE, which is about what connects it.
+    /// Word 93 of a disk's IDENTIFY DEVICE, which the transport determines.
     pub(crate) reset_result: u16,
     pub(crate) cdrom: bool,
     pub(crate) read_only: bool,
     pub(crate) image: Option<Arc<Image>>,
-    /// It has been unplugged.
+    /// False once the guest has unplugged it.
     pub(crate) present: bool,
     pub(crate) settings: Settings,
     pub(crate) power: Power,
     pub(crate) sense: Sense,
     pub(crate) locked: bool,
-    /// The medium was taken out and none put in since, or the guest has opened the tray with the medium on it.
+    /// The medium was removed and not replaced, or the guest has opened the tray with the medium on it.
     pub(crate) tray_open: bool,
-    /// The next command hears that the medium may have changed.
+    /// A unit attention is pending: the medium may have changed.
     pub(crate) attention: bool,
-    /// What the guest has not heard of yet.
+    /// The event that the guest has not read yet.
     pub(crate) event: MediaEvent,
-    /// What it has done.
+    /// Its operations since the guest started.
     pub(crate) counters: Counters,
-    /// The command under way has a packet,
+    /// The command in progress is a packet command.
     pub(super) packet: bool,
-    /// whose data the host takes in blocks of so many bytes, without DMA.
+    /// The byte count limit of that packet command's blocks, without DMA.
     pub(super) limit: u16,
 }
 
 impl Drive {
-    /// A drive; `reset_result` is the transport's.
+    /// A drive in its power-on state; `reset_result` is word 93 of IDENTIFY DEVICE.
     pub(crate) fn new(spec: DriveSpec, reset_result: u16) -> Self {
         let DriveSpec { index, cdrom, read_only, image, identity } = spec;
         Self {
@@ -91,7 +91,7 @@ impl Drive {
         }
     }
 
-    /// What a reset leaves in the registers (ATA/ATAPI-7 vol. 2, 9.1).
+    /// Sets the registers to the signature after a reset (ATA/ATAPI-7 vol. 2, 9.1).
     pub(crate) fn signature(&self, r: &mut Registers) {
         let (mid, high) = if self.cdrom { (0x14, 0xeb) } else { (0, 0) };
         r.count = 0x0101;
@@ -113,7 +113,7 @@ impl Drive {
         self.power = Power::Active;
     }
 
-    /// Power-on, or a reset by the bus: it takes back what only a command can set (SPC-3, 6.13: prevention too).
+    /// Power-on or a reset of the bus: clears all settings and the tray's lock (SPC-3, 6.13).
     pub(crate) fn hard_reset(&mut self, r: &mut Registers) {
         self.device_reset(r);
         self.settings = Settings::DEFAULT;
@@ -134,17 +134,17 @@ impl Drive {
         }
     }
 
-    /// Sectors of a disk.
+    /// Number of sectors of a disk.
     pub(crate) fn sectors(&self) -> u64 {
         self.image.as_ref().map_or(0, |i| i.size() >> 9)
     }
 
-    /// Sectors of a CD that the drive can reach: behind an open tray none.
+    /// Number of sectors of a CD; `None` without a medium or with an open tray.
     pub(crate) fn cd_sectors(&self) -> Option<u32> {
         self.image.as_ref().filter(|_| !self.tray_open).map(|i| u32::try_from(i.size() >> 11).unwrap_or(u32::MAX))
     }
 
-    /// Takes the medium out. A locked tray asks the guest first, unless `force`.
+    /// Removes the medium. If the tray is locked, it fails and sends the guest an eject request, unless `force` is set.
     pub(crate) fn eject(&mut self, force: bool) -> Result<(), DriveError> {
         if !self.cdrom {
             return Err(DriveError::Fixed);
@@ -161,7 +161,7 @@ impl Drive {
         Ok(())
     }
 
-    /// Puts a medium in.
+    /// Inserts a medium.
     pub(crate) fn insert(&mut self, image: Image) -> Result<(), DriveError> {
         if !self.cdrom {
             return Err(DriveError::Fixed);
@@ -174,20 +174,20 @@ impl Drive {
         Ok(())
     }
 
-    /// A job begins: the medium that it is for.
+    /// Begins a job and returns its medium; `None` without a medium.
     pub(crate) fn begin(&mut self) -> Option<Arc<Image>> {
         let image = self.image.clone()?;
         self.power = Power::Active;
         Some(image)
     }
 
-    /// The guest has unplugged it.
+    /// Closes the medium, after the guest has unplugged the drive.
     pub(crate) fn unplug(&mut self) {
         self.present = false;
         self.image = None;
     }
 
-    /// The drive as it is saved; the registers are the transport's.
+    /// The saved state, without the registers, which the transport saves.
     pub(crate) fn save(&self) -> DriveState {
         DriveState {
             multiple: u32::from(self.settings.multiple),
@@ -239,11 +239,11 @@ impl Drive {
         self.sense = Sense { key, asc, ascq };
         self.counters = Counters::load(s.counters.as_ref());
         (self.present, self.locked) = (s.present, s.locked);
-        // Somebody else may have what was unplugged.
+        // Another process may use the image of an unplugged drive.
         if !self.present {
             self.image = None;
         }
-        // A medium that has come since closes the tray.
+        // A medium that was inserted since then closes the tray.
         self.tray_open = s.tray_open && (s.medium_on_open_tray || self.image.is_none());
         (self.attention, self.event) = (s.attention, event);
         Ok(())

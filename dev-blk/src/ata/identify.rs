@@ -1,4 +1,4 @@
-//! IDENTIFY DEVICE and IDENTIFY PACKET DEVICE (ATA/ATAPI-7 vol. 1, 6.17 and 6.18). Only what the drive does is claimed.
+//! IDENTIFY DEVICE and IDENTIFY PACKET DEVICE (ATA/ATAPI-7 vol. 1, 6.17 and 6.18). They claim only implemented features.
 use super::drive::Drive;
 use super::spec::{MAX_MULTIPLE, SECTOR};
 
@@ -46,13 +46,13 @@ fn modes(words: &mut Words, mode: u8) {
     words.set(88, 0x003f | selected(0x40));
 }
 
-/// What of word 82 is on, in word 85: the features that nobody can switch, and those that are on now.
+/// Word 85: the features of word 82 that are enabled; those without a switch always are.
 fn on(drive: &Drive, supported: u16) -> u16 {
     let off = |on: bool, bit: u16| if on { 0 } else { bit };
     supported & !(off(drive.settings.write_cache, 0x0020) | off(drive.settings.look_ahead, 0x0040))
 }
 
-/// A disk.
+/// The data of IDENTIFY DEVICE.
 pub(crate) fn disk(drive: &Drive) -> Vec<u8> {
     let mut w = Words([0; 256]);
     let sectors = drive.sectors();
@@ -60,7 +60,7 @@ pub(crate) fn disk(drive: &Drive) -> Vec<u8> {
     let small = u32::try_from(sectors.min(0x0fff_ffff)).unwrap_or(0);
     w.set(0, 0x0040);
     w.set(1, native.cylinders);
-    w.set(2, 0xc837); // it spins up by itself, and this is complete
+    w.set(2, 0xc837); // no command is needed for spin-up, and this data is complete
     w.set(3, u16::from(native.heads));
     w.set(6, u16::from(native.sectors));
     identity(&mut w, drive, "BULKHEAD HARDDISK");
@@ -100,7 +100,7 @@ pub(crate) fn disk(drive: &Drive) -> Vec<u8> {
     w.bytes()
 }
 
-/// A CD-ROM drive.
+/// The data of IDENTIFY PACKET DEVICE.
 pub(crate) fn cdrom(drive: &Drive) -> Vec<u8> {
     let mut w = Words([0; 256]);
     w.set(0, 0x8580); // ATAPI, CD-ROM, removable, 12-byte packets, DRQ within 3 ms

@@ -1,23 +1,23 @@
-//! ATA and ATAPI drives, apart from what connects them to a guest.
+//! ATA and ATAPI drives, independent of their transport.
 //!
-//! A transport (PIIX3's channel) gives a [`Drive`](drive::Drive) a command as a value: its code and the [`Registers`](registers::Registers),
-//! later a packet or a list. What it comes to is a [`Reply`](transfer::Reply): it has ended, and the registers tell how; or data is to move,
-//! or a job is to be carried out, and the drive says which. How data reaches the guest, when it is interrupted, and what a register's address
-//! is, nobody here knows.
+//! A transport (PIIX3's channel) passes a command to a [`Drive`](drive::Drive) as a value: its code and the
+//! [`Registers`](registers::Registers), later a packet or a list. The drive returns a [`Reply`](transfer::Reply): the command has ended, with
+//! its result in the registers; or the transport must transfer data or carry out a job. Data paths, interrupts and register addresses belong to
+//! the transport.
 //!
 //! | file | what |
 //! |---|---|
 //! | `registers.rs` | a command's registers as a value |
-//! | `commands.rs` | what a command asks for, and how it ends |
-//! | `transfer.rs` | what a command comes to: the data to move, the jobs that move it |
+//! | `commands.rs` | commands and their ends |
+//! | `transfer.rs` | replies: the data to transfer, the jobs that transfer it |
 //! | `drive.rs` | a drive: its medium, and its state between commands |
-//! | `settings.rs` | what the host can set of a drive, and what a reset takes back |
-//! | `identify.rs` | what a drive says of itself |
-//! | `atapi.rs`, `atapi/` | packet commands of a CD-ROM drive, what it claims |
-//! | `cd_sector.rs` | what READ CD makes of a sector |
-//! | `counters.rs` | what a drive has done |
+//! | `settings.rs` | settings of a drive, and the effect of resets on them |
+//! | `identify.rs` | the identification of a drive |
+//! | `atapi.rs`, `atapi/` | packet commands of a CD-ROM drive, its claimed abilities |
+//! | `cd_sector.rs` | the parts of a sector for READ CD |
+//! | `counters.rs` | counts of a drive's operations |
 //! | `spec.rs` | bits and codes |
-//! | `state.rs` | a drive as it is saved |
+//! | `state.rs` | the saved state of a drive |
 mod atapi;
 pub(crate) mod cd_sector;
 mod commands;

@@ -29,7 +29,7 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// No command is under way.
+    /// No command is in progress.
     pub(crate) const READY: Self = Self::new().with_drdy(true).with_dsc(true);
 }
 
@@ -104,13 +104,13 @@ pub(crate) mod command {
 
 /// Interrupt reason, in the count register of packet commands.
 pub(crate) mod reason {
-    /// Command packet wanted.
+    /// The drive requests a command packet.
     pub(crate) const COMMAND: u8 = 1;
     /// Data to the drive.
     pub(crate) const DATA_OUT: u8 = 0;
     /// Data to the host.
     pub(crate) const DATA_IN: u8 = 2;
-    /// Done.
+    /// The command has ended.
     pub(crate) const STATUS: u8 = 3;
 }
 
@@ -140,13 +140,13 @@ impl Sense {
     pub(crate) const ABORTED: Self = Self { key: 0x0b, asc: 0, ascq: 0 };
 }
 
-/// What has happened to the medium, for GET EVENT STATUS NOTIFICATION (MMC-4 table 72).
+/// An event of the medium, for GET EVENT STATUS NOTIFICATION (MMC-4 table 72).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum MediaEvent {
     #[default]
     None = 0,
-    /// Somebody outside wants the medium back.
+    /// The host requests the removal of the medium.
     EjectRequest = 1,
     New = 2,
     Removal = 3,

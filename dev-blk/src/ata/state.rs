@@ -1,6 +1,6 @@
-//! The saved state of a drive. The registers of a command are the transport's: a drive leaves them empty.
+//! The saved state of a drive. The transport fills in the registers of a command; a drive leaves them empty.
 
-/// One drive's registers.
+/// The saved state of one drive.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct DriveState {
     /// Current and previous: features, count, LBA low, mid, high.
@@ -28,24 +28,24 @@ pub(crate) struct DriveState {
     pub(crate) event: u32,
     #[prost(message, optional, tag = "12")]
     pub(crate) counters: Option<CountersState>,
-    /// Heads and sectors of a track, a byte each; 0: the default translation.
+    /// Heads and sectors per track, a byte each; 0: the default translation.
     #[prost(uint32, tag = "13")]
     pub(crate) translation: u32,
     #[prost(bool, tag = "14")]
     pub(crate) no_write_cache: bool,
     #[prost(bool, tag = "15")]
     pub(crate) no_look_ahead: bool,
-    /// A software reset takes no setting back.
+    /// A software reset keeps all settings.
     #[prost(bool, tag = "16")]
     pub(crate) keep_settings: bool,
     #[prost(uint32, tag = "17")]
     pub(crate) power: u32,
-    /// The guest has opened the tray; the medium lies on it.
+    /// The guest has opened the tray, and the medium is on it.
     #[prost(bool, tag = "18")]
     pub(crate) medium_on_open_tray: bool,
 }
 
-/// What a drive has done.
+/// The saved counts of a drive's operations.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct CountersState {
     #[prost(uint64, tag = "1")]

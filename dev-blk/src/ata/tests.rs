@@ -1,4 +1,4 @@
-//! Drives without a transport: commands as values, and what they come to.
+//! Drives without a transport: commands as values, and their replies.
 use super::drive::{Drive, DriveSpec, Identity};
 use super::registers::Registers;
 use super::spec::{DeviceRegister, Sense, Status, command, error, reason};
@@ -67,7 +67,7 @@ fn addresses_of_48_bits_have_their_upper_half_in_the_earlier_values() {
 }
 
 #[test]
-fn registers_that_a_command_does_not_answer_in_stay_as_they_are() {
+fn registers_that_a_command_does_not_answer_in_stay_unchanged() {
     let mut d = drive(false);
     let given = Registers { features: 0x1203, count: 0x3445, lba: [1, 2, 3, 4, 5, 6], ..lba(0, 0) };
     let mut r = given;
@@ -77,7 +77,7 @@ fn registers_that_a_command_does_not_answer_in_stay_as_they_are() {
     assert_eq!(r.count, 0x34ff);
 }
 
-/// Sectors that do not fit the buffer are read part by part, and the parts are all of them.
+/// Sectors that exceed the buffer are read in parts, which together are complete.
 #[test]
 fn a_long_read_goes_part_by_part() {
     let mut sectors = Sectors::of_disk(3, 700);
@@ -99,7 +99,7 @@ fn writes_go_block_by_block() {
     assert_eq!((offset, sectors.is_empty()), (6 * 512, true));
 }
 
-/// A packet command: its data by either protocol, how it ends, and that its failure is kept for REQUEST SENSE.
+/// A packet command: its data by either protocol, its end, and its sense for REQUEST SENSE.
 #[test]
 fn a_packet_follows_its_command() {
     let mut d = drive(true);
@@ -156,7 +156,7 @@ fn registers() -> impl Strategy<Value = Registers> {
 }
 
 proptest! {
-    /// Whatever the registers hold: what moves lies on the medium, and a command that has ended says so in the status.
+    /// With any registers, transferred sectors are on the medium, and a command that has ended clears BSY and DRQ.
     #[test]
     fn what_any_command_moves_lies_on_the_medium(
         cdrom in any::<bool>(),

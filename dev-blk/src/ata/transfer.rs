@@ -1,38 +1,38 @@
-//! What a command comes to: a value that the drive gives and a transport carries out.
+//! The reply to a command: a value that the drive returns and the transport carries out.
 use super::cd_sector::Form;
 use super::spec::{CD_SECTOR, SECTOR};
 use crate::backend::Job;
 use bulkhead_bus::Segment;
 
-/// Bytes that a read fetches at once.
+/// Most bytes of one read job.
 const BUFFER: usize = 128 * 1024;
 
-/// What a command comes to.
+/// The reply to a command.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// It has ended, well or not: the registers tell.
+    /// The command has ended; the registers have its result.
     Ended,
-    /// The drive wants a packet, for `Drive::packet`.
+    /// The drive requests a packet, for `Drive::packet`.
     Packet,
-    /// A job for the medium, then the command has ended.
+    /// The command ends after this job.
     Job(Job),
-    /// These sectors are read, and their data is dropped.
+    /// These sectors are read, and their data is discarded.
     Verify(Sectors),
-    /// Data moves between the host and the drive.
+    /// Data is transferred between the host and the drive.
     Data {
-        /// Which.
+        /// The data.
         what: Data,
-        /// How.
+        /// The protocol.
         by: Protocol,
     },
 }
 
-/// How data moves.
+/// A protocol of data transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// By programmed I/O, in blocks of so many bytes; the last one may be shorter.
+    /// Programmed I/O, in blocks of this many bytes; the last one may be shorter.
     Pio { block: usize },
-    /// By DMA.
+    /// DMA.
     Dma,
 }
 
@@ -47,14 +47,14 @@ pub(crate) enum Data {
     Out(Sectors),
     /// A list from the host, for `Drive::list`.
     List {
-        /// What it says.
+        /// The kind of list.
         list: List,
-        /// Its length.
+        /// Its length in bytes.
         bytes: usize,
     },
 }
 
-/// What a list from the host says.
+/// The kind of a list from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum List {
     /// The ranges of DATA SET MANAGEMENT.
@@ -64,7 +64,7 @@ pub(crate) enum List {
 }
 
 impl Data {
-    /// Bytes that the host takes or gives.
+    /// Number of bytes that the host reads or writes.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Bytes(data) => data.len(),
@@ -73,26 +73,26 @@ impl Data {
         }
     }
 
-    /// The host takes them.
+    /// Whether the host reads them.
     pub(crate) fn to_host(&self) -> bool {
         matches!(self, Self::Bytes(_) | Self::In(_))
     }
 }
 
-/// Sectors of a medium that a command moves, and how far it has come.
+/// Sectors of a medium that a command transfers, and its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sectors {
     next: u64,
     left: u32,
-    /// Bytes of one on the medium.
+    /// Bytes of a sector on the medium.
     size: usize,
-    /// What the host gets of each, and the first one that it has not got.
+    /// The parts of each sector for the host, and the next sector to be formed.
     form: Form,
     form_next: u64,
 }
 
 impl Sectors {
-    /// None.
+    /// No sectors.
     pub(crate) const NONE: Self = Self { next: 0, left: 0, size: SECTOR, form: Form::USER, form_next: 0 };
 
     /// Sectors of a disk.
@@ -105,23 +105,23 @@ impl Sectors {
         Self { next: first, left: count, size: CD_SECTOR, form, form_next: first }
     }
 
-    /// All have moved.
+    /// Whether all have been transferred.
     pub(crate) fn is_empty(&self) -> bool {
         self.left == 0
     }
 
-    /// The host gets them as they are on the medium.
-    pub(crate) fn as_they_are(&self) -> bool {
+    /// Whether the host gets the sectors unchanged.
+    pub(crate) fn unchanged(&self) -> bool {
         self.form == Form::USER
     }
 
-    /// Bytes that the host takes or gives for those that are left.
+    /// Number of bytes of the remaining sectors for the host.
     pub(crate) fn bytes(&self) -> usize {
-        let each = if self.as_they_are() { self.size } else { self.form.bytes() };
+        let each = if self.unchanged() { self.size } else { self.form.bytes() };
         (self.left as usize).saturating_mul(each)
     }
 
-    /// Bytes of the next block, of `most` bytes if so many are left.
+    /// Bytes of the next block: at most `most`.
     pub(crate) fn block(&self, most: usize) -> usize {
         self.bytes().min(most)
     }
@@ -135,7 +135,7 @@ impl Sectors {
         self.left = self.left.saturating_sub(count);
     }
 
-    /// Reads the next ones, as many as are fetched at once.
+    /// The job that reads the next sectors, as many as fit in the buffer.
     pub(crate) fn read(&mut self) -> Job {
         let most = u32::try_from(BUFFER.div_euclid(self.size)).unwrap_or(1);
         let (offset, count) = (self.offset(), self.left.min(most));
@@ -143,26 +143,26 @@ impl Sectors {
         Job::Read { offset, len: (count as usize).saturating_mul(self.size) }
     }
 
-    /// What the host gets of those that were read.
+    /// The parts for the host of sectors that were read.
     pub(crate) fn formed(&mut self, data: Vec<u8>) -> Vec<u8> {
         let first = self.form_next;
         self.form_next = first.saturating_add(data.len().div_euclid(self.size) as u64);
         self.form.of(first, data)
     }
 
-    /// Writes the next ones.
+    /// The job that writes the next sectors.
     pub(crate) fn write(&mut self, data: Vec<u8>) -> Job {
         let offset = self.offset();
         self.advance(u32::try_from(data.len().div_euclid(self.size)).unwrap_or(0));
         Job::Write { offset, data }
     }
 
-    /// Reads all of them into guest memory, as they are.
+    /// The job that reads all sectors into guest memory, unchanged.
     pub(crate) fn read_to(&self, to: Vec<Segment>) -> Job {
         Job::ReadDma { offset: self.offset(), to }
     }
 
-    /// Writes all of them from guest memory.
+    /// The job that writes all sectors from guest memory.
     pub(crate) fn write_from(&self, from: Vec<Segment>) -> Job {
         Job::WriteDma { offset: self.offset(), from }
     }

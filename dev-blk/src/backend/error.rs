@@ -3,7 +3,7 @@ use rustix::io::Errno;
 use std::io;
 use thiserror::Error;
 
-/// What is wrong with a file that was handed over as an image.
+/// Why a file that the launcher has passed is refused as an image.
 #[derive(Debug, Error)]
 pub enum ImageError {
     /// A chain without an image.
@@ -12,18 +12,18 @@ pub enum ImageError {
     /// One image of a chain is refused.
     #[error("image {number} of the chain: {why}")]
     InChain {
-        /// Which; the guest writes number 0.
+        /// Its number in the chain; the guest writes to number 0.
         number: usize,
-        /// What is wrong with it.
+        /// Why it is refused.
         why: Refusal,
     },
-    /// The host cannot say what the medium is.
+    /// The host cannot read the medium's kind or size.
     #[error("the medium: {0}")]
     Medium(io::Error),
-    /// A medium that is a directory, a pipe, a device of characters.
+    /// The medium is a directory, a pipe or a character device.
     #[error("the medium is neither a file nor a block device")]
     MediumKind,
-    /// A medium without a sector.
+    /// The medium is smaller than one sector.
     #[error("the medium: {0} bytes are no CD")]
     MediumSize(u64),
 }
@@ -34,14 +34,14 @@ impl ImageError {
     }
 }
 
-/// What is wrong with one image.
+/// Why one image is refused.
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// The host cannot read it, or the library refuses it.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It names something to be based on and has nothing, or the other way round.
-    #[error("not what it is based on")]
+    /// It names a backing file and has none, or the other way round; or it needs an external data file.
+    #[error("its backing file does not match its header")]
     Base,
     /// It is encrypted.
     #[error("encrypted images are not supported")]
@@ -52,22 +52,22 @@ pub enum Refusal {
     /// The header extension with the features' names ends within a name.
     #[error("the table of its features' names is cut off")]
     FeatureNames,
-    /// Its first table does not reach its end.
+    /// Its L1 table does not cover the disk's size.
     #[error("its L1 table is too small for its size")]
     FirstLevel,
-    /// Its snapshots are too many, or their table is in no place for one.
-    #[error("its table of snapshots is not what one can be")]
+    /// It has too many snapshots, or their table is at an invalid offset.
+    #[error("its table of snapshots is invalid")]
     Snapshots,
-    /// One of its tables is in another.
+    /// Two of its tables overlap.
     #[error("its tables overlap")]
     Overlap,
-    /// It cannot be written: its header names no refcount table.
+    /// It cannot be written, because its header names no refcount table.
     #[error("it has no refcount table")]
     NoRefcountTable,
-    /// Its header names a place that cannot be.
-    #[error("its refcount table is not where one can be")]
+    /// Its refcount table is at an invalid offset.
+    #[error("its refcount table is at an invalid offset")]
     RefcountTable,
-    /// An entry of the table names a place that cannot be.
+    /// An entry of the refcount table is invalid.
     #[error("its refcount table has an impossible entry ({0:#x})")]
     RefcountEntry(u64),
 }

@@ -1,5 +1,5 @@
-//! Storage with faults that the simulated machine asks for: errors, once or always, jobs that come late or wait. Nothing hands a table of
-//! them to a real guest's process.
+//! Storage with injected faults of the simulated machine: errors, delays, jobs that wait. A real guest's process never gets a table of
+//! faults.
 use super::{Job, whole};
 use bulkhead_bus::faults::{FAULT_COUNTS_AT, FAULT_SIZE, FAULTS, Fault, FaultOn};
 use rustix::fd::OwnedFd;
@@ -7,17 +7,17 @@ use rustix::io::Errno;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often a job that waits looks whether it may go on.
+/// Interval at which a held job checks whether it may continue.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// One drive's faults.
+/// The faults of one drive.
 #[derive(Debug)]
 pub(super) struct Faults {
     table: OwnedFd,
     drive: u8,
 }
 
-/// What a job touches.
+/// The kind of a job and its byte ranges.
 fn touches(job: &Job) -> (FaultOn, Vec<(u64, u64)>) {
     match job {
         Job::Read { offset, len } => (FaultOn::Read, vec![(*offset, *len as u64)]),
@@ -29,7 +29,7 @@ fn touches(job: &Job) -> (FaultOn, Vec<(u64, u64)>) {
     }
 }
 
-/// Waits without a system call that a disk's process would not have anyway.
+/// Waits with a system call that the profiles of disks already have.
 fn pause(time: Duration) {
     let nobody = Mutex::new(());
     let guard = nobody.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,8 +51,8 @@ impl Faults {
         Fault::from_bytes(&bytes).filter(|_| n == FAULT_SIZE)
     }
 
-    /// What befalls a job before it is carried out.
-    pub(super) fn meet(&self, job: &Job) -> Result<(), Errno> {
+    /// Applies the faults that affect a job, before it is carried out.
+    pub(super) fn apply(&self, job: &Job) -> Result<(), Errno> {
         let (on, ranges) = touches(job);
         let touched =
             |f: &Fault| ranges.iter().any(|(first, len)| *first < f.end && f.first < first.saturating_add(*len));

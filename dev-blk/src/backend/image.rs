@@ -1,4 +1,4 @@
-//! An open image: raw, or qcow2 by the library imago on descriptors that were handed over. It opens nothing itself.
+//! An open image: raw, or qcow2 by the library imago on descriptors that the launcher has passed. It opens no files.
 use super::error::{ImageError, Refusal};
 use super::faulty::Faults;
 use super::qcow2;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
-/// An image's format. It is told, never guessed.
+/// An image's format. It comes from the configuration and is never probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// The disk's bytes.
@@ -22,21 +22,20 @@ pub enum Format {
     Qcow2,
 }
 
-/// What the bytes of a disk are kept in.
+/// The storage of a disk's bytes.
 pub(super) enum Content {
     Raw(OwnedFd),
     Formatted(Box<Mutex<Formatted>>),
 }
 
-/// What an image is based on.
+/// The backing image of an image.
 type Below = Option<Arc<FormatAccess<File>>>;
 
-/// An image with tables. What has changed of them is in the library's memory until it is flushed, which is after each job that has
-/// changed some.
+/// An image with tables. The library keeps changed tables in memory until a flush, which follows each job that has changed some.
 pub(super) struct Formatted {
     access: FormatAccess<File>,
     unflushed: bool,
-    /// The first image once more, and what it is based on: opening it for writing changes its header, so that waits until the guest writes.
+    /// The first image and its backing image, to be opened for writing at the guest's first write: opening it for writing changes its header.
     deferred: Option<(File, Below)>,
 }
 
@@ -45,7 +44,7 @@ impl Formatted {
         self.access.read(data, offset)
     }
 
-    /// The guest writes: what an opening for writing changes is changed now.
+    /// Opens the image for writing at the guest's first write.
     fn begin_writing(&mut self) -> io::Result<()> {
         if let Some((file, below)) = self.deferred.take() {
             self.access = open(file, Format::Qcow2, true, below).map_err(io::Error::other)?;
@@ -55,18 +54,18 @@ impl Formatted {
 
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         self.begin_writing()?;
-        // To clusters that are this image's alone only the data goes.
+        // A write to clusters that this image owns changes no tables.
         self.unflushed |= !self.in_place(offset, data.len() as u64);
         self.access.write(data, offset)
     }
 
-    /// Whether tables have changed since they were written.
+    /// Whether tables have changed since the last flush.
     #[cfg(test)]
     pub(super) fn is_unflushed(&self) -> bool {
         self.unflushed
     }
 
-    /// Whether all of this is where it is written to already.
+    /// Whether all of this range is in clusters that this image owns.
     fn in_place(&self, offset: u64, len: u64) -> bool {
         let end = offset.saturating_add(len);
         let mut at = offset;
@@ -85,7 +84,7 @@ impl Formatted {
         self.access.discard_to_any(offset, len)
     }
 
-    /// What has changed of the tables goes into the file.
+    /// Writes changed tables to the file.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         if self.unflushed {
             self.access.flush()?;
@@ -94,7 +93,7 @@ impl Formatted {
         Ok(())
     }
 
-    /// Everything is durable.
+    /// Makes data and tables durable.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.unflushed = true;
         self.settle()?;
@@ -117,13 +116,13 @@ impl fmt::Debug for Image {
     }
 }
 
-/// Opens an image that is based on `below`.
+/// Opens an image with backing image `below`.
 fn open(file: File, format: Format, writable: bool, below: Below) -> Result<FormatAccess<File>, Refusal> {
     Ok(match format {
         Format::Raw => FormatAccess::new(Raw::open_image(file, writable)?),
         Format::Qcow2 => {
             let mut image = Qcow2::<File, Arc<FormatAccess<File>>>::open_image(file, writable)?;
-            // Without what it is based on it would read as zeroes.
+            // Without its backing image, unallocated clusters would read as zeroes.
             if image.implicit_backing_file().is_some() != below.is_some() || image.requires_external_data_file() {
                 return Err(Refusal::Base);
             }
@@ -133,7 +132,7 @@ fn open(file: File, format: Format, writable: bool, below: Below) -> Result<Form
     })
 }
 
-/// The errno in an error of the library's.
+/// The errno of an error of the library, or EIO.
 pub(super) fn errno(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
@@ -144,10 +143,10 @@ impl Image {
         Self { content: Content::Raw(file), room: Room::default(), faults: None, size }
     }
 
-    /// A chain of images, the one that the guest writes first, each based on the next. Only the first may be open for writing.
+    /// A chain of images, each with the next one as backing image. The guest writes to the first; only it may be open for writing.
     ///
     /// # Errors
-    /// What is wrong with which of them.
+    /// An image of the chain is refused.
     pub fn chain(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, ImageError> {
         let mut access: Option<FormatAccess<File>> = None;
         let mut deferred = None;
@@ -173,42 +172,42 @@ impl Image {
         })
     }
 
-    /// The image, with what becomes of writes that its storage has no room for; without this they fail.
+    /// Sets how writes fail when the storage is full; by default they return an error.
     #[must_use]
     pub fn when_full(self, when_full: WhenFull) -> Self {
         Self { room: Room::new(when_full), ..self }
     }
 
-    /// The image of drive `drive`, with the faults that the simulated machine asks for in `table`.
+    /// Injects the faults for drive `drive` in the simulated machine's `table`.
     #[must_use]
     pub fn with_faults(self, table: OwnedFd, drive: u8) -> Self {
         Self { faults: Some(Faults::new(table, drive)), ..self }
     }
 
-    /// A write that waits for room fails. The guest has reset the drive.
+    /// Lets a write that waits for space fail, because the guest has reset the drive.
     pub fn give_up(&self) {
         self.room.give_up();
     }
 
-    /// A job that somebody wants is about to begin; every executor says so.
+    /// Clears an earlier [`Self::give_up`]; every executor calls it before a job.
     pub(crate) fn begin(&self) {
         self.room.begin();
     }
 
-    /// A write has found no room: waits, and is true if it may be tried again.
+    /// Waits after a write has failed for lack of space. True if the write is to be tried again.
     pub(crate) fn wait_for_room(&self) -> bool {
         self.room.wait()
     }
 
-    /// Whether a write waits for room.
+    /// Whether a write waits for space.
     pub fn waits(&self) -> bool {
         self.room.waits()
     }
 
-    /// A medium that somebody has handed over: a file or a block device with at least one CD sector.
+    /// A new medium of a CD-ROM drive: a file or a block device with at least one CD sector.
     ///
     /// # Errors
-    /// If it is something else.
+    /// The file is neither, or too small.
     pub fn medium(file: OwnedFd) -> Result<Self, ImageError> {
         use rustix::fs::FileType;
         let failed = ImageError::medium;
@@ -229,7 +228,7 @@ impl Image {
     }
 }
 
-/// The library's image, also after a thread that had it died.
+/// Locks the library's image, even if a thread has panicked while it held the lock.
 pub(super) fn locked(access: &Mutex<Formatted>) -> MutexGuard<'_, Formatted> {
     access.lock().unwrap_or_else(PoisonError::into_inner)
 }

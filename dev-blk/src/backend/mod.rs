@@ -1,5 +1,5 @@
-//! Images, and the threads that read and write them. A register access never waits for a disk: it leaves a [`Job`];
-//! its result comes back by `poll`.
+//! Images, and the threads that read and write them. A register access never waits for a disk: it submits a [`Job`], whose result arrives
+//! by `poll`.
 mod error;
 mod faulty;
 mod image;
@@ -20,57 +20,57 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Bytes that are read or written between guest memory and an image at once.
+/// Most bytes that one call copies between guest memory and an image.
 const CHUNK: usize = 1 << 20;
 
-/// Something to do with an image.
+/// An operation on an image.
 #[derive(Debug)]
 pub enum Job {
     /// Read `len` bytes.
     Read {
-        /// Byte in the image.
+        /// Offset in the image, in bytes.
         offset: u64,
-        /// Bytes.
+        /// Number of bytes.
         len: usize,
     },
     /// Write bytes.
     Write {
-        /// Byte in the image.
+        /// Offset in the image, in bytes.
         offset: u64,
-        /// The bytes.
+        /// The bytes to write.
         data: Vec<u8>,
     },
     /// Read into guest memory.
     ReadDma {
-        /// Byte in the image.
+        /// Offset in the image, in bytes.
         offset: u64,
-        /// Where to.
+        /// The destination.
         to: Vec<Segment>,
     },
     /// Write from guest memory.
     WriteDma {
-        /// Byte in the image.
+        /// Offset in the image, in bytes.
         offset: u64,
-        /// Where from.
+        /// The source.
         from: Vec<Segment>,
     },
-    /// Make everything written durable.
+    /// Make completed writes durable.
     Flush,
-    /// These (offset, bytes) are not needed any more.
+    /// Discard these ranges (offset, bytes).
     Trim(Vec<(u64, u64)>),
 }
 
-/// What came of a job: the bytes of [`Job::Read`], else nothing.
+/// The result of a job: the bytes of [`Job::Read`], empty for others.
 pub type Outcome = Result<Vec<u8>, Errno>;
 
-/// Carries jobs out, one at a time for each lane, in order.
+/// Carries out jobs, one at a time in each lane.
 pub trait Executor: Send {
-    /// Leaves a job in a lane, which must be idle.
+    /// Submits a job to a lane, which must be idle.
     fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job);
-    /// Takes a result.
+    /// Takes a result and its lane, if there is one.
     fn take(&mut self) -> Option<(usize, Outcome)>;
-    /// Carries a job out here and now, if this executor can and the job would not have to wait for room; for somebody who has nothing else
-    /// to do meanwhile, whom a lane costs two wake-ups. With it comes how long that took.
+    /// Carries out a job in the calling thread and returns the time that it took; `None` if the executor cannot, or the job would wait for space.
+    /// It saves an otherwise idle caller the two wake-ups of a lane.
     fn at_once(&mut self, image: &Image, job: &Job) -> Option<(Outcome, Duration)> {
         let _ = (image, job);
         None
@@ -81,7 +81,7 @@ pub(crate) fn whole(segments: &[Segment]) -> usize {
     segments.iter().fold(0usize, |n, s| n.saturating_add(s.len as usize))
 }
 
-/// Cuts segments into groups of at most [`CHUNK`] bytes.
+/// Splits segments into groups of at most [`CHUNK`] bytes.
 fn chunks(segments: &[Segment]) -> Vec<Vec<Segment>> {
     let mut groups = vec![Vec::new()];
     let mut size = 0usize;
@@ -111,7 +111,7 @@ fn errno(e: DmaError) -> Errno {
     }
 }
 
-/// Carries one job out; one that finds no room, again and again if the image is to wait.
+/// Carries out one job. If the storage is full and the image is set to wait, it repeats the job.
 fn run(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     loop {
         let outcome = once(image, memory, job);
@@ -124,7 +124,7 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
 
 fn once(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     if let Some(faults) = &image.faults {
-        faults.meet(job)?;
+        faults.apply(job)?;
     }
     match &image.content {
         Content::Raw(file) => run_raw(file, memory, job),
@@ -185,7 +185,7 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: &Job) -> Outcome {
         Job::Trim(ranges) => {
             use rustix::fs::FallocateFlags;
             for &(offset, len) in ranges {
-                // Advice: a file system that cannot is no error.
+                // A discard is advice: a file system that does not support it causes no error.
                 let _ =
                     rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
             }
@@ -194,7 +194,7 @@ fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     }
 }
 
-/// The same for an image with tables. What the guest is told is written has left this process, tables too, as with a raw image.
+/// The same for an image with tables. As with a raw image, a write that is reported as done has left this process, tables included.
 fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     let failed = |e: std::io::Error| image::errno(&e);
     match job {
@@ -251,10 +251,10 @@ fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: &Job) -> 
     }
 }
 
-/// Jobs for a thread.
+/// A job for a thread.
 type Order = (Arc<Image>, Job);
 
-/// One thread for each lane, made before the sandbox closes.
+/// One thread for each lane, created before the filter is installed.
 pub struct Threads {
     memory: Arc<dyn GuestMemory>,
     lanes: Vec<Sender<Order>>,
@@ -262,7 +262,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Makes the threads. They ring `bell` (an eventfd) for every result.
+    /// Creates the threads. They ring `bell` (an eventfd) for every result.
     pub fn new(lanes: usize, memory: &Arc<dyn GuestMemory>, bell: &Arc<OwnedFd>) -> std::io::Result<Self> {
         let (finished, done) = channel();
         let mut senders = Vec::new();
@@ -281,7 +281,7 @@ impl Threads {
             };
             std::thread::Builder::new().name(format!("disk{lane}")).stack_size(256 * 1024).spawn(work)?;
             senders.push(sender);
-            // A thread makes system calls before its first line; the filter must not close on it meanwhile.
+            // A new thread makes system calls that the filter forbids, so the filter must not be installed before the thread runs.
             let _ = is_running.recv();
         }
         Ok(Self { memory: memory.clone(), lanes: senders, done })
@@ -305,16 +305,16 @@ impl Executor for Threads {
     }
 }
 
-/// Carries jobs out when they are submitted; for tests.
+/// Carries out jobs when they are submitted; for tests.
 pub struct Inline {
     memory: Arc<dyn GuestMemory>,
     done: std::collections::VecDeque<(usize, Outcome)>,
-    /// The next jobs fail with these, in order; `None` lets one succeed.
+    /// Errors of the next jobs, in order; `None` lets one succeed.
     pub failures: Arc<std::sync::Mutex<std::collections::VecDeque<Option<Errno>>>>,
 }
 
 impl Inline {
-    /// With this guest memory.
+    /// An executor on this guest memory.
     pub fn new(memory: Arc<dyn GuestMemory>) -> Self {
         Self { memory, done: std::collections::VecDeque::new(), failures: Arc::default() }
     }

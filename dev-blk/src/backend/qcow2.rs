@@ -1,5 +1,5 @@
-//! What must be right of a qcow2 image before the library opens it for writing. The library clears the auto-clear features as soon as it
-//! does, before it has looked at anything else; an image that is refused must not have been changed.
+//! Checks of a qcow2 image before the library opens it for writing. The library clears the auto-clear features before it has checked the
+//! rest of the image, but a refused image must not have been changed.
 //! Source: QEMU's docs/interop/qcow2.rst, "Header", "Header extensions", "Host cluster management".
 use super::error::Refusal;
 use rustix::fd::AsFd;
@@ -14,7 +14,7 @@ const MAX_SNAPSHOTS: u64 = 65536;
 /// The header extension with the features' names, of 48 bytes each.
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME: u32 = 48;
-/// Bytes that are looked at at once.
+/// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
 /// Incompatible features, from bit 0. None is supported.
 const INCOMPATIBLE: [&str; 5] = [
@@ -25,14 +25,14 @@ const INCOMPATIBLE: [&str; 5] = [
     "extended L2 entries are not supported",
 ];
 
-/// What the library would do to an image.
+/// The effect of the library's opening for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     /// Auto-clear features are set: an opening for writing changes the header.
     pub(super) auto_clear: bool,
 }
 
-/// Reads until `to` is full; what is behind the file's end is zero, as for the library.
+/// Reads until `to` is full; bytes after the file's end are zero, as in the library.
 fn read(file: impl AsFd, mut at: u64, to: &mut [u8]) -> Result<(), Refusal> {
     let mut rest = to;
     while !rest.is_empty() {
@@ -56,8 +56,8 @@ fn word<const N: usize>(bytes: &[u8], at: u64) -> [u8; N] {
     usize::try_from(at).ok().and_then(|at| bytes.get(at..)?.first_chunk::<N>().copied()).unwrap_or([0; N])
 }
 
-/// Looks at an image that the library may open for reading, and, if `writable`, for writing. What the library refuses without having
-/// written is left to it.
+/// Checks an image that the library will open for reading and, if `writable`, for writing. It leaves out the checks that the library makes
+/// before it writes.
 pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
     let mut header = vec![0; 112];
     read(&file, 0, &mut header)?;
@@ -76,7 +76,7 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
         return Err(Refusal::Feature(known.map_or("it has features that nobody here knows", |(_, why)| why)));
     }
     tables(&header, writable)?;
-    // The field is there if the header is that long; without the feature it is zero.
+    // The field exists only in longer headers; without the feature it is zero.
     if version == 3 && u32_at(100) > 104 && word::<1>(&header, 104) != [0] {
         return Err(Refusal::Feature(INCOMPATIBLE[3]));
     }
@@ -89,13 +89,13 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
     Ok(Look { auto_clear: version == 3 && u64_at(88) != 0 })
 }
 
-/// Where the tables are, and how long. The library would grow a first table that is too short for the disk, and dies of tables of which one
-/// is in the other.
+/// Checks offsets and lengths of the tables. The library would grow an L1 table that is too small for the disk, and panics on tables that
+/// overlap.
 fn tables(header: &[u8], writable: bool) -> Result<(), Refusal> {
     let u32_at = |at| u64::from(u32::from_be_bytes(word(header, at)));
     let u64_at = |at| u64::from_be_bytes(word(header, at));
     let cluster = 1u64 << (u32_at(20) & 63);
-    // An entry stands for a table of a cluster, whose entries stand for a cluster each.
+    // An entry covers a table of one cluster, whose entries cover a cluster each.
     if u32_at(36) < u64_at(24).div_ceil(cluster.saturating_mul(cluster >> 3)) {
         return Err(Refusal::FirstLevel);
     }
@@ -113,7 +113,7 @@ fn tables(header: &[u8], writable: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The library dies of a table of names that ends within a name.
+/// The library panics on a table of names that ends within a name.
 fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), Refusal> {
     let mut bytes = vec![0; cluster];
     read(file, 0, &mut bytes)?;
@@ -135,7 +135,7 @@ fn extensions(file: impl AsFd, mut at: u64, cluster: usize) -> Result<(), Refusa
 fn refcount_table(file: impl AsFd, offset: u64, clusters: u64, cluster_bits: u32) -> Result<(), Refusal> {
     let cluster = 1u64 << cluster_bits;
     let bytes = clusters.saturating_mul(cluster);
-    // Without one every cluster looks free, the header's too.
+    // Without a refcount table every cluster seems free, the header's included.
     if offset == 0 || clusters == 0 {
         return Err(Refusal::NoRefcountTable);
     }
@@ -150,7 +150,7 @@ fn refcount_table(file: impl AsFd, offset: u64, clusters: u64, cluster_bits: u32
         read(&file, offset.saturating_add(done), part)?;
         for entry in part.as_chunks().0 {
             let entry = u64::from_be_bytes(*entry);
-            // Its reserved bits are below the least cluster.
+            // The reserved bits of an entry are below the smallest cluster size.
             if !entry.is_multiple_of(cluster) {
                 return Err(Refusal::RefcountEntry(entry));
             }

@@ -1,4 +1,4 @@
-//! Who is refused has not been changed, and neither has who was only read.
+//! Tests that refused images, and images that are only read, are unchanged.
 use super::tests::{Bed, qemu_img};
 use super::*;
 use bulkhead_bus::fake::FakeMemory;
@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-/// A directory of small images of every kind that qemu-img makes, and whether they are based on `base`.
+/// A directory of small images of every kind that qemu-img makes, and whether `base` is their backing file.
 struct Seeds {
     bed: Bed,
     images: Vec<(&'static str, Vec<u8>, bool)>,
 }
 
-/// Bytes of the header: incompatible features end here, auto-clear features end there.
+/// Offsets in the header of the last bytes of the incompatible and the auto-clear features.
 const INCOMPATIBLE: usize = 79;
 const AUTO_CLEAR: usize = 95;
 
@@ -26,7 +26,7 @@ fn seeds() -> &'static Seeds {
         let based = ["-F", "raw", "-b", "base"];
         let kinds: [(&str, &[&str]); 9] = [
             ("plain", &[]),
-            // Only in a larger cluster is there room for the features' names.
+            // The features' names fit only in a larger cluster.
             ("wide", &["-o", "cluster_size=65536"]),
             ("based", &based),
             ("lazy", &["-o", "lazy_refcounts=on"]),
@@ -68,16 +68,16 @@ fn seeds() -> &'static Seeds {
 }
 
 impl Seeds {
-    /// Opens an image with these bytes as a guest's process does and hands it to `then`; its bytes afterwards.
+    /// Opens an image with these bytes as a guest's process does, passes it to `then`, and returns its bytes afterwards.
     fn with(&self, bytes: &[u8], based: bool, writable: bool, then: impl FnOnce(Result<Image, ImageError>)) -> Vec<u8> {
         let name = format!("tried-{:?}", std::thread::current().id());
         std::fs::write(self.bed.path(&name), bytes).unwrap();
-        // Open for writing whatever the guest may: what is not to be written must not depend on the kernel's refusal.
+        // The descriptor is writable in all cases, so that an unchanged image is not due to the kernel.
         let mut files = vec![(self.bed.open(&name, true), Format::Qcow2)];
         if based {
             files.push((self.bed.open("base", true), Format::Raw));
         }
-        // The library may die of an image, as a device's process may.
+        // The library may panic on an image; a device's process may die of it.
         let _ = catch_unwind(AssertUnwindSafe(|| then(Image::chain(files, writable))));
         std::fs::read(self.bed.path(&name)).unwrap()
     }
@@ -140,7 +140,7 @@ fn a_refused_image_is_untouched_whatever_it_is_refused_for() {
     }
 }
 
-/// A header that QEMU does not open is refused here too; one that it opens is opened, but for tables that lie in one another.
+/// A header that QEMU refuses is refused here too; one that QEMU opens is opened, except with overlapping tables.
 #[test]
 fn headers_that_qemu_refuses_are_refused_here() {
     let seeds = seeds();
@@ -191,7 +191,7 @@ fn headers_that_qemu_refuses_are_refused_here() {
     }
 }
 
-/// What the header of an image for writing says is not there any more is gone when the guest first writes, not before.
+/// Auto-clear features are cleared at the guest's first write, not before.
 #[test]
 fn auto_clear_features_are_cleared_by_the_first_write() {
     let seeds = seeds();
@@ -243,7 +243,7 @@ fn an_image_for_reading_is_never_written_and_neither_is_what_it_is_based_on() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any image: it is refused, or it serves, or the process dies of it; as long as the guest does not write it stays as it is.
+    /// With any bytes, an image is refused, or works, or the process dies; it is unchanged until the guest writes.
     #[test]
     fn an_image_that_says_anything_is_as_it_was_until_the_guest_writes(
         kind: prop::sample::Index,
@@ -258,7 +258,7 @@ proptest! {
             bytes[INCOMPATIBLE] ^= features.0;
             bytes[AUTO_CLEAR] |= features.1;
         }
-        // The header, and the first words of the tables behind it.
+        // The header, and the first words of the tables after it.
         let places: Vec<usize> = (0..600).chain((1..8).flat_map(|c| (0..64).map(move |i| (c << 12) + i))).collect();
         for (place, byte, whole_byte) in changes {
             let at = places[place.index(places.len())];
@@ -269,7 +269,7 @@ proptest! {
         let memory = FakeMemory::new(4096);
         let after = seeds.with(&bytes, *based != misfit, true, |image| {
             let Ok(image) = image else { return };
-            // A disk may be larger than memory, or have nothing in it.
+            // A disk may be larger than memory, or empty.
             reads().iter().for_each(|job| drop(run(&image, &*memory, job)));
         });
         prop_assert!(after == bytes, "{}: the image was written", name);

@@ -1,23 +1,23 @@
-//! What becomes of a write that the storage has no room for.
+//! Handles writes for which the storage is full.
 use bulkhead_bus::WhenFull;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a write waits before it is tried again.
+/// Time until a waiting write is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// Nothing is known of a lack.
+    /// No lack of space is known.
     #[default]
     Room,
     /// A write waits.
     Waits,
-    /// Nobody wants the write that is under way any more.
+    /// The write in progress is to fail: its guest has reset the drive.
     GivenUp,
 }
 
-/// Room for an image's writes. One thread carries the jobs out, another gives them up.
+/// The state of an image's writes. One thread carries out jobs, another gives them up.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     when_full: WhenFull,
@@ -34,17 +34,17 @@ impl Room {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A job is about to begin, which somebody wants.
+    /// Called before a job; clears an earlier [`Self::give_up`].
     pub(super) fn begin(&self) {
         *self.state() = State::Room;
     }
 
-    /// The job is under way no more.
+    /// Called after a job.
     pub(super) fn end(&self) {
         *self.state() = State::Room;
     }
 
-    /// There is no room for a write. Waits, and is true if it may be tried again.
+    /// Waits after a write has failed for lack of space. True if the write is to be tried again.
     pub(super) fn wait(&self) -> bool {
         if self.when_full == WhenFull::Report {
             return false;
@@ -59,13 +59,13 @@ impl Room {
         *state == State::Waits
     }
 
-    /// The job that is under way need not succeed: its guest has reset the drive.
+    /// Lets the job in progress fail instead of waiting, because its guest has reset the drive.
     pub(super) fn give_up(&self) {
         *self.state() = State::GivenUp;
         self.given_up.notify_all();
     }
 
-    /// Whether a write waits.
+    /// Whether a write waits for space.
     pub(super) fn waits(&self) -> bool {
         *self.state() == State::Waits
     }
@@ -75,14 +75,14 @@ impl Room {
 mod tests {
     use super::*;
 
-    /// Its guest has reset the drive while the write was on its way to the storage.
+    /// The guest resets the drive while the write is in progress.
     #[test]
     fn a_write_that_was_given_up_before_it_found_no_room_does_not_wait() {
         let room = Room::new(WhenFull::Stop);
         room.begin();
         room.give_up();
         assert!(!room.wait() && !room.waits());
-        // The next one is wanted.
+        // The next job waits again.
         room.begin();
         assert!(room.wait() && room.waits());
     }

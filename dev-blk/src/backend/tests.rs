@@ -1,4 +1,4 @@
-//! Images with tables. `qemu-img` makes them and says whether they are whole.
+//! Images with tables, which `qemu-img` creates and checks.
 use super::*;
 use bulkhead_bus::fake::FakeMemory;
 use std::path::Path;
@@ -23,7 +23,7 @@ impl Drop for Bed {
 }
 
 impl Bed {
-    /// A raw base of 4 MiB, whose words are their numbers, and a qcow2 image over it.
+    /// A raw backing file of 4 MiB, whose 32-bit words are their own numbers, and a qcow2 image on it.
     pub(super) fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("bulkhead-images-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -47,7 +47,7 @@ impl Bed {
             .unwrap()
     }
 
-    /// What the guest would see now.
+    /// The disk's contents, as the guest would read them.
     fn converted(&self) -> Vec<u8> {
         assert!(qemu_img(&["check", "-q", &self.path("top")]), "the image is not whole");
         assert!(qemu_img(&["convert", "-O", "raw", &self.path("top"), &self.path("out")]));
@@ -66,7 +66,7 @@ fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_o
     assert_eq!(run(Job::Read { offset: 512, len: 1024 }), want[512..1536]);
     run(Job::Write { offset: 700 * 512, data: vec![0x77; 1536] });
     want[700 * 512..703 * 512].fill(0x77);
-    // Scattered, over the borders of clusters and of what is copied at once.
+    // Scattered, across the borders of clusters and of chunks.
     memory.write(0x1000, &[0x55; 0x1000]).unwrap();
     memory.write(0x10_0000, &vec![0x66; 2 << 20]).unwrap();
     run(Job::WriteDma {
@@ -84,7 +84,7 @@ fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_o
     assert_eq!(got, [0x55; 0x200]);
     memory.read(0x2000, &mut got).unwrap();
     assert_eq!(got, [0x66; 0x200]);
-    // Nothing more is written: as if the process were killed now.
+    // Nothing more is written, as if the process were killed now.
     std::mem::forget(image);
     assert!(bed.converted() == want);
     let base: Vec<u8> = (0..1u32 << 20).flat_map(u32::to_le_bytes).collect();
@@ -100,7 +100,7 @@ fn a_sector_written_by_pio_is_there_when_the_process_dies_at_once() {
     assert_eq!(bed.converted()[1024..1536], [0x77; 512]);
 }
 
-/// Only what changes the tables is followed by writing them.
+/// Tables are written only after writes that change them.
 #[test]
 fn what_is_written_in_place_leaves_the_tables_alone() {
     let bed = Bed::new("place");
@@ -136,14 +136,14 @@ fn what_cannot_be_an_image_is_refused_with_the_reason() {
     let bed = Bed::new("refused");
     let error = Image::chain(vec![(bed.open("base", true), Format::Qcow2)], true).unwrap_err();
     assert!(error.to_string().starts_with("image 0 of the chain: "), "{error}");
-    // Its base was not handed over: nothing is opened here.
+    // Its backing file was not passed, and this crate opens no files.
     assert!(Image::chain(vec![(bed.open("top", true), Format::Qcow2)], true).is_err());
     assert!(Image::chain(Vec::new(), true).is_err());
 }
 
 const HOSTILE: &str = "BULKHEAD_HOSTILE_IMAGE";
 
-/// The body of the test below, in a process of its own: the library may die of an image, as a device's process may.
+/// The body of the test below, in a process of its own, because the library may panic on an image.
 #[test]
 fn hostile_image_alone() {
     let Some(dir) = std::env::var_os(HOSTILE) else { return };
@@ -164,8 +164,8 @@ fn hostile_image_alone() {
     std::process::exit(if failed > 0 { 11 } else { 12 });
 }
 
-/// An image whose header and tables say anything: it is refused, or each job ends with data or with an error, or the process dies; it
-/// never hangs, and never writes what it is based on.
+/// An image with any header and tables: it is refused, or each job ends with data or an error, or the process dies; it never hangs, and never
+/// writes to its backing file.
 #[test]
 fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
     use std::os::unix::process::ExitStatusExt as _;
@@ -183,7 +183,7 @@ fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
         seed ^= seed << 17;
         seed % below
     };
-    // The header, and the first words of the tables behind it (clusters of 64 KiB).
+    // The header, and the first words of the tables after it (clusters of 64 KiB).
     let places: Vec<usize> =
         (0..112).chain((1..5).flat_map(|c| (0..64).map(move |i| (c << 16) + i))).filter(|p| *p < whole.len()).collect();
     let (mut refused, mut failed, mut served, mut died) = (0, 0, 0, 0);
@@ -233,7 +233,7 @@ fn segments_are_cut_at_chunks_and_nothing_is_lost() {
     assert_eq!(groups[3], [Segment { address: 1 << 30, len: 100 }]);
 }
 
-/// A memfd that is told to wait; what is missing is asked of `wait_for_room` alone, as no file here is ever full.
+/// A memfd with this setting. The tests call `wait_for_room` directly, because no file here is ever full.
 fn waiting(when_full: bulkhead_bus::WhenFull) -> Arc<Image> {
     let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     Arc::new(Image::raw(file, 4096).when_full(when_full))

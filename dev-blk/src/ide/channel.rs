@@ -1,12 +1,12 @@
-//! One channel: two drives, the registers that select one of them, the command that is under way.
+//! One channel: two drives, the registers that select one of them, the command in progress.
 //!
 //! | file | what |
 //! |---|---|
-//! | `commands.rs` | commands, and what the drive replies |
-//! | `pio.rs` | data by the data register |
+//! | `commands.rs` | commands, and the drive's replies |
+//! | `pio.rs` | data transfer by the data register |
 //! | `bus_master.rs` | the bus master's registers |
-//! | `dma.rs` | data by the bus master |
-//! | `saved.rs` | a channel as it is saved, and as people see it |
+//! | `dma.rs` | data transfer by the bus master |
+//! | `saved.rs` | the saved state of a channel, and its registers for `inspect` |
 mod bus_master;
 mod commands;
 mod dma;
@@ -27,41 +27,41 @@ use bus_master::Progress;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 
-/// Where data of the command goes.
+/// The state of the command in progress.
 #[derive(Debug)]
 enum Phase {
     /// No command.
     Idle,
-    /// A job is with the worker.
+    /// A job is in the worker's lane.
     Working(After),
     /// The guest reads the buffer by programmed I/O.
     PioIn,
-    /// The guest writes a block of a disk, or a packet.
+    /// The guest writes a block of sectors, a packet or a list.
     PioOut(Out),
-    /// Everything is ready for DMA, but the guest has not started the bus master.
+    /// The command is ready for DMA, and the guest has not started the bus master.
     AwaitDma(Data),
 }
 
-/// What follows a job.
+/// The next step after a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
-    /// The bytes are to be read by programmed I/O.
+    /// The guest reads the bytes by programmed I/O.
     PioIn,
     /// A block was written; more may follow.
     PioOut,
-    /// A DMA transfer is done.
+    /// A DMA transfer has ended.
     Dma,
-    /// The sectors that were read become parts of CD sectors, which go to memory; more may follow.
+    /// The selected parts of the CD sectors that were read are copied to guest memory; more may follow.
     Formed,
     /// Sectors were verified; more may follow.
     Verify,
-    /// The command is done.
+    /// The command ends.
     Done,
-    /// Nobody waits any more: reset or stopped.
+    /// The result is dropped, because the command was reset or abandoned.
     Nothing,
 }
 
-/// What the guest writes.
+/// The kind of data that the guest writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Out {
     Sectors,
@@ -69,37 +69,37 @@ enum Out {
     List(List),
 }
 
-/// A channel.
+/// An IDE channel.
 pub(crate) struct Channel {
     lane: usize,
     drives: [Option<Attached>; 2],
     device: DeviceRegister,
     control: DeviceControl,
-    /// A drive has an interrupt pending,
+    /// A drive has an interrupt pending.
     interrupt: bool,
-    /// which is device 1's. A drive shows its interrupt only while it is selected.
+    /// The pending interrupt belongs to device 1. A drive asserts its interrupt only while it is selected.
     interrupt_of: bool,
-    /// The level of INTRQ, to see it rise.
+    /// The last level of INTRQ, to detect its rise.
     line: bool,
-    // The command under way.
+    // The command in progress.
     current: bool,
     phase: Phase,
     buffer: Vec<u8>,
     at: usize,
-    /// End of the block that the guest may take or fill now.
+    /// End in the buffer of the block that the guest may read or write now.
     block_end: usize,
     /// Bytes of a block.
     block: usize,
-    /// Sectors that the command still moves.
+    /// Sectors that the command has not transferred yet.
     sectors: Sectors,
-    /// Where the rest of a DMA transfer goes that consists of several jobs.
+    /// Remaining destinations of a DMA transfer that consists of several jobs.
     to: VecDeque<Segment>,
     pub(crate) bus_master: BusMaster,
     pub(crate) dirty: bool,
     jobs: u64,
-    /// What is being done, and for which drive.
+    /// The index of the drive and the kind of the job in progress, for the counters.
     work: Option<(u8, Work)>,
-    /// The guest has written registers that nobody took: its next command would be another one than it believes.
+    /// Writes to registers were lost, so the next command would not be the one that the guest has intended.
     stale: bool,
 }
 
@@ -129,7 +129,7 @@ impl Channel {
         }
     }
 
-    /// The drive whose command is under way; the guest may have selected the other one since.
+    /// The drive of the command in progress; the guest may have selected the other one since.
     fn current(&mut self) -> Option<&mut Attached> {
         self.drives.get_mut(usize::from(self.current))?.as_mut().filter(|d| d.drive.present)
     }
@@ -147,8 +147,8 @@ impl Channel {
         self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.drive.present)
     }
 
-    /// A job is under way that is not the selected drive's command: the other drive's, or one of before a reset.
-    fn works_for_another(&self) -> bool {
+    /// Whether a job is in progress that does not belong to the selected drive's command: the other drive's, or one from before a reset.
+    fn works_for_other(&self) -> bool {
         match &self.phase {
             Phase::Working(After::Nothing) => true,
             Phase::Working(_) => self.current != self.device.dev(),
@@ -156,28 +156,28 @@ impl Channel {
         }
     }
 
-    /// The status register: of an absent drive 0, of an empty channel too (ATA/ATAPI-5, 4: the host pulls DD7 low, so that nobody seems
-    /// to be busy; firmware waits for that).
+    /// The status register; 0 for an absent drive and an empty channel (ATA/ATAPI-5, 4: the host pulls DD7 low, so that BSY reads as 0, for which
+    /// firmware waits).
     pub(crate) fn status(&self) -> u8 {
         match self.selected() {
-            // A channel has one command at a time: while a job is under way, the other drive takes none, nor does one that was reset.
-            Some(_) if self.works_for_another() => Status::new().with_bsy(true).into_bits(),
+            // A channel has one command at a time: while a job is in progress, neither the other drive nor one that was reset accepts a command.
+            Some(_) if self.works_for_other() => Status::new().with_bsy(true).into_bits(),
             Some(selected) => selected.task_file.status.into_bits(),
             None => 0,
         }
     }
 
-    /// The selected drive has an interrupt pending, which reading its status takes back.
+    /// Whether the selected drive has an interrupt pending, which a read of its status clears.
     pub(crate) fn pending(&self) -> bool {
         self.interrupt && self.interrupt_of == self.device.dev()
     }
 
-    /// The interrupt request: that of the selected drive, unless nIEN holds it back (ATA/ATAPI-5, 5.2.9).
+    /// The interrupt request: that of the selected drive, unless nIEN masks it (ATA/ATAPI-5, 5.2.9).
     pub(crate) fn intrq(&self) -> bool {
         self.pending() && !self.control.nien()
     }
 
-    /// INTRQ may have changed: the bus master notes where it rises (BM-IDE 1.0, status register, bit 2).
+    /// Called when INTRQ may have changed: the bus master records its rise (BM-IDE 1.0, status register, bit 2).
     fn edge(&mut self) {
         let level = self.intrq();
         if level && !self.line {
@@ -186,7 +186,7 @@ impl Channel {
         self.line = level;
     }
 
-    /// No job is with a worker.
+    /// Whether no job is in a worker's lane.
     pub(crate) fn quiescent(&self) -> bool {
         !matches!(self.phase, Phase::Working(_))
     }
@@ -212,7 +212,7 @@ impl Channel {
         value
     }
 
-    /// What such a register holds; only reading the status does anything else.
+    /// The value of such a register, without the side effect of reading the status.
     pub(crate) fn peek(&self, offset: u64) -> u8 {
         let hob = self.control.hob();
         let status = self.status();
@@ -246,7 +246,7 @@ impl Channel {
                 }
             }
             _ => {
-                // Both drives take it; one that is busy does not.
+                // Both drives accept the write, except one that is busy.
                 for attached in self.drives.iter_mut().flatten().filter(|d| !d.task_file.status.bsy()) {
                     attached.task_file.write(offset, value);
                 }
@@ -254,7 +254,7 @@ impl Channel {
         }
     }
 
-    /// Writes device control.
+    /// Writes the device control register.
     pub(crate) fn write_control(&mut self, value: u8) {
         self.dirty = true;
         let new = DeviceControl::from_bits(value);
@@ -282,7 +282,7 @@ impl Channel {
         self.edge();
     }
 
-    /// Power-on or PCI reset.
+    /// Resets both drives, as power-on and a PCI reset do.
     pub(crate) fn reset(&mut self) {
         self.abandon();
         self.reset_drives(Drive::hard_reset);
@@ -291,12 +291,12 @@ impl Channel {
         self.dirty = true;
     }
 
-    /// Forgets the command; a job that is under way ends, but nobody hears of it.
+    /// Abandons the command; the result of a job in progress will be dropped.
     fn abandon(&mut self) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Working(_) => Phase::Working(After::Nothing),
             Phase::Idle => Phase::Idle,
-            // The drive waits no more, also if the next command is the other one's.
+            // The drive is ready, even if the next command is for the other one.
             Phase::PioIn | Phase::PioOut(_) | Phase::AwaitDma(_) => {
                 if let Some(current) = self.current() {
                     current.task_file.status = Status::READY;
@@ -312,7 +312,7 @@ impl Channel {
         self.block_end = 0;
     }
 
-    /// A write that waits for room fails.
+    /// Lets a write that waits for space fail.
     pub(crate) fn give_up(&self) {
         for image in self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()) {
             image.give_up();
@@ -321,14 +321,14 @@ impl Channel {
 
     fn submit(&mut self, job: Job, after: After, io: &mut dyn Executor) {
         self.jobs = self.jobs.saturating_add(1);
-        // Without a drive or a medium there is no job, and no transfer by DMA that has begun for it.
+        // Without a drive or a medium there is no job, and a DMA transfer that has begun for it ends.
         let Some(current) = self.current() else {
-            self.bus_master.given_up_has_ended();
+            self.bus_master.abandoned_job_ended();
             self.phase = Phase::Idle;
             return;
         };
         let Some(image) = current.drive.begin() else {
-            self.bus_master.given_up_has_ended();
+            self.bus_master.abandoned_job_ended();
             self.with(|drive, r| drive.fail(error::ABRT, r));
             return self.ended();
         };
@@ -340,43 +340,43 @@ impl Channel {
         io.submit(self.lane, image, job);
     }
 
-    /// The command has ended, and the registers say how: the drive interrupts.
+    /// The command has ended, with its result in the registers: the drive interrupts.
     fn ended(&mut self) {
         self.phase = Phase::Idle;
         self.raise();
     }
 
-    /// The command has ended well.
+    /// The command has succeeded.
     fn done(&mut self) {
         self.with(|drive, r| drive.done(r));
         self.ended();
     }
 
-    /// The selected drive's command ends as one that was not carried out; the guest's driver tries again.
+    /// Aborts the selected drive's command; the guest's driver tries again.
     fn abort(&mut self) {
-        // The other one may have data that nobody takes any more.
+        // A command of the other drive may wait for the guest.
         self.abandon();
         self.current = self.device.dev();
         self.abort_current();
     }
 
-    /// The same for the command that is under way, whichever drive is selected by now.
+    /// The same for the command in progress, even if the other drive is selected.
     fn abort_current(&mut self) {
         self.bus_master.abandoned();
         self.with(Drive::abort);
         self.ended();
     }
 
-    /// Writes have reached nobody, the last one to the command register or to another one. A command that the guest waits for ends now; one
-    /// that it goes on to make of registers that are not what it wrote is not carried out: it would read or write elsewhere.
+    /// Handles lost writes, the last one to the command register (`to_command`) or to another one. A command for which the guest waits is aborted
+    /// now. A later command would use registers other than the guest has written and transfer the wrong sectors, so it is aborted too.
     pub(crate) fn lost_writes(&mut self, to_command: bool) {
         self.dirty = true;
         self.stale |= !to_command;
-        // In a new life nothing is under way; what is under way otherwise ends by itself.
+        // A new process has no job in progress; in other cases the job ends by itself.
         if !self.quiescent() {
             return;
         }
-        // A command that was lost is the selected drive's.
+        // A lost command belongs to the selected drive.
         if !to_command && !matches!(self.phase, Phase::Idle) {
             self.abort_current();
         } else if self.selected().is_some() {
@@ -384,11 +384,11 @@ impl Channel {
         }
     }
 
-    /// A job has ended.
+    /// Handles the result of a job.
     pub(crate) fn finished(&mut self, outcome: Outcome, io: &mut dyn Executor, cx: &mut Context) {
         self.dirty = true;
         let work = self.work.map(|(_, work)| work);
-        // The drive that was asked, which need not be the one that is selected now.
+        // The drive of the job, which may differ from the selected one.
         if let Some((index, work)) = self.work.take()
             && let Some(drive) = self.medium(index)
         {
@@ -396,7 +396,7 @@ impl Channel {
         }
         let Phase::Working(after) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
         if after == After::Nothing {
-            self.bus_master.given_up_has_ended();
+            self.bus_master.abandoned_job_ended();
             return;
         }
         let data = match outcome {
@@ -432,7 +432,7 @@ impl Channel {
         }
     }
 
-    /// The host could not do what the command needs.
+    /// Ends a command whose job has failed.
     fn job_failed(&mut self, why: Errno, after: After, work: Option<Work>) {
         let dma = matches!(after, After::Dma | After::Formed);
         if dma && why == Errno::FAULT {
@@ -445,14 +445,14 @@ impl Channel {
         self.ended();
     }
 
-    /// Takes the disks away that `gone` picks.
+    /// Unplugs the disks for which `gone` is true.
     pub(crate) fn unplug(&mut self, gone: impl Fn(&Drive) -> bool) {
         for Attached { drive, .. } in self.drives.iter_mut().flatten() {
             if !drive.cdrom && gone(drive) {
                 drive.unplug();
             }
         }
-        // Its interrupt goes with it.
+        // A pending interrupt of an unplugged drive is cleared.
         let owner = self.drives.get(usize::from(self.interrupt_of)).and_then(Option::as_ref);
         if owner.is_some_and(|owner| !owner.drive.present) {
             self.lower();
@@ -466,7 +466,7 @@ impl Channel {
         self.drives.iter_mut().flatten().map(|d| &mut d.drive).find(|d| d.index == index)
     }
 
-    /// The drives that are there.
+    /// Facts of the drives that have not been unplugged.
     pub(crate) fn facts(&self) -> Vec<DriveFacts> {
         let facts = |drive: &Drive| DriveFacts {
             index: drive.index,

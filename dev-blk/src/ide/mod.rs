@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers |
-//! | `channel.rs`, `channel/` | a channel: what its drives are told, how data moves |
+//! | `channel.rs`, `channel/` | a channel: commands of its drives, data transfer |
 //! | `task_file.rs` | a drive on a channel: its registers |
 //! | `state.rs` | the saved state |
 mod channel;
@@ -29,11 +29,11 @@ use task_file::Attached;
 /// Regions: the command block, then the control block, of each channel; the bus master.
 const BUS_MASTER: u16 = 4;
 
-/// The descriptor that rings when a job has ended.
+/// Ready number of the eventfd that rings when a job has ended.
 pub const JOBS: u32 = 1;
 
-/// Shadows, of each channel one after the other: alternate status, status, bus master command and status, then the command
-/// block's other registers, which only hold what was written or answered.
+/// Shadows, for each channel in turn: alternate status, status, bus master command and status, then the command block's other registers, whose
+/// reads have no side effects.
 const SHADOW_ALTERNATE: usize = 0;
 const SHADOW_STATUS: usize = 2;
 const SHADOW_BUS_MASTER: usize = 4;
@@ -41,8 +41,8 @@ const SHADOW_BLOCK: usize = 8;
 /// Registers of the command block between data and status.
 const BLOCK: std::ops::Range<u64> = spec::reg::ERROR_FEATURES..spec::reg::STATUS_COMMAND;
 
-/// 82371SB, function 1: of the command register I/O space and bus master. Memory space, a zero on the part, is stored too: programs that
-/// enable a function set all three and look whether they are set; nothing follows from it, as there is no memory to decode.
+/// 82371SB, function 1: I/O space and bus master in the command register. Memory space, a zero on the part, is stored too: some programs set
+/// all three bits and check them. It has no effect, because there is no memory to decode.
 fn function() -> FunctionSpec {
     FunctionSpec::new(1, 1).with_command(0x0007).with_bar(4, BarKind::Io, 16)
 }
@@ -52,7 +52,7 @@ fn block_shadow(channel: usize, register: u64) -> usize {
     SHADOW_BLOCK.saturating_add(channel.saturating_mul(6)).saturating_add(register.saturating_sub(BLOCK.start) as usize)
 }
 
-/// What the controller has.
+/// The controller's declaration.
 pub fn declare() -> Declaration {
     let command = |name, base: u16, channel: u8| {
         BLOCK.fold(Region::ports(name, base, 8).shadow(7, 1, SHADOW_STATUS as u8 | channel), |region, register| {
@@ -79,7 +79,7 @@ pub fn declare() -> Declaration {
     }
 }
 
-/// The controller.
+/// PIIX3's IDE controller.
 pub struct Ide {
     config: ConfigSpace,
     channels: [Channel; 2],
@@ -95,7 +95,7 @@ impl Ide {
         config.set(reg::STATUS, 2, 0x0280);
         config.allow(0x40, 4, 0xf3ff_f3ff); // timing; bits 11 and 10 of each channel are reserved
         config.allow(0x44, 1, 0xff); // slave timing
-        config.hard_wire(reg::INTERRUPT_LINE, 1, 0xff); // it has none: IRQ 14 and 15 are wired
+        config.hard_wire(reg::INTERRUPT_LINE, 1, 0xff); // fixed at 0: IRQ 14 and 15 are wired
         let mut places: [Option<Attached>; 4] = [None, None, None, None];
         for spec in drives {
             if let Some(place) = places.get_mut(usize::from(spec.index)) {
@@ -240,7 +240,7 @@ impl Device for Ide {
     fn unplug(&mut self, mask: u16, cx: &mut Context) -> bool {
         self.finish(cx);
         if !self.quiescent() {
-            // What waits for room would have the guest wait for ever.
+            // A write that waits for space would block the guest for ever.
             self.channels.iter().for_each(Channel::give_up);
             return false;
         }
@@ -264,7 +264,7 @@ impl Device for Ide {
         for (i, channel) in self.channels.iter().enumerate() {
             let status = u32::from(channel.status());
             out.set(SHADOW_ALTERNATE.saturating_add(i), Some(status));
-            // Reading the status takes the interrupt back, one that nIEN hides too; while there is none, it changes nothing.
+            // Reading the status clears the interrupt, even one that nIEN masks; without a pending interrupt the read has no side effect.
             out.set(SHADOW_STATUS.saturating_add(i), (!channel.pending()).then_some(status));
             for (at, register) in [(0, 0), (1, 2)] {
                 out.set(
@@ -338,7 +338,7 @@ impl Drives for Ide {
     }
 }
 
-/// The device as its fuzz target and its corpus test know it: a disk and a CD of 1 MiB in memory, jobs done at once.
+/// The device for its fuzz target and its corpus test: a disk and a CD of 1 MiB in memory, whose jobs complete at once.
 pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     let image = || {
         let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).ok()?;

@@ -32,11 +32,11 @@ pub(crate) struct DeviceControl {
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct BusMasterCommand {
-    /// Transfer.
+    /// Starts the engine.
     pub(crate) start: bool,
     #[bits(2)]
     __: u8,
-    /// Towards memory.
+    /// Direction: from the drive to memory.
     pub(crate) to_memory: bool,
     #[bits(4)]
     __: u8,
@@ -46,7 +46,7 @@ pub(crate) struct BusMasterCommand {
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct BusMasterStatus {
-    /// A transfer is under way.
+    /// A transfer is in progress.
     pub(crate) active: bool,
     /// An error; cleared by writing 1.
     pub(crate) error: bool,
@@ -54,7 +54,7 @@ pub(crate) struct BusMasterStatus {
     pub(crate) interrupt: bool,
     #[bits(2)]
     __: u8,
-    /// Software's notes: the drives can DMA.
+    /// Set by software: the drives support DMA.
     #[bits(2)]
     pub(crate) capable: u8,
     __: bool,

@@ -4,7 +4,7 @@ use crate::ata::state::DriveState;
 /// Version of [`IdeState`].
 pub(crate) const VERSION: u32 = 1;
 
-/// The function and both channels.
+/// The saved state of the function and both channels.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct IdeState {
     #[prost(uint32, tag = "1")]
@@ -15,7 +15,7 @@ pub(crate) struct IdeState {
     pub(crate) channels: Vec<ChannelState>,
 }
 
-/// One channel.
+/// The saved state of one channel.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ChannelState {
     #[prost(uint32, tag = "1")]
@@ -32,18 +32,18 @@ pub(crate) struct ChannelState {
     pub(crate) bm_table: u32,
     #[prost(message, repeated, tag = "7")]
     pub(crate) drives: Vec<DriveState>,
-    /// A command was under way. Who takes the state over cannot finish it: the drive aborts it, the driver retries.
+    /// A command was in progress. The restoring process cannot continue it: the drive aborts it, and the driver retries.
     #[prost(bool, tag = "8")]
     pub(crate) busy: bool,
-    /// Registers are not what the guest believes: see `lost_writes`.
+    /// Writes to registers were lost: see `lost_writes`.
     #[prost(bool, tag = "9")]
     pub(crate) stale: bool,
-    /// The entry of the PRD table that is next, and how many of its bytes are used; 0: the table's first.
+    /// Address of the next entry of the PRD table, and the number of its used bytes; 0: the table's first entry.
     #[prost(uint32, tag = "10")]
     pub(crate) bm_next: u32,
     #[prost(uint32, tag = "11")]
     pub(crate) bm_used: u32,
-    /// The interrupt is that of the drive that is not selected.
+    /// The pending interrupt belongs to the drive that is not selected.
     #[prost(bool, tag = "12")]
     pub(crate) interrupt_of_other: bool,
 }

@@ -1,4 +1,4 @@
-//! A drive on a channel: the registers that the guest writes and reads by ports, in front of the drive itself.
+//! A drive on a channel: the drive, and its registers behind the ports.
 use super::spec::reg;
 use crate::ata::drive::{Drive, DriveSpec};
 use crate::ata::registers::Registers;
@@ -6,7 +6,7 @@ use crate::ata::spec::{DeviceRegister, Status};
 use crate::ata::state::DriveState;
 use bulkhead_bus::StateError;
 
-/// A register with its previous value (commands with 48-bit addresses are written twice).
+/// A register with its previous value (registers of commands with 48-bit addresses are written twice).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Twice {
     now: u8,
@@ -29,7 +29,7 @@ impl Twice {
     }
 }
 
-/// The registers of one drive; the device register is the channel's.
+/// The registers of one drive; the channel has the device register.
 #[derive(Debug, Default)]
 pub(super) struct TaskFile {
     features: Twice,
@@ -40,7 +40,7 @@ pub(super) struct TaskFile {
 }
 
 impl TaskFile {
-    /// Reads a register other than data, device and status; `previous` where there is a previous value.
+    /// Reads a register other than data, device and status; its previous value if `previous` is set and it has one.
     pub(super) fn read(&self, offset: u64, previous: bool) -> Option<u8> {
         let register = match offset {
             reg::ERROR_FEATURES => return Some(self.error),
@@ -53,7 +53,7 @@ impl TaskFile {
         Some(if previous { register.before } else { register.now })
     }
 
-    /// Writes one of them.
+    /// Writes a register other than data, device and command.
     pub(super) fn write(&mut self, offset: u64, value: u8) {
         match offset {
             reg::ERROR_FEATURES => self.features.write(value),
@@ -119,14 +119,14 @@ pub(crate) struct Attached {
 
 impl Attached {
     pub(super) fn new(spec: DriveSpec) -> Self {
-        // Word 93: what device 0 and device 1 have found at the last reset, with a cable of 80 wires (ATA/ATAPI-7 vol. 1, 6.17).
+        // Word 93: results of the last reset for device 0 and device 1, with a cable of 80 wires (ATA/ATAPI-7 vol. 1, 6.17).
         let reset_result = if spec.index & 1 == 0 { 0x600b } else { 0x6b00 };
         let mut new = Self { drive: Drive::new(spec, reset_result), task_file: TaskFile::default() };
         new.with(&mut DeviceRegister::new(), |drive, r| drive.signature(r));
         new
     }
 
-    /// Lets the drive read and change its registers, of which `device` is one.
+    /// Calls `act` with the drive and its registers, `device` included, and stores the changed registers.
     pub(super) fn with<R>(
         &mut self,
         device: &mut DeviceRegister,

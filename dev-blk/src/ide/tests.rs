@@ -1,4 +1,4 @@
-//! Each kind of fault has a file of its own beside this one.
+//! Tests of the controller; the submodules test one subject each.
 mod bus_master;
 mod errors;
 mod packets;
@@ -87,7 +87,7 @@ impl Bench {
         self.ide.poll(Ready::Fd(JOBS), &mut self.cx);
     }
 
-    /// LBA28 command on the primary master.
+    /// Writes an LBA28 command to the primary master.
     fn ata(&mut self, command: u8, lba: u32, count: u8) {
         for (port, value) in [
             (0x1f6, 0xe0 | lba >> 24),
@@ -357,7 +357,7 @@ fn absent_drives_and_empty_channels_read_00h() {
     for (region, offset) in (1..8).map(|o| (0, o)).chain([(1, 0), (3, 0)]).chain((1..8).map(|o| (2, o))) {
         assert_eq!(empty.read(Access::new(region, offset, 1), &mut b.cx).unwrap(), 0, "region {region}, {offset}");
     }
-    // The broker answers for it from these.
+    // The broker answers reads from these shadows.
     let mut registers = [None; 64];
     empty.shadows(&mut Shadows { registers: &mut registers });
     for (i, r) in declare().regions.iter().enumerate().filter(|(i, _)| *i < usize::from(BUS_MASTER)) {
@@ -395,7 +395,7 @@ fn a_failed_packet_leaves_sense_for_request_sense() {
     assert_eq!(b.inb(0x171), 0x54);
 }
 
-/// Sends a packet and takes its data by programmed I/O; the error register if it failed.
+/// Sends a packet and reads its data by programmed I/O; the error register if it failed.
 fn command(b: &mut Bench, packet: &[u8], limit: u16) -> Result<Vec<u8>, u8> {
     b.packet(packet, limit);
     let mut data = Vec::new();
@@ -481,7 +481,7 @@ fn windows_brings_a_cd_drive_up_and_reads() {
     assert_eq!(u32::from_le_bytes(page), 6 * 512, "the third sector");
 }
 
-/// FreeBSD's ata(4) and cd(4): identification by PIO, TEST UNIT READY until the sense is clean, INQUIRY as SCSI has it,
+/// FreeBSD's ata(4) and cd(4): identification by PIO, TEST UNIT READY until no sense is left, INQUIRY as in SCSI,
 /// capacity, MODE SENSE(10) of the capabilities and audio pages, table of contents with the lead-out, READ(10) and READ CD.
 #[test]
 fn freebsd_brings_a_cd_drive_up_and_reads() {
@@ -523,7 +523,7 @@ fn freebsd_brings_a_cd_drive_up_and_reads() {
     assert_eq!(command(&mut b, &[0x1b, 0, 0, 0, 0], 0xfffe), Ok(vec![]));
 }
 
-/// A shadow may be used for a read at any time: it must be what the read would give, and the read must change nothing.
+/// A shadow may answer a read at any time, so it must equal the read's value, and the read must have no side effect.
 #[test]
 fn shadows_are_what_reading_gives() {
     let mut b = Bench::new();
@@ -603,7 +603,7 @@ fn unplug_takes_the_disks_and_leaves_the_cd() {
     assert_eq!(b.inb(0x1f7), 0x50, "the primary master stays with mask 4");
 }
 
-/// Jobs end when they are let.
+/// An executor whose jobs end when the flag is set.
 struct Held(Inline, Arc<std::sync::atomic::AtomicBool>);
 
 impl Executor for Held {
@@ -615,7 +615,7 @@ impl Executor for Held {
     }
 }
 
-/// The guest's write to the unplug port ends when this says true; a PV back end may write to the disk then.
+/// The guest's write to the unplug port completes only when `unplug` returns true; after it a PV back end may write to the disk.
 #[test]
 fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     let mut b = Bench::new();
@@ -634,7 +634,7 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     may_end.store(true, std::sync::atomic::Ordering::Relaxed);
     b.ide.poll(Ready::Fd(JOBS), &mut b.cx);
     assert!(b.ide.unplug(1, &mut b.cx));
-    // A later life does not have it, even if it is given the file once more.
+    // A restarted process does not have it, even if it gets the file again.
     let state = b.ide.save();
     let mut next = Bench::new();
     next.ide = Ide::new(
@@ -652,8 +652,8 @@ fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
     assert!(next.ide.channels[0].medium(0).unwrap().image.is_none(), "it would still have the file");
 }
 
-/// Writes that reached nobody while the process was away: a command that the guest waits for ends, and one whose registers are those of an
-/// earlier one is not carried out. (It would write to another place of the disk.)
+/// Writes that were lost without a process: a command for which the guest waits is aborted, and so is one with stale registers, which would
+/// write to the wrong sectors.
 #[test]
 fn stale_registers_after_a_restart_never_become_a_command() {
     let mut b = Bench::new();
@@ -668,17 +668,17 @@ fn stale_registers_after_a_restart_never_become_a_command() {
     b.out(0x1f7, 0x30);
     assert_eq!((b.inb(0x1f7) & 0x89, b.inb(0x1f1)), (0x01, 0x04), "aborted, no data asked for");
     assert!(b.disk_bytes() == before);
-    // The next one has new registers.
+    // The next command has its own registers.
     b.ata(0x30, 6, 1);
     b.outsw(0x1f0, &[9; 512]);
     assert_eq!((b.inb(0x1f7), &b.disk_bytes()[6 * 512..7 * 512]), (0x50, &[9; 512][..]));
-    // Only the command was lost: it ends, the next is carried out.
+    // Only the command was lost: it is aborted, and the next one is carried out.
     b.ide.lost_writes(0, 7, &mut b.cx);
     assert_eq!(b.inb(0x1f7) & 1, 1);
     b.ata(0x20, 5, 1);
     assert_eq!(b.inb(0x1f7), 0x58);
     b.insw(0x1f0, 512);
-    // The table's address was lost: no DMA from where an earlier one was.
+    // The table's address was lost: no DMA with the earlier address.
     b.prd(&[(0x8000, 512, true)]);
     b.ide.lost_writes(BUS_MASTER, 4, &mut b.cx);
     b.bm(0, 1, 0);
@@ -688,7 +688,7 @@ fn stale_registers_after_a_restart_never_become_a_command() {
     // The other channel has lost nothing.
     b.packet(&[0x00], 0);
     assert_eq!(b.inb(0x177), 0x50);
-    // A reset by software makes everything new.
+    // A software reset clears stale registers.
     b.ide.lost_writes(1, 0, &mut b.cx);
     b.out(0x3f6, 4);
     b.out(0x3f6, 0);
@@ -770,7 +770,7 @@ proptest! {
     }
 }
 
-/// A medium that goes and comes: what the guest is told, and in which order (MMC-4 6.6, SPC-3 5.13).
+/// A medium is removed and another inserted: the events that the guest reads, in their order (MMC-4 6.6, SPC-3 5.13).
 #[test]
 fn a_changed_cd_is_told_once() {
     let mut b = Bench::new();
@@ -781,17 +781,17 @@ fn a_changed_cd_is_told_once() {
         (sense[2], sense[12], sense[13])
     };
     assert_eq!(event(&mut b), [0, 2]);
-    // Locked: it stays, and the guest is asked for it.
+    // Locked: the medium stays, and the guest gets an eject request.
     assert_eq!(command(&mut b, &[0x1e, 0, 0, 0, 1], 0xfffe), Ok(vec![]));
     assert!(b.ide.eject(2, false, &mut b.cx).unwrap_err().to_string().contains("locked"));
     assert_eq!((event(&mut b), event(&mut b)), (vec![1, 2], vec![0, 2]));
     assert!(medium(&mut b, 32).is_err(), "there is one");
-    // By force.
+    // Forced.
     b.ide.eject(2, true, &mut b.cx).unwrap();
     assert_eq!((event(&mut b), event(&mut b)), (vec![3, 1], vec![0, 1]));
     assert_eq!((command(&mut b, &[0x00], 0xfffe), sense(&mut b)), (Err(0x24), (2, 0x3a, 2)));
     b.ide.eject(2, true, &mut b.cx).unwrap();
-    // What is saved and restored in between is the same drive.
+    // Saving and restoring does not change the drive.
     let saved = b.ide.save();
     b.ide.load(&saved, &mut b.cx).unwrap();
     assert_eq!(event(&mut b), [0, 1], "the tray is still open");
@@ -800,7 +800,7 @@ fn a_changed_cd_is_told_once() {
     assert_eq!(command(&mut b, &[0x12, 0, 0, 0, 36], 36).unwrap().len(), 36, "INQUIRY does not wait for it");
     assert_eq!((command(&mut b, &[0x25], 8), sense(&mut b)), (Err(0x64), (6, 0x28, 0)));
     assert_eq!(command(&mut b, &[0x25], 8).unwrap(), [0, 0, 0, 31, 0, 0, 8, 0], "the new one's size");
-    // Disks and what is no medium.
+    // Disks, and invalid media.
     assert!(b.ide.eject(0, true, &mut b.cx).is_err() && b.ide.eject(3, true, &mut b.cx).is_err());
     b.ide.eject(2, true, &mut b.cx).unwrap();
     assert!(b.ide.insert(0, file(2048), &mut b.cx).is_err() && b.ide.insert(2, file(1024), &mut b.cx).is_err());
@@ -808,7 +808,7 @@ fn a_changed_cd_is_told_once() {
     assert!(b.ide.insert(2, pipe, &mut b.cx).unwrap_err().to_string().contains("neither"));
 }
 
-/// A medium taken away while sectors of it are on their way: the command ends, with an error where data is missing.
+/// A medium that is removed during a read: the command ends, with an error if data is missing.
 #[test]
 fn a_cd_taken_out_in_the_middle_of_a_read_ends_the_read() {
     let mut b = Bench::new();
@@ -826,7 +826,7 @@ fn a_cd_taken_out_in_the_middle_of_a_read_ends_the_read() {
     assert_eq!(command(&mut b, &[0x00], 0xfffe), Err(0x24));
 }
 
-/// A storage without room: a write waits until it is given up.
+/// A full storage: a write waits until it is given up.
 struct Full(std::sync::mpsc::Sender<(usize, Outcome)>, std::sync::mpsc::Receiver<(usize, Outcome)>);
 
 impl Executor for Full {

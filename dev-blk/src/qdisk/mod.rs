@@ -1,12 +1,12 @@
-//! The back end of a PV disk (libxl's `qdisk`): the guest's blkfront puts requests into a ring of pages that it has granted, this end
-//! reads and writes an image.
+//! The back end of a PV disk (libxl's `qdisk`): the guest's blkfront writes requests to a ring of granted pages, and this end reads and
+//! writes an image.
 //!
 //! Everything in the ring, in granted pages and in the guest's nodes of xenstore is hostile: an entry is copied once and the copy
-//! checked; an impossible ring ends the connection, an impossible request is answered with an error. What the guest does to pages
-//! while they are read or written is its own data's harm.
+//! checked; an impossible ring ends the connection, an impossible request is answered with an error. If the guest changes pages of data
+//! during a request, only its own data is damaged.
 //!
-//! Requests are answered in the order in which they came. So a process that takes the place of one that died finds all that is
-//! unanswered in the ring, as the guest wrote it, and does it again: no acknowledged write is lost, and none is done that was not asked.
+//! Requests are answered in the order of their arrival. So a process that replaces a dead one finds all unanswered requests in the ring, as
+//! the guest wrote them, and carries them out again: no acknowledged write is lost, and no write happens without a request.
 mod ring;
 mod spec;
 #[cfg(test)]
@@ -24,58 +24,58 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ready number of the threads' results.
+/// Ready number of the eventfd for the threads' results.
 pub const JOBS: u32 = 2;
 
-/// Pages of a ring at most: 2 to the power of what `max-ring-page-order` says.
+/// Most pages of a ring: 2 to the power of the node `max-ring-page-order`.
 pub const RING_PAGES: usize = 1 << MAX_ORDER;
 const MAX_ORDER: usize = 4;
-/// Granted pages of data that stay mapped at most: a ring of 32 requests of 32 segments, and their descriptions.
+/// Most granted pages of data that stay mapped: those of 32 requests with 32 segments, and their descriptions.
 pub const DATA_PAGES: usize = 1088;
-// The buffer that `grant` copies to and from has a place for each request that is under way.
+// The buffer that `grant` copies to and from has a place for each request in progress.
 const _: () = assert!(BUFFER_PAGES == IN_FLIGHT * INDIRECT_SEGMENTS);
-/// First page of the buffer, behind the ring and the pages of data.
+/// Index of the buffer's first page, after the ring and the pages of data.
 pub const BUFFER: usize = RING_PAGES + DATA_PAGES;
 
-/// Requests that are under way at most. Others wait in the ring.
+/// Most requests in progress. Others wait in the ring.
 const IN_FLIGHT: usize = 32;
-/// Threads that read and write.
+/// Number of threads that read and write.
 pub const LANES: usize = 4;
-/// Requests that are taken before others get their turn.
+/// Most requests that are taken before other work is handled.
 const BUDGET: usize = 64;
 
-/// Bytes of a request at most that may be carried out at once, without a lane, when it is the only one.
+/// Most bytes of a request that is carried out by this thread, without a lane, if it is the only one.
 const SHORT: u64 = 64 << 10;
-/// What takes longer was no work for this thread, which cannot take other requests meanwhile,
+/// If such a request takes longer, because it keeps this thread from other requests,
 const QUICK: Duration = Duration::from_micros(500);
-/// and so many requests that follow go to the lanes.
+/// this many of the following requests go to the lanes.
 const SLOW: u32 = 256;
 
-/// What the guest is told of the disk.
+/// Properties of the disk that are published to the guest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// It is a CD.
     pub cdrom: bool,
-    /// No writes.
+    /// The guest may not write.
     pub read_only: bool,
-    /// Sectors that the guest does not need may be given back.
+    /// The guest may discard sectors.
     pub discard: bool,
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 struct Flight {
     id: u64,
     operation: u8,
-    /// What is left to do, in this order.
+    /// The remaining jobs, in order.
     jobs: VecDeque<Job>,
-    /// Nothing may be under way beside it.
+    /// No other request may be in progress with it.
     alone: bool,
-    /// Its place in the buffer.
+    /// Index of its place in the buffer.
     place: usize,
-    /// Pieces that its place goes to when it has been read.
+    /// Granted pieces to which its place is copied after a read.
     after: Vec<Piece>,
-    /// A lane is at it.
+    /// A lane carries out one of its jobs.
     running: bool,
     status: Option<i16>,
 }
@@ -105,20 +105,20 @@ pub struct Qdisk {
     options: Options,
     handshake: Handshake,
     ring: Option<Ring>,
-    /// The ring said what cannot be: the connection ends when nothing is under way any more.
+    /// The ring is invalid: the connection ends when no request is in progress.
     broken: bool,
     persistent: bool,
     /// Pages of data that are mapped, by grant reference.
     pages: HashMap<u32, usize>,
     flights: VecDeque<Flight>,
-    /// The flight that each lane is at, by its number.
+    /// The number of the request that each lane works for.
     lanes: [Option<u64>; LANES],
     /// Number of the first flight.
     first: u64,
-    /// Requests that do not try to be carried out at once, after one that took long.
+    /// Number of following requests that go to the lanes, after one that took long.
     slow: u32,
     counters: Counters,
-    /// The image's name in the nodes when this process began.
+    /// The image's name in the nodes when this process started.
     parameters: Option<String>,
 }
 
@@ -155,7 +155,7 @@ impl Qdisk {
         self.image.size().div_euclid(SECTOR)
     }
 
-    /// Takes requests, starts and ends what can be.
+    /// Takes requests, begins jobs, and answers completed requests.
     fn work(&mut self, cx: &mut Context) {
         self.finish();
         let mut full = false;
@@ -183,7 +183,7 @@ impl Qdisk {
             return;
         }
         self.dispatch();
-        // What was answered makes room, and lets those go on that waited for it.
+        // Answered requests free their places, and requests that waited for them can begin.
         while self.finish() {
             self.dispatch();
         }
@@ -192,7 +192,7 @@ impl Qdisk {
         }
     }
 
-    /// A request that was taken.
+    /// Plans a request that was taken from the ring.
     fn accept(&mut self, request: &Request) {
         let place = (0..IN_FLIGHT).find(|p| self.flights.iter().all(|f| f.place != *p)).unwrap_or(0);
         let mut flight = Flight {
@@ -216,7 +216,7 @@ impl Qdisk {
         self.flights.push_back(flight);
     }
 
-    /// What a request needs, in jobs; or what it is answered at once.
+    /// Plans the jobs of a request. `Err`: the request is answered at once with this status.
     fn plan(&mut self, request: &Request, flight: &mut Flight) -> Result<(), i16> {
         let count = |counter: &mut u64, n: u64| *counter = counter.saturating_add(n);
         let writes = matches!(request.what, What::Write(_) | What::Barrier(_) | What::Discard { .. });
@@ -260,14 +260,14 @@ impl Qdisk {
         Ok(())
     }
 
-    /// Bytes of sectors that the disk has.
+    /// Offset and length in bytes of these sectors, if the disk has all of them.
     fn range(&self, sector: u64, sectors: u64) -> Result<(u64, u64), i16> {
         let end = sector.checked_add(sectors).filter(|end| *end <= self.sectors()).ok_or(rsp::ERROR)?;
         let at = |sector: u64| sector.checked_mul(SECTOR).ok_or(rsp::ERROR);
         Ok((at(sector)?, at(end.saturating_sub(sector))?))
     }
 
-    /// Where a request's data is in the image and in the range of pages, and its bytes. What is written is there afterwards.
+    /// The place of a request's data in the image and in the range of pages, and its length. The data of a write is copied there.
     fn data(
         &mut self,
         sector: u64,
@@ -308,7 +308,7 @@ impl Qdisk {
         ))
     }
 
-    /// Descriptions of segments that are in pages of their own: copied, once.
+    /// Copies the descriptions of segments that are in separate pages, once.
     fn indirect(&mut self, count: usize, grefs: &[u32], place: usize) -> Result<Vec<Segment>, i16> {
         let bytes = count.saturating_mul(SEGMENT);
         let buffer = address(BUFFER.saturating_add(place.saturating_mul(INDIRECT_SEGMENTS)));
@@ -324,7 +324,7 @@ impl Qdisk {
         Ok(copy.as_chunks::<SEGMENT>().0.iter().map(Segment::parse).collect())
     }
 
-    /// The pages of these segments if they stay mapped: the guest has promised to use them again.
+    /// The mapped pages of these segments. `None` without persistent grants, with which the guest promises to reuse pages.
     fn mapped(&mut self, segments: &[Segment]) -> Option<Vec<usize>> {
         if !self.persistent {
             return None;
@@ -333,7 +333,7 @@ impl Qdisk {
         new.sort_unstable();
         new.dedup();
         if !new.is_empty() {
-            // They are never unmapped one by one, so the next free page is behind the last.
+            // Pages are never unmapped one by one, so the next free page follows the last.
             let page = RING_PAGES.saturating_add(self.pages.len());
             if page.saturating_add(new.len()) > BUFFER || !self.front.map(page, &new) {
                 return None;
@@ -343,7 +343,7 @@ impl Qdisk {
         segments.iter().map(|s| self.pages.get(&s.gref).copied()).collect()
     }
 
-    /// Gives idle lanes what may be done now.
+    /// Submits jobs that may begin to idle lanes.
     fn dispatch(&mut self) {
         let lone = self.flights.len() == 1 && self.lanes.iter().all(Option::is_none);
         for (index, number) in (0usize..).zip(self.first..) {
@@ -375,20 +375,20 @@ impl Qdisk {
                 }
             }
             if flight.alone && flight.status.is_none() {
-                // Later ones wait for it.
+                // Later requests wait for it.
                 break;
             }
         }
     }
 
-    /// A lane is done.
+    /// Handles the result of a lane.
     fn done(&mut self, lane: usize, outcome: Outcome) {
         let Some(number) = self.lanes.get_mut(lane).and_then(Option::take) else { return };
         let Some(index) = number.checked_sub(self.first).and_then(|i| usize::try_from(i).ok()) else { return };
         self.outcome(index, outcome);
     }
 
-    /// A job of a request is done.
+    /// Handles the result of a request's job.
     fn outcome(&mut self, index: usize, outcome: Outcome) {
         let buffer = |place: usize| address(BUFFER.saturating_add(place.saturating_mul(INDIRECT_SEGMENTS)));
         let Some(flight) = self.flights.get_mut(index) else { return };
@@ -417,7 +417,7 @@ impl Qdisk {
         }
     }
 
-    /// Answers what is done, in order, and signals the guest if it wants that. Whether there was anything.
+    /// Answers completed requests in order, and signals the guest if it has requested that. Returns whether there were any.
     fn finish(&mut self) -> bool {
         let Some(ring) = &mut self.ring else { return false };
         let mut answered = false;
@@ -437,12 +437,12 @@ impl Qdisk {
     }
 }
 
-/// Whether a job may be carried out at once: it waits for nothing but the page cache, as a rule.
+/// Whether a job is short enough for this thread; usually it needs only the page cache.
 fn short(job: &Job) -> bool {
     matches!(job, Job::ReadDma { to: segments, .. } | Job::WriteDma { from: segments, .. } if segments.iter().map(|s| u64::from(s.len)).sum::<u64>() <= SHORT)
 }
 
-/// Carries a job out here, unless that took too long not many requests ago.
+/// Carries out a job in this thread, unless a recent one took too long.
 fn at_once(executor: &mut dyn Executor, slow: &mut u32, image: &Image, job: &Job) -> Option<Outcome> {
     if *slow > 0 {
         *slow = slow.saturating_sub(1);
@@ -511,7 +511,7 @@ impl BackEnd for Qdisk {
         let ring = Ring::new(&*self.front, pages, layout).ok_or("the ring's counters are impossible")?;
         self.ring = Some(ring);
         tracing::info!(entries = ring.entries(), persistent = self.persistent, "connected");
-        // What was asked, and what was answered, before somebody listened.
+        // The guest may have written requests, and may have missed answers, before the connection.
         self.front.notify();
         self.work(cx);
         Ok(())
@@ -519,7 +519,7 @@ impl BackEnd for Qdisk {
 
     fn release(&mut self) -> bool {
         self.ring = None;
-        // What has not been begun will not be.
+        // Requests that have not begun are dropped.
         let first = self.first;
         for (flight, number) in self.flights.iter_mut().zip(first..) {
             if !self.lanes.contains(&Some(number)) {
@@ -536,8 +536,8 @@ impl BackEnd for Qdisk {
     }
 
     fn is_gone(&mut self) -> bool {
-        // Another medium in this one's place is another process's. While libxl takes a disk away its name is empty, and it may write a
-        // file's name without the format.
+        // Another process serves a medium that replaces this one. While libxl removes a disk its name is empty, and libxl may write a file's
+        // name without the format.
         let now = self.front.node(Side::Back, "params").unwrap_or_default();
         let then = self.parameters.get_or_insert_with(|| now.clone());
         let same = now.is_empty() || now == *then || then.split_once(':').is_some_and(|(_, file)| file == now);
@@ -562,7 +562,7 @@ impl Auxiliary for Qdisk {
         }
         self.work(cx);
         if done && self.ring.is_none() {
-            // Somebody may be waiting for the last of them.
+            // A disconnection may have waited for the last of them.
             self.nodes(cx);
         }
     }
@@ -583,12 +583,12 @@ impl Auxiliary for Qdisk {
     }
 }
 
-/// The back end as its fuzz target and its corpus test know it: a disk of 1 MiB in memory, jobs done at once.
+/// The back end for its fuzz target and its corpus test: a disk of 1 MiB in memory, whose jobs complete at once.
 pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC)
             .and_then(|file| rustix::fs::ftruncate(&file, 1 << 20).map(|()| file));
-        // Without room for it nothing can be said about the back end.
+        // Without a memfd the back end cannot be tested.
         let Ok(file) = file else { std::process::abort() };
         let executor = crate::backend::Inline::new(guest.memory.clone());
         let image = Image::raw(file, 1 << 20);

@@ -1,24 +1,24 @@
-//! The shared ring (xen/include/public/io/ring.h), seen from the back end. Its counters run freely; an entry's place is the counter
+//! The back end's side of the shared ring (xen/include/public/io/ring.h). Its counters wrap freely; an entry's index is the counter
 //! modulo the ring's size, which is a power of two.
 use super::spec::{Layout, Request, entries, ring};
 use bulkhead_bus::GuestMemory;
 use bulkhead_bus::pv::Frontend;
 use std::sync::atomic::{Ordering, fence};
 
-/// A ring that is connected.
+/// A connected ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
     layout: Layout,
     entries: u32,
-    /// Requests that were taken.
+    /// Counter of taken requests.
     taken: u32,
-    /// Answers that were written, and those of them that the guest knows of.
+    /// Counters of written answers, and of answers that are published to the guest.
     answered: u32,
     published: u32,
 }
 
 impl Ring {
-    /// The ring in the first pages of the range. What was answered before is where it begins; none if the counters say what cannot be.
+    /// The ring in the first pages of the range. It begins at the last answer of an earlier process; `None` if the counters are impossible.
     pub(super) fn new(front: &dyn Frontend, pages: usize, layout: Layout) -> Option<Self> {
         let (asked, answered) = (front.load(ring::REQ_PROD), front.load(ring::RSP_PROD));
         let entries = entries(pages, layout);
@@ -31,18 +31,18 @@ impl Ring {
         })
     }
 
-    /// Its size.
+    /// Number of entries.
     pub(super) fn entries(&self) -> u32 {
         self.entries
     }
 
-    /// Byte of an entry in the range.
+    /// Offset of an entry in the range.
     fn at(&self, counter: u32) -> u64 {
         let index = (counter & self.entries.wrapping_sub(1)) as usize;
         ring::ENTRIES.saturating_add(index.saturating_mul(self.layout.entry())) as u64
     }
 
-    /// The next request, copied. If there is none the guest signals when there is.
+    /// A copy of the next request. If there is none, the guest will signal the next one.
     pub(super) fn take(
         &mut self,
         front: &dyn Frontend,
@@ -51,14 +51,14 @@ impl Ring {
         let mut asked = front.load(ring::REQ_PROD);
         if asked == self.taken {
             front.store(ring::REQ_EVENT, self.taken.wrapping_add(1));
-            // The wish first, then one more look.
+            // The request for a signal must be visible before the counter is read again.
             fence(Ordering::SeqCst);
             asked = front.load(ring::REQ_PROD);
             if asked == self.taken {
                 return Ok(None);
             }
         }
-        // More requests than entries whose answers it can know of.
+        // More unanswered requests than the ring has entries.
         if asked.wrapping_sub(self.answered) > self.entries {
             return Err("more requests than it has room for");
         }
@@ -69,13 +69,13 @@ impl Ring {
         Ok(Some(Request::parse(&copy, self.layout)))
     }
 
-    /// Writes an answer, for [`Self::publish`].
+    /// Writes an answer; [`Self::publish`] makes it visible.
     pub(super) fn answer(&mut self, memory: &dyn GuestMemory, id: u64, operation: u8, status: i16) {
         let _ = memory.write(self.at(self.answered), &self.layout.response(id, operation, status));
         self.answered = self.answered.wrapping_add(1);
     }
 
-    /// Lets the guest see the answers; whether it wants to be signalled.
+    /// Publishes the written answers. Returns whether the guest has requested a signal.
     pub(super) fn publish(&mut self, front: &dyn Frontend) -> bool {
         let (old, new) = (self.published, self.answered);
         fence(Ordering::Release);

@@ -1,6 +1,6 @@
-//! The block protocol of PV disks (xen/include/public/io/blkif.h, ring.h): numbers, and requests as they lie in a ring.
+//! The block protocol of PV disks (xen/include/public/io/blkif.h, ring.h): numbers, and the encoding of requests in a ring.
 
-/// How a guest of 32 bits and one of 64 lay the ring out (blkif.h's structures with each compiler's padding).
+/// The ring's layout in 32-bit and 64-bit guests (blkif.h's structures with each compiler's padding).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     X86_32,
@@ -8,7 +8,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// By the front end's `protocol` node; without one it is laid out as here.
+    /// The layout by the front end's `protocol` node; without the node, that of x86-64.
     pub(super) fn of(node: Option<&str>) -> Option<Self> {
         match node {
             None | Some("" | "x86_64-abi") => Some(Self::X86_64),
@@ -17,7 +17,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of an entry: the longer of request and response.
+    /// Bytes of an entry: the larger of request and response.
     pub(super) const fn entry(self) -> usize {
         match self {
             Self::X86_32 => 108,
@@ -25,7 +25,7 @@ impl Layout {
         }
     }
 
-    /// Byte of a request's 64-bit identity; the sector is behind it.
+    /// Offset of a request's 64-bit identity, which the sector follows.
     const fn id(self) -> usize {
         match self {
             Self::X86_32 => 4,
@@ -33,7 +33,7 @@ impl Layout {
         }
     }
 
-    /// A response: identity, operation, status.
+    /// Encodes a response: identity, operation, status.
     pub(super) fn response(self, id: u64, operation: u8, status: i16) -> Vec<u8> {
         let mut bytes = id.to_le_bytes().to_vec();
         bytes.extend([operation, 0]);
@@ -45,13 +45,13 @@ impl Layout {
     }
 }
 
-/// Places in a ring's first page (ring.h, DEFINE_RING_TYPES).
+/// Offsets in a ring's first page (ring.h, DEFINE_RING_TYPES).
 pub(super) mod ring {
     pub(crate) const REQ_PROD: usize = 0;
     pub(crate) const REQ_EVENT: usize = 4;
     pub(crate) const RSP_PROD: usize = 8;
     pub(crate) const RSP_EVENT: usize = 12;
-    /// The entries begin here.
+    /// Offset of the first entry.
     pub(crate) const ENTRIES: usize = 64;
 }
 
@@ -79,18 +79,18 @@ pub(super) mod vdisk {
     pub(crate) const READONLY: u32 = 4;
 }
 
-/// Bytes of a sector, whatever the disk's are.
+/// Bytes of a sector in this protocol, independent of the disk's sector size.
 pub(super) const SECTOR: u64 = 512;
 /// BLKIF_MAX_SEGMENTS_PER_REQUEST.
 const SEGMENTS: usize = 11;
-/// Segments of an indirect request that are offered.
+/// Most segments of an indirect request, as published to the guest.
 pub(super) const INDIRECT_SEGMENTS: usize = 32;
-/// Segments whose descriptions a page has room for.
+/// Segments whose descriptions fit in a page.
 const IN_PAGE: usize = 4096 / SEGMENT;
 /// Bytes of a segment's description.
 pub(super) const SEGMENT: usize = 8;
 
-/// A piece of a page that the guest has granted.
+/// A part of a granted page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) gref: u32,
@@ -100,33 +100,33 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Its description, blkif_request_segment.
+    /// Decodes a blkif_request_segment.
     pub(super) fn parse(bytes: &[u8; SEGMENT]) -> Self {
         let [a, b, c, d, first, last, _, _] = *bytes;
         Self { gref: u32::from_le_bytes([a, b, c, d]), first, last }
     }
 
-    /// Bytes; none if it is no piece of a page.
+    /// Number of bytes; `None` if it is not within a page.
     pub(super) fn len(self) -> Option<u16> {
         (self.first <= self.last && self.last < 8)
             .then(|| u16::from(self.last.saturating_sub(self.first)).saturating_add(1).saturating_mul(512))
     }
 
-    /// First byte in the page.
+    /// Offset of the first byte in the page.
     pub(super) fn offset(self) -> u16 {
         u16::from(self.first).saturating_mul(512)
     }
 }
 
-/// Where a request's segments are.
+/// A request's segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segments {
     Here(Vec<Segment>),
-    /// So many, described in these pages.
+    /// The number of segments, and the granted pages with their descriptions.
     Indirect(usize, Vec<u32>),
 }
 
-/// What a request asks.
+/// The operation of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Read(Segments),
@@ -136,24 +136,24 @@ pub(super) enum What {
     Discard {
         sectors: u64,
     },
-    /// Nothing that is known.
+    /// An unknown operation.
     Unknown,
-    /// Something known that says something impossible.
+    /// A known operation with impossible fields.
     Wrong,
 }
 
-/// A request, of a copy of its entry.
+/// A decoded request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) id: u64,
-    /// The operation as the answer names it.
+    /// The operation code for the answer.
     pub(super) operation: u8,
     pub(super) sector: u64,
     pub(super) what: What,
 }
 
 impl Request {
-    /// Reads an entry of `layout`'s length.
+    /// Decodes an entry of `layout`'s length.
     pub(super) fn parse(bytes: &[u8], layout: Layout) -> Self {
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
         let half = |at: usize| u16::from_le_bytes([byte(at), byte(at.saturating_add(1))]);
@@ -170,14 +170,14 @@ impl Request {
         let what = match operation {
             op::READ => segments().map_or(What::Wrong, What::Read),
             op::WRITE => segments().map_or(What::Wrong, What::Write),
-            // A barrier may be nothing else.
+            // A barrier without segments is a flush.
             op::WRITE_BARRIER if byte(1) == 0 => What::Flush,
             op::WRITE_BARRIER => segments().map_or(What::Wrong, What::Barrier),
             op::FLUSH_DISKCACHE => What::Flush,
             op::DISCARD => What::Discard { sectors: long(rest) },
             op::INDIRECT => {
                 let count = usize::from(half(2));
-                // Behind a 16-bit handle, at the next place for 32 bits.
+                // After a 16-bit handle, aligned to 32 bits.
                 let grefs = bytes.get(rest.saturating_add(4)..).unwrap_or_default().as_chunks::<4>().0;
                 let grefs: Vec<u32> =
                     grefs.iter().take(count.div_ceil(IN_PAGE)).map(|g| u32::from_le_bytes(*g)).collect();
@@ -189,13 +189,13 @@ impl Request {
             }
             _ => What::Unknown,
         };
-        // An indirect request is answered as what it asks.
+        // The answer to an indirect request has the code of the inner operation.
         let answered = if operation == op::INDIRECT { byte(1) } else { operation };
         Self { id: long(at), operation: answered, sector: long(sector), what }
     }
 }
 
-/// Entries of a ring of `pages` pages: as many as there is room for, rounded down to a power of two.
+/// Number of entries of a ring of `pages` pages: as many as fit, rounded down to a power of two.
 pub(super) fn entries(pages: usize, layout: Layout) -> u32 {
     let room = pages.saturating_mul(4096).saturating_sub(ring::ENTRIES).checked_div(layout.entry()).unwrap_or(0);
     u32::try_from(room).ok().and_then(u32::checked_ilog2).map_or(0, |bits| 1u32.checked_shl(bits).unwrap_or(0))

@@ -1,4 +1,4 @@
-//! The back end against a front end that is written here, without xenstore and without grants.
+//! The back end against a fake front end, without xenstore and without grants.
 use super::spec::{Layout, entries, op, ring};
 use super::*;
 use crate::backend::Inline;
@@ -8,20 +8,20 @@ use proptest::prelude::*;
 use rustix::fd::AsFd;
 use std::sync::{Mutex, MutexGuard};
 
-/// Guest and host as the front end sees them.
+/// The state of guest and host.
 #[derive(Default)]
 struct World {
     nodes: HashMap<(bool, String), String>,
-    /// Pages that the guest grants: reference → its bytes; where it is mapped, the range has them.
+    /// Granted pages: reference → bytes; the bytes of a mapped page are in the range.
     granted: HashMap<u32, Vec<u8>>,
     mapped: HashMap<u32, usize>,
     port: Option<u32>,
     notified: u32,
     adopted: Option<u32>,
-    /// Questions about nodes, and whether nobody answers them.
+    /// Number of requests for nodes, and whether they stay unanswered.
     asked: u32,
     silent: bool,
-    /// How long a job takes that is carried out at once, if any may be.
+    /// The time that a job takes in the calling thread; `None` if all go to the lanes.
     at_once: Option<Duration>,
 }
 
@@ -116,7 +116,7 @@ impl Frontend for Fake {
     }
 }
 
-/// The guest's side: its pages, whether they are mapped or not.
+/// The guest's access to its pages, mapped or not.
 struct Guest {
     world: Arc<Mutex<World>>,
     range: Arc<FakeMemory>,
@@ -154,7 +154,7 @@ impl Guest {
         self.world.lock().unwrap().nodes[&(true, "state".to_owned())].clone()
     }
 
-    /// Puts an entry into the ring.
+    /// Writes an entry to the ring.
     fn push(&self, entry: &[u8]) {
         let counter = self.number(ring::REQ_PROD);
         let place = counter as usize % entries(self.pages, self.layout) as usize;
@@ -183,7 +183,7 @@ impl Guest {
     }
 }
 
-/// Keeps jobs until it is told to carry them out.
+/// An executor that keeps jobs until the test releases them.
 struct Held {
     inner: Inline,
     jobs: Arc<Mutex<Vec<(usize, Arc<Image>, Job)>>>,
@@ -285,7 +285,7 @@ fn bed_with(layout: Layout, persistent: bool, options: Options, pages: usize) ->
 impl Bed {
     fn signal(&mut self) {
         self.disk.poll(Ready::Fd(EVENTS), &mut self.cx);
-        // As the event loop calls it: for what it asked for, and when a job is done.
+        // Calls it as the event loop does: for deferred work, and when a job has ended.
         for _ in 0..2000 {
             if self.cx.take_again() {
                 self.disk.poll(Ready::Again, &mut self.cx);
@@ -366,7 +366,7 @@ fn a_request_may_describe_its_segments_in_a_page_of_their_own() {
         bed.signal();
         assert_eq!(bed.guest.answers(0), [(1, 0), (2, -1), (3, -1), (4, -1), (5, -1), (6, -1)], "{layout:?}");
         assert_eq!((bed.sector(0)[0], bed.sector(255)[0], bed.sector(256)[0]), (1, 32, 0));
-        // Linux gives a disk up whose answers name another operation than it asked for.
+        // Linux disables a disk whose answers have another operation than the requests.
         assert_eq!(bed.guest.read(RING, ring::ENTRIES + 8, 1), [op::WRITE]);
         assert_eq!(bed.guest.read(RING, ring::ENTRIES + 5 * layout.entry() + 8, 1), [op::READ]);
     }
@@ -428,7 +428,7 @@ fn a_lone_short_request_needs_no_thread_unless_one_took_long() {
         (bed.guest.answers(0), bed.sector(3)[0], bed.guest.read(101, 512, 1)[0], jobs(&bed)),
         (vec![(1, 0), (2, 0)], 7, 7, 0)
     );
-    // Two at a time, a barrier and a flush are for the threads.
+    // Two requests at once, a barrier and a flush go to the threads.
     bed.guest.ask(op::READ, 3, 0, &[(100, 0, 0)]);
     bed.guest.ask(op::READ, 4, 0, &[(101, 0, 0)]);
     bed.signal();
@@ -437,7 +437,7 @@ fn a_lone_short_request_needs_no_thread_unless_one_took_long() {
     bed.guest.ask(op::FLUSH_DISKCACHE, 6, 0, &[]);
     bed.signal();
     assert_eq!((bed.guest.answers(2), jobs(&bed)), (vec![(3, 0), (4, 0), (5, 0), (6, 0)], 6));
-    // What takes long was the last for a while.
+    // After a slow one, requests go to the lanes for a while.
     slow(&bed, 2);
     for id in 7..10 {
         bed.guest.ask(op::READ, id, 0, &[(100, 0, 0)]);
@@ -462,7 +462,7 @@ fn a_barrier_is_alone_and_between_flushes_and_answers_keep_their_order() {
     bed.guest.ask(op::READ, 4, 16, &[(103, 0, 0)]);
     bed.signal();
     assert_eq!(*bed.order.lock().unwrap(), ["WriteDma", "ReadDma"]);
-    // The later one is done first; its answer waits.
+    // The later request completes first; its answer waits.
     *bed.go.lock().unwrap() = 1;
     bed.signal();
     assert_eq!(bed.guest.answers(0), []);
@@ -499,7 +499,7 @@ fn a_ring_with_more_requests_than_room_ends_the_connection() {
     assert_eq!(bed.guest.state(), "5");
     let left = |world: &World| (world.port, world.mapped.len());
     assert_eq!(left(&bed.guest.world.lock().unwrap()), (None, 0));
-    // It may begin anew.
+    // The front end may connect again.
     bed.guest.node("state", "6");
     bed.nodes();
     assert_eq!(bed.guest.state(), "6");
@@ -612,7 +612,7 @@ fn a_disk_that_is_taken_away_or_replaced_is_let_go_and_nothing_is_written_there(
 
 #[test]
 fn what_a_front_end_left_that_came_before_there_was_a_back_end_is_not_connected() {
-    // (the back end's state as the launcher has left it, the front end's, what the back end says then)
+    // (the back end's state that the launcher has left, the front end's state, the back end's next state)
     for (left, there, want) in
         [("6", "4", "6"), ("6", "3", "6"), ("6", "6", "6"), ("6", "1", "2"), ("2", "1", "2"), ("1", "1", "2")]
     {
@@ -622,7 +622,7 @@ fn what_a_front_end_left_that_came_before_there_was_a_back_end_is_not_connected(
         {
             let mut world = world.lock().unwrap();
             world.port = None;
-            // What the bed's own back end has offered is gone.
+            // Removes the features that the test's first back end has published.
             world.nodes.retain(|(back, name), _| !*back || matches!(name.as_str(), "frontend" | "params"));
             world.nodes.insert((true, "state".into()), left.into());
         }
@@ -632,7 +632,7 @@ fn what_a_front_end_left_that_came_before_there_was_a_back_end_is_not_connected(
         next.start(&mut cx);
         next.poll(Ready::Again, &mut cx);
         assert_eq!((guest.state().as_str(), world.lock().unwrap().port), (want, None), "{left} {there}");
-        // The operating system's driver makes it anew.
+        // The operating system's driver starts the handshake again.
         for (there, want) in [("1", "2"), ("3", "4")] {
             guest.node("state", there);
             next.poll(Ready::Fd(NODES), &mut cx);
@@ -658,14 +658,14 @@ fn what_a_dead_process_had_not_answered_is_done_by_the_next() {
     let answered = bed.guest.answers(0).len();
     assert!(answered < 6);
     let (world, range) = (bed.guest.world.clone(), bed.guest.range.clone());
-    // Its mappings go with it.
+    // Its mappings end with it.
     Fake(world.clone(), range.clone()).unmap();
     let notified = world.lock().unwrap().notified;
     let (mut next, ..) = disk(&world, &range, &bed.file, WRITABLE);
     let mut cx = fake::context(0);
     cx.marks.after(PORT, 117);
     next.start(&mut cx);
-    // As the event loop does, before the sandbox is closed.
+    // As the event loop does, before the process enters its sandbox.
     cx.marks.forget();
     assert_eq!(world.lock().unwrap().adopted, None);
     next.poll(Ready::Again, &mut cx);
@@ -681,8 +681,8 @@ fn what_a_dead_process_had_not_answered_is_done_by_the_next() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    /// Whatever is in the ring, its counters, the descriptions of segments and the nodes: no panic, no access outside (the fake looks),
-    /// nothing written beyond the disk's end, no more answers than there were requests.
+    /// With any ring, counters, descriptions of segments and nodes: no panic, no access outside of the pages (the fake checks that), no write
+    /// beyond the disk's end, and at most one answer for each request.
     #[test]
     fn hostile_rings_harm_nobody(
         persistent in any::<bool>(), wide in any::<bool>(),
@@ -692,7 +692,7 @@ proptest! {
         for (mut entry, op, ahead, small, state) in rounds {
             entry[0] = op;
             if small {
-                // Near what is right.
+                // Close to a valid entry.
                 entry[1] %= 12;
                 for at in (28..108).step_by(4) {
                     let gref = u32::from(100 + entry[at] % 100);

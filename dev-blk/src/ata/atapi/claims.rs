@@ -1,8 +1,8 @@
-//! What a drive says it can do: mode pages and features (MMC-4). Every bit that is set here has its command.
+//! The claimed abilities of a drive: mode pages and features (MMC-4). Every bit that is set here has its command.
 use super::{Answer, cut, disc};
 use crate::ata::spec::Sense;
 
-/// Error recovery: no retries that anybody could choose.
+/// Error recovery: no selectable retries.
 const RECOVERY: [u8; 8] = [0x01, 6, 0x00, 5, 0, 0, 0, 0];
 
 /// Capabilities and mechanical status: reads CD-R, CD-RW, DVD-ROM, DVD-R and DVD-RAM; a tray that opens and can be locked. No audio, no
@@ -25,13 +25,13 @@ pub(super) fn mode_sense(p: &[u8; 12], allocation: usize, locked: bool, six: boo
         0x3f => vec![&RECOVERY, &capabilities],
         _ => return Answer::Check(Sense::INVALID_FIELD),
     };
-    // No page has sub-pages; 3fh with ffh is all of both.
+    // No page has sub-pages; 3fh with ffh selects all pages and sub-pages.
     if sub_page != 0 && (page & 0x3f, sub_page) != (0x3f, 0xff) {
         return Answer::Check(Sense::INVALID_FIELD);
     }
     let mut pages = Vec::new();
     for page_bytes in wanted.drain(..) {
-        // Of what can be changed there is nothing: the page is all zeroes behind its length.
+        // Nothing is changeable, so the mask of changeable bits is zero after the page's length.
         let changeable = page >> 6 == 1;
         pages.extend(page_bytes.iter().enumerate().map(|(i, byte)| if changeable && i >= 2 { 0 } else { *byte }));
     }
@@ -45,7 +45,7 @@ pub(super) fn mode_sense(p: &[u8; 12], allocation: usize, locked: bool, six: boo
     cut(data, allocation)
 }
 
-/// MODE SELECT(10), its packet: the list that the drive wants. Nothing can be saved.
+/// The packet of MODE SELECT(10): the length of the requested list. Pages cannot be saved.
 pub(super) fn mode_select_length(b1: u8, list: usize) -> Answer {
     match list {
         _ if b1 & 0x11 != 0x10 => Answer::Check(Sense::INVALID_FIELD),
@@ -55,7 +55,7 @@ pub(super) fn mode_select_length(b1: u8, list: usize) -> Answer {
     }
 }
 
-/// MODE SELECT(10), its list: pages with the values that they have, as nothing can be changed.
+/// The list of MODE SELECT(10): only pages with their current values, because nothing is changeable.
 pub(crate) fn mode_select(list: &[u8], locked: bool) -> Result<(), Sense> {
     let Some(([_, _, _, _, _, _, 0, 0], mut rest)) = list.split_first_chunk::<8>() else {
         return Err(Sense::INVALID_PARAMETER);
@@ -77,7 +77,7 @@ pub(crate) fn mode_select(list: &[u8], locked: bool) -> Result<(), Sense> {
     if rest.is_empty() { Ok(()) } else { Err(Sense::LIST_LENGTH) }
 }
 
-/// A feature of GET CONFIGURATION: its number, its version, whether it is always there, what follows.
+/// A feature of GET CONFIGURATION: number, version, whether it is persistent, additional bytes.
 struct Feature {
     number: u16,
     version: u8,

@@ -1,9 +1,9 @@
-//! What a drive says of its medium: one data track in mode 1, complete (MMC-4).
+//! The description of a medium: one data track in mode 1, complete (MMC-4).
 use super::{Answer, be16, be32, cut};
 use crate::ata::cd_sector::msf;
 use crate::ata::spec::Sense;
 
-/// Frames of 80 minutes. An image with more of them can only be a DVD.
+/// Frames of 80 minutes. An image with more is a DVD.
 const MOST_OF_A_CD: u32 = 80 * 60 * 75;
 
 /// Whether a medium is a DVD.
@@ -26,7 +26,7 @@ pub(super) fn information(allocation: usize) -> Answer {
     cut(filled(34, &[(1, 32), (2, 0x0e), (3, 1), (4, 1), (5, 1), (6, 1), (7, 0x20)]), allocation)
 }
 
-/// READ TRACK INFORMATION: the one track, whichever way it is asked for.
+/// READ TRACK INFORMATION: the only track, addressed by block, track or session.
 pub(super) fn track_information(p: &[u8; 12], sectors: u32) -> Answer {
     let ours = match p[1] & 3 {
         0 => be32(p, 2) < sectors,
@@ -44,7 +44,7 @@ pub(super) fn track_information(p: &[u8; 12], sectors: u32) -> Answer {
     cut(data, be16(p, 7))
 }
 
-/// READ SUB-CHANNEL: where the drive is; neither a catalogue number nor an ISRC is claimed.
+/// READ SUB-CHANNEL: the drive's position; no catalogue number and no ISRC.
 pub(super) fn sub_channel(p: &[u8; 12], allocation: usize) -> Answer {
     let [_, b1, b2, format, ..] = *p;
     let mut data = vec![0, 0x15, 0, 0];
@@ -108,7 +108,7 @@ pub(super) fn table_of_contents(p: &[u8; 12], sectors: u32, allocation: usize) -
     cut(data, allocation)
 }
 
-/// READ DVD STRUCTURE: the physical format, and that nothing is protected.
+/// READ DVD STRUCTURE: the physical format, and no copy protection.
 pub(super) fn dvd_structure(p: &[u8; 12], sectors: u32, allocation: usize) -> Answer {
     let [_, b1, _, _, _, _, layer, format, ..] = *p;
     if !is_dvd(sectors) {

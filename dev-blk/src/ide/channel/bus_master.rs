@@ -1,30 +1,30 @@
-//! The bus master's registers (Intel, Programming Interface for Bus Master IDE Controller 1.0). Start only arms the engine: what moves data
-//! is a command that waits for it.
+//! The bus master's registers (Intel, Programming Interface for Bus Master IDE Controller 1.0). Start only arms the engine; a command that
+//! waits for it transfers the data.
 use crate::ide::spec::{BusMasterCommand, BusMasterStatus};
 use crate::ide::state::ChannelState;
 use bulkhead_bus::StateError;
 
-/// What the engine is at, or what became of the last transfer.
+/// The state of the engine, or the result of the last transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::ide) enum Progress {
-    /// Entries of the table are left, no command moves data.
+    /// The table has unused entries, and no command transfers data.
     #[default]
     Waiting,
     /// A job reads or writes guest memory.
     UnderWay,
-    /// The table and the transfer have ended together.
+    /// The table was as long as the transfer.
     Equal,
-    /// The transfer has ended, the table has not.
+    /// The table was longer than the transfer.
     Longer,
-    /// The table has ended, the transfer has not.
+    /// The table was shorter than the transfer.
     Shorter,
     /// The drive has ended its command with an error.
     Failed,
-    /// The table, or what it names, is no memory, or the other direction is set.
+    /// The table or a buffer is no RAM, or the direction bit is wrong.
     Refused,
 }
 
-/// What the status register shows of it.
+/// The bits of the status register for a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ide) struct Shown {
     pub(in crate::ide) active: bool,
@@ -35,8 +35,8 @@ pub(in crate::ide) struct Shown {
 
 /// The table "Interrupt/Activity Status Combinations", with the error bit beside it; `start` is the command register's bit.
 ///
-/// Active is 0 once Start is 0, with one exception: as long as a job may still touch guest memory it stays 1, because 0 promises that
-/// memory is left alone.
+/// Active is 0 once Start is 0, with one exception: while a job may still access guest memory it stays 1, because 0 promises that
+/// memory is not accessed any more.
 pub(in crate::ide) fn shown(progress: Progress, start: bool) -> Shown {
     let (active, interrupt, error) = match progress {
         Progress::Waiting => (start, false, false),
@@ -54,15 +54,15 @@ pub(in crate::ide) fn shown(progress: Progress, start: bool) -> Shown {
 #[derive(Debug, Default)]
 pub(in crate::ide) struct BusMaster {
     command: BusMasterCommand,
-    /// The bits that stay until they are cleared; Active follows from the rest.
+    /// The latched bits; Active is computed from the other fields.
     latched: BusMasterStatus,
     table: u32,
     progress: Progress,
-    /// What the transfer under way comes to if nothing fails.
+    /// The result of the transfer in progress, if nothing fails.
     planned: Progress,
-    /// Start was set again while a job was under way: the engine is armed when that has ended.
+    /// Start was set again while a job was in progress: the engine is armed when the job has ended.
     armed_again: bool,
-    /// The entry that is next, and how many of its bytes are used; `None`: the table's first.
+    /// Address of the next entry, and the number of its used bytes; `None`: the table's first entry.
     position: Option<(u32, u32)>,
 }
 
@@ -79,7 +79,7 @@ impl BusMaster {
         self.table
     }
 
-    /// The entry of the table where the next transfer begins, and how many of its bytes are used.
+    /// Address of the entry at which the next transfer begins, and the number of its used bytes.
     pub(super) fn position(&self) -> (u32, u32) {
         self.position.unwrap_or((self.table, 0))
     }
@@ -89,19 +89,19 @@ impl BusMaster {
         self.position.unwrap_or_default()
     }
 
-    /// A command's data may go now. Behind the table's end, or after an error, Start must be set anew.
-    pub(super) fn goes(&self) -> bool {
+    /// Whether a command's data may be transferred now. After the table's end or an error, Start must be set again.
+    pub(super) fn may_transfer(&self) -> bool {
         self.command.start() && matches!(self.progress, Progress::Waiting | Progress::Longer)
     }
 
-    /// A command's data is on its way; the engine will have come to this place of the table.
+    /// Begins a transfer that will end with `planned` at this position of the table.
     pub(super) fn begin(&mut self, planned: Progress, position: (u32, u32)) {
         self.progress = Progress::UnderWay;
         self.planned = planned;
         self.position = Some(position);
     }
 
-    /// All data has gone.
+    /// The transfer has succeeded.
     pub(super) fn done(&mut self) {
         self.ended(self.planned);
     }
@@ -113,7 +113,7 @@ impl BusMaster {
         self.latched.set_error(self.latched.error() || shown(how, true).error);
     }
 
-    /// The command was given up: nothing is left to wait for, but a job that may still touch memory.
+    /// The command was abandoned; only a job that may still access memory is waited for.
     pub(super) fn abandoned(&mut self) {
         self.armed_again = false;
         if self.progress != Progress::UnderWay {
@@ -121,8 +121,8 @@ impl BusMaster {
         }
     }
 
-    /// A job has ended for which nobody waits any more, or there was none.
-    pub(super) fn given_up_has_ended(&mut self) {
+    /// An abandoned job has ended, or there was none.
+    pub(super) fn abandoned_job_ended(&mut self) {
         if self.progress == Progress::UnderWay {
             self.ended(Progress::Failed);
         }
@@ -144,7 +144,7 @@ impl BusMaster {
         u32::from_le_bytes(value)
     }
 
-    /// Writes a register. Says whether Start has gone from 0 to 1.
+    /// Writes a register. Returns whether Start has changed from 0 to 1.
     pub(super) fn write(&mut self, offset: u64, size: u8, value: u32) -> bool {
         let mut started = false;
         for (i, byte) in (offset..8).zip(value.to_le_bytes()).take(usize::from(size)) {
@@ -181,7 +181,7 @@ impl BusMaster {
         started
     }
 
-    /// What was saved. A transfer that was under way is none any more: its command is aborted.
+    /// Restores a saved state. A transfer that was in progress is not continued, because its command is aborted.
     pub(super) fn load(s: &ChannelState) -> Result<Self, StateError> {
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
         let command = BusMasterCommand::from_bits(byte(s.bm_command, "bus master command")? & 0x09);
@@ -204,7 +204,7 @@ impl BusMaster {
 mod tests {
     use super::*;
 
-    /// Every way a transfer can be or end, with and without Start (BM-IDE 1.0, "Interrupt/Activity Status Combinations").
+    /// Every state and result of a transfer, with and without Start (BM-IDE 1.0, "Interrupt/Activity Status Combinations").
     #[test]
     fn the_status_register_is_the_specifications_table() {
         use Progress::*;

@@ -1,4 +1,4 @@
-//! Commands: a drive is given them with its registers, and what it replies begins to be carried out.
+//! Commands: passes them to a drive and begins to carry out its reply.
 use super::{After, Channel, Phase};
 use crate::ata::drive::Drive;
 use crate::ata::spec::command;
@@ -8,7 +8,7 @@ use bulkhead_bus::Context;
 
 impl Channel {
     pub(super) fn command(&mut self, code: u8, io: &mut dyn Executor, cx: &mut Context) {
-        // DEVICE RESET is for the selected drive; the other one goes on with what it does.
+        // DEVICE RESET affects the selected drive; the other one continues its command.
         let other_works = self.current != self.device.dev() && matches!(self.phase, Phase::Working(_));
         if code == command::DEVICE_RESET && other_works {
             let mut device = self.device;
@@ -19,11 +19,11 @@ impl Channel {
             self.device = device;
             return;
         }
-        // Whatever the last command still offered is gone.
+        // Data that the last command still offered is discarded.
         self.abandon();
         self.current = self.device.dev();
         if code == command::EXECUTE_DIAGNOSTIC {
-            // It leaves the signature, and resets no setting; device 0 interrupts (ATA/ATAPI-5, 8.9).
+            // It sets the signature and keeps all settings; device 0 interrupts (ATA/ATAPI-5, 8.9).
             self.reset_drives(|drive, r| drive.signature(r));
             self.current = false;
             self.raise();
@@ -42,7 +42,7 @@ impl Channel {
         }
     }
 
-    /// Begins what the drive has replied.
+    /// Begins to carry out the drive's reply.
     pub(super) fn carry_out(&mut self, reply: Reply, io: &mut dyn Executor, cx: &mut Context) {
         match reply {
             Reply::Ended => self.ended(),

@@ -1,4 +1,4 @@
-//! Data by the bus master (Intel, Programming Interface for Bus Master IDE Controller 1.0).
+//! Data transfer by the bus master (Intel, Programming Interface for Bus Master IDE Controller 1.0).
 use super::bus_master::{Progress, shown};
 use super::{After, Channel, Phase};
 use crate::ata::drive::Drive;
@@ -7,32 +7,32 @@ use crate::ata::transfer::{Data, List, Reply};
 use crate::backend::Executor;
 use bulkhead_bus::{Context, DmaError, Segment};
 
-/// Entries of a PRD table that are read: it may not cross 64 KiB.
+/// Most entries of a PRD table, which may not cross 64 KiB.
 const PRDS: usize = 8192;
 
-/// What a PRD table says of a transfer.
+/// A transfer as described by a PRD table.
 struct Described {
-    /// Where its bytes are.
+    /// Its buffers in guest memory.
     segments: Vec<Segment>,
-    /// How it and the table compare: equal, longer or shorter.
+    /// The table's length in comparison to the transfer's: equal, longer or shorter.
     progress: Progress,
-    /// The entry where the next transfer begins, and how many of its bytes are used.
+    /// Address of the entry at which the next transfer begins, and the number of its used bytes.
     position: (u32, u32),
 }
 
 impl Channel {
-    /// A command is ready for DMA: go if the bus master is armed, else wait for it.
+    /// A command is ready for DMA: begins the transfer if the bus master is armed, or waits for it.
     pub(super) fn prepare_dma(&mut self, data: Data, io: &mut dyn Executor, cx: &mut Context) {
         if let Some(current) = self.current() {
             current.task_file.status = Status::new().with_drdy(true).with_bsy(true);
         }
         self.phase = Phase::AwaitDma(data);
-        if self.bus_master.goes() {
+        if self.bus_master.may_transfer() {
             self.start_dma(io, cx);
         }
     }
 
-    /// What the PRD table says of the next `bytes` bytes; `None` if it cannot be read.
+    /// Reads the PRD table for the next `bytes` bytes; `None` if the table is outside of RAM.
     fn described(&self, bytes: usize, cx: &Context) -> Option<Described> {
         let mut segments = Vec::new();
         let mut need = bytes;
@@ -41,7 +41,7 @@ impl Channel {
         let mut page = [0; 512];
         let mut cached = 0..0;
         for _ in 0..PRDS {
-            // The table is read by the half-kilobyte; a short rest entry by entry.
+            // The table is read in pieces of 512 bytes, at the end of RAM entry by entry.
             if !(cached.start <= at && at.saturating_add(8) <= cached.end) {
                 if cx.memory.read(at, &mut page).is_ok() {
                     cached = at..at.saturating_add(512);
@@ -80,12 +80,12 @@ impl Channel {
                 return Some(Described { segments, progress, position: (u32::try_from(at).ok()?, used) });
             }
         }
-        // A table without an end that is longer than a table can be.
+        // The table has no end mark and exceeds the longest table.
         Some(Described { segments, progress: Progress::Shorter, position: (0, 0) })
     }
 
     fn start_dma(&mut self, io: &mut dyn Executor, cx: &mut Context) {
-        // If nothing waits for it: the engine is armed, and what is under way goes on.
+        // If no command waits for DMA, the engine is armed, and a command in progress continues.
         let Phase::AwaitDma(data) = &self.phase else { return };
         let (bytes, to_memory) = (data.bytes(), data.to_host());
         let Phase::AwaitDma(data) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
@@ -99,7 +99,7 @@ impl Channel {
         }
         self.bus_master.begin(progress, position);
         match data {
-            Data::In(sectors) if sectors.as_they_are() => self.submit(sectors.read_to(segments), After::Dma, io),
+            Data::In(sectors) if sectors.unchanged() => self.submit(sectors.read_to(segments), After::Dma, io),
             Data::Out(sectors) => self.submit(sectors.write_from(segments), After::Dma, io),
             Data::In(sectors) => {
                 self.to = segments.into();
@@ -120,11 +120,11 @@ impl Channel {
         }
     }
 
-    /// The drive has the list that it wanted.
+    /// Passes a complete list to the drive.
     fn list_by_dma(&mut self, list: List, data: &[u8], io: &mut dyn Executor) {
         match self.with(|drive, r| drive.list(list, data, r)) {
             Some(Reply::Job(job)) => return self.submit(job, After::Dma, io),
-            // What a list asks for is not done, and the drive ends the transfer; parameters have come, whatever they are.
+            // Refused ranges end the transfer with an error; the transfer of parameters succeeds even if they are refused.
             _ if list == List::Ranges => self.bus_master.ended(Progress::Failed),
             _ => self.bus_master.done(),
         }
@@ -141,7 +141,7 @@ impl Channel {
         Ok(list)
     }
 
-    /// Writes bytes to where the transfer has come.
+    /// Copies bytes to the next destinations of the transfer.
     pub(super) fn scatter(&mut self, data: &[u8], cx: &Context) -> Result<(), DmaError> {
         let mut rest = data;
         while !rest.is_empty() {
@@ -158,8 +158,8 @@ impl Channel {
         Ok(())
     }
 
-    /// The table ends before the transfer. The drive waits for a host that does not come back: it interrupts nobody, and reports no error;
-    /// the next command or a reset finds it ready. Nothing is transferred: half a write would be one that nobody asked for.
+    /// The table is shorter than the transfer. The drive waits for the rest without an interrupt or an error; the next command or a reset finds it
+    /// ready. Nothing is transferred, because a partial write would be one that the guest has not requested.
     fn dma_short(&mut self) {
         self.bus_master.ended(Progress::Shorter);
         self.phase = Phase::Idle;
@@ -179,7 +179,7 @@ impl Channel {
         self.done();
     }
 
-    /// Writes a bus master register.
+    /// Writes a bus master register, and begins a waiting transfer if Start is set.
     pub(crate) fn bm_write(&mut self, offset: u64, size: u8, value: u32, io: &mut dyn Executor, cx: &mut Context) {
         self.dirty = true;
         if self.bus_master.write(offset, size, value) {

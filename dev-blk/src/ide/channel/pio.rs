@@ -1,18 +1,18 @@
-//! Data by the data register.
+//! Data transfer by the data register.
 use super::{After, Channel, Out, Phase};
 use crate::ata::transfer::List;
 use crate::backend::Executor;
 use bulkhead_bus::Context;
 
 impl Channel {
-    /// Bytes for the guest to read, block by block.
+    /// Offers bytes for the guest to read, block by block.
     pub(super) fn offer(&mut self, data: Vec<u8>) {
         self.buffer = data;
         self.at = 0;
         self.offer_block();
     }
 
-    /// Lets the guest read the next block of the buffer.
+    /// Offers the next block of the buffer.
     fn offer_block(&mut self) {
         let len = self.next_block();
         self.with(|drive, r| drive.data_request(true, len, r));
@@ -20,39 +20,39 @@ impl Channel {
         self.raise();
     }
 
-    /// The next block of the buffer: its length.
+    /// Begins the next block of the buffer, and returns its length.
     fn next_block(&mut self) -> usize {
         self.block_end = self.at.saturating_add(self.block).min(self.buffer.len());
         self.block_end.saturating_sub(self.at)
     }
 
-    /// Fetches the next part of a read.
+    /// Submits the job for the next part of a read.
     pub(super) fn fetch(&mut self, after: After, io: &mut dyn Executor) {
         let job = self.sectors.read();
         self.submit(job, after, io);
     }
 
-    /// Room for what the guest writes.
+    /// Prepares the buffer for `bytes` bytes of the guest.
     fn room(&mut self, bytes: usize) {
         self.buffer.clear();
         self.buffer.resize(bytes, 0);
         self.at = 0;
     }
 
-    /// Lets the guest write a packet.
+    /// Requests a packet from the guest.
     pub(super) fn accept_packet(&mut self) {
         self.room(12);
         self.block_end = 12;
         self.phase = Phase::PioOut(Out::Packet);
     }
 
-    /// Lets the guest write a list.
+    /// Requests a list from the guest.
     pub(super) fn accept_list(&mut self, list: List, bytes: usize) {
         self.room(bytes);
         self.accept_list_block(list);
     }
 
-    /// Lets the guest write the next block of a list.
+    /// Requests the next block of a list.
     fn accept_list_block(&mut self, list: List) {
         let len = self.next_block();
         self.phase = Phase::PioOut(Out::List(list));
@@ -60,7 +60,7 @@ impl Channel {
         self.raise();
     }
 
-    /// Lets the guest write the next block of sectors; before the first one it is not interrupted.
+    /// Requests the next block of sectors; the first one has no interrupt.
     pub(super) fn accept_sectors(&mut self) {
         let len = self.sectors.block(self.block);
         self.room(len);

@@ -1,4 +1,4 @@
-//! A channel as it is saved, and as people see it.
+//! The saved state of a channel, and its registers for `inspect`.
 use super::bus_master::BusMaster;
 use super::{After, Channel, Phase};
 use crate::ata::spec::DeviceRegister;
@@ -21,7 +21,7 @@ impl Channel {
             bm_used,
             interrupt_of_other: self.interrupt && !self.pending(),
             drives: self.drives.iter().flatten().map(Attached::save).collect(),
-            // For a job of before a reset nobody waits.
+            // The result of a job from before a reset is dropped.
             busy: !matches!(self.phase, Phase::Idle | Phase::Working(After::Nothing)),
             stale: self.stale,
         }

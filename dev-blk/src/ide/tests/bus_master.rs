@@ -2,7 +2,7 @@
 use super::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Writes a bus master register without letting a job end.
+/// Writes a bus master register; no job ends meanwhile.
 fn bm_at_once(b: &mut Bench, offset: u64, value: u8) {
     b.ide.write(Access::new(BUS_MASTER, offset, 1), u64::from(value), &mut b.cx).unwrap();
 }
@@ -48,7 +48,7 @@ fn prd_tables_of_every_size_are_shown_as_the_specification_says() {
     }
 }
 
-/// A drive that nobody serves any more (the table was too short) takes the next command.
+/// A drive whose transfer has stopped, because the table was too short, accepts the next command.
 #[test]
 fn a_table_that_is_too_short_moves_nothing_and_holds_nobody_up() {
     for (command, start) in [(0xc8, 9), (0xca, 1)] {
@@ -72,7 +72,7 @@ fn a_table_that_is_too_short_moves_nothing_and_holds_nobody_up() {
     assert_eq!((b.inb(0x177), b.bm_status(1)), (0x50, 0));
 }
 
-/// Wrong directions, entries and tables where there is no memory: the error bit, and a command that was aborted.
+/// Wrong directions, and entries and tables outside of RAM: the error bit, and an aborted command.
 #[test]
 fn what_the_bus_master_cannot_do_is_an_error_of_both() {
     for (command, start, entries, table) in [
@@ -101,7 +101,7 @@ fn what_the_bus_master_cannot_do_is_an_error_of_both() {
     }
 }
 
-/// A transfer that leaves entries is followed by one that goes on there, as the engine has not been stopped.
+/// A transfer that leaves entries unused: the next one continues there, because the engine has not been stopped.
 #[test]
 fn what_a_table_has_left_is_for_the_next_command() {
     let mut b = Bench::new();
@@ -118,7 +118,7 @@ fn what_a_table_has_left_is_for_the_next_command() {
         b.memory.read(address, &mut word).unwrap();
         assert_eq!(u32::from_le_bytes(word), sector * 128, "{address:#x}");
     }
-    // Behind its end the engine waits for a new start.
+    // After the table's end the engine waits for a new start.
     b.ata(0xc8, 8, 1);
     assert_eq!(b.inb(0x3f6) & 0x80, 0x80);
     b.bm(0, 1, 8);
@@ -157,7 +157,7 @@ fn packet_by_dma(b: &mut Bench, packet: &[u8], entries: &[(u32, u16, bool)]) {
     b.outsw(0x170, &bytes);
 }
 
-/// One command, step by step; before step `at` somebody does `action` with the bus master. Jobs end only where the last step lets them.
+/// Runs one command step by step, with `action` on the bus master before step `at`. Jobs end only in the last step.
 fn run(kind: Kind, action: Action, at: usize) {
     let what = format!("{kind:?}, {action:?} before step {at}");
     let mut b = Bench::new();
@@ -259,7 +259,7 @@ fn run(kind: Kind, action: Action, at: usize) {
             }
         }
         _ => {
-            // The driver's own start, whatever was before it.
+            // The driver's own start.
             b.bm(bm, 1, u32::from(to_memory));
             b.bm(bm, 1, u32::from(to_memory | 1));
             inject(&mut b);
@@ -285,7 +285,7 @@ fn run(kind: Kind, action: Action, at: usize) {
     }
 }
 
-/// Start only arms the engine, Stop only disarms it: in no phase of any command is data swallowed, and nothing hangs.
+/// Start only arms the engine, and Stop only disarms it: in no state of any command is data lost, and no command hangs.
 #[test]
 fn start_and_stop_in_every_phase_swallow_nothing() {
     use Kind::*;
@@ -298,7 +298,7 @@ fn start_and_stop_in_every_phase_swallow_nothing() {
     }
 }
 
-/// While a job may touch memory the status says active, also after a stop; then it does not.
+/// Active is 1 while a job may access memory, even after a stop, and 0 afterwards.
 #[test]
 fn active_is_0_only_when_memory_is_left_alone() {
     let mut b = Bench::new();
@@ -309,7 +309,7 @@ fn active_is_0_only_when_memory_is_left_alone() {
     assert_eq!((b.bm_status(0), b.inb(0x3f6) & 0x80), (1, 0x80), "a job is under way");
     settle(&mut b);
     assert_eq!((b.bm_status(0), b.inb(0x3f6)), (4, 0x50));
-    // A reset in the middle: busy until the job has ended, and nobody hears of it.
+    // A reset during the job: busy until the job has ended, without an interrupt.
     b.bm(2, 1, 4);
     b.ata(0xc8, 0, 1);
     bm_at_once(&mut b, 0, 9);
@@ -332,23 +332,23 @@ fn the_interrupt_bit_is_a_rising_edge_of_intrq() {
         Box::new(Inline::new(b.memory.clone())),
     );
     let seen = |b: &mut Bench| (b.bm_status(0) & 4, b.cx.lines.level(0));
-    // nIEN holds it back, and lets it go.
+    // nIEN masks it, and unmasks it.
     b.out(0x3f6, 2);
     b.ata(0x40, 0, 1);
     assert_eq!(seen(&mut b), (0, false));
     b.out(0x3f6, 0);
     assert_eq!(seen(&mut b), (4, true));
-    // No edge while it stays up.
+    // No edge while it stays asserted.
     b.bm(2, 1, 4);
     b.out(0x3f6, 0);
     assert_eq!(seen(&mut b), (0, true));
-    // Down and up again.
+    // Deasserted and asserted again.
     b.out(0x3f6, 2);
     assert_eq!(seen(&mut b), (0, false));
     b.out(0x3f6, 0);
     assert_eq!(seen(&mut b), (4, true));
     b.bm(2, 1, 4);
-    // The other drive shows nothing of it, and reading its status takes nothing back.
+    // The other drive does not assert it, and a read of its status does not clear it.
     b.out(0x1f6, 0xf0);
     assert_eq!((b.inb(0x1f7), seen(&mut b)), (0x50, (0, false)));
     let state = b.ide.save();
@@ -357,7 +357,7 @@ fn the_interrupt_bit_is_a_rising_edge_of_intrq() {
     b.out(0x1f6, 0xe0);
     assert_eq!(seen(&mut b), (4, true));
     assert_eq!((b.inb(0x1f7), seen(&mut b)), (0x50, (4, false)));
-    // Taken back while nIEN hid it: it does not come later. (No shadow answers meanwhile.)
+    // Cleared while nIEN masks it, it is not asserted later. (No shadow answers meanwhile.)
     b.bm(2, 1, 4);
     b.out(0x3f6, 2);
     b.ata(0x40, 0, 1);
@@ -367,7 +367,7 @@ fn the_interrupt_bit_is_a_rising_edge_of_intrq() {
     b.inb(0x1f7);
     b.out(0x3f6, 0);
     assert_eq!(seen(&mut b), (0, false));
-    // A reset takes it back, and a drive that is unplugged takes its own with it.
+    // A reset clears it, and so does the unplugging of its drive.
     b.ata(0x40, 0, 1);
     b.out(0x3f6, 4);
     assert!(!b.cx.lines.level(0));
@@ -378,7 +378,7 @@ fn the_interrupt_bit_is_a_rising_edge_of_intrq() {
     assert!(!b.cx.lines.level(0));
 }
 
-/// A medium that is gone when Start is set ends the command and the transfer: the engine serves the next one.
+/// If the medium was removed before Start is set, command and transfer end, and the engine serves the next one.
 #[test]
 fn a_transfer_that_finds_no_medium_ends_and_the_next_one_goes() {
     let mut b = Bench::new();
@@ -401,7 +401,7 @@ fn a_transfer_that_finds_no_medium_ends_and_the_next_one_goes() {
     assert_eq!(b.inb(0x177), 0x50);
 }
 
-/// The same when the guest has unplugged the disk: the drive that stays on the channel has its transfers.
+/// The same after the guest has unplugged the disk: the other drive of the channel can transfer.
 #[test]
 fn a_transfer_that_finds_no_disk_leaves_the_engine_to_the_other_drive() {
     let mut b = Bench::new();

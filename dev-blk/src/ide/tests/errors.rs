@@ -5,7 +5,7 @@ const UNC: u8 = 0x40;
 const IDNF: u8 = 0x10;
 const ABRT: u8 = 0x04;
 
-/// Carries a command of the disk out, whatever data it has; status and error register.
+/// Runs a command of the disk with its data. Returns status and error register.
 fn ends(b: &mut Bench, command: u8, lba: u32, count: u8) -> (u8, u8) {
     b.bm(0, 1, 0);
     b.bm(2, 1, 6);
@@ -46,7 +46,7 @@ fn the_error_register_of_each_command_is_that_of_its_table() {
         fails(&b);
         assert_eq!(ends(&mut b, command, 0, 1), (0x51, host), "{command:#x}: an error of the host");
     }
-    // SEEK goes to no sector that is not there.
+    // SEEK fails beyond the end.
     assert_eq!((ends(&mut b, 0x70, 2047, 0), ends(&mut b, 0x70, 2048, 0)), ((0x50, 0), (0x51, IDNF)));
     for command in [0xe7, 0xea] {
         fails(&b);
@@ -74,7 +74,7 @@ fn a_disk_that_is_read_only_aborts_what_would_write_and_claims_none_of_it() {
     assert_eq!((id[169 * 2], id[105 * 2]), (0, 0), "no TRIM");
 }
 
-/// ACS-2, 7.10: one range beyond the end, and nothing is trimmed; what can be wrong with DATA SET MANAGEMENT is aborted.
+/// ACS-2, 7.10: if one range is beyond the end, nothing is trimmed; an invalid DATA SET MANAGEMENT is aborted.
 #[test]
 fn trim_beyond_the_end_is_aborted() {
     let mut b = Bench::new();
@@ -102,7 +102,7 @@ fn trim_beyond_the_end_is_aborted() {
     ] {
         assert_eq!(trim(ranges, 1, 1), (0x51, ABRT, 4, true), "{ranges:?}");
     }
-    // No TRIM bit, more than the one sector that is claimed: no data is asked for, the engine stays armed.
+    // Without the TRIM bit, or with more than the one claimed sector: no data is requested, and the engine stays armed.
     assert_eq!(trim(&[(0, 1)], 0, 1), (0x51, ABRT, 5, true));
     assert_eq!(trim(&[(0, 1)], 1, 2), (0x51, ABRT, 5, true));
     assert_eq!(trim(&[(1 << 47, 0), (8, 8), (2047, 1)], 1, 1), (0x50, 0, 4, false));
@@ -130,14 +130,14 @@ fn what_is_no_command_is_aborted() {
             }
             assert!(b.cx.lines.level(1), "{code:#x}");
             assert_eq!((b.inb(0x177), b.inb(0x171)), (0x51, ABRT), "{code:#x}");
-            // A disk driver finds the signature of a packet device here.
+            // These commands return the signature of a packet device.
             let signature = matches!(code, 0xec | 0x20 | 0x21);
             assert_eq!((b.inb(0x174), b.inb(0x175)) == (0x14, 0xeb), signature, "{code:#x}");
         }
     }
 }
 
-/// A command that is given up ends as its own drive ends one, also when the drive of the other kind is selected by then.
+/// An abandoned command ends in the way of its own drive, even if the drive of the other kind is selected.
 #[test]
 fn a_command_that_is_given_up_ends_as_its_own_drive_ends_one() {
     for (owner, other, begins, ends) in [(0xe0, 0xb0, 0xc8, ABRT), (0xb0, 0xe0, 0xa0, 0xb4)] {

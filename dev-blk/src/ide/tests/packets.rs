@@ -1,4 +1,4 @@
-//! Packet commands: how each of them can end, what the drive claims, READ CD.
+//! Packet commands: all their ends, claimed abilities, READ CD.
 use super::*;
 
 /// The sense that REQUEST SENSE fetches.
@@ -22,7 +22,7 @@ fn by_dma(b: &mut Bench, packet: &[u8], entries: &[(u32, u16, bool)]) {
     b.bm(8, 1, 9);
 }
 
-/// Status, error, interrupt reason, and the sense that is left.
+/// Status, error, interrupt reason, and the remaining sense.
 fn state(b: &mut Bench) -> (u8, u8, u8, (u8, u8, u8)) {
     let seen = (b.inb(0x177), b.inb(0x171), b.inb(0x172));
     b.out(0x171, 0);
@@ -31,7 +31,7 @@ fn state(b: &mut Bench) -> (u8, u8, u8, (u8, u8, u8)) {
 
 const NONE: (u8, u8, u8) = (0, 0, 0);
 
-/// Every way in which a command can end: what the registers say, and that the sense is told once.
+/// Every way in which a command can end: the registers, and the sense, which is reported once.
 #[test]
 fn registers_and_sense_after_every_way_a_command_can_end() {
     let read = |lba: u8| [0x28, 0, 0, 0, 0, lba, 0, 0, 1];
@@ -99,7 +99,7 @@ fn registers_and_sense_after_every_way_a_command_can_end() {
             assert_eq!(command(&mut b, &read(5), 0xfffe).map(|d| d.len()), Ok(2048), "{name}: the next");
         }
     }
-    // Resets leave the signature, and nothing to tell.
+    // Resets set the signature and clear the sense.
     let resets: [(&str, fn(&mut Bench)); 3] = [
         ("DEVICE RESET", |b| b.out(0x177, 0x08)),
         ("software reset", |b| {
@@ -126,7 +126,7 @@ fn registers_and_sense_after_every_way_a_command_can_end() {
     }
 }
 
-/// DEVICE RESET is taken while the drive is busy; what was under way ends unheard.
+/// A busy drive accepts DEVICE RESET; the command in progress ends without an interrupt.
 #[test]
 fn device_reset_is_taken_by_a_busy_drive() {
     let mut b = Bench::new();
@@ -141,7 +141,7 @@ fn device_reset_is_taken_by_a_busy_drive() {
     assert_eq!(b.inb(0x376) & 0x80, 0x80, "another command is not");
     b.out(0x177, 0x08);
     assert_eq!(b.inb(0x376) & 0x80, 0x80, "the job is under way");
-    // A process that dies here leaves a drive that was reset, and no interrupt.
+    // After a restart at this point the drive is reset, without an interrupt.
     let mut next = Bench::new();
     next.ide =
         Ide::new(vec![spec(2, true, true, &file(64 * 2048), 64 * 2048)], Box::new(Inline::new(next.memory.clone())));
@@ -152,7 +152,7 @@ fn device_reset_is_taken_by_a_busy_drive() {
     assert_eq!((b.inb(0x376), b.inb(0x174), b.inb(0x175), b.cx.lines.level(1)), (0, 0x14, 0xeb, false));
 }
 
-/// A medium that has changed is told by REQUEST SENSE too, once (SPC-3, 6.27).
+/// REQUEST SENSE reports a changed medium too, once (SPC-3, 6.27).
 #[test]
 fn request_sense_tells_of_a_new_medium() {
     let mut b = Bench::new();
@@ -162,11 +162,11 @@ fn request_sense_tells_of_a_new_medium() {
     assert_eq!(command(&mut b, &[0x00], 0xfffe), Ok(vec![]));
 }
 
-/// READ CD: every kind of sector, every selection, by PIO and by DMA: exactly the bytes that MMC-4 says, or refused.
+/// READ CD: every kind of sector and every selection, by PIO and by DMA, returns the bytes of MMC-4 or is refused.
 #[test]
 fn read_cd_gives_exactly_what_is_selected() {
     let mut b = Bench::new();
-    // All of a sector, to cut the rest from.
+    // The whole sector, from which the expected parts are taken.
     let whole = command(&mut b, &[0xbe, 0, 0, 0, 0, 5, 0, 0, 2, 0xf8], 0xfffe).unwrap();
     assert_eq!((whole.len(), whole[12..16].to_vec(), whole[2352 + 14]), (4704, vec![0, 2, 5, 1], 6));
     for kind in 0..8u8 {
@@ -183,7 +183,7 @@ fn read_cd_gives_exactly_what_is_selected() {
                             .flat_map(|(_, range)| whole[n * 2352..][range.clone()].to_vec())
                             .collect::<Vec<u8>>()
                     };
-                    // All headers of mode 1 are the header.
+                    // In mode 1 a selection of all headers is the header.
                     [one(0), one(1)].concat()
                 });
                 let name = format!("kind {kind}, {what:#04x}, {sub}");
@@ -209,7 +209,7 @@ fn read_cd_gives_exactly_what_is_selected() {
             }
         }
     }
-    // The addresses of READ CD MSF: from one up to another.
+    // READ CD MSF has a first address and an end.
     let msf = command(&mut b, &[0xb9, 0, 0, 0, 2, 5, 0, 2, 7, 0xf8], 0xfffe).unwrap();
     assert!(msf == whole);
     assert_eq!(command(&mut b, &[0xb9, 0, 0, 0, 2, 5, 0, 2, 5, 0xf8], 0xfffe), Ok(vec![]));
@@ -222,7 +222,7 @@ fn read_cd_gives_exactly_what_is_selected() {
     assert_eq!(sense(&mut b), (5, 0x21, 0));
 }
 
-/// More than one job's worth of whole sectors, as Linux reads them: by DMA, over an own table.
+/// More whole sectors than one job reads, as Linux reads them: by DMA, with its own table.
 #[test]
 fn whole_sectors_by_dma_may_be_many() {
     let mut b = Bench::new();
@@ -238,7 +238,7 @@ fn whole_sectors_by_dma_may_be_many() {
     }
 }
 
-/// MODE SENSE: every page and every kind of value.
+/// MODE SENSE: every page and every page control.
 #[test]
 fn mode_pages_are_what_is_claimed_of_every_kind() {
     let mut b = Bench::new();
@@ -290,12 +290,12 @@ fn what_is_claimed_has_its_command() {
         assert_eq!(command(&mut b, &[0x42, 0, 0x40, format, 0, 0, 0, 0, 64], 64), Err(0x54), "no numbers to read");
     }
     let events = |b: &mut Bench| command(b, &[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8], 8).unwrap()[4..6].to_vec();
-    // Lock: told, and it holds.
+    // The lock is reported and effective.
     command(&mut b, &[0x1e, 0, 0, 0, 1], 0).unwrap();
     assert_eq!(command(&mut b, &[0x5a, 0, 0x2a, 0, 0, 0, 0, 0, 64], 64).unwrap()[14], 0x2b);
     assert_eq!((command(&mut b, &[0x1b, 0, 0, 0, 2], 0), sense(&mut b)), (Err(0x54), (5, 0x53, 2)));
     command(&mut b, &[0x1e, 0, 0, 0, 0], 0).unwrap();
-    // The tray opens, tells it, and the medium is out of reach; a new life has it as it was.
+    // The open tray is reported, and the medium is inaccessible; a restart does not change that.
     command(&mut b, &[0x1b, 0, 0, 0, 2], 0).unwrap();
     let state = b.ide.save();
     b.ide.load(&state, &mut b.cx).unwrap();
@@ -304,12 +304,12 @@ fn what_is_claimed_has_its_command() {
         assert_eq!((command(&mut b, packet, 8), sense(&mut b)), (Err(0x24), (2, 0x3a, 2)));
     }
     assert!(b.ide.insert(2, file(2048), &mut b.cx).is_err(), "there is one on it");
-    // It closes, and the medium is a new one.
+    // After the tray closes, the medium counts as new.
     command(&mut b, &[0x1b, 0, 0, 0, 3], 0).unwrap();
     assert_eq!((events(&mut b), events(&mut b)), (vec![2, 2], vec![0, 2]));
     assert_eq!((command(&mut b, &[0x00], 0), sense(&mut b)), (Err(0x64), (6, 0x28, 0)));
     assert_eq!(command(&mut b, &[0x00], 0), Ok(vec![]));
-    // From an open tray libxl may take it.
+    // libxl may remove the medium from an open tray.
     command(&mut b, &[0x1b, 0, 0, 0, 2], 0).unwrap();
     b.ide.eject(2, false, &mut b.cx).unwrap();
     b.ide.insert(2, file(64 * 2048), &mut b.cx).unwrap();
@@ -404,7 +404,7 @@ fn features_have_their_commands() {
     }
 }
 
-/// MODE SELECT takes the pages as they are, by PIO and by DMA, and nothing that would change anything.
+/// MODE SELECT accepts pages with their current values, by PIO and by DMA, and no others.
 #[test]
 fn mode_select_takes_what_changes_nothing() {
     let mut b = Bench::new();
@@ -453,7 +453,7 @@ fn mode_select_takes_what_changes_nothing() {
     assert_eq!((b.bm_status(1), b.inb(0x177), b.inb(0x172)), (4, 0x50, 3));
 }
 
-/// A command that is aborted because its data has no way to the host takes nothing of what has happened to the medium.
+/// A command that is aborted for lack of a byte count limit leaves the medium's events pending.
 #[test]
 fn what_an_aborted_command_would_have_told_is_told_by_the_next() {
     let mut b = Bench::new();

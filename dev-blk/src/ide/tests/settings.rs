@@ -1,4 +1,4 @@
-//! What the host sets, what IDENTIFY says of it, and what a reset takes back.
+//! Settings by the host, their words in IDENTIFY, and the effect of resets.
 use super::*;
 
 fn identify(b: &mut Bench) -> Vec<u16> {
@@ -19,7 +19,7 @@ fn translate(b: &mut Bench, heads: u8, of_track: u8) -> u8 {
     b.inb(0x1f7)
 }
 
-/// Reads a sector by cylinder, head and sector: its number, or the error register.
+/// Reads a sector by cylinder, head and sector. Returns its number, or the error register.
 fn chs(b: &mut Bench, c: u32, h: u32, s: u32) -> Result<u32, u8> {
     for (port, value) in [(0x1f6, 0xa0 | h), (0x1f2, 1), (0x1f3, s), (0x1f4, c & 0xff), (0x1f5, c >> 8), (0x1f7, 0x20)]
     {
@@ -32,7 +32,7 @@ fn chs(b: &mut Bench, c: u32, h: u32, s: u32) -> Result<u32, u8> {
     Ok(u32::from_le_bytes(data[..4].try_into().unwrap()) / 128)
 }
 
-/// ATA/ATAPI-5, 8.16: the translation is what the host last set; words 54 to 58 and every address without LBA follow.
+/// ATA/ATAPI-5, 8.16: the host sets the translation; words 54 to 58 and every address without LBA follow it.
 #[test]
 fn the_translation_is_what_the_host_has_set() {
     let mut b = Bench::new();
@@ -41,7 +41,7 @@ fn the_translation_is_what_the_host_has_set() {
     assert_eq!((&native[54..57], native[57], native[53] & 1), (&[2, 16, 63][..], 2016, 1));
     assert_eq!(chs(&mut b, 1, 1, 5), Ok(16 * 63 + 63 + 4));
     assert_eq!(translate(&mut b, 8, 17), 0x50);
-    // The case of the report: cylinder 2, head 3, sector 5 is block 147h.
+    // Cylinder 2, head 3, sector 5 is block 147h.
     assert_eq!(chs(&mut b, 2, 3, 5), Ok(0x147));
     let id = identify(&mut b);
     assert_eq!((&id[54..57], id[57], id[58]), (&[15, 8, 17][..], 2040, 0));
@@ -57,17 +57,17 @@ fn the_translation_is_what_the_host_has_set() {
         }
         assert_eq!(b.inb(0x1f1), want, "command {command:#x}, sector {sector}");
     }
-    // Without sectors it is none: aborted, the one before stays.
+    // Zero sectors are aborted, and the previous translation stays.
     assert_eq!((translate(&mut b, 1, 0), b.inb(0x1f1)), (0x51, 0x04));
     assert_eq!(chs(&mut b, 2, 3, 5), Ok(0x147));
-    // READ NATIVE MAX ADDRESS without LBA tells the default one's last.
+    // READ NATIVE MAX ADDRESS without LBA returns the last address of the default translation.
     b.out(0x1f6, 0xa0);
     b.out(0x1f7, 0xf8);
     assert_eq!((b.inb(0x1f6) & 15, b.inb(0x1f5), b.inb(0x1f4), b.inb(0x1f3)), (15, 0, 1, 63));
     b.out(0x1f6, 0xe0);
     b.out(0x1f7, 0xf8);
     assert_eq!((b.inb(0x1f6) & 15, b.inb(0x1f5), b.inb(0x1f4), b.inb(0x1f3)), (0, 0, 7, 0xff));
-    // It is in a saved state.
+    // It is part of the saved state.
     let state = b.ide.save();
     let mut b = Bench::new();
     b.ide.load(&state, &mut b.cx).unwrap();
@@ -76,7 +76,7 @@ fn the_translation_is_what_the_host_has_set() {
     assert_eq!((chs(&mut b, 1, 1, 5), &identify(&mut b)[54..57]), (Ok(16 * 63 + 63 + 4), &[2, 16, 63][..]));
 }
 
-/// All heads and sectors of a track: block 0 to the last of a cylinder, and words 54 to 58.
+/// All numbers of heads and sectors per track: the blocks of a cylinder, and words 54 to 58.
 #[test]
 fn every_translation_reaches_the_sectors_that_it_says() {
     let mut b = Bench::new();
@@ -96,10 +96,10 @@ fn every_translation_reaches_the_sectors_that_it_says() {
     }
 }
 
-/// SET FEATURES 66h and CCh decide what a software reset takes back; a reset of the machine takes everything back (ATA/ATAPI-5, 8.37).
+/// SET FEATURES 66h and CCh decide whether a software reset keeps settings; a reset of the machine clears them (ATA/ATAPI-5, 8.37).
 #[test]
 fn what_reset_takes_back_is_what_66h_and_cch_say() {
-    // What each command changes, in words of IDENTIFY.
+    // The words of IDENTIFY that each command changes.
     let watched = [54, 55, 56, 57, 59, 63, 85, 88];
     let seen = |b: &mut Bench| {
         let id = identify(b);
@@ -158,7 +158,7 @@ impl Executor for Counted {
     }
 }
 
-/// A drive whose write cache is off has written when it says so: a bit of IDENTIFY that does nothing would lose data.
+/// With its write cache disabled, a drive reports a write as done only when it is durable.
 #[test]
 fn without_its_write_cache_a_drive_has_written_when_it_says_so() {
     let mut b = Bench::new();
@@ -193,7 +193,7 @@ fn without_its_write_cache_a_drive_has_written_when_it_says_so() {
     assert_eq!((write(&mut b, true), taken()), (0x50, vec!["write"]));
 }
 
-/// SET FEATURES takes what the specification has and IDENTIFY claims, of all 65536 pairs of feature and count.
+/// Of all 65536 pairs of feature and count, SET FEATURES accepts exactly those that the specification has and IDENTIFY claims.
 #[test]
 fn set_features_takes_what_is_claimed_and_nothing_else() {
     let mut b = Bench::new();
@@ -218,7 +218,7 @@ fn set_features_takes_what_is_claimed_and_nothing_else() {
     }
 }
 
-/// CHECK POWER MODE tells what the last power command or access has made of it; IDENTIFY claims the commands.
+/// CHECK POWER MODE reports the mode after the last power command or access; IDENTIFY claims the commands.
 #[test]
 fn power_mode_is_what_the_last_command_has_made_of_it() {
     let mut b = Bench::new();
@@ -244,7 +244,7 @@ fn power_mode_is_what_the_last_command_has_made_of_it() {
     assert_eq!(mode(&mut b), 0xff);
 }
 
-/// What somebody has named the drive is what it says, cut and padded; other characters cannot get in.
+/// The configured strings are reported, cut and padded; other characters are replaced.
 #[test]
 fn identity_is_what_the_host_names() {
     let mut b = Bench::new();
@@ -276,7 +276,7 @@ fn identity_is_what_the_host_names() {
     }
 }
 
-/// A disk that was partitioned with other heads and sectors has them after power-on, and after what sets others is taken back.
+/// A disk that was partitioned with other heads and sectors has them after power-on, and after a reset that clears the host's setting.
 #[test]
 fn the_translation_after_power_on_is_the_one_that_the_disk_was_partitioned_with() {
     let mut b = Bench::new();

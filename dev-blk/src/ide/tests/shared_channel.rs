@@ -1,9 +1,9 @@
-//! Two drives on a channel, of which one is at work while the host turns to the other.
+//! Two drives on a channel: commands for one while the other is busy.
 use super::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Disks as primary master and slave, of which the second holds the bytes of the first turned round, and a CD as secondary slave beside a
-/// disk. Jobs end when the flag is set.
+/// Disks as primary master and slave, the second with the inverted bytes of the first, and a CD as secondary slave beside a disk. Jobs end when
+/// the flag is set.
 fn bench() -> (Bench, Arc<AtomicBool>) {
     let mut b = Bench::new();
     let other = file(1 << 20);
@@ -32,7 +32,7 @@ fn read_sector(b: &mut Bench, base: u16, device: u32, lba: u32) {
     }
 }
 
-/// What a drive fetches never becomes another drive's answer.
+/// Data that one drive reads never becomes the other drive's answer.
 #[test]
 fn a_command_for_the_other_drive_while_one_is_at_work() {
     let (mut b, may_end) = bench();
@@ -55,7 +55,7 @@ fn a_command_for_the_other_drive_while_one_is_at_work() {
     assert_eq!(b.insw(0x1f0, 512), turned);
 }
 
-/// A drive whose data nobody takes any more is ready, not for ever busy or with data to come.
+/// A drive whose data the host does not transfer becomes ready, and does not stay busy.
 #[test]
 fn a_command_for_the_other_drive_while_one_waits_for_the_host() {
     for (command, waits) in [(0x20, 0x58), (0x30, 0x58), (0xc8, 0xc0), (0xca, 0xc0)] {
@@ -75,7 +75,7 @@ fn a_command_for_the_other_drive_while_one_waits_for_the_host() {
     }
 }
 
-/// DEVICE RESET is for the drive that is selected.
+/// DEVICE RESET affects only the selected drive.
 #[test]
 fn a_reset_of_one_drive_while_the_other_is_at_work() {
     let (mut b, may_end) = bench();
@@ -91,7 +91,7 @@ fn a_reset_of_one_drive_while_the_other_is_at_work() {
     assert_eq!(b.insw(0x170, 512), turned);
 }
 
-/// Writes that reached nobody end a command of the selected drive, not of the one whose command was the last.
+/// Lost writes abort a command of the selected drive, not of the one whose command was the last.
 #[test]
 fn a_lost_write_for_one_drive_after_a_command_of_the_other() {
     for base in [0x1f0, 0x170] {
