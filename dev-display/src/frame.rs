@@ -1,7 +1,7 @@
 //! A picture in memory.
 use bulkhead_bus::Surface;
 
-/// A picture of the screen in memory, as the display draws it.
+/// A picture of the screen that the display draws.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Number of pixels of a line.
@@ -13,12 +13,12 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A black one.
+    /// A black picture of this size.
     pub(crate) fn new(width: usize, height: usize) -> Self {
         Self { width, height, pixels: vec![0; width.saturating_mul(height)] }
     }
 
-    /// A black one of another size, in the memory of this one: fresh pages cost more than drawing does.
+    /// A black picture of another size in the memory of this one, because new pages cost more than drawing.
     pub(crate) fn sized(mut self, width: usize, height: usize) -> Self {
         (self.width, self.height) = (width, height);
         self.pixels.clear();
@@ -26,19 +26,19 @@ impl Frame {
         self
     }
 
-    /// Line `y`.
+    /// The pixels of line `y`; empty beyond the last.
     pub(crate) fn row(&self, y: usize) -> &[u32] {
         let start = y.saturating_mul(self.width);
         self.pixels.get(start..start.saturating_add(self.width)).unwrap_or_default()
     }
 
-    /// Line `y`, to draw.
+    /// The pixels of line `y`, for drawing; empty beyond the last.
     pub(crate) fn line(&mut self, y: usize) -> &mut [u32] {
         let start = y.saturating_mul(self.width);
         self.pixels.get_mut(start..start.saturating_add(self.width)).unwrap_or_default()
     }
 
-    /// The lines that differ from `before`, as ranges; all of them if the size is another.
+    /// The lines that differ from `before`, as ranges; all lines if the sizes differ.
     pub fn dirty(&self, before: &Self) -> Vec<std::ops::Range<usize>> {
         if (self.width, self.height) != (before.width, before.height) {
             return std::iter::once(0..self.height).collect();
@@ -57,7 +57,8 @@ impl Frame {
         ranges
     }
 
-    /// Draws what differs from `before`, which is this then; false if the surface has no room. This is what was shown, then: memory to draw in.
+    /// Draws the lines that differ from `before`, and swaps the two: afterwards `before` is this picture, and this one is memory for the next.
+    /// False if the surface is too small.
     pub(crate) fn show(&mut self, before: &mut Self, surface: &mut dyn Surface) -> bool {
         if !surface.begin(self.width, self.height) {
             return false;
@@ -70,7 +71,7 @@ impl Frame {
         true
     }
 
-    /// As a PNG.
+    /// Encodes the picture as a PNG.
     pub fn png(&self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         let mut encoder =

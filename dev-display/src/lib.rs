@@ -1,4 +1,4 @@
-//! Display devices, a PV frame buffer's back end, and viewers.
+//! Displays: the VGA and a PV frame buffer's back end; and their viewers: a frame buffer and a VNC server.
 pub mod fbdev;
 mod frame;
 mod sinks;

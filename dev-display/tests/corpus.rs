@@ -1,5 +1,5 @@
-//! What fuzzing has found worth keeping (`fuzz/seeds`), and random bytes, through the same harness; and states that earlier
-//! versions have saved (`tests/golden`), which must be understood for ever.
+//! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
+//! have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ proptest! {
 
     #[test]
     fn vnc_random(said in prop::collection::vec(any::<u8>(), 0..600), first: u8) {
-        // As far as the first request, then anything.
+        // A valid session up to the first request, then any bytes.
         let mut bytes = vec![first & !1, 14];
         bytes.extend_from_slice(b"RFB 003.008\n\x01\x01");
         bytes.extend_from_slice(&[0x40, 0x12, 2, 0, 0, 2, 0, 0, 0, first & 0x15, 0, 0, 0, 1, 3, 1, 0, 0, 0, 0]);

@@ -13,29 +13,29 @@ const REL_Y: u16 = 1;
 const REL_WHEEL: u16 = 8;
 const BTN_LEFT: u16 = 0x110;
 const BTN_MIDDLE: u16 = 0x112;
-/// Codes below are keys of a keyboard.
+/// Codes below this are keys of a keyboard.
 const BTN_MISC: u16 = 0x100;
 
-/// A pointer, which may be absolute: a mouse only knows movement.
+/// A pointer, relative or absolute.
 #[derive(Debug, Default)]
 pub(super) struct Pointer {
-    /// Where it was, once that is known.
+    /// Its last position on each axis, once that is known.
     at: [Option<i32>; 2],
-    /// This report has a place.
+    /// This report has an absolute position.
     placed: bool,
-    /// What has moved since the last report.
+    /// Movement on each axis since the last report.
     moved: [i32; 2],
-    /// Places are 0 to 0x7fff over a screen of this size; otherwise they are pixels.
+    /// Positions are 0 to 0x7fff over a screen of this size; `None`: they are pixels.
     scale: Option<[usize; 2]>,
 }
 
 impl Pointer {
-    /// From now on places are 0 to 0x7fff over a screen of this size.
+    /// Sets the range of positions to 0 to 0x7fff over a screen of this size.
     pub(super) fn spread(&mut self, (width, height): (usize, usize)) {
         self.scale = Some([width, height]);
     }
 
-    /// The pixel that a place means: the nearest.
+    /// The pixel nearest to a position.
     fn pixel(&self, axis: usize, value: i32) -> i32 {
         let Some(size) = self.scale.and_then(|s| s.get(axis).copied()) else { return value };
         let last = i64::try_from(size.saturating_sub(1)).unwrap_or(0);
@@ -43,13 +43,13 @@ impl Pointer {
         i32::try_from(at).unwrap_or(0)
     }
 
-    /// What a record means, if anything. Movement is reported when the kernel says that its report is whole.
+    /// The event of a record, if it has one. Movement is returned at the end of the kernel's report.
     pub(super) fn event(&mut self, record: &[u8; LEN]) -> Option<InputEvent> {
         let (_, [t0, t1, c0, c1, v0, v1, v2, v3]) = record.split_last_chunk::<8>()?;
         let (kind, code) = (u16::from_le_bytes([*t0, *t1]), u16::from_le_bytes([*c0, *c1]));
         let value = i32::from_le_bytes([*v0, *v1, *v2, *v3]);
         match (kind, code) {
-            // 2 is a key that is held: a keyboard repeats it no faster than its guest has set.
+            // 2 is the repetition of a held key, which the guest's keyboard limits to its own rate.
             (EV_KEY, code) if code < BTN_MISC => Some(InputEvent::Key { code, down: value != 0 }),
             (EV_KEY, _) if value > 1 => None,
             (EV_KEY, BTN_LEFT..=BTN_MIDDLE) => Some(InputEvent::Button { button: (code & 3) as u8, down: value == 1 }),
@@ -57,7 +57,7 @@ impl Pointer {
                 self.add(usize::from(code), value);
                 None
             }
-            // evdev counts up as positive, a mouse down.
+            // Up is positive in evdev, down in the events.
             (EV_REL, REL_WHEEL) => Some(InputEvent::Move { dx: 0, dy: 0, dz: value.signum().saturating_neg() }),
             (EV_ABS, REL_X | REL_Y) => {
                 self.placed = true;
@@ -74,7 +74,7 @@ impl Pointer {
         }
     }
 
-    /// Where a pointer that knows it is, if this record ends a report that said so.
+    /// The absolute position in pixels, if this record ends a report with one.
     pub(super) fn place(&mut self, record: &[u8; LEN]) -> Option<(usize, usize)> {
         let (_, [kind, ..]) = record.split_last_chunk::<8>()?;
         if u16::from(*kind) != EV_SYN || !std::mem::take(&mut self.placed) {
@@ -102,7 +102,7 @@ mod tests {
             pointer.spread((width, height));
             for (axis, size) in [(0, width), (1, height)] {
                 for p in 0..size {
-                    // As a viewer makes it.
+                    // As a viewer computes it.
                     let InputEvent::At { x, .. } = crate::sinks::place(p, 0, (size, 1)) else { unreachable!() };
                     assert_eq!(pointer.pixel(axis, i32::from(x)), p as i32, "{p} of {size}");
                 }

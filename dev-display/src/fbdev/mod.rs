@@ -1,8 +1,7 @@
-//! The viewer that puts the picture on a Linux frame buffer and takes keys and pointer from evdev: in a stub domain these
-//! are the kernel's para-virtual front ends, whose other ends are in dom0. Not an emulated device: the guest sees
-//! nothing of it.
+//! The viewer of a stub domain: it writes the picture to a Linux frame buffer and reads keys and pointer from evdev. These are the kernel's
+//! para-virtual front ends, whose back ends are in dom0. It is not an emulated device, and the guest does not see it.
 //!
-//! How often the picture is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
+//! The rate at which it reads the picture adapts: [`FAST`] while the picture changes or input arrives, down to [`SLOW`].
 mod evdev;
 
 use crate::sinks::{Sinks, place};
@@ -10,40 +9,40 @@ use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, TimerId, Viewers};
 use evdev::Pointer;
 use rustix::fd::OwnedFd;
 
-/// Nanoseconds between two looks while something happens.
+/// Nanoseconds between two reads of the picture while it changes.
 const FAST: u64 = 40_000_000;
-/// The same after a while in which nothing did.
+/// Nanoseconds between two reads of the picture after a while without changes.
 const SLOW: u64 = 320_000_000;
-/// Looks without change before the pace is halved.
+/// Reads without a change before the rate is halved.
 const PATIENCE: u32 = 25;
-/// The pace's timer.
+/// The timer of the next read.
 const LOOK: TimerId = 0;
-/// Events of one descriptor that are handled before others get their turn.
+/// Most events of one descriptor that are handled before other work.
 const EVENTS: usize = 64;
 
-/// What the display draws.
+/// A viewer's access to the display's picture.
 pub trait View: Send {
     /// Asks the display to draw what has changed.
     fn want(&mut self);
-    /// Takes what it has drawn. False: nothing new, or it draws just now.
+    /// Copies the drawn changes. False: there are none, or the display is drawing.
     fn update(&mut self) -> bool;
-    /// The display was started again: looks at its new surface. One that cannot be looked at changes nothing.
+    /// Switches to the surface of a restarted display. No effect if the surface cannot be mapped.
     fn renew(&mut self, surface: OwnedFd);
-    /// Whether what was taken was drawn after the last wish.
+    /// Whether the copied picture was drawn after the last call of [`Self::want`].
     fn fresh(&self) -> bool;
     /// Width and height in pixels.
     fn size(&self) -> (usize, usize);
     /// Lines that the last update changed.
     fn dirty(&self) -> &[usize];
-    /// A line, four bytes a pixel: blue, green, red, nothing. Empty if there is no such line.
+    /// A line, four bytes a pixel: blue, green, red, unused. Empty if there is no such line.
     fn row(&self, y: usize) -> &[u8];
 }
 
-/// Where the picture goes.
+/// The output for the picture.
 pub trait Screen: Send {
     /// The largest picture that it shows, in pixels.
     fn limits(&self) -> (usize, usize);
-    /// Changes what is visible to this size. False: it cannot.
+    /// Changes the visible size. False: the output does not support it.
     fn resize(&mut self, width: usize, height: usize) -> bool;
     /// Writes the beginning of line `y`.
     fn write(&mut self, y: usize, pixels: &[u8]);
@@ -62,13 +61,13 @@ pub struct Fbdev {
     updates: u64,
     lines: u64,
     cropped: bool,
-    /// Places of the pointer are spread over the screen, whatever its size.
+    /// Pointer positions are 0 to 0x7fff over the screen, not pixels.
     spread: bool,
 }
 
 impl Fbdev {
-    /// A viewer of `view` on `screen`. `events` are evdev nodes that do not block, polled as descriptors 0, 1, …; what
-    /// follows them is [`Sinks::changes`].
+    /// A viewer of `view` on `screen`. `events` are non-blocking evdev nodes, polled as descriptors 0, 1, …; the descriptors of
+    /// [`Sinks::changes`] follow.
     pub fn new(view: Box<dyn View>, screen: Box<dyn Screen>, events: Vec<OwnedFd>, input: Sinks) -> Self {
         Self {
             view,
@@ -86,12 +85,12 @@ impl Fbdev {
         }
     }
 
-    /// Places of the pointer come as 0 to 0x7fff over the whole screen, not as pixels.
+    /// Sets whether pointer positions are 0 to 0x7fff over the whole screen, instead of pixels.
     pub fn with_spread(self, spread: bool) -> Self {
         Self { spread, ..self }
     }
 
-    /// One look at the picture.
+    /// Reads the picture once and writes its changes.
     fn look(&mut self) {
         if self.view.update() {
             self.draw();
@@ -127,7 +126,7 @@ impl Fbdev {
                     limits.1
                 );
             }
-            // A back end that cannot change its size shows the picture in a corner of a black screen.
+            // If the output cannot change its size, the picture is in the corner of a black screen.
             let resized = self.screen.resize(visible.0, visible.1);
             if self.spread {
                 self.pointer.spread(if resized { visible } else { limits });
@@ -156,7 +155,7 @@ impl Fbdev {
         let records = bytes.get(..n).unwrap_or_default().as_chunks().0.iter();
         for record in records {
             let event = self.pointer.event(record);
-            // A place is told as one where the guest takes places; movement then says nothing more.
+            // If the guest accepts absolute positions, they are sent, and movement of the same report is redundant.
             match (event, self.pointer.place(record).filter(|_| self.input.places())) {
                 (_, Some((x, y))) => self.input.send(place(x, y, self.shown)),
                 (Some(event), None) => self.input.send(event),

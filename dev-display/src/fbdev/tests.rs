@@ -114,7 +114,7 @@ fn a_picture_that_is_too_large_is_cut_and_one_that_is_smaller_has_a_black_border
     assert_eq!((written.len(), &written[0], &written[4]), (5, &(0, vec![0; 32]), &(0, vec![7; 8])));
 }
 
-/// Widths that are no multiple of anything: a row is as long as the picture, whatever the frame buffer's is.
+/// Odd widths: a row has the picture's length, independent of the frame buffer's stride.
 #[test]
 fn an_odd_width_is_shown_as_it_is() {
     for fixed in [false, true] {
@@ -145,7 +145,7 @@ fn keys_buttons_and_movement_reach_the_pipe() {
         record(0, 0, 0),
         record(1, 0x111, 1),
         record(0, 0, 0),
-        // Absolute: the first place is where it is, then it moves.
+        // Absolute: the first report sets the position, the next ones are movement.
         record(3, 0, 100),
         record(3, 1, 50),
         record(0, 0, 0),

@@ -1,4 +1,4 @@
-//! The back end as its fuzz target, its corpus test and its unit tests know it: a domain's memory in frames.
+//! The back end for its fuzz target, its corpus test and its unit tests, with a domain's memory in frames.
 use super::{BYTES, Frames, PAGE, Vfb};
 use bulkhead_bus::fake::{FakeFrontend, FakeMemory};
 use bulkhead_bus::pv::exercise::Subject;
@@ -13,7 +13,7 @@ pub(super) const FRAMES: u64 = 1024;
 #[derive(Clone)]
 pub(super) struct Domain(pub(super) Arc<FakeMemory>);
 
-/// Frames one after the other.
+/// A mapping of a list of frames.
 struct View(Arc<FakeMemory>, Vec<u64>);
 
 impl View {
@@ -57,7 +57,7 @@ impl GuestMemory for View {
 
 impl Frames for Domain {
     fn map(&self, frames: &[u64]) -> Option<Arc<dyn GuestMemory>> {
-        // A process that maps more than it may is a fault wherever it is seen.
+        // A mapping that exceeds the limit is a fault in every test.
         if frames.len() > BYTES as usize / PAGE {
             std::process::abort();
         }
@@ -68,7 +68,7 @@ impl Frames for Domain {
     }
 }
 
-/// A frame buffer whose domain writes all of its memory.
+/// A frame buffer of a domain that writes to all of its memory.
 pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         Box::new(Vfb::new(Box::new(guest.clone()), Box::new(Domain(guest.memory.clone()))))

@@ -1,7 +1,7 @@
 //! The back end of a PV frame buffer: a domain's picture for viewers. Protocol: xen/include/public/io/fbif.h.
 //!
-//! The domain names frames of its own memory, not grants, so this process maps them by a privcmd that is restricted to the domain. What
-//! lies in them is copied and checked before it is believed; a picture that cannot be ends the connection.
+//! The domain names frames of its own memory, not grants, so this process maps them by a privcmd that is restricted to the domain. Their
+//! contents are copied and checked; an impossible picture ends the connection.
 mod exercised;
 #[cfg(test)]
 mod tests;
@@ -12,26 +12,26 @@ use bulkhead_bus::{Auxiliary, Context, Display, GuestMemory, Inspect, Ready, Sur
 pub use exercised::exercised;
 use std::sync::Arc;
 
-/// Bytes of a frame buffer at most: 64 MiB.
+/// Most bytes of a frame buffer: 64 MiB.
 const BYTES: u32 = 64 << 20;
-/// Pixels in each direction at most.
+/// Most pixels in each direction.
 const PIXELS: i32 = 8192;
-/// Pixels of a picture at most: 4K.
+/// Most pixels of a picture: 4K.
 const AREA: usize = 4096 * 2304;
 const PAGE: usize = 4096;
 
-/// Places in the shared page (struct xenfb_page, of a 64-bit domain).
+/// Offsets in the shared page (struct xenfb_page, of a 64-bit domain).
 mod page {
-    /// Events that this end has read.
+    /// Counter of the events that this end has read.
     pub(super) const OUT_CONS: u64 = 8;
-    /// Events that the domain has written.
+    /// Counter of the events that the domain has written.
     pub(super) const OUT_PROD: usize = 12;
     pub(super) const WIDTH: usize = 16;
     pub(super) const HEIGHT: usize = 20;
     pub(super) const LINE_LENGTH: usize = 24;
     pub(super) const MEM_LENGTH: usize = 28;
     pub(super) const DEPTH: usize = 32;
-    /// Frames of pages that hold frames.
+    /// Frame numbers of the directory's pages, which hold the frame numbers of the picture.
     pub(super) const DIRECTORY: usize = 40;
     /// XENFB_OUT_RING_OFFS.
     pub(super) const OUT: usize = 2048;
@@ -49,25 +49,25 @@ mod kind {
 
 /// Maps frames of the domain's memory.
 pub trait Frames: Send {
-    /// These frames, one after the other from address 0; nothing if one of them is not the domain's.
+    /// Maps these frames, one after the other from address 0; `None` if one of them does not belong to the domain.
     fn map(&self, frames: &[u64]) -> Option<Arc<dyn GuestMemory>>;
 }
 
-/// Where the picture is in the frame buffer.
+/// The picture's place in the frame buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Geometry {
     width: usize,
     height: usize,
     /// Bytes from one line to the next.
     stride: usize,
-    /// Byte of the first pixel.
+    /// Offset of the first pixel in bytes.
     offset: usize,
     /// Bytes of a pixel: 4 (XRGB) or 2 (565).
     pixel: usize,
 }
 
 impl Geometry {
-    /// What a domain says, if that lies in `bytes`.
+    /// Checks a domain's values; `None` if the picture does not fit in `bytes`.
     fn new(width: i32, height: i32, stride: i32, depth: i32, offset: i32, bytes: u32) -> Option<Self> {
         let pixel = match depth {
             24 | 32 => 4,
@@ -84,23 +84,23 @@ impl Geometry {
     }
 }
 
-/// What is mapped while a domain is connected.
+/// The mappings of a connected domain.
 struct Mapped {
     page: Arc<dyn GuestMemory>,
     buffer: Arc<dyn GuestMemory>,
     bytes: u32,
     geometry: Geometry,
-    /// Events that were read, ever.
+    /// Counter of the events that were read.
     read: u32,
 }
 
-/// The back end.
+/// The back end of one frame buffer.
 pub struct Vfb {
     front: Box<dyn Frontend>,
     frames: Box<dyn Frames>,
     handshake: Handshake,
     mapped: Option<Mapped>,
-    /// The domain has drawn since the picture was taken.
+    /// The domain has drawn since the last copy.
     drawn: bool,
     shown: Frame,
     updates: u64,
@@ -132,9 +132,9 @@ impl Vfb {
             return Err("protocol is not x86_64-abi");
         }
         let page = self.frames.map(&[frame]).ok_or("page-ref is no frame of this domain")?;
-        // One copy, of which everything is taken.
+        // All fields are read from one copy.
         let mut copy = vec![0; PAGE];
-        page.read(0, &mut copy).map_err(|_| "its page has gone")?;
+        page.read(0, &mut copy).map_err(|_| "its page cannot be read")?;
         let word = |at: usize| long(&copy, at);
         let bytes = word(page::MEM_LENGTH);
         if bytes == 0 || bytes > BYTES {
@@ -157,11 +157,11 @@ impl Vfb {
         Ok(Mapped { page, buffer, bytes, geometry, read: long(&copy, page::OUT_PROD) })
     }
 
-    /// Reads what the domain says of its picture.
+    /// Handles the domain's events: updates and changes of the size.
     fn events(&mut self) -> Result<(), &'static str> {
         let Some(mapped) = &mut self.mapped else { return Ok(()) };
         let mut copy = vec![0; PAGE];
-        mapped.page.read(0, &mut copy).map_err(|_| "its page has gone")?;
+        mapped.page.read(0, &mut copy).map_err(|_| "its page cannot be read")?;
         let written = long(&copy, page::OUT_PROD);
         if written.wrapping_sub(mapped.read) > page::OUT_LEN {
             return Err("more events than the page has room for");
@@ -185,10 +185,10 @@ impl Vfb {
             }
             mapped.read = mapped.read.wrapping_add(1);
         }
-        mapped.page.write(page::OUT_CONS, &mapped.read.to_le_bytes()).map_err(|_| "its page has gone")
+        mapped.page.write(page::OUT_CONS, &mapped.read.to_le_bytes()).map_err(|_| "its page cannot be read")
     }
 
-    /// The picture as it is now.
+    /// A copy of the current picture.
     fn picture(&self) -> Option<Frame> {
         let Mapped { buffer, geometry: g, .. } = self.mapped.as_ref()?;
         let mut frame = Frame::new(g.width, g.height);
@@ -204,7 +204,7 @@ impl Vfb {
             } else {
                 for (to, from) in pixels.zip(line.as_chunks::<2>().0) {
                     let v = u16::from_le_bytes(*from);
-                    // The high bits again below, so that white is white.
+                    // The high bits are repeated in the low ones, so that white becomes full white.
                     let (red, green, blue) = (v >> 11, v >> 5 & 0x3f, v & 0x1f);
                     *to = u32::from(red << 3 | red >> 2) << 16
                         | u32::from(green << 2 | green >> 4) << 8
@@ -298,7 +298,7 @@ impl Display for Vfb {
         if !std::mem::take(&mut self.drawn) && self.shown.width > 0 {
             return;
         }
-        // A domain without a picture is black, of the size that it had.
+        // Without a picture the screen is black, with its last size.
         let empty = || Frame::new(self.shown.width.max(640), self.shown.height.max(400));
         let mut frame = self.picture().unwrap_or_else(empty);
         frame.show(&mut self.shown, surface);

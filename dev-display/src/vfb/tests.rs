@@ -31,7 +31,7 @@ struct Bed {
     memory: Arc<FakeMemory>,
 }
 
-/// The shared page is frame 5, the directory frame 6, the picture's frames go backwards from 900.
+/// The shared page is frame 5, the directory frame 6, and the picture's frames descend from 900.
 fn bed() -> Bed {
     let (guest, memory) = (FakeFrontend::new(1, &[]), FakeMemory::new(FRAMES as usize * 4096));
     let mut bed = Bed {
@@ -105,7 +105,7 @@ fn the_domains_picture_is_drawn_where_it_has_changed() {
     let mut cons = [0; 4];
     bed.memory.read(5 * 4096 + page::OUT_CONS, &mut cons).unwrap();
     assert_eq!(cons, [1, 0, 0, 0]);
-    // Another size, 16 bits a pixel, farther down.
+    // Another size, 16 bits a pixel, at another offset.
     bed.event(&[u32::from(kind::RESIZE), 640, 480, 1280, 16, 4096]);
     bed.pixel(4096, &0xf81fu16.to_le_bytes());
     bed.vfb.refresh(&mut shown);

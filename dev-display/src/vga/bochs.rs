@@ -20,7 +20,7 @@ impl Vga {
         self.enable().dac_8bit()
     }
 
-    /// Bytes of a line of a mode of the Bochs interface.
+    /// Bytes of a line in a mode of the Bochs interface.
     pub(super) fn dispi_stride(&self) -> u64 {
         let bits = u64::from(depth_in_memory(self.dispi(dispi::BPP)));
         u64::from(self.dispi(dispi::VIRT_WIDTH)).saturating_mul(bits) >> 3
@@ -39,16 +39,15 @@ impl Vga {
         self.dispi(index)
     }
 
-    /// Every register takes what it is given, or the nearest that it can have. Only to be read are the height of the virtual screen,
-    /// which follows from its width, and the size of video RAM. A version that is not offered is not taken: the guest finds out what
-    /// there is by reading it back.
+    /// Writes a register. It stores the value, or the nearest valid one. The height of the virtual screen, which follows from its width, and
+    /// the size of video RAM are read-only. An unsupported version is not stored: a guest detects the version by reading it back.
     pub(super) fn dispi_write(&mut self, index: u16, value: u16) {
         let index = usize::from(index);
         let value = match index {
             dispi::ID if (dispi::ID0..=dispi::ID5).contains(&value) => value,
             dispi::XRES => value.min(dispi::MAX_X),
             dispi::YRES => value.min(dispi::MAX_Y),
-            // As 0 is: the least that every guest knows.
+            // Invalid depths, 0 included, become 8 bits, which every guest supports.
             dispi::BPP if !matches!(value, 4 | 8 | 15 | 16 | 24 | 32) => 8,
             dispi::ENABLE => return self.set_enable(DispiEnable::from_bits(value)),
             dispi::BPP | dispi::BANK | dispi::VIRT_WIDTH | dispi::X_OFFSET | dispi::Y_OFFSET => value,
@@ -57,14 +56,14 @@ impl Vga {
         if let Some(register) = self.dispi.get_mut(index) {
             *register = value;
         }
-        // Banks are counted in any mode; the rest is what the next mode is set with.
+        // The bank is valid in every mode; the other values are checked when a mode is enabled.
         self.dispi[dispi::BANK] = self.dispi[dispi::BANK].checked_rem(self.banks()).unwrap_or(0);
         if self.dispi_enabled() {
             self.settle();
         }
     }
 
-    /// Banks of 64 KiB: of all planes together where there are planes.
+    /// Number of banks of 64 KiB; in a planar mode a bank spans all planes.
     fn banks(&self) -> u16 {
         let planar = self.dispi_enabled() && self.dispi[dispi::BPP] == 4;
         (self.vram_size >> if planar { 18 } else { 16 }) as u16
@@ -92,7 +91,7 @@ impl Vga {
         }
     }
 
-    /// Brings a mode's registers to values that fit into video RAM.
+    /// Adjusts a mode's registers to values that fit in video RAM.
     fn settle(&mut self) {
         let vram = u64::from(self.vram_size);
         let d = &mut self.dispi;

@@ -1,4 +1,4 @@
-//! What the monitor says of itself: VESA E-EDID 1.4, 128 bytes.
+//! The monitor's description: VESA E-EDID 1.4, 128 bytes.
 
 /// Pixels of the preferred mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,10 +8,10 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// What guests take when nobody wishes for something else.
+    /// The preferred mode until a viewer requests another.
     pub(super) const DEFAULT: Self = Self { width: 1024, height: 768 };
 
-    /// A viewer's wish as a mode that there can be: a multiple of 8 pixels wide, 12 bits each, within video RAM at 32 bits a pixel.
+    /// A viewer's requested size as a valid mode: a width that is a multiple of 8 pixels, 12 bits for each, within video RAM at 32 bits a pixel.
     pub(super) fn wished(width: u16, height: u16, vram: u32) -> Option<Self> {
         let width = width & !7;
         let fits = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4) <= u64::from(vram);
@@ -24,7 +24,7 @@ const BLANK: (u32, u32) = (160, 35);
 /// Pictures a second.
 const REFRESH: u32 = 60;
 
-/// A detailed timing (3.10.2).
+/// A detailed timing descriptor (3.10.2).
 fn detailed(size: Size) -> [u8; 18] {
     let (width, height) = (u32::from(size.width), u32::from(size.height));
     let clock = width
@@ -86,7 +86,7 @@ pub(super) fn block(preferred: Size) -> [u8; 128] {
     // Limits: 30 to 120 Hz, 15 to 160 kHz, 600 MHz.
     all.extend([0, 0, 0, 0xfd, 0, 30, 120, 15, 160, 60, 1, 0x0a, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20]);
     all.extend(text(0xfc, b"Bulkhead\n    "));
-    // A descriptor that says nothing.
+    // A dummy descriptor.
     all.extend([0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     // No further block.
     all.push(0);
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
-    /// `edid-decode`, which is VESA's reader of Linux' media people, finds nothing wrong and the preferred mode.
+    /// `edid-decode` of the Linux media project accepts the block and finds the preferred mode.
     #[test]
     fn a_reader_that_is_not_ours_understands_it() {
         for (width, height) in [(1024, 768), (1920, 1080), (3840, 2160), (800, 600)] {

@@ -13,11 +13,11 @@ fn spread(byte: u8) -> u32 {
 
 /// A mask of planes (bits 0–3) as bytes.
 fn planes(mask: u8) -> u32 {
-    // Each bit comes to the lowest place of its byte.
+    // Moves each bit to bit 0 of its byte.
     (u32::from(mask & 0x0f).wrapping_mul(0x0020_4081) & 0x0101_0101).wrapping_mul(0xff)
 }
 
-/// What the graphics controller sends to the four planes when the processor writes `value` (graphics registers 0, 1, 3, 5, 8).
+/// The graphics controller's data for the four planes when the processor writes `value` (graphics registers 0, 1, 3, 5, 8).
 /// Write modes 0, 2 and 3 differ in data and mask only: the function select and the bit mask come after.
 pub(super) fn written(graphics: &[u8; gfx::COUNT], latch: u32, value: u8) -> u32 {
     let [set_reset, enable, _, rotate, _, mode, _, _, bit_mask] = *graphics;
@@ -42,35 +42,35 @@ pub(super) fn written(graphics: &[u8; gfx::COUNT], latch: u32, value: u8) -> u32
     data & mask | latch & !mask
 }
 
-/// What the processor reads of the latches: `plane` in read mode 0, the comparison in read mode 1 (graphics registers 2, 5, 7).
+/// The value that the processor reads from the latches: `plane` in read mode 0, the comparison in read mode 1 (graphics registers 2, 5, 7).
 pub(super) fn seen(graphics: &[u8; gfx::COUNT], latch: u32, plane: u8) -> u8 {
     let [_, _, compare, _, _, mode, _, care, _] = *graphics;
     if !GraphicsMode::from_bits(mode).compare() {
         return latch.wrapping_shr(u32::from(plane & 3).wrapping_mul(8)) as u8;
     }
-    // Ones where the colour, as far as one cares, is the one looked for.
+    // Ones for pixels whose colour matches in all planes that are compared.
     let [a, b, c, d] = ((latch ^ planes(compare)) & planes(care)).to_le_bytes();
     !(a | b | c | d)
 }
 
-/// Where an access goes.
+/// The target of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Plane 0's byte in video RAM; the others' follow.
+    /// Offset of plane 0's byte in video RAM; the other planes' bytes follow.
     pub(super) at: u64,
-    /// The planes that a write reaches, if the map mask lets it.
+    /// The planes that a write reaches, before the map mask.
     pub(super) write: u8,
-    /// The plane that a read in mode 0 sees.
+    /// The plane that a read in mode 0 returns.
     pub(super) read: u8,
-    /// Bytes of a linear picture: no write or read mode changes them.
+    /// It is a byte of a linear picture, which write and read modes do not affect.
     pub(super) plain: bool,
 }
 
 impl Vga {
-    /// Where the window's byte `offset` is; `None` outside the part that is mapped.
+    /// The target of the window's byte `offset`; `None` outside the mapped part.
     ///
-    /// Three bits make odd and even addresses different, each for itself: sequencer 4 bit 2 for the planes that a write reaches,
-    /// graphics 5 bit 4 for the plane that is read, graphics 6 bit 1 for the address. Chain 4 (sequencer 4 bit 3) stands above them.
+    /// Three independent bits select odd/even addressing: sequencer 4 bit 2 for the planes that a write reaches, graphics 5 bit 4 for the plane that
+    /// is read, graphics 6 bit 1 for the address. Chain 4 (sequencer 4 bit 3) overrides them.
     pub(super) fn place(&self, offset: u64) -> Option<Place> {
         let misc = GraphicsMisc::from_bits(self.graphics(gfx::MISC));
         let (base, len) = match misc.map() {
@@ -96,7 +96,7 @@ impl Vga {
         };
         let plain = self.dispi_enabled() && memory.chain_4();
         let at = if self.dispi_enabled() {
-            // The Bochs interface: bytes one after the other where they are chained, banks of 64 KiB at 0xa0000.
+            // The Bochs interface: consecutive bytes if chained, banks of 64 KiB at 0xa0000.
             let bank = if misc.map() < 2 { u64::from(self.dispi(dispi::BANK)) << 16 } else { 0 };
             let address = address.saturating_add(bank);
             match () {
@@ -105,7 +105,7 @@ impl Vga {
                 () => address.saturating_mul(4),
             }
         } else {
-            // The address bits that chose the plane are not the plane's. Bit 16, of a window of 128 KiB, comes in the place of bit 0.
+            // The address bits that select the plane are no part of the plane address. In a window of 128 KiB, bit 16 replaces bit 0.
             let within = match () {
                 () if memory.chain_4() => address & 0xfffc | address >> 16,
                 () if misc.chain_odd_even() => address & 0xfffe | address >> 16,

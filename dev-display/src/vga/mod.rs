@@ -3,12 +3,12 @@
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | registers |
-//! | `registers.rs`, `status.rs`, `bochs.rs` | what reading and writing them does |
+//! | `registers.rs`, `status.rs`, `bochs.rs` | effects of their reads and writes |
 //! | `memory.rs` | the legacy window: addresses, planes, read and write modes |
 //! | `render/` | registers and video RAM → picture |
-//! | `edid.rs` | what the monitor says of itself |
+//! | `edid.rs` | the monitor's description |
 //!
-//! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer never come here.
+//! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer do not reach this process.
 mod bochs;
 mod edid;
 mod memory;
@@ -44,7 +44,7 @@ mod region {
 }
 
 fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
-    // It decodes ports and memory, is no bus master, and has no interrupt.
+    // The function decodes ports and memory, is no bus master, and has no interrupt.
     let mut spec = FunctionSpec::new(device, 0).with_command(0x0003).with_bar(0, BarKind::Ram, vram).with_bar(
         2,
         BarKind::Memory { prefetchable: false },
@@ -54,13 +54,13 @@ fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
     spec
 }
 
-/// What the display at PCI device number `device` has.
+/// The declaration of the display at PCI device number `device`.
 pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
     Declaration {
         regions: vec![
-            // The registers of the VGA itself only change how video RAM is shown and how the window writes it, in order with
-            // the window's own posted writes. DISPI's do more: switching a mode on clears video RAM, which the guest may
-            // write directly as soon as its access is answered.
+            // Writes to the VGA's own registers may be posted: they affect only the picture and the window, whose writes are posted in the
+            // same order. Writes to DISPI may not: enabling a mode clears video RAM, which the guest may write directly as soon as its
+            // access is answered.
             Region::ports("CRTC (mono)", 0x3b4, 2).posted(),
             Region::ports("status (mono)", 0x3ba, 1),
             Region::ports("VGA", 0x3c0, 16).posted(),
@@ -75,9 +75,9 @@ pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
     }
 }
 
-/// Pixels of a picture at most whose memory is kept to draw the next one in.
+/// Most pixels of a picture whose memory is kept for the next one.
 const SPARE: usize = 1 << 20;
-/// Nanoseconds that what blinks is on, and off.
+/// Nanoseconds of each half of a blink.
 const BLINK: u64 = 266_000_000;
 
 /// The VGA card with the Bochs interface.
@@ -102,7 +102,7 @@ pub struct Vga {
     dac_write: u8,
     dac_component: u8,
     dac_reading: bool,
-    /// Red and green of a colour whose blue is to come.
+    /// Red and green of a colour whose blue has not been written yet.
     dac_held: [u8; 2],
     dac_mask: u8,
     misc_output: u8,
@@ -110,20 +110,20 @@ pub struct Vga {
     /// The next write to 0x3c0 is data.
     flip_flop: bool,
     latch: u32,
-    /// The mode that the monitor prefers.
+    /// The monitor's preferred mode.
     preferred: Size,
-    /// Viewers' wishes for another: records of two 16-bit numbers.
+    /// The pipe of viewers' requested sizes: records of two 16-bit numbers.
     wishes: Option<OwnedFd>,
     shown: Frame,
-    /// What that was made of, in a text mode.
+    /// The bytes from which `shown` was drawn, in a text mode.
     shown_source: Option<Vec<u8>>,
-    /// The memory of the picture before.
+    /// The memory of the previous picture.
     spare: Frame,
     dirty: bool,
 }
 
 impl Vga {
-    /// A display whose video RAM is `vram`, from offset 0.
+    /// A display with video RAM `vram`, from offset 0.
     pub fn new(device: u8, vram_size: u32, rom: u32, vram: Arc<dyn GuestMemory>) -> Self {
         let mut dispi = [0; dispi::COUNT];
         dispi[dispi::ID] = dispi::ID5;
@@ -135,7 +135,7 @@ impl Vga {
             vram,
             config: ConfigSpace::new(&function(device, vram_size, rom), 0x1234, 0x1111, 2, 0x03_0000),
             sequencer: [0; seq::COUNT],
-            // No bit is masked, as after every mode that a BIOS sets.
+            // No bit is masked, as in every mode that a BIOS sets.
             graphics: [0, 0, 0, 0, 0, 0, 0, 0, 0xff],
             crtc: [0; crtc::COUNT],
             attribute: [0; attr::COUNT],
@@ -165,8 +165,8 @@ impl Vga {
         }
     }
 
-    /// Wishes of viewers for another size come from `wishes`, which does not block, as four bytes each: width and height. The guest
-    /// sees them when it looks at the EDID again.
+    /// Reads viewers' requested sizes from `wishes`, a non-blocking pipe, four bytes each: width and height. The guest sees the last one when it
+    /// reads the EDID again.
     #[must_use]
     pub fn with_wishes(mut self, wishes: Option<OwnedFd>) -> Self {
         self.wishes = wishes;
@@ -193,7 +193,7 @@ impl Vga {
         self.dispi.get(index).copied().unwrap_or(0)
     }
 
-    /// The mono or the colour addresses are in use, as misc output says.
+    /// Whether the mono or colour addresses are enabled in misc output.
     fn addressed(&self, color: bool) -> bool {
         (self.misc_output & 1 != 0) == color
     }
@@ -308,7 +308,7 @@ impl Device for Vga {
     fn poll(&mut self, _: Ready, _: &mut Context) {
         let mut bytes = [0; 4096];
         let Some(Ok(n)) = self.wishes.as_ref().map(|pipe| rustix::io::read(pipe, &mut bytes)) else { return };
-        // The last word; more than a page of them at once waits for the next one.
+        // The last request counts; requests beyond a page are read the next time.
         let last = bytes.get(..n).and_then(|b| b.as_chunks::<4>().0.last());
         if let Some([w0, w1, h0, h1]) = last
             && let Some(size) =
@@ -395,7 +395,7 @@ impl Device for Vga {
         if s.dispi.len() != dispi::COUNT {
             return Err(StateError::Value("DISPI registers"));
         }
-        // Through the front door, so that no combination gets in which the guest could not have set.
+        // Restored by register writes, so that a state cannot have a combination that a guest cannot set.
         let value = |i: usize| s.dispi.get(i).copied().unwrap_or(0) as u16;
         for index in [dispi::ID, dispi::XRES, dispi::YRES, dispi::BPP] {
             new.dispi_write(index as u16, value(index));
@@ -458,7 +458,7 @@ impl Device for Vga {
 
 impl Display for Vga {
     fn refresh(&mut self, surface: &mut dyn Surface) {
-        // What blinks does so for those who look, by the host's clock.
+        // Blinking follows the host's clock, because only viewers see it.
         let on = Clock::Real.now().div_euclid(BLINK) & 1 == 0;
         let source = self.text_source(on);
         if source.is_some() && source == self.shown_source {
@@ -481,7 +481,7 @@ impl Display for Vga {
     }
 }
 
-/// The device as its fuzz target and its corpus test know it: 1 MiB of video RAM.
+/// The device for its fuzz target and its corpus test: 1 MiB of video RAM.
 pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
     Box::new(Vga::new(3, 1 << 20, 65536, memory.clone()))
 }

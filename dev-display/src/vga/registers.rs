@@ -2,7 +2,7 @@
 use super::Vga;
 use super::spec::{attr, crtc, gfx, seq};
 
-/// Writes an indexed register; bits that it does not have stay 0.
+/// Writes an indexed register; unimplemented bits stay 0.
 fn set(registers: &mut [u8], bits: &[u8], index: u8, value: u8) {
     if let Some((register, bits)) = registers.get_mut(usize::from(index)).zip(bits.get(usize::from(index))) {
         *register = value & bits;
@@ -85,7 +85,7 @@ impl Vga {
         }
     }
 
-    /// A component of a colour. The colour changes when it is whole (PEL data register: red, green, blue, then the write takes place).
+    /// Writes a component of a colour. The colour changes with its third component (PEL data register).
     fn dac_write(&mut self, value: u8) {
         let [red, green] = self.dac_held;
         match self.dac_component {
@@ -115,7 +115,7 @@ impl Vga {
             return;
         }
         let index = usize::from(self.crtc_index);
-        // Registers 0–7 are protected by bit 7 of 0x11, but for the line compare bit.
+        // Bit 7 of 0x11 protects registers 0–7, except the line compare bit.
         if self.crtc(crtc::VERTICAL_SYNC_END) & 0x80 != 0 && index <= crtc::OVERFLOW {
             if index == crtc::OVERFLOW {
                 self.crtc[crtc::OVERFLOW] = self.crtc[crtc::OVERFLOW] & !0x10 | value & 0x10;
@@ -157,7 +157,7 @@ mod tests {
         v.port_read(port - 0x3c0, 0)
     }
 
-    /// Bits that a register does not have read as 0; those that it has are what was written.
+    /// Unimplemented bits of a register read as 0; the others read as written.
     #[test]
     fn bits_that_a_register_does_not_have() {
         let (mut v, ..) = display();
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// CRT controller 0x11 bit 7: registers 0 to 7 stay, but for the line compare's bit of 7.
+    /// CRT controller 0x11 bit 7 protects registers 0 to 7, except the line compare's bit in 7.
     #[test]
     fn a_write_that_the_protection_lets_through() {
         let (mut v, ..) = display();
@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    /// Misc output bit 0: the CRT controller, input status 1 and feature control are at 3bx or at 3dx, and nothing is at the others.
+    /// Misc output bit 0: the CRT controller, input status 1 and feature control respond either at 3bx or at 3dx.
     #[test]
     fn an_address_that_is_not_in_use_answers() {
         use crate::vga::{Access, region};
@@ -225,8 +225,8 @@ mod tests {
         }
     }
 
-    /// The palette: one index for reading and one for writing, which go on after each third component; a colour is there when it is
-    /// whole; the mask is of what is shown, not of the index.
+    /// The palette: separate indices for reads and writes, which advance after each third component; a colour changes when it is complete; the
+    /// mask applies to shown pixels, not to the index.
     #[test]
     fn a_colour_of_which_a_part_is_written() {
         let (mut v, mut cx, _) = display();
@@ -236,7 +236,7 @@ mod tests {
             out(&mut v, 0x3c9, value);
         }
         assert_eq!((read(&mut v, 0x3c7), read(&mut v, 0x3c8)), (0, 1), "writing, entry 1 after 254, 255 and 0");
-        // A process that starts again has the half colour.
+        // A restart keeps the incomplete colour.
         let mut next = Vga::new(3, v.vram_size, 65536, v.vram.clone());
         next.load(&v.save(), &mut cx).unwrap();
         let mut v = next;

@@ -1,4 +1,4 @@
-//! Faults that displays of other device models have had, by class.
+//! Faults of displays in other device models, by class.
 use super::tests::{dispi, display, linear, out, set, text_mode};
 use super::*;
 
@@ -21,7 +21,7 @@ fn out_of_bounds_banked_window() {
             let _ = v.read_string(Access::new(region::WINDOW, offset, 1), &mut data, &mut cx);
         }
     }
-    // The last byte that there is can be written, and what lies behind it is nowhere.
+    // The last byte of video RAM can be written; bytes after it do not exist.
     dispi(&mut v, &mut cx, 5, 15);
     v.write(Access::new(region::WINDOW, 0xffff, 1), 0x77, &mut cx).unwrap();
     let mut last = [0];
@@ -29,7 +29,7 @@ fn out_of_bounds_banked_window() {
     assert_eq!(last, [0x77]);
 }
 
-/// CVE-2016-3712, CVE-2014-3615: sizes and places of VBE modes overflowed, or showed what is not video RAM.
+/// CVE-2016-3712, CVE-2014-3615: sizes and offsets of VBE modes overflowed, or showed memory outside of video RAM.
 #[test]
 fn integer_overflow_of_vbe_geometry() {
     let (mut v, mut cx, vram) = display();
@@ -50,7 +50,7 @@ fn integer_overflow_of_vbe_geometry() {
             assert!(frame.pixels.len() <= 16 << 20 && frame.pixels.len() == frame.width * frame.height);
         }
     }
-    // A picture that begins in the last line of video RAM: nothing is shown but video RAM, or black.
+    // A picture that begins in the last line of video RAM: it shows only video RAM, and black.
     linear(&mut v, &mut cx, 512, 100, 32);
     vram.write(0, &all).unwrap();
     let last = (v.vram_size / 2048 - 1) as u16;

@@ -8,18 +8,18 @@ pub(crate) mod seq {
     pub(crate) const CHARACTER_MAP: usize = 3;
     pub(crate) const MEMORY_MODE: usize = 4;
     pub(crate) const COUNT: usize = 5;
-    /// The bits that each has.
+    /// The implemented bits of each register.
     pub(crate) const BITS: [u8; COUNT] = [0x03, 0x3d, 0x0f, 0x3f, 0x0e];
 }
 
-/// Graphics controller registers. What reads and writes go through is in `memory.rs`: 0 set/reset, 1 enable set/reset, 2 colour
+/// Graphics controller registers. `memory.rs` uses those of reads and writes by index: 0 set/reset, 1 enable set/reset, 2 colour
 /// compare, 3 data rotate and function select, 7 colour don't care, 8 bit mask.
 pub(crate) mod gfx {
     pub(crate) const READ_MAP: usize = 4;
     pub(crate) const MODE: usize = 5;
     pub(crate) const MISC: usize = 6;
     pub(crate) const COUNT: usize = 9;
-    /// The bits that each has.
+    /// The implemented bits of each register.
     pub(crate) const BITS: [u8; COUNT] = [0x0f, 0x0f, 0x0f, 0x1f, 0x03, 0x7b, 0x0f, 0x0f, 0xff];
 }
 
@@ -50,11 +50,11 @@ pub(crate) mod attr {
     pub(crate) const MODE: usize = 0x10;
     pub(crate) const PLANE_ENABLE: usize = 0x12;
     pub(crate) const PANNING: usize = 0x13;
-    /// A bit of the index register: the palette is the display's, not the processor's.
+    /// A bit of the index register: the display uses the palette, and the processor cannot access it.
     pub(crate) const PALETTE_SOURCE: u8 = 0x20;
     pub(crate) const COLOR_SELECT: usize = 0x14;
     pub(crate) const COUNT: usize = 0x15;
-    /// The bits that each has: sixteen colours, mode, overscan, planes, panning, colour select.
+    /// The implemented bits of each register: sixteen colours, mode, overscan, planes, panning, colour select.
     pub(crate) const BITS: [u8; COUNT] = [
         0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0xef, 0xff,
         0x3f, 0x0f, 0x0f,
@@ -75,10 +75,10 @@ pub(crate) mod dispi {
     pub(crate) const Y_OFFSET: usize = 9;
     pub(crate) const VIDEO_MEMORY_64K: usize = 10;
     pub(crate) const COUNT: usize = 11;
-    /// The versions offered, the first and the last.
+    /// The first and the last supported version.
     pub(crate) const ID0: u16 = 0xb0c0;
     pub(crate) const ID5: u16 = 0xb0c5;
-    /// Largest mode that is ever set.
+    /// The largest mode.
     pub(crate) const MAX_X: u16 = 16000;
     pub(crate) const MAX_Y: u16 = 12000;
 }
@@ -95,7 +95,7 @@ pub(crate) struct DispiEnable {
     /// DAC registers have 8 bits.
     pub(crate) dac_8bit: bool,
     pub(crate) lfb: bool,
-    /// Keep what is in video memory.
+    /// Do not clear video RAM.
     pub(crate) no_clear: bool,
     __: u8,
 }
@@ -104,7 +104,7 @@ pub(crate) struct DispiEnable {
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct ClockingMode {
-    /// Characters of eight dots, not nine.
+    /// Characters have eight dots; otherwise nine.
     pub(crate) eight_dots: bool,
     #[bits(4)]
     __: u8,
@@ -118,11 +118,11 @@ pub(crate) struct ClockingMode {
 #[derive(PartialEq, Eq)]
 pub(crate) struct MemoryMode {
     __: bool,
-    /// More than 64 KiB: there always are.
+    /// More than 64 KiB; always the case.
     extended: bool,
     /// A write reaches all planes; otherwise the even ones at even addresses and the odd ones at odd addresses.
     pub(crate) sequential: bool,
-    /// Address bits 0 and 1 choose the plane.
+    /// Address bits 0 and 1 select the plane.
     pub(crate) chain_4: bool,
     #[bits(4)]
     __: u8,
@@ -139,7 +139,7 @@ pub(crate) struct GraphicsMode {
     pub(crate) compare: bool,
     /// Address bit 0 is bit 0 of the plane that is read.
     pub(crate) odd_even: bool,
-    /// Pixels of two bits, as the CGA has them.
+    /// Pixels of two bits, as in the CGA.
     pub(crate) packed: bool,
     /// Pixels of eight bits.
     pub(crate) wide: bool,
@@ -151,9 +151,9 @@ pub(crate) struct GraphicsMode {
 #[derive(PartialEq, Eq)]
 pub(crate) struct GraphicsMisc {
     pub(crate) graphics: bool,
-    /// Another bit comes in the place of address bit 0.
+    /// Another bit replaces address bit 0.
     pub(crate) chain_odd_even: bool,
-    /// Where video RAM is for the processor.
+    /// The processor's window to video RAM.
     #[bits(2)]
     pub(crate) map: u8,
     #[bits(4)]
@@ -190,9 +190,9 @@ pub(crate) struct Underline {
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct CrtcMode {
-    /// Address bit 13 is the address's own; otherwise bit 0 of the line within the row.
+    /// Address bit 13 comes from the counter; otherwise it is bit 0 of the line within the row.
     pub(crate) row_scan_13: bool,
-    /// The same of bit 14 and bit 1.
+    /// The same for address bit 14 and bit 1 of the line.
     pub(crate) row_scan_14: bool,
     #[bits(3)]
     __: u8,
@@ -208,16 +208,16 @@ pub(crate) struct CrtcMode {
 #[derive(PartialEq, Eq)]
 pub(crate) struct AttributeMode {
     graphics: bool,
-    /// Attributes of the MDA: underlines.
+    /// Attributes as in the MDA, with underlines.
     pub(crate) mono: bool,
-    /// The ninth dot of line graphics is the eighth.
+    /// The ninth dot of line graphics characters repeats the eighth.
     pub(crate) line_graphics: bool,
-    /// Attribute bit 7 blinks; otherwise it is the background's.
+    /// Attribute bit 7 means blinking; otherwise it belongs to the background colour.
     pub(crate) blink: bool,
     __: bool,
     /// Panning ends at the line compare.
     pub(crate) pixel_panning: bool,
     wide: bool,
-    /// Bits 4 and 5 of a colour are colour select's.
+    /// Bits 4 and 5 of a colour come from the colour select register.
     pub(crate) palette_size: bool,
 }

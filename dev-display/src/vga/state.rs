@@ -1,4 +1,4 @@
-//! The saved state of the display: registers. Video RAM is the guest's memory and is saved with it.
+//! The saved state of the display: its registers. Video RAM is guest memory and is saved with it.
 
 /// Version of [`VgaState`].
 pub(crate) const VERSION: u32 = 1;
@@ -30,10 +30,10 @@ pub(crate) struct VgaState {
     pub(crate) misc: Vec<u32>,
     #[prost(uint32, tag = "11")]
     pub(crate) latch: u32,
-    /// Red and green of a colour whose blue is to come, in the middle of a colour.
+    /// Red and green of an incompletely written colour.
     #[prost(bytes = "vec", tag = "12")]
     pub(crate) dac_held: Vec<u8>,
-    /// The monitor's preferred mode, if it is not the usual one.
+    /// The monitor's preferred mode, if it is not the default.
     #[prost(uint32, repeated, tag = "20")]
     pub(crate) preferred: Vec<u32>,
 }

@@ -1,21 +1,21 @@
-//! Input status 1 (ports 0x3ba and 0x3da): where the beam is, by the clock.
+//! Input status 1 (ports 0x3ba and 0x3da): the beam's position, by the clock.
 use super::Vga;
 use super::spec::crtc;
 
 /// Nanoseconds of a line: 31.47 kHz.
 const LINE: u64 = 31_778;
-/// Of these, while pixels are shown.
+/// Nanoseconds of a line during which pixels are shown.
 const SHOWN: u64 = 25_422;
-/// Lines in all and lines shown where the CRT controller says nothing that can be: 60 pictures a second.
+/// Total and visible lines if the CRT controller's values are impossible: 60 pictures a second.
 const USUAL: (u64, u64) = (525, 480);
 
-/// Nothing is shown just now.
+/// No pixel is shown at this time.
 const BLANK: u8 = 0x01;
 /// Vertical retrace.
 const RETRACE: u8 = 0x08;
 
 impl Vga {
-    /// Lines of a picture, and of these how many are shown.
+    /// Total and visible lines of a picture.
     fn lines(&self) -> (u64, u64) {
         let overflow = u64::from(self.crtc(crtc::OVERFLOW));
         let total = u64::from(self.crtc(crtc::VERTICAL_TOTAL)) | (overflow & 1) << 8 | (overflow & 0x20) << 4;
@@ -23,8 +23,8 @@ impl Vga {
         if self.dispi_enabled() || shown >= total { USUAL } else { (total, shown) }
     }
 
-    /// Reads it; the attribute controller's flip-flop goes back. The retrace lasts as long as the whole vertical blank: a guest whose
-    /// access takes 20 µs and more would not see the two lines that it has on hardware.
+    /// Reads the register and resets the attribute controller's flip-flop. The retrace lasts as long as the whole vertical blank: a guest whose
+    /// access takes 20 µs or more would miss the two lines that it has on hardware.
     pub(super) fn status_read(&mut self, now: u64) -> u8 {
         self.dirty |= self.flip_flop;
         self.flip_flop = false;
@@ -41,8 +41,8 @@ mod tests {
     use crate::vga::tests::{display, linear, set};
     use crate::vga::{Access, Clock, Context, Device as _, Vga, region};
 
-    /// What a guest that looks every `step` nanoseconds for a second sees: how often the retrace begins, and the parts of the time, in
-    /// hundredths, during which there is one, and during which nothing is shown.
+    /// Reads the status every `step` nanoseconds for a second. Returns the number of retraces, and the percentages of the time with retrace and
+    /// without a shown pixel.
     fn second(v: &mut Vga, cx: &mut Context, step: u64) -> (u64, u64, u64) {
         let (mut begins, mut retrace, mut blank, mut looks, mut was) = (0, 0, 0, 0, true);
         for now in (0..1_000_000_000).step_by(step as usize) {
@@ -58,7 +58,7 @@ mod tests {
         (begins, retrace * 100 / looks, blank * 100 / looks)
     }
 
-    /// The status toggled at every look: a guest that counts retraces ran as fast as its processor.
+    /// The status toggled at every read: a guest that counts retraces ran as fast as its processor.
     #[test]
     fn a_status_without_a_pace_of_its_own() {
         let (mut v, mut cx, _) = display();
@@ -73,7 +73,7 @@ mod tests {
         // Mode 12h: 525 lines, 480 of them shown.
         set(&mut v, 0x3d4, &[(6, 0x0b), (7, 0x3e), (0x12, 0xdf)]);
         assert_eq!(second(&mut v, &mut cx, 20_011).0, 60);
-        // Nothing that can be, and a mode that the CRT controller says nothing of.
+        // Impossible values, and a mode that the CRT controller does not describe.
         set(&mut v, 0x3d4, &[(6, 0), (7, 0)]);
         assert_eq!(second(&mut v, &mut cx, 20_011).0, 60);
         set(&mut v, 0x3d4, &[(6, 0xbf), (7, 0x1f), (0x12, 0x8f)]);
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(second(&mut v, &mut cx, 20_011).0, 60);
     }
 
-    /// The flip-flop that a read puts back is back in the next process too.
+    /// A flip-flop that a read has reset stays reset after a restart.
     #[test]
     fn a_read_that_a_restart_forgets() {
         let (mut v, mut cx, _) = display();

@@ -32,16 +32,16 @@ pub(super) fn linear(v: &mut Vga, cx: &mut Context, x: u16, y: u16, bpp: u16) {
     unblank(v);
 }
 
-/// CRT controller registers that no test's picture depends on: no split, addresses as they are.
+/// CRT controller registers without an effect on pictures: no split, byte addresses.
 const PLAIN: [(u8, u8); 3] = [(0x18, 0xff), (7, 0x1f), (0x17, 0xe3)];
 
-/// The palette is the display's: something is seen.
+/// Enables the display's use of the palette, so that the screen is on.
 fn unblank(v: &mut Vga) {
     v.status_read(0);
     out(v, 0x3c0, 0x20);
 }
 
-/// Registers of mode 3 as far as the picture depends on them, with a font whose character 'A' is a full block.
+/// The registers of mode 3 that affect the picture, and a font whose character 'A' is a full block.
 pub(super) fn text_mode(v: &mut Vga, vram: &FakeMemory) {
     out(v, 0x3c2, 0x67);
     set(v, 0x3c4, &[(1, 0), (2, 3), (3, 0), (4, 2)]);
@@ -130,7 +130,7 @@ fn the_surface_gets_the_lines_that_changed_and_no_others() {
     assert_ne!(v.text_source(true), v.text_source(false), "the cursor does");
     set(&mut v, 0x3d4, &[(0x0a, 0x20)]);
     v.refresh(&mut surface);
-    // What is not in the text: a letter of the font, written past the device, and a colour.
+    // Changes outside of the text: a font character that is written directly to video RAM, and a colour.
     vram.write((u64::from(b'A') * 32) * 4 + 2, &[0x81]).unwrap();
     v.refresh(&mut surface);
     assert_eq!(surface.lines, [16]);
@@ -216,7 +216,7 @@ fn pixel(frame: &Frame, x: usize, y: usize) -> [u8; 3] {
     frame.pixels[y * frame.width + x].to_be_bytes()[1..].try_into().unwrap()
 }
 
-/// Mode 12h with every line a colour of its own, the number of its address / 80.
+/// Mode 12h in which each line has its own colour, its address / 80.
 fn striped() -> (Vga, Context, Arc<FakeMemory>) {
     let (mut v, cx, vram) = display();
     out(&mut v, 0x3c2, 0xe3);
@@ -237,7 +237,7 @@ fn striped() -> (Vga, Context, Arc<FakeMemory>) {
     (v, cx, vram)
 }
 
-/// What the line compare, the start address and the preset row scan make of it: the stripe at each line.
+/// The stripe at each line, after line compare, start address and preset row scan.
 fn stripes(v: &Vga) -> Vec<u8> {
     let frame = v.frame();
     (0..frame.height).map(|y| pixel(&frame, 0, y)[0] >> 2).collect()
@@ -271,7 +271,7 @@ fn panning_moves_by_pixels_and_stops_at_the_split_if_told() {
     assert_eq!(first(&v, 100)[..6], [0, 1, 1, 1, 1, 0], "below the split as above");
     v.attribute[attr::MODE] = 0x20;
     assert_eq!(first(&v, 100)[..9], [0, 0, 0, 0, 1, 1, 1, 1, 0], "below the split it ends");
-    // Whole characters: byte panning.
+    // Byte panning skips whole characters.
     set(&mut v, 0x3d4, &[(8, 0x20)]);
     vram.write(4, &[0xff, 0, 0, 0]).unwrap();
     assert_eq!(first(&v, 0)[0], 1);
@@ -280,7 +280,7 @@ fn panning_moves_by_pixels_and_stops_at_the_split_if_told() {
 #[test]
 fn the_cgas_banks_are_neighbouring_lines() {
     let (mut v, _, vram) = striped();
-    // 320x200 of four colours: two lines a row, the second 8 KiB further for the guest.
+    // 320x200 in four colours: two lines a row, the second 8 KiB later in the guest's window.
     set(&mut v, 0x3ce, &[(5, 0x30), (6, 0x0f)]);
     set(&mut v, 0x3d4, &[(1, 39), (0x12, 0x8f), (9, 0xc1), (0x13, 20), (0x17, 0xa2)]);
     vram.write(0, &vec![0; 0x10000]).unwrap();
@@ -470,7 +470,7 @@ proptest! {
     }
 }
 
-/// In characters of nine dots an underline has no gaps; the ninth dot of other characters is the background's.
+/// In characters of nine dots an underline has no gaps; the ninth dot of other characters has the background colour.
 #[test]
 fn an_underline_goes_through_the_ninth_dot() {
     let (mut v, _, vram) = display();

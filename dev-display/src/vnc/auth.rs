@@ -1,26 +1,26 @@
-//! Who may look: VncAuth (RFC 6143, 7.2.2), which libxl asks for, and what holds guessers up.
+//! Authentication of viewers by VncAuth (RFC 6143, 7.2.2), which libxl configures, and the delay after wrong passwords.
 use des::Des;
 use des::cipher::{Array, BlockCipherEncrypt as _, KeyInit as _};
 
 /// Bytes of a challenge.
 pub(crate) const CHALLENGE: usize = 16;
-/// Nanoseconds after which a wrong answer is told so, at first and after many.
+/// Least and greatest delay of the refusal of a wrong answer, in nanoseconds.
 const PATIENCE: (u64, u64) = (1_000_000_000, 8_000_000_000);
 
-/// Whether a password is asked for, and which.
+/// The server's password.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Password {
-    /// Nobody is asked.
+    /// Viewers need no password.
     #[default]
     None,
-    /// One is asked for, and none is right yet.
+    /// Viewers need a password, and none has been set: all are refused.
     Unset,
-    /// The first eight bytes of it.
+    /// The first eight bytes of the password, padded with zeroes.
     Is([u8; 8]),
 }
 
 impl Password {
-    /// A password; an empty one is none that anybody could give. What is longer than eight bytes is cut, as everywhere with VncAuth.
+    /// A password. With an empty one all viewers are refused. A longer one is cut to eight bytes, as always with VncAuth.
     pub fn new(text: &[u8]) -> Self {
         if text.is_empty() {
             return Self::Unset;
@@ -31,7 +31,7 @@ impl Password {
     }
 }
 
-/// What the right answer to a challenge is: each half enciphered with the password, whose bytes' bits are mirrored.
+/// The right response to a challenge: each half encrypted with the password, with the bits of its bytes reversed.
 pub(crate) fn response(key: [u8; 8], challenge: [u8; CHALLENGE]) -> [u8; CHALLENGE] {
     let cipher = Des::new(&Array::from(key.map(u8::reverse_bits)));
     let mut answer = challenge;
@@ -44,7 +44,7 @@ pub(crate) fn response(key: [u8; 8], challenge: [u8; CHALLENGE]) -> [u8; CHALLEN
     answer
 }
 
-/// The gate that all viewers go through.
+/// The authentication of all viewers.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     pub(crate) password: Password,
@@ -57,12 +57,12 @@ impl Gate {
         Self { password, ..Self::default() }
     }
 
-    /// Whether an answer is right; if not, the nanoseconds after which that may be told.
+    /// Checks an answer. `Err`: the delay of the refusal in nanoseconds.
     pub(crate) fn check(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE]) -> Result<(), u64> {
         let right = match self.password {
             Password::None => true,
             Password::Unset => false,
-            // All bytes are looked at, however early one differs.
+            // All bytes are compared, so that the time does not depend on the first difference.
             Password::Is(key) => response(key, challenge).iter().zip(answer).fold(0, |d, (a, b)| d | (a ^ b)) == 0,
         };
         if right {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_answer_is_des_with_the_passwords_bits_mirrored() {
-        // FIPS 81's "Now is t" under 0123456789abcdef is 3fa40e8a984d4815; the key is given mirrored, as a password would be.
+        // FIPS 81's "Now is t" under 0123456789abcdef is 3fa40e8a984d4815; the key has reversed bits, as a password would have.
         let key = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xefu8].map(u8::reverse_bits);
         let mut challenge = [0; CHALLENGE];
         challenge[..8].copy_from_slice(b"Now is t");

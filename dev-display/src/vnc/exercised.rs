@@ -1,4 +1,4 @@
-//! A viewer's session as its fuzz target and its property test know it.
+//! A viewer's session for its fuzz target and its property test.
 use super::auth::{CHALLENGE, Gate, Password};
 use super::input::Input;
 use super::layouts::LAYOUTS;
@@ -9,10 +9,10 @@ use crate::fbdev::View;
 use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
 
-/// Bytes that may wait for a viewer at most: when so much waits that it is not heard, what one of its pieces here can still ask for.
+/// Most unsent bytes: the limit at which the server stops reading, and the answers to one more piece of input.
 const WAITS: usize = FULL + (64 << 10);
 
-/// A picture of noise and of areas.
+/// A picture with noise or with uniform areas.
 struct Picture {
     width: usize,
     height: usize,
@@ -51,11 +51,12 @@ impl View for Picture {
     }
 }
 
-/// The first byte says with which password and picture; then pieces, each of a byte that says how long it is and what happens besides, and as
-/// many bytes of what the viewer says.
+/// Runs a session. The first byte selects password and picture; then pieces follow, each with a byte for its length and other events, and that
+/// many bytes of the viewer.
 ///
 /// # Errors
-/// What is broken: a message means another thing when the socket cuts it, more waits for the viewer than may, or it makes more input than it sends bytes.
+/// The broken invariant: the meaning of a message depends on the socket's cuts, too many bytes are unsent, or the viewer causes more input events
+/// than its bytes allow.
 pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     let Some((first, mut rest)) = bytes.split_first() else { return Ok(()) };
     let mut picture =
@@ -100,7 +101,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         if !session.output_full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
             break;
         }
-        // An event is at least six bytes; a character may need Caps Lock, and an accent before it, each with modifiers around it.
+        // An event takes at least six bytes; a character may need Caps Lock and a dead key, each with modifiers.
         if input.len() > said.len().saturating_add(64).saturating_mul(5) {
             return Err(format!("{} events of {} bytes", input.len(), said.len()));
         }
@@ -108,7 +109,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         if session.unsent().len() > WAITS {
             return Err(format!("{} bytes wait", session.unsent().len()));
         }
-        // The socket takes all of it or nothing.
+        // The socket accepts all bytes or none.
         if what & 0x80 == 0 {
             session.sent(session.unsent().len());
         }

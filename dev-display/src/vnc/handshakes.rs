@@ -1,9 +1,9 @@
-//! How viewers of every version come in, or do not.
+//! Handshakes of viewers of every version, and their refusals.
 use super::tests::Bench;
 use super::*;
 use std::os::unix::net::UnixStream;
 
-/// Every version that viewers have, and the handshake that is theirs (RFC 6143, 7.1.1).
+/// Versions of real viewers, and the handshake that each uses (RFC 6143, 7.1.1).
 const VERSIONS: [(&str, u8); 17] = [
     ("003.003", 3),
     ("003.004", 3),
@@ -37,7 +37,7 @@ fn came_in(b: &mut Bench, client: &mut UnixStream, what: &str) {
     assert_eq!((&init[..4], init.len(), init.ends_with(b"guest")), (&[0, 200, 0, 100][..], 29, true), "{what}");
 }
 
-/// A refusal: what comes before it, its reason, and the end.
+/// Checks a refusal: the bytes before it, its reason, and the closed connection.
 fn refused(b: &mut Bench, client: &mut UnixStream, head: &[u8], why: &str, what: &str) {
     let mut want = head.to_vec();
     want.extend((why.len() as u32).to_be_bytes());
@@ -51,7 +51,7 @@ fn versions_that_are_taken_for_others_without_a_password() {
     for (version, kind) in VERSIONS {
         let mut b = Bench::new(Password::None);
         let mut client = b.connect();
-        // Byte by byte, as a network may bring it.
+        // Byte by byte, as a network may deliver it.
         said(version).chunks(1).for_each(|byte| b.say(&mut client, byte));
         let hello = b.heard(&mut client);
         match kind {
@@ -59,7 +59,7 @@ fn versions_that_are_taken_for_others_without_a_password() {
             _ => {
                 assert_eq!(hello, b"RFB 003.008\n\x01\x01", "{version}");
                 b.say(&mut client, &[1]);
-                // Until 3.8, who is not asked hears no result.
+                // Before 3.8 there is no SecurityResult without a password.
                 let result: &[u8] = if kind == 8 { &[0; 4] } else { &[] };
                 assert_eq!(b.heard(&mut client), result, "{version}");
             }
@@ -179,7 +179,7 @@ fn viewers_that_are_too_many_hear_why() {
     b.turn();
     inside.push(enter(&mut b));
     assert_eq!(b.vnc.viewers.iter().filter(|v| v.session.handshake_done()).count(), VIEWERS);
-    // Two that came while there was room for one.
+    // Two handshakes while there is room for one viewer.
     let mut late: Vec<UnixStream> = Vec::new();
     drop(inside.pop());
     b.turn();

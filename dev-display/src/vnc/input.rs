@@ -1,27 +1,27 @@
-//! What a viewer types and points at, as events of keyboard and mouse.
+//! Converts a viewer's keys and pointer to events of keyboard and mouse.
 use super::layouts::Layout;
 use super::typing::{Keyboard, Typing};
 use bulkhead_bus::InputEvent;
 
-/// With QEMU's pointer-motion-change the viewer sends movement, from this value on.
+/// With QEMU's pointer-motion-change the viewer sends movement, relative to this value.
 const ORIGIN: i32 = 0x7fff;
-/// RFB's buttons (RFC 6143, 7.5.5) as a mouse has them: left, middle, right.
+/// RFB's button bits (RFC 6143, 7.5.5) and the mouse's button numbers: left, middle, right.
 const BUTTONS: [(u8, u8); 3] = [(1, 0), (2, 2), (4, 1)];
-/// Wheel up and down.
+/// RFB's bits for the wheel, and the steps: up and down.
 const WHEEL: [(u8, i32); 2] = [(8, -1), (16, 1)];
 
-/// What a viewer's pointer events mean to the guest.
+/// The conversion of a viewer's pointer events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pointing {
-    /// Places on a screen of this size, which the guest takes.
+    /// Absolute positions on a screen of this size, which the guest accepts.
     Places((usize, usize)),
-    /// Places, of which the guest takes the differences.
+    /// Absolute positions, whose differences the guest gets.
     Positions,
-    /// Movement.
+    /// Relative movement.
     Movement,
 }
 
-/// Keys and buttons of a viewer.
+/// The state of a viewer's keys and buttons.
 #[derive(Debug)]
 pub(crate) struct Input {
     typing: Typing,
@@ -34,22 +34,22 @@ impl Input {
         Self { typing: Typing::new(layout), buttons: 0, at: None }
     }
 
-    /// Modifiers that are held, as [`Keyboard::others`] has them.
+    /// Modifiers that the viewer holds, as bits of [`Keyboard::others`].
     pub(crate) fn held(&self) -> u8 {
         self.typing.held()
     }
 
-    /// A key by its place.
+    /// Handles a key with its scancode.
     pub(crate) fn scancode(&mut self, number: u32, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
         self.typing.scancode(number, keysym, down, keyboard);
     }
 
-    /// A key by what it means.
+    /// Handles a key by its keysym.
     pub(crate) fn keysym(&mut self, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
         self.typing.keysym(keysym, down, keyboard);
     }
 
-    /// The pointer: which buttons are pressed, and where it is or how far it went.
+    /// Handles a pointer event: pressed buttons, and a position or movement.
     pub(crate) fn pointer(&mut self, buttons: u8, x: u16, y: u16, pointing: Pointing, out: &mut Vec<InputEvent>) {
         let far = |a: u16, b: u16| i32::from(a).saturating_sub(i32::from(b));
         let before = self.at.replace((x, y));
@@ -83,7 +83,7 @@ impl Input {
         self.buttons = buttons;
     }
 
-    /// Everything is let go, but for modifiers that `others` hold.
+    /// Releases all keys and buttons, except modifiers that `others` hold.
     pub(crate) fn release(&mut self, others: u8, out: &mut Vec<InputEvent>) {
         self.typing.release(others, out);
         for (mask, button) in BUTTONS {

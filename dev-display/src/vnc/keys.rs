@@ -1,6 +1,6 @@
-//! Keys: what a viewer's keysym (X11/keysymdef.h) means, and a scancode's evdev code (linux/input-event-codes.h).
+//! Keys: the meaning of a viewer's keysym (X11/keysymdef.h), and a scancode's evdev code (linux/input-event-codes.h).
 
-/// evdev codes of keys that the layouts do not move.
+/// evdev codes of keys that are the same in all layouts.
 pub(crate) mod code {
     pub(crate) const CTRL: u16 = 29;
     pub(crate) const SHIFT: u16 = 42;
@@ -14,20 +14,20 @@ pub(crate) mod code {
     pub(crate) const SUPER_RIGHT: u16 = 126;
 }
 
-/// What Caps Lock does to a key.
+/// The effect of Caps Lock on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// Nothing.
+    /// None.
     Ignored,
-    /// It exchanges plain and Shift.
+    /// It swaps the plain and the Shift level.
     Inverts,
-    /// Guests differ: it must be off.
+    /// It differs between guests, so Caps Lock must be off.
     Off,
-    /// The character comes only with it.
+    /// The character needs it.
     On,
 }
 
-/// Where a character is on the guest's keyboard.
+/// The place of a character on the guest's keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) code: u16,
@@ -36,7 +36,7 @@ pub(crate) struct Place {
     pub(crate) lock: Lock,
 }
 
-/// How a character is typed.
+/// The keys that type a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Typed {
     One(Place),
@@ -49,23 +49,23 @@ pub(crate) enum Typed {
 pub(crate) enum Meaning {
     /// A key, at any level.
     Key(u16),
-    /// A key that means this only with a modifier: this one, if neither is held.
+    /// A key that needs one of these modifiers; the first is pressed if neither is held.
     With(u16, [u16; 2]),
     /// A digit or the decimal sign of the keypad.
     Digit(u16, char),
-    /// Movement by the keypad, and the key beside it that does the same.
+    /// A movement key of the keypad, and the key beside the keypad with the same function.
     Move(u16, u16),
     /// The keypad's 5 as the centre.
     Centre,
-    /// The space bar, which is no other with Shift.
+    /// The space bar, whose character does not depend on Shift.
     Space,
-    /// A character, wherever the layout has it.
+    /// A character; its key depends on the layout.
     Character(char),
-    /// A dead accent, as a combining one.
+    /// A dead accent, as its combining character.
     Dead(char),
 }
 
-/// Keysyms of other alphabets than Latin-1 that layouts have.
+/// Keysyms of characters beyond Latin-1 that the layouts have.
 const LEGACY: [(u32, char); 34] = [
     (0x1a3, 'Ł'),
     (0x1b3, 'ł'),
@@ -102,10 +102,10 @@ const LEGACY: [(u32, char); 34] = [
     (0x13bc, 'Œ'),
     (0x13bd, 'œ'),
 ];
-/// Letters with a caron, which the same tables have.
+/// Letters with a caron, from the same tables.
 const CARONS: [(u32, char); 4] = [(0x1a9, 'Š'), (0x1ae, 'Ž'), (0x1b9, 'š'), (0x1be, 'ž')];
 
-/// Dead accents, from keysym 0xfe50 on. A space: none that a layout has.
+/// Dead accents, from keysym 0xfe50 on. A space: no layout has it.
 const DEAD: [char; 25] = [
     '\u{300}', '\u{301}', '\u{302}', '\u{303}', '\u{304}', '\u{306}', '\u{307}', '\u{308}', '\u{30a}', '\u{30b}',
     '\u{30c}', '\u{327}', '\u{328}', ' ', ' ', ' ', '\u{323}', '\u{309}', '\u{31b}', ' ', ' ', ' ', ' ', ' ',
@@ -141,13 +141,13 @@ const MEDIA: [(u32, u16); 22] = [
     (0x31, 164),
 ];
 
-/// What a keysym means. `shift`: the viewer holds Shift.
+/// The meaning of a keysym. `shift`: the viewer holds Shift.
 pub(crate) fn meaning(keysym: u32, shift: bool) -> Option<Meaning> {
     use Meaning::{Centre, Character, Dead, Digit, Key, Move, Space, With};
     let nth = |first: u32, codes: &[u16]| codes.get(keysym.wrapping_sub(first) as usize).copied().filter(|c| *c != 0);
     let run = |first: u32, codes: &[u16]| nth(first, codes).map(Key);
     Some(match keysym {
-        // Layouts have the no-break space at the space bar too.
+        // The no-break space is typed with the space bar too.
         0x20 | 0xa0 => Space,
         0x21..=0x7e | 0xa1..=0xff => Character(char::from_u32(keysym)?),
         0x20ac => Character('€'),
@@ -190,7 +190,7 @@ pub(crate) fn meaning(keysym: u32, shift: bool) -> Option<Meaning> {
         0xffbd => Key(117),
         0xffbe..=0xffc9 => return run(0xffbe, &[59, 60, 61, 62, 63, 64, 65, 66, 67, 68, 87, 88]),
         0xffca..=0xffd5 => Key(183u16.saturating_add(keysym.wrapping_sub(0xffca) as u16)),
-        // Alt with Shift is Meta to X11's viewers.
+        // X11's viewers send Meta for Alt with Shift.
         0xffe7 if shift => Key(code::ALT),
         0xffe8 if shift => Key(code::ALT_GR),
         0xffe1..=0xffee => return run(0xffe1, &[42, 54, 29, 97, 58, 58, 125, 126, 56, 100, 125, 126, 125, 126]),
@@ -319,7 +319,7 @@ mod tests {
         );
     }
 
-    /// What the guest's keyboards know (evdev 1 to 127, but for keys of other machines) a viewer can press.
+    /// A viewer can press all keys of the guest's keyboards (evdev 1 to 127, except keys of other machines).
     #[test]
     fn keys_that_no_scancode_reaches() {
         let reached: std::collections::BTreeSet<u16> = (0..=0xff).filter_map(scancode).collect();

@@ -1,17 +1,17 @@
-//! The layouts that `-k` names: what each key of a guest's keyboard types (xkeyboard-config's default variant of each country, which
-//! Windows' and the console's agree with at the first two levels).
+//! The keyboard layouts of `-k`: the characters of each key of a guest's keyboard (xkeyboard-config's default variant of each country, with
+//! which Windows and the console agree at the first two levels).
 use super::keys::{Lock, Place, Typed};
 
-/// A keyboard layout: the characters of the keys in [`PLACES`], plain, with Shift, with AltGr, with both. A space: none, or one that is
-/// elsewhere too, where Windows and the console have it as well. A combining accent: a dead key.
+/// A keyboard layout: the characters of the keys in [`PLACES`], plain, with Shift, with AltGr, with both. A space stands for no character, or
+/// for one that another key has in Windows and on the console too. A combining accent is a dead key.
 #[derive(Debug)]
 pub struct Layout {
-    /// As `-k` has it.
+    /// Its name in `-k`.
     pub name: &'static str,
     levels: [&'static str; 4],
-    /// What the keypad's decimal key types with Num Lock.
+    /// The character of the keypad's decimal key with Num Lock.
     pub(super) decimal: char,
-    /// In Windows and on the console Caps Lock is another Shift to digits and signs too.
+    /// In Windows and on the console, Caps Lock acts as Shift on digits and signs too.
     shift_lock: bool,
 }
 
@@ -21,9 +21,9 @@ const PLACES: [u16; 48] = [
     36, 37, 38, 39, 40, 43, 86, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53,
 ];
 
-/// The layouts, the first is what is taken when nobody says.
+/// All layouts; the first is the default.
 pub const LAYOUTS: &[Layout] = &[
-    // A keyboard of the United States has no key 86 beside Shift: Linux makes `<` and `>` of it, Windows a backslash.
+    // A keyboard of the United States has no key 86 beside Shift: in Linux it types `<` and `>`, in Windows a backslash.
     Layout {
         name: "en-us",
         levels: [
@@ -103,7 +103,7 @@ pub const LAYOUTS: &[Layout] = &[
     },
 ];
 
-/// An accent: alone, as a dead key, and letters without and with it. Where several keys type an accent, the one with the most letters is first.
+/// An accent: alone, as a dead key, and letters without and with it. If several keys type an accent, the one with the most letters is first.
 struct Accent {
     alone: char,
     dead: char,
@@ -111,7 +111,7 @@ struct Accent {
     accented: &'static str,
 }
 
-/// What dead keys make of letters in every guest: the accents of Latin-1.
+/// The letters that dead keys compose in every guest: the accents of Latin-1.
 const ACCENTS: [Accent; 8] = [
     Accent { alone: '`', dead: '\u{300}', letters: "aeiouAEIOU", accented: "àèìòùÀÈÌÒÙ" },
     Accent { alone: '´', dead: '\u{301}', letters: "aeiouyAEIOUY", accented: "áéíóúýÁÉÍÓÚÝ" },
@@ -129,7 +129,7 @@ impl Layout {
         LAYOUTS.iter().find(|l| l.name == name)
     }
 
-    /// Whether AltGr is more than another Alt.
+    /// Whether the layout has an AltGr level; otherwise the key is another Alt.
     pub(super) fn has_alt_gr(&self) -> bool {
         self.levels.iter().skip(2).any(|level| !level.is_empty())
     }
@@ -138,15 +138,15 @@ impl Layout {
         self.levels.get(level)?.chars().nth(at).filter(|c| *c != ' ')
     }
 
-    /// The key of a character, or of a dead accent.
+    /// The place of a character or of a dead accent.
     fn place(&self, wanted: char) -> Option<Place> {
         self.levels.iter().enumerate().filter(|_| wanted != ' ').find_map(|(level, characters)| {
             let at = characters.chars().position(|c| c == wanted)?;
             let (plain, shifted) = (self.cell(level & 2, at), self.cell(level | 1, at));
             let pair = plain.zip(shifted).is_some_and(|(plain, c)| c != plain && c.to_lowercase().eq([plain]));
             let (lower, upper) = (!wanted.to_uppercase().eq([wanted]), !wanted.to_lowercase().eq([wanted]));
-            // What Caps Lock does (xkeyboard-config, types/basic and types/extra): it turns pairs round, and other letters it capitalises
-            // in one guest and not in another.
+            // The effect of Caps Lock (xkeyboard-config, types/basic and types/extra): it swaps pairs, and capitalises other letters in some
+            // guests only.
             let lock = match level {
                 0 | 1 if pair => Lock::Inverts,
                 0 | 1 if lower || self.shift_lock => Lock::Off,
@@ -157,7 +157,7 @@ impl Layout {
         })
     }
 
-    /// How a character is typed: by a key, by a dead key and another, or by a key with Caps Lock.
+    /// The keys that type a character: one key, a dead key and another key, or a key with Caps Lock.
     pub(super) fn character(&self, wanted: char) -> Option<Typed> {
         if wanted == ' ' {
             return Some(Typed::One(SPACE));
@@ -182,7 +182,7 @@ impl Layout {
         })
     }
 
-    /// How a dead accent is typed: by its key, or where the guest has none, alone.
+    /// The keys that type a dead accent: its dead key, or if the layout has none, the spacing accent.
     pub(super) fn dead(&self, wanted: char) -> Option<Typed> {
         let alone = || self.place(ACCENTS.iter().find(|a| a.dead == wanted)?.alone);
         self.place(wanted).or_else(alone).map(Typed::One)
@@ -213,7 +213,7 @@ mod tests {
         assert!(Layout::named("klingon").is_none());
     }
 
-    /// X11 has these on other keys too.
+    /// X11 has these characters on other keys too.
     #[test]
     fn characters_where_only_one_kind_of_guest_has_them() {
         let places = [

@@ -1,10 +1,10 @@
-//! Caps Lock and Num Lock of the guest, as far as its viewers' server knows: by the keyboard's lights, and until they follow by what is pressed.
+//! The server's knowledge of the guest's Caps Lock and Num Lock: from the keyboard's LEDs, and until they follow, from pressed keys.
 use super::keys::code;
 
-/// Bits of the keyboard's lights.
+/// Bits of the keyboard's LEDs.
 const NUM: u8 = 2;
 const CAPS: u8 = 4;
-/// Nanoseconds that the lights have to follow a key. Until then they may still show what was before it.
+/// Nanoseconds in which the LEDs must follow a key. Until then they may still show the previous state.
 const FOLLOWS: u64 = 3_000_000_000;
 
 /// The locks of the guest's keyboard.
@@ -13,9 +13,9 @@ pub(crate) struct Locks {
     caps: bool,
     num: Option<bool>,
     shown: Option<u8>,
-    /// The guest has lit one of these lights: then they say what is, also when a key did not do what it does elsewhere.
+    /// The guest has lit one of these LEDs, so they are valid, even if a key has had another effect than usual.
     lit: bool,
-    /// Until then what was pressed counts, not the lights.
+    /// Until this time pressed keys count, not the LEDs.
     follows: Option<u64>,
 }
 
@@ -25,12 +25,12 @@ impl Locks {
         self.caps
     }
 
-    /// Whether Num Lock is on, if that is known.
+    /// Whether Num Lock is on; `None` if that is unknown.
     pub(crate) fn num(&self) -> Option<bool> {
         self.num
     }
 
-    /// The keyboard's lights.
+    /// Handles a change of the keyboard's LEDs.
     pub(crate) fn lights(&mut self, leds: u8, now: u64) {
         self.shown = Some(leds);
         self.lit |= leds & (CAPS | NUM) != 0;
@@ -46,7 +46,7 @@ impl Locks {
         self.follows = None;
     }
 
-    /// Time has gone by: a key that the lights have not followed has locked nothing.
+    /// Handles elapsed time: a key that the LEDs have not followed has had no effect.
     pub(crate) fn settle(&mut self, now: u64) {
         if self.follows.is_some_and(|until| now >= until) {
             self.follows = None;
@@ -56,7 +56,7 @@ impl Locks {
         }
     }
 
-    /// A key has gone down that was up.
+    /// Handles a key press that is no repetition.
     pub(crate) fn pressed(&mut self, key: u16, now: u64) {
         match key {
             code::CAPS_LOCK => self.caps ^= true,
@@ -75,13 +75,13 @@ mod tests {
     fn lights_count_and_until_they_follow_what_was_pressed() {
         let mut locks = Locks::default();
         assert_eq!((locks.caps(), locks.num()), (false, None));
-        // A guest without lights: what was pressed is all that is known.
+        // A guest that sets no LEDs: only pressed keys are known.
         locks.pressed(code::CAPS_LOCK, 0);
         locks.settle(2 * FOLLOWS);
         assert_eq!((locks.caps(), locks.num()), (true, None));
         locks.lights(NUM, 2 * FOLLOWS);
         assert_eq!((locks.caps(), locks.num()), (false, Some(true)));
-        // A light that is late does not undo what was pressed since.
+        // A late LED does not undo later key presses.
         locks.pressed(code::CAPS_LOCK, 2 * FOLLOWS);
         locks.pressed(code::NUM_LOCK, 2 * FOLLOWS);
         locks.lights(NUM | CAPS, 2 * FOLLOWS + 1);
@@ -89,7 +89,7 @@ mod tests {
         locks.lights(CAPS, 2 * FOLLOWS + 2);
         locks.lights(NUM, 2 * FOLLOWS + 3);
         assert_eq!((locks.caps(), locks.num()), (false, Some(true)), "the guest itself");
-        // A guest whose Caps Lock is another key shows no light.
+        // A guest whose Caps Lock is another key lights no LED.
         locks.pressed(code::CAPS_LOCK, 3 * FOLLOWS);
         assert!(locks.caps());
         locks.settle(4 * FOLLOWS);

@@ -1,20 +1,20 @@
-//! The viewer of the host's people: an RFB server (RFC 6143). It holds the picture to look at, a pipe into the keyboard and sockets that
-//! listen; it never holds guest memory. Not an emulated device: the guest sees nothing of it.
+//! A VNC server (RFC 6143) for viewers on the host. It has the read-only picture, pipes to input devices, and listening sockets; it never
+//! has guest memory. It is not an emulated device, and the guest does not see it.
 //!
 //! | file | what |
 //! |---|---|
 //! | `spec.rs` | the protocol's numbers |
-//! | `session.rs`, `session/` | one viewer, without its socket: how it comes in, what it says as messages, what these do, what it is told |
-//! | `screen.rs` | what has changed in the picture, and what has only moved |
-//! | `encode/`, `pixel.rs` | rectangles as bytes |
+//! | `session.rs`, `session/` | one viewer, without its socket: handshake, messages and their effects, updates |
+//! | `screen.rs` | detects changed and moved parts of the picture |
+//! | `encode/`, `pixel.rs` | encodings of rectangles and pixels |
 //! | `input.rs` | keys and pointer |
-//! | `keys.rs`, `layouts.rs`, `locks.rs`, `typing/` | what a keysym means, where a layout has it, what is locked, how it is typed |
-//! | `auth.rs`, `complaints.rs` | passwords; what the log says of who is sent away |
+//! | `keys.rs`, `layouts.rs`, `locks.rs`, `typing/` | keysyms, keyboard layouts, lock keys, the keys that type a character |
+//! | `auth.rs`, `disconnect_log.rs` | passwords; log lines for disconnected viewers |
 //!
-//! Nobody looks at the picture without a viewer that waits for a change, so without one there is no timer and the display draws nothing.
-//! How often it is looked at adapts: [`FAST`] while something changes or somebody types, down to [`SLOW`].
+//! The picture is read only while a viewer waits for a change; otherwise there is no timer, and the display draws nothing. The rate of reads
+//! adapts: [`FAST`] while the picture changes or input arrives, down to [`SLOW`].
 mod auth;
-mod complaints;
+mod disconnect_log;
 mod encode;
 mod exercised;
 mod input;
@@ -33,7 +33,7 @@ pub use auth::Password;
 use auth::{CHALLENGE, Gate};
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, PasswordError, Ready, TimerId, Viewers};
-use complaints::Complaints;
+use disconnect_log::DisconnectLog;
 pub use exercised::exercise_session;
 use input::Input;
 pub use layouts::{LAYOUTS, Layout};
@@ -46,52 +46,52 @@ use screen::{Change, Screen};
 use session::{Host, ViewerError, ViewerSession};
 use std::sync::Arc;
 
-/// The descriptor that becomes ready when any socket does.
+/// Ready number of the epoll instance of all sockets and pipes.
 pub const READY: u32 = 0;
-/// Nanoseconds between two looks while something happens, and after a while in which nothing did.
+/// Nanoseconds between two reads of the picture while it changes, and after a while without changes.
 const FAST: u64 = 33_000_000;
 const SLOW: u64 = 330_000_000;
-/// The same if nothing at all did, not even a cursor's blinking.
+/// Nanoseconds between two reads if nothing changes, not even a blinking cursor.
 const IDLE: u64 = 1_000_000_000;
-/// Nanoseconds from the wish for a picture to the first look at it.
+/// Nanoseconds from the request for a picture to the first read of it.
 const FIRST: u64 = 8_000_000;
-/// A look, and telling viewers of it, may take one part of this many of the time: where the processor is slow or busy they see fewer
-/// pictures, and the guest does not wait for them.
+/// Reading the picture and updating viewers may take at most 1/SHARE of the time: on a slow or busy processor viewers get fewer pictures,
+/// and the guest is not slowed down.
 const SHARE: u64 = 24;
-/// Looks without change before the pace is halved.
+/// Reads without a change before the rate is halved.
 const PATIENCE: u32 = 12;
-/// Looks at a picture that was asked for and is not drawn yet, before it is taken to be the last.
+/// Reads without the requested picture after which the last picture is used.
 const LATE: u32 = 30;
-/// Viewers that have come in, and beside them such as have not yet.
+/// Most viewers after the handshake, and most connections during it.
 const VIEWERS: usize = 16;
-const STRANGERS: usize = 8;
-/// Connections that are taken before others get their turn.
+const MOST_PENDING: usize = 8;
+/// Most connections that are accepted before other work.
 const ACCEPTED: usize = 16;
-/// Bytes that a viewer may say or be told before others get their turn.
-const SAID: usize = 8 << 10;
-const TOLD: usize = 512 << 10;
+/// Most bytes that are read from, and sent to, a viewer before other work.
+const READ_BUDGET: usize = 8 << 10;
+const SEND_BUDGET: usize = 512 << 10;
 
 const LOOK: TimerId = 0;
 const HANDSHAKES: TimerId = 1;
 
-/// What a server is made of.
+/// The server's configuration.
 pub struct Config {
-    /// What viewers show in their title.
+    /// The desktop name, which viewers show in their title.
     pub name: String,
-    /// Where keysyms are looked up.
+    /// The keyboard layout for keysyms.
     pub layout: &'static Layout,
-    /// Who gets in.
+    /// The password that viewers need.
     pub password: Password,
 }
 
-/// The ways to the guest's keyboard and pointer, its display, and back. None of them blocks.
+/// Pipes to and from the guest's input devices and its display, all non-blocking.
 #[derive(Debug, Default)]
 pub struct Console {
-    /// Takes what is typed and pointed at.
+    /// The devices for keys and pointer.
     pub input: Sinks,
-    /// Gives a byte whenever the keyboard's lights change: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
+    /// Returns a byte whenever the PS/2 keyboard's LEDs change: bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
     pub leds: Option<OwnedFd>,
-    /// Takes viewers' wishes for another size, to the display: width and height, four bytes.
+    /// Carries viewers' requested sizes to the display: width and height, four bytes.
     pub wishes: Option<OwnedFd>,
 }
 
@@ -102,14 +102,14 @@ struct Viewer {
     number: u64,
 }
 
-/// The server.
+/// The VNC server.
 pub struct Vnc {
     view: Box<dyn View>,
     screen: Screen,
     listen: Vec<OwnedFd>,
     ready: OwnedFd,
     console: Console,
-    /// The lights of the keyboard that takes keys, and the PS/2 keyboard's.
+    /// The LEDs of the keyboard that gets keys, and those of the PS/2 keyboard.
     leds: Option<u8>,
     ps2_leds: Option<u8>,
     locks: Locks,
@@ -122,28 +122,28 @@ pub struct Vnc {
     pace: u64,
     still: u32,
     looks: u64,
-    /// A viewer waits for a change, and the timer runs.
+    /// A viewer waits for a change, and the timer is set.
     looking: bool,
-    /// The display was asked for a picture.
+    /// A picture has been requested of the display.
     asked: bool,
-    /// Looks since then without a picture that was drawn since then.
+    /// Reads since the request without a new picture.
     waited: u32,
-    /// When it may be asked next.
+    /// Time of the next request.
     next: u64,
-    /// When the last picture was taken, and nanoseconds that were spent since.
+    /// Time of the last copy of the picture, and nanoseconds spent on it and its updates.
     shown: u64,
     spent: u64,
-    /// What is known of the picture is new enough for an update.
+    /// The copied picture is new enough to begin an update with.
     fresh: bool,
     last_end: Option<(u64, ViewerError)>,
-    complaints: Complaints,
+    disconnect_log: DisconnectLog,
 }
 
 impl Vnc {
-    /// A server of `view` for who connects to `listen`, sockets that do not block.
+    /// A server of `view` on the non-blocking, listening sockets `listen`.
     ///
     /// # Errors
-    /// If the kernel has no room for another epoll instance.
+    /// The kernel cannot create another epoll instance.
     pub fn new(view: Box<dyn View>, listen: Vec<OwnedFd>, console: Console, config: Config) -> Result<Self, Errno> {
         let ready = epoll::create(CreateFlags::CLOEXEC)?;
         for socket in listen.iter().chain(&console.leds).chain(console.input.changes()) {
@@ -176,16 +176,16 @@ impl Vnc {
             spent: 0,
             fresh: false,
             last_end: None,
-            complaints: Complaints::default(),
+            disconnect_log: DisconnectLog::default(),
         })
     }
 
-    /// Polled for reading, edge-triggered, as [`READY`].
+    /// The descriptor to poll for reading, edge-triggered, as [`READY`].
     pub fn ready(&self) -> impl AsFd {
         &self.ready
     }
 
-    /// Takes connections. The oldest stranger makes room for a newer one, so that who only connects keeps nobody out.
+    /// Accepts connections. A new one replaces the oldest incomplete handshake, so that idle connections cannot block viewers.
     fn accept(&mut self, cx: &mut Context) {
         let mut left = ACCEPTED;
         for i in 0..self.listen.len() {
@@ -193,8 +193,8 @@ impl Vnc {
                 self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok())
             {
                 self.accepted = self.accepted.saturating_add(1);
-                let strangers = self.viewers.iter().filter(|v| !v.session.handshake_done()).count();
-                if strangers >= STRANGERS {
+                let pending = self.viewers.iter().filter(|v| !v.session.handshake_done()).count();
+                if pending >= MOST_PENDING {
                     self.turned_away = self.turned_away.saturating_add(1);
                     if let Some(oldest) = self.viewers.iter().position(|v| !v.session.handshake_done()) {
                         self.viewers.remove(oldest);
@@ -217,7 +217,7 @@ impl Vnc {
         }
     }
 
-    /// Everybody's turn: hears what they say, tells them what is due.
+    /// Reads from all viewers and sends pending updates to them.
     fn serve(&mut self, cx: &mut Context) {
         let mut events = Vec::new();
         let mut gone = Vec::new();
@@ -245,13 +245,13 @@ impl Vnc {
             };
             let came = viewer.session.handshake_done();
             let (listened, full) = (viewer.session.processes_input(), viewer.session.output_full());
-            let heard = hear(viewer, &mut host);
+            let received = receive_from(viewer, &mut host);
             held.iter_mut().skip(n).take(1).for_each(|h| *h = viewer.session.held());
             inside = inside.saturating_add(usize::from(!came && viewer.session.handshake_done()));
             if host.alone {
                 alone = Some(viewer.number);
             }
-            let served = heard.and_then(|more| Ok(tell(viewer, &*self.view, size)? | more));
+            let served = received.and_then(|more| Ok(send_updates(viewer, &*self.view, size)? | more));
             if served == Ok(true)
                 || viewer.session.processes_input() != listened
                 || viewer.session.output_full() != full
@@ -260,10 +260,10 @@ impl Vnc {
             }
             let end = served.err().or_else(|| viewer.session.time(cx.now()).err().map(Some));
             if let Some(why) = end {
-                // Why, if there is room for it.
+                // Tries to send the reason.
                 let _ = send(viewer);
                 if let Some(why) = why {
-                    self.complaints.about(cx.now(), viewer.number, &viewer.address, why);
+                    self.disconnect_log.add(cx.now(), viewer.number, &viewer.address, why);
                 }
                 let others = held.iter().enumerate().filter(|(other, _)| *other != n).fold(0, |all, (_, h)| all | h);
                 viewer.session.leave(others, &mut events);
@@ -286,7 +286,7 @@ impl Vnc {
         self.timers(cx);
     }
 
-    /// The keyboard's lights have changed, or what USB devices are for: the last word counts. Who says more than a page's worth at once waits for the next turn.
+    /// Reads changes of the keyboards' LEDs and of the accepted input; the last byte counts. More than a page of bytes is read the next time.
     fn lights(&mut self, now: u64) {
         self.console.input.refresh();
         self.ps2_leds = self.console.leds.as_ref().and_then(last_byte).map(|leds| leds & 7).or(self.ps2_leds);
@@ -301,7 +301,7 @@ impl Vnc {
         events.iter().for_each(|event| self.console.input.send(*event));
         if !events.is_empty() {
             (self.pace, self.still) = (FAST, 0);
-            // What that changes is looked for soon, not when it was going to be.
+            // Reads the picture soon, because input often changes it.
             self.next = self.next.min(cx.now().saturating_add(FIRST)).max(self.earliest());
             if self.looking && !self.asked {
                 cx.timers.set(LOOK, Some(self.next));
@@ -309,7 +309,7 @@ impl Vnc {
         }
     }
 
-    /// Looks only while a viewer waits for a change.
+    /// Sets the timers: for the picture only while a viewer waits for a change.
     fn timers(&mut self, cx: &mut Context) {
         let wanted = self.viewers.iter().any(|v| v.session.awaits_change());
         if wanted && !self.looking {
@@ -322,27 +322,27 @@ impl Vnc {
             cx.timers.set(LOOK, None);
         }
         self.looking = wanted;
-        // Who asks later gets what is there later.
+        // A later request needs a newer picture.
         self.fresh &= wanted;
         let deadline = self.viewers.iter().filter(|v| !v.session.handshake_done()).map(|v| v.session.deadline).min();
         cx.timers.set(HANDSHAKES, deadline);
     }
 
-    /// Asks the display for the picture.
+    /// Requests a picture from the display.
     fn ask(&mut self, cx: &mut Context) {
         self.view.want();
         (self.asked, self.waited) = (true, 0);
-        // Who goes and comes again at once has no picture drawn each time.
+        // A viewer that reconnects at once does not cause a new picture each time.
         self.next = cx.now().saturating_add(FAST.saturating_sub(FIRST));
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FIRST)));
     }
 
-    /// Before this, the next picture would take too much of the time.
+    /// The earliest time of the next picture that keeps to [`SHARE`].
     fn earliest(&self) -> u64 {
         self.shown.saturating_add(self.spent.saturating_mul(SHARE))
     }
 
-    /// What has been spent since the last picture puts the next one off.
+    /// Delays the next picture according to the time spent on the last one.
     fn moderate(&mut self, cx: &mut Context) {
         if self.asked {
             return;
@@ -356,7 +356,7 @@ impl Vnc {
         }
     }
 
-    /// Asks for the picture, or looks at it.
+    /// Requests the picture, or reads it.
     fn look(&mut self, cx: &mut Context) {
         if !self.asked {
             self.ask(cx);
@@ -385,12 +385,12 @@ impl Vnc {
             }
         }
         if updated && self.view.fresh() || self.waited >= LATE {
-            // A display that draws no more, or dies, leaves its viewers the last picture.
+            // If the display has stopped or died, its viewers get the last picture.
             self.fresh = true;
         }
         if self.fresh {
             self.asked = false;
-            // When it is known what this look and its update take, maybe later.
+            // `moderate` may delay this once the time of this read and its updates is known.
             (self.shown, self.spent) = (cx.now(), 0);
             self.next = self.shown.saturating_add(self.pace.saturating_sub(FIRST));
             cx.timers.set(LOOK, Some(self.next));
@@ -401,20 +401,20 @@ impl Vnc {
     }
 }
 
-/// Bytes nobody can guess.
+/// Random bytes of the kernel.
 fn random() -> Option<[u8; CHALLENGE]> {
     let mut bytes = [0; CHALLENGE];
     let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).ok()?;
     (n == bytes.len()).then_some(bytes)
 }
 
-/// Takes what a viewer says. True: there may be more. `Err`: it has gone, or must go.
-fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<ViewerError>> {
-    // What it had said before it was told the picture's size.
+/// Reads and handles a viewer's bytes. True: there may be more. `Err`: it has disconnected (`None`), or must be disconnected.
+fn receive_from(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<ViewerError>> {
+    // Bytes that arrived before ServerInit was sent.
     viewer.session.receive(&[], host).map_err(Some)?;
     let mut bytes = [0; 4096];
-    for _ in 0..SAID.div_euclid(bytes.len()) {
-        // Who takes nothing is not heard: answers to what it says would pile up.
+    for _ in 0..READ_BUDGET.div_euclid(bytes.len()) {
+        // Input is paused until the send buffer drains, because answers to it would accumulate.
         if !viewer.session.processes_input() || viewer.session.output_full() {
             return Ok(false);
         }
@@ -429,7 +429,7 @@ fn hear(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<ViewerE
     Ok(true)
 }
 
-/// Sends what waits. True: all of it has gone.
+/// Sends unsent bytes. True: all have been sent.
 fn send(viewer: &mut Viewer) -> Result<bool, Option<ViewerError>> {
     while !viewer.session.unsent().is_empty() {
         match rustix::net::send(&viewer.socket, viewer.session.unsent(), SendFlags::NOSIGNAL) {
@@ -442,11 +442,15 @@ fn send(viewer: &mut Viewer) -> Result<bool, Option<ViewerError>> {
     Ok(true)
 }
 
-/// Tells a viewer what is due; `size` is the picture's, if it is new enough to begin an update with. True: more is, in another turn.
-fn tell(viewer: &mut Viewer, view: &dyn View, size: Option<(usize, usize)>) -> Result<bool, Option<ViewerError>> {
+/// Sends pending updates to a viewer. `size` is the picture's, if it is new enough to begin an update with. True: more is pending.
+fn send_updates(
+    viewer: &mut Viewer,
+    view: &dyn View,
+    size: Option<(usize, usize)>,
+) -> Result<bool, Option<ViewerError>> {
     let before = viewer.session.bytes;
     while send(viewer)? {
-        if viewer.session.bytes.saturating_sub(before) > TOLD as u64 {
+        if viewer.session.bytes.saturating_sub(before) > SEND_BUDGET as u64 {
             return Ok(true);
         }
         if !viewer.session.produce(view, size) {
@@ -469,7 +473,7 @@ impl Auxiliary for Vnc {
             Ready::Timer(LOOK) => self.look(cx),
             Ready::Timer(_) => {}
             Ready::Fd(_) | Ready::Again => {
-                // What has happened is looked at by trying, but must be taken for the next event to be seen.
+                // The events are not evaluated, because all sockets are tried; they are fetched so that the next edge is reported.
                 let mut events = Vec::with_capacity(VIEWERS.saturating_add(2));
                 let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
                 let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&now));
@@ -478,7 +482,7 @@ impl Auxiliary for Vnc {
             }
         }
         self.serve(cx);
-        // What somebody says at other times is no reason to show others less.
+        // Time spent on input at other times does not reduce the rate of pictures.
         if ready == Ready::Timer(LOOK) {
             self.spent = self.spent.saturating_add(cx.now().saturating_sub(begun));
             self.moderate(cx);
@@ -498,7 +502,7 @@ impl Auxiliary for Vnc {
         out.value("wrong passwords", self.gate.refused).value("layout", self.layout.name);
         out.value("input events", self.console.input.sent).value("input events dropped", self.console.input.dropped);
         if let Some((number, why)) = self.last_end {
-            out.value("last viewer sent away", format_args!("{number}: {why}"));
+            out.value("last viewer disconnected", format_args!("{number}: {why}"));
         }
         for viewer in &self.viewers {
             out.group(&format!("viewer{}", viewer.number), |out| {

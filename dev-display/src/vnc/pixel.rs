@@ -1,27 +1,27 @@
-//! Pixels as a viewer wants them (RFC 6143, 7.4).
+//! Viewers' pixel formats (RFC 6143, 7.4).
 
-/// How a viewer wants pixels.
+/// The pixel format that a viewer has requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PixelFormat {
     /// Bytes of a pixel: 1, 2 or 4.
     bytes: usize,
-    /// Bits that count.
+    /// Number of significant bits.
     depth: u8,
     big_endian: bool,
-    /// The viewer wants colours of a map: it gets one in which a pixel is 3 bits of red, 3 of green and 2 of blue.
+    /// The viewer uses a colour map: it gets one with 3 bits of red, 3 of green and 2 of blue.
     mapped: bool,
     /// Largest value and shift of red, green and blue.
     channels: [(u16, u8); 3],
 }
 
 impl PixelFormat {
-    /// What the surface has: 32 bits, little endian, blue first.
+    /// The surface's format: 32 bits, little endian, blue first.
     pub(crate) const SURFACE: Self =
         Self { bytes: 4, depth: 24, big_endian: false, mapped: false, channels: [(255, 16), (255, 8), (255, 0)] };
     const MAPPED: Self =
         Self { bytes: 1, depth: 8, big_endian: false, mapped: true, channels: [(7, 5), (7, 2), (3, 0)] };
 
-    /// As it travels.
+    /// Encodes the format.
     pub(crate) fn to_bytes(self) -> [u8; 16] {
         let [(red, r), (green, g), (blue, b)] = self.channels;
         let ([r0, r1], [g0, g1], [b0, b1]) = (red.to_be_bytes(), green.to_be_bytes(), blue.to_be_bytes());
@@ -29,7 +29,7 @@ impl PixelFormat {
         [bits, self.depth, u8::from(self.big_endian), u8::from(!self.mapped), r0, r1, g0, g1, b0, b1, r, g, b, 0, 0, 0]
     }
 
-    /// What a viewer asks for; `None` if nothing can be made of it.
+    /// Decodes a viewer's format; `None` if it is impossible.
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         let [bits, depth, big, true_colour, r0, r1, g0, g1, b0, b1, r, g, b, ..] = bytes;
         let bytes = match bits {
@@ -43,14 +43,14 @@ impl PixelFormat {
         }
         let channels =
             [(u16::from_be_bytes([r0, r1]), r), (u16::from_be_bytes([g0, g1]), g), (u16::from_be_bytes([b0, b1]), b)];
-        // A channel has all ones as its largest value, and lies inside the pixel.
+        // A channel's largest value has only ones, and the channel is inside the pixel.
         let fits = |&(max, shift): &(u16, u8)| {
             max & max.wrapping_add(1) == 0 && u32::from(shift).saturating_add(max.count_ones()) <= u32::from(bits)
         };
         channels.iter().all(fits).then_some(Self { bytes, depth, big_endian: big != 0, mapped: false, channels })
     }
 
-    /// The map's entries, if the viewer wants one: red, green and blue of 16 bits.
+    /// The entries of the colour map, if the viewer uses one: red, green and blue of 16 bits.
     pub(crate) fn map(self) -> Option<Vec<[u16; 3]>> {
         let entry = |i: u16| {
             Self::MAPPED.channels.map(|(max, shift)| {
@@ -92,7 +92,7 @@ impl PixelFormat {
         }
     }
 
-    /// Which three of four bytes say everything (RFC 6143, 7.7.5): false the first, true the last; `None`: all four are sent.
+    /// Which three of four bytes are sent (RFC 6143, 7.7.5): false the first, true the last; `None`: all four.
     fn compact(self) -> Option<bool> {
         if self.bytes != 4 || self.mapped || self.depth > 24 {
             return None;
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(put(r565, 0xff_0000).0, [0x00, 0xf8]);
         assert_eq!(put(r565, 0x80_8080).0, 0x8410u16.to_le_bytes());
         assert_eq!(put(format(8, 8, false, [(7, 0), (7, 3), (3, 6)]), 0xff_ffff).0, [0xff]);
-        // 30 bits: no three bytes of four say everything.
+        // 30 bits need all four bytes.
         assert_eq!(format(32, 30, false, [(1023, 20), (1023, 10), (1023, 0)]).compact_bytes(), 4);
     }
 

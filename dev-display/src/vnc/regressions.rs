@@ -1,10 +1,10 @@
-//! Faults that servers of viewers in other device models have had, by class.
+//! Faults of VNC servers in other device models, by class.
 use super::tests::{Bench, request};
 use super::*;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
-/// CVE-2014-7815: bits of a pixel that cannot be were believed. CVE-2022-3165, CVE-2015-5225: lengths that underflow, sizes while an update is sent.
+/// CVE-2014-7815: impossible pixel formats were accepted. CVE-2022-3165, CVE-2015-5225: lengths underflowed, sizes changed during an update.
 #[test]
 fn underflow_and_overflow_of_what_a_viewer_says() {
     for format in [[0, 24], [1, 24], [8, 32], [24, 24], [64, 24], [255, 255], [32, 0]] {
@@ -35,7 +35,7 @@ fn underflow_and_overflow_of_what_a_viewer_says() {
     }
 }
 
-/// CVE-2017-15124: what waits for a viewer who takes nothing grew without end, whatever was asked.
+/// CVE-2017-15124: the send buffer of a viewer that reads nothing grew without a limit.
 #[test]
 fn unbounded_growth_of_what_waits() {
     let mut b = Bench::new(Password::None);
@@ -50,7 +50,7 @@ fn unbounded_growth_of_what_waits() {
     assert!(waits < 4 << 20, "{waits} bytes wait");
 }
 
-/// A key that has the character in another guest, letters and the keypad without a look at the guest's locks.
+/// Keys of another guest's layout were pressed, and the guest's locks were ignored for letters and the keypad.
 #[test]
 fn characters_of_another_keyboard_or_lock() {
     let say = |b: &mut Bench, client: &mut UnixStream, leds: u8, keysym: u32| {
@@ -78,7 +78,7 @@ fn characters_of_another_keyboard_or_lock() {
     assert_eq!(say(&mut b, &mut client, 2, 0xff9c), plain(107), "Num Lock is on");
 }
 
-/// A viewer that asks for the lights after the guest has set them was told only of the next change.
+/// A viewer that requested LEDs after the guest had set them got only the next change.
 #[test]
 fn state_that_is_told_only_when_it_changes() {
     let mut b = Bench::new(Password::None);
@@ -91,7 +91,7 @@ fn state_that_is_told_only_when_it_changes() {
     assert_eq!(update[4..17], [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0]);
 }
 
-/// What one viewer holds made other characters of what another types.
+/// Modifiers of one viewer changed the characters of another.
 #[test]
 fn modifiers_of_another_viewer() {
     let mut b = Bench::new(Password::None);
@@ -103,7 +103,7 @@ fn modifiers_of_another_viewer() {
     assert_eq!(b.keys(), [key(42, false), key(30, true), key(42, true)]);
 }
 
-/// A viewer that left let a modifier go that another viewer held.
+/// A viewer that disconnected released a modifier that another viewer held.
 #[test]
 fn modifiers_that_another_viewer_still_holds() {
     let key = |code, down| InputEvent::Key { code, down };
@@ -117,7 +117,7 @@ fn modifiers_that_another_viewer_still_holds() {
         hold(&mut b, &mut first, 1);
         hold(&mut b, &mut second, 1);
         b.keys();
-        // One lets it go, one leaves, the last one leaves.
+        // One releases it, one disconnects, the last one disconnects.
         hold(&mut b, &mut first, 0);
         assert_eq!(b.keys(), [], "{keysym:#x}");
         hold(&mut b, &mut first, 1);
@@ -129,7 +129,7 @@ fn modifiers_that_another_viewer_still_holds() {
         b.turn();
         assert_eq!(b.keys(), [key(code, false)], "{keysym:#x}");
     }
-    // One who wants to be alone sends others away.
+    // A viewer with exclusive access disconnects the others.
     let mut b = Bench::new(Password::None);
     let (mut first, mut second) = (b.viewer(&[0]), b.viewer(&[0]));
     for client in [&mut first, &mut second] {
@@ -152,7 +152,7 @@ fn modifiers_that_another_viewer_still_holds() {
     assert_eq!(b.keys(), [key(42, false)]);
 }
 
-/// The lights of a USB keyboard that takes keys were nobody's: the PS/2 keyboard's were shown.
+/// The LEDs of a USB keyboard that gets keys were ignored, and the PS/2 keyboard's were shown.
 #[test]
 fn lights_of_a_keyboard_that_is_not_the_first() {
     let mut b = Bench::new(Password::None);

@@ -1,15 +1,15 @@
-//! What the picture was at the last look, as hashes, so that a look finds what has changed and whether it has only moved.
+//! Hashes of the picture at the last read, to detect changed and moved parts.
 use super::encode::Block;
 use crate::fbdev::View;
 use std::collections::HashMap;
 
-/// Pixels of a segment of a line: what changes is known to within these.
+/// Pixels of a segment of a line, the granularity of changes.
 pub(crate) const SEGMENT: usize = 64;
 /// The widest picture, in pixels: a line's segments are the bits of a u64.
 pub(crate) const WIDEST: usize = SEGMENT * 64;
 /// Lines of the tallest character.
 const CELL: usize = 32;
-/// Lines that must have moved together to be taken for moved.
+/// Least number of lines that must move together to count as a move.
 const MOVED: usize = 16;
 
 /// A rectangle, in pixels.
@@ -21,7 +21,7 @@ pub(crate) struct Rect {
     pub(crate) height: usize,
 }
 
-/// Lines `to..to + lines` are what lines `from..` were before.
+/// Lines `to..to + lines` have the previous contents of lines `from..`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
     pub(crate) from: usize,
@@ -29,19 +29,19 @@ pub(crate) struct Moved {
     pub(crate) lines: usize,
 }
 
-/// What a look has found.
+/// The changes between two reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// The picture has another size: all of it is new.
+    /// The picture has another size, and all of it is new.
     pub(crate) resized: bool,
     /// For each line that changed, the segments, as bits from the left.
     pub(crate) lines: Vec<(usize, u64)>,
-    /// Lines that moved. They are among `lines` too.
+    /// Lines that moved. `lines` has them too.
     pub(crate) moved: Option<Moved>,
 }
 
 impl Change {
-    /// Something changed, and not only what a cursor that blinks changes: lines of one row of characters in one segment.
+    /// Whether more has changed than a blinking cursor changes: lines of one row of characters in one segment.
     pub(crate) fn hurries(&self) -> bool {
         let first = self.lines.first();
         self.resized
@@ -59,12 +59,13 @@ pub(crate) struct Screen {
     lines: Vec<u64>,
 }
 
-/// Takes one more word into a hash. What differs in one word only never has the same.
+/// Adds a word to a hash. Inputs that differ in only one word have different hashes.
 fn mix(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
-/// Eight bytes at a time in four lanes, so that a processor does several at once. Nobody gains by a picture that looks unchanged: it is his.
+/// Hashes eight bytes at a time in four lanes, which a processor computes in parallel. Collisions do no harm: a guest that provokes one hides
+/// only changes of its own picture.
 fn hash(bytes: &[u8]) -> u64 {
     let mut lanes = [0u64; 4];
     let (blocks, rest) = bytes.as_chunks::<32>();
@@ -86,7 +87,7 @@ impl Screen {
         self.width.div_ceil(SEGMENT)
     }
 
-    /// Looks at the lines that the display says it has changed.
+    /// Compares the lines that the display reports as changed.
     pub(crate) fn look(&mut self, view: &dyn View) -> Change {
         let (width, height) = view.size();
         let mut change = Change::default();
@@ -123,12 +124,12 @@ impl Screen {
         change
     }
 
-    /// The largest number of neighbouring lines that are what as many were, one distance away.
+    /// The largest block of adjacent lines that has moved by one distance.
     fn moved(&self, before: &[u64], changed: &[(usize, u64)]) -> Option<Moved> {
         if changed.len() < MOVED {
             return None;
         }
-        // Lines that occur once only tell how far.
+        // Only lines that occur once determine the distance.
         let mut places: HashMap<u64, Option<usize>> = HashMap::new();
         for (y, line) in before.iter().enumerate() {
             places.entry(*line).and_modify(|p| *p = None).or_insert(Some(y));
@@ -157,7 +158,7 @@ impl Screen {
     }
 }
 
-/// The colours of a rectangle. What is outside of the picture is black.
+/// The colours of a rectangle; black outside of the picture.
 pub(crate) fn block(view: &dyn View, rect: Rect) -> Block {
     let mut pixels = Vec::with_capacity(rect.width.saturating_mul(rect.height));
     for y in rect.y..rect.y.saturating_add(rect.height) {
@@ -177,7 +178,7 @@ pub(crate) fn segments(width: usize) -> u64 {
     u64::MAX.checked_shr(64u32.saturating_sub(width.div_ceil(SEGMENT).min(64) as u32)).unwrap_or(0)
 }
 
-/// What a viewer has not seen yet, by line and segment.
+/// Changes that have not been sent to a viewer, by line and segment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Damage(Vec<u64>);
 
@@ -191,14 +192,14 @@ impl Damage {
         self.0.iter().all(|m| *m == 0)
     }
 
-    /// More of it.
+    /// Adds segments of a line.
     pub(crate) fn add(&mut self, line: usize, segments: u64) {
         if let Some(mask) = self.0.get_mut(line) {
             *mask |= segments;
         }
     }
 
-    /// Takes out what is in lines `y..y + lines` as rectangles of at most `tall` lines each.
+    /// Removes the changes in lines `y..y + lines` and returns them as rectangles of at most `tall` lines each.
     pub(crate) fn take(&mut self, y: usize, lines: usize, width: usize, tall: usize) -> Vec<Rect> {
         let mut rects = Vec::new();
         let mut at = y;

@@ -277,7 +277,7 @@ impl ViewerSession {
             }
             (HandshakeState::Running, Tail::Encodings(left)) => take(parse_encoding(bytes), |number| {
                 self.tail = if left > 1 { Tail::Encodings(left.saturating_sub(1)) } else { Tail::Nothing };
-                self.understands(number);
+                self.add_encoding(number);
                 Ok(())
             }),
             (HandshakeState::Running, Tail::Nothing) => take(Message::parse(bytes), |message| {

@@ -1,5 +1,5 @@
-//! Numbers of the RFB protocol: RFC 6143, and for what is not in it "The RFB Protocol" of the rfbproto community
-//! (github.com/rfbproto/rfbproto), by section.
+//! Numbers of the RFB protocol: RFC 6143, and for extensions "The RFB Protocol" of the rfbproto community (github.com/rfbproto/rfbproto),
+//! by section.
 
 /// The version that the server offers (RFC 6143, 7.1.1).
 pub(crate) const VERSION: &[u8; 12] = b"RFB 003.008\n";
@@ -13,7 +13,7 @@ pub(crate) mod security {
     pub(crate) const FAILED: u32 = 1;
 }
 
-/// What a client says (RFC 6143, 7.5; rfbproto, "Client to Server Messages").
+/// Types of a client's messages (RFC 6143, 7.5; rfbproto, "Client to Server Messages").
 pub(crate) mod client {
     pub(crate) const SET_PIXEL_FORMAT: u8 = 0;
     pub(crate) const SET_ENCODINGS: u8 = 2;
@@ -29,7 +29,7 @@ pub(crate) mod client {
     pub(crate) const QEMU_KEY: u8 = 0;
 }
 
-/// What the server says (RFC 6143, 7.6).
+/// Types of the server's messages (RFC 6143, 7.6).
 pub(crate) mod server {
     pub(crate) const UPDATE: u8 = 0;
     pub(crate) const COLOUR_MAP: u8 = 1;
@@ -53,7 +53,7 @@ pub(crate) mod encoding {
     pub(crate) const CONTINUOUS_UPDATES: i32 = -313;
 }
 
-/// What becomes of a wish for another size (rfbproto, "ExtendedDesktopSize").
+/// Statuses of the answer to SetDesktopSize (rfbproto, "ExtendedDesktopSize").
 pub(crate) mod size_status {
     pub(crate) const PROHIBITED: u8 = 1;
     pub(crate) const FORWARDED: u8 = 4;

@@ -1,4 +1,4 @@
-//! The server with real sockets; the picture is a fake.
+//! The server with real sockets and a fake picture.
 use super::*;
 use bulkhead_bus::NoMemory;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ struct Picture {
     pixels: Vec<u8>,
     dirty: Vec<usize>,
     wanted: usize,
-    /// The display does not draw any more.
+    /// The display has stopped drawing.
     dead: bool,
 }
 
@@ -30,7 +30,7 @@ impl Shared {
     }
 }
 
-/// What the server saw at its last look.
+/// The picture at the server's last read.
 struct Fake {
     shared: Shared,
     seen: Picture,
@@ -141,7 +141,7 @@ impl Bench {
         }
     }
 
-    /// Time goes on, and with it the looks.
+    /// Advances the time and runs due timers.
     pub(super) fn wait(&mut self, ns: u64) {
         let end = self.now + ns;
         while self.now < end {
@@ -159,7 +159,7 @@ impl Bench {
         self.turn();
     }
 
-    /// All that has come.
+    /// All bytes that the client has received.
     pub(super) fn heard(&mut self, client: &mut UnixStream) -> Vec<u8> {
         let (mut all, mut part) = (Vec::new(), [0; 65536]);
         loop {
@@ -184,7 +184,7 @@ impl Bench {
         }
     }
 
-    /// A viewer that has come in.
+    /// A viewer that has completed its handshake.
     pub(super) fn viewer(&mut self, encodings: &[i32]) -> UnixStream {
         let mut client = self.connect();
         self.say(&mut client, b"RFB 003.008\n\x01\x01");
@@ -216,7 +216,7 @@ pub(super) fn request(incremental: bool) -> [u8; 10] {
     [3, u8::from(incremental), 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]
 }
 
-/// What a viewer would show: an update's raw rectangles and moves on its picture. The pseudo-rectangles are handed back.
+/// Applies an update's raw rectangles and moves to a viewer's picture. Returns the pseudo-rectangles.
 fn apply(bytes: &[u8], picture: &mut Vec<u32>, width: &mut usize) -> Vec<(i32, [usize; 4])> {
     let (mut at, mut notes) = (0, Vec::new());
     while at < bytes.len() {
@@ -279,7 +279,7 @@ fn a_viewer_sees_the_picture_what_changes_and_what_moves() {
     let first = b.heard(&mut client);
     apply(&first, &mut seen, &mut width);
     assert!(seen == want(&b));
-    // Nothing is said until something changes, and then only where.
+    // No update without a change, and then only of the changed part.
     b.say(&mut client, &request(true));
     b.wait(FAST);
     assert_eq!(b.heard(&mut client), []);
@@ -289,7 +289,7 @@ fn a_viewer_sees_the_picture_what_changes_and_what_moves() {
     assert_eq!(change.len(), 4 + 12 + 64 * 4);
     apply(&change, &mut seen, &mut width);
     assert!(seen == want(&b));
-    // A scroll is a move and the new lines.
+    // A scroll is sent as a move and the new lines.
     b.say(&mut client, &request(true));
     b.picture.draw(200, 100, |x, y| {
         if y < 84 {
@@ -302,7 +302,7 @@ fn a_viewer_sees_the_picture_what_changes_and_what_moves() {
     let scroll = b.heard(&mut client);
     assert_eq!(apply(&scroll, &mut seen, &mut width), [(1, [16, 0, 200, 84])]);
     assert!(seen == want(&b) && scroll.len() < 200 * 16 * 4 + 100);
-    // Another size is told first.
+    // A new size is announced first.
     b.say(&mut client, &request(true));
     b.picture.draw(64, 30, |x, y| (x * y) as u32);
     b.wait(FAST);
@@ -327,7 +327,7 @@ fn without_a_viewer_that_waits_nobody_looks() {
     b.heard(&mut client);
     b.say(&mut client, &request(true));
     assert!(armed(&b));
-    // A stalled viewer: what waits for it is bounded, and the picture is not looked at for it.
+    // A stalled viewer: its unsent bytes are bounded, and the picture is not read for it.
     for i in 0..50u32 {
         b.picture.draw(1000, 1000, |x, y| (x * y) as u32 ^ i);
         client.write_all(&request(false)).unwrap();
@@ -349,7 +349,7 @@ fn who_asks_after_a_while_gets_the_picture_of_now_and_of_a_dead_display_the_last
     b.wait(FAST);
     b.heard(&mut client);
     b.picture.draw(200, 100, |x, _| x as u32);
-    // Nobody has looked since. The whole picture is asked for once, as who takes a picture does.
+    // The picture has not been read since. The viewer requests the whole picture once, as a screenshot program does.
     b.say(&mut client, &request(false));
     assert_eq!(b.heard(&mut client), [], "what is known is old");
     b.wait(FAST);
@@ -410,7 +410,7 @@ fn hostile_a_viewer_that_asks_and_takes_nothing_is_not_heard() {
     }
     let waits = b.vnc.viewers[0].session.unsent().len();
     assert!(waits < 3 << 20 && waits > 1 << 20, "{waits} bytes wait");
-    // When it takes them it is heard again, to the end.
+    // When its send buffer drains, the rest of its bytes is read.
     let mut heard = 0;
     for _ in 0..4000 {
         heard += b.heard(&mut client).len();
@@ -514,7 +514,7 @@ fn passwords_are_asked_for_and_guessers_wait() {
     b.wait(FAST);
     assert!(b.heard(&mut client).ends_with(b"guest"));
     assert!(Bench::new(Password::None).vnc.set_password(b"x").is_err());
-    // Old versions: the type is decided by the server; without a password nothing more is said.
+    // Version 3.3: the server decides the security type; without a password there is no SecurityResult.
     let mut old = b.connect();
     b.say(&mut old, b"RFB 003.003\n");
     assert_eq!(b.heard(&mut old)[12..16], [0, 0, 0, 2]);
@@ -533,7 +533,7 @@ fn half_open_and_many_connections_keep_nobody_out() {
     let mut b = Bench::new(Password::None);
     let mut first = b.viewer(&[0]);
     let half: Vec<UnixStream> = (0..200).map(|_| b.connect()).collect();
-    assert!(b.vnc.viewers.len() <= 1 + STRANGERS);
+    assert!(b.vnc.viewers.len() <= 1 + MOST_PENDING);
     let mut second = b.viewer(&[0]);
     b.say(&mut second, &request(false));
     b.wait(FAST);
@@ -564,7 +564,7 @@ fn who_wants_to_be_alone_is_and_keys_that_were_held_are_let_go() {
 fn extensions_are_announced_and_answered() {
     let mut b = Bench::new(Password::None);
     let mut client = b.viewer(&[0, -223, -308, -258, -239, -257, -312, -313]);
-    // A fence of the server's and the end of continuous updates tell that it knows both.
+    // The server announces both extensions by a fence and by the end of continuous updates.
     assert_eq!(b.heard(&mut client), [248, 0, 0, 0, 0x80, 0, 0, 0, 0, 150]);
     let (mut seen, mut width) = (vec![0; 200 * 100], 200);
     b.say(&mut client, &request(false));
@@ -573,10 +573,10 @@ fn extensions_are_announced_and_answered() {
     let notes = apply(&bytes, &mut seen, &mut width);
     assert_eq!(notes, [(-308, [0, 0, 200, 100]), (-258, [0; 4]), (-239, [0; 4]), (-257, [0, 0, 200, 100])]);
     assert!(seen == want(&b));
-    // A fence comes back without the bits that nobody knows.
+    // A fence is answered without its unknown bits.
     b.say(&mut client, &[248, 0, 0, 0, 0x80, 0, 0, 0x0f, 3, 7, 8, 9]);
     assert_eq!(b.heard(&mut client), [248, 0, 0, 0, 0, 0, 0, 7, 3, 7, 8, 9]);
-    // A wish for another size is passed on; one for two screens is refused.
+    // A requested size is forwarded; one with two screens is refused.
     b.say(&mut client, &[251, 0, 4, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 3, 0, 0, 0, 0, 0]);
     b.wait(FAST);
     let bytes = b.heard(&mut client);
@@ -589,7 +589,7 @@ fn extensions_are_announced_and_answered() {
     b.wait(FAST);
     let bytes = b.heard(&mut client);
     assert_eq!(apply(&bytes, &mut seen, &mut width), [(-308, [1, 1, 200, 100])]);
-    // Continuous updates: no request is needed; when they end, that is said.
+    // Continuous updates need no requests; their end is announced.
     b.say(&mut client, &[150, 1, 0, 0, 0, 0, 0, 200, 0, 100]);
     for i in 0..3u32 {
         b.picture.draw(200, 100, |x, y| (x * y) as u32 ^ i);
@@ -600,7 +600,7 @@ fn extensions_are_announced_and_answered() {
     }
     b.say(&mut client, &[150, 0, 0, 0, 0, 0, 0, 200, 0, 100]);
     assert_eq!(b.heard(&mut client), [150]);
-    // What is cut is passed over, however long it is said to be, and what follows is heard.
+    // Cut text of any length is skipped, and later messages are handled.
     let mut cut = vec![6, 0, 0, 0, 0, 0, 0x20, 0];
     cut.resize(8 + 0x2000, b'x');
     cut.extend_from_slice(&[4, 1, 0, 0, 0, 0, 0xff, 0x0d]);
@@ -687,7 +687,7 @@ fn a_picture_that_is_larger_than_a_viewer_knows_is_cut_and_a_smaller_one_is_fram
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
-    /// A whole session with bytes changed, left out, put in: the server goes on, and what waits for the viewer is bounded.
+    /// A whole session with changed, removed and inserted bytes: the server continues, and the viewer's unsent bytes are bounded.
     #[test]
     fn hostile_a_viewer_that_says_anything_ends_its_own_connection_at_most(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 0..12),

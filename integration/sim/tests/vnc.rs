@@ -206,7 +206,7 @@ fn who_is_no_viewer_is_sent_away_with_a_line_in_the_log() {
     let mut sim = start("127.0.0.1:0,to=99");
     let mut socket = TcpStream::connect(("127.0.0.1", port(&sim))).unwrap();
     socket.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    sim.await_log("is sent away: no RFB client").unwrap();
+    sim.await_log("is disconnected: no RFB client").unwrap();
     assert!(sim.end().unwrap().success());
 }
 

@@ -1,9 +1,9 @@
-//! Every register of the Bochs interface against what may become of a value: it is taken, or the nearest that there can be is.
+//! Every register of the Bochs interface: it stores a value or the nearest valid one.
 use super::*;
 use crate::vga::tests::{dispi as write, display, out};
 use crate::vga::{GuestMemory as _, Vga};
 
-/// Registers by name, to look at them together.
+/// All registers, to compare them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct All([u16; dispi::COUNT]);
 
@@ -18,7 +18,7 @@ fn all(v: &Vga) -> All {
     All(std::array::from_fn(|i| v.dispi_read(i as u16)))
 }
 
-/// What holds of a mode that is on: nothing points beyond video RAM.
+/// Checks that an enabled mode lies in video RAM.
 fn fits(v: &Vga) {
     let r = all(v);
     let bits = if r[dispi::BPP] == 4 { 4 } else { u64::from(r[dispi::BPP]).next_multiple_of(8) };
@@ -35,7 +35,7 @@ fn fits(v: &Vga) {
     assert_eq!(v.frame().width, usize::from(r[dispi::XRES]), "{r:x?}");
 }
 
-/// XRES 1366 was dropped, and the guest went on in the mode before.
+/// XRES 1366 was ignored, and the guest stayed in its previous mode.
 #[test]
 fn a_register_write_that_is_dropped_in_silence() {
     let values = [
@@ -69,7 +69,7 @@ fn a_register_write_that_is_dropped_in_silence() {
                                 value.max(1)
                             };
                             let most = if register == dispi::XRES { dispi::MAX_X } else { dispi::MAX_Y };
-                            // Where a mode is on, video RAM is a limit too.
+                            // In an enabled mode video RAM is a limit too.
                             let limit =
                                 if on && register == dispi::YRES { most.min(after[dispi::VIRT_HEIGHT]) } else { most };
                             assert_eq!(is, least.min(limit), "{what}");
@@ -87,13 +87,13 @@ fn a_register_write_that_is_dropped_in_silence() {
                             let last = before[dispi::VIRT_HEIGHT] - 100;
                             assert_eq!(is, if on { value.min(last) } else { value }, "{what}");
                         }
-                        // A version that is not offered, the sizes that follow from others, and what is no register.
+                        // An unsupported version, sizes that follow from others, and indices without a register.
                         _ => assert_eq!(after, before, "{what}"),
                     }
                     if on {
                         fits(&v);
                     }
-                    // What was set while no mode was on fits as soon as one is.
+                    // Values that were set without a mode fit once one is enabled.
                     write(&mut v, &mut cx, 4, 0x41);
                     fits(&v);
                 }
@@ -133,7 +133,7 @@ fn the_enable_registers_bits() {
         let cleared = if value & 0x81 == 1 { 333 * 20 } else { 0 };
         assert_eq!(now.iter().take_while(|b| **b == 0).count(), cleared, "{value:#x}: the picture and nothing else");
         assert!(now[cleared..].iter().all(|b| *b == 0xee), "{value:#x}");
-        // On while it is on clears nothing and keeps the place that is seen.
+        // Enabling an enabled mode clears nothing and keeps the visible part.
         if v.dispi_enabled() {
             write(&mut v, &mut cx, 6, 400);
             write(&mut v, &mut cx, 8, 9);
@@ -146,7 +146,7 @@ fn the_enable_registers_bits() {
     }
 }
 
-/// Registers that the process before had come back, also those of a mode that is off.
+/// A restart restores all registers, also those of a disabled mode.
 #[test]
 fn a_register_that_a_restart_forgets() {
     use crate::vga::Device as _;
@@ -163,7 +163,7 @@ fn a_register_that_a_restart_forgets() {
     }
 }
 
-/// A laptop's screen: 1366 pixels, in every depth; the last pixel of a line is the line's, the next line begins where the guest put it.
+/// A laptop's screen of 1366 pixels in every depth: the last pixel belongs to its line, and the next line begins at the guest's stride.
 #[test]
 fn an_odd_width_is_shown_as_it_is() {
     for (bpp, bytes) in [(8u16, 1u64), (15, 2), (16, 2), (24, 3), (32, 4)] {
@@ -185,7 +185,7 @@ fn an_odd_width_is_shown_as_it_is() {
     }
 }
 
-/// Sixteen colours: a byte of a plane is eight pixels, so a line ends with whole ones; the picture may begin within.
+/// Sixteen colours: a byte of a plane is eight pixels, so a line has whole bytes; the picture may begin within a byte.
 #[test]
 fn an_odd_width_in_planes() {
     let (mut v, mut cx, vram) = display();
@@ -200,7 +200,7 @@ fn an_odd_width_in_planes() {
     }
     v.attribute[crate::vga::attr::PLANE_ENABLE] = 15;
     assert_eq!((v.dispi_read(6), v.dispi_stride()), (352, 176));
-    // Pixel 333 of line 2, which is pixel 330 of what is seen.
+    // Pixel 333 of line 2, which is pixel 330 of the visible part.
     vram.write(176 * 2 + 333 / 8 * 4, &[0x80 >> (333 % 8)]).unwrap();
     let frame = v.frame();
     let lit: Vec<usize> = (0..frame.pixels.len()).filter(|i| frame.pixels[*i] != 0).collect();

@@ -1,5 +1,5 @@
-//! The window against a card of single bits, written from the IBM VGA Technical Reference: chapters "Sequencer" and "Graphics
-//! Controller". It has no masks and no shifts of whole registers, so that it does not share the mistakes of what it checks.
+//! Compares the window with a model of single bits, written from the IBM VGA Technical Reference: chapters "Sequencer" and "Graphics
+//! Controller". It has no masks and no shifts of whole registers, so it does not share mistakes with the code under test.
 use super::*;
 use crate::vga::tests::{display, linear, set};
 use crate::vga::{Access, Device as _, GuestMemory as _, region};
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 const SEQ: u16 = 0x3c4;
 const GFX: u16 = 0x3ce;
 
-/// The card: registers as they were written, planes, latches.
+/// The model: registers, planes, latches.
 #[derive(Clone)]
 struct Card {
     seq: [u8; 5],
@@ -26,7 +26,7 @@ impl Card {
         Self { seq: [0; 5], gfx: [0; 9], planes: vec![vec![0; 65536]; 4], latches: [0; 4] }
     }
 
-    /// Address within the planes, and whether it was an odd address; nothing outside the window.
+    /// Address within the planes; `None` outside the window.
     fn locate(&self, window: usize) -> Option<usize> {
         let absolute = 0xa0000 + window;
         let (first, last) = match (bit(self.gfx[6], 3), bit(self.gfx[6], 2)) {
@@ -45,7 +45,7 @@ impl Card {
             // Chain 4: two bits of the address are the plane's number.
             inside - inside % 4 + page
         } else if bit(self.gfx[6], 1) {
-            // Odd/even: one is.
+            // Odd/even: one bit is the plane's number.
             inside - inside % 2 + page
         } else {
             inside
@@ -64,7 +64,7 @@ impl Card {
         for plane in reached {
             let mut byte = 0;
             for n in 0..8 {
-                // The bit of the processor's that comes here when it is rotated to the right.
+                // The processor's bit that is rotated to this place.
                 let turned = bit(value, (n + usize::from(self.gfx[3] % 8)) % 8);
                 let latch = bit(self.latches[plane], n);
                 let fill = bit(self.gfx[0], plane);
@@ -105,7 +105,7 @@ impl Card {
     }
 }
 
-/// One bit at a time, everything that decides about it: write mode, function, rotation, set/reset and its enabling, bit mask, latch, data.
+/// All inputs of a single bit: write mode, function, rotation, set/reset and its enable, bit mask, latch, data.
 #[test]
 fn function_ignored_in_one_write_mode() {
     let (mut v, _, vram) = display();
@@ -120,7 +120,7 @@ fn function_ignored_in_one_write_mode() {
             for n in 0..8 {
                 for case in 0..32u8 {
                     let [data, fill, enable, mask, latch] = std::array::from_fn(|i| bit(case, i));
-                    // The bit in question differs from all the others.
+                    // The tested bit differs from all others.
                     let only = |b: bool| full(!b) ^ 2u8.pow(n);
                     let registers = [(0, full(fill)), (1, full(enable)), (3, rotate), (5, mode), (8, only(mask))];
                     set(&mut v, GFX, &registers);
@@ -144,7 +144,7 @@ fn function_ignored_in_one_write_mode() {
     }
 }
 
-/// The three bits of odd/even, chain 4, every map and every mask: where a byte goes, and where it is read.
+/// The three bits of odd/even, chain 4, every map and every mask: the targets of writes and reads.
 #[test]
 fn odd_even_by_one_bit_alone() {
     for mode in 0..16u8 {
@@ -181,7 +181,7 @@ fn odd_even_by_one_bit_alone() {
     }
 }
 
-/// What the odd/even bits mean to a guest, in its words.
+/// The odd/even bits, as guests use them.
 #[test]
 fn an_even_address_reaches_both_even_planes() {
     let (mut v, _, vram) = display();
@@ -198,14 +198,14 @@ fn an_even_address_reaches_both_even_planes() {
     assert_eq!((planes(0), planes(1), planes(2)), ([0x11, 0x22, 0x11, 0x22], [0; 4], [0x33, 0, 0x33, 0]));
     set(&mut v, GFX, &[(4, 2)]);
     assert_eq!((v.memory_read(0x18000), v.memory_read(0x18001)), (0x11, 0x22), "planes 2 and 3");
-    // A font through the text window, the sequencer alone told of it: the address is still without its bit 0.
+    // A font through the text window, with only the sequencer's bit set: the address still lacks its bit 0.
     set(&mut v, SEQ, &[(2, 4), (4, 6)]);
     for line in 0..16 {
         v.memory_write(0x18000 + 32 + line, line as u8 + 1);
     }
     let lines: Vec<u8> = (32..48).map(|at| planes(at)[2]).collect();
     assert_eq!(lines, [2, 0, 4, 0, 6, 0, 8, 0, 10, 0, 12, 0, 14, 0, 16, 0]);
-    // The reads' bit alone: writes reach every plane, reads go by the address.
+    // Only the bit for reads: writes reach every plane, and the address selects the plane of reads.
     set(&mut v, SEQ, &[(2, 0x0f), (4, 6)]);
     set(&mut v, GFX, &[(4, 0), (5, 0x10), (6, 5)]);
     v.memory_write(0x101, 0x77);
@@ -244,7 +244,7 @@ fn a_read_that_does_not_load_the_latches() {
     }
 }
 
-/// A linear picture of the Bochs interface is bytes one after the other, whatever a write mode says; its banks are at 0xa0000.
+/// A linear picture of the Bochs interface has consecutive bytes in every write mode; its banks are at 0xa0000.
 #[test]
 fn chained_bytes_of_a_linear_mode_are_plain() {
     let (mut v, mut cx, vram) = display();

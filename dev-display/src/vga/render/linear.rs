@@ -1,4 +1,4 @@
-//! The Bochs interface's linear modes.
+//! Pictures of the Bochs interface's linear modes.
 use super::{PIXELS, Vga, pixel, put};
 use crate::frame::Frame;
 use crate::vga::spec::dispi;

@@ -1,5 +1,4 @@
-//! What the screen shows, from registers and video RAM. All sizes are bounded by the registers' widths; what lies
-//! outside video RAM is black.
+//! Draws the screen from registers and video RAM. The registers' widths bound all sizes; pixels outside of video RAM are black.
 mod linear;
 mod planar;
 mod text;
@@ -10,14 +9,14 @@ use super::spec::{
 };
 use crate::frame::Frame;
 
-/// Most pixels of a picture; what is below them is not drawn.
+/// Most pixels of a picture; lines beyond them are not drawn.
 const PIXELS: usize = 16 << 20;
 
-/// Characters of a line whose addresses follow each other, if the first is a multiple of it: what else than the counter's lower bits
-/// makes an address (`Vga::wired`) is the same for all of them.
+/// Number of characters with equidistant addresses, if the counter of the first is a multiple of it: they share the counter's higher bits, on
+/// which the rest of an address depends (`Vga::wired`).
 const STRAIGHT: u16 = 0x800;
 
-/// A pixel of these parts.
+/// A pixel of red, green and blue.
 fn pixel([red, green, blue]: [u8; 3]) -> u32 {
     u32::from_be_bytes([0, red, green, blue])
 }
@@ -29,24 +28,24 @@ fn put(line: &mut [u32], pixels: impl Iterator<Item = u32>) {
     }
 }
 
-/// Where a line of the screen comes from (IBM VGA Technical Reference, CRT controller).
+/// The source of a line of the screen (IBM VGA Technical Reference, CRT controller).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Scan {
-    /// The address counter at its first character or eight pixels.
+    /// The address counter at its first character or group of eight pixels.
     at: u16,
     /// Line within the row of characters.
     row: usize,
-    /// Pixels that are left out at its left end.
+    /// Pixels to skip at its left end.
     pan: usize,
 }
 
 impl Vga {
-    /// The screen now. What blinks is on.
+    /// The current screen, with blinking parts visible.
     pub fn frame(&self) -> Frame {
         self.frame_in(true, Frame::default())
     }
 
-    /// The screen while what blinks is on or off, in the memory of a picture that is not needed any more.
+    /// The current screen, with blinking parts visible or not, drawn in the memory of `spare`.
     pub(super) fn frame_in(&self, on: bool, spare: Frame) -> Frame {
         let mut frame = match () {
             () if self.dispi_enabled() && self.dispi(dispi::BPP) == 4 => self.planar(spare),
@@ -60,7 +59,7 @@ impl Vga {
         frame
     }
 
-    /// The screen is off: by the sequencer, or while the palette is the processor's.
+    /// Whether the screen is off: by the sequencer, or while the processor accesses the palette.
     fn blank(&self) -> bool {
         self.attribute_index & attr::PALETTE_SOURCE == 0 || self.clocking().screen_off()
     }
@@ -79,7 +78,7 @@ impl Vga {
         pixel(if self.dac_8bit() { rgb } else { rgb.map(|c| c << 2 | c >> 4 & 3) })
     }
 
-    /// A 4-bit attribute through the attribute controller to the DAC.
+    /// The colour of a 4-bit attribute, by attribute controller and DAC.
     fn attribute_color(&self, index: u8) -> u32 {
         let entry = self.attribute(usize::from(index & self.attribute(attr::PLANE_ENABLE) & 0x0f));
         let select = self.attribute(attr::COLOR_SELECT);
@@ -118,12 +117,12 @@ impl Vga {
         u16::from_be_bytes([self.crtc(crtc::START_HIGH), self.crtc(crtc::START_LOW)])
     }
 
-    /// The address counter's way from one row to the next.
+    /// The address counter's increment from one row to the next.
     fn stride(&self) -> u16 {
         u16::from(self.crtc(crtc::OFFSET)) << 1
     }
 
-    /// Pixels that panning leaves out: of characters of nine pixels the value 8 is none.
+    /// Number of pixels that panning skips; for characters of nine pixels, 8 stands for none.
     fn panning(&self) -> usize {
         let value = usize::from(self.attribute(attr::PANNING) & 0x0f);
         match () {
@@ -139,8 +138,7 @@ impl Vga {
         }
     }
 
-    /// The lines of the screen, from above. At the line compare the address goes back to the beginning of video RAM. The address
-    /// counter has 16 bits, and goes on at 0 behind the last of them.
+    /// The lines of the screen, from the top. At the line compare the address counter returns to 0. The counter has 16 bits and wraps.
     fn scans(&self) -> impl Iterator<Item = Scan> {
         let max = self.max_scan_line();
         let preset = self.crtc(crtc::PRESET_ROW_SCAN);
@@ -166,9 +164,8 @@ impl Vga {
         })
     }
 
-    /// The plane address that the CRT controller puts out for its address counter, on line `row` of a row of characters (CRT
-    /// controller 0x14 bit 6, 0x17 bits 0, 1, 5, 6). Words and doublewords are what odd/even and chain 4 write. The CGA's and
-    /// Hercules' modes have neighbouring lines in banks.
+    /// The plane address of the address counter on line `row` of a row of characters (CRT controller 0x14 bit 6, 0x17 bits 0, 1, 5, 6). Word and
+    /// doubleword modes match odd/even and chain 4 writes. The CGA's and Hercules' modes have adjacent lines in different banks.
     fn wired(&self, counter: u16, row: usize) -> u16 {
         let mode = CrtcMode::from_bits(self.crtc(crtc::MODE));
         let at = match () {
@@ -182,8 +179,8 @@ impl Vga {
         if mode.row_scan_14() { at } else { at & !0x4000 | bit_14 << 14 }
     }
 
-    /// The planes' bytes at a line's characters: four for each. The one reader of rows that every mode but the linear ones has, so that
-    /// all wrap where the planes end.
+    /// Reads the planes' bytes of a line's characters, four for each. Every mode but the linear ones reads rows here, so that all wrap at the
+    /// planes' end.
     fn cells(&self, scan: Scan, to: &mut [u8]) {
         let step = match () {
             () if Underline::from_bits(self.crtc(crtc::UNDERLINE)).doubleword() => 4,
@@ -194,7 +191,7 @@ impl Vga {
         let mut rest = to;
         let mut read = Vec::new();
         while !rest.is_empty() {
-            // As far as the counter's lower bits count, addresses have equal distances.
+            // While only the counter's lower bits change, addresses are equidistant.
             let run = STRAIGHT.saturating_sub(counter & STRAIGHT.wrapping_sub(1));
             let (now, later) = rest.split_at_mut(rest.len().min(usize::from(run).saturating_mul(4)));
             let first = u64::from(self.wired(counter, scan.row)).saturating_mul(4);

@@ -1,4 +1,4 @@
-//! 16 colours in planes, 4 colours of the CGA, 256 colours of mode 13h and its unchained relatives.
+//! Pictures of 16 colours in planes, of 4 colours of the CGA, of 256 colours in mode 13h and its unchained variants.
 use super::{PIXELS, Vga, put};
 use crate::frame::Frame;
 use crate::vga::spec::{GraphicsMode, crtc, dispi, gfx};
@@ -26,7 +26,7 @@ impl Vga {
         frame
     }
 
-    /// The same 16 colours in a mode of the Bochs interface: its sizes, no rows of characters.
+    /// 16 colours in a mode of the Bochs interface: its sizes, no rows of characters.
     fn planar_dispi(&self, spare: Frame) -> Frame {
         let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
         let height = height.min(PIXELS.checked_div(width).unwrap_or(0));

@@ -1,11 +1,11 @@
-//! Pictures against a CRT controller that looks at every pixel for itself, written from the IBM VGA Technical Reference: "CRT
+//! Compares pictures with a model of the CRT controller that computes each pixel separately, written from the IBM VGA Technical Reference: "CRT
 //! Controller", "Attribute Controller", and its table of memory addresses in byte, word and doubleword mode.
 use super::*;
 use crate::vga::tests::{display, out, set};
 use crate::vga::{GuestMemory as _, attr};
 use proptest::prelude::*;
 
-/// What decides about a picture.
+/// The settings of a picture.
 #[derive(Clone, Debug)]
 struct Screen {
     kind: Kind,
@@ -64,7 +64,7 @@ fn screen() -> impl Strategy<Value = Screen> {
         )
 }
 
-/// The source of each output bit, from bit 0: a bit of the address counter. 16 and 17 are bits 0 and 1 of the line within a row.
+/// The source of each output bit, from bit 0: a bit of the address counter; 16 and 17 are bits 0 and 1 of the line within a row.
 fn outputs(s: &Screen) -> Vec<u32> {
     let mut from: Vec<u32> = if s.underline & 0x40 != 0 {
         [14, 15].into_iter().chain(0..14).collect()
@@ -88,7 +88,7 @@ struct Beam {
     pan: usize,
 }
 
-/// Where the beam is on line `wanted`, by walking there.
+/// The beam's state on line `wanted`, by stepping through all earlier lines.
 fn beam(s: &Screen, wanted: usize) -> Beam {
     let neutral = if s.kind == Kind::Text && s.nine {
         [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]
@@ -165,7 +165,7 @@ fn shown(s: &Screen) -> (Vga, Vec<u8>) {
     let (mut v, _, vram) = display();
     let planes = noise(s.seed, 0x40000);
     vram.write(0, &planes).unwrap();
-    // What lies behind the planes is none of theirs.
+    // Bytes after the planes must not appear.
     vram.write(0x40000, &vec![0xa5; 0x1000]).unwrap();
     let (shift, misc) = match s.kind {
         Kind::Planes => (0, 1),
@@ -226,7 +226,7 @@ fn agrees(s: &Screen) -> Result<(), String> {
     Ok(())
 }
 
-/// The planes end in the middle of the first row, in every mode and way of counting addresses.
+/// The planes end within the first row, in every mode and address mode.
 #[test]
 fn a_row_that_does_not_wrap() {
     for kind in [Kind::Planes, Kind::Cga, Kind::Bytes, Kind::Text] {
@@ -254,7 +254,7 @@ fn a_row_that_does_not_wrap() {
     }
 }
 
-/// What `inspect` tells people of a text screen goes on at 0 as well.
+/// The text rows of `inspect` wrap to 0 too.
 #[test]
 fn words_on_a_row_that_wraps() {
     let (mut v, _, vram) = display();

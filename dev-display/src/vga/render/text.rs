@@ -4,7 +4,7 @@ use crate::frame::Frame;
 use crate::vga::spec::{Underline, crtc, gfx, seq};
 
 impl Vga {
-    /// The words on the screen in a text mode: a row each, without what is blank at its end; what is not ASCII is a dot.
+    /// The text on the screen in a text mode: one string for each row, without trailing blanks; a dot for characters that are not ASCII.
     pub(in crate::vga) fn text_rows(&self) -> Option<Vec<String>> {
         if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
             return None;
@@ -31,7 +31,7 @@ impl Vga {
         Some(rows.collect())
     }
 
-    /// All that a picture in text mode is made of; nothing in other modes. If it is the same as before, so is the picture.
+    /// All inputs of a picture in text mode, `None` in other modes. If they are unchanged, the picture is too.
     pub(in crate::vga) fn text_source(&self, on: bool) -> Option<Vec<u8>> {
         if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
             return None;
@@ -54,19 +54,19 @@ impl Vga {
                 source.extend(cells.flat_map(|[character, attribute, ..]| [*character, *attribute]));
             }
         }
-        // Half a blink is another picture only where something blinks.
+        // The phase of the blink matters only if something blinks.
         source.push(u8::from(on && blinks));
         Some(source)
     }
 
-    /// The lines of a character that the cursor covers, if it is on.
+    /// The lines of a character that the cursor covers, if it is enabled.
     fn cursor_lines(&self) -> Option<std::ops::RangeInclusive<usize>> {
         let (start, end) = (self.crtc(crtc::CURSOR_START), self.crtc(crtc::CURSOR_END));
         let lines = usize::from(start & 0x1f)..=usize::from(end & 0x1f);
         (start & 0x20 == 0 && !lines.is_empty()).then_some(lines)
     }
 
-    /// The two fonts that attribute bit 3 chooses between: 32 bytes a character.
+    /// The two fonts that attribute bit 3 selects: 32 bytes a character.
     fn fonts(&self) -> [Vec<u8>; 2] {
         let map = self.sequencer(seq::CHARACTER_MAP);
         let slot = |n: u8| u64::from(n & 3).saturating_mul(0x4000).saturating_add(if n & 4 != 0 { 0x2000 } else { 0 });
@@ -88,7 +88,7 @@ impl Vga {
         let cursor_lines = self.cursor_lines().filter(|_| on);
         let underline = usize::from(Underline::from_bits(self.crtc(crtc::UNDERLINE)).line());
 
-        // One more character than is seen comes into view by panning.
+        // Panning shows a part of one more character.
         let mut cells = vec![0; columns.saturating_add(1).saturating_mul(4)];
         let mut known = None;
         let mut dots = vec![0u32; columns.saturating_add(1).saturating_mul(cell_width)];
@@ -126,7 +126,7 @@ impl Vga {
                     *to = dot(bits >> shift);
                 }
                 if let [to] = ninth {
-                    // The ninth is a copy of the eighth in line graphics, in an underline and in the cursor.
+                    // The ninth dot is a copy of the eighth in line graphics, in an underline and in the cursor.
                     let copied = line || mode.line_graphics() && (0xc0..0xe0).contains(&character);
                     *to = dot(bits & u8::from(copied));
                 }

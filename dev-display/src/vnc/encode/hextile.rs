@@ -1,4 +1,4 @@
-//! Hextile (RFC 6143, 7.7.4): tiles of 16x16, each raw, or a background with rectangles on it.
+//! Hextile (RFC 6143, 7.7.4): tiles of 16x16, each raw, or rectangles on a background colour.
 use super::{Block, PixelFormat};
 
 const RAW: u8 = 1;
@@ -7,7 +7,7 @@ const FOREGROUND: u8 = 4;
 const RECTANGLES: u8 = 8;
 const COLOURED: u8 = 16;
 
-/// Rectangles of another colour than the background: (colour, x, y, width, height). Equal stretches of lines that follow each other are one.
+/// Rectangles of other colours than the background: (colour, x, y, width, height). Equal stretches of consecutive lines are merged.
 fn rectangles(tile: &Block, background: u32) -> Vec<(u32, usize, usize, usize, usize)> {
     let mut all: Vec<(u32, usize, usize, usize, usize)> = Vec::new();
     for y in 0..tile.height {

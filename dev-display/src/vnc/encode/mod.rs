@@ -1,4 +1,4 @@
-//! Rectangles of the picture as bytes (RFC 6143, 7.7).
+//! Encodings of the picture's rectangles (RFC 6143, 7.7).
 mod hextile;
 mod zrle;
 
@@ -6,7 +6,7 @@ use super::pixel::PixelFormat;
 use super::spec::encoding;
 pub(crate) use zrle::Zrle;
 
-/// A rectangle's colours, 0x00rrggbb, line by line.
+/// The colours of a rectangle's pixels, 0x00rrggbb, line by line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) width: usize,
@@ -20,7 +20,7 @@ impl Block {
         self.pixels.get(start..start.saturating_add(self.width)).unwrap_or_default()
     }
 
-    /// Tiles of at most `side` x `side`, as the encodings order them.
+    /// Tiles of at most `side` x `side`, in the encodings' order.
     fn tiles(&self, side: usize) -> impl Iterator<Item = Self> {
         let starts = move |n: usize| (0..n).step_by(side);
         starts(self.height).flat_map(move |y| starts(self.width).map(move |x| (x, y))).map(move |(x, y)| {
@@ -31,12 +31,12 @@ impl Block {
         })
     }
 
-    /// Stretches of one colour, across lines: (colour, pixels).
+    /// Runs of one colour, across lines: (colour, number of pixels).
     fn stretches(&self) -> impl Iterator<Item = (u32, usize)> {
         self.pixels.chunk_by(|a, b| a == b).map(|run| (run.first().copied().unwrap_or(0), run.len()))
     }
 
-    /// The colours, in the order in which they come first, if they are no more than `most`.
+    /// The colours in the order of their first pixels; `None` if there are more than `most`.
     fn palette(&self, most: usize) -> Option<Vec<u32>> {
         let mut palette = Vec::new();
         for (colour, _) in self.stretches() {
@@ -51,7 +51,7 @@ impl Block {
     }
 }
 
-/// What a viewer's rectangles are encoded with.
+/// The encoding of a viewer's rectangles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Encoding {
     #[default]
@@ -61,7 +61,7 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// By its number.
+    /// The encoding with this protocol number.
     pub(crate) fn of(number: i32) -> Option<Self> {
         match number {
             encoding::RAW => Some(Self::Raw),
@@ -71,7 +71,7 @@ impl Encoding {
         }
     }
 
-    /// Its number.
+    /// The protocol number.
     pub(crate) fn number(self) -> i32 {
         match self {
             Self::Raw => encoding::RAW,
@@ -81,7 +81,7 @@ impl Encoding {
     }
 }
 
-/// Appends what a rectangle of this encoding holds.
+/// Appends a rectangle's data in this encoding.
 pub(crate) fn encode(out: &mut Vec<u8>, encoding: Encoding, format: PixelFormat, block: &Block, zrle: &mut Zrle) {
     match encoding {
         Encoding::Raw => block.pixels.iter().for_each(|p| format.put(out, *p)),

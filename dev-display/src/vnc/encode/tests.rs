@@ -1,4 +1,4 @@
-//! What is encoded is decoded again, by a decoder that was written from RFC 6143 alone.
+//! Decodes encoded rectangles with a decoder that was written from RFC 6143 alone.
 use super::*;
 use flate2::{Decompress, FlushDecompress};
 use proptest::prelude::*;
@@ -174,7 +174,7 @@ proptest! {
                     Encoding::Zrle => decode_zrle(&mut stream, &out, block.width, block.height),
                 };
                 prop_assert!(got == block.pixels, "{encoding:?}");
-                // A tile is never much larger than its pixels.
+                // An encoded tile is never much larger than its raw pixels.
                 prop_assert!(out.len() <= block.pixels.len() * 4 + 64 + block.pixels.len().div_ceil(16), "{encoding:?}: {} for {}", out.len(), block.pixels.len());
             }
         }

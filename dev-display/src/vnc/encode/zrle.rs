@@ -1,14 +1,14 @@
-//! ZRLE (RFC 6143, 7.7.6): tiles of 64x64 with palettes and runs, deflated in one stream for the life of a connection.
+//! ZRLE (RFC 6143, 7.7.6): tiles of 64x64 with palettes and runs, compressed in one stream for each connection.
 use super::{Block, PixelFormat};
 use flate2::{Compress, Compression, FlushCompress};
 
-/// A connection's stream.
+/// The compressed stream of a connection.
 pub(crate) struct Zrle {
     stream: Compress,
     tiles: Vec<u8>,
 }
 
-/// Bytes of a run's length.
+/// Bytes that encode a run's length.
 fn length_bytes(run: usize) -> usize {
     run.saturating_sub(1).div_euclid(255).saturating_add(1)
 }
@@ -48,13 +48,13 @@ impl Zrle {
         self.tiles = tiles;
     }
 
-    /// Appends all of it, flushed.
+    /// Compresses `bytes` and appends the flushed output.
     fn deflate(&mut self, out: &mut Vec<u8>, bytes: &[u8]) {
         let start = self.stream.total_in();
         loop {
             let taken = self.stream.total_in().saturating_sub(start) as usize;
             let rest = bytes.get(taken..).unwrap_or_default();
-            // Room for what a stored block adds; the loop goes on while the stream has filled it.
+            // Space for the overhead of a stored block; the loop repeats while the stream fills it.
             out.reserve(rest.len().saturating_add(64));
             let room = out.capacity().saturating_sub(out.len());
             let before = self.stream.total_out();
@@ -68,7 +68,7 @@ impl Zrle {
     }
 }
 
-/// Appends a tile in the shortest of its forms.
+/// Appends a tile in its shortest form.
 fn tile(out: &mut Vec<u8>, format: PixelFormat, tile: &Block) {
     let bytes = format.compact_bytes();
     let raw = tile.pixels.len().saturating_mul(bytes);

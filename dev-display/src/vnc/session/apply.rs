@@ -1,4 +1,4 @@
-//! What a message does.
+//! Effects of a viewer's messages.
 use super::{Abilities, Host, Message, ViewerSession};
 use crate::vnc::encode::Encoding;
 use crate::vnc::input::Pointing;
@@ -7,7 +7,7 @@ use crate::vnc::screen::segments;
 use crate::vnc::spec::{encoding, fence, server, size_status};
 
 impl ViewerSession {
-    /// Does what a viewer that has come in asks for.
+    /// Carries out a message.
     pub(super) fn apply(&mut self, message: Message<'_>, host: &mut Host<'_>) {
         match message {
             Message::SetPixelFormat(format) => self.set_format(format),
@@ -30,7 +30,7 @@ impl ViewerSession {
                 self.input.scancode(scancode, keysym, down, &mut host.keyboard());
             }
             Message::Pointer { buttons, x, y } => {
-                // What a viewer has been told decides what it means.
+                // The meaning depends on the pointer kind that was announced to the viewer.
                 let pointing = match () {
                     () if self.absolute_pointer => Pointing::Places(self.size),
                     () if self.abilities.motion_change && self.announced_absolute == Some(false) => Pointing::Movement,
@@ -52,7 +52,7 @@ impl ViewerSession {
             }
             Message::SetDesktopSize { width, height, screens } => {
                 if self.abilities.extended_desktop_size {
-                    // Passed on; the guest may take it when it looks.
+                    // The request is forwarded; the guest may use it when it reads the EDID.
                     let taken = screens == 1 && (host.wish)(width, height);
                     self.asked_size = Some(if taken { size_status::FORWARDED } else { size_status::PROHIBITED });
                     self.update_requested = true;
@@ -70,8 +70,8 @@ impl ViewerSession {
         }
     }
 
-    /// One encoding of the list that the viewer understands.
-    pub(super) fn understands(&mut self, number: i32) {
+    /// Handles one encoding of the viewer's list.
+    pub(super) fn add_encoding(&mut self, number: i32) {
         let can = &mut self.abilities;
         match number {
             encoding::COPY_RECT => can.copy_rect = true,

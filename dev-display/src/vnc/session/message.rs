@@ -1,22 +1,22 @@
-//! What a viewer says once it has come in: bytes as messages (RFC 6143, 7.5; rfbproto, "Client to Server Messages"). Reading changes
-//! nothing: the same bytes always mean the same.
+//! Parses a viewer's messages after the handshake (RFC 6143, 7.5; rfbproto, "Client to Server Messages"). Parsing has no state: the same bytes
+//! always give the same messages.
 use super::ViewerError;
 use crate::vnc::pixel::PixelFormat;
 use crate::vnc::spec::{client, fence};
 use thiserror::Error;
 
-/// What is found at the beginning of bytes.
+/// The result of parsing the beginning of received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parsed<T> {
-    /// All of it, and the number of its bytes.
+    /// A complete value, and the number of its bytes.
     Whole(T, usize),
-    /// The beginning of something: more bytes are needed.
+    /// More bytes are needed.
     Partial,
-    /// This breaks the protocol.
+    /// The bytes violate the protocol.
     Broken(ViewerError),
 }
 
-/// Why reading stops. `?` on it in a parser is `Partial` or `Broken`.
+/// Why a parser stops, for `?`: `Partial` or `Broken` of [`Parsed`].
 enum Stop {
     Partial,
     Broken(ViewerError),
@@ -32,40 +32,40 @@ impl<T> Parsed<T> {
     }
 }
 
-/// A message, without what may be longer than is kept at once: see [`Tail`].
+/// A message without the part of variable length: see [`Tail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// The viewer wants pixels in this form.
+    /// Sets the pixel format.
     SetPixelFormat(PixelFormat),
-    /// It understands so many encodings, which follow.
+    /// Sets the supported encodings; `count` numbers follow.
     SetEncodings { count: u16 },
-    /// It wants to know what the picture is, of these lines, or what has changed.
+    /// Requests an update: of these lines, or of changes if `incremental` is set.
     UpdateRequest { incremental: bool, y: u16, height: u16 },
-    /// A key.
+    /// A key is pressed or released.
     Key { down: bool, keysym: u32 },
-    /// A pointer.
+    /// The pointer has moved, or its buttons have changed.
     Pointer { buttons: u8, x: u16, y: u16 },
-    /// Something has been copied; so many bytes follow.
+    /// Text was copied in the viewer; `len` bytes follow.
     CutText { len: u32 },
-    /// It wants updates without asking for each, or no longer.
+    /// Starts or stops updates without requests.
     ContinuousUpdates { on: bool },
-    /// It wants an answer in order.
+    /// A fence, which is answered in order.
     Fence { flags: u32, payload: &'a [u8] },
-    /// It wants another size, on so many screens, which follow.
+    /// Requests another size of the picture, on `screens` screens, whose descriptions follow.
     SetDesktopSize { width: u16, height: u16, screens: u8 },
-    /// A key with its place on the keyboard.
+    /// A key is pressed or released, with its scancode.
     ScancodeKey { down: bool, keysym: u32, scancode: u32 },
 }
 
-/// What follows a message before the next.
+/// The part of variable length after a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// Nothing.
+    /// There is none.
     #[default]
     Nothing,
-    /// So many encodings, which are read one by one.
+    /// This many encodings, which are parsed one by one.
     Encodings(u16),
-    /// So many bytes, which are passed over.
+    /// This many bytes, which are skipped.
     Skipped(u32),
 }
 
@@ -73,12 +73,12 @@ pub(super) enum Tail {
 const SCREEN: u32 = 16;
 
 impl<'a> Message<'a> {
-    /// Reads one message.
+    /// Parses one message.
     pub(super) fn parse(bytes: &'a [u8]) -> Parsed<Self> {
         Parsed::of(read(bytes))
     }
 
-    /// What follows it.
+    /// The part that follows the message.
     pub(super) fn tail(&self) -> Tail {
         match *self {
             Self::SetEncodings { count: count @ 1.. } => Tail::Encodings(count),

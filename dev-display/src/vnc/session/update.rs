@@ -1,4 +1,4 @@
-//! What a viewer is told: the size, and what has changed in the picture.
+//! Updates for a viewer: the picture's size and its changes.
 use super::{ENOUGH, HandshakeState, RECTANGLES, TALL, ViewerSession};
 use crate::fbdev::View;
 use crate::vnc::encode::encode;
@@ -7,7 +7,7 @@ use crate::vnc::spec::{encoding, server};
 
 impl ViewerSession {
     fn start(&mut self, size: (usize, usize)) {
-        // A display that has never drawn anything.
+        // The display has not drawn yet.
         self.size = if size == (0, 0) { (640, 480) } else { size };
         self.damage = Damage::all(self.size.0, self.size.1);
         for n in [self.size.0, self.size.1] {
@@ -19,7 +19,7 @@ impl ViewerSession {
         self.handshake = HandshakeState::Running;
     }
 
-    /// What has moved and was not told becomes what has changed.
+    /// Turns a move that was not sent into changed lines.
     pub(super) fn settle_move(&mut self) {
         if let Some(moved) = self.moved.take() {
             let all = segments(self.size.0);
@@ -27,15 +27,15 @@ impl ViewerSession {
         }
     }
 
-    /// The picture has changed.
+    /// Records changes of the picture for the next update.
     pub(crate) fn changed(&mut self, change: &Change) {
         if change.resized {
-            // Told with the next update; what the viewer knows is as large as before until then.
+            // The next update announces the size; until then the viewer keeps its size.
             self.moved = None;
             self.damage = Damage::all(self.size.0, self.size.1);
             return;
         }
-        // The viewer has what has moved only if it has seen everything before.
+        // A move is valid only if the viewer has received all earlier changes.
         let current =
             self.abilities.copy_rect && self.rects.is_empty() && self.moved.is_none() && self.damage.is_empty();
         self.settle_move();
@@ -48,7 +48,7 @@ impl ViewerSession {
         }
     }
 
-    /// Encodes what is due; `size` is the picture's, if an update may begin. False: nothing is, or enough waits to be sent already.
+    /// Encodes the next part of an update; `size` is the picture's, if an update may begin. False: nothing is pending, or enough bytes are unsent.
     pub(crate) fn produce(&mut self, view: &dyn View, size: Option<(usize, usize)>) -> bool {
         if !self.handshake_done() || self.unsent().len() >= ENOUGH {
             return false;
@@ -80,15 +80,15 @@ impl ViewerSession {
         let (sizes, keys, cursor) = std::mem::take(&mut self.announces);
         notes.extend(sizes.then(|| extended_size(self.size, 0, 0)));
         notes.extend(keys.then(|| note(0, 0, 0, 0, encoding::EXTENDED_KEY)));
-        // No pixels: the display has no pointer of its own, the guest's is in the picture. The viewer's need not be there too.
+        // An empty cursor: the guest's pointer is in the picture, so viewers must not show another.
         notes.extend(cursor.then(|| note(0, 0, 0, 0, encoding::CURSOR)));
         if let Some(status) = self.asked_size.take() {
-            // Reason 1: this viewer's wish.
+            // Reason 1: this viewer's request.
             notes.push(extended_size(self.size, 1, usize::from(status)));
         }
         if self.abilities.motion_change && self.announced_absolute != Some(self.absolute_pointer) {
             self.announced_absolute = Some(self.absolute_pointer);
-            // 1: places; 0: movement, which the viewer sends as such.
+            // 1: absolute positions; 0: the viewer sends movement.
             notes.push(note(
                 usize::from(self.absolute_pointer),
                 0,
@@ -119,7 +119,7 @@ impl ViewerSession {
         true
     }
 
-    /// The head of an update of so many rectangles, of which the first are notes.
+    /// Writes the head of an update of `count` rectangles, of which the first are pseudo-rectangles.
     fn update(&mut self, notes: &[[u8; 12]], count: usize) {
         self.update_requested = false;
         self.updates = self.updates.saturating_add(1);
@@ -133,7 +133,7 @@ impl ViewerSession {
                 self.output.push(self.leds.0.unwrap_or(0));
             }
             if encoding == encoding::EXTENDED_DESKTOP_SIZE {
-                // One screen, which is all of it.
+                // One screen, which covers the whole picture.
                 let [.., w0, w1, h0, h1, _, _, _, _] = *note;
                 self.output.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0]);
             }

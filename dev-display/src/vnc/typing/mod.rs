@@ -1,4 +1,5 @@
-//! What a viewer types, as keys of the guest: what the viewer shows is what the guest types, whatever is held or locked on either side.
+//! Converts a viewer's keys to keys of the guest, so that the guest types the viewer's character, independent of modifiers and locks on either
+//! side.
 use super::keys::{Lock, Meaning, Place, Typed, code, meaning, scancode};
 use super::layouts::Layout;
 use super::locks::Locks;
@@ -8,35 +9,35 @@ use std::collections::BTreeMap;
 /// The keysym Alt_R.
 const ALT_RIGHT: u32 = 0xffea;
 
-/// What a key that is down was pressed for.
+/// The reason of a key press that has not been released.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     keysym: u32,
-    /// The viewer told its place.
+    /// The scancode that the viewer has sent.
     number: Option<u32>,
-    /// It was a character with these modifiers; with others the viewer's key has another keysym.
+    /// For a character: the modifiers at its press; with others the viewer's key has another keysym.
     modifiers: Option<u8>,
 }
 
-/// Modifiers that a key must be pressed with. `None`: as they are.
+/// The modifiers that a key press needs. `None`: unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Need {
     shift: Option<bool>,
     alt_gr: Option<bool>,
-    /// Without Ctrl and Alt, which together are AltGr to viewers on Windows.
+    /// Without Ctrl and Alt, which viewers on Windows send together for AltGr.
     alone: bool,
-    /// One of these; the first, if neither is held.
+    /// One of these is needed; the first is pressed if neither is held.
     either: Option<[u16; 2]>,
 }
 
-/// The keyboard of the guest as one viewer uses it.
+/// One viewer's use of the guest's keyboard.
 #[derive(Debug)]
 pub(crate) struct Typing {
     layout: &'static Layout,
     pressed: BTreeMap<u16, Held>,
 }
 
-/// Modifiers, those of characters first. A viewer's are a bit each, in this order.
+/// Modifiers, those of characters first. Bit n of a mask stands for the one with index n.
 const MODIFIERS: [u16; 8] = [
     code::SHIFT,
     code::SHIFT_RIGHT,
@@ -48,18 +49,18 @@ const MODIFIERS: [u16; 8] = [
     code::SUPER_RIGHT,
 ];
 
-/// Whether `others` hold a key, as [`Keyboard::others`] has them.
+/// Whether the mask `others` has the modifier `code`.
 fn held_by(others: u8, code: u16) -> bool {
     MODIFIERS.iter().zip(0..).any(|(c, bit)| *c == code && others >> bit & 1 != 0)
 }
 
-/// What typing needs of the server.
+/// The server's state that typing uses.
 pub(crate) struct Keyboard<'a> {
     pub(crate) locks: &'a mut Locks,
-    /// Modifiers that other viewers hold: the guest has one keyboard.
+    /// Mask of the modifiers that other viewers hold: the guest has one keyboard.
     pub(crate) others: u8,
     pub(crate) now: u64,
-    /// Takes keys.
+    /// The resulting key events.
     pub(crate) out: &'a mut Vec<InputEvent>,
 }
 
@@ -72,7 +73,7 @@ impl Keyboard<'_> {
         held_by(self.others, code)
     }
 
-    /// Brings Caps Lock into a state.
+    /// Presses Caps Lock if needed to turn it on or off.
     fn caps(&mut self, on: bool) {
         if self.locks.caps() != on {
             self.locks.pressed(code::CAPS_LOCK, self.now);
@@ -95,27 +96,27 @@ impl Typing {
         self.holds(&[code::SHIFT, code::SHIFT_RIGHT])
     }
 
-    /// The modifiers that this viewer holds, as [`Keyboard::others`] has them.
+    /// Mask of the modifiers that this viewer holds, as in [`Keyboard::others`].
     pub(crate) fn held(&self) -> u8 {
         MODIFIERS.iter().rev().fold(0, |all, code| all << 1 | u8::from(self.holds(&[*code])))
     }
 
-    /// The guest has it held down.
+    /// Whether a key is down in the guest.
     fn guest_has(&self, code: u16, keyboard: &Keyboard<'_>) -> bool {
         self.holds(&[code]) || keyboard.others_hold(code)
     }
 
-    /// The guest has Shift held down.
+    /// Whether Shift is down in the guest.
     fn shifted(&self, keyboard: &Keyboard<'_>) -> bool {
         self.guest_has(code::SHIFT, keyboard) || self.guest_has(code::SHIFT_RIGHT, keyboard)
     }
 
-    /// A modifier is held that makes keys commands, not characters.
+    /// Whether a modifier is held that makes keys commands instead of characters.
     fn commands(&self) -> bool {
         self.holds(&[code::CTRL, code::CTRL_RIGHT, code::ALT, code::SUPER, code::SUPER_RIGHT]) || self.right_alt()
     }
 
-    /// The key of AltGr is held as another Alt.
+    /// Whether the key of AltGr is held as another Alt.
     fn right_alt(&self) -> bool {
         let alt = |held: &Held| !matches!(held.keysym, 0xfe03 | 0xff7e);
         !self.layout.has_alt_gr() && self.pressed.get(&code::ALT_GR).is_some_and(alt)
@@ -126,7 +127,7 @@ impl Typing {
         bits.iter().fold(0, |all, bit| all << 1 | u8::from(*bit))
     }
 
-    /// A key by its place. The guest makes the same of it as the viewer, if the locks of both are the same; if not, it is the keysym that counts.
+    /// Handles a key with its scancode. If the locks of guest and viewer agree, the guest gets the same key; if not, the keysym counts.
     pub(crate) fn scancode(&mut self, number: u32, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
         let Some(code) = scancode(number) else { return self.keysym(keysym, down, keyboard) };
         if !down {
@@ -154,7 +155,7 @@ impl Typing {
         }
     }
 
-    /// A key by what it means.
+    /// Handles a key by its keysym.
     pub(crate) fn keysym(&mut self, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
         keyboard.locks.settle(keyboard.now);
         let held = Held { keysym, number: None, modifiers: None };
@@ -172,7 +173,7 @@ impl Typing {
             }
             Some(Meaning::Digit(code, c)) => self.digit(code, c, held, keyboard),
             Some(Meaning::Move(code, beside)) => {
-                // Shift and Num Lock together mean one thing in X11 and another in Windows: the keys beside the keypad know neither.
+                // Shift with Num Lock differs between X11 and Windows; the keys beside the keypad depend on neither.
                 let as_it_is = self.commands() || keyboard.locks.num() == Some(false) && !self.shifted(keyboard);
                 self.down(if as_it_is { code } else { beside }, held, Need::default(), keyboard);
             }
@@ -190,8 +191,8 @@ impl Typing {
         }
     }
 
-    /// Nothing is locked for a digit: where the guest's Num Lock is off or not known, the row above the letters has it too. With Alt, the
-    /// keypad alone makes characters of numbers (Windows).
+    /// Types a digit without changing Num Lock: if the guest's Num Lock is off or unknown, it uses the row above the letters. With Alt, only the
+    /// keypad enters characters by number (Windows).
     fn digit(&mut self, code: u16, c: char, held: Held, keyboard: &mut Keyboard<'_>) {
         let sign = !c.is_ascii_digit();
         match keyboard.locks.num() {
@@ -214,7 +215,7 @@ impl Typing {
                 let need = self.need(place, keyboard);
                 self.down(place.code, held, need, keyboard);
             }
-            // At once: nothing of it can be held.
+            // Pressed and released at once, because a composed character cannot be held.
             Some(Typed::Two(dead, letter)) => {
                 for place in [dead, letter] {
                     let need = self.need(place, keyboard);
@@ -226,7 +227,7 @@ impl Typing {
         }
     }
 
-    /// The modifiers for a character; Caps Lock is brought where it must be.
+    /// The modifiers for a character; sets Caps Lock as needed.
     fn need(&self, place: Place, keyboard: &mut Keyboard<'_>) -> Need {
         let (shift, alt_gr) = (place.level & 1 != 0, place.level & 2 != 0);
         let caps = keyboard.locks.caps();
@@ -236,7 +237,7 @@ impl Typing {
             Lock::Inverts => Some(shift ^ caps),
             _ => Some(shift),
         };
-        // A Caps Lock that is held turns nothing when it goes down again.
+        // A held Caps Lock does not toggle when it is pressed again.
         if matches!(place.lock, Lock::Off | Lock::On) && !commands && !self.holds(&[code::CAPS_LOCK]) {
             keyboard.caps(place.lock == Lock::On);
         }
@@ -246,7 +247,7 @@ impl Typing {
         Need { shift, alt_gr: alt_gr_or_alt, alone: alt_gr && windows, either: None }
     }
 
-    /// A key goes down, with what it needs for a moment. One that is down already is said again, as a viewer repeats it.
+    /// Presses a key, with the needed modifiers around the press. A key that is already down is pressed again, because viewers repeat held keys.
     fn down(&mut self, code: u16, held: Held, need: Need, keyboard: &mut Keyboard<'_>) {
         let mut around = Vec::new();
         let shifts = [code::SHIFT, code::SHIFT_RIGHT];
@@ -281,7 +282,7 @@ impl Typing {
         }
     }
 
-    /// The key of a keysym goes up. Between down and up the keysym may have become another: Shift was let go first, or a lock has changed.
+    /// Releases the key of a keysym. The keysym may differ from that of the press, if Shift was released first or a lock has changed.
     fn release_keysym(&mut self, keysym: u32, keyboard: &mut Keyboard<'_>) {
         let pressed = |which: &dyn Fn(&Held) -> bool| -> Vec<u16> {
             self.pressed.iter().filter(|(_, held)| which(held)).map(|(code, _)| *code).collect()
@@ -322,7 +323,7 @@ impl Typing {
         codes.into_iter().for_each(|code| self.up(code, keyboard));
     }
 
-    /// Everything is let go, but for modifiers that `others` hold.
+    /// Releases all keys, except modifiers that `others` hold.
     pub(crate) fn release(&mut self, others: u8, out: &mut Vec<InputEvent>) {
         let pressed = std::mem::take(&mut self.pressed).into_keys().filter(|code| !held_by(others, *code));
         out.extend(pressed.map(|code| InputEvent::Key { code, down: false }));

@@ -1,5 +1,5 @@
-//! Everything that a layout can type is typed through a guest's keymap, and read back. The keymap is not this crate's: libxkbcommon has
-//! compiled it (`keymaps.tsv`), with what Shift, AltGr, Caps Lock and Num Lock do to each key, and what dead keys make of characters.
+//! Types every character of a layout through a guest's keymap and compares the result. The keymap is independent of this crate: libxkbcommon has
+//! compiled it (`keymaps.tsv`), with the effects of Shift, AltGr, Caps Lock and Num Lock on each key, and the composed characters of dead keys.
 use super::*;
 use crate::vnc::layouts::LAYOUTS;
 use proptest::prelude::*;
@@ -12,9 +12,9 @@ const CAPS: u32 = 0xffe5;
 
 #[derive(Default)]
 struct Keymap {
-    /// By key: what it gives, by lock, AltGr, Shift.
+    /// By key: its characters, by lock, AltGr, Shift.
     keys: BTreeMap<u16, Vec<&'static str>>,
-    /// By dead key and character.
+    /// Composed characters, by dead key and character.
     composed: BTreeMap<(&'static str, &'static str), &'static str>,
 }
 
@@ -33,8 +33,8 @@ impl Keymap {
         map
     }
 
-    /// The characters that it can give without Caps Lock, and all the keys and levels that give them. A keyboard of the United States has
-    /// no key 86; a no-break space is typed as a space.
+    /// The characters without Caps Lock, and all their keys and levels. A keyboard of the United States has no key 86; a no-break space is typed
+    /// as a space.
     fn characters(&self, layout: &str) -> BTreeMap<char, Vec<(u16, usize)>> {
         let mut all = BTreeMap::<char, Vec<(u16, usize)>>::new();
         let keys =
@@ -57,7 +57,7 @@ struct Guest<'a> {
     down: BTreeSet<u16>,
     caps: bool,
     num: bool,
-    /// Caps Lock is another Shift to every key, and nothing besides.
+    /// Caps Lock acts as Shift on every key.
     shift_lock: bool,
     dead: Option<&'static str>,
     typed: Vec<&'static str>,
@@ -90,7 +90,7 @@ impl<'a> Guest<'a> {
                 let below =
                     [(107, "KP_End"), (108, "KP_Down"), (109, "KP_Next"), (110, "KP_Insert"), (111, "KP_Delete")];
                 let given = match beside.iter().chain(&below).find(|(c, _)| *c == code) {
-                    // The keys beside the keypad do what those on it do.
+                    // The keys beside the keypad have the functions of those on it.
                     Some((_, does)) => *does,
                     None => self.map.keys.get(&code).map_or("?", |row| row[column]),
                 };
@@ -104,7 +104,7 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// A viewer at a guest.
+/// A viewer and a guest.
 struct Bench<'a> {
     typing: Typing,
     locks: Locks,
@@ -112,7 +112,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// The guest's lights show how its locks are.
+    /// A guest whose LEDs show these locks.
     fn new(layout: &'static Layout, map: &'a Keymap, caps: bool, num: bool) -> Self {
         let mut locks = Locks::default();
         locks.lights(u8::from(caps) << 2 | u8::from(num) << 1, 0);
@@ -148,7 +148,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What a viewer sends for a character (X11/keysymdef.h: Latin-1 as such, others by Unicode).
+/// The keysym that a viewer sends for a character (X11/keysymdef.h: Latin-1 unchanged, others by Unicode).
 fn keysym(c: char) -> u32 {
     match c as u32 {
         latin @ ..=0xff => latin,
@@ -156,7 +156,7 @@ fn keysym(c: char) -> u32 {
     }
 }
 
-/// What a viewer may hold.
+/// Modifiers that a viewer may hold.
 const HELD: [&[u32]; 6] = [&[], &[SHIFT_L], &[SHIFT_R], &[SHIFT_L, SHIFT_R], &[LEVEL3], &[SHIFT_L, LEVEL3]];
 
 #[test]
@@ -167,7 +167,7 @@ fn characters_that_a_guest_types_otherwise_than_the_viewer_shows() {
         let characters = map.characters(layout.name);
         let twice = characters.values().filter(|places| places.len() > 1).count();
         assert!(characters.len() > 90 && twice > 1, "{}: {} characters, {twice} twice", layout.name, characters.len());
-        // What dead keys make is typed too.
+        // Composed characters are typed too.
         let made: Vec<char> = map.composed.values().filter_map(|m| m.chars().next()).collect();
         let all: BTreeSet<char> =
             characters.keys().copied().chain(made.into_iter().filter(|c| layout.character(*c).is_some())).collect();
@@ -183,7 +183,7 @@ fn characters_that_a_guest_types_otherwise_than_the_viewer_shows() {
                 b.say(keysym(c), true);
                 b.say(keysym(c), false);
                 let typed = b.typed();
-                // Of a spacing accent on a dead key X11 makes an apostrophe or a quotation mark, other guests the accent.
+                // For a spacing accent after a dead key, X11 types an apostrophe or a quotation mark, other guests the accent.
                 let want =
                     if typed == "'" && c == '´' || typed == "\"" && c == '¨' { typed.clone() } else { c.to_string() };
                 if typed != want || repeated != want || b.guest.down != before {
@@ -273,7 +273,7 @@ fn keypad_that_ignores_num_lock() {
     }
 }
 
-/// The keypad's own keys are used where they do what is meant: programs know them apart.
+/// The keypad's keys are used where they have the meant function, because programs distinguish them.
 #[test]
 fn keypad_keys_that_became_others_without_need() {
     let map = Keymap::of("en-us");
@@ -285,14 +285,14 @@ fn keypad_keys_that_became_others_without_need() {
         b.guest_hears(&out);
         assert_eq!(b.typed(), want);
     }
-    // Windows makes a character of Alt and digits of the keypad.
+    // In Windows, Alt with digits of the keypad types a character.
     let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
     b.say(0xffe9, true);
     b.say(0xffb1, true);
     assert!(b.guest.down.contains(&79));
 }
 
-/// A viewer that tells places: the locks of viewer and guest may differ.
+/// A viewer that sends scancodes, with locks that may differ from the guest's.
 #[test]
 fn places_that_the_guests_locks_make_another_character_of() {
     for layout in ["en-us", "de", "fr"] {
@@ -320,7 +320,7 @@ fn places_that_the_guests_locks_make_another_character_of() {
             assert!(b.guest.down.is_empty());
         }
     }
-    // What another layout than the guest's says of a place does not count.
+    // A scancode is ignored if the viewer's layout differs from the guest's.
     let (us, map) = (&LAYOUTS[0], Keymap::of("fr"));
     let mut b = Bench::new(us, &map, false, false);
     b.place(0x2a, SHIFT_L, true);
@@ -328,7 +328,7 @@ fn places_that_the_guests_locks_make_another_character_of() {
     assert_eq!(b.typed(), "1", "a French keyboard at both ends, and no -k");
 }
 
-/// A key whose keysym is another when it goes up: Shift goes up first, Num Lock or Caps Lock has changed, the layouts differ.
+/// A key whose keysym has changed at its release: Shift was released first, Num Lock or Caps Lock has changed, or the layouts differ.
 #[test]
 fn keys_that_stay_down_when_their_keysym_has_changed() {
     let map = Keymap::of("en-us");
@@ -352,7 +352,7 @@ fn keys_that_stay_down_when_their_keysym_has_changed() {
             assert!(b.guest.down.is_empty(), "{case:x?}: {:?} are down", b.guest.down);
         }
     }
-    // What is held is not let go by it.
+    // Held keys are not released by it.
     let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
     for (k, down) in [('w' as u32, true), ('d' as u32, true), ('w' as u32, false), ('x' as u32, false)] {
         b.say(k, down);
@@ -368,7 +368,7 @@ fn commands_that_caps_lock_changes() {
     let mut out = Vec::new();
     b.typing.keysym('c' as u32, true, &mut Keyboard { locks: &mut b.locks, others: 0, now: 0, out: &mut out });
     assert_eq!(out, [InputEvent::Key { code: 46, down: true }], "Ctrl and C, without Shift");
-    // Right Alt of a keyboard that has no AltGr is held while a character comes; AltGr by a viewer on Windows is not Ctrl as well.
+    // Right Alt of a layout without AltGr stays held during a character; AltGr of a viewer on Windows does not hold Ctrl too.
     let mut b = Bench::new(&LAYOUTS[0], &map, false, false);
     b.say(0xffea, true);
     let mut out = Vec::new();
@@ -384,7 +384,7 @@ fn commands_that_caps_lock_changes() {
     assert_eq!(out, [key(29, false), key(16, true), key(29, true)]);
 }
 
-/// The guest has one keyboard, whoever holds what on it.
+/// The guest has one keyboard for all viewers.
 #[test]
 fn modifiers_that_another_viewer_holds() {
     for (name, c) in [("en-us", 'a'), ("en-us", 'A'), ("en-us", '1'), ("de", '@'), ("fr", '1')] {
@@ -440,7 +440,7 @@ fn caps_lock_that_repeats_turns_once() {
     b.say('a' as u32, true);
     b.say('B' as u32, true);
     assert_eq!((b.typed().as_str(), b.guest.caps), ("aB", true));
-    // One that is held is not turned by another press.
+    // A held Caps Lock is not toggled by another press.
     let (fr, map) = (Layout::named("fr").unwrap(), Keymap::of("fr"));
     let mut b = Bench::new(fr, &map, false, false);
     b.say(CAPS, true);
@@ -459,14 +459,14 @@ fn typed(layout: &str, keys: &[(u32, bool)]) -> Vec<(u16, bool)> {
 #[test]
 fn a_character_gets_the_modifiers_that_it_needs() {
     let a = 'A' as u32;
-    // Who holds Shift gets nothing more.
+    // With a held Shift no further modifier is pressed.
     assert_eq!(typed("en-us", &[(SHIFT_L, true), (a, true), (a, false)]), [(42, true), (30, true), (30, false)]);
     assert_eq!(typed("en-us", &[(a, true), (a, false)]), [(42, true), (30, true), (42, false), (30, false)]);
     assert_eq!(typed("de", &[(0x40, true)]), [(100, true), (16, true), (100, false)]);
     // A French 1 without Shift, a digit that a viewer's other layout has plain while it holds Shift.
     assert_eq!(typed("fr", &[(0x31, true)]), [(42, true), (2, true), (42, false)]);
     assert_eq!(typed("en-us", &[(SHIFT_L, true), (0x37, true)]), [(42, true), (42, false), (8, true), (42, true)]);
-    // Caps Lock is the guest's too.
+    // Caps Lock is passed to the guest.
     assert_eq!(typed("en-us", &[(CAPS, true), (CAPS, false), (a, true)]), [(58, true), (58, false), (30, true)]);
     // A key that repeats is pressed again.
     assert_eq!(typed("en-us", &[(0x61, true), (0x61, true), (0x61, false)]), [(30, true), (30, true), (30, false)]);
@@ -476,8 +476,8 @@ fn a_character_gets_the_modifiers_that_it_needs() {
 }
 
 proptest! {
-    /// Whatever keys are said, in whatever order: each makes few events, the guest's locks are as they are believed to be, and nothing stays
-    /// down when the viewer goes.
+    /// With any keys in any order, each causes few events, the believed locks match the guest's, and no key stays down after the viewer
+    /// disconnects.
     #[test]
     fn hostile_keys_in_any_order(
         layout in 0..LAYOUTS.len(),

@@ -8,7 +8,7 @@ use crate::vnc::session::{HandshakeState, Host, LONGEST, ViewerError, ViewerSess
 use bulkhead_bus::InputEvent;
 use proptest::prelude::*;
 
-/// Every message once, as a viewer sends it, what it means and how much follows it.
+/// Every message once: its bytes, the parsed message, and its tail.
 fn every_message() -> Vec<(Vec<u8>, Message<'static>, Tail)> {
     vec![
         (
@@ -98,7 +98,7 @@ fn steps_of_the_handshake_cut_anywhere_need_more() {
     assert_eq!(HandshakeMessage::parse(HandshakeState::Version, b"GE"), Parsed::Broken(ViewerError::NotRfb));
 }
 
-/// What becomes of `bytes` when the socket cuts them in pieces of these lengths.
+/// The effects of `bytes` when the socket delivers them in pieces of these lengths.
 fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), ViewerError>, Vec<u8>, Vec<InputEvent>) {
     let mut session = ViewerSession::new(Input::new(&LAYOUTS[0]), "test".into(), 0);
     session.handshake = HandshakeState::Running;
@@ -132,7 +132,7 @@ fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), ViewerError>, Vec<u8>, V
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// Messages one after the other are found one by one.
+    /// Consecutive messages are parsed one by one.
     #[test]
     fn messages_are_found_one_by_one(which in prop::collection::vec(any::<prop::sample::Index>(), 0..20)) {
         let every = every_message();
@@ -146,7 +146,7 @@ proptest! {
         prop_assert_eq!(Message::parse(rest), Parsed::Partial);
     }
 
-    /// Any bytes are something; a whole message is not empty and does not depend on what follows it; nothing asks for more without end.
+    /// With any bytes, a complete message is not empty and does not depend on the bytes after it, and an incomplete one has a bounded length.
     #[test]
     fn any_bytes_are_a_message_or_a_beginning_or_broken(
         kind in prop::sample::select(vec![0u8, 2, 3, 4, 5, 6, 150, 248, 251, 255]),
@@ -163,7 +163,7 @@ proptest! {
         }
     }
 
-    /// What a viewer says means the same wherever the socket cuts it, tails and broken messages among it.
+    /// The effects of a viewer's bytes do not depend on the socket's cuts, tails and broken messages included.
     #[test]
     fn where_the_socket_cuts_makes_no_difference(
         which in prop::collection::vec((any::<prop::sample::Index>(), 0usize..6), 0..12),
