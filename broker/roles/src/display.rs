@@ -74,7 +74,7 @@ fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
 
 fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vfb { .. } = config else { return Err(wrong(config)) };
-    let privcmd = resources.fds.want(&FdUse::Frames)?;
+    let privcmd = resources.fds.want(&FdUse::Privcmd)?;
     let front = frontend::Front::without_grants(resources.domid, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
     let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];

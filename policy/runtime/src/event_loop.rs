@@ -168,17 +168,20 @@ fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn Gue
     if let Some(fd) = process.fds.take(&FdUse::SimVram).or_else(|| process.fds.take(&FdUse::SimMemory)) {
         return fixed(fd);
     }
-    let Some(privcmd) = process.fds.take(&FdUse::Privcmd) else { return Ok(Arc::new(NoMemory)) };
     match config.kind().memory {
-        // The descriptor is closed here: the display keeps no access to the guest but this mapping.
         Memory::VideoRam => {
+            // The descriptor is closed here: the display keeps no access to the guest but this mapping.
+            let Some(privcmd) = process.fds.take(&FdUse::Privcmd) else { return Ok(Arc::new(NoMemory)) };
             let VideoRam { gfn, bytes } = config.video_ram().ok_or(StartError::NoVideoRam)?;
             let area = memory::map_video_ram(privcmd.as_fd(), domid, gfn, bytes)?;
             Ok(Arc::new(MemfdMemory::new(area)))
         }
-        Memory::Guest | Memory::Frames => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
-        // These kinds have no privcmd.
-        Memory::None | Memory::Granted => Ok(Arc::new(NoMemory)),
+        Memory::Guest => match process.fds.take(&FdUse::Privcmd) {
+            Some(privcmd) => Ok(Arc::new(ForeignMemory::new(privcmd, domid))),
+            None => Ok(Arc::new(NoMemory)),
+        },
+        // A back end has no memory of its own choice: it maps the frames or the grants that the domain names.
+        Memory::None | Memory::Granted | Memory::Frames => Ok(Arc::new(NoMemory)),
     }
 }
 

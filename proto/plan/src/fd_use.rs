@@ -89,8 +89,6 @@ pub enum FdUse {
     LedsFrom,
     /// A listening socket for viewers.
     Viewers,
-    /// privcmd restricted to the domain, for a back end that maps frames which the domain names.
-    Frames,
     /// A connection to xenstored, for `xenbus`.
     Xenstore,
     /// The socket between a back end and `xenbus`. The number is the back end's in `xenbus`, and 0 in the back end.

@@ -78,7 +78,7 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
     for (devid, nodes) in screens {
         let mut kept = servers.serve(nodes, false)?;
         kept.retain(|(what, _)| !matches!(what, FdUse::Grants(_) | FdUse::Gntdev(_)));
-        kept.push((FdUse::Frames, host.restricted()?));
+        kept.push((FdUse::Privcmd, host.restricted()?));
         parts.push(Part { kept, ..Part::new(DeviceConfig::Vfb { devid }) });
     }
     for console in consoles {
