@@ -31,7 +31,7 @@ pub(crate) struct Watch {
 
 /// What a look at a domain has brought.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Changes {
     /// Its PV disks may have changed.
     pub(crate) disks: bool,
     /// So may their front ends.
@@ -73,17 +73,17 @@ impl Watch {
     }
 
     /// Looks if something has happened.
-    pub(crate) fn look(&mut self) -> Result<Seen, WatchFault> {
+    pub(crate) fn changes(&mut self) -> Result<Changes, WatchFault> {
         let fired = self.xenstore.fired()?;
         let has = |token: &str| fired.iter().any(|f| f == token);
-        let mut seen = Seen { disks: has(DISKS), fronts: has(FRONTS), end: None };
+        let mut seen = Changes { disks: has(DISKS), fronts: has(FRONTS), end: None };
         let Some(guest) = self.guest else { return Ok(seen) };
         if has(VNC) && !self.shown {
             // Over another connection: news that comes among answers on this one is in no descriptor any more, and would wait for the next.
             self.shown = Xenstore::connect().is_ok_and(|mut xenstore| show(&mut xenstore, self.domid, guest));
         }
         if has(DOMAINS) {
-            seen.end = look(self.domid, guest)?;
+            seen.end = report_if_dead(self.domid, guest)?;
         }
         Ok(seen)
     }
@@ -168,7 +168,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
         if let Some(watch) = &mut watched {
             // Not to know is no reason to take the back ends away.
             let seen = watch
-                .look()
+                .changes()
                 .map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
             if let Some(line) = seen {
                 crate::supervise::say(&line);
@@ -217,7 +217,7 @@ fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
 }
 
 /// Looks at the stub domain; reports its guest crashed if it is dead. What was done, if that is all there is to do.
-fn look(stubdom: u16, guest: u16) -> Result<Option<String>, WatchFault> {
+fn report_if_dead(stubdom: u16, guest: u16) -> Result<Option<String>, WatchFault> {
     let state = |domid| Privcmd::open(domid).and_then(|p| p.domain_state());
     if state(stubdom)? == DomainState::Alive {
         return Ok(None);

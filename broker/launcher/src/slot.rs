@@ -135,26 +135,26 @@ pub(crate) struct SlotState {
     /// The domain that it serves, if that is not the plan's.
     pub(crate) domid: Option<u16>,
     /// The broker knows nothing of it: it came later, and is not asked for accesses.
-    pub(crate) apart: bool,
+    pub(crate) without_broker: bool,
     phase: Phase,
     pub(crate) life: Option<Life>,
     pub(crate) channel: Option<ChannelFds>,
     /// What its process draws on, if it draws the picture. It outlives the process: viewers look at it until the next one draws.
     pub(crate) surface: Option<OwnedFd>,
     /// The reply area of the life before.
-    pub(crate) old: Option<OwnedFd>,
-    /// Given to every life.
+    pub(crate) previous_reply: Option<OwnedFd>,
+    /// HandedOff to every life.
     pub(crate) kept: Vec<(FdUse, OwnedFd)>,
     pub(crate) log_read: OwnedFd,
     pub(crate) log_write: OwnedFd,
     /// Why it is being killed, if the launcher does it.
     pub(crate) reason: RefCell<Option<KillReason>>,
     /// Its connection went to a control that has died since: it gets another one when it runs.
-    pub(crate) unserved: bool,
+    pub(crate) lacks_control: bool,
     restarts: VecDeque<Instant>,
     restarted: u32,
     /// The next start is the launcher's own wish and counts for nothing.
-    wished: bool,
+    planned: bool,
 }
 
 impl SlotState {
@@ -174,20 +174,20 @@ impl SlotState {
             kind,
             ids,
             domid: None,
-            apart: false,
+            without_broker: false,
             phase: Phase::Starting,
             life: None,
             channel: None,
             surface: None,
-            old: None,
+            previous_reply: None,
             kept,
             log_read,
             log_write,
             reason: RefCell::new(None),
-            unserved: false,
+            lacks_control: false,
             restarts: VecDeque::new(),
             restarted: 0,
-            wished: false,
+            planned: false,
         })
     }
 
@@ -234,11 +234,11 @@ impl SlotState {
     }
 
     /// Whether the process may be started once more; counts it.
-    pub(crate) fn may_restart(&mut self) -> bool {
-        if std::mem::take(&mut self.wished) {
+    pub(crate) fn allow_restart(&mut self) -> bool {
+        if std::mem::take(&mut self.planned) {
             return true;
         }
-        let may = self.not_too_often(Instant::now());
+        let may = self.allow_start(Instant::now());
         if may {
             self.restarted = self.restarted.saturating_add(1);
         }
@@ -246,7 +246,7 @@ impl SlotState {
     }
 
     /// Whether the process may be started at `now`; counts it for the next ones.
-    pub(crate) fn not_too_often(&mut self, now: Instant) -> bool {
+    pub(crate) fn allow_start(&mut self, now: Instant) -> bool {
         while self.restarts.front().is_some_and(|t| now.duration_since(*t) > RESTART_WINDOW) {
             self.restarts.pop_front();
         }
@@ -259,7 +259,7 @@ impl SlotState {
 
     /// Ends the process, so that another one takes its place which knows more.
     pub(crate) fn renew(&mut self) {
-        self.wished = self.life.is_some();
+        self.planned = self.life.is_some();
         self.kill(KillReason::DevicesChanged);
     }
 
@@ -318,8 +318,8 @@ mod tests {
         let mut slot = SlotState::new(2, "x".into(), DeviceConfig::Ps2.kind(), None, Vec::new()).unwrap();
         let begin = Instant::now();
         let at = |s| begin + Duration::from_secs(s);
-        assert!((0..5).all(|s| slot.not_too_often(at(s))));
-        assert!(!slot.not_too_often(at(59)) && !slot.not_too_often(at(60)));
-        assert!(slot.not_too_often(at(61)) && !slot.not_too_often(at(61)));
+        assert!((0..5).all(|s| slot.allow_start(at(s))));
+        assert!(!slot.allow_start(at(59)) && !slot.allow_start(at(60)));
+        assert!(slot.allow_start(at(61)) && !slot.allow_start(at(61)));
     }
 }

@@ -9,17 +9,17 @@
 //! | `placing.rs` | on which CPU |
 //! | `media.rs`, `nics.rs`, `added.rs`, `back_ends.rs`, `later.rs` | what changes while the machine runs |
 //! | `table.rs` | the process table |
-mod added;
-mod asks;
 mod back_ends;
+mod disk_changes;
 mod executable;
-mod later;
+mod hot_plug;
 mod lives;
 pub(crate) mod media;
 mod nics;
 mod placing;
 mod prepare;
 mod refusal;
+mod requests;
 mod table;
 
 use crate::argv::Parsed;
@@ -37,7 +37,7 @@ use bulkhead_policy::{Ids, verify};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
-use later::Later;
+use disk_changes::DiskChanges;
 pub(crate) use lives::eventfd;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
@@ -49,7 +49,7 @@ const FIRST_UID: u32 = 2_000_000_000;
 /// Users of one guest.
 const UIDS: u32 = 64;
 /// How long the start may take.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SIGNALS: u64 = u64::MAX;
 /// xenstore, of a domain that is watched.
 const WATCH: u64 = 1 << 33;
@@ -95,7 +95,7 @@ struct End;
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
     /// Time is up.
-    #[error("not ready after {} s: {}", START.as_secs(), .processes.join(", "))]
+    #[error("not ready after {} s: {}", START_TIMEOUT.as_secs(), .processes.join(", "))]
     NotReady {
         /// Who does not run yet.
         processes: Vec<String>,
@@ -226,7 +226,7 @@ struct Pv {
     /// Watches the domain whose back ends are served.
     watched: Option<Watch>,
     /// Disks that are added and removed.
-    later: Later,
+    changes: DiskChanges,
     /// A connection for answers to drivers that connect before their back end is served; held only if it could not be opened later.
     answers: Option<Answers>,
 }
@@ -236,7 +236,7 @@ struct Requests {
     /// Number of the next descriptor that a process is given.
     next_token: u32,
     /// A device that `device_add` asked for and that starts; the number of the request.
-    plugging: Option<(Slot, u32)>,
+    hot_plug: Option<(Slot, u32)>,
 }
 
 /// What this process waits for.
@@ -283,12 +283,12 @@ impl Launcher {
             self.spawn(slot)?;
         }
         while !self.slots.iter().all(|s| matches!(s.phase(), Phase::Running | Phase::Waiting)) {
-            let left = START.saturating_sub(begun.elapsed());
+            let left = START_TIMEOUT.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 let late = self.slots.iter().filter(|s| s.phase() != Phase::Running).map(|s| s.name.clone());
                 return Err(StartFault::NotReady { processes: late.collect() }.into());
             }
-            if let Some(End) = self.turn(Some(left))? {
+            if let Some(End) = self.wait_once(Some(left))? {
                 return Err(StartFault::Interrupted.into());
             }
         }
@@ -332,9 +332,9 @@ impl Launcher {
 
     fn watch(&mut self) -> Result<(), Failure> {
         loop {
-            let end = self.turn(self.pv.later.wait(Instant::now()))?;
-            if self.pv.later.take_due(Instant::now()) {
-                if self.pv.later.take_disks() {
+            let end = self.wait_once(self.pv.changes.wait(Instant::now()))?;
+            if self.pv.changes.take_due(Instant::now()) {
+                if self.pv.changes.take_disks() {
                     self.disks_changed();
                 }
                 self.answer_front_ends();
@@ -365,7 +365,7 @@ impl Launcher {
                     say(&format!("{} (pid {}): {}", slot.name, life.spawned.pid, Exit::of(&status)));
                 }
             }
-            for line in drain(slot) {
+            for line in read_log(slot) {
                 eprintln!("{}: {line}", slot.name);
             }
         }
@@ -375,7 +375,7 @@ impl Launcher {
     }
 
     /// One wait, and what it brings.
-    fn turn(&mut self, timeout: Option<Duration>) -> Result<Option<End>, Failure> {
+    fn wait_once(&mut self, timeout: Option<Duration>) -> Result<Option<End>, Failure> {
         let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
         let mut events = Vec::with_capacity(16);
         match epoll::wait(&self.events.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
@@ -390,14 +390,14 @@ impl Launcher {
                 let _ = rustix::io::read(&self.events.signals, &mut [0u8; 128]);
                 Some(End)
             } else if data == WATCH {
-                self.look()
+                self.domain_changed()
             } else if data == ACTIVITY {
-                self.look_at_load();
+                self.check_load();
                 None
             } else if data & PIDFD != 0 {
-                self.ended((data & 0xff) as Slot)?
+                self.exited((data & 0xff) as Slot)?
             } else {
-                self.said((data & 0xff) as Slot)?
+                self.receive((data & 0xff) as Slot)?
             };
             if end.is_some() {
                 return Ok(end);
@@ -407,13 +407,13 @@ impl Launcher {
     }
 
     /// Something has happened to a domain, or in the nodes of the one that is watched.
-    fn look(&mut self) -> Option<End> {
+    fn domain_changed(&mut self) -> Option<End> {
         let watch = self.pv.watched.as_mut()?;
-        match watch.look() {
+        match watch.changes() {
             Ok(seen) => {
                 let end = seen.end;
                 if seen.disks || seen.fronts {
-                    self.pv.later.news(Instant::now(), seen.disks);
+                    self.pv.changes.notify(Instant::now(), seen.disks);
                 }
                 match end {
                     Some(line) => say(&line),
@@ -431,7 +431,7 @@ impl Launcher {
 }
 
 /// What a process has logged and nobody has read. Who wrote it may be hostile: printable characters only.
-fn drain(slot: &SlotState) -> Vec<String> {
+fn read_log(slot: &SlotState) -> Vec<String> {
     let mut bytes = [0; 8192];
     let n = rustix::io::read(&slot.log_read, &mut bytes).unwrap_or(0);
     let printable = |c: char| if c.is_control() { '?' } else { c };

@@ -1,5 +1,5 @@
 //! Back ends of PV devices: what is opened for them, and the hand-over of a disk from its emulated drive.
-use super::later::Given;
+use super::disk_changes::HandedOff;
 use super::{Launcher, say};
 use crate::attach::Watch;
 use crate::failure::{Failure, system};
@@ -23,7 +23,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 const SLOTS: Slot = 64;
 
 /// The node of a stub domain's disk that tells it that its guest gets the disk when it lets go of it.
-pub(super) const HAND_OVER: &str = "hand-over";
+pub(super) const HAND_OFF: &str = "hand-over";
 
 /// Opens everything for the PV devices that the guest's nodes name: the parts of `xenbus`, `grant` and the back ends, then of those that
 /// serve the domain's guest, if it is a stub domain.
@@ -55,7 +55,7 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
     if let Some(guest) = guest {
         let twins = pv::disks(guest, &mut xenstore).0;
         for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
-            let node = format!("{}/{HAND_OVER}", disk.nodes.back);
+            let node = format!("{}/{HAND_OFF}", disk.nodes.back);
             xenstore.write(&node, "1").map_err(|source| Failure::Node { node, source })?;
         }
     }
@@ -225,7 +225,7 @@ fn without_image(drive: &MachineDrive, at: DriveId) -> DriveConfig {
 }
 
 /// Whether a process has to wait: a PV disk until the emulated drive lets go of its image, those that serve PV disks until there is one.
-pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
+pub(super) fn must_wait(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config.starts() {
         Starts::AtOnce => false,
         Starts::WhenAdded | Starts::AtHandOff => true,
@@ -235,7 +235,7 @@ pub(super) fn waits(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
 
 impl Launcher {
     /// The guest has unplugged an emulated drive: the PV disk with the same image begins, with the same open files.
-    pub(super) fn hand_over(&mut self, drive: &DriveConfig, files: Vec<(FdUse, OwnedFd)>) {
+    pub(super) fn hand_off(&mut self, drive: &DriveConfig, files: Vec<(FdUse, OwnedFd)>) {
         let heir = self.plan.devices.iter_mut().find_map(|d| match &mut d.config {
             DeviceConfig::Qdisk { disk, emulated, .. } if *emulated == Some(drive.at) => {
                 let id = std::mem::take(&mut disk.id);
@@ -267,7 +267,7 @@ impl Launcher {
     /// The domain whose back ends are served may die, and its disks come and go. From when all runs on: a disk that has come before is seen
     /// then.
     pub(super) fn watch_domain(&mut self) -> Result<(), Failure> {
-        self.pv.later.told.clone_from(&self.shown);
+        self.pv.changes.reported.clone_from(&self.shown);
         let watch = match self.pv.watched.take() {
             Some(watch) => watch,
             None if self.manner.restricted => return Ok(()),
@@ -288,7 +288,7 @@ impl Launcher {
             if self.manner.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
         let mut wanted: Vec<(u16, pv::PvDisk)> = disks
             .iter()
-            .filter(|d| !self.pv.later.given.iter().any(|g| g.devid == d.devid))
+            .filter(|d| !self.pv.changes.handed_off.iter().any(|g| g.devid == d.devid))
             .map(|d| (own, d.clone()))
             .collect();
         if let Some(guest) = self.pv.watched.as_ref().and_then(Watch::guest) {
@@ -296,11 +296,11 @@ impl Launcher {
             notes.extend(more);
             // The front ends of a domain that ends are closed too.
             if Privcmd::open(guest).and_then(|p| p.domain_state()).is_ok_and(|state| state == DomainState::Alive) {
-                self.take_what_is_let_go(&theirs, &mut xenstore);
+                self.take_released_disks(&theirs, &mut xenstore);
             }
             let held = |d: &pv::PvDisk| {
                 disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref()))
-                    && !self.pv.later.given.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()))
+                    && !self.pv.changes.handed_off.iter().any(|g| is_twin(d, g.devid, g.file.as_deref()))
             };
             wanted.extend(theirs.iter().filter(|d| !held(d)).map(|d| (guest, d.clone())));
         }
@@ -317,7 +317,7 @@ impl Launcher {
             .collect();
         for (slot, domid, devid, file) in &known {
             if pv::is_gone(*domid, *devid, file.as_deref(), &mut xenstore) {
-                self.take_away(*slot, || KillReason::DiskRemoved);
+                self.remove_disk(*slot, || KillReason::DiskRemoved);
             }
         }
         let mut new = false;
@@ -325,7 +325,7 @@ impl Launcher {
         let waits = |devid: u32, domid: u16| {
             known.iter().any(|(_, d, id, _)| {
                 *id == devid
-                    && (*d == domid || self.pv.later.given.iter().any(|g| g.devid == devid && g.image.is_some()))
+                    && (*d == domid || self.pv.changes.handed_off.iter().any(|g| g.devid == devid && g.image.is_some()))
             })
         };
         let wanted: Vec<_> = wanted.into_iter().filter(|(domid, d)| !waits(d.devid, *domid)).collect();
@@ -337,8 +337,8 @@ impl Launcher {
             }
         }
         // Once each: the guest can cause any number of looks.
-        notes.iter().filter(|note| !self.pv.later.told.contains(note)).for_each(|note| say(note));
-        self.pv.later.told = notes;
+        notes.iter().filter(|note| !self.pv.changes.reported.contains(note)).for_each(|note| say(note));
+        self.pv.changes.reported = notes;
         if new {
             self.renew_control();
         }
@@ -362,8 +362,8 @@ impl Launcher {
         for domid in [Some(own), watch.guest()].into_iter().flatten() {
             for devid in unserved::answer(domid, &mut answers, |devid| served.contains(&(domid, devid))) {
                 // Once each: the guest can come any number of times.
-                if !self.pv.later.answered.contains(&(domid, devid)) {
-                    self.pv.later.answered.push((domid, devid));
+                if !self.pv.changes.answered.contains(&(domid, devid)) {
+                    self.pv.changes.answered.push((domid, devid));
                     say(&format!(
                         "a driver of domain {domid} has come to PV disk {devid}, which nobody serves now: it is closed to it"
                     ));
@@ -376,7 +376,7 @@ impl Launcher {
     }
 
     /// A stub domain's disks whose front ends it has closed, which are its guest's too: their processes end, their open files are kept.
-    fn take_what_is_let_go(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
+    fn take_released_disks(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
         let own = self.plan.domid;
         let mut given = Vec::new();
         for device in &self.plan.devices {
@@ -395,22 +395,22 @@ impl Launcher {
                 state.kept = kept;
                 given.push((
                     device.slot,
-                    Given { devid: *devid, file: disk.file.clone(), image: Some((disk.clone(), files)) },
+                    HandedOff { devid: *devid, file: disk.file.clone(), image: Some((disk.clone(), files)) },
                 ));
             }
         }
         for (slot, disk) in given {
             say(&format!("the stub domain has let go of disk {}: it is its guest's", disk.devid));
-            self.pv.later.given.push(disk);
-            self.take_away(slot, || KillReason::DiskHandedOff);
+            self.pv.changes.handed_off.push(disk);
+            self.remove_disk(slot, || KillReason::DiskHandedOff);
         }
     }
 
     /// Ends a disk's process, and those that serve it alone, for good.
-    fn take_away(&mut self, slot: Slot, why: fn() -> KillReason) {
+    fn remove_disk(&mut self, slot: Slot, why: fn() -> KillReason) {
         let servers = self
             .pv
-            .later
+            .changes
             .servers
             .iter()
             .filter(|(disk, _)| *disk == slot)
@@ -423,7 +423,7 @@ impl Launcher {
             state.kill(why());
             if state.life.is_none() {
                 // It had died too often; nobody will say that it has ended.
-                self.remove(slot);
+                self.remove_slot(slot);
             }
         }
     }
@@ -431,14 +431,14 @@ impl Launcher {
     fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), Failure> {
         let given = self
             .pv
-            .later
-            .given
+            .changes
+            .handed_off
             .iter_mut()
             .find(|g| is_twin(&disk, g.devid, g.file.as_deref()))
             .and_then(|g| g.image.take());
         let (mut fds, config) = match given {
             Some((config, fds)) => (fds, config),
-            None => pv_image(&disk.drive, self.pv.later.images, &self.spawner.null)?,
+            None => pv_image(&disk.drive, self.pv.changes.images, &self.spawner.null)?,
         };
         let guests = domid != self.plan.domid;
         let mut servers = Servers {
@@ -464,7 +464,7 @@ impl Launcher {
         for (name, config, kept) in parts {
             let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.get(*slot).is_none()).ok_or(Failure::PvDevices)?;
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
-            (state.domid, state.apart) = (guests.then_some(domid), true);
+            (state.domid, state.without_broker) = (guests.then_some(domid), true);
             let log = rustix::io::dup(&state.log_read).map_err(system("dup"))?;
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.kept.push((FdUse::Log(slot), log));
@@ -477,26 +477,26 @@ impl Launcher {
             self.spawn(*slot)?;
         }
         if let [xenbus, grant, disk] = slots.as_slice() {
-            self.pv.later.servers.push((*disk, [*xenbus, *grant]));
+            self.pv.changes.servers.push((*disk, [*xenbus, *grant]));
         }
         Ok(())
     }
 
     /// The process of a disk that was taken away has ended.
-    pub(super) fn forget(&mut self, slot: Slot) {
-        if self.remove(slot) {
+    pub(super) fn finish_disk_removal(&mut self, slot: Slot) {
+        if self.remove_slot(slot) {
             self.renew_control();
             self.disks_changed();
         }
     }
 
     /// Nothing is known of a slot any more; whether it was a disk's.
-    fn remove(&mut self, slot: Slot) -> bool {
+    fn remove_slot(&mut self, slot: Slot) -> bool {
         self.slots.remove(slot);
         let was_disk =
             self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));
         self.plan.devices.retain(|d| d.slot != slot);
-        self.pv.later.servers.retain(|(disk, _)| *disk != slot);
+        self.pv.changes.servers.retain(|(disk, _)| *disk != slot);
         if let Some(control) = self.slots.get_mut(CONTROL) {
             control.kept.retain(|(what, _)| !matches!(what, FdUse::Log(s) | FdUse::Control(s) if *s == slot));
         }
@@ -511,7 +511,7 @@ impl Launcher {
     }
 
     /// Before a process of this slot is started again: a connection to xenstored on which nobody has said half a word.
-    pub(super) fn reconnect(&mut self, slot: Slot) {
+    pub(super) fn reconnect_xenstore(&mut self, slot: Slot) {
         if self.manner.restricted {
             return;
         }

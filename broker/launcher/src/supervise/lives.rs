@@ -1,6 +1,6 @@
 //! A process's life: its start, its sandbox, its end, the next one.
 use super::refusal::Refusal;
-use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, drain, say};
+use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, read_log, say};
 use crate::budget;
 use crate::failure::{Failure, system};
 use crate::resource::Resource;
@@ -54,7 +54,7 @@ impl Launcher {
         epoll::add(epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(system("epoll_ctl"))?;
         state.life = Some(Life { spawned, resource: Resource::new(ours) });
         state.enter(Phase::Starting);
-        state.unserved = false;
+        state.lacks_control = false;
         state.reason.take();
         let mut served = None;
         let mut channel = None;
@@ -71,8 +71,8 @@ impl Launcher {
                 sealed_by_broker: false,
             });
         }
-        let apart = state.apart;
-        if apart && let Some(channel) = &mut channel {
+        let without_broker = state.without_broker;
+        if without_broker && let Some(channel) = &mut channel {
             // Nobody will ever ask anything on it; the device looks whether it is as it should be.
             let area = SharedArea::map_writer(&channel.request, shape.request_len())?;
             BrokerEnd::greet(&area);
@@ -94,12 +94,12 @@ impl Launcher {
         if let Some(view) = &view {
             fds.push((FdUse::SurfaceView, view.as_fd()));
         }
-        if let Some(old) = &state.old {
+        if let Some(old) = &state.previous_reply {
             fds.push((FdUse::OldArea, old.as_fd()));
         }
         let start = |fds| ToProcess::Start { slot: number, plan: Box::new(plan), fds };
         state.tell(start, &fds);
-        state.old = None;
+        state.previous_reply = None;
         state.channel = channel;
         state.surface = surface;
         if self.slots.phase(BROKER) == Some(Phase::Running) {
@@ -107,13 +107,13 @@ impl Launcher {
         }
         if let Some((ours, _)) = served {
             // Kept by control only; until it runs, here.
-            self.client(number, pid, ours);
+            self.pass_to_control(number, pid, ours);
         }
         Ok(())
     }
 
     /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
-    fn client(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
+    fn pass_to_control(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
         let Some(control) = self.slots.get_mut(CONTROL) else { return };
         if control.phase() == Phase::Running {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
@@ -127,7 +127,7 @@ impl Launcher {
 
     /// Gives the broker the near end of a device's channel.
     fn offer_channel(&self, slot: Slot) {
-        let Some(channel) = self.slots.get(slot).filter(|s| !s.apart).and_then(|s| s.channel.as_ref()) else {
+        let Some(channel) = self.slots.get(slot).filter(|s| !s.without_broker).and_then(|s| s.channel.as_ref()) else {
             return;
         };
         let fds = [
@@ -169,19 +169,19 @@ impl Launcher {
             state.kill(KillReason::Sandbox(wrong));
             return Ok(());
         }
-        state.enter(if number >= FIRST_DEVICE && !state.apart { Phase::Attaching } else { Phase::Running });
-        self.take_place(number);
+        state.enter(if number >= FIRST_DEVICE && !state.without_broker { Phase::Attaching } else { Phase::Running });
+        self.place_process(number);
         let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
         state.tell(|_| ToProcess::Go, &[]);
-        if std::mem::take(&mut state.unserved) {
-            self.serve(number, pid)?;
+        if std::mem::take(&mut state.lacks_control) {
+            self.connect_to_control(number, pid)?;
         }
         if number == CONTROL && self.running {
             self.tell_running();
         }
         let display = self.slots.get_mut(number).is_some_and(|s| s.draws());
         if display {
-            self.view()?;
+            self.start_viewer()?;
         }
         match number {
             BROKER => {
@@ -202,13 +202,17 @@ impl Launcher {
                 for (what, fd) in clients {
                     if let FdUse::Control(slot) = what {
                         let pid = self.slots.get(slot).and_then(|s| s.life.as_ref()).map_or(0, |l| l.spawned.pid);
-                        self.client(slot, pid, fd);
+                        self.pass_to_control(slot, pid, fd);
                     }
                 }
             }
             slot => {
-                let Some(reply) =
-                    self.slots.get(slot).filter(|s| !s.apart).and_then(|s| s.channel.as_ref()).map(|c| c.reply.as_fd())
+                let Some(reply) = self
+                    .slots
+                    .get(slot)
+                    .filter(|s| !s.without_broker)
+                    .and_then(|s| s.channel.as_ref())
+                    .map(|c| c.reply.as_fd())
                 else {
                     return Ok(());
                 };
@@ -221,7 +225,7 @@ impl Launcher {
     }
 
     /// The display is ready: the viewer begins, or goes on with the surface of this life.
-    fn view(&mut self) -> Result<(), Failure> {
+    fn start_viewer(&mut self) -> Result<(), Failure> {
         let surface = self.slots.surface().map(rustix::io::dup).transpose().map_err(system("dup"))?;
         let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase() != Phase::Dead) else {
             return Ok(());
@@ -244,9 +248,9 @@ impl Launcher {
     }
 
     /// A process has ended.
-    pub(super) fn ended(&mut self, number: Slot) -> Result<Option<End>, Failure> {
+    pub(super) fn exited(&mut self, number: Slot) -> Result<Option<End>, Failure> {
         // What it said last.
-        if let Some(end) = self.said(number)? {
+        if let Some(end) = self.receive(number)? {
             return Ok(Some(end));
         }
         let running = self.running;
@@ -267,7 +271,7 @@ impl Launcher {
         let cause = Cause { reason: state.reason.take(), exit };
         let (name, pid) = (state.name.clone(), life.spawned.pid);
         if !running {
-            let last = drain(state).pop();
+            let last = read_log(state).pop();
             return Err(StartFault::Exited(EarlyExit { name, pid, cause, last }).into());
         }
         say(&format!("{name} (pid {pid}): {cause}"));
@@ -282,18 +286,18 @@ impl Launcher {
     fn restart_device(&mut self, number: Slot, cause: &Cause) {
         let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
-        let restart = !unplugged && state.may_restart();
+        let restart = !unplugged && state.allow_restart();
         // Its last state is in the area that it wrote.
-        state.old = state.channel.take().map(|c| c.reply);
+        state.previous_reply = state.channel.take().map(|c| c.reply);
         state.enter(match (restart, unplugged) {
             (true, _) => Phase::Starting,
             (false, false) => Phase::Dead,
             (false, true) => Phase::Unplugged,
         });
-        let (name, apart) = (state.name.clone(), state.apart);
-        let gives_up = state.kind.back_end || apart;
+        let (name, without_broker) = (state.name.clone(), state.without_broker);
+        let gives_up = state.kind.back_end || without_broker;
         // For control an unplugged device is no dead one; it is told below.
-        for other in [(!apart).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
+        for other in [(!without_broker).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = cause.to_string();
             if let Some(other) = self.slots.get_mut(other) {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
@@ -304,23 +308,23 @@ impl Launcher {
         if restart && viewer && blind {
             // It is started when the display is ready.
         } else if restart {
-            self.reconnect(number);
+            self.reconnect_xenstore(number);
             if let Err(e) = self.spawn(number) {
                 say(&format!("{name}: {e}"));
             }
         } else if unplugged && gives_up {
-            self.forget(number);
+            self.finish_disk_removal(number);
         } else if unplugged {
-            self.may_come_again(number);
+            self.allow_hot_plug_again(number);
             self.slots.tell_control(ToProcess::Unplugged { slot: number });
         } else {
             say(&format!("{name}: died too often; it stays dead"));
-            self.plugged(number, Err(Refusal::DiedTooOften { name }));
+            self.answer_hot_plug(number, Err(Refusal::DiedTooOften { name }));
         }
     }
 
     fn restart_control(&mut self) -> Result<(), Failure> {
-        if !self.slots.get_mut(CONTROL).is_some_and(SlotState::may_restart) {
+        if !self.slots.get_mut(CONTROL).is_some_and(SlotState::allow_restart) {
             // The guest does not need it. Signals still end the machine.
             say("control died too often; it stays dead, the guest goes on without QMP");
             if let Some(control) = self.slots.get_mut(CONTROL) {
@@ -339,7 +343,7 @@ impl Launcher {
             .map(|s| s.slot)
             .collect::<Vec<_>>()
         {
-            self.serve(slot, 0)?;
+            self.connect_to_control(slot, 0)?;
         }
         // One that is just being started was told of to the control that has died; it takes a connection once it runs.
         for state in self
@@ -347,18 +351,18 @@ impl Launcher {
             .iter_mut()
             .filter(|s| s.slot != CONTROL && matches!(s.phase(), Phase::Starting | Phase::Entering))
         {
-            state.unserved = true;
+            state.lacks_control = true;
         }
         self.spawn(CONTROL)
     }
 
     /// Gives the process in a slot a connection to control, in place of one that control has taken with it.
-    pub(super) fn serve(&mut self, slot: Slot, pid: i32) -> Result<(), Failure> {
+    pub(super) fn connect_to_control(&mut self, slot: Slot, pid: i32) -> Result<(), Failure> {
         let (ours, theirs) = control_pair()?;
         if let Some(state) = self.slots.get_mut(slot) {
             state.tell(|_| ToProcess::Serve, &[(FdUse::Control(slot), theirs.as_fd())]);
         }
-        self.client(slot, pid, ours);
+        self.pass_to_control(slot, pid, ours);
         Ok(())
     }
 }

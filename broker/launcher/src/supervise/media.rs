@@ -1,5 +1,5 @@
 //! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
-use super::back_ends::HAND_OVER;
+use super::back_ends::HAND_OFF;
 use super::refusal::Refusal;
 use super::{Launcher, say};
 use bulkhead_plan::{CONTROL, DeviceConfig, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
@@ -14,7 +14,7 @@ const MAX_DISKS: usize = 8;
 
 impl Launcher {
     /// From now on a drive has this medium, in later lives of its process too, or none. The token, if there is one.
-    pub(super) fn medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {
+    pub(super) fn set_medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let found = match config {
             Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && d.at == drive),
@@ -67,16 +67,16 @@ impl Launcher {
             if self.manner.stubdom {
                 drop(files);
                 if let Some(name) = drive.file.as_deref().and_then(|f| f.strip_prefix("/dev/")) {
-                    let_go(|block| block == name);
+                    release_disks(|block| block == name);
                 }
             } else {
-                self.hand_over(&drive, files);
+                self.hand_off(&drive, files);
             }
         }
     }
 
     /// Tells control of the CDs that this stub domain's kernel has, with a descriptor for each that is newer than `known`.
-    pub(super) fn disks(&mut self, serial: u32, known: u64) {
+    pub(super) fn report_disks(&mut self, serial: u32, known: u64) {
         let (mut disks, mut fds) = (Vec::new(), Vec::new());
         for (disk, name) in front_disks().unwrap_or_else(|e| {
             say(&e.to_string());
@@ -125,19 +125,19 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
 }
 
 /// This stub domain's disks that its guest gets when they are let go of.
-pub(super) fn handed_over() -> Vec<String> {
+pub(super) fn handed_off() -> Vec<String> {
     let Ok(mut xenstore) = Xenstore::connect() else { return Vec::new() };
     let ids = xenstore.directory("device/vbd");
     let mut is = |id: &String| {
         let back = xenstore.read(&format!("device/vbd/{id}/backend")).unwrap_or_default();
-        xenstore.read(&format!("{back}/{HAND_OVER}")).is_ok_and(|v| v == "1")
+        xenstore.read(&format!("{back}/{HAND_OFF}")).is_ok_and(|v| v == "1")
     };
     ids.into_iter().filter(|id| is(id)).collect()
 }
 
 /// Lets go of disks that the guest gets, by the names of their block devices: their front ends are closed when everything is written.
-pub(crate) fn let_go(mut which: impl FnMut(&str) -> bool) {
-    for id in handed_over() {
+pub(crate) fn release_disks(mut which: impl FnMut(&str) -> bool) {
+    for id in handed_off() {
         let device = format!("vbd-{id}");
         let block =
             std::fs::read_dir(format!("/sys/bus/xen/devices/{device}/block")).ok().and_then(|mut b| b.next()?.ok());

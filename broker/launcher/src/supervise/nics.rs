@@ -8,7 +8,7 @@ use bulkhead_policy::interface::Rules;
 
 impl Launcher {
     /// The settings of the network card in a slot.
-    pub(super) fn nic(&mut self, slot: Slot) -> Option<&mut NicSettings> {
+    pub(super) fn nic_settings(&mut self, slot: Slot) -> Option<&mut NicSettings> {
         self.plan.devices.iter_mut().find(|d| d.slot == slot).and_then(|d| match &mut d.config {
             DeviceConfig::Nic { settings, .. } => Some(settings),
             _ => None,
@@ -28,7 +28,7 @@ impl Launcher {
         if self.manner.restricted && self.rules(slot).is_some() {
             return Err(Refusal::Restricted { card: name });
         }
-        *self.nic(slot).ok_or(Refusal::NotANic)? = settings.clone();
+        *self.nic_settings(slot).ok_or(Refusal::NotANic)? = settings.clone();
         let on_interface = match self.rules(slot) {
             Some(rules) => {
                 rules.set(&settings).map_err(|source| Refusal::Rules { card: name.clone(), source })?;
@@ -45,7 +45,7 @@ impl Launcher {
     }
 
     /// Tells control what the rules on a card's interface have dropped.
-    pub(super) fn dropped(&mut self, serial: u32, slot: Slot) {
+    pub(super) fn report_dropped(&mut self, serial: u32, slot: Slot) {
         let counted = self.rules(slot).map_or_else(|| Ok(Vec::new()), |r| r.dropped());
         let rules = match counted {
             Ok(rules) => rules.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
@@ -58,8 +58,8 @@ impl Launcher {
     }
 
     /// The guest has unplugged the card in a slot: its process is ended, and its interface goes with the last descriptor.
-    pub(super) fn unplugged(&mut self, slot: Slot) {
-        if self.nic(slot).is_none() {
+    pub(super) fn nic_unplugged(&mut self, slot: Slot) {
+        if self.nic_settings(slot).is_none() {
             return;
         }
         if let Some(at) = self.held.rules.iter().position(|(s, _)| *s == slot)

@@ -33,13 +33,13 @@ pub(super) fn place(machine: &Machine, domid: u16) -> Option<Place> {
 /// are made later and stay where the scheduler puts them. Back ends and viewers are no part of an access.
 fn member(state: &SlotState) -> Option<Member> {
     let pid = state.life.as_ref()?.spawned.pid;
-    let device = !state.apart && state.slot != BROKER && state.kind.urgent;
+    let device = !state.without_broker && state.slot != BROKER && state.kind.urgent;
     (device || state.slot == BROKER).then_some(Member { pid, device })
 }
 
 impl Launcher {
     /// Hears from now on when the guest makes accesses: the end that the broker gets.
-    pub(super) fn hear_of_activity(&mut self) -> Result<Option<OwnedFd>, Failure> {
+    pub(super) fn open_activity_bell(&mut self) -> Result<Option<OwnedFd>, Failure> {
         if self.place.is_none() {
             return Ok(None);
         }
@@ -52,7 +52,7 @@ impl Launcher {
     }
 
     /// A process is in its sandbox, with all its threads.
-    pub(super) fn take_place(&mut self, slot: Slot) {
+    pub(super) fn place_process(&mut self, slot: Slot) {
         let Some(member) = self.slots.get(slot).and_then(member) else { return };
         if let Some(line) = self.place.as_mut().and_then(|place| place.take(member)) {
             say(&line);
@@ -60,7 +60,7 @@ impl Launcher {
     }
 
     /// The guest makes accesses.
-    pub(super) fn look_at_load(&mut self) {
+    pub(super) fn check_load(&mut self) {
         let there = |s: &&SlotState| matches!(s.phase(), Phase::Attaching | Phase::Running);
         let members: Vec<Member> = self.slots.iter().filter(there).filter_map(member).collect();
         if let Some(line) = self.place.as_mut().and_then(|place| place.look(&members, Instant::now())) {

@@ -1,6 +1,6 @@
 //! Opening everything that the processes will be given, before any of them is started.
-use super::back_ends::{self, waits};
-use super::later::Later;
+use super::back_ends::{self, must_wait};
+use super::disk_changes::DiskChanges;
 use super::{
     DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable, say,
 };
@@ -132,8 +132,8 @@ impl Launcher {
             events: Events { epoll, signals },
             held: Held { open: held, paths: sockets, rules: Vec::new() },
             xen: XenEnds { privcmd, xenstore: None, report },
-            pv: Pv { watched: None, later: Later::new(machine.backing, machine.full), answers: None },
-            requests: Requests { next_token: 1, plugging: None },
+            pv: Pv { watched: None, changes: DiskChanges::new(machine.backing, machine.full), answers: None },
+            requests: Requests { next_token: 1, hot_plug: None },
             place: super::placing::place(&machine, domid),
             shown,
             running: false,
@@ -187,7 +187,7 @@ impl Launcher {
         let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
         let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(system("dup of the log"))?;
         control.push((FdUse::LogFile, log));
-        broker.extend(self.hear_of_activity()?.map(|fd| (FdUse::Activity, fd)));
+        broker.extend(self.open_activity_bell()?.map(|fd| (FdUse::Activity, fd)));
         let mut states = Vec::new();
         for (slot, part) in (FIRST_DEVICE..).zip(parts) {
             let Part { config, kept, rom, rules, control: more, domid } = part;
@@ -197,13 +197,13 @@ impl Launcher {
             self.held.rules.extend(rules.map(|rules| (slot, rules)));
             control.extend(more);
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
-            state.apart = self.manner.attach;
+            state.without_broker = self.manner.attach;
             state.domid = domid;
             states.push(state);
             self.plan.devices.push(DeviceSlot { slot, name, config });
         }
         for (state, device) in states.iter_mut().zip(&self.plan.devices) {
-            if waits(&device.config, &self.plan.devices) {
+            if must_wait(&device.config, &self.plan.devices) {
                 state.enter(Phase::Waiting);
             }
         }
@@ -253,10 +253,10 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
     let ids = xenstore.directory(&path);
     let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
     // An HVM guest does not use a CD's back end.
-    let handed_over = stubdom.then(super::media::handed_over);
+    let handed_off = stubdom.then(super::media::handed_off);
     let has_one = |id: &String| {
         back_ends::serves(back_ends, id)
-            || handed_over.as_ref().is_some_and(|ids| ids.contains(id))
+            || handed_off.as_ref().is_some_and(|ids| ids.contains(id))
             || node(id, "device-type") == "cdrom"
             || !node(id, "backend").contains("/qdisk/")
     };

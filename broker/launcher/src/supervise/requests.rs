@@ -14,13 +14,13 @@ use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 impl Launcher {
     /// A process has written to its socket.
-    pub(super) fn said(&mut self, number: Slot) -> Result<Option<End>, Failure> {
+    pub(super) fn receive(&mut self, number: Slot) -> Result<Option<End>, Failure> {
         for _ in 0..16 {
             let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
             let Some(life) = &state.life else { return Ok(None) };
             match life.resource.receive() {
                 Ok(Some((message, fd))) => {
-                    if let Some(end) = self.asked(number, &message, fd)? {
+                    if let Some(end) = self.request(number, &message, fd)? {
                         return Ok(Some(end));
                     }
                 }
@@ -41,7 +41,7 @@ impl Launcher {
         Ok(None)
     }
 
-    fn asked(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, Failure> {
+    fn request(&mut self, number: Slot, message: &FromProcess, fd: Option<OwnedFd>) -> Result<Option<End>, Failure> {
         let FromProcess { serial, ask } = *message;
         match (ask, number) {
             (Ask::ChannelSealed { slot: BROKER }, BROKER) if self.slots.phase(BROKER) == Some(Phase::Starting) => {
@@ -62,7 +62,7 @@ impl Launcher {
             (Ask::Attached { slot }, BROKER) => {
                 if let Some(state) = self.slots.get_mut(slot).filter(|s| s.phase() == Phase::Attaching) {
                     state.enter(Phase::Running);
-                    self.plugged(slot, Ok(0));
+                    self.answer_hot_plug(slot, Ok(0));
                 }
             }
             (Ask::ChannelDead { slot, death }, BROKER) => {
@@ -115,18 +115,18 @@ impl Launcher {
                 self.answer(serial, result);
             }
             (Ask::Medium { slot, drive }, CONTROL) => {
-                let result = self.medium(slot, drive, fd);
+                let result = self.set_medium(slot, drive, fd);
                 self.answer(serial, result);
             }
-            (Ask::Disks { known }, CONTROL) if self.manner.stubdom => self.disks(serial, known),
+            (Ask::Disks { known }, CONTROL) if self.manner.stubdom => self.report_disks(serial, known),
             (Ask::Nic { slot, settings }, CONTROL) => {
                 let result = self.set_nic(slot, &settings).map(|()| 0);
                 self.answer(serial, result);
             }
-            (Ask::Dropped { slot }, CONTROL) => self.dropped(serial, slot),
-            (Ask::Plug { slot }, CONTROL) => self.plug(serial, slot),
+            (Ask::Dropped { slot }, CONTROL) => self.report_dropped(serial, slot),
+            (Ask::Plug { slot }, CONTROL) => self.hot_plug(serial, slot),
             (Ask::Ejected { slot }, BROKER) => self.ejected(slot),
-            (Ask::Unplugged { slot }, BROKER) => self.unplugged(slot),
+            (Ask::Unplugged { slot }, BROKER) => self.nic_unplugged(slot),
             (Ask::PartUnplugged { slot, mask }, BROKER) => self.disks_unplugged(slot, mask),
             (Ask::Dump { slot, name }, CONTROL) => {
                 let result = self.dump(&name).and_then(|fd| self.give(slot, fd.as_fd()));

@@ -6,21 +6,21 @@ use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
 use std::time::Instant;
 
 impl Launcher {
-    fn is_one_to_add(&self, slot: Slot) -> bool {
+    fn is_hot_pluggable(&self, slot: Slot) -> bool {
         self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Usb { added: true, .. }))
     }
 
     /// Whether this is a device that is not there and may come.
-    pub(super) fn may_be_added(&self, slot: Slot) -> bool {
-        self.slots.phase(slot) == Some(Phase::Waiting) && self.is_one_to_add(slot)
+    pub(super) fn awaits_hot_plug(&self, slot: Slot) -> bool {
+        self.slots.phase(slot) == Some(Phase::Waiting) && self.is_hot_pluggable(slot)
     }
 
     /// Control asks for a device. It is answered when the broker has it, so that a guest that starts then finds it.
-    pub(super) fn plug(&mut self, serial: u32, slot: Slot) {
+    pub(super) fn hot_plug(&mut self, serial: u32, slot: Slot) {
         let begun = match self.slots.phase(slot) {
-            _ if !self.is_one_to_add(slot) => Err(Refusal::NotHotPluggable),
+            _ if !self.is_hot_pluggable(slot) => Err(Refusal::NotHotPluggable),
             // Control and the guest together could have it come and go for ever.
-            Some(Phase::Waiting) if !self.slots.get_mut(slot).is_some_and(|s| s.not_too_often(Instant::now())) => {
+            Some(Phase::Waiting) if !self.slots.get_mut(slot).is_some_and(|s| s.allow_start(Instant::now())) => {
                 Err(Refusal::HotPlugTooOften)
             }
             Some(Phase::Waiting) => self.spawn(slot).map_err(Refusal::Start),
@@ -28,21 +28,21 @@ impl Launcher {
             _ => Err(Refusal::Present),
         };
         match begun {
-            Ok(()) => self.requests.plugging = Some((slot, serial)),
+            Ok(()) => self.requests.hot_plug = Some((slot, serial)),
             Err(e) => self.answer(serial, Err(e)),
         }
     }
 
     /// A device that was asked for has come, or does not.
-    pub(super) fn plugged(&mut self, slot: Slot, result: Result<u32, Refusal>) {
-        if let Some((_, serial)) = self.requests.plugging.take_if(|(asked, _)| *asked == slot) {
+    pub(super) fn answer_hot_plug(&mut self, slot: Slot, result: Result<u32, Refusal>) {
+        if let Some((_, serial)) = self.requests.hot_plug.take_if(|(asked, _)| *asked == slot) {
             self.answer(serial, result);
         }
     }
 
     /// The guest has ejected a device.
     pub(super) fn ejected(&mut self, slot: Slot) {
-        if !self.is_one_to_add(slot) {
+        if !self.is_hot_pluggable(slot) {
             return;
         }
         let Some(state) = self.slots.get_mut(slot) else { return };
@@ -53,18 +53,18 @@ impl Launcher {
         }
         state.kill(KillReason::Ejected);
         if dead {
-            self.may_come_again(slot);
+            self.allow_hot_plug_again(slot);
             self.slots.tell_control(ToProcess::Unplugged { slot });
         }
     }
 
     /// The process of an ejected device has ended: it may be added again, and knows nothing of this life then.
-    pub(super) fn may_come_again(&mut self, slot: Slot) {
-        if self.is_one_to_add(slot)
+    pub(super) fn allow_hot_plug_again(&mut self, slot: Slot) {
+        if self.is_hot_pluggable(slot)
             && let Some(state) = self.slots.get_mut(slot)
         {
             state.enter(Phase::Waiting);
-            state.old = None;
+            state.previous_reply = None;
             state.channel = None;
         }
     }
