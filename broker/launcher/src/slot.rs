@@ -1,4 +1,4 @@
-//! A slot: the place of a process, what is kept for it, and the process that is in it now.
+//! A slot: a process, its restarts, and the descriptors that are kept for it.
 use crate::failure::{Failure, system};
 use crate::resource::{ReceiveFault, Resource, SendFault};
 use bulkhead_plan::{FdUse, Kind, Picture, Slot, ToProcess};
@@ -8,58 +8,59 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Restarts that are allowed in [`RESTART_WINDOW`].
+/// Restarts of a process that are allowed in [`RESTART_WINDOW`].
 const RESTARTS: usize = 5;
 /// See [`RESTARTS`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
-/// How far the start of a process has come.
+/// Phase of a slot's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Not started yet: what it needs is still another's.
+    /// It is not started yet: it waits for a hand-off or a hot-plug.
     Waiting,
-    /// Spawned; its areas are not sealed yet.
+    /// It runs outside of its sandbox; its areas are not sealed yet.
     Starting,
-    /// It has what it needs and goes into its sandbox.
+    /// It has all its areas and enters its sandbox.
     Entering,
-    /// In its sandbox; the broker does not use its channel yet.
+    /// It is in its sandbox; the broker does not use its channel yet.
     Attaching,
-    /// It runs.
+    /// It serves its device.
     Running,
-    /// It is dead and stays so.
+    /// It has died and is not restarted.
     Dead,
-    /// The guest has unplugged the device: its process is ending, and stays so.
+    /// The device is unplugged, ejected or removed: the process is ending and is not restarted.
     Unplugged,
 }
 
 impl Phase {
-    /// All of them.
+    /// All phases.
     #[cfg(test)]
     const ALL: [Self; 7] =
         [Self::Waiting, Self::Starting, Self::Entering, Self::Attaching, Self::Running, Self::Dead, Self::Unplugged];
 
-    /// Whether `next` may follow. What is not here would be a process that says a thing twice, or a device that is in two places.
+    /// Whether `next` may follow. A step that is not in the table comes from a process that repeats a message, or would put a device in two
+    /// places.
     fn may_become(self, next: Self) -> bool {
         use Phase::{Attaching, Dead, Entering, Running, Starting, Unplugged, Waiting};
         match (self, next) {
-            // What it needs is its own now; or it never was.
+            // The hand-off has happened. Back: a slot is made in `Starting` and then told to wait.
             (Waiting, Starting) | (Starting, Waiting) => true,
-            // Control has no channel to wait for.
+            // Control has no channel, so it does not enter by way of sealed areas.
             (Starting, Entering | Running) => true,
-            // The broker, control and back ends attach to nobody.
+            // The broker, control and added back ends do not attach to a broker.
             (Entering, Attaching | Running) | (Attaching, Running) => true,
-            // A life ends, at whatever point; the next begins.
+            // A process may exit in each phase; then it is restarted, stays dead, or was unplugged.
             (Starting | Entering | Attaching | Running, Starting | Dead | Unplugged) => true,
-            // A guest may unplug what is dead, and a disk may be taken away that has never begun.
+            // A guest may unplug a dead device, and a disk may be removed before its start.
             (Dead | Waiting, Unplugged) => true,
-            // It ends, and may come again.
+            // A hot-pluggable device may be added again.
             (Unplugged, Unplugged | Waiting) => true,
             _ => false,
         }
     }
 }
 
-/// Shared memory and doorbells of one life of a device.
+/// Shared memory and doorbells of a device's process.
 #[derive(Debug)]
 pub(crate) struct ChannelFds {
     pub(crate) request: OwnedFd,
@@ -104,7 +105,7 @@ pub(crate) enum KillReason {
     /// Control hears of the devices when it starts.
     #[error("the devices have changed")]
     DevicesChanged,
-    /// A viewer holds the surface of the display's life before.
+    /// A viewer that is starting has the surface of the display's last process.
     #[error("the display was started again")]
     DisplayRestarted,
     /// The guest has ejected a device that was added.
@@ -124,36 +125,36 @@ pub(crate) enum KillReason {
     MachineEnds,
 }
 
-/// A slot.
+/// State of a slot.
 #[derive(Debug)]
 pub(crate) struct SlotState {
     pub(crate) slot: Slot,
-    /// For people, unique.
+    /// Unique name of the process, for logs and the process table.
     pub(crate) name: String,
     pub(crate) kind: &'static Kind,
     pub(crate) ids: Option<Ids>,
-    /// The domain that it serves, if that is not the plan's.
+    /// The served domain, if it is not the plan's: a stub domain's guest.
     pub(crate) domid: Option<u16>,
-    /// The broker knows nothing of it: it came later, and is not asked for accesses.
+    /// The broker does not know the process: it is a back end that was added, or there is no broker.
     pub(crate) without_broker: bool,
     phase: Phase,
     pub(crate) life: Option<Life>,
     pub(crate) channel: Option<ChannelFds>,
-    /// What its process draws on, if it draws the picture. It outlives the process: viewers look at it until the next one draws.
+    /// The surface of a display. It outlives the process, because viewers read it until the next process draws.
     pub(crate) surface: Option<OwnedFd>,
-    /// The reply area of the life before.
+    /// The reply area of the last process, which has the device's state.
     pub(crate) previous_reply: Option<OwnedFd>,
-    /// HandedOff to every life.
+    /// Descriptors that each process of this slot gets.
     pub(crate) kept: Vec<(FdUse, OwnedFd)>,
     pub(crate) log_read: OwnedFd,
     pub(crate) log_write: OwnedFd,
-    /// Why it is being killed, if the launcher does it.
+    /// Why the launcher kills the process; the first reason stays.
     pub(crate) reason: RefCell<Option<KillReason>>,
-    /// Its connection went to a control that has died since: it gets another one when it runs.
+    /// Its connection died with control during its start: it gets another one when it runs.
     pub(crate) lacks_control: bool,
     restarts: VecDeque<Instant>,
     restarted: u32,
-    /// The next start is the launcher's own wish and counts for nothing.
+    /// The next restart is the launcher's own and does not count against the limit.
     planned: bool,
 }
 
@@ -191,12 +192,12 @@ impl SlotState {
         })
     }
 
-    /// How far its process has come.
+    /// Phase of the process.
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// The process has come to another phase; false, and nothing changes, if that cannot be.
+    /// Changes the phase. False, and no change, if `next` may not follow.
     pub(crate) fn enter(&mut self, next: Phase) -> bool {
         let may = self.phase.may_become(next);
         if may {
@@ -207,18 +208,18 @@ impl SlotState {
         may
     }
 
-    /// Whether its process draws the picture.
+    /// Whether the process is a display.
     pub(crate) fn draws(&self) -> bool {
         self.kind.picture == Picture::Draws
     }
 
-    /// Whether its process looks at the picture.
+    /// Whether the process is a viewer: it reads a display's surface.
     pub(crate) fn looks(&self) -> bool {
         self.kind.picture == Picture::Looks
     }
 
-    /// Sends the process a message with descriptors; nothing if there is no process. One that does not take it (it has
-    /// closed its socket, or has not read for long) is of no use: it is killed, and nobody else suffers.
+    /// Sends the process a message with descriptors; does nothing without a process. A process that does not take the message, because it
+    /// has closed its socket or does not read, is killed, so that the launcher never waits for it.
     pub(crate) fn tell(&self, message: impl FnOnce(Vec<FdUse>) -> ToProcess, fds: &[(FdUse, BorrowedFd<'_>)]) {
         let Some(life) = &self.life else { return };
         let uses = fds.iter().map(|(u, _)| u.clone()).collect();
@@ -228,12 +229,12 @@ impl SlotState {
         }
     }
 
-    /// What is kept, for a message.
+    /// The kept descriptors, borrowed for a message.
     pub(crate) fn kept(&self) -> Vec<(FdUse, BorrowedFd<'_>)> {
         self.kept.iter().map(|(u, fd)| (u.clone(), fd.as_fd())).collect()
     }
 
-    /// Whether the process may be started once more; counts it.
+    /// Whether the process may be restarted now; counts the restart.
     pub(crate) fn allow_restart(&mut self) -> bool {
         if std::mem::take(&mut self.planned) {
             return true;
@@ -245,7 +246,7 @@ impl SlotState {
         may
     }
 
-    /// Whether the process may be started at `now`; counts it for the next ones.
+    /// Whether a start at `now` keeps the limit of [`RESTARTS`]; counts the start if so.
     pub(crate) fn allow_start(&mut self, now: Instant) -> bool {
         while self.restarts.front().is_some_and(|t| now.duration_since(*t) > RESTART_WINDOW) {
             self.restarts.pop_front();
@@ -257,18 +258,19 @@ impl SlotState {
         true
     }
 
-    /// Ends the process, so that another one takes its place which knows more.
+    /// Restarts the process so that it learns of changed devices.
     pub(crate) fn renew(&mut self) {
         self.planned = self.life.is_some();
         self.kill(KillReason::DevicesChanged);
     }
 
-    /// How often the process was started again.
+    /// Number of restarts, those of the launcher's own not counted.
     pub(crate) fn restarts(&self) -> u32 {
         self.restarted
     }
 
-    /// Ends a process whose socket is closed: as a rule it is ending by itself, and how it did that is worth knowing.
+    /// Waits up to a second for the exit of a process that has closed its socket, then kills it. The wait keeps the process's own exit
+    /// status for the log.
     pub(crate) fn closed(&self) {
         if let Some(life) = &self.life {
             let ends = rustix::event::PollFd::new(&life.spawned.pidfd, rustix::event::PollFlags::IN);
@@ -279,7 +281,7 @@ impl SlotState {
         }
     }
 
-    /// Ends the process at once.
+    /// Kills the process.
     pub(crate) fn kill(&self, reason: KillReason) {
         if let Some(life) = &self.life {
             self.reason.borrow_mut().get_or_insert(reason);

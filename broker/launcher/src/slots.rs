@@ -1,4 +1,4 @@
-//! The slots of a machine: who has which process.
+//! The slots of a machine.
 use crate::slot::{Phase, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, Slot, ToProcess};
 use rustix::fd::{AsFd as _, BorrowedFd};
@@ -8,7 +8,7 @@ use rustix::fd::{AsFd as _, BorrowedFd};
 pub(crate) struct Slots(Vec<SlotState>);
 
 impl Slots {
-    /// Adds a slot; its number is not in use.
+    /// Adds a slot. Its number must not be in use.
     pub(crate) fn push(&mut self, state: SlotState) {
         self.0.push(state);
     }
@@ -18,12 +18,10 @@ impl Slots {
         self.0.retain(|s| s.slot != slot);
     }
 
-    /// The slot with this number.
     pub(crate) fn get(&self, slot: Slot) -> Option<&SlotState> {
         self.0.iter().find(|s| s.slot == slot)
     }
 
-    /// The slot with this number.
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut SlotState> {
         self.0.iter_mut().find(|s| s.slot == slot)
     }
@@ -36,7 +34,6 @@ impl Slots {
         self.0.iter_mut()
     }
 
-    /// The phase of a slot's process.
     pub(crate) fn phase(&self, slot: Slot) -> Option<Phase> {
         self.get(slot).map(SlotState::phase)
     }
@@ -58,7 +55,7 @@ impl Slots {
         }
     }
 
-    /// The surface that the display of this life draws on.
+    /// The surface of the display's last process.
     pub(crate) fn surface(&self) -> Option<BorrowedFd<'_>> {
         self.0.iter().find_map(|s| s.surface.as_ref()).map(|fd| fd.as_fd())
     }

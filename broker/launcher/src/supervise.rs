@@ -1,14 +1,15 @@
-//! Starting all processes, and watching them.
+//! The launcher starts all processes and watches them.
 //!
 //! | file | what |
 //! |---|---|
 //! | `prepare.rs` | what is opened, and for whom |
-//! | `lives.rs` | a process's life: its start, its sandbox, its end, the next one |
-//! | `asks.rs` | what processes ask for |
-//! | `executable.rs` | where the processes' executable is |
-//! | `placing.rs` | on which CPU |
-//! | `media.rs`, `nics.rs`, `added.rs`, `back_ends.rs`, `later.rs` | what changes while the machine runs |
-//! | `table.rs` | the process table |
+//! | `lives.rs` | start, check of the sandbox, exit and restart of a process |
+//! | `requests.rs`, `refusal.rs` | requests of processes, and why control's are refused |
+//! | `executable.rs` | path of the processes' executable |
+//! | `placing.rs` | CPU of the data threads |
+//! | `media.rs`, `nics.rs`, `hot_plug.rs` | media, network cards and the USB controller while the machine runs |
+//! | `back_ends.rs`, `disk_changes.rs` | PV back ends, and PV disks that are added or removed |
+//! | `table.rs` | process table for control |
 mod back_ends;
 mod disk_changes;
 mod executable;
@@ -44,24 +45,24 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use std::time::{Duration, Instant};
 
-/// First user of the range in which every process gets its own; libxl's user takes its place if it gives one.
+/// First user of the range from which each process gets its own. With a user of libxl's (dm_restrict) the range is not used.
 const FIRST_UID: u32 = 2_000_000_000;
-/// Users of one guest.
+/// Size of one guest's part of that range.
 const UIDS: u32 = 64;
-/// How long the start may take.
+/// Time until all processes must run.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SIGNALS: u64 = u64::MAX;
-/// xenstore, of a domain that is watched.
+/// epoll data of xenstore's events about the watched domain.
 const WATCH: u64 = 1 << 33;
-/// The broker says that the guest makes accesses.
+/// epoll data of the doorbell that the broker rings while the guest makes accesses.
 const ACTIVITY: u64 = 1 << 34;
-/// Pidfds have this bit, sockets have not.
+/// Bit in the epoll data of a slot that tells its pidfd from its socket.
 const PIDFD: u64 = 1 << 32;
-/// Files of screenshots.
+/// Directory of QMP's screendumps.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
-/// Starts the machine and stays until it ends; whether it ended because somebody wanted it to. Otherwise `tell` is told why,
-/// before the guest is reported crashed: what comes of that may end this process too.
+/// Starts the machine and returns when it has ended: true if libxl, a signal or control ended it. Otherwise `tell` gets the line with
+/// the reason before the guest is reported crashed, because the toolstack may then kill this process.
 pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
     let Parsed { machine, notes } = parsed;
     let signals = bulkhead_policy::end_signals().map_err(system("signals"));
@@ -72,7 +73,7 @@ pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> boo
             return false;
         }
     };
-    // After what can go wrong, so that an error is the first line.
+    // libxl shows the first line, so an error must come before the notes.
     for note in notes.iter().chain(&launcher.shown) {
         say(note);
     }
@@ -88,16 +89,16 @@ pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> boo
     result.is_ok()
 }
 
-/// libxl, a signal, or control wants the machine to end. (A machine that must end ends by a [`Failure`].)
+/// libxl, a signal or control ends the machine. A machine that cannot go on returns a [`Failure`] instead.
 struct End;
 
 /// Why a machine has not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
-    /// Time is up.
+    /// The time for the start has passed.
     #[error("not ready after {} s: {}", START_TIMEOUT.as_secs(), .processes.join(", "))]
     NotReady {
-        /// Who does not run yet.
+        /// Names of the processes that do not run yet.
         processes: Vec<String>,
     },
     /// libxl or a signal has ended it.
@@ -150,13 +151,13 @@ enum Exit {
     /// With this status.
     #[error("ended with status {0}")]
     Status(i32),
-    /// By SIGSYS.
+    /// By SIGSYS: the process made a system call that its profile does not list.
     #[error("killed by its system call filter (SIGSYS)")]
     Filter,
     /// By another signal.
     #[error("killed by signal {0}")]
     Signal(i32),
-    /// The kernel does not say.
+    /// The kernel reports neither a status nor a signal.
     #[error("ended")]
     Unknown,
 }
@@ -177,69 +178,69 @@ impl Exit {
 /// How this program was started.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
-    /// libxl asks what the program can; there is no guest.
+    /// libxl asks for the program's capabilities; there is no guest.
     probe: bool,
-    /// Nothing is emulated: there is no broker.
+    /// Only PV back ends are served: there is no broker.
     attach: bool,
     /// This is the stub domain's first process.
     stubdom: bool,
-    /// libxl has taken its rights away (`dm_restrict`): nothing on the host can be opened, rules on interfaces stay as they are.
+    /// libxl has asked for `dm_restrict`: after the start this process can open nothing on the host and change no rules on interfaces.
     restricted: bool,
 }
 
-/// What each start of a process needs.
+/// Data for the start of each process.
 struct Spawner {
-    /// The file that has all roles.
+    /// `bulkhead-roles`.
     executable: OwnedFd,
-    /// `/dev/null`.
+    /// `/dev/null`, open: standard input and output of each process.
     null: OwnedFd,
-    /// Cells and areas of a device's channel.
+    /// Layout of a device's channel.
     shape: Shape,
-    /// This process, as the sandboxes are compared with it.
+    /// This process in /proc; each process's namespaces must differ from these.
     own: verify::Observed,
-    /// The user of all processes; `None`: each has one of its own.
+    /// The user of all processes (dm_restrict); `None`: each has its own.
     user: Option<Ids>,
 }
 
-/// What the machine keeps on the host until it ends.
+/// Resources of the host that the machine holds until it ends.
 struct Held {
-    /// Slaves of pseudo terminals, a doorbell, the locked file with this process' number.
+    /// Slaves of pseudo terminals, the activity doorbell, the locked pid file.
     open: Vec<OwnedFd>,
-    /// Paths that are removed at the end: sockets, and that file.
+    /// Paths that are removed at the end: sockets and the pid file.
     paths: Vec<String>,
     /// The rules on the interfaces of network cards, by slot.
     rules: Vec<(Slot, Rules)>,
 }
 
-/// This process' ends of Xen.
+/// This process's connections to Xen.
 struct XenEnds {
-    /// Restricted to the guest. Of a guest, not of a domain whose back ends alone are served.
+    /// Restricted to the guest; `None` if only PV back ends are served.
     privcmd: Option<Privcmd>,
-    /// Open only if it could not be opened later; until libxl has been told that the machine runs.
+    /// With dm_restrict, open from before the change of the root directory until the machine's state is written.
     xenstore: Option<Xenstore>,
-    /// Nodes and their values, written in this order when all processes run.
+    /// Nodes with their values, to be written in this order when all processes run.
     report: Vec<(String, String)>,
 }
 
 /// The domain's PV devices.
 struct Pv {
-    /// Watches the domain whose back ends are served.
+    /// xenstore's events about the domain.
     watched: Option<Watch>,
-    /// Disks that are added and removed.
+    /// PV disks that are added and removed.
     changes: DiskChanges,
-    /// A connection for answers to drivers that connect before their back end is served; held only if it could not be opened later.
+    /// With dm_restrict, the connection over which drivers are answered that connect before their back end is served.
     answers: Option<Answers>,
 }
 
-/// Requests of control's that are not answered yet.
+/// Requests of control that are pending.
 struct Requests {
-    /// Number of the next descriptor that a process is given.
+    /// Token of the next descriptor that a process gets.
     next_token: u32,
-    /// A device that `device_add` asked for and that starts; the number of the request.
+    /// The device that `device_add` has started, and the request's number.
     hot_plug: Option<(Slot, u32)>,
 }
 
-/// What this process waits for.
+/// Event sources of the main loop.
 struct Events {
     epoll: OwnedFd,
     /// Signals that end the machine.
@@ -256,15 +257,15 @@ struct Launcher {
     xen: XenEnds,
     pv: Pv,
     requests: Requests,
-    /// Where the data threads run; `None` leaves it to the scheduler.
+    /// CPU of the data threads; `None` leaves it to the scheduler.
     place: Option<Place>,
-    /// What was opened, for the log.
+    /// Lines for the log about opened resources.
     shown: Vec<String>,
-    /// The start has succeeded.
+    /// All processes have come up.
     running: bool,
 }
 
-/// A line for the log, in one piece: others write there too.
+/// Writes a line to the log in one call, so that other processes' lines do not mix with it.
 pub fn say(line: &str) {
     let line = format!(
         "bulkhead-dm: {line}
@@ -274,7 +275,7 @@ pub fn say(line: &str) {
 }
 
 impl Launcher {
-    /// Starts everything and waits until all run.
+    /// Starts all processes and waits until they run.
     fn start(&mut self) -> Result<(), Failure> {
         let begun = Instant::now();
         for slot in
@@ -297,7 +298,7 @@ impl Launcher {
         if self.manner.attach {
             self.watch_domain()?;
         } else if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
-            // Without later disks the machine is whole.
+            // The machine does not need disks that are added later.
             self.watch_domain().unwrap_or_else(|e| say(&format!("disks that come later will not be served: {e}")));
         }
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
@@ -323,7 +324,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// From now on control copies the logs. Until then what a process says belongs to the message of a failed start.
+    /// Tells control to copy the logs from now on. Before that the launcher needs a process's last line for the message of a failed start.
     fn tell_running(&self) {
         if let Some(control) = self.slots.get(CONTROL) {
             control.tell(|_| ToProcess::Running, &[]);
@@ -345,14 +346,14 @@ impl Launcher {
         }
     }
 
-    /// The machine cannot go on: the guest must not be left hanging.
+    /// Reports the guest crashed, so that the toolstack does not wait for it.
     fn crash(&self) {
         if let Some(Err(e)) = self.xen.privcmd.as_ref().map(|p| p.remote_shutdown(Shutdown::Crash)) {
             say(&format!("the guest could not be reported crashed: {e}"));
         }
     }
 
-    /// Kills whatever is left, and waits for it.
+    /// Kills all processes and waits for their exit.
     fn end(&mut self) {
         for slot in self.slots.iter_mut() {
             slot.kill(KillReason::MachineEnds);
@@ -360,7 +361,7 @@ impl Launcher {
         for slot in self.slots.iter_mut() {
             if let Some(life) = slot.life.take() {
                 let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
-                // One that had ended before it was killed may be the cause of all.
+                // A process that exited before this kill may be the reason for the machine's end.
                 if let Some(status) = status.ok().flatten().filter(|s| s.terminating_signal() != Some(9)) {
                     say(&format!("{} (pid {}): {}", slot.name, life.spawned.pid, Exit::of(&status)));
                 }
@@ -374,7 +375,7 @@ impl Launcher {
         }
     }
 
-    /// One wait, and what it brings.
+    /// Waits for events once and handles them.
     fn wait_once(&mut self, timeout: Option<Duration>) -> Result<Option<End>, Failure> {
         let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
         let mut events = Vec::with_capacity(16);
@@ -382,7 +383,7 @@ impl Launcher {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(system("epoll_wait")(e)),
         }
-        // What a process said before it died is heard before its death.
+        // A process's messages are handled before its exit: PIDFD makes the exit's number the larger one.
         events.sort_by_key(|e| e.data.u64());
         for event in events {
             let data = event.data.u64();
@@ -406,7 +407,7 @@ impl Launcher {
         Ok(None)
     }
 
-    /// Something has happened to a domain, or in the nodes of the one that is watched.
+    /// Handles xenstore's events about the watched domain.
     fn domain_changed(&mut self) -> Option<End> {
         let watch = self.pv.watched.as_mut()?;
         match watch.changes() {
@@ -420,7 +421,7 @@ impl Launcher {
                     None => return None,
                 }
             }
-            // Not to know is no reason to take the back ends away.
+            // The domain may still run, so its back ends stay.
             Err(e) => say(&format!("the domain cannot be watched any more: {e}")),
         }
         if let Some(watch) = self.pv.watched.take() {
@@ -430,7 +431,7 @@ impl Launcher {
     }
 }
 
-/// What a process has logged and nobody has read. Who wrote it may be hostile: printable characters only.
+/// Reads a process's log pipe. The process may be hostile: control characters are replaced, lines are cut.
 fn read_log(slot: &SlotState) -> Vec<String> {
     let mut bytes = [0; 8192];
     let n = rustix::io::read(&slot.log_read, &mut bytes).unwrap_or(0);

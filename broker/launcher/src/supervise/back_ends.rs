@@ -1,4 +1,4 @@
-//! Back ends of PV devices: what is opened for them, and the hand-over of a disk from its emulated drive.
+//! Back ends of PV devices: their descriptors, disks that are added and removed, and the hand-off of a disk from its emulated drive.
 use super::disk_changes::HandedOff;
 use super::{Launcher, say};
 use crate::attach::Watch;
@@ -19,18 +19,18 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// Slots of a guest end before this one: its users do.
+/// End of a guest's slots: each slot has a user of the guest's 64.
 const SLOTS: Slot = 64;
 
-/// The node of a stub domain's disk that tells it that its guest gets the disk when it lets go of it.
+/// Node in the back end of a stub domain's disk: the guest gets the disk when the stub domain releases it.
 pub(super) const HAND_OFF: &str = "hand-over";
 
-/// Opens everything for the PV devices that the guest's nodes name: the parts of `xenbus`, `grant` and the back ends, then of those that
-/// serve the domain's guest, if it is a stub domain.
+/// Opens the resources of the PV devices in the domain's nodes. The parts are `xenbus`, `grant` and the back ends; for a stub domain the
+/// same for its guest follows.
 pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure> {
     let (machine, domid) = (host.machine, host.domid);
     let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Vec::new()) };
-    // One that does not answer at all would be waited for at each question.
+    // A silent xenstored would cost a timeout with each of the reads below.
     if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
         && !e.is_answer()
     {
@@ -62,7 +62,7 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
     let mut parts = Vec::new();
     let mut servers = Servers::new(domid, stream);
     for disk in disks {
-        // A disk that is emulated too is the emulated drive's until the guest unplugs that one.
+        // The emulated drive has the image until the guest unplugs it.
         let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
         let (mut kept, config) = match twin {
             Some(at) => (Vec::new(), without_image(&disk.drive, at)),
@@ -92,8 +92,8 @@ pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
     Ok(all)
 }
 
-/// A stub domain's guest's keyboard and pointer, for the viewers of the stub domain's frame buffer (they see the guest's picture there),
-/// and its consoles beyond the first.
+/// Opens the PV devices of a stub domain's guest that dom0 serves: its keyboard, for viewers that see the guest's picture in the stub
+/// domain's frame buffer, and its consoles after the first.
 fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<Part>, Failure> {
     let keyboards = pv::keyboards(guest, xenstore);
     let (consoles, notes) = pv::consoles(guest, xenstore);
@@ -115,7 +115,7 @@ fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<V
     Ok(all.into_iter().map(|part| Part { domid: Some(guest), ..part }).collect())
 }
 
-/// A console, with its other end.
+/// Opens a console and its other end.
 fn console(
     host: &mut Host,
     console: pv::PvConsole,
@@ -124,7 +124,7 @@ fn console(
 ) -> Result<Part, Failure> {
     let end = serial::serial(console.devid as usize, &console.output)?;
     if let Some(terminal) = &end.terminal {
-        // Where `xl console` looks.
+        // `xl console` reads this node.
         let tty = format!("{}/tty", console.nodes.front);
         xenstore.write(&tty, terminal).map_err(|source| Failure::Node { node: tty, source })?;
     }
@@ -138,14 +138,14 @@ fn console(
     Ok(Part { kept, ..Part::new(config) })
 }
 
-/// Whether a disk with this number has a back end among the parts.
+/// Whether the parts have a back end for the domain's disk with xenbus' number `id`.
 pub(super) fn serves(parts: &[Part], id: &str) -> bool {
     parts
         .iter()
         .any(|p| matches!(p.config, DeviceConfig::Qdisk { devid, .. } if p.domid.is_none() && devid.to_string() == id))
 }
 
-/// The image of a disk, or nothing at all for a CD drive that is empty: a disk without sectors.
+/// Opens a disk's image. An empty CD drive gets `/dev/null`: a disk without sectors.
 fn pv_image(
     drive: &MachineDrive,
     (backing, full): (Backing, WhenFull),
@@ -159,7 +159,7 @@ fn pv_image(
     Ok((fds, config))
 }
 
-/// What the two processes are given that serve all back ends.
+/// Collects the descriptors of `xenbus` and `grant`, which serve all back ends of a domain.
 struct Servers {
     domid: u16,
     devices: Vec<PvNodes>,
@@ -172,13 +172,14 @@ impl Servers {
         Self { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, store)], grant: Vec::new() }
     }
 
-    /// Their own parts.
+    /// The parts of `xenbus` and `grant`.
     fn parts(self) -> Vec<Part> {
         let xenbus = Part { kept: self.xenbus, ..Part::new(DeviceConfig::Xenbus { devices: self.devices }) };
         vec![xenbus, Part { kept: self.grant, ..Part::new(DeviceConfig::Grant) }]
     }
 
-    /// One back end more: what it is given to reach them and the guest.
+    /// Adds a back end. Returns the back end's own descriptors: its sockets to both servers, its grant device, its event channels. `copies`:
+    /// it gets a buffer for grant copies.
     fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
         let pair = || {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -203,12 +204,12 @@ impl Servers {
     }
 }
 
-/// Whether a guest's disk is the same as its stub domain's one with this number and this image.
+/// Whether a guest's disk is the stub domain's disk with this number and image.
 fn is_twin(disk: &pv::PvDisk, devid: u32, file: Option<&str>) -> bool {
     disk.devid == devid && file.is_some() && disk.drive.file.as_deref() == file
 }
 
-/// The configuration of a PV disk whose image an emulated drive has.
+/// The configuration of a PV disk while the emulated drive at `at` has its image.
 fn without_image(drive: &MachineDrive, at: DriveId) -> DriveConfig {
     DriveConfig {
         at,
@@ -224,7 +225,8 @@ fn without_image(drive: &MachineDrive, at: DriveId) -> DriveConfig {
     }
 }
 
-/// Whether a process has to wait: a PV disk until the emulated drive lets go of its image, those that serve PV disks until there is one.
+/// Whether a process is not started with the machine: a PV disk waits for the hand-off of its image, `xenbus` and `grant` wait for the
+/// first back end.
 pub(super) fn must_wait(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config.starts() {
         Starts::AtOnce => false,
@@ -234,7 +236,7 @@ pub(super) fn must_wait(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
 }
 
 impl Launcher {
-    /// The guest has unplugged an emulated drive: the PV disk with the same image begins, with the same open files.
+    /// Hands the open files of an unplugged drive off to the PV disk with the same image, and starts that disk.
     pub(super) fn hand_off(&mut self, drive: &DriveConfig, files: Vec<(FdUse, OwnedFd)>) {
         let heir = self.plan.devices.iter_mut().find_map(|d| match &mut d.config {
             DeviceConfig::Qdisk { disk, emulated, .. } if *emulated == Some(drive.at) => {
@@ -247,7 +249,7 @@ impl Launcher {
         let Some(heir) = heir else { return };
         let Some(state) = self.slots.get_mut(heir).filter(|s| s.phase() == Phase::Waiting) else { return };
         state.kept.extend(files);
-        // With the first disk those begin that it asks; what it asks before they listen waits in its sockets.
+        // The first disk also starts `xenbus` and `grant`. Its calls wait in the sockets until those two listen.
         let servers = self
             .plan
             .devices
@@ -264,8 +266,8 @@ impl Launcher {
         }
     }
 
-    /// The domain whose back ends are served may die, and its disks come and go. From when all runs on: a disk that has come before is seen
-    /// then.
+    /// Starts to watch the domain's end and its disks, when all processes run. A disk that was added before is found by the first event,
+    /// which xenstore sends at once.
     pub(super) fn watch_domain(&mut self) -> Result<(), Failure> {
         self.pv.changes.reported.clone_from(&self.shown);
         let watch = match self.pv.watched.take() {
@@ -279,8 +281,8 @@ impl Launcher {
         Ok(())
     }
 
-    /// Processes of disks that have gone end; a disk that has come gets its own, with a `xenbus` and a `grant` that serve it alone. A stub
-    /// domain's guest gets the disks that its stub domain lets go of, and those that only it has.
+    /// Ends the processes of removed disks. Starts three processes for each new disk: its own, and a `xenbus` and a `grant` that serve it
+    /// alone. A stub domain's guest gets the disks that the stub domain has released, and those that the stub domain does not have.
     pub(super) fn disks_changed(&mut self) {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
         let own = self.plan.domid;
@@ -294,7 +296,7 @@ impl Launcher {
         if let Some(guest) = self.pv.watched.as_ref().and_then(Watch::guest) {
             let (theirs, more) = pv::disks(guest, &mut xenstore);
             notes.extend(more);
-            // The front ends of a domain that ends are closed too.
+            // A domain that ends closes its front ends too; that is no release.
             if Privcmd::open(guest).and_then(|p| p.domain_state()).is_ok_and(|state| state == DomainState::Alive) {
                 self.take_released_disks(&theirs, &mut xenstore);
             }
@@ -321,7 +323,7 @@ impl Launcher {
             }
         }
         let mut new = false;
-        // One in the place of another comes when that one's process has ended.
+        // A disk that replaces another one waits for the exit of that one's process.
         let waits = |devid: u32, domid: u16| {
             known.iter().any(|(_, d, id, _)| {
                 *id == devid
@@ -336,7 +338,7 @@ impl Launcher {
                 Err(e) => notes.push(format!("PV disk {devid} of domain {domid} is not served: {e}")),
             }
         }
-        // Once each: the guest can cause any number of looks.
+        // Each note once: the guest can cause any number of scans.
         notes.iter().filter(|note| !self.pv.changes.reported.contains(note)).for_each(|note| say(note));
         self.pv.changes.reported = notes;
         if new {
@@ -344,7 +346,7 @@ impl Launcher {
         }
     }
 
-    /// A guest's driver may have come to a disk that nobody serves now.
+    /// Answers drivers that have connected to a disk that no process serves now.
     pub(super) fn answer_front_ends(&mut self) {
         let own = self.plan.domid;
         let mut served: Vec<(u16, u32)> = Vec::new();
@@ -361,7 +363,7 @@ impl Launcher {
         let Some(mut answers) = opened else { return };
         for domid in [Some(own), watch.guest()].into_iter().flatten() {
             for devid in unserved::answer(domid, &mut answers, |devid| served.contains(&(domid, devid))) {
-                // Once each: the guest can come any number of times.
+                // One line for each disk: the guest can connect any number of times.
                 if !self.pv.changes.answered.contains(&(domid, devid)) {
                     self.pv.changes.answered.push((domid, devid));
                     say(&format!(
@@ -375,7 +377,7 @@ impl Launcher {
         }
     }
 
-    /// A stub domain's disks whose front ends it has closed, which are its guest's too: their processes end, their open files are kept.
+    /// Ends the processes of the disks that the stub domain has released (closed its front ends of) for its guest, and keeps their open files.
     fn take_released_disks(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
         let own = self.plan.domid;
         let mut given = Vec::new();
@@ -406,7 +408,7 @@ impl Launcher {
         }
     }
 
-    /// Ends a disk's process, and those that serve it alone, for good.
+    /// Ends a disk's process and the two that serve it alone, without a restart.
     fn remove_disk(&mut self, slot: Slot, why: fn() -> KillReason) {
         let servers = self
             .pv
@@ -422,7 +424,7 @@ impl Launcher {
             state.kept.clear();
             state.kill(why());
             if state.life.is_none() {
-                // It had died too often; nobody will say that it has ended.
+                // It has no process whose exit would remove it: it died too often.
                 self.remove_slot(slot);
             }
         }
@@ -482,7 +484,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// The process of a disk that was taken away has ended.
+    /// Removes the slot of a removed disk whose process has exited.
     pub(super) fn finish_disk_removal(&mut self, slot: Slot) {
         if self.remove_slot(slot) {
             self.renew_control();
@@ -490,7 +492,7 @@ impl Launcher {
         }
     }
 
-    /// Nothing is known of a slot any more; whether it was a disk's.
+    /// Removes a slot with everything that is kept for it. Returns whether it was a disk's.
     fn remove_slot(&mut self, slot: Slot) -> bool {
         self.slots.remove(slot);
         let was_disk =
@@ -503,14 +505,14 @@ impl Launcher {
         was_disk
     }
 
-    /// Control is told of the devices when it starts, so it starts again.
+    /// Restarts control, which learns of the devices when it starts.
     fn renew_control(&mut self) {
         if let Some(control) = self.slots.get_mut(CONTROL) {
             control.renew();
         }
     }
 
-    /// Before a process of this slot is started again: a connection to xenstored on which nobody has said half a word.
+    /// Replaces a slot's connection to xenstored before a restart: the last process may have died inside of a message.
     pub(super) fn reconnect_xenstore(&mut self, slot: Slot) {
         if self.manner.restricted {
             return;

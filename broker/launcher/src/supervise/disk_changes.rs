@@ -1,30 +1,30 @@
-//! What is known of disks that come and go while a domain's back ends are served.
+//! PV disks that are added and removed while the machine runs.
 use crate::host::drives::Backing;
 use bulkhead_bus::WhenFull;
 use bulkhead_plan::{DriveConfig, FdUse, Slot};
 use rustix::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Disks that come and go while a domain's back ends are served.
+/// State of PV disks that are added and removed, and the limit on scans for them.
 pub(super) struct DiskChanges {
-    /// Those who serve a disk that came later, by its slot.
+    /// `xenbus` and `grant` of each disk that was added, by the disk's slot.
     pub(super) servers: Vec<(Slot, [Slot; 2])>,
-    /// What was said of disks that are not served.
+    /// Notes of the last scan that are in the log already.
     pub(super) reported: Vec<String>,
-    /// What was said of drivers that have come too early.
+    /// Domain and number of disks whose early drivers are in the log already.
     pub(super) answered: Vec<(u16, u32)>,
-    /// What images may be based on, and what becomes of writes without room.
+    /// Settings for images of added disks: allowed backing files, and what happens when the storage is full.
     pub(super) images: (Backing, WhenFull),
-    /// Disks that a stub domain has let go of for its guest.
+    /// Disks that a stub domain has released for its guest.
     pub(super) handed_off: Vec<HandedOff>,
-    /// Disks may have come or gone.
+    /// A disk may have been added or removed since the last scan.
     disks: bool,
-    /// When they are last_scan at again, and when they were.
+    /// Time of the next scan, if one is pending, and of the last one.
     due: Option<Instant>,
     last_scan: Option<Instant>,
 }
 
-/// A domain can cause any number of news of its disks; from one look at them to the next.
+/// Least time between two scans: a domain can cause any number of events.
 const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 
 impl DiskChanges {
@@ -41,24 +41,24 @@ impl DiskChanges {
         }
     }
 
-    /// There is news of disks, or of their front ends alone.
+    /// Notes an event about disks (`disks`) or about their front ends alone, and schedules a scan.
     pub(super) fn notify(&mut self, now: Instant, disks: bool) {
         self.disks |= disks;
         let next = self.last_scan.and_then(|last_scan| last_scan.checked_add(SCAN_INTERVAL)).unwrap_or(now);
         self.due.get_or_insert(next.max(now));
     }
 
-    /// How long until they are to be last_scan at, if they are.
+    /// Time until the pending scan.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         self.due.map(|due| due.saturating_duration_since(now))
     }
 
-    /// Whether disks may have come or gone since the last call.
+    /// Whether a disk may have been added or removed since the last call.
     pub(super) fn take_disks(&mut self) -> bool {
         std::mem::take(&mut self.disks)
     }
 
-    /// Whether they are to be last_scan at now.
+    /// Whether the pending scan is due; it then counts as done.
     pub(super) fn take_due(&mut self, now: Instant) -> bool {
         let due = self.due.is_some_and(|due| now >= due);
         if due {
@@ -68,11 +68,11 @@ impl DiskChanges {
     }
 }
 
-/// A disk that a stub domain has let go of for its guest. It never gets it back.
+/// A disk that a stub domain has released for its guest. The stub domain does not get it back.
 pub(super) struct HandedOff {
     pub(super) devid: u32,
     pub(super) file: Option<String>,
-    /// What its process had; until the guest's has it.
+    /// Configuration and open files of the stub domain's process, until the guest's process has them.
     pub(super) image: Option<(DriveConfig, Vec<(FdUse, OwnedFd)>)>,
 }
 

@@ -1,10 +1,10 @@
-//! Where the executable of the processes is.
+//! Path of the processes' executable, `bulkhead-roles`.
 use crate::failure::{Failure, system};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
 use std::path::{Path, PathBuf};
 
-/// The executable that has all roles. Held from the start, so an upgrade does not mix versions.
+/// Opens the executable that has all roles. It stays open from the start on, so an upgrade of the package does not mix versions.
 pub(super) fn roles() -> Result<OwnedFd, Failure> {
     let own = std::fs::read_link("/proc/self/exe").map_err(system("/proc/self/exe"))?;
     let path = roles_path(&own);
@@ -12,8 +12,8 @@ pub(super) fn roles() -> Result<OwnedFd, Failure> {
         .map_err(|e| Failure::File { path, source: e.into() })
 }
 
-/// Where it is: beside this one, or in `bulkhead` beside `xen/bin`. There the installed launcher is: libvirt's AppArmor profile lets
-/// its daemon run what is in Xen's directory, and looks at a file's own path, not at a link's.
+/// The path of the executable: beside the launcher's (`own`), or in `bulkhead` beside `xen/bin`. The launcher is installed in `xen/bin`
+/// because libvirt's AppArmor profile lets its daemon run files of that directory, and checks a file's own path, not a link's.
 fn roles_path(own: &Path) -> PathBuf {
     match own.parent().filter(|p| p.ends_with("xen/bin")).and_then(|p| p.parent()?.parent()) {
         Some(lib) => lib.join("bulkhead/bulkhead-roles"),

@@ -1,4 +1,4 @@
-//! The USB controller that comes when `device_add` asks for it, and that the guest may eject.
+//! Hot-plug of the USB controller: `device_add` adds it, the guest ejects it.
 use super::Launcher;
 use super::refusal::Refusal;
 use crate::slot::{KillReason, Phase};
@@ -10,16 +10,16 @@ impl Launcher {
         self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Usb { added: true, .. }))
     }
 
-    /// Whether this is a device that is not there and may come.
+    /// Whether this is a hot-pluggable device that the guest does not have.
     pub(super) fn awaits_hot_plug(&self, slot: Slot) -> bool {
         self.slots.phase(slot) == Some(Phase::Waiting) && self.is_hot_pluggable(slot)
     }
 
-    /// Control asks for a device. It is answered when the broker has it, so that a guest that starts then finds it.
+    /// Starts a device that control asks for. The answer waits until the broker has the device, so that the guest finds it after the answer.
     pub(super) fn hot_plug(&mut self, serial: u32, slot: Slot) {
         let begun = match self.slots.phase(slot) {
             _ if !self.is_hot_pluggable(slot) => Err(Refusal::NotHotPluggable),
-            // Control and the guest together could have it come and go for ever.
+            // A limit: control and the guest could add and eject it for ever.
             Some(Phase::Waiting) if !self.slots.get_mut(slot).is_some_and(|s| s.allow_start(Instant::now())) => {
                 Err(Refusal::HotPlugTooOften)
             }
@@ -33,21 +33,21 @@ impl Launcher {
         }
     }
 
-    /// A device that was asked for has come, or does not.
+    /// Answers the pending request for a device, if there is one.
     pub(super) fn answer_hot_plug(&mut self, slot: Slot, result: Result<u32, Refusal>) {
         if let Some((_, serial)) = self.requests.hot_plug.take_if(|(asked, _)| *asked == slot) {
             self.answer(serial, result);
         }
     }
 
-    /// The guest has ejected a device.
+    /// Ends the process of a device that the guest has ejected.
     pub(super) fn ejected(&mut self, slot: Slot) {
         if !self.is_hot_pluggable(slot) {
             return;
         }
         let Some(state) = self.slots.get_mut(slot) else { return };
         let dead = state.life.is_none();
-        // One that is not there cannot be ejected.
+        // The broker may be hostile: it cannot eject a device that is not there.
         if state.phase() == Phase::Waiting || !state.enter(Phase::Unplugged) {
             return;
         }
@@ -58,7 +58,7 @@ impl Launcher {
         }
     }
 
-    /// The process of an ejected device has ended: it may be added again, and knows nothing of this life then.
+    /// Lets an ejected device be added again after its process has exited. The next process starts without the state of this one.
     pub(super) fn allow_hot_plug_again(&mut self, slot: Slot) {
         if self.is_hot_pluggable(slot)
             && let Some(state) = self.slots.get_mut(slot)

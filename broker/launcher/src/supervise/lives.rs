@@ -1,4 +1,4 @@
-//! A process's life: its start, its sandbox, its end, the next one.
+//! Start, check of the sandbox, exit and restart of a process.
 use super::refusal::Refusal;
 use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, read_log, say};
 use crate::budget;
@@ -13,13 +13,13 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
-/// Nanoseconds of a device's time slice.
+/// Time slice of a device, in nanoseconds.
 const SLICE: u64 = 100_000;
-/// A device's nice value: enough that it pre-empts the broker that has woken it, not so much that one which loops takes
-/// more than its share of a processor (1.6 times the weight of others).
+/// Nice value of a device: a woken device pre-empts the broker, and a device that loops gets no more than 1.6 times the weight of
+/// others.
 const NICE: i32 = -2;
 impl Launcher {
-    /// Puts a new process into a slot.
+    /// Starts a slot's process, with its descriptors and a new channel, and tells control and the broker about it.
     pub(super) fn spawn(&mut self, number: Slot) -> Result<(), Failure> {
         let mut plan = self.plan.clone();
         let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
@@ -45,7 +45,7 @@ impl Launcher {
         if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
         } else if number >= FIRST_DEVICE {
-            // Not essential: without the right to it, or on another scheduler, an access costs a switch more.
+            // An error is ignored: without the right, or with another scheduler, an access costs one more context switch.
             let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE)
                 .or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
         }
@@ -73,7 +73,7 @@ impl Launcher {
         }
         let without_broker = state.without_broker;
         if without_broker && let Some(channel) = &mut channel {
-            // Nobody will ever ask anything on it; the device looks whether it is as it should be.
+            // The launcher prepares the broker's area: no broker uses the channel, but the device validates it.
             let area = SharedArea::map_writer(&channel.request, shape.request_len())?;
             BrokerEnd::greet(&area);
             channel.sealed_by_broker = true;
@@ -106,26 +106,26 @@ impl Launcher {
             self.offer_channel(number);
         }
         if let Some((ours, _)) = served {
-            // Kept by control only; until it runs, here.
+            // Only control uses it. Until control runs, it is kept in control's slot.
             self.pass_to_control(number, pid, ours);
         }
         Ok(())
     }
 
-    /// Tells control of the process in a slot. If control does not run yet, it hears of all of them when it does.
+    /// Passes a connection to the process in a slot to control, at once or when control runs.
     fn pass_to_control(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
         let Some(control) = self.slots.get_mut(CONTROL) else { return };
         if control.phase() == Phase::Running {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
             control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
         } else {
-            // One that a control which died in the meantime was to get is of no use to anybody.
+            // It replaces a connection that an earlier control did not live to get.
             control.kept.retain(|(what, _)| *what != FdUse::Control(slot));
             control.kept.push((FdUse::Control(slot), fd));
         }
     }
 
-    /// Gives the broker the near end of a device's channel.
+    /// Sends the broker its end of a device's channel.
     fn offer_channel(&self, slot: Slot) {
         let Some(channel) = self.slots.get(slot).filter(|s| !s.without_broker).and_then(|s| s.channel.as_ref()) else {
             return;
@@ -140,7 +140,7 @@ impl Launcher {
         }
     }
 
-    /// An area of a device's channel is sealed; when both are, the device gets the broker's.
+    /// Notes that one side has sealed its area of a channel. When both have, the device gets the broker's area.
     pub(super) fn sealed(&mut self, slot: Slot, mark: impl FnOnce(&mut ChannelFds)) {
         let Some(state) = self.slots.get_mut(slot) else { return };
         let Some(channel) = &mut state.channel else { return };
@@ -153,7 +153,7 @@ impl Launcher {
         }
     }
 
-    /// A process says that it is in its sandbox: look, and let it go on.
+    /// Checks in /proc that a process which reports `Ready` is in its sandbox, and lets it go on.
     pub(super) fn ready(&mut self, number: Slot) -> Result<(), Failure> {
         let own = self.spawner.own.clone();
         let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
@@ -165,7 +165,7 @@ impl Launcher {
             Err(e) => vec![format!("/proc/{pid}: {e}")],
         };
         if !wrong.is_empty() {
-            // At the start this ends the machine; later it costs the guest this device and nothing else.
+            // Before the machine runs this ends the start; later the guest loses this device alone.
             state.kill(KillReason::Sandbox(wrong));
             return Ok(());
         }
@@ -224,7 +224,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// The display is ready: the viewer begins, or goes on with the surface of this life.
+    /// Starts the viewer when the display is ready, or sends a running viewer the display's new surface.
     fn start_viewer(&mut self) -> Result<(), Failure> {
         let surface = self.slots.surface().map(rustix::io::dup).transpose().map_err(system("dup"))?;
         let Some(viewer) = self.slots.iter_mut().find(|s| s.looks() && s.phase() != Phase::Dead) else {
@@ -233,23 +233,23 @@ impl Launcher {
         if viewer.life.is_some() {
             match surface.filter(|_| viewer.phase() == Phase::Running) {
                 Some(surface) => viewer.tell(|_| ToProcess::Surface, &[(FdUse::SurfaceView, surface.as_fd())]),
-                // It has the surface of the life before in its hands.
+                // It is just starting with the surface of the display's last process.
                 None => viewer.kill(KillReason::DisplayRestarted),
             }
             return Ok(());
         }
         let (number, name) = (viewer.slot, viewer.name.clone());
         match self.spawn(number) {
-            // The guest goes on without somebody looking.
+            // The guest does not need a viewer.
             Err(e) if self.running => say(&format!("{name}: {e}")),
             other => return other,
         }
         Ok(())
     }
 
-    /// A process has ended.
+    /// Handles the exit of a process: ends the machine or restarts the process.
     pub(super) fn exited(&mut self, number: Slot) -> Result<Option<End>, Failure> {
-        // What it said last.
+        // Its last messages may still be in the socket.
         if let Some(end) = self.receive(number)? {
             return Ok(Some(end));
         }
@@ -260,11 +260,11 @@ impl Launcher {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let status = rustix::process::waitid(WaitId::PidFd(life.spawned.pidfd.as_fd()), options).ok().flatten();
         if status.is_none() {
-            // The event was about an earlier life.
+            // The event belongs to the slot's last process.
             state.life = Some(life);
             return Ok(None);
         }
-        // By hand: a child that has not called exec yet holds copies, and closing ours would leave the entries.
+        // Closing is not enough: a child before its exec holds copies, which would keep the entries in epoll.
         let _ = epoll::delete(epoll, &life.spawned.pidfd);
         let _ = epoll::delete(epoll, &life.resource);
         let exit = status.map_or(Exit::Unknown, |s| Exit::of(&s));
@@ -287,7 +287,7 @@ impl Launcher {
         let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
         let restart = !unplugged && state.allow_restart();
-        // Its last state is in the area that it wrote.
+        // The reply area has the device's last state.
         state.previous_reply = state.channel.take().map(|c| c.reply);
         state.enter(match (restart, unplugged) {
             (true, _) => Phase::Starting,
@@ -296,7 +296,7 @@ impl Launcher {
         });
         let (name, without_broker) = (state.name.clone(), state.without_broker);
         let gives_up = state.kind.back_end || without_broker;
-        // For control an unplugged device is no dead one; it is told below.
+        // Control hears of an unplugged device by `Unplugged` below, not as of a dead one.
         for other in [(!without_broker).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = cause.to_string();
             if let Some(other) = self.slots.get_mut(other) {
@@ -306,7 +306,7 @@ impl Launcher {
         let blind = self.slots.iter().any(|s| s.draws() && !matches!(s.phase(), Phase::Attaching | Phase::Running));
         let viewer = self.slots.get(number).is_some_and(SlotState::looks);
         if restart && viewer && blind {
-            // It is started when the display is ready.
+            // `start_viewer` does it when the display is ready.
         } else if restart {
             self.reconnect_xenstore(number);
             if let Err(e) = self.spawn(number) {
@@ -325,7 +325,7 @@ impl Launcher {
 
     fn restart_control(&mut self) -> Result<(), Failure> {
         if !self.slots.get_mut(CONTROL).is_some_and(SlotState::allow_restart) {
-            // The guest does not need it. Signals still end the machine.
+            // The guest runs without control, and signals still end the machine.
             say("control died too often; it stays dead, the guest goes on without QMP");
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.enter(Phase::Dead);
@@ -335,7 +335,7 @@ impl Launcher {
         if let Some(control) = self.slots.get_mut(CONTROL) {
             control.enter(Phase::Starting);
         }
-        // The old connections ended in the middle of something; every process gets a new one.
+        // The old connections may have ended inside of a message, so every process gets a new one.
         for slot in self
             .slots
             .iter()
@@ -345,7 +345,7 @@ impl Launcher {
         {
             self.connect_to_control(slot, 0)?;
         }
-        // One that is just being started was told of to the control that has died; it takes a connection once it runs.
+        // The connection of a process that is just starting died with control. It gets a new one when it runs.
         for state in self
             .slots
             .iter_mut()
@@ -356,7 +356,7 @@ impl Launcher {
         self.spawn(CONTROL)
     }
 
-    /// Gives the process in a slot a connection to control, in place of one that control has taken with it.
+    /// Connects the process in a slot to a restarted control.
     pub(super) fn connect_to_control(&mut self, slot: Slot, pid: i32) -> Result<(), Failure> {
         let (ours, theirs) = control_pair()?;
         if let Some(state) = self.slots.get_mut(slot) {
@@ -367,7 +367,7 @@ impl Launcher {
     }
 }
 
-/// A connection between control and a process.
+/// A new connection between control (first) and a process.
 fn control_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(system("socketpair"))

@@ -1,4 +1,4 @@
-//! Media that come and go while the machine runs: what a restarted process is given, and a stub domain's disks.
+//! Media of emulated drives while the machine runs, and the disks of a stub domain.
 use super::back_ends::HAND_OFF;
 use super::refusal::Refusal;
 use super::{Launcher, say};
@@ -7,13 +7,14 @@ use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
-/// The disk that bit 2 of the unplug protocol leaves.
+/// The only disk that bit 2 of the unplug protocol keeps.
 const FIRST: DriveId = DriveId { controller: 0, port: 0 };
-/// CDs that are looked at.
+/// Most CDs of a stub domain that control hears of.
 const MAX_DISKS: usize = 8;
 
 impl Launcher {
-    /// From now on a drive has this medium, in later lives of its process too, or none. The token, if there is one.
+    /// Changes the medium of a CD drive (`None`: no medium) for this process and later ones. Returns the token of the descriptor that the
+    /// process gets, or 0.
     pub(super) fn set_medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let found = match config {
@@ -28,7 +29,7 @@ impl Launcher {
             }
             None => None,
         };
-        // What it is called only control knows.
+        // Control knows the medium's name; the launcher does not.
         (config.size, config.file, config.formats) =
             (bytes, None, bytes.map(|_| ImageFormat::Raw).into_iter().collect());
         if let Some(state) = self.slots.get_mut(slot) {
@@ -42,8 +43,8 @@ impl Launcher {
         Ok(token)
     }
 
-    /// The guest has unplugged disks of a controller (docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the first): a PV
-    /// back end has them from now on, and no later life of the process may.
+    /// Hands off the disks that the guest has unplugged (Xen's docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the first).
+    /// The controller's process does not get them again after a restart.
     pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u16) {
         let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
         let Some(DeviceConfig::Ide { drives }) = config else { return };
@@ -63,7 +64,7 @@ impl Launcher {
             let of = |what: &FdUse| matches!(what, FdUse::Drive(at) | FdUse::Backing(at, _) if *at == drive.at);
             let (files, kept) = std::mem::take(&mut state.kept).into_iter().partition(|(what, _)| of(what));
             state.kept = kept;
-            // No later life of this process has them.
+            // After a restart this process does not have them.
             if self.manner.stubdom {
                 drop(files);
                 if let Some(name) = drive.file.as_deref().and_then(|f| f.strip_prefix("/dev/")) {
@@ -75,7 +76,7 @@ impl Launcher {
         }
     }
 
-    /// Tells control of the CDs that this stub domain's kernel has, with a descriptor for each that is newer than `known`.
+    /// Sends control the list of this stub domain's CDs, and a descriptor for each whose sequence number is above `known`.
     pub(super) fn report_disks(&mut self, serial: u32, known: u64) {
         let (mut disks, mut fds) = (Vec::new(), Vec::new());
         for (disk, name) in front_disks().unwrap_or_else(|e| {
@@ -83,7 +84,7 @@ impl Launcher {
             Vec::new()
         }) {
             if disk.diskseq > known {
-                // Its medium is read only; one that is just going away is no news.
+                // A CD is read only. A disk that cannot be opened is being removed and does not matter.
                 let path = format!("/dev/{name}");
                 match rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
                     Ok(fd) => fds.push((FdUse::Drive(DriveId::PV), fd)),
@@ -102,7 +103,7 @@ impl Launcher {
     }
 }
 
-/// The CDs among the kernel's Xen disks, oldest first, with their nodes' names.
+/// The CDs among the kernel's Xen disks, oldest first, with the names of their block devices.
 fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
     let mut xenstore = Xenstore::connect()?;
     let mut disks = Vec::new();
@@ -113,7 +114,7 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
         let name = block.file_name().to_string_lossy().into_owned();
         let diskseq =
             std::fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok().and_then(|t| t.trim().parse().ok());
-        // What it is only libxl says.
+        // The kernel does not tell a CD from a disk; libxl's node does.
         let kind = xenstore.read(&format!("device/vbd/{devid}/device-type")).unwrap_or_default();
         if let (Some(diskseq), "cdrom") = (diskseq, kind.as_str()) {
             disks.push((FrontDisk { devid, diskseq }, name));
@@ -124,7 +125,7 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
     Ok(disks)
 }
 
-/// This stub domain's disks that its guest gets when they are let go of.
+/// Numbers of this stub domain's disks that its guest gets when they are released.
 pub(super) fn handed_off() -> Vec<String> {
     let Ok(mut xenstore) = Xenstore::connect() else { return Vec::new() };
     let ids = xenstore.directory("device/vbd");
@@ -135,7 +136,7 @@ pub(super) fn handed_off() -> Vec<String> {
     ids.into_iter().filter(|id| is(id)).collect()
 }
 
-/// Lets go of disks that the guest gets, by the names of their block devices: their front ends are closed when everything is written.
+/// Releases those hand-off disks whose block device `which` selects: the kernel writes all data and closes the front end.
 pub(crate) fn release_disks(mut which: impl FnMut(&str) -> bool) {
     for id in handed_off() {
         let device = format!("vbd-{id}");

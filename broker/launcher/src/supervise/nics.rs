@@ -1,4 +1,4 @@
-//! Network cards while the machine runs: their interfaces' rules, and what is left of one that the guest has unplugged.
+//! Network cards while the machine runs: settings, rules on interfaces, and unplug.
 use super::refusal::Refusal;
 use super::{Launcher, say};
 use crate::slot::{KillReason, Phase};
@@ -7,7 +7,7 @@ use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 
 impl Launcher {
-    /// The settings of the network card in a slot.
+    /// The settings of the network card in a slot; `None` if the slot has another device.
     pub(super) fn nic_settings(&mut self, slot: Slot) -> Option<&mut NicSettings> {
         self.plan.devices.iter_mut().find(|d| d.slot == slot).and_then(|d| match &mut d.config {
             DeviceConfig::Nic { settings, .. } => Some(settings),
@@ -19,8 +19,7 @@ impl Launcher {
         self.held.rules.iter_mut().find(|(s, _)| *s == slot).map(|(_, r)| r)
     }
 
-    /// From now on a card has these settings: on its interface at once, and in later lives of its process. The process of now is told
-    /// by control.
+    /// Changes a card's settings: on its interface at once, and for later processes. Control itself tells the running process.
     pub(super) fn set_nic(&mut self, slot: Slot, bytes: &[u8; NicSettings::LEN]) -> Result<(), Refusal> {
         let settings = NicSettings::from_bytes(bytes).ok_or(Refusal::NicSettings)?;
         let name = self.slots.get_mut(slot).filter(|s| s.phase() != Phase::Unplugged).map(|s| s.name.clone());
@@ -44,7 +43,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// Tells control what the rules on a card's interface have dropped.
+    /// Sends control the counts of frames that the rules on a card's interface have dropped.
     pub(super) fn report_dropped(&mut self, serial: u32, slot: Slot) {
         let counted = self.rules(slot).map_or_else(|| Ok(Vec::new()), |r| r.dropped());
         let rules = match counted {
@@ -57,7 +56,7 @@ impl Launcher {
         self.slots.tell_control(ToProcess::Dropped { serial, rules });
     }
 
-    /// The guest has unplugged the card in a slot: its process is ended, and its interface goes with the last descriptor.
+    /// Ends the process of a card that the guest has unplugged. The interface vanishes with its last descriptor.
     pub(super) fn nic_unplugged(&mut self, slot: Slot) {
         if self.nic_settings(slot).is_none() {
             return;

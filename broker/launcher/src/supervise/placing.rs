@@ -1,4 +1,4 @@
-//! On which CPU the threads run that carry out register accesses.
+//! Places the threads that carry out register accesses on a CPU.
 use super::{ACTIVITY, Launcher, say};
 use crate::failure::{Failure, system};
 use crate::machine::Machine;
@@ -9,13 +9,14 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use std::time::Instant;
 
-/// What a guest's event channels are called in /proc/interrupts: the kernel takes the name of the thread that opens the node.
+/// The name of a guest's event channels in /proc/interrupts, and the thread name from which the kernel makes it when that thread opens
+/// the node.
 pub(super) fn interrupts(domid: u16) -> (String, String) {
     let name = format!("bulkhead-{domid}");
     (format!("evtchn:{name}"), name)
 }
 
-/// The place of a machine that emulates something.
+/// The place of a machine with emulated devices; `None` for others.
 pub(super) fn place(machine: &Machine, domid: u16) -> Option<Place> {
     if machine.probe || machine.attach {
         return None;
@@ -24,13 +25,13 @@ pub(super) fn place(machine: &Machine, domid: u16) -> Option<Place> {
         Some(sim) => sim.thread.map_or(Source::Unknown, Source::Thread),
         None => Source::Interrupts(interrupts(domid).0),
     };
-    // Domains have numbers one after another; simulated machines have all the same.
+    // Domains have consecutive numbers. All simulated machines have the same number.
     let turn = if machine.sim.is_some() { std::process::id() } else { u32::from(domid) };
     Place::new(&machine.placement, turn as usize, source)
 }
 
-/// The thread that takes part in register accesses is the first of its process. Those that talk to control or do the work of disks
-/// are made later and stay where the scheduler puts them. Back ends and viewers are no part of an access.
+/// The main thread of a process that takes part in register accesses. The scheduler places the other threads, which serve control or
+/// do the work of disks, and the processes of back ends and viewers.
 fn member(state: &SlotState) -> Option<Member> {
     let pid = state.life.as_ref()?.spawned.pid;
     let device = !state.without_broker && state.slot != BROKER && state.kind.urgent;
@@ -38,7 +39,7 @@ fn member(state: &SlotState) -> Option<Member> {
 }
 
 impl Launcher {
-    /// Hears from now on when the guest makes accesses: the end that the broker gets.
+    /// Makes the doorbell that the broker rings while the guest makes accesses. Returns the broker's end.
     pub(super) fn open_activity_bell(&mut self) -> Result<Option<OwnedFd>, Failure> {
         if self.place.is_none() {
             return Ok(None);
@@ -51,7 +52,7 @@ impl Launcher {
         Ok(Some(copy))
     }
 
-    /// A process is in its sandbox, with all its threads.
+    /// Places a process that is in its sandbox and has all its threads.
     pub(super) fn place_process(&mut self, slot: Slot) {
         let Some(member) = self.slots.get(slot).and_then(member) else { return };
         if let Some(line) = self.place.as_mut().and_then(|place| place.take(member)) {
@@ -59,7 +60,7 @@ impl Launcher {
         }
     }
 
-    /// The guest makes accesses.
+    /// Checks the load of the CPUs while the guest makes accesses.
     pub(super) fn check_load(&mut self) {
         let there = |s: &&SlotState| matches!(s.phase(), Phase::Attaching | Phase::Running);
         let members: Vec<Member> = self.slots.iter().filter(there).filter_map(member).collect();

@@ -1,4 +1,4 @@
-//! Opening everything that the processes will be given, before any of them is started.
+//! Opens the processes' resources before any process starts.
 use super::back_ends::{self, must_wait};
 use super::disk_changes::DiskChanges;
 use super::{
@@ -24,7 +24,7 @@ use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 impl Launcher {
-    /// Opens everything. Nothing is started yet, so an error leaves nothing behind but a socket's name.
+    /// Opens all resources. No process runs yet, so an error leaves nothing behind but the paths of sockets.
     pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, Failure> {
         let domid = machine.domid.unwrap_or(0);
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or(Failure::Vcpus(machine.vcpus))?;
@@ -62,7 +62,7 @@ impl Launcher {
         }
         let gfn = host::video::frame(&host);
         if let Some(stubdom) = &mut stubdom {
-            // Only where there is a picture, and somewhere to show it.
+            // It needs a display to show and a frame buffer to show it on.
             if machine.video.is_some()
                 && let Some(screen) = stubdom.screen.take()
             {
@@ -113,11 +113,11 @@ impl Launcher {
             devices: Vec::new(),
             chardevs,
             stopped: machine.stopped,
-            // Nothing can be opened any more after it.
+            // With dm_restrict no file can be made after the start.
             dump_dir: (stubdom.is_none() && !restricted).then(|| DUMP_DIR.to_owned()),
         };
         let report = match &stubdom {
-            // Relative to the domain's own path.
+            // A stub domain's paths are relative to its own directory.
             Some(stubdom) => {
                 let state = (format!("device-model/{domid}/state"), "running".to_owned());
                 stubdom.qmp.nodes(domid).into_iter().chain([state]).collect()
@@ -145,13 +145,13 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// Everything has been opened: gives up what opening needed.
+    /// Gives up the launcher's rights on the host, when all resources are open.
     fn restrict(&mut self, chroot: Option<&str>) -> Result<(), Failure> {
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
             self.xen.xenstore = Some(Xenstore::connect().map_err(Failure::Xenstore)?);
         }
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
-            // Disks that come later cannot be opened; front ends that come too early can be answered.
+            // Added disks cannot be opened any more, but drivers that connect before the unplug still need an answer.
             match Answers::connect().and_then(|answers| Ok((Watch::new(self.plan.domid)?, answers))) {
                 Ok((watch, answers)) => {
                     self.pv.watched = Some(watch);
@@ -191,7 +191,7 @@ impl Launcher {
         let mut states = Vec::new();
         for (slot, part) in (FIRST_DEVICE..).zip(parts) {
             let Part { config, kept, rom, rules, control: more, domid } = part;
-            // One that serves a stub domain's guest is not to be taken for one of the stub domain's own.
+            // The name tells a back end of a stub domain's guest from the stub domain's own.
             let name = if domid.is_some() { format!("guest-{}", config.name()) } else { config.name() };
             broker.extend(rom.map(|fd| (FdUse::Rom(slot), fd)));
             self.held.rules.extend(rules.map(|rules| (slot, rules)));
@@ -212,7 +212,7 @@ impl Launcher {
             self.slots.push(SlotState::new(BROKER, "broker".into(), &kind::BROKER, self.ids(BROKER), broker)?);
         }
         states.into_iter().for_each(|state| self.slots.push(state));
-        // Control reads everybody's log; the pipes outlive both ends.
+        // Control reads the logs of all processes. The launcher holds the pipes over restarts of both sides.
         let mut logs = Vec::new();
         for slot in self.slots.iter() {
             logs.push((FdUse::Log(slot.slot), rustix::io::dup(&slot.log_read).map_err(system("dup"))?));
@@ -223,9 +223,9 @@ impl Launcher {
         Ok(())
     }
 
-    /// The user of a slot: of the range if this process may choose, else its own.
+    /// The user of a slot: one of the range if this process is root, else this process's own.
     pub(super) fn ids(&self, slot: Slot) -> Option<Ids> {
-        // libxl's reaper kills by the user.
+        // libxl's reaper kills all processes of this user.
         if self.spawner.user.is_some() {
             return self.spawner.user;
         }
@@ -239,8 +239,9 @@ impl Launcher {
     }
 }
 
-/// Whether the guest may unplug what is emulated: then it has PV devices only. Every network card has a back end; a disk has one unless
-/// it is a qdisk that is not served here, or, for a stub domain's guest, in dom0. The nodes are libxl's: the guest has not run.
+/// Whether the guest may unplug its emulated devices, after which it has PV devices alone. So each disk must have a back end that is
+/// served: not a qdisk, or a qdisk that is served here or, for a stub domain's guest, in dom0. Each network card has one. libxl has
+/// written the nodes that are read here: the guest has not run.
 fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) -> bool {
     if !machine.drives.iter().any(|d| !d.cdrom) {
         return true;
@@ -252,7 +253,7 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
     let path = format!("/local/domain/{domid}/device/vbd");
     let ids = xenstore.directory(&path);
     let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
-    // An HVM guest does not use a CD's back end.
+    // A CD counts as served: an HVM guest does not use its back end.
     let handed_off = stubdom.then(super::media::handed_off);
     let has_one = |id: &String| {
         back_ends::serves(back_ends, id)
@@ -263,7 +264,7 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
     !ids.is_empty() && ids.iter().all(has_one)
 }
 
-/// QMP over the vchan of a stub domain.
+/// The process that carries QMP between a stub domain's vchan and control.
 fn vchan(stubdom: &mut Stubdom) -> Result<Part, Failure> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -278,7 +279,7 @@ fn vchan(stubdom: &mut Stubdom) -> Result<Part, Failure> {
     Ok(Part { kept, control, ..Part::new(DeviceConfig::Vchan { port: stubdom.qmp.port }) })
 }
 
-/// By which the broker reaches the guest.
+/// The broker's descriptors of the guest.
 fn broker(host: &Host) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
     if let Some(s) = &host.machine.sim {
         return Ok(vec![
@@ -289,7 +290,7 @@ fn broker(host: &Host) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
         ]);
     }
     let privcmd = host.restricted()?;
-    // The name by which placing.rs finds this guest's interrupts.
+    // The kernel names the event channels' interrupts after this thread; placing.rs finds them by it.
     let (_, name) = super::placing::interrupts(host.domid);
     let name = std::ffi::CString::new(name).map_err(system("the thread's name"))?;
     let own = rustix::thread::name().map_err(system("the thread's name"))?;

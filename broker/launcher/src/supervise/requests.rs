@@ -1,4 +1,4 @@
-//! What processes ask of the launcher.
+//! Requests of processes to the launcher.
 use super::refusal::Refusal;
 use super::{DUMP_DIR, End, Launcher, say};
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ use rustix::event::epoll;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 impl Launcher {
-    /// A process has written to its socket.
+    /// Receives the requests of a process, at most 16 at a time so that others get their turn.
     pub(super) fn receive(&mut self, number: Slot) -> Result<Option<End>, Failure> {
         for _ in 0..16 {
             let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
@@ -26,7 +26,7 @@ impl Launcher {
                 }
                 Ok(None) => return Ok(None),
                 Err(why) => {
-                    // Its end is on its way, or must be made to come.
+                    // A closed socket is followed by an exit, as a rule; anything else is not.
                     match why {
                         ReceiveFault::Closed => state.closed(),
                         ReceiveFault::NoRequest => state.kill(KillReason::Receive(why)),
@@ -53,7 +53,7 @@ impl Launcher {
                 self.sealed(slot, |c| c.sealed_by_broker = true)
             }
             (Ask::Sealed, CONTROL) => {}
-            // Once each in a life; a process that says so again is out of its mind.
+            // Once for each process; a second time is a violation, handled below.
             (Ask::Sealed, FIRST_DEVICE..) if self.slots.phase(number) == Some(Phase::Starting) => {
                 self.sealed(number, |c| c.sealed_by_device = true)
             }
@@ -134,7 +134,7 @@ impl Launcher {
             }
             _ => {
                 let name = self.slots.get_mut(number).map_or_else(String::new, |s| s.name.clone());
-                // The request's name only: what it carries is the process's own.
+                // The name of the request alone: its values are the hostile process's.
                 let what = format!("{ask:?}");
                 say(&format!("{name}: asked for {}, which it may not", what.split(' ').next().unwrap_or_default()));
                 if let Some(state) = self.slots.get_mut(number) {
@@ -150,7 +150,7 @@ impl Launcher {
         self.slots.tell_control(ToProcess::Answer { serial, result });
     }
 
-    /// Hands a descriptor to a process; it is known by the token then.
+    /// Sends a descriptor to a running device process. Returns the token by which control names it.
     pub(super) fn give(&mut self, slot: Slot, fd: BorrowedFd<'_>) -> Result<u32, Refusal> {
         let token = self.requests.next_token;
         self.requests.next_token = self.requests.next_token.wrapping_add(1);
@@ -160,7 +160,7 @@ impl Launcher {
         Ok(token)
     }
 
-    /// A new file in the dump directory. The name is one component of harmless characters.
+    /// Makes a new file in the dump directory. The name must be a single path component of harmless characters.
     fn dump(&self, name: &[u8; 64]) -> Result<OwnedFd, Refusal> {
         let len = name.iter().position(|b| *b == 0).unwrap_or(name.len());
         let name = std::str::from_utf8(name.get(..len).unwrap_or_default()).unwrap_or("");
