@@ -1,6 +1,7 @@
-//! What libxl starts in dom0 beside a stub domain: with `-xen-attach` the same program serves the stub domain's PV back
-//! ends (consoles, frame buffer, file-backed disks). If it has one of a kind that is not served here, all are given to the host's QEMU,
-//! and this program stays and watches. Nobody else tells Xen when a stub domain dies: its guest would wait for ever for a device model that is gone.
+//! The launcher with `-xen-attach`, which libxl starts in dom0 beside a stub domain: it serves the domain's PV back ends (consoles, frame
+//! buffer, file-backed disks). If the domain has a PV device of a kind that Bulkhead does not serve, the host's QEMU serves them all, and
+//! this program only watches the domain. It reports the guest crashed when the stub domain dies. Nobody else does, and the guest would
+//! wait for ever.
 use crate::failure::{Failure, system};
 use crate::pv;
 use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
@@ -10,7 +11,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::path::Path;
 
-/// Where distributions put QEMU for Xen: Debian, Xen's own build, others.
+/// Paths of QEMU for Xen: Debian's, Xen's own build, others.
 const QEMU: &[&str] = &[
     "/usr/libexec/xen-qemu-system-i386",
     "/usr/lib/xen/bin/qemu-system-i386",
@@ -19,24 +20,24 @@ const QEMU: &[&str] = &[
     "/usr/bin/qemu-system-i386",
 ];
 
-/// A domain whose back ends are served, watched.
+/// xenstore's events about a domain.
 #[derive(Debug)]
 pub(crate) struct Watch {
     xenstore: Xenstore,
     domid: u16,
-    /// It is this guest's stub domain.
+    /// The guest, if the domain is a stub domain.
     guest: Option<u16>,
     shown: bool,
 }
 
-/// What a look at a domain has brought.
+/// Changes of a domain since the last call.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// Its PV disks may have changed.
+    /// A back end of its PV disks may have changed.
     pub(crate) disks: bool,
-    /// So may their front ends.
+    /// A front end of its PV disks may have changed.
     pub(crate) fronts: bool,
-    /// It is dead; what was done.
+    /// The domain is dead; a line for the log about what was done.
     pub(crate) end: Option<String>,
 }
 
@@ -46,7 +47,7 @@ const DISKS: &str = "disks";
 const FRONTS: &str = "fronts";
 
 impl Watch {
-    /// Watches a domain.
+    /// Starts to watch a domain.
     pub(crate) fn new(domid: u16) -> Result<Self, XenError> {
         let mut xenstore = Xenstore::connect()?;
         let guest = xenstore.read(&format!("/local/domain/{domid}/target")).ok().and_then(|t| t.parse::<u16>().ok());
@@ -62,24 +63,24 @@ impl Watch {
         Ok(Self { xenstore, domid, guest, shown: false })
     }
 
-    /// Whether another domain's life hangs on this one.
+    /// Whether the domain is a stub domain.
     pub(crate) fn is_stub_domain(&self) -> bool {
         self.guest.is_some()
     }
 
-    /// The guest of this stub domain.
+    /// The guest, if the domain is a stub domain.
     pub(crate) fn guest(&self) -> Option<u16> {
         self.guest
     }
 
-    /// Looks if something has happened.
+    /// Reads the pending events. Reports a stub domain's guest crashed if the stub domain is dead.
     pub(crate) fn changes(&mut self) -> Result<Changes, WatchFault> {
         let fired = self.xenstore.fired()?;
         let has = |token: &str| fired.iter().any(|f| f == token);
         let mut seen = Changes { disks: has(DISKS), fronts: has(FRONTS), end: None };
         let Some(guest) = self.guest else { return Ok(seen) };
         if has(VNC) && !self.shown {
-            // Over another connection: news that comes among answers on this one is in no descriptor any more, and would wait for the next.
+            // Over another connection: an event that arrives between two answers would not make this descriptor readable any more.
             self.shown = Xenstore::connect().is_ok_and(|mut xenstore| show(&mut xenstore, self.domid, guest));
         }
         if has(DOMAINS) {
@@ -111,8 +112,8 @@ impl AsFd for Watch {
     }
 }
 
-/// The host's QEMU, if it has to serve the back ends of the domain that these arguments name because this program does not serve all of them.
-/// Settings, or a host without QEMU, may leave alone what is not served.
+/// The path of the host's QEMU, if it must serve the back ends of the arguments' domain because Bulkhead does not serve all of them.
+/// `None` also if the settings or a host without QEMU leave the rest unserved.
 pub fn qemus(arguments: &[String]) -> Option<&'static str> {
     let last = |option: &str| {
         arguments.iter().zip(arguments.iter().skip(1)).filter(|(o, _)| *o == option).map(|(_, value)| value).next_back()
@@ -138,7 +139,7 @@ pub fn is_asked(arguments: &[String]) -> bool {
         || pairs.into_iter().any(|(a, b)| matches!(a.as_str(), "-M" | "-machine") && machine(b))
 }
 
-/// Starts the host's QEMU and watches the domain until libxl ends it.
+/// Starts the host's QEMU and watches the domain until libxl ends this process.
 pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let signals = bulkhead_policy::end_signals().map_err(system("signals"))?;
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
@@ -166,7 +167,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
             break;
         }
         if let Some(watch) = &mut watched {
-            // Not to know is no reason to take the back ends away.
+            // The domain may still run, so its back ends stay.
             let seen = watch
                 .changes()
                 .map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
@@ -181,7 +182,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
         {
             crate::supervise::say(&format!("QEMU (pid {pid}) has ended; nobody serves the PV back ends any more"));
             served = false;
-            // Without a guest to watch there is nothing left to do.
+            // Without a guest to watch this process has no more work.
             if watched.is_none() {
                 return Err(Failure::QemuExited);
             }
@@ -198,8 +199,8 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// libxl writes where the viewer of a stub domain's frame buffer listens into that domain's nodes, and looks for it in the
-/// guest's when somebody says `xl vncviewer GUEST`. Whether it is known now.
+/// Copies the VNC server's address from the stub domain's nodes, where libxl writes it, to the guest's, where `xl vncviewer GUEST` reads
+/// it. False if libxl has not written it yet.
 fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
     let from = format!("/local/domain/{stubdom}/console");
     if xenstore.read(&format!("{from}/vnc-port")).is_err() {
@@ -216,7 +217,7 @@ fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
     true
 }
 
-/// Looks at the stub domain; reports its guest crashed if it is dead. What was done, if that is all there is to do.
+/// Reports the guest crashed if its stub domain is dead. Returns a line for the log if the watch ends with it.
 fn report_if_dead(stubdom: u16, guest: u16) -> Result<Option<String>, WatchFault> {
     let state = |domid| Privcmd::open(domid).and_then(|p| p.domain_state());
     if state(stubdom)? == DomainState::Alive {

@@ -1,18 +1,18 @@
-//! What a process of a stub domain may use: a control group with a limit of memory, its place in the order in which
-//! the kernel kills when memory is short, and its scheduling class. A device that leaks dies alone, in its own group.
+//! Limits of a stub domain's processes: a control group with a memory limit, the OOM score, and the scheduling class. A device that leaks
+//! memory dies alone, in its own group.
 use bulkhead_plan::{BROKER, CONTROL, Kind, Slot};
 use bulkhead_policy::{profile, set_fifo};
 use std::path::{Path, PathBuf};
 
-/// Where the control groups are.
+/// Mount point of the control groups.
 pub(crate) const CGROUP: &str = "/sys/fs/cgroup";
-/// SCHED_FIFO priorities: the launcher above the devices above the broker, whose wake-up of a device then runs it at once.
-/// A stub domain can only starve its own guest.
+/// SCHED_FIFO priorities: the launcher is above the devices, and these above the broker, so that a device which the broker wakes runs at
+/// once. A stub domain can starve its own guest alone.
 pub(crate) const LAUNCHER: u32 = 7;
 const DEVICE: u32 = 6;
 const BROKER_FIFO: u32 = 5;
 
-/// Sets the limits of a process that has just been started.
+/// Sets the limits of a new process.
 pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), BudgetFault> {
     let group: PathBuf = Path::new(CGROUP).join(name);
     std::fs::create_dir_all(&group).map_err(|source| BudgetFault::Group { path: group.clone(), source })?;
@@ -22,7 +22,7 @@ pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), B
     {
         write_group(group.join(file), &value)?;
     }
-    // Without the broker the guest is lost; what draws and what talks to people goes first.
+    // The guest cannot live without its broker. Displays, viewers and control are killed first.
     let score = match slot {
         BROKER => -900,
         CONTROL => 300,
@@ -41,7 +41,7 @@ pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), B
     }
 }
 
-/// The launcher's own place: the last to be killed, the first to run.
+/// Sets the launcher's own limits: it is killed last and runs first.
 pub(crate) fn own() -> Result<(), BudgetFault> {
     std::fs::write("/proc/self/oom_score_adj", "-1000")
         .map_err(|source| BudgetFault::OomScore { of: String::new(), source })?;

@@ -1,39 +1,39 @@
-//! What a disk says it is, and how the firmware is to address it by cylinder, head and sector. SeaBIOS asks the CMOS RAM how to translate
-//! such addresses; a boot loader that uses them only starts if they mean what they meant when the disk was partitioned.
+//! A disk's identity, and its geometry by cylinder, head and sector. SeaBIOS reads from the CMOS RAM how to translate such addresses. A
+//! boot loader that uses them needs the translation under which the disk was partitioned.
 use crate::options::Options;
 use bulkhead_bus::{DiskGeometry, DiskIdentity, Translation};
 
 /// Bytes of the first sector.
 pub const SECTOR: usize = 512;
-/// Where the partitions are in it, and its signature.
+/// Offset of the partition table in the first sector. The sector ends with the signature.
 const PARTITIONS: usize = 0x1be;
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
-/// Most cylinders that IDENTIFY DEVICE can tell (ATA/ATAPI-5, 6.2.1).
+/// Most cylinders in IDENTIFY DEVICE's answer (ATA/ATAPI-5, 6.2.1).
 const MOST_CYLINDERS: u64 = 16383;
-/// Most that a firmware without translation reaches.
+/// Most cylinders that a firmware without translation reaches.
 const PLAIN_CYLINDERS: u16 = 1024;
-/// Most cylinders × heads that a firmware halves and doubles until they fit.
+/// Most cylinders × heads for the translation `large`, in which the firmware halves cylinders and doubles heads until they fit.
 const MOST_LARGE: u32 = 131_072;
 
-/// Properties of a disk that a `-device ide-hd` or a `-global ide-hd.…` gives.
+/// Properties of a disk from `-device ide-hd` or `-global ide-hd.…`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
-    /// What it says it is.
+    /// Serial number, version and model for IDENTIFY DEVICE.
     pub identity: DiskIdentity,
-    /// Cylinders, heads, sectors of a track.
+    /// Cylinders, heads, and sectors of a track.
     pub chs: Option<(u16, u8, u8)>,
-    /// How the firmware is to translate.
+    /// The firmware's translation.
     pub translation: Option<Translation>,
 }
 
 impl Properties {
-    /// The keys.
+    /// Keys of these properties in an option.
     pub const KEYS: [&'static str; 7] = ["serial", "ver", "model", "cyls", "heads", "secs", "bios-chs-trans"];
 
-    /// Takes those of `options` that are such properties; what is there already stays where nothing is said.
+    /// Takes the properties in `options`. A property that `options` does not have keeps its value.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The rule that a value breaks.
     pub fn take(&mut self, options: &Options) -> Result<(), &'static str> {
         let text = |key: &str, most: usize| match options.get(key) {
             Some(text) if text.is_empty() || text.len() > most || !text.is_ascii() => {
@@ -66,7 +66,7 @@ impl Properties {
         Ok(())
     }
 
-    /// What is said of one disk takes the place of what is said of all.
+    /// Replaces properties of all disks by a disk's own.
     pub fn overlay(&mut self, own: Self) {
         let Self { identity, chs, translation } = own;
         self.identity.serial = identity.serial.or(self.identity.serial.take());
@@ -76,8 +76,8 @@ impl Properties {
         self.translation = translation.or(self.translation);
     }
 
-    /// How the firmware is to see drive `drive` of `bytes` bytes, whose first sector is `first` if that is known. The sector may be
-    /// hostile; its guest is who would be deceived.
+    /// The geometry for the firmware of a drive with `bytes` bytes and the first sector `first`, if that is known. A hostile sector can
+    /// deceive its own guest alone.
     pub fn geometry(&self, drive: u8, bytes: u64, first: Option<&[u8; SECTOR]>) -> DiskGeometry {
         let total = bytes.div_euclid(SECTOR as u64);
         let by_size = (total.div_euclid(16 * 63).clamp(1, MOST_CYLINDERS) as u16, 16, 63);
@@ -85,7 +85,7 @@ impl Properties {
         let ((cylinders, heads, sectors), translation) = match (self.chs, first.and_then(|f| partitioned(f, total))) {
             (Some(chs), _) => (chs, auto(chs.0)),
             (None, None) => (by_size, auto(by_size.0)),
-            // More heads than a disk has: whoever partitioned it has seen them translated.
+            // A disk has 16 heads at most, so it was partitioned under a translation.
             (None, Some((_, 17.., _))) if u32::from(by_size.0).saturating_mul(16) <= MOST_LARGE => {
                 (by_size, Translation::Large)
             }
@@ -96,7 +96,7 @@ impl Properties {
     }
 }
 
-/// Cylinders, heads and sectors of a track that the first partition's end tells.
+/// Cylinders, heads and sectors of a track, from the end of the first partition. `total`: sectors of the disk.
 fn partitioned(first: &[u8; SECTOR], total: u64) -> Option<(u16, u16, u8)> {
     if !first.ends_with(&SIGNATURE) {
         return None;
@@ -144,7 +144,7 @@ mod tests {
         // 16 heads, and a disk of other heads and sectors.
         assert_eq!(seen(4096, Some(sector([15, 63, 7]))), (8322, 16, 63, Plain));
         assert_eq!(seen(30, Some(sector([3, 32, 7]))), (480, 4, 32, Plain));
-        // What says nothing.
+        // Sectors without a usable table.
         let mut unsigned = sector([127, 63, 0]);
         unsigned[510] = 0;
         assert_eq!(seen(30, Some(unsigned)), (60, 16, 63, Plain));

@@ -1,12 +1,12 @@
-//! Numbers of what can keep a guest from running. The first line on standard error stands alone: libxl shows the log's path and no
-//! more. docs/errors.md is made from the table.
+//! Numbers of failures that keep a guest from running. An operator sees the first line of the log and no context, because libxl prints
+//! the log's path alone; the number leads to docs/errors.md, which is made from the table.
 
-/// What has gone wrong: the number in `BH-0201`.
+/// The number in a line like `BH-0201: …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// An argument.
     Argument = 101,
-    /// Something that QEMU has and this does not.
+    /// A function of QEMU's that Bulkhead lacks.
     Unsupported = 102,
     /// The settings file.
     Settings = 110,
@@ -42,13 +42,13 @@ pub enum Code {
     Stubdom = 601,
 }
 
-/// A code, what it means, and what to do.
+/// A row of the table.
 pub struct Entry {
     /// The code.
     pub code: Code,
-    /// What has happened.
+    /// The cause, in a sentence for operators.
     pub cause: &'static str,
-    /// What to do.
+    /// The remedy, in a sentence for operators.
     pub remedy: &'static str,
 }
 
@@ -56,7 +56,7 @@ const fn entry(code: Code, cause: &'static str, remedy: &'static str) -> Entry {
     Entry { code, cause, remedy }
 }
 
-/// All codes.
+/// The table: each code once.
 pub const ERRORS: &[Entry] = &[
     entry(
         Code::Argument,
@@ -149,7 +149,7 @@ impl Code {
     }
 }
 
-/// The table, for docs/errors.md.
+/// The table as Markdown for docs/errors.md.
 pub fn markdown() -> String {
     let mut out = String::from("| code | what has happened | what to do |\n|---|---|---|\n");
     for entry in ERRORS {

@@ -1,6 +1,5 @@
-//! `bulkhead-dm`: what libxl starts in QEMU's place. It opens the host's resources, starts every process in its sandbox,
-//! keeps the descriptors of each slot and restarts by slot. It parses what libxl gives it and the fixed requests of
-//! its processes, nothing else.
+//! `bulkhead-dm`, which libxl starts in QEMU's place. It opens the host's resources, starts each process in its sandbox, keeps the
+//! descriptors of each slot and restarts the slot's process with them. docs/architecture.md lists what it parses.
 
 pub mod argv;
 pub mod attach;

@@ -1,4 +1,4 @@
-//! `bulkhead-dm`: a guest's device model, the first process of a stub domain, or what watches one from dom0.
+//! `bulkhead-dm`: a guest's device model, the first process of a stub domain, or dom0's server of a domain's PV back ends.
 use bulkhead_launcher::errors::Code;
 use bulkhead_launcher::failure::Failure;
 use bulkhead_launcher::{argv, attach, run, settings, stubdom};
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(question) = argv::question(&arguments) {
         let mut out = std::io::stdout();
-        // Who asked may have gone when he had read the first line.
+        // The reader may close the pipe after the first line.
         let _ = out.write_all(question.answer().as_bytes()).and_then(|()| out.flush());
         return ExitCode::SUCCESS;
     }

@@ -1,17 +1,17 @@
-//! QEMU's option grammar: `key=value` pairs separated by commas, a doubled comma for a comma in a value, and for some
-//! options a first element without key.
+//! QEMU's option grammar: `key=value` pairs with commas between them. A doubled comma is a comma in a value. The first element of some
+//! options has no key.
 
 /// A parsed option.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The first element if it has no `=`: the implied key's value.
+    /// The first element if it has no `=`: the value of the implied key.
     pub head: Option<String>,
     /// All other elements; one without `=` is a switch that is on.
     pub pairs: Vec<(String, String)>,
 }
 
 impl Options {
-    /// Parses `text`. Everything parses; what it means is decided by who asks.
+    /// Parses `text`. Each text has this grammar; the caller validates keys and values.
     pub fn parse(text: &str) -> Self {
         let mut parts = vec![String::new()];
         let mut chars = text.chars().peekable();
@@ -43,7 +43,7 @@ impl Options {
         self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
-    /// The first element's value: without key, or with the implied key written out.
+    /// The value of the first element, with or without its key `key`.
     pub fn head(&self, key: &str) -> Option<&str> {
         self.head.as_deref().filter(|h| !h.is_empty()).or_else(|| self.get(key))
     }

@@ -1,14 +1,14 @@
-//! PV devices whose back ends this program serves. libxl has written their nodes before it starts a device model; what is read here
-//! is in dom0's own directory, where no guest writes.
+//! Reads the PV devices whose back ends Bulkhead serves from xenstore. libxl writes these nodes before it starts a device model. They are
+//! in dom0's directory, where no guest can write.
 use crate::disk::Properties;
 use crate::host::drives::MachineDrive;
 use crate::host::serial::Serial;
 use bulkhead_plan::{DriveId, ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 
-/// Consoles that are served at most.
+/// Most consoles of a domain that are served.
 const CONSOLES: usize = 16;
-/// Disks that are served at most.
+/// Most disks of a domain that are served.
 const DISKS: usize = 16;
 
 /// A PV console with a back end of the kind `ioemu` in dom0.
@@ -18,9 +18,9 @@ pub struct PvConsole {
     pub devid: u32,
     /// Its directories.
     pub nodes: PvNodes,
-    /// Where it goes.
+    /// The other end.
     pub output: Serial,
-    /// What `query-chardev` calls it: libxl's name of a channel.
+    /// Its name in `query-chardev`; for a channel libxl's name.
     pub label: String,
 }
 
@@ -33,17 +33,17 @@ pub struct PvDisk {
     pub nodes: PvNodes,
     /// The image.
     pub drive: MachineDrive,
-    /// Sectors may be given back.
+    /// The guest may discard sectors.
     pub discard: bool,
 }
 
-/// The PV disks of an HVM guest that are to be served, and a line for each that is not. It has CDs emulated only.
+/// The PV disks of an HVM guest, and a line for each disk that is not served. CDs are left out: an HVM guest uses emulated ones.
 pub fn disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) {
     let (disks, notes) = all_disks(domid, xenstore);
     (disks.into_iter().filter(|d| !d.drive.cdrom).collect(), notes)
 }
 
-/// The PV disks of a domain that are to be served, and a line for each that is not.
+/// The PV disks of a domain, and a line for each disk that is not served.
 pub fn all_disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) {
     let top = format!("/local/domain/0/backend/qdisk/{domid}");
     let devids: Vec<u32> = xenstore.directory(&top).iter().filter_map(|id| id.parse().ok()).collect();
@@ -60,12 +60,12 @@ pub fn all_disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<Strin
     (disks, notes)
 }
 
-/// The PV keyboards of a guest, by number.
+/// The PV keyboards of a guest, by xenbus' number.
 pub fn keyboards(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
     first(domid, "vkbd", xenstore)
 }
 
-/// The PV frame buffers of a domain, by number.
+/// The PV frame buffers of a domain, by xenbus' number.
 pub fn screens(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
     first(domid, "vfb", xenstore)
 }
@@ -81,7 +81,7 @@ fn first(domid: u16, kind: &str, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)>
     device.into_iter().collect()
 }
 
-/// The consoles of a domain that a device model serves (xenconsoled has the others), and a line for each that is not served.
+/// The consoles of a domain that xenconsoled leaves to a device model, and a line for each console that is not served.
 pub fn consoles(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvConsole>, Vec<String>) {
     let top = format!("/local/domain/0/backend/console/{domid}");
     let devids: Vec<u32> = xenstore.directory(&top).iter().filter_map(|id| id.parse().ok()).collect();
@@ -95,14 +95,14 @@ pub fn consoles(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvConsole>, Vec<Str
     (consoles, notes)
 }
 
-/// A console by its nodes; none if it is not a device model's. What the guest's end says of itself here is dom0's to write.
+/// Reads a console; `None` if xenconsoled serves it. The nodes of the front end that are read here belong to dom0.
 fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvConsole>, PvFault> {
     let front = read(&format!("{back}/frontend")).ok_or(PvFault::NoFrontEnd)?;
     if read(&format!("{front}/type")).as_deref() != Some("ioemu") {
         return Ok(None);
     }
     let output = read(&format!("{front}/output")).unwrap_or_else(|| "null".to_owned());
-    // A channel (xl.cfg): the nodes say all that the argument `-chardev` does, also of a guest whose device model is elsewhere.
+    // A channel (xl.cfg): the nodes have all that `-chardev` has, also for a guest with its device model in a stub domain.
     let connection = read(&format!("{back}/connection"));
     let label = format!("{}{devid}", if connection.is_some() { "libxl-channel" } else { "console" });
     let output = if output.starts_with("chardev:") {
@@ -113,7 +113,7 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
             (_, _) => return Err(PvFault::Channel { output, connection }),
         }
     } else if output.starts_with("pipe:") {
-        // An end of a pipe that nobody gives while a state is not restored.
+        // The pipe of a restored state, which libxl does not make without a restore.
         Serial::Null
     } else {
         Serial::parse(&output).ok_or(PvFault::Output { output })?
@@ -121,7 +121,7 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
     Ok(Some(PvConsole { devid, nodes: PvNodes { back: back.to_owned(), front }, output, label }))
 }
 
-/// What a device model has to serve for this domain and is not served here, each by a line.
+/// A line for each PV device of a domain that a device model must serve and Bulkhead does not.
 pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
     let mut lines: Vec<String> = Xenstore::open_stream().err().map(|e| e.to_string()).into_iter().collect();
     for kind in xenstore.directory("/local/domain/0/backend") {
@@ -136,18 +136,18 @@ pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
     lines
 }
 
-/// Whether a disk with this image has been taken away, or another is in its place. While libxl takes it away `params` is empty, and for
-/// a changed CD libxl 4.20 writes the file's name alone.
+/// Whether a disk with this image was removed or replaced. `params` is empty while libxl removes a disk. For a changed CD libxl 4.20
+/// writes the file's name without the format.
 pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xenstore) -> bool {
     let back = format!("/local/domain/0/backend/qdisk/{domid}/{devid}");
     let now = xenstore.read(&format!("{back}/params")).unwrap_or_default();
     let file = file.unwrap_or_default();
     let same = now.is_empty() || now == file || now.split_once(':').is_some_and(|(_, now)| now == file);
-    // xenstored has said so: one that does not answer takes nothing away.
+    // Only an answer of xenstored counts as removal; its silence does not.
     !same || xenstore.read(&format!("{back}/frontend")).is_err_and(|e| e.is_answer())
 }
 
-/// A disk by its back end's nodes, none if they are not whole yet. A CD may be without a medium.
+/// Reads a disk; `None` while libxl has not written all nodes. A CD drive may be without a medium.
 fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) -> Result<Option<PvDisk>, PvFault> {
     let mut node = |name: &str| read(&format!("{back}/{name}"));
     let cdrom = node("device-type").as_deref() == Some("cdrom");
@@ -155,7 +155,7 @@ fn disk(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>) ->
         return Ok(None);
     };
     let (kind, file) = match parameters.split_once(':') {
-        // As libxl 4.20 names a CD that it has changed.
+        // libxl 4.20 names a changed CD in this way.
         _ if cdrom && parameters.starts_with('/') => ("aio", parameters.as_str()),
         Some(parts) => parts,
         None => return Err(PvFault::Parameters { params: parameters }),
@@ -292,7 +292,7 @@ mod tests {
     fn those_who_serve_all_back_ends_may_have_so_many_descriptors() {
         for role in ["xenbus", "grant"] {
             let limit = bulkhead_policy::profile(role).unwrap().limits.files as usize;
-            // A socket twice, a device, a buffer for each; a keyboard and a frame buffer beside disks and consoles.
+            // Two sockets, a device and a buffer for each back end; beside disks and consoles a keyboard and a frame buffer.
             assert!((DISKS + CONSOLES + 2) * 4 + 32 <= limit, "{role}: {limit}");
         }
     }

@@ -1,11 +1,11 @@
-//! What the launcher must know of a qcow2 image: its size, and which file it is based on, which the device's process cannot open.
-//! Everything else is read by that process, in its sandbox. The image may be hostile: one bounded read, one total function.
+//! The launcher's part of a qcow2 image's header: the size and the name of the backing file, which the device's process cannot open. That
+//! process reads all the rest in its sandbox. The image may be hostile, so the launcher does one bounded read and parses it with one total
+//! function.
 //! Source: QEMU's docs/interop/qcow2.rst.
 
-/// Bytes of the file that are looked at: header, extensions and the backing file's name are in the first cluster, whose least size is
-/// less than this.
+/// Bytes of the file that are read. The header, its extensions and the backing file's name are in the first cluster.
 pub const LOOKED_AT: usize = 64 << 10;
-/// Most images below one.
+/// Most images in the chain below one.
 pub const MAX_DEPTH: usize = 8;
 /// Most bytes of a backing file's name.
 const MAX_NAME: u32 = 1023;
@@ -13,7 +13,8 @@ const MAX_NAME: u32 = 1023;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Bytes of a header of version 2, which does not say its length.
 const HEADER_2: u32 = 72;
-/// Incompatible features that an image in use may have: it was not closed (bit 0) or is marked corrupt (bit 1); the process decides.
+/// Incompatible features that pass here: the image was not closed (bit 0) or is marked corrupt (bit 1). The device's process decides on
+/// them.
 const KNOWN_FEATURES: u64 = 3;
 
 /// An image's header.
@@ -21,7 +22,7 @@ const KNOWN_FEATURES: u64 = 3;
 pub struct Header {
     /// Bytes of the disk that it describes.
     pub size: u64,
-    /// The file below it: its name, and its format if that is told.
+    /// The backing file: its name, and its format if the header names it.
     pub backing: Option<(String, Option<String>)>,
 }
 
@@ -59,10 +60,10 @@ fn word<const N: usize>(bytes: &[u8], at: u32) -> Option<[u8; N]> {
 }
 
 impl Header {
-    /// Reads it from the beginning of the file.
+    /// Parses the first bytes of the file.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The image is none, has a feature that is not supported, or its header is cut off or impossible.
     pub fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
         const SHORT: HeaderError = HeaderError::Short;
         let u32_at = |at| word(bytes, at).map(u32::from_be_bytes).ok_or(SHORT);
@@ -93,7 +94,7 @@ impl Header {
         let name = name.ok_or(HeaderError::Name)?;
         let mut at = if version == 3 { u32_at(100)? } else { HEADER_2 };
         let mut format = None;
-        // Each extension is at least 8 bytes of what is looked at.
+        // Each extension takes at least 8 of the read bytes, so the loop ends.
         while let (Ok(kind), Ok(len)) = (u32_at(at), u32_at(at.saturating_add(4))) {
             at = at.saturating_add(8);
             if kind == 0 {

@@ -1,4 +1,4 @@
-//! The launcher's end of the resource plane.
+//! The launcher's ends of the sockets to its processes.
 use bulkhead_plan::{FromProcess, ToProcess};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
@@ -32,7 +32,7 @@ pub(crate) enum ReceiveFault {
     NoRequest,
 }
 
-/// Most descriptors in a message (the kernel's SCM_MAX_FD).
+/// Most descriptors in a message: the kernel's SCM_MAX_FD.
 const MAX_FDS: usize = 253;
 
 /// The socket to a process.
@@ -44,7 +44,7 @@ impl Resource {
         Self(fd)
     }
 
-    /// Sends a message. A process that does not take it is of no use any more; its end comes by its pidfd.
+    /// Sends a message without waiting. The caller kills a process that does not take it.
     pub(crate) fn send(&self, message: &ToProcess, fds: &[BorrowedFd<'_>]) -> Result<(), SendFault> {
         let bytes = serde_json::to_vec(message)?;
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -58,8 +58,7 @@ impl Resource {
             .map_err(|e| SendFault::System(e.into()))
     }
 
-    /// Receives a request, with at most one descriptor. `Ok(None)`: none is there. `Err`: the process has gone, or
-    /// has sent what is no request.
+    /// Receives a request with at most one descriptor; `None` if none is pending.
     pub(crate) fn receive(&self) -> Result<Option<(FromProcess, Option<OwnedFd>)>, ReceiveFault> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,11 +1,11 @@
-//! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each is what an argument says too, so a guest's own arguments, which come
-//! after them, have the last word.
+//! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after them, so
+//! they win.
 use crate::placement::Placement;
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where they are.
+/// Path of the settings file.
 pub const FILE: &str = "/etc/bulkhead/bulkhead.toml";
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl TryFrom<String> for Place {
     }
 }
 
-/// toml shows it with its line.
+/// A wrong value of `placement`. toml adds the line of the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?}: expected {expected}")]
 struct NotAPlacement {
@@ -123,10 +123,10 @@ enum Filter {
     Guard,
 }
 
-/// The arguments that a settings file stands for.
+/// Parses a settings file into the arguments that it stands for.
 ///
 /// # Errors
-/// Where it is wrong, in lines for people.
+/// The first wrong place, shown in several lines.
 pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
     let settings: Settings = toml::from_str(text)?;
     let mut all = Vec::new();
@@ -153,10 +153,10 @@ pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
     Ok(all)
 }
 
-/// Reads a settings file. One that is not there has no settings.
+/// Reads a settings file. A missing file has no settings.
 ///
 /// # Errors
-/// Why it cannot be used, in one line or, of a wrong key, several.
+/// The file cannot be read, could have been written by another user than root, or is wrong.
 pub fn read(path: &Path) -> Result<Vec<String>, SettingsFault> {
     let fail = |source| SettingsFault::File { path: path.to_owned(), source };
     let text = match std::fs::read_to_string(path) {

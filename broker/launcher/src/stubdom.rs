@@ -1,8 +1,8 @@
-//! The launcher as the first process of a stub domain: what an init does, and what libxl leaves in xenstore
-//! (docs/misc/stubdom.txt of Xen, libxl_dm.c).
+//! The launcher as the first process of a stub domain. It does the work of an init and reads libxl's nodes (Xen's docs/misc/stubdom.txt,
+//! libxl_dm.c).
 //!
-//! Every failure is one line on console 0, which libxl writes to the guest's log, and in xenstore at
-//! `device-model/<guest>/error`, at once; then the domain powers off.
+//! A failure is one line on console 0, which libxl copies to the guest's log, and in xenstore at `device-model/<guest>/error`. Then the
+//! domain powers off.
 use crate::errors::Code;
 use crate::failure::{Failure, system};
 use crate::{argv, budget};
@@ -14,46 +14,46 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use std::time::{Duration, Instant};
 
-/// How long a disk or a network interface may take to connect; libxl gives up 30 s after it has started the domain.
+/// Time for a disk or a network interface to connect. libxl gives up 30 s after it has started the domain.
 const DISKS: Duration = Duration::from_secs(15);
-/// How long what is nice to have may take.
+/// Time for front ends that the guest can do without.
 const EXTRAS: Duration = Duration::from_secs(3);
-/// kB that must be free when nothing is started yet: 2 MiB for the processes, 8 for the surface of the largest picture, 6 for a
-/// screenshot of it on its way (docs/performance.md).
+/// kB that must be free before the first process starts: 2 MiB for the processes, 8 for the surface of the largest picture, 6 for a
+/// screenshot of it (docs/performance.md).
 const FREE_KB: u64 = 16 << 10;
-/// The console that libxl reads the machine's state from (STUBDOM_CONSOLE_SAVE of libxl_internal.h).
+/// The console from which libxl reads the machine's state (STUBDOM_CONSOLE_SAVE of libxl_internal.h).
 const SAVE: &str = "/dev/hvc1";
-/// dom0, where libxl's end of the vchan is.
+/// dom0, which has libxl's end of the vchan.
 const DOM0: u16 = 0;
 
-/// What the stub domain adds to the machine that the arguments describe.
+/// Resources of the stub domain that the arguments do not describe.
 #[derive(Debug)]
 pub struct Stubdom {
-    /// The frame buffer that dom0 shows.
+    /// The PV frame buffer, which dom0 shows.
     pub(crate) screen: Option<OwnedFd>,
-    /// Keyboard and pointer.
+    /// evdev nodes of keyboard and pointer.
     pub(crate) events: Vec<OwnedFd>,
-    /// dom0 tells places of the pointer over the whole screen, not as pixels.
+    /// dom0 sends the pointer's place as a part of the screen (0 to 32767), not in pixels.
     pub(crate) spread: bool,
-    /// Where libxl takes the machine's state from when it saves: console 1.
+    /// Console 1, from which libxl reads the machine's state when it saves.
     pub(crate) save: Option<OwnedFd>,
-    /// Where libxl's QMP comes from.
+    /// The vchan of libxl's QMP.
     pub(crate) qmp: Vchan,
 }
 
-/// A vchan that waits for its client.
+/// A vchan without a client yet.
 #[derive(Debug)]
 pub(crate) struct Vchan {
     pub(crate) page: OwnedFd,
     pub(crate) evtchn: OwnedFd,
     pub(crate) port: u32,
-    /// By which the client maps the page.
+    /// Grant reference with which the client maps the page.
     gref: u32,
 }
 
 impl Vchan {
-    /// The xenstore nodes by which the client finds it. They are written when the page is what a client expects: one that
-    /// finds a page of zeroes waits for ever.
+    /// The xenstore nodes by which the client finds the vchan. They are written when the page is ready: a client that finds a page of zeroes
+    /// waits for ever.
     pub(crate) fn nodes(&self, domid: u16) -> [(String, String); 2] {
         let path = format!("device-model/{domid}/qmp-vchan");
         [(format!("{path}/ring-ref"), self.gref.to_string()), (format!("{path}/event-channel"), self.port.to_string())]
@@ -65,7 +65,7 @@ pub fn is_here() -> bool {
     rustix::process::getpid().is_init()
 }
 
-/// Runs the stub domain. Returns when its guest is gone, or never: then the domain is powered off.
+/// Runs the stub domain until its guest ends, and powers it off.
 pub fn run() {
     let mut guest = None;
     match start(&mut guest) {
@@ -83,7 +83,7 @@ fn tell(guest: Option<u16>, line: &str) {
     if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
         let _ = xenstore.write(&format!("device-model/{guest}/error"), line);
     }
-    // What the console has not sent yet is lost with the domain.
+    // The domain's end would drop the unsent part of the line.
     let _ = rustix::termios::tcdrain(rustix::stdio::stderr());
 }
 
@@ -103,12 +103,12 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), Failure> {
     memory()?;
     let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
     front_ends(&mut xenstore, &disks, machine.nics.len())?;
-    // Disks that are not emulated are the guest's from the start.
+    // The guest gets the disks that are not emulated at once.
     crate::supervise::media::release_disks(|block| !disks.contains(&format!("/dev/{block}").as_str()));
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events =
         (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();
-    // Our own back end says so; QEMU's sends pixels and says nothing.
+    // Bulkhead's back end writes this node. QEMU's sends pixels and does not write it.
     let back = xenstore.read("device/vkbd/0/backend").unwrap_or_default();
     let spread = xenstore.read(&format!("{back}/width")).is_ok_and(|w| w == "32768");
     let save = console(SAVE);
@@ -133,7 +133,7 @@ fn mounts() -> Result<(), StubdomFault> {
     Ok(())
 }
 
-/// Nothing is written to files from here on.
+/// Makes the root directory read-only; the processes need no files.
 fn read_only() -> Result<(), StubdomFault> {
     rustix::mount::mount_remount("/", MountFlags::RDONLY, "").map_err(|e| StubdomFault::ReadOnly(e.into()))
 }
@@ -149,7 +149,7 @@ fn arguments(xenstore: &mut Xenstore, domid: u16) -> Result<Vec<String>, Stubdom
     keys.iter().map(|key| xenstore.read(&format!("{path}/{key}")).map_err(fail)).collect()
 }
 
-/// kB of memory that are free, and all.
+/// Free memory and all memory, in kB.
 pub(crate) fn free() -> Result<(u64, u64), Failure> {
     let info = std::fs::read_to_string("/proc/meminfo").map_err(system("/proc/meminfo"))?;
     let field = |name: &str| {
@@ -158,7 +158,7 @@ pub(crate) fn free() -> Result<(u64, u64), Failure> {
     Ok((field("MemAvailable:"), field("MemTotal:")))
 }
 
-/// What is free now must be enough for all processes.
+/// Checks that the free memory is enough for all processes.
 fn memory() -> Result<(), Failure> {
     let (free, total) = free()?;
     crate::supervise::say(&format!("{free} of {total} kB are free before anything is started"));
@@ -168,12 +168,12 @@ fn memory() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A node, once the kernel has it.
+/// Opens a device node; `None` if the kernel does not have it.
 fn device(path: &str, flags: OFlags) -> Option<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).ok()
 }
 
-/// A console as a stream of bytes: nothing is echoed or changed.
+/// Opens a console as a stream of bytes, without echo and without changes.
 fn console(path: &str) -> Option<OwnedFd> {
     let fd = device(path, OFlags::RDWR)?;
     let mut modes = rustix::termios::tcgetattr(&fd).ok()?;
@@ -182,7 +182,8 @@ fn console(path: &str) -> Option<OwnedFd> {
     Some(fd)
 }
 
-/// Waits until the front ends are connected: disks and `nics` network interfaces must be, frame buffer and keyboard may be missing.
+/// Waits until the front ends are connected. The disks and `nics` network interfaces must connect; frame buffer and keyboard may be
+/// missing.
 fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<(), StubdomFault> {
     let start = Instant::now();
     xenstore.watch("device").map_err(StubdomFault::Xenstore)?;
@@ -204,7 +205,7 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
         let passed = start.elapsed();
         let essential = open.iter().find(|(class, ..)| matches!(*class, "vbd" | "vif"));
         let wait = match (essential, missing) {
-            // libxl adds them before this domain runs.
+            // libxl adds all interfaces before this domain runs.
             (None, None) if vifs < nics && passed >= EXTRAS => {
                 return Err(StubdomFault::Interfaces { there: vifs, expected: nics });
             }
@@ -225,11 +226,11 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
                     back,
                 });
             }
-            // All that there are are connected, and the kernel makes nodes at once.
+            // All front ends are connected, and the kernel makes the nodes of connected disks at once.
             (None, Some(path)) if passed >= EXTRAS => {
                 return Err(StubdomFault::NoDisk { path: (*path).to_owned() });
             }
-            // A node that is missing appears without a change in xenstore.
+            // The node of a block device appears without an event of xenstore.
             (None, Some(_)) => Duration::from_millis(5),
             _ => Duration::from_millis(100),
         };
@@ -239,7 +240,7 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
     }
 }
 
-/// Makes libxl's vchan.
+/// Makes the vchan of libxl's QMP for the guest `domid`.
 fn vchan(domid: u16) -> Result<Vchan, StubdomFault> {
     let fail = StubdomFault::Vchan;
     let page = GrantedPage::new(DOM0).map_err(fail)?;

@@ -1,17 +1,18 @@
-//! PV disks that nobody serves now: of an emulated drive until the guest unplugs it, CDs, formats that are not served. A guest's driver
-//! that comes to one of them would wait for ever: OVMF's waits for its back end to connect or to close, before any operating system
-//! has unplugged anything. It is told that the back end is closed, and goes on with the emulated drive. When the guest starts that
-//! front end anew (Linux does it for one that a driver before it has left), the back end is made anew too (xen/include/public/io/xenbus.h).
+//! Answers drivers that connect to a PV disk which no process serves now: the disk of an emulated drive before the unplug, a CD, or an
+//! image of another format. Without an answer the driver would wait for ever: OVMF's driver waits until its back end connects or closes,
+//! before any operating system has unplugged a drive. The answer is a closed back end, and the driver goes on with the emulated drive.
+//! When a later driver opens the front end again (Linux does so), the back end opens again too (Xen's public/io/xenbus.h).
 use bulkhead_bus::pv::State;
 use bulkhead_xen::{XenError, Xenstore};
 
-/// PV disks of a domain that are looked at.
+/// Most PV disks of a domain that are answered.
 const DISKS: usize = 64;
 
-/// A connection for answers. It is not the one that watches: news that comes among answers is in no descriptor any more.
+/// A connection to xenstored for the answers. It is not the one with the watches: an event that arrives between two answers would not
+/// make the descriptor readable any more.
 pub(crate) struct Answers {
     xenstore: Xenstore,
-    /// xenstored has not answered: what it says later would be taken for another answer.
+    /// xenstored has not answered a request. Its late answer would be taken for the next request's.
     silent: bool,
 }
 
@@ -20,7 +21,7 @@ impl Answers {
         Ok(Self { xenstore: Xenstore::connect()?, silent: false })
     }
 
-    /// Whether it can be used again.
+    /// Whether the connection can be used again.
     pub(crate) fn is_good(&self) -> bool {
         !self.silent
     }
@@ -31,7 +32,7 @@ impl Answers {
     }
 }
 
-/// xenstore, as far as it is needed.
+/// The calls to xenstore that [`answer`] makes.
 pub(crate) trait Nodes {
     fn names(&mut self, path: &str) -> Vec<String>;
     fn value(&mut self, path: &str) -> Option<String>;
@@ -40,7 +41,7 @@ pub(crate) trait Nodes {
 
 impl Nodes for Answers {
     fn names(&mut self, path: &str) -> Vec<String> {
-        // A directory that is not there and one of which nothing is heard look alike.
+        // `directory` returns the same for a missing directory and for a silent xenstored, so a read comes first.
         if self.value(path).is_none() && self.silent { Vec::new() } else { self.xenstore.directory(path) }
     }
     fn value(&mut self, path: &str) -> Option<String> {
@@ -59,20 +60,20 @@ impl Nodes for Answers {
     }
 }
 
-/// The next state of a back end that nobody serves; `kept`: who runs the host does not take it away.
+/// The next state of a back end that is not served; `None`: it stays. `kept`: the toolstack does not remove the back end.
 fn next(front: State, back: State, kept: bool) -> Option<State> {
     match (front, back) {
-        // It has named its ring, or ends; or who runs the host wants the back end to end.
+        // The driver has named its ring or ends, or the toolstack ends the back end.
         (State::Initialised | State::Connected | State::Closing, back) if back != State::Closed => Some(State::Closed),
         (State::Closed, State::InitWait | State::Initialised | State::Connected) => Some(State::Closed),
         (_, State::Closing) => Some(State::Closed),
-        // It begins anew.
+        // The driver opens the front end again.
         (State::Initialising, State::Closed) if kept => Some(State::InitWait),
         _ => None,
     }
 }
 
-/// Answers the front ends of a domain's disks that are not `served`; the disks that were closed to a driver, by number.
+/// Answers the front ends of a domain's disks that are not `served`. Returns the numbers of the disks that were closed to a driver.
 pub(crate) fn answer(domid: u16, nodes: &mut impl Nodes, served: impl Fn(u32) -> bool) -> Vec<u32> {
     let top = format!("/local/domain/0/backend/qdisk/{domid}");
     let ids: Vec<u32> = nodes.names(&top).iter().filter_map(|id| id.parse().ok()).collect();
@@ -80,7 +81,7 @@ pub(crate) fn answer(domid: u16, nodes: &mut impl Nodes, served: impl Fn(u32) ->
     for devid in ids.into_iter().filter(|devid| !served(*devid)).take(DISKS) {
         let back = format!("{top}/{devid}");
         let own = State::of(nodes.value(&format!("{back}/state")).as_deref());
-        // dom0 has written where the front end is. It is looked at last: a directory that has gone must not be made anew.
+        // dom0 has written this node. It is read again before the write below, which must not make a removed directory again.
         let Some(front) = nodes.value(&format!("{back}/frontend")) else { continue };
         let there = State::of(nodes.value(&format!("{front}/state")).as_deref());
         let kept = nodes.value(&format!("{back}/online")).as_deref() != Some("0");
@@ -123,7 +124,7 @@ mod tests {
     const DISK: u32 = 768;
     const CD: u32 = 5632;
 
-    /// As libxl leaves a disk's nodes: both ends in state 1.
+    /// A disk's nodes after libxl has made them: both ends in state 1.
     fn made(devids: &[u32]) -> BTreeMap<String, String> {
         let mut nodes = BTreeMap::new();
         for devid in devids {
@@ -153,13 +154,13 @@ mod tests {
         let mut nodes = made(&[DISK, CD]);
         assert!(answer(7, &mut nodes, |_| false).is_empty());
         assert_eq!((hears(&nodes, DISK), hears(&nodes, CD)), ("1", "1"), "nobody has come");
-        // OVMF's driver says 4 at once and waits for 4 or more; others say 3 first. CDs have a driver there too.
+        // OVMF's driver writes 4 at once and waits for 4 or more; others write 3 first. OVMF has a driver for CDs too.
         says(&mut nodes, DISK, "4");
         says(&mut nodes, CD, "3");
         assert_eq!(answer(7, &mut nodes, |_| false), [CD, DISK]);
         assert_eq!((hears(&nodes, DISK), hears(&nodes, CD)), ("6", "6"));
         assert!(answer(7, &mut nodes, |_| false).is_empty(), "once");
-        // Linux finds a front end in state 4, makes it anew, and waits five seconds for the back end to do so too.
+        // Linux finds a front end in state 4, opens it again, and waits five seconds for the back end.
         says(&mut nodes, CD, "1");
         answer(7, &mut nodes, |devid| devid == DISK);
         assert_eq!((hears(&nodes, DISK), hears(&nodes, CD)), ("6", "2"), "the disk is its own process' by now");
@@ -197,7 +198,7 @@ mod tests {
                 let first = hears(&nodes, DISK).to_owned();
                 answer(7, &mut nodes, |_| false);
                 prop_assert_eq!(hears(&nodes, DISK), &first);
-                // Nobody waits: who has come is answered by the end.
+                // No driver waits: each one that has connected is answered at the end.
                 prop_assert!(!matches!(state.as_str(), "3" | "4" | "5") || first == "6");
             }
             prop_assert!(nodes.keys().all(|k| k.matches('/').count() == 8 || !k.contains("backend")));

@@ -1,4 +1,4 @@
-//! The board, and the keyboard controller on it.
+//! The board and its keyboard controller.
 use super::{Device, Failure, Host, Part, serial::Serial};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Given, Group};
@@ -40,7 +40,7 @@ impl Arguments for NoOption {
     }
 }
 
-/// The first device number that is free behind the board and the display: 4 on the machine that libxl asks for, as QEMU places cards.
+/// The first free PCI device number after the board's and the display's, where QEMU too puts the first card: 4 with libxl's arguments.
 pub fn first_card(host: &Host) -> u8 {
     let there = [host.machine.xen_platform, host.machine.video.is_some()];
     there.iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n })

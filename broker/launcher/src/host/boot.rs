@@ -1,4 +1,4 @@
-//! Direct boot and the firmware's menu: fw_cfg.
+//! fw_cfg: direct boot and the firmware's menu.
 use super::{Device, Host, Part};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, flag, keys, number, option};
@@ -100,7 +100,7 @@ fn boot(given: &Given, machine: &mut Machine) -> Result<(), ArgumentError> {
     Ok(())
 }
 
-/// fw_cfg, if there is something to tell the firmware.
+/// fw_cfg; `None` without a kernel and without settings of the menu.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let kernel = machine.kernel.as_ref();
@@ -132,7 +132,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     Ok(vec![Part { kept, ..Part::new(config) }])
 }
 
-/// A kernel or its ramdisk, open, and its size. What is in it is looked at by the process that serves it.
+/// Opens a kernel or ramdisk; also returns its size. The process that serves it parses it.
 fn file(path: &str, stubdom: bool) -> Result<(OwnedFd, u64), BootFault> {
     let fail = |e: rustix::io::Errno| BootFault::System(e.into());
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())

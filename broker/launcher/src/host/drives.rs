@@ -1,4 +1,4 @@
-//! Drives: their images, and the IDE controller.
+//! The IDE controller, and images of drives.
 use super::{Device, Host, Part};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong};
@@ -254,7 +254,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     Ok(vec![Part { kept, ..Part::new(DeviceConfig::Ide { drives }) }])
 }
 
-/// An image, open and locked. `writable`: for this guest alone.
+/// Opens and locks an image. `writable`: for this guest alone; otherwise shared with other readers.
 fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     let fd = rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
@@ -275,7 +275,7 @@ fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     Ok(fd)
 }
 
-/// The medium of a drive, with what it is based on, and the drive's configuration.
+/// Opens the image of a drive and its backing files; also returns the drive's configuration.
 pub fn drive(
     drive: &MachineDrive,
     backing: Backing,
@@ -321,7 +321,7 @@ pub fn drive(
             config.size = Some(size);
             if !drive.cdrom {
                 let mut first = [0; disk::SECTOR];
-                // Where a qcow2 image has its first sector only its process finds out.
+                // The launcher does not parse a qcow2 image so far that it finds the first sector.
                 let known = format == ImageFormat::Raw && rustix::io::pread(&fd, &mut first, 0) == Ok(disk::SECTOR);
                 config.geometry = Some(drive.properties.geometry(at.port, size, known.then_some(&first)));
             }
@@ -337,10 +337,10 @@ pub fn drive(
             Some(other) => {
                 return Err(fail(ImageFault::BackingFormat { backing: below, format: other.to_owned() }));
             }
-            // What a guest has written into a raw image could say that it is another.
+            // A guessed format is unsafe: a guest can write another format's header into a raw image.
             None => return Err(fail(ImageFault::NoBackingFormat { backing: below })),
         };
-        // Relative to the image that names it. "nbd:" and the like are names of no file here.
+        // Relative to the image that names it. "nbd:…" and the like are paths here and name no file.
         path = path.parent().unwrap_or(Path::new("")).join(&below);
         name = ImageName::Backing(path.clone());
         let fail = |fault| Failure::Image { image: name.clone(), fault };

@@ -1,13 +1,13 @@
-//! Firmware of cards and the display, from the host's files.
+//! Expansion ROMs of the display and the network cards, from the host's files.
 use bulkhead_plan::NicModel;
 use bulkhead_ring::{AreaError, SharedArea};
 use rustix::fd::OwnedFd;
 
-/// Where what is installed beside the executables is.
+/// Directory of Bulkhead's own firmware files.
 const SHARE: &str = "/usr/share/bulkhead";
 /// Debian's copy of the VGA firmware.
 const VGABIOS: Paths = ("vgabios-stdvga.bin", &["/usr/share/seabios/vgabios-stdvga.bin"]);
-/// The cards' boot firmware: Debian's iPXE, where QEMU for Xen finds it.
+/// The cards' boot firmware: Debian's iPXE, at QEMU's paths.
 const E1000_ROM: Paths = ("efi-e1000.rom", &["/usr/lib/ipxe/qemu/efi-e1000.rom", "/usr/share/qemu/efi-e1000.rom"]);
 const RTL8139_ROM: Paths =
     ("efi-rtl8139.rom", &["/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"]);
@@ -15,12 +15,12 @@ const RTL8139_ROM: Paths =
 /// Where a firmware file may be: its name below [`SHARE`], then full paths.
 type Paths = (&'static str, &'static [&'static str]);
 
-/// The VGA firmware, in a memfd of a power of two.
+/// The VGA firmware in a memfd, and the ROM's size, a power of two.
 pub fn vga_rom() -> Result<(OwnedFd, u32), FirmwareFault> {
     rom(VGABIOS, "VGA firmware")
 }
 
-/// A network card's boot firmware: without it the guest cannot boot over the network.
+/// A network card's boot firmware, in the same form. Without it the guest cannot boot over the network.
 pub fn nic_rom(model: NicModel) -> Result<(OwnedFd, u32), FirmwareFault> {
     let names = match model {
         NicModel::E1000 => E1000_ROM,
@@ -29,7 +29,7 @@ pub fn nic_rom(model: NicModel) -> Result<(OwnedFd, u32), FirmwareFault> {
     rom(names, "boot firmware")
 }
 
-/// The first of these files that can be used, in a memfd of a power of two, and its size. Otherwise what is wrong with the last one.
+/// Loads the first of these files that can be used. The error is the last file's.
 fn rom((installed, others): Paths, what: &'static str) -> Result<(OwnedFd, u32), FirmwareFault> {
     let first = load(format!("{SHARE}/{installed}"), what);
     others.iter().fold(first, |rom, path| rom.or_else(|_| load((*path).to_owned(), what)))

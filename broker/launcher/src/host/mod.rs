@@ -3,10 +3,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `board.rs`, `usb.rs` | what needs little of the host |
-//! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with something behind them |
-//! | `viewers.rs` | who looks at the picture, and what links them to devices |
-//! | `firmware.rs` | expansion ROMs |
+//! | `board.rs`, `usb.rs` | devices without files of the host |
+//! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with images, interfaces, other ends or firmware |
+//! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
+//! | `firmware.rs` | files of expansion ROMs |
 pub mod board;
 pub mod boot;
 pub mod drives;
@@ -46,67 +46,67 @@ pub fn groups() -> impl Iterator<Item = &'static Group> {
     DEVICES.iter().map(|device| &device.arguments).chain([&viewers::GROUP])
 }
 
-/// What one process is given: its configuration and its descriptors travel together.
+/// One process's configuration and descriptors.
 #[derive(Debug)]
 pub struct Part {
     /// Its configuration.
     pub config: DeviceConfig,
-    /// Descriptors that every life of the process is given.
+    /// Descriptors that the process gets at each start.
     pub kept: Vec<(FdUse, OwnedFd)>,
-    /// Its expansion ROM, for the broker.
+    /// The device's expansion ROM, which the broker serves.
     pub rom: Option<OwnedFd>,
-    /// The rules on its interface.
+    /// The rules on a network card's interface.
     pub rules: Option<Rules>,
-    /// Descriptors for control that belong to it.
+    /// Descriptors that control gets for this process.
     pub control: Vec<(FdUse, OwnedFd)>,
-    /// The domain that it serves, if that is not the machine's: a stub domain's guest.
+    /// The served domain, if it is not the machine's: a stub domain's guest.
     pub domid: Option<u16>,
 }
 
 impl Part {
-    /// A process that is given nothing but its configuration.
+    /// A process without descriptors.
     pub fn new(config: DeviceConfig) -> Self {
         Self { config, kept: Vec::new(), rom: None, rules: None, control: Vec::new(), domid: None }
     }
 }
 
-/// Where parts are opened, and what is not one part's alone.
+/// The machine whose parts are opened, and what the parts share.
 #[derive(Debug)]
 pub struct Host<'a> {
     /// The machine.
     pub machine: &'a Machine,
-    /// The guest.
+    /// The guest's number.
     pub domid: u16,
-    /// This is a stub domain's first process.
+    /// The launcher is a stub domain's first process.
     pub stubdom: bool,
-    /// Other ends of serial ports and consoles: what QMP calls each, and which it is.
+    /// Other ends of serial ports and consoles for query-chardev: label and file name.
     pub chardevs: Vec<(String, String)>,
-    /// Slaves of pseudo terminals: while one is open, its master sees no hang-up.
+    /// Slaves of pseudo terminals. While a slave is open, its master sees no hang-up.
     pub held: Vec<OwnedFd>,
-    /// Names of sockets that go with the machine.
+    /// Paths of sockets, which are removed when the machine ends.
     pub sockets: Vec<String>,
     /// Lines for the log.
     pub shown: Vec<String>,
 }
 
 impl<'a> Host<'a> {
-    /// Nothing is open yet.
+    /// A machine without open parts.
     pub fn new(machine: &'a Machine, domid: u16, stubdom: bool) -> Self {
         let nothing = Vec::new();
         Self { machine, domid, stubdom, chardevs: nothing, held: Vec::new(), sockets: Vec::new(), shown: Vec::new() }
     }
 
-    /// A privcmd that reaches the guest alone.
+    /// A privcmd that is restricted to the guest.
     pub fn restricted(&self) -> Result<OwnedFd, Failure> {
         Privcmd::open(self.domid).and_then(Privcmd::restrict).map_err(Failure::Xen)
     }
 
-    /// A descriptor of the simulated machine.
+    /// A copy of a descriptor of the simulated machine.
     pub fn sim(&self, fd: i32) -> Result<OwnedFd, Failure> {
         inherit(fd).map_err(|e| Failure::Sim { fd, source: e.into() })
     }
 
-    /// By which a device reaches guest memory.
+    /// The descriptor with which a device maps guest memory.
     pub fn memory(&self) -> Result<(FdUse, OwnedFd), Failure> {
         match &self.machine.sim {
             Some(s) => self.sim(s.memory).map(|fd| (FdUse::SimMemory, fd)),
@@ -115,7 +115,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// A new socket that listens, for its owner only. One that an earlier life has left there is replaced.
+/// Makes a socket that listens, for its owner alone. It replaces a socket that an earlier machine has left at the path.
 fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -131,7 +131,7 @@ fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
     Ok(fd)
 }
 
-/// A socket that libxl can connect to.
+/// Opens the listening socket of a QMP server.
 pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
     let listen = || match &monitor.socket {
         Socket::Path(path) => socket(path).map_err(|e| SocketFault::Path { path: path.clone(), source: e.into() }),
@@ -147,10 +147,10 @@ pub fn listen(monitor: &Monitor) -> Result<OwnedFd, Failure> {
     listen().map_err(|fault| Failure::Socket { monitor: monitor.id.clone(), fault })
 }
 
-/// The user that `text` means: `UID:GID`, or a name of this host.
+/// Parses `-runas`: `UID:GID`, or a user's name in /etc/passwd. Root is refused.
 pub fn user(text: &str) -> Result<Ids, UserFault> {
     let pair = |mark: char| text.split_once(mark).and_then(|(uid, gid)| uid.parse().ok().zip(gid.parse().ok()));
-    // XenServer's and XCP-ng's older wrapper writes a dot.
+    // The older wrapper of XenServer and XCP-ng writes a dot.
     let ids = match pair(':').or_else(|| pair('.')) {
         Some(ids) => Some(ids),
         None => {
@@ -166,7 +166,7 @@ pub fn user(text: &str) -> Result<Ids, UserFault> {
     Ok(Ids { uid, gid })
 }
 
-/// A file with this process' number, locked as long as the descriptor is open: what QEMU's `-pidfile` is to a toolstack.
+/// Writes this process's number to a file and locks it while the descriptor is open, as QEMU does for `-pidfile`.
 pub fn pid_file(path: &str) -> Result<OwnedFd, Failure> {
     write_pid_file(path).map_err(|fault| Failure::PidFile { path: path.to_owned(), fault })
 }
@@ -188,7 +188,7 @@ fn write_pid_file(path: &str) -> Result<OwnedFd, PidFileFault> {
     }
 }
 
-/// A copy of a descriptor that the caller of this program has opened.
+/// A copy of a descriptor that the toolstack has opened.
 pub fn inherit(number: i32) -> Result<OwnedFd, rustix::io::Errno> {
     bulkhead_policy::duplicate(number)
 }

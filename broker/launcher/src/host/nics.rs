@@ -1,4 +1,4 @@
-//! Network cards: their other ends, and the rules on interfaces.
+//! Network cards: other ends, and rules on interfaces.
 use super::{Device, Host, Part, board, firmware, inherit};
 use crate::argv::ArgumentError;
 use crate::argv::option::{
@@ -13,7 +13,7 @@ use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// MTU of a stub domain's interface, if it takes it: the largest frame of the cards there are. The back end's own limit holds anyway.
+/// MTU of a stub domain's interface: the largest frame of any card. An interface may refuse it; the back end has its own limit too.
 const LARGEST_MTU: u32 = 16_110;
 
 pub(super) static DEVICE: Device =
@@ -234,19 +234,19 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     Ok(parts)
 }
 
-/// A card's other end, open, and the rules on its interface in force.
+/// A card's open other end. The rules on its interface are in force.
 pub struct OpenNic {
-    /// For the process.
+    /// The tap or socket.
     pub fd: OwnedFd,
-    /// What it is.
+    /// Its kind.
     pub end: NicEnd,
-    /// Of its interface, if it has one.
+    /// The rules on its interface, if it has one.
     pub rules: Option<Rules>,
-    /// For the log.
+    /// A line for the log.
     pub shown: String,
 }
 
-/// Opens a card's other end. Its rules are on the interface before anything can use it.
+/// Opens a card's other end. The rules are set before a process can use the interface.
 pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
     let name = format!("network card nic{}", nic.index);
     let fail = |fault| Failure::Network { card: nic.index, fault };
@@ -298,7 +298,7 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
     Ok(OpenNic { fd, end, rules: Some(rules), shown })
 }
 
-/// What the kernel lacks when it refuses rules on an interface with this error, to be put behind the error.
+/// A hint, behind the kernel's error, about the modules that it lacks when it refuses rules on an interface.
 pub fn missing_modules(e: &std::io::Error) -> &'static str {
     match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
         Some(rustix::io::Errno::NOENT | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {

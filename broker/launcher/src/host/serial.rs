@@ -1,4 +1,4 @@
-//! Serial ports and the other ends of consoles.
+//! Serial ports, and the other ends of serial ports and consoles.
 use super::{Device, Host, Part, socket};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, option, wrong};
@@ -10,7 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Serial ports that a PC has places for.
+/// Serial ports of a PC; more are accepted and not emulated.
 const PORTS: usize = 4;
 
 pub(super) static DEVICE: Device =
@@ -149,19 +149,19 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     Ok(parts)
 }
 
-/// A serial port's other end, and what keeps it alive.
+/// The open other end of a serial port or console.
 pub struct SerialEnd {
-    /// For the process; `None` for `null`.
+    /// The process's descriptor; `None` for `null`.
     pub fd: Option<OwnedFd>,
-    /// The slave side of a pty, open so that the master never sees a hang-up.
+    /// The slave of a new pseudo terminal; it stays open so that the master sees no hang-up.
     pub slave: Option<OwnedFd>,
-    /// The name of the terminal, if it is a new one.
+    /// Path of a new pseudo terminal.
     pub terminal: Option<String>,
     /// What query-chardev says.
     pub shown: String,
 }
 
-/// Opens a serial port's other end.
+/// Opens the other end of serial port or console `index`.
 pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
     open_end(serial).map_err(|fault| Failure::Serial { port: index, fault })
 }
@@ -173,7 +173,7 @@ fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
     match serial {
         Serial::Null | Serial::None => Ok(plain(None)),
         Serial::File(path) | Serial::Append(path) => {
-            // For reading too if it is a FIFO, so that opening it waits for nobody.
+            // A FIFO is opened for reading too, because opening it for writing alone fails without a reader.
             let is_fifo = rustix::fs::stat(path.as_str())
                 .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo);
             let begin = if matches!(serial, Serial::Append(_)) { OFlags::APPEND } else { OFlags::TRUNC };
@@ -181,7 +181,7 @@ fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
             let fd = rustix::fs::open(path.as_str(), how | nonblocking, Mode::from_raw_mode(0o600))
                 .map_err(|e| fail(path, e))?;
             if is_fifo {
-                // The process must not read what it has written itself.
+                // The process gets a descriptor for writing alone, so that it cannot read its own bytes.
                 let writer = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty())
                     .map_err(|e| fail(path, e))?;
                 return Ok(plain(Some(writer)));
@@ -220,8 +220,7 @@ fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
     }
 }
 
-/// Opens a character device. A stub domain's console is there when its front end has connected, which is not yet so when
-/// this process is the first one.
+/// Opens a character device. A stub domain's console is missing until its front end has connected, so it is waited for (5 s at most).
 fn console(path: &str, how: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
     let mut tries = 0;
     loop {

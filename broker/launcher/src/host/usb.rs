@@ -1,4 +1,4 @@
-//! The USB controller: there from the start, or one that QMP may add.
+//! The USB controller.
 use super::{Device, Host, Part, board};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, QUBES, flag, option};

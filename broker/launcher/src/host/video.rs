@@ -1,4 +1,4 @@
-//! The display: its firmware and video RAM.
+//! The display: firmware and video RAM.
 use super::{Device, Host, Part, firmware};
 use crate::argv::ArgumentError;
 use crate::argv::option::{
@@ -61,12 +61,12 @@ impl Arguments for Adapter {
     }
 }
 
-/// The guest frame where video RAM begins: above all RAM, out of the way of every BAR.
+/// First guest frame of video RAM: above all RAM, 4 GiB up at least, where no BAR is.
 pub fn frame(host: &Host) -> u64 {
     (0x10_0000u64).saturating_add(host.machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000)
 }
 
-/// Standard VGA, if the machine has it.
+/// Standard VGA; `None` if the machine has no display.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let Some(video) = host.machine.video else { return Ok(Vec::new()) };
     let (rom, bytes) = firmware::vga_rom()?;

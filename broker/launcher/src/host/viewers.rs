@@ -1,4 +1,4 @@
-//! Viewers: where they connect, and what links them to the devices that they show.
+//! The VNC server's socket, and the pipes between viewers and devices.
 use super::{Host, Part, socket};
 use crate::argv::ArgumentError;
 use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, XENOPSD, flag, option};
@@ -119,7 +119,7 @@ impl Arguments for Server {
     }
 }
 
-/// The server of viewers, if the machine has one and somebody draws.
+/// The VNC server; `None` if the arguments do not ask for one or no part is a display.
 pub fn open(host: &mut Host, parts: &[Part]) -> Result<Option<Part>, Failure> {
     let machine = host.machine;
     let draws = parts.iter().any(|p| p.config.kind().picture == Picture::Draws);
@@ -133,12 +133,12 @@ pub fn open(host: &mut Host, parts: &[Part]) -> Result<Option<Part>, Failure> {
     Ok(Some(Part { kept: vec![(FdUse::Viewers, fd)], ..Part::new(config) }))
 }
 
-/// A pipe that carries records one way; nobody waits for the other end.
+/// A pipe for records: reading end, writing end. Neither end waits for the other.
 fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(system("pipe"))
 }
 
-/// Links who looks at the picture with who draws it and with who takes input. Without a viewer nothing is linked.
+/// Connects the viewer with the display and with the devices that take input. Does nothing without a viewer.
 pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
     let Some(at) = parts.iter().position(|p| p.config.kind().picture == Picture::Looks) else { return Ok(()) };
     // Only viewers on the network show lights and wish for sizes.
@@ -166,7 +166,7 @@ pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
         part.kept.push((FdUse::InputFrom, from));
         ends.push((FdUse::InputTo(sink), to));
         if sink == Sink::Keyboard {
-            // Its lights; a frame buffer shows none.
+            // The keyboard's lights, which a frame buffer does not show.
             if remote {
                 let (from, to) = pipe()?;
                 part.kept.push((FdUse::LedsTo, to));
@@ -185,7 +185,7 @@ pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A socket for viewers, and where it is in the end. A port that is taken is passed over as far as the arguments allow.
+/// Makes the socket for viewers; also returns its address. Taken ports are passed over as far as the arguments allow.
 fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), ViewersFault> {
     let (host, first, ipv6) = match &vnc.at {
         VncAddress::Unix(path) => {
@@ -198,7 +198,7 @@ fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), ViewersFault> {
         "" if ipv6 => Ipv6Addr::UNSPECIFIED.into(),
         "" => Ipv4Addr::UNSPECIFIED.into(),
         "localhost" => Ipv4Addr::LOCALHOST.into(),
-        // Who an address is must not depend on somebody else's answer.
+        // A name server's answer must not decide where the server listens.
         other => other.parse().map_err(|_| ViewersFault::NoAddress { host: other.to_owned() })?,
     };
     let mut taken = rustix::io::Errno::ADDRINUSE;
@@ -212,7 +212,7 @@ fn viewers(vnc: &Vnc) -> Result<(OwnedFd, VncAddress), ViewersFault> {
     Err(ViewersFault::Taken { address, first, last: vnc.last.max(first), source: taken.into() })
 }
 
-/// A TCP socket that listens. What it accepts sends at once what it is given.
+/// Makes a TCP socket that listens. Its connections send without delay.
 fn tcp(address: SocketAddr) -> Result<OwnedFd, rustix::io::Errno> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let fd = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;

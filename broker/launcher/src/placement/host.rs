@@ -1,9 +1,9 @@
-//! What the kernel says of CPUs and threads, and what it is told.
+//! The kernel's figures of CPUs and threads, and the calls that move them.
 use super::choose::Load;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Nanoseconds that a thread ran, and that it was ready and did not.
+/// Nanoseconds for which a thread ran, and for which it was ready and did not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spent {
     pub(super) ran: u64,
@@ -16,19 +16,19 @@ impl Spent {
     }
 }
 
-/// What a place needs of the host.
+/// The calls that a place makes to the host.
 pub(crate) trait Host {
-    /// The CPUs that this process may use: its set of CPUs, as it is now.
+    /// The CPUs that this process may use now.
     fn allowed(&self) -> Vec<usize>;
-    /// How busy each CPU has been that is there.
+    /// Load of each CPU that is online.
     fn loads(&self) -> Vec<(usize, Load)>;
-    /// What a thread has spent; `None` if the kernel does not count it, or it has ended.
+    /// Times of a thread; `None` if the kernel does not count them, or the thread has exited.
     fn spent(&self, tid: i32) -> Option<Spent>;
-    /// Keeps a thread on these CPUs.
+    /// Restricts a thread to these CPUs.
     fn keep(&self, tid: i32, cpus: &[usize]) -> std::io::Result<()>;
-    /// Whether it is kept on this CPU alone.
+    /// Whether a thread is restricted to this CPU alone.
     fn is_kept(&self, tid: i32, cpu: usize) -> bool;
-    /// Brings the interrupts with this name to a CPU, as far as the host lets it.
+    /// Moves the interrupts with this name to a CPU. Errors are ignored.
     fn bind_interrupts(&self, name: &str, cpu: usize);
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Kernel;
 
 impl Host for Kernel {
     fn allowed(&self) -> Vec<usize> {
-        // More CPUs than there is room for are an error, and nothing is placed.
+        // A host with more CPUs than a set has room for gives an error; then no thread is placed.
         let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
         (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
     }
@@ -47,7 +47,7 @@ impl Host for Kernel {
     }
 
     fn spent(&self, tid: i32) -> Option<Spent> {
-        // Of a thread that is not its process's first too: /proc knows it, though it does not list it.
+        // This works for any thread: /proc has a directory for it, though it lists main threads alone.
         parse_spent(&std::fs::read_to_string(format!("/proc/{tid}/schedstat")).ok()?)
     }
 
@@ -56,7 +56,7 @@ impl Host for Kernel {
         for cpu in cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU) {
             set.set(*cpu);
         }
-        // 0 would be this thread.
+        // 0 would mean this thread.
         let tid = Pid::from_raw(tid).ok_or(rustix::io::Errno::SRCH)?;
         Ok(sched_setaffinity(Some(tid), &set)?)
     }
@@ -79,7 +79,7 @@ pub(super) fn parse_spent(text: &str) -> Option<Spent> {
     Some(Spent { ran: words.next()??, waited: words.next()?? })
 }
 
-/// "cpuN user nice system idle iowait irq softirq steal …" (proc_stat(5)). Time that a hypervisor gave to others is no time to run.
+/// "cpuN user nice system idle iowait irq softirq steal …" (proc_stat(5)). Stolen time counts as busy: nothing here could run in it.
 pub(super) fn parse_loads(text: &str) -> Vec<(usize, Load)> {
     let of = |line: &str| {
         let mut words = line.strip_prefix("cpu")?.split_whitespace();

@@ -1,10 +1,10 @@
-//! On which of the host's CPUs a guest's register accesses are carried out. Decision 23 says why.
+//! Keeps the threads that carry out a guest's register accesses on one of the host's CPUs. Decision 23 has the reasons.
 //!
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the setting, and the guest's threads on one CPU |
-//! | `choose.rs` | which CPU it is |
-//! | `host.rs` | what the kernel says and is told |
+//! | `choose.rs` | the choice of the CPU |
+//! | `host.rs` | the kernel's figures and calls |
 mod choose;
 mod host;
 #[cfg(test)]
@@ -16,20 +16,20 @@ use rustix::thread::CpuSet;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How often the load is looked at, at most. Nobody looks while the guest asks for nothing.
+/// Least time between two checks of the load. There are none while the guest makes no accesses.
 const LOOK: Duration = Duration::from_millis(400);
-/// What is older says nothing of the load of now.
+/// Age at which the last figures say nothing about the present load.
 const STALE: Duration = Duration::from_secs(3);
 
-/// Where a guest's data threads run.
+/// The setting: where a guest's data threads run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// All on one CPU at a time.
+    /// Together, on any one CPU at a time.
     #[default]
     Together,
-    /// Wherever the kernel's scheduler puts each.
+    /// Each where the kernel's scheduler puts it.
     Free,
-    /// All on one of these CPUs at a time.
+    /// Together, on one of these CPUs at a time.
     Among(Vec<usize>),
 }
 
@@ -59,7 +59,7 @@ impl TryFrom<&str> for Placement {
     }
 }
 
-/// Where requests come from: it has its place beside those that answer them.
+/// The source of a guest's requests, which is kept on the same CPU as the threads that answer them.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// Event channels: the name of their interrupts in /proc/interrupts.
@@ -74,15 +74,15 @@ pub(crate) enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) pid: i32,
-    /// It serves one device; the others do without it if they have to.
+    /// It serves one device, so the other threads can run on another CPU than it.
     pub(crate) device: bool,
 }
 
-/// What was seen the last time.
+/// Figures of one check.
 struct Look {
     at: Instant,
     spent: HashMap<i32, Spent>,
-    /// Taken only when the threads have waited for others.
+    /// Loads of the CPUs; read only if the threads have waited for other work.
     loads: Option<Vec<(usize, Load)>>,
 }
 
@@ -90,22 +90,22 @@ struct Look {
 pub(crate) struct Place<H = Kernel> {
     host: H,
     among: Option<Vec<usize>>,
-    /// Differs from guest to guest, so that equally idle CPUs are shared out.
+    /// A number that differs between guests, so that they do not all choose the same idle CPU.
     turn: usize,
     source: Source,
     cpu: Option<usize>,
-    /// Devices that work without pause, which run beside the others.
+    /// Process numbers of devices that work without pause, which run on the other CPUs.
     busy: Vec<i32>,
-    /// Looks at which another CPU was better, one after another.
+    /// Checks in a row that have found a better CPU.
     wished: usize,
     begin: Vec<(usize, Load)>,
     last: Option<Look>,
-    /// The host does not let it, and has been heard to say so.
+    /// The kernel has refused; the log has the line.
     given_up: bool,
 }
 
 impl Place {
-    /// The place on this host that the setting asks for, if it asks for one; nothing is done yet.
+    /// A place on this host; `None` if the setting leaves it to the scheduler. No thread is moved yet.
     pub(crate) fn new(placement: &Placement, turn: usize, source: Source) -> Option<Self> {
         Self::on(Kernel, placement, turn, source)
     }
@@ -133,8 +133,7 @@ impl<H: Host> Place<H> {
         })
     }
 
-    /// A process is about to serve: its main thread takes its place. Threads that it has made already stay where they are.
-    /// Returns what is worth saying.
+    /// Moves the main thread of a process that is about to serve to the place. Its other threads stay. Returns a line for the log.
     pub(crate) fn take(&mut self, member: Member) -> Option<String> {
         let candidates = self.candidates();
         if self.given_up {
@@ -160,20 +159,20 @@ impl<H: Host> Place<H> {
         };
         self.busy.retain(|pid| *pid != member.pid);
         if self.host.allowed().len() < 2 {
-            // It was started there, and interrupts come nowhere else.
+            // The process and the interrupts are there already.
             return line;
         }
         if let Err(e) = self.host.keep(member.pid, &[cpu]) {
             return self.refused(&e);
         }
-        // Its event channels are bound when the broker comes, which is not always the first.
+        // The interrupts exist when the broker has come, which need not be the first process.
         if !member.device || old != self.cpu {
             self.bring_source(cpu);
         }
         line
     }
 
-    /// The guest has been active: looks at the load, and moves all if another CPU is better. Returns what is worth saying.
+    /// Checks the load while the guest makes accesses, and moves all threads if another CPU is clearly better. Returns a line for the log.
     pub(crate) fn look(&mut self, members: &[Member], now: Instant) -> Option<String> {
         let recent = |last: &Look| now.saturating_duration_since(last.at) < LOOK;
         if self.given_up || self.last.as_ref().is_some_and(recent) {
@@ -185,7 +184,7 @@ impl<H: Host> Place<H> {
         let window = last.as_ref().map_or(Duration::ZERO, |l| now.saturating_duration_since(l.at));
         let mut look = Look { at: now, spent: HashMap::new(), loads: None };
         if let [only] = *candidates {
-            // There is nothing to choose: nothing is measured.
+            // With one CPU there is no choice and nothing to measure.
             self.last = Some(look);
             let result = self.bring(members, only);
             return result.err().and_then(|e| self.refused(&e));
@@ -211,7 +210,7 @@ impl<H: Host> Place<H> {
         let mut better = None;
         let kept = self.cpu.filter(|cpu| candidates.contains(cpu));
         match kept {
-            // The set of CPUs has changed, or a CPU has gone.
+            // The allowed set of CPUs has changed, or the CPU is offline.
             None => {
                 let loads = choose::since(&self.begin, &self.host.loads());
                 better = choose::first(&candidates, &loads, self.turn);
@@ -241,8 +240,8 @@ impl<H: Host> Place<H> {
         result.err().and_then(|e| self.refused(&e))
     }
 
-    /// Brings all to this CPU; those that are there already cost a look each. The kernel takes threads elsewhere when a set of CPUs
-    /// changes or a CPU goes.
+    /// Moves all threads to this CPU. Each thread is checked, because the kernel moves threads when the allowed set changes or a CPU goes
+    /// offline.
     fn bring(&mut self, members: &[Member], cpu: usize) -> std::io::Result<()> {
         let moves = self.cpu != Some(cpu);
         let mut gone = moves;
@@ -251,20 +250,20 @@ impl<H: Host> Place<H> {
             if moves || !self.host.is_kept(member.pid, cpu) {
                 gone = true;
                 match self.host.keep(member.pid, &[cpu]) {
-                    // It has just ended.
+                    // The process has just exited.
                     Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
                     other => other?,
                 }
             }
         }
         if gone {
-            // What took a thread away has taken the interrupts too.
+            // The kernel has moved the interrupts together with the threads.
             self.bring_source(cpu);
         }
         Ok(())
     }
 
-    /// Without the right to it, or without such interrupts, an access costs more: no reason to do anything else.
+    /// Moves the source of requests. Errors are ignored: without the right, or without such interrupts, an access costs more.
     fn bring_source(&self, cpu: usize) {
         match &self.source {
             Source::Interrupts(name) => self.host.bind_interrupts(name, cpu),
@@ -273,7 +272,7 @@ impl<H: Host> Place<H> {
         }
     }
 
-    /// A device that works without pause gains nothing by being where the others are, and takes their time.
+    /// Moves a device that works without pause (`busy`) to the other CPUs, where it does not take the other threads' time, or back.
     fn set_busy(&mut self, pid: i32, busy: bool, candidates: &[usize]) {
         let Some(cpu) = self.cpu else { return };
         self.busy.retain(|p| *p != pid);
@@ -284,7 +283,7 @@ impl<H: Host> Place<H> {
         }
     }
 
-    /// The CPUs that may be used now, by what the launcher itself may use: sets of CPUs are the same for all its processes.
+    /// The CPUs that may be used now. The launcher's own set counts: all its processes have the same.
     fn candidates(&self) -> Vec<usize> {
         let allowed = self.host.allowed();
         let named = |cpu: &usize| self.among.as_ref().is_none_or(|among| among.contains(cpu));
@@ -294,7 +293,7 @@ impl<H: Host> Place<H> {
 
     fn refused(&mut self, e: &std::io::Error) -> Option<String> {
         match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            // The set of CPUs has changed since it was read, or the process has just ended: the next look knows better.
+            // The allowed set has changed since it was read, or the process has just exited: the next check reads again.
             Some(rustix::io::Errno::INVAL | rustix::io::Errno::SRCH) => None,
             _ => {
                 self.given_up = true;
