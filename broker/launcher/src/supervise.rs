@@ -441,3 +441,27 @@ fn read_log(slot: &SlotState) -> Vec<String> {
         .map(|l| l.chars().map(printable).take(1000).collect())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::ReceiveFault;
+
+    fn line(cause: Cause, last: Option<&str>) -> String {
+        StartFault::Exited(EarlyExit { name: "ide".into(), pid: 7, cause, last: last.map(str::to_owned) }).to_string()
+    }
+
+    #[test]
+    fn a_process_that_exits_early_is_named_with_its_own_words_or_its_exit() {
+        let killed = || Cause { reason: Some(KillReason::Receive(ReceiveFault::Closed)), exit: Exit::Signal(9) };
+        let exited = Cause { reason: None, exit: Exit::Status(2) };
+        assert_eq!(line(exited, None), "ide (pid 7): ended with status 2 (before the machine was ready)");
+        assert_eq!(
+            line(killed(), None),
+            "ide (pid 7): closed its socket (killed by signal 9) (before the machine was ready)"
+        );
+        assert_eq!(line(killed(), Some("no image")), "ide: no image (before the machine was ready)");
+        let filtered = Cause { reason: None, exit: Exit::Filter };
+        assert!(line(filtered, None).contains("system call filter (SIGSYS)"));
+    }
+}

@@ -380,7 +380,7 @@ impl Launcher {
     /// Ends the processes of the disks that the stub domain has released (closed its front ends of) for its guest, and keeps their open files.
     fn take_released_disks(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
         let own = self.plan.domid;
-        let mut given = Vec::new();
+        let mut released = Vec::new();
         for device in &self.plan.devices {
             let DeviceConfig::Qdisk { devid, disk, .. } = &device.config else { continue };
             let state = self.slots.get_mut(device.slot);
@@ -395,13 +395,13 @@ impl Launcher {
                     .into_iter()
                     .partition(|(what, _)| matches!(what, FdUse::Drive(_) | FdUse::Backing(..)));
                 state.kept = kept;
-                given.push((
+                released.push((
                     device.slot,
                     HandedOff { devid: *devid, file: disk.file.clone(), image: Some((disk.clone(), files)) },
                 ));
             }
         }
-        for (slot, disk) in given {
+        for (slot, disk) in released {
             say(&format!("the stub domain has let go of disk {}: it is its guest's", disk.devid));
             self.pv.changes.handed_off.push(disk);
             self.remove_disk(slot, || KillReason::DiskHandedOff);
@@ -431,14 +431,14 @@ impl Launcher {
     }
 
     fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), Failure> {
-        let given = self
+        let handed_off = self
             .pv
             .changes
             .handed_off
             .iter_mut()
             .find(|g| is_twin(&disk, g.devid, g.file.as_deref()))
             .and_then(|g| g.image.take());
-        let (mut fds, config) = match given {
+        let (mut fds, config) = match handed_off {
             Some((config, fds)) => (fds, config),
             None => pv_image(&disk.drive, self.pv.changes.images, &self.spawner.null)?,
         };

@@ -44,7 +44,7 @@ impl DiskChanges {
     /// Notes an event about disks (`disks`) or about their front ends alone, and schedules a scan.
     pub(super) fn notify(&mut self, now: Instant, disks: bool) {
         self.disks |= disks;
-        let next = self.last_scan.and_then(|last_scan| last_scan.checked_add(SCAN_INTERVAL)).unwrap_or(now);
+        let next = self.last_scan.and_then(|last| last.checked_add(SCAN_INTERVAL)).unwrap_or(now);
         self.due.get_or_insert(next.max(now));
     }
 

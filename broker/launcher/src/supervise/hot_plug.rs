@@ -35,7 +35,7 @@ impl Launcher {
 
     /// Answers the pending request for a device, if there is one.
     pub(super) fn answer_hot_plug(&mut self, slot: Slot, result: Result<u32, Refusal>) {
-        if let Some((_, serial)) = self.requests.hot_plug.take_if(|(asked, _)| *asked == slot) {
+        if let Some((_, serial)) = self.requests.hot_plug.take_if(|(pending, _)| *pending == slot) {
             self.answer(serial, result);
         }
     }

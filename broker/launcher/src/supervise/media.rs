@@ -126,7 +126,7 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
 }
 
 /// Numbers of this stub domain's disks that its guest gets when they are released.
-pub(super) fn handed_off() -> Vec<String> {
+pub(super) fn disks_to_hand_off() -> Vec<String> {
     let Ok(mut xenstore) = Xenstore::connect() else { return Vec::new() };
     let ids = xenstore.directory("device/vbd");
     let mut is = |id: &String| {
@@ -138,7 +138,7 @@ pub(super) fn handed_off() -> Vec<String> {
 
 /// Releases those hand-off disks whose block device `which` selects: the kernel writes all data and closes the front end.
 pub(crate) fn release_disks(mut which: impl FnMut(&str) -> bool) {
-    for id in handed_off() {
+    for id in disks_to_hand_off() {
         let device = format!("vbd-{id}");
         let block =
             std::fs::read_dir(format!("/sys/bus/xen/devices/{device}/block")).ok().and_then(|mut b| b.next()?.ok());

@@ -254,7 +254,7 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
     let ids = xenstore.directory(&path);
     let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
     // A CD counts as served: an HVM guest does not use its back end.
-    let handed_off = stubdom.then(super::media::handed_off);
+    let handed_off = stubdom.then(super::media::disks_to_hand_off);
     let has_one = |id: &String| {
         back_ends::serves(back_ends, id)
             || handed_off.as_ref().is_some_and(|ids| ids.contains(id))
