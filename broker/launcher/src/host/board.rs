@@ -5,8 +5,8 @@ use crate::argv::option::{Arguments, Given, Group};
 use crate::machine::Machine;
 use bulkhead_plan::DeviceConfig;
 
-/// The board's registers. `devices`: the other devices, of whose disks the CMOS has the geometry; `unplug`: the guest may unplug
-/// its disks.
+/// The board. `devices`: the other devices, whose disks' geometries are in the CMOS RAM; `unplug`: the guest may unplug its emulated
+/// devices.
 pub fn open(host: &Host, devices: &[Part], unplug: bool) -> Part {
     let machine = host.machine;
     let drives = |part: &Part| match &part.config {

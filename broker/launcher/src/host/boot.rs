@@ -28,22 +28,22 @@ const OPTIONS: &[OptionSpec] = &[
 ];
 
 const KEYS: &[Keys] = &[
-    // The firmware shows no picture, and strict concerns QEMU's own parser.
+    // The firmware cannot show a picture; `strict` is for QEMU's own parser.
     keys("boot", &["order", "once", "menu", "splash-time", "reboot-timeout"], &["splash", "strict"]),
 ];
 
 /// A Linux kernel that the firmware boots directly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// The kernel's file.
+    /// Path of the kernel.
     pub file: String,
-    /// The ramdisk's file.
+    /// Path of the ramdisk.
     pub initrd: Option<String>,
     /// The command line.
     pub command_line: String,
 }
 
-/// The options of a direct boot, until all are known.
+/// The options of a direct boot, until all arguments are parsed.
 #[derive(Default)]
 struct DirectBoot {
     kernel: Option<String>,
@@ -70,7 +70,7 @@ impl Arguments for DirectBoot {
                 machine.kernel = Some(Kernel { file, initrd, command_line: append.unwrap_or_default() });
             }
             (None, Some(_), _) => return Err(ArgumentError::Incomplete("-initrd: there is no -kernel")),
-            // Some toolstacks always give one.
+            // Some toolstacks always write `-append`.
             (None, None, Some(_)) => return Ok(vec!["-append: ignored: there is no -kernel".to_owned()]),
             (None, None, None) => {}
         }
@@ -81,7 +81,7 @@ impl Arguments for DirectBoot {
 /// `-boot`: the order, and the firmware's menu.
 fn boot(given: &Given, machine: &mut Machine) -> Result<(), ArgumentError> {
     let (options, bad) = (&given.options, |why: &str| given.bad(why));
-    // A machine ends with its guest's reset, so `once` is for all of its life. Without either the order stays.
+    // A machine ends with its guest's reset, so `once` counts for all of it. Without both keys the order stays.
     let order = options.get("once").or(options.head("order")).unwrap_or(&machine.boot).to_owned();
     if order.len() > 3 || order.chars().any(|c| !matches!(c, 'a' | 'c' | 'd' | 'n')) {
         return Err(bad("order and once are of the letters a, c, d, n, at most three"));
@@ -90,7 +90,7 @@ fn boot(given: &Given, machine: &mut Machine) -> Result<(), ArgumentError> {
     machine.menu.shown = options.flag("menu", false).ok_or(bad("menu is on or off"))?;
     let wait = options.get("splash-time").map(|t| number(t).ok_or(bad("splash-time is 0 to 65535 ms")));
     machine.menu.wait = wait.transpose()?;
-    // -1 is never. Without a word the firmware tries again after a minute.
+    // -1: the firmware never retries. Without the key it retries after a minute.
     let never = |t| (t == "-1").then_some(u32::MAX);
     let retry = options.get("reboot-timeout").map(|t| {
         let ms = never(t).or_else(|| number(t).filter(|ms| *ms <= 0xffff));

@@ -55,10 +55,10 @@ const KEYS: &[Keys] = &[
     keys(
         "drive",
         &["file", "if", "index", "media", "format", "readonly", "read-only", "id", "cache"],
-        // What a guest gives back is given back anyway; nothing is ever opened again in another way.
+        // Discards always reach the image, and an image is never opened again with other rights.
         &["auto-read-only", "discard", "detect-zeroes"],
     ),
-    // The translation that a BIOS makes, and what a disk calls itself.
+    // Properties of disks, which have no effect on a CD.
     keys("device ide-cd", &["driver", "id", "drive", "bus", "unit"], &["bios-chs-trans", "bootindex", "ver"]),
     keys(
         "device ide-hd",
@@ -70,31 +70,31 @@ const KEYS: &[Keys] = &[
 /// A drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineDrive {
-    /// Where it is; a CD gets it from its -device.
+    /// Controller and port; `None` until a `-device` names them.
     pub at: Option<DriveId>,
     /// A CD-ROM drive.
     pub cdrom: bool,
-    /// No writes.
+    /// The guest cannot write.
     pub read_only: bool,
-    /// The image; none for an empty CD drive.
+    /// Path of the image; `None` for an empty CD drive.
     pub file: Option<String>,
-    /// Its format; never guessed.
+    /// The image's format, which is never guessed.
     pub format: ImageFormat,
-    /// QMP's name for it.
+    /// The drive's name in QMP.
     pub id: String,
-    /// What else is said of a disk.
+    /// Identity and geometry of a disk.
     pub properties: Properties,
 }
 
 impl MachineDrive {
-    /// From a `-drive`.
+    /// Parses `-drive`.
     pub fn parse(options: &Options) -> Result<Self, &'static str> {
         let format = match options.get("format") {
             None | Some("raw" | "host_device") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,
             Some(_) => return Err("this image format is not supported (raw and qcow2 are)"),
         };
-        // Writes are acknowledged when the host's page cache has them, FLUSH waits for the medium; nothing else is offered.
+        // A write completes in the host's page cache, and FLUSH waits for the medium: that is writeback, the only mode.
         if !matches!(options.get("cache"), None | Some("writeback")) {
             return Err("cache= is writeback");
         }
@@ -128,7 +128,7 @@ impl MachineDrive {
             }
             "none" => {
                 let id = options.get("id").ok_or("id= is missing")?.to_owned();
-                // What it is, its -device says.
+                // `-device` says whether it is a CD.
                 Ok(Self { at: None, cdrom: media == "cdrom", read_only, file, format, id, properties })
             }
             _ => Err("if= is ide or none"),
@@ -136,22 +136,22 @@ impl MachineDrive {
     }
 }
 
-/// Which files an image may be based on.
+/// Files that are allowed as backing files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backing {
-    /// Any that it names.
+    /// Any file that the image names.
     #[default]
     Any,
-    /// Those in the directory of the guest's image, or below.
+    /// Files in the directory of the guest's image or below.
     Directory,
-    /// None.
+    /// No file.
     None,
 }
 
-/// Drives, until all options are known.
+/// Drives, until all arguments are parsed.
 #[derive(Default)]
 struct Drives {
-    /// Those whose `-device` has not come yet.
+    /// Drives without a `-device` yet.
     unplaced: Vec<MachineDrive>,
     /// Properties of all disks, from `-global ide-hd.…`.
     of_all: Properties,
@@ -202,7 +202,7 @@ impl Arguments for Drives {
 }
 
 impl Drives {
-    /// The drive that a `-device ide-cd` or `ide-hd` refers to, at its place.
+    /// Takes the drive that a `-device ide-cd` or `ide-hd` refers to, and gives it its place.
     fn place(&mut self, given: &Given) -> Result<MachineDrive, ArgumentError> {
         let (options, bad) = (&given.options, |why: &str| given.bad(why));
         let (bus, unit) = (options.get("bus"), options.get("unit").and_then(number::<u8>));
@@ -227,7 +227,7 @@ impl Drives {
     }
 }
 
-/// Adds a drive, unless its place is taken.
+/// Adds a drive; an error if its place is taken.
 fn add(machine: &mut Machine, drive: MachineDrive) -> Result<(), &'static str> {
     if machine.drives.iter().any(|d| d.at == drive.at) {
         return Err("two drives in one place");

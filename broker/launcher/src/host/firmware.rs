@@ -12,7 +12,7 @@ const E1000_ROM: Paths = ("efi-e1000.rom", &["/usr/lib/ipxe/qemu/efi-e1000.rom",
 const RTL8139_ROM: Paths =
     ("efi-rtl8139.rom", &["/usr/lib/ipxe/qemu/efi-rtl8139.rom", "/usr/share/qemu/efi-rtl8139.rom"]);
 
-/// Where a firmware file may be: its name below [`SHARE`], then full paths.
+/// Places of a firmware file in their order: its name below [`SHARE`], then full paths.
 type Paths = (&'static str, &'static [&'static str]);
 
 /// The VGA firmware in a memfd, and the ROM's size, a power of two.

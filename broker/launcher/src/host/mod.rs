@@ -1,5 +1,4 @@
-//! Kinds of devices: for each one file with the options that ask for it, what they ask for, and what is opened for it on the host before
-//! anything is started.
+//! Kinds of devices. Each has a file, which parses the device's options and opens its resources on the host before any process starts.
 //!
 //! | file | what |
 //! |---|---|
@@ -28,16 +27,16 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// A kind of device: the options that ask for it, and what is opened for it. Some kinds are several devices, or none.
+/// A kind of device. A machine may have none or several of a kind.
 #[derive(Debug)]
 pub struct Device {
-    /// Its options.
+    /// The options that configure it.
     pub arguments: Group,
     /// Opens the machine's devices of this kind.
     pub open: fn(&mut Host) -> Result<Vec<Part>, Failure>,
 }
 
-/// All kinds of devices but the board, which describes some of them to the guest. The order is that of the slots.
+/// All kinds of devices in the order of their slots, without the board, which needs the opened disks.
 pub static DEVICES: [&Device; 7] =
     [&drives::DEVICE, &board::KEYBOARD, &video::DEVICE, &nics::DEVICE, &boot::DEVICE, &usb::DEVICE, &serial::DEVICE];
 

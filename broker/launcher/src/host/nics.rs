@@ -39,37 +39,37 @@ const OPTIONS: &[OptionSpec] = &[
 ];
 
 const KEYS: &[Keys] = &[
-    // The bridge is what the hotplug script puts it into; it, not this program, brings the interface up.
+    // The toolstack's hotplug script puts the interface into the bridge and brings it up.
     keys("netdev tap", &["type", "id", "ifname", "fd"], &["br", "script", "downscript", "vhost", "sndbuf", "vnet_hdr"]),
     keys("netdev stream", &["type", "id", "server", "addr.type", "addr.path"], &[]),
     keys("device e1000", &["driver", "id", "netdev", "mac"], PLACE),
     keys("device rtl8139", &["driver", "id", "netdev", "mac"], PLACE),
 ];
 
-/// Network cards of a guest: what libxl can number, and slots of the bus that are free.
+/// Most network cards of a guest: libxl can number no more, and the bus has room for them.
 const MAX_NICS: usize = 8;
 
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
-    /// Which.
+    /// The emulated chip.
     pub model: NicModel,
-    /// libxl's number of it: `nic0`.
+    /// libxl's number: 0 in `nic0`.
     pub index: u8,
-    /// Its address.
+    /// Hardware address.
     pub mac: [u8; 6],
-    /// Its other end.
+    /// Other end.
     pub end: NicOther,
-    /// What the guest is told when it asks by DHCP.
+    /// Answer to the guest's DHCP requests, if the card gives one.
     pub lease: Option<NicLease>,
-    /// The cable, and what may go out of it.
+    /// State of the cable, and filter of outgoing frames.
     pub settings: NicSettings,
 }
 
-/// What a card's cable leads to.
+/// The other end of a card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NicOther {
-    /// A tap of this name; in a stub domain the interface that has the card's address.
+    /// The tap with this name; in a stub domain the interface with the card's address.
     Tap(String),
     /// A tap that the toolstack has opened.
     OpenTap(RawFd),
@@ -81,7 +81,7 @@ pub enum NicOther {
 pub fn mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Option<Vec<u8>> =
         text.split(':').map(|b| (b.len() == 2).then(|| u8::from_str_radix(b, 16).ok()).flatten()).collect();
-    // A group's address is no card's.
+    // A multicast address is refused.
     <[u8; 6]>::try_from(bytes?).ok().filter(|[first, ..]| first & 1 == 0)
 }
 
@@ -93,19 +93,19 @@ struct Card {
     mac: [u8; 6],
 }
 
-/// Keys and values of an option that names a card, as it was given.
+/// An option that names a card: its text, and its keys and values.
 struct About {
     value: String,
     pairs: Vec<(String, String)>,
 }
 
-/// Cards, until all options are known.
+/// Cards, until all arguments are parsed.
 #[derive(Default)]
 struct Cards {
     cards: Vec<Card>,
-    /// The `-netdev`s that no card has taken, by their ids.
+    /// Ends of the `-netdev`s that no card has taken, by id.
     ends: Vec<(String, NicOther)>,
-    /// Rules, of one card or of all.
+    /// `-nic-rules` for the card with this id, or for all cards.
     rules: Vec<(Option<String>, About)>,
     leases: Vec<(String, String, NicLease)>,
 }
@@ -143,7 +143,7 @@ impl Arguments for Cards {
                 let lease = NicLease::parse(&pairs).map_err(|why| given.bad(why.to_string()))?;
                 self.leases.push((value, id, lease));
             }
-            // -net none, -nic none
+            // `-net none` and `-nic none`: no card.
             _ => {}
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Arguments for Cards {
     }
 }
 
-/// What a `-netdev` leads to.
+/// Parses `-netdev`.
 fn end(given: &Given) -> Result<NicOther, ArgumentError> {
     let (options, bad) = (&given.options, |why: &str| given.bad(why));
     match options.head("type") {
@@ -197,7 +197,7 @@ fn end(given: &Given) -> Result<NicOther, ArgumentError> {
     }
 }
 
-/// The machine's network cards.
+/// Opens the machine's network cards.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let (machine, first) = (host.machine, board::first_card(host));
     let (mut parts, mut without) = (Vec::new(), Vec::new());

@@ -24,7 +24,7 @@ const OPTIONS: &[OptionSpec] = &[option(
 
 #[derive(Default)]
 struct Ports {
-    /// Ports that name a chardev: which port, and the chardev's id.
+    /// Ports with the id of their chardev, which may come after them.
     named: Vec<(usize, String)>,
 }
 
@@ -55,29 +55,29 @@ impl Arguments for Ports {
     }
 }
 
-/// What a serial port is connected to.
+/// The other end of a serial port or console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serial {
     /// A new pseudo terminal.
     Pty,
-    /// A file or FIFO, written.
+    /// A file, which is emptied first, or a FIFO.
     File(String),
-    /// The same, behind what is in it.
+    /// The same without emptying the file.
     Append(String),
-    /// Nothing.
+    /// No other end: output is dropped.
     Null,
     /// A character device.
     Device(String),
     /// A Unix socket to connect to.
     Unix(String),
-    /// A Unix socket that is made here and listens; one peer at a time.
+    /// A Unix socket that the launcher makes and that serves one peer at a time.
     UnixServer(String),
     /// The port is not there.
     None,
 }
 
 impl Serial {
-    /// Parses QEMU's notation.
+    /// Parses the value of `-serial` without `chardev:`.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "pty" => Self::Pty,
@@ -90,7 +90,7 @@ impl Serial {
                     let path = options.head.clone().filter(|p| !p.is_empty())?;
                     match (options.flag("server", false)?, options.flag("wait", true)?) {
                         (false, _) => Self::Unix(path),
-                        // Waiting for a peer would hold up the guest's creation.
+                        // Waiting for a peer would delay the guest's creation.
                         (true, true) => return None,
                         (true, false) => Self::UnixServer(path),
                     }
@@ -101,7 +101,7 @@ impl Serial {
         })
     }
 
-    /// A chardev as a port's other end; none for a socket that the toolstack has made.
+    /// A chardev as a port's other end; `None` for a socket that the toolstack has opened.
     fn of(chardev: &Chardev) -> Option<Self> {
         Some(match chardev {
             Chardev::Socket(Socket::Path(path)) => Self::UnixServer(path.clone()),
@@ -113,12 +113,12 @@ impl Serial {
         })
     }
 
-    /// The path of the socket that listens.
+    /// Path of the socket that listens.
     pub fn listens(&self) -> Option<&str> {
         if let Self::UnixServer(path) = self { Some(path) } else { None }
     }
 
-    /// What query-chardev says.
+    /// File name in query-chardev; `pty`: path of a pseudo terminal.
     pub fn shown(&self, pty: Option<&str>) -> String {
         match self {
             Self::Pty => format!("pty:{}", pty.unwrap_or("")),
@@ -132,7 +132,7 @@ impl Serial {
     }
 }
 
-/// The machine's serial ports.
+/// Opens the machine's serial ports.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let mut parts = Vec::new();
     for (index, serial) in host.machine.serials.iter().enumerate() {
@@ -157,7 +157,7 @@ pub struct SerialEnd {
     pub slave: Option<OwnedFd>,
     /// Path of a new pseudo terminal.
     pub terminal: Option<String>,
-    /// What query-chardev says.
+    /// File name in query-chardev.
     pub shown: String,
 }
 

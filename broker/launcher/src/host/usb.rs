@@ -32,7 +32,7 @@ const OPTIONS: &[OptionSpec] = &[
 /// Ports of the controller.
 const PORTS: usize = 2;
 
-/// The device that `-usbdevice` calls `name`.
+/// The device of `-usbdevice NAME`.
 fn device(name: &str) -> Option<UsbDevice> {
     match name {
         "tablet" => Some(UsbDevice::Tablet),
@@ -58,11 +58,11 @@ impl Arguments for Controller {
                 let missing = "there is no controller before it (-usb or -device piix3-usb-uhci)";
                 usb.ok_or_else(|| given.bad(missing))?.extend(device(driver.trim_start_matches("usb-")));
             }
-            // The controller: -usb or one of the -device.
+            // `-usb` or a `-device` of a controller.
             _ => {
                 machine.usb.get_or_insert_default();
                 if let Some(at) = given.options.get("addr") {
-                    // Above all that is placed here.
+                    // Device numbers from 0x10 on, which no other device has.
                     let hex = |text: &str, last: u8| {
                         u8::from_str_radix(text.trim_start_matches("0x"), 16).ok().filter(|n| *n <= last)
                     };
@@ -84,7 +84,7 @@ impl Arguments for Controller {
     }
 }
 
-/// The controller. One that QMP may add has the first device number behind the network cards.
+/// The controller: from the start, or for hot-plug at the first PCI device number after the network cards.
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let config = match &host.machine.usb {
         Some(devices) => {

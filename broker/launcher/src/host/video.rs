@@ -50,7 +50,7 @@ impl Arguments for Adapter {
                 let bad = |why: &str| given.bad(why);
                 let mib = given.options.get("vgamem_mb");
                 let mib = mib.map_or(Some(16), number).ok_or(bad("vgamem_mb is a number"))?;
-                // QEMU rounds up to a power of two; below 16 MiB the frame buffer of the larger modes has no room.
+                // QEMU rounds up to a power of two. The frame buffers of large modes need 16 MiB.
                 let mib: u32 = Some(mib).filter(|m| (1..=256).contains(m)).ok_or(bad("vgamem_mb is 1 to 256"))?;
                 machine.video = Some(Video { mib: mib.next_power_of_two() });
             }

@@ -36,16 +36,16 @@ const OPTIONS: &[OptionSpec] = &[
 /// The VNC server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vnc {
-    /// Where it listens.
+    /// Address of the server.
     pub at: VncAddress,
-    /// If that port is taken, the next ones up to this.
+    /// Last port that is tried if the first ones are taken.
     pub last: u16,
-    /// Viewers are asked for a password.
+    /// Viewers need a password.
     pub password: bool,
 }
 
 impl Vnc {
-    /// Keys that change nothing here: how pictures are packed, what keys of a viewer's lock do, how long a key is down.
+    /// Keys without an effect: packing of pictures, lock keys of viewers, the time that a key is down, and names of QEMU's other objects.
     pub const IGNORED: &[&str] = &[
         "lock-key-sync",
         "lossy",
@@ -57,10 +57,10 @@ impl Vnc {
         "display",
         "head",
     ];
-    /// Ports begin here: display 0.
+    /// Port of display 0.
     const FIRST: u16 = 5900;
 
-    /// `HOST:DISPLAY[,to=N][,password=on]` or `unix:PATH`, as QEMU has it.
+    /// Parses `HOST:DISPLAY[,to=N][,password=on]` or `unix:PATH`.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let (place, keys) = text.split_once(',').map_or((text, None), |(p, k)| (p, Some(k)));
         let (mut last, mut password) = (None, false);
@@ -69,7 +69,7 @@ impl Vnc {
                 ("to", n) => last = Some(n.parse::<u16>().map_err(|_| "to= is the number of a display")?),
                 ("password", "on") => password = true,
                 ("password", "off") => password = false,
-                // What is so here anyway.
+                // Values that hold without the key.
                 ("share", "allow-exclusive") => {}
                 ("websocket" | "sasl" | "tls-creds" | "tls-authz" | "acl", "off") => {}
                 (key, _) if Self::IGNORED.contains(&key) => {}
@@ -105,7 +105,7 @@ impl Arguments for Server {
                 let ignored = given.options.pairs.iter().filter(|(key, _)| Vnc::IGNORED.contains(&key.as_str()));
                 notes.extend(ignored.map(|(key, _)| format!("-vnc {key}=: ignored")));
             }
-            // -k
+            // `-k`
             _ if LAYOUTS.contains(&value) => machine.layout = value.to_owned(),
             _ => notes.push(format!(
                 "{}: no such layout here ({}); VNC viewers that tell characters only type as on {}",
@@ -141,7 +141,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 /// Connects the viewer with the display and with the devices that take input. Does nothing without a viewer.
 pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
     let Some(at) = parts.iter().position(|p| p.config.kind().picture == Picture::Looks) else { return Ok(()) };
-    // Only viewers on the network show lights and wish for sizes.
+    // Only VNC viewers show keyboard lights and ask for sizes.
     let remote = parts.get(at).is_some_and(|p| p.config.kind().wishes);
     let bell = crate::supervise::eventfd()?;
     let mut ends = Vec::new();
