@@ -54,7 +54,7 @@ impl Watch {
         if let Some(guest) = guest {
             xenstore.watch_as("@releaseDomain", DOMAINS)?;
             xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC)?;
-            crate::supervise::say(&format!("if stub domain {domid} dies, guest {guest} is reported crashed"));
+            crate::log::say(&format!("if stub domain {domid} dies, guest {guest} is reported crashed"));
         }
         for domid in guest.into_iter().chain([domid]) {
             xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS)?;
@@ -123,7 +123,7 @@ pub fn qemus(arguments: &[String]) -> Option<&'static str> {
         Xenstore::connect().map_or_else(|e| vec![e.to_string()], |mut xenstore| pv::not_served(domid, &mut xenstore));
     let qemu = QEMU.iter().find(|p| Path::new(p).exists()).filter(|_| last("-pv-others").is_none_or(|o| o != "leave"));
     for line in &others {
-        crate::supervise::say(&format!(
+        crate::log::say(&format!(
             "{line}: not served here{}",
             if qemu.is_some() { "" } else { ", and by nobody else" }
         ));
@@ -147,7 +147,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let mut watched = domid.map(Watch::new).transpose().map_err(Failure::Watch)?.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)
         .map_err(|source| Failure::File { path: qemu.into(), source })?;
-    crate::supervise::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
+    crate::log::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
     let mut served = true;
     loop {
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
@@ -172,7 +172,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
                 .changes()
                 .map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
             if let Some(line) = seen {
-                crate::supervise::say(&line);
+                crate::log::say(&line);
                 watched = None;
             }
         }
@@ -180,7 +180,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
             && ready.last() == Some(&true)
             && rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).is_ok_and(|s| s.is_some())
         {
-            crate::supervise::say(&format!("QEMU (pid {pid}) has ended; nobody serves the PV back ends any more"));
+            crate::log::say(&format!("QEMU (pid {pid}) has ended; nobody serves the PV back ends any more"));
             served = false;
             // Without a guest to watch this process has no more work.
             if watched.is_none() {
@@ -211,7 +211,7 @@ fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
             .read(&format!("{from}/{node}"))
             .and_then(|value| xenstore.write(&format!("/local/domain/{guest}/console/{node}"), &value));
         if let Err(e) = copied {
-            crate::supervise::say(&format!("xl vncviewer will not find guest {guest}: {node}: {e}"));
+            crate::log::say(&format!("xl vncviewer will not find guest {guest}: {node}: {e}"));
         }
     }
     true

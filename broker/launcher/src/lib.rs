@@ -4,15 +4,13 @@
 pub mod argv;
 pub mod attach;
 mod budget;
-pub mod disk;
 pub mod errors;
 pub mod failure;
-pub mod host;
+mod log;
 pub mod machine;
 pub mod options;
 pub mod placement;
 mod pv;
-pub mod qcow2;
 mod resource;
 pub mod settings;
 mod slot;
@@ -21,4 +19,5 @@ pub mod stubdom;
 mod supervise;
 mod unserved;
 
-pub use supervise::{run, say};
+pub use log::say;
+pub use supervise::run;

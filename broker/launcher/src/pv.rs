@@ -1,8 +1,8 @@
 //! Reads the PV devices whose back ends Bulkhead serves from xenstore. libxl writes these nodes before it starts a device model. They are
 //! in dom0's directory, where no guest can write.
-use crate::disk::Properties;
-use crate::host::drives::MachineDrive;
-use crate::host::serial::Serial;
+use crate::machine::disk::Properties;
+use crate::machine::drives::MachineDrive;
+use crate::machine::serial::Serial;
 use bulkhead_plan::{DriveId, ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 

@@ -203,7 +203,7 @@ impl SlotState {
         if may {
             self.phase = next;
         } else {
-            crate::supervise::say(&format!("{}: {:?} does not follow {:?}", self.name, next, self.phase));
+            crate::log::say(&format!("{}: {:?} does not follow {:?}", self.name, next, self.phase));
         }
         may
     }
@@ -288,6 +288,12 @@ impl SlotState {
             let _ = rustix::process::pidfd_send_signal(&life.spawned.pidfd, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// A new doorbell: an eventfd that nobody blocks on.
+pub(crate) fn doorbell() -> Result<OwnedFd, Failure> {
+    use rustix::event::EventfdFlags;
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("eventfd"))
 }
 
 #[cfg(test)]

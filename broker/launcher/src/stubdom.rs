@@ -79,7 +79,7 @@ pub fn run() {
 }
 
 fn tell(guest: Option<u16>, line: &str) {
-    crate::supervise::say(line);
+    crate::log::say(line);
     if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
         let _ = xenstore.write(&format!("device-model/{guest}/error"), line);
     }
@@ -161,7 +161,7 @@ pub(crate) fn free() -> Result<(u64, u64), Failure> {
 /// Checks that the free memory is enough for all processes.
 fn memory() -> Result<(), Failure> {
     let (free, total) = free()?;
-    crate::supervise::say(&format!("{free} of {total} kB are free before anything is started"));
+    crate::log::say(&format!("{free} of {total} kB are free before anything is started"));
     if free < FREE_KB {
         return Err(StubdomFault::Memory { free, total }.into());
     }
@@ -212,7 +212,7 @@ fn front_ends(xenstore: &mut Xenstore, disks: &[&str], nics: usize) -> Result<()
             (None, None) if vifs < nics => Duration::from_millis(100),
             (None, None) if open.is_empty() || passed >= EXTRAS => {
                 for (class, id, state) in open {
-                    crate::supervise::say(&format!("{class} {id} is not connected (state {state}); it is not used"));
+                    crate::log::say(&format!("{class} {id} is not connected (state {state}); it is not used"));
                 }
                 return Ok(());
             }

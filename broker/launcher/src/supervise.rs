@@ -27,6 +27,7 @@ use crate::argv::Parsed;
 use crate::attach::Watch;
 use crate::errors::Code;
 use crate::failure::{Failure, system};
+use crate::log::say;
 use crate::placement::Place;
 use crate::slot::{ChannelFds, KillReason, Phase, SlotState};
 use crate::slots::Slots;
@@ -39,7 +40,6 @@ use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use disk_changes::DiskChanges;
-pub(crate) use lives::eventfd;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
@@ -263,15 +263,6 @@ struct Launcher {
     shown: Vec<String>,
     /// All processes have come up.
     running: bool,
-}
-
-/// Writes a line to the log in one call, so that other processes' lines do not mix with it.
-pub fn say(line: &str) {
-    let line = format!(
-        "bulkhead-dm: {line}
-"
-    );
-    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
 impl Launcher {

@@ -1,6 +1,7 @@
 //! `-chardev`, and the QMP servers that use one.
-use super::ArgumentError;
-use super::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong};
+use crate::machine::option::{
+    ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong,
+};
 use crate::machine::{Chardev, Machine, Monitor, Socket};
 use Fate::{Implemented, Refused};
 

@@ -1,7 +1,6 @@
 //! Options that concern the whole machine, and those that QEMU has and nobody needs here.
-use super::ArgumentError;
-use super::option::{
-    Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, XENOPSD, flag, keys, number, option,
+use crate::machine::option::{
+    ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, XENOPSD, flag, keys, number, option,
 };
 use crate::machine::{Machine, Sim};
 use crate::placement::Placement;

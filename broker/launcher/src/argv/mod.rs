@@ -3,16 +3,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `option.rs` | one option: its entry in a table, as it was given, what takes it |
 //! | `table.rs` | all groups' tables as one |
 //! | `general.rs` | options that concern the whole machine |
 //! | `chardev.rs` | `-chardev`, and QMP servers |
 //! | `question.rs` | options that ask for the version or for help |
 //!
-//! Options that ask for a device are in `host/`, one file for each kind.
+//! Options that ask for a device are in `machine/`, one file for each kind.
 mod chardev;
 mod general;
-pub(crate) mod option;
 mod question;
 mod table;
 #[cfg(test)]
@@ -20,52 +18,12 @@ mod tests;
 #[cfg(test)]
 mod toolstacks;
 
-use crate::errors::Code;
 use crate::machine::Machine;
+pub use crate::machine::option::{ArgumentError, Fate, Group, OptionSpec};
+use crate::machine::option::{Given, Keys, wrong};
 use crate::options::Options;
-pub use option::{Fate, Group, OptionSpec};
-use option::{Given, Keys, wrong};
 pub use question::{Question, question};
 pub use table::{Verdict, lookup, markdown, options, verdicts};
-
-/// Why the arguments cannot be used: one line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ArgumentError {
-    /// No such option.
-    #[error("{0}: unknown option")]
-    Unknown(String),
-    /// A value is missing.
-    #[error("{0}: a value must follow")]
-    Missing(String),
-    /// The value is wrong.
-    #[error("{option} {value}: {why}")]
-    Value {
-        /// The option.
-        option: String,
-        /// As it was given.
-        value: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// QEMU has it, this device model does not.
-    #[error("{option}: not supported: {why}")]
-    Refused {
-        /// The option, with its value.
-        option: String,
-        /// What is missing.
-        why: &'static str,
-    },
-    /// Something that must be there is not.
-    #[error("{0}")]
-    Incomplete(&'static str),
-}
-
-impl ArgumentError {
-    /// Its number.
-    pub fn code(&self) -> Code {
-        if matches!(self, Self::Refused { .. }) { Code::Unsupported } else { Code::Argument }
-    }
-}
 
 /// A machine, and lines for the log about options that were ignored or substituted.
 #[derive(Clone, Debug, PartialEq, Eq)]

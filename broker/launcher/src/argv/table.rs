@@ -1,12 +1,12 @@
 //! All groups' tables as one. A test holds that every option that libxl emits (4.17 to 4.22, libxl_dm.c:
 //! libxl__build_device_model_args_new) is in it.
-use super::option::{Group, OptionSpec};
 use super::{chardev, general};
-use crate::host;
+use crate::machine;
+use crate::machine::option::{Group, OptionSpec};
 
 /// All groups. Options of a group are finished in this order: those that others refer to come first.
 pub(crate) fn groups() -> impl Iterator<Item = &'static Group> {
-    [&general::GROUP, &chardev::GROUP].into_iter().chain(host::groups())
+    [&general::GROUP, &chardev::GROUP].into_iter().chain(machine::groups())
 }
 
 /// All options.

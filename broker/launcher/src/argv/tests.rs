@@ -1,10 +1,10 @@
 use super::*;
-use crate::host::boot::Kernel;
-use crate::host::nics::NicOther;
-use crate::host::serial::Serial;
-use crate::host::video::Video;
-use crate::host::viewers::Vnc;
 use crate::machine::Socket;
+use crate::machine::boot::Kernel;
+use crate::machine::nics::NicOther;
+use crate::machine::serial::Serial;
+use crate::machine::video::Video;
+use crate::machine::viewers::Vnc;
 use bulkhead_bus::BootMenu;
 use bulkhead_plan::{DriveId, NicModel, VncAddress};
 use proptest::prelude::*;

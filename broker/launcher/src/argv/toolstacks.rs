@@ -1,9 +1,9 @@
 //! What toolstacks always give a device model: never a reason not to start. Each vector has the form that the toolstack's own sources
 //! or logs show.
 use super::*;
-use crate::host::nics::NicOther;
-use crate::host::serial::Serial;
 use crate::machine::Socket;
+use crate::machine::nics::NicOther;
+use crate::machine::serial::Serial;
 use bulkhead_plan::DriveId;
 use proptest::prelude::*;
 

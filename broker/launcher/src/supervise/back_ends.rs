@@ -1,10 +1,12 @@
 //! Back ends of PV devices: their descriptors, disks that are added and removed, and the hand-off of a disk from its emulated drive.
+use super::Launcher;
 use super::disk_changes::HandedOff;
-use super::{Launcher, say};
 use crate::attach::Watch;
 use crate::failure::{Failure, system};
-use crate::host::drives::{Backing, MachineDrive};
-use crate::host::{Host, Part, drives, serial};
+use crate::log::say;
+use crate::machine::drives::{Backing, MachineDrive};
+use crate::machine::host::{Host, Part};
+use crate::machine::{drives, serial};
 use crate::pv;
 use crate::slot::{KillReason, Phase, SlotState};
 use crate::unserved::{self, Answers};

@@ -1,5 +1,5 @@
 //! PV disks that are added and removed while the machine runs.
-use crate::host::drives::Backing;
+use crate::machine::drives::Backing;
 use bulkhead_bus::WhenFull;
 use bulkhead_plan::{DriveConfig, FdUse, Slot};
 use rustix::fd::OwnedFd;

@@ -1,9 +1,11 @@
 //! Start, check of the sandbox, exit and restart of a process.
 use super::refusal::Refusal;
-use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, read_log, say};
+use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, read_log};
 use crate::budget;
 use crate::failure::{Failure, system};
+use crate::log::say;
 use crate::resource::Resource;
+use crate::slot::doorbell;
 use crate::slot::{KillReason, Life, Phase, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
 use bulkhead_policy::{Spec, verify};
@@ -65,8 +67,8 @@ impl Launcher {
             channel = Some(ChannelFds {
                 request: SharedArea::create("request", shape.request_len())?,
                 reply: SharedArea::create("reply", shape.reply_len())?,
-                request_bell: eventfd()?,
-                reply_bell: eventfd()?,
+                request_bell: doorbell()?,
+                reply_bell: doorbell()?,
                 sealed_by_device: false,
                 sealed_by_broker: false,
             });
@@ -371,9 +373,4 @@ impl Launcher {
 fn control_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(system("socketpair"))
-}
-
-pub(crate) fn eventfd() -> Result<OwnedFd, Failure> {
-    use rustix::event::EventfdFlags;
-    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("eventfd"))
 }

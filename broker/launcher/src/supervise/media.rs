@@ -1,7 +1,8 @@
 //! Media of emulated drives while the machine runs, and the disks of a stub domain.
+use super::Launcher;
 use super::back_ends::HAND_OFF;
 use super::refusal::Refusal;
-use super::{Launcher, say};
+use crate::log::say;
 use bulkhead_plan::{CONTROL, DeviceConfig, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};

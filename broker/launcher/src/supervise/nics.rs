@@ -1,6 +1,7 @@
 //! Network cards while the machine runs: settings, rules on interfaces, and unplug.
+use super::Launcher;
 use super::refusal::Refusal;
-use super::{Launcher, say};
+use crate::log::say;
 use crate::slot::{KillReason, Phase};
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{DeviceConfig, Slot, ToProcess};

@@ -1,9 +1,10 @@
 //! Places the threads that carry out register accesses on a CPU.
-use super::{ACTIVITY, Launcher, say};
+use super::{ACTIVITY, Launcher};
 use crate::failure::{Failure, system};
+use crate::log::say;
 use crate::machine::Machine;
 use crate::placement::{Member, Place, Source};
-use crate::slot::{Phase, SlotState};
+use crate::slot::{Phase, SlotState, doorbell};
 use bulkhead_plan::{BROKER, Slot};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
@@ -44,7 +45,7 @@ impl Launcher {
         if self.place.is_none() {
             return Ok(None);
         }
-        let ours = super::lives::eventfd()?;
+        let ours = doorbell()?;
         let copy = rustix::io::dup(&ours).map_err(system("dup"))?;
         epoll::add(&self.events.epoll, &ours, EventData::new_u64(ACTIVITY), EventFlags::IN | EventFlags::ET)
             .map_err(system("epoll_ctl"))?;

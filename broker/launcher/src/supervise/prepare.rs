@@ -2,12 +2,14 @@
 use super::back_ends::{self, must_wait};
 use super::disk_changes::DiskChanges;
 use super::{
-    DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable, say,
+    DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable,
 };
 use crate::attach::Watch;
 use crate::failure::{Failure, system};
-use crate::host::{self, Host, Part, UserFault};
+use crate::log::say;
 use crate::machine::Machine;
+use crate::machine::host::{self, Host, Part, UserFault};
+use crate::machine::{DEVICES, board, video, viewers};
 use crate::slot::{Phase, SlotState};
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
@@ -49,7 +51,7 @@ impl Launcher {
         let bare = machine.probe || machine.attach;
         let mut host = Host::new(&machine, domid, stubdom.is_some());
         let mut parts = Vec::new();
-        for device in host::DEVICES.iter().filter(|_| !bare) {
+        for device in DEVICES.iter().filter(|_| !bare) {
             parts.append(&mut (device.open)(&mut host)?);
         }
         let mut back_ends = match (mode, machine.probe, &stubdom) {
@@ -58,9 +60,9 @@ impl Launcher {
         };
         if !bare {
             let unplug = may_unplug(&machine, domid, &back_ends, stubdom.is_some());
-            parts.insert(0, host::board::open(&host, &parts, unplug));
+            parts.insert(0, board::open(&host, &parts, unplug));
         }
-        let gfn = host::video::frame(&host);
+        let gfn = video::frame(&host);
         if let Some(stubdom) = &mut stubdom {
             // It needs a display to show and a frame buffer to show it on.
             if machine.video.is_some()
@@ -73,9 +75,9 @@ impl Launcher {
             parts.push(vchan(stubdom)?);
         }
         parts.append(&mut back_ends);
-        let viewers = host::viewers::open(&mut host, &parts)?;
+        let viewers = viewers::open(&mut host, &parts)?;
         parts.extend(viewers);
-        host::viewers::link(&mut parts)?;
+        viewers::link(&mut parts)?;
 
         let mut privcmd = None;
         if mode == Mode::Xen && !bare {

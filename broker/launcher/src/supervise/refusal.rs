@@ -1,6 +1,6 @@
 //! Why a request of control's is refused. It is turned into text once, where the answer is made.
 use crate::failure::Failure;
-use crate::host::nics::missing_modules;
+use crate::machine::nics::missing_modules;
 use bulkhead_plan::DriveId;
 use std::io;
 

@@ -1,7 +1,8 @@
 //! Requests of processes to the launcher.
 use super::refusal::Refusal;
-use super::{DUMP_DIR, End, Launcher, say};
+use super::{DUMP_DIR, End, Launcher};
 use crate::failure::Failure;
+use crate::log::say;
 use crate::resource::ReceiveFault;
 use crate::slot::{KillReason, Phase};
 use bulkhead_plan::{

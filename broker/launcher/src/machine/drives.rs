@@ -1,12 +1,14 @@
 //! The IDE controller, and images of drives.
-use super::{Device, Host, Part};
-use crate::argv::ArgumentError;
-use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong};
-use crate::disk::{self, Properties};
+use super::Device;
+use super::Machine;
+use super::disk::{self, Properties};
+use super::host::{Host, Part};
+use super::option::{
+    ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong,
+};
+use super::qcow2;
 use crate::failure::Failure;
-use crate::machine::Machine;
 use crate::options::Options;
-use crate::qcow2;
 use Fate::{Implemented, Refused};
 use bulkhead_bus::WhenFull;
 use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat};
@@ -445,7 +447,7 @@ impl ImageFault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::Properties;
+    use crate::machine::disk::Properties;
 
     fn fault(file: &str) -> ImageFault {
         let drive = MachineDrive {

@@ -1,15 +1,61 @@
-//! The machine that libxl asks for, typed.
-use crate::host::boot::Kernel;
-use crate::host::drives::{Backing, MachineDrive};
-use crate::host::nics::Nic;
-use crate::host::serial::Serial;
-use crate::host::video::Video;
-use crate::host::viewers::Vnc;
+//! The machine that the arguments ask for. Each kind of device has a file, which parses the device's options and opens its resources on
+//! the host before any process starts.
+//!
+//! | file | what |
+//! |---|---|
+//! | `option.rs` | one option, and the traits of a file below |
+//! | `board.rs`, `usb.rs` | devices without files of the host |
+//! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with images, interfaces, other ends or firmware |
+//! | `disk.rs`, `qcow2.rs` | a disk's identity and geometry, an image's header |
+//! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
+//! | `firmware.rs` | files of expansion ROMs |
+//! | `host.rs` | one process's configuration and descriptors, and what is opened for the machine as a whole |
+pub mod board;
+pub mod boot;
+pub mod disk;
+pub mod drives;
+pub mod firmware;
+pub mod host;
+pub mod nics;
+pub mod option;
+pub mod qcow2;
+pub mod serial;
+pub mod usb;
+pub mod video;
+pub mod viewers;
+
+use crate::failure::Failure;
 use crate::options::Options;
 use crate::placement::Placement;
+use boot::Kernel;
 use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
 use bulkhead_plan::Level;
+use drives::{Backing, MachineDrive};
+use host::{Host, Part};
+use nics::Nic;
+use option::Group;
 use rustix::fd::RawFd;
+use serial::Serial;
+use video::Video;
+use viewers::Vnc;
+
+/// A kind of device. A machine may have none or several of a kind.
+#[derive(Debug)]
+pub struct Device {
+    /// The options that configure it.
+    pub arguments: Group,
+    /// Opens the machine's devices of this kind.
+    pub open: fn(&mut Host) -> Result<Vec<Part>, Failure>,
+}
+
+/// All kinds of devices in the order of their slots, without the board, which needs the opened disks.
+pub static DEVICES: [&Device; 7] =
+    [&drives::DEVICE, &board::KEYBOARD, &video::DEVICE, &nics::DEVICE, &boot::DEVICE, &usb::DEVICE, &serial::DEVICE];
+
+/// The options of all devices and of viewers.
+pub fn groups() -> impl Iterator<Item = &'static Group> {
+    DEVICES.iter().map(|device| &device.arguments).chain([&viewers::GROUP])
+}
 
 /// A Unix socket that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Serial ports, and the other ends of serial ports and consoles.
-use super::{Device, Host, Part, socket};
-use crate::argv::ArgumentError;
-use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, option, wrong};
+use super::Device;
+use super::host::{Host, Part, socket};
+use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, option, wrong};
+use super::{Chardev, Machine, Socket};
 use crate::failure::Failure;
-use crate::machine::{Chardev, Machine, Socket};
 use crate::options::Options;
 use bulkhead_plan::{DeviceConfig, FdUse};
 use rustix::fd::OwnedFd;

@@ -1,9 +1,9 @@
 //! fw_cfg: direct boot and the firmware's menu.
-use super::{Device, Host, Part};
-use crate::argv::ArgumentError;
-use crate::argv::option::{Arguments, Fate, Given, Group, Keys, OptionSpec, flag, keys, number, option};
+use super::Device;
+use super::Machine;
+use super::host::{Host, Part};
+use super::option::{ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, flag, keys, number, option};
 use crate::failure::Failure;
-use crate::machine::Machine;
 use Fate::Implemented;
 use bulkhead_bus::BootMenu;
 use bulkhead_plan::{DeviceConfig, FdUse};

@@ -1,11 +1,11 @@
 //! Network cards: other ends, and rules on interfaces.
-use super::{Device, Host, Part, board, firmware, inherit};
-use crate::argv::ArgumentError;
-use crate::argv::option::{
-    Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, flag, keys, number, option, wrong,
+use super::Machine;
+use super::host::{Host, Part, inherit};
+use super::option::{
+    ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, flag, keys, number, option, wrong,
 };
+use super::{Device, board, firmware};
 use crate::failure::Failure;
-use crate::machine::Machine;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_plan::{DeviceConfig, FdUse, NicEnd, NicModel};
@@ -208,7 +208,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
             Ok(rom) => Some(rom),
             Err(e) => {
                 if !without.contains(&nic.model) {
-                    crate::supervise::say(&format!("network boot is not possible: {e}"));
+                    crate::log::say(&format!("network boot is not possible: {e}"));
                     without.push(nic.model);
                 }
                 None

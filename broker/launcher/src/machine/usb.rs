@@ -1,9 +1,9 @@
 //! The USB controller.
-use super::{Device, Host, Part, board};
-use crate::argv::ArgumentError;
-use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, QUBES, flag, option};
+use super::Machine;
+use super::host::{Host, Part};
+use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, QUBES, flag, option};
+use super::{Device, board};
 use crate::failure::Failure;
-use crate::machine::Machine;
 use Fate::{Implemented, Refused, Substituted};
 use bulkhead_bus::UsbDevice;
 use bulkhead_plan::DeviceConfig;

@@ -1,7 +1,46 @@
 //! One option: its entry in the table of its group, and as it was given.
-use super::ArgumentError;
-use crate::machine::Machine;
+use super::Machine;
+use crate::errors::Code;
 use crate::options::Options;
+
+/// Why the arguments cannot be used: one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentError {
+    /// No such option.
+    #[error("{0}: unknown option")]
+    Unknown(String),
+    /// A value is missing.
+    #[error("{0}: a value must follow")]
+    Missing(String),
+    /// The value is wrong.
+    #[error("{option} {value}: {why}")]
+    Value {
+        /// The option.
+        option: String,
+        /// As it was given.
+        value: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// QEMU has it, this device model does not.
+    #[error("{option}: not supported: {why}")]
+    Refused {
+        /// The option, with its value.
+        option: String,
+        /// What is missing.
+        why: &'static str,
+    },
+    /// Something that must be there is not.
+    #[error("{0}")]
+    Incomplete(&'static str),
+}
+
+impl ArgumentError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        if matches!(self, Self::Refused { .. }) { Code::Unsupported } else { Code::Argument }
+    }
+}
 
 /// What becomes of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

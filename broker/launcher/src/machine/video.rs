@@ -1,11 +1,11 @@
 //! The display: firmware and video RAM.
-use super::{Device, Host, Part, firmware};
-use crate::argv::ArgumentError;
-use crate::argv::option::{
-    Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, XENOPSD, flag, keys, number, option,
+use super::Machine;
+use super::host::{Host, Part};
+use super::option::{
+    ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, XENOPSD, flag, keys, number, option,
 };
+use super::{Device, firmware};
 use crate::failure::Failure;
-use crate::machine::Machine;
 use Fate::{Ignored, Implemented, Refused, Substituted};
 use bulkhead_plan::{DeviceConfig, FdUse};
 use bulkhead_ring::SharedArea;

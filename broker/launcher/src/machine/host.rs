@@ -1,24 +1,6 @@
-//! Kinds of devices. Each has a file, which parses the device's options and opens its resources on the host before any process starts.
-//!
-//! | file | what |
-//! |---|---|
-//! | `board.rs`, `usb.rs` | devices without files of the host |
-//! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with images, interfaces, other ends or firmware |
-//! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
-//! | `firmware.rs` | files of expansion ROMs |
-pub mod board;
-pub mod boot;
-pub mod drives;
-pub mod firmware;
-pub mod nics;
-pub mod serial;
-pub mod usb;
-pub mod video;
-pub mod viewers;
-
-use crate::argv::Group;
+//! The host's side of a machine: one process's configuration and descriptors, and what is opened for the machine as a whole.
+use super::{Machine, Monitor, Socket};
 use crate::failure::Failure;
-use crate::machine::{Machine, Monitor, Socket};
 use bulkhead_plan::{DeviceConfig, FdUse};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, SandboxError};
@@ -26,24 +8,6 @@ use bulkhead_xen::Privcmd;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-
-/// A kind of device. A machine may have none or several of a kind.
-#[derive(Debug)]
-pub struct Device {
-    /// The options that configure it.
-    pub arguments: Group,
-    /// Opens the machine's devices of this kind.
-    pub open: fn(&mut Host) -> Result<Vec<Part>, Failure>,
-}
-
-/// All kinds of devices in the order of their slots, without the board, which needs the opened disks.
-pub static DEVICES: [&Device; 7] =
-    [&drives::DEVICE, &board::KEYBOARD, &video::DEVICE, &nics::DEVICE, &boot::DEVICE, &usb::DEVICE, &serial::DEVICE];
-
-/// The options of all devices and of viewers.
-pub fn groups() -> impl Iterator<Item = &'static Group> {
-    DEVICES.iter().map(|device| &device.arguments).chain([&viewers::GROUP])
-}
 
 /// One process's configuration and descriptors.
 #[derive(Debug)]
@@ -115,7 +79,7 @@ impl<'a> Host<'a> {
 }
 
 /// Makes a socket that listens, for its owner alone. It replaces a socket that an earlier machine has left at the path.
-fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
+pub(super) fn socket(path: &str) -> Result<OwnedFd, rustix::io::Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let is_socket =

@@ -1,8 +1,10 @@
 //! The board and its keyboard controller.
-use super::{Device, Failure, Host, Part, serial::Serial};
-use crate::argv::ArgumentError;
-use crate::argv::option::{Arguments, Given, Group};
-use crate::machine::Machine;
+use super::Device;
+use super::Machine;
+use super::host::{Host, Part};
+use super::option::{ArgumentError, Arguments, Given, Group};
+use super::serial::Serial;
+use crate::failure::Failure;
 use bulkhead_plan::DeviceConfig;
 
 /// The board. `devices`: the other devices, whose disks' geometries are in the CMOS RAM; `unplug`: the guest may unplug its emulated

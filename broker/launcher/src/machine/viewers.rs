@@ -1,9 +1,9 @@
 //! The VNC server's socket, and the pipes between viewers and devices.
-use super::{Host, Part, socket};
-use crate::argv::ArgumentError;
-use crate::argv::option::{Arguments, Fate, Given, Group, OptionSpec, XENOPSD, flag, option};
+use super::Machine;
+use super::host::{Host, Part, socket};
+use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, XENOPSD, flag, option};
 use crate::failure::{Failure, system};
-use crate::machine::Machine;
+use crate::slot::doorbell;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::LAYOUTS;
 use bulkhead_plan::{DeviceConfig, FdUse, Input, Picture, Sink, VncAddress};
@@ -143,7 +143,7 @@ pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
     let Some(at) = parts.iter().position(|p| p.config.kind().picture == Picture::Looks) else { return Ok(()) };
     // Only VNC viewers show keyboard lights and ask for sizes.
     let remote = parts.get(at).is_some_and(|p| p.config.kind().wishes);
-    let bell = crate::supervise::eventfd()?;
+    let bell = doorbell()?;
     let mut ends = Vec::new();
     for part in parts.iter_mut() {
         let kind = part.config.kind();
