@@ -4,7 +4,7 @@ use std::path::Path;
 
 const BEFORE: &str = "# Compatibility with libxl
 
-Made from the tables in `broker/launcher/src/argv/table.rs` and `broker/control/src/qmp.rs`
+Made from the option tables in `broker/launcher/src/{argv,machine}` and from `broker/control/src/qmp.rs`
 (`UPDATE=1 cargo test -p bulkhead-dependencies --test compat`). `bulkhead compat ARGUMENTS…` uses the same table.
 
 | word | meaning |
