@@ -23,7 +23,7 @@ fn the_first_cpu_is_an_idle_one_and_guests_take_turns() {
     assert_eq!(taken, [0, 2, 3, 0]);
     assert_eq!(first(&[1], &loads, 7), Some(1));
     assert_eq!(first(&[], &loads, 0), None);
-    // One that /proc/stat does not show is not there.
+    // A CPU that /proc/stat does not show is offline.
     assert_eq!(first(&[2, 9], &loads, 1), Some(2));
 }
 
@@ -68,7 +68,7 @@ fn the_kernels_figures_are_read() {
     assert_eq!(parse_interrupts(text, "evtchn:bulkhead-5"), [24]);
 }
 
-/// A host of whose CPUs and threads the test says how busy they are.
+/// A host whose load the test sets.
 #[derive(Default)]
 struct Made(RefCell<Facts>);
 
@@ -114,7 +114,7 @@ const BROKER: Member = Member { pid: 10, device: false };
 const DEVICE: Member = Member { pid: 11, device: true };
 const BOTH: [Member; 2] = [BROKER, DEVICE];
 
-/// A guest on two CPUs, of which it has taken the first.
+/// A guest on the first of two CPUs.
 struct Guest {
     place: Place<Made>,
     now: Instant,
@@ -122,7 +122,7 @@ struct Guest {
 
 impl Guest {
     fn new(placement: &str) -> Self {
-        // The least patient that begins on the first CPU.
+        // The turn that begins on the first CPU and moves after the fewest checks.
         Self::of_turn(placement, 6)
     }
 
@@ -137,7 +137,7 @@ impl Guest {
         guest
     }
 
-    /// Half a second in which the CPUs were busy for so many thousandths, and the threads ran and waited for so many ms.
+    /// Half a second: `busy` is the load of each CPU in thousandths, `threads` how many ms each thread ran and waited.
     fn half_a_second(&mut self, busy: [u64; 2], threads: [(u64, u64); 2]) -> Option<String> {
         {
             let mut facts = self.place.host.0.borrow_mut();
@@ -180,7 +180,7 @@ fn a_cpu_that_others_keep_busy_is_left_after_two_looks_and_the_interrupts_follow
     guest.half_a_second([1000, 100], [(50, 200), (50, 100)]);
     assert_eq!(guest.kept(), [vec![1], vec![1]]);
     assert_eq!(guest.facts(|f| f.bound.last().cloned()), Some(("evtchn:bulkhead-4".to_owned(), 1)));
-    // It is full there now and empty where it came from: not back at once.
+    // The new CPU is full now and the old one is empty: the guest does not move back at once.
     guest.half_a_second([100, 1000], [(50, 200), (50, 100)]);
     assert_eq!(guest.kept(), [vec![1], vec![1]]);
 }
@@ -193,7 +193,7 @@ fn a_guest_that_fills_its_cpu_by_itself_stays() {
     }
     assert_eq!(guest.kept(), [vec![0], vec![0]]);
     assert_eq!(guest.facts(|f| f.readings), 2, "loads are not read while nobody waits for others");
-    // Many vCPUs: more than one thread is ready all the time.
+    // With many vCPUs more than one thread is always ready.
     for _ in 0..5 {
         guest.half_a_second([1000, 0], [(250, 480), (240, 480)]);
     }
@@ -243,7 +243,7 @@ fn a_device_that_spins_runs_beside_the_others_until_it_rests() {
     assert_eq!(guest.kept(), [vec![0], vec![1]], "not quite");
     guest.half_a_second([100, 100], [(10, 0), (100, 0)]);
     assert_eq!(guest.kept(), [vec![0], vec![0]]);
-    // Its next process starts with the others.
+    // The device's next process starts on the CPU of the others.
     guest.half_a_second([1000, 0], [(10, 100), (480, 0)]);
     assert_eq!(guest.kept(), [vec![0], vec![1]]);
     guest.place.take(DEVICE);
@@ -254,17 +254,17 @@ fn a_device_that_spins_runs_beside_the_others_until_it_rests() {
 fn a_set_of_cpus_that_changes_is_obeyed() {
     let mut guest = Guest::new("together");
     guest.half_a_second([0, 0], [(1, 0), (1, 0)]);
-    // The kernel has taken them to what is left.
+    // The kernel has moved the threads to the remaining CPU.
     guest.facts(|f| (f.allowed, f.kept) = (vec![1], HashMap::from([(10, vec![1]), (11, vec![1])])));
     guest.half_a_second([0, 0], [(1, 0), (1, 0)]);
     assert_eq!(guest.kept(), [vec![1], vec![1]]);
-    // It grows again, and the kernel has let one go.
+    // The set grows again, and the kernel has widened one thread's set.
     guest.facts(|f| (f.allowed, f.kept) = (vec![0, 1, 2], HashMap::from([(10, vec![0, 1, 2]), (11, vec![1])])));
     guest.facts(|f| f.bound.clear());
     guest.half_a_second([0, 0], [(1, 0), (1, 0)]);
     assert_eq!(guest.kept(), [vec![1], vec![1]]);
     assert_eq!(guest.facts(|f| f.bound.len()), 1, "the interrupts come back too");
-    // Its CPU goes.
+    // The CPU goes offline.
     guest.facts(|f| f.allowed = vec![0, 2]);
     guest.half_a_second([0, 0], [(1, 0), (1, 0)]);
     let [broker, device] = guest.kept();
@@ -275,7 +275,7 @@ fn a_set_of_cpus_that_changes_is_obeyed() {
 fn what_the_host_refuses_is_said_once_and_what_has_just_changed_is_tried_again() {
     let mut guest = Guest::new("together");
     guest.facts(|f| f.kept.clear());
-    // The set of CPUs changes between reading and setting; a process ends meanwhile.
+    // The allowed set changes between reading and setting; then a process exits in between.
     for errno in [rustix::io::Errno::INVAL, rustix::io::Errno::SRCH] {
         guest.facts(|f| f.refuses = Some(errno));
         assert_eq!(guest.half_a_second([0, 0], [(1, 0), (1, 0)]), None);
