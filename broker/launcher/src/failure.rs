@@ -165,7 +165,7 @@ pub enum Failure {
         /// The role.
         role: &'static str,
     },
-    /// A slot that nobody has made.
+    /// A slot that does not exist.
     #[error("no slot {0}")]
     NoSlot(Slot),
     /// No slot is left for a PV device that comes later, or the machine has more than its servers can number.
@@ -207,7 +207,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The failure's number; `None`: the stage decides, because the subject says nothing of the cause.
+    /// The number of the failure; `None` if the stage in which it happens decides.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Arguments(e) => Some(e.code()),

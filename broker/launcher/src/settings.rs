@@ -182,7 +182,7 @@ pub enum SettingsFault {
         /// The kernel's error.
         source: std::io::Error,
     },
-    /// Somebody who is not root could have written it.
+    /// Another user than root could have written it.
     #[error("{}: it must be root's and written by nobody else", .path.display())]
     Owner {
         /// The file.
@@ -193,7 +193,7 @@ pub enum SettingsFault {
     Wrong {
         /// The file.
         path: PathBuf,
-        /// The place and what is expected there.
+        /// The place, and the value that is expected there.
         source: Box<toml::de::Error>,
     },
 }

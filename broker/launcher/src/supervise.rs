@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `prepare.rs` | what is opened, and for whom |
+//! | `prepare.rs` | opens the resources of all processes |
 //! | `lives.rs` | start, check of the sandbox, exit and restart of a process |
 //! | `requests.rs`, `refusal.rs` | requests of processes, and why control's are refused |
 //! | `executable.rs` | path of the processes' executable |
@@ -120,7 +120,7 @@ pub struct EarlyExit {
 }
 
 impl EarlyExit {
-    /// The process's own last line says why; control does not read logs before the machine runs.
+    /// Prefers the process's own last line, which has the reason. Nobody else prints it: control reads no logs before the machine runs.
     fn line(&self) -> String {
         let Self { name, pid, cause, last } = self;
         let line = last.as_ref().map_or_else(|| format!("{name} (pid {pid}): {cause}"), |l| format!("{name}: {l}"));

@@ -311,7 +311,7 @@ pub fn missing_modules(e: &std::io::Error) -> &'static str {
 /// What is wrong with the other end of a network card.
 #[derive(Debug, thiserror::Error)]
 pub enum NicFault {
-    /// Nobody accepts a connection at a Unix socket.
+    /// The connection to a Unix socket fails.
     #[error("{path}: {source}")]
     Stream {
         /// The socket.

@@ -29,7 +29,7 @@ pub struct Header {
 /// What is wrong with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The file, or what is read of it, ends inside of the header.
+    /// The file, or its read part, ends inside of the header.
     #[error("the header is cut off")]
     Short,
     /// The first four bytes are others.
@@ -47,10 +47,10 @@ pub enum HeaderError {
     /// The length of the backing file's name is 0 or more than the format allows.
     #[error("the name of its backing file has an impossible length")]
     NameLength(u32),
-    /// The backing file's name is outside of what is read, or is no text.
+    /// The backing file's name is outside of the read part, or is no text.
     #[error("the name of its backing file is not where a name can be")]
     Name,
-    /// The extension with the backing file's format ends outside of what is read, or is no text.
+    /// The extension with the backing file's format ends outside of the read part, or is no text.
     #[error("the format of its backing file is cut off")]
     Format,
 }
