@@ -1,6 +1,5 @@
 //! Why the machine does not start, or cannot go on. Each variant is one subject; its text names the subject and the fault. The number
 //! before the text ([`Code`]) belongs to the variant, or to the stage in which the failure happens.
-use crate::machine::option::ArgumentError;
 use crate::budget::BudgetFault;
 use crate::errors::Code;
 use crate::machine::boot::{BootFault, BootFile};
@@ -8,6 +7,7 @@ use crate::machine::drives::{ImageFault, ImageName};
 use crate::machine::firmware::FirmwareFault;
 use crate::machine::host::{PidFileFault, SocketFault, UserFault};
 use crate::machine::nics::{NicFault, missing_modules};
+use crate::machine::option::ArgumentError;
 use crate::machine::serial::SerialFault;
 use crate::machine::viewers::ViewersFault;
 use crate::settings::SettingsFault;

@@ -5,8 +5,10 @@ use super::function::Handshake;
 use super::spec::{Control, Link, Token, pid};
 use bulkhead_bus::{DmaError, GuestMemory};
 
-/// Most queue heads and transfer descriptors of a frame. A bus of 12 Mbit/s carries fewer than 200 transactions in a millisecond.
-const STEPS: usize = 256;
+/// Most queue heads and transfer descriptors of a frame, together. A bus of 12 Mbit/s carries fewer than 200 transactions in a millisecond.
+pub(super) const STRUCTURES: usize = 256;
+/// Bytes of a frame: 12 Mbit/s for a millisecond. A transaction that begins within them is carried out whole.
+pub(super) const BYTES: usize = 1500;
 /// Most bytes of a transaction (UHCI 3.2.3).
 const LONGEST: usize = 1280;
 
@@ -24,6 +26,21 @@ pub(super) struct Outcome {
     pub(super) host_error: bool,
     /// Number of transactions that transferred data.
     pub(super) moved: u32,
+}
+
+/// The work that is left in a frame. The guest decides how queues and descriptors are nested, so both loops draw on it.
+struct Budget {
+    structures: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    /// Takes one structure; false: the frame is over.
+    fn take(&mut self) -> bool {
+        let left = self.structures > 0 && self.bytes > 0;
+        self.structures = self.structures.saturating_sub(1);
+        left
+    }
 }
 
 /// The result of a descriptor's transaction.
@@ -67,14 +84,15 @@ impl Uhci {
         let mut link = Link::from_bits(first);
         // The queue at which a round begins, and the number of transactions at that time: a round without a transaction ends the frame.
         let (mut turn, mut moved) = (None, 0);
-        for _ in 0..STEPS {
-            if link.terminate() {
+        let mut budget = Budget { structures: STRUCTURES, bytes: BYTES };
+        loop {
+            if link.terminate() || !budget.take() {
                 return Ok(());
             }
             if !link.queue() {
                 // Isochronous: the frame continues, whether the transaction completes or not.
                 let descriptor = Self::descriptor(memory, link.address())?;
-                self.transact(memory, &descriptor, out)?;
+                self.transact(memory, &descriptor, &mut budget, out)?;
                 link = descriptor.link;
                 continue;
             }
@@ -90,7 +108,7 @@ impl Uhci {
             link = head;
             let mut element = element;
             // Depth first: descriptors of one queue follow each other.
-            for _ in 0..STEPS {
+            loop {
                 if element.terminate() {
                     break;
                 }
@@ -98,8 +116,11 @@ impl Uhci {
                     link = element;
                     break;
                 }
+                if !budget.take() {
+                    return Ok(());
+                }
                 let descriptor = Self::descriptor(memory, element.address())?;
-                if let Step::Stays = self.transact(memory, &descriptor, out)? {
+                if let Step::Stays = self.transact(memory, &descriptor, &mut budget, out)? {
                     break;
                 }
                 memory.write(queue.saturating_add(4), &descriptor.link.into_bits().to_le_bytes())?;
@@ -109,7 +130,6 @@ impl Uhci {
                 }
             }
         }
-        Ok(())
     }
 
     fn descriptor(memory: &dyn GuestMemory, at: u64) -> Result<Descriptor, DmaError> {
@@ -123,7 +143,13 @@ impl Uhci {
         })
     }
 
-    fn transact(&mut self, memory: &dyn GuestMemory, d: &Descriptor, out: &mut Outcome) -> Result<Step, DmaError> {
+    fn transact(
+        &mut self,
+        memory: &dyn GuestMemory,
+        d: &Descriptor,
+        budget: &mut Budget,
+        out: &mut Outcome,
+    ) -> Result<Step, DmaError> {
         if !d.control.active() {
             return Ok(Step::Stays);
         }
@@ -132,6 +158,7 @@ impl Uhci {
             out.process_error = true;
             return Ok(Step::Stays);
         }
+        budget.bytes = budget.bytes.saturating_sub(length);
         let mut data = vec![0; if kind == pid::IN { 0 } else { length }];
         memory.read(u64::from(d.buffer), &mut data)?;
         let function = self

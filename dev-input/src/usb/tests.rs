@@ -279,6 +279,63 @@ fn endless_and_hostile_schedules_end() {
     assert_eq!(h.inw(reg::STATUS) & 0x38, 0);
 }
 
+/// A frame's work is bounded by number, however the guest nests queues and descriptors: the bounds of the two loops do not multiply.
+#[test]
+fn a_frame_has_one_budget_of_structures_and_of_bytes() {
+    use super::schedule::{BYTES, STRUCTURES};
+    const QUEUES: u32 = 0x2_0000;
+    const HERE: u32 = 0x4_0000;
+    let setup = [0x80, 0, 0, 0, 0, 0, 2, 0];
+    let active = Control::new().with_active(true).with_errors(3).into_bits();
+    let token = |length: u16| {
+        Token::new().with_pid(pid::SETUP).with_device(1).with_length(length.wrapping_sub(1) & 0x7ff).into_bits()
+    };
+    let descriptor = |h: &Host, at: u32, link: u32| {
+        for (i, word) in [link, active, token(8), BUFFERS].into_iter().enumerate() {
+            h.word(at + i as u32 * 4, word);
+        }
+    };
+    let done = |h: &Host, at: u32| !Control::from_bits(h.get(at + 4)).active();
+    let one_frame = |h: &mut Host| h.usb.frame(&*h.memory, &mut super::schedule::Outcome::default());
+    let begin = || {
+        let mut h = Host::new(&[UsbDevice::Keyboard]);
+        h.configure(0, 1);
+        h.memory.write(u64::from(BUFFERS), &setup).unwrap();
+        h
+    };
+    // 64 queues of 64 packets that the device takes, eight bytes each.
+    let mut h = begin();
+    for queue in 0..64 {
+        let last = queue == 63;
+        h.word(QUEUES + queue * 16, if last { 1 } else { (QUEUES + (queue + 1) * 16) | 2 });
+        h.word(QUEUES + queue * 16 + 4, HERE + queue * 1024);
+        for td in 0..64 {
+            let at = HERE + queue * 1024 + td * 16;
+            descriptor(&h, at, if td == 63 { 1 } else { (at + 16) | 4 });
+        }
+    }
+    h.word(QUEUE, QUEUES | 2);
+    let count = |h: &Host| (0..64 * 64).filter(|i| done(h, HERE + i / 64 * 1024 + i % 64 * 16)).count();
+    for frame in 1..=4 {
+        one_frame(&mut h);
+        assert_eq!(count(&h), frame * BYTES.div_ceil(8), "packets after {frame} frames");
+    }
+    // A packet behind empty queues: the queue of the frame list is the first structure, its own queue and it are the last two.
+    for (empty, reached) in [(STRUCTURES - 3, true), (STRUCTURES - 2, false)] {
+        let mut h = begin();
+        for queue in 0..=empty as u32 {
+            h.word(QUEUES + queue * 16, (QUEUES + (queue + 1) * 16) | 2);
+            h.word(QUEUES + queue * 16 + 4, 1);
+        }
+        h.word(QUEUES + empty as u32 * 16, 1);
+        h.word(QUEUES + empty as u32 * 16 + 4, HERE);
+        descriptor(&h, HERE, 1);
+        h.word(QUEUE, QUEUES | 2);
+        one_frame(&mut h);
+        assert_eq!(done(&h, HERE), reached, "behind {empty} queues");
+    }
+}
+
 /// CVE-2020-14364 (XSA-335): the length of a control transfer was trusted, and could change during the transfer.
 #[test]
 fn out_of_bounds_control_transfer() {
