@@ -115,7 +115,7 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
     };
     let mut byte = [0; 1];
     if rustix::io::read(go, &mut byte) != Ok(1) {
-        fail("the launcher has gone");
+        fail("the launcher has exited");
     }
     // SAFETY: plain system calls on integers. After fork, in a single-threaded child.
     unsafe {

@@ -1,16 +1,16 @@
 //! Port 0xcf8, PCI's address register.
 //!
-//! Xen latches what is written to it and decodes 0xcfc by itself, so the broker need not see it: a configuration access
-//! then costs one trip instead of two. But an operating system that looks for configuration mechanism 1 *reads* the
-//! register back once, and Xen does not answer reads. So the register is claimed as a whole (*wide*) until the guest
-//! has read it and then only written it for a while; from then on only 0xcf9 (reset control) and 0xcfb are claimed
-//! (*narrow*). A byte write to 0xcfb is how Linux begins its look; it makes the claim wide again.
+//! Xen latches writes to it and decodes 0xcfc by itself, so the broker does not need the register: a configuration access then costs one exit
+//! to the broker instead of two. But an operating system that probes for configuration mechanism 1 *reads* the register back once, and Xen does
+//! not answer reads. So the broker claims the whole register (*wide*) until the guest has read it and then only written it for a while; from
+//! then on it claims only 0xcf9 (reset control) and 0xcfb (*narrow*). Linux begins its probe with a byte write to 0xcfb, which makes the claim
+//! wide again.
 //! docs/decisions/0007.
 use crate::edge::Edge;
 use bulkhead_xen::Range;
 use bulkhead_xen_abi::ioreq::Ioreq;
 
-/// Writes without a read after which nobody is looking any more.
+/// Number of writes without a read after which the probe counts as finished.
 const WRITES: u32 = 64;
 
 /// The address register of PCI configuration mechanism 1.
@@ -22,7 +22,7 @@ pub(crate) struct Cf8 {
     writes: u32,
 }
 
-/// Whether a port is one of the register's.
+/// Whether a port belongs to the register.
 pub(crate) fn covers(port: u64) -> bool {
     (0xcf8..=0xcfb).contains(&port)
 }
@@ -50,7 +50,7 @@ impl Cf8 {
         (self.wide, self.read, self.writes) = (wide, false, 0);
     }
 
-    /// An access to 0xcf8–0xcfb. `None`: it is not the register's (0xcf9). `Some`: the answer.
+    /// Handles an access to 0xcf8–0xcfb and returns its answer. `None`: the access is not for the register (0xcf9).
     pub(crate) fn access(&mut self, request: &Ioreq, edge: &mut impl Edge) -> Option<u32> {
         match (request.addr, request.size, request.bits.read()) {
             (0xcf8, 4, true) => {

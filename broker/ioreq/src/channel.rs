@@ -1,4 +1,4 @@
-//! One device, as the broker keeps it.
+//! The broker's state of one device.
 use crate::edge::Edge;
 use crate::pci::Function;
 use crate::presence::Presence;
@@ -9,50 +9,49 @@ use bulkhead_wire::{LOST_WRITES, Posted, Step};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 
-/// A device, as the roles executable describes it to the broker.
+/// The description of a device, from the roles executable.
 pub struct ServedDevice {
     /// The slot of its process.
     pub slot: Slot,
-    /// The name that people read in logs and tables.
+    /// Its name in logs and tables.
     pub name: String,
-    /// What it has; from its configuration, not from the process.
+    /// Its declaration, which follows from its configuration and not from the process.
     pub declaration: Declaration,
     /// Contents of its first function's expansion ROM.
     pub rom: Option<Vec<u8>>,
-    /// Where its video RAM is: guest frame and pages.
+    /// First guest frame and number of pages of its video RAM.
     pub video_ram: Option<(u64, u32)>,
-    /// It is not there before its process is, and the guest may eject it.
+    /// It is absent until its process has been added, and the guest may eject it.
     pub added: bool,
 }
 
-/// A channel that is in use.
+/// The connection to a running device process.
 pub(crate) struct Live {
     pub(crate) end: BrokerEnd,
     pub(crate) request_bell: OwnedFd,
-    /// The device's bell at the last look.
+    /// The device's bell when its replies were last read.
     pub(crate) seen: u32,
-    /// The device need not ring: its bell will be looked at before the broker sleeps. True from a request until then; a
-    /// device that nobody has asked for anything stays told that the broker sleeps, which costs it a doorbell if it
-    /// publishes while the broker happens to run, and saves two stores and a fence for each channel in every wait.
+    /// The device need not ring: the broker reads its bell before it sleeps. True from a request until then. A device without requests keeps
+    /// seeing the broker as asleep: it may ring needlessly while the broker runs, but each wait saves two stores and a fence for it.
     pub(crate) watched: bool,
     /// Wake-ups without any result since the last tick.
     pub(crate) idle: u32,
-    /// Ticks that posted writes have been outstanding without progress.
+    /// Ticks during which posted writes have been outstanding without progress.
     pub(crate) posted_ticks: u32,
     posted_before: u32,
 }
 
-/// Wake-ups without a result in one tick that are believed; a device that rings more often is out of its mind.
+/// Most wake-ups without a result in one tick; a device that rings more often is given up.
 const IDLE_LIMIT: u32 = 20_000;
-/// Posted writes that wait before the device is woken for them.
+/// Outstanding posted writes at which the device is woken.
 const POSTED_WAKE: u32 = 256;
 
-/// Writes that are kept for a process to come.
+/// Most writes that are kept for the next process.
 const MISSED: usize = 256;
 const _: () = assert!(MISSED < bulkhead_wire::POSTED);
 
-/// A device.
-pub(crate) struct Channel {
+/// A device of the guest, with or without a process.
+pub(crate) struct DeviceChannel {
     pub(crate) slot: Slot,
     pub(crate) name: String,
     pub(crate) declaration: Declaration,
@@ -61,19 +60,19 @@ pub(crate) struct Channel {
     pub(crate) roms: Vec<Option<Vec<u8>>>,
     pub(crate) live: Option<Live>,
     lines: Vec<LineState>,
-    /// Whether the guest has it.
+    /// Whether the device is present in the guest.
     pub(crate) presence: Presence,
-    /// Parts of it that have been unplugged and of which the launcher has not heard: bits of the protocol's mask.
+    /// Unplugged parts that have not been reported to the launcher: bits of the protocol's mask.
     pub(crate) parts: u16,
-    /// Writes of the guest's to regions that are kept, made while no process was there.
+    /// Guest writes to regions with kept writes, made while there was no process.
     missed: Vec<Posted>,
-    /// Regions to which others were made, and the register of the last one.
+    /// Regions to which writes were lost, and the offset of each last lost write.
     lost: BTreeMap<u16, u64>,
-    /// Full hops, by region; the last is configuration space.
+    /// Number of full hops, by region; the last is configuration space.
     pub(crate) hops: Vec<u64>,
 }
 
-impl Channel {
+impl DeviceChannel {
     pub(crate) fn new(device: ServedDevice) -> Self {
         let ServedDevice { slot, name, declaration, rom, video_ram: _, added } = device;
         let functions: Vec<_> = declaration.functions.iter().cloned().map(Function::new).collect();
@@ -113,7 +112,7 @@ impl Channel {
             });
         }
         for what in std::mem::take(&mut self.missed) {
-            // There is room for all of them, and a new process has broken nothing yet.
+            // A new ring has room for all of them, and a new process has not violated the protocol.
             let _ = live.end.post(&what);
         }
         let ring = live.end.publish_posted();
@@ -123,8 +122,8 @@ impl Channel {
         }
     }
 
-    /// Keeps a write for the process to come. One that more have been made for than are kept has lost all of them: the guest's driver
-    /// has been at it for long, and half of what it did is worse than nothing.
+    /// Keeps a write for the next process. Beyond the limit all kept writes are lost: the driver has worked with the device for long, and a part
+    /// of its writes would do more harm than none.
     pub(crate) fn miss(&mut self, what: Posted) {
         if self.missed.len() >= MISSED {
             self.missed.clear();
@@ -132,19 +131,19 @@ impl Channel {
         self.missed.push(what);
     }
 
-    /// A write that is not kept has reached nobody.
+    /// Records a lost write.
     pub(crate) fn lose(&mut self, region: u16, offset: u64) {
         if usize::from(region) < self.declaration.regions.len() {
             self.lost.insert(region, offset);
         }
     }
 
-    /// Whether single writes to this region are kept while no process is there.
+    /// Whether single writes to this region are kept while there is no process.
     pub(crate) fn keeps(&self, region: u16) -> bool {
         self.presence.decoded() && self.declaration.regions.get(usize::from(region)).is_some_and(|r| r.kept)
     }
 
-    /// The device is dead: its lines go down.
+    /// Handles the death of the device's process: deasserts its lines.
     pub(crate) fn offline(&mut self, edge: &mut impl Edge) {
         if let Some(mut live) = self.live.take() {
             for what in live.end.unhandled() {
@@ -164,7 +163,7 @@ impl Channel {
         self.lines = vec![LineState::default(); self.declaration.lines.len()];
     }
 
-    /// Brings Xen's lines to what the device has published. Returns whether anything was different.
+    /// Sets Xen's lines to the published levels. Returns whether any has changed.
     pub(crate) fn update_lines(&mut self, edge: &mut impl Edge) -> bool {
         let Some(live) = &self.live else { return false };
         let mut changed = false;
@@ -176,7 +175,7 @@ impl Channel {
             changed = true;
             let mut level = old.level;
             if new.edges != old.edges {
-                // Pulses that came together are one, as on a wire that is sampled.
+                // Several pulses since the last update become one, as on a sampled wire.
                 if level {
                     set(edge, &self.declaration, *line, false);
                 }
@@ -191,16 +190,16 @@ impl Channel {
         changed
     }
 
-    /// Rings the device.
+    /// Rings the device's doorbell.
     pub(crate) fn ring(&self) {
         if let Some(live) = &self.live {
             let _ = rustix::io::write(&live.request_bell, &1u64.to_ne_bytes());
         }
     }
 
-    /// Posts a write. `Ok(false)`: no room now.
+    /// Posts a write. `Ok(false)`: the ring is full.
     pub(crate) fn post(&mut self, what: &Posted) -> Result<bool, Poison> {
-        // A dead device loses it, as it loses every write.
+        // Without a process the write is lost, as every write is.
         let Some(live) = &mut self.live else { return Ok(true) };
         let outstanding = live.end.post(what)?;
         let enough = outstanding.is_none_or(|n| n >= POSTED_WAKE);
@@ -210,12 +209,12 @@ impl Channel {
         Ok(outstanding.is_some())
     }
 
-    /// Posted writes that are outstanding.
+    /// Number of outstanding posted writes.
     pub(crate) fn posted(&mut self) -> Result<u32, Poison> {
         self.live.as_mut().map_or(Ok(0), |live| live.end.posted_outstanding())
     }
 
-    /// Once in each tick. Wakes the device for posted writes that wait; counts how long they have.
+    /// Called on each tick: wakes the device for outstanding posted writes, and counts the ticks without progress.
     pub(crate) fn tick(&mut self, limit: u32) -> Result<(), Death> {
         let Some(live) = &mut self.live else { return Ok(()) };
         live.idle = 0;
@@ -232,7 +231,7 @@ impl Channel {
         Ok(())
     }
 
-    /// The device has rung or published without any result.
+    /// Counts a wake-up of the broker by the device without a result.
     pub(crate) fn fruitless(&mut self) -> Result<(), Death> {
         let Some(live) = &mut self.live else { return Ok(()) };
         live.idle = live.idle.saturating_add(1);

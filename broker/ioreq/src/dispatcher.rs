@@ -1,16 +1,16 @@
-//! The dispatcher: it takes requests of Xen to devices, and their replies back.
+//! The dispatcher: it carries requests of Xen to devices, and their replies back.
 //!
 //! | file | what |
 //! |---|---|
-//! | `access.rs` | one request: to whom it goes, and what its answer brings |
-//! | `bus.rs` | what is where |
-//! | `shown.rs` | counters and the map, for people |
+//! | `access.rs` | one request: its device, its reply and effects |
+//! | `bus.rs` | addresses on the bus: BARs, unplugging, hot-plug |
+//! | `shown.rs` | counters and the address map, for people to read |
 mod access;
 mod bus;
 mod shown;
 
 use crate::cf8::{self, Cf8};
-use crate::channel::{Channel, ServedDevice};
+use crate::channel::{DeviceChannel, ServedDevice};
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::{Space, Target};
@@ -24,25 +24,25 @@ use bulkhead_xen_abi::ioreq;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Ticks after which a device that has not answered is reported.
+/// Ticks without an answer after which a device is logged.
 const TICKS_WARN: u32 = 10;
-/// Ticks after which it is killed.
+/// Ticks without an answer after which a device is killed.
 const TICKS_KILL: u32 = 50;
-/// Buffered requests that are taken in one go.
+/// Most buffered requests that are taken before other work.
 const BUFFERED_BUDGET: usize = 512;
 
-/// What the launcher has to hear.
+/// A message for the launcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A device is given up.
+    /// A device is regarded as dead.
     Dead(Slot, Death),
     /// Video RAM has moved.
     VideoRamAt(u64),
-    /// The guest has unplugged a device, and has been told that it is done.
+    /// The guest has unplugged a device, and its write has been answered.
     Unplugged(Slot),
     /// The guest has ejected a device that was added.
     Ejected(Slot),
-    /// The guest has unplugged what these bits of the protocol's mask mean of the device: nobody shall have it again.
+    /// The guest has unplugged the parts of the device with these bits of the protocol's mask; a restarted process must not have them.
     PartsUnplugged(Slot, u16),
 }
 
@@ -67,23 +67,23 @@ struct Counters {
     invalidations: u64,
 }
 
-/// A broadcast that the broker itself has started, on its own cell.
+/// A broadcast of the broker itself, on its own cell.
 struct Broadcast {
     channels: Vec<usize>,
     lowest: u64,
 }
 
-/// The broker without its waiting: give it events, it does all that can be done.
+/// The broker without its event loop: the caller reports events, and the dispatcher does all work that is possible.
 pub struct Dispatcher<E> {
     /// Xen, or the simulated machine.
     pub edge: E,
     shape: Shape,
     memory: Arc<dyn GuestMemory>,
-    channels: Vec<Channel>,
+    channels: Vec<DeviceChannel>,
     ports: Space,
     addresses: Space,
     vcpus: Vec<VcpuState>,
-    /// A buffered write that found no room.
+    /// A buffered write that waits because the ring is full.
     held: Option<(usize, Posted)>,
     video_ram: Option<VideoRam>,
     broadcast: Option<Broadcast>,
@@ -138,14 +138,14 @@ impl<E: Edge> Dispatcher<E> {
                 Area::Bar { .. } => continue,
             };
             if matches!(range, Range::Ports(first, last) if cf8::covers(u64::from(first)) && first == last) {
-                // Claimed together with the rest of the address register.
+                // `Cf8` claims it with the rest of the address register.
             } else if added {
                 self.edge.claim(range, true);
             } else {
                 tracing::error!("{}: {} overlaps another device's region; it is not there", device.name, region.name);
             }
         }
-        let new = Channel::new(device);
+        let new = DeviceChannel::new(device);
         let decoded = new.presence.decoded();
         self.channels.push(new);
         if decoded {
@@ -157,12 +157,12 @@ impl<E: Edge> Dispatcher<E> {
         self.channels.iter().position(|c| c.slot == slot)
     }
 
-    /// The shape of every channel.
+    /// The shape of all channels.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// A device's channel is in use from now on.
+    /// Connects a device's channel.
     pub fn online(&mut self, slot: Slot, end: BrokerEnd, request_bell: OwnedFd) {
         let Some(index) = self.channel_of(slot) else { return };
         if end.hello().is_err() {
@@ -179,7 +179,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// A device is dead: what waits for it is answered as if nothing were there.
+    /// Handles the death of a device's process: pending requests are answered as if the device did not exist.
     pub fn offline(&mut self, slot: Slot) {
         let Some(index) = self.channel_of(slot) else { return };
         self.drop_channel(index);
@@ -205,7 +205,7 @@ impl<E: Edge> Dispatcher<E> {
         self.drop_channel(index);
     }
 
-    /// What the launcher has to hear.
+    /// Takes the messages for the launcher.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
@@ -218,7 +218,7 @@ impl<E: Edge> Dispatcher<E> {
             || self.channels.iter_mut().any(|c| !matches!(c.posted(), Ok(0)))
     }
 
-    /// 100 ms have passed while something was outstanding.
+    /// Called every 100 ms while something is outstanding.
     pub fn tick(&mut self) {
         let mut late = Vec::new();
         for state in &mut self.vcpus {
@@ -244,7 +244,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Does everything that can be done now. Returns whether there was anything.
+    /// Does all work that is possible now. Returns whether there was any.
     pub fn step(&mut self) -> bool {
         let mut progress = self.drain_buffered();
         for vcpu in 0..self.vcpus.len() {
@@ -269,7 +269,7 @@ impl<E: Edge> Dispatcher<E> {
         progress
     }
 
-    /// Whether it is safe to sleep: every device will ring.
+    /// Announces sleep to all devices. Returns whether sleeping is safe, because every device will ring.
     pub fn may_sleep(&mut self) -> bool {
         let mut safe = true;
         for live in self.channels.iter_mut().filter_map(|c| c.live.as_mut()).filter(|l| l.watched) {
@@ -279,7 +279,7 @@ impl<E: Edge> Dispatcher<E> {
         safe
     }
 
-    /// Replies and lines of one device, if it has published since the last look.
+    /// Reads replies and lines of one device, if it has published since the last call.
     fn look_at(&mut self, index: usize) -> bool {
         let Some(live) = self.channels.get_mut(index).and_then(|c| c.live.as_mut()) else { return false };
         let bell = live.end.bell();
@@ -297,7 +297,7 @@ impl<E: Edge> Dispatcher<E> {
             match reply {
                 Some(Ok(Some(reply))) => {
                     replies = true;
-                    // The device publishes its lines before its reply; so they are looked at after it was seen.
+                    // The device publishes its lines before its reply, so they are read after the reply.
                     self.update_lines(index);
                     self.answered(vcpu, index, Some(reply));
                 }
@@ -328,7 +328,7 @@ impl<E: Edge> Dispatcher<E> {
             lines = self.update_lines(index);
         }
         if !(lines || replies) {
-            let verdict = self.channels.get_mut(index).map_or(Ok(()), Channel::fruitless);
+            let verdict = self.channels.get_mut(index).map_or(Ok(()), DeviceChannel::fruitless);
             if let Err(death) = verdict {
                 self.kill(index, death);
             }
@@ -340,7 +340,7 @@ impl<E: Edge> Dispatcher<E> {
         self.channels.get_mut(index).is_some_and(|c| c.update_lines(&mut self.edge))
     }
 
-    /// Starts a broadcast of the broker's own; false if one is under way.
+    /// Starts a broadcast of the broker itself; false if one is in progress.
     pub fn broadcast(&mut self, op: Op, data: u64) -> bool {
         if self.broadcast.is_some() {
             return false;
@@ -352,7 +352,7 @@ impl<E: Edge> Dispatcher<E> {
         true
     }
 
-    /// The result of the broadcast, the lowest of all answers, when all have come.
+    /// The result of the broadcast, the lowest of all answers, once all have arrived.
     pub fn take_broadcast(&mut self) -> Option<u64> {
         let done = self.broadcast.as_ref().is_some_and(|o| o.channels.is_empty());
         if done { self.broadcast.take().map(|o| o.lowest) } else { None }
@@ -367,7 +367,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Sends a request and rings if the device sleeps. False if the device is dead.
+    /// Sends a request, and rings if the device sleeps. False if the device has no process.
     fn send(&mut self, index: usize, cell: usize, what: Request, payload: &[u8]) -> bool {
         let Some(channel) = self.channels.get_mut(index) else { return false };
         let Some(live) = &mut channel.live else { return false };
@@ -411,7 +411,7 @@ impl<E: Edge> Dispatcher<E> {
         progress
     }
 
-    /// Posts a write; false if there is no room.
+    /// Posts a write; false if the ring is full.
     fn post(&mut self, index: usize, what: &Posted) -> bool {
         match self.channels.get_mut(index).map(|c| c.post(what)) {
             Some(Ok(done)) => {

@@ -1,4 +1,4 @@
-//! The hypervisor, as the broker sees it.
+//! The broker's interface to the hypervisor.
 use bulkhead_xen::{Evtchn, IoreqPages, IoreqServer, Mapping, Privcmd, Range};
 use bulkhead_xen_abi::ioreq::{BufferedIoreq, Ioreq};
 use bulkhead_xen_abi::{DomId, Shutdown};
@@ -7,19 +7,19 @@ use std::collections::HashMap;
 
 /// The hypervisor's side of an ioreq server, and the device model operations.
 pub trait Edge {
-    /// Takes a vCPU's request.
+    /// Takes a vCPU's request, if there is one.
     fn take(&mut self, vcpu: usize) -> Option<Ioreq>;
-    /// Answers it and lets the vCPU go on.
+    /// Answers the request and lets the vCPU continue.
     fn complete(&mut self, vcpu: usize, request: &Ioreq, data: Option<u64>);
-    /// Takes the oldest buffered request.
+    /// Takes the oldest buffered request and its data, if there is one.
     fn take_buffered(&mut self) -> Option<(BufferedIoreq, u64)>;
-    /// Readable when something has happened.
+    /// A descriptor that is readable when events are pending.
     fn wait_fd(&self) -> BorrowedFd<'_>;
     /// Called when [`Self::wait_fd`] was readable.
     fn pending(&mut self);
-    /// Called before sleeping: lets events come again. Returns true if there were some to let.
+    /// Called before sleeping: unmasks events. Returns whether any were masked.
     fn unmask(&mut self) -> bool;
-    /// Claims a range or gives it back.
+    /// Claims a range, or releases it.
     fn claim(&mut self, range: Range, claim: bool);
     /// Sets the level of an ISA interrupt line.
     fn set_isa_irq(&mut self, irq: u8, level: bool);
@@ -48,12 +48,12 @@ pub struct XenEdge {
 }
 
 impl XenEdge {
-    /// Makes the ioreq server. Both descriptors are restricted to the domain.
+    /// Creates the ioreq server. Both descriptors are restricted to the domain.
     pub fn new(domid: DomId, vcpus: u16, privcmd: OwnedFd, evtchn: OwnedFd) -> bulkhead_xen::Result<Self> {
         let privcmd = Privcmd::from_fd(privcmd, domid);
         let evtchn = Evtchn::from_fd(evtchn);
         let server = privcmd.create_ioreq_server()?;
-        // Mapped before it is switched on: Xen's check of the page is an assertion only.
+        // Mapped before the server is enabled, because Xen checks the page by an assertion only.
         let pages = IoreqPages::new(privcmd.map_ioreq_pages(server)?);
         let buffered = privcmd.bufioreq_port(server)?;
         privcmd.enable(server)?;
@@ -65,7 +65,7 @@ impl XenEdge {
         Ok(Self { privcmd, evtchn, server, pages, ports, masked: Vec::new(), refused: HashMap::new() })
     }
 
-    /// An operation that Xen refuses is logged the first few times: the guest can cause some of them.
+    /// Logs the first few operations that Xen refuses; the guest can cause some of them, so their number is limited.
     fn note(&mut self, what: &'static str, result: bulkhead_xen::Result<()>) -> bool {
         let Err(e) = result else { return true };
         let n = self.refused.entry(what).or_default();
@@ -149,8 +149,8 @@ impl Edge for XenEdge {
     }
 }
 
-/// The simulated machine: the ioreq pages are a memfd, events are eventfds, and every device model operation is one
-/// line of text on a SEQPACKET socket, before the answer that it belongs to.
+/// The edge to the simulated machine: the ioreq pages are a memfd, events are eventfds, and every device model operation is one line of text on
+/// a SEQPACKET socket, sent before the answer to its access.
 pub struct SimEdge {
     pages: IoreqPages,
     kick: OwnedFd,
@@ -158,7 +158,7 @@ pub struct SimEdge {
 }
 
 impl SimEdge {
-    /// Takes the memfd of the two pages, the eventfd that the machine writes, and the socket.
+    /// An edge with the memfd of the two pages, the eventfd that the machine writes, and the socket.
     pub fn new(pages: OwnedFd, kick: OwnedFd, trace: OwnedFd) -> bulkhead_xen::Result<Self> {
         Ok(Self { pages: IoreqPages::new(Mapping::new(pages.as_fd(), 2)?), kick, trace })
     }

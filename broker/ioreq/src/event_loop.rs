@@ -1,4 +1,4 @@
-//! Waiting: event channels, doorbells, the tick, the launcher, control.
+//! The broker's event loop: event channels, doorbells, the tick, the launcher, control.
 use crate::channel::ServedDevice;
 use crate::dispatcher::{Action, Dispatcher};
 use crate::edge::{Edge, SimEdge, XenEdge};
@@ -24,7 +24,7 @@ const CONTROL: u64 = u64::MAX - 2;
 const TICK: u64 = u64::MAX - 3;
 const COMMAND: u64 = u64::MAX - 4;
 
-/// The launcher hears of accesses after this many ticks at the earliest…
+/// The launcher's doorbell for accesses is rung after at least this many ticks…
 const ACTIVE_TICKS: u32 = 5;
 /// …and this many wake-ups.
 const ACTIVE_WAKEUPS: u64 = 128;
@@ -32,7 +32,7 @@ const ACTIVE_WAKEUPS: u64 = 128;
 /// Nanoseconds of a tick.
 const TICK_NS: i64 = 100_000_000;
 
-/// Runs the broker. `describe` turns the plan into declarations; it takes the ROMs out of the descriptors.
+/// Runs the broker. `describe` builds the devices' descriptions from the plan, and takes the ROMs from the descriptors.
 pub fn run<E: Error + Send + Sync + 'static>(
     describe: impl FnOnce(&bulkhead_plan::MachinePlan, &mut Fds) -> Result<Vec<ServedDevice>, E>,
 ) -> Result<(), StartError> {
@@ -131,7 +131,7 @@ struct Broker<E> {
     /// The doorbells of the devices that are online, by slot.
     reply_bells: HashMap<Slot, OwnedFd>,
     wakeups: u64,
-    /// Rung while the guest makes accesses, for the launcher.
+    /// The launcher's doorbell, rung while the guest makes accesses.
     activity: Option<OwnedFd>,
     /// Ticks since `activity` was rung last.
     ticks: u32,
@@ -143,7 +143,7 @@ impl<E: Edge> Broker<E> {
     fn run(&mut self) -> Result<(), StartError> {
         let mut events = Vec::with_capacity(32);
         loop {
-            // A device may have answered while the last thing was done: look again before anything that costs a call.
+            // A device may have answered meanwhile; checking costs no system call.
             while self.dispatcher.step() {}
             for action in self.dispatcher.take_actions() {
                 match action {
@@ -176,7 +176,7 @@ impl<E: Edge> Broker<E> {
                     LINK => {}
                     CONTROL => self.control(),
                     TICK => {
-                        // However many have expired: a machine that did not run has not waited.
+                        // Several expirations count as one tick, because a paused machine must not run into deadlines.
                         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
                         self.dispatcher.tick();
                         self.report_activity();
@@ -194,7 +194,7 @@ impl<E: Edge> Broker<E> {
         }
     }
 
-    /// Rings for the launcher now and then, by a tick that runs anyway: a guest that asks for nothing, or little, wakes nobody.
+    /// Rings the launcher's doorbell on a tick that runs anyway, so that a guest with few accesses causes no wake-ups.
     fn report_activity(&mut self) {
         self.ticks = self.ticks.saturating_add(1);
         if self.ticks < ACTIVE_TICKS || self.wakeups.saturating_sub(self.wakeups_reported) < ACTIVE_WAKEUPS {
@@ -207,8 +207,8 @@ impl<E: Edge> Broker<E> {
         }
     }
 
-    /// The tick runs only while something is outstanding. It is stopped by the first one that finds nothing: starting
-    /// and stopping it for every access would cost two calls each.
+    /// Starts the tick if something is outstanding. The first tick without outstanding work stops it: starting and stopping it for every access
+    /// would cost two system calls each.
     fn arm(&mut self) -> Result<(), StartError> {
         if self.ticking || !self.dispatcher.outstanding() {
             return Ok(());
@@ -224,7 +224,7 @@ impl<E: Edge> Broker<E> {
         Ok(())
     }
 
-    /// Messages of the launcher. False if it has gone: then the guest must not be left hanging.
+    /// Handles the launcher's messages. False if the launcher has exited, after the guest has been reported crashed.
     fn link(&mut self) -> Result<bool, StartError> {
         match self.process.link.receive(false) {
             Ok(None) => Ok(true),
@@ -252,7 +252,7 @@ impl<E: Edge> Broker<E> {
                     let data = EventData::new_u64(u64::from(slot));
                     epoll::add(&self.epoll, opening.reply_bell.as_fd(), data, EventFlags::IN | EventFlags::ET)?;
                     self.dispatcher.online(slot, end, opening.request_bell);
-                    // Closing the doorbell of the life before removes its entry in epoll.
+                    // Closing the doorbell of the previous process removes its entry in epoll.
                     self.reply_bells.insert(slot, opening.reply_bell);
                     self.process.tell(Ask::Attached { slot })?;
                 }
@@ -271,7 +271,7 @@ impl<E: Edge> Broker<E> {
             }
             Ok(Some(_)) => Ok(true),
             Err(LinkError::Closed) => {
-                tracing::error!("the launcher has gone: the guest is crashed");
+                tracing::error!("the launcher has exited: the guest is crashed");
                 self.dispatcher.edge.shutdown(bulkhead_xen_abi::Shutdown::Crash);
                 Ok(false)
             }
@@ -279,7 +279,7 @@ impl<E: Edge> Broker<E> {
         }
     }
 
-    /// Carries out a command of the simulated machine: `deadline`, `advance NS`, `reset`. Returns false if the simulated machine has gone.
+    /// Carries out a command of the simulated machine: `deadline`, `advance NS`, `reset`. Returns false if the simulated machine has exited.
     fn command(&mut self) -> bool {
         let Some(commands) = &self.commands else { return true };
         let mut bytes = [0; 64];

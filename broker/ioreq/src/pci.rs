@@ -1,10 +1,10 @@
-//! PCI, as far as the broker decides it: which BAR is decoded where.
+//! The broker's part of PCI: the addresses of decoded BARs.
 //!
-//! The broker keeps its own copy of the registers that decide: command, BARs, ROM base, and for the ISA bridge the
-//! link routes. They follow from what the *guest* wrote, never from what a device says.
+//! The broker keeps its own copy of the relevant registers: command, BARs, ROM base, and for the ISA bridge the link routes. They follow
+//! from the *guest's* writes, never from a device.
 use bulkhead_bus::pci::{ConfigSpace, Decode, FunctionSpec};
 
-/// A function and what it decodes.
+/// A function and its decoded ranges.
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) spec: FunctionSpec,
@@ -18,14 +18,14 @@ impl Function {
         Self { spec, registers, decoded: Decode::default() }
     }
 
-    /// The guest has written; returns what is decoded from now on if that has changed.
+    /// Handles a write of the guest. Returns the decoded ranges if they have changed.
     pub(crate) fn written(&mut self, offset: u8, size: u8, value: u32) -> Option<Decode> {
         self.registers.write(offset, size, value);
         let new = Decode::of(&self.spec, &self.registers);
         (new != self.decoded).then_some(new)
     }
 
-    /// Power-on: nothing is decoded.
+    /// Returns to the power-on state, in which nothing is decoded.
     pub(crate) fn reset(&mut self) -> Decode {
         *self = Self::new(self.spec.clone());
         self.decoded

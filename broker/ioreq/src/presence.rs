@@ -1,68 +1,68 @@
-//! Whether the guest has a device, as the guest itself and the toolstack have left it. Whether its process is there is another matter
-//! (`Channel::live`): a device stays present while its process starts again.
+//! A device's presence in the guest, which the guest and the toolstack change. It is independent of the device's process
+//! (`DeviceChannel::live`): a device stays present while its process restarts.
 
-/// Whether the guest has a device.
+/// A device's presence in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// It is there from power-on.
+    /// Present from power-on.
     BuiltIn,
-    /// The guest has unplugged parts of it, such as some of a controller's disks. The rest stays.
+    /// The guest has unplugged parts of it, such as some of a controller's disks; the rest is present.
     PartlyUnplugged,
-    /// The guest unplugs all of it. Its addresses stay decoded until the devices have let go.
+    /// The guest is unplugging all of it. Its addresses stay decoded until the devices have confirmed the unplug.
     Unplugging,
-    /// The guest has unplugged all of it. It does not come back.
+    /// The guest has unplugged all of it. It stays absent.
     Unplugged,
-    /// A hot-plug device that is not there: it has not come yet, or the guest has ejected it.
+    /// An absent hot-plug device: it has not been added yet, or the guest has ejected it.
     Absent,
-    /// A hot-plug device that is there.
+    /// A present hot-plug device.
     Plugged,
 }
 
-/// What happens to a device's presence.
+/// A change of a device's presence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The guest unplugs parts of it.
     UnplugParts,
     /// The guest unplugs all of it.
     UnplugAll,
-    /// All devices that the guest unplugs have let go.
-    LetGo,
-    /// Its process has come.
+    /// All devices of the unplug have confirmed it.
+    Confirmed,
+    /// Its process has been attached.
     Arrive,
     /// The guest ejects it.
     Eject,
 }
 
 impl Presence {
-    /// At power-on.
+    /// The presence at power-on.
     pub(crate) fn at_power_on(hot_plug: bool) -> Self {
         if hot_plug { Self::Absent } else { Self::BuiltIn }
     }
 
-    /// The guest can find its functions, and reach its registers.
+    /// Whether the guest can find its functions and access its registers.
     #[inline]
     pub(crate) fn decoded(self) -> bool {
         !matches!(self, Self::Unplugged | Self::Absent)
     }
 
-    /// The guest has unplugged it, or parts of it.
+    /// Whether the guest has unplugged it or parts of it.
     pub(crate) fn unplugged(self) -> bool {
         matches!(self, Self::PartlyUnplugged | Self::Unplugging | Self::Unplugged)
     }
 
-    /// The table of transitions. `None`: this change does nothing to a device in this state.
+    /// The table of transitions. `None`: this change has no effect in this state.
     fn after(self, change: Change) -> Option<Self> {
         Some(match (self, change) {
             (Self::BuiltIn, Change::UnplugParts) => Self::PartlyUnplugged,
             (Self::BuiltIn, Change::UnplugAll) => Self::Unplugging,
-            (Self::Unplugging, Change::LetGo) => Self::Unplugged,
+            (Self::Unplugging, Change::Confirmed) => Self::Unplugged,
             (Self::Absent, Change::Arrive) => Self::Plugged,
             (Self::Plugged, Change::Eject) => Self::Absent,
             _ => return None,
         })
     }
 
-    /// Makes a transition. False: there is none, and nothing has changed.
+    /// Makes a transition. False: there is none.
     pub(crate) fn change(&mut self, change: Change) -> bool {
         let new = self.after(change);
         *self = new.unwrap_or(*self);
@@ -76,9 +76,9 @@ mod tests {
 
     #[test]
     fn every_state_knows_what_each_change_makes_of_it() {
-        use Change::{Arrive, Eject, LetGo, UnplugAll, UnplugParts};
+        use Change::{Arrive, Confirmed, Eject, UnplugAll, UnplugParts};
         use Presence::{Absent, BuiltIn, PartlyUnplugged, Plugged, Unplugged, Unplugging};
-        let changes = [UnplugParts, UnplugAll, LetGo, Arrive, Eject];
+        let changes = [UnplugParts, UnplugAll, Confirmed, Arrive, Eject];
         #[rustfmt::skip]
         let table = [
             (BuiltIn,         [Some(PartlyUnplugged), Some(Unplugging), None,            None,          None]),

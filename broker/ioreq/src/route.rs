@@ -1,6 +1,6 @@
-//! Which device an address belongs to.
+//! Finds the device of an address.
 
-/// Where an access goes.
+/// The target of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// A region of a channel.
@@ -26,12 +26,12 @@ struct Entry {
     target: Target,
 }
 
-/// Ranges of one address space. They never overlap; the later of two that would is not taken.
+/// Ranges of one address space. They never overlap: a range that would overlap an earlier one is not added.
 #[derive(Debug, Default)]
 pub(crate) struct Space(Vec<Entry>);
 
 impl Space {
-    /// Adds a range. False, and nothing added, if it overlaps another.
+    /// Adds a range. False if it overlaps another, and is not added.
     pub(crate) fn add(&mut self, first: u64, len: u64, target: Target) -> bool {
         let Some(last) = len.checked_sub(1).and_then(|n| first.checked_add(n)) else { return false };
         let at = self.0.partition_point(|e| e.last < first);
@@ -54,7 +54,7 @@ impl Space {
         removed
     }
 
-    /// The target of the bytes `first` to `last`, and how far `first` lies in it. They must lie in one range.
+    /// The target of the bytes `first` to `last`, which must be in one range, and the offset of `first` in it.
     pub(crate) fn find(&self, first: u64, last: u64) -> Option<(Target, u64)> {
         let at = self.0.partition_point(|e| e.last < first);
         let entry = self.0.get(at)?;

@@ -1,8 +1,8 @@
-//! What the broker does for one vCPU.
+//! The state of one vCPU's request.
 use bulkhead_wire::Posted;
 use bulkhead_xen_abi::ioreq::Ioreq;
 
-/// What the reply is for.
+/// The use of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// An access to a region; the reply's value or payload is the answer.
@@ -11,7 +11,7 @@ pub(crate) enum Purpose {
     Write {
         /// Index of the region in the declaration.
         region: u16,
-        /// Byte in the region.
+        /// Offset in the region, in bytes.
         offset: u64,
     },
     /// A write to configuration space.
@@ -20,26 +20,26 @@ pub(crate) enum Purpose {
         offset: u8,
         /// Number of bytes.
         size: u8,
-        /// What the guest wrote.
+        /// The written value.
         value: u32,
     },
     /// A barrier: INVALIDATE, UNPLUG, RESET.
     Barrier,
 }
 
-/// A request that devices work on.
+/// A request for which devices have not replied yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
-    /// As copied from Xen's page.
+    /// The copy from Xen's page.
     pub(crate) request: Ioreq,
     pub(crate) purpose: Purpose,
     /// Channels that have not answered yet.
     pub(crate) channels: Vec<usize>,
     /// Ticks since it was sent.
     pub(crate) ticks: u32,
-    /// The write, if it is made again should the device's process die before it answers.
+    /// The write, if it is to be repeated should the device's process die before its reply.
     pub(crate) again: Option<Posted>,
-    /// The answer for the guest if it is known already (the access that started a barrier).
+    /// The answer for the guest, if it is known already (for the access that started a barrier).
     pub(crate) data: Option<u64>,
 }
 
@@ -47,11 +47,11 @@ pub(crate) struct Waiting {
 /// `Idle` → take → (`Waiting` or `Blocked`)* → complete → `Idle`.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum VcpuState {
-    /// Nothing was taken.
+    /// No request was taken.
     #[default]
     Idle,
-    /// Taken, and handed to devices.
+    /// Taken, and sent to devices.
     Waiting(Waiting),
-    /// Taken, but earlier buffered writes have to go first.
+    /// Taken, but earlier buffered writes must be handled first.
     Blocked(Ioreq),
 }

@@ -57,15 +57,15 @@ fn build_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
     })
 }
 
-/// A drive's medium, with the faults that the simulated machine may ask for.
+/// A drive's medium, with the injected faults of the simulated machine.
 fn image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
     let faults = fds.take(&FdUse::Faults);
-    let image = sound_image(drive, fds)?;
+    let image = plain_image(drive, fds)?;
     Ok(image.map(|i| if let Some(table) = faults { i.with_faults(table, drive.at.port) } else { i }))
 }
 
-/// A drive's medium, of the descriptors that were handed over for it.
-fn sound_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
+/// A drive's medium, from the descriptors that the launcher has passed for it.
+fn plain_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, BuildError> {
     let Some((file, size)) = fds.take(&FdUse::Drive(drive.at)).zip(drive.size) else { return Ok(None) };
     if let [ImageFormat::Raw] = drive.formats.as_slice() {
         return Ok(Some(Image::raw(file, size).when_full(drive.full)));

@@ -16,7 +16,7 @@ pub(crate) static PLATFORM: Role = Role {
 pub(crate) static FWCFG: Role =
     Role { kind: &kind::FWCFG, seen: Seen::ByGuest(|_| Ok(Visible::new(fw_cfg::declare()))), build: build_fw_cfg };
 
-/// The board's own form of its configuration.
+/// Converts the plan's configuration to the board's own.
 fn board(config: &DeviceConfig) -> Result<bulkhead_dev_board::Config, BuildError> {
     let DeviceConfig::Platform { vcpus, online, xen_platform, boot, unsigned_floppy, disks, serial, unplug } = config
     else {

@@ -1,4 +1,4 @@
-//! The display, and who looks at its picture.
+//! Displays and their viewers.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, Visible, wrong};
 use crate::{frontend, viewer};
@@ -82,7 +82,7 @@ fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, B
     Ok(Built { device: Box::new(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames)))), polled })
 }
 
-/// Where viewers' input goes: the first that takes what is made gets it.
+/// The devices for viewers' input; the first that accepts an event gets it.
 fn sinks(fds: &mut Fds) -> Sinks {
     let mut others = Vec::new();
     for sink in [plan::Sink::GuestKeyboard, plan::Sink::PvKeyboard, plan::Sink::Usb] {

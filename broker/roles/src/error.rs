@@ -1,20 +1,20 @@
-//! Why a role's device is not made.
+//! Why a role's device cannot be built.
 use bulkhead_dev_board::fw_cfg::KernelError;
 use bulkhead_ring::AreaError;
 use bulkhead_runtime::{FrameBufferError, StartError};
 use bulkhead_xen::XenError;
 use rustix::io::Errno;
 
-/// Why a device is not made, or not described. It is printed as one line.
+/// Why a device cannot be built or described. It is printed as one line.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BuildError {
     /// The plan gives a role the configuration of another.
-    #[error("the configuration is one of {0}")]
+    #[error("the configuration is that of {0}")]
     Config(&'static str),
     /// The table of roles gives a configuration the role of another.
-    #[error("role {role} is not one for a configuration of {config}")]
+    #[error("role {role} does not match the configuration of {config}")]
     Role { role: &'static str, config: &'static str },
-    /// The launcher has not given a descriptor.
+    /// The launcher has not passed a descriptor.
     #[error(transparent)]
     Descriptor(#[from] StartError),
     #[error(transparent)]
@@ -31,17 +31,17 @@ pub(crate) enum BuildError {
     RingPages(std::io::Error),
     #[error("ROM: {0}")]
     Rom(Errno),
-    /// xenstored does not watch a directory.
+    /// xenstored refuses the watch of a directory.
     #[error("{path}: {source}")]
     Watch { path: String, source: XenError },
     #[error("no keyboard layout {0}")]
     Layout(String),
-    /// A PV disk without a file.
+    /// The descriptor of a PV disk's file is missing.
     #[error("no image")]
     NoImage,
     #[error("drive {0}: an image of its chain is missing")]
     Chain(String),
-    /// An image cannot be used; why.
+    /// An image is refused.
     #[error("drive {drive}: {why}")]
     Image { drive: String, why: String },
     #[error(transparent)]

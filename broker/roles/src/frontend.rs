@@ -1,4 +1,4 @@
-//! The guest's end of a PV device, as back ends want it.
+//! The front end of a PV device, behind the interface of back ends.
 use crate::error::BuildError;
 use bulkhead_bus::pv::{BUFFER_PAGES, Frontend, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
 use bulkhead_plan::FdUse;
@@ -10,35 +10,34 @@ use rustix::net::{RecvFlags, SendFlags};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an answer may take. A process that died over the question is there again by then, and is asked once more.
+/// Time to wait for an answer. A process that died during the call has been restarted by then, and the call is repeated.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// How often a question is asked.
+/// Most attempts of a call.
 const TRIES: usize = 3;
 
-/// A socket to `xenbus` or `grant`: one question at a time.
+/// A socket to `xenbus` or `grant`, with one call at a time.
 struct Line {
     socket: OwnedFd,
     serial: u8,
 }
 
 impl Line {
-    /// A line on which a former life of this process may have left questions: what is answered to those is nothing to this one. So old
-    /// answers are dropped, and the numbers of questions begin anywhere.
+    /// A line on which a previous process may have left calls. Their answers are dropped, and the serial numbers begin at an arbitrary value.
     fn new(socket: OwnedFd) -> Self {
         let mut line = Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] };
-        line.take_news();
+        line.take_notices();
         line
     }
 
-    /// What a packet says that is an answer to nothing.
-    fn other(packet: &[u8]) -> bool {
+    /// Whether a packet is the notice of a change, which is no answer.
+    fn is_notice(packet: &[u8]) -> bool {
         packet == [[0].as_slice(), &XenbusReply::Changed.to_bytes()].concat()
     }
 
-    /// Asks, and waits; `changed` is set if something else was said meanwhile.
+    /// Makes a call and waits for the answer; `changed` is set if a notice arrives meanwhile.
     fn ask(&mut self, call: &[u8], changed: &mut bool) -> Option<Vec<u8>> {
         for _ in 0..TRIES {
-            // Never 0: that is what comes by itself.
+            // Never 0, which is the number of notices.
             self.serial = self.serial.checked_add(1).unwrap_or(1);
             let packet = [&[self.serial], call].concat();
             let asked = Instant::now();
@@ -57,43 +56,42 @@ impl Line {
                 let answer = answer.get(..n)?;
                 match answer.split_first() {
                     Some((serial, rest)) if *serial == self.serial => return Some(rest.to_vec()),
-                    _ => *changed |= Self::other(answer),
+                    _ => *changed |= Self::is_notice(answer),
                 }
             }
         }
         None
     }
 
-    /// Takes what has come that is no answer to a call; whether it changes anything.
-    fn take_news(&mut self) -> bool {
+    /// Reads the notices that have arrived. Returns whether there were any.
+    fn take_notices(&mut self) -> bool {
         let mut changed = false;
         let mut packet = [0; 1 + XenbusReply::MAX];
         while let Ok((n @ 1.., _)) = rustix::net::recv(&self.socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) {
-            changed |= Self::other(packet.get(..n).unwrap_or_default());
+            changed |= Self::is_notice(packet.get(..n).unwrap_or_default());
         }
         changed
     }
 }
 
-/// The guest's end of a PV device.
+/// The front end of a PV device.
 pub(crate) struct Front {
     domid: u16,
-    /// First byte of the buffer.
+    /// Offset of the buffer in the range of pages, in bytes.
     buffer: u64,
     nodes: Line,
-    /// The way to granted pages, and where they are mapped; a frame buffer has none.
+    /// The socket to `grant`, and the range into which granted pages are mapped; a frame buffer has none.
     grants: Option<(Line, Arc<GrantMemory>)>,
     evtchn: Evtchn,
     /// The local port, if one is bound.
     port: Option<u32>,
     changed: bool,
-    /// A question about nodes has got no answer.
+    /// A call to `xenbus` had no answer.
     unanswered: bool,
 }
 
 impl Front {
-    /// Of the descriptors that the launcher gave, with the range of pages that it maps into.
-    /// `pages`: those before the buffer, if there is one.
+    /// A front end from the launcher's descriptors, and the range of pages into which it maps. `pages` is the number of pages before the buffer.
     pub(crate) fn new(domid: u16, pages: usize, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), BuildError> {
         let buffer = fds.take(&FdUse::GrantBuffer(0)).map(|fd| (fd, BUFFER_PAGES));
         let mut want = |what: &FdUse| fds.want(what);
@@ -108,7 +106,7 @@ impl Front {
         Ok((front, memory))
     }
 
-    /// For a device whose pages the guest does not grant.
+    /// A front end for a device without granted pages.
     pub(crate) fn without_grants(domid: u16, fds: &mut Fds) -> Result<Self, BuildError> {
         let mut want = |what: &FdUse| fds.want(what);
         let nodes = Line::new(want(&FdUse::Nodes(0))?);
@@ -116,7 +114,7 @@ impl Front {
         Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false, unanswered: false })
     }
 
-    /// What is polled: the event channel and `xenbus`.
+    /// The descriptors to poll: the event channel and the socket to `xenbus`.
     pub(crate) fn polled(&self) -> Result<(OwnedFd, OwnedFd), rustix::io::Errno> {
         Ok((rustix::io::dup(&self.evtchn)?, rustix::io::dup(&self.nodes.socket)?))
     }
@@ -152,7 +150,7 @@ impl Frontend for Front {
 
     fn changed(&mut self, ready: bool) -> bool {
         if ready {
-            self.changed |= self.nodes.take_news();
+            self.changed |= self.nodes.take_notices();
         }
         std::mem::take(&mut self.changed)
     }
@@ -227,7 +225,7 @@ impl Frontend for Front {
     }
 }
 
-/// Frames of the domain's memory, for a frame buffer.
+/// Maps frames of the domain's memory, for a frame buffer.
 pub(crate) struct DomainFrames {
     pub(crate) privcmd: OwnedFd,
     pub(crate) domid: u16,

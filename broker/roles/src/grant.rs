@@ -1,5 +1,5 @@
-//! The only holder of the device by which granted pages are named and copied. It is one device for all domains, so the guest is fixed
-//! here; a back end says which of that guest's pages, and has one buffer that copies go to.
+//! The only process that may call gntdev, which maps and copies granted pages. The device works for all domains, so this process fixes the
+//! guest; a back end selects pages of that guest, and has one buffer for copies.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::pv::{GrantCall, GrantReply};
@@ -27,19 +27,19 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     Ok(Built { device: Box::new(Unseen(Grant::new(callers))), polled })
 }
 
-/// Calls of a back end before others get their turn.
+/// Most calls of a back end before other work.
 const BUDGET: usize = 64;
-/// Pages that a back end has names for at most.
+/// Most pages that a back end may have in its gntdev.
 const PAGES: usize = 2048;
 
-/// What is done for the back ends.
+/// The operations for back ends.
 trait Grants: Send {
     fn name(&self, grefs: &[u32]) -> Result<u64, XenError>;
     fn forget(&self, index: u64, pages: u32) -> Result<(), XenError>;
     fn copy(&self, pieces: &[GrantPiece], at: usize, to_guest: bool) -> Result<(), XenError>;
 }
 
-/// The device of one back end, and the buffer that they share if that one copies.
+/// The gntdev of one back end, and the shared buffer if the back end copies.
 pub(crate) struct Device {
     pub(crate) grants: Gntdev,
     pub(crate) buffer: Option<Mapping>,
@@ -58,11 +58,11 @@ impl Grants for Device {
     }
 }
 
-/// A back end, as it is known here.
+/// A back end and its state.
 struct Caller {
     socket: OwnedFd,
     grants: Box<dyn Grants>,
-    /// Where pages are in its descriptor, and how many.
+    /// Offset in the gntdev → number of pages.
     names: HashMap<u64, u32>,
     calls: u64,
     copies: u64,
@@ -103,7 +103,7 @@ impl Caller {
         }
     }
 
-    /// Answers what it has asked; whether it may have asked for more.
+    /// Answers its calls. Returns whether more may be pending.
     fn serve(&mut self) -> bool {
         for _ in 0..BUDGET {
             let mut packet = [0; 1 + GrantCall::MAX];
@@ -128,7 +128,7 @@ impl Caller {
 pub(crate) struct Grant(Vec<Caller>);
 
 impl Grant {
-    /// For back ends, by their sockets.
+    /// Serves these back ends, by their sockets.
     pub(crate) fn new(callers: Vec<(OwnedFd, Device)>) -> Self {
         Self::with(callers.into_iter().map(|(socket, device)| (socket, Box::new(device) as Box<dyn Grants>)))
     }
@@ -151,7 +151,7 @@ impl Grant {
 
 impl Auxiliary for Grant {
     fn start(&mut self, cx: &mut Context) {
-        // What was asked of a life before.
+        // A previous process may have left calls.
         cx.again();
     }
 

@@ -85,7 +85,7 @@ fn build_console(config: &DeviceConfig, mut resources: Resources) -> Result<Buil
     Ok(Built { device: Box::new(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0))), polled })
 }
 
-/// A character device of the host, and what becomes ready when it is.
+/// A character device of the host, and the descriptor to poll for it.
 fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), BuildError> {
     Ok(match fds.take(&FdUse::Serial) {
         Some(fd) if listens => {

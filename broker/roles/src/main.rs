@@ -1,12 +1,11 @@
-//! Every process but the launcher is this executable, so that all share its text; argv\[0\] says which it is. It is
-//! started by `bulkhead-dm` only.
+//! Every process except the launcher is this executable, so that all share its text; argv\[0\] is the role. Only `bulkhead-dm` starts it.
 //!
 //! | file | what |
 //! |---|---|
-//! | `role.rs`, `error.rs` | what a role is; why its device is not made |
-//! | `board.rs`, `blk.rs`, `net.rs`, `input.rs`, `display.rs` | the roles of each folder of devices |
-//! | `xenbus.rs`, `grant.rs`, `vchan.rs` | roles that are here whole |
-//! | `frontend.rs`, `viewer.rs` | how devices reach a PV front end, and a surface |
+//! | `role.rs`, `error.rs` | a role; why its device cannot be built |
+//! | `board.rs`, `blk.rs`, `net.rs`, `input.rs`, `display.rs` | the roles of each device crate |
+//! | `xenbus.rs`, `grant.rs`, `vchan.rs` | roles without a device crate |
+//! | `frontend.rs`, `viewer.rs` | devices' access to a PV front end, and to a surface |
 mod blk;
 mod board;
 mod display;
@@ -71,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The devices, for the broker.
+/// The descriptions of the devices, for the broker.
 fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<ServedDevice>, BuildError> {
     let mut devices = Vec::new();
     for device in &plan.devices {
@@ -93,7 +92,7 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<ServedDevice>, Buil
     Ok(devices)
 }
 
-/// Makes a device of its configuration and what it was given.
+/// Builds a device from its configuration and resources.
 fn build(config: &DeviceConfig, resources: Resources) -> Result<Built, BuildError> {
     let role = role_of(config);
     if role.kind != config.kind() {
@@ -191,7 +190,7 @@ mod tests {
                 Seen::ByGuest(seen) => {
                     let visible = seen(config).unwrap();
                     assert!(kind.guest_visible && !visible.declaration.regions.is_empty(), "{}", kind.role);
-                    // Only what the broker declares for DMA is given the guest's memory, and the other way round.
+                    // A process has guest memory if and only if its declaration has DMA.
                     let memory = kind.memory == bulkhead_plan::Memory::Guest;
                     assert_eq!(visible.declaration.dma, memory, "{}", kind.role);
                 }

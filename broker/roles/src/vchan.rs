@@ -1,7 +1,7 @@
-//! QMP over a vchan: bytes between a client in another domain and control. Nothing is parsed here.
+//! QMP over a vchan: copies bytes between a client in another domain and control, without parsing them.
 //!
-//! One client at a time, one connection after the other in the same page. The last one may have gone without having been seen going;
-//! a new one is told from it by [`VchanServer::client`].
+//! There is one client at a time, and all connections use the same page. The server may miss the exit of a client;
+//! [`VchanServer::client`] recognises the next one.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
@@ -24,11 +24,11 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     Ok(Built { device: Box::new(Unseen(Vchan::new(server, evtchn, *port, sessions))), polled })
 }
 
-/// The event channel among the polled descriptors.
+/// Ready number of the event channel.
 pub(crate) const EVTCHN: u32 = 0;
-/// Control's socket.
+/// Ready number of control's socket.
 pub(crate) const SESSIONS: u32 = 1;
-/// Packets of each direction before others get their turn.
+/// Most packets of each direction before other work.
 const BUDGET: usize = 64;
 
 /// The process `vchan`: it carries QMP sessions between libxl's vchan and control.
@@ -37,13 +37,13 @@ pub(crate) struct Vchan {
     evtchn: Evtchn,
     port: u32,
     sessions: OwnedFd,
-    /// A client is there and control knows of it.
+    /// A client is connected, and control knows it.
     open: bool,
-    /// A client was told to go and has not gone yet.
+    /// The server has hung up, and the client has not disconnected yet.
     hung_up: bool,
-    /// From control, not yet written.
+    /// Bytes from control that are not written to the vchan yet.
     pending: Vec<u8>,
-    /// From the client, not yet taken by control.
+    /// Bytes from the client that control has not accepted yet.
     waiting: Vec<u8>,
     clients: u64,
     broken: u64,
@@ -70,12 +70,12 @@ impl Vchan {
         }
     }
 
-    /// The client's number, as packets carry it.
+    /// The client's number in packets.
     fn number(&self) -> u8 {
         self.clients.to_le_bytes()[0]
     }
 
-    /// Tells control; false if it has no room now.
+    /// Sends a packet to control; false if the socket is full.
     fn tell(&self, kind: SessionPacket, bytes: &[u8]) -> bool {
         let mut packet = vec![kind as u8, self.number()];
         packet.extend_from_slice(bytes);
@@ -85,14 +85,14 @@ impl Vchan {
         )
     }
 
-    /// The client has gone.
+    /// Ends the session of a client that has disconnected.
     fn close(&mut self) {
         self.forget();
         self.hung_up = false;
         self.server.restart();
     }
 
-    /// The client must go: it broke the protocol, or control has forgotten it.
+    /// Disconnects the client: it has violated the protocol, or control has restarted.
     fn hang_up(&mut self) {
         self.forget();
         self.hung_up = true;
@@ -116,7 +116,7 @@ impl Vchan {
         self.tell(SessionPacket::Begin, &[]);
     }
 
-    /// The other side has signalled.
+    /// Handles a signal of the client.
     fn signalled(&mut self) {
         let mut ports = [0; 16];
         let Ok(1..) = self.evtchn.pending(&mut ports) else { return };
@@ -125,7 +125,7 @@ impl Vchan {
             Client::NotYet | Client::Known => {}
             Client::Gone => self.close(),
             Client::New if self.hung_up => {
-                // The one that was to go has gone: this one came after it.
+                // The disconnected client has exited, and this one is new.
                 self.close();
                 self.begin();
             }
@@ -133,7 +133,7 @@ impl Vchan {
         }
     }
 
-    /// Moves bytes both ways as far as there is room.
+    /// Copies bytes in both directions as far as they fit.
     fn pump(&mut self, cx: &mut Context) {
         for _ in 0..BUDGET {
             match self.step() {
@@ -149,7 +149,7 @@ impl Vchan {
         cx.again();
     }
 
-    /// One round; false if nothing moved.
+    /// Copies once in each direction; false if no bytes were copied.
     fn step(&mut self) -> Result<bool, bulkhead_xen::Broken> {
         let mut moved = false;
         if self.open && self.waiting.is_empty() {
@@ -172,10 +172,10 @@ impl Vchan {
                     packet.get(..n).and_then(<[u8]>::split_first_chunk::<{ SessionPacket::HEAD }>)
             {
                 moved = true;
-                // What was on its way to an earlier client is dropped.
+                // Bytes for an earlier client are dropped.
                 match SessionPacket::from_u8(kind).filter(|_| self.open && number == self.number()) {
                     Some(SessionPacket::Data) => self.pending = bytes.to_vec(),
-                    // Control has been started again and knows nothing of this client.
+                    // Control has been restarted and does not know this client.
                     Some(SessionPacket::End) => self.hang_up(),
                     _ => {}
                 }
@@ -191,7 +191,7 @@ impl Vchan {
             }
         }
         if !moved {
-            // Wishes first, then one more look: what happens in between is signalled.
+            // The requests for signals are written before the rings are read again, so that no change is missed.
             self.server.want(!self.pending.is_empty());
             let more = self.open && self.waiting.is_empty() && self.server.readable()?;
             let room = !self.pending.is_empty() && self.server.writable()?;

@@ -1,4 +1,4 @@
-//! The viewer's ends, as [`fbdev`](bulkhead_dev_display::fbdev) wants them.
+//! A viewer's input and output, behind the interfaces of [`fbdev`](bulkhead_dev_display::fbdev).
 use crate::error::BuildError;
 use bulkhead_dev_display::fbdev::{Screen, View};
 use bulkhead_plan::FdUse;
@@ -11,12 +11,12 @@ pub(crate) struct SurfaceView {
     pub(crate) reader: SurfaceReader,
     pub(crate) picture: Picture,
     pub(crate) bell: OwnedFd,
-    /// What the display had drawn at the last wish.
+    /// The display's sequence number at the last request.
     pub(crate) asked: u32,
 }
 
 impl SurfaceView {
-    /// Of the descriptors that the launcher gave.
+    /// A view from the launcher's descriptors.
     pub(crate) fn new(fds: &mut Fds) -> Result<Self, BuildError> {
         let mut want = |what: &FdUse| fds.want(what);
         let reader = SurfaceReader::new(want(&FdUse::SurfaceView)?)?;
@@ -26,9 +26,9 @@ impl SurfaceView {
 
 impl View for SurfaceView {
     fn want(&mut self) {
-        // A picture that is being drawn just now is no answer yet.
+        // A picture that is being drawn was begun before the request and does not answer it.
         self.asked = self.reader.sequence().wrapping_add(1) & !1;
-        // A full counter means that it rings already.
+        // If the counter is full, the doorbell is ringing already.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
     fn update(&mut self) -> bool {
@@ -36,7 +36,7 @@ impl View for SurfaceView {
     }
     fn renew(&mut self, surface: OwnedFd) {
         match SurfaceReader::new(surface) {
-            // What was known is of another surface: all of the new one is taken, and compared by who shows it.
+            // The old picture belongs to another surface: all lines of the new one are copied, and the viewer compares them.
             Ok(reader) => (self.reader, self.picture, self.asked) = (reader, Picture::default(), 0),
             Err(e) => tracing::warn!("the display's new surface: {e}"),
         }

@@ -1,4 +1,5 @@
-//! The only holder of a connection to xenstored: back ends read two directories and write one, each its own. Which, the launcher says.
+//! The only process of the back ends with a connection to xenstored. Each back end may read two directories and write one; the launcher
+//! determines them.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::pv::{Side, XenbusCall, XenbusReply};
@@ -25,12 +26,12 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     Ok(Built { device: Box::new(Unseen(Xenbus::new(store, devices, sockets)?)), polled })
 }
 
-/// xenstored among the polled descriptors; behind it the back ends, in their order.
+/// Ready number of xenstored's connection; those of the back ends follow, in their order.
 pub(crate) const STORE: u32 = 0;
-/// Calls of a back end before others get their turn.
+/// Most calls of a back end before other work.
 const BUDGET: usize = 16;
 
-/// A back end, as it is known here.
+/// A back end and its directories.
 struct Caller {
     socket: OwnedFd,
     nodes: PvNodes,
@@ -39,11 +40,11 @@ struct Caller {
     changes: u64,
 }
 
-/// What the back ends ask.
+/// The operations for back ends.
 trait Store: Send {
     fn read(&mut self, path: &str) -> Result<String, XenError>;
     fn write(&mut self, path: &str, value: &str) -> Result<(), XenError>;
-    /// Numbers of the callers in whose directories something has changed.
+    /// Numbers of the back ends whose directories have changed.
     fn fired(&mut self) -> Result<Vec<usize>, XenError>;
 }
 
@@ -89,7 +90,7 @@ impl Xenbus {
         Self { store, callers: devices.iter().zip(sockets).map(caller).collect() }
     }
 
-    /// Answers a back end; whether it may have asked for more.
+    /// Answers a back end's calls. Returns whether more may be pending.
     fn serve(&mut self, number: usize) -> bool {
         let Some(caller) = self.callers.get_mut(number) else { return false };
         for _ in 0..BUDGET {
@@ -116,7 +117,7 @@ impl Xenbus {
             let reply = match done {
                 Ok(value) => XenbusReply::Value(value),
                 Err(e) if e.is_answer() => XenbusReply::Value(None),
-                // Whatever was said on it, this connection is lost. The next life gets another.
+                // The connection is lost. The process exits, and the next one gets a new connection.
                 Err(e) => give_up(&e),
             };
             send(&caller.socket, *serial, &reply);
@@ -124,13 +125,13 @@ impl Xenbus {
         true
     }
 
-    /// Tells back ends of what has changed; whether there may be more.
+    /// Notifies back ends of changes. Returns whether more may be pending.
     fn changed(&mut self) -> bool {
         let fired = self.store.fired().unwrap_or_else(|e| give_up(&e));
         for number in &fired {
             if let Some(caller) = self.callers.get_mut(*number) {
                 caller.changes = caller.changes.saturating_add(1);
-                // One that has no room for it has others to read.
+                // A full socket holds earlier notices, so this one is not needed.
                 send(&caller.socket, 0, &XenbusReply::Changed);
             }
         }
@@ -150,7 +151,7 @@ fn send(socket: &OwnedFd, serial: u8, reply: &XenbusReply) {
 
 impl Auxiliary for Xenbus {
     fn start(&mut self, cx: &mut Context) {
-        // What was asked of a life before.
+        // A previous process may have left calls.
         cx.again();
     }
 
@@ -158,7 +159,7 @@ impl Auxiliary for Xenbus {
         let more = match ready {
             Ready::Fd(STORE) => self.changed(),
             Ready::Fd(n) => self.serve(n.saturating_sub(1) as usize),
-            // What is left over of any of them.
+            // Deferred work of all back ends.
             _ => {
                 let mut more = self.changed();
                 for number in 0..self.callers.len() {
@@ -167,7 +168,7 @@ impl Auxiliary for Xenbus {
                 more
             }
         };
-        // A watch's event may have come before an answer, where nobody is told of it but by looking.
+        // A watch event that arrives before an answer is buffered without making the descriptor ready.
         if more || matches!(ready, Ready::Fd(n) if n != STORE) {
             cx.again();
         }

@@ -20,8 +20,8 @@ impl Evtchn {
         if r < 0 { Err(XenError::last("EVTCHN_RESTRICT_DOMID")) } else { Ok(fd) }
     }
 
-    /// Opens the node and makes a port that `remote` may bind; then nothing more can be bound but ports of `only`, which the
-    /// kernel does not let be dom0. Returns the port.
+    /// Opens the node and allocates a port that `remote` may bind. Afterwards the descriptor can bind only ports of `only`, which the kernel does
+    /// not allow to be dom0. Returns the port.
     pub fn open_unbound(remote: DomId, only: DomId) -> Result<(OwnedFd, u32)> {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
         let fd = rustix::fs::open("/dev/xen/evtchn", flags, rustix::fs::Mode::empty())
@@ -36,7 +36,7 @@ impl Evtchn {
         if r < 0 { Err(XenError::last("EVTCHN_RESTRICT_DOMID")) } else { Ok((fd, port)) }
     }
 
-    /// Takes an open descriptor over; it must be non-blocking.
+    /// Wraps an open descriptor, which must be non-blocking.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self { fd }
     }
@@ -49,7 +49,7 @@ impl Evtchn {
         u32::try_from(r).map_err(|_| XenError::last("EVTCHN_BIND_INTERDOMAIN"))
     }
 
-    /// Gives a local port up.
+    /// Unbinds a local port.
     pub fn unbind(&self, port: u32) -> Result<()> {
         // SAFETY: the request reads one port.
         let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::EVTCHN_UNBIND), &raw const port) };
@@ -63,7 +63,7 @@ impl Evtchn {
         if r < 0 { Err(XenError::last("EVTCHN_NOTIFY")) } else { Ok(()) }
     }
 
-    /// Reads ports that have fired; each stays masked until [`Self::unmask`]. Returns how many, 0 if none has.
+    /// Reads ports that have fired; each stays masked until [`Self::unmask`]. Returns their number.
     pub fn pending(&self, ports: &mut [u32; 16]) -> Result<usize> {
         use zerocopy::IntoBytes;
         match rustix::io::read(&self.fd, ports.as_mut_bytes()) {
@@ -73,7 +73,7 @@ impl Evtchn {
         }
     }
 
-    /// Lets ports fire again.
+    /// Unmasks ports.
     pub fn unmask(&self, ports: &[u32]) -> Result<()> {
         use zerocopy::IntoBytes;
         rustix::io::write(&self.fd, ports.as_bytes())

@@ -1,14 +1,14 @@
-//! /dev/xen/gntalloc: a page of this domain that another one may map.
+//! /dev/xen/gntalloc: grants a page of this domain to another one.
 use crate::{Result, XenError};
 use bulkhead_xen_abi::{DomId, ioctl};
 use rustix::fd::{AsRawFd, OwnedFd};
 
-/// A page that is granted; it is given back when the descriptor is closed and nobody maps it any more.
+/// A granted page; it is freed when the descriptor is closed and no domain maps it any more.
 #[derive(Debug)]
 pub struct GrantedPage {
-    /// Maps it, at offset 0.
+    /// The descriptor that maps the page, at offset 0.
     pub fd: OwnedFd,
-    /// By which the other domain maps it.
+    /// The reference with which the other domain maps the page.
     pub gref: u32,
 }
 
@@ -31,7 +31,7 @@ impl GrantedPage {
         if r < 0 {
             return Err(XenError::last("GNTALLOC_ALLOC_GREF"));
         }
-        // The first page of a descriptor is at its start; whoever gets the descriptor relies on it.
+        // The receiver of the descriptor maps the page at its start, offset 0.
         if arg.index != 0 {
             return Err(XenError {
                 what: "GNTALLOC_ALLOC_GREF: index",

@@ -1,23 +1,23 @@
 //! /dev/xen/gntdev: pages that another domain grants to this one.
 //!
-//! The node cannot be restricted to a domain, so one process holds it for all back ends of a guest and names that guest in every call.
-//! A back end gets the same open file under a filter that allows no call on it: it can map what was named here, and nothing else.
+//! The node cannot be restricted to a domain, so one process makes the calls for all back ends of a guest, with that guest's number in
+//! each. A back end gets the same open file under a filter that allows no ioctl on it: it can map only the pages that were added here.
 use crate::{Mapping, Result, XenError};
 use bulkhead_xen_abi::{DomId, ioctl};
 use rustix::fd::{AsRawFd, OwnedFd};
 use zerocopy::IntoBytes;
 
-/// References that are named by one call at most.
+/// Most references of one call.
 pub const MOST_REFS: usize = 256;
 
-/// A piece of a granted page, to be copied.
+/// A part of a granted page, to be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantPiece {
     /// The page's grant reference.
     pub gref: u32,
-    /// First byte in it.
+    /// Offset of the first byte in the page.
     pub offset: u16,
-    /// Bytes; not beyond the page's end.
+    /// Number of bytes, not beyond the page's end.
     pub len: u16,
 }
 
@@ -36,13 +36,13 @@ impl Gntdev {
             .map_err(|e| XenError::new("/dev/xen/gntdev", e))
     }
 
-    /// Takes an open node over, for pages of `domid`.
+    /// Wraps an open node, for pages of `domid`.
     pub fn new(fd: OwnedFd, domid: DomId) -> Self {
         Self { fd, domid }
     }
 
-    /// Names pages that may be mapped, 1 to [`MOST_REFS`]; returns where in the descriptor. Whether the guest has granted them is seen
-    /// when they are mapped.
+    /// Adds pages that may be mapped, 1 to [`MOST_REFS`], and returns their offset in the descriptor. The mapping fails if the guest has not
+    /// granted them.
     pub fn name(&self, grefs: &[u32]) -> Result<u64> {
         if grefs.is_empty() || grefs.len() > MOST_REFS {
             return Err(XenError { what: "GNTDEV_MAP_GRANT_REF", source: std::io::ErrorKind::InvalidInput.into() });
@@ -63,7 +63,7 @@ impl Gntdev {
             .ok_or(XenError { what: "GNTDEV_MAP_GRANT_REF", source: std::io::ErrorKind::InvalidData.into() })
     }
 
-    /// Takes back what [`Self::name`] gave; pages that are mapped stay until they are unmapped.
+    /// Removes pages that [`Self::name`] has added; mapped pages stay until they are unmapped.
     pub fn forget(&self, index: u64, pages: u32) -> Result<()> {
         let arg = ioctl::GntdevUnmap { index, count: pages, pad: 0 };
         // SAFETY: the request reads one GntdevUnmap.
@@ -110,7 +110,7 @@ impl Gntdev {
     }
 }
 
-/// Eight bytes as they are in memory.
+/// Eight bytes as a native word.
 fn word(bytes: &[u8]) -> u64 {
     bytes.first_chunk::<8>().map_or(0, |b| u64::from_ne_bytes(*b))
 }

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 const PAGE: usize = 4096;
 
-/// Pages mapped from a descriptor, for writing.
+/// A writable mapping of a descriptor's pages.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
@@ -59,12 +59,12 @@ impl Drop for Mapping {
     }
 }
 
-/// The pages, seen by the server: buffered requests in the first, requests in the second.
+/// The server's view of the pages: buffered requests in the first, requests in the second.
 #[derive(Debug)]
 pub struct IoreqPages(Mapping);
 
 impl IoreqPages {
-    /// Takes a mapping of two pages over.
+    /// Wraps a mapping of the two pages.
     pub fn new(mapping: Mapping) -> Self {
         Self(mapping)
     }
@@ -79,7 +79,7 @@ impl IoreqPages {
         at.and_then(|at| self.0.at::<AtomicU32>(at)).map_or(0, |port| port.load(Ordering::Relaxed))
     }
 
-    /// Takes the vCPU's request if there is one: copies it, once, and marks it as being worked on.
+    /// Takes the vCPU's request if there is one: copies it once, and sets its state to in-process.
     pub fn take(&self, vcpu: usize) -> Option<Ioreq> {
         let at = Self::slot(vcpu)?;
         let state = self.0.at::<AtomicU8>(at.checked_add(ioreq::IOREQ_BITS_AT)?)?;
@@ -92,7 +92,7 @@ impl IoreqPages {
         for (i, word) in words.iter_mut().enumerate() {
             *word = self.0.at::<AtomicU64>(at.wrapping_add(i.wrapping_mul(8)))?.load(Ordering::Relaxed).to_ne_bytes();
         }
-        // What the state was when it was looked at, not what the copy says.
+        // The state that was read first, not that of the copy, which may have changed.
         copy.bits = bits;
         state.store(bits.with_state(ioreq::STATE_IOREQ_INPROCESS).into_bits(), Ordering::Relaxed);
         Some(copy)
@@ -114,7 +114,7 @@ impl IoreqPages {
     pub fn take_buffered(&self) -> Option<(BufferedIoreq, u64)> {
         let pointers = self.0.at::<AtomicU64>(ioreq::BUFFERED_READ_AT)?;
         let read_pointer = self.0.at::<AtomicU32>(ioreq::BUFFERED_READ_AT)?;
-        // Both pointers at once: Xen brings them back into range with a 64-bit compare and exchange.
+        // Both pointers in one read, because Xen reduces them with a 64-bit compare and exchange.
         let both = pointers.load(Ordering::Acquire);
         let (read, write) = (both as u32, (both >> 32) as u32);
         if read == write {
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!((copy.addr, copy.size, copy.bits.read(), copy.bits.df()), (0x3f8, 1, true, true));
         assert_eq!(state(&xen, 3), ioreq::STATE_IOREQ_INPROCESS);
         assert_eq!(server.take(3), None, "taken once");
-        // What is written to the page now (XSA-197) does not reach the copy, and the state goes on from the copy's.
+        // Later writes to the page (XSA-197) do not affect the copy, and the next state follows the copy's.
         put(&xen, 3, &Ioreq { addr: 0, bits: IoreqBits::from_bits(0xff), ..request });
         server.complete(3, &copy, Some(0x55));
         assert_eq!(state(&xen, 3), ioreq::STATE_IORESP_READY);

@@ -1,4 +1,4 @@
-//! Xen's device nodes, for the broker and the launcher. This crate and the shared-memory crates are where `unsafe` is.
+//! Xen's device nodes, for the broker and the launcher. docs/architecture.md lists the crates with `unsafe` code; this is one of them.
 
 mod evtchn;
 mod gntalloc;
@@ -18,7 +18,7 @@ pub use scheduler::{Scheduler, scheduler};
 pub use vchan::{Broken, Client, VchanServer};
 pub use xenstore::Xenstore;
 
-/// What the kernel or Xen refused.
+/// A call that the kernel or Xen has refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub struct XenError {
@@ -29,11 +29,12 @@ pub struct XenError {
 }
 
 impl XenError {
-    /// Whether the kernel does not permit the call at all.
+    /// Whether the caller lacks the permission for the call.
     pub fn forbidden(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::PermissionDenied
     }
-    /// Whether xenstored has answered, with an error's name: the node is not there, or not for us. Otherwise nobody has.
+    /// Whether this is an answer of xenstored with an error's name: the node does not exist, or the caller may not access it. Otherwise xenstored
+    /// has not answered.
     pub fn is_answer(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::Other
     }

@@ -1,4 +1,4 @@
-//! /dev/xen/privcmd: device model operations, mapping of Xen's resources, and the one hypercall that is needed.
+//! /dev/xen/privcmd: device model operations, mapping of Xen's resources, and the needed hypercalls.
 use crate::{Mapping, Result, XenError};
 use bulkhead_xen_abi::{DomId, Shutdown, dm_op, domctl, ioctl, memory};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,7 +15,7 @@ pub struct Privcmd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoreqServer(pub u16);
 
-/// What a server claims.
+/// A range that a server claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Range {
     /// Ports, first and last.
@@ -26,14 +26,14 @@ pub enum Range {
     Pci(u16),
 }
 
-/// What Xen says of a domain.
+/// The state of a domain in Xen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainState {
-    /// It is there: it runs, or is paused.
+    /// It runs or is paused.
     Alive,
-    /// It has ended, by itself or by a crash, and waits to be destroyed.
+    /// It has shut down or crashed, and has not been destroyed yet.
     Shutdown,
-    /// It is being destroyed, or there is none of this number.
+    /// It is being destroyed, or there is no domain of this number.
     Gone,
 }
 
@@ -52,7 +52,7 @@ impl Privcmd {
                 rest: [0; 30],
             };
             let call = ioctl::Hypercall { op: domctl::HYPERVISOR_DOMCTL, arg: [(&raw mut arg) as u64, 0, 0, 0, 0] };
-            // SAFETY: Xen reads and writes one xen_domctl, for which the structure has room whatever the version.
+            // SAFETY: Xen reads and writes one xen_domctl; the structure is large enough for every version.
             let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const call) };
             if r < 0 {
                 match std::io::Error::last_os_error().raw_os_error() {
@@ -74,7 +74,7 @@ impl Privcmd {
         })
     }
 
-    /// Opens the node, not restricted yet.
+    /// Opens the node, without a restriction.
     pub fn open(domid: DomId) -> Result<Self> {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         let fd = rustix::fs::open("/dev/xen/privcmd", flags, rustix::fs::Mode::empty())
@@ -82,12 +82,12 @@ impl Privcmd {
         Ok(Self { fd, domid })
     }
 
-    /// Takes an open descriptor over.
+    /// Wraps an open descriptor.
     pub fn from_fd(fd: OwnedFd, domid: DomId) -> Self {
         Self { fd, domid }
     }
 
-    /// Restricts the open file to the domain, for ever and in every process that holds it: no hypercalls any more.
+    /// Restricts the open file to the domain, permanently and in every process that has it. It allows no hypercalls afterwards.
     pub fn restrict(self) -> Result<OwnedFd> {
         let domid = self.domid;
         // SAFETY: the request reads one domid.
@@ -121,8 +121,7 @@ impl Privcmd {
             None => 1,
         };
         let arg = ioctl::DmOpArg { dom: self.domid, num, pad: 0, ubufs: bufs.as_ptr() as u64 };
-        // SAFETY: arg names `num` buffers that live on this stack frame or in `extra`, with their right sizes; Xen
-        // copies in and out of them and nothing else.
+        // SAFETY: arg has `num` buffers on this stack frame or in `extra`, with their right sizes; Xen accesses only these.
         let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::PRIVCMD_DM_OP), &raw const arg) };
         if r < 0 {
             return Err(XenError::last(what));
@@ -135,7 +134,7 @@ impl Privcmd {
         Ok(())
     }
 
-    /// Makes an ioreq server with a ring of buffered requests.
+    /// Creates an ioreq server with a ring of buffered requests.
     pub fn create_ioreq_server(&self) -> Result<IoreqServer> {
         let mut arg = dm_op::CreateIoreqServer { handle_bufioreq: dm_op::BUFIOREQ_ATOMIC, ..Default::default() };
         self.dm_op("create_ioreq_server", dm_op::CREATE_IOREQ_SERVER, &mut arg, None)?;
@@ -166,13 +165,13 @@ impl Privcmd {
         if r < 0 { Err(XenError::last("PRIVCMD_MMAP_RESOURCE")) } else { Ok(mapping) }
     }
 
-    /// Switches the server on; from then on the requests' event channel ports are valid.
+    /// Enables the server; afterwards the requests' event channel ports are valid.
     pub fn enable(&self, server: IoreqServer) -> Result<()> {
         let mut arg = dm_op::SetIoreqServerState { id: server.0, enabled: 1, pad: 0 };
         self.dm_op("set_ioreq_server_state", dm_op::SET_IOREQ_SERVER_STATE, &mut arg, None)
     }
 
-    /// Claims a range for the server, or gives it back.
+    /// Claims a range for the server, or releases it.
     pub fn claim(&self, server: IoreqServer, range: Range, claim: bool) -> Result<()> {
         let (kind, start, end) = match range {
             Range::Ports(first, last) => (dm_op::IO_RANGE_PORT, u64::from(first), u64::from(last)),
@@ -205,7 +204,7 @@ impl Privcmd {
         self.dm_op("set_pci_link_route", dm_op::SET_PCI_LINK_ROUTE, &mut arg, None)
     }
 
-    /// Makes guest frames RAM that the guest can write, or cannot.
+    /// Makes guest frames writable or read-only RAM.
     pub fn set_ram_writable(&self, first: u64, pages: u32, writable: bool) -> Result<()> {
         let mem_type = if writable { dm_op::HVMMEM_RAM_RW } else { dm_op::HVMMEM_RAM_RO };
         let mut arg = dm_op::SetMemType { nr: pages, mem_type, pad: 0, first_pfn: first };
@@ -218,7 +217,7 @@ impl Privcmd {
         self.dm_op("relocate_memory", dm_op::RELOCATE_MEMORY, &mut arg, None)
     }
 
-    /// Makes guest frames cacheable, whatever the guest's MTRRs say.
+    /// Makes guest frames cacheable, independent of the guest's MTRRs.
     pub fn pin_write_back(&self, first: u64, last: u64) -> Result<()> {
         let mut arg = dm_op::PinMemoryCacheattr { start: first, end: last, kind: dm_op::CACHEATTR_WB, pad: 0 };
         self.dm_op("pin_memory_cacheattr", dm_op::PIN_MEMORY_CACHEATTR, &mut arg, None)
@@ -238,7 +237,7 @@ impl Privcmd {
 
     /// Gives the guest `pages` new pages from guest frame `first` on. Needs an unrestricted descriptor.
     pub fn populate(&self, first: u64, pages: u64) -> Result<()> {
-        // Small batches: a preempted hypercall then loses little, and the array stays on a few pages.
+        // Small batches: a preempted hypercall repeats little, and the array has only a few pages.
         let mut at = first;
         let end = first.saturating_add(pages);
         while at < end {

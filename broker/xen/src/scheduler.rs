@@ -1,4 +1,4 @@
-//! What Xen's scheduler is set to. For people; nothing depends on it.
+//! Reads the settings of Xen's scheduler, only to show them to people.
 use crate::{Result, XenError};
 use bulkhead_xen_abi::{ioctl, sysctl};
 use rustix::fd::AsRawFd as _;
@@ -6,15 +6,15 @@ use rustix::fd::AsRawFd as _;
 /// The scheduler of the pool of CPUs that dom0 is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduler {
-    /// Microseconds that a vCPU runs at least before another may take its place.
+    /// Xen's credit scheduler, with its rate limit: the least microseconds that a vCPU runs before another may preempt it.
     Credit(u32),
     /// Xen's credit2 scheduler, with its rate limit in microseconds.
     Credit2(u32),
-    /// One that has no such limit.
+    /// Another scheduler, by its number; it has no such limit.
     Other(u32),
 }
 
-/// Asks Xen. Needs the right to sysctl, which dom0's root has.
+/// Reads the settings. Needs the right to sysctl, which dom0's root has.
 pub fn scheduler() -> Result<Scheduler> {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::open("/dev/xen/privcmd", flags, rustix::fs::Mode::empty())
@@ -33,7 +33,7 @@ pub fn scheduler() -> Result<Scheduler> {
                 rest: [0; 13],
             };
             let call = ioctl::Hypercall { op: sysctl::HYPERVISOR_SYSCTL, arg: [(&raw mut arg) as u64, 0, 0, 0, 0] };
-            // SAFETY: Xen reads and writes one xen_sysctl, and the structure is as large; neither command has pointers in it.
+            // SAFETY: Xen reads and writes one xen_sysctl, for which the structure is large enough; the commands have no pointers.
             let r = unsafe { libc::ioctl(fd.as_raw_fd(), u64::from(ioctl::PRIVCMD_HYPERCALL), &raw const call) };
             if r < 0 { Err(XenError::last("sysctl")) } else { Ok(arg) }
         };

@@ -1,11 +1,11 @@
-//! The server's side of a vchan (public/io/libxenvchan.h) of one page. The client is another domain and may be hostile:
-//! counts are copied, checked, and never trusted to stay as they were.
+//! The server's side of a vchan (public/io/libxenvchan.h) of one page. The client is another domain and may be hostile: counts are copied and
+//! checked at each use.
 use crate::{Mapping, Result};
 use bulkhead_xen_abi::vchan as at;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
 use rustix::fd::BorrowedFd;
 
-/// The client broke the protocol: more bytes in a ring than it has room for.
+/// The client has violated the protocol: a ring's counts exceed its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the vchan's counts are impossible")]
 pub struct Broken;
@@ -16,16 +16,16 @@ pub struct VchanServer {
     page: Mapping,
 }
 
-/// The other side, as the page shows it.
+/// The client's state in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// None has come since the last one was known to have gone.
+    /// No client has connected since the last one disconnected.
     NotYet,
-    /// One has come, of whom nobody was told before.
+    /// A new client has connected, which was not reported before.
     New,
-    /// It is still that one.
+    /// The same client is connected.
     Known,
-    /// It has gone.
+    /// The client has disconnected.
     Gone,
 }
 
@@ -33,19 +33,19 @@ const LEFT_SIZE: u32 = 1 << at::SMALL_ORDER;
 const RIGHT_SIZE: u32 = 1 << at::LARGE_ORDER;
 
 impl VchanServer {
-    /// Maps the page that `fd` holds (of gntalloc, or a memfd in tests) and starts a new connection in it.
+    /// Maps the page of `fd` (gntalloc, or a memfd in tests) and starts a new connection in it.
     pub fn new(fd: BorrowedFd<'_>) -> Result<Self> {
         let server = Self { page: Mapping::new(fd, 1)? };
         server.half(at::ORDERS).store(at::SMALL_ORDER, Ordering::Relaxed);
         server.half(at::ORDERS.wrapping_add(2)).store(at::LARGE_ORDER, Ordering::Relaxed);
         server.restart();
-        // One that a former life of this process knew is new to this one.
+        // A client of a previous process counts as new.
         let _ =
             server.byte(at::CLI_LIVE).compare_exchange(at::KNOWN, at::CONNECTED, Ordering::AcqRel, Ordering::Acquire);
         Ok(server)
     }
 
-    /// Empties both rings and waits for a client. One that has come already, after the last one went, stays.
+    /// Empties both rings for the next client. A client that has connected already stays connected.
     pub fn restart(&self) {
         for ring in [at::LEFT, at::RIGHT] {
             self.word(ring).store(0, Ordering::Relaxed);
@@ -56,12 +56,12 @@ impl VchanServer {
         let _ = self.byte(at::CLI_LIVE).compare_exchange(at::EXITED, at::NOT_YET, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Tells the client that its connection is over. It goes then; [`Self::restart`] takes the next one.
+    /// Closes the connection. The client disconnects then; [`Self::restart`] accepts the next one.
     pub fn hang_up(&self) {
         self.byte(at::SRV_LIVE).store(at::EXITED, Ordering::Release);
     }
 
-    /// Whether a client is there. A new one is reported once.
+    /// The client's state. A new client is reported once as [`Client::New`].
     pub fn client(&self) -> Client {
         let state = self.byte(at::CLI_LIVE);
         if state.compare_exchange(at::CONNECTED, at::KNOWN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -70,47 +70,47 @@ impl VchanServer {
         match state.load(Ordering::Acquire) {
             at::NOT_YET => Client::NotYet,
             at::KNOWN => Client::Known,
-            // Here again between the two looks.
+            // A client has connected between the two reads.
             at::CONNECTED => Client::NotYet,
             _ => Client::Gone,
         }
     }
 
-    /// Drops what a client has left in both rings, for the next one.
+    /// Drops the bytes that a client has left in both rings.
     pub fn discard(&self) {
         let (taken, given) = (self.word(at::LEFT), self.word(at::RIGHT.wrapping_add(4)));
         taken.store(self.word(at::LEFT.wrapping_add(4)).load(Ordering::Acquire), Ordering::Release);
         given.store(self.word(at::RIGHT).load(Ordering::Acquire), Ordering::Release);
     }
 
-    /// Asks for a signal when the client writes, and if `space` when it reads. Look again afterwards.
+    /// Requests a signal when the client writes, and if `space` when it reads. The caller must check the rings again afterwards.
     pub fn want(&self, space: bool) {
         self.byte(at::CLI_NOTIFY)
             .fetch_or(at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 }, Ordering::SeqCst);
     }
 
-    /// Whether the client wants to be signalled about this; asked once after each read and write.
+    /// Whether the client has requested a signal for a write (`wrote`) or read; called once after each.
     pub fn signal(&self, wrote: bool) -> bool {
         let bit = if wrote { at::NOTIFY_WRITE } else { at::NOTIFY_READ };
         fence(Ordering::SeqCst);
         self.byte(at::SRV_NOTIFY).fetch_and(!bit, Ordering::SeqCst) & bit != 0
     }
 
-    /// Whether there is something to read.
+    /// Whether bytes can be read.
     pub fn readable(&self) -> core::result::Result<bool, Broken> {
         self.read(&mut []).map(|_| ())?;
         let (cons, prod) = (self.word(at::LEFT), self.word(at::LEFT.wrapping_add(4)));
         Ok(cons.load(Ordering::Relaxed) != prod.load(Ordering::Acquire))
     }
 
-    /// Whether there is room to write.
+    /// Whether bytes can be written.
     pub fn writable(&self) -> core::result::Result<bool, Broken> {
         let (cons, prod) = (self.word(at::RIGHT), self.word(at::RIGHT.wrapping_add(4)));
         let unread = prod.load(Ordering::Relaxed).wrapping_sub(cons.load(Ordering::Acquire));
         RIGHT_SIZE.checked_sub(unread).map(|room| room > 0).ok_or(Broken)
     }
 
-    /// Takes bytes that the client has written. Returns how many.
+    /// Reads bytes that the client has written. Returns their number.
     pub fn read(&self, to: &mut [u8]) -> core::result::Result<usize, Broken> {
         let (cons, prod) = (self.word(at::LEFT), self.word(at::LEFT.wrapping_add(4)));
         let from = cons.load(Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl VchanServer {
         Ok(n as usize)
     }
 
-    /// Writes as many bytes as there is room for. Returns how many.
+    /// Writes as many bytes as fit. Returns their number.
     pub fn write(&self, from: &[u8]) -> core::result::Result<usize, Broken> {
         let (cons, prod) = (self.word(at::RIGHT), self.word(at::RIGHT.wrapping_add(4)));
         let to = prod.load(Ordering::Relaxed);
@@ -225,7 +225,7 @@ mod tests {
             live.store(at::CONNECTED, Ordering::Release);
             assert_eq!((server.client(), server.client()), (Client::New, Client::Known));
         }
-        // Nobody saw this one go.
+        // The exit of this client is missed.
         assert_eq!(server.write(b"left over"), Ok(9));
         live.store(at::EXITED, Ordering::Release);
         live.store(at::CONNECTED, Ordering::Release);

@@ -1,4 +1,4 @@
-//! A xenstore client, synchronous and for a few calls: the launcher's questions, its report, its watches.
+//! A synchronous xenstore client for a few calls: reads, writes and watches.
 use crate::{Result, XenError};
 use bulkhead_xen_abi::xenstore::{self, Header};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -12,14 +12,14 @@ use zerocopy::IntoBytes;
 pub struct Xenstore {
     stream: Box<dyn Stream>,
     serial: u32,
-    /// Tokens of watches that have fired and nobody was told of yet, each once.
+    /// Tokens of watches that have fired and were not returned yet, each once.
     fired: Vec<String>,
 }
 
 trait Stream: Read + Write + AsFd + Send + std::fmt::Debug {}
 impl<T: Read + Write + AsFd + Send + std::fmt::Debug> Stream for T {}
 
-/// The kernel's device: a read waits for the answer, without end if xenstored does not run.
+/// The kernel's device: a read waits for the answer, for ever if xenstored does not run.
 #[derive(Debug)]
 struct Device(std::fs::File);
 
@@ -49,9 +49,9 @@ impl AsFd for Device {
     }
 }
 
-/// xenstored answers at once or not at all.
+/// Time limit of a call; xenstored usually answers at once.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Where xenstored listens.
+/// Paths of xenstored's socket.
 const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 
 impl Xenstore {
@@ -108,7 +108,7 @@ impl Xenstore {
         let mut header = Header { kind: 0, req_id: 0, tx_id: 0, len: 0 };
         self.stream.read_exact(header.as_mut_bytes())?;
         let len = header.len as usize;
-        // Two paths at most, each with its end.
+        // The longest valid payload.
         if len > xenstore::XENSTORE_PAYLOAD_MAX {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
@@ -117,7 +117,7 @@ impl Xenstore {
         Ok((header, answer))
     }
 
-    /// Takes an open connection to xenstored's socket over.
+    /// Wraps an open connection to xenstored's socket.
     pub fn from_stream(fd: rustix::fd::OwnedFd) -> Result<Self> {
         Self::limited(UnixStream::from(fd))
     }
@@ -128,7 +128,7 @@ impl Xenstore {
         Ok(Self { stream: Box::new(stream), serial: 0, fired: Vec::new() })
     }
 
-    /// Opens a connection for [`Self::from_stream`]; there is none where only the kernel's device is (stub domains).
+    /// Opens a connection for [`Self::from_stream`]; fails where only the kernel's device exists (stub domains).
     pub fn open_stream() -> Result<rustix::fd::OwnedFd> {
         let connected = SOCKETS.iter().find_map(|path| UnixStream::connect(path).ok());
         connected
@@ -136,17 +136,17 @@ impl Xenstore {
             .ok_or(XenError { what: "xenstored's socket", source: std::io::ErrorKind::NotFound.into() })
     }
 
-    /// Is told of changes at `path` and below, and once at once. See [`Self::changed`].
+    /// Watches `path` and the nodes below it; the watch fires once immediately. See [`Self::changed`].
     pub fn watch(&mut self, path: &str) -> Result<()> {
         self.watch_as(path, "watch")
     }
 
-    /// The same by a name of its own. See [`Self::fired`].
+    /// The same with the name `token`. See [`Self::fired`].
     pub fn watch_as(&mut self, path: &str, token: &str) -> Result<()> {
         self.call(xenstore::XS_WATCH, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat()).map(|_| ())
     }
 
-    /// A watch's event: its path and its token.
+    /// Records a watch's event: its path and its token.
     fn fire(&mut self, event: &[u8]) {
         let token =
             event.split(|b| *b == 0).nth(1).map(|t| String::from_utf8_lossy(t).into_owned()).unwrap_or_default();
@@ -158,7 +158,7 @@ impl Xenstore {
     /// Names of watches that have fired since the last call, without waiting.
     pub fn fired(&mut self) -> Result<Vec<String>> {
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        // So many at once; more of the same name are one.
+        // Limits the events of one call; events of the same name are merged.
         for _ in 0..256 {
             let ready = rustix::event::PollFd::new(&self.stream, rustix::event::PollFlags::IN);
             match rustix::event::poll(&mut [ready], Some(&now)) {
@@ -173,12 +173,12 @@ impl Xenstore {
         Ok(std::mem::take(&mut self.fired))
     }
 
-    /// Takes what has come of watches, without waiting; whether anything has. Poll the descriptor to wait.
+    /// Whether a watch has fired since the last call, without waiting. Poll the descriptor to wait.
     pub fn changed(&mut self) -> Result<bool> {
         Ok(!self.fired()?.is_empty())
     }
 
-    /// Names of the nodes below a node, sorted; none if there is no such node.
+    /// Sorted names of the nodes below a node; empty if there is no such node.
     pub fn directory(&mut self, path: &str) -> Vec<String> {
         let names = self.call(xenstore::XS_DIRECTORY, &[path.as_bytes(), b"\0"].concat()).unwrap_or_default();
         let mut names: Vec<String> = names

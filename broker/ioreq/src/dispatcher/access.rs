@@ -1,7 +1,7 @@
-//! One request: to whom it goes, and what its answer brings.
+//! One request: its device, its reply and effects.
 use super::Dispatcher;
 use crate::cf8;
-use crate::channel::Channel;
+use crate::channel::DeviceChannel;
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::Target;
@@ -19,7 +19,7 @@ impl<E: Edge> Dispatcher<E> {
         self.edge.complete(vcpu, request, data);
     }
 
-    /// Answers an access to where no device has a region or a function.
+    /// Answers an access to an address without a device.
     fn unclaimed(&mut self, vcpu: usize, request: &Ioreq) {
         self.counters.unclaimed = self.counters.unclaimed.saturating_add(1);
         self.answer_ones(vcpu, request);
@@ -56,13 +56,13 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// A request to all channels that `concerns` picks; answered with `data` when all have answered.
+    /// Sends a request to all channels for which `concerns` is true; the guest's access is answered with `data` when all have replied.
     fn barrier(
         &mut self,
         vcpu: usize,
         request: Ioreq,
         what: Request,
-        concerns: impl Fn(&Channel) -> bool,
+        concerns: impl Fn(&DeviceChannel) -> bool,
         data: Option<u64>,
     ) {
         let concerned: Vec<usize> =
@@ -147,7 +147,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Answers from the device's shadow, if it has one now and no posted write could change it.
+    /// Answers from the device's shadow, if it is valid and no outstanding posted write could change it.
     fn shadowed(&mut self, vcpu: usize, request: &Ioreq, channel: usize, region: u16, offset: u64) -> bool {
         let Some(c) = self.channels.get_mut(channel) else { return false };
         let shadows = c.declaration.regions.get(usize::from(region)).map_or(&[][..], |r| &r.shadows);
@@ -160,7 +160,7 @@ impl<E: Edge> Dispatcher<E> {
             return false;
         }
         let Some(value) = c.live.as_ref().and_then(|l| l.end.shadow(usize::from(index))) else { return false };
-        // The device publishes its lines before its shadows: what the value tells, the interrupt must tell too.
+        // The device publishes its lines before its shadows, and the guest must not see the value before the interrupt.
         c.update_lines(&mut self.edge);
         self.counters.shadowed = self.counters.shadowed.saturating_add(1);
         self.complete(vcpu, request, Some(u64::from(value) & ones(request.size)));
@@ -191,7 +191,7 @@ impl<E: Edge> Dispatcher<E> {
         self.complete(vcpu, &request, Some(u64::from_le_bytes(value)));
     }
 
-    /// The full hop.
+    /// Sends the request to the device's process: the full hop.
     fn hop(&mut self, vcpu: usize, request: Ioreq, channel: usize, region: u16, offset: u64, shape: &Shaped) {
         let read = request.bits.read();
         let pointer = request.bits.data_is_ptr();
@@ -296,7 +296,7 @@ impl<E: Edge> Dispatcher<E> {
         self.wait(vcpu, request, index, purpose, None);
     }
 
-    /// Channel `index` has answered vCPU `vcpu`'s request, or has died (`None`).
+    /// Handles the reply of channel `index` to vCPU `vcpu`'s request, or the channel's death (`None`).
     pub(super) fn answered(&mut self, vcpu: usize, index: usize, reply: Option<Reply>) {
         let Some(VcpuState::Waiting(waiting)) = self.vcpus.get_mut(vcpu) else { return };
         let Some(at) = waiting.channels.iter().position(|c| *c == index) else { return };
@@ -313,7 +313,7 @@ impl<E: Edge> Dispatcher<E> {
             }
             match (waiting.again, waiting.purpose, self.channels.get_mut(index)) {
                 (Some(again), _, Some(c)) => c.miss(again),
-                // Whether it was carried out nobody knows.
+                // It is unknown whether the write was carried out.
                 (None, Purpose::Write { region, offset }, Some(c)) => c.lose(region, offset),
                 _ => {}
             }
@@ -347,7 +347,7 @@ impl<E: Edge> Dispatcher<E> {
         self.effects(vcpu, request, index, &reply, data);
     }
 
-    /// What the device asks for together with its reply, as far as it may; then the answer.
+    /// Carries out the permitted effects of a reply, then answers the request.
     fn effects(&mut self, vcpu: usize, request: Ioreq, index: usize, reply: &Reply, data: Option<u64>) {
         let Some(may) = self.channels.get(index).map(|c| c.declaration.permissions) else { return };
         let effects = reply.effects;
@@ -382,7 +382,7 @@ impl<E: Edge> Dispatcher<E> {
         self.complete(vcpu, &request, data);
     }
 
-    /// The operand of a string operation lies in guest memory, ascending; with DF its first element is the highest.
+    /// Lowest address of a string operation's operand in guest memory; with DF set, its first element is the highest.
     fn operand_address(request: &Ioreq) -> u64 {
         let back = u64::from(request.count).saturating_sub(1).saturating_mul(u64::from(request.size));
         if request.bits.df() { request.data.wrapping_sub(back) } else { request.data }
@@ -423,7 +423,7 @@ struct Shaped {
     /// Lowest and highest byte.
     first: u64,
     last: u64,
-    /// Where the first element is, from `first`.
+    /// Offset of the first element from `first`.
     start: u64,
     size: u8,
     step: Step,

@@ -1,4 +1,4 @@
-//! What is where on the bus: which BAR is decoded where, what has been unplugged, added, ejected.
+//! Addresses on the bus: decoded BARs, unplugging, hot-plug and ejection.
 use super::{Action, Dispatcher};
 use crate::edge::Edge;
 use crate::pci;
@@ -15,7 +15,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// The guest ejects devices: nothing of them is left before it goes on.
+    /// Ejects devices completely, before the guest continues.
     pub(super) fn eject(&mut self, mask: u32) {
         for index in 0..self.channels.len() {
             let Some(channel) = self.channels.get_mut(index) else { continue };
@@ -36,7 +36,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Devices of which nothing is left: their functions are gone, before the guest hears that it is done.
+    /// Removes the functions of completely unplugged devices, before the guest's write is answered.
     pub(super) fn remove_unplugged(&mut self) {
         for channel in &mut self.channels {
             let parts = std::mem::take(&mut channel.parts);
@@ -46,7 +46,7 @@ impl<E: Edge> Dispatcher<E> {
         }
         for index in 0..self.channels.len() {
             let Some(channel) = self.channels.get_mut(index) else { continue };
-            if !channel.presence.change(Change::LetGo) {
+            if !channel.presence.change(Change::Confirmed) {
                 continue;
             }
             let (slot, functions) = (channel.slot, channel.functions.len());
@@ -69,7 +69,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Moves what a function decodes to where the guest wants it.
+    /// Moves a function's ranges to the addresses that it decodes now.
     pub(super) fn decode(&mut self, index: usize, at: usize, new: Decode) {
         let Some(channel) = self.channels.get_mut(index) else { return };
         let Some(function) = channel.functions.get_mut(at) else { return };
@@ -97,7 +97,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Takes a target away from where it was and puts it where it shall be.
+    /// Moves one target from its old range to its new one.
     fn place(&mut self, target: Target, io: bool, new: Option<u64>, size: u32) {
         let range = |first: u64, last: u64| {
             if io { Range::Ports(first as u16, last as u16) } else { Range::Memory(first, last) }
@@ -119,8 +119,8 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Video RAM moves only when it is decoded at another place: firmware and drivers switch decoding off and on again
-    /// for a moment, and moving thousands of pages each time would cost more than all the rest of the boot.
+    /// Moves video RAM, only when it is decoded at another address: firmware and drivers disable decoding and enable it again, and moving
+    /// thousands of pages each time would take longer than the rest of the boot.
     fn move_video_ram(&mut self, channel: usize, gfn: u64) {
         let Some(vram) = self.video_ram.as_mut().filter(|v| v.channel == channel && v.gfn != gfn) else { return };
         if self.edge.relocate(vram.gfn, gfn, vram.pages) {
@@ -129,7 +129,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Something else is decoded where video RAM still lies although it is switched off: move it out of the way.
+    /// Moves disabled video RAM away from a range in which another device is decoded.
     fn clear_of_video_ram(&mut self, first: u64, last: u64) {
         let Some(vram) = &self.video_ram else { return };
         let start = vram.gfn << 12;
@@ -149,7 +149,7 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Power-on state of what the broker itself keeps.
+    /// Returns the broker's own PCI registers to their power-on state.
     pub fn reset_decoding(&mut self) {
         for index in 0..self.channels.len() {
             let functions = self.channels.get(index).map_or(0, |c| c.functions.len());

@@ -1,4 +1,4 @@
-//! The broker's counters and map.
+//! The broker's counters and address map.
 use super::Dispatcher;
 use crate::edge::Edge;
 use crate::presence::Presence;
@@ -6,7 +6,7 @@ use crate::vcpu::VcpuState;
 use bulkhead_bus::FunctionFacts;
 
 impl<E: Edge> Dispatcher<E> {
-    /// Counters, for people.
+    /// The counters by name, for people to read.
     pub fn statistics(&self) -> Vec<(&'static str, u64)> {
         let c = &self.counters;
         vec![
@@ -47,7 +47,7 @@ impl<E: Edge> Dispatcher<E> {
         all
     }
 
-    /// What is where, for people.
+    /// The address map, for people to read.
     pub fn inspect(&self, out: &mut bulkhead_bus::Inspect) {
         for channel in self.channels.iter().filter(|c| c.presence != Presence::Absent) {
             out.group(&channel.name, |out| {

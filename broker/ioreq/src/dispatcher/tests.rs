@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::VecDeque;
 
-/// A hypervisor that insists on the slots' states, as Xen does.
+/// A hypervisor that checks the states of ioreq slots, as Xen does.
 struct FakeEdge {
     offered: Vec<Option<Ioreq>>,
     taken: Vec<Option<Ioreq>>,
@@ -157,7 +157,7 @@ impl Bench {
         self.offer(vcpu, 0, port, 1, 0, IoreqBits::new().with_read(true), 1);
     }
 
-    /// The device answers what it has been asked.
+    /// Lets the device answer its requests.
     fn answer(&mut self, device: usize, value: u64) -> usize {
         let mut n = 0;
         while let Some(work) = self.devices[device].take().unwrap() {
@@ -436,8 +436,8 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-    /// Whatever guest and devices do, every request that is taken is answered exactly once: the fake edge panics where
-    /// Xen would crash the domain.
+    /// With any actions of guest and devices, every taken request is answered exactly once: the fake edge panics where Xen would crash the
+    /// domain.
     #[test]
     fn every_request_is_answered_exactly_once(events in prop::collection::vec(event(), 1..120)) {
         let mut b = Bench::new(3);
@@ -453,7 +453,7 @@ proptest! {
                 Event::Answer(device, value) => { b.answer(device, value); }
                 Event::Line(device, line, level, edges) => b.devices[device].set_line(line, level, edges),
                 Event::Lie(device) => {
-                    // An answer in a cell where nothing was asked, from an earlier life's numbering.
+                    // An unrequested answer, with the numbering of an earlier process.
                     let reply = Reply { value: 1, effects: wire::Effects::from_bits(u32::MAX), mask: 7 };
                     let _ = b.devices[device].reply(1, &reply, &[]);
                     while b.dispatcher.step() {}
@@ -480,7 +480,7 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     let mut b = Bench::new(1);
     b.dispatcher.channels[0].declaration.regions[0].kept = true;
     let write = IoreqBits::new();
-    // One is on its way when the process dies.
+    // A write is in flight when the process dies.
     b.offer(0, 0, 0x101, 1, 0x11, write, 1);
     b.dispatcher.offline(2);
     b.offer(0, 0, 0x102, 1, 0x22, write, 1);
@@ -494,7 +494,7 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
         device.posted_done();
     }
     assert_eq!(seen, [(bulkhead_wire::LOST_WRITES, 0, 1), (0, 0, 0x11), (0, 1, 0x22)], "what is not kept is told");
-    // What was posted and not handled is made again too.
+    // Unhandled posted writes are repeated too.
     b.dispatcher.channels[0].declaration.regions[0].posted_at = vec![3];
     b.offer(0, 0, 0x104, 1, 0x44, write, 1);
     assert_eq!(b.answers().len(), 1, "nobody waits for it");
@@ -510,7 +510,7 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     .collect();
     assert_eq!(posted, [0x44, 0x55]);
     b.answers();
-    // Not for ever.
+    // Beyond the limit they are lost.
     b.dispatcher.offline(2);
     for i in 0..300 {
         b.offer(0, 0, 0x101, 1, i & 0xff, write, 1);
@@ -557,7 +557,7 @@ fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
     b.offer(0, 2, bdf, 4, 0, IoreqBits::new().with_read(true), 1);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
-    // A second time nothing is left to do.
+    // The second time has no effect.
     b.offer(0, 0, 0x202, 1, 0, IoreqBits::new(), 1);
     let Some(Work::Request(cell, _)) = b.devices[1].take().unwrap() else { panic!() };
     let _ =
@@ -578,10 +578,10 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
             b.devices[1].reply(cell, &Reply { value: 0, effects: wire::Effects::new().with_eject(true), mask }, &[]);
         while b.dispatcher.step() {}
     };
-    // What was there from the start is not the guest's to eject.
+    // The guest cannot eject devices that were present at the start.
     eject(&mut b, 0xffff_ffff);
     assert_eq!((b.answers().len(), b.dispatcher.take_actions()), (1, vec![]));
-    // It has not come yet: nobody answers.
+    // It has not been added yet: accesses are not answered by it.
     b.dispatcher.offline(2);
     b.dispatcher.channels[0].presence = Presence::Absent;
     b.dispatcher.edge.calls.clear();
@@ -592,7 +592,7 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     b.dispatcher.edge.calls.clear();
     b.dispatcher.config_written(0, 8, 0x10, 4, 0x401);
     b.dispatcher.config_written(0, 8, 4, 2, 1);
-    // While its process is started again it stays.
+    // It stays present during a restart of its process.
     b.dispatcher.offline(2);
     b.devices[0] = b.connect(2);
     b.read(0, 0x402);
@@ -607,12 +607,12 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     config(&mut b);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xffff_ffff)), (0, Some(0xff))]);
-    // And comes again, with its registers as after power-on.
+    // It is added again, with registers in their power-on state.
     b.devices[0] = b.connect(2);
     b.dispatcher.config_written(0, 8, 4, 2, 1);
     b.read(0, 0x402);
     assert_eq!(b.answers(), [(0, Some(0xff))]);
-    // Who may not eject and does so anyway is given up.
+    // A device that ejects without permission is given up.
     b.dispatcher.channels[1].declaration.permissions.eject = false;
     eject(&mut b, 1 << 1);
     assert_eq!(b.dispatcher.take_actions(), [Action::Dead(3, Death::Protocol)]);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rustix::fd::AsFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// The bridge with a client (who writes the page), Xen (who writes ports) and control.
+/// The bridge with a client (which writes the page), Xen (which writes ports) and control.
 struct Bed {
     vchan: Vchan,
     cx: Context,
@@ -42,7 +42,7 @@ impl Bed {
     fn live(&mut self, state: u8) {
         self.put(at::CLI_LIVE, &[state]);
     }
-    /// The client writes; it signals if that is wanted. Returns whether it does.
+    /// The client writes, and signals if the server has requested that. Returns whether it has signalled.
     fn writes(&mut self, bytes: &[u8]) -> bool {
         for (i, byte) in bytes.iter().enumerate() {
             self.put(at::SMALL_AT + (self.sent as usize + i) % 1024, &[*byte]);
@@ -95,14 +95,14 @@ fn a_signal_that_is_late_is_no_new_client() {
     bed.live(1);
     bed.signal();
     assert!(bed.writes(b"one"));
-    // Found by a look that control caused, before its signal comes.
+    // A packet of control makes the server read the page before the client's signal arrives.
     bed.vchan.poll(Ready::Fd(SESSIONS), &mut bed.cx);
     assert_eq!(bed.packets(), [BEGIN, data(b"one")]);
     bed.signal();
     assert_eq!(bed.packets(), []);
 }
 
-/// Its own coming may be signalled after it was found in the place of the last one.
+/// A new client's signal may arrive after the server has found it.
 #[test]
 fn one_client_is_greeted_once() {
     let mut bed = bed();
@@ -120,9 +120,9 @@ fn a_client_that_comes_before_the_end_of_the_last_was_seen_is_greeted() {
     assert!(bed.writes(b"one"));
     bed.signal();
     bed.packets();
-    // Half an answer to it is still on its way.
+    // A part of an answer to it is still in flight.
     rustix::net::send(&bed.control, b"\x02\x01late", SendFlags::empty()).unwrap();
-    // Gone and back before this process ran.
+    // The client disconnects and another connects before this process runs.
     bed.live(1);
     bed.signal();
     assert_eq!(bed.packets(), [END, BEGIN]);

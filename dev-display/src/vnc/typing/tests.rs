@@ -320,7 +320,7 @@ fn places_that_the_guests_locks_make_another_character_of() {
             assert!(b.guest.down.is_empty());
         }
     }
-    // A scancode is ignored if the viewer's layout differs from the guest's.
+    // The scancode counts, even if the server's layout has another character on its key.
     let (us, map) = (&LAYOUTS[0], Keymap::of("fr"));
     let mut b = Bench::new(us, &map, false, false);
     b.place(0x2a, SHIFT_L, true);
