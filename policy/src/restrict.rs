@@ -12,6 +12,13 @@ pub fn unlimited_file_size() {
     let _ = rustix::process::setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None });
 }
 
+/// Gives up this process's supplementary groups, which its children would inherit: a group can open files that the user cannot. A
+/// process without the right to it (it is not root) keeps them; [`crate::verify::check`] compares its children with it. Call it from a
+/// single-threaded process.
+pub fn drop_groups() {
+    let _ = rustix::thread::set_thread_groups(&[]);
+}
+
 /// Replaces the root directory by an empty one, mounted on `directory`, in which there is /proc.
 ///
 /// # Errors

@@ -100,7 +100,7 @@ pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> P
     }
 }
 
-/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, own namespaces, only
+/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, no supplementary groups, own namespaces, only
 /// the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing executable
 /// but its program. Returns the violations.
 pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<String> {
@@ -120,6 +120,11 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<Stri
         if field(name).split_whitespace().any(|id| id == "0") {
             wrong.push(format!("{name} is {}", field(name)));
         }
+    }
+    let groups = |of: &Observed| of.status.get("Groups").is_none_or(|groups| !groups.is_empty());
+    // A launcher that is not root cannot give its groups up, and its children cannot either.
+    if groups(observed) && !groups(own) {
+        wrong.push(format!("Groups is {}", field("Groups")));
     }
     for (name, link) in &observed.namespaces {
         if own.namespaces.get(name) == Some(link) {
@@ -172,6 +177,18 @@ mod tests {
         for what in ["Seccomp", "NoNewPrivs", "Max open files", "namespace is the launcher's"] {
             assert!(wrong.iter().any(|w| w.contains(what)), "{what} in {wrong:?}");
         }
+    }
+
+    #[test]
+    fn groups_that_the_launcher_does_not_have_are_a_violation() {
+        let mut own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let mut other = own.clone();
+        let mut check = |theirs: &str, launchers: &str| {
+            other.status.insert("Groups".into(), theirs.into());
+            own.status.insert("Groups".into(), launchers.into());
+            check(&other, &own, crate::profile("ps2").unwrap()).iter().any(|w| w.starts_with("Groups"))
+        };
+        assert!(check("6 42", "") && !check("", "") && !check("6", "6"));
     }
 
     #[test]

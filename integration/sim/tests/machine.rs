@@ -255,6 +255,22 @@ fn the_launcher_ends_everything_on_sighup() {
     }
 }
 
+/// Processes had the supplementary groups of whoever started the launcher: a group can open files that a user cannot.
+#[test]
+fn supplementary_groups_are_given_up() {
+    // Of this thread, whose child the launcher is.
+    let groups = [6, 42].map(rustix::thread::Gid::from_raw);
+    rustix::thread::set_thread_groups(&groups).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sim = machine(&dir);
+    let launcher = ("launcher".to_owned(), sim.pid() as i32);
+    for (role, pid) in sim.processes().into_iter().chain([launcher]) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let groups = status.lines().find_map(|l| l.strip_prefix("Groups:")).unwrap();
+        assert_eq!(groups.trim(), "", "{role}");
+    }
+}
+
 #[test]
 fn the_guest_runs_on_without_control_and_control_comes_back() {
     let dir = tempfile::tempdir().unwrap();

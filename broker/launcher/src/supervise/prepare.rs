@@ -30,6 +30,7 @@ impl Launcher {
     pub(super) fn prepare(machine: Machine, mut stubdom: Option<Stubdom>, signals: OwnedFd) -> Result<Self, Failure> {
         let domid = machine.domid.unwrap_or(0);
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or(Failure::Vcpus(machine.vcpus))?;
+        policy::restrict::drop_groups();
         let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(system("/proc"))?;
         let executable = executable::roles()?;
         let user = machine.user.as_deref().map(host::user).transpose()?;
