@@ -39,10 +39,14 @@ pub(crate) struct Live {
     /// Ticks during which posted writes have been outstanding without progress.
     pub(crate) posted_ticks: u32,
     posted_before: u32,
+    /// Changes of its lines in the broker's time span with this number.
+    moves: (u64, u32),
 }
 
 /// Most wake-ups without a result in one tick; a device that rings more often is given up.
 const IDLE_LIMIT: u32 = 20_000;
+/// Most changes of a device's lines between two moments at which the broker rests or has its tick; a device that exceeds them is given up.
+pub(crate) const LINE_LIMIT: u32 = 20_000;
 /// Outstanding posted writes at which the device is woken.
 const POSTED_WAKE: u32 = 256;
 
@@ -100,7 +104,8 @@ impl DeviceChannel {
 
     pub(crate) fn online(&mut self, end: BrokerEnd, request_bell: OwnedFd) {
         let seen = end.bell().wrapping_sub(1);
-        let mut live = Live { end, request_bell, seen, watched: true, idle: 0, posted_ticks: 0, posted_before: 0 };
+        let mut live =
+            Live { end, request_bell, seen, watched: true, idle: 0, posted_ticks: 0, posted_before: 0, moves: (0, 0) };
         for (region, offset) in std::mem::take(&mut self.lost) {
             let _ = live.end.post(&Posted {
                 offset,
@@ -229,6 +234,19 @@ impl DeviceChannel {
             self.ring();
         }
         Ok(())
+    }
+
+    /// Counts a change of the device's lines in the broker's time span `span`.
+    pub(crate) fn line_moved(&mut self, span: u64) -> Result<(), Death> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let before = if live.moves.0 == span { live.moves.1 } else { 0 };
+        live.moves = (span, before.saturating_add(1));
+        if live.moves.1 > LINE_LIMIT { Err(Death::Protocol) } else { Ok(()) }
+    }
+
+    /// Whether wake-ups without a result are counted, which the next tick forgets.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.idle > 0)
     }
 
     /// Counts a wake-up of the broker by the device without a result.

@@ -28,6 +28,8 @@ use std::sync::Arc;
 const TICKS_WARN: u32 = 10;
 /// Ticks without an answer after which a device is killed.
 const TICKS_KILL: u32 = 50;
+/// Most steps before the broker looks at its events.
+pub(crate) const STEPS: u32 = 64;
 /// Most buffered requests that are taken before other work.
 const BUFFERED_BUDGET: usize = 512;
 
@@ -91,6 +93,8 @@ pub struct Dispatcher<E> {
     counters: Counters,
     scratch: Vec<u8>,
     cf8: Option<Cf8>,
+    /// Number of the time span in which a device's line changes are counted: from one sleep or tick of the broker to the next.
+    span: u64,
 }
 
 impl<E: Edge> Dispatcher<E> {
@@ -110,6 +114,7 @@ impl<E: Edge> Dispatcher<E> {
             actions: Vec::new(),
             counters: Counters::default(),
             scratch: Vec::new(),
+            span: 0,
             cf8: None,
         };
         dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));
@@ -210,16 +215,17 @@ impl<E: Edge> Dispatcher<E> {
         std::mem::take(&mut self.actions)
     }
 
-    /// Whether a tick is needed: a request or a posted write is outstanding.
+    /// Whether a tick is needed: a request or a posted write is outstanding, or wake-ups without a result are counted until the next one.
     pub fn outstanding(&mut self) -> bool {
         self.broadcast.is_some()
             || self.held.is_some()
             || self.vcpus.iter().any(|v| !matches!(v, VcpuState::Idle))
-            || self.channels.iter_mut().any(|c| !matches!(c.posted(), Ok(0)))
+            || self.channels.iter_mut().any(|c| c.is_counted() || !matches!(c.posted(), Ok(0)))
     }
 
     /// Called every 100 ms while something is outstanding.
     pub fn tick(&mut self) {
+        self.span = self.span.wrapping_add(1);
         let mut late = Vec::new();
         for state in &mut self.vcpus {
             if let VcpuState::Waiting(waiting) = state {
@@ -244,7 +250,13 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Does all work that is possible now. Returns whether there was any.
+    /// Does all work that is possible now, in a bounded number of steps: a device that keeps a line moving, or a guest that keeps asking, must
+    /// not keep the broker from its ticks and from the launcher. Returns false if there may be more.
+    pub fn work(&mut self) -> bool {
+        (0..STEPS).any(|_| !self.step())
+    }
+
+    /// Does one step of the work that is possible now. Returns whether there was any.
     pub fn step(&mut self) -> bool {
         let mut progress = self.drain_buffered();
         for vcpu in 0..self.vcpus.len() {
@@ -337,7 +349,19 @@ impl<E: Edge> Dispatcher<E> {
     }
 
     fn update_lines(&mut self, index: usize) -> bool {
-        self.channels.get_mut(index).is_some_and(|c| c.update_lines(&mut self.edge))
+        let Some(channel) = self.channels.get_mut(index) else { return false };
+        if !channel.update_lines(&mut self.edge) {
+            return false;
+        }
+        if let Err(death) = channel.line_moved(self.span) {
+            self.kill(index, death);
+        }
+        true
+    }
+
+    /// The broker is about to sleep: every device has let it come to rest.
+    pub fn rests(&mut self) {
+        self.span = self.span.wrapping_add(1);
     }
 
     /// Starts a broadcast of the broker itself; false if one is in progress.

@@ -31,6 +31,9 @@ const ACTIVE_WAKEUPS: u64 = 128;
 
 /// Nanoseconds of a tick.
 const TICK_NS: i64 = 100_000_000;
+/// Most rounds of work in which a device has rung before the broker slept, until the events get their turn.
+const ROUNDS: u32 = 64;
+const NOT_AT_ALL: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Runs the broker. `describe` builds the devices' descriptions from the plan, and takes the ROMs from the descriptors.
 pub fn run<E: Error + Send + Sync + 'static>(
@@ -142,9 +145,10 @@ struct Broker<E> {
 impl<E: Edge> Broker<E> {
     fn run(&mut self) -> Result<(), StartError> {
         let mut events = Vec::with_capacity(32);
+        let mut rounds = 0u32;
         loop {
             // A device may have answered meanwhile; checking costs no system call.
-            while self.dispatcher.step() {}
+            let idle = self.dispatcher.work();
             for action in self.dispatcher.take_actions() {
                 match action {
                     Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead { slot, death })?,
@@ -157,14 +161,24 @@ impl<E: Edge> Broker<E> {
             if let (Some(value), Some(commands)) = (self.dispatcher.take_broadcast(), &self.commands) {
                 let _ = rustix::io::write(commands, format!("result {value}").as_bytes());
             }
-            self.arm()?;
+            self.arm(!idle)?;
             self.dispatcher.edge.unmask();
-            if !self.dispatcher.may_sleep() {
-                continue;
+            let rests = idle && self.dispatcher.may_sleep();
+            if !rests {
+                // Work goes on. Now and then the events get their turn all the same.
+                rounds = rounds.saturating_add(1);
+                if idle && rounds < ROUNDS {
+                    continue;
+                }
             }
+            rounds = 0;
             events.clear();
-            self.wakeups = self.wakeups.saturating_add(1);
-            let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
+            let timeout = if rests { None } else { Some(&NOT_AT_ALL) };
+            if rests {
+                self.dispatcher.rests();
+                self.wakeups = self.wakeups.saturating_add(1);
+            }
+            let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout);
             match waited {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
@@ -207,10 +221,10 @@ impl<E: Edge> Broker<E> {
         }
     }
 
-    /// Starts the tick if something is outstanding. The first tick without outstanding work stops it: starting and stopping it for every access
+    /// Starts the tick if something is outstanding, or if the broker is `busy` without an end. The first tick without outstanding work stops it: starting and stopping it for every access
     /// would cost two system calls each.
-    fn arm(&mut self) -> Result<(), StartError> {
-        if self.ticking || !self.dispatcher.outstanding() {
+    fn arm(&mut self, busy: bool) -> Result<(), StartError> {
+        if self.ticking || !(busy || self.dispatcher.outstanding()) {
             return Ok(());
         }
         self.ticking = true;

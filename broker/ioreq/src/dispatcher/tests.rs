@@ -1,4 +1,5 @@
 use super::*;
+use crate::channel::LINE_LIMIT;
 use crate::presence::Presence;
 use bulkhead_bus::Declaration;
 use bulkhead_bus::fake::FakeMemory;
@@ -20,6 +21,8 @@ struct FakeEdge {
     buffered: VecDeque<(BufferedIoreq, u64)>,
     calls: Vec<String>,
     fd: OwnedFd,
+    /// vCPU 0 makes this request again whenever it is answered.
+    again: Option<Ioreq>,
 }
 
 impl FakeEdge {
@@ -32,6 +35,7 @@ impl FakeEdge {
             buffered: VecDeque::new(),
             calls: vec![],
             fd,
+            again: None,
         }
     }
 }
@@ -39,7 +43,7 @@ impl FakeEdge {
 impl Edge for FakeEdge {
     fn take(&mut self, vcpu: usize) -> Option<Ioreq> {
         assert!(self.taken[vcpu].is_none(), "taken before the last one was answered");
-        let request = self.offered[vcpu].take()?;
+        let request = self.offered[vcpu].take().or(self.again.filter(|_| vcpu == 0))?;
         self.taken[vcpu] = Some(request);
         Some(request)
     }
@@ -232,6 +236,58 @@ fn a_shadow_is_used_only_while_it_is_valid_and_no_posted_write_is_outstanding() 
     assert_eq!(b.answers(), [(0, Some(3))]);
 }
 
+/// A device that keeps a line moving kept the broker from its ticks, its deadlines and the launcher.
+#[test]
+fn a_device_that_keeps_a_line_moving_does_not_keep_the_broker() {
+    let mut b = Bench::new(1);
+    let mut level = false;
+    let mut move_line = |b: &mut Bench| {
+        level = !level;
+        b.devices[0].set_line(0, level, 0);
+        let _ = b.devices[0].publish();
+    };
+    // Up to the limit between two rests or ticks, any number over all.
+    for round in 0..4 {
+        for _ in 0..LINE_LIMIT {
+            move_line(&mut b);
+            b.dispatcher.step();
+        }
+        if round % 2 == 0 { b.dispatcher.rests() } else { b.dispatcher.tick() }
+    }
+    assert_eq!(b.dispatcher.take_actions(), []);
+    for _ in 0..=LINE_LIMIT {
+        move_line(&mut b);
+        b.dispatcher.step();
+    }
+    assert_eq!(b.dispatcher.take_actions(), [Action::Dead(2, Death::Protocol)]);
+    // The other one is served as before.
+    b.read(0, 0x203);
+    assert_eq!(b.answer(1, 9), 1);
+    assert_eq!(b.answers(), [(0, Some(9))]);
+}
+
+/// A guest whose accesses are answered at once by shadows, again and again.
+#[test]
+fn work_without_an_end_is_done_in_pieces() {
+    let mut b = Bench::new(1);
+    b.devices[0].set_shadow(0, Some(0x50));
+    let read = Ioreq {
+        addr: 0x108,
+        data: 0,
+        count: 1,
+        size: 1,
+        vp_eport: 1,
+        pad0: 0,
+        bits: IoreqBits::new().with_read(true).with_state(1),
+        kind: 0,
+    };
+    b.dispatcher.edge.again = Some(read);
+    assert!(!b.dispatcher.work(), "there is more");
+    assert_eq!(b.answers().len(), STEPS as usize);
+    b.dispatcher.edge.again = None;
+    assert!(b.dispatcher.work());
+}
+
 #[test]
 fn an_interrupt_is_there_before_a_shadow_tells_of_its_cause() {
     let mut b = Bench::new(1);
@@ -387,6 +443,16 @@ fn invalidate_waits_for_every_device_that_maps_memory() {
 
 #[test]
 fn a_device_that_rings_without_end_is_given_up() {
+    // One that rings now and then is not: a tick follows, and forgets it.
+    let mut b = Bench::new(1);
+    for _ in 0..30_000 {
+        let _ = b.devices[0].publish();
+        b.dispatcher.step();
+        if b.dispatcher.outstanding() {
+            b.dispatcher.tick();
+        }
+    }
+    assert_eq!(b.dispatcher.take_actions(), []);
     let mut b = Bench::new(1);
     for _ in 0..30_000 {
         let _ = b.devices[0].publish();
