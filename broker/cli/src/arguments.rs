@@ -1,17 +1,17 @@
-//! What can be said to `bulkhead`; help, completions and man pages are made from it.
+//! The command line of `bulkhead`, the source of its help, completions and man pages.
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// Looks into the device models of guests and changes them.
+/// Inspects and controls the device models of guests.
 ///
-/// GUEST is a domain's number or name, or the path of a QMP socket; guests in stub domains are no different.
+/// GUEST is a domain's number or name, or the path of a QMP socket; a device model in a stub domain is addressed in the same way.
 ///
-/// Exit status: 0 done; 1 the guest's device model said no, or something failed; 2 wrong usage; 3 there is no such guest, or its
-/// device model does not answer; 4 `doctor` or `check-config` found something wrong, or `compat` something that is refused.
+/// Exit status: 0 done; 1 the guest's device model refused the command, or the command failed; 2 wrong usage; 3 there is no such
+/// guest, or its device model does not answer; 4 `doctor` or `check-config` found a fault, or `compat` a refused argument.
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version = crate::VERSION.as_str(), propagate_version = true, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// JSON, for programs
+    /// Prints JSON, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -20,43 +20,43 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The processes of all guests in this domain, from /proc; of one guest as its launcher sees them
+    /// Lists the processes of all guests in this domain, from /proc; of one guest, from its launcher
     Ps {
-        /// Only this one, also in a stub domain
+        /// Lists only this guest, whose device model may be in a stub domain
         guest: Option<String>,
     },
-    /// What each process of a guest does, every second
+    /// Shows the rates of each process of a guest, every second
     Top {
         guest: String,
-        /// Seconds between two looks
+        /// Seconds between two readings
         #[arg(long, default_value_t = 1)]
         seconds: u64,
-        /// Looks, then it ends; without it, it goes on
+        /// Number of tables to print; without it, until interrupted
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Every register and counter of a device
+    /// Prints every register and counter of a device
     Inspect {
         guest: String,
-        /// As `ps` names it; or `broker`
+        /// The device's name in the output of `ps`, or `broker`
         device: String,
     },
-    /// The last lines of a guest's processes
+    /// Prints the last log lines of a guest's processes
     Logs {
         guest: String,
-        /// Goes on with what comes
+        /// Prints new lines as they are logged
         #[arg(short, long)]
         follow: bool,
     },
-    /// What has happened to a guest's devices, and what happens, until it is gone
+    /// Prints the past events of a guest's devices and new ones, until the guest ends
     Events { guest: String },
-    /// The guest's display as a PNG
+    /// Writes the guest's display to a PNG file
     Screenshot {
         guest: String,
-        /// It must not exist
+        /// The new file; it must not exist
         file: PathBuf,
     },
-    /// Types a text at the guest's keyboard (of the United States)
+    /// Types a text on the guest's keyboard (US layout)
     Type { guest: String, text: String },
     /// Presses keys together: `bulkhead key GUEST ctrl alt delete` (QEMU's names)
     Key {
@@ -66,38 +66,38 @@ pub(crate) enum Command {
     },
     /// Kills a device's process; it is started again with its state
     Restart { guest: String, device: String },
-    /// Network cards
+    /// Shows and changes network cards
     #[command(subcommand)]
     Net(Net),
-    /// Records what a device does
+    /// Records a device's frames or register accesses
     #[command(subcommand)]
     Trace(Trace),
-    /// Counters of all processes of a guest, in Prometheus' text format
+    /// Prints the counters of all processes of a guest, in Prometheus' text format
     Metrics { guest: String },
-    /// One QMP command; prints the answer
+    /// Sends one QMP command and prints the answer
     Qmp { guest: String, command: String },
-    /// What becomes of the arguments that libxl gives a device model
+    /// Explains how the arguments that libxl passes to a device model are handled
     Compat {
-        /// As in the guest's log or `xl -vvv create`
+        /// The arguments, as in the guest's log or the output of `xl -vvv create`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
-    /// Whether the settings file can be used; what it says, as arguments
+    /// Checks the settings file and prints its settings as arguments
     CheckConfig {
         #[arg(default_value = bulkhead_launcher::settings::FILE)]
         file: PathBuf,
     },
-    /// Whether this host has what guests need, and what to do if not
+    /// Checks that this host meets the requirements of guests, and prints a remedy for each fault
     Doctor,
-    /// Completions for a shell, on standard output
+    /// Prints completions for a shell
     Completions { shell: Shell },
-    /// Man pages, into a directory
+    /// Writes man pages into a directory
     Man { directory: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Net {
-    /// Every card: its link, its filter, what was dropped by which rule and where
+    /// Prints every card: its link, its filter, and the frames dropped by each rule in the process and on the interface
     Show { guest: String },
     /// Changes a card: link=up|down, level=off|guard|addresses, ip=ADDRESS (several), rate=FRAMES-A-SECOND, burst=FRAMES
     Set {
@@ -110,13 +110,13 @@ pub(crate) enum Net {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Trace {
-    /// A card's frames as pcap, until interrupted
+    /// Records a card's frames as pcap, until interrupted
     Net(TraceTo),
-    /// The guest's accesses of a device, as lines that `bulkhead-qtest` can make again, until interrupted
+    /// Records the guest's accesses to a device, as lines that `bulkhead-qtest` can replay, until interrupted
     Registers {
         #[command(flatten)]
         to: TraceTo,
-        /// Only lines that contain this: `outb 0x1f7`
+        /// Records only lines that contain this text, such as `outb 0x1f7`
         #[arg(long)]
         only: Option<String>,
     },
@@ -126,9 +126,9 @@ pub(crate) enum Trace {
 pub(crate) struct TraceTo {
     pub(crate) guest: String,
     pub(crate) device: String,
-    /// It must not exist
+    /// The new file; it must not exist
     pub(crate) file: PathBuf,
-    /// Ends after so many
+    /// Ends the recording after this number of seconds
     pub(crate) seconds: Option<u64>,
 }
 

@@ -1,11 +1,11 @@
-//! What becomes of an argument vector.
+//! `compat`: how an argument vector from libxl is handled.
 use crate::{Done, Failure, print_json};
 use bulkhead_launcher::argv;
 use serde_json::json;
 
-/// Says of each option what becomes of it, and whether the guest would start as far as its arguments go.
+/// Prints for each option how it is handled, and whether the launcher accepts the arguments.
 pub(crate) fn run(arguments: &[String], json: bool) -> Done {
-    // As it stands in a log, the first word is the program.
+    // In a log, the first word is the program.
     let arguments: Vec<String> =
         arguments.iter().skip(usize::from(arguments.first().is_some_and(|a| !a.starts_with('-')))).cloned().collect();
     let verdicts = argv::verdicts(&arguments);
@@ -19,8 +19,8 @@ pub(crate) fn run(arguments: &[String], json: bool) -> Done {
             println!("{:<11} {}\n            {}", verdict.fate.0, verdict.shown, verdict.fate.1);
         }
         match &parsed {
-            Ok(()) => println!("the guest starts, as far as its arguments go"),
-            Err(e) => println!("the guest does not start: {e}"),
+            Ok(()) => println!("the launcher accepts these arguments"),
+            Err(e) => println!("the launcher refuses these arguments: {e}"),
         }
     }
     parsed.map_err(|_| Failure::Wrong)

@@ -1,27 +1,27 @@
-//! Whether this host has what guests need.
+//! `doctor`: checks the host against the requirements of guests.
 use crate::{Done, Failure, print_json};
 use bulkhead_xen::{Scheduler, XenError};
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
-/// How bad it is.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Good,
-    /// Guests start; something is less than it could be.
+    /// Guests start, with less protection or speed than the host could give.
     Less,
-    /// Guests do not start.
+    /// Guests cannot start.
     Wrong,
 }
 
-/// What was looked at.
+/// One check of the host, with its result.
 struct Finding {
     what: String,
     state: State,
-    /// What was seen.
+    /// The observed value, or the error.
     seen: String,
-    /// What to do, if it is not good.
+    /// The operator's action, if the state is not good.
     remedy: &'static str,
 }
 
@@ -41,7 +41,7 @@ fn node(path: &str, remedy: &'static str) -> Finding {
     }
 }
 
-/// The first of these files that is there.
+/// Looks for the first existing file of `paths`.
 fn firmware(what: &str, paths: &[&str], state: State, remedy: &'static str) -> Finding {
     match paths.iter().find(|p| Path::new(p).is_file()) {
         Some(path) => finding(what, State::Good, *path, remedy),
@@ -62,7 +62,7 @@ fn landlock() -> Finding {
     match bulkhead_policy::landlock_abi() {
         abi if abi >= 6 => finding("Landlock", State::Good, format!("ABI {abi}: level strict"), remedy),
         abi if abi >= 1 => finding("Landlock", State::Less, format!("ABI {abi}: level kernel, strict needs 6"), remedy),
-        _ => finding("Landlock", State::Less, "not there: the other layers of the sandbox hold alone", remedy),
+        _ => finding("Landlock", State::Less, "absent: the sandbox relies on its other layers", remedy),
     }
 }
 
@@ -73,12 +73,12 @@ fn namespaces() -> Finding {
         "user namespaces",
         state,
         format!("at most {max}"),
-        "sysctl user.max_user_namespaces of some hundreds: each process has one",
+        "set the sysctl user.max_user_namespaces to some hundreds: each process has a namespace",
     )
 }
 
 fn installed() -> Vec<Finding> {
-    // The first is what the second is a link to; by the first libvirt may start it.
+    // The second is a link to the first, whose path libvirt may use.
     let dm = ["/usr/lib/xen/bin/bulkhead-dm", "/usr/lib/bulkhead/bulkhead-dm"];
     let remedy = "install Bulkhead's package, or integration/install --destdir /";
     dm.into_iter()
@@ -87,7 +87,9 @@ fn installed() -> Vec<Finding> {
             Ok(m) if m.uid() == 0 && m.mode() & 0o022 == 0 && m.mode() & 0o111 != 0 => {
                 finding(path, State::Good, "there", remedy)
             }
-            Ok(_) => finding(path, State::Wrong, "must be root's, executable, and written by nobody else", remedy),
+            Ok(_) => {
+                finding(path, State::Wrong, "must belong to root, be executable, and be writable by root only", remedy)
+            }
             Err(e) => finding(path, State::Wrong, e.to_string(), remedy),
         })
         .collect()
@@ -95,7 +97,7 @@ fn installed() -> Vec<Finding> {
 
 fn xen() -> Vec<Finding> {
     let remedy = "boot under Xen, with the modules xen-privcmd and xen-evtchn";
-    let grants = "the module xen-gntdev: PV disks and keyboards need it";
+    let grants = "load the module xen-gntdev: PV disks and keyboards need it";
     let mut all =
         vec![node("/dev/xen/privcmd", remedy), node("/dev/xen/evtchn", remedy), node("/dev/xen/gntdev", grants)];
     let version = read("/sys/hypervisor/version/major").zip(read("/sys/hypervisor/version/minor"));
@@ -121,8 +123,8 @@ fn xen() -> Vec<Finding> {
     all
 }
 
-/// What Xen's rate limit makes of register accesses: dom0, woken for one, does not get the processor from a guest that has just begun to
-/// run, nor the guest from dom0.
+/// Checks Xen's rate limit, which delays register accesses: dom0, woken by an access, cannot preempt a guest that has just started to
+/// run, and the guest cannot preempt dom0.
 fn rate_limit(scheduler: &Result<Scheduler, XenError>) -> Finding {
     const REMEDY: &str = "sched_ratelimit_us=0 on Xen's command line, or \"xl sched-credit2 -s -r 0\" (sched-credit for credit) now: a register access costs about a third less (docs/operations.md)";
     let (state, seen) = match scheduler {
@@ -136,7 +138,7 @@ fn rate_limit(scheduler: &Result<Scheduler, XenError>) -> Finding {
     finding("Xen's scheduler", state, seen, REMEDY)
 }
 
-/// Looks at everything, and prints it.
+/// Runs all checks and prints their results.
 pub(crate) fn run(json: bool) -> Done {
     let mut all =
         vec![finding("version", State::Good, crate::VERSION.as_str(), ""), kernel(), landlock(), namespaces()];

@@ -17,12 +17,12 @@ pub(crate) enum Failure {
     File { path: PathBuf, source: std::io::Error },
     #[error("/proc: {0}")]
     Proc(std::io::Error),
-    /// The device model's answer has not the expected form.
+    /// The device model's answer does not have the expected form.
     #[error("{guest}: {part}: {source}")]
     Answer { guest: String, part: &'static str, source: AnswerError },
-    #[error("{guest}: an answer without a picture")]
+    #[error("{guest}: the answer has no picture")]
     NoPicture { guest: String },
-    #[error("{0:?} is on no key of this keyboard; nothing was typed")]
+    #[error("no key of the US layout produces {0:?}; nothing was typed")]
     NoKey(char),
     /// A check has a bad result, which has been printed.
     #[error("a check failed")]

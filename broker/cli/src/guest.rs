@@ -1,18 +1,18 @@
-//! A guest, and QMP with its device model.
+//! Finding a guest, and QMP to its device model.
 use crate::error::{AnswerError, ConnectionError, Failure, Unreachable};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Where libxl has a guest's QMP socket.
+/// The path of a guest's QMP socket, which libxl chooses, without the domain's number.
 const SOCKETS: &str = "/var/run/xen/qmp-libxl-";
 
-/// A guest whose device model can be talked to.
+/// A guest, and the QMP socket of its device model.
 pub(crate) struct Guest {
-    /// As the operator names it.
+    /// The name, number or path that the operator gave, for messages.
     pub(crate) name: String,
-    /// Its QMP socket.
+    /// The path of the QMP socket.
     pub(crate) socket: String,
 }
 
@@ -40,13 +40,13 @@ impl Guest {
         }
     }
 
-    /// One command on a connection of its own: in a stub domain there is one at a time, and libxl wants it too.
+    /// Sends one command on its own connection: a stub domain has one connection at a time, and libxl needs it too.
     pub(crate) fn ask(&self, command: &str, arguments: &Value) -> Result<Value, Failure> {
         let answer = self.raw(&json!({ "execute": command, "arguments": arguments }).to_string())?;
         returned(&answer).cloned()
     }
 
-    /// One command as text; the whole answer.
+    /// Sends one command as text; returns the whole answer.
     pub(crate) fn raw(&self, text: &str) -> Result<Value, Failure> {
         let answer = QmpConnection::open(&self.socket).and_then(|mut connection| connection.ask(text));
         answer.map_err(|source| {
@@ -54,18 +54,18 @@ impl Guest {
         })
     }
 
-    /// An answer of this guest's device model whose `part` cannot be decoded.
+    /// The failure for an answer of this guest's device model whose `part` cannot be decoded.
     pub(crate) fn bad_answer(&self, part: &'static str, why: impl Into<AnswerError>) -> Failure {
         Failure::Answer { guest: self.name.clone(), part, source: why.into() }
     }
 
-    /// Whether its socket is still there.
+    /// Whether the QMP socket still exists; the launcher removes it when the guest ends.
     pub(crate) fn is_there(&self) -> bool {
         std::path::Path::new(&self.socket).exists()
     }
 }
 
-/// The answer's value, or the error's text.
+/// The `return` value of an answer, or [`Failure::Refused`] with the text of its `error`.
 pub(crate) fn returned(answer: &Value) -> Result<&Value, Failure> {
     match answer.pointer("/error/desc").and_then(Value::as_str) {
         Some(error) => Err(Failure::Refused(error.to_owned())),
@@ -73,12 +73,12 @@ pub(crate) fn returned(answer: &Value) -> Result<&Value, Failure> {
     }
 }
 
-/// A connection to a guest's QMP socket. Every command has an identity, and answers to others are skipped: over a vchan a
-/// session may be greeted twice, when its client came before the last one was known to have gone.
+/// A connection to a guest's QMP socket. Every command has an id, and answers with another id are skipped: over a vchan a session
+/// may be greeted twice, if its client connected before the end of the last session was noticed.
 struct QmpConnection {
     stream: UnixStream,
     lines: std::io::Lines<BufReader<UnixStream>>,
-    /// Commands so far.
+    /// Number of commands sent, the source of their ids.
     asked: u64,
 }
 
@@ -98,7 +98,7 @@ impl QmpConnection {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// A command's whole answer. One that is no object, or has an identity already, is sent as it is.
+    /// Sends a command and returns the whole answer. A command that is not an object or has an id already is sent unchanged.
     fn ask(&mut self, text: &str) -> Result<Value, ConnectionError> {
         self.asked = self.asked.saturating_add(1);
         let mut command: Value = serde_json::from_str(text).unwrap_or_default();
@@ -110,10 +110,10 @@ impl QmpConnection {
         loop {
             let mut answer = self.next()?;
             if answer.get("QMP").is_some() {
-                // Greeted again: what was said before has reached nobody, or somebody who has gone.
+                // A second greeting: the commands sent before it reached no session or one that has ended.
                 self.stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
             } else if answer.get("event").is_none() && (answer.get("id") == id.as_ref() || id.is_none()) {
-                // (What could not be read as a command is answered without an identity.)
+                // (A command that cannot be parsed is answered without an id.)
                 if ours && let Some(answer) = answer.as_object_mut() {
                     answer.remove("id");
                 }

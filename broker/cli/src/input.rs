@@ -1,12 +1,12 @@
-//! Keys for a guest.
+//! `type` and `key`: keyboard input for a guest.
 use crate::guest::Guest;
 use crate::{Done, Failure};
 use serde_json::{Value, json};
 
-/// Milliseconds that a typed key is held: a keyboard's buffer takes a key down and up in that time.
+/// Milliseconds for which a typed key is held: a keyboard's buffer takes the press and the release in that time.
 const HOLD: u64 = 20;
 
-/// Characters of a keyboard of the United States that need no letter's or digit's key: without and with shift, and QEMU's name.
+/// The US layout's keys other than letters and digits: the character without shift, with shift, and QEMU's name of the key.
 const SIGNS: &[(char, char, &str)] = &[
     (' ', ' ', "spc"),
     ('\n', '\n', "ret"),
@@ -23,10 +23,10 @@ const SIGNS: &[(char, char, &str)] = &[
     ('.', '>', "dot"),
     ('/', '?', "slash"),
 ];
-/// What shift makes of the digits 0 to 9.
+/// The characters of the digit keys 0 to 9 with shift.
 const SHIFTED_DIGITS: [char; 10] = [')', '!', '@', '#', '$', '%', '^', '&', '*', '('];
 
-/// The keys that give a character. Caps Lock turns the letters' case round, and nothing else.
+/// The keys that produce a character. Caps Lock inverts the case of letters only.
 fn keys(c: char, caps_lock: bool) -> Option<Vec<String>> {
     let shifted =
         |name: &str, shift: bool| if shift { vec!["shift".to_owned(), name.to_owned()] } else { vec![name.to_owned()] };
@@ -40,9 +40,9 @@ fn keys(c: char, caps_lock: bool) -> Option<Vec<String>> {
     SIGNS.iter().find(|(plain, shift, _)| *plain == c || *shift == c).map(|(plain, _, name)| shifted(name, *plain != c))
 }
 
-/// Types a text. Nothing is typed if there is a character that this keyboard does not have.
+/// Types a text, or nothing if one of its characters is not on the US layout.
 pub(crate) fn type_text(guest: &Guest, text: &str) -> Done {
-    // A device model that does not tell has a Caps Lock that is off.
+    // If the device model does not report its lights, Caps Lock is taken to be off.
     let lights = guest.ask("x-bulkhead-lights", &json!({})).unwrap_or_default();
     let caps_lock = lights.get("caps-lock").and_then(Value::as_bool).unwrap_or(false);
     let all: Result<Vec<_>, char> = text.chars().map(|c| keys(c, caps_lock).ok_or(c)).collect();
@@ -50,7 +50,7 @@ pub(crate) fn type_text(guest: &Guest, text: &str) -> Done {
     all.iter().try_for_each(|keys| send(guest, keys, HOLD))
 }
 
-/// Presses keys together.
+/// Presses keys together for 100 ms.
 pub(crate) fn press(guest: &Guest, keys: &[String]) -> Done {
     send(guest, keys, 100)
 }

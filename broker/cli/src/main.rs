@@ -24,11 +24,11 @@ use std::sync::LazyLock;
 pub(crate) static VERSION: LazyLock<String> =
     LazyLock::new(|| format!("{} (build {})", env!("CARGO_PKG_VERSION"), bulkhead_wire::BUILD));
 
-/// Result of a command.
+/// The result of a subcommand, whose output is already printed.
 pub(crate) type Done = Result<(), Failure>;
 
 fn main() -> ExitCode {
-    // A reader that has seen enough (`| head`) is no fault of this program's.
+    // A closed standard output (`| head`) is not an error.
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |why| {
         if why.to_string().contains("failed printing to stdout: Broken pipe") {
@@ -98,7 +98,7 @@ fn run(command: Command, json: bool) -> Done {
     }
 }
 
-/// Says whether a settings file can be used.
+/// Checks a settings file and prints its settings as arguments, or its fault.
 fn check_config(file: &std::path::Path, json: bool) -> Done {
     let read = bulkhead_launcher::settings::read(file);
     if json {

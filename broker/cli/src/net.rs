@@ -1,4 +1,4 @@
-//! Network cards of a running guest.
+//! `net` and `trace net`: network cards of a running guest.
 use crate::guest::Guest;
 use crate::{Done, Failure, print_json};
 use base64::Engine as _;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Bytes of pcap's file header.
 const HEADER: usize = 24;
 
-/// Prints every card: its link, its filter, what was dropped by which rule and where.
+/// Prints every card: its link, its filter, and the frames dropped by each rule in the process and on the interface.
 pub(crate) fn show(guest: &Guest, json: bool) -> Done {
     let answer = guest.ask("x-bulkhead-net-show", &json!({}))?;
     if json {
@@ -36,7 +36,7 @@ pub(crate) fn set(guest: &Guest, device: &str, words: &[String]) -> Done {
     guest.ask("x-bulkhead-net-set", &json!({ "device": device, "set": words })).map(|_| ())
 }
 
-/// Writes a card's frames into a pcap file until it is interrupted, or for so many seconds.
+/// Writes a card's frames into a pcap file until it is interrupted, or for `seconds`.
 pub(crate) fn trace(guest: &Guest, device: &str, file: &Path, seconds: Option<u64>) -> Done {
     let fail = |source| Failure::File { path: file.to_owned(), source };
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(fail)?;
@@ -47,7 +47,7 @@ pub(crate) fn trace(guest: &Guest, device: &str, file: &Path, seconds: Option<u6
         let answer = guest.ask("x-bulkhead-capture", &json!({ "device": device, "end": end }))?;
         let text = answer.get("pcap").and_then(Value::as_str).unwrap_or_default();
         let bytes = base64::prelude::BASE64_STANDARD.decode(text).map_err(|e| guest.bad_answer("the frames", e))?;
-        // A process that was started again begins a file of its own.
+        // A restarted process begins with a new pcap header, which is skipped.
         let again = answer.get("begun").and_then(Value::as_bool).unwrap_or(false) && !first;
         let bytes = bytes.get(if again { HEADER.min(bytes.len()) } else { 0 }..).unwrap_or_default();
         out.write_all(bytes).map_err(fail)?;

@@ -1,12 +1,12 @@
-//! The process table: of dom0's guests from /proc, what the kernel says, not what the processes say; of a guest in a stub
-//! domain what its launcher reads in that domain's /proc.
+//! `ps`: the process table. For guests of this domain it is read from /proc, so it does not depend on the processes' own reports; for
+//! a guest in a stub domain its launcher reads that domain's /proc.
 use crate::guest::Guest;
 use crate::{Done, Failure, print_json};
 use bulkhead_plan::ProcessRow;
 use bulkhead_policy::verify;
 use serde_json::{Value, json};
 
-/// Prints the tables of all guests whose device model is in this domain.
+/// Prints the tables of all guests whose device model runs in this domain.
 pub(crate) fn all(json: bool) -> Done {
     let own = verify::observe(i32::try_from(std::process::id()).unwrap_or(0)).map_err(Failure::Proc)?;
     let mut launchers = Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn all(json: bool) -> Done {
         return print_json(&Value::Array(guests));
     }
     if guests.is_empty() {
-        println!("no guest has Bulkhead as its device model here");
+        println!("no device model of Bulkhead runs in this domain");
     }
     for (name, domid, rows) in &guests {
         println!("guest {name} (domid {domid})");
@@ -50,7 +50,7 @@ pub(crate) fn all(json: bool) -> Done {
     Ok(())
 }
 
-/// Prints the table that the guest's launcher has, over QMP: the only one that there is of a stub domain.
+/// Prints the table of the guest's launcher, over QMP, which also works for a stub domain.
 pub(crate) fn one(guest: &Guest, json: bool) -> Done {
     let all = guest.ask("x-bulkhead-processes", &json!({}))?;
     if json {

@@ -1,4 +1,4 @@
-//! What a guest's device model tells when it is asked: registers, logs, events, the screen.
+//! `inspect`, `logs`, `events` and `screenshot`: registers, log lines, events and the screen from a guest's device model.
 use crate::guest::Guest;
 use crate::{Done, Failure, print_json};
 use base64::Engine as _;
@@ -7,10 +7,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// How often what is followed is asked for again.
+/// Interval between two queries for new log lines or events.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// A device's registers and counters, a line each.
+/// Prints a device's registers and counters, one per line.
 pub(crate) fn inspect(guest: &Guest, device: &str, json: bool) -> Done {
     let answer = guest.ask("x-bulkhead-inspect", &json!({ "device": device }))?;
     if json {
@@ -27,14 +27,14 @@ pub(crate) fn inspect(guest: &Guest, device: &str, json: bool) -> Done {
     Ok(())
 }
 
-/// The lines of the guest's log that its control remembers, and those that come.
+/// Prints the lines of the guest's log that control keeps, and new ones with `follow`.
 pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
     let mut last: Vec<String> = Vec::new();
     loop {
         let answer = match guest.ask("x-bulkhead-logs", &json!({ "lines": 2000 })) {
             Ok(answer) => answer,
             Err(Failure::Unreachable(_)) if !last.is_empty() && !guest.is_there() => return Ok(()),
-            // Somebody else has a stub domain's one connection.
+            // Another client has the stub domain's only connection.
             Err(Failure::Unreachable(_)) if !last.is_empty() => {
                 std::thread::sleep(AGAIN);
                 continue;
@@ -58,7 +58,7 @@ pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
     }
 }
 
-/// How many of `new`'s first lines are `old`'s last ones.
+/// The number of first lines of `new` that are the last lines of `old`.
 fn known(old: &[String], new: &[String]) -> usize {
     (0..=old.len())
         .find_map(|from| {
@@ -68,7 +68,7 @@ fn known(old: &[String], new: &[String]) -> usize {
         .unwrap_or(0)
 }
 
-/// What happens to the guest's devices, a line each, until its control goes.
+/// Prints the events of the guest's devices, one per line, until its QMP socket disappears.
 pub(crate) fn events(guest: &Guest) -> Done {
     let mut after = 0;
     let mut known = false;
@@ -77,7 +77,7 @@ pub(crate) fn events(guest: &Guest) -> Done {
             Ok(answer) => answer,
             Err(e) if !known => return Err(e),
             Err(_) if !guest.is_there() => return Ok(()),
-            // Somebody else has the connection.
+            // Another client has the connection.
             Err(_) => {
                 std::thread::sleep(AGAIN);
                 continue;
@@ -93,7 +93,7 @@ pub(crate) fn events(guest: &Guest) -> Done {
     }
 }
 
-/// Writes the guest's screen into a file, wherever its device model runs.
+/// Writes the guest's screen into a file on this host, also if the device model runs in a stub domain.
 pub(crate) fn screenshot(guest: &Guest, file: &Path) -> Done {
     let answer = guest.ask("x-bulkhead-screenshot", &json!({}))?;
     let text =

@@ -1,4 +1,4 @@
-//! What each process of a guest does, second by second.
+//! `top`: the rates of each process of a guest.
 use crate::guest::Guest;
 use crate::{Done, print_json};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-/// Counters of which the rate is shown, and their headings.
+/// Counters whose rates are shown, with their headings.
 const RATES: [(&str, &str); 4] = [
     ("accesses", "accesses/s"),
     ("posted writes", "posted/s"),
@@ -14,31 +14,31 @@ const RATES: [(&str, &str); 4] = [
     ("doorbells rung", "doorbells/s"),
 ];
 
-/// A look: counters by process, and rows of the process table.
-struct Look {
+/// One reading: counters by process, and rows of the process table.
+struct Reading {
     at: Instant,
     counters: BTreeMap<String, Value>,
     rows: Vec<Value>,
 }
 
-fn look(guest: &Guest) -> Result<Look, crate::Failure> {
+fn read(guest: &Guest) -> Result<Reading, crate::Failure> {
     let table = guest.ask("x-bulkhead-processes", &json!({}))?;
     let rows = table.get("processes").and_then(Value::as_array).cloned().unwrap_or_default();
     let counters = guest.ask("x-bulkhead-statistics", &json!({}))?;
     let counters = counters.as_object().cloned().unwrap_or_default().into_iter().collect();
-    Ok(Look { at: Instant::now(), counters, rows })
+    Ok(Reading { at: Instant::now(), counters, rows })
 }
 
 fn number(value: Option<&Value>) -> u64 {
     value.and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// The rates between two looks. A process that was started again begins anew.
-fn rates(before: &Look, now: &Look) -> Vec<(String, u64, u64, [f64; RATES.len()])> {
+/// The rates between two readings. The counters of a restarted process begin at 0.
+fn rates(before: &Reading, now: &Reading) -> Vec<(String, u64, u64, [f64; RATES.len()])> {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
     let row = |row: &Value| {
         let name = row.get("name").and_then(Value::as_str)?.to_owned();
-        let of = |look: &Look, what: &str| number(look.counters.get(&name).and_then(|c| c.get(what)));
+        let of = |reading: &Reading, what: &str| number(reading.counters.get(&name).and_then(|c| c.get(what)));
         let rates = RATES.map(|(what, _)| {
             let (old, new) = (of(before, what), of(now, what));
             (if new < old { new } else { new.saturating_sub(old) }) as f64 / seconds
@@ -48,13 +48,13 @@ fn rates(before: &Look, now: &Look) -> Vec<(String, u64, u64, [f64; RATES.len()]
     now.rows.iter().filter_map(row).collect()
 }
 
-/// Prints a table for each interval.
+/// Prints a table every `seconds`, `count` times or until interrupted.
 pub(crate) fn run(guest: &Guest, seconds: u64, count: Option<u64>, json: bool) -> Done {
-    let mut before = look(guest)?;
+    let mut before = read(guest)?;
     let mut left = count;
     while left != Some(0) {
         std::thread::sleep(Duration::from_secs(seconds));
-        let now = look(guest)?;
+        let now = read(guest)?;
         let table = rates(&before, &now);
         if json {
             let rows: Vec<_> = table
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn rates_are_by_second_and_begin_anew_with_a_process() {
         let at = Instant::now();
-        let one = |n: u64, at| Look {
+        let one = |n: u64, at| Reading {
             at,
             counters: [("ide".to_owned(), json!({ "accesses": n }))].into(),
             rows: vec![json!({ "name": "ide", "pss_kb": 9, "restarts": 1 })],

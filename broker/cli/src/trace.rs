@@ -1,4 +1,4 @@
-//! What a guest does to a device's registers, as it does it.
+//! `trace registers`: the guest's accesses to a device's registers, as they happen.
 use crate::guest::Guest;
 use crate::{Done, Failure};
 use serde_json::{Value, json};
@@ -6,12 +6,12 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Writes a device's accesses into a file until it is interrupted, or for so many seconds; only lines that contain `only`.
+/// Writes the accesses to a device into a file until it is interrupted, or for `seconds`; with `only`, lines that contain it.
 pub(crate) fn registers(guest: &Guest, device: &str, file: &Path, seconds: Option<u64>, only: Option<&str>) -> Done {
     let fail = |source| Failure::File { path: file.to_owned(), source };
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(file).map_err(fail)?;
     let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
-    // The end of a piece may be in the middle of a line.
+    // An answer may end in the middle of a line.
     let mut rest = String::new();
     loop {
         let end = until.is_some_and(|u| Instant::now() >= u);

@@ -1,4 +1,4 @@
-//! query-block and query-blockstats: the drives as their controller's process has them.
+//! query-block and query-blockstats: the drives, with the facts that their controller's process reports.
 use crate::outcome::Outcome;
 use crate::session_state::Shared;
 use bulkhead_control_api::v1;
@@ -6,20 +6,20 @@ use bulkhead_plan::{DeviceConfig, DriveConfig, Slot};
 use serde_json::{Value, json};
 use std::sync::PoisonError;
 
-/// A drive, and what its process says of it; nothing of a process that does not answer.
-struct Seen {
+/// A drive with its process's facts, which are absent if the process does not answer.
+struct DriveFacts {
     config: DriveConfig,
     facts: Option<v1::Drive>,
 }
 
 impl Shared {
-    /// From now on the drive `id` has the medium that its client calls `name`, or none.
+    /// Records the name of the new medium in drive `id`, or that the drive is empty.
     pub(crate) fn note_medium(&self, id: &str, name: Option<String>) {
         self.media.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), name);
     }
 
     /// All drives that have not been unplugged.
-    async fn drives(&self) -> Vec<Seen> {
+    async fn drives(&self) -> Vec<DriveFacts> {
         let mut all = Vec::new();
         let controllers = self.plan.devices.iter().filter_map(|d| match &d.config {
             DeviceConfig::Ide { drives } => Some((d.slot, drives)),
@@ -29,11 +29,11 @@ impl Shared {
         for (slot, drives) in controllers {
             let facts = self.clients.facts(slot).await.map(|f| f.drives);
             for config in drives {
-                // A process that does not answer has its drives all the same; one that does has those that were not unplugged.
+                // An answer leaves out the unplugged drives; without an answer, all configured drives are listed.
                 let own = facts.as_ref().map(|all| all.iter().find(|d| d.index == u32::from(config.at.port)).cloned());
                 match own {
                     Some(None) => {}
-                    facts => all.push(Seen { config: config.clone(), facts: facts.flatten() }),
+                    facts => all.push(DriveFacts { config: config.clone(), facts: facts.flatten() }),
                 }
             }
         }
@@ -44,7 +44,7 @@ impl Shared {
     pub(crate) async fn query_block(&self) -> Outcome {
         let drives = self.drives().await;
         let media = self.media.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let block = |drive: Seen| {
+        let block = |drive: DriveFacts| {
             let config = &drive.config;
             let file = media.get(&config.id).cloned().unwrap_or(config.file.clone());
             let facts = drive.facts.unwrap_or_default();
@@ -75,13 +75,13 @@ impl Shared {
 
     /// query-blockstats.
     pub(crate) async fn query_blockstats(&self) -> Outcome {
-        let stats = |drive: Seen| {
+        let stats = |drive: DriveFacts| {
             let n = drive.facts.unwrap_or_default();
             json!({ "device": drive.config.id, "qdev": drive.config.id, "stats": {
                 "rd_operations": n.reads, "rd_bytes": n.bytes_read,
                 "wr_operations": n.writes, "wr_bytes": n.bytes_written,
                 "flush_operations": n.flushes, "unmap_operations": n.trims,
-                // Which of the operations failed is not counted apart.
+                // Failures are not counted by operation.
                 "failed_operations": n.failed,
             } })
         };

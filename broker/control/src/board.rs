@@ -1,4 +1,4 @@
-//! What is plugged in: query-cpus-fast, query-hotpluggable-cpus, device_add and device_del of vCPUs and USB devices, query-pci.
+//! Hot-plug: query-cpus-fast, query-hotpluggable-cpus, query-pci, and device_add and device_del of vCPUs and USB devices.
 use crate::clients::CallError;
 use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-/// What libxl is told that a vCPU is, and says again when it adds one.
+/// The driver's name of a vCPU, which libxl reads from query-hotpluggable-cpus and sends with device_add.
 const CPU: &str = "xen-vcpu";
-/// The USB controller that may be added.
+/// The driver's name of the USB controller that may be added to a running guest.
 const UHCI: &str = "piix3-usb-uhci";
 
 impl Shared {
@@ -20,7 +20,7 @@ impl Shared {
         self.slot_of(|c| matches!(c, DeviceConfig::Platform { .. }))
     }
 
-    /// The vCPUs that are plugged in: the board knows.
+    /// The numbers of the plugged-in vCPUs, from the board's process.
     async fn cpus(&self) -> Result<BTreeSet<u16>, QmpError> {
         let facts = match self.board() {
             Some(slot) => self.clients.facts(slot).await,
@@ -36,7 +36,7 @@ impl Shared {
         Ok(self.cpus().await?.into_iter().map(cpu).collect())
     }
 
-    /// query-hotpluggable-cpus: every place, with a path if there is a vCPU in it.
+    /// query-hotpluggable-cpus: every place for a vCPU, with a path if the vCPU is plugged in.
     pub(crate) async fn query_hotpluggable_cpus(&self) -> Outcome {
         let there = self.cpus().await?;
         let place = |n| {
@@ -49,11 +49,11 @@ impl Shared {
         Ok((0..self.plan.vcpus).rev().map(place).collect())
     }
 
-    /// device_del: what was plugged into the USB controller, or that one, which the guest is asked to eject.
+    /// device_del: removes a USB device, or requests the guest to eject the USB controller.
     pub(crate) async fn device_del(&self, arguments: &Value) -> Outcome {
         let id = arguments.get("id").and_then(Value::as_str).unwrap_or_default();
         if id.starts_with("cpu-") {
-            return Err(QmpError::generic("a vCPU cannot be taken away here; a guest gives vCPUs back by xenstore"));
+            return Err(QmpError::generic("a vCPU cannot be removed by QMP; a guest releases vCPUs by xenstore"));
         }
         if !id.is_empty() && self.added_usb().is_some() && self.plug_pci(0, id).await.is_ok() {
             return Ok(json!({}));
@@ -63,7 +63,7 @@ impl Shared {
         Ok(gone)
     }
 
-    /// The USB controller that may be added: its slot, its number on bus 0.
+    /// Slot of the USB controller that may be added, and its device number on bus 0.
     fn added_usb(&self) -> Option<(Slot, u8)> {
         self.plan.devices.iter().find_map(|d| match d.config {
             DeviceConfig::Usb { device, added: true, .. } => Some((d.slot, device)),
@@ -71,7 +71,7 @@ impl Shared {
         })
     }
 
-    /// device_add of a USB controller: what `usbctrl` of the type devicemodel asks for.
+    /// device_add of a USB controller, which libxl sends for `usbctrl` of the type devicemodel.
     async fn add_usb_controller(&self, driver: &str, arguments: &Value) -> Outcome {
         let id = arguments
             .get("id")
@@ -80,7 +80,7 @@ impl Shared {
             .ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
         if driver != UHCI {
             return Err(QmpError::generic(format!(
-                "'{driver}': only USB 1 is there, '{UHCI}' ('version=1' in usbctrl)"
+                "'{driver}': only USB 1 is supported, '{UHCI}' ('version=1' in usbctrl)"
             )));
         }
         let (slot, device) = self
@@ -92,8 +92,8 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// Tells the board that a PCI device has come, or (0) that the guest is to eject the one of this name. A board that dies just now is
-    /// started again; without its word the guest would never look.
+    /// Requests the board to notify the guest that PCI device `device` was added or, with 0, to request ejection of the device `id`. The
+    /// call is repeated if the board's process is restarted meanwhile: without the notification, the guest would not rescan the bus.
     async fn plug_pci(&self, device: u32, id: &str) -> Result<(), QmpError> {
         let board = self.board().ok_or_else(|| QmpError::generic("the guest has no board"))?;
         let call = Call::PlugPci(v1::PciPlug { device, id: id.to_owned() });
@@ -103,7 +103,7 @@ impl Shared {
         })
     }
 
-    /// Plugs a USB device in, or out.
+    /// Plugs in a USB device with this driver or, if `driver` is empty, unplugs it.
     async fn plug_usb(&self, arguments: &Value, driver: &str) -> Outcome {
         let id = arguments
             .get("id")
@@ -157,7 +157,7 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// query-pci: every function, as the broker's map of the bus has it.
+    /// query-pci: every function in the broker's map of the bus.
     pub(crate) async fn query_pci(&self) -> Outcome {
         let facts = self.clients.facts(BROKER).await.ok_or_else(|| QmpError::generic("the broker does not answer"))?;
         let devices: Vec<Value> = facts.functions.iter().map(function).collect();
@@ -169,7 +169,7 @@ fn props(cpu: u16) -> Value {
     json!({ "socket-id": cpu, "core-id": 0, "thread-id": 0 })
 }
 
-/// A function, as QMP tells it (qapi/pci.json).
+/// A function in QMP's form (qapi/pci.json).
 fn function(f: &v1::PciFunction) -> Value {
     json!({
         "bus": 0, "slot": f.device, "function": f.function, "qdev_id": f.of,

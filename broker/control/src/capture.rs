@@ -1,4 +1,4 @@
-//! Commands for what a process writes into a pipe and a client asks for piece by piece: a network card's frames, a device's accesses.
+//! Commands that return recordings piece by piece: a network card's frames, the accesses to a device.
 use crate::captures::{Capture, Recorded};
 use crate::clients::CallError;
 use crate::outcome::{Outcome, QmpError};
@@ -12,20 +12,21 @@ use std::time::Duration;
 
 /// Bytes of one answer, before base 64.
 const ANSWER: usize = 48 << 10;
-/// How long a process that was killed may take until it captures again, and how often it is asked.
+/// Longest time for which the start of a recording is retried after its process has died.
 const RESTART: Duration = Duration::from_secs(5);
+/// Interval between two tries.
 const STEP: Duration = Duration::from_millis(100);
 
 impl Shared {
-    /// x-bulkhead-capture: {"device": "nic0"} begins a capture or goes on with it; the answer has what has come, at most a second
-    /// later. With "end": true it ends.
+    /// x-bulkhead-capture: {"device": "nic0"} starts a capture or continues it; the answer has the frames since the last answer and is
+    /// sent within a second. With "end": true the capture ends.
     pub(crate) async fn capture(&self, arguments: &Value) -> Outcome {
         let (slot, _, _) = self.nic(arguments, "device")?;
         let (begun, bytes) = self.piece(slot, Recorded::Frames, arguments).await?;
         Ok(json!({ "begun": begun, "pcap": base64::prelude::BASE64_STANDARD.encode(&bytes) }))
     }
 
-    /// x-bulkhead-trace: the same with any device's accesses.
+    /// x-bulkhead-trace: the same for the accesses to any device.
     pub(crate) async fn trace(&self, arguments: &Value) -> Outcome {
         let name = arguments.get("device").and_then(Value::as_str).unwrap_or("");
         let device = self.plan.devices.iter().find(|d| d.name == name);
@@ -34,7 +35,7 @@ impl Shared {
         Ok(json!({ "begun": begun, "lines": String::from_utf8_lossy(&bytes) }))
     }
 
-    /// Begins or goes on; whether it has begun, and what has come.
+    /// Starts or continues a recording; returns whether this call has started it, and its new bytes.
     async fn piece(&self, slot: Slot, what: Recorded, arguments: &Value) -> Result<(bool, Vec<u8>), QmpError> {
         let end = arguments.get("end").and_then(Value::as_bool).unwrap_or(false);
         let running = self.captures.get(slot, what);
@@ -46,7 +47,7 @@ impl Shared {
         };
         if end {
             let _ = self.clients.call(slot, what.call(0)).await;
-            // The process has closed its end of the pipe; what is in the pipe still comes.
+            // The process has closed its end of the pipe; the bytes in the pipe are still read.
             while self.captures.get(slot, what).is_some() && capture.more().await {}
         } else if capture.is_empty() {
             capture.more().await;
@@ -61,7 +62,7 @@ impl Shared {
             rustix::io::ioctl_fionbio(end, true).map_err(|e| failed(e.into()))?;
         }
         let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(read).map_err(failed)?;
-        // A process that has just died is being started again.
+        // A process that has just died is being restarted.
         let mut result = Err(QmpError::generic(CallError::NotRunning));
         for _ in 0..RESTART.as_millis().div_euclid(STEP.as_millis()) {
             result = self.begin_now(slot, what, &write).await;

@@ -1,4 +1,4 @@
-//! Captures and traces that run: what a process writes into a pipe, kept until the client asks for it.
+//! Active captures and traces: the bytes that a process writes into a pipe, buffered until the client requests them.
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::Slot;
@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Notify;
 
-/// What a process writes.
+/// The kind of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Recorded {
     /// A network card's frames, as pcap.
@@ -29,58 +29,58 @@ impl Recorded {
     }
 }
 
-/// Bytes of a capture that wait for the client that asks for them; the rest waits in the pipe, and what does not fit there is lost
-/// and counted.
+/// Bytes that are buffered for the client; above this, control stops reading the pipe, and the process drops and counts whatever the
+/// pipe has no room for.
 const BUFFER: usize = 1 << 20;
-/// How long an answer is held back if nothing has come.
+/// Longest delay of an answer while there are no new bytes.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A client that has not asked for so long has gone.
+/// A recording whose buffer is full ends if the client takes nothing for this time.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
-/// A capture that runs.
+/// An active recording.
 #[derive(Default)]
 pub(crate) struct Capture {
     bytes: Mutex<Vec<u8>>,
-    /// Something has come, or the last has.
-    came: Notify,
-    /// There is room again.
-    taken: Notify,
+    /// Notified when bytes have arrived, and at the end of the pipe.
+    arrived: Notify,
+    /// Notified when the client has taken bytes.
+    drained: Notify,
 }
 
 impl Capture {
-    /// Nothing waits for the client.
+    /// Whether there are no bytes for the client.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Waits for more, not for long; whether anything has come.
+    /// Waits up to [`PATIENCE`] for more bytes or the end of the pipe; returns whether either has occurred.
     pub(crate) async fn more(&self) -> bool {
-        tokio::time::timeout(PATIENCE, self.came.notified()).await.is_ok()
+        tokio::time::timeout(PATIENCE, self.arrived.notified()).await.is_ok()
     }
 
-    /// At most `limit` of the bytes that wait, oldest first.
+    /// Removes up to `limit` bytes from the buffer, oldest first.
     pub(crate) fn take(&self, limit: usize) -> Vec<u8> {
         let bytes = {
             let mut waiting = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
             let n = waiting.len().min(limit);
             waiting.drain(..n).collect()
         };
-        self.taken.notify_one();
+        self.drained.notify_one();
         bytes
     }
 }
 
-/// The captures that run, by device and what is recorded.
+/// The active recordings, by device and kind.
 #[derive(Default)]
 pub(crate) struct Captures(Mutex<BTreeMap<(Slot, Recorded), Arc<Capture>>>);
 
 impl Captures {
-    /// The capture that runs.
+    /// The active recording of this device and kind.
     pub(crate) fn get(&self, slot: Slot, what: Recorded) -> Option<Arc<Capture>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(slot, what)).cloned()
     }
 
-    /// Collects what comes out of `pipe` from now on.
+    /// Starts to read `pipe` in a task.
     pub(crate) fn start(self: &Arc<Self>, slot: Slot, what: Recorded, pipe: Receiver) -> Arc<Capture> {
         let capture = Arc::new(Capture::default());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((slot, what), capture.clone());
@@ -88,13 +88,13 @@ impl Captures {
         capture
     }
 
-    /// The device has gone.
+    /// Removes the recordings of an unplugged device.
     pub(crate) fn remove(&self, slot: Slot) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(s, _), _| *s != slot);
     }
 }
 
-/// Takes what comes out of the pipe until nobody writes to it, or the client has gone. Closing the pipe ends the capture.
+/// Reads the pipe until its writer closes it, or the client takes nothing for [`FORGOTTEN`]. Closing the pipe ends the recording.
 async fn collect(captures: Arc<Captures>, key: (Slot, Recorded), capture: Arc<Capture>, mut pipe: Receiver) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
@@ -103,9 +103,9 @@ async fn collect(captures: Arc<Captures>, key: (Slot, Recorded), capture: Arc<Ca
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend_from_slice(buffer.get(..n).unwrap_or_default());
-        capture.came.notify_one();
+        capture.arrived.notify_one();
         let full = || capture.bytes.lock().unwrap_or_else(PoisonError::into_inner).len() > BUFFER;
-        if full() && tokio::time::timeout(FORGOTTEN, capture.taken.notified()).await.is_err() {
+        if full() && tokio::time::timeout(FORGOTTEN, capture.drained.notified()).await.is_err() {
             break;
         }
     }
@@ -114,5 +114,5 @@ async fn collect(captures: Arc<Captures>, key: (Slot, Recorded), capture: Arc<Ca
         captures.remove(&key);
     }
     drop(captures);
-    capture.came.notify_one();
+    capture.arrived.notify_one();
 }

@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
-/// How long a call may take.
+/// Longest time of a call.
 const DEADLINE: Duration = Duration::from_secs(6);
 
-/// How long a process that has died may take to be back, and how often it is asked meanwhile.
+/// Longest time for which a call is retried while its process is restarted.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Interval between two tries.
 const STEP: Duration = Duration::from_millis(20);
 
 type Client = ProcessClient<Channel>;
 
-/// The clients, by slot.
+/// The gRPC clients of the running processes, by slot.
 #[derive(Clone, Default)]
 pub(crate) struct Clients(Arc<Mutex<BTreeMap<Slot, Client>>>);
 
@@ -30,22 +31,26 @@ impl Clients {
         let mut stream = stream.ok();
         let connect = tower::service_fn(move |_| {
             let stream = stream.take();
-            async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::other("this process has gone")) }
+            async move {
+                stream
+                    .map(TokioIo::new)
+                    .ok_or_else(|| std::io::Error::other("the connection to this process is closed"))
+            }
         });
-        // The address is never looked at.
+        // The address is required but not used.
         let channel = Endpoint::from_static("http://process").timeout(DEADLINE).connect_with_connector_lazy(connect);
         let client =
             ProcessClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, client);
     }
 
-    /// A process is dead.
+    /// Removes the client of a process that has died or was unplugged.
     pub(crate) fn remove(&self, slot: Slot) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
-    /// The client of a slot; a process that is being started (or of which this control, being new, has not heard yet)
-    /// is waited for.
+    /// The client of a slot. Waits up to two seconds for a process that is being started, or whose socket a restarted control has not
+    /// received yet.
     pub(crate) async fn wait(&self, slot: Slot) -> Option<Client> {
         for _ in 0..100 {
             if let Some(client) = self.get(slot) {
@@ -72,8 +77,7 @@ impl Clients {
         }
     }
 
-    /// What programs may know of the process in a slot; `None` if it does not answer. One that has just died is started again: that is
-    /// waited for.
+    /// The facts that the process in a slot reports; `None` if it does not answer. Waits for the restart of a process that has just died.
     pub(crate) async fn facts(&self, slot: Slot) -> Option<v1::FactsReply> {
         let begun = tokio::time::Instant::now();
         loop {
@@ -89,10 +93,10 @@ impl Clients {
         }
     }
 
-    /// Calls what only some devices do.
+    /// Calls a function that only some devices have.
     ///
     /// # Errors
-    /// Why the device refuses, or does not answer.
+    /// If the process does not run, refuses the call or does not answer.
     pub(crate) async fn call(&self, slot: Slot, call: Call) -> Result<(), CallError> {
         let mut client = self.wait(slot).await.ok_or(CallError::NotRunning)?;
         let done = client.call(v1::Call { call: Some(call) }).await;
@@ -104,7 +108,7 @@ impl Clients {
         })
     }
 
-    /// The same; a process that dies just now is started again, and asked again.
+    /// As [`Clients::call`], but repeats the call if the process does not answer because it has just died.
     ///
     /// # Errors
     /// See [`Clients::call`].
@@ -122,13 +126,13 @@ impl Clients {
 /// Why a call was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CallError {
-    /// There is no process now.
+    /// The slot has no running process.
     #[error("the process does not run")]
     NotRunning,
-    /// The device says why not.
+    /// The device refuses the call; the text is its own.
     #[error("{0}")]
     Refused(String),
-    /// It died over the call, or is stuck.
+    /// The process has died during the call or is stuck; the text is gRPC's.
     #[error("{0}")]
     NoAnswer(String),
 }

@@ -1,4 +1,4 @@
-//! Descriptors that clients hand over: QEMU's descriptor sets.
+//! Descriptors that clients pass: QEMU's descriptor sets.
 use crate::outcome::QmpError;
 use bulkhead_plan::FrontDisk;
 use rustix::fd::OwnedFd;
@@ -6,71 +6,71 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Descriptors that a client may have handed over and not taken back.
+/// Most descriptors in all sets.
 const FDSETS: usize = 16;
-/// Where libxl lets a stub domain save to (docs/misc/stubdom.txt of Xen).
+/// The set with the stream that a stub domain saves to; libxl fixes its number (docs/misc/stubdom.txt of Xen).
 const SAVE: u32 = 1;
 
-/// A set; there is one descriptor in each.
+/// A set with one descriptor.
 #[derive(Debug)]
 struct Set {
     opaque: Option<String>,
     fd: Arc<OwnedFd>,
-    /// The stub domain's disk that it is.
+    /// The stub domain's disk that the descriptor refers to, if any.
     disk: Option<FrontDisk>,
 }
 
-/// The descriptor sets of this guest.
+/// The descriptor sets of this guest, by number.
 #[derive(Debug, Default)]
 pub(crate) struct FdSets {
     sets: BTreeMap<u32, Set>,
-    /// The newest of the stub domain's disks that this has heard of. One that libxl has taken back does not come again.
+    /// Disk sequence number of the newest known disk of the stub domain. A disk whose set libxl has removed is not added again.
     pub(crate) newest: u64,
 }
 
 impl FdSets {
-    /// With the stream that a stub domain saves to.
+    /// Creates the sets; `save` is the stream that a stub domain saves to.
     pub(crate) fn new(save: Option<OwnedFd>) -> Self {
         let set = |fd| (SAVE, Set { opaque: None, fd: Arc::new(fd), disk: None });
         Self { sets: save.map(set).into_iter().collect(), newest: 0 }
     }
 
-    /// The lowest number that no set has.
+    /// The lowest unused number.
     fn free(&self) -> u32 {
         (0..).find(|id| !self.sets.contains_key(id)).unwrap_or(u32::MAX)
     }
 
-    /// Keeps a descriptor; returns the number of its set.
+    /// Adds a descriptor; returns the number of its set.
     pub(crate) fn add(&mut self, wanted: Option<u32>, opaque: Option<String>, fd: OwnedFd) -> Result<u32, QmpError> {
         if self.sets.len() >= FDSETS {
-            return Err(QmpError::generic("too many descriptors; take some back with remove-fd"));
+            return Err(QmpError::generic("too many descriptors; remove some with remove-fd"));
         }
         let id = wanted.unwrap_or_else(|| self.free());
         self.sets.insert(id, Set { opaque, fd: Arc::new(fd), disk: None });
         Ok(id)
     }
 
-    /// Takes a set back.
+    /// Removes a set and closes its descriptor unless it is in use.
     pub(crate) fn remove(&mut self, id: u32) -> Result<(), QmpError> {
         self.sets.remove(&id).map(|_| ()).ok_or_else(|| QmpError::generic("there is no such fdset"))
     }
 
-    /// The descriptor that a file name means.
+    /// The descriptor of a file name `/dev/fdset/N`; `None` for other names.
     pub(crate) fn named(&self, filename: &str) -> Result<Option<Arc<OwnedFd>>, QmpError> {
         let Some(id) = filename.strip_prefix("/dev/fdset/") else { return Ok(None) };
         let set = id.parse().ok().and_then(|id: u32| self.sets.get(&id));
         set.map(|s| Some(s.fd.clone())).ok_or_else(|| QmpError::generic("there is no such fdset"))
     }
 
-    /// What the client that has added it calls a set: libxl's `raw:/path` is the path.
-    pub(crate) fn called(&self, filename: &str) -> String {
+    /// The client's name of a set, from its `opaque` text: of libxl's `raw:/path`, the path.
+    pub(crate) fn client_name(&self, filename: &str) -> String {
         let set =
             filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok()).and_then(|id: u32| self.sets.get(&id));
         let opaque = set.and_then(|s| s.opaque.clone()).unwrap_or_else(|| filename.to_owned());
         opaque.split_once(":/").map_or(opaque.clone(), |(_, path)| format!("/{path}"))
     }
 
-    /// The stub domain's CDs as its launcher sees them; `fds` are those of the ones that are new.
+    /// Updates the sets to the launcher's list of the stub domain's CDs; `fds` are the descriptors of the disks newer than `asked`.
     pub(crate) fn update(&mut self, disks: &[FrontDisk], fds: Vec<OwnedFd>, asked: u64) {
         self.sets.retain(|_, set| set.disk.is_none_or(|d| disks.contains(&d)));
         for (disk, fd) in disks.iter().filter(|d| d.diskseq > asked).zip(fds) {
@@ -117,15 +117,15 @@ mod tests {
         );
         assert!(sets.named("/dev/fdset/3").unwrap().is_some() && sets.named("/etc/passwd").unwrap().is_none());
         assert_eq!(
-            (sets.called("/dev/fdset/3").as_str(), sets.called("/dev/fdset/4").as_str()),
+            (sets.client_name("/dev/fdset/3").as_str(), sets.client_name("/dev/fdset/4").as_str()),
             ("/dev/fdset/3", "/x")
         );
     }
 
-    /// libxl 4.22's change of a stub domain's CD: the set is found by `stub-devid:N`, taken back before the disk is detached,
-    /// and the disk that comes in its place has a set of its own.
+    /// libxl 4.22's change of a stub domain's CD: it finds the set by `stub-devid:N`, removes it before it detaches the disk, and the
+    /// replacing disk has a new set.
     #[test]
-    fn a_stub_domains_disk_that_was_taken_back_does_not_come_again() {
+    fn a_removed_disk_of_a_stub_domain_is_not_added_again() {
         let mut sets = FdSets::new(Some(fd()));
         let disk = |diskseq| FrontDisk { devid: 5632, diskseq };
         let ids = |sets: &FdSets| {
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(ids(&sets), [0; 0], "it is being detached");
         sets.update(&[], vec![], 4);
         sets.update(&[disk(7)], vec![fd()], 4);
-        // Two clients have asked at the same time.
+        // Two clients have sent query-fdsets at the same time.
         sets.update(&[disk(7)], vec![fd()], 4);
         assert_eq!((ids(&sets), sets.newest), (vec![0], 7));
         sets.update(&[], vec![], 7);

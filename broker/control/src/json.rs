@@ -1,37 +1,37 @@
-//! Cutting a stream of bytes into JSON values, as QMP wants it: objects one after another, whatever is between them.
+//! Splits a stream of bytes into JSON objects, with any bytes between them, as QMP does.
 
-/// Most bytes of one object (libxl's own limit).
+/// Most bytes of one object, which is also libxl's limit.
 pub(crate) const OBJECT_MAX: usize = 1 << 20;
-/// Deepest nesting that is believed.
+/// Deepest nesting that is accepted.
 const DEPTH_MAX: usize = 64;
 
-/// What the stream holds next.
+/// The next part of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// A complete object's text.
     Object(Vec<u8>),
-    /// What cannot be the begin of an object, up to the end of its line.
+    /// Bytes that cannot begin an object, up to the end of their line.
     Garbage,
 }
 
-/// Collects bytes; gives complete objects.
+/// Collects bytes and returns complete objects.
 #[derive(Debug, Default)]
 pub(crate) struct Splitter {
     bytes: Vec<u8>,
-    /// How far `bytes` has been looked at, in which state.
+    /// Number of bytes that have been scanned; the fields below are the scanner's state there.
     at: usize,
     depth: usize,
     string: bool,
     escape: bool,
     skipping: bool,
-    /// Only blanks so far on this line.
+    /// This line has only blanks so far.
     fresh: bool,
-    /// Where a brace is that was the first on its line although another object is open.
+    /// Position of a brace that begins a line while another object is open.
     suspect: Option<usize>,
 }
 
 impl Splitter {
-    /// Appends what the client has sent.
+    /// Appends received bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
@@ -43,9 +43,8 @@ impl Splitter {
         head
     }
 
-    /// A string has ended. If it is the first thing in an object that began a line and it is "execute", then this is a new
-    /// command, and what is open before it was never finished: a client that was cut off or has lost its count must not
-    /// swallow the commands that follow.
+    /// Called at the end of a string. If the string is "execute", the first token of an object that begins a line, then that object is a
+    /// new command, and the open object before it was never completed: an incomplete command must not swallow the commands after it.
     fn is_new_command(&mut self) -> bool {
         let Some(start) = self.suspect.take() else { return false };
         let text = self.bytes.get(start.saturating_add(1)..self.at).unwrap_or_default();
@@ -74,7 +73,7 @@ impl Splitter {
             }
             if self.string {
                 match byte {
-                    // A string does not span lines: whoever sends this has lost count of its quotes.
+                    // A string cannot span lines, so a quote is missing.
                     b'\n' => {
                         self.cut();
                         return Some(Piece::Garbage);

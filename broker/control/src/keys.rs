@@ -1,6 +1,6 @@
 //! QMP's names of keys (qapi/ui.json, QKeyCode) → evdev codes (linux/input-event-codes.h).
 
-/// Names and codes.
+/// QMP's names with the evdev codes.
 const KEYS: &[(&str, u16)] = &[
     ("esc", 1),
     ("1", 2),
@@ -165,17 +165,17 @@ const KEYS: &[(&str, u16)] = &[
     ("f24", 194),
 ];
 
-/// The code of a key.
+/// The evdev code of QMP's name of a key.
 pub(crate) fn evdev(name: &str) -> Option<u16> {
     KEYS.iter().find(|(n, _)| *n == name).map(|(_, code)| *code)
 }
 
-/// The code of a key of scan code set 1, with 0x80 for the prefix 0xe0 (QEMU's "number").
+/// The evdev code of QEMU's "number" of a key: its code in scan code set 1, plus 0x80 for the prefix 0xe0.
 fn scancode(number: u64) -> Option<u16> {
     let number = u16::try_from(number).ok()?;
     let run = |first: u16, codes: &[u16]| codes.get(usize::from(number.wrapping_sub(first))).copied();
     match number {
-        // Up to F12 set 1 without prefix is evdev's; 0x54 is Print with Alt.
+        // Up to F12, set 1 without prefix equals evdev's codes; 0x54 is Print with Alt.
         0x01..=0x53 | 0x56..=0x58 => Some(number),
         0x54 => Some(99),
         0x59 => Some(117),
@@ -205,7 +205,7 @@ fn scancode(number: u64) -> Option<u16> {
     }
 }
 
-/// The code of a key given as in QMP: `{"type": "qcode", "data": "a"}` or a number of scan code set 1.
+/// The evdev code of a QMP value: `{"type": "qcode", "data": "a"}` or `{"type": "number", "data": 30}`.
 pub(crate) fn of_value(value: &serde_json::Value) -> Option<u16> {
     match value.get("type")?.as_str()? {
         "qcode" => evdev(value.get("data")?.as_str()?),

@@ -1,4 +1,4 @@
-//! Requests to the launcher, and its answers.
+//! Control's requests to the launcher, and the answers.
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{Ask, DriveId, Ending, FromProcess, FrontDisk, ProcessRow, RequestRefused, Slot};
 use bulkhead_runtime::{Link, LinkError};
@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// What the launcher answers.
+/// An answer of the launcher.
 pub(crate) enum Answer {
     Number(u32),
     Processes(Vec<ProcessRow>),
-    /// Names of rules, and what each has dropped.
+    /// Names of rules, and the number of frames that each has dropped.
     Dropped(Vec<(String, u64)>),
-    /// Disks, and a descriptor for each of the newest of them.
+    /// The disks, oldest first, and a descriptor for each that is newer than the request's.
     Disks(Vec<FrontDisk>, Vec<OwnedFd>),
 }
 
-/// Why the launcher has not done what it was asked.
+/// Why a request to the launcher failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     /// The launcher refuses the request; the text is its own.
@@ -29,17 +29,17 @@ pub(crate) enum AskError {
     Link(#[from] LinkError),
     #[error("the launcher does not answer")]
     NoAnswer,
-    /// The answer is one to another question.
-    #[error("the launcher answers something else")]
+    /// The answer's kind does not match the request.
+    #[error("the launcher's answer does not match the request")]
     OtherAnswer,
-    /// A file's name is longer than the question has room for.
+    /// A file's name is longer than the 64 bytes of the request.
     #[error("the name is too long")]
     LongName,
 }
 
 type Answers = HashMap<u32, oneshot::Sender<Result<Answer, AskError>>>;
 
-/// Sends requests to the launcher; whoever waits for an answer gets it.
+/// Sends requests to the launcher, and passes each answer to the task that waits for it.
 #[derive(Clone)]
 pub(crate) struct LauncherClient {
     pub(crate) link: Arc<Link>,
@@ -67,7 +67,7 @@ impl LauncherClient {
         }
     }
 
-    /// A request whose answer is a number.
+    /// Sends a request that is answered with a number.
     async fn number(&self, ask: Ask, fd: Option<BorrowedFd<'_>>) -> Result<u32, AskError> {
         match self.ask(ask, fd).await? {
             Answer::Number(number) => Ok(number),
@@ -75,7 +75,7 @@ impl LauncherClient {
         }
     }
 
-    /// The process table.
+    /// The process table, with a row for each process of the guest.
     pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>, AskError> {
         match self.ask(Ask::Processes, None).await? {
             Answer::Processes(rows) => Ok(rows),
@@ -83,7 +83,7 @@ impl LauncherClient {
         }
     }
 
-    /// The CDs of a stub domain, oldest first; descriptors come for those that are newer than the disk with number `known`.
+    /// The CDs of a stub domain, oldest first, with descriptors of those newer than the disk with sequence number `known`.
     pub(crate) async fn disks(&self, known: u64) -> Result<(Vec<FrontDisk>, Vec<OwnedFd>), AskError> {
         match self.ask(Ask::Disks { known }, None).await? {
             Answer::Disks(disks, fds) => Ok((disks, fds)),
@@ -91,17 +91,17 @@ impl LauncherClient {
         }
     }
 
-    /// A drive has this medium from now on, or none; the token by which its process knows it.
+    /// Sets the medium of a drive, or empties it; returns the token of the medium's descriptor in the drive's process.
     pub(crate) async fn medium(&self, slot: Slot, drive: DriveId, fd: Option<BorrowedFd<'_>>) -> Result<u32, AskError> {
         self.number(Ask::Medium { slot, drive }, fd).await
     }
 
-    /// A network card has these settings from now on, on its interface and in later lives of its process.
+    /// Applies settings to a network card's interface, and for later restarts of its process.
     pub(crate) async fn nic(&self, slot: Slot, settings: &NicSettings) -> Result<(), AskError> {
         self.number(Ask::Nic { slot, settings: settings.to_bytes() }, None).await.map(|_| ())
     }
 
-    /// What the rules on a network card's interface have dropped.
+    /// The number of frames that each rule on a network card's interface has dropped.
     pub(crate) async fn dropped(&self, slot: Slot) -> Result<Vec<(String, u64)>, AskError> {
         match self.ask(Ask::Dropped { slot }, None).await? {
             Answer::Dropped(rules) => Ok(rules),
@@ -109,34 +109,34 @@ impl LauncherClient {
         }
     }
 
-    /// The launcher's answer to a request.
-    pub(crate) fn answered(&self, serial: u32, result: Result<Answer, AskError>) {
+    /// Passes the launcher's answer to the task that waits for the request with this serial number.
+    pub(crate) fn complete(&self, serial: u32, result: Result<Answer, AskError>) {
         if let Some(sender) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&serial) {
             let _ = sender.send(result);
         }
     }
 
-    /// Restarts a device.
+    /// Kills a device's process, which is then restarted.
     pub(crate) async fn restart(&self, slot: Slot) -> Result<(), AskError> {
         self.ask(Ask::Restart { slot }, None).await.map(|_| ())
     }
 
-    /// A device that may be added comes; returns when the guest can find it.
+    /// Adds a device that the plan reserves; returns when the guest can find it.
     pub(crate) async fn plug(&self, slot: Slot) -> Result<(), AskError> {
         self.number(Ask::Plug { slot }, None).await.map(|_| ())
     }
 
-    /// Ends the machine.
+    /// Ends the guest's device model.
     pub(crate) async fn stop(&self, ending: Ending) -> Result<(), AskError> {
         self.ask(Ask::Stop { ending }, None).await.map(|_| ())
     }
 
-    /// Gives a process a descriptor; returns its token.
+    /// Passes a descriptor to a process; returns its token there.
     pub(crate) async fn give(&self, slot: Slot, fd: impl AsFd) -> Result<u32, AskError> {
         self.number(Ask::GiveFd { slot }, Some(fd.as_fd())).await
     }
 
-    /// Makes a file in the dump directory and gives it to a process; returns its token.
+    /// Creates a file in the dump directory and passes it to a process; returns its token there.
     pub(crate) async fn dump(&self, slot: Slot, name: &str) -> Result<u32, AskError> {
         let mut bytes = [0; 64];
         let Some(to) = bytes.get_mut(..name.len()) else { return Err(AskError::LongName) };

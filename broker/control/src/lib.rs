@@ -1,6 +1,5 @@
-//! Control: speaks QMP with libxl and operators, gRPC with every process, and writes the guest's log. It holds no
-//! right worth stealing: no ioreq page, no guest memory, no path of the host. What it needs of the host it asks of the
-//! launcher.
+//! Control: serves QMP to libxl and operators, calls every process by gRPC, and writes the guest's log. It has no ioreq page, no guest
+//! memory and no path of the host; it requests files and changes of the host from the launcher.
 
 mod block;
 mod board;
@@ -27,8 +26,8 @@ mod vnc;
 pub use qmp::COMMANDS;
 pub use run::run;
 
-/// A QMP client's bytes, cut into commands and parsed as a session does it: the body of the fuzz target. Returns how many
-/// pieces there were.
+/// Splits a QMP client's bytes into commands and parses them as a session does: the body of the fuzz target. Returns the number of
+/// commands.
 pub fn exercise(bytes: &[u8]) -> usize {
     let mut splitter = json::Splitter::default();
     let mut pieces = 0usize;

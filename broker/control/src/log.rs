@@ -1,4 +1,4 @@
-//! The guest's log: what every process writes to its pipe, one line each, limited in rate and in total.
+//! The guest's log: the lines that every process writes to its pipe, limited in rate and total size.
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,17 +7,17 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Duration, Instant};
 
-/// Lines of one process in a second.
+/// Most lines of one process per second.
 const LINES: u32 = 200;
-/// Bytes in all. A guest's log does not fill dom0's disk (XSA-180).
+/// Most bytes of the log file, so that a guest cannot fill dom0's disk (XSA-180).
 const TOTAL: u64 = 16 << 20;
-/// Bytes of a line.
+/// Most bytes of a line; the rest is dropped.
 const LINE: usize = 1000;
 
-/// Bytes of the last lines that are kept for who asks.
+/// Bytes of the last lines, which are kept for x-bulkhead-logs.
 const KEPT: usize = 64 << 10;
 
-/// The last lines.
+/// The last lines, up to [`KEPT`] bytes, oldest first.
 #[derive(Clone, Default)]
 pub(crate) struct Recent(Arc<Mutex<(VecDeque<String>, usize)>>);
 
@@ -51,7 +51,7 @@ impl LogFile {
         Arc::new(Self { fd, written: AtomicU64::new(0), recent: Recent::default() })
     }
 
-    /// What was written last.
+    /// The last lines, shared with this file.
     pub(crate) fn recent(&self) -> Recent {
         self.recent.clone()
     }
@@ -61,7 +61,7 @@ impl LogFile {
         for byte in text.iter().take(LINE) {
             match byte {
                 b' '..=b'~' | b'\t' => line.push(char::from(*byte)),
-                // UTF-8 of our own messages would be harmless, but who wrote this may be hostile.
+                // A hostile process could write escape sequences, so UTF-8 is not passed either.
                 _ => line.push('?'),
             }
         }
@@ -77,7 +77,7 @@ impl LogFile {
     }
 }
 
-/// Copies one process's lines to the file, for ever.
+/// Copies one process's lines to the file until its pipe is closed.
 pub(crate) async fn copy(name: String, mut pipe: Receiver, file: Arc<LogFile>) {
     let mut buffer = vec![0; 4096];
     let mut line = Vec::new();
@@ -96,7 +96,7 @@ pub(crate) async fn copy(name: String, mut pipe: Receiver, file: Arc<LogFile>) {
             }
             if since.elapsed() >= Duration::from_secs(1) {
                 if dropped > 0 {
-                    file.line(&name, format!("{dropped} lines too many in a second were dropped").as_bytes());
+                    file.line(&name, format!("{dropped} lines above the rate limit were dropped").as_bytes());
                 }
                 (since, lines, dropped) = (Instant::now(), 0, 0);
             }

@@ -1,4 +1,4 @@
-//! Commands for descriptor sets, and for the media of CD drives, which are made of them.
+//! Commands for descriptor sets, and for the media of CD drives, which are opened from descriptor sets.
 use crate::clients::CallError;
 use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::sync::PoisonError;
 
 impl Shared {
-    /// query-fdsets. In a stub domain libxl asks it again and again until the disk that it has attached is there.
+    /// query-fdsets. In a stub domain libxl repeats it until the disk that it has attached is listed.
     pub(crate) async fn query_fdsets(&self) -> Outcome {
         let sets = || self.fdsets.lock().unwrap_or_else(PoisonError::into_inner);
         if self.plan.dump_dir.is_none() {
@@ -21,7 +21,7 @@ impl Shared {
         Ok(sets().list())
     }
 
-    /// add-fd: keeps the descriptor that came with the command.
+    /// add-fd: adds the descriptor that was sent with the command.
     pub(crate) fn add_fd(&self, arguments: &Value, fd: Option<OwnedFd>) -> Outcome {
         let fd = fd.ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))?;
         let wanted = arguments.get("fdset-id").and_then(Value::as_u64).and_then(|i| u32::try_from(i).ok());
@@ -30,7 +30,7 @@ impl Shared {
         Ok(json!({ "fdset-id": id, "fd": id }))
     }
 
-    /// remove-fd: takes a set back.
+    /// remove-fd: removes a set.
     pub(crate) fn remove_fd(&self, arguments: &Value) -> Outcome {
         let id = arguments.get("fdset-id").and_then(Value::as_u64).and_then(|i| u32::try_from(i).ok());
         let id = id.ok_or_else(|| QmpError::generic("Parameter 'fdset-id' is missing"))?;
@@ -38,7 +38,7 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// The CD drive that a command names, and the slot of its controller.
+    /// The CD drive that a command refers to, and the slot of its controller.
     fn cd_drive(&self, arguments: &Value) -> Result<(Slot, DriveConfig), QmpError> {
         let id = ["id", "device"].iter().find_map(|key| arguments.get(key)).and_then(Value::as_str);
         let id = id.ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
@@ -55,7 +55,7 @@ impl Shared {
         Ok((slot, drive))
     }
 
-    /// eject: nothing of the medium is held by anybody afterwards.
+    /// eject: afterwards neither the drive's process nor the launcher holds a descriptor of the medium.
     pub(crate) async fn eject(&self, arguments: &Value) -> Outcome {
         let (slot, drive) = self.cd_drive(arguments)?;
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
@@ -74,7 +74,7 @@ impl Shared {
         Ok(())
     }
 
-    /// blockdev-change-medium: the old medium goes, if there is one, and that of a descriptor set comes.
+    /// blockdev-change-medium: replaces the medium, if any, by the one of a descriptor set.
     pub(crate) async fn change_medium(&self, arguments: &Value) -> Outcome {
         let (slot, drive) = self.cd_drive(arguments)?;
         if !matches!(arguments.get("format").and_then(Value::as_str), None | Some("raw" | "host_device")) {
@@ -86,7 +86,7 @@ impl Shared {
         let fd = fd.ok_or_else(|| {
             QmpError::generic("this process opens no files; pass a descriptor by add-fd: /dev/fdset/N")
         })?;
-        let name = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).called(filename);
+        let name = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).client_name(filename);
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
         self.take_out(slot, &drive, force).await?;
         let token = self.launcher.medium(slot, drive.at, Some(fd.as_fd())).await.map_err(QmpError::generic)?;
@@ -99,7 +99,7 @@ impl Shared {
                 ));
             }
             Err(e) => {
-                // What is not in the drive must not be there in its next life either.
+                // The restarted process must not have a medium that this one has not.
                 let _ = self.launcher.medium(slot, drive.at, None).await;
                 return Err(QmpError::generic(format!("Device '{}': {e}", drive.id)));
             }

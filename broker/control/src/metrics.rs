@@ -1,4 +1,4 @@
-//! Counters of all processes: x-bulkhead-statistics for programs that take differences, x-bulkhead-metrics as Prometheus reads them.
+//! Counters of all processes: x-bulkhead-statistics as JSON, x-bulkhead-metrics in Prometheus' format.
 use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
 use bulkhead_control_api::v1;
@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
 impl Shared {
-    /// Every process that can be asked, by name.
+    /// Name and slot of every process that reports counters.
     fn named(&self) -> Vec<(String, Slot)> {
         let broker = [("broker".to_owned(), BROKER)];
         broker.into_iter().chain(self.plan.devices.iter().map(|d| (d.name.clone(), d.slot))).collect()
     }
 
-    /// The counters of each process; a process that does not answer is left out.
+    /// The counters of each process that answers.
     pub(crate) async fn statistics(&self) -> Outcome {
         let mut all = Map::new();
         for (name, slot) in self.named() {
@@ -26,7 +26,7 @@ impl Shared {
         Ok(Value::Object(all))
     }
 
-    /// The same in Prometheus' text exposition format 0.0.4, with what the process table tells.
+    /// The counters and the columns of the process table, in Prometheus' text exposition format 0.0.4.
     pub(crate) async fn metrics(&self) -> Outcome {
         let statistics = self.statistics().await?;
         let rows = self.launcher.processes().await.map_err(QmpError::generic)?;
@@ -76,7 +76,7 @@ impl Shared {
     }
 }
 
-/// A label's value (Prometheus' text format): backslash, quote and line feed are escaped.
+/// Escapes backslash, quote and line feed in a label's value (Prometheus' text format).
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

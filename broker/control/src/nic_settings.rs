@@ -1,17 +1,17 @@
-//! The settings of network cards: cable and rules.
+//! The settings of network cards: link state and filter rules.
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// The settings of the network cards that are plugged in.
+/// The settings of the plugged-in network cards, by slot.
 #[derive(Default)]
 pub(crate) struct Nics {
     settings: Mutex<BTreeMap<Slot, NicSettings>>,
 }
 
 impl Nics {
-    /// As the machine has them now.
+    /// Takes the settings from the machine's plan.
     pub(crate) fn new(plan: &MachinePlan) -> Self {
         let settings = plan.devices.iter().filter_map(|d| match &d.config {
             DeviceConfig::Nic { settings, .. } => Some((d.slot, settings.clone())),
@@ -25,12 +25,12 @@ impl Nics {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
     }
 
-    /// The card in `slot` has these settings from now on.
+    /// Replaces the settings of the card in `slot`.
     pub(crate) fn set(&self, slot: Slot, settings: NicSettings) {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, settings);
     }
 
-    /// The guest has unplugged a card.
+    /// Removes the settings of an unplugged card.
     pub(crate) fn remove(&self, slot: Slot) {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }

@@ -1,4 +1,4 @@
-//! Network cards: cable and rules of a running guest, what was dropped.
+//! Commands for network cards: link state, filter rules and dropped frames of a running guest.
 use crate::clients::CallError;
 use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 impl Shared {
     pub(crate) fn nic(&self, arguments: &Value, key: &str) -> Result<(Slot, String, NicSettings), QmpError> {
         let name = arguments.get(key).and_then(Value::as_str).unwrap_or("");
-        // libxl's netdevs are called net0, its cards nic0.
+        // libxl names the backend net0 and the card nic0.
         let wanted = name.strip_prefix("net").map_or(name.to_owned(), |n| format!("nic{n}"));
         let device =
             self.plan.devices.iter().find(|d| d.name == wanted && matches!(d.config, DeviceConfig::Nic { .. }));
@@ -20,13 +20,13 @@ impl Shared {
     }
 
     async fn apply(&self, slot: Slot, settings: NicSettings) -> Outcome {
-        // The interface first: from then on nothing forbidden leaves, whatever the process does.
+        // The interface first: its rules hold even if the process does not apply them.
         let done = self.launcher.nic(slot, &settings).await;
         self.nics.set(slot, settings.clone());
         let call = Call::SetNic(v1::NicSettings { settings: settings.to_bytes().to_vec() });
         self.clients.call(slot, call).await.map_err(|e| match e {
             CallError::NotRunning => {
-                QmpError::generic("the card's process does not run; it will have the settings when it does")
+                QmpError::generic("the card's process does not run; it will have the settings when it is restarted")
             }
             e => QmpError::generic(e.to_string()),
         })?;
@@ -60,7 +60,7 @@ impl Shared {
         self.apply(slot, settings).await
     }
 
-    /// x-bulkhead-net-show: every card's settings, and what was dropped where.
+    /// x-bulkhead-net-show: every card's settings, and the frames dropped by each rule in the process and on the interface.
     pub(crate) async fn net_show(&self) -> Outcome {
         let mut cards = Vec::new();
         for device in &self.plan.devices {

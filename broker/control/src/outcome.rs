@@ -1,7 +1,7 @@
-//! What a command returns to its client.
+//! The result of a command.
 use serde_json::Value;
 
-/// What a client gets instead of an answer (docs/interop/qmp-spec of QEMU).
+/// The `error` of a QMP answer (docs/interop/qmp-spec of QEMU).
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct QmpError {
     pub(crate) class: &'static str,
@@ -17,11 +17,11 @@ impl QmpError {
         Self { class: "DeviceNotFound", description: text }
     }
 
-    /// A command that is unknown, or not allowed in this state of the session.
+    /// The error for a command that is unknown, or not allowed in this state of the session.
     pub(crate) fn no_command(text: impl Into<String>) -> Self {
         Self { class: "CommandNotFound", description: text.into() }
     }
 }
 
-/// What a command returns: the value of `return`, or the error.
+/// The value of `return`, or the error.
 pub(crate) type Outcome = Result<Value, QmpError>;

@@ -1,11 +1,11 @@
-//! Events that have happened, for clients that cannot hold a connection.
+//! Past events, for clients that cannot keep a connection open.
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
-/// Events that are remembered.
+/// Most events that are kept.
 const REMEMBERED: usize = 64;
 
-/// What has happened, oldest first, with numbers from 1.
+/// The last events, oldest first; an event's number counts from 1.
 #[derive(Default)]
 pub(crate) struct Past {
     events: VecDeque<Value>,
@@ -13,7 +13,7 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Adds an event; the oldest goes when there is no room.
+    /// Adds an event, and drops the oldest if there are [`REMEMBERED`].
     pub(crate) fn push(&mut self, event: Value) {
         if self.events.len() >= REMEMBERED {
             self.events.pop_front();
@@ -22,7 +22,7 @@ impl Past {
         self.last = self.last.saturating_add(1);
     }
 
-    /// Those after number `after`, and the number of the last.
+    /// The kept events after number `after`, and the number of the last event.
     pub(crate) fn since(&self, after: u64) -> Value {
         let new = usize::try_from(self.last.saturating_sub(after)).unwrap_or(usize::MAX).min(self.events.len());
         let events: Vec<&Value> = self.events.iter().skip(self.events.len().saturating_sub(new)).collect();

@@ -1,4 +1,4 @@
-//! QMP, as far as libxl and operators use it: the table of commands, and where each is carried out. CommandNotFound for everything else.
+//! The QMP commands of libxl and operators: their table, and the calls of their functions. Other commands return CommandNotFound.
 mod input;
 mod picture;
 mod session;
@@ -15,9 +15,9 @@ use std::time::Duration;
 pub(crate) use input::exercise;
 pub(crate) use session::{Connection, session};
 
-/// The version that libxl sees: it wants 8 or later for the commands that it sends to newer ones.
+/// The version of QEMU that the greeting reports: libxl sends its newer commands to 8 and later only.
 const VERSION: (u32, u32, u32) = (8, 2, 0);
-/// Every command, and what to say of it in docs/compat.md.
+/// Every command, and its remark in docs/compat.md.
 pub const COMMANDS: &[(&str, &str)] = &[
     ("qmp_capabilities", ""),
     ("query-commands", ""),
@@ -120,7 +120,7 @@ impl Shared {
             "add-fd" => self.add_fd(arguments, fd),
             "remove-fd" => self.remove_fd(arguments),
             "quit" => {
-                // The answer goes first.
+                // The answer is sent first.
                 let launcher = self.launcher.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! The process.
+//! Control's process: start, sandbox and main loop.
 use crate::clients::Clients;
 use crate::fdsets::FdSets;
 use crate::launcher::{Answer, AskError, LauncherClient};
@@ -16,10 +16,10 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
 
-/// QMP connections at one time, on all sockets.
+/// Most simultaneous QMP connections, on all sockets together.
 const SESSIONS: usize = 16;
 
-/// Runs control. Returns when the launcher has gone.
+/// Runs control. Returns when the launcher has closed its socket.
 pub fn run() -> Result<(), StartError> {
     let mut process = Process::start("control")?;
     let listening = process.fds.take_all(|u| (*u == FdUse::QmpListen).then_some(()));
@@ -28,11 +28,11 @@ pub fn run() -> Result<(), StartError> {
     let logs = process.fds.take_all(|u| if let FdUse::Log(slot) = u { Some(*slot) } else { None });
     let file = LogFile::new(process.fds.want(&FdUse::LogFile)?);
     let report = process.confine()?;
-    // tokio insists; this end of the socket is control's alone.
+    // tokio requires a non-blocking socket; no other process shares this end.
     rustix::io::ioctl_fionbio(&process.link, true)?;
     let link_copy = rustix::io::dup(&process.link)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    // What tokio looks at with further system calls is made before the filter.
+    // tokio's sockets and pipes are created before the filter, because their creation needs further system calls.
     let entered = runtime.enter();
     let link_copy = UnixStream::from_std(std::os::unix::net::UnixStream::from(link_copy))?;
     let mut pipes = Vec::new();
@@ -114,7 +114,7 @@ async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore
     }
 }
 
-/// What the launcher says.
+/// Handles the launcher's messages until it closes the socket.
 async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl FnMut()) -> Result<(), StartError> {
     // tokio only waits on the socket; messages are received by the link.
     let receive = || match shared.launcher.link.receive(false) {
@@ -137,8 +137,8 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         ToProcess::Client { slot, .. } => {
             if let Some(fd) = fds.into_iter().next() {
                 shared.clients.add(slot, fd);
-                crate::vnc::renew(shared, slot);
-                // A process that is new while the machine is stopped must not run.
+                crate::vnc::restore_password(shared, slot);
+                // A process that starts while the machine is stopped must not run.
                 if shared.state() == RunState::Paused {
                     let clients = shared.clients.clone();
                     tokio::spawn(async move { clients.set_running(false).await });
@@ -151,10 +151,10 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             shared.event("X_BULKHEAD_DEVICE_DIED", &json!({ "device": name, "reason": reason, "restarts": restart }));
         }
         ToProcess::Answer { serial, result } => {
-            shared.launcher.answered(serial, result.map(Answer::Number).map_err(AskError::Refused))
+            shared.launcher.complete(serial, result.map(Answer::Number).map_err(AskError::Refused))
         }
-        ToProcess::Disks { serial, disks } => shared.launcher.answered(serial, Ok(Answer::Disks(disks, fds))),
-        ToProcess::Dropped { serial, rules } => shared.launcher.answered(serial, Ok(Answer::Dropped(rules))),
+        ToProcess::Disks { serial, disks } => shared.launcher.complete(serial, Ok(Answer::Disks(disks, fds))),
+        ToProcess::Dropped { serial, rules } => shared.launcher.complete(serial, Ok(Answer::Dropped(rules))),
         ToProcess::Unplugged { slot } => {
             shared.clients.remove(slot);
             shared.nics.remove(slot);
@@ -163,12 +163,12 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             let mut name = device.map_or("", |d| d.name.as_str()).to_owned();
             if device.is_some_and(|d| matches!(d.config, DeviceConfig::Usb { .. })) {
                 let id = std::mem::take(&mut *shared.usb_id.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-                // A control that is new does not know it.
+                // A restarted control does not know the client's id.
                 name = if id.is_empty() { name } else { id };
             }
             shared.event("DEVICE_DELETED", &json!({ "device": name, "path": format!("/machine/peripheral/{name}") }));
         }
-        ToProcess::Processes { serial, rows } => shared.launcher.answered(serial, Ok(Answer::Processes(rows))),
+        ToProcess::Processes { serial, rows } => shared.launcher.complete(serial, Ok(Answer::Processes(rows))),
         _ => {}
     }
 }

@@ -1,4 +1,4 @@
-//! What all QMP sessions share: the machine's plan, the connections to its processes, and what commands have changed.
+//! The state that all QMP sessions share: the machine's plan, the connections to its processes, and changes by commands.
 use crate::captures::Captures;
 use crate::clients::Clients;
 use crate::fdsets::FdSets;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 
-/// Whether the guest runs, as QMP tells it.
+/// The guest's run state (QMP's `query-status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunState {
     Prelaunch,
@@ -22,38 +22,38 @@ pub(crate) enum RunState {
     Paused,
 }
 
-/// What all sessions share.
+/// The state that all sessions share.
 pub(crate) struct Shared {
     pub(crate) plan: MachinePlan,
     pub(crate) clients: Clients,
     pub(crate) launcher: LauncherClient,
     pub(crate) state: Mutex<RunState>,
-    /// The network cards' settings.
+    /// The network cards' settings, from the plan and from commands.
     pub(crate) nics: Arc<Nics>,
-    /// Captures and traces that run.
+    /// Active captures and traces.
     pub(crate) captures: Arc<Captures>,
-    /// The VNC server's password, for its later lives.
+    /// The VNC server's password, which is sent to a restarted server.
     pub(crate) vnc_password: Mutex<Option<Vec<u8>>>,
-    /// What a USB controller that was added is called.
+    /// The client's id of the added USB controller; empty if none is known.
     pub(crate) usb_id: Mutex<String>,
     pub(crate) fdsets: Mutex<FdSets>,
-    /// Media that have come since the start, by drive: what their clients call them.
+    /// Names of the media that commands have inserted since the start, by drive; `None` for an ejected medium.
     pub(crate) media: Mutex<BTreeMap<String, Option<String>>>,
     pub(crate) events: broadcast::Sender<String>,
-    /// The last of them, for who cannot hold a connection: a stub domain has one.
+    /// The last events, for clients that cannot keep a connection open: a stub domain has only one connection.
     pub(crate) past: Mutex<Past>,
     pub(crate) recent: Recent,
-    /// The kernel's Landlock ABI.
+    /// The kernel's Landlock ABI; 0 without Landlock.
     pub(crate) landlock: i32,
 }
 
 impl Shared {
-    /// The slot of the first device whose configuration `pick` picks.
+    /// The slot of the first device whose configuration `pick` accepts.
     pub(crate) fn slot_of(&self, pick: impl Fn(&DeviceConfig) -> bool) -> Option<Slot> {
         self.plan.devices.iter().find(|d| pick(&d.config)).map(|d| d.slot)
     }
 
-    /// Whether the guest runs.
+    /// The run state, as the last `stop` or `cont` has set it.
     pub(crate) fn state(&self) -> RunState {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,7 +66,7 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// Sends an event to every client, and remembers it.
+    /// Sends an event to every client, and keeps it in `past`.
     pub(crate) fn event(&self, name: &str, data: &Value) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let event = json!({ "event": name, "data": data, "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() } });

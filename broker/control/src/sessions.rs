@@ -1,4 +1,4 @@
-//! QMP sessions that come over the vchan: packets of its process on one socket, a session for each client.
+//! QMP sessions over the vchan: its process sends the packets of all clients over one socket, and each client has a session.
 use crate::qmp::{self, Connection};
 use crate::session_state::Shared;
 use bulkhead_plan::SessionPacket;
@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, Interest, R
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
-/// Bytes between a session and the socket, in each direction.
+/// Bytes of the buffer between a session and the socket, in each direction.
 const ROOM: usize = 16 << 10;
 
-/// One session over the vchan: its number, where its bytes go, and the tasks that end with it.
+/// One session over the vchan: its number, the writer of its input, and its tasks, which are aborted with it.
 struct VchanSession {
     number: u8,
     input: WriteHalf<DuplexStream>,
@@ -48,13 +48,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
         match SessionPacket::from_u8(kind) {
             Some(SessionPacket::Begin) => current = Some(VchanSession::new(number, shared.clone(), bridge.clone())),
             Some(SessionPacket::Data) => {
-                // A session that does not take its bytes is at work on a command; the client waits with it.
+                // While a session executes a command it reads no input, and the client waits.
                 let taken = match &mut current {
                     Some(session) if session.number != number => false,
                     Some(session) => session.input.write_all(bytes).await.is_ok(),
                     None => false,
                 };
-                // Its session is over, or an earlier control had it: it must come again.
+                // The session has ended or belonged to the control before a restart, so the client must connect again.
                 if !taken {
                     current = None;
                     if send(&bridge, &[SessionPacket::End as u8, number]).await.is_err() {
@@ -68,7 +68,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, bridge: UnixStream) {
     }
 }
 
-/// What the session says, in packets.
+/// Sends the session's output, in packets.
 async fn forward(number: u8, mut output: ReadHalf<DuplexStream>, bridge: Arc<UnixStream>) {
     let mut packet = vec![0; SessionPacket::MAX];
     if let Some(head) = packet.first_chunk_mut::<{ SessionPacket::HEAD }>() {

@@ -1,4 +1,4 @@
-//! The VNC server, as QMP knows it (qapi/ui.json).
+//! Commands for the VNC server (qapi/ui.json).
 use crate::clients::CallError;
 use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
@@ -8,7 +8,7 @@ use bulkhead_plan::{DeviceConfig, MachinePlan, Slot, VncAddress};
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 
-/// The server's slot, where it listens, and whether it asks for a password.
+/// The server's slot, its listening address, and whether it requires a password.
 fn server(plan: &MachinePlan) -> Option<(Slot, &VncAddress, bool)> {
     plan.devices.iter().find_map(|d| match &d.config {
         DeviceConfig::Vnc { at, password, .. } => Some((d.slot, at, *password)),
@@ -16,8 +16,8 @@ fn server(plan: &MachinePlan) -> Option<(Slot, &VncAddress, bool)> {
     })
 }
 
-/// A process is new: if it is the server, it gets the password of its life before.
-pub(crate) fn renew(shared: &Arc<Shared>, slot: Slot) {
+/// Sends the password to a new process if it is the restarted server.
+pub(crate) fn restore_password(shared: &Arc<Shared>, slot: Slot) {
     let password = shared.vnc_password.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(password) = password.filter(|_| server(&shared.plan).is_some_and(|s| s.0 == slot)) else { return };
     let clients = shared.clients.clone();
@@ -43,7 +43,7 @@ impl Shared {
             None => Vec::new(),
         };
         let viewer = |address: &String| {
-            // `ADDRESS:PORT`, or nothing of a Unix socket.
+            // `ADDRESS:PORT`, or `unix` for a Unix socket.
             let (host, service) = address.rsplit_once(':').unwrap_or(("", ""));
             json!({ "family": family, "host": host.trim_matches(['[', ']']), "service": service, "websocket": false })
         };

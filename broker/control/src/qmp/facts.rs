@@ -1,4 +1,4 @@
-//! QMP reads facts, never what is for people: processes that call their registers anything give the same answers.
+//! Tests that QMP's answers come from facts and not from register names: processes with other register names give the same answers.
 use super::session::answer;
 use super::tests::{ask, shared};
 use super::*;
@@ -7,7 +7,7 @@ use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, DriveId, ImageFormat, Slot, VncAddress};
 use tonic::{Request, Response, Status};
 
-/// Every process at once: it knows a drive, vCPUs, viewers and the bus, and calls its registers by `label`.
+/// One server for every process: it reports a drive, vCPUs, viewers and the bus, and names its registers `label`.
 struct Everything {
     label: &'static str,
 }
@@ -78,7 +78,7 @@ impl v1::process_server::Process for Everything {
     }
 }
 
-/// A connection whose peer is known.
+/// A connection of a socket pair.
 struct Inherited(tokio::net::UnixStream);
 
 impl tonic::transport::server::Connected for Inherited {
@@ -217,7 +217,7 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
 
 #[test]
 fn a_device_that_does_not_answer_has_its_drives_all_the_same() {
-    // Nobody serves the slots: as after a process that stays dead.
+    // The slots have no server, as after a process that is not restarted.
     let s = machine();
     let block = ask(&s, r#"{"execute":"query-block"}"#);
     assert_eq!(block["return"][0]["device"], "ide-5632");

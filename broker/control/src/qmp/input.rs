@@ -1,4 +1,4 @@
-//! Input by QMP: send-key, input-send-event.
+//! Keyboard and pointer input by QMP: send-key, input-send-event, x-bulkhead-lights.
 use crate::clients::CallError;
 use crate::keys;
 use crate::outcome::{Outcome, QmpError};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 impl Shared {
-    /// x-bulkhead-lights.
+    /// x-bulkhead-lights: the state of the PS/2 keyboard's lights.
     pub(super) async fn lights(&self) -> Outcome {
         let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
         let slot = slot.ok_or_else(|| QmpError::generic("the guest has no keyboard"))?;
@@ -29,7 +29,7 @@ impl Shared {
         })
     }
 
-    /// send-key: presses up to 16 keys, and releases them in the opposite order.
+    /// send-key: presses up to 16 keys, and releases them in reverse order.
     pub(super) async fn send_key(&self, arguments: &Value) -> Outcome {
         let keys = arguments.get("keys").and_then(Value::as_array).filter(|k| !k.is_empty() && k.len() <= 16);
         let keys = keys.ok_or_else(|| QmpError::generic("keys must be a list of 1 to 16 keys"))?;
@@ -44,7 +44,7 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// input-send-event.
+    /// input-send-event: sends up to 256 events.
     pub(super) async fn input(&self, arguments: &Value) -> Outcome {
         let events = arguments.get("events").and_then(Value::as_array).filter(|e| e.len() <= 256);
         let events = events.ok_or_else(|| QmpError::generic("events must be a list of at most 256 events"))?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::sync::PoisonError;
 use tokio::io::AsyncReadExt as _;
 
-/// Most bytes of a picture: what a PNG of the largest mode can have.
+/// Most bytes of a picture: the largest possible PNG of the largest mode.
 const PICTURE: u64 = 64 << 20;
 
 fn failed_call(e: CallError) -> QmpError {
@@ -21,7 +21,7 @@ fn failed_call(e: CallError) -> QmpError {
 }
 
 impl Shared {
-    /// screendump: a PNG to a file of the dump directory or to a descriptor of add-fd.
+    /// screendump: writes a PNG to a file of the dump directory or to a descriptor of add-fd.
     pub(super) async fn screendump(&self, arguments: &Value) -> Outcome {
         let filename = arguments.get("filename").and_then(Value::as_str);
         let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
@@ -52,7 +52,7 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// x-bulkhead-screenshot: the PNG in the answer, in base 64.
+    /// x-bulkhead-screenshot: returns the PNG in the answer, in base 64.
     pub(super) async fn screenshot(&self) -> Outcome {
         let slot = self.slot_of(|c| c.kind().picture == Picture::Draws);
         let slot = slot.ok_or_else(|| QmpError::generic("this machine has no display"))?;
@@ -61,7 +61,7 @@ impl Shared {
         rustix::io::ioctl_fionbio(&read, true).map_err(|e| failed(e.into()))?;
         let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(read).map_err(failed)?;
         let token = self.launcher.give(slot, &write).await.map_err(QmpError::generic)?;
-        // The display's end is the only one then, and its closing ends the picture.
+        // The display's process then has the only writing end; closing it ends the picture.
         drop(write);
         let mut png = Vec::new();
         let mut pipe = pipe.take(PICTURE);

@@ -1,4 +1,4 @@
-//! One client's session: greeting, negotiation, framing, ids and errors as QEMU has them (docs/interop/qmp-spec).
+//! One client's session: greeting, negotiation, framing, ids and errors as in QEMU (docs/interop/qmp-spec).
 use super::version;
 use crate::json::{Piece, Splitter};
 use crate::outcome::QmpError;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, Interest};
 use tokio::net::UnixStream;
 
-/// A client's connection. Descriptors come over a socket only.
+/// A client's connection. Only a socket passes descriptors.
 pub(crate) enum Connection {
     Socket(UnixStream),
     Vchan(DuplexStream),
@@ -34,7 +34,7 @@ impl Connection {
     }
 }
 
-/// Answers one request of a client; its id comes back as it was.
+/// Answers one request of a client; the answer has the request's id.
 pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece, fd: Option<OwnedFd>) -> Value {
     let Piece::Object(text) = piece else {
         return json!({ "error": { "class": "GenericError", "desc": "JSON parse error" } });
@@ -73,7 +73,7 @@ pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece,
     reply
 }
 
-/// Receives bytes, and a descriptor that came with them.
+/// Receives bytes, and the descriptor sent with them, if any.
 fn receive(stream: &UnixStream, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -85,7 +85,7 @@ fn receive(stream: &UnixStream, buffer: &mut [u8]) -> std::io::Result<(usize, Op
     Ok((got.bytes, fd))
 }
 
-/// Serves one connection until the client goes.
+/// Serves one connection until the client closes it.
 pub(crate) async fn session(shared: Arc<Shared>, mut stream: Connection) {
     let greeting = json!({ "QMP": { "version": version(), "capabilities": [] } });
     if stream.write_all(format!("{greeting}\r\n").as_bytes()).await.is_err() {
