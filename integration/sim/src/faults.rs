@@ -1,9 +1,9 @@
-//! Faults of the disks' storage: what `dev-blk/src/backend/faulty.rs` looks at before each job.
+//! Injected faults of the disks' storage: the shared table that `dev-blk/src/backend/faulty.rs` reads before each job.
 use bulkhead_bus::faults::{FAULT_SIZE, FAULTS, Fault};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::io;
 
-/// The table of faults that the disks' storage looks at.
+/// The shared table of injected faults.
 #[derive(Debug)]
 pub struct Faults(OwnedFd);
 
@@ -20,7 +20,7 @@ impl Faults {
         Ok(Self(table))
     }
 
-    /// Another handle of the table.
+    /// Duplicates the handle of the table.
     pub fn another(&self) -> io::Result<Self> {
         Ok(Self(self.0.try_clone()?))
     }
@@ -29,13 +29,13 @@ impl Faults {
         place.saturating_mul(FAULT_SIZE) as u64
     }
 
-    /// From now on there is this fault in a place of the table, or none.
+    /// Sets or clears the fault in an entry of the table.
     pub fn set(&self, place: usize, fault: Option<Fault>) -> io::Result<()> {
         rustix::io::pwrite(&self.0, &fault.map_or([0; FAULT_SIZE], |f| f.to_bytes()), Self::at(place))?;
         Ok(())
     }
 
-    /// The fault in a place, with what it has counted.
+    /// The fault in an entry, with its counters.
     pub fn get(&self, place: usize) -> io::Result<Option<Fault>> {
         let mut bytes = [0; FAULT_SIZE];
         rustix::io::pread(&self.0, &mut bytes, Self::at(place))?;

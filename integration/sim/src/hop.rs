@@ -1,6 +1,6 @@
-//! `bulkhead-hop`: what a register access costs in time on this machine's processors. The simulated machine stands in Xen's place;
-//! an access is a read of port 92, a full hop from the broker to a device and back. Beside it one round trip of a single process,
-//! placed by the scheduler: the least that a device model in one piece would cost. `integration/bench/hop` builds and runs it.
+//! `bulkhead-hop`: measures the time of a register access on this host's processors, with the simulated machine instead of Xen. An
+//! access is a read of port 92, a full hop from the broker to a device and back. For comparison it measures one round trip to a single
+//! process that the scheduler places: the lower bound for a device model in one process. `integration/bench/hop` builds and runs it.
 //!
 //!     bulkhead-hop [--accesses N] [--placement WORD]... [--vcpus N]... [--load idle|loaded]...
 use bulkhead_sim::{Options, Sim};
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, String>;
 
-/// How long it runs before it is measured: the launcher has looked at the load by then.
+/// Time before the measurement, in which the launcher reads the load.
 const WARM: Duration = Duration::from_millis(1500);
-/// A port that the platform's device alone answers.
+/// A port of the platform's device.
 const PORT: u64 = 0x92;
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What shall be measured.
+/// The measurements that the arguments select.
 struct Wanted {
     accesses: usize,
     placements: Vec<String>,
@@ -71,11 +71,11 @@ impl Wanted {
     }
 }
 
-/// Microseconds of each access, and what the kernel did meanwhile.
+/// Microseconds of each access, and the context switches.
 struct Measured {
     times: Vec<f64>,
     seconds: f64,
-    /// Of broker and device, for an access: sleeps, and times that another took the processor.
+    /// Voluntary and involuntary context switches of broker and device, per access.
     switches: Option<(f64, f64)>,
 }
 
@@ -92,7 +92,7 @@ fn table(wanted: &Wanted) -> Outcome<()> {
     println!("|---|---|---|---|---|---|---|---|");
     for loaded in &wanted.loads {
         let load = if *loaded { "a busy process per processor" } else { "idle" };
-        // Ended when they are dropped.
+        // The load ends when this is dropped.
         let _others =
             if *loaded { processors()?.into_iter().map(Busy::start).collect::<Outcome<Vec<_>>>()? } else { Vec::new() };
         row(load, "one process, placed by the scheduler", 1, single(wanted.accesses)?);
@@ -124,7 +124,7 @@ fn row(load: &str, who: &str, vcpus: usize, mut measured: Measured) {
     println!("| {load} | {who} | {vcpus} | {:.1} | {:.1} | {rate:.0} | {slept} | {taken} |", at(50), at(99));
 }
 
-/// The simulated machine: all vCPUs ask all the time.
+/// Measures the simulated machine with all vCPUs accessing the port continuously.
 fn machine(accesses: usize, placement: &str, vcpus: usize) -> Outcome<Measured> {
     let fail = |e: bulkhead_sim::SimError| e.to_string();
     let smp = vcpus.to_string();
@@ -158,7 +158,7 @@ fn machine(accesses: usize, placement: &str, vcpus: usize) -> Outcome<Measured> 
     Ok(Measured { times, seconds, switches: Some((each(after.0, before.0), each(after.1, before.1))) })
 }
 
-/// Sleeps and pre-emptions of broker and platform.
+/// Voluntary and involuntary context switches of broker and platform.
 fn switches(sim: &Sim) -> (u64, u64) {
     let (mut slept, mut taken) = (0u64, 0u64);
     for pid in ["broker", "platform"].iter().filter_map(|role| sim.process(role)) {
@@ -171,7 +171,7 @@ fn switches(sim: &Sim) -> (u64, u64) {
     (slept, taken)
 }
 
-/// One process that answers, by a doorbell each way, as a device model does that nothing stands in front of.
+/// Measures one process that answers through a doorbell in each direction, as a device model without a broker.
 fn single(accesses: usize) -> Outcome<Measured> {
     let bell = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| e.to_string());
     let (request, reply) = (bell()?, bell()?);
@@ -220,18 +220,18 @@ fn ring(fd: impl AsFd) {
     let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
 }
 
-/// This program in another part.
+/// A command that runs this program in another role.
 fn itself(part: &str) -> Outcome<Command> {
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
     command.arg(part);
     Ok(command)
 }
 
-/// A process that is ended with its owner.
+/// A child process that is killed when this is dropped.
 struct Busy(Child);
 
 impl Busy {
-    /// One that never sleeps, on this processor.
+    /// Starts a process that never sleeps, on this processor.
     fn start(processor: usize) -> Outcome<Self> {
         let child = itself("--busy")?.stdin(Stdio::null()).spawn().map_err(|e| e.to_string())?;
         let mut only = CpuSet::new();
@@ -256,7 +256,7 @@ fn busy() -> Outcome<()> {
     }
 }
 
-/// The processors that this process may use.
+/// The processors of this process's affinity mask.
 fn processors() -> Outcome<Vec<usize>> {
     let all = sched_getaffinity(None).map_err(|e| e.to_string())?;
     Ok((0..CpuSet::MAX_CPU).filter(|n| all.is_set(*n)).collect())

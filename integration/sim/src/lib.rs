@@ -1,6 +1,6 @@
 //! The simulated machine. The launcher, control, the broker and every device are the real processes in their real
-//! sandboxes; what is simulated is Xen: the ioreq pages are a memfd, events are an eventfd, device model operations
-//! arrive as text on a socket, guest memory is a memfd, and time moves only when it is told to.
+//! sandboxes; only Xen is simulated: the ioreq pages are a memfd, events are an eventfd, device model operations
+//! arrive as text on a socket, guest memory is a memfd, and the clock moves only on request.
 
 mod faults;
 pub mod libqtest;

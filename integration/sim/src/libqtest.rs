@@ -1,5 +1,5 @@
-//! What QEMU's own qtest programs (libqtest) expect of the program in `QTEST_QEMU_BINARY`: it connects to two sockets of
-//! theirs, one for the qtest protocol and one for QMP, and ends with status 0 when it is told to (SIGTERM).
+//! The interface that QEMU's own qtest programs (libqtest) expect of the program in `QTEST_QEMU_BINARY`: it connects to two
+//! sockets of theirs, one for the qtest protocol and one for QMP, and ends with status 0 on SIGTERM.
 mod boot;
 mod drives;
 mod monitor;
@@ -11,7 +11,7 @@ pub use monitor::{Monitor, Restart, answer_probe};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// An option's value: keys and values, the first key implied.
+/// An option's value: keys and values; the first key may be omitted.
 #[derive(Clone, Debug, Default)]
 struct Pairs(Vec<(String, String)>);
 
@@ -30,7 +30,7 @@ impl Pairs {
     }
 }
 
-/// Options that are libqtest's own, not the machine's, and whether a value follows.
+/// Options of libqtest that bulkhead-dm does not take, and whether a value follows.
 const FOREIGN: [(&str, bool); 9] = [
     ("-vga", true),
     ("-uuid", true),
@@ -43,29 +43,29 @@ const FOREIGN: [(&str, bool); 9] = [
     ("-trace", true),
 ];
 
-/// libqtest's arguments, taken apart.
+/// The parsed arguments of libqtest.
 #[derive(Debug, Default)]
 pub struct Invocation {
-    /// The socket of the qtest protocol; without it that is standard input and output.
+    /// The socket of the qtest protocol; without it, the protocol uses standard input and output.
     pub qtest: Option<String>,
-    /// The socket on which QMP's client waits.
+    /// The socket on which QMP's client listens.
     pub qmp: Option<String>,
-    /// What is left for bulkhead-dm.
+    /// The arguments for bulkhead-dm.
     pub machine: Vec<String>,
-    /// The far ends of cables that nobody named: they listen, and say nothing.
+    /// The far ends of the cables of network cards without `netdev=`: they listen and send nothing.
     pub cables: Vec<UnixListener>,
-    /// There is no machine: somebody asks which there are.
+    /// The test only queries the available machines; none is started.
     pub probe: bool,
     /// The disks' storage has a debugging back end.
     pub debugged: bool,
-    /// Faults that it has from the start.
+    /// Faults of the debugging back end from the start.
     pub scripted: Vec<Scripted>,
-    /// What the first life is given beside the later ones.
+    /// Arguments that only the first start gets.
     boot: Boot,
 }
 
 impl Invocation {
-    /// Takes `arguments` apart. A network card without `netdev=` gets a cable that ends in `dir`.
+    /// Parses `arguments`. A network card without `netdev=` gets a socket in `dir`.
     pub fn parse(arguments: impl IntoIterator<Item = String>, dir: &Path) -> Result<Self, String> {
         let mut this = Self::default();
         let (mut drives, mut typed) = (Drives::default(), false);
@@ -87,7 +87,7 @@ impl Invocation {
                     let text = value()?;
                     let path = text.split(',').find_map(|p| p.strip_prefix("path="));
                     match path {
-                        // A server is the machine's own.
+                        // A server's socket is created by the machine itself.
                         Some(path) if !text.contains("server") => this.qmp = Some(path.to_owned()),
                         _ => this.machine.extend([argument, text]),
                     }
@@ -153,14 +153,14 @@ impl Invocation {
         Ok(this)
     }
 
-    /// bulkhead-dm's arguments in the machine's first life, or in a later one.
+    /// bulkhead-dm's arguments for the machine's first start, or for one after a reset.
     pub fn arguments(&self, first: bool) -> Vec<String> {
         self.machine.iter().cloned().chain(self.boot.arguments(first)).collect()
     }
 }
 
-/// Ends the qtest session, as the end of its input would, when the program is told to end.
-pub fn end_when_told(stream: UnixStream) -> std::io::Result<()> {
+/// Ends the qtest session on SIGTERM, as the end of its input does.
+pub fn end_on_sigterm(stream: UnixStream) -> std::io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
     std::thread::spawn(move || {
         for _ in &mut signals {

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything may take.
+/// Longest time of any wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What went wrong.
+/// A failed step of the simulated machine or its start, as text.
 #[derive(Debug)]
 pub struct SimError(pub String);
 
@@ -35,16 +35,16 @@ impl<E: Into<std::io::Error>> From<E> for SimError {
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, SimError>;
 
-/// What the machine shall be.
+/// The configuration of a machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Arguments for bulkhead-dm, as libxl would give them, less the domid.
+    /// Arguments for bulkhead-dm, as libxl passes them, without the domid.
     pub arguments: Vec<String>,
     /// Bytes of RAM from address 0.
     pub memory: usize,
     /// The disks' storage has faults when it is told to, see [`Sim::faults`].
     pub faults: bool,
-    /// Where bulkhead-dm and bulkhead-roles are.
+    /// The directory of bulkhead-dm and bulkhead-roles.
     pub binaries: PathBuf,
 }
 
@@ -83,9 +83,9 @@ pub struct Sim {
     pub isa: [bool; 16],
     /// Levels of the PCI pins by (device, pin).
     pub intx: BTreeMap<(u8, u8), bool>,
-    /// All lines of the trace that are neither claims nor answers, in order.
+    /// The lines of the trace that are neither claims nor answers, in order.
     pub trace_lines: Vec<String>,
-    /// Rising edges, in order, of ISA interrupts; cleared by whoever reads it.
+    /// Level changes of the ISA interrupts, in order: number and new level; the reader clears it.
     pub edges: Vec<(u8, bool)>,
     now: u64,
     address: u32,
@@ -137,7 +137,7 @@ impl Sim {
         command.arg("-chardev").arg(format!("socket,id=sim,path={},server=on,wait=off", qmp.display()));
         command.args(["-mon", "chardev=sim,mode=control"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        // What is ours alone must not reach the next machine that this process starts.
+        // The next machine that this process starts must not inherit these descriptors.
         let table = faults.iter().map(AsFd::as_fd);
         for fd in [pages_fd.as_fd(), kick.as_fd(), theirs.as_fd(), ram_fd.as_fd()].into_iter().chain(table) {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
@@ -187,7 +187,7 @@ impl Sim {
         })
     }
 
-    /// What the machine has logged so far.
+    /// The log of the machine so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
@@ -204,17 +204,17 @@ impl Sim {
         Ok(())
     }
 
-    /// Where QMP listens.
+    /// The path of the QMP socket.
     pub fn qmp_socket(&self) -> &Path {
         &self.qmp
     }
 
-    /// The launcher's pid.
+    /// The process id of the launcher.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Takes the device model's operations that have arrived, until `done` returns true for a line.
+    /// Handles arriving device model operations until `done` returns true for a line.
     fn follow(&mut self, mut done: impl FnMut(&str) -> bool) -> Result<String> {
         loop {
             let mut bytes = [0; 256];
@@ -262,7 +262,7 @@ impl Sim {
         }
     }
 
-    /// Takes what has arrived without waiting.
+    /// Handles the device model operations that have arrived, without waiting.
     pub fn catch_up(&mut self) {
         let poll = |fd: &OwnedFd| {
             let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
@@ -281,7 +281,7 @@ impl Sim {
         at.is_some_and(|((s, _), end)| *s == space && last <= *end)
     }
 
-    /// One request in vCPU `vcpu`'s slot, as Xen would put it, and its answer. `None`: nobody has claimed it.
+    /// Sends one request in vCPU `vcpu`'s slot, as Xen does, and returns its answer; `None` if no device has claimed the address.
     pub fn request(&mut self, vcpu: usize, request: Ioreq) -> Result<Option<u64>> {
         self.catch_up();
         let span = u64::from(request.count).saturating_mul(u64::from(request.size)).max(1);
@@ -309,18 +309,18 @@ impl Sim {
         self.await_done(vcpu).map(Some)
     }
 
-    /// Puts a request without waiting for the answer.
+    /// Sends a request without waiting for the answer.
     pub fn put(&mut self, vcpu: usize, request: Ioreq) {
         let at = 4096usize.saturating_add(vcpu.saturating_mul(32));
         let ready = Ioreq { bits: request.bits.with_state(ioreq::STATE_IOREQ_NONE), ..request };
         let _ = self.pages.write(at, &ready);
-        // The state last, as Xen does it.
+        // Like Xen, it writes the state last.
         let bits = request.bits.with_state(ioreq::STATE_IOREQ_READY).into_bits();
         let _ = self.pages.copy_in(at.saturating_add(ioreq::IOREQ_BITS_AT), &[bits]);
         let _ = rustix::io::write(&self.kick, &1u64.to_ne_bytes());
     }
 
-    /// Waits for the answer to a request that was put.
+    /// Waits for the answer to the request in vCPU `vcpu`'s slot.
     pub fn await_done(&mut self, vcpu: usize) -> Result<u64> {
         let want = format!("done {vcpu}");
         self.follow(|line| line == want)?;
@@ -333,7 +333,7 @@ impl Sim {
         Ok(answer.data)
     }
 
-    /// Waits for the answer to any request that was put, and says whose it was.
+    /// Waits for the answer to any pending request; returns the number of its vCPU.
     pub fn await_any(&mut self) -> Result<usize> {
         let line = self.follow(|line| line.starts_with("done "))?;
         let vcpu = line.strip_prefix("done ").and_then(|n| n.parse().ok()).ok_or(SimError(line))?;
@@ -342,12 +342,12 @@ impl Sim {
         Ok(vcpu)
     }
 
-    /// Builds a simple request.
+    /// Builds a request for one access of `size` bytes.
     pub fn simple(kind: u8, addr: u64, size: u32, data: u64, read: bool) -> Ioreq {
         Ioreq { addr, data, count: 1, size, vp_eport: 1, pad0: 0, bits: IoreqBits::new().with_read(read), kind }
     }
 
-    /// Reads a port of vCPU 0's; all ones where nobody is.
+    /// Reads a port on vCPU 0; returns all ones if no device claims the port.
     pub fn port_read(&mut self, port: u16, size: u32) -> Result<u32> {
         if (0xcfc..0xd00).contains(&port) && self.address >> 31 != 0 {
             return self.config_read_at(port, size);
@@ -356,10 +356,10 @@ impl Sim {
         Ok(value.map_or(u32::MAX, |v| v as u32) & mask(size))
     }
 
-    /// Writes a port.
+    /// Writes a port on vCPU 0.
     pub fn port_write(&mut self, port: u16, size: u32, value: u32) -> Result<()> {
         if port == 0xcf8 && size == 4 {
-            // Xen latches it.
+            // Xen latches the address.
             self.address = value;
             return Ok(());
         }
@@ -439,7 +439,7 @@ impl Sim {
         Ok(())
     }
 
-    /// Guest memory directly, without any device.
+    /// The guest's RAM, for direct access without a device.
     pub fn ram(&self) -> &SharedArea {
         &self.ram
     }
@@ -455,7 +455,7 @@ impl Sim {
         answer.strip_prefix("result ").and_then(|n| n.parse().ok()).ok_or(SimError(answer))
     }
 
-    /// The machine's clock.
+    /// The time of the machine's clock.
     pub fn now(&self) -> u64 {
         self.now
     }
@@ -466,7 +466,7 @@ impl Sim {
         Ok((deadline != u64::MAX).then_some(deadline))
     }
 
-    /// Moves the clock to `now`, stopping at every deadline on the way.
+    /// Moves the clock to `now`, and stops at every deadline before it.
     pub fn advance_to(&mut self, now: u64) -> Result<()> {
         for _ in 0..100_000 {
             match self.next_deadline()? {
@@ -519,7 +519,7 @@ impl Sim {
         serde_json::from_str(&line).map_err(|e| SimError(format!("{e}: {line}")))
     }
 
-    /// Pids of the processes of a role, from /proc.
+    /// Names and process ids of the launcher's children, from /proc.
     pub fn processes(&self) -> Vec<(String, i32)> {
         let mut found = Vec::new();
         let tasks =
@@ -532,12 +532,12 @@ impl Sim {
         found
     }
 
-    /// The process of a role that has only one.
+    /// The process id of a role that has only one process.
     pub fn process(&self, role: &str) -> Option<i32> {
         self.processes().into_iter().find(|(r, _)| r == role).map(|(_, pid)| pid)
     }
 
-    /// Kills the process of a role, as nothing can catch; returns its number.
+    /// Kills the process of a role by SIGKILL; returns its process id.
     pub fn kill(&self, role: &str) -> Result<i32> {
         let old = self.process(role).ok_or_else(|| SimError(format!("no {role} runs:\n{}", self.log())))?;
         if let Some(pid) = rustix::process::Pid::from_raw(old) {
@@ -546,7 +546,7 @@ impl Sim {
         Ok(old)
     }
 
-    /// Kills the process of a role, and waits until another has its place. What that one takes over, it may not have yet.
+    /// Kills the process of a role, and waits for the new process, which may not have restored its state yet.
     pub fn replace(&self, role: &str) -> Result<()> {
         let old = self.kill(role)?;
         let end = Instant::now().checked_add(PATIENCE);
@@ -559,7 +559,7 @@ impl Sim {
         Ok(())
     }
 
-    /// Ends the launcher as libxl does; returns its status.
+    /// Ends the launcher by SIGHUP, as libxl does; returns its exit status.
     pub fn end(&mut self) -> Result<std::process::ExitStatus> {
         if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0)) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::HUP);
@@ -587,7 +587,7 @@ fn mask(size: u32) -> u32 {
     if size >= 4 { u32::MAX } else { (1u32 << (size.wrapping_mul(8) & 31)).wrapping_sub(1) }
 }
 
-/// A number as C writes it.
+/// Parses a number in C's notation: decimal, octal after `0`, hexadecimal after `0x`.
 pub(crate) fn parse(text: &str) -> Option<u64> {
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),

@@ -19,13 +19,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The machine in its present life.
+/// The running machine, which a reset replaces by a new one.
 #[derive(Clone)]
 struct Lives {
     sim: Arc<Mutex<Sim>>,
-    /// What a later life is given.
+    /// The configuration for a start after a reset.
     next: Options,
-    /// Every process of the lives before has lived.
+    /// No process of the earlier machines has died.
     lived: Arc<Mutex<bool>>,
 }
 
@@ -43,7 +43,7 @@ impl Lives {
 }
 
 impl libqtest::Restart for Lives {
-    /// As on Xen: a guest that is reset is a new domain with a new device model.
+    /// Starts a new machine: on Xen, a reset guest is a new domain with a new device model.
     fn restart(&mut self) -> Result<PathBuf, SimError> {
         let mut sim = self.sim();
         self.end(&mut sim);
@@ -52,7 +52,7 @@ impl libqtest::Restart for Lives {
     }
 }
 
-/// Carries out the lines; whether every process lived.
+/// Executes the lines of the input; returns whether no process has died.
 fn run() -> Result<bool, String> {
     let dir = tempfile::tempdir().map_err(|e| format!("a directory for sockets: {e}"))?;
     let invocation = libqtest::Invocation::parse(std::env::args().skip(1), dir.path())?;
@@ -85,7 +85,7 @@ fn run() -> Result<bool, String> {
                     };
                     std::thread::spawn(|| monitor.run());
                 }
-                libqtest::end_when_told(stream.try_clone()?)?;
+                libqtest::end_on_sigterm(stream.try_clone()?)?;
                 Ok::<_, std::io::Error>((BufReader::new(stream.try_clone()?), stream))
             };
             let (lines, mut out) = connect().map_err(|e| format!("{path}: {e}"))?;
@@ -100,13 +100,13 @@ fn run() -> Result<bool, String> {
     Ok(lives.end(&mut sim))
 }
 
-/// Somebody asks which machines there are: none is started.
+/// Answers a query for the available machines, without a machine.
 fn probe(qtest: &str, qmp: Option<&str>) -> std::io::Result<()> {
     let stream = UnixStream::connect(qtest)?;
     if let Some(qmp) = qmp.map(str::to_owned) {
         std::thread::spawn(move || libqtest::answer_probe(&qmp));
     }
-    libqtest::end_when_told(stream.try_clone()?)?;
+    libqtest::end_on_sigterm(stream.try_clone()?)?;
     let mut out = stream.try_clone()?;
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
         writeln!(out, "{}", if line == "endianness" { "OK little" } else { "FAIL there is no machine" })?;
@@ -114,9 +114,9 @@ fn probe(qtest: &str, qmp: Option<&str>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Ends a machine, and says what its devices have been asked and which of them died.
+/// Ends a machine, and prints the accesses of each device and the devices that have died.
 fn end(sim: &mut Sim) -> bool {
-    // What reached nobody has not been tried.
+    // A test that has reached no device has tested nothing.
     let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap_or_default();
     for name in rows
         .pointer("/return/processes")
@@ -132,7 +132,7 @@ fn end(sim: &mut Sim) -> bool {
             eprintln!("reached {name} {}", accesses.saturating_add(posted));
         }
     }
-    // A device that died was started again: the replies alone do not tell.
+    // A device that died was restarted, which the replies do not show.
     let died: Vec<String> = sim
         .log()
         .lines()

@@ -3,13 +3,13 @@ use crate::Sim;
 use crate::machine::parse;
 use std::fmt::Write as _;
 
-/// Carries out lines of the protocol; it keeps what they have set.
+/// Executes lines of the protocol, and keeps the state that they set.
 #[derive(Debug, Default)]
 pub struct Interpreter {
-    /// Interrupts are reported (`irq_intercept_in`).
+    /// Whether interrupts are reported (`irq_intercept_in`).
     intercept: bool,
-    /// What port 0xcf8 was given. QEMU takes its lowest two bits for part of the address, and its tests use that; on a bus
-    /// they are zero, and the data port tells the byte.
+    /// The last value written to port 0xcf8. QEMU uses its lowest two bits as part of the address, and its tests depend on that; on a
+    /// real bus they are zero, and the data port selects the byte.
     address: u32,
 }
 
@@ -17,7 +17,7 @@ pub struct Interpreter {
 const MAX: u64 = 64 << 20;
 
 impl Interpreter {
-    /// Carries one line out; returns the lines to print, the reply last. `None`: the line is blank.
+    /// Executes one line; returns the lines to print, with the reply last, or `None` for a blank line.
     pub fn line(&mut self, sim: &mut Sim, line: &str) -> Option<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let name = *words.first()?;
@@ -37,7 +37,7 @@ impl Interpreter {
         Some(out)
     }
 
-    /// Addresses byte `i` of an access whose address has low bits; the port for it.
+    /// Selects the register of byte `i` of an access whose address has low bits; returns the data port of the byte.
     fn byte(&self, sim: &mut Sim, i: u32) -> Result<u16, crate::SimError> {
         let at = self.address.wrapping_add(i);
         sim.port_write(0xcf8, 4, at & !3)?;

@@ -1,5 +1,5 @@
-//! Takes the place of a role: learns from descriptor 3 which layers of the sandbox to put on and what to try, tries it,
-//! and says how it went: one byte, 0 for success, else the errno. If the filter kills it, it says nothing.
+//! A hostile program instead of a role: reads from descriptor 3 the layers of the sandbox to apply and the attempt to make, makes
+//! it, and reports the result as one byte, 0 for success, else the errno. It reports nothing if the filter kills it.
 use bulkhead_plan::Level;
 use bulkhead_policy::{Sandbox, profile};
 use bulkhead_xen_abi::ioctl;
@@ -8,7 +8,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 fn main() {
     let role = std::env::args().next().unwrap_or_default();
-    // SAFETY: whoever starts this program gives it the socket as descriptor 3.
+    // SAFETY: the starter of this program passes the socket as descriptor 3.
     let socket = unsafe { OwnedFd::from_raw_fd(3) };
     let mut bytes = [0; 1024];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -42,11 +42,11 @@ fn main() {
     }
     let outcome = attempt_of(attempt, fd);
     let _ = rustix::io::write(&socket, &[outcome]);
-    // SAFETY: ends the process without anything that the filter would refuse.
+    // SAFETY: ends the process by a system call that the filter allows.
     unsafe { libc::_exit(0) }
 }
 
-/// Tries one thing, some of them with the descriptor `fd`: 0 if it worked, else the errno.
+/// Makes one attempt, in some cases with the descriptor `fd`; returns 0 if it worked, else the errno.
 fn attempt_of(name: &str, fd: i32) -> u8 {
     let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(254) as u8;
     let (name, argument) = name.split_once('=').unwrap_or((name, "0"));
@@ -95,7 +95,7 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "more privileges" => i64::from(libc::setuid(0)),
             "a thread" => libc::syscall(libc::SYS_clone3, 0, 0).max(if errno() == libc::EINVAL as u8 { 0 } else { -1 }),
             "device model operation" => {
-                // How many vCPUs has it? (XEN_DMOP_nr_vcpus: nothing changes.)
+                // XEN_DMOP_nr_vcpus, which changes nothing.
                 let mut op = [20u64, 0, 0, 0];
                 let buf = ioctl::DmOpBuf { uptr: op.as_mut_ptr() as u64, size: 32 };
                 let arg = ioctl::DmOpArg { dom: number as u16, num: 1, pad: 0, ubufs: (&raw const buf) as u64 };
@@ -127,7 +127,7 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "bind an event channel" => {
                 let arg = ioctl::BindInterdomain { remote_domain: number as u32, remote_port: 1 };
                 let port = libc::ioctl(fd, u64::from(ioctl::EVTCHN_BIND_INTERDOMAIN), &raw const arg);
-                // A port that does not fit is refused by Xen: the way there was open.
+                // EINVAL is Xen's answer to the port, so the sandbox has let the call pass.
                 if port < 0 && errno() == libc::EINVAL as u8 { 0 } else { i64::from(port) }
             }
             "name a granted page" => {
@@ -150,7 +150,7 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                     pad: 0,
                 };
                 let arg = ioctl::GntdevCopy { count: 1, pad: 0, segments: (&raw mut segment) as u64 };
-                // (Whether the page is granted is the guest's affair: the way there was open.)
+                // (The ioctl succeeds even if the guest has not granted the page: the sandbox has let the call pass.)
                 i64::from(libc::ioctl(fd, u64::from(ioctl::GNTDEV_GRANT_COPY), &raw const arg))
             }
             "write a frame" => {

@@ -1,11 +1,11 @@
-//! Puts a hostile program in the place of a process and sees how one attempt of it ends.
+//! Runs a hostile program instead of a device's process, and returns the result of one attempt.
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
 pub use bulkhead_policy::Ids;
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It succeeded.
@@ -18,10 +18,10 @@ pub enum Outcome {
     NotEntered,
 }
 
-/// Starts `executable` (bulkhead-hostile) as `role`; it puts on `layer` and tries `attempt`, with `fd` in its hands.
+/// Starts `executable` (bulkhead-hostile) as `role`; it applies `layer` of the sandbox and makes `attempt`, with the descriptor `fd`.
 ///
 /// # Errors
-/// If the process could not be started or talked to.
+/// If the process cannot be started or its socket fails.
 pub fn run(
     executable: BorrowedFd<'_>,
     role: &str,
@@ -67,7 +67,7 @@ pub fn run(
     })
 }
 
-/// The user of a sandboxed process: of the range if we may choose.
+/// User and group of the hostile process: unused numbers if this process is root's, else its own.
 pub fn ids() -> Option<Ids> {
     let uid = rustix::process::geteuid().as_raw();
     Some(if uid == 0 {
