@@ -113,8 +113,9 @@ usbctrl() {
     usleep 500000; points 'GUEST-POINTS x=32767 y=8212 wheel=0 buttons= 272:1 272:0' || { trouble uc; bulkhead inspect uc usb; return 1; }
     p=$(role_pid uc usb); kill -KILL "$p"; await 80 new_role uc usb "$p" || { trouble uc; return 1; }
     say killed; await 240 said uc GUEST-SECOND || { trouble uc; return 1; }
-    $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 0 399 0 pointer 0 399 1 pointer 0 399 0 || return 1
-    usleep 500000; points 'GUEST-AGAIN-POINTS x=0 y=32767 wheel=0 buttons= 272:1 272:0' || { trouble uc; bulkhead inspect uc usb; return 1; }
+    again() { "$tools/bulkhead-bed" vnc "$at" pointer 10 10 0 pointer 0 399 0 pointer 0 399 1 pointer 0 399 0; said uc 'GUEST-AGAIN-POINTS'; }
+    await 160 again || { trouble uc; bulkhead inspect uc usb; return 1; }
+    said uc 'GUEST-AGAIN-POINTS x=0 y=32767 wheel=0 buttons=.* 272:0' || { trouble uc; return 1; }
     await 240 gone uc || { trouble uc; return 1; }
     exec 6>&-; cat /run/uc.out; await 20 nothing_left
 }
