@@ -2,7 +2,7 @@
 use crate::outcome::Outcome;
 use crate::session_state::Shared;
 use bulkhead_control_api::v1;
-use bulkhead_plan::{DeviceConfig, DriveConfig, Slot};
+use bulkhead_plan::{DriveConfig, Slot};
 use serde_json::{Value, json};
 use std::sync::PoisonError;
 
@@ -21,11 +21,8 @@ impl Shared {
     /// All drives that have not been unplugged.
     async fn drives(&self) -> Vec<DriveFacts> {
         let mut all = Vec::new();
-        let controllers = self.plan.devices.iter().filter_map(|d| match &d.config {
-            DeviceConfig::Ide { drives } => Some((d.slot, drives)),
-            _ => None,
-        });
-        let controllers: Vec<(Slot, &Vec<DriveConfig>)> = controllers.collect();
+        let controllers = self.plan.devices.iter().map(|d| (d.slot, d.config.facets().drives));
+        let controllers: Vec<(Slot, &[DriveConfig])> = controllers.filter(|(_, drives)| !drives.is_empty()).collect();
         for (slot, drives) in controllers {
             let facts = self.clients.facts(slot).await.map(|f| f.drives);
             for config in drives {

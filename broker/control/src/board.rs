@@ -5,7 +5,7 @@ use crate::session_state::Shared;
 use bulkhead_bus::UsbDevice;
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
-use bulkhead_plan::{BROKER, DeviceConfig, Slot};
+use bulkhead_plan::{BROKER, Slot, Starts, kind};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -17,7 +17,7 @@ const UHCI: &str = "piix3-usb-uhci";
 
 impl Shared {
     fn board(&self) -> Option<Slot> {
-        self.slot_of(|c| matches!(c, DeviceConfig::Platform { .. }))
+        self.slot_of(|c| std::ptr::eq(c.kind(), &kind::PLATFORM))
     }
 
     /// The numbers of the plugged-in vCPUs, from the board's process.
@@ -65,10 +65,8 @@ impl Shared {
 
     /// Slot of the USB controller that may be added, and its device number on bus 0.
     fn added_usb(&self) -> Option<(Slot, u8)> {
-        self.plan.devices.iter().find_map(|d| match d.config {
-            DeviceConfig::Usb { device, added: true, .. } => Some((d.slot, device)),
-            _ => None,
-        })
+        let added = self.plan.devices.iter().filter(|d| d.config.starts() == Starts::WhenAdded);
+        added.filter_map(|d| Some((d.slot, d.config.facets().usb?))).next()
     }
 
     /// device_add of a USB controller, which libxl sends for `usbctrl` of the type devicemodel.
@@ -110,7 +108,7 @@ impl Shared {
             .and_then(Value::as_str)
             .filter(|id| !id.is_empty())
             .ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
-        let slot = self.plan.devices.iter().find(|d| matches!(d.config, DeviceConfig::Usb { .. })).map(|d| d.slot);
+        let slot = self.slot_of(|c| c.facets().usb.is_some());
         let slot = slot.ok_or_else(|| QmpError::generic("the guest has no USB controller"))?;
         let call = Call::PlugUsb(v1::UsbPlug { id: id.to_owned(), driver: driver.to_owned() });
         let done = self.clients.call(slot, call).await.map_err(|e| match e {

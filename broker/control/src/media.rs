@@ -4,7 +4,7 @@ use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
-use bulkhead_plan::{DeviceConfig, DriveConfig, Slot};
+use bulkhead_plan::{DriveConfig, Slot};
 use rustix::fd::{AsFd as _, OwnedFd};
 use serde_json::{Value, json};
 use std::sync::PoisonError;
@@ -42,11 +42,9 @@ impl Shared {
     fn cd_drive(&self, arguments: &Value) -> Result<(Slot, DriveConfig), QmpError> {
         let id = ["id", "device"].iter().find_map(|key| arguments.get(key)).and_then(Value::as_str);
         let id = id.ok_or_else(|| QmpError::generic("Parameter 'id' is missing"))?;
-        let drive = self.plan.devices.iter().find_map(|d| match &d.config {
-            DeviceConfig::Ide { drives } => {
-                drives.iter().find(|drive| drive.id == id).map(|drive| (d.slot, drive.clone()))
-            }
-            _ => None,
+        let drive = self.plan.devices.iter().find_map(|d| {
+            let drive = d.config.facets().drives.iter().find(|drive| drive.id == id)?;
+            Some((d.slot, drive.clone()))
         });
         let (slot, drive) = drive.ok_or_else(|| QmpError::not_found(format!("Device '{id}' not found")))?;
         if !drive.cdrom {

@@ -1,6 +1,6 @@
 //! The settings of network cards: link state and filter rules.
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
+use bulkhead_plan::{MachinePlan, Slot};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -13,10 +13,7 @@ pub(crate) struct Nics {
 impl Nics {
     /// Takes the settings from the machine's plan.
     pub(crate) fn new(plan: &MachinePlan) -> Self {
-        let settings = plan.devices.iter().filter_map(|d| match &d.config {
-            DeviceConfig::Nic { settings, .. } => Some((d.slot, settings.clone())),
-            _ => None,
-        });
+        let settings = plan.devices.iter().filter_map(|d| Some((d.slot, d.config.facets().nic?.clone())));
         Self { settings: Mutex::new(settings.collect()) }
     }
 

@@ -13,8 +13,7 @@ impl Shared {
         let name = arguments.get(key).and_then(Value::as_str).unwrap_or("");
         // libxl names the backend net0 and the card nic0.
         let wanted = name.strip_prefix("net").map_or(name.to_owned(), |n| format!("nic{n}"));
-        let device =
-            self.plan.devices.iter().find(|d| d.name == wanted && matches!(d.config, DeviceConfig::Nic { .. }));
+        let device = self.plan.devices.iter().find(|d| d.name == wanted && d.config.facets().nic.is_some());
         let found = device.and_then(|d| Some((d.slot, d.name.clone(), self.nics.get(d.slot)?)));
         found.ok_or_else(|| QmpError::not_found(format!("there is no network card {name:?}")))
     }

@@ -7,7 +7,7 @@ use crate::nic_settings::Nics;
 use crate::qmp::{self, Connection};
 use crate::session_state::{RunState, Shared};
 use crate::sessions;
-use bulkhead_plan::{DeviceConfig, FdUse, ToProcess};
+use bulkhead_plan::{FdUse, Starts, ToProcess};
 use bulkhead_runtime::{LinkError, Process, StartError};
 use rustix::fd::OwnedFd;
 use serde_json::json;
@@ -161,7 +161,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             shared.captures.remove(slot);
             let device = shared.plan.devices.iter().find(|d| d.slot == slot);
             let mut name = device.map_or("", |d| d.name.as_str()).to_owned();
-            if device.is_some_and(|d| matches!(d.config, DeviceConfig::Usb { .. })) {
+            if device.is_some_and(|d| d.config.starts() == Starts::WhenAdded) {
                 let id = std::mem::take(&mut *shared.usb_id.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
                 // A restarted control does not know the client's id.
                 name = if id.is_empty() { name } else { id };

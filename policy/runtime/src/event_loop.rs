@@ -172,7 +172,7 @@ fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn Gue
         Memory::VideoRam => {
             // The descriptor is closed here: the display keeps no access to the guest but this mapping.
             let Some(privcmd) = process.fds.take(&FdUse::Privcmd) else { return Ok(Arc::new(NoMemory)) };
-            let VideoRam { gfn, bytes } = config.video_ram().ok_or(StartError::NoVideoRam)?;
+            let VideoRam { gfn, bytes } = config.facets().video_ram.ok_or(StartError::NoVideoRam)?;
             let area = memory::map_video_ram(privcmd.as_fd(), domid, gfn, bytes)?;
             Ok(Arc::new(MemfdMemory::new(area)))
         }

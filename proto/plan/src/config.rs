@@ -271,6 +271,32 @@ pub enum DeviceConfig {
     },
 }
 
+/// Properties that only some devices have. Other code asks for them here, and names no device.
+#[derive(Clone, Copy, Debug)]
+pub struct Facets<'a> {
+    /// Emulated drives: of a disk controller.
+    pub drives: &'a [DriveConfig],
+    /// Cable and rules: of a network card.
+    pub nic: Option<&'a NicSettings>,
+    /// Device number on bus 0: of a USB controller.
+    pub usb: Option<u8>,
+    /// Of each kind with [`kind::Memory::VideoRam`].
+    pub video_ram: Option<VideoRam>,
+    /// The event that starts its process, if it is not its kind's.
+    pub starts: Option<Starts>,
+}
+
+/// [`Facets`] that change while the machine runs.
+#[derive(Debug)]
+pub struct FacetsMut<'a> {
+    /// Emulated drives.
+    pub drives: &'a mut [DriveConfig],
+    /// Cable and rules of a network card.
+    pub nic: Option<&'a mut NicSettings>,
+    /// Guest frame number of the first page of video RAM.
+    pub video_ram_gfn: Option<&'a mut u64>,
+}
+
 impl DeviceConfig {
     /// The properties that all devices of its role share.
     pub fn kind(&self) -> &'static Kind {
@@ -296,21 +322,59 @@ impl DeviceConfig {
         }
     }
 
-    /// The event that starts its process.
-    pub fn starts(&self) -> Starts {
+    /// Its properties that only some devices have.
+    pub fn facets(&self) -> Facets<'_> {
+        let none = Facets { drives: &[], nic: None, usb: None, video_ram: None, starts: None };
         match self {
-            Self::Usb { added: true, .. } => Starts::WhenAdded,
-            Self::Qdisk { emulated: Some(_), .. } => Starts::AtHandOff,
-            _ => self.kind().starts,
+            Self::Ide { drives } => Facets { drives, ..none },
+            Self::Vga { gfn, vram, .. } => Facets { video_ram: Some(VideoRam { gfn: *gfn, bytes: *vram }), ..none },
+            Self::Nic { settings, .. } => Facets { nic: Some(settings), ..none },
+            Self::Usb { device, added, .. } => {
+                Facets { usb: Some(*device), starts: added.then_some(Starts::WhenAdded), ..none }
+            }
+            Self::Qdisk { emulated, .. } => Facets { starts: emulated.is_some().then_some(Starts::AtHandOff), ..none },
+            Self::Platform { .. }
+            | Self::Ps2
+            | Self::FwCfg { .. }
+            | Self::Serial { .. }
+            | Self::Fbdev { .. }
+            | Self::Vnc { .. }
+            | Self::Vchan { .. }
+            | Self::Xenbus { .. }
+            | Self::Grant
+            | Self::Vkbd { .. }
+            | Self::Console { .. }
+            | Self::Vfb { .. } => none,
         }
     }
 
-    /// Its video RAM; `Some` for each kind with [`kind::Memory::VideoRam`].
-    pub fn video_ram(&self) -> Option<VideoRam> {
+    /// The properties that change while the machine runs, for later lives of its process.
+    pub fn facets_mut(&mut self) -> FacetsMut<'_> {
+        let none = FacetsMut { drives: &mut [], nic: None, video_ram_gfn: None };
         match self {
-            Self::Vga { gfn, vram, .. } => Some(VideoRam { gfn: *gfn, bytes: *vram }),
-            _ => None,
+            Self::Ide { drives } => FacetsMut { drives, ..none },
+            Self::Vga { gfn, .. } => FacetsMut { video_ram_gfn: Some(gfn), ..none },
+            Self::Nic { settings, .. } => FacetsMut { nic: Some(settings), ..none },
+            Self::Platform { .. }
+            | Self::Ps2
+            | Self::FwCfg { .. }
+            | Self::Serial { .. }
+            | Self::Usb { .. }
+            | Self::Fbdev { .. }
+            | Self::Vnc { .. }
+            | Self::Vchan { .. }
+            | Self::Xenbus { .. }
+            | Self::Grant
+            | Self::Qdisk { .. }
+            | Self::Vkbd { .. }
+            | Self::Console { .. }
+            | Self::Vfb { .. } => none,
         }
+    }
+
+    /// The event that starts its process.
+    pub fn starts(&self) -> Starts {
+        self.facets().starts.unwrap_or(self.kind().starts)
     }
 
     /// Its name in logs and on the command line: the role, with a number where a guest may have several.

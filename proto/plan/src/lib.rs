@@ -17,7 +17,9 @@ pub mod kind;
 mod messages;
 
 pub use ask::{Ask, Death, Ending, FromProcess};
-pub use config::{DeviceConfig, DriveConfig, DriveId, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress};
+pub use config::{
+    DeviceConfig, DriveConfig, DriveId, Facets, FacetsMut, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress,
+};
 pub use fd_use::{FdUse, Sink};
 pub use kind::{Input, KINDS, Kind, Memory, Picture, Starts};
 pub use messages::{FrontDisk, ProcessRow, RequestRefused, SessionPacket, ToProcess};

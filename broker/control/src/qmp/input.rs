@@ -5,14 +5,14 @@ use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
 use bulkhead_control_api::v1;
 use bulkhead_control_api::v1::call::Call;
-use bulkhead_plan::DeviceConfig;
+use bulkhead_plan::Input;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 impl Shared {
     /// x-bulkhead-lights: the state of the PS/2 keyboard's lights.
     pub(super) async fn lights(&self) -> Outcome {
-        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
+        let slot = self.slot_of(|c| c.kind().input == Input::Keyboard);
         let slot = slot.ok_or_else(|| QmpError::generic("the guest has no keyboard"))?;
         let lights = self.clients.facts(slot).await.and_then(|facts| facts.lights);
         let lights = lights.ok_or_else(|| QmpError::generic("the keyboard's process does not run"))?;
@@ -21,7 +21,7 @@ impl Shared {
     }
 
     async fn send_events(&self, events: Vec<v1::InputEvent>) -> Result<(), QmpError> {
-        let slot = self.slot_of(|c| matches!(c, DeviceConfig::Ps2));
+        let slot = self.slot_of(|c| c.kind().input == Input::Keyboard);
         let slot = slot.ok_or_else(|| QmpError::generic("the guest has no keyboard"))?;
         self.clients.call(slot, Call::Input(v1::InputEvents { events })).await.map_err(|e| match e {
             CallError::NotRunning => QmpError::generic("the keyboard's process does not run"),

@@ -5,17 +5,14 @@ use super::host::{Host, Part};
 use super::option::{ArgumentError, Arguments, Given, Group};
 use super::serial::Serial;
 use crate::failure::Failure;
-use bulkhead_plan::DeviceConfig;
+use bulkhead_plan::{DeviceConfig, kind};
 
 /// The board. `devices`: the other devices, whose disks' geometries are in the CMOS RAM; `unplug`: the guest may unplug its emulated
 /// devices.
 pub fn open(host: &Host, devices: &[Part], unplug: bool) -> Part {
     let machine = host.machine;
-    let drives = |part: &Part| match &part.config {
-        DeviceConfig::Ide { drives } => drives.iter().filter_map(|d| d.geometry).collect(),
-        _ => Vec::new(),
-    };
-    let disks = devices.iter().flat_map(drives).collect();
+    let drives = devices.iter().flat_map(|part| part.config.facets().drives);
+    let disks = drives.filter_map(|d| d.geometry).collect();
     Part::new(DeviceConfig::Platform {
         vcpus: machine.vcpus,
         online: machine.online,
@@ -30,6 +27,7 @@ pub fn open(host: &Host, devices: &[Part], unplug: bool) -> Part {
 
 /// The keyboard controller, which every machine has: no option asks for it.
 pub(super) static KEYBOARD: Device = Device {
+    kinds: &[&kind::PS2],
     arguments: Group { options: &[], keys: &[], arguments: || Box::new(NoOption) },
     open: |_| -> Result<Vec<Part>, Failure> { Ok(vec![Part::new(DeviceConfig::Ps2)]) },
 };

@@ -6,12 +6,15 @@ use super::option::{ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSp
 use crate::failure::Failure;
 use Fate::Implemented;
 use bulkhead_bus::BootMenu;
-use bulkhead_plan::{DeviceConfig, FdUse};
+use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 
-pub(super) static DEVICE: Device =
-    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(DirectBoot::default()) }, open };
+pub(super) static DEVICE: Device = Device {
+    kinds: &[&kind::FWCFG],
+    arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(DirectBoot::default()) },
+    open,
+};
 
 const OPTIONS: &[OptionSpec] = &[
     option(

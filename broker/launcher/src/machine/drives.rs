@@ -11,13 +11,16 @@ use crate::failure::Failure;
 use crate::options::Options;
 use Fate::{Implemented, Refused};
 use bulkhead_bus::WhenFull;
-use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat};
+use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat, kind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::path::{Path, PathBuf};
 
-pub(super) static DEVICE: Device =
-    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Drives::default()) }, open };
+pub(super) static DEVICE: Device = Device {
+    kinds: &[&kind::IDE],
+    arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Drives::default()) },
+    open,
+};
 
 const OPTIONS: &[OptionSpec] = &[
     option("drive", Implemented("if=ide or none, format=raw, host_device or qcow2, cache=writeback"), "disk"),

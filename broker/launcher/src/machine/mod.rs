@@ -29,7 +29,7 @@ use crate::options::Options;
 use crate::placement::Placement;
 use boot::Kernel;
 use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
-use bulkhead_plan::Level;
+use bulkhead_plan::{Kind, Level};
 use drives::{Backing, MachineDrive};
 use host::{Host, Part};
 use nics::Nic;
@@ -42,6 +42,8 @@ use viewers::Vnc;
 /// A kind of device. A machine may have none or several of a kind.
 #[derive(Debug)]
 pub struct Device {
+    /// The kinds of process that `open` makes parts for.
+    pub kinds: &'static [&'static Kind],
     /// The options that configure it.
     pub arguments: Group,
     /// Opens the machine's devices of this kind.
@@ -233,6 +235,20 @@ impl Default for Machine {
             user: None,
             chroot: None,
             pid_file: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_plan::{KINDS, kind};
+
+    #[test]
+    fn every_kind_that_a_guest_sees_is_opened_by_one_device() {
+        for kind in KINDS.iter().filter(|k| k.guest_visible && !std::ptr::eq(**k, &kind::PLATFORM)) {
+            let devices = DEVICES.iter().filter(|d| d.kinds.iter().any(|k| std::ptr::eq(*k, *kind)));
+            assert_eq!(devices.count(), 1, "{}", kind.role);
         }
     }
 }

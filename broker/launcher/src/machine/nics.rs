@@ -8,7 +8,7 @@ use super::{Device, board, firmware};
 use crate::failure::Failure;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::nic::{NicLease, NicSettings};
-use bulkhead_plan::{DeviceConfig, FdUse, NicEnd, NicModel};
+use bulkhead_plan::{DeviceConfig, FdUse, NicEnd, NicModel, kind};
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -16,8 +16,11 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// MTU of a stub domain's interface: the largest frame of any card. An interface may refuse it; the back end has its own limit too.
 const LARGEST_MTU: u32 = 16_110;
 
-pub(super) static DEVICE: Device =
-    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Cards::default()) }, open };
+pub(super) static DEVICE: Device = Device {
+    kinds: &[&kind::E1000, &kind::RTL8139],
+    arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Cards::default()) },
+    open,
+};
 
 const OPTIONS: &[OptionSpec] = &[
     option("device e1000", Implemented("the 82540EM"), "vif, model=e1000"),

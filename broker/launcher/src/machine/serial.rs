@@ -5,7 +5,7 @@ use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, op
 use super::{Chardev, Machine, Socket};
 use crate::failure::Failure;
 use crate::options::Options;
-use bulkhead_plan::{DeviceConfig, FdUse};
+use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -13,8 +13,11 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Serial ports of a PC; more are accepted and not emulated.
 const PORTS: usize = 4;
 
-pub(super) static DEVICE: Device =
-    Device { arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Ports::default()) }, open };
+pub(super) static DEVICE: Device = Device {
+    kinds: &[&kind::SERIAL],
+    arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Ports::default()) },
+    open,
+};
 
 const OPTIONS: &[OptionSpec] = &[option(
     "serial",

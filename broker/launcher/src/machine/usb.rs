@@ -6,10 +6,13 @@ use super::{Device, board};
 use crate::failure::Failure;
 use Fate::{Implemented, Refused, Substituted};
 use bulkhead_bus::UsbDevice;
-use bulkhead_plan::DeviceConfig;
+use bulkhead_plan::{DeviceConfig, kind};
 
-pub(super) static DEVICE: Device =
-    Device { arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Controller) }, open };
+pub(super) static DEVICE: Device = Device {
+    kinds: &[&kind::USB],
+    arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Controller) },
+    open,
+};
 
 const USB_2: Fate = Refused("USB 2 and 3 (usbversion=1 is there)");
 

@@ -7,11 +7,14 @@ use super::option::{
 use super::{Device, firmware};
 use crate::failure::Failure;
 use Fate::{Ignored, Implemented, Refused, Substituted};
-use bulkhead_plan::{DeviceConfig, FdUse};
+use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use bulkhead_ring::SharedArea;
 
-pub(super) static DEVICE: Device =
-    Device { arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Adapter) }, open };
+pub(super) static DEVICE: Device = Device {
+    kinds: &[&kind::VGA],
+    arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Adapter) },
+    open,
+};
 
 const OPTIONS: &[OptionSpec] = &[
     option("device VGA", Implemented("vgamem_mb 1 to 256, rounded up to a power of two"), "vga=\"stdvga\""),

@@ -252,12 +252,7 @@ impl Launcher {
         let Some(state) = self.slots.get_mut(heir).filter(|s| s.phase() == Phase::Waiting) else { return };
         state.kept.extend(files);
         // The first disk also starts `xenbus` and `grant`. Its calls wait in the sockets until those two listen.
-        let servers = self
-            .plan
-            .devices
-            .iter()
-            .filter(|d| matches!(d.config, DeviceConfig::Xenbus { .. } | DeviceConfig::Grant))
-            .map(|d| d.slot);
+        let servers = self.plan.devices.iter().filter(|d| d.config.starts() == Starts::WithBackEnds).map(|d| d.slot);
         let begin: Vec<Slot> =
             servers.chain([heir]).filter(|slot| self.slots.phase(*slot) == Some(Phase::Waiting)).collect();
         for slot in begin {

@@ -2,12 +2,12 @@
 use super::Launcher;
 use super::refusal::Refusal;
 use crate::slot::{KillReason, Phase};
-use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
+use bulkhead_plan::{Slot, Starts, ToProcess};
 use std::time::Instant;
 
 impl Launcher {
     fn is_hot_pluggable(&self, slot: Slot) -> bool {
-        self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Usb { added: true, .. }))
+        self.plan.devices.iter().any(|d| d.slot == slot && d.config.starts() == Starts::WhenAdded)
     }
 
     /// Whether this is a hot-pluggable device that the guest does not have.

@@ -3,7 +3,7 @@ use super::Launcher;
 use super::back_ends::HAND_OFF;
 use super::refusal::Refusal;
 use crate::log::say;
-use bulkhead_plan::{CONTROL, DeviceConfig, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -17,11 +17,8 @@ impl Launcher {
     /// Changes the medium of a CD drive (`None`: no medium) for this process and later ones. Returns the token of the descriptor that the
     /// process gets, or 0.
     pub(super) fn set_medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {
-        let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
-        let found = match config {
-            Some(DeviceConfig::Ide { drives }) => drives.iter_mut().find(|d| d.cdrom && d.at == drive),
-            _ => None,
-        };
+        let controller = self.plan.devices.iter_mut().find(|d| d.slot == slot);
+        let found = controller.and_then(|d| d.config.facets_mut().drives.iter_mut().find(|d| d.cdrom && d.at == drive));
         let config = found.ok_or(Refusal::NoCdDrive(drive))?;
         let bytes = match &fd {
             Some(fd) => {
@@ -47,8 +44,8 @@ impl Launcher {
     /// Hands off the disks that the guest has unplugged (Xen's docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the first).
     /// The controller's process does not get them again after a restart.
     pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u16) {
-        let config = self.plan.devices.iter_mut().find(|d| d.slot == slot).map(|d| &mut d.config);
-        let Some(DeviceConfig::Ide { drives }) = config else { return };
+        let Some(controller) = self.plan.devices.iter_mut().find(|d| d.slot == slot) else { return };
+        let drives = controller.config.facets_mut().drives;
         let gone: Vec<_> =
             drives.iter_mut().filter(|d| !d.cdrom && (mask & 1 != 0 || (mask & 4 != 0 && d.at != FIRST))).collect();
         let (mut names, mut unplugged) = (Vec::new(), Vec::new());

@@ -4,16 +4,13 @@ use super::refusal::Refusal;
 use crate::log::say;
 use crate::slot::{KillReason, Phase};
 use bulkhead_bus::nic::NicSettings;
-use bulkhead_plan::{DeviceConfig, Slot, ToProcess};
+use bulkhead_plan::{Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 
 impl Launcher {
     /// The settings of the network card in a slot; `None` if the slot has another device.
     pub(super) fn nic_settings(&mut self, slot: Slot) -> Option<&mut NicSettings> {
-        self.plan.devices.iter_mut().find(|d| d.slot == slot).and_then(|d| match &mut d.config {
-            DeviceConfig::Nic { settings, .. } => Some(settings),
-            _ => None,
-        })
+        self.plan.devices.iter_mut().find(|d| d.slot == slot).and_then(|d| d.config.facets_mut().nic)
     }
 
     fn rules(&mut self, slot: Slot) -> Option<&mut Rules> {

@@ -6,8 +6,7 @@ use crate::log::say;
 use crate::resource::ReceiveFault;
 use crate::slot::{KillReason, Phase};
 use bulkhead_plan::{
-    Ask, BROKER, CONTROL, Death, DeviceConfig, Ending, FIRST_DEVICE, FdUse, FromProcess, RequestRefused, Slot,
-    ToProcess,
+    Ask, BROKER, CONTROL, Death, Ending, FIRST_DEVICE, FdUse, FromProcess, RequestRefused, Slot, ToProcess,
 };
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::epoll;
@@ -77,7 +76,7 @@ impl Launcher {
             }
             (Ask::VramAt { gfn: now }, BROKER) => {
                 for device in &mut self.plan.devices {
-                    if let DeviceConfig::Vga { gfn, .. } = &mut device.config {
+                    if let Some(gfn) = device.config.facets_mut().video_ram_gfn {
                         *gfn = now;
                     }
                 }
