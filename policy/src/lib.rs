@@ -113,7 +113,7 @@ mod tests {
             let program = profile.filter.chunks_exact(8).map(|i| u32::from_le_bytes(i[4..8].try_into().unwrap()));
             let dm_op = program.clone().any(|k| k == 0x0010_5005);
             let map = program.clone().any(|k| k == 0x0020_5004);
-            assert_eq!(dm_op, profile.role == "broker", "{}", profile.role);
+            assert_eq!(dm_op, profile.role == kind::BROKER.role, "{}", profile.role);
             assert_eq!(map, kind::of_role(profile.role).is_some_and(|k| k.memory.maps()), "{}", profile.role);
         }
     }

@@ -285,7 +285,7 @@ fn the_bus_and_the_rest() {
     );
     assert_eq!((at(3, 0)["qdev_id"].as_str(), at(2, 0)["id"]["vendor"].as_u64()), (Some("vga"), Some(0x5853)));
     assert!(bed.error("system_wakeup", json!({})).contains("not in suspended state"));
-    assert!(bed.error("device_del", json!({ "id": "cpu-2" })).contains("cannot be taken away"));
+    assert!(bed.error("device_del", json!({ "id": "cpu-2" })).contains("cannot be removed by QMP"));
     let names = bed.good("query-commands", json!({}));
     assert!(names.as_array().unwrap().iter().any(|c| c["name"] == "device_add"));
     assert!(bed.sim.end().unwrap().success());

@@ -1,4 +1,5 @@
 //! What docs/architecture.md says of the crates, checked against cargo's own view of the workspace.
+use bulkhead_plan::KINDS;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,9 +32,9 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn devices_know_the_bus_and_nothing_of_the_broker() {
     let graph = graph();
-    for device in
-        ["bulkhead-dev-board", "bulkhead-dev-blk", "bulkhead-dev-display", "bulkhead-dev-input", "bulkhead-dev-net"]
-    {
+    let devices: Vec<_> = graph.keys().filter(|name| name.starts_with("bulkhead-dev-")).collect();
+    assert!(devices.len() >= 5, "{devices:?}");
+    for device in devices {
         let ours: Vec<_> = graph[device].iter().filter(|d| d.starts_with("bulkhead-")).map(String::as_str).collect();
         assert_eq!(ours, ["bulkhead-bus"], "{device}");
     }
@@ -101,6 +102,26 @@ fn the_state_of_every_device_has_a_version() {
         "dev-board/src/state.rs",
     ] {
         assert!(std::fs::read_to_string(top().join(file)).unwrap().contains("VERSION: u32"), "{file}");
+    }
+}
+
+/// Files of the device crates below this folder.
+fn files_of_devices(folder: &str) -> Vec<String> {
+    let pattern = format!("dev-*/{folder}/*");
+    let out = Command::new("git").args(["ls-files", &pattern]).current_dir(top()).output().unwrap();
+    let names = String::from_utf8(out.stdout).unwrap();
+    names.lines().filter_map(|path| path.rsplit('/').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_device_has_a_fuzz_target_and_every_device_with_a_state_a_golden_one() {
+    let (targets, golden) = (files_of_devices("fuzz/targets"), files_of_devices("tests/golden"));
+    for kind in KINDS.iter().filter(|k| k.guest_visible || k.back_end) {
+        let role = kind.role;
+        assert!(targets.contains(&format!("{role}.rs")), "{role} has no fuzz target");
+        // A back end's state is in the guest's memory and in xenstore.
+        let state = golden.iter().any(|file| file.starts_with(&format!("{role}-1")));
+        assert!(state || !kind.guest_visible, "{role} has no golden state");
     }
 }
 

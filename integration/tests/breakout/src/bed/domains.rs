@@ -1,6 +1,8 @@
 //! What toolstacks tell Xen of a domain, and attempts on its interfaces of a hostile program in the place of each role.
 use crate::Done;
 use bulkhead_breakout::{Outcome, ids, run};
+use bulkhead_plan::kind::{BROKER, of_role};
+use bulkhead_plan::{Memory, Starts};
 use bulkhead_policy::PROFILES;
 use bulkhead_xen_abi::{domctl, ioctl};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -93,23 +95,20 @@ pub(crate) fn breakout(domid: u16) -> Done {
         for profile in PROFILES {
             check(privcmd, None, profile.role, layer, "hypercall", std::slice::from_ref(&killed))?;
             // Restricted, as in a running machine: what may a role that has the descriptor do with it?
-            let may_op = if profile.role == "broker" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let kind = of_role(profile.role).ok_or("a profile without a kind")?;
+            let may_op = if std::ptr::eq(kind, &BROKER) { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &dm_op, &[may_op])?;
-            let may_map = if bulkhead_plan::kind::of_role(profile.role).is_some_and(|k| k.memory.maps()) {
-                Outcome::Worked
-            } else {
-                Outcome::Killed(libc::SIGSYS)
-            };
+            let may_map = if kind.memory.maps() { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(privcmd, own, profile.role, layer, &map, &[may_map])?;
             for attempt in [&name, &copy] {
-                let may_grant = if profile.role == "grant" { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+                let may_grant = if kind.starts == Starts::WithBackEnds && kind.memory == Memory::Granted {
+                    Outcome::Worked
+                } else {
+                    Outcome::Killed(libc::SIGSYS)
+                };
                 check(gntdev, None, profile.role, layer, attempt, &[may_grant])?;
             }
-            let may_bind = if ["qdisk", "vkbd", "console", "vfb"].contains(&profile.role) {
-                Outcome::Worked
-            } else {
-                Outcome::Killed(libc::SIGSYS)
-            };
+            let may_bind = if kind.back_end { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid)), profile.role, layer, &bind, &[may_bind])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;
