@@ -1,4 +1,4 @@
-//! Direct kernel boot, as firmware and the boot ROM see it: everything real but the guest.
+//! Direct kernel boot through the interfaces of firmware and boot ROM, in a simulated machine.
 use bulkhead_sim::{Options, Sim};
 
 /// A bzImage of protocol 2.03 with 3 MiB of protected-mode code.

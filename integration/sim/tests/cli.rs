@@ -97,7 +97,7 @@ fn what_is_typed_arrives_at_the_keyboard() {
     for (port, value) in [(0x64, 0x60), (0x60, 0x41), (0x60, 0xf4)] {
         bed.sim.port_write(port, 1, value).unwrap();
     }
-    // All that is there, and at least so many bytes, which a busy machine brings late.
+    // Reads all available bytes, and waits for at least `least`, which a busy host delivers late.
     let read = |bed: &mut Bed, least: usize| {
         let mut bytes = Vec::new();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -174,7 +174,7 @@ fn completions_and_man_pages_come_from_the_parser() {
     assert!(dir.path().join("bulkhead-trace-net.1").exists());
 }
 
-/// What a trace has recorded does the same to another machine.
+/// A recorded trace has the same effect on another machine.
 #[test]
 fn a_trace_of_registers_can_be_made_again() {
     let mut bed = Bed::new();
@@ -194,7 +194,7 @@ fn a_trace_of_registers_can_be_made_again() {
         |bed: &Bed| bed.json(&["inspect", "GUEST", "platform"])["statistics"]["control calls"].as_u64().unwrap();
     let before = running(&bed);
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    // It has begun when its line is there.
+    // The trace has started when its first line is there.
     loop {
         bed.sim.port_write(0x70, 1, 0x41).unwrap();
         if std::fs::metadata(&file).is_ok_and(|m| m.len() > 0) || running(&bed) > before + 60 {

@@ -1,4 +1,4 @@
-//! Storage that fails, comes late or is full, seen through the guest's registers.
+//! Storage that fails, is slow or is full, seen through the guest's registers.
 use bulkhead_bus::faults::{Fault, FaultOn};
 use bulkhead_sim::{Options, Sim};
 
@@ -7,7 +7,7 @@ const ENOSPC: u32 = 28;
 const BSY: u32 = 0x80;
 const DRQ: u32 = 0x08;
 const ERR: u32 = 0x01;
-/// Where the bus master's registers are put.
+/// The I/O port of the bus master's registers.
 const BUS_MASTER: u16 = 0xc000;
 const TABLE: u64 = 0x1000;
 const BUFFER: u64 = 0x2000;
@@ -24,7 +24,7 @@ fn start(dir: &tempfile::TempDir, more: &[&str]) -> Sim {
     sim
 }
 
-/// Status when the drive is not busy any more.
+/// Waits until the drive is not busy; returns its status.
 fn settled(sim: &mut Sim) -> u32 {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
@@ -44,7 +44,7 @@ fn command(sim: &mut Sim, command: u32, lba: u32) {
     }
 }
 
-/// READ SECTORS of one; its first byte, or the error register.
+/// READ SECTORS of one sector: its first byte, or the error register.
 fn read(sim: &mut Sim, lba: u32) -> Result<u8, u32> {
     command(sim, 0x20, lba);
     let status = settled(sim);
@@ -57,7 +57,7 @@ fn read(sim: &mut Sim, lba: u32) -> Result<u8, u32> {
     Ok(words[0] as u8)
 }
 
-/// WRITE SECTORS of one.
+/// WRITE SECTORS of one sector: the error register if there was an error.
 fn write(sim: &mut Sim, lba: u32, byte: u8) -> Result<(), u32> {
     command(sim, 0x30, lba);
     assert_eq!(settled(sim) & (DRQ | ERR), DRQ);
@@ -96,7 +96,7 @@ fn errors_of_the_storage_reach_the_guest_and_it_may_try_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut sim = start(&dir, &[]);
     assert_eq!(read(&mut sim, 7), Ok(0x5a));
-    // A sector that cannot be read stays so; its neighbours can.
+    // One sector stays unreadable; its neighbours are readable.
     let bad = Fault { first: 8 * 512, end: 9 * 512, ..Fault::always(0, FaultOn::Read, EIO) };
     sim.faults().unwrap().set(0, Some(bad)).unwrap();
     for _ in 0..2 {
@@ -149,7 +149,7 @@ fn a_drive_is_busy_as_long_as_its_storage_is_late_and_others_go_on() {
     assert!(sim.end().unwrap().success());
 }
 
-/// `-image-full stop`: the guest waits, and sees no error.
+/// `-image-full stop`: the guest's write is delayed and returns no error.
 #[test]
 fn a_write_that_finds_no_room_waits_until_there_is_some() {
     let dir = tempfile::tempdir().unwrap();
@@ -161,7 +161,7 @@ fn a_write_that_finds_no_room_waits_until_there_is_some() {
     assert!(sim.end().unwrap().success());
 }
 
-/// What QEMU's tests call such storage is the name of a file for a real guest.
+/// QEMU's name for such storage is the name of a file for a real guest.
 #[test]
 fn nothing_but_the_simulated_machine_can_ask_for_faults() {
     let dir = tempfile::tempdir().unwrap();

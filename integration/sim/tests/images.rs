@@ -12,7 +12,7 @@ fn qemu_img(arguments: &[&str]) {
     );
 }
 
-/// A base whose words are their numbers, and two images over it.
+/// A base image whose words are their indices, and two images over it.
 fn chain(dir: &tempfile::TempDir) -> impl Fn(&str) -> String {
     let path = dir.path().to_owned();
     let path = move |name: &str| path.join(name).display().to_string();
@@ -53,8 +53,8 @@ fn command(sim: &mut Sim, command: u32, lba: u32) {
     await_status(sim, 0x88, 0x08);
 }
 
-/// What the disk says. A command whose registers reached nobody (the broker may hear of a death after everybody else) ends with an
-/// error, and is given again.
+/// Reads a sector. A command whose register writes were lost (the broker may notice a death later than this test) ends with an error
+/// and is repeated.
 fn read_again(sim: &mut Sim, lba: u32) -> Vec<u8> {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
@@ -121,7 +121,7 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     std::fs::rename(path("base"), path("away")).unwrap();
     assert!(refused(&path("orphan")).contains("backing file"), "{}", refused(&path("orphan")));
     std::fs::rename(path("away"), path("base")).unwrap();
-    // What an image may be based on is the host's to say.
+    // The host's configuration decides the permitted base of an image.
     let with = |backing: &str| {
         let drive = format!("file={},if=ide,index=0,media=disk,format=qcow2,cache=writeback", path("orphan"));
         Sim::start(&Options::new(&["-machine", "xenfv", "-m", "16", "-image-backing", backing, "-drive", &drive]))
@@ -141,10 +141,10 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     assert!(with("any").unwrap().end().unwrap().success());
     std::fs::remove_file(path("base")).unwrap();
     std::fs::rename(path("elsewhere/base"), path("base")).unwrap();
-    // One that two guests want to write.
+    // An image that two guests try to write.
     let mut sim = start(&path("top")).unwrap();
     assert!(refused(&path("top")).contains("locked by another process"));
-    // A base that a guest writes is no base.
+    // An image that a guest writes is refused as a base.
     assert!(refused(&path("middle")).contains("locked by another process"));
     assert!(sim.end().unwrap().success());
     // The header names a base without its format.
@@ -155,7 +155,7 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     assert!(refused(&path("orphan")).contains("none is guessed"), "{}", refused(&path("orphan")));
 }
 
-/// Auto-clear features stay until the guest writes, in every process that opens the image: a machine that does not come to be has changed
+/// Auto-clear features stay set until the guest writes, in every process that opens the image: a machine that fails to start changes
 /// nothing.
 #[test]
 fn a_refused_image_is_untouched_and_one_with_a_bitmap_is_until_the_guest_writes() {
@@ -192,7 +192,7 @@ fn a_refused_image_is_untouched_and_one_with_a_bitmap_is_until_the_guest_writes(
     assert_eq!(std::fs::read(path("out")).unwrap()[1000 * 512..1001 * 512], [0x77; 512]);
 }
 
-/// A command made while its process is away reaches nobody. The guest hears so when there is a new one, and not after its own patience.
+/// A command sent while its process is restarted is lost. The guest receives an error once the new process runs, not by its own timeout.
 #[test]
 fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -202,7 +202,7 @@ fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_ba
     let mut told = 0;
     for round in 0..4u8 {
         sim.kill("ide").unwrap();
-        // WRITE SECTORS, in the moment.
+        // WRITE SECTORS, during the restart.
         for (port, value) in [(0x1f6, 0xe0), (0x1f2, 1), (0x1f3, 9), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0x30)] {
             sim.port_write(port, 1, value).unwrap();
         }
@@ -215,7 +215,7 @@ fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_ba
             assert!(std::time::Instant::now() < end, "the command is waited for in vain: {status:#x}");
         };
         told += u32::from(status & 1 == 1);
-        // As a driver does after an error: a reset by software, and once more.
+        // As a driver does after an error: a software reset and a second try.
         sim.port_write(0x3f6, 1, 4).unwrap();
         sim.port_write(0x3f6, 1, 0).unwrap();
         await_status(&mut sim, 0x80, 0);

@@ -1,4 +1,4 @@
-//! What QEMU's own qtest programs ask before they start a machine.
+//! The queries of QEMU's own qtest programs before they start a machine.
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
@@ -34,7 +34,7 @@ fn a_program_that_asks_for_machines_and_devices_is_answered() {
     assert_eq!(ask("qmp_capabilities"), json!({ "return": {} }));
     let machines = ask("query-machines")["return"].clone();
     assert_eq!((&machines[0]["alias"], &machines[0]["is-default"]), (&json!("pc"), &json!(true)), "{machines}");
-    // libqos makes its board of the machine's name and type.
+    // libqos chooses its board by the machine's name and type.
     assert!(machines[0]["name"].as_str().unwrap().starts_with("pc-i440fx-"), "{machines}");
     let types = ask("qom-list-types")["return"].clone();
     let types: Vec<_> = types.as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();

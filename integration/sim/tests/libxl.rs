@@ -1,5 +1,5 @@
-//! What libxl 4.20 to 4.22 says and wants to hear, sequence by sequence (libxl_qmp.c, libxl_domain.c, libxl_disk.c, libxl_dm.c, and
-//! xenstat_qmp.c of 4.22): replayed, not run. What ran with a real libxl is in integration/tests/bed.
+//! The QMP sequences of libxl 4.20 to 4.22 with the answers that it expects (libxl_qmp.c, libxl_domain.c, libxl_disk.c, libxl_dm.c, and
+//! xenstat_qmp.c of 4.22), replayed without libxl. integration/tests/bed has the tests with a real libxl.
 use bulkhead_sim::{Options, Sim};
 use rustix::fd::AsFd as _;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ struct Bed {
 }
 
 impl Bed {
-    /// Kills a process, and waits until another is in its place.
+    /// Kills a process, and waits until it is restarted.
     fn dies(&mut self, role: &str) {
         self.sim.replace(role).unwrap();
         self.sim.await_log(&format!("bulkhead-dm: {role} (pid")).unwrap();
@@ -43,7 +43,7 @@ impl Bed {
         Self { sim: Sim::start(&Options::new(&arguments)).unwrap(), dir }
     }
 
-    /// A command's answer, with the integer id that libxl begins with.
+    /// Sends a command with an integer id, as libxl does; returns its answer.
     fn ask(&self, name: &str, arguments: Value) -> Value {
         let answer = self
             .sim
@@ -73,7 +73,7 @@ impl Bed {
     }
 }
 
-/// libxl__set_vcpuonline: the map of vCPUs, the places, one device_add for each vCPU that is missing.
+/// libxl__set_vcpuonline: the map of vCPUs, the places, one device_add for each missing vCPU.
 #[test]
 fn vcpu_set() {
     let mut bed = Bed::new(&[]);
@@ -96,7 +96,7 @@ fn vcpu_set() {
     assert_eq!(bed.online(), [0, 1, 2]);
     assert!(bed.error("device_add", arguments).contains("there already"));
     assert!(bed.error("device_add", json!({ "id": "x", "driver": "usb-host" })).contains("cannot be added"));
-    // The board is killed, and control: neither forgets.
+    // The board and control are killed: both keep the state.
     for role in ["platform", "control"] {
         bed.dies(role);
     }
@@ -104,7 +104,7 @@ fn vcpu_set() {
     assert!(bed.sim.end().unwrap().success());
 }
 
-/// USB devices come and go by QMP; the controller's process and control die, and neither forgets.
+/// USB devices are plugged in and out by QMP; the controller's process and control keep the state over a restart.
 #[test]
 fn usb_devices_are_plugged_in_and_out() {
     let mut bed = Bed::new(&["-usb", "-usbdevice", "tablet"]);
@@ -128,8 +128,8 @@ fn usb_devices_are_plugged_in_and_out() {
     assert!(bed.sim.end().unwrap().success());
 }
 
-/// libxl__device_usbctrl_add and _del of the type devicemodel: the controller is on the bus when the answer comes, with an event; both are
-/// told of later lives; the guest ejects it, and it comes again.
+/// libxl__device_usbctrl_add and _del of the type devicemodel: the controller is on the bus when the answer is sent, with an event; both
+/// survive restarts; the guest ejects the controller, and it can be added again.
 #[test]
 fn usbctrl_is_added_and_ejected() {
     let mut bed = Bed::new(&[]);
@@ -153,7 +153,7 @@ fn usbctrl_is_added_and_ejected() {
     bed.sim.catch_up();
     assert!(bed.sim.isa[9], "the system control interrupt");
     assert!(bed.error("device_add", controller.clone()).contains("there already"));
-    // What is plugged in works, and is there again after the process has died; so is the controller where the guest has put it.
+    // The plugged-in device works and is restored after the process has died, as is the controller's address from the guest.
     bed.good("device_add", json!({ "id": "t", "driver": "usb-tablet", "bus": "xenusb-0.0" }));
     bed.sim.config_write(device, 0, 0x20, 4, 0xc100).unwrap();
     bed.sim.config_write(device, 0, 4, 2, 1).unwrap();
@@ -161,7 +161,7 @@ fn usbctrl_is_added_and_ejected() {
     for role in ["usb", "platform", "control"] {
         bed.dies(role);
     }
-    // A process is back when the broker has it.
+    // Waits until the broker is connected to the restarted process.
     let back = std::time::Instant::now();
     while at(&mut bed) != Some(device) || bed.sim.port_read(0xae00, 4).unwrap() != 1 << device {
         assert!(back.elapsed().as_secs() < 10, "{:?}\n{}", at(&mut bed), bed.sim.log());
@@ -171,7 +171,7 @@ fn usbctrl_is_added_and_ejected() {
         bed.sim.qmp("{\"execute\":\"query-pci\"}").unwrap().to_string().contains("\"device\":28704"),
         "28704 is 0x7020"
     );
-    // Asked to go, it stays until the guest ejects it.
+    // After device_del it stays until the guest ejects it.
     bed.good("device_del", json!({ "id": "xenusb-0" }));
     assert_eq!((bed.sim.port_read(0xae04, 4).unwrap(), at(&mut bed)), (1 << device, Some(device)));
     bed.sim.port_write(0xae08, 4, 1 << device).unwrap();
@@ -184,7 +184,7 @@ fn usbctrl_is_added_and_ejected() {
     bed.good("device_add", json!({ "id": "xenusb-1", "driver": "piix3-usb-uhci" }));
     assert_eq!(at(&mut bed), Some(device));
     assert_eq!(bed.sim.config_read(device, 0, 0x20, 4).unwrap(), 1, "as after power-on");
-    // It may come five times in a minute.
+    // It may be added five times in a minute.
     let mut more = 0;
     let refused = loop {
         bed.good("device_del", json!({ "id": format!("xenusb-{}", more + 1) }));
@@ -204,7 +204,7 @@ fn usbctrl_is_added_and_ejected() {
         "by the name that it was given: {events}"
     );
     assert!(bed.sim.end().unwrap().success());
-    // A machine that has one from the start has no second.
+    // A machine with a controller from the start cannot have a second.
     let mut bed = Bed::new(&["-usb"]);
     assert!(bed.error("device_add", controller).contains("usb=1"));
     assert!(bed.sim.end().unwrap().success());
@@ -245,7 +245,7 @@ fn cd_insert() {
     assert!(bed.sim.end().unwrap().success());
 }
 
-/// xenstat_qmp.c: the name of each drive's image, then what it has done.
+/// xenstat_qmp.c: the name of each drive's image, then its counters.
 #[test]
 fn xentop() {
     let mut bed = Bed::new(&[]);

@@ -1,4 +1,4 @@
-//! A whole machine without Xen: all processes, all devices, every edge that the guest sees.
+//! A whole machine without Xen: all processes, all devices, every interface of the guest.
 use bulkhead_sim::{Options, Sim};
 
 fn image(dir: &tempfile::TempDir) -> String {
@@ -113,7 +113,7 @@ fn killed_devices_come_back_with_their_state_and_the_others_do_not_notice() {
         sim.port_write(0x70, 1, 0x40).unwrap();
         sim.port_write(0x71, 1, 0x77).unwrap();
         sim.replace(role).unwrap();
-        // The machine answers all the time, with all ones where the dead one was.
+        // The machine keeps answering, with all ones for the dead device.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while (
             sim.port_read(0x3ff, 1).unwrap(),
@@ -128,7 +128,7 @@ fn killed_devices_come_back_with_their_state_and_the_others_do_not_notice() {
     }
 }
 
-/// A process that dies at any point of its start costs its device, never the machine.
+/// A process that dies at any point of its start loses its device, never the machine.
 #[test]
 fn a_device_that_is_killed_again_and_again_stays_dead_and_the_machine_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -138,7 +138,7 @@ fn a_device_that_is_killed_again_and_again_stays_dead_and_the_machine_goes_on() 
     while !sim.log().contains("died too often") {
         assert!(std::time::Instant::now() < end, "after {kills} kills:\n{}", sim.log());
         if let Some(pid) = sim.process("vga").and_then(rustix::process::Pid::from_raw) {
-            // Later in its start each time.
+            // Each kill is later in the start.
             for _ in 0..kills * 20_000 {
                 std::hint::spin_loop();
             }
@@ -168,8 +168,8 @@ fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
     }
 }
 
-/// Writes to the VGA's registers are posted; what they do is seen by the read that follows, by the window's next write, and in
-/// the picture, and a 16-bit access is two registers.
+/// Writes to the VGA's registers are posted; they affect the next read, the window's next write and the picture. A 16-bit access covers
+/// two registers.
 #[test]
 fn posted_registers_are_in_order_with_reads_and_pictures() {
     let dir = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ fn posted_registers_are_in_order_with_reads_and_pictures() {
     assert_eq!(inspect["return"]["registers"]["text.00"], "posted", "{inspect}");
 }
 
-/// XSA-180's class: a log that nobody reads. It loses records; it neither blocks a device nor kills it.
+/// XSA-180's class: without a reader, the log loses records; it neither blocks a device nor kills it.
 #[test]
 fn a_guest_that_floods_the_log_while_nobody_reads_it_does_not_stop_its_devices() {
     let dir = tempfile::tempdir().unwrap();
@@ -280,7 +280,7 @@ fn the_guest_runs_on_without_control_and_control_comes_back() {
         assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
     }
     let status = loop {
-        // The new one takes the old sockets over.
+        // The new process inherits the old sockets.
         if let Ok(status) = sim.qmp(r#"{"execute":"query-status","id":7}"#) {
             break status;
         }
@@ -331,7 +331,7 @@ fn pci_mechanism_1_is_found_by_reading_the_address_register_and_then_left_to_xen
         writes += 1;
         assert!(writes < 100, "the broker still wants to see every write");
     }
-    // Linux begins another look with a byte to 0xcfb; the reset register stays where it is all the time.
+    // Linux starts another probe with a byte to 0xcfb; the reset register keeps its port.
     sim.port_write(0xcfb, 1, 1).unwrap();
     sim.request(0, request(0x8000_1234, false)).unwrap();
     assert_eq!(sim.request(0, request(0, true)).unwrap(), Some(0x8000_1234));
@@ -339,7 +339,7 @@ fn pci_mechanism_1_is_found_by_reading_the_address_register_and_then_left_to_xen
     assert!(sim.trace_lines.contains(&"shutdown 1".to_owned()));
 }
 
-/// Somebody kills the program that simulates the machine: nothing is left that turns in a circle.
+/// The program that simulates the machine is killed: no process stays in a busy loop.
 #[test]
 fn nothing_is_left_of_a_simulated_machine_that_was_killed() {
     use std::io::{BufRead as _, BufReader, Write as _};

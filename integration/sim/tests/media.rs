@@ -1,16 +1,16 @@
-//! The medium of a CD drive changed from outside, in the commands and the order of libxl (libxl_disk.c).
+//! The medium of a CD drive is changed by QMP, with the commands and the order of libxl (libxl_disk.c).
 use bulkhead_sim::{Options, Sim};
 use rustix::fd::AsFd as _;
 use std::fs::File;
 
-/// An ISO's worth of sectors that say `word`.
+/// A disc image whose sectors repeat `word`.
 fn disc(dir: &tempfile::TempDir, name: &str, word: u32, sectors: usize) -> String {
     let path = dir.path().join(name);
     std::fs::write(&path, word.to_le_bytes().repeat(sectors * 512)).unwrap();
     path.display().to_string()
 }
 
-/// Sends a packet to the secondary master; its data, or the sense that the drive then has.
+/// Sends a packet to the secondary master; returns its data, or the drive's sense.
 fn packet(sim: &mut Sim, bytes: &[u8], limit: u32) -> Result<Vec<u8>, [u8; 3]> {
     for (port, value) in [(0x176, 0xa0), (0x171, 0), (0x174, limit & 0xff), (0x175, limit >> 8), (0x177, 0xa0)] {
         sim.port_write(port, 1, value).unwrap();
@@ -54,7 +54,7 @@ fn a_cd_is_changed_as_libxl_does_it_and_a_restarted_process_has_the_new_one() {
     let word = |sim: &mut Sim| packet(sim, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1], 2048).map(|d| d[0]);
     assert_eq!(word(&mut sim), Ok(1));
 
-    // A locked tray: without force the guest is asked, and says no by doing nothing.
+    // A locked tray: without force the guest gets an eject request, which it ignores.
     assert_eq!(packet(&mut sim, &[0x1e, 0, 0, 0, 1], 0), Ok(vec![]));
     let refused = sim.qmp(r#"{"execute":"eject","arguments":{"id":"ide-5632"}}"#).unwrap();
     assert!(refused["error"]["desc"].as_str().unwrap().contains("locked"), "{refused}");
@@ -76,7 +76,7 @@ fn a_cd_is_changed_as_libxl_does_it_and_a_restarted_process_has_the_new_one() {
     assert_eq!(packet(&mut sim, &[0x25], 8), Ok(vec![0, 0, 0, 31, 0, 0, 8, 0]));
     assert_eq!(word(&mut sim), Ok(2));
 
-    // A life later it is still the second.
+    // After a restart the drive still has the second medium.
     let before = sim.process("ide");
     ok(&sim.qmp(r#"{"execute":"x-bulkhead-restart","arguments":{"device":"ide"}}"#).unwrap());
     let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -101,7 +101,7 @@ fn a_cd_is_changed_as_libxl_does_it_and_a_restarted_process_has_the_new_one() {
         let answer = sim.qmp(command).unwrap();
         assert!(answer["error"]["desc"].as_str().is_some_and(|d| d.contains(why)), "{command}: {answer}");
     }
-    // What is no medium is refused and leaves the drive empty, in this life and the next.
+    // A pipe is refused as a medium and leaves the drive empty, also after a restart.
     let (pipe, _end) = rustix::pipe::pipe().unwrap();
     let set = ok(&sim.qmp_with(r#"{"execute":"add-fd"}"#, Some(pipe.as_fd())).unwrap())["fdset-id"].as_u64().unwrap();
     let answer = sim

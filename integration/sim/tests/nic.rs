@@ -1,4 +1,4 @@
-//! Network cards through all processes: frames over a stream, what others' bug reports did to theirs, unplugging, settings.
+//! Network cards through all processes: frames over a stream, register sequences of others' bug reports, unplugging, settings.
 use bulkhead_sim::qtest::Interpreter;
 use bulkhead_sim::{Options, Sim};
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ const MAC: [u8; 6] = [0x02, 0x16, 0x3e, 0, 0, 1];
 /// The RTL8139's ports in these tests.
 const PORTS: u16 = 0xc000;
 
-/// A machine with one card, whose cable's other end is a socket.
+/// A machine with one card, and a socket as the other end of its cable.
 struct Bench {
     sim: Sim,
     peer: UnixStream,
@@ -64,7 +64,7 @@ impl Bench {
         self.peer.write_all(frame).unwrap();
     }
 
-    /// Waits until C mode's buffer has got to here.
+    /// Waits until C mode's receive buffer is filled up to `at`.
     fn await_buffer(&mut self, at: u32) {
         let end = Instant::now() + Duration::from_secs(10);
         while self.sim.port_read(PORTS + 0x3a, 2).unwrap() != at {
@@ -101,7 +101,7 @@ fn frames_go_both_ways_and_go_on_after_a_kill() {
     b.sim.memory_read(0x1_0000, &mut head).unwrap();
     assert_eq!((&head[..4], &head[4..10]), (&[1, 0x20, 104, 0][..], &[0xff; 6][..]));
     b.sim.kill("rtl8139").unwrap();
-    // What is written while nobody is there is made good.
+    // A register write during a restart still takes effect.
     b.sim.port_write(PORTS + 0x38, 2, 108 - 16).unwrap();
     b.sim.await_log("restored the state").unwrap();
     b.send_to_guest(&frame(60));
@@ -189,7 +189,7 @@ fn an_unplugged_card_is_gone_with_its_process() {
         while b.sim.process("e1000").is_some() {
             assert!(Instant::now() < end);
         }
-        // The other end sees that the cable is in nobody's hands.
+        // The other end sees the end of the stream.
         assert_eq!(b.peer.read(&mut [0; 1]).unwrap(), 0);
         assert!(b.set("link=up")["error"]["desc"].as_str().unwrap().contains("no network card"));
         b.sim.port_write(port, size, word).unwrap();
@@ -197,14 +197,14 @@ fn an_unplugged_card_is_gone_with_its_process() {
     }
 }
 
-/// What was done to other device models, register by register. Each run tells how many accesses reached the card: none would mean
-/// that nothing was tried.
+/// Replays a register sequence from a bug report of another device model. At least `least` accesses must reach the card, or the replay
+/// has tested nothing.
 fn replay(model: &str, least: u64, lines: &[&str]) {
     let mut b = Bench::new(model, &[]);
     let mut interpreter = Interpreter::default();
     let before = b.reached();
     for line in lines {
-        // They are written for a card in slot 1.
+        // The sequences address a card in slot 1.
         let slot = format!("0x8000{:02x}", b.device << 3);
         let line = line.replace("0x800008", &slot);
         interpreter.line(&mut b.sim, &line);

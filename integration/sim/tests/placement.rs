@@ -1,4 +1,4 @@
-//! On which CPUs the threads of a machine run, and that nobody who shares one starves.
+//! The CPUs of a machine's threads, and that no thread on a shared CPU starves.
 use bulkhead_sim::{Options, Sim};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::process::{Child, Command};
@@ -31,7 +31,7 @@ fn threads(pid: i32) -> Vec<Vec<usize>> {
     all.into_iter().map(cpus).collect()
 }
 
-/// The CPU of the data threads, after looking that they share one and that all other threads are free.
+/// The CPU of the data threads; asserts that they share one and that all other threads may use any CPU.
 fn shared(sim: &Sim, free: &[usize]) -> usize {
     let mut cpus = Vec::new();
     for role in DATA {
@@ -46,18 +46,18 @@ fn shared(sim: &Sim, free: &[usize]) -> usize {
     cpus[0]
 }
 
-/// A process that is ended with its owner.
+/// A child process that is killed when this is dropped.
 struct Busy(Child);
 
 impl Busy {
-    /// One that never sleeps, on this CPU, with the weight of a device.
+    /// Starts a process that never sleeps, on this CPU, with the weight of a device.
     fn on(cpu: usize) -> Self {
         let child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let pid = rustix::process::Pid::from_child(&child);
         let mut only = CpuSet::new();
         only.set(cpu);
         sched_setaffinity(Some(pid), &only).unwrap();
-        // The right to it is not everywhere.
+        // This may be refused, depending on the host.
         let _ = rustix::process::setpriority_process(Some(pid), -2);
         Self(child)
     }
@@ -86,7 +86,7 @@ fn data_threads_of_a_guest_share_one_cpu_after_restarts_too() {
     let mut sim = machine(&[]);
     let cpu = shared(&sim, &free);
     accesses(&mut sim, 10);
-    // The thread that stands in Xen's place has come along, as interrupts do.
+    // The thread that simulates Xen was moved too, as interrupts are.
     assert_eq!(allowed(), [cpu]);
     for role in ["platform", "vga"] {
         sim.replace(role).unwrap();
@@ -115,7 +115,7 @@ fn a_list_of_cpus_is_obeyed_and_one_that_cannot_be_is_told() {
     let last = free.last().unwrap().to_string();
     assert_eq!(shared(&machine(&["-placement", &last]), &free).to_string(), last);
     std::thread::scope(|s| {
-        // A thread of its own: this one is where the machine was.
+        // A new thread, since this one was moved with the machine.
         let other = s.spawn(|| {
             let mut all = CpuSet::new();
             free.iter().for_each(|cpu| all.set(*cpu));
@@ -150,7 +150,7 @@ fn two_guests_on_one_cpu_starve_neither() {
 fn a_set_of_cpus_that_shrinks_while_the_guest_runs_is_obeyed() {
     let free = allowed();
     if free.len() < 2 {
-        // Nothing can shrink.
+        // With one CPU the set cannot shrink.
         return;
     }
     let mut sim = machine(&[]);
@@ -159,7 +159,7 @@ fn a_set_of_cpus_that_shrinks_while_the_guest_runs_is_obeyed() {
     let mut left = CpuSet::new();
     left.set(other);
     sched_setaffinity(rustix::process::Pid::from_raw(sim.pid() as i32), &left).unwrap();
-    // The launcher looks while the guest asks.
+    // The launcher reads the load while the guest makes accesses.
     let begin = std::time::Instant::now();
     while DATA.iter().any(|role| threads(sim.process(role).unwrap())[0] != [other]) {
         accesses(&mut sim, 200);

@@ -1,4 +1,4 @@
-//! What toolstacks other than libxl have of a device model: a second QMP server by `-qmp`, the file of `-pidfile`.
+//! Options of toolstacks other than libxl: a second QMP server by `-qmp`, the file of `-pidfile`.
 use bulkhead_sim::{Options, Sim};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;

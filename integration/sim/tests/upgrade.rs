@@ -12,7 +12,7 @@ fn a_process_that_is_started_again_after_an_upgrade_is_the_old_version() {
     let mut sim = Sim::start(&options).unwrap();
     sim.port_write(0x70, 1, 0x40).unwrap();
     sim.port_write(0x71, 1, 0x5a).unwrap();
-    // As dpkg does it: a new file takes the place of the old one, and the old one's name is gone.
+    // As dpkg does: a new file replaces the old one under the same name.
     for name in ["bulkhead-dm", "bulkhead-roles"] {
         std::fs::write(dir.path().join("new"), "another version").unwrap();
         std::fs::rename(dir.path().join("new"), dir.path().join(name)).unwrap();

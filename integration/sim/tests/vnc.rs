@@ -35,7 +35,7 @@ impl Viewer {
         bytes
     }
 
-    /// As far as the security type.
+    /// Connects and reads the security types.
     fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -45,7 +45,7 @@ impl Viewer {
         viewer
     }
 
-    /// A viewer that has come in: width and height.
+    /// Connects and completes the handshake; also returns width and height.
     fn enter(port: u16) -> (Self, usize, usize) {
         let mut viewer = Self::connect(port);
         assert_eq!(viewer.hear(2), [1, 1]);
@@ -58,12 +58,12 @@ impl Viewer {
         (viewer, w, h)
     }
 
-    /// It knows LED state and ExtendedDesktopSize.
+    /// Enables the encodings LED state and ExtendedDesktopSize.
     fn takes_lights_and_sizes(&mut self) {
         self.0.write_all(&[2, 0, 0, 3, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xfb, 0xff, 0xff, 0xfe, 0xcc]).unwrap();
     }
 
-    /// Asks until these lights are told.
+    /// Requests updates until these lights are reported.
     fn await_lights(&mut self, lights: u8) {
         let mut told = None;
         await_that("the lights", || {
@@ -107,7 +107,7 @@ fn draw(sim: &mut Sim, seed: u32) {
         sim.port_write(0x1ce, 2, index).unwrap();
         sim.port_write(0x1cf, 2, value).unwrap();
     }
-    // The palette is the display's: something is seen.
+    // Bit 5 of the attribute index gives the palette to the display, without which the picture is black.
     sim.port_write(0x3c2, 1, 0x67).unwrap();
     sim.port_read(0x3da, 1).unwrap();
     sim.port_write(0x3c0, 1, 0x20).unwrap();
@@ -122,7 +122,7 @@ fn draw(sim: &mut Sim, seed: u32) {
     sim.memory_write(0xa_0000, &bytes).unwrap();
 }
 
-/// What `screenshot` gives: red, green, blue.
+/// The picture of x-bulkhead-screenshot: width, height, and bytes of red, green and blue.
 fn screenshot(sim: &Sim) -> (usize, usize, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("png");
@@ -164,11 +164,11 @@ fn viewers_see_what_a_screenshot_sees_also_after_the_display_and_the_server_died
     let mut viewer = enter(&mut sim);
     let clients = sim.qmp(r#"{"execute":"query-vnc"}"#).unwrap()["return"]["clients"].clone();
     assert_eq!(clients.as_array().unwrap().len(), 1, "{clients}");
-    // The display dies: the connection stays, the picture comes back.
+    // The display's process dies: the connection stays, and the picture is sent again.
     sim.replace("vga").unwrap();
     draw(&mut sim, 99);
     await_that("the new picture", || viewer.picture(128, 96) == screenshot(&sim).2);
-    // The server dies: viewers come again, at the same port.
+    // The server dies: viewers can connect again at the same port.
     sim.replace("vnc").unwrap();
     enter(&mut sim);
     assert!(sim.end().unwrap().success());
@@ -193,7 +193,7 @@ fn what_viewers_type_and_point_at_reaches_the_guest() {
     let (mut viewer, ..) = Viewer::enter(port(&sim));
     viewer.0.write_all(&[4, 1, 0, 0, 0, 0, 0, b'A', 4, 0, 0, 0, 0, 0, 0, b'A']).unwrap();
     read(&mut sim, &[0x2a, 0x1e, 0xaa, 0x9e]);
-    // A key by its place, held when the viewer leaves.
+    // A key by scan code, held when the viewer disconnects.
     viewer.0.write_all(&[255, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xd3]).unwrap();
     read(&mut sim, &[0xe0, 0x53]);
     drop(viewer);
@@ -246,12 +246,12 @@ fn lights_wishes_and_places_go_from_process_to_process() {
         registers.to_string()
     };
     await_that("the wish", || monitor(&sim).contains("1280x800"));
-    // Nobody has configured the tablet: what is pointed at is the mouse's, and the controller runs in a process of its own.
+    // The guest has not configured the tablet, so pointer input is sent to the mouse; the controller has its own process.
     assert!(sim.process("usb").is_some());
     assert!(sim.end().unwrap().success());
 }
 
-/// What the guest has switched on once, the next server and the next keyboard still tell.
+/// Lights that the guest has switched on are still reported by a restarted server and a restarted keyboard.
 #[test]
 fn lights_outlive_the_server_and_the_keyboard() {
     let mut sim = start("127.0.0.1:0,to=99");
@@ -296,7 +296,7 @@ fn a_password_set_by_qmp_lets_in_and_outlives_the_server() {
     assert!(open.end().unwrap().success());
 }
 
-/// The answer to a challenge: DES by OpenSSL's command, which knows nothing of ours.
+/// The answer to a challenge, by OpenSSL's DES, which is independent of this project's.
 fn answer(password: &str, challenge: &[u8]) -> Vec<u8> {
     let mut key = [0u8; 8];
     key.iter_mut().zip(password.bytes()).for_each(|(k, p)| *k = p.reverse_bits());
@@ -333,7 +333,7 @@ fn ports_that_are_taken_are_passed_over_or_refused() {
     .to_string();
     assert!(refused.contains("BH-0208") && refused.contains("Address already in use"), "{refused}");
     drop(taken);
-    // A Unix socket, which goes with the machine.
+    // A Unix socket, which is removed at the machine's end.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vnc");
     let mut sim = start(&format!("unix:{}", path.display()));
@@ -360,7 +360,7 @@ fn without_a_viewer_the_display_draws_nothing_and_nobody_wakes_up() {
     await_that("no more pictures", || {
         let before = (count(&sim, "vga", "pictures drawn for a viewer"), count(&sim, "vnc", "wake-ups"));
         std::thread::sleep(Duration::from_millis(500));
-        // The look at the counters wakes the process itself.
+        // Reading the counters wakes the process too.
         count(&sim, "vga", "pictures drawn for a viewer") == before.0 && count(&sim, "vnc", "wake-ups") - before.1 <= 2
     });
     assert!(sim.end().unwrap().success());

@@ -1,12 +1,12 @@
-//! `-boot`, of which QEMU's tests give several: later keys take the place of earlier ones, and `once` is for the first life.
+//! `-boot`, which QEMU's tests pass several times: later keys override earlier ones, and `once` applies to the first start only.
 use super::Pairs;
 
-/// What they come to.
+/// The keys and values of all `-boot` options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Boot(Vec<(String, String)>);
 
 impl Boot {
-    /// One of them.
+    /// Adds the keys of one `-boot`.
     pub fn add(&mut self, text: &str) {
         for (key, value) in Pairs::parse("order", text).0 {
             self.0.retain(|(k, _)| *k != key);
@@ -14,7 +14,7 @@ impl Boot {
         }
     }
 
-    /// bulkhead-dm's arguments in the machine's first life, or in a later one.
+    /// bulkhead-dm's arguments for the machine's first start, or for one after a reset.
     pub fn arguments(&self, first: bool) -> Vec<String> {
         let keys = self.0.iter().filter(|(key, _)| first || key != "once");
         let text: Vec<String> = keys.map(|(key, value)| format!("{key}={value}")).collect();

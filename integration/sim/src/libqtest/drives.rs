@@ -1,30 +1,30 @@
-//! What QEMU's tests say of drives, in bulkhead-dm's words: places in the order of their coming, drives named by node, properties that
-//! concern all disks, storage with faults.
+//! Translates the drives of QEMU's tests to bulkhead-dm's arguments: places by order, drives named by node, properties of all disks,
+//! storage with faults.
 use super::Pairs;
 
-/// What stops at a fault until it is told to go on, as QEMU's `werror=stop` has it.
+/// An injected fault of a drive, from a blkdebug script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scripted {
     /// Index of the drive.
     pub drive: u8,
-    /// It is QEMU's `flush_to_disk`; nothing else is known here.
+    /// The fault is in a flush (QEMU's `flush_to_disk`); no other event is supported.
     pub flush: bool,
-    /// The machine stops, and tries again when it is told to go on; otherwise the guest hears of the error.
+    /// The machine stops, and `cont` retries the job (QEMU's `werror=stop`); otherwise the guest gets the error.
     pub stops: bool,
 }
 
 /// The drives of a command line.
 #[derive(Debug, Default)]
 pub struct Drives {
-    /// `-drive` and `-blockdev` that a `-device` takes.
+    /// Each `-drive` and `-blockdev` that a `-device` refers to.
     loose: Vec<Pairs>,
-    /// Drives with their places.
+    /// The machine's drives, in the order of the command line.
     placed: Vec<Placed>,
     /// `-global ide-hd.KEY=VALUE`.
     globals: Vec<(String, String)>,
-    /// Storage that has a debugging back end.
+    /// A drive has a debugging back end.
     pub debugged: bool,
-    /// Faults that a script asks for.
+    /// The faults of the scripts.
     pub scripted: Vec<Scripted>,
 }
 
@@ -32,18 +32,18 @@ pub struct Drives {
 struct Placed {
     index: Option<u8>,
     drive: Pairs,
-    /// Properties of the device, if it is one of its own.
+    /// Properties of the `-device`, if the drive has one.
     device: Option<Pairs>,
 }
 
-/// Names of the events in which a script's faults are, and whether they are of a flush.
+/// The supported events of a script's faults, and whether each is a flush.
 const EVENTS: [(&str, bool); 2] = [("flush_to_disk", true), ("flush_to_os", true)];
 
 impl Drives {
-    /// A `-drive`.
+    /// Adds a `-drive`.
     pub fn drive(&mut self, text: &str) {
         let drive = Pairs::parse("file", text);
-        // One without a medium, for devices that come later and are not here.
+        // A drive without a medium, for devices that this machine does not have.
         if drive.get("file") == Some("null-co://") {
             return;
         }
@@ -55,7 +55,7 @@ impl Drives {
         }
     }
 
-    /// A `-blockdev` over a file.
+    /// Adds a `-blockdev` over a file.
     pub fn blockdev(&mut self, text: &str) -> Result<(), String> {
         let node = Pairs::parse("driver", text);
         let (Some("file"), Some(name), Some(file)) = (node.get("driver"), node.get("node-name"), node.get("filename"))
@@ -66,14 +66,14 @@ impl Drives {
         Ok(())
     }
 
-    /// A `-global`; whether it concerns disks.
+    /// Adds a `-global`; returns whether it concerns disks.
     pub fn global(&mut self, text: &str) -> bool {
         let property = text.strip_prefix("ide-hd.").and_then(|p| p.split_once('='));
         self.globals.extend(property.map(|(k, v)| (k.to_owned(), v.to_owned())));
         property.is_some()
     }
 
-    /// A `-device ide-hd` or `-device ide-cd`.
+    /// Adds a `-device ide-hd` or `-device ide-cd`.
     pub fn device(&mut self, text: &str) -> Result<(), String> {
         let device = Pairs::parse("driver", text);
         let drive = match device.get("drive") {
@@ -94,7 +94,7 @@ impl Drives {
         Ok(())
     }
 
-    /// bulkhead-dm's arguments for all of them.
+    /// bulkhead-dm's arguments for all drives.
     pub fn arguments(&mut self) -> Result<Vec<String>, String> {
         let mut out = Vec::new();
         for n in 0..self.placed.len() {
@@ -116,7 +116,7 @@ impl Drives {
                 format.push_str(",readonly=on");
             }
             let medium = if file.is_empty() { String::new() } else { format!("file={file},") };
-            // What is to be asked for by QEMU's own words, as a toolstack may: properties of a disk.
+            // Properties of a disk are passed in QEMU's syntax, which bulkhead-dm accepts from toolstacks.
             let mut properties: Vec<(String, String)> = if cd { Vec::new() } else { self.globals.clone() };
             for (key, value) in placed.device.iter().flat_map(|d| &d.0) {
                 if !["driver", "drive", "bus", "unit", "id"].contains(&key.as_str()) {
@@ -140,7 +140,7 @@ impl Drives {
     }
 }
 
-/// The faults that a blkdebug script asks for.
+/// Parses the fault of a blkdebug script.
 fn script_of(path: &str, drive: u8, stops: bool) -> Result<Option<Scripted>, String> {
     if path.is_empty() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! QMP between QEMU's tests and the machine. Most of it is carried as it is; what the machine has no word for is answered here: which
-//! machines and devices there are, a life after the first, the human monitor's commands for storage with faults.
+//! QMP between QEMU's tests and the machine. Most messages are forwarded unchanged; queries that the machine does not have are answered
+//! here: the list of machines and devices, a restart at reset, the human monitor's commands for storage with faults.
 use super::Scripted;
 use crate::{Faults, SimError};
 use bulkhead_bus::faults::{Fault, FaultOn};
@@ -24,15 +24,15 @@ pub struct Monitor<M> {
     machine: M,
     faults: Option<Faults>,
     scripted: Vec<Scripted>,
-    /// Jobs that a breakpoint holds: its name, its place in the table of faults.
+    /// Breakpoints: their names and their entries in the table of faults.
     breaks: Vec<(String, usize)>,
     /// The machine has stopped at a fault.
     stopped: bool,
 }
 
-/// How often faults are looked at.
+/// Interval between two checks of the faults' counters.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-/// Where breakpoints begin in the table; before are the faults of a script.
+/// First entry of breakpoints in the table, after the faults of a script.
 const BREAKS: usize = 8;
 
 fn event(name: &str) -> Value {
@@ -44,7 +44,7 @@ fn reset() -> Value {
             "timestamp": { "seconds": 0, "microseconds": 0 } })
 }
 
-/// Values that have come whole; the rest stays.
+/// Removes the complete values from `pending`, and leaves the rest.
 fn take(pending: &mut Vec<u8>) -> Vec<Value> {
     let mut values = serde_json::Deserializer::from_slice(pending).into_iter::<Value>();
     let mut whole = Vec::new();
@@ -57,7 +57,7 @@ fn take(pending: &mut Vec<u8>) -> Vec<Value> {
     whole
 }
 
-/// The devices that QEMU's tests may ask for; what libqos calls the board, too.
+/// The devices that QEMU's tests query for, with libqos's name of the board.
 const DEVICES: [&str; 11] = [
     "i440FX-pcihost",
     "ide-hd",
@@ -72,7 +72,7 @@ const DEVICES: [&str; 11] = [
     "usb-mouse",
 ];
 
-/// Answers a client that asks which machines and devices there are, until it closes the connection. No machine runs.
+/// Answers a client's queries for machines and devices until it closes the connection; no machine runs.
 pub fn answer_probe(path: &str) -> std::io::Result<()> {
     let mut client = UnixStream::connect(path)?;
     let version = json!({ "qemu": { "major": 7, "minor": 2, "micro": 0 }, "package": "" });
@@ -103,7 +103,7 @@ pub fn answer_probe(path: &str) -> std::io::Result<()> {
 }
 
 impl<M: Restart> Monitor<M> {
-    /// Connects the client that waits at `path` with the machine, whose QMP is at `at`.
+    /// Connects the client that listens at `path` to the machine, whose QMP socket is `at`.
     pub fn new(path: &str, at: &std::path::Path, machine: M) -> std::io::Result<Self> {
         let server = UnixStream::connect(at)?;
         Ok(Self {
@@ -119,11 +119,11 @@ impl<M: Restart> Monitor<M> {
         })
     }
 
-    /// With storage that has faults.
+    /// Adds storage with faults.
     pub fn with_faults(mut self, faults: Faults, scripted: &[Scripted]) -> std::io::Result<Self> {
         for (place, fault) in scripted.iter().enumerate() {
             let on = if fault.flush { FaultOn::Flush } else { FaultOn::Write };
-            // One that stops the machine is tried again, so the guest sees no error.
+            // A job that stops the machine is retried, so the guest sees no error.
             let errno = if fault.stops { 0 } else { 5 };
             let fault = Fault { held: fault.stops, left: 1, ..Fault::always(fault.drive, on, errno) };
             faults.set(place, Some(fault))?;
@@ -132,7 +132,7 @@ impl<M: Restart> Monitor<M> {
         Ok(self)
     }
 
-    /// Carries until either side has gone.
+    /// Forwards messages until either side closes its connection.
     pub fn run(mut self) {
         while self.step().unwrap_or(false) {}
         let _ = self.client.shutdown(std::net::Shutdown::Both);
@@ -170,7 +170,7 @@ impl<M: Restart> Monitor<M> {
         Ok(true)
     }
 
-    /// Says that the machine has stopped when a fault that stops it has been met.
+    /// Sends the event STOP when a job has met a fault that stops the machine.
     fn look(&mut self) -> std::io::Result<()> {
         let Some(faults) = self.faults.as_ref().filter(|_| !self.stopped) else { return Ok(()) };
         for (place, _) in self.scripted.iter().enumerate().filter(|(_, s)| s.stops) {
@@ -218,7 +218,7 @@ impl<M: Restart> Monitor<M> {
         faults.set(place, fault.map(|f| Fault { held: false, ..f }))
     }
 
-    /// `qemu-io ideB-hdU "break EVENT NAME"` and `"resume NAME"`; what else it may say is not understood.
+    /// Executes `qemu-io ideB-hdU "break EVENT NAME"` and `"resume NAME"`; other commands are errors.
     fn human(&mut self, line: &str) -> std::io::Result<String> {
         let unknown = || Ok(format!("unknown command: '{line}'\r\n"));
         let Some(rest) = line.strip_prefix("qemu-io ide") else { return unknown() };

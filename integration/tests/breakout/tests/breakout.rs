@@ -10,7 +10,7 @@ fn run(role: &str, ids: Option<Ids>, layer: &str, attempt: &str) -> Outcome {
 }
 
 fn run_with(role: &str, ids: Option<Ids>, layer: &str, attempt: &str, fd: Option<BorrowedFd<'_>>) -> Outcome {
-    // In the stub domain's debugging image it is somewhere else.
+    // The stub domain's debugging image has it at another path.
     let path = std::env::var("BULKHEAD_HOSTILE").unwrap_or(env!("CARGO_BIN_EXE_bulkhead-hostile").into());
     let executable = std::fs::File::open(path).unwrap();
     bulkhead_breakout::run(executable.as_fd(), role, ids, layer, attempt, fd).unwrap()
@@ -42,7 +42,7 @@ fn attempts() -> Vec<String> {
 fn without_the_sandbox_every_attempt_works() {
     for attempt in attempts() {
         let outcome = run("serial", None, "none", &attempt);
-        // io_uring may be switched off on the machine that runs this; the stub domain's kernel has neither it nor the internet.
+        // io_uring may be disabled on this host; the stub domain's kernel has neither io_uring nor Internet protocols.
         let off: &[i32] = match attempt.as_str() {
             "io_uring" => &[libc::EPERM, libc::ENOSYS],
             "an internet socket" => &[libc::EAFNOSUPPORT],
@@ -92,7 +92,7 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
         ("make a file", libc::ENOENT),
         (&format!("signal another process={sibling}"), libc::ESRCH),
     ] {
-        // Landlock refuses files before the empty root is looked at, where the kernel has it.
+        // If the kernel has Landlock, it refuses files before the empty root is searched.
         match run("serial", ids(), "confined", attempt) {
             Outcome::Refused(e) => {
                 assert!([errno, libc::EACCES, libc::EPERM].contains(&i32::from(e)), "{attempt}: {e}")
@@ -102,8 +102,8 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
     }
 }
 
-/// Each direction of a channel is written by one side only: the descriptor that the other side gets cannot be used for
-/// writing, whatever the process does. The seals hold by themselves, with no sandbox around.
+/// Each direction of a channel has one writer: the reader's descriptor cannot be used for writing. The memfd's seals enforce this
+/// without a sandbox.
 #[test]
 fn the_peers_area_cannot_be_written_mapped_for_writing_or_cut() {
     let attempts = ["write the area", "map the area for writing", "make the area's mapping writable"];
