@@ -298,7 +298,7 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
 
 /// SeaBIOS translates cylinder addresses according to these bytes; without them a loader that uses such addresses does not find its disk.
 #[test]
-fn the_cmos_tells_of_the_disks_and_how_their_addresses_are_translated() {
+fn the_cmos_has_the_disks_and_their_address_translation() {
     use bulkhead_bus::{DiskGeometry, Translation};
     let disk =
         |drive, cylinders, heads, translation| DiskGeometry { drive, cylinders, heads, sectors: 63, translation };

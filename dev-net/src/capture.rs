@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_ends_it() {
+    fn a_closed_reader_ends_the_recording() {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK).unwrap();
         let mut capture = Capture::new(write);
         assert!(capture.record(&[1; 60]));

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dhcp_goes_its_way() {
+    fn packets_other_than_dhcp_pass() {
         let mut other = request(&[53, 1, 1, 255], [0; 4]);
         other[37] = 68;
         assert_eq!(answer(&other, &lease()), Answer::Other);

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_needs_passes() {
+    fn packets_that_a_guest_needs_pass() {
         let mut f = strict();
         let none = Ipv6Addr::UNSPECIFIED;
         for good in [
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spoofed_is_dropped_and_counted_by_its_rule() {
+    fn spoofed_frames_are_dropped_and_counted_by_rule() {
         let mut f = strict();
         let mut other_mac = udp4([10, 0, 0, 5], (1, 2));
         other_mac[11] ^= 1;

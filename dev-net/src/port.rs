@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unplugged_card_has_let_go() {
+    fn an_unplugged_card_releases_its_cable() {
         let cable = Cable::new(Abilities::default(), 0);
         let (mut c, mut cx) = card(&cable);
         cable.put(frame([2; 6]));

@@ -70,7 +70,7 @@ proptest! {
 
     /// The same by the card's registers and descriptors.
     #[test]
-    fn what_the_card_sends_is_the_packet(six: bool, payload in prop::collection::vec(any::<u8>(), 1..9_000), size in 500u64..1460) {
+    fn the_sent_frame_is_the_packet(six: bool, payload in prop::collection::vec(any::<u8>(), 1..9_000), size in 500u64..1460) {
         let memory = FakeMemory::new(1 << 20);
         let cable = Cable::new(Abilities::default(), 0);
         let mut cx = Context::new(memory.clone());

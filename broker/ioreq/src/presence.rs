@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_finds_what_is_neither_unplugged_whole_nor_absent() {
+    fn the_guest_finds_devices_that_are_neither_absent_nor_wholly_unplugged() {
         assert_eq!([Presence::at_power_on(false), Presence::at_power_on(true)], [Presence::BuiltIn, Presence::Absent]);
         for (presence, decoded, unplugged) in [
             (Presence::BuiltIn, true, false),

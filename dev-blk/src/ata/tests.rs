@@ -158,7 +158,7 @@ fn registers() -> impl Strategy<Value = Registers> {
 proptest! {
     /// With any registers, transferred sectors are on the medium, and a command that has ended clears BSY and DRQ.
     #[test]
-    fn what_any_command_moves_lies_on_the_medium(
+    fn sectors_transferred_by_any_command_are_on_the_medium(
         cdrom in any::<bool>(),
         commands in prop::collection::vec((any::<u8>(), registers(), any::<[u8; 12]>()), 1..20),
     ) {

@@ -56,7 +56,7 @@ impl Bed {
 }
 
 #[test]
-fn what_is_written_goes_into_the_overlay_and_is_there_when_the_process_dies_at_once() {
+fn writes_are_in_the_overlay_even_if_the_process_dies_at_once() {
     let bed = Bed::new("overlay");
     let memory = FakeMemory::new(4 << 20);
     let image = bed.image();
@@ -102,7 +102,7 @@ fn a_sector_written_by_pio_is_there_when_the_process_dies_at_once() {
 
 /// Tables are written only after writes that change them.
 #[test]
-fn what_is_written_in_place_leaves_the_tables_alone() {
+fn writes_in_place_do_not_change_the_tables() {
     let bed = Bed::new("place");
     let image = bed.image();
     let Content::Formatted(access) = &image.content else { panic!() };

@@ -175,7 +175,7 @@ fn configuration_space_has_the_hard_wired_bits_of_the_part() {
 }
 
 #[test]
-fn identify_tells_size_and_model_and_claims_nothing_more() {
+fn identify_reports_size_and_model_and_claims_nothing_more() {
     let mut b = Bench::new();
     b.ata(0xec, 0, 0);
     assert_eq!(b.inb(0x3f6), 0x58);
@@ -617,7 +617,7 @@ impl Executor for Held {
 
 /// The guest's write to the unplug port completes only when `unplug` returns true; after it a PV back end may write to the disk.
 #[test]
-fn unplug_race_a_write_that_is_under_way_ends_before_the_disk_is_let_go() {
+fn unplug_race_a_pending_write_ends_before_the_disk_is_released() {
     let mut b = Bench::new();
     let may_end = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let image = Some(Image::raw(rustix::io::dup(&b.disk).unwrap(), 1 << 20));
@@ -772,7 +772,7 @@ proptest! {
 
 /// A medium is removed and another inserted: the events that the guest reads, in their order (MMC-4 6.6, SPC-3 5.13).
 #[test]
-fn a_changed_cd_is_told_once() {
+fn a_changed_cd_is_reported_once() {
     let mut b = Bench::new();
     let medium = |b: &mut Bench, sectors: usize| b.ide.insert(2, file(sectors * 2048), &mut b.cx);
     let event = |b: &mut Bench| command(b, &[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8], 8).unwrap()[4..6].to_vec();

@@ -570,7 +570,7 @@ fn nodes_that_say_what_cannot_be_are_refused_in_one_line() {
 }
 
 #[test]
-fn a_guest_that_leaves_in_the_middle_waits_for_what_is_under_way() {
+fn a_front_end_that_disconnects_waits_for_the_pending_requests() {
     let mut bed = bed(Layout::X86_64, true, WRITABLE);
     *bed.go.lock().unwrap() = 0;
     bed.guest.write(100, 0, &[9; 512]);
@@ -587,7 +587,7 @@ fn a_guest_that_leaves_in_the_middle_waits_for_what_is_under_way() {
 }
 
 #[test]
-fn a_disk_that_is_taken_away_or_replaced_is_let_go_and_nothing_is_written_there() {
+fn a_removed_or_replaced_disk_is_released_and_not_written() {
     for (name, value) in [("frontend", None), ("params", Some("aio:/b"))] {
         let mut bed = bed(Layout::X86_64, true, WRITABLE);
         {
@@ -611,7 +611,7 @@ fn a_disk_that_is_taken_away_or_replaced_is_let_go_and_nothing_is_written_there(
 }
 
 #[test]
-fn what_a_front_end_left_that_came_before_there_was_a_back_end_is_not_connected() {
+fn a_front_ends_state_from_before_the_back_end_is_not_connected() {
     // (the back end's state that the launcher has left, the front end's state, the back end's next state)
     for (left, there, want) in
         [("6", "4", "6"), ("6", "3", "6"), ("6", "6", "6"), ("6", "1", "2"), ("2", "1", "2"), ("1", "1", "2")]
@@ -647,7 +647,7 @@ fn what_a_front_end_left_that_came_before_there_was_a_back_end_is_not_connected(
 }
 
 #[test]
-fn what_a_dead_process_had_not_answered_is_done_by_the_next() {
+fn unanswered_requests_of_a_dead_process_are_executed_by_the_next() {
     let mut bed = bed(Layout::X86_64, true, WRITABLE);
     *bed.go.lock().unwrap() = 1;
     for id in 0..6u8 {
@@ -684,7 +684,7 @@ proptest! {
     /// With any ring, counters, descriptions of segments and nodes: no panic, no access outside of the pages (the fake checks that), no write
     /// beyond the disk's end, and at most one answer for each request.
     #[test]
-    fn hostile_rings_harm_nobody(
+    fn hostile_rings_are_survived(
         persistent in any::<bool>(), wide in any::<bool>(),
         rounds in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 112), 0..8u8, 0..40u32, any::<bool>(), 0..7u8), 1..40)
     ) {

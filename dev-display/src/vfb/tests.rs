@@ -157,7 +157,7 @@ fn a_new_size_that_does_not_fit_and_too_many_events_end_the_connection() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
-    fn a_hostile_page_harms_nobody(rounds in proptest::collection::vec((0usize..12, any::<u32>(), any::<bool>(), 0u8..12), 1..40)) {
+    fn a_hostile_page_is_survived(rounds in proptest::collection::vec((0usize..12, any::<u32>(), any::<bool>(), 0u8..12), 1..40)) {
         let mut bed = bed();
         bed.connect();
         let mut shown = Shown::default();

@@ -259,7 +259,7 @@ fn a_split_screen_begins_anew_below_the_line_compare() {
 }
 
 #[test]
-fn panning_moves_by_pixels_and_stops_at_the_split_if_told() {
+fn panning_moves_by_pixels_and_stops_at_the_split_if_set() {
     let (mut v, _, vram) = striped();
     vram.write(0, &[0x0f, 0, 0, 0]).unwrap();
     vram.write(480 * 80 * 4, &[0; 4]).unwrap();
@@ -352,7 +352,7 @@ fn linear_modes_show_video_ram_and_never_leave_it() {
 }
 
 #[test]
-fn enabling_a_mode_clears_the_screen_unless_told_not_to() {
+fn enabling_a_mode_clears_the_screen_unless_disabled() {
     let (mut v, mut cx, vram) = display();
     let first = || {
         let mut b = [0; 1];
@@ -380,7 +380,7 @@ fn bar_2_shows_the_same_registers() {
 }
 
 #[test]
-fn a_viewers_wish_is_what_the_monitor_prefers_and_outlives_the_process() {
+fn a_viewers_size_becomes_the_monitors_preferred_mode_and_outlives_the_process() {
     let (mut v, mut cx, _) = display();
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     v = v.with_wishes(Some(read));

@@ -47,7 +47,7 @@ fn refused(b: &mut Bench, client: &mut UnixStream, head: &[u8], why: &str, what:
 }
 
 #[test]
-fn versions_that_are_taken_for_others_without_a_password() {
+fn every_version_of_a_client_is_answered_without_a_password() {
     for (version, kind) in VERSIONS {
         let mut b = Bench::new(Password::None);
         let mut client = b.connect();
@@ -69,7 +69,7 @@ fn versions_that_are_taken_for_others_without_a_password() {
 }
 
 #[test]
-fn versions_that_are_taken_for_others_with_a_password() {
+fn every_version_of_a_client_is_answered_with_a_password() {
     for (version, kind) in VERSIONS {
         for right in [true, false] {
             let mut b = Bench::new(Password::new(b"secret"));

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_let_go_and_positions_are_movement() {
+    fn held_keys_are_released_and_positions_become_movement() {
         let mut input = Input::new(Layout::named("en-us").unwrap());
         let (mut locks, mut out) = (Locks::default(), Vec::new());
         let mut keyboard = Keyboard { locks: &mut locks, others: 0, now: 0, out: &mut out };

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 /// CVE-2014-7815: impossible pixel formats were accepted. CVE-2022-3165, CVE-2015-5225: lengths underflowed, sizes changed during an update.
 #[test]
-fn underflow_and_overflow_of_what_a_viewer_says() {
+fn underflow_and_overflow_in_a_viewers_messages() {
     for format in [[0, 24], [1, 24], [8, 32], [24, 24], [64, 24], [255, 255], [32, 0]] {
         let mut b = Bench::new(Password::None);
         let mut client = b.viewer(&[0, 5, 16]);
@@ -80,7 +80,7 @@ fn characters_of_another_keyboard_or_lock() {
 
 /// A viewer that requested LEDs after the guest had set them got only the next change.
 #[test]
-fn state_that_is_told_only_when_it_changes() {
+fn state_that_is_reported_only_when_it_changes() {
     let mut b = Bench::new(Password::None);
     rustix::io::write(&b.lights, &[0]).unwrap();
     b.turn();

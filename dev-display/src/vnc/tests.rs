@@ -316,7 +316,7 @@ fn a_viewer_sees_the_picture_what_changes_and_what_moves() {
 }
 
 #[test]
-fn without_a_viewer_that_waits_nobody_looks() {
+fn without_a_waiting_viewer_the_picture_is_not_read() {
     let mut b = Bench::new(Password::None);
     let armed = |b: &Bench| b.cx.timers.get(LOOK).is_some();
     assert!(!armed(&b));
@@ -390,7 +390,7 @@ fn a_stalled_viewer_holds_up_no_other() {
 }
 
 #[test]
-fn hostile_a_viewer_that_asks_and_takes_nothing_is_not_heard() {
+fn hostile_input_is_paused_for_a_viewer_that_does_not_read() {
     let mut b = Bench::new(Password::None);
     let mut client = b.viewer(&[0]);
     // A map of colours for twenty bytes; encodings again and again; fences.
@@ -425,7 +425,7 @@ fn hostile_a_viewer_that_asks_and_takes_nothing_is_not_heard() {
 }
 
 #[test]
-fn a_cursor_that_blinks_hurries_nobody() {
+fn a_blinking_cursor_is_not_urgent() {
     let mut b = Bench::new(Password::None);
     let mut client = b.viewer(&[0]);
     client.write_all(&[150, 1, 0, 0, 0, 0, 0, 200, 0, 100]).unwrap();
@@ -529,7 +529,7 @@ fn passwords_are_asked_for_and_guessers_wait() {
 }
 
 #[test]
-fn half_open_and_many_connections_keep_nobody_out() {
+fn half_open_and_many_connections_do_not_block_new_viewers() {
     let mut b = Bench::new(Password::None);
     let mut first = b.viewer(&[0]);
     let half: Vec<UnixStream> = (0..200).map(|_| b.connect()).collect();
@@ -547,7 +547,7 @@ fn half_open_and_many_connections_keep_nobody_out() {
 }
 
 #[test]
-fn who_wants_to_be_alone_is_and_keys_that_were_held_are_let_go() {
+fn an_exclusive_viewer_disconnects_the_others_and_held_keys_are_released() {
     let mut b = Bench::new(Password::None);
     let mut first = b.viewer(&[-258, 0]);
     b.say(&mut first, &[255, 0, 0, 1, 0, 0, 0, 0x61, 0, 0, 0, 0x1e, 5, 1, 0, 10, 0, 10]);
@@ -619,7 +619,7 @@ fn extensions_are_announced_and_answered() {
 }
 
 #[test]
-fn lights_of_the_keyboard_are_told_and_decide_what_caps_lock_is() {
+fn the_keyboards_lights_are_reported_and_decide_the_caps_lock() {
     let mut b = Bench::new(Password::None);
     let mut client = b.viewer(&[0, -261]);
     let (mut seen, mut width) = (vec![0; 200 * 100], 200);

@@ -108,7 +108,7 @@ fn bytes_go_both_ways_and_around_the_end() {
 }
 
 #[test]
-fn what_the_host_does_not_take_stays_in_the_page_and_what_the_domain_does_not_read_at_the_host() {
+fn unread_output_stays_in_the_page_and_unread_input_at_the_host() {
     let mut bed = bed(true);
     bed.host.0.lock().unwrap().takes = 0;
     bed.host.0.lock().unwrap().gives = vec![7; 5000];
@@ -137,7 +137,7 @@ fn impossible_counters_end_the_console() {
 }
 
 #[test]
-fn a_process_in_a_dead_ones_place_goes_on_with_its_port() {
+fn a_restarted_process_continues_with_its_port() {
     let bed = bed(true);
     bed.says(b"unheard");
     let (guest, host) = (bed.guest.clone(), bed.host.clone());
@@ -153,7 +153,7 @@ fn a_process_in_a_dead_ones_place_goes_on_with_its_port() {
 
 proptest! {
     #[test]
-    fn a_hostile_page_harms_nobody(rounds in proptest::collection::vec((0usize..4, any::<u32>(), any::<bool>(), 0u8..9), 1..60)) {
+    fn a_hostile_page_is_survived(rounds in proptest::collection::vec((0usize..4, any::<u32>(), any::<bool>(), 0u8..9), 1..60)) {
         let mut bed = bed(false);
         for (which, value, near, state) in rounds {
             let at = page::IN_CONS + which * 4;

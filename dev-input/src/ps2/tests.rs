@@ -111,7 +111,7 @@ fn set_3_has_a_byte_for_each_key_and_keys_do_what_the_guest_says() {
 }
 
 #[test]
-fn a_key_that_is_held_repeats_when_the_viewer_says_so_at_the_pace_that_the_guest_wants() {
+fn a_held_key_repeats_by_the_viewers_messages_at_the_guests_rate() {
     let (mut p, mut cx) = controller();
     let down = |p: &mut Ps2, cx: &mut Context, code, ms: u64| {
         cx.clock = bulkhead_bus::Clock::Driven(ms * 1_000_000);
@@ -289,7 +289,7 @@ proptest! {
 }
 
 #[test]
-fn state_that_is_told_only_when_it_changes() {
+fn state_that_is_reported_only_when_it_changes() {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     let ((input, viewers), (told, leds)) = (pipe(), pipe());
     let (mut p, mut cx) = (Ps2::with_viewer(input, Some(leds)), fake::context(0));

@@ -103,7 +103,7 @@ fn no_more_is_taken_from_the_back_end_than_the_fifo_holds_and_nothing_is_lost() 
 }
 
 #[test]
-fn loopback_returns_what_is_sent_and_the_modem_outputs() {
+fn loopback_returns_sent_bytes_and_the_modem_outputs() {
     let (mut s, wire, mut cx) = port();
     outb(&mut s, &mut cx, 4, 0x1a);
     assert_eq!(inb(&mut s, &mut cx, 6) & 0xf0, 0x90);
@@ -201,7 +201,7 @@ proptest! {
 
 /// An overrun destroys the unread character; with the FIFO, the new one.
 #[test]
-fn what_an_overrun_leaves() {
+fn an_overrun_destroys_the_old_byte_or_with_the_fifo_the_new_one() {
     for (fifo, count, want) in [(0, 3, vec![2]), (1, 18, (0..16).collect::<Vec<u8>>())] {
         let mut cx = fake::context(0);
         let mut s = Serial::new(0, Box::new(NullBackend));

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tablet_tells_places_and_puts_movement_together() {
+    fn a_tablet_reports_positions_and_merges_movement() {
         let mut t = Hid::new(UsbDevice::Tablet);
         assert_eq!(t.poll(), None);
         for i in 0..100 {

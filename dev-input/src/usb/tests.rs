@@ -171,7 +171,7 @@ fn power_on_configuration_space() {
 }
 
 #[test]
-fn a_tablet_is_found_configured_and_tells_where_it_is() {
+fn a_tablet_is_found_configured_and_reports_its_position() {
     let mut h = Host::new(&[UsbDevice::Tablet]);
     assert_eq!(h.inw(reg::PORT + 2) & 1, 0, "nothing in the second port");
     h.configure(0, 7);
@@ -458,7 +458,7 @@ fn a_sleeping_bus_wakes_when_something_is_plugged_in_or_out() {
 }
 
 #[test]
-fn state_that_is_told_only_when_it_changes() {
+fn state_that_is_reported_only_when_it_changes() {
     let mut h = Host::new(&[UsbDevice::Keyboard]);
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     let ((input, viewers), (told, taken)) = (pipe(), pipe());
@@ -483,7 +483,7 @@ fn state_that_is_told_only_when_it_changes() {
 }
 
 #[test]
-fn what_a_device_claims_of_its_power_is_what_its_status_says() {
+fn a_devices_power_claims_match_its_status() {
     for kind in [UsbDevice::Tablet, UsbDevice::Mouse, UsbDevice::Keyboard] {
         let mut f = Function::new(kind);
         let mut ask = |setup: [u8; 8]| {

@@ -146,7 +146,7 @@ fn a_guest_that_does_not_read_loses_input_and_a_slow_one_does_not() {
 }
 
 #[test]
-fn a_guest_that_leaves_gives_the_input_back_to_others() {
+fn a_guest_that_disconnects_returns_the_input_to_the_other_devices() {
     let mut bed = bed(true);
     bed.wishes();
     bed.node(false, "state", "5");
@@ -185,7 +185,7 @@ fn a_page_that_is_named_by_its_frame_is_refused() {
 
 proptest! {
     #[test]
-    fn a_hostile_page_harms_nobody(rounds in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..8, proptest::collection::vec(any::<[u8; 8]>(), 0..20)), 1..60)) {
+    fn a_hostile_page_is_survived(rounds in proptest::collection::vec((any::<u32>(), any::<u32>(), 0u8..8, proptest::collection::vec(any::<[u8; 8]>(), 0..20)), 1..60)) {
         let mut bed = bed(true);
         for (cons, prod, state, events) in rounds {
             bed.fake.set_word(page::IN_CONS, cons);
@@ -206,7 +206,7 @@ proptest! {
 }
 
 #[test]
-fn state_that_is_told_only_when_it_changes() {
+fn state_that_is_reported_only_when_it_changes() {
     let mut b = bed(true);
     assert_eq!(b.wishes(), [0, 3]);
     b.input(&[InputEvent::ViewersBegin]);

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_keep_what_is_left_to_do() {
+    fn frames_keep_their_offloads() {
         let (mut a, mut b) = pair();
         let offload = Offload {
             checksum: Some(Partial { start: 34, offset: 16 }),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_interface_and_one_that_is_gone_are_told_apart() {
+    fn a_full_interface_is_distinguished_from_a_removed_one() {
         let (mut a, b) = pair();
         let frame = Frame { bytes: vec![1; 1514], offload: Offload::default() };
         let full = (0..100_000).map(|_| a.send(&frame)).find(|s| *s != Sent::Done);
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_no_frame_is_skipped(junk in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..10)) {
+        fn packets_that_are_no_frame_are_skipped(junk in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..10)) {
             let (a, mut b) = pair();
             let mut sent = 0;
             for bytes in &junk {

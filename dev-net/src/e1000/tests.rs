@@ -154,7 +154,7 @@ fn a_frame_goes_out_and_is_reported() {
 }
 
 #[test]
-fn checksums_and_segments_are_left_to_a_back_end_that_does_them_and_made_here_for_others() {
+fn checksums_and_segments_are_computed_only_for_a_back_end_without_offload() {
     let packet = |payload: usize| {
         let mut bytes = vec![
             0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10,
@@ -193,7 +193,7 @@ fn checksums_and_segments_are_left_to_a_back_end_that_does_them_and_made_here_fo
 }
 
 #[test]
-fn a_frame_comes_in_with_what_the_driver_wants_to_know() {
+fn a_received_frame_has_its_length_and_status() {
     let mut b = Bench::new(Abilities::default());
     b.arrives(frame(MAC, 100));
     assert_eq!(b.received(0), (104, 0x0007, 0), "done, end, checksums not looked at");
@@ -405,7 +405,7 @@ fn a_full_back_end_is_tried_again_and_nothing_is_lost() {
 }
 
 #[test]
-fn what_the_rules_forbid_does_not_leave_the_card() {
+fn forbidden_frames_do_not_leave_the_card() {
     let mut b = Bench::new(Abilities::default());
     let rules = NicRules { mac: true, ..NicRules::default() };
     b.card.set_nic(&NicSettings { link: true, rules }, &mut b.cx);

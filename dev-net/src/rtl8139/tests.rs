@@ -223,7 +223,7 @@ fn a_full_buffer_that_says_nothing() {
 }
 
 #[test]
-fn c_plus_mode_sends_with_what_is_left_to_it() {
+fn c_plus_mode_sends_with_offloads() {
     let packet = |payload: usize| {
         let total = (40 + payload) as u16;
         let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];

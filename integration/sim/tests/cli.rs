@@ -91,7 +91,7 @@ fn what_an_operator_looks_at() {
 }
 
 #[test]
-fn what_is_typed_arrives_at_the_keyboard() {
+fn typed_text_arrives_at_the_keyboard() {
     let mut bed = Bed::new();
     // The keyboard's interrupt and scan codes are on.
     for (port, value) in [(0x64, 0x60), (0x60, 0x41), (0x60, 0xf4)] {

@@ -86,7 +86,7 @@ fn write(sim: &mut Sim, lba: u32, byte: u8) {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_kills_and_the_image_is_whole() {
+fn acknowledged_writes_survive_kills_and_the_image_is_consistent() {
     let dir = tempfile::tempdir().unwrap();
     let path = chain(&dir);
     let mut want = std::fs::read(path("base")).unwrap();
@@ -194,7 +194,7 @@ fn a_refused_image_is_untouched_and_one_with_a_bitmap_is_until_the_guest_writes(
 
 /// A command sent while its process is restarted is lost. The guest receives an error once the new process runs, not by its own timeout.
 #[test]
-fn a_command_that_reached_nobody_ends_with_an_error_as_soon_as_the_process_is_back() {
+fn a_command_lost_during_a_restart_ends_with_an_error_once_the_process_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = chain(&dir);
     let mut sim = start(&path("top")).unwrap();

@@ -196,7 +196,7 @@ fn posted_registers_are_in_order_with_reads_and_pictures() {
 
 /// XSA-180's class: without a reader, the log loses records; it neither blocks a device nor kills it.
 #[test]
-fn a_guest_that_floods_the_log_while_nobody_reads_it_does_not_stop_its_devices() {
+fn a_flood_of_an_unread_log_does_not_stop_the_guests_devices() {
     let dir = tempfile::tempdir().unwrap();
     let mut sim = machine(&dir);
     let pid = sim.process("platform").unwrap();

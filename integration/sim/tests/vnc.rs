@@ -345,7 +345,7 @@ fn ports_that_are_taken_are_passed_over_or_refused() {
 }
 
 #[test]
-fn without_a_viewer_the_display_draws_nothing_and_nobody_wakes_up() {
+fn without_a_viewer_the_display_draws_nothing_and_no_process_wakes() {
     let mut sim = start("127.0.0.1:0,to=99");
     draw(&mut sim, 5);
     let count = |sim: &Sim, device: &str, counter: &str| {

@@ -54,7 +54,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     #[test]
-    fn a_tag_is_told_beside_the_frame() {
+    fn a_tag_is_reported_beside_the_frame() {
         let message = |status: u32| {
             let mut bytes = vec![0u8; 40];
             bytes[..8].copy_from_slice(&36u64.to_ne_bytes());

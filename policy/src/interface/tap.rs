@@ -91,7 +91,7 @@ pub fn adopt(fd: &OwnedFd) -> std::io::Result<(String, bool)> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_is_no_tap_is_not_adopted() {
+    fn an_interface_other_than_a_tap_is_not_adopted() {
         let null = std::fs::File::open("/dev/null").unwrap();
         assert!(super::adopt(&null.into()).is_err());
     }

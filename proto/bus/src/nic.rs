@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_is_told() {
+    fn the_level_is_reported() {
         assert_eq!(NicRules::default().to_string(), "off");
         let addresses = Some(NicAddresses { ipv4: vec![Ipv4Addr::new(10, 0, 0, 5)], ipv6: vec![] });
         let rules = NicRules { mac: true, guard: true, addresses, rate: Some((1000, 100)) };

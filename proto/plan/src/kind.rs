@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_guest_sees_is_urgent() {
+    fn only_visible_changes_are_urgent() {
         assert!(KINDS.iter().all(|k| k.urgent == k.guest_visible));
     }
 }

@@ -189,7 +189,7 @@ impl Bench {
 }
 
 #[test]
-fn a_read_hops_to_its_device_and_nobody_answers_ones() {
+fn a_read_hops_to_its_device_and_without_a_device_returns_ones() {
     let mut b = Bench::new(1);
     b.read(0, 0x103);
     assert_eq!(b.answers(), []);
@@ -289,7 +289,7 @@ fn work_without_an_end_is_done_in_pieces() {
 }
 
 #[test]
-fn an_interrupt_is_there_before_a_shadow_tells_of_its_cause() {
+fn an_interrupt_is_raised_before_a_shadow_shows_its_cause() {
     let mut b = Bench::new(1);
     b.devices[0].set_line(0, true, 0);
     b.devices[0].set_shadow(0, Some(0x50));
@@ -594,7 +594,7 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
 }
 
 #[test]
-fn a_device_that_is_unplugged_whole_is_on_no_bus_when_the_guest_hears_of_it() {
+fn a_wholly_unplugged_device_is_off_the_bus_before_the_guest_is_notified() {
     let mut b = Bench::new(1);
     for (i, channel) in b.dispatcher.channels.iter_mut().enumerate() {
         channel.declaration.permissions.unplug = i == 1;

@@ -113,7 +113,7 @@ fn one_client_is_greeted_once() {
 }
 
 #[test]
-fn a_client_that_comes_before_the_end_of_the_last_was_seen_is_greeted() {
+fn a_client_that_connects_before_the_end_of_the_last_is_noticed_is_greeted() {
     let mut bed = bed();
     bed.live(1);
     bed.signal();

@@ -50,7 +50,7 @@ fn prd_tables_of_every_size_are_shown_as_the_specification_says() {
 
 /// A drive whose transfer has stopped, because the table was too short, accepts the next command.
 #[test]
-fn a_table_that_is_too_short_moves_nothing_and_holds_nobody_up() {
+fn a_table_that_is_too_short_transfers_nothing_and_blocks_no_request() {
     for (command, start) in [(0xc8, 9), (0xca, 1)] {
         let mut b = Bench::new();
         b.memory.write(0x8000, &[0x77; 1024]).unwrap();
@@ -74,7 +74,7 @@ fn a_table_that_is_too_short_moves_nothing_and_holds_nobody_up() {
 
 /// Wrong directions, and entries and tables outside of RAM: the error bit, and an aborted command.
 #[test]
-fn what_the_bus_master_cannot_do_is_an_error_of_both() {
+fn a_failed_bus_master_transfer_is_an_error_of_drive_and_bus_master() {
     for (command, start, entries, table) in [
         (0xc8, 1, [(0x8000, 512, true)], 0x1000),
         (0xca, 9, [(0x8000, 512, true)], 0x1000),
@@ -103,7 +103,7 @@ fn what_the_bus_master_cannot_do_is_an_error_of_both() {
 
 /// A transfer that leaves entries unused: the next one continues there, because the engine has not been stopped.
 #[test]
-fn what_a_table_has_left_is_for_the_next_command() {
+fn the_rest_of_a_table_is_for_the_next_command() {
     let mut b = Bench::new();
     b.prd(&[(0x8000, 1024, false), (0x9000, 512, true)]);
     b.bm(0, 1, 9);

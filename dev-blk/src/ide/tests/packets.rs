@@ -154,7 +154,7 @@ fn device_reset_is_taken_by_a_busy_drive() {
 
 /// REQUEST SENSE reports a changed medium too, once (SPC-3, 6.27).
 #[test]
-fn request_sense_tells_of_a_new_medium() {
+fn request_sense_reports_a_new_medium() {
     let mut b = Bench::new();
     b.ide.eject(2, true, &mut b.cx).unwrap();
     b.ide.insert(2, file(64 * 2048), &mut b.cx).unwrap();
@@ -164,7 +164,7 @@ fn request_sense_tells_of_a_new_medium() {
 
 /// READ CD: every kind of sector and every selection, by PIO and by DMA, returns the bytes of MMC-4 or is refused.
 #[test]
-fn read_cd_gives_exactly_what_is_selected() {
+fn read_cd_returns_exactly_the_selected_fields() {
     let mut b = Bench::new();
     // The whole sector, from which the expected parts are taken.
     let whole = command(&mut b, &[0xbe, 0, 0, 0, 0, 5, 0, 0, 2, 0xf8], 0xfffe).unwrap();
@@ -240,7 +240,7 @@ fn whole_sectors_by_dma_may_be_many() {
 
 /// MODE SENSE: every page and every page control.
 #[test]
-fn mode_pages_are_what_is_claimed_of_every_kind() {
+fn mode_pages_match_the_claims_of_every_kind() {
     let mut b = Bench::new();
     for code in 0..64u8 {
         for kind in 0..4u8 {
@@ -274,7 +274,7 @@ fn mode_pages_are_what_is_claimed_of_every_kind() {
 
 /// Every bit of the capabilities page and every feature has its commands; nothing else is set.
 #[test]
-fn what_is_claimed_has_its_command() {
+fn every_claimed_feature_has_its_command() {
     let mut b = Bench::new();
     let page = command(&mut b, &[0x5a, 0, 0x2a, 0, 0, 0, 0, 0, 64], 64).unwrap()[8..].to_vec();
     // Bits that this test knows: media that are read; a tray that opens and can be locked.
@@ -455,7 +455,7 @@ fn mode_select_takes_what_changes_nothing() {
 
 /// A command that is aborted for lack of a byte count limit leaves the medium's events pending.
 #[test]
-fn what_an_aborted_command_would_have_told_is_told_by_the_next() {
+fn an_aborted_command_leaves_the_mediums_events_pending() {
     let mut b = Bench::new();
     let drive = b.ide.channels[1].medium(2).unwrap();
     (drive.event, drive.attention) = (crate::ata::spec::MediaEvent::New, true);

@@ -34,7 +34,7 @@ fn chs(b: &mut Bench, c: u32, h: u32, s: u32) -> Result<u32, u8> {
 
 /// ATA/ATAPI-5, 8.16: the host sets the translation; words 54 to 58 and every address without LBA follow it.
 #[test]
-fn the_translation_is_what_the_host_has_set() {
+fn the_translation_is_the_hosts_setting() {
     let mut b = Bench::new();
     let native = identify(&mut b);
     assert_eq!((&native[1..4], native[6]), (&[2, 0xc837, 16][..], 63));
@@ -195,7 +195,7 @@ fn without_its_write_cache_a_drive_has_written_when_it_says_so() {
 
 /// Of all 65536 pairs of feature and count, SET FEATURES accepts exactly those that the specification has and IDENTIFY claims.
 #[test]
-fn set_features_takes_what_is_claimed_and_nothing_else() {
+fn set_features_accepts_the_claimed_features_only() {
     let mut b = Bench::new();
     for (base, data) in [(0x1f0, 0x1f6), (0x170, 0x176)] {
         let disk = base == 0x1f0;
@@ -220,7 +220,7 @@ fn set_features_takes_what_is_claimed_and_nothing_else() {
 
 /// CHECK POWER MODE reports the mode after the last power command or access; IDENTIFY claims the commands.
 #[test]
-fn power_mode_is_what_the_last_command_has_made_of_it() {
+fn power_mode_follows_the_last_command() {
     let mut b = Bench::new();
     let mode = |b: &mut Bench| {
         b.ata(0xe5, 0, 7);
@@ -246,7 +246,7 @@ fn power_mode_is_what_the_last_command_has_made_of_it() {
 
 /// The configured strings are reported, cut and padded; other characters are replaced.
 #[test]
-fn identity_is_what_the_host_names() {
+fn identity_comes_from_the_hosts_configuration() {
     let mut b = Bench::new();
     let identity = Identity {
         serial: Some("testdisk".into()),

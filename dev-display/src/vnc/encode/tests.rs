@@ -162,7 +162,7 @@ fn blocks() -> impl Strategy<Value = Block> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn what_is_encoded_is_what_is_decoded(all in prop::collection::vec(blocks(), 1..4)) {
+    fn encoding_and_decoding_are_inverse(all in prop::collection::vec(blocks(), 1..4)) {
         let (mut zrle, mut stream) = (Zrle::new(), Decompress::new(true));
         for block in &all {
             for encoding in [Encoding::Raw, Encoding::Hextile, Encoding::Zrle] {

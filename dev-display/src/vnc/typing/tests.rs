@@ -275,7 +275,7 @@ fn keypad_that_ignores_num_lock() {
 
 /// The keypad's keys are used where they have the meant function, because programs distinguish them.
 #[test]
-fn keypad_keys_that_became_others_without_need() {
+fn keypad_keys_that_were_changed_without_need() {
     let map = Keymap::of("en-us");
     for (num, keysym, want) in [(true, 0xffb1, "KP_1"), (false, 0xff9c, "KP_End"), (true, 0xffae, "KP_Decimal")] {
         let mut b = Bench::new(&LAYOUTS[0], &map, false, num);

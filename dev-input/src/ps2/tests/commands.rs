@@ -62,7 +62,7 @@ fn a_byte_for_a_device_switches_its_interface_on() {
 
 /// The answer to STATUS REQUEST has the buttons in another order than a packet.
 #[test]
-fn a_mouse_tells_each_button_in_its_own_bit() {
+fn a_mouse_reports_each_button_in_its_own_bit() {
     for (button, status, packet) in [(0, 4, 1), (1, 1, 2), (2, 2, 4)] {
         let (mut p, mut cx) = controller();
         p.input(InputEvent::Button { button, down: true }, &mut cx);
@@ -75,7 +75,7 @@ fn a_mouse_tells_each_button_in_its_own_bit() {
 
 /// Linux probes for an active multiplexer: a byte that it loops back is returned as one of the mouse.
 #[test]
-fn what_is_sent_round_by_the_mouses_side_comes_back_unchanged() {
+fn bytes_looped_back_by_the_mouses_port_return_unchanged() {
     let (mut p, mut cx) = controller();
     for disabled in [false, true] {
         write(&mut p, &mut cx, 1, if disabled { 0xa7 } else { 0xa8 });

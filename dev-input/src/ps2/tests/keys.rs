@@ -160,7 +160,7 @@ fn num_lock_and_shift_change_the_keys_beside_the_keypad() {
 }
 
 #[test]
-fn a_key_is_let_go_as_it_went_down_whatever_the_modifiers_have_become() {
+fn a_key_is_released_as_it_was_pressed_whatever_the_modifiers() {
     // The modifier that is held at the key's press and released before the key; the key; the codes of its release.
     for (modifier, code, up) in
         [(56, 99, &[0xd4][..]), (100, 99, &[0xd4]), (42, 99, &[0xe0, 0xb7]), (29, 99, &[0xe0, 0xb7])]

@@ -81,7 +81,7 @@ impl Guest {
 }
 
 #[test]
-fn somebody_who_types_in_the_firmware_leaves_16_bytes_at_most_and_no_key_stays_down() {
+fn typing_in_the_firmware_leaves_16_bytes_at_most_and_no_key_pressed() {
     let (mut p, mut cx) = controller();
     mouse_command(&mut p, &mut cx, 0xf4);
     drain(&mut p, &mut cx);
@@ -129,7 +129,7 @@ fn sixteen_bytes_are_the_limit_also_of_keys_that_are_held_and_of_the_mouse_alone
 }
 
 #[test]
-fn a_click_finds_room_behind_movement_that_nobody_reads() {
+fn a_click_has_room_behind_unread_movement() {
     let (mut p, mut cx) = controller();
     mouse_command(&mut p, &mut cx, 0xf4);
     drain(&mut p, &mut cx);
@@ -316,7 +316,7 @@ fn a_command_while_the_output_buffer_is_full_loses_no_byte() {
 }
 
 #[test]
-fn a_release_that_found_no_room_comes_later_also_in_another_process_and_after_the_keyboard_was_off() {
+fn a_release_without_room_is_sent_later_also_after_a_restart_and_a_disabled_keyboard() {
     let (mut p, mut cx) = controller();
     p.input(InputEvent::Key { code: 42, down: true }, &mut cx);
     assert_eq!(drain(&mut p, &mut cx), [(0x2a, false)]);

@@ -88,7 +88,7 @@ fn the_idle_rate_counts_from_the_last_report_whatever_it_was() {
 }
 
 #[test]
-fn the_idle_period_goes_on_in_a_process_that_takes_over() {
+fn the_idle_period_continues_after_a_restart() {
     let mut h = host(UsbDevice::Keyboard, 50);
     input(&mut h, InputEvent::Key { code: 30, down: true });
     assert!(until_report(&mut h, 100).is_some());

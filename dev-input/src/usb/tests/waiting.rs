@@ -74,7 +74,7 @@ fn no_key_stays_down_when_more_is_typed_than_is_read() {
 }
 
 #[test]
-fn keys_places_and_a_control_transfer_are_known_to_a_process_that_takes_over() {
+fn keys_positions_and_a_control_transfer_survive_a_restart() {
     let mut h = Host::new(&[UsbDevice::Keyboard]);
     h.configure(0, 1);
     for code in [42, 30] {
@@ -114,7 +114,7 @@ fn keys_places_and_a_control_transfer_are_known_to_a_process_that_takes_over() {
 }
 
 #[test]
-fn what_is_typed_is_kept_at_once() {
+fn typed_keys_are_queued_at_once() {
     let mut h = Host::new(&[UsbDevice::Keyboard]);
     let (input, keys) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     h.usb.input = Some(input);
