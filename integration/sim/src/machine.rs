@@ -42,7 +42,7 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Bytes of RAM from address 0.
     pub memory: usize,
-    /// The disks' storage has faults when it is told to, see [`Sim::faults`].
+    /// The disks' storage can be given faults, see [`Sim::faults`].
     pub faults: bool,
     /// The directory of bulkhead-dm and bulkhead-roles.
     pub binaries: PathBuf,

@@ -1,1 +1,1 @@
-//! Only tests: see `tests/`.
+//! Tests of the workspace's structure and documents; this library is empty, see `tests/`.

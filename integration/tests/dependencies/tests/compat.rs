@@ -1,4 +1,4 @@
-//! docs/compat.md is what the tables in the code say. `UPDATE=1 cargo test -p bulkhead-dependencies --test compat` writes it.
+//! docs/compat.md matches the tables in the code. `UPDATE=1 cargo test -p bulkhead-dependencies --test compat` writes it.
 use std::fmt::Write as _;
 use std::path::Path;
 

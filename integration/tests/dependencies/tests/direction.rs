@@ -1,4 +1,4 @@
-//! What docs/architecture.md says of the crates, checked against cargo's own view of the workspace.
+//! The rules of docs/architecture.md for the crates, checked against `cargo metadata` and the sources.
 use bulkhead_plan::KINDS;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,9 +125,10 @@ fn every_device_has_a_fuzz_target_and_every_device_with_a_state_a_golden_one() {
     }
 }
 
-/// Fuzz targets are workspaces of their own, which nothing else builds: a target that names another crate than its manifest was never run.
+/// Every fuzz directory is a separate workspace, which no other check builds: a target that names a crate outside its manifest does not
+/// build.
 #[test]
-fn fuzz_targets_name_what_their_manifest_has() {
+fn fuzz_targets_name_only_crates_of_their_manifest() {
     let out = Command::new("git").args(["ls-files", "*/fuzz/targets/*.rs"]).current_dir(top()).output().unwrap();
     let files: Vec<String> = String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect();
     assert!(files.len() >= 12, "{files:?}");
@@ -148,7 +149,7 @@ fn fuzz_targets_name_what_their_manifest_has() {
     }
 }
 
-/// What a module of `sources` names behind `prefix`, by module; a folder is part of the module of its name.
+/// The modules that each module of `sources` names after `prefix`; a folder belongs to the module of its name.
 fn module_graph(sources: &str, root: &str, prefix: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut waiting = vec![top().join(sources)];
@@ -176,7 +177,7 @@ fn module_graph(sources: &str, root: &str, prefix: &str) -> BTreeMap<String, BTr
     graph
 }
 
-/// Whoever reads one of two modules that use each other has to read both.
+/// Modules must not use each other in a circle, because such modules can only be read together.
 #[test]
 fn modules_use_each_other_in_one_direction() {
     for (sources, root, prefix) in
@@ -184,7 +185,7 @@ fn modules_use_each_other_in_one_direction() {
     {
         let mut graph = module_graph(sources, root, prefix);
         assert!(graph.len() > 1, "{sources}");
-        // Modules that use none of what is left go first; a circle never does.
+        // Removes the modules that use none of the remaining ones; a circle is never removed.
         while let Some(module) =
             graph.iter().find(|(_, uses)| uses.iter().all(|u| !graph.contains_key(u))).map(|(m, _)| m.clone())
         {

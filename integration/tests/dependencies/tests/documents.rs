@@ -1,4 +1,4 @@
-//! What the documents promise of interfaces, against the code that has them.
+//! Interfaces in the documents, checked against the code.
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -6,12 +6,12 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").join(path)).unwrap()
 }
 
-/// Without its tests.
+/// The source text of a file without its tests.
 fn code(path: &str) -> String {
     read(path).split("#[cfg(test)]").next().unwrap_or_default().to_owned()
 }
 
-/// String literals.
+/// The string literals of a source text.
 fn literals(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|l| !l.trim_start().starts_with("//"));
     lines.flat_map(|l| l.split('"').skip(1).step_by(2)).map(str::to_owned).collect()
@@ -23,7 +23,7 @@ const MEDIA: &str = "broker/launcher/src/supervise/media.rs";
 const PREPARE: &str = "broker/launcher/src/supervise/prepare.rs";
 const BACK_ENDS: &str = "broker/launcher/src/supervise/back_ends.rs";
 
-/// Names of the contract as the page has them, and where and how the code has them.
+/// Names of the contract: the page's text, the file, and the code's text.
 const CONTRACT: &[(&str, &str, &str)] = &[
     ("`target`", STUBDOM, "target"),
     ("`/local/domain/GUEST/vm`", STUBDOM, "/local/domain/{domid}/vm"),
@@ -49,7 +49,7 @@ const CONTRACT: &[(&str, &str, &str)] = &[
     ("`/local/domain/GUEST/console`", ATTACH, "/local/domain/{guest}/console/{node}"),
 ];
 
-/// What the first process of a stub domain reads there besides.
+/// Further nodes that the first process of a stub domain reads.
 const PREFIXES: &[&str] = &["device", "device/{class}", "{back}/state", "{path}/{key}"];
 
 #[test]
@@ -59,12 +59,12 @@ fn the_stub_domains_contract_is_what_the_code_does() {
     assert!(contract.contains("**version 1**"));
     let tables: String = contract.lines().filter(|l| l.starts_with('|')).collect();
     for (named, file, text) in CONTRACT {
-        // What the program in dom0 does besides is a sentence.
+        // The contract describes the program in dom0 in a sentence, not in a table.
         let place = if *file == ATTACH { contract } else { &tables };
         assert!(place.contains(named), "docs/integrating.md does not name {named}");
         assert!(literals(&code(file)).iter().any(|l| l == text), "{file} has no {text:?}: is {named} still so?");
     }
-    // And the other way round: nothing that stubdom.rs reads or writes is missing.
+    // In the other direction, every node that stubdom.rs reads or writes is listed.
     let known: BTreeSet<&str> = CONTRACT.iter().map(|c| c.2).chain(PREFIXES.iter().copied()).collect();
     for literal in literals(&code(STUBDOM)) {
         let node = literal == "target"
@@ -86,7 +86,7 @@ fn the_vchans_rings_are_as_large_as_the_contract_says() {
     }
 }
 
-/// Events that a part of the broker sends.
+/// The names of the events that control sends.
 fn events() -> BTreeSet<String> {
     let mut events = BTreeSet::new();
     for file in ["broker/control/src/run.rs", "broker/control/src/board.rs"] {
@@ -109,7 +109,7 @@ fn every_event_of_qmp_is_in_the_page_for_operators() {
         table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next().map(str::to_owned)).collect();
     assert!(told.contains("X_BULKHEAD_DEVICE_DIED"));
     assert_eq!(events(), told);
-    // Nobody sends events from elsewhere.
+    // Only the expected files send events.
     let files = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../broker/control/src")).unwrap();
     for file in files.map(|f| f.unwrap().file_name().into_string().unwrap()) {
         let elsewhere = file.ends_with(".rs") && file != "run.rs" && file != "board.rs";
