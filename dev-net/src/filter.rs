@@ -130,7 +130,7 @@ impl Filter {
 
     /// Whether a frame of the guest may be sent, at `now` nanoseconds.
     pub fn pass(&mut self, frame: &[u8], now: u64) -> bool {
-        let Err(rule) = self.look(frame).and_then(|()| self.take(now)) else { return true };
+        let Err(rule) = self.check(frame).and_then(|()| self.take(now)) else { return true };
         let counters = RULES.iter().zip(&mut self.dropped);
         for (_, counter) in counters.filter(|(r, _)| **r == rule) {
             *counter = counter.saturating_add(1);
@@ -148,7 +148,7 @@ impl Filter {
         Ok(())
     }
 
-    fn look(&self, frame: &[u8]) -> Result<(), Rule> {
+    fn check(&self, frame: &[u8]) -> Result<(), Rule> {
         let rules = &self.rules;
         let source: [u8; 6] = array(frame, 6)?;
         if rules.mac && self.mac != source {

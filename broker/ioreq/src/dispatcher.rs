@@ -359,7 +359,7 @@ impl<E: Edge> Dispatcher<E> {
         true
     }
 
-    /// The broker is about to sleep: every device has let it come to rest.
+    /// Called before the broker sleeps: starts a new span for the limit of line changes.
     pub fn rests(&mut self) {
         self.span = self.span.wrapping_add(1);
     }

@@ -43,19 +43,19 @@ pub fn run<E: Error + Send + Sync + 'static>(
     let plan = process.plan.clone();
     let shape = Shape::new(usize::from(plan.vcpus)).ok_or(StartError::Vcpus)?;
     let devices = describe(&plan, &mut process.fds).map_err(|why| StartError::Device(Box::new(why)))?;
-    let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
+    let control_socket = process.fds.require(&FdUse::Control(process.slot))?;
     match plan.mode {
         Mode::Xen => {
-            let privcmd = process.fds.want(&FdUse::Privcmd)?;
-            let evtchn = process.fds.want(&FdUse::Evtchn)?;
+            let privcmd = process.fds.require(&FdUse::Privcmd)?;
+            let evtchn = process.fds.require(&FdUse::Evtchn)?;
             let memory = Arc::new(ForeignMemory::new(rustix::io::dup(&privcmd)?, plan.domid));
             let edge = XenEdge::new(plan.domid, plan.vcpus, privcmd, evtchn).map_err(refused)?;
             start(process, Dispatcher::new(edge, plan.vcpus, shape, memory, devices), control_socket, None)
         }
         Mode::Sim => {
-            let pages = process.fds.want(&FdUse::SimIoreq)?;
-            let kick = process.fds.want(&FdUse::SimKick)?;
-            let trace = process.fds.want(&FdUse::SimTrace)?;
+            let pages = process.fds.require(&FdUse::SimIoreq)?;
+            let kick = process.fds.require(&FdUse::SimKick)?;
+            let trace = process.fds.require(&FdUse::SimTrace)?;
             let commands = rustix::io::dup(&trace)?;
             let memory: Arc<dyn GuestMemory> = match process.fds.take(&FdUse::SimMemory) {
                 Some(fd) => {
@@ -82,7 +82,7 @@ fn start<E: Edge>(
 ) -> Result<(), StartError> {
     let activity = process.fds.take(&FdUse::Activity);
     process.fds = Fds::default();
-    process.tell(Ask::ChannelSealed { slot: process.slot })?;
+    process.request(Ask::ChannelSealed { slot: process.slot })?;
     let report = process.confine()?;
     let control = serve_control("broker", control)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -151,11 +151,11 @@ impl<E: Edge> Broker<E> {
             let idle = self.dispatcher.work();
             for action in self.dispatcher.take_actions() {
                 match action {
-                    Action::Dead(slot, death) => self.process.tell(Ask::ChannelDead { slot, death })?,
-                    Action::Unplugged(slot) => self.process.tell(Ask::Unplugged { slot })?,
-                    Action::Ejected(slot) => self.process.tell(Ask::Ejected { slot })?,
-                    Action::PartsUnplugged(slot, mask) => self.process.tell(Ask::PartUnplugged { slot, mask })?,
-                    Action::VideoRamAt(gfn) => self.process.tell(Ask::VramAt { gfn })?,
+                    Action::Dead(slot, death) => self.process.request(Ask::ChannelDead { slot, death })?,
+                    Action::Unplugged(slot) => self.process.request(Ask::Unplugged { slot })?,
+                    Action::Ejected(slot) => self.process.request(Ask::Ejected { slot })?,
+                    Action::PartsUnplugged(slot, mask) => self.process.request(Ask::PartUnplugged { slot, mask })?,
+                    Action::VideoRamAt(gfn) => self.process.request(Ask::VramAt { gfn })?,
                 }
             }
             if let (Some(value), Some(commands)) = (self.dispatcher.take_broadcast(), &self.commands) {
@@ -165,7 +165,7 @@ impl<E: Edge> Broker<E> {
             self.dispatcher.edge.unmask();
             let rests = idle && self.dispatcher.may_sleep();
             if !rests {
-                // Work goes on. Now and then the events get their turn all the same.
+                // There is more work; the events are still polled after every `ROUNDS` rounds.
                 rounds = rounds.saturating_add(1);
                 if idle && rounds < ROUNDS {
                     continue;
@@ -246,21 +246,21 @@ impl<E: Edge> Broker<E> {
                 let mut all = Fds::default();
                 all.add(uses, fds);
                 let request =
-                    SharedArea::map_writer(all.want(&FdUse::OwnArea)?, self.dispatcher.shape().request_len())?;
+                    SharedArea::map_writer(all.require(&FdUse::OwnArea)?, self.dispatcher.shape().request_len())?;
                 BrokerEnd::greet(&request);
                 let opening = Opening {
                     request,
-                    request_bell: all.want(&FdUse::RequestBell)?,
-                    reply_bell: all.want(&FdUse::ReplyBell)?,
+                    request_bell: all.require(&FdUse::RequestBell)?,
+                    reply_bell: all.require(&FdUse::ReplyBell)?,
                 };
                 self.opening.insert(slot, opening);
-                self.process.tell(Ask::ChannelSealed { slot })?;
+                self.process.request(Ask::ChannelSealed { slot })?;
                 Ok(true)
             }
             Ok(Some((ToProcess::Online { slot, fds: uses }, fds))) => {
                 let mut all = Fds::default();
                 all.add(uses, fds);
-                let reply = SharedArea::map_reader(all.want(&FdUse::PeerArea)?, self.dispatcher.shape().reply_len());
+                let reply = SharedArea::map_reader(all.require(&FdUse::PeerArea)?, self.dispatcher.shape().reply_len());
                 if let (Some(opening), Ok(reply)) = (self.opening.remove(&slot), reply) {
                     let end = BrokerEnd::new(opening.request, reply, self.dispatcher.shape());
                     let data = EventData::new_u64(u64::from(slot));
@@ -268,7 +268,7 @@ impl<E: Edge> Broker<E> {
                     self.dispatcher.online(slot, end, opening.request_bell);
                     // Closing the doorbell of the previous process removes its entry in epoll.
                     self.reply_bells.insert(slot, opening.reply_bell);
-                    self.process.tell(Ask::Attached { slot })?;
+                    self.process.request(Ask::Attached { slot })?;
                 }
                 Ok(true)
             }

@@ -52,7 +52,7 @@ fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, B
 fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Fbdev { spread } = config else { return Err(wrong(config)) };
     let view = viewer::SurfaceView::new(&mut resources.fds)?;
-    let screen = resources.fds.want(&FdUse::Screen)?;
+    let screen = resources.fds.require(&FdUse::Screen)?;
     let screen = viewer::FbdevScreen(bulkhead_runtime::FrameBuffer::new(screen)?);
     let mut events = Vec::new();
     let mut polled = Vec::new();
@@ -74,7 +74,7 @@ fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
 
 fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vfb { .. } = config else { return Err(wrong(config)) };
-    let privcmd = resources.fds.want(&FdUse::Privcmd)?;
+    let privcmd = resources.fds.require(&FdUse::Privcmd)?;
     let front = frontend::Front::without_grants(resources.domid, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
     let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];

@@ -94,10 +94,11 @@ impl Front {
     /// A front end from the launcher's descriptors, and the range of pages into which it maps. `pages` is the number of pages before the buffer.
     pub(crate) fn new(domid: u16, pages: usize, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), BuildError> {
         let buffer = fds.take(&FdUse::GrantBuffer(0)).map(|fd| (fd, BUFFER_PAGES));
-        let mut want = |what: &FdUse| fds.want(what);
-        let memory = GrantMemory::new(want(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
+        let mut require = |what: &FdUse| fds.require(what);
+        let memory =
+            GrantMemory::new(require(&FdUse::Gntdev(0))?, pages, buffer.as_ref().map(|(fd, n)| (fd.as_fd(), *n)));
         let memory = Arc::new(memory.map_err(BuildError::RingPages)?);
-        let grants = Line::new(want(&FdUse::Grants(0))?);
+        let grants = Line::new(require(&FdUse::Grants(0))?);
         let front = Self {
             buffer: (pages as u64).saturating_mul(4096),
             grants: Some((grants, memory.clone())),
@@ -108,9 +109,9 @@ impl Front {
 
     /// A front end for a device without granted pages.
     pub(crate) fn without_grants(domid: u16, fds: &mut Fds) -> Result<Self, BuildError> {
-        let mut want = |what: &FdUse| fds.want(what);
-        let nodes = Line::new(want(&FdUse::Nodes(0))?);
-        let evtchn = Evtchn::from_fd(want(&FdUse::Evtchn)?);
+        let mut require = |what: &FdUse| fds.require(what);
+        let nodes = Line::new(require(&FdUse::Nodes(0))?);
+        let evtchn = Evtchn::from_fd(require(&FdUse::Evtchn)?);
         Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false, unanswered: false })
     }
 

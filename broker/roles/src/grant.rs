@@ -17,7 +17,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     let DeviceConfig::Grant = config else { return Err(wrong(config)) };
     let (mut polled, mut callers) = (Vec::new(), Vec::new());
     for (i, socket) in resources.fds.take_all(|u| if let FdUse::Grants(i) = u { Some(*i) } else { None }) {
-        let device = resources.fds.want(&FdUse::Gntdev(i))?;
+        let device = resources.fds.require(&FdUse::Gntdev(i))?;
         let grants = Gntdev::new(device, resources.domid);
         let buffer = resources.fds.take(&FdUse::GrantBuffer(i));
         let buffer = buffer.map(|fd| Mapping::new(fd.as_fd(), pv::BUFFER_PAGES)).transpose()?;

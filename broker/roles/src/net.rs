@@ -24,7 +24,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     let DeviceConfig::Nic { model, device, mac, rom, end, settings, lease, .. } = config else {
         return Err(wrong(config));
     };
-    let fd = resources.fds.want(&FdUse::Net)?;
+    let fd = resources.fds.require(&FdUse::Net)?;
     let polled = vec![(FRAMES, rustix::io::dup(&fd)?)];
     let host =
         |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));

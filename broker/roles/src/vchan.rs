@@ -16,9 +16,9 @@ pub(crate) static VCHAN: Role = Role { kind: &kind::VCHAN, seen: Seen::No, build
 
 fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Vchan { port } = config else { return Err(wrong(config)) };
-    let mut want = |what: &FdUse| resources.fds.want(what);
-    let server = VchanServer::new(want(&FdUse::VchanPage)?.as_fd())?;
-    let (evtchn, sessions) = (want(&FdUse::Evtchn)?, want(&FdUse::Sessions)?);
+    let mut require = |what: &FdUse| resources.fds.require(what);
+    let server = VchanServer::new(require(&FdUse::VchanPage)?.as_fd())?;
+    let (evtchn, sessions) = (require(&FdUse::Evtchn)?, require(&FdUse::Sessions)?);
     let dup = |fd: &OwnedFd| rustix::io::dup(fd);
     let polled = vec![(EVTCHN, dup(&evtchn)?), (SESSIONS, dup(&sessions)?)];
     Ok(Built { device: Box::new(Unseen(Vchan::new(server, evtchn, *port, sessions))), polled })
@@ -76,7 +76,7 @@ impl Vchan {
     }
 
     /// Sends a packet to control; false if the socket is full.
-    fn tell(&self, kind: SessionPacket, bytes: &[u8]) -> bool {
+    fn send_packet(&self, kind: SessionPacket, bytes: &[u8]) -> bool {
         let mut packet = vec![kind as u8, self.number()];
         packet.extend_from_slice(bytes);
         !matches!(
@@ -102,7 +102,7 @@ impl Vchan {
 
     fn forget(&mut self) {
         if std::mem::take(&mut self.open) {
-            self.tell(SessionPacket::End, &[]);
+            self.send_packet(SessionPacket::End, &[]);
         }
         self.pending.clear();
         self.waiting.clear();
@@ -113,7 +113,7 @@ impl Vchan {
         self.server.discard();
         self.open = true;
         self.clients = self.clients.saturating_add(1);
-        self.tell(SessionPacket::Begin, &[]);
+        self.send_packet(SessionPacket::Begin, &[]);
     }
 
     /// Handles a signal of the client.
@@ -161,7 +161,7 @@ impl Vchan {
                 self.signal(false);
             }
         }
-        if !self.waiting.is_empty() && self.tell(SessionPacket::Data, &self.waiting) {
+        if !self.waiting.is_empty() && self.send_packet(SessionPacket::Data, &self.waiting) {
             self.waiting.clear();
             moved = true;
         }
@@ -192,7 +192,7 @@ impl Vchan {
         }
         if !moved {
             // The requests for signals are written before the rings are read again, so that no change is missed.
-            self.server.want(!self.pending.is_empty());
+            self.server.request_signal(!self.pending.is_empty());
             let more = self.open && self.waiting.is_empty() && self.server.readable()?;
             let room = !self.pending.is_empty() && self.server.writable()?;
             return Ok(more || room);

@@ -18,14 +18,14 @@ pub(crate) struct SurfaceView {
 impl SurfaceView {
     /// A view from the launcher's descriptors.
     pub(crate) fn new(fds: &mut Fds) -> Result<Self, BuildError> {
-        let mut want = |what: &FdUse| fds.want(what);
-        let reader = SurfaceReader::new(want(&FdUse::SurfaceView)?)?;
-        Ok(Self { reader, picture: Picture::default(), bell: want(&FdUse::FrameBell)?, asked: 0 })
+        let mut require = |what: &FdUse| fds.require(what);
+        let reader = SurfaceReader::new(require(&FdUse::SurfaceView)?)?;
+        Ok(Self { reader, picture: Picture::default(), bell: require(&FdUse::FrameBell)?, asked: 0 })
     }
 }
 
 impl View for SurfaceView {
-    fn want(&mut self) {
+    fn request_draw(&mut self) {
         // A picture that is being drawn was begun before the request and does not answer it.
         self.asked = self.reader.sequence().wrapping_add(1) & !1;
         // If the counter is full, the doorbell is ringing already.
@@ -40,7 +40,7 @@ impl View for SurfaceView {
             Ok(reader) => (self.reader, self.picture, self.asked) = (reader, Picture::default(), 0),
             Err(e) => tracing::warn!("the display's new surface: {e}"),
         }
-        self.want();
+        self.request_draw();
     }
     fn fresh(&self) -> bool {
         self.picture.sequence.wrapping_sub(self.asked).cast_signed() > 0

@@ -14,11 +14,11 @@ pub(crate) static XENBUS: Role = Role { kind: &kind::XENBUS, seen: Seen::No, bui
 
 fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
     let DeviceConfig::Xenbus { devices } = config else { return Err(wrong(config)) };
-    let store = resources.fds.want(&FdUse::Xenstore)?;
+    let store = resources.fds.require(&FdUse::Xenstore)?;
     let mut polled = vec![(STORE, rustix::io::dup(&store)?)];
     let mut sockets = Vec::new();
     for i in (0u8..).take(devices.len()) {
-        let socket = resources.fds.want(&FdUse::Nodes(i))?;
+        let socket = resources.fds.require(&FdUse::Nodes(i))?;
         polled.push((u32::from(i).saturating_add(1), rustix::io::dup(&socket)?));
         sockets.push(socket);
     }

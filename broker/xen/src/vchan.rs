@@ -84,7 +84,7 @@ impl VchanServer {
     }
 
     /// Requests a signal when the client writes, and if `space` when it reads. The caller must check the rings again afterwards.
-    pub fn want(&self, space: bool) {
+    pub fn request_signal(&self, space: bool) {
         self.byte(at::CLI_NOTIFY)
             .fetch_or(at::NOTIFY_WRITE | if space { at::NOTIFY_READ } else { 0 }, Ordering::SeqCst);
     }

@@ -155,7 +155,7 @@ impl Image {
             let storage = |fd: OwnedFd| File::try_from(std::fs::File::from(fd)).map_err(|e| of(e.into()));
             let mut writable = writable && n == 0;
             let below: Below = access.take().map(Arc::new);
-            if format == Format::Qcow2 && qcow2::look(&fd, writable).map_err(of)?.auto_clear && writable {
+            if format == Format::Qcow2 && qcow2::inspect(&fd, writable).map_err(of)?.auto_clear && writable {
                 let again = rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(|e| of(e.into()))?;
                 deferred = Some((storage(again)?, below.clone()));
                 writable = false;

@@ -27,7 +27,7 @@ const INCOMPATIBLE: [&str; 5] = [
 
 /// The effect of the library's opening for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct Inspection {
     /// Auto-clear features are set: an opening for writing changes the header.
     pub(super) auto_clear: bool,
 }
@@ -58,14 +58,14 @@ fn word<const N: usize>(bytes: &[u8], at: u64) -> [u8; N] {
 
 /// Checks an image that the library will open for reading and, if `writable`, for writing. It leaves out the checks that the library makes
 /// before it writes.
-pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
+pub(super) fn inspect(file: impl AsFd, writable: bool) -> Result<Inspection, Refusal> {
     let mut header = vec![0; 112];
     read(&file, 0, &mut header)?;
     let u32_at = |at| u32::from_be_bytes(word(&header, at));
     let u64_at = |at| u64::from_be_bytes(word(&header, at));
     let (version, cluster_bits) = (u32_at(4), u32_at(20));
     if word(&header, 0) != *b"QFI\xfb" || !matches!(version, 2 | 3) || !CLUSTER_BITS.contains(&cluster_bits) {
-        return Ok(Look { auto_clear: false });
+        return Ok(Inspection { auto_clear: false });
     }
     if u32_at(32) != 0 {
         return Err(Refusal::Encrypted);
@@ -86,7 +86,7 @@ pub(super) fn look(file: impl AsFd, writable: bool) -> Result<Look, Refusal> {
     if writable {
         refcount_table(&file, u64_at(48), u64::from(u32_at(56)), cluster_bits)?;
     }
-    Ok(Look { auto_clear: version == 3 && u64_at(88) != 0 })
+    Ok(Inspection { auto_clear: version == 3 && u64_at(88) != 0 })
 }
 
 /// Checks offsets and lengths of the tables. The library would grow an L1 table that is too small for the disk, and panics on tables that

@@ -22,13 +22,13 @@ const EVENTS: usize = 64;
 
 /// A viewer's access to the display's picture.
 pub trait View: Send {
-    /// Asks the display to draw what has changed.
-    fn want(&mut self);
+    /// Requests the display to draw the changes.
+    fn request_draw(&mut self);
     /// Copies the drawn changes. False: there are none, or the display is drawing.
     fn update(&mut self) -> bool;
     /// Switches to the surface of a restarted display. No effect if the surface cannot be mapped.
     fn renew(&mut self, surface: OwnedFd);
-    /// Whether the copied picture was drawn after the last call of [`Self::want`].
+    /// Whether the copied picture was drawn after the last call of [`Self::request_draw`].
     fn fresh(&self) -> bool;
     /// Width and height in pixels.
     fn size(&self) -> (usize, usize);
@@ -91,7 +91,7 @@ impl Fbdev {
     }
 
     /// Reads the picture once and writes its changes.
-    fn look(&mut self) {
+    fn copy_changes(&mut self) {
         if self.view.update() {
             self.draw();
         }
@@ -104,7 +104,7 @@ impl Fbdev {
         } else {
             self.hurry();
         }
-        self.view.want();
+        self.view.request_draw();
     }
 
     fn hurry(&mut self) {
@@ -171,7 +171,7 @@ impl Auxiliary for Fbdev {
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         match ready {
             Ready::Timer(_) => {
-                self.look();
+                self.copy_changes();
                 cx.timers.set(LOOK, Some(cx.now().saturating_add(self.pace)));
             }
             Ready::Fd(number) => self.take(number, cx),
@@ -182,7 +182,7 @@ impl Auxiliary for Fbdev {
     fn start(&mut self, cx: &mut Context) {
         self.input.begin();
         self.hurry();
-        self.view.want();
+        self.view.request_draw();
         cx.timers.set(LOOK, Some(cx.now().saturating_add(FAST)));
     }
 

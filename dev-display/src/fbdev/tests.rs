@@ -18,7 +18,7 @@ struct Shared {
 struct Fake(Arc<Mutex<Shared>>, Vec<usize>, (usize, usize), Vec<u8>);
 
 impl View for Fake {
-    fn want(&mut self) {
+    fn request_draw(&mut self) {
         self.0.lock().unwrap().wanted += 1;
     }
     fn update(&mut self) -> bool {

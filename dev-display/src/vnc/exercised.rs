@@ -32,7 +32,7 @@ impl Picture {
 }
 
 impl View for Picture {
-    fn want(&mut self) {}
+    fn request_draw(&mut self) {}
     fn update(&mut self) -> bool {
         true
     }
@@ -79,7 +79,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             if what & 0x20 != 0 {
                 picture.height = picture.height.saturating_sub(7).max(20);
             }
-            let change = screen.look(&picture);
+            let change = screen.compare(&picture);
             session.changed(&change);
         }
         if what & 0x10 != 0 {

@@ -330,7 +330,7 @@ impl Vnc {
 
     /// Requests a picture from the display.
     fn ask(&mut self, cx: &mut Context) {
-        self.view.want();
+        self.view.request_draw();
         (self.asked, self.waited) = (true, 0);
         // A viewer that reconnects at once does not cause a new picture each time.
         self.next = cx.now().saturating_add(FAST.saturating_sub(FIRST));
@@ -357,7 +357,7 @@ impl Vnc {
     }
 
     /// Requests the picture, or reads it.
-    fn look(&mut self, cx: &mut Context) {
+    fn poll_picture(&mut self, cx: &mut Context) {
         if !self.asked {
             self.ask(cx);
             return;
@@ -366,7 +366,7 @@ impl Vnc {
         let (mut hurries, mut slowest) = (false, IDLE);
         let updated = self.view.update();
         if updated {
-            let change = self.screen.look(&*self.view);
+            let change = self.screen.compare(&*self.view);
             hurries = change.hurries();
             if change != Change::default() {
                 slowest = SLOW;
@@ -470,7 +470,7 @@ impl Auxiliary for Vnc {
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
         let begun = cx.now();
         match ready {
-            Ready::Timer(LOOK) => self.look(cx),
+            Ready::Timer(LOOK) => self.poll_picture(cx),
             Ready::Timer(_) => {}
             Ready::Fd(_) | Ready::Again => {
                 // The events are not evaluated, because all sockets are tried; they are fetched so that the next edge is reported.

@@ -88,7 +88,7 @@ impl Screen {
     }
 
     /// Compares the lines that the display reports as changed.
-    pub(crate) fn look(&mut self, view: &dyn View) -> Change {
+    pub(crate) fn compare(&mut self, view: &dyn View) -> Change {
         let (width, height) = view.size();
         let mut change = Change::default();
         if (width.min(WIDEST), height) != self.size() {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     impl View for Fake {
-        fn want(&mut self) {}
+        fn request_draw(&mut self) {}
         fn update(&mut self) -> bool {
             true
         }
@@ -273,20 +273,20 @@ mod tests {
         let mut view = Fake { width: 640, ..Fake::default() };
         let mut screen = Screen::default();
         view.text(|y| y as u8);
-        let first = screen.look(&view);
+        let first = screen.compare(&view);
         assert!(first.resized && first.lines.len() == 96 && first.lines.iter().all(|l| l.1 == 0x3ff));
-        assert_eq!(screen.look(&view), Change::default(), "the same again");
+        assert_eq!(screen.compare(&view), Change::default(), "the same again");
         view.lines[5][64 * 4] ^= 1;
         view.lines[5][639 * 4] ^= 1;
         view.dirty = vec![5];
-        assert_eq!(screen.look(&view), Change { resized: false, lines: vec![(5, 0x202)], moved: None });
+        assert_eq!(screen.compare(&view), Change { resized: false, lines: vec![(5, 0x202)], moved: None });
         view.text(|y| y as u8);
-        screen.look(&view);
+        screen.compare(&view);
         view.text(|y| if y < 80 { y as u8 + 16 } else { 150 + y as u8 });
-        let change = screen.look(&view);
+        let change = screen.compare(&view);
         assert_eq!((change.moved, change.lines.len()), (Some(Moved { from: 16, to: 0, lines: 80 }), 96));
         view.text(|y| if y < 16 { 7 } else { y as u8 });
-        let back = screen.look(&view);
+        let back = screen.compare(&view);
         assert_eq!(back.moved, Some(Moved { from: 0, to: 16, lines: 80 }));
     }
 

@@ -37,7 +37,7 @@ struct Fake {
 }
 
 impl View for Fake {
-    fn want(&mut self) {
+    fn request_draw(&mut self) {
         self.shared.0.lock().unwrap().wanted += 1;
     }
     fn update(&mut self) -> bool {

@@ -313,7 +313,7 @@ impl Keyboard {
     }
 
     /// Whether keys can be encoded now: the guest has read all input, and keys are queued.
-    pub(crate) fn wants(&self) -> bool {
+    pub(crate) fn can_encode(&self) -> bool {
         self.enabled && self.input.is_empty() && !self.waiting.is_empty()
     }
 

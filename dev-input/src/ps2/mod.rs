@@ -176,10 +176,11 @@ impl Ps2 {
     /// Sets the timers for input beyond the limit, if the output buffer is empty.
     fn schedule(&mut self, cx: &mut Context) {
         let idle = !self.status.obf();
-        let mouse = self.mouse.wants() && !self.byte.mouse_disabled();
-        for (timer, wanted, after) in
-            [(KEYS_TIMER, idle && self.keyboard.wants(), MOMENT), (MOUSE_TIMER, idle && mouse, self.mouse.period())]
-        {
+        let mouse = self.mouse.has_report() && !self.byte.mouse_disabled();
+        for (timer, wanted, after) in [
+            (KEYS_TIMER, idle && self.keyboard.can_encode(), MOMENT),
+            (MOUSE_TIMER, idle && mouse, self.mouse.period()),
+        ] {
             match (wanted, cx.timers.get(timer)) {
                 (true, None) => cx.timers.set(timer, Some(cx.now().saturating_add(after))),
                 (false, Some(_)) => cx.timers.set(timer, None),

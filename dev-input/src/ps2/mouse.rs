@@ -238,7 +238,7 @@ impl Mouse {
     }
 
     /// Whether a report is pending and the guest has read all packets.
-    pub(crate) fn wants(&self) -> bool {
+    pub(crate) fn has_report(&self) -> bool {
         self.reporting && !self.remote && self.changed && self.packets.is_empty()
     }
 

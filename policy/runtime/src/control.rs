@@ -82,7 +82,7 @@ struct Service {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Service {
-    fn tell(&self, request: ControlRequest) -> Result<(), Status> {
+    fn send(&self, request: ControlRequest) -> Result<(), Status> {
         let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         sender.send(request).map_err(|_| Status::unavailable("the process is ending"))?;
         ring(&self.bell);
@@ -91,7 +91,7 @@ impl Service {
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Result<T, Status> {
         let (sender, receiver) = oneshot::channel();
-        self.tell(request(sender))?;
+        self.send(request(sender))?;
         match tokio::time::timeout(PATIENCE, receiver).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(Status::unavailable("the process is ending")),
@@ -112,7 +112,7 @@ impl v1::process_server::Process for Service {
 
     async fn configure(&self, request: Request<v1::Settings>) -> Reply<v1::Settings> {
         let settings = request.into_inner();
-        self.tell(ControlRequest::GuestLogLines(settings.guest_log_lines))?;
+        self.send(ControlRequest::GuestLogLines(settings.guest_log_lines))?;
         Ok(Response::new(settings))
     }
 

@@ -59,14 +59,14 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         return Err(StartError::OtherRole(config.kind().role));
     }
     let shape = Shape::new(usize::from(process.plan.vcpus)).ok_or(StartError::Vcpus)?;
-    let own = SharedArea::map_writer(process.fds.want(&FdUse::OwnArea)?, shape.reply_len())?;
-    process.tell(Ask::Sealed)?;
+    let own = SharedArea::map_writer(process.fds.require(&FdUse::OwnArea)?, shape.reply_len())?;
+    process.request(Ask::Sealed)?;
     process.await_peer()?;
-    let peer = SharedArea::map_reader(process.fds.want(&FdUse::PeerArea)?, shape.request_len())?;
+    let peer = SharedArea::map_reader(process.fds.require(&FdUse::PeerArea)?, shape.request_len())?;
     let old = process.fds.take(&FdUse::OldArea).map(|fd| SharedArea::map_reader(fd, shape.reply_len())).transpose()?;
-    let request_bell = process.fds.want(&FdUse::RequestBell)?;
-    let reply_bell = process.fds.want(&FdUse::ReplyBell)?;
-    let control_socket = process.fds.want(&FdUse::Control(process.slot))?;
+    let request_bell = process.fds.require(&FdUse::RequestBell)?;
+    let reply_bell = process.fds.require(&FdUse::ReplyBell)?;
+    let control_socket = process.fds.require(&FdUse::Control(process.slot))?;
     let memory = memory_of(&mut process, &config)?;
     let draws = config.kind().picture == Picture::Draws;
     let frame_bell = if draws { process.fds.take(&FdUse::FrameBell) } else { None };

@@ -88,7 +88,7 @@ impl Fds {
     }
 
     /// Takes the descriptor for this use, or fails.
-    pub fn want(&mut self, what: &FdUse) -> Result<OwnedFd, StartError> {
+    pub fn require(&mut self, what: &FdUse) -> Result<OwnedFd, StartError> {
         self.take(what).ok_or_else(|| StartError::NoDescriptor(what.clone()))
     }
 
@@ -172,7 +172,7 @@ impl Process {
     }
 
     /// Sends a request without a descriptor to the launcher.
-    pub fn tell(&self, ask: Ask) -> Result<(), StartError> {
+    pub fn request(&self, ask: Ask) -> Result<(), StartError> {
         Ok(self.link.send(&ask.into(), None)?)
     }
 
@@ -184,7 +184,7 @@ impl Process {
     /// Step 2 of the sandbox. Returns once the launcher has verified the process and has sent `Go`.
     pub fn seal(&self) -> Result<(), StartError> {
         self.sandbox.seal()?;
-        self.tell(Ask::Ready)?;
+        self.request(Ask::Ready)?;
         let got = match self.link.receive(true) {
             // The socket may be non-blocking (control's is).
             Err(LinkError::System(rustix::io::Errno::AGAIN)) => {

@@ -148,7 +148,7 @@ impl<M: Restart> Monitor<M> {
             let ready = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| !fd.revents().is_empty());
             (ready(fds.first()), ready(fds.get(1)))
         };
-        self.look()?;
+        self.check_faults()?;
         if server || !self.lines.buffer().is_empty() {
             let mut line = String::new();
             if self.lines.read_line(&mut line)? == 0 {
@@ -171,7 +171,7 @@ impl<M: Restart> Monitor<M> {
     }
 
     /// Sends the event STOP when a job has met a fault that stops the machine.
-    fn look(&mut self) -> std::io::Result<()> {
+    fn check_faults(&mut self) -> std::io::Result<()> {
         let Some(faults) = self.faults.as_ref().filter(|_| !self.stopped) else { return Ok(()) };
         for (place, _) in self.scripted.iter().enumerate().filter(|(_, s)| s.stops) {
             if faults.get(place)?.is_some_and(|f| f.held && f.met > 0) {
