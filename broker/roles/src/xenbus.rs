@@ -17,13 +17,14 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     let store = resources.fds.require(&FdUse::Xenstore)?;
     let mut polled = vec![(STORE, rustix::io::dup(&store)?)];
     let mut sockets = Vec::new();
-    for i in (0u8..).take(devices.len()) {
-        let socket = resources.fds.require(&FdUse::Nodes(i))?;
-        polled.push((u32::from(i).saturating_add(1), rustix::io::dup(&socket)?));
+    for ((number, _), ready) in devices.iter().zip(STORE.saturating_add(1)..) {
+        let socket = resources.fds.require(&FdUse::Nodes(*number))?;
+        polled.push((ready, rustix::io::dup(&socket)?));
         sockets.push(socket);
     }
     let store = Xenstore::from_stream(store)?;
-    Ok(Built { device: Box::new(Unseen(Xenbus::new(store, devices, sockets)?)), polled })
+    let nodes: Vec<PvNodes> = devices.iter().map(|(_, nodes)| nodes.clone()).collect();
+    Ok(Built { device: Box::new(Unseen(Xenbus::new(store, &nodes, sockets)?)), polled })
 }
 
 /// Ready number of xenstored's connection; those of the back ends follow, in their order.

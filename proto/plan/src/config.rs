@@ -231,10 +231,10 @@ pub enum DeviceConfig {
     },
     /// Holds the connection to xenstored for the back ends of PV devices.
     Xenbus {
-        /// Each back end's two directories, in the order of the descriptors.
-        devices: Vec<PvNodes>,
+        /// Each back end's number, as in [`FdUse::Nodes`], and its two directories.
+        devices: Vec<(u8, PvNodes)>,
     },
-    /// Holds the devices of granted pages for the back ends of PV devices, one for each in the order of the descriptors.
+    /// Holds the devices of granted pages for the back ends of PV devices, with the numbers of the descriptors ([`FdUse::Gntdev`]).
     Grant,
     /// The back end of a PV disk.
     Qdisk {

@@ -7,13 +7,17 @@
 //! | `board.rs`, `usb.rs` | devices without files of the host |
 //! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with images, interfaces, other ends or firmware |
 //! | `disk.rs`, `qcow2.rs` | a disk's identity and geometry, an image's header |
+//! | `back_ends.rs` | back ends of PV devices |
+//! | `fbdev.rs`, `vchan.rs` | the picture and QMP of a stub domain |
 //! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
 //! | `firmware.rs` | files of expansion ROMs |
 //! | `host.rs` | one process's configuration and descriptors, and what is opened for the machine as a whole |
+pub mod back_ends;
 pub mod board;
 pub mod boot;
 pub mod disk;
 pub mod drives;
+pub mod fbdev;
 pub mod firmware;
 pub mod host;
 pub mod nics;
@@ -21,6 +25,7 @@ pub mod option;
 pub mod qcow2;
 pub mod serial;
 pub mod usb;
+pub mod vchan;
 pub mod video;
 pub mod viewers;
 

@@ -4,228 +4,18 @@ use super::disk_changes::HandedOff;
 use crate::attach::Watch;
 use crate::failure::{Failure, system};
 use crate::log::say;
-use crate::machine::drives::{Backing, MachineDrive};
-use crate::machine::host::{Host, Part};
-use crate::machine::{drives, serial};
+use crate::machine::back_ends::{Servers, is_twin, pv_image};
 use crate::pv;
 use crate::slot::{KillReason, Phase, SlotState};
 use crate::unserved::{self, Answers};
-use bulkhead_bus::pv::{BUFFER_PAGES, State};
-use bulkhead_bus::{DiskIdentity, WhenFull};
-use bulkhead_plan::{
-    CONTROL, DeviceConfig, DeviceSlot, DriveConfig, DriveId, FIRST_DEVICE, FdUse, ImageFormat, PvNodes, Slot, Starts,
-};
-use bulkhead_ring::SharedArea;
-use bulkhead_xen::{DomainState, Evtchn, Gntdev, Privcmd, Xenstore};
+use bulkhead_bus::pv::State;
+use bulkhead_plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, Slot, Starts};
+use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// End of a guest's slots: each slot has a user of the guest's 64.
 const SLOTS: Slot = 64;
-
-/// Node in the back end of a stub domain's disk: the guest gets the disk when the stub domain releases it.
-pub(super) const HAND_OFF: &str = "hand-over";
-
-/// Opens the resources of the PV devices in the domain's nodes. The parts are `xenbus`, `grant` and the back ends; for a stub domain the
-/// same for its guest follows.
-pub(super) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure> {
-    let (machine, domid) = (host.machine, host.domid);
-    let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Vec::new()) };
-    // A silent xenstored would cost a timeout with each of the reads below.
-    if let Err(e) = xenstore.read(&format!("/local/domain/{domid}/name"))
-        && !e.is_answer()
-    {
-        return Err(Failure::Xenstore(e));
-    }
-    let (disks, notes) =
-        if machine.attach { pv::all_disks(domid, &mut xenstore) } else { pv::disks(domid, &mut xenstore) };
-    host.shown.extend(notes);
-    let keyboards = pv::keyboards(domid, &mut xenstore);
-    let screens = pv::screens(domid, &mut xenstore);
-    let (consoles, notes) = pv::consoles(domid, &mut xenstore);
-    host.shown.extend(notes);
-    if disks.is_empty() && keyboards.is_empty() && screens.is_empty() && consoles.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Ok(stream) = Xenstore::open_stream() else {
-        host.shown.push("PV devices are not served: xenstored has no socket here".to_owned());
-        return Ok(Vec::new());
-    };
-    let guest: Option<u16> =
-        machine.attach.then(|| xenstore.read(&format!("/local/domain/{domid}/target")).ok()?.parse().ok()).flatten();
-    if let Some(guest) = guest {
-        let twins = pv::disks(guest, &mut xenstore).0;
-        for disk in disks.iter().filter(|d| twins.iter().any(|twin| is_twin(twin, d.devid, d.drive.file.as_deref()))) {
-            let node = format!("{}/{HAND_OFF}", disk.nodes.back);
-            xenstore.write(&node, "1").map_err(|source| Failure::Node { node, source })?;
-        }
-    }
-    let mut parts = Vec::new();
-    let mut servers = Servers::new(domid, stream);
-    for disk in disks {
-        // The emulated drive has the image until the guest unplugs it.
-        let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
-        let (mut kept, config) = match twin {
-            Some(at) => (Vec::new(), without_image(&disk.drive, at)),
-            None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
-        };
-        kept.extend(servers.serve(disk.nodes, true)?);
-        let config = DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard };
-        parts.push(Part { kept, ..Part::new(config) });
-    }
-    for (devid, nodes) in keyboards {
-        parts.push(Part { kept: servers.serve(nodes, false)?, ..Part::new(DeviceConfig::Vkbd { devid }) });
-    }
-    for (devid, nodes) in screens {
-        let mut kept = servers.serve(nodes, false)?;
-        kept.retain(|(what, _)| !matches!(what, FdUse::Grants(_) | FdUse::Gntdev(_)));
-        kept.push((FdUse::Privcmd, host.restricted()?));
-        parts.push(Part { kept, ..Part::new(DeviceConfig::Vfb { devid }) });
-    }
-    for console in consoles {
-        parts.push(self::console(host, console, &mut servers, &mut xenstore)?);
-    }
-    let mut all = servers.parts();
-    all.append(&mut parts);
-    if let Some(guest) = guest {
-        all.append(&mut open_guests(host, guest, &mut xenstore)?);
-    }
-    Ok(all)
-}
-
-/// Opens the PV devices of a stub domain's guest that dom0 serves: its keyboard, for viewers that see the guest's picture in the stub
-/// domain's frame buffer, and its consoles after the first.
-fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<Part>, Failure> {
-    let keyboards = pv::keyboards(guest, xenstore);
-    let (consoles, notes) = pv::consoles(guest, xenstore);
-    host.shown.extend(notes);
-    if keyboards.is_empty() && consoles.is_empty() {
-        return Ok(Vec::new());
-    }
-    let stream = Xenstore::open_stream().map_err(Failure::Xenstore)?;
-    let mut servers = Servers::new(guest, stream);
-    let mut parts = Vec::new();
-    for (devid, nodes) in keyboards {
-        parts.push(Part { kept: servers.serve(nodes, false)?, ..Part::new(DeviceConfig::Vkbd { devid }) });
-    }
-    for console in consoles {
-        parts.push(self::console(host, console, &mut servers, xenstore)?);
-    }
-    let mut all = servers.parts();
-    all.append(&mut parts);
-    Ok(all.into_iter().map(|part| Part { domid: Some(guest), ..part }).collect())
-}
-
-/// Opens a console and its other end.
-fn console(
-    host: &mut Host,
-    console: pv::PvConsole,
-    servers: &mut Servers,
-    xenstore: &mut Xenstore,
-) -> Result<Part, Failure> {
-    let end = serial::serial(console.devid as usize, &console.output)?;
-    if let Some(terminal) = &end.terminal {
-        // `xl console` reads this node.
-        let tty = format!("{}/tty", console.nodes.front);
-        xenstore.write(&tty, terminal).map_err(|source| Failure::Node { node: tty, source })?;
-    }
-    host.held.extend(end.slave);
-    let listens = console.output.listens();
-    host.sockets.extend(listens.map(str::to_owned));
-    host.chardevs.push((console.label, end.shown));
-    let mut kept = servers.serve(console.nodes, false)?;
-    kept.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
-    let config = DeviceConfig::Console { devid: console.devid, listens: listens.is_some() };
-    Ok(Part { kept, ..Part::new(config) })
-}
-
-/// Whether the parts have a back end for the domain's disk with xenbus' number `id`.
-pub(super) fn serves(parts: &[Part], id: &str) -> bool {
-    parts
-        .iter()
-        .any(|p| matches!(p.config, DeviceConfig::Qdisk { devid, .. } if p.domid.is_none() && devid.to_string() == id))
-}
-
-/// Opens a disk's image. An empty CD drive gets `/dev/null`: a disk without sectors.
-fn pv_image(
-    drive: &MachineDrive,
-    (backing, full): (Backing, WhenFull),
-    null: &OwnedFd,
-) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
-    let (mut fds, mut config) = drives::drive(drive, backing, full)?;
-    if drive.file.is_none() {
-        fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(system("dup"))?));
-        (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
-    }
-    Ok((fds, config))
-}
-
-/// Collects the descriptors of `xenbus` and `grant`, which serve all back ends of a domain.
-struct Servers {
-    domid: u16,
-    devices: Vec<PvNodes>,
-    xenbus: Vec<(FdUse, OwnedFd)>,
-    grant: Vec<(FdUse, OwnedFd)>,
-}
-
-impl Servers {
-    fn new(domid: u16, store: OwnedFd) -> Self {
-        Self { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, store)], grant: Vec::new() }
-    }
-
-    /// The parts of `xenbus` and `grant`.
-    fn parts(self) -> Vec<Part> {
-        let xenbus = Part { kept: self.xenbus, ..Part::new(DeviceConfig::Xenbus { devices: self.devices }) };
-        vec![xenbus, Part { kept: self.grant, ..Part::new(DeviceConfig::Grant) }]
-    }
-
-    /// Adds a back end. Returns the back end's own descriptors: its sockets to both servers, its grant device, its event channels. `copies`:
-    /// it gets a buffer for grant copies.
-    fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
-        let pair = || {
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(system("socketpair"))
-        };
-        let number = u8::try_from(self.devices.len()).map_err(|_| Failure::PvDevices)?;
-        let ((nodes_end, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
-        let device = Gntdev::open().map_err(Failure::Xen)?;
-        self.grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(system("dup"))?));
-        let mut fds = vec![(FdUse::Nodes(0), nodes_end), (FdUse::Grants(0), grants), (FdUse::Gntdev(0), device)];
-        if copies {
-            let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096))?;
-            SharedArea::seal_size(&buffer)?;
-            self.grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(system("dup"))?));
-            fds.push((FdUse::GrantBuffer(0), buffer));
-        }
-        self.grant.push((FdUse::Grants(number), far_grants));
-        self.xenbus.push((FdUse::Nodes(number), far_nodes));
-        self.devices.push(nodes);
-        fds.push((FdUse::Evtchn, Evtchn::open_restricted(self.domid).map_err(Failure::Xen)?));
-        Ok(fds)
-    }
-}
-
-/// Whether a guest's disk is the stub domain's disk with this number and image.
-fn is_twin(disk: &pv::PvDisk, devid: u32, file: Option<&str>) -> bool {
-    disk.devid == devid && file.is_some() && disk.drive.file.as_deref() == file
-}
-
-/// The configuration of a PV disk while the emulated drive at `at` has its image.
-fn without_image(drive: &MachineDrive, at: DriveId) -> DriveConfig {
-    DriveConfig {
-        at,
-        cdrom: false,
-        read_only: drive.read_only,
-        size: None,
-        id: drive.id.clone(),
-        file: drive.file.clone(),
-        formats: Vec::new(),
-        full: WhenFull::default(),
-        identity: DiskIdentity::default(),
-        geometry: None,
-    }
-}
 
 /// Whether a process is not started with the machine: a PV disk waits for the hand-off of its image, `xenbus` and `grant` wait for the
 /// first back end.
@@ -440,19 +230,14 @@ impl Launcher {
             None => pv_image(&disk.drive, self.pv.changes.images, &self.spawner.null)?,
         };
         let guests = domid != self.plan.domid;
-        let mut servers = Servers {
-            domid,
-            devices: Vec::new(),
-            xenbus: vec![(FdUse::Xenstore, Xenstore::open_stream().map_err(Failure::Xenstore)?)],
-            grant: Vec::new(),
-        };
+        let mut servers = Servers::new(domid, Xenstore::open_stream().map_err(Failure::Xenstore)?);
         fds.extend(servers.serve(disk.nodes, true)?);
-        let Servers { devices, xenbus, grant, .. } = servers;
+        let [xenbus, grant] = servers.parts();
         let id = disk.devid;
         let whose = if guests { "guest-" } else { "" };
         let parts = [
-            (format!("{whose}xenbus-{id}"), DeviceConfig::Xenbus { devices }, xenbus),
-            (format!("{whose}grant-{id}"), DeviceConfig::Grant, grant),
+            (format!("{whose}xenbus-{id}"), xenbus.config, xenbus.kept),
+            (format!("{whose}grant-{id}"), grant.config, grant.kept),
             (
                 format!("{whose}qdisk{id}"),
                 DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard },

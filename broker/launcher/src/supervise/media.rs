@@ -1,8 +1,8 @@
 //! Media of emulated drives while the machine runs, and the disks of a stub domain.
 use super::Launcher;
-use super::back_ends::HAND_OFF;
 use super::refusal::Refusal;
 use crate::log::say;
+use crate::machine::back_ends::HAND_OFF;
 use bulkhead_plan::{CONTROL, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};

@@ -1,5 +1,5 @@
 //! Opens the processes' resources before any process starts.
-use super::back_ends::{self, must_wait};
+use super::back_ends::must_wait;
 use super::disk_changes::DiskChanges;
 use super::{
     DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable,
@@ -9,21 +9,18 @@ use crate::failure::{Failure, system};
 use crate::log::say;
 use crate::machine::Machine;
 use crate::machine::host::{self, Host, Part, UserFault};
-use crate::machine::{DEVICES, board, video, viewers};
+use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
 use crate::slot::{Phase, SlotState};
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
-use bulkhead_plan::{
-    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
-};
+use bulkhead_plan::{BROKER, CONTROL, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind};
 use bulkhead_policy::{self as policy, Ids, verify};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 impl Launcher {
     /// Opens all resources. No process runs yet, so an error leaves nothing behind but the paths of sockets.
@@ -65,15 +62,8 @@ impl Launcher {
         }
         let gfn = video::frame(&host);
         if let Some(stubdom) = &mut stubdom {
-            // It needs a display to show and a frame buffer to show it on.
-            if machine.video.is_some()
-                && let Some(screen) = stubdom.screen.take()
-            {
-                let events = stubdom.events.drain(..).map(|fd| (FdUse::Events, fd));
-                let kept = [(FdUse::Screen, screen)].into_iter().chain(events).collect();
-                parts.push(Part { kept, ..Part::new(DeviceConfig::Fbdev { spread: stubdom.spread }) });
-            }
-            parts.push(vchan(stubdom)?);
+            parts.extend(fbdev::open(&machine, stubdom));
+            parts.push(vchan::open(stubdom)?);
         }
         parts.append(&mut back_ends);
         let viewers = viewers::open(&mut host, &parts)?;
@@ -265,21 +255,6 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
             || !node(id, "backend").contains("/qdisk/")
     };
     !ids.is_empty() && ids.iter().all(has_one)
-}
-
-/// The process that carries QMP between a stub domain's vchan and control.
-fn vchan(stubdom: &mut Stubdom) -> Result<Part, Failure> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (near, far) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .map_err(system("socketpair"))?;
-    let mut control = vec![(FdUse::Sessions, near)];
-    control.extend(stubdom.save.take().map(|fd| (FdUse::SaveStream, fd)));
-    let kept = vec![
-        (FdUse::Sessions, far),
-        (FdUse::VchanPage, rustix::io::dup(&stubdom.qmp.page).map_err(system("dup"))?),
-        (FdUse::Evtchn, rustix::io::dup(&stubdom.qmp.evtchn).map_err(system("dup"))?),
-    ];
-    Ok(Part { kept, control, ..Part::new(DeviceConfig::Vchan { port: stubdom.qmp.port }) })
 }
 
 /// The broker's descriptors of the guest.
