@@ -64,9 +64,16 @@ fn console_seeds() {
 #[test]
 fn usb_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-"),
+        golden(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-2"),
         Ok(())
     );
+    // A state of version 1 is saved as version 2.
+    for (old, new) in [
+        (&include_bytes!("golden/usb-1.state")[..], &include_bytes!("golden/usb-2.state")[..]),
+        (include_bytes!("golden/usb-1-waiting.state"), include_bytes!("golden/usb-2-waiting.state")),
+    ] {
+        assert_eq!(loads(&bulkhead_dev_input::usb::exercised, old).unwrap(), new);
+    }
 }
 
 #[test]

@@ -156,8 +156,10 @@ impl Uhci {
         let mut fresh = Self::new(self.at, &[], self.input.take(), self.taken.take());
         fresh.ports = self.powered();
         std::mem::swap(&mut fresh.config, &mut self.config);
-        (fresh.wants_sent, fresh.frames, fresh.transactions, fresh.dma_errors) =
-            (self.wants_sent, self.frames, self.transactions, self.dma_errors);
+        fresh.wants_sent = self.wants_sent;
+        fresh.frames = self.frames;
+        fresh.transactions = self.transactions;
+        fresh.dma_errors = self.dma_errors;
         *self = fresh;
         self.schedule(cx);
         self.update(cx);

@@ -7,8 +7,8 @@ use bulkhead_bus::UsbDevice;
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
 
-/// Version of [`UhciState`].
-const VERSION: u32 = 1;
+/// Version of [`UhciState`]. Version 1 had the controller's registers in a fixed order, and a queued key as one number.
+const VERSION: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct FunctionState {
@@ -32,9 +32,9 @@ struct FunctionState {
     /// Usages of keys that are down, without modifiers.
     #[prost(bytes = "vec", tag = "9")]
     down: Vec<u8>,
-    /// Queued keys: usages, and 0x100 if they were pressed.
+    /// Version 1: queued keys: usages, and 0x100 if they were pressed.
     #[prost(uint32, repeated, tag = "10")]
-    keys: Vec<u32>,
+    old_keys: Vec<u32>,
     /// Queued reports of a pointer.
     #[prost(message, repeated, tag = "11")]
     pointed: Vec<PointedState>,
@@ -44,6 +44,17 @@ struct FunctionState {
     /// A control transfer in progress.
     #[prost(message, optional, tag = "13")]
     stage: Option<StageState>,
+    /// Queued keys.
+    #[prost(message, repeated, tag = "14")]
+    keys: Vec<KeyState>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct KeyState {
+    #[prost(uint32, tag = "1")]
+    usage: u32,
+    #[prost(bool, tag = "2")]
+    pressed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -60,9 +71,8 @@ struct PointedState {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct StageState {
-    /// 1 data to the host, 2 data from the host, 3 status, 4 stalled.
-    #[prost(uint32, tag = "1")]
-    kind: u32,
+    #[prost(enumeration = "StageKind", tag = "1")]
+    kind: i32,
     #[prost(bytes = "vec", tag = "2")]
     setup: Vec<u8>,
     /// Bytes that are not sent yet, or that were received.
@@ -71,6 +81,18 @@ struct StageState {
     /// Number of bytes that the host has announced.
     #[prost(uint32, tag = "4")]
     length: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+enum StageKind {
+    /// Invalid.
+    Unset = 0,
+    /// Data to the host.
+    In = 1,
+    /// Data from the host.
+    Out = 2,
+    Status = 3,
+    Stalled = 4,
 }
 
 /// Most queued keys of a state, and most bytes of a control transfer.
@@ -94,12 +116,12 @@ impl StageState {
     fn of(stage: &Stage) -> Option<Self> {
         Some(match stage {
             Stage::Idle => return None,
-            Stage::In(data) => Self { kind: 1, data: data.clone(), ..Self::default() },
+            Stage::In(data) => Self { kind: StageKind::In.into(), data: data.clone(), ..Self::default() },
             Stage::Out(setup, data, length) => {
-                Self { kind: 2, setup: setup.to_vec(), data: data.clone(), length: *length as u32 }
+                Self { kind: StageKind::Out.into(), setup: setup.to_vec(), data: data.clone(), length: *length as u32 }
             }
-            Stage::Status(setup) => Self { kind: 3, setup: setup.to_vec(), ..Self::default() },
-            Stage::Stalled => Self { kind: 4, ..Self::default() },
+            Stage::Status(setup) => Self { kind: StageKind::Status.into(), setup: setup.to_vec(), ..Self::default() },
+            Stage::Stalled => Self { kind: StageKind::Stalled.into(), ..Self::default() },
         })
     }
 
@@ -107,11 +129,11 @@ impl StageState {
         let wrong = || StateError::Value("control transfer");
         let setup = || self.setup.as_slice().try_into().map_err(|_| wrong());
         let (length, data) = (self.length as usize, self.data.clone());
-        Ok(match self.kind {
-            1 if data.len() <= TRANSFER => Stage::In(data),
-            2 if length <= LONGEST && data.len() <= length => Stage::Out(setup()?, data, length),
-            3 => Stage::Status(setup()?),
-            4 => Stage::Stalled,
+        Ok(match StageKind::try_from(self.kind).map_err(|_| wrong())? {
+            StageKind::In if data.len() <= TRANSFER => Stage::In(data),
+            StageKind::Out if length <= LONGEST && data.len() <= length => Stage::Out(setup()?, data, length),
+            StageKind::Status => Stage::Status(setup()?),
+            StageKind::Stalled => Stage::Stalled,
             _ => return Err(wrong()),
         })
     }
@@ -130,11 +152,18 @@ impl FunctionState {
             quiet: h.quiet,
             modifiers: u32::from(h.modifiers),
             down: h.down.clone(),
-            keys: h.keys.iter().map(|(usage, down)| u32::from(*usage) | u32::from(*down) << 8).collect(),
+            old_keys: Vec::new(),
+            keys: h.keys.iter().map(|(usage, down)| KeyState { usage: u32::from(*usage), pressed: *down }).collect(),
             pointed: h.pointed.iter().copied().map(PointedState::of).collect(),
             now: (h.now != Pointed::default()).then(|| PointedState::of(h.now)),
             stage: StageState::of(&f.stage),
         }
+    }
+
+    /// Names what version 1 has packed.
+    fn upgrade(&mut self) {
+        let named = |word: u32| KeyState { usage: word & 0xff, pressed: word & 0x100 != 0 };
+        self.keys = std::mem::take(&mut self.old_keys).into_iter().map(named).collect();
     }
 
     fn put(&self, function: &mut Function) -> Result<(), StateError> {
@@ -162,7 +191,9 @@ impl FunctionState {
                     h.down.push(*usage);
                 }
             }
-            h.keys = self.keys.iter().map(|word| (*word as u8, word & 0x100 != 0)).collect();
+            for key in &self.keys {
+                h.keys.push_back((byte(key.usage)?, key.pressed));
+            }
         } else {
             h.now = self.now.unwrap_or_default().pointed(kind);
             h.pointed = self.pointed.iter().map(|p| p.pointed(kind)).collect();
@@ -178,17 +209,61 @@ struct PortState {
     status: u32,
     #[prost(message, optional, tag = "2")]
     function: Option<FunctionState>,
-    /// The device in the port: 1 none, 2 tablet, 3 mouse, 4 keyboard.
-    #[prost(uint32, tag = "3")]
-    kind: u32,
+    /// The device in the port.
+    #[prost(enumeration = "PortKind", tag = "3")]
+    kind: i32,
     /// Its name in QMP, if it was plugged in while the machine ran.
     #[prost(string, tag = "4")]
     id: String,
 }
 
-/// The numbers of kinds of devices.
-const KINDS: [(u32, Option<UsbDevice>); 4] =
-    [(1, None), (2, Some(UsbDevice::Tablet)), (3, Some(UsbDevice::Mouse)), (4, Some(UsbDevice::Keyboard))];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+enum PortKind {
+    /// Invalid.
+    Unset = 0,
+    /// No device.
+    Empty = 1,
+    Tablet = 2,
+    Mouse = 3,
+    Keyboard = 4,
+}
+
+impl PortKind {
+    fn of(kind: Option<UsbDevice>) -> Self {
+        match kind {
+            None => Self::Empty,
+            Some(UsbDevice::Tablet) => Self::Tablet,
+            Some(UsbDevice::Mouse) => Self::Mouse,
+            Some(UsbDevice::Keyboard) => Self::Keyboard,
+        }
+    }
+
+    fn device(number: i32) -> Result<Option<UsbDevice>, StateError> {
+        match Self::try_from(number) {
+            Ok(Self::Empty) => Ok(None),
+            Ok(Self::Tablet) => Ok(Some(UsbDevice::Tablet)),
+            Ok(Self::Mouse) => Ok(Some(UsbDevice::Mouse)),
+            Ok(Self::Keyboard) => Ok(Some(UsbDevice::Keyboard)),
+            Ok(Self::Unset) | Err(_) => Err(StateError::Value("kind of USB device")),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct RegistersState {
+    #[prost(uint32, tag = "1")]
+    command: u32,
+    #[prost(uint32, tag = "2")]
+    status: u32,
+    #[prost(uint32, tag = "3")]
+    interrupts: u32,
+    #[prost(uint32, tag = "4")]
+    frame_number: u32,
+    #[prost(uint32, tag = "5")]
+    frame_list: u32,
+    #[prost(uint32, tag = "6")]
+    start_of_frame: u32,
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct UhciState {
@@ -196,9 +271,9 @@ struct UhciState {
     version: u32,
     #[prost(bytes = "vec", tag = "2")]
     config: Vec<u8>,
-    /// Command, status, interrupt enables, frame number, frame list, start of frame.
+    /// Version 1: command, status, interrupt enables, frame number, frame list, start of frame.
     #[prost(uint32, repeated, tag = "3")]
-    registers: Vec<u32>,
+    old_registers: Vec<u32>,
     #[prost(message, repeated, tag = "4")]
     ports: Vec<PortState>,
     /// Pending interrupts for short packets and for completed descriptors, which share a bit of the status.
@@ -206,40 +281,58 @@ struct UhciState {
     short: bool,
     #[prost(bool, tag = "6")]
     complete: bool,
+    #[prost(message, optional, tag = "7")]
+    registers: Option<RegistersState>,
+}
+
+impl UhciState {
+    /// Names what version 1 has in a fixed order or packed.
+    fn upgrade(&mut self) -> Result<(), StateError> {
+        let [command, status, interrupts, frame_number, frame_list, start_of_frame] = *self.old_registers.as_slice()
+        else {
+            return Err(StateError::Value("number of registers"));
+        };
+        self.registers = Some(RegistersState { command, status, interrupts, frame_number, frame_list, start_of_frame });
+        self.ports.iter_mut().filter_map(|p| p.function.as_mut()).for_each(FunctionState::upgrade);
+        Ok(())
+    }
 }
 
 impl Uhci {
     pub(super) fn state(&self) -> Vec<u8> {
-        let registers =
-            [self.command.into_bits(), self.status.into_bits(), self.interrupts.into_bits(), self.frame_number];
         let ports = self.ports.iter().map(|p| PortState {
             status: u32::from(p.status.into_bits()),
             function: p.function.as_ref().map(FunctionState::of),
-            kind: KINDS
-                .iter()
-                .find(|(_, kind)| *kind == p.function.as_ref().map(|f| f.hid.kind))
-                .map_or(0, |(number, _)| *number),
+            kind: PortKind::of(p.function.as_ref().map(|f| f.hid.kind)).into(),
             id: p.id.clone(),
         });
         UhciState {
             version: VERSION,
             config: self.config.save(),
-            registers: registers.into_iter().map(u32::from).chain([self.frame_list, u32::from(self.sof)]).collect(),
+            old_registers: Vec::new(),
             ports: ports.collect(),
             short: self.short,
             complete: self.complete,
+            registers: Some(RegistersState {
+                command: u32::from(self.command.into_bits()),
+                status: u32::from(self.status.into_bits()),
+                interrupts: u32::from(self.interrupts.into_bits()),
+                frame_number: u32::from(self.frame_number),
+                frame_list: self.frame_list,
+                start_of_frame: u32::from(self.sof),
+            }),
         }
         .encode_to_vec()
     }
 
     pub(super) fn take_state(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
-        let s = UhciState::decode(state)?;
-        if s.version != VERSION {
-            return Err(StateError::Version(s.version, VERSION));
+        let mut s = UhciState::decode(state)?;
+        match s.version {
+            1 => s.upgrade()?,
+            VERSION => {}
+            other => return Err(StateError::Version(other, VERSION)),
         }
-        let [command, status, interrupts, frame_number, frame_list, sof] = *s.registers.as_slice() else {
-            return Err(StateError::Value("number of registers"));
-        };
+        let registers = s.registers.ok_or(StateError::Value("registers"))?;
         if s.ports.len() != self.ports.len() {
             return Err(StateError::Value("ports"));
         }
@@ -247,19 +340,18 @@ impl Uhci {
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
         let mut config = self.config.clone();
         config.load(&s.config)?;
-        let (command, status, interrupts) =
-            (word(command, "command")?, word(status, "status")?, word(interrupts, "interrupts")?);
-        let (frame_number, sof) = (word(frame_number, "frame number")? & 0x7ff, byte(sof, "start of frame")? & 0x7f);
+        let command = word(registers.command, "command")?;
+        let status = word(registers.status, "status")?;
+        let interrupts = word(registers.interrupts, "interrupts")?;
+        let frame_number = word(registers.frame_number, "frame number")? & 0x7ff;
+        let sof = byte(registers.start_of_frame, "start of frame")? & 0x7f;
         let mut ports = self.ports.clone();
         for (port, saved) in ports.iter_mut().zip(&s.ports) {
-            let (_, kind) = KINDS
-                .iter()
-                .find(|(number, _)| *number == saved.kind)
-                .ok_or(StateError::Value("kind of USB device"))?;
+            let kind = PortKind::device(saved.kind)?;
             if saved.id.len() > 64 || kind.is_some() != saved.function.is_some() {
                 return Err(StateError::Value("USB device"));
             }
-            *port = Port { id: saved.id.clone(), ..Port::new(*kind) };
+            *port = Port { id: saved.id.clone(), ..Port::new(kind) };
             let connected = port.function.is_some();
             let status = PortStatus::from_bits(word(saved.status, "port")?);
             port.status = status
@@ -271,17 +363,62 @@ impl Uhci {
                 f.put(function)?;
             }
         }
-        (self.command, self.status, self.interrupts) = (
-            Command::from_bits(command & 0xfd),
-            Status::from_bits(status & 0x3f),
-            Interrupts::from_bits(interrupts & 0x0f),
-        );
-        (self.frame_number, self.frame_list, self.sof, self.config, self.ports) =
-            (frame_number, frame_list & !0xfff, sof, config, ports);
-        (self.short, self.complete) = (s.short, s.complete);
+        self.command = Command::from_bits(command & 0xfd);
+        self.status = Status::from_bits(status & 0x3f);
+        self.interrupts = Interrupts::from_bits(interrupts & 0x0f);
+        self.frame_number = frame_number;
+        self.frame_list = registers.frame_list & !0xfff;
+        self.sof = sof;
+        self.config = config;
+        self.ports = ports;
+        self.short = s.short;
+        self.complete = s.complete;
         self.status.set_halted(!self.command.run());
         self.schedule(cx);
         self.update(cx);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_bus::fake::FakeMemory;
+
+    #[test]
+    fn a_refused_state_changes_nothing() {
+        let state = include_bytes!("../../tests/golden/usb-2-waiting.state");
+        let old = include_bytes!("../../tests/golden/usb-1-waiting.state");
+        let memory = FakeMemory::new(1 << 20);
+        let mut cx = Context::new(memory.clone());
+        let mut device = crate::usb::exercised(&memory);
+        let before = device.save();
+        let mut refused = |state: &[u8], change: fn(&mut UhciState)| {
+            let mut s = UhciState::decode(state).unwrap();
+            change(&mut s);
+            let result = device.load(&s.encode_to_vec(), &mut cx);
+            assert_eq!(device.save(), before);
+            result.unwrap_err()
+        };
+        assert_eq!(refused(state, |s| s.version = 3), StateError::Version(3, VERSION));
+        assert_eq!(refused(old, |s| s.version = 2), StateError::Value("registers"));
+        assert_eq!(refused(state, |s| s.version = 1), StateError::Value("number of registers"));
+        assert_eq!(refused(old, |s| s.old_registers.push(0)), StateError::Value("number of registers"));
+        for change in [
+            (|s| s.registers.as_mut().unwrap().command = 1 << 16) as fn(&mut UhciState),
+            |s| s.registers.as_mut().unwrap().status = 1 << 16,
+            |s| s.registers.as_mut().unwrap().interrupts = 1 << 16,
+            |s| s.registers.as_mut().unwrap().frame_number = 1 << 16,
+            |s| s.registers.as_mut().unwrap().start_of_frame = 1 << 8,
+            |s| s.ports[0].kind = 0,
+            |s| s.ports[1].kind = 5,
+            |s| s.ports[1].kind = 1,
+            |s| s.ports[1].function.as_mut().unwrap().keys[0].usage = 0x100,
+            |s| s.ports[1].function.as_mut().unwrap().keys = vec![KeyState::default(); KEYS + 1],
+            |s| s.ports[1].function.as_mut().unwrap().stage.as_mut().unwrap().kind = 0,
+            |s| s.ports[1].function.as_mut().unwrap().stage.as_mut().unwrap().kind = 5,
+        ] {
+            assert!(matches!(refused(state, change), StateError::Value(_)));
+        }
     }
 }

@@ -95,11 +95,13 @@ fn the_state_of_every_device_has_a_version() {
     for file in [
         "dev-input/src/serial/state.rs",
         "dev-input/src/ps2/state.rs",
+        "dev-input/src/usb/state.rs",
         "dev-blk/src/ide/state.rs",
         "dev-display/src/vga/state.rs",
         "dev-net/src/e1000/state.rs",
         "dev-net/src/rtl8139/mod.rs",
         "dev-board/src/state.rs",
+        "dev-board/src/fw_cfg/mod.rs",
     ] {
         assert!(std::fs::read_to_string(top().join(file)).unwrap().contains("VERSION: u32"), "{file}");
     }
