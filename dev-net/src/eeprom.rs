@@ -64,24 +64,58 @@ impl Bus {
         }
     }
 
-    /// For a saved state: bits, their number, word, bits left, lines.
-    pub(crate) fn save(&self) -> Vec<u32> {
+    pub(crate) fn save(&self) -> BusState {
         let Lines { clock, select, data } = self.lines;
-        let lines = u32::from(clock) | u32::from(select) << 1 | u32::from(data) << 2;
-        vec![self.shifted, u32::from(self.count), u32::from(self.out), u32::from(self.left), lines]
+        BusState {
+            shifted: self.shifted,
+            count: u32::from(self.count),
+            out: u32::from(self.out),
+            left: u32::from(self.left),
+            clock,
+            select,
+            data,
+        }
     }
 
     /// Restores a saved state; `None` if it is invalid.
-    pub(crate) fn load(saved: &[u32]) -> Option<Self> {
-        let [shifted, count, out, left, lines] = *saved else { return None };
-        let lines = Lines { clock: lines & 1 != 0, select: lines & 2 != 0, data: lines & 4 != 0 };
+    pub(crate) fn load(saved: BusState) -> Option<Self> {
+        let BusState { shifted, count, out, left, clock, select, data } = saved;
         Some(Self {
             shifted,
             count: u8::try_from(count).ok()?,
             out: u16::try_from(out).ok()?,
             left: u8::try_from(left).ok()?,
-            lines,
+            lines: Lines { clock, select, data },
         })
+    }
+}
+
+/// The saved state of a [`Bus`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct BusState {
+    #[prost(uint32, tag = "1")]
+    shifted: u32,
+    #[prost(uint32, tag = "2")]
+    count: u32,
+    #[prost(uint32, tag = "3")]
+    out: u32,
+    #[prost(uint32, tag = "4")]
+    left: u32,
+    // The levels of the lines.
+    #[prost(bool, tag = "5")]
+    clock: bool,
+    #[prost(bool, tag = "6")]
+    select: bool,
+    #[prost(bool, tag = "7")]
+    data: bool,
+}
+
+impl BusState {
+    /// From version 1 of both cards' states: bits, their number, word, bits left, lines. `None`: another number of values.
+    pub(crate) fn of_version_1(saved: &[u32]) -> Option<Self> {
+        let [shifted, count, out, left, lines] = *saved else { return None };
+        let (clock, select, data) = (lines & 1 != 0, lines & 2 != 0, lines & 4 != 0);
+        Some(Self { shifted, count, out, left, clock, select, data })
     }
 }
 
@@ -107,7 +141,7 @@ mod tests {
                 clock(&mut bus, false);
                 value = value << 1 | u16::from(bus.out());
             }
-            assert_eq!(Bus::load(&bus.save()), Some(bus));
+            assert_eq!(Bus::load(bus.save()), Some(bus));
             bus.write(Lines::default(), &words);
             assert_eq!(value, words[address as usize], "{address}");
         }

@@ -1,14 +1,21 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
 //! have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
 use proptest::prelude::*;
 
 #[test]
 fn e1000_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-"),
+        golden(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-2"),
         Ok(())
     );
+    // A state of version 1 is saved as version 2.
+    for (old, new) in [
+        (&include_bytes!("golden/e1000-1.state")[..], &include_bytes!("golden/e1000-2.state")[..]),
+        (include_bytes!("golden/e1000-1-context.state"), include_bytes!("golden/e1000-2-context.state")),
+    ] {
+        assert_eq!(loads(&bulkhead_dev_net::e1000::exercised, old).unwrap(), new);
+    }
 }
 
 #[test]
@@ -22,9 +29,20 @@ fn e1000_seeds() {
 #[test]
 fn rtl8139_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_net::rtl8139::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "rtl8139-"),
+        golden(
+            &bulkhead_dev_net::rtl8139::exercised,
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"),
+            "rtl8139-2"
+        ),
         Ok(())
     );
+    // A state of version 1 is saved as version 2.
+    for (old, new) in [
+        (&include_bytes!("golden/rtl8139-1.state")[..], &include_bytes!("golden/rtl8139-2.state")[..]),
+        (include_bytes!("golden/rtl8139-1-rings.state"), include_bytes!("golden/rtl8139-2-rings.state")),
+    ] {
+        assert_eq!(loads(&bulkhead_dev_net::rtl8139::exercised, old).unwrap(), new);
+    }
 }
 
 #[test]

@@ -3,12 +3,12 @@ use super::phy::Phy;
 use super::spec::reg;
 use super::transmit::Checksums;
 use super::{E1000, LATE_RECEIVE, LATE_TRANSMIT, transmit};
-use crate::eeprom::Bus;
+use crate::eeprom::{Bus, BusState};
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
 
-/// Version of [`E1000State`].
-const VERSION: u32 = 1;
+/// Version of [`E1000State`]. Version 1 had registers, PHY, EEPROM bus and transmit context in a fixed order.
+const VERSION: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct E1000State {
@@ -16,18 +16,18 @@ struct E1000State {
     version: u32,
     #[prost(bytes = "vec", tag = "2")]
     config: Vec<u8>,
-    /// Registers that are not zero: offset, value.
+    /// Version 1: registers that are not zero: offset, value.
     #[prost(uint32, repeated, tag = "3")]
-    registers: Vec<u32>,
-    /// PHY: control, advertisement, 1000BASE-T control, specific control, extended.
+    old_registers: Vec<u32>,
+    /// Version 1: control, advertisement, 1000BASE-T control, specific control, extended.
     #[prost(uint32, repeated, tag = "4")]
-    phy: Vec<u32>,
-    /// The EEPROM's bus: bits, their number, word, bits left, lines.
+    old_phy: Vec<u32>,
+    /// Version 1: see [`BusState::of_version_1`].
     #[prost(uint32, repeated, tag = "5")]
-    bus: Vec<u32>,
-    /// The transmit context: the six positions, segment size, flags.
+    old_bus: Vec<u32>,
+    /// Version 1: the five positions, segment size, flags.
     #[prost(uint32, repeated, tag = "6")]
-    context: Vec<u32>,
+    old_context: Vec<u32>,
     #[prost(uint32, tag = "7")]
     window: u32,
     /// Delayed interrupts that are pending: transmit, receive.
@@ -35,6 +35,140 @@ struct E1000State {
     late_transmit: bool,
     #[prost(bool, tag = "9")]
     late_receive: bool,
+    #[prost(message, optional, tag = "10")]
+    phy: Option<PhyState>,
+    #[prost(message, optional, tag = "11")]
+    eeprom_bus: Option<BusState>,
+    #[prost(message, optional, tag = "12")]
+    context: Option<ContextState>,
+    /// Registers that are not zero.
+    #[prost(message, repeated, tag = "13")]
+    registers: Vec<RegisterState>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct RegisterState {
+    #[prost(uint32, tag = "1")]
+    offset: u32,
+    #[prost(uint32, tag = "2")]
+    value: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct PhyState {
+    #[prost(uint32, tag = "1")]
+    control: u32,
+    #[prost(uint32, tag = "2")]
+    advertise: u32,
+    #[prost(uint32, tag = "3")]
+    control_1000: u32,
+    #[prost(uint32, tag = "4")]
+    specific: u32,
+    #[prost(uint32, tag = "5")]
+    specific_ext: u32,
+}
+
+/// The last context descriptor.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct ContextState {
+    #[prost(uint32, tag = "1")]
+    ip_start: u32,
+    #[prost(uint32, tag = "2")]
+    ip_field: u32,
+    #[prost(uint32, tag = "3")]
+    ip_end: u32,
+    #[prost(uint32, tag = "4")]
+    tcp_start: u32,
+    #[prost(uint32, tag = "5")]
+    tcp_field: u32,
+    #[prost(uint32, tag = "6")]
+    segment: u32,
+    #[prost(bool, tag = "7")]
+    ipv4: bool,
+    #[prost(bool, tag = "8")]
+    tcp: bool,
+}
+
+fn short(value: u32, what: &'static str) -> Result<u16, StateError> {
+    u16::try_from(value).map_err(|_| StateError::Value(what))
+}
+
+fn byte(value: u32, what: &'static str) -> Result<u8, StateError> {
+    u8::try_from(value).map_err(|_| StateError::Value(what))
+}
+
+impl PhyState {
+    fn of(phy: &Phy) -> Self {
+        let Phy { control, advertise, control_1000, specific, specific_ext } = *phy;
+        Self {
+            control: u32::from(control),
+            advertise: u32::from(advertise),
+            control_1000: u32::from(control_1000),
+            specific: u32::from(specific),
+            specific_ext: u32::from(specific_ext),
+        }
+    }
+
+    fn phy(self) -> Result<Phy, StateError> {
+        Ok(Phy {
+            control: short(self.control, "PHY")?,
+            advertise: short(self.advertise, "PHY")?,
+            control_1000: short(self.control_1000, "PHY")?,
+            specific: short(self.specific, "PHY")?,
+            specific_ext: short(self.specific_ext, "PHY")?,
+        })
+    }
+}
+
+impl ContextState {
+    fn of(c: &Checksums) -> Self {
+        Self {
+            ip_start: u32::from(c.ip_start),
+            ip_field: u32::from(c.ip_field),
+            ip_end: u32::from(c.ip_end),
+            tcp_start: u32::from(c.tcp_start),
+            tcp_field: u32::from(c.tcp_field),
+            segment: u32::from(c.segment),
+            ipv4: c.ipv4,
+            tcp: c.tcp,
+        }
+    }
+
+    fn checksums(self) -> Result<Checksums, StateError> {
+        let what = "transmit context";
+        Ok(Checksums {
+            ip_start: byte(self.ip_start, what)?,
+            ip_field: byte(self.ip_field, what)?,
+            ip_end: short(self.ip_end, what)?,
+            tcp_start: byte(self.tcp_start, what)?,
+            tcp_field: byte(self.tcp_field, what)?,
+            segment: short(self.segment, what)?,
+            ipv4: self.ipv4,
+            tcp: self.tcp,
+        })
+    }
+}
+
+impl E1000State {
+    /// Names what version 1 has in a fixed order.
+    fn upgrade(&mut self) -> Result<(), StateError> {
+        let [control, advertise, control_1000, specific, specific_ext] = *self.old_phy.as_slice() else {
+            return Err(StateError::Value("PHY"));
+        };
+        self.phy = Some(PhyState { control, advertise, control_1000, specific, specific_ext });
+        self.eeprom_bus = BusState::of_version_1(&self.old_bus);
+        let [ip_start, ip_field, ip_end, tcp_start, tcp_field, segment, flags] = *self.old_context.as_slice() else {
+            return Err(StateError::Value("transmit context"));
+        };
+        let (ipv4, tcp) = (flags & 1 != 0, flags & 2 != 0);
+        self.context = Some(ContextState { ip_start, ip_field, ip_end, tcp_start, tcp_field, segment, ipv4, tcp });
+        let (pairs, rest) = self.old_registers.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(StateError::Value("registers"));
+        }
+        self.registers = pairs.iter().map(|[offset, value]| RegisterState { offset: *offset, value: *value }).collect();
+        Ok(())
+    }
 }
 
 impl E1000 {
@@ -47,79 +181,48 @@ impl E1000 {
             .iter()
             .map(|at| (*at, value(*at, self.get(*at))))
             .filter(|(_, v)| *v != 0)
-            .flat_map(|(at, v)| [at, v])
+            .map(|(offset, value)| RegisterState { offset, value })
             .collect();
-        let Phy { control, advertise, control_1000, specific, specific_ext } = self.phy;
-        let c = self.tx.context;
         E1000State {
             version: VERSION,
             config: self.config.save(),
             registers,
-            phy: [control, advertise, control_1000, specific, specific_ext].map(u32::from).into(),
-            bus: self.bus.save(),
-            context: vec![
-                u32::from(c.ip_start),
-                u32::from(c.ip_field),
-                u32::from(c.ip_end),
-                u32::from(c.tcp_start),
-                u32::from(c.tcp_field),
-                u32::from(c.segment),
-                u32::from(c.ipv4) | u32::from(c.tcp) << 1,
-            ],
+            phy: Some(PhyState::of(&self.phy)),
+            eeprom_bus: Some(self.bus.save()),
+            context: Some(ContextState::of(&self.tx.context)),
             window: self.window,
             late_transmit: self.late.first().is_some_and(Option::is_some),
             late_receive: self.late.get(1).is_some_and(Option::is_some),
+            ..E1000State::default()
         }
         .encode_to_vec()
     }
 
     /// Restores a state; on error nothing has changed.
     pub(super) fn decode(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
-        let s = E1000State::decode(state)?;
-        if s.version != VERSION {
-            return Err(StateError::Version(s.version, VERSION));
+        let mut s = E1000State::decode(state)?;
+        match s.version {
+            1 => s.upgrade()?,
+            VERSION => {}
+            other => return Err(StateError::Version(other, VERSION)),
         }
-        let short = |v: u32, what| u16::try_from(v).map_err(|_| StateError::Value(what));
-        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        let [control, advertise, control_1000, specific, specific_ext] = *s.phy.as_slice() else {
-            return Err(StateError::Value("PHY"));
-        };
-        let phy = Phy {
-            control: short(control, "PHY")?,
-            advertise: short(advertise, "PHY")?,
-            control_1000: short(control_1000, "PHY")?,
-            specific: short(specific, "PHY")?,
-            specific_ext: short(specific_ext, "PHY")?,
-        };
-        let bus = Bus::load(&s.bus).ok_or(StateError::Value("EEPROM bus"))?;
-        let [ip_start, ip_field, ip_end, tcp_start, tcp_field, segment, flags] = *s.context.as_slice() else {
-            return Err(StateError::Value("transmit context"));
-        };
-        let what = "transmit context";
-        let context = Checksums {
-            ip_start: byte(ip_start, what)?,
-            ip_field: byte(ip_field, what)?,
-            ip_end: short(ip_end, what)?,
-            tcp_start: byte(tcp_start, what)?,
-            tcp_field: byte(tcp_field, what)?,
-            segment: short(segment, what)?,
-            ipv4: flags & 1 != 0,
-            tcp: flags & 2 != 0,
-        };
-        let good = |pair: &[u32]| matches!(*pair, [at, _] if at & 3 == 0 && at < reg::END);
-        if !s.registers.chunks(2).all(good) {
+        let phy = s.phy.ok_or(StateError::Value("PHY"))?.phy()?;
+        let bus = s.eeprom_bus.and_then(Bus::load).ok_or(StateError::Value("EEPROM bus"))?;
+        let context = s.context.ok_or(StateError::Value("transmit context"))?.checksums()?;
+        if !s.registers.iter().all(|r| r.offset & 3 == 0 && r.offset < reg::END) {
             return Err(StateError::Value("registers"));
         }
         let mut config = self.config.clone();
         config.load(&s.config)?;
         self.regs = vec![0; (reg::END >> 2) as usize];
         self.used.clear();
-        for pair in s.registers.chunks(2) {
-            if let [at, value] = *pair {
-                self.set(at, value);
-            }
+        for RegisterState { offset, value } in s.registers {
+            self.set(offset, value);
         }
-        (self.config, self.phy, self.bus, self.window) = (config, phy, bus, s.window & 0x1_ffff);
+        self.config = config;
+        self.phy = phy;
+        self.bus = bus;
+        self.window = s.window & 0x1_ffff;
         self.tx = transmit::Transmit::default();
         self.tx.context = context;
         self.port.clear();
@@ -146,5 +249,64 @@ impl E1000 {
         // The guest may have added descriptors in the meantime.
         cx.again();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_bus::fake::FakeMemory;
+
+    #[test]
+    fn a_refused_state_changes_nothing() {
+        let state = include_bytes!("../../tests/golden/e1000-2-context.state");
+        let old = include_bytes!("../../tests/golden/e1000-1-context.state");
+        let memory = FakeMemory::new(1 << 20);
+        let mut cx = Context::new(memory.clone());
+        let mut device = crate::e1000::exercised(&memory);
+        let before = device.save();
+        let mut refused = |state: &[u8], change: fn(&mut E1000State)| {
+            let mut s = E1000State::decode(state).unwrap();
+            change(&mut s);
+            let result = device.load(&s.encode_to_vec(), &mut cx);
+            assert_eq!(device.save(), before);
+            result.unwrap_err()
+        };
+        assert_eq!(refused(state, |s| s.version = 3), StateError::Version(3, VERSION));
+        for change in [
+            (|s| s.version = 2) as fn(&mut E1000State),
+            |s| s.old_phy.push(0),
+            |s| s.old_phy[4] = 1 << 16,
+            |s| s.old_bus.push(0),
+            |s| s.old_bus[1] = 1 << 8,
+            |s| s.old_context.push(0),
+            |s| s.old_context[0] = 1 << 8,
+            |s| s.old_registers.push(0),
+            |s| s.old_registers[0] = reg::END,
+        ] {
+            assert!(matches!(refused(old, change), StateError::Value(_)));
+        }
+        for change in [
+            (|s| s.version = 1) as fn(&mut E1000State),
+            |s| s.phy = None,
+            |s| s.phy.as_mut().unwrap().control = 1 << 16,
+            |s| s.phy.as_mut().unwrap().advertise = 1 << 16,
+            |s| s.phy.as_mut().unwrap().control_1000 = 1 << 16,
+            |s| s.phy.as_mut().unwrap().specific = 1 << 16,
+            |s| s.phy.as_mut().unwrap().specific_ext = 1 << 16,
+            |s| s.eeprom_bus = None,
+            |s| s.eeprom_bus = BusState::of_version_1(&[0, 1 << 8, 0, 0, 0]),
+            |s| s.context = None,
+            |s| s.context.as_mut().unwrap().ip_start = 1 << 8,
+            |s| s.context.as_mut().unwrap().ip_field = 1 << 8,
+            |s| s.context.as_mut().unwrap().ip_end = 1 << 16,
+            |s| s.context.as_mut().unwrap().tcp_start = 1 << 8,
+            |s| s.context.as_mut().unwrap().tcp_field = 1 << 8,
+            |s| s.context.as_mut().unwrap().segment = 1 << 16,
+            |s| s.registers[0].offset = 2,
+            |s| s.registers[0].offset = reg::END,
+        ] {
+            assert!(matches!(refused(state, change), StateError::Value(_)));
+        }
     }
 }

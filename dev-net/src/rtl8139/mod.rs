@@ -6,8 +6,10 @@
 //! | `spec.rs` | registers and descriptors |
 //! | `transmit.rs` | sending in both modes |
 //! | `receive.rs` | receiving in both modes, filters |
+//! | `state.rs` | the saved state |
 mod receive;
 mod spec;
+mod state;
 mod transmit;
 
 use crate::backend::Backend;
@@ -20,7 +22,6 @@ use bulkhead_bus::{
     Access, Card, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows,
     StateError,
 };
-use prost::Message as _;
 use rustix::fd::OwnedFd;
 use spec::{Command, PlusCommand, Rcr, cause, reg};
 
@@ -34,8 +35,6 @@ const TRANSMIT_MARK: usize = 1;
 const TICK: u64 = 30;
 /// The chip's version in TCR: RTL8139C+ (5.8).
 const HARDWARE: u32 = 0x7480_0000;
-/// Version of [`RtlState`].
-const VERSION: u32 = 1;
 
 fn function(device: u8, rom: u32) -> FunctionSpec {
     // RTL8139C+: no special cycles, palette snooping, stepping, fast back-to-back; INTx# cannot be disabled (PCI 2.2).
@@ -63,27 +62,6 @@ pub fn declare(device: u8, rom: u32) -> Declaration {
         unplug_removes: true,
         ..Declaration::default()
     }
-}
-
-/// The saved state. It leaves out frames in flight.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RtlState {
-    #[prost(uint32, tag = "1")]
-    version: u32,
-    #[prost(bytes = "vec", tag = "2")]
-    config: Vec<u8>,
-    #[prost(bytes = "vec", tag = "3")]
-    registers: Vec<u8>,
-    /// Positions in the C+ rings: transmit, high priority, receive.
-    #[prost(uint32, repeated, tag = "4")]
-    positions: Vec<u32>,
-    #[prost(uint32, repeated, tag = "5")]
-    bus: Vec<u32>,
-    #[prost(uint64, repeated, tag = "6")]
-    tally: Vec<u64>,
-    /// Nanoseconds since the timer was written.
-    #[prost(uint64, tag = "7")]
-    timer: u64,
 }
 
 /// The tally counters (6.1): sent, received, sent with error, received with error, missed, misaligned, after one collision, after
@@ -552,38 +530,11 @@ impl Device for Rtl8139 {
     }
 
     fn save(&self) -> Vec<u8> {
-        RtlState {
-            version: VERSION,
-            config: self.config.save(),
-            registers: self.bytes.into(),
-            positions: self.positions.into(),
-            bus: self.bus.save(),
-            tally: self.tally.into(),
-            timer: self.timer,
-        }
-        .encode_to_vec()
+        self.encode()
     }
 
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
-        let s = RtlState::decode(state)?;
-        if s.version != VERSION {
-            return Err(StateError::Version(s.version, VERSION));
-        }
-        let registers = <[u8; 256]>::try_from(s.registers.as_slice()).map_err(|_| StateError::Value("registers"))?;
-        let positions = <[u32; 3]>::try_from(s.positions.as_slice()).ok().filter(|p| p.iter().all(|p| *p < spec::RING));
-        let tally = Tally::try_from(s.tally.as_slice()).map_err(|_| StateError::Value("counters"))?;
-        let bus = Bus::load(&s.bus).ok_or(StateError::Value("EEPROM bus"))?;
-        let mut config = self.config.clone();
-        config.load(&s.config)?;
-        (self.positions, self.bytes, self.tally, self.bus, self.config) =
-            (positions.ok_or(StateError::Value("positions"))?, registers, tally, bus, config);
-        self.timer = s.timer;
-        self.port.clear();
-        self.resume(cx);
-        self.arm(cx);
-        self.update(cx);
-        cx.again();
-        Ok(())
+        self.decode(state, cx)
     }
 
     fn unplug(&mut self, _: u16, cx: &mut Context) -> bool {

@@ -99,7 +99,7 @@ fn the_state_of_every_device_has_a_version() {
         "dev-blk/src/ide/state.rs",
         "dev-display/src/vga/state.rs",
         "dev-net/src/e1000/state.rs",
-        "dev-net/src/rtl8139/mod.rs",
+        "dev-net/src/rtl8139/state.rs",
         "dev-board/src/state.rs",
         "dev-board/src/fw_cfg/mod.rs",
     ] {
