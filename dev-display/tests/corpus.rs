@@ -1,15 +1,23 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
 //! have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
 fn vga_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-"),
+        golden(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-2"),
         Ok(())
     );
+    // A state of version 1 is saved as version 2.
+    for (old, new) in [
+        (&include_bytes!("golden/vga-1.state")[..], &include_bytes!("golden/vga-2.state")[..]),
+        (include_bytes!("golden/vga-1-graphics.state"), include_bytes!("golden/vga-2-graphics.state")),
+        (include_bytes!("golden/vga-1-monitor.state"), include_bytes!("golden/vga-2-monitor.state")),
+    ] {
+        assert_eq!(loads(&bulkhead_dev_display::vga::exercised, old).unwrap(), new);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | `memory.rs` | the legacy window: addresses, planes, read and write modes |
 //! | `render/` | registers and video RAM → picture |
 //! | `edid.rs` | the monitor's description |
+//! | `state.rs` | the saved state |
 //!
 //! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer do not reach this process.
 mod bochs;
@@ -25,10 +26,8 @@ use bulkhead_bus::{
     Reset, StateError, Surface,
 };
 use edid::Size;
-use prost::Message as _;
 use rustix::fd::OwnedFd;
-use spec::{DispiEnable, attr, crtc, dispi, gfx, seq};
-use state::{VERSION, VgaState};
+use spec::{attr, crtc, dispi, gfx, seq};
 use std::sync::Arc;
 
 /// Regions, by index.
@@ -323,101 +322,11 @@ impl Device for Vga {
     }
 
     fn save(&self) -> Vec<u8> {
-        VgaState {
-            version: VERSION,
-            config: self.config.save(),
-            sequencer: self.sequencer.to_vec(),
-            graphics: self.graphics.to_vec(),
-            crtc: self.crtc.to_vec(),
-            attribute: self.attribute.to_vec(),
-            palette: self.palette.to_vec(),
-            dispi: self.dispi.iter().map(|v| u32::from(*v)).collect(),
-            indices: vec![
-                u32::from(self.sequencer_index),
-                u32::from(self.graphics_index),
-                u32::from(self.crtc_index),
-                u32::from(self.attribute_index),
-                u32::from(self.dispi_index),
-                u32::from(self.dac_read),
-                u32::from(self.dac_write),
-                u32::from(self.dac_component),
-            ],
-            misc: vec![
-                u32::from(self.misc_output),
-                u32::from(self.feature),
-                u32::from(self.dac_mask),
-                u32::from(self.flip_flop),
-                u32::from(self.dac_reading),
-            ],
-            latch: self.latch,
-            dac_held: if self.dac_component == 0 { Vec::new() } else { self.dac_held.to_vec() },
-            preferred: if self.preferred == Size::DEFAULT {
-                Vec::new()
-            } else {
-                vec![u32::from(self.preferred.width), u32::from(self.preferred.height)]
-            },
-        }
-        .encode_to_vec()
+        self.encode()
     }
 
     fn load(&mut self, state: &[u8], _: &mut Context) -> Result<(), StateError> {
-        let s = VgaState::decode(state)?;
-        if s.version != VERSION {
-            return Err(StateError::Version(s.version, VERSION));
-        }
-        let mut new = Self::new(self.device, self.vram_size, self.rom, self.vram.clone());
-        new.config.load(&s.config)?;
-        let wrong = |what| move |_| StateError::Value(what);
-        new.sequencer = s.sequencer.as_slice().try_into().map_err(wrong("sequencer"))?;
-        new.graphics = s.graphics.as_slice().try_into().map_err(wrong("graphics controller"))?;
-        new.crtc = s.crtc.as_slice().try_into().map_err(wrong("CRT controller"))?;
-        new.attribute = s.attribute.as_slice().try_into().map_err(wrong("attribute controller"))?;
-        new.palette = s.palette.as_slice().try_into().map_err(wrong("palette"))?;
-        let [sequencer, graphics, crtc, attribute, dispi_index, dac_read, dac_write, component @ 0..=2] =
-            *s.indices.as_slice()
-        else {
-            return Err(StateError::Value("indices"));
-        };
-        let [misc_output, feature, dac_mask, flip_flop, dac_reading] = *s.misc.as_slice() else {
-            return Err(StateError::Value("miscellaneous registers"));
-        };
-        (new.sequencer_index, new.graphics_index, new.crtc_index) =
-            (sequencer as u8 & 7, graphics as u8 & 15, crtc as u8 & 0x3f);
-        (new.attribute_index, new.dispi_index) = (attribute as u8 & 0x3f, dispi_index as u16);
-        (new.dac_read, new.dac_write, new.dac_component) = (dac_read as u8, dac_write as u8, component as u8);
-        (new.misc_output, new.feature, new.dac_mask) = (misc_output as u8, feature as u8, dac_mask as u8);
-        (new.flip_flop, new.dac_reading, new.latch) = (flip_flop != 0, dac_reading != 0, s.latch);
-        if let [red, green] = *s.dac_held.as_slice()
-            && component != 0
-        {
-            new.dac_held = [red, green];
-        }
-        if s.dispi.len() != dispi::COUNT {
-            return Err(StateError::Value("DISPI registers"));
-        }
-        // Restored by register writes, so that a state cannot have a combination that a guest cannot set.
-        let value = |i: usize| s.dispi.get(i).copied().unwrap_or(0) as u16;
-        for index in [dispi::ID, dispi::XRES, dispi::YRES, dispi::BPP] {
-            new.dispi_write(index as u16, value(index));
-        }
-        new.dispi_write(
-            dispi::ENABLE as u16,
-            DispiEnable::from_bits(value(dispi::ENABLE)).with_no_clear(true).into_bits(),
-        );
-        new.dispi[dispi::ENABLE] = value(dispi::ENABLE);
-        if !new.dispi_enabled() {
-            new.dispi[dispi::VIRT_HEIGHT] = value(dispi::VIRT_HEIGHT);
-        }
-        for index in [dispi::BANK, dispi::VIRT_WIDTH, dispi::X_OFFSET, dispi::Y_OFFSET] {
-            new.dispi_write(index as u16, value(index));
-        }
-        if let [width, height] = *s.preferred.as_slice() {
-            new.preferred =
-                Size::wished(width as u16, height as u16, self.vram_size).ok_or(StateError::Value("preferred mode"))?;
-        }
-        new.wishes = self.wishes.take();
-        *self = new;
-        Ok(())
+        self.decode(state)
     }
 
     fn inspect(&self, out: &mut Inspect) {
