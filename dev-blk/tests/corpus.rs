@@ -1,15 +1,23 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
 //! have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, seeds};
+use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
 fn ide_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ide-"),
+        golden(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ide-2"),
         Ok(())
     );
+    // A state of version 1 is saved as version 2.
+    for (old, new) in [
+        (&include_bytes!("golden/ide-1.state")[..], &include_bytes!("golden/ide-2.state")[..]),
+        (include_bytes!("golden/ide-1-command.state"), include_bytes!("golden/ide-2-command.state")),
+        (include_bytes!("golden/ide-1-registers.state"), include_bytes!("golden/ide-2-registers.state")),
+    ] {
+        assert_eq!(loads(&bulkhead_dev_blk::ide::exercised, old).unwrap(), new);
+    }
 }
 
 #[test]

@@ -41,7 +41,11 @@ impl Form {
     /// a selection with a gap is invalid.
     pub(crate) fn selected(byte: u8) -> Option<Self> {
         let bit = |n: u8| byte >> n & 1 != 0;
-        let (sync, sub_header, header, user, codes) = (bit(7), bit(6), bit(5), bit(4), bit(3));
+        let sync = bit(7);
+        let sub_header = bit(6);
+        let header = bit(5);
+        let user = bit(4);
+        let codes = bit(3);
         let gap =
             (sync && !header && (sub_header || user || codes)) || (codes && !user && (sync || sub_header || header));
         (!gap).then_some(Self { sync, header, user, codes })

@@ -3,7 +3,7 @@ use super::counters::Counters;
 use super::registers::Registers;
 use super::settings::{Geometry, Power, Settings};
 use super::spec::{MAX_MULTIPLE, MediaEvent, Sense, Status};
-use super::state::DriveState;
+use super::state::{DriveState, TranslationState};
 use crate::backend::Image;
 use bulkhead_bus::{DriveError, StateError};
 use std::sync::Arc;
@@ -157,7 +157,10 @@ impl Drive {
             return Err(DriveError::Locked);
         }
         self.image = None;
-        (self.locked, self.tray_open, self.attention, self.event) = (false, true, false, MediaEvent::Removal);
+        self.locked = false;
+        self.tray_open = true;
+        self.attention = false;
+        self.event = MediaEvent::Removal;
         Ok(())
     }
 
@@ -191,7 +194,9 @@ impl Drive {
     pub(crate) fn save(&self) -> DriveState {
         DriveState {
             multiple: u32::from(self.settings.multiple),
-            sense: u32::from_be_bytes([0, self.sense.key, self.sense.asc, self.sense.ascq]),
+            sense_key: u32::from(self.sense.key),
+            sense_code: u32::from(self.sense.asc),
+            sense_qualifier: u32::from(self.sense.ascq),
             present: self.present,
             dma_mode: u32::from(self.settings.dma_mode),
             locked: self.locked,
@@ -202,7 +207,7 @@ impl Drive {
             translation: self
                 .settings
                 .translation
-                .map_or(0, |(heads, of_track)| u32::from_be_bytes([0, 0, heads, of_track])),
+                .map(|(heads, sectors)| TranslationState { heads: u32::from(heads), sectors: u32::from(sectors) }),
             no_write_cache: !self.settings.write_cache,
             no_look_ahead: !self.settings.look_ahead,
             keep_settings: self.settings.keep,
@@ -212,22 +217,57 @@ impl Drive {
         }
     }
 
-    pub(crate) fn load(&mut self, s: &DriveState) -> Result<(), StateError> {
+    /// Restores a state, whose values are those of `loaded`.
+    pub(crate) fn load(&mut self, s: &DriveState, loaded: Loaded) {
+        self.settings = loaded.settings;
+        self.power = loaded.power;
+        self.sense = loaded.sense;
+        self.counters = Counters::load(s.counters.as_ref());
+        self.present = s.present;
+        self.locked = s.locked;
+        // Another process may use the image of an unplugged drive.
+        if !self.present {
+            self.image = None;
+        }
+        // A medium that was inserted since then closes the tray.
+        self.tray_open = s.tray_open && (s.medium_on_open_tray || self.image.is_none());
+        self.attention = s.attention;
+        self.event = loaded.event;
+    }
+}
+
+/// The values of a saved state that can be invalid.
+pub(crate) struct Loaded {
+    settings: Settings,
+    power: Power,
+    sense: Sense,
+    event: MediaEvent,
+}
+
+impl Loaded {
+    /// Checks a saved state.
+    pub(crate) fn of(s: &DriveState) -> Result<Self, StateError> {
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
         let multiple = byte(s.multiple, "multiple")?;
         if multiple > MAX_MULTIPLE {
             return Err(StateError::Value("multiple"));
         }
-        let translation = match s.translation.to_be_bytes() {
-            [0, 0, 0, 0] => None,
-            [0, 0, heads @ 1..=16, of_track @ 1..=255] => Some((heads, of_track)),
-            _ => return Err(StateError::Value("translation")),
+        let translation = match s.translation {
+            None => None,
+            Some(TranslationState { heads: heads @ 1..=16, sectors: sectors @ 1..=255 }) => {
+                Some((heads as u8, sectors as u8))
+            }
+            Some(_) => return Err(StateError::Value("translation")),
         };
         let power = Power::load(s.power).ok_or(StateError::Value("power mode"))?;
         let event = MediaEvent::from_u32(s.event).ok_or(StateError::Value("media event"))?;
-        let [_, key, asc, ascq] = s.sense.to_be_bytes();
+        let sense = Sense {
+            key: byte(s.sense_key, "sense")?,
+            asc: byte(s.sense_code, "sense")?,
+            ascq: byte(s.sense_qualifier, "sense")?,
+        };
         let dma_mode = byte(s.dma_mode, "mode")?;
-        self.settings = Settings {
+        let settings = Settings {
             translation,
             multiple,
             dma_mode,
@@ -235,17 +275,6 @@ impl Drive {
             look_ahead: !s.no_look_ahead,
             keep: s.keep_settings,
         };
-        self.power = power;
-        self.sense = Sense { key, asc, ascq };
-        self.counters = Counters::load(s.counters.as_ref());
-        (self.present, self.locked) = (s.present, s.locked);
-        // Another process may use the image of an unplugged drive.
-        if !self.present {
-            self.image = None;
-        }
-        // A medium that was inserted since then closes the tray.
-        self.tray_open = s.tray_open && (s.medium_on_open_tray || self.image.is_none());
-        (self.attention, self.event) = (s.attention, event);
-        Ok(())
+        Ok(Self { settings, power, sense, event })
     }
 }

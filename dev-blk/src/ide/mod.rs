@@ -291,20 +291,16 @@ impl Device for Ide {
     }
 
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
-        let s = IdeState::decode(state)?;
-        if s.version != VERSION {
-            return Err(StateError::Version(s.version, VERSION));
-        }
+        let s = IdeState::decoded(state)?;
         let [first, second] = s.channels.as_slice() else { return Err(StateError::Value("number of channels")) };
         let mut config = self.config.clone();
         config.load(&s.config)?;
+        // Both are checked first: an error in the second may not leave the first loaded.
+        for (channel, saved) in self.channels.iter().zip([first, second]) {
+            channel.check(saved)?;
+        }
         for (channel, saved) in self.channels.iter_mut().zip([first, second]) {
-            let before = channel.save();
-            if let Err(e) = channel.load(saved) {
-                channel.reset();
-                let _ = channel.load(&before);
-                return Err(e);
-            }
+            channel.load(saved)?;
         }
         self.config = config;
         self.update(cx);

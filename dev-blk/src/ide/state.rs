@@ -1,8 +1,10 @@
 //! The saved state of the controller.
 use crate::ata::state::DriveState;
+use bulkhead_bus::StateError;
+use prost::Message as _;
 
-/// Version of [`IdeState`].
-pub(crate) const VERSION: u32 = 1;
+/// Version of [`IdeState`]. Version 1 had a drive's registers in a fixed order, and its sense and translation packed.
+pub(crate) const VERSION: u32 = 2;
 
 /// The saved state of the function and both channels.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -46,4 +48,73 @@ pub(crate) struct ChannelState {
     /// The pending interrupt belongs to the drive that is not selected.
     #[prost(bool, tag = "12")]
     pub(crate) interrupt_of_other: bool,
+}
+
+impl IdeState {
+    /// Decodes a state of any known version.
+    pub(crate) fn decoded(state: &[u8]) -> Result<Self, StateError> {
+        let mut s = Self::decode(state)?;
+        match s.version {
+            1 => s.channels.iter_mut().flat_map(|c| &mut c.drives).try_for_each(DriveState::upgrade)?,
+            VERSION => {}
+            other => return Err(StateError::Version(other, VERSION)),
+        }
+        Ok(s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_bus::Context;
+    use bulkhead_bus::fake::FakeMemory;
+
+    #[test]
+    fn a_refused_state_changes_nothing() {
+        let state = include_bytes!("../../tests/golden/ide-2-registers.state");
+        let old = include_bytes!("../../tests/golden/ide-1-registers.state");
+        let memory = FakeMemory::new(1 << 20);
+        let mut cx = Context::new(memory.clone());
+        let mut device = crate::ide::exercised(&memory);
+        let before = device.save();
+        let mut refused = |state: &[u8], change: fn(&mut IdeState)| {
+            let mut s = IdeState::decode(state).unwrap();
+            change(&mut s);
+            let result = device.load(&s.encode_to_vec(), &mut cx);
+            assert_eq!(device.save(), before);
+            result.unwrap_err()
+        };
+        assert_eq!(refused(state, |s| s.version = 3), StateError::Version(3, VERSION));
+        for change in [
+            (|s| s.version = 2) as fn(&mut IdeState),
+            |s| s.channels[0].drives[0].old_registers.push(0),
+            |s| s.channels[0].drives[0].old_translation = 17 << 8 | 1,
+            |s| s.channels[0].drives[0].old_translation = 1 << 8,
+            |s| s.channels[0].drives[0].old_translation = 1,
+            |s| s.channels[0].drives[0].old_translation = 1 << 16 | 1 << 8 | 1,
+        ] {
+            assert!(matches!(refused(old, change), StateError::Value(_)));
+        }
+        for change in [
+            (|s| s.version = 1) as fn(&mut IdeState),
+            |s| s.channels[0].drives[0].registers = None,
+            |s| s.channels[0].drives[0].registers.as_mut().unwrap().features = 1 << 8,
+            |s| s.channels[0].drives[0].registers.as_mut().unwrap().lba_high_before = 1 << 8,
+            |s| s.channels[0].drives[0].sense_key = 1 << 8,
+            |s| s.channels[0].drives[0].sense_code = 1 << 8,
+            |s| s.channels[0].drives[0].sense_qualifier = 1 << 8,
+            |s| s.channels[0].drives[0].translation.as_mut().unwrap().heads = 0,
+            |s| s.channels[0].drives[0].translation.as_mut().unwrap().heads = 17,
+            |s| s.channels[0].drives[0].translation.as_mut().unwrap().sectors = 0,
+            |s| s.channels[0].drives[0].translation.as_mut().unwrap().sectors = 1 << 8,
+            // Errors behind values that are valid.
+            |s| s.channels[0].drives[1].event = 4,
+            |s| s.channels[0].bm_status = 1 << 8,
+            |s| s.channels[1].drives[0].power = 3,
+            |s| s.channels[1].control = 1 << 8,
+            |s| drop(s.channels[1].drives.pop()),
+        ] {
+            assert!(matches!(refused(state, change), StateError::Value(_)));
+        }
+    }
 }

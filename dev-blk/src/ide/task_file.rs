@@ -1,9 +1,9 @@
 //! A drive on a channel: the drive, and its registers behind the ports.
 use super::spec::reg;
-use crate::ata::drive::{Drive, DriveSpec};
+use crate::ata::drive::{Drive, DriveSpec, Loaded};
 use crate::ata::registers::Registers;
 use crate::ata::spec::{DeviceRegister, Status};
-use crate::ata::state::DriveState;
+use crate::ata::state::{DriveState, RegistersState};
 use bulkhead_bus::StateError;
 
 /// A register with its previous value (registers of commands with 48-bit addresses are written twice).
@@ -92,17 +92,16 @@ impl TaskFile {
 
     fn load(s: &DriveState) -> Result<Self, StateError> {
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        let Ok(registers) = <[u8; 10]>::try_from(s.registers.as_slice()) else {
-            return Err(StateError::Value("drive registers"));
-        };
-        let [f, f_before, c, c_before, l, l_before, m, m_before, h, h_before] = registers;
+        let r = s.registers.ok_or(StateError::Value("drive registers"))?;
+        let register = |v| byte(v, "drive registers");
+        let twice = |now, before| Ok::<_, StateError>(Twice { now: register(now)?, before: register(before)? });
         Ok(Self {
-            features: Twice { now: f, before: f_before },
-            count: Twice { now: c, before: c_before },
+            features: twice(r.features, r.features_before)?,
+            count: twice(r.count, r.count_before)?,
             lba: [
-                Twice { now: l, before: l_before },
-                Twice { now: m, before: m_before },
-                Twice { now: h, before: h_before },
+                twice(r.lba_low, r.lba_low_before)?,
+                twice(r.lba_mid, r.lba_mid_before)?,
+                twice(r.lba_high, r.lba_high_before)?,
             ],
             status: Status::from_bits(byte(s.status, "status")?).with_bsy(false).with_drq(false),
             error: byte(s.error, "error")?,
@@ -142,16 +141,33 @@ impl Attached {
     pub(super) fn save(&self) -> DriveState {
         let TaskFile { features, count, lba: [low, mid, high], status, error } = &self.task_file;
         DriveState {
-            registers: [features, count, low, mid, high].iter().flat_map(|t| [t.now, t.before]).collect(),
+            registers: Some(RegistersState {
+                features: u32::from(features.now),
+                features_before: u32::from(features.before),
+                count: u32::from(count.now),
+                count_before: u32::from(count.before),
+                lba_low: u32::from(low.now),
+                lba_low_before: u32::from(low.before),
+                lba_mid: u32::from(mid.now),
+                lba_mid_before: u32::from(mid.before),
+                lba_high: u32::from(high.now),
+                lba_high_before: u32::from(high.before),
+            }),
             status: u32::from(status.into_bits()),
             error: u32::from(*error),
             ..self.drive.save()
         }
     }
 
+    /// Fails as [`Self::load`] would.
+    pub(super) fn check(s: &DriveState) -> Result<(), StateError> {
+        TaskFile::load(s)?;
+        Loaded::of(s).map(drop)
+    }
+
     pub(super) fn load(&mut self, s: &DriveState) -> Result<(), StateError> {
         let task_file = TaskFile::load(s)?;
-        self.drive.load(s)?;
+        self.drive.load(s, Loaded::of(s)?);
         self.task_file = task_file;
         Ok(())
     }

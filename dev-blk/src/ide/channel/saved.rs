@@ -7,6 +7,14 @@ use crate::ide::state::ChannelState;
 use crate::ide::task_file::Attached;
 use bulkhead_bus::{Inspect, StateError};
 
+fn control(s: &ChannelState) -> Result<DeviceControl, StateError> {
+    u8::try_from(s.control).map(DeviceControl::from_bits).map_err(|_| StateError::Value("device control"))
+}
+
+fn device(s: &ChannelState) -> Result<DeviceRegister, StateError> {
+    u8::try_from(s.device).map(DeviceRegister::from_bits).map_err(|_| StateError::Value("device register"))
+}
+
 impl Channel {
     pub(crate) fn save(&self) -> ChannelState {
         let (bm_next, bm_used) = self.bus_master.saved_position();
@@ -27,16 +35,25 @@ impl Channel {
         }
     }
 
-    pub(crate) fn load(&mut self, s: &ChannelState) -> Result<(), StateError> {
-        let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
+    /// Fails as [`Self::load`] would.
+    pub(crate) fn check(&self, s: &ChannelState) -> Result<(), StateError> {
         if s.drives.len() != self.drives.iter().flatten().count() {
             return Err(StateError::Value("number of drives"));
         }
+        s.drives.iter().try_for_each(Attached::check)?;
+        control(s)?;
+        device(s)?;
+        BusMaster::load(s).map(drop)
+    }
+
+    /// Restores a state; on error nothing has changed.
+    pub(crate) fn load(&mut self, s: &ChannelState) -> Result<(), StateError> {
+        self.check(s)?;
         for (attached, saved) in self.drives.iter_mut().flatten().zip(&s.drives) {
             attached.load(saved)?;
         }
-        self.control = DeviceControl::from_bits(byte(s.control, "device control")?);
-        self.device = DeviceRegister::from_bits(byte(s.device, "device register")?);
+        self.control = control(s)?;
+        self.device = device(s)?;
         self.interrupt = s.interrupt;
         self.interrupt_of = self.device.dev() != s.interrupt_of_other;
         self.bus_master = BusMaster::load(s)?;
