@@ -1,8 +1,8 @@
-//! Counters of all processes: x-bulkhead-statistics as JSON, x-bulkhead-metrics in Prometheus' format.
+//! Counters of all processes: x-bulkhead-statistics and x-bulkhead-activity as JSON, x-bulkhead-metrics in Prometheus' format.
 use crate::outcome::{Outcome, QmpError};
 use crate::session_state::Shared;
 use bulkhead_control_api::v1;
-use bulkhead_plan::{BROKER, Slot};
+use bulkhead_plan::{Activity, BROKER, Slot};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ impl Shared {
         broker.into_iter().chain(self.plan.devices.iter().map(|d| (d.name.clone(), d.slot))).collect()
     }
 
-    /// The counters of each process that answers.
+    /// The counters of each process that answers, by labels for people.
     pub(crate) async fn statistics(&self) -> Outcome {
         let mut all = Map::new();
         for (name, slot) in self.named() {
@@ -22,6 +22,19 @@ impl Shared {
             let counters: Map<_, _> =
                 answer.into_inner().counters.into_iter().map(|c| (c.name, json!(c.value))).collect();
             all.insert(name, Value::Object(counters));
+        }
+        Ok(Value::Object(all))
+    }
+
+    /// The [`Activity`] of each process that answers.
+    pub(crate) async fn activity(&self) -> Outcome {
+        let mut all = Map::new();
+        for (name, slot) in self.named() {
+            let Some(mut client) = self.clients.get(slot) else { continue };
+            let Ok(answer) = client.facts(v1::Empty {}).await else { continue };
+            let v1::Activity { accesses, posted, wakeups, doorbells } =
+                answer.into_inner().activity.unwrap_or_default();
+            all.insert(name, json!(Activity { accesses, posted, wakeups, doorbells }));
         }
         Ok(Value::Object(all))
     }

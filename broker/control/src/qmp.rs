@@ -63,7 +63,8 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("x-bulkhead-logs", "the last lines of all processes"),
     ("x-bulkhead-events", "what has happened to devices"),
     ("x-bulkhead-statistics", "counters of all processes"),
-    ("x-bulkhead-metrics", "the same, and the process table, as Prometheus reads them"),
+    ("x-bulkhead-activity", "accesses, posted writes, wake-ups and doorbells of all processes"),
+    ("x-bulkhead-metrics", "the counters, and the process table, as Prometheus reads them"),
     ("x-bulkhead-lights", "the PS/2 keyboard's lights"),
     ("x-bulkhead-inspect", "every register of a device"),
     ("x-bulkhead-screenshot", "a PNG in the answer"),
@@ -157,6 +158,7 @@ impl Shared {
                 Ok(self.past.lock().unwrap_or_else(PoisonError::into_inner).since(after))
             }
             "x-bulkhead-statistics" => self.statistics().await,
+            "x-bulkhead-activity" => self.activity().await,
             "x-bulkhead-lights" => self.lights().await,
             "x-bulkhead-metrics" => self.metrics().await,
             "set_link" => self.set_link(arguments).await,

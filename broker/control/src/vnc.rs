@@ -28,6 +28,16 @@ pub(crate) fn restore_password(shared: &Arc<Shared>, slot: Slot) {
     });
 }
 
+/// A connected viewer, as VncClientInfo. A viewer at a Unix socket has neither host nor service.
+fn viewer(viewer: &v1::Viewer) -> Value {
+    let (family, service) = match viewer.family() {
+        v1::Family::Unix => ("unix", String::new()),
+        v1::Family::Ipv4 => ("ipv4", viewer.port.to_string()),
+        v1::Family::Ipv6 => ("ipv6", viewer.port.to_string()),
+    };
+    json!({ "family": family, "host": viewer.host, "service": service, "websocket": false })
+}
+
 impl Shared {
     /// query-vnc.
     pub(crate) async fn query_vnc(&self) -> Outcome {
@@ -41,11 +51,6 @@ impl Shared {
         let viewers = match self.clients.get(slot) {
             Some(_) => self.clients.facts(slot).await.unwrap_or_default().viewers,
             None => Vec::new(),
-        };
-        let viewer = |address: &String| {
-            // `ADDRESS:PORT`, or `unix` for a Unix socket.
-            let (host, service) = address.rsplit_once(':').unwrap_or(("", ""));
-            json!({ "family": family, "host": host.trim_matches(['[', ']']), "service": service, "websocket": false })
         };
         let clients: Vec<Value> = viewers.iter().map(viewer).collect();
         Ok(json!({

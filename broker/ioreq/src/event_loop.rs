@@ -2,11 +2,11 @@
 use crate::channel::ServedDevice;
 use crate::dispatcher::{Action, Dispatcher};
 use crate::edge::{Edge, SimEdge, XenEdge};
-use bulkhead_bus::{Facts, GuestMemory, NoMemory};
-use bulkhead_plan::{Ask, FdUse, Mode, Slot, ToProcess};
+use bulkhead_bus::{GuestMemory, NoMemory};
+use bulkhead_plan::{Activity, Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_runtime::{
-    ControlHandle, ControlRequest, FacetError, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory, Process,
+    ControlHandle, ControlRequest, FacetError, Facts, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory, Process,
     StartError, serve_control,
 };
 use bulkhead_wire::{Op, Shape};
@@ -339,7 +339,9 @@ impl<E: Edge> Broker<E> {
                 ControlRequest::Load(_, answer) => drop(answer.send(Err(LoadError::Broker))),
                 ControlRequest::Facts(answer) => {
                     let functions = self.dispatcher.functions();
-                    let _ = answer.send(Facts { functions, ..Facts::default() });
+                    let (posted, wakeups) = (self.dispatcher.posted(), self.wakeups);
+                    let activity = Activity { posted, wakeups, ..Activity::default() };
+                    let _ = answer.send(Facts { functions, activity, ..Facts::default() });
                 }
                 ControlRequest::Call(_, answer) => drop(answer.send(Err(FacetError::Broker))),
                 ControlRequest::GuestLogLines(_) => {}

@@ -1,5 +1,6 @@
 //! Log lines for viewers that are disconnected.
 use super::session::ViewerError;
+use bulkhead_bus::ViewerAddress;
 
 /// Most lines in a minute.
 const MOST_LINES: u32 = 10;
@@ -13,7 +14,7 @@ pub(crate) struct DisconnectLog {
 }
 
 impl DisconnectLog {
-    pub(crate) fn add(&mut self, now: u64, number: u64, address: &str, why: ViewerError) {
+    pub(crate) fn add(&mut self, now: u64, number: u64, address: ViewerAddress, why: ViewerError) {
         if let Some(more) = self.room(now) {
             tracing::warn!("viewer {number} ({address}) is disconnected: {why}{more}");
         }

@@ -32,7 +32,7 @@ use crate::sinks::{Sinks, last_byte};
 pub use auth::Password;
 use auth::{CHALLENGE, Gate};
 use bulkhead_bus::InputEvent;
-use bulkhead_bus::{Auxiliary, Context, Inspect, PasswordError, Ready, TimerId, Viewers};
+use bulkhead_bus::{Auxiliary, Context, Inspect, PasswordError, Ready, TimerId, ViewerAddress, Viewers};
 use disconnect_log::DisconnectLog;
 pub use exercised::exercise_session;
 use input::Input;
@@ -98,7 +98,7 @@ pub struct Console {
 struct Viewer {
     socket: OwnedFd,
     session: ViewerSession,
-    address: String,
+    address: ViewerAddress,
     number: u64,
 }
 
@@ -204,7 +204,7 @@ impl Vnc {
                 if epoll::add(&self.ready, &socket, EventData::new_u64(0), flags).is_ok() {
                     let address = address
                         .and_then(|a| std::net::SocketAddr::try_from(a).ok())
-                        .map_or("unix".to_owned(), |a| a.to_string());
+                        .map_or(ViewerAddress::Unix, ViewerAddress::Tcp);
                     let session = ViewerSession::new(Input::new(self.layout), self.name.clone(), cx.now());
                     self.viewers.push(Viewer { socket, session, address, number: self.accepted });
                 }
@@ -263,7 +263,7 @@ impl Vnc {
                 // Tries to send the reason.
                 let _ = send(viewer);
                 if let Some(why) = why {
-                    self.disconnect_log.add(cx.now(), viewer.number, &viewer.address, why);
+                    self.disconnect_log.add(cx.now(), viewer.number, viewer.address, why);
                 }
                 let others = held.iter().enumerate().filter(|(other, _)| *other != n).fold(0, |all, (_, h)| all | h);
                 viewer.session.leave(others, &mut events);
@@ -506,7 +506,7 @@ impl Auxiliary for Vnc {
         }
         for viewer in &self.viewers {
             out.group(&format!("viewer{}", viewer.number), |out| {
-                out.value("address", &viewer.address).value("in", viewer.session.handshake_done());
+                out.value("address", viewer.address).value("in", viewer.session.handshake_done());
                 out.value("encoding", format_args!("{:?}", viewer.session.encoding()));
                 out.value("updates", viewer.session.updates).value("bytes", viewer.session.bytes);
             });
@@ -527,8 +527,8 @@ impl Viewers for Vnc {
         Ok(())
     }
 
-    fn connected(&self) -> Vec<String> {
-        self.viewers.iter().map(|v| v.address.clone()).collect()
+    fn connected(&self) -> Vec<ViewerAddress> {
+        self.viewers.iter().map(|v| v.address).collect()
     }
 }
 

@@ -117,18 +117,11 @@ fn probe(qtest: &str, qmp: Option<&str>) -> std::io::Result<()> {
 /// Ends a machine, and prints the accesses of each device and the devices that have died.
 fn end(sim: &mut Sim) -> bool {
     // A test that has reached no device has tested nothing.
-    let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap_or_default();
-    for name in rows
-        .pointer("/return/processes")
-        .and_then(|p| p.as_array())
-        .into_iter()
-        .flatten()
-        .filter_map(|p| p.get("name")?.as_str())
-    {
-        let command = serde_json::json!({ "execute": "x-bulkhead-inspect", "arguments": { "device": name } });
-        let answer = sim.qmp(&command.to_string()).unwrap_or_default();
-        let count = |what: &str| answer.pointer("/return/statistics").and_then(|s| s.get(what)?.as_u64());
-        if let (Some(accesses), Some(posted)) = (count("accesses"), count("posted writes")) {
+    let answer = sim.qmp(r#"{"execute":"x-bulkhead-activity"}"#).unwrap_or_default();
+    for (name, counted) in answer.get("return").and_then(|r| r.as_object()).into_iter().flatten() {
+        let count = |what: &str| counted.get(what).and_then(serde_json::Value::as_u64);
+        // The broker has no accesses of its own.
+        if let (Some(accesses), Some(posted)) = (count("accesses"), count("posted")) {
             eprintln!("reached {name} {}", accesses.saturating_add(posted));
         }
     }

@@ -149,46 +149,6 @@ fn input_event(event: v1::InputEvent) -> Option<InputEvent> {
     }
 }
 
-/// Facts as a gRPC message.
-pub(crate) fn facts(facts: bulkhead_bus::Facts) -> v1::FactsReply {
-    let bulkhead_bus::Facts { drives, vcpus, dropped, viewers, functions, lights } = facts;
-    v1::FactsReply {
-        drives: drives
-            .into_iter()
-            .map(|d| v1::Drive {
-                index: u32::from(d.index),
-                sectors: d.sectors,
-                locked: d.locked,
-                tray_open: d.tray_open,
-                reads: d.counters.reads,
-                bytes_read: d.counters.bytes_read,
-                writes: d.counters.writes,
-                bytes_written: d.counters.bytes_written,
-                flushes: d.counters.flushes,
-                trims: d.counters.trims,
-                failed: d.counters.failed,
-            })
-            .collect(),
-        vcpus: vcpus.into_iter().map(u32::from).collect(),
-        dropped: dropped.into_iter().map(|(name, value)| v1::Counter { name: name.to_owned(), value }).collect(),
-        viewers,
-        functions: functions
-            .into_iter()
-            .map(|f| v1::PciFunction {
-                of: f.of,
-                device: u32::from(f.device),
-                function: u32::from(f.function),
-                vendor: u32::from(f.vendor),
-                model: u32::from(f.model),
-                class: f.class,
-                irq: u32::from(f.irq),
-                pin: u32::from(f.pin),
-            })
-            .collect(),
-        lights: lights.map(u32::from),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,10 @@
 //! The control service: one thread with a single-threaded tokio runtime, created before the system call filter is installed. It passes
 //! every call to the data thread and waits for the answer; the data thread never waits for it.
-use crate::call::{self, Call, Called, FacetError};
+use crate::call::{Call, Called, FacetError};
+use crate::facts::Facts;
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
-use bulkhead_bus::{Facts, StateError};
+use bulkhead_bus::StateError;
 use bulkhead_control_api::{MESSAGE_MAX, v1};
 use rustix::fd::OwnedFd;
 use std::pin::Pin;
@@ -163,7 +164,7 @@ impl v1::process_server::Process for Service {
     }
 
     async fn facts(&self, _: Request<v1::Empty>) -> Reply<v1::FactsReply> {
-        Ok(Response::new(call::facts(self.ask(ControlRequest::Facts).await?)))
+        Ok(Response::new(self.ask(ControlRequest::Facts).await?.into()))
     }
 
     async fn call(&self, request: Request<v1::Call>) -> Reply<v1::CallReply> {

@@ -4,6 +4,7 @@
 mod call;
 mod control;
 mod event_loop;
+mod facts;
 mod frame_buffer;
 mod link;
 mod log;
@@ -15,6 +16,7 @@ mod trace;
 pub use call::{Call, Called, FacetError};
 pub use control::{ControlHandle, ControlRequest, LoadError, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};
+pub use facts::{Facts, FunctionFacts};
 pub use frame_buffer::{FrameBuffer, FrameBufferError};
 pub use link::{Link, LinkError, Received};
 pub use log::set_level;

@@ -1,9 +1,10 @@
 //! Interfaces that only some devices have: drives, a network card's link, a USB bus, the board's slots, a picture, keys, viewers. A device
 //! offers a facet by a method of [`Device`](crate::Device); the runtime refuses a call whose facet the device does not have.
 //!
-//! Programs read typed [`Facts`]; [`Inspect`](crate::Inspect) is for people.
+//! Programs read typed facts, such as [`DriveFacts`]; [`Inspect`](crate::Inspect) is for people.
 use crate::{Context, InputEvent, Surface, UsbDevice, nic::NicSettings};
 use rustix::fd::OwnedFd;
+use std::net::SocketAddr;
 
 /// Why a medium cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,27 +171,28 @@ pub trait Viewers {
         Err(PasswordError::NobodyAsked)
     }
 
-    /// The address of each connected viewer: `ADDRESS:PORT`, or `unix` for a Unix socket.
-    fn connected(&self) -> Vec<String> {
+    /// Where each connected viewer comes from.
+    fn connected(&self) -> Vec<ViewerAddress> {
         Vec::new()
     }
 }
 
-/// Typed facts of a process, for programs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// The drives of a controller that have not been unplugged.
-    pub drives: Vec<DriveFacts>,
-    /// Of the board: numbers of the vCPUs that are plugged in.
-    pub vcpus: Vec<u16>,
-    /// Of a network card: each rule's name, and the number of frames that it has dropped.
-    pub dropped: Vec<(&'static str, u64)>,
-    /// Of a server of viewers: the address of each viewer, as [`Viewers::connected`].
-    pub viewers: Vec<String>,
-    /// Of the broker: the PCI functions that the guest can find on bus 0.
-    pub functions: Vec<FunctionFacts>,
-    /// Of a keyboard: its LEDs, bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock.
-    pub lights: Option<u8>,
+/// Where a viewer comes from. The text is `ADDRESS:PORT`, or `unix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewerAddress {
+    /// The other end of a TCP connection.
+    Tcp(SocketAddr),
+    /// A client of a Unix socket, which has no address.
+    Unix,
+}
+
+impl std::fmt::Display for ViewerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
 }
 
 /// Typed facts of a drive.
@@ -225,25 +227,4 @@ pub struct DriveCounters {
     pub trims: u64,
     /// Number of operations that failed.
     pub failed: u64,
-}
-
-/// A PCI function on bus 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FunctionFacts {
-    /// The name of the process that serves it.
-    pub of: String,
-    /// Device number.
-    pub device: u8,
-    /// Function number.
-    pub function: u8,
-    /// PCI vendor ID.
-    pub vendor: u16,
-    /// PCI device ID.
-    pub model: u16,
-    /// Class, subclass and programming interface, as bytes 0x0b to 0x09.
-    pub class: u32,
-    /// The interrupt line register.
-    pub irq: u8,
-    /// The interrupt pin register: 1 to 4 for INTA# to INTD#, 0 for none.
-    pub pin: u8,
 }

@@ -22,7 +22,7 @@ pub use config::{
 };
 pub use fd_use::{FdUse, Sink};
 pub use kind::{Input, KINDS, Kind, Memory, Picture, Starts};
-pub use messages::{FrontDisk, ProcessRow, RequestRefused, SessionPacket, ToProcess};
+pub use messages::{Activity, FrontDisk, ProcessRow, RequestRefused, SessionPacket, ToProcess};
 
 use serde::{Deserialize, Serialize};
 

@@ -146,6 +146,19 @@ pub struct ProcessRow {
     pub restarts: u32,
 }
 
+/// What a process has done since it started. Control passes it to programs as JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Register accesses that it has answered; `None` for the broker.
+    pub accesses: Option<u64>,
+    /// Writes for which the guest does not wait.
+    pub posted: u64,
+    /// Returns from waiting for events.
+    pub wakeups: u64,
+    /// Eventfd writes that tell the broker of an answer or an interrupt; `None` for the broker.
+    pub doorbells: Option<u64>,
+}
+
 /// First byte of a packet between the vchan's process and control. The second byte is the client's number, which wraps; by it, bytes for
 /// an earlier client are kept from the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

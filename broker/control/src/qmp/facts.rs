@@ -1,4 +1,5 @@
-//! Tests that QMP's answers come from facts and not from register names: processes with other register names give the same answers.
+//! Tests that QMP's answers come from facts and not from the labels of registers and counters: processes with other labels give the
+//! same answers.
 use super::session::answer;
 use super::tests::{ask, shared};
 use super::*;
@@ -7,7 +8,7 @@ use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, DriveId, ImageFormat, Slot, VncAddress};
 use tonic::{Request, Response, Status};
 
-/// One server for every process: it reports a drive, vCPUs, viewers and the bus, and names its registers `label`.
+/// One server for every process: it reports a drive, vCPUs, viewers and the bus, and names its registers and counters `label`.
 struct Everything {
     label: &'static str,
 }
@@ -29,9 +30,13 @@ fn known() -> v1::FactsReply {
         drives: vec![drive],
         vcpus: vec![0, 1],
         dropped: vec![v1::Counter { name: "source MAC".into(), value: 3 }],
-        viewers: vec!["192.0.2.1:4000".into(), String::new()],
+        viewers: vec![
+            v1::Viewer { family: v1::Family::Ipv4.into(), host: "192.0.2.1".into(), port: 4000 },
+            v1::Viewer::default(),
+        ],
         functions: vec![function],
         lights: Some(6),
+        activity: Some(v1::Activity { accesses: Some(40), posted: 30, wakeups: 20, doorbells: None }),
     }
 }
 
@@ -47,7 +52,8 @@ impl v1::process_server::Process for Everything {
         Ok(Response::new(known()))
     }
     async fn statistics(&self, _: Request<v1::Empty>) -> Reply<v1::Counters> {
-        Ok(Response::new(v1::Counters::default()))
+        let counters = vec![v1::Counter { name: self.label.into(), value: 9 }];
+        Ok(Response::new(v1::Counters { counters }))
     }
     async fn ping(&self, _: Request<v1::PingRequest>) -> Reply<v1::PingReply> {
         Err(Status::unimplemented(""))
@@ -169,7 +175,7 @@ fn machine() -> Shared {
 }
 
 #[test]
-fn a_renamed_register_changes_no_answer_that_programs_read() {
+fn a_renamed_register_or_counter_changes_no_answer_that_programs_read() {
     let answers = |label: &'static str| {
         super::tests::block(async {
             let s = machine();
@@ -185,6 +191,7 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
                 "query-cpus-fast",
                 "query-hotpluggable-cpus",
                 "x-bulkhead-lights",
+                "x-bulkhead-activity",
             ] {
                 let text = format!(r#"{{"execute":"{command}"}}"#);
                 let piece = Piece::Object(text.into_bytes());
@@ -193,7 +200,7 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
             all
         })
     };
-    let [block, stats, pci, vnc, cpus, places, lights] = answers("sectors").try_into().unwrap();
+    let [block, stats, pci, vnc, cpus, places, lights, activity] = answers("sectors").try_into().unwrap();
     assert_eq!(block[0]["inserted"]["image"]["virtual-size"], 1 << 20);
     assert_eq!((&block[0]["locked"], &block[0]["tray_open"]), (&json!(true), &json!(false)));
     assert_eq!((&stats[0]["stats"]["rd_operations"], &stats[0]["stats"]["wr_bytes"]), (&json!(7), &json!(512)));
@@ -205,12 +212,18 @@ fn a_renamed_register_changes_no_answer_that_programs_read() {
     assert_eq!((&function["id"]["device"], &function["class_info"]["class"]), (&json!(0x100e), &json!(0x200)));
     assert_eq!((&function["irq"], &function["irq_pin"]), (&json!(11), &json!(1)));
     assert_eq!((&vnc["clients"][0]["host"], &vnc["clients"][0]["service"]), (&json!("192.0.2.1"), &json!("4000")));
-    assert_eq!(vnc["clients"][1]["host"], "");
+    assert_eq!(vnc["clients"][0]["family"], "ipv4");
+    let unix = json!({ "family": "unix", "host": "", "service": "", "websocket": false });
+    assert_eq!(vnc["clients"][1], unix);
+    for process in ["broker", "platform", "ide", "vnc", "ps2"] {
+        let counted = json!({ "accesses": 40, "posted": 30, "wakeups": 20, "doorbells": null });
+        assert_eq!(activity[process], counted, "{process}");
+    }
     assert_eq!((cpus.as_array().unwrap().len(), places.as_array().unwrap().len()), (2, 2));
     assert_eq!(cpus[1]["cpu-index"], 1);
     assert_eq!(lights, json!({ "scroll-lock": false, "num-lock": true, "caps-lock": true }));
-    let before = [block, stats, pci, vnc, cpus, places, lights];
-    for label in ["primary.drive2.present", "something new", "PM.vCPUs"] {
+    let before = [block, stats, pci, vnc, cpus, places, lights, activity];
+    for label in ["primary.drive2.present", "something new", "PM.vCPUs", "accesses", "posted writes"] {
         assert_eq!(answers(label), before, "{label}");
     }
 }

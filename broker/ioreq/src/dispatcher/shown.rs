@@ -3,7 +3,7 @@ use super::Dispatcher;
 use crate::edge::Edge;
 use crate::presence::Presence;
 use crate::vcpu::VcpuState;
-use bulkhead_bus::FunctionFacts;
+use bulkhead_runtime::FunctionFacts;
 
 impl<E: Edge> Dispatcher<E> {
     /// The counters by name, for people to read.
@@ -21,6 +21,11 @@ impl<E: Edge> Dispatcher<E> {
             ("malformed", c.malformed),
             ("invalidations", c.invalidations),
         ]
+    }
+
+    /// Number of posted writes that were passed to devices.
+    pub fn posted(&self) -> u64 {
+        self.counters.posted
     }
 
     /// The PCI functions that the guest can find, as their devices publish them.

@@ -1,8 +1,9 @@
 //! Handles control's requests.
 use super::Data;
 use crate::trace::Trace;
-use crate::{Call, Called, ControlRequest, FacetError, LoadError};
-use bulkhead_bus::{Facts, Reset};
+use crate::{Call, Called, ControlRequest, FacetError, Facts, LoadError};
+use bulkhead_bus::Reset;
+use bulkhead_plan::Activity;
 use rustix::fd::OwnedFd;
 
 impl Data {
@@ -51,6 +52,12 @@ impl Data {
             viewers: device.viewers().map(|v| v.connected()).unwrap_or_default(),
             functions: Vec::new(),
             lights: device.input_device().and_then(|i| i.lights()),
+            activity: Activity {
+                accesses: Some(self.counters.accesses),
+                posted: self.counters.posted,
+                wakeups: self.counters.wakeups,
+                doorbells: Some(self.counters.doorbells),
+            },
         }
     }
 
