@@ -26,7 +26,7 @@ pub struct Partial {
 
 /// The protocols of a packet to be segmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum GsoKind {
     /// TCP in IPv4.
     Tcp4,
     /// TCP in IPv6.
@@ -37,7 +37,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segmentation {
     /// Its protocols.
-    pub kind: Kind,
+    pub kind: GsoKind,
     /// Bytes of payload in each segment but the last.
     pub size: u16,
     /// Bytes of all headers, which every segment gets.
@@ -76,7 +76,7 @@ impl Offload {
         let (start, offset) = self.checksum.map_or((0, 0), |c| (c.start, c.offset));
         let (kind, headers, size) = match self.segmentation {
             None => (header::GSO_NONE, 0, 0),
-            Some(s) => (if s.kind == Kind::Tcp4 { header::GSO_TCPV4 } else { header::GSO_TCPV6 }, s.headers, s.size),
+            Some(s) => (if s.kind == GsoKind::Tcp4 { header::GSO_TCPV4 } else { header::GSO_TCPV6 }, s.headers, s.size),
         };
         let flags = if self.checksum.is_some() { header::NEEDS_CSUM } else { 0 };
         let words = [u16::from_le_bytes([flags, kind]), headers, size, start, offset];
@@ -112,8 +112,8 @@ impl Offload {
             checksum.map_or(0, |c| usize::from(c.start).saturating_add(usize::from(c.offset)).saturating_add(2));
         let kind = match kind & !header::GSO_ECN {
             header::GSO_NONE => None,
-            header::GSO_TCPV4 => Some(Kind::Tcp4),
-            header::GSO_TCPV6 => Some(Kind::Tcp6),
+            header::GSO_TCPV4 => Some(GsoKind::Tcp4),
+            header::GSO_TCPV6 => Some(GsoKind::Tcp6),
             _ => return None,
         };
         let segmentation = kind.map(|kind| Segmentation { kind, size, headers });
@@ -155,7 +155,7 @@ mod tests {
         fn headers_come_back(sum in prop::option::of((0u16..60, 0u16..20)), gso in prop::option::of((any::<bool>(), 1u16.., 0u16..80))) {
             let offload = Offload {
                 checksum: sum.map(|(start, offset)| Partial { start, offset }),
-                segmentation: gso.map(|(four, size, headers)| Segmentation { kind: if four { Kind::Tcp4 } else { Kind::Tcp6 }, size, headers }),
+                segmentation: gso.map(|(four, size, headers)| Segmentation { kind: if four { GsoKind::Tcp4 } else { GsoKind::Tcp6 }, size, headers }),
                 verified: false,
             };
             prop_assert_eq!(Offload::from_bytes(&offload.to_bytes(), 100), Some(offload));

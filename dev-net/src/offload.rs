@@ -1,7 +1,7 @@
 //! Offloads in software, for back ends that do not do them: checksums (RFC 1071) and TCP segmentation (RFC 9293).
 //!
 //! Headers come from the guest or the network and are hostile: every position is checked against the frame.
-use crate::frame::{ETHERNET, Frame, Kind, Offload, Partial, Segmentation, be16, ether_type, put_be16};
+use crate::frame::{ETHERNET, Frame, GsoKind, Offload, Partial, Segmentation, be16, ether_type, put_be16};
 
 /// Smallest payload of a segment. With smaller ones a frame of 64 KiB would become a flood of frames.
 pub const SMALLEST: u16 = 64;
@@ -59,14 +59,14 @@ pub fn complete(bytes: &mut [u8], partial: Partial) {
 /// Offsets of the headers of a TCP packet.
 #[derive(Clone, Copy, Debug)]
 struct Places {
-    kind: Kind,
+    kind: GsoKind,
     ip: usize,
     tcp: usize,
     payload: usize,
 }
 
 /// Finds the TCP header of a frame with at most one VLAN tag.
-fn places(bytes: &[u8], kind: Kind) -> Option<Places> {
+fn places(bytes: &[u8], kind: GsoKind) -> Option<Places> {
     let mut ip = ETHERNET;
     let mut ether = be16(bytes, 12)?;
     if ether == ether_type::VLAN {
@@ -74,12 +74,12 @@ fn places(bytes: &[u8], kind: Kind) -> Option<Places> {
         ip = ETHERNET.saturating_add(4);
     }
     let tcp = match kind {
-        Kind::Tcp4 if ether == ether_type::IPV4 => {
+        GsoKind::Tcp4 if ether == ether_type::IPV4 => {
             let words = usize::from(bytes.get(ip)? & 0x0f);
             (words >= 5).then(|| ip.saturating_add(words.saturating_mul(4)))?
         }
         // Extension headers are not walked, because packets for segmentation have none.
-        Kind::Tcp6 if ether == ether_type::IPV6 => ip.saturating_add(IPV6),
+        GsoKind::Tcp6 if ether == ether_type::IPV6 => ip.saturating_add(IPV6),
         _ => return None,
     };
     let words = usize::from(bytes.get(tcp.saturating_add(12))? >> 4);
@@ -90,8 +90,8 @@ fn places(bytes: &[u8], kind: Kind) -> Option<Places> {
 /// The sum of TCP's pseudo header for `len` bytes of TCP.
 fn pseudo(bytes: &[u8], at: Places, len: usize) -> u64 {
     let addresses = match at.kind {
-        Kind::Tcp4 => at.ip.saturating_add(12)..at.ip.saturating_add(20),
-        Kind::Tcp6 => at.ip.saturating_add(8)..at.ip.saturating_add(40),
+        GsoKind::Tcp4 => at.ip.saturating_add(12)..at.ip.saturating_add(20),
+        GsoKind::Tcp6 => at.ip.saturating_add(8)..at.ip.saturating_add(40),
     };
     sum(bytes.get(addresses).unwrap_or_default()).saturating_add(u64::from(TCP)).saturating_add(len as u64)
 }
@@ -99,14 +99,14 @@ fn pseudo(bytes: &[u8], at: Places, len: usize) -> u64 {
 /// Sets the length fields according to the frame's length, and IPv4's checksum.
 fn lengths(bytes: &mut [u8], at: Places) {
     match at.kind {
-        Kind::Tcp4 => {
+        GsoKind::Tcp4 => {
             let total = bytes.len().saturating_sub(at.ip);
             put_be16(bytes, at.ip.saturating_add(2), u16::try_from(total).unwrap_or(u16::MAX));
             put_be16(bytes, at.ip.saturating_add(10), 0);
             let value = checksum(bytes.get(at.ip..at.tcp).unwrap_or_default());
             put_be16(bytes, at.ip.saturating_add(10), value);
         }
-        Kind::Tcp6 => {
+        GsoKind::Tcp6 => {
             let payload = bytes.len().saturating_sub(at.ip).saturating_sub(IPV6);
             put_be16(bytes, at.ip.saturating_add(4), u16::try_from(payload).unwrap_or(u16::MAX));
         }
@@ -115,7 +115,7 @@ fn lengths(bytes: &mut [u8], at: Places) {
 
 /// Completes the headers of a large TCP packet that a driver has left to the card: lengths of the whole packet, and the pseudo header's sum
 /// in TCP's field. `None`: it is no such packet.
-pub fn large(mut bytes: Vec<u8>, kind: Kind, size: u16) -> Option<Frame> {
+pub fn large(mut bytes: Vec<u8>, kind: GsoKind, size: u16) -> Option<Frame> {
     let at = places(&bytes, kind)?;
     if size < SMALLEST {
         return None;
@@ -208,7 +208,7 @@ pub fn finish(frame: Frame) -> Vec<Frame> {
         if let Some(flags) = segment.get_mut(flags) {
             *flags &= if last { 0xff } else { !(FIN | PSH) } & if i == 0 { 0xff } else { !CWR };
         }
-        if at.kind == Kind::Tcp4 {
+        if at.kind == GsoKind::Tcp4 {
             put_be16(&mut segment, at.ip.saturating_add(4), identification.wrapping_add(i as u16));
         }
         lengths(&mut segment, at);
@@ -229,16 +229,16 @@ mod tests {
     use proptest::prelude::*;
 
     /// A TCP packet with `payload` bytes; the fields that a card fills in are zero.
-    pub(crate) fn packet(kind: Kind, payload: usize, tag: bool) -> Vec<u8> {
+    pub(crate) fn packet(kind: GsoKind, payload: usize, tag: bool) -> Vec<u8> {
         let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
         if tag {
             bytes.extend([0x81, 0, 0, 5]);
         }
         match kind {
-            Kind::Tcp4 => {
+            GsoKind::Tcp4 => {
                 bytes.extend([8, 0, 0x45, 0, 0, 0, 0xff, 0xfe, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2])
             }
-            Kind::Tcp6 => {
+            GsoKind::Tcp6 => {
                 bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 6, 64]);
                 bytes.extend([
                     0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -273,11 +273,11 @@ mod tests {
     }
 
     /// Whether IPv4's and TCP's checksums are right.
-    fn right(bytes: &[u8], kind: Kind) -> bool {
+    fn right(bytes: &[u8], kind: GsoKind) -> bool {
         let at = places(bytes, kind).unwrap();
         let len = bytes.len() - at.tcp;
         let tcp = fold(pseudo(bytes, at, len) + sum(&bytes[at.tcp..])) == 0xffff;
-        tcp && (kind == Kind::Tcp6 || checksum(&bytes[at.ip..at.tcp]) == 0)
+        tcp && (kind == GsoKind::Tcp6 || checksum(&bytes[at.ip..at.tcp]) == 0)
     }
 
     #[test]
@@ -296,7 +296,9 @@ mod tests {
 
     #[test]
     fn a_large_packet_is_cut_as_tcp_says() {
-        for (kind, tag) in [(Kind::Tcp4, false), (Kind::Tcp4, true), (Kind::Tcp6, false), (Kind::Tcp6, true)] {
+        for (kind, tag) in
+            [(GsoKind::Tcp4, false), (GsoKind::Tcp4, true), (GsoKind::Tcp6, false), (GsoKind::Tcp6, true)]
+        {
             let frame = large(packet(kind, 3500, tag), kind, 1448).unwrap();
             let headers = usize::from(frame.offload.segmentation.unwrap().headers);
             let segments = finish(frame);
@@ -310,7 +312,7 @@ mod tests {
             );
             let flags: Vec<u8> = segments.iter().map(|s| s.bytes[tcp + 13]).collect();
             assert_eq!(flags, [CWR | 0x10, 0x10, FIN | PSH | 0x10]);
-            if kind == Kind::Tcp4 {
+            if kind == GsoKind::Tcp4 {
                 assert_eq!(
                     (be16(&segments[0].bytes, tcp - 16), be16(&segments[2].bytes, tcp - 16)),
                     (Some(0xfffe), Some(0)),
@@ -323,26 +325,26 @@ mod tests {
 
     #[test]
     fn what_fits_is_one_packet_with_a_checksum_to_complete() {
-        let frame = large(packet(Kind::Tcp4, 100, false), Kind::Tcp4, 1448).unwrap();
+        let frame = large(packet(GsoKind::Tcp4, 100, false), GsoKind::Tcp4, 1448).unwrap();
         assert!(frame.offload.segmentation.is_none());
         let done = finish(frame);
-        assert!(done.len() == 1 && right(&done[0].bytes, Kind::Tcp4));
+        assert!(done.len() == 1 && right(&done[0].bytes, GsoKind::Tcp4));
     }
 
     #[test]
     fn a_flood_of_small_segments_is_refused() {
-        assert!(large(packet(Kind::Tcp4, 60_000, false), Kind::Tcp4, 1).is_none());
+        assert!(large(packet(GsoKind::Tcp4, 60_000, false), GsoKind::Tcp4, 1).is_none());
         let offload = Offload {
-            segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1, headers: 54 }),
+            segmentation: Some(Segmentation { kind: GsoKind::Tcp4, size: 1, headers: 54 }),
             ..Offload::default()
         };
-        assert!(finish(Frame { bytes: packet(Kind::Tcp4, 60_000, false), offload }).is_empty());
+        assert!(finish(Frame { bytes: packet(GsoKind::Tcp4, 60_000, false), offload }).is_empty());
     }
 
     proptest! {
         #[test]
         fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0u16..300, offset in 0u16..300, size in 0u16..300, four: bool) {
-            let kind = if four { Kind::Tcp4 } else { Kind::Tcp6 };
+            let kind = if four { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
             let _ = large(bytes.clone(), kind, size);
             let segmentation = (size % 2 == 0).then_some(Segmentation { kind, size, headers: 54 });
             let len = bytes.len();
@@ -353,7 +355,7 @@ mod tests {
 
         #[test]
         fn every_cut_is_right(payload in 0usize..9000, size in SMALLEST..2000, four: bool) {
-            let kind = if four { Kind::Tcp4 } else { Kind::Tcp6 };
+            let kind = if four { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
             let segments = finish(large(packet(kind, payload, false), kind, size).unwrap());
             let headers = if four { 54 } else { 74 };
             prop_assert_eq!(segments.iter().map(|s| s.bytes.len() - headers).sum::<usize>(), payload);

@@ -3,7 +3,7 @@ use bulkhead_bus::fake::FakeMemory;
 use bulkhead_bus::{Access, Context, Device as _, GuestMemory as _};
 use bulkhead_dev_net::backend::{Abilities, Cable};
 use bulkhead_dev_net::e1000::E1000;
-use bulkhead_dev_net::frame::Kind;
+use bulkhead_dev_net::frame::GsoKind;
 use bulkhead_dev_net::offload::{finish, large};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -57,7 +57,7 @@ fn read(frame: &[u8]) -> (u32, Vec<u8>) {
 proptest! {
     #[test]
     fn segments_are_the_packet(six: bool, tag: bool, payload in prop::collection::vec(any::<u8>(), 1..12_000), size in 64u16..2000) {
-        let kind = if six { Kind::Tcp6 } else { Kind::Tcp4 };
+        let kind = if six { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
         let mut whole = Vec::new();
         for segment in finish(large(packet(six, tag, &payload), kind, size).unwrap()) {
             let (sequence, piece) = read(&segment.bytes);

@@ -250,7 +250,7 @@ impl DeviceChannel {
     }
 
     /// Counts a wake-up of the broker by the device without a result.
-    pub(crate) fn fruitless(&mut self) -> Result<(), Death> {
+    pub(crate) fn count_idle_wakeup(&mut self) -> Result<(), Death> {
         let Some(live) = &mut self.live else { return Ok(()) };
         live.idle = live.idle.saturating_add(1);
         if live.idle > IDLE_LIMIT { Err(Death::Protocol) } else { Ok(()) }

@@ -340,7 +340,7 @@ impl<E: Edge> Dispatcher<E> {
             lines = self.update_lines(index);
         }
         if !(lines || replies) {
-            let verdict = self.channels.get_mut(index).map_or(Ok(()), DeviceChannel::fruitless);
+            let verdict = self.channels.get_mut(index).map_or(Ok(()), DeviceChannel::count_idle_wakeup);
             if let Err(death) = verdict {
                 self.kill(index, death);
             }

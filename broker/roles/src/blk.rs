@@ -70,15 +70,15 @@ fn plain_image(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Image>, Buil
     if let [ImageFormat::Raw] = drive.formats.as_slice() {
         return Ok(Some(Image::raw(file, size).when_full(drive.full)));
     }
-    let format = |f: &ImageFormat| match f {
+    let reader = |format: &ImageFormat| match format {
         ImageFormat::Raw => Format::Raw,
         ImageFormat::Qcow2 => Format::Qcow2,
     };
     let mut chain = Vec::new();
     let mut next = Some(file);
-    for (below, told) in (1u8..).zip(&drive.formats) {
+    for (below, format) in (1u8..).zip(&drive.formats) {
         let file = next.take().ok_or_else(|| BuildError::Chain(drive.id.clone()))?;
-        chain.push((file, format(told)));
+        chain.push((file, reader(format)));
         next = fds.take(&FdUse::Backing(drive.at, below));
     }
     Image::chain(chain, !drive.read_only)

@@ -85,9 +85,9 @@ fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, B
 /// The devices for viewers' input; the first that accepts an event gets it.
 fn sinks(fds: &mut Fds) -> Sinks {
     let mut others = Vec::new();
-    for sink in [plan::Sink::GuestKeyboard, plan::Sink::PvKeyboard, plan::Sink::Usb] {
+    for sink in [plan::InputTarget::GuestKeyboard, plan::InputTarget::PvKeyboard, plan::InputTarget::Usb] {
         let ends = fds.take(&FdUse::InputTo(sink)).zip(fds.take(&FdUse::TakesFrom(sink)));
         others.extend(ends.map(|(input, takes)| Sink::new(input, takes)));
     }
-    Sinks::new(fds.take(&FdUse::InputTo(plan::Sink::Keyboard)), others)
+    Sinks::new(fds.take(&FdUse::InputTo(plan::InputTarget::Keyboard)), others)
 }

@@ -22,7 +22,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
         let buffer = resources.fds.take(&FdUse::GrantBuffer(i));
         let buffer = buffer.map(|fd| Mapping::new(fd.as_fd(), pv::BUFFER_PAGES)).transpose()?;
         polled.push((callers.len() as u32, rustix::io::dup(&socket)?));
-        callers.push((socket, Device { grants, buffer }));
+        callers.push((socket, GrantDevice { grants, buffer }));
     }
     Ok(Built { device: Box::new(Unseen(Grant::new(callers))), polled })
 }
@@ -40,12 +40,12 @@ trait Grants: Send {
 }
 
 /// The gntdev of one back end, and the shared buffer if the back end copies.
-pub(crate) struct Device {
+pub(crate) struct GrantDevice {
     pub(crate) grants: Gntdev,
     pub(crate) buffer: Option<Mapping>,
 }
 
-impl Grants for Device {
+impl Grants for GrantDevice {
     fn name(&self, grefs: &[u32]) -> Result<u64, XenError> {
         self.grants.name(grefs)
     }
@@ -129,7 +129,7 @@ pub(crate) struct Grant(Vec<Caller>);
 
 impl Grant {
     /// Serves these back ends, by their sockets.
-    pub(crate) fn new(callers: Vec<(OwnedFd, Device)>) -> Self {
+    pub(crate) fn new(callers: Vec<(OwnedFd, GrantDevice)>) -> Self {
         Self::with(callers.into_iter().map(|(socket, device)| (socket, Box::new(device) as Box<dyn Grants>)))
     }
 

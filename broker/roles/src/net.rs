@@ -3,7 +3,7 @@ use crate::error::BuildError;
 use crate::role::{Role, Seen, Visible, wrong};
 use bulkhead_bus::Declaration;
 use bulkhead_dev_net::FRAMES;
-use bulkhead_dev_net::backend::{Abilities, Backend, Host, Receive, Stream};
+use bulkhead_dev_net::backend::{Abilities, Backend, InterfaceBackend, Receive, Stream};
 use bulkhead_dev_net::e1000::{self, E1000};
 use bulkhead_dev_net::rtl8139::{self, Rtl8139};
 use bulkhead_plan::{DeviceConfig, FdUse, NicEnd, NicModel, kind};
@@ -26,11 +26,12 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     };
     let fd = resources.fds.require(&FdUse::Net)?;
     let polled = vec![(FRAMES, rustix::io::dup(&fd)?)];
-    let host =
-        |fd, receive: Receive| Box::new(Host::new(fd, Abilities { checksum: true, segmentation: true }, receive));
+    let host = |fd, receive: Receive| {
+        Box::new(InterfaceBackend::new(fd, Abilities { checksum: true, segmentation: true }, receive))
+    };
     let other: Box<dyn Backend> = match end {
         NicEnd::Tap => host(fd, |fd, to| Ok((rustix::io::read(fd, to)?, None))),
-        NicEnd::Bare => Box::new(Host::bare(fd)),
+        NicEnd::Bare => Box::new(InterfaceBackend::bare(fd)),
         NicEnd::Packet => host(fd, bulkhead_runtime::receive_packet),
         NicEnd::Stream => Box::new(Stream::new(fd)),
     };

@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 
 /// The state of the command in progress.
 #[derive(Debug)]
-enum Phase {
+enum TransferPhase {
     /// No command.
     Idle,
     /// A job is in the worker's lane.
@@ -83,7 +83,7 @@ pub(crate) struct Channel {
     line: bool,
     // The command in progress.
     current: bool,
-    phase: Phase,
+    phase: TransferPhase,
     buffer: Vec<u8>,
     at: usize,
     /// End in the buffer of the block that the guest may read or write now.
@@ -114,7 +114,7 @@ impl Channel {
             interrupt_of: false,
             line: false,
             current: false,
-            phase: Phase::Idle,
+            phase: TransferPhase::Idle,
             buffer: Vec::new(),
             at: 0,
             block_end: 0,
@@ -150,8 +150,8 @@ impl Channel {
     /// Whether a job is in progress that does not belong to the selected drive's command: the other drive's, or one from before a reset.
     fn works_for_other(&self) -> bool {
         match &self.phase {
-            Phase::Working(After::Nothing) => true,
-            Phase::Working(_) => self.current != self.device.dev(),
+            TransferPhase::Working(After::Nothing) => true,
+            TransferPhase::Working(_) => self.current != self.device.dev(),
             _ => false,
         }
     }
@@ -188,7 +188,7 @@ impl Channel {
 
     /// Whether no job is in a worker's lane.
     pub(crate) fn quiescent(&self) -> bool {
-        !matches!(self.phase, Phase::Working(_))
+        !matches!(self.phase, TransferPhase::Working(_))
     }
 
     fn raise(&mut self) {
@@ -293,15 +293,15 @@ impl Channel {
 
     /// Abandons the command; the result of a job in progress will be dropped.
     fn abandon(&mut self) {
-        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Working(_) => Phase::Working(After::Nothing),
-            Phase::Idle => Phase::Idle,
+        self.phase = match std::mem::replace(&mut self.phase, TransferPhase::Idle) {
+            TransferPhase::Working(_) => TransferPhase::Working(After::Nothing),
+            TransferPhase::Idle => TransferPhase::Idle,
             // The drive is ready, even if the next command is for the other one.
-            Phase::PioIn | Phase::PioOut(_) | Phase::AwaitDma(_) => {
+            TransferPhase::PioIn | TransferPhase::PioOut(_) | TransferPhase::AwaitDma(_) => {
                 if let Some(current) = self.current() {
                     current.task_file.status = Status::READY;
                 }
-                Phase::Idle
+                TransferPhase::Idle
             }
         };
         self.give_up();
@@ -324,7 +324,7 @@ impl Channel {
         // Without a drive or a medium there is no job, and a DMA transfer that has begun for it ends.
         let Some(current) = self.current() else {
             self.bus_master.abandoned_job_ended();
-            self.phase = Phase::Idle;
+            self.phase = TransferPhase::Idle;
             return;
         };
         let Some(image) = current.drive.begin() else {
@@ -336,13 +336,13 @@ impl Channel {
         let status = &mut current.task_file.status;
         *status = status.with_bsy(true).with_drq(false);
         self.work = Some(work);
-        self.phase = Phase::Working(after);
+        self.phase = TransferPhase::Working(after);
         io.submit(self.lane, image, job);
     }
 
     /// The command has ended, with its result in the registers: the drive interrupts.
     fn ended(&mut self) {
-        self.phase = Phase::Idle;
+        self.phase = TransferPhase::Idle;
         self.raise();
     }
 
@@ -377,7 +377,7 @@ impl Channel {
             return;
         }
         // A lost command belongs to the selected drive.
-        if !to_command && !matches!(self.phase, Phase::Idle) {
+        if !to_command && !matches!(self.phase, TransferPhase::Idle) {
             self.abort_current();
         } else if self.selected().is_some() {
             self.abort();
@@ -394,7 +394,7 @@ impl Channel {
         {
             drive.counters.ended(work, outcome.is_ok());
         }
-        let Phase::Working(after) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let TransferPhase::Working(after) = std::mem::replace(&mut self.phase, TransferPhase::Idle) else { return };
         if after == After::Nothing {
             self.bus_master.abandoned_job_ended();
             return;

@@ -4,7 +4,7 @@ use super::input::Input;
 use super::layouts::LAYOUTS;
 use super::locks::Locks;
 use super::screen::Screen;
-use super::session::{FULL, Host, ViewerSession, check_cuts};
+use super::session::{FULL, SessionContext, ViewerSession, check_cuts};
 use crate::fbdev::View;
 use bulkhead_bus::InputEvent;
 use rustix::fd::OwnedFd;
@@ -87,7 +87,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             session.set_leds(what & 7);
         }
         input.clear();
-        let mut host = Host {
+        let mut context = SessionContext {
             gate: &mut gate,
             now,
             random: &|| Some([7; CHALLENGE]),
@@ -98,7 +98,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             locks: &mut locks,
             others: what & 7,
         };
-        if !session.output_full() && session.receive(said, &mut host).is_err() || session.time(now).is_err() {
+        if !session.output_full() && session.receive(said, &mut context).is_err() || session.time(now).is_err() {
             break;
         }
         // An event takes at least six bytes; a character may need Caps Lock and a dead key, each with modifiers.

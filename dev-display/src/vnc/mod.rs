@@ -43,7 +43,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
 use screen::{Change, Screen};
-use session::{Host, ViewerError, ViewerSession};
+use session::{SessionContext, ViewerError, ViewerSession};
 use std::sync::Arc;
 
 /// Ready number of the epoll instance of all sockets and pipes.
@@ -232,7 +232,7 @@ impl Vnc {
                 let ([w0, w1], [h0, h1]) = (width.to_le_bytes(), height.to_le_bytes());
                 self.console.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
             };
-            let mut host = Host {
+            let mut context = SessionContext {
                 gate: &mut self.gate,
                 now: cx.now(),
                 random: &random,
@@ -245,10 +245,10 @@ impl Vnc {
             };
             let came = viewer.session.handshake_done();
             let (listened, full) = (viewer.session.processes_input(), viewer.session.output_full());
-            let received = receive_from(viewer, &mut host);
+            let received = receive_from(viewer, &mut context);
             held.iter_mut().skip(n).take(1).for_each(|h| *h = viewer.session.held());
             inside = inside.saturating_add(usize::from(!came && viewer.session.handshake_done()));
-            if host.alone {
+            if context.alone {
                 alone = Some(viewer.number);
             }
             let served = received.and_then(|more| Ok(send_updates(viewer, &*self.view, size)? | more));
@@ -409,9 +409,9 @@ fn random() -> Option<[u8; CHALLENGE]> {
 }
 
 /// Reads and handles a viewer's bytes. True: there may be more. `Err`: it has disconnected (`None`), or must be disconnected.
-fn receive_from(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option<ViewerError>> {
+fn receive_from(viewer: &mut Viewer, context: &mut SessionContext<'_>) -> Result<bool, Option<ViewerError>> {
     // Bytes that arrived before ServerInit was sent.
-    viewer.session.receive(&[], host).map_err(Some)?;
+    viewer.session.receive(&[], context).map_err(Some)?;
     let mut bytes = [0; 4096];
     for _ in 0..READ_BUDGET.div_euclid(bytes.len()) {
         // Input is paused until the send buffer drains, because answers to it would accumulate.
@@ -420,7 +420,7 @@ fn receive_from(viewer: &mut Viewer, host: &mut Host<'_>) -> Result<bool, Option
         }
         match rustix::net::recv(&viewer.socket, &mut bytes[..], RecvFlags::empty()) {
             Ok((0, _)) => return Err(None),
-            Ok((n, _)) => viewer.session.receive(bytes.get(..n).unwrap_or_default(), host).map_err(Some)?,
+            Ok((n, _)) => viewer.session.receive(bytes.get(..n).unwrap_or_default(), context).map_err(Some)?,
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::INTR) => {}
             Err(_) => return Err(None),

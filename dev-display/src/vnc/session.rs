@@ -97,8 +97,17 @@ struct Abilities {
     continuous: bool,
 }
 
+/// The pseudo-rectangles that the next update announces.
+#[derive(Clone, Copy, Debug, Default)]
+struct Announcements {
+    extended_desktop_size: bool,
+    extended_key: bool,
+    /// An empty cursor: the guest's pointer is in the picture, so viewers must not show another.
+    cursor: bool,
+}
+
 /// The server's state that a session reads or changes while it handles received bytes.
-pub(crate) struct Host<'a> {
+pub(crate) struct SessionContext<'a> {
     pub(crate) gate: &'a mut Gate,
     pub(crate) now: u64,
     /// Random bytes of the kernel, for a challenge; `None` if the kernel has none.
@@ -117,7 +126,7 @@ pub(crate) struct Host<'a> {
     pub(crate) others: u8,
 }
 
-impl Host<'_> {
+impl SessionContext<'_> {
     fn keyboard(&mut self) -> Keyboard<'_> {
         Keyboard { locks: self.locks, others: self.others, now: self.now, out: self.input }
     }
@@ -144,8 +153,7 @@ pub(crate) struct ViewerSession {
     moved: Option<Moved>,
     /// Rectangles of the current update that are not encoded yet.
     rects: VecDeque<Rect>,
-    /// Pseudo-rectangles that the next update announces: ExtendedDesktopSize, the extended key event, an empty cursor.
-    announces: (bool, bool, bool),
+    announcements: Announcements,
     /// The status with which the viewer's SetDesktopSize is to be answered.
     asked_size: Option<u8>,
     /// The guest has an absolute pointer; and the kind of pointer that was last announced to the viewer, if any.
@@ -181,7 +189,7 @@ impl ViewerSession {
             damage: Damage::default(),
             moved: None,
             rects: VecDeque::new(),
-            announces: (false, false, false),
+            announcements: Announcements::default(),
             asked_size: None,
             absolute_pointer: false,
             announced_absolute: Some(false),
@@ -240,7 +248,7 @@ impl ViewerSession {
     }
 
     /// Processes received bytes, and keeps those of an incomplete message.
-    pub(crate) fn receive(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<(), ViewerError> {
+    pub(crate) fn receive(&mut self, bytes: &[u8], context: &mut SessionContext<'_>) -> Result<(), ViewerError> {
         let mut received = std::mem::take(&mut self.received);
         let all = if received.is_empty() {
             bytes
@@ -250,7 +258,7 @@ impl ViewerSession {
         };
         let mut rest = all;
         while !rest.is_empty() {
-            let taken = self.step(rest, host)?;
+            let taken = self.step(rest, context)?;
             if taken == 0 {
                 break;
             }
@@ -265,7 +273,7 @@ impl ViewerSession {
     }
 
     /// Processes one step of the handshake, one message or a part of its tail. Returns the bytes consumed, 0 if more are needed.
-    fn step(&mut self, bytes: &[u8], host: &mut Host<'_>) -> Result<usize, ViewerError> {
+    fn step(&mut self, bytes: &[u8], context: &mut SessionContext<'_>) -> Result<usize, ViewerError> {
         match (self.handshake, self.tail) {
             (HandshakeState::Running, Tail::Skipped(left)) => {
                 let over = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
@@ -282,13 +290,13 @@ impl ViewerSession {
             }),
             (HandshakeState::Running, Tail::Nothing) => take(Message::parse(bytes), |message| {
                 self.tail = message.tail();
-                self.apply(message, host);
+                self.apply(message, context);
                 Ok(())
             }),
             // Bytes that arrive before ServerInit are processed after it.
             (HandshakeState::AwaitingSize, _) => Ok(0),
             (HandshakeState::Rejected(_), _) => Ok(bytes.len()),
-            (state, _) => take(HandshakeMessage::parse(state, bytes), |message| self.enter(message, host)),
+            (state, _) => take(HandshakeMessage::parse(state, bytes), |message| self.enter(message, context)),
         }
     }
 

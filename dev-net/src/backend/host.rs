@@ -15,7 +15,7 @@ pub type Receive = fn(BorrowedFd<'_>, &mut [u8]) -> Result<(usize, Option<[u16; 
 
 /// A back end on the host's interface; the descriptor is non-blocking.
 #[derive(Debug)]
-pub struct Host {
+pub struct InterfaceBackend {
     fd: OwnedFd,
     receive: Receive,
     abilities: Abilities,
@@ -26,7 +26,7 @@ pub struct Host {
     malformed: u64,
 }
 
-impl Host {
+impl InterfaceBackend {
     /// A back end on an open tap or packet socket.
     pub fn new(fd: OwnedFd, abilities: Abilities, receive: Receive) -> Self {
         let buffer = vec![0; Offload::LEN.saturating_add(frame::MAX)];
@@ -59,7 +59,7 @@ impl Host {
     }
 }
 
-impl Backend for Host {
+impl Backend for InterfaceBackend {
     fn abilities(&self) -> Abilities {
         self.abilities
     }
@@ -99,24 +99,27 @@ impl Backend for Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Kind, Partial, Segmentation};
+    use crate::frame::{GsoKind, Partial, Segmentation};
     use proptest::prelude::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     /// Stands for a packet socket: it preserves the boundaries of frames, as a tap does.
-    fn pair() -> (Host, Host) {
+    fn pair() -> (InterfaceBackend, InterfaceBackend) {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
         let receive: Receive = |fd, to| Ok((rustix::io::read(fd, to)?, None));
-        (Host::new(a, Abilities::default(), receive), Host::new(b, Abilities::default(), receive))
+        (
+            InterfaceBackend::new(a, Abilities::default(), receive),
+            InterfaceBackend::new(b, Abilities::default(), receive),
+        )
     }
 
     #[test]
     fn a_tag_that_the_kernel_has_taken_out_is_put_back() {
         let (mut a, b) = pair();
-        let mut b = Host { receive: |fd, to| Ok((rustix::io::read(fd, to)?, Some([0x8100, 0x2005]))), ..b };
+        let mut b = InterfaceBackend { receive: |fd, to| Ok((rustix::io::read(fd, to)?, Some([0x8100, 0x2005]))), ..b };
         let offload = Offload {
             checksum: Some(Partial { start: 34, offset: 16 }),
-            segmentation: Some(Segmentation { kind: Kind::Tcp4, size: 1440, headers: 54 }),
+            segmentation: Some(Segmentation { kind: GsoKind::Tcp4, size: 1440, headers: 54 }),
             verified: false,
         };
         a.send(&Frame { bytes: (0..60).collect(), offload });
@@ -130,7 +133,7 @@ mod tests {
         let (mut a, mut b) = pair();
         let offload = Offload {
             checksum: Some(Partial { start: 34, offset: 16 }),
-            segmentation: Some(Segmentation { kind: Kind::Tcp6, size: 1440, headers: 74 }),
+            segmentation: Some(Segmentation { kind: GsoKind::Tcp6, size: 1440, headers: 74 }),
             verified: false,
         };
         let frame = Frame { bytes: vec![7; 5000], offload };
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn a_tap_without_headers_has_frames_and_nothing_else() {
         let (a, b) = pair();
-        let (mut a, b) = (Host::bare(a.fd), b.fd);
+        let (mut a, b) = (InterfaceBackend::bare(a.fd), b.fd);
         assert_eq!(a.abilities(), Abilities::default(), "nothing may be left to it");
         let frame = Frame { bytes: (0..60).collect(), offload: Offload::default() };
         assert_eq!(a.send(&frame), Sent::Done);

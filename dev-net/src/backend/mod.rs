@@ -8,7 +8,7 @@
 mod host;
 mod stream;
 
-pub use host::{Host, Receive};
+pub use host::{InterfaceBackend, Receive};
 pub use stream::Stream;
 
 use crate::frame::Frame;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::FRAMES;
 use crate::backend::{Abilities, Cable};
-use crate::frame::{Frame, Kind, Offload, Partial, Segmentation};
+use crate::frame::{Frame, GsoKind, Offload, Partial, Segmentation};
 use crate::offload::checksum;
 use bulkhead_bus::nic::NicRules;
 use bulkhead_bus::{GuestMemory as _, fake::FakeMemory};
@@ -173,7 +173,7 @@ fn checksums_and_segments_are_computed_only_for_a_back_end_without_offload() {
         b.descriptor(at, 0x0300 << 32 | 0x2f << 24 | 1 << 20 | bytes.len() as u64);
         if can {
             let sent = b.cable.take().unwrap();
-            assert_eq!(sent.offload.segmentation, Some(Segmentation { kind: Kind::Tcp4, size: 1000, headers: 54 }));
+            assert_eq!(sent.offload.segmentation, Some(Segmentation { kind: GsoKind::Tcp4, size: 1000, headers: 54 }));
             assert_eq!((sent.offload.checksum, sent.bytes.len()), (Some(Partial { start: 34, offset: 16 }), 4054));
             assert_eq!(&sent.bytes[16..18], &4040u16.to_be_bytes(), "the length of the whole");
         } else {

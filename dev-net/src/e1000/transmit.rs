@@ -1,7 +1,7 @@
 //! The transmit ring: descriptors to frames (SDM 3.3, 3.4, 3.5).
 use super::E1000;
 use super::spec::{Command, Ctrl, DESCRIPTOR, TRANSMIT_DONE, Tctl, TransmitDescriptor, cause, reg};
-use crate::frame::{self, Frame, Kind, Offload, Partial};
+use crate::frame::{self, Frame, GsoKind, Offload, Partial};
 use crate::offload;
 use crate::port::Way;
 use bulkhead_bus::Context;
@@ -161,7 +161,7 @@ impl E1000 {
             Some(Partial { start: u16::try_from(place(start)).ok()?, offset })
         };
         let frame = if tx.segment {
-            let kind = if context.ipv4 { Kind::Tcp4 } else { Kind::Tcp6 };
+            let kind = if context.ipv4 { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
             match offload::large(bytes, kind, context.segment).filter(|_| context.tcp) {
                 Some(frame) => frame,
                 None => {

@@ -1,7 +1,7 @@
 //! Sending: C mode's four buffers (5.4), C+ mode's rings (7.2.1).
 use super::spec::{DESCRIPTOR, RING, TRANSMIT_TAG, TransmitStatus, TransmitWord, cause, reg};
 use super::{LARGEST, Rtl8139};
-use crate::frame::{self, Frame, Kind, ether_type};
+use crate::frame::{self, Frame, GsoKind, ether_type};
 use crate::offload;
 use crate::port::Way;
 use bulkhead_bus::Context;
@@ -122,8 +122,8 @@ impl Rtl8139 {
         let frame = if word.large() {
             let kind =
                 match frame::be16(&bytes, 12).filter(|t| *t != ether_type::VLAN).or_else(|| frame::be16(&bytes, 16)) {
-                    Some(ether_type::IPV6) => Kind::Tcp6,
-                    _ => Kind::Tcp4,
+                    Some(ether_type::IPV6) => GsoKind::Tcp6,
+                    _ => GsoKind::Tcp4,
                 };
             match offload::large(bytes, kind, word.segment()) {
                 Some(frame) => frame,

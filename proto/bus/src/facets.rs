@@ -73,7 +73,7 @@ pub enum BoardError {
 pub enum PasswordError {
     /// This process serves no viewers.
     #[error("this process serves no viewers")]
-    NobodyAsked,
+    NotSupported,
     /// The server was started without password authentication.
     #[error("the server was started without password=on")]
     Off,
@@ -168,7 +168,7 @@ pub trait Viewers {
     /// This server does not use a password.
     fn set_password(&mut self, password: &[u8]) -> Result<(), PasswordError> {
         let _ = password;
-        Err(PasswordError::NobodyAsked)
+        Err(PasswordError::NotSupported)
     }
 
     /// Where each connected viewer comes from.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The device that receives viewers' input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Sink {
+pub enum InputTarget {
     /// The keyboard controller.
     Keyboard,
     /// Devices on USB.
@@ -73,12 +73,12 @@ pub enum FdUse {
     /// The read end of a pipe of [`InputEvent`](bulkhead_bus::InputEvent) records, for an input device.
     InputFrom,
     /// The write end of such a pipe, for viewers.
-    InputTo(Sink),
+    InputTo(InputTarget),
     /// The write end of a pipe of bytes, for an input device: the input that the guest accepts there, bit 0 absolute positions, 1 keys,
     /// 2 relative movement; with bit 3, bits 4 to 6 are the LEDs of its keyboard, as in [`FdUse::LedsTo`].
     TakesTo,
     /// The read end of such a pipe, for viewers.
-    TakesFrom(Sink),
+    TakesFrom(InputTarget),
     /// The read end of a pipe of records of two 16-bit numbers, for the display: width and height that viewers request.
     WishesFrom,
     /// The write end of that pipe, for viewers.

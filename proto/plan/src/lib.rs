@@ -20,7 +20,7 @@ pub use ask::{Ask, Death, Ending, FromProcess};
 pub use config::{
     DeviceConfig, DriveConfig, DriveId, Facets, FacetsMut, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress,
 };
-pub use fd_use::{FdUse, Sink};
+pub use fd_use::{FdUse, InputTarget};
 pub use kind::{Input, KINDS, Kind, Memory, Picture, Starts};
 pub use messages::{Activity, FrontDisk, ProcessRow, RequestRefused, SessionPacket, ToProcess};
 

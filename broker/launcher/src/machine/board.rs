@@ -1,5 +1,5 @@
 //! The board and its keyboard controller.
-use super::Device;
+use super::DeviceKind;
 use super::Machine;
 use super::host::{Host, Part};
 use super::option::{ArgumentError, Arguments, Given, Group};
@@ -26,7 +26,7 @@ pub fn open(host: &Host, devices: &[Part], unplug: bool) -> Part {
 }
 
 /// The keyboard controller, which every machine has: no option asks for it.
-pub(super) static KEYBOARD: Device = Device {
+pub(super) static KEYBOARD: DeviceKind = DeviceKind {
     kinds: &[&kind::PS2],
     arguments: Group { options: &[], keys: &[], arguments: || Box::new(NoOption) },
     open: |_| -> Result<Vec<Part>, Failure> { Ok(vec![Part::new(DeviceConfig::Ps2)]) },

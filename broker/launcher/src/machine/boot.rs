@@ -1,5 +1,5 @@
 //! fw_cfg: direct boot and the firmware's menu.
-use super::Device;
+use super::DeviceKind;
 use super::Machine;
 use super::host::{Host, Part};
 use super::option::{ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, flag, keys, number, option};
@@ -10,7 +10,7 @@ use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 
-pub(super) static DEVICE: Device = Device {
+pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::FWCFG],
     arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(DirectBoot::default()) },
     open,

@@ -1,5 +1,5 @@
 //! The IDE controller, and images of drives.
-use super::Device;
+use super::DeviceKind;
 use super::Machine;
 use super::disk::{self, Properties};
 use super::host::{Host, Part};
@@ -16,7 +16,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::path::{Path, PathBuf};
 
-pub(super) static DEVICE: Device = Device {
+pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::IDE],
     arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Drives::default()) },
     open,

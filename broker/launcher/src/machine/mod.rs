@@ -46,7 +46,7 @@ use viewers::Vnc;
 
 /// A kind of device. A machine may have none or several of a kind.
 #[derive(Debug)]
-pub struct Device {
+pub struct DeviceKind {
     /// The kinds of process that `open` makes parts for.
     pub kinds: &'static [&'static Kind],
     /// The options that configure it.
@@ -56,7 +56,7 @@ pub struct Device {
 }
 
 /// All kinds of devices in the order of their slots, without the board, which needs the opened disks.
-pub static DEVICES: [&Device; 7] =
+pub static DEVICES: [&DeviceKind; 7] =
     [&drives::DEVICE, &board::KEYBOARD, &video::DEVICE, &nics::DEVICE, &boot::DEVICE, &usb::DEVICE, &serial::DEVICE];
 
 /// The options of all devices and of viewers.

@@ -4,7 +4,7 @@ use super::host::{Host, Part, inherit};
 use super::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, flag, keys, number, option, wrong,
 };
-use super::{Device, board, firmware};
+use super::{DeviceKind, board, firmware};
 use crate::failure::Failure;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::nic::{NicLease, NicSettings};
@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// MTU of a stub domain's interface: the largest frame of any card. An interface may refuse it; the back end has its own limit too.
 const LARGEST_MTU: u32 = 16_110;
 
-pub(super) static DEVICE: Device = Device {
+pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::E1000, &kind::RTL8139],
     arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Cards::default()) },
     open,

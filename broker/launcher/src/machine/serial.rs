@@ -1,5 +1,5 @@
 //! Serial ports, and the other ends of serial ports and consoles.
-use super::Device;
+use super::DeviceKind;
 use super::host::{Host, Part, socket};
 use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, option, wrong};
 use super::{Chardev, Machine, Socket};
@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Serial ports of a PC; more are accepted and not emulated.
 const PORTS: usize = 4;
 
-pub(super) static DEVICE: Device = Device {
+pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::SERIAL],
     arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Ports::default()) },
     open,

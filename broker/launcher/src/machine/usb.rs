@@ -2,13 +2,13 @@
 use super::Machine;
 use super::host::{Host, Part};
 use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, QUBES, flag, option};
-use super::{Device, board};
+use super::{DeviceKind, board};
 use crate::failure::Failure;
 use Fate::{Implemented, Refused, Substituted};
 use bulkhead_bus::UsbDevice;
 use bulkhead_plan::{DeviceConfig, kind};
 
-pub(super) static DEVICE: Device = Device {
+pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::USB],
     arguments: Group { options: OPTIONS, keys: &[], arguments: || Box::new(Controller) },
     open,

@@ -4,13 +4,13 @@ use super::host::{Host, Part};
 use super::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, XENOPSD, flag, keys, number, option,
 };
-use super::{Device, firmware};
+use super::{DeviceKind, firmware};
 use crate::failure::Failure;
 use Fate::{Ignored, Implemented, Refused, Substituted};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use bulkhead_ring::SharedArea;
 
-pub(super) static DEVICE: Device = Device {
+pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::VGA],
     arguments: Group { options: OPTIONS, keys: KEYS, arguments: || Box::new(Adapter) },
     open,

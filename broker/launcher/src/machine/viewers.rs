@@ -6,7 +6,7 @@ use crate::failure::{Failure, system};
 use crate::slot::doorbell;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_bus::LAYOUTS;
-use bulkhead_plan::{DeviceConfig, FdUse, Input, Picture, Sink, VncAddress};
+use bulkhead_plan::{DeviceConfig, FdUse, Input, InputTarget, Picture, VncAddress};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
@@ -157,15 +157,15 @@ pub fn link(parts: &mut [Part]) -> Result<(), Failure> {
         }
         let sink = match kind.input {
             Input::None => continue,
-            Input::Keyboard => Sink::Keyboard,
-            Input::Usb => Sink::Usb,
-            Input::Pv if part.domid.is_some() => Sink::GuestKeyboard,
-            Input::Pv => Sink::PvKeyboard,
+            Input::Keyboard => InputTarget::Keyboard,
+            Input::Usb => InputTarget::Usb,
+            Input::Pv if part.domid.is_some() => InputTarget::GuestKeyboard,
+            Input::Pv => InputTarget::PvKeyboard,
         };
         let (from, to) = pipe()?;
         part.kept.push((FdUse::InputFrom, from));
         ends.push((FdUse::InputTo(sink), to));
-        if sink == Sink::Keyboard {
+        if sink == InputTarget::Keyboard {
             // The keyboard's lights, which a frame buffer does not show.
             if remote {
                 let (from, to) = pipe()?;

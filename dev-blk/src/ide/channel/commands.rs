@@ -1,5 +1,5 @@
 //! Commands: passes them to a drive and begins to carry out its reply.
-use super::{After, Channel, Phase};
+use super::{After, Channel, TransferPhase};
 use crate::ata::drive::Drive;
 use crate::ata::spec::command;
 use crate::ata::transfer::{Data, Protocol, Reply};
@@ -9,7 +9,7 @@ use bulkhead_bus::Context;
 impl Channel {
     pub(super) fn command(&mut self, code: u8, io: &mut dyn Executor, cx: &mut Context) {
         // DEVICE RESET affects the selected drive; the other one continues its command.
-        let other_works = self.current != self.device.dev() && matches!(self.phase, Phase::Working(_));
+        let other_works = self.current != self.device.dev() && matches!(self.phase, TransferPhase::Working(_));
         if code == command::DEVICE_RESET && other_works {
             let mut device = self.device;
             let selected = self.drives.get_mut(usize::from(device.dev())).and_then(Option::as_mut);

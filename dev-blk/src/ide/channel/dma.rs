@@ -1,6 +1,6 @@
 //! Data transfer by the bus master (Intel, Programming Interface for Bus Master IDE Controller 1.0).
 use super::bus_master::{Progress, shown};
-use super::{After, Channel, Phase};
+use super::{After, Channel, TransferPhase};
 use crate::ata::drive::Drive;
 use crate::ata::spec::Status;
 use crate::ata::transfer::{Data, List, Reply};
@@ -26,7 +26,7 @@ impl Channel {
         if let Some(current) = self.current() {
             current.task_file.status = Status::new().with_drdy(true).with_bsy(true);
         }
-        self.phase = Phase::AwaitDma(data);
+        self.phase = TransferPhase::AwaitDma(data);
         if self.bus_master.may_transfer() {
             self.start_dma(io, cx);
         }
@@ -86,9 +86,9 @@ impl Channel {
 
     fn start_dma(&mut self, io: &mut dyn Executor, cx: &mut Context) {
         // If no command waits for DMA, the engine is armed, and a command in progress continues.
-        let Phase::AwaitDma(data) = &self.phase else { return };
+        let TransferPhase::AwaitDma(data) = &self.phase else { return };
         let (bytes, to_memory) = (data.bytes(), data.to_host());
-        let Phase::AwaitDma(data) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let TransferPhase::AwaitDma(data) = std::mem::replace(&mut self.phase, TransferPhase::Idle) else { return };
         let direction_right = self.bus_master.command().to_memory() == to_memory;
         let Some(described) = self.described(bytes, cx).filter(|_| direction_right) else {
             return self.dma_failed();
@@ -162,7 +162,7 @@ impl Channel {
     /// ready. Nothing is transferred, because a partial write would be one that the guest has not requested.
     fn dma_short(&mut self) {
         self.bus_master.ended(Progress::Shorter);
-        self.phase = Phase::Idle;
+        self.phase = TransferPhase::Idle;
         if let Some(current) = self.current() {
             current.task_file.status = Status::READY;
         }

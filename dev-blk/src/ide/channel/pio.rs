@@ -1,5 +1,5 @@
 //! Data transfer by the data register.
-use super::{After, Channel, Out, Phase};
+use super::{After, Channel, Out, TransferPhase};
 use crate::ata::transfer::List;
 use crate::backend::Executor;
 use bulkhead_bus::Context;
@@ -16,7 +16,7 @@ impl Channel {
     fn offer_block(&mut self) {
         let len = self.next_block();
         self.with(|drive, r| drive.data_request(true, len, r));
-        self.phase = Phase::PioIn;
+        self.phase = TransferPhase::PioIn;
         self.raise();
     }
 
@@ -43,7 +43,7 @@ impl Channel {
     pub(super) fn accept_packet(&mut self) {
         self.room(12);
         self.block_end = 12;
-        self.phase = Phase::PioOut(Out::Packet);
+        self.phase = TransferPhase::PioOut(Out::Packet);
     }
 
     /// Requests a list from the guest.
@@ -55,7 +55,7 @@ impl Channel {
     /// Requests the next block of a list.
     fn accept_list_block(&mut self, list: List) {
         let len = self.next_block();
-        self.phase = Phase::PioOut(Out::List(list));
+        self.phase = TransferPhase::PioOut(Out::List(list));
         self.with(|drive, r| drive.data_request(false, len, r));
         self.raise();
     }
@@ -65,7 +65,7 @@ impl Channel {
         let len = self.sectors.block(self.block);
         self.room(len);
         self.block_end = len;
-        self.phase = Phase::PioOut(Out::Sectors);
+        self.phase = TransferPhase::PioOut(Out::Sectors);
         self.with(|drive, r| drive.data_request(false, len, r));
     }
 
@@ -73,7 +73,7 @@ impl Channel {
     pub(crate) fn data_in(&mut self, to: &mut [u8], io: &mut dyn Executor) {
         let mut rest = to;
         while !rest.is_empty() {
-            if !matches!(self.phase, Phase::PioIn) {
+            if !matches!(self.phase, TransferPhase::PioIn) {
                 rest.fill(0xff);
                 return;
             }
@@ -105,7 +105,7 @@ impl Channel {
                 drive.done(r);
                 drive.has_packet()
             });
-            self.phase = Phase::Idle;
+            self.phase = TransferPhase::Idle;
             if packet == Some(true) {
                 self.raise();
             }
@@ -116,7 +116,7 @@ impl Channel {
     pub(crate) fn data_out(&mut self, from: &[u8], io: &mut dyn Executor, cx: &mut Context) {
         let mut rest = from;
         while !rest.is_empty() {
-            let Phase::PioOut(what) = self.phase else { return };
+            let TransferPhase::PioOut(what) = self.phase else { return };
             let room = self.buffer.get_mut(self.at..self.block_end).unwrap_or_default();
             let n = room.len().min(rest.len());
             if n == 0 {

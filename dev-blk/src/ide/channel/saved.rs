@@ -1,6 +1,6 @@
 //! The saved state of a channel, and its registers for `inspect`.
 use super::bus_master::BusMaster;
-use super::{After, Channel, Phase};
+use super::{After, Channel, TransferPhase};
 use crate::ata::spec::DeviceRegister;
 use crate::ide::spec::DeviceControl;
 use crate::ide::state::ChannelState;
@@ -30,7 +30,7 @@ impl Channel {
             interrupt_of_other: self.interrupt && !self.pending(),
             drives: self.drives.iter().flatten().map(Attached::save).collect(),
             // The result of a job from before a reset is dropped.
-            busy: !matches!(self.phase, Phase::Idle | Phase::Working(After::Nothing)),
+            busy: !matches!(self.phase, TransferPhase::Idle | TransferPhase::Working(After::Nothing)),
             stale: self.stale,
         }
     }

@@ -1,5 +1,5 @@
 //! Effects of a viewer's messages.
-use super::{Abilities, Host, Message, ViewerSession};
+use super::{Abilities, Message, SessionContext, ViewerSession};
 use crate::vnc::encode::Encoding;
 use crate::vnc::input::Pointing;
 use crate::vnc::pixel::PixelFormat;
@@ -8,7 +8,7 @@ use crate::vnc::spec::{encoding, fence, server, size_status};
 
 impl ViewerSession {
     /// Carries out a message.
-    pub(super) fn apply(&mut self, message: Message<'_>, host: &mut Host<'_>) {
+    pub(super) fn apply(&mut self, message: Message<'_>, context: &mut SessionContext<'_>) {
         match message {
             Message::SetPixelFormat(format) => self.set_format(format),
             Message::SetEncodings { count: _ } => {
@@ -25,9 +25,9 @@ impl ViewerSession {
                     (usize::from(y)..last).for_each(|line| self.damage.add(line, all));
                 }
             }
-            Message::Key { down, keysym } => self.input.keysym(keysym, down, &mut host.keyboard()),
+            Message::Key { down, keysym } => self.input.keysym(keysym, down, &mut context.keyboard()),
             Message::ScancodeKey { down, keysym, scancode } => {
-                self.input.scancode(scancode, keysym, down, &mut host.keyboard());
+                self.input.scancode(scancode, keysym, down, &mut context.keyboard());
             }
             Message::Pointer { buttons, x, y } => {
                 // The meaning depends on the pointer kind that was announced to the viewer.
@@ -36,7 +36,7 @@ impl ViewerSession {
                     () if self.abilities.motion_change && self.announced_absolute == Some(false) => Pointing::Movement,
                     () => Pointing::Positions,
                 };
-                self.input.pointer(buttons, x, y, pointing, host.input);
+                self.input.pointer(buttons, x, y, pointing, context.input);
             }
             Message::CutText { len: _ } => {}
             Message::ContinuousUpdates { on } => {
@@ -53,7 +53,7 @@ impl ViewerSession {
             Message::SetDesktopSize { width, height, screens } => {
                 if self.abilities.extended_desktop_size {
                     // The request is forwarded; the guest may use it when it reads the EDID.
-                    let taken = screens == 1 && (host.wish)(width, height);
+                    let taken = screens == 1 && (context.wish)(width, height);
                     self.asked_size = Some(if taken { size_status::FORWARDED } else { size_status::PROHIBITED });
                     self.update_requested = true;
                 }
@@ -78,15 +78,15 @@ impl ViewerSession {
             encoding::DESKTOP_SIZE => can.desktop_size = true,
             encoding::EXTENDED_DESKTOP_SIZE if !can.extended_desktop_size => {
                 can.extended_desktop_size = true;
-                self.announces.0 = true;
+                self.announcements.extended_desktop_size = true;
             }
             encoding::EXTENDED_KEY if !can.extended_key => {
                 can.extended_key = true;
-                self.announces.1 = true;
+                self.announcements.extended_key = true;
             }
             encoding::CURSOR if !can.cursor => {
                 can.cursor = true;
-                self.announces.2 = true;
+                self.announcements.cursor = true;
             }
             encoding::LED_STATE => can.led_state = true,
             encoding::POINTER_MOTION_CHANGE if !can.motion_change => {

@@ -1,6 +1,6 @@
 //! The handshake (RFC 6143, 7.1): version, security, ClientInit, and the reasons of a refusal.
 use super::message::Parsed;
-use super::{HandshakeState, Host, ViewerError, ViewerSession};
+use super::{HandshakeState, SessionContext, ViewerError, ViewerSession};
 use crate::vnc::auth::{CHALLENGE, Password};
 use crate::vnc::spec::security;
 
@@ -73,33 +73,37 @@ fn parse_version(bytes: &[u8]) -> Parsed<HandshakeMessage> {
 
 impl ViewerSession {
     /// Handles one message of the handshake.
-    pub(super) fn enter(&mut self, message: HandshakeMessage, host: &mut Host<'_>) -> Result<(), ViewerError> {
+    pub(super) fn enter(
+        &mut self,
+        message: HandshakeMessage,
+        context: &mut SessionContext<'_>,
+    ) -> Result<(), ViewerError> {
         match message {
-            HandshakeMessage::Version(major, minor) => self.version(major, minor, host),
-            HandshakeMessage::Security(chosen) => self.security(chosen, host),
+            HandshakeMessage::Version(major, minor) => self.version(major, minor, context),
+            HandshakeMessage::Security(chosen) => self.security(chosen, context),
             HandshakeMessage::Response(challenge, answer) => {
-                self.response(challenge, answer, host);
+                self.response(challenge, answer, context);
                 Ok(())
             }
-            HandshakeMessage::Shared(shared) => self.init(shared, host),
+            HandshakeMessage::Shared(shared) => self.init(shared, context),
         }
     }
 
     /// Handles the version, and sends the security types, or for 3.3 the challenge at once.
-    fn version(&mut self, major: u16, minor: u16, host: &mut Host<'_>) -> Result<(), ViewerError> {
+    fn version(&mut self, major: u16, minor: u16, context: &mut SessionContext<'_>) -> Result<(), ViewerError> {
         self.version = Version::of(major, minor).unwrap_or(Version::V3);
         if Version::of(major, minor).is_none() {
             return Err(self.refuse(ViewerError::UnknownVersion));
         }
-        if host.full {
+        if context.full {
             return Err(self.refuse(ViewerError::TooManyViewers));
         }
-        let offered = if host.gate.password == Password::None { security::NONE } else { security::VNC_AUTH };
+        let offered = if context.gate.password == Password::None { security::NONE } else { security::VNC_AUTH };
         if self.version == Version::V3 {
             self.output.extend_from_slice(&u32::from(offered).to_be_bytes());
             match offered {
                 security::NONE => self.handshake = HandshakeState::ClientInit,
-                _ => self.challenge(host)?,
+                _ => self.challenge(context)?,
             }
         } else {
             self.output.extend_from_slice(&[1, offered]);
@@ -109,15 +113,15 @@ impl ViewerSession {
     }
 
     /// Handles the security type that the viewer chooses (7.1.2).
-    fn security(&mut self, chosen: u8, host: &mut Host<'_>) -> Result<(), ViewerError> {
+    fn security(&mut self, chosen: u8, context: &mut SessionContext<'_>) -> Result<(), ViewerError> {
         match chosen {
-            security::NONE if host.gate.password == Password::None => {
+            security::NONE if context.gate.password == Password::None => {
                 if self.version >= Version::V8 {
                     self.output.extend_from_slice(&security::OK.to_be_bytes());
                 }
                 self.handshake = HandshakeState::ClientInit;
             }
-            security::VNC_AUTH if host.gate.password != Password::None => self.challenge(host)?,
+            security::VNC_AUTH if context.gate.password != Password::None => self.challenge(context)?,
             _ => {
                 self.failed(ViewerError::SecurityType);
                 return Err(ViewerError::SecurityType);
@@ -126,31 +130,31 @@ impl ViewerSession {
         Ok(())
     }
 
-    fn challenge(&mut self, host: &Host<'_>) -> Result<(), ViewerError> {
-        let challenge = (host.random)().ok_or(ViewerError::NoRandomBytes)?;
+    fn challenge(&mut self, context: &SessionContext<'_>) -> Result<(), ViewerError> {
+        let challenge = (context.random)().ok_or(ViewerError::NoRandomBytes)?;
         self.output.extend_from_slice(&challenge);
         self.handshake = HandshakeState::Response(challenge);
         Ok(())
     }
 
     /// Checks the response to a challenge (7.2.2).
-    fn response(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE], host: &mut Host<'_>) {
-        match host.gate.check(challenge, answer) {
+    fn response(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE], context: &mut SessionContext<'_>) {
+        match context.gate.check(challenge, answer) {
             Ok(()) => {
                 self.output.extend_from_slice(&security::OK.to_be_bytes());
                 self.handshake = HandshakeState::ClientInit;
             }
             Err(wait) => {
-                self.handshake = HandshakeState::Rejected(host.now.saturating_add(wait));
-                self.deadline = host.now.saturating_add(wait);
+                self.handshake = HandshakeState::Rejected(context.now.saturating_add(wait));
+                self.deadline = context.now.saturating_add(wait);
             }
         }
     }
 
     /// Handles ClientInit (7.3.1).
-    fn init(&mut self, shared: bool, host: &mut Host<'_>) -> Result<(), ViewerError> {
-        host.alone = !shared;
-        if host.full && !host.alone {
+    fn init(&mut self, shared: bool, context: &mut SessionContext<'_>) -> Result<(), ViewerError> {
+        context.alone = !shared;
+        if context.full && !context.alone {
             // Other viewers have completed their handshakes since this one sent its version.
             return Err(ViewerError::TooManyViewers);
         }

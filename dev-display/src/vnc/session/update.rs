@@ -1,5 +1,5 @@
 //! Updates for a viewer: the picture's size and its changes.
-use super::{ENOUGH, HandshakeState, RECTANGLES, TALL, ViewerSession};
+use super::{Announcements, ENOUGH, HandshakeState, RECTANGLES, TALL, ViewerSession};
 use crate::fbdev::View;
 use crate::vnc::encode::encode;
 use crate::vnc::screen::{Change, Damage, block, segments};
@@ -77,10 +77,9 @@ impl ViewerSession {
             return true;
         }
         let mut notes = Vec::new();
-        let (sizes, keys, cursor) = std::mem::take(&mut self.announces);
-        notes.extend(sizes.then(|| extended_size(self.size, 0, 0)));
-        notes.extend(keys.then(|| note(0, 0, 0, 0, encoding::EXTENDED_KEY)));
-        // An empty cursor: the guest's pointer is in the picture, so viewers must not show another.
+        let Announcements { extended_desktop_size, extended_key, cursor } = std::mem::take(&mut self.announcements);
+        notes.extend(extended_desktop_size.then(|| extended_size(self.size, 0, 0)));
+        notes.extend(extended_key.then(|| note(0, 0, 0, 0, encoding::EXTENDED_KEY)));
         notes.extend(cursor.then(|| note(0, 0, 0, 0, encoding::CURSOR)));
         if let Some(status) = self.asked_size.take() {
             // Reason 1: this viewer's request.

@@ -4,7 +4,7 @@ use crate::vnc::input::Input;
 use crate::vnc::layouts::LAYOUTS;
 use crate::vnc::locks::Locks;
 use crate::vnc::session::handshake::HandshakeMessage;
-use crate::vnc::session::{HandshakeState, Host, LONGEST, ViewerError, ViewerSession};
+use crate::vnc::session::{HandshakeState, LONGEST, SessionContext, ViewerError, ViewerSession};
 use bulkhead_bus::InputEvent;
 use proptest::prelude::*;
 
@@ -104,7 +104,7 @@ fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), ViewerError>, Vec<u8>, V
     session.handshake = HandshakeState::Running;
     session.size = (200, 100);
     let (mut gate, mut locks, mut input) = (Gate::new(Password::None), Locks::default(), Vec::new());
-    let mut host = Host {
+    let mut context = SessionContext {
         gate: &mut gate,
         now: 0,
         random: &|| None,
@@ -119,7 +119,7 @@ fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), ViewerError>, Vec<u8>, V
     let mut end = Ok(());
     for cut in cuts.iter().cycle() {
         let (now, later) = rest.split_at((*cut).min(rest.len()));
-        end = session.receive(now, &mut host);
+        end = session.receive(now, &mut context);
         assert!(end.is_err() || session.received.len() < LONGEST);
         rest = later;
         if rest.is_empty() || end.is_err() {
