@@ -15,7 +15,9 @@ mod tests;
 use crate::backend::{Executor, Image, Job, Outcome};
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BUFFER_PAGES, BackEnd, EVENTS, Frontend, Handshake, NODES, Piece, Side, State, number};
+use bulkhead_bus::pv::{
+    BUFFER_PAGES, BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, Piece, Side, State, number,
+};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
 use rustix::io::Errno;
@@ -460,7 +462,29 @@ fn address(page: usize) -> u64 {
     (page as u64).saturating_mul(4096)
 }
 
+/// Why the disk cannot be connected to the guest's ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QdiskFault {
+    /// More pages than this end offers.
+    #[error("ring-page-order is larger than max-ring-page-order")]
+    Order,
+    /// The layout of requests is unknown.
+    #[error("protocol is neither x86_64-abi nor x86_32-abi")]
+    Protocol,
+    /// The ring's pages cannot be mapped.
+    #[error("the ring's pages are not granted")]
+    NotGranted,
+    /// More unanswered requests than entries.
+    #[error("the ring's counters are impossible")]
+    Counters,
+    /// A fault that every back end can have.
+    #[error(transparent)]
+    Connect(#[from] ConnectFault),
+}
+
 impl BackEnd for Qdisk {
+    type Fault = QdiskFault;
+
     fn front(&mut self) -> &mut dyn Frontend {
         &mut *self.front
     }
@@ -489,26 +513,25 @@ impl BackEnd for Qdisk {
         }
     }
 
-    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+    fn connect(&mut self, cx: &mut Context) -> Result<(), QdiskFault> {
         let mut number = |name: &str| number(&mut *self.front, name);
         let order = number("ring-page-order").unwrap_or(0) as usize;
         if order > MAX_ORDER {
-            return Err("ring-page-order is larger than max-ring-page-order");
+            return Err(QdiskFault::Order);
         }
         let pages = 1usize << order;
         let grefs: Option<Vec<u32>> = match pages {
             1 => number("ring-ref").or_else(|| number("ring-ref0")).map(|gref| vec![gref]),
             pages => (0..pages).map(|i| number(&format!("ring-ref{i}"))).collect(),
         };
-        let grefs = grefs.ok_or("ring-ref is no grant reference")?;
+        let grefs = grefs.ok_or(ConnectFault::NoReference("ring-ref"))?;
         self.persistent = number("feature-persistent") == Some(1);
-        let layout = Layout::of(self.front.node(Side::Front, "protocol").as_deref())
-            .ok_or("protocol is neither x86_64-abi nor x86_32-abi")?;
+        let layout = Layout::of(self.front.node(Side::Front, "protocol").as_deref()).ok_or(QdiskFault::Protocol)?;
         if !self.front.map(0, &grefs) {
-            return Err("the ring's pages are not granted");
+            return Err(QdiskFault::NotGranted);
         }
         self.bind_event_channel(cx)?;
-        let ring = Ring::new(&*self.front, pages, layout).ok_or("the ring's counters are impossible")?;
+        let ring = Ring::new(&*self.front, pages, layout).ok_or(QdiskFault::Counters)?;
         self.ring = Some(ring);
         tracing::info!(entries = ring.entries(), persistent = self.persistent, "connected");
         // The guest may have written requests, and may have missed answers, before the connection.

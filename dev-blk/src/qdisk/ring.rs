@@ -5,6 +5,15 @@ use bulkhead_bus::GuestMemory;
 use bulkhead_bus::pv::Frontend;
 use std::sync::atomic::{Ordering, fence};
 
+/// Why the ring cannot be used any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RingFault {
+    #[error("more requests than it has room for")]
+    Overfull,
+    #[error("its pages are gone")]
+    PagesGone,
+}
+
 /// A connected ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
@@ -47,7 +56,7 @@ impl Ring {
         &mut self,
         front: &dyn Frontend,
         memory: &dyn GuestMemory,
-    ) -> Result<Option<Request>, &'static str> {
+    ) -> Result<Option<Request>, RingFault> {
         let mut asked = front.load(ring::REQ_PROD);
         if asked == self.taken {
             front.store(ring::REQ_EVENT, self.taken.wrapping_add(1));
@@ -60,11 +69,11 @@ impl Ring {
         }
         // More unanswered requests than the ring has entries.
         if asked.wrapping_sub(self.answered) > self.entries {
-            return Err("more requests than it has room for");
+            return Err(RingFault::Overfull);
         }
         fence(Ordering::Acquire);
         let mut copy = vec![0; self.layout.entry()];
-        memory.read(self.at(self.taken), &mut copy).map_err(|_| "its pages are gone")?;
+        memory.read(self.at(self.taken), &mut copy).map_err(|_| RingFault::PagesGone)?;
         self.taken = self.taken.wrapping_add(1);
         Ok(Some(Request::parse(&copy, self.layout)))
     }

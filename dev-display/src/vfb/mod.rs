@@ -7,7 +7,7 @@ mod exercised;
 mod tests;
 
 use crate::frame::Frame;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Handshake, NODES, Side, State};
+use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, Side, State};
 use bulkhead_bus::{Auxiliary, Context, Display, GuestMemory, Inspect, Ready, Surface};
 pub use exercised::exercised;
 use std::sync::Arc;
@@ -84,6 +84,52 @@ impl Geometry {
     }
 }
 
+/// Why a domain's frame buffer cannot be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VfbFault {
+    /// The node has no frame number.
+    #[error("page-ref is no frame")]
+    NoFrame,
+    /// The page has another layout.
+    #[error("protocol is not x86_64-abi")]
+    Protocol,
+    /// Xen does not map the page.
+    #[error("page-ref is no frame of this domain")]
+    ForeignPage,
+    /// The mapped page cannot be read.
+    #[error("its page cannot be read")]
+    Unreadable,
+    /// The picture's memory is empty or too large.
+    #[error("mem_length is 1 to 64 MiB")]
+    Length,
+    /// The picture does not fit in its memory, or has an unknown form.
+    #[error("width, height, line_length and depth do not make a picture in mem_length")]
+    Geometry,
+    /// Xen does not map a page that lists the picture's pages.
+    #[error("a page directory is no frame of this domain")]
+    ForeignDirectory,
+    /// A mapped page directory cannot be read.
+    #[error("a page directory has gone")]
+    DirectoryGone,
+    /// Xen does not map a page of the picture.
+    #[error("a page of the picture is no frame of this domain")]
+    ForeignPicture,
+    /// A fault that every back end can have.
+    #[error(transparent)]
+    Connect(#[from] ConnectFault),
+}
+
+/// Why a connected domain's events cannot be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum EventFault {
+    #[error("its page cannot be read")]
+    Unreadable,
+    #[error("more events than the page has room for")]
+    Overfull,
+    #[error("a new size that does not fit into its memory")]
+    Size,
+}
+
 /// The mappings of a connected domain.
 struct Mapped {
     page: Arc<dyn GuestMemory>,
@@ -122,49 +168,49 @@ impl Vfb {
         }
     }
 
-    fn map(&mut self) -> Result<Mapped, &'static str> {
+    fn map(&mut self) -> Result<Mapped, VfbFault> {
         let frame = self
             .front
             .node(Side::Front, "page-ref")
             .and_then(|v| v.trim().parse::<u64>().ok())
-            .ok_or("page-ref is no frame")?;
+            .ok_or(VfbFault::NoFrame)?;
         if !matches!(self.front.node(Side::Front, "protocol").as_deref(), None | Some("" | "x86_64-abi")) {
-            return Err("protocol is not x86_64-abi");
+            return Err(VfbFault::Protocol);
         }
-        let page = self.frames.map(&[frame]).ok_or("page-ref is no frame of this domain")?;
+        let page = self.frames.map(&[frame]).ok_or(VfbFault::ForeignPage)?;
         // All fields are read from one copy.
         let mut copy = vec![0; PAGE];
-        page.read(0, &mut copy).map_err(|_| "its page cannot be read")?;
+        page.read(0, &mut copy).map_err(|_| VfbFault::Unreadable)?;
         let word = |at: usize| long(&copy, at);
         let bytes = word(page::MEM_LENGTH);
         if bytes == 0 || bytes > BYTES {
-            return Err("mem_length is 1 to 64 MiB");
+            return Err(VfbFault::Length);
         }
         let depth = i32::from(copy.get(page::DEPTH).copied().unwrap_or(0));
         let signed = |at: usize| word(at).cast_signed();
         let geometry =
             Geometry::new(signed(page::WIDTH), signed(page::HEIGHT), signed(page::LINE_LENGTH), depth, 0, bytes);
-        let geometry = geometry.ok_or("width, height, line_length and depth do not make a picture in mem_length")?;
+        let geometry = geometry.ok_or(VfbFault::Geometry)?;
         let pages = (bytes as usize).div_ceil(PAGE);
         let directories: Vec<u64> = (0..pages.div_ceil(PAGE / 8))
             .map(|i| quad(&copy, page::DIRECTORY.saturating_add(i.saturating_mul(8))))
             .collect();
-        let directory = self.frames.map(&directories).ok_or("a page directory is no frame of this domain")?;
+        let directory = self.frames.map(&directories).ok_or(VfbFault::ForeignDirectory)?;
         let mut list = vec![0; pages.saturating_mul(8)];
-        directory.read(0, &mut list).map_err(|_| "a page directory has gone")?;
+        directory.read(0, &mut list).map_err(|_| VfbFault::DirectoryGone)?;
         let list: Vec<u64> = list.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        let buffer = self.frames.map(&list).ok_or("a page of the picture is no frame of this domain")?;
+        let buffer = self.frames.map(&list).ok_or(VfbFault::ForeignPicture)?;
         Ok(Mapped { page, buffer, bytes, geometry, read: long(&copy, page::OUT_PROD) })
     }
 
     /// Handles the domain's events: updates and changes of the size.
-    fn events(&mut self) -> Result<(), &'static str> {
+    fn events(&mut self) -> Result<(), EventFault> {
         let Some(mapped) = &mut self.mapped else { return Ok(()) };
         let mut copy = vec![0; PAGE];
-        mapped.page.read(0, &mut copy).map_err(|_| "its page cannot be read")?;
+        mapped.page.read(0, &mut copy).map_err(|_| EventFault::Unreadable)?;
         let written = long(&copy, page::OUT_PROD);
         if written.wrapping_sub(mapped.read) > page::OUT_LEN {
-            return Err("more events than the page has room for");
+            return Err(EventFault::Overfull);
         }
         while mapped.read != written {
             let at = page::OUT.saturating_add(
@@ -178,14 +224,14 @@ impl Vfb {
                 }
                 Some(kind::RESIZE) => {
                     let geometry = Geometry::new(signed(1), signed(2), signed(3), signed(4), signed(5), mapped.bytes);
-                    mapped.geometry = geometry.ok_or("a new size that does not fit into its memory")?;
+                    mapped.geometry = geometry.ok_or(EventFault::Size)?;
                     self.drawn = true;
                 }
                 _ => self.unknown = self.unknown.saturating_add(1),
             }
             mapped.read = mapped.read.wrapping_add(1);
         }
-        mapped.page.write(page::OUT_CONS, &mapped.read.to_le_bytes()).map_err(|_| "its page cannot be read")
+        mapped.page.write(page::OUT_CONS, &mapped.read.to_le_bytes()).map_err(|_| EventFault::Unreadable)
     }
 
     /// A copy of the current picture.
@@ -227,6 +273,8 @@ fn quad(page: &[u8], at: usize) -> u64 {
 }
 
 impl BackEnd for Vfb {
+    type Fault = VfbFault;
+
     fn front(&mut self) -> &mut dyn Frontend {
         &mut *self.front
     }
@@ -241,7 +289,7 @@ impl BackEnd for Vfb {
         }
     }
 
-    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+    fn connect(&mut self, cx: &mut Context) -> Result<(), VfbFault> {
         let mapped = self.map()?;
         self.bind_event_channel(cx)?;
         tracing::info!(width = mapped.geometry.width, height = mapped.geometry.height, "connected");

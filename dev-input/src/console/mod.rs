@@ -9,7 +9,7 @@ mod tests;
 use crate::serial::Backend;
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Handshake, NODES, State, number};
+use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, State, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -53,6 +53,15 @@ pub struct Console {
     broken: u64,
 }
 
+/// Why the domain's page cannot be used any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum PageFault {
+    #[error("more bytes than the page has room for")]
+    Overfull,
+    #[error("its page has gone")]
+    Gone,
+}
+
 impl Console {
     /// A console of the domain of `front`, whose page is mapped as the first page of `memory`.
     pub fn new(front: Box<dyn Frontend>, memory: Arc<dyn GuestMemory>, host: Box<dyn Backend>, first: bool) -> Self {
@@ -70,14 +79,14 @@ impl Console {
     }
 
     /// Copies bytes in both directions; false if none were copied.
-    fn round(&mut self) -> Result<bool, &'static str> {
+    fn round(&mut self) -> Result<bool, PageFault> {
         let mut moved = false;
         let prod = self.front.load(page::OUT_PROD);
         let cons = self.front.load(page::OUT_CONS);
         fence(Ordering::Acquire);
         let there = prod.wrapping_sub(cons);
         if there > page::OUT_LEN {
-            return Err("more bytes than the page has room for");
+            return Err(PageFault::Overfull);
         }
         if let Some(bytes) = self.piece(page::OUT, cons, page::OUT_LEN, there)? {
             let taken = self.host.write(&bytes).min(bytes.len());
@@ -88,7 +97,7 @@ impl Console {
             }
         }
         let (prod, cons) = (self.front.load(page::IN_PROD), self.front.load(page::IN_CONS));
-        let room = page::IN_LEN.checked_sub(prod.wrapping_sub(cons)).ok_or("more bytes than the page has room for")?;
+        let room = page::IN_LEN.checked_sub(prod.wrapping_sub(cons)).ok_or(PageFault::Overfull)?;
         let at = prod & page::IN_LEN.wrapping_sub(1);
         let mut bytes = vec![0; room.min(page::IN_LEN.wrapping_sub(at)) as usize];
         if !bytes.is_empty() {
@@ -96,7 +105,7 @@ impl Console {
             if let Some(bytes) = bytes.get(..got).filter(|b| !b.is_empty()) {
                 self.memory
                     .write((page::IN as u64).saturating_add(u64::from(at)), bytes)
-                    .map_err(|_| "its page has gone")?;
+                    .map_err(|_| PageFault::Gone)?;
                 fence(Ordering::Release);
                 self.front.store(page::IN_PROD, prod.wrapping_add(u32::try_from(got).unwrap_or(0)));
                 self.into = self.into.saturating_add(got as u64);
@@ -107,13 +116,13 @@ impl Console {
     }
 
     /// A copy of the `there` bytes of a ring from `counter` on, up to the ring's end.
-    fn piece(&self, ring: usize, counter: u32, len: u32, there: u32) -> Result<Option<Vec<u8>>, &'static str> {
+    fn piece(&self, ring: usize, counter: u32, len: u32, there: u32) -> Result<Option<Vec<u8>>, PageFault> {
         let at = counter & len.wrapping_sub(1);
         let mut bytes = vec![0; there.min(len.wrapping_sub(at)) as usize];
         if bytes.is_empty() {
             return Ok(None);
         }
-        self.memory.read((ring as u64).saturating_add(u64::from(at)), &mut bytes).map_err(|_| "its page has gone")?;
+        self.memory.read((ring as u64).saturating_add(u64::from(at)), &mut bytes).map_err(|_| PageFault::Gone)?;
         Ok(Some(bytes))
     }
 
@@ -145,6 +154,8 @@ impl Console {
 }
 
 impl BackEnd for Console {
+    type Fault = ConnectFault;
+
     fn front(&mut self) -> &mut dyn Frontend {
         &mut *self.front
     }
@@ -163,14 +174,14 @@ impl BackEnd for Console {
 
     fn offer(&mut self) {}
 
-    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+    fn connect(&mut self, cx: &mut Context) -> Result<(), ConnectFault> {
         let gref = if self.first {
             RESERVED
         } else {
-            number(&mut *self.front, "ring-ref").ok_or("ring-ref is no grant reference")?
+            number(&mut *self.front, "ring-ref").ok_or(ConnectFault::NoReference("ring-ref"))?
         };
         if !self.front.map(0, &[gref]) {
-            return Err("its page is not granted");
+            return Err(ConnectFault::NotGranted);
         }
         self.bind_event_channel(cx)?;
         self.connected = true;

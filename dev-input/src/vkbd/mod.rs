@@ -9,7 +9,7 @@ use crate::records;
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BackEnd, EVENTS, Frontend, Handshake, NODES, number};
+use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeSet, VecDeque};
@@ -170,6 +170,8 @@ impl Vkbd {
 }
 
 impl BackEnd for Vkbd {
+    type Fault = ConnectFault;
+
     fn front(&mut self) -> &mut dyn Frontend {
         &mut *self.front
     }
@@ -190,12 +192,12 @@ impl BackEnd for Vkbd {
         }
     }
 
-    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+    fn connect(&mut self, cx: &mut Context) -> Result<(), ConnectFault> {
         // Older guests name the page only by its frame number; mapping that would need the right to map any frame.
-        let gref = number(&mut *self.front, "page-gref").ok_or("page-gref is no grant reference")?;
+        let gref = number(&mut *self.front, "page-gref").ok_or(ConnectFault::NoReference("page-gref"))?;
         self.places = number(&mut *self.front, "request-abs-pointer") == Some(1);
         if !self.front.map(0, &[gref]) {
-            return Err("its page is not granted");
+            return Err(ConnectFault::NotGranted);
         }
         self.bind_event_channel(cx)?;
         self.written = self.front.load(page::IN_PROD);

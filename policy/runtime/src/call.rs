@@ -98,25 +98,50 @@ pub enum FacetError {
     Password(#[from] PasswordError),
 }
 
+/// Which part of a call's message is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCall {
+    /// The message has no call that this version knows.
+    #[error("an unknown call")]
+    Unknown,
+    /// A drive's index does not fit into a byte.
+    #[error("number of the drive")]
+    Drive,
+    /// The bytes are no [`NicSettings`].
+    #[error("settings of a network card")]
+    NicSettings,
+    /// The name is empty or too long, or the kind is unknown.
+    #[error("name or kind of a USB device")]
+    UsbDevice,
+    /// Bus 0 has no such device number.
+    #[error("number of a PCI device")]
+    PciNumber,
+    /// The name is empty or too long.
+    #[error("name of a PCI device")]
+    PciName,
+    /// A vCPU's index does not fit into 16 bits.
+    #[error("number of the vCPU")]
+    Cpu,
+}
+
 /// Most bytes of a device's name.
 const NAME: usize = 64;
 
 impl TryFrom<v1::Call> for Call {
-    /// Why the message is invalid.
-    type Error = &'static str;
+    type Error = InvalidCall;
 
     fn try_from(message: v1::Call) -> Result<Self, Self::Error> {
         use v1::call::Call as Of;
-        let drive = |n: u32| u8::try_from(n).map_err(|_| "number of the drive");
+        let drive = |n: u32| u8::try_from(n).map_err(|_| InvalidCall::Drive);
         let named = |id: &String| !id.is_empty() && id.len() <= NAME;
-        Ok(match message.call.ok_or("an unknown call")? {
+        Ok(match message.call.ok_or(InvalidCall::Unknown)? {
             Of::Screenshot(v1::Token { token }) => Self::Screenshot { token },
             Of::Input(v1::InputEvents { events }) => Self::Input(events.into_iter().filter_map(input_event).collect()),
             Of::Eject(v1::EjectRequest { drive: n, force }) => Self::Eject { drive: drive(n)?, force },
             Of::Insert(v1::InsertRequest { drive: n, token }) => Self::Insert { drive: drive(n)?, token },
             Of::SetNic(v1::NicSettings { settings }) => {
                 let bytes = <[u8; NicSettings::LEN]>::try_from(settings).ok();
-                Self::SetNic(bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or("settings of a network card")?)
+                Self::SetNic(bytes.and_then(|b| NicSettings::from_bytes(&b)).ok_or(InvalidCall::NicSettings)?)
             }
             Of::Trace(v1::Token { token }) => Self::Trace { token },
             Of::Capture(v1::Token { token }) => Self::Capture { token },
@@ -124,18 +149,18 @@ impl TryFrom<v1::Call> for Call {
             Of::PlugUsb(v1::UsbPlug { id, driver }) => {
                 let device = UsbDevice::of_driver(&driver);
                 if !named(&id) || device.is_none() && !driver.is_empty() {
-                    return Err("name or kind of a USB device");
+                    return Err(InvalidCall::UsbDevice);
                 }
                 Self::PlugUsb { id, device }
             }
             Of::PlugPci(v1::PciPlug { device, id }) => {
-                let device = u8::try_from(device).ok().filter(|d| *d < 32).ok_or("number of a PCI device")?;
+                let device = u8::try_from(device).ok().filter(|d| *d < 32).ok_or(InvalidCall::PciNumber)?;
                 if !named(&id) {
-                    return Err("name of a PCI device");
+                    return Err(InvalidCall::PciName);
                 }
                 Self::PlugPci { device: (device != 0).then_some(device), id }
             }
-            Of::PlugCpu(v1::Cpu { index }) => Self::PlugCpu(u16::try_from(index).map_err(|_| "number of the vCPU")?),
+            Of::PlugCpu(v1::Cpu { index }) => Self::PlugCpu(u16::try_from(index).map_err(|_| InvalidCall::Cpu)?),
         })
     }
 }
@@ -154,7 +179,7 @@ mod tests {
     use super::*;
     use v1::call::Call as Of;
 
-    fn parsed(call: Of) -> Result<Call, &'static str> {
+    fn parsed(call: Of) -> Result<Call, InvalidCall> {
         v1::Call { call: Some(call) }.try_into()
     }
 

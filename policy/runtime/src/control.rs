@@ -168,7 +168,7 @@ impl v1::process_server::Process for Service {
     }
 
     async fn call(&self, request: Request<v1::Call>) -> Reply<v1::CallReply> {
-        let call = Call::try_from(request.into_inner()).map_err(Status::invalid_argument)?;
+        let call = Call::try_from(request.into_inner()).map_err(|why| Status::invalid_argument(why.to_string()))?;
         let called = self.ask(|s| ControlRequest::Call(call, s)).await?;
         match called.map_err(|why| Status::failed_precondition(why.to_string()))? {
             Called::Done => Ok(Response::new(v1::CallReply { bytes: 0 })),

@@ -13,7 +13,7 @@ mod packet;
 mod process;
 mod trace;
 
-pub use call::{Call, Called, FacetError};
+pub use call::{Call, Called, FacetError, InvalidCall};
 pub use control::{ControlHandle, ControlRequest, LoadError, serve as serve_control};
 pub use event_loop::{Built, Resources, run_device};
 pub use facts::{Facts, FunctionFacts};

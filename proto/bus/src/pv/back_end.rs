@@ -99,8 +99,27 @@ impl Default for Handshake {
     }
 }
 
+/// Why a back end cannot connect to its front end. The text ends a line of the log, and is the value of the node `error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectFault {
+    /// The node of this name has no grant reference.
+    #[error("{0} is no grant reference")]
+    NoReference(&'static str),
+    /// The ring's page cannot be mapped.
+    #[error("its page is not granted")]
+    NotGranted,
+    /// The node that should have the event channel's port has none.
+    #[error("the node of the event channel is no port")]
+    NoPort,
+    /// Xen does not bind the event channel.
+    #[error("the event channel cannot be bound")]
+    NotBound,
+}
+
 /// A back end: its own part of the handshake; the provided methods are the common part.
 pub trait BackEnd {
+    /// Why this kind of back end cannot connect.
+    type Fault: std::error::Error + From<ConnectFault>;
     /// The front end.
     fn front(&mut self) -> &mut dyn Frontend;
     /// The state of the handshake.
@@ -114,8 +133,8 @@ pub trait BackEnd {
     /// Connects to the ring and, with [`Self::bind_event_channel`], to the event channel that the front end's nodes name.
     ///
     /// # Errors
-    /// The front end's nodes are invalid; the text says why, in one line.
-    fn connect(&mut self, cx: &mut Context) -> Result<(), &'static str>;
+    /// The front end's nodes are invalid. The fault's text is one line.
+    fn connect(&mut self, cx: &mut Context) -> Result<(), Self::Fault>;
     /// Name of the node that has the port of the guest's event channel.
     fn event_channel_node(&self) -> &'static str {
         "event-channel"
@@ -197,8 +216,8 @@ pub trait BackEnd {
     /// Binds the event channel that the front end's nodes name, or uses the one that a previous process has bound.
     ///
     /// # Errors
-    /// See [`Self::connect`].
-    fn bind_event_channel(&mut self, cx: &mut Context) -> Result<(), &'static str> {
+    /// The node has no port, or Xen does not bind it.
+    fn bind_event_channel(&mut self, cx: &mut Context) -> Result<(), ConnectFault> {
         let local = match self.handshake().former.take() {
             Some(local) => {
                 self.front().adopt(local);
@@ -206,8 +225,8 @@ pub trait BackEnd {
             }
             None => {
                 let node = self.event_channel_node();
-                let port = number(self.front(), node).ok_or("the node of the event channel is no port")?;
-                self.front().bind(port).ok_or("the event channel cannot be bound")?
+                let port = number(self.front(), node).ok_or(ConnectFault::NoPort)?;
+                self.front().bind(port).ok_or(ConnectFault::NotBound)?
             }
         };
         cx.marks.set(PORT, u64::from(local));
@@ -274,7 +293,7 @@ pub trait BackEnd {
                     Ok(()) => self.set_state(State::Connected),
                     Err(e) => {
                         self.warn_limited(&format!("the guest's end cannot be connected: {e}"));
-                        self.front().set("error", e);
+                        self.front().set("error", &e.to_string());
                         self.disconnect(cx);
                         self.set_state(State::Closing);
                     }

@@ -4,5 +4,5 @@ mod back_end;
 mod calls;
 pub mod exercise;
 
-pub use back_end::{BackEnd, EVENTS, Frontend, Handshake, NODES, PORT, State, number};
+pub use back_end::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, PORT, State, number};
 pub use calls::{BUFFER_PAGES, GRANTS, GrantCall, GrantReply, Piece, Side, VALUE, XenbusCall, XenbusReply};
