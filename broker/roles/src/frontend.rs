@@ -1,7 +1,8 @@
 //! The front end of a PV device, behind the interface of back ends.
 use crate::error::BuildError;
-use bulkhead_bus::pv::{BUFFER_PAGES, Frontend, GrantCall, GrantReply, Piece, Side, XenbusCall, XenbusReply};
+use bulkhead_bus::pv::{BUFFER_PAGES, Frontend, Piece, Side};
 use bulkhead_plan::FdUse;
+use bulkhead_plan::pv_calls::{GrantCall, GrantReply, XenbusCall, XenbusReply};
 use bulkhead_runtime::{Fds, GrantMemory};
 use bulkhead_xen::Evtchn;
 use rustix::event::{PollFd, PollFlags};

@@ -2,8 +2,8 @@
 //! guest; a back end selects pages of that guest, and has one buffer for copies.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
-use bulkhead_bus::pv::{GrantCall, GrantReply};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen, pv};
+use bulkhead_plan::pv_calls::{GrantCall, GrantReply};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use bulkhead_runtime::{Built, Resources};
 use bulkhead_xen::{Gntdev, GrantPiece, Mapping, XenError};

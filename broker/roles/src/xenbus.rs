@@ -2,8 +2,9 @@
 //! determines them.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
-use bulkhead_bus::pv::{Side, XenbusCall, XenbusReply};
+use bulkhead_bus::pv::Side;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
+use bulkhead_plan::pv_calls::{XenbusCall, XenbusReply};
 use bulkhead_plan::{DeviceConfig, FdUse, PvNodes, kind};
 use bulkhead_runtime::{Built, Resources};
 use bulkhead_xen::{XenError, Xenstore};

@@ -10,11 +10,13 @@
 //! | `messages.rs` | messages of the launcher |
 //! | `ask.rs` | requests of a process |
 //! | `fd_use.rs` | descriptors that travel with messages |
+//! | `pv_calls.rs` | calls of PV back ends to `xenbus` and `grant`, on sockets of their own |
 mod ask;
 mod config;
 mod fd_use;
 pub mod kind;
 mod messages;
+pub mod pv_calls;
 
 pub use ask::{Ask, Death, Ending, FromProcess};
 pub use config::{

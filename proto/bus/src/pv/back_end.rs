@@ -1,6 +1,5 @@
 //! The handshake of a PV device: both ends publish their states in xenstore (xen/include/public/io/xenbus.h). The front end is hostile: its
 //! nodes may have any value at any time.
-use super::{Piece, Side};
 use crate::Context;
 
 /// Ready number of a back end's event channel.
@@ -9,6 +8,9 @@ pub const EVENTS: u32 = 0;
 pub const NODES: u32 = 1;
 /// The mark that survives a back end's process: the local port of the event channel, 0 if none is bound.
 pub const PORT: usize = 0;
+
+/// Pages of the buffer that a back end shares with `grant`.
+pub const BUFFER_PAGES: usize = 1024;
 
 /// Most warnings that one process logs.
 const MOST_WARNINGS: u32 = 20;
@@ -46,6 +48,27 @@ impl State {
             _ => Self::Unknown,
         }
     }
+}
+
+/// The owner of a device's directory in xenstore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    /// The back end's directory: it reads and writes there.
+    Back = 0,
+    /// The front end's directory: the back end only reads there.
+    Front = 1,
+}
+
+/// A part of a granted page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The page's grant reference.
+    pub gref: u32,
+    /// Offset of the first byte in the page.
+    pub offset: u16,
+    /// Number of bytes, at least one and not beyond the page's end.
+    pub len: u16,
 }
 
 /// The front end, as a back end reaches it: nodes through `xenbus`, pages through `grant`, signals by the back end's own event channel.

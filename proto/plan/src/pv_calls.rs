@@ -1,24 +1,12 @@
 //! A PV back end's calls to the two processes whose descriptors Xen cannot restrict to a domain: `xenbus` holds the connection to
 //! xenstored, `grant` the gntdev. Each call is a packet on a SEQPACKET socket pair; answers come in order. Neither side trusts the other:
 //! a packet that is not exactly one of these is invalid.
-
-/// Pages of the buffer that a back end shares with `grant`.
-pub const BUFFER_PAGES: usize = 1024;
-
-/// The owner of a device's directory in xenstore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Side {
-    /// The back end's directory: it reads and writes there.
-    Back = 0,
-    /// The front end's directory: the back end only reads there.
-    Front = 1,
-}
+use bulkhead_bus::pv::{Piece, Side};
 
 /// Most bytes of a node's name.
 const NAME: usize = 64;
 /// Most bytes of a node's value; longer values are cut.
-pub const VALUE: usize = 1024;
+const VALUE: usize = 1024;
 
 /// A back end's call to `xenbus`. Names have one component; `xenbus` has a fixed pair of directories for each back end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,17 +92,6 @@ impl XenbusReply {
     }
 }
 
-/// A part of a granted page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The page's grant reference.
-    pub gref: u32,
-    /// Offset of the first byte in the page.
-    pub offset: u16,
-    /// Number of bytes, at least one and not beyond the page's end.
-    pub len: u16,
-}
-
 /// A back end's call to `grant`, which has a fixed guest and a fixed buffer for each back end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrantCall {
@@ -136,7 +113,7 @@ pub enum GrantCall {
 }
 
 /// Most references or pieces in one call.
-pub const GRANTS: usize = 256;
+const GRANTS: usize = 256;
 
 impl GrantCall {
     /// Bytes of the longest packet.
