@@ -21,7 +21,7 @@ const STUBDOM: &str = "broker/launcher/src/stubdom.rs";
 const ATTACH: &str = "broker/launcher/src/attach.rs";
 const MEDIA: &str = "broker/launcher/src/supervise/media.rs";
 const PREPARE: &str = "broker/launcher/src/supervise/prepare.rs";
-const BACK_ENDS: &str = "broker/launcher/src/supervise/back_ends.rs";
+const BACK_ENDS: &str = "broker/launcher/src/machine/back_ends.rs";
 
 /// Names of the contract: the page's text, the file, and the code's text.
 const CONTRACT: &[(&str, &str, &str)] = &[
