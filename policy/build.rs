@@ -61,12 +61,14 @@ fn main() {
         let bytes = compile(&profile);
         std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
         let names: Vec<_> = profile.syscalls.keys().collect();
-        writeln!(
-            table,
-            "Profile {{ role: {:?}, limits: Limits {{ files: {}, file_size: {}, data: {}, memory: {} }}, descriptors: &{:?}, syscalls: &{:?}, filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}.bpf\")) }},",
-            profile.role, profile.limits.files, profile.limits.file_size, profile.limits.data, profile.limits.memory, profile.descriptors, names, profile.role
-        )
-        .unwrap();
+        let Profile { role, descriptors, .. } = &profile;
+        let Limits { files, file_size, data, memory } = &profile.limits;
+        let limits = format!("Limits {{ files: {files}, file_size: {file_size}, data: {data}, memory: {memory} }}");
+        let filter = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{role}.bpf\"))");
+        writeln!(table, "Profile {{").unwrap();
+        writeln!(table, "    role: {role:?}, limits: {limits},").unwrap();
+        writeln!(table, "    descriptors: &{descriptors:?}, syscalls: &{names:?}, filter: {filter},").unwrap();
+        writeln!(table, "}},").unwrap();
     }
     table.push_str("];\n");
     std::fs::write(Path::new(&out).join("profiles.rs"), table).unwrap();

@@ -406,7 +406,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_break_it_and_the_source_is_always_the_cards(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0usize..4) {
+        fn no_bytes_break_it_and_the_source_is_always_the_cards(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            kind in 0usize..4,
+        ) {
             let mut f = strict();
             let bytes = [vec![], frame(0x0800, &bytes), frame(0x86dd, &bytes), bytes.clone()][kind].clone();
             if f.pass(&bytes, 0) {

@@ -152,10 +152,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(sum in prop::option::of((0u16..60, 0u16..20)), gso in prop::option::of((any::<bool>(), 1u16.., 0u16..80))) {
+        fn headers_come_back(
+            sum in prop::option::of((0u16..60, 0u16..20)),
+            gso in prop::option::of((any::<bool>(), 1u16.., 0u16..80)),
+        ) {
+            let kind = |four| if four { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
             let offload = Offload {
                 checksum: sum.map(|(start, offset)| Partial { start, offset }),
-                segmentation: gso.map(|(four, size, headers)| Segmentation { kind: if four { GsoKind::Tcp4 } else { GsoKind::Tcp6 }, size, headers }),
+                segmentation: gso.map(|(four, size, headers)| Segmentation { kind: kind(four), size, headers }),
                 verified: false,
             };
             prop_assert_eq!(Offload::from_bytes(&offload.to_bytes(), 100), Some(offload));

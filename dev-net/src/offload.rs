@@ -343,7 +343,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0u16..300, offset in 0u16..300, size in 0u16..300, four: bool) {
+        fn no_bytes_break_it(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            start in 0u16..300,
+            offset in 0u16..300,
+            size in 0u16..300,
+            four: bool,
+        ) {
             let kind = if four { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
             let _ = large(bytes.clone(), kind, size);
             let segmentation = (size % 2 == 0).then_some(Segmentation { kind, size, headers: 54 });

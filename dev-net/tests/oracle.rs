@@ -56,7 +56,12 @@ fn read(frame: &[u8]) -> (u32, Vec<u8>) {
 
 proptest! {
     #[test]
-    fn segments_are_the_packet(six: bool, tag: bool, payload in prop::collection::vec(any::<u8>(), 1..12_000), size in 64u16..2000) {
+    fn segments_are_the_packet(
+        six: bool,
+        tag: bool,
+        payload in prop::collection::vec(any::<u8>(), 1..12_000),
+        size in 64u16..2000,
+    ) {
         let kind = if six { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
         let mut whole = Vec::new();
         for segment in finish(large(packet(six, tag, &payload), kind, size).unwrap()) {
@@ -78,7 +83,9 @@ proptest! {
         let bytes = packet(six, false, &payload);
         memory.write(0x8000, &bytes).unwrap();
         let (tcp, flags) = if six { (54u64, 0x25u64) } else { (34, 0x27) };
-        let context = [14 | 24 << 8 | 33 << 16 | tcp << 32 | (tcp + 16) << 40, size << 48 | (tcp + 20) << 40 | flags << 24 | payload.len() as u64];
+        let places = 14 | 24 << 8 | 33 << 16 | tcp << 32 | (tcp + 16) << 40;
+        let lengths = size << 48 | (tcp + 20) << 40 | flags << 24 | payload.len() as u64;
+        let context = [places, lengths];
         let data = [0x8000, 0x0300 << 32 | 0x2f << 24 | 1 << 20 | bytes.len() as u64];
         for (i, word) in context.into_iter().chain(data).enumerate() {
             memory.write(0x1000 + i as u64 * 8, &word.to_le_bytes()).unwrap();

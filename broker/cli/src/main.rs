@@ -102,9 +102,11 @@ fn run(command: Command, json: bool) -> Done {
 fn check_config(file: &std::path::Path, json: bool) -> Done {
     let read = bulkhead_launcher::settings::read(file);
     if json {
-        print_json(
-            &json!({ "file": file.display().to_string(), "arguments": read.as_ref().ok(), "error": read.as_ref().err().map(ToString::to_string) }),
-        )?;
+        print_json(&json!({
+            "file": file.display().to_string(),
+            "arguments": read.as_ref().ok(),
+            "error": read.as_ref().err().map(ToString::to_string),
+        }))?;
     } else {
         match &read {
             Ok(arguments) if arguments.is_empty() => println!("{}: no settings", file.display()),

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
+/// Reads one counter.
+type Counter = fn(&Activity) -> u64;
+
 /// The headings of the rates, and the counter of each.
-const RATES: [(&str, fn(&Activity) -> u64); 4] = [
+const RATES: [(&str, Counter); 4] = [
     ("accesses/s", |a| a.accesses.unwrap_or(0)),
     ("posted/s", |a| a.posted),
     ("wake-ups/s", |a| a.wakeups),

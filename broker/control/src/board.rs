@@ -32,7 +32,10 @@ impl Shared {
 
     /// query-cpus-fast: libxl takes the list for the map of vCPUs that are online.
     pub(crate) async fn query_cpus(&self) -> Outcome {
-        let cpu = |n| json!({ "cpu-index": n, "thread-id": 0, "qom-path": format!("/machine/cpu[{n}]"), "target": "x86_64", "props": props(n) });
+        let cpu = |n| {
+            let path = format!("/machine/cpu[{n}]");
+            json!({ "cpu-index": n, "thread-id": 0, "qom-path": path, "target": "x86_64", "props": props(n) })
+        };
         Ok(self.cpus().await?.into_iter().map(cpu).collect())
     }
 

@@ -76,8 +76,13 @@ impl Shared {
             }
             let mac: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
             cards.push(json!({
-                "device": device.name, "model": model, "mac": mac.join(":"), "link": settings.link, "filter": settings.rules.to_string(),
-                "dropped-in-process": in_process, "dropped-on-interface": on_interface,
+                "device": device.name,
+                "model": model,
+                "mac": mac.join(":"),
+                "link": settings.link,
+                "filter": settings.rules.to_string(),
+                "dropped-in-process": in_process,
+                "dropped-on-interface": on_interface,
             }));
         }
         Ok(json!(cards))

@@ -75,7 +75,9 @@ pub const COMMANDS: &[(&str, &str)] = &[
 ];
 
 fn version() -> Value {
-    json!({ "qemu": { "micro": VERSION.2, "minor": VERSION.1, "major": VERSION.0 }, "package": format!("bulkhead {}", env!("CARGO_PKG_VERSION")) })
+    let (major, minor, micro) = VERSION;
+    let qemu = json!({ "micro": micro, "minor": minor, "major": major });
+    json!({ "qemu": qemu, "package": format!("bulkhead {}", env!("CARGO_PKG_VERSION")) })
 }
 
 impl Shared {
@@ -144,10 +146,13 @@ impl Shared {
             }
             "x-bulkhead-processes" => {
                 let rows = self.launcher.processes().await.map_err(QmpError::generic)?;
-                let landlock = self.landlock;
-                Ok(
-                    json!({ "name": self.plan.name, "domid": self.plan.domid, "level": self.plan.level, "landlock": landlock, "processes": rows }),
-                )
+                Ok(json!({
+                    "name": self.plan.name,
+                    "domid": self.plan.domid,
+                    "level": self.plan.level,
+                    "landlock": self.landlock,
+                    "processes": rows,
+                }))
             }
             "x-bulkhead-logs" => {
                 let count = arguments.get("lines").and_then(Value::as_u64).unwrap_or(200).min(2000);

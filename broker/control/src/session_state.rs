@@ -69,7 +69,8 @@ impl Shared {
     /// Sends an event to every client, and keeps it in `past`.
     pub(crate) fn event(&self, name: &str, data: &Value) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let event = json!({ "event": name, "data": data, "timestamp": { "seconds": now.as_secs(), "microseconds": now.subsec_micros() } });
+        let timestamp = json!({ "seconds": now.as_secs(), "microseconds": now.subsec_micros() });
+        let event = json!({ "event": name, "data": data, "timestamp": timestamp });
         let _ = self.events.send(format!("{event}\r\n"));
         self.past.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }

@@ -54,7 +54,12 @@ impl Shared {
         };
         let clients: Vec<Value> = viewers.iter().map(viewer).collect();
         Ok(json!({
-            "enabled": true, "family": family, "host": host, "service": service, "auth": if password { "vnc" } else { "none" }, "clients": clients,
+            "enabled": true,
+            "family": family,
+            "host": host,
+            "service": service,
+            "auth": if password { "vnc" } else { "none" },
+            "clients": clients,
         }))
     }
 

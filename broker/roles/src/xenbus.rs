@@ -255,7 +255,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hostile_back_end_changes_nothing_of_others(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..90), 1..20), kinds in proptest::collection::vec(0..4u8, 20)) {
+        fn a_hostile_back_end_changes_nothing_of_others(
+            packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..90), 1..20),
+            kinds in proptest::collection::vec(0..4u8, 20),
+        ) {
             let (mut xenbus, socket, nodes) = bed();
             let before = nodes.lock().unwrap().clone();
             for (mut packet, kind) in packets.into_iter().zip(kinds) {

@@ -441,7 +441,8 @@ impl Qdisk {
 
 /// Whether a job is short enough for this thread; usually it needs only the page cache.
 fn short(job: &Job) -> bool {
-    matches!(job, Job::ReadDma { to: segments, .. } | Job::WriteDma { from: segments, .. } if segments.iter().map(|s| u64::from(s.len)).sum::<u64>() <= SHORT)
+    let (Job::ReadDma { to: segments, .. } | Job::WriteDma { from: segments, .. }) = job else { return false };
+    segments.iter().map(|s| u64::from(s.len)).sum::<u64>() <= SHORT
 }
 
 /// Carries out a job in this thread, unless a recent one took too long.

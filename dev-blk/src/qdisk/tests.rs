@@ -679,14 +679,20 @@ fn unanswered_requests_of_a_dead_process_are_executed_by_the_next() {
     assert!(world.lock().unwrap().notified > notified, "the guest may have slept through an answer");
 }
 
+/// Bytes of an entry, its operation, how far the counter goes ahead, whether the entry is made almost valid, and the front end's state.
+fn round() -> impl Strategy<Value = (Vec<u8>, u8, u32, bool, u8)> {
+    (proptest::collection::vec(any::<u8>(), 112), 0..8u8, 0..40u32, any::<bool>(), 0..7u8)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     /// With any ring, counters, descriptions of segments and nodes: no panic, no access outside of the pages (the fake checks that), no write
     /// beyond the disk's end, and at most one answer for each request.
     #[test]
     fn hostile_rings_are_survived(
-        persistent in any::<bool>(), wide in any::<bool>(),
-        rounds in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 112), 0..8u8, 0..40u32, any::<bool>(), 0..7u8), 1..40)
+        persistent in any::<bool>(),
+        wide in any::<bool>(),
+        rounds in proptest::collection::vec(round(), 1..40),
     ) {
         let mut bed = bed(if wide { Layout::X86_64 } else { Layout::X86_32 }, persistent, WRITABLE);
         for (mut entry, op, ahead, small, state) in rounds {
@@ -701,7 +707,8 @@ proptest! {
                 entry[13..24].fill(0);
             }
             let counter = bed.guest.number(ring::REQ_PROD);
-            bed.guest.write(RING, ring::ENTRIES + (counter % 32) as usize * bed.guest.layout.entry(), &entry[..bed.guest.layout.entry()]);
+            let size = bed.guest.layout.entry();
+            bed.guest.write(RING, ring::ENTRIES + (counter % 32) as usize * size, &entry[..size]);
             bed.guest.write(199, 0, &entry);
             bed.guest.write(RING, ring::REQ_PROD, &counter.wrapping_add(if ahead < 38 { 1 } else { ahead }).to_le_bytes());
             if ahead == 37 {

@@ -154,16 +154,33 @@ fn a_new_size_that_does_not_fit_and_too_many_events_end_the_connection() {
     assert_eq!(bed.guest.back_end_node("state").as_deref(), Some("5"));
 }
 
+/// Offsets of the fields that a hostile domain changes.
+const PLACES: [usize; 12] = [
+    page::OUT_PROD,
+    page::WIDTH,
+    page::HEIGHT,
+    page::LINE_LENGTH,
+    page::MEM_LENGTH,
+    page::DEPTH,
+    page::DIRECTORY,
+    page::OUT,
+    page::OUT + 4,
+    page::OUT + 8,
+    page::OUT + 12,
+    page::OUT + 20,
+];
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
-    fn a_hostile_page_is_survived(rounds in proptest::collection::vec((0usize..12, any::<u32>(), any::<bool>(), 0u8..12), 1..40)) {
+    fn a_hostile_page_is_survived(
+        rounds in proptest::collection::vec((0..PLACES.len(), any::<u32>(), any::<bool>(), 0u8..12), 1..40),
+    ) {
         let mut bed = bed();
         bed.connect();
         let mut shown = Shown::default();
         for (which, value, small, state) in rounds {
-            let at = [page::OUT_PROD, page::WIDTH, page::HEIGHT, page::LINE_LENGTH, page::MEM_LENGTH, page::DEPTH, page::DIRECTORY, page::OUT, page::OUT + 4, page::OUT + 8, page::OUT + 12, page::OUT + 20][which];
-            bed.word(at, if small { value % 900 } else { value });
+            bed.word(PLACES[which], if small { value % 900 } else { value });
             if state < 7 {
                 bed.guest.put(false, "state", &state.to_string());
                 bed.vfb.poll(Ready::Fd(NODES), &mut bed.cx);

@@ -698,7 +698,8 @@ proptest! {
         let mut bytes = b"RFB 003.008\n\x01\x01".to_vec();
         bytes.extend_from_slice(&[2, 0, 0, 5, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0, 5, 0xff, 0xff, 0xfe, 0xcc, 0xff, 0xff, 0xfe, 0xc7]);
         bytes.extend_from_slice(&request(false));
-        bytes.extend_from_slice(&[0, 0, 0, 0, 16, 16, 0, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0x41, 5, 0x1f, 0, 9, 0, 9]);
+        bytes.extend_from_slice(&[0, 0, 0, 0, 16, 16, 0, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&[4, 1, 0, 0, 0, 0, 0, 0x41, 5, 0x1f, 0, 9, 0, 9]);
         bytes.extend_from_slice(&[248, 0, 0, 0, 0x80, 0, 0, 1, 2, 1, 1, 150, 1, 0, 0, 0, 0, 0, 9, 0, 9]);
         bytes.extend_from_slice(&request(true));
         bytes.extend_from_slice(&tail);

@@ -85,7 +85,8 @@ fn vcpu_set() {
     bed.sim.port_write(0xafe2, 1, 4).unwrap();
     assert_eq!(bed.sim.port_read(0xaf00, 1).unwrap(), 0b0011);
     let place = places.iter().find(|p| p["props"]["socket-id"] == 2).unwrap();
-    let arguments = json!({ "id": "cpu-2", "driver": place["type"], "socket-id": place["props"]["socket-id"], "core-id": 0, "thread-id": 0 });
+    let (driver, socket) = (&place["type"], &place["props"]["socket-id"]);
+    let arguments = json!({ "id": "cpu-2", "driver": driver, "socket-id": socket, "core-id": 0, "thread-id": 0 });
     bed.good("device_add", arguments.clone());
     assert_eq!(bed.sim.port_read(0xaf00, 1).unwrap(), 0b0111);
     assert_eq!(bed.sim.port_read(0xafe0, 1).unwrap(), 4, "the event of CPU hot-plug");

@@ -349,7 +349,8 @@ fn without_a_viewer_the_display_draws_nothing_and_no_process_wakes() {
     let mut sim = start("127.0.0.1:0,to=99");
     draw(&mut sim, 5);
     let count = |sim: &Sim, device: &str, counter: &str| {
-        sim.qmp(&format!(r#"{{"execute":"x-bulkhead-inspect","arguments":{{"device":"{device}"}}}}"#)).unwrap()["return"]["statistics"][counter].as_u64().unwrap()
+        let command = format!(r#"{{"execute":"x-bulkhead-inspect","arguments":{{"device":"{device}"}}}}"#);
+        sim.qmp(&command).unwrap()["return"]["statistics"][counter].as_u64().unwrap()
     };
     let (_viewer, w, h) = {
         let (mut v, w, h) = Viewer::enter(port(&sim));

@@ -324,7 +324,9 @@ mod tests {
     prop_compose! {
         fn settings()(link: bool, mac: bool, guard: bool, on: bool, four in prop::collection::vec(any::<[u8; 4]>(), 0..=3),
                       six in prop::collection::vec(any::<[u8; 16]>(), 0..=2), rate: Option<(u32, u32)>) -> NicSettings {
-            let addresses = NicAddresses { ipv4: four.into_iter().map(Into::into).collect(), ipv6: six.into_iter().map(Into::into).collect() };
+            let ipv4 = four.into_iter().map(Into::into).collect();
+            let ipv6 = six.into_iter().map(Into::into).collect();
+            let addresses = NicAddresses { ipv4, ipv6 };
             NicSettings { link, rules: NicRules { mac, guard, addresses: on.then_some(addresses), rate } }
         }
     }

@@ -216,14 +216,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn calls_come_back_as_they_were(call in calls(), name in "[a-z0-9_-]{1,64}", value in "[ -~]{0,200}", back in any::<bool>()) {
+        fn calls_come_back_as_they_were(
+            call in calls(),
+            name in "[a-z0-9_-]{1,64}",
+            value in "[ -~]{0,200}",
+            back in any::<bool>(),
+        ) {
             let bytes = call.to_bytes();
             prop_assert!(bytes.len() <= GrantCall::MAX);
             prop_assert_eq!(GrantCall::from_bytes(&bytes), Some(call));
-            for call in [XenbusCall::Read(if back { Side::Back } else { Side::Front }, name.clone()), XenbusCall::Write(name.clone(), value.clone())] {
+            let side = if back { Side::Back } else { Side::Front };
+            for call in [XenbusCall::Read(side, name.clone()), XenbusCall::Write(name.clone(), value.clone())] {
                 prop_assert_eq!(XenbusCall::from_bytes(&call.to_bytes()), Some(call));
             }
-            for reply in [XenbusReply::Value(None), XenbusReply::Value(Some(value.clone())), XenbusReply::Failed, XenbusReply::Changed] {
+            let values = [None, Some(value)].map(XenbusReply::Value);
+            for reply in values.into_iter().chain([XenbusReply::Failed, XenbusReply::Changed]) {
                 prop_assert_eq!(XenbusReply::from_bytes(&reply.to_bytes()), Some(reply));
             }
         }

@@ -163,7 +163,16 @@ fn seeds() {
 proptest! {
     #[test]
     fn a_hostile_device_poisons_its_channel_at_worst(
-        writes in writes(shape().reply_len(), vec![reply::BELL, reply::POSTED_TAIL, reply::STATE_HALF, reply::LINES_AT, reply::SHADOWS_AT, reply::STATE_AT, reply::CELLS, reply::CELLS + wire::CELL])
+        writes in writes(shape().reply_len(), vec![
+            reply::BELL,
+            reply::POSTED_TAIL,
+            reply::STATE_HALF,
+            reply::LINES_AT,
+            reply::SHADOWS_AT,
+            reply::STATE_AT,
+            reply::CELLS,
+            reply::CELLS + wire::CELL,
+        ])
     ) {
         let (request, _) = area(shape().request_len());
         let (hostile, reader) = area(shape().reply_len());
@@ -190,7 +199,14 @@ proptest! {
 
     #[test]
     fn a_hostile_broker_poisons_the_channel_at_worst(
-        writes in writes(shape().request_len(), vec![request::BELL, request::POSTED_HEAD, request::POSTED_RING, request::CELLS, request::CELLS + 8, request::CELLS + wire::CELL])
+        writes in writes(shape().request_len(), vec![
+            request::BELL,
+            request::POSTED_HEAD,
+            request::POSTED_RING,
+            request::CELLS,
+            request::CELLS + 8,
+            request::CELLS + wire::CELL,
+        ])
     ) {
         let (hostile, reader) = area(shape().request_len());
         let (reply, _) = area(shape().reply_len());
@@ -200,7 +216,8 @@ proptest! {
             for _ in 0..600 {
                 match device.take() {
                     Ok(Some(Work::Request(cell, what))) => {
-                        prop_assert!(cell < 3 && what.count >= 1 && (what.count as usize) * usize::from(what.size) <= wire::PAYLOAD);
+                        prop_assert!(cell < 3 && what.count >= 1);
+                        prop_assert!((what.count as usize) * usize::from(what.size) <= wire::PAYLOAD);
                         let _ = device.reply(cell, &answer(0), &[]);
                     }
                     Ok(Some(Work::Posted(what))) => {

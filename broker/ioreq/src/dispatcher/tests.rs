@@ -488,8 +488,10 @@ fn event() -> impl Strategy<Value = Event> {
         ]),
         any::<u64>()
     ];
+    let size = prop::sample::select(vec![1u32, 2, 4, 8, 3]);
+    let count = prop::sample::select(vec![1u32, 2, 16, 4096]);
     prop_oneof![
-        6 => (0usize..3, 0u8..10, address, prop::sample::select(vec![1u32, 2, 4, 8, 3]), any::<u64>(), any::<u8>(), prop::sample::select(vec![1u32, 2, 16, 4096]))
+        6 => (0usize..3, 0u8..10, address, size, any::<u64>(), any::<u8>(), count)
             .prop_map(|(v, k, a, s, d, b, c)| Event::Request(v, k, a, s, d, b, c)),
         5 => (0usize..2, any::<u64>()).prop_map(|(d, v)| Event::Answer(d, v)),
         1 => (0usize..2, 0usize..3, any::<bool>(), any::<u32>()).prop_map(|(d, l, s, e)| Event::Line(d, l, s, e)),

@@ -175,7 +175,8 @@ proptest! {
                 };
                 prop_assert!(got == block.pixels, "{encoding:?}");
                 // An encoded tile is never much larger than its raw pixels.
-                prop_assert!(out.len() <= block.pixels.len() * 4 + 64 + block.pixels.len().div_ceil(16), "{encoding:?}: {} for {}", out.len(), block.pixels.len());
+                let (bytes, pixels) = (out.len(), block.pixels.len());
+                prop_assert!(bytes <= pixels * 4 + 64 + pixels.div_ceil(16), "{encoding:?}: {bytes} for {pixels}");
             }
         }
     }

@@ -460,7 +460,10 @@ proptest! {
                 other => other.clone(),
             };
             for (byte, aux) in step(&mut p, &mut cx, &s) {
-                let whose: &[u8] = if aux { &[0xfa, 0x00, 0x08, 0x72] } else { &[0xfa, 0xaa, 0xfe, 0xab, 0x83, 0x1c, 0xf0, 0x55, 0x71] };
+                let whose: &[u8] = match aux {
+                    true => &[0xfa, 0x00, 0x08, 0x72],
+                    false => &[0xfa, 0xaa, 0xfe, 0xab, 0x83, 0x1c, 0xf0, 0x55, 0x71],
+                };
                 prop_assert!(whose.contains(&byte), "{byte:#x} of {}", if aux { "the mouse" } else { "the keyboard" });
             }
             let full = p.status.obf();

@@ -16,12 +16,13 @@ pub(crate) fn ports(port: i32, count: i32) -> Done {
 }
 
 pub(crate) fn outw(port: i32, value: i32) -> Done {
+    let (port, value) = (u16::try_from(port)?, u16::try_from(value)?);
     // SAFETY: the ports of this guest; the instruction touches no memory.
     unsafe {
         if libc::iopl(3) != 0 {
             return Err(std::io::Error::last_os_error().into());
         }
-        std::arch::asm!("out dx, ax", in("dx") u16::try_from(port)?, in("ax") u16::try_from(value)?, options(nomem, nostack, preserves_flags));
+        std::arch::asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags));
     }
     Ok(())
 }
