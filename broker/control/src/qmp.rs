@@ -31,7 +31,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("system_wakeup", "an error: S3 is refused, so no guest sleeps"),
     ("query-chardev", "serial ports"),
     ("query-vnc", "where the server listens, and its viewers"),
-    ("change-vnc-password", "lets in who has it; an empty one lets nobody in"),
+    ("change-vnc-password", "sets the viewers' password; an empty one refuses all viewers"),
     ("set_password", "the same; protocol=vnc"),
     ("query-cpus-fast", "the vCPUs that are plugged in"),
     ("query-hotpluggable-cpus", ""),

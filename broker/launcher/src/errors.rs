@@ -91,7 +91,7 @@ pub const ERRORS: &[Entry] = &[
     entry(
         Code::Serial,
         "The other end of a serial port cannot be opened.",
-        "Check the path in serial=. At a Unix socket without server=on somebody must listen.",
+        "Check the path in serial=. Without server=on, another program must already listen on the Unix socket.",
     ),
     entry(
         Code::Socket,

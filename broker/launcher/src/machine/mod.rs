@@ -67,7 +67,7 @@ pub fn groups() -> impl Iterator<Item = &'static Group> {
 /// A Unix socket that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Socket {
-    /// To be made at this path.
+    /// The launcher makes it at this path.
     Path(String),
     /// The toolstack has made it, and it listens already.
     Fd(RawFd),
@@ -80,13 +80,13 @@ pub enum Chardev {
     Socket(Socket),
     /// A new pseudo terminal.
     Pty,
-    /// Nothing.
+    /// Output is discarded.
     Null,
     /// A file, written.
     File {
-        /// Its path.
+        /// The file's path.
         path: String,
-        /// Behind what is in it.
+        /// Output is appended; otherwise the file is truncated.
         append: bool,
     },
 }
@@ -94,9 +94,9 @@ pub enum Chardev {
 /// A QMP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitor {
-    /// The chardev's name.
+    /// The id of the chardev.
     pub id: String,
-    /// Where it listens.
+    /// The listening socket.
     pub socket: Socket,
 }
 
@@ -136,73 +136,73 @@ impl Sim {
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// The guest.
+    /// The guest's number; `None` only for a probe.
     pub domid: Option<u16>,
-    /// Its name.
+    /// The guest's name, for logs and viewers' titles.
     pub name: String,
-    /// vCPUs that it can have.
+    /// Most vCPUs of the guest: 1 to 128.
     pub vcpus: u16,
-    /// vCPUs that it starts with.
+    /// vCPUs at the start; others may be plugged in later.
     pub online: u16,
-    /// RAM.
+    /// MiB of RAM.
     pub memory_mib: u64,
     /// Chardevs by their ids.
     pub chardevs: Vec<(String, Chardev)>,
-    /// QMP servers.
+    /// QMP servers, in the order of the options.
     pub monitors: Vec<Monitor>,
-    /// Serial ports, from COM1.
+    /// The host ends of serial ports, from COM1.
     pub serials: Vec<Serial>,
-    /// Display adapter.
+    /// The display; `None`: the guest has none.
     pub video: Option<Video>,
-    /// The USB controller, and what is plugged into it.
+    /// Devices on the USB controller; `None`: there is no controller at the start.
     pub usb: Option<Vec<UsbDevice>>,
-    /// Where it is, if not in the PIIX3: PCI device and function.
+    /// The USB controller's PCI device and function, if it is not the PIIX3's.
     pub usb_at: Option<(u8, u8)>,
     /// The server for VNC viewers.
     pub vnc: Option<Vnc>,
-    /// Keyboard layout for viewers that tell characters only.
+    /// Keyboard layout for viewers that send characters instead of key codes.
     pub layout: String,
-    /// Boot order: QEMU's letters.
+    /// Boot order in QEMU's letters: `a` floppy, `c` disk, `d` CD, `n` network.
     pub boot: String,
-    /// -no-fd-bootchk.
+    /// The firmware does not look for a floppy disk's signature (`-no-fd-bootchk`).
     pub unsigned_floppy: bool,
-    /// The firmware's menu.
+    /// Whether and how long the firmware shows its boot menu.
     pub menu: BootMenu,
-    /// A kernel to boot.
+    /// A Linux kernel that the firmware boots directly.
     pub kernel: Option<Kernel>,
-    /// Drives.
+    /// Disks and CD drives of the IDE controller.
     pub drives: Vec<MachineDrive>,
     /// Network cards, in the order of their devices.
     pub nics: Vec<Nic>,
-    /// The xen-platform device.
+    /// The guest has the xen-platform device.
     pub xen_platform: bool,
-    /// -S.
+    /// The machine waits for `cont` (`-S`).
     pub stopped: bool,
-    /// libxl only wants to know what the program can.
+    /// libxl asks for the program's capabilities; no guest is started.
     pub probe: bool,
-    /// There are no emulated devices: PV back ends are served for a domain that others have made.
+    /// There are no emulated devices: the launcher serves the PV back ends of an existing domain.
     pub attach: bool,
-    /// The simulated machine in place of Xen.
+    /// Descriptors of the simulated machine that takes Xen's place, for tests.
     pub sim: Option<Sim>,
     /// The sandbox's level; `None`: the highest that the kernel has.
     pub level: Option<Level>,
-    /// Which files images may be based on.
+    /// Backing files that an image may name.
     pub backing: Backing,
-    /// What becomes of writes that an image has no room for.
+    /// How a write fails when the host's storage is full.
     pub full: WhenFull,
-    /// Something may take the place of a device that is asked for and not offered.
+    /// A similar device may be substituted for one that Bulkhead does not have.
     pub substitutes: bool,
-    /// Where the threads that carry out register accesses run.
+    /// CPUs of the threads that carry out register accesses.
     pub placement: Placement,
-    /// The user that everything runs as: a name, or user and group by number.
+    /// The user of the launcher and all processes: a name, or `UID:GID`.
     pub user: Option<String>,
-    /// The directory that an empty root directory is mounted on.
+    /// The mount point of the launcher's empty root directory.
     pub chroot: Option<String>,
-    /// Where this process' number is written.
+    /// The file for the launcher's process number.
     pub pid_file: Option<String>,
 }
 
-/// Where the firmware looks without `-boot`: disk, floppy, CD. It is QEMU's order for a PC.
+/// Boot order without `-boot`: disk, floppy, CD, as QEMU's PC.
 const DEFAULT_BOOT: &str = "cad";
 
 impl Default for Machine {

@@ -45,18 +45,18 @@ impl ArgumentError {
 /// What becomes of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is obeyed; how far.
+    /// The option is obeyed, to this extent.
     Implemented(&'static str),
-    /// It has no meaning here; it is logged.
+    /// The option has no effect, for this reason; a line is logged.
     Ignored(&'static str),
-    /// Something else takes its place; it is logged.
+    /// A similar device is substituted; a line is logged.
     Substituted(&'static str),
-    /// An error; what is missing.
+    /// The option is an error: this is missing.
     Refused(&'static str),
 }
 
 impl Fate {
-    /// In a word, and why or how far.
+    /// The fate in a word, and its reason or extent.
     pub fn words(&self) -> (&'static str, &'static str) {
         match self {
             Self::Implemented(text) => ("implemented", text),
@@ -74,7 +74,7 @@ pub struct OptionSpec {
     pub name: &'static str,
     /// A value follows.
     pub value: bool,
-    /// What becomes of it.
+    /// The option's fate.
     pub fate: Fate,
     /// What in a guest's xl.cfg makes libxl emit it; empty: nothing, an operator adds it by device_model_args.
     pub cause: &'static str,
@@ -170,12 +170,12 @@ pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-/// Takes the options of one group, in the order in which they are given.
+/// Applies the options of one group, in their order.
 pub(crate) trait Arguments {
-    /// Takes an option that is implemented or substituted.
+    /// Applies an implemented or substituted option to the machine.
     fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError>;
 
-    /// There are no more. Options that refer to each other are put together here; lines for the log are returned.
+    /// Called after the last option: combines options that refer to each other. Returns lines for the log.
     fn finish(&mut self, _machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
         Ok(Vec::new())
     }
@@ -188,7 +188,7 @@ pub struct Group {
     pub options: &'static [OptionSpec],
     /// The keys of their values.
     pub(crate) keys: &'static [Keys],
-    /// What takes them.
+    /// Makes the object that applies them.
     pub(crate) arguments: fn() -> Box<dyn Arguments>,
 }
 

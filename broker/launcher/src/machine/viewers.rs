@@ -23,7 +23,7 @@ const OPTIONS: &[OptionSpec] = &[
     option(
         "k",
         Implemented(
-            "en-us, en-gb, de, fr, es, it, sv: for VNC viewers that tell characters and no keys; with another name it is as without",
+            "en-us, en-gb, de, fr, es, it, sv: for VNC viewers that send characters instead of key codes; other names are ignored",
         ),
         "keymap",
     ),
