@@ -36,7 +36,7 @@ pub enum GsoKind {
 /// Parameters of a frame that must be split into segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segmentation {
-    /// Its protocols.
+    /// TCP over IPv4 or over IPv6.
     pub kind: GsoKind,
     /// Bytes of payload in each segment but the last.
     pub size: u16,

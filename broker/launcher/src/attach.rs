@@ -99,7 +99,7 @@ pub(crate) enum WatchFault {
     /// The stub domain is dead, and Xen does not take its guest's crash.
     #[error("guest {guest} could not be reported crashed: {source}")]
     Report {
-        /// The guest.
+        /// The guest of the stub domain that is watched.
         guest: u16,
         /// Xen's error.
         source: XenError,

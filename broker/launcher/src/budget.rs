@@ -57,7 +57,7 @@ fn write_group(path: PathBuf, value: &str) -> Result<(), BudgetFault> {
 /// Which limit of a process cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum BudgetFault {
-    /// Its control group.
+    /// The kernel refuses a limit of the process's control group.
     #[error("{}: {source}", .path.display())]
     Group {
         /// The group's directory, or a file in it.
@@ -73,10 +73,10 @@ pub enum BudgetFault {
         /// The kernel's error.
         source: std::io::Error,
     },
-    /// Its scheduling class.
+    /// The kernel refuses SCHED_FIFO for the process.
     #[error("SCHED_FIFO for {who}: {source}")]
     Fifo {
-        /// The process.
+        /// The process's name in logs.
         who: String,
         /// The kernel's error.
         source: std::io::Error,

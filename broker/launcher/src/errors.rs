@@ -4,11 +4,11 @@
 /// The number in a line like `BH-0201: …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// An argument.
+    /// An argument is unknown, lacks its value or has an impossible one.
     Argument = 101,
     /// A function of QEMU's that Bulkhead lacks.
     Unsupported = 102,
-    /// The settings file.
+    /// The settings file cannot be read or has an unknown key.
     Settings = 110,
     /// A disk or CD image.
     Image = 201,
@@ -28,7 +28,7 @@ pub enum Code {
     PidFile = 209,
     /// The user or the root directory.
     User = 207,
-    /// The sandbox.
+    /// The kernel cannot enforce the requested sandbox level.
     Sandbox = 301,
     /// A process that did not come up.
     Start = 302,
@@ -38,13 +38,13 @@ pub enum Code {
     Xenstore = 402,
     /// The machine, after it had started.
     Machine = 501,
-    /// The stub domain.
+    /// The stub domain cannot be set up.
     Stubdom = 601,
 }
 
 /// A row of the table.
 pub struct Entry {
-    /// The code.
+    /// The number in front of the line.
     pub code: Code,
     /// The cause, in a sentence for operators.
     pub cause: &'static str,

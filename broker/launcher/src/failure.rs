@@ -94,7 +94,7 @@ pub enum Failure {
     /// The file with this process' number.
     #[error("-pidfile {path}: {fault}")]
     PidFile {
-        /// The file.
+        /// The path that `-pidfile` names.
         path: String,
         /// What is wrong with it.
         #[source]
@@ -112,7 +112,7 @@ pub enum Failure {
     /// Xen does not populate the guest's video RAM.
     #[error("video RAM of {mib} MiB: {source}")]
     VideoRam {
-        /// Its size.
+        /// MiB of video RAM.
         mib: u32,
         /// Xen's error.
         source: XenError,
@@ -151,7 +151,7 @@ pub enum Failure {
     /// A process cannot be started.
     #[error("starting {name}: {source}")]
     Spawn {
-        /// The process.
+        /// The process's name in logs.
         name: String,
         /// The step that failed.
         source: SpawnError,
@@ -162,7 +162,7 @@ pub enum Failure {
     /// A role without a sandbox profile.
     #[error("no profile for {role}")]
     NoProfile {
-        /// The role.
+        /// The role without a profile.
         role: &'static str,
     },
     /// A slot that does not exist.
@@ -177,7 +177,7 @@ pub enum Failure {
     /// A descriptor of the simulated machine.
     #[error("-sim: descriptor {fd}: {source}")]
     Sim {
-        /// Its number.
+        /// The descriptor's number in `-sim`.
         fd: i32,
         /// The kernel's error.
         source: io::Error,
@@ -188,7 +188,7 @@ pub enum Failure {
     /// A file of the host that is none of the guest's.
     #[error("{}: {source}", .path.display())]
     File {
-        /// The file.
+        /// The path of the processes' executable.
         path: PathBuf,
         /// The kernel's error.
         source: io::Error,

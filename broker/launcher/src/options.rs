@@ -1,7 +1,7 @@
 //! QEMU's option grammar: `key=value` pairs with commas between them. A doubled comma is a comma in a value. The first element of some
 //! options has no key.
 
-/// A parsed option.
+/// An option's value, split into keys and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The first element if it has no `=`: the value of the implied key.

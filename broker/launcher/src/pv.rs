@@ -16,9 +16,9 @@ const DISKS: usize = 16;
 pub struct PvConsole {
     /// xenbus' number of the device; 0 is the domain's first.
     pub devid: u32,
-    /// Its directories.
+    /// The console's two directories in xenstore.
     pub nodes: PvNodes,
-    /// The other end.
+    /// The host end of the console.
     pub output: Serial,
     /// Its name in `query-chardev`; for a channel libxl's name.
     pub label: String,
@@ -29,9 +29,9 @@ pub struct PvConsole {
 pub struct PvDisk {
     /// xenbus' number of the device.
     pub devid: u32,
-    /// Its directories.
+    /// The disk's two directories in xenstore.
     pub nodes: PvNodes,
-    /// The image.
+    /// The image and how it is used.
     pub drive: MachineDrive,
     /// The guest may discard sectors.
     pub discard: bool,

@@ -177,7 +177,7 @@ pub enum SettingsFault {
     /// It cannot be read.
     #[error("{}: {source}", .path.display())]
     File {
-        /// The file.
+        /// The path of the settings file.
         path: PathBuf,
         /// The kernel's error.
         source: std::io::Error,
@@ -185,13 +185,13 @@ pub enum SettingsFault {
     /// Another user than root could have written it.
     #[error("{}: it must be root's and written by nobody else", .path.display())]
     Owner {
-        /// The file.
+        /// The path of the settings file.
         path: PathBuf,
     },
     /// It is no TOML, or has a key or a value that is not known.
     #[error("{}: {source}", .path.display())]
     Wrong {
-        /// The file.
+        /// The path of the settings file.
         path: PathBuf,
         /// The place, and the value that is expected there.
         source: Box<toml::de::Error>,

@@ -71,7 +71,7 @@ pub(crate) struct ChannelFds {
     pub(crate) sealed_by_broker: bool,
 }
 
-/// A running process.
+/// A running process, and the launcher's socket to it.
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) spawned: Spawned,

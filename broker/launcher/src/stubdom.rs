@@ -254,9 +254,9 @@ pub enum StubdomFault {
     /// A file system of the kernel's is missing.
     #[error("mounting {kind} on {place}: {source}")]
     Mount {
-        /// The file system.
+        /// The file system's type.
         kind: &'static str,
-        /// Its directory.
+        /// The mount point.
         place: &'static str,
         /// The kernel's error.
         source: std::io::Error,

@@ -20,9 +20,9 @@ pub(crate) enum Reply {
     Verify(Sectors),
     /// Data is transferred between the host and the drive.
     Data {
-        /// The data.
+        /// Bytes or sectors for the host, sectors or a list from it.
         what: Data,
-        /// The protocol.
+        /// PIO or DMA.
         by: Protocol,
     },
 }

@@ -44,7 +44,7 @@ pub enum Call {
     SetPassword(Vec<u8>),
     /// Plug a USB device in, or out.
     PlugUsb {
-        /// Its name.
+        /// The id that the client gave the device.
         id: String,
         /// The new device's kind; `None` plugs out the device of this name.
         device: Option<UsbDevice>,
@@ -53,7 +53,7 @@ pub enum Call {
     PlugPci {
         /// Its number on bus 0; `None`: eject the device of this name.
         device: Option<u8>,
-        /// Its name.
+        /// The id that the client gave the device.
         id: String,
     },
     /// Plug in a vCPU.
@@ -84,13 +84,13 @@ pub enum FacetError {
     /// The display has no picture.
     #[error("the display has no picture")]
     Blank,
-    /// A drive refuses.
+    /// The drive refuses the call.
     #[error(transparent)]
     Drive(#[from] DriveError),
     /// The USB controller refuses.
     #[error(transparent)]
     Usb(#[from] UsbError),
-    /// The board refuses.
+    /// The board refuses the call.
     #[error(transparent)]
     Board(#[from] BoardError),
     /// The server of viewers refuses.

@@ -37,7 +37,7 @@ pub enum Area {
 pub struct Region {
     /// A name for people to read.
     pub name: &'static str,
-    /// Its place.
+    /// Ports, a BAR or addresses.
     pub area: Area,
     /// Single writes to the region may be posted: they lower no interrupt, start or stop no DMA, and change no decoding and no shadowed
     /// register. Memory, and ports whose writes have no immediate effect (docs/decisions/0004).

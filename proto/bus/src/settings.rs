@@ -52,11 +52,11 @@ pub const LAYOUTS: [&str; 7] = ["en-us", "en-gb", "de", "fr", "es", "it", "sv"];
 /// Strings with which a disk identifies itself; `None` leaves the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskIdentity {
-    /// Its serial number.
+    /// Serial number, at most 20 ASCII characters.
     pub serial: Option<String>,
     /// The version of its firmware.
     pub version: Option<String>,
-    /// Its model.
+    /// Model, at most 40 ASCII characters.
     pub model: Option<String>,
 }
 

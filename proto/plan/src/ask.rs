@@ -39,7 +39,7 @@ pub enum Ask {
     Ready,
     /// The broker: the channel of the device in `slot` is dead.
     ChannelDead {
-        /// The device.
+        /// The device whose channel is given up.
         slot: Slot,
         /// Why it is dead.
         death: Death,
@@ -51,7 +51,7 @@ pub enum Ask {
     },
     /// Control: kill and restart a device.
     Restart {
-        /// The device.
+        /// The device to restart.
         slot: Slot,
     },
     /// Control: end the machine.
@@ -61,28 +61,28 @@ pub enum Ask {
     },
     /// Control: give the descriptor of this message to a process; the answer is a token.
     GiveFd {
-        /// The process.
+        /// The process that receives the descriptor.
         slot: Slot,
     },
     /// Control: make a file in the dump directory and give it to a process; the answer is a token.
     Dump {
-        /// The process.
+        /// The process that receives the file.
         slot: Slot,
         /// The file's name, padded with zeroes.
         name: [u8; 64],
     },
     /// The broker: the channel of the device in `slot` is in use.
     Attached {
-        /// The device.
+        /// The device that the broker serves now.
         slot: Slot,
     },
     /// Control: the process table.
     Processes,
     /// Control: a drive gets the medium of this message's descriptor, or none; the answer is the token by which its process knows the medium.
     Medium {
-        /// The controller.
+        /// The slot of the controller.
         slot: Slot,
-        /// The drive.
+        /// The drive's place on the controller.
         drive: DriveId,
     },
     /// Control, in a stub domain: lists the CDs, with descriptors for those that appeared after a disk.
@@ -92,24 +92,24 @@ pub enum Ask {
     },
     /// Control: applies these settings to a network card, its interface, and later starts of its process.
     Nic {
-        /// The card.
+        /// The slot of the network card.
         slot: Slot,
         /// [`NicSettings::to_bytes`].
         settings: [u8; 64],
     },
     /// Control: counts the frames that the rules on a network card's interface have dropped.
     Dropped {
-        /// The card.
+        /// The slot of the network card.
         slot: Slot,
     },
     /// The broker: the guest has unplugged a device; its process ends now and is not started again.
     Unplugged {
-        /// The device.
+        /// The device that the guest has unplugged.
         slot: Slot,
     },
     /// The broker: the guest has unplugged a part of a device; a restarted process does not have it either.
     PartUnplugged {
-        /// The device.
+        /// The device whose parts the guest has unplugged.
         slot: Slot,
         /// Bits of the unplug protocol, not 0.
         mask: u16,

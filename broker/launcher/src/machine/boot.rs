@@ -42,7 +42,7 @@ pub struct Kernel {
     pub file: String,
     /// Path of the ramdisk.
     pub initrd: Option<String>,
-    /// The command line.
+    /// The kernel's command line.
     pub command_line: String,
 }
 

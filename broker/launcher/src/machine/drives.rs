@@ -72,7 +72,7 @@ const KEYS: &[Keys] = &[
     ),
 ];
 
-/// A drive.
+/// A disk or CD drive, as the arguments describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineDrive {
     /// Controller and port; `None` until a `-device` names them.
@@ -411,7 +411,7 @@ pub enum ImageFault {
     /// Less than one sector.
     #[error("{bytes} bytes are no disk")]
     TooSmall {
-        /// Its size.
+        /// Bytes of the image.
         bytes: u64,
     },
     /// The chain of backing files is too long.

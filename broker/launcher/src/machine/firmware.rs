@@ -55,7 +55,7 @@ pub enum FirmwareFault {
     /// It cannot be read.
     #[error("{path}: {source}")]
     File {
-        /// The file.
+        /// The path of the last candidate.
         path: String,
         /// The kernel's error.
         source: std::io::Error,
@@ -63,7 +63,7 @@ pub enum FirmwareFault {
     /// Its size is no expansion ROM's: 512 bytes to 512 KiB.
     #[error("{path}: not a {what}")]
     Size {
-        /// The file.
+        /// The path of the last candidate.
         path: String,
         /// What it is to be.
         what: &'static str,

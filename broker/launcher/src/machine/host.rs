@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// One process's configuration and descriptors.
 #[derive(Debug)]
 pub struct Part {
-    /// Its configuration.
+    /// The configuration that the process gets in its plan.
     pub config: DeviceConfig,
     /// Descriptors that the process gets at each start.
     pub kept: Vec<(FdUse, OwnedFd)>,
@@ -36,7 +36,7 @@ impl Part {
 /// The machine whose parts are opened, and what the parts share.
 #[derive(Debug)]
 pub struct Host<'a> {
-    /// The machine.
+    /// The machine whose parts are opened.
     pub machine: &'a Machine,
     /// The guest's number.
     pub domid: u16,

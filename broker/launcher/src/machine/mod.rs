@@ -133,7 +133,7 @@ impl Sim {
     }
 }
 
-/// The machine.
+/// The machine that the arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The guest's number; `None` only for a probe.

@@ -52,7 +52,7 @@ const KEYS: &[Keys] = &[
 /// Most network cards of a guest: libxl can number no more, and the bus has room for them.
 const MAX_NICS: usize = 8;
 
-/// A network card.
+/// A network card, as the arguments describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
     /// The emulated chip.
@@ -241,7 +241,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
 pub struct OpenNic {
     /// The tap or socket.
     pub fd: OwnedFd,
-    /// Its kind.
+    /// What the descriptor is: a tap, a packet socket or a stream.
     pub end: NicEnd,
     /// The rules on its interface, if it has one.
     pub rules: Option<Rules>,
@@ -317,7 +317,7 @@ pub enum NicFault {
     /// The connection to a Unix socket fails.
     #[error("{path}: {source}")]
     Stream {
-        /// The socket.
+        /// The path of the Unix socket.
         path: String,
         /// The kernel's error.
         source: std::io::Error,
@@ -331,7 +331,7 @@ pub enum NicFault {
     /// An interface cannot be used.
     #[error("{interface}: {source}")]
     Interface {
-        /// Its name.
+        /// The interface's name.
         interface: String,
         /// The kernel's error.
         source: std::io::Error,
@@ -342,7 +342,7 @@ pub enum NicFault {
     /// The tap of libxl's hotplug script cannot be opened.
     #[error("tap {name}: {source}")]
     Tap {
-        /// The tap.
+        /// The tap's name.
         name: String,
         /// The kernel's error.
         source: std::io::Error,
@@ -350,7 +350,7 @@ pub enum NicFault {
     /// The toolstack's descriptor is not there, or is no tap.
     #[error("fd={number}: {source}")]
     Fd {
-        /// Its number.
+        /// The number in `fd=`.
         number: i32,
         /// The kernel's error.
         source: std::io::Error,

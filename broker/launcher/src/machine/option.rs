@@ -15,7 +15,7 @@ pub enum ArgumentError {
     /// The value is wrong.
     #[error("{option} {value}: {why}")]
     Value {
-        /// The option.
+        /// The option with its dash.
         option: String,
         /// As it was given.
         value: String,
@@ -36,7 +36,7 @@ pub enum ArgumentError {
 }
 
 impl ArgumentError {
-    /// Its number.
+    /// The BH number: an unsupported option has one of its own.
     pub fn code(&self) -> Code {
         if matches!(self, Self::Refused { .. }) { Code::Unsupported } else { Code::Argument }
     }
@@ -72,7 +72,7 @@ impl Fate {
 pub struct OptionSpec {
     /// Without dash; a second word narrows it down: `device VGA`.
     pub name: &'static str,
-    /// A value follows.
+    /// The next argument is its value.
     pub value: bool,
     /// The option's fate.
     pub fate: Fate,

@@ -69,7 +69,7 @@ pub enum Serial {
     Append(String),
     /// No other end: output is dropped.
     Null,
-    /// A character device.
+    /// A character device of the host, by path.
     Device(String),
     /// A Unix socket to connect to.
     Unix(String),

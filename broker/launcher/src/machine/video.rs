@@ -31,7 +31,7 @@ const OPTIONS: &[OptionSpec] = &[
 const KEYS: &[Keys] =
     &[keys("device VGA", &["driver", "vgamem_mb"], PLACE), keys("device cirrus-vga", &["driver", "vgamem_mb"], PLACE)];
 
-/// The display adapter.
+/// The display adapter, as the arguments describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Video {
     /// MiB of video RAM, a power of two.

@@ -248,7 +248,7 @@ pub enum ViewersFault {
     Port {
         /// The host's address.
         address: IpAddr,
-        /// The port.
+        /// The TCP port.
         port: u16,
         /// The kernel's error.
         source: std::io::Error,
@@ -258,9 +258,9 @@ pub enum ViewersFault {
     Taken {
         /// The host's address.
         address: IpAddr,
-        /// The first port.
+        /// First TCP port that was tried.
         first: u16,
-        /// The last port.
+        /// Last TCP port that was tried.
         last: u16,
         /// The kernel's error.
         source: std::io::Error,

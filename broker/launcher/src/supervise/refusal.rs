@@ -40,13 +40,13 @@ pub(super) enum Refusal {
     /// The launcher may not change interfaces any more.
     #[error("{card}: dm_restrict has taken the right to change rules on an interface away; nothing was changed")]
     Restricted {
-        /// The card.
+        /// The card's name: `nic0`.
         card: String,
     },
     /// The kernel refuses the rules on a card's interface.
     #[error("rules on the interface of {card}: {source}{}", missing_modules(.source))]
     Rules {
-        /// The card.
+        /// The card's name: `nic0`.
         card: String,
         /// The kernel's error.
         source: io::Error,
@@ -69,7 +69,7 @@ pub(super) enum Refusal {
     /// Its process has died again and again while it was added.
     #[error("{name}: died too often")]
     DiedTooOften {
-        /// The device.
+        /// The device's name in logs.
         name: String,
     },
     /// A dump's name could lead out of the directory.
