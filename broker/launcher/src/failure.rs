@@ -172,7 +172,7 @@ pub enum Failure {
     #[error("there are too many PV devices")]
     PvDevices,
     /// More vCPUs than a channel has cells.
-    #[error("number of vCPUs")]
+    #[error("{0} vCPUs: a machine has 1 to 128")]
     Vcpus(u16),
     /// A descriptor of the simulated machine.
     #[error("-sim: descriptor {fd}: {source}")]
@@ -188,7 +188,7 @@ pub enum Failure {
     /// A file of the host that is none of the guest's.
     #[error("{}: {source}", .path.display())]
     File {
-        /// The path of the processes' executable.
+        /// The file's path: as a rule the executable of the processes.
         path: PathBuf,
         /// The kernel's error.
         source: io::Error,
