@@ -347,7 +347,7 @@ mod tests {
             (Failure::NoProfile { role: "x" }, None, "no profile for x"),
             (Failure::NoSlot(9), None, "no slot 9"),
             (Failure::PvDevices, None, "there are too many PV devices"),
-            (Failure::Vcpus(9999), None, "number of vCPUs"),
+            (Failure::Vcpus(9999), None, "9999 vCPUs: a machine has 1 to 128"),
             (Failure::Sim { fd: 7, source: io() }, None, "-sim: descriptor 7: entity not found"),
             (AreaError::Length(1).into(), None, "1 is no multiple of the page size"),
             (Failure::File { path: "/x".into(), source: io() }, None, "/x: entity not found"),
