@@ -1,5 +1,5 @@
-//! Compiles each profile in profiles/ into a BPF program and a Rust constant. A profile is complete: profiles share no list of system
-//! calls.
+//! Compiles each profile in profiles/ into a BPF program and a Rust constant. A profile is complete: profiles share no list of
+//! system calls.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

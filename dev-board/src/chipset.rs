@@ -2,8 +2,8 @@
 //! Power-on values are those of the i440FX machine that guests know.
 use bulkhead_bus::pci::{ConfigSpace, FunctionSpec, reg};
 
-/// The host bridge (82441FX, 3.2): parity and SERR# are writable. Memory and bus master are writable too, because they are off after power-on
-/// here and firmware sets them; the part has them fixed at one.
+/// The host bridge (82441FX, 3.2): parity and SERR# are writable. Memory and bus master are writable too, because they are off
+/// after power-on here and firmware sets them; the part has them fixed at one.
 pub(crate) const HOST_BRIDGE: FunctionSpec = FunctionSpec::new(0, 0).with_command(0x0146);
 /// The ISA bridge (82371SB, 2.2): SERR# and special cycles; ports, memory and bus master as above.
 pub(crate) const ISA_BRIDGE: FunctionSpec = FunctionSpec::new(1, 0).with_command(0x010f);

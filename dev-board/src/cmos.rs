@@ -1,13 +1,13 @@
-//! CMOS RAM. Indices below 0x0e are the clock, which Xen emulates; it forwards only index writes from 0x0e on, so the latch here never
-//! sees others.
+//! CMOS RAM. Indices below 0x0e are the clock, which Xen emulates; it forwards only index writes from 0x0e on, so the latch here
+//! never sees others.
 use crate::Config;
 use bulkhead_bus::DiskGeometry;
 use bulkhead_bus::{Inspect, StateError};
 
 /// Floppy drive types: none.
 const EQUIPMENT: usize = 0x14;
-/// Types of the first channel's disks, the master's in the high half. 0fh refers to an extended type byte, whose value selects the user's
-/// table.
+/// Types of the first channel's disks, the master's in the high half. 0fh refers to an extended type byte, whose value selects the
+/// user's table.
 const DISK_TYPES: usize = 0x12;
 /// Indices of the extended type and the user's table, and the mask in [`DISK_TYPES`], for master and slave.
 const DISKS: [(usize, usize, u8); 2] = [(0x19, 0x1b, 0xf0), (0x1a, 0x24, 0x0f)];
@@ -67,7 +67,8 @@ impl Cmos {
         self.set(DISK_TYPES, self.get(DISK_TYPES) | kind);
         self.set(*further, USERS_TABLE);
         let [low, high] = disk.cylinders.to_le_bytes();
-        // No write precompensation; the control byte has a bit for more than eight heads; the landing zone follows the last cylinder.
+        // No write precompensation; the control byte has a bit for more than eight heads; the landing zone follows the last
+        // cylinder.
         let control = 0xc0 | u8::from(disk.heads > 8) << 3;
         for (at, byte) in (*table..).zip([low, high, disk.heads, 0xff, 0xff, control, low, high, disk.sectors]) {
             self.set(at, byte);

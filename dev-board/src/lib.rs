@@ -1,5 +1,6 @@
 //! The board: i440FX, PIIX3's bridge function, PIIX4's power management, CMOS RAM, reset and debug ports, the DMA
-//! controllers' registers, and the xen-platform PCI device. It is a device like others, without guest memory and without a back end.
+//! controllers' registers, and the xen-platform PCI device. It is a device like others, without guest memory and without a back
+//! end.
 //!
 //! | file | what | source |
 //! |---|---|---|

@@ -1,5 +1,5 @@
-//! PCI hot-plug registers as in libacpi's DSDT (tools/libacpi/mk_dsdt.c of Xen): added devices, devices to eject, and the register with which
-//! the guest's `_EJ0` ejects them. Bit n stands for device n on bus 0.
+//! PCI hot-plug registers as in libacpi's DSDT (tools/libacpi/mk_dsdt.c of Xen): added devices, devices to eject, and the register
+//! with which the guest's `_EJ0` ejects them. Bit n stands for device n on bus 0.
 use crate::state::{PciState, PlugState};
 use bulkhead_bus::{BoardError, Context, IoError, IoResult, StateError};
 use std::collections::BTreeMap;

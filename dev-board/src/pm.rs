@@ -1,5 +1,5 @@
-//! The parts of PIIX4 power management that Xen does not emulate: PM1a control, general purpose events, APM, and the hot-plug registers
-//! that libacpi's DSDT reads. Xen emulates the PM1a event block and the timer (HVM_PARAM_ACPI_IOPORTS_LOCATION 1).
+//! The parts of PIIX4 power management that Xen does not emulate: PM1a control, general purpose events, APM, and the hot-plug
+//! registers that libacpi's DSDT reads. Xen emulates the PM1a event block and the timer (HVM_PARAM_ACPI_IOPORTS_LOCATION 1).
 use crate::pci_hotplug::PciHotplug;
 use crate::state::{PlugState, PmState};
 use bitfield_struct::bitfield;

@@ -300,7 +300,8 @@ fn a_pci_device_that_is_plugged_in_is_an_event_and_goes_when_the_guest_ejects_it
     assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
 }
 
-/// SeaBIOS translates cylinder addresses according to these bytes; without them a loader that uses such addresses does not find its disk.
+/// SeaBIOS translates cylinder addresses according to these bytes; without them a loader that uses such addresses does not find its
+/// disk.
 #[test]
 fn the_cmos_has_the_disks_and_their_address_translation() {
     use bulkhead_bus::{DiskGeometry, Translation};

@@ -30,8 +30,8 @@ pub(crate) fn function() -> FunctionSpec {
 /// The xen-platform PCI device and its ports.
 pub(crate) struct XenPlatform {
     pub(crate) config: ConfigSpace,
-    /// The guest may unplug emulated disks. If not, its drivers read that they are blacklisted, so a guest whose disks have no PV back end
-    /// keeps the emulated ones.
+    /// The guest may unplug emulated disks. If not, its drivers read that they are blacklisted, so a guest whose disks have no PV
+    /// back end keeps the emulated ones.
     unplug: bool,
     flags: u8,
     product: u16,

@@ -57,8 +57,8 @@ impl Frame {
         ranges
     }
 
-    /// Draws the lines that differ from `before`, and swaps the two: afterwards `before` is this picture, and this one is memory for the next.
-    /// False if the surface is too small.
+    /// Draws the lines that differ from `before`, and swaps the two: afterwards `before` is this picture, and this one is memory
+    /// for the next. False if the surface is too small.
     pub(crate) fn show(&mut self, before: &mut Self, surface: &mut dyn Surface) -> bool {
         if !surface.begin(self.width, self.height) {
             return false;

@@ -33,8 +33,8 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// A sink that writes [`InputEvent`] records to `input`. `takes` returns a byte whenever the accepted input changes: bit 0 absolute positions,
-    /// 1 keys, 2 movement; or the LEDs: with bit 3, bits 4 to 6 are Scroll Lock, Num Lock, Caps Lock.
+    /// A sink that writes [`InputEvent`] records to `input`. `takes` returns a byte whenever the accepted input changes: bit 0
+    /// absolute positions, 1 keys, 2 movement; or the LEDs: with bit 3, bits 4 to 6 are Scroll Lock, Num Lock, Caps Lock.
     pub fn new(input: OwnedFd, takes: OwnedFd) -> Self {
         Self { input, takes, now: Takes::default() }
     }

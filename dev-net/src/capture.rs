@@ -1,5 +1,5 @@
-//! Writes a card's frames in pcap's format (draft-ietf-opsawg-pcap), with nanoseconds, to a non-blocking pipe. Frames are as the card's
-//! process has them: a large send is one record, and a checksum that is left to the host is incomplete.
+//! Writes a card's frames in pcap's format (draft-ietf-opsawg-pcap), with nanoseconds, to a non-blocking pipe. Frames are as the
+//! card's process has them: a large send is one record, and a checksum that is left to the host is incomplete.
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::time::{SystemTime, UNIX_EPOCH};

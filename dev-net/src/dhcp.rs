@@ -1,5 +1,5 @@
-//! Answers the guest's DHCP requests (RFC 2131, 2132) from a static lease, for networks without a DHCP server. The requests do not leave the
-//! card.
+//! Answers the guest's DHCP requests (RFC 2131, 2132) from a static lease, for networks without a DHCP server. The requests do not
+//! leave the card.
 use crate::frame::{ETHERNET, be16, ether_type, put_be16};
 use crate::offload;
 use bulkhead_bus::nic::NicLease;

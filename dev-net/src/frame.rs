@@ -1,5 +1,5 @@
-//! A frame and its offloads, which are work left to the receiver: the fields of struct virtio_net_hdr (Virtual I/O Device 1.2, 5.1.6), as
-//! Linux's taps and packet sockets use them.
+//! A frame and its offloads, which are work left to the receiver: the fields of struct virtio_net_hdr (Virtual I/O Device 1.2,
+//! 5.1.6), as Linux's taps and packet sockets use them.
 
 /// Most bytes of a frame before segmentation: an IP packet of 64 KiB and an Ethernet header with a VLAN tag.
 pub const MAX: usize = 65_535 + 18;

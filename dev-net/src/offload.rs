@@ -16,8 +16,8 @@ const CWR: u8 = 0x80;
 
 /// The one's complement sum of 16-bit words in network order. An odd byte at the end counts as a word's first.
 ///
-/// This is the most expensive part of receiving a frame. The sum does not depend on the byte order of the words, if all have the same
-/// (RFC 1071, 2.B), nor on the number of words that are added at once.
+/// This is the most expensive part of receiving a frame. The sum does not depend on the byte order of the words, if all have the
+/// same (RFC 1071, 2.B), nor on the number of words that are added at once.
 fn sum(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(4);
     // The sum of 2^32 words of 32 bits fits in 64 bits.
@@ -113,8 +113,8 @@ fn lengths(bytes: &mut [u8], at: Places) {
     }
 }
 
-/// Completes the headers of a large TCP packet that a driver has left to the card: lengths of the whole packet, and the pseudo header's sum
-/// in TCP's field. `None`: it is no such packet.
+/// Completes the headers of a large TCP packet that a driver has left to the card: lengths of the whole packet, and the pseudo
+/// header's sum in TCP's field. `None`: it is no such packet.
 pub fn large(mut bytes: Vec<u8>, kind: GsoKind, size: u16) -> Option<Frame> {
     let at = places(&bytes, kind)?;
     if size < SMALLEST {
@@ -134,8 +134,8 @@ pub fn large(mut bytes: Vec<u8>, kind: GsoKind, size: u16) -> Option<Frame> {
     Some(Frame { bytes, offload: Offload { checksum, segmentation, verified: false } })
 }
 
-/// Finds and sets the checksums of a packet for which the driver names no positions: IPv4's, and that of TCP or UDP. The latter becomes an
-/// offload, with the pseudo header's sum in its field. Other packets are unchanged.
+/// Finds and sets the checksums of a packet for which the driver names no positions: IPv4's, and that of TCP or UDP. The latter
+/// becomes an offload, with the pseudo header's sum in its field. Other packets are unchanged.
 pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
     let bytes = &mut frame.bytes;
     let tagged = be16(bytes, 12) == Some(ether_type::VLAN);

@@ -1,5 +1,5 @@
-//! A card's port: the path of a frame between descriptors and back end, which all cards share. Filter, link, queues in both directions,
-//! offloads that the back end does not do, loopback.
+//! A card's port: the path of a frame between descriptors and back end, which all cards share. Filter, link, queues in both
+//! directions, offloads that the back end does not do, loopback.
 use crate::backend::{Backend, Sent};
 use crate::capture::Capture;
 use crate::dhcp::{self, Answer};
@@ -154,8 +154,8 @@ impl Port {
         (self.waiting.len(), self.out.len())
     }
 
-    /// Sends a frame of the guest, after the offloads that the back end does not do. With `pad`, short frames are padded to the shortest length
-    /// on a wire.
+    /// Sends a frame of the guest, after the offloads that the back end does not do. With `pad`, short frames are padded to the
+    /// shortest length on a wire.
     pub(crate) fn send(&mut self, frame: Frame, way: Way, pad: bool, cx: &mut Context) {
         let loopback = way == Way::Loopback;
         if !loopback && (!self.cable || (self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()))) {

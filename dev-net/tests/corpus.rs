@@ -1,5 +1,5 @@
-//! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier versions
-//! have saved (`tests/golden`), which all later versions must accept.
+//! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
+//! versions have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
 use proptest::prelude::*;
 

@@ -1,20 +1,20 @@
-//! The launcher's own restrictions by `-chroot` and `-runas` (Xen's docs/features/qemu-deprivilege.pandoc): a root directory that contains
-//! only /proc, and an unprivileged user. It can still start processes: every user may create namespaces.
+//! The launcher's own restrictions by `-chroot` and `-runas` (Xen's docs/features/qemu-deprivilege.pandoc): a root directory that
+//! contains only /proc, and an unprivileged user. It can still start processes: every user may create namespaces.
 use crate::Ids;
 use crate::enter::{SandboxError, make_root, step};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{Gid, Uid};
 
-/// Removes the launcher's limit on the size of files. libxl sets it to 256 KiB, and it applies to memfds and images too. Each process has a
-/// limit of its profile. (Without the right to raise the limit it stays; then libxl has not restricted the launcher.)
+/// Removes the launcher's limit on the size of files. libxl sets it to 256 KiB, and it applies to memfds and images too. Each
+/// process has a limit of its profile. (Without the right to raise the limit it stays; then libxl has not restricted the launcher.)
 pub fn unlimited_file_size() {
     let _ = rustix::process::setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None });
 }
 
 /// Gives up this process's supplementary groups, which its children would inherit: a group can open files that the user cannot. A
-/// process without the right to it (it is not root) keeps them; [`crate::verify::check`] compares its children with it. Call it from a
-/// single-threaded process.
+/// process without the right to it (it is not root) keeps them; [`crate::verify::check`] compares its children with it. Call it
+/// from a single-threaded process.
 pub fn drop_groups() {
     let _ = rustix::thread::set_thread_groups(&[]);
 }

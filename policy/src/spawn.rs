@@ -178,8 +178,8 @@ fn set_attributes(pid: i32, mut attr: SchedAttr) -> std::io::Result<()> {
     if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Lets a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a higher weight (for CFS).
-/// `nice` below 0 needs CAP_SYS_NICE.
+/// Lets a process run at once when it is woken: short time slices (EEVDF, Linux 6.12; no effect before) and a higher weight (for
+/// CFS). `nice` below 0 needs CAP_SYS_NICE.
 pub fn set_schedule(pid: i32, nanoseconds: u64, nice: i32) -> std::io::Result<()> {
     set_attributes(
         pid,

@@ -100,9 +100,9 @@ pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> P
     }
 }
 
-/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, no supplementary groups, own namespaces, only
-/// the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing executable
-/// but its program. Returns the violations.
+/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, no supplementary groups, own
+/// namespaces, only the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing
+/// executable but its program. Returns the violations.
 pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<String> {
     let mut wrong = Vec::new();
     let field = |name: &str| observed.status.get(name).map_or("", String::as_str);

@@ -123,8 +123,8 @@ fn xen() -> Vec<Finding> {
     all
 }
 
-/// Checks Xen's rate limit, which delays register accesses: dom0, woken by an access, cannot preempt a guest that has just started to
-/// run, and the guest cannot preempt dom0.
+/// Checks Xen's rate limit, which delays register accesses: dom0, woken by an access, cannot preempt a guest that has just started
+/// to run, and the guest cannot preempt dom0.
 fn rate_limit(scheduler: &Result<Scheduler, XenError>) -> Finding {
     const REMEDY: &str = "sched_ratelimit_us=0 on Xen's command line, or \"xl sched-credit2 -s -r 0\" (sched-credit for credit) now: a register access costs about a third less (docs/operations.md)";
     let (state, seen) = match scheduler {

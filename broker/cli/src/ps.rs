@@ -1,5 +1,5 @@
-//! `ps`: the process table. For guests of this domain it is read from /proc, so it does not depend on the processes' own reports; for
-//! a guest in a stub domain its launcher reads that domain's /proc.
+//! `ps`: the process table. For guests of this domain it is read from /proc, so it does not depend on the processes' own reports;
+//! for a guest in a stub domain its launcher reads that domain's /proc.
 use crate::guest::Guest;
 use crate::{Done, Failure, print_json};
 use bulkhead_plan::ProcessRow;

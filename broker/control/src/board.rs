@@ -93,8 +93,9 @@ impl Shared {
         Ok(json!({}))
     }
 
-    /// Requests the board to notify the guest that PCI device `device` was added or, with 0, to request ejection of the device `id`. The
-    /// call is repeated if the board's process is restarted meanwhile: without the notification, the guest would not rescan the bus.
+    /// Requests the board to notify the guest that PCI device `device` was added or, with 0, to request ejection of the device
+    /// `id`. The call is repeated if the board's process is restarted meanwhile: without the notification, the guest would not
+    /// rescan the bus.
     async fn plug_pci(&self, device: u32, id: &str) -> Result<(), QmpError> {
         let board = self.board().ok_or_else(|| QmpError::generic("the guest has no board"))?;
         let call = Call::PlugPci(v1::PciPlug { device, id: id.to_owned() });

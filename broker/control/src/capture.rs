@@ -18,8 +18,8 @@ const RESTART: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(100);
 
 impl Shared {
-    /// x-bulkhead-capture: {"device": "nic0"} starts a capture or continues it; the answer has the frames since the last answer and is
-    /// sent within a second. With "end": true the capture ends.
+    /// x-bulkhead-capture: {"device": "nic0"} starts a capture or continues it; the answer has the frames since the last answer and
+    /// is sent within a second. With "end": true the capture ends.
     pub(crate) async fn capture(&self, arguments: &Value) -> Outcome {
         let (slot, _, _) = self.nic(arguments, "device")?;
         let (begun, bytes) = self.piece(slot, Recorded::Frames, arguments).await?;

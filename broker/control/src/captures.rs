@@ -29,8 +29,8 @@ impl Recorded {
     }
 }
 
-/// Bytes that are buffered for the client; above this, control stops reading the pipe, and the process drops and counts whatever the
-/// pipe has no room for.
+/// Bytes that are buffered for the client; above this, control stops reading the pipe, and the process drops and counts whatever
+/// the pipe has no room for.
 const BUFFER: usize = 1 << 20;
 /// Longest delay of an answer while there are no new bytes.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -49,8 +49,8 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
-    /// The client of a slot. Waits up to two seconds for a process that is being started, or whose socket a restarted control has not
-    /// received yet.
+    /// The client of a slot. Waits up to two seconds for a process that is being started, or whose socket a restarted control has
+    /// not received yet.
     pub(crate) async fn wait(&self, slot: Slot) -> Option<Client> {
         for _ in 0..100 {
             if let Some(client) = self.get(slot) {
@@ -77,7 +77,8 @@ impl Clients {
         }
     }
 
-    /// The facts that the process in a slot reports; `None` if it does not answer. Waits for the restart of a process that has just died.
+    /// The facts that the process in a slot reports; `None` if it does not answer. Waits for the restart of a process that has just
+    /// died.
     pub(crate) async fn facts(&self, slot: Slot) -> Option<v1::FactsReply> {
         let begun = tokio::time::Instant::now();
         loop {

@@ -122,8 +122,8 @@ mod tests {
         );
     }
 
-    /// libxl 4.22's change of a stub domain's CD: it finds the set by `stub-devid:N`, removes it before it detaches the disk, and the
-    /// replacing disk has a new set.
+    /// libxl 4.22's change of a stub domain's CD: it finds the set by `stub-devid:N`, removes it before it detaches the disk, and
+    /// the replacing disk has a new set.
     #[test]
     fn a_removed_disk_of_a_stub_domain_is_not_added_again() {
         let mut sets = FdSets::new(Some(fd()));

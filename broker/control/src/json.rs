@@ -43,8 +43,9 @@ impl Splitter {
         head
     }
 
-    /// Called at the end of a string. If the string is "execute", the first token of an object that begins a line, then that object is a
-    /// new command, and the open object before it was never completed: an incomplete command must not swallow the commands after it.
+    /// Called at the end of a string. If the string is "execute", the first token of an object that begins a line, then that object
+    /// is a new command, and the open object before it was never completed: an incomplete command must not swallow the commands
+    /// after it.
     fn is_new_command(&mut self) -> bool {
         let Some(start) = self.suspect.take() else { return false };
         let text = self.bytes.get(start.saturating_add(1)..self.at).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Control: serves QMP to libxl and operators, calls every process by gRPC, and writes the guest's log. It has no ioreq page, no guest
-//! memory and no path of the host; it requests files and changes of the host from the launcher.
+//! Control: serves QMP to libxl and operators, calls every process by gRPC, and writes the guest's log. It has no ioreq page, no
+//! guest memory and no path of the host; it requests files and changes of the host from the launcher.
 
 mod block;
 mod board;

@@ -1,10 +1,10 @@
 //! Port 0xcf8, PCI's address register.
 //!
-//! Xen latches writes to it and decodes 0xcfc by itself, so the broker does not need the register: a configuration access then costs one exit
-//! to the broker instead of two. But an operating system that probes for configuration mechanism 1 *reads* the register back once, and Xen does
-//! not answer reads. So the broker claims the whole register (*wide*) until the guest has read it and then only written it for a while; from
-//! then on it claims only 0xcf9 (reset control) and 0xcfb (*narrow*). Linux begins its probe with a byte write to 0xcfb, which makes the claim
-//! wide again.
+//! Xen latches writes to it and decodes 0xcfc by itself, so the broker does not need the register: a configuration access then
+//! costs one exit to the broker instead of two. But an operating system that probes for configuration mechanism 1 *reads* the
+//! register back once, and Xen does not answer reads. So the broker claims the whole register (*wide*) until the guest has read it
+//! and then only written it for a while; from then on it claims only 0xcf9 (reset control) and 0xcfb (*narrow*). Linux begins its
+//! probe with a byte write to 0xcfb, which makes the claim wide again.
 //! docs/decisions/0007.
 use crate::edge::Edge;
 use bulkhead_xen::Range;

@@ -31,8 +31,9 @@ pub(crate) struct Live {
     pub(crate) request_bell: OwnedFd,
     /// The device's bell when its replies were last read.
     pub(crate) seen: u32,
-    /// The device need not ring: the broker reads its bell before it sleeps. True from a request until then. A device without requests keeps
-    /// seeing the broker as asleep: it may ring needlessly while the broker runs, but each wait saves two stores and a fence for it.
+    /// The device need not ring: the broker reads its bell before it sleeps. True from a request until then. A device without
+    /// requests keeps seeing the broker as asleep: it may ring needlessly while the broker runs, but each wait saves two stores and
+    /// a fence for it.
     pub(crate) watched: bool,
     /// Wake-ups without any result since the last tick.
     pub(crate) idle: u32,
@@ -45,7 +46,8 @@ pub(crate) struct Live {
 
 /// Most wake-ups without a result in one tick; a device that rings more often is given up.
 const IDLE_LIMIT: u32 = 20_000;
-/// Most changes of a device's lines between two moments at which the broker rests or has its tick; a device that exceeds them is given up.
+/// Most changes of a device's lines between two moments at which the broker rests or has its tick; a device that exceeds them is
+/// given up.
 pub(crate) const LINE_LIMIT: u32 = 20_000;
 /// Outstanding posted writes at which the device is woken.
 const POSTED_WAKE: u32 = 256;
@@ -127,8 +129,8 @@ impl DeviceChannel {
         }
     }
 
-    /// Keeps a write for the next process. Beyond the limit all kept writes are lost: the driver has worked with the device for long, and a part
-    /// of its writes would do more harm than none.
+    /// Keeps a write for the next process. Beyond the limit all kept writes are lost: the driver has worked with the device for
+    /// long, and a part of its writes would do more harm than none.
     pub(crate) fn miss(&mut self, what: Posted) {
         if self.missed.len() >= MISSED {
             self.missed.clear();

@@ -44,7 +44,8 @@ pub enum Action {
     Unplugged(Slot),
     /// The guest has ejected a device that was added.
     Ejected(Slot),
-    /// The guest has unplugged the parts of the device with these bits of the protocol's mask; a restarted process must not have them.
+    /// The guest has unplugged the parts of the device with these bits of the protocol's mask; a restarted process must not have
+    /// them.
     PartsUnplugged(Slot, u16),
 }
 
@@ -215,7 +216,8 @@ impl<E: Edge> Dispatcher<E> {
         std::mem::take(&mut self.actions)
     }
 
-    /// Whether a tick is needed: a request or a posted write is outstanding, or wake-ups without a result are counted until the next one.
+    /// Whether a tick is needed: a request or a posted write is outstanding, or wake-ups without a result are counted until the
+    /// next one.
     pub fn outstanding(&mut self) -> bool {
         self.broadcast.is_some()
             || self.held.is_some()
@@ -250,8 +252,8 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Does all work that is possible now, in a bounded number of steps: a device that keeps a line moving, or a guest that keeps asking, must
-    /// not keep the broker from its ticks and from the launcher. Returns false if there may be more.
+    /// Does all work that is possible now, in a bounded number of steps: a device that keeps a line moving, or a guest that keeps
+    /// asking, must not keep the broker from its ticks and from the launcher. Returns false if there may be more.
     pub fn work(&mut self) -> bool {
         (0..STEPS).any(|_| !self.step())
     }

@@ -149,8 +149,8 @@ impl Edge for XenEdge {
     }
 }
 
-/// The edge to the simulated machine: the ioreq pages are a memfd, events are eventfds, and every device model operation is one line of text on
-/// a SEQPACKET socket, sent before the answer to its access.
+/// The edge to the simulated machine: the ioreq pages are a memfd, events are eventfds, and every device model operation is one
+/// line of text on a SEQPACKET socket, sent before the answer to its access.
 pub struct SimEdge {
     pages: IoreqPages,
     kick: OwnedFd,

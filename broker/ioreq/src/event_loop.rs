@@ -221,8 +221,8 @@ impl<E: Edge> Broker<E> {
         }
     }
 
-    /// Starts the tick if something is outstanding, or if the broker is `busy` without an end. The first tick without outstanding work stops it: starting and stopping it for every access
-    /// would cost two system calls each.
+    /// Starts the tick if something is outstanding, or if the broker is `busy` without an end. The first tick without outstanding
+    /// work stops it: starting and stopping it for every access would cost two system calls each.
     fn arm(&mut self, busy: bool) -> Result<(), StartError> {
         if self.ticking || !(busy || self.dispatcher.outstanding()) {
             return Ok(());
@@ -293,7 +293,8 @@ impl<E: Edge> Broker<E> {
         }
     }
 
-    /// Carries out a command of the simulated machine: `deadline`, `advance NS`, `reset`. Returns false if the simulated machine has exited.
+    /// Carries out a command of the simulated machine: `deadline`, `advance NS`, `reset`. Returns false if the simulated machine
+    /// has exited.
     fn command(&mut self) -> bool {
         let Some(commands) = &self.commands else { return true };
         let mut bytes = [0; 64];

@@ -1,5 +1,6 @@
-//! The broker. One thread, one event loop; it owns the ioreq server, and decides the device of an access, the interrupt of a line and the
-//! address of a BAR. It never waits for a device: it writes a request to its cell, and the reply completes the vCPU's request.
+//! The broker. One thread, one event loop; it owns the ioreq server, and decides the device of an access, the interrupt of a line
+//! and the address of a BAR. It never waits for a device: it writes a request to its cell, and the reply completes the vCPU's
+//! request.
 //!
 //! | file | what |
 //! |---|---|

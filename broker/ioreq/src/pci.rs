@@ -1,7 +1,7 @@
 //! The broker's part of PCI: the addresses of decoded BARs.
 //!
-//! The broker keeps its own copy of the relevant registers: command, BARs, ROM base, and for the ISA bridge the link routes. They follow
-//! from the *guest's* writes, never from a device.
+//! The broker keeps its own copy of the relevant registers: command, BARs, ROM base, and for the ISA bridge the link routes. They
+//! follow from the *guest's* writes, never from a device.
 use bulkhead_bus::pci::{ConfigSpace, Decode, FunctionSpec};
 
 /// A function and its decoded ranges.

@@ -43,8 +43,8 @@ pub(crate) struct Waiting {
     pub(crate) data: Option<u64>,
 }
 
-/// The state of a vCPU's request. Xen crashes the domain if its states go backwards, so a request that was taken is answered exactly once:
-/// `Idle` → take → (`Waiting` or `Blocked`)* → complete → `Idle`.
+/// The state of a vCPU's request. Xen crashes the domain if its states go backwards, so a request that was taken is answered
+/// exactly once: `Idle` → take → (`Waiting` or `Blocked`)* → complete → `Idle`.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum VcpuState {
     /// No request was taken.

@@ -1,7 +1,7 @@
-//! The launcher with `-xen-attach`, which libxl starts in dom0 beside a stub domain: it serves the domain's PV back ends (consoles, frame
-//! buffer, file-backed disks). If the domain has a PV device of a kind that Bulkhead does not serve, the host's QEMU serves them all, and
-//! this program only watches the domain. It reports the guest crashed when the stub domain dies. Nobody else does, and the guest would
-//! wait for ever.
+//! The launcher with `-xen-attach`, which libxl starts in dom0 beside a stub domain: it serves the domain's PV back ends (consoles,
+//! frame buffer, file-backed disks). If the domain has a PV device of a kind that Bulkhead does not serve, the host's QEMU serves
+//! them all, and this program only watches the domain. It reports the guest crashed when the stub domain dies. Nobody else does,
+//! and the guest would wait for ever.
 use crate::failure::{Failure, system};
 use crate::pv;
 use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
@@ -112,8 +112,8 @@ impl AsFd for Watch {
     }
 }
 
-/// The path of the host's QEMU, if it must serve the back ends of the arguments' domain because Bulkhead does not serve all of them.
-/// `None` also if the settings or a host without QEMU leave the rest unserved.
+/// The path of the host's QEMU, if it must serve the back ends of the arguments' domain because Bulkhead does not serve all of
+/// them. `None` also if the settings or a host without QEMU leave the rest unserved.
 pub fn qemus(arguments: &[String]) -> Option<&'static str> {
     let last = |option: &str| {
         arguments.iter().zip(arguments.iter().skip(1)).filter(|(o, _)| *o == option).map(|(_, value)| value).next_back()
@@ -199,8 +199,8 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Copies the VNC server's address from the stub domain's nodes, where libxl writes it, to the guest's, where `xl vncviewer GUEST` reads
-/// it. False if libxl has not written it yet.
+/// Copies the VNC server's address from the stub domain's nodes, where libxl writes it, to the guest's, where `xl vncviewer GUEST`
+/// reads it. False if libxl has not written it yet.
 fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
     let from = format!("/local/domain/{stubdom}/console");
     if xenstore.read(&format!("{from}/vnc-port")).is_err() {

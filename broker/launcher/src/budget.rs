@@ -1,13 +1,13 @@
-//! Limits of a stub domain's processes: a control group with a memory limit, the OOM score, and the scheduling class. A device that leaks
-//! memory dies alone, in its own group.
+//! Limits of a stub domain's processes: a control group with a memory limit, the OOM score, and the scheduling class. A device that
+//! leaks memory dies alone, in its own group.
 use bulkhead_plan::{BROKER, CONTROL, Kind, Slot};
 use bulkhead_policy::{profile, set_fifo};
 use std::path::{Path, PathBuf};
 
 /// Mount point of the control groups.
 pub(crate) const CGROUP: &str = "/sys/fs/cgroup";
-/// SCHED_FIFO priorities: the launcher is above the devices, and these above the broker, so that a device which the broker wakes runs at
-/// once. A stub domain can starve its own guest alone.
+/// SCHED_FIFO priorities: the launcher is above the devices, and these above the broker, so that a device which the broker wakes
+/// runs at once. A stub domain can starve its own guest alone.
 pub(crate) const LAUNCHER: u32 = 7;
 const DEVICE: u32 = 6;
 const BROKER_FIFO: u32 = 5;

@@ -1,5 +1,5 @@
-//! Numbers of failures that keep a guest from running. An operator sees the first line of the log and no context, because libxl prints
-//! the log's path alone; the number leads to docs/errors.md, which is made from the table.
+//! Numbers of failures that keep a guest from running. An operator sees the first line of the log and no context, because libxl
+//! prints the log's path alone; the number leads to docs/errors.md, which is made from the table.
 
 /// The number in a line like `BH-0201: …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

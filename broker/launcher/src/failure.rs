@@ -1,5 +1,5 @@
-//! Why the machine does not start, or cannot go on. Each variant is one subject; its text names the subject and the fault. The number
-//! before the text ([`Code`]) belongs to the variant, or to the stage in which the failure happens.
+//! Why the machine does not start, or cannot go on. Each variant is one subject; its text names the subject and the fault. The
+//! number before the text ([`Code`]) belongs to the variant, or to the stage in which the failure happens.
 use crate::budget::BudgetFault;
 use crate::errors::Code;
 use crate::machine::boot::{BootFault, BootFile};

@@ -1,5 +1,5 @@
-//! QEMU's option grammar: `key=value` pairs with commas between them. A doubled comma is a comma in a value. The first element of some
-//! options has no key.
+//! QEMU's option grammar: `key=value` pairs with commas between them. A doubled comma is a comma in a value. The first element of
+//! some options has no key.
 
 /// An option's value, split into keys and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

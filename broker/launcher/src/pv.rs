@@ -1,5 +1,5 @@
-//! Reads the PV devices whose back ends Bulkhead serves from xenstore. libxl writes these nodes before it starts a device model. They are
-//! in dom0's directory, where no guest can write.
+//! Reads the PV devices whose back ends Bulkhead serves from xenstore. libxl writes these nodes before it starts a device model.
+//! They are in dom0's directory, where no guest can write.
 use crate::machine::disk::Properties;
 use crate::machine::drives::MachineDrive;
 use crate::machine::serial::Serial;
@@ -136,8 +136,8 @@ pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
     lines
 }
 
-/// Whether a disk with this image was removed or replaced. `params` is empty while libxl removes a disk. For a changed CD libxl 4.20
-/// writes the file's name without the format.
+/// Whether a disk with this image was removed or replaced. `params` is empty while libxl removes a disk. For a changed CD libxl
+/// 4.20 writes the file's name without the format.
 pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xenstore) -> bool {
     let back = format!("/local/domain/0/backend/qdisk/{domid}/{devid}");
     let now = xenstore.read(&format!("{back}/params")).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after them, so
-//! they win.
+//! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after
+//! them, so they win.
 use crate::placement::Placement;
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt as _;

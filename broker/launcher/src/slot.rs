@@ -38,8 +38,8 @@ impl Phase {
     const ALL: [Self; 7] =
         [Self::Waiting, Self::Starting, Self::Entering, Self::Attaching, Self::Running, Self::Dead, Self::Unplugged];
 
-    /// Whether `next` may follow. A step that is not in the table comes from a process that repeats a message, or would put a device in two
-    /// places.
+    /// Whether `next` may follow. A step that is not in the table comes from a process that repeats a message, or would put a
+    /// device in two places.
     fn may_become(self, next: Self) -> bool {
         use Phase::{Attaching, Dead, Entering, Running, Starting, Unplugged, Waiting};
         match (self, next) {
@@ -218,8 +218,8 @@ impl SlotState {
         self.kind.picture == Picture::Looks
     }
 
-    /// Sends the process a message with descriptors; does nothing without a process. A process that does not take the message, because it
-    /// has closed its socket or does not read, is killed, so that the launcher never waits for it.
+    /// Sends the process a message with descriptors; does nothing without a process. A process that does not take the message,
+    /// because it has closed its socket or does not read, is killed, so that the launcher never waits for it.
     pub(crate) fn tell(&self, message: impl FnOnce(Vec<FdUse>) -> ToProcess, fds: &[(FdUse, BorrowedFd<'_>)]) {
         let Some(life) = &self.life else { return };
         let uses = fds.iter().map(|(u, _)| u.clone()).collect();
@@ -269,8 +269,8 @@ impl SlotState {
         self.restarted
     }
 
-    /// Waits up to a second for the exit of a process that has closed its socket, then kills it. The wait keeps the process's own exit
-    /// status for the log.
+    /// Waits up to a second for the exit of a process that has closed its socket, then kills it. The wait keeps the process's own
+    /// exit status for the log.
     pub(crate) fn closed(&self) {
         if let Some(life) = &self.life {
             let ends = rustix::event::PollFd::new(&life.spawned.pidfd, rustix::event::PollFlags::IN);

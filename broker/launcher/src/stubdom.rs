@@ -1,8 +1,8 @@
-//! The launcher as the first process of a stub domain. It does the work of an init and reads libxl's nodes (Xen's docs/misc/stubdom.txt,
-//! libxl_dm.c).
+//! The launcher as the first process of a stub domain. It does the work of an init and reads libxl's nodes (Xen's
+//! docs/misc/stubdom.txt, libxl_dm.c).
 //!
-//! A failure is one line on console 0, which libxl copies to the guest's log, and in xenstore at `device-model/<guest>/error`. Then the
-//! domain powers off.
+//! A failure is one line on console 0, which libxl copies to the guest's log, and in xenstore at `device-model/<guest>/error`. Then
+//! the domain powers off.
 use crate::errors::Code;
 use crate::failure::{Failure, system};
 use crate::{argv, budget};
@@ -52,8 +52,8 @@ pub(crate) struct Vchan {
 }
 
 impl Vchan {
-    /// The xenstore nodes by which the client finds the vchan. They are written when the page is ready: a client that finds a page of zeroes
-    /// waits for ever.
+    /// The xenstore nodes by which the client finds the vchan. They are written when the page is ready: a client that finds a page
+    /// of zeroes waits for ever.
     pub(crate) fn nodes(&self, domid: u16) -> [(String, String); 2] {
         let path = format!("device-model/{domid}/qmp-vchan");
         [(format!("{path}/ring-ref"), self.gref.to_string()), (format!("{path}/event-channel"), self.port.to_string())]

@@ -61,8 +61,8 @@ const PIDFD: u64 = 1 << 32;
 /// Directory of QMP's screendumps.
 const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
-/// Starts the machine and returns when it has ended: true if libxl, a signal or control ended it. Otherwise `tell` gets the line with
-/// the reason before the guest is reported crashed, because the toolstack may then kill this process.
+/// Starts the machine and returns when it has ended: true if libxl, a signal or control ended it. Otherwise `tell` gets the line
+/// with the reason before the guest is reported crashed, because the toolstack may then kill this process.
 pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
     let Parsed { machine, notes } = parsed;
     let signals = bulkhead_policy::end_signals().map_err(system("signals"));
@@ -120,7 +120,8 @@ pub struct EarlyExit {
 }
 
 impl EarlyExit {
-    /// Prefers the process's own last line, which has the reason. Nobody else prints it: control reads no logs before the machine runs.
+    /// Prefers the process's own last line, which has the reason. Nobody else prints it: control reads no logs before the machine
+    /// runs.
     fn line(&self) -> String {
         let Self { name, pid, cause, last } = self;
         let line = last.as_ref().map_or_else(|| format!("{name} (pid {pid}): {cause}"), |l| format!("{name}: {l}"));
@@ -184,7 +185,8 @@ struct Manner {
     attach: bool,
     /// This is the stub domain's first process.
     stubdom: bool,
-    /// libxl has asked for `dm_restrict`: after the start this process can open nothing on the host and change no rules on interfaces.
+    /// libxl has asked for `dm_restrict`: after the start this process can open nothing on the host and change no rules on
+    /// interfaces.
     restricted: bool,
 }
 
@@ -315,7 +317,8 @@ impl Launcher {
         Ok(())
     }
 
-    /// Tells control to copy the logs from now on. Before that the launcher needs a process's last line for the message of a failed start.
+    /// Tells control to copy the logs from now on. Before that the launcher needs a process's last line for the message of a failed
+    /// start.
     fn tell_running(&self) {
         if let Some(control) = self.slots.get(CONTROL) {
             control.tell(|_| ToProcess::Running, &[]);

@@ -1,15 +1,16 @@
-//! Answers drivers that connect to a PV disk which no process serves now: the disk of an emulated drive before the unplug, a CD, or an
-//! image of another format. Without an answer the driver would wait for ever: OVMF's driver waits until its back end connects or closes,
-//! before any operating system has unplugged a drive. The answer is a closed back end, and the driver goes on with the emulated drive.
-//! When a later driver opens the front end again (Linux does so), the back end opens again too (Xen's public/io/xenbus.h).
+//! Answers drivers that connect to a PV disk which no process serves now: the disk of an emulated drive before the unplug, a CD, or
+//! an image of another format. Without an answer the driver would wait for ever: OVMF's driver waits until its back end connects or
+//! closes, before any operating system has unplugged a drive. The answer is a closed back end, and the driver goes on with the
+//! emulated drive. When a later driver opens the front end again (Linux does so), the back end opens again too (Xen's
+//! public/io/xenbus.h).
 use bulkhead_bus::pv::State;
 use bulkhead_xen::{XenError, Xenstore};
 
 /// Most PV disks of a domain that are answered.
 const DISKS: usize = 64;
 
-/// A connection to xenstored for the answers. It is not the one with the watches: an event that arrives between two answers would not
-/// make the descriptor readable any more.
+/// A connection to xenstored for the answers. It is not the one with the watches: an event that arrives between two answers would
+/// not make the descriptor readable any more.
 pub(crate) struct Answers {
     xenstore: Xenstore,
     /// xenstored has not answered a request. Its late answer would be taken for the next request's.

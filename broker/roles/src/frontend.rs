@@ -23,7 +23,8 @@ struct Line {
 }
 
 impl Line {
-    /// A line on which a previous process may have left calls. Their answers are dropped, and the serial numbers begin at an arbitrary value.
+    /// A line on which a previous process may have left calls. Their answers are dropped, and the serial numbers begin at an
+    /// arbitrary value.
     fn new(socket: OwnedFd) -> Self {
         let mut line = Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] };
         line.take_notices();
@@ -92,7 +93,8 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// A front end from the launcher's descriptors, and the range of pages into which it maps. `pages` is the number of pages before the buffer.
+    /// A front end from the launcher's descriptors, and the range of pages into which it maps. `pages` is the number of pages
+    /// before the buffer.
     pub(crate) fn new(domid: u16, pages: usize, fds: &mut Fds) -> Result<(Self, Arc<GrantMemory>), BuildError> {
         let buffer = fds.take(&FdUse::GrantBuffer(0)).map(|fd| (fd, BUFFER_PAGES));
         let mut require = |what: &FdUse| fds.require(what);

@@ -1,5 +1,5 @@
-//! The only process that may call gntdev, which maps and copies granted pages. The device works for all domains, so this process fixes the
-//! guest; a back end selects pages of that guest, and has one buffer for copies.
+//! The only process that may call gntdev, which maps and copies granted pages. The device works for all domains, so this process
+//! fixes the guest; a back end selects pages of that guest, and has one buffer for copies.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen, pv};

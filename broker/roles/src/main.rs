@@ -1,4 +1,5 @@
-//! Every process except the launcher is this executable, so that all share its text; argv\[0\] is the role. Only `bulkhead-dm` starts it.
+//! Every process except the launcher is this executable, so that all share its text; argv\[0\] is the role. Only `bulkhead-dm`
+//! starts it.
 //!
 //! | file | what |
 //! |---|---|

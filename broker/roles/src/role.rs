@@ -1,5 +1,5 @@
-//! A role: the description of its device for the broker, and the construction of the device. Properties that other crates need are in its
-//! [`Kind`].
+//! A role: the description of its device for the broker, and the construction of the device. Properties that other crates need are
+//! in its [`Kind`].
 use crate::error::BuildError;
 use bulkhead_bus::Declaration;
 use bulkhead_plan::{DeviceConfig, Kind};

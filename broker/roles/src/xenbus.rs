@@ -1,5 +1,5 @@
-//! The only process of the back ends with a connection to xenstored. Each back end may read two directories and write one; the launcher
-//! determines them.
+//! The only process of the back ends with a connection to xenstored. Each back end may read two directories and write one; the
+//! launcher determines them.
 use crate::error::BuildError;
 use crate::role::{Role, Seen, wrong};
 use bulkhead_bus::pv::Side;

@@ -20,8 +20,8 @@ impl Evtchn {
         if r < 0 { Err(XenError::last("EVTCHN_RESTRICT_DOMID")) } else { Ok(fd) }
     }
 
-    /// Opens the node and allocates a port that `remote` may bind. Afterwards the descriptor can bind only ports of `only`, which the kernel does
-    /// not allow to be dom0. Returns the port.
+    /// Opens the node and allocates a port that `remote` may bind. Afterwards the descriptor can bind only ports of `only`, which
+    /// the kernel does not allow to be dom0. Returns the port.
     pub fn open_unbound(remote: DomId, only: DomId) -> Result<(OwnedFd, u32)> {
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
         let fd = rustix::fs::open("/dev/xen/evtchn", flags, rustix::fs::Mode::empty())

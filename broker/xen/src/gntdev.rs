@@ -1,7 +1,8 @@
 //! /dev/xen/gntdev: pages that another domain grants to this one.
 //!
-//! The node cannot be restricted to a domain, so one process makes the calls for all back ends of a guest, with that guest's number in
-//! each. A back end gets the same open file under a filter that allows no ioctl on it: it can map only the pages that were added here.
+//! The node cannot be restricted to a domain, so one process makes the calls for all back ends of a guest, with that guest's number
+//! in each. A back end gets the same open file under a filter that allows no ioctl on it: it can map only the pages that were added
+//! here.
 use crate::{Mapping, Result, XenError};
 use bulkhead_xen_abi::{DomId, ioctl};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -41,8 +42,8 @@ impl Gntdev {
         Self { fd, domid }
     }
 
-    /// Adds pages that may be mapped, 1 to [`MOST_REFS`], and returns their offset in the descriptor. The mapping fails if the guest has not
-    /// granted them.
+    /// Adds pages that may be mapped, 1 to [`MOST_REFS`], and returns their offset in the descriptor. The mapping fails if the
+    /// guest has not granted them.
     pub fn name(&self, grefs: &[u32]) -> Result<u64> {
         if grefs.is_empty() || grefs.len() > MOST_REFS {
             return Err(XenError { what: "GNTDEV_MAP_GRANT_REF", source: std::io::ErrorKind::InvalidInput.into() });
@@ -94,8 +95,8 @@ impl Gntdev {
             pad: 0,
             segments: segments.as_mut_ptr() as u64,
         };
-        // SAFETY: the request reads `count` segments and writes their status; each names a piece of `buffer`, checked above, of which no
-        // Rust reference exists but to atomics.
+        // SAFETY: the request reads `count` segments and writes their status; each names a piece of `buffer`, checked above, of
+        // which no Rust reference exists but to atomics.
         let r = unsafe { libc::ioctl(self.fd.as_raw_fd(), u64::from(ioctl::GNTDEV_GRANT_COPY), &raw const arg) };
         if r < 0 {
             return Err(XenError::last("GNTDEV_GRANT_COPY"));

@@ -1,4 +1,5 @@
-//! Xen's device nodes, for the broker and the launcher. docs/architecture.md lists the crates with `unsafe` code; this is one of them.
+//! Xen's device nodes, for the broker and the launcher. docs/architecture.md lists the crates with `unsafe` code; this is one of
+//! them.
 
 mod evtchn;
 mod gntalloc;
@@ -33,8 +34,8 @@ impl XenError {
     pub fn forbidden(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::PermissionDenied
     }
-    /// Whether this is an answer of xenstored with an error's name: the node does not exist, or the caller may not access it. Otherwise xenstored
-    /// has not answered.
+    /// Whether this is an answer of xenstored with an error's name: the node does not exist, or the caller may not access it.
+    /// Otherwise xenstored has not answered.
     pub fn is_answer(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::Other
     }

@@ -1,5 +1,5 @@
-//! The server's side of a vchan (public/io/libxenvchan.h) of one page. The client is another domain and may be hostile: counts are copied and
-//! checked at each use.
+//! The server's side of a vchan (public/io/libxenvchan.h) of one page. The client is another domain and may be hostile: counts are
+//! copied and checked at each use.
 use crate::{Mapping, Result};
 use bulkhead_xen_abi::vchan as at;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering, fence};

@@ -184,7 +184,8 @@ fn read(first: u32, count: u32, sectors: u32, form: Form) -> Answer {
     Answer::Sectors { first: u64::from(first), count, form }
 }
 
-/// READ CD (MMC-4): the selected parts of sectors. There are no sub-channels and no error pointers; a medium has one track in mode 1.
+/// READ CD (MMC-4): the selected parts of sectors. There are no sub-channels and no error pointers; a medium has one track in mode
+/// 1.
 fn read_cd(p: &[u8; 12], first: u32, count: u32, sectors: u32) -> Answer {
     let [_, b1, _, _, _, _, _, _, _, what, sub_channel, _] = *p;
     match b1 >> 2 & 7 {

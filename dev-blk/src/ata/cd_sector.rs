@@ -1,5 +1,5 @@
-//! The 2352 bytes of a CD's sector in mode 1 (ECMA-130, 14), from which READ CD selects parts. An image has the 2048 bytes of user data; the
-//! rest is computed.
+//! The 2352 bytes of a CD's sector in mode 1 (ECMA-130, 14), from which READ CD selects parts. An image has the 2048 bytes of user
+//! data; the rest is computed.
 use super::spec::CD_SECTOR;
 
 /// Bytes of the error detection code, the zeroes after it, and both parities.
@@ -37,8 +37,8 @@ impl Form {
     /// The part that the READ commands return.
     pub(crate) const USER: Self = Self { sync: false, header: false, user: true, codes: false };
 
-    /// The parts of a sector in mode 1 that the main channel byte of READ CD selects (MMC-4, READ CD). A sector has no sub-header in this mode;
-    /// a selection with a gap is invalid.
+    /// The parts of a sector in mode 1 that the main channel byte of READ CD selects (MMC-4, READ CD). A sector has no sub-header
+    /// in this mode; a selection with a gap is invalid.
     pub(crate) fn selected(byte: u8) -> Option<Self> {
         let bit = |n: u8| byte >> n & 1 != 0;
         let sync = bit(7);
@@ -142,8 +142,8 @@ struct Words {
     stride: usize,
 }
 
-/// Adds both parity bytes of each code word: in GF(2^8) the word's bytes add up to zero, and so do the bytes multiplied by 2 to the power of
-/// their distance from the end.
+/// Adds both parity bytes of each code word: in GF(2^8) the word's bytes add up to zero, and so do the bytes multiplied by 2 to the
+/// power of their distance from the end.
 fn parity(sector: &mut Vec<u8>, words: &Words) {
     let covered = words.count.saturating_mul(words.of_one);
     let mut first = Vec::with_capacity(words.count);
@@ -238,7 +238,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
-        /// Checks the codes by another definition: the polynomial divides the sector, and every word of both parities is a code word.
+        /// Checks the codes by another definition: the polynomial divides the sector, and every word of both parities is a code
+        /// word.
         #[test]
         fn the_codes_of_a_sector_are_those_of_ecma_130(seed in any::<u32>(), lba in 0u32..400_000) {
             let user: Vec<u8> = (0..2048u32).map(|i| (seed.wrapping_mul(i.wrapping_add(77)) >> 13) as u8).collect();

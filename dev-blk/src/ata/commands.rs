@@ -309,8 +309,8 @@ impl Drive {
         self.transfer_failed(r)
     }
 
-    /// Sets the registers after a job of the host has failed. The error register follows the command's table (ATA/ATAPI-5, 8; ACS-2, 7.10): UNC
-    /// for data that cannot be read, ABRT for data that cannot be written.
+    /// Sets the registers after a job of the host has failed. The error register follows the command's table (ATA/ATAPI-5, 8;
+    /// ACS-2, 7.10): UNC for data that cannot be read, ABRT for data that cannot be written.
     pub(crate) fn job_failed(&mut self, work: Option<Work>, r: &mut Registers) -> Reply {
         if self.packet {
             self.check(Sense::READ_ERROR, r)

@@ -1,9 +1,9 @@
 //! ATA and ATAPI drives, independent of their transport.
 //!
 //! A transport (PIIX3's channel) passes a command to a [`Drive`](drive::Drive) as a value: its code and the
-//! [`Registers`](registers::Registers), later a packet or a list. The drive returns a [`Reply`](transfer::Reply): the command has ended, with
-//! its result in the registers; or the transport must transfer data or carry out a job. Data paths, interrupts and register addresses belong to
-//! the transport.
+//! [`Registers`](registers::Registers), later a packet or a list. The drive returns a [`Reply`](transfer::Reply): the command has
+//! ended, with its result in the registers; or the transport must transfer data or carry out a job. Data paths, interrupts and
+//! register addresses belong to the transport.
 //!
 //! | file | what |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Storage with injected faults of the simulated machine: errors, delays, jobs that wait. A real guest's process never gets a table of
-//! faults.
+//! Storage with injected faults of the simulated machine: errors, delays, jobs that wait. A real guest's process never gets a table
+//! of faults.
 use super::{Job, whole};
 use bulkhead_bus::faults::{FAULT_COUNTS_AT, FAULT_SIZE, FAULTS, Fault, FaultOn};
 use rustix::fd::OwnedFd;

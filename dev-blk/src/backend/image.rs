@@ -35,7 +35,8 @@ type Below = Option<Arc<FormatAccess<File>>>;
 pub(super) struct Formatted {
     access: FormatAccess<File>,
     unflushed: bool,
-    /// The first image and its backing image, to be opened for writing at the guest's first write: opening it for writing changes its header.
+    /// The first image and its backing image, to be opened for writing at the guest's first write: opening it for writing changes
+    /// its header.
     deferred: Option<(File, Below)>,
 }
 

@@ -1,5 +1,5 @@
-//! Images, and the threads that read and write them. A register access never waits for a disk: it submits a [`Job`], whose result arrives
-//! by `poll`.
+//! Images, and the threads that read and write them. A register access never waits for a disk: it submits a [`Job`], whose result
+//! arrives by `poll`.
 mod error;
 mod faulty;
 mod image;
@@ -69,8 +69,8 @@ pub trait Executor: Send {
     fn submit(&mut self, lane: usize, image: Arc<Image>, job: Job);
     /// Takes a result and its lane, if there is one.
     fn take(&mut self) -> Option<(usize, Outcome)>;
-    /// Carries out a job in the calling thread and returns the time that it took; `None` if the executor cannot, or the job would wait for space.
-    /// It saves an otherwise idle caller the two wake-ups of a lane.
+    /// Carries out a job in the calling thread and returns the time that it took; `None` if the executor cannot, or the job would
+    /// wait for space. It saves an otherwise idle caller the two wake-ups of a lane.
     fn at_once(&mut self, image: &Image, job: &Job) -> Option<(Outcome, Duration)> {
         let _ = (image, job);
         None

@@ -1,5 +1,5 @@
-//! Checks of a qcow2 image before the library opens it for writing. The library clears the auto-clear features before it has checked the
-//! rest of the image, but a refused image must not have been changed.
+//! Checks of a qcow2 image before the library opens it for writing. The library clears the auto-clear features before it has
+//! checked the rest of the image, but a refused image must not have been changed.
 //! Source: QEMU's docs/interop/qcow2.rst, "Header", "Header extensions", "Host cluster management".
 use super::error::Refusal;
 use rustix::fd::AsFd;
@@ -56,8 +56,8 @@ fn word<const N: usize>(bytes: &[u8], at: u64) -> [u8; N] {
     usize::try_from(at).ok().and_then(|at| bytes.get(at..)?.first_chunk::<N>().copied()).unwrap_or([0; N])
 }
 
-/// Checks an image that the library will open for reading and, if `writable`, for writing. It leaves out the checks that the library makes
-/// before it writes.
+/// Checks an image that the library will open for reading and, if `writable`, for writing. It leaves out the checks that the
+/// library makes before it writes.
 pub(super) fn inspect(file: impl AsFd, writable: bool) -> Result<Inspection, Refusal> {
     let mut header = vec![0; 112];
     read(&file, 0, &mut header)?;
@@ -89,8 +89,8 @@ pub(super) fn inspect(file: impl AsFd, writable: bool) -> Result<Inspection, Ref
     Ok(Inspection { auto_clear: version == 3 && u64_at(88) != 0 })
 }
 
-/// Checks offsets and lengths of the tables. The library would grow an L1 table that is too small for the disk, and panics on tables that
-/// overlap.
+/// Checks offsets and lengths of the tables. The library would grow an L1 table that is too small for the disk, and panics on
+/// tables that overlap.
 fn tables(header: &[u8], writable: bool) -> Result<(), Refusal> {
     let u32_at = |at| u64::from(u32::from_be_bytes(word(header, at)));
     let u64_at = |at| u64::from_be_bytes(word(header, at));

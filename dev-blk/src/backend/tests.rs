@@ -164,8 +164,8 @@ fn hostile_image_alone() {
     std::process::exit(if failed > 0 { 11 } else { 12 });
 }
 
-/// An image with any header and tables: it is refused, or each job ends with data or an error, or the process dies; it never hangs, and never
-/// writes to its backing file.
+/// An image with any header and tables: it is refused, or each job ends with data or an error, or the process dies; it never hangs,
+/// and never writes to its backing file.
 #[test]
 fn hostile_image_tables_that_say_anything_cost_that_disk_and_nothing_else() {
     use std::os::unix::process::ExitStatusExt as _;

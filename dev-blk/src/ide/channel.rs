@@ -147,7 +147,8 @@ impl Channel {
         self.drives.get(usize::from(self.device.dev()))?.as_ref().filter(|d| d.drive.present)
     }
 
-    /// Whether a job is in progress that does not belong to the selected drive's command: the other drive's, or one from before a reset.
+    /// Whether a job is in progress that does not belong to the selected drive's command: the other drive's, or one from before a
+    /// reset.
     fn works_for_other(&self) -> bool {
         match &self.phase {
             TransferPhase::Working(After::Nothing) => true,
@@ -156,11 +157,12 @@ impl Channel {
         }
     }
 
-    /// The status register; 0 for an absent drive and an empty channel (ATA/ATAPI-5, 4: the host pulls DD7 low, so that BSY reads as 0, for which
-    /// firmware waits).
+    /// The status register; 0 for an absent drive and an empty channel (ATA/ATAPI-5, 4: the host pulls DD7 low, so that BSY reads
+    /// as 0, for which firmware waits).
     pub(crate) fn status(&self) -> u8 {
         match self.selected() {
-            // A channel has one command at a time: while a job is in progress, neither the other drive nor one that was reset accepts a command.
+            // A channel has one command at a time: while a job is in progress, neither the other drive nor one that was reset
+            // accepts a command.
             Some(_) if self.works_for_other() => Status::new().with_bsy(true).into_bits(),
             Some(selected) => selected.task_file.status.into_bits(),
             None => 0,
@@ -367,8 +369,9 @@ impl Channel {
         self.ended();
     }
 
-    /// Handles lost writes, the last one to the command register (`to_command`) or to another one. A command for which the guest waits is aborted
-    /// now. A later command would use registers other than the guest has written and transfer the wrong sectors, so it is aborted too.
+    /// Handles lost writes, the last one to the command register (`to_command`) or to another one. A command for which the guest
+    /// waits is aborted now. A later command would use registers other than the guest has written and transfer the wrong sectors,
+    /// so it is aborted too.
     pub(crate) fn lost_writes(&mut self, to_command: bool) {
         self.dirty = true;
         self.stale |= !to_command;

@@ -32,8 +32,8 @@ const BUS_MASTER: u16 = 4;
 /// Ready number of the eventfd that rings when a job has ended.
 pub const JOBS: u32 = 1;
 
-/// Shadows, for each channel in turn: alternate status, status, bus master command and status, then the command block's other registers, whose
-/// reads have no side effects.
+/// Shadows, for each channel in turn: alternate status, status, bus master command and status, then the command block's other
+/// registers, whose reads have no side effects.
 const SHADOW_ALTERNATE: usize = 0;
 const SHADOW_STATUS: usize = 2;
 const SHADOW_BUS_MASTER: usize = 4;
@@ -41,8 +41,8 @@ const SHADOW_BLOCK: usize = 8;
 /// Registers of the command block between data and status.
 const BLOCK: std::ops::Range<u64> = spec::reg::ERROR_FEATURES..spec::reg::STATUS_COMMAND;
 
-/// 82371SB, function 1: I/O space and bus master in the command register. Memory space, a zero on the part, is stored too: some programs set
-/// all three bits and check them. It has no effect, because there is no memory to decode.
+/// 82371SB, function 1: I/O space and bus master in the command register. Memory space, a zero on the part, is stored too: some
+/// programs set all three bits and check them. It has no effect, because there is no memory to decode.
 fn function() -> FunctionSpec {
     FunctionSpec::new(1, 1).with_command(0x0007).with_bar(4, BarKind::Io, 16)
 }
@@ -264,7 +264,8 @@ impl Device for Ide {
         for (i, channel) in self.channels.iter().enumerate() {
             let status = u32::from(channel.status());
             out.set(SHADOW_ALTERNATE.saturating_add(i), Some(status));
-            // Reading the status clears the interrupt, even one that nIEN masks; without a pending interrupt the read has no side effect.
+            // Reading the status clears the interrupt, even one that nIEN masks; without a pending interrupt the read has no side
+            // effect.
             out.set(SHADOW_STATUS.saturating_add(i), (!channel.pending()).then_some(status));
             for (at, register) in [(0, 0), (1, 2)] {
                 out.set(

@@ -1,4 +1,5 @@
-//! Registers of a channel (ATA/ATAPI-7 vol. 2) and of the bus master (Programming Interface for Bus Master IDE Controller 1.0, Intel, 1994).
+//! Registers of a channel (ATA/ATAPI-7 vol. 2) and of the bus master (Programming Interface for Bus Master IDE Controller 1.0,
+//! Intel, 1994).
 use bitfield_struct::bitfield;
 
 /// Command block registers, by offset (ATA/ATAPI-7 vol. 2, 5.2).

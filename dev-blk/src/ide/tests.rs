@@ -652,8 +652,8 @@ fn unplug_race_a_pending_write_ends_before_the_disk_is_released() {
     assert!(next.ide.channels[0].medium(0).unwrap().image.is_none(), "it would still have the file");
 }
 
-/// Writes that were lost without a process: a command for which the guest waits is aborted, and so is one with stale registers, which would
-/// write to the wrong sectors.
+/// Writes that were lost without a process: a command for which the guest waits is aborted, and so is one with stale registers,
+/// which would write to the wrong sectors.
 #[test]
 fn stale_registers_after_a_restart_never_become_a_command() {
     let mut b = Bench::new();

@@ -1,12 +1,13 @@
-//! The back end of a PV disk (libxl's `qdisk`): the guest's blkfront writes requests to a ring of granted pages, and this end reads and
-//! writes an image.
+//! The back end of a PV disk (libxl's `qdisk`): the guest's blkfront writes requests to a ring of granted pages, and this end reads
+//! and writes an image.
 //!
 //! Everything in the ring, in granted pages and in the guest's nodes of xenstore is hostile: an entry is copied once and the copy
-//! checked; an impossible ring ends the connection, an impossible request is answered with an error. If the guest changes pages of data
-//! during a request, only its own data is damaged.
+//! checked; an impossible ring ends the connection, an impossible request is answered with an error. If the guest changes pages of
+//! data during a request, only its own data is damaged.
 //!
-//! Requests are answered in the order of their arrival. So a process that replaces a dead one finds all unanswered requests in the ring, as
-//! the guest wrote them, and carries them out again: no acknowledged write is lost, and no write happens without a request.
+//! Requests are answered in the order of their arrival. So a process that replaces a dead one finds all unanswered requests in the
+//! ring, as the guest wrote them, and carries them out again: no acknowledged write is lost, and no write happens without a
+//! request.
 mod ring;
 mod spec;
 #[cfg(test)]
@@ -560,8 +561,8 @@ impl BackEnd for Qdisk {
     }
 
     fn is_gone(&mut self) -> bool {
-        // Another process serves a medium that replaces this one. While libxl removes a disk its name is empty, and libxl may write a file's
-        // name without the format.
+        // Another process serves a medium that replaces this one. While libxl removes a disk its name is empty, and libxl may write
+        // a file's name without the format.
         let now = self.front.node(Side::Back, "params").unwrap_or_default();
         let then = self.parameters.get_or_insert_with(|| now.clone());
         let same = now.is_empty() || now == *then || then.split_once(':').is_some_and(|(_, file)| file == now);

@@ -27,7 +27,8 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// The ring in the first pages of the range. It begins at the last answer of an earlier process; `None` if the counters are impossible.
+    /// The ring in the first pages of the range. It begins at the last answer of an earlier process; `None` if the counters are
+    /// impossible.
     pub(super) fn new(front: &dyn Frontend, pages: usize, layout: Layout) -> Option<Self> {
         let (asked, answered) = (front.load(ring::REQ_PROD), front.load(ring::RSP_PROD));
         let entries = entries(pages, layout);

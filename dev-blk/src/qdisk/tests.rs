@@ -679,15 +679,16 @@ fn unanswered_requests_of_a_dead_process_are_executed_by_the_next() {
     assert!(world.lock().unwrap().notified > notified, "the guest may have slept through an answer");
 }
 
-/// Bytes of an entry, its operation, how far the counter goes ahead, whether the entry is made almost valid, and the front end's state.
+/// Bytes of an entry, its operation, how far the counter goes ahead, whether the entry is made almost valid, and the front end's
+/// state.
 fn round() -> impl Strategy<Value = (Vec<u8>, u8, u32, bool, u8)> {
     (proptest::collection::vec(any::<u8>(), 112), 0..8u8, 0..40u32, any::<bool>(), 0..7u8)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    /// With any ring, counters, descriptions of segments and nodes: no panic, no access outside of the pages (the fake checks that), no write
-    /// beyond the disk's end, and at most one answer for each request.
+    /// With any ring, counters, descriptions of segments and nodes: no panic, no access outside of the pages (the fake checks
+    /// that), no write beyond the disk's end, and at most one answer for each request.
     #[test]
     fn hostile_rings_are_survived(
         persistent in any::<bool>(),

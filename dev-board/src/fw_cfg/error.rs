@@ -11,7 +11,8 @@ pub enum KernelError {
     /// The file has no setup header.
     #[error("kernel: this is no Linux kernel that a BIOS guest can start (a bzImage)")]
     NotLinux,
-    /// The boot protocol, as the header has it (major in the high byte), is older than 2.03, or the kernel is not loaded above 1 MiB.
+    /// The boot protocol, as the header has it (major in the high byte), is older than 2.03, or the kernel is not loaded above 1
+    /// MiB.
     #[error("kernel: its boot protocol {}.{:02} is too old (2.03, loaded high)", .0 >> 8, .0 & 0xff)]
     OldProtocol(u16),
     /// The real-mode part has more sectors than fit below the command line.

@@ -8,8 +8,8 @@ use rustix::fd::OwnedFd;
 pub(super) const SETUP_ADDRESS: u32 = 0x1_0000;
 pub(super) const CMDLINE_ADDRESS: u32 = 0x2_0000;
 pub(super) const KERNEL_ADDRESS: u32 = 0x10_0000;
-/// The end of the heap of the kernel's real-mode part, which is below its stack: an offset from that part's start, less 0x200 as the protocol
-/// defines.
+/// The end of the heap of the kernel's real-mode part, which is below its stack: an offset from that part's start, less 0x200 as
+/// the protocol defines.
 const HEAP_END: u16 = 0xe000 - 0x200;
 /// Most sectors of the real-mode part.
 const MAX_SETUP_SECTORS: u8 = 64;

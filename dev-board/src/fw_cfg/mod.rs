@@ -1,5 +1,5 @@
-//! fw_cfg, the firmware's configuration device: a kernel to boot, and settings of the boot menu. It is a device and a process of its own,
-//! which a machine has only if it needs it: it reads files and writes guest memory, and the board does neither.
+//! fw_cfg, the firmware's configuration device: a kernel to boot, and settings of the boot menu. It is a device and a process of
+//! its own, which a machine has only if it needs it: it reads files and writes guest memory, and the board does neither.
 //!
 //! | file | what | source |
 //! |---|---|---|

@@ -1,5 +1,5 @@
-//! The viewer of a stub domain: it writes the picture to a Linux frame buffer and reads keys and pointer from evdev. These are the kernel's
-//! para-virtual front ends, whose back ends are in dom0. It is not an emulated device, and the guest does not see it.
+//! The viewer of a stub domain: it writes the picture to a Linux frame buffer and reads keys and pointer from evdev. These are the
+//! kernel's para-virtual front ends, whose back ends are in dom0. It is not an emulated device, and the guest does not see it.
 //!
 //! The rate at which it reads the picture adapts: [`FAST`] while the picture changes or input arrives, down to [`SLOW`].
 mod evdev;

@@ -1,7 +1,7 @@
 //! The back end of a PV frame buffer: a domain's picture for viewers. Protocol: xen/include/public/io/fbif.h.
 //!
-//! The domain names frames of its own memory, not grants, so this process maps them by a privcmd that is restricted to the domain. Their
-//! contents are copied and checked; an impossible picture ends the connection.
+//! The domain names frames of its own memory, not grants, so this process maps them by a privcmd that is restricted to the domain.
+//! Their contents are copied and checked; an impossible picture ends the connection.
 mod exercised;
 #[cfg(test)]
 mod tests;

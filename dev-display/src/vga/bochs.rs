@@ -39,8 +39,9 @@ impl Vga {
         self.dispi(index)
     }
 
-    /// Writes a register. It stores the value, or the nearest valid one. The height of the virtual screen, which follows from its width, and
-    /// the size of video RAM are read-only. An unsupported version is not stored: a guest detects the version by reading it back.
+    /// Writes a register. It stores the value, or the nearest valid one. The height of the virtual screen, which follows from its
+    /// width, and the size of video RAM are read-only. An unsupported version is not stored: a guest detects the version by reading
+    /// it back.
     pub(super) fn dispi_write(&mut self, index: u16, value: u16) {
         let index = usize::from(index);
         let value = match index {

@@ -11,7 +11,8 @@ impl Size {
     /// The preferred mode until a viewer requests another.
     pub(super) const DEFAULT: Self = Self { width: 1024, height: 768 };
 
-    /// A viewer's requested size as a valid mode: a width that is a multiple of 8 pixels, 12 bits for each, within video RAM at 32 bits a pixel.
+    /// A viewer's requested size as a valid mode: a width that is a multiple of 8 pixels, 12 bits for each, within video RAM at 32
+    /// bits a pixel.
     pub(super) fn wished(width: u16, height: u16, vram: u32) -> Option<Self> {
         let width = width & !7;
         let fits = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4) <= u64::from(vram);

@@ -42,7 +42,8 @@ pub(super) fn written(graphics: &[u8; gfx::COUNT], latch: u32, value: u8) -> u32
     data & mask | latch & !mask
 }
 
-/// The value that the processor reads from the latches: `plane` in read mode 0, the comparison in read mode 1 (graphics registers 2, 5, 7).
+/// The value that the processor reads from the latches: `plane` in read mode 0, the comparison in read mode 1 (graphics registers
+/// 2, 5, 7).
 pub(super) fn seen(graphics: &[u8; gfx::COUNT], latch: u32, plane: u8) -> u8 {
     let [_, _, compare, _, _, mode, _, care, _] = *graphics;
     if !GraphicsMode::from_bits(mode).compare() {
@@ -69,8 +70,8 @@ pub(super) struct Place {
 impl Vga {
     /// The target of the window's byte `offset`; `None` outside the mapped part.
     ///
-    /// Three independent bits select odd/even addressing: sequencer 4 bit 2 for the planes that a write reaches, graphics 5 bit 4 for the plane that
-    /// is read, graphics 6 bit 1 for the address. Chain 4 (sequencer 4 bit 3) overrides them.
+    /// Three independent bits select odd/even addressing: sequencer 4 bit 2 for the planes that a write reaches, graphics 5 bit 4
+    /// for the plane that is read, graphics 6 bit 1 for the address. Chain 4 (sequencer 4 bit 3) overrides them.
     pub(super) fn place(&self, offset: u64) -> Option<Place> {
         let misc = GraphicsMisc::from_bits(self.graphics(gfx::MISC));
         let (base, len) = match misc.map() {
@@ -105,7 +106,8 @@ impl Vga {
                 () => address.saturating_mul(4),
             }
         } else {
-            // The address bits that select the plane are no part of the plane address. In a window of 128 KiB, bit 16 replaces bit 0.
+            // The address bits that select the plane are no part of the plane address. In a window of 128 KiB, bit 16 replaces bit
+            // 0.
             let within = match () {
                 () if memory.chain_4() => address & 0xfffc | address >> 16,
                 () if misc.chain_odd_even() => address & 0xfffe | address >> 16,

@@ -57,9 +57,9 @@ fn function(device: u8, vram: u32, rom: u32) -> FunctionSpec {
 pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
     Declaration {
         regions: vec![
-            // Writes to the VGA's own registers may be posted: they affect only the picture and the window, whose writes are posted in the
-            // same order. Writes to DISPI may not: enabling a mode clears video RAM, which the guest may write directly as soon as its
-            // access is answered.
+            // Writes to the VGA's own registers may be posted: they affect only the picture and the window, whose writes are posted
+            // in the same order. Writes to DISPI may not: enabling a mode clears video RAM, which the guest may write directly as
+            // soon as its access is answered.
             Region::ports("CRTC (mono)", 0x3b4, 2).posted(),
             Region::ports("status (mono)", 0x3ba, 1),
             Region::ports("VGA", 0x3c0, 16).posted(),
@@ -164,8 +164,8 @@ impl Vga {
         }
     }
 
-    /// Reads viewers' requested sizes from `wishes`, a non-blocking pipe, four bytes each: width and height. The guest sees the last one when it
-    /// reads the EDID again.
+    /// Reads viewers' requested sizes from `wishes`, a non-blocking pipe, four bytes each: width and height. The guest sees the
+    /// last one when it reads the EDID again.
     #[must_use]
     pub fn with_wishes(mut self, wishes: Option<OwnedFd>) -> Self {
         self.wishes = wishes;

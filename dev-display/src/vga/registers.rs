@@ -225,8 +225,8 @@ mod tests {
         }
     }
 
-    /// The palette: separate indices for reads and writes, which advance after each third component; a colour changes when it is complete; the
-    /// mask applies to shown pixels, not to the index.
+    /// The palette: separate indices for reads and writes, which advance after each third component; a colour changes when it is
+    /// complete; the mask applies to shown pixels, not to the index.
     #[test]
     fn a_colour_of_which_a_part_is_written() {
         let (mut v, mut cx, _) = display();

@@ -23,8 +23,8 @@ impl Vga {
         if self.dispi_enabled() || shown >= total { USUAL } else { (total, shown) }
     }
 
-    /// Reads the register and resets the attribute controller's flip-flop. The retrace lasts as long as the whole vertical blank: a guest whose
-    /// access takes 20 µs or more would miss the two lines that it has on hardware.
+    /// Reads the register and resets the attribute controller's flip-flop. The retrace lasts as long as the whole vertical blank: a
+    /// guest whose access takes 20 µs or more would miss the two lines that it has on hardware.
     pub(super) fn status_read(&mut self, now: u64) -> u8 {
         self.dirty |= self.flip_flop;
         self.flip_flop = false;
@@ -41,8 +41,8 @@ mod tests {
     use crate::vga::tests::{display, linear, set};
     use crate::vga::{Access, Clock, Context, Device as _, Vga, region};
 
-    /// Reads the status every `step` nanoseconds for a second. Returns the number of retraces, and the percentages of the time with retrace and
-    /// without a shown pixel.
+    /// Reads the status every `step` nanoseconds for a second. Returns the number of retraces, and the percentages of the time with
+    /// retrace and without a shown pixel.
     fn second(v: &mut Vga, cx: &mut Context, step: u64) -> (u64, u64, u64) {
         let (mut begins, mut retrace, mut blank, mut looks, mut was) = (0, 0, 0, 0, true);
         for now in (0..1_000_000_000).step_by(step as usize) {

@@ -51,12 +51,12 @@ impl View for Picture {
     }
 }
 
-/// Runs a session. The first byte selects password and picture; then pieces follow, each with a byte for its length and other events, and that
-/// many bytes of the viewer.
+/// Runs a session. The first byte selects password and picture; then pieces follow, each with a byte for its length and other
+/// events, and that many bytes of the viewer.
 ///
 /// # Errors
-/// The broken invariant: the meaning of a message depends on the socket's cuts, too many bytes are unsent, or the viewer causes more input events
-/// than its bytes allow.
+/// The broken invariant: the meaning of a message depends on the socket's cuts, too many bytes are unsent, or the viewer causes
+/// more input events than its bytes allow.
 pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
     let Some((first, mut rest)) = bytes.split_first() else { return Ok(()) };
     let mut picture =

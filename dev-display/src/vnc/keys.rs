@@ -200,8 +200,8 @@ pub(crate) fn meaning(keysym: u32, shift: bool) -> Option<Meaning> {
     })
 }
 
-/// The key of a scancode of set 1, with 0x80 for the prefix 0xe0 (rfbproto, "QEMU Extended Key Event Message"). Keys without a code of
-/// set 1 have the numbers that viewers give them (keycodemapdb, column "XT KBD").
+/// The key of a scancode of set 1, with 0x80 for the prefix 0xe0 (rfbproto, "QEMU Extended Key Event Message"). Keys without a code
+/// of set 1 have the numbers that viewers give them (keycodemapdb, column "XT KBD").
 pub(crate) fn scancode(code: u32) -> Option<u16> {
     Some(match code {
         0x01..=0x53 | 0x56..=0x58 => code as u16,

@@ -1,9 +1,9 @@
-//! The keyboard layouts of `-k`: the characters of each key of a guest's keyboard (xkeyboard-config's default variant of each country, with
-//! which Windows and the console agree at the first two levels).
+//! The keyboard layouts of `-k`: the characters of each key of a guest's keyboard (xkeyboard-config's default variant of each
+//! country, with which Windows and the console agree at the first two levels).
 use super::keys::{Lock, Place, Typed};
 
-/// A keyboard layout: the characters of the keys in [`PLACES`], plain, with Shift, with AltGr, with both. A space stands for no character, or
-/// for one that another key has in Windows and on the console too. A combining accent is a dead key.
+/// A keyboard layout: the characters of the keys in [`PLACES`], plain, with Shift, with AltGr, with both. A space stands for no
+/// character, or for one that another key has in Windows and on the console too. A combining accent is a dead key.
 #[derive(Debug)]
 pub struct Layout {
     /// Its name in `-k`.
@@ -103,7 +103,8 @@ pub const LAYOUTS: &[Layout] = &[
     },
 ];
 
-/// An accent: alone, as a dead key, and letters without and with it. If several keys type an accent, the one with the most letters is first.
+/// An accent: alone, as a dead key, and letters without and with it. If several keys type an accent, the one with the most letters
+/// is first.
 struct Accent {
     alone: char,
     dead: char,
@@ -145,8 +146,8 @@ impl Layout {
             let (plain, shifted) = (self.cell(level & 2, at), self.cell(level | 1, at));
             let pair = plain.zip(shifted).is_some_and(|(plain, c)| c != plain && c.to_lowercase().eq([plain]));
             let (lower, upper) = (!wanted.to_uppercase().eq([wanted]), !wanted.to_lowercase().eq([wanted]));
-            // The effect of Caps Lock (xkeyboard-config, types/basic and types/extra): it swaps pairs, and capitalises other letters in some
-            // guests only.
+            // The effect of Caps Lock (xkeyboard-config, types/basic and types/extra): it swaps pairs, and capitalises other
+            // letters in some guests only.
             let lock = match level {
                 0 | 1 if pair => Lock::Inverts,
                 0 | 1 if lower || self.shift_lock => Lock::Off,

@@ -1,4 +1,5 @@
-//! The server's knowledge of the guest's Caps Lock and Num Lock: from the keyboard's LEDs, and until they follow, from pressed keys.
+//! The server's knowledge of the guest's Caps Lock and Num Lock: from the keyboard's LEDs, and until they follow, from pressed
+//! keys.
 use super::keys::code;
 
 /// Bits of the keyboard's LEDs.

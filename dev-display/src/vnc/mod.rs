@@ -1,5 +1,5 @@
-//! A VNC server (RFC 6143) for viewers on the host. It has the read-only picture, pipes to input devices, and listening sockets; it never
-//! has guest memory. It is not an emulated device, and the guest does not see it.
+//! A VNC server (RFC 6143) for viewers on the host. It has the read-only picture, pipes to input devices, and listening sockets; it
+//! never has guest memory. It is not an emulated device, and the guest does not see it.
 //!
 //! | file | what |
 //! |---|---|
@@ -11,8 +11,8 @@
 //! | `keys.rs`, `layouts.rs`, `locks.rs`, `typing/` | keysyms, keyboard layouts, lock keys, the keys that type a character |
 //! | `auth.rs`, `disconnect_log.rs` | passwords; log lines for disconnected viewers |
 //!
-//! The picture is read only while a viewer waits for a change; otherwise there is no timer, and the display draws nothing. The rate of reads
-//! adapts: [`FAST`] while the picture changes or input arrives, down to [`SLOW`].
+//! The picture is read only while a viewer waits for a change; otherwise there is no timer, and the display draws nothing. The rate
+//! of reads adapts: [`FAST`] while the picture changes or input arrives, down to [`SLOW`].
 mod auth;
 mod disconnect_log;
 mod encode;
@@ -55,8 +55,8 @@ const SLOW: u64 = 330_000_000;
 const IDLE: u64 = 1_000_000_000;
 /// Nanoseconds from the request for a picture to the first read of it.
 const FIRST: u64 = 8_000_000;
-/// Reading the picture and updating viewers may take at most 1/SHARE of the time: on a slow or busy processor viewers get fewer pictures,
-/// and the guest is not slowed down.
+/// Reading the picture and updating viewers may take at most 1/SHARE of the time: on a slow or busy processor viewers get fewer
+/// pictures, and the guest is not slowed down.
 const SHARE: u64 = 24;
 /// Reads without a change before the rate is halved.
 const PATIENCE: u32 = 12;
@@ -286,7 +286,8 @@ impl Vnc {
         self.timers(cx);
     }
 
-    /// Reads changes of the keyboards' LEDs and of the accepted input; the last byte counts. More than a page of bytes is read the next time.
+    /// Reads changes of the keyboards' LEDs and of the accepted input; the last byte counts. More than a page of bytes is read the
+    /// next time.
     fn lights(&mut self, now: u64) {
         self.console.input.refresh();
         self.ps2_leds = self.console.leds.as_ref().and_then(last_byte).map(|leds| leds & 7).or(self.ps2_leds);

@@ -4,7 +4,8 @@ use super::*;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
-/// CVE-2014-7815: impossible pixel formats were accepted. CVE-2022-3165, CVE-2015-5225: lengths underflowed, sizes changed during an update.
+/// CVE-2014-7815: impossible pixel formats were accepted. CVE-2022-3165, CVE-2015-5225: lengths underflowed, sizes changed during
+/// an update.
 #[test]
 fn underflow_and_overflow_in_a_viewers_messages() {
     for format in [[0, 24], [1, 24], [8, 32], [24, 24], [64, 24], [255, 255], [32, 0]] {

@@ -64,8 +64,8 @@ fn mix(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
-/// Hashes eight bytes at a time in four lanes, which a processor computes in parallel. Collisions do no harm: a guest that provokes one hides
-/// only changes of its own picture.
+/// Hashes eight bytes at a time in four lanes, which a processor computes in parallel. Collisions do no harm: a guest that provokes
+/// one hides only changes of its own picture.
 fn hash(bytes: &[u8]) -> u64 {
     let mut lanes = [0u64; 4];
     let (blocks, rest) = bytes.as_chunks::<32>();

@@ -22,8 +22,8 @@ use thiserror::Error;
 
 /// Unsent bytes from which on no further rectangle is encoded.
 const ENOUGH: usize = 32 << 10;
-/// Unsent bytes, answers included, from which on nothing more is read from the viewer until its send buffer drains. An update alone never
-/// reaches this.
+/// Unsent bytes, answers included, from which on nothing more is read from the viewer until its send buffer drains. An update alone
+/// never reaches this.
 pub(crate) const FULL: usize = 2 << 20;
 /// Most lines of a rectangle; it bounds the unsent bytes that one rectangle adds.
 const TALL: usize = 64;

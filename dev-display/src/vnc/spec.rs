@@ -1,5 +1,5 @@
-//! Numbers of the RFB protocol: RFC 6143, and for extensions "The RFB Protocol" of the rfbproto community (github.com/rfbproto/rfbproto),
-//! by section.
+//! Numbers of the RFB protocol: RFC 6143, and for extensions "The RFB Protocol" of the rfbproto community
+//! (github.com/rfbproto/rfbproto), by section.
 
 /// The version that the server offers (RFC 6143, 7.1.1).
 pub(crate) const VERSION: &[u8; 12] = b"RFB 003.008\n";

@@ -1,8 +1,8 @@
 //! The back end of a PV console: bytes between a page that a domain has granted and a character device of the host. Protocol:
 //! xen/include/public/io/console.h.
 //!
-//! The domain can write the page at any time: its counters are copied and checked; impossible ones end the console. Bytes that the host does
-//! not accept stay in the page, so a domain that writes too fast waits, and this process buffers nothing.
+//! The domain can write the page at any time: its counters are copied and checked; impossible ones end the console. Bytes that the
+//! host does not accept stay in the page, so a domain that writes too fast waits, and this process buffers nothing.
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +33,8 @@ mod page {
     pub(super) const OUT_PROD: usize = 3084;
 }
 
-/// The grant reference of every domain's first console (GNTTAB_RESERVED_CONSOLE, public/grant_table.h), whose nodes name only the page's
-/// frame.
+/// The grant reference of every domain's first console (GNTTAB_RESERVED_CONSOLE, public/grant_table.h), whose nodes name only the
+/// page's frame.
 const RESERVED: u32 = 0;
 /// Most rounds before other work is handled.
 const BUDGET: usize = 16;

@@ -1,7 +1,7 @@
 //! A PS/2 keyboard with scan code sets 1 to 3 (IBM PS/2 Hardware Interface Technical Reference, Keyboard).
 //!
-//! A held key repeats when the viewer sends it again, as viewers do, and not faster than the guest has set: a release that arrives late does
-//! not cause repetitions.
+//! A held key repeats when the viewer sends it again, as viewers do, and not faster than the guest has set: a release that arrives
+//! late does not cause repetitions.
 //!
 //! While the guest does not read, keys are queued, and only the first few are encoded as bytes: see [`LIMIT`].
 use super::keys::{self, Form, Modifiers};
@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 
 /// Most bytes of input at the keyboard and in the output buffer together. It leaves room for a packet of the mouse.
 pub(crate) const LIMIT: usize = 12;
-/// Most keys that are queued for encoding; further presses are lost. A release is queued beyond the limit if its press was queued or sent.
+/// Most keys that are queued for encoding; further presses are lost. A release is queued beyond the limit if its press was queued
+/// or sent.
 const WAITING: usize = 64;
 /// Most unread bytes of answers; older bytes are dropped.
 pub(crate) const ANSWERS: usize = 16;
@@ -134,7 +135,8 @@ impl Keyboard {
         self.answers.extend(bytes);
     }
 
-    /// Discards input, as the commands that clear the output buffer do. Releases of keys that are down for the guest are still sent.
+    /// Discards input, as the commands that clear the output buffer do. Releases of keys that are down for the guest are still
+    /// sent.
     fn clear(&mut self) {
         self.input.clear();
         let waiting = std::mem::take(&mut self.waiting);
@@ -275,7 +277,8 @@ impl Keyboard {
         if self.enabled && self.waiting.is_empty() && self.encode(key, false, false, limit) {
             return;
         }
-        // The release of a key that is or will be down for the guest is queued without a limit: each has a press, so their number is bounded.
+        // The release of a key that is or will be down for the guest is queued without a limit: each has a press, so their number
+        // is bounded.
         if known {
             self.waiting.push_back((key, false));
         }
@@ -328,7 +331,8 @@ impl Keyboard {
     }
 }
 
-/// Whether keys report their release, and whether they repeat: 0xf7 to 0xfa set it for all keys, 0xfb to 0xfd for the keys that follow.
+/// Whether keys report their release, and whether they repeat: 0xf7 to 0xfa set it for all keys, 0xfb to 0xfd for the keys that
+/// follow.
 fn kind(command: u8) -> (bool, bool) {
     match command {
         0xf7 | 0xfb => (false, true),

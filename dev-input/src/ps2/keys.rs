@@ -1,5 +1,6 @@
-//! Scan codes (IBM PS/2 Hardware Interface Technical Reference, Keyboard, "Scan Codes"; for the keys of Brazil, Japan and Korea and for
-//! multimedia keys Microsoft's Keyboard Scan Code Specification). Keys are named by their evdev codes (linux/input-event-codes.h).
+//! Scan codes (IBM PS/2 Hardware Interface Technical Reference, Keyboard, "Scan Codes"; for the keys of Brazil, Japan and Korea and
+//! for multimedia keys Microsoft's Keyboard Scan Code Specification). Keys are named by their evdev codes
+//! (linux/input-event-codes.h).
 use super::spec::TRANSLATION;
 use bitfield_struct::bitfield;
 
@@ -231,11 +232,13 @@ impl Modifiers {
     }
 }
 
-/// The form that modifiers gave to a key of sets 1 and 2 at its press. Its release has the same form, even if the modifiers have changed.
+/// The form that modifiers gave to a key of sets 1 and 2 at its press. Its release has the same form, even if the modifiers have
+/// changed.
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]
 pub(crate) struct Form {
-    /// A press of left Shift precedes it, and a release follows (with 0xe0: programs that ignore 0xe0 take the key for the keypad's).
+    /// A press of left Shift precedes it, and a release follows (with 0xe0: programs that ignore 0xe0 take the key for the
+    /// keypad's).
     pub(crate) shift_made: bool,
     /// A release of left Shift precedes it, and a press follows.
     pub(crate) left_broken: bool,

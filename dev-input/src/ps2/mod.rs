@@ -1,7 +1,7 @@
 //! Keyboard controller (i8042) with a keyboard and a mouse.
 //!
-//! Bytes for the guest have three sources, in this order: the controller's answers, the devices' answers, input. A byte stays in the output
-//! buffer until it is read, so at most one byte of input precedes the answer to a command.
+//! Bytes for the guest have three sources, in this order: the controller's answers, the devices' answers, input. A byte stays in
+//! the output buffer until it is read, so at most one byte of input precedes the answer to a command.
 //!
 //! | file | what |
 //! |---|---|
@@ -33,13 +33,13 @@ const MOUSE: usize = 1;
 /// Shadow of the status register.
 const SHADOW_STATUS: usize = 0;
 
-/// Most bytes of queued input, the output buffer included. Linux discards so many bytes before it probes for a controller; if there are
-/// more, it finds no controller.
+/// Most bytes of queued input, the output buffer included. Linux discards so many bytes before it probes for a controller; if there
+/// are more, it finds no controller.
 const INPUT: usize = 16;
 /// Most queued answers of the controller. A real controller accepts no command before its last answer has been read.
 const ANSWERS: usize = 16;
-/// Input beyond the limit is encoded when the guest has read all bytes and [`MOMENT`] has passed, so that a guest which reads until the
-/// buffer is empty comes to an end.
+/// Input beyond the limit is encoded when the guest has read all bytes and [`MOMENT`] has passed, so that a guest which reads until
+/// the buffer is empty comes to an end.
 const KEYS_TIMER: TimerId = 0;
 const MOUSE_TIMER: TimerId = 1;
 /// Nanoseconds until queued keys are encoded.
@@ -100,8 +100,8 @@ impl Leds {
 }
 
 impl Ps2 {
-    /// A controller that receives input from `viewer`, a non-blocking pipe of [`InputEvent`] records that is polled as descriptor 0, and sends
-    /// its keyboard's LEDs to `leds`.
+    /// A controller that receives input from `viewer`, a non-blocking pipe of [`InputEvent`] records that is polled as descriptor
+    /// 0, and sends its keyboard's LEDs to `leds`.
     pub fn with_viewer(viewer: OwnedFd, leds: Option<OwnedFd>) -> Self {
         Self { viewer: Some(viewer), leds: leds.map(|pipe| Leds { pipe, last: None }), ..Self::new() }
     }
@@ -150,8 +150,8 @@ impl Ps2 {
         }
     }
 
-    /// Most bytes of input at the keyboard and at the mouse. Packets at a disabled interface do not reduce the keyboard's limit: they are
-    /// withdrawn if both exceed the limit when the interface is enabled again.
+    /// Most bytes of input at the keyboard and at the mouse. Packets at a disabled interface do not reduce the keyboard's limit:
+    /// they are withdrawn if both exceed the limit when the interface is enabled again.
     fn limits(&self) -> (usize, usize) {
         let full = usize::from(self.status.obf());
         let disabled = self.byte.mouse_disabled();

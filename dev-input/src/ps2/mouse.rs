@@ -212,8 +212,8 @@ impl Mouse {
         self.report(limit);
     }
 
-    /// Begins a new step if an earlier click has not been reported yet. A step is a movement and the buttons after it, which one packet
-    /// reports.
+    /// Begins a new step if an earlier click has not been reported yet. A step is a movement and the buttons after it, which one
+    /// packet reports.
     fn open_step(&mut self) {
         let mut states = self.steps.iter().rev().map(|step| step.buttons).chain([self.buttons, self.reported]);
         let clicked = states.next() != states.next();
@@ -295,7 +295,8 @@ impl Mouse {
         let sign = |v: i32, bit: u8| u8::from(v < 0).wrapping_shl(u32::from(bit));
         let mut bytes = vec![8 | self.buttons & 7 | sign(dx, 4) | sign(dy, 5), dx as u8, dy as u8];
         match self.kind {
-            // Positive is towards the user, as in the events. (Linux inverts the sign: its REL_WHEEL is positive away from the user.)
+            // Positive is towards the user, as in the events. (Linux inverts the sign: its REL_WHEEL is positive away from the
+            // user.)
             3 => bytes.push(take(&mut self.dz, 127) as u8),
             4 => bytes.push(take(&mut self.dz, 7) as u8 & 0x0f | (self.buttons & 0x18) << 1),
             _ => self.dz = 0,

@@ -222,7 +222,8 @@ fn a_flood_of_keys_is_bounded_and_releases_are_not_split() {
     assert!(all(&mut p, &mut cx).contains(&0xee), "commands are still answered");
 }
 
-/// In another implementation command 0x3f indexed the controller's RAM one past its end, and accesses of unexpected sizes ended the process.
+/// In another implementation command 0x3f indexed the controller's RAM one past its end, and accesses of unexpected sizes ended the
+/// process.
 #[test]
 fn out_of_bounds_controller_ram_and_unexpected_accesses() {
     let (mut p, mut cx) = controller();

@@ -21,7 +21,8 @@ use std::collections::VecDeque;
 const BACKLOG: usize = 256;
 /// Nanoseconds after which a stuck back end loses characters.
 const PATIENCE: u64 = 1_000_000_000;
-/// Nanoseconds without a received or read character, after which the characters in the FIFO are reported (4 characters at 115200 baud).
+/// Nanoseconds without a received or read character, after which the characters in the FIFO are reported (4 characters at 115200
+/// baud).
 const CHARACTER_TIMEOUT: u64 = 350_000;
 
 const TIMEOUT_TIMER: u8 = 0;
@@ -198,8 +199,8 @@ impl Serial {
         }
     }
 
-    /// Updates the character time-out (FIFO Interrupt Mode Operation): it runs while the receiver FIFO has characters, begins with the last
-    /// received or read one, and does not run again after it has ended. It does not depend on the interrupt enables.
+    /// Updates the character time-out (FIFO Interrupt Mode Operation): it runs while the receiver FIFO has characters, begins with
+    /// the last received or read one, and does not run again after it has ended. It does not depend on the interrupt enables.
     fn watch(&mut self, again: bool, cx: &mut Context) {
         let counts = self.fcr.enable() && !self.received.is_empty();
         self.timeout_pending &= counts;

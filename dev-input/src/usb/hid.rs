@@ -52,7 +52,8 @@ pub(crate) struct Hid {
     pub(crate) kind: UsbDevice,
     /// 0: the boot protocol.
     pub(crate) protocol: u8,
-    /// Idle rate in units of 4 ms: the period after which the last report is repeated; 0: only changes are reported (HID 1.11, 7.2.4).
+    /// Idle rate in units of 4 ms: the period after which the last report is repeated; 0: only changes are reported (HID 1.11,
+    /// 7.2.4).
     pub(crate) idle: u8,
     /// Milliseconds since the last report.
     pub(super) quiet: u32,

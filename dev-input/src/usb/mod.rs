@@ -8,8 +8,8 @@
 //! | `hid.rs`, `usages.rs` | tablet, mouse, keyboard |
 //! | `state.rs` | the saved state |
 //!
-//! A frame is a millisecond. [`BATCH`] frames are processed at once, so a running controller costs 125 wake-ups a second, and a report is at
-//! most one batch late.
+//! A frame is a millisecond. [`BATCH`] frames are processed at once, so a running controller costs 125 wake-ups a second, and a
+//! report is at most one batch late.
 mod function;
 mod hid;
 mod schedule;
@@ -96,8 +96,8 @@ pub struct Uhci {
     /// Time of the current frame number.
     counted: u64,
     input: Option<OwnedFd>,
-    /// The pipe that reports to viewers which input is accepted here: bit 0 absolute positions, bit 1 keys, bit 2 movement; with bit 3, bits 4 to
-    /// 6 are the keyboard's LEDs: Scroll Lock, Num Lock, Caps Lock.
+    /// The pipe that reports to viewers which input is accepted here: bit 0 absolute positions, bit 1 keys, bit 2 movement; with
+    /// bit 3, bits 4 to 6 are the keyboard's LEDs: Scroll Lock, Num Lock, Caps Lock.
     taken: Option<OwnedFd>,
     /// The value that was sent last; `None` if it must be sent again.
     wants_sent: Option<u8>,
@@ -109,8 +109,8 @@ pub struct Uhci {
 }
 
 impl Uhci {
-    /// The controller as this device and function of PCI, with the first two of `devices` plugged in. `input` is the pipe of [`InputEvent`]
-    /// records, `taken` the pipe for the accepted kinds; both are non-blocking.
+    /// The controller as this device and function of PCI, with the first two of `devices` plugged in. `input` is the pipe of
+    /// [`InputEvent`] records, `taken` the pipe for the accepted kinds; both are non-blocking.
     pub fn new(at: (u8, u8), devices: &[UsbDevice], input: Option<OwnedFd>, taken: Option<OwnedFd>) -> Self {
         let mut config = ConfigSpace::new(&function_spec(at.0, at.1), 0x8086, 0x7020, 1, 0x0c_0300);
         config.set(pci::INTERRUPT_PIN, 1, 4);

@@ -1,11 +1,12 @@
-//! The transactions of a frame, from the schedule in guest memory (UHCI 3). The schedule is hostile: every structure is copied once and
-//! checked, and the number of steps is bounded.
+//! The transactions of a frame, from the schedule in guest memory (UHCI 3). The schedule is hostile: every structure is copied once
+//! and checked, and the number of steps is bounded.
 use super::Uhci;
 use super::function::Handshake;
 use super::spec::{Control, Link, Token, pid};
 use bulkhead_bus::{DmaError, GuestMemory};
 
-/// Most queue heads and transfer descriptors of a frame, together. A bus of 12 Mbit/s carries fewer than 200 transactions in a millisecond.
+/// Most queue heads and transfer descriptors of a frame, together. A bus of 12 Mbit/s carries fewer than 200 transactions in a
+/// millisecond.
 pub(super) const STRUCTURES: usize = 256;
 /// Bytes of a frame: 12 Mbit/s for a millisecond. A transaction that begins within them is carried out whole.
 pub(super) const BYTES: usize = 1500;
@@ -82,7 +83,8 @@ impl Uhci {
         let entry = u64::from(self.frame_list).saturating_add(u64::from(self.frame_number & 0x3ff) << 2);
         let [first] = words::<1>(memory, entry)?;
         let mut link = Link::from_bits(first);
-        // The queue at which a round begins, and the number of transactions at that time: a round without a transaction ends the frame.
+        // The queue at which a round begins, and the number of transactions at that time: a round without a transaction ends the
+        // frame.
         let (mut turn, mut moved) = (None, 0);
         let mut budget = Budget { structures: STRUCTURES, bytes: BYTES };
         loop {

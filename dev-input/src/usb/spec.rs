@@ -1,5 +1,5 @@
-//! Registers and memory structures of the Universal Host Controller Interface (Intel, UHCI Design Guide 1.1, sections 2 and 3), and the parts
-//! of USB 2.0 (chapter 9) and HID 1.11 that its devices need.
+//! Registers and memory structures of the Universal Host Controller Interface (Intel, UHCI Design Guide 1.1, sections 2 and 3), and
+//! the parts of USB 2.0 (chapter 9) and HID 1.11 that its devices need.
 use bitfield_struct::bitfield;
 
 /// Offsets of the registers (UHCI 2.1).

@@ -279,7 +279,8 @@ fn endless_and_hostile_schedules_end() {
     assert_eq!(h.inw(reg::STATUS) & 0x38, 0);
 }
 
-/// A frame's work is bounded by number, however the guest nests queues and descriptors: the bounds of the two loops do not multiply.
+/// A frame's work is bounded by number, however the guest nests queues and descriptors: the bounds of the two loops do not
+/// multiply.
 #[test]
 fn a_frame_has_one_budget_of_structures_and_of_bytes() {
     use super::schedule::{BYTES, STRUCTURES};

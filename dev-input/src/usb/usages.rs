@@ -4,8 +4,8 @@
 #[cfg(test)]
 pub(super) const NOWHERE: &[u16] = &[0, 84, 101, 112, 120];
 
-/// Usages of the keyboard page (HID Usage Tables, 10) by evdev code; 0: none. Multimedia keys other than volume and mute have usages of the
-/// consumer page, which this keyboard does not support.
+/// Usages of the keyboard page (HID Usage Tables, 10) by evdev code; 0: none. Multimedia keys other than volume and mute have
+/// usages of the consumer page, which this keyboard does not support.
 pub(super) const USAGES: [u8; 195] = {
     let mut t = [0u8; 195];
     const KEYS: &[(usize, u8)] = &[

@@ -1,5 +1,5 @@
-//! The back end of a PV keyboard and pointer (libxl gives every HVM guest one): it writes viewers' keys and positions to a page that the
-//! guest has granted. Protocol: xen/include/public/io/kbdif.h.
+//! The back end of a PV keyboard and pointer (libxl gives every HVM guest one): it writes viewers' keys and positions to a page
+//! that the guest has granted. Protocol: xen/include/public/io/kbdif.h.
 //!
 //! The guest can write the page at any time: its counter is read and never trusted; a guest that does not read loses input.
 #[cfg(test)]
@@ -70,7 +70,8 @@ pub struct Vkbd {
 }
 
 impl Vkbd {
-    /// A keyboard and pointer for the input that comes from `input`. `takes`: which input the guest takes there, a byte each time that it changes: bit 0 places, 1 keys, 2 movement.
+    /// A keyboard and pointer for the input that comes from `input`. `takes`: which input the guest takes there, a byte each time
+    /// that it changes: bit 0 places, 1 keys, 2 movement.
     pub fn new(front: Box<dyn Frontend>, input: Option<OwnedFd>, takes: Option<OwnedFd>) -> Self {
         Self {
             front,
@@ -128,7 +129,8 @@ impl Vkbd {
         }
     }
 
-    /// Whether an event may be queued. A press beyond the limit is lost with its release; a release whose press was queued is never lost.
+    /// Whether an event may be queued. A press beyond the limit is lost with its release; a release whose press was queued is never
+    /// lost.
     fn may_queue(&mut self, event: &[u32; 4]) -> bool {
         let room = self.waiting.len() < WAITING;
         let [what, key, ..] = *event;

@@ -1,5 +1,6 @@
 //! A tap, or a packet socket on an interface: frames with a struct virtio_net_hdr (Linux: TUNSETVNETHDRSZ 10, PACKET_VNET_HDR), or
-//! without one, if a toolstack has opened the tap so. The opener states which offloads the kernel does, and how a frame is received.
+//! without one, if a toolstack has opened the tap so. The opener states which offloads the kernel does, and how a frame is
+//! received.
 use super::{Abilities, Backend, Sent};
 use crate::frame::{self, ETHERNET, Frame, Offload};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -9,8 +10,8 @@ use std::io::IoSlice;
 /// Most malformed frames that one call skips.
 const SKIPPED: usize = 16;
 
-/// Receives one frame with its header into a buffer. Returns its length, and the VLAN tag that the kernel has removed from it (its two halves,
-/// as in the frame).
+/// Receives one frame with its header into a buffer. Returns its length, and the VLAN tag that the kernel has removed from it (its
+/// two halves, as in the frame).
 pub type Receive = fn(BorrowedFd<'_>, &mut [u8]) -> Result<(usize, Option<[u16; 2]>), Errno>;
 
 /// A back end on the host's interface; the descriptor is non-blocking.
@@ -72,8 +73,8 @@ impl Backend for InterfaceBackend {
                 Ok(_) => Sent::Done,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Sent::Full,
-                // The interface is down or deleted, its queue is full or a rule at its egress has dropped the frame (ENOBUFS for both), or
-                // the kernel refuses the frame. A retry could repeat for ever.
+                // The interface is down or deleted, its queue is full or a rule at its egress has dropped the frame (ENOBUFS for
+                // both), or the kernel refuses the frame. A retry could repeat for ever.
                 Err(_) => Sent::Lost,
             };
         }

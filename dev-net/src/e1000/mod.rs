@@ -36,8 +36,8 @@ const THROTTLE: u8 = 0;
 const LATE_TRANSMIT: u8 = 1;
 const LATE_RECEIVE: u8 = 2;
 const RETRY: u8 = 3;
-/// Marks: the receive ring's head (low half) and its head after the frame that is being stored (high half); the first descriptor of the next
-/// frame to send.
+/// Marks: the receive ring's head (low half) and its head after the frame that is being stored (high half); the first descriptor of
+/// the next frame to send.
 const RECEIVE_MARK: usize = 0;
 const TRANSMIT_MARK: usize = 1;
 /// Units of ITR and of the others, ns (13.4.18, 13.4.30).

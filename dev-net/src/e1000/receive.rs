@@ -97,7 +97,8 @@ impl E1000 {
         }
         let buffer = rctl.buffer().max(1);
         let need = u32::try_from(bytes.len().div_ceil(buffer)).unwrap_or(u32::MAX);
-        // One descriptor always belongs to software: a frame that needs the whole ring never fits, and would block all later frames.
+        // One descriptor always belongs to software: a frame that needs the whole ring never fits, and would block all later
+        // frames.
         if need >= self.get(reg::RDLEN) >> 4 {
             self.set_stat(reg::ROC, 1);
             return Ok(());
@@ -109,7 +110,8 @@ impl E1000 {
         }
         let rxcsum = self.get(reg::RXCSUM);
         let (ip, tcp) = (rxcsum & 0x100 != 0, rxcsum & 0x200 != 0);
-        // Checksums are right if the host has verified them, or has left them incomplete because the frame never leaves the machine.
+        // Checksums are right if the host has verified them, or has left them incomplete because the frame never leaves the
+        // machine.
         let checked = frame.offload.verified;
         let base = u64::from(self.get(reg::RDBAH)) << 32 | u64::from(self.get(reg::RDBAL));
         let count = self.get(reg::RDLEN) >> 4;

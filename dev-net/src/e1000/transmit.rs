@@ -26,8 +26,8 @@ pub(super) struct Checksums {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transmit {
     pub(super) context: Checksums,
-    /// Bytes collected so far. (The part has separate contexts for segmented packets; one serves both here, because drivers set a context for
-    /// each packet.)
+    /// Bytes collected so far. (The part has separate contexts for segmented packets; one serves both here, because drivers set a
+    /// context for each packet.)
     bytes: Vec<u8>,
     /// The frame is too large or could not be read.
     bad: bool,
@@ -75,7 +75,8 @@ impl E1000 {
             self.descriptor(descriptor, cx);
             let command = descriptor.command();
             if !(self.tx.begun || command.extended() && descriptor.kind() == 0) {
-                // The frame has been sent. The mark is set before the guest sees its status, because the guest may reuse the buffers then.
+                // The frame has been sent. The mark is set before the guest sees its status, because the guest may reuse the
+                // buffers then.
                 self.mark_transmit(next, cx);
             }
             if command.report() || command.report_sent() {

@@ -141,7 +141,8 @@ impl Rtl8139 {
     fn identity(device: u8, rom: u32) -> ConfigSpace {
         let mut config = ConfigSpace::new(&function(device, rom), 0x10ec, 0x8139, 0x20, 0x02_0000);
         config.set(pci::INTERRUPT_PIN, 1, 1);
-        // Cache line size and latency timer are writable: Linux's driver sets them for memory write and invalidate, and fails otherwise.
+        // Cache line size and latency timer are writable: Linux's driver sets them for memory write and invalidate, and fails
+        // otherwise.
         config.allow(0x0c, 2, 0xf8ff);
         config
     }
@@ -273,8 +274,8 @@ impl Rtl8139 {
         cx.now().saturating_sub(self.timer).checked_div(TICK).unwrap_or(0) as u32
     }
 
-    /// Sets the timer's deadline. It interrupts when it reaches TimerInt (5.14), and again each time that its 32 bits have wrapped; never if
-    /// TimerInt is zero.
+    /// Sets the timer's deadline. It interrupts when it reaches TimerInt (5.14), and again each time that its 32 bits have wrapped;
+    /// never if TimerInt is zero.
     fn arm(&mut self, cx: &mut Context) {
         let at = u64::from(self.get32(reg::TIMER_INT));
         let passed = cx.now().saturating_sub(self.timer).checked_div(TICK).unwrap_or(0);
@@ -518,7 +519,8 @@ impl Device for Rtl8139 {
         }
     }
 
-    /// The registers that an interrupt handler reads, and EECR, which is read for each bit of the EEPROM; reads have no side effect.
+    /// The registers that an interrupt handler reads, and EECR, which is read for each bit of the EEPROM; reads have no side
+    /// effect.
     fn shadows(&self, out: &mut Shadows<'_>) {
         out.set(0, Some(u32::from(self.get16(reg::IMR))));
         out.set(1, Some(u32::from(self.get16(reg::ISR))));

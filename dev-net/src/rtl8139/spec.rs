@@ -1,5 +1,5 @@
-//! Registers and descriptors of the RTL8139C+ (Realtek, RTL8139C(L)+ data sheet 1.6, chapters 5, 6 and 7; RTL8139D data sheet for their common
-//! parts).
+//! Registers and descriptors of the RTL8139C+ (Realtek, RTL8139C(L)+ data sheet 1.6, chapters 5, 6 and 7; RTL8139D data sheet for
+//! their common parts).
 use bitfield_struct::bitfield;
 
 /// Offsets (table 5).

@@ -6,8 +6,8 @@ use crate::offload;
 use crate::port::Way;
 use bulkhead_bus::Context;
 
-/// Most descriptors for one poll command: twice the ring. A driver that adds more polls again; a ring that looped-back frames refill ends
-/// here.
+/// Most descriptors for one poll command: twice the ring. A driver that adds more polls again; a ring that looped-back frames
+/// refill ends here.
 const BUDGET: usize = 128;
 
 impl Rtl8139 {

@@ -1,6 +1,7 @@
 //! `bulkhead-hop`: measures the time of a register access on this host's processors, with the simulated machine instead of Xen. An
-//! access is a read of port 92, a full hop from the broker to a device and back. For comparison it measures one round trip to a single
-//! process that the scheduler places: the lower bound for a device model in one process. `integration/bench/hop` builds and runs it.
+//! access is a read of port 92, a full hop from the broker to a device and back. For comparison it measures one round trip to a
+//! single process that the scheduler places: the lower bound for a device model in one process. `integration/bench/hop` builds and
+//! runs it.
 //!
 //!     bulkhead-hop [--accesses N] [--placement WORD]... [--vcpus N]... [--load idle|loaded]...
 use bulkhead_sim::{Options, Sim};

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 pub struct Interpreter {
     /// Whether interrupts are reported (`irq_intercept_in`).
     intercept: bool,
-    /// The last value written to port 0xcf8. QEMU uses its lowest two bits as part of the address, and its tests depend on that; on a
-    /// real bus they are zero, and the data port selects the byte.
+    /// The last value written to port 0xcf8. QEMU uses its lowest two bits as part of the address, and its tests depend on that; on
+    /// a real bus they are zero, and the data port selects the byte.
     address: u32,
 }
 

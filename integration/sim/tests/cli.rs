@@ -33,8 +33,8 @@ impl Bed {
         Command::new(&self.program).args(arguments).output().unwrap()
     }
 
-    /// One table of `top`. The guest reads the keyboard's data port, whose reads no shadow answers, and writes to the picture, which are posted,
-    /// until the command ends.
+    /// One table of `top`. The guest reads the keyboard's data port, whose reads no shadow answers, and writes to the picture,
+    /// which are posted, until the command ends.
     fn top_while_the_guest_works(&mut self) -> Value {
         let socket = self.sim.qmp_socket().display().to_string();
         let mut command = Command::new(&self.program);

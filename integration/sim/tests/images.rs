@@ -53,8 +53,8 @@ fn command(sim: &mut Sim, command: u32, lba: u32) {
     await_status(sim, 0x88, 0x08);
 }
 
-/// Reads a sector. A command whose register writes were lost (the broker may notice a death later than this test) ends with an error
-/// and is repeated.
+/// Reads a sector. A command whose register writes were lost (the broker may notice a death later than this test) ends with an
+/// error and is repeated.
 fn read_again(sim: &mut Sim, lba: u32) -> Vec<u8> {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
@@ -155,8 +155,8 @@ fn images_that_cannot_be_used_are_refused_with_the_reason() {
     assert!(refused(&path("orphan")).contains("none is guessed"), "{}", refused(&path("orphan")));
 }
 
-/// Auto-clear features stay set until the guest writes, in every process that opens the image: a machine that fails to start changes
-/// nothing.
+/// Auto-clear features stay set until the guest writes, in every process that opens the image: a machine that fails to start
+/// changes nothing.
 #[test]
 fn a_refused_image_is_untouched_and_one_with_a_bitmap_is_until_the_guest_writes() {
     let dir = tempfile::tempdir().unwrap();
@@ -192,7 +192,8 @@ fn a_refused_image_is_untouched_and_one_with_a_bitmap_is_until_the_guest_writes(
     assert_eq!(std::fs::read(path("out")).unwrap()[1000 * 512..1001 * 512], [0x77; 512]);
 }
 
-/// A command sent while its process is restarted is lost. The guest receives an error once the new process runs, not by its own timeout.
+/// A command sent while its process is restarted is lost. The guest receives an error once the new process runs, not by its own
+/// timeout.
 #[test]
 fn a_command_lost_during_a_restart_ends_with_an_error_once_the_process_is_back() {
     let dir = tempfile::tempdir().unwrap();

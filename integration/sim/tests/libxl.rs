@@ -1,5 +1,5 @@
-//! The QMP sequences of libxl 4.20 to 4.22 with the answers that it expects (libxl_qmp.c, libxl_domain.c, libxl_disk.c, libxl_dm.c, and
-//! xenstat_qmp.c of 4.22), replayed without libxl. integration/tests/bed has the tests with a real libxl.
+//! The QMP sequences of libxl 4.20 to 4.22 with the answers that it expects (libxl_qmp.c, libxl_domain.c, libxl_disk.c, libxl_dm.c,
+//! and xenstat_qmp.c of 4.22), replayed without libxl. integration/tests/bed has the tests with a real libxl.
 use bulkhead_sim::{Options, Sim};
 use rustix::fd::AsFd as _;
 use serde_json::{Value, json};
@@ -129,8 +129,8 @@ fn usb_devices_are_plugged_in_and_out() {
     assert!(bed.sim.end().unwrap().success());
 }
 
-/// libxl__device_usbctrl_add and _del of the type devicemodel: the controller is on the bus when the answer is sent, with an event; both
-/// survive restarts; the guest ejects the controller, and it can be added again.
+/// libxl__device_usbctrl_add and _del of the type devicemodel: the controller is on the bus when the answer is sent, with an event;
+/// both survive restarts; the guest ejects the controller, and it can be added again.
 #[test]
 fn usbctrl_is_added_and_ejected() {
     let mut bed = Bed::new(&[]);

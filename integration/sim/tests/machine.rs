@@ -168,8 +168,8 @@ fn a_broker_that_dies_crashes_the_guest_and_leaves_nothing() {
     }
 }
 
-/// Writes to the VGA's registers are posted; they affect the next read, the window's next write and the picture. A 16-bit access covers
-/// two registers.
+/// Writes to the VGA's registers are posted; they affect the next read, the window's next write and the picture. A 16-bit access
+/// covers two registers.
 #[test]
 fn posted_registers_are_in_order_with_reads_and_pictures() {
     let dir = tempfile::tempdir().unwrap();

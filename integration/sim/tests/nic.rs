@@ -197,8 +197,8 @@ fn an_unplugged_card_is_gone_with_its_process() {
     }
 }
 
-/// Replays a register sequence from a bug report of another device model. At least `least` accesses must reach the card, or the replay
-/// has tested nothing.
+/// Replays a register sequence from a bug report of another device model. At least `least` accesses must reach the card, or the
+/// replay has tested nothing.
 fn replay(model: &str, least: u64, lines: &[&str]) {
     let mut b = Bench::new(model, &[]);
     let mut interpreter = Interpreter::default();

@@ -1,5 +1,5 @@
-//! The control service: one thread with a single-threaded tokio runtime, created before the system call filter is installed. It passes
-//! every call to the data thread and waits for the answer; the data thread never waits for it.
+//! The control service: one thread with a single-threaded tokio runtime, created before the system call filter is installed. It
+//! passes every call to the data thread and waits for the answer; the data thread never waits for it.
 use crate::call::{Call, Called, FacetError};
 use crate::facts::Facts;
 use crate::process::{eventfd, ring};

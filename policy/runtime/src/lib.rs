@@ -1,5 +1,5 @@
-//! The runtime of a role's process, called from its `main()`. Device crates know nothing of processes: this crate gives a `Device` a
-//! process, a channel, guest memory, a clock and the control service, and enters the sandbox.
+//! The runtime of a role's process, called from its `main()`. Device crates know nothing of processes: this crate gives a `Device`
+//! a process, a channel, guest memory, a clock and the control service, and enters the sandbox.
 
 mod call;
 mod control;

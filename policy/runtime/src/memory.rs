@@ -1,7 +1,7 @@
 //! Guest memory: foreign mappings through a restricted privcmd, or a memfd in the simulated machine.
 //!
-//! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O copies directly between
-//! the page cache and the guest. All other accesses are relaxed atomic loads and stores.
+//! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O copies directly
+//! between the page cache and the guest. All other accesses are relaxed atomic loads and stores.
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen_abi::{DomId, ioctl};
@@ -120,8 +120,8 @@ impl ForeignMemory {
         Ok(bucket)
     }
 
-    /// Splits `len` bytes at `address` at the borders of buckets, and calls `f` with each piece: bucket, offset in the bucket, offset in the
-    /// whole, length. All pages have been checked to be RAM.
+    /// Splits `len` bytes at `address` at the borders of buckets, and calls `f` with each piece: bucket, offset in the bucket,
+    /// offset in the whole, length. All pages have been checked to be RAM.
     fn pieces(
         &self,
         address: u64,
@@ -296,8 +296,8 @@ impl GuestMemory for MemfdMemory {
     fn invalidate(&self) {}
 }
 
-/// Pages that another domain has granted, in a range of addresses from 0: first the pages for mappings, then a buffer that is shared with
-/// `grant`, which copies. Pages without a mapping are no RAM.
+/// Pages that another domain has granted, in a range of addresses from 0: first the pages for mappings, then a buffer that is
+/// shared with `grant`, which copies. Pages without a mapping are no RAM.
 #[derive(Debug)]
 pub struct GrantMemory {
     area: SharedArea,
@@ -309,7 +309,8 @@ pub struct GrantMemory {
 }
 
 impl GrantMemory {
-    /// A range of `pages` pages for mappings. `grants` is the gntdev to which `grant` adds pages; `buffer` is a memfd and its number of pages.
+    /// A range of `pages` pages for mappings. `grants` is the gntdev to which `grant` adds pages; `buffer` is a memfd and its
+    /// number of pages.
     ///
     /// # Errors
     /// The kernel's.
@@ -340,7 +341,8 @@ impl GrantMemory {
     fn place(&self, page: usize, count: usize, fd: BorrowedFd<'_>, offset: u64) -> Result<()> {
         let len = count.saturating_mul(PAGE);
         let at = self.area.address(page.saturating_mul(PAGE), len).ok_or(std::io::ErrorKind::InvalidInput)?;
-        // SAFETY: inside the range that this value has reserved; no references to the replaced pages exist, because they are only copied.
+        // SAFETY: inside the range that this value has reserved; no references to the replaced pages exist, because they are only
+        // copied.
         unsafe {
             rustix::mm::mmap(
                 at.cast(),

@@ -1,4 +1,5 @@
-//! Receives from a packet socket (packet(7)): the kernel removes the outer VLAN tag from a frame and reports it in a control message.
+//! Receives from a packet socket (packet(7)): the kernel removes the outer VLAN tag from a frame and reports it in a control
+//! message.
 use rustix::fd::{AsRawFd as _, BorrowedFd};
 use rustix::io::Errno;
 

@@ -1,5 +1,5 @@
-//! Records the guest's accesses to one device as lines of the qtest protocol, which `bulkhead-qtest` can replay; a read's value follows a
-//! `#`. Accesses that the broker answers itself (shadows, configuration reads) and guest memory are not recorded.
+//! Records the guest's accesses to one device as lines of the qtest protocol, which `bulkhead-qtest` can replay; a read's value
+//! follows a `#`. Accesses that the broker answers itself (shadows, configuration reads) and guest memory are not recorded.
 use bulkhead_bus::{Access, Area, Declaration, Device};
 use rustix::fd::OwnedFd;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! The host's network interfaces that a network card's process reads and writes. The launcher opens them and installs their rules before
-//! any process runs; the process can do neither.
+//! The host's network interfaces that a network card's process reads and writes. The launcher opens them and installs their rules
+//! before any process runs; the process can do neither.
 //!
 //! | file | what |
 //! |---|---|

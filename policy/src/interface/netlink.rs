@@ -1,5 +1,5 @@
-//! The part of rtnetlink (linux/netlink.h, rtnetlink.h, pkt_sched.h) that interfaces and their rules need: messages with attributes,
-//! acknowledgements, dumps.
+//! The part of rtnetlink (linux/netlink.h, rtnetlink.h, pkt_sched.h) that interfaces and their rules need: messages with
+//! attributes, acknowledgements, dumps.
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 

@@ -30,8 +30,9 @@ fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> s
     }
 }
 
-/// Opens a packet socket on the interface with this number. It is non-blocking, does not receive its own frames, and sends on this interface:
-/// the process's filter must forbid the calls that name another one (sendto with an address, sendmsg). Needs CAP_NET_RAW.
+/// Opens a packet socket on the interface with this number. It is non-blocking, does not receive its own frames, and sends on this
+/// interface: the process's filter must forbid the calls that name another one (sendto with an address, sendmsg). Needs
+/// CAP_NET_RAW.
 ///
 /// # Errors
 /// The kernel's.

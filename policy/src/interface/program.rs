@@ -1,6 +1,6 @@
-//! Rules as programs of classic BPF (linux/filter.h), one for each rule; a nonzero result means that the frame breaks the rule. They read a
-//! frame from its Ethernet header on. A load outside of the frame ends a program with 0: such a frame ends within its headers, and no
-//! receiver accepts it.
+//! Rules as programs of classic BPF (linux/filter.h), one for each rule; a nonzero result means that the frame breaks the rule.
+//! They read a frame from its Ethernet header on. A load outside of the frame ends a program with 0: such a frame ends within its
+//! headers, and no receiver accepts it.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// One instruction (struct sock_filter).
@@ -131,8 +131,8 @@ impl Program {
         }
     }
 
-    /// Walks IPv6's extension headers. Afterwards A is the upper protocol's number and X its offset. A fragment other than the first has no upper
-    /// header: jumps to `later`. A frame with more headers than are walked breaks the rule.
+    /// Walks IPv6's extension headers. Afterwards A is the upper protocol's number and X its offset. A fragment other than the
+    /// first has no upper header: jumps to `later`. A frame with more headers than are walked breaks the rule.
     fn walk(&mut self, later: To) {
         let done = self.place();
         self.op(code::SET_X, 54);
@@ -328,8 +328,8 @@ pub(super) fn neighbour(addresses: &[Ipv6Addr]) -> Option<Vec<u8>> {
     p.assemble(To::Breaks)
 }
 
-/// An IPv6 frame breaks it if its source is not the guest's. Without an address the guest may solicit routers (133), detect duplicates of its
-/// own address (135), and report its groups (131, 143).
+/// An IPv6 frame breaks it if its source is not the guest's. Without an address the guest may solicit routers (133), detect
+/// duplicates of its own address (135), and report its groups (131, 143).
 pub(super) fn source_ipv6(addresses: &[Ipv6Addr]) -> Option<Vec<u8>> {
     let mut p = Program::default();
     p.only(IPV6, 54);

@@ -1,5 +1,5 @@
-//! Rules for the frames of an interface (tc: a clsact with one classifier of classic BPF for each rule, whose action drops and counts). They
-//! apply to every holder of the interface's descriptor, so a compromised process cannot evade them.
+//! Rules for the frames of an interface (tc: a clsact with one classifier of classic BPF for each rule, whose action drops and
+//! counts). They apply to every holder of the interface's descriptor, so a compromised process cannot evade them.
 use super::netlink::{Attributes, DELETE_FILTER, GET_FILTER, NEW, NEW_FILTER, NEW_QDISC, Netlink, attribute};
 use super::program;
 use bulkhead_bus::nic::NicSettings;
@@ -137,8 +137,8 @@ impl Rules {
         }
     }
 
-    /// Gives the interface up, because no process uses it any more. A tap ends with its last descriptor; a stub domain's interface stays, and is
-    /// brought down so that it receives no frames.
+    /// Gives the interface up, because no process uses it any more. A tap ends with its last descriptor; a stub domain's interface
+    /// stays, and is brought down so that it receives no frames.
     ///
     /// # Errors
     /// The kernel's.

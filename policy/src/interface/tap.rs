@@ -25,8 +25,8 @@ struct Request {
     pad: [u8; 22],
 }
 
-/// Creates the tap `name`, or opens it if it exists without an owner. It is non-blocking, its frames have a virtio_net_hdr, and a tap that
-/// was created ends when the descriptor is closed. Needs CAP_NET_ADMIN.
+/// Creates the tap `name`, or opens it if it exists without an owner. It is non-blocking, its frames have a virtio_net_hdr, and a
+/// tap that was created ends when the descriptor is closed. Needs CAP_NET_ADMIN.
 ///
 /// # Errors
 /// The kernel's error, or an invalid name.
@@ -66,7 +66,8 @@ fn with_flags(name: &str, flags: u16) -> std::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Uses a tap that another program has opened. Returns its name, and whether its frames have a virtio_net_hdr. It is non-blocking afterwards.
+/// Uses a tap that another program has opened. Returns its name, and whether its frames have a virtio_net_hdr. It is non-blocking
+/// afterwards.
 ///
 /// # Errors
 /// The kernel's error, or the descriptor is no tap, or its frames have a header of another kind.

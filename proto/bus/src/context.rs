@@ -77,8 +77,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Sets a line's level. Rises are counted: if the line falls and rises again before the broker reads it, the level alone would hide the
-    /// edge.
+    /// Sets a line's level. Rises are counted: if the line falls and rises again before the broker reads it, the level alone would
+    /// hide the edge.
     pub fn set(&mut self, line: usize, level: bool) {
         if let Some(slot) = self.levels.get_mut(line)
             && slot.0 != level
@@ -169,8 +169,8 @@ pub trait MarkKeeper: Send {
     fn keep(&self, index: usize, value: u64);
 }
 
-/// The device's positions in its rings. A mark is stored at once, while the state page is written only at the end of a turn: a restarted
-/// process continues at the dead one's exact position, not at that of its last complete turn.
+/// The device's positions in its rings. A mark is stored at once, while the state page is written only at the end of a turn: a
+/// restarted process continues at the dead one's exact position, not at that of its last complete turn.
 #[derive(Default)]
 pub struct Marks {
     former: [Option<u64>; bulkhead_wire::MARKS],

@@ -20,8 +20,8 @@ impl Access {
     }
 }
 
-/// Why the device does not respond to an access. The caller answers as hardware would: reads return all ones, writes have no effect. A
-/// fault *inside* a device (a disk error) is no `IoError`; the guest sees it in registers.
+/// Why the device does not respond to an access. The caller answers as hardware would: reads return all ones, writes have no
+/// effect. A fault *inside* a device (a disk error) is no `IoError`; the guest sees it in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
     /// There is no register at this offset.
@@ -152,8 +152,8 @@ pub trait Device: Send {
         None
     }
 
-    /// Writes to region `region` were dropped while this device had no process; the last one was to the register at `offset`. Called first in
-    /// a new process, for each such region: registers may lack values that the guest has written.
+    /// Writes to region `region` were dropped while this device had no process; the last one was to the register at `offset`.
+    /// Called first in a new process, for each such region: registers may lack values that the guest has written.
     fn lost_writes(&mut self, region: crate::RegionId, offset: u64, cx: &mut Context) {
         let _ = (region, offset, cx);
     }

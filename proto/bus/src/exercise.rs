@@ -87,8 +87,8 @@ pub fn seeds(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, directory: &str
     files(directory, "")?.iter().try_for_each(|(name, bytes)| exercise(make, bytes).map_err(|e| format!("{name}: {e}")))
 }
 
-/// The bits of a function's configuration space that a guest can change: offset and bits of each register of 32 bits that has some. For
-/// tests that compare them with a data sheet.
+/// The bits of a function's configuration space that a guest can change: offset and bits of each register of 32 bits that has some.
+/// For tests that compare them with a data sheet.
 pub fn changeable(device: &mut dyn Device, function: u8) -> Vec<(u8, u32)> {
     let mut cx = Context::new(FakeMemory::new(MEMORY));
     let mut after = |device: &mut dyn Device, at: u8, value: u32| {

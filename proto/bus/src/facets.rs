@@ -1,5 +1,5 @@
-//! Interfaces that only some devices have: drives, a network card's link, a USB bus, the board's slots, a picture, keys, viewers. A device
-//! offers a facet by a method of [`Device`](crate::Device); the runtime refuses a call whose facet the device does not have.
+//! Interfaces that only some devices have: drives, a network card's link, a USB bus, the board's slots, a picture, keys, viewers. A
+//! device offers a facet by a method of [`Device`](crate::Device); the runtime refuses a call whose facet the device does not have.
 //!
 //! Programs read typed facts, such as [`DriveFacts`]; [`Inspect`](crate::Inspect) is for people.
 use crate::{Context, InputEvent, Surface, UsbDevice, nic::NicSettings};
@@ -120,8 +120,8 @@ pub trait UsbBus {
 
 /// The facet of the board.
 pub trait Board {
-    /// Reports to the guest that PCI device `device` was plugged into bus 0, under the name `id`; without a device, asks the guest to eject
-    /// the one of that name.
+    /// Reports to the guest that PCI device `device` was plugged into bus 0, under the name `id`; without a device, asks the guest
+    /// to eject the one of that name.
     ///
     /// # Errors
     /// The slot or the name is taken; no device has that name.

@@ -1,5 +1,5 @@
-//! Injected faults of a disk's storage, for tests: a table in a memfd that the simulated machine writes and the disks' process reads before
-//! each job. Only `-sim` passes one; without it no fault can be injected.
+//! Injected faults of a disk's storage, for tests: a table in a memfd that the simulated machine writes and the disks' process
+//! reads before each job. Only `-sim` passes one; without it no fault can be injected.
 
 /// Entries of the table.
 pub const FAULTS: usize = 16;

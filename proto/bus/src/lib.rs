@@ -1,5 +1,5 @@
-//! The interface of a device: it declares regions, answers accesses to them, drives its own interrupt lines, reads and writes guest memory,
-//! and sets timers. It knows no address, no interrupt number, no other device.
+//! The interface of a device: it declares regions, answers accesses to them, drives its own interrupt lines, reads and writes guest
+//! memory, and sets timers. It knows no address, no interrupt number, no other device.
 //!
 //! A device reaches its surroundings only through a [`Context`]; in tests all of it is fake ([`fake`]).
 

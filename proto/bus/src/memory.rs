@@ -1,5 +1,5 @@
-//! Guest memory, as a device sees it: RAM by guest-physical address, copied in and out. There are no references into it, and only RAM is
-//! reachable: DMA to a device's registers is impossible.
+//! Guest memory, as a device sees it: RAM by guest-physical address, copied in and out. There are no references into it, and only
+//! RAM is reachable: DMA to a device's registers is impossible.
 use rustix::fd::BorrowedFd;
 
 /// A range of guest memory.

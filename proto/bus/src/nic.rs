@@ -1,5 +1,5 @@
-//! Settings of a network card: link state, and rules for the frames that the guest sends. The card's process and the launcher share them:
-//! the launcher installs the rules on the interface too.
+//! Settings of a network card: link state, and rules for the frames that the guest sends. The card's process and the launcher share
+//! them: the launcher installs the rules on the interface too.
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

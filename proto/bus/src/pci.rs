@@ -61,7 +61,8 @@ pub struct BarSpec {
     pub size: u32,
 }
 
-/// The declaration of a PCI function: its place, BARs, ROM and command register. The broker's decoder and [`ConfigSpace`] both follow it.
+/// The declaration of a PCI function: its place, BARs, ROM and command register. The broker's decoder and [`ConfigSpace`] both
+/// follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionSpec {
     /// Device number on bus 0, 0 to 31.

@@ -22,8 +22,8 @@ pub enum Area {
         /// Bytes.
         len: u64,
     },
-    /// I/O ports or memory at the address in a base address register of a PCI function. The function's [`FunctionSpec`] has the kind and the
-    /// size.
+    /// I/O ports or memory at the address in a base address register of a PCI function. The function's [`FunctionSpec`] has the
+    /// kind and the size.
     Bar {
         /// Index into [`Declaration::functions`].
         function: u8,
@@ -39,14 +39,14 @@ pub struct Region {
     pub name: &'static str,
     /// Ports, a BAR or addresses.
     pub area: Area,
-    /// Single writes to the region may be posted: they lower no interrupt, start or stop no DMA, and change no decoding and no shadowed
-    /// register. Memory, and ports whose writes have no immediate effect (docs/decisions/0004).
+    /// Single writes to the region may be posted: they lower no interrupt, start or stop no DMA, and change no decoding and no
+    /// shadowed register. Memory, and ports whose writes have no immediate effect (docs/decisions/0004).
     pub posted: bool,
-    /// Offsets of single registers whose writes may be posted, in a region where not all may. An example is the register that gives a card
-    /// more receive buffers: a later arrival of the write does no harm.
+    /// Offsets of single registers whose writes may be posted, in a region where not all may. An example is the register that gives
+    /// a card more receive buffers: a later arrival of the write does no harm.
     pub posted_at: Vec<u16>,
-    /// Single writes while the device has no process are kept for the next process, in order; a write in flight may be made twice. For devices
-    /// whose drivers write only ring positions and interrupt masks, so that a repeated write does no harm.
+    /// Single writes while the device has no process are kept for the next process, in order; a write in flight may be made twice.
+    /// For devices whose drivers write only ring positions and interrupt masks, so that a repeated write does no harm.
     pub kept: bool,
     /// Registers whose reads the broker may answer from the device's shadows: (offset, bytes, index of the shadow).
     pub shadows: Vec<(u16, u8, u8)>,

@@ -78,7 +78,8 @@ pub enum Ask {
     },
     /// Control: the process table.
     Processes,
-    /// Control: a drive gets the medium of this message's descriptor, or none; the answer is the token by which its process knows the medium.
+    /// Control: a drive gets the medium of this message's descriptor, or none; the answer is the token by which its process knows
+    /// the medium.
     Medium {
         /// The slot of the controller.
         slot: Slot,

@@ -74,8 +74,8 @@ pub enum FdUse {
     InputFrom,
     /// The write end of such a pipe, for viewers.
     InputTo(InputTarget),
-    /// The write end of a pipe of bytes, for an input device: the input that the guest accepts there, bit 0 absolute positions, 1 keys,
-    /// 2 relative movement; with bit 3, bits 4 to 6 are the LEDs of its keyboard, as in [`FdUse::LedsTo`].
+    /// The write end of a pipe of bytes, for an input device: the input that the guest accepts there, bit 0 absolute positions, 1
+    /// keys, 2 relative movement; with bit 3, bits 4 to 6 are the LEDs of its keyboard, as in [`FdUse::LedsTo`].
     TakesTo,
     /// The read end of such a pipe, for viewers.
     TakesFrom(InputTarget),

@@ -1,4 +1,5 @@
-//! Properties that all processes of a role share. Code that treats roles differently reads a field here; no code compares their names.
+//! Properties that all processes of a role share. Code that treats roles differently reads a field here; no code compares their
+//! names.
 
 /// The part of the guest's memory that a process can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,15 +65,15 @@ pub enum Starts {
 pub struct Kind {
     /// The name of its profile, its argv\[0\], and its name in logs.
     pub role: &'static str,
-    /// It has registers that the guest sees: it has a declaration, the broker sends it accesses, and in the simulated machine it uses the
-    /// guest's clock.
+    /// It has registers that the guest sees: it has a declaration, the broker sends it accesses, and in the simulated machine it
+    /// uses the guest's clock.
     pub guest_visible: bool,
     /// The guest memory that it reaches.
     pub memory: Memory,
     /// Its part in the picture.
     pub picture: Picture,
-    /// A display that accepts the size which viewers request; or a viewer's server whose viewers, on the network, request a size and see
-    /// the keyboard's LEDs.
+    /// A display that accepts the size which viewers request; or a viewer's server whose viewers, on the network, request a size
+    /// and see the keyboard's LEDs.
     pub wishes: bool,
     /// Its part in viewers' input.
     pub input: Input,

@@ -8,8 +8,8 @@ use thiserror::Error;
 /// A message of the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToProcess {
-    /// Always first. The process answers with [`Ask::Sealed`], the broker with [`Ask::ChannelSealed`], when all its areas are mapped and
-    /// sealed.
+    /// Always first. The process answers with [`Ask::Sealed`], the broker with [`Ask::ChannelSealed`], when all its areas are
+    /// mapped and sealed.
     Start {
         /// The receiver's slot.
         slot: Slot,
@@ -159,8 +159,8 @@ pub struct Activity {
     pub doorbells: Option<u64>,
 }
 
-/// First byte of a packet between the vchan's process and control. The second byte is the client's number, which wraps; by it, bytes for
-/// an earlier client are kept from the next one.
+/// First byte of a packet between the vchan's process and control. The second byte is the client's number, which wraps; by it,
+/// bytes for an earlier client are kept from the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SessionPacket {

@@ -1,6 +1,6 @@
 //! A PV back end's calls to the two processes whose descriptors Xen cannot restrict to a domain: `xenbus` holds the connection to
-//! xenstored, `grant` the gntdev. Each call is a packet on a SEQPACKET socket pair; answers come in order. Neither side trusts the other:
-//! a packet that is not exactly one of these is invalid.
+//! xenstored, `grant` the gntdev. Each call is a packet on a SEQPACKET socket pair; answers come in order. Neither side trusts the
+//! other: a packet that is not exactly one of these is invalid.
 use bulkhead_bus::pv::{Piece, Side};
 
 /// Most bytes of a node's name.

@@ -134,8 +134,8 @@ impl SharedArea {
         Some(unsafe { self.base.as_ptr().add(offset) }.cast::<T>())
     }
 
-    /// The word at `offset`. In an area that this process cannot write, only loads are allowed; this module's methods ensure that, and a
-    /// store would end the process.
+    /// The word at `offset`. In an area that this process cannot write, only loads are allowed; this module's methods ensure that,
+    /// and a store would end the process.
     pub(crate) fn word(&self, offset: usize) -> &AtomicU32 {
         match self.at::<AtomicU32>(offset) {
             // SAFETY: inside the mapping and aligned; the mapping lives as long as self; accessed as atomics only.

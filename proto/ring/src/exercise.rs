@@ -1,5 +1,5 @@
-//! A hostile peer that writes any bytes anywhere, driven by fuzz input: the body of the ring's fuzz targets and of its corpus test. A
-//! channel returns valid work or poison, nothing else.
+//! A hostile peer that writes any bytes anywhere, driven by fuzz input: the body of the ring's fuzz targets and of its corpus test.
+//! A channel returns valid work or poison, nothing else.
 use crate::{AreaError, BrokerEnd, DeviceEnd, SharedArea, Work};
 use bulkhead_wire::{self as wire, Effects, Op, Posted, Reply, Request, RequestFlags, Shape};
 

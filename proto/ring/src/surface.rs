@@ -98,8 +98,8 @@ impl SurfaceReader {
         Ok(Self(SharedArea::map_reader(fd, at::LEN)?))
     }
 
-    /// Updates `picture`. False if the display is drawing or its header is impossible: the picture is unchanged or has some newer lines, and
-    /// the next call completes it.
+    /// Updates `picture`. False if the display is drawing or its header is impossible: the picture is unchanged or has some newer
+    /// lines, and the next call completes it.
     pub fn update(&self, picture: &mut Picture) -> bool {
         let load = |field| self.0.load_u32(field) as usize;
         let sequence = self.0.load_u32(at::SEQUENCE);

@@ -1,5 +1,5 @@
-//! The layout of the two memory areas that the broker and one device process share, one for each direction, each writable by one side
-//! only.
+//! The layout of the two memory areas that the broker and one device process share, one for each direction, each writable by one
+//! side only.
 //!
 //! | area | written by | holds |
 //! |---|---|---|
@@ -230,8 +230,9 @@ pub const fn config_function(region: u16) -> Option<u8> {
     if region >= CONFIG_REGION { Some(region as u8) } else { None }
 }
 
-/// Region of a posted write that reports lost writes to a new process: while the device was away, guest writes to a region were dropped.
-/// `data` is that region, `offset` the register of the last dropped write. Higher than any region, lower than [`CONFIG_REGION`].
+/// Region of a posted write that reports lost writes to a new process: while the device was away, guest writes to a region were
+/// dropped. `data` is that region, `offset` the register of the last dropped write. Higher than any region, lower than
+/// [`CONFIG_REGION`].
 pub const LOST_WRITES: u16 = 0xfe00;
 
 /// A shadowed register: the broker answers reads of it while they have no side effect.
@@ -317,7 +318,8 @@ pub mod surface {
     pub const LINES: usize = 16384;
     /// Most pixels.
     pub const PIXELS: usize = 16 << 20;
-    /// u32 per line: the last generation that changed it. A viewer that has seen generation g sends the lines with a greater number.
+    /// u32 per line: the last generation that changed it. A viewer that has seen generation g sends the lines with a greater
+    /// number.
     pub const LINES_AT: usize = PAGE;
     /// The pixels, line after line.
     pub const PIXELS_AT: usize = LINES_AT + LINES * 4;

@@ -1,5 +1,5 @@
-//! Xen's scheduler (public/sysctl.h). The version of this interface changes with Xen's releases; the parts used here are the same from 4.14
-//! to 4.21.
+//! Xen's scheduler (public/sysctl.h). The version of this interface changes with Xen's releases; the parts used here are the same
+//! from 4.14 to 4.21.
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// __HYPERVISOR_sysctl.

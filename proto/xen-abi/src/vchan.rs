@@ -10,8 +10,8 @@ pub const ORDERS: usize = 16;
 pub const CLI_LIVE: usize = 20;
 /// Offset of the server's state.
 pub const SRV_LIVE: usize = 21;
-/// Offset of the signals that the server requests of the client, a byte of [`NOTIFY_WRITE`] and [`NOTIFY_READ`]. The server sets bits, the
-/// client clears them when it signals.
+/// Offset of the signals that the server requests of the client, a byte of [`NOTIFY_WRITE`] and [`NOTIFY_READ`]. The server sets
+/// bits, the client clears them when it signals.
 pub const CLI_NOTIFY: usize = 22;
 /// Offset of the signals that the client requests of the server.
 pub const SRV_NOTIFY: usize = 23;
@@ -22,8 +22,8 @@ pub const EXITED: u8 = 0;
 pub const CONNECTED: u8 = 1;
 /// No client has connected yet.
 pub const NOT_YET: u8 = 2;
-/// A value of our own for the client's state: the server has handled this client's connection. A client writes [`CONNECTED`] and [`EXITED`]
-/// and never reads its own state, so the server recognises a new client even if it missed the exit of the previous one.
+/// A value of our own for the client's state: the server has handled this client's connection. A client writes [`CONNECTED`] and
+/// [`EXITED`] and never reads its own state, so the server recognises a new client even if it missed the exit of the previous one.
 pub const KNOWN: u8 = 3;
 
 /// Signal after a write.

@@ -56,7 +56,8 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Sends a request to all channels for which `concerns` is true; the guest's access is answered with `data` when all have replied.
+    /// Sends a request to all channels for which `concerns` is true; the guest's access is answered with `data` when all have
+    /// replied.
     fn barrier(
         &mut self,
         vcpu: usize,

@@ -119,8 +119,8 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    /// Moves video RAM, only when it is decoded at another address: firmware and drivers disable decoding and enable it again, and moving
-    /// thousands of pages each time would take longer than the rest of the boot.
+    /// Moves video RAM, only when it is decoded at another address: firmware and drivers disable decoding and enable it again, and
+    /// moving thousands of pages each time would take longer than the rest of the boot.
     fn move_video_ram(&mut self, channel: usize, gfn: u64) {
         let Some(vram) = self.video_ram.as_mut().filter(|v| v.channel == channel && v.gfn != gfn) else { return };
         if self.edge.relocate(vram.gfn, gfn, vram.pages) {

@@ -504,8 +504,8 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-    /// With any actions of guest and devices, every taken request is answered exactly once: the fake edge panics where Xen would crash the
-    /// domain.
+    /// With any actions of guest and devices, every taken request is answered exactly once: the fake edge panics where Xen would
+    /// crash the domain.
     #[test]
     fn every_request_is_answered_exactly_once(events in prop::collection::vec(event(), 1..120)) {
         let mut b = Bench::new(3);

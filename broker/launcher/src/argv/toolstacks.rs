@@ -1,5 +1,5 @@
-//! What toolstacks always give a device model: never a reason not to start. Each vector has the form that the toolstack's own sources
-//! or logs show.
+//! What toolstacks always give a device model: never a reason not to start. Each vector has the form that the toolstack's own
+//! sources or logs show.
 use super::*;
 use crate::machine::Socket;
 use crate::machine::nics::NicOther;

@@ -1,5 +1,5 @@
-//! Back ends of PV devices: `xenbus` and `grant`, disks, keyboards, frame buffers and consoles, as the domain's nodes name them. Disks that are
-//! added and removed while the domain runs, and hand-offs, are in `supervise/back_ends.rs`.
+//! Back ends of PV devices: `xenbus` and `grant`, disks, keyboards, frame buffers and consoles, as the domain's nodes name them.
+//! Disks that are added and removed while the domain runs, and hand-offs, are in `supervise/back_ends.rs`.
 use super::drives::{self, Backing, MachineDrive};
 use super::host::{Host, Part};
 use super::serial;
@@ -16,8 +16,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// Node in the back end of a stub domain's disk: the guest gets the disk when the stub domain releases it.
 pub(crate) const HAND_OFF: &str = "hand-over";
 
-/// Opens the resources of the PV devices in the domain's nodes. The parts are `xenbus`, `grant` and the back ends; for a stub domain the
-/// same for its guest follows.
+/// Opens the resources of the PV devices in the domain's nodes. The parts are `xenbus`, `grant` and the back ends; for a stub
+/// domain the same for its guest follows.
 pub(crate) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure> {
     let (machine, domid) = (host.machine, host.domid);
     let Ok(mut xenstore) = Xenstore::connect() else { return Ok(Vec::new()) };
@@ -83,8 +83,8 @@ pub(crate) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
     Ok(all)
 }
 
-/// Opens the PV devices of a stub domain's guest that dom0 serves: its keyboard, for viewers that see the guest's picture in the stub
-/// domain's frame buffer, and its consoles after the first.
+/// Opens the PV devices of a stub domain's guest that dom0 serves: its keyboard, for viewers that see the guest's picture in the
+/// stub domain's frame buffer, and its consoles after the first.
 fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<Vec<Part>, Failure> {
     let keyboards = pv::keyboards(guest, xenstore);
     let (consoles, notes) = pv::consoles(guest, xenstore);
@@ -169,8 +169,8 @@ impl Servers {
         [xenbus, Part { kept: self.grant, ..Part::new(DeviceConfig::Grant) }]
     }
 
-    /// Adds a back end. Returns the back end's own descriptors: its sockets to both servers, its grant device, its event channels. `copies`:
-    /// it gets a buffer for grant copies.
+    /// Adds a back end. Returns the back end's own descriptors: its sockets to both servers, its grant device, its event channels.
+    /// `copies`: it gets a buffer for grant copies.
     pub(crate) fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
         let pair = || {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)

@@ -7,8 +7,8 @@ use super::serial::Serial;
 use crate::failure::Failure;
 use bulkhead_plan::{DeviceConfig, kind};
 
-/// The board. `devices`: the other devices, whose disks' geometries are in the CMOS RAM; `unplug`: the guest may unplug its emulated
-/// devices.
+/// The board. `devices`: the other devices, whose disks' geometries are in the CMOS RAM; `unplug`: the guest may unplug its
+/// emulated devices.
 pub fn open(host: &Host, devices: &[Part], unplug: bool) -> Part {
     let machine = host.machine;
     let drives = devices.iter().flat_map(|part| part.config.facets().drives);
@@ -40,7 +40,8 @@ impl Arguments for NoOption {
     }
 }
 
-/// The first free PCI device number after the board's and the display's, where QEMU too puts the first card: 4 with libxl's arguments.
+/// The first free PCI device number after the board's and the display's, where QEMU too puts the first card: 4 with libxl's
+/// arguments.
 pub fn first_card(host: &Host) -> u8 {
     let there = [host.machine.xen_platform, host.machine.video.is_some()];
     there.iter().fold(2, |n, there| if *there { n.saturating_add(1) } else { n })

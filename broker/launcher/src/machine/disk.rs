@@ -1,5 +1,5 @@
-//! A disk's identity, and its geometry by cylinder, head and sector. SeaBIOS reads from the CMOS RAM how to translate such addresses. A
-//! boot loader that uses them needs the translation under which the disk was partitioned.
+//! A disk's identity, and its geometry by cylinder, head and sector. SeaBIOS reads from the CMOS RAM how to translate such
+//! addresses. A boot loader that uses them needs the translation under which the disk was partitioned.
 use crate::options::Options;
 use bulkhead_bus::{DiskGeometry, DiskIdentity, Translation};
 
@@ -76,8 +76,8 @@ impl Properties {
         self.translation = translation.or(self.translation);
     }
 
-    /// The geometry for the firmware of a drive with `bytes` bytes and the first sector `first`, if that is known. A hostile sector can
-    /// deceive its own guest alone.
+    /// The geometry for the firmware of a drive with `bytes` bytes and the first sector `first`, if that is known. A hostile sector
+    /// can deceive its own guest alone.
     pub fn geometry(&self, drive: u8, bytes: u64, first: Option<&[u8; SECTOR]>) -> DiskGeometry {
         let total = bytes.div_euclid(SECTOR as u64);
         let by_size = (total.div_euclid(16 * 63).clamp(1, MOST_CYLINDERS) as u16, 16, 63);

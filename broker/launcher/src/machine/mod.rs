@@ -1,5 +1,5 @@
-//! The machine that the arguments ask for. Each kind of device has a file, which parses the device's options and opens its resources on
-//! the host before any process starts.
+//! The machine that the arguments ask for. Each kind of device has a file, which parses the device's options and opens its
+//! resources on the host before any process starts.
 //!
 //! | file | what |
 //! |---|---|

@@ -1,6 +1,6 @@
-//! The launcher's part of a qcow2 image's header: the size and the name of the backing file, which the device's process cannot open. That
-//! process reads all the rest in its sandbox. The image may be hostile, so the launcher does one bounded read and parses it with one total
-//! function.
+//! The launcher's part of a qcow2 image's header: the size and the name of the backing file, which the device's process cannot
+//! open. That process reads all the rest in its sandbox. The image may be hostile, so the launcher does one bounded read and parses
+//! it with one total function.
 //! Source: QEMU's docs/interop/qcow2.rst.
 
 /// Bytes of the file that are read. The header, its extensions and the backing file's name are in the first cluster.
@@ -13,8 +13,8 @@ const MAX_NAME: u32 = 1023;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Bytes of a header of version 2, which does not say its length.
 const HEADER_2: u32 = 72;
-/// Incompatible features that pass here: the image was not closed (bit 0) or is marked corrupt (bit 1). The device's process decides on
-/// them.
+/// Incompatible features that pass here: the image was not closed (bit 0) or is marked corrupt (bit 1). The device's process
+/// decides on them.
 const KNOWN_FEATURES: u64 = 3;
 
 /// An image's header.

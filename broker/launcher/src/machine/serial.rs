@@ -223,7 +223,8 @@ fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
     }
 }
 
-/// Opens a character device. A stub domain's console is missing until its front end has connected, so it is waited for (5 s at most).
+/// Opens a character device. A stub domain's console is missing until its front end has connected, so it is waited for (5 s at
+/// most).
 fn console(path: &str, how: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
     let mut tries = 0;
     loop {

@@ -45,7 +45,8 @@ pub struct Vnc {
 }
 
 impl Vnc {
-    /// Keys without an effect: packing of pictures, lock keys of viewers, the time that a key is down, and names of QEMU's other objects.
+    /// Keys without an effect: packing of pictures, lock keys of viewers, the time that a key is down, and names of QEMU's other
+    /// objects.
     pub const IGNORED: &[&str] = &[
         "lock-key-sync",
         "lossy",

@@ -17,7 +17,8 @@ pub(super) fn permille(ran: u64, window: Duration) -> u32 {
     u32::try_from(ran.saturating_mul(1000).checked_div(window).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
-/// Load of each CPU between two readings, in thousandths. A CPU that is in one reading alone, or whose time has not passed, is idle.
+/// Load of each CPU between two readings, in thousandths. A CPU that is in one reading alone, or whose time has not passed, is
+/// idle.
 pub(super) fn since(then: &[(usize, Load)], now: &[(usize, Load)]) -> Vec<(usize, u32)> {
     let of = |(cpu, now): &(usize, Load)| {
         let then = then.iter().find(|(c, _)| c == cpu).map_or(*now, |(_, load)| *load);
@@ -48,14 +49,14 @@ pub(super) fn better(candidates: &[usize], loads: &[(usize, u32)], cpu: usize, o
     (others >= load(loads, best).saturating_add(MARGIN)).then_some(best)
 }
 
-/// Whether another CPU was better in enough checks (`wished`). Guests that leave a CPU at the same time would meet on the next one, so
-/// the number depends on `turn`: a guest that waits longer finds that the others have left.
+/// Whether another CPU was better in enough checks (`wished`). Guests that leave a CPU at the same time would meet on the next one,
+/// so the number depends on `turn`: a guest that waits longer finds that the others have left.
 pub(super) fn patient(wished: usize, turn: usize) -> bool {
     wished > turn.checked_rem(3).unwrap_or(0)
 }
 
-/// Whether the guest's threads have waited for other work: they were ready, and did not run, for longer than they can have waited for
-/// each other, which is the time that they ran.
+/// Whether the guest's threads have waited for other work: they were ready, and did not run, for longer than they can have waited
+/// for each other, which is the time that they ran.
 pub(super) fn waits_for_others(ran: u64, waited: u64, window: Duration) -> bool {
     permille(waited.saturating_sub(ran), window) >= 100
 }

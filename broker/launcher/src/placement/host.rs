@@ -79,7 +79,8 @@ pub(super) fn parse_spent(text: &str) -> Option<Spent> {
     Some(Spent { ran: words.next()??, waited: words.next()?? })
 }
 
-/// "cpuN user nice system idle iowait irq softirq steal …" (proc_stat(5)). Stolen time counts as busy: nothing here could run in it.
+/// "cpuN user nice system idle iowait irq softirq steal …" (proc_stat(5)). Stolen time counts as busy: nothing here could run in
+/// it.
 pub(super) fn parse_loads(text: &str) -> Vec<(usize, Load)> {
     let of = |line: &str| {
         let mut words = line.strip_prefix("cpu")?.split_whitespace();

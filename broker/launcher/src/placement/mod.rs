@@ -172,7 +172,8 @@ impl<H: Host> Place<H> {
         line
     }
 
-    /// Checks the load while the guest makes accesses, and moves all threads if another CPU is clearly better. Returns a line for the log.
+    /// Checks the load while the guest makes accesses, and moves all threads if another CPU is clearly better. Returns a line for
+    /// the log.
     pub(crate) fn look(&mut self, members: &[Member], now: Instant) -> Option<String> {
         let recent = |last: &Look| now.saturating_duration_since(last.at) < LOOK;
         if self.given_up || self.last.as_ref().is_some_and(recent) {
@@ -240,8 +241,8 @@ impl<H: Host> Place<H> {
         result.err().and_then(|e| self.refused(&e))
     }
 
-    /// Moves all threads to this CPU. Each thread is checked, because the kernel moves threads when the allowed set changes or a CPU goes
-    /// offline.
+    /// Moves all threads to this CPU. Each thread is checked, because the kernel moves threads when the allowed set changes or a
+    /// CPU goes offline.
     fn bring(&mut self, members: &[Member], cpu: usize) -> std::io::Result<()> {
         let moves = self.cpu != Some(cpu);
         let mut gone = moves;

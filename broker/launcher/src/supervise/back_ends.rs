@@ -1,4 +1,5 @@
-//! Back ends of PV devices: their descriptors, disks that are added and removed, and the hand-off of a disk from its emulated drive.
+//! Back ends of PV devices: their descriptors, disks that are added and removed, and the hand-off of a disk from its emulated
+//! drive.
 use super::Launcher;
 use super::disk_changes::HandedOff;
 use crate::attach::Watch;
@@ -17,8 +18,8 @@ use rustix::fd::{AsFd as _, OwnedFd};
 /// End of a guest's slots: each slot has a user of the guest's 64.
 const SLOTS: Slot = 64;
 
-/// Whether a process is not started with the machine: a PV disk waits for the hand-off of its image, `xenbus` and `grant` wait for the
-/// first back end.
+/// Whether a process is not started with the machine: a PV disk waits for the hand-off of its image, `xenbus` and `grant` wait for
+/// the first back end.
 pub(super) fn must_wait(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config.starts() {
         Starts::AtOnce => false,
@@ -53,8 +54,8 @@ impl Launcher {
         }
     }
 
-    /// Starts to watch the domain's end and its disks, when all processes run. A disk that was added before is found by the first event,
-    /// which xenstore sends at once.
+    /// Starts to watch the domain's end and its disks, when all processes run. A disk that was added before is found by the first
+    /// event, which xenstore sends at once.
     pub(super) fn watch_domain(&mut self) -> Result<(), Failure> {
         self.pv.changes.reported.clone_from(&self.shown);
         let watch = match self.pv.watched.take() {
@@ -68,8 +69,9 @@ impl Launcher {
         Ok(())
     }
 
-    /// Ends the processes of removed disks. Starts three processes for each new disk: its own, and a `xenbus` and a `grant` that serve it
-    /// alone. A stub domain's guest gets the disks that the stub domain has released, and those that the stub domain does not have.
+    /// Ends the processes of removed disks. Starts three processes for each new disk: its own, and a `xenbus` and a `grant` that
+    /// serve it alone. A stub domain's guest gets the disks that the stub domain has released, and those that the stub domain does
+    /// not have.
     pub(super) fn disks_changed(&mut self) {
         let Ok(mut xenstore) = Xenstore::connect() else { return };
         let own = self.plan.domid;
@@ -164,7 +166,8 @@ impl Launcher {
         }
     }
 
-    /// Ends the processes of the disks that the stub domain has released (closed its front ends of) for its guest, and keeps their open files.
+    /// Ends the processes of the disks that the stub domain has released (closed its front ends of) for its guest, and keeps their
+    /// open files.
     fn take_released_disks(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
         let own = self.plan.domid;
         let mut released = Vec::new();

@@ -12,8 +12,9 @@ pub(super) fn roles() -> Result<OwnedFd, Failure> {
         .map_err(|e| Failure::File { path, source: e.into() })
 }
 
-/// The path of the executable: beside the launcher's (`own`), or in `bulkhead` beside `xen/bin`. The launcher is installed in `xen/bin`
-/// because libvirt's AppArmor profile lets its daemon run files of that directory, and checks a file's own path, not a link's.
+/// The path of the executable: beside the launcher's (`own`), or in `bulkhead` beside `xen/bin`. The launcher is installed in
+/// `xen/bin` because libvirt's AppArmor profile lets its daemon run files of that directory, and checks a file's own path, not a
+/// link's.
 fn roles_path(own: &Path) -> PathBuf {
     match own.parent().filter(|p| p.ends_with("xen/bin")).and_then(|p| p.parent()?.parent()) {
         Some(lib) => lib.join("bulkhead/bulkhead-roles"),

@@ -15,7 +15,8 @@ impl Launcher {
         self.slots.phase(slot) == Some(Phase::Waiting) && self.is_hot_pluggable(slot)
     }
 
-    /// Starts a device that control asks for. The answer waits until the broker has the device, so that the guest finds it after the answer.
+    /// Starts a device that control asks for. The answer waits until the broker has the device, so that the guest finds it after
+    /// the answer.
     pub(super) fn hot_plug(&mut self, serial: u32, slot: Slot) {
         let begun = match self.slots.phase(slot) {
             _ if !self.is_hot_pluggable(slot) => Err(Refusal::NotHotPluggable),

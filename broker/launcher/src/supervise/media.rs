@@ -14,8 +14,8 @@ const FIRST: DriveId = DriveId { controller: 0, port: 0 };
 const MAX_DISKS: usize = 8;
 
 impl Launcher {
-    /// Changes the medium of a CD drive (`None`: no medium) for this process and later ones. Returns the token of the descriptor that the
-    /// process gets, or 0.
+    /// Changes the medium of a CD drive (`None`: no medium) for this process and later ones. Returns the token of the descriptor
+    /// that the process gets, or 0.
     pub(super) fn set_medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {
         let controller = self.plan.devices.iter_mut().find(|d| d.slot == slot);
         let found = controller.and_then(|d| d.config.facets_mut().drives.iter_mut().find(|d| d.cdrom && d.at == drive));
@@ -41,8 +41,8 @@ impl Launcher {
         Ok(token)
     }
 
-    /// Hands off the disks that the guest has unplugged (Xen's docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the first).
-    /// The controller's process does not get them again after a restart.
+    /// Hands off the disks that the guest has unplugged (Xen's docs/misc/hvm-emulated-unplug.pandoc: bit 0 all, bit 2 all but the
+    /// first). The controller's process does not get them again after a restart.
     pub(super) fn disks_unplugged(&mut self, slot: Slot, mask: u16) {
         let Some(controller) = self.plan.devices.iter_mut().find(|d| d.slot == slot) else { return };
         let drives = controller.config.facets_mut().drives;

@@ -10,8 +10,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use std::time::Instant;
 
-/// The name of a guest's event channels in /proc/interrupts, and the thread name from which the kernel makes it when that thread opens
-/// the node.
+/// The name of a guest's event channels in /proc/interrupts, and the thread name from which the kernel makes it when that thread
+/// opens the node.
 pub(super) fn interrupts(domid: u16) -> (String, String) {
     let name = format!("bulkhead-{domid}");
     (format!("evtchn:{name}"), name)
@@ -31,8 +31,8 @@ pub(super) fn place(machine: &Machine, domid: u16) -> Option<Place> {
     Place::new(&machine.placement, turn as usize, source)
 }
 
-/// The main thread of a process that takes part in register accesses. The scheduler places the other threads, which serve control or
-/// do the work of disks, and the processes of back ends and viewers.
+/// The main thread of a process that takes part in register accesses. The scheduler places the other threads, which serve control
+/// or do the work of disks, and the processes of back ends and viewers.
 fn member(state: &SlotState) -> Option<Member> {
     let pid = state.life.as_ref()?.spawned.pid;
     let device = !state.without_broker && state.slot != BROKER && state.kind.urgent;

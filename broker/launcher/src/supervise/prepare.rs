@@ -232,9 +232,9 @@ impl Launcher {
     }
 }
 
-/// Whether the guest may unplug its emulated devices, after which it has PV devices alone. So each disk must have a back end that is
-/// served: not a qdisk, or a qdisk that is served here or, for a stub domain's guest, in dom0. Each network card has one. libxl has
-/// written the nodes that are read here: the guest has not run.
+/// Whether the guest may unplug its emulated devices, after which it has PV devices alone. So each disk must have a back end that
+/// is served: not a qdisk, or a qdisk that is served here or, for a stub domain's guest, in dom0. Each network card has one. libxl
+/// has written the nodes that are read here: the guest has not run.
 fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) -> bool {
     if !machine.drives.iter().any(|d| !d.cdrom) {
         return true;

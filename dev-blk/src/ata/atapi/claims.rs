@@ -5,8 +5,8 @@ use crate::ata::spec::Sense;
 /// Error recovery: no selectable retries.
 const RECOVERY: [u8; 8] = [0x01, 6, 0x00, 5, 0, 0, 0, 0];
 
-/// Capabilities and mechanical status: reads CD-R, CD-RW, DVD-ROM, DVD-R and DVD-RAM; a tray that opens and can be locked. No audio, no
-/// sub-channels, no catalogue numbers, no error pointers.
+/// Capabilities and mechanical status: reads CD-R, CD-RW, DVD-ROM, DVD-R and DVD-RAM; a tray that opens and can be locked. No
+/// audio, no sub-channels, no catalogue numbers, no error pointers.
 fn capabilities(locked: bool) -> [u8; 22] {
     let lock = 0x29 | u8::from(locked) << 1;
     [0x2a, 20, 0x3b, 0x00, 0x00, 0x00, lock, 0x00, 0x02, 0xc2, 0, 0, 0x02, 0x00, 0x02, 0xc2, 0, 0, 0, 0, 0, 0]

@@ -1,5 +1,5 @@
-//! The bus master's registers (Intel, Programming Interface for Bus Master IDE Controller 1.0). Start only arms the engine; a command that
-//! waits for it transfers the data.
+//! The bus master's registers (Intel, Programming Interface for Bus Master IDE Controller 1.0). Start only arms the engine; a
+//! command that waits for it transfers the data.
 use crate::ide::spec::{BusMasterCommand, BusMasterStatus};
 use crate::ide::state::ChannelState;
 use bulkhead_bus::StateError;

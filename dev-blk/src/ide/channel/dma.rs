@@ -158,8 +158,8 @@ impl Channel {
         Ok(())
     }
 
-    /// The table is shorter than the transfer. The drive waits for the rest without an interrupt or an error; the next command or a reset finds it
-    /// ready. Nothing is transferred, because a partial write would be one that the guest has not requested.
+    /// The table is shorter than the transfer. The drive waits for the rest without an interrupt or an error; the next command or a
+    /// reset finds it ready. Nothing is transferred, because a partial write would be one that the guest has not requested.
     fn dma_short(&mut self) {
         self.bus_master.ended(Progress::Shorter);
         self.phase = TransferPhase::Idle;

@@ -11,8 +11,8 @@ fn settle(b: &mut Bench) {
     b.ide.poll(Ready::Fd(JOBS), &mut b.cx);
 }
 
-/// All sizes of an entry, one entry and two, 1 to 256 sectors, with and without a stop at once (BM-IDE 1.0, "Interrupt/Activity Status
-/// Combinations").
+/// All sizes of an entry, one entry and two, 1 to 256 sectors, with and without a stop at once (BM-IDE 1.0, "Interrupt/Activity
+/// Status Combinations").
 #[test]
 fn prd_tables_of_every_size_are_shown_as_the_specification_says() {
     let mut b = Bench::new();
@@ -321,8 +321,8 @@ fn active_is_0_only_when_memory_is_left_alone() {
     assert_eq!((b.bm_status(0), b.inb(0x3f6), b.cx.lines.level(0)), (0, 0x50, false));
 }
 
-/// Bit 2 of the status is a rising edge of INTRQ, wherever it comes from: the end of a command, nIEN that is cleared, a drive that is
-/// selected (BM-IDE 1.0, status register; ATA/ATAPI-5, 5.2.9).
+/// Bit 2 of the status is a rising edge of INTRQ, wherever it comes from: the end of a command, nIEN that is cleared, a drive that
+/// is selected (BM-IDE 1.0, status register; ATA/ATAPI-5, 5.2.9).
 #[test]
 fn the_interrupt_bit_is_a_rising_edge_of_intrq() {
     let mut b = Bench::new();

@@ -276,7 +276,8 @@ fn identity_comes_from_the_hosts_configuration() {
     }
 }
 
-/// A disk that was partitioned with other heads and sectors has them after power-on, and after a reset that clears the host's setting.
+/// A disk that was partitioned with other heads and sectors has them after power-on, and after a reset that clears the host's
+/// setting.
 #[test]
 fn the_translation_after_power_on_is_the_one_that_the_disk_was_partitioned_with() {
     let mut b = Bench::new();

@@ -2,8 +2,8 @@
 use super::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Disks as primary master and slave, the second with the inverted bytes of the first, and a CD as secondary slave beside a disk. Jobs end when
-/// the flag is set.
+/// Disks as primary master and slave, the second with the inverted bytes of the first, and a CD as secondary slave beside a disk.
+/// Jobs end when the flag is set.
 fn bench() -> (Bench, Arc<AtomicBool>) {
     let mut b = Bench::new();
     let other = file(1 << 20);

@@ -163,7 +163,8 @@ fn a_register_that_a_restart_forgets() {
     }
 }
 
-/// A laptop's screen of 1366 pixels in every depth: the last pixel belongs to its line, and the next line begins at the guest's stride.
+/// A laptop's screen of 1366 pixels in every depth: the last pixel belongs to its line, and the next line begins at the guest's
+/// stride.
 #[test]
 fn an_odd_width_is_shown_as_it_is() {
     for (bpp, bytes) in [(8u16, 1u64), (15, 2), (16, 2), (24, 3), (32, 4)] {

@@ -1,5 +1,5 @@
-//! Compares the window with a model of single bits, written from the IBM VGA Technical Reference: chapters "Sequencer" and "Graphics
-//! Controller". It has no masks and no shifts of whole registers, so it does not share mistakes with the code under test.
+//! Compares the window with a model of single bits, written from the IBM VGA Technical Reference: chapters "Sequencer" and
+//! "Graphics Controller". It has no masks and no shifts of whole registers, so it does not share mistakes with the code under test.
 use super::*;
 use crate::vga::tests::{display, linear, set};
 use crate::vga::{Access, Device as _, GuestMemory as _, region};

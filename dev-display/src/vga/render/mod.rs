@@ -12,8 +12,8 @@ use crate::frame::Frame;
 /// Most pixels of a picture; lines beyond them are not drawn.
 const PIXELS: usize = 16 << 20;
 
-/// Number of characters with equidistant addresses, if the counter of the first is a multiple of it: they share the counter's higher bits, on
-/// which the rest of an address depends (`Vga::wired`).
+/// Number of characters with equidistant addresses, if the counter of the first is a multiple of it: they share the counter's
+/// higher bits, on which the rest of an address depends (`Vga::wired`).
 const STRAIGHT: u16 = 0x800;
 
 /// A pixel of red, green and blue.
@@ -138,7 +138,8 @@ impl Vga {
         }
     }
 
-    /// The lines of the screen, from the top. At the line compare the address counter returns to 0. The counter has 16 bits and wraps.
+    /// The lines of the screen, from the top. At the line compare the address counter returns to 0. The counter has 16 bits and
+    /// wraps.
     fn scans(&self) -> impl Iterator<Item = Scan> {
         let max = self.max_scan_line();
         let preset = self.crtc(crtc::PRESET_ROW_SCAN);
@@ -164,8 +165,9 @@ impl Vga {
         })
     }
 
-    /// The plane address of the address counter on line `row` of a row of characters (CRT controller 0x14 bit 6, 0x17 bits 0, 1, 5, 6). Word and
-    /// doubleword modes match odd/even and chain 4 writes. The CGA's and Hercules' modes have adjacent lines in different banks.
+    /// The plane address of the address counter on line `row` of a row of characters (CRT controller 0x14 bit 6, 0x17 bits 0, 1, 5,
+    /// 6). Word and doubleword modes match odd/even and chain 4 writes. The CGA's and Hercules' modes have adjacent lines in
+    /// different banks.
     fn wired(&self, counter: u16, row: usize) -> u16 {
         let mode = CrtcMode::from_bits(self.crtc(crtc::MODE));
         let at = match () {
@@ -179,8 +181,8 @@ impl Vga {
         if mode.row_scan_14() { at } else { at & !0x4000 | bit_14 << 14 }
     }
 
-    /// Reads the planes' bytes of a line's characters, four for each. Every mode but the linear ones reads rows here, so that all wrap at the
-    /// planes' end.
+    /// Reads the planes' bytes of a line's characters, four for each. Every mode but the linear ones reads rows here, so that all
+    /// wrap at the planes' end.
     fn cells(&self, scan: Scan, to: &mut [u8]) {
         let step = match () {
             () if Underline::from_bits(self.crtc(crtc::UNDERLINE)).doubleword() => 4,

@@ -1,5 +1,5 @@
-//! Compares pictures with a model of the CRT controller that computes each pixel separately, written from the IBM VGA Technical Reference: "CRT
-//! Controller", "Attribute Controller", and its table of memory addresses in byte, word and doubleword mode.
+//! Compares pictures with a model of the CRT controller that computes each pixel separately, written from the IBM VGA Technical
+//! Reference: "CRT Controller", "Attribute Controller", and its table of memory addresses in byte, word and doubleword mode.
 use super::*;
 use crate::vga::tests::{display, out, set};
 use crate::vga::{GuestMemory as _, attr};

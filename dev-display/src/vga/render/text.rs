@@ -4,7 +4,8 @@ use crate::frame::Frame;
 use crate::vga::spec::{Underline, crtc, gfx, seq};
 
 impl Vga {
-    /// The text on the screen in a text mode: one string for each row, without trailing blanks; a dot for characters that are not ASCII.
+    /// The text on the screen in a text mode: one string for each row, without trailing blanks; a dot for characters that are not
+    /// ASCII.
     pub(in crate::vga) fn text_rows(&self) -> Option<Vec<String>> {
         if self.dispi_enabled() || self.graphics(gfx::MISC) & 1 != 0 {
             return None;

@@ -16,9 +16,9 @@ pub(super) enum Version {
 }
 
 impl Version {
-    /// The handshake of a viewer whose version is `major.minor`. An unknown 3.x uses that of 3.3 (RFC 6143, 7.1.1), as UltraVNC's 3.4, 3.6,
-    /// 3.14 and 3.16 do. Apple's 3.889 and RealVNC's 4.x and 5.x use that of 3.8, and other servers treat them so (TigerVNC and LibVNCServer
-    /// for 3.889, noVNC for 4.0, 4.1 and 5.0). There is no version before 3.
+    /// The handshake of a viewer whose version is `major.minor`. An unknown 3.x uses that of 3.3 (RFC 6143, 7.1.1), as UltraVNC's
+    /// 3.4, 3.6, 3.14 and 3.16 do. Apple's 3.889 and RealVNC's 4.x and 5.x use that of 3.8, and other servers treat them so
+    /// (TigerVNC and LibVNCServer for 3.889, noVNC for 4.0, 4.1 and 5.0). There is no version before 3.
     fn of(major: u16, minor: u16) -> Option<Self> {
         match (major, minor) {
             (0..=2, _) => None,

@@ -1,5 +1,5 @@
-//! Parses a viewer's messages after the handshake (RFC 6143, 7.5; rfbproto, "Client to Server Messages"). Parsing has no state: the same bytes
-//! always give the same messages.
+//! Parses a viewer's messages after the handshake (RFC 6143, 7.5; rfbproto, "Client to Server Messages"). Parsing has no state: the
+//! same bytes always give the same messages.
 use super::ViewerError;
 use crate::vnc::pixel::PixelFormat;
 use crate::vnc::spec::{client, fence};

@@ -48,7 +48,8 @@ impl ViewerSession {
         }
     }
 
-    /// Encodes the next part of an update; `size` is the picture's, if an update may begin. False: nothing is pending, or enough bytes are unsent.
+    /// Encodes the next part of an update; `size` is the picture's, if an update may begin. False: nothing is pending, or enough
+    /// bytes are unsent.
     pub(crate) fn produce(&mut self, view: &dyn View, size: Option<(usize, usize)>) -> bool {
         if !self.handshake_done() || self.unsent().len() >= ENOUGH {
             return false;

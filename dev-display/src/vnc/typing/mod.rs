@@ -1,5 +1,5 @@
-//! Converts a viewer's keys to keys of the guest, so that the guest types the viewer's character, independent of modifiers and locks on either
-//! side.
+//! Converts a viewer's keys to keys of the guest, so that the guest types the viewer's character, independent of modifiers and
+//! locks on either side.
 use super::keys::{Lock, Meaning, Place, Typed, code, meaning, scancode};
 use super::layouts::Layout;
 use super::locks::Locks;
@@ -127,7 +127,8 @@ impl Typing {
         bits.iter().fold(0, |all, bit| all << 1 | u8::from(*bit))
     }
 
-    /// Handles a key with its scancode. If the locks of guest and viewer agree, the guest gets the same key; if not, the keysym counts.
+    /// Handles a key with its scancode. If the locks of guest and viewer agree, the guest gets the same key; if not, the keysym
+    /// counts.
     pub(crate) fn scancode(&mut self, number: u32, keysym: u32, down: bool, keyboard: &mut Keyboard<'_>) {
         let Some(code) = scancode(number) else { return self.keysym(keysym, down, keyboard) };
         if !down {
@@ -191,8 +192,8 @@ impl Typing {
         }
     }
 
-    /// Types a digit without changing Num Lock: if the guest's Num Lock is off or unknown, it uses the row above the letters. With Alt, only the
-    /// keypad enters characters by number (Windows).
+    /// Types a digit without changing Num Lock: if the guest's Num Lock is off or unknown, it uses the row above the letters. With
+    /// Alt, only the keypad enters characters by number (Windows).
     fn digit(&mut self, code: u16, c: char, held: Held, keyboard: &mut Keyboard<'_>) {
         let sign = !c.is_ascii_digit();
         match keyboard.locks.num() {
@@ -247,7 +248,8 @@ impl Typing {
         Need { shift, alt_gr: alt_gr_or_alt, alone: alt_gr && windows, either: None }
     }
 
-    /// Presses a key, with the needed modifiers around the press. A key that is already down is pressed again, because viewers repeat held keys.
+    /// Presses a key, with the needed modifiers around the press. A key that is already down is pressed again, because viewers
+    /// repeat held keys.
     fn down(&mut self, code: u16, held: Held, need: Need, keyboard: &mut Keyboard<'_>) {
         let mut around = Vec::new();
         let shifts = [code::SHIFT, code::SHIFT_RIGHT];
@@ -282,7 +284,8 @@ impl Typing {
         }
     }
 
-    /// Releases the key of a keysym. The keysym may differ from that of the press, if Shift was released first or a lock has changed.
+    /// Releases the key of a keysym. The keysym may differ from that of the press, if Shift was released first or a lock has
+    /// changed.
     fn release_keysym(&mut self, keysym: u32, keyboard: &mut Keyboard<'_>) {
         let pressed = |which: &dyn Fn(&Held) -> bool| -> Vec<u16> {
             self.pressed.iter().filter(|(_, held)| which(held)).map(|(code, _)| *code).collect()

@@ -1,5 +1,6 @@
-//! Types every character of a layout through a guest's keymap and compares the result. The keymap is independent of this crate: libxkbcommon has
-//! compiled it (`keymaps.tsv`), with the effects of Shift, AltGr, Caps Lock and Num Lock on each key, and the composed characters of dead keys.
+//! Types every character of a layout through a guest's keymap and compares the result. The keymap is independent of this crate:
+//! libxkbcommon has compiled it (`keymaps.tsv`), with the effects of Shift, AltGr, Caps Lock and Num Lock on each key, and the
+//! composed characters of dead keys.
 use super::*;
 use crate::vnc::layouts::LAYOUTS;
 use proptest::prelude::*;
@@ -33,8 +34,8 @@ impl Keymap {
         map
     }
 
-    /// The characters without Caps Lock, and all their keys and levels. A keyboard of the United States has no key 86; a no-break space is typed
-    /// as a space.
+    /// The characters without Caps Lock, and all their keys and levels. A keyboard of the United States has no key 86; a no-break
+    /// space is typed as a space.
     fn characters(&self, layout: &str) -> BTreeMap<char, Vec<(u16, usize)>> {
         let mut all = BTreeMap::<char, Vec<(u16, usize)>>::new();
         let keys =
@@ -328,7 +329,8 @@ fn places_that_the_guests_locks_make_another_character_of() {
     assert_eq!(b.typed(), "1", "a French keyboard at both ends, and no -k");
 }
 
-/// A key whose keysym has changed at its release: Shift was released first, Num Lock or Caps Lock has changed, or the layouts differ.
+/// A key whose keysym has changed at its release: Shift was released first, Num Lock or Caps Lock has changed, or the layouts
+/// differ.
 #[test]
 fn keys_that_stay_down_when_their_keysym_has_changed() {
     let map = Keymap::of("en-us");
@@ -476,8 +478,8 @@ fn a_character_gets_the_modifiers_that_it_needs() {
 }
 
 proptest! {
-    /// With any keys in any order, each causes few events, the believed locks match the guest's, and no key stays down after the viewer
-    /// disconnects.
+    /// With any keys in any order, each causes few events, the believed locks match the guest's, and no key stays down after the
+    /// viewer disconnects.
     #[test]
     fn hostile_keys_in_any_order(
         layout in 0..LAYOUTS.len(),

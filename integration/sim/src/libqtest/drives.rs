@@ -1,5 +1,5 @@
-//! Translates the drives of QEMU's tests to bulkhead-dm's arguments: places by order, drives named by node, properties of all disks,
-//! storage with faults.
+//! Translates the drives of QEMU's tests to bulkhead-dm's arguments: places by order, drives named by node, properties of all
+//! disks, storage with faults.
 use super::Pairs;
 
 /// An injected fault of a drive, from a blkdebug script.

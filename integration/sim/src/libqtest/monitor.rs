@@ -1,5 +1,5 @@
-//! QMP between QEMU's tests and the machine. Most messages are forwarded unchanged; queries that the machine does not have are answered
-//! here: the list of machines and devices, a restart at reset, the human monitor's commands for storage with faults.
+//! QMP between QEMU's tests and the machine. Most messages are forwarded unchanged; queries that the machine does not have are
+//! answered here: the list of machines and devices, a restart at reset, the human monitor's commands for storage with faults.
 use super::Scripted;
 use crate::{Faults, SimError};
 use bulkhead_bus::faults::{Fault, FaultOn};

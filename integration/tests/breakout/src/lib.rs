@@ -18,7 +18,8 @@ pub enum Outcome {
     NotEntered,
 }
 
-/// Starts `executable` (bulkhead-hostile) as `role`; it applies `layer` of the sandbox and makes `attempt`, with the descriptor `fd`.
+/// Starts `executable` (bulkhead-hostile) as `role`; it applies `layer` of the sandbox and makes `attempt`, with the descriptor
+/// `fd`.
 ///
 /// # Errors
 /// If the process cannot be started or its socket fails.

@@ -127,8 +127,8 @@ fn every_device_has_a_fuzz_target_and_every_device_with_a_state_a_golden_one() {
     }
 }
 
-/// Every fuzz directory is a separate workspace, which no other check builds: a target that names a crate outside its manifest does not
-/// build.
+/// Every fuzz directory is a separate workspace, which no other check builds: a target that names a crate outside its manifest does
+/// not build.
 #[test]
 fn fuzz_targets_name_only_crates_of_their_manifest() {
     let out = Command::new("git").args(["ls-files", "*/fuzz/targets/*.rs"]).current_dir(top()).output().unwrap();

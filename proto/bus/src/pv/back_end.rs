@@ -1,5 +1,5 @@
-//! The handshake of a PV device: both ends publish their states in xenstore (xen/include/public/io/xenbus.h). The front end is hostile: its
-//! nodes may have any value at any time.
+//! The handshake of a PV device: both ends publish their states in xenstore (xen/include/public/io/xenbus.h). The front end is
+//! hostile: its nodes may have any value at any time.
 use crate::Context;
 
 /// Ready number of a back end's event channel.
@@ -71,8 +71,9 @@ pub struct Piece {
     pub len: u16,
 }
 
-/// The front end, as a back end reaches it: nodes through `xenbus`, pages through `grant`, signals by the back end's own event channel.
-/// Addresses are bytes in one range of pages: the mapped pages, beginning with the ring, and after them a buffer for copies.
+/// The front end, as a back end reaches it: nodes through `xenbus`, pages through `grant`, signals by the back end's own event
+/// channel. Addresses are bytes in one range of pages: the mapped pages, beginning with the ring, and after them a buffer for
+/// copies.
 pub trait Frontend: Send {
     /// The value of a node; `None` also if `xenbus` does not answer.
     fn node(&mut self, side: Side, name: &str) -> Option<String>;
@@ -186,7 +187,8 @@ pub trait BackEnd {
         }
     }
 
-    /// Called before the process enters its sandbox: nothing that the guest can write is read yet. [`Self::changes`] begins the handshake.
+    /// Called before the process enters its sandbox: nothing that the guest can write is read yet. [`Self::changes`] begins the
+    /// handshake.
     fn prepare(&mut self, cx: &mut Context) {
         self.handshake().former =
             cx.marks.former(PORT).and_then(|port| u32::try_from(port).ok()).filter(|port| *port != 0);
@@ -223,8 +225,8 @@ pub trait BackEnd {
         self.nodes(cx);
     }
 
-    /// Called whenever a descriptor is ready: begins the handshake at the first call, and handles changed nodes. It requests another call
-    /// after each change, because a further notice may have arrived while it read nodes.
+    /// Called whenever a descriptor is ready: begins the handshake at the first call, and handles changed nodes. It requests
+    /// another call after each change, because a further notice may have arrived while it read nodes.
     fn changes(&mut self, ready: bool, cx: &mut Context) {
         let changed = self.front().changed(ready);
         if !std::mem::replace(&mut self.handshake().begun, true) {
@@ -287,7 +289,8 @@ pub trait BackEnd {
             }
             return;
         }
-        // The toolstack requests a disconnection by setting this end's state. A connected front end sees that state itself and closes first.
+        // The toolstack requests a disconnection by setting this end's state. A connected front end sees that state itself and
+        // closes first.
         let wanted = here == State::Closing;
         if wanted && !matches!(own, State::Connected | State::Closing | State::Closed) {
             if self.disconnect(cx) {

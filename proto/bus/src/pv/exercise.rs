@@ -1,5 +1,5 @@
-//! Turns bytes into actions of a guest and a host on a PV back end and checks invariants after each: the body of every back end's fuzz
-//! target and of its corpus test.
+//! Turns bytes into actions of a guest and a host on a PV back end and checks invariants after each: the body of every back end's
+//! fuzz target and of its corpus test.
 use super::{EVENTS, NODES, PORT};
 use crate::exercise::Input;
 use crate::fake::{self, FakeFrontend};

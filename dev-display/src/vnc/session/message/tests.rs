@@ -146,7 +146,8 @@ proptest! {
         prop_assert_eq!(Message::parse(rest), Parsed::Partial);
     }
 
-    /// With any bytes, a complete message is not empty and does not depend on the bytes after it, and an incomplete one has a bounded length.
+    /// With any bytes, a complete message is not empty and does not depend on the bytes after it, and an incomplete one has a
+    /// bounded length.
     #[test]
     fn any_bytes_are_a_message_or_a_beginning_or_broken(
         kind in prop::sample::select(vec![0u8, 2, 3, 4, 5, 6, 150, 248, 251, 255]),

@@ -1,7 +1,8 @@
 //! Frames that a guest may not send, and a way to see which of them arrive.
 //!
 //!     bulkhead-bed spoof INTERFACE MAC IP     sends them out of an interface, from inside the guest
-//!     bulkhead-bed spoof-fd PID MAC IP        a hostile program in the place of process PID writes them to its interface's descriptor
+//!     bulkhead-bed spoof-fd PID MAC IP        a hostile program in the place of process PID writes them to its interface's
+//!     descriptor
 //!     bulkhead-bed watch INTERFACE            prints the names of those that arrive, until the last one does
 //!     bulkhead-bed tcp listen|connect ADDRESS send BYTES | receive [checked]     one stream, 64 KiB a call, and its checksum
 //!     bulkhead-bed flood INTERFACE SECONDS    smallest frames to nobody, and how many went

@@ -45,8 +45,8 @@ pub(crate) fn input(names: &str) -> Done {
     Ok(())
 }
 
-/// What the events in a file come to: the last place or, of a device that tells movements only, their sum; turns of the wheel; keys and
-/// buttons, each with 1 for down and 0 for up.
+/// What the events in a file come to: the last place or, of a device that tells movements only, their sum; turns of the wheel; keys
+/// and buttons, each with 1 for down and 0 for up.
 pub(crate) fn events(file: &str) -> Done {
     println!("{}", told(&std::fs::read(file)?));
     Ok(())

@@ -16,16 +16,19 @@
 //!     bulkhead-bed outw PORT VALUE            in a guest: writes 16 bits to a port
 //!     bulkhead-bed input NAME|NAME...     in a guest: the device file of the first input device with one of these in its name
 //!     bulkhead-bed events FILE        in a guest: what the events that were read from an input device come to
-//!     bulkhead-bed json WORD...       values of the JSON on standard input, a line each: KEY or NUMBER (a member), * (every member),
+//!     bulkhead-bed json WORD...       values of the JSON on standard input, a line each: KEY or NUMBER (a member), * (every
+//!     member),
 //!                                     KEY=VALUE, KEY=START* (the members whose KEY is so), =VALUE, !=VALUE (only such), nonzero
 //!     bulkhead-bed same FILE AT FILE AT BYTES     whether a stretch of one file is in the other (numbers may end in k, M, G)
 //!     bulkhead-bed put FILE AT TEXT [WIDTH]   writes a text into a file, with spaces up to WIDTH; put-word FILE AT NUMBER: 32 bits
 //!     bulkhead-bed records FILE AT STEP LAST NAME     whether `record N of NAME` is there for every N up to LAST
 //!     bulkhead-bed after FILE WORD    what follows WORD on the last line that has it
 //!     bulkhead-bed hex FILE AT COUNT  bytes of a file
-//!     bulkhead-bed ran, waits, switches, pss, thread-waits PID...     what processes have cost; between FILE FILE: two of the last (costs.rs)
+//!     bulkhead-bed ran, waits, switches, pss, thread-waits PID...     what processes have cost; between FILE FILE: two of the last
+//!     (costs.rs)
 //!     bulkhead-bed moment MILLISECONDS    passes a part of them that nobody knows before
-//!     bulkhead-bed tree PID [ROLE]    the processes of the machine whose launcher is PID; holders PID FILE: those that have it open;
+//!     bulkhead-bed tree PID [ROLE]    the processes of the machine whose launcher is PID; holders PID FILE: those that have it
+//!     open;
 //!                                     owned PID USER GROUP: whether all are this user's, without a capability
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
 mod costs;

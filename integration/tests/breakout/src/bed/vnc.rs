@@ -1,8 +1,8 @@
 //! A small VNC viewer (RFC 6143), so that the suite sees and touches a guest by the road that an operator's viewer takes.
 //!
-//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `chord KEYSYM,KEYSYM` (held together), `pointer X Y BUTTONS`, `picture FILE` (PPM),
-//! `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came), `echo N` (presses N keys, one after the other;
-//! says how long each took to be seen), `wish WIDTH HEIGHT`.
+//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `chord KEYSYM,KEYSYM` (held together), `pointer X Y BUTTONS`, `picture FILE`
+//! (PPM), `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came), `echo N` (presses N keys,
+//! one after the other; says how long each took to be seen), `wish WIDTH HEIGHT`.
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
