@@ -116,3 +116,37 @@ fn every_event_of_qmp_is_in_the_page_for_operators() {
         assert!(!elsewhere || !code(&format!("broker/control/src/{file}")).contains(".event(\""), "{file}");
     }
 }
+
+/// Folders of Xen's and QEMU's documentation, which the documents cite.
+const CITED: [&str; 3] = ["docs/misc/", "docs/specs/", "docs/features/"];
+/// Decisions describe the tree of their day.
+const HISTORY: &str = "docs/decisions/";
+
+#[test]
+fn every_path_in_the_documents_exists() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let listed = std::process::Command::new("git").args(["ls-files"]).current_dir(&top).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let documents = listed.lines().filter(|f| f.ends_with(".md") && !f.starts_with("docs/results/"));
+    let folders = ["broker/", "proto/", "policy/", "integration/", "docs/", "dev-"];
+    let mut checked = 0;
+    for document in documents.filter(|d| !d.starts_with(HISTORY)) {
+        let text = read(document);
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "_./-*{}…".contains(c)));
+        for word in words.filter(|w| w.contains('/') && folders.iter().any(|f| w.starts_with(f))) {
+            // `dev-input/src/{usb,hid}.rs`, `machine/*.rs`: the folder. A decision may be cited by its number.
+            let path = word.split(['{', '*', '…']).next().unwrap_or_default().trim_end_matches('.');
+            let path =
+                if path == word.trim_end_matches('.') { path } else { path.rsplit_once('/').map_or("", |p| p.0) };
+            // A word in capitals stands for any name.
+            let any = path.split('/').any(|p| p.len() > 2 && p.bytes().all(|b| b.is_ascii_uppercase()));
+            if any || path == "dev-" || CITED.iter().any(|c| path.starts_with(c)) {
+                continue;
+            }
+            let exists = listed.lines().any(|f| f.starts_with(path));
+            assert!(exists, "{document}: {path} does not exist");
+            checked += 1;
+        }
+    }
+    assert!(checked > 200, "{checked}");
+}
