@@ -3,6 +3,7 @@
 //!
 //! A frame that cannot be parsed and could hide a forbidden packet is dropped (RFC 7113 for router advertisements).
 use crate::frame::{ETHERNET, be16, ether_type};
+use bulkhead_bus::guard;
 use bulkhead_bus::nic::NicRules;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -83,6 +84,7 @@ pub struct Filter {
 /// IP protocol numbers.
 mod protocol {
     pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const ICMP: u8 = 1;
     pub(super) const UDP: u8 = 17;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
@@ -188,14 +190,23 @@ impl Filter {
         }
         // Only a packet's first fragment has ports; without it the receiver discards the others.
         let first_fragment = u16::from_be_bytes([f0, f1]) & 0x1fff == 0;
+        let at = ETHERNET.saturating_add(words.saturating_mul(4));
         let ports = match protocol {
             protocol::UDP if first_fragment => {
-                let [a, b, c, d] = array(frame, ETHERNET.saturating_add(words.saturating_mul(4)))?;
+                let [a, b, c, d] = array(frame, at)?;
                 Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+            }
+            protocol::ICMP if first_fragment && self.rules.guard => {
+                let [kind]: [u8; 1] = array(frame, at)?;
+                if guard::ICMP.contains(&kind) {
+                    return Err(Rule::Router);
+                }
+                None
             }
             _ => None,
         };
-        if self.rules.guard && ports.is_some_and(|(source, _)| source == 67) {
+        let server = |(from, to)| from == guard::SERVER_PORTS.ipv4 || to == guard::CLIENT_PORTS.ipv4;
+        if self.rules.guard && ports.is_some_and(server) {
             return Err(Rule::DhcpServer);
         }
         let Some((ipv4, _)) = &self.addresses else { return Ok(()) };
@@ -242,8 +253,9 @@ impl Filter {
                 self.neighbour(frame, at, kind, source)
             }
             protocol::UDP => {
-                let [a, b, ..]: [u8; 4] = array(frame, at)?;
-                if self.rules.guard && u16::from_be_bytes([a, b]) == 547 {
+                let [a, b, c, d]: [u8; 4] = array(frame, at)?;
+                let (from, to) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+                if self.rules.guard && (from == guard::SERVER_PORTS.ipv6 || to == guard::CLIENT_PORTS.ipv6) {
                     return Err(Rule::DhcpServer);
                 }
                 self.source6(source, None)
@@ -254,7 +266,7 @@ impl Filter {
 
     /// Neighbour discovery (RFC 4861): 133 to 137 are the solicitations and advertisements of routers and neighbours, redirect.
     fn neighbour(&self, frame: &[u8], at: usize, kind: u8, source: Ipv6Addr) -> Result<(), Rule> {
-        if self.rules.guard && matches!(kind, 134 | 137) {
+        if self.rules.guard && guard::ICMPV6.contains(&kind) {
             return Err(Rule::Router);
         }
         let Some((_, ipv6)) = &self.addresses else { return Ok(()) };
@@ -376,6 +388,18 @@ mod tests {
             (frame(0x0800, &[0x45, 0]), Rule::Malformed),
         ] {
             assert_eq!(verdict(&mut f, &bad), Some(rule), "{bad:?}");
+        }
+    }
+
+    /// DHCP answers from another source port, and IPv4's redirects and router advertisements, passed. The interface's programs have the
+    /// same test.
+    #[test]
+    fn guard_has_the_verdicts_of_the_table() {
+        let mut f = Filter::new(MAC, &NicRules { guard: true, ..NicRules::default() });
+        for example in guard::examples(MAC) {
+            let rule = verdict(&mut f, &example.frame);
+            assert_eq!(rule.is_some(), example.dropped, "{}: {rule:?}", example.name);
+            assert!(matches!(rule, None | Some(Rule::DhcpServer | Rule::Router)), "{}: {rule:?}", example.name);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Rules as programs of classic BPF (linux/filter.h), one for each rule; a nonzero result means that the frame breaks the rule.
 //! They read a frame from its Ethernet header on. A load outside of the frame ends a program with 0: such a frame ends within its
 //! headers, and no receiver accepts it.
+use bulkhead_bus::guard;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// One instruction (struct sock_filter).
@@ -57,6 +58,7 @@ const IPV4: u32 = 0x0800;
 const ARP: u32 = 0x0806;
 const IPV6: u32 = 0x86dd;
 /// IP protocol numbers: hop by hop, UDP, routing, fragment, ICMPv6, destination options.
+const ICMP: u32 = 1;
 const UDP: u32 = 17;
 const FRAGMENT: u32 = 44;
 const ICMPV6: u32 = 58;
@@ -294,25 +296,44 @@ pub(super) fn dhcp_server() -> Option<Vec<u8>> {
     p.equal(0, To::Next, To::Passes);
     p.op(code::IPV4_LENGTH, 14);
     p.op(code::LOAD_HALF_X, 14);
-    p.equal(67, To::Breaks, To::Passes);
+    p.equal(guard::SERVER_PORTS.ipv4.into(), To::Breaks, To::Next);
+    p.op(code::LOAD_HALF_X, 16);
+    p.equal(guard::CLIENT_PORTS.ipv4.into(), To::Breaks, To::Passes);
     p.here(six);
     p.walk(To::Passes);
     p.equal(UDP, To::Next, To::Passes);
     p.op(code::LOAD_HALF_X, 0);
-    p.equal(547, To::Breaks, To::Next);
+    p.equal(guard::SERVER_PORTS.ipv6.into(), To::Breaks, To::Next);
+    p.op(code::LOAD_HALF_X, 2);
+    p.equal(guard::CLIENT_PORTS.ipv6.into(), To::Breaks, To::Next);
     p.assemble(To::Passes)
 }
 
-/// Packets of an IPv6 router break it: advertisements and redirects (RFC 4861).
+/// Packets of a router break it: advertisements and redirects, of IPv4 too.
 pub(super) fn router() -> Option<Vec<u8>> {
     let mut p = Program::default();
+    let six = p.place();
     p.op(code::LOAD_HALF, 12);
-    p.equal(IPV6, To::Next, To::Passes);
+    p.equal(IPV6, six, To::Next);
+    p.equal(IPV4, To::Next, To::Passes);
+    p.op(code::LOAD_BYTE, 23);
+    p.equal(ICMP, To::Next, To::Passes);
+    p.op(code::LOAD_HALF, 20);
+    p.op(code::AND, 0x1fff);
+    p.equal(0, To::Next, To::Passes);
+    p.op(code::IPV4_LENGTH, 14);
+    p.op(code::LOAD_BYTE_X, 14);
+    for kind in guard::ICMP {
+        p.equal(kind.into(), To::Breaks, To::Next);
+    }
+    p.jump(code::JUMP_AT_LEAST, 0, To::Passes, To::Passes);
+    p.here(six);
     p.walk(To::Passes);
     p.equal(ICMPV6, To::Next, To::Passes);
     p.op(code::LOAD_BYTE_X, 0);
-    p.equal(134, To::Breaks, To::Next);
-    p.equal(137, To::Breaks, To::Next);
+    for kind in guard::ICMPV6 {
+        p.equal(kind.into(), To::Breaks, To::Next);
+    }
     p.assemble(To::Passes)
 }
 
@@ -460,6 +481,16 @@ mod tests {
         check(everything(), &[], &[vec![0; 14], udp4([1; 4], (1, 2), 0)]);
     }
 
+    /// The card's own filter has the same test.
+    #[test]
+    fn guard_has_the_verdicts_of_the_table() {
+        let judges = [Judge::new(dhcp_server()), Judge::new(router())];
+        for example in guard::examples(MAC) {
+            let dropped = judges.iter().any(|judge| judge.breaks(&example.frame));
+            assert_eq!(dropped, example.dropped, "{}", example.name);
+        }
+    }
+
     #[test]
     fn servers_and_routers_are_found_behind_extension_headers() {
         let hop = [60, 0, 1, 4, 0, 0, 0, 0];
@@ -492,7 +523,7 @@ mod tests {
                 udp4([0; 4], (68, 67), 0),
                 ip6(OWN, UDP, &udp(546)),
                 frame(ARP, &[0; 40]),
-                udp4([10, 0, 0, 5], (667, 68), 2),
+                udp4([10, 0, 0, 5], (667, 680), 2),
             ],
             &[
                 udp4([10, 0, 0, 5], (67, 68), 0),

@@ -10,6 +10,7 @@ pub mod exercise;
 mod facets;
 pub mod fake;
 pub mod faults;
+pub mod guard;
 mod input;
 mod inspect;
 mod memory;
