@@ -14,6 +14,7 @@ use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Node in the back end of a stub domain's disk: the guest gets the disk when the stub domain releases it.
+/// The name is a part of the stub domain's contract, version 1.
 pub(crate) const HAND_OFF: &str = "hand-over";
 
 /// Opens the resources of the PV devices in the domain's nodes. The parts are `xenbus`, `grant` and the back ends; for a stub

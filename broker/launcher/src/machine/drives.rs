@@ -332,11 +332,11 @@ pub fn drive(
             }
         }
         fds.push((if depth == 0 { FdUse::Drive(at) } else { FdUse::Backing(at, depth as u8) }, fd));
-        let Some((below, told)) = below else { return Ok((fds, config)) };
+        let Some((below, stated)) = below else { return Ok((fds, config)) };
         if fds.len() > qcow2::MAX_DEPTH {
             return Err(fail(ImageFault::TooDeep));
         }
-        format = match told.as_deref() {
+        format = match stated.as_deref() {
             Some("raw") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,
             Some(other) => {
