@@ -202,4 +202,4 @@ impl Shared {
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

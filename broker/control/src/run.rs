@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
+use tokio::time::Duration;
 
 /// Most simultaneous QMP connections, on all sockets together.
 const SESSIONS: usize = 16;
@@ -86,7 +87,8 @@ pub fn run() -> Result<(), StartError> {
         };
         let room = Arc::new(Semaphore::new(SESSIONS));
         for listener in listeners {
-            tokio::spawn(accept(shared.clone(), listener, room.clone()));
+            let next = async move || listener.accept().await.map(|(stream, _)| stream);
+            tokio::spawn(accept(shared.clone(), next, room.clone()));
         }
         if let Some(bridge) = bridge {
             tokio::spawn(sessions::serve(shared.clone(), bridge));
@@ -95,11 +97,17 @@ pub fn run() -> Result<(), StartError> {
     })
 }
 
-async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore>) {
+/// Pause after an error of `accept`: the causes are shortages of descriptors or memory, and clients that have closed already.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the clients that `next` returns. An error, such as a shortage of descriptors, does not end the server.
+async fn accept(shared: Arc<Shared>, mut next: impl AsyncFnMut() -> std::io::Result<UnixStream>, room: Arc<Semaphore>) {
+    let mut failing = false;
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match next().await {
+            Ok(stream) => {
+                failing = false;
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     qmp::session(shared, Connection::Socket(stream)).await;
@@ -107,8 +115,12 @@ async fn accept(shared: Arc<Shared>, listener: UnixListener, room: Arc<Semaphore
                 });
             }
             Err(e) => {
-                tracing::warn!("QMP: {e}");
-                return;
+                // Once for a series.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!("QMP: a client is not accepted: {e}");
+                }
+                drop(permit);
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -170,5 +182,31 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
         }
         ToProcess::Processes { serial, rows } => shared.launcher.complete(serial, Ok(Answer::Processes(rows))),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    /// One error, such as EMFILE, ended the QMP server for good.
+    #[test]
+    fn an_error_of_accept_does_not_end_the_server() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let shared = Arc::new(qmp::tests::shared(false));
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut answers = vec![Ok(theirs), Err(rustix::io::Errno::MFILE), Err(rustix::io::Errno::CONNABORTED)];
+            let next = async move || match answers.pop() {
+                Some(answer) => answer.map_err(std::io::Error::from),
+                None => std::future::pending().await,
+            };
+            tokio::spawn(accept(shared, next, Arc::new(Semaphore::new(1))));
+            let mut greeting = [0; 8];
+            let mut ours = ours;
+            tokio::time::timeout(Duration::from_secs(20), ours.read_exact(&mut greeting)).await.unwrap().unwrap();
+            assert_eq!(&greeting, b"{\"QMP\":{");
+        });
     }
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 use tokio::sync::broadcast;
 
-pub(super) fn shared(stopped: bool) -> Shared {
+pub(crate) fn shared(stopped: bool) -> Shared {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let (link, other) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
