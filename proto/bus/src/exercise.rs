@@ -1,7 +1,9 @@
 //! Turns bytes into accesses to a device and checks invariants after each: the body of every device's fuzz target and of its corpus
 //! test. It knows a device by its declaration only.
 use crate::InputEvent;
-use crate::{Access, Area, Clock, Context, Declaration, Device, GuestMemory as _, Ready, Reset, fake::FakeMemory};
+use crate::{
+    Access, Area, Clock, Context, Declaration, Device, GuestMemory as _, Ready, Reset, StateError, fake::FakeMemory,
+};
 use std::sync::Arc;
 
 /// Most steps of one run; the rest of the input is ignored.
@@ -65,6 +67,23 @@ pub fn loads(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, state: &[u8]) -
     device.load(state, &mut cx).map_err(|e| format!("its own state is refused: {e}"))?;
     settle(&mut *device, &mut cx)?;
     Ok(device.save())
+}
+
+/// Loads `state` into a new device, which must refuse it and stay as it is. Returns the refusal.
+///
+/// # Errors
+/// The state is taken, or a part of it is.
+pub fn refuses(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, state: &[u8]) -> Result<StateError, String> {
+    let memory = FakeMemory::new(MEMORY);
+    let mut cx = Context::new(memory.clone());
+    let mut device = make(&memory);
+    let before = device.save();
+    let error = device.load(state, &mut cx).err().ok_or("the state is taken")?;
+    if device.save() == before {
+        Ok(error)
+    } else {
+        Err(format!("it is refused ({error}), and the device is another one"))
+    }
 }
 
 /// The files of a directory whose names begin with `prefix`.

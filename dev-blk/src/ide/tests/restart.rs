@@ -1,0 +1,120 @@
+//! A process that takes over from one that died, and states that are hostile.
+use super::*;
+
+/// Writes that were lost without a process: a command for which the guest waits is aborted, and so is one with stale registers,
+/// which would write to the wrong sectors.
+#[test]
+fn stale_registers_after_a_restart_never_become_a_command() {
+    let mut b = Bench::new();
+    b.ata(0x20, 5, 1);
+    b.insw(0x1f0, 512);
+    let before = b.disk_bytes();
+    // Sector number and count were lost; the command itself arrives.
+    b.ide.lost_writes(0, 4, &mut b.cx);
+    assert!(b.cx.lines.level(0) && b.inb(0x1f7) & 1 == 1, "who waits hears of it");
+    let state = b.ide.save();
+    b.ide.load(&state, &mut b.cx).unwrap();
+    b.out(0x1f7, 0x30);
+    assert_eq!((b.inb(0x1f7) & 0x89, b.inb(0x1f1)), (0x01, 0x04), "aborted, no data asked for");
+    assert!(b.disk_bytes() == before);
+    // The next command has its own registers.
+    b.ata(0x30, 6, 1);
+    b.outsw(0x1f0, &[9; 512]);
+    assert_eq!((b.inb(0x1f7), &b.disk_bytes()[6 * 512..7 * 512]), (0x50, &[9; 512][..]));
+    // Only the command was lost: it is aborted, and the next one is carried out.
+    b.ide.lost_writes(0, 7, &mut b.cx);
+    assert_eq!(b.inb(0x1f7) & 1, 1);
+    b.ata(0x20, 5, 1);
+    assert_eq!(b.inb(0x1f7), 0x58);
+    b.insw(0x1f0, 512);
+    // The table's address was lost: no DMA with the earlier address.
+    b.prd(&[(0x8000, 512, true)]);
+    b.ide.lost_writes(BUS_MASTER, 4, &mut b.cx);
+    b.bm(0, 1, 0);
+    b.ata(0xca, 5, 1);
+    b.bm(0, 1, 1);
+    assert_eq!(b.inb(0x1f7) & 1, 1);
+    // The other channel has lost nothing.
+    b.packet(&[0x00], 0);
+    assert_eq!(b.inb(0x177), 0x50);
+    // A software reset clears stale registers.
+    b.ide.lost_writes(1, 0, &mut b.cx);
+    b.out(0x3f6, 4);
+    b.out(0x3f6, 0);
+    b.ata(0x20, 5, 1);
+    assert_eq!(b.inb(0x1f7), 0x58);
+}
+
+#[test]
+fn a_command_that_was_under_way_is_aborted_with_an_interrupt_after_a_restart() {
+    let mut b = Bench::new();
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 0, 1);
+    let state = b.ide.save();
+    let mut b = Bench::new();
+    b.ide.load(&state, &mut b.cx).unwrap();
+    assert!(b.cx.lines.level(0));
+    assert_eq!((b.inb(0x1f7), b.inb(0x1f1)), (0x51, 0x04));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Out(u16, u32),
+    In(u16),
+    Data(usize),
+    Bm(u64, u8, u32),
+    Fail,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let port = prop::sample::select(vec![
+        0x1f1u16, 0x1f2, 0x1f3, 0x1f4, 0x1f5, 0x1f6, 0x1f7, 0x3f6, 0x171, 0x172, 0x174, 0x175, 0x176, 0x177, 0x376,
+    ]);
+    let commands = prop::sample::select(vec![
+        0x06u32, 0x08, 0x20, 0x25, 0x30, 0x35, 0x40, 0x90, 0x91, 0xa0, 0xa1, 0xc4, 0xc5, 0xc6, 0xc8, 0xca, 0xe0, 0xe7,
+        0xec, 0xef,
+    ]);
+    prop_oneof![
+        4 => (port.clone(), 0u32..256).prop_map(|(p, v)| Step::Out(p, v)),
+        3 => (prop::sample::select(vec![0x1f7u16, 0x177]), commands).prop_map(|(p, v)| Step::Out(p, v)),
+        2 => port.prop_map(Step::In),
+        2 => (1usize..2000).prop_map(Step::Data),
+        2 => (0u64..16, prop::sample::select(vec![1u8, 2, 4]), any::<u32>()).prop_map(|(o, s, v)| Step::Bm(o, s, v)),
+        1 => Just(Step::Fail),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn any_accesses_are_survived_lines_follow_registers_and_state_comes_back(steps in prop::collection::vec(step(), 1..80)) {
+        let mut b = Bench::new();
+        for step in steps {
+            match step {
+                Step::Out(port, value) => b.out(port, value),
+                Step::In(port) => { b.inb(port); }
+                Step::Data(n) => { b.insw(0x1f0, n & !1); b.outsw(0x170, &vec![0x28; n & !1]); b.outsw(0x1f0, &vec![1; n & !1]); }
+                Step::Bm(offset, size, value) => b.bm(offset, size, value),
+                Step::Fail => b.failures.lock().unwrap().push_back(Some(Errno::IO)),
+            }
+            for (i, channel) in b.ide.channels.iter().enumerate() {
+                prop_assert_eq!(b.cx.lines.level(i), channel.intrq());
+            }
+        }
+        let saved = b.ide.save();
+        let mut other = Bench::new();
+        other.ide.load(&saved, &mut other.cx).unwrap();
+        let again = other.ide.save();
+        let mut third = Bench::new();
+        third.ide.load(&again, &mut third.cx).unwrap();
+        prop_assert_eq!(third.ide.save(), again);
+    }
+
+    #[test]
+    fn a_hostile_state_is_refused_or_harmless(state in prop::collection::vec(any::<u8>(), 0..300)) {
+        let mut b = Bench::new();
+        let _ = b.ide.load(&state, &mut b.cx);
+        b.ata(0x20, 0, 1);
+        b.inb(0x1f7);
+    }
+}
