@@ -77,6 +77,7 @@ pub fn refuses(make: &dyn Fn(&Arc<FakeMemory>) -> Box<dyn Device>, state: &[u8])
     let memory = FakeMemory::new(MEMORY);
     let mut cx = Context::new(memory.clone());
     let mut device = make(&memory);
+    device.reset(Reset::Machine, &mut cx);
     let before = device.save();
     let error = device.load(state, &mut cx).err().ok_or("the state is taken")?;
     if device.save() == before {
