@@ -190,6 +190,25 @@ mod tests {
     use super::*;
     use tokio::io::AsyncReadExt as _;
 
+    /// Without a pause control would spin while descriptors are short.
+    #[test]
+    fn a_series_of_errors_of_accept_is_slow() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+            let counted = calls.clone();
+            let next = async move || {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Err(rustix::io::Errno::MFILE.into())
+            };
+            let shared = Arc::new(qmp::tests::shared(false));
+            // It never ends by itself; as long as the clock allows, it is called a few times only.
+            let served = accept(shared, next, Arc::new(Semaphore::new(1)));
+            assert!(tokio::time::timeout(PAUSE * 3, served).await.is_err());
+            assert!((1..=4).contains(&calls.load(std::sync::atomic::Ordering::Relaxed)));
+        });
+    }
+
     /// One error, such as EMFILE, ended the QMP server for good.
     #[test]
     fn an_error_of_accept_does_not_end_the_server() {

@@ -339,7 +339,7 @@ impl<E: Edge> Dispatcher<E> {
             }
         }
         if !replies {
-            lines = self.update_lines(index);
+            lines = self.update_lines(index) && self.count_line_change(index);
         }
         if !(lines || replies) {
             let verdict = self.channels.get_mut(index).map_or(Ok(()), DeviceChannel::count_idle_wakeup);
@@ -351,11 +351,13 @@ impl<E: Edge> Dispatcher<E> {
     }
 
     fn update_lines(&mut self, index: usize) -> bool {
-        let Some(channel) = self.channels.get_mut(index) else { return false };
-        if !channel.update_lines(&mut self.edge) {
-            return false;
-        }
-        if let Err(death) = channel.line_moved(self.span) {
+        self.channels.get_mut(index).is_some_and(|channel| channel.update_lines(&mut self.edge))
+    }
+
+    /// Counts a change of a device's lines that no access has caused; changes that come with an answer are the guest's own doing.
+    fn count_line_change(&mut self, index: usize) -> bool {
+        let verdict = self.channels.get_mut(index).map_or(Ok(()), |channel| channel.line_moved(self.span));
+        if let Err(death) = verdict {
             self.kill(index, death);
         }
         true

@@ -1,6 +1,7 @@
 //! Rules as programs of classic BPF (linux/filter.h), one for each rule; a nonzero result means that the frame breaks the rule.
 //! They read a frame from its Ethernet header on. A load outside of the frame ends a program with 0: such a frame ends within its
-//! headers, and no receiver accepts it.
+//! headers, and no receiver accepts it. A first fragment of IPv6 may end within its headers, and the next one has the rest: it breaks
+//! every rule that looks behind its headers (RFC 7112).
 use bulkhead_bus::guard;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -42,6 +43,7 @@ mod code {
     pub(super) const IPV4_LENGTH: u16 = 0xb1;
     pub(super) const ADD: u16 = 0x04;
     pub(super) const ADD_X: u16 = 0x0c;
+    pub(super) const SUBTRACT_X: u16 = 0x1c;
     pub(super) const SHIFT_LEFT: u16 = 0x64;
     pub(super) const AND: u16 = 0x54;
     pub(super) const A_TO_X: u16 = 0x07;
@@ -153,7 +155,6 @@ impl Program {
             self.op(code::SHIFT_LEFT, 3);
             self.op(code::ADD_X, 0);
             self.op(code::A_TO_X, 0);
-            self.op(code::LOAD_SCRATCH, 0);
             // An unconditional jump, because X has changed.
             self.jump(code::JUMP_AT_LEAST, 0, next, next);
             self.here(fragment);
@@ -165,8 +166,13 @@ impl Program {
             self.op(code::X_TO_A, 0);
             self.op(code::ADD, 8);
             self.op(code::A_TO_X, 0);
-            self.op(code::LOAD_SCRATCH, 0);
             self.here(next);
+            // At least four bytes of the next header are in the frame; a difference below 0 is a large number.
+            self.op(code::LOAD_LENGTH, 0);
+            self.op(code::SUBTRACT_X, 0);
+            self.jump(code::JUMP_AT_LEAST, 1 << 31, To::Breaks, To::Next);
+            self.jump(code::JUMP_AT_LEAST, 4, To::Next, To::Breaks);
+            self.op(code::LOAD_SCRATCH, 0);
         }
         for kind in OPTIONS.into_iter().chain([FRAGMENT]) {
             self.equal(kind, To::Breaks, To::Next);

@@ -74,6 +74,19 @@ pub fn examples(mac: [u8; 6]) -> Vec<Example> {
         example(false, "an IPv6 echo request", ip6(58, &icmp(128))),
         example(false, "a router solicitation", ip6(58, &icmp(133))),
     ];
+    // Fragment headers: the first fragment with more to come, and a later one.
+    let (first, later) = (|next: u8| [next, 0, 0, 1, 0, 0, 0, 9], |next: u8| [next, 0, 0, 8, 0, 0, 0, 9]);
+    // The first eight of sixteen bytes of options: the message itself is in the second fragment.
+    let cut = [first(60), [58, 1, 1, 12, 0, 0, 0, 0]].concat();
+    all.push(example(true, "a first fragment that ends before the message", ip6(44, &cut)));
+    all.push(example(true, "a first fragment that ends with its own header", ip6(44, &first(58))));
+    all.push(example(
+        true,
+        "a first fragment with a router's message",
+        ip6(44, &[&first(58)[..], &icmp(134)].concat()),
+    ));
+    all.push(example(false, "a first fragment with an echo request", ip6(44, &[&first(58)[..], &icmp(128)].concat())));
+    all.push(example(false, "a later fragment of IPv6", ip6(44, &[&later(58)[..], &icmp(134)].concat())));
     for kind in ICMP {
         all.push(example(true, "a router's ICMP message", ip4(1, 0, 5, &icmp(kind))));
         all.push(example(true, "the same behind IP options", ip4(1, 0, 8, &icmp(kind))));

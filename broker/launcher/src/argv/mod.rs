@@ -68,6 +68,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Parsed, Argu
         let value = value.unwrap_or_default();
         let options = Options::parse(&value);
         let mut given = Given { name: name.to_owned(), value, shown, options, notes: Vec::new() };
+        // The driver decides: a key of another option's, or two drivers, name no device.
+        let driver = spec.name.strip_prefix("device ");
+        if driver.is_some() && given.options.head("driver") != driver {
+            return Err(given.refused("no such device here"));
+        }
         let of = |group: &Group| group.options.iter().any(|o| o.name == spec.name);
         let Some((group, taker)) = groups.iter_mut().find(|(group, _)| of(group)) else {
             return Err(ArgumentError::Unknown(argument));

@@ -20,7 +20,7 @@ pub fn question(arguments: &[String]) -> Option<Question> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "-version" | "--version" => return Some(Question::Version),
-            "-h" | "-help" | "--help" => return Some(Question::Help),
+            "-h" | "--h" | "-help" | "--help" => return Some(Question::Help),
             _ => {}
         }
         let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).unwrap_or("");

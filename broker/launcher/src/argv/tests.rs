@@ -242,6 +242,21 @@ fn cirrus_is_served_by_the_standard_vga_and_logged() {
     assert_eq!(parsed.notes.len(), 1);
 }
 
+/// A `-device` whose driver is behind the implied key of another option, or is given twice, was a controller or another card.
+#[test]
+fn a_device_is_what_its_driver_says() {
+    for device in [
+        "type=usb-tablet",
+        "backend=usb-mouse",
+        "type=piix3-usb-uhci",
+        "driver=usb-kbd,driver=no-such",
+        "driver=e1000,driver=VGA,mac=00:16:3e:00:00:01,netdev=net0",
+    ] {
+        let error = parse(words(&format!("-xen-domid 1 -usb -device {device}"))).unwrap_err();
+        assert!(matches!(error, ArgumentError::Refused { .. }), "{device}: {error}");
+    }
+}
+
 #[test]
 fn each_option_stands_once_in_the_table() {
     for (i, o) in options().enumerate() {

@@ -218,6 +218,7 @@ fn a_question_is_answered_and_a_value_is_none() {
         ("--version", Some(Question::Version)),
         ("-help", Some(Question::Help)),
         ("--help", Some(Question::Help)),
+        ("--h", Some(Question::Help)),
         ("-h", Some(Question::Help)),
         ("-S -name a -version", Some(Question::Version)),
         ("-no-such-option -help", Some(Question::Help)),
