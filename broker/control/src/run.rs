@@ -47,6 +47,7 @@ pub fn run() -> Result<(), StartError> {
     let bridge = bridge.map(|fd| UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))).transpose()?;
     drop(entered);
     process.seal()?;
+    process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
     let Process { link, plan, .. } = process;
     let state = if plan.stopped { RunState::Prelaunch } else { RunState::Running };

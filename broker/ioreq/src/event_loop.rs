@@ -77,14 +77,14 @@ fn refused(why: XenError) -> StartError {
 fn start<E: Edge>(
     mut process: Process,
     dispatcher: Dispatcher<E>,
-    control: OwnedFd,
+    control_socket: OwnedFd,
     commands: Option<OwnedFd>,
 ) -> Result<(), StartError> {
     let activity = process.fds.take(&FdUse::Activity);
     process.fds = Fds::default();
     process.request(Ask::ChannelSealed { slot: process.slot })?;
     let report = process.confine()?;
-    let control = serve_control("broker", control)?;
+    let control = serve_control("broker")?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let timer =
         rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
@@ -96,6 +96,8 @@ fn start<E: Edge>(
         epoll::add(&epoll, commands, EventData::new_u64(COMMAND), EventFlags::IN)?;
     }
     process.seal()?;
+    control.connect(control_socket);
+    process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
     let mut broker = Broker {
         process,

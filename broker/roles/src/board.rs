@@ -1,20 +1,19 @@
 //! The board, and fw_cfg.
 use crate::error::BuildError;
-use crate::role::{Role, Seen, Visible, wrong};
+use crate::role::{Prepared, Role, Seen, Visible, wrong};
+use bulkhead_bus::Device;
 use bulkhead_dev_board::fw_cfg::{self, FwCfg};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
-use bulkhead_runtime::{Built, Resources};
+use bulkhead_runtime::Resources;
 
 pub(crate) static PLATFORM: Role = Role {
     kind: &kind::PLATFORM,
     seen: Seen::ByGuest(|config| Ok(Visible::new(bulkhead_dev_board::declare(&board(config)?)))),
-    build: |config, _| {
-        Ok(Built { device: Box::new(bulkhead_dev_board::Platform::new(board(config)?)), polled: Vec::new() })
-    },
+    prepare: |config, _| Ok(Prepared::device(bulkhead_dev_board::Platform::new(board(config)?), Vec::new())),
 };
 
 pub(crate) static FWCFG: Role =
-    Role { kind: &kind::FWCFG, seen: Seen::ByGuest(|_| Ok(Visible::new(fw_cfg::declare()))), build: build_fw_cfg };
+    Role { kind: &kind::FWCFG, seen: Seen::ByGuest(|_| Ok(Visible::new(fw_cfg::declare()))), prepare: prepare_fw_cfg };
 
 /// Converts the plan's configuration to the board's own.
 fn board(config: &DeviceConfig) -> Result<bulkhead_dev_board::Config, BuildError> {
@@ -34,7 +33,7 @@ fn board(config: &DeviceConfig) -> Result<bulkhead_dev_board::Config, BuildError
     })
 }
 
-fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::FwCfg { vcpus, online, memory_mib, menu, kernel, initrd, command_line } = config else {
         return Err(wrong(config));
     };
@@ -49,5 +48,6 @@ fn build_fw_cfg(config: &DeviceConfig, mut resources: Resources) -> Result<Built
         kernel: resources.fds.take(&FdUse::Kernel).zip(*kernel),
         initrd: resources.fds.take(&FdUse::Initrd).zip(*initrd),
     };
-    Ok(Built { device: Box::new(FwCfg::new(&config, boot)?), polled: Vec::new() })
+    let build = move || Ok(Box::new(FwCfg::new(&config, boot)?) as Box<dyn Device>);
+    Ok(Prepared { polled: Vec::new(), build: Box::new(build) })
 }

@@ -1,11 +1,11 @@
 //! Displays and their viewers.
 use crate::error::BuildError;
-use crate::role::{Role, Seen, Visible, wrong};
+use crate::role::{Prepared, Role, Seen, Visible, wrong};
 use crate::{frontend, viewer};
 use bulkhead_bus::{Unseen, pv};
 use bulkhead_dev_display::{Sink, Sinks, fbdev, vfb, vga, vnc};
 use bulkhead_plan::{self as plan, DeviceConfig, FdUse, kind};
-use bulkhead_runtime::{Built, Fds, Resources};
+use bulkhead_runtime::{Fds, Resources};
 
 pub(crate) static VGA: Role = Role {
     kind: &kind::VGA,
@@ -14,24 +14,24 @@ pub(crate) static VGA: Role = Role {
         let declaration = vga::declare(*device, *vram, *rom);
         Ok(Visible { rom: *rom, video_ram: Some((*gfn, *vram >> 12)), ..Visible::new(declaration) })
     }),
-    build: build_vga,
+    prepare: prepare_vga,
 };
 
-pub(crate) static VNC: Role = Role { kind: &kind::VNC, seen: Seen::No, build: build_vnc };
+pub(crate) static VNC: Role = Role { kind: &kind::VNC, seen: Seen::No, prepare: prepare_vnc };
 
-pub(crate) static FBDEV: Role = Role { kind: &kind::FBDEV, seen: Seen::No, build: build_fbdev };
+pub(crate) static FBDEV: Role = Role { kind: &kind::FBDEV, seen: Seen::No, prepare: prepare_fbdev };
 
-pub(crate) static VFB: Role = Role { kind: &kind::VFB, seen: Seen::No, build: build_vfb };
+pub(crate) static VFB: Role = Role { kind: &kind::VFB, seen: Seen::No, prepare: prepare_vfb };
 
-fn build_vga(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_vga(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Vga { device, vram, rom, .. } = config else { return Err(wrong(config)) };
     let wishes = resources.fds.take(&FdUse::WishesFrom);
     let polled =
         wishes.iter().map(|fd| rustix::io::dup(fd).map(|fd| (0, fd))).collect::<Result<_, rustix::io::Errno>>()?;
-    Ok(Built { device: Box::new(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes)), polled })
+    Ok(Prepared::device(vga::Vga::new(*device, *vram, *rom, resources.memory).with_wishes(wishes), polled))
 }
 
-fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Vnc { name, password, layout, .. } = config else { return Err(wrong(config)) };
     let view = viewer::SurfaceView::new(&mut resources.fds)?;
     let listen =
@@ -46,10 +46,10 @@ fn build_vnc(config: &DeviceConfig, mut resources: Resources) -> Result<Built, B
     };
     let server = vnc::Vnc::new(Box::new(view), listen, console, config)?;
     let polled = vec![(vnc::READY, rustix::io::dup(server.ready())?)];
-    Ok(Built { device: Box::new(Unseen(server)), polled })
+    Ok(Prepared::device(Unseen(server), polled))
 }
 
-fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Fbdev { spread } = config else { return Err(wrong(config)) };
     let view = viewer::SurfaceView::new(&mut resources.fds)?;
     let screen = resources.fds.require(&FdUse::Screen)?;
@@ -64,22 +64,20 @@ fn build_fbdev(config: &DeviceConfig, mut resources: Resources) -> Result<Built,
     for fd in input.changes() {
         polled.push((events.len() as u32, rustix::io::dup(fd)?));
     }
-    Ok(Built {
-        device: Box::new(Unseen(
-            fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input).with_spread(*spread),
-        )),
+    Ok(Prepared::device(
+        Unseen(fbdev::Fbdev::new(Box::new(view), Box::new(screen), events, input).with_spread(*spread)),
         polled,
-    })
+    ))
 }
 
-fn build_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_vfb(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Vfb { .. } = config else { return Err(wrong(config)) };
     let privcmd = resources.fds.require(&FdUse::Privcmd)?;
     let front = frontend::Front::without_grants(resources.domid, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
     let polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     let frames = frontend::DomainFrames { privcmd, domid: resources.domid };
-    Ok(Built { device: Box::new(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames)))), polled })
+    Ok(Prepared::device(Unseen(vfb::Vfb::new(Box::new(front), Box::new(frames))), polled))
 }
 
 /// The devices for viewers' input; the first that accepts an event gets it.

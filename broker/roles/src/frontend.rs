@@ -23,12 +23,10 @@ struct Line {
 }
 
 impl Line {
-    /// A line on which a previous process may have left calls. Their answers are dropped, and the serial numbers begin at an
-    /// arbitrary value.
+    /// A line on which a previous process may have left calls. Their answers are dropped when the first call is made, since the
+    /// serial numbers begin at an arbitrary value. Nothing is read here: this runs before the filter.
     fn new(socket: OwnedFd) -> Self {
-        let mut line = Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] };
-        line.take_notices();
-        line
+        Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] }
     }
 
     /// Whether a packet is the notice of a change, which is no answer.

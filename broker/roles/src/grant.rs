@@ -1,19 +1,19 @@
 //! The only process that may call gntdev, which maps and copies granted pages. The device works for all domains, so this process
 //! fixes the guest; a back end selects pages of that guest, and has one buffer for copies.
 use crate::error::BuildError;
-use crate::role::{Role, Seen, wrong};
+use crate::role::{Prepared, Role, Seen, wrong};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen, pv};
 use bulkhead_plan::pv_calls::{GrantCall, GrantReply};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
-use bulkhead_runtime::{Built, Resources};
+use bulkhead_runtime::Resources;
 use bulkhead_xen::{Gntdev, GrantPiece, Mapping, XenError};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{RecvFlags, SendFlags};
 use std::collections::HashMap;
 
-pub(crate) static GRANT: Role = Role { kind: &kind::GRANT, seen: Seen::No, build };
+pub(crate) static GRANT: Role = Role { kind: &kind::GRANT, seen: Seen::No, prepare };
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Grant = config else { return Err(wrong(config)) };
     let (mut polled, mut callers) = (Vec::new(), Vec::new());
     for (i, socket) in resources.fds.take_all(|u| if let FdUse::Grants(i) = u { Some(*i) } else { None }) {
@@ -24,7 +24,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
         polled.push((callers.len() as u32, rustix::io::dup(&socket)?));
         callers.push((socket, GrantDevice { grants, buffer }));
     }
-    Ok(Built { device: Box::new(Unseen(Grant::new(callers))), polled })
+    Ok(Prepared::device(Unseen(Grant::new(callers)), polled))
 }
 
 /// Most calls of a back end before other work.

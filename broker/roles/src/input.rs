@@ -1,15 +1,15 @@
 //! Keyboard, mouse, USB, serial ports, and the PV keyboard and console.
 use crate::error::BuildError;
 use crate::frontend;
-use crate::role::{Role, Seen, Visible, wrong};
+use crate::role::{Prepared, Role, Seen, Visible, wrong};
 use bulkhead_bus::{Unseen, pv};
 use bulkhead_dev_input::{console, ps2, serial, usb, vkbd};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
-use bulkhead_runtime::{Built, Fds, Resources};
+use bulkhead_runtime::{Fds, Resources};
 use rustix::fd::OwnedFd;
 
 pub(crate) static PS2: Role =
-    Role { kind: &kind::PS2, seen: Seen::ByGuest(|_| Ok(Visible::new(ps2::declare()))), build: build_ps2 };
+    Role { kind: &kind::PS2, seen: Seen::ByGuest(|_| Ok(Visible::new(ps2::declare()))), prepare: prepare_ps2 };
 
 pub(crate) static USB: Role = Role {
     kind: &kind::USB,
@@ -17,7 +17,7 @@ pub(crate) static USB: Role = Role {
         let DeviceConfig::Usb { device, function, added, .. } = config else { return Err(wrong(config)) };
         Ok(Visible { added: *added, ..Visible::new(usb::declare(*device, *function)) })
     }),
-    build: build_usb,
+    prepare: prepare_usb,
 };
 
 pub(crate) static SERIAL: Role = Role {
@@ -26,63 +26,60 @@ pub(crate) static SERIAL: Role = Role {
         let DeviceConfig::Serial { index, .. } = config else { return Err(wrong(config)) };
         Ok(Visible::new(serial::declare(*index)))
     }),
-    build: build_serial,
+    prepare: prepare_serial,
 };
 
-pub(crate) static VKBD: Role = Role { kind: &kind::VKBD, seen: Seen::No, build: build_vkbd };
+pub(crate) static VKBD: Role = Role { kind: &kind::VKBD, seen: Seen::No, prepare: prepare_vkbd };
 
-pub(crate) static CONSOLE: Role = Role { kind: &kind::CONSOLE, seen: Seen::No, build: build_console };
+pub(crate) static CONSOLE: Role = Role { kind: &kind::CONSOLE, seen: Seen::No, prepare: prepare_console };
 
-fn build_ps2(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_ps2(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Ps2 = config else { return Err(wrong(config)) };
     let Some(input) = resources.fds.take(&FdUse::InputFrom) else {
-        return Ok(Built { device: Box::new(ps2::Ps2::new()), polled: Vec::new() });
+        return Ok(Prepared::device(ps2::Ps2::new(), Vec::new()));
     };
     let polled = vec![(0, rustix::io::dup(&input)?)];
-    Ok(Built { device: Box::new(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::LedsTo))), polled })
+    Ok(Prepared::device(ps2::Ps2::with_viewer(input, resources.fds.take(&FdUse::LedsTo)), polled))
 }
 
-fn build_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Usb { devices, device, function, .. } = config else { return Err(wrong(config)) };
     let input = resources.fds.take(&FdUse::InputFrom);
     let polled = input
         .iter()
         .map(|fd| rustix::io::dup(fd).map(|fd| (usb::INPUT, fd)))
         .collect::<Result<_, rustix::io::Errno>>()?;
-    Ok(Built {
-        device: Box::new(usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::TakesTo))),
+    Ok(Prepared::device(
+        usb::Uhci::new((*device, *function), devices, input, resources.fds.take(&FdUse::TakesTo)),
         polled,
-    })
+    ))
 }
 
-fn build_serial(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_serial(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Serial { index, listens } = config else { return Err(wrong(config)) };
     let (backend, ready) = character(&mut resources.fds, *listens)?;
     let polled = ready.into_iter().map(|fd| (0, fd)).collect();
-    Ok(Built { device: Box::new(serial::Serial::new(*index, backend)), polled })
+    Ok(Prepared::device(serial::Serial::new(*index, backend), polled))
 }
 
-fn build_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Vkbd { .. } = config else { return Err(wrong(config)) };
     let (front, _) = frontend::Front::new(resources.domid, vkbd::PAGES, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     let input = resources.fds.take(&FdUse::InputFrom);
     polled.extend(input.as_ref().map(rustix::io::dup).transpose()?.map(|fd| (vkbd::INPUT, fd)));
-    Ok(Built {
-        device: Box::new(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::TakesTo)))),
-        polled,
-    })
+    Ok(Prepared::device(Unseen(vkbd::Vkbd::new(Box::new(front), input, resources.fds.take(&FdUse::TakesTo))), polled))
 }
 
-fn build_console(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare_console(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Console { devid, listens } = config else { return Err(wrong(config)) };
     let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
     let (host, ready) = character(&mut resources.fds, *listens)?;
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     polled.extend(ready.map(|fd| (console::HOST, fd)));
-    Ok(Built { device: Box::new(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0))), polled })
+    Ok(Prepared::device(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0)), polled))
 }
 
 /// A character device of the host, and the descriptor to poll for it.

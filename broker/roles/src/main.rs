@@ -22,9 +22,9 @@ mod xenbus;
 
 use bulkhead_ioreq::ServedDevice;
 use bulkhead_plan::{DeviceConfig, FdUse, KINDS, MachinePlan, NicModel};
-use bulkhead_runtime::{Built, Fds, Resources, run_device};
+use bulkhead_runtime::{Fds, Resources, run_device};
 use error::BuildError;
-use role::{Role, Seen, Visible};
+use role::{Prepared, Role, Seen, Visible};
 use std::process::ExitCode;
 
 /// The role of a device.
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     let result = match (name.as_str(), KINDS.iter().find(|kind| kind.role == name)) {
         ("control", _) => bulkhead_control::run(),
         ("broker", _) => bulkhead_ioreq::run(describe),
-        (_, Some(kind)) => run_device(kind.role, build),
+        (_, Some(kind)) => run_device(kind.role, prepare),
         (_, None) => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");
             return ExitCode::from(2);
@@ -93,13 +93,13 @@ fn describe(plan: &MachinePlan, fds: &mut Fds) -> Result<Vec<ServedDevice>, Buil
     Ok(devices)
 }
 
-/// Builds a device from its configuration and resources.
-fn build(config: &DeviceConfig, resources: Resources) -> Result<Built, BuildError> {
+/// Prepares a device from its configuration and resources.
+fn prepare(config: &DeviceConfig, resources: Resources) -> Result<Prepared, BuildError> {
     let role = role_of(config);
     if role.kind != config.kind() {
         return Err(BuildError::Role { role: role.kind.role, config: config.kind().role });
     }
-    (role.build)(config, resources)
+    (role.prepare)(config, resources)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use crate::error::BuildError;
 use bulkhead_bus::Declaration;
 use bulkhead_plan::{DeviceConfig, Kind};
-use bulkhead_runtime::{Built, Resources};
+use bulkhead_runtime::Resources;
+
+/// A device that is built behind the filter.
+pub(crate) type Prepared = bulkhead_runtime::Prepared<BuildError>;
 
 /// A role of this executable.
 pub(crate) struct Role {
@@ -11,8 +14,8 @@ pub(crate) struct Role {
     pub(crate) kind: &'static Kind,
     /// Its registers in the guest, if it has any.
     pub(crate) seen: Seen,
-    /// Builds the device from its configuration and resources, in the sandbox.
-    pub(crate) build: fn(&DeviceConfig, Resources) -> Result<Built, BuildError>,
+    /// Creates the device's threads and takes its descriptors. The device itself is built behind the filter.
+    pub(crate) prepare: fn(&DeviceConfig, Resources) -> Result<Prepared, BuildError>,
 }
 
 /// The guest's view of a role.

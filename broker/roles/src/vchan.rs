@@ -3,25 +3,25 @@
 //! There is one client at a time, and all connections use the same page. The server may miss the exit of a client;
 //! [`VchanServer::client`] recognises the next one.
 use crate::error::BuildError;
-use crate::role::{Role, Seen, wrong};
+use crate::role::{Prepared, Role, Seen, wrong};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
 use bulkhead_plan::{DeviceConfig, FdUse, SessionPacket, kind};
-use bulkhead_runtime::{Built, Resources};
+use bulkhead_runtime::Resources;
 use bulkhead_xen::{Client, Evtchn, VchanServer};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-pub(crate) static VCHAN: Role = Role { kind: &kind::VCHAN, seen: Seen::No, build };
+pub(crate) static VCHAN: Role = Role { kind: &kind::VCHAN, seen: Seen::No, prepare };
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Vchan { port } = config else { return Err(wrong(config)) };
     let mut require = |what: &FdUse| resources.fds.require(what);
     let server = VchanServer::new(require(&FdUse::VchanPage)?.as_fd())?;
     let (evtchn, sessions) = (require(&FdUse::Evtchn)?, require(&FdUse::Sessions)?);
     let dup = |fd: &OwnedFd| rustix::io::dup(fd);
     let polled = vec![(EVTCHN, dup(&evtchn)?), (SESSIONS, dup(&sessions)?)];
-    Ok(Built { device: Box::new(Unseen(Vchan::new(server, evtchn, *port, sessions))), polled })
+    Ok(Prepared::device(Unseen(Vchan::new(server, evtchn, *port, sessions)), polled))
 }
 
 /// Ready number of the event channel.

@@ -1,19 +1,19 @@
 //! The only process of the back ends with a connection to xenstored. Each back end may read two directories and write one; the
 //! launcher determines them.
 use crate::error::BuildError;
-use crate::role::{Role, Seen, wrong};
+use crate::role::{Prepared, Role, Seen, wrong};
 use bulkhead_bus::pv::Side;
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready, Unseen};
 use bulkhead_plan::pv_calls::{XenbusCall, XenbusReply};
 use bulkhead_plan::{DeviceConfig, FdUse, PvNodes, kind};
-use bulkhead_runtime::{Built, Resources};
+use bulkhead_runtime::Resources;
 use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvFlags, SendFlags};
 
-pub(crate) static XENBUS: Role = Role { kind: &kind::XENBUS, seen: Seen::No, build };
+pub(crate) static XENBUS: Role = Role { kind: &kind::XENBUS, seen: Seen::No, prepare };
 
-fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, BuildError> {
+fn prepare(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
     let DeviceConfig::Xenbus { devices } = config else { return Err(wrong(config)) };
     let store = resources.fds.require(&FdUse::Xenstore)?;
     let mut polled = vec![(STORE, rustix::io::dup(&store)?)];
@@ -25,7 +25,7 @@ fn build(config: &DeviceConfig, mut resources: Resources) -> Result<Built, Build
     }
     let store = Xenstore::from_stream(store)?;
     let nodes: Vec<PvNodes> = devices.iter().map(|(_, nodes)| nodes.clone()).collect();
-    Ok(Built { device: Box::new(Unseen(Xenbus::new(store, &nodes, sockets)?)), polled })
+    Ok(Prepared::device(Unseen(Xenbus::new(store, &nodes, sockets)?), polled))
 }
 
 /// Ready number of xenstored's connection; those of the back ends follow, in their order.

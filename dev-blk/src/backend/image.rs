@@ -133,6 +133,71 @@ fn open(file: File, format: Format, writable: bool, below: Below) -> Result<Form
     })
 }
 
+/// The files of a chain of images, each with the next one as backing image. The guest writes to the first; only it may be open for
+/// writing. The library asks the kernel about a file when it takes it; what is in the files is read by [`Chain::open`] alone.
+#[derive(Debug)]
+pub struct Chain {
+    layers: Vec<Layer>,
+    writable: bool,
+}
+
+/// A file of a chain.
+#[derive(Debug)]
+struct Layer {
+    fd: OwnedFd,
+    format: Format,
+    file: File,
+    /// The same file, for the first image's opening for writing.
+    again: Option<File>,
+}
+
+impl Chain {
+    /// Takes the files of a chain.
+    ///
+    /// # Errors
+    /// A file is neither a regular file nor a block device, or the kernel refuses to describe it.
+    pub fn new(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, ImageError> {
+        let file = |fd: &OwnedFd| {
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
+            Ok(File::try_from(std::fs::File::from(copy))?)
+        };
+        let layer = |(number, (fd, format)): (usize, (OwnedFd, Format))| {
+            let of = |why| ImageError::InChain { number, why };
+            let again = (writable && number == 0).then(|| file(&fd)).transpose().map_err(of)?;
+            Ok(Layer { file: file(&fd).map_err(of)?, again, fd, format })
+        };
+        let layers = files.into_iter().enumerate().map(layer).collect::<Result<_, ImageError>>()?;
+        Ok(Self { layers, writable })
+    }
+
+    /// Reads the images' headers and tables.
+    ///
+    /// # Errors
+    /// An image of the chain is refused.
+    pub fn open(self) -> Result<Image, ImageError> {
+        let mut access: Option<FormatAccess<File>> = None;
+        let mut deferred = None;
+        for (number, Layer { fd, format, file, again }) in self.layers.into_iter().enumerate().rev() {
+            let of = |why: Refusal| ImageError::InChain { number, why };
+            let mut writable = self.writable && number == 0;
+            let below: Below = access.take().map(Arc::new);
+            if format == Format::Qcow2 && qcow2::inspect(&fd, writable).map_err(of)?.auto_clear && writable {
+                deferred = again.map(|again| (again, below.clone()));
+                writable = false;
+            }
+            access = Some(open(file, format, writable, below).map_err(of)?);
+        }
+        let access = access.ok_or(ImageError::None)?;
+        let size = access.size();
+        Ok(Image {
+            content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false, deferred }))),
+            room: Room::default(),
+            faults: None,
+            size,
+        })
+    }
+}
+
 /// The errno of an error of the library, or EIO.
 pub(super) fn errno(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
@@ -142,35 +207,6 @@ impl Image {
     /// A raw file or block device with `size` bytes.
     pub fn raw(file: OwnedFd, size: u64) -> Self {
         Self { content: Content::Raw(file), room: Room::default(), faults: None, size }
-    }
-
-    /// A chain of images, each with the next one as backing image. The guest writes to the first; only it may be open for writing.
-    ///
-    /// # Errors
-    /// An image of the chain is refused.
-    pub fn chain(files: Vec<(OwnedFd, Format)>, writable: bool) -> Result<Self, ImageError> {
-        let mut access: Option<FormatAccess<File>> = None;
-        let mut deferred = None;
-        for (n, (fd, format)) in files.into_iter().enumerate().rev() {
-            let of = |why: Refusal| ImageError::InChain { number: n, why };
-            let storage = |fd: OwnedFd| File::try_from(std::fs::File::from(fd)).map_err(|e| of(e.into()));
-            let mut writable = writable && n == 0;
-            let below: Below = access.take().map(Arc::new);
-            if format == Format::Qcow2 && qcow2::inspect(&fd, writable).map_err(of)?.auto_clear && writable {
-                let again = rustix::io::fcntl_dupfd_cloexec(&fd, 0).map_err(|e| of(e.into()))?;
-                deferred = Some((storage(again)?, below.clone()));
-                writable = false;
-            }
-            access = Some(open(storage(fd)?, format, writable, below).map_err(of)?);
-        }
-        let access = access.ok_or(ImageError::None)?;
-        let size = access.size();
-        Ok(Self {
-            content: Content::Formatted(Box::new(Mutex::new(Formatted { access, unflushed: false, deferred }))),
-            room: Room::default(),
-            faults: None,
-            size,
-        })
     }
 
     /// Sets how writes fail when the storage is full; by default they return an error.

@@ -12,8 +12,8 @@ mod tests;
 
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
 pub use error::{ImageError, Refusal};
+pub use image::{Chain, Format, Image};
 use image::{Content, Formatted, locked};
-pub use image::{Format, Image};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -254,7 +254,8 @@ fn run_formatted(image: &mut Formatted, memory: &dyn GuestMemory, job: &Job) -> 
 /// A job for a thread.
 type Order = (Arc<Image>, Job);
 
-/// One thread for each lane, created before the filter is installed.
+/// One thread for each lane, created before the filter is installed. The threads live as long as the process: a thread's end needs
+/// system calls that no filter allows.
 pub struct Threads {
     memory: Arc<dyn GuestMemory>,
     lanes: Vec<Sender<Order>>,
@@ -273,9 +274,7 @@ impl Threads {
             let work = move || {
                 let _ = running.send(());
                 for (image, job) in orders {
-                    if finished.send((lane, run(&image, &*memory, &job))).is_err() {
-                        return;
-                    }
+                    let _ = finished.send((lane, run(&image, &*memory, &job)));
                     let _ = rustix::io::write(&bell, &1u64.to_ne_bytes());
                 }
             };
@@ -285,6 +284,13 @@ impl Threads {
             let _ = is_running.recv();
         }
         Ok(Self { memory: memory.clone(), lanes: senders, done })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // While a sender exists, its thread waits for the next order.
+        std::mem::forget(std::mem::take(&mut self.lanes));
     }
 }
 

@@ -78,7 +78,7 @@ impl Seeds {
             files.push((self.bed.open("base", true), Format::Raw));
         }
         // The library may panic on an image; a device's process may die of it.
-        let _ = catch_unwind(AssertUnwindSafe(|| then(Image::chain(files, writable))));
+        let _ = catch_unwind(AssertUnwindSafe(|| then(Chain::new(files, writable).and_then(Chain::open))));
         std::fs::read(self.bed.path(&name)).unwrap()
     }
 }

@@ -43,7 +43,8 @@ impl Bed {
     }
 
     fn image(&self) -> Image {
-        Image::chain(vec![(self.open("top", true), Format::Qcow2), (self.open("base", false), Format::Raw)], true)
+        Chain::new(vec![(self.open("top", true), Format::Qcow2), (self.open("base", false), Format::Raw)], true)
+            .and_then(Chain::open)
             .unwrap()
     }
 
@@ -134,11 +135,11 @@ fn flush_and_trim_keep_the_image_whole() {
 #[test]
 fn what_cannot_be_an_image_is_refused_with_the_reason() {
     let bed = Bed::new("refused");
-    let error = Image::chain(vec![(bed.open("base", true), Format::Qcow2)], true).unwrap_err();
+    let error = Chain::new(vec![(bed.open("base", true), Format::Qcow2)], true).and_then(Chain::open).unwrap_err();
     assert!(error.to_string().starts_with("image 0 of the chain: "), "{error}");
     // Its backing file was not passed, and this crate opens no files.
-    assert!(Image::chain(vec![(bed.open("top", true), Format::Qcow2)], true).is_err());
-    assert!(Image::chain(Vec::new(), true).is_err());
+    assert!(Chain::new(vec![(bed.open("top", true), Format::Qcow2)], true).and_then(Chain::open).is_err());
+    assert!(Chain::new(Vec::new(), true).and_then(Chain::open).is_err());
 }
 
 const HOSTILE: &str = "BULKHEAD_HOSTILE_IMAGE";
@@ -151,7 +152,8 @@ fn hostile_image_alone() {
         std::fs::OpenOptions::new().read(true).write(writable).open(Path::new(&dir).join(name)).unwrap()
     };
     let opened =
-        Image::chain(vec![(open("top", true).into(), Format::Qcow2), (open("base", false).into(), Format::Raw)], true);
+        Chain::new(vec![(open("top", true).into(), Format::Qcow2), (open("base", false).into(), Format::Raw)], true)
+            .and_then(Chain::open);
     let Ok(image) = opened else { std::process::exit(10) };
     let memory = FakeMemory::new(4096);
     let jobs = [

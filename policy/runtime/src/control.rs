@@ -52,7 +52,7 @@ pub enum LoadError {
     Broker,
 }
 
-/// The data thread's end.
+/// The data thread's end. The control thread lives as long as the process: a thread's end needs system calls that no filter allows.
 #[derive(Debug)]
 pub struct ControlHandle {
     requests: Receiver<ControlRequest>,
@@ -62,7 +62,7 @@ pub struct ControlHandle {
 }
 
 impl ControlHandle {
-    /// Serves a new connection, after a restart of control. The socket must be non-blocking.
+    /// Serves a connection: the first one, and one after each restart of control. The socket must be non-blocking.
     pub fn connect(&self, socket: OwnedFd) {
         let _ = self.connections.send(socket);
     }
@@ -70,6 +70,13 @@ impl ControlHandle {
     /// Takes the next request; `None` if there is none.
     pub fn take(&self) -> Option<ControlRequest> {
         self.requests.try_recv().ok()
+    }
+}
+
+impl Drop for ControlHandle {
+    fn drop(&mut self) {
+        // While this sender exists, the thread waits for the next connection.
+        std::mem::forget(self.connections.clone());
     }
 }
 
@@ -219,13 +226,12 @@ impl AsyncWrite for Inherited {
     }
 }
 
-/// Starts the control thread, which serves the connection on `socket`. Returns once the thread is in its loop.
-pub fn serve(role: &'static str, socket: OwnedFd) -> Result<ControlHandle, StartError> {
+/// Starts the control thread, which serves nobody until [`ControlHandle::connect`]. Returns once the thread is in its loop.
+pub fn serve(role: &'static str) -> Result<ControlHandle, StartError> {
     let (sender, requests) = channel();
     let bell = Arc::new(eventfd()?);
     let service = Service { role, requests: Mutex::new(sender), bell: bell.clone() };
     let (connections, mut arriving) = tokio::sync::mpsc::unbounded_channel::<OwnedFd>();
-    let _ = connections.send(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (ready, is_ready) = channel();
     let thread = move || {
@@ -235,12 +241,12 @@ pub fn serve(role: &'static str, socket: OwnedFd) -> Result<ControlHandle, Start
                 .max_encoding_message_size(MESSAGE_MAX);
             let (streams, incoming) = tokio::sync::mpsc::unbounded_channel();
             let accept = async move {
+                let _ = ready.send(());
                 while let Some(socket) = arriving.recv().await {
                     let stream = tokio::net::UnixStream::from_std(std::os::unix::net::UnixStream::from(socket));
                     if streams.send(stream.map(Inherited)).is_err() {
                         break;
                     }
-                    let _ = ready.send(());
                 }
             };
             let served = tonic::transport::Server::builder()

@@ -30,12 +30,22 @@ pub struct Resources {
     pub memory: Arc<dyn GuestMemory>,
 }
 
-/// A device, and the descriptors that the loop polls for it.
-pub struct Built {
-    /// The device, in its power-on state.
-    pub device: Box<dyn Device>,
+/// The second half of a device's construction: it returns the device, in its power-on state.
+pub type Build<E> = Box<dyn FnOnce() -> Result<Box<dyn Device>, E>>;
+
+/// A device whose threads and descriptors exist, and which is built behind the system call filter.
+pub struct Prepared<E> {
     /// Ready number and descriptor; polled edge-triggered, for reading and writing.
     pub polled: Vec<(u32, OwnedFd)>,
+    /// Builds the device. It runs behind the filter, so all that an image or another process has written is read here.
+    pub build: Build<E>,
+}
+
+impl<E> Prepared<E> {
+    /// A device whose construction reads nothing.
+    pub fn device(device: impl Device + 'static, polled: Vec<(u32, OwnedFd)>) -> Self {
+        Self { polled, build: Box::new(|| Ok(Box::new(device))) }
+    }
 }
 
 /// Most requests that are handled before timers and descriptors.
@@ -48,10 +58,13 @@ const FRAME_BELL: u64 = u64::MAX - 3;
 /// Least nanoseconds between two pictures, however often viewers request one.
 const FRAME: u64 = 15_000_000;
 
-/// Runs the device of `build`. Returns when the launcher has exited, or with an error.
+/// Runs the device of `prepare`. Returns when the launcher has exited, or with an error.
+///
+/// Threads are created and descriptors are taken before the filter. Images, a kernel and the state of a dead process are read
+/// behind it.
 pub fn run_device<E: Error + Send + Sync + 'static>(
     role: &'static str,
-    build: impl FnOnce(&DeviceConfig, Resources) -> Result<Built, E>,
+    prepare: impl FnOnce(&DeviceConfig, Resources) -> Result<Prepared<E>, E>,
 ) -> Result<(), StartError> {
     let mut process = Process::start(role)?;
     let config = process.device().ok_or(StartError::NoDevice)?.config.clone();
@@ -73,10 +86,11 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     let surface = process.fds.take(&FdUse::Surface).map(SurfaceWriter::new).transpose()?.map(SurfaceArea);
 
     let report = process.confine()?;
-    let control = serve_control(role, control_socket)?;
+    let control = serve_control(role)?;
     let resources =
         Resources { domid: process.plan.domid, fds: std::mem::take(&mut process.fds), memory: memory.clone() };
-    let built = build(&config, resources).map_err(|why| StartError::Device(Box::new(why)))?;
+    let refused = |why: E| StartError::Device(Box::new(why));
+    let Prepared { polled, build } = prepare(&config, resources).map_err(refused)?;
     let mut cx = Context::new(memory);
     if process.plan.mode == Mode::Xen || !config.kind().guest_visible {
         cx.clock = Clock::Real;
@@ -90,14 +104,17 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     if let Some(bell) = &frame_bell {
         epoll::add(&epoll, bell, EventData::new_u64(FRAME_BELL), edge)?;
     }
-    for (number, fd) in &built.polled {
+    for (number, fd) in &polled {
         // A regular file is always ready, and epoll refuses it.
         match epoll::add(&epoll, fd, EventData::new_u64(u64::from(*number)), edge | EventFlags::OUT) {
             Ok(()) | Err(rustix::io::Errno::PERM) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    let declaration = built.device.declaration();
+    process.seal()?;
+    control.connect(control_socket);
+    let device = build().map_err(refused)?;
+    let declaration = device.declaration();
     let shadows = declaration
         .regions
         .iter()
@@ -108,7 +125,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     let mut data = Data {
         channel: DeviceEnd::new(peer, own, shape),
         functions: declaration.functions.len(),
-        device: built.device,
+        device,
         cx,
         reply_bell,
         control,
@@ -118,7 +135,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         drawn: 0,
         _frame_bell: frame_bell,
         epoll,
-        polled: built.polled,
+        polled,
         shadows: vec![None; shadows],
         fresh: vec![None; shadows],
         stale: true,
@@ -142,7 +159,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     }
     data.cx.marks.forget();
     data.publish();
-    data.process.seal()?;
+    data.process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
     data.run()
 }

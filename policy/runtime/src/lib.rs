@@ -15,7 +15,7 @@ mod trace;
 
 pub use call::{Call, Called, FacetError, InvalidCall};
 pub use control::{ControlHandle, ControlRequest, LoadError, serve as serve_control};
-pub use event_loop::{Built, Resources, run_device};
+pub use event_loop::{Build, Prepared, Resources, run_device};
 pub use facts::{Facts, FunctionFacts};
 pub use frame_buffer::{FrameBuffer, FrameBufferError};
 pub use link::{Link, LinkError, Received};

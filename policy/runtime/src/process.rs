@@ -181,9 +181,14 @@ impl Process {
         Ok(self.sandbox.confine()?)
     }
 
-    /// Step 2 of the sandbox. Returns once the launcher has verified the process and has sent `Go`.
+    /// Step 2 of the sandbox: the filter. The process has all its threads, and has read nothing that a guest, a device or an image
+    /// can write.
     pub fn seal(&self) -> Result<(), StartError> {
-        self.sandbox.seal()?;
+        Ok(self.sandbox.seal()?)
+    }
+
+    /// Reports that the process is ready. Returns once the launcher has verified it and has sent `Go`.
+    pub fn ready(&self) -> Result<(), StartError> {
         self.request(Ask::Ready)?;
         let got = match self.link.receive(true) {
             // The socket may be non-blocking (control's is).
