@@ -15,6 +15,28 @@ struct Profile {
     syscalls: BTreeMap<String, Syscall>,
 }
 
+/// The launcher's own profile.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cage {
+    role: String,
+    purpose: String,
+    capabilities: Vec<Capability>,
+    syscalls: BTreeMap<String, Syscall>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Capability {
+    name: String,
+    why: String,
+}
+
+/// The file of [`Cage`].
+const CAGE: &str = "launcher";
+/// EPERM: the answer to a call that the launcher's profile does not have.
+const DENIED: u32 = 1;
+
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Limits {
@@ -50,15 +72,20 @@ fn main() {
     let mut table = String::from("/// All profiles, by role.\npub static PROFILES: &[Profile] = &[\n");
     let mut paths: Vec<_> = std::fs::read_dir("profiles").unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
+    let mut cage: Option<Cage> = None;
     for path in paths {
         if path.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
+        if path.file_stem().is_some_and(|s| s == CAGE) {
+            cage = Some(toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap());
             continue;
         }
         let profile: Profile = toml::from_str(&std::fs::read_to_string(&path).unwrap())
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(path.file_stem().unwrap().to_str().unwrap(), profile.role, "a profile's name is its role");
         assert!(!profile.purpose.is_empty());
-        let bytes = compile(&profile);
+        let bytes = compile(&profile.role, &profile.syscalls, serde_json::json!("kill_process"));
         std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
         let names: Vec<_> = profile.syscalls.keys().collect();
         let Profile { role, descriptors, .. } = &profile;
@@ -71,14 +98,24 @@ fn main() {
         writeln!(table, "}},").unwrap();
     }
     table.push_str("];\n");
+    let Cage { role, purpose, capabilities, syscalls } = cage.expect("the launcher's profile");
+    assert!(role == CAGE && !purpose.is_empty());
+    let bytes = compile(&role, &syscalls, serde_json::json!({ "errno": DENIED }));
+    std::fs::write(Path::new(&out).join("launcher.bpf"), bytes).unwrap();
+    assert!(capabilities.iter().all(|c| c.why.len() > 5), "each capability has a reason");
+    let capabilities: Vec<_> = capabilities.into_iter().map(|c| c.name).collect();
+    let names: Vec<_> = syscalls.keys().collect();
+    writeln!(table, "/// The launcher's own profile.\npub static LAUNCHER: Cage = Cage {{").unwrap();
+    writeln!(table, "    capabilities: &{capabilities:?}, syscalls: &{names:?},").unwrap();
+    writeln!(table, "    filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/launcher.bpf\")),\n}};").unwrap();
     std::fs::write(Path::new(&out).join("profiles.rs"), table).unwrap();
 }
 
-fn compile(profile: &Profile) -> Vec<u8> {
+fn compile(role: &str, syscalls: &BTreeMap<String, Syscall>, otherwise: serde_json::Value) -> Vec<u8> {
     let mut rules = Vec::new();
-    for (name, syscall) in &profile.syscalls {
-        assert!(syscall.why.len() > 5, "{}: {name} needs a reason", profile.role);
-        assert!(!name.starts_with("io_uring"), "{}: io_uring escapes the filter", profile.role);
+    for (name, syscall) in syscalls {
+        assert!(syscall.why.len() > 5, "{}: {name} needs a reason", role);
+        assert!(!name.starts_with("io_uring"), "{}: io_uring escapes the filter", role);
         if syscall.only.is_empty() {
             rules.push(serde_json::json!({ "syscall": name }));
         }
@@ -92,18 +129,18 @@ fn compile(profile: &Profile) -> Vec<u8> {
                     (None, Some(mask)) => {
                         serde_json::json!({ "index": c.arg, "type": "dword", "op": { "masked_eq": mask }, "val": 0 })
                     }
-                    _ => panic!("{}: {name}: one of eq and without", profile.role),
+                    _ => panic!("{role}: {name}: one of eq and without"),
                 })
                 .collect();
             rules.push(serde_json::json!({ "syscall": name, "args": args }));
         }
     }
     let json = serde_json::json!({
-        "main": { "mismatch_action": "kill_process", "match_action": "allow", "filter": rules }
+        "main": { "mismatch_action": otherwise, "match_action": "allow", "filter": rules }
     });
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap();
     let map = seccompiler::compile_from_json(json.to_string().as_bytes(), arch.as_str().try_into().unwrap())
-        .unwrap_or_else(|e| panic!("{}: {e}", profile.role));
+        .unwrap_or_else(|e| panic!("{}: {e}", role));
     let program = &map["main"];
     let mut bytes = Vec::new();
     for i in program {

@@ -138,21 +138,7 @@ impl Sandbox {
 
     /// Installs the filter for all threads.
     fn filter(&self) -> Result<(), SandboxError> {
-        let program: Vec<seccompiler::sock_filter> = self
-            .profile
-            .filter
-            .chunks_exact(8)
-            .filter_map(|i| match *i {
-                [c0, c1, jt, jf, k0, k1, k2, k3] => Some(seccompiler::sock_filter {
-                    code: u16::from_le_bytes([c0, c1]),
-                    jt,
-                    jf,
-                    k: u32::from_le_bytes([k0, k1, k2, k3]),
-                }),
-                _ => None,
-            })
-            .collect();
-        seccompiler::apply_filter_all_threads(&program).map_err(step("seccomp"))
+        install(self.profile.filter)
     }
 
     /// Tries forbidden actions; each must fail.
@@ -194,6 +180,23 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+/// Installs a compiled filter for all threads.
+pub(crate) fn install(filter: &[u8]) -> Result<(), SandboxError> {
+    let program: Vec<seccompiler::sock_filter> = filter
+        .chunks_exact(8)
+        .filter_map(|i| match *i {
+            [c0, c1, jt, jf, k0, k1, k2, k3] => Some(seccompiler::sock_filter {
+                code: u16::from_le_bytes([c0, c1]),
+                jt,
+                jf,
+                k: u32::from_le_bytes([k0, k1, k2, k3]),
+            }),
+            _ => None,
+        })
+        .collect();
+    seccompiler::apply_filter_all_threads(&program).map_err(step("seccomp"))
 }
 
 /// Clears all five capability sets, so that none can be regained.

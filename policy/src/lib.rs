@@ -4,15 +4,18 @@
 //! * [`spawn`]: starts a process: own namespaces, own user, only named descriptors.
 //! * [`Sandbox`]: entered by the process itself, in two steps with the creation of its threads between them.
 //! * [`interface`]: the host's network interfaces of network cards, and the rules on them.
+//! * [`enter_cage`]: the launcher's own capabilities and filter.
 //! * [`restrict`]: the launcher's own restrictions if libxl asks for them (`dm_restrict`).
 //! * [`verify`]: the launcher's check of a process from outside, in /proc.
 
+mod cage;
 mod enter;
 pub mod interface;
 pub mod restrict;
 mod spawn;
 pub mod verify;
 
+pub use cage::enter_cage;
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
 pub use spawn::{
     Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
@@ -41,6 +44,16 @@ pub struct Profile {
     /// Kinds of descriptors that it may hold when the guest runs; see [`verify::kind`].
     pub descriptors: &'static [&'static str],
     /// Names of the system calls that it may make.
+    pub syscalls: &'static [&'static str],
+    filter: &'static [u8],
+}
+
+/// The launcher's compiled profile.
+#[derive(Clone, Copy, Debug)]
+pub struct Cage {
+    /// Names of the capabilities that it may have.
+    pub capabilities: &'static [&'static str],
+    /// Names of the system calls that it may make; others fail with EPERM.
     pub syscalls: &'static [&'static str],
     filter: &'static [u8],
 }
@@ -99,11 +112,68 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_profile_and_every_profile_a_kind() {
-        for kind in KINDS.iter().copied().chain([&kind::BROKER, &kind::CONTROL]) {
+        for kind in KINDS.iter().copied().chain([&kind::BROKER, &kind::CONTROL, &kind::INTAKE]) {
             assert!(profile(kind.role).is_some(), "{}", kind.role);
         }
         for profile in PROFILES {
             assert!(kind::of_role(profile.role).is_some(), "{}", profile.role);
+        }
+    }
+
+    #[test]
+    fn the_launcher_has_what_its_children_have_and_nothing_that_undoes_the_kernel() {
+        for profile in PROFILES {
+            for name in profile.syscalls {
+                assert!(
+                    LAUNCHER.syscalls.contains(name),
+                    "{} has {name}, and the launcher's filter denies it",
+                    profile.role
+                );
+            }
+        }
+        for name in [
+            "bpf",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "ptrace",
+            "kexec_load",
+            "kexec_file_load",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "perf_event_open",
+            "keyctl",
+            "add_key",
+            "request_key",
+            "userfaultfd",
+            "open_by_handle_at",
+            "name_to_handle_at",
+            "process_vm_readv",
+            "process_vm_writev",
+            "pidfd_getfd",
+            "iopl",
+            "ioperm",
+            "mknod",
+            "mknodat",
+            "swapon",
+            "swapoff",
+            "setns",
+            "execve",
+            "quotactl",
+            "acct",
+            "settimeofday",
+            "clock_settime",
+            "sethostname",
+            "syslog",
+            "personality",
+            "modify_ldt",
+            "fsopen",
+            "fsmount",
+            "move_mount",
+            "open_tree",
+        ] {
+            assert!(!LAUNCHER.syscalls.contains(&name), "the launcher may call {name}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::settings::SettingsFault;
 use crate::stubdom::StubdomFault;
 use crate::supervise::StartFault;
 use bulkhead_plan::Slot;
-use bulkhead_policy::SpawnError;
+use bulkhead_policy::{SandboxError, SpawnError};
 use bulkhead_ring::AreaError;
 use bulkhead_xen::XenError;
 use std::io;
@@ -106,6 +106,9 @@ pub enum Failure {
         /// The kernel's Landlock ABI.
         abi: i32,
     },
+    /// The launcher cannot give up its own rights.
+    #[error("the launcher's own sandbox: {0}")]
+    Cage(#[source] SandboxError),
     /// One of Xen's device nodes.
     #[error(transparent)]
     Xen(XenError),
@@ -221,7 +224,7 @@ impl Failure {
             Self::Firmware(_) => Some(Code::Firmware),
             Self::User(_) => Some(Code::User),
             Self::PidFile { .. } => Some(Code::PidFile),
-            Self::Level { .. } => Some(Code::Sandbox),
+            Self::Cage(_) | Self::Level { .. } => Some(Code::Sandbox),
             Self::Xen(_) | Self::VideoRam { .. } | Self::Hypercalls(_) => Some(Code::Xen),
             Self::Xenstore(_) | Self::Node { .. } => Some(Code::Xenstore),
             Self::Stubdom(_) => Some(Code::Stubdom),

@@ -6,6 +6,7 @@ pub mod attach;
 mod budget;
 pub mod errors;
 pub mod failure;
+pub mod intake;
 mod log;
 pub mod machine;
 pub mod options;

@@ -6,6 +6,7 @@
 //! | `role.rs`, `error.rs` | a role; why its device cannot be built |
 //! | `board.rs`, `blk.rs`, `net.rs`, `input.rs`, `display.rs` | the roles of each device crate |
 //! | `xenbus.rs`, `grant.rs`, `vchan.rs` | roles without a device crate |
+//! | `intake/` | a question about an image |
 //! | `frontend.rs`, `viewer.rs` | devices' access to a PV front end, and to a surface |
 mod blk;
 mod board;
@@ -14,6 +15,7 @@ mod error;
 mod frontend;
 mod grant;
 mod input;
+mod intake;
 mod net;
 mod role;
 mod vchan;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let result = match (name.as_str(), KINDS.iter().find(|kind| kind.role == name)) {
         ("control", _) => bulkhead_control::run(),
         ("broker", _) => bulkhead_ioreq::run(describe),
+        ("intake", _) => intake::run(),
         (_, Some(kind)) => run_device(kind.role, prepare),
         (_, None) => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");

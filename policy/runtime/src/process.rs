@@ -1,5 +1,6 @@
 //! The start of a process, up to the sandbox.
 use crate::{Link, LinkError, Received, log};
+use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, DeviceSlot, FdUse, MachinePlan, Slot, ToProcess};
 use bulkhead_policy::{Report, Sandbox};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
@@ -51,6 +52,9 @@ pub enum StartError {
     /// The plan has the configuration of another role for this process.
     #[error("the configuration is that of {0}")]
     OtherRole(&'static str),
+    /// The question came without an image.
+    #[error("the launcher gave no image")]
+    NoImage,
     /// The plan's number of vCPUs is impossible.
     #[error("the number of vCPUs is impossible")]
     Vcpus,
@@ -120,29 +124,56 @@ pub struct Process {
     sandbox: Sandbox,
 }
 
+/// The begin of every process: its log, its last words, and the socket to the launcher.
+fn begin() -> Result<Link, StartError> {
+    log::start();
+    // The first read of the clock detects the clock source, with system calls that no profile has.
+    let _ = bulkhead_bus::Clock::Real.now();
+    // One line, then exit, with no system call but write and exit: the standard hook and abort() need more.
+    std::panic::set_hook(Box::new(|info| {
+        let line = format!("panic: {info}").replace('\n', ": ");
+        let _ = rustix::io::write(rustix::stdio::stderr(), format!("{line}\n").as_bytes());
+        end(101);
+    }));
+    if rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_err() {
+        return Err(StartError::ByHand);
+    }
+    // SAFETY: the launcher passes the socket as descriptor 3, and no other code of this process uses that number.
+    let socket = unsafe { OwnedFd::from_raw_fd(3) };
+    if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
+        std::mem::forget(socket);
+        return Err(StartError::ByHand);
+    }
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(Link::new(socket))
+}
+
+/// The life of a process that answers one question about an image. It enters the sandbox, waits until the launcher has verified it
+/// and sends the image, and sends what `answer` returns.
+pub fn answer_once(answer: impl FnOnce(Question, OwnedFd) -> Answer) -> Result<(), StartError> {
+    let link = begin()?;
+    let role = bulkhead_plan::kind::INTAKE.role;
+    let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::NoProfile(role.to_owned()))?;
+    let sandbox = match link.receive(true)? {
+        Some((ToProcess::Intake { level }, _)) => Sandbox::new(profile, level),
+        other => return Err(StartError::unexpected("Intake", other)),
+    };
+    sandbox.confine()?;
+    sandbox.seal()?;
+    link.send(&Ask::Ready.into(), None)?;
+    let (question, image) = match link.receive(true)? {
+        Some((ToProcess::Image { question }, mut fds)) if fds.len() == 1 => (question, fds.pop()),
+        other => return Err(StartError::unexpected("Image", other)),
+    };
+    let image = image.ok_or(StartError::NoImage)?;
+    rustix::net::send(&link, &answer(question, image).to_bytes(), rustix::net::SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
 impl Process {
     /// Receives the first message; `role` is argv\[0\].
     pub fn start(role: &str) -> Result<Self, StartError> {
-        log::start();
-        // The first read of the clock detects the clock source, with system calls that no profile has.
-        let _ = bulkhead_bus::Clock::Real.now();
-        // One line, then exit, with no system call but write and exit: the standard hook and abort() need more.
-        std::panic::set_hook(Box::new(|info| {
-            let line = format!("panic: {info}").replace('\n', ": ");
-            let _ = rustix::io::write(rustix::stdio::stderr(), format!("{line}\n").as_bytes());
-            end(101);
-        }));
-        if rustix::io::fcntl_getfd(rustix::stdio::stdin()).is_err() {
-            return Err(StartError::ByHand);
-        }
-        // SAFETY: the launcher passes the socket as descriptor 3, and no other code of this process uses that number.
-        let socket = unsafe { OwnedFd::from_raw_fd(3) };
-        if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
-            std::mem::forget(socket);
-            return Err(StartError::ByHand);
-        }
-        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-        let link = Link::new(socket);
+        let link = begin()?;
         let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::NoProfile(role.to_owned()))?;
         match link.receive(true)? {
             Some((ToProcess::Start { slot, plan, fds: uses }, fds)) => {

@@ -147,15 +147,17 @@ kinds! {
     VFB: Kind { role: "vfb", memory: Memory::Frames, picture: Picture::Draws, back_end: true, ..UNSEEN };
 }
 
-/// The kind with this role; control and the broker included.
+/// The kind with this role; control, the broker and `intake` included.
 pub fn of_role(role: &str) -> Option<&'static Kind> {
-    KINDS.iter().copied().chain([&BROKER, &CONTROL]).find(|k| k.role == role)
+    KINDS.iter().copied().chain([&BROKER, &CONTROL, &INTAKE]).find(|k| k.role == role)
 }
 
 /// The broker's kind; it is no device and has no declaration.
 pub static BROKER: Kind = Kind { role: "broker", memory: Memory::Guest, urgent: true, ..UNSEEN };
 /// Control's kind.
 pub static CONTROL: Kind = Kind { role: "control", ..UNSEEN };
+/// The kind of the process that answers one question about an image; it has no slot.
+pub static INTAKE: Kind = Kind { role: "intake", ..UNSEEN };
 
 #[cfg(test)]
 mod tests {

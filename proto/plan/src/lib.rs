@@ -10,10 +10,12 @@
 //! | `messages.rs` | messages of the launcher |
 //! | `ask.rs` | requests of a process |
 //! | `fd_use.rs` | descriptors that travel with messages |
+//! | `intake.rs` | questions about an image, and their answers |
 //! | `pv_calls.rs` | calls of PV back ends to `xenbus` and `grant`, on sockets of their own |
 mod ask;
 mod config;
 mod fd_use;
+pub mod intake;
 pub mod kind;
 mod messages;
 pub mod pv_calls;

@@ -1,7 +1,8 @@
 //! The launcher's messages to processes, and the packets between the vchan's process and control.
 #[cfg(doc)]
 use super::Ask;
-use super::{FdUse, MachinePlan, Slot};
+use super::intake::Question;
+use super::{FdUse, Level, MachinePlan, Slot};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -17,6 +18,16 @@ pub enum ToProcess {
         plan: Box<MachinePlan>,
         /// The uses of this message's descriptors, in their order.
         fds: Vec<FdUse>,
+    },
+    /// For `intake`, always first. The process enters the sandbox and answers with [`Ask::Ready`].
+    Intake {
+        /// How strictly the sandbox is enforced.
+        level: Level,
+    },
+    /// For `intake`: the image of this message's descriptor. The process answers with an [`Answer`](crate::intake::Answer).
+    Image {
+        /// The question to answer.
+        question: Question,
     },
     /// The peer's area. The process enters the sandbox and answers with [`Ask::Ready`].
     Peer {

@@ -4,6 +4,7 @@ use super::drives::{self, Backing, MachineDrive};
 use super::host::{Host, Part};
 use super::serial;
 use crate::failure::{Failure, system};
+use crate::intake::Look;
 use crate::pv;
 use bulkhead_bus::pv::BUFFER_PAGES;
 use bulkhead_bus::{DiskIdentity, WhenFull};
@@ -58,7 +59,7 @@ pub(crate) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
         let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
         let (mut kept, config) = match twin {
             Some(at) => (Vec::new(), without_image(&disk.drive, at)),
-            None => pv_image(&disk.drive, (machine.backing, machine.full), null)?,
+            None => pv_image(&disk.drive, (machine.backing, machine.full), null, &host.intake)?,
         };
         kept.extend(servers.serve(disk.nodes, true)?);
         let config = DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard };
@@ -142,8 +143,9 @@ pub(crate) fn pv_image(
     drive: &MachineDrive,
     (backing, full): (Backing, WhenFull),
     null: &OwnedFd,
+    intake: &dyn Look,
 ) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
-    let (mut fds, mut config) = drives::drive(drive, backing, full)?;
+    let (mut fds, mut config) = drives::drive(drive, backing, full, intake)?;
     if drive.file.is_none() {
         fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(system("dup"))?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);

@@ -6,11 +6,12 @@ use super::host::{Host, Part};
 use super::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, keys, number, option, wrong,
 };
-use super::qcow2;
 use crate::failure::Failure;
+use crate::intake::{IntakeFault, Look};
 use crate::options::Options;
 use Fate::{Implemented, Refused};
 use bulkhead_bus::WhenFull;
+use bulkhead_plan::intake::{Answer, BackingFormat, HeaderError, Question};
 use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat, kind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -71,6 +72,9 @@ const KEYS: &[Keys] = &[
         &["bootindex"],
     ),
 ];
+
+/// Most images in the chain below one.
+const MAX_DEPTH: usize = 8;
 
 /// A disk or CD drive, as the arguments describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,7 +250,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let (mut drives, mut kept) = (Vec::new(), Vec::new());
     for drive in &machine.drives {
-        let (fds, config) = self::drive(drive, machine.backing, machine.full)?;
+        let (fds, config) = self::drive(drive, machine.backing, machine.full, &host.intake)?;
         kept.extend(fds);
         drives.push(config);
     }
@@ -280,11 +284,12 @@ fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     Ok(fd)
 }
 
-/// Opens the image of a drive and its backing files; also returns the drive's configuration.
+/// Opens the image of a drive and its backing files; also returns the drive's configuration. `intake` looks into them.
 pub fn drive(
     drive: &MachineDrive,
     backing: Backing,
     full: WhenFull,
+    intake: &dyn Look,
 ) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
     let at = drive.at.unwrap_or(DriveId::PV);
     let mut config = DriveConfig {
@@ -312,10 +317,9 @@ pub fn drive(
         let (size, below) = match format {
             ImageFormat::Raw => (rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(fail_system)?, None),
             ImageFormat::Qcow2 => {
-                let mut bytes = vec![0; qcow2::LOOKED_AT];
-                let n = rustix::io::pread(&fd, bytes.as_mut_slice(), 0).map_err(fail_system)?;
-                let header = qcow2::Header::parse(bytes.get(..n).unwrap_or_default())
-                    .map_err(|fault| fail(ImageFault::Header(fault)))?;
+                let answer = intake.look(&fd, Question::Header).map_err(|e| fail(ImageFault::Intake(e)))?;
+                let Answer::Header(header) = answer else { return Err(fail(ImageFault::Intake(IntakeFault::Answer))) };
+                let header = header.map_err(|e| fail(ImageFault::Header(e)))?;
                 (header.size, header.backing)
             }
         };
@@ -325,25 +329,27 @@ pub fn drive(
             }
             config.size = Some(size);
             if !drive.cdrom {
-                let mut first = [0; disk::SECTOR];
-                // The launcher does not parse a qcow2 image so far that it finds the first sector.
-                let known = format == ImageFormat::Raw && rustix::io::pread(&fd, &mut first, 0) == Ok(disk::SECTOR);
-                config.geometry = Some(drive.properties.geometry(at.port, size, known.then_some(&first)));
+                // A qcow2 image is not read so far that its first sector is found.
+                let known = format == ImageFormat::Raw && drive.properties.chs.is_none();
+                let sectors = size.div_euclid(disk::SECTOR);
+                let answer = known.then(|| intake.look(&fd, Question::Partitions { sectors })).transpose();
+                let partitioned = match answer.map_err(|e| fail(ImageFault::Intake(e)))? {
+                    Some(Answer::Partitions(partitioned)) => partitioned,
+                    _ => None,
+                };
+                config.geometry = Some(drive.properties.geometry(at.port, size, partitioned));
             }
         }
         fds.push((if depth == 0 { FdUse::Drive(at) } else { FdUse::Backing(at, depth as u8) }, fd));
         let Some((below, stated)) = below else { return Ok((fds, config)) };
-        if fds.len() > qcow2::MAX_DEPTH {
+        if fds.len() > MAX_DEPTH {
             return Err(fail(ImageFault::TooDeep));
         }
-        format = match stated.as_deref() {
-            Some("raw") => ImageFormat::Raw,
-            Some("qcow2") => ImageFormat::Qcow2,
-            Some(other) => {
-                return Err(fail(ImageFault::BackingFormat { backing: below, format: other.to_owned() }));
-            }
+        format = match stated {
+            BackingFormat::Known(format) => format,
+            BackingFormat::Other => return Err(fail(ImageFault::BackingFormat { backing: below })),
             // A guessed format is unsafe: a guest can write another format's header into a raw image.
-            None => return Err(fail(ImageFault::NoBackingFormat { backing: below })),
+            BackingFormat::Unnamed => return Err(fail(ImageFault::NoBackingFormat { backing: below })),
         };
         // Relative to the image that names it. "nbd:…" and the like are paths here and name no file.
         path = path.parent().unwrap_or(Path::new("")).join(&below);
@@ -407,7 +413,10 @@ pub enum ImageFault {
     Locked,
     /// Its qcow2 header.
     #[error(transparent)]
-    Header(qcow2::HeaderError),
+    Header(HeaderError),
+    /// Nobody has looked into it.
+    #[error(transparent)]
+    Intake(IntakeFault),
     /// Less than one sector.
     #[error("{bytes} bytes are no disk")]
     TooSmall {
@@ -415,15 +424,13 @@ pub enum ImageFault {
         bytes: u64,
     },
     /// The chain of backing files is too long.
-    #[error("more than {} images below the first", qcow2::MAX_DEPTH)]
+    #[error("more than {} images below the first", MAX_DEPTH)]
     TooDeep,
     /// Its backing file has a format that is not supported.
-    #[error("its backing file {backing} has the format {format} (raw and qcow2 are supported)")]
+    #[error("its backing file {backing} has another format than raw and qcow2")]
     BackingFormat {
         /// The backing file, as the header names it.
         backing: String,
-        /// The format, as the header names it.
-        format: String,
     },
     /// Its header does not name the format of its backing file.
     #[error(
@@ -462,7 +469,13 @@ mod tests {
             id: "x".to_owned(),
             properties: Properties::default(),
         };
-        match super::drive(&drive, Backing::Any, WhenFull::Report) {
+        struct Nobody;
+        impl Look for Nobody {
+            fn look(&self, _: &OwnedFd, _: Question) -> Result<Answer, IntakeFault> {
+                Err(IntakeFault::Answer)
+            }
+        }
+        match super::drive(&drive, Backing::Any, WhenFull::Report, &Nobody) {
             Err(Failure::Image { image, fault }) if image == ImageName::Disk(file.to_owned()) => fault,
             other => panic!("{other:?}"),
         }

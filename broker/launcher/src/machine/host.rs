@@ -1,6 +1,7 @@
 //! The host's side of a machine: one process's configuration and descriptors, and what is opened for the machine as a whole.
 use super::{Machine, Monitor, Socket};
 use crate::failure::Failure;
+use crate::intake::Intake;
 use bulkhead_plan::{DeviceConfig, FdUse};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, SandboxError};
@@ -42,6 +43,8 @@ pub struct Host<'a> {
     pub domid: u16,
     /// The launcher is a stub domain's first process.
     pub stubdom: bool,
+    /// Looks into images.
+    pub(crate) intake: Intake<'a>,
     /// Other ends of serial ports and consoles for query-chardev: label and file name.
     pub chardevs: Vec<(String, String)>,
     /// Slaves of pseudo terminals. While a slave is open, its master sees no hang-up.
@@ -54,9 +57,18 @@ pub struct Host<'a> {
 
 impl<'a> Host<'a> {
     /// A machine without open parts.
-    pub fn new(machine: &'a Machine, domid: u16, stubdom: bool) -> Self {
+    pub(crate) fn new(machine: &'a Machine, domid: u16, stubdom: bool, intake: Intake<'a>) -> Self {
         let nothing = Vec::new();
-        Self { machine, domid, stubdom, chardevs: nothing, held: Vec::new(), sockets: Vec::new(), shown: Vec::new() }
+        Self {
+            machine,
+            domid,
+            stubdom,
+            intake,
+            chardevs: nothing,
+            held: Vec::new(),
+            sockets: Vec::new(),
+            shown: Vec::new(),
+        }
     }
 
     /// A privcmd that is restricted to the guest.

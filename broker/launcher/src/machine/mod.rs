@@ -6,7 +6,7 @@
 //! | `option.rs` | one option, and the traits of a file below |
 //! | `board.rs`, `usb.rs` | devices without files of the host |
 //! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with images, interfaces, other ends or firmware |
-//! | `disk.rs`, `qcow2.rs` | a disk's identity and geometry, an image's header |
+//! | `disk.rs` | a disk's identity and geometry |
 //! | `back_ends.rs` | back ends of PV devices |
 //! | `fbdev.rs`, `vchan.rs` | the picture and QMP of a stub domain |
 //! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
@@ -22,7 +22,6 @@ pub mod firmware;
 pub mod host;
 pub mod nics;
 pub mod option;
-pub mod qcow2;
 pub mod serial;
 pub mod usb;
 pub mod vchan;

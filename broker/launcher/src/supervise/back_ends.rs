@@ -15,8 +15,8 @@ use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
 
-/// End of a guest's slots: each slot has a user of the guest's 64.
-const SLOTS: Slot = 64;
+/// End of a guest's slots: each slot has a user of the guest's 64, and the last user is `intake`'s.
+pub(super) const SLOTS: Slot = 63;
 
 /// Whether a process is not started with the machine: a PV disk waits for the hand-off of its image, `xenbus` and `grant` wait for
 /// the first back end.
@@ -230,7 +230,7 @@ impl Launcher {
             .and_then(|g| g.image.take());
         let (mut fds, config) = match handed_off {
             Some((config, fds)) => (fds, config),
-            None => pv_image(&disk.drive, self.pv.changes.images, &self.spawner.null)?,
+            None => pv_image(&disk.drive, self.pv.changes.images, &self.spawner.null, &self.intake())?,
         };
         let guests = domid != self.plan.domid;
         let mut servers = Servers::new(domid, Xenstore::open_stream().map_err(Failure::Xenstore)?);

@@ -1,11 +1,12 @@
 //! Opens the processes' resources before any process starts.
-use super::back_ends::must_wait;
+use super::back_ends::{SLOTS, must_wait};
 use super::disk_changes::DiskChanges;
 use super::{
     DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable,
 };
 use crate::attach::Watch;
 use crate::failure::{Failure, system};
+use crate::intake::Intake;
 use crate::log::say;
 use crate::machine::Machine;
 use crate::machine::host::{self, Host, Part, UserFault};
@@ -47,7 +48,8 @@ impl Launcher {
         }
 
         let bare = machine.probe || machine.attach;
-        let mut host = Host::new(&machine, domid, stubdom.is_some());
+        let intake = Intake { executable: &executable, null: &null, own: &own, ids: ids(user, domid, SLOTS), level };
+        let mut host = Host::new(&machine, domid, stubdom.is_some(), intake);
         let mut parts = Vec::new();
         for device in DEVICES.iter().filter(|_| !bare) {
             parts.append(&mut (device.open)(&mut host)?);
@@ -216,20 +218,31 @@ impl Launcher {
         Ok(())
     }
 
-    /// The user of a slot: one of the range if this process is root, else this process's own.
+    /// The user of a slot.
     pub(super) fn ids(&self, slot: Slot) -> Option<Ids> {
-        // libxl's reaper kills all processes of this user.
-        if self.spawner.user.is_some() {
-            return self.spawner.user;
-        }
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if uid != 0 {
-            return Some(Ids { uid, gid });
-        }
-        let id =
-            FIRST_UID.saturating_add(u32::from(self.plan.domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
-        Some(Ids { uid: id, gid: id })
+        ids(self.spawner.user, self.plan.domid, slot)
     }
+
+    /// The look into images that are opened while the machine runs.
+    pub(super) fn intake(&self) -> Intake<'_> {
+        let Spawner { executable, null, own, .. } = &self.spawner;
+        Intake { executable, null, own, ids: self.ids(SLOTS), level: self.plan.level }
+    }
+}
+
+/// The user of a slot: `all` if all processes have one (dm_restrict), one of the guest's range if this process is root, else this
+/// process's own.
+fn ids(all: Option<Ids>, domid: u16, slot: Slot) -> Option<Ids> {
+    // libxl's reaper kills all processes of this user.
+    if all.is_some() {
+        return all;
+    }
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if uid != 0 {
+        return Some(Ids { uid, gid });
+    }
+    let id = FIRST_UID.saturating_add(u32::from(domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
+    Some(Ids { uid: id, gid: id })
 }
 
 /// Whether the guest may unplug its emulated devices, after which it has PV devices alone. So each disk must have a back end that

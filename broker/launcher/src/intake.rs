@@ -1,0 +1,153 @@
+//! Looks into images. Each look is a process of its own, which gets the image after it has been verified in its sandbox, and whose
+//! answer has a fixed structure. The launcher itself parses no byte of an image.
+use crate::resource::Resource;
+use bulkhead_plan::intake::{Answer, Question};
+use bulkhead_plan::{Ask, Level, ToProcess, kind};
+use bulkhead_policy::{Ids, SpawnError, Spawned, Spec, verify};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use std::time::{Duration, Instant};
+
+/// Time for a look, the start of its process included. The storage may be slow.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers questions about images.
+pub trait Look {
+    /// Answers a question about an open image.
+    ///
+    /// # Errors
+    /// The process that looks cannot be started, has left its sandbox, or does not answer.
+    fn look(&self, image: &OwnedFd, question: Question) -> Result<Answer, IntakeFault>;
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeFault {
+    /// The process cannot be started.
+    #[error("intake: {0}")]
+    Spawn(#[from] SpawnError),
+    /// A call of the kernel fails.
+    #[error("intake: {0}")]
+    System(#[from] std::io::Error),
+    /// The process is not in its sandbox.
+    #[error("intake is not in its sandbox: {}", .0.join("; "))]
+    Sandbox(Vec<String>),
+    /// It has exited; its last line.
+    #[error("intake: {0}")]
+    Exited(String),
+    /// It takes too long.
+    #[error("intake has not answered in {} s", PATIENCE.as_secs())]
+    Late,
+    /// Bytes that are no answer to the question.
+    #[error("intake has sent no answer to the question")]
+    Answer,
+}
+
+impl From<rustix::io::Errno> for IntakeFault {
+    fn from(e: rustix::io::Errno) -> Self {
+        Self::System(e.into())
+    }
+}
+
+/// What is needed to start the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Intake<'a> {
+    /// `bulkhead-roles`.
+    pub(crate) executable: &'a OwnedFd,
+    /// `/dev/null`, open.
+    pub(crate) null: &'a OwnedFd,
+    /// This process in /proc.
+    pub(crate) own: &'a verify::Observed,
+    /// The process's user.
+    pub(crate) ids: Option<Ids>,
+    /// How strictly the sandbox is enforced.
+    pub(crate) level: Level,
+}
+
+/// A running process, which ends with this value.
+struct Running {
+    spawned: Spawned,
+    socket: OwnedFd,
+    log: OwnedFd,
+    begun: Instant,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
+        let _ = rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
+    }
+}
+
+impl Running {
+    /// Waits for a packet, and receives at most `to` bytes of it.
+    fn receive(&self, to: &mut [u8]) -> Result<usize, IntakeFault> {
+        loop {
+            let left = PATIENCE.checked_sub(self.begun.elapsed()).ok_or(IntakeFault::Late)?;
+            let timeout = Timespec::try_from(left).map_err(|_| IntakeFault::Late)?;
+            let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut socket, Some(&timeout)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(e) => return Err(e.into()),
+            }
+            return match rustix::net::recv(&self.socket, &mut *to, RecvFlags::DONTWAIT | RecvFlags::TRUNC)? {
+                (_, 0) => Err(IntakeFault::Exited(self.last_words())),
+                (_, n) => Ok(n),
+            };
+        }
+    }
+
+    /// The first line of its log; it may be hostile.
+    fn last_words(&self) -> String {
+        let mut bytes = [0; 512];
+        let n = rustix::io::read(&self.log, &mut bytes).unwrap_or(0);
+        let text = String::from_utf8_lossy(bytes.get(..n).unwrap_or_default());
+        let line = text.lines().next().unwrap_or("it has exited");
+        line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    }
+}
+
+impl Look for Intake<'_> {
+    fn look(&self, image: &OwnedFd, question: Question) -> Result<Answer, IntakeFault> {
+        let begun = Instant::now();
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (log, log_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let role = kind::INTAKE.role;
+        let spawned = bulkhead_policy::spawn(Spec {
+            executable: self.executable.as_fd(),
+            role,
+            socket: theirs,
+            log: log_write.as_fd(),
+            null: self.null.as_fd(),
+            ids: self.ids,
+            outlives: false,
+        })?;
+        let pid = spawned.pid;
+        let running = Running { spawned, socket: rustix::io::dup(&ours)?, log, begun };
+        let link = Resource::new(ours);
+        let send = |message: &ToProcess, fds: &[_]| {
+            link.send(message, fds).map_err(|e| IntakeFault::Exited(format!("{e}: {}", running.last_words())))
+        };
+        send(&ToProcess::Intake { level: self.level }, &[])?;
+        let mut request = [0; 128];
+        let n = running.receive(&mut request)?;
+        let asked = bulkhead_plan::FromProcess::from_bytes(request.get(..n).unwrap_or_default());
+        if asked.is_none_or(|a| a.ask != Ask::Ready) {
+            return Err(IntakeFault::Answer);
+        }
+        let profile = bulkhead_policy::profile(role).ok_or(IntakeFault::Answer)?;
+        let wrong = verify::check(&verify::observe(pid)?, self.own, profile);
+        if !wrong.is_empty() {
+            return Err(IntakeFault::Sandbox(wrong));
+        }
+        send(&ToProcess::Image { question }, &[image.as_fd()])?;
+        let mut packet = [0; Answer::LEN + 1];
+        let n = running.receive(&mut packet)?;
+        packet.get(..n).and_then(|p| Answer::from_bytes(question, p)).ok_or(IntakeFault::Answer)
+    }
+}

@@ -1,0 +1,260 @@
+//! The one-shot process `intake`: it gets one image and one question, answers with a fixed structure, and exits. The launcher opens
+//! images and parses none of their bytes.
+//!
+//! Order: the launcher sends [`ToProcess::Intake`]; the process enters its sandbox and sends [`Ask::Ready`]; the launcher verifies it
+//! in /proc and sends [`ToProcess::Image`] with the image's descriptor; the process sends an [`Answer`].
+use super::ImageFormat;
+#[cfg(doc)]
+use super::{Ask, ToProcess};
+use serde::{Deserialize, Serialize};
+
+/// A question about an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// The header of a qcow2 image.
+    Header,
+    /// The partition table of a raw disk with this number of sectors.
+    Partitions {
+        /// Sectors of 512 bytes.
+        sectors: u64,
+    },
+}
+
+/// The format of a backing file, as an image's header names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackingFormat {
+    /// The header does not name it.
+    Unnamed,
+    /// A format that Bulkhead reads.
+    Known(ImageFormat),
+    /// Another one.
+    Other,
+}
+
+/// A qcow2 image's header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the disk that it describes.
+    pub size: u64,
+    /// Name and format of the backing file.
+    pub backing: Option<(String, BackingFormat)>,
+}
+
+/// Why an image's header is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u8)]
+pub enum HeaderError {
+    /// The file, or its read part, ends inside of the header.
+    #[error("the header is cut off")]
+    Short = 1,
+    /// The first four bytes are others.
+    #[error("this is no qcow2 image")]
+    Magic = 2,
+    /// Another version of the format.
+    #[error("neither version 2 nor 3")]
+    Version = 3,
+    /// The guest's data is encrypted.
+    #[error("encrypted images are not supported")]
+    Encrypted = 4,
+    /// Incompatible features.
+    #[error("it has features that are not supported (an external data file, other compression, extended entries)")]
+    Features = 5,
+    /// The length of the backing file's name is 0 or more than the format allows.
+    #[error("the name of its backing file has an impossible length")]
+    NameLength = 6,
+    /// The backing file's name is outside of the read part, or is no text.
+    #[error("the name of its backing file is not where a name can be")]
+    Name = 7,
+    /// The extension with the backing file's format ends outside of the read part.
+    #[error("the format of its backing file is cut off")]
+    Format = 8,
+    /// The host cannot read the file.
+    #[error("the host cannot read it")]
+    Unreadable = 9,
+}
+
+impl HeaderError {
+    const ALL: [Self; 9] = [
+        Self::Short,
+        Self::Magic,
+        Self::Version,
+        Self::Encrypted,
+        Self::Features,
+        Self::NameLength,
+        Self::Name,
+        Self::Format,
+        Self::Unreadable,
+    ];
+}
+
+/// The geometry under which a disk was partitioned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitioned {
+    /// 1 to 16383.
+    pub cylinders: u16,
+    /// 2 to 256.
+    pub heads: u16,
+    /// Sectors of a track, 1 to 63.
+    pub sectors: u8,
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Question::Header`].
+    Header(Result<Header, HeaderError>),
+    /// To [`Question::Partitions`]; `None` if there is no partition.
+    Partitions(Option<Partitioned>),
+}
+
+impl Answer {
+    /// Bytes of an answer: what, error or format, cylinders, heads, sectors, length of the name, size, name.
+    pub const LEN: usize = NAME_AT + MAX_NAME;
+
+    /// The answer as a packet.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let mut put = |at: usize, from: &[u8]| {
+            if let Some(to) = bytes.get_mut(at..).and_then(|b| b.get_mut(..from.len())) {
+                to.copy_from_slice(from);
+            }
+        };
+        match self {
+            Self::Header(Err(error)) => put(0, &[REFUSED, *error as u8]),
+            Self::Header(Ok(Header { size, backing })) => {
+                put(0, &[HEADER]);
+                put(SIZE_AT, &size.to_le_bytes());
+                if let Some((name, format)) = backing {
+                    let format = match format {
+                        BackingFormat::Unnamed => 0,
+                        BackingFormat::Known(ImageFormat::Raw) => 1,
+                        BackingFormat::Known(ImageFormat::Qcow2) => 2,
+                        BackingFormat::Other => 3,
+                    };
+                    put(1, &[format]);
+                    put(LEN_AT, &u16::try_from(name.len()).unwrap_or(0).to_le_bytes());
+                    put(NAME_AT, name.as_bytes());
+                }
+            }
+            Self::Partitions(None) => put(0, &[NO_PARTITION]),
+            Self::Partitions(Some(Partitioned { cylinders, heads, sectors })) => {
+                put(0, &[PARTITION]);
+                put(CYLINDERS_AT, &cylinders.to_le_bytes());
+                put(HEADS_AT, &heads.to_le_bytes());
+                put(SECTORS_AT, &[*sectors]);
+            }
+        }
+        bytes
+    }
+
+    /// An answer from a packet of a process that a hostile image may have taken over. `None` if it is no answer to `question`.
+    pub fn from_bytes(question: Question, bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        let pair = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        match (question, bytes[0]) {
+            (Question::Header, REFUSED) => {
+                let error = HeaderError::ALL.into_iter().find(|e| *e as u8 == bytes[1])?;
+                Some(Self::Header(Err(error)))
+            }
+            (Question::Header, HEADER) => {
+                let size = u64::from_le_bytes(*bytes.get(SIZE_AT..)?.first_chunk()?);
+                let len = usize::from(pair(LEN_AT)?);
+                if len == 0 {
+                    return Some(Self::Header(Ok(Header { size, backing: None })));
+                }
+                let format = match bytes[1] {
+                    0 => BackingFormat::Unnamed,
+                    1 => BackingFormat::Known(ImageFormat::Raw),
+                    2 => BackingFormat::Known(ImageFormat::Qcow2),
+                    3 => BackingFormat::Other,
+                    _ => return None,
+                };
+                let name = std::str::from_utf8(bytes.get(NAME_AT..)?.get(..len)?).ok().filter(|n| !n.contains('\0'))?;
+                Some(Self::Header(Ok(Header { size, backing: Some((name.to_owned(), format)) })))
+            }
+            (Question::Partitions { .. }, NO_PARTITION) => Some(Self::Partitions(None)),
+            (Question::Partitions { .. }, PARTITION) => {
+                let (cylinders, heads, sectors) = (pair(CYLINDERS_AT)?, pair(HEADS_AT)?, *bytes.get(SECTORS_AT)?);
+                let possible =
+                    (1..=16383).contains(&cylinders) && (2..=256).contains(&heads) && (1..=63).contains(&sectors);
+                possible.then_some(Self::Partitions(Some(Partitioned { cylinders, heads, sectors })))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Most bytes of a backing file's name (QEMU's docs/interop/qcow2.rst).
+pub const MAX_NAME: usize = 1023;
+const REFUSED: u8 = 1;
+const HEADER: u8 = 2;
+const NO_PARTITION: u8 = 3;
+const PARTITION: u8 = 4;
+const CYLINDERS_AT: usize = 2;
+const HEADS_AT: usize = 4;
+const SECTORS_AT: usize = 6;
+const LEN_AT: usize = 8;
+const SIZE_AT: usize = 16;
+const NAME_AT: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn answers() -> Vec<(Question, Answer)> {
+        let header = |backing| Answer::Header(Ok(Header { size: 1 << 40, backing }));
+        let mut all = vec![
+            (Question::Header, header(None)),
+            (Question::Partitions { sectors: 9 }, Answer::Partitions(None)),
+            (
+                Question::Partitions { sectors: 9 },
+                Answer::Partitions(Some(Partitioned { cylinders: 16383, heads: 256, sectors: 63 })),
+            ),
+        ];
+        for format in [
+            BackingFormat::Unnamed,
+            BackingFormat::Known(ImageFormat::Raw),
+            BackingFormat::Known(ImageFormat::Qcow2),
+            BackingFormat::Other,
+        ] {
+            all.push((Question::Header, header(Some(("b".repeat(MAX_NAME), format)))));
+        }
+        all.extend(HeaderError::ALL.map(|e| (Question::Header, Answer::Header(Err(e)))));
+        all
+    }
+
+    #[test]
+    fn every_answer_comes_back_and_answers_its_own_question_alone() {
+        for (question, answer) in answers() {
+            let bytes = answer.to_bytes();
+            assert_eq!(Answer::from_bytes(question, &bytes), Some(answer.clone()));
+            let other = match question {
+                Question::Header => Question::Partitions { sectors: 1 },
+                Question::Partitions { .. } => Question::Header,
+            };
+            assert_eq!(Answer::from_bytes(other, &bytes), None, "{answer:?}");
+            assert_eq!(Answer::from_bytes(question, &bytes[1..]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_hostile_answer_is_none_or_possible(
+            head in prop::collection::vec(any::<u8>(), NAME_AT..=NAME_AT), name in prop::collection::vec(any::<u8>(), 0..40),
+            question in prop_oneof![Just(Question::Header), Just(Question::Partitions { sectors: 7 })],
+        ) {
+            let mut bytes = [0; Answer::LEN];
+            bytes[..NAME_AT].copy_from_slice(&head);
+            bytes[NAME_AT..][..name.len()].copy_from_slice(&name);
+            bytes[0] %= 6;
+            match Answer::from_bytes(question, &bytes) {
+                Some(Answer::Header(Ok(Header { backing: Some((name, _)), .. }))) => {
+                    prop_assert!((1..=MAX_NAME).contains(&name.len()) && !name.contains('\0'));
+                }
+                Some(Answer::Partitions(Some(p))) => prop_assert!(p.cylinders > 0 && p.heads > 1 && p.sectors > 0),
+                _ => {}
+            }
+        }
+    }
+}
