@@ -4,6 +4,7 @@
 //! and the guest would wait for ever.
 use crate::failure::{Failure, system};
 use crate::pv;
+use crate::unserved::{Answers, Nodes};
 use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
@@ -81,7 +82,7 @@ impl Watch {
         let Some(guest) = self.guest else { return Ok(seen) };
         if has(VNC) && !self.shown {
             // Over another connection: an event that arrives between two answers would not make this descriptor readable any more.
-            self.shown = Xenstore::connect().is_ok_and(|mut xenstore| show(&mut xenstore, self.domid, guest));
+            self.shown = Answers::connect().is_ok_and(|mut nodes| show(&mut nodes, self.domid, guest));
         }
         if has(DOMAINS) {
             seen.end = report_if_dead(self.domid, guest)?;
@@ -199,19 +200,22 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The nodes of a VNC server's address, as libxl names them.
+const ADDRESS: [&str; 3] = ["vnc-listen", "vnc-pass", "vnc-port"];
+/// Most bytes of their values.
+const LONGEST: usize = 256;
+
 /// Copies the VNC server's address from the stub domain's nodes, where libxl writes it, to the guest's, where `xl vncviewer GUEST`
 /// reads it. False if libxl has not written it yet.
-fn show(xenstore: &mut Xenstore, stubdom: u16, guest: u16) -> bool {
-    let from = format!("/local/domain/{stubdom}/console");
-    if xenstore.read(&format!("{from}/vnc-port")).is_err() {
+fn show(nodes: &mut impl Nodes, stubdom: u16, guest: u16) -> bool {
+    let (from, to) = (format!("/local/domain/{stubdom}/console"), format!("/local/domain/{guest}/console"));
+    if nodes.value(&format!("{from}/vnc-port")).is_none() {
         return false;
     }
-    for node in xenstore.directory(&from).into_iter().filter(|n| n.starts_with("vnc-")) {
-        let copied = xenstore
-            .read(&format!("{from}/{node}"))
-            .and_then(|value| xenstore.write(&format!("/local/domain/{guest}/console/{node}"), &value));
-        if let Err(e) = copied {
-            crate::log::say(&format!("xl vncviewer will not find guest {guest}: {node}: {e}"));
+    for node in ADDRESS {
+        let Some(value) = nodes.value(&format!("{from}/{node}")).filter(|v| v.len() <= LONGEST) else { continue };
+        if !nodes.set_beside(&to, &format!("{to}/{node}"), &value) {
+            crate::log::say(&format!("xl vncviewer will not find guest {guest}: {node} cannot be written"));
         }
     }
     true
@@ -234,7 +238,26 @@ fn report_if_dead(stubdom: u16, guest: u16) -> Result<Option<String>, WatchFault
 
 #[cfg(test)]
 mod tests {
-    use super::is_asked;
+    use super::{is_asked, show};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_stub_domains_nodes_become_no_more_than_a_viewers_address() {
+        let mut nodes: BTreeMap<String, String> = BTreeMap::new();
+        let mut put = |path: &str, value: &str| nodes.insert(format!("/local/domain/{path}"), value.to_owned());
+        put("8/console", "");
+        put("9/console/vnc-listen", "127.0.0.1");
+        (0..1000).for_each(|i| drop(put(&format!("9/console/vnc-{i}"), "x")));
+        assert!(!show(&mut nodes, 9, 8), "libxl has not written it yet");
+        nodes.insert("/local/domain/9/console/vnc-port".into(), "5900".into());
+        nodes.insert("/local/domain/9/console/vnc-pass".into(), "x".repeat(4000));
+        assert!(show(&mut nodes, 9, 8));
+        let theirs: Vec<_> = nodes.iter().filter(|(path, _)| path.starts_with("/local/domain/8/console/")).collect();
+        assert_eq!(theirs.len(), 2, "{theirs:?}");
+        nodes.retain(|path, _| !path.starts_with("/local/domain/8"));
+        show(&mut nodes, 9, 8);
+        assert!(nodes.keys().all(|path| !path.starts_with("/local/domain/8")), "the guest has gone");
+    }
 
     #[test]
     fn back_ends_are_told_from_guests() {

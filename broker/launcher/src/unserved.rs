@@ -37,7 +37,8 @@ impl Answers {
 pub(crate) trait Nodes {
     fn names(&mut self, path: &str) -> Vec<String>;
     fn value(&mut self, path: &str) -> Option<String>;
-    fn set(&mut self, path: &str, value: &str) -> bool;
+    /// Writes a node if the node `there` exists, so that a removed directory is not made anew. Returns whether it was written.
+    fn set_beside(&mut self, there: &str, path: &str, value: &str) -> bool;
 }
 
 impl Nodes for Answers {
@@ -52,12 +53,12 @@ impl Nodes for Answers {
         let answer = self.xenstore.read(path);
         self.heard(answer)
     }
-    fn set(&mut self, path: &str, value: &str) -> bool {
+    fn set_beside(&mut self, there: &str, path: &str, value: &str) -> bool {
         if self.silent {
             return false;
         }
-        let answer = self.xenstore.write(path, value);
-        self.heard(answer).is_some()
+        let answer = self.xenstore.write_beside(there, path, value);
+        self.heard(answer) == Some(true)
     }
 }
 
@@ -82,15 +83,12 @@ pub(crate) fn answer(domid: u16, nodes: &mut impl Nodes, served: impl Fn(u32) ->
     for devid in ids.into_iter().filter(|devid| !served(*devid)).take(DISKS) {
         let back = format!("{top}/{devid}");
         let own = State::of(nodes.value(&format!("{back}/state")).as_deref());
-        // dom0 has written this node. It is read again before the write below, which must not make a removed directory again.
+        // dom0 has written this node.
         let Some(front) = nodes.value(&format!("{back}/frontend")) else { continue };
         let there = State::of(nodes.value(&format!("{front}/state")).as_deref());
         let kept = nodes.value(&format!("{back}/online")).as_deref() != Some("0");
         let Some(state) = next(there, own, kept) else { continue };
-        if nodes.value(&format!("{back}/frontend")).is_none() {
-            continue;
-        }
-        if nodes.set(&format!("{back}/state"), &(state as u8).to_string())
+        if nodes.set_beside(&format!("{back}/frontend"), &format!("{back}/state"), &(state as u8).to_string())
             && state == State::Closed
             && matches!(there, State::Initialised | State::Connected)
         {
@@ -116,9 +114,12 @@ mod tests {
         fn value(&mut self, path: &str) -> Option<String> {
             self.get(path).cloned()
         }
-        fn set(&mut self, path: &str, value: &str) -> bool {
-            self.insert(path.to_owned(), value.to_owned());
-            true
+        fn set_beside(&mut self, there: &str, path: &str, value: &str) -> bool {
+            let exists = self.contains_key(there);
+            if exists {
+                self.insert(path.to_owned(), value.to_owned());
+            }
+            exists
         }
     }
 

@@ -9,6 +9,10 @@ pub const XS_WATCH: u32 = 4;
 pub const XS_WATCH_EVENT: u32 = 15;
 /// XS_READ.
 pub const XS_READ: u32 = 2;
+/// XS_TRANSACTION_START.
+pub const XS_TRANSACTION_START: u32 = 6;
+/// XS_TRANSACTION_END.
+pub const XS_TRANSACTION_END: u32 = 7;
 /// XS_WRITE.
 pub const XS_WRITE: u32 = 11;
 /// XS_ERROR.
