@@ -4,6 +4,7 @@
 pub mod argv;
 pub mod attach;
 mod budget;
+mod callers;
 pub mod errors;
 pub mod failure;
 pub mod intake;

@@ -1,7 +1,8 @@
 //! A slot: a process, its restarts, and the descriptors that are kept for it.
+use crate::callers::Served;
 use crate::failure::{Failure, system};
 use crate::resource::{ReceiveFault, Resource, SendFault};
-use bulkhead_plan::{FdUse, Kind, Picture, Slot, ToProcess};
+use bulkhead_plan::{FdUse, Kind, Picture, Slot, Starts, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::RefCell;
@@ -99,6 +100,9 @@ pub(crate) enum KillReason {
     /// A request that is not this process's to make.
     #[error("asked for what it may not")]
     Forbidden,
+    /// It is a back end, and has called `xenbus` or `grant` without end.
+    #[error("made more calls to {0} than it may")]
+    Overrun(String),
     /// Control asks for its restart.
     #[error("restart was asked for")]
     RestartRequest,
@@ -133,6 +137,10 @@ pub(crate) struct SlotState {
     pub(crate) name: String,
     pub(crate) kind: &'static Kind,
     pub(crate) ids: Option<Ids>,
+    /// Of a PV back end: the processes that it calls.
+    pub(crate) served: Option<Served>,
+    /// Of `xenbus` and `grant`: sockets to back ends' new processes, of which its own process has not been told.
+    pub(crate) new_callers: Vec<(FdUse, OwnedFd)>,
     /// The served domain, if it is not the plan's: a stub domain's guest.
     pub(crate) domid: Option<u16>,
     /// The broker does not know the process: it is a back end that was added, or there is no broker.
@@ -174,6 +182,8 @@ impl SlotState {
             name,
             kind,
             ids,
+            served: None,
+            new_callers: Vec::new(),
             domid: None,
             without_broker: false,
             phase: Phase::Starting,
@@ -216,6 +226,11 @@ impl SlotState {
     /// Whether the process is a viewer: it reads a display's surface.
     pub(crate) fn looks(&self) -> bool {
         self.kind.picture == Picture::Looks
+    }
+
+    /// Whether back ends call the process: it is `xenbus` or `grant`.
+    pub(crate) fn has_callers(&self) -> bool {
+        self.kind.starts == Starts::WithBackEnds
     }
 
     /// Sends the process a message with descriptors; does nothing without a process. A process that does not take the message,

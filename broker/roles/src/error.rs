@@ -34,6 +34,9 @@ pub(crate) enum BuildError {
     /// xenstored refuses the watch of a directory.
     #[error("{path}: {source}")]
     Watch { path: String, source: XenError },
+    /// The launcher names a back end's role that is none.
+    #[error("{0} is no back end")]
+    NoBackEnd(String),
     #[error("no keyboard layout {0}")]
     Layout(String),
     /// The descriptor of a PV disk's file is missing.

@@ -23,10 +23,8 @@ struct Line {
 }
 
 impl Line {
-    /// A line on which a previous process may have left calls. Their answers are dropped when the first call is made, since the
-    /// serial numbers begin at an arbitrary value. Nothing is read here: this runs before the filter.
     fn new(socket: OwnedFd) -> Self {
-        Self { socket, serial: bulkhead_bus::Clock::Real.now().to_le_bytes()[1] }
+        Self { socket, serial: 0 }
     }
 
     /// Whether a packet is the notice of a change, which is no answer.
@@ -50,8 +48,11 @@ impl Line {
                     Err(_) => return None,
                 }
                 let mut answer = [0; 1 + XenbusReply::MAX];
-                let Ok((n, _)) = rustix::net::recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT) else {
-                    continue;
+                let n = match rustix::net::recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                    // Nobody has the other end any more.
+                    Ok((0, _)) => return None,
+                    Ok((n, _)) => n,
+                    Err(_) => continue,
                 };
                 let answer = answer.get(..n)?;
                 match answer.split_first() {
@@ -77,7 +78,7 @@ impl Line {
 /// The front end of a PV device.
 pub(crate) struct Front {
     domid: u16,
-    /// Offset of the buffer in the range of pages, in bytes.
+    /// Bytes of the pages to map, and offset of the buffer behind them in the range of pages.
     buffer: u64,
     nodes: Line,
     /// The socket to `grant`, and the range into which granted pages are mapped; a frame buffer has none.
@@ -88,6 +89,8 @@ pub(crate) struct Front {
     changed: bool,
     /// A call to `xenbus` had no answer.
     unanswered: bool,
+    /// This process may map too few pages for another connection.
+    spent: bool,
 }
 
 impl Front {
@@ -113,7 +116,17 @@ impl Front {
         let mut require = |what: &FdUse| fds.require(what);
         let nodes = Line::new(require(&FdUse::Nodes(0))?);
         let evtchn = Evtchn::from_fd(require(&FdUse::Evtchn)?);
-        Ok(Self { domid, buffer: 0, nodes, grants: None, evtchn, port: None, changed: false, unanswered: false })
+        Ok(Self {
+            domid,
+            buffer: 0,
+            nodes,
+            grants: None,
+            evtchn,
+            port: None,
+            changed: false,
+            unanswered: false,
+            spent: false,
+        })
     }
 
     /// The descriptors to poll: the event channel and the socket to `xenbus`.
@@ -133,7 +146,15 @@ impl Front {
     }
 
     fn grant(&mut self, call: &GrantCall) -> Option<u64> {
-        self.grants.as_mut()?.0.ask(&call.to_bytes(), &mut false).and_then(|a| GrantReply::from_bytes(&a))?.0
+        let answer = self.grants.as_mut()?.0.ask(&call.to_bytes(), &mut false);
+        match answer.and_then(|a| GrantReply::from_bytes(&a))? {
+            GrantReply::Done(number) => Some(number),
+            GrantReply::Failed => None,
+            GrantReply::Spent => {
+                self.spent = true;
+                None
+            }
+        }
     }
 }
 
@@ -158,6 +179,9 @@ impl Frontend for Front {
     }
 
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool {
+        if self.spent {
+            return false;
+        }
         let Some(index) = self.grant(&GrantCall::Name(grefs.to_vec())) else { return false };
         let mapped = self.grants.as_ref().map(|(_, memory)| memory.map(page, grefs.len(), index));
         if !matches!(mapped, Some(Ok(()))) {
@@ -170,8 +194,18 @@ impl Frontend for Front {
     fn unmap(&mut self) {
         if let Some((_, memory)) = &self.grants {
             memory.unmap();
-            let _ = self.grant(&GrantCall::Reset);
+            let left = self.grant(&GrantCall::Reset);
+            self.spent |= left.is_some_and(|left| left.saturating_mul(4096) < self.buffer);
         }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.spent
+    }
+
+    fn end_life(&mut self) {
+        tracing::info!("this process has mapped as many granted pages as it may, and ends for another to connect");
+        bulkhead_runtime::end(0)
     }
 
     fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool {

@@ -7,6 +7,7 @@
 //! | `board.rs`, `blk.rs`, `net.rs`, `input.rs`, `display.rs` | the roles of each device crate |
 //! | `xenbus.rs`, `grant.rs`, `vchan.rs` | roles without a device crate |
 //! | `intake/` | a question about an image |
+//! | `token_bucket.rs` | the limit on calls to `xenbus` and `grant` |
 //! | `frontend.rs`, `viewer.rs` | devices' access to a PV front end, and to a surface |
 mod blk;
 mod board;
@@ -18,6 +19,7 @@ mod input;
 mod intake;
 mod net;
 mod role;
+mod token_bucket;
 mod vchan;
 mod viewer;
 mod xenbus;
@@ -49,7 +51,7 @@ fn role_of(config: &DeviceConfig) -> &'static Role {
         DeviceConfig::Vfb { .. } => &display::VFB,
         DeviceConfig::Vchan { .. } => &vchan::VCHAN,
         DeviceConfig::Xenbus { .. } => &xenbus::XENBUS,
-        DeviceConfig::Grant => &grant::GRANT,
+        DeviceConfig::Grant { .. } => &grant::GRANT,
     }
 }
 
@@ -171,8 +173,8 @@ mod tests {
                 password: false,
                 layout: String::new(),
             },
-            DeviceConfig::Xenbus { devices: Vec::new() },
-            DeviceConfig::Grant,
+            DeviceConfig::Xenbus { callers: Vec::new() },
+            DeviceConfig::Grant { callers: Vec::new() },
             DeviceConfig::Qdisk { devid: 0, disk, emulated: None, discard: false },
             DeviceConfig::Vkbd { devid: 0 },
             DeviceConfig::Console { devid: 0, listens: false },

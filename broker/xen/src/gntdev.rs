@@ -64,7 +64,9 @@ impl Gntdev {
             .ok_or(XenError { what: "GNTDEV_MAP_GRANT_REF", source: std::io::ErrorKind::InvalidData.into() })
     }
 
-    /// Removes pages that [`Self::name`] has added; mapped pages stay until they are unmapped.
+    /// Removes pages that [`Self::name`] has added at this offset. The kernel does not tell whether they are mapped; mapped pages
+    /// stay mapped, and their entries in Xen's table of mapped grants in use, until the mapping goes. With `pages` 0 any number of
+    /// pages is removed.
     pub fn forget(&self, index: u64, pages: u32) -> Result<()> {
         let arg = ioctl::GntdevUnmap { index, count: pages, pad: 0 };
         // SAFETY: the request reads one GntdevUnmap.

@@ -17,7 +17,7 @@ use crate::backend::{Executor, Image, Job, Outcome};
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{
-    BUFFER_PAGES, BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, Piece, Side, State, number,
+    BUFFER_PAGES, BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, Piece, Side, State, means, number,
 };
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use ring::Ring;
@@ -39,6 +39,7 @@ pub const DATA_PAGES: usize = 1088;
 const _: () = assert!(BUFFER_PAGES == IN_FLIGHT * INDIRECT_SEGMENTS);
 /// Index of the buffer's first page, after the ring and the pages of data.
 pub const BUFFER: usize = RING_PAGES + DATA_PAGES;
+const _: () = assert!(BUFFER == means::QDISK.connection as usize);
 
 /// Most requests in progress. Others wait in the ring.
 const IN_FLIGHT: usize = 32;
@@ -636,5 +637,5 @@ pub fn exercised() -> Subject<'static> {
         "ring-ref2",
         "ring-ref3",
     ];
-    Subject::new(&make, BUFFER.saturating_add(BUFFER_PAGES), nodes)
+    Subject::new(&make, BUFFER.saturating_add(BUFFER_PAGES), nodes, &means::QDISK)
 }

@@ -23,6 +23,9 @@ struct World {
     /// Number of requests for nodes, and whether they stay unanswered.
     asked: u32,
     silent: bool,
+    /// The process may map too few pages for another connection; and it has ended itself.
+    spent: bool,
+    ended: bool,
     /// The time that a job takes in the calling thread; `None` if all go to the lanes.
     at_once: Option<Duration>,
 }
@@ -69,6 +72,12 @@ impl Frontend for Fake {
             self.1.read(address(page), &mut bytes).unwrap();
             world.granted.insert(gref, bytes);
         }
+    }
+    fn is_spent(&self) -> bool {
+        self.world().spent
+    }
+    fn end_life(&mut self) {
+        self.world().ended = true;
     }
     fn copy(&mut self, to_guest: bool, mut at: u64, pieces: &[Piece]) -> bool {
         let whole: u64 = pieces.iter().map(|p| u64::from(p.len)).sum();

@@ -2,6 +2,7 @@
 use super::{BYTES, Frames, PAGE, Vfb};
 use bulkhead_bus::fake::{FakeFrontend, FakeMemory};
 use bulkhead_bus::pv::exercise::Subject;
+use bulkhead_bus::pv::means;
 use bulkhead_bus::{Auxiliary, DmaError, GuestMemory, Segment};
 use rustix::fd::BorrowedFd;
 use std::sync::Arc;
@@ -73,5 +74,5 @@ pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         Box::new(Vfb::new(Box::new(guest.clone()), Box::new(Domain(guest.memory.clone()))))
     }
-    Subject::new(&make, FRAMES as usize, &["page-ref", "event-channel", "protocol", "feature-update"])
+    Subject::new(&make, FRAMES as usize, &["page-ref", "event-channel", "protocol", "feature-update"], &means::VFB)
 }

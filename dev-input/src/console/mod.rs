@@ -9,7 +9,7 @@ mod tests;
 use crate::serial::Backend;
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, State, number};
+use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, State, means, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -18,6 +18,7 @@ use std::sync::atomic::{Ordering, fence};
 pub const HOST: u32 = 2;
 /// Pages to map: the console's.
 pub const PAGES: usize = 1;
+const _: () = assert!(PAGES == means::CONSOLE.connection as usize);
 
 /// Offsets in the page (struct xencons_interface).
 mod page {
@@ -234,5 +235,5 @@ pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         Box::new(Console::new(Box::new(guest.clone()), guest.memory.clone(), Box::new(Talker), false))
     }
-    Subject::new(&make, PAGES, &["ring-ref", "port"])
+    Subject::new(&make, PAGES, &["ring-ref", "port"], &means::CONSOLE)
 }

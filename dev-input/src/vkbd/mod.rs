@@ -9,7 +9,7 @@ use crate::records;
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
-use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, number};
+use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, means, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeSet, VecDeque};
@@ -18,6 +18,7 @@ use std::collections::{BTreeSet, VecDeque};
 pub const INPUT: u32 = 2;
 /// Pages to map: the ring's.
 pub const PAGES: usize = 1;
+const _: () = assert!(PAGES == means::VKBD.connection as usize);
 
 /// Offsets in the page (struct xenkbd_page).
 mod page {
@@ -266,5 +267,5 @@ pub fn exercised() -> Subject<'static> {
     fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
         Box::new(Typed(Vkbd::new(Box::new(guest.clone()), None, None)))
     }
-    Subject::new(&make, PAGES, &["page-gref", "event-channel", "request-abs-pointer"])
+    Subject::new(&make, PAGES, &["page-gref", "event-channel", "request-abs-pointer"], &means::VKBD)
 }

@@ -314,6 +314,9 @@ impl Data {
             }
             self.retry_deferred();
             self.flush();
+            while let Some(caller) = self.cx.overruns.pop() {
+                self.process.request(Ask::Overrun { caller })?;
+            }
             if busy || !self.channel.may_sleep(seen) {
                 continue;
             }
@@ -451,6 +454,23 @@ impl Data {
         }
     }
 
+    /// A back end that this process serves has a new process, at the other end of `socket`.
+    fn begin_life(&mut self, caller: u8, socket: OwnedFd) -> Result<(), StartError> {
+        let Some(callers) = self.device.callers() else { return Ok(()) };
+        let Some(ready) = callers.ready(caller) else { return Ok(()) };
+        epoll::add(&self.epoll, &socket, EventData::new_u64(u64::from(ready)), EventFlags::IN | EventFlags::ET)?;
+        // Closing is not enough: the launcher may still have the last socket, which would keep its entry in epoll. A socket of
+        // this process's start is polled by a copy.
+        if let Some(last) = callers.begin_life(caller, socket, &mut self.cx) {
+            let _ = epoll::delete(&self.epoll, &last);
+        }
+        for (_, copy) in self.polled.extract_if(.., |(number, _)| *number == ready) {
+            let _ = epoll::delete(&self.epoll, &copy);
+        }
+        self.cx.again();
+        Ok(())
+    }
+
     /// Handles the launcher's messages; false if it has closed the socket.
     fn link(&mut self) -> Result<bool, StartError> {
         match self.process.link.receive(false) {
@@ -463,6 +483,12 @@ impl Data {
             Ok(Some((ToProcess::Surface, fds))) => {
                 if let (Some(fd), Some(viewers)) = (fds.into_iter().next(), self.device.viewers()) {
                     viewers.set_surface(fd);
+                }
+                Ok(true)
+            }
+            Ok(Some((ToProcess::Life { caller }, fds))) => {
+                if let Some(fd) = fds.into_iter().next() {
+                    self.begin_life(caller, fd)?;
                 }
                 Ok(true)
             }

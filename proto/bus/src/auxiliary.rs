@@ -1,6 +1,7 @@
 //! Processes that run like devices but are invisible to the guest: no registers, no state that survives a restart.
 use crate::{
-    Access, Context, Declaration, Device, Display, Inspect, IoError, IoResult, Ready, Reset, StateError, Viewers,
+    Access, Callers, Context, Declaration, Device, Display, Inspect, IoError, IoResult, Ready, Reset, StateError,
+    Viewers,
 };
 
 /// The work of such a process.
@@ -20,6 +21,11 @@ pub trait Auxiliary: Send {
 
     /// See [`Device::viewers`].
     fn viewers(&mut self) -> Option<&mut dyn Viewers> {
+        None
+    }
+
+    /// See [`Device::callers`].
+    fn callers(&mut self) -> Option<&mut dyn Callers> {
         None
     }
 
@@ -66,6 +72,10 @@ impl<T: Auxiliary> Device for Unseen<T> {
 
     fn viewers(&mut self) -> Option<&mut dyn Viewers> {
         self.0.viewers()
+    }
+
+    fn callers(&mut self) -> Option<&mut dyn Callers> {
+        self.0.callers()
     }
 
     fn inspect(&self, out: &mut Inspect) {

@@ -224,6 +224,8 @@ pub struct Context {
     pub log: GuestLog,
     /// Positions that survive the process.
     pub marks: Marks,
+    /// Numbers of back ends that have made more calls than they may: the launcher is asked to kill them.
+    pub overruns: Vec<u8>,
     again: bool,
 }
 
@@ -238,6 +240,7 @@ impl Context {
             effects: Effects::default(),
             log: GuestLog::default(),
             marks: Marks::default(),
+            overruns: Vec::new(),
             again: false,
         }
     }

@@ -1,5 +1,5 @@
 //! The trait of emulated devices.
-use crate::facets::{Board, Card, Display, Drives, Input, UsbBus, Viewers};
+use crate::facets::{Board, Callers, Card, Display, Drives, Input, UsbBus, Viewers};
 use crate::{Context, Declaration, Inspect, RegionId};
 
 /// One access to a region of the device.
@@ -233,6 +233,11 @@ pub trait Device: Send {
 
     /// The facet of a server of viewers.
     fn viewers(&mut self) -> Option<&mut dyn Viewers> {
+        None
+    }
+
+    /// The facet of a process that serves PV back ends.
+    fn callers(&mut self) -> Option<&mut dyn Callers> {
         None
     }
 }

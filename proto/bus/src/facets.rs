@@ -177,6 +177,15 @@ pub trait Viewers {
     }
 }
 
+/// Back ends of PV devices that call this process: of `xenbus` and `grant`.
+pub trait Callers {
+    /// Ready number of the socket to the back end with this number; `None` if there is no such back end.
+    fn ready(&self, caller: u8) -> Option<u32>;
+    /// The back end has a new process, and the last one is dead; `socket` is connected to the new one. What the back end may use
+    /// begins anew. Returns the socket to the last process.
+    fn begin_life(&mut self, caller: u8, socket: OwnedFd, cx: &mut Context) -> Option<OwnedFd>;
+}
+
 /// Where a viewer comes from. The text is `ADDRESS:PORT`, or `unix`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewerAddress {

@@ -1,5 +1,5 @@
 //! Stand-ins for tests of devices.
-use crate::pv::{Frontend, Piece, Side};
+use crate::pv::{Frontend, Means, Piece, Side};
 use crate::{Context, DmaError, GuestMemory, Segment};
 use rustix::fd::BorrowedFd;
 use std::collections::HashMap;
@@ -78,8 +78,14 @@ pub struct PvWorld {
     pub adopted: Option<u32>,
     /// Number of signals to the guest.
     pub notified: u32,
-    /// Number of requests for nodes.
+    /// Number of calls to `xenbus`: requests for nodes, and writes.
     pub asked: u32,
+    /// What the back end may write, if that is checked.
+    pub means: Option<&'static Means>,
+    /// The back end may map too few pages for another connection.
+    pub spent: bool,
+    /// The back end has ended its process.
+    pub ended: bool,
     /// Requests for nodes get no answer.
     pub silent: bool,
     /// The contents of every granted page, for copies.
@@ -149,6 +155,12 @@ impl Frontend for FakeFrontend {
         self.with(|w| w.silent)
     }
     fn set(&mut self, name: &str, value: &str) {
+        self.with(|w| {
+            w.asked = w.asked.saturating_add(1);
+            if w.means.is_some_and(|means| !means.may_write(name, value)) {
+                w.wrong = Some(format!("the node {name} is not the back end's, or too short for {value:?}"));
+            }
+        });
         self.put(true, name, value);
     }
     fn changed(&mut self, ready: bool) -> bool {
@@ -160,7 +172,7 @@ impl Frontend for FakeFrontend {
             if grefs.is_empty() || page.saturating_add(grefs.len()) > pages {
                 w.wrong = Some(format!("{} pages are mapped at page {page} of {pages}", grefs.len()));
             }
-            let good = grefs.iter().all(|g| w.granted.contains(g));
+            let good = !w.spent && grefs.iter().all(|g| w.granted.contains(g));
             if good {
                 w.mapped = w.mapped.max(page.saturating_add(grefs.len()));
             }
@@ -169,6 +181,12 @@ impl Frontend for FakeFrontend {
     }
     fn unmap(&mut self) {
         self.with(|w| w.mapped = 0);
+    }
+    fn is_spent(&self) -> bool {
+        self.with(|w| w.spent)
+    }
+    fn end_life(&mut self) {
+        self.with(|w| w.ended = true);
     }
     fn copy(&mut self, to_guest: bool, mut at: u64, pieces: &[Piece]) -> bool {
         let memory = self.memory.clone();

@@ -24,8 +24,8 @@ pub use auxiliary::{Auxiliary, Unseen};
 pub use context::{Clock, Context, Effects, GuestLog, Lines, MarkKeeper, Marks, TimerId, Timers};
 pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface};
 pub use facets::{
-    Board, BoardError, Card, Display, DriveCounters, DriveError, DriveFacts, Drives, Input, PasswordError, UsbBus,
-    UsbError, ViewerAddress, Viewers,
+    Board, BoardError, Callers, Card, Display, DriveCounters, DriveError, DriveFacts, Drives, Input, PasswordError,
+    UsbBus, UsbError, ViewerAddress, Viewers,
 };
 pub use input::InputEvent;
 pub use inspect::Inspect;

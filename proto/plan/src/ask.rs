@@ -120,6 +120,11 @@ pub enum Ask {
         /// The device.
         slot: Slot,
     },
+    /// `xenbus` and `grant`: a back end has made more calls than it may. Its process is killed.
+    Overrun {
+        /// The back end's number in the sender.
+        caller: u8,
+    },
     /// The broker: the guest has ejected a device; its process ends now. It may be added again.
     Ejected {
         /// The device.
@@ -135,7 +140,7 @@ pub enum Ask {
 /// | 1 | slot, or how the machine ends |
 /// | 2, 3 | 0 |
 /// | 4–7 | number that the answer carries |
-/// | 8–15 | the request's number: a frame, a disk, a drive, a mask, a reason |
+/// | 8–15 | the request's number: a frame, a disk, a drive, a mask, a reason, a back end |
 /// | 16–79 | a name or settings |
 ///
 /// Bytes that a request does not use are 0.
@@ -182,6 +187,7 @@ impl FromProcess {
             Ask::Ejected { slot } => (17, slot, 0, NAMELESS),
             Ask::PartUnplugged { slot, mask } => (18, slot, u64::from(mask), NAMELESS),
             Ask::ChannelSealed { slot } => (19, slot, 0, NAMELESS),
+            Ask::Overrun { caller } => (20, 0, u64::from(caller), NAMELESS),
         };
         let mut bytes = [0; Self::LEN];
         let head = [code, slot, 0, 0].into_iter().chain(self.serial.to_le_bytes());
@@ -234,6 +240,7 @@ impl FromProcess {
             17 => Ask::Ejected { slot },
             18 => Ask::PartUnplugged { slot, mask: u16::try_from(number).ok().filter(|mask| *mask != 0)? },
             19 => Ask::ChannelSealed { slot },
+            20 => Ask::Overrun { caller: u8::try_from(number).ok()? },
             _ => return None,
         };
         let message = Self { serial: u32::from_le_bytes([s0, s1, s2, s3]), ask };
@@ -300,6 +307,7 @@ mod tests {
             Ask::PartUnplugged { slot: 3, mask: 1 },
             Ask::Plug { slot: 3 },
             Ask::Ejected { slot: 3 },
+            Ask::Overrun { caller: 3 },
         ];
         for ask in asks {
             let message = FromProcess { serial: 9, ask };

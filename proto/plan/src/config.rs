@@ -3,6 +3,7 @@
 use super::FdUse;
 use super::kind::{self, Kind, Starts};
 use bulkhead_bus::nic::{NicLease, NicSettings};
+use bulkhead_bus::pv::Means;
 use bulkhead_bus::{BootMenu, DiskGeometry, DiskIdentity, UsbDevice, WhenFull};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,24 @@ pub enum NicEnd {
     Packet,
     /// A stream socket with QEMU's framing.
     Stream,
+}
+
+/// A back end that `xenbus` or `grant` serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller<T> {
+    /// Its number in that process, as in [`FdUse::Nodes`] and [`FdUse::Grants`].
+    pub number: u8,
+    /// Its role, which determines what it may use ([`kind::Kind::back_end`]).
+    pub role: String,
+    /// What that process needs to know of it.
+    pub about: T,
+}
+
+impl<T> Caller<T> {
+    /// What it may use; `None` if its role is no back end.
+    pub fn means(&self) -> Option<&'static Means> {
+        kind::of_role(&self.role)?.back_end
+    }
 }
 
 /// The directories of a PV device in xenstore.
@@ -231,11 +250,14 @@ pub enum DeviceConfig {
     },
     /// Holds the connection to xenstored for the back ends of PV devices.
     Xenbus {
-        /// Each back end's number, as in [`FdUse::Nodes`], and its two directories.
-        devices: Vec<(u8, PvNodes)>,
+        /// The back ends and their directories.
+        callers: Vec<Caller<PvNodes>>,
     },
-    /// Holds the devices of granted pages for the back ends of PV devices, with the numbers of the descriptors ([`FdUse::Gntdev`]).
-    Grant,
+    /// Holds the devices of granted pages for the back ends of PV devices.
+    Grant {
+        /// The back ends that have a grant device.
+        callers: Vec<Caller<()>>,
+    },
     /// The back end of a PV disk.
     Qdisk {
         /// xenbus' number of the device.
@@ -314,7 +336,7 @@ impl DeviceConfig {
             Self::Vnc { .. } => &kind::VNC,
             Self::Vchan { .. } => &kind::VCHAN,
             Self::Xenbus { .. } => &kind::XENBUS,
-            Self::Grant => &kind::GRANT,
+            Self::Grant { .. } => &kind::GRANT,
             Self::Qdisk { .. } => &kind::QDISK,
             Self::Vkbd { .. } => &kind::VKBD,
             Self::Console { .. } => &kind::CONSOLE,
@@ -341,7 +363,7 @@ impl DeviceConfig {
             | Self::Vnc { .. }
             | Self::Vchan { .. }
             | Self::Xenbus { .. }
-            | Self::Grant
+            | Self::Grant { .. }
             | Self::Vkbd { .. }
             | Self::Console { .. }
             | Self::Vfb { .. } => none,
@@ -364,7 +386,7 @@ impl DeviceConfig {
             | Self::Vnc { .. }
             | Self::Vchan { .. }
             | Self::Xenbus { .. }
-            | Self::Grant
+            | Self::Grant { .. }
             | Self::Qdisk { .. }
             | Self::Vkbd { .. }
             | Self::Console { .. }
@@ -394,7 +416,7 @@ impl DeviceConfig {
             | Self::Vnc { .. }
             | Self::Vchan { .. }
             | Self::Xenbus { .. }
-            | Self::Grant
+            | Self::Grant { .. }
             | Self::Vkbd { .. }
             | Self::Vfb { .. } => role.to_owned(),
         }

@@ -91,9 +91,10 @@ pub enum FdUse {
     Viewers,
     /// A connection to xenstored, for `xenbus`.
     Xenstore,
-    /// The socket between a back end and `xenbus`. The number is the back end's in `xenbus`, and 0 in the back end.
+    /// The socket between a back end and `xenbus`. The number is the back end's in `xenbus`, and 0 in the back end. Each process of a
+    /// back end has its own. In `xenbus`' first message: one that an earlier `xenbus` has served.
     Nodes(u8),
-    /// The socket between a back end and `grant`, numbered in the same way.
+    /// The socket between a back end and `grant`, in the same way.
     Grants(u8),
     /// A gntdev descriptor, shared by `grant` and the back end, which maps from it; numbered in the same way.
     Gntdev(u8),

@@ -1,5 +1,6 @@
 //! Properties that all processes of a role share. Code that treats roles differently reads a field here; no code compares their
 //! names.
+use bulkhead_bus::pv::{Means, means};
 
 /// The part of the guest's memory that a process can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +82,8 @@ pub struct Kind {
     pub starts: Starts,
     /// The guest waits for it at register accesses: in a stub domain it is SCHED_FIFO, and killed late when memory is short.
     pub urgent: bool,
-    /// It is the back end of a PV device: `xenbus` serves it, and its slot is freed when the device is removed.
-    pub back_end: bool,
+    /// Of the back end of a PV device: what `xenbus` and `grant` let it use. Its slot is freed when the device is removed.
+    pub back_end: Option<&'static Means>,
 }
 
 /// A device that the guest sees and that starts with the machine.
@@ -95,7 +96,7 @@ const DEVICE: Kind = Kind {
     input: Input::None,
     starts: Starts::AtOnce,
     urgent: true,
-    back_end: false,
+    back_end: None,
 };
 /// A process that the guest does not see.
 const UNSEEN: Kind = Kind { guest_visible: false, urgent: false, ..DEVICE };
@@ -138,13 +139,13 @@ kinds! {
     /// The holder of the devices of granted pages.
     GRANT: Kind { role: "grant", memory: Memory::Granted, starts: Starts::WithBackEnds, ..UNSEEN };
     /// The back end of a PV disk.
-    QDISK: Kind { role: "qdisk", memory: Memory::Granted, back_end: true, ..UNSEEN };
+    QDISK: Kind { role: "qdisk", memory: Memory::Granted, back_end: Some(&means::QDISK), ..UNSEEN };
     /// The back end of a PV keyboard and pointer.
-    VKBD: Kind { role: "vkbd", memory: Memory::Granted, input: Input::Pv, back_end: true, ..UNSEEN };
+    VKBD: Kind { role: "vkbd", memory: Memory::Granted, input: Input::Pv, back_end: Some(&means::VKBD), ..UNSEEN };
     /// The back end of a PV console.
-    CONSOLE: Kind { role: "console", memory: Memory::Granted, back_end: true, ..UNSEEN };
+    CONSOLE: Kind { role: "console", memory: Memory::Granted, back_end: Some(&means::CONSOLE), ..UNSEEN };
     /// The back end of a PV frame buffer.
-    VFB: Kind { role: "vfb", memory: Memory::Frames, picture: Picture::Draws, back_end: true, ..UNSEEN };
+    VFB: Kind { role: "vfb", memory: Memory::Frames, picture: Picture::Draws, back_end: Some(&means::VFB), ..UNSEEN };
 }
 
 /// The kind with this role; control, the broker and `intake` included.

@@ -22,7 +22,8 @@ pub mod pv_calls;
 
 pub use ask::{Ask, Death, Ending, FromProcess};
 pub use config::{
-    DeviceConfig, DriveConfig, DriveId, Facets, FacetsMut, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam, VncAddress,
+    Caller, DeviceConfig, DriveConfig, DriveId, Facets, FacetsMut, ImageFormat, NicEnd, NicModel, PvNodes, VideoRam,
+    VncAddress,
 };
 pub use fd_use::{FdUse, InputTarget};
 pub use kind::{Input, KINDS, Kind, Memory, Picture, Starts};

@@ -75,6 +75,12 @@ pub enum ToProcess {
     },
     /// For viewers: the display has been restarted; the descriptor of this message is its new surface.
     Surface,
+    /// For `xenbus` and `grant`: a back end has a new process, and the last one is dead. The descriptor of this message is the
+    /// socket to the new one ([`FdUse::Nodes`], [`FdUse::Grants`]). Only this message begins what a back end may use anew.
+    Life {
+        /// The back end's number in the receiver.
+        caller: u8,
+    },
     /// The descriptor of this message; a gRPC call names it by `token`.
     Token {
         /// A number that the launcher chooses, unique until it wraps.

@@ -99,7 +99,7 @@ pub enum GrantCall {
     Name(Vec<u32>),
     /// Removes pages from the gntdev by that offset, after they were unmapped or when the mapping failed.
     Forget(u64),
-    /// Removes all pages: the caller is a new process.
+    /// Removes all pages, after they were unmapped. The answer is the number of pages that the caller may still add in its life.
     Reset,
     /// Copies pieces of pages, one after the other, from the guest or to it.
     Copy {
@@ -171,25 +171,40 @@ impl GrantCall {
     }
 }
 
-/// The answer of `grant`: the offset of added pages in the descriptor, 0 for other calls, `None` if the call failed.
+/// The answer of `grant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrantReply(pub Option<u64>);
+pub enum GrantReply {
+    /// The call failed.
+    Failed,
+    /// It is carried out. The number is the offset of added pages in the descriptor, after [`GrantCall::Reset`] that of the pages
+    /// that are left, and 0 for other calls.
+    Done(u64),
+    /// The caller may not add so many pages in this life.
+    Spent,
+}
 
 impl GrantReply {
     /// Encodes it.
     pub fn to_bytes(self) -> [u8; 9] {
+        let (kind, number) = match self {
+            Self::Failed => (0, 0),
+            Self::Done(number) => (1, number),
+            Self::Spent => (2, 0),
+        };
         let mut bytes = [0; 9];
-        let [ok, index @ ..] = &mut bytes;
-        *ok = u8::from(self.0.is_some());
-        *index = self.0.unwrap_or(0).to_le_bytes();
+        let [first, rest @ ..] = &mut bytes;
+        *first = kind;
+        *rest = u64::to_le_bytes(number);
         bytes
     }
 
     /// Decodes it.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first()? {
-            (0, _) if bytes.len() == 9 => Some(Self(None)),
-            (1, index) => Some(Self(Some(u64::from_le_bytes(index.try_into().ok()?)))),
+        let &[kind, ref number @ ..] = <&[u8; 9]>::try_from(bytes).ok()?;
+        match (kind, u64::from_le_bytes(*number)) {
+            (0, 0) => Some(Self::Failed),
+            (1, number) => Some(Self::Done(number)),
+            (2, 0) => Some(Self::Spent),
             _ => None,
         }
     }
@@ -221,6 +236,7 @@ mod tests {
             name in "[a-z0-9_-]{1,64}",
             value in "[ -~]{0,200}",
             back in any::<bool>(),
+            number in any::<u64>(),
         ) {
             let bytes = call.to_bytes();
             prop_assert!(bytes.len() <= GrantCall::MAX);
@@ -232,6 +248,9 @@ mod tests {
             let values = [None, Some(value)].map(XenbusReply::Value);
             for reply in values.into_iter().chain([XenbusReply::Failed, XenbusReply::Changed]) {
                 prop_assert_eq!(XenbusReply::from_bytes(&reply.to_bytes()), Some(reply));
+            }
+            for reply in [GrantReply::Failed, GrantReply::Done(number), GrantReply::Spent] {
+                prop_assert_eq!(GrantReply::from_bytes(&reply.to_bytes()), Some(reply));
             }
         }
 

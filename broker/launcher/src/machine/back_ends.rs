@@ -8,11 +8,10 @@ use crate::intake::Look;
 use crate::pv;
 use bulkhead_bus::pv::BUFFER_PAGES;
 use bulkhead_bus::{DiskIdentity, WhenFull};
-use bulkhead_plan::{DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat, PvNodes};
+use bulkhead_plan::{Caller, DeviceConfig, DriveConfig, DriveId, FdUse, ImageFormat, PvNodes};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen::{Evtchn, Gntdev, Xenstore};
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Node in the back end of a stub domain's disk: the guest gets the disk when the stub domain releases it.
 /// The name is a part of the stub domain's contract, version 1.
@@ -57,22 +56,19 @@ pub(crate) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
     for disk in disks {
         // The emulated drive has the image until the guest unplugs it.
         let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
-        let (mut kept, config) = match twin {
+        let (kept, config) = match twin {
             Some(at) => (Vec::new(), without_image(&disk.drive, at)),
             None => pv_image(&disk.drive, (machine.backing, machine.full), null, &host.intake)?,
         };
-        kept.extend(servers.serve(disk.nodes, true)?);
         let config = DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard };
-        parts.push(Part { kept, ..Part::new(config) });
+        parts.push(servers.serve(Part { kept, ..Part::new(config) }, disk.nodes, true)?);
     }
     for (devid, nodes) in keyboards {
-        parts.push(Part { kept: servers.serve(nodes, false)?, ..Part::new(DeviceConfig::Vkbd { devid }) });
+        parts.push(servers.serve(Part::new(DeviceConfig::Vkbd { devid }), nodes, false)?);
     }
     for (devid, nodes) in screens {
-        let mut kept = servers.serve(nodes, false)?;
-        kept.retain(|(what, _)| !matches!(what, FdUse::Grants(_) | FdUse::Gntdev(_)));
-        kept.push((FdUse::Privcmd, host.restricted()?));
-        parts.push(Part { kept, ..Part::new(DeviceConfig::Vfb { devid }) });
+        let kept = vec![(FdUse::Privcmd, host.restricted()?)];
+        parts.push(servers.serve(Part { kept, ..Part::new(DeviceConfig::Vfb { devid }) }, nodes, false)?);
     }
     for console in consoles {
         parts.push(self::console(host, console, &mut servers, &mut xenstore)?);
@@ -98,7 +94,7 @@ fn open_guests(host: &mut Host, guest: u16, xenstore: &mut Xenstore) -> Result<V
     let mut servers = Servers::new(guest, stream);
     let mut parts = Vec::new();
     for (devid, nodes) in keyboards {
-        parts.push(Part { kept: servers.serve(nodes, false)?, ..Part::new(DeviceConfig::Vkbd { devid }) });
+        parts.push(servers.serve(Part::new(DeviceConfig::Vkbd { devid }), nodes, false)?);
     }
     for console in consoles {
         parts.push(self::console(host, console, &mut servers, xenstore)?);
@@ -125,10 +121,9 @@ fn console(
     let listens = console.output.listens();
     host.sockets.extend(listens.map(str::to_owned));
     host.chardevs.push((console.label, end.shown));
-    let mut kept = servers.serve(console.nodes, false)?;
-    kept.extend(end.fd.map(|fd| (FdUse::Serial, fd)));
+    let kept = end.fd.map(|fd| (FdUse::Serial, fd)).into_iter().collect();
     let config = DeviceConfig::Console { devid: console.devid, listens: listens.is_some() };
-    Ok(Part { kept, ..Part::new(config) })
+    servers.serve(Part { kept, ..Part::new(config) }, console.nodes, false)
 }
 
 /// Whether the parts have a back end for the domain's disk with xenbus' number `id`.
@@ -156,45 +151,46 @@ pub(crate) fn pv_image(
 /// Collects the descriptors of `xenbus` and `grant`, which serve all back ends of a domain.
 pub(crate) struct Servers {
     domid: u16,
-    devices: Vec<(u8, PvNodes)>,
+    nodes: Vec<Caller<PvNodes>>,
+    granted: Vec<Caller<()>>,
     xenbus: Vec<(FdUse, OwnedFd)>,
     grant: Vec<(FdUse, OwnedFd)>,
 }
 
 impl Servers {
     pub(crate) fn new(domid: u16, store: OwnedFd) -> Self {
-        Self { domid, devices: Vec::new(), xenbus: vec![(FdUse::Xenstore, store)], grant: Vec::new() }
+        let xenbus = vec![(FdUse::Xenstore, store)];
+        Self { domid, nodes: Vec::new(), granted: Vec::new(), xenbus, grant: Vec::new() }
     }
 
     /// The parts of `xenbus` and `grant`.
     pub(crate) fn parts(self) -> [Part; 2] {
-        let xenbus = Part { kept: self.xenbus, ..Part::new(DeviceConfig::Xenbus { devices: self.devices }) };
-        [xenbus, Part { kept: self.grant, ..Part::new(DeviceConfig::Grant) }]
+        let xenbus = DeviceConfig::Xenbus { callers: self.nodes };
+        let grant = DeviceConfig::Grant { callers: self.granted };
+        [Part { kept: self.xenbus, ..Part::new(xenbus) }, Part { kept: self.grant, ..Part::new(grant) }]
     }
 
-    /// Adds a back end. Returns the back end's own descriptors: its sockets to both servers, its grant device, its event channels.
-    /// `copies`: it gets a buffer for grant copies.
-    pub(crate) fn serve(&mut self, nodes: PvNodes, copies: bool) -> Result<Vec<(FdUse, OwnedFd)>, Failure> {
-        let pair = || {
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(system("socketpair"))
-        };
-        let number = u8::try_from(self.devices.len()).map_err(|_| Failure::PvDevices)?;
-        let ((nodes_end, far_nodes), (grants, far_grants)) = (pair()?, pair()?);
-        let device = Gntdev::open().map_err(Failure::Xen)?;
-        self.grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(system("dup"))?));
-        let mut fds = vec![(FdUse::Nodes(0), nodes_end), (FdUse::Grants(0), grants), (FdUse::Gntdev(0), device)];
+    /// Adds a back end. Returns it with its grant device and its event channels; the sockets to both servers are made when its
+    /// process is started. `copies`: it gets a buffer for grant copies.
+    pub(crate) fn serve(&mut self, mut part: Part, nodes: PvNodes, copies: bool) -> Result<Part, Failure> {
+        let number = u8::try_from(self.nodes.len()).map_err(|_| Failure::PvDevices)?;
+        let kind = part.config.kind();
+        let role = kind.role.to_owned();
+        if kind.back_end.is_some_and(|means| means.life > 0) {
+            let device = Gntdev::open().map_err(Failure::Xen)?;
+            self.grant.push((FdUse::Gntdev(number), rustix::io::dup(&device).map_err(system("dup"))?));
+            part.kept.push((FdUse::Gntdev(0), device));
+            self.granted.push(Caller { number, role: role.clone(), about: () });
+        }
         if copies {
             let buffer = SharedArea::create("grants", BUFFER_PAGES.saturating_mul(4096))?;
             SharedArea::seal_size(&buffer)?;
             self.grant.push((FdUse::GrantBuffer(number), rustix::io::dup(&buffer).map_err(system("dup"))?));
-            fds.push((FdUse::GrantBuffer(0), buffer));
+            part.kept.push((FdUse::GrantBuffer(0), buffer));
         }
-        self.grant.push((FdUse::Grants(number), far_grants));
-        self.xenbus.push((FdUse::Nodes(number), far_nodes));
-        self.devices.push((number, nodes));
-        fds.push((FdUse::Evtchn, Evtchn::open_restricted(self.domid).map_err(Failure::Xen)?));
-        Ok(fds)
+        self.nodes.push(Caller { number, role, about: nodes });
+        part.kept.push((FdUse::Evtchn, Evtchn::open_restricted(self.domid).map_err(Failure::Xen)?));
+        Ok(Part { caller: Some(number), ..part })
     }
 }
 

@@ -25,12 +25,14 @@ pub struct Part {
     pub control: Vec<(FdUse, OwnedFd)>,
     /// The served domain, if it is not the machine's: a stub domain's guest.
     pub domid: Option<u16>,
+    /// Of a PV back end: its number in the `xenbus` and `grant` before it.
+    pub caller: Option<u8>,
 }
 
 impl Part {
     /// A process without descriptors.
     pub fn new(config: DeviceConfig) -> Self {
-        Self { config, kept: Vec::new(), rom: None, rules: None, control: Vec::new(), domid: None }
+        Self { config, kept: Vec::new(), rom: None, rules: None, control: Vec::new(), domid: None, caller: None }
     }
 }
 

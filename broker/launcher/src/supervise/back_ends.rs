@@ -3,9 +3,11 @@
 use super::Launcher;
 use super::disk_changes::HandedOff;
 use crate::attach::Watch;
+use crate::callers::Served;
 use crate::failure::{Failure, system};
 use crate::log::say;
 use crate::machine::back_ends::{Servers, is_twin, pv_image};
+use crate::machine::host::Part;
 use crate::pv;
 use crate::slot::{KillReason, Phase, SlotState};
 use crate::unserved::{self, Answers};
@@ -24,7 +26,9 @@ pub(super) fn must_wait(config: &DeviceConfig, all: &[DeviceSlot]) -> bool {
     match config.starts() {
         Starts::AtOnce => false,
         Starts::WhenAdded | Starts::AtHandOff => true,
-        Starts::WithBackEnds => !all.iter().any(|d| d.config.kind().back_end && d.config.starts() == Starts::AtOnce),
+        Starts::WithBackEnds => {
+            !all.iter().any(|d| d.config.kind().back_end.is_some() && d.config.starts() == Starts::AtOnce)
+        }
     }
 }
 
@@ -228,30 +232,30 @@ impl Launcher {
             .iter_mut()
             .find(|g| is_twin(&disk, g.devid, g.file.as_deref()))
             .and_then(|g| g.image.take());
-        let (mut fds, config) = match handed_off {
+        let (fds, config) = match handed_off {
             Some((config, fds)) => (fds, config),
             None => pv_image(&disk.drive, self.pv.changes.images, &self.spawner.null, &self.intake())?,
         };
         let guests = domid != self.plan.domid;
         let mut servers = Servers::new(domid, Xenstore::open_stream().map_err(Failure::Xenstore)?);
-        fds.extend(servers.serve(disk.nodes, true)?);
-        let [xenbus, grant] = servers.parts();
         let id = disk.devid;
+        let config = DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard };
+        let qdisk = servers.serve(Part { kept: fds, ..Part::new(config) }, disk.nodes, true)?;
+        let [xenbus, grant] = servers.parts();
         let whose = if guests { "guest-" } else { "" };
         let parts = [
-            (format!("{whose}xenbus-{id}"), xenbus.config, xenbus.kept),
-            (format!("{whose}grant-{id}"), grant.config, grant.kept),
-            (
-                format!("{whose}qdisk{id}"),
-                DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard },
-                fds,
-            ),
+            (format!("{whose}xenbus-{id}"), xenbus),
+            (format!("{whose}grant-{id}"), grant),
+            (format!("{whose}qdisk{id}"), qdisk),
         ];
         let mut slots = Vec::new();
-        for (name, config, kept) in parts {
+        for (name, Part { config, kept, caller, .. }) in parts {
             let slot = (FIRST_DEVICE..SLOTS).find(|slot| self.slots.get(*slot).is_none()).ok_or(Failure::PvDevices)?;
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
             (state.domid, state.without_broker) = (guests.then_some(domid), true);
+            if let (Some(number), [xenbus, grant]) = (caller, slots.as_slice()) {
+                state.served = Some(Served { xenbus: *xenbus, grant: *grant, number });
+            }
             let log = rustix::io::dup(&state.log_read).map_err(system("dup"))?;
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.kept.push((FdUse::Log(slot), log));
@@ -267,6 +271,15 @@ impl Launcher {
             self.pv.changes.servers.push((*disk, [*xenbus, *grant]));
         }
         Ok(())
+    }
+
+    /// Kills the process of a back end that has made more calls to `server` than it may. One that has just been removed is gone.
+    pub(super) fn overrun(&mut self, server: Slot, number: u8) {
+        let name = self.slots.get(server).map(|s| s.name.clone()).unwrap_or_default();
+        let caller = self.slots.caller(server, number).and_then(|slot| self.slots.get(slot));
+        if let Some(caller) = caller {
+            caller.kill(KillReason::Overrun(name));
+        }
     }
 
     /// Removes the slot of a removed disk whose process has exited.

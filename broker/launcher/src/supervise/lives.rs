@@ -23,6 +23,7 @@ const NICE: i32 = -2;
 impl Launcher {
     /// Starts a slot's process, with its descriptors and a new channel, and tells control and the broker about it.
     pub(super) fn spawn(&mut self, number: Slot) -> Result<(), Failure> {
+        self.slots.connect_back_end(number)?;
         let mut plan = self.plan.clone();
         let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
         let looks = self.slots.get(number).is_some_and(SlotState::looks);
@@ -178,6 +179,7 @@ impl Launcher {
         if std::mem::take(&mut state.lacks_control) {
             self.connect_to_control(number, pid)?;
         }
+        self.slots.announce(number);
         if number == CONTROL && self.running {
             self.tell_running();
         }
@@ -297,7 +299,7 @@ impl Launcher {
             (false, true) => Phase::Unplugged,
         });
         let (name, without_broker) = (state.name.clone(), state.without_broker);
-        let gives_up = state.kind.back_end || without_broker;
+        let gives_up = state.kind.back_end.is_some() || without_broker;
         // Control hears of an unplugged device by `Unplugged` below, not as of a dead one.
         for other in [(!without_broker).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = cause.to_string();

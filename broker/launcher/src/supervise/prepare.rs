@@ -5,6 +5,7 @@ use super::{
     DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable,
 };
 use crate::attach::Watch;
+use crate::callers::Served;
 use crate::failure::{Failure, system};
 use crate::intake::Intake;
 use crate::log::say;
@@ -15,7 +16,9 @@ use crate::slot::{Phase, SlotState};
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
-use bulkhead_plan::{BROKER, CONTROL, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind};
+use bulkhead_plan::{
+    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
+};
 use bulkhead_policy::{self as policy, Ids, verify};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
@@ -183,9 +186,15 @@ impl Launcher {
         let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(system("dup of the log"))?;
         control.push((FdUse::LogFile, log));
         broker.extend(self.open_activity_bell()?.map(|fd| (FdUse::Activity, fd)));
-        let mut states = Vec::new();
+        let (mut states, mut servers) = (Vec::new(), (None, None));
         for (slot, part) in (FIRST_DEVICE..).zip(parts) {
-            let Part { config, kept, rom, rules, control: more, domid } = part;
+            let Part { config, kept, rom, rules, control: more, domid, caller } = part;
+            // A back end follows the two processes that it calls.
+            match &config {
+                DeviceConfig::Xenbus { .. } => servers.0 = Some(slot),
+                DeviceConfig::Grant { .. } => servers.1 = Some(slot),
+                _ => {}
+            }
             // The name tells a back end of a stub domain's guest from the stub domain's own.
             let name = if domid.is_some() { format!("guest-{}", config.name()) } else { config.name() };
             broker.extend(rom.map(|fd| (FdUse::Rom(slot), fd)));
@@ -194,6 +203,9 @@ impl Launcher {
             let mut state = SlotState::new(slot, name.clone(), config.kind(), self.ids(slot), kept)?;
             state.without_broker = self.manner.attach;
             state.domid = domid;
+            if let (Some(number), (Some(xenbus), Some(grant))) = (caller, servers) {
+                state.served = Some(Served { xenbus, grant, number });
+            }
             states.push(state);
             self.plan.devices.push(DeviceSlot { slot, name, config });
         }

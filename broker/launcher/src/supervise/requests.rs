@@ -4,7 +4,7 @@ use super::{DUMP_DIR, End, Launcher};
 use crate::failure::Failure;
 use crate::log::say;
 use crate::resource::ReceiveFault;
-use crate::slot::{KillReason, Phase};
+use crate::slot::{KillReason, Phase, SlotState};
 use bulkhead_plan::{
     Ask, BROKER, CONTROL, Death, Ending, FIRST_DEVICE, FdUse, FromProcess, RequestRefused, Slot, ToProcess,
 };
@@ -125,6 +125,9 @@ impl Launcher {
             }
             (Ask::Dropped { slot }, CONTROL) => self.report_dropped(serial, slot),
             (Ask::Plug { slot }, CONTROL) => self.hot_plug(serial, slot),
+            (Ask::Overrun { caller }, FIRST_DEVICE..) if self.slots.get(number).is_some_and(SlotState::has_callers) => {
+                self.overrun(number, caller);
+            }
             (Ask::Ejected { slot }, BROKER) => self.ejected(slot),
             (Ask::Unplugged { slot }, BROKER) => self.nic_unplugged(slot),
             (Ask::PartUnplugged { slot, mask }, BROKER) => self.disks_unplugged(slot, mask),

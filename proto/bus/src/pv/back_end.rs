@@ -87,6 +87,10 @@ pub trait Frontend: Send {
     fn map(&mut self, page: usize, grefs: &[u32]) -> bool;
     /// Unmaps all granted pages.
     fn unmap(&mut self);
+    /// Whether this process may map too few pages for another connection: see [`super::Means::life`].
+    fn is_spent(&self) -> bool;
+    /// Ends this process, and the launcher starts another. The handshake goes on with its state in xenstore.
+    fn end_life(&mut self);
     /// Copies pieces of granted pages to or from the buffer at `address`.
     fn copy(&mut self, to_guest: bool, address: u64, pieces: &[Piece]) -> bool;
     /// Binds the guest's event channel, and returns the local port.
@@ -206,6 +210,7 @@ pub trait BackEnd {
         if !self.has_front_state() {
             match self.connect(cx) {
                 Ok(()) => self.set_state(State::Connected),
+                Err(_) if self.front().is_spent() => self.front().end_life(),
                 Err(e) => self.warn_limited(&format!("the domain's end cannot be connected: {e}")),
             }
             return;
@@ -315,8 +320,13 @@ pub trait BackEnd {
                 if own != State::InitWait {
                     self.offer_and_wait();
                 }
+                if self.front().is_spent() {
+                    return self.front().end_life();
+                }
                 match self.connect(cx) {
                     Ok(()) => self.set_state(State::Connected),
+                    // A restarted `grant` has found that out only now.
+                    Err(_) if self.front().is_spent() => self.front().end_life(),
                     Err(e) => {
                         self.warn_limited(&format!("the guest's end cannot be connected: {e}"));
                         self.front().set("error", &e.to_string());

@@ -1,6 +1,7 @@
 //! Turns bytes into actions of a guest and a host on a PV back end and checks invariants after each: the body of every back end's
 //! fuzz target and of its corpus test.
-use super::{EVENTS, NODES, PORT};
+use super::means::CALLS_PER_NOTICE;
+use super::{EVENTS, Means, NODES, PORT};
 use crate::exercise::Input;
 use crate::fake::{self, FakeFrontend};
 use crate::{Auxiliary, Context, GuestMemory as _, Inspect, Ready, Surface};
@@ -20,12 +21,19 @@ pub struct Subject<'a> {
     pages: usize,
     /// Nodes of the front end that the back end reads, besides `state`.
     nodes: &'a [&'a str],
+    /// What the back end may use.
+    means: &'static Means,
 }
 
 impl<'a> Subject<'a> {
-    /// A back end of `make` with `pages` pages in its range, which reads these `nodes`.
-    pub fn new(make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>, pages: usize, nodes: &'a [&'a str]) -> Self {
-        Self { make, pages, nodes }
+    /// A back end of `make` with `pages` pages in its range, which reads these `nodes` and may use `means`.
+    pub fn new(
+        make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>,
+        pages: usize,
+        nodes: &'a [&'a str],
+        means: &'static Means,
+    ) -> Self {
+        Self { make, pages, nodes, means }
     }
 }
 
@@ -55,6 +63,7 @@ pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
     for back in [true, false] {
         guest.put(back, "state", "1");
     }
+    guest.with(|w| w.means = Some(subject.means));
     let mut run = Run { subject, device: (subject.make)(&guest), guest, cx: fake::context(0) };
     run.device.start(&mut run.cx);
     let mut input = Input(bytes);
@@ -64,6 +73,10 @@ pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
         run.settle()?;
         if let Some(line) = run.guest.with(|w| w.wrong.take()) {
             return Err(line);
+        }
+        let calls = run.guest.with(|w| w.asked);
+        if calls > CALLS_PER_NOTICE {
+            return Err(format!("{calls} calls to xenbus after one notice"));
         }
     }
     Ok(())
@@ -96,7 +109,7 @@ impl Run<'_> {
             }
             2 => {
                 self.guest.put(false, "state", &(what >> 4).to_string());
-                self.device.poll(Ready::Fd(NODES), &mut self.cx);
+                self.notice();
             }
             3 => {
                 let (at, bytes) = (input.number(3), input.bytes());
@@ -112,7 +125,7 @@ impl Run<'_> {
                 self.guest.set_word(at, self.guest.word(at).wrapping_add(u32::from(what >> 4)));
             }
             6 | 7 => self.device.poll(Ready::Fd(EVENTS), &mut self.cx),
-            8 => self.device.poll(Ready::Fd(NODES), &mut self.cx),
+            8 => self.notice(),
             9 => {
                 // The host removes the device, replaces it by another, or restores it.
                 let name = if what & 0x10 == 0 { "frontend" } else { "params" };
@@ -121,7 +134,9 @@ impl Run<'_> {
                     other => self.guest.put(true, name, &other.unwrap_or(0).to_string()),
                 }
             }
-            10 => self.guest.with(|w| w.silent = !w.silent),
+            10 if what & 0x10 == 0 => self.guest.with(|w| w.silent = !w.silent),
+            // All pages of this life are used up.
+            10 => self.guest.with(|w| w.spent = true),
             11 => {
                 let bytes = input.bytes();
                 self.guest.with(|w| {
@@ -131,16 +146,7 @@ impl Run<'_> {
                     }
                 });
             }
-            12 => {
-                // The process dies, and another continues.
-                let bound = self.guest.with(|w| w.bound).unwrap_or(0);
-                self.guest.with(|w| w.mapped = 0);
-                self.device = (self.subject.make)(&self.guest);
-                self.cx = fake::context(0);
-                self.cx.marks.after(PORT, u64::from(bound));
-                self.device.start(&mut self.cx);
-                self.cx.marks.forget();
-            }
+            12 => self.begin_life(),
             13 => drop(self.device.display().and_then(|d| d.screenshot())),
             14 => {
                 if let Some(display) = self.device.display() {
@@ -151,10 +157,31 @@ impl Run<'_> {
         }
     }
 
+    /// Reports changed nodes.
+    fn notice(&mut self) {
+        self.guest.with(|w| w.asked = 0);
+        self.device.poll(Ready::Fd(NODES), &mut self.cx);
+    }
+
+    /// The process dies, and another continues.
+    fn begin_life(&mut self) {
+        let bound = self.guest.with(|w| {
+            (w.mapped, w.asked, w.spent, w.ended) = (0, 0, false, false);
+            w.bound.unwrap_or(0)
+        });
+        self.device = (self.subject.make)(&self.guest);
+        self.cx = fake::context(0);
+        self.cx.marks.after(PORT, u64::from(bound));
+        self.device.start(&mut self.cx);
+        self.cx.marks.forget();
+    }
+
     /// Polls until the back end has finished its work, which must take a bounded number of calls.
     fn settle(&mut self) -> Result<(), String> {
         for round in 0..POLLS {
-            if self.cx.take_again() {
+            if self.guest.with(|w| w.ended) {
+                self.begin_life();
+            } else if self.cx.take_again() {
                 self.device.poll(Ready::Again, &mut self.cx);
             } else if round < 64 {
                 // A further descriptor of the back end.

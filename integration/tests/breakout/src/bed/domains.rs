@@ -108,7 +108,7 @@ pub(crate) fn breakout(domid: u16) -> Done {
                 };
                 check(gntdev, None, profile.role, layer, attempt, &[may_grant])?;
             }
-            let may_bind = if kind.back_end { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
+            let may_bind = if kind.back_end.is_some() { Outcome::Worked } else { Outcome::Killed(libc::SIGSYS) };
             check(evtchn, Some((ioctl::EVTCHN_RESTRICT_DOMID, domid)), profile.role, layer, &bind, &[may_bind])?;
         }
         check(privcmd, other, "broker", layer, &dm_op, &refused)?;
