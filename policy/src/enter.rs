@@ -4,6 +4,7 @@
 //!    creates its threads after it: Landlock and capabilities are properties of a thread and are inherited.
 //! 2. [`Sandbox::seal`]: checks that forbidden actions fail; then installs the system call filter, for all threads.
 use crate::Profile;
+use crate::filter::program;
 use bulkhead_plan::Level;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetStatus,
@@ -184,19 +185,7 @@ impl Sandbox {
 
 /// Installs a compiled filter for all threads.
 pub(crate) fn install(filter: &[u8]) -> Result<(), SandboxError> {
-    let program: Vec<seccompiler::sock_filter> = filter
-        .chunks_exact(8)
-        .filter_map(|i| match *i {
-            [c0, c1, jt, jf, k0, k1, k2, k3] => Some(seccompiler::sock_filter {
-                code: u16::from_le_bytes([c0, c1]),
-                jt,
-                jf,
-                k: u32::from_le_bytes([k0, k1, k2, k3]),
-            }),
-            _ => None,
-        })
-        .collect();
-    seccompiler::apply_filter_all_threads(&program).map_err(step("seccomp"))
+    seccompiler::apply_filter_all_threads(&program(filter)).map_err(step("seccomp"))
 }
 
 /// Clears all five capability sets, so that none can be regained.

@@ -10,6 +10,7 @@
 
 mod cage;
 mod enter;
+mod filter;
 pub mod interface;
 pub mod restrict;
 mod spawn;

@@ -27,6 +27,7 @@ fn main() {
     let fd = given.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let order = String::from_utf8_lossy(&bytes[..n]).into_owned();
     let (layer, attempt) = order.split_once(' ').unwrap_or(("all", ""));
+    prepare(attempt);
     let sandbox = Sandbox::new(profile(&role).expect("a profile"), Level::Kernel);
     let entered = match layer {
         "none" => Ok(()),
@@ -44,6 +45,26 @@ fn main() {
     let _ = rustix::io::write(&socket, &[outcome]);
     // SAFETY: ends the process by a system call that the filter allows.
     unsafe { libc::_exit(0) }
+}
+
+/// The part of an attempt that the sandbox is not about: memory at a chosen address, for an address of a socket that lies there.
+fn prepare(attempt: &str) {
+    let Some((at, socket)) = attempt.strip_prefix("send to an address=").and_then(|a| a.split_once('@')) else {
+        return;
+    };
+    let at: usize = at.parse().expect("an address");
+    // SAFETY: a new mapping that replaces nothing; the name is written inside of its one page.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let page = libc::mmap(at as *mut libc::c_void, 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_eq!(page as usize, at, "the page at {at:#x}");
+        let name = page.cast::<libc::sockaddr_un>();
+        (*name).sun_family = libc::AF_UNIX as u16;
+        // An abstract name begins with a zero.
+        for (to, byte) in (*name).sun_path.iter_mut().skip(1).zip(socket.bytes()) {
+            *to = byte as libc::c_char;
+        }
+    }
 }
 
 /// Makes one attempt, in some cases with the descriptor `fd`; returns 0 if it worked, else the errno.
@@ -161,6 +182,12 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                         .filter_map(|i| u8::from_str_radix(argument.get(i * 2..i * 2 + 2)?, 16).ok()),
                 );
                 i64::try_from(libc::write(fd, frame.as_ptr().cast(), frame.len())).unwrap_or(-1)
+            }
+            "send to an address" => {
+                let (at, socket) = argument.split_once('@').unwrap_or_default();
+                let len = size_of::<libc::sa_family_t>() + 1 + socket.len();
+                let at: usize = at.parse().unwrap_or(0);
+                libc::syscall(libc::SYS_sendto, fd, b"out".as_ptr(), 3usize, 0, at, len)
             }
             "write the area" => i64::try_from(libc::write(fd, [1u8].as_ptr().cast(), 1)).unwrap_or(-1),
             "map the area for writing" => {

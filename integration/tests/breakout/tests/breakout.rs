@@ -102,6 +102,29 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
     }
 }
 
+/// A message goes to the socket's peer and to nobody else, wherever in memory another address lies. The filter has to look at the
+/// whole pointer: of 4 GiB the lower half is that of no address.
+#[test]
+fn a_message_to_an_address_ends_every_role_wherever_the_address_lies() {
+    use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, recv, socket_with};
+    let datagrams = || socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+    let (name, receiver, sender) = (format!("bulkhead-breakout-{}", std::process::id()), datagrams(), datagrams());
+    bind(&receiver, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+    let arrived = || recv(&receiver, &mut [0u8; 8], RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n == 3);
+    for at in [0x10000u64, 1 << 32, 3 << 32, 0x7000_0000_1000] {
+        let attempt = format!("send to an address={at}@{name}");
+        assert_eq!(run_with("ps2", None, "none", &attempt, Some(sender.as_fd())), Outcome::Worked, "control: {at:#x}");
+        assert!(arrived(), "control run: {at:#x}");
+        for profile in PROFILES {
+            for layer in ["filter", "all"] {
+                let outcome = run_with(profile.role, ids(), layer, &attempt, Some(sender.as_fd()));
+                assert_eq!(outcome, Outcome::Killed(libc::SIGSYS), "{}, {layer}: {at:#x}", profile.role);
+            }
+        }
+        assert!(!arrived(), "{at:#x}");
+    }
+}
+
 /// Each direction of a channel has one writer: the reader's descriptor cannot be used for writing. The memfd's seals enforce this
 /// without a sandbox.
 #[test]

@@ -1,6 +1,9 @@
 //! Compiles each profile in profiles/ into a BPF program and a Rust constant. A profile is complete: profiles share no list of
 //! system calls.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+mod arguments;
+
+use arguments::{Width, width};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -58,6 +61,7 @@ struct Syscall {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Condition {
+    /// The argument's number, from 0. `arguments.rs` knows how much of it is compared.
     arg: u8,
     #[serde(default)]
     eq: Option<u64>,
@@ -68,6 +72,7 @@ struct Condition {
 
 fn main() {
     println!("cargo:rerun-if-changed=profiles");
+    println!("cargo:rerun-if-changed=build");
     let out = std::env::var("OUT_DIR").unwrap();
     let mut table = String::from("/// All profiles, by role.\npub static PROFILES: &[Profile] = &[\n");
     let mut paths: Vec<_> = std::fs::read_dir("profiles").unwrap().map(|e| e.unwrap().path()).collect();
@@ -120,18 +125,7 @@ fn compile(role: &str, syscalls: &BTreeMap<String, Syscall>, otherwise: serde_js
             rules.push(serde_json::json!({ "syscall": name }));
         }
         for conditions in &syscall.only {
-            let args: Vec<_> = conditions
-                .iter()
-                .map(|c| match (c.eq, c.without) {
-                    (Some(value), None) => {
-                        serde_json::json!({ "index": c.arg, "type": "dword", "op": "eq", "val": value })
-                    }
-                    (None, Some(mask)) => {
-                        serde_json::json!({ "index": c.arg, "type": "dword", "op": { "masked_eq": mask }, "val": 0 })
-                    }
-                    _ => panic!("{role}: {name}: one of eq and without"),
-                })
-                .collect();
+            let args: Vec<_> = conditions.iter().map(|c| compared(c, name, role)).collect();
             rules.push(serde_json::json!({ "syscall": name, "args": args }));
         }
     }
@@ -149,4 +143,21 @@ fn compile(role: &str, syscalls: &BTreeMap<String, Syscall>, otherwise: serde_js
         bytes.extend_from_slice(&i.k.to_le_bytes());
     }
     bytes
+}
+
+/// A condition in the form of the compiler, over the part of the argument that the kernel uses.
+fn compared(condition: &Condition, syscall: &str, role: &str) -> serde_json::Value {
+    let arg = condition.arg;
+    let (kind, most) = match width(syscall, arg) {
+        Some(Width::Half) => ("dword", u64::from(u32::MAX)),
+        Some(Width::Whole) => ("qword", u64::MAX),
+        None => panic!("{role}: {syscall}: how wide argument {arg} is must stand in build/arguments.rs"),
+    };
+    let (op, value, named) = match (condition.eq, condition.without) {
+        (Some(value), None) => (serde_json::json!("eq"), value, value),
+        (None, Some(mask)) => (serde_json::json!({ "masked_eq": mask }), 0, mask),
+        _ => panic!("{role}: {syscall}: one of eq and without"),
+    };
+    assert!(named <= most, "{role}: {syscall}: argument {arg} cannot be {named:#x}");
+    serde_json::json!({ "index": arg, "type": kind, "op": op, "val": value })
 }

@@ -1,0 +1,108 @@
+//! A system call filter: a program of classic BPF, as build/main.rs has compiled it.
+use seccompiler::sock_filter;
+
+/// The instructions of a compiled filter.
+pub(crate) fn program(filter: &[u8]) -> Vec<sock_filter> {
+    let instruction = |bytes: &[u8]| match *bytes {
+        [c0, c1, jt, jf, k0, k1, k2, k3] => {
+            Some(sock_filter { code: u16::from_le_bytes([c0, c1]), jt, jf, k: u32::from_le_bytes([k0, k1, k2, k3]) })
+        }
+        _ => None,
+    };
+    filter.chunks_exact(8).filter_map(instruction).collect()
+}
+
+/// The build script's table, for its test.
+#[cfg(test)]
+#[path = "../build/arguments.rs"]
+mod arguments;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::filter::arguments::{Width, width};
+    use crate::{PROFILES, Profile};
+
+    /// Whether a profile's filter lets a call pass: runs the program on the kernel's `struct seccomp_data`.
+    #[allow(clippy::arithmetic_side_effects, reason = "a program that leads outside must panic here")]
+    pub(crate) fn allows(profile: &Profile, call: libc::c_long, args: &[(usize, u64)]) -> bool {
+        const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+        let mut data = [0u32; 16];
+        data[0] = call as u32;
+        data[1] = AUDIT_ARCH_X86_64;
+        for (arg, value) in args {
+            data[4 + 2 * arg] = *value as u32;
+            data[5 + 2 * arg] = (*value >> 32) as u32;
+        }
+        let program = program(profile.filter);
+        let (mut at, mut accumulator) = (0, 0u32);
+        loop {
+            let i = &program[at];
+            at += 1;
+            // linux/bpf_common.h: class, then size and mode or operation and source.
+            let taken = match i.code {
+                0x20 => {
+                    accumulator = data[i.k as usize / 4];
+                    continue;
+                }
+                0x54 => {
+                    accumulator &= i.k;
+                    continue;
+                }
+                0x06 => return i.k == libc::SECCOMP_RET_ALLOW,
+                0x05 => {
+                    at += i.k as usize;
+                    continue;
+                }
+                0x15 => accumulator == i.k,
+                0x25 => accumulator > i.k,
+                0x35 => accumulator >= i.k,
+                code => panic!("{}: instruction {code:#x}", profile.role),
+            };
+            at += usize::from(if taken { i.jt } else { i.jf });
+        }
+    }
+
+    #[test]
+    fn no_profile_sends_to_an_address_wherever_it_lies() {
+        for profile in PROFILES.iter().filter(|p| p.syscalls.contains(&"sendto")) {
+            assert!(allows(profile, libc::SYS_sendto, &[]), "{}", profile.role);
+            for bit in 0..64 {
+                let address = 1u64 << bit;
+                assert!(!allows(profile, libc::SYS_sendto, &[(4, address)]), "{}: {address:#x}", profile.role);
+            }
+            // The kernel takes the other arguments as they are, and of the flags only the lower half.
+            assert!(allows(profile, libc::SYS_sendto, &[(0, 3), (1, u64::MAX), (2, 80), (3, u64::MAX), (5, 16)]));
+        }
+    }
+
+    #[test]
+    fn no_profile_makes_memory_executable_whatever_else_it_asks_for() {
+        for profile in PROFILES {
+            for (name, call) in [("mmap", libc::SYS_mmap), ("mprotect", libc::SYS_mprotect)] {
+                if !profile.syscalls.contains(&name) {
+                    continue;
+                }
+                for other in (0..64).map(|bit| 1u64 << bit) {
+                    let prot = libc::PROT_EXEC as u64 | other;
+                    assert!(!allows(profile, call, &[(2, prot)]), "{}: {name} {prot:#x}", profile.role);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_argument_that_the_kernel_cuts_is_compared_as_the_kernel_sees_it() {
+        let profile = crate::profile("ps2").unwrap();
+        let garbage = 0xdead_beef_0000_0000;
+        assert!(allows(profile, libc::SYS_fcntl, &[(1, garbage | libc::F_GETFL as u64)]));
+        assert!(!allows(profile, libc::SYS_fcntl, &[(1, garbage | libc::F_SETFL as u64)]));
+    }
+
+    #[test]
+    fn the_width_of_an_argument_is_known_or_the_build_ends() {
+        assert_eq!((width("sendto", 4), width("sendto", 3)), (Some(Width::Whole), Some(Width::Half)));
+        assert_eq!((width("fcntl", 1), width("mmap", 0)), (Some(Width::Half), Some(Width::Whole)));
+        assert_eq!((width("sendto", 6), width("sendfile", 0), width("", 0)), (None, None, None));
+    }
+}
