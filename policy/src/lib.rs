@@ -188,4 +188,14 @@ mod tests {
             assert_eq!(map, kind::of_role(profile.role).is_some_and(|k| k.memory.maps()), "{}", profile.role);
         }
     }
+    /// The other modes of fallocate reserve space beyond a file's end, which RLIMIT_FSIZE does not see (FALLOC_FL_KEEP_SIZE).
+    #[test]
+    fn the_only_mode_of_fallocate_is_to_punch_holes() {
+        for entry in std::fs::read_dir("profiles").unwrap() {
+            let path = entry.unwrap().path();
+            for line in std::fs::read_to_string(&path).unwrap().lines().filter(|l| l.starts_with("fallocate")) {
+                assert!(line.ends_with(", only = [[{ arg = 1, eq = 3 }]] }"), "{}: {line}", path.display());
+            }
+        }
+    }
 }

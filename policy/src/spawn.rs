@@ -29,6 +29,9 @@ pub struct Spec<'a> {
     pub ids: Option<Ids>,
     /// It survives the launcher: the broker, which then reports the guest crashed and exits.
     pub outlives: bool,
+    /// RLIMIT_FSIZE, bytes, set before the program runs: no file that the process writes becomes larger. `None`: the starter's limit.
+    /// The profile's limit holds too.
+    pub file_size: Option<u64>,
 }
 
 /// A process that was started.
@@ -133,6 +136,19 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        // A write beyond RLIMIT_FSIZE is an error of that write (EFBIG), and does not kill a process that reports it.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        if let Some(most) = spec.file_size {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            if libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) != 0 {
+                fail("getrlimit");
+            }
+            let most = limit.rlim_max.min(most);
+            limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            if libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) != 0 {
+                fail("setrlimit");
+            }
+        }
         // Moved to higher numbers first, because the target numbers may be in use.
         let socket = libc::fcntl(spec.socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
         let log = libc::fcntl(spec.log.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
@@ -257,5 +273,48 @@ pub fn end_signals() -> std::io::Result<OwnedFd> {
         libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd as _;
+    use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+    /// RLIMIT_FSIZE and the ignored signals of `yes`, started with this limit.
+    fn started(file_size: Option<u64>) -> (String, u64) {
+        let open = |path: &str| std::fs::File::options().read(true).write(path == "/dev/null").open(path).unwrap();
+        let (executable, null) = (open("/usr/bin/yes"), open("/dev/null"));
+        let (socket, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let spec = Spec {
+            executable: executable.as_fd(),
+            role: "yes",
+            socket: socket.into(),
+            log: null.as_fd(),
+            null: null.as_fd(),
+            ids: None,
+            outlives: false,
+            file_size,
+        };
+        let spawned = spawn(spec).unwrap();
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", spawned.pid)).unwrap();
+        // This is the child before its exec, at first.
+        while read("comm").trim() != "yes" {
+            std::thread::yield_now();
+        }
+        let limit = read("limits").lines().find_map(|l| Some(l.strip_prefix("Max file size")?.to_owned())).unwrap();
+        let ignored = read("status").lines().find_map(|l| Some(l.strip_prefix("SigIgn:")?.trim().to_owned())).unwrap();
+        rustix::process::pidfd_send_signal(&spawned.pidfd, Signal::KILL).unwrap();
+        rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+        (limit.split_whitespace().take(2).collect::<Vec<_>>().join(" "), u64::from_str_radix(&ignored, 16).unwrap())
+    }
+
+    #[test]
+    fn a_process_starts_with_its_own_file_size_limit_and_gets_an_error_beyond_it() {
+        let beyond = 1 << (libc::SIGXFSZ - 1);
+        let (limit, ignored) = started(Some(1 << 20));
+        assert_eq!((limit.as_str(), ignored & beyond), ("1048576 1048576", beyond));
+        assert_ne!(started(None).0, limit);
     }
 }

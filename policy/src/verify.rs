@@ -102,8 +102,9 @@ pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> P
 
 /// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, no supplementary groups, own
 /// namespaces, only the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing
-/// executable but its program. Returns the violations.
-pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<String> {
+/// executable but its program. `file_size`: RLIMIT_FSIZE of this one process, if it has a limit of its own below its profile's.
+/// Returns the violations.
+pub fn check(observed: &Observed, own: &Observed, profile: &Profile, file_size: Option<u64>) -> Vec<String> {
     let mut wrong = Vec::new();
     let field = |name: &str| observed.status.get(name).map_or("", String::as_str);
     for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
@@ -139,7 +140,7 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile) -> Vec<Stri
     let limits = &profile.limits;
     for (name, most) in [
         ("Max open files", limits.files),
-        ("Max file size", limits.file_size),
+        ("Max file size", file_size.unwrap_or(u64::MAX).min(limits.file_size)),
         ("Max data size", limits.data),
         ("Max core file size", 0),
         ("Max locked memory", 0),
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn this_test_itself_is_in_no_sandbox() {
         let own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
-        let wrong = check(&own, &own, crate::profile("ps2").unwrap());
+        let wrong = check(&own, &own, crate::profile("ps2").unwrap(), None);
         for what in ["Seccomp", "NoNewPrivs", "Max open files", "namespace is the launcher's"] {
             assert!(wrong.iter().any(|w| w.contains(what)), "{what} in {wrong:?}");
         }
@@ -186,9 +187,25 @@ mod tests {
         let mut check = |theirs: &str, launchers: &str| {
             other.status.insert("Groups".into(), theirs.into());
             own.status.insert("Groups".into(), launchers.into());
-            check(&other, &own, crate::profile("ps2").unwrap()).iter().any(|w| w.starts_with("Groups"))
+            check(&other, &own, crate::profile("ps2").unwrap(), None).iter().any(|w| w.starts_with("Groups"))
         };
         assert!(check("6 42", "") && !check("", "") && !check("6", "6"));
+    }
+
+    /// The profile's limit is that of the largest image; a disk's process has its own image's.
+    #[test]
+    fn a_file_size_limit_above_the_processs_own_is_a_violation() {
+        let mut observed = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = observed.clone();
+        let mut wrong = |hard, own_limit| {
+            observed.limits.insert("Max file size".into(), hard);
+            let wrong = check(&observed, &own, crate::profile("ide").unwrap(), own_limit);
+            wrong.iter().any(|w| w.starts_with("Max file size"))
+        };
+        assert!(!wrong(Some(1 << 20), Some(1 << 20)) && !wrong(Some(0), Some(0)) && !wrong(Some(1 << 40), None));
+        assert!(wrong(Some((1 << 20) + 1), Some(1 << 20)), "the profile alone would allow it");
+        assert!(wrong(Some(1 << 63), Some(u64::MAX)), "the profile allows less");
+        assert!(wrong(None, None) && wrong(None, Some(1)));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use crate::budget::BudgetFault;
 use crate::errors::Code;
 use crate::machine::boot::{BootFault, BootFile};
-use crate::machine::drives::{ImageFault, ImageName};
 use crate::machine::firmware::FirmwareFault;
 use crate::machine::host::{PidFileFault, SocketFault, UserFault};
+use crate::machine::images::{ImageFault, ImageName};
 use crate::machine::nics::{NicFault, missing_modules};
 use crate::machine::option::ArgumentError;
 use crate::machine::serial::SerialFault;

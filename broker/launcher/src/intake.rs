@@ -126,6 +126,7 @@ impl Look for Intake<'_> {
             null: self.null.as_fd(),
             ids: self.ids,
             outlives: false,
+            file_size: None,
         })?;
         let pid = spawned.pid;
         let running = Running { spawned, socket: rustix::io::dup(&ours)?, log, begun };
@@ -141,7 +142,7 @@ impl Look for Intake<'_> {
             return Err(IntakeFault::Answer);
         }
         let profile = bulkhead_policy::profile(role).ok_or(IntakeFault::Answer)?;
-        let wrong = verify::check(&verify::observe(pid)?, self.own, profile);
+        let wrong = verify::check(&verify::observe(pid)?, self.own, profile, None);
         if !wrong.is_empty() {
             return Err(IntakeFault::Sandbox(wrong));
         }

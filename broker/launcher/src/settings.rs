@@ -1,5 +1,6 @@
 //! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after
 //! them, so they win.
+use crate::machine::option::bytes;
 use crate::placement::Placement;
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt as _;
@@ -67,6 +68,27 @@ enum Others {
 struct Images {
     backing: Option<Backing>,
     full: Option<Full>,
+    limit: Option<Limit>,
+}
+
+/// A value of `-image-limit`.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+struct Limit(String);
+
+impl TryFrom<String> for Limit {
+    type Error = NotASize;
+
+    fn try_from(text: String) -> Result<Self, NotASize> {
+        if text == "none" || bytes(&text).is_some() { Ok(Self(text)) } else { Err(NotASize { text }) }
+    }
+}
+
+/// A wrong number of bytes. toml adds the line of the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?}: expected none, or bytes, as \"40G\" (K, M, G or T)")]
+struct NotASize {
+    text: String,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -148,6 +170,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
         }),
     );
     add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
+    add("-image-limit", settings.images.limit.as_ref().map(|l| l.0.as_str()));
     add("-pv-others", settings.pv.others.map(|o| if o == Others::Leave { "leave" } else { "qemu" }));
     add("-placement", settings.sched.placement.as_ref().map(|p| p.0.as_str()));
     Ok(all)
@@ -205,7 +228,7 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
         assert_eq!(
             parse(all).unwrap(),
             [
@@ -219,6 +242,8 @@ mod tests {
                 "directory",
                 "-image-full",
                 "stop",
+                "-image-limit",
+                "40G",
                 "-pv-others",
                 "leave",
                 "-placement",
@@ -238,6 +263,8 @@ mod tests {
             "{error}"
         );
         assert!(parse("[sched]\nplacement = \"8-4\"\n").is_err() && parse("[sched]\nplacement = 1\n").is_err());
+        let error = parse("[images]\nlimit = \"much\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("much") && error.contains("40G"), "{error}");
         assert!(parse("[sandbox\n").is_err());
     }
 

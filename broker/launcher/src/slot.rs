@@ -77,6 +77,8 @@ pub(crate) struct ChannelFds {
 pub(crate) struct Life {
     pub(crate) spawned: Spawned,
     pub(crate) resource: Resource,
+    /// Its own RLIMIT_FSIZE.
+    pub(crate) file_size: Option<u64>,
 }
 
 /// Why the launcher kills a process.

@@ -134,6 +134,7 @@ mod tests {
             id: String::new(),
             file: None,
             formats: Vec::new(),
+            grows_to: 0,
             full: WhenFull::Report,
             identity: DiskIdentity::default(),
             geometry: None,

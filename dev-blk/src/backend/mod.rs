@@ -126,10 +126,14 @@ fn once(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     if let Some(faults) = &image.faults {
         faults.apply(job)?;
     }
-    match &image.content {
+    let outcome = match &image.content {
         Content::Raw(file) => run_raw(file, memory, job),
         Content::Formatted(access) => run_formatted(&mut locked(access), memory, job),
+    };
+    if outcome == Err(Errno::FBIG) {
+        image.room.tell_limit();
     }
+    outcome
 }
 
 fn run_raw(file: &OwnedFd, memory: &dyn GuestMemory, job: &Job) -> Outcome {

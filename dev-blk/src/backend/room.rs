@@ -1,5 +1,6 @@
 //! Handles writes for which the storage is full.
 use bulkhead_bus::WhenFull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) struct Room {
     when_full: WhenFull,
     state: Mutex<State>,
     given_up: Condvar,
+    /// The log has the line of [`Self::tell_limit`].
+    limit_told: AtomicBool,
 }
 
 impl Room {
@@ -63,6 +66,15 @@ impl Room {
     pub(super) fn give_up(&self) {
         *self.state() = State::GivenUp;
         self.given_up.notify_all();
+    }
+
+    /// Called after a write beyond this process's file size limit; logs the first.
+    pub(super) fn tell_limit(&self) {
+        if !self.limit_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a disk's image may not become larger: the guest gets an error for each write that needs more (-image-limit)"
+            );
+        }
     }
 
     /// Whether a write waits for space.

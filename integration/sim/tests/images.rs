@@ -1,5 +1,6 @@
 //! Disks in qcow2 images, in the real process with its real filter.
 use bulkhead_sim::{Options, Sim};
+use bulkhead_xen_abi::ioreq;
 use std::process::Command;
 
 fn qemu_img(arguments: &[&str]) {
@@ -225,4 +226,124 @@ fn a_command_lost_during_a_restart_ends_with_an_error_once_the_process_is_back()
     }
     assert!(told > 0, "no command fell into the moment");
     assert!(sim.end().unwrap().success());
+}
+
+/// The limit of the process's files, as the kernel has it.
+fn file_size(sim: &Sim, role: &str) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", sim.process(role).unwrap())).unwrap();
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max file size")).unwrap();
+    let both: Vec<u64> = line.split_whitespace().take(2).map(|n| n.parse().unwrap()).collect();
+    assert_eq!(both[0], both[1], "soft and hard");
+    both[0]
+}
+
+/// The kernel bounds what the process of a disk can write, in each of its lives: the largest of its images, not those that it only
+/// reads.
+#[test]
+fn the_limit_of_a_disks_process_is_that_of_its_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let drive = |name: &str, len: u64, index: u8, more: &str| {
+        let path = dir.path().join(name);
+        std::fs::File::create(&path).unwrap().set_len(len).unwrap();
+        format!("file={},if=ide,index={index},format=raw,{more}", path.display())
+    };
+    let (small, large) = (drive("a", 1 << 20, 0, "media=disk"), drive("b", 3 << 20, 1, "media=disk"));
+    let cd = drive("c", 64 << 20, 2, "media=cdrom,readonly=on");
+    let mut sim = Sim::start(&Options::new(&["-m", "16", "-drive", &small, "-drive", &large, "-drive", &cd])).unwrap();
+    assert_eq!(file_size(&sim, "ide"), 3 << 20);
+    sim.replace("ide").unwrap();
+    assert_eq!(file_size(&sim, "ide"), 3 << 20, "in its next life");
+    assert!(sim.end().unwrap().success());
+    let mut sim = Sim::start(&Options::new(&["-m", "16", "-drive", &cd])).unwrap();
+    assert_eq!(file_size(&sim, "ide"), 0, "it writes nothing");
+    assert!(sim.end().unwrap().success());
+}
+
+/// WRITE SECTORS EXT of 256 sectors: a guest that fills its disk.
+fn fill(sim: &mut Sim, lba: u32) {
+    let parts = lba.to_le_bytes().map(u32::from);
+    let registers = [
+        (0x1f6, 0x40),
+        (0x1f2, 1),
+        (0x1f3, parts[3]),
+        (0x1f4, 0),
+        (0x1f5, 0),
+        (0x1f2, 0),
+        (0x1f3, parts[0]),
+        (0x1f4, parts[1]),
+        (0x1f5, parts[2]),
+        (0x1f7, 0x34),
+    ];
+    for (port, value) in registers {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    // REP OUTSD, whose operand is in memory.
+    let mut outs = Sim::simple(ioreq::IOREQ_TYPE_PIO, 0x1f0, 4, 0x10000, false);
+    (outs.count, outs.bits) = (128, outs.bits.with_data_is_ptr(true));
+    for _ in 0..256 {
+        await_status(sim, 0x89, 0x08);
+        sim.request(0, outs).unwrap().unwrap();
+    }
+    await_status(sim, 0x89, 0);
+}
+
+/// A guest may fill its disk to its last sector, whatever the size of the clusters and their reference counts: the limit is above
+/// what the library needs. Internal snapshots keep their clusters beside the new ones.
+#[test]
+fn a_disk_that_is_filled_twice_stays_below_the_limit() {
+    for (options, snapshots) in [("cluster_size=512,refcount_bits=64", 0), ("cluster_size=64k", 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk").display().to_string();
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, &path, "4M"]);
+        for round in 0..=snapshots {
+            let mut sim = start(&path).unwrap();
+            let limit = file_size(&sim, "ide");
+            assert!(sim.ram().copy_in(0x10000, &[round + 1; 512]));
+            for lba in (0..8192).step_by(256) {
+                fill(&mut sim, lba);
+            }
+            assert!(sim.end().unwrap().success());
+            let len = std::fs::metadata(&path).unwrap().len();
+            // The limit has 64 MiB to spare, which this guest must not need.
+            assert!(len > 4 << 20 && len <= limit - (64 << 20), "{options}, round {round}: {len} of {limit}");
+            qemu_img(&["check", "-q", &path]);
+            qemu_img(&["convert", "-O", "raw", &path, &format!("{path}.raw")]);
+            assert!(
+                std::fs::read(format!("{path}.raw")).unwrap() == vec![round + 1; 4 << 20],
+                "{options}, round {round}"
+            );
+            qemu_img(&["snapshot", "-c", "one", &path]);
+        }
+    }
+}
+
+/// The host's own bound for images: what needs more room is an error for the guest, and the image stays consistent.
+#[test]
+fn a_guest_gets_an_error_for_what_the_hosts_limit_does_not_let_its_image_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk").display().to_string();
+    qemu_img(&["create", "-q", "-f", "qcow2", &path, "4M"]);
+    let drive = format!("file={path},if=ide,index=0,media=disk,format=qcow2");
+    let arguments = ["-m", "16", "-image-limit", "512K", "-drive", &drive];
+    let mut sim = Sim::start(&Options::new(&arguments)).unwrap();
+    assert_eq!(file_size(&sim, "ide"), 512 << 10);
+    write(&mut sim, 0, 0x5a);
+    let mut refused = 0;
+    // A cluster each.
+    for lba in (128..4096).step_by(128) {
+        command(&mut sim, 0x30, lba);
+        for _ in 0..128 {
+            sim.port_write(0x1f0, 4, 0).unwrap();
+        }
+        await_status(&mut sim, 0x80, 0);
+        refused += sim.port_read(0x1f7, 1).unwrap() & 1;
+    }
+    assert!((20..31).contains(&refused), "{refused}");
+    sim.await_log("may not become larger").unwrap();
+    assert_eq!(sim.log().matches("may not become larger").count(), 1, "{}", sim.log());
+    write(&mut sim, 1, 0x77);
+    assert_eq!((read(&mut sim, 0), read(&mut sim, 1)), (vec![0x5a; 512], vec![0x77; 512]), "what is there is written");
+    assert!(sim.end().unwrap().success());
+    assert!(std::fs::metadata(&path).unwrap().len() <= 512 << 10);
+    qemu_img(&["check", "-q", "-r", "leaks", &path]);
 }

@@ -54,6 +54,9 @@ pub struct DriveConfig {
     pub file: Option<String>,
     /// Formats of the medium and of its backing files, in this order; the descriptors are [`FdUse::Drive`] and [`FdUse::Backing`].
     pub formats: Vec<ImageFormat>,
+    /// Most bytes that the medium's file may come to have, for [`DeviceConfig::file_size`]: 0 for a block device and for a medium that
+    /// is not written.
+    pub grows_to: u64,
     /// How a write fails when the host's storage is full.
     pub full: WhenFull,
     /// Serial number, firmware version and model that a disk reports.
@@ -394,6 +397,29 @@ impl DeviceConfig {
         }
     }
 
+    /// Most bytes of a file that its process may write, the largest of its files' (RLIMIT_FSIZE); `None`: as its profile says.
+    pub fn file_size(&self) -> Option<u64> {
+        match self {
+            Self::Ide { drives } => Some(drives.iter().map(|d| d.grows_to).max().unwrap_or(0)),
+            Self::Qdisk { disk, .. } => Some(disk.grows_to),
+            Self::Platform { .. }
+            | Self::Vga { .. }
+            | Self::Ps2
+            | Self::FwCfg { .. }
+            | Self::Nic { .. }
+            | Self::Serial { .. }
+            | Self::Usb { .. }
+            | Self::Fbdev { .. }
+            | Self::Vnc { .. }
+            | Self::Vchan { .. }
+            | Self::Xenbus { .. }
+            | Self::Grant { .. }
+            | Self::Vkbd { .. }
+            | Self::Console { .. }
+            | Self::Vfb { .. } => None,
+        }
+    }
+
     /// The event that starts its process.
     pub fn starts(&self) -> Starts {
         self.facets().starts.unwrap_or(self.kind().starts)
@@ -420,5 +446,31 @@ impl DeviceConfig {
             | Self::Vkbd { .. }
             | Self::Vfb { .. } => role.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_controllers_files_may_have_the_size_of_the_largest() {
+        let drive = |grows_to| DriveConfig {
+            at: DriveId::ide(0),
+            cdrom: false,
+            read_only: false,
+            size: None,
+            id: String::new(),
+            file: None,
+            formats: Vec::new(),
+            grows_to,
+            full: WhenFull::Report,
+            identity: DiskIdentity::default(),
+            geometry: None,
+        };
+        let ide = |drives: &[u64]| DeviceConfig::Ide { drives: drives.iter().map(|d| drive(*d)).collect() }.file_size();
+        assert_eq!([ide(&[]), ide(&[0]), ide(&[7, 9, 8])], [Some(0), Some(0), Some(9)]);
+        let qdisk = DeviceConfig::Qdisk { devid: 0, disk: drive(5), emulated: None, discard: true };
+        assert_eq!((qdisk.file_size(), DeviceConfig::Ps2.file_size()), (Some(5), None));
     }
 }

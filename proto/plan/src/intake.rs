@@ -36,6 +36,10 @@ pub enum BackingFormat {
 pub struct Header {
     /// Bytes of the disk that it describes.
     pub size: u64,
+    /// Size of a cluster, as a power of two: one of [`CLUSTER_BITS`].
+    pub cluster_bits: u8,
+    /// Bits of a cluster's reference count, as a power of two: 0 to [`MAX_REFCOUNT_ORDER`].
+    pub refcount_order: u8,
     /// Name and format of the backing file.
     pub backing: Option<(String, BackingFormat)>,
 }
@@ -71,10 +75,16 @@ pub enum HeaderError {
     /// The host cannot read the file.
     #[error("the host cannot read it")]
     Unreadable = 9,
+    /// A cluster's size is none that QEMU makes.
+    #[error("its clusters have an impossible size")]
+    ClusterSize = 10,
+    /// A reference count has more than 64 bits.
+    #[error("its reference counts have an impossible size")]
+    RefcountSize = 11,
 }
 
 impl HeaderError {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Short,
         Self::Magic,
         Self::Version,
@@ -84,6 +94,8 @@ impl HeaderError {
         Self::Name,
         Self::Format,
         Self::Unreadable,
+        Self::ClusterSize,
+        Self::RefcountSize,
     ];
 }
 
@@ -108,7 +120,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Bytes of an answer: what, error or format, cylinders, heads, sectors, length of the name, size, name.
+    /// Bytes of an answer: what, error or format, then the fields at their places, then the name.
     pub const LEN: usize = NAME_AT + MAX_NAME;
 
     /// The answer as a packet.
@@ -121,8 +133,9 @@ impl Answer {
         };
         match self {
             Self::Header(Err(error)) => put(0, &[REFUSED, *error as u8]),
-            Self::Header(Ok(Header { size, backing })) => {
+            Self::Header(Ok(Header { size, cluster_bits, refcount_order, backing })) => {
                 put(0, &[HEADER]);
+                put(CLUSTER_BITS_AT, &[*cluster_bits, *refcount_order]);
                 put(SIZE_AT, &size.to_le_bytes());
                 if let Some((name, format)) = backing {
                     let format = match format {
@@ -158,9 +171,14 @@ impl Answer {
             }
             (Question::Header, HEADER) => {
                 let size = u64::from_le_bytes(*bytes.get(SIZE_AT..)?.first_chunk()?);
+                let [cluster_bits, refcount_order] = *bytes.get(CLUSTER_BITS_AT..)?.first_chunk()?;
+                if !CLUSTER_BITS.contains(&cluster_bits) || refcount_order > MAX_REFCOUNT_ORDER {
+                    return None;
+                }
+                let header = |backing| Some(Self::Header(Ok(Header { size, cluster_bits, refcount_order, backing })));
                 let len = usize::from(pair(LEN_AT)?);
                 if len == 0 {
-                    return Some(Self::Header(Ok(Header { size, backing: None })));
+                    return header(None);
                 }
                 let format = match bytes[1] {
                     0 => BackingFormat::Unnamed,
@@ -170,7 +188,7 @@ impl Answer {
                     _ => return None,
                 };
                 let name = std::str::from_utf8(bytes.get(NAME_AT..)?.get(..len)?).ok().filter(|n| !n.contains('\0'))?;
-                Some(Self::Header(Ok(Header { size, backing: Some((name.to_owned(), format)) })))
+                header(Some((name.to_owned(), format)))
             }
             (Question::Partitions { .. }, NO_PARTITION) => Some(Self::Partitions(None)),
             (Question::Partitions { .. }, PARTITION) => {
@@ -186,6 +204,10 @@ impl Answer {
 
 /// Most bytes of a backing file's name (QEMU's docs/interop/qcow2.rst).
 pub const MAX_NAME: usize = 1023;
+/// Sizes of a cluster, as powers of two.
+pub const CLUSTER_BITS: std::ops::RangeInclusive<u8> = 9..=21;
+/// Most bits of a cluster's reference count, as a power of two.
+pub const MAX_REFCOUNT_ORDER: u8 = 6;
 const REFUSED: u8 = 1;
 const HEADER: u8 = 2;
 const NO_PARTITION: u8 = 3;
@@ -194,6 +216,7 @@ const CYLINDERS_AT: usize = 2;
 const HEADS_AT: usize = 4;
 const SECTORS_AT: usize = 6;
 const LEN_AT: usize = 8;
+const CLUSTER_BITS_AT: usize = 10;
 const SIZE_AT: usize = 16;
 const NAME_AT: usize = 24;
 
@@ -203,7 +226,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn answers() -> Vec<(Question, Answer)> {
-        let header = |backing| Answer::Header(Ok(Header { size: 1 << 40, backing }));
+        let header =
+            |backing| Answer::Header(Ok(Header { size: 1 << 40, cluster_bits: 21, refcount_order: 6, backing }));
         let mut all = vec![
             (Question::Header, header(None)),
             (Question::Partitions { sectors: 9 }, Answer::Partitions(None)),

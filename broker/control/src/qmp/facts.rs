@@ -145,6 +145,7 @@ fn machine() -> Shared {
         id: "ide-5632".into(),
         file: Some("/cd".into()),
         formats: vec![ImageFormat::Raw],
+        grows_to: 0,
         full: WhenFull::Report,
         identity: DiskIdentity::default(),
         geometry: None,

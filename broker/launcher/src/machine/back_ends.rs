@@ -1,7 +1,8 @@
 //! Back ends of PV devices: `xenbus` and `grant`, disks, keyboards, frame buffers and consoles, as the domain's nodes name them.
 //! Disks that are added and removed while the domain runs, and hand-offs, are in `supervise/back_ends.rs`.
-use super::drives::{self, Backing, MachineDrive};
+use super::drives::MachineDrive;
 use super::host::{Host, Part};
+use super::images::{self, ImageRules};
 use super::serial;
 use crate::failure::{Failure, system};
 use crate::intake::Look;
@@ -58,7 +59,7 @@ pub(crate) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
         let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
         let (kept, config) = match twin {
             Some(at) => (Vec::new(), without_image(&disk.drive, at)),
-            None => pv_image(&disk.drive, (machine.backing, machine.full), null, &host.intake)?,
+            None => pv_image(&disk.drive, &machine.images, null, &host.intake)?,
         };
         let config = DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard };
         parts.push(servers.serve(Part { kept, ..Part::new(config) }, disk.nodes, true)?);
@@ -136,11 +137,11 @@ pub(crate) fn serves(parts: &[Part], id: &str) -> bool {
 /// Opens a disk's image. An empty CD drive gets `/dev/null`: a disk without sectors.
 pub(crate) fn pv_image(
     drive: &MachineDrive,
-    (backing, full): (Backing, WhenFull),
+    rules: &ImageRules,
     null: &OwnedFd,
     intake: &dyn Look,
 ) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
-    let (mut fds, mut config) = drives::drive(drive, backing, full, intake)?;
+    let (mut fds, mut config) = images::drive(drive, rules, intake)?;
     if drive.file.is_none() {
         fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(system("dup"))?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
@@ -209,6 +210,7 @@ fn without_image(drive: &MachineDrive, at: DriveId) -> DriveConfig {
         id: drive.id.clone(),
         file: drive.file.clone(),
         formats: Vec::new(),
+        grows_to: 0,
         full: WhenFull::default(),
         identity: DiskIdentity::default(),
         geometry: None,

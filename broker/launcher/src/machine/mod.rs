@@ -6,7 +6,7 @@
 //! | `option.rs` | one option, and the traits of a file below |
 //! | `board.rs`, `usb.rs` | devices without files of the host |
 //! | `drives.rs`, `nics.rs`, `serial.rs`, `video.rs`, `boot.rs` | devices with images, interfaces, other ends or firmware |
-//! | `disk.rs` | a disk's identity and geometry |
+//! | `disk.rs`, `images.rs`, `qcow2.rs` | a disk's identity and geometry, its image, how far a qcow2 image grows |
 //! | `back_ends.rs` | back ends of PV devices |
 //! | `fbdev.rs`, `vchan.rs` | the picture and QMP of a stub domain |
 //! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
@@ -20,8 +20,10 @@ pub mod drives;
 pub mod fbdev;
 pub mod firmware;
 pub mod host;
+pub mod images;
 pub mod nics;
 pub mod option;
+mod qcow2;
 pub mod serial;
 pub mod usb;
 pub mod vchan;
@@ -32,10 +34,11 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::placement::Placement;
 use boot::Kernel;
-use bulkhead_bus::{BootMenu, UsbDevice, WhenFull};
+use bulkhead_bus::{BootMenu, UsbDevice};
 use bulkhead_plan::{Kind, Level};
-use drives::{Backing, MachineDrive};
+use drives::MachineDrive;
 use host::{Host, Part};
+use images::ImageRules;
 use nics::Nic;
 use option::Group;
 use rustix::fd::RawFd;
@@ -185,10 +188,8 @@ pub struct Machine {
     pub sim: Option<Sim>,
     /// The sandbox's level; `None`: the highest that the kernel has.
     pub level: Option<Level>,
-    /// Backing files that an image may name.
-    pub backing: Backing,
-    /// How a write fails when the host's storage is full.
-    pub full: WhenFull,
+    /// Rules for disk images.
+    pub images: ImageRules,
     /// A similar device may be substituted for one that Bulkhead does not have.
     pub substitutes: bool,
     /// CPUs of the threads that carry out register accesses.
@@ -232,8 +233,7 @@ impl Default for Machine {
             attach: false,
             sim: None,
             level: None,
-            backing: Backing::Any,
-            full: WhenFull::Report,
+            images: ImageRules::default(),
             substitutes: true,
             placement: Placement::Together,
             user: None,

@@ -170,6 +170,20 @@ pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
+/// A number of bytes: digits, and K, M, G or T for a power of 1024.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (text.get(..text.len().checked_sub(1)?)?, 10),
+        b'M' => (text.get(..text.len().checked_sub(1)?)?, 20),
+        b'G' => (text.get(..text.len().checked_sub(1)?)?, 30),
+        b'T' => (text.get(..text.len().checked_sub(1)?)?, 40),
+        _ => (text, 0),
+    };
+    // `parse` would accept a sign.
+    let number: u64 = if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok()? } else { return None };
+    number.checked_mul(1 << shift)
+}
+
 /// Applies the options of one group, in their order.
 pub(crate) trait Arguments {
     /// Applies an implemented or substituted option to the machine.
@@ -195,3 +209,20 @@ pub struct Group {
 /// Causes: toolstacks that are not libxl and always give the option.
 pub(crate) const XENOPSD: &str = "always, by xenopsd (XenServer, XCP-ng)";
 pub(crate) const QUBES: &str = "always, by Qubes OS";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_digits_and_a_unit() {
+        assert_eq!(
+            [bytes("0"), bytes("512"), bytes("4k"), bytes("3M")],
+            [Some(0), Some(512), Some(4096), Some(3 << 20)]
+        );
+        assert_eq!([bytes("40G"), bytes("2T")], [Some(40 << 30), Some(2 << 40)]);
+        for wrong in ["", "G", "+1G", "1.5G", "1 G", "-1", "20000000T", "1GB", "ä"] {
+            assert_eq!(bytes(wrong), None, "{wrong}");
+        }
+    }
+}

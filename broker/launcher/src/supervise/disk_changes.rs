@@ -1,6 +1,5 @@
 //! PV disks that are added and removed while the machine runs.
-use crate::machine::drives::Backing;
-use bulkhead_bus::WhenFull;
+use crate::machine::images::ImageRules;
 use bulkhead_plan::{DriveConfig, FdUse, Slot};
 use rustix::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -13,8 +12,8 @@ pub(super) struct DiskChanges {
     pub(super) reported: Vec<String>,
     /// Domain and number of disks whose early drivers are in the log already.
     pub(super) answered: Vec<(u16, u32)>,
-    /// Settings for images of added disks: allowed backing files, and what happens when the storage is full.
-    pub(super) images: (Backing, WhenFull),
+    /// Rules for the images of added disks.
+    pub(super) images: ImageRules,
     /// Disks that a stub domain has released for its guest.
     pub(super) handed_off: Vec<HandedOff>,
     /// A disk may have been added or removed since the last scan.
@@ -28,12 +27,12 @@ pub(super) struct DiskChanges {
 const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 
 impl DiskChanges {
-    pub(super) fn new(backing: Backing, full: WhenFull) -> Self {
+    pub(super) fn new(images: ImageRules) -> Self {
         Self {
             servers: Vec::new(),
             reported: Vec::new(),
             answered: Vec::new(),
-            images: (backing, full),
+            images,
             handed_off: Vec::new(),
             disks: false,
             due: None,
@@ -82,7 +81,7 @@ mod tests {
 
     #[test]
     fn news_of_disks_is_looked_at_at_once_and_then_not_more_often_than_it_may() {
-        let mut changes = DiskChanges::new(Backing::Any, WhenFull::Report);
+        let mut changes = DiskChanges::new(ImageRules::default());
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert!(changes.wait(at(0)).is_none() && !changes.take_due(at(0)));

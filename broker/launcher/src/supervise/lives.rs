@@ -28,6 +28,7 @@ impl Launcher {
         let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
         let looks = self.slots.get(number).is_some_and(SlotState::looks);
         let view = self.slots.surface().filter(|_| looks).map(rustix::io::dup).transpose().map_err(system("dup"))?;
+        let file_size = self.file_size(number);
         let Some(state) = self.slots.get_mut(number) else { return Err(Failure::NoSlot(number)) };
         plan.domid = state.domid.unwrap_or(plan.domid);
         let (ours, theirs) =
@@ -41,6 +42,7 @@ impl Launcher {
             null: self.spawner.null.as_fd(),
             ids: state.ids,
             outlives: number == BROKER,
+            file_size,
         };
         let spawned =
             bulkhead_policy::spawn(spec).map_err(|source| Failure::Spawn { name: state.name.clone(), source })?;
@@ -55,7 +57,7 @@ impl Launcher {
         epoll::add(epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
             .map_err(system("epoll_ctl"))?;
         epoll::add(epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(system("epoll_ctl"))?;
-        state.life = Some(Life { spawned, resource: Resource::new(ours) });
+        state.life = Some(Life { spawned, resource: Resource::new(ours), file_size });
         state.enter(Phase::Starting);
         state.lacks_control = false;
         state.reason.take();
@@ -115,6 +117,18 @@ impl Launcher {
         Ok(())
     }
 
+    /// Most bytes of a file that the process in a slot may write, if that is less than its profile's. It holds for the process's whole
+    /// life: a medium that comes later is a CD, which is not written, and a disk that comes later gets a process of its own.
+    fn file_size(&self, number: Slot) -> Option<u64> {
+        let device = self.plan.devices.iter().find(|d| d.slot == number)?;
+        let most = device.config.file_size()?;
+        // The simulated machine's disks count in this table.
+        let kept = self.slots.get(number).map(|s| s.kept.as_slice()).unwrap_or_default();
+        let faults =
+            kept.iter().filter(|(what, _)| *what == FdUse::Faults).filter_map(|(_, fd)| rustix::fs::fstat(fd).ok());
+        Some(faults.map(|stat| stat.st_size.unsigned_abs()).fold(most, u64::max))
+    }
+
     /// Passes a connection to the process in a slot to control, at once or when control runs.
     fn pass_to_control(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
         let Some(control) = self.slots.get_mut(CONTROL) else { return };
@@ -160,11 +174,11 @@ impl Launcher {
     pub(super) fn ready(&mut self, number: Slot) -> Result<(), Failure> {
         let own = self.spawner.own.clone();
         let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
-        let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid) else { return Ok(()) };
+        let Some((pid, file_size)) = state.life.as_ref().map(|l| (l.spawned.pid, l.file_size)) else { return Ok(()) };
         let role = state.kind.role;
         let profile = bulkhead_policy::profile(role).ok_or(Failure::NoProfile { role })?;
         let wrong = match verify::observe(pid) {
-            Ok(observed) => verify::check(&observed, &own, profile),
+            Ok(observed) => verify::check(&observed, &own, profile, file_size),
             Err(e) => vec![format!("/proc/{pid}: {e}")],
         };
         if !wrong.is_empty() {

@@ -51,7 +51,7 @@ impl Launcher {
         let (mut names, mut unplugged) = (Vec::new(), Vec::new());
         for drive in gone {
             unplugged.push(drive.clone());
-            (drive.size, drive.file, drive.formats) = (None, None, Vec::new());
+            (drive.size, drive.file, drive.formats, drive.grows_to) = (None, None, Vec::new(), 0);
             names.push(drive.id.clone());
         }
         if !names.is_empty() {

@@ -130,7 +130,7 @@ impl Launcher {
             events: Events { epoll, signals },
             held: Held { open: held, paths: sockets, rules: Vec::new() },
             xen: XenEnds { privcmd, xenstore: None, report },
-            pv: Pv { watched: None, changes: DiskChanges::new(machine.backing, machine.full), answers: None },
+            pv: Pv { watched: None, changes: DiskChanges::new(machine.images), answers: None },
             requests: Requests { next_token: 1, hot_plug: None },
             place: super::placing::place(&machine, domid),
             shown,

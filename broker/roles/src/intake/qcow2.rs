@@ -3,7 +3,7 @@
 //! Source: QEMU's docs/interop/qcow2.rst.
 
 use bulkhead_plan::ImageFormat;
-use bulkhead_plan::intake::{BackingFormat, Header, HeaderError, MAX_NAME};
+use bulkhead_plan::intake::{BackingFormat, CLUSTER_BITS, Header, HeaderError, MAX_NAME, MAX_REFCOUNT_ORDER};
 
 /// Bytes of the file that are read. The header, its extensions and the backing file's name are in the first cluster.
 pub(super) const LOOKED_AT: usize = 64 << 10;
@@ -11,6 +11,8 @@ pub(super) const LOOKED_AT: usize = 64 << 10;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Bytes of a header of version 2, which does not say its length.
 const HEADER_2: u32 = 72;
+/// Bits of a reference count in version 2, as a power of two.
+const REFCOUNT_ORDER_2: u32 = 4;
 /// Incompatible features that pass here: the image was not closed (bit 0) or is marked corrupt (bit 1). The device's process
 /// decides on them.
 const KNOWN_FEATURES: u64 = 3;
@@ -41,9 +43,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
         return Err(HeaderError::Features);
     }
     let size = u64_at(24)?;
+    let cluster_bits = u8::try_from(u32_at(20)?).ok().filter(|bits| CLUSTER_BITS.contains(bits));
+    let cluster_bits = cluster_bits.ok_or(HeaderError::ClusterSize)?;
+    let refcount_order = if version == 3 { u32_at(96)? } else { REFCOUNT_ORDER_2 };
+    let refcount_order = u8::try_from(refcount_order).ok().filter(|order| *order <= MAX_REFCOUNT_ORDER);
+    let refcount_order = refcount_order.ok_or(HeaderError::RefcountSize)?;
     let (name_at, name_len) = (u64_at(8)?, u32_at(16)?);
     if name_at == 0 {
-        return Ok(Header { size, backing: None });
+        return Ok(Header { size, cluster_bits, refcount_order, backing: None });
     }
     if name_len == 0 || name_len as usize > MAX_NAME {
         return Err(HeaderError::NameLength);
@@ -69,7 +76,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
         }
         at = at.saturating_add(len).checked_next_multiple_of(8).ok_or(SHORT)?;
     }
-    Ok(Header { size, backing: Some((name.to_owned(), format)) })
+    Ok(Header { size, cluster_bits, refcount_order, backing: Some((name.to_owned(), format)) })
 }
 
 #[cfg(test)]
@@ -82,6 +89,8 @@ mod tests {
         let mut put = |at: usize, b: &[u8]| bytes[at..at + b.len()].copy_from_slice(b);
         put(0, b"QFI\xfb");
         put(4, &version.to_be_bytes());
+        put(20, &16u32.to_be_bytes());
+        put(96, &4u32.to_be_bytes());
         put(24, &(1u64 << 30).to_be_bytes());
         put(100, &104u32.to_be_bytes());
         if let Some((name, format)) = backing {
@@ -100,7 +109,10 @@ mod tests {
 
     #[test]
     fn size_and_backing_file() {
-        assert_eq!(parse(&image(3, None)), Ok(Header { size: 1 << 30, backing: None }));
+        assert_eq!(
+            parse(&image(3, None)),
+            Ok(Header { size: 1 << 30, cluster_bits: 16, refcount_order: 4, backing: None })
+        );
         for version in [2, 3] {
             let want = Some(("base.img".to_owned(), BackingFormat::Known(ImageFormat::Raw)));
             assert_eq!(parse(&image(version, Some(("base.img", "raw")))).unwrap().backing, want);
@@ -118,6 +130,8 @@ mod tests {
         assert_eq!(changed(7, 9), HeaderError::Version);
         assert_eq!(changed(35, 1), HeaderError::Encrypted);
         assert_eq!(changed(79, 4), HeaderError::Features);
+        assert_eq!([changed(23, 8), changed(23, 22)], [HeaderError::ClusterSize; 2]);
+        assert_eq!(changed(99, 7), HeaderError::RefcountSize);
         assert_eq!(changed(16, 0x40), HeaderError::NameLength);
         assert_eq!(changed(8, 0x40), HeaderError::Name);
         assert_eq!(changed(1002, 0), HeaderError::Name);

@@ -66,6 +66,8 @@ fn prepare(attempt: &str) {
         }
     }
 }
+/// An offset far beyond the end of every image.
+const FAR: i64 = 1 << 40;
 
 /// Makes one attempt, in some cases with the descriptor `fd`; returns 0 if it worked, else the errno.
 fn attempt_of(name: &str, fd: i32) -> u8 {
@@ -204,6 +206,19 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                 }
             }
             "cut the area" => i64::from(libc::ftruncate(fd, 0)),
+            "write a file far beyond its end" => {
+                i64::try_from(libc::pwrite(fd, [1u8; 512].as_ptr().cast(), 512, FAR)).unwrap_or(-1)
+            }
+            "write a file beyond its end" => {
+                let end = libc::lseek(fd, 0, libc::SEEK_END);
+                i64::try_from(libc::pwrite(fd, [1u8; 512].as_ptr().cast(), 512, end)).unwrap_or(-1)
+            }
+            "lengthen a file" => i64::from(libc::ftruncate(fd, FAR)),
+            // fallocate with each of its modes (linux/falloc.h), at and beyond the end.
+            "allocate" => {
+                let end = libc::lseek(fd, 0, libc::SEEK_END);
+                i64::from(libc::fallocate(fd, number as i32, end, 1 << 20))
+            }
             _ => -1,
         }
     };

@@ -31,6 +31,22 @@ pub fn run(
     attempt: &str,
     fd: Option<BorrowedFd<'_>>,
 ) -> std::io::Result<Outcome> {
+    run_limited(executable, role, ids, layer, attempt, fd, None)
+}
+
+/// The same for a process whose files may have `file_size` bytes at most.
+///
+/// # Errors
+/// If the process cannot be started or its socket fails.
+pub fn run_limited(
+    executable: BorrowedFd<'_>,
+    role: &str,
+    ids: Option<Ids>,
+    layer: &str,
+    attempt: &str,
+    fd: Option<BorrowedFd<'_>>,
+    file_size: Option<u64>,
+) -> std::io::Result<Outcome> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let log = std::fs::File::options().write(true).open("/dev/null")?;
@@ -47,6 +63,7 @@ pub fn run(
         null: null.as_fd(),
         ids,
         outlives: false,
+        file_size,
     };
     let spawned = bulkhead_policy::spawn(spec).map_err(std::io::Error::other)?;
     let order = format!("{layer} {attempt}");

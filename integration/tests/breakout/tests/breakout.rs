@@ -16,6 +16,13 @@ fn run_with(role: &str, ids: Option<Ids>, layer: &str, attempt: &str, fd: Option
     bulkhead_breakout::run(executable.as_fd(), role, ids, layer, attempt, fd).unwrap()
 }
 
+/// The same for a process whose files may have `file_size` bytes at most.
+fn run_limited(role: &str, layer: &str, attempt: &str, fd: BorrowedFd<'_>, file_size: u64) -> Outcome {
+    let path = std::env::var("BULKHEAD_HOSTILE").unwrap_or(env!("CARGO_BIN_EXE_bulkhead-hostile").into());
+    let executable = std::fs::File::open(path).unwrap();
+    bulkhead_breakout::run_limited(executable.as_fd(), role, ids(), layer, attempt, Some(fd), Some(file_size)).unwrap()
+}
+
 fn attempts() -> Vec<String> {
     let sibling = std::process::id();
     let mut all: Vec<String> = [
@@ -155,5 +162,84 @@ fn the_peers_area_cannot_be_written_mapped_for_writing_or_cut() {
                 other => assert_eq!(other, Outcome::Killed(libc::SIGSYS), "{}: {attempt}", profile.role),
             }
         }
+    }
+}
+
+/// A file of `len` bytes, of which none is allocated.
+fn image(len: u64) -> std::fs::File {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    file
+}
+
+/// Bytes of a file, and bytes that it takes on the disk.
+fn takes(file: &std::fs::File) -> (u64, u64) {
+    let of = std::os::unix::fs::MetadataExt::blocks;
+    let data = file.metadata().unwrap();
+    (data.len(), of(&data) * 512)
+}
+
+/// fallocate's modes that allocate: none, KEEP_SIZE, ZERO_RANGE, both; INSERT_RANGE moves the rest of the file back.
+const ALLOCATING: [i32; 5] = [
+    0,
+    libc::FALLOC_FL_KEEP_SIZE,
+    libc::FALLOC_FL_ZERO_RANGE,
+    libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+    libc::FALLOC_FL_INSERT_RANGE,
+];
+
+/// Whether a call of fallocate was carried out, if the file system knows its mode: that of the stub domain's files does not.
+fn worked(outcome: &Outcome) -> bool {
+    [Outcome::Worked, Outcome::Refused(libc::EOPNOTSUPP as u8)].contains(outcome)
+}
+
+/// A compromised process of a disk could fill dom0's disk: it holds its image open for writing, and nothing but its own honesty kept
+/// it inside.
+#[test]
+fn an_image_takes_no_more_of_the_hosts_disk_than_the_disk_that_it_is() {
+    const LEN: u64 = 1 << 20;
+    let written = ["write a file far beyond its end", "write a file beyond its end", "lengthen a file"];
+    for attempt in written {
+        let file = image(LEN);
+        assert_eq!(
+            run_with("ide", None, "none", attempt, Some(file.as_fd())),
+            Outcome::Worked,
+            "control run: {attempt}"
+        );
+        assert!(takes(&file).0 > LEN, "control run: {attempt}");
+        for role in ["ide", "qdisk"] {
+            // The limit is the kernel's: it holds before the filter is on, and without it.
+            for layer in ["none", "all"] {
+                let file = image(LEN);
+                let outcome = run_limited(role, layer, attempt, file.as_fd(), LEN);
+                assert_eq!(outcome, Outcome::Refused(libc::EFBIG as u8), "{role}, {layer}: {attempt}");
+                assert_eq!(takes(&file), (LEN, 0), "{role}, {layer}: {attempt}");
+            }
+        }
+    }
+    for mode in ALLOCATING {
+        let attempt = format!("allocate={mode}");
+        if mode != libc::FALLOC_FL_INSERT_RANGE {
+            let file = image(LEN);
+            let outcome = run_with("ide", None, "none", &attempt, Some(file.as_fd()));
+            assert!(worked(&outcome), "control run: {attempt}: {outcome:?}");
+            assert!(outcome != Outcome::Worked || takes(&file).1 > 0, "control run: {attempt}");
+        }
+        for role in ["ide", "qdisk"] {
+            let file = image(LEN);
+            let outcome = run_limited(role, "all", &attempt, file.as_fd(), LEN);
+            assert_eq!(outcome, Outcome::Killed(libc::SIGSYS), "{role}: {attempt}");
+            assert_eq!(takes(&file), (LEN, 0), "{role}: {attempt}");
+        }
+    }
+    // The two that keep the file's length pass the kernel's limit: only the filter holds them.
+    let file = image(LEN);
+    let attempt = format!("allocate={}", libc::FALLOC_FL_KEEP_SIZE);
+    assert!(worked(&run_limited("ide", "none", &attempt, file.as_fd(), LEN)));
+    // What the guest's TRIM needs still works.
+    let file = image(LEN);
+    let attempt = format!("allocate={}", libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE);
+    for role in ["ide", "qdisk"] {
+        assert!(worked(&run_limited(role, "all", &attempt, file.as_fd(), LEN)), "{role}");
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn processes(launcher: i32) -> Done {
         {
             wrong.push(format!("{role}: /proc does not tell enough"));
         }
-        wrong.extend(verify::check(&observed, &own, profile).into_iter().map(|w| format!("{role}: {w}")));
+        wrong.extend(verify::check(&observed, &own, profile, None).into_iter().map(|w| format!("{role}: {w}")));
         let mut kinds: Vec<&str> = observed.descriptors.iter().flatten().map(|(_, link)| verify::kind(link)).collect();
         kinds.sort_unstable();
         println!("{role} {pid}: descriptors {}; {} mappings", kinds.join(" "), observed.mappings.len());
