@@ -1,6 +1,7 @@
 //! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after
 //! them, so they win.
 use crate::machine::option::bytes;
+use crate::machine::serial;
 use crate::placement::Placement;
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,6 +17,7 @@ struct Settings {
     devices: Devices,
     network: Network,
     images: Images,
+    consoles: Consoles,
     pv: Pv,
     sched: Sched,
 }
@@ -80,15 +82,37 @@ impl TryFrom<String> for Limit {
     type Error = NotASize;
 
     fn try_from(text: String) -> Result<Self, NotASize> {
-        if text == "none" || bytes(&text).is_some() { Ok(Self(text)) } else { Err(NotASize { text }) }
+        let expected = "none, or bytes, as \"40G\" (K, M, G or T)";
+        if text == "none" || bytes(&text).is_some() { Ok(Self(text)) } else { Err(NotASize { text, expected }) }
+    }
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+struct Consoles {
+    limit: Option<ConsoleLimit>,
+}
+
+/// A value of `-console-limit`.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+struct ConsoleLimit(String);
+
+impl TryFrom<String> for ConsoleLimit {
+    type Error = NotASize;
+
+    fn try_from(text: String) -> Result<Self, NotASize> {
+        let expected = "bytes from 64K to 1G, as \"4M\"";
+        if serial::limit(&text).is_some() { Ok(Self(text)) } else { Err(NotASize { text, expected }) }
     }
 }
 
 /// A wrong number of bytes. toml adds the line of the file.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?}: expected none, or bytes, as \"40G\" (K, M, G or T)")]
+#[error("{text:?}: expected {expected}")]
 struct NotASize {
     text: String,
+    expected: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -171,6 +195,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
     );
     add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
     add("-image-limit", settings.images.limit.as_ref().map(|l| l.0.as_str()));
+    add("-console-limit", settings.consoles.limit.as_ref().map(|l| l.0.as_str()));
     add("-pv-others", settings.pv.others.map(|o| if o == Others::Leave { "leave" } else { "qemu" }));
     add("-placement", settings.sched.placement.as_ref().map(|p| p.0.as_str()));
     Ok(all)
@@ -228,7 +253,7 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\n[consoles]\nlimit = \"8M\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
         assert_eq!(
             parse(all).unwrap(),
             [
@@ -244,6 +269,8 @@ mod tests {
                 "stop",
                 "-image-limit",
                 "40G",
+                "-console-limit",
+                "8M",
                 "-pv-others",
                 "leave",
                 "-placement",
@@ -265,6 +292,7 @@ mod tests {
         assert!(parse("[sched]\nplacement = \"8-4\"\n").is_err() && parse("[sched]\nplacement = 1\n").is_err());
         let error = parse("[images]\nlimit = \"much\"\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("much") && error.contains("40G"), "{error}");
+        assert!(parse("[consoles]\nlimit = \"1K\"\n").unwrap_err().to_string().contains("64K to 1G"));
         assert!(parse("[sandbox\n").is_err());
     }
 

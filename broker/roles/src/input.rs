@@ -56,8 +56,8 @@ fn prepare_usb(config: &DeviceConfig, mut resources: Resources) -> Result<Prepar
 }
 
 fn prepare_serial(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
-    let DeviceConfig::Serial { index, listens } = config else { return Err(wrong(config)) };
-    let (backend, ready) = character(&mut resources.fds, *listens)?;
+    let DeviceConfig::Serial { index, listens, limit } = config else { return Err(wrong(config)) };
+    let (backend, ready) = character(&mut resources.fds, *listens, *limit)?;
     let polled = ready.into_iter().map(|fd| (0, fd)).collect();
     Ok(Prepared::device(serial::Serial::new(*index, backend), polled))
 }
@@ -73,27 +73,34 @@ fn prepare_vkbd(config: &DeviceConfig, mut resources: Resources) -> Result<Prepa
 }
 
 fn prepare_console(config: &DeviceConfig, mut resources: Resources) -> Result<Prepared, BuildError> {
-    let DeviceConfig::Console { devid, listens } = config else { return Err(wrong(config)) };
+    let DeviceConfig::Console { devid, listens, limit } = config else { return Err(wrong(config)) };
     let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
-    let (host, ready) = character(&mut resources.fds, *listens)?;
+    let (host, ready) = character(&mut resources.fds, *listens, *limit)?;
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     polled.extend(ready.map(|fd| (console::HOST, fd)));
     Ok(Prepared::device(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0)), polled))
 }
 
-/// A character device of the host, and the descriptor to poll for it.
-fn character(fds: &mut Fds, listens: bool) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), BuildError> {
-    Ok(match fds.take(&FdUse::Serial) {
-        Some(fd) if listens => {
+/// A character device of the host, and the descriptor to poll for it. `limit`: it is a file.
+fn character(
+    fds: &mut Fds,
+    listens: bool,
+    limit: Option<u64>,
+) -> Result<(Box<dyn serial::Backend>, Option<OwnedFd>), BuildError> {
+    let file = limit.map(|limit| fds.require(&FdUse::SerialEarlier).map(|earlier| (earlier, limit))).transpose()?;
+    Ok(match (fds.take(&FdUse::Serial), file) {
+        // It is always ready.
+        (Some(fd), Some((earlier, limit))) => (Box::new(serial::FileBackend::new(fd, earlier, limit)?), None),
+        (Some(fd), None) if listens => {
             let backend = serial::ListenBackend::new(fd)?;
             let ready = rustix::io::dup(backend.ready())?;
             (Box::new(backend), Some(ready))
         }
-        Some(fd) => {
+        (Some(fd), None) => {
             let ready = rustix::io::dup(&fd)?;
             (Box::new(serial::FdBackend::new(fd)), Some(ready))
         }
-        None => (Box::new(serial::NullBackend), None),
+        (None, _) => (Box::new(serial::NullBackend), None),
     })
 }

@@ -166,7 +166,7 @@ mod tests {
             nic(NicModel::E1000),
             nic(NicModel::Rtl8139),
             DeviceConfig::Usb { devices: Vec::new(), device: 1, function: 2, added: false },
-            DeviceConfig::Serial { index: 0, listens: false },
+            DeviceConfig::Serial { index: 0, listens: false, limit: None },
             DeviceConfig::Fbdev { spread: false },
             DeviceConfig::Vnc {
                 name: String::new(),
@@ -178,7 +178,7 @@ mod tests {
             DeviceConfig::Grant { callers: Vec::new() },
             DeviceConfig::Qdisk { devid: 0, disk, emulated: None, discard: false },
             DeviceConfig::Vkbd { devid: 0 },
-            DeviceConfig::Console { devid: 0, listens: false },
+            DeviceConfig::Console { devid: 0, listens: false, limit: None },
             DeviceConfig::Vfb { devid: 0 },
             DeviceConfig::Vchan { port: 0 },
         ]

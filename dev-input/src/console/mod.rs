@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::serial::Backend;
+use crate::serial::{Backend, after_now};
 use bulkhead_bus::fake::FakeFrontend;
 use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, State, means, number};
@@ -39,6 +39,7 @@ mod page {
 const RESERVED: u32 = 0;
 /// Most rounds before other work is handled.
 const BUDGET: usize = 16;
+const RETRY_TIMER: u8 = 0;
 
 /// The back end of one console.
 pub struct Console {
@@ -148,6 +149,8 @@ impl Console {
                 }
             }
         }
+        let retry = self.host.retry().filter(|_| self.connected);
+        cx.timers.set(RETRY_TIMER, retry.map(|after| after_now(cx, after)));
         if any {
             self.front.notify();
         }

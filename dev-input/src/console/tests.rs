@@ -9,6 +9,8 @@ struct Host {
     took: Vec<u8>,
     takes: usize,
     gives: Vec<u8>,
+    /// It accepts nothing because output comes too fast.
+    slow: bool,
 }
 
 #[derive(Clone, Default)]
@@ -17,7 +19,7 @@ struct Fake(Arc<Mutex<Host>>);
 impl Backend for Fake {
     fn write(&mut self, bytes: &[u8]) -> usize {
         let mut host = self.0.lock().unwrap();
-        let n = bytes.len().min(host.takes);
+        let n = if host.slow { 0 } else { bytes.len().min(host.takes) };
         host.took.extend_from_slice(&bytes[..n]);
         n
     }
@@ -26,6 +28,9 @@ impl Backend for Fake {
         let n = bytes.len().min(host.gives.len());
         bytes[..n].copy_from_slice(&host.gives.drain(..n).collect::<Vec<_>>());
         n
+    }
+    fn retry(&self) -> Option<std::time::Duration> {
+        self.0.lock().unwrap().slow.then_some(std::time::Duration::from_millis(10))
     }
 }
 
@@ -120,6 +125,19 @@ fn unread_output_stays_in_the_page_and_unread_input_at_the_host() {
     bed.signal();
     assert_eq!(bed.host.0.lock().unwrap().took.len(), 2048);
     assert_eq!((bed.hears().len(), bed.host.0.lock().unwrap().gives.len()), (1024, 3976));
+}
+
+/// A file is no terminal that becomes ready, so without a timer the domain would wait for ever.
+#[test]
+fn output_that_comes_too_fast_waits_in_the_page_and_is_taken_later() {
+    let mut bed = bed(true);
+    bed.host.0.lock().unwrap().slow = true;
+    bed.says(&[1; 2048]);
+    bed.signal();
+    assert_eq!((bed.guest.word(page::OUT_CONS), bed.cx.timers.get(RETRY_TIMER)), (0, Some(10_000_000)));
+    bed.host.0.lock().unwrap().slow = false;
+    bed.console.poll(Ready::Timer(RETRY_TIMER), &mut bed.cx);
+    assert_eq!((bed.guest.word(page::OUT_CONS), bed.cx.timers.get(RETRY_TIMER)), (2048, None));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The line is as fast as its other end: a character counts as sent when the back end has accepted it. While the back end
 //! accepts none (no process reads the terminal), up to [`BACKLOG`] characters are queued; then the transmitter stays busy, and
 //! after [`PATIENCE`] characters are dropped so that a guest that polls does not hang.
+mod file;
 mod listen;
 mod spec;
 mod state;
@@ -10,12 +11,14 @@ mod state;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
 };
+pub use file::FileBackend;
 pub use listen::ListenBackend;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
 use spec::{FIFO, FifoControl, InterruptEnable, LineControl, LineStatus, ModemControl, ModemStatus, iir};
 use state::{SerialState, VERSION};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Most queued characters while the back end accepts none.
 const BACKLOG: usize = 256;
@@ -27,6 +30,7 @@ const CHARACTER_TIMEOUT: u64 = 350_000;
 
 const TIMEOUT_TIMER: u8 = 0;
 const STUCK_TIMER: u8 = 1;
+const RETRY_TIMER: u8 = 2;
 
 /// Ports of COM1 to COM4.
 const BASES: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
@@ -42,9 +46,13 @@ pub trait Backend: Send {
     fn write(&mut self, bytes: &[u8]) -> usize;
     /// Receives into `bytes`. Returns the number of bytes, 0 if there are none at present.
     fn read(&mut self, bytes: &mut [u8]) -> usize;
+    /// The time after which it accepts output again, if it has not, because output comes too fast. Nothing else tells when.
+    fn retry(&self) -> Option<Duration> {
+        None
+    }
 }
 
-/// A non-blocking descriptor: pty, file, FIFO, socket, character device.
+/// A non-blocking descriptor: pty, FIFO, socket, character device.
 pub struct FdBackend(OwnedFd);
 
 impl FdBackend {
@@ -66,6 +74,11 @@ impl Backend for FdBackend {
     fn read(&mut self, bytes: &mut [u8]) -> usize {
         rustix::io::read(&self.0, bytes).unwrap_or(0)
     }
+}
+
+/// The device's time after this duration.
+pub(crate) fn after_now(cx: &Context, duration: Duration) -> u64 {
+    cx.now().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Accepts all characters and sends none: `null`.
@@ -262,6 +275,8 @@ impl Serial {
         } else if cx.timers.get(STUCK_TIMER).is_none() {
             cx.timers.set(STUCK_TIMER, Some(cx.now().saturating_add(PATIENCE)));
         }
+        let retry = self.backend.retry().filter(|_| !self.unsent.is_empty());
+        cx.timers.set(RETRY_TIMER, retry.map(|after| after_now(cx, after)));
     }
 
     fn write_data(&mut self, byte: u8, cx: &mut Context) {
@@ -408,6 +423,7 @@ impl Device for Serial {
         let dropped = self.dropped;
         *self = Self { backend, dropped, ..fresh };
         cx.timers.set(STUCK_TIMER, None);
+        cx.timers.set(RETRY_TIMER, None);
         self.update(cx);
     }
 

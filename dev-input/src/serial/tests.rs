@@ -10,6 +10,7 @@ struct Wire {
     out: Arc<Mutex<Vec<u8>>>,
     input: Arc<Mutex<VecDeque<u8>>>,
     stuck: Arc<Mutex<bool>>,
+    retry: Option<Duration>,
 }
 
 impl Backend for Wire {
@@ -27,6 +28,9 @@ impl Backend for Wire {
             *to = from;
         }
         n
+    }
+    fn retry(&self) -> Option<Duration> {
+        self.retry.filter(|_| *self.stuck.lock().unwrap())
     }
 }
 
@@ -127,6 +131,19 @@ fn divisor_and_scratch_are_registers() {
     outb(&mut s, &mut cx, 7, 0xa5);
     assert_eq!((inb(&mut s, &mut cx, 1), inb(&mut s, &mut cx, 7), inb(&mut s, &mut cx, 3)), (0, 0xa5, 0x03));
     assert!(wire.out.lock().unwrap().is_empty());
+}
+
+/// A file takes output at a rate. It is no terminal that becomes ready, so without a timer the last characters would be lost.
+#[test]
+fn output_that_comes_too_fast_is_sent_later() {
+    let wire = Wire { retry: Some(Duration::from_millis(10)), ..Wire::default() };
+    let (mut s, mut cx) = (Serial::new(0, Box::new(wire.clone())), fake::context(0));
+    *wire.stuck.lock().unwrap() = true;
+    outb(&mut s, &mut cx, 0, b'x');
+    assert_eq!(cx.timers.get(RETRY_TIMER), Some(10_000_000));
+    *wire.stuck.lock().unwrap() = false;
+    s.poll(Ready::Timer(RETRY_TIMER), &mut cx);
+    assert_eq!((wire.out.lock().unwrap().as_slice(), cx.timers.get(RETRY_TIMER)), (&b"x"[..], None));
 }
 
 #[test]

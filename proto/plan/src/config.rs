@@ -234,6 +234,8 @@ pub enum DeviceConfig {
         index: u8,
         /// Its descriptor is a listening socket.
         listens: bool,
+        /// Its descriptor is a file ([`FdUse::Serial`], with [`FdUse::SerialEarlier`]) that may have so many bytes.
+        limit: Option<u64>,
     },
     /// The picture on a Linux frame buffer, keys and pointer from evdev. The guest sees nothing of it.
     Fbdev {
@@ -283,6 +285,8 @@ pub enum DeviceConfig {
         devid: u32,
         /// Its descriptor is a listening socket.
         listens: bool,
+        /// As in [`DeviceConfig::Serial`].
+        limit: Option<u64>,
     },
     /// The back end of a PV frame buffer.
     Vfb {
@@ -402,12 +406,12 @@ impl DeviceConfig {
         match self {
             Self::Ide { drives } => Some(drives.iter().map(|d| d.grows_to).max().unwrap_or(0)),
             Self::Qdisk { disk, .. } => Some(disk.grows_to),
+            Self::Serial { limit, .. } | Self::Console { limit, .. } => Some(limit.unwrap_or(0)),
             Self::Platform { .. }
             | Self::Vga { .. }
             | Self::Ps2
             | Self::FwCfg { .. }
             | Self::Nic { .. }
-            | Self::Serial { .. }
             | Self::Usb { .. }
             | Self::Fbdev { .. }
             | Self::Vnc { .. }
@@ -415,7 +419,6 @@ impl DeviceConfig {
             | Self::Xenbus { .. }
             | Self::Grant { .. }
             | Self::Vkbd { .. }
-            | Self::Console { .. }
             | Self::Vfb { .. } => None,
         }
     }
@@ -454,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_controllers_files_may_have_the_size_of_the_largest() {
+    fn the_limit_of_a_process_is_that_of_its_largest_file() {
         let drive = |grows_to| DriveConfig {
             at: DriveId::ide(0),
             cdrom: false,
@@ -472,5 +475,7 @@ mod tests {
         assert_eq!([ide(&[]), ide(&[0]), ide(&[7, 9, 8])], [Some(0), Some(0), Some(9)]);
         let qdisk = DeviceConfig::Qdisk { devid: 0, disk: drive(5), emulated: None, discard: true };
         assert_eq!((qdisk.file_size(), DeviceConfig::Ps2.file_size()), (Some(5), None));
+        let serial = |limit| DeviceConfig::Serial { index: 0, listens: false, limit }.file_size();
+        assert_eq!([serial(None), serial(Some(7))], [Some(0), Some(7)], "a terminal is no file");
     }
 }

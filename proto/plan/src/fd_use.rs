@@ -60,6 +60,8 @@ pub enum FdUse {
     Backing(DriveId, u8),
     /// The host end of a serial port.
     Serial,
+    /// If that is a file, the file with the output before it.
+    SerialEarlier,
     /// The host end of a network card.
     Net,
     /// Expansion ROM of the device in this slot.

@@ -112,7 +112,7 @@ fn console(
     servers: &mut Servers,
     xenstore: &mut Xenstore,
 ) -> Result<Part, Failure> {
-    let end = serial::serial(console.devid as usize, &console.output)?;
+    let end = serial::serial(console.devid as usize, &console.output, host.machine.console_limit)?;
     if let Some(terminal) = &end.terminal {
         // `xl console` reads this node.
         let tty = format!("{}/tty", console.nodes.front);
@@ -122,8 +122,10 @@ fn console(
     let listens = console.output.listens();
     host.sockets.extend(listens.map(str::to_owned));
     host.chardevs.push((console.label, end.shown));
-    let kept = end.fd.map(|fd| (FdUse::Serial, fd)).into_iter().collect();
-    let config = DeviceConfig::Console { devid: console.devid, listens: listens.is_some() };
+    let limit = end.earlier.is_some().then_some(host.machine.console_limit);
+    let kept = end.fd.map(|fd| (FdUse::Serial, fd)).into_iter();
+    let kept = kept.chain(end.earlier.map(|fd| (FdUse::SerialEarlier, fd))).collect();
+    let config = DeviceConfig::Console { devid: console.devid, listens: listens.is_some(), limit };
     servers.serve(Part { kept, ..Part::new(config) }, console.nodes, false)
 }
 

@@ -154,6 +154,8 @@ pub struct Machine {
     pub monitors: Vec<Monitor>,
     /// The host ends of serial ports, from COM1.
     pub serials: Vec<Serial>,
+    /// Most bytes of a file that a serial port or a console writes.
+    pub console_limit: u64,
     /// The display; `None`: the guest has none.
     pub video: Option<Video>,
     /// Devices on the USB controller; `None`: there is no controller at the start.
@@ -216,6 +218,7 @@ impl Default for Machine {
             chardevs: Vec::new(),
             monitors: Vec::new(),
             serials: Vec::new(),
+            console_limit: serial::DEFAULT_LIMIT,
             video: None,
             usb: None,
             usb_at: None,

@@ -1,17 +1,24 @@
 //! Serial ports, and the other ends of serial ports and consoles.
 use super::DeviceKind;
 use super::host::{Host, Part, socket};
-use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, option, wrong};
+use super::option::{ArgumentError, Arguments, Fate, Given, Group, OptionSpec, bytes, option, wrong};
 use super::{Chardev, Machine, Socket};
 use crate::failure::Failure;
 use crate::options::Options;
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Serial ports of a PC; more are accepted and not emulated.
 const PORTS: usize = 4;
+/// Most bytes of a file without `-console-limit`.
+pub(super) const DEFAULT_LIMIT: u64 = 4 << 20;
+/// Values of `-console-limit`: room for what comes while a file is copied; the limit in the profiles.
+const LIMITS: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
+/// The file with the output before FILE's is FILE.old. libxl gives the logs of earlier starts numbers.
+const EARLIER: &str = ".old";
 
 pub(super) static DEVICE: DeviceKind = DeviceKind {
     kinds: &[&kind::SERIAL],
@@ -19,11 +26,20 @@ pub(super) static DEVICE: DeviceKind = DeviceKind {
     open,
 };
 
-const OPTIONS: &[OptionSpec] = &[option(
-    "serial",
-    Fate::Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off], chardev:ID"),
-    "serial",
-)];
+const OPTIONS: &[OptionSpec] = &[
+    option(
+        "serial",
+        Fate::Implemented("pty, file:PATH, null, none, /dev/…, unix:PATH[,server=on,wait=off], chardev:ID"),
+        "serial",
+    ),
+    option(
+        "console-limit",
+        Fate::Implemented(
+            "most bytes of a file with the output of a serial port or a console, 64K to 1G; as much is kept in FILE.old; not QEMU's",
+        ),
+        "",
+    ),
+];
 
 #[derive(Default)]
 struct Ports {
@@ -33,6 +49,11 @@ struct Ports {
 
 impl Arguments for Ports {
     fn take(&mut self, given: &mut Given, machine: &mut Machine) -> Result<(), ArgumentError> {
+        if given.name == "console-limit" {
+            let limit = limit(&given.value).ok_or_else(|| given.bad("bytes, 64K to 1G (K, M or G)"))?;
+            machine.console_limit = limit;
+            return Ok(());
+        }
         let serial = match given.value.strip_prefix("chardev:") {
             Some(id) => {
                 self.named.push((machine.serials.len(), id.to_owned()));
@@ -56,6 +77,11 @@ impl Arguments for Ports {
         }
         Ok(Vec::new())
     }
+}
+
+/// Parses `-console-limit`.
+pub(crate) fn limit(text: &str) -> Option<u64> {
+    bytes(text).filter(|limit| LIMITS.contains(limit))
 }
 
 /// The other end of a serial port or console.
@@ -139,13 +165,15 @@ impl Serial {
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let mut parts = Vec::new();
     for (index, serial) in host.machine.serials.iter().enumerate() {
-        let end = self::serial(index, serial)?;
+        let end = self::serial(index, serial, host.machine.console_limit)?;
         host.chardevs.push((format!("serial{index}"), end.shown));
         host.held.extend(end.slave);
         host.sockets.extend(serial.listens().map(str::to_owned));
         if *serial != Serial::None && index < PORTS {
-            let config = DeviceConfig::Serial { index: index as u8, listens: serial.listens().is_some() };
-            let kept = end.fd.into_iter().map(|fd| (FdUse::Serial, fd)).collect();
+            let limit = end.earlier.is_some().then_some(host.machine.console_limit);
+            let config = DeviceConfig::Serial { index: index as u8, listens: serial.listens().is_some(), limit };
+            let kept = end.fd.map(|fd| (FdUse::Serial, fd)).into_iter();
+            let kept = kept.chain(end.earlier.map(|fd| (FdUse::SerialEarlier, fd))).collect();
             parts.push(Part { kept, ..Part::new(config) });
         }
     }
@@ -156,6 +184,8 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
 pub struct SerialEnd {
     /// The process's descriptor; `None` for `null`.
     pub fd: Option<OwnedFd>,
+    /// Its file with the output before that, if the descriptor is a file.
+    pub earlier: Option<OwnedFd>,
     /// The slave of a new pseudo terminal; it stays open so that the master sees no hang-up.
     pub slave: Option<OwnedFd>,
     /// Path of a new pseudo terminal.
@@ -164,32 +194,40 @@ pub struct SerialEnd {
     pub shown: String,
 }
 
-/// Opens the other end of serial port or console `index`.
-pub fn serial(index: usize, serial: &Serial) -> Result<SerialEnd, Failure> {
-    open_end(serial).map_err(|fault| Failure::Serial { port: index, fault })
+/// Opens the other end of serial port or console `index`. `limit`: most bytes of a file.
+pub fn serial(index: usize, serial: &Serial, limit: u64) -> Result<SerialEnd, Failure> {
+    open_end(serial, limit).map_err(|fault| Failure::Serial { port: index, fault })
 }
 
-fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
+fn open_end(serial: &Serial, limit: u64) -> Result<SerialEnd, SerialFault> {
     let nonblocking = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let fail = |path: &str, e: rustix::io::Errno| SerialFault::Path { path: path.to_owned(), source: e.into() };
-    let plain = |fd| SerialEnd { fd, slave: None, terminal: None, shown: serial.shown(None) };
+    let plain = |fd| SerialEnd { fd, earlier: None, slave: None, terminal: None, shown: serial.shown(None) };
     match serial {
         Serial::Null | Serial::None => Ok(plain(None)),
         Serial::File(path) | Serial::Append(path) => {
-            // A FIFO is opened for reading too, because opening it for writing alone fails without a reader.
-            let is_fifo = rustix::fs::stat(path.as_str())
-                .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo);
-            let begin = if matches!(serial, Serial::Append(_)) { OFlags::APPEND } else { OFlags::TRUNC };
-            let how = if is_fifo { OFlags::RDWR } else { OFlags::WRONLY | OFlags::CREATE | begin };
-            let fd = rustix::fs::open(path.as_str(), how | nonblocking, Mode::from_raw_mode(0o600))
-                .map_err(|e| fail(path, e))?;
-            if is_fifo {
-                // The process gets a descriptor for writing alone, so that it cannot read its own bytes.
-                let writer = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty())
-                    .map_err(|e| fail(path, e))?;
-                return Ok(plain(Some(writer)));
+            let kind = rustix::fs::stat(path.as_str()).map(|s| FileType::from_raw_mode(s.st_mode));
+            match kind {
+                // A FIFO is opened for reading too, because opening it for writing alone fails without a reader.
+                Ok(FileType::Fifo) => {
+                    let _reader = rustix::fs::open(path.as_str(), OFlags::RDWR | nonblocking, Mode::empty())
+                        .map_err(|e| fail(path, e))?;
+                    // The process gets a descriptor for writing alone, so that it cannot read its own bytes.
+                    let writer = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty())
+                        .map_err(|e| fail(path, e))?;
+                    Ok(plain(Some(writer)))
+                }
+                Ok(FileType::RegularFile) | Err(Errno::NOENT) => {
+                    let append = matches!(serial, Serial::Append(_));
+                    let (fd, earlier) = files(path, append, limit)?;
+                    Ok(SerialEnd { earlier: Some(earlier), ..plain(Some(fd)) })
+                }
+                Ok(_) => {
+                    let fd = rustix::fs::open(path.as_str(), OFlags::WRONLY | nonblocking, Mode::empty());
+                    Ok(plain(Some(fd.map_err(|e| fail(path, e))?)))
+                }
+                Err(e) => Err(fail(path, e)),
             }
-            Ok(plain(Some(fd)))
         }
         Serial::Device(path) => {
             let fd = console(path, OFlags::RDWR | nonblocking).map_err(|e| fail(path, e))?;
@@ -218,9 +256,34 @@ fn open_end(serial: &Serial) -> Result<SerialEnd, SerialFault> {
             raw(&slave);
             rustix::io::ioctl_fionbio(&master, true).map_err(fail)?;
             let shown = serial.shown(Some(&name));
-            Ok(SerialEnd { fd: Some(master), slave: Some(slave), terminal: Some(name), shown })
+            Ok(SerialEnd { fd: Some(master), earlier: None, slave: Some(slave), terminal: Some(name), shown })
         }
     }
+}
+
+/// Opens a file for a port's output, and the file with the output before it. Without `append` the file is emptied, as QEMU does. The
+/// process reads the file to copy it. Both are written at their ends: they may be emptied at any time, by the process or the operator.
+fn files(path: &str, append: bool, limit: u64) -> Result<(OwnedFd, OwnedFd), SerialFault> {
+    let earlier_path = format!("{path}{EARLIER}");
+    let fail = |path: &str, e: Errno| SerialFault::Path { path: path.to_owned(), source: e.into() };
+    let always = OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open = |path: &str, how: OFlags| {
+        let fd = rustix::fs::open(path, how | always, Mode::from_raw_mode(0o600)).map_err(|e| fail(path, e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| fail(path, e))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(SerialFault::NoFile { path: path.to_owned() });
+        }
+        Ok((fd, stat.st_size.unsigned_abs()))
+    };
+    let begin = if append { OFlags::empty() } else { OFlags::TRUNC };
+    let (mut fd, size) = open(path, OFlags::RDWR | begin)?;
+    if size > limit {
+        // Written by another device model, or under a higher limit. Nothing of it is lost before the next file is full.
+        rustix::fs::rename(path, earlier_path.as_str()).map_err(|e| fail(&earlier_path, e))?;
+        (fd, _) = open(path, OFlags::RDWR)?;
+    }
+    let (earlier, _) = open(&earlier_path, OFlags::WRONLY | OFlags::NOFOLLOW)?;
+    Ok((fd, earlier))
 }
 
 /// Opens a character device. A stub domain's console is missing until its front end has connected, so it is waited for (5 s at
@@ -256,7 +319,93 @@ pub enum SerialFault {
         /// The kernel's error.
         source: std::io::Error,
     },
+    /// A file's name is a link's, a device's or a directory's.
+    #[error("{path}: not a file")]
+    NoFile {
+        /// Where it is.
+        path: String,
+    },
     /// A new pseudo terminal cannot be had.
     #[error("a pseudo terminal: {0}")]
     Terminal(#[source] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file's path, removed at the end of the test.
+    struct Place(std::path::PathBuf);
+
+    impl Place {
+        fn new(test: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("bulkhead-serial-{}-{test}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+        fn path(&self, name: &str) -> String {
+            self.0.join(name).display().to_string()
+        }
+        fn write(&self, name: &str, bytes: &[u8]) {
+            std::fs::write(self.path(name), bytes).unwrap();
+        }
+        fn read(&self, name: &str) -> String {
+            std::fs::read_to_string(self.path(name)).unwrap()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_file_is_emptied_or_continued_as_qemu_does_it_and_has_an_earlier_one() {
+        let place = Place::new("emptied");
+        let output = |end: SerialEnd| {
+            let (fd, earlier) = (end.fd.unwrap(), end.earlier.unwrap());
+            rustix::io::write(&fd, b"new").unwrap();
+            rustix::io::write(&earlier, b"!").unwrap();
+            (place.read("f"), place.read("f.old"))
+        };
+        let file = Serial::File(place.path("f"));
+        assert_eq!(output(open_end(&file, 100).unwrap()), ("new".to_owned(), "!".to_owned()));
+        assert_eq!(output(open_end(&file, 100).unwrap()), ("new".to_owned(), "!!".to_owned()), "nothing of it is lost");
+        let append = Serial::Append(place.path("f"));
+        assert_eq!(output(open_end(&append, 100).unwrap()), ("newnew".to_owned(), "!!!".to_owned()));
+    }
+
+    /// It would stay as large as it is, and nothing could be appended.
+    #[test]
+    fn a_file_that_is_larger_than_the_limit_already_becomes_the_earlier_one() {
+        let place = Place::new("larger");
+        place.write("f", &[b'x'; 101]);
+        open_end(&Serial::Append(place.path("f")), 100).unwrap();
+        assert_eq!((place.read("f"), place.read("f.old")), (String::new(), "x".repeat(101)));
+        place.write("f", &[b'y'; 100]);
+        open_end(&Serial::Append(place.path("f")), 100).unwrap();
+        assert_eq!((place.read("f"), place.read("f.old")), ("y".repeat(100), "x".repeat(101)));
+    }
+
+    #[test]
+    fn what_is_no_file_has_no_earlier_one_and_a_link_is_not_followed_there() {
+        let place = Place::new("other");
+        assert!(open_end(&Serial::File("/dev/null".into()), 100).unwrap().earlier.is_none());
+        std::fs::write(place.path("victim"), "kept").unwrap();
+        std::os::unix::fs::symlink(place.path("victim"), place.path("f.old")).unwrap();
+        assert!(open_end(&Serial::File(place.path("f")), 100).is_err());
+        assert_eq!(place.read("victim"), "kept");
+        std::fs::create_dir(place.path("d")).unwrap();
+        assert!(open_end(&Serial::File(place.path("d")), 100).is_err());
+    }
+
+    #[test]
+    fn the_limit_is_neither_too_small_to_copy_nor_above_the_profiles() {
+        assert_eq!([limit("64K"), limit("4M"), limit("1G")], [Some(64 << 10), Some(4 << 20), Some(1 << 30)]);
+        assert_eq!([limit("63K"), limit("1025M"), limit("none")], [None; 3]);
+        for role in ["serial", "console"] {
+            assert_eq!(bulkhead_policy::profile(role).unwrap().limits.file_size, *LIMITS.end(), "{role}");
+        }
+    }
 }

@@ -67,7 +67,7 @@ fn prepare(attempt: &str) {
     }
 }
 /// An offset far beyond the end of every image.
-const FAR: i64 = 1 << 40;
+const FAR: i64 = (1 << 40) + 4096;
 
 /// Makes one attempt, in some cases with the descriptor `fd`; returns 0 if it worked, else the errno.
 fn attempt_of(name: &str, fd: i32) -> u8 {
@@ -212,6 +212,14 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "write a file beyond its end" => {
                 let end = libc::lseek(fd, 0, libc::SEEK_END);
                 i64::try_from(libc::pwrite(fd, [1u8; 512].as_ptr().cast(), 512, end)).unwrap_or(-1)
+            }
+            "fill the disk" => {
+                // Until something refuses, or 8 MiB are there.
+                let piece = [1u8; 4096];
+                (0..2048)
+                    .map(|_| libc::write(fd, piece.as_ptr().cast(), piece.len()) as i64)
+                    .find(|n| *n < 0)
+                    .unwrap_or(0)
             }
             "lengthen a file" => i64::from(libc::ftruncate(fd, FAR)),
             // fallocate with each of its modes (linux/falloc.h), at and beyond the end.

@@ -243,3 +243,29 @@ fn an_image_takes_no_more_of_the_hosts_disk_than_the_disk_that_it_is() {
         assert!(worked(&run_limited(role, "all", &attempt, file.as_fd(), LEN)), "{role}");
     }
 }
+
+/// A compromised process of a serial port or a console could fill dom0's disk by the file that takes the output.
+#[test]
+fn a_console_takes_no_more_of_the_hosts_disk_than_its_limit() {
+    const LIMIT: u64 = 1 << 20;
+    let file = image(0);
+    assert_eq!(run_with("serial", None, "none", "fill the disk", Some(file.as_fd())), Outcome::Worked, "control run");
+    assert!(takes(&file).0 > LIMIT, "control run");
+    for role in ["serial", "console"] {
+        for layer in ["none", "all"] {
+            let file = image(0);
+            let outcome = run_limited(role, layer, "fill the disk", file.as_fd(), LIMIT);
+            assert_eq!(outcome, Outcome::Refused(libc::EFBIG as u8), "{role}, {layer}");
+            assert_eq!(takes(&file).0, LIMIT, "{role}, {layer}");
+        }
+        // It may empty its files, and not make them longer in another way.
+        let file = image(5);
+        assert_eq!(run_limited(role, "all", "cut the area", file.as_fd(), LIMIT), Outcome::Worked, "{role}");
+        for attempt in ["lengthen a file".to_owned(), format!("allocate={}", libc::FALLOC_FL_KEEP_SIZE)] {
+            let file = image(0);
+            let outcome = run_limited(role, "all", &attempt, file.as_fd(), LIMIT);
+            assert_eq!(outcome, Outcome::Killed(libc::SIGSYS), "{role}: {attempt}");
+            assert_eq!(takes(&file), (0, 0), "{role}: {attempt}");
+        }
+    }
+}
