@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 const RESTARTS: usize = 5;
 /// See [`RESTARTS`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// Processes that may die in a row after they have read the same state. The next one starts from reset: the state may be the
+/// cause, and a device that is reset is worth more to a guest than one that is gone.
+const STATE_DEATHS: u32 = 2;
 
 /// Phase of a slot's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +134,25 @@ pub(crate) enum KillReason {
     MachineEnds,
 }
 
+impl KillReason {
+    /// Whether the process has done nothing that ends it: others want it to end.
+    pub(crate) fn is_wanted(&self) -> bool {
+        match self {
+            Self::Receive(_) | Self::Send(_) | Self::Deadline | Self::Protocol | Self::Sandbox(_) | Self::Forbidden => {
+                false
+            }
+            Self::RestartRequest
+            | Self::DevicesChanged
+            | Self::DisplayRestarted
+            | Self::Ejected
+            | Self::Unplugged
+            | Self::DiskRemoved
+            | Self::DiskHandedOff
+            | Self::MachineEnds => true,
+        }
+    }
+}
+
 /// State of a slot.
 #[derive(Debug)]
 pub(crate) struct SlotState {
@@ -152,8 +174,10 @@ pub(crate) struct SlotState {
     pub(crate) channel: Option<ChannelFds>,
     /// The surface of a display. It outlives the process, because viewers read it until the next process draws.
     pub(crate) surface: Option<OwnedFd>,
-    /// The reply area of the last process, which has the device's state.
-    pub(crate) previous_reply: Option<OwnedFd>,
+    /// The reply area of the last process that ran, which has the device's state. It is kept until a successor runs.
+    previous_reply: Option<OwnedFd>,
+    /// Processes in a row that have read that state and died before they ran.
+    state_deaths: u32,
     /// Descriptors that each process of this slot gets.
     pub(crate) kept: Vec<(FdUse, OwnedFd)>,
     pub(crate) log_read: OwnedFd,
@@ -193,6 +217,7 @@ impl SlotState {
             channel: None,
             surface: None,
             previous_reply: None,
+            state_deaths: 0,
             kept,
             log_read,
             log_write,
@@ -214,10 +239,47 @@ impl SlotState {
         let may = self.phase.may_become(next);
         if may {
             self.phase = next;
+            if next == Phase::Running {
+                // From now on its own area has the state.
+                self.forget_state();
+            }
         } else {
             crate::log::say(&format!("{}: {:?} does not follow {:?}", self.name, next, self.phase));
         }
         may
+    }
+
+    /// The area with the device's last state, for the next process.
+    pub(crate) fn last_state(&self) -> Option<BorrowedFd<'_>> {
+        self.previous_reply.as_ref().map(|area| area.as_fd())
+    }
+
+    /// Lets the next process start from reset.
+    pub(crate) fn forget_state(&mut self) {
+        self.previous_reply = None;
+        self.state_deaths = 0;
+    }
+
+    /// Decides which state the successor of a process that has exited gets. Call it before the phase changes. A process that has
+    /// not run leaves the state that it got; true if [`STATE_DEATHS`] processes have now died of it, or seem to have, so that it is
+    /// given up. `wanted`: the launcher has ended the process for a reason that lies elsewhere.
+    pub(crate) fn inherit_state(&mut self, wanted: bool) -> bool {
+        let area = self.channel.take().map(|channel| channel.reply);
+        match self.phase {
+            Phase::Running => {
+                self.previous_reply = area;
+                self.state_deaths = 0;
+            }
+            Phase::Entering | Phase::Attaching if self.previous_reply.is_some() && !wanted => {
+                self.state_deaths = self.state_deaths.saturating_add(1);
+                if self.state_deaths >= STATE_DEATHS {
+                    self.forget_state();
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        false
     }
 
     /// Whether the process is a display.
@@ -346,5 +408,69 @@ mod tests {
         assert!((0..5).all(|s| slot.allow_start(at(s))));
         assert!(!slot.allow_start(at(59)) && !slot.allow_start(at(60)));
         assert!(slot.allow_start(at(61)) && !slot.allow_start(at(61)));
+    }
+
+    /// A slot whose process has just begun its `phase`, with a channel of its own; returns the inode of its area.
+    fn begins(slot: &mut SlotState, phase: Phase) -> u64 {
+        let area = || bulkhead_ring::SharedArea::create("area", 4096).unwrap();
+        let (request_bell, reply_bell) = (doorbell().unwrap(), doorbell().unwrap());
+        let channel = ChannelFds {
+            request: area(),
+            reply: area(),
+            request_bell,
+            reply_bell,
+            sealed_by_device: true,
+            sealed_by_broker: true,
+        };
+        let inode = rustix::fs::fstat(&channel.reply).unwrap().st_ino;
+        slot.channel = Some(channel);
+        slot.phase = Phase::Starting;
+        for next in [Phase::Entering, Phase::Attaching, Phase::Running] {
+            if slot.phase != phase {
+                slot.enter(next);
+            }
+        }
+        inode
+    }
+
+    fn kept(slot: &SlotState) -> Option<u64> {
+        slot.last_state().map(|area| rustix::fs::fstat(area).unwrap().st_ino)
+    }
+
+    /// The state was handed to the first successor alone, and died with it.
+    #[test]
+    fn a_process_that_dies_before_it_runs_leaves_the_last_state_to_the_next() {
+        let mut slot = SlotState::new(2, "x".into(), DeviceConfig::Ps2.kind(), None, Vec::new()).unwrap();
+        let ran = begins(&mut slot, Phase::Running);
+        assert!(!slot.inherit_state(false) && kept(&slot) == Some(ran));
+        for phase in [Phase::Starting, Phase::Entering, Phase::Starting] {
+            begins(&mut slot, phase);
+            assert!(!slot.inherit_state(false) && kept(&slot) == Some(ran), "{phase:?}");
+        }
+        // Once a successor runs, its own area is the state.
+        let next = begins(&mut slot, Phase::Running);
+        assert_eq!(kept(&slot), None);
+        assert!(!slot.inherit_state(false) && kept(&slot) == Some(next));
+    }
+
+    #[test]
+    fn a_state_of_which_two_processes_die_is_given_up() {
+        let mut slot = SlotState::new(2, "x".into(), DeviceConfig::Ps2.kind(), None, Vec::new()).unwrap();
+        begins(&mut slot, Phase::Running);
+        slot.inherit_state(false);
+        let mut dies = |phase, wanted| {
+            begins(&mut slot, phase);
+            (slot.inherit_state(wanted), kept(&slot).is_some())
+        };
+        // Neither one that has not read it, nor one that was to end.
+        assert_eq!((dies(Phase::Starting, false), dies(Phase::Attaching, true)), ((false, true), (false, true)));
+        assert_eq!(dies(Phase::Attaching, false), (false, true));
+        assert_eq!(dies(Phase::Entering, false), (true, false));
+        assert_eq!(dies(Phase::Entering, false), (false, false), "there is nothing left to give up");
+        // The next one that runs has a state, of which two more may die.
+        begins(&mut slot, Phase::Running);
+        assert!(!slot.inherit_state(false));
+        begins(&mut slot, Phase::Entering);
+        assert!(!slot.inherit_state(false) && kept(&slot).is_some());
     }
 }

@@ -6,6 +6,8 @@ mod faults;
 pub mod libqtest;
 mod machine;
 pub mod qtest;
+mod understudies;
 
 pub use faults::Faults;
 pub use machine::{Options, Sim, SimError};
+pub use understudies::{Cue, REAL_ROLES, Understudies};

@@ -65,7 +65,7 @@ impl Launcher {
             && let Some(state) = self.slots.get_mut(slot)
         {
             state.enter(Phase::Waiting);
-            state.previous_reply = None;
+            state.forget_state();
             state.channel = None;
         }
     }

@@ -99,12 +99,11 @@ impl Launcher {
         if let Some(view) = &view {
             fds.push((FdUse::SurfaceView, view.as_fd()));
         }
-        if let Some(old) = &state.previous_reply {
-            fds.push((FdUse::OldArea, old.as_fd()));
+        if let Some(old) = state.last_state() {
+            fds.push((FdUse::OldArea, old));
         }
         let start = |fds| ToProcess::Start { slot: number, plan: Box::new(plan), fds };
         state.tell(start, &fds);
-        state.previous_reply = None;
         state.channel = channel;
         state.surface = surface;
         if self.slots.phase(BROKER) == Some(Phase::Running) {
@@ -186,12 +185,11 @@ impl Launcher {
             state.kill(KillReason::Sandbox(wrong));
             return Ok(());
         }
-        state.enter(if number >= FIRST_DEVICE && !state.without_broker { Phase::Attaching } else { Phase::Running });
+        let attaches = number >= FIRST_DEVICE && !state.without_broker;
+        state.enter(if attaches { Phase::Attaching } else { Phase::Running });
         self.place_process(number);
-        let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
-        state.tell(|_| ToProcess::Go, &[]);
-        if std::mem::take(&mut state.lacks_control) {
-            self.connect_to_control(number, pid)?;
+        if !attaches {
+            self.go(number)?;
         }
         self.slots.announce(number);
         if number == CONTROL && self.running {
@@ -238,6 +236,28 @@ impl Launcher {
                     broker.tell(|fds| ToProcess::Online { slot, fds }, &[(FdUse::PeerArea, reply)]);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The broker uses a device's channel: the device runs.
+    pub(super) fn attached(&mut self, slot: Slot) -> Result<(), Failure> {
+        if self.slots.get_mut(slot).is_some_and(|s| s.phase() == Phase::Attaching && s.enter(Phase::Running)) {
+            self.go(slot)?;
+            self.answer_hot_plug(slot, Ok(0));
+        }
+        Ok(())
+    }
+
+    /// Lets a process work that has just come to run. It works no earlier: until then its successor would get the state that this
+    /// process has started from.
+    fn go(&mut self, slot: Slot) -> Result<(), Failure> {
+        let Some(state) = self.slots.get_mut(slot) else { return Ok(()) };
+        state.tell(|_| ToProcess::Go, &[]);
+        if std::mem::take(&mut state.lacks_control)
+            && let Some(pid) = state.life.as_ref().map(|l| l.spawned.pid)
+        {
+            self.connect_to_control(slot, pid)?;
         }
         Ok(())
     }
@@ -305,13 +325,18 @@ impl Launcher {
         let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
         let restart = !unplugged && state.allow_restart();
-        // The reply area has the device's last state.
-        state.previous_reply = state.channel.take().map(|c| c.reply);
+        let given_up = state.inherit_state(cause.reason.as_ref().is_some_and(KillReason::is_wanted));
+        if restart && given_up {
+            say(&format!("{}: processes die of its last state; the next one starts from reset", state.name));
+        }
         state.enter(match (restart, unplugged) {
             (true, _) => Phase::Starting,
             (false, false) => Phase::Dead,
             (false, true) => Phase::Unplugged,
         });
+        if !restart {
+            state.forget_state();
+        }
         let (name, without_broker) = (state.name.clone(), state.without_broker);
         let gives_up = state.kind.back_end.is_some() || without_broker;
         // Control hears of an unplugged device by `Unplugged` below, not as of a dead one.
@@ -357,7 +382,7 @@ impl Launcher {
         for slot in self
             .slots
             .iter()
-            .filter(|s| s.slot != CONTROL && matches!(s.phase(), Phase::Running | Phase::Attaching))
+            .filter(|s| s.slot != CONTROL && s.phase() == Phase::Running)
             .map(|s| s.slot)
             .collect::<Vec<_>>()
         {
@@ -367,7 +392,7 @@ impl Launcher {
         for state in self
             .slots
             .iter_mut()
-            .filter(|s| s.slot != CONTROL && matches!(s.phase(), Phase::Starting | Phase::Entering))
+            .filter(|s| s.slot != CONTROL && matches!(s.phase(), Phase::Starting | Phase::Entering | Phase::Attaching))
         {
             state.lacks_control = true;
         }

@@ -59,12 +59,7 @@ impl Launcher {
             }
             (Ask::Ready, CONTROL) if self.slots.phase(number) == Some(Phase::Starting) => self.ready(number)?,
             (Ask::Ready, _) if self.slots.phase(number) == Some(Phase::Entering) => self.ready(number)?,
-            (Ask::Attached { slot }, BROKER) => {
-                if let Some(state) = self.slots.get_mut(slot).filter(|s| s.phase() == Phase::Attaching) {
-                    state.enter(Phase::Running);
-                    self.answer_hot_plug(slot, Ok(0));
-                }
-            }
+            (Ask::Attached { slot }, BROKER) => self.attached(slot)?,
             (Ask::ChannelDead { slot, death }, BROKER) => {
                 let reason = match death {
                     Death::Deadline => KillReason::Deadline,

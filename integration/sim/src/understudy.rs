@@ -1,0 +1,51 @@
+//! `bulkhead-understudy`: stands in for `bulkhead-roles` in the tests. Each process becomes the real role, unless a cue waits for its
+//! role (see [`bulkhead_sim::Understudies`]): then it goes wrong at that step of its start.
+use bulkhead_plan::Ask;
+use bulkhead_runtime::Process;
+use bulkhead_sim::{Cue, REAL_ROLES};
+use std::error::Error;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("understudy: {e}");
+            ExitCode::from(4)
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let role = std::env::args().next().unwrap_or_default();
+    let own = std::env::current_exe()?;
+    let dir = own.parent().ok_or("no directory")?;
+    let Some(cue) = Cue::take(dir, &role)? else {
+        return Err(Command::new(dir.join(REAL_ROLES)).arg0(&role).exec().into());
+    };
+    match cue {
+        Cue::DiesAtOnce => return Ok(()),
+        Cue::StopsAtOnce => stop(),
+        Cue::DiesWithState | Cue::StopsUnsandboxed | Cue::StopsUnattached => {}
+    }
+    let mut process = Process::start(&role)?;
+    // It has not sealed its area, so the broker will not take it.
+    process.request(Ask::Sealed)?;
+    process.await_peer()?;
+    match cue {
+        Cue::DiesWithState => return Ok(()),
+        Cue::StopsUnsandboxed => stop(),
+        _ => {}
+    }
+    process.confine()?;
+    process.seal()?;
+    Err("the broker has taken an area that is not sealed".into())
+}
+
+/// Waits for the launcher's patience to end.
+fn stop() -> ! {
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,60 @@
+//! Lives of a process that go wrong before the process runs.
+use bulkhead_sim::{Cue, Options, Sim, Understudies};
+
+struct Bed {
+    sim: Sim,
+    understudies: Understudies,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let mut options =
+            Options::new(&["-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16", "-serial", "null"]);
+        let understudies = Understudies::new(&options.binaries).unwrap();
+        options.binaries = understudies.path().to_owned();
+        Self { sim: Sim::start(&options).unwrap(), understudies }
+    }
+
+    /// The scratch register of the serial port, which is nothing but state: all ones while the port has no process.
+    fn scratch(&mut self) -> u32 {
+        self.sim.port_read(0x3ff, 1).unwrap()
+    }
+
+    /// Kills the serial port's process, lets its successors go wrong, and waits for the first real one. Returns its state.
+    fn after(&mut self, cues: &[Cue]) -> u32 {
+        self.sim.port_write(0x3ff, 1, 0x5a).unwrap();
+        self.understudies.cue("serial", cues).unwrap();
+        self.sim.kill("serial").unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let scratch = self.scratch();
+            if self.understudies.is_over("serial") && scratch != 0xff {
+                return scratch;
+            }
+            assert!(std::time::Instant::now() < end, "{}", self.sim.log());
+        }
+    }
+}
+
+/// The state was handed to the first successor alone, and died with it.
+#[test]
+fn a_process_that_dies_before_it_runs_leaves_the_last_state_to_the_next() {
+    let mut bed = Bed::new();
+    for cues in [&[Cue::DiesAtOnce, Cue::DiesAtOnce][..], &[Cue::DiesWithState], &[Cue::DiesAtOnce, Cue::DiesWithState]]
+    {
+        assert_eq!(bed.after(cues), 0x5a, "{cues:?}\n{}", bed.sim.log());
+        // The limit of restarts in a minute counts each of them.
+        bed = Bed::new();
+    }
+}
+
+/// The guest gets a device in its reset state, not none.
+#[test]
+fn a_state_of_which_two_processes_die_is_given_up() {
+    let mut bed = Bed::new();
+    assert_eq!(bed.after(&[Cue::DiesWithState, Cue::DiesWithState]), 0, "{}", bed.sim.log());
+    bed.sim.await_log("serial0: processes die of its last state; the next one starts from reset").unwrap();
+    // Its successor has a state of its own.
+    assert_eq!(bed.after(&[]), 0x5a, "{}", bed.sim.log());
+    assert!(bed.sim.end().unwrap().success());
+}
