@@ -5,6 +5,7 @@ use super::tests::{ask, shared};
 use super::*;
 use crate::json::Piece;
 use bulkhead_bus::{DiskIdentity, WhenFull};
+use bulkhead_control_api::MESSAGE_MAX;
 use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, DriveId, ImageFormat, Slot, VncAddress};
 use tonic::{Request, Response, Status};
 
@@ -236,4 +237,34 @@ fn a_device_that_does_not_answer_has_its_drives_all_the_same() {
     let block = ask(&s, r#"{"execute":"query-block"}"#);
     assert_eq!(block["return"][0]["device"], "ide-5632");
     assert!(block["return"][0].get("inserted").is_none());
+}
+
+/// A process that lies gets an error for its answer, in bounded time, and the others are answered as before.
+#[test]
+fn a_process_that_says_too_much_nothing_or_nonsense_costs_an_error() {
+    let clock = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    clock.block_on(async {
+        let s = machine();
+        let too_long: &'static str = "x".repeat(MESSAGE_MAX).leak();
+        serve(&s, 2, too_long).await;
+        serve(&s, 3, "sectors").await;
+        let (ours, silent) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (theirs, mut talks) = std::os::unix::net::UnixStream::pair().unwrap();
+        for (slot, socket) in [(4, ours), (5, theirs)] {
+            socket.set_nonblocking(true).unwrap();
+            s.clients.add(slot, socket.into());
+        }
+        std::io::Write::write_all(&mut talks, &[0xa5; 4096]).unwrap();
+        let begun = tokio::time::Instant::now();
+        for device in ["platform", "vnc", "ps2"] {
+            let text = format!(r#"{{"execute":"x-bulkhead-inspect","arguments":{{"device":"{device}"}}}}"#);
+            let reply = answer(&s, &mut true, Piece::Object(text.into_bytes()), None).await;
+            assert!(reply.get("error").is_some() && reply.to_string().len() < 1000, "{device}: {reply}");
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+        let text = br#"{"execute":"x-bulkhead-inspect","arguments":{"device":"ide"}}"#;
+        let reply = answer(&s, &mut true, Piece::Object(text.to_vec()), None).await;
+        assert_eq!(reply["return"]["registers"]["sectors"], "9", "{reply}");
+        drop((silent, talks));
+    });
 }
