@@ -22,6 +22,8 @@ const ARGUMENTS: &[(&str, &[Width])] = &[
     ("fallocate", &[Half, Half, Whole, Whole]),
     // fs/fcntl.c: unsigned int fd, unsigned int cmd, unsigned long arg
     ("fcntl", &[Half, Half, Whole]),
+    // fs/open.c: unsigned int fd, off_t length
+    ("ftruncate", &[Half, Whole]),
     // fs/ioctl.c: unsigned int fd, unsigned int cmd, unsigned long arg
     ("ioctl", &[Half, Half, Whole]),
     // arch/x86/kernel/sys_x86_64.c: unsigned long addr, len, prot, flags, fd, off; fget() takes an unsigned int of fd.

@@ -104,7 +104,7 @@ mod tests {
         let own = rustix::process::getpid();
         let pidfd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
         let spawned = Spawned { pid: own.as_raw_nonzero().get(), pidfd };
-        state.life = Some(Life { spawned, resource: Resource::new(near) });
+        state.life = Some(Life { spawned, resource: Resource::new(near), file_size: None });
         assert!(state.enter(Phase::Entering) && state.enter(Phase::Running));
         far
     }

@@ -138,9 +138,13 @@ impl KillReason {
     /// Whether the process has done nothing that ends it: others want it to end.
     pub(crate) fn is_wanted(&self) -> bool {
         match self {
-            Self::Receive(_) | Self::Send(_) | Self::Deadline | Self::Protocol | Self::Sandbox(_) | Self::Forbidden => {
-                false
-            }
+            Self::Receive(_)
+            | Self::Send(_)
+            | Self::Deadline
+            | Self::Protocol
+            | Self::Sandbox(_)
+            | Self::Forbidden
+            | Self::Overrun(_) => false,
             Self::RestartRequest
             | Self::DevicesChanged
             | Self::DisplayRestarted

@@ -240,6 +240,20 @@ impl ImageFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_plan::intake::Header;
+
+    /// A look that finds a header of 4 GiB, and no partition.
+    struct Fixed;
+    impl Look for Fixed {
+        fn look(&self, _: &OwnedFd, question: Question) -> Result<Answer, IntakeFault> {
+            Ok(match question {
+                Question::Header => {
+                    Answer::Header(Ok(Header { size: 1 << 32, cluster_bits: 16, refcount_order: 4, backing: None }))
+                }
+                Question::Partitions { .. } => Answer::Partitions(None),
+            })
+        }
+    }
     use crate::machine::disk::Properties;
 
     fn described(file: &str, format: ImageFormat, read_only: bool) -> MachineDrive {
@@ -256,13 +270,7 @@ mod tests {
 
     fn fault(file: &str) -> ImageFault {
         let drive = described(file, ImageFormat::Raw, true);
-        struct Nobody;
-        impl Look for Nobody {
-            fn look(&self, _: &OwnedFd, _: Question) -> Result<Answer, IntakeFault> {
-                Err(IntakeFault::Answer)
-            }
-        }
-        match super::drive(&drive, &ImageRules::default(), &Nobody) {
+        match super::drive(&drive, &ImageRules::default(), &Fixed) {
             Err(Failure::Image { image, fault }) if image == ImageName::Disk(file.to_owned()) => fault,
             other => panic!("{other:?}"),
         }
@@ -291,17 +299,12 @@ mod tests {
         let memory = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&memory, 1 << 20).unwrap();
         let grows_to = |format, read_only, rules: &ImageRules| {
-            let (_fds, config) = drive(&described(&path(&memory), format, read_only), rules).unwrap();
+            let (_fds, config) = drive(&described(&path(&memory), format, read_only), rules, &Fixed).unwrap();
             config.grows_to
         };
         let rules = ImageRules::default();
         assert_eq!(grows_to(ImageFormat::Raw, false, &rules), 1 << 20, "a raw image does not grow");
         assert_eq!(grows_to(ImageFormat::Raw, true, &rules), 0, "it is not written");
-        let mut header = [0; 112];
-        for (at, word) in [(0, 0x5146_49fb), (4, 3), (20, 16), (24, 1), (96, 4), (100, 104u32)] {
-            header[at..at + 4].copy_from_slice(&word.to_be_bytes());
-        }
-        rustix::io::pwrite(&memory, &header, 0).unwrap();
         let whole = grows_to(ImageFormat::Qcow2, false, &rules);
         assert!(
             whole > (1 << 32) + (1 << 20) && whole < (1 << 32) + (1 << 28),
