@@ -276,7 +276,9 @@ mod tests {
                 Some(Answer::Header(Ok(Header { backing: Some((name, _)), .. }))) => {
                     prop_assert!((1..=MAX_NAME).contains(&name.len()) && !name.contains('\0'));
                 }
-                Some(Answer::Partitions(Some(p))) => prop_assert!(p.cylinders > 0 && p.heads > 1 && p.sectors > 0),
+                Some(Answer::Partitions(Some(p))) => prop_assert!(
+                    (1..=16383).contains(&p.cylinders) && (2..=256).contains(&p.heads) && (1..=63).contains(&p.sectors)
+                ),
                 _ => {}
             }
         }

@@ -100,7 +100,11 @@ impl Sources {
                         Some((_, items)) => self.module(items, file, &folder, &module),
                         None => {
                             let own = folder.with_extension("rs");
-                            let path = if own.exists() { own } else { folder.join("mod.rs") };
+                            let path = match elsewhere(&inner.attrs) {
+                                Some(path) => top().join(file).parent().unwrap().join(path),
+                                None if own.exists() => own,
+                                None => folder.join("mod.rs"),
+                            };
                             self.file(&path, &folder, &module);
                         }
                     }
@@ -176,4 +180,16 @@ fn tests_and_items_are_found_where_they_are() {
         assert!(sources.has_item(item), "{item}");
     }
     assert!(!sources.has_item("proto/plan/src/lib.rs::Ask"));
+}
+
+/// The file that a module's attribute `path` names.
+fn elsewhere(attributes: &[syn::Attribute]) -> Option<String> {
+    attributes.iter().find_map(|attribute| match &attribute.meta {
+        syn::Meta::NameValue(syn::MetaNameValue {
+            path,
+            value: syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(name), .. }),
+            ..
+        }) if path.is_ident("path") => Some(name.value()),
+        _ => None,
+    })
 }
