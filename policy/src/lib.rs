@@ -15,12 +15,14 @@ pub mod interface;
 pub mod restrict;
 mod spawn;
 pub mod verify;
+mod writers;
 
 pub use cage::enter_cage;
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
 pub use spawn::{
     Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
 };
+pub use writers::is_open_for_writing;
 
 /// Resource limits of a process, from its profile.
 #[derive(Clone, Copy, Debug)]

@@ -52,7 +52,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("eject", "a CD drive by libxl's id (ide-5632); a tray that the guest has locked only with force"),
     ("blockdev-change-medium", "a descriptor set (/dev/fdset/N), raw or host_device"),
     ("set_link", "a network card's cable"),
-    ("screendump", "PNG, to /var/lib/bulkhead/dump/NAME or to a descriptor of add-fd; in a stub domain nowhere"),
+    ("screendump", "PNG, to /var/lib/bulkhead/dump/GUEST/NAME or to a descriptor of add-fd; in a stub domain nowhere"),
     ("send-key", "up to 16 keys at once"),
     ("input-send-event", "keys, relative movement, buttons, wheel"),
     ("xen-save-devices-state", "an error; the guest runs on"),

@@ -8,10 +8,12 @@
 //! | `executable.rs` | path of the processes' executable |
 //! | `placing.rs` | CPU of the data threads |
 //! | `media.rs`, `nics.rs`, `hot_plug.rs` | media, network cards and the USB controller while the machine runs |
+//! | `dumps.rs` | files of `screendump` |
 //! | `back_ends.rs`, `disk_changes.rs` | PV back ends, and PV disks that are added or removed |
 //! | `table.rs` | process table for control |
 mod back_ends;
 mod disk_changes;
+mod dumps;
 mod executable;
 mod hot_plug;
 mod lives;
@@ -40,6 +42,7 @@ use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use disk_changes::DiskChanges;
+use dumps::Dumps;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
@@ -58,8 +61,6 @@ const WATCH: u64 = 1 << 33;
 const ACTIVITY: u64 = 1 << 34;
 /// Bit in the epoll data of a slot that tells its pidfd from its socket.
 const PIDFD: u64 = 1 << 32;
-/// Directory of QMP's screendumps.
-const DUMP_DIR: &str = "/var/lib/bulkhead/dump";
 
 /// Starts the machine and returns when it has ended: true if libxl, a signal or control ended it. Otherwise `tell` gets the line
 /// with the reason before the guest is reported crashed, because the toolstack may then kill this process.
@@ -241,6 +242,8 @@ struct Requests {
     next_token: u32,
     /// The device that `device_add` has started, and the request's number.
     hot_plug: Option<(Slot, u32)>,
+    /// Files of `screendump`.
+    dumps: Dumps,
 }
 
 /// Event sources of the main loop.

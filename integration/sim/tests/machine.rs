@@ -292,21 +292,36 @@ fn the_guest_runs_on_without_control_and_control_comes_back() {
 
 #[test]
 fn keys_reach_the_guest_and_its_screen_a_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut sim = machine(&dir);
+    let name = format!("test/{}", std::process::id());
+    let pictures = format!("/var/lib/bulkhead/dump/test%2F{}", std::process::id());
+    let mut sim = Sim::start(&Options::new(&["-name", &name, "-m", "16", "-device", "VGA,vgamem_mb=16"])).unwrap();
     sim.qmp(r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"a"}],"hold-time":1}}"#).unwrap();
     while !sim.isa[1] {
         sim.catch_up();
     }
     assert_eq!(sim.port_read(0x60, 1).unwrap(), 0x1e);
-    let path = format!("/var/lib/bulkhead/dump/test-{}.png", std::process::id());
-    let command = format!(r#"{{"execute":"screendump","arguments":{{"filename":"{path}"}}}}"#);
-    let reply = sim.qmp(&command).unwrap();
+    let dump = |sim: &Sim, file: &str| {
+        sim.qmp(&format!(r#"{{"execute":"screendump","arguments":{{"filename":"{file}"}}}}"#)).unwrap()
+    };
+    let reply = dump(&sim, &format!("{pictures}/a.png"));
     assert!(reply.get("return").is_some(), "{reply}");
-    assert_eq!(std::fs::read(&path).unwrap()[..4], *b"\x89PNG");
-    std::fs::remove_file(&path).unwrap();
-    let again = sim.qmp(r#"{"execute":"screendump","arguments":{"filename":"/etc/passwd"}}"#).unwrap();
-    assert!(again["error"]["desc"].as_str().unwrap().contains("/var/lib/bulkhead/dump"), "{again}");
+    assert_eq!(std::fs::read(format!("{pictures}/a.png")).unwrap()[..4], *b"\x89PNG");
+    let again = dump(&sim, "/etc/passwd");
+    assert!(again["error"]["desc"].as_str().unwrap().contains(&pictures), "{again}");
+    // Another guest's directory.
+    let again = dump(&sim, "/var/lib/bulkhead/dump/other/a.png");
+    assert!(again["error"]["desc"].as_str().unwrap().contains(&pictures), "{again}");
+    // A client that makes pictures without end.
+    for n in 1..16 {
+        let reply = dump(&sim, &format!("{n}.png"));
+        assert!(reply.get("return").is_some(), "{n}: {reply}");
+    }
+    let refused = dump(&sim, "more.png");
+    assert!(refused["error"]["desc"].as_str().unwrap().contains("at most 16 files, 64 MiB"), "{refused}");
+    std::fs::remove_file(format!("{pictures}/a.png")).unwrap();
+    assert!(dump(&sim, "more.png").get("return").is_some());
+    assert!(sim.end().unwrap().success());
+    std::fs::remove_dir_all(&pictures).unwrap();
 }
 
 #[test]

@@ -92,6 +92,6 @@ pub struct MachinePlan {
     pub chardevs: Vec<(String, String)>,
     /// The machine starts stopped (-S), and QMP reports `prelaunch`.
     pub stopped: bool,
-    /// The directory for screenshots that QMP names; `None` in a stub domain.
+    /// The guest's directory for screenshots that QMP names; `None` in a stub domain and with dm_restrict.
     pub dump_dir: Option<String>,
 }

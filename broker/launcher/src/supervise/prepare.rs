@@ -1,9 +1,8 @@
 //! Opens the processes' resources before any process starts.
 use super::back_ends::{SLOTS, must_wait};
 use super::disk_changes::DiskChanges;
-use super::{
-    DUMP_DIR, Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable,
-};
+use super::dumps::{self, Dumps};
+use super::{Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable};
 use crate::attach::Watch;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
@@ -112,7 +111,7 @@ impl Launcher {
             chardevs,
             stopped: machine.stopped,
             // With dm_restrict no file can be made after the start.
-            dump_dir: (stubdom.is_none() && !restricted).then(|| DUMP_DIR.to_owned()),
+            dump_dir: (stubdom.is_none() && !restricted).then(|| dumps::directory(&machine.name)),
         };
         let report = match &stubdom {
             // A stub domain's paths are relative to its own directory.
@@ -131,7 +130,7 @@ impl Launcher {
             held: Held { open: held, paths: sockets, rules: Vec::new() },
             xen: XenEnds { privcmd, xenstore: None, report },
             pv: Pv { watched: None, changes: DiskChanges::new(machine.images), answers: None },
-            requests: Requests { next_token: 1, hot_plug: None },
+            requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
             place: super::placing::place(&machine, domid),
             shown,
             running: false,

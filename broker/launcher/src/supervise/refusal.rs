@@ -1,4 +1,5 @@
 //! Why a request of control's is refused. It is turned into text once, where the answer is made.
+use super::dumps::{MOST_BYTES, MOST_FILES};
 use crate::failure::Failure;
 use crate::machine::nics::missing_modules;
 use bulkhead_plan::DriveId;
@@ -75,6 +76,18 @@ pub(super) enum Refusal {
     /// A dump's name could lead out of the directory.
     #[error("a file name of letters, digits, '.', '-' and '_'")]
     DumpName,
+    /// A stub domain has no files, and with dm_restrict none can be made.
+    #[error("no file can be made for pictures here; x-bulkhead-screenshot answers with the picture")]
+    NoDumps,
+    /// A process can still write the last dump.
+    #[error("the last picture is not complete; if it stays so, restart the display (bulkhead restart)")]
+    DumpUnfinished,
+    /// The guest has as many dumps as it may have.
+    #[error("{directory} is full (at most {MOST_FILES} files, {} MiB): remove pictures there", MOST_BYTES >> 20)]
+    DumpsFull {
+        /// The guest's directory.
+        directory: String,
+    },
     /// A dump's file cannot be made.
     #[error("{path}: {source}")]
     Dump {

@@ -1,6 +1,6 @@
 //! Requests of processes to the launcher.
 use super::refusal::Refusal;
-use super::{DUMP_DIR, End, Launcher};
+use super::{End, Launcher};
 use crate::failure::Failure;
 use crate::log::say;
 use crate::resource::ReceiveFault;
@@ -11,7 +11,6 @@ use bulkhead_plan::{
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::epoll;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode as FileMode, OFlags};
 impl Launcher {
     /// Receives the requests of a process, at most 16 at a time so that others get their turn.
     pub(super) fn receive(&mut self, number: Slot) -> Result<Option<End>, Failure> {
@@ -127,7 +126,8 @@ impl Launcher {
             (Ask::Unplugged { slot }, BROKER) => self.nic_unplugged(slot),
             (Ask::PartUnplugged { slot, mask }, BROKER) => self.disks_unplugged(slot, mask),
             (Ask::Dump { slot, name }, CONTROL) => {
-                let result = self.dump(&name).and_then(|fd| self.give(slot, fd.as_fd()));
+                let file = self.requests.dumps.create(self.plan.dump_dir.as_deref(), &name);
+                let result = file.and_then(|fd| self.give(slot, fd.as_fd()));
                 self.answer(serial, result);
             }
             _ => {
@@ -156,20 +156,5 @@ impl Launcher {
         let state = state.ok_or(Refusal::NotRunning)?;
         state.tell(|_| ToProcess::Token { token }, &[(FdUse::LogFile, fd)]);
         Ok(token)
-    }
-
-    /// Makes a new file in the dump directory. The name must be a single path component of harmless characters.
-    fn dump(&self, name: &[u8; 64]) -> Result<OwnedFd, Refusal> {
-        let len = name.iter().position(|b| *b == 0).unwrap_or(name.len());
-        let name = std::str::from_utf8(name.get(..len).unwrap_or_default()).unwrap_or("");
-        let harmless = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-        if name.is_empty() || name.starts_with('.') || !harmless {
-            return Err(Refusal::DumpName);
-        }
-        std::fs::create_dir_all(DUMP_DIR).map_err(|source| Refusal::Dump { path: DUMP_DIR.to_owned(), source })?;
-        let path = format!("{DUMP_DIR}/{name}");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(path.as_str(), flags, FileMode::from_raw_mode(0o600))
-            .map_err(|e| Refusal::Dump { path, source: e.into() })
     }
 }
