@@ -190,6 +190,17 @@ mod tests {
             assert_eq!(map, kind::of_role(profile.role).is_some_and(|k| k.memory.maps()), "{}", profile.role);
         }
     }
+    /// A display gets a file for each picture of screendump.
+    #[test]
+    fn who_has_no_file_may_write_none_and_every_display_a_picture() {
+        for profile in PROFILES {
+            let size = profile.limits.file_size;
+            let draws = kind::of_role(profile.role).is_some_and(|k| k.picture == bulkhead_plan::Picture::Draws);
+            assert_eq!(draws, size == 64 << 20 && profile.role != "control", "{}", profile.role);
+            assert!(draws || size == 0 || profile.descriptors.contains(&"file"), "{}", profile.role);
+        }
+    }
+
     /// The other modes of fallocate reserve space beyond a file's end, which RLIMIT_FSIZE does not see (FALLOC_FL_KEEP_SIZE).
     #[test]
     fn the_only_mode_of_fallocate_is_to_punch_holes() {

@@ -21,5 +21,5 @@ pub mod stubdom;
 mod supervise;
 mod unserved;
 
-pub use log::say;
+pub use log::tell;
 pub use supervise::run;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         stubdom::run();
         return ExitCode::FAILURE;
     }
-    let tell = |line: &str| bulkhead_launcher::say(line);
+    let tell = |line: &str| bulkhead_launcher::tell(line);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(question) = argv::question(&arguments) {
         let mut out = std::io::stdout();

@@ -79,7 +79,7 @@ pub fn run() {
 }
 
 fn tell(guest: Option<u16>, line: &str) {
-    crate::log::say(line);
+    crate::log::tell(line);
     if let (Some(guest), Ok(mut xenstore)) = (guest, Xenstore::connect()) {
         let _ = xenstore.write(&format!("device-model/{guest}/error"), line);
     }
