@@ -2,7 +2,7 @@
 //! to both, which are made when it is started: a call of a dead process is never carried out for the next one. By the message with
 //! the socket, and by nothing else, `xenbus` and `grant` know that the last process is dead.
 use crate::failure::{Failure, system};
-use crate::slot::Phase;
+use crate::phase::Phase;
 use crate::slots::Slots;
 use bulkhead_plan::{FdUse, Slot, ToProcess};
 use rustix::fd::AsFd as _;

@@ -38,6 +38,8 @@ pub enum Code {
     Xenstore = 402,
     /// The machine, after it had started.
     Machine = 501,
+    /// A process that did not come up, or did not end, while the machine runs.
+    Late = 502,
     /// The stub domain cannot be set up.
     Stubdom = 601,
 }
@@ -138,6 +140,11 @@ pub const ERRORS: &[Entry] = &[
         Code::Machine,
         "The machine ended after it had started: the broker, or a process that all others need, has died. The guest is reported crashed.",
         "The lines before it have the reason. A device that dies does not end the machine.",
+    ),
+    entry(
+        Code::Late,
+        "A process that was started while the machine runs stopped in its start and was killed, or a killed process does not end.",
+        "The line names the process and the step. A killed process that does not end waits for the host's storage: look at the image's file system.",
     ),
     entry(Code::Stubdom, "The stub domain could not be set up.", "See docs/operations.md, \"A stub domain\"."),
 ];

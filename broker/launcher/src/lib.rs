@@ -11,6 +11,7 @@ pub mod intake;
 mod log;
 pub mod machine;
 pub mod options;
+mod phase;
 pub mod placement;
 mod pv;
 mod resource;

@@ -1,11 +1,13 @@
 //! A slot: a process, its restarts, and the descriptors that are kept for it.
 use crate::callers::Served;
+use crate::errors::Code;
 use crate::failure::{Failure, system};
+use crate::phase::{Late, Phase, START_TICKS};
 use crate::resource::{ReceiveFault, Resource, SendFault};
 use bulkhead_plan::{FdUse, Kind, Picture, Slot, Starts, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -16,53 +18,12 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// Processes that may die in a row after they have read the same state. The next one starts from reset: the state may be the
 /// cause, and a device that is reset is worth more to a guest than one that is gone.
 const STATE_DEATHS: u32 = 2;
-
-/// Phase of a slot's process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// It is not started yet: it waits for a hand-off or a hot-plug.
-    Waiting,
-    /// It runs outside of its sandbox; its areas are not sealed yet.
-    Starting,
-    /// It has all its areas and enters its sandbox.
-    Entering,
-    /// It is in its sandbox; the broker does not use its channel yet.
-    Attaching,
-    /// It serves its device.
-    Running,
-    /// It has died and is not restarted.
-    Dead,
-    /// The device is unplugged, ejected or removed: the process is ending and is not restarted.
-    Unplugged,
-}
-
-impl Phase {
-    /// All phases.
-    #[cfg(test)]
-    const ALL: [Self; 7] =
-        [Self::Waiting, Self::Starting, Self::Entering, Self::Attaching, Self::Running, Self::Dead, Self::Unplugged];
-
-    /// Whether `next` may follow. A step that is not in the table comes from a process that repeats a message, or would put a
-    /// device in two places.
-    fn may_become(self, next: Self) -> bool {
-        use Phase::{Attaching, Dead, Entering, Running, Starting, Unplugged, Waiting};
-        match (self, next) {
-            // The hand-off has happened. Back: a slot is made in `Starting` and then told to wait.
-            (Waiting, Starting) | (Starting, Waiting) => true,
-            // Control has no channel, so it does not enter by way of sealed areas.
-            (Starting, Entering | Running) => true,
-            // The broker, control and added back ends do not attach to a broker.
-            (Entering, Attaching | Running) | (Attaching, Running) => true,
-            // A process may exit in each phase; then it is restarted, stays dead, or was unplugged.
-            (Starting | Entering | Attaching | Running, Starting | Dead | Unplugged) => true,
-            // A guest may unplug a dead device, and a disk may be removed before its start.
-            (Dead | Waiting, Unplugged) => true,
-            // A hot-pluggable device may be added again.
-            (Unplugged, Unplugged | Waiting) => true,
-            _ => false,
-        }
-    }
-}
+/// Ticks for the exit of a process that has closed its socket. Its own exit status says more than that it was killed.
+const HANG_UP_TICKS: u32 = 10;
+/// Ticks until it is said that a killed process does not end.
+const EXIT_TICKS: u32 = 100;
+/// Ticks until a process that could not be started is started once more.
+const RETRY_TICKS: u32 = 10;
 
 /// Shared memory and doorbells of a device's process.
 #[derive(Debug)]
@@ -93,6 +54,9 @@ pub(crate) enum KillReason {
     /// It cannot be sent to.
     #[error("does not take messages: {0}")]
     Send(#[source] SendFault),
+    /// It stops in a phase of its start.
+    #[error(transparent)]
+    Late(Late),
     /// The broker has waited for its answer.
     #[error("did not answer in time")]
     Deadline,
@@ -138,21 +102,10 @@ impl KillReason {
     /// Whether the process has done nothing that ends it: others want it to end.
     pub(crate) fn is_wanted(&self) -> bool {
         match self {
-            Self::Receive(_)
-            | Self::Send(_)
-            | Self::Deadline
-            | Self::Protocol
-            | Self::Sandbox(_)
-            | Self::Forbidden
-            | Self::Overrun(_) => false,
-            Self::RestartRequest
-            | Self::DevicesChanged
-            | Self::DisplayRestarted
-            | Self::Ejected
-            | Self::Unplugged
-            | Self::DiskRemoved
-            | Self::DiskHandedOff
-            | Self::MachineEnds => true,
+            Self::Receive(_) | Self::Send(_) | Self::Sandbox(_) | Self::Late(_) => false,
+            Self::Deadline | Self::Protocol | Self::Forbidden | Self::Overrun(_) => false,
+            Self::RestartRequest | Self::DevicesChanged | Self::DisplayRestarted | Self::MachineEnds => true,
+            Self::Ejected | Self::Unplugged | Self::DiskRemoved | Self::DiskHandedOff => true,
         }
     }
 }
@@ -194,6 +147,12 @@ pub(crate) struct SlotState {
     restarted: u32,
     /// The next restart is the launcher's own and does not count against the limit.
     planned: bool,
+    /// It has closed its socket.
+    hung_up: bool,
+    /// Ticks in this phase, or since the process was killed or has closed its socket, or could not be started.
+    ticks: Cell<u32>,
+    /// Its process could not be started, and is to be started once more.
+    unstarted: bool,
 }
 
 impl SlotState {
@@ -230,6 +189,9 @@ impl SlotState {
             restarts: VecDeque::new(),
             restarted: 0,
             planned: false,
+            hung_up: false,
+            ticks: Cell::new(0),
+            unstarted: false,
         })
     }
 
@@ -243,6 +205,8 @@ impl SlotState {
         let may = self.phase.may_become(next);
         if may {
             self.phase = next;
+            self.ticks.set(0);
+            self.unstarted = false;
             if next == Phase::Running {
                 // From now on its own area has the state.
                 self.forget_state();
@@ -352,22 +316,77 @@ impl SlotState {
         self.restarted
     }
 
-    /// Waits up to a second for the exit of a process that has closed its socket, then kills it. The wait keeps the process's own
-    /// exit status for the log.
-    pub(crate) fn closed(&self) {
-        if let Some(life) = &self.life {
-            let ends = rustix::event::PollFd::new(&life.spawned.pidfd, rustix::event::PollFlags::IN);
-            let patience = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
-            if !matches!(rustix::event::poll(&mut [ends], Some(&patience)), Ok(n) if n > 0) {
+    /// Gives the slot its process, which is about to be told its first message.
+    pub(crate) fn begin(&mut self, life: Life) {
+        self.life = Some(life);
+        self.enter(Phase::Starting);
+        self.lacks_control = false;
+        self.reason.take();
+        self.hung_up = false;
+        self.unstarted = false;
+    }
+
+    /// Notes that the process has closed its socket. It has a second to exit.
+    pub(crate) fn closed(&mut self) {
+        if !std::mem::replace(&mut self.hung_up, true) {
+            self.ticks.set(0);
+        }
+    }
+
+    /// Notes that no process could be started, so that [`Self::tick`] asks for it once more.
+    pub(crate) fn not_started(&mut self) {
+        self.unstarted = self.life.is_none();
+        self.ticks.set(0);
+    }
+
+    /// Whether [`Self::tick`] has something to count. Before the machine is `running` the start as a whole has a time limit.
+    pub(crate) fn is_timed(&self, running: bool) -> bool {
+        if self.life.is_none() {
+            return self.unstarted;
+        }
+        match self.reason.borrow().is_some() {
+            true => self.ticks.get() < EXIT_TICKS,
+            false => self.hung_up || (running && self.phase.late().is_some()),
+        }
+    }
+
+    /// Counts a tick, and kills a process that is late. True if the slot's process is to be started once more.
+    pub(crate) fn tick(&mut self, running: bool) -> bool {
+        if !self.is_timed(running) {
+            return false;
+        }
+        let ticks = self.ticks.get().saturating_add(1);
+        self.ticks.set(ticks);
+        let Some(life) = &self.life else {
+            let due = ticks >= RETRY_TICKS;
+            self.unstarted &= !due;
+            return due;
+        };
+        if self.reason.borrow().is_some() {
+            if ticks == EXIT_TICKS {
+                // Nothing else can be done: two processes must not share a disk's image.
+                let line =
+                    format!("{} (pid {}): was killed, and the kernel does not end it", self.name, life.spawned.pid);
+                crate::log::say(&Code::Late.line(format!("{line}; its device is away until then")));
+            }
+        } else if self.hung_up {
+            if ticks >= HANG_UP_TICKS {
                 self.kill(KillReason::Receive(ReceiveFault::Closed));
             }
+        } else if let Some(late) = self.phase.late().filter(|_| ticks >= START_TICKS) {
+            self.kill(KillReason::Late(late));
         }
+        false
     }
 
     /// Kills the process.
     pub(crate) fn kill(&self, reason: KillReason) {
         if let Some(life) = &self.life {
-            self.reason.borrow_mut().get_or_insert(reason);
+            let mut first = self.reason.borrow_mut();
+            if first.is_none() {
+                *first = Some(reason);
+                self.ticks.set(0);
+            }
             let _ = rustix::process::pidfd_send_signal(&life.spawned.pidfd, rustix::process::Signal::KILL);
         }
     }
@@ -383,26 +402,6 @@ pub(crate) fn doorbell() -> Result<OwnedFd, Failure> {
 mod tests {
     use super::*;
     use bulkhead_plan::DeviceConfig;
-
-    #[test]
-    fn phases_follow_each_other_as_the_table_says() {
-        use Phase::{Attaching, Dead, Entering, Running, Starting, Unplugged, Waiting};
-        let mut allowed = vec![(Waiting, Starting), (Starting, Waiting), (Starting, Entering), (Starting, Running)];
-        allowed.extend([(Entering, Attaching), (Entering, Running), (Attaching, Running)]);
-        for alive in [Starting, Entering, Attaching, Running] {
-            allowed.extend([(alive, Starting), (alive, Dead), (alive, Unplugged)]);
-        }
-        allowed.extend([(Dead, Unplugged), (Waiting, Unplugged), (Unplugged, Unplugged), (Unplugged, Waiting)]);
-        for from in Phase::ALL {
-            for to in Phase::ALL {
-                let mut slot = SlotState::new(2, "x".into(), DeviceConfig::Ps2.kind(), None, Vec::new()).unwrap();
-                slot.phase = from;
-                let may = allowed.contains(&(from, to));
-                assert_eq!(slot.enter(to), may, "{from:?} to {to:?}");
-                assert_eq!(slot.phase(), if may { to } else { from });
-            }
-        }
-    }
 
     #[test]
     fn five_starts_in_a_minute_and_more_when_it_has_passed() {

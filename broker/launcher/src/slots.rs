@@ -1,5 +1,6 @@
 //! The slots of a machine.
-use crate::slot::{Phase, SlotState};
+use crate::phase::Phase;
+use crate::slot::SlotState;
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, Slot, ToProcess};
 use rustix::fd::{AsFd as _, BorrowedFd};
 

@@ -11,6 +11,7 @@
 //! | `dumps.rs` | files of `screendump` |
 //! | `back_ends.rs`, `disk_changes.rs` | PV back ends, and PV disks that are added or removed |
 //! | `table.rs` | process table for control |
+//! | `watchdog.rs` | time limits of processes that start and end |
 mod back_ends;
 mod disk_changes;
 mod dumps;
@@ -24,14 +25,18 @@ mod prepare;
 mod refusal;
 mod requests;
 mod table;
+#[cfg(test)]
+mod tests;
+mod watchdog;
 
 use crate::argv::Parsed;
 use crate::attach::Watch;
 use crate::errors::Code;
 use crate::failure::{Failure, system};
 use crate::log::say;
+use crate::phase::Phase;
 use crate::placement::Place;
-use crate::slot::{ChannelFds, KillReason, Phase, SlotState};
+use crate::slot::{ChannelFds, KillReason, SlotState};
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
@@ -47,6 +52,7 @@ use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use std::time::{Duration, Instant};
+use watchdog::Ticks;
 
 /// First user of the range from which each process gets its own. With a user of libxl's (dm_restrict) the range is not used.
 const FIRST_UID: u32 = 2_000_000_000;
@@ -59,6 +65,8 @@ const SIGNALS: u64 = u64::MAX;
 const WATCH: u64 = 1 << 33;
 /// epoll data of the doorbell that the broker rings while the guest makes accesses.
 const ACTIVITY: u64 = 1 << 34;
+/// epoll data of the tick.
+const TICK: u64 = 1 << 35;
 /// Bit in the epoll data of a slot that tells its pidfd from its socket.
 const PIDFD: u64 = 1 << 32;
 
@@ -145,6 +153,14 @@ impl std::fmt::Display for Cause {
             Some(reason) => write!(f, "{reason} ({})", self.exit),
             None => self.exit.fmt(f),
         }
+    }
+}
+
+impl Cause {
+    /// The line about the process's end, with a number if the process stopped in its start.
+    fn line(&self, name: &str, pid: i32) -> String {
+        let line = format!("{name} (pid {pid}): {self}");
+        if matches!(self.reason, Some(KillReason::Late(_))) { Code::Late.line(line) } else { line }
     }
 }
 
@@ -251,6 +267,7 @@ struct Events {
     epoll: OwnedFd,
     /// Signals that end the machine.
     signals: OwnedFd,
+    ticks: Ticks,
 }
 
 struct Launcher {
@@ -376,6 +393,7 @@ impl Launcher {
     /// Waits for events once and handles them.
     fn wait_once(&mut self, timeout: Option<Duration>) -> Result<Option<End>, Failure> {
         let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
+        self.arm()?;
         let mut events = Vec::with_capacity(16);
         match epoll::wait(&self.events.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -392,6 +410,9 @@ impl Launcher {
                 self.domain_changed()
             } else if data == ACTIVITY {
                 self.check_load();
+                None
+            } else if data == TICK {
+                self.tick();
                 None
             } else if data & PIDFD != 0 {
                 self.exited((data & 0xff) as Slot)?
@@ -438,28 +459,4 @@ fn read_log(slot: &SlotState) -> Vec<String> {
         .lines()
         .map(|l| l.chars().map(printable).take(1000).collect())
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resource::ReceiveFault;
-
-    fn line(cause: Cause, last: Option<&str>) -> String {
-        StartFault::Exited(EarlyExit { name: "ide".into(), pid: 7, cause, last: last.map(str::to_owned) }).to_string()
-    }
-
-    #[test]
-    fn a_process_that_exits_early_is_named_with_its_own_words_or_its_exit() {
-        let killed = || Cause { reason: Some(KillReason::Receive(ReceiveFault::Closed)), exit: Exit::Signal(9) };
-        let exited = Cause { reason: None, exit: Exit::Status(2) };
-        assert_eq!(line(exited, None), "ide (pid 7): ended with status 2 (before the machine was ready)");
-        assert_eq!(
-            line(killed(), None),
-            "ide (pid 7): closed its socket (killed by signal 9) (before the machine was ready)"
-        );
-        assert_eq!(line(killed(), Some("no image")), "ide: no image (before the machine was ready)");
-        let filtered = Cause { reason: None, exit: Exit::Filter };
-        assert!(line(filtered, None).contains("system call filter (SIGSYS)"));
-    }
 }

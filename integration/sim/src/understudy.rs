@@ -1,7 +1,7 @@
 //! `bulkhead-understudy`: stands in for `bulkhead-roles` in the tests. Each process becomes the real role, unless a cue waits for its
 //! role (see [`bulkhead_sim::Understudies`]): then it goes wrong at that step of its start.
 use bulkhead_plan::Ask;
-use bulkhead_runtime::Process;
+use bulkhead_runtime::{Fds, Process};
 use bulkhead_sim::{Cue, REAL_ROLES};
 use std::error::Error;
 use std::os::unix::process::CommandExt as _;
@@ -38,6 +38,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         Cue::StopsUnsandboxed => stop(),
         _ => {}
     }
+    process.fds = Fds::default();
     process.confine()?;
     process.seal()?;
     Err("the broker has taken an area that is not sealed".into())

@@ -48,6 +48,42 @@ fn a_process_that_dies_before_it_runs_leaves_the_last_state_to_the_next() {
     }
 }
 
+/// A process that was started while the machine ran had no time limit: its device was away for ever.
+fn stops(cue: Cue, step: &str) {
+    let mut bed = Bed::new();
+    assert_eq!(bed.after(&[cue]), 0x5a, "{cue:?}\n{}", bed.sim.log());
+    bed.sim.await_log(step).unwrap();
+    let log = bed.sim.log();
+    assert!(log.lines().any(|l| l.starts_with("bulkhead-dm: BH-0502: serial0 (pid ") && l.contains(step)), "{log}");
+    assert!(bed.sim.end().unwrap().success());
+}
+
+#[test]
+fn a_process_that_does_nothing_is_replaced() {
+    stops(Cue::StopsAtOnce, "was not set up in 10 s");
+}
+
+#[test]
+fn a_process_that_does_not_enter_its_sandbox_is_replaced() {
+    stops(Cue::StopsUnsandboxed, "was not in its sandbox in 10 s");
+}
+
+#[test]
+fn a_process_that_the_broker_does_not_take_is_replaced() {
+    stops(Cue::StopsUnattached, "the broker did not take its channel in 10 s");
+}
+
+#[test]
+fn a_control_that_does_nothing_is_replaced() {
+    let mut bed = Bed::new();
+    bed.understudies.cue("control", &[Cue::StopsAtOnce]).unwrap();
+    bed.sim.kill("control").unwrap();
+    bed.sim.await_log("BH-0502: control (pid ").unwrap();
+    let status = bed.sim.qmp(r#"{"execute":"query-status"}"#).unwrap();
+    assert_eq!(status["return"]["status"], "running", "{status}");
+    assert!(bed.sim.end().unwrap().success());
+}
+
 /// The guest gets a device in its reset state, not none.
 #[test]
 fn a_state_of_which_two_processes_die_is_given_up() {

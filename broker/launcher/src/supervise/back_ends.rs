@@ -8,8 +8,9 @@ use crate::failure::{Failure, system};
 use crate::log::say;
 use crate::machine::back_ends::{Servers, is_twin, pv_image};
 use crate::machine::host::Part;
+use crate::phase::Phase;
 use crate::pv;
-use crate::slot::{KillReason, Phase, SlotState};
+use crate::slot::{KillReason, SlotState};
 use crate::unserved::{self, Answers};
 use bulkhead_bus::pv::State;
 use bulkhead_plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, Slot, Starts};
@@ -51,10 +52,7 @@ impl Launcher {
         let begin: Vec<Slot> =
             servers.chain([heir]).filter(|slot| self.slots.phase(*slot) == Some(Phase::Waiting)).collect();
         for slot in begin {
-            if let Err(e) = self.spawn(slot) {
-                let name = self.slots.get_mut(slot).map(|s| s.name.clone()).unwrap_or_default();
-                say(&format!("{name}: {e}"));
-            }
+            self.start_again(slot);
         }
     }
 
@@ -265,7 +263,7 @@ impl Launcher {
             slots.push(slot);
         }
         for slot in &slots {
-            self.spawn(*slot)?;
+            self.start_again(*slot);
         }
         if let [xenbus, grant, disk] = slots.as_slice() {
             self.pv.changes.servers.push((*disk, [*xenbus, *grant]));

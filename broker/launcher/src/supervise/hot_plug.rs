@@ -1,7 +1,8 @@
 //! Hot-plug of the USB controller: `device_add` adds it, the guest ejects it.
 use super::Launcher;
 use super::refusal::Refusal;
-use crate::slot::{KillReason, Phase};
+use crate::phase::Phase;
+use crate::slot::KillReason;
 use bulkhead_plan::{Slot, Starts, ToProcess};
 use std::time::Instant;
 

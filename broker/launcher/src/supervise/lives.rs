@@ -4,9 +4,10 @@ use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault
 use crate::budget;
 use crate::failure::{Failure, system};
 use crate::log::say;
+use crate::phase::Phase;
 use crate::resource::Resource;
 use crate::slot::doorbell;
-use crate::slot::{KillReason, Life, Phase, SlotState};
+use crate::slot::{KillReason, Life, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
 use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::{BrokerEnd, SharedArea};
@@ -57,10 +58,7 @@ impl Launcher {
         epoll::add(epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
             .map_err(system("epoll_ctl"))?;
         epoll::add(epoll, &ours, EventData::new_u64(u64::from(number)), EventFlags::IN).map_err(system("epoll_ctl"))?;
-        state.life = Some(Life { spawned, resource: Resource::new(ours), file_size });
-        state.enter(Phase::Starting);
-        state.lacks_control = false;
-        state.reason.take();
+        state.begin(Life { spawned, resource: Resource::new(ours), file_size });
         let mut served = None;
         let mut channel = None;
         if number != CONTROL {
@@ -276,13 +274,50 @@ impl Launcher {
             }
             return Ok(());
         }
-        let (number, name) = (viewer.slot, viewer.name.clone());
-        match self.spawn(number) {
-            // The guest does not need a viewer.
-            Err(e) if self.running => say(&format!("{name}: {e}")),
-            other => return other,
+        let number = viewer.slot;
+        if !self.running {
+            return self.spawn(number);
         }
+        self.start_again(number);
         Ok(())
+    }
+
+    /// Starts a slot's process while the machine runs. If that fails, the watchdog does it once more.
+    pub(super) fn start_again(&mut self, number: Slot) {
+        if let Err(e) = self.spawn(number)
+            && let Some(state) = self.slots.get_mut(number)
+        {
+            say(&format!("{}: {e}", state.name));
+            state.enter(Phase::Starting);
+            state.not_started();
+        }
+    }
+
+    /// Counts a start that has failed as a death, and starts the process once more.
+    pub(super) fn retry(&mut self, number: Slot) {
+        let Some(state) = self.slots.get_mut(number) else { return };
+        if state.allow_restart() {
+            self.start_again(number);
+            return;
+        }
+        state.enter(Phase::Dead);
+        if number != CONTROL {
+            let reason = "cannot be started".to_owned();
+            self.slots.tell_control(ToProcess::Offline { slot: number, restart: false, reason });
+        }
+        self.stays_dead(number);
+    }
+
+    /// Says that a process is not started any more.
+    fn stays_dead(&mut self, number: Slot) {
+        let name = self.slots.get(number).map(|s| s.name.clone()).unwrap_or_default();
+        if number == CONTROL {
+            // Signals still end the machine.
+            say("control died too often; it stays dead, the guest goes on without QMP");
+        } else {
+            say(&format!("{name}: died too often; it stays dead"));
+            self.answer_hot_plug(number, Err(Refusal::DiedTooOften { name }));
+        }
     }
 
     /// Handles the exit of a process: ends the machine or restarts the process.
@@ -312,7 +347,7 @@ impl Launcher {
             let last = read_log(state).pop();
             return Err(StartFault::Exited(EarlyExit { name, pid, cause, last }).into());
         }
-        say(&format!("{name} (pid {pid}): {cause}"));
+        say(&cause.line(&name, pid));
         match number {
             BROKER => return Err(Failure::BrokerDead),
             CONTROL => self.restart_control()?,
@@ -337,7 +372,7 @@ impl Launcher {
         if !restart {
             state.forget_state();
         }
-        let (name, without_broker) = (state.name.clone(), state.without_broker);
+        let without_broker = state.without_broker;
         let gives_up = state.kind.back_end.is_some() || without_broker;
         // Control hears of an unplugged device by `Unplugged` below, not as of a dead one.
         for other in [(!without_broker).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
@@ -352,27 +387,23 @@ impl Launcher {
             // `start_viewer` does it when the display is ready.
         } else if restart {
             self.reconnect_xenstore(number);
-            if let Err(e) = self.spawn(number) {
-                say(&format!("{name}: {e}"));
-            }
+            self.start_again(number);
         } else if unplugged && gives_up {
             self.finish_disk_removal(number);
         } else if unplugged {
             self.allow_hot_plug_again(number);
             self.slots.tell_control(ToProcess::Unplugged { slot: number });
         } else {
-            say(&format!("{name}: died too often; it stays dead"));
-            self.answer_hot_plug(number, Err(Refusal::DiedTooOften { name }));
+            self.stays_dead(number);
         }
     }
 
     fn restart_control(&mut self) -> Result<(), Failure> {
         if !self.slots.get_mut(CONTROL).is_some_and(SlotState::allow_restart) {
-            // The guest runs without control, and signals still end the machine.
-            say("control died too often; it stays dead, the guest goes on without QMP");
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.enter(Phase::Dead);
             }
+            self.stays_dead(CONTROL);
             return Ok(());
         }
         if let Some(control) = self.slots.get_mut(CONTROL) {
@@ -396,7 +427,8 @@ impl Launcher {
         {
             state.lacks_control = true;
         }
-        self.spawn(CONTROL)
+        self.start_again(CONTROL);
+        Ok(())
     }
 
     /// Connects the process in a slot to a restarted control.

@@ -2,7 +2,8 @@
 use super::Launcher;
 use super::refusal::Refusal;
 use crate::log::say;
-use crate::slot::{KillReason, Phase};
+use crate::phase::Phase;
+use crate::slot::KillReason;
 use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{Slot, ToProcess};
 use bulkhead_policy::interface::Rules;

@@ -3,6 +3,7 @@ use super::back_ends::{SLOTS, must_wait};
 use super::disk_changes::DiskChanges;
 use super::dumps::{self, Dumps};
 use super::{Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable};
+use super::watchdog::Ticks;
 use crate::attach::Watch;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
@@ -11,7 +12,8 @@ use crate::log::say;
 use crate::machine::Machine;
 use crate::machine::host::{self, Host, Part, UserFault};
 use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
-use crate::slot::{Phase, SlotState};
+use crate::phase::Phase;
+use crate::slot::SlotState;
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
@@ -126,7 +128,7 @@ impl Launcher {
             manner: Manner { probe: machine.probe, attach: machine.attach, stubdom: stubdom.is_some(), restricted },
             slots: Slots::default(),
             spawner: Spawner { executable, null, shape, own, user },
-            events: Events { epoll, signals },
+            events: Events { ticks: Ticks::new(&epoll)?, epoll, signals },
             held: Held { open: held, paths: sockets, rules: Vec::new() },
             xen: XenEnds { privcmd, xenstore: None, report },
             pv: Pv { watched: None, changes: DiskChanges::new(machine.images), answers: None },

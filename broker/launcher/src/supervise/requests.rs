@@ -3,8 +3,9 @@ use super::refusal::Refusal;
 use super::{End, Launcher};
 use crate::failure::Failure;
 use crate::log::say;
+use crate::phase::Phase;
 use crate::resource::ReceiveFault;
-use crate::slot::{KillReason, Phase, SlotState};
+use crate::slot::{KillReason, SlotState};
 use bulkhead_plan::{
     Ask, BROKER, CONTROL, Death, Ending, FIRST_DEVICE, FdUse, FromProcess, RequestRefused, Slot, ToProcess,
 };
@@ -25,13 +26,11 @@ impl Launcher {
                 }
                 Ok(None) => return Ok(None),
                 Err(why) => {
+                    let _ = epoll::delete(&self.events.epoll, &life.resource);
                     // A closed socket is followed by an exit, as a rule; anything else is not.
                     match why {
                         ReceiveFault::Closed => state.closed(),
                         ReceiveFault::NoRequest => state.kill(KillReason::Receive(why)),
-                    }
-                    if let Some(life) = &self.slots.get(number).and_then(|s| s.life.as_ref()) {
-                        let _ = epoll::delete(&self.events.epoll, &life.resource);
                     }
                     return Ok(None);
                 }
