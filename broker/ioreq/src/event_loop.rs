@@ -2,6 +2,7 @@
 use crate::channel::ServedDevice;
 use crate::dispatcher::{Action, Dispatcher};
 use crate::edge::{Edge, SimEdge, XenEdge};
+use crate::turns::{Next, Turns};
 use bulkhead_bus::{GuestMemory, NoMemory};
 use bulkhead_plan::{Activity, Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
@@ -31,8 +32,6 @@ const ACTIVE_WAKEUPS: u64 = 128;
 
 /// Nanoseconds of a tick.
 const TICK_NS: i64 = 100_000_000;
-/// Most rounds of work in which a device has rung before the broker slept, until the events get their turn.
-const ROUNDS: u32 = 64;
 const NOT_AT_ALL: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Runs the broker. `describe` builds the devices' descriptions from the plan, and takes the ROMs from the descriptors.
@@ -147,7 +146,7 @@ struct Broker<E> {
 impl<E: Edge> Broker<E> {
     fn run(&mut self) -> Result<(), StartError> {
         let mut events = Vec::with_capacity(32);
-        let mut rounds = 0u32;
+        let mut turns = Turns::default();
         loop {
             // A device may have answered meanwhile; checking costs no system call.
             let idle = self.dispatcher.work();
@@ -165,18 +164,13 @@ impl<E: Edge> Broker<E> {
             }
             self.arm(!idle)?;
             self.dispatcher.edge.unmask();
-            let rests = idle && self.dispatcher.may_sleep();
-            if !rests {
-                // There is more work; the events are still polled after every `ROUNDS` rounds.
-                rounds = rounds.saturating_add(1);
-                if idle && rounds < ROUNDS {
-                    continue;
-                }
+            let next = turns.next(idle, idle && self.dispatcher.may_sleep());
+            if next == Next::Work {
+                continue;
             }
-            rounds = 0;
             events.clear();
-            let timeout = if rests { None } else { Some(&NOT_AT_ALL) };
-            if rests {
+            let timeout = if next == Next::Sleep { None } else { Some(&NOT_AT_ALL) };
+            if next == Next::Sleep {
                 self.dispatcher.rests();
                 self.wakeups = self.wakeups.saturating_add(1);
             }

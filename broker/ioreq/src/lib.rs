@@ -12,7 +12,7 @@
 //! | `presence.rs` | a device's presence in the guest: unplugged, hot-plugged, ejected |
 //! | `vcpu.rs` | the state of one vCPU's request: idle, waiting, blocked |
 //! | `dispatcher.rs`, `dispatcher/` | the dispatcher: requests, replies and effects; addresses on the bus |
-//! | `event_loop.rs` | the event loop |
+//! | `event_loop.rs`, `turns.rs` | the event loop; when it looks at its events |
 
 mod cf8;
 mod channel;
@@ -22,6 +22,7 @@ mod event_loop;
 mod pci;
 mod presence;
 mod route;
+mod turns;
 mod vcpu;
 
 pub use channel::ServedDevice;
