@@ -2,8 +2,8 @@
 use super::back_ends::{SLOTS, must_wait};
 use super::disk_changes::DiskChanges;
 use super::dumps::{self, Dumps};
-use super::{Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable};
 use super::watchdog::Ticks;
+use super::{Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable};
 use crate::attach::Watch;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
