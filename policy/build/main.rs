@@ -111,7 +111,7 @@ fn main() {
     let capabilities: Vec<_> = capabilities.into_iter().map(|c| c.name).collect();
     let names: Vec<_> = syscalls.keys().collect();
     writeln!(table, "/// The launcher's own profile.\npub static LAUNCHER: Cage = Cage {{").unwrap();
-    writeln!(table, "    capabilities: &{capabilities:?}, syscalls: &{names:?},").unwrap();
+    writeln!(table, "    role: {role:?}, capabilities: &{capabilities:?}, syscalls: &{names:?},").unwrap();
     writeln!(table, "    filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/launcher.bpf\")),\n}};").unwrap();
     std::fs::write(Path::new(&out).join("profiles.rs"), table).unwrap();
 }

@@ -54,6 +54,8 @@ pub struct Profile {
 /// The launcher's compiled profile.
 #[derive(Clone, Copy, Debug)]
 pub struct Cage {
+    /// The name of the profile.
+    pub role: &'static str,
     /// Names of the capabilities that it may have.
     pub capabilities: &'static [&'static str],
     /// Names of the system calls that it may make; others fail with EPERM.
@@ -62,6 +64,11 @@ pub struct Cage {
 }
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
+
+/// Number of system calls that a role, or the launcher, may make; `None` if there is no profile.
+pub fn syscalls(role: &str) -> Option<usize> {
+    if role == LAUNCHER.role { Some(LAUNCHER.syscalls.len()) } else { profile(role).map(|p| p.syscalls.len()) }
+}
 
 /// The profile of a role; `None` if there is none.
 pub fn profile(role: &str) -> Option<&'static Profile> {

@@ -1,5 +1,5 @@
 //! Verifies a process from outside, in /proc.
-use crate::{Profile, profile};
+use crate::{LAUNCHER, Profile};
 use bulkhead_plan::ProcessRow;
 use std::collections::BTreeMap;
 
@@ -90,7 +90,7 @@ pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> P
         pid: pid.unsigned_abs(),
         uid: number("Uid"),
         seccomp: number("Seccomp") as u8,
-        syscalls: profile(role).map(|p| p.syscalls.len() as u32),
+        syscalls: crate::syscalls(role).map(|n| n as u32),
         no_new_privs: number("NoNewPrivs") == 1,
         capabilities: field("CapEff").bytes().any(|b| b != b'0'),
         namespaces: observed.as_ref().map_or(0, |o| o.namespaces.iter().filter(|n| other(*n)).count() as u8),
@@ -167,9 +167,48 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, file_size: 
     wrong
 }
 
+/// Checks that the launcher is in its cage: filter on, no new privileges, no capability but those of its profile. Returns the
+/// violations.
+pub fn check_launcher(observed: &Observed) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let field = |name: &str| observed.status.get(name).map_or("", String::as_str);
+    for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
+        if field(name) != want {
+            wrong.push(format!("{name} is {:?}, not {want}", field(name)));
+        }
+    }
+    let known = LAUNCHER.capabilities.iter().filter_map(|name| name.parse::<caps::Capability>().ok());
+    let may = known.fold(0u64, |all, capability| all | capability.bitmask());
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        if u64::from_str_radix(field(name), 16).is_ok_and(|has| has & !may == 0) {
+            continue;
+        }
+        wrong.push(format!("{name} is {}", field(name)));
+    }
+    wrong
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_launchers_capabilities_are_those_of_its_profile() {
+        let mut observed = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let mut set = |name: &str, value: &str| observed.status.insert(name.into(), value.into());
+        for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            set(name, "0000000000200000");
+        }
+        set("Seccomp", "2");
+        set("NoNewPrivs", "1");
+        assert_eq!(check_launcher(&observed), Vec::<String>::new());
+        // CAP_SYS_MODULE.
+        for (name, value) in [("CapBnd", "0000000000010000"), ("Seccomp", "0"), ("NoNewPrivs", "0"), ("CapEff", "")] {
+            let mut other = observed.clone();
+            other.status.insert(name.into(), value.into());
+            assert_eq!(check_launcher(&other).len(), 1, "{name}");
+        }
+    }
 
     #[test]
     fn this_test_itself_is_in_no_sandbox() {

@@ -271,6 +271,21 @@ fn supplementary_groups_are_given_up() {
     }
 }
 
+/// The launcher was root with all system calls and all capabilities.
+#[test]
+fn the_launcher_is_in_its_cage_while_the_machine_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = machine(&dir);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sim.pid())).unwrap();
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim_start_matches(':').trim();
+    assert_eq!((field("Seccomp"), field("NoNewPrivs")), ("2", "1"));
+    // CAP_SYS_MODULE, _SYS_TIME, _MKNOD, _SETFCAP, _SYSLOG, _BPF.
+    let never = [16u32, 25, 27, 31, 34, 39].iter().fold(0u64, |all, n| all | 1 << n);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(field(set), 16).unwrap() & never, 0, "{set}: {}", field(set));
+    }
+}
+
 #[test]
 fn the_guest_runs_on_without_control_and_control_comes_back() {
     let dir = tempfile::tempdir().unwrap();

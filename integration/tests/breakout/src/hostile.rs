@@ -28,13 +28,18 @@ fn main() {
     let order = String::from_utf8_lossy(&bytes[..n]).into_owned();
     let (layer, attempt) = order.split_once(' ').unwrap_or(("all", ""));
     prepare(attempt);
-    let sandbox = Sandbox::new(profile(&role).expect("a profile"), Level::Kernel);
+    let sandbox = || Sandbox::new(profile(&role).expect("a profile"), Level::Kernel);
     let entered = match layer {
         "none" => Ok(()),
-        "filter" => sandbox.filter_alone(),
-        "landlock" => sandbox.landlock_alone(),
-        "confined" => sandbox.confine().map(|_| ()),
-        _ => sandbox.confine().and_then(|_| sandbox.seal()),
+        // The launcher's own; it has no profile of the processes' kind.
+        "cage" => bulkhead_policy::enter_cage(),
+        "filter" => sandbox().filter_alone(),
+        "landlock" => sandbox().landlock_alone(),
+        "confined" => sandbox().confine().map(|_| ()),
+        _ => {
+            let sandbox = sandbox();
+            sandbox.confine().and_then(|_| sandbox.seal())
+        }
     };
     if let Err(e) = entered {
         eprintln!("{e}");
@@ -116,6 +121,15 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "change O_NONBLOCK" => i64::from(libc::fcntl(3, libc::F_SETFL, libc::O_NONBLOCK)),
             "a new namespace" => i64::from(libc::unshare(libc::CLONE_NEWUSER)),
             "more privileges" => i64::from(libc::setuid(0)),
+            // With arguments that no call accepts. Whatever else the kernel answers, it has looked at them.
+            "reach a call" => match libc::syscall(number, -1, 0, 0, 0, 0, 0) {
+                -1 if errno() == libc::EPERM as u8 || errno() == libc::ENOSYS as u8 => -1,
+                _ => 0,
+            },
+            "a socket of another family" => match libc::socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0) {
+                -1 if errno() == libc::EPERM as u8 => -1,
+                _ => 0,
+            },
             "a thread" => libc::syscall(libc::SYS_clone3, 0, 0).max(if errno() == libc::EINVAL as u8 { 0 } else { -1 }),
             "device model operation" => {
                 // XEN_DMOP_nr_vcpus, which changes nothing.

@@ -109,6 +109,47 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
     }
 }
 
+/// The launcher is root and starts processes. What nobody needs for that is denied to it, whatever its capabilities are. A host may
+/// deny some of these calls itself, so only the calls that work without the cage prove anything.
+#[test]
+fn the_launchers_cage_denies_what_nobody_needs_who_starts_processes() {
+    let mut attempts: Vec<String> = [
+        libc::SYS_bpf,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_ptrace,
+        libc::SYS_io_uring_setup,
+        libc::SYS_perf_event_open,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_userfaultfd,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_process_vm_readv,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_setns,
+        libc::SYS_swapon,
+        libc::SYS_mknod,
+        libc::SYS_fsopen,
+        libc::SYS_move_mount,
+        libc::SYS_execve,
+    ]
+    .map(|call| format!("reach a call={call}"))
+    .into();
+    attempts.push("a socket of another family".to_owned());
+    let mut proved = 0;
+    for attempt in &attempts {
+        let without = run("launcher", None, "none", attempt);
+        proved += u32::from(without == Outcome::Worked);
+        let outcome = run("launcher", None, "cage", attempt);
+        assert_eq!(outcome, Outcome::Refused(libc::EPERM as u8), "{attempt}; without the cage: {without:?}");
+    }
+    assert!(proved >= 8, "without the cage only {proved} of {} calls reach the kernel", attempts.len());
+    // What a launcher needs goes on.
+    for attempt in ["open a file", "a unix socket", "an internet socket", "fork"] {
+        assert_eq!(run("launcher", None, "cage", attempt), run("launcher", None, "none", attempt), "{attempt}");
+    }
+}
+
 /// A message goes to the socket's peer and to nobody else, wherever in memory another address lies. The filter has to look at the
 /// whole pointer: of 4 GiB the lower half is that of no address.
 #[test]
