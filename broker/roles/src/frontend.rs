@@ -273,3 +273,71 @@ impl bulkhead_dev_display::vfb::Frames for DomainFrames {
             .map(|m| Arc::new(m) as Arc<dyn bulkhead_bus::GuestMemory>)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    const PAGES: usize = 8;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    /// A front end of a back end with eight pages, and `grant`'s end of its socket.
+    fn front() -> (Front, OwnedFd) {
+        let ((near, grant), (nodes, _)) = (pair(), pair());
+        let pages = rustix::fs::memfd_create("grants", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&pages, 64 * 4096).unwrap();
+        let other = rustix::io::dup(&pages).unwrap();
+        // A memfd stands for the gntdev: its pages are mapped by offset too.
+        let memory = Arc::new(GrantMemory::new(pages, PAGES, None).unwrap());
+        let mut fds = Fds::default();
+        fds.add(vec![FdUse::Nodes(0), FdUse::Evtchn], vec![nodes, other]);
+        let front = Front::without_grants(7, &mut fds).unwrap();
+        (Front { buffer: PAGES as u64 * 4096, grants: Some((Line::new(near), memory)), ..front }, grant)
+    }
+
+    /// Answers a call that the front end is about to make.
+    fn answer(grant: &OwnedFd, serial: u8, reply: GrantReply) {
+        rustix::net::send(grant, &[[serial].as_slice(), &reply.to_bytes()].concat(), SendFlags::empty()).unwrap();
+    }
+
+    fn called(grant: &OwnedFd) -> Option<GrantCall> {
+        let mut packet = [0; 1 + GrantCall::MAX];
+        let (n, _) = rustix::net::recv(grant, packet.as_mut_slice(), RecvFlags::DONTWAIT).ok()?;
+        GrantCall::from_bytes(&packet[1..n])
+    }
+
+    #[test]
+    fn a_life_without_pages_for_another_connection_is_spent_and_asks_for_no_more() {
+        let (mut front, grant) = front();
+        answer(&grant, 1, GrantReply::Done(PAGES as u64));
+        front.unmap();
+        assert!(!front.is_spent() && called(&grant) == Some(GrantCall::Reset));
+        answer(&grant, 2, GrantReply::Done(3 * 4096));
+        assert!(front.map(0, &[5]) && called(&grant) == Some(GrantCall::Name(vec![5])));
+        answer(&grant, 3, GrantReply::Done(PAGES as u64 - 1));
+        front.unmap();
+        assert!(front.is_spent() && called(&grant) == Some(GrantCall::Reset));
+        assert!(!front.map(0, &[5]) && called(&grant).is_none());
+    }
+
+    #[test]
+    fn a_refused_page_tells_whether_the_life_or_the_guest_has_none() {
+        let (mut front, grant) = front();
+        answer(&grant, 1, GrantReply::Failed);
+        assert!(!front.map(0, &[5]) && !front.is_spent());
+        answer(&grant, 2, GrantReply::Spent);
+        assert!(!front.map(0, &[5]) && front.is_spent());
+    }
+
+    #[test]
+    fn a_call_to_nobody_ends_at_once() {
+        let (mut front, grant) = front();
+        drop(grant);
+        front.unmap();
+        assert!(!front.map(0, &[5]) && !front.is_spent());
+    }
+}

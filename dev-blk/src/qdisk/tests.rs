@@ -23,7 +23,8 @@ struct World {
     /// Number of requests for nodes, and whether they stay unanswered.
     asked: u32,
     silent: bool,
-    /// The process may map too few pages for another connection; and it has ended itself.
+    /// Pages that this process has mapped, whether they are too few for another connection, and whether it has ended itself.
+    used: u32,
     spent: bool,
     ended: bool,
     /// The time that a job takes in the calling thread; `None` if all go to the lanes.
@@ -59,6 +60,12 @@ impl Frontend for Fake {
         if !grefs.iter().all(|g| world.granted.contains_key(g)) {
             return false;
         }
+        let used = world.used + grefs.len() as u32;
+        if used > means::QDISK.life {
+            world.spent = true;
+            return false;
+        }
+        world.used = used;
         for (gref, page) in grefs.iter().zip(page..) {
             self.1.write(address(page), &world.granted[gref]).unwrap();
             world.mapped.insert(*gref, page);
@@ -67,6 +74,7 @@ impl Frontend for Fake {
     }
     fn unmap(&mut self) {
         let mut world = self.0.lock().unwrap();
+        world.spent |= means::QDISK.life - world.used < means::QDISK.connection;
         for (gref, page) in std::mem::take(&mut world.mapped) {
             let mut bytes = vec![0; 4096];
             self.1.read(address(page), &mut bytes).unwrap();

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `accesses.rs` | the guest's accesses |
 //! | `requests.rs` | control's requests |
+//! | `callers.rs` | the sockets of back ends that the device serves |
 mod accesses;
+mod callers;
 mod requests;
 
 use crate::process::ring;
@@ -454,23 +456,6 @@ impl Data {
         }
     }
 
-    /// A back end that this process serves has a new process, at the other end of `socket`.
-    fn begin_life(&mut self, caller: u8, socket: OwnedFd) -> Result<(), StartError> {
-        let Some(callers) = self.device.callers() else { return Ok(()) };
-        let Some(ready) = callers.ready(caller) else { return Ok(()) };
-        epoll::add(&self.epoll, &socket, EventData::new_u64(u64::from(ready)), EventFlags::IN | EventFlags::ET)?;
-        // Closing is not enough: the launcher may still have the last socket, which would keep its entry in epoll. A socket of
-        // this process's start is polled by a copy.
-        if let Some(last) = callers.begin_life(caller, socket, &mut self.cx) {
-            let _ = epoll::delete(&self.epoll, &last);
-        }
-        for (_, copy) in self.polled.extract_if(.., |(number, _)| *number == ready) {
-            let _ = epoll::delete(&self.epoll, &copy);
-        }
-        self.cx.again();
-        Ok(())
-    }
-
     /// Handles the launcher's messages; false if it has closed the socket.
     fn link(&mut self) -> Result<bool, StartError> {
         match self.process.link.receive(false) {
@@ -487,8 +472,9 @@ impl Data {
                 Ok(true)
             }
             Ok(Some((ToProcess::Life { caller }, fds))) => {
-                if let Some(fd) = fds.into_iter().next() {
-                    self.begin_life(caller, fd)?;
+                if let (Some(socket), Some(callers)) = (fds.into_iter().next(), self.device.callers()) {
+                    callers::begin_life((&self.epoll, &mut self.polled), callers, caller, socket, &mut self.cx)?;
+                    self.stale = true;
                 }
                 Ok(true)
             }

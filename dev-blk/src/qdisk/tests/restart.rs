@@ -34,6 +34,66 @@ fn unanswered_requests_of_a_dead_process_are_executed_by_the_next() {
     assert!(world.lock().unwrap().notified > notified, "the guest may have slept through an answer");
 }
 
+/// The guest's driver ends its connection and connects again.
+fn reconnect(bed: &mut Bed) {
+    for (there, here) in [("5", "5"), ("6", "6"), ("1", "2")] {
+        bed.guest.node("state", there);
+        bed.nodes();
+        assert_eq!(bed.guest.state(), here);
+    }
+    bed.guest.node("state", "3");
+    bed.nodes();
+}
+
+#[test]
+fn a_guest_connects_again_and_again_over_lives_that_map_no_more_than_they_may() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    let mut lives = 1;
+    for round in 0..100u32 {
+        for id in 0..90 {
+            bed.guest.write(100 + id, 0, &[round as u8; 512]);
+            bed.guest.ask(op::WRITE, u64::from(id), u64::from(id), &[(100 + id, 0, 0)]);
+            bed.signal();
+        }
+        let answers = bed.guest.answers(90 * round);
+        assert!(answers.len() == 90 && answers.iter().all(|(_, status)| *status == 0), "round {round}");
+        assert_eq!((bed.sector(89)[0], bed.disk.counters.copied), (round as u8, 0), "all pages are mapped");
+        reconnect(&mut bed);
+        let (world, range) = (bed.guest.world.clone(), bed.guest.range.clone());
+        if world.lock().unwrap().ended {
+            assert_eq!(bed.guest.state(), "2", "it has not connected");
+            {
+                let mut world = world.lock().unwrap();
+                assert!(world.used <= means::QDISK.life && world.mapped.is_empty());
+                (world.used, world.spent, world.ended) = (0, false, false);
+            }
+            bed.disk = disk(&world, &range, &bed.file, WRITABLE).0;
+            bed.cx = fake::context(0);
+            bed.disk.start(&mut bed.cx);
+            bed.disk.poll(Ready::Again, &mut bed.cx);
+            lives += 1;
+        }
+        assert_eq!(bed.guest.state(), "4", "round {round}");
+    }
+    assert_eq!(lives, 100 * 91 / (means::QDISK.life - means::QDISK.connection) + 1);
+}
+
+#[test]
+fn a_disk_copies_what_it_may_not_map_any_more() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    bed.guest.world.lock().unwrap().used = means::QDISK.life - 1;
+    for id in 0..3u32 {
+        bed.guest.write(100 + id, 0, &[7; 512]);
+        bed.guest.ask(op::WRITE, u64::from(id), u64::from(id), &[(100 + id, 0, 0)]);
+        bed.signal();
+    }
+    assert_eq!(bed.guest.answers(0), [(0, 0), (1, 0), (2, 0)]);
+    assert_eq!((bed.sector(2)[0], bed.disk.pages.len(), bed.disk.counters.copied), (7, 1, 2));
+    // Until the guest connects again.
+    reconnect(&mut bed);
+    assert!(bed.guest.world.lock().unwrap().ended);
+}
+
 /// Bytes of an entry, its operation, how far the counter goes ahead, whether the entry is made almost valid, and the front end's
 /// state.
 fn round() -> impl Strategy<Value = (Vec<u8>, u8, u32, bool, u8)> {
