@@ -27,6 +27,8 @@ fn may(ask: Ask) -> &'static [Sender] {
         | Ask::Unplugged { .. }
         | Ask::PartUnplugged { .. }
         | Ask::Ejected { .. } => &[Sender::Broker],
+        // Of `xenbus` and `grant` alone, which the simulated machine does not have.
+        Ask::Overrun { .. } => &[],
         // In a stub domain alone.
         Ask::Disks { .. } => &[],
         Ask::Restart { .. }
@@ -65,6 +67,7 @@ fn every(slot: u8) -> Vec<Ask> {
         Ask::PartUnplugged { slot, mask: 1 },
         Ask::Plug { slot },
         Ask::Ejected { slot },
+        Ask::Overrun { caller: 0 },
     ];
     all.extend([Ending::Quit, Ending::PowerOff, Ending::Reboot].map(|ending| Ask::Stop { ending }));
     all

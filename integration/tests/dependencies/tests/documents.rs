@@ -46,7 +46,7 @@ const CONTRACT: &[(&str, &str, &str)] = &[
     ("`/local/domain/STUBDOM/target`", ATTACH, "/local/domain/{domid}/target"),
     ("`@releaseDomain`", ATTACH, "@releaseDomain"),
     ("`/local/domain/STUBDOM/console/vnc-*`", ATTACH, "/local/domain/{stubdom}/console"),
-    ("`/local/domain/GUEST/console`", ATTACH, "/local/domain/{guest}/console/{node}"),
+    ("`/local/domain/GUEST/console`", ATTACH, "/local/domain/{guest}/console"),
 ];
 
 /// Further nodes that the first process of a stub domain reads.
