@@ -46,6 +46,7 @@ struct Limits {
     files: u64,
     file_size: u64,
     data: u64,
+    address_space: u64,
     memory: u64,
 }
 
@@ -94,8 +95,10 @@ fn main() {
         std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
         let names: Vec<_> = profile.syscalls.keys().collect();
         let Profile { role, descriptors, .. } = &profile;
-        let Limits { files, file_size, data, memory } = &profile.limits;
-        let limits = format!("Limits {{ files: {files}, file_size: {file_size}, data: {data}, memory: {memory} }}");
+        let Limits { files, file_size, data, address_space, memory } = &profile.limits;
+        let limits = format!(
+            "Limits {{ files: {files}, file_size: {file_size}, data: {data}, address_space: {address_space}, memory: {memory} }}"
+        );
         let filter = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{role}.bpf\"))");
         writeln!(table, "Profile {{").unwrap();
         writeln!(table, "    role: {role:?}, limits: {limits},").unwrap();

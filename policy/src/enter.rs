@@ -43,6 +43,7 @@ pub struct Report {
 pub struct Sandbox {
     profile: &'static Profile,
     level: Level,
+    guest_memory: u64,
 }
 
 /// The kernel's Landlock ABI, 0 if it has none.
@@ -53,9 +54,9 @@ pub fn landlock_abi() -> i32 {
 }
 
 impl Sandbox {
-    /// The sandbox that `profile` describes.
-    pub fn new(profile: &'static Profile, level: Level) -> Self {
-        Self { profile, level }
+    /// The sandbox that `profile` describes, of a process that maps `guest_memory` bytes as a whole ([`crate::guest_memory`]).
+    pub fn new(profile: &'static Profile, level: Level, guest_memory: u64) -> Self {
+        Self { profile, level, guest_memory }
     }
 
     /// Step 1. The process must have one thread and have been started by [`crate::spawn`].
@@ -82,6 +83,7 @@ impl Sandbox {
             (Resource::Nofile, limits.files),
             (Resource::Fsize, limits.file_size),
             (Resource::Data, limits.data),
+            (Resource::As, limits.address_space.saturating_add(self.guest_memory)),
             (Resource::Core, 0),
             (Resource::Memlock, 0),
             (Resource::Msgqueue, 0),

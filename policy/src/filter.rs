@@ -22,6 +22,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::filter::arguments::{Width, width};
     use crate::{PROFILES, Profile};
+    use bulkhead_plan::{Memory, Picture, kind};
 
     /// Whether a profile's filter lets a call pass: runs the program on the kernel's `struct seccomp_data`.
     #[allow(clippy::arithmetic_side_effects, reason = "a program that leads outside must panic here")]
@@ -88,6 +89,60 @@ pub(crate) mod tests {
                     assert!(!allows(profile, call, &[(2, prot)]), "{}: {name} {prot:#x}", profile.role);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn memory_is_mapped_in_the_shapes_that_a_role_needs_and_in_no_other() {
+        const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        const SHARED_FIXED: i32 = libc::MAP_SHARED | libc::MAP_FIXED;
+        const NOTHING: i32 = ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        for profile in PROFILES {
+            let kind = kind::of_role(profile.role).unwrap();
+            let (broker, granted) =
+                (profile.role == kind::BROKER.role, kind.back_end.is_some() && kind.memory == Memory::Granted);
+            let looks = kind.picture == Picture::Looks;
+            for addr in [0u64, 0x1000, 1 << 32, 0x7000_0000_0000] {
+                for prot in (0..16u64).chain([RW as u64 | 1 << 32, 1 << 24 | RW as u64, 1 << 63]) {
+                    // MAP_TYPE, FIXED, ANONYMOUS, and one of the others.
+                    let others = (12..20).map(|bit| 1u64 << bit).chain([0]);
+                    for flags in others.flat_map(|other| (0..0x40).map(move |low| other | low)) {
+                        let expected = match (prot as i32, flags as i32) {
+                            _ if prot >> 32 != 0 => false,
+                            (RW, ANONYMOUS) => addr == 0,
+                            (RW, libc::MAP_SHARED) => addr == 0 && kind.memory.maps(),
+                            (libc::PROT_READ, libc::MAP_SHARED) => addr == 0 && (broker || looks),
+                            (RW, SHARED_FIXED) | (libc::PROT_NONE, NOTHING) => granted,
+                            _ => false,
+                        };
+                        let allowed = allows(profile, libc::SYS_mmap, &[(0, addr), (2, prot), (3, flags)]);
+                        assert_eq!(allowed, expected, "{}: {addr:#x} {prot:#x} {flags:#x}", profile.role);
+                    }
+                }
+            }
+            assert!(!allows(profile, libc::SYS_mmap, &[(2, RW as u64), (3, ANONYMOUS as u64 | 1 << 32)]));
+            for flags in 0..16u64 {
+                let allowed = allows(profile, libc::SYS_mremap, &[(3, flags)]);
+                assert_eq!(allowed, flags == libc::MREMAP_MAYMOVE as u64, "{}: mremap {flags:#x}", profile.role);
+            }
+        }
+    }
+
+    #[test]
+    fn no_profile_has_a_way_to_memory_that_no_limit_counts() {
+        for profile in PROFILES {
+            for name in
+                ["mprotect", "madvise", "memfd_create", "memfd_secret", "shmget", "setsockopt", "mlock", "splice"]
+            {
+                assert!(!profile.syscalls.contains(&name), "{}: {name}", profile.role);
+            }
+            for (what, command) in [("F_SETPIPE_SZ", 1031), ("F_SETLK", 6), ("F_OFD_SETLK", 37), ("F_SETLEASE", 1024)] {
+                assert!(!allows(profile, libc::SYS_fcntl, &[(1, command)]), "{}: {what}", profile.role);
+            }
+            // A memfd that is not sealed grows by a write.
+            let grows = profile.limits.file_size > 0 && profile.descriptors.contains(&"memfd");
+            assert!(!grows, "{} holds memfds that it can make larger", profile.role);
         }
     }
 

@@ -24,6 +24,9 @@ pub use spawn::{
 };
 pub use writers::is_open_for_writing;
 
+use bulkhead_plan::{DeviceConfig, FdUse};
+use rustix::fd::BorrowedFd;
+
 /// Resource limits of a process, from its profile.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -31,8 +34,10 @@ pub struct Limits {
     pub files: u64,
     /// RLIMIT_FSIZE, bytes.
     pub file_size: u64,
-    /// RLIMIT_DATA, bytes.
+    /// RLIMIT_DATA, bytes: private memory that can be written.
     pub data: u64,
+    /// RLIMIT_AS, bytes: all mappings, but for the memory that [`guest_memory`] counts.
+    pub address_space: u64,
     /// memory.max of its control group in a stub domain, bytes.
     pub memory: u64,
 }
@@ -68,6 +73,18 @@ include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 /// Number of system calls that a role, or the launcher, may make; `None` if there is no profile.
 pub fn syscalls(role: &str) -> Option<usize> {
     if role == LAUNCHER.role { Some(LAUNCHER.syscalls.len()) } else { profile(role).map(|p| p.syscalls.len()) }
+}
+
+/// Bytes of a guest's memory that a process maps as a whole when it starts, which its profile does not count: video RAM of its
+/// configuration, and the simulated machine's RAM among its descriptors.
+pub fn guest_memory<'a>(
+    config: Option<&DeviceConfig>,
+    fds: impl IntoIterator<Item = (&'a FdUse, BorrowedFd<'a>)>,
+) -> u64 {
+    let video = config.and_then(|c| c.facets().video_ram).map_or(0, |v| u64::from(v.bytes));
+    let simulated = fds.into_iter().filter(|(what, _)| **what == FdUse::SimMemory);
+    let sizes = simulated.filter_map(|(_, fd)| u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok());
+    sizes.fold(video, u64::saturating_add)
 }
 
 /// The profile of a role; `None` if there is none.
@@ -185,6 +202,28 @@ mod tests {
         ] {
             assert!(!LAUNCHER.syscalls.contains(&name), "the launcher may call {name}");
         }
+    }
+
+    #[test]
+    fn the_heap_reaches_its_own_limit_before_that_of_all_mappings() {
+        for profile in PROFILES {
+            let Limits { data, address_space, memory, .. } = profile.limits;
+            // The program, stacks and areas of channels: see the profiles.
+            assert!(address_space >= data + (24 << 20), "{}", profile.role);
+            assert!(address_space <= data + (160 << 20), "{}: more than anything that it maps", profile.role);
+            assert!(memory <= data, "{}", profile.role);
+        }
+    }
+
+    #[test]
+    fn video_ram_and_the_simulated_ram_are_mapped_as_a_whole() {
+        use rustix::fd::AsFd as _;
+        let ram = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&ram, 5 << 20).unwrap();
+        let fds = [(&FdUse::SimMemory, ram.as_fd()), (&FdUse::Privcmd, ram.as_fd())];
+        let vga = DeviceConfig::Vga { device: 2, vram: 8 << 20, gfn: 0x10_0000, rom: 0 };
+        assert_eq!((guest_memory(Some(&vga), []), guest_memory(None, fds)), (8 << 20, 5 << 20));
+        assert_eq!(guest_memory(Some(&DeviceConfig::Ps2), []), 0);
     }
 
     #[test]

@@ -100,11 +100,19 @@ pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> P
     }
 }
 
+/// Limits of one process that are not its profile's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnLimits {
+    /// RLIMIT_FSIZE, if it is below the profile's.
+    pub file_size: Option<u64>,
+    /// Bytes of mappings that [`crate::guest_memory`] counts, above the profile's.
+    pub guest_memory: u64,
+}
+
 /// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, no supplementary groups, own
 /// namespaces, only the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing
-/// executable but its program. `file_size`: RLIMIT_FSIZE of this one process, if it has a limit of its own below its profile's.
-/// Returns the violations.
-pub fn check(observed: &Observed, own: &Observed, profile: &Profile, file_size: Option<u64>) -> Vec<String> {
+/// executable but its program. Returns the violations.
+pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLimits) -> Vec<String> {
     let mut wrong = Vec::new();
     let field = |name: &str| observed.status.get(name).map_or("", String::as_str);
     for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
@@ -140,8 +148,9 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, file_size: 
     let limits = &profile.limits;
     for (name, most) in [
         ("Max open files", limits.files),
-        ("Max file size", file_size.unwrap_or(u64::MAX).min(limits.file_size)),
+        ("Max file size", life.file_size.unwrap_or(u64::MAX).min(limits.file_size)),
         ("Max data size", limits.data),
+        ("Max address space", limits.address_space.saturating_add(life.guest_memory)),
         ("Max core file size", 0),
         ("Max locked memory", 0),
         ("Max msgqueue size", 0),
@@ -213,8 +222,8 @@ mod tests {
     #[test]
     fn this_test_itself_is_in_no_sandbox() {
         let own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
-        let wrong = check(&own, &own, crate::profile("ps2").unwrap(), None);
-        for what in ["Seccomp", "NoNewPrivs", "Max open files", "namespace is the launcher's"] {
+        let wrong = check(&own, &own, crate::profile("ps2").unwrap(), OwnLimits::default());
+        for what in ["Seccomp", "NoNewPrivs", "Max open files", "Max address space", "namespace is the launcher's"] {
             assert!(wrong.iter().any(|w| w.contains(what)), "{what} in {wrong:?}");
         }
     }
@@ -226,7 +235,9 @@ mod tests {
         let mut check = |theirs: &str, launchers: &str| {
             other.status.insert("Groups".into(), theirs.into());
             own.status.insert("Groups".into(), launchers.into());
-            check(&other, &own, crate::profile("ps2").unwrap(), None).iter().any(|w| w.starts_with("Groups"))
+            check(&other, &own, crate::profile("ps2").unwrap(), OwnLimits::default())
+                .iter()
+                .any(|w| w.starts_with("Groups"))
         };
         assert!(check("6 42", "") && !check("", "") && !check("6", "6"));
     }
@@ -236,15 +247,31 @@ mod tests {
     fn a_file_size_limit_above_the_processs_own_is_a_violation() {
         let mut observed = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
         let own = observed.clone();
-        let mut wrong = |hard, own_limit| {
+        let mut wrong = |hard, file_size| {
+            let life = OwnLimits { file_size, ..OwnLimits::default() };
             observed.limits.insert("Max file size".into(), hard);
-            let wrong = check(&observed, &own, crate::profile("ide").unwrap(), own_limit);
+            let wrong = check(&observed, &own, crate::profile("ide").unwrap(), life);
             wrong.iter().any(|w| w.starts_with("Max file size"))
         };
         assert!(!wrong(Some(1 << 20), Some(1 << 20)) && !wrong(Some(0), Some(0)) && !wrong(Some(1 << 40), None));
         assert!(wrong(Some((1 << 20) + 1), Some(1 << 20)), "the profile alone would allow it");
         assert!(wrong(Some(1 << 63), Some(u64::MAX)), "the profile allows less");
         assert!(wrong(None, None) && wrong(None, Some(1)));
+    }
+
+    #[test]
+    fn address_space_beyond_the_profiles_is_a_violation_but_for_guest_memory() {
+        let mut observed = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = observed.clone();
+        let profile = crate::profile("vga").unwrap();
+        let mut wrong = |hard, guest_memory| {
+            observed.limits.insert("Max address space".into(), hard);
+            let life = OwnLimits { guest_memory, ..OwnLimits::default() };
+            check(&observed, &own, profile, life).iter().any(|w| w.starts_with("Max address space"))
+        };
+        let most = profile.limits.address_space;
+        assert!(!wrong(Some(most), 0) && !wrong(Some(most + 4096), 4096) && !wrong(Some(most + 4096), u64::MAX));
+        assert!(wrong(Some(most + 1), 0) && wrong(Some(most + 4097), 4096) && wrong(None, 4096));
     }
 
     #[test]

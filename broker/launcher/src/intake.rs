@@ -3,6 +3,7 @@
 use crate::resource::Resource;
 use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, Level, ToProcess, kind};
+use bulkhead_policy::verify::OwnLimits;
 use bulkhead_policy::{Ids, SpawnError, Spawned, Spec, verify};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd as _, OwnedFd};
@@ -142,7 +143,7 @@ impl Look for Intake<'_> {
             return Err(IntakeFault::Answer);
         }
         let profile = bulkhead_policy::profile(role).ok_or(IntakeFault::Answer)?;
-        let wrong = verify::check(&verify::observe(pid)?, self.own, profile, None);
+        let wrong = verify::check(&verify::observe(pid)?, self.own, profile, OwnLimits::default());
         if !wrong.is_empty() {
             return Err(IntakeFault::Sandbox(wrong));
         }

@@ -15,9 +15,10 @@ impl AsFd for Faults {
 
 impl Faults {
     pub(crate) fn new() -> io::Result<Self> {
-        let table = rustix::fs::memfd_create("faults", rustix::fs::MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&table, Self::at(FAULTS))?;
-        Ok(Self(table))
+        // A file, as the disks' images are: no disk's process holds a memfd.
+        let table = tempfile::tempfile()?;
+        table.set_len(Self::at(FAULTS))?;
+        Ok(Self(table.into()))
     }
 
     /// Duplicates the handle of the table.

@@ -1,50 +1,42 @@
-//! Guest memory: foreign mappings through a restricted privcmd, or a memfd in the simulated machine.
+//! Guest memory: foreign mappings through a restricted privcmd (`memory/foreign.rs`), granted pages, or a memfd in the simulated
+//! machine.
 //!
 //! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O copies directly
 //! between the page cache and the guest. All other accesses are relaxed atomic loads and stores.
+mod foreign;
+
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen_abi::{DomId, ioctl};
+pub use foreign::ForeignMemory;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
-use std::collections::HashMap;
 use std::io::{Error, Result};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
 
 const PAGE: usize = 4096;
-/// Pages that one call maps. Larger buckets waste work when few pages are used, smaller ones need more calls.
-const BUCKET_PAGES: usize = 64;
-const BUCKET: u64 = (BUCKET_PAGES * PAGE) as u64;
-/// Most buckets that stay mapped: 16 MiB of the guest.
-const BUCKETS: usize = 64;
-/// Guest-physical addresses are below this limit of 48 bits.
-const ADDRESS_LIMIT: u64 = 1 << 48;
 /// Most elements of one preadv or pwritev.
 const IOV: usize = 64;
 
-/// A mapped range of consecutive pages, and which of them are RAM.
-#[derive(Debug)]
-struct Bucket {
-    area: SharedArea,
-    present: Vec<bool>,
-    used: std::sync::atomic::AtomicU64,
+/// Maps `len` bytes of a descriptor from `offset`, shared, for reading and writing.
+fn map_shared(fd: BorrowedFd<'_>, offset: u64, len: usize) -> Result<SharedArea> {
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+    let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;
+    let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the mapping was just made; from now on only the area refers to it.
+    Ok(unsafe { SharedArea::from_mapping(base, len, true) })
 }
 
 /// Maps guest frames; `errors` gets an error number for each frame that is not RAM.
 fn map_frames(privcmd: BorrowedFd<'_>, domid: DomId, frames: &[u64], errors: &mut [i32]) -> Result<SharedArea> {
     let len = frames.len().saturating_mul(PAGE);
-    let prot = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-    let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, privcmd, 0) }?;
-    let base = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
-    // SAFETY: the mapping was just made; from now on only the area refers to it.
-    let area = unsafe { SharedArea::from_mapping(base, len, true) };
+    let area = map_shared(privcmd, 0, len)?;
     let arg = ioctl::MmapBatchV2 {
         num: u32::try_from(frames.len()).unwrap_or(0),
         dom: domid,
         pad: 0,
-        addr: ptr as u64,
+        addr: area.address(0, len).map_or(0, |at| at as u64),
         arr: frames.as_ptr() as u64,
         err: errors.as_mut_ptr() as u64,
     };
@@ -81,91 +73,10 @@ pub fn map_video_ram(privcmd: BorrowedFd<'_>, domid: DomId, gfn: u64, bytes: u32
     }
 }
 
-/// Guest memory through foreign mappings.
-#[derive(Debug)]
-pub struct ForeignMemory {
-    privcmd: OwnedFd,
-    domid: DomId,
-    buckets: Mutex<HashMap<u64, Arc<Bucket>>>,
-    clock: std::sync::atomic::AtomicU64,
-}
-
-impl ForeignMemory {
-    /// Memory of `domid`; `privcmd` is restricted to it.
-    pub fn new(privcmd: OwnedFd, domid: DomId) -> Self {
-        Self { privcmd, domid, buckets: Mutex::default(), clock: 0.into() }
-    }
-
-    fn bucket(&self, number: u64) -> std::result::Result<Arc<Bucket>, DmaError> {
-        use std::sync::atomic::Ordering::Relaxed;
-        let address = number.saturating_mul(BUCKET);
-        let now = self.clock.fetch_add(1, Relaxed);
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get(&number) {
-            bucket.used.store(now, Relaxed);
-            return Ok(bucket.clone());
-        }
-        if buckets.len() >= BUCKETS
-            && let Some(oldest) = buckets.iter().min_by_key(|(_, b)| b.used.load(Relaxed)).map(|(n, _)| *n)
-        {
-            buckets.remove(&oldest);
-        }
-        let frames: Vec<u64> = (address >> 12..).take(BUCKET_PAGES).collect();
-        let mut errors = vec![0; BUCKET_PAGES];
-        let area =
-            map_frames(self.privcmd.as_fd(), self.domid, &frames, &mut errors).map_err(|_| DmaError::NoRam(address))?;
-        let present: Vec<bool> = errors.iter().map(|e| *e == 0).collect();
-        let bucket = Arc::new(Bucket { area, present, used: now.into() });
-        buckets.insert(number, bucket.clone());
-        Ok(bucket)
-    }
-
-    /// Splits `len` bytes at `address` at the borders of buckets, and calls `f` with each piece: bucket, offset in the bucket,
-    /// offset in the whole, length. All pages have been checked to be RAM.
-    fn pieces(
-        &self,
-        address: u64,
-        len: usize,
-        mut f: impl FnMut(Arc<Bucket>, usize, std::ops::Range<usize>) -> std::result::Result<(), DmaError>,
-    ) -> std::result::Result<(), DmaError> {
-        if address.checked_add(len as u64).is_none_or(|end| end > ADDRESS_LIMIT) {
-            return Err(DmaError::NoRam(address));
-        }
-        let mut done = 0usize;
-        while done < len {
-            let at = address.saturating_add(done as u64);
-            let (number, inside) = (at >> BUCKET.trailing_zeros(), (at & BUCKET.wrapping_sub(1)) as usize);
-            let piece = len.saturating_sub(done).min((BUCKET as usize).saturating_sub(inside));
-            let bucket = self.bucket(number)?;
-            let last = inside.saturating_add(piece).saturating_sub(1) >> 12;
-            if !bucket.present.get(inside >> 12..=last).is_some_and(|pages| pages.iter().all(|p| *p)) {
-                return Err(DmaError::NoRam(at));
-            }
-            f(bucket, inside, done..done.saturating_add(piece))?;
-            done = done.saturating_add(piece);
-        }
-        Ok(())
-    }
-
-    /// All segments as an I/O vector, with the buckets that must stay mapped during the I/O.
-    fn vector(&self, segments: &[Segment]) -> std::result::Result<Vector, DmaError> {
-        let mut vector = Vector::default();
-        for segment in segments {
-            self.pieces(segment.address, segment.len as usize, |bucket, inside, range| {
-                vector.push(&bucket.area, inside, range.len());
-                vector.keep.push(bucket);
-                Ok(())
-            })?;
-        }
-        Ok(vector)
-    }
-}
-
-/// An I/O vector into mappings.
+/// An I/O vector into mappings, which whoever runs it keeps.
 #[derive(Default)]
 struct Vector {
     iov: Vec<libc::iovec>,
-    keep: Vec<Arc<Bucket>>,
 }
 
 impl Vector {
@@ -191,8 +102,8 @@ impl Vector {
             let at = i64::try_from(offset.saturating_add(total as u64))
                 .map_err(|_| DmaError::File(rustix::io::Errno::INVAL))?;
             let count = i32::try_from(rest.len().min(IOV)).unwrap_or(1);
-            // SAFETY: each element points into a mapping that `self.keep` or the caller's memory holds, for its whole
-            // length; the kernel copies with faults handled, and no Rust reference to it exists.
+            // SAFETY: each element points into a mapping that the caller keeps during the call, for its whole length; the kernel
+            // copies with faults handled, and no Rust reference to it exists.
             let n = unsafe {
                 if write {
                     libc::pwritev(file.as_raw_fd(), rest.as_ptr(), count, at)
@@ -225,30 +136,6 @@ impl Vector {
             }
         }
         Ok(total)
-    }
-}
-
-impl GuestMemory for ForeignMemory {
-    fn read(&self, address: u64, to: &mut [u8]) -> std::result::Result<(), DmaError> {
-        self.pieces(address, to.len(), |bucket, inside, range| {
-            let to = to.get_mut(range).ok_or(DmaError::NoRam(address))?;
-            if bucket.area.copy_out(inside, to) { Ok(()) } else { Err(DmaError::NoRam(address)) }
-        })
-    }
-    fn write(&self, address: u64, from: &[u8]) -> std::result::Result<(), DmaError> {
-        self.pieces(address, from.len(), |bucket, inside, range| {
-            let from = from.get(range).ok_or(DmaError::NoRam(address))?;
-            if bucket.area.copy_in(inside, from) { Ok(()) } else { Err(DmaError::NoRam(address)) }
-        })
-    }
-    fn read_file(&self, file: BorrowedFd<'_>, offset: u64, to: &[Segment]) -> std::result::Result<usize, DmaError> {
-        self.vector(to)?.run(file, offset, false)
-    }
-    fn write_file(&self, file: BorrowedFd<'_>, offset: u64, from: &[Segment]) -> std::result::Result<usize, DmaError> {
-        self.vector(from)?.run(file, offset, true)
-    }
-    fn invalidate(&self) {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -2,7 +2,7 @@
 use crate::{Link, LinkError, Received, log};
 use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, DeviceSlot, FdUse, MachinePlan, Slot, ToProcess};
-use bulkhead_policy::{Report, Sandbox};
+use bulkhead_policy::{Report, Sandbox, guest_memory};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
 
 /// Why a process cannot start. It is printed as one line.
@@ -126,6 +126,10 @@ pub struct Process {
 
 /// The begin of every process: its log, its last words, and the socket to the launcher.
 fn begin() -> Result<Link, StartError> {
+    // One heap for all threads. glibc would reserve 64 MiB of addresses for each thread and change their protection as they fill: no
+    // profile has room for that, and none has mprotect.
+    // SAFETY: sets a number of the allocator, before this process has another thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     log::start();
     // The first read of the clock detects the clock source, with system calls that no profile has.
     let _ = bulkhead_bus::Clock::Real.now();
@@ -155,7 +159,7 @@ pub fn answer_once(answer: impl FnOnce(Question, OwnedFd) -> Answer) -> Result<(
     let role = bulkhead_plan::kind::INTAKE.role;
     let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::NoProfile(role.to_owned()))?;
     let sandbox = match link.receive(true)? {
-        Some((ToProcess::Intake { level }, _)) => Sandbox::new(profile, level),
+        Some((ToProcess::Intake { level }, _)) => Sandbox::new(profile, level, 0),
         other => return Err(StartError::unexpected("Intake", other)),
     };
     sandbox.confine()?;
@@ -177,9 +181,11 @@ impl Process {
         let profile = bulkhead_policy::profile(role).ok_or_else(|| StartError::NoProfile(role.to_owned()))?;
         match link.receive(true)? {
             Some((ToProcess::Start { slot, plan, fds: uses }, fds)) => {
+                let config = plan.devices.iter().find(|d| d.slot == slot).map(|d| &d.config);
+                let guest_memory = guest_memory(config, uses.iter().zip(fds.iter().map(AsFd::as_fd)));
+                let sandbox = Sandbox::new(profile, plan.level, guest_memory);
                 let mut all = Fds::default();
                 all.add(uses, fds);
-                let sandbox = Sandbox::new(profile, plan.level);
                 Ok(Self { link, slot, plan: *plan, fds: all, sandbox })
             }
             other => Err(StartError::unexpected("Start", other)),

@@ -9,6 +9,7 @@ use crate::resource::Resource;
 use crate::slot::doorbell;
 use crate::slot::{KillReason, Life, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
+use bulkhead_policy::verify::OwnLimits;
 use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -170,12 +171,14 @@ impl Launcher {
     /// Checks in /proc that a process which reports `Ready` is in its sandbox, and lets it go on.
     pub(super) fn ready(&mut self, number: Slot) -> Result<(), Failure> {
         let own = self.spawner.own.clone();
+        let config = self.plan.devices.iter().find(|d| d.slot == number).map(|d| &d.config);
         let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
+        let guest_memory = bulkhead_policy::guest_memory(config, state.kept().iter().map(|(what, fd)| (what, *fd)));
         let Some((pid, file_size)) = state.life.as_ref().map(|l| (l.spawned.pid, l.file_size)) else { return Ok(()) };
         let role = state.kind.role;
         let profile = bulkhead_policy::profile(role).ok_or(Failure::NoProfile { role })?;
         let wrong = match verify::observe(pid) {
-            Ok(observed) => verify::check(&observed, &own, profile, file_size),
+            Ok(observed) => verify::check(&observed, &own, profile, OwnLimits { file_size, guest_memory }),
             Err(e) => vec![format!("/proc/{pid}: {e}")],
         };
         if !wrong.is_empty() {

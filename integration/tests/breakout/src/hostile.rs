@@ -24,11 +24,12 @@ fn main() {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    let fd = given.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let mut fd = given.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let order = String::from_utf8_lossy(&bytes[..n]).into_owned();
     let (layer, attempt) = order.split_once(' ').unwrap_or(("all", ""));
-    prepare(attempt);
-    let sandbox = || Sandbox::new(profile(&role).expect("a profile"), Level::Kernel);
+    let pipe = prepare(attempt);
+    fd = pipe.as_ref().map_or(fd, AsRawFd::as_raw_fd);
+    let sandbox = || Sandbox::new(profile(&role).expect("a profile"), Level::Kernel, 0);
     let entered = match layer {
         "none" => Ok(()),
         // The launcher's own; it has no profile of the processes' kind.
@@ -52,11 +53,13 @@ fn main() {
     unsafe { libc::_exit(0) }
 }
 
-/// The part of an attempt that the sandbox is not about: memory at a chosen address, for an address of a socket that lies there.
-fn prepare(attempt: &str) {
-    let Some((at, socket)) = attempt.strip_prefix("send to an address=").and_then(|a| a.split_once('@')) else {
-        return;
-    };
+/// The part of an attempt that the sandbox is not about: memory at a chosen address, for the address of a socket that lies there; a
+/// pipe.
+fn prepare(attempt: &str) -> Option<OwnedFd> {
+    if attempt == "a larger pipe" {
+        return Some(rustix::pipe::pipe().expect("a pipe").1);
+    }
+    let (at, socket) = attempt.strip_prefix("send to an address=").and_then(|a| a.split_once('@'))?;
     let at: usize = at.parse().expect("an address");
     // SAFETY: a new mapping that replaces nothing; the name is written inside of its one page.
     unsafe {
@@ -70,6 +73,36 @@ fn prepare(attempt: &str) {
             *to = byte as libc::c_char;
         }
     }
+    None
+}
+
+/// Maps `bytes` of memory of this kind, at `at` if the kernel likes that, and touches its ends; -1 if it is refused.
+///
+/// # Safety
+/// The mapping must replace nothing: MAP_FIXED is not among the flags.
+unsafe fn touch(at: usize, bytes: i64, flags: i32) -> i64 {
+    let (len, prot) = (bytes as usize, libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: as the caller promises; the touched bytes are the first and the last of the new mapping. The last of memory that
+    // grows down is at its start, which is touched too.
+    unsafe {
+        let p = libc::mmap(at as *mut libc::c_void, len, prot, flags, -1, 0);
+        if p == libc::MAP_FAILED {
+            return -1;
+        }
+        p.cast::<u8>().write_volatile(1);
+        p.cast::<u8>().add(len - 1).write_volatile(1);
+    }
+    0
+}
+
+/// A page of the allocator's kind.
+///
+/// # Safety
+/// As [`touch`].
+unsafe fn page() -> *mut libc::c_void {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }
 }
 /// An offset far beyond the end of every image.
 const FAR: i64 = (1 << 40) + 4096;
@@ -113,6 +146,50 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
                 let p = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, flags, -1, 0);
                 if p == libc::MAP_FAILED { -1 } else { 0 }
+            }
+            "shared memory" => touch(0, number, libc::MAP_SHARED | libc::MAP_ANONYMOUS),
+            "memory that grows down" => touch(0, number, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN),
+            "memory at a chosen address" => touch(0x1000_0000_0000, 4096, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+            "private memory" => touch(0, number, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+            "private memory in pieces" => {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                (0..number >> 20).map(|_| touch(0, 1 << 20, flags)).find(|r| *r < 0).unwrap_or(0)
+            }
+            "memory by mremap" => {
+                let grown = libc::mremap(page(), 4096, number as usize, libc::MREMAP_MAYMOVE);
+                if grown == libc::MAP_FAILED { -1 } else { 0 }
+            }
+            "memory by brk" => {
+                // The system call returns the break: the old one if it refuses.
+                let end = libc::syscall(libc::SYS_brk, 0);
+                if libc::syscall(libc::SYS_brk, end + number) == end + number {
+                    0
+                } else {
+                    return libc::ENOMEM as u8;
+                }
+            }
+            "move memory to a chosen address" => {
+                let (flags, at) = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, 0x1000_0000_0000usize);
+                let moved = libc::mremap(page(), 4096, 4096, flags, at as *mut libc::c_void);
+                if moved == libc::MAP_FAILED { -1 } else { 0 }
+            }
+            "leave memory where it moves from" => {
+                let (flags, anywhere) = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP, 0usize);
+                let moved = libc::mremap(page(), 4096, 4096, flags, anywhere as *mut libc::c_void);
+                if moved == libc::MAP_FAILED { -1 } else { 0 }
+            }
+            "change the protection of memory" => i64::from(libc::mprotect(page(), 4096, libc::PROT_READ)),
+            "a memfd" => i64::from(libc::memfd_create(c"outside".as_ptr(), 0)),
+            "a larger pipe" => i64::from(libc::fcntl(fd, libc::F_SETPIPE_SZ, 1 << 17)),
+            "a larger socket buffer" => {
+                let bytes: libc::c_int = 1 << 17;
+                let (at, len) = ((&raw const bytes).cast(), size_of_val(&bytes) as libc::socklen_t);
+                i64::from(libc::setsockopt(3, libc::SOL_SOCKET, libc::SO_SNDBUF, at, len))
+            }
+            "a lock on a file" => {
+                let mut lock: libc::flock = std::mem::zeroed();
+                lock.l_type = libc::F_WRLCK as libc::c_short;
+                i64::from(libc::fcntl(0, libc::F_OFD_SETLK, &raw const lock))
             }
             "io_uring" => {
                 let mut params = [0u8; 120];

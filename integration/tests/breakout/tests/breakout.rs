@@ -23,6 +23,13 @@ fn run_limited(role: &str, layer: &str, attempt: &str, fd: BorrowedFd<'_>, file_
     bulkhead_breakout::run_limited(executable.as_fd(), role, ids(), layer, attempt, Some(fd), Some(file_size)).unwrap()
 }
 
+/// More bytes than any profile's limit of address space.
+const BEYOND: u64 = 512 << 20;
+/// Kinds of memory that no process has a use for. RLIMIT_DATA does not count them.
+const OTHER_MEMORY: [&str; 2] = ["shared memory", "memory that grows down"];
+/// The ways to memory that the allocator uses.
+const PRIVATE_MEMORY: [&str; 4] = ["private memory", "private memory in pieces", "memory by mremap", "memory by brk"];
+
 fn attempts() -> Vec<String> {
     let sibling = std::process::id();
     let mut all: Vec<String> = [
@@ -38,9 +45,20 @@ fn attempts() -> Vec<String> {
         "change O_NONBLOCK",
         "a new namespace",
         "a thread",
+        "memory at a chosen address",
+        "move memory to a chosen address",
+        "leave memory where it moves from",
+        "change the protection of memory",
+        "a memfd",
+        "a larger pipe",
+        "a larger socket buffer",
+        "a lock on a file",
     ]
     .map(str::to_owned)
     .into();
+    for kind in OTHER_MEMORY {
+        all.push(format!("{kind}={BEYOND}"));
+    }
     all.push(format!("signal another process={sibling}"));
     all
 }
@@ -77,6 +95,25 @@ fn the_filter_alone_ends_every_attempt() {
         for attempt in attempts() {
             let outcome = run(profile.role, ids(), "filter", &attempt);
             assert_eq!(outcome, Outcome::Killed(libc::SIGSYS), "{}: {attempt}", profile.role);
+        }
+    }
+}
+
+/// The limits alone, without the filter, hold for memory of every kind. With the filter they hold too, and the allocator's ways
+/// stay open.
+#[test]
+fn memory_of_every_kind_is_limited_for_every_role() {
+    for kind in OTHER_MEMORY.into_iter().chain(PRIVATE_MEMORY) {
+        let (beyond, little) = (format!("{kind}={BEYOND}"), format!("{kind}={}", 2 << 20));
+        assert_eq!(run("serial", None, "none", &beyond), Outcome::Worked, "control run: {kind}");
+        for profile in PROFILES {
+            assert!(profile.limits.address_space < BEYOND, "{}", profile.role);
+            let refused = Outcome::Refused(libc::ENOMEM as u8);
+            assert_eq!(run(profile.role, ids(), "confined", &beyond), refused, "{}: {kind}", profile.role);
+            if PRIVATE_MEMORY.contains(&kind) {
+                assert_eq!(run(profile.role, ids(), "all", &beyond), refused, "{}: {kind}", profile.role);
+                assert_eq!(run(profile.role, ids(), "all", &little), Outcome::Worked, "{}: {kind}", profile.role);
+            }
         }
     }
 }
