@@ -1,11 +1,9 @@
-//! Authentication of viewers by VncAuth (RFC 6143, 7.2.2), which libxl configures, and the delay after wrong passwords.
+//! Authentication of viewers by VncAuth (RFC 6143, 7.2.2), which libxl configures. `strangers.rs` says when an answer is judged.
 use des::Des;
 use des::cipher::{Array, BlockCipherEncrypt as _, KeyInit as _};
 
 /// Bytes of a challenge.
 pub(crate) const CHALLENGE: usize = 16;
-/// Least and greatest delay of the refusal of a wrong answer, in nanoseconds.
-const PATIENCE: (u64, u64) = (1_000_000_000, 8_000_000_000);
 
 /// The server's password.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,35 +42,15 @@ pub(crate) fn response(key: [u8; 8], challenge: [u8; CHALLENGE]) -> [u8; CHALLEN
     answer
 }
 
-/// The authentication of all viewers.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    pub(crate) password: Password,
-    wrong: u32,
-    pub(crate) refused: u64,
-}
-
-impl Gate {
-    pub(crate) fn new(password: Password) -> Self {
-        Self { password, ..Self::default() }
-    }
-
-    /// Checks an answer. `Err`: the delay of the refusal in nanoseconds.
-    pub(crate) fn check(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE]) -> Result<(), u64> {
-        let right = match self.password {
-            Password::None => true,
-            Password::Unset => false,
+impl Password {
+    /// Whether this is the answer to the challenge.
+    pub(crate) fn accepts(&self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE]) -> bool {
+        match self {
+            Self::None => true,
+            Self::Unset => false,
             // All bytes are compared, so that the time does not depend on the first difference.
-            Password::Is(key) => response(key, challenge).iter().zip(answer).fold(0, |d, (a, b)| d | (a ^ b)) == 0,
-        };
-        if right {
-            self.wrong = 0;
-            return Ok(());
+            Self::Is(key) => response(*key, challenge).iter().zip(answer).fold(0, |d, (a, b)| d | (a ^ b)) == 0,
         }
-        self.refused = self.refused.saturating_add(1);
-        self.wrong = self.wrong.saturating_add(1);
-        let (first, last) = PATIENCE;
-        Err(first.saturating_mul(u64::from(self.wrong)).min(last))
     }
 }
 
@@ -92,16 +70,17 @@ mod tests {
     }
 
     #[test]
-    fn guessers_wait_longer_and_longer_and_the_right_password_always_gets_in() {
-        let mut gate = Gate { password: Password::new(b"secret"), ..Gate::default() };
-        let Password::Is(key) = gate.password else { panic!() };
-        let challenge = [7; CHALLENGE];
-        let waits: Vec<u64> = (0..20).map(|_| gate.check(challenge, [0; CHALLENGE]).unwrap_err()).collect();
-        assert!(waits.is_sorted() && waits[0] == 1_000_000_000 && waits[19] == 8_000_000_000);
-        assert_eq!(gate.check(challenge, response(key, challenge)), Ok(()));
-        assert_eq!(gate.check(challenge, [0; CHALLENGE]), Err(1_000_000_000));
-        gate.password = Password::new(b"");
-        assert!(gate.check(challenge, response([0; 8], challenge)).is_err(), "an empty password is nobody's");
+    fn a_password_accepts_its_own_answer_alone() {
+        let (password, challenge) = (Password::new(b"secret"), [7; CHALLENGE]);
+        let right = response(*b"secret\0\0", challenge);
+        assert!(password.accepts(challenge, right));
+        assert!(!password.accepts([8; CHALLENGE], right), "the answer to another challenge");
+        for bit in 0..CHALLENGE * 8 {
+            let mut wrong = right;
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            assert!(!password.accepts(challenge, wrong), "bit {bit}");
+        }
+        assert!(!Password::new(b"").accepts(challenge, response([0; 8], challenge)), "an empty password is nobody's");
         assert_eq!(Password::new(b"longer than eight"), Password::new(b"longer t"));
     }
 }

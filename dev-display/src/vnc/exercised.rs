@@ -1,5 +1,5 @@
 //! A viewer's session for its fuzz target and its property test.
-use super::auth::{CHALLENGE, Gate, Password};
+use super::auth::{CHALLENGE, Password};
 use super::input::Input;
 use super::layouts::LAYOUTS;
 use super::locks::Locks;
@@ -63,7 +63,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         Picture { width: 16usize << (first >> 4 & 5), height: 100, seed: 0, row: Vec::new(), dirty: Vec::new() };
     picture.draw(*first);
     let mut screen = Screen::default();
-    let mut gate = Gate::new(if first & 1 == 0 { Password::None } else { Password::new(b"secret") });
+    let password = if first & 1 == 0 { Password::None } else { Password::new(b"secret") };
     let Some(layout) = LAYOUTS.iter().cycle().nth(usize::from(first >> 1 & 7)) else { return Ok(()) };
     let mut session = ViewerSession::new(Input::new(layout), "fuzz".into(), 0);
     let mut input: Vec<InputEvent> = Vec::new();
@@ -88,7 +88,7 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
         }
         input.clear();
         let mut context = SessionContext {
-            gate: &mut gate,
+            needs_password: password != Password::None,
             now,
             random: &|| Some([7; CHALLENGE]),
             wish: &|_, _| true,
@@ -98,7 +98,12 @@ pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
             locks: &mut locks,
             others: what & 7,
         };
-        if !session.output_full() && session.receive(said, &mut context).is_err() || session.time(now).is_err() {
+        // As the server does, this reads nothing while a verdict is awaited.
+        let open = !session.output_full() && session.processes_input();
+        if open && session.receive(said, &mut context).is_err() || session.time(now).is_err() {
+            break;
+        }
+        if what & 8 == 0 && (session.judge(&password, now).is_err() || session.receive(&[], &mut context).is_err()) {
             break;
         }
         // An event takes at least six bytes; a character may need Caps Lock and a dead key, each with modifiers.

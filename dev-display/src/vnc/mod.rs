@@ -9,10 +9,12 @@
 //! | `encode/`, `pixel.rs` | encodings of rectangles and pixels |
 //! | `input.rs` | keys and pointer |
 //! | `keys.rs`, `layouts.rs`, `locks.rs`, `typing/` | keysyms, keyboard layouts, lock keys, the keys that type a character |
-//! | `auth.rs`, `disconnect_log.rs` | passwords; log lines for disconnected viewers |
+//! | `auth.rs`, `admission.rs`, `strangers.rs` | passwords; who may wait for admission, and when an answer is judged |
+//! | `viewer.rs`, `disconnect_log.rs` | one connection; log lines for disconnected viewers |
 //!
 //! The picture is read only while a viewer waits for a change; otherwise there is no timer, and the display draws nothing. The rate
 //! of reads adapts: [`FAST`] while the picture changes or input arrives, down to [`SLOW`].
+mod admission;
 mod auth;
 mod disconnect_log;
 mod encode;
@@ -25,26 +27,28 @@ mod pixel;
 mod screen;
 mod session;
 mod spec;
+mod strangers;
 mod typing;
+mod viewer;
 
 use crate::fbdev::View;
 use crate::sinks::{Sinks, last_byte};
+use auth::CHALLENGE;
 pub use auth::Password;
-use auth::{CHALLENGE, Gate};
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, PasswordError, Ready, TimerId, ViewerAddress, Viewers};
 use disconnect_log::DisconnectLog;
 pub use exercised::exercise_session;
-use input::Input;
 pub use layouts::{LAYOUTS, Layout};
 use locks::Locks;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
 use screen::{Change, Screen};
-use session::{SessionContext, ViewerError, ViewerSession};
+use session::{SessionContext, ViewerError};
 use std::sync::Arc;
+use strangers::{Addresses, INTERVAL};
+use viewer::Viewer;
 
 /// Ready number of the epoll instance of all sockets and pipes.
 pub const READY: u32 = 0;
@@ -62,14 +66,8 @@ const SHARE: u64 = 24;
 const PATIENCE: u32 = 12;
 /// Reads without the requested picture after which the last picture is used.
 const LATE: u32 = 30;
-/// Most viewers after the handshake, and most connections during it.
+/// Most viewers after the handshake.
 const VIEWERS: usize = 16;
-const MOST_PENDING: usize = 8;
-/// Most connections that are accepted before other work.
-const ACCEPTED: usize = 16;
-/// Most bytes that are read from, and sent to, a viewer before other work.
-const READ_BUDGET: usize = 8 << 10;
-const SEND_BUDGET: usize = 512 << 10;
 
 const LOOK: TimerId = 0;
 const HANDSHAKES: TimerId = 1;
@@ -95,13 +93,6 @@ pub struct Console {
     pub wishes: Option<OwnedFd>,
 }
 
-struct Viewer {
-    socket: OwnedFd,
-    session: ViewerSession,
-    address: ViewerAddress,
-    number: u64,
-}
-
 /// The VNC server.
 pub struct Vnc {
     view: Box<dyn View>,
@@ -115,7 +106,11 @@ pub struct Vnc {
     locks: Locks,
     name: Arc<str>,
     layout: &'static Layout,
-    gate: Gate,
+    password: Password,
+    /// Failed attempts to enter, and the earliest time of the next verdict on a password, in nanoseconds.
+    addresses: Addresses,
+    verdict_after: u64,
+    wrong_passwords: u64,
     viewers: Vec<Viewer>,
     accepted: u64,
     turned_away: u64,
@@ -149,7 +144,6 @@ impl Vnc {
         for socket in listen.iter().chain(&console.leds).chain(console.input.changes()) {
             epoll::add(&ready, socket, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
         }
-        let gate = Gate::new(config.password);
         Ok(Self {
             view,
             screen: Screen::default(),
@@ -161,7 +155,10 @@ impl Vnc {
             locks: Locks::default(),
             name: config.name.into(),
             layout: config.layout,
-            gate,
+            password: config.password,
+            addresses: Addresses::default(),
+            verdict_after: 0,
+            wrong_passwords: 0,
             viewers: Vec::new(),
             accepted: 0,
             turned_away: 0,
@@ -185,38 +182,6 @@ impl Vnc {
         &self.ready
     }
 
-    /// Accepts connections. A new one replaces the oldest incomplete handshake, so that idle connections cannot block viewers.
-    fn accept(&mut self, cx: &mut Context) {
-        let mut left = ACCEPTED;
-        for i in 0..self.listen.len() {
-            while let Some((socket, address)) =
-                self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok())
-            {
-                self.accepted = self.accepted.saturating_add(1);
-                let pending = self.viewers.iter().filter(|v| !v.session.handshake_done()).count();
-                if pending >= MOST_PENDING {
-                    self.turned_away = self.turned_away.saturating_add(1);
-                    if let Some(oldest) = self.viewers.iter().position(|v| !v.session.handshake_done()) {
-                        self.viewers.remove(oldest);
-                    }
-                }
-                let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-                if epoll::add(&self.ready, &socket, EventData::new_u64(0), flags).is_ok() {
-                    let address = address
-                        .and_then(|a| std::net::SocketAddr::try_from(a).ok())
-                        .map_or(ViewerAddress::Unix, ViewerAddress::Tcp);
-                    let session = ViewerSession::new(Input::new(self.layout), self.name.clone(), cx.now());
-                    self.viewers.push(Viewer { socket, session, address, number: self.accepted });
-                }
-                left = left.saturating_sub(1);
-                if left == 0 {
-                    cx.again();
-                    return;
-                }
-            }
-        }
-    }
-
     /// Reads from all viewers and sends pending updates to them.
     fn serve(&mut self, cx: &mut Context) {
         let mut events = Vec::new();
@@ -225,6 +190,11 @@ impl Vnc {
         let size = self.fresh.then(|| self.screen.size());
         let mut held: Vec<u8> = self.viewers.iter().map(|v| v.session.held()).collect();
         let mut inside = self.viewers.iter().filter(|v| v.session.handshake_done()).count();
+        let judged = self.next_verdict(cx.now()).filter(|(at, _)| cx.now() >= *at).map(|(_, number)| number);
+        if judged.is_some() {
+            // Right or wrong: neither how soon a verdict comes nor how late the next one is may tell.
+            self.verdict_after = cx.now().saturating_add(INTERVAL);
+        }
         for (n, viewer) in self.viewers.iter_mut().enumerate() {
             self.leds.inspect(|leds| viewer.session.set_leds(*leds));
             viewer.session.set_absolute_pointer(self.console.input.places());
@@ -233,7 +203,7 @@ impl Vnc {
                 self.console.wishes.as_ref().is_some_and(|pipe| rustix::io::write(pipe, &[w0, w1, h0, h1]).is_ok())
             };
             let mut context = SessionContext {
-                gate: &mut self.gate,
+                needs_password: self.password != Password::None,
                 now: cx.now(),
                 random: &random,
                 wish: &wish,
@@ -245,13 +215,18 @@ impl Vnc {
             };
             let came = viewer.session.handshake_done();
             let (listened, full) = (viewer.session.processes_input(), viewer.session.output_full());
-            let received = receive_from(viewer, &mut context);
+            let verdict =
+                if judged == Some(viewer.number) { viewer.session.judge(&self.password, cx.now()) } else { Ok(()) };
+            let received = verdict.map_err(Some).and_then(|()| viewer.receive(&mut context));
             held.iter_mut().skip(n).take(1).for_each(|h| *h = viewer.session.held());
-            inside = inside.saturating_add(usize::from(!came && viewer.session.handshake_done()));
+            if !came && viewer.session.handshake_done() {
+                inside = inside.saturating_add(1);
+                self.addresses.entered(viewer.origin());
+            }
             if context.alone {
                 alone = Some(viewer.number);
             }
-            let served = received.and_then(|more| Ok(send_updates(viewer, &*self.view, size)? | more));
+            let served = received.and_then(|more| Ok(viewer.send_updates(&*self.view, size)? | more));
             if served == Ok(true)
                 || viewer.session.processes_input() != listened
                 || viewer.session.output_full() != full
@@ -261,7 +236,7 @@ impl Vnc {
             let end = served.err().or_else(|| viewer.session.time(cx.now()).err().map(Some));
             if let Some(why) = end {
                 // Tries to send the reason.
-                let _ = send(viewer);
+                let _ = viewer.send();
                 if let Some(why) = why {
                     self.disconnect_log.add(cx.now(), viewer.number, viewer.address, why);
                 }
@@ -272,7 +247,7 @@ impl Vnc {
             }
         }
         for (number, why) in gone {
-            self.viewers.retain(|v| v.number != number);
+            self.remove(number, why, cx.now());
             self.last_end = why.map(|w| (number, w)).or(self.last_end);
         }
         if let Some(one) = alone {
@@ -325,8 +300,9 @@ impl Vnc {
         self.looking = wanted;
         // A later request needs a newer picture.
         self.fresh &= wanted;
-        let deadline = self.viewers.iter().filter(|v| !v.session.handshake_done()).map(|v| v.session.deadline).min();
-        cx.timers.set(HANDSHAKES, deadline);
+        let deadline = self.viewers.iter().filter_map(|v| v.session.deadline()).min();
+        let verdict = self.next_verdict(cx.now()).map(|(at, _)| at);
+        cx.timers.set(HANDSHAKES, deadline.into_iter().chain(verdict).min());
     }
 
     /// Requests a picture from the display.
@@ -409,59 +385,6 @@ fn random() -> Option<[u8; CHALLENGE]> {
     (n == bytes.len()).then_some(bytes)
 }
 
-/// Reads and handles a viewer's bytes. True: there may be more. `Err`: it has disconnected (`None`), or must be disconnected.
-fn receive_from(viewer: &mut Viewer, context: &mut SessionContext<'_>) -> Result<bool, Option<ViewerError>> {
-    // Bytes that arrived before ServerInit was sent.
-    viewer.session.receive(&[], context).map_err(Some)?;
-    let mut bytes = [0; 4096];
-    for _ in 0..READ_BUDGET.div_euclid(bytes.len()) {
-        // Input is paused until the send buffer drains, because answers to it would accumulate.
-        if !viewer.session.processes_input() || viewer.session.output_full() {
-            return Ok(false);
-        }
-        match rustix::net::recv(&viewer.socket, &mut bytes[..], RecvFlags::empty()) {
-            Ok((0, _)) => return Err(None),
-            Ok((n, _)) => viewer.session.receive(bytes.get(..n).unwrap_or_default(), context).map_err(Some)?,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(_) => return Err(None),
-        }
-    }
-    Ok(true)
-}
-
-/// Sends unsent bytes. True: all have been sent.
-fn send(viewer: &mut Viewer) -> Result<bool, Option<ViewerError>> {
-    while !viewer.session.unsent().is_empty() {
-        match rustix::net::send(&viewer.socket, viewer.session.unsent(), SendFlags::NOSIGNAL) {
-            Ok(n) => viewer.session.sent(n),
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(_) => return Err(None),
-        }
-    }
-    Ok(true)
-}
-
-/// Sends pending updates to a viewer. `size` is the picture's, if it is new enough to begin an update with. True: more is pending.
-fn send_updates(
-    viewer: &mut Viewer,
-    view: &dyn View,
-    size: Option<(usize, usize)>,
-) -> Result<bool, Option<ViewerError>> {
-    let before = viewer.session.bytes;
-    while send(viewer)? {
-        if viewer.session.bytes.saturating_sub(before) > SEND_BUDGET as u64 {
-            return Ok(true);
-        }
-        if !viewer.session.produce(view, size) {
-            return Ok(false);
-        }
-        while viewer.session.produce(view, size) {}
-    }
-    Ok(false)
-}
-
 impl Auxiliary for Vnc {
     fn start(&mut self, cx: &mut Context) {
         self.console.input.begin();
@@ -500,7 +423,8 @@ impl Auxiliary for Vnc {
             .value("looks", self.looks)
             .value("pace, ms", self.pace.div_euclid(1_000_000));
         out.value("connections", self.accepted).value("connections turned away", self.turned_away);
-        out.value("wrong passwords", self.gate.refused).value("layout", self.layout.name);
+        out.value("wrong passwords", self.wrong_passwords).value("addresses that failed", self.addresses.len());
+        out.value("layout", self.layout.name);
         out.value("input events", self.console.input.sent).value("input events dropped", self.console.input.dropped);
         if let Some((number, why)) = self.last_end {
             out.value("last viewer disconnected", format_args!("{number}: {why}"));
@@ -521,10 +445,10 @@ impl Viewers for Vnc {
     }
 
     fn set_password(&mut self, password: &[u8]) -> Result<(), PasswordError> {
-        if self.gate.password == Password::None {
+        if self.password == Password::None {
             return Err(PasswordError::Off);
         }
-        self.gate.password = Password::new(password);
+        self.password = Password::new(password);
         Ok(())
     }
 

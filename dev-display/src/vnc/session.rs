@@ -4,7 +4,7 @@ mod handshake;
 mod message;
 mod update;
 
-use super::auth::{CHALLENGE, Gate};
+use super::auth::CHALLENGE;
 use super::encode::{Encoding, Zrle};
 use super::input::Input;
 use super::locks::Locks;
@@ -32,7 +32,7 @@ const RECTANGLES: usize = 1024;
 /// Most bytes of an incomplete message. No message is longer without its tail: cut text, the list of encodings and the screens of
 /// SetDesktopSize are read in parts.
 const LONGEST: usize = 128;
-/// Nanoseconds that a viewer has for the handshake.
+/// Nanoseconds that a viewer has for the handshake, without the wait for a verdict.
 pub(crate) const HANDSHAKE: u64 = 15_000_000_000;
 
 /// Why a viewer is disconnected. The text goes to the log and, where the handshake has room for a reason, to the viewer.
@@ -75,8 +75,13 @@ enum HandshakeState {
     Version,
     Security,
     Response([u8; CHALLENGE]),
-    /// The password is wrong; the refusal is sent at this time in nanoseconds, to slow guessing down.
-    Rejected(u64),
+    /// The challenge is answered; the server chooses the moment of the verdict, to slow guessing down. Nothing is read until then.
+    Answered {
+        challenge: [u8; CHALLENGE],
+        answer: [u8; CHALLENGE],
+        /// When the answer arrived, in nanoseconds.
+        at: u64,
+    },
     ClientInit,
     /// ServerInit is sent once the picture's size is known; nothing is read until then.
     AwaitingSize,
@@ -108,7 +113,8 @@ struct Announcements {
 
 /// The server's state that a session reads or changes while it handles received bytes.
 pub(crate) struct SessionContext<'a> {
-    pub(crate) gate: &'a mut Gate,
+    /// Viewers are asked for a password.
+    pub(crate) needs_password: bool,
     pub(crate) now: u64,
     /// Random bytes of the kernel, for a challenge; `None` if the kernel has none.
     pub(crate) random: &'a dyn Fn() -> Option<[u8; CHALLENGE]>,
@@ -166,8 +172,11 @@ pub(crate) struct ViewerSession {
     input: Input,
     name: Arc<str>,
     zrle: Zrle,
-    /// When the handshake must be complete, in nanoseconds.
-    pub(crate) deadline: u64,
+    /// When it connected, and when it last sent a message of the handshake, in nanoseconds.
+    connected: u64,
+    stepped: Option<u64>,
+    /// When the answer to the challenge must have arrived, or ClientInit after it, in nanoseconds.
+    deadline: u64,
     pub(crate) updates: u64,
     pub(crate) bytes: u64,
 }
@@ -199,6 +208,8 @@ impl ViewerSession {
             input,
             name,
             zrle: Zrle::new(),
+            connected: now,
+            stepped: None,
             deadline: now.saturating_add(HANDSHAKE),
             updates: 0,
             bytes: 0,
@@ -210,9 +221,9 @@ impl ViewerSession {
         matches!(self.handshake, HandshakeState::AwaitingSize | HandshakeState::Running)
     }
 
-    /// Whether received bytes are processed: not before ServerInit has been sent.
+    /// Whether received bytes are processed: neither before the verdict on a password nor before ServerInit has been sent.
     pub(crate) fn processes_input(&self) -> bool {
-        self.handshake != HandshakeState::AwaitingSize
+        !matches!(self.handshake, HandshakeState::Answered { .. } | HandshakeState::AwaitingSize)
     }
 
     /// Whether so much is unsent that nothing more is read from the viewer.
@@ -264,7 +275,7 @@ impl ViewerSession {
             }
             rest = rest.get(taken..).unwrap_or_default();
         }
-        // Before ServerInit at most one read's worth is kept: the server does not read again until the size is sent.
+        // At such a time at most one read's worth is kept: the server does not read again until then.
         if rest.len() >= LONGEST && self.processes_input() {
             return Err(ViewerError::LongMessage);
         }
@@ -293,9 +304,8 @@ impl ViewerSession {
                 self.apply(message, context);
                 Ok(())
             }),
-            // Bytes that arrive before ServerInit are processed after it.
-            (HandshakeState::AwaitingSize, _) => Ok(0),
-            (HandshakeState::Rejected(_), _) => Ok(bytes.len()),
+            // Bytes that arrive before the verdict or ServerInit are processed after it.
+            (HandshakeState::Answered { .. } | HandshakeState::AwaitingSize, _) => Ok(0),
             (state, _) => take(HandshakeMessage::parse(state, bytes), |message| self.enter(message, context)),
         }
     }

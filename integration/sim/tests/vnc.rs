@@ -1,7 +1,8 @@
 //! Viewers on the host and the real process with its real filter.
 use bulkhead_sim::{Options, Sim};
+use rustix::net::{AddressFamily, SocketType};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 fn start(vnc: &str) -> Sim {
@@ -35,11 +36,14 @@ impl Viewer {
         bytes
     }
 
-    /// Connects and reads the security types.
+    /// Connects and sends the version.
     fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut viewer = Self(stream);
+        Self::connect_from(Ipv4Addr::LOCALHOST, port)
+    }
+
+    /// The same from another address of this host.
+    fn connect_from(from: Ipv4Addr, port: u16) -> Self {
+        let mut viewer = Self(tcp(from, port));
         assert_eq!(viewer.hear(12), b"RFB 003.008\n");
         viewer.0.write_all(b"RFB 003.008\n").unwrap();
         viewer
@@ -99,6 +103,16 @@ impl Viewer {
         }
         picture
     }
+}
+
+/// A connection from this address of the host.
+fn tcp(from: Ipv4Addr, port: u16) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from((from, 0))).unwrap();
+    rustix::net::connect(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
 }
 
 /// A linear mode of 128x96 with a pattern.
@@ -294,6 +308,32 @@ fn a_password_set_by_qmp_lets_in_and_outlives_the_server() {
             .is_object()
     );
     assert!(open.end().unwrap().success());
+}
+
+/// Strangers took the place of a person who was typing a password. The process knows addresses although its filter lets it ask for
+/// none: accept tells them.
+#[test]
+fn silent_strangers_that_throw_out_who_types() {
+    let mut sim = start("127.0.0.1:0,to=99,password=on");
+    let port = port(&sim);
+    sim.qmp(r#"{"execute":"change-vnc-password","arguments":{"password":"secret"}}"#).unwrap();
+    let (person, attacker) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let mut typing = Viewer::connect_from(person, port);
+    assert_eq!(typing.hear(2), [1, 2]);
+    typing.0.write_all(&[2]).unwrap();
+    let challenge = typing.hear(16);
+    let strangers: Vec<TcpStream> = (0..40).map(|_| tcp(attacker, port)).collect();
+    let registers = |sim: &Sim| {
+        sim.qmp(r#"{"execute":"x-bulkhead-inspect","arguments":{"device":"vnc"}}"#).unwrap()["return"]["registers"]
+            .clone()
+    };
+    await_that("all strangers", || registers(&sim)["connections"] == "41");
+    assert_eq!(registers(&sim)["connections turned away"], "36", "four of one address have a place");
+    assert!(registers(&sim)["viewer1.address"].as_str().unwrap().starts_with("127.0.0.2:"));
+    typing.0.write_all(&answer("secret", &challenge)).unwrap();
+    assert_eq!(typing.hear(4), [0; 4]);
+    drop(strangers);
+    assert!(sim.end().unwrap().success());
 }
 
 /// The answer to a challenge, by OpenSSL's DES, which is independent of this project's.

@@ -223,7 +223,8 @@ fn tcp(address: SocketAddr) -> Result<OwnedFd, rustix::io::Errno> {
         rustix::net::sockopt::set_ipv6_v6only(&fd, !address.ip().is_unspecified())?;
     }
     rustix::net::bind(&fd, &address)?;
-    rustix::net::listen(&fd, 16)?;
+    // The process accepts sixteen at a time; a flood between two turns must not fill the queue.
+    rustix::net::listen(&fd, 128)?;
     Ok(fd)
 }
 

@@ -1,8 +1,9 @@
 //! The handshake (RFC 6143, 7.1): version, security, ClientInit, and the reasons of a refusal.
 use super::message::Parsed;
-use super::{HandshakeState, SessionContext, ViewerError, ViewerSession};
+use super::{HANDSHAKE, HandshakeState, SessionContext, ViewerError, ViewerSession};
 use crate::vnc::auth::{CHALLENGE, Password};
 use crate::vnc::spec::security;
+use crate::vnc::strangers::Progress;
 
 /// The versions whose handshakes differ (RFC 6143, 7.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +54,7 @@ impl HandshakeMessage {
             }
             HandshakeState::ClientInit => bytes.first().map(|shared| (Self::Shared(*shared != 0), 1)),
             // These states expect no message of the handshake.
-            HandshakeState::Rejected(_) | HandshakeState::AwaitingSize | HandshakeState::Running => None,
+            HandshakeState::Answered { .. } | HandshakeState::AwaitingSize | HandshakeState::Running => None,
         };
         whole.map_or(Parsed::Partial, |(message, taken)| Parsed::Whole(message, taken))
     }
@@ -78,11 +79,12 @@ impl ViewerSession {
         message: HandshakeMessage,
         context: &mut SessionContext<'_>,
     ) -> Result<(), ViewerError> {
+        self.stepped = Some(context.now);
         match message {
             HandshakeMessage::Version(major, minor) => self.version(major, minor, context),
             HandshakeMessage::Security(chosen) => self.security(chosen, context),
             HandshakeMessage::Response(challenge, answer) => {
-                self.response(challenge, answer, context);
+                self.handshake = HandshakeState::Answered { challenge, answer, at: context.now };
                 Ok(())
             }
             HandshakeMessage::Shared(shared) => self.init(shared, context),
@@ -98,7 +100,7 @@ impl ViewerSession {
         if context.full {
             return Err(self.refuse(ViewerError::TooManyViewers));
         }
-        let offered = if context.gate.password == Password::None { security::NONE } else { security::VNC_AUTH };
+        let offered = if context.needs_password { security::VNC_AUTH } else { security::NONE };
         if self.version == Version::V3 {
             self.output.extend_from_slice(&u32::from(offered).to_be_bytes());
             match offered {
@@ -115,13 +117,13 @@ impl ViewerSession {
     /// Handles the security type that the viewer chooses (7.1.2).
     fn security(&mut self, chosen: u8, context: &mut SessionContext<'_>) -> Result<(), ViewerError> {
         match chosen {
-            security::NONE if context.gate.password == Password::None => {
+            security::NONE if !context.needs_password => {
                 if self.version >= Version::V8 {
                     self.output.extend_from_slice(&security::OK.to_be_bytes());
                 }
                 self.handshake = HandshakeState::ClientInit;
             }
-            security::VNC_AUTH if context.gate.password != Password::None => self.challenge(context)?,
+            security::VNC_AUTH if context.needs_password => self.challenge(context)?,
             _ => {
                 self.failed(ViewerError::SecurityType);
                 return Err(ViewerError::SecurityType);
@@ -137,17 +139,37 @@ impl ViewerSession {
         Ok(())
     }
 
-    /// Checks the response to a challenge (7.2.2).
-    fn response(&mut self, challenge: [u8; CHALLENGE], answer: [u8; CHALLENGE], context: &mut SessionContext<'_>) {
-        match context.gate.check(challenge, answer) {
-            Ok(()) => {
-                self.output.extend_from_slice(&security::OK.to_be_bytes());
-                self.handshake = HandshakeState::ClientInit;
+    /// Judges the answer to the challenge, if there is one (7.2.2), and sends the result.
+    pub(crate) fn judge(&mut self, password: &Password, now: u64) -> Result<(), ViewerError> {
+        let HandshakeState::Answered { challenge, answer, .. } = self.handshake else { return Ok(()) };
+        if !password.accepts(challenge, answer) {
+            self.failed(ViewerError::WrongPassword);
+            return Err(ViewerError::WrongPassword);
+        }
+        self.output.extend_from_slice(&security::OK.to_be_bytes());
+        self.handshake = HandshakeState::ClientInit;
+        self.stepped = Some(now);
+        self.deadline = now.saturating_add(HANDSHAKE);
+        Ok(())
+    }
+
+    /// How far the handshake has come; `None` after it.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        match self.handshake {
+            HandshakeState::Version | HandshakeState::Security | HandshakeState::ClientInit => {
+                Some(self.stepped.map_or(Progress::Mute(self.connected), Progress::Stepped))
             }
-            Err(wait) => {
-                self.handshake = HandshakeState::Rejected(context.now.saturating_add(wait));
-                self.deadline = context.now.saturating_add(wait);
-            }
+            HandshakeState::Response(_) => Some(Progress::Typing),
+            HandshakeState::Answered { at, .. } => Some(Progress::Answered(at)),
+            HandshakeState::AwaitingSize | HandshakeState::Running => None,
+        }
+    }
+
+    /// When the handshake must have come further, in nanoseconds. An answer waits for its verdict without a limit of its own.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        match self.progress()? {
+            Progress::Mute(_) | Progress::Stepped(_) | Progress::Typing => Some(self.deadline),
+            Progress::Answered(_) => None,
         }
     }
 
@@ -162,15 +184,10 @@ impl ViewerSession {
         Ok(())
     }
 
-    /// Ends a handshake that takes too long, and sends the delayed refusal of a wrong password.
-    pub(crate) fn time(&mut self, now: u64) -> Result<(), ViewerError> {
-        match self.handshake {
-            HandshakeState::AwaitingSize | HandshakeState::Running => Ok(()),
-            HandshakeState::Rejected(at) if now >= at => {
-                self.failed(ViewerError::WrongPassword);
-                Err(ViewerError::WrongPassword)
-            }
-            _ if now >= self.deadline => Err(ViewerError::Timeout),
+    /// Ends a handshake that takes too long.
+    pub(crate) fn time(&self, now: u64) -> Result<(), ViewerError> {
+        match self.deadline() {
+            Some(deadline) if now >= deadline => Err(ViewerError::Timeout),
             _ => Ok(()),
         }
     }

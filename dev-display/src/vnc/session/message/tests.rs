@@ -1,5 +1,5 @@
 use super::*;
-use crate::vnc::auth::{CHALLENGE, Gate, Password};
+use crate::vnc::auth::CHALLENGE;
 use crate::vnc::input::Input;
 use crate::vnc::layouts::LAYOUTS;
 use crate::vnc::locks::Locks;
@@ -103,9 +103,9 @@ fn outcome(bytes: &[u8], cuts: &[usize]) -> (Result<(), ViewerError>, Vec<u8>, V
     let mut session = ViewerSession::new(Input::new(&LAYOUTS[0]), "test".into(), 0);
     session.handshake = HandshakeState::Running;
     session.size = (200, 100);
-    let (mut gate, mut locks, mut input) = (Gate::new(Password::None), Locks::default(), Vec::new());
+    let (mut locks, mut input) = (Locks::default(), Vec::new());
     let mut context = SessionContext {
-        gate: &mut gate,
+        needs_password: false,
         now: 0,
         random: &|| None,
         wish: &|_, _| true,
