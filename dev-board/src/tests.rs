@@ -24,6 +24,28 @@ fn write(p: &mut Platform, cx: &mut Context, region: u16, offset: u64, size: u8,
     p.write(Access::new(region, offset, size), value, cx).unwrap();
 }
 
+/// CVE-2021-4158: a selector of a bus that does not exist led to a null pointer in another device model's registers.
+#[test]
+fn null_dereference_by_a_selector_of_the_pci_hotplug() {
+    let (mut p, mut cx) = board();
+    p.plug_pci(Some(5), "xenusb-0", &mut cx).unwrap();
+    for selector in [0, 1, 2, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        for offset in 0..u64::from(pci_hotplug::LEN) {
+            for size in [1, 2, 4] {
+                // Nobody ejects the device: the register for that is left out.
+                if offset + u64::from(size) <= 8 || offset > 11 {
+                    let _ = p.write(Access::new(region::PCI_HOTPLUG, offset, size), selector, &mut cx);
+                }
+                let _ = p.read(Access::new(region::PCI_HOTPLUG, offset, size), &mut cx);
+            }
+        }
+        assert_eq!(read(&mut p, &mut cx, region::PCI_HOTPLUG, 0, 4), 1 << 5, "{selector:#x}");
+        // Devices that were not plugged in, and the board's own, stay.
+        write(&mut p, &mut cx, region::PCI_HOTPLUG, 8, 4, selector & !(1 << 5));
+        assert_eq!((cx.effects.bits.eject(), cx.effects.mask), (false, 0), "{selector:#x}");
+    }
+}
+
 /// The writable bits of each function: command register (82441FX, 3.2; 82371SB, 2.2; 82371AB, 7.1), then the part's own registers.
 #[test]
 fn configuration_space_has_the_hard_wired_bits_of_the_part() {

@@ -3,6 +3,7 @@ mod bus_master;
 mod drivers;
 mod errors;
 mod packets;
+mod regressions;
 mod restart;
 mod settings;
 mod shared_channel;

@@ -1,4 +1,5 @@
 //! The back end against a fake front end, without xenstore and without grants.
+mod regressions;
 mod restart;
 
 use super::spec::{Layout, entries, op, ring};

@@ -113,3 +113,55 @@ fn out_of_bounds_text() {
         assert!(frame.width <= 256 * 9 && frame.height <= 1024 && v.text_rows().is_some_and(|rows| rows.len() <= 128));
     }
 }
+
+/// A surface that refuses what lies outside of the picture which it was told of.
+#[derive(Default)]
+struct Bounded {
+    size: (usize, usize),
+}
+
+impl bulkhead_bus::Surface for Bounded {
+    fn begin(&mut self, width: usize, height: usize) -> bool {
+        self.size = (width, height);
+        true
+    }
+    fn line(&mut self, y: usize, pixels: &[u32]) {
+        assert!(
+            y < self.size.1 && pixels.len() == self.size.0,
+            "line {y} of {} pixels in {:?}",
+            pixels.len(),
+            self.size
+        );
+    }
+    fn end(&mut self) {}
+}
+
+/// CVE-2026-77913: text was drawn with its own size into the surface of the graphics mode before it, and vice versa.
+#[test]
+fn out_of_bounds_write_by_text_after_a_graphics_mode() {
+    let (mut v, mut cx, vram) = display();
+    text_mode(&mut v, &vram);
+    let mut surface = Bounded::default();
+    for (width, height, bpp) in [(8, 1, 32), (1600, 1200, 32), (640, 480, 4), (16, 4000, 8), (4096, 16, 16)] {
+        for (columns, lines, cell) in [(79, 0x8f, 0x4f), (131, 0xff, 0x5f), (0, 0, 0x40), (255, 0xff, 0x41)] {
+            // Only what differs is drawn: characters that change between the modes, with and without a look at each.
+            for looks in 0..4 {
+                linear(&mut v, &mut cx, width, height, bpp);
+                if looks & 1 != 0 {
+                    v.refresh(&mut surface);
+                }
+                dispi(&mut v, &mut cx, 4, 0);
+                set(&mut v, 0x3d4, &[(1, columns), (0x12, lines), (9, cell)]);
+                v.write(Access::new(region::WINDOW, 0x18000 + 160, 2), 0x1e41, &mut cx).unwrap();
+                if looks & 2 != 0 {
+                    v.refresh(&mut surface);
+                }
+                v.write(Access::new(region::WINDOW, 0x18000 + 322, 2), 0x1e42, &mut cx).unwrap();
+                v.refresh(&mut surface);
+                let frame = v.frame();
+                assert_eq!(surface.size, (frame.width, frame.height));
+                assert_eq!(frame.pixels.len(), frame.width * frame.height);
+            }
+        }
+    }
+}

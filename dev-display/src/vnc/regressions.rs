@@ -169,3 +169,57 @@ fn lights_of_a_keyboard_that_is_not_the_first() {
     assert_eq!(lights(2 | 8 | 7 << 4, 0), (Some(7), true));
     assert_eq!(lights(1 | 8, 4), (Some(4), true), "it takes places only");
 }
+
+/// The rectangles of raw pixels in what a viewer has heard: x, y, width, height; the last size that it was told.
+fn raw_rectangles(mut heard: &[u8], size: &mut (usize, usize)) -> Vec<[usize; 4]> {
+    let mut found = Vec::new();
+    while let [0, _, n0, n1, rest @ ..] = heard {
+        heard = rest;
+        for _ in 0..u16::from_be_bytes([*n0, *n1]) {
+            let word = |i: usize| usize::from(u16::from_be_bytes([heard[i * 2], heard[i * 2 + 1]]));
+            let rectangle = [word(0), word(1), word(2), word(3)];
+            let encoding = i32::from_be_bytes(*heard[8..].first_chunk().unwrap());
+            heard = &heard[12..];
+            match encoding {
+                -223 => *size = (rectangle[2], rectangle[3]),
+                0 => {
+                    let [x, y, width, height] = rectangle;
+                    assert!(x + width <= size.0 && y + height <= size.1, "{rectangle:?} in {size:?}");
+                    heard = &heard[width * height * 4..];
+                    found.push(rectangle);
+                }
+                other => panic!("encoding {other}"),
+            }
+        }
+    }
+    assert!(heard.is_empty(), "{:?}", &heard[..heard.len().min(16)]);
+    found
+}
+
+/// CVE-2026-48002, CVE-2026-48003: statistics of how often parts of the picture change were kept for its old size when the guest
+/// changed it. CVE-2015-5225: the same for the parts that had changed.
+#[test]
+fn out_of_bounds_access_after_a_picture_changes_its_size() {
+    for encodings in [&[0][..], &[0, -223]] {
+        let mut b = Bench::new(Password::None);
+        let mut size = (200, 100);
+        let mut client = b.viewer(encodings);
+        let mut rectangles = 0;
+        for round in 0..200usize {
+            let (width, height) = (1 + round * 37 % 500, 1 + round * 91 % 300);
+            b.picture.draw(width, height, |x, y| (x * y + round) as u32);
+            // The first answer is the new size, the second one the picture, which may have changed again meanwhile.
+            for again in 0..2 {
+                // All of the largest picture there can be, or what has changed in it.
+                b.say(&mut client, &[3, u8::from(round % 3 != 0), 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+                if round % 4 == again {
+                    b.picture.draw(height, width, |x, y| (x ^ y) as u32);
+                }
+                b.wait(FAST);
+                let heard = b.heard(&mut client);
+                rectangles += raw_rectangles(&heard, &mut size).len();
+            }
+        }
+        assert!(rectangles > 50, "{rectangles}");
+    }
+}

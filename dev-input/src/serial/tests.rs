@@ -146,6 +146,32 @@ fn output_that_comes_too_fast_is_sent_later() {
     assert_eq!((wire.out.lock().unwrap().as_slice(), cx.timers.get(RETRY_TIMER)), (&b"x"[..], None));
 }
 
+/// CVE-2016-8669: a divisor that the part cannot divide by, of 0 or more than its clock, in another device model.
+#[test]
+fn division_by_zero_by_a_divisor() {
+    for divisor in [0u16, 1, 2, 12, 0x7fff, 0xffff] {
+        for frame in [0x00, 0x03, 0x04, 0x1f, 0x3f, 0x7f] {
+            let (mut s, wire, mut cx) = port();
+            let [low, high] = divisor.to_le_bytes();
+            for (offset, value) in [(3, 0x80 | frame), (0, low), (1, high), (3, frame), (2, 0x41), (1, 0x0f), (4, 0x0b)]
+            {
+                outb(&mut s, &mut cx, offset, value);
+            }
+            wire.input.lock().unwrap().extend(b"abc");
+            s.poll(Ready::Fd(0), &mut cx);
+            outb(&mut s, &mut cx, 0, b'x');
+            assert_eq!(*wire.out.lock().unwrap(), b"x", "{divisor:#x} {frame:#x}");
+            // The characters are reported at the latest when their time has passed, which is finite.
+            while let Some(at) = cx.timers.next().filter(|_| inb(&mut s, &mut cx, 2) & 0x0f != 0x0c) {
+                cx.clock = bulkhead_bus::Clock::Driven(at);
+                let due = cx.timers.take_due(at).unwrap();
+                s.poll(Ready::Timer(due), &mut cx);
+            }
+            assert_eq!(inb(&mut s, &mut cx, 0), b'a', "{divisor:#x} {frame:#x}");
+        }
+    }
+}
+
 #[test]
 fn a_stuck_back_end_blocks_the_transmitter_then_loses_characters_but_never_hangs() {
     let (mut s, wire, mut cx) = port();

@@ -537,3 +537,5 @@ fn shadows_are_what_reading_gives() {
         )));
     }
 }
+
+mod regressions;

@@ -488,3 +488,5 @@ fn shadows_are_what_reading_gives() {
         )));
     }
 }
+
+mod regressions;
