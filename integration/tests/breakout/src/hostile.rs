@@ -305,9 +305,9 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                 i64::try_from(libc::pwrite(fd, [1u8; 512].as_ptr().cast(), 512, end)).unwrap_or(-1)
             }
             "fill the disk" => {
-                // Until something refuses, or 8 MiB are there.
+                // Until something refuses, or 2 MiB are there.
                 let piece = [1u8; 4096];
-                (0..2048)
+                (0..512)
                     .map(|_| libc::write(fd, piece.as_ptr().cast(), piece.len()) as i64)
                     .find(|n| *n < 0)
                     .unwrap_or(0)
