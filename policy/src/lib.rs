@@ -20,7 +20,7 @@ mod writers;
 pub use cage::enter_cage;
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
 pub use spawn::{
-    Ids, SpawnError, Spawned, Spec, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
+    Ids, SpawnError, Spawned, Spec, become_role, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
 };
 pub use writers::is_open_for_writing;
 

@@ -1,6 +1,6 @@
 //! Starts a process: clone3 with namespaces, a user of its own, execveat of a descriptor.
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::Write;
 
 /// The user and group that a process is outside of its user namespace.
@@ -167,11 +167,26 @@ fn child(spec: &Spec<'_>, role: &CString, go: &OwnedFd) -> ! {
         if !spec.outlives && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
             fail("PR_SET_PDEATHSIG");
         }
-        let argv = [role.as_ptr(), std::ptr::null()];
-        let envp: [*const libc::c_char; 1] = [std::ptr::null()];
-        libc::syscall(libc::SYS_execveat, executable, c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+        execute(executable, role);
     }
     fail("execveat")
+}
+
+/// Replaces this process by an open executable, with `role` as its only argument. Returns if that fails; `errno` has the reason.
+fn execute(executable: i32, role: &CStr) {
+    let argv = [role.as_ptr(), std::ptr::null()];
+    let envp: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: the strings and the lists, which end with a null pointer, live as long as the call.
+    unsafe {
+        libc::syscall(libc::SYS_execveat, executable, c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+    }
+}
+
+/// Lets a process that the launcher has started become another role's: the launcher's filter leaves it no other call for that.
+/// Returns why it has failed.
+pub fn become_role(executable: BorrowedFd<'_>, role: &CStr) -> std::io::Error {
+    execute(executable.as_raw_fd(), role);
+    std::io::Error::last_os_error()
 }
 
 /// sched_attr (linux/sched/types.h).

@@ -47,11 +47,10 @@ impl Slots {
         Ok(())
     }
 
-    /// Tells `xenbus` or `grant` of back ends' new processes, if it listens; if it is just starting, this is done again when it is
-    /// ready. From then on its next processes get the sockets with their first message: they did not see those lives begin.
+    /// Tells `xenbus` or `grant` of back ends' new processes, if it runs; if it is just starting, this is done again after `Go`, which
+    /// is the first message that it awaits then. From then on its next processes get the sockets with their first message: they did not see those lives begin.
     pub(crate) fn announce(&mut self, server: Slot) {
-        let listens = |phase| matches!(phase, Phase::Attaching | Phase::Running);
-        let Some(server) = self.get_mut(server).filter(|s| listens(s.phase())) else { return };
+        let Some(server) = self.get_mut(server).filter(|s| s.phase() == Phase::Running) else { return };
         for (what, socket) in std::mem::take(&mut server.new_callers) {
             if let FdUse::Nodes(caller) | FdUse::Grants(caller) = what {
                 server.tell(|_| ToProcess::Life { caller }, &[(what.clone(), socket.as_fd())]);

@@ -4,8 +4,9 @@ use bulkhead_plan::Ask;
 use bulkhead_runtime::{Fds, Process};
 use bulkhead_sim::{Cue, REAL_ROLES};
 use std::error::Error;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode};
+use std::ffi::CString;
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match run() {
@@ -22,7 +23,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     let own = std::env::current_exe()?;
     let dir = own.parent().ok_or("no directory")?;
     let Some(cue) = Cue::take(dir, &role)? else {
-        return Err(Command::new(dir.join(REAL_ROLES)).arg0(&role).exec().into());
+        let real = std::fs::File::open(dir.join(REAL_ROLES))?;
+        return Err(bulkhead_policy::become_role(real.as_fd(), &CString::new(role)?).into());
     };
     match cue {
         Cue::DiesAtOnce => return Ok(()),
@@ -41,6 +43,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     process.fds = Fds::default();
     process.confine()?;
     process.seal()?;
+    process.ready()?;
     Err("the broker has taken an area that is not sealed".into())
 }
 

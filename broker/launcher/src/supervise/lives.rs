@@ -192,7 +192,6 @@ impl Launcher {
         if !attaches {
             self.go(number)?;
         }
-        self.slots.announce(number);
         if number == CONTROL && self.running {
             self.tell_running();
         }
@@ -260,6 +259,7 @@ impl Launcher {
         {
             self.connect_to_control(slot, pid)?;
         }
+        self.slots.announce(slot);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The launcher's loop with processes that are no roles: a test plays each one's part on its socket.
 use super::disk_changes::DiskChanges;
 use super::*;
+use crate::callers::Served;
 use crate::machine::images::ImageRules;
 use crate::phase::{Late, START_TICKS};
 use crate::resource::{ReceiveFault, Resource};
@@ -78,7 +79,7 @@ fn launcher() -> Launcher {
         held: Held { open: Vec::new(), paths: Vec::new(), rules: Vec::new() },
         xen: XenEnds { privcmd: None, xenstore: None, report: Vec::new() },
         pv: Pv { watched: None, changes: DiskChanges::new(ImageRules::default()), answers: None },
-        requests: Requests { next_token: 1, hot_plug: None },
+        requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
         place: None,
         shown: Vec::new(),
         running: true,
@@ -169,6 +170,23 @@ fn a_process_that_stops_in_a_phase_of_its_start_is_killed_and_started_again() {
         assert_eq!((state.restarts(), state.phase()), (1, Phase::Starting), "{slot} {phase:?}");
         assert_eq!(reason(&launcher, SERIAL), None);
     }
+}
+
+/// A process that waits for `Go` dies of any other message.
+#[test]
+fn a_server_of_back_ends_hears_go_before_it_hears_of_their_processes() {
+    let mut launcher = launcher();
+    let server = lives(&mut launcher, SERIAL, Phase::Attaching);
+    launcher.slots.get_mut(QDISK).unwrap().served = Some(Served { xenbus: SERIAL, grant: SERIAL, number: 0 });
+    launcher.slots.connect_back_end(QDISK).unwrap();
+    launcher.attached(SERIAL).unwrap();
+    let mut told = Vec::new();
+    let mut bytes = [0; 4096];
+    while let Ok((_, n)) = rustix::net::recv(&server, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT) {
+        told.push(serde_json::from_slice::<ToProcess>(&bytes[..n]).unwrap());
+    }
+    assert_eq!(told.first(), Some(&ToProcess::Go), "{told:?}");
+    assert!(told.len() > 1 && told.iter().skip(1).all(|t| matches!(t, ToProcess::Life { caller: 0 })), "{told:?}");
 }
 
 #[test]
