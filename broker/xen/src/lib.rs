@@ -17,7 +17,7 @@ pub use ioreq_page::{IoreqPages, Mapping};
 pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
 pub use scheduler::{Scheduler, scheduler};
 pub use vchan::{Broken, Client, VchanServer};
-pub use xenstore::Xenstore;
+pub use xenstore::{Call, Heard, Xenstore, XenstoreQueue};
 
 /// A call that the kernel or Xen has refused.
 #[derive(Debug, thiserror::Error)]
