@@ -6,8 +6,10 @@
 //! | `sources.rs` | names of the workspace's tests and items |
 //! | `faults.rs` | `integration/breakages/faults.tsv` |
 //! | `borders.rs` | `docs/security/borders.toml`, for docs/threat-model.md |
+//! | `cves.rs` | `docs/security/cves.toml`, for docs/security/cves.md |
 //! | `page.rs` | pages with a part that is made from data |
 mod borders;
+mod cves;
 mod faults;
 mod page;
 mod sources;
