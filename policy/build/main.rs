@@ -33,6 +33,9 @@ struct Cage {
 struct Capability {
     name: String,
     why: String,
+    /// Only the first process of a stub domain has it.
+    #[serde(default)]
+    stubdom: bool,
 }
 
 /// The file of [`Cage`].
@@ -111,10 +114,15 @@ fn main() {
     let bytes = compile(&role, &syscalls, serde_json::json!({ "errno": DENIED }));
     std::fs::write(Path::new(&out).join("launcher.bpf"), bytes).unwrap();
     assert!(capabilities.iter().all(|c| c.why.len() > 5), "each capability has a reason");
-    let capabilities: Vec<_> = capabilities.into_iter().map(|c| c.name).collect();
+    let of = |stubdom| capabilities.iter().filter(|c| c.stubdom == stubdom).map(|c| &c.name).collect::<Vec<_>>();
+    let (everywhere, in_stubdom) = (of(false), of(true));
     let names: Vec<_> = syscalls.keys().collect();
     writeln!(table, "/// The launcher's own profile.\npub static LAUNCHER: Cage = Cage {{").unwrap();
-    writeln!(table, "    role: {role:?}, capabilities: &{capabilities:?}, syscalls: &{names:?},").unwrap();
+    writeln!(
+        table,
+        "    role: {role:?}, capabilities: &{everywhere:?}, in_stubdom: &{in_stubdom:?}, syscalls: &{names:?},"
+    )
+    .unwrap();
     writeln!(table, "    filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/launcher.bpf\")),\n}};").unwrap();
     std::fs::write(Path::new(&out).join("profiles.rs"), table).unwrap();
 }

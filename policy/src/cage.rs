@@ -4,13 +4,14 @@ use crate::LAUNCHER;
 use crate::enter::{SandboxError, install, step};
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Enters the cage. Call it from a single-threaded process, before anything of the host is opened. A process that is not root has no
+/// Enters the cage; `stubdom`: as the first process of a stub domain. Call it from a single-threaded process, before anything of the host is opened. A process that is not root has no
 /// capabilities to give up; it gets the filter alone.
 ///
 /// # Errors
 /// The step that failed, or a capability or call that still works.
-pub fn enter_cage() -> Result<(), SandboxError> {
-    let kept: CapsHashSet = LAUNCHER.capabilities.iter().filter_map(|name| name.parse().ok()).collect();
+pub fn enter_cage(stubdom: bool) -> Result<(), SandboxError> {
+    let more = if stubdom { LAUNCHER.in_stubdom } else { &[] };
+    let kept: CapsHashSet = LAUNCHER.capabilities.iter().chain(more).filter_map(|name| name.parse().ok()).collect();
     let own = |set| caps::read(None, set).map_err(step("capget"));
     let may_drop = own(CapSet::Effective)?.contains(&Capability::CAP_SETPCAP);
     if may_drop {

@@ -63,6 +63,8 @@ pub struct Cage {
     pub role: &'static str,
     /// Names of the capabilities that it may have.
     pub capabilities: &'static [&'static str],
+    /// Names of the capabilities that it may have besides in a stub domain, whose first process it is.
+    pub in_stubdom: &'static [&'static str],
     /// Names of the system calls that it may make; others fail with EPERM.
     pub syscalls: &'static [&'static str],
     filter: &'static [u8],

@@ -74,7 +74,7 @@ const PIDFD: u64 = 1 << 32;
 /// with the reason before the guest is reported crashed, because the toolstack may then kill this process.
 pub fn run(parsed: Parsed, stubdom: Option<Stubdom>, tell: impl Fn(&str)) -> bool {
     let Parsed { machine, notes } = parsed;
-    let caged = bulkhead_policy::enter_cage().map_err(Failure::Cage);
+    let caged = bulkhead_policy::enter_cage(stubdom.is_some()).map_err(Failure::Cage);
     let signals = caged.and_then(|()| bulkhead_policy::end_signals().map_err(system("signals")));
     let mut launcher = match signals.and_then(|signals| Launcher::prepare(machine, stubdom, signals)) {
         Ok(launcher) => launcher,

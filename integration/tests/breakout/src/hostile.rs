@@ -33,7 +33,7 @@ fn main() {
     let entered = match layer {
         "none" => Ok(()),
         // The launcher's own; it has no profile of the processes' kind.
-        "cage" => bulkhead_policy::enter_cage(),
+        "cage" => bulkhead_policy::enter_cage(false),
         "filter" => sandbox().filter_alone(),
         "landlock" => sandbox().landlock_alone(),
         "confined" => sandbox().confine().map(|_| ()),

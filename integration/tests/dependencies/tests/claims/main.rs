@@ -7,9 +7,11 @@
 //! | `faults.rs` | `integration/breakages/faults.tsv` |
 //! | `borders.rs` | `docs/security/borders.toml`, for docs/threat-model.md |
 //! | `cves.rs` | `docs/security/cves.toml`, for docs/security/cves.md |
+//! | `launcher.rs` | `docs/security/launcher.toml`, for docs/threat-model.md |
 //! | `page.rs` | pages with a part that is made from data |
 mod borders;
 mod cves;
 mod faults;
+mod launcher;
 mod page;
 mod sources;
