@@ -2,7 +2,7 @@
 use super::page;
 use super::sources::{Sources, read};
 use bulkhead_launcher::argv;
-use bulkhead_plan::KINDS;
+use bulkhead_policy::PROFILES;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -117,7 +117,7 @@ fn every_answer_names_what_there_is() {
 
 #[test]
 fn the_processes_of_the_table_are_the_roles() {
-    let roles: BTreeSet<&str> = KINDS.iter().map(|k| k.role).chain(["broker", "control", "launcher"]).collect();
+    let roles: BTreeSet<&str> = PROFILES.iter().map(|profile| profile.role).chain(["launcher"]).collect();
     let table = table();
     for process in table.exposes.keys() {
         assert!(roles.contains(process.as_str()), "{process}");
