@@ -20,6 +20,11 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Compares the processes of guests in this domain with their sandbox profiles; exit status 4 if one is weaker
+    Audit {
+        /// Only the guest with this name or number
+        guest: Option<String>,
+    },
     /// Lists the processes of all guests in this domain, from /proc; of one guest, from its launcher
     Ps {
         /// Lists only this guest, whose device model may be in a stub domain

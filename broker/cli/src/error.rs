@@ -24,6 +24,9 @@ pub(crate) enum Failure {
     NoPicture { guest: String },
     #[error("no key of the US layout produces {0:?}; nothing was typed")]
     NoKey(char),
+    /// No device model in this domain is this guest's.
+    #[error("no device model of {0} runs in this domain")]
+    NoDeviceModel(String),
     /// A check has a bad result, which has been printed.
     #[error("a check failed")]
     Wrong,

@@ -1,5 +1,6 @@
 //! `bulkhead`: the operator's command.
 mod arguments;
+mod audit;
 mod compat;
 mod doctor;
 mod error;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, json: bool) -> Done {
     match command {
+        Command::Audit { guest } => audit::run(guest.as_deref(), json),
         Command::Ps { guest: None } => ps::all(json),
         Command::Ps { guest: Some(guest) } => ps::one(&Guest::find(&guest)?, json),
         Command::Top { guest, seconds, count } => top::run(&Guest::find(&guest)?, seconds.max(1), count, json),

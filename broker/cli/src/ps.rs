@@ -93,7 +93,8 @@ fn table(rows: &[ProcessRow]) {
     }
 }
 
-fn arguments(pid: i32) -> Vec<String> {
+/// The arguments of a process, its name first.
+pub(crate) fn arguments(pid: i32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     bytes.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect()
 }

@@ -61,6 +61,34 @@ impl Bed {
 }
 
 #[test]
+fn audit_finds_what_has_become_weaker_than_its_profile() {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let bed = Bed::new();
+    let audit = || {
+        let out = bed.run(&["--json", "audit"]);
+        let guests: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+        // Other tests' machines run too.
+        let pid = u64::from(bed.sim.pid());
+        let ours = |g: &&Value| g["processes"].as_array().unwrap().iter().any(|p| p["pid"] == pid);
+        let processes = guests.iter().find(ours).unwrap()["processes"].as_array().unwrap().clone();
+        let weaker = processes.iter().filter(|p| p["weaker"] != serde_json::json!([])).cloned().collect::<Vec<_>>();
+        (processes.len(), weaker, out.status.code())
+    };
+    let (all, weaker, _) = audit();
+    assert_eq!((all, weaker), (9, Vec::new()));
+    let ps2 = bed.sim.process("ps2").unwrap();
+    let more = Rlimit { current: Some(4096), maximum: Some(4096) };
+    prlimit(rustix::process::Pid::from_raw(ps2), Resource::Nofile, more).unwrap();
+    let (_, weaker, status) = audit();
+    assert_eq!((weaker.len(), status), (1, Some(4)), "{weaker:?}");
+    assert_eq!(weaker[0]["pid"], ps2);
+    assert!(weaker[0]["weaker"][0].as_str().unwrap().starts_with("Max open files"), "{weaker:?}");
+    let none = bed.run(&["audit", "nobody"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("no device model of nobody"));
+}
+
+#[test]
 fn what_an_operator_looks_at() {
     let mut bed = Bed::new();
     let table = bed.text(&["ps", "GUEST"]);
