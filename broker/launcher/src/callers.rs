@@ -48,7 +48,8 @@ impl Slots {
     }
 
     /// Tells `xenbus` or `grant` of back ends' new processes, if it runs; if it is just starting, this is done again after `Go`, which
-    /// is the first message that it awaits then. From then on its next processes get the sockets with their first message: they did not see those lives begin.
+    /// is the first message that it awaits then. From then on its next processes get the sockets with their first message: they did
+    /// not see those lives begin.
     pub(crate) fn announce(&mut self, server: Slot) {
         let Some(server) = self.get_mut(server).filter(|s| s.phase() == Phase::Running) else { return };
         for (what, socket) in std::mem::take(&mut server.new_callers) {

@@ -190,6 +190,29 @@ fn a_server_of_back_ends_hears_go_before_it_hears_of_their_processes() {
 }
 
 #[test]
+fn an_overrun_kills_the_back_end_alone_and_only_who_serves_back_ends_may_report_one() {
+    const XENBUS: Slot = 5;
+    let mut launcher = launcher();
+    let mut state = SlotState::new(XENBUS, "xenbus".into(), &kind::XENBUS, None, Vec::new()).unwrap();
+    state.without_broker = true;
+    launcher.slots.push(state);
+    let xenbus = lives(&mut launcher, XENBUS, Phase::Running);
+    let [_disk, ps2] = [QDISK, PS2].map(|slot| lives(&mut launcher, slot, Phase::Running));
+    launcher.slots.get_mut(QDISK).unwrap().served = Some(Served { xenbus: XENBUS, grant: XENBUS, number: 3 });
+    let mut report = |from: &OwnedFd, caller| {
+        let bytes = FromProcess::from(Ask::Overrun { caller }).to_bytes();
+        rustix::net::send(from, &bytes, SendFlags::empty()).unwrap();
+        assert!(!turn(&mut launcher).unwrap());
+        [QDISK, XENBUS, PS2].map(|slot| reason(&launcher, slot))
+    };
+    assert_eq!(report(&xenbus, 9), [None, None, None], "one that has just been removed");
+    let overrun = Some("made more calls to xenbus than it may".to_owned());
+    assert_eq!(report(&xenbus, 3), [overrun.clone(), None, None]);
+    assert_eq!(report(&ps2, 3), [overrun, None, Some("asked for what it may not".to_owned())]);
+    assert!(exits(&mut launcher, QDISK), "it is started again");
+}
+
+#[test]
 fn each_phase_has_its_own_time() {
     let mut launcher = launcher();
     let _socket = lives(&mut launcher, PS2, Phase::Starting);
