@@ -13,6 +13,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 pub(crate) use input::exercise;
+use picture::Screenshot;
 pub(crate) use session::{Connection, session};
 
 /// The version of QEMU that the greeting reports: libxl sends its newer commands to 8 and later only.
@@ -67,12 +68,19 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("x-bulkhead-metrics", "the counters, and the process table, as Prometheus reads them"),
     ("x-bulkhead-lights", "the PS/2 keyboard's lights"),
     ("x-bulkhead-inspect", "every register of a device"),
-    ("x-bulkhead-screenshot", "a PNG in the answer"),
+    ("x-bulkhead-screenshot", "a PNG of at most 8 MiB in the answer"),
     ("x-bulkhead-net-set", "cable and rules of a card"),
     ("x-bulkhead-net-show", "cards, and what was dropped"),
     ("x-bulkhead-capture", "a card's frames as pcap"),
     ("x-bulkhead-trace", "a device's accesses as lines of the qtest protocol"),
 ];
+
+/// What a command returns.
+pub(crate) enum Returned {
+    Value(Value),
+    /// `{"png": "…"}`, sent piece by piece.
+    Picture(Screenshot),
+}
 
 fn version() -> Value {
     let (major, minor, micro) = VERSION;
@@ -82,8 +90,13 @@ fn version() -> Value {
 
 impl Shared {
     /// Executes one command.
-    pub(crate) async fn execute(&self, name: &str, arguments: &Value, fd: Option<OwnedFd>) -> Outcome {
-        match name {
+    pub(crate) async fn execute(
+        &self,
+        name: &str,
+        arguments: &Value,
+        fd: Option<OwnedFd>,
+    ) -> Result<Returned, QmpError> {
+        let value = match name {
             "qmp_capabilities" => Ok(json!({})),
             "query-version" => Ok(version()),
             "query-status" => {
@@ -171,10 +184,11 @@ impl Shared {
             "x-bulkhead-net-show" => self.net_show().await,
             "x-bulkhead-trace" => self.trace(arguments).await,
             "x-bulkhead-capture" => self.capture(arguments).await,
-            "x-bulkhead-screenshot" => self.screenshot().await,
+            "x-bulkhead-screenshot" => return self.screenshot().await.map(Returned::Picture),
             "x-bulkhead-inspect" => self.inspect(arguments).await,
             _ => Err(QmpError::no_command(format!("The command {name} has not been found"))),
-        }
+        };
+        value.map(Returned::Value)
     }
 
     async fn inspect(&self, arguments: &Value) -> Outcome {
@@ -201,5 +215,7 @@ impl Shared {
 
 #[cfg(test)]
 mod facts;
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -70,6 +70,7 @@ pub fn run() -> Result<(), StartError> {
         usb_id: Mutex::default(),
         fdsets: Mutex::new(FdSets::new(save)),
         media: Mutex::default(),
+        picture: Arc::default(),
         captures: Arc::default(),
         events: broadcast::channel(16).0,
         past: Mutex::default(),

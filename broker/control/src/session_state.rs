@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     /// The client's id of the added USB controller; empty if none is known.
     pub(crate) usb_id: Mutex<String>,
     pub(crate) fdsets: Mutex<FdSets>,
+    /// Held while a picture is in control's memory.
+    pub(crate) picture: Arc<tokio::sync::Mutex<()>>,
     /// Names of the media that commands have inserted since the start, by drive; `None` for an ejected medium.
     pub(crate) media: Mutex<BTreeMap<String, Option<String>>>,
     pub(crate) events: broadcast::Sender<String>,

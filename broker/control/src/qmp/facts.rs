@@ -1,12 +1,13 @@
 //! Tests that QMP's answers come from facts and not from the labels of registers and counters: processes with other labels give the
 //! same answers.
+use super::fake::serve;
 use super::session::answer;
 use super::tests::{ask, shared};
 use super::*;
 use crate::json::Piece;
 use bulkhead_bus::{DiskIdentity, WhenFull};
 use bulkhead_control_api::MESSAGE_MAX;
-use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, DriveId, ImageFormat, Slot, VncAddress};
+use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, DriveId, ImageFormat, VncAddress};
 use tonic::{Request, Response, Status};
 
 /// One server for every process: it reports a drive, vCPUs, viewers and the bus, and names its registers and counters `label`.
@@ -85,57 +86,6 @@ impl v1::process_server::Process for Everything {
     }
 }
 
-/// A connection of a socket pair.
-struct Inherited(tokio::net::UnixStream);
-
-impl tonic::transport::server::Connected for Inherited {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
-}
-
-impl tokio::io::AsyncRead for Inherited {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        to: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(cx, to)
-    }
-}
-
-impl tokio::io::AsyncWrite for Inherited {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        from: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.0).poll_write(cx, from)
-    }
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_flush(cx)
-    }
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-async fn serve(shared: &Shared, slot: Slot, label: &'static str) {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    theirs.set_nonblocking(true).unwrap();
-    shared.clients.add(slot, ours.into());
-    let stream = Ok::<_, std::io::Error>(Inherited(tokio::net::UnixStream::from_std(theirs).unwrap()));
-    let server = v1::process_server::ProcessServer::new(Everything { label });
-    let incoming = tokio_stream::once(stream);
-    tokio::spawn(tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming));
-}
-
 fn machine() -> Shared {
     let mut s = shared(false);
     let drive = DriveConfig {
@@ -182,7 +132,7 @@ fn a_renamed_register_or_counter_changes_no_answer_that_programs_read() {
         super::tests::block(async {
             let s = machine();
             for slot in [BROKER, 2, 3, 4, 5] {
-                serve(&s, slot, label).await;
+                serve(&s, slot, Everything { label });
             }
             let mut all = Vec::new();
             for command in [
@@ -197,7 +147,7 @@ fn a_renamed_register_or_counter_changes_no_answer_that_programs_read() {
             ] {
                 let text = format!(r#"{{"execute":"{command}"}}"#);
                 let piece = Piece::Object(text.into_bytes());
-                all.push(answer(&s, &mut true, piece, None).await["return"].clone());
+                all.push(answer(&s, &mut true, piece, None).await.value()["return"].clone());
             }
             all
         })
@@ -246,8 +196,8 @@ fn a_process_that_says_too_much_nothing_or_nonsense_costs_an_error() {
     clock.block_on(async {
         let s = machine();
         let too_long: &'static str = "x".repeat(MESSAGE_MAX).leak();
-        serve(&s, 2, too_long).await;
-        serve(&s, 3, "sectors").await;
+        serve(&s, 2, Everything { label: too_long });
+        serve(&s, 3, Everything { label: "sectors" });
         let (ours, silent) = std::os::unix::net::UnixStream::pair().unwrap();
         let (theirs, mut talks) = std::os::unix::net::UnixStream::pair().unwrap();
         for (slot, socket) in [(4, ours), (5, theirs)] {
@@ -258,12 +208,12 @@ fn a_process_that_says_too_much_nothing_or_nonsense_costs_an_error() {
         let begun = tokio::time::Instant::now();
         for device in ["platform", "vnc", "ps2"] {
             let text = format!(r#"{{"execute":"x-bulkhead-inspect","arguments":{{"device":"{device}"}}}}"#);
-            let reply = answer(&s, &mut true, Piece::Object(text.into_bytes()), None).await;
+            let reply = answer(&s, &mut true, Piece::Object(text.into_bytes()), None).await.value();
             assert!(reply.get("error").is_some() && reply.to_string().len() < 1000, "{device}: {reply}");
         }
         assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
         let text = br#"{"execute":"x-bulkhead-inspect","arguments":{"device":"ide"}}"#;
-        let reply = answer(&s, &mut true, Piece::Object(text.to_vec()), None).await;
+        let reply = answer(&s, &mut true, Piece::Object(text.to_vec()), None).await.value();
         assert_eq!(reply["return"]["registers"]["sectors"], "9", "{reply}");
         drop((silent, talks));
     });

@@ -1,5 +1,6 @@
 //! One client's session: greeting, negotiation, framing, ids and errors as in QEMU (docs/interop/qmp-spec).
-use super::version;
+use super::picture::PATIENCE;
+use super::{Returned, Screenshot, version};
 use crate::json::{Piece, Splitter};
 use crate::outcome::QmpError;
 use crate::session_state::Shared;
@@ -19,7 +20,7 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Socket(stream) => stream.write_all(bytes).await,
             Self::Vchan(stream) => stream.write_all(bytes).await,
@@ -34,15 +35,40 @@ impl Connection {
     }
 }
 
+/// The answer to one request.
+pub(crate) enum Reply {
+    Value(Value),
+    /// A picture, and the request's id.
+    Picture(Screenshot, Option<Value>),
+}
+
+impl Reply {
+    fn error(class: &str, description: &str) -> Self {
+        Self::Value(json!({ "error": { "class": class, "desc": description } }))
+    }
+
+    async fn send(self, to: &mut Connection) -> std::io::Result<()> {
+        match self {
+            Self::Value(value) => to.write_all(format!("{value}\r\n").as_bytes()).await,
+            Self::Picture(picture, id) => {
+                to.write_all(b"{\"return\":{\"png\":\"").await?;
+                picture.send(to, PATIENCE).await?;
+                let id = id.map(|id| format!(",\"id\":{id}")).unwrap_or_default();
+                to.write_all(format!("\"}}{id}}}\r\n").as_bytes()).await
+            }
+        }
+    }
+}
+
 /// Answers one request of a client; the answer has the request's id.
-pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece, fd: Option<OwnedFd>) -> Value {
+pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece, fd: Option<OwnedFd>) -> Reply {
     let Piece::Object(text) = piece else {
-        return json!({ "error": { "class": "GenericError", "desc": "JSON parse error" } });
+        return Reply::error("GenericError", "JSON parse error");
     };
     let request: Value = match serde_json::from_slice(&text) {
         Ok(Value::Object(map)) => Value::Object(map),
-        Ok(_) => return json!({ "error": { "class": "GenericError", "desc": "QMP input must be a JSON object" } }),
-        Err(e) => return json!({ "error": { "class": "GenericError", "desc": format!("JSON parse error: {e}") } }),
+        Ok(_) => return Reply::error("GenericError", "QMP input must be a JSON object"),
+        Err(e) => return Reply::error("GenericError", &format!("JSON parse error: {e}")),
     };
     let id = request.get("id").cloned();
     let name = request.get("execute").and_then(Value::as_str);
@@ -56,7 +82,7 @@ pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece,
         }
         Some("qmp_capabilities") => {
             *negotiated = true;
-            Ok(json!({}))
+            Ok(Returned::Value(json!({})))
         }
         Some(_) if !*negotiated => {
             Err(QmpError::no_command("Expecting capabilities negotiation with 'qmp_capabilities'"))
@@ -64,13 +90,14 @@ pub(crate) async fn answer(shared: &Shared, negotiated: &mut bool, piece: Piece,
         Some(name) => shared.execute(name, arguments, fd).await,
     };
     let mut reply = match outcome {
-        Ok(value) => json!({ "return": value }),
+        Ok(Returned::Picture(picture)) => return Reply::Picture(picture, id),
+        Ok(Returned::Value(value)) => json!({ "return": value }),
         Err(e) => json!({ "error": { "class": e.class, "desc": e.description } }),
     };
     if let (Some(id), Some(reply)) = (id, reply.as_object_mut()) {
         reply.insert("id".into(), id);
     }
-    reply
+    Reply::Value(reply)
 }
 
 /// Receives bytes, and the descriptor sent with them, if any.
@@ -116,7 +143,7 @@ pub(crate) async fn session(shared: Arc<Shared>, mut stream: Connection) {
         splitter.push(buffer.get(..n).unwrap_or_default());
         while let Some(piece) = splitter.next() {
             let reply = answer(&shared, &mut negotiated, piece, fd.take()).await;
-            if stream.write_all(format!("{reply}\r\n").as_bytes()).await.is_err() {
+            if reply.send(&mut stream).await.is_err() {
                 return;
             }
         }

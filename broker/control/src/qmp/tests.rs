@@ -1,5 +1,5 @@
 use super::input::input_event;
-use super::session::answer;
+use super::session::{Reply, answer};
 use super::*;
 use crate::clients::Clients;
 use crate::json::{Piece, Splitter};
@@ -12,11 +12,17 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::broadcast;
 
 pub(crate) fn shared(stopped: bool) -> Shared {
+    let (shared, other) = linked(stopped);
+    std::mem::forget(other);
+    shared
+}
+
+/// The same, and the launcher's end of its socket.
+pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let (link, other) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-    std::mem::forget(other);
-    Shared {
+    let shared = Shared {
         plan: MachinePlan {
             domid: 7,
             name: "t".into(),
@@ -39,18 +45,27 @@ pub(crate) fn shared(stopped: bool) -> Shared {
         usb_id: Mutex::default(),
         fdsets: Mutex::default(),
         media: Mutex::default(),
+        picture: Arc::default(),
         events: broadcast::channel(4).0,
         recent: Recent::default(),
         landlock: 6,
-    }
+    };
+    (shared, other)
 }
 
 pub(super) fn block<T>(f: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
 }
 
+impl Reply {
+    pub(super) fn value(self) -> Value {
+        let Self::Value(value) = self else { panic!("a picture") };
+        value
+    }
+}
+
 pub(super) fn ask(shared: &Shared, text: &str) -> Value {
-    block(answer(shared, &mut true, Piece::Object(text.as_bytes().to_vec()), None))
+    block(answer(shared, &mut true, Piece::Object(text.as_bytes().to_vec()), None)).value()
 }
 
 #[test]
@@ -62,14 +77,16 @@ fn libxl_conversation() {
         &mut negotiated,
         Piece::Object(br#"{"execute":"query-status","id":2020343808}"#.to_vec()),
         None,
-    ));
+    ))
+    .value();
     assert_eq!(first["error"]["class"], "CommandNotFound");
     let caps = block(answer(
         &s,
         &mut negotiated,
         Piece::Object(br#"{"execute":"qmp_capabilities","id":2020343809}"#.to_vec()),
         None,
-    ));
+    ))
+    .value();
     assert_eq!(caps, json!({ "return": {}, "id": 2020343809 }), "the id comes back as an integer");
     assert!(negotiated);
     assert_eq!(
@@ -152,7 +169,7 @@ proptest! {
         splitter.push(&line);
         splitter.push(b"\n\"\n]}]}\n\n");
         while let Some(piece) = splitter.next() {
-            let reply = block(answer(&s, &mut true, piece, None));
+            let reply = block(answer(&s, &mut true, piece, None)).value();
             prop_assert!(reply.get("return").is_some() || reply.get("error").is_some());
         }
         prop_assert_eq!(ask(&s, r#"{"execute":"query-status","id":9}"#)["id"].clone(), json!(9));
