@@ -7,10 +7,12 @@
 //! * [`enter_cage`]: the launcher's own capabilities and filter.
 //! * [`restrict`]: the launcher's own restrictions if libxl asks for them (`dm_restrict`).
 //! * [`verify`]: the launcher's check of a process from outside, in /proc.
+//! * [`installed`]: the filters that the kernel has for a process, for an operator's check.
 
 mod cage;
 mod enter;
 mod filter;
+pub mod installed;
 pub mod interface;
 pub mod restrict;
 mod spawn;

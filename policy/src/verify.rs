@@ -2,12 +2,15 @@
 use crate::{LAUNCHER, Profile};
 use bulkhead_plan::ProcessRow;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The contents of /proc for one process.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Lines of `status`.
     pub status: BTreeMap<String, String>,
+    /// Lines of the `status` of each thread, the first one's among them: rights and filters are properties of threads.
+    pub threads: Vec<BTreeMap<String, String>>,
     /// Namespaces: name → identity, as far as they are readable.
     pub namespaces: BTreeMap<String, String>,
     /// Descriptors: number → link (see [`kind`]); `None` if this process may not read them.
@@ -45,9 +48,15 @@ pub fn kind(link: &str) -> &str {
 
 /// Reads /proc of a process.
 pub fn observe(pid: i32) -> std::io::Result<Observed> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let pairs = status.lines().filter_map(|line| line.split_once(':'));
-    let status = pairs.map(|(k, v)| (k.to_owned(), v.trim().to_owned())).collect();
+    let fields = |path: &Path| -> std::io::Result<BTreeMap<String, String>> {
+        let status = std::fs::read_to_string(path)?;
+        let pairs = status.lines().filter_map(|line| line.split_once(':'));
+        Ok(pairs.map(|(k, v)| (k.to_owned(), v.trim().to_owned())).collect())
+    };
+    let status = fields(Path::new(&format!("/proc/{pid}/status")))?;
+    // A thread that has ended meanwhile is left out.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
+    let threads = threads.filter_map(|thread| fields(&thread.path().join("status")).ok()).collect();
     let mut namespaces = BTreeMap::new();
     for name in ["user", "mnt", "net", "ipc", "uts", "pid", "cgroup"] {
         if let Ok(link) = std::fs::read_link(format!("/proc/{pid}/ns/{name}")) {
@@ -74,7 +83,7 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
         let permissions = words.nth(1)?.to_owned();
         Some((permissions, words.skip(3).collect::<Vec<_>>().join(" ")))
     });
-    Ok(Observed { status, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
+    Ok(Observed { status, threads, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
 }
 
 /// A process's row in the process table, read from /proc of `pid` (0: it is dead) and compared with `own`, the reader's.
@@ -109,31 +118,13 @@ pub struct OwnLimits {
     pub guest_memory: u64,
 }
 
-/// Checks that a process is in its sandbox: filter on, no capabilities, no new privileges, not root, no supplementary groups, own
-/// namespaces, only the kinds of descriptors and the limits of its profile, no memory that can be written and executed, nothing
-/// executable but its program. Returns the violations.
+/// Checks that a process is in its sandbox: a filter of its own and no new privileges, no capabilities, not root, no supplementary
+/// groups in any thread, own namespaces, only the kinds of descriptors and the limits of its profile, no memory that can be written
+/// and executed, nothing executable but its program. Returns the violations.
 pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLimits) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let field = |name: &str| observed.status.get(name).map_or("", String::as_str);
-    for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
-        if field(name) != want {
-            wrong.push(format!("{name} is {:?}, not {want}", field(name)));
-        }
-    }
-    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        if field(name).is_empty() || field(name).bytes().any(|b| b != b'0') {
-            wrong.push(format!("{name} is {}", field(name)));
-        }
-    }
-    for name in ["Uid", "Gid"] {
-        if field(name).split_whitespace().any(|id| id == "0") {
-            wrong.push(format!("{name} is {}", field(name)));
-        }
-    }
-    let groups = |of: &Observed| of.status.get("Groups").is_none_or(|groups| !groups.is_empty());
-    // A launcher that is not root cannot give its groups up, and its children cannot either.
-    if groups(observed) && !groups(own) {
-        wrong.push(format!("Groups is {}", field("Groups")));
+    let mut wrong: Vec<String> = observed.threads.iter().flat_map(|thread| check_thread(thread, &own.status)).collect();
+    if observed.threads.is_empty() {
+        wrong.push("it has no thread".into());
     }
     for (name, link) in &observed.namespaces {
         if own.namespaces.get(name) == Some(link) {
@@ -172,6 +163,44 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLi
     programs.dedup();
     if programs.len() > 1 {
         wrong.push(format!("executable memory of more than one file: {}", programs.join(", ")));
+    }
+    wrong
+}
+
+/// Checks what is a thread's own, in its `status` and the launcher's.
+fn check_thread(thread: &BTreeMap<String, String>, launcher: &BTreeMap<String, String>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let field = |name: &str| thread.get(name).map_or("", String::as_str);
+    let mut refuse = |name: &str, why: &str| {
+        wrong.push(format!("{name} of thread {} is {:?}{why}", field("Pid"), field(name)));
+    };
+    for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
+        if field(name) != want {
+            refuse(name, &format!(", not {want}"));
+        }
+    }
+    // A process inherits the launcher's filters, so a filter alone is no sign of its own. It can add one that is stricter and no
+    // more: its profile's, which has no call that adds a filter.
+    let inherited = launcher.get("Seccomp_filters").and_then(|n| n.parse::<u32>().ok());
+    let want = inherited.and_then(|n| n.checked_add(1));
+    if want.is_none() || field("Seccomp_filters").parse().ok() != want {
+        let want = want.map_or("and the launcher's are not known".to_owned(), |n| format!("not {n}"));
+        refuse("Seccomp_filters", &format!(", {want}"));
+    }
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        if field(name).is_empty() || field(name).bytes().any(|b| b != b'0') {
+            refuse(name, "");
+        }
+    }
+    for name in ["Uid", "Gid"] {
+        if field(name).is_empty() || field(name).split_whitespace().any(|id| id == "0") {
+            refuse(name, "");
+        }
+    }
+    let groups = |of: &BTreeMap<String, String>| of.get("Groups").is_none_or(|groups| !groups.is_empty());
+    // A launcher that is not root cannot give its groups up, and its children cannot either.
+    if groups(thread) && !groups(launcher) {
+        refuse("Groups", "");
     }
     wrong
 }
@@ -233,13 +262,71 @@ mod tests {
         let mut own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
         let mut other = own.clone();
         let mut check = |theirs: &str, launchers: &str| {
-            other.status.insert("Groups".into(), theirs.into());
+            for thread in &mut other.threads {
+                thread.insert("Groups".into(), theirs.into());
+            }
             own.status.insert("Groups".into(), launchers.into());
             check(&other, &own, crate::profile("ps2").unwrap(), OwnLimits::default())
                 .iter()
                 .any(|w| w.starts_with("Groups"))
         };
         assert!(check("6 42", "") && !check("", "") && !check("6", "6"));
+    }
+
+    /// The state of a thread in its sandbox, with `filters` filters.
+    fn thread(filters: u32) -> BTreeMap<String, String> {
+        let filters = filters.to_string();
+        let rights = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|name| (name, "0000000000000000"));
+        let more = [("Seccomp", "2"), ("Seccomp_filters", filters.as_str()), ("NoNewPrivs", "1"), ("Groups", "")];
+        let ids = [("Uid", "7 7 7 7"), ("Gid", "7 7 7 7")];
+        rights.into_iter().chain(more).chain(ids).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    /// What is wrong with the threads of a process whose launcher has `inherited` filters.
+    fn wrong_threads(threads: Vec<BTreeMap<String, String>>, inherited: &str) -> Vec<String> {
+        let mut own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        own.status.insert("Seccomp_filters".into(), inherited.into());
+        own.status.insert("Groups".into(), String::new());
+        let observed = Observed { threads, ..own.clone() };
+        let wrong = check(&observed, &own, crate::profile("ps2").unwrap(), OwnLimits::default());
+        wrong.into_iter().filter(|w| w.contains("thread")).collect()
+    }
+
+    /// The launcher has a filter, and its children inherit it: one that has added none says `Seccomp: 2` too.
+    #[test]
+    fn a_filter_that_a_process_has_inherited_is_not_its_own() {
+        for (filters, inherited, good) in
+            [(2, "1", true), (3, "2", true), (1, "0", true), (1, "1", false), (2, "2", false), (3, "1", false)]
+        {
+            let wrong = wrong_threads(vec![thread(filters)], inherited);
+            assert_eq!(wrong.is_empty(), good, "{filters} of which {inherited} inherited: {wrong:?}");
+        }
+        for unknown in ["", "many"] {
+            assert_eq!(wrong_threads(vec![thread(1)], unknown).len(), 1, "a launcher's {unknown:?}");
+        }
+    }
+
+    #[test]
+    fn every_thread_must_be_in_the_sandbox() {
+        assert_eq!(wrong_threads(vec![thread(2), thread(2), thread(2)], "1"), Vec::<String>::new());
+        assert_eq!(wrong_threads(Vec::new(), "1").len(), 1, "no thread at all");
+        for (name, value) in [
+            ("Seccomp", "0"),
+            ("Seccomp_filters", "1"),
+            ("NoNewPrivs", "0"),
+            ("CapEff", "0000000000200000"),
+            ("CapBnd", ""),
+            ("Uid", "7 0 7 7"),
+            ("Gid", ""),
+            ("Groups", "6"),
+        ] {
+            let mut other = thread(2);
+            other.insert(name.into(), value.into());
+            for threads in [vec![other.clone(), thread(2)], vec![thread(2), other]] {
+                let wrong = wrong_threads(threads, "1");
+                assert!(wrong.len() == 1 && wrong[0].starts_with(name), "{name}: {wrong:?}");
+            }
+        }
     }
 
     /// The profile's limit is that of the largest image; a disk's process has its own image's.

@@ -17,16 +17,19 @@ pub enum Cue {
     DiesWithState,
     /// It does nothing from there on, and does not enter its sandbox.
     StopsUnsandboxed,
+    /// It enters its sandbox but for the filter, and says that it is ready.
+    Unfiltered,
     /// It enters its sandbox, with an area that the broker does not take.
     StopsUnattached,
 }
 
 impl Cue {
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &str); 6] = [
         (Self::DiesAtOnce, "dies-at-once"),
         (Self::StopsAtOnce, "stops-at-once"),
         (Self::DiesWithState, "dies-with-state"),
         (Self::StopsUnsandboxed, "stops-unsandboxed"),
+        (Self::Unfiltered, "unfiltered"),
         (Self::StopsUnattached, "stops-unattached"),
     ];
 

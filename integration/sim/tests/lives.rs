@@ -68,6 +68,18 @@ fn a_process_that_does_not_enter_its_sandbox_is_replaced() {
     stops(Cue::StopsUnsandboxed, "was not in its sandbox in 10 s");
 }
 
+/// It has the filter that it has inherited from the launcher, and /proc says `Seccomp: 2` of it.
+#[test]
+fn a_process_without_a_filter_of_its_own_is_replaced_before_it_may_go_on() {
+    let mut bed = Bed::new();
+    assert_eq!(bed.after(&[Cue::Unfiltered]), 0x5a, "{}", bed.sim.log());
+    let log = bed.sim.log();
+    let refused = |l: &&str| l.contains("serial0") && l.contains("Seccomp_filters of thread");
+    assert!(log.lines().any(|l| refused(&l)), "{log}");
+    assert!(!log.contains("the broker did not take its channel"), "{log}");
+    assert!(bed.sim.end().unwrap().success());
+}
+
 #[test]
 fn a_process_that_the_broker_does_not_take_is_replaced() {
     stops(Cue::StopsUnattached, "the broker did not take its channel in 10 s");

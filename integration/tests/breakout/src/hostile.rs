@@ -1,5 +1,6 @@
 //! A hostile program instead of a role: reads from descriptor 3 the layers of the sandbox to apply and the attempt to make, makes
 //! it, and reports the result as one byte, 0 for success, else the errno. It reports nothing if the filter kills it.
+use bulkhead_breakout::WAITS;
 use bulkhead_plan::Level;
 use bulkhead_policy::{Sandbox, profile};
 use bulkhead_xen_abi::ioctl;
@@ -34,6 +35,13 @@ fn main() {
         "none" => Ok(()),
         // The launcher's own; it has no profile of the processes' kind.
         "cage" => bulkhead_policy::enter_cage(false),
+        // As every process of a launcher, which inherits the launcher's filter.
+        "cage,filter" => bulkhead_policy::enter_cage(false).and_then(|()| sandbox().filter_alone()),
+        "one-thread" => {
+            std::thread::spawn(wait_for_ever);
+            filter_this_thread();
+            Ok(())
+        }
         "filter" => sandbox().filter_alone(),
         "landlock" => sandbox().landlock_alone(),
         "confined" => sandbox().confine().map(|_| ()),
@@ -47,10 +55,38 @@ fn main() {
         let _ = rustix::io::write(&socket, &[255]);
         return;
     }
+    if attempt == "wait" {
+        let _ = rustix::io::write(&socket, &[WAITS]);
+        // A system call that every profile has. It returns when the starter has closed its end.
+        let mut nothing = RecvAncillaryBuffer::default();
+        let mut pieces = [std::io::IoSliceMut::new(&mut bytes)];
+        let _ = rustix::net::recvmsg(&socket, &mut pieces, &mut nothing, RecvFlags::empty());
+        // SAFETY: as below.
+        unsafe { libc::_exit(0) }
+    }
     let outcome = attempt_of(attempt, fd);
     let _ = rustix::io::write(&socket, &[outcome]);
     // SAFETY: ends the process by a system call that the filter allows.
     unsafe { libc::_exit(0) }
+}
+
+/// A thread that only waits.
+fn wait_for_ever() {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Installs a filter that allows everything, for the calling thread alone.
+fn filter_this_thread() {
+    /// BPF_RET | BPF_K.
+    const RETURN: u16 = 0x06;
+    let mut all = libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut all };
+    rustix::thread::set_no_new_privs(true).expect("no new privileges");
+    // SAFETY: the kernel reads the program, which outlives the call.
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    assert_eq!(r, 0, "a filter");
 }
 
 /// The part of an attempt that the sandbox is not about: memory at a chosen address, for the address of a socket that lies there; a

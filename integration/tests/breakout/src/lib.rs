@@ -1,5 +1,5 @@
 //! Runs a hostile program instead of a device's process, and returns the result of one attempt.
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
@@ -47,6 +47,73 @@ pub fn run_limited(
     fd: Option<BorrowedFd<'_>>,
     file_size: Option<u64>,
 ) -> std::io::Result<Outcome> {
+    start(executable, role, ids, layer, attempt, fd, file_size)?.outcome()
+}
+
+/// A hostile process.
+pub struct Hostile {
+    spawned: bulkhead_policy::Spawned,
+    socket: OwnedFd,
+}
+
+impl Hostile {
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.spawned.pid
+    }
+
+    /// Waits until it is in the layers of its sandbox and makes the attempt `wait`, which lasts until the socket is closed. Returns
+    /// whether it has come so far.
+    ///
+    /// # Errors
+    /// If its socket fails.
+    pub fn waits(&self) -> std::io::Result<bool> {
+        let mut byte = [0];
+        Ok(rustix::io::read(&self.socket, &mut byte)? == 1 && byte == [WAITS])
+    }
+
+    /// Waits for the result of its attempt, and for its end.
+    ///
+    /// # Errors
+    /// If its end cannot be waited for.
+    pub fn outcome(self) -> std::io::Result<Outcome> {
+        let mut byte = [254];
+        let n = rustix::io::read(&self.socket, &mut byte).unwrap_or(0);
+        let status = self.end()?;
+        Ok(match (n, byte, status.and_then(|s| s.terminating_signal())) {
+            (_, _, Some(signal)) => Outcome::Killed(signal),
+            (1, [0], _) => Outcome::Worked,
+            (1, [255], _) => Outcome::NotEntered,
+            (_, [errno], _) => Outcome::Refused(errno),
+        })
+    }
+
+    /// Closes the socket, and waits for its end.
+    ///
+    /// # Errors
+    /// If its end cannot be waited for.
+    pub fn end(self) -> std::io::Result<Option<rustix::process::WaitIdStatus>> {
+        drop(self.socket);
+        Ok(rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED)?)
+    }
+}
+
+/// What the hostile process says when it makes the attempt `wait`.
+pub const WAITS: u8 = 250;
+
+/// Starts `executable` as [`run_limited`] does, and does not wait for the result.
+///
+/// # Errors
+/// If the process cannot be started or its socket fails.
+pub fn start(
+    executable: BorrowedFd<'_>,
+    role: &str,
+    ids: Option<Ids>,
+    layer: &str,
+    attempt: &str,
+    fd: Option<BorrowedFd<'_>>,
+    file_size: Option<u64>,
+) -> std::io::Result<Hostile> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let log = std::fs::File::options().write(true).open("/dev/null")?;
@@ -74,15 +141,7 @@ pub fn run_limited(
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
     rustix::net::sendmsg(&ours, &[std::io::IoSlice::new(order.as_bytes())], &mut control, SendFlags::empty())?;
-    let mut byte = [254];
-    let n = rustix::io::read(&ours, &mut byte).unwrap_or(0);
-    let status = rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED)?;
-    Ok(match (n, byte, status.and_then(|s| s.terminating_signal())) {
-        (_, _, Some(signal)) => Outcome::Killed(signal),
-        (1, [0], _) => Outcome::Worked,
-        (1, [255], _) => Outcome::NotEntered,
-        (_, [errno], _) => Outcome::Refused(errno),
-    })
+    Ok(Hostile { spawned, socket: ours })
 }
 
 /// User and group of the hostile process: unused numbers if this process is root's, else its own.
