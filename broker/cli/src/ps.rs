@@ -96,5 +96,7 @@ fn table(rows: &[ProcessRow]) {
 /// The arguments of a process, its name first.
 pub(crate) fn arguments(pid: i32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // Each ends with a zero.
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     bytes.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect()
 }

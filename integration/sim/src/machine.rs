@@ -199,7 +199,7 @@ impl Sim {
             if end.is_none_or(|e| Instant::now() > e) {
                 return Err(SimError(format!("the log never said {text:?}:\n{}", self.log())));
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
