@@ -1,19 +1,26 @@
 //! Looks into images. Each look is a process of its own, which gets the image after it has been verified in its sandbox, and whose
 //! answer has a fixed structure. The launcher itself parses no byte of an image.
+use crate::budget::{self, BudgetFault};
+use crate::machine::images::reopen;
 use crate::resource::Resource;
 use bulkhead_plan::intake::{Answer, Question};
-use bulkhead_plan::{Ask, Level, ToProcess, kind};
+use bulkhead_plan::{Ask, Level, Slot, ToProcess, kind};
 use bulkhead_policy::verify::OwnLimits;
 use bulkhead_policy::{Ids, SpawnError, Spawned, Spec, verify};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use std::time::{Duration, Instant};
 
-/// Time for a look, the start of its process included. The storage may be slow.
+/// Time for a look, the start of its process included. The storage may be slow; while the machine runs, the launcher waits for it
+/// when the toolstack adds a disk.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The number after the last slot, whose user is `intake`'s.
+pub(crate) const SLOT: Slot = 63;
 
 /// Answers questions about images.
 pub trait Look {
@@ -33,6 +40,9 @@ pub enum IntakeFault {
     /// A call of the kernel fails.
     #[error("intake: {0}")]
     System(#[from] std::io::Error),
+    /// Its limits in a stub domain cannot be set.
+    #[error("intake: {0}")]
+    Budget(#[from] BudgetFault),
     /// The process is not in its sandbox.
     #[error("intake is not in its sandbox: {}", .0.join("; "))]
     Sandbox(Vec<String>),
@@ -66,6 +76,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) ids: Option<Ids>,
     /// How strictly the sandbox is enforced.
     pub(crate) level: Level,
+    /// In a stub domain it has a control group, and an OOM score above the launcher's.
+    pub(crate) stubdom: bool,
 }
 
 /// A running process, which ends with this value.
@@ -79,7 +91,12 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
-        let _ = rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
+        // The kernel does not end a process that waits for dead storage. It stays, and the launcher does not wait for it.
+        let timeout = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let mut ends = [PollFd::new(&self.spawned.pidfd, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut ends, Some(&timeout));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _ = rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), options);
     }
 }
 
@@ -130,6 +147,9 @@ impl Look for Intake<'_> {
             file_size: None,
         })?;
         let pid = spawned.pid;
+        if self.stubdom {
+            budget::set(pid, role, &kind::INTAKE, SLOT)?;
+        }
         let running = Running { spawned, socket: rustix::io::dup(&ours)?, log, begun };
         let link = Resource::new(ours);
         let send = |message: &ToProcess, fds: &[_]| {
@@ -147,6 +167,8 @@ impl Look for Intake<'_> {
         if !wrong.is_empty() {
             return Err(IntakeFault::Sandbox(wrong));
         }
+        // For reading only, and without the lock of the image's own descriptor.
+        let image = reopen(image, OFlags::RDONLY)?;
         send(&ToProcess::Image { question }, &[image.as_fd()])?;
         let mut packet = [0; Answer::LEN + 1];
         let n = running.receive(&mut packet)?;

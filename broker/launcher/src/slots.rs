@@ -51,7 +51,8 @@ impl Slots {
 
     /// Sends control a message without descriptors.
     pub(crate) fn tell_control(&self, message: ToProcess) {
-        if let Some(control) = self.get(CONTROL) {
+        // One that is starting awaits `Go` and nothing else.
+        if let Some(control) = self.get(CONTROL).filter(|c| c.phase() == Phase::Running) {
             control.tell(|_| message, &[]);
         }
     }

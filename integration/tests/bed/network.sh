@@ -191,7 +191,7 @@ net_attacked() {
     exec 6>&-
     # The capture goes on with the next process. What passes until the client asks again is in none: how much that is depends on the machine.
     echo "captured: $kept bytes until the kill, $(wc -c </out/na.pcap) in all"
-    ! grep -q SIGSYS /var/log/xen/qemu-dm-na.log && await 20 nothing_left && [ "$(wc -c </out/na.pcap)" -gt $((kept + 500000)) ]
+    ! grep -q SIGSYS /var/log/xen/qemu-dm-na.log && await 20 nothing_left && [ "$(wc -c </out/na.pcap)" -gt $((kept + 100000)) ]
 }
 # A guest without a disk boots from either card's firmware: by TFTP over one, by HTTP over the other.
 net_boot() {

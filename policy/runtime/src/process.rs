@@ -133,6 +133,8 @@ fn begin() -> Result<Link, StartError> {
     log::start();
     // The first read of the clock detects the clock source, with system calls that no profile has.
     let _ = bulkhead_bus::Clock::Real.now();
+    // So may the first random number of the C library.
+    let _ = std::collections::hash_map::RandomState::new();
     // One line, then exit, with no system call but write and exit: the standard hook and abort() need more.
     std::panic::set_hook(Box::new(|info| {
         let line = format!("panic: {info}").replace('\n', ": ");

@@ -47,7 +47,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
         media: Mutex::default(),
         picture: Arc::default(),
         events: broadcast::channel(4).0,
-        recent: Recent::default(),
+        recent: Recent::new(1),
         landlock: 6,
     };
     (shared, other)

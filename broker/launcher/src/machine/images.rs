@@ -40,22 +40,30 @@ pub struct ImageRules {
 /// Opens and locks an image. `writable`: for this guest alone; otherwise shared with other readers.
 fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-    let fd = rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(|e| {
+    // An image may name any file as its backing file. To open some devices is to use them, so the kind is looked at before.
+    let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(ImageFault::errno)?;
+    let stat = rustix::fs::fstat(&place).map_err(ImageFault::errno)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+        return Err(ImageFault::NoImage);
+    }
+    let fd = reopen(&place, access | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(|e| {
         if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS {
             ImageFault::Access { access: if writable { "writing" } else { "reading" }, source: e.into() }
         } else {
             ImageFault::System(e.into())
         }
     })?;
-    let stat = rustix::fs::fstat(&fd).map_err(ImageFault::errno)?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
-        return Err(ImageFault::NoImage);
-    }
     rustix::io::ioctl_fionbio(&fd, false).map_err(ImageFault::errno)?;
     let lock = if writable { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
     rustix::fs::flock(&fd, lock).map_err(|_| ImageFault::Locked)?;
     Ok(fd)
+}
+
+/// Opens an open file again, with other rights and an offset of its own.
+pub(crate) fn reopen(file: &OwnedFd, access: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
+    let number = std::os::fd::AsRawFd::as_raw_fd(file);
+    rustix::fs::open(format!("/proc/self/fd/{number}"), access | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A block device has its own end, whatever RLIMIT_FSIZE is.

@@ -17,9 +17,10 @@ use bulkhead_plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE
 use bulkhead_xen::{DomainState, Privcmd, Xenstore};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
 
 /// End of a guest's slots: each slot has a user of the guest's 64, and the last user is `intake`'s.
-pub(super) const SLOTS: Slot = 63;
+pub(super) const SLOTS: Slot = crate::intake::SLOT;
 
 /// Whether a process is not started with the machine: a PV disk waits for the hand-off of its image, `xenbus` and `grant` wait for
 /// the first back end.
@@ -123,10 +124,18 @@ impl Launcher {
         };
         let wanted: Vec<_> = wanted.into_iter().filter(|(domid, d)| !waits(d.devid, *domid)).collect();
         for (domid, disk) in wanted {
-            let devid = disk.devid;
+            let (devid, file) = (disk.devid, disk.drive.file.clone());
+            if let Some(note) = self.pv.changes.failed_lately(domid, devid, file.as_deref(), Instant::now()) {
+                notes.push(note);
+                continue;
+            }
             match self.add_disk(disk, domid) {
                 Ok(()) => new = true,
-                Err(e) => notes.push(format!("PV disk {devid} of domain {domid} is not served: {e}")),
+                Err(e) => {
+                    let note = format!("PV disk {devid} of domain {domid} is not served: {e}");
+                    self.pv.changes.fail(domid, devid, file, &note, Instant::now());
+                    notes.push(note);
+                }
             }
         }
         // Each note once: the guest can cause any number of scans.

@@ -16,6 +16,8 @@ pub(super) struct DiskChanges {
     pub(super) images: ImageRules,
     /// Disks that a stub domain has released for its guest.
     pub(super) handed_off: Vec<HandedOff>,
+    /// Disks that could not be added.
+    failed: Vec<Failed>,
     /// A disk may have been added or removed since the last scan.
     disks: bool,
     /// Time of the next scan, if one is pending, and of the last one.
@@ -25,6 +27,20 @@ pub(super) struct DiskChanges {
 
 /// Least time between two scans: a domain can cause any number of events.
 const SCAN_INTERVAL: Duration = Duration::from_millis(200);
+/// Least time until a disk that could not be added is tried again: each try opens its images and starts a process that looks into
+/// them, and the domain causes the scans.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Most disks that could not be added that are remembered; xl gives a domain fewer.
+const MAX_FAILED: usize = 64;
+
+/// A disk that could not be added.
+struct Failed {
+    domid: u16,
+    devid: u32,
+    file: Option<String>,
+    note: String,
+    at: Instant,
+}
 
 impl DiskChanges {
     pub(super) fn new(images: ImageRules) -> Self {
@@ -34,6 +50,7 @@ impl DiskChanges {
             answered: Vec::new(),
             images,
             handed_off: Vec::new(),
+            failed: Vec::new(),
             disks: false,
             due: None,
             last_scan: None,
@@ -45,6 +62,23 @@ impl DiskChanges {
         self.disks |= disks;
         let next = self.last_scan.and_then(|last| last.checked_add(SCAN_INTERVAL)).unwrap_or(now);
         self.due.get_or_insert(next.max(now));
+    }
+
+    /// Notes that a disk could not be added.
+    pub(super) fn fail(&mut self, domid: u16, devid: u32, file: Option<String>, note: &str, now: Instant) {
+        self.failed.retain(|f| (f.domid, f.devid) != (domid, devid));
+        if self.failed.len() >= MAX_FAILED {
+            self.failed.remove(0);
+        }
+        self.failed.push(Failed { domid, devid, file, note: note.to_owned(), at: now });
+    }
+
+    /// The note of a disk that could not be added a short time ago and must not be tried again yet. A disk with another file is
+    /// another disk.
+    pub(super) fn failed_lately(&self, domid: u16, devid: u32, file: Option<&str>, now: Instant) -> Option<String> {
+        let is = |f: &&Failed| f.domid == domid && f.devid == devid && f.file.as_deref() == file;
+        let failed = self.failed.iter().find(is)?;
+        (now.saturating_duration_since(failed.at) < RETRY_INTERVAL).then(|| failed.note.clone())
     }
 
     /// Time until the pending scan.
@@ -78,6 +112,31 @@ pub(super) struct HandedOff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A guest causes five scans a second, and each tried again to look into the images of a disk that cannot be added.
+    #[test]
+    fn a_disk_that_cannot_be_added_is_tried_again_after_ten_seconds_alone() {
+        let mut changes = DiskChanges::new(ImageRules::default());
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        assert_eq!(changes.failed_lately(5, 768, Some("/x"), at(0)), None);
+        changes.fail(5, 768, Some("/x".into()), "why", at(0));
+        let tries = (0..100).filter(|n| {
+            let tried = changes.failed_lately(5, 768, Some("/x"), at(n * 200)).is_none();
+            if tried {
+                changes.fail(5, 768, Some("/x".into()), "why", at(n * 200));
+            }
+            tried
+        });
+        assert_eq!(tries.count(), 1, "in twenty seconds");
+        let note = |domid, devid, file| changes.failed_lately(domid, devid, file, at(11_000));
+        assert_eq!(note(5, 768, Some("/x")).as_deref(), Some("why"));
+        assert_eq!([note(6, 768, Some("/x")), note(5, 832, Some("/x")), note(5, 768, Some("/y"))], [const { None }; 3]);
+        for devid in 0..1000 {
+            changes.fail(5, devid, None, "", at(0));
+        }
+        assert_eq!(changes.failed.len(), MAX_FAILED);
+    }
 
     #[test]
     fn news_of_disks_is_looked_at_at_once_and_then_not_more_often_than_it_may() {

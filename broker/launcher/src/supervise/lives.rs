@@ -363,7 +363,9 @@ impl Launcher {
         let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
         let restart = !unplugged && state.allow_restart();
-        let given_up = state.inherit_state(cause.reason.as_ref().is_some_and(KillReason::is_wanted));
+        // A back end's state is one number, which it checks; without it a guest loses its disk.
+        let innocent = state.kind.back_end.is_some() || cause.reason.as_ref().is_some_and(KillReason::is_wanted);
+        let given_up = state.inherit_state(innocent);
         if restart && given_up {
             say(&format!("{}: processes die of its last state; the next one starts from reset", state.name));
         }
@@ -380,7 +382,9 @@ impl Launcher {
         // Control hears of an unplugged device by `Unplugged` below, not as of a dead one.
         for other in [(!without_broker).then_some(BROKER), (!unplugged).then_some(CONTROL)].into_iter().flatten() {
             let reason = cause.to_string();
-            if let Some(other) = self.slots.get_mut(other) {
+            // A control that is starting awaits `Go` and nothing else; it learns of the devices when it runs.
+            if let Some(other) = self.slots.get_mut(other).filter(|s| s.slot != CONTROL || s.phase() == Phase::Running)
+            {
                 other.tell(|_| ToProcess::Offline { slot: number, restart, reason }, &[]);
             }
         }

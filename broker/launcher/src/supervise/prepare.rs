@@ -52,7 +52,14 @@ impl Launcher {
         }
 
         let bare = machine.probe || machine.attach;
-        let intake = Intake { executable: &executable, null: &null, own: &own, ids: ids(user, domid, SLOTS), level };
+        let intake = Intake {
+            executable: &executable,
+            null: &null,
+            own: &own,
+            ids: ids(user, domid, SLOTS),
+            level,
+            stubdom: stubdom.is_some(),
+        };
         let mut host = Host::new(&machine, domid, stubdom.is_some(), intake);
         let mut parts = Vec::new();
         for device in DEVICES.iter().filter(|_| !bare) {
@@ -239,7 +246,7 @@ impl Launcher {
     /// The look into images that are opened while the machine runs.
     pub(super) fn intake(&self) -> Intake<'_> {
         let Spawner { executable, null, own, .. } = &self.spawner;
-        Intake { executable, null, own, ids: self.ids(SLOTS), level: self.plan.level }
+        Intake { executable, null, own, ids: self.ids(SLOTS), level: self.plan.level, stubdom: self.manner.stubdom }
     }
 }
 

@@ -30,6 +30,14 @@ const OTHER_MEMORY: [&str; 2] = ["shared memory", "memory that grows down"];
 /// The ways to memory that the allocator uses.
 const PRIVATE_MEMORY: [&str; 4] = ["private memory", "private memory in pieces", "memory by mremap", "memory by brk"];
 
+/// Whether this machine has room for the control runs that really take [`BEYOND`] bytes. A stub domain has not; there only the
+/// sandboxed runs are made, which take nothing.
+fn room() -> bool {
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")).unwrap();
+    total.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10 > 2 * BEYOND
+}
+
 fn attempts() -> Vec<String> {
     let sibling = std::process::id();
     let mut all: Vec<String> = [
@@ -65,7 +73,8 @@ fn attempts() -> Vec<String> {
 
 #[test]
 fn without_the_sandbox_every_attempt_works() {
-    for attempt in attempts() {
+    let takes_too_much = |attempt: &String| attempt.ends_with(&format!("={BEYOND}")) && !room();
+    for attempt in attempts().into_iter().filter(|a| !takes_too_much(a)) {
         let outcome = run("serial", None, "none", &attempt);
         // io_uring may be disabled on this host; the stub domain's kernel has neither io_uring nor Internet protocols.
         let off: &[i32] = match attempt.as_str() {
@@ -105,7 +114,9 @@ fn the_filter_alone_ends_every_attempt() {
 fn memory_of_every_kind_is_limited_for_every_role() {
     for kind in OTHER_MEMORY.into_iter().chain(PRIVATE_MEMORY) {
         let (beyond, little) = (format!("{kind}={BEYOND}"), format!("{kind}={}", 2 << 20));
-        assert_eq!(run("serial", None, "none", &beyond), Outcome::Worked, "control run: {kind}");
+        if room() {
+            assert_eq!(run("serial", None, "none", &beyond), Outcome::Worked, "control run: {kind}");
+        }
         for profile in PROFILES {
             assert!(profile.limits.address_space < BEYOND, "{}", profile.role);
             let refused = Outcome::Refused(libc::ENOMEM as u8);
