@@ -10,7 +10,8 @@
 use bulkhead_bus::{Access, Context, Declaration, Device, Inspect, IoResult, Reset, StateError};
 use bulkhead_plan::FdUse;
 use bulkhead_runtime::{Prepared, StartError, run_device};
-use std::os::unix::process::CommandExt as _;
+use std::ffi::CString;
+use std::os::fd::AsFd as _;
 
 const ROLE: &str = "ide";
 
@@ -18,7 +19,9 @@ fn main() {
     let role = std::env::args().next().unwrap_or_default();
     if role != ROLE {
         let own = std::fs::read_link("/proc/self/exe").expect("this program's path");
-        let error = std::process::Command::new(own.with_file_name("real-roles")).arg0(role).exec();
+        let real = std::fs::File::open(own.with_file_name("real-roles")).expect("real-roles");
+        // The launcher's cage has this way to another program alone.
+        let error = bulkhead_policy::become_role(real.as_fd(), &CString::new(role).expect("a role"));
         panic!("real-roles: {error}");
     }
     let result = run_device(ROLE, |_, mut resources| {
