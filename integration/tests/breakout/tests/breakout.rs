@@ -324,7 +324,9 @@ fn an_image_takes_no_more_of_the_hosts_disk_than_the_disk_that_it_is() {
     // The two that keep the file's length pass the kernel's limit: only the filter holds them.
     let file = image(LEN);
     let attempt = format!("allocate={}", libc::FALLOC_FL_KEEP_SIZE);
-    assert!(worked(&run_limited("ide", "none", &attempt, file.as_fd(), LEN)));
+    let outcome = run_limited("ide", "none", &attempt, file.as_fd(), LEN);
+    // A stub domain's files are in its memory, which is no file system that an image lies on.
+    assert!(worked(&outcome) || !room(), "control run: {attempt}: {outcome:?}");
     // What the guest's TRIM needs still works.
     let file = image(LEN);
     let attempt = format!("allocate={}", libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE);
