@@ -1,7 +1,7 @@
 //! `audit`: compares the processes of running guests with their profiles, from /proc alone. It makes the launcher's checks again, so
 //! it finds what has become weaker since the start, and does not depend on any report of the processes. It knows a profile's limit on
 //! the size of files, not the lower one that a process has by its images.
-use crate::{Done, Failure, print_json};
+use crate::{Done, Failure, out};
 use bulkhead_launcher::{argv, settings};
 use bulkhead_plan::{Memory, kind};
 use bulkhead_policy::{LAUNCHER, profile, verify};
@@ -37,23 +37,18 @@ pub(crate) fn run(guest: Option<&str>, json: bool) -> Done {
     }
     let good = audited.iter().flat_map(|(_, processes)| processes).all(|p| p.weaker.is_empty());
     if json {
-        print_json(&Value::Array(audited.iter().map(|(found, processes)| as_json(found, processes)).collect()))?;
+        out::json(&Value::Array(audited.iter().map(|(found, processes)| as_json(found, processes)).collect()))?;
     } else {
         for (found, processes) in &audited {
-            println!("guest {} (domid {})", plain(&found.name), plain(&found.domid));
+            out::line(format_args!("guest {} (domid {})", found.name, found.domid));
             for Audited { role, pid, weaker } in processes {
                 let verdict = if weaker.is_empty() { "as its profile says".to_owned() } else { weaker.join("; ") };
-                println!("  {:<10} {pid:>7}  {}", plain(role), plain(&verdict));
+                out::line(format_args!("  {role:<10} {pid:>7}  {verdict}"));
             }
         }
-        println!("  (Landlock: the kernel shows a process's rules in no file)");
+        out::line("  (Landlock: the kernel shows a process's rules in no file)");
     }
     if good { Ok(()) } else { Err(Failure::Wrong) }
-}
-
-/// A name that a process has given itself, for a terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn as_json(found: &Found, processes: &[Audited]) -> Value {

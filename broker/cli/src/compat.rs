@@ -1,5 +1,5 @@
 //! `compat`: how an argument vector from libxl is handled.
-use crate::{Done, Failure, print_json};
+use crate::{Done, Failure, out};
 use bulkhead_launcher::argv;
 use serde_json::json;
 
@@ -13,14 +13,15 @@ pub(crate) fn run(arguments: &[String], json: bool) -> Done {
     if json {
         let options: Vec<_> =
             verdicts.iter().map(|v| json!({ "option": v.shown, "fate": v.fate.0, "why": v.fate.1 })).collect();
-        print_json(&json!({ "options": options, "starts": parsed.is_ok(), "error": parsed.as_ref().err() }))?;
+        out::json(&json!({ "options": options, "starts": parsed.is_ok(), "error": parsed.as_ref().err() }))?;
     } else {
         for verdict in &verdicts {
-            println!("{:<11} {}\n            {}", verdict.fate.0, verdict.shown, verdict.fate.1);
+            out::line(format_args!("{:<11} {}", verdict.fate.0, verdict.shown));
+            out::line(format_args!("            {}", verdict.fate.1));
         }
         match &parsed {
-            Ok(()) => println!("the launcher accepts these arguments"),
-            Err(e) => println!("the launcher refuses these arguments: {e}"),
+            Ok(()) => out::line("the launcher accepts these arguments"),
+            Err(e) => out::line(format_args!("the launcher refuses these arguments: {e}")),
         }
     }
     parsed.map_err(|_| Failure::Wrong)

@@ -1,5 +1,5 @@
 //! `doctor`: checks the host against the requirements of guests.
-use crate::{Done, Failure, print_json};
+use crate::{Done, Failure, out};
 use bulkhead_xen::{Scheduler, XenError};
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -175,12 +175,12 @@ pub(crate) fn run(json: bool) -> Done {
             .iter()
             .map(|f| json!({ "what": f.what, "state": word(f.state), "seen": f.seen, "remedy": f.remedy }))
             .collect();
-        print_json(&Value::Array(rows))?;
+        out::json(&Value::Array(rows))?;
     } else {
         for f in &all {
-            println!("{:<6} {:<32} {}", word(f.state), f.what, f.seen);
+            out::line(format_args!("{:<6} {:<32} {}", word(f.state), f.what, f.seen));
             if f.state != State::Good {
-                println!("       {}", f.remedy);
+                out::line(format_args!("       {}", f.remedy));
             }
         }
     }

@@ -73,6 +73,9 @@ pub(crate) enum ConnectionError {
     /// The device model closed the connection before its answer.
     #[error("the connection was closed")]
     Closed,
+    /// An answer is longer than any answer may be.
+    #[error("the answer is too long")]
+    TooLong,
     /// A line is not JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),

@@ -1,12 +1,15 @@
 //! Finding a guest, and QMP to its device model.
 use crate::error::{AnswerError, ConnectionError, Failure, Unreachable};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// The path of a guest's QMP socket, which libxl chooses, without the domain's number.
 const SOCKETS: &str = "/var/run/xen/qmp-libxl-";
+
+/// Most bytes of an answer: a picture of 8 MiB in base64, and room. A control that was taken over cannot fill this process's memory.
+const LONGEST: u64 = 16 << 20;
 
 /// A guest, and the QMP socket of its device model.
 pub(crate) struct Guest {
@@ -77,7 +80,7 @@ pub(crate) fn returned(answer: &Value) -> Result<&Value, Failure> {
 /// may be greeted twice, if its client connected before the end of the last session was noticed.
 struct QmpConnection {
     stream: UnixStream,
-    lines: std::io::Lines<BufReader<UnixStream>>,
+    reader: BufReader<UnixStream>,
     /// Number of commands sent, the source of their ids.
     asked: u64,
 }
@@ -86,16 +89,21 @@ impl QmpConnection {
     fn open(path: &str) -> Result<Self, ConnectionError> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(Duration::from_secs(15)))?;
-        let lines = BufReader::new(stream.try_clone()?).lines();
-        let mut connection = Self { stream, lines, asked: 0 };
+        let reader = BufReader::new(stream.try_clone()?);
+        let mut connection = Self { stream, reader, asked: 0 };
         while connection.next()?.get("QMP").is_none() {}
         connection.ask(r#"{"execute":"qmp_capabilities"}"#)?;
         Ok(connection)
     }
 
     fn next(&mut self) -> Result<Value, ConnectionError> {
-        let line = self.lines.next().ok_or(ConnectionError::Closed)??;
-        Ok(serde_json::from_str(&line)?)
+        let mut line = Vec::new();
+        let n = (&mut self.reader).take(LONGEST).read_until(b'\n', &mut line)?;
+        match n as u64 {
+            0 => Err(ConnectionError::Closed),
+            LONGEST.. => Err(ConnectionError::TooLong),
+            _ => Ok(serde_json::from_slice(&line)?),
+        }
     }
 
     /// Sends a command and returns the whole answer. A command that is not an object or has an id already is sent unchanged.

@@ -1,4 +1,5 @@
-//! `bulkhead`: the operator's command.
+//! `bulkhead`: the operator's command. `out.rs` alone prints.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 mod arguments;
 mod audit;
 mod compat;
@@ -7,6 +8,7 @@ mod error;
 mod guest;
 mod input;
 mod net;
+mod out;
 mod ps;
 mod show;
 mod top;
@@ -17,7 +19,7 @@ use arguments::{Arguments, Command, Net, Shell, Trace};
 use clap::{CommandFactory as _, Parser as _};
 use error::Failure;
 use guest::Guest;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             // A check prints its results itself.
             if !matches!(failure, Failure::Wrong) {
-                eprintln!("bulkhead: {failure}");
+                out::error(&failure);
             }
             failure.exit_code()
         }
@@ -75,12 +77,12 @@ fn run(command: Command, json: bool) -> Done {
         }
         Command::Metrics { guest } => {
             let text = Guest::find(&guest)?.ask("x-bulkhead-metrics", &json!({}))?;
-            print!("{}", text.as_str().unwrap_or_default());
+            out::lines(text.as_str().unwrap_or_default());
             Ok(())
         }
         Command::Qmp { guest, command } => {
             let answer = Guest::find(&guest)?.raw(&command)?;
-            println!("{answer}");
+            out::json(&answer)?;
             guest::returned(&answer).map(|_| ())
         }
         Command::Compat { arguments } => compat::run(&arguments, json),
@@ -104,23 +106,17 @@ fn run(command: Command, json: bool) -> Done {
 fn check_config(file: &std::path::Path, json: bool) -> Done {
     let read = bulkhead_launcher::settings::read(file);
     if json {
-        print_json(&json!({
+        out::json(&json!({
             "file": file.display().to_string(),
             "arguments": read.as_ref().ok(),
             "error": read.as_ref().err().map(ToString::to_string),
         }))?;
     } else {
         match &read {
-            Ok(arguments) if arguments.is_empty() => println!("{}: no settings", file.display()),
-            Ok(arguments) => println!("{}: {}", file.display(), arguments.join(" ")),
-            Err(e) => println!("{e}"),
+            Ok(arguments) if arguments.is_empty() => out::line(format_args!("{}: no settings", file.display())),
+            Ok(arguments) => out::line(format_args!("{}: {}", file.display(), arguments.join(" "))),
+            Err(e) => out::line(e),
         }
     }
     read.map(|_| ()).map_err(|_| Failure::Wrong)
-}
-
-/// Prints a value as one line of JSON.
-pub(crate) fn print_json(value: &Value) -> Done {
-    println!("{value}");
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `net` and `trace net`: network cards of a running guest.
 use crate::guest::Guest;
-use crate::{Done, Failure, print_json};
+use crate::{Done, Failure, out};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -14,16 +14,22 @@ const HEADER: usize = 24;
 pub(crate) fn show(guest: &Guest, json: bool) -> Done {
     let answer = guest.ask("x-bulkhead-net-show", &json!({}))?;
     if json {
-        return print_json(&answer);
+        return out::json(&answer);
     }
     for card in answer.as_array().into_iter().flatten() {
         let text = |key: &str| card.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
         let link = if card.get("link").and_then(Value::as_bool).unwrap_or(false) { "up" } else { "down" };
-        println!("{} {} {} link {link}, filter {}", text("device"), text("model"), text("mac"), text("filter"));
+        out::line(format_args!(
+            "{} {} {} link {link}, filter {}",
+            text("device"),
+            text("model"),
+            text("mac"),
+            text("filter")
+        ));
         for (place, key) in [("process", "dropped-in-process"), ("interface", "dropped-on-interface")] {
             for (rule, count) in card.get(key).and_then(Value::as_object).into_iter().flatten() {
                 if place == "interface" || count != &json!(0) {
-                    println!("    {place}: {rule}: {count} dropped");
+                    out::line(format_args!("    {place}: {rule}: {count} dropped"));
                 }
             }
         }

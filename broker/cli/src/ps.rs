@@ -1,7 +1,7 @@
 //! `ps`: the process table. For guests of this domain it is read from /proc, so it does not depend on the processes' own reports;
 //! for a guest in a stub domain its launcher reads that domain's /proc.
 use crate::guest::Guest;
-use crate::{Done, Failure, print_json};
+use crate::{Done, Failure, out};
 use bulkhead_plan::ProcessRow;
 use bulkhead_policy::{LAUNCHER, verify};
 use serde_json::{Value, json};
@@ -35,17 +35,17 @@ pub(crate) fn all(json: bool) -> Done {
             .iter()
             .map(|(name, domid, rows)| json!({ "name": name, "domid": domid, "landlock": landlock, "processes": rows }))
             .collect();
-        return print_json(&Value::Array(guests));
+        return out::json(&Value::Array(guests));
     }
     if guests.is_empty() {
-        println!("no device model of Bulkhead runs in this domain");
+        out::line("no device model of Bulkhead runs in this domain");
     }
     for (name, domid, rows) in &guests {
-        println!("guest {name} (domid {domid})");
+        out::line(format_args!("guest {name} (domid {domid})"));
         table(rows);
-        println!(
+        out::line(format_args!(
             "  Landlock: the kernel's ABI is {landlock} (a domain without any rule; the kernel shows it in no file)"
-        );
+        ));
     }
     Ok(())
 }
@@ -54,13 +54,13 @@ pub(crate) fn all(json: bool) -> Done {
 pub(crate) fn one(guest: &Guest, json: bool) -> Done {
     let all = guest.ask("x-bulkhead-processes", &json!({}))?;
     if json {
-        return print_json(&all);
+        return out::json(&all);
     }
     let text = |key: &str| all.get(key).map_or("?".to_owned(), |v| v.as_str().map_or(v.to_string(), str::to_owned));
-    println!("guest {} (domid {})", text("name"), text("domid"));
+    out::line(format_args!("guest {} (domid {})", text("name"), text("domid")));
     let rows = all.get("processes").cloned().unwrap_or(Value::Null);
     table(&serde_json::from_value::<Vec<ProcessRow>>(rows).map_err(|e| guest.bad_answer("the process table", e))?);
-    println!("  sandbox level {}, Landlock ABI {}", text("level"), text("landlock"));
+    out::line(format_args!("  sandbox level {}, Landlock ABI {}", text("level"), text("landlock")));
     Ok(())
 }
 
@@ -76,7 +76,7 @@ fn table(rows: &[ProcessRow]) {
         "PSS kB",
         "restarts",
     ];
-    println!("  {:<10} {:>7}  {}", "process", "pid", header.map(|h| format!("{h:>14}")).join(" "));
+    out::line(format_args!("  {:<10} {:>7}  {}", "process", "pid", header.map(|h| format!("{h:>14}")).join(" ")));
     for row in rows {
         let columns = [
             row.uid.to_string(),
@@ -89,7 +89,7 @@ fn table(rows: &[ProcessRow]) {
             row.pss_kb.to_string(),
             row.restarts.to_string(),
         ];
-        println!("  {:<10} {:>7}  {}", row.name, row.pid, columns.map(|c| format!("{c:>14}")).join(" "));
+        out::line(format_args!("  {:<10} {:>7}  {}", row.name, row.pid, columns.map(|c| format!("{c:>14}")).join(" ")));
     }
 }
 

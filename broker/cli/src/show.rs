@@ -1,6 +1,6 @@
 //! `inspect`, `logs`, `events` and `screenshot`: registers, log lines, events and the screen from a guest's device model.
 use crate::guest::Guest;
-use crate::{Done, Failure, print_json};
+use crate::{Done, Failure, out};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -14,14 +14,14 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(crate) fn inspect(guest: &Guest, device: &str, json: bool) -> Done {
     let answer = guest.ask("x-bulkhead-inspect", &json!({ "device": device }))?;
     if json {
-        return print_json(&answer);
+        return out::json(&answer);
     }
     for (title, key) in [("registers", "registers"), ("since its process started", "statistics")] {
         let items = answer.get(key).and_then(Value::as_object);
         let width = items.into_iter().flatten().map(|(name, _)| name.len()).max().unwrap_or(0);
-        println!("{title}:");
+        out::line(format_args!("{title}:"));
         for (name, value) in items.into_iter().flatten() {
-            println!("  {name:<width$}  {}", value.as_str().map_or(value.to_string(), str::to_owned));
+            out::line(format_args!("  {name:<width$}  {}", value.as_str().map_or(value.to_string(), str::to_owned)));
         }
     }
     Ok(())
@@ -42,12 +42,12 @@ pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
             Err(e) => return Err(e),
         };
         if json && !follow {
-            return print_json(&answer);
+            return out::json(&answer);
         }
         let lines: Vec<String> =
             answer.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         for line in lines.iter().skip(known(&last, &lines)) {
-            println!("{}", if json { Value::from(line.as_str()).to_string() } else { line.clone() });
+            if json { out::json(&Value::from(line.as_str()))? } else { out::line(line) }
         }
         let _ = std::io::stdout().flush();
         if !follow {
@@ -85,7 +85,7 @@ pub(crate) fn events(guest: &Guest) -> Done {
         };
         known = true;
         for event in answer.get("events").and_then(Value::as_array).into_iter().flatten() {
-            println!("{event}");
+            out::json(event)?;
         }
         let _ = std::io::stdout().flush();
         after = answer.get("last").and_then(Value::as_u64).unwrap_or(after);

@@ -1,6 +1,6 @@
 //! `top`: the rates of each process of a guest.
 use crate::guest::Guest;
-use crate::{Done, print_json};
+use crate::{Done, out};
 use bulkhead_plan::Activity;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -74,15 +74,18 @@ pub(crate) fn run(guest: &Guest, seconds: u64, count: Option<u64>, json: bool) -
                     row
                 })
                 .collect();
-            print_json(&Value::Array(rows))?;
+            out::json(&Value::Array(rows))?;
         } else {
             if std::io::stdout().is_terminal() {
-                print!("\x1b[H\x1b[2J");
+                out::clear();
             }
             let headings = RATES.map(|(heading, _)| format!("{heading:>12}"));
-            println!("{:<10} {:>9} {:>9} {}", "process", "PSS kB", "restarts", headings.join(" "));
+            out::line(format_args!("{:<10} {:>9} {:>9} {}", "process", "PSS kB", "restarts", headings.join(" ")));
             for (name, pss, restarts, rates) in &table {
-                println!("{name:<10} {pss:>9} {restarts:>9} {}", rates.map(|r| format!("{r:>12.1}")).join(" "));
+                out::line(format_args!(
+                    "{name:<10} {pss:>9} {restarts:>9} {}",
+                    rates.map(|r| format!("{r:>12.1}")).join(" ")
+                ));
             }
         }
         before = now;

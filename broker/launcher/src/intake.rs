@@ -3,6 +3,7 @@
 use crate::budget::{self, BudgetFault};
 use crate::machine::images::reopen;
 use crate::resource::Resource;
+use bulkhead_bus::shown;
 use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, Level, Slot, ToProcess, kind};
 use bulkhead_policy::verify::OwnLimits;
@@ -125,7 +126,7 @@ impl Running {
         let n = rustix::io::read(&self.log, &mut bytes).unwrap_or(0);
         let text = String::from_utf8_lossy(bytes.get(..n).unwrap_or_default());
         let line = text.lines().next().unwrap_or("it has exited");
-        line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+        shown(line)
     }
 }
 

@@ -1,4 +1,5 @@
 //! The launcher's log: standard error.
+use bulkhead_bus::shown;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most bytes of the launcher's own lines, beside those that control copies: a device that dies four times a minute is started
@@ -11,7 +12,7 @@ struct Written(AtomicU64);
 impl Written {
     /// What is to be written for this line: the line, with the remark that it is the last one if so, or nothing.
     fn take(&self, line: &str) -> Option<String> {
-        let mut line = format!("bulkhead-dm: {line}\n");
+        let mut line = format!("bulkhead-dm: {}\n", shown(line));
         let len = line.len() as u64;
         let before = self.0.fetch_add(len, Ordering::Relaxed);
         if before >= TOTAL {
@@ -35,7 +36,7 @@ pub fn say(line: &str) {
 
 /// Writes the line that says why this program ends, to a full log too.
 pub fn tell(line: &str) {
-    let line = format!("bulkhead-dm: {line}\n");
+    let line = format!("bulkhead-dm: {}\n", shown(line));
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 

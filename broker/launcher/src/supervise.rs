@@ -40,6 +40,7 @@ use crate::slot::{ChannelFds, KillReason, SlotState};
 use crate::slots::Slots;
 use crate::stubdom::Stubdom;
 use crate::unserved::Answers;
+use bulkhead_bus::shown;
 use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, verify};
@@ -450,13 +451,9 @@ impl Launcher {
     }
 }
 
-/// Reads a process's log pipe. The process may be hostile: control characters are replaced, lines are cut.
+/// Reads a process's log pipe. The process may be hostile.
 fn read_log(slot: &SlotState) -> Vec<String> {
     let mut bytes = [0; 8192];
     let n = rustix::io::read(&slot.log_read, &mut bytes).unwrap_or(0);
-    let printable = |c: char| if c.is_control() { '?' } else { c };
-    String::from_utf8_lossy(bytes.get(..n).unwrap_or_default())
-        .lines()
-        .map(|l| l.chars().map(printable).take(1000).collect())
-        .collect()
+    String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).lines().map(shown).collect()
 }

@@ -24,6 +24,7 @@ mod vchan;
 mod viewer;
 mod xenbus;
 
+use bulkhead_bus::shown;
 use bulkhead_ioreq::ServedDevice;
 use bulkhead_plan::{DeviceConfig, FdUse, KINDS, MachinePlan, NicModel};
 use bulkhead_runtime::{Fds, Resources, run_device};
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => bulkhead_runtime::end(0),
         Err(e) => {
-            eprintln!("{e}");
+            eprintln!("{}", shown(&e.to_string()));
             bulkhead_runtime::end(1)
         }
     }

@@ -77,7 +77,8 @@ pub struct Sim {
     faults: Option<Faults>,
     kick: OwnedFd,
     trace: OwnedFd,
-    log: std::sync::Arc<std::sync::Mutex<String>>,
+    /// The log, and a signal that it has grown.
+    log: std::sync::Arc<(std::sync::Mutex<String>, std::sync::Condvar)>,
     claims: BTreeMap<(Space, u64), u64>,
     /// Levels of the ISA interrupts.
     pub isa: [bool; 16],
@@ -143,7 +144,7 @@ impl Sim {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
         }
         drop(theirs);
-        let log = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let log = std::sync::Arc::new((std::sync::Mutex::new(String::new()), std::sync::Condvar::new()));
         let (up, is_up) = std::sync::mpsc::channel();
         if let Some(stderr) = child.stderr.take() {
             let log = log.clone();
@@ -155,16 +156,17 @@ impl Sim {
                     if std::env::var_os("BULKHEAD_SIM_LOG").is_some() {
                         eprintln!("{line}");
                     }
-                    let mut log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    log.push_str(&line);
-                    log.push('\n');
+                    let mut text = log.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    text.push_str(&line);
+                    text.push('\n');
+                    log.1.notify_all();
                 }
             });
         }
         if is_up.recv_timeout(PATIENCE).is_err() {
             let _ = child.kill();
             let _ = child.wait();
-            let log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            let log = log.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             return Err(SimError(format!("the machine did not start:\n{log}")));
         }
         Ok(Self {
@@ -189,17 +191,24 @@ impl Sim {
 
     /// The log of the machine so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.log.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the log has grown, at most for `most`.
+    pub fn grown(&self, most: Duration) {
+        let (log, more) = &*self.log;
+        let log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(more.wait_timeout(log, most));
     }
 
     /// Waits until the log contains `text`.
     pub fn await_log(&self, text: &str) -> Result<()> {
-        let end = Instant::now().checked_add(PATIENCE);
-        while !self.log().contains(text) {
-            if end.is_none_or(|e| Instant::now() > e) {
-                return Err(SimError(format!("the log never said {text:?}:\n{}", self.log())));
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        let (log, more) = &*self.log;
+        let log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let waited = more.wait_timeout_while(log, PATIENCE, |log| !log.contains(text));
+        let (log, waited) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(SimError(format!("the log never said {text:?}:\n{log}")));
         }
         Ok(())
     }

@@ -283,3 +283,76 @@ fn a_trace_of_registers_can_be_made_again() {
     assert!(other.end().unwrap().success());
     assert!(bed.sim.end().unwrap().success());
 }
+
+/// What acts on a terminal: a title, a cleared screen, a line of its own, the other direction of writing.
+const EVIL: &str = "\x1b]0;owned\x07\x1b[2J\r\nbulkhead: all is well\u{9b}2J\u{202e}";
+
+/// A control that was taken over: every text in its answers is [`EVIL`].
+fn hostile_control(listener: std::os::unix::net::UnixListener) {
+    use std::io::{BufRead, BufReader, Write};
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.write_all(b"{\"QMP\":{\"version\":{},\"capabilities\":[]}}\n");
+        for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+            let Ok(command) = line.map(|l| serde_json::from_str::<Value>(&l).unwrap()) else { break };
+            let all = serde_json::json!({ EVIL: EVIL });
+            let row = serde_json::json!({
+                "name": EVIL, "pid": 1, "uid": 1, "seccomp": 2, "syscalls": 3, "no_new_privs": true, "capabilities": false,
+                "namespaces": 7, "threads": 1, "pss_kb": 1, "restarts": 0,
+            });
+            let answer = match command["execute"].as_str().unwrap() {
+                "qmp_capabilities" => Value::Null,
+                "x-bulkhead-processes" => serde_json::json!({
+                    "name": EVIL, "domid": EVIL, "level": EVIL, "landlock": EVIL, "processes": [row],
+                }),
+                "x-bulkhead-inspect" => serde_json::json!({ "registers": all, "statistics": all }),
+                "x-bulkhead-logs" => serde_json::json!([EVIL]),
+                "x-bulkhead-net-show" => serde_json::json!([{
+                    "device": EVIL, "model": EVIL, "mac": EVIL, "filter": EVIL, "dropped-on-interface": all,
+                }]),
+                "x-bulkhead-metrics" => EVIL.into(),
+                _ => {
+                    let error = serde_json::json!({ "error": { "class": EVIL, "desc": EVIL }, "id": command["id"] });
+                    let _ = stream.write_all(format!("{error}\n").as_bytes());
+                    continue;
+                }
+            };
+            let answer = serde_json::json!({ "return": answer, "id": command["id"] });
+            let _ = stream.write_all(format!("{answer}\n").as_bytes());
+        }
+    }
+}
+
+/// A compromised process's text reached root's terminal as it was.
+#[test]
+fn nothing_that_a_hostile_control_says_acts_on_a_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qmp").display().to_string();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || hostile_control(listener));
+    let program = Options::new(&[]).binaries.join("bulkhead");
+    let mut said = 0;
+    for words in [
+        "ps GUEST",
+        "inspect GUEST ps2",
+        "logs GUEST",
+        "net show GUEST",
+        "metrics GUEST",
+        "restart GUEST ide",
+        "key GUEST a",
+        "type GUEST a",
+        "net set GUEST nic0 link=down",
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let words = words.split(' ').map(|w| if w == "GUEST" { path.as_str() } else { w });
+            let out = Command::new(&program).args(json).args(words.clone()).output().unwrap();
+            let shown = String::from_utf8([out.stdout, out.stderr].concat()).unwrap();
+            said += usize::from(shown.contains("owned"));
+            let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!shown.chars().any(acts), "{words:?}: {shown:?}");
+            let lie = |line: &str| line == "bulkhead: all is well";
+            assert!(!shown.lines().any(lie) || words.clone().any(|w| w == "metrics"), "{words:?}: {shown:?}");
+        }
+    }
+    assert!(said >= 16, "{said} of 18 have shown what control says");
+}

@@ -33,7 +33,7 @@ impl Bed {
             }
             assert!(std::time::Instant::now() < end, "{}", self.sim.log());
             // Machines that look without a pause keep the kernel from its own work, which a process's end waits for.
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            self.sim.grown(std::time::Duration::from_millis(20));
         }
     }
 }

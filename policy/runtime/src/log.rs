@@ -1,4 +1,5 @@
 //! Log records: lines on descriptor 2, a pipe that control reads. A full pipe loses records, never blocks.
+use bulkhead_bus::shown;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
@@ -25,7 +26,10 @@ impl std::io::Write for Pipe {
         if lost > 0 && write(format!("{lost} records were lost, the log was full\n").as_bytes()).is_ok() {
             LOST.fetch_sub(lost, Ordering::Relaxed);
         }
-        if write(record).is_err() {
+        // Text of a peer in a record could begin a line of its own, in this process's name.
+        let text = String::from_utf8_lossy(record);
+        let line = format!("{}\n", shown(text.strip_suffix('\n').unwrap_or(&text)));
+        if write(line.as_bytes()).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
             LOST_IN_ALL.fetch_add(1, Ordering::Relaxed);
         }

@@ -19,6 +19,7 @@ pub mod pci;
 pub mod pv;
 mod region;
 mod settings;
+mod shown;
 
 pub use auxiliary::{Auxiliary, Unseen};
 pub use context::{Clock, Context, Effects, GuestLog, Lines, MarkKeeper, Marks, TimerId, Timers};
@@ -32,3 +33,4 @@ pub use inspect::Inspect;
 pub use memory::{DmaError, GuestMemory, NoMemory, Segment};
 pub use region::{Area, Declaration, Line, Permissions, Region, RegionId, UNPLUG_NICS};
 pub use settings::{BootMenu, DiskGeometry, DiskIdentity, LAYOUTS, Translation, UsbDevice, WhenFull};
+pub use shown::shown;
