@@ -1,7 +1,7 @@
 //! The system call filters of a running process, as the kernel has them.
 //!
 //! The kernel shows them by ptrace to root, on a kernel with CONFIG_CHECKPOINT_RESTORE, and to nobody who has a filter himself. So
-//! the launcher cannot read them: it counts them ([`crate::verify`]). An operator's check and the tests read them
+//! the launcher cannot read them: it counts them ([`crate::verify`]). The tests read them
 //! (docs/decisions/0029-whose-filter.md).
 use crate::{LAUNCHER, Profile};
 use std::io::{Error, ErrorKind, Result};

@@ -1,7 +1,8 @@
 //! Phase of a slot's process: which may follow which, and how long one may last.
 
-/// Ticks of a tenth of a second that a process may spend in one phase of its start.
-pub(crate) const START_TICKS: u32 = 100;
+/// Ticks of a tenth of a second that a process may spend in one phase of its start. So long that lateness alone never uses up the
+/// restarts of a minute: storage that stalls, however long, must not leave a disk dead when it is back.
+pub(crate) const START_TICKS: u32 = 130;
 
 /// Phase of a slot's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

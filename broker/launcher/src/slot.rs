@@ -110,6 +110,8 @@ impl KillReason {
     }
 }
 
+const _: () = assert!(START_TICKS as u64 * RESTARTS as u64 > RESTART_WINDOW.as_secs() * 10);
+
 /// State of a slot.
 #[derive(Debug)]
 pub(crate) struct SlotState {

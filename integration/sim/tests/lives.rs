@@ -62,12 +62,12 @@ fn stops(cue: Cue, step: &str) {
 
 #[test]
 fn a_process_that_does_nothing_is_replaced() {
-    stops(Cue::StopsAtOnce, "was not set up in 10 s");
+    stops(Cue::StopsAtOnce, "was not set up in 13 s");
 }
 
 #[test]
 fn a_process_that_does_not_enter_its_sandbox_is_replaced() {
-    stops(Cue::StopsUnsandboxed, "was not in its sandbox in 10 s");
+    stops(Cue::StopsUnsandboxed, "was not in its sandbox in 13 s");
 }
 
 /// It has the filter that it has inherited from the launcher, and /proc says `Seccomp: 2` of it.
@@ -84,7 +84,7 @@ fn a_process_without_a_filter_of_its_own_is_replaced_before_it_may_go_on() {
 
 #[test]
 fn a_process_that_the_broker_does_not_take_is_replaced() {
-    stops(Cue::StopsUnattached, "the broker did not take its channel in 10 s");
+    stops(Cue::StopsUnattached, "the broker did not take its channel in 13 s");
 }
 
 #[test]
