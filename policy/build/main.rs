@@ -36,6 +36,9 @@ struct Capability {
     /// Only the first process of a stub domain has it.
     #[serde(default)]
     stubdom: bool,
+    /// Until the machine is prepared; then the starter alone has it.
+    #[serde(default)]
+    start: bool,
 }
 
 /// The file of [`Cage`].
@@ -53,16 +56,19 @@ struct Limits {
     memory: u64,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Syscall {
     why: String,
     /// Each is one allowed combination; all conditions of one must hold.
     #[serde(default)]
     only: Vec<Vec<Condition>>,
+    /// As of a capability; in the launcher's profile alone.
+    #[serde(default)]
+    start: bool,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Condition {
     /// The argument's number, from 0. `arguments.rs` knows how much of it is compared.
@@ -93,7 +99,7 @@ fn main() {
         let profile: Profile = toml::from_str(&std::fs::read_to_string(&path).unwrap())
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(path.file_stem().unwrap().to_str().unwrap(), profile.role, "a profile's name is its role");
-        assert!(!profile.purpose.is_empty());
+        assert!(!profile.purpose.is_empty() && profile.syscalls.values().all(|s| !s.start));
         let bytes = compile(&profile.role, &profile.syscalls, serde_json::json!("kill_process"));
         std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
         let names: Vec<_> = profile.syscalls.keys().collect();
@@ -111,19 +117,25 @@ fn main() {
     table.push_str("];\n");
     let Cage { role, purpose, capabilities, syscalls } = cage.expect("the launcher's profile");
     assert!(role == CAGE && !purpose.is_empty());
-    let bytes = compile(&role, &syscalls, serde_json::json!({ "errno": DENIED }));
-    std::fs::write(Path::new(&out).join("launcher.bpf"), bytes).unwrap();
     assert!(capabilities.iter().all(|c| c.why.len() > 5), "each capability has a reason");
-    let of = |stubdom| capabilities.iter().filter(|c| c.stubdom == stubdom).map(|c| &c.name).collect::<Vec<_>>();
-    let (everywhere, in_stubdom) = (of(false), of(true));
-    let names: Vec<_> = syscalls.keys().collect();
-    writeln!(table, "/// The launcher's own profile.\npub static LAUNCHER: Cage = Cage {{").unwrap();
-    writeln!(
-        table,
-        "    role: {role:?}, capabilities: &{everywhere:?}, in_stubdom: &{in_stubdom:?}, syscalls: &{names:?},"
-    )
-    .unwrap();
-    writeln!(table, "    filter: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/launcher.bpf\")),\n}};").unwrap();
+    let mut rights = |name: &str, doc: &str, kept: fn(bool) -> bool| {
+        let denied = serde_json::json!({ "errno": DENIED });
+        let syscalls =
+            syscalls.iter().filter(|(_, s)| kept(s.start)).map(|(name, s)| (name.clone(), s.clone())).collect();
+        let file = format!("{}.bpf", name.to_lowercase());
+        std::fs::write(Path::new(&out).join(&file), compile(&role, &syscalls, denied)).unwrap();
+        let of = |stubdom| {
+            let all = capabilities.iter().filter(|c| kept(c.start) && c.stubdom == stubdom);
+            all.map(|c| &c.name).collect::<Vec<_>>()
+        };
+        let (everywhere, in_stubdom, names) = (of(false), of(true), syscalls.keys().collect::<Vec<_>>());
+        let filter = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), {:?}))", format!("/{file}"));
+        writeln!(table, "/// {doc}\npub static {name}: Cage = Cage {{").unwrap();
+        writeln!(table, "    capabilities: &{everywhere:?}, in_stubdom: &{in_stubdom:?},").unwrap();
+        writeln!(table, "    syscalls: &{names:?},\n    filter: {filter},\n}};").unwrap();
+    };
+    rights("STARTING", "The rights of the launcher until the machine is prepared, and of the starter.", |_| true);
+    rights("RUNNING", "The rights of the launcher from then on.", |start| !start);
     std::fs::write(Path::new(&out).join("profiles.rs"), table).unwrap();
 }
 

@@ -3,7 +3,7 @@
 //! The kernel shows them by ptrace to root, on a kernel with CONFIG_CHECKPOINT_RESTORE, and to nobody who has a filter himself. So
 //! the launcher cannot read them: it counts them ([`crate::verify`]). The tests read them
 //! (docs/decisions/0029-whose-filter.md).
-use crate::{LAUNCHER, Profile};
+use crate::{LAUNCHER, Profile, RUNNING, STARTER, STARTING};
 use std::io::{Error, ErrorKind, Result};
 
 /// PTRACE_SECCOMP_GET_FILTER (linux/ptrace.h).
@@ -75,21 +75,29 @@ pub fn filters(thread: i32) -> Result<Vec<Vec<u8>>> {
     Ok(all)
 }
 
-/// Compares the filters of all threads of a process that a launcher has started with its profile's and, below it, the launcher's.
+/// Compares the filters of all threads of a process that a starter has started with its profile's and, below it, the starter's.
 /// Returns the violations.
 ///
 /// # Errors
 /// As [`filters`].
 pub fn check(pid: i32, profile: &Profile) -> Result<Vec<String>> {
-    newest(pid, &[(profile.role, profile.filter), (LAUNCHER.role, LAUNCHER.filter)])
+    newest(pid, &[(profile.role, profile.filter), (STARTER, STARTING.filter)])
 }
 
-/// The same for a launcher itself.
+/// The same for the launcher of a prepared machine.
 ///
 /// # Errors
 /// As [`filters`].
 pub fn check_launcher(pid: i32) -> Result<Vec<String>> {
-    newest(pid, &[(LAUNCHER.role, LAUNCHER.filter)])
+    newest(pid, &[(LAUNCHER, RUNNING.filter), (STARTER, STARTING.filter)])
+}
+
+/// The same for a starter.
+///
+/// # Errors
+/// As [`filters`].
+pub fn check_starter(pid: i32) -> Result<Vec<String>> {
+    newest(pid, &[(STARTER, STARTING.filter)])
 }
 
 /// Compares the newest filters of each thread with these, the newest first. Older ones are the host's.

@@ -4,7 +4,8 @@
 //! * [`spawn`]: starts a process: own namespaces, own user, only named descriptors.
 //! * [`Sandbox`]: entered by the process itself, in two steps with the creation of its threads between them.
 //! * [`interface`]: the host's network interfaces of network cards, and the rules on them.
-//! * [`enter_cage`]: the launcher's own capabilities and filter.
+//! * [`enter_cage`], [`close_cage`]: the launcher's own capabilities and filter, before and after the machine is prepared.
+//! * [`Starter`]: the process that starts processes for it from then on.
 //! * [`restrict`]: the launcher's own restrictions if libxl asks for them (`dm_restrict`).
 //! * [`verify`]: the launcher's check of a process from outside, in /proc.
 //! * [`installed`]: the filters that the kernel has for a process, for an operator's check.
@@ -16,14 +17,16 @@ pub mod installed;
 pub mod interface;
 pub mod restrict;
 mod spawn;
+mod starter;
 pub mod verify;
 mod writers;
 
-pub use cage::enter_cage;
+pub use cage::{Reach, close_cage, enter_cage};
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
 pub use spawn::{
     Ids, SpawnError, Spawned, Spec, become_role, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
 };
+pub use starter::{FIRST_UID, Order, STARTER, Starter, serve as serve_starter};
 pub use writers::is_open_for_writing;
 
 use bulkhead_plan::{DeviceConfig, FdUse};
@@ -58,11 +61,12 @@ pub struct Profile {
     filter: &'static [u8],
 }
 
-/// The launcher's compiled profile.
+/// The role of the launcher, which is the name of its profile.
+pub const LAUNCHER: &str = "launcher";
+
+/// A compiled part of the launcher's profile.
 #[derive(Clone, Copy, Debug)]
 pub struct Cage {
-    /// The name of the profile.
-    pub role: &'static str,
     /// Names of the capabilities that it may have.
     pub capabilities: &'static [&'static str],
     /// Names of the capabilities that it may have besides in a stub domain, whose first process it is.
@@ -74,9 +78,13 @@ pub struct Cage {
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 
-/// Number of system calls that a role, or the launcher, may make; `None` if there is no profile.
+/// Number of system calls that a role, or the launcher or starter of a prepared machine, may make; `None` if there is no profile.
 pub fn syscalls(role: &str) -> Option<usize> {
-    if role == LAUNCHER.role { Some(LAUNCHER.syscalls.len()) } else { profile(role).map(|p| p.syscalls.len()) }
+    match role {
+        LAUNCHER => Some(RUNNING.syscalls.len()),
+        STARTER => Some(STARTING.syscalls.len()),
+        _ => profile(role).map(|p| p.syscalls.len()),
+    }
 }
 
 /// Bytes of a guest's memory that a process maps as a whole when it starts, which its profile does not count: video RAM of its
@@ -156,7 +164,7 @@ mod tests {
         for profile in PROFILES {
             for name in profile.syscalls {
                 assert!(
-                    LAUNCHER.syscalls.contains(name),
+                    STARTING.syscalls.contains(name),
                     "{} has {name}, and the launcher's filter denies it",
                     profile.role
                 );
@@ -204,7 +212,7 @@ mod tests {
             "move_mount",
             "open_tree",
         ] {
-            assert!(!LAUNCHER.syscalls.contains(&name), "the launcher may call {name}");
+            assert!(!STARTING.syscalls.contains(&name), "the launcher may call {name}");
         }
     }
 

@@ -49,17 +49,43 @@ pub struct Spawned {
 pub struct SpawnError {
     what: &'static str,
     source: std::io::Error,
+    /// The process that was made all the same, and killed; its parent has to wait for it.
+    pid: i32,
 }
 
-fn last(what: &'static str) -> SpawnError {
-    SpawnError { what, source: std::io::Error::last_os_error() }
+impl SpawnError {
+    pub(crate) fn new(what: &'static str, source: std::io::Error) -> Self {
+        Self { what, source, pid: 0 }
+    }
+
+    /// The pid of a process that was made and killed, for which nobody has waited; 0 if there is none.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+/// Whose child a new process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// The process that starts it.
+    Starter,
+    /// The launcher, which is the parent of the process that starts it.
+    Launcher,
 }
 
 /// Starts a process. Call it from a single-threaded process: it forks.
+///
+/// # Errors
+/// The step that failed.
 pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
-    let role = CString::new(spec.role).map_err(|e| SpawnError { what: "role", source: e.into() })?;
-    let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|e| SpawnError { what: "pipe", source: e.into() })?;
+    spawn_for(spec, Parent::Starter)
+}
+
+/// The same for one of two parents.
+pub(crate) fn spawn_for(spec: Spec<'_>, parent: Parent) -> Result<Spawned, SpawnError> {
+    let role = CString::new(spec.role).map_err(|e| SpawnError::new("role", e.into()))?;
+    let (go_read, go_write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| SpawnError::new("pipe", e.into()))?;
     let mut pidfd: i32 = -1;
     // SAFETY: all zeroes is a valid clone_args.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -74,11 +100,15 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
             | libc::CLONE_NEWCGROUP) as u64;
     }
     args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    match parent {
+        Parent::Starter => args.exit_signal = libc::SIGCHLD as u64,
+        // Its exit signal is this process's own.
+        Parent::Launcher => args.flags |= libc::CLONE_PARENT as u64,
+    }
     // SAFETY: without CLONE_VM this is a fork: the child runs in a copy of this single-threaded process.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     if pid < 0 {
-        return Err(last("clone3 with new namespaces"));
+        return Err(SpawnError::new("clone3 with new namespaces", std::io::Error::last_os_error()));
     }
     if pid == 0 {
         drop(go_write);
@@ -91,11 +121,14 @@ pub fn spawn(spec: Spec<'_>) -> Result<Spawned, SpawnError> {
     let told = mapped.and_then(|()| std::fs::File::from(go_write).write_all(b"x"));
     if let Err(source) = told {
         let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
-        let _ = rustix::process::waitpid(
-            rustix::process::Pid::from_raw(spawned.pid),
-            rustix::process::WaitOptions::empty(),
-        );
-        return Err(SpawnError { what: "uid_map and gid_map of the new process", source });
+        let mut error = SpawnError::new("uid_map and gid_map of the new process", source);
+        if parent == Parent::Launcher {
+            error.pid = spawned.pid;
+        } else {
+            let pid = rustix::process::Pid::from_raw(spawned.pid);
+            let _ = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty());
+        }
+        return Err(error);
     }
     Ok(spawned)
 }

@@ -1,5 +1,5 @@
 //! Verifies a process from outside, in /proc.
-use crate::{LAUNCHER, Profile};
+use crate::{Cage, Profile, RUNNING, STARTING};
 use bulkhead_plan::ProcessRow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +20,9 @@ pub struct Observed {
     /// Mappings: permissions and path; empty if this process may not read them.
     pub mappings: Vec<(String, String)>,
 }
+
+/// The namespaces of a process, by the kernel's names.
+const NAMESPACES: [&str; 7] = ["user", "mnt", "net", "ipc", "uts", "pid", "cgroup"];
 
 /// The kind of a descriptor, from its link in /proc: the words that profiles use.
 pub fn kind(link: &str) -> &str {
@@ -58,7 +61,7 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
     let threads = threads.filter_map(|thread| fields(&thread.path().join("status")).ok()).collect();
     let mut namespaces = BTreeMap::new();
-    for name in ["user", "mnt", "net", "ipc", "uts", "pid", "cgroup"] {
+    for name in NAMESPACES {
         if let Ok(link) = std::fs::read_link(format!("/proc/{pid}/ns/{name}")) {
             namespaces.insert(name.to_owned(), link.to_string_lossy().into_owned());
         }
@@ -125,6 +128,12 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLi
     let mut wrong: Vec<String> = observed.threads.iter().flat_map(|thread| check_thread(thread, &own.status)).collect();
     if observed.threads.is_empty() {
         wrong.push("it has no thread".into());
+    }
+    // Root reads everything of a process. What it cannot read has not been checked.
+    let root = own.status.get("Uid").is_some_and(|u| u.split_whitespace().nth(1) == Some("0"));
+    let read = observed.namespaces.len() == NAMESPACES.len() && observed.descriptors.is_some();
+    if root && !(read && !observed.mappings.is_empty()) {
+        wrong.push("its namespaces, descriptors or mappings cannot be read".into());
     }
     for (name, link) in &observed.namespaces {
         if own.namespaces.get(name) == Some(link) {
@@ -205,9 +214,18 @@ fn check_thread(thread: &BTreeMap<String, String>, launcher: &BTreeMap<String, S
     wrong
 }
 
-/// Checks that the launcher is in its cage: filter on, no new privileges, no capability but those of its profile. Returns the
-/// violations.
+/// Checks that the launcher of a prepared machine is in its cage: filter on, no new privileges, no capability but those that its
+/// profile leaves it. Returns the violations.
 pub fn check_launcher(observed: &Observed) -> Vec<String> {
+    check_cage(observed, &RUNNING)
+}
+
+/// The same for the starter.
+pub fn check_starter(observed: &Observed) -> Vec<String> {
+    check_cage(observed, &STARTING)
+}
+
+fn check_cage(observed: &Observed, cage: &Cage) -> Vec<String> {
     let mut wrong = Vec::new();
     let field = |name: &str| observed.status.get(name).map_or("", String::as_str);
     for (name, want) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
@@ -215,7 +233,7 @@ pub fn check_launcher(observed: &Observed) -> Vec<String> {
             wrong.push(format!("{name} is {:?}, not {want}", field(name)));
         }
     }
-    let known = LAUNCHER.capabilities.iter().filter_map(|name| name.parse::<caps::Capability>().ok());
+    let known = cage.capabilities.iter().filter_map(|name| name.parse::<caps::Capability>().ok());
     let may = known.fold(0u64, |all, capability| all | capability.bitmask());
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         if u64::from_str_radix(field(name), 16).is_ok_and(|has| has & !may == 0) {
@@ -235,12 +253,16 @@ mod tests {
         let mut observed = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
         let mut set = |name: &str, value: &str| observed.status.insert(name.into(), value.into());
         for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-            set(name, "0000000000200000");
+            // CAP_SYS_PTRACE.
+            set(name, "0000000000080000");
         }
         set("Seccomp", "2");
         set("NoNewPrivs", "1");
         assert_eq!(check_launcher(&observed), Vec::<String>::new());
-        // CAP_SYS_MODULE.
+        // CAP_SYS_ADMIN, which it has given up, and CAP_SYS_MODULE.
+        let mut other = observed.clone();
+        other.status.insert("CapPrm".into(), "0000000000200000".into());
+        assert_eq!((check_launcher(&other).len(), check_starter(&other).len()), (1, 0));
         for (name, value) in [("CapBnd", "0000000000010000"), ("Seccomp", "0"), ("NoNewPrivs", "0"), ("CapEff", "")] {
             let mut other = observed.clone();
             other.status.insert(name.into(), value.into());

@@ -4,7 +4,7 @@
 use crate::{Done, Failure, out};
 use bulkhead_launcher::{argv, settings};
 use bulkhead_plan::{Memory, kind};
-use bulkhead_policy::{LAUNCHER, profile, verify};
+use bulkhead_policy::{LAUNCHER, STARTER, profile, verify};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -72,16 +72,22 @@ fn device_models() -> Result<Vec<Found>, Failure> {
 }
 
 fn audit(found: &Found) -> Result<Vec<Audited>, Failure> {
-    let own = verify::observe(found.launcher).map_err(Failure::Proc)?;
+    let launcher = verify::observe(found.launcher).map_err(Failure::Proc)?;
     let mut all =
-        vec![Audited { role: LAUNCHER.role.to_owned(), pid: found.launcher, weaker: verify::check_launcher(&own) }];
+        vec![Audited { role: LAUNCHER.to_owned(), pid: found.launcher, weaker: verify::check_launcher(&launcher) }];
     let guest_memory = guest_memory(&found.arguments);
     let children = format!("/proc/{0}/task/{0}/children", found.launcher);
     let children = std::fs::read_to_string(children).map_err(Failure::Proc)?;
-    for pid in children.split_whitespace().filter_map(|p| p.parse().ok()) {
-        let role = crate::ps::arguments(pid).into_iter().next().unwrap_or_default();
-        // It lives for a moment, and has been checked before it got its image.
-        if role == kind::INTAKE.role {
+    let children: Vec<i32> = children.split_whitespace().filter_map(|p| p.parse().ok()).collect();
+    let role_of = |pid| crate::ps::arguments(pid).into_iter().next().unwrap_or_default();
+    // Each process has inherited the starter's filter and namespaces, or, before there is a starter, the launcher's.
+    let starter = children.iter().copied().find(|pid| role_of(*pid) == STARTER);
+    let own = starter.and_then(|pid| verify::observe(pid).ok()).unwrap_or(launcher);
+    all.extend(starter.map(|pid| Audited { role: STARTER.to_owned(), pid, weaker: verify::check_starter(&own) }));
+    for pid in children {
+        let role = role_of(pid);
+        // `intake` lives for a moment, and has been checked before it got its image.
+        if role == kind::INTAKE.role || role == STARTER {
             continue;
         }
         let weaker = match (verify::observe(pid), profile(&role)) {

@@ -20,7 +20,7 @@ pub(crate) fn all(json: bool) -> Done {
     for launcher in launchers {
         let arguments = arguments(launcher);
         let of = |flag: &str| arguments.iter().skip_while(|a| *a != flag).nth(1).cloned().unwrap_or_default();
-        let mut rows = vec![verify::row("launcher", LAUNCHER.role, launcher, &own, 0)];
+        let mut rows = vec![verify::row(LAUNCHER, LAUNCHER, launcher, &own, 0)];
         let children =
             std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|p| p.parse().ok()) {

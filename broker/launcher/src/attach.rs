@@ -5,6 +5,7 @@
 use crate::failure::{Failure, system};
 use crate::pv;
 use crate::unserved::{Answers, Nodes};
+use bulkhead_policy::Reach;
 use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
@@ -149,6 +150,11 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)
         .map_err(|source| Failure::File { path: qemu.into(), source })?;
     crate::log::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
+    // QEMU is the host's and has no cage. This process only watches from here on.
+    let reach = Reach { written: vec!["/dev/xen".into()], made: Vec::new() };
+    bulkhead_policy::enter_cage(false)
+        .and_then(|()| bulkhead_policy::close_cage(false, Some(&reach)))
+        .map_err(Failure::Cage)?;
     let mut served = true;
     loop {
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];

@@ -50,6 +50,11 @@ pub(crate) fn own() -> Result<(), BudgetFault> {
     set_fifo(pid, LAUNCHER).map_err(|source| BudgetFault::Fifo { who: "the launcher".to_owned(), source })
 }
 
+/// Lets a process run before the devices, as the launcher does: it starts their successors.
+pub(crate) fn urgent(pid: i32, name: &str) -> Result<(), BudgetFault> {
+    set_fifo(pid, LAUNCHER).map_err(|source| BudgetFault::Fifo { who: name.to_owned(), source })
+}
+
 fn write_group(path: PathBuf, value: &str) -> Result<(), BudgetFault> {
     std::fs::write(&path, value).map_err(|source| BudgetFault::Group { path, source })
 }

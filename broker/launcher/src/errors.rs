@@ -40,6 +40,8 @@ pub enum Code {
     Machine = 501,
     /// A process that did not come up, or did not end, while the machine runs.
     Late = 502,
+    /// The process that starts processes has ended.
+    Starter = 503,
     /// The stub domain cannot be set up.
     Stubdom = 601,
 }
@@ -145,6 +147,11 @@ pub const ERRORS: &[Entry] = &[
         Code::Late,
         "A process that was started while the machine runs stopped in its start and was killed, or a killed process does not end.",
         "The line names the process and the step. A killed process that does not end waits for the host's storage: look at the image's file system.",
+    ),
+    entry(
+        Code::Starter,
+        "The process that starts the others has ended, by the kernel's lack of memory or by somebody who killed it. The guest goes on.",
+        "Start the guest again when it suits: until then a device whose process dies stays dead.",
     ),
     entry(Code::Stubdom, "The stub domain could not be set up.", "See docs/operations.md, \"A stub domain\"."),
 ];

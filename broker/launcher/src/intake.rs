@@ -7,7 +7,7 @@ use bulkhead_bus::shown;
 use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, Level, Slot, ToProcess, kind};
 use bulkhead_policy::verify::OwnLimits;
-use bulkhead_policy::{Ids, SpawnError, Spawned, Spec, verify};
+use bulkhead_policy::{Ids, Order, SpawnError, Spawned, Starter};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::OFlags;
@@ -67,12 +67,8 @@ impl From<rustix::io::Errno> for IntakeFault {
 /// What is needed to start the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Intake<'a> {
-    /// `bulkhead-roles`.
-    pub(crate) executable: &'a OwnedFd,
-    /// `/dev/null`, open.
-    pub(crate) null: &'a OwnedFd,
-    /// This process in /proc.
-    pub(crate) own: &'a verify::Observed,
+    /// Starts it.
+    pub(crate) starter: &'a Starter,
     /// The process's user.
     pub(crate) ids: Option<Ids>,
     /// How strictly the sandbox is enforced.
@@ -137,12 +133,10 @@ impl Look for Intake<'_> {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (log, log_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let role = kind::INTAKE.role;
-        let spawned = bulkhead_policy::spawn(Spec {
-            executable: self.executable.as_fd(),
+        let spawned = self.starter.start(Order {
             role,
             socket: theirs,
             log: log_write.as_fd(),
-            null: self.null.as_fd(),
             ids: self.ids,
             outlives: false,
             file_size: None,
@@ -164,7 +158,7 @@ impl Look for Intake<'_> {
             return Err(IntakeFault::Answer);
         }
         let profile = bulkhead_policy::profile(role).ok_or(IntakeFault::Answer)?;
-        let wrong = verify::check(&verify::observe(pid)?, self.own, profile, OwnLimits::default());
+        let wrong = self.starter.check(pid, profile, OwnLimits::default());
         if !wrong.is_empty() {
             return Err(IntakeFault::Sandbox(wrong));
         }

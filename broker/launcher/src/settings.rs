@@ -1,5 +1,6 @@
 //! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after
 //! them, so they win.
+use crate::machine::images::Writable;
 use crate::machine::option::bytes;
 use crate::machine::serial;
 use crate::placement::Placement;
@@ -71,7 +72,28 @@ struct Images {
     backing: Option<Backing>,
     full: Option<Full>,
     limit: Option<Limit>,
+    directories: Option<Directories>,
 }
+
+/// A value of `-image-directories`.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "Vec<String>")]
+struct Directories(String);
+
+impl TryFrom<Vec<String>> for Directories {
+    type Error = NotDirectories;
+
+    fn try_from(paths: Vec<String>) -> Result<Self, NotDirectories> {
+        let text = paths.join(":");
+        let good = Writable::parse(&text).is_some() && paths.iter().all(|p| !p.contains(':'));
+        if good { Ok(Self(text)) } else { Err(NotDirectories(paths)) }
+    }
+}
+
+/// A wrong list of directories. toml adds the line of the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}: expected [\"any\"], or absolute paths without a colon, as [\"/srv/images\"]")]
+struct NotDirectories(Vec<String>);
 
 /// A value of `-image-limit`.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
@@ -195,6 +217,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
     );
     add("-image-full", settings.images.full.map(|f| if f == Full::Stop { "stop" } else { "report" }));
     add("-image-limit", settings.images.limit.as_ref().map(|l| l.0.as_str()));
+    add("-image-directories", settings.images.directories.as_ref().map(|d| d.0.as_str()));
     add("-console-limit", settings.consoles.limit.as_ref().map(|l| l.0.as_str()));
     add("-pv-others", settings.pv.others.map(|o| if o == Others::Leave { "leave" } else { "qemu" }));
     add("-placement", settings.sched.placement.as_ref().map(|p| p.0.as_str()));
@@ -253,7 +276,7 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\n[consoles]\nlimit = \"8M\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
+        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\ndirectories = [\"/srv/a\", \"/b\"]\n[consoles]\nlimit = \"8M\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
         assert_eq!(
             parse(all).unwrap(),
             [
@@ -269,6 +292,8 @@ mod tests {
                 "stop",
                 "-image-limit",
                 "40G",
+                "-image-directories",
+                "/srv/a:/b",
                 "-console-limit",
                 "8M",
                 "-pv-others",
@@ -292,6 +317,10 @@ mod tests {
         assert!(parse("[sched]\nplacement = \"8-4\"\n").is_err() && parse("[sched]\nplacement = 1\n").is_err());
         let error = parse("[images]\nlimit = \"much\"\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("much") && error.contains("40G"), "{error}");
+        for wrong in ["[\"images\"]", "[]", "[\"/a:/b\"]", "[\"/a\", \"any\"]"] {
+            let error = parse(&format!("[images]\ndirectories = {wrong}\n")).unwrap_err().to_string();
+            assert!(error.contains("line 2") && error.contains("/srv/images"), "{error}");
+        }
         assert!(parse("[consoles]\nlimit = \"1K\"\n").unwrap_err().to_string().contains("64K to 1G"));
         assert!(parse("[sandbox\n").is_err());
     }

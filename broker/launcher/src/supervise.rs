@@ -43,7 +43,7 @@ use crate::unserved::Answers;
 use bulkhead_bus::shown;
 use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
-use bulkhead_policy::{Ids, verify};
+use bulkhead_policy::{Ids, Starter};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, Xenstore};
 use bulkhead_xen_abi::Shutdown;
@@ -55,8 +55,6 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use std::time::{Duration, Instant};
 use watchdog::Ticks;
 
-/// First user of the range from which each process gets its own. With a user of libxl's (dm_restrict) the range is not used.
-const FIRST_UID: u32 = 2_000_000_000;
 /// Size of one guest's part of that range.
 const UIDS: u32 = 64;
 /// Time until all processes must run.
@@ -68,6 +66,8 @@ const WATCH: u64 = 1 << 33;
 const ACTIVITY: u64 = 1 << 34;
 /// epoll data of the tick.
 const TICK: u64 = 1 << 35;
+/// epoll data of the starter's exit.
+const STARTER: u64 = 1 << 36;
 /// Bit in the epoll data of a slot that tells its pidfd from its socket.
 const PIDFD: u64 = 1 << 32;
 
@@ -211,14 +211,10 @@ struct Manner {
 
 /// Data for the start of each process.
 struct Spawner {
-    /// `bulkhead-roles`.
-    executable: OwnedFd,
-    /// `/dev/null`, open: standard input and output of each process.
-    null: OwnedFd,
+    /// Starts the processes.
+    starter: Starter,
     /// Layout of a device's channel.
     shape: Shape,
-    /// This process in /proc; each process's namespaces must differ from these.
-    own: verify::Observed,
     /// The user of all processes (dm_restrict); `None`: each has its own.
     user: Option<Ids>,
 }
@@ -386,9 +382,19 @@ impl Launcher {
                 eprintln!("{}: {line}", slot.name);
             }
         }
-        for path in &self.held.paths {
-            let _ = std::fs::remove_file(path);
+        if !self.spawner.starter.end() {
+            for path in &self.held.paths {
+                let _ = std::fs::remove_file(path);
+            }
         }
+    }
+
+    /// Says that no process can be started any more. The guest goes on as long as its processes do.
+    fn starter_exited(&mut self) {
+        if let Some(pidfd) = self.spawner.starter.pidfd() {
+            let _ = epoll::delete(&self.events.epoll, pidfd);
+        }
+        say(&Code::Starter.line("the process that starts processes has ended: one that dies now stays dead"));
     }
 
     /// Waits for events once and handles them.
@@ -414,6 +420,9 @@ impl Launcher {
                 None
             } else if data == TICK {
                 self.tick();
+                None
+            } else if data == STARTER {
+                self.starter_exited();
                 None
             } else if data & PIDFD != 0 {
                 self.exited((data & 0xff) as Slot)?

@@ -62,6 +62,15 @@ fn main() -> ExitCode {
         ("control", _) => bulkhead_control::run(),
         ("broker", _) => bulkhead_ioreq::run(describe),
         ("intake", _) => intake::run(),
+        (bulkhead_policy::STARTER, _) => {
+            return match bulkhead_policy::serve_starter() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    eprintln!("starter: {e}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         (_, Some(kind)) => run_device(kind.role, prepare),
         (_, None) => {
             eprintln!("bulkhead-roles: this is started by bulkhead-dm, not by hand");

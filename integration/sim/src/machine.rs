@@ -1,5 +1,6 @@
 //! The machine, driven from a test.
 use crate::Faults;
+use bulkhead_policy::STARTER;
 use bulkhead_ring::SharedArea;
 use bulkhead_xen_abi::ioreq::{self, Ioreq, IoreqBits};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -528,8 +529,17 @@ impl Sim {
         serde_json::from_str(&line).map_err(|e| SimError(format!("{e}: {line}")))
     }
 
-    /// Names and process ids of the launcher's children, from /proc.
+    /// Names and process ids of the launcher's children but the starter, from /proc.
     pub fn processes(&self) -> Vec<(String, i32)> {
+        self.children().into_iter().filter(|(role, _)| role != STARTER).collect()
+    }
+
+    /// The starter's process id.
+    pub fn starter(&self) -> Option<i32> {
+        self.children().into_iter().find(|(role, _)| role == STARTER).map(|(_, pid)| pid)
+    }
+
+    fn children(&self) -> Vec<(String, i32)> {
         let mut found = Vec::new();
         let tasks =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default();

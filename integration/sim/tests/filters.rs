@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 fn check(sim: &Sim) -> usize {
     let launcher = i32::try_from(sim.pid()).unwrap();
     assert_eq!(installed::check_launcher(launcher).unwrap(), Vec::<String>::new());
+    assert_eq!(installed::check_starter(sim.starter().unwrap()).unwrap(), Vec::<String>::new());
     let processes = sim.processes();
     for (role, pid) in &processes {
         let profile = bulkhead_policy::profile(role).unwrap();

@@ -3,7 +3,7 @@ use super::DeviceKind;
 use super::Machine;
 use super::disk::Properties;
 use super::host::{Host, Part};
-use super::images::{self, Backing};
+use super::images::{self, Backing, Writable};
 use super::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, bytes, keys, number, option, wrong,
 };
@@ -38,6 +38,13 @@ const OPTIONS: &[OptionSpec] = &[
         "image-backing",
         Implemented(
             "files that an image may be based on: any, directory (of the guest's image, or below), none; not QEMU's",
+        ),
+        "",
+    ),
+    option(
+        "image-directories",
+        Implemented(
+            "where images of disks that are added may lie, besides the directories of those of the start: any, or directories with colons between them; not QEMU's",
         ),
         "",
     ),
@@ -179,6 +186,10 @@ impl Arguments for Drives {
             ("image-backing", "directory") => machine.images.backing = Backing::Directory,
             ("image-backing", "none") => machine.images.backing = Backing::None,
             ("image-backing", _) => return Err(given.bad("any, directory or none")),
+            ("image-directories", value) => {
+                let bad = || given.bad("any, or absolute paths with colons between them");
+                machine.writable = Writable::parse(value).ok_or_else(bad)?;
+            }
             ("image-limit", "none") => machine.images.limit = None,
             ("image-limit", value) => {
                 let limit = bytes(value).ok_or_else(|| given.bad("none, or bytes, as 40G (K, M, G or T)"))?;

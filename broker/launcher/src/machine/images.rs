@@ -37,6 +37,45 @@ pub struct ImageRules {
     pub limit: Option<u64>,
 }
 
+/// Where the launcher may write while the guest runs: the images of disks that are added lie there (`-image-directories`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Writable {
+    /// Everywhere.
+    Any,
+    /// In these directories, and in those of the images that the guest has when it starts.
+    Directories(Vec<PathBuf>),
+}
+
+impl Default for Writable {
+    fn default() -> Self {
+        Self::Directories(Vec::new())
+    }
+}
+
+impl Writable {
+    /// From `any`, or absolute paths with colons between them.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text == "any" {
+            return Some(Self::Any);
+        }
+        let paths: Vec<_> = text.split(':').map(PathBuf::from).collect();
+        paths.iter().all(|p| p.is_absolute()).then_some(Self::Directories(paths))
+    }
+}
+
+/// Where an open image is, if it may be written: its directory, or the block device itself.
+pub(crate) fn place(image: &OwnedFd) -> Option<PathBuf> {
+    if rustix::fs::fcntl_getfl(image).ok()? & OFlags::RWMODE == OFlags::RDONLY {
+        return None;
+    }
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(image))).ok()?;
+    match FileType::from_raw_mode(rustix::fs::fstat(image).ok()?.st_mode) {
+        FileType::RegularFile => path.parent().map(Path::to_path_buf).filter(|p| p.is_absolute()),
+        FileType::BlockDevice => Some(path),
+        _ => None,
+    }
+}
+
 /// Opens and locks an image. `writable`: for this guest alone; otherwise shared with other readers.
 fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
@@ -48,7 +87,9 @@ fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
         return Err(ImageFault::NoImage);
     }
     let fd = reopen(&place, access | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(|e| {
-        if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS {
+        if writable && e == rustix::io::Errno::ACCESS && rustix::process::geteuid().is_root() {
+            ImageFault::OutOfReach
+        } else if e == rustix::io::Errno::ROFS || e == rustix::io::Errno::ACCESS {
             ImageFault::Access { access: if writable { "writing" } else { "reading" }, source: e.into() }
         } else {
             ImageFault::System(e.into())
@@ -199,6 +240,9 @@ pub enum ImageFault {
     /// A directory, a device for characters, a FIFO, a socket.
     #[error("neither a file nor a block device")]
     NoImage,
+    /// Landlock, or a security module of the host, does not let root write there.
+    #[error("its directory has none of the images that the guest started with; -image-directories names others")]
+    OutOfReach,
     /// Another guest or qemu-img uses it.
     #[error("locked by another process")]
     Locked,

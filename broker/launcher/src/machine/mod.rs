@@ -38,7 +38,7 @@ use bulkhead_bus::{BootMenu, UsbDevice};
 use bulkhead_plan::{Kind, Level};
 use drives::MachineDrive;
 use host::{Host, Part};
-use images::ImageRules;
+use images::{ImageRules, Writable};
 use nics::Nic;
 use option::Group;
 use rustix::fd::RawFd;
@@ -192,6 +192,8 @@ pub struct Machine {
     pub level: Option<Level>,
     /// Rules for disk images.
     pub images: ImageRules,
+    /// Where disks that come later may have their images.
+    pub writable: Writable,
     /// A similar device may be substituted for one that Bulkhead does not have.
     pub substitutes: bool,
     /// CPUs of the threads that carry out register accesses.
@@ -237,6 +239,7 @@ impl Default for Machine {
             sim: None,
             level: None,
             images: ImageRules::default(),
+            writable: Writable::default(),
             substitutes: true,
             placement: Placement::Together,
             user: None,

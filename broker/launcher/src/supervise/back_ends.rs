@@ -241,7 +241,7 @@ impl Launcher {
             .and_then(|g| g.image.take());
         let (fds, config) = match handed_off {
             Some((config, fds)) => (fds, config),
-            None => pv_image(&disk.drive, &self.pv.changes.images, &self.spawner.null, &self.intake())?,
+            None => pv_image(&disk.drive, &self.pv.changes.images, self.spawner.starter.null(), &self.intake())?,
         };
         let guests = domid != self.plan.domid;
         let mut servers = Servers::new(domid, Xenstore::open_stream().map_err(Failure::Xenstore)?);

@@ -26,6 +26,11 @@ pub(super) fn directory(guest: &str) -> String {
     path
 }
 
+/// Makes a guest's directory, which nobody but root enters.
+pub(super) fn prepare(directory: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 /// The guest's pictures.
 #[derive(Debug, Default)]
 pub(super) struct Dumps {
@@ -49,10 +54,7 @@ impl Dumps {
         {
             return Err(Refusal::DumpUnfinished);
         }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
+        prepare(Path::new(directory))
             .and_then(|()| room(Path::new(directory)))
             .map_err(|e| fail(directory, e))?
             .then_some(())

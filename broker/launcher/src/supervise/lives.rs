@@ -9,8 +9,8 @@ use crate::resource::Resource;
 use crate::slot::doorbell;
 use crate::slot::{KillReason, Life, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
+use bulkhead_policy::Order;
 use bulkhead_policy::verify::OwnLimits;
-use bulkhead_policy::{Spec, verify};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
@@ -36,18 +36,16 @@ impl Launcher {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(system("socketpair"))?;
-        let spec = Spec {
-            executable: self.spawner.executable.as_fd(),
+        let order = Order {
             role: state.kind.role,
             socket: theirs,
             log: state.log_write.as_fd(),
-            null: self.spawner.null.as_fd(),
             ids: state.ids,
             outlives: number == BROKER,
             file_size,
         };
-        let spawned =
-            bulkhead_policy::spawn(spec).map_err(|source| Failure::Spawn { name: state.name.clone(), source })?;
+        let spawned = self.spawner.starter.start(order);
+        let spawned = spawned.map_err(|source| Failure::Spawn { name: state.name.clone(), source })?;
         let pid = spawned.pid;
         if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
@@ -170,17 +168,13 @@ impl Launcher {
 
     /// Checks in /proc that a process which reports `Ready` is in its sandbox, and lets it go on.
     pub(super) fn ready(&mut self, number: Slot) -> Result<(), Failure> {
-        let own = self.spawner.own.clone();
         let config = self.plan.devices.iter().find(|d| d.slot == number).map(|d| &d.config);
         let Some(state) = self.slots.get_mut(number) else { return Ok(()) };
         let guest_memory = bulkhead_policy::guest_memory(config, state.kept().iter().map(|(what, fd)| (what, *fd)));
         let Some((pid, file_size)) = state.life.as_ref().map(|l| (l.spawned.pid, l.file_size)) else { return Ok(()) };
         let role = state.kind.role;
         let profile = bulkhead_policy::profile(role).ok_or(Failure::NoProfile { role })?;
-        let wrong = match verify::observe(pid) {
-            Ok(observed) => verify::check(&observed, &own, profile, OwnLimits { file_size, guest_memory }),
-            Err(e) => vec![format!("/proc/{pid}: {e}")],
-        };
+        let wrong = self.spawner.starter.check(pid, profile, OwnLimits { file_size, guest_memory });
         if !wrong.is_empty() {
             // Before the machine runs this ends the start; later the guest loses this device alone.
             state.kill(KillReason::Sandbox(wrong));

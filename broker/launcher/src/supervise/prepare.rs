@@ -3,14 +3,16 @@ use super::back_ends::{SLOTS, must_wait};
 use super::disk_changes::DiskChanges;
 use super::dumps::{self, Dumps};
 use super::watchdog::Ticks;
-use super::{Events, FIRST_UID, Held, Launcher, Manner, Pv, Requests, SIGNALS, Spawner, UIDS, XenEnds, executable};
+use super::{Events, Held, Launcher, Manner, Pv, Requests, SIGNALS, STARTER, Spawner, UIDS, XenEnds, executable};
 use crate::attach::Watch;
+use crate::budget;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
 use crate::intake::Intake;
 use crate::log::say;
 use crate::machine::Machine;
 use crate::machine::host::{self, Host, Part, UserFault};
+use crate::machine::images::{self, Writable};
 use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
 use crate::phase::Phase;
 use crate::slot::SlotState;
@@ -20,12 +22,13 @@ use crate::unserved::Answers;
 use bulkhead_plan::{
     BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
 };
-use bulkhead_policy::{self as policy, Ids, verify};
+use bulkhead_policy::{self as policy, FIRST_UID, Ids, Reach, Starter};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
+use std::path::PathBuf;
 
 impl Launcher {
     /// Opens all resources. No process runs yet, so an error leaves nothing behind but the paths of sockets.
@@ -33,8 +36,6 @@ impl Launcher {
         let domid = machine.domid.unwrap_or(0);
         let shape = Shape::new(usize::from(machine.vcpus)).ok_or(Failure::Vcpus(machine.vcpus))?;
         policy::restrict::drop_groups();
-        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(system("/proc"))?;
-        let executable = executable::roles()?;
         let user = machine.user.as_deref().map(host::user).transpose()?;
         let restricted = user.is_some() || machine.chroot.is_some();
         if restricted {
@@ -42,6 +43,7 @@ impl Launcher {
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
             .map_err(system("/dev/null"))?;
+        let starter = Starter::new(executable::roles()?, null).map_err(system("/proc"))?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system("epoll_create1"))?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(system("epoll_ctl"))?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
@@ -52,21 +54,15 @@ impl Launcher {
         }
 
         let bare = machine.probe || machine.attach;
-        let intake = Intake {
-            executable: &executable,
-            null: &null,
-            own: &own,
-            ids: ids(user, domid, SLOTS),
-            level,
-            stubdom: stubdom.is_some(),
-        };
+        let intake =
+            Intake { starter: &starter, ids: ids(user, domid, SLOTS), level, stubdom: stubdom.is_some() };
         let mut host = Host::new(&machine, domid, stubdom.is_some(), intake);
         let mut parts = Vec::new();
         for device in DEVICES.iter().filter(|_| !bare) {
             parts.append(&mut (device.open)(&mut host)?);
         }
         let mut back_ends = match (mode, machine.probe, &stubdom) {
-            (Mode::Xen, false, None) => back_ends::open(&mut host, &null)?,
+            (Mode::Xen, false, None) => back_ends::open(&mut host, starter.null())?,
             _ => Vec::new(),
         };
         if !bare {
@@ -134,7 +130,7 @@ impl Launcher {
             plan,
             manner: Manner { probe: machine.probe, attach: machine.attach, stubdom: stubdom.is_some(), restricted },
             slots: Slots::default(),
-            spawner: Spawner { executable, null, shape, own, user },
+            spawner: Spawner { starter, shape, user },
             events: Events { ticks: Ticks::new(&epoll)?, epoll, signals },
             held: Held { open: held, paths: sockets, rules: Vec::new() },
             xen: XenEnds { privcmd, xenstore: None, report },
@@ -148,7 +144,54 @@ impl Launcher {
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
         }
+        launcher.close_cage(&machine.writable)?;
         Ok(launcher)
+    }
+
+    /// Hands the start of processes over to the starter, and gives up what is not needed any more.
+    fn close_cage(&mut self, writable: &Writable) -> Result<(), Failure> {
+        let paths = &self.held.paths;
+        self.spawner.starter.hand_over(paths).map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
+        if let (Some(pid), Some(pidfd)) = (self.spawner.starter.pid(), self.spawner.starter.pidfd()) {
+            epoll::add(&self.events.epoll, pidfd, EventData::new_u64(STARTER), EventFlags::IN)
+                .map_err(system("epoll_ctl"))?;
+            if self.manner.stubdom {
+                // It is as urgent as this process.
+                budget::urgent(pid, "starter")?;
+            }
+        }
+        // With dm_restrict this process has no right to give up.
+        let reach = (!self.manner.restricted).then(|| self.reach(writable));
+        let abi = policy::close_cage(self.manner.stubdom, reach.as_ref()).map_err(Failure::Cage)?;
+        if abi == 0 && reach.is_some() {
+            say("this kernel has no Landlock: the launcher may write to every file");
+        }
+        Ok(())
+    }
+
+    /// The files that this process reaches while the guest runs.
+    fn reach(&self, writable: &Writable) -> Reach {
+        // A stub domain's files are its own, and it makes control groups.
+        if self.manner.stubdom {
+            let written = ["/dev", "/proc", "/sys"].map(PathBuf::from).into();
+            return Reach { written, made: vec![PathBuf::from(budget::CGROUP)] };
+        }
+        let mut written: Vec<PathBuf> = ["/dev/xen", "/dev/null", "/proc/irq"].map(PathBuf::from).into();
+        match writable {
+            Writable::Any => written.push("/".into()),
+            Writable::Directories(more) => {
+                written.extend(more.iter().cloned());
+                let kept = self.slots.iter().flat_map(|slot| &slot.kept);
+                let disks = kept.filter(|(what, _)| matches!(what, FdUse::Drive(_)));
+                written.extend(disks.filter_map(|(_, fd)| images::place(fd)));
+            }
+        }
+        written.sort();
+        written.dedup();
+        let dumps = self.plan.dump_dir.iter().map(PathBuf::from);
+        // A rule needs the directory; without one there are no pictures.
+        let made = dumps.filter(|d| dumps::prepare(d).inspect_err(|e| say(&format!("{}: {e}", d.display()))).is_ok());
+        Reach { written, made: made.collect() }
     }
 
     /// Gives up the launcher's rights on the host, when all resources are open.
@@ -179,8 +222,6 @@ impl Launcher {
                 if chroot.is_some() { ", an empty root directory" } else { "" }
             ));
         }
-        self.spawner.own =
-            verify::observe(rustix::process::getpid().as_raw_nonzero().get()).map_err(system("/proc"))?;
         Ok(())
     }
 
@@ -245,8 +286,8 @@ impl Launcher {
 
     /// The look into images that are opened while the machine runs.
     pub(super) fn intake(&self) -> Intake<'_> {
-        let Spawner { executable, null, own, .. } = &self.spawner;
-        Intake { executable, null, own, ids: self.ids(SLOTS), level: self.plan.level, stubdom: self.manner.stubdom }
+        let starter = &self.spawner.starter;
+        Intake { starter, ids: self.ids(SLOTS), level: self.plan.level, stubdom: self.manner.stubdom }
     }
 }
 

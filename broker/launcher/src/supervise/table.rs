@@ -1,19 +1,19 @@
 //! The process table for control, read from /proc.
 use super::Launcher;
 use bulkhead_plan::ProcessRow;
-use bulkhead_policy::LAUNCHER;
-use bulkhead_policy::verify::row;
+use bulkhead_policy::{LAUNCHER, STARTER};
 
 impl Launcher {
-    /// A row for each process, this one first.
+    /// A row for each process, this one and the starter first.
     pub(super) fn table(&self) -> Vec<ProcessRow> {
-        let own =
-            row("launcher", LAUNCHER.role, rustix::process::getpid().as_raw_nonzero().get(), &self.spawner.own, 0);
+        let starter = &self.spawner.starter;
+        let own = starter.row(LAUNCHER, LAUNCHER, rustix::process::getpid().as_raw_nonzero().get(), 0);
         // A hot-pluggable device is left out until it is added.
         let slots = self.slots.iter().filter(|s| !self.awaits_hot_plug(s.slot)).map(|s| {
             let pid = s.life.as_ref().map_or(0, |l| l.spawned.pid);
-            row(&s.name, s.kind.role, pid, &self.spawner.own, s.restarts())
+            starter.row(&s.name, s.kind.role, pid, s.restarts())
         });
-        std::iter::once(own).chain(slots).collect()
+        let its = starter.pid().map(|pid| starter.row(STARTER, STARTER, pid, 0));
+        std::iter::once(own).chain(its).chain(slots).collect()
     }
 }

@@ -69,10 +69,8 @@ fn launcher() -> Launcher {
         manner: Manner { probe: false, attach: false, stubdom: false, restricted: false },
         slots,
         spawner: Spawner {
-            executable: open("/bin/cat", OFlags::PATH),
-            null: open("/dev/null", OFlags::RDWR),
+            starter: Starter::new(open("/bin/cat", OFlags::PATH), open("/dev/null", OFlags::RDWR)).unwrap(),
             shape: Shape::new(1).unwrap(),
-            own: verify::observe(rustix::process::getpid().as_raw_nonzero().get()).unwrap(),
             user: None,
         },
         events: Events { ticks: Ticks::new(&epoll).unwrap(), epoll, signals },

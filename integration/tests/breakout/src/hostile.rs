@@ -2,7 +2,7 @@
 //! it, and reports the result as one byte, 0 for success, else the errno. It reports nothing if the filter kills it.
 use bulkhead_breakout::WAITS;
 use bulkhead_plan::Level;
-use bulkhead_policy::{Sandbox, profile};
+use bulkhead_policy::{Reach, Sandbox, profile};
 use bulkhead_xen_abi::ioctl;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -35,7 +35,12 @@ fn main() {
         "none" => Ok(()),
         // The launcher's own; it has no profile of the processes' kind.
         "cage" => bulkhead_policy::enter_cage(false),
-        // As every process of a launcher, which inherits the launcher's filter.
+        // The launcher of a prepared machine, which writes to /tmp.
+        "closed" => bulkhead_policy::enter_cage(false).and_then(|()| {
+            let reach = Reach { written: Vec::new(), made: vec!["/tmp".into()] };
+            bulkhead_policy::close_cage(false, Some(&reach)).map(|_| ())
+        }),
+        // As every process of a launcher, which inherits the starter's filter.
         "cage,filter" => bulkhead_policy::enter_cage(false).and_then(|()| sandbox().filter_alone()),
         "one-thread" => {
             std::thread::spawn(wait_for_ever);
@@ -156,6 +161,17 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "make a file" => {
                 i64::from(libc::open(c"/tmp/bulkhead-breakout".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600))
             }
+            "make a file elsewhere" => {
+                let made = libc::open(c"/var/bulkhead-breakout".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600);
+                if made >= 0 {
+                    libc::unlink(c"/var/bulkhead-breakout".as_ptr());
+                }
+                i64::from(made)
+            }
+            "write to a setting of the kernel" => {
+                i64::from(libc::open(c"/proc/sys/kernel/core_pattern".as_ptr(), libc::O_WRONLY))
+            }
+            "write to a file of the host" => i64::from(libc::open(c"/etc/passwd".as_ptr(), libc::O_WRONLY)),
             "an internet socket" => i64::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
             "a unix socket" => i64::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
             "signal another process" => i64::from(libc::kill(number as i32, 0)),

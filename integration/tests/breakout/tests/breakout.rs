@@ -157,6 +157,41 @@ fn namespaces_and_the_empty_root_alone_leave_nothing_to_reach() {
     }
 }
 
+/// When the machine is prepared the launcher can neither start processes nor mount, whatever its capabilities are, and Landlock keeps
+/// it from writing where none of its files are.
+#[test]
+fn the_launcher_of_a_prepared_machine_starts_nothing_and_writes_where_its_files_are() {
+    for call in [
+        libc::SYS_execveat,
+        libc::SYS_clone,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_unshare,
+        libc::SYS_setresuid,
+        libc::SYS_prctl,
+        libc::SYS_seccomp,
+    ] {
+        let attempt = format!("reach a call={call}");
+        assert_eq!(run("launcher", None, "closed", &attempt), Outcome::Refused(libc::EPERM as u8), "{attempt}");
+        assert_eq!(run("launcher", None, "cage", &attempt), Outcome::Worked, "{attempt}: control run");
+    }
+    assert_eq!(run("launcher", None, "closed", "fork"), Outcome::Refused(libc::EPERM as u8));
+    let root = rustix::process::geteuid().is_root();
+    for attempt in ["make a file elsewhere", "write to a file of the host", "write to a setting of the kernel"] {
+        let without = run("launcher", None, "cage", attempt);
+        // A container may have mounted some of them read-only.
+        assert!(without == Outcome::Worked || !root || without == Outcome::Refused(libc::EROFS as u8), "{without:?}");
+        if bulkhead_policy::landlock_abi() > 0 && without == Outcome::Worked {
+            assert_eq!(run("launcher", None, "closed", attempt), Outcome::Refused(libc::EACCES as u8), "{attempt}");
+        }
+    }
+    for attempt in ["open a file", "make a file", "a unix socket"] {
+        assert_eq!(run("launcher", None, "closed", attempt), Outcome::Worked, "{attempt}");
+    }
+}
+
 /// The launcher is root and starts processes. What nobody needs for that is denied to it, whatever its capabilities are. A host may
 /// deny some of these calls itself, so only the calls that work without the cage prove anything.
 #[test]

@@ -1,0 +1,221 @@
+//! The starter: a process that starts all others, once the launcher has given up the rights that this takes ([`crate::close_cage`]).
+//!
+//! The launcher parses what processes and toolstacks say; the starter parses nothing but the launcher's packets of a fixed form, and
+//! starts nothing but roles, each with a user of the guests' range. A process that it starts is the launcher's child (CLONE_PARENT),
+//! so the launcher waits for it, and it dies with the launcher. When the launcher has exited, the starter removes the paths of its
+//! sockets and exits.
+//!
+//! It also compares them with their profiles: the kernel shows a process under Landlock, as the launcher is, little of a process that
+//! is not below it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the launcher's end |
+//! | `serve.rs` | the starter's |
+//! | `packets.rs` | one socket (SEQPACKET) joins the two; each packet is answered before the next is sent |
+mod packets;
+mod serve;
+
+use crate::verify::{self, Observed, OwnLimits};
+use crate::{Ids, Profile, SpawnError, Spawned, Spec};
+use bulkhead_plan::ProcessRow;
+use packets::{Answer, BEGIN, CHECK, DESCRIBE, Look, MOST_ANSWER, REMOVE, RoleName, Wanted, receive, send};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal, WaitOptions};
+pub use serve::serve;
+use std::io::{Error, ErrorKind, Result};
+
+/// The role of the starter's process.
+pub const STARTER: &str = "starter";
+
+/// First user of the range from which each process of a root launcher has its own.
+pub const FIRST_UID: u32 = 2_000_000_000;
+
+/// Time in which the starter answers.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// A process to start.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// Its role.
+    pub role: &'static str,
+    /// Becomes descriptor 3.
+    pub socket: OwnedFd,
+    /// Becomes descriptor 2.
+    pub log: BorrowedFd<'a>,
+    /// Its user and group; `None`: the caller's, without namespaces, which the starter refuses.
+    pub ids: Option<Ids>,
+    /// It survives the launcher.
+    pub outlives: bool,
+    /// RLIMIT_FSIZE, bytes; see [`Spec::file_size`].
+    pub file_size: Option<u64>,
+}
+
+/// Starts processes: by itself, then through the starter.
+#[derive(Debug)]
+pub struct Starter {
+    executable: OwnedFd,
+    null: OwnedFd,
+    /// This process in /proc.
+    own: Observed,
+    process: Option<Process>,
+}
+
+/// The starter's process.
+#[derive(Debug)]
+struct Process {
+    spawned: Spawned,
+    socket: OwnedFd,
+}
+
+impl Starter {
+    /// Starts `executable`, which has all roles, with `null` (/dev/null) as standard input and output.
+    ///
+    /// # Errors
+    /// This process cannot read its /proc.
+    pub fn new(executable: OwnedFd, null: OwnedFd) -> Result<Self> {
+        let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get())?;
+        Ok(Self { executable, null, own, process: None })
+    }
+
+    /// `/dev/null`.
+    pub fn null(&self) -> &OwnedFd {
+        &self.null
+    }
+
+    /// The starter's pid, once there is one.
+    pub fn pid(&self) -> Option<i32> {
+        self.process.as_ref().map(|p| p.spawned.pid)
+    }
+
+    /// Readable when the starter has exited.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.process.as_ref().map(|p| p.spawned.pidfd.as_fd())
+    }
+
+    /// Starts a process.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn start(&self, order: Order<'_>) -> std::result::Result<Spawned, SpawnError> {
+        let Order { role, socket, log, ids, outlives, file_size } = order;
+        let Some(process) = &self.process else {
+            let (executable, null) = (self.executable.as_fd(), self.null.as_fd());
+            return crate::spawn(Spec { executable, role, socket, log, null, ids, outlives, file_size });
+        };
+        let wanted = ids.and_then(|ids| Wanted::new(role, ids, outlives, file_size));
+        let wanted = wanted.ok_or_else(|| SpawnError::new("starter", ErrorKind::InvalidInput.into()))?;
+        let starter = |source| SpawnError::new("starter", source);
+        let (answer, pidfd) = process.ask(&wanted.to_bytes(), &[socket.as_fd(), log]).map_err(starter)?;
+        match (Answer::from_bytes(&answer), pidfd) {
+            (Some(Answer::Done(pid)), Some(pidfd)) if pid > 0 => Ok(Spawned { pid, pidfd }),
+            (Some(Answer::Failed { pid, line }), _) => {
+                // It was killed; this process is its parent.
+                if let Some(pid) = Pid::from_raw(pid) {
+                    let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+                }
+                Err(SpawnError::new("starter", Error::other(line)))
+            }
+            _ => Err(SpawnError::new("starter", ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Starts the starter, which from now on starts all processes. Its parent is this process, whose sockets' and files' `paths` it
+    /// removes at the end, if they are still the same files.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn hand_over(&mut self, paths: &[String]) -> std::result::Result<(), SpawnError> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| SpawnError::new("socketpair", e.into()))?;
+        let spawned = crate::spawn(Spec {
+            executable: self.executable.as_fd(),
+            role: STARTER,
+            socket: theirs,
+            log: rustix::stdio::stderr(),
+            null: self.null.as_fd(),
+            ids: None,
+            // It exits when this process has closed its socket.
+            outlives: true,
+            file_size: None,
+        })?;
+        let process = Process { spawned, socket: ours };
+        let mut begin = vec![BEGIN];
+        for path in paths {
+            begin.extend(path.bytes().chain([0]));
+        }
+        let done = process.ask(&begin, &[self.executable.as_fd(), self.null.as_fd()]);
+        match done.map(|(bytes, _)| Answer::from_bytes(&bytes)) {
+            Ok(Some(Answer::Done(_))) => {}
+            Ok(_) => return Err(SpawnError::new("starter", ErrorKind::InvalidData.into())),
+            Err(e) => return Err(SpawnError::new("starter", e)),
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Compares a process that was started with its profile; see [`verify::check`]. Returns the violations.
+    pub fn check(&self, pid: i32, profile: &Profile, limits: OwnLimits) -> Vec<String> {
+        let Some(process) = &self.process else {
+            return match verify::observe(pid) {
+                Ok(observed) => verify::check(&observed, &self.own, profile, limits),
+                Err(e) => vec![format!("/proc/{pid}: {e}")],
+            };
+        };
+        let OwnLimits { file_size, guest_memory } = limits;
+        let look = RoleName::new(profile.role).map(|role| Look { pid, file_size, guest_memory, role });
+        match look.map(|look| process.ask(&look.to_bytes(CHECK), &[])) {
+            Some(Ok((answer, _))) => match Answer::from_bytes(&answer) {
+                Some(Answer::Seen(wrong)) => wrong.lines().map(str::to_owned).collect(),
+                other => vec![format!("the starter has not looked: {other:?}")],
+            },
+            Some(Err(e)) => vec![format!("the starter has not looked: {e}")],
+            None => vec!["it has no role".to_owned()],
+        }
+    }
+
+    /// A row of the process table; see [`verify::row`].
+    pub fn row(&self, name: &str, role: &str, pid: i32, restarts: u32) -> ProcessRow {
+        let there = self.process.as_ref().filter(|_| pid > 0).zip(RoleName::new(role));
+        let seen = there.and_then(|(process, role)| {
+            let look = Look { pid, file_size: None, guest_memory: 0, role };
+            let (answer, _) = process.ask(&look.to_bytes(DESCRIBE), &[]).ok()?;
+            let Some(Answer::Seen(row)) = Answer::from_bytes(&answer) else { return None };
+            serde_json::from_str(&row).ok()
+        });
+        let row = seen.unwrap_or_else(|| verify::row(role, role, pid, &self.own, 0));
+        ProcessRow { name: name.to_owned(), restarts, ..row }
+    }
+
+    /// Has the paths removed and ends the starter. False if there is none that has done it.
+    pub fn end(&mut self) -> bool {
+        let Some(process) = self.process.take() else { return false };
+        let done = process.ask(&[REMOVE], &[]).is_ok();
+        drop(process.socket);
+        let _ = rustix::process::pidfd_send_signal(&process.spawned.pidfd, Signal::KILL);
+        let _ = rustix::process::waitpid(Pid::from_raw(process.spawned.pid), WaitOptions::empty());
+        done
+    }
+}
+
+impl Process {
+    /// Sends a packet and waits for its answer.
+    fn ask(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Option<OwnedFd>)> {
+        send(&self.socket, packet, fds)?;
+        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut socket, Some(&PATIENCE)) {
+                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let (bytes, mut fds) = receive(&self.socket, MOST_ANSWER)?;
+        Ok((bytes, fds.pop()))
+    }
+}

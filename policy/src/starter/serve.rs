@@ -1,0 +1,146 @@
+//! The starter's own end.
+use super::packets::{Answer, BEGIN, CHECK, DESCRIBE, Look, MOST, REMOVE, START, Wanted, receive, send};
+use crate::spawn::{Parent, spawn_for};
+use crate::verify::{self, Observed, OwnLimits};
+use crate::{Ids, SpawnError, Spawned, Spec, end_signals, profile};
+use rustix::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::io::{ErrorKind, Result};
+
+/// Runs the starter, with the launcher's socket as descriptor 3. Returns when the launcher has closed it.
+///
+/// # Errors
+/// The launcher's first packet is not what it must be, or a system call fails.
+pub fn serve() -> Result<()> {
+    // SAFETY: the launcher passes the socket as descriptor 3, which nothing else here uses.
+    let socket = unsafe { OwnedFd::from_raw_fd(3) };
+    // A terminal's signals are for the launcher, which ends this process.
+    let _signals = end_signals()?;
+    let (packet, fds) = receive(&socket, MOST)?;
+    let (Some((&BEGIN, paths)), Ok([executable, null])) = (packet.split_first(), <[OwnedFd; 2]>::try_from(fds)) else {
+        return Err(ErrorKind::InvalidData.into());
+    };
+    let files: Vec<Named> = paths.split(|b| *b == 0).filter_map(Named::new).collect();
+    send(&socket, &Answer::Done(0).to_bytes(), &[])?;
+    let own = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let observed = verify::observe(rustix::process::getpid().as_raw_nonzero().get())?;
+    let mut left = Some(files);
+    loop {
+        let (packet, fds) = match receive(&socket, MOST) {
+            Ok(received) => received,
+            // The launcher has exited, or was killed.
+            Err(_) => break,
+        };
+        let mut pidfd = None;
+        let answer = match packet.first() {
+            Some(&REMOVE) => {
+                left.take().into_iter().flatten().for_each(|file| file.remove());
+                Answer::Done(0)
+            }
+            Some(&(CHECK | DESCRIBE)) => look(&packet, &observed),
+            Some(&START) => match start(&packet, fds, own, &executable, &null) {
+                Ok(spawned) => {
+                    let pid = spawned.pid;
+                    pidfd = Some(spawned.pidfd);
+                    Answer::Done(pid)
+                }
+                Err(e) => Answer::Failed { pid: e.pid(), line: e.to_string() },
+            },
+            _ => break,
+        };
+        let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+        if send(&socket, &answer.to_bytes(), &fds).is_err() {
+            break;
+        }
+    }
+    left.into_iter().flatten().for_each(|file| file.remove());
+    Ok(())
+}
+
+fn start(
+    packet: &[u8],
+    fds: Vec<OwnedFd>,
+    own: Ids,
+    executable: &OwnedFd,
+    null: &OwnedFd,
+) -> std::result::Result<Spawned, SpawnError> {
+    let refused = || SpawnError::new("no process that may be started", ErrorKind::InvalidInput.into());
+    let wanted = Wanted::from_bytes(packet).ok_or_else(refused)?;
+    let role = wanted.allowed(own).ok_or_else(refused)?;
+    let [socket, log] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| refused())?;
+    let spec = Spec {
+        executable: executable.as_fd(),
+        role,
+        socket,
+        log: log.as_fd(),
+        null: null.as_fd(),
+        ids: Some(wanted.ids),
+        outlives: wanted.outlives,
+        file_size: wanted.file_size,
+    };
+    spawn_for(spec, Parent::Launcher)
+}
+
+/// Compares one of the launcher's processes with its profile, a violation a line, or describes it by a row in JSON.
+fn look(packet: &[u8], own: &Observed) -> Answer {
+    let refused = |line: &str| Answer::Failed { pid: 0, line: line.to_owned() };
+    let Some(look) = Look::from_bytes(packet) else { return refused("no look") };
+    if packet.first() == Some(&DESCRIBE) {
+        // Of itself, too.
+        let role = look.role.role().unwrap_or(super::STARTER);
+        let row = verify::row(role, role, look.pid, own, 0);
+        return serde_json::to_string(&row).map_or_else(|e| refused(&e.to_string()), Answer::Seen);
+    }
+    let Some(profile) = look.role.role().and_then(profile) else { return refused("no such role") };
+    let limits = OwnLimits { file_size: look.file_size, guest_memory: look.guest_memory };
+    let wrong = match verify::observe(look.pid) {
+        Ok(observed) => verify::check(&observed, own, profile, limits),
+        Err(e) => vec![format!("/proc/{}: {e}", look.pid)],
+    };
+    Answer::Seen(wrong.join("\n"))
+}
+
+/// A file that is removed at the end: its path, and which file that was.
+struct Named {
+    path: std::path::PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Named {
+    fn new(path: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = std::path::PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        let stat = rustix::fs::lstat(&path).ok()?;
+        Some(Self { path, device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Removes it, unless another file has its name now: that of the guest's next life.
+    fn remove(self) {
+        if rustix::fs::lstat(&self.path).is_ok_and(|s| (s.st_dev, s.st_ino) == (self.device, self.inode)) {
+            let _ = rustix::fs::unlink(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_removed_and_one_that_has_taken_its_name_is_not() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-starter-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (path, other) = (dir.join("socket"), dir.join("other"));
+        let named = || Named::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        std::fs::write(&path, "").unwrap();
+        named().remove();
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        let last = named();
+        std::fs::write(&other, "the next guest's").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        last.remove();
+        assert!(path.exists(), "another file");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
