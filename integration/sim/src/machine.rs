@@ -92,7 +92,7 @@ pub struct Sim {
     now: u64,
     address: u32,
     qmp: PathBuf,
-    _dir: PathBuf,
+    dir: PathBuf,
 }
 
 fn keep_open(fd: impl AsFd) -> Result<i32> {
@@ -186,7 +186,7 @@ impl Sim {
             now: 0,
             address: 0,
             qmp,
-            _dir: dir,
+            dir,
         })
     }
 
@@ -504,7 +504,12 @@ impl Sim {
 
     /// Sends a QMP command with a descriptor.
     pub fn qmp_with(&self, command: &str, fd: Option<rustix::fd::BorrowedFd<'_>>) -> Result<serde_json::Value> {
-        let stream = UnixStream::connect(&self.qmp)?;
+        Self::qmp_at(&self.qmp, command, fd)
+    }
+
+    /// Sends a QMP command to the socket at this path, for threads that do not have the machine.
+    pub fn qmp_at(path: &Path, command: &str, fd: Option<rustix::fd::BorrowedFd<'_>>) -> Result<serde_json::Value> {
+        let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut line = String::new();
@@ -529,20 +534,30 @@ impl Sim {
         serde_json::from_str(&line).map_err(|e| SimError(format!("{e}: {line}")))
     }
 
+    /// The launcher's exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// The machine's directory, which has its QMP socket.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Names and process ids of the launcher's children but the starter, from /proc.
     pub fn processes(&self) -> Vec<(String, i32)> {
-        self.children().into_iter().filter(|(role, _)| role != STARTER).collect()
+        Self::children(self.child.id()).into_iter().filter(|(role, _)| role != STARTER).collect()
     }
 
     /// The starter's process id.
     pub fn starter(&self) -> Option<i32> {
-        self.children().into_iter().find(|(role, _)| role == STARTER).map(|(_, pid)| pid)
+        Self::children(self.child.id()).into_iter().find(|(role, _)| role == STARTER).map(|(_, pid)| pid)
     }
 
-    fn children(&self) -> Vec<(String, i32)> {
+    /// Names and process ids of the children of the launcher with this process id, the starter among them.
+    pub fn children(launcher: u32) -> Vec<(String, i32)> {
         let mut found = Vec::new();
-        let tasks =
-            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default();
+        let tasks = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap_or_default();
         for pid in tasks.split_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
             let role = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
@@ -598,7 +613,7 @@ impl Drop for Sim {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self._dir);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
