@@ -286,6 +286,14 @@ impl Sim {
         }
     }
 
+    /// Waits for a device model operation, at most for `most`, and handles those that have arrived.
+    pub fn listen(&mut self, most: Duration) {
+        let most = rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(most.subsec_nanos()) };
+        let mut fds = [rustix::event::PollFd::new(&self.trace, rustix::event::PollFlags::IN)];
+        let _ = rustix::event::poll(&mut fds, Some(&most));
+        self.catch_up();
+    }
+
     fn claimed(&self, space: Space, first: u64, last: u64) -> bool {
         let at = self.claims.range(..=(space, first)).next_back();
         at.is_some_and(|((s, _), end)| *s == space && last <= *end)

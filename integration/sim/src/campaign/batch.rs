@@ -358,7 +358,7 @@ impl Batch {
 
     /// The guest works until all strikes are over, and a little longer.
     fn work_through(&mut self, strikes: &[(u64, Strike, Arc<Progress>)]) -> Result<(), Stop> {
-        let mut after = 3 + self.dice.below(6);
+        let (mut after, mut steps) = (3 + self.dice.below(6), 0);
         loop {
             let over = strikes.iter().all(|(_, _, progress)| progress.over.load(Ordering::SeqCst));
             if over {
@@ -369,6 +369,11 @@ impl Batch {
             }
             for (_, strike, progress) in strikes {
                 self.meet(*strike, progress)?;
+            }
+            steps += 1;
+            if !over && steps > 40 && let Some(victim) = &mut self.victim {
+                // A strike that lasts is no reason to keep the processors busy.
+                victim.sim.listen(std::time::Duration::from_millis(2));
             }
             let aim = strikes.first().and_then(|(_, s, _)| s.part()).filter(|_| !over);
             self.work(aim)?;

@@ -149,18 +149,18 @@ pub fn settle(batch: &mut Batch, strikes: &[Strike], before: &Before, dies: &[i3
     }
     let mut outcome = None;
     for strike in strikes {
-        let found = row(batch, *strike, &log, &dead)?;
+        let found = row(batch, *strike, &log)?;
         outcome = outcome.or(Some(found));
     }
     let outcome = outcome.ok_or("no strike")?;
     if spoiled || !dead.is_empty() {
-        finish(batch, strikes, &dead)?;
+        finish(batch, strikes)?;
     }
     Ok(Verdict { outcome, dead })
 }
 
 /// Ends a machine that is not worth watching any more.
-fn finish(batch: &mut Batch, strikes: &[Strike], dead: &[Part]) -> Result<(), String> {
+fn finish(batch: &mut Batch, strikes: &[Strike]) -> Result<(), String> {
     let cut = strikes.iter().any(|s| matches!(s, Strike::TruncatedFormat(_)));
     if cut {
         // Its contents are gone: a new one takes its place.
@@ -173,7 +173,6 @@ fn finish(batch: &mut Batch, strikes: &[Strike], dead: &[Part]) -> Result<(), St
         orphans()?;
         return batch.format();
     }
-    let _ = dead;
     batch.end()
 }
 
@@ -308,30 +307,29 @@ fn reread(batch: &mut Batch) -> Result<(), String> {
 }
 
 /// The row of the failure table that a strike has led to.
-fn row(batch: &Batch, strike: Strike, log: &str, dead: &[Part]) -> Result<Outcome, String> {
+fn row(batch: &Batch, strike: Strike, log: &str) -> Result<Outcome, String> {
     let lines = strike.part().map(|part| deaths(log, part)).unwrap_or_default();
     let says = |words: &str| lines.iter().any(|l| l.contains(words));
+    let ends = !matches!(strike, Strike::Pause(..) | Strike::Freeze(_)) && strike.part().is_some();
+    let failed = batch.met.errors > 0 || batch.met.away > 0;
     let found = match strike {
         _ if strike.part() == Some(Part::Control) && !lines.is_empty() => Outcome::Control,
         Strike::Pause(..) | Strike::Freeze(_) if lines.is_empty() => Outcome::Late,
         Strike::Freeze(_) if says("did not answer in time") => Outcome::NoAnswer,
-        Strike::Start(..) if says("BH-0502") => Outcome::StoppedInStart,
+        _ if ends && says("does not end it") => Outcome::NotEnding,
+        _ if ends && says("BH-0502") => Outcome::StoppedInStart,
         Strike::Start(..) | Strike::KillAgain(..) if lines.len() > 1 => Outcome::DiedInStart,
-        Strike::HangUp(_) if says("closed its socket") => Outcome::ClosedSocket,
-        Strike::Fails(..) | Strike::Full(_) | Strike::Truncated(..) if batch.met.errors > 0 => Outcome::StorageFailed,
-        Strike::Fails(..) | Strike::Full(_) | Strike::Truncated(..) if batch.met.away > 0 => Outcome::StorageFailed,
+        _ if ends && says("closed its socket") => Outcome::ClosedSocket,
+        _ if ends && says("did not answer in time") => Outcome::NoAnswer,
+        _ if ends && !lines.is_empty() => Outcome::Ended,
+        Strike::Fails(..) | Strike::Full(_) | Strike::Truncated(..) if failed => Outcome::StorageFailed,
         Strike::TruncatedFormat(_) => Outcome::StorageFailed,
         Strike::Slow(..) | Strike::Held(..) => Outcome::StorageLate,
         Strike::Medium(_) => Outcome::Medium,
         Strike::Viewer(_) => Outcome::Viewer,
-        Strike::Kill(_) | Strike::KillAgain(..) | Strike::Forbidden(_) | Strike::NoRequest(_) if !lines.is_empty() => {
-            Outcome::Ended
-        }
-        Strike::HangUp(_) | Strike::Lie(..) | Strike::Restart(_) | Strike::Start(..) if !lines.is_empty() => Outcome::Ended,
         _ => return Err(format!("{strike:?} has no outcome: {lines:?}, {:?}", batch.met)),
     };
-    let stays = strike.part().is_some_and(|p| dead.contains(&p));
-    if strike.may().contains(&found) || stays && found == Outcome::Ended {
+    if strike.may().contains(&found) {
         Ok(found)
     } else {
         Err(format!("{strike:?} has led to: {}; {lines:?}", found.failure()))

@@ -120,9 +120,9 @@ impl Hands {
                 Ok(vec![prey.pid])
             }
             Strike::Start(part, cues) => {
-                self.understudies.cue(part.role(), cues).map_err(|e| e.to_string())?;
+                self.files.understudies().cue(part.role(), cues).map_err(|e| e.to_string())?;
                 let killed = self.kill(part, 1)?;
-                until("the process's successors", || self.understudies.is_over(part.role()).then_some(()))?;
+                until("the process's successors", || self.files.understudies().is_over(part.role()).then_some(()))?;
                 Ok(killed)
             }
             Strike::Restart(part) => {

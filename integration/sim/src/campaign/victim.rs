@@ -17,12 +17,15 @@ pub const DISCS: [u32; 2] = [0x1111_1111, 0x2222_2222];
 /// The files of one or more machines, one after the other: the images, on a file system of their own.
 pub struct Files {
     dir: tempfile::TempDir,
+    understudies: Understudies,
 }
 
 impl Files {
     /// Makes them. The caller is in a mount namespace of its own.
     pub fn new() -> Result<Self, String> {
-        let this = Self { dir: tempfile::tempdir().map_err(|e| e.to_string())? };
+        let fail = |e: std::io::Error| e.to_string();
+        let understudies = Understudies::new(&Options::new(&[]).binaries).map_err(fail)?;
+        let this = Self { dir: tempfile::tempdir().map_err(fail)?, understudies };
         let room = this.room();
         std::fs::create_dir(&room).map_err(|e| e.to_string())?;
         let size = std::ffi::CString::new(format!("size={ROOM},mode=755")).map_err(|e| e.to_string())?;
@@ -45,6 +48,11 @@ impl Files {
             (0, _) => Ok(()),
             (status, said) => Err(format!("qemu-img create: status {status}: {said}")),
         }
+    }
+
+    /// The executables, which take cues.
+    pub fn understudies(&self) -> &Understudies {
+        &self.understudies
     }
 
     fn room(&self) -> PathBuf {
@@ -83,7 +91,6 @@ pub struct Hands {
     pub launcher: u32,
     pub qmp: PathBuf,
     pub faults: Faults,
-    pub understudies: Understudies,
     pub vnc: u16,
     pub files: Arc<Files>,
 }
@@ -154,15 +161,14 @@ impl Victim {
         let mut options = Options::new(&[]);
         options.arguments = arguments;
         options.faults = true;
-        let understudies = Understudies::new(&options.binaries).map_err(|e| e.to_string())?;
-        options.binaries = understudies.path().to_owned();
+        options.binaries = files.understudies.path().to_owned();
         let sim = Sim::start(&options).map_err(|e| e.to_string())?;
         let faults = sim.faults().and_then(|f| f.another().map_err(Into::into)).map_err(|e| e.to_string())?;
         let qmp = sim.qmp_socket().to_owned();
         let answer = sim.qmp(r#"{"execute":"query-vnc"}"#).map_err(|e| e.to_string())?;
         let vnc = answer["return"]["service"].as_str().and_then(|s| s.parse().ok()).ok_or("no port of VNC")?;
         let files = files.clone();
-        let hands = Arc::new(Hands { launcher: sim.pid(), qmp, faults, understudies, vnc, files });
+        let hands = Arc::new(Hands { launcher: sim.pid(), qmp, faults, vnc, files });
         let mut this = Self { sim, hands, open: BTreeMap::new() };
         this.open = this.open_files();
         Ok(this)
