@@ -305,7 +305,8 @@ impl Batch {
         self.machine()?;
         self.met = Met::default();
         let before = judge::Before::of(self.victim()?);
-        let strikes: Vec<_> = fault.strikes.iter().map(|(wait, s)| (*wait, *s, Arc::new(Progress::default()))).collect();
+        let strikes: Vec<_> =
+            fault.strikes.iter().map(|(wait, s)| (*wait, *s, Arc::new(Progress::default()))).collect();
         let mut threads = Vec::new();
         for (place, (wait, strike, progress)) in strikes.iter().cloned().enumerate() {
             let hands = self.victim()?.hands.clone();
@@ -371,7 +372,10 @@ impl Batch {
                 self.meet(*strike, progress)?;
             }
             steps += 1;
-            if !over && steps > 40 && let Some(victim) = &mut self.victim {
+            if !over
+                && steps > 40
+                && let Some(victim) = &mut self.victim
+            {
                 // A strike that lasts is no reason to keep the processors busy.
                 victim.sim.listen(std::time::Duration::from_millis(2));
             }

@@ -208,11 +208,8 @@ fn start(wanted: &Wanted, dir: &std::path::Path, number: u64, lines: mpsc::Sende
     if let Some(only) = wanted.only {
         command.args(["--only", &only.to_string()]);
     }
-    let mut child: Child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("unshare: {e}"))?;
+    let mut child: Child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|e| format!("unshare: {e}"))?;
     let out = child.stdout.take().ok_or("no output")?;
     std::thread::spawn(move || {
         for line in BufReader::new(out).lines().map_while(Result::ok) {

@@ -89,6 +89,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_outcomes_of_faults_on_real_xen_are_rows_of_it_too() {
+        let script = include_str!("../../../tests/bed/faults.sh");
+        let named: Vec<_> = script.split("outcome \"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        assert!(named.len() > 8, "{named:?}");
+        for failure in named {
+            assert!(failure == "$1" || Outcome::of(failure).is_some(), "{failure}");
+        }
+    }
+
+    #[test]
     fn the_outcomes_are_the_rows_of_the_failure_table() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/architecture.md")).unwrap();
         let table = page.split("| failure | outcome |\n|---|---|\n").nth(1).unwrap();

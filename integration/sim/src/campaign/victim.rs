@@ -119,7 +119,7 @@ pub struct Victim {
 }
 
 /// Number of entries of a folder of /proc.
-pub fn entries(pid: i32, folder: &str) -> usize {
+fn entries(pid: i32, folder: &str) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, Iterator::count)
 }
 
