@@ -27,7 +27,7 @@ impl Before {
 }
 
 /// Lines of the launcher's log about a part's processes that have died.
-fn deaths<'a>(log: &'a str, part: Part) -> Vec<&'a str> {
+fn deaths(log: &str, part: Part) -> Vec<&str> {
     let begins = |line: &&str| {
         let line = line.strip_prefix("bulkhead-dm: ").unwrap_or("");
         let line = if line.starts_with("BH-") { line.get(9..).unwrap_or("") } else { line };
@@ -226,9 +226,8 @@ fn answers(batch: &mut Batch, part: Part, reset: bool) -> Result<bool, String> {
         }
         Part::Ide => {
             met(batch.guest(|g| g.recover()))?;
-            let (disks, disc) =
-                (met(batch.read(0, 0, 1, true))? == Some(true), met(batch.read(1, 0, 1, false))? == Some(true));
-            return Ok(disks && disc && compact(batch)?);
+            let read = met(batch.read(0, 0, 1, true))? == Some(true) && met(batch.read(1, 0, 1, false))? == Some(true);
+            return Ok(read && has_disc(batch)?);
         }
         _ => {}
     }
@@ -245,7 +244,7 @@ fn answers(batch: &mut Batch, part: Part, reset: bool) -> Result<bool, String> {
 }
 
 /// Whether the CD's drive has the disc that it must have.
-fn compact(batch: &mut Batch) -> Result<bool, String> {
+fn has_disc(batch: &mut Batch) -> Result<bool, String> {
     let has = met(batch.guest(|g| g.disc()))?;
     let good = match (has, batch.disc) {
         (Some(Ok(word)), Some(want)) => word == want,
@@ -273,7 +272,7 @@ fn collateral(batch: &mut Batch, strikes: &[Strike], before: &Before, log: &str)
         // A drive whose image is cut may give up.
         let image = *part == Part::Ide
             && strikes.iter().any(|s| matches!(s, Strike::TruncatedFormat(_) | Strike::Truncated(..)));
-        if !(aimed || picture || image) && !now.contains(&(*part, *pid)) {
+        if !(aimed || picture || image || now.contains(&(*part, *pid))) {
             return Err(format!("{part:?} (pid {pid}) has died too: {:?}", deaths(log, *part)));
         }
     }
