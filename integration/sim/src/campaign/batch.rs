@@ -70,8 +70,9 @@ impl Batch {
 
     /// Lets the guest do something.
     pub fn guest<T>(&mut self, act: impl FnOnce(&mut Guest<'_>) -> Result<T, Stop>) -> Result<T, Stop> {
+        let waits = self.dice.chance(50);
         match &mut self.victim {
-            Some(victim) => act(&mut Guest(&mut victim.sim)),
+            Some(victim) => act(&mut Guest(&mut victim.sim, waits)),
             None => Err(Stop::Gone("there is no machine".to_owned())),
         }
     }
@@ -231,6 +232,10 @@ impl Batch {
     pub fn work(&mut self, aim: Option<Part>) -> Result<(), Stop> {
         if let Some(part) = aim.filter(|_| self.dice.chance(20)) {
             return self.guest(|g| g.touch(part));
+        }
+        if aim == Some(Part::Ide) && self.dice.chance(80) {
+            let disk = self.dice.below(2) as u8;
+            return self.disk_work(disk);
         }
         match self.dice.below(100) {
             0..45 => {

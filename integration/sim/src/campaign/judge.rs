@@ -308,7 +308,9 @@ fn reread(batch: &mut Batch) -> Result<(), String> {
 fn row(batch: &Batch, strike: Strike, strikes: &[Strike], log: &str) -> Result<Outcome, String> {
     let lines = strike.part().map(|part| deaths(log, part)).unwrap_or_default();
     let says = |words: &str| lines.iter().any(|l| l.contains(words));
-    let ends = !matches!(strike, Strike::Pause(..) | Strike::Freeze(_)) && strike.part().is_some();
+    // Two may be aimed at the same process.
+    let same: Vec<_> = strikes.iter().filter(|s| s.part() == strike.part()).collect();
+    let ends = strike.part().is_some() && same.iter().any(|s| !matches!(s, Strike::Pause(..) | Strike::Freeze(_)));
     let failed = batch.met.errors > 0 || batch.met.away > 0;
     let found = match strike {
         _ if strike.part() == Some(Part::Control) && !lines.is_empty() => Outcome::Control,
@@ -327,8 +329,7 @@ fn row(batch: &Batch, strike: Strike, strikes: &[Strike], log: &str) -> Result<O
         Strike::Viewer(_) => Outcome::Viewer,
         _ => return Err(format!("{strike:?} has no outcome: {lines:?}, {:?}", batch.met)),
     };
-    // Two may be aimed at the same process.
-    if strikes.iter().filter(|s| s.part() == strike.part()).any(|s| s.may().contains(&found)) {
+    if same.iter().any(|s| s.may().contains(&found)) {
         Ok(found)
     } else {
         Err(format!("{strike:?} has led to: {}; {lines:?}", found.failure()))

@@ -4,7 +4,7 @@
 //!     bulkhead-faults [--seed N] [--count N] [--jobs N] [--only K] [--done FILE]
 //!
 //! Fault K of seed N is always the same. A batch of them shares its machines; `--only K` runs the batch of K up to K. A line of FILE is a
-//! result; faults that have one are not run again.
+//! result; faults that have a good one are not run again.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -126,7 +126,8 @@ fn campaign(wanted: &Wanted) -> Result<bool, String> {
     if let Some(text) = wanted.done.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) {
         for line in text.lines() {
             let fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
-            if let Some(index) = fields.first().and_then(|i| i.parse().ok()).filter(|_| fields.len() == 5) {
+            let good = fields.len() == 5 && fields[2] != "-";
+            if let Some(index) = fields.first().and_then(|i| i.parse().ok()).filter(|_| good) {
                 results.insert(index, fields);
             }
         }
