@@ -1,4 +1,5 @@
 //! The guest's log: the lines that every process writes to its pipe, limited in rate and total size.
+use bulkhead_plan::LOG_SIZE;
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +9,6 @@ use tokio::time::{Duration, Instant};
 
 /// Most lines of one process per second.
 const LINES: u32 = 200;
-/// Most bytes of the log file, so that a guest cannot fill dom0's disk (XSA-180). Each process has the same share of it.
-const TOTAL: u64 = 16 << 20;
 /// Most bytes of a line; the rest is dropped.
 const LINE: usize = 1000;
 
@@ -76,7 +75,7 @@ impl LogFile {
     /// The file for the lines of this number of processes.
     pub(crate) fn new(fd: OwnedFd, processes: usize) -> Arc<Self> {
         let processes = (processes as u64).max(1);
-        Arc::new(Self { fd, recent: Recent::new(processes), share: TOTAL.div_euclid(processes) })
+        Arc::new(Self { fd, recent: Recent::new(processes), share: LOG_SIZE.div_euclid(processes) })
     }
 
     /// The last lines, shared with this file.

@@ -40,6 +40,9 @@ pub const BROKER: Slot = 1;
 /// The first slot of a device.
 pub const FIRST_DEVICE: Slot = 2;
 
+/// Most bytes of a guest's log file, so that a guest cannot fill dom0's disk (XSA-180). Each process has the same share of it.
+pub const LOG_SIZE: u64 = 16 << 20;
+
 /// A device and its slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceSlot {

@@ -1,6 +1,9 @@
 //! A hostile program instead of a role: reads from descriptor 3 the layers of the sandbox to apply and the attempt to make, makes
-//! it, and reports the result as one byte, 0 for success, else the errno. It reports nothing if the filter kills it.
-use bulkhead_breakout::WAITS;
+//! it, and reports the result as one byte, 0 for success, else the errno. It reports nothing if the filter kills it. An attempt to take
+//! as much of something as it can is in take.rs.
+mod take;
+
+use bulkhead_breakout::{DESCRIPTORS, WAITS};
 use bulkhead_plan::Level;
 use bulkhead_policy::{Reach, Sandbox, profile};
 use bulkhead_xen_abi::ioctl;
@@ -12,7 +15,7 @@ fn main() {
     // SAFETY: the starter of this program passes the socket as descriptor 3.
     let socket = unsafe { OwnedFd::from_raw_fd(3) };
     let mut bytes = [0; 1024];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::net::recvmsg(
         &socket,
@@ -21,11 +24,13 @@ fn main() {
         RecvFlags::CMSG_CLOEXEC,
     );
     let n = got.map_or(0, |g| g.bytes);
-    let given: Option<OwnedFd> = control.drain().find_map(|m| match m {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    let mut fd = given.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let mut given: Vec<OwnedFd> = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            given.extend(fds);
+        }
+    }
+    let mut fd = given.first().map_or(-1, AsRawFd::as_raw_fd);
     let order = String::from_utf8_lossy(&bytes[..n]).into_owned();
     let (layer, attempt) = order.split_once(' ').unwrap_or(("all", ""));
     let pipe = prepare(attempt);
@@ -66,6 +71,11 @@ fn main() {
         let mut nothing = RecvAncillaryBuffer::default();
         let mut pieces = [std::io::IoSliceMut::new(&mut bytes)];
         let _ = rustix::net::recvmsg(&socket, &mut pieces, &mut nothing, RecvFlags::empty());
+        // SAFETY: as below.
+        unsafe { libc::_exit(0) }
+    }
+    if let Some(what) = attempt.strip_prefix("take ") {
+        take::take(what, &given, &socket);
         // SAFETY: as below.
         unsafe { libc::_exit(0) }
     }

@@ -1,6 +1,7 @@
 //! What the test bed's suite runs in dom0 and a shell cannot do. Prints lines that the suite reads.
 //!
 //!     bulkhead-bed breakout DOMID     attempts on Xen's interfaces of a hostile program in the place of each role
+//!     bulkhead-bed consume WORD...    what a hostile program in the place of each role can take of this domain (consume/mod.rs)
 //!     bulkhead-bed processes PID      looks at every process of the machine whose launcher is PID
 //!     bulkhead-bed hold PID...        stops the control threads of these processes until standard input ends
 //!     bulkhead-bed limits             what dm_restrict's limits do to memfds and namespaces (docs/decisions/0005)
@@ -31,6 +32,7 @@
 //!     open;
 //!                                     owned PID USER GROUP: whether all are this user's, without a capability
 //!     bulkhead-bed qmp-noise SOCKET   lines of which half are mutations of valid ones; after each block a valid one answers
+mod consume;
 mod costs;
 mod domains;
 mod files;
@@ -78,6 +80,7 @@ fn main() {
         }
         (Some("ports"), [port, count]) => guest::ports(*port, *count),
         (Some("outw"), [port, value]) => guest::outw(*port, *value),
+        (Some("consume"), _) => consume::consume(arguments.get(1..).unwrap_or_default()),
         (Some("vnc"), _) => vnc::run(arguments.get(1..).unwrap_or_default()),
         (Some("qmp-noise"), []) => qmp::qmp_noise(arguments.get(1).map_or("", String::as_str)),
         (Some("json"), _) => json::json(arguments.get(1..).unwrap_or_default()),

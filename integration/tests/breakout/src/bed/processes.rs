@@ -74,7 +74,7 @@ pub(crate) fn hold(pids: &[i32]) -> Done {
 }
 
 /// The launcher and its children: what each is (its program's first word) and its pid.
-fn machine(launcher: i32) -> Result<Vec<(String, i32)>, Box<dyn std::error::Error>> {
+pub(crate) fn machine(launcher: i32) -> Result<Vec<(String, i32)>, Box<dyn std::error::Error>> {
     let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
     let mut all = vec![("launcher".to_owned(), launcher)];
     for pid in children.split_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
