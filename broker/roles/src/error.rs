@@ -31,9 +31,6 @@ pub(crate) enum BuildError {
     RingPages(std::io::Error),
     #[error("ROM: {0}")]
     Rom(Errno),
-    /// xenstored refuses the watch of a directory.
-    #[error("{path}: {source}")]
-    Watch { path: String, source: XenError },
     /// The launcher names a back end's role that is none.
     #[error("{0} is no back end")]
     NoBackEnd(String),

@@ -17,7 +17,7 @@ pub use ioreq_page::{IoreqPages, Mapping};
 pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
 pub use scheduler::{Scheduler, scheduler};
 pub use vchan::{Broken, Client, VchanServer};
-pub use xenstore::{Call, Heard, Xenstore, XenstoreQueue};
+pub use xenstore::{Call, FakeXenstored, Heard, Progress, WriteBeside, Xenstore, XenstoreQueue};
 
 /// A call that the kernel or Xen has refused.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,14 @@ impl XenError {
     /// Otherwise xenstored has not answered.
     pub fn is_answer(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::Other
+    }
+    /// Whether this is xenstored's answer that there is no such node.
+    pub fn is_missing(&self) -> bool {
+        self.names("ENOENT")
+    }
+    /// Whether this is an answer of xenstored with the error's name `name`.
+    pub fn names(&self, name: &str) -> bool {
+        self.is_answer() && self.source.to_string() == name
     }
     pub(crate) fn last(what: &'static str) -> Self {
         Self { what, source: std::io::Error::last_os_error() }

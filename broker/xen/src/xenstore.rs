@@ -1,9 +1,11 @@
 //! Xenstore clients: a synchronous one for a few calls, and in `queue.rs` one that never waits.
+mod fake;
 mod queue;
 
 use crate::{Result, XenError};
 use bulkhead_xen_abi::xenstore::{self, Header};
-pub use queue::{Call, Heard, XenstoreQueue};
+pub use fake::FakeXenstored;
+pub use queue::{Call, Heard, Progress, WriteBeside, XenstoreQueue};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -74,6 +76,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const TRIES: u32 = 16;
 /// xenstored's answer to the end of such a transaction.
 const CONFLICT: &str = "EAGAIN";
+/// xenstored's answer about a node that does not exist.
+const MISSING: &str = "ENOENT";
 /// Paths of xenstored's socket.
 const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 
@@ -280,7 +284,7 @@ impl Xenstore {
     pub fn write_beside(&mut self, there: &str, path: &str, value: &str) -> Result<bool> {
         for _ in 1..TRIES {
             match self.try_to_write_beside(there, path, value) {
-                Err(e) if e.is_answer() && e.source.to_string() == CONFLICT => {}
+                Err(e) if e.names(CONFLICT) => {}
                 done => return done,
             }
         }

@@ -565,8 +565,11 @@ impl BackEnd for Qdisk {
         // Another process serves a medium that replaces this one. While libxl removes a disk its name is empty, and libxl may write
         // a file's name without the format.
         let now = self.front.node(Side::Back, "params").unwrap_or_default();
-        let then = self.parameters.get_or_insert_with(|| now.clone());
-        let same = now.is_empty() || now == *then || then.split_once(':').is_some_and(|(_, file)| file == now);
+        // Without an answer of xenbus it is empty too, and says nothing.
+        let same = now.is_empty() || {
+            let then = self.parameters.get_or_insert_with(|| now.clone());
+            now == *then || then.split_once(':').is_some_and(|(_, file)| file == now)
+        };
         !same || self.front.node(Side::Back, "frontend").is_none()
     }
 }

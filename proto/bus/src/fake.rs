@@ -86,12 +86,30 @@ pub struct PvWorld {
     pub spent: bool,
     /// The back end has ended its process.
     pub ended: bool,
-    /// Requests for nodes get no answer.
+    /// Calls to `xenbus` get no answer, and nothing is written.
     pub silent: bool,
+    /// Calls until `silent` becomes true.
+    pub answers: Option<u32>,
+    /// A call had no answer.
+    pub unanswered: bool,
     /// The contents of every granted page, for copies.
     pub shared: Vec<u8>,
     /// A forbidden request of the back end, if it has made one.
     pub wrong: Option<String>,
+}
+
+impl PvWorld {
+    /// Counts a call to `xenbus`. Returns whether it is answered.
+    fn call(&mut self) -> bool {
+        self.asked = self.asked.saturating_add(1);
+        match &mut self.answers {
+            Some(0) => self.silent = true,
+            Some(left) => *left = left.saturating_sub(1),
+            None => {}
+        }
+        self.unanswered |= self.silent;
+        !self.silent
+    }
 }
 
 /// A front end whose granted pages are those of a [`FakeMemory`].
@@ -147,21 +165,22 @@ impl FakeFrontend {
 impl Frontend for FakeFrontend {
     fn node(&mut self, side: Side, name: &str) -> Option<String> {
         self.with(|w| {
-            w.asked = w.asked.saturating_add(1);
-            w.nodes.get(&(side == Side::Back, name.to_owned())).filter(|_| !w.silent).cloned()
+            let answers = w.call();
+            w.nodes.get(&(side == Side::Back, name.to_owned())).filter(|_| answers).cloned()
         })
     }
     fn unanswered(&mut self) -> bool {
-        self.with(|w| w.silent)
+        self.with(|w| std::mem::take(&mut w.unanswered))
     }
     fn set(&mut self, name: &str, value: &str) {
         self.with(|w| {
-            w.asked = w.asked.saturating_add(1);
             if w.means.is_some_and(|means| !means.may_write(name, value)) {
                 w.wrong = Some(format!("the node {name} is not the back end's, or too short for {value:?}"));
             }
+            if w.call() {
+                w.nodes.insert((true, name.to_owned()), value.to_owned());
+            }
         });
-        self.put(true, name, value);
     }
     fn changed(&mut self, ready: bool) -> bool {
         ready

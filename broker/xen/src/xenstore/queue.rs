@@ -1,12 +1,17 @@
 //! A xenstore client that never waits: requests are queued, and answers and events are taken as they arrive.
+mod beside;
+
 use super::{answered, message, names, socket, token};
 use crate::{Result, XenError};
+pub use beside::{Progress, WriteBeside};
 use bulkhead_xen_abi::xenstore::{self, Header};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use zerocopy::FromBytes as _;
 
+/// Bytes of the longest message.
+const LONGEST: usize = size_of::<Header>() + xenstore::XENSTORE_PAYLOAD_MAX;
 /// Most bytes of requests that xenstored has not taken.
 const MOST_UNSENT: usize = 1 << 20;
 
@@ -23,6 +28,9 @@ pub enum Call<'a> {
     Begin,
     /// Ends a transaction: its writes are made, or dropped.
     End(bool),
+    /// Watches a node and the nodes below it; the second string is the watch's token. Over the kernel's device the kernel itself
+    /// waits for xenstored's answer.
+    Watch(&'a str, &'a str),
 }
 
 /// What xenstored has sent.
@@ -42,6 +50,8 @@ pub struct XenstoreQueue {
     unsent: Vec<u8>,
     /// The beginning of a message.
     received: Vec<u8>,
+    /// The connection outlives this process: see [`Self::over_kept_socket`].
+    kept: bool,
     /// Tokens of events that arrived before this value was made.
     fired: Vec<String>,
 }
@@ -74,13 +84,24 @@ impl XenstoreQueue {
         Self::over(Stream::Socket(socket))
     }
 
+    /// A connection over a socket that other processes have used before, one after the other, and will use. Only whole messages are
+    /// taken out of it, so a process that dies leaves nothing that its successor cannot read. The answers to calls of a dead process
+    /// have numbers that are none of this one's; [`Self::hear`] returns them like others.
+    pub fn over_kept_socket(socket: OwnedFd) -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        // In microseconds, cut to 32 bits: no process makes as many calls as have passed since it started.
+        let now = now.tv_sec.wrapping_mul(1_000_000).wrapping_add(now.tv_nsec.wrapping_div(1000));
+        let [a, b, c, d, ..] = now.to_le_bytes();
+        Self { kept: true, serial: u32::from_le_bytes([a, b, c, d]), ..Self::over_socket(socket) }
+    }
+
     pub(super) fn over_device(device: OwnedFd) -> Self {
         let _ = rustix::io::ioctl_fionbio(&device, true);
         Self::over(Stream::Device(device))
     }
 
     fn over(stream: Stream) -> Self {
-        Self { stream, serial: 0, unsent: Vec::new(), received: Vec::new(), fired: Vec::new() }
+        Self { stream, serial: 0, unsent: Vec::new(), received: Vec::new(), kept: false, fired: Vec::new() }
     }
 
     /// The same after other calls and events on this connection.
@@ -105,6 +126,9 @@ impl XenstoreQueue {
             Call::Begin => (xenstore::XS_TRANSACTION_START, b"\0".to_vec()),
             Call::End(true) => (xenstore::XS_TRANSACTION_END, b"T\0".to_vec()),
             Call::End(false) => (xenstore::XS_TRANSACTION_END, b"F\0".to_vec()),
+            Call::Watch(path, token) => {
+                (xenstore::XS_WATCH, [path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat())
+            }
         };
         self.serial = self.serial.wrapping_add(1);
         let message = message(kind, self.serial, transaction, &payload).map_err(lost)?;
@@ -156,19 +180,45 @@ impl XenstoreQueue {
                 }
                 return Ok(Some(Heard::Answer(header.req_id, answered(&header, payload))));
             }
-            let mut bytes = [0; 4096];
+            let mut bytes = [0; LONGEST];
+            let peek = if self.kept { RecvFlags::PEEK } else { RecvFlags::empty() };
             let read = match &self.stream {
-                Stream::Socket(fd) => rustix::net::recv(fd, bytes.as_mut_slice(), RecvFlags::DONTWAIT).map(|(n, _)| n),
+                Stream::Socket(fd) => {
+                    rustix::net::recv(fd, bytes.as_mut_slice(), RecvFlags::DONTWAIT | peek).map(|(n, _)| n)
+                }
                 Stream::Device(fd) => rustix::io::read(fd, bytes.as_mut_slice()),
             };
             match read {
                 Ok(0) => return Err(lost(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))),
+                Ok(n) if self.kept => {
+                    if !self.take_whole(bytes.get(..n).unwrap_or_default())? {
+                        return Ok(None);
+                    }
+                }
                 Ok(n) => self.received.extend_from_slice(bytes.get(..n).unwrap_or_default()),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(e) => return Err(lost(e)),
             }
         }
+    }
+
+    /// Takes the first message out of the socket, if all of it is there. `waiting` is what the socket has, up to the longest message.
+    fn take_whole(&mut self, waiting: &[u8]) -> Result<bool> {
+        let Ok((header, _)) = Header::read_from_prefix(waiting) else { return Ok(false) };
+        let len = size_of::<Header>().saturating_add(header.len as usize);
+        let invalid = || lost(std::io::Error::from(std::io::ErrorKind::InvalidData));
+        if len > LONGEST {
+            return Err(invalid());
+        }
+        let Some(message) = waiting.get(..len) else { return Ok(false) };
+        let Stream::Socket(socket) = &self.stream else { return Ok(false) };
+        let (taken, _) = rustix::net::recv(socket, vec![0; len].as_mut_slice(), RecvFlags::DONTWAIT).map_err(lost)?;
+        if taken != len {
+            return Err(invalid());
+        }
+        self.received = message.to_vec();
+        Ok(true)
     }
 
     /// Takes a whole message out of what has been received.
@@ -260,6 +310,32 @@ mod tests {
         assert_eq!(heard.len(), 3);
         drop(far);
         assert!(queue.hear().is_err_and(|e| !e.is_answer()));
+    }
+
+    /// A process of a guest with dm_restrict dies in the middle of xenstored's message, and its successor has the same connection.
+    #[test]
+    fn a_successor_finds_whole_messages_and_its_own_answers() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut first = XenstoreQueue::over_kept_socket(near.try_clone().unwrap().into());
+        let lost = first.ask(0, Call::Read("/a")).unwrap();
+        let late = packet(xenstore::XS_READ, lost, &[b'x'; 4096]);
+        let (half, rest) = late.split_at(100);
+        far.write_all(half).unwrap();
+        assert!(first.hear().unwrap().is_none(), "half a message");
+        drop(first);
+        let mut second = XenstoreQueue::over_kept_socket(near.into());
+        assert!(second.hear().unwrap().is_none());
+        far.write_all(rest).unwrap();
+        far.write_all(&packet(xenstore::XS_WATCH_EVENT, 0, b"/x\0token\0")).unwrap();
+        assert!(matches!(second.hear().unwrap(), Some(Heard::Answer(n, Ok(v))) if n == lost && v.len() == 4096));
+        assert!(matches!(second.hear().unwrap(), Some(Heard::Fired(token)) if token == "token"));
+        let own = second.ask(0, Call::Watch("/x", "token")).unwrap();
+        assert_ne!(own, lost);
+        far.write_all(&packet(xenstore::XS_ERROR, own, b"EEXIST\0")).unwrap();
+        assert!(matches!(second.hear().unwrap(), Some(Heard::Answer(n, Err(e))) if n == own && e.names("EEXIST")));
+        far.write_all(packet(xenstore::XS_READ, 1, b"").split_at(12).0).unwrap();
+        far.write_all(&5000u32.to_le_bytes()).unwrap();
+        assert!(second.hear().is_err(), "an impossible length");
     }
 
     #[test]

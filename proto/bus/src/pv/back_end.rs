@@ -114,16 +114,31 @@ pub trait Frontend: Send {
 pub struct Handshake {
     /// This end's state.
     pub state: State,
-    /// The front end's nodes have been read once.
-    begun: bool,
+    begun: Begun,
+    /// `xenbus` has not answered the write of this end's state.
+    unpublished: bool,
+    /// `xenbus` has not answered a request for a node that a connection needs.
+    missed: bool,
     /// The local port that a previous process has bound, if any.
     former: Option<u32>,
     warnings: u32,
 }
 
+/// Whether a handshake has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// It begins at the next turn.
+    No,
+    /// `xenbus` has not answered; it begins at the next notice.
+    Unanswered,
+    /// This end's state has been read.
+    Yes,
+}
+
 impl Default for Handshake {
     fn default() -> Self {
-        Self { state: State::Unknown, begun: false, former: None, warnings: 0 }
+        let state = State::Unknown;
+        Self { state, begun: Begun::No, unpublished: false, missed: false, former: None, warnings: 0 }
     }
 }
 
@@ -142,6 +157,9 @@ pub enum ConnectFault {
     /// Xen does not bind the event channel.
     #[error("the event channel cannot be bound")]
     NotBound,
+    /// A node could not be read. It is no fault of the guest's: the connection is made at the next notice.
+    #[error("xenbus does not answer")]
+    Unanswered,
 }
 
 /// A back end: its own part of the handshake; the provided methods are the common part.
@@ -187,8 +205,30 @@ pub trait BackEnd {
     fn set_state(&mut self, state: State) {
         if self.handshake().state != state {
             self.handshake().state = state;
-            self.front().set("state", &(state as u8).to_string());
+            self.publish();
         }
+    }
+
+    /// Writes this end's state. If that has no answer, the next notice repeats it.
+    fn publish(&mut self) {
+        let state = self.handshake().state;
+        self.front().set("state", &(state as u8).to_string());
+        let unpublished = self.front().unanswered();
+        self.handshake().unpublished = unpublished;
+    }
+
+    /// Whether a node that a connection needs could not be read.
+    fn missed(&mut self) -> bool {
+        let unanswered = self.front().unanswered();
+        std::mem::take(&mut self.handshake().missed) | unanswered
+    }
+
+    /// Puts the handshake off until the next notice. A `xenbus` that answers again sends one.
+    fn put_off(&mut self, begun: bool) {
+        if !begun {
+            self.handshake().begun = Begun::Unanswered;
+        }
+        self.warn_limited("xenbus does not answer");
     }
 
     /// Called before the process enters its sandbox: nothing that the guest can write is read yet. [`Self::changes`] begins the
@@ -207,22 +247,27 @@ pub trait BackEnd {
     fn begin(&mut self, cx: &mut Context) {
         // Pages that a previous process has added to the gntdev are not used again.
         self.front().unmap();
+        self.missed();
         if !self.has_front_state() {
             match self.connect(cx) {
                 Ok(()) => self.set_state(State::Connected),
                 Err(_) if self.front().is_spent() => self.front().end_life(),
+                Err(_) if self.missed() => self.put_off(false),
                 Err(e) => self.warn_limited(&format!("the domain's end cannot be connected: {e}")),
             }
             return;
         }
         let own = State::of(self.front().node(Side::Back, "state").as_deref());
+        if own == State::InitWait {
+            // The launcher may have set this state; it does not publish features.
+            self.offer();
+        }
+        if self.missed() {
+            return self.put_off(false);
+        }
         self.handshake().state = match own {
             State::Connected if self.handshake().former.is_some() => State::InitWait,
-            State::InitWait => {
-                // The launcher may have set this state; it does not publish features.
-                self.offer();
-                State::InitWait
-            }
+            State::InitWait => State::InitWait,
             // The front end came before there was a back end, and was closed. Its nodes are stale; it starts again.
             State::Closed => State::Closed,
             _ => State::Unknown,
@@ -234,10 +279,12 @@ pub trait BackEnd {
     /// another call after each change, because a further notice may have arrived while it read nodes.
     fn changes(&mut self, ready: bool, cx: &mut Context) {
         let changed = self.front().changed(ready);
-        if !std::mem::replace(&mut self.handshake().begun, true) {
+        let begun = self.handshake().begun;
+        if begun == Begun::No || (changed && begun == Begun::Unanswered) {
+            self.handshake().begun = Begun::Yes;
             self.begin(cx);
             cx.again();
-        } else if changed && self.has_front_state() {
+        } else if changed && (self.has_front_state() || self.handshake().unpublished) {
             self.nodes(cx);
             cx.again();
         }
@@ -248,16 +295,21 @@ pub trait BackEnd {
     /// # Errors
     /// The node has no port, or Xen does not bind it.
     fn bind_event_channel(&mut self, cx: &mut Context) -> Result<(), ConnectFault> {
-        let local = match self.handshake().former.take() {
+        let node = self.event_channel_node();
+        let former = self.handshake().former;
+        let port = if former.is_none() { number(self.front(), node) } else { None };
+        if self.missed() {
+            // Another node may be missing too, for which its default was taken.
+            self.handshake().missed = true;
+            return Err(ConnectFault::Unanswered);
+        }
+        self.handshake().former = None;
+        let local = match former {
             Some(local) => {
                 self.front().adopt(local);
                 local
             }
-            None => {
-                let node = self.event_channel_node();
-                let port = number(self.front(), node).ok_or(ConnectFault::NoPort)?;
-                self.front().bind(port).ok_or(ConnectFault::NotBound)?
-            }
+            None => self.front().bind(port.ok_or(ConnectFault::NoPort)?).ok_or(ConnectFault::NotBound)?,
         };
         cx.marks.set(PORT, u64::from(local));
         Ok(())
@@ -278,20 +330,31 @@ pub trait BackEnd {
     /// Handles changed nodes of the front end or of the toolstack.
     fn nodes(&mut self, cx: &mut Context) {
         let own = self.handshake().state;
-        self.front().unanswered();
+        self.missed();
         let gone = self.is_gone();
         let here = State::of(self.front().node(Side::Back, "state").as_deref());
         let there = State::of(self.front().node(Side::Front, "state").as_deref());
-        if self.front().unanswered() {
+        if self.missed() {
             // No change is made. A restarted xenbus reports all directories as changed.
-            self.warn_limited("xenbus does not answer");
-            return;
+            return self.put_off(true);
         }
         if gone {
             // The toolstack has removed the device. A write to a node would create its directory again.
             if self.disconnect(cx) {
                 self.handshake().state = State::Closed;
             }
+            return;
+        }
+        // The toolstack's request below is no state to be replaced, but by the end that it asks for.
+        let replaces = here != own && (here != State::Closing || own == State::Closed);
+        if self.handshake().unpublished && replaces {
+            self.publish();
+            if self.handshake().unpublished {
+                return self.put_off(true);
+            }
+        }
+        self.handshake().unpublished = false;
+        if !self.has_front_state() {
             return;
         }
         // The toolstack requests a disconnection by setting this end's state. A connected front end sees that state itself and
@@ -305,7 +368,9 @@ pub trait BackEnd {
         }
         match there {
             State::Initialising | State::InitWait => match own {
-                State::Unknown | State::Initialising => self.offer_and_wait(),
+                State::Unknown | State::Initialising => {
+                    self.offer_and_wait();
+                }
                 // The front end starts again, with or without an orderly close.
                 State::Connected | State::Closing | State::Closed => {
                     if self.disconnect(cx) {
@@ -317,8 +382,8 @@ pub trait BackEnd {
             State::Initialised | State::Connected
                 if matches!(own, State::Unknown | State::Initialising | State::InitWait) =>
             {
-                if own != State::InitWait {
-                    self.offer_and_wait();
+                if own != State::InitWait && !self.offer_and_wait() {
+                    return;
                 }
                 if self.front().is_spent() {
                     return self.front().end_life();
@@ -327,6 +392,10 @@ pub trait BackEnd {
                     Ok(()) => self.set_state(State::Connected),
                     // A restarted `grant` has found that out only now.
                     Err(_) if self.front().is_spent() => self.front().end_life(),
+                    Err(_) if self.missed() => {
+                        self.front().unmap();
+                        self.put_off(true);
+                    }
                     Err(e) => {
                         self.warn_limited(&format!("the guest's end cannot be connected: {e}"));
                         self.front().set("error", &e.to_string());
@@ -349,10 +418,17 @@ pub trait BackEnd {
         }
     }
 
-    /// Publishes the features and waits for the front end.
-    fn offer_and_wait(&mut self) {
+    /// Publishes the features and waits for the front end. False: `xenbus` does not answer, and the next notice repeats it.
+    fn offer_and_wait(&mut self) -> bool {
+        self.missed();
         self.offer();
+        if self.missed() {
+            self.handshake().state = State::Unknown;
+            self.put_off(true);
+            return false;
+        }
         self.set_state(State::InitWait);
+        true
     }
 }
 

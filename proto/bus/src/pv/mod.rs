@@ -3,6 +3,8 @@
 mod back_end;
 pub mod exercise;
 pub mod means;
+#[cfg(test)]
+mod silence;
 
 pub use back_end::{
     BUFFER_PAGES, BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, PORT, Piece, Side, State, number,
