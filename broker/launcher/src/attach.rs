@@ -3,13 +3,13 @@
 //! them all, and this program only watches the domain. It reports the guest crashed when the stub domain dies. Nobody else does,
 //! and the guest would wait for ever.
 use crate::failure::{Failure, system};
+use crate::nodes::{Nodes, Seen};
 use crate::pv;
-use crate::unserved::{Answers, Nodes};
+use crate::store::{Store, Subject, Write};
 use bulkhead_policy::Reach;
-use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
+use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore, XenstoreQueue};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::{AsFd, BorrowedFd};
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::path::Path;
 
@@ -22,10 +22,9 @@ const QEMU: &[&str] = &[
     "/usr/bin/qemu-system-i386",
 ];
 
-/// xenstore's events about a domain.
+/// A domain that is watched.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    xenstore: Xenstore,
     domid: u16,
     /// The guest, if the domain is a stub domain.
     guest: Option<u16>,
@@ -39,6 +38,8 @@ pub(crate) struct Changes {
     pub(crate) disks: bool,
     /// A front end of its PV disks may have changed.
     pub(crate) fronts: bool,
+    /// The stub domain's VNC server may have an address now.
+    pub(crate) viewer: bool,
     /// The domain is dead; a line for the log about what was done.
     pub(crate) end: Option<String>,
 }
@@ -49,20 +50,32 @@ const DISKS: &str = "disks";
 const FRONTS: &str = "fronts";
 
 impl Watch {
-    /// Starts to watch a domain.
-    pub(crate) fn new(domid: u16) -> Result<Self, XenError> {
+    /// Starts to watch a domain over `store`. This waits for xenstored; no guest runs yet.
+    pub(crate) fn new(domid: u16, store: &mut Store) -> Result<Self, XenError> {
         let mut xenstore = Xenstore::connect()?;
-        let guest = xenstore.read(&format!("/local/domain/{domid}/target")).ok().and_then(|t| t.parse::<u16>().ok());
+        let guest = match xenstore.read(&format!("/local/domain/{domid}/target")) {
+            Ok(target) => target.parse::<u16>().ok(),
+            Err(e) if e.is_answer() => None,
+            Err(e) => return Err(e),
+        };
+        let mut watches = Vec::new();
         if let Some(guest) = guest {
-            xenstore.watch_as("@releaseDomain", DOMAINS)?;
-            xenstore.watch_as(&format!("/local/domain/{domid}/console/vnc-port"), VNC)?;
+            watches.push(("@releaseDomain".to_owned(), DOMAINS));
+            watches.push((format!("/local/domain/{domid}/console/vnc-port"), VNC));
             crate::log::say(&format!("if stub domain {domid} dies, guest {guest} is reported crashed"));
         }
         for domid in guest.into_iter().chain([domid]) {
-            xenstore.watch_as(&format!("/local/domain/0/backend/qdisk/{domid}"), DISKS)?;
-            xenstore.watch_as(&format!("/local/domain/{domid}/device/vbd"), FRONTS)?;
+            watches.push((format!("/local/domain/0/backend/qdisk/{domid}"), DISKS));
+            watches.push((format!("/local/domain/{domid}/device/vbd"), FRONTS));
         }
-        Ok(Self { xenstore, domid, guest, shown: false })
+        store.watch(xenstore.into_queue(), watches)?;
+        Ok(Self { domid, guest, shown: false })
+    }
+
+    /// A watched domain.
+    #[cfg(test)]
+    pub(crate) fn of(domid: u16, guest: Option<u16>) -> Self {
+        Self { domid, guest, shown: false }
     }
 
     /// Whether the domain is a stub domain.
@@ -75,20 +88,24 @@ impl Watch {
         self.guest
     }
 
-    /// Reads the pending events. Reports a stub domain's guest crashed if the stub domain is dead.
-    pub(crate) fn changes(&mut self) -> Result<Changes, WatchFault> {
-        let fired = self.xenstore.fired()?;
+    /// What the watches that have `fired` mean. Reports a stub domain's guest crashed if the stub domain is dead.
+    pub(crate) fn changes(&self, fired: &[String]) -> Result<Changes, WatchFault> {
         let has = |token: &str| fired.iter().any(|f| f == token);
-        let mut seen = Changes { disks: has(DISKS), fronts: has(FRONTS), end: None };
-        let Some(guest) = self.guest else { return Ok(seen) };
-        if has(VNC) && !self.shown {
-            // Over another connection: an event that arrives between two answers would not make this descriptor readable any more.
-            self.shown = Answers::connect().is_ok_and(|mut nodes| show(&mut nodes, self.domid, guest));
-        }
-        if has(DOMAINS) {
+        let mut seen = Changes { disks: has(DISKS), fronts: has(FRONTS), viewer: has(VNC) && !self.shown, end: None };
+        if let Some(guest) = self.guest.filter(|_| has(DOMAINS)) {
             seen.end = report_if_dead(self.domid, guest)?;
         }
         Ok(seen)
+    }
+
+    /// The writes that copy the address of the stub domain's VNC server to its guest's nodes.
+    pub(crate) fn show(&self, seen: &mut Seen) -> Vec<Write> {
+        self.guest.map(|guest| show(seen, self.domid, guest)).unwrap_or_default()
+    }
+
+    /// Notes that these writes are made. There are none as long as libxl has not written the address.
+    pub(crate) fn has_shown(&mut self, writes: &[Write]) {
+        self.shown |= !writes.is_empty();
     }
 }
 
@@ -106,12 +123,6 @@ pub(crate) enum WatchFault {
         /// Xen's error.
         source: XenError,
     },
-}
-
-impl AsFd for Watch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.xenstore.as_fd()
-    }
 }
 
 /// The path of the host's QEMU, if it must serve the back ends of the arguments' domain because Bulkhead does not serve all of
@@ -146,7 +157,9 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let signals = bulkhead_policy::end_signals().map_err(system("signals"))?;
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
-    let mut watched = domid.map(Watch::new).transpose().map_err(Failure::Watch)?.filter(Watch::is_stub_domain);
+    let mut store = Store::new(Some(XenstoreQueue::connect));
+    let watched = domid.map(|domid| Watch::new(domid, &mut store)).transpose().map_err(Failure::Watch)?;
+    let mut watched = watched.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)
         .map_err(|source| Failure::File { path: qemu.into(), source })?;
     crate::log::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
@@ -158,13 +171,13 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let mut served = true;
     loop {
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
-        if let Some(watch) = &watched {
-            polled.push(PollFd::new(watch, PollFlags::IN));
-        }
+        let connection = store.fd().filter(|_| watched.is_some());
+        polled.extend(connection.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         if served {
             polled.push(PollFd::new(&pidfd, PollFlags::IN));
         }
-        match rustix::event::poll(&mut polled, None) {
+        let timeout = (watched.is_some() && store.is_timed()).then_some(TICK);
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(system("poll")(e)),
         }
@@ -174,11 +187,26 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
             break;
         }
         if let Some(watch) = &mut watched {
+            if ready.iter().all(|ready| !ready) {
+                store.tick();
+            }
+            let fired = store.hear();
             // The domain may still run, so its back ends stay.
-            let seen = watch
-                .changes()
-                .map_or_else(|e| Some(format!("the stub domain cannot be watched any more: {e}")), |seen| seen.end);
-            if let Some(line) = seen {
+            let seen = watch.changes(&fired).unwrap_or_else(|e| Changes {
+                end: Some(format!("the stub domain cannot be watched any more: {e}")),
+                ..Changes::default()
+            });
+            if seen.viewer {
+                store.look(Subject::Viewer);
+            }
+            while let Some((_, mut found)) = store.next_round() {
+                let writes = watch.show(&mut found);
+                if store.complete(found).is_some() {
+                    watch.has_shown(&writes);
+                    store.finish(writes);
+                }
+            }
+            if let Some(line) = seen.end {
                 crate::log::say(&line);
                 watched = None;
             }
@@ -206,25 +234,28 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Time of a tick, while xenstored owes an answer.
+const TICK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 /// The nodes of a VNC server's address, as libxl names them.
-const ADDRESS: [&str; 3] = ["vnc-listen", "vnc-pass", "vnc-port"];
+const ADDRESS: [&str; 3] = ["vnc-listen", "vnc-pass", PORT];
+const PORT: &str = "vnc-port";
 /// Most bytes of their values.
 const LONGEST: usize = 256;
 
-/// Copies the VNC server's address from the stub domain's nodes, where libxl writes it, to the guest's, where `xl vncviewer GUEST`
-/// reads it. False if libxl has not written it yet.
-fn show(nodes: &mut impl Nodes, stubdom: u16, guest: u16) -> bool {
+/// The writes that copy the VNC server's address from the stub domain's nodes, where libxl writes it, to the guest's, where
+/// `xl vncviewer GUEST` reads it; none if libxl has not written it yet.
+fn show(nodes: &mut impl Nodes, stubdom: u16, guest: u16) -> Vec<Write> {
     let (from, to) = (format!("/local/domain/{stubdom}/console"), format!("/local/domain/{guest}/console"));
-    if nodes.value(&format!("{from}/vnc-port")).is_none() {
-        return false;
+    let values = ADDRESS.map(|node| (node, nodes.value(&format!("{from}/{node}")).filter(|v| v.len() <= LONGEST)));
+    if !values.iter().any(|(node, value)| *node == PORT && value.is_some()) {
+        return Vec::new();
     }
-    for node in ADDRESS {
-        let Some(value) = nodes.value(&format!("{from}/{node}")).filter(|v| v.len() <= LONGEST) else { continue };
-        if !nodes.set_beside(&to, &format!("{to}/{node}"), &value) {
-            crate::log::say(&format!("xl vncviewer will not find guest {guest}: {node} cannot be written"));
-        }
-    }
-    true
+    let write = |(node, value): (&str, Option<String>)| {
+        let failed = format!("xl vncviewer will not find guest {guest}: {node} cannot be written");
+        Some(Write { there: to.clone(), path: format!("{to}/{node}"), value: value?, lines: [None, Some(failed)] })
+    };
+    values.into_iter().filter_map(write).collect()
 }
 
 /// Reports the guest crashed if its stub domain is dead. Returns a line for the log if the watch ends with it.
@@ -254,15 +285,20 @@ mod tests {
         put("8/console", "");
         put("9/console/vnc-listen", "127.0.0.1");
         (0..1000).for_each(|i| drop(put(&format!("9/console/vnc-{i}"), "x")));
-        assert!(!show(&mut nodes, 9, 8), "libxl has not written it yet");
+        let copy = |nodes: &mut BTreeMap<String, String>| {
+            let writes = show(nodes, 9, 8);
+            let any = !writes.is_empty();
+            for write in writes.into_iter().filter(|w| w.there == "/local/domain/8/console") {
+                nodes.insert(write.path, write.value);
+            }
+            any
+        };
+        assert!(!copy(&mut nodes), "libxl has not written it yet");
         nodes.insert("/local/domain/9/console/vnc-port".into(), "5900".into());
         nodes.insert("/local/domain/9/console/vnc-pass".into(), "x".repeat(4000));
-        assert!(show(&mut nodes, 9, 8));
+        assert!(copy(&mut nodes));
         let theirs: Vec<_> = nodes.iter().filter(|(path, _)| path.starts_with("/local/domain/8/console/")).collect();
         assert_eq!(theirs.len(), 2, "{theirs:?}");
-        nodes.retain(|path, _| !path.starts_with("/local/domain/8"));
-        show(&mut nodes, 9, 8);
-        assert!(nodes.keys().all(|path| !path.starts_with("/local/domain/8")), "the guest has gone");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::machine::disk::Properties;
 use crate::machine::drives::MachineDrive;
 use crate::machine::serial::Serial;
+use crate::nodes::{Nodes, Seen};
 use bulkhead_plan::{DriveId, ImageFormat, PvNodes};
 use bulkhead_xen::Xenstore;
 
@@ -38,18 +39,18 @@ pub struct PvDisk {
 }
 
 /// The PV disks of an HVM guest, and a line for each disk that is not served. CDs are left out: an HVM guest uses emulated ones.
-pub fn disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) {
+pub fn disks(domid: u16, xenstore: &mut impl Nodes) -> (Vec<PvDisk>, Vec<String>) {
     let (disks, notes) = all_disks(domid, xenstore);
     (disks.into_iter().filter(|d| !d.drive.cdrom).collect(), notes)
 }
 
 /// The PV disks of a domain, and a line for each disk that is not served.
-pub fn all_disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<String>) {
+pub fn all_disks(domid: u16, xenstore: &mut impl Nodes) -> (Vec<PvDisk>, Vec<String>) {
     let top = format!("/local/domain/0/backend/qdisk/{domid}");
-    let devids: Vec<u32> = xenstore.directory(&top).iter().filter_map(|id| id.parse().ok()).collect();
+    let devids: Vec<u32> = xenstore.names(&top).iter().filter_map(|id| id.parse().ok()).collect();
     let (mut disks, mut notes) = (Vec::new(), Vec::new());
     for devid in devids {
-        match disk(devid, &format!("{top}/{devid}"), |path| xenstore.read(path).ok()) {
+        match disk(devid, &format!("{top}/{devid}"), |path| xenstore.value(path)) {
             Ok(Some(_)) if disks.len() == DISKS => {
                 notes.push(format!("PV disk {devid} is not served: there are more than {DISKS}"))
             }
@@ -61,33 +62,33 @@ pub fn all_disks(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvDisk>, Vec<Strin
 }
 
 /// The PV keyboards of a guest, by xenbus' number.
-pub fn keyboards(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
+pub fn keyboards(domid: u16, xenstore: &mut impl Nodes) -> Vec<(u32, PvNodes)> {
     first(domid, "vkbd", xenstore)
 }
 
 /// The PV frame buffers of a domain, by xenbus' number.
-pub fn screens(domid: u16, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
+pub fn screens(domid: u16, xenstore: &mut impl Nodes) -> Vec<(u32, PvNodes)> {
     first(domid, "vfb", xenstore)
 }
 
 /// The first device of a kind. libxl makes one of each.
-fn first(domid: u16, kind: &str, xenstore: &mut Xenstore) -> Vec<(u32, PvNodes)> {
+fn first(domid: u16, kind: &str, xenstore: &mut impl Nodes) -> Vec<(u32, PvNodes)> {
     let top = format!("/local/domain/0/backend/{kind}/{domid}");
-    let first = xenstore.directory(&top).iter().filter_map(|id| id.parse::<u32>().ok()).min();
+    let first = xenstore.names(&top).iter().filter_map(|id| id.parse::<u32>().ok()).min();
     let device = first.and_then(|devid| {
         let back = format!("{top}/{devid}");
-        Some((devid, PvNodes { front: xenstore.read(&format!("{back}/frontend")).ok()?, back }))
+        Some((devid, PvNodes { front: xenstore.value(&format!("{back}/frontend"))?, back }))
     });
     device.into_iter().collect()
 }
 
 /// The consoles of a domain that xenconsoled leaves to a device model, and a line for each console that is not served.
-pub fn consoles(domid: u16, xenstore: &mut Xenstore) -> (Vec<PvConsole>, Vec<String>) {
+pub fn consoles(domid: u16, xenstore: &mut impl Nodes) -> (Vec<PvConsole>, Vec<String>) {
     let top = format!("/local/domain/0/backend/console/{domid}");
-    let devids: Vec<u32> = xenstore.directory(&top).iter().filter_map(|id| id.parse().ok()).collect();
+    let devids: Vec<u32> = xenstore.names(&top).iter().filter_map(|id| id.parse().ok()).collect();
     let (mut consoles, mut notes) = (Vec::new(), Vec::new());
     for devid in devids {
-        match console(devid, &format!("{top}/{devid}"), |path| xenstore.read(path).ok()) {
+        match console(devid, &format!("{top}/{devid}"), |path| xenstore.value(path)) {
             Ok(console) => consoles.extend(console.filter(|_| consoles.len() < CONSOLES)),
             Err(e) => notes.push(format!("PV console {devid} is not served: {e}")),
         }
@@ -122,12 +123,12 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
 }
 
 /// A line for each PV device of a domain that a device model must serve and Bulkhead does not.
-pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
+pub fn not_served(domid: u16, xenstore: &mut impl Nodes) -> Vec<String> {
     let mut lines: Vec<String> = Xenstore::open_stream().err().map(|e| e.to_string()).into_iter().collect();
-    for kind in xenstore.directory("/local/domain/0/backend") {
+    for kind in xenstore.names("/local/domain/0/backend") {
         let others = ["qusb", "vusb", "9pfs", "pvcalls", "vsnd", "vdispl", "vinput", "virtio", "virtio_disk"]
             .contains(&kind.as_str());
-        if others && !xenstore.directory(&format!("/local/domain/0/backend/{kind}/{domid}")).is_empty() {
+        if others && !xenstore.names(&format!("/local/domain/0/backend/{kind}/{domid}")).is_empty() {
             lines.push(format!("a PV device of the kind {kind}"));
         }
     }
@@ -136,15 +137,19 @@ pub fn not_served(domid: u16, xenstore: &mut Xenstore) -> Vec<String> {
     lines
 }
 
-/// Whether a disk with this image was removed or replaced. `params` is empty while libxl removes a disk. For a changed CD libxl
+/// The node with the state of a disk's back end.
+pub fn state_node(domid: u16, devid: u32) -> String {
+    format!("/local/domain/0/backend/qdisk/{domid}/{devid}/state")
+}
+
+/// Whether a disk with this image was removed or replaced, as far as a complete look tells. `params` is empty while libxl removes a disk. For a changed CD libxl
 /// 4.20 writes the file's name without the format.
-pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, xenstore: &mut Xenstore) -> bool {
+pub fn is_gone(domid: u16, devid: u32, file: Option<&str>, seen: &mut Seen) -> bool {
     let back = format!("/local/domain/0/backend/qdisk/{domid}/{devid}");
-    let now = xenstore.read(&format!("{back}/params")).unwrap_or_default();
+    let now = seen.value(&format!("{back}/params")).unwrap_or_default();
     let file = file.unwrap_or_default();
     let same = now.is_empty() || now == file || now.split_once(':').is_some_and(|(_, now)| now == file);
-    // Only an answer of xenstored counts as removal; its silence does not.
-    !same || xenstore.read(&format!("{back}/frontend")).is_err_and(|e| e.is_answer())
+    !same || seen.value(&format!("{back}/frontend")).is_none()
 }
 
 /// Reads a disk; `None` while libxl has not written all nodes. A CD drive may be without a medium.

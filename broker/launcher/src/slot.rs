@@ -6,6 +6,7 @@ use crate::phase::{Late, Phase, START_TICKS};
 use crate::resource::{ReceiveFault, Resource, SendFault};
 use bulkhead_plan::{FdUse, Kind, Picture, Slot, Starts, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -155,6 +156,8 @@ pub(crate) struct SlotState {
     ticks: Cell<u32>,
     /// Its process could not be started, and is to be started once more.
     unstarted: bool,
+    /// Its process needs a connection to xenstored, and there is none now.
+    awaits_xenstore: bool,
 }
 
 impl SlotState {
@@ -194,6 +197,7 @@ impl SlotState {
             hung_up: false,
             ticks: Cell::new(0),
             unstarted: false,
+            awaits_xenstore: false,
         })
     }
 
@@ -278,6 +282,30 @@ impl SlotState {
         }
     }
 
+    /// Whether its processes have a connection to xenstored.
+    pub(crate) fn needs_xenstore(&self) -> bool {
+        self.kept.iter().any(|(what, _)| *what == FdUse::Xenstore)
+    }
+
+    /// Whether xenstored has closed that connection. This is the kernel's word, not the process's.
+    pub(crate) fn has_lost_xenstore(&self) -> bool {
+        self.kept.iter().filter(|(what, _)| *what == FdUse::Xenstore).any(|(_, socket)| {
+            let mut polled = [PollFd::new(socket, PollFlags::empty())];
+            let _ = rustix::event::poll(&mut polled, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
+            polled.iter().any(|p| p.revents().intersects(PollFlags::HUP | PollFlags::ERR))
+        })
+    }
+
+    /// Notes whether its next process waits for a connection to xenstored. Returns whether that is new.
+    pub(crate) fn await_xenstore(&mut self, waits: bool) -> bool {
+        std::mem::replace(&mut self.awaits_xenstore, waits) != waits
+    }
+
+    /// Whether its next process waits for a connection to xenstored.
+    pub(crate) fn awaits_xenstore(&self) -> bool {
+        self.awaits_xenstore
+    }
+
     /// The kept descriptors, borrowed for a message.
     pub(crate) fn kept(&self) -> Vec<(FdUse, BorrowedFd<'_>)> {
         self.kept.iter().map(|(u, fd)| (u.clone(), fd.as_fd())).collect()
@@ -311,6 +339,11 @@ impl SlotState {
     pub(crate) fn renew(&mut self) {
         self.planned = self.life.is_some();
         self.kill(KillReason::DevicesChanged);
+    }
+
+    /// Lets the next restart not count: its reason lies elsewhere.
+    pub(crate) fn excuse(&mut self) {
+        self.planned = true;
     }
 
     /// Number of restarts, those of the launcher's own not counted.

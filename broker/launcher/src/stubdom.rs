@@ -104,7 +104,7 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), Failure> {
     let disks: Vec<&str> = machine.drives.iter().filter_map(|d| d.file.as_deref()).collect();
     front_ends(&mut xenstore, &disks, machine.nics.len())?;
     // The guest gets the disks that are not emulated at once.
-    crate::supervise::media::release_disks(|block| !disks.contains(&format!("/dev/{block}").as_str()));
+    crate::supervise::media::release_disks(&mut xenstore, |block| !disks.contains(&format!("/dev/{block}").as_str()));
     let screen = device("/dev/fb0", OFlags::RDWR);
     let events =
         (0..8).filter_map(|i| device(&format!("/dev/input/event{i}"), OFlags::RDONLY | OFlags::NONBLOCK)).collect();

@@ -10,6 +10,7 @@
 //! | `media.rs`, `nics.rs`, `hot_plug.rs` | media, network cards and the USB controller while the machine runs |
 //! | `dumps.rs` | files of `screendump` |
 //! | `back_ends.rs`, `disk_changes.rs` | PV back ends, and PV disks that are added or removed |
+//! | `looks.rs` | what is read in xenstore while the guest runs, and what becomes of it |
 //! | `table.rs` | process table for control |
 //! | `watchdog.rs` | time limits of processes that start and end |
 mod back_ends;
@@ -18,6 +19,7 @@ mod dumps;
 mod executable;
 mod hot_plug;
 mod lives;
+mod looks;
 pub(crate) mod media;
 mod nics;
 mod placing;
@@ -38,14 +40,14 @@ use crate::phase::Phase;
 use crate::placement::Place;
 use crate::slot::{ChannelFds, KillReason, SlotState};
 use crate::slots::Slots;
+use crate::store::{Store, Subject};
 use crate::stubdom::Stubdom;
-use crate::unserved::Answers;
 use bulkhead_bus::shown;
 use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
 use bulkhead_policy::{Ids, Starter};
 use bulkhead_wire::Shape;
-use bulkhead_xen::{Privcmd, Xenstore};
+use bulkhead_xen::{Privcmd, XenError, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use disk_changes::DiskChanges;
 use dumps::Dumps;
@@ -60,7 +62,7 @@ const UIDS: u32 = 64;
 /// Time until all processes must run.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SIGNALS: u64 = u64::MAX;
-/// epoll data of xenstore's events about the watched domain.
+/// epoll data of the connection to xenstored.
 const WATCH: u64 = 1 << 33;
 /// epoll data of the doorbell that the broker rings while the guest makes accesses.
 const ACTIVITY: u64 = 1 << 34;
@@ -237,16 +239,18 @@ struct XenEnds {
     xenstore: Option<Xenstore>,
     /// Nodes with their values, to be written in this order when all processes run.
     report: Vec<(String, String)>,
+    /// Makes a connection to xenstored for `xenbus`, without waiting.
+    open_stream: fn() -> Result<OwnedFd, XenError>,
 }
 
 /// The domain's PV devices.
 struct Pv {
-    /// xenstore's events about the domain.
+    /// The domain, if it is watched.
     watched: Option<Watch>,
     /// PV disks that are added and removed.
     changes: DiskChanges,
-    /// With dm_restrict, the connection over which drivers are answered that connect before their back end is served.
-    answers: Option<Answers>,
+    /// The connection to xenstored while the guest runs.
+    store: Store,
 }
 
 /// Requests of control that are pending.
@@ -306,6 +310,7 @@ impl Launcher {
         }
         self.running = true;
         self.tell_running();
+        self.pv.store.register(&self.events.epoll, WATCH).map_err(system("epoll_ctl"))?;
         if self.manner.attach {
             self.watch_domain()?;
         } else if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
@@ -346,12 +351,7 @@ impl Launcher {
     fn watch(&mut self) -> Result<(), Failure> {
         loop {
             let end = self.wait_once(self.pv.changes.wait(Instant::now()))?;
-            if self.pv.changes.take_due(Instant::now()) {
-                if self.pv.changes.take_disks() {
-                    self.disks_changed();
-                }
-                self.answer_front_ends();
-            }
+            self.scan();
             if let Some(End) = end {
                 return Ok(());
             }
@@ -436,26 +436,24 @@ impl Launcher {
         Ok(None)
     }
 
-    /// Handles xenstore's events about the watched domain.
+    /// Handles what xenstored has sent.
     fn domain_changed(&mut self) -> Option<End> {
+        let fired = self.pv.store.hear();
         let watch = self.pv.watched.as_mut()?;
-        match watch.changes() {
+        match watch.changes(&fired) {
             Ok(seen) => {
-                let end = seen.end;
                 if seen.disks || seen.fronts {
                     self.pv.changes.notify(Instant::now(), seen.disks);
                 }
-                match end {
-                    Some(line) => say(&line),
-                    None => return None,
+                if seen.viewer {
+                    self.pv.store.look(Subject::Viewer);
                 }
+                say(&seen.end?);
             }
             // The domain may still run, so its back ends stay.
             Err(e) => say(&format!("the domain cannot be watched any more: {e}")),
         }
-        if let Some(watch) = self.pv.watched.take() {
-            let _ = epoll::delete(&self.events.epoll, watch.as_fd());
-        }
+        self.pv.watched = None;
         None
     }
 }

@@ -3,63 +3,21 @@
 //! closes, before any operating system has unplugged a drive. The answer is a closed back end, and the driver goes on with the
 //! emulated drive. When a later driver opens the front end again (Linux does so), the back end opens again too (Xen's
 //! public/io/xenbus.h).
+use crate::nodes::Nodes;
+use crate::store::Write;
 use bulkhead_bus::pv::State;
-use bulkhead_xen::{XenError, Xenstore};
 
 /// Most PV disks of a domain that are answered.
 const DISKS: usize = 64;
 
-/// A connection to xenstored for the answers. It is not the one with the watches: an event that arrives between two answers would
-/// not make the descriptor readable any more.
-pub(crate) struct Answers {
-    xenstore: Xenstore,
-    /// xenstored has not answered a request. Its late answer would be taken for the next request's.
-    silent: bool,
-}
-
-impl Answers {
-    pub(crate) fn connect() -> Result<Self, XenError> {
-        Ok(Self { xenstore: Xenstore::connect()?, silent: false })
-    }
-
-    /// Whether the connection can be used again.
-    pub(crate) fn is_good(&self) -> bool {
-        !self.silent
-    }
-
-    fn heard<T>(&mut self, answer: Result<T, XenError>) -> Option<T> {
-        self.silent |= answer.as_ref().is_err_and(|e| !e.is_answer());
-        answer.ok()
-    }
-}
-
-/// The calls to xenstore that [`answer`] makes.
-pub(crate) trait Nodes {
-    fn names(&mut self, path: &str) -> Vec<String>;
-    fn value(&mut self, path: &str) -> Option<String>;
-    /// Writes a node if the node `there` exists, so that a removed directory is not made anew. Returns whether it was written.
-    fn set_beside(&mut self, there: &str, path: &str, value: &str) -> bool;
-}
-
-impl Nodes for Answers {
-    fn names(&mut self, path: &str) -> Vec<String> {
-        // `directory` returns the same for a missing directory and for a silent xenstored, so a read comes first.
-        if self.value(path).is_none() && self.silent { Vec::new() } else { self.xenstore.directory(path) }
-    }
-    fn value(&mut self, path: &str) -> Option<String> {
-        if self.silent {
-            return None;
-        }
-        let answer = self.xenstore.read(path);
-        self.heard(answer)
-    }
-    fn set_beside(&mut self, there: &str, path: &str, value: &str) -> bool {
-        if self.silent {
-            return false;
-        }
-        let answer = self.xenstore.write_beside(there, path, value);
-        self.heard(answer) == Some(true)
-    }
+/// The answer to a front end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) devid: u32,
+    /// The back end's state. Its directory is not made anew if it has gone.
+    pub(crate) write: Write,
+    /// It is closed to a driver that has come.
+    pub(crate) closes: bool,
 }
 
 /// The next state of a back end that is not served; `None`: it stays. `kept`: the toolstack does not remove the back end.
@@ -75,27 +33,25 @@ fn next(front: State, back: State, kept: bool) -> Option<State> {
     }
 }
 
-/// Answers the front ends of a domain's disks that are not `served`. Returns the numbers of the disks that were closed to a driver.
-pub(crate) fn answer(domid: u16, nodes: &mut impl Nodes, served: impl Fn(u32) -> bool) -> Vec<u32> {
+/// The answers to the front ends of a domain's disks that are not `served`.
+pub(crate) fn answers(domid: u16, nodes: &mut impl Nodes, served: impl Fn(u32) -> bool) -> Vec<Answer> {
     let top = format!("/local/domain/0/backend/qdisk/{domid}");
     let ids: Vec<u32> = nodes.names(&top).iter().filter_map(|id| id.parse().ok()).collect();
-    let mut closed = Vec::new();
+    let mut answers = Vec::new();
     for devid in ids.into_iter().filter(|devid| !served(*devid)).take(DISKS) {
         let back = format!("{top}/{devid}");
         let own = State::of(nodes.value(&format!("{back}/state")).as_deref());
+        let kept = nodes.value(&format!("{back}/online")).as_deref() != Some("0");
         // dom0 has written this node.
         let Some(front) = nodes.value(&format!("{back}/frontend")) else { continue };
         let there = State::of(nodes.value(&format!("{front}/state")).as_deref());
-        let kept = nodes.value(&format!("{back}/online")).as_deref() != Some("0");
         let Some(state) = next(there, own, kept) else { continue };
-        if nodes.set_beside(&format!("{back}/frontend"), &format!("{back}/state"), &(state as u8).to_string())
-            && state == State::Closed
-            && matches!(there, State::Initialised | State::Connected)
-        {
-            closed.push(devid);
-        }
+        let closes = state == State::Closed && matches!(there, State::Initialised | State::Connected);
+        let [there, path] = ["frontend", "state"].map(|name| format!("{back}/{name}"));
+        let write = Write { there, path, value: (state as u8).to_string(), lines: [None, None] };
+        answers.push(Answer { devid, write, closes });
     }
-    closed
+    answers
 }
 
 #[cfg(test)]
@@ -104,23 +60,15 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    impl Nodes for BTreeMap<String, String> {
-        fn names(&mut self, path: &str) -> Vec<String> {
-            let below = |k: &String| Some(k.strip_prefix(path)?.strip_prefix('/')?.split('/').next()?.to_owned());
-            let mut names: Vec<String> = self.keys().filter_map(below).collect();
-            names.dedup();
-            names
-        }
-        fn value(&mut self, path: &str) -> Option<String> {
-            self.get(path).cloned()
-        }
-        fn set_beside(&mut self, there: &str, path: &str, value: &str) -> bool {
-            let exists = self.contains_key(there);
-            if exists {
-                self.insert(path.to_owned(), value.to_owned());
+    /// Answers as the launcher does. Returns the numbers of the disks that were closed to a driver.
+    fn answer(domid: u16, nodes: &mut BTreeMap<String, String>, served: impl Fn(u32) -> bool) -> Vec<u32> {
+        let answers = answers(domid, nodes, served);
+        for Answer { write, .. } in &answers {
+            if nodes.contains_key(&write.there) {
+                nodes.insert(write.path.clone(), write.value.clone());
             }
-            exists
         }
+        answers.iter().filter(|a| a.closes).map(|a| a.devid).collect()
     }
 
     const DISK: u32 = 768;

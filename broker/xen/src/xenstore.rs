@@ -147,14 +147,10 @@ impl Xenstore {
         Ok(Self { stream: Stream::Device(device), serial: 0, fired: Vec::new(), lost: false })
     }
 
+    /// Makes a call in no transaction. Once xenstored has not answered a call, all later ones fail at once.
     fn call(&mut self, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
-        self.call_in(0, kind, payload)
-    }
-
-    /// Makes a call in a transaction; 0: in none. Once xenstored has not answered a call, all later ones fail at once.
-    fn call_in(&mut self, transaction: u32, kind: u32, payload: &[u8]) -> Result<Vec<u8>> {
         self.serial = self.serial.wrapping_add(1);
-        let message = message(kind, self.serial, transaction, payload).map_err(|e| XenError::new("xenstore", e))?;
+        let message = message(kind, self.serial, 0, payload).map_err(|e| XenError::new("xenstore", e))?;
         let exchanged = if self.lost { Err(std::io::ErrorKind::TimedOut.into()) } else { self.exchange(&message) };
         let (header, answer) = exchanged.map_err(|e| {
             self.lost = true;
@@ -224,12 +220,7 @@ impl Xenstore {
 
     /// Watches `path` and the nodes below it; the watch fires once immediately. See [`Self::changed`].
     pub fn watch(&mut self, path: &str) -> Result<()> {
-        self.watch_as(path, "watch")
-    }
-
-    /// The same with the name `token`. See [`Self::fired`].
-    pub fn watch_as(&mut self, path: &str, token: &str) -> Result<()> {
-        self.call(xenstore::XS_WATCH, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat()).map(|_| ())
+        self.call(xenstore::XS_WATCH, &[path.as_bytes(), b"\0watch\0"].concat()).map(|_| ())
     }
 
     /// Records a watch's event: its path and its token.
@@ -240,8 +231,8 @@ impl Xenstore {
         }
     }
 
-    /// Names of watches that have fired since the last call, without waiting.
-    pub fn fired(&mut self) -> Result<Vec<String>> {
+    /// Whether a watch has fired since the last call, without waiting. Poll the descriptor to wait.
+    pub fn changed(&mut self) -> Result<bool> {
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         // Limits the events of one call; events of the same name are merged.
         for _ in 0..256 {
@@ -255,12 +246,7 @@ impl Xenstore {
                 Err(e) => return Err(XenError::new("xenstore", e)),
             }
         }
-        Ok(std::mem::take(&mut self.fired))
-    }
-
-    /// Whether a watch has fired since the last call, without waiting. Poll the descriptor to wait.
-    pub fn changed(&mut self) -> Result<bool> {
-        Ok(!self.fired()?.is_empty())
+        Ok(!std::mem::take(&mut self.fired).is_empty())
     }
 
     /// Sorted names of the nodes below a node; empty if there is no such node.
@@ -278,42 +264,6 @@ impl Xenstore {
     pub fn write(&mut self, path: &str, value: &str) -> Result<()> {
         self.call(xenstore::XS_WRITE, &[path.as_bytes(), b"\0", value.as_bytes()].concat()).map(|_| ())
     }
-
-    /// Writes a node if the node `there` exists, in one transaction: a directory that is removed meanwhile is not made anew. Returns
-    /// whether it was written.
-    pub fn write_beside(&mut self, there: &str, path: &str, value: &str) -> Result<bool> {
-        for _ in 1..TRIES {
-            match self.try_to_write_beside(there, path, value) {
-                Err(e) if e.names(CONFLICT) => {}
-                done => return done,
-            }
-        }
-        self.try_to_write_beside(there, path, value)
-    }
-
-    fn try_to_write_beside(&mut self, there: &str, path: &str, value: &str) -> Result<bool> {
-        let id = self.call(xenstore::XS_TRANSACTION_START, b"\0")?;
-        let id = std::str::from_utf8(&id).ok().and_then(|id| id.trim_end_matches('\0').parse().ok());
-        let id = id.filter(|id| *id != 0).ok_or_else(|| XenError::new("xenstore", std::io::ErrorKind::InvalidData))?;
-        let exists = match self.call_in(id, xenstore::XS_READ, &[there.as_bytes(), b"\0"].concat()) {
-            Ok(_) => true,
-            Err(e) if e.is_answer() => false,
-            Err(e) => return Err(e),
-        };
-        let written = match exists {
-            true => self.call_in(id, xenstore::XS_WRITE, &[path.as_bytes(), b"\0", value.as_bytes()].concat()),
-            false => Ok(Vec::new()),
-        };
-        // A refused write too ends its transaction.
-        let refused = match written {
-            Ok(_) => None,
-            Err(e) if e.is_answer() => Some(e),
-            Err(e) => return Err(e),
-        };
-        let commits = exists && refused.is_none();
-        self.call_in(id, xenstore::XS_TRANSACTION_END, if commits { b"T\0" } else { b"F\0" })?;
-        refused.map_or(Ok(commits), Err)
-    }
 }
 
 impl AsFd for Xenstore {
@@ -325,77 +275,6 @@ impl AsFd for Xenstore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::VecDeque;
-
-    /// A xenstored that answers each call with the next of `answers`: the payload, or an error's name. Returns what was called: kind,
-    /// transaction, payload.
-    fn stored(answers: &[std::result::Result<&'static str, &'static str>]) -> (Xenstore, Server) {
-        let (near, far) = UnixStream::pair().unwrap();
-        let mut answers: VecDeque<_> = answers.iter().copied().collect();
-        let server = std::thread::spawn(move || {
-            let mut far = Xenstore::from_stream(far.into()).unwrap();
-            let mut calls = Vec::new();
-            while let Ok((header, payload)) = far.receive() {
-                calls.push((header.kind, header.tx_id, String::from_utf8(payload).unwrap()));
-                let Some(answer) = answers.pop_front() else { break };
-                let (kind, text) = match answer {
-                    Ok(text) => (header.kind, text),
-                    Err(name) => (xenstore::XS_ERROR, name),
-                };
-                let payload = [text.as_bytes(), b"\0"].concat();
-                let head = Header { kind, len: payload.len() as u32, ..header };
-                far.stream.write_all(&[head.as_bytes(), &payload].concat()).unwrap();
-            }
-            calls
-        });
-        (Xenstore::from_stream(near.into()).unwrap(), server)
-    }
-    type Server = std::thread::JoinHandle<Vec<(u32, u32, String)>>;
-
-    const WHOLE: [(u32, u32, &str); 4] = [
-        (xenstore::XS_TRANSACTION_START, 0, "\0"),
-        (xenstore::XS_READ, 7, "/b/state\0"),
-        (xenstore::XS_WRITE, 7, "/b/info\x001"),
-        (xenstore::XS_TRANSACTION_END, 7, "T\0"),
-    ];
-
-    fn called(server: Server) -> Vec<(u32, u32, String)> {
-        server.join().unwrap()
-    }
-
-    #[test]
-    fn a_node_is_written_beside_another_in_one_transaction_which_is_repeated_after_a_conflict() {
-        let round = |end| [Ok("7"), Ok("4"), Ok("OK"), end];
-        let (mut xenstore, server) = stored(&[round(Err("EAGAIN")), round(Ok("OK"))].concat());
-        assert!(xenstore.write_beside("/b/state", "/b/info", "1").unwrap());
-        drop(xenstore);
-        let calls = called(server);
-        let calls: Vec<_> = calls.iter().map(|(kind, id, text)| (*kind, *id, text.as_str())).collect();
-        assert_eq!(calls, [WHOLE, WHOLE].concat());
-    }
-
-    #[test]
-    fn a_node_is_not_written_where_the_other_is_gone() {
-        let (mut xenstore, server) = stored(&[Ok("7"), Err("ENOENT"), Ok("OK")]);
-        assert!(!xenstore.write_beside("/b/state", "/b/info", "1").unwrap());
-        drop(xenstore);
-        let calls = called(server);
-        assert!(calls.iter().all(|(kind, ..)| *kind != xenstore::XS_WRITE));
-        assert_eq!(calls.last(), Some(&(xenstore::XS_TRANSACTION_END, 7, "F\0".to_owned())));
-    }
-
-    #[test]
-    fn a_refused_write_ends_its_transaction_and_conflicts_end_the_attempts() {
-        let (mut xenstore, server) = stored(&[Ok("7"), Ok("4"), Err("EACCES"), Ok("OK")]);
-        assert!(xenstore.write_beside("/b/state", "/b/info", "1").is_err_and(|e| e.is_answer()));
-        drop(xenstore);
-        assert_eq!(called(server).last().map(|(_, _, end)| end.clone()), Some("F\0".to_owned()));
-        let conflict = [Ok("7"), Ok("4"), Ok("OK"), Err("EAGAIN")].repeat(100);
-        let (mut xenstore, server) = stored(&conflict);
-        assert!(xenstore.write_beside("/b/state", "/b/info", "1").is_err_and(|e| e.is_answer()));
-        drop(xenstore);
-        assert_eq!(called(server).len(), 4 * TRIES as usize);
-    }
 
     /// Each call waited for its time limit, and the answer to an earlier one was taken for a later one's.
     #[test]

@@ -8,15 +8,14 @@ use crate::failure::{Failure, system};
 use crate::log::say;
 use crate::machine::back_ends::{Servers, is_twin, pv_image};
 use crate::machine::host::Part;
+use crate::nodes::{Nodes as _, Seen};
 use crate::phase::Phase;
 use crate::pv;
 use crate::slot::{KillReason, SlotState};
-use crate::unserved::{self, Answers};
 use bulkhead_bus::pv::State;
 use bulkhead_plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, Slot, Starts};
-use bulkhead_xen::{DomainState, Privcmd, Xenstore};
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fd::{AsFd as _, OwnedFd};
+use bulkhead_xen::{DomainState, Privcmd};
+use rustix::fd::OwnedFd;
 use std::time::Instant;
 
 /// End of a guest's slots: each slot has a user of the guest's 64, and the last user is `intake`'s.
@@ -61,36 +60,30 @@ impl Launcher {
     /// event, which xenstore sends at once.
     pub(super) fn watch_domain(&mut self) -> Result<(), Failure> {
         self.pv.changes.reported.clone_from(&self.shown);
-        let watch = match self.pv.watched.take() {
-            Some(watch) => watch,
-            None if self.manner.restricted => return Ok(()),
-            None => Watch::new(self.plan.domid).map_err(Failure::Watch)?,
-        };
-        epoll::add(&self.events.epoll, watch.as_fd(), EventData::new_u64(super::WATCH), EventFlags::IN)
-            .map_err(system("epoll_ctl"))?;
-        self.pv.watched = Some(watch);
+        if self.pv.watched.is_none() && !self.manner.restricted {
+            let watch = Watch::new(self.plan.domid, &mut self.pv.store).map_err(Failure::Watch)?;
+            self.pv.watched = Some(watch);
+        }
         Ok(())
     }
 
     /// Ends the processes of removed disks. Starts three processes for each new disk: its own, and a `xenbus` and a `grant` that
     /// serve it alone. A stub domain's guest gets the disks that the stub domain has released, and those that the stub domain does
     /// not have.
-    pub(super) fn disks_changed(&mut self) {
-        let Ok(mut xenstore) = Xenstore::connect() else { return };
+    pub(super) fn disks_changed(&mut self, seen: &mut Seen) {
         let own = self.plan.domid;
-        let (disks, mut notes) =
-            if self.manner.attach { pv::all_disks(own, &mut xenstore) } else { pv::disks(own, &mut xenstore) };
+        let (disks, mut notes) = if self.manner.attach { pv::all_disks(own, seen) } else { pv::disks(own, seen) };
         let mut wanted: Vec<(u16, pv::PvDisk)> = disks
             .iter()
             .filter(|d| !self.pv.changes.handed_off.iter().any(|g| g.devid == d.devid))
             .map(|d| (own, d.clone()))
             .collect();
-        if let Some(guest) = self.pv.watched.as_ref().and_then(Watch::guest) {
-            let (theirs, more) = pv::disks(guest, &mut xenstore);
+        if let Some(guest) = self.watched_guest() {
+            let (theirs, more) = pv::disks(guest, seen);
             notes.extend(more);
             // A domain that ends closes its front ends too; that is no release.
             if Privcmd::open(guest).and_then(|p| p.domain_state()).is_ok_and(|state| state == DomainState::Alive) {
-                self.take_released_disks(&theirs, &mut xenstore);
+                self.take_released_disks(&theirs, seen);
             }
             let held = |d: &pv::PvDisk| {
                 disks.iter().any(|s| is_twin(d, s.devid, s.drive.file.as_deref()))
@@ -98,19 +91,9 @@ impl Launcher {
             };
             wanted.extend(theirs.iter().filter(|d| !held(d)).map(|d| (guest, d.clone())));
         }
-        let known: Vec<(Slot, u16, u32, Option<String>)> = self
-            .plan
-            .devices
-            .iter()
-            .filter_map(|d| match &d.config {
-                DeviceConfig::Qdisk { devid, disk, .. } => {
-                    Some((d.slot, self.slots.get(d.slot)?.domid.unwrap_or(own), *devid, disk.file.clone()))
-                }
-                _ => None,
-            })
-            .collect();
+        let known = self.pv_disks();
         for (slot, domid, devid, file) in &known {
-            if pv::is_gone(*domid, *devid, file.as_deref(), &mut xenstore) {
+            if pv::is_gone(*domid, *devid, file.as_deref(), seen) {
                 self.remove_disk(*slot, || KillReason::DiskRemoved);
             }
         }
@@ -146,40 +129,9 @@ impl Launcher {
         }
     }
 
-    /// Answers drivers that have connected to a disk that no process serves now.
-    pub(super) fn answer_front_ends(&mut self) {
-        let own = self.plan.domid;
-        let mut served: Vec<(u16, u32)> = Vec::new();
-        for device in &self.plan.devices {
-            let DeviceConfig::Qdisk { devid, .. } = &device.config else { continue };
-            let slot = self.slots.get(device.slot).filter(|s| s.phase() != Phase::Waiting);
-            served.extend(slot.map(|s| (s.domid.unwrap_or(own), *devid)));
-        }
-        let Some(watch) = self.pv.watched.as_ref() else { return };
-        let opened = match self.pv.answers.take() {
-            None if !self.manner.restricted => Answers::connect().ok(),
-            kept => kept,
-        };
-        let Some(mut answers) = opened else { return };
-        for domid in [Some(own), watch.guest()].into_iter().flatten() {
-            for devid in unserved::answer(domid, &mut answers, |devid| served.contains(&(domid, devid))) {
-                // One line for each disk: the guest can connect any number of times.
-                if !self.pv.changes.answered.contains(&(domid, devid)) {
-                    self.pv.changes.answered.push((domid, devid));
-                    say(&format!(
-                        "a driver of domain {domid} has come to PV disk {devid}, which nobody serves now: it is closed to it"
-                    ));
-                }
-            }
-        }
-        if self.manner.restricted && answers.is_good() {
-            self.pv.answers = Some(answers);
-        }
-    }
-
     /// Ends the processes of the disks that the stub domain has released (closed its front ends of) for its guest, and keeps their
     /// open files.
-    fn take_released_disks(&mut self, theirs: &[pv::PvDisk], xenstore: &mut Xenstore) {
+    fn take_released_disks(&mut self, theirs: &[pv::PvDisk], seen: &mut Seen) {
         let own = self.plan.domid;
         let mut released = Vec::new();
         for device in &self.plan.devices {
@@ -188,9 +140,7 @@ impl Launcher {
             let Some(state) = state.filter(|s| s.domid.is_none() && s.phase() != Phase::Unplugged) else {
                 continue;
             };
-            let closed = xenstore
-                .read(&format!("/local/domain/0/backend/qdisk/{own}/{devid}/state"))
-                .is_ok_and(|s| State::of(Some(&s)) == State::Closed);
+            let closed = State::of(seen.value(&pv::state_node(own, *devid)).as_deref()) == State::Closed;
             if closed && theirs.iter().any(|d| is_twin(d, *devid, disk.file.as_deref())) {
                 let (files, kept) = std::mem::take(&mut state.kept)
                     .into_iter()
@@ -244,7 +194,7 @@ impl Launcher {
             None => pv_image(&disk.drive, &self.pv.changes.images, self.spawner.starter.null(), &self.intake())?,
         };
         let guests = domid != self.plan.domid;
-        let mut servers = Servers::new(domid, Xenstore::open_stream().map_err(Failure::Xenstore)?);
+        let mut servers = Servers::new(domid, (self.xen.open_stream)().map_err(Failure::Xenstore)?);
         let id = disk.devid;
         let config = DeviceConfig::Qdisk { devid: id, disk: config, emulated: None, discard: disk.discard };
         let qdisk = servers.serve(Part { kept: fds, ..Part::new(config) }, disk.nodes, true)?;
@@ -293,7 +243,7 @@ impl Launcher {
     pub(super) fn finish_disk_removal(&mut self, slot: Slot) {
         if self.remove_slot(slot) {
             self.renew_control();
-            self.disks_changed();
+            self.pv.changes.notify(Instant::now(), true);
         }
     }
 
@@ -317,21 +267,28 @@ impl Launcher {
         }
     }
 
-    /// Replaces a slot's connection to xenstored before a restart: the last process may have died inside of a message.
-    pub(super) fn reconnect_xenstore(&mut self, slot: Slot) {
+    /// Replaces the connection to xenstored of a slot whose process has exited: that process may have left half a message there.
+    /// Returns whether the next process may be started; if not, this is done again in a second. A slot without a connection has
+    /// nothing to wait for.
+    pub(super) fn reconnect_xenstore(&mut self, slot: Slot) -> bool {
+        let open = self.xen.open_stream;
+        let Some(state) = self.slots.get_mut(slot).filter(|s| s.needs_xenstore()) else { return true };
         if self.manner.restricted {
-            return;
+            // The same connection serves the next process.
+            return true;
         }
-        let Some(state) = self.slots.get_mut(slot).filter(|s| s.kept.iter().any(|(what, _)| *what == FdUse::Xenstore))
-        else {
-            return;
-        };
-        match Xenstore::open_stream() {
+        let stream = open();
+        let waits = stream.is_err();
+        let new = state.await_xenstore(waits);
+        match stream {
             Ok(stream) => {
                 state.kept.retain(|(what, _)| *what != FdUse::Xenstore);
                 state.kept.push((FdUse::Xenstore, stream));
             }
-            Err(e) => say(&format!("{}: {e}", state.name)),
+            // One line, however long it takes.
+            Err(e) if new => say(&format!("{} waits for a connection to xenstored: {e}", state.name)),
+            Err(_) => {}
         }
+        !waits
     }
 }

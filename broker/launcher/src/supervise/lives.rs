@@ -290,9 +290,24 @@ impl Launcher {
         }
     }
 
-    /// Counts a start that has failed as a death, and starts the process once more.
+    /// Starts a slot's process in a second.
+    fn start_later(&mut self, number: Slot) {
+        if let Some(state) = self.slots.get_mut(number) {
+            state.enter(Phase::Starting);
+            state.not_started();
+        }
+    }
+
+    /// Counts a start that has failed as a death, and starts the process once more. One that waits for xenstored has not failed.
     pub(super) fn retry(&mut self, number: Slot) {
+        let waited = self.slots.get(number).is_some_and(SlotState::awaits_xenstore);
+        if !self.reconnect_xenstore(number) {
+            return self.start_later(number);
+        }
         let Some(state) = self.slots.get_mut(number) else { return };
+        if waited {
+            state.excuse();
+        }
         if state.allow_restart() {
             self.start_again(number);
             return;
@@ -356,7 +371,13 @@ impl Launcher {
     fn restart_device(&mut self, number: Slot, cause: &Cause) {
         let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
-        let restart = !unplugged && state.allow_restart();
+        let lost = !unplugged && state.has_lost_xenstore();
+        if lost {
+            // xenstored has ended or has ended the connection; no process can work with it.
+            state.excuse();
+        }
+        let hopeless = lost && self.manner.restricted;
+        let restart = !unplugged && !hopeless && state.allow_restart();
         // A back end's state is one number, which it checks; without it a guest loses its disk.
         let innocent = state.kind.back_end.is_some() || cause.reason.as_ref().is_some_and(KillReason::is_wanted);
         let given_up = state.inherit_state(innocent);
@@ -386,9 +407,20 @@ impl Launcher {
         let viewer = self.slots.get(number).is_some_and(SlotState::looks);
         if restart && viewer && blind {
             // `start_viewer` does it when the display is ready.
-        } else if restart {
-            self.reconnect_xenstore(number);
+        } else if restart && lost {
+            // Not at once: who ends each connection gets one in a second, and costs no restarts.
+            if let Some(state) = self.slots.get_mut(number) {
+                state.await_xenstore(true);
+                say(&format!("{}: xenstored has ended its connection; another one is made", state.name));
+            }
+            self.start_later(number);
+        } else if restart && self.reconnect_xenstore(number) {
             self.start_again(number);
+        } else if restart {
+            self.start_later(number);
+        } else if hopeless {
+            let name = self.slots.get(number).map(|s| s.name.clone()).unwrap_or_default();
+            say(&format!("{name}: xenstored has ended its connection, and dm_restrict forbids another one"));
         } else if unplugged && gives_up {
             self.finish_disk_removal(number);
         } else if unplugged {

@@ -3,8 +3,9 @@ use super::Launcher;
 use super::refusal::Refusal;
 use crate::log::say;
 use crate::machine::back_ends::HAND_OFF;
+use crate::nodes::{Nodes, Seen};
+use crate::store::Subject;
 use bulkhead_plan::{CONTROL, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
-use bulkhead_xen::{XenError, Xenstore};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
@@ -66,7 +67,7 @@ impl Launcher {
             if self.manner.stubdom {
                 drop(files);
                 if let Some(name) = drive.file.as_deref().and_then(|f| f.strip_prefix("/dev/")) {
-                    release_disks(|block| block == name);
+                    self.pv.store.look(Subject::Release { block: name.to_owned() });
                 }
             } else {
                 self.hand_off(&drive, files);
@@ -74,13 +75,17 @@ impl Launcher {
         }
     }
 
+    /// Begins to look for this stub domain's CDs, of which control asks for those above `known`.
+    pub(super) fn look_for_media(&mut self, serial: u32, known: u64) {
+        if !self.pv.store.look(Subject::Media { serial, known }) {
+            self.answer(serial, Err(Refusal::XenstoreSilent));
+        }
+    }
+
     /// Sends control the list of this stub domain's CDs, and a descriptor for each whose sequence number is above `known`.
-    pub(super) fn report_disks(&mut self, serial: u32, known: u64) {
+    pub(super) fn report_disks(&mut self, serial: u32, known: u64, seen: &mut Seen) {
         let (mut disks, mut fds) = (Vec::new(), Vec::new());
-        for (disk, name) in front_disks().unwrap_or_else(|e| {
-            say(&e.to_string());
-            Vec::new()
-        }) {
+        for (disk, name) in front_disks(seen) {
             if disk.diskseq > known {
                 // A CD is read only. A disk that cannot be opened is being removed and does not matter.
                 let path = format!("/dev/{name}");
@@ -102,8 +107,7 @@ impl Launcher {
 }
 
 /// The CDs among the kernel's Xen disks, oldest first, with the names of their block devices.
-fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
-    let mut xenstore = Xenstore::connect()?;
+pub(super) fn front_disks(nodes: &mut impl Nodes) -> Vec<(FrontDisk, String)> {
     let mut disks = Vec::new();
     for device in std::fs::read_dir("/sys/bus/xen/devices").into_iter().flatten().flatten() {
         let id = device.file_name().to_str().and_then(|n| n.strip_prefix("vbd-")?.parse().ok());
@@ -113,30 +117,29 @@ fn front_disks() -> Result<Vec<(FrontDisk, String)>, XenError> {
         let diskseq =
             std::fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok().and_then(|t| t.trim().parse().ok());
         // The kernel does not tell a CD from a disk; libxl's node does.
-        let kind = xenstore.read(&format!("device/vbd/{devid}/device-type")).unwrap_or_default();
-        if let (Some(diskseq), "cdrom") = (diskseq, kind.as_str()) {
+        let kind = nodes.value(&format!("device/vbd/{devid}/device-type"));
+        if let (Some(diskseq), Some("cdrom")) = (diskseq, kind.as_deref()) {
             disks.push((FrontDisk { devid, diskseq }, name));
         }
     }
     disks.sort_by_key(|(disk, _)| disk.diskseq);
     disks.truncate(MAX_DISKS);
-    Ok(disks)
+    disks
 }
 
 /// Numbers of this stub domain's disks that its guest gets when they are released.
-pub(super) fn disks_to_hand_off() -> Vec<String> {
-    let Ok(mut xenstore) = Xenstore::connect() else { return Vec::new() };
-    let ids = xenstore.directory("device/vbd");
+pub(super) fn disks_to_hand_off(nodes: &mut impl Nodes) -> Vec<String> {
+    let ids = nodes.names("device/vbd");
     let mut is = |id: &String| {
-        let back = xenstore.read(&format!("device/vbd/{id}/backend")).unwrap_or_default();
-        xenstore.read(&format!("{back}/{HAND_OFF}")).is_ok_and(|v| v == "1")
+        let back = nodes.value(&format!("device/vbd/{id}/backend"));
+        back.and_then(|back| nodes.value(&format!("{back}/{HAND_OFF}"))).as_deref() == Some("1")
     };
     ids.into_iter().filter(|id| is(id)).collect()
 }
 
 /// Releases those hand-off disks whose block device `which` selects: the kernel writes all data and closes the front end.
-pub(crate) fn release_disks(mut which: impl FnMut(&str) -> bool) {
-    for id in disks_to_hand_off() {
+pub(crate) fn release_disks(nodes: &mut impl Nodes, mut which: impl FnMut(&str) -> bool) {
+    for id in disks_to_hand_off(nodes) {
         let device = format!("vbd-{id}");
         let block =
             std::fs::read_dir(format!("/sys/bus/xen/devices/{device}/block")).ok().and_then(|mut b| b.next()?.ok());

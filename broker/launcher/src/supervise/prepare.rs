@@ -17,14 +17,14 @@ use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
 use crate::phase::Phase;
 use crate::slot::SlotState;
 use crate::slots::Slots;
+use crate::store::Store;
 use crate::stubdom::Stubdom;
-use crate::unserved::Answers;
 use bulkhead_plan::{
     BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
 };
 use bulkhead_policy::{self as policy, FIRST_UID, Ids, Reach, Starter};
 use bulkhead_wire::Shape;
-use bulkhead_xen::{Evtchn, Privcmd, Xenstore};
+use bulkhead_xen::{Evtchn, Privcmd, Xenstore, XenstoreQueue};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -133,8 +133,12 @@ impl Launcher {
             spawner: Spawner { starter, shape, user },
             events: Events { ticks: Ticks::new(&epoll)?, epoll, signals },
             held: Held { open: held, paths: sockets, rules: Vec::new() },
-            xen: XenEnds { privcmd, xenstore: None, report },
-            pv: Pv { watched: None, changes: DiskChanges::new(machine.images), answers: None },
+            xen: XenEnds { privcmd, xenstore: None, report, open_stream: Xenstore::open_stream_now },
+            pv: Pv {
+                watched: None,
+                changes: DiskChanges::new(machine.images),
+                store: Store::new(Some(XenstoreQueue::connect)),
+            },
             requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
             place: super::placing::place(&machine, domid),
             shown,
@@ -201,14 +205,12 @@ impl Launcher {
         }
         if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
             // Added disks cannot be opened any more, but drivers that connect before the unplug still need an answer.
-            match Answers::connect().and_then(|answers| Ok((Watch::new(self.plan.domid)?, answers))) {
-                Ok((watch, answers)) => {
-                    self.pv.watched = Some(watch);
-                    self.pv.answers = Some(answers);
-                }
+            match Watch::new(self.plan.domid, &mut self.pv.store) {
+                Ok(watch) => self.pv.watched = Some(watch),
                 Err(e) => say(&format!("PV drivers that come before they unplug will not be answered: {e}")),
             }
         }
+        self.pv.store.keep_connection();
         if let Some(directory) = chroot {
             policy::restrict::leave_root(directory)
                 .map_err(|source| UserFault::Chroot { directory: directory.to_owned(), source })?;
@@ -319,9 +321,9 @@ fn may_unplug(machine: &Machine, domid: u16, back_ends: &[Part], stubdom: bool) 
     let Ok(mut xenstore) = Xenstore::connect() else { return false };
     let path = format!("/local/domain/{domid}/device/vbd");
     let ids = xenstore.directory(&path);
+    let handed_off = stubdom.then(|| super::media::disks_to_hand_off(&mut xenstore));
     let mut node = |id: &str, name: &str| xenstore.read(&format!("{path}/{id}/{name}")).unwrap_or_default();
     // A CD counts as served: an HVM guest does not use its back end.
-    let handed_off = stubdom.then(super::media::disks_to_hand_off);
     let has_one = |id: &String| {
         back_ends::serves(back_ends, id)
             || handed_off.as_ref().is_some_and(|ids| ids.contains(id))

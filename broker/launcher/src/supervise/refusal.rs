@@ -26,6 +26,9 @@ pub(super) enum Refusal {
     /// The port has no drive, or a disk.
     #[error("there is no CD drive at port {} of controller {}", .0.port, .0.controller)]
     NoCdDrive(DriveId),
+    /// The disks are found by their nodes.
+    #[error("xenstored does not answer")]
+    XenstoreSilent,
     /// The size of a new medium cannot be found out.
     #[error("the medium: {0}")]
     Medium(#[source] io::Error),

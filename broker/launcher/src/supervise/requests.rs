@@ -111,7 +111,7 @@ impl Launcher {
                 let result = self.set_medium(slot, drive, fd);
                 self.answer(serial, result);
             }
-            (Ask::Disks { known }, CONTROL) if self.manner.stubdom => self.report_disks(serial, known),
+            (Ask::Disks { known }, CONTROL) if self.manner.stubdom => self.look_for_media(serial, known),
             (Ask::Nic { slot, settings }, CONTROL) => {
                 let result = self.set_nic(slot, &settings).map(|()| 0);
                 self.answer(serial, result);

@@ -1,4 +1,6 @@
 //! The launcher's loop with processes that are no roles: a test plays each one's part on its socket.
+mod xenstored;
+
 use super::disk_changes::DiskChanges;
 use super::*;
 use crate::callers::Served;
@@ -9,11 +11,13 @@ use crate::slot::Life;
 use bulkhead_bus::WhenFull;
 use bulkhead_plan::{Ask, BROKER, DeviceConfig, DeviceSlot, FromProcess, kind};
 use bulkhead_policy::{Ids, Spawned};
+use bulkhead_xen::XenstoreQueue;
 use rustix::event::epoll::{CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::process::{Command, Stdio};
+use xenstored::{connect, open_stream};
 
 const PS2: Slot = 2;
 const SERIAL: Slot = 3;
@@ -75,8 +79,8 @@ fn launcher() -> Launcher {
         },
         events: Events { ticks: Ticks::new(&epoll).unwrap(), epoll, signals },
         held: Held { open: Vec::new(), paths: Vec::new(), rules: Vec::new() },
-        xen: XenEnds { privcmd: None, xenstore: None, report: Vec::new() },
-        pv: Pv { watched: None, changes: DiskChanges::new(ImageRules::default()), answers: None },
+        xen: XenEnds { privcmd: None, xenstore: None, report: Vec::new(), open_stream },
+        pv: Pv { watched: None, changes: DiskChanges::new(ImageRules::default()), store: Store::new(Some(connect)) },
         requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
         place: None,
         shown: Vec::new(),

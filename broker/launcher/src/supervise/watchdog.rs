@@ -41,7 +41,7 @@ impl Ticks {
 impl Launcher {
     /// Lets the tick run while something is timed.
     pub(super) fn arm(&mut self) -> Result<(), Failure> {
-        let timed = self.slots.iter().any(|s| s.is_timed(self.running));
+        let timed = self.slots.iter().any(|s| s.is_timed(self.running)) || (self.running && self.pv.store.is_timed());
         self.events.ticks.run(timed)
     }
 
@@ -54,6 +54,9 @@ impl Launcher {
         let retries: Vec<Slot> = self.slots.iter_mut().filter_map(due).collect();
         for slot in retries {
             self.retry(slot);
+        }
+        if running {
+            self.tick_looks();
         }
     }
 }

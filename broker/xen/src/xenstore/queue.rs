@@ -109,11 +109,6 @@ impl XenstoreQueue {
         Self { serial, fired, ..self }
     }
 
-    /// The connection's socket for another client; `None` for the kernel's device. No call may be unanswered.
-    pub fn into_socket(self) -> Option<OwnedFd> {
-        if let Stream::Socket(socket) = self.stream { Some(socket) } else { None }
-    }
-
     /// Queues a call in a transaction (0: in none), and sends as much as xenstored takes. Returns the number of its answer.
     ///
     /// # Errors
