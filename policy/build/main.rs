@@ -54,6 +54,7 @@ struct Limits {
     data: u64,
     address_space: u64,
     memory: u64,
+    threads: u64,
 }
 
 #[derive(Clone, serde::Deserialize)]
@@ -104,9 +105,9 @@ fn main() {
         std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
         let names: Vec<_> = profile.syscalls.keys().collect();
         let Profile { role, descriptors, .. } = &profile;
-        let Limits { files, file_size, data, address_space, memory } = &profile.limits;
+        let Limits { files, file_size, data, address_space, memory, threads } = &profile.limits;
         let limits = format!(
-            "Limits {{ files: {files}, file_size: {file_size}, data: {data}, address_space: {address_space}, memory: {memory} }}"
+            "Limits {{ files: {files}, file_size: {file_size}, data: {data}, address_space: {address_space}, memory: {memory}, threads: {threads} }}"
         );
         let filter = format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{role}.bpf\"))");
         writeln!(table, "Profile {{").unwrap();

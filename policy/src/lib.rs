@@ -8,11 +8,13 @@
 //! * [`Starter`]: the process that starts processes for it from then on.
 //! * [`restrict`]: the launcher's own restrictions if libxl asks for them (`dm_restrict`).
 //! * [`verify`]: the launcher's check of a process from outside, in /proc.
+//! * [`group`]: the limits of a process's control group in dom0.
 //! * [`installed`]: the filters that the kernel has for a process, for an operator's check.
 
 mod cage;
 mod enter;
 mod filter;
+pub mod group;
 pub mod installed;
 pub mod interface;
 pub mod restrict;
@@ -23,8 +25,10 @@ mod writers;
 
 pub use cage::{Reach, close_cage, enter_cage};
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
+pub use group::GroupLimits;
 pub use spawn::{
-    Ids, SpawnError, Spawned, Spec, become_role, duplicate, end_signals, set_fifo, set_schedule, spawn, start_attached,
+    Group, Ids, SpawnError, Spawned, Spec, become_role, duplicate, end_signals, set_fifo, set_schedule, spawn,
+    start_attached,
 };
 pub use starter::{FIRST_UID, Order, STARTER, Starter, serve as serve_starter};
 pub use writers::is_open_for_writing;
@@ -43,8 +47,10 @@ pub struct Limits {
     pub data: u64,
     /// RLIMIT_AS, bytes: all mappings, but for the memory that [`guest_memory`] counts.
     pub address_space: u64,
-    /// memory.max of its control group in a stub domain, bytes.
+    /// memory.max of its control group, bytes: in a stub domain as it is, in dom0 with room for files ([`GroupLimits`]).
     pub memory: u64,
+    /// Most threads of the process; pids.max of its control group.
+    pub threads: u64,
 }
 
 /// A compiled profile.

@@ -12,6 +12,16 @@ pub struct Ids {
     pub gid: u32,
 }
 
+/// The control group of a process to start.
+#[derive(Clone, Copy, Debug)]
+pub enum Group<'a> {
+    /// The group's directory, open: the process is made in it.
+    Directory(BorrowedFd<'a>),
+    /// The group's `cgroup.procs`, open for writing: the process is moved before it runs anything. The kernel asks for the rights of
+    /// whoever has opened the file (Linux 5.16), so a starter that is root no more can still do it.
+    Procs(BorrowedFd<'a>),
+}
+
 /// A process to start.
 #[derive(Debug)]
 pub struct Spec<'a> {
@@ -32,6 +42,8 @@ pub struct Spec<'a> {
     /// RLIMIT_FSIZE, bytes, set before the program runs: no file that the process writes becomes larger. `None`: the starter's limit.
     /// The profile's limit holds too.
     pub file_size: Option<u64>,
+    /// Its control group (v2); `None`: the caller's.
+    pub group: Option<Group<'a>>,
 }
 
 /// A process that was started.
@@ -73,6 +85,9 @@ pub(crate) enum Parent {
     Launcher,
 }
 
+/// CLONE_INTO_CGROUP (linux/sched.h, Linux 5.7).
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Starts a process. Call it from a single-threaded process: it forks.
 ///
 /// # Errors
@@ -99,6 +114,10 @@ pub(crate) fn spawn_for(spec: Spec<'_>, parent: Parent) -> Result<Spawned, Spawn
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWCGROUP) as u64;
     }
+    if let Some(Group::Directory(group)) = spec.group {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = group.as_raw_fd() as u64;
+    }
     args.pidfd = (&raw mut pidfd) as u64;
     match parent {
         Parent::Starter => args.exit_signal = libc::SIGCHLD as u64,
@@ -118,10 +137,21 @@ pub(crate) fn spawn_for(spec: Spec<'_>, parent: Parent) -> Result<Spawned, Spawn
     // SAFETY: the kernel has stored a new descriptor there.
     let spawned = Spawned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
     let mapped = spec.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids));
-    let told = mapped.and_then(|()| std::fs::File::from(go_write).write_all(b"x"));
-    if let Err(source) = told {
+    let mapped = mapped.map_err(|source| SpawnError::new("uid_map and gid_map of the new process", source));
+    // It waits for a byte on the pipe, so it has run nothing yet.
+    let moved = mapped.and_then(|()| match spec.group {
+        Some(Group::Procs(procs)) => rustix::io::write(procs, spawned.pid.to_string().as_bytes())
+            .map(drop)
+            .map_err(|e| SpawnError::new("its control group", e.into())),
+        _ => Ok(()),
+    });
+    let told = moved.and_then(|()| {
+        let told = std::fs::File::from(go_write).write_all(b"x");
+        told.map_err(|source| SpawnError::new("telling the new process to go on", source))
+    });
+    if let Err(error) = told {
         let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
-        let mut error = SpawnError::new("uid_map and gid_map of the new process", source);
+        let mut error = error;
         if parent == Parent::Launcher {
             error.pid = spawned.pid;
         } else {
@@ -344,6 +374,7 @@ mod tests {
             ids: None,
             outlives: false,
             file_size,
+            group: None,
         };
         let spawned = spawn(spec).unwrap();
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", spawned.pid)).unwrap();

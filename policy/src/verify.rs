@@ -135,6 +135,9 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLi
     if root && !(read && !observed.mappings.is_empty()) {
         wrong.push("its namespaces, descriptors or mappings cannot be read".into());
     }
+    if observed.threads.len() as u64 > profile.limits.threads {
+        wrong.push(format!("it has {} threads, not at most {}", observed.threads.len(), profile.limits.threads));
+    }
     for (name, link) in &observed.namespaces {
         if own.namespaces.get(name) == Some(link) {
             wrong.push(format!("the {name} namespace is the launcher's"));
@@ -210,6 +213,31 @@ fn check_thread(thread: &BTreeMap<String, String>, launcher: &BTreeMap<String, S
     // A launcher that is not root cannot give its groups up, and its children cannot either.
     if groups(thread) && !groups(launcher) {
         refuse("Groups", "");
+    }
+    wrong
+}
+
+/// Checks a row of a process table as far as it goes, for processes whose /proc is another domain's. `launcher`: it is the row of
+/// the launcher or of the starter. Returns the violations.
+pub fn check_row(row: &ProcessRow, launcher: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if row.seccomp != 2 {
+        wrong.push("it has no system call filter".to_owned());
+    }
+    if !row.no_new_privs {
+        wrong.push("it may gain privileges".to_owned());
+    }
+    // The launcher has those of its profile, no namespaces of its own, and is root.
+    if !launcher {
+        if row.capabilities {
+            wrong.push("it has capabilities".to_owned());
+        }
+        if row.namespaces != 7 {
+            wrong.push(format!("it has {} namespaces of its own, not 7", row.namespaces));
+        }
+        if row.uid == 0 {
+            wrong.push("it is root".to_owned());
+        }
     }
     wrong
 }
@@ -295,6 +323,45 @@ mod tests {
         assert!(check("6 42", "") && !check("", "") && !check("6", "6"));
     }
 
+    #[test]
+    fn a_process_with_more_threads_than_its_profile_has_is_a_violation() {
+        let own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let profile = crate::profile("ide").unwrap();
+        let wrong = |threads: u64| {
+            let threads = (0..threads).map(|_| thread(1)).collect();
+            let wrong = check(&Observed { threads, ..own.clone() }, &own, profile, OwnLimits::default());
+            wrong.iter().any(|w| w.contains("threads, not at most"))
+        };
+        assert!(!wrong(profile.limits.threads) && wrong(profile.limits.threads + 1));
+    }
+
+    #[test]
+    fn a_row_that_is_weaker_is_a_violation() {
+        let good = ProcessRow {
+            name: "ide".into(),
+            pid: 9,
+            uid: 7,
+            seccomp: 2,
+            syscalls: Some(30),
+            no_new_privs: true,
+            capabilities: false,
+            namespaces: 7,
+            threads: 2,
+            pss_kb: 1,
+            restarts: 0,
+        };
+        assert_eq!(check_row(&good, false), Vec::<String>::new());
+        for (bad, of_launcher) in [
+            (ProcessRow { seccomp: 0, ..good.clone() }, 1),
+            (ProcessRow { no_new_privs: false, ..good.clone() }, 1),
+            (ProcessRow { capabilities: true, ..good.clone() }, 0),
+            (ProcessRow { namespaces: 6, ..good.clone() }, 0),
+            (ProcessRow { uid: 0, ..good.clone() }, 0),
+        ] {
+            assert_eq!((check_row(&bad, false).len(), check_row(&bad, true).len()), (1, of_launcher), "{bad:?}");
+        }
+    }
+
     /// The state of a thread in its sandbox, with `filters` filters.
     fn thread(filters: u32) -> BTreeMap<String, String> {
         let filters = filters.to_string();
@@ -310,7 +377,7 @@ mod tests {
         own.status.insert("Seccomp_filters".into(), inherited.into());
         own.status.insert("Groups".into(), String::new());
         let observed = Observed { threads, ..own.clone() };
-        let wrong = check(&observed, &own, crate::profile("ps2").unwrap(), OwnLimits::default());
+        let wrong = check(&observed, &own, crate::profile("ide").unwrap(), OwnLimits::default());
         wrong.into_iter().filter(|w| w.contains("thread")).collect()
     }
 

@@ -20,10 +20,14 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Compares the processes of guests in this domain with their sandbox profiles; exit status 4 if one is weaker
+    /// Compares the processes of guests with their sandbox profiles and control groups; exit status 4 if one is weaker
     Audit {
-        /// Only the guest with this name or number
+        /// Only the guest with this name or number; its device model may be in a stub domain
         guest: Option<String>,
+        /// Compares the contents of the system call filters too. Each thread is stopped for some microseconds; only root without a
+        /// filter of its own can do it
+        #[arg(long)]
+        filters: bool,
     },
     /// Lists the processes of all guests in this domain, from /proc; of one guest, from its launcher
     Ps {

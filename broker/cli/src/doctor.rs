@@ -1,5 +1,6 @@
 //! `doctor`: checks the host against the requirements of guests.
 use crate::{Done, Failure, out};
+use bulkhead_launcher::groups::{self, Choice, Places};
 use bulkhead_xen::{Scheduler, XenError};
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -64,6 +65,51 @@ fn landlock() -> Finding {
         abi if abi >= 1 => finding("Landlock", State::Less, format!("ABI {abi}: level kernel, strict needs 6"), remedy),
         _ => finding("Landlock", State::Less, "absent: the sandbox relies on its other layers", remedy),
     }
+}
+
+/// The control groups that guests get by the settings, in words, and what is wrong with them.
+fn control_groups() -> Finding {
+    const REMEDY: &str = "mount cgroup2 on /sys/fs/cgroup (with systemd: systemd.unified_cgroup_hierarchy=1 on the kernel's command line, and systemctl enable --now bulkhead.service), or set cgroup in [sandbox]";
+    let settings = bulkhead_launcher::settings::read(Path::new(bulkhead_launcher::settings::FILE)).unwrap_or_default();
+    let value = settings.iter().skip_while(|a| *a != "-cgroup").nth(1);
+    let choice = value.and_then(|v| Choice::try_from(v.as_str()).ok()).unwrap_or_default();
+    groups_finding(&choice, Places::here(), REMEDY)
+}
+
+fn groups_finding(choice: &Choice, places: Places<'_>, remedy: &'static str) -> Finding {
+    const WHAT: &str = "control groups";
+    let base = match groups::base(choice, places) {
+        Ok(base) => base,
+        // Guests do not start without the group that the settings name.
+        Err(e) if matches!(choice, Choice::In(_)) => return finding(WHAT, State::Wrong, e.to_string(), remedy),
+        Err(e) => return finding(WHAT, State::Less, format!("none: {e}"), remedy),
+    };
+    let there = read(&base.join("cgroup.controllers").display().to_string()).unwrap_or_default();
+    let (has, lacks): (Vec<_>, Vec<_>) =
+        groups::CONTROLLERS.into_iter().partition(|name| there.split_whitespace().any(|c| c == *name));
+    let place = base.display();
+    match (has.as_slice(), lacks.as_slice()) {
+        (all, []) => finding(WHAT, State::Good, format!("{} in {place}", all.join(", ")), remedy),
+        ([], _) => {
+            finding(WHAT, State::Less, format!("none: {place} has no controller of {}", lacks.join(", ")), remedy)
+        }
+        (has, lacks) => {
+            finding(WHAT, State::Less, format!("{} in {place}, not {}", has.join(", "), lacks.join(", ")), remedy)
+        }
+    }
+}
+
+/// What guests of this host get, in one line.
+fn summary(abi: i32, groups: &Finding) -> Finding {
+    let level = if abi >= 6 { "strict" } else { "kernel" };
+    let with = if groups.seen.starts_with("none") || groups.state == State::Wrong { "without" } else { "with" };
+    let state = if abi >= 6 && groups.state == State::Good { State::Good } else { State::Less };
+    finding(
+        "sandbox of guests here",
+        state,
+        format!("level {level}, {with} control groups"),
+        "the lines Landlock and control groups say what to change",
+    )
 }
 
 fn namespaces() -> Finding {
@@ -142,6 +188,10 @@ fn rate_limit(scheduler: &Result<Scheduler, XenError>) -> Finding {
 pub(crate) fn run(json: bool) -> Done {
     let mut all =
         vec![finding("version", State::Good, crate::VERSION.as_str(), ""), kernel(), landlock(), namespaces()];
+    let groups = control_groups();
+    let summary = summary(bulkhead_policy::landlock_abi(), &groups);
+    all.push(groups);
+    all.push(summary);
     all.extend(installed());
     all.extend(xen());
     let tun = node("/dev/net/tun", "the kernel module tun, for guests with emulated network cards");
@@ -190,6 +240,37 @@ pub(crate) fn run(json: bool) -> Done {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_says_its_level_and_whether_it_has_control_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, systemd) = (dir.path().join("cgroup"), dir.path().join("systemd"));
+        let seen = |choice: &Choice| {
+            let groups = groups_finding(choice, Places { root: &root, systemd: &systemd }, "change it");
+            (groups.state, groups.seen.clone(), summary(6, &groups).seen, summary(6, &groups).state)
+        };
+        std::fs::create_dir(&root).unwrap();
+        let (state, text, all, whole) = seen(&Choice::Auto);
+        assert!(text.starts_with("none: ") && text.ends_with("no cgroup2 mount"), "{text}");
+        assert_eq!((state, all.as_str(), whole), (State::Less, "level strict, without control groups", State::Less));
+        assert_eq!(seen(&Choice::In(root.clone())).0, State::Wrong, "guests do not start");
+        let controllers = |text: &str| std::fs::write(root.join("cgroup.controllers"), text).unwrap();
+        controllers("cpuset memory pids\n");
+        let (state, text, all, _) = seen(&Choice::Auto);
+        assert!(state == State::Less && text.starts_with("memory, pids in ") && text.ends_with(", not cpu"), "{text}");
+        assert_eq!(all, "level strict, with control groups");
+        controllers("hugetlb\n");
+        assert_eq!(seen(&Choice::Auto).2, "level strict, without control groups");
+        controllers("cpu memory pids");
+        let (state, _, all, whole) = seen(&Choice::Auto);
+        assert_eq!((state, all.as_str(), whole), (State::Good, "level strict, with control groups", State::Good));
+        assert_eq!(
+            summary(5, &groups_finding(&Choice::Auto, Places { root: &root, systemd: &systemd }, "")).seen,
+            "level kernel, with control groups"
+        );
+        std::fs::create_dir(&systemd).unwrap();
+        assert!(seen(&Choice::Auto).1.contains("bulkhead.service is not active"));
+    }
 
     #[test]
     fn the_rate_limit_of_xens_scheduler_is_less_than_could_be() {

@@ -17,6 +17,11 @@ pub(crate) enum Failure {
     File { path: PathBuf, source: std::io::Error },
     #[error("/proc: {0}")]
     Proc(std::io::Error),
+    /// The kernel does not show the filters of a process.
+    #[error(
+        "--filters: {0}; only root without a system call filter sees them, on a kernel with CONFIG_CHECKPOINT_RESTORE"
+    )]
+    Filters(std::io::Error),
     /// The device model's answer does not have the expected form.
     #[error("{guest}: {part}: {source}")]
     Answer { guest: String, part: &'static str, source: AnswerError },

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, json: bool) -> Done {
     match command {
-        Command::Audit { guest } => audit::run(guest.as_deref(), json),
+        Command::Audit { guest, filters } => audit::run(guest.as_deref(), filters, json),
         Command::Ps { guest: None } => ps::all(json),
         Command::Ps { guest: Some(guest) } => ps::one(&Guest::find(&guest)?, json),
         Command::Top { guest, seconds, count } => top::run(&Guest::find(&guest)?, seconds.max(1), count, json),

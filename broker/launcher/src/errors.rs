@@ -125,7 +125,7 @@ pub const ERRORS: &[Entry] = &[
     entry(
         Code::Sandbox,
         "The kernel cannot enforce the sandbox that the configuration asks for, or lacks a function that every process needs.",
-        "Run `bulkhead doctor`. level=strict needs Linux 6.12 with Landlock; every level needs user namespaces.",
+        "Run `bulkhead doctor`. level=strict needs Linux 6.12 with Landlock; every level needs user namespaces; -cgroup PATH needs that group.",
     ),
     entry(
         Code::Start,

@@ -2,6 +2,7 @@
 //! number before the text ([`Code`]) belongs to the variant, or to the stage in which the failure happens.
 use crate::budget::BudgetFault;
 use crate::errors::Code;
+use crate::groups::NoGroups;
 use crate::machine::boot::{BootFault, BootFile};
 use crate::machine::firmware::FirmwareFault;
 use crate::machine::host::{PidFileFault, SocketFault, UserFault};
@@ -105,6 +106,14 @@ pub enum Failure {
     Level {
         /// The kernel's Landlock ABI.
         abi: i32,
+    },
+    /// There are no control groups where the settings demand them.
+    #[error("-cgroup {}: {source}", .path.display())]
+    Groups {
+        /// The group's directory: the demanded one, or one in it.
+        path: PathBuf,
+        /// Why there are none.
+        source: NoGroups,
     },
     /// The launcher cannot give up its own rights.
     #[error("the launcher's own sandbox: {0}")]
@@ -224,7 +233,7 @@ impl Failure {
             Self::Firmware(_) => Some(Code::Firmware),
             Self::User(_) => Some(Code::User),
             Self::PidFile { .. } => Some(Code::PidFile),
-            Self::Cage(_) | Self::Level { .. } => Some(Code::Sandbox),
+            Self::Cage(_) | Self::Level { .. } | Self::Groups { .. } => Some(Code::Sandbox),
             Self::Xen(_) | Self::VideoRam { .. } | Self::Hypercalls(_) => Some(Code::Xen),
             Self::Xenstore(_) | Self::Node { .. } => Some(Code::Xenstore),
             Self::Stubdom(_) => Some(Code::Stubdom),
@@ -318,6 +327,11 @@ mod tests {
                 Failure::Level { abi: 4 },
                 Some(Code::Sandbox),
                 "-sandbox level=strict: needs Landlock ABI 6 (Linux 6.12)",
+            ),
+            (
+                Failure::Groups { path: "/x".into(), source: NoGroups::NotThere("/x".into()) },
+                Some(Code::Sandbox),
+                "-cgroup /x: /x is no cgroup2 mount",
             ),
             (Failure::Xen(xen()), Some(Code::Xen), "call: entity not found"),
             (

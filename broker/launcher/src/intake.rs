@@ -7,7 +7,7 @@ use bulkhead_bus::shown;
 use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, Level, Slot, ToProcess, kind};
 use bulkhead_policy::verify::OwnLimits;
-use bulkhead_policy::{Ids, Order, SpawnError, Spawned, Starter};
+use bulkhead_policy::{Group, Ids, Order, SpawnError, Spawned, Starter};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::OFlags;
@@ -75,6 +75,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) level: Level,
     /// In a stub domain it has a control group, and an OOM score above the launcher's.
     pub(crate) stubdom: bool,
+    /// Its control group in dom0.
+    pub(crate) group: Option<Group<'a>>,
 }
 
 /// A running process, which ends with this value.
@@ -140,6 +142,7 @@ impl Look for Intake<'_> {
             ids: self.ids,
             outlives: false,
             file_size: None,
+            group: self.group,
         })?;
         let pid = spawned.pid;
         if self.stubdom {

@@ -7,6 +7,7 @@ mod budget;
 mod callers;
 pub mod errors;
 pub mod failure;
+pub mod groups;
 pub mod intake;
 mod log;
 pub mod machine;

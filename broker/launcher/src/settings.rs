@@ -1,5 +1,6 @@
 //! The host's settings: `/etc/bulkhead/bulkhead.toml`. Each setting stands for an argument. The guest's own arguments come after
 //! them, so they win.
+use crate::groups::Choice;
 use crate::machine::images::Writable;
 use crate::machine::option::bytes;
 use crate::machine::serial;
@@ -156,6 +157,31 @@ enum Backing {
 #[serde(deny_unknown_fields, default)]
 struct Sandbox {
     level: Option<Level>,
+    cgroup: Option<Cgroup>,
+}
+
+/// A value of `-cgroup`.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+struct Cgroup(String);
+
+impl TryFrom<String> for Cgroup {
+    type Error = NotACgroup;
+
+    fn try_from(text: String) -> Result<Self, NotACgroup> {
+        match Choice::try_from(text.as_str()) {
+            Ok(_) => Ok(Self(text)),
+            Err(expected) => Err(NotACgroup { text, expected }),
+        }
+    }
+}
+
+/// A wrong value of `cgroup`. toml adds the line of the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?}: expected {expected}")]
+struct NotACgroup {
+    text: String,
+    expected: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -202,6 +228,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, toml::de::Error> {
         all.extend(value.into_iter().flat_map(|v| [option.to_owned(), v.to_owned()]))
     };
     add("-sandbox", settings.sandbox.level.map(|l| if l == Level::Strict { "level=strict" } else { "level=kernel" }));
+    add("-cgroup", settings.sandbox.cgroup.as_ref().map(|c| c.0.as_str()));
     add(
         "-substitutes",
         settings.devices.substitutes.map(|s| if s == Substitutes::Refuse { "refuse" } else { "allow" }),
@@ -276,12 +303,14 @@ mod tests {
     #[test]
     fn settings_are_arguments() {
         assert_eq!(parse(""), Ok(Vec::new()));
-        let all = "[sandbox]\nlevel = \"strict\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\ndirectories = [\"/srv/a\", \"/b\"]\n[consoles]\nlimit = \"8M\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
+        let all = "[sandbox]\nlevel = \"strict\"\ncgroup = \"none\"\n[devices]\nsubstitutes = \"refuse\"\n[network]\nlevel = \"guard\"\n[images]\nbacking = \"directory\"\nfull = \"stop\"\nlimit = \"40G\"\ndirectories = [\"/srv/a\", \"/b\"]\n[consoles]\nlimit = \"8M\"\n[pv]\nothers = \"leave\"\n[sched]\nplacement = \"0-3,6\"\n";
         assert_eq!(
             parse(all).unwrap(),
             [
                 "-sandbox",
                 "level=strict",
+                "-cgroup",
+                "none",
                 "-substitutes",
                 "refuse",
                 "-nic-rules",
@@ -308,6 +337,8 @@ mod tests {
     fn what_is_wrong_is_shown_with_its_line() {
         let error = parse("[sandbox]\nlevl = \"strict\"\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("levl") && error.contains("level"), "{error}");
+        let error = parse("[sandbox]\ncgroup = \"here\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("auto, none, or the path"), "{error}");
         assert!(parse("[sandbox]\nlevel = \"high\"\n").unwrap_err().to_string().contains("strict"));
         let error = parse("\n[sched]\nplacement = \"apart\"\n").unwrap_err().to_string();
         assert!(

@@ -7,6 +7,7 @@
 //! | `requests.rs`, `refusal.rs` | requests of processes, and why control's are refused |
 //! | `executable.rs` | path of the processes' executable |
 //! | `placing.rs` | CPU of the data threads |
+//! | `grouping.rs` | control groups, and what is promised of the processes |
 //! | `media.rs`, `nics.rs`, `hot_plug.rs` | media, network cards and the USB controller while the machine runs |
 //! | `dumps.rs` | files of `screendump` |
 //! | `back_ends.rs`, `disk_changes.rs` | PV back ends, and PV disks that are added or removed |
@@ -17,6 +18,7 @@ mod back_ends;
 mod disk_changes;
 mod dumps;
 mod executable;
+mod grouping;
 mod hot_plug;
 mod lives;
 mod looks;
@@ -35,6 +37,7 @@ use crate::argv::Parsed;
 use crate::attach::Watch;
 use crate::errors::Code;
 use crate::failure::{Failure, system};
+use crate::groups::{Groups, NoGroups};
 use crate::log::say;
 use crate::phase::Phase;
 use crate::placement::Place;
@@ -209,6 +212,8 @@ struct Manner {
     /// libxl has asked for `dm_restrict`: after the start this process can open nothing on the host and change no rules on
     /// interfaces.
     restricted: bool,
+    /// The settings name the control group in which the guest's are made: without it the machine does not start.
+    groups_required: bool,
 }
 
 /// Data for the start of each process.
@@ -283,6 +288,10 @@ struct Launcher {
     requests: Requests,
     /// CPU of the data threads; `None` leaves it to the scheduler.
     place: Option<Place>,
+    /// The processes' control groups in dom0, or why there are none.
+    groups: Result<Groups, NoGroups>,
+    /// What is promised of the processes, for an operator's check.
+    promises: Option<OwnedFd>,
     /// Lines for the log about opened resources.
     shown: Vec<String>,
     /// All processes have come up.
@@ -331,8 +340,9 @@ impl Launcher {
             Level::Kernel => format!("kernel (Landlock ABI {}, strict needs 6)", bulkhead_policy::landlock_abi()),
         };
         say(&format!(
-            "{} processes run, sandbox level {level}",
-            self.slots.iter().filter(|s| s.phase() == Phase::Running).count()
+            "{} processes run, sandbox level {level}{}",
+            self.slots.iter().filter(|s| s.phase() == Phase::Running).count(),
+            self.groups_in_words()
         ));
         if let (true, Ok((free, total))) = (self.manner.stubdom, crate::stubdom::free()) {
             say(&format!("{free} of {total} kB are free now"));

@@ -17,9 +17,9 @@ mod packets;
 mod serve;
 
 use crate::verify::{self, Observed, OwnLimits};
-use crate::{Ids, Profile, SpawnError, Spawned, Spec};
+use crate::{Group, Ids, Profile, SpawnError, Spawned, Spec};
 use bulkhead_plan::ProcessRow;
-use packets::{Answer, BEGIN, CHECK, DESCRIBE, Look, MOST_ANSWER, REMOVE, RoleName, Wanted, receive, send};
+use packets::{Answer, BEGIN, CHECK, DESCRIBE, GroupBy, Look, MOST_ANSWER, REMOVE, RoleName, Wanted, receive, send};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -52,6 +52,8 @@ pub struct Order<'a> {
     pub outlives: bool,
     /// RLIMIT_FSIZE, bytes; see [`Spec::file_size`].
     pub file_size: Option<u64>,
+    /// Its control group (v2); `None`: the caller's.
+    pub group: Option<Group<'a>>,
 }
 
 /// Starts processes: by itself, then through the starter.
@@ -101,15 +103,21 @@ impl Starter {
     /// # Errors
     /// The step that failed.
     pub fn start(&self, order: Order<'_>) -> std::result::Result<Spawned, SpawnError> {
-        let Order { role, socket, log, ids, outlives, file_size } = order;
+        let Order { role, socket, log, ids, outlives, file_size, group } = order;
         let Some(process) = &self.process else {
             let (executable, null) = (self.executable.as_fd(), self.null.as_fd());
-            return crate::spawn(Spec { executable, role, socket, log, null, ids, outlives, file_size });
+            return crate::spawn(Spec { executable, role, socket, log, null, ids, outlives, file_size, group });
         };
-        let wanted = ids.and_then(|ids| Wanted::new(role, ids, outlives, file_size));
+        let (moved, directory) = match group {
+            None => (GroupBy::None, None),
+            Some(Group::Directory(fd)) => (GroupBy::Directory, Some(fd)),
+            Some(Group::Procs(fd)) => (GroupBy::Procs, Some(fd)),
+        };
+        let wanted = ids.and_then(|ids| Wanted::new(role, ids, outlives, file_size)).map(|w| w.in_group(moved));
         let wanted = wanted.ok_or_else(|| SpawnError::new("starter", ErrorKind::InvalidInput.into()))?;
         let starter = |source| SpawnError::new("starter", source);
-        let (answer, pidfd) = process.ask(&wanted.to_bytes(), &[socket.as_fd(), log]).map_err(starter)?;
+        let fds: Vec<_> = [socket.as_fd(), log].into_iter().chain(directory).collect();
+        let (answer, pidfd) = process.ask(&wanted.to_bytes(), &fds).map_err(starter)?;
         match (Answer::from_bytes(&answer), pidfd) {
             (Some(Answer::Done(pid)), Some(pidfd)) if pid > 0 => Ok(Spawned { pid, pidfd }),
             (Some(Answer::Failed { pid, line }), _) => {
@@ -142,6 +150,7 @@ impl Starter {
             // It exits when this process has closed its socket.
             outlives: true,
             file_size: None,
+            group: None,
         })?;
         let process = Process { spawned, socket: ours };
         let mut begin = vec![BEGIN];

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 /// The launcher's first packet: the descriptors of the executable and of /dev/null, and the paths to remove at the end, each ended
 /// by a zero.
 pub(super) const BEGIN: u8 = 1;
-/// A process to start ([`Wanted`]), with the descriptors of its socket and of its log.
+/// A process to start ([`Wanted`]), with the descriptors of its socket, of its log, and of its control group if it has one.
 pub(super) const START: u8 = 2;
 /// The order to remove the paths.
 pub(super) const REMOVE: u8 = 3;
@@ -32,7 +32,7 @@ pub(super) const MOST: usize = 64 << 10;
 /// Most bytes of an answer.
 pub(super) const MOST_ANSWER: usize = 16 << 10;
 /// Most descriptors of a packet.
-const MOST_FDS: usize = 2;
+const MOST_FDS: usize = 3;
 /// Bytes of the name of a role.
 const ROLE: usize = 16;
 
@@ -63,6 +63,18 @@ pub(super) struct Wanted {
     pub(super) ids: Ids,
     pub(super) outlives: bool,
     pub(super) file_size: Option<u64>,
+    pub(super) group: GroupBy,
+}
+
+/// How a process comes into its control group: see [`crate::Group`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupBy {
+    /// It has none.
+    None,
+    /// The third descriptor is the group's directory.
+    Directory,
+    /// The third descriptor is the group's `cgroup.procs`.
+    Procs,
 }
 
 impl Wanted {
@@ -71,12 +83,21 @@ impl Wanted {
     const LEN: usize = 2 + 4 + 4 + 8 + ROLE;
 
     pub(super) fn new(role: &str, ids: Ids, outlives: bool, file_size: Option<u64>) -> Option<Self> {
-        Some(Self { role: RoleName::new(role)?, ids, outlives, file_size })
+        Some(Self { role: RoleName::new(role)?, ids, outlives, file_size, group: GroupBy::None })
     }
 
-    /// Kind, flags (1: outlives the launcher, 2: has a limit), user, group, limit, role.
+    pub(super) fn in_group(self, group: GroupBy) -> Self {
+        Self { group, ..self }
+    }
+
+    /// Kind, flags (1: outlives the launcher, 2: has a limit, 4 and 8: how it comes into its group), user, group, limit, role.
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let flags = u8::from(self.outlives) | u8::from(self.file_size.is_some()) << 1;
+        let group = match self.group {
+            GroupBy::None => 0,
+            GroupBy::Directory => 4,
+            GroupBy::Procs => 8,
+        };
+        let flags = u8::from(self.outlives) | u8::from(self.file_size.is_some()) << 1 | group;
         let numbers = [self.ids.uid.to_le_bytes(), self.ids.gid.to_le_bytes()].concat();
         let limit = self.file_size.unwrap_or(0).to_le_bytes();
         [&[START, flags][..], &numbers, &limit, &self.role.0].concat()
@@ -92,8 +113,14 @@ impl Wanted {
         let limit = u64::from_le_bytes(*limit);
         let ids = Ids { uid: u32::from_le_bytes(*uid), gid: u32::from_le_bytes(*gid) };
         let file_size = (flags & 2 != 0).then_some(limit);
-        let good = *kind == START && *flags < 4 && (file_size.is_some() || limit == 0);
-        good.then_some(Self { role, ids, outlives: flags & 1 != 0, file_size })
+        let group = match flags & !3 {
+            0 => GroupBy::None,
+            4 => GroupBy::Directory,
+            8 => GroupBy::Procs,
+            _ => return None,
+        };
+        let good = *kind == START && (file_size.is_some() || limit == 0);
+        good.then_some(Self { role, ids, outlives: flags & 1 != 0, file_size, group })
     }
 
     /// The role, if this starter may start such a process: the role of a process (not the starter's own), a user of its own that is
@@ -222,7 +249,8 @@ mod tests {
     fn orders_come_back_and_nothing_else_is_one() {
         for file_size in [None, Some(0), Some(u64::MAX)] {
             for role in ["ide", "intake", "0123456789abcdef"] {
-                let order = Wanted::new(role, OF_A_GUEST, true, file_size).unwrap();
+                let group = if role == "ide" { GroupBy::Directory } else { GroupBy::Procs };
+                let order = Wanted::new(role, OF_A_GUEST, true, file_size).unwrap().in_group(group);
                 let bytes = order.to_bytes();
                 assert_eq!((bytes.len(), Wanted::from_bytes(&bytes)), (Wanted::LEN, Some(order)));
                 for n in 0..bytes.len() {
@@ -238,7 +266,7 @@ mod tests {
             assert_eq!(Look::from_bytes(&look.to_bytes(CHECK)[1..]), None);
         }
         let mut bytes = wanted("ide", OF_A_GUEST, false).to_bytes();
-        bytes[1] = 4;
+        bytes[1] = 16;
         assert_eq!(Wanted::from_bytes(&bytes), None, "an unknown flag");
     }
 

@@ -1,8 +1,8 @@
 //! The starter's own end.
-use super::packets::{Answer, BEGIN, CHECK, DESCRIBE, Look, MOST, REMOVE, START, Wanted, receive, send};
+use super::packets::{Answer, BEGIN, CHECK, DESCRIBE, GroupBy, Look, MOST, REMOVE, START, Wanted, receive, send};
 use crate::spawn::{Parent, spawn_for};
 use crate::verify::{self, Observed, OwnLimits};
-use crate::{Ids, SpawnError, Spawned, Spec, end_signals, profile};
+use crate::{Group, Ids, SpawnError, Spawned, Spec, end_signals, profile};
 use rustix::fd::{AsFd, FromRawFd as _, OwnedFd};
 use std::io::{ErrorKind, Result};
 
@@ -66,7 +66,15 @@ fn start(
     let refused = || SpawnError::new("no process that may be started", ErrorKind::InvalidInput.into());
     let wanted = Wanted::from_bytes(packet).ok_or_else(refused)?;
     let role = wanted.allowed(own).ok_or_else(refused)?;
-    let [socket, log] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| refused())?;
+    let mut fds = fds.into_iter();
+    let (socket, log) = fds.next().zip(fds.next()).ok_or_else(refused)?;
+    let place = fds.next();
+    let group = match (wanted.group, &place) {
+        (GroupBy::None, None) => None,
+        (GroupBy::Directory, Some(directory)) => Some(Group::Directory(directory.as_fd())),
+        (GroupBy::Procs, Some(procs)) => Some(Group::Procs(procs.as_fd())),
+        _ => return Err(refused()),
+    };
     let spec = Spec {
         executable: executable.as_fd(),
         role,
@@ -76,6 +84,7 @@ fn start(
         ids: Some(wanted.ids),
         outlives: wanted.outlives,
         file_size: wanted.file_size,
+        group,
     };
     spawn_for(spec, Parent::Launcher)
 }
@@ -117,7 +126,8 @@ impl Named {
     /// Removes it, unless another file has its name now: that of the guest's next life.
     fn remove(self) {
         if rustix::fs::lstat(&self.path).is_ok_and(|s| (s.st_dev, s.st_ino) == (self.device, self.inode)) {
-            let _ = rustix::fs::unlink(&self.path);
+            // A directory is a control group, and goes if nobody is in it.
+            let _ = rustix::fs::unlink(&self.path).or_else(|_| rustix::fs::rmdir(&self.path));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | `ask.rs` | requests of a process |
 //! | `fd_use.rs` | descriptors that travel with messages |
 //! | `intake.rs` | questions about an image, and their answers |
+//! | `promise.rs` | what a launcher has promised of its processes, for an operator's check |
 //! | `pv_calls.rs` | calls of PV back ends to `xenbus` and `grant`, on sockets of their own |
 mod ask;
 mod config;
@@ -18,6 +19,7 @@ mod fd_use;
 pub mod intake;
 pub mod kind;
 mod messages;
+pub mod promise;
 pub mod pv_calls;
 
 pub use ask::{Ask, Death, Ending, FromProcess};

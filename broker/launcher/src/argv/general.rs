@@ -1,4 +1,5 @@
 //! Options that concern the whole machine, and those that QEMU has and nobody needs here.
+use crate::groups::Choice;
 use crate::machine::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, XENOPSD, flag, keys, number, option,
 };
@@ -69,6 +70,13 @@ const OPTIONS: &[OptionSpec] = &[
         "placement",
         Implemented(
             "CPUs of the threads that carry out register accesses: together (on one at a time), free (wherever the scheduler puts each), or a list like 0-3,6 (together on one of these); not QEMU's",
+        ),
+        "",
+    ),
+    option(
+        "cgroup",
+        Implemented(
+            "control groups of the processes in dom0: auto (where the host lets them be made), none, or the directory of a group in which the guest's are made; not QEMU's",
         ),
         "",
     ),
@@ -205,6 +213,7 @@ impl Arguments for General {
             "pv-others" if matches!(value, "qemu" | "leave") => {}
             "pv-others" => return Err(bad("qemu or leave")),
             "placement" => machine.placement = Placement::try_from(value).map_err(bad)?,
+            "cgroup" => machine.cgroup = Choice::try_from(value).map_err(bad)?,
             "substitutes" => {
                 machine.substitutes = match value {
                     "allow" => true,

@@ -31,6 +31,7 @@ pub mod video;
 pub mod viewers;
 
 use crate::failure::Failure;
+use crate::groups::Choice;
 use crate::options::Options;
 use crate::placement::Placement;
 use boot::Kernel;
@@ -198,6 +199,8 @@ pub struct Machine {
     pub substitutes: bool,
     /// CPUs of the threads that carry out register accesses.
     pub placement: Placement,
+    /// Where the processes' control groups are made, in dom0.
+    pub cgroup: Choice,
     /// The user of the launcher and all processes: a name, or `UID:GID`.
     pub user: Option<String>,
     /// The mount point of the launcher's empty root directory.
@@ -242,6 +245,7 @@ impl Default for Machine {
             writable: Writable::default(),
             substitutes: true,
             placement: Placement::Together,
+            cgroup: Choice::Auto,
             user: None,
             chroot: None,
             pid_file: None,

@@ -249,6 +249,10 @@ impl Launcher {
 
     /// Removes a slot with everything that is kept for it. Returns whether it was a disk's.
     fn remove_slot(&mut self, slot: Slot) -> bool {
+        if let (Ok(groups), Some(state)) = (&mut self.groups, self.slots.get(slot)) {
+            // Its name may come again, with another image.
+            groups.forget(&state.name);
+        }
         self.slots.remove(slot);
         let was_disk =
             self.plan.devices.iter().any(|d| d.slot == slot && matches!(d.config, DeviceConfig::Qdisk { .. }));

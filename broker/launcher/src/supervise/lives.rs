@@ -1,4 +1,5 @@
 //! Start, check of the sandbox, exit and restart of a process.
+use super::grouping::schedule;
 use super::refusal::Refusal;
 use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, read_log};
 use crate::budget;
@@ -9,50 +10,45 @@ use crate::resource::Resource;
 use crate::slot::doorbell;
 use crate::slot::{KillReason, Life, SlotState};
 use bulkhead_plan::{BROKER, CONTROL, FIRST_DEVICE, FdUse, Slot, ToProcess};
-use bulkhead_policy::Order;
 use bulkhead_policy::verify::OwnLimits;
+use bulkhead_policy::{Order, Spawned};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
-/// Time slice of a device, in nanoseconds.
-const SLICE: u64 = 100_000;
-/// Nice value of a device: a woken device pre-empts the broker, and a device that loops gets no more than 1.6 times the weight of
-/// others.
-const NICE: i32 = -2;
 impl Launcher {
     /// Starts a slot's process, with its descriptors and a new channel, and tells control and the broker about it.
     pub(super) fn spawn(&mut self, number: Slot) -> Result<(), Failure> {
         self.slots.connect_back_end(number)?;
-        let mut plan = self.plan.clone();
-        let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
         let looks = self.slots.get(number).is_some_and(SlotState::looks);
         let view = self.slots.surface().filter(|_| looks).map(rustix::io::dup).transpose().map_err(system("dup"))?;
         let file_size = self.file_size(number);
+        let name = self.slots.get(number).map(|s| s.name.clone()).unwrap_or_default();
+        if let Err(e) = self.make_group(number, file_size) {
+            self.without_group(&name, e)?;
+        }
+        let (spawned, ours) = match self.start_process(number, file_size) {
+            Err(Failure::Spawn { source, .. }) if self.groups.as_ref().is_ok_and(|g| g.of(&name).is_some()) => {
+                // The group may be the reason: somebody may have taken it away.
+                self.without_group(&name, std::io::Error::other(source.to_string()))?;
+                self.start_process(number, file_size)?
+            }
+            other => other?,
+        };
+        let mut plan = self.plan.clone();
+        let (shape, epoll) = (self.spawner.shape, &self.events.epoll);
         let Some(state) = self.slots.get_mut(number) else { return Err(Failure::NoSlot(number)) };
         plan.domid = state.domid.unwrap_or(plan.domid);
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(system("socketpair"))?;
-        let order = Order {
-            role: state.kind.role,
-            socket: theirs,
-            log: state.log_write.as_fd(),
-            ids: state.ids,
-            outlives: number == BROKER,
-            file_size,
-        };
-        let spawned = self.spawner.starter.start(order);
-        let spawned = spawned.map_err(|source| Failure::Spawn { name: state.name.clone(), source })?;
         let pid = spawned.pid;
         if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
-        } else if number >= FIRST_DEVICE {
+        } else if number != BROKER {
+            let (nice, slice) = schedule(number, state.kind.picture);
             // An error is ignored: without the right, or with another scheduler, an access costs one more context switch.
-            let _ = bulkhead_policy::set_schedule(pid, SLICE, NICE)
-                .or_else(|_| bulkhead_policy::set_schedule(pid, SLICE, 0));
+            let _ = bulkhead_policy::set_schedule(pid, slice, nice)
+                .or_else(|_| bulkhead_policy::set_schedule(pid, slice, 0));
         }
         epoll::add(epoll, &spawned.pidfd, EventData::new_u64(u64::from(number) | PIDFD), EventFlags::IN)
             .map_err(system("epoll_ctl"))?;
@@ -110,12 +106,32 @@ impl Launcher {
             // Only control uses it. Until control runs, it is kept in control's slot.
             self.pass_to_control(number, pid, ours);
         }
+        self.promise();
         Ok(())
+    }
+
+    /// Starts a slot's process. Returns it with the launcher's end of its socket.
+    fn start_process(&self, number: Slot, file_size: Option<u64>) -> Result<(Spawned, OwnedFd), Failure> {
+        let Some(state) = self.slots.get(number) else { return Err(Failure::NoSlot(number)) };
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(system("socketpair"))?;
+        let order = Order {
+            role: state.kind.role,
+            socket: theirs,
+            log: state.log_write.as_fd(),
+            ids: state.ids,
+            outlives: number == BROKER,
+            file_size,
+            group: self.groups.as_ref().ok().and_then(|groups| groups.of(&state.name)),
+        };
+        let spawned = self.spawner.starter.start(order);
+        Ok((spawned.map_err(|source| Failure::Spawn { name: state.name.clone(), source })?, ours))
     }
 
     /// Most bytes of a file that the process in a slot may write, if that is less than its profile's. It holds for the process's whole
     /// life: a medium that comes later is a CD, which is not written, and a disk that comes later gets a process of its own.
-    fn file_size(&self, number: Slot) -> Option<u64> {
+    pub(super) fn file_size(&self, number: Slot) -> Option<u64> {
         let device = self.plan.devices.iter().find(|d| d.slot == number)?;
         let most = device.config.file_size()?;
         // The simulated machine's disks count in this table.

@@ -3,11 +3,14 @@ use super::back_ends::{SLOTS, must_wait};
 use super::disk_changes::DiskChanges;
 use super::dumps::{self, Dumps};
 use super::watchdog::Ticks;
-use super::{Events, Held, Launcher, Manner, Pv, Requests, SIGNALS, STARTER, Spawner, UIDS, XenEnds, executable};
+use super::{
+    Events, Held, Launcher, Manner, Pv, Requests, SIGNALS, STARTER, Spawner, UIDS, XenEnds, executable, grouping,
+};
 use crate::attach::Watch;
 use crate::budget;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
+use crate::groups::Choice;
 use crate::intake::Intake;
 use crate::log::say;
 use crate::machine::Machine;
@@ -53,9 +56,15 @@ impl Launcher {
             return Err(Failure::Level { abi });
         }
 
+        let groups = grouping::begin(&machine, domid, stubdom.is_some())?;
         let bare = machine.probe || machine.attach;
-        let intake =
-            Intake { starter: &starter, ids: ids(user, domid, SLOTS), level, stubdom: stubdom.is_some() };
+        let intake = Intake {
+            starter: &starter,
+            ids: ids(user, domid, SLOTS),
+            level,
+            stubdom: stubdom.is_some(),
+            group: groups.as_ref().ok().and_then(|groups| groups.of(kind::INTAKE.role)),
+        };
         let mut host = Host::new(&machine, domid, stubdom.is_some(), intake);
         let mut parts = Vec::new();
         for device in DEVICES.iter().filter(|_| !bare) {
@@ -128,7 +137,13 @@ impl Launcher {
         };
         let mut launcher = Self {
             plan,
-            manner: Manner { probe: machine.probe, attach: machine.attach, stubdom: stubdom.is_some(), restricted },
+            manner: Manner {
+                probe: machine.probe,
+                attach: machine.attach,
+                stubdom: stubdom.is_some(),
+                restricted,
+                groups_required: matches!(machine.cgroup, Choice::In(_)),
+            },
             slots: Slots::default(),
             spawner: Spawner { starter, shape, user },
             events: Events { ticks: Ticks::new(&epoll)?, epoll, signals },
@@ -141,6 +156,8 @@ impl Launcher {
             },
             requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
             place: super::placing::place(&machine, domid),
+            groups,
+            promises: grouping::promises().ok(),
             shown,
             running: false,
         };
@@ -154,8 +171,10 @@ impl Launcher {
 
     /// Hands the start of processes over to the starter, and gives up what is not needed any more.
     fn close_cage(&mut self, writable: &Writable) -> Result<(), Failure> {
-        let paths = &self.held.paths;
-        self.spawner.starter.hand_over(paths).map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
+        // Sockets, then the guest's control group, which is empty by then.
+        let mut paths = self.held.paths.clone();
+        paths.extend(self.groups.iter().map(|groups| groups.path().display().to_string()));
+        self.spawner.starter.hand_over(&paths).map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
         if let (Some(pid), Some(pidfd)) = (self.spawner.starter.pid(), self.spawner.starter.pidfd()) {
             epoll::add(&self.events.epoll, pidfd, EventData::new_u64(STARTER), EventFlags::IN)
                 .map_err(system("epoll_ctl"))?;
@@ -194,8 +213,9 @@ impl Launcher {
         written.dedup();
         let dumps = self.plan.dump_dir.iter().map(PathBuf::from);
         // A rule needs the directory; without one there are no pictures.
-        let made = dumps.filter(|d| dumps::prepare(d).inspect_err(|e| say(&format!("{}: {e}", d.display()))).is_ok());
-        Reach { written, made: made.collect() }
+        let dumps = dumps.filter(|d| dumps::prepare(d).inspect_err(|e| say(&format!("{}: {e}", d.display()))).is_ok());
+        let groups = self.groups.iter().map(|groups| groups.path().to_path_buf());
+        Reach { written, made: dumps.chain(groups).collect() }
     }
 
     /// Gives up the launcher's rights on the host, when all resources are open.
@@ -211,6 +231,7 @@ impl Launcher {
             }
         }
         self.pv.store.keep_connection();
+        self.keep_groups()?;
         if let Some(directory) = chroot {
             policy::restrict::leave_root(directory)
                 .map_err(|source| UserFault::Chroot { directory: directory.to_owned(), source })?;
@@ -289,7 +310,8 @@ impl Launcher {
     /// The look into images that are opened while the machine runs.
     pub(super) fn intake(&self) -> Intake<'_> {
         let starter = &self.spawner.starter;
-        Intake { starter, ids: self.ids(SLOTS), level: self.plan.level, stubdom: self.manner.stubdom }
+        let group = self.groups.as_ref().ok().and_then(|groups| groups.of(kind::INTAKE.role));
+        Intake { starter, ids: self.ids(SLOTS), level: self.plan.level, stubdom: self.manner.stubdom, group }
     }
 }
 

@@ -70,7 +70,7 @@ fn launcher() -> Launcher {
     };
     Launcher {
         plan,
-        manner: Manner { probe: false, attach: false, stubdom: false, restricted: false },
+        manner: Manner { probe: false, attach: false, stubdom: false, restricted: false, groups_required: false },
         slots,
         spawner: Spawner {
             starter: Starter::new(open("/bin/cat", OFlags::PATH), open("/dev/null", OFlags::RDWR)).unwrap(),
@@ -83,6 +83,8 @@ fn launcher() -> Launcher {
         pv: Pv { watched: None, changes: DiskChanges::new(ImageRules::default()), store: Store::new(Some(connect)) },
         requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
         place: None,
+        groups: Err(crate::groups::NoGroups::Off),
+        promises: None,
         shown: Vec::new(),
         running: true,
     }

@@ -226,6 +226,7 @@ pub fn begin(
         ids,
         outlives: false,
         file_size,
+        group: None,
     };
     let spawned = bulkhead_policy::spawn(spec).map_err(std::io::Error::other)?;
     Ok(Hostile { spawned, socket: ours })
