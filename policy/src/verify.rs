@@ -160,7 +160,9 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLi
     ] {
         match observed.limits.get(name) {
             Some(Some(hard)) if *hard <= most => {}
-            other => wrong.push(format!("{name} is {other:?}, not at most {most}")),
+            Some(Some(hard)) => wrong.push(format!("{name} is {hard}, not at most {most}")),
+            Some(None) => wrong.push(format!("{name} is unlimited, not at most {most}")),
+            None => wrong.push(format!("{name} is not known, not at most {most}")),
         }
     }
     let mut programs: Vec<&str> = Vec::new();

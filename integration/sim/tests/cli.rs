@@ -296,14 +296,15 @@ fn hostile_control(listener: std::os::unix::net::UnixListener) {
         for line in BufReader::new(stream.try_clone().unwrap()).lines() {
             let Ok(command) = line.map(|l| serde_json::from_str::<Value>(&l).unwrap()) else { break };
             let all = serde_json::json!({ EVIL: EVIL });
+            // Only the launcher, in the first row, may have so few namespaces of its own.
             let row = serde_json::json!({
                 "name": EVIL, "pid": 1, "uid": 1, "seccomp": 2, "syscalls": 3, "no_new_privs": true, "capabilities": false,
-                "namespaces": 7, "threads": 1, "pss_kb": 1, "restarts": 0,
+                "namespaces": 3, "threads": 1, "pss_kb": 1, "restarts": 0,
             });
             let answer = match command["execute"].as_str().unwrap() {
                 "qmp_capabilities" => Value::Null,
                 "x-bulkhead-processes" => serde_json::json!({
-                    "name": EVIL, "domid": EVIL, "level": EVIL, "landlock": EVIL, "processes": [row],
+                    "name": EVIL, "domid": EVIL, "level": EVIL, "landlock": EVIL, "processes": [row.clone(), row],
                 }),
                 "x-bulkhead-inspect" => serde_json::json!({ "registers": all, "statistics": all }),
                 "x-bulkhead-logs" => serde_json::json!([EVIL]),
@@ -355,4 +356,26 @@ fn nothing_that_a_hostile_control_says_acts_on_a_terminal() {
         }
     }
     assert!(said >= 16, "{said} of 18 have shown what control says");
+}
+
+/// A guest in a stub domain has no processes here. Its launcher's table, which control passes on, is all there is.
+#[test]
+fn audit_of_another_domains_processes_says_what_it_does_not_see() {
+    let bed = Bed::new();
+    let out = bed.run(&["--json", "audit", "GUEST"]);
+    let guests: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(0), "{guests}");
+    assert!(guests[0]["processes"].as_array().unwrap().len() == 8, "{guests}");
+    assert!(guests[0]["not-compared"][0].as_str().unwrap().contains("not visible from here"), "{guests}");
+    let text = bed.run(&["audit", "GUEST"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("not compared: limits"), "{guests}");
+    // A table with a process that is weaker, and much else that a hostile control says.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qmp").display().to_string();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || hostile_control(listener));
+    let out = bed.run(&["audit", &path]);
+    let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(!shown.contains('\x1b') && shown.contains("owned"), "{shown:?}");
+    assert_eq!((out.status.code(), shown.matches("3 namespaces of its own").count()), (Some(4), 1), "{shown}");
 }

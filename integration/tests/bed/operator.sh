@@ -16,6 +16,64 @@ direct_boot() {
     refused 'kernel /run/no-such: No such file' /run/tiny.img 'kernel="/run/no-such"'
 }
 
+# Control groups in dom0: without systemd a device model makes them at the root of the hierarchy.
+control_groups() {
+    mkdir -p /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup || return 1
+    # What a dead launcher has left.
+    mkdir -p /sys/fs/cgroup/bulkhead-999-1/ide && groups_of_guests; r=$?
+    umount /sys/fs/cgroup || r=1
+    return $r
+}
+# running_guest NAME [LINE...]: a tiny guest that stays; $log has its output.
+running_guest() {
+    name=$1; shift
+    our "$name" "$(disk hda /run/busy.img)" 'memory=64' "$@" >"/run/$name.cfg"
+    (exec 9<>"/run/$name.com1"; exec cat "/run/$name.com1" >"/run/$name.out") & reads=$!
+    { xl create "/run/$name.cfg" && await 120 said "$name" BOOT-OK; } || { cat "/var/log/xen/qemu-dm-$name.log"; kill $reads; return 1; }
+    group=/sys/fs/cgroup/bulkhead-$(xl domid "$name")-$(dm_pid "$name")
+}
+# grouped NAME: every process but the launcher is in its group, with limits.
+grouped() {
+    grep 'control groups memory, pids, cpu$' "/var/log/xen/qemu-dm-$1.log" || { cat "/var/log/xen/qemu-dm-$1.log"; return 1; }
+    tree "$1" | while read -r role pid; do
+        [ "$role" != launcher ] || continue
+        g=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+        echo "$role $g: memory $(cat "$g/memory.current") peak $(cat "$g/memory.peak" 2>/dev/null) of $(cat "$g/memory.max"), threads $(cat "$g/pids.current") of $(cat "$g/pids.max"), oom.group $(cat "$g/memory.oom.group")"
+        case $g in "$group"/*) ;; *) echo "$role is elsewhere"; exit 1;; esac
+        ! grep -q max "$g/memory.max" "$g/pids.max" && [ "$(cat "$g/memory.oom.group")" = 1 ] || exit 1
+    done || return 1
+    echo "guest: memory $(cat "$group/memory.current") of $(cat "$group/memory.max"), threads $(cat "$group/pids.current") of $(cat "$group/pids.max"), weight $(cat "$group/cpu.weight")"
+    ! grep -q max "$group/memory.max" "$group/pids.max" && [ "$(cat "$group/cpu.weight")" = 100 ]
+}
+no_groups_left() { ! ls -d /sys/fs/cgroup/bulkhead-*; }
+groups_of_guests() {
+    bulkhead doctor | grep 'with control groups' || { bulkhead doctor; return 1; }
+    running_guest cg && grouped cg || return 1
+    [ ! -e /sys/fs/cgroup/bulkhead-999-1 ] || { echo "a dead launcher's groups are still there"; return 1; }
+    bulkhead audit cg && bulkhead audit --filters cg || return 1
+    # The nice value of people's process, the 19th field.
+    [ "$(cut -d' ' -f19 "/proc/$(role_pid cg control)/stat")" = 5 ] && [ "$(cut -d' ' -f19 "/proc/$(role_pid cg ide)/stat")" = -2 ] || return 1
+    # A limit that somebody has lifted.
+    m=$(cat "$group/ide/memory.max"); echo max >"$group/ide/memory.max"
+    bulkhead audit cg; [ $? = 4 ] || { echo "a lifted limit is not found"; return 1; }
+    echo "$m" >"$group/ide/memory.max"
+    # A process with less memory than it has dies alone; the next one has its profile's limit again.
+    pids cg >/run/cg.before; p=$(role_pid cg ps2)
+    { echo 65536 >"$group/ps2/memory.max"; await 120 new_role cg ps2 "$p"; } || { cat "$group/ps2/memory.events"; trouble cg; return 1; }
+    await 20 grep -q 'oom_kill [1-9]' "$group/ps2/memory.events" || { cat "$group/ps2/memory.events"; return 1; }
+    pids cg >/run/cg.after
+    [ "$(grep -cxFf /run/cg.before /run/cg.after)" = $(($(wc -l </run/cg.before) - 1)) ] || { cat /run/cg.before /run/cg.after; return 1; }
+    { await 40 grep -q '^6291456$' "$group/ps2/memory.max" && await 40 bulkhead audit cg; } || { bulkhead audit cg; return 1; }
+    xl destroy cg; kill $reads; await 40 nothing_left && await 20 no_groups_left || return 1
+    # A launcher that has given up its rights, and takes nothing away at its end.
+    users; running_guest cr 'dm_restrict=1' && grouped cr || return 1
+    p=$(role_pid cr ide); kill -KILL "$p"; { await 80 new_role cr ide "$p" && grouped cr && bulkhead audit cr; } || { trouble cr; return 1; }
+    xl destroy cr; kill $reads; await 40 nothing_left || return 1
+    running_guest cg && ls -d /sys/fs/cgroup/bulkhead-* && [ "$(find /sys/fs/cgroup -maxdepth 1 -name 'bulkhead-*' | wc -l)" = 1 ] || return 1
+    xl destroy cg; kill $reads; await 40 nothing_left && await 20 no_groups_left || return 1
+    refused 'BH-0301: -cgroup /sys/fs/cgroup/none: .*no cgroup2' /run/tiny.img 'device_model_args_hvm=["-cgroup","/sys/fs/cgroup/none"]'
+}
+
 # vCPUs come by ACPI's hot-plug. They go by xenstore, where a PV kernel listens; an HVM Linux does not, with QEMU neither.
 vcpu_set() {
     console_guest our vs vcpus 'vcpus=1' 'maxvcpus=3'

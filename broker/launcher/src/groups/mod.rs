@@ -109,14 +109,17 @@ impl Groups {
         self.controllers.contains(&controller)
     }
 
-    /// Makes the group of a process, with these limits. The first call for a name decides: the group serves all lives of a process.
+    /// Makes the group of a process, or gives it its limits again: it serves all lives of a process, and somebody may have changed
+    /// them. A launcher that has given up its rights leaves a group as it is.
     ///
     /// # Errors
     /// The kernel refuses the group or a limit.
     pub fn make(&mut self, name: &str, limits: GroupLimits) -> io::Result<()> {
-        if self.made.contains_key(name) {
+        let old = self.made.get(name);
+        if old.is_some_and(|made| made.procs.is_some()) {
             return Ok(());
         }
+        let is_new = old.is_none();
         let path = self.guest.join(name);
         make_directory(&path)?;
         if self.has("memory") {
@@ -130,7 +133,7 @@ impl Groups {
         }
         let made = Made { directory: open_directory(&path)?, procs: None, limits };
         self.made.insert(name.to_owned(), made);
-        self.set_totals()
+        if is_new { self.set_totals() } else { Ok(()) }
     }
 
     /// Removes the group of a process that has ended for good.

@@ -57,9 +57,11 @@ fn a_guest_and_each_process_have_limits_and_the_guests_are_their_sum() {
         assert_eq!(root.read(file), value, "{file}");
     }
     assert!(matches!(groups.of("ide"), Some(Group::Directory(_))) && groups.of("vga").is_none());
-    // Another life of the same process.
-    groups.make("ps2", IDE).unwrap();
-    assert_eq!((groups.limits_of("ps2"), groups.limits()), (Some(PS2), PS2.and(IDE)));
+    // Another life of the same process, after somebody has changed its limit.
+    std::fs::write(groups.path().join("ps2/memory.max"), "max").unwrap();
+    groups.make("ps2", PS2).unwrap();
+    assert_eq!((groups.limits(), root.read("bulkhead-7-1234/ps2/memory.max").as_str()), (PS2.and(IDE), "6291456"));
+    assert_eq!(groups.limits_of("ps2"), Some(PS2));
     groups.forget("ide");
     assert_eq!((groups.limits(), root.read("bulkhead-7-1234/memory.max").as_str()), (PS2, "6291456"));
 }

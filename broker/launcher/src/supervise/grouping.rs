@@ -140,3 +140,39 @@ pub(super) fn schedule(slot: Slot, picture: Picture) -> (i32, u64) {
     // People and the toolstack wait for control and viewers, the guest waits for the rest.
     if slot == CONTROL || picture == Picture::Looks { (PEOPLE, 0) } else { (DEVICE, SLICE) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_plan::{BROKER, FIRST_DEVICE};
+    use rustix::fd::AsFd as _;
+
+    #[test]
+    fn people_wait_and_the_guest_does_not() {
+        let nice = |slot, picture| schedule(slot, picture).0;
+        assert_eq!(nice(CONTROL, Picture::None), nice(FIRST_DEVICE, Picture::Looks));
+        assert!(nice(CONTROL, Picture::None) > 0 && nice(FIRST_DEVICE, Picture::None) < 0);
+        assert_eq!(schedule(FIRST_DEVICE, Picture::Draws), (-2, 100_000));
+        assert_ne!(BROKER, CONTROL);
+    }
+
+    #[test]
+    fn files_without_storage_that_can_be_written_count() {
+        let memory = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+        assert!(writes_in_memory(memory.as_fd()));
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+        let reads = std::fs::File::open(path).unwrap();
+        assert!(!writes_in_memory(reads.as_fd()), "it makes nothing grow");
+        let (pipe, _) = rustix::pipe::pipe().unwrap();
+        assert!(!writes_in_memory(pipe.as_fd()));
+    }
+
+    #[test]
+    fn a_group_that_the_settings_name_is_a_demand_and_no_other() {
+        let machine = |cgroup| Machine { cgroup, ..Machine::default() };
+        assert!(matches!(begin(&machine(Choice::Off), 7, false), Ok(Err(NoGroups::Off))));
+        assert!(matches!(begin(&machine(Choice::In("/no/such".into())), 7, false), Err(Failure::Groups { .. })));
+        let stubdom = begin(&machine(Choice::In("/no/such".into())), 7, true);
+        assert!(matches!(stubdom, Ok(Err(_))), "a stub domain has groups of its own");
+    }
+}
