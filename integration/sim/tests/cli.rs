@@ -365,7 +365,7 @@ fn audit_of_another_domains_processes_says_what_it_does_not_see() {
     let out = bed.run(&["--json", "audit", "GUEST"]);
     let guests: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(out.status.code(), Some(0), "{guests}");
-    assert!(guests[0]["processes"].as_array().unwrap().len() == 8, "{guests}");
+    assert!(guests[0]["processes"].as_array().unwrap().len() == 9, "{guests}");
     assert!(guests[0]["not-compared"][0].as_str().unwrap().contains("not visible from here"), "{guests}");
     let text = bed.run(&["audit", "GUEST"]);
     assert!(String::from_utf8_lossy(&text.stdout).contains("not compared: limits"), "{guests}");

@@ -192,6 +192,7 @@ fn an_unplugged_card_is_gone_with_its_process() {
         // The other end sees the end of the stream.
         assert_eq!(b.peer.read(&mut [0; 1]).unwrap(), 0);
         // Control hears of it after the process has gone.
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             let answer = b.set("link=up")["error"]["desc"].as_str().unwrap().to_owned();
             if answer.contains("no network card") {

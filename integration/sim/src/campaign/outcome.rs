@@ -33,11 +33,13 @@ pub enum Outcome {
     Broker,
     /// The launcher has ended, and with it everything.
     Launcher,
+    /// The starter has ended, and nothing is started again.
+    Starter,
 }
 
 impl Outcome {
     /// All rows, in the table's order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ended,
         Self::DiedInStart,
         Self::StoppedInStart,
@@ -53,6 +55,7 @@ impl Outcome {
         Self::Control,
         Self::Broker,
         Self::Launcher,
+        Self::Starter,
     ];
 
     /// The failure, as the table's first column has it.
@@ -75,6 +78,7 @@ impl Outcome {
             Self::Control => "control ends or stops in its start",
             Self::Broker => "the broker ends",
             Self::Launcher => "the launcher ends",
+            Self::Starter => "the starter ends",
         }
     }
 
