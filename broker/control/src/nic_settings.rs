@@ -22,13 +22,32 @@ impl Nics {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
     }
 
-    /// Replaces the settings of the card in `slot`.
+    /// Replaces the settings of the card in `slot`. A card that was unplugged while a command waited for the launcher stays gone.
     pub(crate) fn set(&self, slot: Slot, settings: NicSettings) {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, settings);
+        if let Some(card) = self.settings.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&slot) {
+            *card = settings;
+        }
     }
 
     /// Removes the settings of an unplugged card.
     pub(crate) fn remove(&self, slot: Slot) {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command reads the settings, waits for the launcher, and writes them: the guest may unplug the card meanwhile.
+    #[test]
+    fn a_card_that_is_unplugged_during_a_command_stays_gone() {
+        let nics = Nics { settings: Mutex::new([(3, NicSettings::default())].into()) };
+        let down = NicSettings { link: false, ..nics.get(3).unwrap() };
+        nics.set(3, down.clone());
+        assert_eq!(nics.get(3), Some(down.clone()));
+        nics.remove(3);
+        nics.set(3, down);
+        assert_eq!(nics.get(3), None);
     }
 }
