@@ -315,6 +315,37 @@ package() {
     return $r
 }
 
+# silent_xenstored NAME: dom0's xenstored is stopped for thirty seconds while the guest writes. Its disks are served, a device that dies is started
+# again at once, a qdisk that dies connects when xenstored answers, and nothing else has been started again. No command here may
+# ask xenstored meanwhile.
+silent_xenstored() {
+    d=$(xl domid "$1") l=$(dm_pid "$1")
+    restarts() { for w_ in broker control platform ide vga serial grant; do bulkhead --json ps "$d" | picked processes "name=$w_" restarts; done; }
+    of() { $tools/bulkhead-bed tree "$l" "$1" | head -n 1; }
+    other() { n=$(of "$1"); [ -n "$n" ] && [ "$n" != "$2" ]; }
+    restarts >/run/quiet.before || return 1
+    x=$(of xenbus) p=$(of ps2) s=$(pidof xenstored) r=0
+    kill -STOP "$s"
+    before=$(acks) c=$(uptime_s)
+    # Nothing of them waits for xenstored.
+    kill -KILL "$p"; await 40 other ps2 "$p" || { echo "ps2 is not started again while xenstored is silent"; r=1; }
+    # The disks with a connection go on, more than once.
+    await 20 past $((before + 5)) || { echo "the disks stand still while xenstored is silent"; r=1; }
+    # A notice can only come of xenstored, but a new process of a disk asks at once, and its xenbus waits with it.
+    q=$(of qdisk); kill -KILL "$q"; await 40 other qdisk "$q" || { echo "qdisk is not started again"; r=1; }
+    passed() { [ $(($(uptime_s | cut -d. -f1) - ${c%%.*})) -ge 30 ]; }
+    await 60 passed
+    [ "$(of xenbus)" = "$x" ] || { echo "xenbus has not lived through it"; r=1; }
+    kill -CONT "$s"
+    before=$(acks); await 120 past $((before + 3)) || { echo "nothing goes on when xenstored answers again"; r=1; }
+    restarts >/run/quiet.after; cmp /run/quiet.before /run/quiet.after || r=1
+    bulkhead inspect "$d" xenbus | tee /run/quiet.xenbus; grep -q 'silences *1' /run/quiet.xenbus || r=1
+    # The next life has a connection of its own.
+    kill -KILL "$x"; await 80 other xenbus "$x" || r=1
+    [ $r = 0 ] || { trouble "$1"; bulkhead ps "$d"; }
+    return $r
+}
+
 # A guest that unplugs, with disks that are files, as libxl makes them by default: two that are emulated too (one raw, one qcow2) and one
 # that is not. It goes on with the PV disks, which nobody else has. Their processes, and those that they ask, are killed at any moment
 # while the guest writes; every write that it was told is on the disk is there.
@@ -351,6 +382,7 @@ qdisk() {
             await 120 past $((before + 2)) || { echo "nothing goes on after $role was killed in round $round"; trouble qd; bulkhead ps qd; return 1; }
         done
     done
+    silent_xenstored qd || return 1
     tell qd stop
     # A disk that comes while it runs, and goes.
     await 240 said qd GUEST-AGAIN || { trouble qd; return 1; }
