@@ -215,3 +215,50 @@ fn what_the_broker_may_ask_for_it_may_ask_for_of_devices_alone() {
     assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
     assert!(sim.end().unwrap().success());
 }
+
+/// Control may ask for the table of processes. One that does so without a pause does not keep the launcher from its other work.
+#[test]
+fn a_control_that_asks_without_end_keeps_no_device_from_its_restart() {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+    let mut sim = machine();
+    let control = sim.process("control").unwrap();
+    // It stands still, so that all answers are the test's to read: who does not read them is killed.
+    rustix::process::kill_process(Pid::from_raw(control).unwrap(), rustix::process::Signal::STOP).unwrap();
+    let (socket, over, answers) = (socket_of(control), AtomicBool::new(false), AtomicU64::new(0));
+    let ask = FromProcess { serial: 7, ask: Ask::Processes }.to_bytes();
+    std::thread::scope(|scope| {
+        use rustix::net::{RecvFlags, SendFlags, recv, send};
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                // As many as the socket takes.
+                while !over.load(Relaxed) && send(&socket, &ask, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok() {}
+                std::thread::yield_now();
+            }
+        });
+        scope.spawn(|| {
+            let mut answer = vec![0; 1 << 16];
+            while !over.load(Relaxed) {
+                match recv(&socket, answer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                    Ok((1.., _)) => _ = answers.fetch_add(1, Relaxed),
+                    _ => std::thread::yield_now(),
+                }
+            }
+        });
+        let goes_on = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            await_that("it has no answers", &sim, || answers.load(Relaxed) > 100);
+            for _ in 0..3 {
+                let (pid, before) = (sim.process("ps2").unwrap(), answers.load(Relaxed));
+                rustix::process::kill_process(Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+                await_that("it does not come back", &sim, || sim.process("ps2").is_some_and(|new| new != pid));
+                await_that("its requests have an end", &sim, || answers.load(Relaxed) > before);
+            }
+        }));
+        over.store(true, Relaxed);
+        if let Err(failed) = goes_on {
+            std::panic::resume_unwind(failed);
+        }
+    });
+    assert_eq!(sim.process("control"), Some(control), "{}", sim.log());
+    rustix::process::kill_process(Pid::from_raw(control).unwrap(), rustix::process::Signal::CONT).unwrap();
+    assert!(sim.end().unwrap().success());
+}

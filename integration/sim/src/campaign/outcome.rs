@@ -27,6 +27,10 @@ pub enum Outcome {
     Medium,
     /// A viewer's connection has ended.
     Viewer,
+    /// Calls of back ends have failed, and nothing else.
+    XenstoreSilent,
+    /// `xenbus` was started again with another connection.
+    XenstoreEnded,
     /// Control was started again.
     Control,
     /// The broker has ended, and with it the guest.
@@ -39,7 +43,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All rows, in the table's order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Ended,
         Self::DiedInStart,
         Self::StoppedInStart,
@@ -52,6 +56,8 @@ impl Outcome {
         Self::StorageLate,
         Self::Medium,
         Self::Viewer,
+        Self::XenstoreSilent,
+        Self::XenstoreEnded,
         Self::Control,
         Self::Broker,
         Self::Launcher,
@@ -75,6 +81,8 @@ impl Outcome {
             Self::StorageLate => "its storage is slow",
             Self::Medium => "a CD is changed or taken away while the guest uses it",
             Self::Viewer => "a viewer ends, or breaks its protocol",
+            Self::XenstoreSilent => "xenstored is silent",
+            Self::XenstoreEnded => "xenstored ends",
             Self::Control => "control ends or stops in its start",
             Self::Broker => "the broker ends",
             Self::Launcher => "the launcher ends",

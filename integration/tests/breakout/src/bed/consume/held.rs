@@ -33,6 +33,8 @@ struct Machine {
     domid: u16,
     /// Number of the other guest.
     other: u16,
+    /// The roles of its processes, each as often as it has a process.
+    roles: Vec<String>,
     table: Table,
 }
 
@@ -41,7 +43,8 @@ pub(super) fn held(launcher: i32, domid: u16, other: u16, resources: &[&str]) ->
     let socket = std::fs::read_to_string("/proc/sys/net/core/wmem_default")?.trim().parse()?;
     let processes = machine(launcher)?.len() as u64 - 1;
     let place = Place { stub: false, socket, file_size: u64::MAX, processes };
-    let mut machine = Machine { launcher, domid, other, table: Table::new(place) };
+    let mut machine = Machine { launcher, domid, other, roles: Vec::new(), table: Table::new(place) };
+    machine.roles = machine.processes()?.into_iter().map(|p| p.role).collect();
     let before = figures::now();
     println!("before: {before}");
     let (only, resources): (Vec<&str>, Vec<&str>) = resources.iter().partition(|word| word.starts_with("role="));
@@ -49,7 +52,7 @@ pub(super) fn held(launcher: i32, domid: u16, other: u16, resources: &[&str]) ->
         if !resources.is_empty() && !resources.contains(&name) {
             continue;
         }
-        let mut roles: Vec<String> = machine.processes()?.into_iter().map(|p| p.role).collect();
+        let mut roles = machine.roles.clone();
         roles.sort();
         roles.dedup();
         roles.retain(|role| only.is_empty() || only.contains(&format!("role={role}").as_str()));
@@ -201,15 +204,19 @@ impl Machine {
         Ok(all.filter_map(|(role, pid)| Some(Process { profile: profile(&role)?, role, pid })).collect())
     }
 
-    /// The first process of a role, another one than `old`, which has its descriptors.
+    /// The first process of a role, once all of them are there and `old` is not.
     fn await_process(&self, role: &str, old: i32) -> Faults<Process> {
         let mut found = None;
+        let many = self.roles.iter().filter(|r| *r == role).count();
         wait(&format!("a process of {role}"), || {
-            found = self.processes()?.into_iter().find(|p| p.role == role && p.pid != old);
-            let status =
-                found.as_ref().map(|p| std::fs::read_to_string(format!("/proc/{}/status", p.pid)).unwrap_or_default());
-            // It is in its sandbox.
-            Ok(status.is_some_and(|s| s.contains("Seccomp:\t2") && s.contains("CapBnd:\t0000000000000000")))
+            let mut all = self.processes()?;
+            all.retain(|p| p.role == role);
+            // Each is in its sandbox.
+            let status = |p: &Process| std::fs::read_to_string(format!("/proc/{}/status", p.pid)).unwrap_or_default();
+            let sealed = |s: String| s.contains("Seccomp:\t2") && s.contains("CapBnd:\t0000000000000000");
+            let good = all.len() >= many && all.iter().all(|p| p.pid != old && sealed(status(p)));
+            found = all.into_iter().next();
+            Ok(good)
         })?;
         found.ok_or_else(|| "no process".into())
     }
@@ -343,20 +350,18 @@ impl Machine {
         if bells.is_empty() || std::ptr::eq(of_role(&process.role).ok_or("no kind")?, &BROKER) {
             return self.table.say(process.profile, Resource::Broker, "it has no bell of the broker's", true);
         }
-        let before = accesses(self.domid)?;
+        let quiet = rate(self.domid, None)?;
         let hostile = hostile(&process.role, "bells", &bells)?;
+        let ringing = rate(self.domid, Some(&hostile))?;
+        let before = accesses(self.domid)?;
         wait("accesses go on", || Ok(accesses(self.domid)? >= before + 200))?;
-        // The guest's own device may be the one that is given up; accesses go on with the next one.
-        let given_up = (0..20).any(|_| {
-            let gone = self.processes().is_ok_and(|all| all.iter().all(|p| p.pid != process.pid));
-            gone || window(Some(&hostile)).is_err()
-        });
-        let middle = accesses(self.domid)?;
-        wait("accesses go on", || Ok(accesses(self.domid)? >= middle + 200))?;
         hostile.end()?;
-        self.await_process(&process.role, if given_up { process.pid } else { 0 })?;
-        let text = if given_up { "they go on; it is killed" } else { "they go on; it is not killed" };
-        self.table.say(process.profile, Resource::Broker, text, true)
+        // It may have been given up.
+        let killed = self.processes()?.iter().all(|p| p.pid != process.pid);
+        self.await_process(&process.role, if killed { process.pid } else { 0 })?;
+        let killed = if killed { "; it was killed" } else { "" };
+        let text = format!("{quiet:.0} a second, while it rings {ringing:.0}{killed}");
+        self.table.say(process.profile, Resource::Broker, &text, true)
     }
 
     /// The file that the launcher's own lines go to.
@@ -410,21 +415,9 @@ impl Machine {
     fn requests(&mut self, process: &Process) -> Done {
         let kind = of_role(&process.role).ok_or("no kind")?;
         let socket = descriptors(process.pid, |number, _| number == 3)?;
-        let (path, before) = self.log_file()?;
-        let hostile = hostile(&process.role, "requests", &socket)?;
-        let said = || -> Faults<usize> {
-            let log = std::fs::read(&path)?;
-            let new = String::from_utf8_lossy(log.get(before as usize..).unwrap_or_default()).into_owned();
-            Ok(new.lines().filter(|l| l.contains("asked for Processes, which it may not")).count())
-        };
-        if std::ptr::eq(kind, &BROKER) {
-            wait("the machine ends", || Ok(std::fs::read_dir(format!("/proc/{}/fd", self.launcher)).is_err()))?;
-            hostile.end()?;
-            let text = format!("{} request; the guest is reported crashed", said()?);
-            return self.table.say(process.profile, Resource::Launcher, &text, said()? == 1);
-        }
         if std::ptr::eq(kind, &CONTROL) {
             // It may ask for the table, and does so without a pause, and reads no answer.
+            let hostile = hostile(&process.role, "requests", &socket)?;
             signal(process.pid, Signal::STOP);
             let victim = self.victim()?;
             signal(victim.pid, Signal::KILL);
@@ -439,6 +432,19 @@ impl Machine {
                 "a killed device is started again meanwhile",
                 true,
             );
+        }
+        let (path, before) = self.log_file()?;
+        let hostile = hostile(&process.role, "requests", &socket)?;
+        let said = || -> Faults<usize> {
+            let log = std::fs::read(&path)?;
+            let new = String::from_utf8_lossy(log.get(before as usize..).unwrap_or_default()).into_owned();
+            Ok(new.lines().filter(|l| l.contains("asked for Processes, which it may not")).count())
+        };
+        if std::ptr::eq(kind, &BROKER) {
+            wait("the machine ends", || Ok(std::fs::read_dir(format!("/proc/{}/fd", self.launcher)).is_err()))?;
+            hostile.end()?;
+            let text = format!("{} request; the guest is reported crashed", said()?);
+            return self.table.say(process.profile, Resource::Launcher, &text, said()? == 1);
         }
         self.await_process(&process.role, process.pid)?;
         hostile.end()?;
