@@ -98,6 +98,25 @@ fn a_control_that_does_nothing_is_replaced() {
     assert!(bed.sim.end().unwrap().success());
 }
 
+/// The launcher kept a connection to every process for a control that it starts no more.
+#[test]
+fn a_control_that_stays_dead_costs_the_launcher_no_open_files() {
+    let bed = Bed::new();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", bed.sim.pid())).unwrap().count();
+    let before = open();
+    bed.understudies.cue("control", &[Cue::DiesAtOnce; 5]).unwrap();
+    bed.sim.kill("control").unwrap();
+    bed.sim.await_log("control died too often; it stays dead").unwrap();
+    // The process of a device that starts now has no connection to pass on either.
+    bed.sim.replace("serial").unwrap();
+    bed.sim.await_log("serial0 (pid ").unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while open() > before {
+        assert!(std::time::Instant::now() < end, "{} instead of {before}:\n{}", open(), bed.sim.log());
+        bed.sim.grown(std::time::Duration::from_millis(20));
+    }
+}
+
 /// The guest gets a device in its reset state, not none.
 #[test]
 fn a_state_of_which_two_processes_die_is_given_up() {

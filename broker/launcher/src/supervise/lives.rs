@@ -141,9 +141,9 @@ impl Launcher {
         Some(faults.map(|stat| stat.st_size.unsigned_abs()).fold(most, u64::max))
     }
 
-    /// Passes a connection to the process in a slot to control, at once or when control runs.
+    /// Passes a connection to the process in a slot to control, at once or when control runs. A control that stays dead gets none.
     fn pass_to_control(&mut self, slot: Slot, pid: i32, fd: OwnedFd) {
-        let Some(control) = self.slots.get_mut(CONTROL) else { return };
+        let Some(control) = self.slots.get_mut(CONTROL).filter(|c| c.phase() != Phase::Dead) else { return };
         if control.phase() == Phase::Running {
             let message = |fds| ToProcess::Client { slot, pid: pid.unsigned_abs(), fds };
             control.tell(message, &[(FdUse::Control(slot), fd.as_fd())]);
@@ -451,6 +451,8 @@ impl Launcher {
         if !self.slots.get_mut(CONTROL).is_some_and(SlotState::allow_restart) {
             if let Some(control) = self.slots.get_mut(CONTROL) {
                 control.enter(Phase::Dead);
+                // Nobody gets the connections that were kept for it.
+                control.kept.retain(|(what, _)| !matches!(what, FdUse::Control(_)));
             }
             self.stays_dead(CONTROL);
             return Ok(());

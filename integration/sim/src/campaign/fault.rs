@@ -222,16 +222,18 @@ impl Strike {
         }
     }
 
-    /// One that may befall a machine together with another one.
-    fn draw_second(dice: &mut Dice) -> Self {
+    /// One that may befall a machine together with these.
+    fn draw_beside(dice: &mut Dice, others: &[(u64, Self)]) -> Self {
         loop {
             let strike = Self::draw(dice);
             let alone = match strike {
                 Self::Lie(..) | Self::TruncatedFormat(_) | Self::Freeze(_) | Self::Start(..) => true,
-                Self::Kill(part) | Self::Pause(part, _) => matches!(part, Part::Broker | Part::Launcher),
+                Self::Kill(part) => matches!(part, Part::Broker | Part::Launcher),
                 _ => false,
             };
-            if !alone {
+            // Two changes of the same thing have no order.
+            let same = |(_, other): &(u64, Self)| std::mem::discriminant(other) == std::mem::discriminant(&strike);
+            if !alone && (strike.part().is_some() || !others.iter().any(same)) {
                 return strike;
             }
         }
@@ -302,7 +304,7 @@ impl Strike {
     }
 }
 
-/// A fault of the campaign: one strike, or two of which the second may come before the first is over.
+/// A fault of the campaign: one strike, or several of which each may come before the others are over.
 #[derive(Clone, Debug)]
 pub struct Fault {
     /// Each with the microseconds that it waits.
@@ -317,11 +319,19 @@ impl Fault {
             let digits = dice.below(14);
             dice.below(1 << digits)
         };
+        if dice.chance(2) {
+            let all = Part::DEVICES.map(|part| (wait(&mut dice) & 0x1ff, Strike::Kill(part)));
+            return Self { strikes: all.to_vec() };
+        }
         let first = Strike::draw(&mut dice);
         let mut strikes = vec![(wait(&mut dice), first)];
-        let alone = first.spoils() || matches!(first.part(), Some(Part::Broker | Part::Launcher));
-        if !alone && !matches!(first, Strike::Start(..) | Strike::Freeze(_)) && dice.chance(15) {
-            strikes.push((wait(&mut dice), Strike::draw_second(&mut dice)));
+        let alone = match first {
+            Strike::Kill(part) => matches!(part, Part::Broker | Part::Launcher),
+            Strike::Start(..) | Strike::Freeze(_) => true,
+            _ => first.spoils(),
+        };
+        while !alone && strikes.len() < 3 && dice.chance(25) {
+            strikes.push((wait(&mut dice), Strike::draw_beside(&mut dice, &strikes)));
         }
         Self { strikes }
     }
@@ -330,7 +340,9 @@ impl Fault {
     pub fn title(&self) -> String {
         match self.strikes.as_slice() {
             [(_, only)] => only.title().to_owned(),
-            _ => "two at once".to_owned(),
+            [_, _] => "two at once".to_owned(),
+            [_, _, _] => "three at once".to_owned(),
+            _ => "all devices' processes killed".to_owned(),
         }
     }
 }
@@ -345,7 +357,7 @@ mod tests {
         assert_eq!(format!("{:?}", Fault::of(1, 7)), format!("{:?}", Fault::of(1, 7)));
         assert_ne!(format!("{:?}", Fault::of(1, 7)), format!("{:?}", Fault::of(2, 7)));
         let all = titles(1);
-        assert_eq!(all.len(), 23, "{all:?}");
+        assert_eq!(all.len(), 25, "{all:?}");
         assert_eq!(all, titles(2));
     }
 }
