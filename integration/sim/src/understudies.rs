@@ -91,6 +91,17 @@ impl Understudies {
         Ok(())
     }
 
+    /// Takes all cues back.
+    pub fn clear(&self) {
+        for entry in std::fs::read_dir(self.path()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let cue = Cue::ALL.iter().any(|(_, cue)| name.to_string_lossy().ends_with(cue));
+            if cue {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// Whether all cues of a role are taken.
     pub fn is_over(&self, role: &str) -> bool {
         let prefix = format!("{role}-");

@@ -82,6 +82,8 @@ impl Batch {
         if self.victim.is_some() {
             return Ok(());
         }
+        // A part that stayed dead has not taken its cues.
+        self.files.understudies().clear();
         let mut started = Victim::start(&self.files);
         for _ in 0..2 {
             // On a host that is too busy a start runs out of time; no fault has befallen it.

@@ -156,8 +156,10 @@ impl Guest<'_> {
                 return if status == 0xff { Err(Stop::Away) } else { Ok(status) };
             }
             if Instant::now() > end {
-                let status = self.read(0x3f6, 1)?;
-                return Err(Stop::Wrong(format!("the guest waits for an interrupt; status {status:#x}")));
+                return match self.read(0x3f6, 1)? {
+                    0xff => Err(Stop::Away),
+                    status => Err(Stop::Wrong(format!("the guest waits for an interrupt; status {status:#x}"))),
+                };
             }
             let gone = if self.1 { self.is_dead() } else { self.read(0x3f6, 1)? == 0xff };
             if gone {
@@ -380,10 +382,10 @@ impl Guest<'_> {
             if status == 0xff {
                 return Err(Stop::Away);
             }
-            if Instant::now() > end {
-                return Err(Stop::Wrong(format!("the CD's drive: status {status:#x}")));
-            }
             if status & BSY != 0 {
+                if Instant::now() > end {
+                    return Err(Stop::Wrong(format!("the CD's drive: status {status:#x}")));
+                }
                 self.pause(&mut looks);
                 continue;
             }

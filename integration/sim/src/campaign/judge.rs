@@ -130,7 +130,7 @@ pub fn settle(batch: &mut Batch, strikes: &[Strike], before: &Before, dies: &[i3
             }
             let log = log.get(before.log..).unwrap_or("");
             let reset = log.lines().any(|l| l.contains(part.name()) && l.contains("the next one starts from reset"));
-            answers(b, part, reset || lied)
+            answers(b, part, reset, lied)
         })?;
     }
     let log = batch.victim()?.sim.log();
@@ -207,10 +207,12 @@ fn ended(batch: &mut Batch, strikes: &[Strike]) -> Result<Verdict, String> {
     Ok(Verdict { outcome: if launcher { Outcome::Launcher } else { Outcome::Broker }, dead: Vec::new() })
 }
 
-/// Whether a part does its work. `reset`: what its registers had is gone, and the guest gives it its addresses again.
-fn answers(batch: &mut Batch, part: Part, reset: bool) -> Result<bool, String> {
+/// Whether a part does its work. `reset`: what its registers had is gone, and the guest gives it its addresses again. `lied`: the same,
+/// and it may have no addresses any more.
+fn answers(batch: &mut Batch, part: Part, reset: bool, lied: bool) -> Result<bool, String> {
     let hands = batch.victim()?.hands.clone();
-    if hands.process(part).is_none() {
+    let reset = reset || lied;
+    if hands.process(part).is_none() || !batch.files.understudies().is_over(part.role()) {
         return Ok(false);
     }
     match part {
@@ -237,7 +239,7 @@ fn answers(batch: &mut Batch, part: Part, reset: bool) -> Result<bool, String> {
     }
     let Some(read) = met(batch.guest(|g| g.scratch(part)))?.flatten() else { return Ok(false) };
     if read & 0xff == 0xff {
-        return Ok(reset);
+        return Ok(lied);
     }
     met(batch.seen(part, read))?;
     Ok(true)
