@@ -131,8 +131,8 @@ pub fn check(observed: &Observed, own: &Observed, profile: &Profile, life: OwnLi
     }
     // Root reads everything of a process. What it cannot read has not been checked.
     let root = own.status.get("Uid").is_some_and(|u| u.split_whitespace().nth(1) == Some("0"));
-    let read = observed.namespaces.len() == NAMESPACES.len() && observed.descriptors.is_some();
-    if root && !(read && !observed.mappings.is_empty()) {
+    let hidden = observed.namespaces.len() != NAMESPACES.len() || observed.descriptors.is_none();
+    if root && (hidden || observed.mappings.is_empty()) {
         wrong.push("its namespaces, descriptors or mappings cannot be read".into());
     }
     if observed.threads.len() as u64 > profile.limits.threads {

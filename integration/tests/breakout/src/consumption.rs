@@ -111,7 +111,7 @@ impl Bound {
 pub fn bytes(n: u64) -> String {
     match n {
         0 => "0".to_owned(),
-        n if n >= 1 << 20 => format!("{}.{} MiB", n >> 20, (n & 0xf_ffff) * 10 >> 20),
+        n if n >= 1 << 20 => format!("{}.{} MiB", n >> 20, ((n & 0xf_ffff) * 10) >> 20),
         n => format!("{} KiB", n.div_ceil(1 << 10)),
     }
 }
