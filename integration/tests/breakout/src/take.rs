@@ -373,7 +373,7 @@ fn nodes_by_calls(most: u64, given: &[OwnedFd]) -> (u64, u8) {
     steps(most, |_| {
         number += 1;
         let other = XenbusCall::Write(format!("n{number}"), "1".repeat(1000));
-        let call = if number % 2 == 0 { &other } else { &calls[number / 2 % calls.len()] };
+        let call = if number.is_multiple_of(2) { &other } else { &calls[number / 2 % calls.len()] };
         let serial = (number % 250 + 1) as u8;
         let packet = [vec![serial], call.to_bytes()].concat();
         rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map_err(|e| e.raw_os_error() as u8)?;

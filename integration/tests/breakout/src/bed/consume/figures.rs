@@ -89,13 +89,13 @@ pub(crate) fn free() -> u64 {
 pub(crate) fn now() -> Figures {
     let (load, xen) = (words("/proc/loadavg"), std::path::Path::new("/dev/xen/privcmd").exists());
     let processes = load.get(3).and_then(|w| w.split_once('/')?.1.parse().ok()).unwrap_or(0);
-    let disk = rustix::fs::statvfs("/run").map_or(0, |s| (s.f_blocks - s.f_bfree) * s.f_frsize >> 10);
+    let disk = rustix::fs::statvfs("/run").map_or(0, |s| ((s.f_blocks - s.f_bfree) * s.f_frsize) >> 10);
     Figures {
         memory: free(),
         processes,
         files: words("/proc/sys/fs/file-nr").first().and_then(|w| w.parse().ok()).unwrap_or(0),
         // (A connection waits for a xenstored that is not there.)
-        nodes: xen.then(|| Xenstore::connect().map_or(0, |mut store| nodes(&mut store, "/", 12))).unwrap_or(0),
+        nodes: if xen { Xenstore::connect().map_or(0, |mut store| nodes(&mut store, "/", 12)) } else { 0 },
         event_channels: event_channels_now(),
         disk,
         load: load.first().cloned().unwrap_or_default(),
