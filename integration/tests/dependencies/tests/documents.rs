@@ -8,7 +8,7 @@ fn read(path: &str) -> String {
 
 /// The source text of a file without its tests.
 fn code(path: &str) -> String {
-    read(path).split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+    read(path).split("#[cfg(test)]\nmod").next().unwrap_or_default().to_owned()
 }
 
 /// The string literals of a source text.
