@@ -2,13 +2,19 @@
 use crate::Done;
 use bulkhead_plan::{Memory, kind};
 use bulkhead_policy::verify::OwnLimits;
-use bulkhead_policy::{installed, profile, verify};
+use bulkhead_policy::{STARTER, installed, profile, verify};
 use std::io::Read as _;
 
-/// Every child of the launcher, with its profile.
+/// The launcher and every child of it, with its profile.
 pub(crate) fn processes(launcher: i32) -> Done {
-    let own = verify::observe(launcher)?;
-    let mut wrong = Vec::new();
+    let starter = machine(launcher)?.into_iter().find(|(role, _)| role == STARTER).ok_or("there is no starter")?.1;
+    // What they have inherited is the starter's.
+    let own = verify::observe(starter)?;
+    let mut wrong = verify::check_starter(&own);
+    // As the first process of a stub domain it has capabilities of its own.
+    if launcher != 1 {
+        wrong.extend(verify::check_launcher(&verify::observe(launcher)?));
+    }
     let pids = std::fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
     for pid in pids.collect::<Vec<_>>() {
         // The debugging image's shell, and what has ended, are no part of the machine.
@@ -21,6 +27,9 @@ pub(crate) fn processes(launcher: i32) -> Done {
         }
         let role = std::fs::read(format!("/proc/{pid}/cmdline"))?;
         let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
+        if role == STARTER {
+            continue;
+        }
         let observed = verify::observe(pid)?;
         let profile = profile(&role).ok_or_else(|| format!("no profile for {role}"))?;
         if observed.descriptors.as_ref().is_none_or(|d| d.is_empty())
