@@ -237,21 +237,29 @@ fn map(flags: i32) -> Result<u64, u8> {
     Ok(STEP as u64)
 }
 
+/// In steps as large as there is room for: the kernel may move all of it at each.
 fn by_mremap(most: u64) -> (u64, u8) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let mut step = 16 * STEP;
     // SAFETY: a new mapping, which grows step by step; each step is touched once it is there.
     unsafe {
         let mut at = libc::mmap(std::ptr::null_mut(), BLOCK, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
         let mut long = BLOCK;
         steps(most, |_| {
-            let grown = libc::mremap(at, long, long + STEP, libc::MREMAP_MAYMOVE);
+            let grown = libc::mremap(at, long, long + step, libc::MREMAP_MAYMOVE);
             if grown == libc::MAP_FAILED {
-                return Err(errno());
+                if step == STEP {
+                    return Err(errno());
+                }
+                step /= 2;
+                return Ok(0);
             }
             at = grown;
-            touch(at.cast::<u8>().add(long));
-            long += STEP;
-            Ok(STEP as u64)
+            for part in (0..step).step_by(STEP) {
+                touch(at.cast::<u8>().add(long + part));
+            }
+            long += step;
+            Ok(step as u64)
         })
     }
 }
