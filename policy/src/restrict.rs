@@ -47,6 +47,10 @@ pub fn leave_root(directory: &str) -> Result<(), SandboxError> {
 pub fn become_user(ids: Ids) -> Result<(), SandboxError> {
     let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
     rustix::thread::set_thread_groups(&[]).map_err(step("setgroups"))?;
+    // A user cannot do it any more.
+    if caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(step("capget"))? {
+        caps::clear(None, caps::CapSet::Bounding).map_err(step("PR_CAPBSET_DROP"))?;
+    }
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(step("setresgid"))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(step("setresuid"))?;
     // This user may write its children's /proc/PID/uid_map only if this process is dumpable.

@@ -392,6 +392,8 @@ impl Launcher {
                 eprintln!("{}: {line}", slot.name);
             }
         }
+        // The processes' groups first: the starter removes the guest's, which must be empty.
+        self.groups = Err(NoGroups::Off);
         if !self.spawner.starter.end() {
             for path in &self.held.paths {
                 let _ = std::fs::remove_file(path);

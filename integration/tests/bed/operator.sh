@@ -32,11 +32,11 @@ running_guest() {
     { xl create "/run/$name.cfg" && await 120 said "$name" BOOT-OK; } || { cat "/var/log/xen/qemu-dm-$name.log"; kill $reads; return 1; }
     group=/sys/fs/cgroup/bulkhead-$(xl domid "$name")-$(dm_pid "$name")
 }
-# grouped NAME: every process but the launcher is in its group, with limits.
+# grouped NAME: every process but the launcher and its starter is in its group, with limits.
 grouped() {
     grep 'control groups memory, pids, cpu$' "/var/log/xen/qemu-dm-$1.log" || { cat "/var/log/xen/qemu-dm-$1.log"; return 1; }
     tree "$1" | while read -r role pid; do
-        [ "$role" != launcher ] || continue
+        case $role in launcher | starter) continue;; esac
         g=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
         echo "$role $g: memory $(cat "$g/memory.current") peak $(cat "$g/memory.peak" 2>/dev/null) of $(cat "$g/memory.max"), threads $(cat "$g/pids.current") of $(cat "$g/pids.max"), oom.group $(cat "$g/memory.oom.group")"
         case $g in "$group"/*) ;; *) echo "$role is elsewhere"; exit 1;; esac
