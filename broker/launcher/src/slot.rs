@@ -6,7 +6,6 @@ use crate::phase::{Late, Phase, START_TICKS};
 use crate::resource::{ReceiveFault, Resource, SendFault};
 use bulkhead_plan::{FdUse, Kind, Picture, Slot, Starts, ToProcess};
 use bulkhead_policy::{Ids, Spawned};
-use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -280,20 +279,6 @@ impl SlotState {
         if let Err(e) = life.resource.send(&message(uses), &fds) {
             self.kill(KillReason::Send(e));
         }
-    }
-
-    /// Whether its processes have a connection to xenstored.
-    pub(crate) fn needs_xenstore(&self) -> bool {
-        self.kept.iter().any(|(what, _)| *what == FdUse::Xenstore)
-    }
-
-    /// Whether xenstored has closed that connection. This is the kernel's word, not the process's.
-    pub(crate) fn has_lost_xenstore(&self) -> bool {
-        self.kept.iter().filter(|(what, _)| *what == FdUse::Xenstore).any(|(_, socket)| {
-            let mut polled = [PollFd::new(socket, PollFlags::empty())];
-            let _ = rustix::event::poll(&mut polled, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
-            polled.iter().any(|p| p.revents().intersects(PollFlags::HUP | PollFlags::ERR))
-        })
     }
 
     /// Notes whether its next process waits for a connection to xenstored. Returns whether that is new.

@@ -83,6 +83,7 @@ impl Bed {
     fn loses(&mut self) {
         while self.store.queue.is_some() {
             self.turn();
+            assert!(MADE.with_borrow(Vec::is_empty), "another one at once");
         }
     }
 

@@ -15,6 +15,7 @@ use crate::slot::{KillReason, SlotState};
 use bulkhead_bus::pv::State;
 use bulkhead_plan::{CONTROL, DeviceConfig, DeviceSlot, DriveConfig, FIRST_DEVICE, FdUse, Slot, Starts};
 use bulkhead_xen::{DomainState, Privcmd};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use std::time::Instant;
 
@@ -276,7 +277,7 @@ impl Launcher {
     /// nothing to wait for.
     pub(super) fn reconnect_xenstore(&mut self, slot: Slot) -> bool {
         let open = self.xen.open_stream;
-        let Some(state) = self.slots.get_mut(slot).filter(|s| s.needs_xenstore()) else { return true };
+        let Some(state) = self.slots.get_mut(slot).filter(|s| xenstore_of(s).is_some()) else { return true };
         if self.manner.restricted {
             // The same connection serves the next process.
             return true;
@@ -295,4 +296,17 @@ impl Launcher {
         }
         !waits
     }
+}
+
+/// The connection to xenstored that a slot's processes get, if they get one.
+fn xenstore_of(state: &SlotState) -> Option<&OwnedFd> {
+    state.kept.iter().find(|(what, _)| *what == FdUse::Xenstore).map(|(_, socket)| socket)
+}
+
+/// Whether xenstored has closed the connection of a slot. This is the kernel's word, not the process's.
+pub(super) fn has_lost_xenstore(state: &SlotState) -> bool {
+    let Some(socket) = xenstore_of(state) else { return false };
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    let _ = rustix::event::poll(&mut polled, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.iter().any(|p| p.revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }

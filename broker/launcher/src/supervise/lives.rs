@@ -1,4 +1,5 @@
 //! Start, check of the sandbox, exit and restart of a process.
+use super::back_ends::has_lost_xenstore;
 use super::grouping::schedule;
 use super::refusal::Refusal;
 use super::{Cause, ChannelFds, EarlyExit, End, Exit, Launcher, PIDFD, StartFault, read_log};
@@ -387,7 +388,7 @@ impl Launcher {
     fn restart_device(&mut self, number: Slot, cause: &Cause) {
         let Some(state) = self.slots.get_mut(number) else { return };
         let unplugged = state.phase() == Phase::Unplugged;
-        let lost = !unplugged && state.has_lost_xenstore();
+        let lost = !unplugged && has_lost_xenstore(state);
         if lost {
             // xenstored has ended or has ended the connection; no process can work with it.
             state.excuse();

@@ -1,5 +1,6 @@
 //! The launcher's loop beside a xenstored that is silent or ends.
 use super::*;
+use crate::supervise::back_ends::has_lost_xenstore;
 use bulkhead_plan::FdUse;
 use bulkhead_xen::FakeXenstored;
 use std::cell::RefCell;
@@ -46,7 +47,7 @@ fn connection(launcher: &Launcher) -> u64 {
 /// xenstored ends. A child of another test may hold a copy of its socket until its exec.
 fn xenstored_ends(launcher: &Launcher) {
     TAKEN.take();
-    while !launcher.slots.get(XENBUS).unwrap().has_lost_xenstore() {
+    while !has_lost_xenstore(launcher.slots.get(XENBUS).unwrap()) {
         std::thread::yield_now();
     }
 }
