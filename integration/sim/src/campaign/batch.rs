@@ -286,8 +286,8 @@ impl Batch {
                     FaultOn::Write => self.write(disk, lba, 1, dma)?,
                     _ => self.flush(disk)?,
                 };
-                // The table says when a job has met it.
-                false
+                // The table says when a job has met it, unless the drives stay dead.
+                self.guest(|g| Ok(g.is_dead()))?
             }
             Strike::Full(_) => {
                 let disk = self.dice.below(2) as u8;

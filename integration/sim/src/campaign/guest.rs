@@ -5,9 +5,9 @@ use bulkhead_sim::{Sim, SimError};
 use bulkhead_xen_abi::ioreq;
 use std::time::{Duration, Instant};
 
-/// Longest time that the driver waits for its interrupt. Storage that is slow on purpose, a start that stops once and a deadline are
-/// shorter.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Longest time that the driver waits for its interrupt. Storage that is slow on purpose, a deadline, and a start that stops in each of its
+/// three phases are shorter.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// The bus master's registers.
 const BUS_MASTER: u16 = 0xc000;
 const RTL8139: u16 = 0xc100;
@@ -170,7 +170,7 @@ impl Guest<'_> {
     }
 
     /// Whether the drives' process is not started any more: no interrupt comes then.
-    fn is_dead(&self) -> bool {
+    pub fn is_dead(&self) -> bool {
         self.0.log().contains("bulkhead-dm: ide: died too often")
     }
 

@@ -7,7 +7,7 @@ use crate::victim::{DISCS, Victim};
 use std::time::{Duration, Instant};
 
 /// Longest time until the machine is as it must be: a start that stops thrice, and then some.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Open files that a process of the machine may have more than at its start.
 const SPARE: usize = 4;
 /// Restarts in a minute after which a process stays dead.

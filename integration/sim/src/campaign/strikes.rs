@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest time that a strike waits for what it needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Time in which a stopped process that the guest waits for is killed: the deadline is 5 s.
 const FREEZE: Duration = Duration::from_secs(7);
 
@@ -214,7 +214,8 @@ impl Hands {
         progress.active.store(true, Ordering::SeqCst);
         until("a job that meets the fault", || {
             let met = self.faults.get(place).ok()?.is_some_and(|f| f.met > 0);
-            met.then(Vec::new)
+            // Or there are no jobs any more.
+            (met || progress.met.load(Ordering::SeqCst)).then(Vec::new)
         })
     }
 
