@@ -2,15 +2,19 @@
 //! its launcher promises. Started as `bulkhead-dm -name weak-THING -xen-domid NUMBER` it is the launcher, otherwise the process.
 use bulkhead_plan::Level;
 use bulkhead_plan::promise::{FILE, Promise, PromisedGroup, PromisedLimits, Promises};
-use bulkhead_policy::{Ids, Sandbox, SandboxError, Spec, profile};
-use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use bulkhead_policy::{Ids, Order, STARTER, Sandbox, SandboxError, Starter, profile, serve_starter};
+use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::error::Error;
 use std::io::{Read as _, Write as _};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let role = std::env::args().next().unwrap_or_default();
-    if role.ends_with("bulkhead-dm") { launcher() } else { process(&role) }
+    match role.as_str() {
+        STARTER => Ok(serve_starter()?),
+        launcher if launcher.ends_with("bulkhead-dm") => self::launcher(),
+        _ => process(&role),
+    }
 }
 
 fn launcher() -> Result<(), Box<dyn Error>> {
@@ -22,16 +26,19 @@ fn launcher() -> Result<(), Box<dyn Error>> {
     if !matches!(thing, "uncaged" | "root" | "executable") {
         bulkhead_policy::enter_cage(false)?;
     }
+    let mut starter = Starter::new(executable.into(), null.into())?;
+    // What a starter refuses is started by this process, as before there is a starter.
+    if !matches!(thing, "uncaged" | "root" | "executable" | "namespaces") {
+        starter.hand_over(&[])?;
+    }
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // The one whose profile lets it write a file.
     let role = if thing == "file-size" { "serial" } else { "ps2" };
-    let spawned = bulkhead_policy::spawn(Spec {
-        executable: executable.as_fd(),
+    let spawned = starter.start(Order {
         role,
         socket: theirs,
         log: rustix::stdio::stderr(),
-        null: null.as_fd(),
         ids: match thing {
             "namespaces" => None,
             "root" => Some(Ids { uid: 0, gid: 0 }),
@@ -41,6 +48,9 @@ fn launcher() -> Result<(), Box<dyn Error>> {
         file_size: None,
         group: None,
     })?;
+    if !matches!(thing, "uncaged" | "root" | "executable") {
+        bulkhead_policy::close_cage(false, None)?;
+    }
     rustix::net::send(&ours, thing.as_bytes(), SendFlags::empty())?;
     let mut ready = [0];
     if rustix::net::recv(&ours, &mut ready, RecvFlags::empty())?.0 != 1 {
@@ -108,13 +118,18 @@ fn enter(role: &str, thing: &str) -> Result<(), Box<dyn Error>> {
     }
     match thing {
         "threads" => {
+            // A thread that starts behind the filter makes calls that end the process.
+            let run = std::sync::Arc::new(std::sync::Barrier::new(3));
             for _ in 0..2 {
-                std::thread::spawn(|| {
+                let run = run.clone();
+                std::thread::spawn(move || {
+                    run.wait();
                     loop {
                         std::thread::park();
                     }
                 });
             }
+            run.wait();
         }
         // SAFETY: a new mapping that replaces nothing.
         "executable" => unsafe {

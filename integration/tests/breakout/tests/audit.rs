@@ -44,11 +44,14 @@ fn audit(domid: &str, filters: bool) -> (Option<i32>, Vec<String>, Vec<String>, 
     let out = command.output().unwrap();
     let all: Value =
         serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)));
-    let weaker = |i: usize| {
-        let list = all[0]["processes"][i]["weaker"].as_array().unwrap().iter();
+    let weaker = |own: fn(&str) -> bool| {
+        let of = |p: &&Value| own(p["process"].as_str().unwrap());
+        let all = all[0]["processes"].as_array().unwrap().iter().filter(of);
+        let list = all.flat_map(|p| p["weaker"].as_array().unwrap());
         list.map(|w| w.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    (out.status.code(), weaker(0), weaker(1), all[0].clone())
+    let ours = |name: &str| name == "launcher" || name == "starter";
+    (out.status.code(), weaker(ours), weaker(|name| name != "launcher" && name != "starter"), all[0].clone())
 }
 
 fn has(weaker: &[String], words: &str) -> bool {
