@@ -54,6 +54,8 @@ pub struct XenstoreQueue {
     kept: bool,
     /// Tokens of events that arrived before this value was made.
     fired: Vec<String>,
+    /// Over the kernel's device: a call is not answered yet, and the next one waits.
+    busy: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,12 @@ enum Stream {
     Socket(OwnedFd),
     /// The kernel's device, non-blocking.
     Device(OwnedFd),
+}
+
+/// The first message of some.
+fn first_message(messages: &[u8]) -> &[u8] {
+    let len = Header::read_from_prefix(messages).map_or(0, |(header, _)| header.len as usize);
+    messages.get(..size_of::<Header>().saturating_add(len)).unwrap_or(messages)
 }
 
 impl XenstoreQueue {
@@ -101,7 +109,15 @@ impl XenstoreQueue {
     }
 
     fn over(stream: Stream) -> Self {
-        Self { stream, serial: 0, unsent: Vec::new(), received: Vec::new(), kept: false, fired: Vec::new() }
+        Self {
+            stream,
+            serial: 0,
+            unsent: Vec::new(),
+            received: Vec::new(),
+            kept: false,
+            fired: Vec::new(),
+            busy: false,
+        }
     }
 
     /// The same after other calls and events on this connection.
@@ -135,7 +151,8 @@ impl XenstoreQueue {
         Ok(self.serial)
     }
 
-    /// Sends what is queued, as far as xenstored takes it.
+    /// Sends what is queued, as far as xenstored takes it. Over the kernel's device that is one call at a time, each in a write of its
+    /// own: a domain's ring is shared with its kernel, and xenstored 4.17 did not survive many calls of one at once (seen in the bed).
     ///
     /// # Errors
     /// The connection is lost.
@@ -143,7 +160,12 @@ impl XenstoreQueue {
         while !self.unsent.is_empty() {
             let sent = match &self.stream {
                 Stream::Socket(fd) => rustix::net::send(fd, &self.unsent, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-                Stream::Device(fd) => rustix::io::write(fd, &self.unsent),
+                Stream::Device(_) if self.busy => break,
+                Stream::Device(fd) => {
+                    let sent = rustix::io::write(fd, first_message(&self.unsent));
+                    self.busy = sent.is_ok();
+                    sent
+                }
             };
             match sent {
                 Ok(n) => drop(self.unsent.drain(..n)),
@@ -172,6 +194,9 @@ impl XenstoreQueue {
             if let Some((header, payload)) = self.take_message()? {
                 if header.kind == xenstore::XS_WATCH_EVENT {
                     return Ok(Some(Heard::Fired(token(&payload))));
+                }
+                if std::mem::take(&mut self.busy) {
+                    self.flush()?;
                 }
                 return Ok(Some(Heard::Answer(header.req_id, answered(&header, payload))));
             }
