@@ -7,16 +7,24 @@ use std::io::Read as _;
 
 /// The launcher and every child of it, with its profile.
 pub(crate) fn processes(launcher: i32) -> Done {
-    let starter = machine(launcher)?.into_iter().find(|(role, _)| role == STARTER).ok_or("there is no starter")?.1;
+    let all = || std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = || all().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    let role_of = |pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // (A stub domain's kernel lists nobody's children.)
+    let is_child = |pid: &i32| {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        state.contains(&format!("PPid:\t{launcher}\n"))
+    };
+    let starter = all().find(|pid| role_of(*pid) == b"starter\0" && is_child(pid)).ok_or("there is no starter")?;
     // What they have inherited is the starter's.
     let own = verify::observe(starter)?;
-    let mut wrong = verify::check_starter(&own);
-    // As the first process of a stub domain it has capabilities of its own.
+    let mut wrong = Vec::new();
+    // As the first process of a stub domain the launcher has capabilities of its own, and its starter too.
     if launcher != 1 {
+        wrong.extend(verify::check_starter(&own));
         wrong.extend(verify::check_launcher(&verify::observe(launcher)?));
     }
-    let pids = std::fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.collect::<Vec<_>>() {
+    for pid in all().collect::<Vec<_>>() {
         // The debugging image's shell, and what has ended, are no part of the machine.
         let state = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         if !state.contains(&format!("PPid:\t{launcher}\n")) {
