@@ -181,6 +181,9 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "write to a setting of the kernel" => {
                 i64::from(libc::open(c"/proc/sys/kernel/core_pattern".as_ptr(), libc::O_WRONLY))
             }
+            "write to a setting of its own" => {
+                i64::from(libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY))
+            }
             "write to a file of the host" => i64::from(libc::open(c"/etc/passwd".as_ptr(), libc::O_WRONLY)),
             "an internet socket" => i64::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
             "a unix socket" => i64::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),

@@ -180,7 +180,12 @@ fn the_launcher_of_a_prepared_machine_starts_nothing_and_writes_where_its_files_
     assert_eq!(run("launcher", None, "closed", "fork"), Outcome::Refused(libc::EPERM as u8));
     let root = rustix::process::geteuid().is_root();
     let mut proved = 0;
-    for attempt in ["make a file elsewhere", "write to a file of the host", "write to a setting of the kernel"] {
+    for attempt in [
+        "make a file elsewhere",
+        "write to a file of the host",
+        "write to a setting of the kernel",
+        "write to a setting of its own",
+    ] {
         let without = run("launcher", None, "cage", attempt);
         // A container may have mounted some of them read-only, and a stub domain does not have all of them.
         let absent = [libc::EROFS, libc::ENOENT].map(|e| Outcome::Refused(e as u8)).contains(&without);
