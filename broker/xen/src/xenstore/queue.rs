@@ -358,6 +358,35 @@ mod tests {
         assert!(second.hear().is_err(), "an impossible length");
     }
 
+    /// A stub domain's launcher that asked several things at once ended dom0's xenstored.
+    #[test]
+    fn many_calls_over_a_domains_ring_go_one_by_one() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut queue = XenstoreQueue::over_device(near.into());
+        let first = queue.ask(0, Call::Read("/a")).unwrap();
+        let second = queue.ask(0, Call::Directory("/b")).unwrap();
+        let third = queue.ask(0, Call::Read("/c")).unwrap();
+        far.set_nonblocking(true).unwrap();
+        for (number, kind, path) in [
+            (first, xenstore::XS_READ, b"/a\0"),
+            (second, xenstore::XS_DIRECTORY, b"/b\0"),
+            (third, xenstore::XS_READ, b"/c\0"),
+        ] {
+            let mut asked = [0; 100];
+            let n = far.read(&mut asked).unwrap();
+            assert_eq!(asked[..n], packet(kind, number, path), "one call");
+            assert!(far.read(&mut asked).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock));
+            // An event is no answer.
+            far.write_all(&packet(xenstore::XS_WATCH_EVENT, 0, b"/x\0token\0")).unwrap();
+            assert!(matches!(queue.hear().unwrap(), Some(Heard::Fired(_))));
+            queue.flush().unwrap();
+            assert!(far.read(&mut asked).is_err(), "it waits for the answer");
+            far.write_all(&packet(kind, number, b"v")).unwrap();
+            assert!(matches!(queue.hear().unwrap(), Some(Heard::Answer(n, Ok(_))) if n == number));
+        }
+        assert!(!queue.has_unsent());
+    }
+
     #[test]
     fn what_xenstored_does_not_take_is_kept_up_to_a_bound() {
         let (mut queue, mut far) = pair();
