@@ -300,6 +300,30 @@ mod tests {
         }
     }
 
+    /// What root cannot read of a process was taken for good.
+    #[test]
+    fn what_cannot_be_read_is_a_violation_for_root() {
+        let mut own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
+        own.status.insert("Uid".into(), "0\t0\t0\t0".into());
+        let hidden = |observed: &Observed| {
+            let wrong = check(observed, &own, crate::profile("ps2").unwrap(), OwnLimits::default());
+            wrong.iter().any(|w| w.contains("cannot be read"))
+        };
+        assert!(!hidden(&own));
+        assert!(hidden(&Observed { descriptors: None, ..own.clone() }));
+        assert!(hidden(&Observed { mappings: Vec::new(), ..own.clone() }));
+        assert!(hidden(&Observed { namespaces: BTreeMap::new(), ..own.clone() }));
+        let mut user = own.clone();
+        user.status.insert("Uid".into(), "7\t7\t7\t7".into());
+        let wrong = check(
+            &Observed { descriptors: None, ..own.clone() },
+            &user,
+            crate::profile("ps2").unwrap(),
+            OwnLimits::default(),
+        );
+        assert!(!wrong.iter().any(|w| w.contains("cannot be read")), "dm_restrict: a user reads less");
+    }
+
     #[test]
     fn this_test_itself_is_in_no_sandbox() {
         let own = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
