@@ -67,6 +67,9 @@ struct Syscall {
     /// As of a capability; in the launcher's profile alone.
     #[serde(default)]
     start: bool,
+    /// What is left of `only` when the machine is prepared; in the launcher's profile alone.
+    #[serde(default)]
+    then: Vec<Vec<Condition>>,
 }
 
 #[derive(Clone, serde::Deserialize)]
@@ -100,7 +103,7 @@ fn main() {
         let profile: Profile = toml::from_str(&std::fs::read_to_string(&path).unwrap())
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(path.file_stem().unwrap().to_str().unwrap(), profile.role, "a profile's name is its role");
-        assert!(!profile.purpose.is_empty() && profile.syscalls.values().all(|s| !s.start));
+        assert!(!profile.purpose.is_empty() && profile.syscalls.values().all(|s| !s.start && s.then.is_empty()));
         let bytes = compile(&profile.role, &profile.syscalls, serde_json::json!("kill_process"));
         std::fs::write(Path::new(&out).join(format!("{}.bpf", profile.role)), bytes).unwrap();
         let names: Vec<_> = profile.syscalls.keys().collect();
@@ -121,8 +124,12 @@ fn main() {
     assert!(capabilities.iter().all(|c| c.why.len() > 5), "each capability has a reason");
     let mut rights = |name: &str, doc: &str, kept: fn(bool) -> bool| {
         let denied = serde_json::json!({ "errno": DENIED });
-        let syscalls =
-            syscalls.iter().filter(|(_, s)| kept(s.start)).map(|(name, s)| (name.clone(), s.clone())).collect();
+        let mut syscalls: BTreeMap<_, _> = syscalls.clone().into_iter().filter(|(_, s)| kept(s.start)).collect();
+        if !kept(true) {
+            for syscall in syscalls.values_mut().filter(|s| !s.then.is_empty()) {
+                syscall.only.clone_from(&syscall.then);
+            }
+        }
         let file = format!("{}.bpf", name.to_lowercase());
         std::fs::write(Path::new(&out).join(&file), compile(&role, &syscalls, denied)).unwrap();
         let of = |stubdom| {

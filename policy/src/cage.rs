@@ -62,6 +62,17 @@ pub fn close_cage(stubdom: bool, reach: Option<&Reach>) -> Result<i32, SandboxEr
     Ok(abi)
 }
 
+/// What a closed cage with a reach does not keep the launcher from on a kernel with this ABI of Landlock; `None`: from nothing.
+/// <https://docs.kernel.org/userspace-api/landlock.html>, "Previous limitations".
+pub fn not_confined(abi: i32) -> Option<&'static str> {
+    match abi {
+        ..=0 => Some("writing to every file"),
+        1..=2 => Some("truncating every file, and calling every device's ioctl"),
+        3..=4 => Some("calling every device's ioctl"),
+        _ => None,
+    }
+}
+
 /// Whether a system call was denied by a filter.
 fn denied(result: libc::c_long) -> bool {
     result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)

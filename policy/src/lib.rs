@@ -23,14 +23,14 @@ mod starter;
 pub mod verify;
 mod writers;
 
-pub use cage::{Reach, close_cage, enter_cage};
+pub use cage::{Reach, close_cage, enter_cage, not_confined};
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
 pub use group::GroupLimits;
 pub use spawn::{
     Group, Ids, SpawnError, Spawned, Spec, become_role, duplicate, end_signals, set_fifo, set_schedule, spawn,
     start_attached,
 };
-pub use starter::{FIRST_UID, Order, STARTER, Starter, serve as serve_starter};
+pub use starter::{FIRST_UID, Order, STARTER, Starter, Users, serve as serve_starter};
 pub use writers::is_open_for_writing;
 
 use bulkhead_plan::{DeviceConfig, FdUse};

@@ -283,8 +283,8 @@ mod tests {
         let mut observed = observe(i32::try_from(std::process::id()).unwrap()).unwrap();
         let mut set = |name: &str, value: &str| observed.status.insert(name.into(), value.into());
         for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-            // CAP_SYS_PTRACE.
-            set(name, "0000000000080000");
+            // CAP_KILL.
+            set(name, "0000000000000020");
         }
         set("Seccomp", "2");
         set("NoNewPrivs", "1");

@@ -7,7 +7,7 @@ use crate::nodes::{Nodes, Seen};
 use crate::pv;
 use crate::store::{Store, Subject, Write};
 use bulkhead_policy::Reach;
-use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore, XenstoreQueue};
+use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -157,7 +157,8 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let signals = bulkhead_policy::end_signals().map_err(system("signals"))?;
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
-    let mut store = Store::new(Some(XenstoreQueue::connect));
+    // It keeps the connection that it has: in its cage it may make no other one.
+    let mut store = Store::new(None);
     let watched = domid.map(|domid| Watch::new(domid, &mut store)).transpose().map_err(Failure::Watch)?;
     let mut watched = watched.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)

@@ -150,7 +150,7 @@ pub const ERRORS: &[Entry] = &[
     ),
     entry(
         Code::Starter,
-        "The process that starts the others has ended, by the kernel's lack of memory or by somebody who killed it. The guest goes on.",
+        "The process that starts the others has ended: by the kernel's lack of memory, by somebody who killed it, or because it did not answer in 10 s. The guest goes on.",
         "Start the guest again when it suits: until then a device whose process dies stays dead.",
     ),
     entry(Code::Stubdom, "The stub domain could not be set up.", "See docs/operations.md, \"A stub domain\"."),

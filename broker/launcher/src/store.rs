@@ -3,7 +3,8 @@
 //! xenstored that is silent is asked nothing more until it has answered what it was asked.
 use crate::log::say;
 use crate::nodes::{Question, Seen};
-use bulkhead_xen::{Call, Heard, Progress, WriteBeside, XenError, XenstoreQueue};
+use bulkhead_policy::Starter;
+use bulkhead_xen::{Call, Heard, Progress, WriteBeside, XenError, XenstoreQueue, is_socket};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,6 +34,8 @@ pub(crate) struct Write {
 
 /// Ticks without an answer until a look is given up, and repeated when xenstored answers again.
 const LATE_TICKS: u32 = 50;
+/// Ticks without an answer until a connection over a domain's ring is taken for lost, and another one is opened.
+const LOST_TICKS: u32 = 10 * LATE_TICKS;
 /// Ticks between two attempts to connect.
 const CONNECT_TICKS: u32 = 10;
 /// Most looks that wait for their turn. Control alone can ask for many.
@@ -43,7 +46,25 @@ const ROUNDS: u32 = 16;
 const BUDGET: usize = 256;
 
 /// A way to another connection. It does not wait.
-type Connect = fn() -> Result<XenstoreQueue, XenError>;
+type Connect = Box<dyn Fn() -> Result<XenstoreQueue, XenError>>;
+
+/// Opens a way to xenstored without waiting: by the starter once there is one, since this process then may call no service of the
+/// host.
+pub(crate) fn open(starter: &Starter) -> Result<OwnedFd, XenError> {
+    match starter.xenstored() {
+        Some(opened) => opened.map_err(|source| XenError { what: "xenstored, by the starter", source }),
+        None => XenstoreQueue::open(),
+    }
+}
+
+/// The same for a process that needs a socket.
+pub(crate) fn open_stream(starter: &Starter) -> Result<OwnedFd, XenError> {
+    let opened = open(starter)?;
+    if is_socket(&opened) {
+        return Ok(opened);
+    }
+    Err(XenError { what: "xenstored has no socket here", source: std::io::ErrorKind::Unsupported.into() })
+}
 
 /// The connection, and what is under way on it.
 pub(crate) struct Store {
@@ -140,7 +161,7 @@ impl Store {
             // Closing is not enough: a child before its exec holds a copy.
             let _ = epoll::delete(events, queue.as_fd());
         }
-        let then = if self.connect.is_some() { "another one is made" } else { "dm_restrict forbids another one" };
+        let then = if self.connect.is_some() { "another one is made" } else { "this process can make no other one" };
         say(&format!("the connection to xenstored is lost ({e}); {then}"));
         self.ticks = 1;
         self.put_off();
@@ -308,7 +329,7 @@ impl Store {
 
     fn try_to_connect(&mut self) {
         self.ticks = 1;
-        let Some(connect) = self.connect else { return };
+        let Some(connect) = &self.connect else { return };
         // An error is an attempt that is made again.
         if let Ok(queue) = connect()
             && let Err(e) = self.begin(queue)
@@ -321,7 +342,9 @@ impl Store {
     /// Whether [`Self::tick`] has something to count.
     pub(crate) fn is_timed(&self) -> bool {
         match &self.queue {
-            Some(_) => !self.silent && self.work.is_some(),
+            Some(queue) => {
+                self.work.is_some() && (!self.silent || (queue.is_one_at_a_time() && self.connect.is_some()))
+            }
             None => self.connect.is_some() && !(self.waiting.is_empty() && self.watches.is_empty()),
         }
     }
@@ -336,7 +359,9 @@ impl Store {
             if self.ticks >= CONNECT_TICKS {
                 self.try_to_connect();
             }
-        } else if self.ticks >= LATE_TICKS {
+        } else if self.ticks >= LOST_TICKS {
+            self.lose(&XenError { what: "no answer", source: std::io::ErrorKind::TimedOut.into() });
+        } else if self.ticks >= LATE_TICKS && !self.silent {
             self.silent = true;
             say("xenstored does not answer; it is asked again when it does");
             self.put_off();

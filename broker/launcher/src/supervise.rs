@@ -57,6 +57,7 @@ use dumps::Dumps;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use watchdog::Ticks;
 
@@ -219,7 +220,7 @@ struct Manner {
 /// Data for the start of each process.
 struct Spawner {
     /// Starts the processes.
-    starter: Starter,
+    starter: Rc<Starter>,
     /// Layout of a device's channel.
     shape: Shape,
     /// The user of all processes (dm_restrict); `None`: each has its own.
@@ -245,7 +246,7 @@ struct XenEnds {
     /// Nodes with their values, to be written in this order when all processes run.
     report: Vec<(String, String)>,
     /// Makes a connection to xenstored for `xenbus`, without waiting.
-    open_stream: fn() -> Result<OwnedFd, XenError>,
+    open_stream: Box<dyn Fn() -> Result<OwnedFd, XenError>>,
 }
 
 /// The domain's PV devices.

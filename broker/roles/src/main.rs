@@ -63,7 +63,9 @@ fn main() -> ExitCode {
         ("broker", _) => bulkhead_ioreq::run(describe),
         ("intake", _) => intake::run(),
         (bulkhead_policy::STARTER, _) => {
-            return match bulkhead_policy::serve_starter() {
+            return match bulkhead_policy::serve_starter(|| {
+                bulkhead_xen::XenstoreQueue::open().map_err(std::io::Error::other)
+            }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => {
                     eprintln!("starter: {e}");

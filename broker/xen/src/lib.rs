@@ -17,7 +17,7 @@ pub use ioreq_page::{IoreqPages, Mapping};
 pub use privcmd::{DomainState, IoreqServer, Privcmd, Range};
 pub use scheduler::{Scheduler, scheduler};
 pub use vchan::{Broken, Client, VchanServer};
-pub use xenstore::{Call, FakeXenstored, Heard, Progress, WriteBeside, Xenstore, XenstoreQueue};
+pub use xenstore::{Call, FakeXenstored, Heard, Progress, WriteBeside, Xenstore, XenstoreQueue, is_socket};
 
 /// A call that the kernel or Xen has refused.
 #[derive(Debug, thiserror::Error)]

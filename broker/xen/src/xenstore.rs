@@ -5,7 +5,7 @@ mod queue;
 use crate::{Result, XenError};
 use bulkhead_xen_abi::xenstore::{self, Header};
 pub use fake::FakeXenstored;
-pub use queue::{Call, Heard, Progress, WriteBeside, XenstoreQueue};
+pub use queue::{Call, Heard, Progress, WriteBeside, XenstoreQueue, is_socket};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -201,11 +201,6 @@ impl Xenstore {
     /// Opens a connection for [`Self::from_stream`]; fails where only the kernel's device exists (stub domains).
     pub fn open_stream() -> Result<OwnedFd> {
         socket(Some(TIMEOUT))
-    }
-
-    /// The same without waiting for a xenstored that accepts no connections now; the error then is of the kind `WouldBlock`.
-    pub fn open_stream_now() -> Result<OwnedFd> {
-        socket(None)
     }
 
     /// The same connection for calls that are not waited for.

@@ -279,9 +279,9 @@ fn the_launcher_is_in_its_cage_while_the_machine_runs() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", sim.pid())).unwrap();
     let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim_start_matches(':').trim();
     assert_eq!((field("Seccomp"), field("NoNewPrivs")), ("2", "1"));
-    // CAP_SYS_MODULE, _SYS_TIME, _MKNOD, _SETFCAP, _SYSLOG, _BPF; what the starter alone has: CAP_SETGID, _SETUID, _SETPCAP,
-    // _SYS_CHROOT, _SYS_ADMIN.
-    let never = [16u32, 25, 27, 31, 34, 39, 6, 7, 8, 18, 21].iter().fold(0u64, |all, n| all | 1 << n);
+    // CAP_SYS_MODULE, _SYS_TIME, _MKNOD, _SETFCAP, _SYSLOG, _BPF; what the starter alone has: CAP_CHOWN, _FOWNER, _SETGID, _SETUID,
+    // _SETPCAP, _SYS_CHROOT, _SYS_PTRACE, _SYS_ADMIN, _SYS_RESOURCE.
+    let never = [16u32, 25, 27, 31, 34, 39, 0, 3, 6, 7, 8, 18, 19, 21, 24].iter().fold(0u64, |all, n| all | 1 << n);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(u64::from_str_radix(field(set), 16).unwrap() & never, 0, "{set}: {}", field(set));
     }
@@ -303,6 +303,59 @@ fn a_guest_goes_on_without_the_starter() {
     assert_eq!(status["return"]["status"], "running");
     assert_eq!(sim.processes().len() + 1, all.len());
     assert!(sim.end().unwrap().success());
+}
+
+/// A starter that is stopped holds the launcher up once, and the guest not at all: it is killed, and nothing waits for it any more.
+#[test]
+fn a_starter_that_is_stopped_holds_the_launcher_up_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let starter = rustix::process::Pid::from_raw(sim.starter().unwrap()).unwrap();
+    rustix::process::kill_process(starter, rustix::process::Signal::STOP).unwrap();
+    sim.kill("vga").unwrap();
+    // The launcher waits for it; the guest does not wait for the launcher.
+    while !sim.log().contains("the process that starts processes has ended") {
+        assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
+    }
+    assert_eq!(sim.starter(), None);
+    let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap();
+    assert!(rows["return"].as_array().is_some_and(|rows| rows.len() > 5), "{rows}");
+    assert!(sim.end().unwrap().success());
+}
+
+/// The launcher was killed. It may remove nothing in the directory of its sockets; the starter does it.
+#[test]
+fn the_sockets_of_a_killed_launcher_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sim = machine(&dir);
+    let socket = sim.qmp_socket().to_owned();
+    assert!(socket.exists());
+    let launcher = rustix::process::Pid::from_raw(i32::try_from(sim.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
+    while sim.ended().is_none() || socket.exists() {
+        std::thread::yield_now();
+    }
+}
+
+/// An image in "/" makes every file one that the launcher may write: with `any`, or as the image's own directory.
+#[test]
+fn an_image_in_the_root_directory_starts() {
+    let path = format!("/bulkhead-sim-{}.img", std::process::id());
+    if std::fs::write(&path, vec![0u8; 1 << 20]).is_err() {
+        eprintln!("not root: / is not writable");
+        return;
+    }
+    let drive = format!("file={path},if=ide,index=0,media=disk,format=raw,cache=writeback");
+    for more in [&[][..], &["-image-directories", "any"]] {
+        let arguments = [&["-m", "16", "-drive", &drive], more].concat();
+        let started = Sim::start(&Options::new(&arguments));
+        let ended = started.and_then(|mut sim| sim.end());
+        if !ended.as_ref().is_ok_and(|status| status.success()) {
+            let _ = std::fs::remove_file(&path);
+            panic!("{more:?}: {ended:?}");
+        }
+    }
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

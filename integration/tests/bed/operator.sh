@@ -301,7 +301,10 @@ full_stops() {
 
 # The Debian package by dpkg in dom0: a guest runs on what it has installed; nothing is left when it is removed.
 package() {
-    mkdir -p /run/away/bin; mv /usr/lib/bulkhead /usr/lib/xen /run/away/ && mv /usr/bin/bulkhead /run/away/bin/ || return 1
+    unit=/usr/lib/systemd/system/bulkhead.service
+    mkdir -p /run/away/bin; mv /usr/lib/bulkhead /usr/lib/xen $unit /run/away/ && mv /usr/bin/bulkhead /run/away/bin/ || return 1
+    # dpkg removes a directory that it leaves empty.
+    rmdir /usr/lib/systemd/system /usr/lib/systemd 2>/dev/null
     listed() { find /usr /etc /lib/systemd 2>/dev/null | sort; }
     listed >/run/before.list
     # By its path: the shell has a dpkg of its own, which is another.
@@ -312,6 +315,7 @@ package() {
     # dpkg's own caches aside.
     listed | diff /run/before.list - || { echo "something is left"; r=1; }
     for d in bulkhead xen; do [ -e /usr/lib/$d ] || mv /run/away/$d /usr/lib/; done; [ -e /usr/bin/bulkhead ] || mv /run/away/bin/bulkhead /usr/bin/
+    mkdir -p ${unit%/*}; mv /run/away/bulkhead.service $unit
     return $r
 }
 

@@ -1,12 +1,15 @@
 //! The starter: a process that starts all others, once the launcher has given up the rights that this takes ([`crate::close_cage`]).
 //!
 //! The launcher parses what processes and toolstacks say; the starter parses nothing but the launcher's packets of a fixed form, and
-//! starts nothing but roles, each with a user of the guests' range. A process that it starts is the launcher's child (CLONE_PARENT),
+//! starts nothing but roles, each with a user of the guest's range. A process that it starts is the launcher's child (CLONE_PARENT),
 //! so the launcher waits for it, and it dies with the launcher. When the launcher has exited, the starter removes the paths of its
 //! sockets and exits.
 //!
 //! It also compares them with their profiles: the kernel shows a process under Landlock, as the launcher is, little of a process that
-//! is not below it.
+//! is not below it. And it connects to xenstored, because a launcher that may call one service of the host may call all of them.
+//!
+//! A starter that does not answer in time is killed: a late answer would be taken for that to the next packet. From then on a process
+//! that dies stays dead, and nothing waits for the starter any more.
 //!
 //! | file | what |
 //! |---|---|
@@ -19,14 +22,19 @@ mod serve;
 use crate::verify::{self, Observed, OwnLimits};
 use crate::{Group, Ids, Profile, SpawnError, Spawned, Spec};
 use bulkhead_plan::ProcessRow;
-use packets::{Answer, BEGIN, CHECK, DESCRIBE, GroupBy, Look, MOST_ANSWER, REMOVE, RoleName, Wanted, receive, send};
+pub use packets::Users;
+use packets::{
+    Answer, BEGIN, CHECK, DESCRIBE, GroupBy, Look, MOST_ANSWER, REMOVE, RoleName, Wanted, XENSTORED, receive, send,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions};
 pub use serve::serve;
+use std::cell::{Cell, OnceCell};
 use std::io::{Error, ErrorKind, Result};
+use std::time::{Duration, Instant};
 
 /// The role of the starter's process.
 pub const STARTER: &str = "starter";
@@ -34,8 +42,9 @@ pub const STARTER: &str = "starter";
 /// First user of the range from which each process of a root launcher has its own.
 pub const FIRST_UID: u32 = 2_000_000_000;
 
-/// Time in which the starter answers.
-const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// Time in which the starter answers. It does in milliseconds; on a host that is overloaded a start takes long, and without a starter
+/// a guest loses what dies.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process to start.
 #[derive(Debug)]
@@ -63,7 +72,7 @@ pub struct Starter {
     null: OwnedFd,
     /// This process in /proc.
     own: Observed,
-    process: Option<Process>,
+    process: OnceCell<Process>,
 }
 
 /// The starter's process.
@@ -71,6 +80,10 @@ pub struct Starter {
 struct Process {
     spawned: Spawned,
     socket: OwnedFd,
+    /// Time in which it answers.
+    patience: Duration,
+    /// It has not answered, and was killed.
+    lost: Cell<bool>,
 }
 
 impl Starter {
@@ -80,7 +93,7 @@ impl Starter {
     /// This process cannot read its /proc.
     pub fn new(executable: OwnedFd, null: OwnedFd) -> Result<Self> {
         let own = verify::observe(rustix::process::getpid().as_raw_nonzero().get())?;
-        Ok(Self { executable, null, own, process: None })
+        Ok(Self { executable, null, own, process: OnceCell::new() })
     }
 
     /// `/dev/null`.
@@ -90,12 +103,12 @@ impl Starter {
 
     /// The starter's pid, once there is one.
     pub fn pid(&self) -> Option<i32> {
-        self.process.as_ref().map(|p| p.spawned.pid)
+        self.process.get().map(|p| p.spawned.pid)
     }
 
     /// Readable when the starter has exited.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.process.as_ref().map(|p| p.spawned.pidfd.as_fd())
+        self.process.get().map(|p| p.spawned.pidfd.as_fd())
     }
 
     /// Starts a process.
@@ -104,7 +117,7 @@ impl Starter {
     /// The step that failed.
     pub fn start(&self, order: Order<'_>) -> std::result::Result<Spawned, SpawnError> {
         let Order { role, socket, log, ids, outlives, file_size, group } = order;
-        let Some(process) = &self.process else {
+        let Some(process) = self.process.get() else {
             let (executable, null) = (self.executable.as_fd(), self.null.as_fd());
             return crate::spawn(Spec { executable, role, socket, log, null, ids, outlives, file_size, group });
         };
@@ -131,12 +144,12 @@ impl Starter {
         }
     }
 
-    /// Starts the starter, which from now on starts all processes. Its parent is this process, whose sockets' and files' `paths` it
-    /// removes at the end, if they are still the same files.
+    /// Starts the starter, which from now on starts all processes, each as one of these `users` if this process is root. Its parent is
+    /// this process, whose sockets' and files' `paths` it removes at the end, if they are still the same files.
     ///
     /// # Errors
     /// The step that failed.
-    pub fn hand_over(&mut self, paths: &[String]) -> std::result::Result<(), SpawnError> {
+    pub fn hand_over(&self, users: Users, paths: &[String]) -> std::result::Result<(), SpawnError> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| SpawnError::new("socketpair", e.into()))?;
@@ -152,8 +165,8 @@ impl Starter {
             file_size: None,
             group: None,
         })?;
-        let process = Process { spawned, socket: ours };
-        let mut begin = vec![BEGIN];
+        let process = Process { spawned, socket: ours, patience: PATIENCE, lost: Cell::new(false) };
+        let mut begin = [&[BEGIN][..], &users.to_bytes()].concat();
         for path in paths {
             begin.extend(path.bytes().chain([0]));
         }
@@ -163,13 +176,26 @@ impl Starter {
             Ok(_) => return Err(SpawnError::new("starter", ErrorKind::InvalidData.into())),
             Err(e) => return Err(SpawnError::new("starter", e)),
         }
-        self.process = Some(process);
-        Ok(())
+        self.process.set(process).map_err(|_| SpawnError::new("starter", ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Opens a way to xenstored without waiting, if there is a starter to do it.
+    ///
+    /// # Errors
+    /// xenstored takes no connection, or the starter has ended.
+    pub fn xenstored(&self) -> Option<Result<OwnedFd>> {
+        let process = self.process.get()?;
+        let opened = process.ask(&[XENSTORED], &[]).and_then(|(answer, fd)| match (Answer::from_bytes(&answer), fd) {
+            (Some(Answer::Done(0)), Some(fd)) => Ok(fd),
+            (Some(Answer::Failed { line, .. }), _) => Err(Error::other(line)),
+            _ => Err(ErrorKind::InvalidData.into()),
+        });
+        Some(opened)
     }
 
     /// Compares a process that was started with its profile; see [`verify::check`]. Returns the violations.
     pub fn check(&self, pid: i32, profile: &Profile, limits: OwnLimits) -> Vec<String> {
-        let Some(process) = &self.process else {
+        let Some(process) = self.process.get() else {
             return match verify::observe(pid) {
                 Ok(observed) => verify::check(&observed, &self.own, profile, limits),
                 Err(e) => vec![format!("/proc/{pid}: {e}")],
@@ -189,7 +215,7 @@ impl Starter {
 
     /// A row of the process table; see [`verify::row`].
     pub fn row(&self, name: &str, role: &str, pid: i32, restarts: u32) -> ProcessRow {
-        let there = self.process.as_ref().filter(|_| pid > 0).zip(RoleName::new(role));
+        let there = self.process.get().filter(|_| pid > 0).zip(RoleName::new(role));
         let seen = there.and_then(|(process, role)| {
             let look = Look { pid, file_size: None, guest_memory: 0, role };
             let (answer, _) = process.ask(&look.to_bytes(DESCRIBE), &[]).ok()?;
@@ -201,23 +227,31 @@ impl Starter {
     }
 
     /// Has the paths removed and ends the starter. False if there is none that has done it.
-    pub fn end(&mut self) -> bool {
-        let Some(process) = self.process.take() else { return false };
+    pub fn end(&self) -> bool {
+        let Some(process) = self.process.get() else { return false };
         let done = process.ask(&[REMOVE], &[]).is_ok();
-        drop(process.socket);
-        let _ = rustix::process::pidfd_send_signal(&process.spawned.pidfd, Signal::KILL);
+        process.kill();
         let _ = rustix::process::waitpid(Pid::from_raw(process.spawned.pid), WaitOptions::empty());
         done
     }
 }
 
 impl Process {
-    /// Sends a packet and waits for its answer.
+    /// Sends a packet and waits for its answer. After an error there is no starter any more.
     fn ask(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Option<OwnedFd>)> {
+        if self.lost.get() {
+            return Err(Error::new(ErrorKind::BrokenPipe, "it has ended"));
+        }
+        self.exchange(packet, fds).inspect_err(|_| self.kill())
+    }
+
+    fn exchange(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Option<OwnedFd>)> {
         send(&self.socket, packet, fds)?;
+        let end = Instant::now().checked_add(self.patience);
         let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
         loop {
-            match rustix::event::poll(&mut socket, Some(&PATIENCE)) {
+            let left = end.map_or(self.patience, |end| end.saturating_duration_since(Instant::now()));
+            match rustix::event::poll(&mut socket, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) => return Err(ErrorKind::TimedOut.into()),
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
@@ -227,4 +261,12 @@ impl Process {
         let (bytes, mut fds) = receive(&self.socket, MOST_ANSWER)?;
         Ok((bytes, fds.pop()))
     }
+
+    fn kill(&self) {
+        self.lost.set(true);
+        let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
+    }
 }
+
+#[cfg(test)]
+mod tests;

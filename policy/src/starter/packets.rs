@@ -1,5 +1,5 @@
 //! The packets between the launcher and its starter.
-use crate::{FIRST_UID, Ids};
+use crate::{FIRST_UID, Ids, LAUNCHER, STARTER};
 use bulkhead_plan::kind;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -9,8 +9,8 @@ use rustix::net::{
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 
-/// The launcher's first packet: the descriptors of the executable and of /dev/null, and the paths to remove at the end, each ended
-/// by a zero.
+/// The launcher's first packet: the descriptors of the executable and of /dev/null, the guest's users ([`Users`]), and the paths to
+/// remove at the end, each ended by a zero.
 pub(super) const BEGIN: u8 = 1;
 /// A process to start ([`Wanted`]), with the descriptors of its socket, of its log, and of its control group if it has one.
 pub(super) const START: u8 = 2;
@@ -20,7 +20,9 @@ pub(super) const REMOVE: u8 = 3;
 pub(super) const CHECK: u8 = 4;
 /// A process to describe ([`Look`]).
 pub(super) const DESCRIBE: u8 = 5;
-/// The answer "done": with the pid of a new process (four bytes) its pidfd as descriptor.
+/// The order to connect to xenstored: the starter alone may call services of the host.
+pub(super) const XENSTORED: u8 = 6;
+/// The answer "done": with the pid of a new process (four bytes) its pidfd as descriptor, with 0 the connection to xenstored.
 const DONE: u8 = 1;
 /// The answer "failed": the pid of a process that may have been made, 0 for none (four bytes), then a line of text.
 const FAILED: u8 = 2;
@@ -53,6 +55,41 @@ impl RoleName {
         let role = kind::of_role(name)?.role;
         // Nothing follows the name.
         (Self::new(role)? == self).then_some(role)
+    }
+
+    /// The same, and the launcher and the starter, which are in the process table too.
+    pub(super) fn row(self) -> Option<&'static str> {
+        let own = [LAUNCHER, STARTER].into_iter().find(|role| Self::new(role) == Some(self));
+        own.or_else(|| self.role())
+    }
+}
+
+/// The users from whom each process of the guest has its own, if the launcher is root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Users {
+    /// The first one, not below [`FIRST_UID`].
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Users {
+    pub(super) fn to_bytes(self) -> [u8; 8] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.first.to_le_bytes(), self.count.to_le_bytes());
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// The users at the beginning of some bytes, and the rest.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (first, rest) = bytes.split_first_chunk()?;
+        let (count, rest) = rest.split_first_chunk()?;
+        let users = Self { first: u32::from_le_bytes(*first), count: u32::from_le_bytes(*count) };
+        (users.first >= FIRST_UID).then_some((users, rest))
+    }
+
+    /// Whether a user and a group are of these.
+    fn has(self, ids: Ids) -> bool {
+        [ids.uid, ids.gid].iter().all(|id| id.checked_sub(self.first).is_some_and(|n| n < self.count))
     }
 }
 
@@ -123,11 +160,11 @@ impl Wanted {
         good.then_some(Self { role, ids, outlives: flags & 1 != 0, file_size, group })
     }
 
-    /// The role, if this starter may start such a process: the role of a process (not the starter's own), a user of its own that is
-    /// none of the host's, and a life beyond the launcher's for the broker alone.
-    pub(super) fn allowed(&self, own: Ids) -> Option<&'static str> {
+    /// The role, if this starter may start such a process: the role of a process (not the starter's own), a user of this guest's, and
+    /// a life beyond the launcher's for the broker alone.
+    pub(super) fn allowed(&self, own: Ids, users: Users) -> Option<&'static str> {
         let role = self.role.role()?;
-        let user = if own.uid == 0 { self.ids.uid.min(self.ids.gid) >= FIRST_UID } else { self.ids == own };
+        let user = if own.uid == 0 { users.has(self.ids) } else { self.ids == own };
         (user && (!self.outlives || role == kind::BROKER.role)).then_some(role)
     }
 }
@@ -198,19 +235,20 @@ impl Answer {
     }
 }
 
-/// At most the bytes of an answer.
+/// At most the bytes of an answer. A row in JSON that is cut is none.
 fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.truncate(MOST_ANSWER);
     bytes
 }
 
+/// Sends a packet without waiting: each end answers one before the next, so the socket is never full.
 pub(super) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }
 
@@ -239,6 +277,7 @@ mod tests {
     use super::*;
 
     const ROOT: Ids = Ids { uid: 0, gid: 0 };
+    const USERS: Users = Users { first: FIRST_UID + 64, count: 64 };
     const OF_A_GUEST: Ids = Ids { uid: FIRST_UID + 70, gid: FIRST_UID + 70 };
 
     fn wanted(role: &str, ids: Ids, outlives: bool) -> Wanted {
@@ -282,7 +321,6 @@ mod tests {
                 .collect();
             if let Some(order) = Wanted::from_bytes(&bytes) {
                 assert_eq!(order.to_bytes(), bytes);
-                assert_eq!(order.allowed(ROOT), None, "no random name is a role");
             }
             if let Some(look) = Look::from_bytes(&bytes) {
                 assert_eq!(look.to_bytes(START), bytes);
@@ -295,19 +333,52 @@ mod tests {
     #[test]
     fn only_roles_are_started_and_none_as_a_user_of_the_host() {
         for kind in crate::PROFILES.iter().map(|p| p.role) {
-            assert_eq!(wanted(kind, OF_A_GUEST, false).allowed(ROOT), Some(kind));
-            let outlives = wanted(kind, OF_A_GUEST, true).allowed(ROOT).is_some();
+            assert_eq!(wanted(kind, OF_A_GUEST, false).allowed(ROOT, USERS), Some(kind));
+            let outlives = wanted(kind, OF_A_GUEST, true).allowed(ROOT, USERS).is_some();
             assert_eq!(outlives, kind == "broker");
         }
         for role in [crate::STARTER, "launcher", "", "ide\0x", "sh"] {
-            assert_eq!(wanted(role, OF_A_GUEST, false).allowed(ROOT), None, "{role:?}");
+            assert_eq!(wanted(role, OF_A_GUEST, false).allowed(ROOT, USERS), None, "{role:?}");
         }
-        for (uid, gid) in [(0, 0), (0, FIRST_UID), (FIRST_UID, 0), (1000, 1000), (FIRST_UID - 1, FIRST_UID)] {
-            assert_eq!(wanted("ide", Ids { uid, gid }, false).allowed(ROOT), None, "{uid} {gid}");
+        // None of the host's, and none of another guest's.
+        let first = USERS.first;
+        let others = [(0, 0), (0, first), (first, 0), (1000, 1000), (first - 1, first), (first + 63, first + 64)];
+        for (uid, gid) in others {
+            assert_eq!(wanted("ide", Ids { uid, gid }, false).allowed(ROOT, USERS), None, "{uid} {gid}");
         }
         let user = Ids { uid: 998, gid: 997 };
-        assert_eq!(wanted("ide", user, false).allowed(user), Some("ide"), "dm_restrict: one user for all");
-        assert_eq!(wanted("ide", OF_A_GUEST, false).allowed(user), None);
+        assert_eq!(wanted("ide", user, false).allowed(user, USERS), Some("ide"), "dm_restrict: one user for all");
+        assert_eq!(wanted("ide", OF_A_GUEST, false).allowed(user, USERS), None);
+    }
+
+    /// Every byte of an order that may be started, with each other value: what may still be started is a role with a user of the guest's.
+    #[test]
+    fn a_changed_order_starts_nothing_else() {
+        let order = wanted("ide", OF_A_GUEST, false);
+        let bytes = order.to_bytes();
+        let mut started = 0;
+        for at in 0..bytes.len() {
+            for value in 0..=255 {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                let Some(other) = Wanted::from_bytes(&changed) else { continue };
+                let Some(role) = other.allowed(ROOT, USERS) else { continue };
+                started += 1;
+                assert!(role == "ide" && USERS.has(other.ids) && !other.outlives, "{other:?}");
+            }
+        }
+        // Itself once for each byte, and the users and limits beside its own.
+        assert!(started > bytes.len(), "{started}");
+    }
+
+    #[test]
+    fn users_come_back_and_none_of_the_hosts_is_one() {
+        let bytes = [&USERS.to_bytes()[..], b"rest"].concat();
+        assert_eq!(Users::from_bytes(&bytes), Some((USERS, &b"rest"[..])));
+        assert_eq!(Users::from_bytes(&bytes[..7]), None);
+        assert_eq!(Users::from_bytes(&Users { first: FIRST_UID - 1, count: 64 }.to_bytes()), None);
+        let to_the_end = Users { first: u32::MAX - 1, count: u32::MAX };
+        assert!(to_the_end.has(Ids { uid: u32::MAX, gid: u32::MAX - 1 }) && !to_the_end.has(Ids { uid: 3, gid: 3 }));
     }
 
     #[test]

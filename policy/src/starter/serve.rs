@@ -1,54 +1,71 @@
 //! The starter's own end.
-use super::packets::{Answer, BEGIN, CHECK, DESCRIBE, GroupBy, Look, MOST, REMOVE, START, Wanted, receive, send};
+use super::packets::{
+    Answer, BEGIN, CHECK, DESCRIBE, GroupBy, Look, MOST, REMOVE, START, Users, Wanted, XENSTORED, receive, send,
+};
 use crate::spawn::{Parent, spawn_for};
 use crate::verify::{self, Observed, OwnLimits};
 use crate::{Group, Ids, SpawnError, Spawned, Spec, end_signals, profile};
 use rustix::fd::{AsFd, FromRawFd as _, OwnedFd};
 use std::io::{ErrorKind, Result};
 
-/// Runs the starter, with the launcher's socket as descriptor 3. Returns when the launcher has closed it.
+/// Runs the starter, with the launcher's socket as descriptor 3. Returns when the launcher has closed it. `xenstored`: opens a way
+/// to xenstored without waiting.
 ///
 /// # Errors
 /// The launcher's first packet is not what it must be, or a system call fails.
-pub fn serve() -> Result<()> {
+pub fn serve(xenstored: fn() -> Result<OwnedFd>) -> Result<()> {
     // SAFETY: the launcher passes the socket as descriptor 3, which nothing else here uses.
     let socket = unsafe { OwnedFd::from_raw_fd(3) };
+    serve_over(&socket, xenstored)
+}
+
+/// The same over this socket.
+pub(super) fn serve_over(socket: &OwnedFd, xenstored: fn() -> Result<OwnedFd>) -> Result<()> {
     // A terminal's signals are for the launcher, which ends this process.
     let _signals = end_signals()?;
-    let (packet, fds) = receive(&socket, MOST)?;
-    let (Some((&BEGIN, paths)), Ok([executable, null])) = (packet.split_first(), <[OwnedFd; 2]>::try_from(fds)) else {
+    let (packet, fds) = receive(socket, MOST)?;
+    let begun = packet.strip_prefix(&[BEGIN]).and_then(Users::from_bytes);
+    let (Some((users, paths)), Ok([executable, null])) = (begun, <[OwnedFd; 2]>::try_from(fds)) else {
         return Err(ErrorKind::InvalidData.into());
     };
     let files: Vec<Named> = paths.split(|b| *b == 0).filter_map(Named::new).collect();
-    send(&socket, &Answer::Done(0).to_bytes(), &[])?;
+    send(socket, &Answer::Done(0).to_bytes(), &[])?;
     let own = Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    let observed = verify::observe(rustix::process::getpid().as_raw_nonzero().get())?;
+    let this = rustix::process::getpid().as_raw_nonzero().get();
+    let launcher = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let observed = verify::observe(this)?;
     let mut left = Some(files);
     loop {
-        let (packet, fds) = match receive(&socket, MOST) {
+        let (packet, fds) = match receive(socket, MOST) {
             Ok(received) => received,
             // The launcher has exited, or was killed.
             Err(_) => break,
         };
-        let mut pidfd = None;
+        let mut answered = None;
         let answer = match packet.first() {
             Some(&REMOVE) => {
                 left.take().into_iter().flatten().for_each(|file| file.remove());
                 Answer::Done(0)
             }
-            Some(&(CHECK | DESCRIBE)) => look(&packet, &observed),
-            Some(&START) => match start(&packet, fds, own, &executable, &null) {
+            Some(&(CHECK | DESCRIBE)) => look(&packet, &observed, &[this, launcher], launcher),
+            Some(&XENSTORED) => match xenstored() {
+                Ok(connection) => {
+                    answered = Some(connection);
+                    Answer::Done(0)
+                }
+                Err(e) => Answer::Failed { pid: 0, line: e.to_string() },
+            },
+            Some(&START) => match start(&packet, fds, (own, users), &executable, &null) {
                 Ok(spawned) => {
-                    let pid = spawned.pid;
-                    pidfd = Some(spawned.pidfd);
-                    Answer::Done(pid)
+                    answered = Some(spawned.pidfd);
+                    Answer::Done(spawned.pid)
                 }
                 Err(e) => Answer::Failed { pid: e.pid(), line: e.to_string() },
             },
             _ => break,
         };
-        let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
-        if send(&socket, &answer.to_bytes(), &fds).is_err() {
+        let fds: Vec<_> = answered.iter().map(AsFd::as_fd).collect();
+        if send(socket, &answer.to_bytes(), &fds).is_err() {
             break;
         }
     }
@@ -59,13 +76,13 @@ pub fn serve() -> Result<()> {
 fn start(
     packet: &[u8],
     fds: Vec<OwnedFd>,
-    own: Ids,
+    (own, users): (Ids, Users),
     executable: &OwnedFd,
     null: &OwnedFd,
 ) -> std::result::Result<Spawned, SpawnError> {
     let refused = || SpawnError::new("no process that may be started", ErrorKind::InvalidInput.into());
     let wanted = Wanted::from_bytes(packet).ok_or_else(refused)?;
-    let role = wanted.allowed(own).ok_or_else(refused)?;
+    let role = wanted.allowed(own, users).ok_or_else(refused)?;
     let mut fds = fds.into_iter();
     let (socket, log) = fds.next().zip(fds.next()).ok_or_else(refused)?;
     let place = fds.next();
@@ -89,13 +106,15 @@ fn start(
     spawn_for(spec, Parent::Launcher)
 }
 
-/// Compares one of the launcher's processes with its profile, a violation a line, or describes it by a row in JSON.
-fn look(packet: &[u8], own: &Observed) -> Answer {
+/// Compares one of the launcher's children with its profile, a violation a line, or describes it, or one of `these`, by a row in JSON.
+fn look(packet: &[u8], own: &Observed, these: &[i32], launcher: i32) -> Answer {
     let refused = |line: &str| Answer::Failed { pid: 0, line: line.to_owned() };
     let Some(look) = Look::from_bytes(packet) else { return refused("no look") };
+    if !(these.contains(&look.pid) || parent_of(look.pid) == Some(launcher)) {
+        return refused("it is none of the launcher's processes");
+    }
     if packet.first() == Some(&DESCRIBE) {
-        // Of itself, too.
-        let role = look.role.role().unwrap_or(super::STARTER);
+        let Some(role) = look.role.row() else { return refused("no such role") };
         let row = verify::row(role, role, look.pid, own, 0);
         return serde_json::to_string(&row).map_or_else(|e| refused(&e.to_string()), Answer::Seen);
     }
@@ -106,6 +125,12 @@ fn look(packet: &[u8], own: &Observed) -> Answer {
         Err(e) => vec![format!("/proc/{}: {e}", look.pid)],
     };
     Answer::Seen(wrong.join("\n"))
+}
+
+/// The parent of a process.
+fn parent_of(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
 /// A file that is removed at the end: its path, and which file that was.

@@ -69,7 +69,10 @@ pub(crate) fn place(image: &OwnedFd) -> Option<PathBuf> {
         return None;
     }
     let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(image))).ok()?;
-    match FileType::from_raw_mode(rustix::fs::fstat(image).ok()?.st_mode) {
+    let stat = rustix::fs::fstat(image).ok()?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        // It has no name any more: the link says another one.
+        _ if stat.st_nlink == 0 => None,
         FileType::RegularFile => path.parent().map(Path::to_path_buf).filter(|p| p.is_absolute()),
         FileType::BlockDevice => Some(path),
         _ => None,

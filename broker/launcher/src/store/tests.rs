@@ -169,7 +169,7 @@ fn requests_of_control_are_bounded_and_given_up() {
 
 #[test]
 fn a_connection_that_is_lost_is_replaced_with_its_watches_and_the_look_repeated() {
-    let mut bed = Bed::new(Some(connect));
+    let mut bed = Bed::new(Some(Box::new(connect)));
     bed.settle();
     bed.store.look(Subject::Disks);
     bed.turn();
@@ -192,16 +192,38 @@ fn a_connection_that_is_lost_is_replaced_with_its_watches_and_the_look_repeated(
     assert_eq!((bed.fake.watches.len(), bed.fired.as_slice()), (1, &["token".to_owned()][..]));
 }
 
+/// Over a domain's ring the next call waits for the last answer. One that never comes stopped the queue for ever.
+#[test]
+fn an_answer_that_is_lost_on_a_domains_ring_ends_that_connection() {
+    let mut bed = Bed::new(Some(Box::new(connect)));
+    let (fake, near) = FakeXenstored::pair().unwrap();
+    bed.store.begin(XenstoreQueue::over_device(near)).unwrap();
+    let nodes = std::mem::replace(&mut bed.fake, fake).nodes;
+    bed.fake.nodes.clone_from(&nodes);
+    bed.settle();
+    bed.store.look(Subject::Disks);
+    bed.turn();
+    bed.fake.silent = true;
+    bed.tick(LOST_TICKS - 1);
+    assert!(bed.store.silent && bed.store.is_timed() && MADE.take().is_empty());
+    bed.tick(1 + CONNECT_TICKS);
+    bed.fake = MADE.take().pop().unwrap();
+    bed.fake.nodes = nodes;
+    bed.settle();
+    assert_eq!(found(&mut bed), [DISKS]);
+    assert!(!bed.store.silent);
+}
+
 #[test]
 fn without_a_right_to_another_connection_the_loss_is_final_and_costs_nothing() {
-    let mut bed = Bed::new(Some(refuse));
+    let mut bed = Bed::new(Some(Box::new(refuse)));
     bed.store.keep_connection();
     bed.ends();
     bed.store.look(Subject::Disks);
     bed.tick(100);
     assert!(!bed.store.is_timed() && bed.found.is_empty() && bed.store.fd().is_none());
     assert!(!bed.store.look(Subject::Media { serial: 1, known: 0 }));
-    let mut later = Bed::new(Some(refuse));
+    let mut later = Bed::new(Some(Box::new(refuse)));
     later.ends();
     later.tick(1000);
     assert!(later.store.is_timed(), "it is tried again and again");

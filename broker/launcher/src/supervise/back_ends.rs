@@ -276,13 +276,12 @@ impl Launcher {
     /// Returns whether the next process may be started; if not, this is done again in a second. A slot without a connection has
     /// nothing to wait for.
     pub(super) fn reconnect_xenstore(&mut self, slot: Slot) -> bool {
-        let open = self.xen.open_stream;
         let Some(state) = self.slots.get_mut(slot).filter(|s| xenstore_of(s).is_some()) else { return true };
         if self.manner.restricted {
             // The same connection serves the next process.
             return true;
         }
-        let stream = open();
+        let stream = (self.xen.open_stream)();
         let waits = stream.is_err();
         let new = state.await_xenstore(waits);
         match stream {

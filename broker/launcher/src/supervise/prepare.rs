@@ -20,18 +20,19 @@ use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
 use crate::phase::Phase;
 use crate::slot::SlotState;
 use crate::slots::Slots;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::stubdom::Stubdom;
 use bulkhead_plan::{
     BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
 };
-use bulkhead_policy::{self as policy, FIRST_UID, Ids, Reach, Starter};
+use bulkhead_policy::{self as policy, FIRST_UID, Ids, Reach, Starter, Users};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore, XenstoreQueue};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode as FileMode, OFlags};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 impl Launcher {
     /// Opens all resources. No process runs yet, so an error leaves nothing behind but the paths of sockets.
@@ -46,7 +47,7 @@ impl Launcher {
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
             .map_err(system("/dev/null"))?;
-        let starter = Starter::new(executable::roles()?, null).map_err(system("/proc"))?;
+        let starter = Rc::new(Starter::new(executable::roles()?, null).map_err(system("/proc"))?);
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system("epoll_create1"))?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(system("epoll_ctl"))?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
@@ -135,6 +136,10 @@ impl Launcher {
             }
             None => vec![(format!("/local/domain/0/device-model/{domid}/state"), "running".to_owned())],
         };
+        let open_stream = {
+            let starter = Rc::clone(&starter);
+            Box::new(move || store::open_stream(&starter))
+        };
         let mut launcher = Self {
             plan,
             manner: Manner {
@@ -145,14 +150,14 @@ impl Launcher {
                 groups_required: matches!(machine.cgroup, Choice::In(_)),
             },
             slots: Slots::default(),
-            spawner: Spawner { starter, shape, user },
+            spawner: Spawner { starter: Rc::clone(&starter), shape, user },
             events: Events { ticks: Ticks::new(&epoll)?, epoll, signals },
             held: Held { open: held, paths: sockets, rules: Vec::new() },
-            xen: XenEnds { privcmd, xenstore: None, report, open_stream: Xenstore::open_stream_now },
+            xen: XenEnds { privcmd, xenstore: None, report, open_stream },
             pv: Pv {
                 watched: None,
                 changes: DiskChanges::new(machine.images),
-                store: Store::new(Some(XenstoreQueue::connect)),
+                store: Store::new(Some(Box::new(move || store::open(&starter).map(XenstoreQueue::over_opened)))),
             },
             requests: Requests { next_token: 1, hot_plug: None, dumps: Dumps::default() },
             place: super::placing::place(&machine, domid),
@@ -171,10 +176,14 @@ impl Launcher {
 
     /// Hands the start of processes over to the starter, and gives up what is not needed any more.
     fn close_cage(&mut self, writable: &Writable) -> Result<(), Failure> {
+        let users = Users { first: first_user(self.plan.domid), count: UIDS };
         // Sockets, then the guest's control group, which is empty by then.
         let mut paths = self.held.paths.clone();
         paths.extend(self.groups.iter().map(|groups| groups.path().display().to_string()));
-        self.spawner.starter.hand_over(&paths).map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
+        self.spawner
+            .starter
+            .hand_over(users, &paths)
+            .map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
         if let (Some(pid), Some(pidfd)) = (self.spawner.starter.pid(), self.spawner.starter.pidfd()) {
             epoll::add(&self.events.epoll, pidfd, EventData::new_u64(STARTER), EventFlags::IN)
                 .map_err(system("epoll_ctl"))?;
@@ -186,8 +195,10 @@ impl Launcher {
         // With dm_restrict this process has no right to give up.
         let reach = (!self.manner.restricted).then(|| self.reach(writable));
         let abi = policy::close_cage(self.manner.stubdom, reach.as_ref()).map_err(Failure::Cage)?;
-        if abi == 0 && reach.is_some() {
-            say("this kernel has no Landlock: the launcher may write to every file");
+        if let Some(missing) = reach.and(policy::not_confined(abi)) {
+            say(&format!(
+                "sandbox of the launcher: this kernel's Landlock (ABI {abi}) does not keep it from {missing}"
+            ));
         }
         Ok(())
     }
@@ -315,6 +326,11 @@ impl Launcher {
     }
 }
 
+/// The first user of a guest's range.
+fn first_user(domid: u16) -> u32 {
+    FIRST_UID.saturating_add(u32::from(domid).saturating_mul(UIDS))
+}
+
 /// The user of a slot: `all` if all processes have one (dm_restrict), one of the guest's range if this process is root, else this
 /// process's own.
 fn ids(all: Option<Ids>, domid: u16, slot: Slot) -> Option<Ids> {
@@ -326,7 +342,7 @@ fn ids(all: Option<Ids>, domid: u16, slot: Slot) -> Option<Ids> {
     if uid != 0 {
         return Some(Ids { uid, gid });
     }
-    let id = FIRST_UID.saturating_add(u32::from(domid).saturating_mul(UIDS)).saturating_add(u32::from(slot));
+    let id = first_user(domid).saturating_add(u32::from(slot));
     Some(Ids { uid: id, gid: id })
 }
 

@@ -66,6 +66,11 @@ enum Stream {
     Device(OwnedFd),
 }
 
+/// Whether an open file is a socket.
+pub fn is_socket(fd: &OwnedFd) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Socket)
+}
+
 /// The first message of some.
 fn first_message(messages: &[u8]) -> &[u8] {
     let len = Header::read_from_prefix(messages).map_or(0, |(header, _)| header.len as usize);
@@ -73,18 +78,22 @@ fn first_message(messages: &[u8]) -> &[u8] {
 }
 
 impl XenstoreQueue {
-    /// Connects to xenstored's socket, or through the kernel's device.
+    /// Opens a way to xenstored without waiting: its socket, or the kernel's device.
     ///
     /// # Errors
     /// There is neither. The kind `WouldBlock`: xenstored accepts no connections now.
-    pub fn connect() -> Result<Self> {
+    pub fn open() -> Result<OwnedFd> {
         let why = match socket(None) {
-            Ok(socket) => return Ok(Self::over_socket(socket)),
-            Err(e) if e.source.kind() == std::io::ErrorKind::WouldBlock => return Err(e),
-            Err(e) => e,
+            Err(e) if e.source.kind() != std::io::ErrorKind::WouldBlock => e,
+            other => return other,
         };
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
-        device.map(|device| Self::over_device(device.into())).map_err(|_| why)
+        device.map(OwnedFd::from).map_err(|_| why)
+    }
+
+    /// A connection over what [`Self::open`] has opened, perhaps in another process.
+    pub fn over_opened(fd: OwnedFd) -> Self {
+        if is_socket(&fd) { Self::over_socket(fd) } else { Self::over_device(fd) }
     }
 
     /// A connection over an open socket.
@@ -103,7 +112,8 @@ impl XenstoreQueue {
         Self { kept: true, serial: u32::from_le_bytes([a, b, c, d]), ..Self::over_socket(socket) }
     }
 
-    pub(super) fn over_device(device: OwnedFd) -> Self {
+    /// A connection over the kernel's device.
+    pub fn over_device(device: OwnedFd) -> Self {
         let _ = rustix::io::ioctl_fionbio(&device, true);
         Self::over(Stream::Device(device))
     }
@@ -175,6 +185,12 @@ impl XenstoreQueue {
             }
         }
         Ok(())
+    }
+
+    /// Whether calls go over a domain's ring, one at a time. If an answer is lost there (its xenstored has been replaced), no later call
+    /// is made.
+    pub fn is_one_at_a_time(&self) -> bool {
+        matches!(self.stream, Stream::Device(_))
     }
 
     /// Whether something is queued that xenstored has not taken.

@@ -184,6 +184,20 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
             "write to a setting of its own" => {
                 i64::from(libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY))
             }
+            "truncate a file of the host" => {
+                let path = c"/var/bulkhead-truncated".as_ptr();
+                i64::from(libc::open(path, libc::O_RDONLY | libc::O_TRUNC))
+            }
+            "an ioctl of a device" => {
+                /// RNDGETENTCNT (linux/random.h).
+                const ENTROPY: libc::Ioctl = 0x8004_5200;
+                let (device, mut bits) = (libc::open(c"/dev/urandom".as_ptr(), libc::O_RDONLY), 0);
+                i64::from(libc::ioctl(device, ENTROPY, &raw mut bits))
+            }
+            "a pair of datagram sockets" => {
+                let mut pair: [libc::c_int; 2] = [0; 2];
+                i64::from(libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, pair.as_mut_ptr()))
+            }
             "write to a file of the host" => i64::from(libc::open(c"/etc/passwd".as_ptr(), libc::O_WRONLY)),
             "an internet socket" => i64::from(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
             "a unix socket" => i64::from(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),

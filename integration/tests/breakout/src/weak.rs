@@ -2,7 +2,7 @@
 //! its launcher promises. Started as `bulkhead-dm -name weak-THING -xen-domid NUMBER` it is the launcher, otherwise the process.
 use bulkhead_plan::Level;
 use bulkhead_plan::promise::{FILE, Promise, PromisedGroup, PromisedLimits, Promises};
-use bulkhead_policy::{Ids, Order, STARTER, Sandbox, SandboxError, Starter, profile, serve_starter};
+use bulkhead_policy::{FIRST_UID, Ids, Order, STARTER, Sandbox, SandboxError, Starter, Users, profile, serve_starter};
 use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::error::Error;
@@ -11,7 +11,7 @@ use std::io::{Read as _, Write as _};
 fn main() -> Result<(), Box<dyn Error>> {
     let role = std::env::args().next().unwrap_or_default();
     match role.as_str() {
-        STARTER => Ok(serve_starter()?),
+        STARTER => Ok(serve_starter(|| Err(std::io::ErrorKind::Unsupported.into()))?),
         launcher if launcher.ends_with("bulkhead-dm") => self::launcher(),
         _ => process(&role),
     }
@@ -26,10 +26,10 @@ fn launcher() -> Result<(), Box<dyn Error>> {
     if !matches!(thing, "uncaged" | "root" | "executable") {
         bulkhead_policy::enter_cage(false)?;
     }
-    let mut starter = Starter::new(executable.into(), null.into())?;
+    let starter = Starter::new(executable.into(), null.into())?;
     // What a starter refuses is started by this process, as before there is a starter.
     if !matches!(thing, "uncaged" | "root" | "executable" | "namespaces") {
-        starter.hand_over(&[])?;
+        starter.hand_over(Users { first: FIRST_UID, count: 1 << 20 }, &[])?;
     }
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
