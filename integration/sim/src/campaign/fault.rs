@@ -19,6 +19,7 @@ pub enum Part {
     Control,
     Broker,
     Launcher,
+    Starter,
 }
 
 impl Part {
@@ -39,7 +40,7 @@ impl Part {
         Self::Control,
     ];
     /// All processes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Platform,
         Self::Ide,
         Self::Vga,
@@ -52,7 +53,10 @@ impl Part {
         Self::Control,
         Self::Broker,
         Self::Launcher,
+        Self::Starter,
     ];
+    /// Those without which the machine does not go on as it was: nothing more befalls it.
+    pub const LAST: [Self; 3] = [Self::Broker, Self::Launcher, Self::Starter];
 
     /// The role, which is the process's argv\[0\].
     pub fn role(self) -> &'static str {
@@ -69,6 +73,7 @@ impl Part {
             Self::Control => "control",
             Self::Broker => "broker",
             Self::Launcher => "bulkhead-dm",
+            Self::Starter => "starter",
         }
     }
 
@@ -188,7 +193,8 @@ impl Strike {
         match dice.below(1000) {
             0..230 => Self::Kill(dice.pick(&Part::RESTARTED)),
             230..240 => Self::Kill(Part::Broker),
-            240..250 => Self::Kill(Part::Launcher),
+            240..246 => Self::Kill(Part::Launcher),
+            246..250 => Self::Kill(Part::Starter),
             250..300 => Self::KillAgain(dice.pick(&Part::RESTARTED), 1 + dice.below(3) as u32),
             300..390 => Self::Pause(dice.pick(&Part::ALL), 1 + dice.below(300)),
             390..398 => Self::Freeze(dice.pick(&Part::ALL)),
@@ -228,7 +234,7 @@ impl Strike {
             let strike = Self::draw(dice);
             let alone = match strike {
                 Self::Lie(..) | Self::TruncatedFormat(_) | Self::Freeze(_) | Self::Start(..) => true,
-                Self::Kill(part) => matches!(part, Part::Broker | Part::Launcher),
+                Self::Kill(part) => Part::LAST.contains(&part),
                 _ => false,
             };
             // Two changes of the same thing have no order.
@@ -255,6 +261,7 @@ impl Strike {
             Self::Kill(Part::Control) => "control killed",
             Self::Kill(Part::Broker) => "the broker killed",
             Self::Kill(Part::Launcher) => "the launcher killed",
+            Self::Kill(Part::Starter) => "the starter killed",
             Self::Kill(Part::Vnc) => "the viewer's process killed",
             Self::Kill(_) => "a device's process killed",
             Self::KillAgain(..) => "killed, and killed again in its start",
@@ -282,9 +289,10 @@ impl Strike {
         match self {
             Self::Kill(Part::Broker) => &[Outcome::Broker],
             Self::Kill(Part::Launcher) => &[Outcome::Launcher],
+            Self::Kill(Part::Starter) => &[Outcome::Starter],
             Self::Pause(..) => &[Outcome::Late],
             // Only an access has a deadline.
-            Self::Freeze(Part::Vnc | Part::Control | Part::Broker | Part::Launcher) => &[Outcome::Late],
+            Self::Freeze(Part::Vnc | Part::Control | Part::Broker | Part::Launcher | Part::Starter) => &[Outcome::Late],
             Self::Freeze(_) => &[Outcome::NoAnswer],
             Self::Fails(..) | Self::Full(_) | Self::Truncated(..) | Self::TruncatedFormat(_) => {
                 &[Outcome::StorageFailed]
@@ -326,7 +334,7 @@ impl Fault {
         let first = Strike::draw(&mut dice);
         let mut strikes = vec![(wait(&mut dice), first)];
         let alone = match first {
-            Strike::Kill(part) => matches!(part, Part::Broker | Part::Launcher),
+            Strike::Kill(part) => Part::LAST.contains(&part),
             Strike::Start(..) | Strike::Freeze(_) => true,
             _ => first.spoils(),
         };
@@ -357,7 +365,7 @@ mod tests {
         assert_eq!(format!("{:?}", Fault::of(1, 7)), format!("{:?}", Fault::of(1, 7)));
         assert_ne!(format!("{:?}", Fault::of(1, 7)), format!("{:?}", Fault::of(2, 7)));
         let all = titles(1);
-        assert_eq!(all.len(), 25, "{all:?}");
+        assert_eq!(all.len(), 26, "{all:?}");
         assert_eq!(all, titles(2));
     }
 }

@@ -96,7 +96,9 @@ impl Guest<'_> {
                 self.0.memory_read(E1000 + 0x38, &mut bytes)?;
                 u32::from_le_bytes(bytes) & 0xff
             }
-            Part::Ps2 | Part::Ide | Part::Vnc | Part::Control | Part::Broker | Part::Launcher => return Ok(None),
+            Part::Ps2 | Part::Ide | Part::Vnc | Part::Control | Part::Broker | Part::Launcher | Part::Starter => {
+                return Ok(None);
+            }
         };
         Ok(Some(value))
     }
@@ -116,7 +118,7 @@ impl Guest<'_> {
             Part::Usb => self.write(USB + 0x0c, 1, value),
             Part::Rtl8139 => self.write(RTL8139 + 0x08, 1, value),
             Part::E1000 => Ok(self.0.memory_write(E1000 + 0x38, &value.to_le_bytes())?),
-            Part::Ps2 | Part::Ide | Part::Vnc | Part::Control | Part::Broker | Part::Launcher => Ok(()),
+            Part::Ps2 | Part::Ide | Part::Vnc | Part::Control | Part::Broker | Part::Launcher | Part::Starter => Ok(()),
         }
     }
 

@@ -112,6 +112,9 @@ pub fn settle(batch: &mut Batch, strikes: &[Strike], before: &Before, dies: &[i3
     if batch.victim()?.sim.ended().is_some() {
         return Err("the machine has ended".to_owned());
     }
+    if strikes.contains(&Strike::Kill(Part::Starter)) {
+        return unstarted(batch, strikes, before);
+    }
     for pid in dies {
         let line = format!("(pid {pid}): ");
         until(&format!("the end of {pid} is in the log"), batch, |b| Ok(b.victim()?.sim.log().contains(&line)))?;
@@ -205,6 +208,28 @@ fn ended(batch: &mut Batch, strikes: &[Strike]) -> Result<Verdict, String> {
     }
     batch.end()?;
     Ok(Verdict { outcome: if launcher { Outcome::Launcher } else { Outcome::Broker }, dead: Vec::new() })
+}
+
+/// The machine must go on, all of it, and a process that dies then must stay dead.
+fn unstarted(batch: &mut Batch, strikes: &[Strike], before: &Before) -> Result<Verdict, String> {
+    until("the log says it", batch, |b| {
+        Ok(b.victim()?.sim.log().contains("the process that starts processes has ended"))
+    })?;
+    for part in Part::RESTARTED {
+        until(&format!("{part:?} is there"), batch, |b| answers(b, part, false, false))?;
+    }
+    let log = batch.victim()?.sim.log();
+    collateral(batch, strikes, before, log.get(before.log..).unwrap_or(""))?;
+    let last = batch.dice.pick(&Part::RESTARTED);
+    let hands = batch.victim()?.hands.clone();
+    let pid = hands.process(last).and_then(rustix::process::Pid::from_raw).ok_or("it does not run")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(|e| e.to_string())?;
+    until(&format!("{last:?} stays dead"), batch, |b| Ok(stays_dead(&b.victim()?.sim.log(), last)))?;
+    for part in Part::RESTARTED.into_iter().filter(|part| *part != last) {
+        until(&format!("{part:?} is there without {last:?}"), batch, |b| answers(b, part, false, false))?;
+    }
+    batch.end()?;
+    Ok(Verdict { outcome: Outcome::Starter, dead: vec![last] })
 }
 
 /// Whether a part does its work. `reset`: what its registers had is gone, and the guest gives it its addresses again. `lied`: the same,
