@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// What a look is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// PV disks that come, go and are handed off, and drivers that come to a disk which nobody serves.
-    Disks,
+    /// Drivers that come to a PV disk which nobody serves, and, if disks have `changed`, those that come, go and are handed off. What
+    /// changes during a look is another look's.
+    Disks { changed: bool },
     /// The address of a stub domain's VNC server.
     Viewer,
     /// The CDs of this stub domain, for a request of control's: its number, and the last disk that control knows.
@@ -188,7 +189,7 @@ impl Store {
         }
         let may = !self.silent && self.waiting.len() < WAITING && (self.queue.is_some() || self.connect.is_some());
         // A look at disks costs nothing while it waits, and nobody would ask for it again.
-        let may = may || matches!(subject, Subject::Disks | Subject::Viewer | Subject::Release { .. });
+        let may = may || matches!(subject, Subject::Disks { .. } | Subject::Viewer | Subject::Release { .. });
         if may && self.waiting.len() < 2 * WAITING {
             self.waiting.push_back(subject);
         }

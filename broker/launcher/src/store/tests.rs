@@ -92,7 +92,7 @@ impl Bed {
     }
 }
 
-const DISKS: (Subject, Option<&str>) = (Subject::Disks, Some("4"));
+const DISKS: (Subject, Option<&str>) = (Subject::Disks { changed: true }, Some("4"));
 
 fn found(bed: &mut Bed) -> Vec<(Subject, Option<&str>)> {
     bed.found.iter().map(|(subject, state)| (subject.clone(), state.as_deref())).collect()
@@ -102,7 +102,7 @@ fn found(bed: &mut Bed) -> Vec<(Subject, Option<&str>)> {
 fn a_look_is_complete_before_anything_is_done_and_its_writes_before_the_next() {
     let mut bed = Bed::new(None);
     bed.fake.halves = true;
-    assert!(bed.store.look(Subject::Disks) && bed.store.look(Subject::Disks) && bed.store.look(Subject::Viewer));
+    assert!(bed.store.look(Subject::Disks { changed: true }) && bed.store.look(Subject::Disks { changed: true }) && bed.store.look(Subject::Viewer));
     bed.settle();
     // The rest of the last message.
     bed.fake.halves = false;
@@ -120,7 +120,7 @@ fn a_silent_xenstored_is_waited_for_by_nobody_and_asked_nothing_more() {
     for answers in 0..7 {
         let mut bed = Bed::new(None);
         bed.settle();
-        bed.store.look(Subject::Disks);
+        bed.store.look(Subject::Disks { changed: true });
         bed.turn();
         for _ in 0..answers {
             assert!(bed.fake.work_once(), "{answers}");
@@ -134,7 +134,7 @@ fn a_silent_xenstored_is_waited_for_by_nobody_and_asked_nothing_more() {
         assert!(bed.store.silent && !bed.store.is_timed(), "no ticks for a xenstored that is silent for ever");
         // Its guest's disks go on changing.
         for serial in 0..100 {
-            bed.store.look(Subject::Disks);
+            bed.store.look(Subject::Disks { changed: true });
             assert!(!bed.store.look(Subject::Media { serial, known: 0 }), "control is told at once");
             bed.tick(1);
         }
@@ -145,7 +145,7 @@ fn a_silent_xenstored_is_waited_for_by_nobody_and_asked_nothing_more() {
         assert_eq!(bed.fake.calls, asked + 1, "{answers}: what was asked before, and nothing more");
         bed.settle();
         assert!(!bed.store.silent);
-        assert_eq!(found(&mut bed)[before..], [(Subject::Disks, Some("6"))], "{answers}: a new look");
+        assert_eq!(found(&mut bed)[before..], [(Subject::Disks { changed: true }, Some("6"))], "{answers}: a new look");
         assert_eq!((bed.state(), bed.fake.open.len()), ("6", 0), "{answers}");
     }
 }
@@ -155,7 +155,7 @@ fn requests_of_control_are_bounded_and_given_up() {
     let mut bed = Bed::new(None);
     bed.settle();
     bed.fake.silent = true;
-    bed.store.look(Subject::Disks);
+    bed.store.look(Subject::Disks { changed: true });
     bed.turn();
     let taken = (0..1000).filter(|serial| bed.store.look(Subject::Media { serial: *serial, known: 0 })).count();
     assert_eq!(taken, WAITING);
@@ -171,7 +171,7 @@ fn requests_of_control_are_bounded_and_given_up() {
 fn a_connection_that_is_lost_is_replaced_with_its_watches_and_the_look_repeated() {
     let mut bed = Bed::new(Some(Box::new(connect)));
     bed.settle();
-    bed.store.look(Subject::Disks);
+    bed.store.look(Subject::Disks { changed: true });
     bed.turn();
     // xenstored ends, and each connection after it.
     let nodes = bed.fake.nodes.clone();
@@ -201,7 +201,7 @@ fn an_answer_that_is_lost_on_a_domains_ring_ends_that_connection() {
     let nodes = std::mem::replace(&mut bed.fake, fake).nodes;
     bed.fake.nodes.clone_from(&nodes);
     bed.settle();
-    bed.store.look(Subject::Disks);
+    bed.store.look(Subject::Disks { changed: true });
     bed.turn();
     bed.fake.silent = true;
     bed.tick(LOST_TICKS - 1);
@@ -219,7 +219,7 @@ fn without_a_right_to_another_connection_the_loss_is_final_and_costs_nothing() {
     let mut bed = Bed::new(Some(Box::new(refuse)));
     bed.store.keep_connection();
     bed.ends();
-    bed.store.look(Subject::Disks);
+    bed.store.look(Subject::Disks { changed: true });
     bed.tick(100);
     assert!(!bed.store.is_timed() && bed.found.is_empty() && bed.store.fd().is_none());
     assert!(!bed.store.look(Subject::Media { serial: 1, known: 0 }));

@@ -16,7 +16,8 @@ impl Launcher {
     /// Begins the look at disks that is due, and goes on with the looks under way.
     pub(super) fn scan(&mut self) {
         if self.pv.changes.take_due(Instant::now()) {
-            self.pv.store.look(Subject::Disks);
+            let changed = self.pv.changes.take_disks();
+            self.pv.store.look(Subject::Disks { changed });
         }
         self.look_on();
     }
@@ -41,7 +42,7 @@ impl Launcher {
     /// Reads what [`Self::act`] needs.
     fn gather(&self, subject: &Subject, seen: &mut Seen) {
         match subject {
-            Subject::Disks => {
+            Subject::Disks { .. } => {
                 for domid in self.domains() {
                     if !self.manner.restricted {
                         pv::all_disks(domid, seen);
@@ -62,9 +63,9 @@ impl Launcher {
     /// Does what a complete look asks for. Returns what is to be written.
     fn act(&mut self, subject: Subject, mut seen: Seen) -> Vec<Write> {
         match subject {
-            Subject::Disks => {
+            Subject::Disks { changed } => {
                 // With dm_restrict added disks cannot be opened any more.
-                if self.pv.changes.take_disks() && !self.manner.restricted {
+                if changed && !self.manner.restricted {
                     self.disks_changed(&mut seen);
                 }
                 self.answer_front_ends(&mut seen)

@@ -154,8 +154,7 @@ fn watching() -> (Launcher, FakeXenstored) {
 
 /// Looks at the disks now, however short a time ago it was done.
 fn look(launcher: &mut Launcher) {
-    launcher.pv.changes.notify(Instant::now(), true);
-    launcher.pv.store.look(Subject::Disks);
+    launcher.pv.store.look(Subject::Disks { changed: true });
     launcher.look_on();
 }
 
@@ -193,6 +192,44 @@ fn a_silent_xenstored_delays_no_restart_and_removes_no_disk() {
     fake.silent = false;
     settle(&mut launcher, &mut fake);
     assert_eq!(reason(&launcher, QDISK).as_deref(), Some("its disk was taken away"));
+}
+
+/// A disk that came or went while a look was under way was lost with that look's end: the next one found nothing to do.
+#[test]
+fn what_changes_during_a_look_is_looked_at_again() {
+    let mut answers = 0;
+    loop {
+        let (mut launcher, mut fake) = watching();
+        disk(&mut fake, 768, "1");
+        settle(&mut launcher, &mut fake);
+        let _disk = lives(&mut launcher, QDISK, Phase::Running);
+        launcher.pv.changes = DiskChanges::new(ImageRules::default());
+        launcher.pv.changes.notify(Instant::now(), true);
+        launcher.scan();
+        let under_way = (0..answers).all(|_| {
+            let worked = fake.work_once();
+            turn(&mut launcher).unwrap();
+            launcher.look_on();
+            worked
+        });
+        if !under_way {
+            break;
+        }
+        fake.nodes.retain(|path, _| !path.contains("/768/"));
+        fake.put("/local/domain/0/backend/qdisk/1/768", "");
+        turn(&mut launcher).unwrap();
+        launcher.look_on();
+        let due = Instant::now().checked_add(Duration::from_secs(1)).unwrap();
+        assert!(launcher.pv.changes.take_due(due), "{answers}: the event");
+        let changed = launcher.pv.changes.take_disks();
+        launcher.pv.store.look(Subject::Disks { changed });
+        settle(&mut launcher, &mut fake);
+        // Its process is being killed, or has exited and the slot is gone.
+        let removed = launcher.slots.get(QDISK).is_none_or(|s| s.phase() == Phase::Unplugged);
+        assert!(removed, "after {answers} answers");
+        answers += 1;
+    }
+    assert!(answers > 5, "{answers}");
 }
 
 #[test]
