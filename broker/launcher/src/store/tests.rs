@@ -102,7 +102,11 @@ fn found(bed: &mut Bed) -> Vec<(Subject, Option<&str>)> {
 fn a_look_is_complete_before_anything_is_done_and_its_writes_before_the_next() {
     let mut bed = Bed::new(None);
     bed.fake.halves = true;
-    assert!(bed.store.look(Subject::Disks { changed: true }) && bed.store.look(Subject::Disks { changed: true }) && bed.store.look(Subject::Viewer));
+    assert!(
+        bed.store.look(Subject::Disks { changed: true })
+            && bed.store.look(Subject::Disks { changed: true })
+            && bed.store.look(Subject::Viewer)
+    );
     bed.settle();
     // The rest of the last message.
     bed.fake.halves = false;
