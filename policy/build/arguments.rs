@@ -38,6 +38,8 @@ const ARGUMENTS: &[(&str, &[Width])] = &[
     ("socket", &[Half, Half, Half]),
     // net/socket.c: int family, int type, int protocol, int *fds
     ("socketpair", &[Half, Half, Half, Whole]),
+    // net/socket.c: int fd, struct user_msghdr *msg, unsigned int flags
+    ("sendmsg", &[Half, Whole, Half]),
     // net/socket.c: int fd, void *buff, size_t len, unsigned int flags, struct sockaddr *addr, int addr_len
     ("sendto", &[Half, Whole, Whole, Half, Whole, Half]),
 ];

@@ -12,6 +12,21 @@ pub fn unlimited_file_size() {
     let _ = rustix::process::setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None });
 }
 
+/// Raises this process's limit of open files as far as it may. The kernel counts descriptors that are under way in sockets for each
+/// user, with all launchers of the host together, and a process without CAP_SYS_RESOURCE may send none beyond this limit (unix(7),
+/// ETOOMANYREFS). Each process that it starts has the limit of its profile.
+pub fn many_descriptors() {
+    /// More than the processes of all guests of a host can have under way.
+    const FILES: u64 = 1 << 18;
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum.map_or(FILES, |old| old.max(FILES));
+    for files in [maximum, rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(FILES)] {
+        let limit = Rlimit { current: Some(files), maximum: Some(files) };
+        if rustix::process::setrlimit(Resource::Nofile, limit).is_ok() {
+            break;
+        }
+    }
+}
+
 /// Gives up this process's supplementary groups, which its children would inherit: a group can open files that the user cannot. A
 /// process without the right to it (it is not root) keeps them; [`crate::verify::check`] compares its children with it. Call it
 /// from a single-threaded process.

@@ -89,6 +89,22 @@ pub fn observe(pid: i32) -> std::io::Result<Observed> {
     Ok(Observed { status, threads, namespaces, descriptors, limits: limits.collect(), mappings: mappings.collect() })
 }
 
+impl Observed {
+    /// Whether it has exited, and its parent has not waited for it yet.
+    pub fn has_exited(&self) -> bool {
+        self.status.get("State").is_some_and(|state| state.starts_with('Z'))
+    }
+}
+
+/// A launcher, as its children have it: without the filter that it has added when it had handed over the start of processes. Its
+/// starter has ended.
+pub fn before_closing(mut launcher: Observed) -> Observed {
+    if let Some(filters) = launcher.status.get_mut("Seccomp_filters").filter(|filters| *filters == "2") {
+        "1".clone_into(filters);
+    }
+    launcher
+}
+
 /// A process's row in the process table, read from /proc of `pid` (0: it is dead) and compared with `own`, the reader's.
 pub fn row(name: &str, role: &str, pid: i32, own: &Observed, restarts: u32) -> ProcessRow {
     let observed = observe(pid).ok();

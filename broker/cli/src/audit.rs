@@ -123,7 +123,7 @@ fn audit(found: &Found, filters: bool) -> Result<Guests, Failure> {
     let role_of = |pid| crate::ps::arguments(pid).into_iter().next().unwrap_or_default();
     // Each process has inherited the starter's filter and namespaces, or, before there is a starter, the launcher's.
     let starter = children.iter().copied().find(|pid| role_of(*pid) == STARTER);
-    let own = starter.and_then(|pid| verify::observe(pid).ok()).unwrap_or(launcher);
+    let own = starter.and_then(|pid| verify::observe(pid).ok()).unwrap_or_else(|| verify::before_closing(launcher));
     if let Some(pid) = starter {
         let mut weaker = verify::check_starter(&own);
         if filters {
@@ -142,6 +142,7 @@ fn audit(found: &Found, filters: bool) -> Result<Guests, Failure> {
             (Ok(observed), Some(profile)) => verify::check(&observed, &own, profile, own_limits(found, &role, promise)),
             // It has exited meanwhile.
             (Err(_), _) => continue,
+            (Ok(observed), _) if observed.has_exited() => continue,
             (Ok(_), None) => vec!["there is no profile for it".to_owned()],
         };
         if promises.is_some() && promise.is_none() {

@@ -5,13 +5,16 @@
 use crate::failure::{Failure, system};
 use crate::nodes::{Nodes, Seen};
 use crate::pv;
-use crate::store::{Store, Subject, Write};
-use bulkhead_policy::Reach;
-use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore};
+use crate::store::{self, Store, Subject, Write};
+use crate::supervise::{executable, users};
+use bulkhead_policy::{Reach, Starter};
+use bulkhead_xen::{DomainState, Privcmd, XenError, Xenstore, XenstoreQueue};
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::path::Path;
+use std::rc::Rc;
 
 /// Paths of QEMU for Xen: Debian's, Xen's own build, others.
 const QEMU: &[&str] = &[
@@ -157,18 +160,22 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let signals = bulkhead_policy::end_signals().map_err(system("signals"))?;
     let domid = arguments.iter().skip_while(|a| *a != "-xen-domid").nth(1);
     let domid = domid.and_then(|d| d.parse::<u16>().ok());
-    // It keeps the connection that it has: in its cage it may make no other one.
-    let mut store = Store::new(None);
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(system("/dev/null"))?;
+    let starter = Rc::new(Starter::new(executable::roles()?, null).map_err(system("/proc"))?);
+    let opener = Rc::clone(&starter);
+    let mut store = Store::new(Some(Box::new(move || store::open(&opener).map(XenstoreQueue::over_opened))));
     let watched = domid.map(|domid| Watch::new(domid, &mut store)).transpose().map_err(Failure::Watch)?;
     let mut watched = watched.filter(Watch::is_stub_domain);
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)
         .map_err(|source| Failure::File { path: qemu.into(), source })?;
     crate::log::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
-    // QEMU is the host's and has no cage. This process only watches from here on.
+    // QEMU is the host's and has no cage. This process only watches from here on; its starter starts nothing, and connects to xenstored.
     let reach = Reach { written: vec!["/dev/xen".into()], made: Vec::new() };
-    bulkhead_policy::enter_cage(false)
-        .and_then(|()| bulkhead_policy::close_cage(false, Some(&reach)))
-        .map_err(Failure::Cage)?;
+    bulkhead_policy::enter_cage(false).map_err(Failure::Cage)?;
+    let handed_over = starter.hand_over(users(domid.unwrap_or_default()), &[]);
+    handed_over.map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
+    bulkhead_policy::close_cage(false, Some(&reach)).map_err(Failure::Cage)?;
     let mut served = true;
     loop {
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
@@ -232,6 +239,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
         }
         let _ = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty());
     }
+    starter.end();
     Ok(())
 }
 

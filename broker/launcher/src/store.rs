@@ -37,6 +37,8 @@ pub(crate) struct Write {
 const LATE_TICKS: u32 = 50;
 /// Ticks without an answer until a connection over a domain's ring is taken for lost, and another one is opened.
 const LOST_TICKS: u32 = 10 * LATE_TICKS;
+/// How often that time is doubled at most.
+const MOST_DOUBLED: u32 = 6;
 /// Ticks between two attempts to connect.
 const CONNECT_TICKS: u32 = 10;
 /// Most looks that wait for their turn. Control alone can ask for many.
@@ -84,6 +86,8 @@ pub(crate) struct Store {
     ticks: u32,
     /// xenstored is silent, which is in the log.
     silent: bool,
+    /// Connections over a ring that were given up since xenstored's last answer: each next one is given twice the time.
+    given_up: u32,
 }
 
 /// A look, or the writes after it.
@@ -112,6 +116,7 @@ impl Store {
             waiting: VecDeque::new(),
             ticks: 0,
             silent: false,
+            given_up: 0,
         }
     }
 
@@ -163,7 +168,10 @@ impl Store {
             let _ = epoll::delete(events, queue.as_fd());
         }
         let then = if self.connect.is_some() { "another one is made" } else { "this process can make no other one" };
-        say(&format!("the connection to xenstored is lost ({e}); {then}"));
+        // Of a xenstored that is silent the log knows already. The next connection may have another one.
+        if !std::mem::take(&mut self.silent) {
+            say(&format!("the connection to xenstored is lost ({e}); {then}"));
+        }
         self.ticks = 1;
         self.put_off();
         self.work = None;
@@ -296,6 +304,9 @@ impl Store {
 
     fn answered(&mut self, number: u32, answer: Result<Vec<u8>, XenError>) {
         self.ticks = 0;
+        if std::mem::take(&mut self.given_up) > 0 && !self.silent {
+            say("xenstored answers again");
+        }
         if let Some(path) = self.watched.remove(&number) {
             if let Err(e) = answer {
                 say(&format!("{path} cannot be watched: {e}"));
@@ -360,11 +371,14 @@ impl Store {
             if self.ticks >= CONNECT_TICKS {
                 self.try_to_connect();
             }
-        } else if self.ticks >= LOST_TICKS {
+        } else if self.silent && self.ticks >= LOST_TICKS << self.given_up.min(MOST_DOUBLED) {
+            self.given_up = self.given_up.saturating_add(1);
             self.lose(&XenError { what: "no answer", source: std::io::ErrorKind::TimedOut.into() });
         } else if self.ticks >= LATE_TICKS && !self.silent {
             self.silent = true;
-            say("xenstored does not answer; it is asked again when it does");
+            if self.given_up == 0 {
+                say("xenstored does not answer; it is asked again when it does");
+            }
             self.put_off();
         }
         if self.queue.is_some() && !self.silent {

@@ -17,7 +17,7 @@
 mod back_ends;
 mod disk_changes;
 mod dumps;
-mod executable;
+pub(crate) mod executable;
 mod grouping;
 mod hot_plug;
 mod lives;
@@ -46,9 +46,9 @@ use crate::slots::Slots;
 use crate::store::{Store, Subject};
 use crate::stubdom::Stubdom;
 use bulkhead_bus::shown;
-use bulkhead_plan::{CONTROL, Level, MachinePlan, Mode, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, Level, MachinePlan, Slot, ToProcess};
 use bulkhead_policy::interface::Rules;
-use bulkhead_policy::{Ids, Starter};
+use bulkhead_policy::{FIRST_UID, Ids, Starter, Users};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Privcmd, XenError, Xenstore};
 use bulkhead_xen_abi::Shutdown;
@@ -61,8 +61,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use watchdog::Ticks;
 
-/// Size of one guest's part of that range.
-const UIDS: u32 = 64;
+/// The users of a guest's processes: each slot has one of its own.
+pub(crate) fn users(domid: u16) -> Users {
+    /// How many each guest has.
+    const COUNT: u32 = 64;
+    Users { first: FIRST_UID.saturating_add(u32::from(domid).saturating_mul(COUNT)), count: COUNT }
+}
+
 /// Time until all processes must run.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SIGNALS: u64 = u64::MAX;
@@ -241,7 +246,7 @@ struct Held {
 struct XenEnds {
     /// Restricted to the guest; `None` if only PV back ends are served.
     privcmd: Option<Privcmd>,
-    /// With dm_restrict, open from before the change of the root directory until the machine's state is written.
+    /// Open from before the cage is closed until the machine's state is written.
     xenstore: Option<Xenstore>,
     /// Nodes with their values, to be written in this order when all processes run.
     report: Vec<(String, String)>,
@@ -321,17 +326,9 @@ impl Launcher {
         self.running = true;
         self.tell_running();
         self.pv.store.register(&self.events.epoll, WATCH).map_err(system("epoll_ctl"))?;
-        if self.manner.attach {
-            self.watch_domain()?;
-        } else if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
-            // The machine does not need disks that are added later.
-            self.watch_domain().unwrap_or_else(|e| say(&format!("disks that come later will not be served: {e}")));
-        }
-        if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
-            let mut xenstore = match self.xen.xenstore.take() {
-                Some(open) => open,
-                None => Xenstore::connect().map_err(Failure::Xenstore)?,
-            };
+        // A disk that was added before is found by the watches' first events.
+        self.pv.changes.reported.clone_from(&self.shown);
+        if let Some(mut xenstore) = self.xen.xenstore.take() {
             for (path, value) in &self.xen.report {
                 xenstore.write(path, value).map_err(|source| Failure::Node { node: path.clone(), source })?;
             }
@@ -407,6 +404,9 @@ impl Launcher {
         if let Some(pidfd) = self.spawner.starter.pidfd() {
             let _ = epoll::delete(&self.events.epoll, pidfd);
         }
+        self.spawner.starter.exited();
+        // It connected to xenstored for this process.
+        self.pv.store.keep_connection();
         say(&Code::Starter.line("the process that starts processes has ended: one that dies now stays dead"));
     }
 

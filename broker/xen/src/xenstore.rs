@@ -136,10 +136,13 @@ fn names(payload: &[u8]) -> Vec<String> {
 }
 
 impl Xenstore {
-    /// Connects: to xenstored's socket, or through the kernel's device.
+    /// Connects: to xenstored's socket, or, where there is none, through the kernel's device.
     pub fn connect() -> Result<Self> {
-        if let Ok(socket) = socket(Some(TIMEOUT)) {
-            return Self::from_stream(socket);
+        match socket(Some(TIMEOUT)) {
+            Ok(socket) => return Self::from_stream(socket),
+            // A call through the device waits for xenstored in the kernel, and cannot be interrupted.
+            Err(e) if e.source.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            Err(_) => {}
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");
         let device =

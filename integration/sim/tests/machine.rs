@@ -314,12 +314,14 @@ fn a_starter_that_is_stopped_holds_the_launcher_up_once() {
     rustix::process::kill_process(starter, rustix::process::Signal::STOP).unwrap();
     sim.kill("vga").unwrap();
     // The launcher waits for it; the guest does not wait for the launcher.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !sim.log().contains("the process that starts processes has ended") {
+        assert!(std::time::Instant::now() < end, "{}", sim.log());
         assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
     }
     assert_eq!(sim.starter(), None);
     let rows = sim.qmp(r#"{"execute":"x-bulkhead-processes"}"#).unwrap();
-    assert!(rows["return"].as_array().is_some_and(|rows| rows.len() > 5), "{rows}");
+    assert!(rows["return"]["processes"].as_array().is_some_and(|rows| rows.len() > 5), "{rows}");
     assert!(sim.end().unwrap().success());
 }
 
@@ -332,7 +334,9 @@ fn the_sockets_of_a_killed_launcher_are_removed() {
     assert!(socket.exists());
     let launcher = rustix::process::Pid::from_raw(i32::try_from(sim.pid()).unwrap()).unwrap();
     rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while sim.ended().is_none() || socket.exists() {
+        assert!(std::time::Instant::now() < end, "{}", sim.log());
         std::thread::yield_now();
     }
 }

@@ -34,7 +34,6 @@ use rustix::process::{Pid, Signal, WaitOptions};
 pub use serve::serve;
 use std::cell::{Cell, OnceCell};
 use std::io::{Error, ErrorKind, Result};
-use std::time::{Duration, Instant};
 
 /// The role of the starter's process.
 pub const STARTER: &str = "starter";
@@ -42,9 +41,10 @@ pub const STARTER: &str = "starter";
 /// First user of the range from which each process of a root launcher has its own.
 pub const FIRST_UID: u32 = 2_000_000_000;
 
-/// Time in which the starter answers. It does in milliseconds; on a host that is overloaded a start takes long, and without a starter
-/// a guest loses what dies.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Waits of [`WAIT`] in which the starter answers. It does in milliseconds; on a host that is overloaded a start takes long, and without
+/// a starter a guest loses what dies. Waits are counted and not the time: both processes may have been frozen meanwhile.
+const PATIENCE: u32 = 100;
+const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A process to start.
 #[derive(Debug)]
@@ -80,9 +80,9 @@ pub struct Starter {
 struct Process {
     spawned: Spawned,
     socket: OwnedFd,
-    /// Time in which it answers.
-    patience: Duration,
-    /// It has not answered, and was killed.
+    /// Waits in which it answers.
+    patience: u32,
+    /// It has exited, or has not answered and was killed.
     lost: Cell<bool>,
 }
 
@@ -101,9 +101,22 @@ impl Starter {
         &self.null
     }
 
-    /// The starter's pid, once there is one.
+    /// The starter's pid, while there is one.
     pub fn pid(&self) -> Option<i32> {
-        self.process.get().map(|p| p.spawned.pid)
+        self.process.get().filter(|p| !p.lost.get()).map(|p| p.spawned.pid)
+    }
+
+    /// Whether there was a starter and is none any more: nothing can be started again.
+    pub fn is_lost(&self) -> bool {
+        self.process.get().is_some_and(|p| p.lost.get())
+    }
+
+    /// Takes note that the starter has exited: its descriptor is readable.
+    pub fn exited(&self) {
+        if let Some(process) = self.process.get() {
+            process.kill();
+            process.wait();
+        }
     }
 
     /// Readable when the starter has exited.
@@ -231,7 +244,7 @@ impl Starter {
         let Some(process) = self.process.get() else { return false };
         let done = process.ask(&[REMOVE], &[]).is_ok();
         process.kill();
-        let _ = rustix::process::waitpid(Pid::from_raw(process.spawned.pid), WaitOptions::empty());
+        process.wait();
         done
     }
 }
@@ -247,19 +260,24 @@ impl Process {
 
     fn exchange(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Option<OwnedFd>)> {
         send(&self.socket, packet, fds)?;
-        let end = Instant::now().checked_add(self.patience);
         let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
-        loop {
-            let left = end.map_or(self.patience, |end| end.saturating_duration_since(Instant::now()));
-            match rustix::event::poll(&mut socket, Timespec::try_from(left).ok().as_ref()) {
-                Ok(0) => return Err(ErrorKind::TimedOut.into()),
+        for waited in 1.. {
+            match rustix::event::poll(&mut socket, Some(&WAIT)) {
+                Ok(0) if waited >= self.patience => return Err(ErrorKind::TimedOut.into()),
+                Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => break,
-                Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
         let (bytes, mut fds) = receive(&self.socket, MOST_ANSWER)?;
         Ok((bytes, fds.pop()))
+    }
+
+    /// Waits for a process that was killed, a second at most: the kernel may not end it now.
+    fn wait(&self) {
+        let mut exit = [PollFd::new(&self.spawned.pidfd, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut exit, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
+        let _ = rustix::process::waitpid(Pid::from_raw(self.spawned.pid), WaitOptions::NOHANG);
     }
 
     fn kill(&self) {

@@ -6,6 +6,8 @@ use crate::spawn::{Parent, spawn_for};
 use crate::verify::{self, Observed, OwnLimits};
 use crate::{Group, Ids, SpawnError, Spawned, Spec, end_signals, profile};
 use rustix::fd::{AsFd, FromRawFd as _, OwnedFd};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock};
+use rustix::io::Errno;
 use std::io::{ErrorKind, Result};
 
 /// Runs the starter, with the launcher's socket as descriptor 3. Returns when the launcher has closed it. `xenstored`: opens a way
@@ -44,7 +46,9 @@ pub(super) fn serve_over(socket: &OwnedFd, xenstored: fn() -> Result<OwnedFd>) -
         let mut answered = None;
         let answer = match packet.first() {
             Some(&REMOVE) => {
-                left.take().into_iter().flatten().for_each(|file| file.remove());
+                left.take().into_iter().flatten().for_each(|file| {
+                    let _ = file.remove();
+                });
                 Answer::Done(0)
             }
             Some(&(CHECK | DESCRIBE)) => look(&packet, &observed, &[this, launcher], launcher),
@@ -69,7 +73,7 @@ pub(super) fn serve_over(socket: &OwnedFd, xenstored: fn() -> Result<OwnedFd>) -
             break;
         }
     }
-    left.into_iter().flatten().for_each(|file| file.remove());
+    left.into_iter().flatten().for_each(|file| file.remove_after_death());
     Ok(())
 }
 
@@ -149,13 +153,41 @@ impl Named {
     }
 
     /// Removes it, unless another file has its name now: that of the guest's next life.
-    fn remove(self) {
-        if rustix::fs::lstat(&self.path).is_ok_and(|s| (s.st_dev, s.st_ino) == (self.device, self.inode)) {
-            // A directory is a control group, and goes if nobody is in it.
-            let _ = rustix::fs::unlink(&self.path).or_else(|_| rustix::fs::rmdir(&self.path));
+    fn remove(&self) -> bool {
+        let is_it = |s: rustix::fs::Stat| (s.st_dev, s.st_ino) == (self.device, self.inode);
+        if !rustix::fs::lstat(&self.path).is_ok_and(is_it) {
+            return true;
+        }
+        // A directory is the guest's control group, and those of its processes are below. They go if nobody is in them.
+        rustix::fs::unlink(&self.path).is_ok() || {
+            let below = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+            for entry in below {
+                let _ = rustix::fs::rmdir(entry.path());
+            }
+            rustix::fs::rmdir(&self.path).is_ok()
+        }
+    }
+
+    /// The same for a launcher that was killed. The next one may have locked the same pid file already, and the processes in a
+    /// control group may not have exited yet.
+    fn remove_after_death(&self) {
+        let file = rustix::fs::open(&self.path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        let locked = |file: OwnedFd| fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN);
+        if file.is_ok_and(locked) {
+            return;
+        }
+        for _ in 0..TRIES {
+            if self.remove() {
+                break;
+            }
+            std::thread::sleep(BETWEEN);
         }
     }
 }
+
+/// How often a control group is tried to be removed whose processes are being killed, and the time between.
+const TRIES: u32 = 100;
+const BETWEEN: std::time::Duration = std::time::Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
@@ -177,5 +209,41 @@ mod tests {
         last.remove();
         assert!(path.exists(), "another file");
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// The group of a launcher that was killed has those of its processes below.
+    #[test]
+    fn a_directory_goes_with_those_below_and_stays_while_one_is_in_use() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-starter-group-{}", std::process::id()));
+        let named = || Named::new(dir.as_os_str().as_encoded_bytes()).unwrap();
+        std::fs::create_dir_all(dir.join("ide/used")).unwrap();
+        std::fs::create_dir(dir.join("ps2")).unwrap();
+        assert!(!named().remove());
+        assert!(dir.join("ide/used").exists() && !dir.join("ps2").exists());
+        std::fs::remove_dir(dir.join("ide/used")).unwrap();
+        named().remove_after_death();
+        assert!(!dir.exists());
+    }
+
+    /// The next launcher writes into the pid file that the last one has left: it is the same file.
+    #[test]
+    fn a_pid_file_that_the_next_launcher_has_locked_stays() {
+        let path = std::env::temp_dir().join(format!("bulkhead-starter-pid-{}", std::process::id()));
+        std::fs::write(&path, "1").unwrap();
+        let named = Named::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        // A lock of the open file counts for this process, too, as one of another process would.
+        let holder = std::fs::File::options().write(true).open(&path).unwrap();
+        // SAFETY: all zeroes is a valid flock, which the call reads.
+        let held = unsafe {
+            let mut lock: libc::flock = std::mem::zeroed();
+            lock.l_type = libc::F_WRLCK as libc::c_short;
+            libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&holder), libc::F_OFD_SETLK, &raw const lock)
+        };
+        assert_eq!(held, 0);
+        named.remove_after_death();
+        assert!(path.exists(), "the next guest's");
+        drop(holder);
+        named.remove_after_death();
+        assert!(!path.exists());
     }
 }

@@ -13,7 +13,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 /// The launcher's end of a starter's process that is `child` and answers at the other end.
-fn process(child: &Child, patience: Duration) -> (Process, OwnedFd) {
+fn process(child: &Child, patience: u32) -> (Process, OwnedFd) {
     let pid = child.id() as i32;
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), rustix::process::PidfdFlags::empty()).unwrap();
     let (socket, far) = pair();
@@ -28,7 +28,7 @@ fn sleeper() -> Child {
 #[test]
 fn a_starter_that_does_not_answer_in_time_is_killed_and_never_asked_again() {
     let mut child = sleeper();
-    let (process, far) = process(&child, Duration::from_millis(20));
+    let (process, far) = process(&child, 1);
     let asked = |packet: u8| process.ask(&[packet], &[]).map_err(|e| e.kind());
     assert_eq!(asked(REMOVE).unwrap_err(), ErrorKind::TimedOut);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
@@ -139,7 +139,8 @@ fn a_taken_over_launcher_gets_no_process_but_the_guests() {
 fn the_starter_looks_at_the_launchers_processes_alone() {
     let served = Served::begun();
     let mut child = sleeper();
-    let (own, launcher) = (std::process::id() as i32, rustix::process::getppid().unwrap().as_raw_nonzero().get());
+    let own = std::process::id() as i32;
+    let launcher = rustix::process::getppid().expect("a parent in this namespace").as_raw_nonzero().get();
     let look = |kind: u8, pid: i32, role: &str| {
         let look = Look { pid, file_size: None, guest_memory: 0, role: RoleName::new(role).unwrap() };
         served.ask(&look.to_bytes(kind), &[])

@@ -218,6 +218,55 @@ fn an_answer_that_is_lost_on_a_domains_ring_ends_that_connection() {
     assert!(!bed.store.silent);
 }
 
+/// In a stub domain nothing is watched. Its launcher was silent for ever, and refused each change of a CD.
+#[test]
+fn after_a_ring_that_was_given_up_control_is_answered_again_and_the_log_is_short() {
+    let (mut fake, near) = FakeXenstored::pair().unwrap();
+    let mut store = Store::new(Some(Box::new(|| {
+        let (fake, near) = FakeXenstored::pair().unwrap();
+        MADE.with_borrow_mut(|made| made.push(fake));
+        Ok(XenstoreQueue::over_device(near))
+    })));
+    store.begin(XenstoreQueue::over_device(near)).unwrap();
+    let mut ticks = 0;
+    // Each connection is given twice the time of the last one.
+    for lost in 0..4 {
+        assert!(
+            store.look(Subject::Media { serial: lost, known: 0 }),
+            "{lost}: nothing is known against this connection"
+        );
+        while store.queue.is_some() || store.is_timed() {
+            if let Some((_, mut seen)) = store.next_round() {
+                seen.value("/there");
+                store.complete(seen);
+            }
+            store.tick();
+            ticks += 1;
+            if store.queue.is_none() {
+                break;
+            }
+        }
+        assert_eq!((store.given_up, store.silent), (lost + 1, false));
+        assert!(ticks >= LOST_TICKS << lost, "{ticks}");
+        ticks = 0;
+        // The next look makes another connection.
+        store.look(Subject::Disks { changed: false });
+        for _ in 0..CONNECT_TICKS {
+            store.tick();
+        }
+        fake = MADE.take().pop().unwrap();
+    }
+    while let Some((_, mut seen)) = store.next_round() {
+        seen.value("/there");
+        if store.complete(seen).is_some() {
+            store.finish(Vec::new());
+        }
+        fake.work();
+        store.hear();
+    }
+    assert_eq!(store.given_up, 0, "it has answered");
+}
+
 #[test]
 fn without_a_right_to_another_connection_the_loss_is_final_and_costs_nothing() {
     let mut bed = Bed::new(Some(Box::new(refuse)));

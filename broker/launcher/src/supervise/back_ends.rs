@@ -2,7 +2,6 @@
 //! drive.
 use super::Launcher;
 use super::disk_changes::HandedOff;
-use crate::attach::Watch;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
 use crate::log::say;
@@ -55,17 +54,6 @@ impl Launcher {
         for slot in begin {
             self.start_again(slot);
         }
-    }
-
-    /// Starts to watch the domain's end and its disks, when all processes run. A disk that was added before is found by the first
-    /// event, which xenstore sends at once.
-    pub(super) fn watch_domain(&mut self) -> Result<(), Failure> {
-        self.pv.changes.reported.clone_from(&self.shown);
-        if self.pv.watched.is_none() && !self.manner.restricted {
-            let watch = Watch::new(self.plan.domid, &mut self.pv.store).map_err(Failure::Watch)?;
-            self.pv.watched = Some(watch);
-        }
-        Ok(())
     }
 
     /// Ends the processes of removed disks. Starts three processes for each new disk: its own, and a `xenbus` and a `grant` that
@@ -277,8 +265,8 @@ impl Launcher {
     /// nothing to wait for.
     pub(super) fn reconnect_xenstore(&mut self, slot: Slot) -> bool {
         let Some(state) = self.slots.get_mut(slot).filter(|s| xenstore_of(s).is_some()) else { return true };
-        if self.manner.restricted {
-            // The same connection serves the next process.
+        if self.manner.restricted || self.spawner.starter.is_lost() {
+            // The same connection serves the next process. Without the starter there is none, and the start counts as a death.
             return true;
         }
         let stream = (self.xen.open_stream)();

@@ -5,7 +5,7 @@ use rustix::fs::{Mode as FileMode, OFlags};
 use std::path::{Path, PathBuf};
 
 /// Opens the executable that has all roles. It stays open from the start on, so an upgrade of the package does not mix versions.
-pub(super) fn roles() -> Result<OwnedFd, Failure> {
+pub(crate) fn roles() -> Result<OwnedFd, Failure> {
     let own = std::fs::read_link("/proc/self/exe").map_err(system("/proc/self/exe"))?;
     let path = roles_path(&own);
     rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty())

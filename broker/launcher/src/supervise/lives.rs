@@ -31,7 +31,9 @@ impl Launcher {
             self.without_group(&name, e)?;
         }
         let (spawned, ours) = match self.start_process(number, file_size) {
-            Err(Failure::Spawn { source, .. }) if self.groups.as_ref().is_ok_and(|g| g.of(&name).is_some()) => {
+            Err(Failure::Spawn { source, .. })
+                if !self.spawner.starter.is_lost() && self.groups.as_ref().is_ok_and(|g| g.of(&name).is_some()) =>
+            {
                 // The group may be the reason: somebody may have taken it away.
                 self.without_group(&name, std::io::Error::other(source.to_string()))?;
                 self.start_process(number, file_size)?

@@ -4,7 +4,7 @@ use super::disk_changes::DiskChanges;
 use super::dumps::{self, Dumps};
 use super::watchdog::Ticks;
 use super::{
-    Events, Held, Launcher, Manner, Pv, Requests, SIGNALS, STARTER, Spawner, UIDS, XenEnds, executable, grouping,
+    Events, Held, Launcher, Manner, Pv, Requests, SIGNALS, STARTER, Spawner, XenEnds, executable, grouping, users,
 };
 use crate::attach::Watch;
 use crate::budget;
@@ -25,7 +25,7 @@ use crate::stubdom::Stubdom;
 use bulkhead_plan::{
     BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
 };
-use bulkhead_policy::{self as policy, FIRST_UID, Ids, Reach, Starter, Users};
+use bulkhead_policy::{self as policy, Ids, Reach, Starter};
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore, XenstoreQueue};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -167,6 +167,7 @@ impl Launcher {
             running: false,
         };
         launcher.make_slots(parts, listening, broker)?;
+        launcher.connect_xenstore()?;
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
         }
@@ -176,7 +177,7 @@ impl Launcher {
 
     /// Hands the start of processes over to the starter, and gives up what is not needed any more.
     fn close_cage(&mut self, writable: &Writable) -> Result<(), Failure> {
-        let users = Users { first: first_user(self.plan.domid), count: UIDS };
+        let users = users(self.plan.domid);
         // Sockets, then the guest's control group, which is empty by then.
         let mut paths = self.held.paths.clone();
         paths.extend(self.groups.iter().map(|groups| groups.path().display().to_string()));
@@ -229,18 +230,28 @@ impl Launcher {
         Reach { written, made: dumps.chain(groups).collect() }
     }
 
-    /// Gives up the launcher's rights on the host, when all resources are open.
-    fn restrict(&mut self, chroot: Option<&str>) -> Result<(), Failure> {
-        if self.plan.mode == Mode::Xen && !self.manner.probe && !self.plan.stopped {
+    /// Connects to xenstored for the rest of the start, and for as long as the guest runs: afterwards this process may not.
+    fn connect_xenstore(&mut self) -> Result<(), Failure> {
+        if self.plan.mode != Mode::Xen || self.manner.probe {
+            return Ok(());
+        }
+        if !self.plan.stopped {
             self.xen.xenstore = Some(Xenstore::connect().map_err(Failure::Xenstore)?);
         }
-        if self.plan.mode == Mode::Xen && !self.manner.probe && !self.manner.stubdom {
-            // Added disks cannot be opened any more, but drivers that connect before the unplug still need an answer.
-            match Watch::new(self.plan.domid, &mut self.pv.store) {
-                Ok(watch) => self.pv.watched = Some(watch),
-                Err(e) => say(&format!("PV drivers that come before they unplug will not be answered: {e}")),
-            }
+        if self.manner.stubdom {
+            return Ok(());
         }
+        match Watch::new(self.plan.domid, &mut self.pv.store) {
+            Ok(watch) => self.pv.watched = Some(watch),
+            Err(e) if self.manner.attach => return Err(Failure::Watch(e)),
+            // The machine does not need disks that are added later, nor an answer to drivers that come before they unplug.
+            Err(e) => say(&format!("disks that come later will not be served: {e}")),
+        }
+        Ok(())
+    }
+
+    /// Gives up the launcher's rights on the host, when all resources are open.
+    fn restrict(&mut self, chroot: Option<&str>) -> Result<(), Failure> {
         self.pv.store.keep_connection();
         self.keep_groups()?;
         if let Some(directory) = chroot {
@@ -326,11 +337,6 @@ impl Launcher {
     }
 }
 
-/// The first user of a guest's range.
-fn first_user(domid: u16) -> u32 {
-    FIRST_UID.saturating_add(u32::from(domid).saturating_mul(UIDS))
-}
-
 /// The user of a slot: `all` if all processes have one (dm_restrict), one of the guest's range if this process is root, else this
 /// process's own.
 fn ids(all: Option<Ids>, domid: u16, slot: Slot) -> Option<Ids> {
@@ -342,7 +348,7 @@ fn ids(all: Option<Ids>, domid: u16, slot: Slot) -> Option<Ids> {
     if uid != 0 {
         return Some(Ids { uid, gid });
     }
-    let id = first_user(domid).saturating_add(u32::from(slot));
+    let id = users(domid).first.saturating_add(u32::from(slot));
     Some(Ids { uid: id, gid: id })
 }
 

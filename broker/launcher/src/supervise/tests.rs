@@ -61,7 +61,7 @@ fn launcher() -> Launcher {
         name: "x".into(),
         vcpus: 1,
         online: 1,
-        mode: Mode::Sim,
+        mode: bulkhead_plan::Mode::Sim,
         level: Level::Kernel,
         devices: devices.map(|(slot, config)| DeviceSlot { slot, name: config.name(), config }).into(),
         chardevs: Vec::new(),

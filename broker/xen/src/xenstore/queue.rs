@@ -78,13 +78,14 @@ fn first_message(messages: &[u8]) -> &[u8] {
 }
 
 impl XenstoreQueue {
-    /// Opens a way to xenstored without waiting: its socket, or the kernel's device.
+    /// Opens a way to xenstored without waiting: its socket, or, where there is none, the kernel's device. A call through the device
+    /// waits for xenstored in the kernel, and cannot be interrupted; so it is no substitute for a socket whose xenstored has ended.
     ///
     /// # Errors
-    /// There is neither. The kind `WouldBlock`: xenstored accepts no connections now.
+    /// There is neither, or xenstored takes no connection. The kind `WouldBlock`: it accepts none now.
     pub fn open() -> Result<OwnedFd> {
         let why = match socket(None) {
-            Err(e) if e.source.kind() != std::io::ErrorKind::WouldBlock => e,
+            Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => e,
             other => return other,
         };
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/xenbus");

@@ -194,6 +194,30 @@ fn attempt_of(name: &str, fd: i32) -> u8 {
                 let (device, mut bits) = (libc::open(c"/dev/urandom".as_ptr(), libc::O_RDONLY), 0);
                 i64::from(libc::ioctl(device, ENTROPY, &raw mut bits))
             }
+            // NETLINK_KOBJECT_UEVENT: what root says there, udev believes.
+            "a netlink of another protocol" => i64::from(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 15)),
+            "routes' netlink" => i64::from(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
+            "connect by sending" => {
+                let address: libc::sockaddr_in = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as u16,
+                    sin_port: 1u16.to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+                    sin_zero: [0; 8],
+                };
+                let mut message: libc::msghdr = std::mem::zeroed();
+                message.msg_name = (&raw const address).cast_mut().cast();
+                message.msg_namelen = size_of_val(&address) as libc::socklen_t;
+                // On the socket that it has: the flag is looked at before anything else.
+                libc::sendmsg(3, &raw const message, libc::MSG_FASTOPEN) as i64
+            }
+            "send to a local address" => {
+                // The kernel's, on the one socket that it may make.
+                let (mut address, byte): (libc::sockaddr_nl, u8) = (std::mem::zeroed(), 0);
+                address.nl_family = libc::AF_NETLINK as u16;
+                let (at, len) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
+                let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0);
+                libc::sendto(socket, (&raw const byte).cast(), 1, libc::MSG_DONTWAIT, at, len) as i64
+            }
             "a pair of datagram sockets" => {
                 let mut pair: [libc::c_int; 2] = [0; 2];
                 i64::from(libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, pair.as_mut_ptr()))

@@ -119,6 +119,28 @@ fn each_thing_that_is_weaker_is_found_in_the_process_that_has_it() {
     assert!(status == Some(0) && silent, "an older launcher: {row}");
 }
 
+/// Each process has inherited the starter's filter. Without the starter each one had a filter too many.
+#[test]
+fn a_guest_whose_starter_has_ended_is_not_weaker() {
+    if !sees_filters() {
+        return eprintln!("this process does not see filters");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    let weak = Weak::start(dir.path(), "good", "30079");
+    let launcher = weak.0.id();
+    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+    let is_starter = |pid: &&str| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c == b"starter\0");
+    let starter = children.split_whitespace().find(is_starter).unwrap().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(starter).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    while std::fs::read(format!("/proc/{starter}/cmdline")).is_ok_and(|c| !c.is_empty()) {
+        std::thread::yield_now();
+    }
+    let (status, launcher, process, row) = audit("30079", true);
+    assert_eq!((status, launcher, process), (Some(0), vec![], vec![]), "{row}");
+}
+
 #[test]
 fn a_filter_of_another_role_is_found_by_its_contents_alone() {
     if !sees_filters() {
