@@ -82,8 +82,20 @@ struct Process {
     socket: OwnedFd,
     /// Waits in which it answers.
     patience: u32,
+    state: Cell<State>,
+}
+
+/// What the starter's process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It waits for its first packet; this process starts processes by itself.
+    Made,
+    /// It starts processes, and has not answered the first packet yet.
+    Begins,
+    /// It has.
+    Serves,
     /// It has exited, or has not answered and was killed.
-    lost: Cell<bool>,
+    Lost,
 }
 
 impl Starter {
@@ -103,12 +115,12 @@ impl Starter {
 
     /// The starter's pid, while there is one.
     pub fn pid(&self) -> Option<i32> {
-        self.process.get().filter(|p| !p.lost.get()).map(|p| p.spawned.pid)
+        self.handed_over().filter(|p| p.state.get() != State::Lost).map(|p| p.spawned.pid)
     }
 
     /// Whether there was a starter and is none any more: nothing can be started again.
     pub fn is_lost(&self) -> bool {
-        self.process.get().is_some_and(|p| p.lost.get())
+        self.handed_over().is_some_and(|p| p.state.get() == State::Lost)
     }
 
     /// Takes note that the starter has exited: its descriptor is readable.
@@ -121,7 +133,7 @@ impl Starter {
 
     /// Readable when the starter has exited.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.process.get().map(|p| p.spawned.pidfd.as_fd())
+        self.handed_over().map(|p| p.spawned.pidfd.as_fd())
     }
 
     /// Starts a process.
@@ -130,7 +142,7 @@ impl Starter {
     /// The step that failed.
     pub fn start(&self, order: Order<'_>) -> std::result::Result<Spawned, SpawnError> {
         let Order { role, socket, log, ids, outlives, file_size, group } = order;
-        let Some(process) = self.process.get() else {
+        let Some(process) = self.handed_over() else {
             let (executable, null) = (self.executable.as_fd(), self.null.as_fd());
             return crate::spawn(Spec { executable, role, socket, log, null, ids, outlives, file_size, group });
         };
@@ -157,12 +169,19 @@ impl Starter {
         }
     }
 
-    /// Starts the starter, which from now on starts all processes, each as one of these `users` if this process is root. Its parent is
-    /// this process, whose sockets' and files' `paths` it removes at the end, if they are still the same files.
+    /// The starter's process, if it starts processes.
+    fn handed_over(&self) -> Option<&Process> {
+        self.process.get().filter(|p| p.state.get() != State::Made)
+    }
+
+    /// Makes the starter's process, which does nothing before [`Self::hand_over`]. Its start goes on beside what this process does.
     ///
     /// # Errors
     /// The step that failed.
-    pub fn hand_over(&self, users: Users, paths: &[String]) -> std::result::Result<(), SpawnError> {
+    pub fn prepare(&self) -> std::result::Result<(), SpawnError> {
+        if self.process.get().is_some() {
+            return Ok(());
+        }
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|e| SpawnError::new("socketpair", e.into()))?;
@@ -178,18 +197,26 @@ impl Starter {
             file_size: None,
             group: None,
         })?;
-        let process = Process { spawned, socket: ours, patience: PATIENCE, lost: Cell::new(false) };
+        let process = Process { spawned, socket: ours, patience: PATIENCE, state: Cell::new(State::Made) };
+        self.process.set(process).map_err(|_| SpawnError::new("starter", ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Lets the starter start all processes from now on, each as one of these `users` if this process is root. Its parent is this
+    /// process, whose sockets' and files' `paths` it removes at the end, if they are still the same files.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn hand_over(&self, users: Users, paths: &[String]) -> std::result::Result<(), SpawnError> {
+        self.prepare()?;
+        let Some(process) = self.process.get() else { return Ok(()) };
         let mut begin = [&[BEGIN][..], &users.to_bytes()].concat();
         for path in paths {
             begin.extend(path.bytes().chain([0]));
         }
-        let done = process.ask(&begin, &[self.executable.as_fd(), self.null.as_fd()]);
-        match done.map(|(bytes, _)| Answer::from_bytes(&bytes)) {
-            Ok(Some(Answer::Done(_))) => {}
-            Ok(_) => return Err(SpawnError::new("starter", ErrorKind::InvalidData.into())),
-            Err(e) => return Err(SpawnError::new("starter", e)),
-        }
-        self.process.set(process).map_err(|_| SpawnError::new("starter", ErrorKind::AlreadyExists.into()))
+        send(&process.socket, &begin, &[self.executable.as_fd(), self.null.as_fd()])
+            .map_err(|e| SpawnError::new("starter", e))?;
+        process.state.set(State::Begins);
+        Ok(())
     }
 
     /// Opens a way to xenstored without waiting, if there is a starter to do it.
@@ -197,7 +224,7 @@ impl Starter {
     /// # Errors
     /// xenstored takes no connection, or the starter has ended.
     pub fn xenstored(&self) -> Option<Result<OwnedFd>> {
-        let process = self.process.get()?;
+        let process = self.handed_over()?;
         let opened = process.ask(&[XENSTORED], &[]).and_then(|(answer, fd)| match (Answer::from_bytes(&answer), fd) {
             (Some(Answer::Done(0)), Some(fd)) => Ok(fd),
             (Some(Answer::Failed { line, .. }), _) => Err(Error::other(line)),
@@ -208,7 +235,7 @@ impl Starter {
 
     /// Compares a process that was started with its profile; see [`verify::check`]. Returns the violations.
     pub fn check(&self, pid: i32, profile: &Profile, limits: OwnLimits) -> Vec<String> {
-        let Some(process) = self.process.get() else {
+        let Some(process) = self.handed_over() else {
             return match verify::observe(pid) {
                 Ok(observed) => verify::check(&observed, &self.own, profile, limits),
                 Err(e) => vec![format!("/proc/{pid}: {e}")],
@@ -228,7 +255,7 @@ impl Starter {
 
     /// A row of the process table; see [`verify::row`].
     pub fn row(&self, name: &str, role: &str, pid: i32, restarts: u32) -> ProcessRow {
-        let there = self.process.get().filter(|_| pid > 0).zip(RoleName::new(role));
+        let there = self.handed_over().filter(|_| pid > 0).zip(RoleName::new(role));
         let seen = there.and_then(|(process, role)| {
             let look = Look { pid, file_size: None, guest_memory: 0, role };
             let (answer, _) = process.ask(&look.to_bytes(DESCRIBE), &[]).ok()?;
@@ -252,14 +279,26 @@ impl Starter {
 impl Process {
     /// Sends a packet and waits for its answer. After an error there is no starter any more.
     fn ask(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Option<OwnedFd>)> {
-        if self.lost.get() {
+        if self.state.get() == State::Lost {
             return Err(Error::new(ErrorKind::BrokenPipe, "it has ended"));
         }
         self.exchange(packet, fds).inspect_err(|_| self.kill())
     }
 
     fn exchange(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Vec<u8>, Option<OwnedFd>)> {
+        if self.state.get() == State::Begins {
+            let (begun, _) = self.answer()?;
+            if Answer::from_bytes(&begun) != Some(Answer::Done(0)) {
+                return Err(ErrorKind::InvalidData.into());
+            }
+            self.state.set(State::Serves);
+        }
         send(&self.socket, packet, fds)?;
+        self.answer()
+    }
+
+    /// The answer to the packet that was sent.
+    fn answer(&self) -> Result<(Vec<u8>, Option<OwnedFd>)> {
         let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
         for waited in 1.. {
             match rustix::event::poll(&mut socket, Some(&WAIT)) {
@@ -281,7 +320,7 @@ impl Process {
     }
 
     fn kill(&self) {
-        self.lost.set(true);
+        self.state.set(State::Lost);
         let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
     }
 }

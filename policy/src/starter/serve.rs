@@ -25,7 +25,11 @@ pub fn serve(xenstored: fn() -> Result<OwnedFd>) -> Result<()> {
 pub(super) fn serve_over(socket: &OwnedFd, xenstored: fn() -> Result<OwnedFd>) -> Result<()> {
     // A terminal's signals are for the launcher, which ends this process.
     let _signals = end_signals()?;
-    let (packet, fds) = receive(socket, MOST)?;
+    let (packet, fds) = match receive(socket, MOST) {
+        // The launcher's start has failed, which it says itself.
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+        other => other?,
+    };
     let begun = packet.strip_prefix(&[BEGIN]).and_then(Users::from_bytes);
     let (Some((users, paths)), Ok([executable, null])) = (begun, <[OwnedFd; 2]>::try_from(fds)) else {
         return Err(ErrorKind::InvalidData.into());

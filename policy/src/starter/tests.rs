@@ -17,7 +17,7 @@ fn process(child: &Child, patience: u32) -> (Process, OwnedFd) {
     let pid = child.id() as i32;
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), rustix::process::PidfdFlags::empty()).unwrap();
     let (socket, far) = pair();
-    (Process { spawned: Spawned { pid, pidfd }, socket, patience, lost: Cell::new(false) }, far)
+    (Process { spawned: Spawned { pid, pidfd }, socket, patience, state: Cell::new(State::Serves) }, far)
 }
 
 fn sleeper() -> Child {

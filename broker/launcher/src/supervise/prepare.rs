@@ -47,7 +47,12 @@ impl Launcher {
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
             .map_err(system("/dev/null"))?;
+        policy::restrict::many_descriptors();
         let starter = Rc::new(Starter::new(executable::roles()?, null).map_err(system("/proc"))?);
+        if !restricted {
+            // It starts beside the rest of this. With dm_restrict it has to have the rights that are left at the end.
+            starter.prepare().map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
+        }
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system("epoll_create1"))?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN).map_err(system("epoll_ctl"))?;
         let mode = if machine.sim.is_some() { Mode::Sim } else { Mode::Xen };
