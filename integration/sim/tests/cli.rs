@@ -77,7 +77,7 @@ fn audit_finds_what_has_become_weaker_than_its_profile() {
     assert_eq!((all, weaker), (9, Vec::new()));
     // A launcher that has never entered its cage.
     let weak = bed.dir.path().join("bulkhead-dm");
-    std::fs::copy("/bin/sh", &weak).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", &weak).unwrap();
     let mut weak = Command::new(weak)
         .args(["-c", "read line", "-name", "weak", "-xen-domid", "77"])
         .stdin(Stdio::piped())

@@ -75,7 +75,7 @@ fn each_thing_that_is_weaker_is_found_in_the_process_that_has_it() {
         return eprintln!("only root's launchers are checked here");
     }
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
     let found = |thing: &str| {
         let weak = Weak::start(dir.path(), thing, "30077");
         let result = audit("30077", false);
@@ -126,7 +126,7 @@ fn a_guest_whose_starter_has_ended_is_not_weaker() {
         return eprintln!("this process does not see filters");
     }
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
     let weak = Weak::start(dir.path(), "good", "30079");
     let launcher = weak.0.id();
     let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
@@ -147,7 +147,7 @@ fn a_filter_of_another_role_is_found_by_its_contents_alone() {
         return eprintln!("this process does not see filters");
     }
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
     let weak = Weak::start(dir.path(), "good", "30078");
     let (status, launcher, process, _) = audit("30078", true);
     assert_eq!((status, launcher, process), (Some(0), vec![], vec![]));
