@@ -13,6 +13,7 @@ fn start(dir: &tempfile::TempDir, place: &str) -> Result<Sim, String> {
     {
         // A copy is busy as long as a process that another test starts holds its descriptor.
         let (from, to) = (beside.join(from), at(to));
+        let _ = std::fs::remove_file(&to);
         std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).unwrap();
     }
     std::fs::write(at("disk"), format!("{place} {}", " ".repeat(4096))).unwrap();
