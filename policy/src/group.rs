@@ -82,6 +82,22 @@ pub fn check_limits(group: &Path, limits: GroupLimits, controllers: &[String]) -
     wrong
 }
 
+/// `cpu.weight` of each guest's group, the kernel's default: guests share the CPUs equally. It is on the guest's group alone: each
+/// level costs every switch between processes time, and nice values tell the guest's own processes apart.
+pub const WEIGHT: &str = "100";
+
+/// Checks the weight of a guest's group. Returns the violation.
+pub fn check_weight(group: &Path, controllers: &[String]) -> Option<String> {
+    if !controllers.iter().any(|c| c == "cpu") {
+        return None;
+    }
+    match std::fs::read_to_string(group.join("cpu.weight")) {
+        Ok(text) if text.trim() == WEIGHT => None,
+        Ok(text) => Some(format!("cpu.weight of its control group is {:?}, not {WEIGHT}", text.trim())),
+        Err(e) => Some(format!("cpu.weight of its control group: {e}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +117,20 @@ mod tests {
         assert_eq!(limits("ide", Some(1 << 40), 0), own("ide") + CACHE);
         assert_eq!(limits("ide", Some(10 << 30), 2), own("ide") + CACHE + (20 << 30), "pages that stay");
         assert_eq!(limits("ide", Some(u64::MAX), u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn another_weight_is_a_violation() {
+        let dir = directory("weight");
+        let controllers = ["cpu".to_owned()];
+        let seen = || check_weight(&dir, &controllers);
+        assert!(seen().unwrap().starts_with("cpu.weight of its control group: "));
+        std::fs::write(dir.join("cpu.weight"), "100\n").unwrap();
+        assert_eq!(seen(), None);
+        std::fs::write(dir.join("cpu.weight"), "10000\n").unwrap();
+        assert_eq!(seen().unwrap(), "cpu.weight of its control group is \"10000\", not 100");
+        assert_eq!(check_weight(&dir, &["memory".to_owned()]), None, "a host without this controller");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     /// A directory for a test, empty.

@@ -112,6 +112,7 @@ fn audit(found: &Found, filters: bool) -> Result<Guests, Failure> {
     let mut weaker = verify::check_launcher(&launcher);
     if let Some(group) = group {
         weaker.extend(group::check_limits(Path::new(&group.path), limits(&group.limits), &group.controllers));
+        weaker.extend(group::check_weight(Path::new(&group.path), &group.controllers));
     }
     if filters {
         weaker.extend(compared(installed::check_launcher(found.launcher))?);
@@ -124,6 +125,9 @@ fn audit(found: &Found, filters: bool) -> Result<Guests, Failure> {
     // Each process has inherited the starter's filter and namespaces, or, before there is a starter, the launcher's.
     let starter = children.iter().copied().find(|pid| role_of(*pid) == STARTER);
     let own = starter.and_then(|pid| verify::observe(pid).ok()).unwrap_or_else(|| verify::before_closing(launcher));
+    if starter.is_none() {
+        unseen.push("a starter: there is none, and what dies stays dead".to_owned());
+    }
     if let Some(pid) = starter {
         let mut weaker = verify::check_starter(&own);
         if filters {

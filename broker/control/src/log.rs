@@ -1,6 +1,7 @@
 //! The guest's log: the lines that every process writes to its pipe, limited in rate and total size.
 use bulkhead_plan::LOG_SIZE;
 use rustix::fd::OwnedFd;
+use rustix::fs::FileType;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncReadExt as _;
@@ -72,10 +73,13 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// The file for the lines of this number of processes.
+    /// The file for the lines of this number of processes. They share what earlier lives of control have left of it.
     pub(crate) fn new(fd: OwnedFd, processes: usize) -> Arc<Self> {
         let processes = (processes as u64).max(1);
-        Arc::new(Self { fd, recent: Recent::new(processes), share: LOG_SIZE.div_euclid(processes) })
+        let regular = |s: &rustix::fs::Stat| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile;
+        let written = rustix::fs::fstat(&fd).ok().filter(regular).map_or(0, |s| s.st_size.unsigned_abs());
+        let share = LOG_SIZE.saturating_sub(written).div_euclid(processes);
+        Arc::new(Self { fd, recent: Recent::new(processes), share })
     }
 
     /// The last lines, shared with this file.
@@ -193,6 +197,19 @@ mod tests {
         let last = file.recent().last(1000);
         assert!(last.contains(&"ide: a disk that fails".to_owned()) && last.last().unwrap() == "serial0: more");
         assert!(last.iter().map(String::len).sum::<usize>() <= KEPT as usize / 8 * 2);
+    }
+
+    /// Each life of control began to count anew, and a guest can let control be started again.
+    #[test]
+    fn the_next_life_of_control_has_what_the_last_one_has_left() {
+        let (file, text) = file(4);
+        let mut share = Share::new("ide".into(), file.clone());
+        for _ in 0..10_000 {
+            share.line(&[b'x'; LINE]);
+        }
+        let written = text().len() as u64;
+        let next = LogFile::new(rustix::io::dup(&file.fd).unwrap(), 4);
+        assert_eq!(next.share, (LOG_SIZE - written) / 4);
     }
 
     /// The last lines were one list, in which a noisy process pushed the others' out.

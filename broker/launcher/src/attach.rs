@@ -2,6 +2,7 @@
 //! frame buffer, file-backed disks). If the domain has a PV device of a kind that Bulkhead does not serve, the host's QEMU serves
 //! them all, and this program only watches the domain. It reports the guest crashed when the stub domain dies. Nobody else does,
 //! and the guest would wait for ever.
+use crate::errors::Code;
 use crate::failure::{Failure, system};
 use crate::nodes::{Nodes, Seen};
 use crate::pv;
@@ -62,10 +63,9 @@ impl Watch {
             Err(e) => return Err(e),
         };
         let mut watches = Vec::new();
-        if let Some(guest) = guest {
+        if guest.is_some() {
             watches.push(("@releaseDomain".to_owned(), DOMAINS));
             watches.push((format!("/local/domain/{domid}/console/vnc-port"), VNC));
-            crate::log::say(&format!("if stub domain {domid} dies, guest {guest} is reported crashed"));
         }
         for domid in guest.into_iter().chain([domid]) {
             watches.push((format!("/local/domain/0/backend/qdisk/{domid}"), DISKS));
@@ -79,6 +79,12 @@ impl Watch {
     #[cfg(test)]
     pub(crate) fn of(domid: u16, guest: Option<u16>) -> Self {
         Self { domid, guest, shown: false }
+    }
+
+    /// A line for the log, if the domain is a stub domain.
+    pub(crate) fn shown(&self) -> Option<String> {
+        let line = |guest| format!("if stub domain {} dies, guest {guest} is reported crashed", self.domid);
+        self.guest.map(line)
     }
 
     /// Whether the domain is a stub domain.
@@ -170,14 +176,26 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let (pid, pidfd) = bulkhead_policy::start_attached(qemu, arguments)
         .map_err(|source| Failure::File { path: qemu.into(), source })?;
     crate::log::say(&format!("PV back ends are served by {qemu} (pid {pid})"));
+    watched.iter().filter_map(Watch::shown).for_each(|line| crate::log::say(&line));
     // QEMU is the host's and has no cage. This process only watches from here on; its starter starts nothing, and connects to xenstored.
     let reach = Reach { written: vec!["/dev/xen".into()], made: Vec::new() };
     bulkhead_policy::enter_cage(false).map_err(Failure::Cage)?;
     let handed_over = starter.hand_over(users(domid.unwrap_or_default()), &[]);
     handed_over.map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
-    bulkhead_policy::close_cage(false, Some(&reach)).map_err(Failure::Cage)?;
-    let mut served = true;
+    let abi = bulkhead_policy::close_cage(false, Some(&reach)).map_err(Failure::Cage)?;
+    if let Some(missing) = bulkhead_policy::not_confined(abi) {
+        crate::log::say(&format!(
+            "sandbox of the launcher: this kernel's Landlock (ABI {abi}) does not keep it from {missing}"
+        ));
+    }
+    let (mut served, mut connects) = (true, true);
     loop {
+        if connects && starter_has_exited(&starter) {
+            connects = false;
+            starter.exited();
+            store.keep_connection();
+            crate::log::say(&Code::Starter.line("the process that connects to xenstored has ended"));
+        }
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
         let connection = store.fd().filter(|_| watched.is_some());
         polled.extend(connection.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
@@ -241,6 +259,13 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     }
     starter.end();
     Ok(())
+}
+
+/// Whether the starter has exited. It is looked at when something else happens: nothing is lost before it is needed.
+fn starter_has_exited(starter: &Starter) -> bool {
+    let Some(pidfd) = starter.pidfd() else { return true };
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&now)), Ok(1..))
 }
 
 /// Time of a tick, while xenstored owes an answer.

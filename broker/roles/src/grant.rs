@@ -14,6 +14,7 @@ use bulkhead_plan::pv_calls::{GrantCall, GrantReply};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
 use bulkhead_runtime::Resources;
 use bulkhead_xen::{Gntdev, GrantPiece, Mapping, XenError};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{RecvFlags, SendFlags};
 use std::collections::HashMap;
@@ -187,7 +188,11 @@ impl Caller {
             let Ok((n, _)) = rustix::net::recv(socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) else {
                 return false;
             };
-            let Some((serial, call)) = packet.get(..n).and_then(<[u8]>::split_first) else { return false };
+            if n == 0 && has_hung_up(socket) {
+                return false;
+            }
+            // An empty packet is a call, too.
+            let (serial, call) = packet.get(..n).and_then(<[u8]>::split_first).unwrap_or((&0, &[]));
             let call = GrantCall::from_bytes(call);
             let copied = if let Some(GrantCall::Copy { pieces, .. }) = &call { pieces.len() } else { 0 };
             budget = budget.saturating_sub(copied.max(1));
@@ -211,6 +216,13 @@ impl Caller {
         }
         true
     }
+}
+
+/// Whether the other end is closed: an end reads like an empty packet.
+fn has_hung_up(socket: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_err() || polled.iter().any(|p| p.revents().contains(PollFlags::HUP))
 }
 
 /// The process `grant`: it maps granted pages for the back ends that are its callers.
@@ -458,6 +470,29 @@ mod tests {
         assert_eq!(bed.name(1, 1), GrantReply::Done(0));
         bed.begin_life(0);
         assert_eq!(bed.name(0, 1), GrantReply::Done(0));
+    }
+
+    /// An empty packet was no call: it was read without end and counted nowhere.
+    #[test]
+    fn empty_packets_are_calls_and_the_end_of_a_back_end_is_none() {
+        let mut bed = Bed::new(false);
+        for _ in 0..CALLS * 2 {
+            if rustix::net::send(&bed.sockets[0], &[], SendFlags::DONTWAIT).is_err() {
+                bed.grant.poll(Ready::Fd(0), &mut bed.cx);
+            }
+        }
+        while bed.cx.take_again() {
+            bed.grant.poll(Ready::Again, &mut bed.cx);
+        }
+        bed.grant.poll(Ready::Fd(0), &mut bed.cx);
+        assert_eq!(bed.cx.overruns, [5]);
+        let mut bed = Bed::new(false);
+        use rustix::net::{AddressFamily, SocketFlags, SocketType};
+        let (other, _) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        drop(std::mem::replace(&mut bed.sockets[0], other));
+        bed.grant.poll(Ready::Fd(0), &mut bed.cx);
+        assert!(!bed.cx.take_again() && bed.cx.overruns.is_empty());
     }
 
     #[test]

@@ -15,6 +15,7 @@ complete() { roles "$1" | cmp -s - "/run/$1.roles"; }
 # fault NAME WHAT [ROLE]: lets it happen to the guest NAME.
 fault() {
     p_=$(pids "$1" "${3:-none}" | tail -n 1)
+    [ -z "${3:-}" ] || [ "$p_" ] || { echo "there is no $3"; return 1; }
     case $2 in
         kill) kill -KILL "$p_"; case $3 in control) outcome "control ends or stops in its start";; *) outcome "a device's process ends, or breaks a rule and is killed";; esac;;
         stop) dice 2500; kill -STOP "$p_"; usleep $((dice_ * 1000)); kill -CONT "$p_"; outcome "it is late by less, or no access waits for it";;
@@ -23,7 +24,7 @@ fault() {
             ! await 20 sh -c "! kill -0 $p_" || outcome "it does not answer an access in 5 s"
             kill -CONT "$p_" 2>/dev/null;;
         restart) bulkhead restart "$1" "$3"; outcome "a device's process ends, or breaks a rule and is killed";;
-        xenstored) dice 6; kill -STOP "$(pidof xenstored)"; usleep $((dice_ * 1000000 + 200000)); kill -CONT "$(pidof xenstored)"; outcome "it is late by less, or no access waits for it";;
+        xenstored) dice 6; kill -STOP "$(pidof xenstored)"; usleep $((dice_ * 1000000 + 200000)); kill -CONT "$(pidof xenstored)"; outcome "xenstored is silent";;
         full)
             before_=$(grep -c GUEST-TRIES "/run/$1.out")
             dd if=/dev/zero of=/run/room/filler bs=64k 2>/dev/null

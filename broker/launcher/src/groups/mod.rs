@@ -20,9 +20,6 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "bulkhead-";
 /// The controllers that are used, as far as the host has them.
 pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
-/// The guest's weight among other guests, the kernel's default. It is on the guest's group alone: each level costs every switch
-/// between processes time, and nice values tell the guest's own processes apart.
-const WEIGHT: &str = "100";
 /// Attempts to make and lock the guest's group: another launcher may remove it between the two.
 const ATTEMPTS: usize = 10;
 
@@ -75,7 +72,7 @@ impl Groups {
             enable(&groups.guest, name).map_err(fail(&groups.guest))?;
         }
         if groups.has("cpu") {
-            write(&groups.guest, "cpu.weight", WEIGHT).map_err(fail(&groups.guest))?;
+            write(&groups.guest, "cpu.weight", bulkhead_policy::group::WEIGHT).map_err(fail(&groups.guest))?;
         }
         Ok(groups)
     }

@@ -267,6 +267,7 @@ impl Launcher {
         let Some(state) = self.slots.get_mut(slot).filter(|s| xenstore_of(s).is_some()) else { return true };
         if self.manner.restricted || self.spawner.starter.is_lost() {
             // The same connection serves the next process. Without the starter there is none, and the start counts as a death.
+            state.await_xenstore(false);
             return true;
         }
         let stream = (self.xen.open_stream)();

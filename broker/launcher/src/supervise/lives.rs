@@ -395,7 +395,7 @@ impl Launcher {
             // xenstored has ended or has ended the connection; no process can work with it.
             state.excuse();
         }
-        let hopeless = lost && self.manner.restricted;
+        let hopeless = lost && (self.manner.restricted || self.spawner.starter.is_lost());
         let restart = !unplugged && !hopeless && state.allow_restart();
         // A back end's state is one number, which it checks; without it a guest loses its disk.
         let innocent = state.kind.back_end.is_some() || cause.reason.as_ref().is_some_and(KillReason::is_wanted);
@@ -439,7 +439,9 @@ impl Launcher {
             self.start_later(number);
         } else if hopeless {
             let name = self.slots.get(number).map(|s| s.name.clone()).unwrap_or_default();
-            say(&format!("{name}: xenstored has ended its connection, and dm_restrict forbids another one"));
+            let why =
+                if self.manner.restricted { "dm_restrict forbids another one" } else { "nobody can make another one" };
+            say(&format!("{name}: xenstored has ended its connection, and {why}"));
         } else if unplugged && gives_up {
             self.finish_disk_removal(number);
         } else if unplugged {

@@ -202,7 +202,8 @@ impl Launcher {
         let reach = (!self.manner.restricted).then(|| self.reach(writable));
         let abi = policy::close_cage(self.manner.stubdom, reach.as_ref()).map_err(Failure::Cage)?;
         if let Some(missing) = reach.and(policy::not_confined(abi)) {
-            say(&format!(
+            // An error of the start comes before it.
+            self.shown.push(format!(
                 "sandbox of the launcher: this kernel's Landlock (ABI {abi}) does not keep it from {missing}"
             ));
         }
@@ -210,7 +211,7 @@ impl Launcher {
     }
 
     /// The files that this process reaches while the guest runs.
-    fn reach(&self, writable: &Writable) -> Reach {
+    pub(super) fn reach(&self, writable: &Writable) -> Reach {
         // A stub domain's files are its own, and it makes control groups.
         if self.manner.stubdom {
             let written = ["/dev", "/proc", "/sys"].map(PathBuf::from).into();
@@ -247,7 +248,10 @@ impl Launcher {
             return Ok(());
         }
         match Watch::new(self.plan.domid, &mut self.pv.store) {
-            Ok(watch) => self.pv.watched = Some(watch),
+            Ok(watch) => {
+                self.shown.extend(watch.shown());
+                self.pv.watched = Some(watch);
+            }
             Err(e) if self.manner.attach => return Err(Failure::Watch(e)),
             // The machine does not need disks that are added later, nor an answer to drivers that come before they unplug.
             Err(e) => say(&format!("disks that come later will not be served: {e}")),

@@ -4,18 +4,19 @@ mod xenstored;
 use super::disk_changes::DiskChanges;
 use super::*;
 use crate::callers::Served;
-use crate::machine::images::ImageRules;
+use crate::machine::images::{ImageRules, Writable};
 use crate::phase::{Late, START_TICKS};
 use crate::resource::{ReceiveFault, Resource};
 use crate::slot::Life;
 use bulkhead_bus::WhenFull;
-use bulkhead_plan::{Ask, BROKER, DeviceConfig, DeviceSlot, FromProcess, kind};
+use bulkhead_plan::{Ask, BROKER, DeviceConfig, DeviceSlot, FdUse, FromProcess, kind};
 use bulkhead_policy::{Ids, Spawned};
 use bulkhead_xen::XenstoreQueue;
 use rustix::event::epoll::{CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use xenstored::{connect, open_stream};
 
@@ -155,6 +156,38 @@ impl Drop for Launcher {
 }
 
 /// A process that was started while the machine ran had no time limit: its device was away for ever.
+/// Landlock's rules come from here: the directory of an image that is written, and nothing of one that is read or has no name any more.
+#[test]
+fn the_launcher_reaches_the_directories_of_the_images_that_it_writes_and_no_others() {
+    let all = std::env::temp_dir().join(format!("bulkhead-reach-{}", std::process::id()));
+    std::fs::create_dir_all(&all).unwrap();
+    let dir = |name: &str| all.join(name);
+    let image = |name: &str, write: bool| {
+        std::fs::create_dir(dir(name)).unwrap();
+        std::fs::write(dir(name).join("image"), "").unwrap();
+        let open = std::fs::File::options().read(true).write(write).open(dir(name).join("image")).unwrap();
+        (FdUse::Drive(bulkhead_plan::DriveId::PV), OwnedFd::from(open))
+    };
+    let kept = vec![image("written", true), image("read", false), image("removed", true)];
+    std::fs::remove_file(dir("removed").join("image")).unwrap();
+    let mut launcher = launcher();
+    launcher.plan.dump_dir = Some(dir("pictures").display().to_string());
+    launcher.slots.get_mut(QDISK).unwrap().kept = kept;
+    let always = ["/dev/null", "/dev/xen", "/proc/irq"].map(PathBuf::from);
+    let sorted = |more: &[PathBuf]| {
+        let mut all = [&always, more].concat();
+        all.sort();
+        all
+    };
+    let reach = launcher.reach(&Writable::default());
+    assert_eq!(reach.written, sorted(&[dir("written")]));
+    assert_eq!(reach.made, [dir("pictures")]);
+    let named = launcher.reach(&Writable::Directories(vec!["/srv/images".into()]));
+    assert_eq!(named.written, sorted(&["/srv/images".into(), dir("written")]));
+    assert_eq!(launcher.reach(&Writable::Any).written, sorted(&["/".into()]));
+    std::fs::remove_dir_all(&all).unwrap();
+}
+
 #[test]
 fn a_process_that_stops_in_a_phase_of_its_start_is_killed_and_started_again() {
     for (slot, phase, late) in [

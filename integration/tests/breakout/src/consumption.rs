@@ -73,6 +73,9 @@ const PROGRAM: u64 = 4 << 20;
 const PIPE: u64 = 64 << 10;
 /// Event channels that libxl lets a guest have (xl.cfg, `max_event_channels`), and so the most that can be bound to it.
 const GUESTS_EVENT_CHANNELS: u64 = 1023;
+/// How many times slower accesses become beside a process that spins, or rings without a pause, on the same CPU. Half of it is fair;
+/// the rest is for wake-ups, and for the bed's emulator.
+const SLOWER: u64 = 8;
 /// Longest line of the log, with the process's name; the last one may go beyond the share.
 const LINE: u64 = 1100;
 
@@ -83,8 +86,8 @@ pub enum Bound {
     Bytes(u64),
     /// So many.
     Count(u64),
-    /// It can take as much as it likes, but this goes on.
-    GoesOn(&'static str),
+    /// It can take as much as it likes, but this goes on, so many times slower at most; 0: it is no rate.
+    GoesOn(&'static str, u64),
     /// There is no bound. The text says why.
     Unbounded(&'static str),
 }
@@ -94,7 +97,8 @@ impl Bound {
     pub fn holds(self, amount: u64) -> bool {
         match self {
             Self::Bytes(most) | Self::Count(most) => amount <= most,
-            Self::GoesOn(_) | Self::Unbounded(_) => true,
+            Self::GoesOn(_, slower) => slower == 0 || amount <= slower,
+            Self::Unbounded(_) => true,
         }
     }
 
@@ -102,7 +106,7 @@ impl Bound {
     pub fn most(self) -> u64 {
         match self {
             Self::Bytes(most) | Self::Count(most) => most,
-            Self::GoesOn(_) | Self::Unbounded(_) => 0,
+            Self::GoesOn(..) | Self::Unbounded(_) => 0,
         }
     }
 }
@@ -121,7 +125,8 @@ impl std::fmt::Display for Bound {
         match self {
             Self::Bytes(n) => f.write_str(&bytes(*n)),
             Self::Count(n) => write!(f, "{n}"),
-            Self::GoesOn(what) => f.write_str(what),
+            Self::GoesOn(what, 0) => f.write_str(what),
+            Self::GoesOn(what, slower) => write!(f, "{what}, {slower} times slower at most"),
             Self::Unbounded(why) => write!(f, "**none**: {why}"),
         }
     }
@@ -154,9 +159,9 @@ pub fn bound(profile: &Profile, kind: &Kind, resource: Resource, place: Place) -
             Bound::Unbounded("the rules on the interface look at frames and do not count them")
         }
         Resource::Frames => Bound::Count(0),
-        Resource::Processor => Bound::GoesOn("another guest's accesses go on"),
-        Resource::Broker => Bound::GoesOn("accesses go on"),
-        Resource::Launcher => Bound::GoesOn("processes are started again"),
+        Resource::Processor => Bound::GoesOn("another guest's accesses go on", SLOWER),
+        Resource::Broker => Bound::GoesOn("accesses go on", SLOWER),
+        Resource::Launcher => Bound::GoesOn("processes are started again", 0),
     }
 }
 
@@ -178,7 +183,8 @@ mod tests {
                     let most = match bound {
                         Bound::Bytes(n) => n <= 384 << 20,
                         Bound::Count(n) => n <= 8192,
-                        Bound::GoesOn(_) | Bound::Unbounded(_) => true,
+                        Bound::GoesOn(_, slower) => slower <= 8,
+                        Bound::Unbounded(_) => true,
                     };
                     assert!(most, "{}, {name}: {bound}", profile.role);
                 }
@@ -205,6 +211,7 @@ mod tests {
     #[test]
     fn amounts_are_said_in_words() {
         assert_eq!([0, 1, 65536, 3 << 19].map(bytes), ["0", "1 KiB", "64 KiB", "1.5 MiB"]);
-        assert!(Bound::Count(3).holds(3) && !Bound::Count(3).holds(4) && Bound::GoesOn("x").holds(9));
+        assert!(Bound::Count(3).holds(3) && !Bound::Count(3).holds(4) && Bound::GoesOn("x", 0).holds(9));
+        assert!(Bound::GoesOn("x", 8).holds(8) && !Bound::GoesOn("x", 8).holds(9));
     }
 }

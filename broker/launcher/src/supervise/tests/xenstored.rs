@@ -131,6 +131,31 @@ fn with_dm_restrict_the_connection_is_kept_and_its_loss_is_final() {
     assert_eq!(launcher.slots.phase(XENBUS), Some(Phase::Dead));
 }
 
+/// Nobody makes another connection. The process was started again once a second for ever, and no start was counted.
+#[test]
+fn without_a_starter_the_loss_of_a_connection_is_final() {
+    for waits in [false, true] {
+        let mut launcher = with_xenbus();
+        let _socket = lives(&mut launcher, XENBUS, Phase::Running);
+        if waits {
+            // It waits for xenstored already when the starter ends.
+            TAKES.set(false);
+            xenstored_ends(&launcher);
+            assert!(!dies(&mut launcher));
+            TAKES.set(true);
+        }
+        launcher.spawner.starter.lose();
+        if !waits {
+            xenstored_ends(&launcher);
+            assert!(!dies(&mut launcher));
+        }
+        for _ in 0..100 {
+            ticks(&mut launcher, 10);
+        }
+        assert_eq!(launcher.slots.phase(XENBUS), Some(Phase::Dead), "{waits}");
+    }
+}
+
 /// The nodes of a disk of the machine's domain.
 fn disk(fake: &mut FakeXenstored, devid: u32, front: &str) {
     let back = format!("/local/domain/0/backend/qdisk/1/{devid}");

@@ -117,11 +117,8 @@ fn every_answer_names_what_there_is() {
 
 #[test]
 fn the_processes_of_the_table_are_the_roles() {
-    let roles: BTreeSet<&str> = PROFILES.iter().map(|profile| profile.role).chain(["launcher"]).collect();
-    let table = table();
-    for process in table.exposes.keys() {
-        assert!(roles.contains(process.as_str()), "{process}");
-    }
+    let roles: BTreeSet<&str> = PROFILES.iter().map(|profile| profile.role).chain(["launcher", "starter"]).collect();
+    assert_eq!(table().exposes.keys().map(String::as_str).collect::<BTreeSet<_>>(), roles);
 }
 
 #[test]

@@ -141,9 +141,11 @@ fn judge(table: &mut Table, profile: &Profile, resource: Resource, amount: u64) 
     match (resource, table.bound(profile, resource)?) {
         // Who reaches it through another process, or has a descriptor of its own, is measured with a running guest; by itself nobody
         // gets anything.
-        (Resource::Grants, Bound::Count(1..)) | (Resource::Frames, Bound::Unbounded(_)) if amount == 0 => Ok(()),
-        (Resource::Frames, Bound::Count(_)) => {
-            table.cell(profile, Resource::Frames, amount, "")?;
+        (Resource::Grants, Bound::Count(1..)) if amount == 0 => Ok(()),
+        (Resource::Frames, frames) => {
+            if amount > 0 || matches!(frames, Bound::Count(_)) {
+                table.cell(profile, Resource::Frames, amount, "")?;
+            }
             match table.bound(profile, Resource::Nodes)? {
                 Bound::Count(0) => table.cell(profile, Resource::Nodes, amount, ""),
                 _ => Ok(()),

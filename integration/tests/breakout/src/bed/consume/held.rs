@@ -341,8 +341,10 @@ impl Machine {
         schedule_as(process.pid, hostile.pid())?;
         let beside = rate(self.other, Some(&hostile))?;
         hostile.end()?;
-        let text = format!("{alone:.0} a second, beside it {beside:.0}: factor {:.1}", alone / beside.max(1.0));
-        self.table.say(process.profile, Resource::Processor, &text, beside > 0.0)
+        let factor = alone / beside.max(0.01);
+        let text = format!("{alone:.0} a second, beside it {beside:.0}: factor {factor:.1}");
+        let good = self.table.bound(process.profile, Resource::Processor)?.holds(factor.ceil() as u64);
+        self.table.say(process.profile, Resource::Processor, &text, good)
     }
 
     fn bells(&mut self, process: &Process) -> Done {
@@ -360,8 +362,10 @@ impl Machine {
         let killed = self.processes()?.iter().all(|p| p.pid != process.pid);
         self.await_process(&process.role, if killed { process.pid } else { 0 })?;
         let killed = if killed { "; it was killed" } else { "" };
-        let text = format!("{quiet:.0} a second, while it rings {ringing:.0}{killed}");
-        self.table.say(process.profile, Resource::Broker, &text, true)
+        let factor = quiet / ringing.max(0.01);
+        let text = format!("{quiet:.0} a second, while it rings {ringing:.0}: factor {factor:.1}{killed}");
+        let good = self.table.bound(process.profile, Resource::Broker)?.holds(factor.ceil() as u64);
+        self.table.say(process.profile, Resource::Broker, &text, good)
     }
 
     /// The file that the launcher's own lines go to.
