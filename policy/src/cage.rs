@@ -62,15 +62,16 @@ pub fn close_cage(stubdom: bool, reach: Option<&Reach>) -> Result<i32, SandboxEr
     Ok(abi)
 }
 
-/// What a closed cage with a reach does not keep the launcher from on a kernel with this ABI of Landlock; `None`: from nothing.
-/// <https://docs.kernel.org/userspace-api/landlock.html>, "Previous limitations".
-pub fn not_confined(abi: i32) -> Option<&'static str> {
-    match abi {
-        ..=0 => Some("writing to every file"),
-        1..=2 => Some("truncating every file, and calling every device's ioctl"),
-        3..=4 => Some("calling every device's ioctl"),
-        _ => None,
-    }
+/// A line about what a closed cage with a reach does not keep the launcher from on a kernel with this ABI of Landlock; `None`: from
+/// nothing. <https://docs.kernel.org/userspace-api/landlock.html>, "Previous limitations".
+pub fn not_confined(abi: i32) -> Option<String> {
+    let missing = match abi {
+        ..=0 => "writing to every file",
+        1..=2 => "truncating every file, and calling every device's ioctl",
+        3..=4 => "calling every device's ioctl",
+        _ => return None,
+    };
+    Some(format!("sandbox of the launcher: this kernel's Landlock (ABI {abi}) does not keep it from {missing}"))
 }
 
 /// Whether a system call was denied by a filter.

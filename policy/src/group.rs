@@ -86,16 +86,17 @@ pub fn check_limits(group: &Path, limits: GroupLimits, controllers: &[String]) -
 /// level costs every switch between processes time, and nice values tell the guest's own processes apart.
 pub const WEIGHT: &str = "100";
 
-/// Checks the weight of a guest's group. Returns the violation.
-pub fn check_weight(group: &Path, controllers: &[String]) -> Option<String> {
-    if !controllers.iter().any(|c| c == "cpu") {
-        return None;
+/// The same for a guest's group, which has a weight too.
+pub fn check_guest(group: &Path, limits: GroupLimits, controllers: &[String]) -> Vec<String> {
+    let mut wrong = check_limits(group, limits, controllers);
+    if controllers.iter().any(|c| c == "cpu") {
+        match std::fs::read_to_string(group.join("cpu.weight")) {
+            Ok(text) if text.trim() == WEIGHT => {}
+            Ok(text) => wrong.push(format!("cpu.weight of its control group is {:?}, not {WEIGHT}", text.trim())),
+            Err(e) => wrong.push(format!("cpu.weight of its control group: {e}")),
+        }
     }
-    match std::fs::read_to_string(group.join("cpu.weight")) {
-        Ok(text) if text.trim() == WEIGHT => None,
-        Ok(text) => Some(format!("cpu.weight of its control group is {:?}, not {WEIGHT}", text.trim())),
-        Err(e) => Some(format!("cpu.weight of its control group: {e}")),
-    }
+    wrong
 }
 
 #[cfg(test)]
@@ -123,13 +124,14 @@ mod tests {
     fn another_weight_is_a_violation() {
         let dir = directory("weight");
         let controllers = ["cpu".to_owned()];
-        let seen = || check_weight(&dir, &controllers);
-        assert!(seen().unwrap().starts_with("cpu.weight of its control group: "));
+        let limits = GroupLimits { memory: 1, tasks: 1 };
+        let seen = || check_guest(&dir, limits, &controllers);
+        assert!(seen()[0].starts_with("cpu.weight of its control group: "));
         std::fs::write(dir.join("cpu.weight"), "100\n").unwrap();
-        assert_eq!(seen(), None);
+        assert_eq!(seen(), Vec::<String>::new());
         std::fs::write(dir.join("cpu.weight"), "10000\n").unwrap();
-        assert_eq!(seen().unwrap(), "cpu.weight of its control group is \"10000\", not 100");
-        assert_eq!(check_weight(&dir, &["memory".to_owned()]), None, "a host without this controller");
+        assert_eq!(seen(), ["cpu.weight of its control group is \"10000\", not 100"]);
+        assert_eq!(check_guest(&dir, limits, &[]), Vec::<String>::new(), "a host without this controller");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

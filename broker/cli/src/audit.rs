@@ -111,8 +111,7 @@ fn audit(found: &Found, filters: bool) -> Result<Guests, Failure> {
     let group = promises.as_ref().and_then(|promises| promises.group.as_ref());
     let mut weaker = verify::check_launcher(&launcher);
     if let Some(group) = group {
-        weaker.extend(group::check_limits(Path::new(&group.path), limits(&group.limits), &group.controllers));
-        weaker.extend(group::check_weight(Path::new(&group.path), &group.controllers));
+        weaker.extend(group::check_guest(Path::new(&group.path), limits(&group.limits), &group.controllers));
     }
     if filters {
         weaker.extend(compared(installed::check_launcher(found.launcher))?);
@@ -126,7 +125,9 @@ fn audit(found: &Found, filters: bool) -> Result<Guests, Failure> {
     let starter = children.iter().copied().find(|pid| role_of(*pid) == STARTER);
     let own = starter.and_then(|pid| verify::observe(pid).ok()).unwrap_or_else(|| verify::before_closing(launcher));
     if starter.is_none() {
-        unseen.push("a starter: there is none, and what dies stays dead".to_owned());
+        unseen.push(
+            "the starter, which has not begun or has ended (BH-0503 in the log): then what dies stays dead".to_owned(),
+        );
     }
     if let Some(pid) = starter {
         let mut weaker = verify::check_starter(&own);

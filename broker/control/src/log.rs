@@ -1,7 +1,6 @@
 //! The guest's log: the lines that every process writes to its pipe, limited in rate and total size.
 use bulkhead_plan::LOG_SIZE;
 use rustix::fd::OwnedFd;
-use rustix::fs::FileType;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncReadExt as _;
@@ -73,12 +72,15 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// The file for the lines of this number of processes. They share what earlier lives of control have left of it.
-    pub(crate) fn new(fd: OwnedFd, processes: usize) -> Arc<Self> {
+    /// The file for the lines of this number of processes. They share what earlier lives of control have left of it; the file had
+    /// `begins` bytes before the guest.
+    pub(crate) fn new(fd: OwnedFd, processes: usize, begins: u64) -> Arc<Self> {
         let processes = (processes as u64).max(1);
-        let regular = |s: &rustix::fs::Stat| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile;
-        let written = rustix::fs::fstat(&fd).ok().filter(regular).map_or(0, |s| s.st_size.unsigned_abs());
+        let written = rustix::fs::fstat(&fd).map_or(0, |s| s.st_size.unsigned_abs().saturating_sub(begins));
         let share = LOG_SIZE.saturating_sub(written).div_euclid(processes);
+        if share == 0 {
+            let _ = rustix::io::write(&fd, b"control: the log is full; nothing more of any process is written\n");
+        }
         Arc::new(Self { fd, recent: Recent::new(processes), share })
     }
 
@@ -174,7 +176,7 @@ mod tests {
             rustix::io::pread(&copy, bytes.as_mut_slice(), 0).unwrap();
             String::from_utf8(bytes).unwrap()
         };
-        (LogFile::new(fd, processes), text)
+        (LogFile::new(fd, processes, 0), text)
     }
 
     /// XSA-180: a guest's lines filled dom0's disk. One total for all let a guest silence all other processes besides.
@@ -208,8 +210,14 @@ mod tests {
             share.line(&[b'x'; LINE]);
         }
         let written = text().len() as u64;
-        let next = LogFile::new(rustix::io::dup(&file.fd).unwrap(), 4);
-        assert_eq!(next.share, (LOG_SIZE - written) / 4);
+        let next = |begins| LogFile::new(rustix::io::dup(&file.fd).unwrap(), 4, begins).share;
+        assert_eq!(next(0), (LOG_SIZE - written) / 4);
+        // A toolstack may let a guest's log grow over its lives.
+        assert_eq!(next(written), LOG_SIZE / 4);
+        assert_eq!(next(written + 1), LOG_SIZE / 4, "the file was cut");
+        rustix::fs::ftruncate(&file.fd, LOG_SIZE).unwrap();
+        assert_eq!(next(0), 0);
+        assert!(text().contains("the log is full; nothing more of any process is written\n"));
     }
 
     /// The last lines were one list, in which a noisy process pushed the others' out.

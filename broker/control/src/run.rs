@@ -27,7 +27,7 @@ pub fn run() -> Result<(), StartError> {
     let bridge = process.fds.take(&FdUse::Sessions);
     let save = process.fds.take(&FdUse::SaveStream);
     let logs = process.fds.take_all(|u| if let FdUse::Log(slot) = u { Some(*slot) } else { None });
-    let file = LogFile::new(process.fds.require(&FdUse::LogFile)?, logs.len());
+    let file = LogFile::new(process.fds.require(&FdUse::LogFile)?, logs.len(), process.plan.log_begins);
     let report = process.confine()?;
     // tokio requires a non-blocking socket; no other process shares this end.
     rustix::io::ioctl_fionbio(&process.link, true)?;

@@ -183,11 +183,7 @@ pub fn run(qemu: &str, arguments: &[String]) -> Result<(), Failure> {
     let handed_over = starter.hand_over(users(domid.unwrap_or_default()), &[]);
     handed_over.map_err(|source| Failure::Spawn { name: "starter".into(), source })?;
     let abi = bulkhead_policy::close_cage(false, Some(&reach)).map_err(Failure::Cage)?;
-    if let Some(missing) = bulkhead_policy::not_confined(abi) {
-        crate::log::say(&format!(
-            "sandbox of the launcher: this kernel's Landlock (ABI {abi}) does not keep it from {missing}"
-        ));
-    }
+    bulkhead_policy::not_confined(abi).iter().for_each(|line| crate::log::say(line));
     let (mut served, mut connects) = (true, true);
     loop {
         if connects && starter_has_exited(&starter) {

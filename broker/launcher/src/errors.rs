@@ -150,8 +150,8 @@ pub const ERRORS: &[Entry] = &[
     ),
     entry(
         Code::Starter,
-        "The process that starts the others has ended: by the kernel's lack of memory, by somebody who killed it, or because it did not answer in 10 s. The guest goes on.",
-        "Start the guest again when it suits: until then a device whose process dies stays dead.",
+        "The starter has ended: by the kernel's lack of memory, by somebody who killed it, or because it did not answer in 10 s. The guest goes on.",
+        "Start the guest again when it suits. Until then a process that dies stays dead, and a lost connection to xenstored is not replaced; beside the host's QEMU the end of a stub domain is then not seen, and its guest waits.",
     ),
     entry(Code::Stubdom, "The stub domain could not be set up.", "See docs/operations.md, \"A stub domain\"."),
 ];

@@ -407,7 +407,7 @@ impl Launcher {
         self.spawner.starter.exited();
         // It connected to xenstored for this process.
         self.pv.store.keep_connection();
-        say(&Code::Starter.line("the process that starts processes has ended: one that dies now stays dead"));
+        say(&Code::Starter.line("the process that starts processes has ended: one that dies now stays dead, and no connection to xenstored is replaced"));
     }
 
     /// Waits for events once and handles them.

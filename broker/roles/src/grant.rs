@@ -175,14 +175,6 @@ impl Caller {
         }
     }
 
-    /// Ends a back end that makes too many calls.
-    fn overrun(&mut self, cx: &mut Context) {
-        tracing::error!("back end {} makes more calls than it may; it is ended", self.number);
-        self.ended = true;
-        self.overruns = self.overruns.saturating_add(1);
-        cx.overruns.push(self.number);
-    }
-
     /// Answers its calls. Returns whether more may be pending.
     fn serve(&mut self, cx: &mut Context) -> bool {
         if self.ended {
@@ -195,20 +187,19 @@ impl Caller {
             let Ok((n, _)) = rustix::net::recv(socket, packet.as_mut_slice(), RecvFlags::DONTWAIT) else {
                 return false;
             };
-            let Some((serial, call)) = packet.get(..n).and_then(<[u8]>::split_first) else {
-                // An empty packet, or the end of the socket: it costs a wake-up, as a call does.
-                if !self.allowance.take(cx.now()) {
-                    self.overrun(cx);
-                }
-                return false;
-            };
-            let call = GrantCall::from_bytes(call);
+            let parts = packet.get(..n).and_then(<[u8]>::split_first);
+            let call = parts.and_then(|(_, call)| GrantCall::from_bytes(call));
             let copied = if let Some(GrantCall::Copy { pieces, .. }) = &call { pieces.len() } else { 0 };
             budget = budget.saturating_sub(copied.max(1));
             if copied == 0 && !self.allowance.take(cx.now()) {
-                self.overrun(cx);
+                tracing::error!("back end {} makes more calls than it may; it is ended", self.number);
+                self.ended = true;
+                self.overruns = self.overruns.saturating_add(1);
+                cx.overruns.push(self.number);
                 return false;
             }
+            // An empty packet, which has cost a wake-up as a call does, or the end of the socket.
+            let Some((serial, _)) = parts else { return false };
             self.calls = self.calls.saturating_add(1);
             let reply = call.map_or(GrantReply::Failed, |call| self.carry_out(&call));
             if !matches!(reply, GrantReply::Done(_)) {
@@ -473,7 +464,7 @@ mod tests {
 
     /// An empty packet was no call: it was read without end and counted nowhere.
     #[test]
-    fn empty_packets_are_calls_and_the_end_of_a_back_end_is_none() {
+    fn empty_packets_are_calls_and_the_end_of_a_back_end_takes_one_turn() {
         let mut bed = Bed::new(false);
         for _ in 0..CALLS * 2 {
             let _ = rustix::net::send(&bed.sockets[0], &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

@@ -294,7 +294,7 @@ fn a_guest_goes_on_without_the_starter() {
     let mut sim = machine(&dir);
     let starter = rustix::process::Pid::from_raw(sim.starter().unwrap()).unwrap();
     rustix::process::kill_process(starter, rustix::process::Signal::KILL).unwrap();
-    sim.await_log("the process that starts processes has ended").unwrap();
+    sim.await_log("BH-0503").unwrap();
     let all = sim.processes();
     sim.kill("vga").unwrap();
     sim.await_log("vga: died too often; it stays dead").unwrap();
@@ -315,7 +315,7 @@ fn a_starter_that_is_stopped_holds_the_launcher_up_once() {
     sim.kill("vga").unwrap();
     // The launcher waits for it; the guest does not wait for the launcher.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !sim.log().contains("the process that starts processes has ended") {
+    while !sim.log().contains("BH-0503") {
         assert!(std::time::Instant::now() < end, "{}", sim.log());
         assert_eq!(sim.port_read(0x64, 1).unwrap() & 4, 4);
     }

@@ -123,21 +123,7 @@ impl Starter {
         self.handed_over().is_some_and(|p| p.state.get() == State::Lost)
     }
 
-    /// A starter that has ended, for tests of who uses it.
-    ///
-    /// # Panics
-    /// No process can be made.
-    #[doc(hidden)]
-    #[expect(clippy::expect_used, reason = "for tests")]
-    pub fn lose(&self) {
-        self.prepare().expect("a process");
-        if let Some(process) = self.process.get() {
-            process.kill();
-            process.wait();
-        }
-    }
-
-    /// Takes note that the starter has exited: its descriptor is readable.
+    /// Takes note that the starter has exited: its descriptor is readable. One that has not is ended.
     pub fn exited(&self) {
         if let Some(process) = self.process.get() {
             process.kill();

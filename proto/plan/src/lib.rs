@@ -99,4 +99,6 @@ pub struct MachinePlan {
     pub stopped: bool,
     /// The guest's directory for screenshots that QMP names; `None` in a stub domain and with dm_restrict.
     pub dump_dir: Option<String>,
+    /// Bytes that the guest's log file had before the guest.
+    pub log_begins: u64,
 }

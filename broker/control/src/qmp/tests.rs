@@ -34,6 +34,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
             chardevs: vec![("serial0".into(), "pty:/dev/pts/3".into())],
             stopped,
             dump_dir: Some("/var/lib/bulkhead/dump".into()),
+            log_begins: 0,
         },
         clients: Clients::default(),
         launcher: LauncherClient::new(Arc::new(Link::new(link))),

@@ -132,6 +132,7 @@ impl Launcher {
             stopped: machine.stopped,
             // With dm_restrict no file can be made after the start.
             dump_dir: (stubdom.is_none() && !restricted).then(|| dumps::directory(&machine.name)),
+            log_begins: rustix::fs::fstat(rustix::stdio::stderr()).map_or(0, |s| s.st_size.unsigned_abs()),
         };
         let report = match &stubdom {
             // A stub domain's paths are relative to its own directory.
@@ -201,12 +202,8 @@ impl Launcher {
         // With dm_restrict this process has no right to give up.
         let reach = (!self.manner.restricted).then(|| self.reach(writable));
         let abi = policy::close_cage(self.manner.stubdom, reach.as_ref()).map_err(Failure::Cage)?;
-        if let Some(missing) = reach.and(policy::not_confined(abi)) {
-            // An error of the start comes before it.
-            self.shown.push(format!(
-                "sandbox of the launcher: this kernel's Landlock (ABI {abi}) does not keep it from {missing}"
-            ));
-        }
+        // An error of the start comes before it.
+        self.shown.extend(reach.and_then(|_| policy::not_confined(abi)));
         Ok(())
     }
 
@@ -254,7 +251,7 @@ impl Launcher {
             }
             Err(e) if self.manner.attach => return Err(Failure::Watch(e)),
             // The machine does not need disks that are added later, nor an answer to drivers that come before they unplug.
-            Err(e) => say(&format!("disks that come later will not be served: {e}")),
+            Err(e) => self.shown.push(format!("disks that come later will not be served: {e}")),
         }
         Ok(())
     }

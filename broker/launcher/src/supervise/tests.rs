@@ -68,6 +68,7 @@ fn launcher() -> Launcher {
         chardevs: Vec::new(),
         stopped: false,
         dump_dir: None,
+        log_begins: 0,
     };
     Launcher {
         plan,
@@ -155,7 +156,6 @@ impl Drop for Launcher {
     }
 }
 
-/// A process that was started while the machine ran had no time limit: its device was away for ever.
 /// Landlock's rules come from here: the directory of an image that is written, and nothing of one that is read or has no name any more.
 #[test]
 fn the_launcher_reaches_the_directories_of_the_images_that_it_writes_and_no_others() {
@@ -168,7 +168,9 @@ fn the_launcher_reaches_the_directories_of_the_images_that_it_writes_and_no_othe
         let open = std::fs::File::options().read(true).write(write).open(dir(name).join("image")).unwrap();
         (FdUse::Drive(bulkhead_plan::DriveId::PV), OwnedFd::from(open))
     };
-    let kept = vec![image("written", true), image("read", false), image("removed", true)];
+    // What a process has open for its output is no image.
+    let (_, log) = image("log", true);
+    let kept = vec![image("written", true), image("read", false), image("removed", true), (FdUse::LogFile, log)];
     std::fs::remove_file(dir("removed").join("image")).unwrap();
     let mut launcher = launcher();
     launcher.plan.dump_dir = Some(dir("pictures").display().to_string());
@@ -188,6 +190,7 @@ fn the_launcher_reaches_the_directories_of_the_images_that_it_writes_and_no_othe
     std::fs::remove_dir_all(&all).unwrap();
 }
 
+/// A process that was started while the machine ran had no time limit: its device was away for ever.
 #[test]
 fn a_process_that_stops_in_a_phase_of_its_start_is_killed_and_started_again() {
     for (slot, phase, late) in [

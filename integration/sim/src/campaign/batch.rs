@@ -114,7 +114,7 @@ impl Batch {
             }
             let left: Vec<_> = std::fs::read_dir(victim.sim.dir()).into_iter().flatten().flatten().collect();
             // The starter removes the socket's path; the launcher may not.
-            let starter = !victim.sim.log().contains("the process that starts processes has ended");
+            let starter = !victim.sim.log().contains("BH-0503");
             if starter && !left.is_empty() {
                 return Err(format!("files are left: {left:?}"));
             }

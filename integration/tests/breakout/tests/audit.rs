@@ -7,9 +7,15 @@ use std::process::{Child, Command, Stdio};
 /// A launcher with a process of which one thing is weaker.
 struct Weak(Child);
 
+/// A directory with the program by the name by which `audit` knows a launcher.
+fn with_launcher() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    dir
+}
+
 impl Weak {
     fn start(dir: &Path, thing: &str, domid: &str) -> Self {
-        // By its name `audit` knows a launcher.
         let program = dir.join("bulkhead-dm");
         let mut child = Command::new(program)
             .args(["-name", &format!("weak-{thing}"), "-xen-domid", domid])
@@ -74,8 +80,7 @@ fn each_thing_that_is_weaker_is_found_in_the_process_that_has_it() {
         // A launcher that is no root's has a process with its own user and groups.
         return eprintln!("only root's launchers are checked here");
     }
-    let dir = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    let dir = with_launcher();
     let found = |thing: &str| {
         let weak = Weak::start(dir.path(), thing, "30077");
         let result = audit("30077", false);
@@ -125,8 +130,7 @@ fn a_guest_whose_starter_has_ended_is_not_weaker() {
     if !sees_filters() {
         return eprintln!("this process does not see filters");
     }
-    let dir = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    let dir = with_launcher();
     let weak = Weak::start(dir.path(), "good", "30079");
     let launcher = weak.0.id();
     let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
@@ -139,6 +143,8 @@ fn a_guest_whose_starter_has_ended_is_not_weaker() {
     }
     let (status, launcher, process, row) = audit("30079", true);
     assert_eq!((status, launcher, process), (Some(0), vec![], vec![]), "{row}");
+    let unseen = row["not-compared"].as_array().unwrap();
+    assert!(unseen.iter().any(|u| u.as_str().unwrap().starts_with("the starter, which")), "{row}");
 }
 
 #[test]
@@ -146,8 +152,7 @@ fn a_filter_of_another_role_is_found_by_its_contents_alone() {
     if !sees_filters() {
         return eprintln!("this process does not see filters");
     }
-    let dir = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_bulkhead-weak"), dir.path().join("bulkhead-dm")).unwrap();
+    let dir = with_launcher();
     let weak = Weak::start(dir.path(), "good", "30078");
     let (status, launcher, process, _) = audit("30078", true);
     assert_eq!((status, launcher, process), (Some(0), vec![], vec![]));

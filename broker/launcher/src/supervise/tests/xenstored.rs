@@ -144,7 +144,8 @@ fn without_a_starter_the_loss_of_a_connection_is_final() {
             assert!(!dies(&mut launcher));
             TAKES.set(true);
         }
-        launcher.spawner.starter.lose();
+        launcher.spawner.starter.prepare().unwrap();
+        launcher.spawner.starter.exited();
         if !waits {
             xenstored_ends(&launcher);
             assert!(!dies(&mut launcher));

@@ -361,11 +361,14 @@ impl Machine {
         // It may have been given up.
         let killed = self.processes()?.iter().all(|p| p.pid != process.pid);
         self.await_process(&process.role, if killed { process.pid } else { 0 })?;
-        let killed = if killed { "; it was killed" } else { "" };
+        // One window of a busy host says little.
+        let quiet = quiet.min(rate(self.domid, None)?);
         let factor = quiet / ringing.max(0.01);
-        let text = format!("{quiet:.0} a second, while it rings {ringing:.0}: factor {factor:.1}{killed}");
-        let good = self.table.bound(process.profile, Resource::Broker)?.holds(factor.ceil() as u64);
-        self.table.say(process.profile, Resource::Broker, &text, good)
+        let holds = self.table.bound(process.profile, Resource::Broker)?.holds(factor.ceil() as u64);
+        let text = format!("{quiet:.0} a second, while it rings {ringing:.0}: factor {factor:.1}");
+        // Who is killed rings no more, and its device was away for a part of the window.
+        let text = if killed { format!("{text}; it was killed") } else { text };
+        self.table.say(process.profile, Resource::Broker, &text, holds || killed)
     }
 
     /// The file that the launcher's own lines go to.
