@@ -212,9 +212,7 @@ fn ended(batch: &mut Batch, strikes: &[Strike]) -> Result<Verdict, String> {
 
 /// The machine must go on, all of it, and a process that dies then must stay dead.
 fn unstarted(batch: &mut Batch, strikes: &[Strike], before: &Before) -> Result<Verdict, String> {
-    until("the log says it", batch, |b| {
-        Ok(b.victim()?.sim.log().contains("BH-0503"))
-    })?;
+    until("the log says it", batch, |b| Ok(b.victim()?.sim.log().contains("BH-0503")))?;
     for part in Part::RESTARTED {
         until(&format!("{part:?} is there"), batch, |b| answers(b, part, false, false))?;
     }
