@@ -1,13 +1,13 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
+use bulkhead_bus::exercise::{Mutator, Target, exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
 fn ide_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ide-2"),
+        golden(&bulkhead_dev_blk::ide::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ide-2"),
         Ok(())
     );
     // A state of version 1 is saved as version 2.
@@ -16,16 +16,18 @@ fn ide_states_of_earlier_versions_are_understood() {
         (include_bytes!("golden/ide-1-command.state"), include_bytes!("golden/ide-2-command.state")),
         (include_bytes!("golden/ide-1-registers.state"), include_bytes!("golden/ide-2-registers.state")),
     ] {
-        assert_eq!(loads(&bulkhead_dev_blk::ide::exercised, old).unwrap(), new);
+        assert_eq!(loads(&bulkhead_dev_blk::ide::TARGET, old).unwrap(), new);
     }
 }
 
 #[test]
 fn ide_seeds() {
-    assert_eq!(
-        seeds(&bulkhead_dev_blk::ide::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ide")),
-        Ok(())
-    );
+    assert_eq!(seeds(&bulkhead_dev_blk::ide::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ide")), Ok(()));
+}
+
+#[test]
+fn ide_mutated() {
+    mutated(&bulkhead_dev_blk::ide::TARGET);
 }
 
 #[test]
@@ -44,11 +46,25 @@ proptest! {
 
     #[test]
     fn ide_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_blk::ide::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_blk::ide::TARGET, &bytes), Ok(()));
     }
 
     #[test]
     fn qdisk_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_blk::qdisk::exercised(), &bytes), Ok(()));
+    }
+}
+
+/// Runs inputs that the mutator makes of nothing and of each other.
+fn mutated(target: &Target) {
+    let mutator = Mutator::new(target);
+    let mut inputs = vec![Vec::new()];
+    for seed in 0..400u64 {
+        let from = &inputs[seed as usize * 7 % inputs.len()];
+        let input = mutator.mutate(from, 2048, seed);
+        if let Err(e) = exercise(target, &input) {
+            panic!("seed {seed}: {e}\n{input:?}");
+        }
+        inputs.push(input);
     }
 }

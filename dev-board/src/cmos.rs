@@ -5,19 +5,19 @@ use bulkhead_bus::DiskGeometry;
 use bulkhead_bus::{Inspect, StateError};
 
 /// Floppy drive types: none.
-const EQUIPMENT: usize = 0x14;
+pub(crate) const EQUIPMENT: usize = 0x14;
 /// Types of the first channel's disks, the master's in the high half. 0fh refers to an extended type byte, whose value selects the
 /// user's table.
-const DISK_TYPES: usize = 0x12;
+pub(crate) const DISK_TYPES: usize = 0x12;
 /// Indices of the extended type and the user's table, and the mask in [`DISK_TYPES`], for master and slave.
 const DISKS: [(usize, usize, u8); 2] = [(0x19, 0x1b, 0xf0), (0x1a, 0x24, 0x0f)];
 const USERS_TABLE: u8 = 47;
 /// The translation of cylinder addresses, two bits for each drive (SeaBIOS, hw/rtc.h: CMOS_BIOS_DISKTRANSFLAG).
-const TRANSLATIONS: usize = 0x39;
+pub(crate) const TRANSLATIONS: usize = 0x39;
 const CENTURY: [usize; 2] = [0x32, 0x37];
-const BOOT_1: usize = 0x38;
-const BOOT_2: usize = 0x3d;
-const CPUS: usize = 0x5f;
+pub(crate) const BOOT_1: usize = 0x38;
+pub(crate) const BOOT_2: usize = 0x3d;
+pub(crate) const CPUS: usize = 0x5f;
 
 /// The RAM and its index latch.
 pub(crate) struct Cmos {

@@ -9,14 +9,17 @@
 //! | `pm.rs` | PM1a control, GPE0, APM, CPU hot-plug registers | ACPI 6, libacpi |
 //! | `pci_hotplug.rs` | PCI hot-plug registers | libacpi |
 //! | `dma.rs` | the two 8237 | Intel 8237A data sheet |
+//! | `spec.rs` | names of the registers, for fuzzing | |
 //! | `fw_cfg/` | a device of its own: direct kernel boot | see `fw_cfg/mod.rs` |
 //! | `xen_platform.rs` | 5853:0001 and ports 0x10–0x13 | docs/misc/hvm-emulated-unplug.pandoc |
 mod chipset;
 mod cmos;
 mod dma;
+mod exercised;
 pub mod fw_cfg;
 mod pci_hotplug;
 mod pm;
+mod spec;
 mod state;
 mod xen_platform;
 
@@ -29,6 +32,7 @@ use bulkhead_bus::{
 use chipset::Chipset;
 use cmos::Cmos;
 use dma::Dma;
+pub use exercised::TARGET;
 use pm::Pm;
 use prost::Message as _;
 use state::{PlatformState, VERSION};
@@ -181,9 +185,16 @@ impl Device for Platform {
             region::FERR => byte(0xff),
             // Firmware recognises the debug console by this value.
             region::DEBUG => byte(0xe9),
-            region::DMA1 => byte(self.dma.read(0, offset)),
+            region::DMA1 if at.size == 1 => {
+                self.dirty = true;
+                Ok(u64::from(self.dma.read(0, offset)))
+            }
             region::DMA_PAGES => byte(self.dma.page_read(offset)),
-            region::DMA2 => byte(self.dma.read(1, offset >> 1)),
+            region::DMA2 if at.size == 1 => {
+                self.dirty = true;
+                Ok(u64::from(self.dma.read(1, offset >> 1)))
+            }
+            region::DMA1 | region::DMA2 => Err(IoError::Size),
             region::XEN_PORTS => {
                 self.xen.as_ref().ok_or(IoError::NoRegister)?.port_read(offset, at.size).map(u64::from)
             }
@@ -339,22 +350,6 @@ impl Board for Platform {
     fn vcpus(&self) -> Vec<u16> {
         self.pm.vcpus()
     }
-}
-
-/// The board for its fuzz target and its corpus test: with all devices, with unplug, and with a PCI device that can be ejected.
-pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    let mut board = Platform::new(Config {
-        vcpus: 3,
-        online: 2,
-        xen_platform: true,
-        boot: "dca".into(),
-        unsigned_floppy: false,
-        disks: Vec::new(),
-        serial: true,
-        unplug: true,
-    });
-    let _ = board.pm.plug_pci(Some(5), "usb");
-    Box::new(board)
 }
 
 #[cfg(test)]

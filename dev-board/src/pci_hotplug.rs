@@ -5,13 +5,13 @@ use bulkhead_bus::{BoardError, Context, IoError, IoResult, StateError};
 use std::collections::BTreeMap;
 
 /// Offset of the added devices (PCIU). Bits stay set, because the event's method reads them one by one.
-const UP: u16 = 0x00;
+pub(crate) const UP: u16 = 0x00;
 /// Offset of the devices that the guest is asked to eject (PCID).
-const DOWN: u16 = 0x04;
+pub(crate) const DOWN: u16 = 0x04;
 /// Offset of the register that ejects devices (B0EJ).
-const EJECT: u16 = 0x08;
+pub(crate) const EJECT: u16 = 0x08;
 /// Offset of the devices that can be ejected.
-const REMOVABLE: u16 = 0x0c;
+pub(crate) const REMOVABLE: u16 = 0x0c;
 /// Bytes of the registers.
 pub(crate) const LEN: u16 = 0x18;
 
@@ -67,7 +67,8 @@ impl PciHotplug {
             self.plugged.retain(|device, _| ejected >> device & 1 == 0);
             self.down &= !ejected;
             cx.effects.bits.set_eject(true);
-            cx.effects.mask = ejected;
+            // A string of writes is one access: its effects add up.
+            cx.effects.mask |= ejected;
         }
         Ok(())
     }

@@ -16,9 +16,9 @@ pub(crate) const PCI_HOTPLUG: u16 = 0xae00;
 pub(crate) const CPU_HOTPLUG: u16 = 0xaf00;
 
 /// The general purpose event of PCI hot-plug: the DSDT's _E01.
-const PCI_EVENT: u16 = 1 << 1;
+pub(crate) const PCI_EVENT: u16 = 1 << 1;
 /// The general purpose event of CPU hot-plug: the DSDT's _L02.
-const CPU_EVENT: u16 = 1 << 2;
+pub(crate) const CPU_EVENT: u16 = 1 << 2;
 
 /// PM1 control (ACPI 6.5, 4.8.3.2.1).
 #[bitfield(u16)]
@@ -213,7 +213,7 @@ impl Pm {
     pub(crate) fn load(&mut self, s: &PmState) -> Result<(), StateError> {
         let word = |v: u32, what| u16::try_from(v).map_err(|_| StateError::Value(what));
         let byte = |v: u32, what| u8::try_from(v).map_err(|_| StateError::Value(what));
-        self.control = Pm1Control::from_bits(word(s.control, "PM1 control")?);
+        self.control = Pm1Control::from_bits(word(s.control, "PM1 control")?).with_sleep_enable(false);
         self.gpe_status = word(s.gpe_status, "GPE status")?;
         self.gpe_enable = word(s.gpe_enable, "GPE enable")?;
         self.apm_control = byte(s.apm_control, "APM control")?;

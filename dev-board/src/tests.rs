@@ -349,3 +349,50 @@ fn the_cmos_has_the_disks_and_their_address_translation() {
     let mut cmos = bytes(Vec::new(), false);
     assert_eq!([0x12, 0x19, 0x1a, 0x1b, 0x24, 0x39].map(&mut cmos), [0; 6]);
 }
+
+/// A read of an 8237's address moves its byte pointer: a checkpoint must follow, or a restart turns high and low byte around.
+#[test]
+fn a_read_that_a_restart_forgets() {
+    let (mut p, mut cx) = board();
+    for (region, shift) in [(region::DMA1, 0), (region::DMA2, 1)] {
+        write(&mut p, &mut cx, region, 0x0c << shift, 1, 0);
+        for byte in [0x34, 0x12] {
+            write(&mut p, &mut cx, region, 4 << shift, 1, byte);
+        }
+        p.checkpoint().unwrap();
+        assert_eq!(read(&mut p, &mut cx, region, 4 << shift, 1), 0x34);
+        let state = p.checkpoint().unwrap();
+        let (mut next, mut cx) = board();
+        next.load(&state, &mut cx).unwrap();
+        assert_eq!(read(&mut next, &mut cx, region, 4 << shift, 1), 0x12);
+        // An access of a size that the part does not have moves nothing.
+        assert!(next.read(Access::new(region, 4 << shift, 2), &mut cx).is_err());
+        assert_eq!(read(&mut next, &mut cx, region, 4 << shift, 1), 0x34);
+    }
+}
+
+/// `rep outs` is one access with one reply: the broker must hear of each device, not only of the last.
+#[test]
+fn a_request_that_the_next_of_a_string_replaces() {
+    let (mut p, mut cx) = board();
+    p.plug_pci(Some(5), "xenusb-0", &mut cx).unwrap();
+    p.plug_pci(Some(6), "xenusb-1", &mut cx).unwrap();
+    let masks = [1u32 << 5, 1 << 6].map(u32::to_le_bytes).concat();
+    p.write_string(Access::new(region::PCI_HOTPLUG, 8, 4), &masks, &mut cx).unwrap();
+    assert_eq!((cx.effects.bits.eject(), cx.effects.mask), (true, 3 << 5));
+
+    let (p, mut cx) = board();
+    let mut p = Platform::new(Config { unplug: true, ..p.config });
+    p.write_string(Access::new(region::XEN_PORTS, 0, 2), &[1, 0, 2, 0], &mut cx).unwrap();
+    assert_eq!((cx.effects.bits.unplug(), cx.effects.mask), (true, 3));
+}
+
+/// The bit that enters a sleep state reads as 0, also after a state that has it.
+#[test]
+fn a_state_with_a_bit_that_no_register_holds() {
+    let (mut p, mut cx) = board();
+    let mut state = state::PlatformState::decode(p.save().as_slice()).unwrap();
+    state.pm.as_mut().unwrap().control = 0xffff;
+    p.load(&state.encode_to_vec(), &mut cx).unwrap();
+    assert_eq!(read(&mut p, &mut cx, region::PM1_CONTROL, 0, 2), 0xdfff);
+}

@@ -11,11 +11,11 @@ const BLACKLISTED: u16 = 0xd249;
 /// Version of the protocol.
 const PROTOCOL: u8 = 1;
 /// Unplug: IDE and SCSI disks.
-const UNPLUG_DISKS: u16 = 1;
+pub(crate) const UNPLUG_DISKS: u16 = 1;
 /// Unplug: network cards.
-const UNPLUG_NICS: u16 = 2;
+pub(crate) const UNPLUG_NICS: u16 = 2;
 /// Flag: the firmware's memory is read-only.
-const ROM_LOCK: u8 = 1;
+pub(crate) const ROM_LOCK: u8 = 1;
 
 /// Place and BARs of the device.
 pub(crate) fn function() -> FunctionSpec {
@@ -88,7 +88,8 @@ impl XenPlatform {
     fn ask_unplug(&mut self, mask: u16, cx: &mut Context) {
         if self.unplug && mask != 0 {
             cx.effects.bits.set_unplug(true);
-            cx.effects.mask = u32::from(mask);
+            // A string of writes is one access: its effects add up.
+            cx.effects.mask |= u32::from(mask);
         }
     }
 

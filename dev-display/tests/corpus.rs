@@ -1,13 +1,13 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
+use bulkhead_bus::exercise::{Mutator, Random, Target, exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
 fn vga_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-2"),
+        golden(&bulkhead_dev_display::vga::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "vga-2"),
         Ok(())
     );
     // A state of version 1 is saved as version 2.
@@ -16,14 +16,14 @@ fn vga_states_of_earlier_versions_are_understood() {
         (include_bytes!("golden/vga-1-graphics.state"), include_bytes!("golden/vga-2-graphics.state")),
         (include_bytes!("golden/vga-1-monitor.state"), include_bytes!("golden/vga-2-monitor.state")),
     ] {
-        assert_eq!(loads(&bulkhead_dev_display::vga::exercised, old).unwrap(), new);
+        assert_eq!(loads(&bulkhead_dev_display::vga::TARGET, old).unwrap(), new);
     }
 }
 
 #[test]
 fn vga_seeds() {
     assert_eq!(
-        seeds(&bulkhead_dev_display::vga::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga")),
+        seeds(&bulkhead_dev_display::vga::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vga")),
         Ok(())
     );
 }
@@ -59,7 +59,7 @@ proptest! {
 
     #[test]
     fn vga_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_display::vga::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_display::vga::TARGET, &bytes), Ok(()));
     }
 
     #[test]
@@ -77,4 +77,30 @@ proptest! {
     fn vfb_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_display::vfb::exercised(), &bytes), Ok(()));
     }
+}
+
+/// Inputs that the mutator makes of an empty one and of each other.
+fn mutated(target: &Target, directory: &str) -> Result<(), String> {
+    let mutator = Mutator::new(target);
+    let mut random = Random::new(1);
+    let mut kept = vec![Vec::new()];
+    for seed in 0..300 {
+        let from = random.of(&kept).cloned().unwrap_or_default();
+        let input = match random.of(&kept).filter(|_| seed % 5 == 0) {
+            Some(other) => mutator.cross(&from, other, 4096, seed),
+            None => mutator.mutate(&from, 4096, seed),
+        };
+        exercise(target, &input).map_err(|e| {
+            let kept = std::env::temp_dir().join(format!("{}-{seed}", target.name));
+            let _ = std::fs::write(&kept, &input);
+            format!("{}: {e}; keep it in {directory}", kept.display())
+        })?;
+        kept.push(input);
+    }
+    Ok(())
+}
+
+#[test]
+fn vga_mutated() {
+    assert_eq!(mutated(&bulkhead_dev_display::vga::TARGET, "fuzz/seeds/vga"), Ok(()));
 }

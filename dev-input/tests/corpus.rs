@@ -1,32 +1,29 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
+use bulkhead_bus::exercise::{Mutator, Target, exercise, golden, loads, seeds};
 use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
 fn ps2_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-2"),
+        golden(&bulkhead_dev_input::ps2::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "ps2-2"),
         Ok(())
     );
     // A state of version 1 is saved as version 2.
-    let old = loads(&bulkhead_dev_input::ps2::exercised, include_bytes!("golden/ps2-1.state")).unwrap();
-    assert_eq!(loads(&bulkhead_dev_input::ps2::exercised, &old), Ok(old));
+    let old = loads(&bulkhead_dev_input::ps2::TARGET, include_bytes!("golden/ps2-1.state")).unwrap();
+    assert_eq!(loads(&bulkhead_dev_input::ps2::TARGET, &old), Ok(old));
 }
 
 #[test]
 fn ps2_seeds() {
-    assert_eq!(
-        seeds(&bulkhead_dev_input::ps2::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ps2")),
-        Ok(())
-    );
+    assert_eq!(seeds(&bulkhead_dev_input::ps2::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ps2")), Ok(()));
 }
 
 #[test]
 fn serial_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "serial-"),
+        golden(&bulkhead_dev_input::serial::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "serial-"),
         Ok(())
     );
 }
@@ -34,7 +31,7 @@ fn serial_states_of_earlier_versions_are_understood() {
 #[test]
 fn serial_seeds() {
     assert_eq!(
-        seeds(&bulkhead_dev_input::serial::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/serial")),
+        seeds(&bulkhead_dev_input::serial::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/serial")),
         Ok(())
     );
 }
@@ -64,7 +61,7 @@ fn console_seeds() {
 #[test]
 fn usb_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-2"),
+        golden(&bulkhead_dev_input::usb::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "usb-2"),
         Ok(())
     );
     // A state of version 1 is saved as version 2.
@@ -72,16 +69,13 @@ fn usb_states_of_earlier_versions_are_understood() {
         (&include_bytes!("golden/usb-1.state")[..], &include_bytes!("golden/usb-2.state")[..]),
         (include_bytes!("golden/usb-1-waiting.state"), include_bytes!("golden/usb-2-waiting.state")),
     ] {
-        assert_eq!(loads(&bulkhead_dev_input::usb::exercised, old).unwrap(), new);
+        assert_eq!(loads(&bulkhead_dev_input::usb::TARGET, old).unwrap(), new);
     }
 }
 
 #[test]
 fn usb_seeds() {
-    assert_eq!(
-        seeds(&bulkhead_dev_input::usb::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/usb")),
-        Ok(())
-    );
+    assert_eq!(seeds(&bulkhead_dev_input::usb::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/usb")), Ok(()));
 }
 
 proptest! {
@@ -89,17 +83,17 @@ proptest! {
 
     #[test]
     fn ps2_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_input::ps2::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_input::ps2::TARGET, &bytes), Ok(()));
     }
 
     #[test]
     fn serial_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_input::serial::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_input::serial::TARGET, &bytes), Ok(()));
     }
 
     #[test]
     fn usb_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_input::usb::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_input::usb::TARGET, &bytes), Ok(()));
     }
 
     #[test]
@@ -111,4 +105,36 @@ proptest! {
     fn console_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_input::console::exercised(), &bytes), Ok(()));
     }
+}
+
+/// The mutator's inputs, made from an empty one, each from an earlier one.
+fn made(target: &Target) -> Result<(), String> {
+    let mutator = Mutator::new(target);
+    let mut kept = vec![Vec::new()];
+    for seed in 0..600u64 {
+        let from = &kept[seed as usize * 7 % kept.len()];
+        let next = mutator.mutate(from, 4096, seed);
+        exercise(target, &next).map_err(|e| format!("seed {seed}: {e}"))?;
+        if kept.len() < 64 {
+            kept.push(next);
+        } else {
+            kept[seed as usize % 64] = next;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ps2_made() {
+    assert_eq!(made(&bulkhead_dev_input::ps2::TARGET), Ok(()));
+}
+
+#[test]
+fn serial_made() {
+    assert_eq!(made(&bulkhead_dev_input::serial::TARGET), Ok(()));
+}
+
+#[test]
+fn usb_made() {
+    assert_eq!(made(&bulkhead_dev_input::usb::TARGET), Ok(()));
 }

@@ -10,6 +10,7 @@
 //! | `capture.rs` | frames as pcap, for people |
 //! | `backend/` | the host's side of the link |
 //! | `eeprom.rs` | the serial EEPROM of both cards |
+//! | `exercised/` | the outside of a card for fuzzing |
 //! | `e1000/` | Intel 82540EM |
 //! | `rtl8139/` | Realtek RTL8139C+ |
 pub mod backend;
@@ -17,6 +18,7 @@ mod capture;
 mod dhcp;
 pub mod e1000;
 mod eeprom;
+mod exercised;
 pub mod filter;
 pub mod frame;
 pub mod offload;

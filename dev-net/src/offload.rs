@@ -5,8 +5,11 @@ use crate::frame::{ETHERNET, Frame, GsoKind, Offload, Partial, Segmentation, be1
 
 /// Smallest payload of a segment. With smaller ones a frame of 64 KiB would become a flood of frames.
 pub const SMALLEST: u16 = 64;
-/// TCP's number (RFC 9293), for pseudo headers.
-const TCP: u16 = 6;
+/// Numbers of TCP (RFC 9293) and UDP (RFC 768) in IP, and the places of their checksums in their headers.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const TCP_SUM: u16 = 16;
+const UDP_SUM: u16 = 6;
 /// Bytes of headers without options.
 const IPV6: usize = 40;
 /// TCP's flags.
@@ -73,18 +76,44 @@ fn places(bytes: &[u8], kind: GsoKind) -> Option<Places> {
         ether = be16(bytes, 16)?;
         ip = ETHERNET.saturating_add(4);
     }
-    let tcp = match kind {
+    let (above, tcp) = match kind {
         GsoKind::Tcp4 if ether == ether_type::IPV4 => {
             let words = usize::from(bytes.get(ip)? & 0x0f);
-            (words >= 5).then(|| ip.saturating_add(words.saturating_mul(4)))?
+            (words >= 5).then(|| (bytes.get(ip.saturating_add(9)), ip.saturating_add(words.saturating_mul(4))))?
         }
         // Extension headers are not walked, because packets for segmentation have none.
-        GsoKind::Tcp6 if ether == ether_type::IPV6 => ip.saturating_add(IPV6),
+        GsoKind::Tcp6 if ether == ether_type::IPV6 => (bytes.get(ip.saturating_add(6)), ip.saturating_add(IPV6)),
         _ => return None,
     };
+    // In another protocol's packet the fields of TCP could be what the rules look at.
+    (above == Some(&TCP)).then_some(())?;
     let words = usize::from(bytes.get(tcp.saturating_add(12))? >> 4);
     let payload = (words >= 5).then(|| tcp.saturating_add(words.saturating_mul(4)))?;
     (payload <= bytes.len()).then_some(Places { kind, ip, tcp, payload })
+}
+
+/// Whether a checksum that the guest leaves to the card is that of TCP or UDP. It could be anywhere else, and change what the rules
+/// have looked at: an address, a port.
+pub(crate) fn in_place(bytes: &[u8], partial: Partial) -> bool {
+    let tagged = be16(bytes, 12) == Some(ether_type::VLAN);
+    let at = if tagged { ETHERNET.saturating_add(4) } else { ETHERNET };
+    let (above, top) = match be16(bytes, at.saturating_sub(2)) {
+        Some(ether_type::IPV4) => {
+            let words = usize::from(bytes.get(at).copied().unwrap_or(0) & 0x0f);
+            if words < 5 {
+                return false;
+            }
+            (bytes.get(at.saturating_add(9)), at.saturating_add(words.saturating_mul(4)))
+        }
+        Some(ether_type::IPV6) => (bytes.get(at.saturating_add(6)), at.saturating_add(IPV6)),
+        _ => return false,
+    };
+    let offset = match above {
+        Some(&TCP) => TCP_SUM,
+        Some(&UDP) => UDP_SUM,
+        _ => return false,
+    };
+    usize::from(partial.start) == top && partial.offset == offset
 }
 
 /// The sum of TCP's pseudo header for `len` bytes of TCP.
@@ -159,8 +188,8 @@ pub fn checksums(mut frame: Frame, ip: bool, above: bool) -> Frame {
     // A checksum covers the whole packet, so a fragment's cannot be computed.
     let whole = be16(bytes, at.saturating_add(6)).is_some_and(|f| f & 0x3fff == 0);
     let offset: u16 = match protocol {
-        6 => 16,
-        17 => 6,
+        TCP => TCP_SUM,
+        UDP => UDP_SUM,
         _ => return frame,
     };
     let field = top.saturating_add(usize::from(offset));
@@ -339,6 +368,22 @@ mod tests {
             ..Offload::default()
         };
         assert!(finish(Frame { bytes: packet(GsoKind::Tcp4, 60_000, false), offload }).is_empty());
+    }
+
+    /// In a packet that is not TCP, the fields of TCP are a neighbour's address, or an extension header's type: what rules look at.
+    #[test]
+    fn spoofing_by_segments_of_another_protocol() {
+        for (kind, at) in [(GsoKind::Tcp4, 23), (GsoKind::Tcp6, 20)] {
+            for protocol in [0, 1, 17, 43, 44, 58, 60] {
+                let mut bytes = packet(kind, 3000, false);
+                bytes[at] = protocol;
+                assert_eq!(large(bytes.clone(), kind, 1000), None, "{protocol}");
+                let headers = 54;
+                let segmentation = Some(Segmentation { kind, size: 1000, headers });
+                let frame = Frame { bytes, offload: Offload { segmentation, ..Offload::default() } };
+                assert_eq!(finish(frame), vec![], "{protocol}");
+            }
+        }
     }
 
     proptest! {

@@ -109,6 +109,10 @@ impl Port {
 
     /// Applies new settings. Returns whether the link has changed.
     pub(crate) fn set(&mut self, settings: &NicSettings) -> bool {
+        if *self.filter.rules() != settings.rules {
+            // What waits has passed the rules before.
+            self.out.clear();
+        }
         self.filter.set(&settings.rules);
         let moved = self.cable != settings.link;
         self.cable = settings.link;
@@ -156,8 +160,13 @@ impl Port {
 
     /// Sends a frame of the guest, after the offloads that the back end does not do. With `pad`, short frames are padded to the
     /// shortest length on a wire.
-    pub(crate) fn send(&mut self, frame: Frame, way: Way, pad: bool, cx: &mut Context) {
+    pub(crate) fn send(&mut self, mut frame: Frame, way: Way, pad: bool, cx: &mut Context) {
         let loopback = way == Way::Loopback;
+        // The rules must see the frame as it will be on the wire.
+        if let Some(partial) = frame.offload.checksum.filter(|p| !loopback && !offload::in_place(&frame.bytes, *p)) {
+            offload::complete(&mut frame.bytes, partial);
+            frame.offload.checksum = None;
+        }
         if !loopback && (!self.cable || (self.filter.is_on() && !self.filter.pass(&frame.bytes, cx.now()))) {
             return;
         }
@@ -270,8 +279,9 @@ impl Port {
 mod tests {
     use super::*;
     use crate::backend::{Abilities, Cable};
+    use crate::frame::{Offload, Partial};
     use bulkhead_bus::fake::FakeMemory;
-    use bulkhead_bus::nic::NicRules;
+    use bulkhead_bus::nic::{NicAddresses, NicRules};
 
     const MAC: [u8; 6] = [2, 0x16, 0x3e, 0, 0, 1];
 
@@ -350,6 +360,59 @@ mod tests {
         c.0.send(frame(MAC), Way::Cable, true, &mut cx);
         receive(&mut c, &mut cx);
         assert!(c.0.is_unplugged() && cable.take().is_none() && c.1.is_empty());
+    }
+
+    #[test]
+    fn frames_that_wait_do_not_go_under_later_rules() {
+        let cable = Cable::new(Abilities::default(), 1);
+        let (mut c, mut cx) = card(&cable);
+        for _ in 0..2 {
+            c.0.send(frame([2; 6]), Way::Cable, true, &mut cx);
+        }
+        assert!(cable.take().is_some());
+        c.0.set(&NicSettings { link: true, rules: NicRules { mac: true, ..NicRules::default() } });
+        assert!(c.0.flush(&mut cx) && cable.take().is_none(), "it has another's address");
+    }
+
+    /// Rules saw a frame's own addresses; then the checksum, whose place the guest names, was written over them.
+    #[test]
+    fn spoofing_by_a_checksum_in_a_place_of_its_own() {
+        let mut udp = frame(MAC).bytes;
+        udp.truncate(14);
+        udp.extend([
+            0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 5, 10, 0, 0, 1, 0x13, 0x88, 0, 53, 0, 26, 0, 0,
+        ]);
+        udp.resize(60, 0x11);
+        let addresses = NicAddresses { ipv4: vec![[10, 0, 0, 5].into()], ipv6: Vec::new() };
+        let rules = NicRules { mac: true, guard: true, addresses: Some(addresses), rate: None };
+        for checksum in [true, false] {
+            let cable = Cable::new(Abilities { checksum, segmentation: false }, 0);
+            let (mut c, mut cx) = card(&cable);
+            c.0.set(&NicSettings { link: true, rules: rules.clone() });
+            let mut passed = Vec::new();
+            for place in 0u16..58 {
+                // The sum begins at the field, so the guest chooses it by any bytes behind.
+                for start in [place, 34.min(place)] {
+                    let checksum = Some(Partial { start, offset: place - start });
+                    let frame = Frame { bytes: udp.clone(), offload: Offload { checksum, ..Offload::default() } };
+                    c.0.send(frame, Way::Cable, true, &mut cx);
+                    if let Some(mut frame) = cable.take() {
+                        if let Some(partial) = frame.offload.checksum {
+                            assert_eq!((partial.start, partial.offset), (34, 6), "only UDP's own is left to the host");
+                            offload::complete(&mut frame.bytes, partial);
+                        }
+                        assert_eq!(
+                            (&frame.bytes[6..12], &frame.bytes[26..30]),
+                            (&MAC[..], &[10, 0, 0, 5][..]),
+                            "{place}"
+                        );
+                        assert!(frame.bytes[34..38] != [0, 67, 0, 68], "{place}");
+                        passed.push(place);
+                    }
+                }
+            }
+            assert!(passed.contains(&40) && passed.contains(&0) && !passed.contains(&8) && !passed.contains(&26));
+        }
     }
 
     #[test]

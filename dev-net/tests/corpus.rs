@@ -1,12 +1,12 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
-use bulkhead_bus::exercise::{exercise, golden, loads, seeds};
+use bulkhead_bus::exercise::{Mutator, Target, exercise, golden, loads, seeds};
 use proptest::prelude::*;
 
 #[test]
 fn e1000_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-2"),
+        golden(&bulkhead_dev_net::e1000::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "e1000-2"),
         Ok(())
     );
     // A state of version 1 is saved as version 2.
@@ -14,14 +14,14 @@ fn e1000_states_of_earlier_versions_are_understood() {
         (&include_bytes!("golden/e1000-1.state")[..], &include_bytes!("golden/e1000-2.state")[..]),
         (include_bytes!("golden/e1000-1-context.state"), include_bytes!("golden/e1000-2-context.state")),
     ] {
-        assert_eq!(loads(&bulkhead_dev_net::e1000::exercised, old).unwrap(), new);
+        assert_eq!(loads(&bulkhead_dev_net::e1000::TARGET, old).unwrap(), new);
     }
 }
 
 #[test]
 fn e1000_seeds() {
     assert_eq!(
-        seeds(&bulkhead_dev_net::e1000::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/e1000")),
+        seeds(&bulkhead_dev_net::e1000::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/e1000")),
         Ok(())
     );
 }
@@ -29,11 +29,7 @@ fn e1000_seeds() {
 #[test]
 fn rtl8139_states_of_earlier_versions_are_understood() {
     assert_eq!(
-        golden(
-            &bulkhead_dev_net::rtl8139::exercised,
-            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"),
-            "rtl8139-2"
-        ),
+        golden(&bulkhead_dev_net::rtl8139::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), "rtl8139-2"),
         Ok(())
     );
     // A state of version 1 is saved as version 2.
@@ -41,14 +37,14 @@ fn rtl8139_states_of_earlier_versions_are_understood() {
         (&include_bytes!("golden/rtl8139-1.state")[..], &include_bytes!("golden/rtl8139-2.state")[..]),
         (include_bytes!("golden/rtl8139-1-rings.state"), include_bytes!("golden/rtl8139-2-rings.state")),
     ] {
-        assert_eq!(loads(&bulkhead_dev_net::rtl8139::exercised, old).unwrap(), new);
+        assert_eq!(loads(&bulkhead_dev_net::rtl8139::TARGET, old).unwrap(), new);
     }
 }
 
 #[test]
 fn rtl8139_seeds() {
     assert_eq!(
-        seeds(&bulkhead_dev_net::rtl8139::exercised, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/rtl8139")),
+        seeds(&bulkhead_dev_net::rtl8139::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/rtl8139")),
         Ok(())
     );
 }
@@ -58,11 +54,37 @@ proptest! {
 
     #[test]
     fn e1000_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_net::e1000::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_net::e1000::TARGET, &bytes), Ok(()));
     }
 
     #[test]
     fn rtl8139_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(exercise(&bulkhead_dev_net::rtl8139::exercised, &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_net::rtl8139::TARGET, &bytes), Ok(()));
     }
+}
+
+#[test]
+fn e1000_mutated() {
+    assert_eq!(mutated(&bulkhead_dev_net::e1000::TARGET, 3000), Ok(()));
+}
+
+#[test]
+fn rtl8139_mutated() {
+    assert_eq!(mutated(&bulkhead_dev_net::rtl8139::TARGET, 3000), Ok(()));
+}
+
+/// Inputs that the mutator makes of nothing, and of each other.
+fn mutated(target: &Target, runs: u64) -> Result<(), String> {
+    let mutator = Mutator::new(target);
+    let mut kept: Vec<Vec<u8>> = vec![Vec::new()];
+    for seed in 1..=runs {
+        let from = &kept[seed as usize * 7 % kept.len()];
+        let input = mutator.mutate(from, 8192, seed);
+        exercise(target, &input).map_err(|e| format!("seed {seed}: {e}"))?;
+        kept.push(input);
+        if kept.len() > 32 {
+            kept.remove(1);
+        }
+    }
+    Ok(())
 }

@@ -208,7 +208,7 @@ impl Store {
     /// [`Self::complete`].
     pub(crate) fn next_round(&mut self) -> Option<(Subject, Seen)> {
         if let Some(work) = &self.work {
-            let idle = work.asked.is_empty() && work.writing.is_none() && !work.stale;
+            let idle = work.asked.is_empty() && work.writing.is_none();
             return if idle {
                 self.work.as_mut().map(|w| (w.subject.clone(), std::mem::take(&mut w.seen)))
             } else {

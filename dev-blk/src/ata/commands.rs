@@ -306,7 +306,21 @@ impl Drive {
     /// Aborts a command of any kind; the guest's driver tries again.
     pub(crate) fn abort(&mut self, r: &mut Registers) -> Reply {
         self.packet = self.cdrom;
-        self.transfer_failed(r)
+        self.sense = self.aborted(r);
+        Reply::Ended
+    }
+
+    /// Sets the registers as [`Self::abort`] does, and returns the sense that the drive then has.
+    pub(crate) fn aborted(&self, r: &mut Registers) -> Sense {
+        r.status = Status::READY.with_err(true);
+        if self.cdrom {
+            r.set_low_count(reason::STATUS);
+            r.error = Sense::ABORTED.key << 4 | error::ABRT;
+            Sense::ABORTED
+        } else {
+            r.error = error::ABRT;
+            self.sense
+        }
     }
 
     /// Sets the registers after a job of the host has failed. The error register follows the command's table (ATA/ATAPI-5, 8;

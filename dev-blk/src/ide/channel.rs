@@ -450,6 +450,11 @@ impl Channel {
 
     /// Unplugs the disks for which `gone` is true.
     pub(crate) fn unplug(&mut self, gone: impl Fn(&Drive) -> bool) {
+        // Its command goes with it: nobody is left to end it.
+        if self.current().is_some_and(|current| !current.drive.cdrom && gone(&current.drive)) {
+            self.abandon();
+            self.bus_master.abandoned();
+        }
         for Attached { drive, .. } in self.drives.iter_mut().flatten() {
             if !drive.cdrom && gone(drive) {
                 drive.unplug();

@@ -7,6 +7,7 @@
 //! | `task_file.rs` | a drive on a channel: its registers |
 //! | `state.rs` | the saved state |
 mod channel;
+mod exercised;
 mod spec;
 mod state;
 mod task_file;
@@ -20,10 +21,10 @@ use bulkhead_bus::{
     Region, RegionId, Reset, Shadows, StateError,
 };
 use channel::Channel;
+pub use exercised::TARGET;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
 use state::{IdeState, VERSION};
-use std::sync::Arc;
 use task_file::Attached;
 
 /// Regions: the command block, then the control block, of each channel; the bus master.
@@ -333,21 +334,6 @@ impl Drives for Ide {
     fn facts(&self) -> Vec<DriveFacts> {
         self.channels.iter().flat_map(Channel::facts).collect()
     }
-}
-
-/// The device for its fuzz target and its corpus test: a disk and a CD of 1 MiB in memory, whose jobs complete at once.
-pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    let image = || {
-        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
-        rustix::fs::ftruncate(&file, 1 << 20).ok()?;
-        Some(Image::raw(file, 1 << 20))
-    };
-    let drives = vec![
-        DriveSpec { index: 0, cdrom: false, read_only: false, image: image(), identity: Identity::default() },
-        DriveSpec { index: 1, cdrom: false, read_only: true, image: image(), identity: Identity::default() },
-        DriveSpec { index: 2, cdrom: true, read_only: true, image: image(), identity: Identity::default() },
-    ];
-    Box::new(Ide::new(drives, Box::new(crate::backend::Inline::new(memory.clone()))))
 }
 
 #[cfg(test)]

@@ -34,13 +34,13 @@ pub(crate) struct ChannelState {
     pub(crate) bm_table: u32,
     #[prost(message, repeated, tag = "7")]
     pub(crate) drives: Vec<DriveState>,
-    /// A command was in progress. The restoring process cannot continue it: the drive aborts it, and the driver retries.
+    /// A command was in progress: the drive aborts it, and the driver retries. Later processes save the command as aborted.
     #[prost(bool, tag = "8")]
     pub(crate) busy: bool,
     /// Writes to registers were lost: see `lost_writes`.
     #[prost(bool, tag = "9")]
     pub(crate) stale: bool,
-    /// Address of the next entry of the PRD table, and the number of its used bytes; 0: the table's first entry.
+    /// Address of the next entry of the PRD table, and the number of its used bytes; both 0: the table's first entry.
     #[prost(uint32, tag = "10")]
     pub(crate) bm_next: u32,
     #[prost(uint32, tag = "11")]
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn version_1_has_the_same_values() {
-        assert_eq!(loads(&crate::ide::exercised, OLD).unwrap(), STATE);
+        assert_eq!(loads(&crate::ide::TARGET, OLD).unwrap(), STATE);
     }
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
         let refused = |state: &[u8], change: fn(&mut IdeState)| {
             let mut s = IdeState::decode(state).unwrap();
             change(&mut s);
-            refuses(&crate::ide::exercised, &s.encode_to_vec()).unwrap()
+            refuses(&crate::ide::TARGET, &s.encode_to_vec()).unwrap()
         };
         assert_eq!(refused(STATE, |s| s.version = 3), StateError::Version(3, VERSION));
         for change in [

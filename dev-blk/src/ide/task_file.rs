@@ -2,7 +2,7 @@
 use super::spec::reg;
 use crate::ata::drive::{Drive, DriveSpec, Loaded};
 use crate::ata::registers::Registers;
-use crate::ata::spec::{DeviceRegister, Status};
+use crate::ata::spec::{DeviceRegister, Sense, Status};
 use crate::ata::state::{DriveState, RegistersState};
 use bulkhead_bus::StateError;
 
@@ -103,7 +103,7 @@ impl TaskFile {
                 twice(r.lba_mid, r.lba_mid_before)?,
                 twice(r.lba_high, r.lba_high_before)?,
             ],
-            status: Status::from_bits(byte(s.status, "status")?).with_bsy(false).with_drq(false),
+            status: Status::from_bits(byte(s.status, "status")?).with_drq(false),
             error: byte(s.error, "error")?,
         })
     }
@@ -138,8 +138,26 @@ impl Attached {
         result
     }
 
+    /// The saved state of a drive whose command a restarted process cannot continue: it is aborted.
+    pub(super) fn save_aborted(&self, device: DeviceRegister) -> DriveState {
+        let mut registers = self.task_file.value(device);
+        let Sense { key, asc, ascq } = self.drive.aborted(&mut registers);
+        let mut task_file = TaskFile::default();
+        task_file.set(&registers);
+        DriveState {
+            sense_key: u32::from(key),
+            sense_code: u32::from(asc),
+            sense_qualifier: u32::from(ascq),
+            ..self.save_with(&task_file)
+        }
+    }
+
     pub(super) fn save(&self) -> DriveState {
-        let TaskFile { features, count, lba: [low, mid, high], status, error } = &self.task_file;
+        self.save_with(&self.task_file)
+    }
+
+    fn save_with(&self, task_file: &TaskFile) -> DriveState {
+        let TaskFile { features, count, lba: [low, mid, high], status, error } = task_file;
         DriveState {
             registers: Some(RegistersState {
                 features: u32::from(features.now),
@@ -165,10 +183,14 @@ impl Attached {
         Loaded::of(s).map(drop)
     }
 
-    pub(super) fn load(&mut self, s: &DriveState) -> Result<(), StateError> {
+    /// Restores a state; `in_reset`: the guest holds the channel in software reset.
+    pub(super) fn load(&mut self, s: &DriveState, in_reset: bool) -> Result<(), StateError> {
         let task_file = TaskFile::load(s)?;
         self.drive.load(s, Loaded::of(s)?);
         self.task_file = task_file;
+        // Without a command, only a software reset in progress makes a drive busy.
+        let busy = self.task_file.status.bsy() && in_reset;
+        self.task_file.status.set_bsy(busy);
         Ok(())
     }
 }

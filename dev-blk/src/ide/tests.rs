@@ -14,6 +14,7 @@ use bulkhead_bus::{GuestMemory as _, fake::FakeMemory};
 use proptest::prelude::*;
 use rustix::io::Errno;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::Mutex;
 
 type Failures = Arc<Mutex<VecDeque<Option<Errno>>>>;

@@ -17,22 +17,22 @@ const MAX_SETUP_SECTORS: u8 = 64;
 const LOADER: u8 = 0xff;
 
 /// Offsets in the setup header.
-mod header {
-    pub(super) const SETUP_SECTORS: usize = 0x1f1;
-    pub(super) const MAGIC: usize = 0x202;
-    pub(super) const VERSION: usize = 0x206;
-    pub(super) const LOADER: usize = 0x210;
-    pub(super) const FLAGS: usize = 0x211;
-    pub(super) const HEAP_END: usize = 0x224;
-    pub(super) const CMDLINE: usize = 0x228;
-    pub(super) const INITRD_MAX: usize = 0x22c;
-    pub(super) const CMDLINE_SIZE: usize = 0x238;
-    pub(super) const INIT_SIZE: usize = 0x260;
-    pub(super) const END: usize = 0x268;
+pub(super) mod header {
+    pub(crate) const SETUP_SECTORS: usize = 0x1f1;
+    pub(crate) const MAGIC: usize = 0x202;
+    pub(crate) const VERSION: usize = 0x206;
+    pub(crate) const LOADER: usize = 0x210;
+    pub(crate) const FLAGS: usize = 0x211;
+    pub(crate) const HEAP_END: usize = 0x224;
+    pub(crate) const CMDLINE: usize = 0x228;
+    pub(crate) const INITRD_MAX: usize = 0x22c;
+    pub(crate) const CMDLINE_SIZE: usize = 0x238;
+    pub(crate) const INIT_SIZE: usize = 0x260;
+    pub(crate) const END: usize = 0x268;
 }
 
 /// The protected-mode part is above 1 MiB.
-const LOADED_HIGH: u8 = 1;
+pub(super) const LOADED_HIGH: u8 = 1;
 /// The header's heap_end_ptr is valid.
 const CAN_USE_HEAP: u8 = 0x80;
 

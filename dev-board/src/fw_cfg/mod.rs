@@ -19,7 +19,7 @@ mod spec;
 mod tests;
 
 pub use error::KernelError;
-pub use exercised::exercised;
+pub use exercised::TARGET;
 
 use bulkhead_bus::BootMenu;
 use bulkhead_bus::{

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `spec.rs` | registers |
 //! | `registers.rs`, `status.rs`, `bochs.rs` | effects of their reads and writes |
+//! | `mmio.rs` | BAR 2: the same registers in memory |
 //! | `memory.rs` | the legacy window: addresses, planes, read and write modes |
 //! | `render/` | registers and video RAM → picture |
 //! | `edid.rs` | the monitor's description |
@@ -12,7 +13,9 @@
 //! Video RAM is guest memory that Xen maps at BAR 0: the guest's writes to the linear frame buffer do not reach this process.
 mod bochs;
 mod edid;
+mod exercised;
 mod memory;
+mod mmio;
 mod registers;
 mod render;
 mod spec;
@@ -26,6 +29,7 @@ use bulkhead_bus::{
     Reset, StateError, Surface,
 };
 use edid::Size;
+pub use exercised::TARGET;
 use rustix::fd::OwnedFd;
 use spec::{attr, crtc, dispi, gfx, seq};
 use std::sync::Arc;
@@ -76,6 +80,8 @@ pub fn declare(device: u8, vram: u32, rom: u32) -> Declaration {
 
 /// Most pixels of a picture whose memory is kept for the next one.
 const SPARE: usize = 1 << 20;
+/// The mark of the latches, which reads of the window load.
+const LATCH_MARK: usize = 0;
 /// Nanoseconds of each half of a blink.
 const BLINK: u64 = 266_000_000;
 
@@ -196,38 +202,6 @@ impl Vga {
     fn addressed(&self, color: bool) -> bool {
         (self.misc_output & 1 != 0) == color
     }
-
-    /// BAR 2: the EDID at 0, VGA ports at 0x400, DISPI registers at 0x500, the extension block at 0x600.
-    fn mmio_read(&mut self, offset: u64, size: u8, now: u64) -> IoResult<u64> {
-        match (offset, size) {
-            (0..=0x7f, 1 | 2 | 4) => {
-                let block = edid::block(self.preferred);
-                let bytes = block.iter().skip(offset as usize).take(usize::from(size)).rev();
-                Ok(bytes.fold(0, |v, b| v << 8 | u64::from(*b)))
-            }
-            (0x400..=0x41f, 1) => Ok(u64::from(self.port_read((offset as u16).wrapping_sub(0x400), now))),
-            (0x500..=0x515, 2) if offset & 1 == 0 => {
-                Ok(u64::from(self.dispi_read((offset as u16).wrapping_sub(0x500) >> 1)))
-            }
-            // Size of the block, then the frame buffer's byte order: little endian.
-            (0x600, 4) => Ok(8),
-            (0x604, 4) => Ok(0x1e1e_1e1e),
-            (0x400..=0x41f | 0x500..=0x515, _) => Err(IoError::Size),
-            _ => Ok(u64::MAX),
-        }
-    }
-
-    fn mmio_write(&mut self, offset: u64, size: u8, value: u64) -> IoResult<()> {
-        match (offset, size) {
-            (0x400..=0x41f, 1) => self.port_write((offset as u16).wrapping_sub(0x400), value as u8),
-            (0x500..=0x515, 2) if offset & 1 == 0 => {
-                self.dispi_write((offset as u16).wrapping_sub(0x500) >> 1, value as u16)
-            }
-            (0x400..=0x41f | 0x500..=0x515, _) => return Err(IoError::Size),
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
 impl Device for Vga {
@@ -244,6 +218,8 @@ impl Device for Vga {
                 for (i, to) in bytes.iter_mut().enumerate().take(usize::from(at.size)) {
                     *to = self.memory_read(at.offset.wrapping_add(i as u64));
                 }
+                // A checkpoint after each read of the window would cost more than the read.
+                cx.marks.set(LATCH_MARK, self.latch.into());
                 Ok(u64::from_le_bytes(bytes))
             }
             region::DISPI if at.size == 2 => match offset {
@@ -299,7 +275,8 @@ impl Device for Vga {
         (function == 0).then_some(&self.config)
     }
 
-    fn reset(&mut self, _: Reset, _: &mut Context) {
+    fn reset(&mut self, _: Reset, cx: &mut Context) {
+        cx.marks.set(LATCH_MARK, 0);
         let (wishes, preferred) = (self.wishes.take(), self.preferred);
         *self = Self { wishes, preferred, ..Self::new(self.device, self.vram_size, self.rom, self.vram.clone()) };
     }
@@ -325,13 +302,18 @@ impl Device for Vga {
         self.encode()
     }
 
-    fn load(&mut self, state: &[u8], _: &mut Context) -> Result<(), StateError> {
-        self.decode(state)
+    fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
+        self.decode(state)?;
+        if let Some(latch) = cx.marks.former(LATCH_MARK) {
+            self.latch = latch as u32;
+        }
+        cx.marks.set(LATCH_MARK, self.latch.into());
+        Ok(())
     }
 
     fn inspect(&self, out: &mut Inspect) {
-        let frame = self.frame();
-        out.value("screen", format_args!("{}x{}", frame.width, frame.height));
+        let (width, height) = self.size();
+        out.value("screen", format_args!("{width}x{height}"));
         out.value("monitor", format_args!("{}x{}", self.preferred.width, self.preferred.height));
         if let Some(rows) = self.text_rows() {
             out.group("text", |out| {
@@ -388,11 +370,6 @@ impl Display for Vga {
     fn screenshot(&mut self) -> Option<Vec<u8>> {
         self.frame().png()
     }
-}
-
-/// The device for its fuzz target and its corpus test: 1 MiB of video RAM.
-pub fn exercised(memory: &Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Vga::new(3, 1 << 20, 65536, memory.clone()))
 }
 
 #[cfg(test)]

@@ -165,3 +165,46 @@ fn out_of_bounds_write_by_text_after_a_graphics_mode() {
         }
     }
 }
+
+/// A card that no guest has touched had a depth that its own state could not have.
+#[test]
+fn a_power_on_value_that_a_restart_changes() {
+    let (v, mut cx, vram) = display();
+    let mut next = Vga::new(3, v.vram_size, 65536, vram);
+    next.load(&v.save(), &mut cx).unwrap();
+    assert_eq!(next.save(), v.save());
+}
+
+/// Keeps marks, as the broker does for a process that dies.
+struct Marked(std::sync::mpsc::Sender<u64>);
+
+impl bulkhead_bus::MarkKeeper for Marked {
+    fn keep(&self, _: usize, value: u64) {
+        let _ = self.0.send(value);
+    }
+}
+
+/// A read of the window loads the latches, which is no change of the state page: a process that died before the write that used
+/// them left those of an earlier read.
+#[test]
+fn latches_that_a_restart_forgets() {
+    let (mut v, mut cx, vram) = display();
+    let (sender, marks) = std::sync::mpsc::channel();
+    cx.marks = bulkhead_bus::Marks::new(Default::default(), Box::new(Marked(sender)));
+    v.port_write(2, 0x67);
+    set(&mut v, 0x3c4, &[(2, 0x0f), (4, 0x06)]);
+    set(&mut v, 0x3ce, &[(5, 1), (6, 5), (8, 0xff)]);
+    vram.write(0x40, &[1, 2, 3, 4]).unwrap();
+    let state = v.save();
+    v.read(Access::new(region::WINDOW, 0x10, 1), &mut cx).unwrap();
+
+    let mut next = Vga::new(3, v.vram_size, 65536, vram.clone());
+    let (_, mut cx, _) = display();
+    cx.marks.after(LATCH_MARK, marks.try_iter().last().unwrap());
+    next.reset(Reset::Machine, &mut cx);
+    next.load(&state, &mut cx).unwrap();
+    next.write(Access::new(region::WINDOW, 0x20, 1), 0, &mut cx).unwrap();
+    let mut copied = [0; 4];
+    vram.read(0x80, &mut copied).unwrap();
+    assert_eq!(copied, [1, 2, 3, 4]);
+}

@@ -1,5 +1,7 @@
 //! Registers of the VGA (IBM VGA Technical Reference, as in FreeVGA) and the Bochs DISPI interface (VBE 0xB0C5).
+use super::region;
 use bitfield_struct::bitfield;
+use bulkhead_bus::exercise::Register;
 
 /// Sequencer registers.
 pub(crate) mod seq {
@@ -221,3 +223,97 @@ pub(crate) struct AttributeMode {
     /// Bits 4 and 5 of a colour come from the colour select register.
     pub(crate) palette_size: bool,
 }
+
+const fn register(name: &'static str, section: &'static str, region: u16, offset: u32, size: u8) -> Register {
+    Register::new(name, section, region as u8, offset, size)
+}
+
+/// A register of the Bochs interface in BAR 2, which has no index there.
+const fn direct(name: &'static str, index: usize) -> Register {
+    register(name, BOCHS, region::MMIO, DISPI_BLOCK.wrapping_add((index as u32) << 1), 2)
+}
+
+/// Offset of the Bochs interface's registers in BAR 2.
+pub(crate) const DISPI_BLOCK: u32 = 0x500;
+/// Offset of ports 0x3c0-0x3df in BAR 2.
+pub(crate) const VGA_BLOCK: u32 = 0x400;
+
+const GENERAL: &str = "VGA, General Registers";
+const SEQUENCER: &str = "VGA, Sequencer Registers";
+const GRAPHICS: &str = "VGA, Graphics Controller Registers";
+const CRT: &str = "VGA, CRT Controller Registers";
+const ATTRIBUTE: &str = "VGA, Attribute Controller Registers";
+const DAC: &str = "VGA, Video Digital-to-Analog Converter";
+const MEMORY: &str = "VGA, Video Memory Read/Write Operations";
+const BOCHS: &str = "Bochs VBE 0xB0C5";
+const BLOCKS: &str = "QEMU, standard-vga.rst";
+
+const CRTC_INDICES: &[u64] = &[
+    crtc::HORIZONTAL_END as u64,
+    crtc::OVERFLOW as u64,
+    crtc::PRESET_ROW_SCAN as u64,
+    crtc::MAX_SCAN_LINE as u64,
+    crtc::CURSOR_START as u64,
+    crtc::START_HIGH as u64,
+    crtc::VERTICAL_SYNC_END as u64,
+    crtc::VERTICAL_END as u64,
+    crtc::OFFSET as u64,
+    crtc::UNDERLINE as u64,
+    crtc::MODE as u64,
+    crtc::LINE_COMPARE as u64,
+    crtc::COUNT as u64,
+];
+const DISPI_INDICES: &[u64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0xffff];
+const ENABLES: &[u64] = &[0, 0x01, 0x02, 0x20, 0x41, 0x61, 0x81, 0xc1, 0xe1];
+const WIDTHS: &[u64] = &[0, 1, 8, 13, 64, 320, 640, 1024, dispi::MAX_X as u64, 0xffff];
+const HEIGHTS: &[u64] = &[0, 1, 8, 48, 200, 480, 768, dispi::MAX_Y as u64, 0xffff];
+
+/// The card's registers that have an address. Those behind an index are set by recipes.
+pub(super) const REGISTERS: &[Register] = &[
+    register("CRT Controller Address, mono", CRT, region::MONO_CRTC, 0, 1).words(CRTC_INDICES),
+    register("CRT Controller Data, mono", CRT, region::MONO_CRTC, 1, 1),
+    register("Input Status 1, mono", GENERAL, region::MONO_STATUS, 0, 1).words(&[0, 0x10]),
+    register("Attribute Address", ATTRIBUTE, region::VGA, 0x0, 1).words(&[0, 0x10, 0x12, 0x13, 0x14, 0x20, 0x30, 0x3f]),
+    register("Attribute Data", ATTRIBUTE, region::VGA, 0x1, 1),
+    register("Miscellaneous Output", GENERAL, region::VGA, 0x2, 1).words(&[0x00, 0x63, 0x67, 0xe3, 0xa6]),
+    register("Sequencer Address", SEQUENCER, region::VGA, 0x4, 1).words(&[0, 1, 2, 3, 4, 5, 7]),
+    register("Sequencer Data", SEQUENCER, region::VGA, 0x5, 1).words(&[0, 1, 2, 3, 4, 6, 8, 0x0e, 0x0f, 0x20, 0x21]),
+    register("PEL Mask", DAC, region::VGA, 0x6, 1).words(&[0, 0x0f, 0xff]),
+    register("PEL Address, read mode", DAC, region::VGA, 0x7, 1).words(&[0, 1, 0xfe, 0xff]),
+    register("PEL Address, write mode", DAC, region::VGA, 0x8, 1).words(&[0, 1, 0xfe, 0xff]),
+    register("PEL Data", DAC, region::VGA, 0x9, 1).words(&[0, 0x3f, 0x40, 0xff]),
+    register("Feature Control", GENERAL, region::VGA, 0xa, 1),
+    register("Miscellaneous Output, read", GENERAL, region::VGA, 0xc, 1),
+    register("Graphics Address", GRAPHICS, region::VGA, 0xe, 1).words(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15]),
+    register("Graphics Data", GRAPHICS, region::VGA, 0xf, 1).words(&[0, 1, 2, 3, 5, 8, 0x0f, 0x10, 0x18, 0x40, 0xff]),
+    register("CRT Controller Address", CRT, region::COLOR_CRTC, 0, 1).words(CRTC_INDICES),
+    register("CRT Controller Data", CRT, region::COLOR_CRTC, 1, 1),
+    register("Input Status 1", GENERAL, region::COLOR_STATUS, 0, 1).words(&[0, 0x10]),
+    register("VBE index", BOCHS, region::DISPI, 0, 2).words(DISPI_INDICES),
+    register("VBE data", BOCHS, region::DISPI, 1, 2).words(ENABLES),
+    register("0xa0000", MEMORY, region::WINDOW, 0, 1),
+    register("0xa0000, end of a bank", MEMORY, region::WINDOW, 0xfff8, 8),
+    register("0xb0000", MEMORY, region::WINDOW, 0x1_0000, 2),
+    register("0xb8000", MEMORY, region::WINDOW, 0x1_8000, 4),
+    register("0xbffff", MEMORY, region::WINDOW, 0x1_ffff, 1),
+    register("EDID", BLOCKS, region::MMIO, 0, 4),
+    register("EDID, preferred timing", BLOCKS, region::MMIO, 0x36, 2),
+    register("Miscellaneous Output, BAR 2", BLOCKS, region::MMIO, VGA_BLOCK + 2, 1).words(&[0, 0x67]),
+    register("Sequencer Address, BAR 2", BLOCKS, region::MMIO, VGA_BLOCK + 4, 1).words(&[1, 2, 4]),
+    register("CRT Controller Address, BAR 2", BLOCKS, region::MMIO, VGA_BLOCK + 0x14, 1).words(CRTC_INDICES),
+    register("CRT Controller Data, BAR 2", BLOCKS, region::MMIO, VGA_BLOCK + 0x15, 1),
+    register("Input Status 1, BAR 2", BLOCKS, region::MMIO, VGA_BLOCK + 0x1a, 1),
+    direct("VBE ID", dispi::ID).words(&[dispi::ID0 as u64, dispi::ID5 as u64, 0xb0c6]),
+    direct("VBE XRES", dispi::XRES).words(WIDTHS),
+    direct("VBE YRES", dispi::YRES).words(HEIGHTS),
+    direct("VBE BPP", dispi::BPP).words(&[0, 4, 7, 8, 15, 16, 24, 32]),
+    direct("VBE ENABLE", dispi::ENABLE).words(ENABLES),
+    direct("VBE BANK", dispi::BANK).words(&[0, 1, 3, 4, 15, 16, 0xffff]),
+    direct("VBE VIRT_WIDTH", dispi::VIRT_WIDTH).words(WIDTHS),
+    direct("VBE VIRT_HEIGHT", dispi::VIRT_HEIGHT).words(HEIGHTS),
+    direct("VBE X_OFFSET", dispi::X_OFFSET).words(&[0, 1, 7, 8, 640, 0xffff]),
+    direct("VBE Y_OFFSET", dispi::Y_OFFSET).words(&[0, 1, 480, 0xffff]),
+    direct("VBE VIDEO_MEMORY_64K", dispi::VIDEO_MEMORY_64K),
+    register("extension block's size", BLOCKS, region::MMIO, 0x600, 4),
+    register("frame buffer's byte order", BLOCKS, region::MMIO, 0x604, 4).words(&[0x1e1e_1e1e, 0xbebe_bebe]),
+];

@@ -1,7 +1,2 @@
-//! ps2: bytes → accesses (bulkhead_bus::exercise).
 #![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    if let Err(e) = bulkhead_bus::exercise::exercise(&bulkhead_dev_input::ps2::exercised, bytes) {
-        panic!("{e}");
-    }
-});
+bulkhead_fuzz_targets::device!(bulkhead_dev_input::ps2::TARGET);

@@ -105,7 +105,7 @@ pub(crate) struct Keyboard {
     /// Which keys report their release and repeat in set 3.
     pub(crate) kinds: Kinds,
     /// The last pressed key, the time of its press, and the time of its last code.
-    typematic: Option<(u16, u64, u64)>,
+    pub(crate) typematic: Option<(u16, u64, u64)>,
     /// Number of keys lost because the queue was full.
     pub(crate) dropped: u64,
 }
@@ -222,6 +222,8 @@ impl Keyboard {
         let (delay, period) = pace(self.rate);
         match &mut self.typematic {
             Some((held, since, said)) if *held == key => {
+                // A saved state may come from a machine with another clock.
+                (*since, *said) = ((*since).min(now), (*said).min(now));
                 let due = now >= since.saturating_add(delay) && now >= said.saturating_add(period);
                 if due {
                     *said = now;

@@ -9,6 +9,7 @@
 //! | `keyboard.rs`, `keys.rs` | the keyboard; its scan codes |
 //! | `mouse.rs` | the mouse |
 //! | `state.rs` | the saved state |
+mod exercised;
 mod keyboard;
 mod keys;
 mod mouse;
@@ -21,6 +22,7 @@ use bulkhead_bus::{
     Access, Context, Declaration, Device, Input, Inspect, IoError, IoResult, Line, Permissions, Ready, Region, Reset,
     Shadows, StateError, TimerId,
 };
+pub use exercised::TARGET;
 use keyboard::Keyboard;
 use mouse::Mouse;
 use rustix::fd::OwnedFd;
@@ -44,6 +46,8 @@ const KEYS_TIMER: TimerId = 0;
 const MOUSE_TIMER: TimerId = 1;
 /// Nanoseconds until queued keys are encoded.
 const MOMENT: u64 = 10_000_000;
+/// The longest of both times: a sample of the mouse at its lowest rate.
+const LONGEST: u64 = 1_000_000_000;
 
 /// The controller's declaration.
 pub fn declare() -> Declaration {
@@ -70,6 +74,8 @@ pub struct Ps2 {
     answers: VecDeque<(u8, bool)>,
     keyboard: Keyboard,
     mouse: Mouse,
+    /// Deadlines of [`KEYS_TIMER`] and [`MOUSE_TIMER`], for the saved state; 0: the timer is stopped, or an old state does not tell.
+    deadlines: [u64; 2],
     /// The pipe of a viewer's input records.
     viewer: Option<OwnedFd>,
     leds: Option<Leds>,
@@ -117,6 +123,7 @@ impl Ps2 {
             answers: VecDeque::new(),
             keyboard: Keyboard::new(),
             mouse: Mouse::new(),
+            deadlines: [0; 2],
             viewer: None,
             leds: None,
             dirty: true,
@@ -177,14 +184,31 @@ impl Ps2 {
     fn schedule(&mut self, cx: &mut Context) {
         let idle = !self.status.obf();
         let mouse = self.mouse.has_report() && !self.byte.mouse_disabled();
-        for (timer, wanted, after) in [
-            (KEYS_TIMER, idle && self.keyboard.can_encode(), MOMENT),
-            (MOUSE_TIMER, idle && mouse, self.mouse.period()),
+        let [keys, pointer] = &mut self.deadlines;
+        for (timer, deadline, wanted, after) in [
+            (KEYS_TIMER, keys, idle && self.keyboard.can_encode(), MOMENT),
+            (MOUSE_TIMER, pointer, idle && mouse, self.mouse.period()),
         ] {
-            match (wanted, cx.timers.get(timer)) {
-                (true, None) => cx.timers.set(timer, Some(cx.now().saturating_add(after))),
-                (false, Some(_)) => cx.timers.set(timer, None),
-                _ => {}
+            if !wanted {
+                *deadline = 0;
+                cx.timers.set(timer, None);
+            } else if cx.timers.get(timer).is_none() {
+                *deadline = cx.now().saturating_add(after);
+                cx.timers.set(timer, Some(*deadline));
+            }
+        }
+    }
+
+    /// Continues the timers of a saved state. Its machine's clock may have been another one, so that no time is longer than it can be.
+    fn take_deadlines(&mut self, saved: [u64; 2], cx: &mut Context) {
+        let latest = cx.now().saturating_add(LONGEST);
+        for ((timer, deadline), saved) in [KEYS_TIMER, MOUSE_TIMER].into_iter().zip(&mut self.deadlines).zip(saved) {
+            if cx.timers.get(timer).is_none() {
+                continue;
+            }
+            *deadline = saved;
+            if saved != 0 {
+                cx.timers.set(timer, Some(saved.min(latest)));
             }
         }
     }
@@ -347,8 +371,13 @@ impl Device for Ps2 {
 
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {
         let new = Self::of_state(state)?;
+        let deadlines = new.deadlines;
         *self = Self { viewer: self.viewer.take(), leds: self.leds.take(), ..new };
+        for timer in [KEYS_TIMER, MOUSE_TIMER] {
+            cx.timers.set(timer, None);
+        }
         self.update(cx);
+        self.take_deadlines(deadlines, cx);
         Ok(())
     }
 
@@ -402,11 +431,6 @@ fn next_from_keyboard(queue: &mut VecDeque<u8>, translate: bool) -> Option<u8> {
         _ => spec::TRANSLATION.get(usize::from(byte)).copied().unwrap_or(byte),
     };
     Some(translated | up)
-}
-
-/// The device for its fuzz target and its corpus test.
-pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Ps2::new())
 }
 
 #[cfg(test)]

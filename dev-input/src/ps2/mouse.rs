@@ -86,6 +86,8 @@ impl Mouse {
         (self.dx, self.dy, self.dz) = (0, 0, 0);
         self.changed = false;
         self.buttons = self.latest();
+        // No packet reports a button that was pressed before.
+        self.reported = self.buttons;
         self.steps.clear();
     }
 
@@ -171,12 +173,12 @@ impl Mouse {
             }
             0xf6 => {
                 let (answers, buttons, kind) = (std::mem::take(&mut self.answers), self.latest(), self.kind);
-                *self = Self { answers, buttons, kind, ..Self::new() };
+                *self = Self { answers, buttons, reported: buttons, kind, ..Self::new() };
                 self.answer(&[ACK]);
             }
             0xff => {
                 let (answers, buttons) = (std::mem::take(&mut self.answers), self.latest());
-                *self = Self { answers, buttons, ..Self::new() };
+                *self = Self { answers, buttons, reported: buttons, ..Self::new() };
                 self.answer(&[ACK, PASSED, 0x00]);
             }
             _ => self.answer(&[RESEND]),

@@ -1,5 +1,6 @@
 //! The keyboard controller (IBM PS/2 Hardware Interface Technical Reference, 8042), keyboard and mouse commands.
 use bitfield_struct::bitfield;
+use bulkhead_bus::exercise::Register;
 
 /// Status register.
 #[bitfield(u8)]
@@ -59,6 +60,42 @@ pub(crate) mod command {
     pub(crate) const ENABLE_A20: u8 = 0xdf;
 }
 
+/// Commands of the keyboard (IBM PS/2 Hardware Interface Technical Reference, Keyboard, "Commands from the System").
+pub(crate) mod key_command {
+    pub(crate) const LEDS: u8 = 0xed;
+    pub(crate) const ECHO: u8 = 0xee;
+    pub(crate) const SCAN_CODE_SET: u8 = 0xf0;
+    pub(crate) const IDENTIFY: u8 = 0xf2;
+    pub(crate) const RATE: u8 = 0xf3;
+    pub(crate) const ENABLE: u8 = 0xf4;
+    pub(crate) const DISABLE: u8 = 0xf5;
+    pub(crate) const DEFAULTS: u8 = 0xf6;
+    /// All keys: 0xf7 to 0xfa; the keys that follow: 0xfb to 0xfd.
+    pub(crate) const ALL_REPEAT: u8 = 0xf7;
+    pub(crate) const KEY_REPEATS: u8 = 0xfb;
+    pub(crate) const KEY_MADE_ONLY: u8 = 0xfd;
+    pub(crate) const RESET: u8 = 0xff;
+}
+
+/// Commands of the mouse (IBM PS/2 Hardware Interface Technical Reference, Mouse).
+pub(crate) mod mouse_command {
+    pub(crate) const SCALING_ONE: u8 = 0xe6;
+    pub(crate) const SCALING_TWO: u8 = 0xe7;
+    pub(crate) const RESOLUTION: u8 = 0xe8;
+    pub(crate) const STATUS: u8 = 0xe9;
+    pub(crate) const STREAM: u8 = 0xea;
+    pub(crate) const READ: u8 = 0xeb;
+    pub(crate) const NO_WRAP: u8 = 0xec;
+    pub(crate) const WRAP: u8 = 0xee;
+    pub(crate) const REMOTE: u8 = 0xf0;
+    pub(crate) const IDENTIFY: u8 = 0xf2;
+    pub(crate) const RATE: u8 = 0xf3;
+    pub(crate) const ENABLE: u8 = 0xf4;
+    pub(crate) const DISABLE: u8 = 0xf5;
+    pub(crate) const DEFAULTS: u8 = 0xf6;
+    pub(crate) const RESET: u8 = 0xff;
+}
+
 /// Answer: acknowledge.
 pub(crate) const ACK: u8 = 0xfa;
 /// Answer: the byte was not understood, send it again.
@@ -75,4 +112,57 @@ pub(crate) const TRANSLATION: [u8; 128] = [
     0x27, 0x19, 0x0c, 0x61, 0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63,
     0x76, 0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f, 0x52, 0x53,
     0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
+];
+
+/// The two ports, for the mutator and for reports.
+pub(super) const REGISTERS: &[Register] = &[
+    Register::new("data", "8042, Input and Output Buffers", 0, 0, 1).words(&[
+        key_command::LEDS as u64,
+        key_command::ECHO as u64,
+        key_command::SCAN_CODE_SET as u64,
+        key_command::IDENTIFY as u64,
+        key_command::RATE as u64,
+        key_command::ENABLE as u64,
+        key_command::DISABLE as u64,
+        key_command::DEFAULTS as u64,
+        key_command::ALL_REPEAT as u64,
+        key_command::KEY_REPEATS as u64,
+        key_command::KEY_MADE_ONLY as u64,
+        key_command::RESET as u64,
+        mouse_command::SCALING_TWO as u64,
+        mouse_command::RESOLUTION as u64,
+        mouse_command::STATUS as u64,
+        mouse_command::READ as u64,
+        0,
+        1,
+        2,
+        3,
+        7,
+        0x47,
+        80,
+        100,
+        200,
+    ]),
+    Register::new("status and command", "8042, Status Register, Commands", 1, 0, 1).words(&[
+        command::READ_BYTE as u64,
+        command::WRITE_BYTE as u64,
+        command::DISABLE_MOUSE as u64,
+        command::ENABLE_MOUSE as u64,
+        command::TEST_MOUSE as u64,
+        command::SELF_TEST as u64,
+        command::TEST_KEYBOARD as u64,
+        command::DISABLE_KEYBOARD as u64,
+        command::ENABLE_KEYBOARD as u64,
+        command::READ_INPUT as u64,
+        command::READ_OUTPUT as u64,
+        command::WRITE_OUTPUT as u64,
+        command::WRITE_KEYBOARD_BUFFER as u64,
+        command::WRITE_MOUSE_BUFFER as u64,
+        command::WRITE_MOUSE as u64,
+        command::DISABLE_A20 as u64,
+        command::ENABLE_A20 as u64,
+        0xf0,
+        0xfe,
+        0xff,
+    ]),
 ];

@@ -1,6 +1,6 @@
 //! The saved state of the keyboard controller and its two devices.
 //!
-//! It leaves out counters and the time of the last repetition (a restarted process may repeat a key once too early).
+//! It leaves out counters. Times are those of the machine's clock, so that a restarted process continues them.
 use super::Ps2;
 use super::keyboard::{ANSWERS, Held, Keyboard, Kinds};
 use super::keys::{self, Form};
@@ -53,6 +53,11 @@ struct Ps2State {
     keyboard: Option<KeyboardState>,
     #[prost(message, optional, tag = "14")]
     mouse: Option<MouseState>,
+    /// When queued keys are encoded, and when the mouse's next sample is; 0: not known.
+    #[prost(uint64, tag = "15")]
+    keys_deadline: u64,
+    #[prost(uint64, tag = "16")]
+    mouse_deadline: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -77,6 +82,13 @@ struct KeyboardState {
     /// Keys that are not encoded yet: bit 16 if they were pressed.
     #[prost(uint32, repeated, tag = "9")]
     waiting: Vec<u32>,
+    /// The key that repeats; 0: none. When it was pressed, and when its last code was sent.
+    #[prost(uint32, tag = "10")]
+    repeated: u32,
+    #[prost(uint64, tag = "11")]
+    since: u64,
+    #[prost(uint64, tag = "12")]
+    said: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -153,7 +165,11 @@ fn key(word: u32) -> Result<u16, StateError> {
 
 impl KeyboardState {
     fn of(k: &Keyboard) -> Self {
+        let (repeated, since, said) = k.typematic.unwrap_or_default();
         Self {
+            repeated: u32::from(repeated),
+            since,
+            said,
             pending: u32::from(k.pending),
             enabled: k.enabled,
             set: u32::from(k.set),
@@ -192,6 +208,9 @@ impl KeyboardState {
         k.input = queue(self.input)?;
         k.down = down;
         k.waiting = waiting?;
+        if self.repeated != 0 {
+            k.typematic = Some((key(self.repeated & 0xffff)?, self.since, self.said));
+        }
         Ok(k)
     }
 }
@@ -303,8 +322,20 @@ impl Ps2State {
 
 impl Ps2 {
     pub(super) fn state(&self) -> Vec<u8> {
-        let Self { byte, status, output, output_port, pending, answers, keyboard, mouse, viewer: _, leds: _, dirty: _ } =
-            self;
+        let Self {
+            byte,
+            status,
+            output,
+            output_port,
+            pending,
+            answers,
+            keyboard,
+            mouse,
+            deadlines: [keys_deadline, mouse_deadline],
+            viewer: _,
+            leds: _,
+            dirty: _,
+        } = self;
         Ps2State {
             version: VERSION,
             command_byte: u32::from(byte.into_bits()),
@@ -316,6 +347,8 @@ impl Ps2 {
             answers: answers.iter().map(|(byte, aux)| u32::from(*byte) | u32::from(*aux) << 8).collect(),
             keyboard: Some(KeyboardState::of(keyboard)),
             mouse: Some(MouseState::of(mouse)),
+            keys_deadline: *keys_deadline,
+            mouse_deadline: *mouse_deadline,
             ..Ps2State::default()
         }
         .encode_to_vec()
@@ -347,6 +380,7 @@ impl Ps2 {
             answers: s.answers.iter().map(|word| (*word as u8, word & 0x100 != 0)).collect(),
             keyboard: keyboard.keyboard(Kinds::load(&s.keyboard_kinds)?)?,
             mouse: mouse.mouse()?,
+            deadlines: [s.keys_deadline, s.mouse_deadline],
             ..Self::new()
         })
     }

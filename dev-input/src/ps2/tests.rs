@@ -309,3 +309,44 @@ fn state_that_is_reported_only_when_it_changes() {
     assert_eq!(told(), [6], "another process shows the guest");
     assert_eq!(all(&mut p, &mut cx), []);
 }
+
+/// A restart is invisible: times and what the mouse has reported are in the state.
+#[test]
+fn a_restart_changes_neither_times_nor_what_is_reported() {
+    let (mut p, mut cx) = controller();
+    let again = |p: &Ps2, cx: &Context| {
+        let (mut later, mut other) = controller();
+        other.clock = cx.clock;
+        later.load(&p.save(), &mut other).unwrap();
+        assert_eq!((later.save(), other.timers.next()), (p.save(), cx.timers.next()));
+        (later, other)
+    };
+    // A button that is down when the mouse forgets what was before is no news afterwards.
+    for command in [0xf4, 0xf5, 0xf6, 0xff] {
+        p.input(InputEvent::Button { button: 0, down: true }, &mut cx);
+        write(&mut p, &mut cx, 1, 0xd4);
+        write(&mut p, &mut cx, 0, command);
+        (p, cx) = again(&p, &cx);
+        all(&mut p, &mut cx);
+        p.input(InputEvent::Button { button: 0, down: false }, &mut cx);
+    }
+    // Keys wait for the timer, and a held key repeats at its pace.
+    for code in 2..30 {
+        p.input(InputEvent::Key { code, down: true }, &mut cx);
+    }
+    cx.clock = bulkhead_bus::Clock::Driven(5);
+    all(&mut p, &mut cx);
+    assert_eq!(cx.timers.get(KEYS_TIMER), Some(5 + MOMENT));
+    cx.clock = bulkhead_bus::Clock::Driven(7);
+    (p, cx) = again(&p, &cx);
+    cx.timers.set(KEYS_TIMER, None);
+    p.poll(Ready::Timer(KEYS_TIMER), &mut cx);
+    all(&mut p, &mut cx);
+    let mut last = Vec::new();
+    for _ in 0..3 {
+        p.input(InputEvent::Key { code: 29, down: true }, &mut cx);
+        last.push(all(&mut p, &mut cx));
+        (p, cx) = again(&p, &cx);
+    }
+    assert!(last.iter().all(Vec::is_empty), "it is too early for a repetition: {last:?}");
+}

@@ -3,6 +3,7 @@
 //! The line is as fast as its other end: a character counts as sent when the back end has accepted it. While the back end
 //! accepts none (no process reads the terminal), up to [`BACKLOG`] characters are queued; then the transmitter stays busy, and
 //! after [`PATIENCE`] characters are dropped so that a guest that polls does not hang.
+mod exercised;
 mod file;
 mod listen;
 mod spec;
@@ -11,6 +12,7 @@ mod state;
 use bulkhead_bus::{
     Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
 };
+pub use exercised::TARGET;
 pub use file::FileBackend;
 pub use listen::ListenBackend;
 use prost::Message as _;
@@ -31,6 +33,7 @@ const CHARACTER_TIMEOUT: u64 = 350_000;
 const TIMEOUT_TIMER: u8 = 0;
 const STUCK_TIMER: u8 = 1;
 const RETRY_TIMER: u8 = 2;
+const TIMERS: usize = 3;
 
 /// Ports of COM1 to COM4.
 const BASES: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
@@ -112,6 +115,8 @@ pub struct Serial {
     unsent: VecDeque<u8>,
     thre_pending: bool,
     timeout_pending: bool,
+    /// Deadlines by timer, for the saved state; 0: the timer is stopped, or an old state does not tell.
+    deadlines: [u64; TIMERS],
     dropped: u64,
     dirty: bool,
 }
@@ -145,9 +150,17 @@ impl Serial {
             unsent: VecDeque::new(),
             thre_pending: false,
             timeout_pending: false,
+            deadlines: [0; TIMERS],
             dropped: 0,
             dirty: true,
         }
+    }
+
+    fn set_timer(&mut self, timer: u8, deadline: Option<u64>, cx: &mut Context) {
+        if let Some(saved) = self.deadlines.get_mut(usize::from(timer)) {
+            *saved = deadline.unwrap_or(0);
+        }
+        cx.timers.set(timer, deadline);
     }
 
     fn capacity(&self) -> usize {
@@ -218,9 +231,9 @@ impl Serial {
         let counts = self.fcr.enable() && !self.received.is_empty();
         self.timeout_pending &= counts;
         if !counts || self.timeout_pending {
-            cx.timers.set(TIMEOUT_TIMER, None);
+            self.set_timer(TIMEOUT_TIMER, None, cx);
         } else if again || cx.timers.get(TIMEOUT_TIMER).is_none() {
-            cx.timers.set(TIMEOUT_TIMER, Some(cx.now().saturating_add(CHARACTER_TIMEOUT)));
+            self.set_timer(TIMEOUT_TIMER, Some(cx.now().saturating_add(CHARACTER_TIMEOUT)), cx);
         }
     }
 
@@ -263,6 +276,7 @@ impl Serial {
 
     /// Sends queued characters to the back end.
     fn transmit(&mut self, cx: &mut Context) {
+        let before = self.unsent.len();
         while !self.unsent.is_empty() {
             let n = self.backend.write(self.unsent.make_contiguous());
             if n == 0 {
@@ -271,12 +285,13 @@ impl Serial {
             self.unsent.drain(..n.min(self.unsent.len()));
         }
         if self.unsent.is_empty() {
-            cx.timers.set(STUCK_TIMER, None);
-        } else if cx.timers.get(STUCK_TIMER).is_none() {
-            cx.timers.set(STUCK_TIMER, Some(cx.now().saturating_add(PATIENCE)));
+            self.set_timer(STUCK_TIMER, None, cx);
+        } else if self.unsent.len() < before || cx.timers.get(STUCK_TIMER).is_none() {
+            // A slow back end is not stuck: the time begins again with each character that it accepts.
+            self.set_timer(STUCK_TIMER, Some(cx.now().saturating_add(PATIENCE)), cx);
         }
         let retry = self.backend.retry().filter(|_| !self.unsent.is_empty());
-        cx.timers.set(RETRY_TIMER, retry.map(|after| after_now(cx, after)));
+        self.set_timer(RETRY_TIMER, retry.map(|after| after_now(cx, after)), cx);
     }
 
     fn write_data(&mut self, byte: u8, cx: &mut Context) {
@@ -304,6 +319,31 @@ impl Serial {
             self.receive(cx);
         }
         byte
+    }
+
+    /// Continues the work and the timers of a saved state. Its machine's clock may have been another one, so that no time is longer
+    /// than it can be. A time that the state does not tell begins again.
+    fn take_deadlines(&mut self, saved: [u64; TIMERS], cx: &mut Context) {
+        let longest = [CHARACTER_TIMEOUT, PATIENCE, PATIENCE];
+        let mut set = [None; TIMERS];
+        for ((timer, deadline), (saved, longest)) in (0u8..).zip(&mut set).zip(saved.into_iter().zip(longest)) {
+            *deadline = Some(saved.min(cx.now().saturating_add(longest))).filter(|_| saved != 0);
+            cx.timers.set(timer, *deadline);
+        }
+        // A back end that tells when it accepts output again is not asked before.
+        let [_, _, retry] = saved;
+        if retry == 0 {
+            self.transmit(cx);
+        }
+        if self.received.is_empty() {
+            self.receive(cx);
+        }
+        self.update(cx);
+        for ((timer, mine), (set, saved)) in (0u8..).zip(&mut self.deadlines).zip(set.into_iter().zip(saved)) {
+            if set.is_some() && cx.timers.get(timer) == set {
+                *mine = saved;
+            }
+        }
     }
 
     fn write_fcr(&mut self, value: u8, cx: &mut Context) {
@@ -398,11 +438,15 @@ impl Device for Serial {
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        if let Ready::Timer(timer) = ready {
+            self.set_timer(timer, None, cx);
+        }
         match ready {
             Ready::Timer(TIMEOUT_TIMER) => self.timeout_pending = !self.received.is_empty(),
             Ready::Timer(STUCK_TIMER) => {
                 self.dropped = self.dropped.saturating_add(self.unsent.len() as u64);
                 self.unsent.clear();
+                self.set_timer(RETRY_TIMER, None, cx);
                 self.thre_pending = true;
             }
             _ => {
@@ -422,8 +466,8 @@ impl Device for Serial {
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         let dropped = self.dropped;
         *self = Self { backend, dropped, ..fresh };
-        cx.timers.set(STUCK_TIMER, None);
-        cx.timers.set(RETRY_TIMER, None);
+        self.set_timer(STUCK_TIMER, None, cx);
+        self.set_timer(RETRY_TIMER, None, cx);
         self.update(cx);
     }
 
@@ -455,6 +499,7 @@ impl Device for Serial {
             unsent,
             thre_pending,
             timeout_pending,
+            deadlines: [timeout_deadline, stuck_deadline, retry_deadline],
         } = self;
         SerialState {
             version: VERSION,
@@ -470,6 +515,9 @@ impl Device for Serial {
             unsent: unsent.iter().copied().collect(),
             thre_pending: *thre_pending,
             timeout_pending: *timeout_pending,
+            timeout_deadline: *timeout_deadline,
+            stuck_deadline: *stuck_deadline,
+            retry_deadline: *retry_deadline,
         }
         .encode_to_vec()
     }
@@ -499,16 +547,15 @@ impl Device for Serial {
             unsent: s.unsent.into(),
             thre_pending: s.thre_pending,
             timeout_pending: s.timeout_pending,
+            deadlines: [0; TIMERS],
             dropped: self.dropped,
             dirty: true,
         };
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         *self = Self { backend, ..new };
-        // The elapsed part of the time-out is unknown, so it begins again.
-        self.watch(true, cx);
-        self.transmit(cx);
-        self.receive(cx);
-        self.update(cx);
+        // Without unsent characters nothing is stuck, whatever the state says.
+        let waits = |deadline| if self.unsent.is_empty() { 0 } else { deadline };
+        self.take_deadlines([s.timeout_deadline, waits(s.stuck_deadline), waits(s.retry_deadline)], cx);
         Ok(())
     }
 
@@ -521,11 +568,6 @@ impl Device for Serial {
         out.hex("SCR", self.scr).value("divisor", self.divisor);
         out.value("received", self.received.len()).value("unsent", self.unsent.len()).value("dropped", self.dropped);
     }
-}
-
-/// The device for its fuzz target and its corpus test, without a character device.
-pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Serial::new(0, Box::new(NullBackend)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Registers of the 16550A (National Semiconductor PC16550D data sheet, June 1995, section 8).
 use bitfield_struct::bitfield;
+use bulkhead_bus::exercise::Register;
 
 /// Receiver buffer and transmitter holding register; divisor latch low with DLAB.
 pub const DATA: u64 = 0;
@@ -150,3 +151,42 @@ pub mod iir {
     /// Bits 7–6: FIFOs on.
     pub const FIFOS_ON: u8 = 0xc0;
 }
+
+/// The registers, for the mutator and for reports.
+pub(super) const REGISTERS: &[Register] = &[
+    Register::new("RBR, THR, DLL", "8, table II", 0, DATA as u32, 1).words(&[0, 1, 12, 0x41, 0xff]),
+    Register::new("IER, DLM", "8.5", 0, IER as u32, 1).words(&[
+        0,
+        InterruptEnable::new().with_received(true).into_bits() as u64,
+        InterruptEnable::new().with_transmitter_empty(true).into_bits() as u64,
+        InterruptEnable::new().with_line_status(true).into_bits() as u64,
+        InterruptEnable::new().with_modem_status(true).into_bits() as u64,
+        0x0f,
+    ]),
+    Register::new("IIR, FCR", "8.4, table II", 0, IIR_FCR as u32, 1).words(&[
+        0,
+        FifoControl::new().with_enable(true).into_bits() as u64,
+        FifoControl::new().with_enable(true).with_trigger(1).into_bits() as u64,
+        FifoControl::new().with_enable(true).with_trigger(2).into_bits() as u64,
+        FifoControl::new().with_enable(true).with_trigger(3).into_bits() as u64,
+        FifoControl::new().with_enable(true).with_reset_receiver(true).into_bits() as u64,
+        FifoControl::new().with_enable(true).with_reset_transmitter(true).into_bits() as u64,
+    ]),
+    Register::new("LCR", "8.3", 0, LCR as u32, 1).words(&[
+        0,
+        LineControl::new().with_word_length(3).into_bits() as u64,
+        LineControl::new().with_word_length(3).with_dlab(true).into_bits() as u64,
+        LineControl::new().with_set_break(true).into_bits() as u64,
+    ]),
+    Register::new("MCR", "8.7", 0, MCR as u32, 1).words(&[
+        0,
+        ModemControl::new().with_out2(true).into_bits() as u64,
+        ModemControl::new().with_dtr(true).with_rts(true).with_out2(true).into_bits() as u64,
+        ModemControl::new().with_loopback(true).into_bits() as u64,
+        ModemControl::new().with_loopback(true).with_out1(true).with_rts(true).into_bits() as u64,
+        0x1f,
+    ]),
+    Register::new("LSR", "8.6", 0, LSR as u32, 1),
+    Register::new("MSR", "8.8", 0, MSR as u32, 1),
+    Register::new("SCR", "8", 0, SCR as u32, 1).words(&[0, 0x55, 0xaa]),
+];

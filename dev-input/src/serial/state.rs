@@ -45,4 +45,13 @@ pub struct SerialState {
     /// The character time-out is pending.
     #[prost(bool, tag = "13")]
     pub timeout_pending: bool,
+    /// When the character time-out ends, on the machine's clock; 0: it does not run, or is not known.
+    #[prost(uint64, tag = "14")]
+    pub timeout_deadline: u64,
+    /// When unsent characters are dropped.
+    #[prost(uint64, tag = "15")]
+    pub stuck_deadline: u64,
+    /// When the back end accepts output again.
+    #[prost(uint64, tag = "16")]
+    pub retry_deadline: u64,
 }

@@ -261,3 +261,41 @@ fn an_overrun_destroys_the_old_byte_or_with_the_fifo_the_new_one() {
         assert_eq!(got, want, "FCR {fifo}");
     }
 }
+
+/// An end that takes a character now and then is slow, and loses nothing.
+#[test]
+fn patience_begins_again_with_each_accepted_character() {
+    let (mut s, wire, mut cx) = port();
+    *wire.stuck.lock().unwrap() = true;
+    b"abc".iter().for_each(|byte| outb(&mut s, &mut cx, 0, *byte));
+    assert_eq!(cx.timers.get(STUCK_TIMER), Some(PATIENCE));
+    s.backend = Box::new(OneByOne(wire.clone(), 1));
+    cx.clock = bulkhead_bus::Clock::Driven(PATIENCE - 1);
+    s.poll(Ready::Fd(0), &mut cx);
+    assert_eq!((s.unsent.len(), cx.timers.get(STUCK_TIMER)), (2, Some(2 * PATIENCE - 1)));
+    // A process that is started again waits no longer.
+    let mut later = Serial::new(0, Box::new(OneByOne(wire.clone(), 0)));
+    let mut other = fake::context(0);
+    other.clock = bulkhead_bus::Clock::Driven(PATIENCE + 5);
+    later.load(&s.save(), &mut other).unwrap();
+    assert_eq!((later.save(), other.timers.get(STUCK_TIMER)), (s.save(), Some(2 * PATIENCE - 1)));
+    // On a machine whose clock is earlier it waits no longer than it would wait at all.
+    other.clock = bulkhead_bus::Clock::Driven(0);
+    later.load(&s.save(), &mut other).unwrap();
+    assert_eq!(other.timers.get(STUCK_TIMER), Some(PATIENCE));
+}
+
+/// Takes so many characters.
+struct OneByOne(Wire, usize);
+
+impl Backend for OneByOne {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let n = self.1.min(bytes.len());
+        self.1 -= n;
+        self.0.out.lock().unwrap().extend_from_slice(&bytes[..n]);
+        n
+    }
+    fn read(&mut self, _: &mut [u8]) -> usize {
+        0
+    }
+}

@@ -109,6 +109,7 @@ impl Hid {
 
     /// Handles an event, if it is for this kind of device.
     pub(crate) fn input(&mut self, event: InputEvent) {
+        let limit = |v: i32| v.clamp(-0x7fff, 0x7fff);
         let mut next = Pointed { wheel: 0, ..self.now };
         if self.kind == UsbDevice::Mouse {
             (next.x, next.y) = (0, 0);
@@ -124,7 +125,7 @@ impl Hid {
             }
             (UsbDevice::Tablet, InputEvent::At { x, y }) => (next.x, next.y) = (i32::from(x), i32::from(y)),
             (UsbDevice::Mouse, InputEvent::Move { dx, dy, dz }) => {
-                (next.x, next.y, next.wheel) = (dx, dy, dz.saturating_neg())
+                (next.x, next.y, next.wheel) = (limit(dx), limit(dy), dz.saturating_neg())
             }
             (UsbDevice::Tablet, InputEvent::Move { dz, .. }) if dz != 0 => next.wheel = dz.saturating_neg(),
             (UsbDevice::Tablet | UsbDevice::Mouse, InputEvent::Button { button: button @ 0..=4, down }) => {
@@ -138,7 +139,6 @@ impl Hid {
         match self.pointed.back_mut() {
             Some(last) if last.buttons == next.buttons && last.wheel == 0 && next.wheel == 0 => {
                 // Only movement: the last position, or the sum of movements.
-                let limit = |v: i32| v.clamp(-0x7fff, 0x7fff);
                 (last.x, last.y) = if moves {
                     (limit(last.x.saturating_add(next.x)), limit(last.y.saturating_add(next.y)))
                 } else {

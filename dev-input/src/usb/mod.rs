@@ -10,6 +10,7 @@
 //!
 //! A frame is a millisecond. [`BATCH`] frames are processed at once, so a running controller costs 125 wake-ups a second, and a
 //! report is at most one batch late.
+mod exercised;
 mod function;
 mod hid;
 mod schedule;
@@ -24,6 +25,7 @@ use bulkhead_bus::{
     Access, Context, Declaration, Device, DmaError, InputEvent, Inspect, IoError, IoResult, Line, Ready, Region, Reset,
     StateError, TimerId, UsbBus, UsbError,
 };
+pub use exercised::TARGET;
 use function::Function;
 use rustix::fd::OwnedFd;
 use schedule::Outcome;
@@ -40,6 +42,8 @@ const BATCH: u64 = 8;
 /// Most frames that are processed late, after the process did not run; earlier ones are skipped.
 const LATEST: u64 = 32;
 const FRAMES: TimerId = 0;
+/// Most bytes of a device's name.
+const NAME: usize = 64;
 
 fn function_spec(device: u8, function: u8) -> FunctionSpec {
     // 82371SB, function 2: I/O space and bus master in the command register; memory space is stored without an effect, as with IDE.
@@ -95,6 +99,8 @@ pub struct Uhci {
     complete: bool,
     /// Time of the current frame number.
     counted: u64,
+    /// It is known: false after an old state has been loaded, which does not tell it.
+    known: bool,
     input: Option<OwnedFd>,
     /// The pipe that reports to viewers which input is accepted here: bit 0 absolute positions, bit 1 keys, bit 2 movement; with
     /// bit 3, bits 4 to 6 are the keyboard's LEDs: Scroll Lock, Num Lock, Caps Lock.
@@ -135,6 +141,7 @@ impl Uhci {
             short: false,
             complete: false,
             counted: 0,
+            known: true,
             input,
             taken,
             wants_sent: None,
@@ -176,11 +183,22 @@ impl Uhci {
 
     /// Sets the timer of the next batch of frames, if the controller runs.
     fn schedule(&mut self, cx: &mut Context) {
+        self.known = true;
         if self.command.run() {
             self.counted = cx.now();
             cx.timers.set(FRAMES, Some(self.counted.saturating_add(BATCH.saturating_mul(FRAME))));
         } else {
             cx.timers.set(FRAMES, None);
+        }
+    }
+
+    /// Continues the frames of a saved state, whose current one began at this time. A time that it does not tell is now.
+    fn schedule_from(&mut self, counted: Option<u64>, cx: &mut Context) {
+        self.schedule(cx);
+        self.known = counted.is_some();
+        if let Some(counted) = counted.filter(|_| self.command.run()) {
+            self.counted = counted;
+            cx.timers.set(FRAMES, Some(counted.min(cx.now()).saturating_add(BATCH.saturating_mul(FRAME))));
         }
     }
 
@@ -192,7 +210,9 @@ impl Uhci {
     /// Processes the frames that are due.
     fn run(&mut self, cx: &mut Context) {
         let due = self.passed(cx);
-        self.counted = self.counted.saturating_add(due.saturating_mul(FRAME));
+        // A saved state may come from a machine with another clock, at which this time is later.
+        self.counted = self.counted.saturating_add(due.saturating_mul(FRAME)).min(cx.now());
+        self.known = true;
         let missed = due.saturating_sub(LATEST);
         self.frame_number = self.frame_number.wrapping_add(missed as u16) & 0x7ff;
         let memory = cx.memory.clone();
@@ -462,6 +482,8 @@ impl UsbBus for Uhci {
     fn plug_usb(&mut self, id: &str, device: Option<UsbDevice>, cx: &mut Context) -> Result<(), UsbError> {
         let named = self.ports.iter_mut().find(|p| !id.is_empty() && p.function.is_some() && p.id == id);
         match (device, named) {
+            // A state has no room for it.
+            (Some(_), _) if id.len() > NAME => return Err(UsbError::Unknown(id.to_owned())),
             (Some(_), Some(_)) => return Err(UsbError::Named(id.to_owned())),
             (None, None) => return Err(UsbError::Unknown(id.to_owned())),
             (Some(device), None) => {
@@ -488,11 +510,6 @@ impl UsbBus for Uhci {
         self.update(cx);
         Ok(())
     }
-}
-
-/// The device for its fuzz target and its corpus test, with a tablet and a keyboard.
-pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    Box::new(Uhci::new((1, 2), &[UsbDevice::Tablet, UsbDevice::Keyboard], None, None))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! The saved state of the controller and its devices. It leaves out counters and the time of the current frame number.
+//! The saved state of the controller and its devices. It leaves out counters. The time of the current frame number is the machine's, so that a
+//! restarted process continues the frame.
 use super::function::{Function, LONGEST, Stage};
 use super::hid::{Hid, Pointed, QUEUE};
 use super::spec::{Command, Interrupts, PortStatus, Status};
-use super::{Port, Uhci};
+use super::{NAME, Port, Uhci};
 use bulkhead_bus::UsbDevice;
 use bulkhead_bus::{Context, StateError};
 use prost::Message as _;
@@ -283,6 +284,9 @@ struct UhciState {
     complete: bool,
     #[prost(message, optional, tag = "7")]
     registers: Option<RegistersState>,
+    /// When the current frame began, if the controller runs.
+    #[prost(uint64, optional, tag = "8")]
+    counted: Option<u64>,
 }
 
 impl UhciState {
@@ -321,6 +325,7 @@ impl Uhci {
                 frame_list: self.frame_list,
                 start_of_frame: u32::from(self.sof),
             }),
+            counted: Some(self.counted).filter(|_| self.command.run() && self.known),
         }
         .encode_to_vec()
     }
@@ -348,7 +353,7 @@ impl Uhci {
         let mut ports = self.ports.clone();
         for (port, saved) in ports.iter_mut().zip(&s.ports) {
             let kind = PortKind::device(saved.kind)?;
-            if saved.id.len() > 64 || kind.is_some() != saved.function.is_some() {
+            if saved.id.len() > NAME || kind.is_some() != saved.function.is_some() {
                 return Err(StateError::Value("USB device"));
             }
             *port = Port { id: saved.id.clone(), ..Port::new(kind) };
@@ -374,7 +379,7 @@ impl Uhci {
         self.short = s.short;
         self.complete = s.complete;
         self.status.set_halted(!self.command.run());
-        self.schedule(cx);
+        self.schedule_from(s.counted, cx);
         self.update(cx);
         Ok(())
     }
@@ -391,7 +396,7 @@ mod tests {
 
     #[test]
     fn version_1_has_the_same_values() {
-        assert_eq!(loads(&crate::usb::exercised, OLD).unwrap(), STATE);
+        assert_eq!(loads(&crate::usb::TARGET, OLD).unwrap(), STATE);
     }
 
     #[test]
@@ -399,7 +404,7 @@ mod tests {
         let refused = |state: &[u8], change: fn(&mut UhciState)| {
             let mut s = UhciState::decode(state).unwrap();
             change(&mut s);
-            refuses(&crate::usb::exercised, &s.encode_to_vec()).unwrap()
+            refuses(&crate::usb::TARGET, &s.encode_to_vec()).unwrap()
         };
         assert_eq!(refused(STATE, |s| s.version = 3), StateError::Version(3, VERSION));
         assert_eq!(refused(OLD, |s| s.version = 2), StateError::Value("registers"));

@@ -7,6 +7,7 @@
 //! | `receive.rs` | frames to descriptors, filters |
 //! | `state.rs` | the saved state |
 //! | `identity.rs`, `phy.rs` | EEPROM and PHY, by which drivers recognise the card |
+mod exercised;
 mod identity;
 mod phy;
 mod receive;
@@ -23,6 +24,7 @@ use bulkhead_bus::{
     Access, Card, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows,
     StateError,
 };
+pub use exercised::TARGET;
 use phy::Phy;
 use rustix::fd::OwnedFd;
 use spec::{Ctrl, Eecd, Mdic, Rctl, Status, cause, reg};
@@ -588,15 +590,6 @@ impl Card for E1000 {
     fn dropped(&self) -> Vec<(&'static str, u64)> {
         self.port.dropped()
     }
-}
-
-/// The card for its fuzz target and its corpus test: sent frames are returned, and DHCP is answered.
-pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
-    Box::new(
-        E1000::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default())
-            .with_lease(Some(lease)),
-    )
 }
 
 #[cfg(test)]

@@ -155,6 +155,10 @@ impl E1000 {
             let [s0, s1] = last.special().to_be_bytes();
             bytes.splice(12..12, [t0, t1, s0, s1]);
             shift = 4;
+            if bytes.len() > frame::MAX {
+                self.ring_errors = self.ring_errors.saturating_add(1);
+                return;
+            }
         }
         let place = |at: u8| usize::from(at).saturating_add(shift);
         let partial = |start: u8, field: u8| {

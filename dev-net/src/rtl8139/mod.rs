@@ -7,6 +7,7 @@
 //! | `transmit.rs` | sending in both modes |
 //! | `receive.rs` | receiving in both modes, filters |
 //! | `state.rs` | the saved state |
+mod exercised;
 mod receive;
 mod spec;
 mod state;
@@ -22,6 +23,7 @@ use bulkhead_bus::{
     Access, Card, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows,
     StateError,
 };
+pub use exercised::TARGET;
 use rustix::fd::OwnedFd;
 use spec::{Command, PlusCommand, Rcr, cause, reg};
 
@@ -582,15 +584,6 @@ impl Card for Rtl8139 {
     fn dropped(&self) -> Vec<(&'static str, u64)> {
         self.port.dropped()
     }
-}
-
-/// The card for its fuzz target and its corpus test: sent frames are returned, and DHCP is answered.
-pub fn exercised(_: &std::sync::Arc<bulkhead_bus::fake::FakeMemory>) -> Box<dyn Device> {
-    let lease = NicLease { address: std::net::Ipv4Addr::new(10, 0, 0, 5), prefix: 24, gateway: None, dns: None };
-    Box::new(
-        Rtl8139::new(4, 0, [0x02, 0, 0, 0, 0, 1], Box::new(crate::backend::Echo::default()), &NicSettings::default())
-            .with_lease(Some(lease)),
-    )
 }
 
 /// The hash of a group's address for the multicast table: the upper six bits of its CRC with the frame check sequence's polynomial.

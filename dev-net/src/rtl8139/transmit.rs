@@ -118,6 +118,10 @@ impl Rtl8139 {
             // The tag's bytes are in wire order (7.2.1).
             let [v0, v1, ..] = tag.to_le_bytes();
             bytes.splice(12..12, [t0, t1, v0, v1]);
+            if bytes.len() > frame::MAX {
+                self.ring_errors = self.ring_errors.saturating_add(1);
+                return;
+            }
         }
         let frame = if word.large() {
             let kind =

@@ -75,6 +75,21 @@ impl BusMaster {
         self.latched.with_active(shown(self.progress, self.command.start()).active)
     }
 
+    /// The status for a saved state, in which no job is in progress; `aborted`: the command is saved as aborted, `risen`: and so
+    /// INTRQ rises.
+    pub(super) fn saved_status(&self, aborted: bool, risen: bool) -> BusMasterStatus {
+        let progress = match self.progress {
+            // What it becomes when the job ends.
+            Progress::UnderWay if self.armed_again && !aborted => Progress::Waiting,
+            _ if aborted => Progress::Failed,
+            Progress::UnderWay => Progress::Failed,
+            other => other,
+        };
+        self.latched
+            .with_active(shown(progress, self.command.start()).active)
+            .with_interrupt(self.latched.interrupt() || risen)
+    }
+
     pub(in crate::ide) fn table(&self) -> u32 {
         self.table
     }
@@ -84,7 +99,7 @@ impl BusMaster {
         self.position.unwrap_or((self.table, 0))
     }
 
-    /// The same for a saved state, where 0 is the table's first.
+    /// The same for a saved state, where both numbers are 0 for the table's first entry.
     pub(super) fn saved_position(&self) -> (u32, u32) {
         self.position.unwrap_or_default()
     }
@@ -195,7 +210,7 @@ impl BusMaster {
             progress: if active && !s.busy { Progress::Waiting } else { Progress::Failed },
             planned: Progress::Failed,
             armed_again: false,
-            position: (s.bm_next != 0).then_some((s.bm_next & !3, s.bm_used.min(0x1_0000))),
+            position: (s.bm_next != 0 || s.bm_used != 0).then_some((s.bm_next & !3, s.bm_used.min(0x1_0000))),
         })
     }
 }

@@ -16,21 +16,31 @@ fn device(s: &ChannelState) -> Result<DeviceRegister, StateError> {
 }
 
 impl Channel {
+    /// A command in progress is saved as aborted, with its interrupt: that is what a process that takes over can tell the guest.
     pub(crate) fn save(&self) -> ChannelState {
+        // The result of a job from before a reset is dropped.
+        let busy = !matches!(self.phase, TransferPhase::Idle | TransferPhase::Working(After::Nothing));
+        let (interrupt, of) = if busy { (true, self.current) } else { (self.interrupt, self.interrupt_of) };
+        let level = interrupt && of == self.device.dev() && !self.control.nien();
+        let drives = self.drives.iter().zip([false, true]).filter_map(|(attached, number)| {
+            let attached = attached.as_ref()?;
+            let ends = busy && number == self.current && attached.drive.present;
+            Some(if ends { attached.save_aborted(self.device) } else { attached.save() })
+        });
         let (bm_next, bm_used) = self.bus_master.saved_position();
         ChannelState {
             control: u32::from(self.control.into_bits()),
             device: u32::from(self.device.into_bits()),
-            interrupt: self.interrupt,
+            interrupt,
             bm_command: u32::from(self.bus_master.command().into_bits()),
-            bm_status: u32::from(self.bus_master.status().into_bits()),
+            bm_status: u32::from(self.bus_master.saved_status(busy, level && !self.line).into_bits()),
             bm_table: self.bus_master.table(),
             bm_next,
             bm_used,
-            interrupt_of_other: self.interrupt && !self.pending(),
-            drives: self.drives.iter().flatten().map(Attached::save).collect(),
-            // The result of a job from before a reset is dropped.
-            busy: !matches!(self.phase, TransferPhase::Idle | TransferPhase::Working(After::Nothing)),
+            interrupt_of_other: interrupt && of != self.device.dev(),
+            drives: drives.collect(),
+            // Only processes of earlier versions have written true.
+            busy: false,
             stale: self.stale,
         }
     }
@@ -49,8 +59,11 @@ impl Channel {
     /// Restores a state; on error nothing has changed.
     pub(crate) fn load(&mut self, s: &ChannelState) -> Result<(), StateError> {
         self.check(s)?;
+        // What this process was doing for its guest is not in the state.
+        self.abandon();
+        let in_reset = control(s)?.srst();
         for (attached, saved) in self.drives.iter_mut().flatten().zip(&s.drives) {
-            attached.load(saved)?;
+            attached.load(saved, in_reset)?;
         }
         self.control = control(s)?;
         self.device = device(s)?;

@@ -410,9 +410,10 @@ fn a_transfer_that_finds_no_disk_leaves_the_engine_to_the_other_drive() {
     b.prd(&[(0x8000, 512, true)]);
     b.ata(0xc8, 0, 1);
     assert!(b.ide.unplug(1, &mut b.cx));
+    // The command has gone with its drive: Start arms the engine, and nothing is under way.
     b.bm(0, 1, 9);
-    assert_eq!(b.bm_status(0) & 1, 0);
     b.bm(0, 1, 0);
+    assert_eq!(b.bm_status(0) & 1, 0);
     b.prd(&[(0x8000, 36, true)]);
     for (port, value) in [(0x1f6, 0xb0), (0x1f1, 1), (0x1f4, 0), (0x1f5, 0), (0x1f7, 0xa0)] {
         b.out(port, value);

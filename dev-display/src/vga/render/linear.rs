@@ -1,12 +1,11 @@
 //! Pictures of the Bochs interface's linear modes.
-use super::{PIXELS, Vga, pixel, put};
+use super::{Vga, pixel, put};
 use crate::frame::Frame;
 use crate::vga::spec::dispi;
 
 impl Vga {
     pub(super) fn linear(&self, spare: Frame) -> Frame {
-        let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
-        let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
+        let (width, height) = self.size();
         let bpp = self.dispi(dispi::BPP);
         let stride = self.dispi_stride();
         let mut frame = spare.sized(width, height);

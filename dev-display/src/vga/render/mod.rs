@@ -10,7 +10,7 @@ use super::spec::{
 use crate::frame::Frame;
 
 /// Most pixels of a picture; lines beyond them are not drawn.
-const PIXELS: usize = 16 << 20;
+pub(super) const PIXELS: usize = 16 << 20;
 
 /// Number of characters with equidistant addresses, if the counter of the first is a multiple of it: they share the counter's
 /// higher bits, on which the rest of an address depends (`Vga::wired`).
@@ -57,6 +57,17 @@ impl Vga {
             frame.pixels.fill(0);
         }
         frame
+    }
+
+    /// Width and height of the screen in pixels.
+    pub(super) fn size(&self) -> (usize, usize) {
+        if self.dispi_enabled() {
+            let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
+            return (width, height.min(PIXELS.checked_div(width).unwrap_or(0)));
+        }
+        let text = self.graphics(gfx::MISC) & 1 == 0;
+        let dots = if text && !self.clocking().eight_dots() { 9 } else { 8 };
+        (usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1).saturating_mul(dots), self.vertical_end())
     }
 
     /// Whether the screen is off: by the sequencer, or while the processor accesses the palette.

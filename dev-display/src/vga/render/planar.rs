@@ -1,5 +1,5 @@
 //! Pictures of 16 colours in planes, of 4 colours of the CGA, of 256 colours in mode 13h and its unchained variants.
-use super::{PIXELS, Vga, put};
+use super::{Vga, put};
 use crate::frame::Frame;
 use crate::vga::spec::{GraphicsMode, crtc, dispi, gfx};
 
@@ -9,8 +9,8 @@ impl Vga {
             return self.planar_dispi(spare);
         }
         let characters = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
-        let width = characters.saturating_mul(8);
-        let mut frame = spare.sized(width, self.vertical_end());
+        let (width, height) = self.size();
+        let mut frame = spare.sized(width, height);
         let mut row = vec![0; characters.saturating_add(1).saturating_mul(4)];
         let mut pixels = Vec::new();
         let mut known = None;
@@ -28,8 +28,7 @@ impl Vga {
 
     /// 16 colours in a mode of the Bochs interface: its sizes, no rows of characters.
     fn planar_dispi(&self, spare: Frame) -> Frame {
-        let (width, height) = (usize::from(self.dispi(dispi::XRES)), usize::from(self.dispi(dispi::YRES)));
-        let height = height.min(PIXELS.checked_div(width).unwrap_or(0));
+        let (width, height) = self.size();
         let stride = self.dispi_stride();
         let first = stride
             .saturating_mul(u64::from(self.dispi(dispi::Y_OFFSET)))

@@ -71,17 +71,18 @@ impl Vga {
     fn fonts(&self) -> [Vec<u8>; 2] {
         let map = self.sequencer(seq::CHARACTER_MAP);
         let slot = |n: u8| u64::from(n & 3).saturating_mul(0x4000).saturating_add(if n & 4 != 0 { 0x2000 } else { 0 });
-        let mut planes = vec![0; 0x2000 * 4];
+        let mut planes = vec![0u8; 0x2000 * 4];
         [map & 3 | map >> 2 & 4, map >> 2 & 3 | map >> 3 & 4].map(|font| {
             self.read(slot(font).saturating_mul(4), &mut planes);
-            planes.iter().skip(2).step_by(4).copied().collect()
+            planes.as_chunks::<4>().0.iter().map(|[_, _, font, _]| *font).collect()
         })
     }
 
     pub(super) fn text(&self, on: bool, spare: Frame) -> Frame {
         let columns = usize::from(self.crtc(crtc::HORIZONTAL_END)).saturating_add(1);
         let cell_width = if self.clocking().eight_dots() { 8usize } else { 9 };
-        let mut frame = spare.sized(columns.saturating_mul(cell_width), self.vertical_end());
+        let (width, height) = self.size();
+        let mut frame = spare.sized(width, height);
         let (fonts, colors, mode) = (self.fonts(), self.colors(), self.attribute_mode());
         let color = |i: u8| colors.get(usize::from(i & 15)).copied().unwrap_or(0);
         let cursor_at = u16::from_be_bytes([self.crtc(crtc::CURSOR_HIGH), self.crtc(crtc::CURSOR_LOW)]);

@@ -124,3 +124,41 @@ fn typed_keys_are_queued_at_once() {
     h.usb.poll(Ready::Fd(INPUT), &mut h.cx);
     assert!(h.usb.checkpoint().is_some());
 }
+
+#[test]
+fn movement_beyond_the_range_is_the_same_after_a_restart() {
+    let devices = [UsbDevice::Mouse];
+    let mut h = Host::new(&devices);
+    let mouse = &mut h.usb.ports[0].function.as_mut().unwrap().hid;
+    mouse.input(InputEvent::Move { dx: -0x8000, dy: 0x8000, dz: 0 });
+    take_over(&mut h, &devices);
+}
+
+#[test]
+fn a_frame_that_has_begun_continues_after_a_restart() {
+    let mut h = Host::new(&[]);
+    h.cx.clock = Clock::Driven(5 * FRAME + 7);
+    let mut later = Uhci::new((1, 2), &[], None, None);
+    let mut cx = fake::context(0);
+    cx.clock = h.cx.clock;
+    later.load(&h.usb.save(), &mut cx).unwrap();
+    assert_eq!((later.read_register(reg::FRAME_NUMBER, &cx), cx.timers.next()), (5, h.cx.timers.next()));
+    assert_eq!(later.save(), h.usb.save());
+    // On a machine whose clock is earlier the next batch comes in time.
+    h.usb.run(&mut h.cx);
+    cx.clock = Clock::Driven(1);
+    later.load(&h.usb.save(), &mut cx).unwrap();
+    assert_eq!(cx.timers.next(), Some(1 + BATCH * FRAME));
+    cx.clock = Clock::Driven(1 + BATCH * FRAME);
+    later.run(&mut cx);
+    assert!(cx.timers.next() <= Some(1 + 2 * BATCH * FRAME));
+}
+
+#[test]
+fn a_name_for_which_a_state_has_no_room_is_refused() {
+    let mut h = Host::new(&[]);
+    let (long, longest) = ("n".repeat(NAME + 1), "n".repeat(NAME));
+    assert!(h.usb.plug_usb(&long, Some(UsbDevice::Mouse), &mut h.cx).is_err());
+    assert_eq!(h.usb.plug_usb(&longest, Some(UsbDevice::Mouse), &mut h.cx), Ok(()));
+    take_over(&mut h, &[]);
+}

@@ -82,3 +82,31 @@ fn out_of_bounds_checksum_by_a_packets_own_lengths() {
         }
     }
 }
+
+/// A tag made the longest frame longer than any, which ended the stream to a back end.
+#[test]
+fn overflow_of_the_longest_frame_by_a_tag() {
+    let longest = crate::frame::MAX;
+    let mut b = Bench::new(Abilities::default());
+    b.write(reg::CTRL, Ctrl::new().with_set_link_up(true).with_vlan(true).into_bits());
+    let at = b.put(&vec![0x55; longest]);
+    for (len, sent) in [(longest, None), (longest - 4, Some(longest))] {
+        // A data descriptor, the last one, with a tag.
+        b.descriptor(at, 0x6b10_0000 | len as u64);
+        assert_eq!(b.cable.take().map(|f| f.bytes.len()), sent, "{len} bytes and a tag");
+    }
+}
+
+/// The state had the link as the settings connect it: it was another one in a process with other settings.
+#[test]
+fn a_state_does_not_depend_on_the_cable() {
+    let mut b = Bench::new(Abilities::default());
+    let connected = b.card.save();
+    let down = NicSettings { link: false, ..NicSettings::default() };
+    b.card.set_nic(&down, &mut b.cx);
+    b.read(reg::ICR);
+    assert_eq!(b.read(reg::STATUS) & 2, 0);
+    assert_eq!(b.card.save(), connected);
+    b.card.load(&connected, &mut b.cx).unwrap();
+    assert_eq!(b.read(reg::STATUS) & 2, 0, "a new process knows its cable");
+}

@@ -68,3 +68,16 @@ fn infinite_loop_in_a_ring_that_is_never_empty() {
         assert!(sent <= 1000, "{sent} frames for a thousand requests");
     }
 }
+
+/// A tag made the longest frame longer than any, which ended the stream to a back end.
+#[test]
+fn overflow_of_the_longest_frame_by_a_tag() {
+    let longest = crate::frame::MAX;
+    for (len, sent) in [(longest, None), (longest - 4, Some(longest))] {
+        let mut b = Bench::plus(Abilities::default());
+        b.descriptor(0, 0xa000_ffff, 0x2_0500, &[0x55; 0xffff]);
+        b.descriptor(1, 0xd000_0000 | (len - 0xffff) as u32, 0, &[0x55; 18]);
+        b.write(reg::TPPOLL, 1, 0x40);
+        assert_eq!(b.cable.take().map(|f| f.bytes.len()), sent, "{len} bytes and a tag");
+    }
+}

@@ -1,0 +1,127 @@
+//! Registers of the modes that a BIOS sets (IBM VGA Technical Reference), as far as this card has them.
+
+/// A mode.
+pub(super) struct Mode {
+    pub(super) misc: u8,
+    /// Sequencer 1 to 4.
+    pub(super) sequencer: [u8; 4],
+    /// Graphics controller 4 to 8.
+    pub(super) graphics: [u8; 5],
+    /// CRT controller: index and value.
+    pub(super) crtc: &'static [(u8, u8)],
+    /// Attribute controller 0x10, 0x12, 0x13.
+    pub(super) attribute: [u8; 3],
+}
+
+const LINES_400: [(u8, u8); 5] = [(0x06, 0xbf), (0x07, 0x1f), (0x12, 0x8f), (0x11, 0x0e), (0x18, 0xff)];
+const LINES_480: [(u8, u8); 5] = [(0x06, 0x0b), (0x07, 0x3e), (0x12, 0xdf), (0x11, 0x0c), (0x18, 0xff)];
+
+/// 80 columns of text.
+const TEXT: &[(u8, u8)] = &[
+    LINES_400[0],
+    LINES_400[1],
+    LINES_400[2],
+    LINES_400[3],
+    LINES_400[4],
+    (0x01, 0x4f),
+    (0x09, 0x4f),
+    (0x0a, 0x0d),
+    (0x0b, 0x0e),
+    (0x13, 0x28),
+    (0x14, 0x1f),
+    (0x17, 0xa3),
+];
+const PLANAR: &[(u8, u8)] = &[
+    LINES_480[0],
+    LINES_480[1],
+    LINES_480[2],
+    LINES_480[3],
+    LINES_480[4],
+    (0x01, 0x4f),
+    (0x09, 0x40),
+    (0x13, 0x28),
+    (0x14, 0x00),
+    (0x17, 0xe3),
+];
+const CHAINED: &[(u8, u8)] = &[
+    LINES_400[0],
+    LINES_400[1],
+    LINES_400[2],
+    LINES_400[3],
+    LINES_400[4],
+    (0x01, 0x4f),
+    (0x09, 0x41),
+    (0x13, 0x28),
+    (0x14, 0x40),
+    (0x17, 0xa3),
+];
+const UNCHAINED: &[(u8, u8)] = &[
+    LINES_480[0],
+    LINES_480[1],
+    LINES_480[2],
+    LINES_480[3],
+    LINES_480[4],
+    (0x01, 0x4f),
+    (0x09, 0x41),
+    (0x13, 0x28),
+    (0x14, 0x00),
+    (0x17, 0xe3),
+];
+const CGA: &[(u8, u8)] = &[
+    LINES_400[0],
+    LINES_400[1],
+    LINES_400[2],
+    LINES_400[3],
+    LINES_400[4],
+    (0x01, 0x27),
+    (0x09, 0xc1),
+    (0x13, 0x14),
+    (0x14, 0x00),
+    (0x17, 0xa2),
+];
+
+/// Modes 3 and 7, 0x12, 0x13, its unchained variant, and 4.
+pub(super) const MODES: &[Mode] = &[
+    Mode {
+        misc: 0x67,
+        sequencer: [0x00, 0x03, 0x00, 0x02],
+        graphics: [0x00, 0x10, 0x0e, 0x00, 0xff],
+        crtc: TEXT,
+        attribute: [0x0c, 0x0f, 0x08],
+    },
+    Mode {
+        misc: 0xa6,
+        sequencer: [0x00, 0x03, 0x00, 0x02],
+        graphics: [0x00, 0x10, 0x0a, 0x00, 0xff],
+        crtc: TEXT,
+        attribute: [0x0e, 0x0f, 0x08],
+    },
+    Mode {
+        misc: 0xe3,
+        sequencer: [0x01, 0x0f, 0x00, 0x06],
+        graphics: [0x00, 0x00, 0x05, 0x0f, 0xff],
+        crtc: PLANAR,
+        attribute: [0x01, 0x0f, 0x00],
+    },
+    Mode {
+        misc: 0x63,
+        sequencer: [0x01, 0x0f, 0x00, 0x0e],
+        graphics: [0x00, 0x40, 0x05, 0x0f, 0xff],
+        crtc: CHAINED,
+        attribute: [0x41, 0x0f, 0x00],
+    },
+    Mode {
+        misc: 0xe3,
+        sequencer: [0x01, 0x0f, 0x00, 0x06],
+        graphics: [0x00, 0x40, 0x05, 0x0f, 0xff],
+        crtc: UNCHAINED,
+        attribute: [0x41, 0x0f, 0x00],
+    },
+    Mode {
+        misc: 0x63,
+        sequencer: [0x09, 0x03, 0x00, 0x02],
+        graphics: [0x00, 0x30, 0x0f, 0x00, 0xff],
+        crtc: CGA,
+        attribute: [0x01, 0x03, 0x00],
+    },
+];

@@ -1,0 +1,159 @@
+//! Runs a script on one machine and compares with the recorded answers, or on two and names the first difference that nobody has argued.
+use crate::export::Lines;
+use crate::qtest::{Peer, Reply};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Interrupts of the PIT and of the real-time clock: under Xen they are the hypervisor's.
+const CLOCKS: [u32; 2] = [0, 8];
+
+/// A difference that was looked at.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Argued {
+    /// The target.
+    pub target: String,
+    /// The beginning of the place, such as `read of STATUS`.
+    pub place: String,
+    /// Bits that may differ; all if it is not there.
+    pub mask: Option<u64>,
+    /// What is right, and why both are as they are.
+    pub reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    difference: Vec<Argued>,
+}
+
+/// The reviewed table of differences.
+///
+/// # Errors
+/// It is no such table, or an entry has no reason.
+pub fn table() -> Result<Vec<Argued>, String> {
+    let table: Table = toml::from_str(include_str!("../differences.toml")).map_err(|e| e.to_string())?;
+    match table.difference.iter().find(|d| d.reason.len() < 20 || crate::targets::find(&d.target).is_err()) {
+        Some(bad) => Err(format!("differences.toml: {} {}: no reason, or no such target", bad.target, bad.place)),
+        None => Ok(table.difference),
+    }
+}
+
+/// What a comparison comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Both answer alike, but for so many argued differences.
+    Alike(usize),
+    /// The first difference: line, place, and both answers.
+    Differs(String),
+}
+
+/// What of two replies differs.
+fn differs(one: &Reply, other: &Reply) -> Option<String> {
+    if one.text != other.text && (one.number().is_none() || one.number() != other.number()) {
+        return Some(format!("{} / {}", short(&one.text), short(&other.text)));
+    }
+    // Of a line that moves several times within one access, the end counts.
+    let key = |reply: &Reply| reply.interrupts.iter().copied().collect::<std::collections::BTreeMap<u32, bool>>();
+    (key(one) != key(other)).then(|| format!("interrupts {:?} / {:?}", one.interrupts, other.interrupts))
+}
+
+/// The first place at which two hexadecimal texts differ, or their beginnings.
+fn short(text: &str) -> String {
+    if text.len() <= 40 { text.to_owned() } else { format!("{}…", text.get(..40).unwrap_or(text)) }
+}
+
+fn argued(table: &[Argued], target: &str, place: &str, one: &Reply, other: &Reply) -> bool {
+    let numbers = one.number().zip(other.number());
+    table.iter().filter(|a| a.target == target && place.starts_with(&a.place)).any(|a| match (a.mask, numbers) {
+        (None, _) => true,
+        (Some(mask), Some((one, other))) => (one ^ other) & !mask == 0,
+        (Some(_), None) => false,
+    })
+}
+
+/// Runs `script` on both machines.
+///
+/// # Errors
+/// A program ends.
+pub fn two(script: &Lines, one: &mut Peer, other: &mut Peer, table: &[Argued]) -> Result<Verdict, String> {
+    let mut known = 0usize;
+    for (n, line) in script.lines.iter().enumerate() {
+        let (first, second) = (one.say(&line.text)?, other.say(&line.text)?);
+        // Both clocks say their own time.
+        if line.text.starts_with("clock_step")
+            && differs(
+                &Reply { text: String::new(), ..first.clone() },
+                &Reply { text: String::new(), ..second.clone() },
+            )
+            .is_none()
+        {
+            continue;
+        }
+        if let Some(what) = differs(&first, &second) {
+            if !argued(table, &script.target, &line.place, &first, &second) {
+                return Ok(Verdict::Differs(format!("line {n}, {}, {}: {what}", line.text, line.place)));
+            }
+            known = known.saturating_add(1);
+        }
+    }
+    Ok(Verdict::Alike(known))
+}
+
+/// Runs `script` on one machine and compares with the answers of the device alone.
+///
+/// # Errors
+/// The program ends.
+pub fn replay(script: &Lines, peer: &mut Peer) -> Result<Verdict, String> {
+    for (n, line) in script.lines.iter().enumerate() {
+        let reply = peer.say(&line.text)?;
+        if let Some(expected) = line.expected.filter(|e| reply.number() != Some(*e)) {
+            return Ok(Verdict::Differs(format!(
+                "line {n}, {}, {}: OK {expected:#x} / {}",
+                line.text,
+                line.place,
+                short(&reply.text)
+            )));
+        }
+        if !reply.text.starts_with("OK") {
+            return Ok(Verdict::Differs(format!("line {n}, {}: {}", line.text, reply.text)));
+        }
+    }
+    Ok(Verdict::Alike(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(text: &str, interrupts: &[(u32, bool)]) -> Reply {
+        Reply { text: text.into(), interrupts: interrupts.to_vec() }
+    }
+
+    #[test]
+    fn numbers_are_compared_by_value_and_lines_by_where_they_end() {
+        assert_eq!(differs(&reply("OK 0x00ff", &[]), &reply("OK 0xff", &[])), None);
+        assert!(differs(&reply("OK 0x00ff", &[]), &reply("OK 0xfe", &[])).is_some());
+        assert!(differs(&reply("OK", &[]), &reply("FAIL", &[])).is_some());
+        assert_eq!(differs(&reply("OK", &[(4, true), (4, false)]), &reply("OK", &[(4, false)])), None);
+        assert!(differs(&reply("OK", &[(4, true)]), &reply("OK", &[])).is_some());
+    }
+
+    #[test]
+    fn only_the_bits_of_an_argued_difference_may_differ() {
+        let table =
+            [Argued { target: "ide".into(), place: "read of STATUS".into(), mask: Some(0x10), reason: String::new() }];
+        let known =
+            |target: &str, place: &str, a: &str, b: &str| argued(&table, target, place, &reply(a, &[]), &reply(b, &[]));
+        assert!(known("ide", "read of STATUS (7.15)", "OK 0x50", "OK 0x40"));
+        assert!(!known("ide", "read of STATUS (7.15)", "OK 0x51", "OK 0x40"));
+        assert!(!known("ide", "read of ERROR (7.9)", "OK 0x50", "OK 0x40"));
+        assert!(!known("usb", "read of STATUS (7.15)", "OK 0x50", "OK 0x40"));
+        assert!(!known("ide", "read of STATUS (7.15)", "OK", "FAIL"));
+    }
+
+    #[test]
+    fn every_argued_difference_has_a_reason_and_a_target() {
+        assert!(table().is_ok(), "{:?}", table().err());
+    }
+}

@@ -1,0 +1,254 @@
+//! An input as a qtest script with plain verbs, with the answers of the device alone, for replay on whole machines.
+//!
+//! A script says only what a guest can say. What the host does, states and restarts are left out, and the answers are those of a run
+//! without them.
+use crate::machine::{Base, Layout, layout};
+use bulkhead_bus::exercise::{Kind, Made, Record, Register, SETTINGS, Script, Seen, Target, trace};
+use std::fmt::Write as _;
+
+/// Bytes of the machine's RAM.
+pub const RAM: usize = 128 << 20;
+/// Most elements of a string access; each is a line.
+const ELEMENTS: u64 = 512;
+
+/// One line of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The line.
+    pub text: String,
+    /// What the device alone has answered.
+    pub expected: Option<u64>,
+    /// The register, for people: name, section and the kind of access.
+    pub place: String,
+}
+
+/// A script.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// The target's name; empty if the file does not say.
+    pub target: String,
+    /// The lines, in order.
+    pub lines: Vec<Line>,
+}
+
+/// The records of a script that a guest's program can say.
+fn plain(script: &Script, layout: &Layout) -> Script {
+    let mut records = layout.prologue.clone();
+    for record in &script.records {
+        let mut record = record.clone();
+        let good = match record.kind {
+            Kind::Read | Kind::Write | Kind::ReadString | Kind::WriteString => {
+                let region = usize::from(record.place).checked_rem(layout.regions.len());
+                let region = region.and_then(|r| layout.regions.get(r));
+                record.value = if matches!(record.kind, Kind::ReadString | Kind::WriteString) {
+                    record.value.min(ELEMENTS)
+                } else {
+                    record.value
+                };
+                region.is_some_and(|(base, len)| {
+                    if matches!(base, Base::Ports(_)) {
+                        record.size = record.width().min(4);
+                    }
+                    let at = u64::from(record.offset).checked_rem(*len).unwrap_or(0);
+                    at.saturating_add(record.width().into()) <= *len
+                })
+            }
+            // The script's own addresses stay.
+            Kind::ConfigWrite => {
+                record.size = record.width().min(4);
+                let offset = record.offset & 0xff & !u32::from(record.size).wrapping_sub(1);
+                !(0x04..0x08).contains(&offset) && !(0x10..0x34).contains(&offset)
+            }
+            Kind::ConfigRead => true,
+            Kind::Advance | Kind::Memory | Kind::Pattern => true,
+            _ => false,
+        };
+        if good {
+            records.push(record);
+        }
+    }
+    Script { settings: [0; SETTINGS], records }
+}
+
+fn suffix(size: u8) -> &'static str {
+    match size {
+        1 => "b",
+        2 => "w",
+        4 => "l",
+        _ => "q",
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+/// The name of the register at `offset`, with its section.
+fn name(registers: &[Register], region: u16, offset: u64) -> String {
+    let mine = registers.iter().filter(|r| u16::from(r.region) == region);
+    let holds =
+        |r: &&Register| (u64::from(r.offset)..u64::from(r.offset).saturating_add(r.size.into())).contains(&offset);
+    match mine.filter(holds).max_by_key(|r| r.offset) {
+        Some(r) => format!("{} ({})", r.name, r.section),
+        None => format!("region {region} at {offset:#x}"),
+    }
+}
+
+/// Makes the script of an input.
+pub fn export(target: &Target, input: &[u8]) -> Lines {
+    let layout = layout(target);
+    let script = plain(&Script::of(input), &layout);
+    let (seen, pages) = trace(target, &script, RAM);
+    let mut lines = Vec::new();
+    let mut now = 0u64;
+    for (record, seen) in script.records.iter().zip(&seen) {
+        // What the pattern has filled in must be there before the access.
+        for (address, bytes) in &seen.fetches {
+            if record.kind != Kind::Memory && !bytes.is_empty() && bytes.iter().any(|b| *b != 0) {
+                lines.push(Line { text: write(*address, bytes), expected: None, place: "guest memory".into() });
+            }
+        }
+        one(target, &layout, record, seen, &mut now, &mut lines);
+    }
+    for (address, bytes) in pages {
+        // A display's memory is its own.
+        if target.memory == bulkhead_bus::exercise::MEMORY {
+            let text = format!("read {address:#x} {:#x}", bytes.len());
+            lines.push(Line { text, expected: None, place: format!("memory at {address:#x}") });
+        }
+    }
+    Lines { target: target.name.into(), lines }
+}
+
+fn write(address: u64, bytes: &[u8]) -> String {
+    let mut text = format!("write {address:#x} {:#x} 0x", bytes.len());
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn one(target: &Target, layout: &Layout, record: &Record, seen: &Seen, now: &mut u64, to: &mut Vec<Line>) {
+    let Some(made) = &seen.access else { return };
+    match made {
+        Made::Read(at, _) | Made::Write(at, _) => {
+            let Some((base, _)) = layout.regions.get(usize::from(at.region)) else { return };
+            let place = name(target.registers, at.region, at.offset);
+            let (verb, address, reads) = match (base, made) {
+                (Base::Ports(base), Made::Read(..)) => ("in", base.saturating_add(at.offset), true),
+                (Base::Ports(base), _) => ("out", base.saturating_add(at.offset), false),
+                (Base::Memory(base), Made::Read(..)) => ("read", base.saturating_add(at.offset), true),
+                (Base::Memory(base), _) => ("write", base.saturating_add(at.offset), false),
+            };
+            let verb = format!("{verb}{}", suffix(at.size));
+            let bytes = match made {
+                Made::Write(_, bytes) => bytes,
+                _ => &seen.answer,
+            };
+            for element in bytes.chunks_exact(usize::from(at.size).max(1)) {
+                let value = number(element);
+                let (text, expected, how) = if reads {
+                    (format!("{verb} {address:#x}"), Some(value), "read of")
+                } else {
+                    (format!("{verb} {address:#x} {value:#x}"), None, "write to")
+                };
+                to.push(Line { text, expected, place: format!("{how} {place}") });
+            }
+        }
+        Made::ConfigRead(function, offset, size) | Made::ConfigWrite(function, offset, size, _) => {
+            let Some(spec) = layout.functions.get(usize::from(*function)) else { return };
+            let place = format!("configuration space of {:02x}.{} at {offset:#x}", spec.device, spec.function);
+            let address = 0x8000_0000u32
+                | u32::from(spec.device) << 11
+                | u32::from(spec.function) << 8
+                | u32::from(offset & 0xfc);
+            to.push(Line { text: format!("outl 0xcf8 {address:#x}"), expected: None, place: place.clone() });
+            let port = 0xcfcu16.saturating_add(u16::from(offset & 3));
+            let (verb, rest, expected) = match made {
+                Made::ConfigWrite(_, _, _, value) => ("out", format!(" {value:#x}"), None),
+                _ => ("in", String::new(), Some(number(&seen.answer))),
+            };
+            to.push(Line { text: format!("{verb}{} {port:#x}{rest}", suffix(*size)), expected, place });
+        }
+        Made::Time(to_time) => {
+            let step = to_time.saturating_sub(*now);
+            *now = *to_time;
+            to.push(Line { text: format!("clock_step {step}"), expected: None, place: "time".into() });
+        }
+        Made::Memory(address, bytes) if !bytes.is_empty() && (*address as usize) < RAM => {
+            to.push(Line { text: write(*address, bytes), expected: None, place: "guest memory".into() });
+        }
+        Made::Memory(..) | Made::Reset => {}
+    }
+    let _ = record;
+}
+
+impl Lines {
+    /// The file's text. A line that begins with `#=` has the answer that the next line must get, one with `#@` its place.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("# bulkhead-fuzz: target {}\n", self.target);
+        for line in &self.lines {
+            let _ = writeln!(text, "#@ {}", line.place);
+            if let Some(expected) = line.expected {
+                let _ = writeln!(text, "#= {expected:#x}");
+            }
+            let _ = writeln!(text, "{}", line.text);
+        }
+        text
+    }
+
+    /// Reads a script: one of ours, or any other with plain verbs.
+    pub fn parse(text: &str) -> Self {
+        let mut this = Self::default();
+        let (mut place, mut expected) = (String::new(), None);
+        for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+            if let Some(name) = line.strip_prefix("# bulkhead-fuzz: target ") {
+                this.target = name.into();
+            } else if let Some(rest) = line.strip_prefix("#@ ") {
+                place = rest.into();
+            } else if let Some(rest) = line.strip_prefix("#= ") {
+                expected = u64::from_str_radix(rest.trim_start_matches("0x"), 16).ok();
+            } else if !line.starts_with('#') {
+                let place = if place.is_empty() { line.to_owned() } else { std::mem::take(&mut place) };
+                this.lines.push(Line { text: line.into(), expected: expected.take(), place });
+            }
+        }
+        this
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_read_as_it_was_written_and_says_registers_by_name() {
+        let records = vec![
+            Record::write(0, 3, 1, 0x83),
+            Record::read(0, 3, 1),
+            Record::host(0, 1, b"x"),
+            Record::advance(1000),
+            Record { value: 3, data: vec![1, 2], ..Record { kind: Kind::WriteString, ..Record::write(0, 7, 1, 0) } },
+        ];
+        let input = Script { settings: [1; SETTINGS], records }.to_bytes();
+        let script = export(&bulkhead_dev_input::serial::TARGET, &input);
+        let text = script.to_text();
+        assert_eq!(Lines::parse(&text), script);
+        let lines: Vec<_> = script.lines.iter().map(|l| l.text.as_str()).collect();
+        assert_eq!(
+            lines,
+            ["outb 0x3fb 0x83", "inb 0x3fb", "clock_step 1000", "outb 0x3ff 0x1", "outb 0x3ff 0x2", "outb 0x3ff 0x1"]
+        );
+        assert_eq!(script.lines[1].expected, Some(0x83));
+        assert!(script.lines[1].place.starts_with("read of LCR ("), "{}", script.lines[1].place);
+    }
+
+    #[test]
+    fn bars_are_set_up_first_and_memory_is_compared_last() {
+        let records = vec![Record::memory(0x1000, &[7]), Record::write(0, 0x3818, 4, 0)];
+        let script = export(&bulkhead_dev_net::e1000::TARGET, &Script { settings: [0; 8], records }.to_bytes());
+        let lines: Vec<_> = script.lines.iter().map(|l| l.text.as_str()).collect();
+        assert_eq!(lines[..2], ["outl 0xcf8 0x80002010", "outl 0xcfc 0xe0000000"]);
+        assert_eq!(lines[lines.len() - 3..], ["write 0x1000 0x1 0x07", "writel 0xe0003818 0x0", "read 0x1000 0x1000"]);
+    }
+}
