@@ -248,7 +248,7 @@ mod tests {
         let records = vec![Record::memory(0x1000, &[7]), Record::write(0, 0x3818, 4, 0)];
         let script = export(&bulkhead_dev_net::e1000::TARGET, &Script { settings: [0; 8], records }.to_bytes());
         let lines: Vec<_> = script.lines.iter().map(|l| l.text.as_str()).collect();
-        assert_eq!(lines[..2], ["outl 0xcf8 0x80002010", "outl 0xcfc 0xe0000000"]);
+        assert_eq!(lines[..2], ["outl 0xcf8 0x80001010", "outl 0xcfc 0xe0000000"]);
         assert_eq!(lines[lines.len() - 3..], ["write 0x1000 0x1 0x07", "writel 0xe0003818 0x0", "read 0x1000 0x1000"]);
     }
 }

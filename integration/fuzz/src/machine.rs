@@ -14,13 +14,18 @@ const PORTS: u64 = 0xc000;
 pub fn arguments(name: &str) -> &'static [&'static str] {
     match name {
         "ide" => &["-drive", "file={image},if=ide,index=0,media=disk,format=raw"],
-        "e1000" => &["-device", "e1000,mac=02:00:00:00:00:01,addr=4"],
-        "rtl8139" => &["-device", "rtl8139,mac=02:00:00:00:00:01,addr=4"],
+        "e1000" => &["-device", "e1000,mac=02:00:00:00:00:01,addr=2"],
+        "rtl8139" => &["-device", "rtl8139,mac=02:00:00:00:00:01,addr=2"],
         "serial" => &["-serial", "null"],
         "usb" => &["-usb", "-device", "usb-tablet", "-device", "usb-kbd"],
-        "vga" => &["-device", "VGA,vgamem_mb=16,addr=3"],
+        "vga" => &["-device", "VGA,vgamem_mb=16,addr=2"],
         _ => &[],
     }
+}
+
+/// The device number on bus 0 of a card: the first free one, in a machine with nothing else.
+fn slot(target: &Target) -> Option<u8> {
+    ["e1000", "rtl8139", "vga"].contains(&target.name).then_some(2)
 }
 
 /// Puts a disk's image at `{image}`.
@@ -92,5 +97,9 @@ pub fn layout(target: &Target) -> Layout {
             (if ports { Base::Ports(base) } else { Base::Memory(base) }, size)
         }
     });
-    Layout { regions: regions.collect(), functions: declaration.functions, prologue }
+    let mut functions = declaration.functions.clone();
+    if let Some(slot) = slot(target) {
+        functions.iter_mut().for_each(|f| f.device = slot);
+    }
+    Layout { regions: regions.collect(), functions, prologue }
 }

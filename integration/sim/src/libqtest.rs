@@ -133,10 +133,11 @@ impl Invocation {
                     let path = dir.join(format!("cable{n}"));
                     this.cables.push(UnixListener::bind(&path).map_err(|e| format!("{}: {e}", path.display()))?);
                     let path = path.display();
-                    this.machine.extend([
-                        argument,
-                        format!("{text},id=nic{n},netdev=cable{n},mac=52:54:00:12:34:{:02x}", n & 0x3f),
-                    ]);
+                    let mac = match text.contains("mac=") {
+                        true => String::new(),
+                        false => format!(",mac=52:54:00:12:34:{:02x}", n & 0x3f),
+                    };
+                    this.machine.extend([argument, format!("{text},id=nic{n},netdev=cable{n}{mac}")]);
                     this.machine.extend([
                         "-netdev".to_owned(),
                         format!("stream,id=cable{n},server=off,addr.type=unix,addr.path={path}"),
@@ -187,6 +188,10 @@ mod tests {
         assert!(it.machine[1].starts_with("rtl8139,id=nic0,netdev=cable0,mac="));
         assert!(it.machine[3].starts_with("stream,id=cable0,") && it.machine[4..] == ["-m", "64", "-machine", "pc"]);
         assert!(Invocation::parse(["-qtest".to_owned()], dir.path()).is_err());
+        let cards = tempfile::tempdir().unwrap();
+        let text = "-device e1000,mac=02:00:00:00:00:01";
+        let it = Invocation::parse(text.split(' ').map(str::to_owned), cards.path()).unwrap();
+        assert_eq!(it.machine[1], "e1000,mac=02:00:00:00:00:01,id=nic0,netdev=cable0");
     }
 
     #[test]

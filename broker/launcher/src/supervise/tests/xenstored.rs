@@ -149,6 +149,7 @@ fn without_a_starter_the_loss_of_a_connection_is_final() {
         if !waits {
             xenstored_ends(&launcher);
             assert!(!dies(&mut launcher));
+            assert_eq!(launcher.slots.phase(XENBUS), Some(Phase::Dead), "at once, without an attempt");
         }
         for _ in 0..100 {
             ticks(&mut launcher, 10);
