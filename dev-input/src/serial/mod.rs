@@ -117,6 +117,8 @@ pub struct Serial {
     timeout_pending: bool,
     /// Deadlines by timer, for the saved state; 0: the timer is stopped, or an old state does not tell.
     deadlines: [u64; TIMERS],
+    /// The port has been reset, and characters that wait at the other end have not been asked for since.
+    begins: bool,
     dropped: u64,
     dirty: bool,
 }
@@ -151,6 +153,7 @@ impl Serial {
             thre_pending: false,
             timeout_pending: false,
             deadlines: [0; TIMERS],
+            begins: false,
             dropped: 0,
             dirty: true,
         }
@@ -449,7 +452,10 @@ impl Device for Serial {
                 self.set_timer(RETRY_TIMER, None, cx);
                 self.thre_pending = true;
             }
+            // A state has been loaded after the reset, and has its own characters.
+            Ready::Again if !self.begins => {}
             _ => {
+                self.begins = false;
                 let full = self.unsent.len() >= BACKLOG;
                 self.transmit(cx);
                 if full && self.unsent.len() < BACKLOG {
@@ -465,7 +471,10 @@ impl Device for Serial {
         let fresh = Self::new(self.index as u8, Box::new(NullBackend));
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         let dropped = self.dropped;
-        *self = Self { backend, dropped, ..fresh };
+        // Characters that wait have been announced, so that nothing else would tell of them. They are not taken before a state is
+        // loaded, which would lose them.
+        *self = Self { backend, dropped, begins: true, ..fresh };
+        cx.again();
         self.set_timer(STUCK_TIMER, None, cx);
         self.set_timer(RETRY_TIMER, None, cx);
         self.update(cx);
@@ -485,6 +494,7 @@ impl Device for Serial {
         let Self {
             index: _,
             backend: _,
+            begins: _,
             dropped: _,
             dirty: _,
             ier,
@@ -548,6 +558,7 @@ impl Device for Serial {
             thre_pending: s.thre_pending,
             timeout_pending: s.timeout_pending,
             deadlines: [0; TIMERS],
+            begins: false,
             dropped: self.dropped,
             dirty: true,
         };

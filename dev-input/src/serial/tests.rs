@@ -299,3 +299,23 @@ impl Backend for OneByOne {
         0
     }
 }
+
+/// Characters that did not fit before the reset have been announced, and are not announced again.
+#[test]
+fn characters_that_wait_are_received_after_a_reset() {
+    let (mut s, wire, mut cx) = port();
+    wire.input.lock().unwrap().extend(b"abc");
+    s.poll(Ready::Fd(0), &mut cx);
+    s.reset(Reset::Machine, &mut cx);
+    assert!(cx.take_again() && inb(&mut s, &mut cx, 5) & 1 == 0);
+    s.poll(Ready::Again, &mut cx);
+    assert_eq!((0..3).map(|_| inb(&mut s, &mut cx, 0)).collect::<Vec<u8>>(), b"bc\0");
+    // A state that is loaded comes first.
+    wire.input.lock().unwrap().extend(b"de");
+    s.poll(Ready::Fd(0), &mut cx);
+    let (mut later, mut other) = (Serial::new(0, Box::new(wire.clone())), fake::context(0));
+    later.reset(Reset::Machine, &mut other);
+    later.load(&s.save(), &mut other).unwrap();
+    later.poll(Ready::Again, &mut other);
+    assert_eq!((0..3).map(|_| inb(&mut later, &mut other, 0)).collect::<Vec<u8>>(), b"de\0");
+}
