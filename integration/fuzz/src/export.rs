@@ -2,7 +2,7 @@
 //!
 //! A script says only what a guest can say. What the host does, states and restarts are left out, and the answers are those of a run
 //! without them.
-use crate::machine::{Base, Layout, layout};
+use crate::machine::{Base, Layout, layout, settings};
 use bulkhead_bus::exercise::{Kind, Made, Record, Register, SETTINGS, Script, Seen, Target, trace};
 use std::fmt::Write as _;
 
@@ -32,7 +32,7 @@ pub struct Lines {
 }
 
 /// The records of a script that a guest's program can say.
-fn plain(script: &Script, layout: &Layout) -> Script {
+fn plain(script: &Script, settings: [u8; SETTINGS], layout: &Layout) -> Script {
     let mut records = layout.prologue.clone();
     for record in &script.records {
         let mut record = record.clone();
@@ -64,10 +64,29 @@ fn plain(script: &Script, layout: &Layout) -> Script {
             _ => false,
         };
         if good {
-            records.push(record);
+            single(record, &mut records);
         }
     }
-    Script { settings: [0; SETTINGS], records }
+    Script { settings, records }
+}
+
+/// The protocol has no string accesses: each element is an access of its own.
+fn single(record: Record, to: &mut Vec<Record>) {
+    let size = usize::from(record.width());
+    match record.kind {
+        Kind::ReadString => {
+            let one = Record { kind: Kind::Read, data: Vec::new(), ..record.clone() };
+            to.extend((0..record.value).map(|_| one.clone()));
+        }
+        Kind::WriteString => {
+            let mut bytes = record.data.iter().copied().cycle();
+            for _ in 0..record.value {
+                let value: Vec<u8> = (0..size).map(|_| bytes.next().unwrap_or(0)).collect();
+                to.push(Record { kind: Kind::Write, value: number(&value), data: Vec::new(), ..record.clone() });
+            }
+        }
+        _ => to.push(record),
+    }
 }
 
 fn suffix(size: u8) -> &'static str {
@@ -97,7 +116,7 @@ fn name(registers: &[Register], region: u16, offset: u64) -> String {
 /// Makes the script of an input.
 pub fn export(target: &Target, input: &[u8]) -> Lines {
     let layout = layout(target);
-    let script = plain(&Script::of(input), &layout);
+    let script = plain(&Script::of(input), settings(target.name), &layout);
     let (seen, pages) = trace(target, &script, RAM);
     let mut lines = Vec::new();
     let mut now = 0u64;

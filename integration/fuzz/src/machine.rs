@@ -23,6 +23,17 @@ pub fn arguments(name: &str) -> &'static [&'static str] {
     }
 }
 
+/// The settings with which the device alone is that of such a machine.
+pub fn settings(name: &str) -> [u8; SETTINGS] {
+    match name {
+        // A disk, and nothing at the three other places.
+        "ide" => [0x20, 0x01, 0, 0, 0, 0, 0, 0],
+        // Without xen-platform, its unplugging, and a plugged device; one vCPU.
+        "platform" => [0x13, 0, 1, 0, 0, 0, 0, 0],
+        _ => [0; SETTINGS],
+    }
+}
+
 /// The device number on bus 0 of a card: the first free one, in a machine with nothing else.
 fn slot(target: &Target) -> Option<u8> {
     ["e1000", "rtl8139", "vga"].contains(&target.name).then_some(2)
@@ -64,7 +75,7 @@ fn bar_base(function: usize, bar: usize, ports: bool) -> u64 {
 /// The layout of a target.
 pub fn layout(target: &Target) -> Layout {
     let memory = std::sync::Arc::new(bulkhead_bus::exercise::RunMemory::new(target.memory));
-    let stage = bulkhead_bus::exercise::Stage { memory, settings: [0; SETTINGS] };
+    let stage = bulkhead_bus::exercise::Stage { memory, settings: settings(target.name) };
     let declaration = (target.make)(&stage).device().declaration();
     let mut prologue = Vec::new();
     let config = |function: usize, offset: u32, size: u8, value: u64| Record {

@@ -114,10 +114,13 @@ enum Command {
         /// The input
         input: PathBuf,
     },
-    /// Runs a script on a whole machine, all processes real, and compares with the device alone
+    /// Runs scripts, or inputs of a target, on a whole machine, all processes real, and compares with the device alone
     Replay {
-        /// The script
-        script: PathBuf,
+        /// The scripts; with --target inputs or folders of inputs
+        scripts: Vec<PathBuf>,
+        /// The target of inputs. Without inputs: those that are kept
+        #[arg(long)]
+        target: Option<String>,
         /// The program that speaks qtest
         #[arg(long, default_value = "bulkhead-qtest")]
         on: String,
@@ -239,11 +242,7 @@ fn run(options: Options) -> Result<ExitCode, String> {
         Command::Export { target, input } => {
             print!("{}", export::export(device(find(&target)?)?, &read(&input)?).to_text())
         }
-        Command::Replay { script, on } => {
-            let script = Lines::parse(&String::from_utf8_lossy(&read(&script)?));
-            let mut peer = Machine::start(&beside(&on), &script.target)?;
-            return Ok(said(&compare::replay(&script, &mut peer.peer)?));
-        }
+        Command::Replay { scripts, target, on } => return replay(&scripts, target.as_deref(), &beside(&on)),
         Command::Diff { scripts, target, with, on } => return diff(&scripts, target.as_deref(), &with, &beside(&on)),
     }
     Ok(ExitCode::SUCCESS)
@@ -288,36 +287,50 @@ impl Machine {
     }
 }
 
-fn said(verdict: &Verdict) -> ExitCode {
-    match verdict {
-        Verdict::Alike(known) => {
-            println!("no unexplained difference, {known} argued ones");
-            ExitCode::SUCCESS
-        }
-        Verdict::Differs(what) => {
-            println!("{what}");
-            ExitCode::from(FOUND)
-        }
-    }
-}
-
-fn diff(scripts: &[PathBuf], target: Option<&str>, with: &str, on: &str) -> Result<ExitCode, String> {
-    let table = compare::table()?;
+/// Scripts of files, or of a target's inputs, with their names.
+fn scripts_of(paths: &[PathBuf], target: Option<&str>) -> Result<Vec<(String, Lines)>, String> {
     let mut all = Vec::new();
-    for path in scripts {
+    for path in paths {
         match target {
             None => all.push((path.display().to_string(), Lines::parse(&String::from_utf8_lossy(&read(path)?)))),
             Some(target) => {
                 let device = device(find(target)?)?;
-                let inputs = if path.is_dir() {
-                    violation::inputs(path)?
-                } else {
-                    vec![(path.display().to_string(), read(path)?)]
-                };
+                let one = |bytes| vec![(path.display().to_string(), bytes)];
+                let inputs = if path.is_dir() { violation::inputs(path)? } else { one(read(path)?) };
                 all.extend(inputs.into_iter().map(|(name, input)| (name, export::export(device, &input))));
             }
         }
     }
+    Ok(all)
+}
+
+fn replay(paths: &[PathBuf], target: Option<&str>, on: &str) -> Result<ExitCode, String> {
+    let kept = match target.filter(|_| paths.is_empty()) {
+        Some(target) => vec![engine::seeds(find(target)?)],
+        None => paths.to_vec(),
+    };
+    let (all, mut differ) = (scripts_of(&kept, target)?, 0usize);
+    let mut lines = 0usize;
+    for (name, script) in &all {
+        let mut machine = Machine::start(on, &script.target)?;
+        lines = lines.saturating_add(script.lines.len());
+        match compare::replay(script, &mut machine.peer) {
+            Ok(Verdict::Alike(_)) => {}
+            Ok(Verdict::Differs(what)) | Err(what) => {
+                differ = differ.saturating_add(1);
+                println!("{name}: {what}");
+            }
+        }
+    }
+    let name = target.unwrap_or("scripts");
+    let word = if differ == 0 { "ok" } else { "not ok" };
+    println!("{word} split_{name} ({} scripts of {lines} lines, {differ} differ)", all.len());
+    Ok(if differ == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+}
+
+fn diff(scripts: &[PathBuf], target: Option<&str>, with: &str, on: &str) -> Result<ExitCode, String> {
+    let table = compare::table()?;
+    let all = scripts_of(scripts, target)?;
     let (mut alike, mut known, mut found) =
         (0usize, 0usize, std::collections::BTreeMap::<String, (usize, String)>::new());
     for (name, script) in &all {

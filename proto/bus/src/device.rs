@@ -241,3 +241,38 @@ pub trait Device: Send {
         None
     }
 }
+
+/// A guest's read of one element: a register that is narrower than the access is read byte by byte, lowest address first, as the bus
+/// does it. Bytes without a register are all ones.
+pub fn bus_read(device: &mut dyn Device, at: Access, cx: &mut Context) -> IoResult<u64> {
+    match device.read(at, cx) {
+        Err(IoError::Size) if at.size > 1 => {}
+        other => return other,
+    }
+    let mut bytes = [0xff; 8];
+    let mut last = Err(IoError::Size);
+    for (i, byte) in bytes.iter_mut().enumerate().take(usize::from(at.size)) {
+        let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
+        if let Ok(value) = device.read(piece, cx) {
+            *byte = value as u8;
+            last = Ok(());
+        }
+    }
+    last.map(|()| u64::from_le_bytes(bytes))
+}
+
+/// A guest's write of one element, in the same way.
+pub fn bus_write(device: &mut dyn Device, at: Access, value: u64, cx: &mut Context) -> IoResult<()> {
+    match device.write(at, value, cx) {
+        Err(IoError::Size) if at.size > 1 => {}
+        other => return other,
+    }
+    let mut last = Err(IoError::Size);
+    for (i, byte) in value.to_le_bytes().into_iter().enumerate().take(usize::from(at.size)) {
+        let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
+        if device.write(piece, u64::from(byte), cx).is_ok() {
+            last = Ok(());
+        }
+    }
+    last
+}

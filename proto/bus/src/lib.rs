@@ -23,7 +23,7 @@ mod shown;
 
 pub use auxiliary::{Auxiliary, Unseen};
 pub use context::{Clock, Context, Effects, GuestLog, Lines, MarkKeeper, Marks, TimerId, Timers};
-pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface};
+pub use device::{Access, Device, IoError, IoResult, Ready, Reset, Shadows, StateError, Surface, bus_read, bus_write};
 pub use facets::{
     Board, BoardError, Callers, Card, Display, DriveCounters, DriveError, DriveFacts, Drives, Input, PasswordError,
     UsbBus, UsbError, ViewerAddress, Viewers,

@@ -1,6 +1,6 @@
 //! Carries the guest's accesses from a cell to the device, and the answers back.
 use super::Data;
-use bulkhead_bus::{Access, Clock, IoError, Reset};
+use bulkhead_bus::{Access, Clock, Reset};
 use bulkhead_wire::{self as wire, Op, Reply, Request};
 
 impl Data {
@@ -80,13 +80,10 @@ impl Data {
         let string = what.count > 1 || what.flags.payload();
         let result = match (op, string) {
             (Op::Read, false) => {
-                let value = match self.device.read(at, &mut self.cx) {
-                    Err(IoError::Size) if at.size > 1 => self.read_bytes(at),
-                    other => other,
-                };
+                let value = bulkhead_bus::bus_read(&mut *self.device, at, &mut self.cx);
                 return self.value_or_ones(value);
             }
-            (Op::Write, false) => self.write_one(at, what.data),
+            (Op::Write, false) => bulkhead_bus::bus_write(&mut *self.device, at, what.data, &mut self.cx),
             (Op::Read, true) => {
                 payload.resize(bytes, 0xff);
                 self.each(at, what.step, payload, false)
@@ -105,38 +102,6 @@ impl Data {
             _ => Ok(()),
         };
         self.value_or_ones(result.map(|()| 0))
-    }
-
-    /// Reads a register that is narrower than the access byte by byte, lowest address first, as the bus does.
-    fn read_bytes(&mut self, at: Access) -> bulkhead_bus::IoResult<u64> {
-        let mut bytes = [0xff; 8];
-        let mut last = Err(IoError::Size);
-        for (i, byte) in bytes.iter_mut().enumerate().take(usize::from(at.size)) {
-            let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
-            if let Ok(value) = self.device.read(piece, &mut self.cx) {
-                *byte = value as u8;
-                last = Ok(());
-            }
-        }
-        last.map(|()| u64::from_le_bytes(bytes))
-    }
-
-    fn write_one(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
-        match self.device.write(at, data, &mut self.cx) {
-            Err(IoError::Size) if at.size > 1 => self.write_bytes(at, data),
-            other => other,
-        }
-    }
-
-    fn write_bytes(&mut self, at: Access, data: u64) -> bulkhead_bus::IoResult<()> {
-        let mut last = Err(IoError::Size);
-        for (i, byte) in data.to_le_bytes().into_iter().enumerate().take(usize::from(at.size)) {
-            let piece = Access { offset: at.offset.wrapping_add(i as u64), size: 1, ..at };
-            if self.device.write(piece, u64::from(byte), &mut self.cx).is_ok() {
-                last = Ok(());
-            }
-        }
-        last
     }
 
     /// A string operation: in one call for a port, element by element if the address changes.
@@ -187,7 +152,7 @@ impl Data {
             trace.access(&*self.device, at, &data, true);
         }
         if what.count <= 1 {
-            let _ = self.write_one(at, what.data);
+            let _ = bulkhead_bus::bus_write(&mut *self.device, at, what.data, &mut self.cx);
         } else {
             let bytes = (what.count as usize).saturating_mul(usize::from(what.size)).min(wire::PAYLOAD);
             let mut data = vec![0; bytes];

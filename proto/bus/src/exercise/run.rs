@@ -2,7 +2,7 @@
 use super::record::{ELEMENTS, Kind, LONGEST, Record, SETTINGS, Script};
 use super::{Fetch, Host, Restart, RunMemory, Stage, Target};
 use crate::{Access, Area, Clock, Context, Declaration, Device, InputEvent, MarkKeeper, Marks};
-use crate::{Effects, Inspect, Ready, Reset};
+use crate::{Effects, Inspect, Ready, Reset, bus_read, bus_write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most calls of `poll` until the work of one access must be complete.
@@ -268,12 +268,12 @@ impl<'a> Run<'a> {
         let size = usize::from(at.size);
         match record.kind {
             Kind::Read => {
-                let value = device.read(at, cx).unwrap_or(u64::MAX).to_le_bytes();
+                let value = bus_read(device, at, cx).unwrap_or(u64::MAX).to_le_bytes();
                 (Some(Made::Read(at, 1)), value.get(..size).unwrap_or_default().to_vec())
             }
             Kind::Write => {
                 let value = record.value & low(at.size);
-                let _ = device.write(at, value, cx);
+                let _ = bus_write(device, at, value, cx);
                 (Some(Made::Write(at, value.to_le_bytes().get(..size).unwrap_or_default().to_vec())), Vec::new())
             }
             Kind::ReadString => {
