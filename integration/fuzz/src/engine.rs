@@ -106,11 +106,23 @@ pub struct Outcome {
     pub found: BTreeMap<String, u64>,
 }
 
-/// Fuzzes a target for `seconds` with `jobs` processes. Findings are kept and the run goes on.
+/// How long a run is, and with how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// Seconds.
+    pub seconds: u64,
+    /// Processes.
+    pub jobs: usize,
+    /// Begins the random numbers of the first job; the next ones follow it.
+    pub seed: Option<u32>,
+}
+
+/// Fuzzes a target. Findings are kept and the run goes on.
 ///
 /// # Errors
 /// The target does not build or start.
-pub fn run(entry: &Entry, folders: &Folders, seconds: u64, jobs: usize) -> Result<Outcome, String> {
+pub fn run(entry: &Entry, folders: &Folders, length: Length) -> Result<Outcome, String> {
+    let Length { seconds, jobs, seed } = length;
     let program = build(entry)?;
     let (corpus, findings) = (folders.corpus(entry), folders.findings(entry));
     for directory in [&corpus, &findings] {
@@ -124,7 +136,8 @@ pub fn run(entry: &Entry, folders: &Folders, seconds: u64, jobs: usize) -> Resul
         let workers: Vec<_> = (0..jobs)
             .map(|job| {
                 let (program, corpus, findings, progress) = (&program, &corpus, &findings, &progress);
-                scope.spawn(move || work(entry, program, corpus, findings, job, end, progress))
+                let seed = seed.map(|seed| seed.wrapping_add(job as u32));
+                scope.spawn(move || work(entry, &Place { program, corpus, findings, seed }, job, end, progress))
             })
             .collect();
         while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
@@ -183,22 +196,22 @@ fn line(entry: &Entry, progress: &Progress, elapsed: Duration) -> String {
     )
 }
 
+/// What a job runs, and with what.
+struct Place<'a> {
+    program: &'a Path,
+    corpus: &'a Path,
+    findings: &'a Path,
+    seed: Option<u32>,
+}
+
 /// One job: processes one after another until the end, since each ends with its first finding.
-fn work(
-    entry: &Entry,
-    program: &Path,
-    corpus: &Path,
-    findings: &Path,
-    job: usize,
-    end: Instant,
-    progress: &Mutex<Progress>,
-) -> Result<(), String> {
+fn work(entry: &Entry, place: &Place<'_>, job: usize, end: Instant, progress: &Mutex<Progress>) -> Result<(), String> {
     for _ in 0..FINDINGS {
         let left = end.saturating_duration_since(Instant::now()).as_secs();
         if left == 0 {
             return Ok(());
         }
-        let mut child = start(entry, program, corpus, findings, left)?;
+        let mut child = start(entry, place, left)?;
         let artifact = follow(&mut child, job, progress);
         // Its output has ended, so it ends too; a moment later its time is whole.
         let mut used = ticks(child.id());
@@ -228,7 +241,7 @@ fn work(
                 return Err(format!(
                     "{} ends with {status} and no finding; run it by hand: {}",
                     entry.name,
-                    program.display()
+                    place.program.display()
                 ));
             }
         }
@@ -236,7 +249,8 @@ fn work(
     Ok(())
 }
 
-fn start(entry: &Entry, program: &Path, corpus: &Path, findings: &Path, seconds: u64) -> Result<Child, String> {
+fn start(entry: &Entry, place: &Place<'_>, seconds: u64) -> Result<Child, String> {
+    let Place { program, corpus, findings, seed } = place;
     let mut command = Command::new(program);
     command
         .arg(format!("-max_total_time={seconds}"))
@@ -252,6 +266,9 @@ fn start(entry: &Entry, program: &Path, corpus: &Path, findings: &Path, seconds:
         ])
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .arg(corpus);
+    if let Some(seed) = seed {
+        command.arg(format!("-seed={seed}"));
+    }
     let seeds = seeds(entry);
     if seeds.is_dir() {
         command.arg(seeds);

@@ -47,6 +47,9 @@ enum Command {
         /// Processes
         #[arg(long, default_value_t = 1)]
         jobs: usize,
+        /// Begins the random numbers; without it each run has others
+        #[arg(long)]
+        seed: Option<u32>,
     },
     /// Runs one input, or standard input with -, and says as JSON what it violates. Exit status 3: it does
     Try {
@@ -184,8 +187,12 @@ fn run(options: Options) -> Result<ExitCode, String> {
                 println!("{:16} {:16} {kind:8} {}", target.name, target.folder, target.hostile);
             }
         }
-        Command::Run { targets, minutes, jobs } => {
-            return fuzz(&targets, &folders, (minutes * 60.0) as u64, jobs.max(1));
+        Command::Run { targets, minutes, jobs, seed } => {
+            return fuzz(
+                &targets,
+                &folders,
+                engine::Length { seconds: (minutes * 60.0) as u64, jobs: jobs.max(1), seed },
+            );
         }
         Command::Try { target, input } => {
             let code = violation::child(find(&target)?, &read(&input)?);
@@ -248,13 +255,13 @@ fn run(options: Options) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn fuzz(names: &[String], folders: &engine::Folders, seconds: u64, jobs: usize) -> Result<ExitCode, String> {
+fn fuzz(names: &[String], folders: &engine::Folders, length: engine::Length) -> Result<ExitCode, String> {
     let all = names.iter().any(|n| n == "all");
     let targets: Vec<&Entry> =
         if all { TARGETS.iter().collect() } else { names.iter().map(|n| find(n)).collect::<Result<_, _>>()? };
     let mut found = false;
     for target in targets {
-        let outcome = engine::run(target, folders, seconds, jobs)?;
+        let outcome = engine::run(target, folders, length)?;
         if outcome.found.is_empty() {
             println!("ok fuzz_{} ({} executions)", target.name, outcome.executions);
         } else {
