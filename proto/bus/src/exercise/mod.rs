@@ -38,6 +38,10 @@ impl Stage {
     }
 }
 
+/// Most bytes of an input of [`grown`], and the number of inputs of which it makes others.
+const LONGEST_GROWN: usize = 4096;
+const GROWN: u64 = 64;
+
 /// What is on the host's side of a device: a wire, an image, a viewer.
 pub trait Host {
     /// A device at this host. The second call is for a process that takes the place of a dead one.
@@ -125,9 +129,33 @@ impl Target {
 /// # Errors
 /// The record, and the invariant that does not hold after it.
 pub fn exercise(target: &Target, bytes: &[u8]) -> Result<(), String> {
-    let script = Script::of(bytes);
-    run::run(target, &script, true, false)?;
-    run::restarts_are_invisible(target, &script)
+    run::exercise(target, &Script::of(bytes))
+}
+
+/// [`exercise`] with `runs` inputs that the mutator makes of an empty one and of each other, the same at each call.
+///
+/// # Errors
+/// The invariant that does not hold, and the file that has the input.
+pub fn grown(target: &Target, runs: u64) -> Result<(), String> {
+    let (mutator, mut random) = (Mutator::new(target), Random::new(1));
+    let mut kept = vec![Vec::new()];
+    for seed in 0..runs {
+        let from = random.of(&kept).cloned().unwrap_or_default();
+        let input = match random.of(&kept).filter(|_| seed.is_multiple_of(5)) {
+            Some(other) => mutator.cross(&from, other, LONGEST_GROWN, seed),
+            None => mutator.mutate(&from, LONGEST_GROWN, seed),
+        };
+        exercise(target, &input).map_err(|e| {
+            let file = std::env::temp_dir().join(format!("{}-{seed}", target.name));
+            let _ = std::fs::write(&file, &input);
+            format!("{}: {e}", file.display())
+        })?;
+        match kept.get_mut(random.below(GROWN) as usize) {
+            Some(old) => *old = input,
+            None => kept.push(input),
+        }
+    }
+    Ok(())
 }
 
 /// What a guest with `memory` bytes of RAM sees of each record, with what the device has read of guest memory, and the pages of memory

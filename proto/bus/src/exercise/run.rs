@@ -386,14 +386,8 @@ pub(super) fn settle(device: &mut dyn Device, cx: &mut Context) -> Result<(), St
     Err("the work of one access has no end".into())
 }
 
-/// Runs a script. Returns what was seen at each record if `seen`.
-pub(super) fn run(
-    target: &Target,
-    script: &Script,
-    restarts: bool,
-    seen: bool,
-) -> Result<(Vec<Seen>, Vec<u8>), String> {
-    let restarts = restarts && script.records.iter().any(|r| r.kind == Kind::Restart);
+/// Runs a script. Returns what was seen at each record and the memory that was written, if `seen`.
+fn run(target: &Target, script: &Script, restarts: bool, seen: bool) -> Result<(Vec<Seen>, Vec<u8>), String> {
     let mut run = Run::new(target, script.settings, restarts);
     let mut all = Vec::new();
     for (i, record) in script.records.iter().enumerate() {
@@ -407,17 +401,24 @@ pub(super) fn run(
     Ok((all, written))
 }
 
-/// A guest must not see that a process was killed between two accesses: with and without restarts it sees the same.
-pub(super) fn restarts_are_invisible(target: &Target, script: &Script) -> Result<(), String> {
-    if target.restart != Restart::Same || !script.records.iter().any(|r| r.kind == Kind::Restart) {
+/// Runs a script. If it has restarts, a guest must not see that a process was killed between two accesses: without them it sees the
+/// same.
+pub(super) fn exercise(target: &Target, script: &Script) -> Result<(), String> {
+    let restarts = script.records.iter().any(|r| r.kind == Kind::Restart);
+    let compared = restarts && target.restart == Restart::Same;
+    let (with, with_memory) = run(target, script, restarts, compared)?;
+    if !compared {
         return Ok(());
     }
-    let (with, with_memory) = run(target, script, true, true)?;
     let (without, without_memory) = run(target, script, false, true)?;
-    for (i, (with, without)) in with.iter().zip(&without).enumerate() {
+    for (i, ((with, without), record)) in with.iter().zip(&without).zip(&script.records).enumerate() {
         if with != without {
-            return Err(format!("record {i}: after a restart the guest sees {with:?}, without one {without:?}"));
+            let kind = record.kind;
+            return Err(format!(
+                "record {i}, {kind:?}: after a restart the guest sees {with:?}, without one {without:?}"
+            ));
         }
     }
-    if with_memory == without_memory { Ok(()) } else { Err("after a restart guest memory is another one".into()) }
+    let same = with_memory == without_memory;
+    if same { Ok(()) } else { Err("after a restart guest memory is another one".into()) }
 }
