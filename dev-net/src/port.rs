@@ -111,6 +111,7 @@ impl Port {
     pub(crate) fn set(&mut self, settings: &NicSettings) -> bool {
         if *self.filter.rules() != settings.rules {
             // What waits has passed the rules before.
+            self.lost = self.lost.saturating_add(self.out.len() as u64);
             self.out.clear();
         }
         self.filter.set(&settings.rules);

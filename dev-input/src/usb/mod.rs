@@ -483,7 +483,7 @@ impl UsbBus for Uhci {
         let named = self.ports.iter_mut().find(|p| !id.is_empty() && p.function.is_some() && p.id == id);
         match (device, named) {
             // A state has no room for it.
-            (Some(_), _) if id.len() > NAME => return Err(UsbError::Unknown(id.to_owned())),
+            (Some(_), _) if id.len() > NAME => return Err(UsbError::Long(NAME)),
             (Some(_), Some(_)) => return Err(UsbError::Named(id.to_owned())),
             (None, None) => return Err(UsbError::Unknown(id.to_owned())),
             (Some(device), None) => {

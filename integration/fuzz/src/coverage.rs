@@ -99,6 +99,27 @@ pub fn build() -> Result<PathBuf, String> {
     Ok(target.join("x86_64-unknown-linux-gnu/release/bulkhead-fuzz"))
 }
 
+/// Runs the inputs of `directories`; each process leaves a profile in `profiles`. A panic ends the process, so after one each input has a
+/// process of its own.
+fn execute(program: &Path, entry: &Entry, directories: &[PathBuf], profiles: &Path) -> Result<(), String> {
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env("LLVM_PROFILE_FILE", profiles.join("%p-%m.profraw"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().map_err(|e| format!("{}: {e}", program.display()))
+    };
+    let mut all: Vec<&std::ffi::OsStr> = vec!["execute".as_ref(), entry.name.as_ref()];
+    all.extend(directories.iter().map(|d| d.as_os_str()));
+    if run(&all)?.success() {
+        return Ok(());
+    }
+    for directory in directories {
+        for (name, _) in crate::violation::inputs(directory)? {
+            run(&["try".as_ref(), entry.name.as_ref(), directory.join(name).as_os_str()])?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs the inputs of `directories` and measures what they cover.
 ///
 /// # Errors
@@ -107,11 +128,10 @@ pub fn measure(entry: &Entry, directories: &[PathBuf], html: Option<&Path>) -> R
     let (profdata, cov) = (tool("llvm-profdata")?, tool("llvm-cov")?);
     let program = build()?;
     let work = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let raw = work.path().join("run.profraw");
-    // An input that violates something ends the process; the others are run one by one then.
-    done(Command::new(&program).args(["execute", entry.name]).args(directories).env("LLVM_PROFILE_FILE", &raw))?;
+    execute(&program, entry, directories, work.path())?;
+    let profiles = crate::violation::inputs(work.path())?.into_iter().map(|(name, _)| work.path().join(name));
     let merged = work.path().join("merged");
-    done(Command::new(&profdata).args(["merge", "-sparse"]).arg(&raw).arg("-o").arg(&merged))?;
+    done(Command::new(&profdata).args(["merge", "-sparse"]).args(profiles).arg("-o").arg(&merged))?;
     let sources: Vec<PathBuf> = entry.sources.iter().map(|s| crate::top().join(entry.folder).join(s)).collect();
     let common = |command: &mut Command| {
         command.arg(&program).arg(format!("-instr-profile={}", merged.display()));

@@ -1,7 +1,7 @@
 //! libFuzzer: builds a target with its instrumentation, runs it in several processes, and shows one line of progress.
 use crate::targets::Entry;
 use crate::violation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -79,6 +79,8 @@ struct Progress {
     ticks: u64,
     /// Number of findings, by violation.
     found: BTreeMap<String, u64>,
+    /// The files of the first input of each violation. libFuzzer names a file by its contents, so that the same input has the same file.
+    kept: BTreeSet<String>,
 }
 
 impl Progress {
@@ -231,7 +233,8 @@ fn work(entry: &Entry, place: &Place<'_>, job: usize, end: Instant, progress: &M
                 *count = count.saturating_add(1);
                 if *count == 1 {
                     println!("{}: {key}\n    {file}", entry.name);
-                } else {
+                    progress.kept.insert(file);
+                } else if !progress.kept.contains(&file) {
                     // One input of a kind is enough.
                     let _ = std::fs::remove_file(&file);
                 }
@@ -246,6 +249,7 @@ fn work(entry: &Entry, place: &Place<'_>, job: usize, end: Instant, progress: &M
             }
         }
     }
+    println!("{}: job {job} has met {FINDINGS} findings and ends", entry.name);
     Ok(())
 }
 
@@ -282,7 +286,8 @@ fn follow(child: &mut Child, job: usize, progress: &Mutex<Progress>) -> Option<S
     let mut artifact = None;
     let lines = BufReader::new(child.stderr.take()?).lines();
     for line in lines.map_while(Result::ok) {
-        if let Some((_, file)) = line.split_once("Test unit written to ") {
+        // A slow input is written too, and the process goes on.
+        if let Some((_, file)) = line.split_once("Test unit written to ").filter(|(_, f)| !f.contains("slow-unit-")) {
             artifact = Some(file.trim().to_owned());
         }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,10 @@
 //! A script says only what a guest can say. What the host does, states and restarts are left out, and the answers are those of a run
 //! without them.
 use crate::machine::{Base, Layout, layout, settings};
-use bulkhead_bus::exercise::{Kind, Made, Record, Register, SETTINGS, Script, Seen, Target, trace};
+use crate::targets::Entry;
+use crate::violation;
+use bulkhead_bus::Access;
+use bulkhead_bus::exercise::{Kind, LONGEST, MEMORY, Made, Record, Register, SETTINGS, Script, Seen, Target, trace};
 use std::fmt::Write as _;
 
 /// Bytes of the machine's RAM.
@@ -16,10 +19,22 @@ const ELEMENTS: u64 = 512;
 pub struct Line {
     /// The line.
     pub text: String,
-    /// What the device alone has answered.
-    pub expected: Option<u64>,
+    /// What the device alone has answered: hexadecimal digits of a number, or of memory.
+    pub expected: Option<String>,
+    /// The levels of its ISA interrupts afterwards.
+    pub levels: Vec<(u32, bool)>,
     /// The register, for people: name, section and the kind of access.
     pub place: String,
+}
+
+impl Line {
+    fn new(text: String, place: String) -> Self {
+        Self { text, expected: None, levels: Vec::new(), place }
+    }
+
+    fn expecting(self, value: Option<u64>) -> Self {
+        Self { expected: value.map(|v| format!("{v:x}")), ..self }
+    }
 }
 
 /// A script.
@@ -113,41 +128,101 @@ fn name(registers: &[Register], region: u16, offset: u64) -> String {
     }
 }
 
-/// Makes the script of an input.
-pub fn export(target: &Target, input: &[u8]) -> Lines {
+/// How many of the records run without a violation. A panic ends a process, so a child tries them.
+fn harmless(entry: &Entry, script: &Script) -> Result<usize, String> {
+    let good = |count: usize| {
+        let records = script.records.iter().take(count).cloned().collect();
+        let part = Script { settings: script.settings, records }.to_bytes();
+        violation::of(entry, &part).map(|v| v.is_none())
+    };
+    let (mut low, mut high) = (0, script.records.len());
+    if good(high)? {
+        return Ok(high);
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if good(middle)? { low = middle.saturating_add(1) } else { high = middle }
+    }
+    Ok(low.saturating_sub(1))
+}
+
+/// Makes the script of an input. From the record of a violation on it has no answers.
+///
+/// # Errors
+/// It is no device, or the child cannot be started.
+pub fn export(entry: &Entry, input: &[u8]) -> Result<Lines, String> {
+    let target = entry.device().ok_or_else(|| format!("{} is no device: its input is bytes", entry.name))?;
     let layout = layout(target);
     let script = plain(&Script::of(input), settings(target.name), &layout);
+    let answered = harmless(entry, &script)?;
+    Ok(lines(target, &layout, script, answered))
+}
+
+fn lines(target: &Target, layout: &Layout, mut script: Script, answered: usize) -> Lines {
+    let rest = script.records.split_off(answered.min(script.records.len()));
     let (seen, pages) = trace(target, &script, RAM);
     let mut lines = Vec::new();
     let mut now = 0u64;
+    let mut filled = false;
     for (record, seen) in script.records.iter().zip(&seen) {
         // What the pattern has filled in must be there before the access.
-        for (address, bytes) in &seen.fetches {
-            if record.kind != Kind::Memory && !bytes.is_empty() && bytes.iter().any(|b| *b != 0) {
-                lines.push(Line { text: write(*address, bytes), expected: None, place: "guest memory".into() });
-            }
+        for fetch in seen.fetches.iter().filter(|f| f.filled && record.kind != Kind::Memory) {
+            filled = true;
+            lines.push(Line::new(write(fetch.address, &fetch.bytes), "guest memory".into()));
         }
-        one(target, &layout, record, seen, &mut now, &mut lines);
+        let before = lines.len();
+        one(target, layout, seen, &mut now, &mut lines);
+        if let Some(last) = lines.get_mut(before..).and_then(<[Line]>::last_mut) {
+            let isa = layout.lines.iter().enumerate().filter_map(|(line, isa)| Some((line, (*isa)?)));
+            last.levels = isa.map(|(line, isa)| (isa, seen.lines >> line & 1 != 0)).collect();
+        }
     }
-    for (address, bytes) in pages {
-        // A display's memory is its own.
-        if target.memory == bulkhead_bus::exercise::MEMORY {
-            let text = format!("read {address:#x} {:#x}", bytes.len());
-            lines.push(Line { text, expected: None, place: format!("memory at {address:#x}") });
-        }
+    for record in &rest {
+        let before = lines.len();
+        one(target, layout, &unanswered(record, layout, now), &mut now, &mut lines);
+        lines.iter_mut().skip(before).for_each(|line| line.expected = None);
+    }
+    // A display's memory is its own.
+    for (address, bytes) in pages.iter().filter(|_| rest.is_empty() && target.memory == MEMORY) {
+        let line = Line::new(format!("read {address:#x} {:#x}", bytes.len()), format!("memory at {address:#x}"));
+        // What was filled in is in the script's memory, and was not in the device's.
+        lines.push(Line { expected: (!filled).then(|| hex(bytes)), ..line });
     }
     Lines { target: target.name.into(), lines }
 }
 
-fn write(address: u64, bytes: &[u8]) -> String {
-    let mut text = format!("write {address:#x} {:#x} 0x", bytes.len());
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+/// What a record does, without a device that answers.
+fn unanswered(record: &Record, layout: &Layout, now: u64) -> Seen {
+    let region = usize::from(record.place).checked_rem(layout.regions.len()).unwrap_or(0);
+    let len = layout.regions.get(region).map_or(1, |(_, len)| *len);
+    let offset = u64::from(record.offset).checked_rem(len).unwrap_or(0);
+    let (at, size) = (Access::new(region as u16, offset, record.width()), usize::from(record.width()));
+    let function = usize::from(record.place).checked_rem(layout.functions.len()).unwrap_or(0) as u8;
+    let config = record.offset as u8 & !record.width().wrapping_sub(1);
+    let access = match record.kind {
+        Kind::Read => Some(Made::Read(at, 1)),
+        Kind::Write => Some(Made::Write(at, record.value.to_le_bytes().get(..size).unwrap_or_default().to_vec())),
+        Kind::ConfigRead => Some(Made::ConfigRead(function, config, record.width())),
+        Kind::ConfigWrite => Some(Made::ConfigWrite(function, config, record.width(), record.value as u32)),
+        Kind::Advance => Some(Made::Time(now.saturating_add(record.value.min(LONGEST)))),
+        Kind::Memory => Some(Made::Memory(record.value, record.data.clone())),
+        _ => None,
+    };
+    Seen { access, answer: vec![0; size], ..Seen::default() }
 }
 
-fn one(target: &Target, layout: &Layout, record: &Record, seen: &Seen, now: &mut u64, to: &mut Vec<Line>) {
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn write(address: u64, bytes: &[u8]) -> String {
+    format!("write {address:#x} {:#x} 0x{}", bytes.len(), hex(bytes))
+}
+
+fn one(target: &Target, layout: &Layout, seen: &Seen, now: &mut u64, to: &mut Vec<Line>) {
     let Some(made) = &seen.access else { return };
     match made {
         Made::Read(at, _) | Made::Write(at, _) => {
@@ -171,7 +246,7 @@ fn one(target: &Target, layout: &Layout, record: &Record, seen: &Seen, now: &mut
                 } else {
                     (format!("{verb} {address:#x} {value:#x}"), None, "write to")
                 };
-                to.push(Line { text, expected, place: format!("{how} {place}") });
+                to.push(Line::new(text, format!("{how} {place}")).expecting(expected));
             }
         }
         Made::ConfigRead(function, offset, size) | Made::ConfigWrite(function, offset, size, _) => {
@@ -181,35 +256,38 @@ fn one(target: &Target, layout: &Layout, record: &Record, seen: &Seen, now: &mut
                 | u32::from(spec.device) << 11
                 | u32::from(spec.function) << 8
                 | u32::from(offset & 0xfc);
-            to.push(Line { text: format!("outl 0xcf8 {address:#x}"), expected: None, place: place.clone() });
+            to.push(Line::new(format!("outl 0xcf8 {address:#x}"), place.clone()));
             let port = 0xcfcu16.saturating_add(u16::from(offset & 3));
             let (verb, rest, expected) = match made {
                 Made::ConfigWrite(_, _, _, value) => ("out", format!(" {value:#x}"), None),
                 _ => ("in", String::new(), Some(number(&seen.answer))),
             };
-            to.push(Line { text: format!("{verb}{} {port:#x}{rest}", suffix(*size)), expected, place });
+            to.push(Line::new(format!("{verb}{} {port:#x}{rest}", suffix(*size)), place).expecting(expected));
         }
         Made::Time(to_time) => {
             let step = to_time.saturating_sub(*now);
             *now = *to_time;
-            to.push(Line { text: format!("clock_step {step}"), expected: None, place: "time".into() });
+            to.push(Line::new(format!("clock_step {step}"), "time".into()));
         }
         Made::Memory(address, bytes) if !bytes.is_empty() && (*address as usize) < RAM => {
-            to.push(Line { text: write(*address, bytes), expected: None, place: "guest memory".into() });
+            to.push(Line::new(write(*address, bytes), "guest memory".into()));
         }
         Made::Memory(..) | Made::Reset => {}
     }
-    let _ = record;
 }
 
 impl Lines {
-    /// The file's text. A line that begins with `#=` has the answer that the next line must get, one with `#@` its place.
+    /// The file's text. Before a line stand its place (`#@`), the answer that it must get (`#=`), and the interrupts' levels after it (`#!`).
     pub fn to_text(&self) -> String {
         let mut text = format!("# bulkhead-fuzz: target {}\n", self.target);
         for line in &self.lines {
             let _ = writeln!(text, "#@ {}", line.place);
-            if let Some(expected) = line.expected {
-                let _ = writeln!(text, "#= {expected:#x}");
+            if let Some(expected) = &line.expected {
+                let _ = writeln!(text, "#= 0x{expected}");
+            }
+            if !line.levels.is_empty() {
+                let levels: Vec<String> = line.levels.iter().map(|(n, up)| format!("{n}={}", u8::from(*up))).collect();
+                let _ = writeln!(text, "#! {}", levels.join(" "));
             }
             let _ = writeln!(text, "{}", line.text);
         }
@@ -219,17 +297,21 @@ impl Lines {
     /// Reads a script: one of ours, or any other with plain verbs.
     pub fn parse(text: &str) -> Self {
         let mut this = Self::default();
-        let (mut place, mut expected) = (String::new(), None);
+        let (mut place, mut expected, mut levels) = (String::new(), None, Vec::new());
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
             if let Some(name) = line.strip_prefix("# bulkhead-fuzz: target ") {
                 this.target = name.into();
             } else if let Some(rest) = line.strip_prefix("#@ ") {
                 place = rest.into();
             } else if let Some(rest) = line.strip_prefix("#= ") {
-                expected = u64::from_str_radix(rest.trim_start_matches("0x"), 16).ok();
+                expected = Some(rest.trim_start_matches("0x").to_owned());
+            } else if let Some(rest) = line.strip_prefix("#! ") {
+                let pairs = rest.split(' ').filter_map(|pair| pair.split_once('='));
+                levels = pairs.filter_map(|(n, up)| Some((n.parse().ok()?, up == "1"))).collect();
             } else if !line.starts_with('#') {
                 let place = if place.is_empty() { line.to_owned() } else { std::mem::take(&mut place) };
-                this.lines.push(Line { text: line.into(), expected: expected.take(), place });
+                let levels = std::mem::take(&mut levels);
+                this.lines.push(Line { text: line.into(), expected: expected.take(), levels, place });
             }
         }
         this
@@ -239,6 +321,27 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The script of an input that violates nothing.
+    fn whole(target: &Target, input: &[u8]) -> Lines {
+        let layout = layout(target);
+        let script = plain(&Script::of(input), settings(target.name), &layout);
+        lines(target, &layout, script, usize::MAX)
+    }
+
+    #[test]
+    fn what_follows_a_violation_is_said_without_answers() {
+        let target = &bulkhead_dev_input::serial::TARGET;
+        let (all, layout) =
+            (vec![Record::read(0, 5, 1), Record::write(0, 0, 1, 7), Record::read(0, 5, 1)], layout(target));
+        let script = plain(&Script { settings: [0; SETTINGS], records: all }, settings(target.name), &layout);
+        let some = lines(target, &layout, script.clone(), 1);
+        let every = lines(target, &layout, script, usize::MAX);
+        let texts = |lines: &Lines| lines.lines.iter().map(|l| l.text.clone()).collect::<Vec<_>>();
+        assert_eq!(texts(&some), texts(&every));
+        assert_eq!(some.lines.iter().map(|l| l.expected.is_some()).collect::<Vec<_>>(), [true, false, false]);
+        assert!(every.lines[2].expected.is_some());
+    }
 
     #[test]
     fn a_script_is_read_as_it_was_written_and_says_registers_by_name() {
@@ -250,7 +353,7 @@ mod tests {
             Record { value: 3, data: vec![1, 2], ..Record { kind: Kind::WriteString, ..Record::write(0, 7, 1, 0) } },
         ];
         let input = Script { settings: [1; SETTINGS], records }.to_bytes();
-        let script = export(&bulkhead_dev_input::serial::TARGET, &input);
+        let script = whole(&bulkhead_dev_input::serial::TARGET, &input);
         let text = script.to_text();
         assert_eq!(Lines::parse(&text), script);
         let lines: Vec<_> = script.lines.iter().map(|l| l.text.as_str()).collect();
@@ -258,16 +361,19 @@ mod tests {
             lines,
             ["outb 0x3fb 0x83", "inb 0x3fb", "clock_step 1000", "outb 0x3ff 0x1", "outb 0x3ff 0x2", "outb 0x3ff 0x1"]
         );
-        assert_eq!(script.lines[1].expected, Some(0x83));
+        assert_eq!(script.lines[1].expected.as_deref(), Some("83"));
+        assert_eq!(script.lines[1].levels, [(4, false)]);
         assert!(script.lines[1].place.starts_with("read of LCR ("), "{}", script.lines[1].place);
     }
 
     #[test]
     fn bars_are_set_up_first_and_memory_is_compared_last() {
         let records = vec![Record::memory(0x1000, &[7]), Record::write(0, 0x3818, 4, 0)];
-        let script = export(&bulkhead_dev_net::e1000::TARGET, &Script { settings: [0; 8], records }.to_bytes());
+        let script = whole(&bulkhead_dev_net::e1000::TARGET, &Script { settings: [0; 8], records }.to_bytes());
         let lines: Vec<_> = script.lines.iter().map(|l| l.text.as_str()).collect();
         assert_eq!(lines[..2], ["outl 0xcf8 0x80001010", "outl 0xcfc 0xe0000000"]);
         assert_eq!(lines[lines.len() - 3..], ["write 0x1000 0x1 0x07", "writel 0xe0003818 0x0", "read 0x1000 0x1000"]);
+        let memory = script.lines.last().unwrap().expected.as_deref().unwrap();
+        assert!(memory.starts_with("0700") && memory.len() == 8192);
     }
 }

@@ -59,6 +59,8 @@ pub struct Layout {
     pub regions: Vec<(Base, u64)>,
     /// The device's functions.
     pub functions: Vec<FunctionSpec>,
+    /// The ISA interrupt of each line; `None` for those of PCI functions, which the chipset routes.
+    pub lines: Vec<Option<u32>>,
     /// What has to be written first: BARs and command registers.
     pub prologue: Vec<Record>,
 }
@@ -112,5 +114,9 @@ pub fn layout(target: &Target) -> Layout {
     if let Some(slot) = slot(target) {
         functions.iter_mut().for_each(|f| f.device = slot);
     }
-    Layout { regions: regions.collect(), functions, prologue }
+    let isa = declaration.lines.iter().map(|line| match line {
+        bulkhead_bus::Line::Isa(number) => Some(u32::from(*number)),
+        bulkhead_bus::Line::Intx { .. } => None,
+    });
+    Layout { regions: regions.collect(), functions, lines: isa.collect(), prologue }
 }

@@ -247,7 +247,7 @@ fn run(options: Options) -> Result<ExitCode, String> {
             }
         }
         Command::Export { target, input } => {
-            print!("{}", export::export(device(find(&target)?)?, &read(&input)?).to_text())
+            print!("{}", export::export(find(&target)?, &read(&input)?)?.to_text())
         }
         Command::Replay { scripts, target, on } => return replay(&scripts, target.as_deref(), &beside(&on)),
         Command::Diff { scripts, target, with, on } => return diff(&scripts, target.as_deref(), &with, &beside(&on)),
@@ -301,10 +301,12 @@ fn scripts_of(paths: &[PathBuf], target: Option<&str>) -> Result<Vec<(String, Li
         match target {
             None => all.push((path.display().to_string(), Lines::parse(&String::from_utf8_lossy(&read(path)?)))),
             Some(target) => {
-                let device = device(find(target)?)?;
+                let entry = find(target)?;
                 let one = |bytes| vec![(path.display().to_string(), bytes)];
                 let inputs = if path.is_dir() { violation::inputs(path)? } else { one(read(path)?) };
-                all.extend(inputs.into_iter().map(|(name, input)| (name, export::export(device, &input))));
+                for (name, input) in inputs {
+                    all.push((name, export::export(entry, &input)?));
+                }
             }
         }
     }
@@ -317,6 +319,9 @@ fn replay(paths: &[PathBuf], target: Option<&str>, on: &str) -> Result<ExitCode,
         None => paths.to_vec(),
     };
     let (all, mut differ) = (scripts_of(&kept, target)?, 0usize);
+    if all.is_empty() {
+        return Err("there is no script".into());
+    }
     let mut lines = 0usize;
     for (name, script) in &all {
         let mut machine = Machine::start(on, &script.target)?;

@@ -32,6 +32,9 @@ pub enum UsbError {
     /// A device has this name already.
     #[error("there is a USB device '{0}' already")]
     Named(String),
+    /// The name is longer than a saved state can hold.
+    #[error("the name of a USB device has at most {0} bytes")]
+    Long(usize),
     /// No device that was plugged in has this name.
     #[error("no USB device '{0}' was plugged in while the machine ran")]
     Unknown(String),

@@ -158,7 +158,7 @@ fn a_frame_that_has_begun_continues_after_a_restart() {
 fn a_name_for_which_a_state_has_no_room_is_refused() {
     let mut h = Host::new(&[]);
     let (long, longest) = ("n".repeat(NAME + 1), "n".repeat(NAME));
-    assert!(h.usb.plug_usb(&long, Some(UsbDevice::Mouse), &mut h.cx).is_err());
+    assert_eq!(h.usb.plug_usb(&long, Some(UsbDevice::Mouse), &mut h.cx), Err(UsbError::Long(NAME)));
     assert_eq!(h.usb.plug_usb(&longest, Some(UsbDevice::Mouse), &mut h.cx), Ok(()));
     take_over(&mut h, &[]);
 }

@@ -18,8 +18,16 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a device has read: address and bytes.
-pub type Fetch = (u64, Vec<u8>);
+/// What a device has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The address that it gave.
+    pub address: u64,
+    /// The bytes that it got.
+    pub bytes: Vec<u8>,
+    /// They are not in memory: the pattern has filled them in.
+    pub filled: bool,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -175,13 +183,14 @@ impl GuestMemory for RunMemory {
             if let Some(from) = inner.bytes.get(at..at.saturating_add(to.len())) {
                 to.copy_from_slice(from);
             }
-            if !inner.pattern.is_empty() && to.iter().all(|b| *b == 0) {
+            let filled = !inner.pattern.is_empty() && to.iter().all(|b| *b == 0);
+            if filled {
                 let more = (inner.filled as u8).wrapping_mul(inner.stride);
                 to.iter_mut().zip(inner.pattern.iter().cycle()).for_each(|(to, from)| *to = from.wrapping_add(more));
                 inner.filled = inner.filled.saturating_add(1);
             }
             if let Some(fetches) = &mut inner.fetches {
-                fetches.push((address, to.to_vec()));
+                fetches.push(Fetch { address, bytes: to.to_vec(), filled });
             }
             Ok(())
         })

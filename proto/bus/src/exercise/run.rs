@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const POLLS: usize = 100_000;
 /// Most deadlines that are met in one [`Kind::Advance`].
 const DEADLINES: usize = 64;
+/// Most deadlines in a row for which no time passes: each timer may be due, and set another one.
+const AT_ONCE: usize = 32;
 /// Most pictures of a run: each costs as much as thousands of accesses.
 const PICTURES: usize = 2;
 /// Most bytes of a string access.
@@ -188,11 +190,16 @@ impl<'a> Run<'a> {
             }
             Kind::Advance => {
                 let to = cx.now().saturating_add(record.value.min(LONGEST));
+                let mut at_once = 0usize;
                 for _ in 0..DEADLINES {
                     let Some(next) = cx.timers.next().filter(|next| *next <= to) else { break };
+                    at_once = if next <= cx.now() { at_once.saturating_add(1) } else { 0 };
                     cx.clock = Clock::Driven(next.max(cx.now()));
                     let Some(timer) = cx.timers.take_due(cx.now()) else { break };
                     device.poll(Ready::Timer(timer), cx);
+                }
+                if at_once >= AT_ONCE {
+                    return Err("its timers are due again and again while no time passes".into());
                 }
                 cx.clock = Clock::Driven(to);
                 return Ok((Some(Made::Time(to)), Vec::new()));

@@ -19,7 +19,8 @@ const TOO_MUCH: u8 = 4;
 const HALF_LOADED: u8 = 5;
 const UNSTABLE_STATE: u8 = 6;
 const SILENT_CHANGE: u8 = 7;
-const DOUBLE_FETCH: u8 = 8;
+const ENDLESS_TIMER: u8 = 8;
+const DOUBLE_FETCH: u8 = 9;
 
 impl Device for Copier {
     fn declaration(&self) -> Declaration {
@@ -60,6 +61,7 @@ impl Device for Copier {
             assert!(byte[0] >= 128 || again[0] < 128, "the length was checked and is another one");
         }
         (self.done, self.busy) = (true, len);
+        cx.timers.set(0, Some(cx.now().saturating_add(1000)));
         cx.lines.set(if self.fault == FOREIGN_LINE { 1 } else { 0 }, true);
         if self.fault == ENDLESS && len == 7 {
             cx.again();
@@ -67,8 +69,10 @@ impl Device for Copier {
         Ok(())
     }
     fn poll(&mut self, ready: Ready, cx: &mut Context) {
-        if ready == Ready::Again {
-            cx.again();
+        match ready {
+            Ready::Again => cx.again(),
+            Ready::Timer(_) if self.fault == ENDLESS_TIMER => cx.timers.set(0, Some(cx.now())),
+            _ => {}
         }
     }
     fn reset(&mut self, _: Reset, cx: &mut Context) {
@@ -148,6 +152,7 @@ fn a_good_device_passes_and_each_fault_is_named() {
     }
     for (fault, records, says) in [
         (SILENT_CHANGE, restart.clone(), "after a restart the guest sees"),
+        (ENDLESS_TIMER, [copy(3), vec![Record::advance(2000)]].concat(), "are due again and again"),
         (FORGETS, restart, "after a restart the guest sees"),
         (ENDLESS, copy(7), "has no end"),
         (FOREIGN_LINE, copy(3), "drives line 1"),
@@ -188,7 +193,7 @@ fn tries_until_found(fault: u8) -> Option<usize> {
 #[test]
 fn the_mutator_reaches_each_fault_and_a_good_device_has_none() {
     assert_eq!(tries_until_found(GOOD), None);
-    for fault in FORGETS..=SILENT_CHANGE {
+    for fault in FORGETS..=ENDLESS_TIMER {
         assert!(tries_until_found(fault).is_some(), "fault {fault} is not reached");
     }
 }
@@ -208,7 +213,8 @@ fn a_trace_has_answers_lines_and_what_was_fetched() {
     assert_eq!(pages.iter().map(|p| p.0).collect::<Vec<_>>(), [0x1000, 0x9000]);
     assert_eq!(pages[1].1[..3], [1, 2, 0]);
     assert_eq!(seen.len(), records.len());
-    assert_eq!(seen[4].fetches, [(0x1000, vec![1]), (0x1001, vec![2])]);
+    let fetch = |address, byte| Fetch { address, bytes: vec![byte], filled: false };
+    assert_eq!(seen[4].fetches, [fetch(0x1000, 1), fetch(0x1001, 2)]);
     assert_eq!((seen[3].lines, seen[4].lines), (0, 1));
     assert_eq!(seen[6].answer, [1, 0, 0, 0]);
     assert_eq!(seen[6].access, Some(Made::Read(Access::new(0, 12, 4), 1)));
