@@ -2,7 +2,7 @@
 use crate::export::{Line, Lines};
 use crate::qtest::{Peer, Reply};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Interrupts of the PIT and of the real-time clock: under Xen they are the hypervisor's.
 const CLOCKS: [u32; 2] = [0, 8];
@@ -18,28 +18,88 @@ pub struct Argued {
     /// Bits of the answer that may differ; 0, if it is not there.
     #[serde(default)]
     pub mask: u64,
+    /// Only if this is Bulkhead's answer.
+    #[serde(default)]
+    pub ours: Option<u64>,
+    /// Only if one of these lines was said, or begins so.
+    #[serde(default)]
+    pub lines: Vec<String>,
+    /// Only if Bulkhead's machine answers to this line, which changes nothing, with these bits (mask) of these values.
+    #[serde(default)]
+    pub when: Option<(String, u64, u64)>,
     /// Interrupts may differ.
     #[serde(default)]
     pub interrupts: bool,
+    /// What follows from it would differ too: the script is not compared any further.
+    #[serde(default)]
+    pub ends: bool,
     /// What is right, and why both are as they are.
     pub reason: String,
 }
 
-#[derive(Debug, Deserialize)]
+/// What a driver does around an access, said to both machines: it reads a status until some bits are clear. Without it a script asks what
+/// depends on when a machine does its work, or what no driver leaves unread.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
-    difference: Vec<Argued>,
+pub struct Habit {
+    /// The target.
+    pub target: String,
+    /// The beginning of the place of the access.
+    pub place: String,
+    /// Before the access, or after it.
+    pub before: bool,
+    /// The line that reads the status.
+    pub status: String,
+    /// Its bits that must be clear.
+    pub bits: u64,
+    /// The line that is said while they are set, and whose answers are compared. Without it the status is only read again.
+    pub then: Option<String>,
+    /// Why a driver does so.
+    pub reason: String,
+}
+
+/// What is known of differences.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// Those that were looked at.
+    pub difference: Vec<Argued>,
+    /// What drivers do.
+    pub habit: Vec<Habit>,
 }
 
 /// The reviewed table of differences.
 ///
 /// # Errors
 /// It is no such table, or an entry has no reason.
-pub fn table() -> Result<Vec<Argued>, String> {
+pub fn table() -> Result<Table, String> {
     let table: Table = toml::from_str(include_str!("../differences.toml")).map_err(|e| e.to_string())?;
-    match table.difference.iter().find(|d| d.reason.len() < 20 || crate::targets::find(&d.target).is_err()) {
-        Some(bad) => Err(format!("differences.toml: {} {}: no reason, or no such target", bad.target, bad.place)),
-        None => Ok(table.difference),
+    let differences = table.difference.iter().map(|d| (&d.target, &d.place, &d.reason));
+    let mut all = differences.chain(table.habit.iter().map(|h| (&h.target, &h.place, &h.reason)));
+    match all.find(|(target, _, reason)| reason.len() < 20 || crate::targets::find(target).is_err()) {
+        Some((target, place, _)) => Err(format!("differences.toml: {target} {place}: no reason, or no such target")),
+        None => Ok(table),
+    }
+}
+
+/// Where two machines, or a machine and a record, differ first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The line's number, from 0.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+    /// The line's place.
+    pub place: String,
+    /// Both answers.
+    pub what: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { line, text, place, what } = self;
+        let text = text.get(..60).unwrap_or(text);
+        write!(f, "line {line}, {text}, {place}: {what}")
     }
 }
 
@@ -48,62 +108,187 @@ pub fn table() -> Result<Vec<Argued>, String> {
 pub enum Verdict {
     /// Both answer alike, but for so many argued differences.
     Alike(usize),
-    /// The first difference: line, place, and both answers.
-    Differs(String),
+    /// The first difference.
+    Differs(Difference),
 }
 
-/// What of two replies differs.
-fn differs(one: &Reply, other: &Reply) -> Option<String> {
-    if one.text != other.text && (one.number().is_none() || one.number() != other.number()) {
-        return Some(format!("{} / {}", short(&one.text), short(&other.text)));
+/// What of two answers differs.
+fn differs(one: &str, other: &str) -> Option<String> {
+    if one == other || (number(one).is_some() && number(one) == number(other)) {
+        return None;
     }
-    (lines(one) != lines(other)).then(|| format!("interrupts {:?} / {:?}", one.interrupts, other.interrupts))
+    let at = one.bytes().zip(other.bytes()).position(|(a, b)| a != b).unwrap_or(0);
+    // Memory: `OK 0x`, and two digits for each byte.
+    match (number(one), at.checked_sub(5)) {
+        (None, Some(digits)) if one.len() == other.len() => {
+            let byte = digits >> 1;
+            let of = |text: &str| text.get(byte * 2 + 5..).unwrap_or_default().chars().take(16).collect::<String>();
+            Some(format!("from byte {byte:#x} on {}… / {}…", of(one), of(other)))
+        }
+        _ => Some(format!("{} / {}", short(one), short(other))),
+    }
 }
 
-/// The first place at which two hexadecimal texts differ, or their beginnings.
+/// The number of an answer `OK 0x…`.
+fn number(text: &str) -> Option<u64> {
+    // More digits are memory.
+    let digits = text.strip_prefix("OK 0x").filter(|digits| digits.len() <= 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// The beginning of a long answer.
 fn short(text: &str) -> String {
     if text.len() <= 40 { text.to_owned() } else { format!("{}…", text.get(..40).unwrap_or(text)) }
 }
 
-/// The interrupts of a reply: where each line ends. Of a line that moves several times within one access, the end counts.
-fn lines(reply: &Reply) -> BTreeMap<u32, bool> {
-    reply.interrupts.iter().copied().filter(|(n, _)| !CLOCKS.contains(n)).collect()
+/// Whether some of `entries` argue a difference, and if so, whether the comparison ends with it.
+fn argued(entries: &[&Argued], one: &str, other: &str, moved: bool) -> Option<bool> {
+    let bits = match number(one).zip(number(other)) {
+        Some((one, other)) => one ^ other,
+        None if one == other => 0,
+        None => return None,
+    };
+    // Several entries of one place add up. The end is for those that are needed.
+    [false, true].into_iter().find(|ending| {
+        let some = entries.iter().filter(|a| *ending || !a.ends);
+        let (mask, may_move) = some.fold((0, false), |(mask, may), a| (mask | a.mask, may | a.interrupts));
+        bits & !mask == 0 && (!moved || may_move)
+    })
 }
 
-fn argued(table: &[Argued], target: &str, place: &str, one: &Reply, other: &Reply) -> bool {
-    let bits = match one.number().zip(other.number()) {
-        Some((one, other)) => one ^ other,
-        None if one.text == other.text => 0,
-        None => return false,
-    };
-    let moved = lines(one) != lines(other);
-    let mine = table.iter().filter(|a| a.target == target && place.starts_with(&a.place));
-    // Several entries of one place add up.
-    let (mask, may_move) = mine.fold((0, false), |(mask, may), a| (mask | a.mask, may | a.interrupts));
-    bits & !mask == 0 && (!moved || may_move)
+/// Most times that a status is read until its bits are clear: a disk of the other machine takes some milliseconds.
+const PATIENCE: usize = 20_000;
+
+/// Two machines that are told the same.
+struct Pair<'a> {
+    peers: [&'a mut Peer; 2],
+    table: &'a Table,
+    target: &'a str,
+    /// The interrupts' levels at each.
+    levels: [BTreeMap<u32, bool>; 2],
+    /// The interrupts that have another level at the other.
+    apart: BTreeSet<u32>,
+    /// Number of argued differences.
+    known: usize,
+    /// One of them ends the comparison.
+    ended: bool,
+}
+
+impl Pair<'_> {
+    /// Says a line to both; the answers.
+    fn say(&mut self, text: &str) -> Result<[String; 2], String> {
+        let mut answers = [String::new(), String::new()];
+        for ((peer, levels), answer) in self.peers.iter_mut().zip(&mut self.levels).zip(&mut answers) {
+            let reply = peer.say(text)?;
+            levels.extend(reply.interrupts.into_iter().filter(|(n, _)| !CLOCKS.contains(n)));
+            // Each clock says its own time.
+            *answer = if text.starts_with("clock_step") { "OK".into() } else { reply.text };
+        }
+        Ok(answers)
+    }
+
+    /// The interrupts that have come apart since it was asked before, and their levels.
+    fn moved(&mut self) -> Option<String> {
+        let [one, other] = &self.levels;
+        let up = |levels: &BTreeMap<u32, bool>, n: u32| levels.get(&n).copied().unwrap_or(false);
+        let apart: BTreeSet<u32> =
+            one.keys().chain(other.keys()).copied().filter(|n| up(one, *n) != up(other, *n)).collect();
+        let new: Vec<String> = apart
+            .difference(&self.apart)
+            .map(|n| format!("interrupt {n} is {}", if up(one, *n) { "up / down" } else { "down / up" }))
+            .collect();
+        self.apart = apart;
+        (!new.is_empty()).then(|| new.join(", "))
+    }
+
+    /// The entries of the table for a line's answer.
+    fn entries(&mut self, place: &str, text: &str, one: &str) -> Result<Vec<&Argued>, String> {
+        let mut entries = Vec::new();
+        for entry in self.table.difference.iter().filter(|a| a.target == self.target && place.starts_with(&a.place)) {
+            let line = entry.lines.is_empty() || entry.lines.iter().any(|line| text.starts_with(line));
+            let answer = entry.ours.is_none_or(|ours| number(one) == Some(ours));
+            let state = match &entry.when {
+                Some((read, mask, value)) if line && answer => {
+                    number(&self.peers[0].say(read)?.text).is_some_and(|n| n & mask == *value)
+                }
+                _ => true,
+            };
+            if line && answer && state {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Whether what both say is alike or argued; otherwise what differs.
+    fn compare(&mut self, place: &str, text: &str, [one, other]: &[String; 2]) -> Result<Option<String>, String> {
+        let (what, moved) = (differs(one, other), self.moved());
+        if what.is_none() && moved.is_none() {
+            return Ok(None);
+        }
+        if let Some(ends) = argued(&self.entries(place, text, one)?, one, other, moved.is_some()) {
+            self.known = self.known.saturating_add(1);
+            self.ended |= ends;
+            return Ok(None);
+        }
+        Ok(Some([what, moved].into_iter().flatten().collect::<Vec<_>>().join(", ")))
+    }
+
+    /// Does what drivers do before or after an access at `place`.
+    fn settle(&mut self, place: &str, before: bool) -> Result<Option<String>, String> {
+        let (table, target) = (self.table, self.target);
+        let mine = table.habit.iter().filter(|h| h.target == target && h.before == before);
+        for habit in mine.filter(|h| place.starts_with(&h.place)) {
+            let mut patience = PATIENCE;
+            while self.say(&habit.status)?.iter().any(|a| number(a).unwrap_or(0) & habit.bits != 0) {
+                if let Some(then) = &habit.then {
+                    let answers = self.say(then)?;
+                    if let Some(what) = self.compare(&format!("driver's {then}"), then, &answers)? {
+                        return Ok(Some(format!("the driver's {then}: {what}")));
+                    }
+                }
+                patience = patience.saturating_sub(1);
+                if patience == 0 {
+                    return Ok(Some(format!("{} stays busy", habit.status)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// On a PC there is no RAM from 640 KiB to 1 MiB: what a script has put there, the other machine does not have.
+fn hole(text: &str) -> bool {
+    let address = text.strip_prefix("read 0x").and_then(|rest| u64::from_str_radix(rest.split(' ').next()?, 16).ok());
+    address.is_some_and(|a| (0xa_0000..0x10_0000).contains(&a))
 }
 
 /// Runs `script` on both machines.
 ///
 /// # Errors
 /// A program ends.
-pub fn two(script: &Lines, one: &mut Peer, other: &mut Peer, table: &[Argued]) -> Result<Verdict, String> {
-    let mut known = 0usize;
-    for (n, line) in script.lines.iter().enumerate() {
-        let (first, second) = (one.say(&line.text)?, other.say(&line.text)?);
-        // Both clocks say their own time.
-        let plain = |reply: Reply| {
-            if line.text.starts_with("clock_step") { Reply { text: "OK".into(), ..reply } } else { reply }
-        };
-        let (first, second) = (plain(first), plain(second));
-        if let Some(what) = differs(&first, &second) {
-            if !argued(table, &script.target, &line.place, &first, &second) {
-                return Ok(Verdict::Differs(format!("line {n}, {}, {}: {what}", line.text, line.place)));
+pub fn two(script: &Lines, one: &mut Peer, other: &mut Peer, table: &Table) -> Result<Verdict, String> {
+    let (levels, apart) = (Default::default(), BTreeSet::new());
+    let mut pair = Pair { peers: [one, other], table, target: &script.target, levels, apart, known: 0, ended: false };
+    let lines = script.lines.iter().take_while(|line| !line.ends);
+    for (n, line) in lines.enumerate().filter(|(_, line)| !hole(&line.text)) {
+        let mut what = pair.settle(&line.place, true)?;
+        if what.is_none() {
+            let answers = pair.say(&line.text)?;
+            what = pair.settle(&line.place, false)?;
+            if what.is_none() {
+                what = pair.compare(&line.place, &line.text, &answers)?;
             }
-            known = known.saturating_add(1);
+        }
+        if let Some(what) = what {
+            let (text, place) = (line.text.clone(), line.place.clone());
+            return Ok(Verdict::Differs(Difference { line: n, text, place, what }));
+        }
+        if pair.ended {
+            break;
         }
     }
-    Ok(Verdict::Alike(known))
+    Ok(Verdict::Alike(pair.known))
 }
 
 /// Runs `script` on one machine and compares with the answers of the device alone.
@@ -116,7 +301,8 @@ pub fn replay(script: &Lines, peer: &mut Peer) -> Result<Verdict, String> {
         let reply = peer.say(&line.text)?;
         levels.extend(reply.interrupts.iter().copied());
         if let Some(what) = unexpected(line, &reply, &levels) {
-            return Ok(Verdict::Differs(format!("line {n}, {}, {}: {what}", line.text, line.place)));
+            let (text, place) = (line.text.clone(), line.place.clone());
+            return Ok(Verdict::Differs(Difference { line: n, text, place, what }));
         }
     }
     Ok(Verdict::Alike(0))
@@ -144,45 +330,137 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_compared_by_value_and_lines_by_where_they_end() {
-        assert_eq!(differs(&reply("OK 0x00ff", &[]), &reply("OK 0xff", &[])), None);
-        assert!(differs(&reply("OK 0x00ff", &[]), &reply("OK 0xfe", &[])).is_some());
-        assert!(differs(&reply("OK", &[]), &reply("FAIL", &[])).is_some());
-        assert_eq!(differs(&reply("OK", &[(4, true), (4, false)]), &reply("OK", &[(4, false)])), None);
-        assert!(differs(&reply("OK", &[(4, true)]), &reply("OK", &[])).is_some());
+    fn numbers_are_compared_by_value_and_memory_by_its_first_byte() {
+        assert_eq!(differs("OK 0x00ff", "OK 0xff"), None);
+        assert!(differs("OK 0x00ff", "OK 0xfe").is_some());
+        assert!(differs("OK", "FAIL").is_some());
+        let memory = |last: &str| format!("OK 0x{}{last}", "00".repeat(40));
+        assert_eq!(differs(&memory("07"), &memory("07")), None);
+        assert_eq!(differs(&memory("07"), &memory("17")).unwrap(), "from byte 0x28 on 07… / 17…");
+        assert!(hole("read 0xa0000 0x1000") && hole("read 0xff000 0x1000"));
+        assert!(!hole("read 0x100000 0x1000") && !hole("read 0x9f000 0x1000") && !hole("inb 0xa0000"));
+    }
+
+    /// An entry for everything that a target's places named `place…` say.
+    fn entry(target: &str, place: &str, mask: u64, interrupts: bool) -> Argued {
+        let text =
+            format!("target = {target:?}\nplace = {place:?}\nmask = {mask}\ninterrupts = {interrupts}\nreason = ''");
+        toml::from_str(&text).unwrap()
+    }
+
+    fn table_of(difference: Vec<Argued>) -> Table {
+        Table { difference, habit: Vec::new() }
+    }
+
+    /// A program that answers each line that matches a shell pattern, and `OK` to the others.
+    fn answers(cases: &str) -> Peer {
+        let script = format!("while read -r line; do case $line in {cases} *) echo OK;; esac; done");
+        Peer::shell(&script).unwrap()
+    }
+
+    fn compared(one: &str, other: &str, lines: &[(&str, &str)], table: &Table) -> Verdict {
+        let lines = lines.iter().map(|(text, place)| Line::new((*text).into(), (*place).into())).collect();
+        two(&Lines { target: "ps2".into(), lines }, &mut answers(one), &mut answers(other), table).unwrap()
+    }
+
+    /// Both machines answer one line, at a place; whether the table knows the difference.
+    fn known(table: &Table, place: &str, one: &str, other: &str) -> bool {
+        let says = |answer: &str| format!("'inb 1') echo {answer};;");
+        let compared = compared(&says(one), &says(other), &[("inb 1", place)], table);
+        assert!(compared != Verdict::Alike(0), "they are alike");
+        compared == Verdict::Alike(1)
     }
 
     #[test]
     fn only_the_bits_of_an_argued_difference_may_differ() {
-        let entry = |place: &str, mask, interrupts| Argued {
-            target: "ide".into(),
-            place: place.into(),
-            mask,
-            interrupts,
-            reason: String::new(),
+        let table =
+            table_of(vec![entry("ps2", "read of STATUS", 0x10, false), entry("ps2", "write to CONTROL", 0, true)]);
+        assert!(known(&table, "read of STATUS (7.15)", "OK 0x50", "OK 0x40"));
+        assert!(!known(&table, "read of STATUS (7.15)", "OK 0x51", "OK 0x40"));
+        assert!(!known(&table, "read of ERROR (7.9)", "OK 0x50", "OK 0x40"));
+        assert!(!known(&table, "read of STATUS (7.15)", "OK", "FAIL"));
+        assert!(!known(&table_of(vec![entry("usb", "read", 0x10, false)]), "read of STATUS", "OK 0x50", "OK 0x40"));
+        let raises = "echo 'IRQ raise 14'; echo OK";
+        assert!(known(&table, "write to CONTROL (5.1)", "OK", &format!("-n; {raises}")));
+        assert!(!known(&table, "write to COMMAND (7.1)", "OK", &format!("-n; {raises}")));
+        assert!(!known(&table, "write to CONTROL (5.1)", "OK", "FAIL"));
+    }
+
+    #[test]
+    fn an_interrupt_that_comes_apart_is_a_difference_once() {
+        let none = Table::default();
+        let script = [("outb 1 1", "a"), ("outb 2 1", "b"), ("outb 3 1", "c")];
+        let (early, late) = ("'outb 1 1') echo 'IRQ raise 4'; echo OK;;", "'outb 2 1') echo 'IRQ raise 4'; echo OK;;");
+        assert_eq!(compared(early, early, &script, &none), Verdict::Alike(0));
+        let Verdict::Differs(found) = compared(early, late, &script, &none) else { panic!("alike") };
+        assert_eq!((found.line, found.what.as_str()), (0, "interrupt 4 is up / down"));
+        let table = table_of(vec![entry("ps2", "a", 0, true)]);
+        assert_eq!(compared(early, late, &script, &table), Verdict::Alike(1));
+        assert!(matches!(compared(late, "", &script, &table), Verdict::Differs(Difference { line: 1, .. })));
+    }
+
+    #[test]
+    fn an_entry_may_want_an_answer_a_line_a_register_and_end_the_comparison() {
+        let whole = entry("ps2", "read", 0xff, false);
+        let table =
+            table_of(vec![Argued { ours: Some(0xfe), ends: true, ..whole.clone() }, entry("ps2", "read", 1, false)]);
+        let script = [("inb 1", "read of data"), ("inb 2", "other")];
+        let says = |first: &str, second: &str| format!("'inb 1') echo OK {first};; 'inb 2') echo OK {second};;");
+        assert_eq!(compared(&says("0xfe", "1"), &says("0x0", "2"), &script, &table), Verdict::Alike(1), "not compared");
+        let second = compared(&says("0xfe", "1"), &says("0xff", "2"), &script, &table);
+        assert!(matches!(second, Verdict::Differs(Difference { line: 1, .. })), "the other entry is enough");
+        assert!(!known(&table, "read", "OK 0x0", "OK 0xfe"));
+
+        let table = |lines: &str| table_of(vec![Argued { lines: vec![lines.into()], ..whole.clone() }]);
+        assert!(known(&table("inb 1"), "read", "OK 0x0", "OK 0xfe"));
+        assert!(!known(&table("inb 2"), "read", "OK 0x0", "OK 0xfe"));
+
+        let table = table_of(vec![Argued { when: Some(("inb 9".into(), 8, 0)), ..whole }]);
+        let says = |answer: &str, register: &str| format!("'inb 1') echo OK {answer};; 'inb 9') echo OK {register};;");
+        let script = [("inb 1", "read")];
+        assert_eq!(compared(&says("0x1", "0x17"), &says("0x2", "0x8"), &script, &table), Verdict::Alike(1));
+        assert!(matches!(compared(&says("0x1", "0x8"), &says("0x2", "0"), &script, &table), Verdict::Differs(_)));
+    }
+
+    #[test]
+    fn what_a_driver_does_is_done_on_both() {
+        let habit = |then: Option<&str>| Table {
+            difference: Vec::new(),
+            habit: vec![Habit {
+                target: "ps2".into(),
+                place: "write".into(),
+                before: false,
+                status: "inb 0x64".into(),
+                bits: 1,
+                then: then.map(Into::into),
+                reason: String::new(),
+            }],
         };
-        let table = [entry("read of STATUS", 0x10, false), entry("write to CONTROL", 0, true)];
-        let known =
-            |target: &str, place: &str, a: &str, b: &str| argued(&table, target, place, &reply(a, &[]), &reply(b, &[]));
-        assert!(known("ide", "read of STATUS (7.15)", "OK 0x50", "OK 0x40"));
-        assert!(!known("ide", "read of STATUS (7.15)", "OK 0x51", "OK 0x40"));
-        assert!(!known("ide", "read of ERROR (7.9)", "OK 0x50", "OK 0x40"));
-        assert!(!known("usb", "read of STATUS (7.15)", "OK 0x50", "OK 0x40"));
-        assert!(!known("ide", "read of STATUS (7.15)", "OK", "FAIL"));
-        let moved = |place: &str| argued(&table, "ide", place, &reply("OK", &[(14, true)]), &reply("OK", &[]));
-        assert!(moved("write to CONTROL (5.1)") && !moved("write to COMMAND (7.1)"));
-        let answer =
-            |other: &str| argued(&table, "ide", "write to CONTROL (5.1)", &reply("OK", &[]), &reply(other, &[]));
-        assert!(answer("OK") && !answer("FAIL"));
+        // One is busy for three reads; its interrupt comes with the last.
+        let slow =
+            "'inb 0x64') n=$((n + 1)); [ $n != 3 ] || echo 'IRQ raise 1'; [ $n -gt 2 ] && echo OK 0x0 || echo OK 0x1;;";
+        let fast = "'outb 1 1') echo 'IRQ raise 1'; echo OK;; 'inb 0x64') echo OK 0x0;;";
+        let script = [("outb 1 1", "write"), ("inb 2", "read")];
+        assert_eq!(compared(slow, fast, &script, &habit(None)), Verdict::Alike(0));
+        assert!(matches!(compared(slow, fast, &script, &Table::default()), Verdict::Differs(_)));
+        // What is read meanwhile counts.
+        let says = |byte: &str| format!("{slow} 'inb 0x60') echo OK {byte};;");
+        assert_eq!(compared(&says("0x7"), &says("0x7"), &script, &habit(Some("inb 0x60"))), Verdict::Alike(0));
+        let Verdict::Differs(found) = compared(&says("0x7"), &says("0x8"), &script, &habit(Some("inb 0x60"))) else {
+            panic!("alike")
+        };
+        assert_eq!(found.what, "the driver's inb 0x60: OK 0x7 / OK 0x8");
+        // And it has an end.
+        let busy = "'inb 0x64') echo OK 0x1;;";
+        assert!(matches!(compared(busy, busy, &script, &habit(None)), Verdict::Differs(_)));
     }
 
     #[test]
     fn a_replay_compares_numbers_memory_and_levels() {
         let line = |expected: &str, levels: &[(u32, bool)]| Line {
-            text: String::new(),
             expected: Some(expected.into()),
             levels: levels.to_vec(),
-            place: String::new(),
+            ..Line::new(String::new(), String::new())
         };
         let says = |line: &Line, text: &str, up: bool| unexpected(line, &reply(text, &[]), &BTreeMap::from([(4, up)]));
         assert_eq!(says(&line("5f", &[(4, true)]), "OK 0x005f", true), None);

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const INSTRUMENTED: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
+/// What the targets are built for.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Most bytes of an input.
 const LONGEST: u32 = 4096;
 /// Most findings of one job; then it stops.
@@ -42,31 +44,50 @@ pub fn seeds(entry: &Entry) -> PathBuf {
     crate::top().join(entry.folder).join("fuzz/seeds").join(entry.name)
 }
 
-/// Builds a target and returns its program.
+/// Builds targets: one call of cargo for those with the sanitizer and one for those without, since more calls build what they share for each
+/// set of features.
 ///
 /// # Errors
-/// It does not build.
-pub fn build(entry: &Entry) -> Result<PathBuf, String> {
+/// They do not build.
+pub fn build(entries: &[&Entry]) -> Result<(), String> {
     let top = crate::top();
-    let mut flags = INSTRUMENTED.to_owned();
-    let mut cargo = Command::new("cargo");
-    if entry.sanitized {
-        // The address sanitizer's flag is unstable. It has no static executables.
-        flags.push_str(" -Zsanitizer=address -Ctarget-feature=-crt-static");
-        cargo.env("RUSTC_BOOTSTRAP", "1");
+    for sanitized in [false, true] {
+        let mine: Vec<&&Entry> = entries.iter().filter(|e| e.sanitized == sanitized).collect();
+        if mine.is_empty() {
+            continue;
+        }
+        let mut flags = INSTRUMENTED.to_owned();
+        let mut cargo = Command::new("cargo");
+        if sanitized {
+            // The address sanitizer's flag is unstable. It has no static executables.
+            flags.push_str(" -Zsanitizer=address -Ctarget-feature=-crt-static");
+            cargo.env("RUSTC_BOOTSTRAP", "1");
+        }
+        let features: BTreeSet<&str> = mine.iter().map(|e| e.feature()).collect();
+        cargo
+            .args(["build", "--release", "--target", TRIPLE, "--no-default-features", "--features"])
+            .arg(features.into_iter().collect::<Vec<_>>().join(","))
+            .args(mine.iter().flat_map(|e| ["--bin", e.name]))
+            .arg("--manifest-path")
+            .arg(top.join("integration/fuzz/targets/Cargo.toml"))
+            .env("CARGO_TARGET_DIR", folder(sanitized))
+            .env("RUSTFLAGS", flags);
+        let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
+        if !status.success() {
+            return Err("the targets do not build".into());
+        }
     }
-    let target = top.join("target").join(if entry.sanitized { "fuzz-sanitized" } else { "fuzz" });
-    cargo
-        .args(["build", "--release", "--target", "x86_64-unknown-linux-gnu", "--no-default-features", "--features"])
-        .args([entry.feature(), "--bin", entry.name, "--manifest-path"])
-        .arg(top.join("integration/fuzz/targets/Cargo.toml"))
-        .env("CARGO_TARGET_DIR", &target)
-        .env("RUSTFLAGS", flags);
-    let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
-    if !status.success() {
-        return Err(format!("{} does not build", entry.name));
-    }
-    Ok(target.join("x86_64-unknown-linux-gnu/release").join(entry.name))
+    Ok(())
+}
+
+/// Where cargo builds targets.
+fn folder(sanitized: bool) -> PathBuf {
+    crate::top().join("target").join(if sanitized { "fuzz-sanitized" } else { "fuzz" })
+}
+
+/// The program of a target that was built.
+fn program(entry: &Entry) -> PathBuf {
+    folder(entry.sanitized).join(TRIPLE).join("release").join(entry.name)
 }
 
 #[derive(Default)]
@@ -119,13 +140,13 @@ pub struct Length {
     pub seed: Option<u32>,
 }
 
-/// Fuzzes a target. Findings are kept and the run goes on.
+/// Fuzzes a target that was built. Findings are kept and the run goes on.
 ///
 /// # Errors
-/// The target does not build or start.
+/// The target does not start.
 pub fn run(entry: &Entry, folders: &Folders, length: Length) -> Result<Outcome, String> {
     let Length { seconds, jobs, seed } = length;
-    let program = build(entry)?;
+    let program = program(entry);
     let (corpus, findings) = (folders.corpus(entry), folders.findings(entry));
     for directory in [&corpus, &findings] {
         std::fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
@@ -320,7 +341,8 @@ fn follow(child: &mut Child, job: usize, progress: &Mutex<Progress>) -> Option<S
 /// # Errors
 /// The target does not build, or libFuzzer fails.
 pub fn merge(entry: &Entry, from: &[PathBuf], to: &Path) -> Result<usize, String> {
-    let program = build(entry)?;
+    build(&[entry])?;
+    let program = program(entry);
     std::fs::create_dir_all(to).map_err(|e| format!("{}: {e}", to.display()))?;
     let out = Command::new(&program)
         .args(["-merge=1", "-timeout=20"])

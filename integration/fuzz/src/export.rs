@@ -25,11 +25,14 @@ pub struct Line {
     pub levels: Vec<(u32, bool)>,
     /// The register, for people: name, section and the kind of access.
     pub place: String,
+    /// The guest asks for its restart or power-off: afterwards another machine answers.
+    pub ends: bool,
 }
 
 impl Line {
-    fn new(text: String, place: String) -> Self {
-        Self { text, expected: None, levels: Vec::new(), place }
+    /// A line without an answer.
+    pub fn new(text: String, place: String) -> Self {
+        Self { text, expected: None, levels: Vec::new(), place, ends: false }
     }
 
     fn expecting(self, value: Option<u64>) -> Self {
@@ -166,7 +169,7 @@ fn lines(target: &Target, layout: &Layout, mut script: Script, answered: usize) 
     let mut filled = false;
     for (record, seen) in script.records.iter().zip(&seen) {
         // What the pattern has filled in must be there before the access.
-        for fetch in seen.fetches.iter().filter(|f| f.filled && record.kind != Kind::Memory) {
+        for fetch in seen.fetches.iter().filter(|f| f.filled && !f.bytes.is_empty() && record.kind != Kind::Memory) {
             filled = true;
             lines.push(Line::new(write(fetch.address, &fetch.bytes), "guest memory".into()));
         }
@@ -175,6 +178,7 @@ fn lines(target: &Target, layout: &Layout, mut script: Script, answered: usize) 
         if let Some(last) = lines.get_mut(before..).and_then(<[Line]>::last_mut) {
             let isa = layout.lines.iter().enumerate().filter_map(|(line, isa)| Some((line, (*isa)?)));
             last.levels = isa.map(|(line, isa)| (isa, seen.lines >> line & 1 != 0)).collect();
+            last.ends = seen.ends;
         }
     }
     for record in &rest {
@@ -277,7 +281,8 @@ fn one(target: &Target, layout: &Layout, seen: &Seen, now: &mut u64, to: &mut Ve
 }
 
 impl Lines {
-    /// The file's text. Before a line stand its place (`#@`), the answer that it must get (`#=`), and the interrupts' levels after it (`#!`).
+    /// The file's text. Before a line stand its place (`#@`), the answer that it must get (`#=`), the interrupts' levels after it (`#!`), and
+    /// whether the guest ends with it (`#.`).
     pub fn to_text(&self) -> String {
         let mut text = format!("# bulkhead-fuzz: target {}\n", self.target);
         for line in &self.lines {
@@ -289,6 +294,9 @@ impl Lines {
                 let levels: Vec<String> = line.levels.iter().map(|(n, up)| format!("{n}={}", u8::from(*up))).collect();
                 let _ = writeln!(text, "#! {}", levels.join(" "));
             }
+            if line.ends {
+                let _ = writeln!(text, "#. the guest ends");
+            }
             let _ = writeln!(text, "{}", line.text);
         }
         text
@@ -297,7 +305,7 @@ impl Lines {
     /// Reads a script: one of ours, or any other with plain verbs.
     pub fn parse(text: &str) -> Self {
         let mut this = Self::default();
-        let (mut place, mut expected, mut levels) = (String::new(), None, Vec::new());
+        let (mut place, mut expected, mut levels, mut ends) = (String::new(), None, Vec::new(), false);
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
             if let Some(name) = line.strip_prefix("# bulkhead-fuzz: target ") {
                 this.target = name.into();
@@ -308,10 +316,13 @@ impl Lines {
             } else if let Some(rest) = line.strip_prefix("#! ") {
                 let pairs = rest.split(' ').filter_map(|pair| pair.split_once('='));
                 levels = pairs.filter_map(|(n, up)| Some((n.parse().ok()?, up == "1"))).collect();
+            } else if line.starts_with("#. ") {
+                ends = true;
             } else if !line.starts_with('#') {
                 let place = if place.is_empty() { line.to_owned() } else { std::mem::take(&mut place) };
                 let levels = std::mem::take(&mut levels);
-                this.lines.push(Line { text: line.into(), expected: expected.take(), levels, place });
+                let (text, expected, ends) = (line.into(), expected.take(), std::mem::take(&mut ends));
+                this.lines.push(Line { text, expected, levels, place, ends });
             }
         }
         this
@@ -335,12 +346,13 @@ mod tests {
         let (all, layout) =
             (vec![Record::read(0, 5, 1), Record::write(0, 0, 1, 7), Record::read(0, 5, 1)], layout(target));
         let script = plain(&Script { settings: [0; SETTINGS], records: all }, settings(target.name), &layout);
-        let some = lines(target, &layout, script.clone(), 1);
+        let some = lines(target, &layout, script.clone(), layout.prologue.len() + 1);
         let every = lines(target, &layout, script, usize::MAX);
         let texts = |lines: &Lines| lines.lines.iter().map(|l| l.text.clone()).collect::<Vec<_>>();
         assert_eq!(texts(&some), texts(&every));
-        assert_eq!(some.lines.iter().map(|l| l.expected.is_some()).collect::<Vec<_>>(), [true, false, false]);
-        assert!(every.lines[2].expected.is_some());
+        let answers = |lines: &Lines| lines.lines.iter().map(|l| l.expected.is_some()).collect::<Vec<_>>();
+        assert_eq!(answers(&some), [false, true, false, false]);
+        assert_eq!(answers(&every), [false, true, false, true]);
     }
 
     #[test]
@@ -359,11 +371,19 @@ mod tests {
         let lines: Vec<_> = script.lines.iter().map(|l| l.text.as_str()).collect();
         assert_eq!(
             lines,
-            ["outb 0x3fb 0x83", "inb 0x3fb", "clock_step 1000", "outb 0x3ff 0x1", "outb 0x3ff 0x2", "outb 0x3ff 0x1"]
+            [
+                "outb 0x3fc 0x8",
+                "outb 0x3fb 0x83",
+                "inb 0x3fb",
+                "clock_step 1000",
+                "outb 0x3ff 0x1",
+                "outb 0x3ff 0x2",
+                "outb 0x3ff 0x1"
+            ]
         );
-        assert_eq!(script.lines[1].expected.as_deref(), Some("83"));
-        assert_eq!(script.lines[1].levels, [(4, false)]);
-        assert!(script.lines[1].place.starts_with("read of LCR ("), "{}", script.lines[1].place);
+        assert_eq!(script.lines[2].expected.as_deref(), Some("83"));
+        assert_eq!(script.lines[2].levels, [(4, false)]);
+        assert!(script.lines[2].place.starts_with("read of LCR ("), "{}", script.lines[2].place);
     }
 
     #[test]

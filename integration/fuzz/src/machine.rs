@@ -97,6 +97,13 @@ pub fn layout(target: &Target) -> Layout {
             prologue.push(config(f, 4, 2, 7));
         }
     }
+    match target.name {
+        // Firmware's command byte: interrupts, system flag, translation. A reset leaves another one at each.
+        "ps2" => prologue.extend([Record::write(1, 0, 1, 0x60), Record::write(0, 0, 1, 0x47)]),
+        // OUT2, as every driver sets it: on a PC it lets the interrupt out.
+        "serial" => prologue.push(Record::write(0, 4, 1, 8)),
+        _ => {}
+    }
     let regions = declaration.regions.iter().map(|region| match region.area {
         Area::Ports { base, len } => (Base::Ports(base.into()), len.into()),
         Area::Memory { base, len } => (Base::Memory(base), len),

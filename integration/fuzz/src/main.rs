@@ -259,6 +259,7 @@ fn fuzz(names: &[String], folders: &engine::Folders, length: engine::Length) -> 
     let all = names.iter().any(|n| n == "all");
     let targets: Vec<&Entry> =
         if all { TARGETS.iter().collect() } else { names.iter().map(|n| find(n)).collect::<Result<_, _>>()? };
+    engine::build(&targets)?;
     let mut found = false;
     for target in targets {
         let outcome = engine::run(target, folders, length)?;
@@ -328,7 +329,11 @@ fn replay(paths: &[PathBuf], target: Option<&str>, on: &str) -> Result<ExitCode,
         lines = lines.saturating_add(script.lines.len());
         match compare::replay(script, &mut machine.peer) {
             Ok(Verdict::Alike(_)) => {}
-            Ok(Verdict::Differs(what)) | Err(what) => {
+            Ok(Verdict::Differs(what)) => {
+                differ = differ.saturating_add(1);
+                println!("{name}: {what}");
+            }
+            Err(what) => {
                 differ = differ.saturating_add(1);
                 println!("{name}: {what}");
             }
@@ -352,10 +357,14 @@ fn diff(scripts: &[PathBuf], target: Option<&str>, with: &str, on: &str) -> Resu
                 alike = alike.saturating_add(1);
                 known = known.saturating_add(n);
             }
-            Ok(Verdict::Differs(what)) | Err(what) => {
+            Ok(Verdict::Differs(difference)) => {
                 // Many inputs differ in one place: the place is said once.
-                let place = what.split(", ").nth(2).unwrap_or(&what).split(": ").next().unwrap_or(&what).to_owned();
-                let entry = found.entry(place).or_insert_with(|| (0, format!("{name}: {what}")));
+                let entry =
+                    found.entry(difference.place.clone()).or_insert_with(|| (0, format!("{name}: {difference}")));
+                entry.0 = entry.0.saturating_add(1);
+            }
+            Err(what) => {
+                let entry = found.entry(what.clone()).or_insert_with(|| (0, format!("{name}: {what}")));
                 entry.0 = entry.0.saturating_add(1);
             }
         }

@@ -11,14 +11,6 @@ pub struct Reply {
     pub interrupts: Vec<(u32, bool)>,
 }
 
-impl Reply {
-    /// The number of an answer `OK 0x…`.
-    pub fn number(&self) -> Option<u64> {
-        let hex = self.text.strip_prefix("OK 0x")?;
-        u64::from_str_radix(hex, 16).ok()
-    }
-}
-
 /// The running program.
 pub struct Peer {
     child: Child,
@@ -52,6 +44,18 @@ impl Peer {
                 "none",
             ]);
         }
+        Self::speak(command, name)
+    }
+
+    /// A shell's script in the place of a machine.
+    #[cfg(test)]
+    pub fn shell(script: &str) -> Result<Self, String> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Self::speak(command, "sh".into())
+    }
+
+    fn speak(mut command: Command, name: String) -> Result<Self, String> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
         let (to, from) = (child.stdin.take().ok_or("no input")?, child.stdout.take().ok_or("no output")?);

@@ -79,7 +79,7 @@ tablet_guest() { # tablet_guest MODE NAME [ROLE]
     at=$(vnc_address "$g")
     # On 720x400 characters' pixels: 0x7fff * 719 / 719, 0x7fff * 100 / 399.
     x=32767 y=8212 last=32767
-    $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 pointer 719 100 8 pointer 719 100 0 || return 1
+    $tools/bulkhead-bed vnc "$at" shown 720 400 pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 pointer 719 100 8 pointer 719 100 0 || return 1
     usleep 500000; say first; await 80 said "$g" 'GUEST-first ' || { trouble "$g"; return 1; }
     grep GUEST-first "/run/$g.out"
     said "$g" "GUEST-first x=$x y=$y wheel=1 buttons= 272:1 272:0" || { bulkhead inspect "$g" "$role"; bulkhead inspect "$g" vnc; return 1; }
@@ -108,7 +108,7 @@ usbctrl() {
     qmp uc '{"execute":"device_add","arguments":{"driver":"usb-tablet","id":"t","bus":"xenusb-0.0"}}'
     { await 120 said uc GUEST-TABLET && await 40 said uc GUEST-LISTENS; } || { trouble uc; bulkhead inspect uc usb; return 1; }
     at=$(vnc_address uc) || return 1
-    $tools/bulkhead-bed vnc "$at" pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 || return 1
+    $tools/bulkhead-bed vnc "$at" shown 720 400 pointer 10 10 0 pointer 719 100 0 pointer 719 100 1 pointer 719 100 0 || return 1
     points() { say points; await 20 said uc "$1"; }
     usleep 500000; points 'GUEST-POINTS x=32767 y=8212 wheel=0 buttons= 272:1 272:0' || { trouble uc; bulkhead inspect uc usb; return 1; }
     p=$(role_pid uc usb); kill -KILL "$p"; await 80 new_role uc usb "$p" || { trouble uc; return 1; }

@@ -27,6 +27,8 @@ pub struct Seen {
     pub lines: u32,
     /// What the device has read of guest memory, if that is kept.
     pub fetches: Vec<Fetch>,
+    /// The device has asked for the guest's restart or power-off: a machine is another one afterwards.
+    pub ends: bool,
 }
 
 /// An access, with the region, the offset and the bytes that the device has seen.
@@ -117,11 +119,11 @@ impl<'a> Run<'a> {
         if calls > most {
             return Err(format!("{:?} makes {calls} accesses to guest memory, more than {most}", record.kind));
         }
-        self.holds()?;
+        let ends = self.holds()?;
         let lines = self.cx.lines.states().enumerate();
         let lines =
             lines.fold(0u32, |bits, (i, (level, _))| bits | u32::from(level).checked_shl(i as u32).unwrap_or(0));
-        Ok(Seen { access, answer, lines, fetches: self.memory.take_fetches() })
+        Ok(Seen { access, answer, lines, fetches: self.memory.take_fetches(), ends })
     }
 
     /// What holds at a run's end only, because it costs much.
@@ -339,8 +341,10 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn holds(&mut self) -> Result<(), String> {
+    /// What must hold after each record; whether the machine ends.
+    fn holds(&mut self) -> Result<bool, String> {
         let effects = std::mem::take(&mut self.cx.effects);
+        let ends = effects.bits.reboot() || effects.bits.power_off();
         if !self.declaration.permissions.allow(effects.bits) {
             return Err(format!("it asks for {:?}, which it may not", effects.bits));
         }
@@ -364,7 +368,7 @@ impl<'a> Run<'a> {
             }
         }
         while self.cx.log.take().is_some() {}
-        Ok(())
+        Ok(ends)
     }
 }
 

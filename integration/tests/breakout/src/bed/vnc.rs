@@ -1,6 +1,7 @@
 //! A small VNC viewer (RFC 6143), so that the suite sees and touches a guest by the road that an operator's viewer takes.
 //!
-//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `chord KEYSYM,KEYSYM` (held together), `pointer X Y BUTTONS`, `picture FILE`
+//! Words: `type TEXT`, `key KEYSYM` (a number, X11's), `chord KEYSYM,KEYSYM` (held together), `shown WIDTH HEIGHT` (waits until the screen
+//! has this size), `pointer X Y BUTTONS`, `picture FILE`
 //! (PPM), `watch FILE` (every change by ZRLE and CopyRect until FILE is there; says how many bytes came), `echo N` (presses N keys,
 //! one after the other; says how long each took to be seen), `wish WIDTH HEIGHT`.
 use std::io::{Read as _, Write as _};
@@ -94,6 +95,21 @@ impl Viewer {
         let [[x0, x1], [y0, y1]] = [x.to_be_bytes(), y.to_be_bytes()];
         self.stream.write_all(&[5, buttons, x0, x1, y0, y1])?;
         std::thread::sleep(PACE);
+        Ok(())
+    }
+
+    /// Until the screen has a size. A pointer's place is a part of the screen that the server has at that moment.
+    fn shown(&mut self, size: [u16; 2]) -> Result<(), Failed> {
+        let begun = std::time::Instant::now();
+        while {
+            self.picture()?;
+            self.size != size
+        } {
+            if begun.elapsed() > Duration::from_secs(120) {
+                return Err(format!("the screen has {:?}, not {size:?}", self.size).into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         Ok(())
     }
 
@@ -357,6 +373,10 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failed> {
                 let mut ppm = format!("P6\n{} {}\n255\n", viewer.size[0], viewer.size[1]).into_bytes();
                 ppm.extend(pixels);
                 std::fs::write(file, ppm)?;
+                rest
+            }
+            ("shown", [width, height, rest @ ..]) => {
+                viewer.shown([width.parse()?, height.parse()?])?;
                 rest
             }
             ("watch", [file, rest @ ..]) => {
