@@ -116,7 +116,7 @@ impl Ps2 {
     pub fn new() -> Self {
         Self {
             byte: CommandByte::new().with_keyboard_interrupt(true).with_mouse_interrupt(true).with_translate(true),
-            status: Status::new().with_unlocked(true),
+            status: Status::new().with_system(true).with_unlocked(true),
             output: 0,
             output_port: 0xcf,
             pending: 0,

@@ -338,7 +338,8 @@ impl Uhci {
             return self.reset_host(cx);
         }
         if new.global_reset() && !self.command.global_reset() {
-            self.ports = self.powered();
+            // As the reset line does (2.1.1), but for the bit itself, which the driver clears.
+            self.reset_host(cx);
         }
         let started = new.run() && !self.command.run();
         let stopped = !new.run() && self.command.run();

@@ -251,6 +251,18 @@ fn frames_are_counted_while_it_runs_and_cost_no_time_while_it_stands() {
 }
 
 #[test]
+fn a_global_reset_clears_the_registers_and_its_bit_stays() {
+    let mut h = Host::new(&[]);
+    h.wait(3);
+    h.out(reg::INTERRUPTS, 0x0f);
+    h.out(reg::COMMAND, 0x04);
+    let registers = [reg::COMMAND, reg::STATUS, reg::INTERRUPTS, reg::FRAME_NUMBER, reg::FRAME_LIST];
+    assert_eq!(registers.map(|r| h.inw(r)), [0x04, 0x20, 0, 0, 0], "UHCI 1.1, 2.1.1");
+    h.out(reg::COMMAND, 0);
+    assert_eq!(h.inw(reg::COMMAND), 0);
+}
+
+#[test]
 fn endless_and_hostile_schedules_end() {
     // A queue that is its own neighbour, a descriptor that follows itself, one with data beyond all memory, an unknown packet.
     for (name, queue, element, td, halted) in [

@@ -85,8 +85,14 @@ impl Backend for Stream {
         }
         self.rest = u32::try_from(frame.bytes.len()).unwrap_or(0).to_be_bytes().to_vec();
         self.rest.extend_from_slice(&frame.bytes);
+        let whole = self.rest.len();
         match self.flush() {
             Sent::Lost => Sent::Lost,
+            // Nothing of it has left: the port keeps it, and forgets it when the link goes or other rules come.
+            Sent::Full if self.rest.len() == whole => {
+                self.rest.clear();
+                Sent::Full
+            }
             // The unsent rest is kept here.
             Sent::Done | Sent::Full => Sent::Done,
         }
@@ -160,6 +166,23 @@ mod tests {
             }
         }
         assert!(full > 10);
+    }
+
+    #[test]
+    fn a_frame_of_which_nothing_has_left_is_not_taken() {
+        let (mut a, b) = pair();
+        let mut taken = 0;
+        while a.send(&frame(100)) == Sent::Done {
+            taken += 1;
+        }
+        // The peer has the beginning of each frame that was taken.
+        let mut bytes = vec![0; 1 << 22];
+        let mut got = 0;
+        while let Ok(n) = rustix::io::read(&b.fd, &mut bytes[got..]) {
+            got += n;
+        }
+        assert!(taken > 10);
+        assert_eq!(got.div_ceil(104), taken);
     }
 
     #[test]

@@ -123,7 +123,10 @@ impl Outside {
     }
 
     fn set(&mut self, device: &mut dyn Device, cx: &mut Context) {
-        self.wire.set(&self.nic);
+        let former = self.wire.set(&self.nic);
+        if let Some(socket) = &mut self.socket {
+            socket.change(&former);
+        }
         if let Some(card) = device.card() {
             card.set_nic(&self.nic, cx);
         }

@@ -3,6 +3,7 @@ use super::settings::{Medium, Setup};
 use super::wire::Wire;
 use crate::backend::{Abilities, Backend, InterfaceBackend, Receive, Stream};
 use crate::frame::{self, ETHERNET, Frame, Offload};
+use bulkhead_bus::nic::NicSettings;
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
@@ -19,6 +20,8 @@ pub(super) struct Socket {
     peer: OwnedFd,
     /// Bytes of a stream that are no whole frame yet.
     bytes: Vec<u8>,
+    /// The settings under which a frame has begun to leave of which that is the beginning, if others hold now.
+    begun: Option<NicSettings>,
     /// Cards that were made at it.
     cards: u32,
 }
@@ -29,7 +32,14 @@ impl Socket {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (card, peer) = socketpair(AddressFamily::UNIX, kind, flags, None).ok()?;
         let (medium, abilities, echo) = (setup.medium, setup.abilities, setup.echo);
-        Some(Self { medium, abilities, echo, card, peer, bytes: Vec::new(), cards: 0 })
+        Some(Self { medium, abilities, echo, card, peer, bytes: Vec::new(), begun: None, cards: 0 })
+    }
+
+    /// Other settings will hold. All that has left until now was drained.
+    pub(super) fn change(&mut self, former: &NicSettings) {
+        if !self.bytes.is_empty() {
+            self.begun.get_or_insert_with(|| former.clone());
+        }
     }
 
     /// A back end at it.
@@ -98,7 +108,13 @@ impl Socket {
         {
             let (bytes, used) = (frame.to_vec(), frame.len().saturating_add(4));
             self.bytes.drain(..used);
-            self.one(Some(Frame { bytes, offload: Offload::default() }), wire);
+            let frame = Frame { bytes, offload: Offload::default() };
+            // The rest of a frame has to follow its beginning, whatever has changed meanwhile.
+            match self.begun.take() {
+                Some(former) => wire.look_as(&frame, &former),
+                None => wire.look(&frame),
+            }
+            self.echo(&frame);
         }
         if self.cards >= 2 {
             self.bytes.clear();
@@ -108,8 +124,12 @@ impl Socket {
     fn one(&self, frame: Option<Frame>, wire: &Wire) {
         let Some(frame) = frame else { return wire.broken() };
         wire.look(&frame);
+        self.echo(&frame);
+    }
+
+    fn echo(&self, frame: &Frame) {
         if self.echo && frame.bytes.len() >= ETHERNET {
-            self.put(&frame);
+            self.put(frame);
         }
     }
 }

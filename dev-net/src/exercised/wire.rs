@@ -66,9 +66,9 @@ impl Wire {
         }
     }
 
-    /// The settings that hold from now on.
-    pub(crate) fn set(&self, nic: &NicSettings) {
-        self.state().nic = nic.clone();
+    /// The settings that hold from now on. Returns the former ones.
+    pub(crate) fn set(&self, nic: &NicSettings) -> NicSettings {
+        std::mem::replace(&mut self.state().nic, nic.clone())
     }
 
     /// How frames are taken from now on, and for how many there is room.
@@ -79,9 +79,15 @@ impl Wire {
 
     /// Looks at a frame that has left the card.
     pub(crate) fn look(&self, frame: &Frame) {
+        let nic = self.state().nic.clone();
+        self.look_as(frame, &nic);
+    }
+
+    /// Looks at a frame that has left the card under these settings.
+    pub(super) fn look_as(&self, frame: &Frame, nic: &NicSettings) {
         let mut state = self.state();
         if state.wrong.is_none() {
-            state.wrong = wrong(frame, &state.nic, state.abilities);
+            state.wrong = wrong(frame, nic, state.abilities);
         }
     }
 

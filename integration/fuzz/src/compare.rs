@@ -58,26 +58,66 @@ pub struct Habit {
     pub reason: String,
 }
 
+/// Where a comparison ends, because all that follows would differ.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    /// The target.
+    pub target: String,
+    /// The beginnings of the lines after which it ends.
+    pub lines: Vec<String>,
+    /// Only if Bulkhead's machine then answers to this line, which changes nothing, with these bits (mask) of these values.
+    pub when: Option<(String, u64, u64)>,
+    /// Why all that follows would differ.
+    pub reason: String,
+}
+
+/// In which steps time passes for a device that does its work in batches.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// The target.
+    pub target: String,
+    /// Nanoseconds of a batch; times are rounded up to whole ones.
+    pub time: u64,
+    /// Why.
+    pub reason: String,
+}
+
 /// What is known of differences.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
     /// Those that were looked at.
+    #[serde(default)]
     pub difference: Vec<Argued>,
     /// What drivers do.
+    #[serde(default)]
     pub habit: Vec<Habit>,
+    /// Where comparisons end.
+    #[serde(default)]
+    pub end: Vec<End>,
+    /// How time passes.
+    #[serde(default)]
+    pub batch: Vec<Batch>,
 }
 
-/// The reviewed table of differences.
+/// The reviewed table of differences, or another one.
 ///
 /// # Errors
-/// It is no such table, or an entry has no reason.
-pub fn table() -> Result<Table, String> {
-    let table: Table = toml::from_str(include_str!("../differences.toml")).map_err(|e| e.to_string())?;
-    let differences = table.difference.iter().map(|d| (&d.target, &d.place, &d.reason));
-    let mut all = differences.chain(table.habit.iter().map(|h| (&h.target, &h.place, &h.reason)));
-    match all.find(|(target, _, reason)| reason.len() < 20 || crate::targets::find(target).is_err()) {
-        Some((target, place, _)) => Err(format!("differences.toml: {target} {place}: no reason, or no such target")),
+/// It cannot be read, is no such table, or an entry has no reason.
+pub fn table(file: Option<&std::path::Path>) -> Result<Table, String> {
+    let text = match file {
+        Some(file) => std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?,
+        None => include_str!("../differences.toml").to_owned(),
+    };
+    let table: Table = toml::from_str(&text).map_err(|e| e.to_string())?;
+    let differences = table.difference.iter().map(|d| (&d.target, &d.reason));
+    let habits = table.habit.iter().map(|h| (&h.target, &h.reason));
+    let ends = table.end.iter().map(|e| (&e.target, &e.reason));
+    let mut all = differences.chain(habits).chain(ends).chain(table.batch.iter().map(|b| (&b.target, &b.reason)));
+    match all.find(|(target, reason)| reason.len() < 20 || crate::targets::find(target).is_err()) {
+        Some((target, reason)) => Err(format!("{target}: there is no such target, or {reason:?} is no reason")),
         None => Ok(table),
     }
 }
@@ -141,18 +181,23 @@ fn short(text: &str) -> String {
     if text.len() <= 40 { text.to_owned() } else { format!("{}…", text.get(..40).unwrap_or(text)) }
 }
 
+/// The mask of a difference that may be in all of an answer, memory too.
+const WHOLE: u64 = i64::MAX as u64;
+
 /// Whether some of `entries` argue a difference, and if so, whether the comparison ends with it.
 fn argued(entries: &[&Argued], one: &str, other: &str, moved: bool) -> Option<bool> {
     let bits = match number(one).zip(number(other)) {
         Some((one, other)) => one ^ other,
         None if one == other => 0,
+        // Memory has more bits than a mask.
+        None if one.len() == other.len() && one.starts_with("OK 0x") && other.starts_with("OK 0x") => WHOLE,
         None => return None,
     };
     // Several entries of one place add up. The end is for those that are needed.
     [false, true].into_iter().find(|ending| {
         let some = entries.iter().filter(|a| *ending || !a.ends);
         let (mask, may_move) = some.fold((0, false), |(mask, may), a| (mask | a.mask, may | a.interrupts));
-        bits & !mask == 0 && (!moved || may_move)
+        (bits & !mask == 0 || mask == WHOLE) && (!moved || may_move)
     })
 }
 
@@ -174,7 +219,7 @@ struct Pair<'a> {
     ended: bool,
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
     /// Says a line to both; the answers.
     fn say(&mut self, text: &str) -> Result<[String; 2], String> {
         let mut answers = [String::new(), String::new()];
@@ -202,22 +247,34 @@ impl Pair<'_> {
     }
 
     /// The entries of the table for a line's answer.
-    fn entries(&mut self, place: &str, text: &str, one: &str) -> Result<Vec<&Argued>, String> {
+    fn entries(&mut self, place: &str, text: &str, one: &str) -> Result<Vec<&'a Argued>, String> {
         let mut entries = Vec::new();
-        for entry in self.table.difference.iter().filter(|a| a.target == self.target && place.starts_with(&a.place)) {
+        let (table, target) = (self.table, self.target);
+        for entry in table.difference.iter().filter(|a| a.target == target && place.starts_with(&a.place)) {
             let line = entry.lines.is_empty() || entry.lines.iter().any(|line| text.starts_with(line));
             let answer = entry.ours.is_none_or(|ours| number(one) == Some(ours));
-            let state = match &entry.when {
-                Some((read, mask, value)) if line && answer => {
-                    number(&self.peers[0].say(read)?.text).is_some_and(|n| n & mask == *value)
-                }
-                _ => true,
-            };
-            if line && answer && state {
+            if line && answer && self.is(entry.when.as_ref())? {
                 entries.push(entry);
             }
         }
         Ok(entries)
+    }
+
+    /// Whether Bulkhead's machine is in a state.
+    fn is(&mut self, state: Option<&(String, u64, u64)>) -> Result<bool, String> {
+        let Some((read, mask, value)) = state else { return Ok(true) };
+        Ok(number(&self.peers[0].say(read)?.text).is_some_and(|n| n & mask == *value))
+    }
+
+    /// Whether the comparison ends with a line.
+    fn ends(&mut self, text: &str) -> Result<bool, String> {
+        let (table, target) = (self.table, self.target);
+        for end in table.end.iter().filter(|e| e.target == target) {
+            if end.lines.iter().any(|line| text.starts_with(line)) && self.is(end.when.as_ref())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether what both say is alike or argued; otherwise what differs.
@@ -257,6 +314,27 @@ impl Pair<'_> {
     }
 }
 
+/// A step of time at most, in nanoseconds: a frame of USB. A machine that is told of a longer time at once does its work late.
+const STEP: u64 = 1_000_000;
+/// Most such steps for one line; what is left passes at once.
+const STEPS: u64 = 4096;
+
+/// The lines that are said for one: time passes in steps, or in whole batches.
+fn steps(text: &str, batch: Option<u64>) -> Vec<String> {
+    let Some(time) = text.strip_prefix("clock_step ").and_then(|n| n.trim().parse::<u64>().ok()) else {
+        return vec![text.to_owned()];
+    };
+    let step = batch.unwrap_or(STEP).max(1);
+    let time = if batch.is_some() { time.div_ceil(step).saturating_mul(step) } else { time };
+    let many = time.checked_div(step).unwrap_or(0).min(STEPS);
+    let rest = time.saturating_sub(many.saturating_mul(step));
+    let mut all = vec![format!("clock_step {step}"); many as usize];
+    if rest > 0 || many == 0 {
+        all.push(format!("clock_step {rest}"));
+    }
+    all
+}
+
 /// On a PC there is no RAM from 640 KiB to 1 MiB: what a script has put there, the other machine does not have.
 fn hole(text: &str) -> bool {
     let address = text.strip_prefix("read 0x").and_then(|rest| u64::from_str_radix(rest.split(' ').next()?, 16).ok());
@@ -270,11 +348,19 @@ fn hole(text: &str) -> bool {
 pub fn two(script: &Lines, one: &mut Peer, other: &mut Peer, table: &Table) -> Result<Verdict, String> {
     let (levels, apart) = (Default::default(), BTreeSet::new());
     let mut pair = Pair { peers: [one, other], table, target: &script.target, levels, apart, known: 0, ended: false };
+    let batch = table.batch.iter().find(|b| b.target == script.target).map(|b| b.time);
     let lines = script.lines.iter().take_while(|line| !line.ends);
     for (n, line) in lines.enumerate().filter(|(_, line)| !hole(&line.text)) {
         let mut what = pair.settle(&line.place, true)?;
         if what.is_none() {
-            let answers = pair.say(&line.text)?;
+            let mut answers = Default::default();
+            for text in steps(&line.text, batch) {
+                answers = pair.say(&text)?;
+            }
+            if pair.ends(&line.text)? {
+                pair.known = pair.known.saturating_add(1);
+                break;
+            }
             what = pair.settle(&line.place, false)?;
             if what.is_none() {
                 what = pair.compare(&line.place, &line.text, &answers)?;
@@ -341,6 +427,17 @@ mod tests {
         assert!(!hole("read 0x100000 0x1000") && !hole("read 0x9f000 0x1000") && !hole("inb 0xa0000"));
     }
 
+    #[test]
+    fn time_passes_in_steps() {
+        assert_eq!(steps("inb 0x64", None), ["inb 0x64"]);
+        assert_eq!(steps("clock_step 2000001", None), ["clock_step 1000000", "clock_step 1000000", "clock_step 1"]);
+        assert_eq!(steps("clock_step 0", None), ["clock_step 0"]);
+        assert_eq!(steps("clock_step 9", Some(8)), ["clock_step 8", "clock_step 8"]);
+        assert_eq!(steps("clock_step 0", Some(8)), ["clock_step 0"]);
+        let long = steps("clock_step 5000000000", None);
+        assert_eq!((long.len(), long.last().map(String::as_str)), (4097, Some("clock_step 904000000")));
+    }
+
     /// An entry for everything that a target's places named `place…` say.
     fn entry(target: &str, place: &str, mask: u64, interrupts: bool) -> Argued {
         let text =
@@ -349,7 +446,7 @@ mod tests {
     }
 
     fn table_of(difference: Vec<Argued>) -> Table {
-        Table { difference, habit: Vec::new() }
+        Table { difference, ..Table::default() }
     }
 
     /// A program that answers each line that matches a shell pattern, and `OK` to the others.
@@ -384,6 +481,34 @@ mod tests {
         assert!(known(&table, "write to CONTROL (5.1)", "OK", &format!("-n; {raises}")));
         assert!(!known(&table, "write to COMMAND (7.1)", "OK", &format!("-n; {raises}")));
         assert!(!known(&table, "write to CONTROL (5.1)", "OK", "FAIL"));
+    }
+
+    #[test]
+    fn a_comparison_ends_where_the_table_says() {
+        let end = |when: Option<(&str, u64, u64)>| Table {
+            end: vec![End {
+                target: "ps2".into(),
+                lines: vec!["outb 1".into()],
+                when: when.map(|(read, mask, value)| (read.into(), mask, value)),
+                reason: String::new(),
+            }],
+            ..Table::default()
+        };
+        let script = [("outb 1 7", "a"), ("inb 2", "b")];
+        let says = |answer: &str| format!("'inb 2') echo OK {answer};; 'inb 9') echo OK 0x12;;");
+        let compared = |table: &Table| compared(&says("0x1"), &says("0x2"), &script, table);
+        assert_eq!(compared(&end(None)), Verdict::Alike(1));
+        assert_eq!(compared(&end(Some(("inb 9", 0xf0, 0x10)))), Verdict::Alike(1));
+        assert!(matches!(compared(&end(Some(("inb 9", 0x0f, 1)))), Verdict::Differs(Difference { line: 1, .. })));
+    }
+
+    #[test]
+    fn memory_may_differ_only_as_a_whole() {
+        let memory = |byte: &str| format!("OK 0x{}", byte.repeat(64));
+        let table = |mask| table_of(vec![entry("ps2", "memory", mask, false)]);
+        assert!(known(&table(WHOLE), "memory at 0x1000", &memory("00"), &memory("07")));
+        assert!(!known(&table(0xff), "memory at 0x1000", &memory("00"), &memory("07")));
+        assert!(!known(&table(WHOLE), "memory at 0x1000", &memory("00"), "FAIL"));
     }
 
     #[test]
@@ -425,7 +550,6 @@ mod tests {
     #[test]
     fn what_a_driver_does_is_done_on_both() {
         let habit = |then: Option<&str>| Table {
-            difference: Vec::new(),
             habit: vec![Habit {
                 target: "ps2".into(),
                 place: "write".into(),
@@ -435,6 +559,7 @@ mod tests {
                 then: then.map(Into::into),
                 reason: String::new(),
             }],
+            ..Table::default()
         };
         // One is busy for three reads; its interrupt comes with the last.
         let slow =
@@ -475,6 +600,6 @@ mod tests {
 
     #[test]
     fn every_argued_difference_has_a_reason_and_a_target() {
-        assert!(table().is_ok(), "{:?}", table().err());
+        assert!(table(None).is_ok(), "{:?}", table(None).err());
     }
 }

@@ -98,8 +98,13 @@ pub fn layout(target: &Target) -> Layout {
         }
     }
     match target.name {
-        // Firmware's command byte: interrupts, system flag, translation. A reset leaves another one at each.
-        "ps2" => prologue.extend([Record::write(1, 0, 1, 0x60), Record::write(0, 0, 1, 0x47)]),
+        // What firmware does: the self-test, then a command byte with interrupts, system flag and translation. A reset leaves other bits at each.
+        "ps2" => prologue.extend([
+            Record::write(1, 0, 1, 0xaa),
+            Record::read(0, 0, 1),
+            Record::write(1, 0, 1, 0x60),
+            Record::write(0, 0, 1, 0x47),
+        ]),
         // OUT2, as every driver sets it: on a PC it lets the interrupt out.
         "serial" => prologue.push(Record::write(0, 4, 1, 8)),
         _ => {}

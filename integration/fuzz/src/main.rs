@@ -138,6 +138,9 @@ enum Command {
         /// The other program, such as 'qemu-system-i386 -accel qtest'
         #[arg(long)]
         with: String,
+        /// Another table of differences than integration/fuzz/differences.toml
+        #[arg(long)]
+        table: Option<PathBuf>,
         /// This program
         #[arg(long, default_value = "bulkhead-qtest")]
         on: String,
@@ -250,7 +253,9 @@ fn run(options: Options) -> Result<ExitCode, String> {
             print!("{}", export::export(find(&target)?, &read(&input)?)?.to_text())
         }
         Command::Replay { scripts, target, on } => return replay(&scripts, target.as_deref(), &beside(&on)),
-        Command::Diff { scripts, target, with, on } => return diff(&scripts, target.as_deref(), &with, &beside(&on)),
+        Command::Diff { scripts, target, with, table, on } => {
+            return diff(&scripts, target.as_deref(), &with, &compare::table(table.as_deref())?, &beside(&on));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -345,14 +350,19 @@ fn replay(paths: &[PathBuf], target: Option<&str>, on: &str) -> Result<ExitCode,
     Ok(if differ == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
-fn diff(scripts: &[PathBuf], target: Option<&str>, with: &str, on: &str) -> Result<ExitCode, String> {
-    let table = compare::table()?;
+fn diff(
+    scripts: &[PathBuf],
+    target: Option<&str>,
+    with: &str,
+    table: &compare::Table,
+    on: &str,
+) -> Result<ExitCode, String> {
     let all = scripts_of(scripts, target)?;
     let (mut alike, mut known, mut found) =
         (0usize, 0usize, std::collections::BTreeMap::<String, (usize, String)>::new());
     for (name, script) in &all {
         let (mut one, mut other) = (Machine::start(on, &script.target)?, Machine::start(with, &script.target)?);
-        match compare::two(script, &mut one.peer, &mut other.peer, &table) {
+        match compare::two(script, &mut one.peer, &mut other.peer, table) {
             Ok(Verdict::Alike(n)) => {
                 alike = alike.saturating_add(1);
                 known = known.saturating_add(n);
