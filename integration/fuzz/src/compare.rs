@@ -203,6 +203,8 @@ fn argued(entries: &[&Argued], one: &str, other: &str, moved: bool) -> Option<bo
 
 /// Most times that a status is read until its bits are clear: a disk of the other machine takes some milliseconds.
 const PATIENCE: usize = 20_000;
+/// After so many reads of the same busy status at both, they wait for the driver.
+const WAITING: usize = 500;
 
 /// Two machines that are told the same.
 struct Pair<'a> {
@@ -296,17 +298,27 @@ impl<'a> Pair<'a> {
         let (table, target) = (self.table, self.target);
         let mine = table.habit.iter().filter(|h| h.target == target && h.before == before);
         for habit in mine.filter(|h| place.starts_with(&h.place)) {
-            let mut patience = PATIENCE;
-            while self.say(&habit.status)?.iter().any(|a| number(a).unwrap_or(0) & habit.bits != 0) {
+            let (mut patience, mut alike) = (PATIENCE, 0usize);
+            loop {
+                let states = self.say(&habit.status)?;
+                let busy = states.clone().map(|a| number(&a).unwrap_or(0) & habit.bits);
+                if busy == [0, 0] {
+                    break;
+                }
                 if let Some(then) = &habit.then {
                     let answers = self.say(then)?;
                     if let Some(what) = self.compare(&format!("driver's {then}"), then, &answers)? {
                         return Ok(Some(format!("the driver's {then}: {what}")));
                     }
                 }
+                // Both wait for the driver, as a disk for its bus master.
+                alike = if busy[0] == busy[1] { alike.saturating_add(1) } else { 0 };
+                if alike > WAITING && habit.then.is_none() {
+                    break;
+                }
                 patience = patience.saturating_sub(1);
                 if patience == 0 {
-                    return Ok(Some(format!("{} stays busy", habit.status)));
+                    return self.compare(place, &habit.status, &states);
                 }
             }
         }
@@ -577,7 +589,10 @@ mod tests {
         assert_eq!(found.what, "the driver's inb 0x60: OK 0x7 / OK 0x8");
         // And it has an end.
         let busy = "'inb 0x64') echo OK 0x1;;";
-        assert!(matches!(compared(busy, busy, &script, &habit(None)), Verdict::Differs(_)));
+        assert_eq!(compared(busy, busy, &script, &habit(None)), Verdict::Alike(0), "both wait for the driver");
+        assert!(matches!(compared(busy, fast, &script, &habit(None)), Verdict::Differs(_)));
+        let Verdict::Differs(found) = compared(busy, fast, &script, &habit(None)) else { panic!("alike") };
+        assert_eq!((found.line, found.what.as_str()), (0, "OK 0x1 / OK 0x0, interrupt 1 is down / up"));
     }
 
     #[test]
