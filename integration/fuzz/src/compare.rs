@@ -162,7 +162,8 @@ fn differs(one: &str, other: &str) -> Option<String> {
     match (number(one), at.checked_sub(5)) {
         (None, Some(digits)) if one.len() == other.len() => {
             let byte = digits >> 1;
-            let of = |text: &str| text.get(byte * 2 + 5..).unwrap_or_default().chars().take(16).collect::<String>();
+            let from = at.saturating_sub(digits & 1);
+            let of = |text: &str| text.get(from..).unwrap_or_default().chars().take(16).collect::<String>();
             Some(format!("from byte {byte:#x} on {}… / {}…", of(one), of(other)))
         }
         _ => Some(format!("{} / {}", short(one), short(other))),
