@@ -20,7 +20,7 @@ pub(super) struct Socket {
     peer: OwnedFd,
     /// Bytes of a stream that are no whole frame yet.
     bytes: Vec<u8>,
-    /// The settings under which a frame has begun to leave of which that is the beginning, if others hold now.
+    /// The settings when the frame in `bytes` began to be sent, if they have changed since.
     begun: Option<NicSettings>,
     /// Cards that were made at it.
     cards: u32,

@@ -316,6 +316,9 @@ fn scripts_of(paths: &[PathBuf], target: Option<&str>) -> Result<Vec<(String, Li
             }
         }
     }
+    if all.is_empty() {
+        return Err("there is no script".into());
+    }
     Ok(all)
 }
 
@@ -325,9 +328,6 @@ fn replay(paths: &[PathBuf], target: Option<&str>, on: &str) -> Result<ExitCode,
         None => paths.to_vec(),
     };
     let (all, mut differ) = (scripts_of(&kept, target)?, 0usize);
-    if all.is_empty() {
-        return Err("there is no script".into());
-    }
     let mut lines = 0usize;
     for (name, script) in &all {
         let mut machine = Machine::start(on, &script.target)?;
