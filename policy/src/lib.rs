@@ -17,6 +17,7 @@ mod filter;
 pub mod group;
 pub mod installed;
 pub mod interface;
+mod panics;
 pub mod restrict;
 mod spawn;
 mod starter;
@@ -26,6 +27,7 @@ mod writers;
 pub use cage::{Reach, close_cage, enter_cage, not_confined};
 pub use enter::{Report, Sandbox, SandboxError, landlock_abi};
 pub use group::GroupLimits;
+pub use panics::end_on_panic;
 pub use spawn::{
     Group, Ids, SpawnError, Spawned, Spec, become_role, duplicate, end_signals, set_fifo, set_schedule, spawn,
     start_attached,

@@ -7,12 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A panic of any thread ends the process, in builds that unwind too.
-    let says = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |why| {
-        says(why);
-        std::process::abort();
-    }));
+    bulkhead_policy::end_on_panic();
     if stubdom::is_here() {
         stubdom::run();
         return ExitCode::FAILURE;

@@ -57,12 +57,7 @@ fn role_of(config: &DeviceConfig) -> &'static Role {
 }
 
 fn main() -> ExitCode {
-    // A panic of any thread ends the process, in builds that unwind too. Processes with a sandbox of their own take another hook.
-    let says = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |why| {
-        says(why);
-        std::process::abort();
-    }));
+    bulkhead_policy::end_on_panic();
     let name = std::env::args().next().unwrap_or_default();
     let result = match (name.as_str(), KINDS.iter().find(|kind| kind.role == name)) {
         ("control", _) => bulkhead_control::run(),

@@ -21,6 +21,7 @@ const WARM: Duration = Duration::from_millis(1500);
 const PORT: u64 = 0x92;
 
 fn main() -> ExitCode {
+    bulkhead_policy::end_on_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.first().map(String::as_str) {
         Some("--echo") => echo(),

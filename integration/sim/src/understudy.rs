@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    bulkhead_policy::end_on_panic();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -67,6 +67,7 @@ impl Wanted {
 }
 
 fn main() -> ExitCode {
+    bulkhead_policy::end_on_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let good = Wanted::parse(&arguments).and_then(|wanted| match wanted.batch {
         Some(number) => run_batch(&wanted, number).map(|()| true),
