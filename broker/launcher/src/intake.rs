@@ -9,16 +9,15 @@ use bulkhead_plan::{Ask, Level, Slot, ToProcess, kind};
 use bulkhead_policy::verify::OwnLimits;
 use bulkhead_policy::{Group, Ids, Order, SpawnError, Spawned, Starter};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use std::time::{Duration, Instant};
 
-/// Time for a look, the start of its process included. The storage may be slow; while the machine runs, the launcher waits for it
-/// when the toolstack adds a disk.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for a look, the start of its process included: the storage may be slow. While the machine runs, this is a number of ticks.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The number after the last slot, whose user is `intake`'s.
 pub(crate) const SLOT: Slot = 63;
@@ -53,6 +52,9 @@ pub enum IntakeFault {
     /// It takes too long.
     #[error("intake has not answered in {} s", PATIENCE.as_secs())]
     Late,
+    /// Earlier processes wait for dead storage, and the kernel does not end them.
+    #[error("earlier processes of intake have not ended: their storage does not answer")]
+    Stuck,
     /// Bytes that are no answer to the question.
     #[error("intake has sent no answer to the question")]
     Answer,
@@ -79,42 +81,104 @@ pub(crate) struct Intake<'a> {
     pub(crate) group: Option<Group<'a>>,
 }
 
-/// A running process, which ends with this value.
-struct Running {
+/// A process that looks into an image, which ends with this value. Nothing here waits for it.
+pub(crate) struct Looking {
     spawned: Spawned,
-    socket: OwnedFd,
+    link: Resource,
     log: OwnedFd,
-    begun: Instant,
+    question: Question,
+    /// The image, until the process has it.
+    image: Option<OwnedFd>,
+    ends: bool,
 }
 
-impl Drop for Running {
+impl Drop for Looking {
     fn drop(&mut self) {
-        let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
+        self.kill();
         // The kernel does not end a process that waits for dead storage. It stays, and the launcher does not wait for it.
-        let timeout = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let mut ends = [PollFd::new(&self.spawned.pidfd, PollFlags::IN)];
-        let _ = rustix::event::poll(&mut ends, Some(&timeout));
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let _ = rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), options);
+        if !self.has_exited() {
+            let timeout = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let _ = rustix::event::poll(&mut [PollFd::new(&self.spawned.pidfd, PollFlags::IN)], Some(&timeout));
+            self.has_exited();
+        }
     }
 }
 
-impl Running {
-    /// Waits for a packet, and receives at most `to` bytes of it.
-    fn receive(&self, to: &mut [u8]) -> Result<usize, IntakeFault> {
-        loop {
-            let left = PATIENCE.checked_sub(self.begun.elapsed()).ok_or(IntakeFault::Late)?;
-            let timeout = Timespec::try_from(left).map_err(|_| IntakeFault::Late)?;
-            let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
-            match rustix::event::poll(&mut socket, Some(&timeout)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-                Ok(_) => {}
-                Err(e) => return Err(e.into()),
-            }
-            return match rustix::net::recv(&self.socket, &mut *to, RecvFlags::DONTWAIT | RecvFlags::TRUNC)? {
-                (_, 0) => Err(IntakeFault::Exited(self.last_words())),
-                (_, n) => Ok(n),
-            };
+impl Looking {
+    /// Starts a process that is to answer a question about an open image.
+    pub(crate) fn begin(intake: &Intake<'_>, image: &OwnedFd, question: Question) -> Result<Self, IntakeFault> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (log, log_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // For reading only, and without the lock of the image's own descriptor.
+        let image = Some(reopen(image, OFlags::RDONLY)?);
+        let role = kind::INTAKE.role;
+        let spawned = intake.starter.start(Order {
+            role,
+            socket: theirs,
+            log: log_write.as_fd(),
+            ids: intake.ids,
+            outlives: false,
+            file_size: None,
+            group: intake.group,
+        })?;
+        let looking = Self { spawned, link: Resource::new(ours), log, question, image, ends: false };
+        if intake.stubdom {
+            budget::set(looking.spawned.pid, role, &kind::INTAKE, SLOT)?;
+        }
+        looking.send(&ToProcess::Intake { level: intake.level }, &[])?;
+        Ok(looking)
+    }
+
+    /// One whose process is a test's.
+    #[cfg(test)]
+    pub(crate) fn of(spawned: Spawned, link: Resource, log: OwnedFd, image: OwnedFd, question: Question) -> Self {
+        Self { spawned, link, log, question, image: Some(image), ends: false }
+    }
+
+    /// Takes what the process has sent. `None`: its answer has not come yet.
+    pub(crate) fn hear(&mut self, intake: &Intake<'_>) -> Option<Result<Answer, IntakeFault>> {
+        let heard = match self.image {
+            Some(_) => self.hear_ready(intake).map(|()| None),
+            None => self.hear_answer(),
+        };
+        heard.transpose()
+    }
+
+    /// Gives the process the image, once it is in its sandbox.
+    fn hear_ready(&mut self, intake: &Intake<'_>) -> Result<(), IntakeFault> {
+        let mut request = [0; 128];
+        let Some(n) = self.receive(&mut request)? else { return Ok(()) };
+        let asked = bulkhead_plan::FromProcess::from_bytes(request.get(..n).unwrap_or_default());
+        if asked.is_none_or(|a| a.ask != Ask::Ready) {
+            return Err(IntakeFault::Answer);
+        }
+        let profile = bulkhead_policy::profile(kind::INTAKE.role).ok_or(IntakeFault::Answer)?;
+        let wrong = intake.starter.check(self.spawned.pid, profile, OwnLimits::default());
+        if !wrong.is_empty() {
+            return Err(IntakeFault::Sandbox(wrong));
+        }
+        let image = self.image.take().ok_or(IntakeFault::Answer)?;
+        self.send(&ToProcess::Image { question: self.question }, &[image.as_fd()])
+    }
+
+    fn hear_answer(&mut self) -> Result<Option<Answer>, IntakeFault> {
+        let mut packet = [0; Answer::LEN + 1];
+        let Some(n) = self.receive(&mut packet)? else { return Ok(None) };
+        packet.get(..n).and_then(|p| Answer::from_bytes(self.question, p)).ok_or(IntakeFault::Answer).map(Some)
+    }
+
+    fn send(&self, message: &ToProcess, fds: &[BorrowedFd<'_>]) -> Result<(), IntakeFault> {
+        self.link.send(message, fds).map_err(|e| IntakeFault::Exited(format!("{e}: {}", self.last_words())))
+    }
+
+    /// Receives at most `to` bytes of a packet, if one has come.
+    fn receive(&self, to: &mut [u8]) -> Result<Option<usize>, IntakeFault> {
+        match rustix::net::recv(self, to, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+            Ok((_, 0)) => Err(IntakeFault::Exited(self.last_words())),
+            Ok((_, n)) => Ok(Some(n)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -126,50 +190,48 @@ impl Running {
         let line = text.lines().next().unwrap_or("it has exited");
         shown(line)
     }
+
+    /// The process itself.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.spawned.pidfd.as_fd()
+    }
+
+    /// Kills the process, whose answer nobody wants any more.
+    pub(crate) fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
+    }
+
+    /// Whether a killed process has exited. It is a zombie no more then.
+    pub(crate) fn has_exited(&mut self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        self.ends = self.ends
+            || !matches!(rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), options), Ok(None));
+        self.ends
+    }
 }
 
+/// The process's socket.
+impl AsFd for Looking {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+}
+
+/// Waits for the answer: for the start of the machine, before anything waits for the launcher.
 impl Look for Intake<'_> {
     fn look(&self, image: &OwnedFd, question: Question) -> Result<Answer, IntakeFault> {
         let begun = Instant::now();
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let (log, log_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let role = kind::INTAKE.role;
-        let spawned = self.starter.start(Order {
-            role,
-            socket: theirs,
-            log: log_write.as_fd(),
-            ids: self.ids,
-            outlives: false,
-            file_size: None,
-            group: self.group,
-        })?;
-        let pid = spawned.pid;
-        if self.stubdom {
-            budget::set(pid, role, &kind::INTAKE, SLOT)?;
+        let mut looking = Looking::begin(self, image, question)?;
+        loop {
+            if let Some(answer) = looking.hear(self) {
+                return answer;
+            }
+            let left = PATIENCE.checked_sub(begun.elapsed()).ok_or(IntakeFault::Late)?;
+            let timeout = Timespec::try_from(left).map_err(|_| IntakeFault::Late)?;
+            match rustix::event::poll(&mut [PollFd::new(&looking, PollFlags::IN)], Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        let running = Running { spawned, socket: rustix::io::dup(&ours)?, log, begun };
-        let link = Resource::new(ours);
-        let send = |message: &ToProcess, fds: &[_]| {
-            link.send(message, fds).map_err(|e| IntakeFault::Exited(format!("{e}: {}", running.last_words())))
-        };
-        send(&ToProcess::Intake { level: self.level }, &[])?;
-        let mut request = [0; 128];
-        let n = running.receive(&mut request)?;
-        let asked = bulkhead_plan::FromProcess::from_bytes(request.get(..n).unwrap_or_default());
-        if asked.is_none_or(|a| a.ask != Ask::Ready) {
-            return Err(IntakeFault::Answer);
-        }
-        let profile = bulkhead_policy::profile(role).ok_or(IntakeFault::Answer)?;
-        let wrong = self.starter.check(pid, profile, OwnLimits::default());
-        if !wrong.is_empty() {
-            return Err(IntakeFault::Sandbox(wrong));
-        }
-        // For reading only, and without the lock of the image's own descriptor.
-        let image = reopen(image, OFlags::RDONLY)?;
-        send(&ToProcess::Image { question }, &[image.as_fd()])?;
-        let mut packet = [0; Answer::LEN + 1];
-        let n = running.receive(&mut packet)?;
-        packet.get(..n).and_then(|p| Answer::from_bytes(question, p)).ok_or(IntakeFault::Answer)
     }
 }

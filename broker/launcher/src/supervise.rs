@@ -10,7 +10,7 @@
 //! | `grouping.rs` | control groups, and what is promised of the processes |
 //! | `media.rs`, `nics.rs`, `hot_plug.rs` | media, network cards and the USB controller while the machine runs |
 //! | `dumps.rs` | files of `screendump` |
-//! | `back_ends.rs`, `disk_changes.rs` | PV back ends, and PV disks that are added or removed |
+//! | `back_ends.rs`, `disk_changes.rs`, `opening.rs` | PV back ends, PV disks that are added or removed, and their images |
 //! | `looks.rs` | what is read in xenstore while the guest runs, and what becomes of it |
 //! | `table.rs` | process table for control |
 //! | `watchdog.rs` | time limits of processes that start and end |
@@ -24,6 +24,7 @@ mod lives;
 mod looks;
 pub(crate) mod media;
 mod nics;
+mod opening;
 mod placing;
 mod prepare;
 mod refusal;
@@ -77,6 +78,8 @@ const WATCH: u64 = 1 << 33;
 const ACTIVITY: u64 = 1 << 34;
 /// epoll data of the tick.
 const TICK: u64 = 1 << 35;
+/// epoll data of the process that looks into an image: of its socket and of its exit.
+const LOOK: u64 = 1 << 37;
 /// epoll data of the starter's exit.
 const STARTER: u64 = 1 << 36;
 /// Bit in the epoll data of a slot that tells its pidfd from its socket.
@@ -436,6 +439,9 @@ impl Launcher {
                 None
             } else if data == STARTER {
                 self.starter_exited();
+                None
+            } else if data == LOOK {
+                self.look_came();
                 None
             } else if data & PIDFD != 0 {
                 self.exited((data & 0xff) as Slot)?

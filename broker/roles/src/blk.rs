@@ -62,7 +62,7 @@ fn prepare_qdisk(config: &DeviceConfig, mut resources: Resources) -> Result<Prep
 }
 
 /// A drive's medium, before anything of it is read.
-struct Medium {
+pub(crate) struct Medium {
     content: Content,
     drive: DriveConfig,
     /// The simulated machine's table of faults.
@@ -77,7 +77,7 @@ enum Content {
 
 impl Medium {
     /// The medium of a drive, from the descriptors that the launcher has passed for it.
-    fn new(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Self>, BuildError> {
+    pub(crate) fn new(drive: &DriveConfig, fds: &mut Fds) -> Result<Option<Self>, BuildError> {
         let faults = fds.take(&FdUse::Faults);
         let Some((file, size)) = fds.take(&FdUse::Drive(drive.at)).zip(drive.size) else { return Ok(None) };
         let medium = |content| Ok(Some(Self { content, drive: drive.clone(), faults }));
@@ -99,7 +99,7 @@ impl Medium {
     }
 
     /// Reads the image, behind the filter.
-    fn open(self) -> Result<Image, BuildError> {
+    pub(crate) fn open(self) -> Result<Image, BuildError> {
         let image = match self.content {
             Content::Raw(file, size) => Image::raw(file, size),
             Content::Chain(chain) => chain.open().map_err(|why| refused(&self.drive, &why))?,

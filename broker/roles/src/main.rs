@@ -218,4 +218,57 @@ mod tests {
             }
         }
     }
+
+    /// A file that cannot be read: it is open for writing alone.
+    fn unreadable() -> rustix::fd::OwnedFd {
+        use rustix::fs::{MemfdFlags, Mode, OFlags};
+        let file = rustix::fs::memfd_create("image", MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&file, &[0xff; 65536]).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    /// Images were parsed before the filter was on. What runs before it gets files here that nobody can read.
+    #[test]
+    fn images_and_kernels_are_read_by_nobody_before_the_filter() {
+        let at = DriveId::ide(0);
+        let disk = |formats: &[bulkhead_plan::ImageFormat]| DriveConfig {
+            at,
+            cdrom: false,
+            read_only: false,
+            size: Some(65536),
+            id: "x".into(),
+            file: Some("x".into()),
+            formats: formats.into(),
+            grows_to: 0,
+            full: WhenFull::Report,
+            identity: DiskIdentity::default(),
+            geometry: None,
+        };
+        use bulkhead_plan::ImageFormat::{Qcow2, Raw};
+        let ide = |formats: &[_]| DeviceConfig::Ide { drives: vec![disk(formats)] };
+        let kernel = DeviceConfig::FwCfg {
+            vcpus: 1,
+            online: 1,
+            memory_mib: 16,
+            menu: BootMenu::default(),
+            kernel: Some(65536),
+            initrd: Some(65536),
+            command_line: String::new(),
+        };
+        for (config, reads) in [(ide(&[Raw]), false), (ide(&[Qcow2]), true), (ide(&[Qcow2, Raw]), true), (kernel, true)]
+        {
+            let uses = [FdUse::Drive(at), FdUse::Backing(at, 1), FdUse::Kernel, FdUse::Initrd];
+            let mut fds = Fds::default();
+            fds.add(uses.to_vec(), uses.iter().map(|_| unreadable()).collect());
+            let resources = Resources { domid: 1, fds, memory: std::sync::Arc::new(bulkhead_bus::NoMemory) };
+            let prepared = prepare(&config, resources).unwrap();
+            assert_eq!((prepared.build)().is_err(), reads, "{config:?}");
+        }
+        // A PV disk takes its image the same way.
+        let mut fds = Fds::default();
+        fds.add(vec![FdUse::Drive(at)], vec![unreadable()]);
+        let medium = blk::Medium::new(&disk(&[Qcow2]), &mut fds).unwrap().unwrap();
+        assert!(medium.open().is_err());
+    }
 }

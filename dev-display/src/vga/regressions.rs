@@ -166,6 +166,40 @@ fn out_of_bounds_write_by_text_after_a_graphics_mode() {
     }
 }
 
+/// QEMU 11.1.3 ("vga_draw_blank"): a blank screen was drawn with the size of the mode before it; CVE-2026-17516: panning with a line's buffer
+/// of the mode before. A blank screen, panned text and panned graphics follow each other here in every order.
+#[test]
+fn out_of_bounds_blank_and_panned_screens_after_another_mode() {
+    let (mut v, mut cx, vram) = display();
+    text_mode(&mut v, &vram);
+    let mut surface = Bounded::default();
+    for (width, height, bpp) in [(8, 1, 32), (1600, 1200, 32), (640, 480, 4), (4096, 16, 16)] {
+        for (columns, lines, cell) in [(79, 0x8f, 0x4f), (0, 0, 0x40), (255, 0xff, 0x41)] {
+            // A graphics mode, text, 16 colours with their panning; each shown or blank, looked at or not.
+            for (looks, panning, row) in [(0, 15, 0x7f), (1, 7, 0x20), (2, 8, 0x60), (3, 0, 0x1f), (7, 3, 0)] {
+                v.attribute[attr::PANNING] = panning;
+                for (step, graphics) in [(1, 0x0e), (2, 0x05), (4, 0x0e)] {
+                    linear(&mut v, &mut cx, width, height, bpp);
+                    if looks & step != 0 {
+                        v.refresh(&mut surface);
+                    }
+                    dispi(&mut v, &mut cx, 4, 0);
+                    set(&mut v, 0x3ce, &[(6, graphics)]);
+                    set(&mut v, 0x3d4, &[(1, columns), (0x12, lines), (9, cell), (8, row)]);
+                    for clocking in [0x20, 0] {
+                        set(&mut v, 0x3c4, &[(1, clocking)]);
+                        v.refresh(&mut surface);
+                        let frame = v.frame();
+                        assert_eq!(surface.size, (frame.width, frame.height));
+                        assert_eq!(frame.pixels.len(), frame.width * frame.height);
+                        assert!(clocking == 0 || frame.pixels.iter().all(|p| p & 0xff_ffff == 0), "it is blank");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A card that no guest has touched had a depth that its own state could not have.
 #[test]
 fn a_power_on_value_that_a_restart_changes() {

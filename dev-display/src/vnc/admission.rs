@@ -1,33 +1,52 @@
 //! The door: connections that arrive, the verdicts on passwords, and connections that leave. `strangers.rs` has the rules.
-use super::Vnc;
 use super::input::Input;
 use super::session::{ViewerError, ViewerSession};
 use super::strangers::{self, Admission, CROWD, Failure, Origin, Stranger};
 use super::viewer::Viewer;
+use super::{DOOR, Vnc};
 use bulkhead_bus::{Context, ViewerAddress};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-/// Most connections that are accepted before other work.
+/// Most connections that are accepted, or tried, before other work.
 const ACCEPTED: usize = 16;
+/// Nanoseconds until connections are tried again that the kernel has not given: it is short of descriptors or memory.
+const SHORTAGE: u64 = 1_000_000_000;
+
+/// A new connection and where it is from.
+type Arrival = (OwnedFd, ViewerAddress);
 
 impl Vnc {
     /// Accepts connections.
     pub(super) fn accept(&mut self, cx: &mut Context) {
-        let mut left = ACCEPTED;
+        self.accept_from(cx, |listen| {
+            let (socket, address) = acceptfrom_with(listen, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+            let address = address.and_then(|a| std::net::SocketAddr::try_from(a).ok());
+            Ok((socket, address.map_or(ViewerAddress::Unix, ViewerAddress::Tcp)))
+        });
+    }
+
+    /// Accepts connections by `next`. An error is that of one connection, or there is a shortage: those behind it get their turn.
+    fn accept_from(&mut self, cx: &mut Context, mut next: impl FnMut(&OwnedFd) -> Result<Arrival, Errno>) {
+        cx.timers.set(DOOR, None);
+        let (mut left, mut arrived) = (ACCEPTED, false);
         for i in 0..self.listen.len() {
-            while let Some((socket, address)) =
-                self.listen.get(i).and_then(|l| acceptfrom_with(l, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok())
-            {
-                let address = address
-                    .and_then(|a| std::net::SocketAddr::try_from(a).ok())
-                    .map_or(ViewerAddress::Unix, ViewerAddress::Tcp);
-                self.admit(socket, address, cx.now());
+            while let Some(listen) = self.listen.get(i) {
+                match next(listen) {
+                    Ok((socket, address)) => {
+                        arrived = true;
+                        self.admit(socket, address, cx.now());
+                    }
+                    Err(Errno::AGAIN) => break,
+                    Err(_) => {}
+                }
                 left = left.saturating_sub(1);
-                if left == 0 {
-                    cx.again();
-                    return;
+                match left {
+                    0 if arrived => return cx.again(),
+                    0 => return cx.timers.set(DOOR, Some(cx.now().saturating_add(SHORTAGE))),
+                    _ => {}
                 }
             }
         }

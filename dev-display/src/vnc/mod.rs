@@ -71,6 +71,8 @@ const VIEWERS: usize = 16;
 
 const LOOK: TimerId = 0;
 const HANDSHAKES: TimerId = 1;
+/// Connections are tried again.
+const DOOR: TimerId = 2;
 
 /// The server's configuration.
 pub struct Config {
@@ -395,6 +397,7 @@ impl Auxiliary for Vnc {
         let begun = cx.now();
         match ready {
             Ready::Timer(LOOK) => self.poll_picture(cx),
+            Ready::Timer(DOOR) => self.accept(cx),
             Ready::Timer(_) => {}
             Ready::Fd(_) | Ready::Again => {
                 // The events are not evaluated, because all sockets are tried; they are fetched so that the next edge is reported.

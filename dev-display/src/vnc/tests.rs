@@ -71,9 +71,9 @@ impl View for Fake {
 
 pub(super) struct Bench {
     pub(super) vnc: Vnc,
-    cx: Context,
+    pub(in crate::vnc) cx: Context,
     pub(super) picture: Shared,
-    path: std::path::PathBuf,
+    pub(in crate::vnc) path: std::path::PathBuf,
     typed: OwnedFd,
     pub(super) lights: OwnedFd,
     placed: OwnedFd,

@@ -5,6 +5,9 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
+/// Most connections that are tried at once.
+const ACCEPTED: usize = 16;
+
 /// The socket and the peer, if there is one.
 pub struct ListenBackend {
     listen: OwnedFd,
@@ -38,11 +41,18 @@ impl ListenBackend {
         if self.peer.is_some() {
             return;
         }
-        let Ok(peer) = accept_with(&self.listen, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
-        if epoll::add(&self.ready, &peer, EventData::new_u64(1), EventFlags::IN | EventFlags::OUT | EventFlags::ET)
-            .is_ok()
-        {
-            self.peer = Some(peer);
+        for _ in 0..ACCEPTED {
+            let peer = match accept_with(&self.listen, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(peer) => peer,
+                Err(Errno::AGAIN) => return,
+                // It is that connection's. If the kernel is short of descriptors or memory, the next access tries again.
+                Err(_) => continue,
+            };
+            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+            if epoll::add(&self.ready, &peer, EventData::new_u64(1), flags).is_ok() {
+                self.peer = Some(peer);
+                return;
+            }
         }
     }
 

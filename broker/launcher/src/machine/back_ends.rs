@@ -2,7 +2,7 @@
 //! Disks that are added and removed while the domain runs, and hand-offs, are in `supervise/back_ends.rs`.
 use super::drives::MachineDrive;
 use super::host::{Host, Part};
-use super::images::{self, ImageRules};
+use super::images::{self, ImageRules, Images};
 use super::serial;
 use crate::failure::{Failure, system};
 use crate::intake::Look;
@@ -142,9 +142,13 @@ pub(crate) fn pv_image(
     rules: &ImageRules,
     null: &OwnedFd,
     intake: &dyn Look,
-) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
-    let (mut fds, mut config) = images::drive(drive, rules, intake)?;
-    if drive.file.is_none() {
+) -> Result<Images, Failure> {
+    pv_images(images::drive(drive, rules, intake)?, null)
+}
+
+/// The images of a PV disk, of what was opened for it.
+pub(crate) fn pv_images((mut fds, mut config): Images, null: &OwnedFd) -> Result<Images, Failure> {
+    if config.file.is_none() {
         fds.push((FdUse::Drive(config.at), rustix::io::dup(null).map_err(system("dup"))?));
         (config.size, config.formats) = (Some(0), vec![ImageFormat::Raw]);
     }

@@ -5,7 +5,7 @@ use super::qcow2;
 use crate::failure::Failure;
 use crate::intake::{IntakeFault, Look};
 use bulkhead_bus::WhenFull;
-use bulkhead_plan::intake::{Answer, BackingFormat, HeaderError, Question};
+use bulkhead_plan::intake::{Answer, BackingFormat, HeaderError, Partitioned, Question};
 use bulkhead_plan::{DriveConfig, DriveId, FdUse, ImageFormat};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
@@ -116,93 +116,207 @@ fn is_block_device(fd: &OwnedFd) -> Result<bool, rustix::io::Errno> {
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice)
 }
 
+/// The image of a drive and its backing files, and the drive's configuration.
+pub(crate) type Images = (Vec<(FdUse, OwnedFd)>, DriveConfig);
+
 /// Opens the image of a drive and its backing files; also returns the drive's configuration. `intake` looks into them.
-pub fn drive(
-    drive: &MachineDrive,
-    rules: &ImageRules,
-    intake: &dyn Look,
-) -> Result<(Vec<(FdUse, OwnedFd)>, DriveConfig), Failure> {
-    let at = drive.at.unwrap_or(DriveId::PV);
-    let mut config = DriveConfig {
-        at,
-        cdrom: drive.cdrom,
-        read_only: drive.read_only,
-        size: None,
-        id: drive.id.clone(),
-        file: drive.file.clone(),
-        formats: Vec::new(),
-        grows_to: 0,
-        full: rules.full,
-        identity: drive.properties.identity.clone(),
-        geometry: None,
-    };
-    let Some(file) = &drive.file else { return Ok((Vec::new(), config)) };
-    let mut name = if drive.cdrom { ImageName::Cd(file.clone()) } else { ImageName::Disk(file.clone()) };
-    let (mut path, mut format) = (PathBuf::from(file), drive.format);
-    let mut fds = Vec::new();
-    loop {
-        let depth = fds.len();
-        let fail = |fault| Failure::Image { image: name.clone(), fault };
-        let fail_system = |e| fail(ImageFault::errno(e));
-        let fd = image(&path, depth == 0 && !drive.read_only).map_err(fail)?;
-        config.formats.push(format);
-        let len = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).map_err(fail_system)?;
-        let (size, below, most) = match format {
-            ImageFormat::Raw => (len, None, len),
-            ImageFormat::Qcow2 => {
-                let answer = intake.look(&fd, Question::Header).map_err(|e| fail(ImageFault::Intake(e)))?;
-                let Answer::Header(header) = answer else { return Err(fail(ImageFault::Intake(IntakeFault::Answer))) };
-                let header = header.map_err(|e| fail(ImageFault::Header(e)))?;
-                let most = qcow2::grows_to(&header, len).min(rules.limit.unwrap_or(u64::MAX).max(len));
-                (header.size, header.backing, most)
-            }
+pub fn drive(drive: &MachineDrive, rules: &ImageRules, intake: &dyn Look) -> Result<Images, Failure> {
+    let mut opening = Opening::new(drive.clone(), *rules);
+    let mut answer = None;
+    while let Some(question) = opening.go_on(answer.take())? {
+        answer = Some(opening.image().and_then(|image| intake.look(image, question)).map_err(|e| opening.fail(e))?);
+    }
+    Ok(opening.images())
+}
+
+/// The images of a drive that are being opened, each after the one that names it. Somebody else looks into them.
+pub(crate) struct Opening {
+    drive: MachineDrive,
+    rules: ImageRules,
+    config: DriveConfig,
+    fds: Vec<(FdUse, OwnedFd)>,
+    /// The image that is opened next, or looked into.
+    at: Layer,
+    /// What is asked about the last open image.
+    asked: Option<Question>,
+}
+
+/// An image and how it is called.
+struct Layer {
+    path: PathBuf,
+    name: ImageName,
+    format: ImageFormat,
+}
+
+impl Opening {
+    pub(crate) fn new(drive: MachineDrive, rules: ImageRules) -> Self {
+        let config = DriveConfig {
+            at: drive.at.unwrap_or(DriveId::PV),
+            cdrom: drive.cdrom,
+            read_only: drive.read_only,
+            size: None,
+            id: drive.id.clone(),
+            file: drive.file.clone(),
+            formats: Vec::new(),
+            grows_to: 0,
+            full: rules.full,
+            identity: drive.properties.identity.clone(),
+            geometry: None,
         };
-        if depth == 0 {
-            config.grows_to = if drive.read_only || is_block_device(&fd).map_err(fail_system)? { 0 } else { most };
-            if size < 512 {
-                return Err(fail(ImageFault::TooSmall { bytes: size }));
-            }
-            config.size = Some(size);
-            if !drive.cdrom {
-                // A qcow2 image is not read so far that its first sector is found.
-                let known = format == ImageFormat::Raw && drive.properties.chs.is_none();
-                let sectors = size.div_euclid(disk::SECTOR);
-                let answer = known.then(|| intake.look(&fd, Question::Partitions { sectors })).transpose();
-                let partitioned = match answer.map_err(|e| fail(ImageFault::Intake(e)))? {
-                    Some(Answer::Partitions(partitioned)) => partitioned,
-                    _ => None,
-                };
-                config.geometry = Some(drive.properties.geometry(at.port, size, partitioned));
-            }
+        let file = drive.file.clone().unwrap_or_default();
+        let name = if drive.cdrom { ImageName::Cd(file.clone()) } else { ImageName::Disk(file.clone()) };
+        let at = Layer { path: PathBuf::from(file), name, format: drive.format };
+        Self { drive, rules, config, fds: Vec::new(), at, asked: None }
+    }
+
+    /// Goes on with the answer to the last question, if there was one. Returns the next question, which is about [`Self::image`].
+    /// `None`: all images are open.
+    ///
+    /// # Errors
+    /// An image cannot be opened or used; the message names it.
+    pub(crate) fn go_on(&mut self, answer: Option<Answer>) -> Result<Option<Question>, Failure> {
+        if self.drive.file.is_none() {
+            return Ok(None);
         }
-        fds.push((if depth == 0 { FdUse::Drive(at) } else { FdUse::Backing(at, depth as u8) }, fd));
-        let Some((below, stated)) = below else { return Ok((fds, config)) };
-        if fds.len() > MAX_DEPTH {
-            return Err(fail(ImageFault::TooDeep));
-        }
-        format = match stated {
-            BackingFormat::Known(format) => format,
-            BackingFormat::Other => return Err(fail(ImageFault::BackingFormat { backing: below })),
-            // A guessed format is unsafe: a guest can write another format's header into a raw image.
-            BackingFormat::Unnamed => return Err(fail(ImageFault::NoBackingFormat { backing: below })),
+        let mut below = match (self.asked.take(), answer) {
+            (None, None) => return self.open(),
+            (Some(_), Some(answer)) => self.has_looked(answer).map_err(|e| self.fail_image(e))?,
+            _ => return Err(self.fail(IntakeFault::Answer)),
         };
-        // Relative to the image that names it. "nbd:…" and the like are paths here and name no file.
-        path = path.parent().unwrap_or(Path::new("")).join(&below);
-        name = ImageName::Backing(path.clone());
-        let fail = |fault| Failure::Image { image: name.clone(), fault };
-        let allowed = match rules.backing {
-            Backing::Any => true,
-            Backing::None => false,
-            Backing::Directory => {
-                let real = |p: &Path| std::fs::canonicalize(p).map_err(|e| fail(ImageFault::System(e)));
-                let top = real(Path::new(file))?;
-                real(&path)?.starts_with(top.parent().unwrap_or(Path::new("/")))
+        let Some((below, stated)) = below.take() else { return Ok(None) };
+        self.descend(&below, stated)?;
+        self.open()
+    }
+
+    /// The image that the last question is about.
+    pub(crate) fn image(&self) -> Result<&OwnedFd, IntakeFault> {
+        self.fds.last().map(|(_, fd)| fd).ok_or(IntakeFault::Answer)
+    }
+
+    /// The open images.
+    pub(crate) fn images(self) -> Images {
+        (self.fds, self.config)
+    }
+
+    /// A failure of the look into the last image.
+    pub(crate) fn fail(&self, fault: IntakeFault) -> Failure {
+        self.fail_image(ImageFault::Intake(fault))
+    }
+
+    fn fail_image(&self, fault: ImageFault) -> Failure {
+        Failure::Image { image: self.at.name.clone(), fault }
+    }
+
+    /// Opens the next image, and says what must be known about it.
+    fn open(&mut self) -> Result<Option<Question>, Failure> {
+        self.asked = self.open_image().map_err(|fault| self.fail_image(fault))?;
+        Ok(self.asked)
+    }
+
+    fn open_image(&mut self) -> Result<Option<Question>, ImageFault> {
+        let (depth, at) = (self.fds.len(), self.config.at);
+        let fd = image(&self.at.path, depth == 0 && !self.drive.read_only)?;
+        self.config.formats.push(self.at.format);
+        let question = match self.at.format {
+            ImageFormat::Qcow2 => Some(Question::Header),
+            ImageFormat::Raw if depth > 0 => None,
+            ImageFormat::Raw => {
+                let len = length(&fd)?;
+                self.has_size(&fd, len, len)?;
+                let sectors = len.div_euclid(disk::SECTOR);
+                let known = !self.drive.cdrom && self.drive.properties.chs.is_none();
+                if !known {
+                    self.has_geometry(len, None);
+                }
+                known.then_some(Question::Partitions { sectors })
             }
         };
-        if !allowed {
-            return Err(fail(ImageFault::NotAllowed { image: file.clone() }));
+        self.fds.push((if depth == 0 { FdUse::Drive(at) } else { FdUse::Backing(at, depth as u8) }, fd));
+        Ok(question)
+    }
+
+    /// Takes what is known of the last image now. Returns its backing file's name and format, if it has one.
+    fn has_looked(&mut self, answer: Answer) -> Result<Option<(String, BackingFormat)>, ImageFault> {
+        let fd =
+            rustix::io::fcntl_dupfd_cloexec(self.image().map_err(ImageFault::Intake)?, 0).map_err(ImageFault::errno)?;
+        let first = self.fds.len() == 1;
+        match answer {
+            Answer::Header(header) => {
+                let header = header.map_err(ImageFault::Header)?;
+                if first {
+                    let len = length(&fd)?;
+                    let most = qcow2::grows_to(&header, len).min(self.rules.limit.unwrap_or(u64::MAX).max(len));
+                    self.has_size(&fd, header.size, most)?;
+                    // A qcow2 image is not read so far that its first sector is found.
+                    self.has_geometry(header.size, None);
+                }
+                Ok(header.backing)
+            }
+            Answer::Partitions(partitioned) => {
+                self.has_geometry(self.config.size.unwrap_or(0), partitioned);
+                Ok(None)
+            }
         }
     }
+
+    /// The drive has this size in bytes, and its image's file grows so far.
+    fn has_size(&mut self, fd: &OwnedFd, size: u64, most: u64) -> Result<(), ImageFault> {
+        let limited = !self.drive.read_only && !is_block_device(fd).map_err(ImageFault::errno)?;
+        self.config.grows_to = if limited { most } else { 0 };
+        if size < 512 {
+            return Err(ImageFault::TooSmall { bytes: size });
+        }
+        self.config.size = Some(size);
+        Ok(())
+    }
+
+    fn has_geometry(&mut self, size: u64, partitioned: Option<Partitioned>) {
+        if !self.drive.cdrom {
+            self.config.geometry = Some(self.drive.properties.geometry(self.config.at.port, size, partitioned));
+        }
+    }
+
+    /// The backing file `below`, whose format the image states, is the next one.
+    fn descend(&mut self, below: &str, stated: BackingFormat) -> Result<(), Failure> {
+        if self.fds.len() > MAX_DEPTH {
+            return Err(self.fail_image(ImageFault::TooDeep));
+        }
+        let format = match stated {
+            BackingFormat::Known(format) => format,
+            BackingFormat::Other => {
+                return Err(self.fail_image(ImageFault::BackingFormat { backing: below.to_owned() }));
+            }
+            // A guessed format is unsafe: a guest can write another format's header into a raw image.
+            BackingFormat::Unnamed => {
+                return Err(self.fail_image(ImageFault::NoBackingFormat { backing: below.to_owned() }));
+            }
+        };
+        // Relative to the image that names it. "nbd:…" and the like are paths here and name no file.
+        let path = self.at.path.parent().unwrap_or(Path::new("")).join(below);
+        self.at = Layer { name: ImageName::Backing(path.clone()), path, format };
+        if !self.is_allowed().map_err(|e| self.fail_image(ImageFault::System(e)))? {
+            let image = self.drive.file.clone().unwrap_or_default();
+            return Err(self.fail_image(ImageFault::NotAllowed { image }));
+        }
+        Ok(())
+    }
+
+    /// Whether the rules allow the next backing file.
+    fn is_allowed(&self) -> std::io::Result<bool> {
+        match (self.rules.backing, &self.drive.file) {
+            (Backing::Any, _) => Ok(true),
+            (Backing::Directory, Some(file)) => {
+                let top = std::fs::canonicalize(file)?;
+                Ok(std::fs::canonicalize(&self.at.path)?.starts_with(top.parent().unwrap_or(Path::new("/"))))
+            }
+            (Backing::Directory | Backing::None, _) => Ok(false),
+        }
+    }
+}
+
+/// Bytes of an image's file, or of a block device.
+fn length(fd: &OwnedFd) -> Result<u64, ImageFault> {
+    rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)).map_err(ImageFault::errno)
 }
 
 /// An image in a message.

@@ -5,8 +5,9 @@ use super::disk_changes::HandedOff;
 use crate::callers::Served;
 use crate::failure::{Failure, system};
 use crate::log::say;
-use crate::machine::back_ends::{Servers, is_twin, pv_image};
+use crate::machine::back_ends::{Servers, is_twin, pv_images};
 use crate::machine::host::Part;
+use crate::machine::images::Images;
 use crate::nodes::{Nodes as _, Seen};
 use crate::phase::Phase;
 use crate::pv;
@@ -95,13 +96,20 @@ impl Launcher {
             })
         };
         let wanted: Vec<_> = wanted.into_iter().filter(|(domid, d)| !waits(d.devid, *domid)).collect();
+        self.keep_opening(|disk| wanted.iter().any(|(domid, d)| disk.is(*domid, d)));
         for (domid, disk) in wanted {
             let (devid, file) = (disk.devid, disk.drive.file.clone());
             if let Some(note) = self.pv.changes.failed_lately(domid, devid, file.as_deref(), Instant::now()) {
                 notes.push(note);
                 continue;
             }
-            match self.add_disk(disk, domid) {
+            let added = match self.images_of(&disk, domid) {
+                // Its turn has not come, or somebody looks into its images: the scan after that finds it again.
+                Ok(None) => continue,
+                Ok(Some(images)) => self.add_disk(disk, domid, images),
+                Err(e) => Err(e),
+            };
+            match added {
                 Ok(()) => new = true,
                 Err(e) => {
                     let note = format!("PV disk {devid} of domain {domid} is not served: {e}");
@@ -170,18 +178,17 @@ impl Launcher {
         }
     }
 
-    fn add_disk(&mut self, disk: pv::PvDisk, domid: u16) -> Result<(), Failure> {
-        let handed_off = self
-            .pv
-            .changes
-            .handed_off
-            .iter_mut()
-            .find(|g| is_twin(&disk, g.devid, g.file.as_deref()))
-            .and_then(|g| g.image.take());
-        let (fds, config) = match handed_off {
-            Some((config, fds)) => (fds, config),
-            None => pv_image(&disk.drive, &self.pv.changes.images, self.spawner.starter.null(), &self.intake())?,
-        };
+    /// The images of a disk that is to be added: those of its emulated twin, or else they are opened. `None`: not yet.
+    fn images_of(&mut self, disk: &pv::PvDisk, domid: u16) -> Result<Option<Images>, Failure> {
+        let is_twin = |g: &&mut HandedOff| is_twin(disk, g.devid, g.file.as_deref());
+        if let Some((config, fds)) = self.pv.changes.handed_off.iter_mut().find(is_twin).and_then(|g| g.image.take()) {
+            return Ok(Some((fds, config)));
+        }
+        let Some(images) = self.open_images(disk, domid)? else { return Ok(None) };
+        pv_images(images, self.spawner.starter.null()).map(Some)
+    }
+
+    fn add_disk(&mut self, disk: pv::PvDisk, domid: u16, (fds, config): Images) -> Result<(), Failure> {
         let guests = domid != self.plan.domid;
         let mut servers = Servers::new(domid, (self.xen.open_stream)().map_err(Failure::Xenstore)?);
         let id = disk.devid;

@@ -1,4 +1,5 @@
 //! PV disks that are added and removed while the machine runs.
+use super::opening::OpenImages;
 use crate::machine::images::ImageRules;
 use bulkhead_plan::{DriveConfig, FdUse, Slot};
 use rustix::fd::OwnedFd;
@@ -14,6 +15,8 @@ pub(super) struct DiskChanges {
     pub(super) answered: Vec<(u16, u32)>,
     /// Rules for the images of added disks.
     pub(super) images: ImageRules,
+    /// The images of a disk that is being added.
+    pub(super) opening: OpenImages,
     /// Disks that a stub domain has released for its guest.
     pub(super) handed_off: Vec<HandedOff>,
     /// Disks that could not be added.
@@ -49,6 +52,7 @@ impl DiskChanges {
             reported: Vec::new(),
             answered: Vec::new(),
             images,
+            opening: OpenImages::default(),
             handed_off: Vec::new(),
             failed: Vec::new(),
             disks: false,
@@ -62,6 +66,11 @@ impl DiskChanges {
         self.disks |= disks;
         let next = self.last_scan.and_then(|last| last.checked_add(SCAN_INTERVAL)).unwrap_or(now);
         self.due.get_or_insert(next.max(now));
+    }
+
+    /// Schedules a scan at once, for what this process itself has done and no domain.
+    pub(super) fn notify_own(&mut self, now: Instant) {
+        (self.disks, self.due) = (true, Some(now));
     }
 
     /// Notes that a disk could not be added.

@@ -21,11 +21,11 @@ use std::process::{Command, Stdio};
 use xenstored::{connect, open_stream};
 
 const PS2: Slot = 2;
-const SERIAL: Slot = 3;
+pub(super) const SERIAL: Slot = 3;
 const QDISK: Slot = 4;
 
 /// A machine that runs, without a process yet. What it starts again ends at once: `cat` at the end of /dev/null.
-fn launcher() -> Launcher {
+pub(super) fn launcher() -> Launcher {
     use rustix::fs::{Mode as FileMode, OFlags};
     let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, FileMode::empty()).unwrap();
     let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
@@ -98,7 +98,7 @@ fn launcher() -> Launcher {
 
 /// Gives a slot a process that does nothing, in a phase. Returns the process's end of its socket.
 #[expect(clippy::zombie_processes, reason = "the launcher, or its `drop`, waits for it by its pidfd")]
-fn lives(launcher: &mut Launcher, slot: Slot, phase: Phase) -> OwnedFd {
+pub(super) fn lives(launcher: &mut Launcher, slot: Slot, phase: Phase) -> OwnedFd {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -123,12 +123,12 @@ fn pid(launcher: &Launcher, slot: Slot) -> Option<i32> {
 }
 
 /// What the launcher would say of the process's end.
-fn reason(launcher: &Launcher, slot: Slot) -> Option<String> {
+pub(super) fn reason(launcher: &Launcher, slot: Slot) -> Option<String> {
     launcher.slots.get(slot).unwrap().reason.borrow().as_ref().map(ToString::to_string)
 }
 
 /// Handles what there is, without waiting.
-fn turn(launcher: &mut Launcher) -> Result<bool, Failure> {
+pub(super) fn turn(launcher: &mut Launcher) -> Result<bool, Failure> {
     launcher.wait_once(Some(Duration::ZERO)).map(|end| end.is_some())
 }
 

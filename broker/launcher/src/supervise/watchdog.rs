@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 /// Nanoseconds of a tick.
-const TICK_NS: i64 = 100_000_000;
+pub(super) const TICK_NS: i64 = 100_000_000;
 
 /// The tick. It runs only while something is timed, so that a launcher without work causes no wake-ups.
 pub(super) struct Ticks {
@@ -41,7 +41,8 @@ impl Ticks {
 impl Launcher {
     /// Lets the tick run while something is timed.
     pub(super) fn arm(&mut self) -> Result<(), Failure> {
-        let timed = self.slots.iter().any(|s| s.is_timed(self.running)) || (self.running && self.pv.store.is_timed());
+        let waits = self.pv.store.is_timed() || self.pv.changes.opening.is_timed();
+        let timed = self.slots.iter().any(|s| s.is_timed(self.running)) || (self.running && waits);
         self.events.ticks.run(timed)
     }
 
@@ -57,6 +58,7 @@ impl Launcher {
         }
         if running {
             self.tick_looks();
+            self.tick_opening();
         }
     }
 }

@@ -4,6 +4,7 @@ use super::super::strangers::{AT_ONE_ADDRESS, INTERVAL, STRANGERS};
 use super::super::tests::Bench;
 use super::super::{FAST, session};
 use super::*;
+use bulkhead_bus::{Auxiliary as _, Ready};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -315,4 +316,38 @@ fn an_answer_waits_for_those_before_it_only() {
         flood.attack(&mut b, 50);
     }
     assert_eq!(b.heard(&mut client), [0; 4]);
+}
+
+/// One error of `accept` kept everybody who waited behind it, until somebody else came.
+#[test]
+fn an_error_of_accept_keeps_nobody_who_waits_behind_it() {
+    let mut b = bench();
+    let aborted = std::cell::Cell::new(3u32);
+    let mut clients = Vec::new();
+    let mut waiting = 2;
+    b.vnc.accept_from(&mut b.cx, |_| {
+        if aborted.replace(aborted.get().saturating_sub(1)) > 0 {
+            return Err(Errno::CONNABORTED);
+        }
+        if waiting == 0 {
+            return Err(Errno::AGAIN);
+        }
+        waiting -= 1;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        clients.push(theirs);
+        Ok((ours.into(), PERSON))
+    });
+    assert_eq!((b.vnc.viewers.len(), b.cx.timers.get(DOOR)), (2, None));
+    let mut tried = 0;
+    b.vnc.accept_from(&mut b.cx, |_| {
+        tried += 1;
+        Err(Errno::MFILE)
+    });
+    assert_eq!(tried, ACCEPTED, "a shortage costs so many tries a second");
+    let due = b.cx.timers.get(DOOR).unwrap();
+    let _waits = UnixStream::connect(&b.path).unwrap();
+    b.cx.clock = bulkhead_bus::Clock::Driven(due);
+    b.vnc.poll(Ready::Timer(DOOR), &mut b.cx);
+    assert_eq!((b.vnc.viewers.len(), b.cx.timers.get(DOOR)), (3, None));
 }
