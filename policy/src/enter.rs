@@ -61,6 +61,15 @@ impl Sandbox {
 
     /// Step 1. The process must have one thread and have been started by [`crate::spawn`].
     pub fn confine(&self) -> Result<Report, SandboxError> {
+        self.confine_without_landlock()?;
+        let landlock = self.landlock()?;
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .map_err(step("PR_SET_DUMPABLE"))?;
+        Ok(Report { landlock })
+    }
+
+    /// Step 1 without Landlock, for its test.
+    pub fn confine_without_landlock(&self) -> Result<(), SandboxError> {
         // Before /proc is unmounted. Some containers mount it read-only.
         let none = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
         if self.level == Level::Strict {
@@ -69,11 +78,7 @@ impl Sandbox {
         empty_root()?;
         self.limit()?;
         drop_capabilities()?;
-        rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))?;
-        let landlock = self.landlock()?;
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-            .map_err(step("PR_SET_DUMPABLE"))?;
-        Ok(Report { landlock })
+        rustix::thread::set_no_new_privs(true).map_err(step("PR_SET_NO_NEW_PRIVS"))
     }
 
     /// Sets the resource limits of the profile.

@@ -144,10 +144,11 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a kernel with groups of version 2"]
     fn another_group_and_swap_are_violations() {
         let root = directory("root");
         let pid = i32::try_from(std::process::id()).unwrap();
-        let Some(own) = of_process(&root, pid) else { return eprintln!("this kernel has no groups of version 2") };
+        let own = of_process(&root, pid).expect("a kernel with groups of version 2");
         std::fs::create_dir_all(&own).unwrap();
         let wrong = |group: &Path| check(&root, pid, group, GroupLimits::default(), &[]).len();
         assert_eq!((wrong(&own), wrong(&root.join("other"))), (0, 1));

@@ -151,17 +151,20 @@ fn where_groups_are_made_depends_on_who_owns_the_hierarchy() {
     }
 }
 
-/// The hierarchy of this machine, if there is one that this process may write; its controllers are somebody else's.
-fn real() -> Option<PathBuf> {
+/// A group in the hierarchy of this machine; its controllers are somebody else's.
+fn real() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let path = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2"))?.split(' ').nth(1)?.to_owned();
+    let mount = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).expect("a hierarchy of version 2");
+    let path = mount.split(' ').nth(1).unwrap();
     let root = PathBuf::from(path).join(format!("bulkhead-test-{}", std::process::id()));
-    std::fs::create_dir(&root).is_ok().then_some(root)
+    std::fs::create_dir(&root).expect("the right to make groups");
+    root
 }
 
 #[test]
+#[ignore = "needs root and groups of version 2"]
 fn a_process_starts_in_its_group_and_the_groups_go_with_the_guest() {
-    let Some(root) = real() else { return eprintln!("no hierarchy that may be written here") };
+    let root = real();
     let guest = root.join("bulkhead-7-1");
     let mut groups = Groups {
         _lock: make_locked(&guest).unwrap(),

@@ -54,6 +54,7 @@ fn main() {
         }
         "filter" => sandbox().filter_alone(),
         "landlock" => sandbox().landlock_alone(),
+        "namespaces" => sandbox().confine_without_landlock(),
         "confined" => sandbox().confine().map(|_| ()),
         _ => {
             let sandbox = sandbox();
