@@ -94,7 +94,9 @@ fn a_look_that_is_not_answered_keeps_nobody_and_ends() {
 fn answers_that_are_none_end_the_look_and_a_disk_that_is_gone_too() {
     let (mut launcher, file) = (launcher(), image());
     let disk = disk(768, &file);
-    for says in [&[][..], b"nonsense"] {
+    for (says, fault) in
+        [(&[][..], "intake: it has exited"), (b"nonsense", "intake has sent no answer to the question")]
+    {
         let (looking, socket) = looked(&mut launcher, 1, &disk);
         match says {
             [] => drop(socket),
@@ -103,6 +105,8 @@ fn answers_that_are_none_end_the_look_and_a_disk_that_is_gone_too() {
         while launcher.pv.changes.opening.is_timed() {
             turn(&mut launcher).unwrap();
         }
+        let note = launcher.pv.changes.failed_lately(1, 768, disk.drive.file.as_deref(), Instant::now()).unwrap();
+        assert!(note.ends_with(fault), "{note}");
         assert!(is_due(&mut launcher.pv.changes));
         reaped(&mut launcher, looking);
     }
