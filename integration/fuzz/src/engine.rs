@@ -1,4 +1,5 @@
 //! libFuzzer: builds a target with its instrumentation, runs it in several processes, and shows one line of progress.
+use crate::instrument;
 use crate::targets::Entry;
 use crate::violation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,14 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What libFuzzer needs of the compiler, all of it stable: counters of edges, their places, and the operands of comparisons.
-const INSTRUMENTED: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
 /// What the targets are built for.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// Most bytes of an input.
-const LONGEST: u32 = 4096;
+/// Most bytes of an input: some sixty records. Longer ones cover no more in the same time (docs/performance.md).
+const LONGEST: u32 = 1024;
+/// Most bytes of an input that is kept.
+const LONGEST_KEPT: u32 = 4096;
 /// Most findings of one job; then it stops.
 const FINDINGS: u32 = 200;
 /// How often the line of progress is printed.
@@ -56,7 +55,7 @@ pub fn build(entries: &[&Entry]) -> Result<(), String> {
         if mine.is_empty() {
             continue;
         }
-        let mut flags = INSTRUMENTED.to_owned();
+        let mut flags = format!("--cfg fuzzing --cfg instrumented_{:x}", instrument::version());
         let mut cargo = Command::new("cargo");
         if sanitized {
             // The address sanitizer's flag is unstable. It has no static executables.
@@ -71,6 +70,8 @@ pub fn build(entries: &[&Entry]) -> Result<(), String> {
             .arg("--manifest-path")
             .arg(top.join("integration/fuzz/targets/Cargo.toml"))
             .env("CARGO_TARGET_DIR", folder(sanitized))
+            .env("RUSTC_WRAPPER", std::env::current_exe().map_err(|e| e.to_string())?)
+            .env(instrument::COMPILES, "1")
             .env("RUSTFLAGS", flags);
         let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
         if !status.success() {

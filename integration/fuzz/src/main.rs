@@ -4,6 +4,7 @@ mod compare;
 mod coverage;
 mod engine;
 mod export;
+mod instrument;
 mod machine;
 mod minimize;
 mod qtest;
@@ -154,6 +155,11 @@ pub(crate) fn top() -> PathBuf {
 }
 
 fn main() -> ExitCode {
+    // Cargo's call, for each crate of the targets.
+    if std::env::var_os(instrument::COMPILES).is_some() {
+        eprintln!("bulkhead-fuzz: rustc: {}", instrument::compile());
+        return ExitCode::FAILURE;
+    }
     match run(Options::parse()) {
         Ok(code) => code,
         Err(e) => {
