@@ -347,7 +347,7 @@ pub fn merge(entry: &Entry, from: &[PathBuf], to: &Path) -> Result<usize, String
     std::fs::create_dir_all(to).map_err(|e| format!("{}: {e}", to.display()))?;
     let out = Command::new(&program)
         .args(["-merge=1", "-timeout=20"])
-        .arg(format!("-max_len={LONGEST}"))
+        .arg(format!("-max_len={LONGEST_KEPT}"))
         .arg(to)
         .args(from)
         .output()
