@@ -12,18 +12,15 @@ outcome() { echo "$1" >/run/outcome; }
 # roles NAME: the machine's processes, as far as they run: not stopped, not dying.
 roles() { tree "$1" | while read -r role_ pid_; do case $(cut -d' ' -f3 "/proc/$pid_/stat" 2>/dev/null) in '' | Z | T) ;; *) echo "$role_";; esac; done | sort; }
 complete() { roles "$1" | cmp -s - "/run/$1.roles"; }
-# fault NAME WHAT [ROLE]: lets it happen to the guest NAME.
+# fault NAME WHAT [ROLE]: lets it happen to the guest NAME. Which row of the failure table it came to is what is seen afterwards.
 fault() {
     p_=$(pids "$1" "${3:-none}" | tail -n 1)
     [ -z "${3:-}" ] || [ "$p_" ] || { echo "there is no $3"; return 1; }
     case $2 in
-        kill) kill -KILL "$p_"; case $3 in control) outcome "control ends or stops in its start";; *) outcome "a device's process ends, or breaks a rule and is killed";; esac;;
-        stop) dice 2500; kill -STOP "$p_"; usleep $((dice_ * 1000)); kill -CONT "$p_"; outcome "it is late by less, or no access waits for it";;
-        freeze)
-            kill -STOP "$p_"; outcome "it is late by less, or no access waits for it"
-            ! await 20 sh -c "! kill -0 $p_" || outcome "it does not answer an access in 5 s"
-            kill -CONT "$p_" 2>/dev/null;;
-        restart) bulkhead restart "$1" "$3"; outcome "a device's process ends, or breaks a rule and is killed";;
+        kill) kill -KILL "$p_";;
+        stop) dice 2500; kill -STOP "$p_"; usleep $((dice_ * 1000)); kill -CONT "$p_";;
+        freeze) kill -STOP "$p_"; await 20 sh -c "! kill -0 $p_"; kill -CONT "$p_" 2>/dev/null;;
+        restart) bulkhead restart "$1" "$3";;
         xenstored) dice 6; kill -STOP "$(pidof xenstored)"; usleep $((dice_ * 1000000 + 200000)); kill -CONT "$(pidof xenstored)"; outcome "xenstored is silent";;
         full)
             before_=$(grep -c GUEST-TRIES "/run/$1.out")
@@ -38,6 +35,18 @@ fault() {
             truncate -s 32M "/run/$1.img"
             [ $r_ = 0 ] || return 1; outcome "its storage fails, is full, or its image is too short";;
         slow) echo 3 >/proc/sys/vm/drop_caches; outcome "its storage is slow";;
+    esac
+}
+# came_to NAME WHAT ROLE PID: the row that a fault of a process has come to: another process serves, or the same one. A killed one never serves on.
+came_to() {
+    if [ "$(pids "$1" "$3" | tail -n 1)" = "$4" ]; then
+        case $2 in stop | freeze) outcome "it is late by less, or no access waits for it"; return;; esac
+        outcome "the same process serves"; return 1
+    fi
+    case $2-$3 in
+        *-control) outcome "control ends or stops in its start";;
+        stop-* | freeze-*) outcome "it does not answer an access in 5 s";;
+        *) outcome "a device's process ends, or breaks a rule and is killed";;
     esac
 }
 # befall NAME FIRST LAST KIND...: these faults, drawn from KIND (`WHAT ROLE`), each with the guest's next records after it.
@@ -55,6 +64,7 @@ befall() {
         fault "$name_" "$what_" "$who_" || { echo "fault $n_ $what_ $who_: the guest does not meet it"; return 1; }
         await 180 passed "$name_" $((at_ + 2)) || { echo "fault $n_ $what_ $who_: the guest does not go on after record $at_"; return 1; }
         await 60 complete "$name_" || { echo "fault $n_ $what_ $who_: not all processes run"; roles "$name_" | diff "/run/$name_.roles" -; return 1; }
+        [ -z "$who_" ] || came_to "$name_" "$what_" "$who_" "$p_" || { echo "fault $n_ $what_ $who_: $(cat /run/outcome)"; return 1; }
         echo "fault $n_ $what_ $who_: $(cat /run/outcome)"; n_=$((n_ + 1))
     done
 }
