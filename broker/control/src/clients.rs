@@ -2,7 +2,7 @@
 use bulkhead_control_api::v1::call::Call;
 use bulkhead_control_api::v1::process_client::ProcessClient;
 use bulkhead_control_api::{MESSAGE_MAX, v1};
-use bulkhead_plan::Slot;
+use bulkhead_plan::{BROKER, Slot};
 use hyper_util::rt::TokioIo;
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
@@ -15,6 +15,10 @@ const DEADLINE: Duration = Duration::from_secs(6);
 
 /// Longest time for which a call is retried while its process is restarted.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest time of a stop: what has begun is waited for, as a write that its storage holds up.
+const STOP: Duration = Duration::from_secs(30);
+/// Time after which a stop is asked for once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Interval between two tries.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -66,14 +70,49 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
     }
 
-    /// Starts or stops all processes.
-    pub(crate) async fn set_running(&self, running: bool) {
-        let clients: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().into_iter().collect();
-        for (slot, mut client) in clients {
-            let done = if running { client.start(v1::Empty {}).await } else { client.stop(v1::Empty {}).await };
-            if let Err(e) = done {
-                tracing::warn!("slot {slot}: {}", e.message());
+    /// Stops all processes, or lets them go on: first the broker, so that the guest's accesses come to devices that run, then all devices
+    /// at once. Returns the slots that have not done it.
+    pub(crate) async fn set_running(&self, running: bool) -> Vec<Slot> {
+        let mut slots: Vec<Slot> = self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        slots.retain(|slot| *slot != BROKER);
+        let mut failed = Vec::new();
+        if !self.set_running_of(BROKER, running).await {
+            failed.push(BROKER);
+        }
+        let mut all = tokio::task::JoinSet::new();
+        for slot in slots {
+            let clients = self.clone();
+            all.spawn(async move { (slot, clients.set_running_of(slot, running).await) });
+        }
+        while let Some(done) = all.join_next().await {
+            failed.extend(done.ok().filter(|(_, done)| !done).map(|(slot, _)| slot));
+        }
+        failed.sort_unstable();
+        failed
+    }
+
+    /// Stops a process, or lets it go on; false if it has not done that. A slot without a process has nothing to do: its next process is
+    /// told when it comes.
+    pub(crate) async fn set_running_of(&self, slot: Slot, running: bool) -> bool {
+        let begun = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            let Some(mut client) = self.get(slot) else { return true };
+            let call =
+                async { if running { client.start(v1::Empty {}).await } else { client.stop(v1::Empty {}).await } };
+            let (why, most) = match tokio::time::timeout(ASK_AGAIN, call).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(e)) => (e.message().to_owned(), PATIENCE),
+                Err(_) => ("it has work under way".to_owned(), if running { PATIENCE } else { STOP }),
+            };
+            if begun.elapsed() >= most {
+                tracing::warn!("slot {slot} has not {}: {why}", if running { "started" } else { "stopped" });
+                return false;
             }
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!("slot {slot} is waited for: {why}");
+            }
+            tokio::time::sleep(STEP).await;
         }
     }
 

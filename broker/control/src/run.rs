@@ -65,6 +65,7 @@ pub fn run() -> Result<(), StartError> {
         clients: Clients::default(),
         launcher: LauncherClient::new(Arc::new(link)),
         state: Mutex::new(state),
+        turn: tokio::sync::Mutex::new(()),
         nics,
         vnc_password: Mutex::default(),
         usb_id: Mutex::default(),
@@ -155,7 +156,7 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
                 // A process that starts while the machine is stopped must not run.
                 if shared.state() == RunState::Paused {
                     let clients = shared.clients.clone();
-                    tokio::spawn(async move { clients.set_running(false).await });
+                    tokio::spawn(async move { clients.set_running_of(slot, false).await });
                 }
             }
         }

@@ -5,7 +5,7 @@ use crate::fdsets::FdSets;
 use crate::launcher::LauncherClient;
 use crate::log::Recent;
 use crate::nic_settings::Nics;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, QmpError};
 use crate::past::Past;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
 use serde_json::{Value, json};
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) launcher: LauncherClient,
     pub(crate) state: Mutex<RunState>,
+    /// Held while the machine is being stopped or started.
+    pub(crate) turn: tokio::sync::Mutex<()>,
     /// The network cards' settings, from the plan and from commands.
     pub(crate) nics: Arc<Nics>,
     /// Active captures and traces.
@@ -60,12 +62,22 @@ impl Shared {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts or stops the processes.
+    /// Stops the machine, or lets it run. A stop is answered when nothing of any process is under way; if one cannot stop that is an error,
+    /// and the machine waits for `cont`.
     pub(crate) async fn set_running(&self, running: bool) -> Outcome {
+        let _one = self.turn.lock().await;
         let new = if running { RunState::Running } else { RunState::Paused };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = new;
-        self.clients.set_running(running).await;
-        Ok(json!({}))
+        let late = self.clients.set_running(running).await;
+        if running || late.is_empty() {
+            return Ok(json!({}));
+        }
+        let name = |slot: &Slot| {
+            let device = self.plan.devices.iter().find(|d| d.slot == *slot);
+            device.map_or_else(|| "the broker".to_owned(), |d| d.name.clone())
+        };
+        let names: Vec<_> = late.iter().map(name).collect();
+        Err(QmpError::generic(format!("{}: what has begun there has not ended", names.join(", "))))
     }
 
     /// Sends an event to every client, and keeps it in `past`.

@@ -94,6 +94,10 @@ pub struct Dispatcher<E> {
     counters: Counters,
     scratch: Vec<u8>,
     cf8: Option<Cf8>,
+    /// The machine is stopped: vCPUs' requests stay where they are.
+    stopped: bool,
+    /// Since then all that the guest had begun before is done; buffered writes that come after it stay in their ring.
+    drained: bool,
     /// Number of the time span in which a device's line changes are counted: from one sleep or tick of the broker to the next.
     span: u64,
 }
@@ -116,6 +120,8 @@ impl<E: Edge> Dispatcher<E> {
             counters: Counters::default(),
             scratch: Vec::new(),
             span: 0,
+            stopped: false,
+            drained: false,
             cf8: None,
         };
         dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));
@@ -260,9 +266,10 @@ impl<E: Edge> Dispatcher<E> {
 
     /// Does one step of the work that is possible now. Returns whether there was any.
     pub fn step(&mut self) -> bool {
-        let mut progress = self.drain_buffered();
+        let mut progress = !self.drained && self.drain_buffered();
         for vcpu in 0..self.vcpus.len() {
             match self.vcpus.get(vcpu) {
+                Some(VcpuState::Idle) if self.stopped => {}
                 Some(VcpuState::Idle) => {
                     if let Some(request) = self.edge.take(vcpu) {
                         progress = true;
@@ -280,7 +287,25 @@ impl<E: Edge> Dispatcher<E> {
         for index in 0..self.channels.len() {
             progress |= self.look_at(index);
         }
+        self.drained |= self.stopped && !progress && self.is_done();
         progress
+    }
+
+    /// Stops the machine, or lets it run: while it is stopped no request is taken, and what the guest has begun before is carried out.
+    pub fn stop(&mut self, stopped: bool) {
+        (self.stopped, self.drained) = (stopped, false);
+    }
+
+    /// Whether a stopped machine has nothing under way between guest and devices.
+    pub fn at_rest(&self) -> bool {
+        self.drained
+    }
+
+    /// Whether everything that was taken from the guest is carried out.
+    fn is_done(&mut self) -> bool {
+        self.held.is_none()
+            && self.vcpus.iter().all(|v| matches!(v, VcpuState::Idle))
+            && self.channels.iter_mut().all(|c| matches!(c.posted(), Ok(0)))
     }
 
     /// Announces sleep to all devices. Returns whether sleeping is safe, because every device will ring.

@@ -7,8 +7,8 @@ use bulkhead_bus::{GuestMemory, NoMemory};
 use bulkhead_plan::{Activity, Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_runtime::{
-    ControlHandle, ControlRequest, FacetError, Facts, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory, Process,
-    StartError, serve_control,
+    ControlHandle, ControlRequest, Done, FacetError, Facts, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory,
+    Process, StartError, serve_control,
 };
 use bulkhead_wire::{Op, Shape};
 use bulkhead_xen::XenError;
@@ -33,6 +33,8 @@ const ACTIVE_WAKEUPS: u64 = 128;
 /// Nanoseconds of a tick.
 const TICK_NS: i64 = 100_000_000;
 const NOT_AT_ALL: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// How often a stop looks whether devices have taken their posted writes.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// Runs the broker. `describe` builds the devices' descriptions from the plan, and takes the ROMs from the descriptors.
 pub fn run<E: Error + Send + Sync + 'static>(
@@ -110,6 +112,7 @@ fn start<E: Edge>(
         reply_bells: HashMap::new(),
         wakeups: 0,
         activity,
+        stopping: Vec::new(),
         ticks: 0,
         wakeups_reported: 0,
     };
@@ -137,6 +140,8 @@ struct Broker<E> {
     wakeups: u64,
     /// The launcher's doorbell, rung while the guest makes accesses.
     activity: Option<OwnedFd>,
+    /// Stops that are answered when the dispatcher is at rest.
+    stopping: Vec<Done>,
     /// Ticks since `activity` was rung last.
     ticks: u32,
     /// `wakeups` when `activity` was rung last.
@@ -162,6 +167,11 @@ impl<E: Edge> Broker<E> {
             if let (Some(value), Some(commands)) = (self.dispatcher.take_broadcast(), &self.commands) {
                 let _ = rustix::io::write(commands, format!("result {value}").as_bytes());
             }
+            if self.dispatcher.at_rest() {
+                for answer in self.stopping.drain(..) {
+                    let _ = answer.send(());
+                }
+            }
             self.arm(!idle)?;
             self.dispatcher.edge.unmask();
             let next = turns.next(idle, idle && self.dispatcher.may_sleep());
@@ -169,7 +179,12 @@ impl<E: Edge> Broker<E> {
                 continue;
             }
             events.clear();
-            let timeout = if next == Next::Sleep { None } else { Some(&NOT_AT_ALL) };
+            let timeout = match next {
+                // A device that takes the last posted write does not ring.
+                Next::Sleep if !self.stopping.is_empty() => Some(&SOON),
+                Next::Sleep => None,
+                _ => Some(&NOT_AT_ALL),
+            };
             if next == Next::Sleep {
                 self.dispatcher.rests();
                 self.wakeups = self.wakeups.saturating_add(1);
@@ -316,7 +331,18 @@ impl<E: Edge> Broker<E> {
     fn control(&mut self) {
         while let Some(request) = self.control.take() {
             match request {
-                ControlRequest::Ping(answer) | ControlRequest::Running(_, answer) => drop(answer.send(())),
+                ControlRequest::Ping(answer) => drop(answer.send(())),
+                ControlRequest::Running(true, answer) => {
+                    self.stopping.clear();
+                    self.dispatcher.stop(false);
+                    let _ = answer.send(());
+                }
+                ControlRequest::Running(false, answer) => {
+                    if !self.dispatcher.at_rest() {
+                        self.dispatcher.stop(true);
+                    }
+                    self.stopping.push(answer);
+                }
                 ControlRequest::Reset(answer) => {
                     self.dispatcher.reset_decoding();
                     self.dispatcher.broadcast(Op::Reset, 0);

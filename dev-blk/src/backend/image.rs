@@ -226,6 +226,16 @@ impl Image {
         self.room.give_up();
     }
 
+    /// Lets no write that waits for space be tried again while `held`: the machine is stopped.
+    pub fn hold(&self, held: bool) {
+        self.room.hold(held);
+    }
+
+    /// Number of jobs that wait for space and are held: nothing of them is written.
+    pub fn held(&self) -> usize {
+        self.room.held()
+    }
+
     /// Clears an earlier [`Self::give_up`]; every executor calls it before a job.
     pub(crate) fn begin(&self) {
         self.room.begin();

@@ -7,6 +7,16 @@ use std::time::Duration;
 /// Time until a waiting write is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What is known of the space, and who waits for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Writes {
+    state: State,
+    /// The machine is stopped: nothing is tried again.
+    held: bool,
+    /// Threads that wait in [`Room::wait`], and try nothing meanwhile.
+    asleep: usize,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// No lack of space is known.
@@ -22,8 +32,8 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Room {
     when_full: WhenFull,
-    state: Mutex<State>,
-    given_up: Condvar,
+    writes: Mutex<Writes>,
+    changed: Condvar,
     /// The log has the line of [`Self::tell_limit`].
     limit_told: AtomicBool,
 }
@@ -33,18 +43,18 @@ impl Room {
         Self { when_full, ..Self::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Called before a job; clears an earlier [`Self::give_up`].
     pub(super) fn begin(&self) {
-        *self.state() = State::Room;
+        self.writes().state = State::Room;
     }
 
     /// Called after a job.
     pub(super) fn end(&self) {
-        *self.state() = State::Room;
+        self.writes().state = State::Room;
     }
 
     /// Waits after a write has failed for lack of space. True if the write is to be tried again.
@@ -52,20 +62,40 @@ impl Room {
         if self.when_full == WhenFull::Report {
             return false;
         }
-        let mut state = self.state();
-        if *state == State::Room {
+        let mut writes = self.writes();
+        if writes.state == State::Room {
             tracing::warn!("the storage is full: a disk waits until there is room");
-            *state = State::Waits;
+            writes.state = State::Waits;
         }
-        let waited = self.given_up.wait_timeout_while(state, PAUSE, |s| *s == State::Waits);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *state == State::Waits
+        writes.asleep = writes.asleep.saturating_add(1);
+        loop {
+            let waited = self.changed.wait_timeout_while(writes, PAUSE, |w| w.held || w.state == State::Waits);
+            let timeout;
+            (writes, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !writes.held && (timeout.timed_out() || writes.state != State::Waits) {
+                break;
+            }
+        }
+        writes.asleep = writes.asleep.saturating_sub(1);
+        writes.state == State::Waits
+    }
+
+    /// Stops trying again, or goes on: the machine is stopped, or runs.
+    pub(super) fn hold(&self, held: bool) {
+        self.writes().held = held;
+        self.changed.notify_all();
+    }
+
+    /// Number of jobs that wait and are held.
+    pub(super) fn held(&self) -> usize {
+        let writes = self.writes();
+        if writes.held { writes.asleep } else { 0 }
     }
 
     /// Lets the job in progress fail instead of waiting, because its guest has reset the drive.
     pub(super) fn give_up(&self) {
-        *self.state() = State::GivenUp;
-        self.given_up.notify_all();
+        self.writes().state = State::GivenUp;
+        self.changed.notify_all();
     }
 
     /// Called after a write beyond this process's file size limit; logs the first.
@@ -79,7 +109,7 @@ impl Room {
 
     /// Whether a write waits for space.
     pub(super) fn waits(&self) -> bool {
-        *self.state() == State::Waits
+        self.writes().state == State::Waits
     }
 }
 
@@ -97,5 +127,25 @@ mod tests {
         // The next job waits again.
         room.begin();
         assert!(room.wait() && room.waits());
+    }
+
+    /// A write that waited for space was written after the machine had stopped, as soon as there was some.
+    #[test]
+    fn a_write_that_waits_is_not_tried_again_while_the_machine_is_stopped() {
+        let room = std::sync::Arc::new(Room::new(WhenFull::Stop));
+        room.begin();
+        room.hold(true);
+        let (tried, tries) = std::sync::mpsc::channel();
+        let waiter = room.clone();
+        let thread = std::thread::spawn(move || tried.send(waiter.wait()).unwrap());
+        while room.held() == 0 {
+            std::thread::yield_now();
+        }
+        assert!(tries.recv_timeout(PAUSE + PAUSE / 2).is_err(), "longer than the pause between two tries");
+        assert_eq!(room.held(), 1);
+        room.hold(false);
+        assert_eq!(tries.recv(), Ok(true));
+        thread.join().unwrap();
+        assert_eq!(room.held(), 0);
     }
 }

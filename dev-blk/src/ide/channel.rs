@@ -315,6 +315,18 @@ impl Channel {
     }
 
     /// Lets a write that waits for space fail.
+    /// Lets no write that waits for space be tried again while `held`.
+    pub(crate) fn hold(&self, held: bool) {
+        for image in self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()) {
+            image.hold(held);
+        }
+    }
+
+    /// Whether the job under way waits for space and is held.
+    pub(crate) fn is_held(&self) -> bool {
+        self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()).any(|image| image.held() > 0)
+    }
+
     pub(crate) fn give_up(&self) {
         for image in self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()) {
             image.give_up();

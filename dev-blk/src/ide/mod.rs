@@ -14,7 +14,7 @@ mod task_file;
 
 use crate::ata::drive::Drive;
 pub use crate::ata::drive::{DriveSpec, Identity};
-use crate::backend::{Executor, Image};
+use crate::backend::{Executor, Image, Outcome};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
 use bulkhead_bus::{
     Access, Context, Declaration, Device, DriveError, DriveFacts, Drives, Inspect, IoError, IoResult, Line, Ready,
@@ -25,6 +25,7 @@ pub use exercised::TARGET;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
 use state::{IdeState, VERSION};
+use std::collections::VecDeque;
 use task_file::Attached;
 
 /// Regions: the command block, then the control block, of each channel; the bus master.
@@ -85,6 +86,8 @@ pub struct Ide {
     config: ConfigSpace,
     channels: [Channel; 2],
     executor: Box<dyn Executor>,
+    /// Results that the channels have not heard of: the machine is stopped. One a lane at most.
+    results: VecDeque<(usize, Outcome)>,
     running: bool,
     dirty: bool,
 }
@@ -105,7 +108,7 @@ impl Ide {
         }
         let [a, b, c, d] = places;
         let channels = [Channel::new(0, [a, b]), Channel::new(1, [c, d])];
-        Self { config, channels, executor, running: true, dirty: true }
+        Self { config, channels, executor, results: VecDeque::new(), running: true, dirty: true }
     }
 
     fn update(&mut self, cx: &mut Context) {
@@ -115,8 +118,12 @@ impl Ide {
     }
 
     fn finish(&mut self, cx: &mut Context) {
-        while self.running {
-            let Some((lane, outcome)) = self.executor.take() else { break };
+        loop {
+            while let Some(result) = self.executor.take() {
+                self.results.push_back(result);
+            }
+            let next = if self.running { self.results.pop_front() } else { None };
+            let Some((lane, outcome)) = next else { break };
             if let Some(channel) = self.channels.get_mut(lane) {
                 channel.finished(outcome, &mut *self.executor, cx);
             }
@@ -256,8 +263,15 @@ impl Device for Ide {
         self.channels.iter().all(Channel::quiescent)
     }
 
+    /// The guest hears of a job's end when the machine runs again.
+    fn at_rest(&self) -> bool {
+        let ended = |lane| self.results.iter().any(|(l, _)| *l == lane);
+        self.channels.iter().enumerate().all(|(lane, c)| c.quiescent() || ended(lane) || c.is_held())
+    }
+
     fn running(&mut self, running: bool, cx: &mut Context) {
         self.running = running;
+        self.channels.iter().for_each(|c| c.hold(!running));
         self.finish(cx);
     }
 
@@ -287,7 +301,7 @@ impl Device for Ide {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { config, channels, executor: _, running: _, dirty: _ } = self;
+        let Self { config, channels, executor: _, results: _, running: _, dirty: _ } = self;
         IdeState { version: VERSION, config: config.save(), channels: channels.iter().map(Channel::save).collect() }
             .encode_to_vec()
     }

@@ -121,6 +121,8 @@ pub struct Qdisk {
     first: u64,
     /// Number of following requests that go to the lanes, after one that took long.
     slow: u32,
+    /// The machine runs: requests are taken from the ring.
+    running: bool,
     counters: Counters,
     /// The image's name in the nodes when this process started.
     parameters: Option<String>,
@@ -150,6 +152,7 @@ impl Qdisk {
             lanes: [None; LANES],
             first: 0,
             slow: 0,
+            running: true,
             counters: Counters::default(),
             parameters: None,
         }
@@ -164,7 +167,7 @@ impl Qdisk {
         self.finish();
         let mut full = false;
         for taken in 0..=BUDGET {
-            let Some(ring) = &mut self.ring else { break };
+            let Some(ring) = self.ring.as_mut().filter(|_| self.running) else { break };
             full = taken == BUDGET || self.flights.len() == IN_FLIGHT;
             if full {
                 break;
@@ -594,6 +597,17 @@ impl Auxiliary for Qdisk {
             // A disconnection may have waited for the last of them.
             self.nodes(cx);
         }
+    }
+
+    /// What was taken from the ring is carried out and answered.
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        self.running = running;
+        self.image.hold(!running);
+        self.work(cx);
+    }
+
+    fn at_rest(&self) -> bool {
+        self.lanes.iter().flatten().count() <= self.image.held()
     }
 
     fn inspect(&self, out: &mut Inspect) {

@@ -16,6 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
+/// The answer to a request that returns nothing.
+pub type Done = oneshot::Sender<()>;
+
 /// A request to the data thread.
 #[derive(Debug)]
 pub enum ControlRequest {
@@ -23,8 +26,8 @@ pub enum ControlRequest {
     Ping(oneshot::Sender<()>),
     /// Set the most lines of guest text that are logged in a second.
     GuestLogLines(u32),
-    /// Run (true) or stop the device.
-    Running(bool, oneshot::Sender<()>),
+    /// Run (true) or stop. A stop is answered when nothing is under way any more.
+    Running(bool, Done),
     /// Reset the device to its power-on state.
     Reset(oneshot::Sender<()>),
     /// Save the complete state.

@@ -145,6 +145,8 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         deferred: Vec::new(),
         tokens: HashMap::new(),
         running: true,
+        stops: config.kind().stops,
+        stopping: Vec::new(),
         counters: Counters::default(),
         log_limit: LogLimit { per_second: 100, second: 0, used: 0 },
         trace: None,
@@ -277,6 +279,10 @@ struct Data {
     deferred: Vec<(usize, Request)>,
     tokens: HashMap<u32, OwnedFd>,
     running: bool,
+    /// The device stands still while the machine is stopped.
+    stops: bool,
+    /// Stops that are answered when the device is at rest.
+    stopping: Vec<crate::Done>,
     counters: Counters,
     log_limit: LogLimit,
     trace: Option<Trace>,
@@ -310,12 +316,13 @@ impl Data {
                     self.counters.frames = self.counters.frames.saturating_add(1);
                 }
             }
-            if self.cx.take_again() {
+            if self.works() && self.cx.take_again() {
                 self.device.poll(Ready::Again, &mut self.cx);
                 (busy, self.stale) = (true, true);
             }
             self.retry_deferred();
             self.flush();
+            self.rest();
             while let Some(caller) = self.cx.overruns.pop() {
                 self.process.request(Ask::Overrun { caller })?;
             }
@@ -341,10 +348,12 @@ impl Data {
                         let due = self.drawn.saturating_add(FRAME);
                         self.frame_wanted = self.frame_wanted.or(Some(due));
                     }
-                    number => {
+                    number if self.works() => {
                         self.device.poll(Ready::Fd(number as u32), &mut self.cx);
                         self.stale = true;
                     }
+                    // When the machine runs again all of them are polled.
+                    _ => {}
                 }
             }
         }

@@ -14,7 +14,7 @@ mod process;
 mod trace;
 
 pub use call::{Call, Called, FacetError, InvalidCall};
-pub use control::{ControlHandle, ControlRequest, LoadError, serve as serve_control};
+pub use control::{ControlHandle, ControlRequest, Done, LoadError, serve as serve_control};
 pub use event_loop::{Build, Prepared, Resources, run_device};
 pub use facts::{Facts, FunctionFacts};
 pub use frame_buffer::{FrameBuffer, FrameBufferError};

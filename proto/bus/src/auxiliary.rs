@@ -14,6 +14,16 @@ pub trait Auxiliary: Send {
     /// A timer, descriptor or left-over work became ready.
     fn poll(&mut self, ready: Ready, cx: &mut Context);
 
+    /// See [`Device::running`].
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        let _ = (running, cx);
+    }
+
+    /// See [`Device::at_rest`].
+    fn at_rest(&self) -> bool {
+        true
+    }
+
     /// See [`Device::display`].
     fn display(&mut self) -> Option<&mut dyn Display> {
         None
@@ -56,6 +66,14 @@ impl<T: Auxiliary> Device for Unseen<T> {
 
     fn reset(&mut self, _: Reset, cx: &mut Context) {
         self.0.start(cx);
+    }
+
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        self.0.running(running, cx);
+    }
+
+    fn at_rest(&self) -> bool {
+        self.0.at_rest()
     }
 
     fn save(&self) -> Vec<u8> {

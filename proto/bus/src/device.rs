@@ -177,7 +177,14 @@ pub trait Device: Send {
         true
     }
 
-    /// The machine is stopped (no DMA, no timers) or runs again.
+    /// Whether a machine that was stopped by [`Self::running`] has nothing of this device under way: nothing that was begun before is still
+    /// written to guest memory, an image or the wire. The answer to a stop waits for it; until then the device is polled.
+    fn at_rest(&self) -> bool {
+        self.quiescent()
+    }
+
+    /// The machine is stopped (no DMA, no timers, nothing from the host) or runs again. A stopped device begins nothing, and is not polled
+    /// once it is at rest; all its descriptors are polled when the machine runs again.
     fn running(&mut self, running: bool, cx: &mut Context) {
         let _ = (running, cx);
     }

@@ -82,6 +82,8 @@ pub struct Kind {
     pub starts: Starts,
     /// The guest waits for it at register accesses: in a stub domain it is SCHED_FIFO, and killed late when memory is short.
     pub urgent: bool,
+    /// It stands still while the machine is stopped. Those that serve other processes, or people, go on.
+    pub stops: bool,
     /// Of the back end of a PV device: what `xenbus` and `grant` let it use. Its slot is freed when the device is removed.
     pub back_end: Option<&'static Means>,
 }
@@ -96,6 +98,7 @@ const DEVICE: Kind = Kind {
     input: Input::None,
     starts: Starts::AtOnce,
     urgent: true,
+    stops: true,
     back_end: None,
 };
 /// A process that the guest does not see.
@@ -129,15 +132,15 @@ kinds! {
     /// PIIX3's USB function.
     USB: Kind { role: "usb", memory: Memory::Guest, input: Input::Usb, ..DEVICE };
     /// The picture on a Linux frame buffer.
-    FBDEV: Kind { role: "fbdev", picture: Picture::Looks, ..UNSEEN };
+    FBDEV: Kind { role: "fbdev", picture: Picture::Looks, stops: false, ..UNSEEN };
     /// The picture for viewers that connect by RFB.
-    VNC: Kind { role: "vnc", picture: Picture::Looks, wishes: true, ..UNSEEN };
+    VNC: Kind { role: "vnc", picture: Picture::Looks, wishes: true, stops: false, ..UNSEEN };
     /// QMP over a vchan.
-    VCHAN: Kind { role: "vchan", ..UNSEEN };
+    VCHAN: Kind { role: "vchan", stops: false, ..UNSEEN };
     /// The holder of the connection to xenstored.
-    XENBUS: Kind { role: "xenbus", starts: Starts::WithBackEnds, ..UNSEEN };
+    XENBUS: Kind { role: "xenbus", starts: Starts::WithBackEnds, stops: false, ..UNSEEN };
     /// The holder of the devices of granted pages.
-    GRANT: Kind { role: "grant", memory: Memory::Granted, starts: Starts::WithBackEnds, ..UNSEEN };
+    GRANT: Kind { role: "grant", memory: Memory::Granted, starts: Starts::WithBackEnds, stops: false, ..UNSEEN };
     /// The back end of a PV disk.
     QDISK: Kind { role: "qdisk", memory: Memory::Granted, back_end: Some(&means::QDISK), ..UNSEEN };
     /// The back end of a PV keyboard and pointer.

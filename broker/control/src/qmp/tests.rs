@@ -39,6 +39,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
         clients: Clients::default(),
         launcher: LauncherClient::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
+        turn: tokio::sync::Mutex::new(()),
         nics: Arc::default(),
         captures: Arc::default(),
         past: Mutex::default(),

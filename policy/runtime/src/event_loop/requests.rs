@@ -1,8 +1,8 @@
 //! Handles control's requests.
 use super::Data;
 use crate::trace::Trace;
-use crate::{Call, Called, ControlRequest, FacetError, Facts, LoadError};
-use bulkhead_bus::Reset;
+use crate::{Call, Called, ControlRequest, Done, FacetError, Facts, LoadError};
+use bulkhead_bus::{Ready, Reset};
 use bulkhead_plan::Activity;
 use rustix::fd::OwnedFd;
 
@@ -15,11 +15,7 @@ impl Data {
             match request {
                 ControlRequest::Ping(answer) => drop(answer.send(())),
                 ControlRequest::GuestLogLines(n) => self.log_limit.per_second = n.min(10_000),
-                ControlRequest::Running(running, answer) => {
-                    self.running = running;
-                    self.device.running(running, &mut self.cx);
-                    let _ = answer.send(());
-                }
+                ControlRequest::Running(running, answer) => self.set_running(running, answer),
                 ControlRequest::Reset(answer) => {
                     self.device.reset(Reset::Machine, &mut self.cx);
                     self.config_dirty = true;
@@ -39,6 +35,44 @@ impl Data {
                 ControlRequest::Statistics(answer) => drop(answer.send(self.statistics())),
                 ControlRequest::Facts(answer) => drop(answer.send(self.facts())),
                 ControlRequest::Call(call, answer) => drop(answer.send(self.call(call))),
+            }
+        }
+    }
+
+    /// Stops the device, or lets it go on. A stop is answered when nothing of the device is under way any more; one that is overtaken by
+    /// a start is not answered.
+    fn set_running(&mut self, running: bool, answer: Done) {
+        if !self.stops || (running && self.running) {
+            let _ = answer.send(());
+            return;
+        }
+        if self.running != running {
+            self.running = running;
+            self.device.running(running, &mut self.cx);
+        }
+        if running {
+            self.stopping.clear();
+            let _ = answer.send(());
+            // What became ready meanwhile.
+            for (number, _) in &self.polled {
+                self.device.poll(Ready::Fd(*number), &mut self.cx);
+            }
+        } else {
+            self.stopping.push(answer);
+        }
+    }
+
+    /// Whether the device is polled: it runs, or has yet to come to rest.
+    pub(super) fn works(&self) -> bool {
+        self.running || !self.device.at_rest()
+    }
+
+    /// Answers stops, once the device is at rest.
+    pub(super) fn rest(&mut self) {
+        if !self.stopping.is_empty() && !self.works() {
+            self.flush();
+            for answer in self.stopping.drain(..) {
+                let _ = answer.send(());
             }
         }
     }
@@ -82,6 +116,8 @@ impl Data {
                 let png = display.screenshot().ok_or(FacetError::Blank)?;
                 return Ok(Called::Write(png, to));
             }
+            // As with keys of a machine that is switched off.
+            Call::Input(_) if !self.running => {}
             Call::Input(events) => {
                 let device = has(self.device.input_device(), "keys and no pointer")?;
                 for event in events {

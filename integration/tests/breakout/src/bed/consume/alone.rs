@@ -19,6 +19,8 @@ const FILE: u64 = 1 << 20;
 const FILES: &str = "/run/consume";
 /// The control group of attempts in a stub domain.
 const GROUP: &str = "/sys/fs/cgroup/consume";
+/// Most bytes that a hostile program needs for itself.
+const OWN_MEMORY: u64 = 1 << 20;
 /// DOMID_SELF.
 const OWN: u16 = 0x7ff0;
 
@@ -293,7 +295,11 @@ impl Attempt<'_> {
             Resource::Memory | Resource::OtherMemory if self.group.is_some() => {
                 // What it had when it was killed; kernels before 5.19 do not say that.
                 let peak = std::fs::read_to_string(format!("{GROUP}/memory.peak")).unwrap_or_default();
-                amount = amount.max(peak.trim().parse().unwrap_or(0));
+                let peak = peak.trim().parse().unwrap_or(0);
+                // Its own stack, heap and code are there too.
+                if self.resource == Resource::Memory || peak > OWN_MEMORY {
+                    amount = amount.max(peak);
+                }
                 std::fs::remove_dir(GROUP)?;
             }
             _ => {}
@@ -327,9 +333,14 @@ fn descriptors(pid: i32) -> u64 {
 
 /// Threads of a process but the first, and its children.
 fn others(pid: i32) -> u64 {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    // (A stub domain's kernel has no file with the children.)
+    let parent =
+        |stat: String| stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = all.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    let children = stats.filter(|stat| parent(stat.clone()) == Some(pid)).count() as u64;
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(1, |all| all.count() as u64);
-    children.split_whitespace().count() as u64 + threads.saturating_sub(1)
+    children + threads.saturating_sub(1)
 }
 
 /// Reads what is in a socket and a pipe; bytes.

@@ -380,8 +380,14 @@ impl Machine {
 
     /// The name of a process in lines of the log.
     fn name(&self, process: &Process) -> Faults<String> {
-        let out = std::process::Command::new("bulkhead").args(["--json", "ps", &self.domid.to_string()]).output()?;
-        let json: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+        // Control may be one that is just starting.
+        let mut json = serde_json::Value::Null;
+        wait("control has a table", || {
+            let out =
+                std::process::Command::new("bulkhead").args(["--json", "ps", &self.domid.to_string()]).output()?;
+            json = serde_json::from_slice(&out.stdout).unwrap_or_default();
+            Ok(!json.is_null())
+        })?;
         fn find(json: &serde_json::Value, pid: i64) -> Option<String> {
             match json {
                 serde_json::Value::Object(row) if row.get("pid").and_then(serde_json::Value::as_i64) == Some(pid) => {
