@@ -589,6 +589,26 @@ fn nodes_that_say_what_cannot_be_are_refused_in_one_line() {
     }
 }
 
+/// A stopped machine's disk went on taking requests.
+#[test]
+fn a_stopped_disk_answers_what_it_has_taken_and_takes_nothing() {
+    let mut bed = bed(Layout::X86_64, true, WRITABLE);
+    *bed.go.lock().unwrap() = 0;
+    bed.guest.write(100, 0, &[9; 512]);
+    bed.guest.ask(op::WRITE, 1, 0, &[(100, 0, 0)]);
+    bed.signal();
+    bed.disk.running(false, &mut bed.cx);
+    assert!(!bed.disk.at_rest(), "the write is under way");
+    bed.guest.ask(op::WRITE, 2, 1, &[(100, 0, 0)]);
+    *bed.go.lock().unwrap() = 9;
+    bed.signal();
+    assert!(bed.disk.at_rest());
+    assert_eq!((bed.guest.answers(0), bed.sector(0)[0], bed.sector(1)[0]), (vec![(1, 0)], 9, 0));
+    bed.disk.running(true, &mut bed.cx);
+    bed.signal();
+    assert_eq!((bed.guest.answers(1), bed.sector(1)[0]), (vec![(2, 0)], 9));
+}
+
 #[test]
 fn a_front_end_that_disconnects_waits_for_the_pending_requests() {
     let mut bed = bed(Layout::X86_64, true, WRITABLE);

@@ -109,6 +109,32 @@ fn a_process_that_comes_while_the_machine_is_stopped_waits_with_it() {
     assert!(sim.end().unwrap().success());
 }
 
+/// Keys of a stopped machine are lost, as with one that is switched off; what comes on a serial line waits in its socket.
+#[test]
+fn a_stopped_device_takes_nothing_from_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("line");
+    let socket = format!("socket,id=line,path={},server=on,wait=off", path.display());
+    let mut sim = start(&dir, &["-chardev", &socket, "-serial", "chardev:line"]);
+    let mut line = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    // COM2's FIFO is on, and its lines are up.
+    sim.port_write(0x2fa, 1, 1).unwrap();
+    sim.port_write(0x2fc, 1, 0x0b).unwrap();
+    qmp(&sim, STOP);
+    std::io::Write::write_all(&mut line, b"x").unwrap();
+    qmp(&sim, r#"{"execute":"send-key","arguments":{"keys":[{"type":"qcode","data":"a"}]}}"#);
+    let before = sim.qmp(r#"{"execute":"query-status"}"#).unwrap();
+    assert_eq!(before["return"]["status"], "paused");
+    qmp(&sim, CONT);
+    let end = Instant::now() + Duration::from_secs(20);
+    while sim.port_read(0x2fd, 1).unwrap() & 1 == 0 {
+        assert!(Instant::now() < end, "the character is lost");
+    }
+    assert_eq!(sim.port_read(0x2f8, 1).unwrap(), u32::from(b'x'));
+    assert_eq!(sim.port_read(0x64, 1).unwrap() & 1, 0, "no key");
+    assert!(sim.end().unwrap().success());
+}
+
 /// With `-image-full stop` a write waits for space. It was tried again after the machine had stopped.
 #[test]
 fn a_write_that_waits_for_space_waits_for_the_machine_too() {

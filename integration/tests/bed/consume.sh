@@ -15,7 +15,7 @@ consume_alone() { # consume_alone [ROLE...]
     $tools/bulkhead-bed consume alone dom0 "$(xl domid victim)" "$@" >/run/consume.out 2>&1; r=$?
     cat /run/consume.out; maptrack
     xl destroy victim
-    [ $r = 0 ] && await 20 nothing_left
+    [ $r = 0 ] && { await 20 nothing_left || { ps; ls -l /var/run/xen; return 1; }; }
 }
 consume_some() { consume_alone some; }
 

@@ -96,6 +96,34 @@ faults() {
     survives fp /run/fp.qcow2 || return 1
     echo "faults: $count, all as the table says"
 }
+# A guest that writes is stopped by QMP, and goes on: its images stay as they are meanwhile, and no record is lost.
+stop_and_go() {
+    qemu-img create -q -f qcow2 /run/sg.qcow2 400M || return 1
+    linux_config our sg faults 'serial="pty"'
+    sed -i 's#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=hdc,access=rw,backendtype=qdisk,target=/run/sg.qcow2"]#' /run/sg.cfg
+    faulty sg || return 1
+    images() { dd if=/run/sg.data bs=4096 skip=30000 count=4000 2>/dev/null | sha256sum; sha256sum </run/sg.qcow2; }
+    told() { qmp sg "{\"execute\":\"$1\"}" | tee /run/sg.told; grep -q '"return"' /run/sg.told; }
+    goes_on() {
+        at_=$(acked sg); told cont || return 1
+        await 120 passed sg $((at_ + 2)) || { echo "the guest does not go on after record $at_"; trouble sg; bulkhead ps sg; return 1; }
+    }
+    for round_ in 1 2 3; do
+        told stop || return 1
+        images >/run/sg.sums
+        qmp sg '{"execute":"query-status"}' | picked return status=paused >/dev/null || return 1
+        for look_ in 1 2 3 4; do
+            usleep 500000
+            images | cmp -s - /run/sg.sums || { echo "round $round_, look $look_: the images are others"; return 1; }
+        done
+        goes_on || return 1
+    done
+    # One is killed while the machine stands still: its successor waits too.
+    told stop || return 1
+    old_=$(role_pid sg ide); kill -KILL "$old_"; await 40 new_role sg ide "$old_" || return 1
+    goes_on || return 1
+    survives sg /run/sg.qcow2
+}
 # faulty NAME: starts the guest, and notes what processes it has once it writes.
 faulty() {
     truncate -s 400M "/run/$1.data"

@@ -273,6 +273,36 @@ fn a_device_that_keeps_a_line_moving_does_not_keep_the_broker() {
     assert_eq!(b.answers(), [(0, Some(9))]);
 }
 
+/// The broker went on with a stopped machine's accesses.
+#[test]
+fn a_stopped_machine_ends_what_it_has_begun_and_begins_nothing() {
+    let mut b = Bench::new(2);
+    assert!(b.dispatcher.addresses.add(0xa0000, 0x20000, Target::Region { channel: 1, region: 1 }));
+    let buffered = |b: &mut Bench| {
+        b.dispatcher.edge.buffered.push_back((BufferedIoreq::new().with_kind(1).with_addr(0xa0000), 1));
+    };
+    // Under way: a read, a write in the buffered ring, and what it becomes.
+    b.read(0, 0x103);
+    buffered(&mut b);
+    b.dispatcher.stop(true);
+    b.read(1, 0x103);
+    assert!(!b.dispatcher.at_rest() && b.dispatcher.edge.offered[1].is_some(), "not taken");
+    assert_eq!(b.answer(0, 5), 1);
+    assert_eq!(b.answers(), [(0, Some(5))]);
+    assert!(!b.dispatcher.at_rest(), "a posted write is outstanding");
+    assert_eq!(b.answer(1, 0), 1);
+    assert!(b.dispatcher.at_rest());
+    // What a running vCPU still does stays where it is.
+    buffered(&mut b);
+    b.read(0, 0x103);
+    assert_eq!((b.answer(0, 6), b.answer(1, 6), b.answers()), (0, 0, vec![]));
+    assert!(b.dispatcher.at_rest() && b.dispatcher.edge.buffered.len() == 1);
+    b.dispatcher.stop(false);
+    while b.dispatcher.step() {}
+    assert_eq!((b.answer(0, 7), b.answer(1, 7)), (2, 1));
+    assert_eq!(b.answers(), [(0, Some(7)), (1, Some(7))]);
+}
+
 /// A guest whose accesses are answered at once by shadows, again and again.
 #[test]
 fn work_without_an_end_is_done_in_pieces() {
