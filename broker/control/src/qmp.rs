@@ -26,7 +26,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("query-status", "prelaunch, running, paused"),
     ("query-command-line-options", "run-with, for libxl's probe"),
     ("cont", "all processes; without a `stop` it does nothing"),
-    ("stop", "answered when nothing of the guest's devices is under way; after 30 s with an error, and `cont` goes on (docs/lifecycle.md)"),
+    (
+        "stop",
+        "answered when nothing of the guest's devices is under way; after 30 s with an error, and `cont` goes on (docs/lifecycle.md)",
+    ),
     ("quit", ""),
     ("system_reset", "the guest restarts"),
     ("system_wakeup", "an error: S3 is refused, so no guest sleeps"),

@@ -111,7 +111,7 @@ stop_and_go() {
     for round_ in 1 2 3; do
         told stop || return 1
         images >/run/sg.sums
-        qmp sg '{"execute":"query-status"}' | picked return status=paused >/dev/null || return 1
+        qmp sg '{"execute":"query-status"}' | picked return status =paused >/dev/null || return 1
         for look_ in 1 2 3 4; do
             usleep 500000
             images | cmp -s - /run/sg.sums || { echo "round $round_, look $look_: the images are others"; return 1; }

@@ -218,3 +218,20 @@ fn a_process_that_says_too_much_nothing_or_nonsense_costs_an_error() {
         drop((silent, talks));
     });
 }
+
+/// A process that did not stop was a line in the log, and `stop` was answered as if all of them had.
+#[test]
+fn a_process_that_does_not_stop_is_an_error_that_names_it_and_cont_goes_on() {
+    super::tests::block(async {
+        let s = machine();
+        assert!(s.set_running(false).await.is_ok(), "who has no process has nothing to stop");
+        // It refuses both.
+        serve(&s, 2, Everything { label: "sectors" });
+        let name = s.plan.devices.iter().find(|d| d.slot == 2).unwrap().name.clone();
+        let error = s.set_running(false).await.unwrap_err();
+        assert_eq!(error.description, format!("{name}: what has begun there has not ended"));
+        assert_eq!(s.state(), crate::session_state::RunState::Paused);
+        assert!(s.set_running(true).await.is_ok());
+        assert_eq!(s.state(), crate::session_state::RunState::Running);
+    });
+}
