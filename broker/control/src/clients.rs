@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(6);
 /// Longest time for which a call is retried while its process is restarted.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time of a stop: what has begun is waited for, as a write that its storage holds up.
-const STOP: Duration = Duration::from_secs(30);
+pub(crate) const STOP: Duration = Duration::from_secs(30);
 /// Time after which a stop is asked for once more.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Interval between two tries.
@@ -76,16 +76,22 @@ impl Clients {
         let mut slots: Vec<Slot> = self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
         slots.retain(|slot| *slot != BROKER);
         let mut failed = Vec::new();
-        if !self.set_running_of(BROKER, running).await {
+        let begun = tokio::time::Instant::now();
+        if !self.set_running_of(BROKER, running, STOP).await {
             failed.push(BROKER);
         }
+        let most = STOP.saturating_sub(begun.elapsed());
         let mut all = tokio::task::JoinSet::new();
         for slot in slots {
             let clients = self.clone();
-            all.spawn(async move { (slot, clients.set_running_of(slot, running).await) });
+            all.spawn(async move { (slot, clients.set_running_of(slot, running, most).await) });
         }
         while let Some(done) = all.join_next().await {
             failed.extend(done.ok().filter(|(_, done)| !done).map(|(slot, _)| slot));
+        }
+        // The last changes of devices' lines are Xen's too then.
+        if !running && failed.is_empty() && !self.set_running_of(BROKER, false, PATIENCE).await {
+            failed.push(BROKER);
         }
         failed.sort_unstable();
         failed
@@ -93,7 +99,7 @@ impl Clients {
 
     /// Stops a process, or lets it go on; false if it has not done that. A slot without a process has nothing to do: its next process is
     /// told when it comes.
-    pub(crate) async fn set_running_of(&self, slot: Slot, running: bool) -> bool {
+    pub(crate) async fn set_running_of(&self, slot: Slot, running: bool, longest: Duration) -> bool {
         let begun = tokio::time::Instant::now();
         let mut told = false;
         loop {
@@ -102,8 +108,8 @@ impl Clients {
                 async { if running { client.start(v1::Empty {}).await } else { client.stop(v1::Empty {}).await } };
             let (why, most) = match tokio::time::timeout(ASK_AGAIN, call).await {
                 Ok(Ok(_)) => return true,
-                Ok(Err(e)) => (e.message().to_owned(), PATIENCE),
-                Err(_) => ("it has work under way".to_owned(), if running { PATIENCE } else { STOP }),
+                Ok(Err(e)) => (e.message().to_owned(), PATIENCE.min(longest)),
+                Err(_) => ("it has work under way".to_owned(), if running { PATIENCE } else { longest }),
             };
             if begun.elapsed() >= most {
                 tracing::warn!("slot {slot} has not {}: {why}", if running { "started" } else { "stopped" });

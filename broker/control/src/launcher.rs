@@ -116,6 +116,11 @@ impl LauncherClient {
         }
     }
 
+    /// Lets processes that are started from now on know whether the machine stands still. There is no answer.
+    pub(crate) fn paused(&self, paused: bool) {
+        let _ = self.link.send(&FromProcess::from(Ask::Paused { paused }), None);
+    }
+
     /// Kills a device's process, which is then restarted.
     pub(crate) async fn restart(&self, slot: Slot) -> Result<(), AskError> {
         self.ask(Ask::Restart { slot }, None).await.map(|_| ())

@@ -50,7 +50,11 @@ pub fn run() -> Result<(), StartError> {
     process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
     let Process { link, plan, .. } = process;
-    let state = if plan.stopped { RunState::Prelaunch } else { RunState::Running };
+    let state = match (plan.paused, plan.stopped) {
+        (true, _) => RunState::Paused,
+        (false, true) => RunState::Prelaunch,
+        (false, false) => RunState::Running,
+    };
     let names: Vec<String> = pipes
         .iter()
         .map(|(slot, _)| match *slot {
@@ -65,7 +69,8 @@ pub fn run() -> Result<(), StartError> {
         clients: Clients::default(),
         launcher: LauncherClient::new(Arc::new(link)),
         state: Mutex::new(state),
-        turn: tokio::sync::Mutex::new(()),
+        turn: Arc::default(),
+        has_stopped: std::sync::atomic::AtomicBool::new(state == RunState::Paused),
         nics,
         vnc_password: Mutex::default(),
         usb_id: Mutex::default(),
@@ -153,11 +158,8 @@ fn handle(shared: &Arc<Shared>, message: ToProcess, fds: Vec<OwnedFd>) {
             if let Some(fd) = fds.into_iter().next() {
                 shared.clients.add(slot, fd);
                 crate::vnc::restore_password(shared, slot);
-                // A process that starts while the machine is stopped must not run.
-                if shared.state() == RunState::Paused {
-                    let clients = shared.clients.clone();
-                    tokio::spawn(async move { clients.set_running_of(slot, false).await });
-                }
+                let shared = shared.clone();
+                tokio::spawn(async move { shared.tell_state(slot).await });
             }
         }
         ToProcess::Offline { slot, restart, reason } => {

@@ -1,6 +1,6 @@
 //! The state that all QMP sessions share: the machine's plan, the connections to its processes, and changes by commands.
 use crate::captures::Captures;
-use crate::clients::Clients;
+use crate::clients::{Clients, STOP};
 use crate::fdsets::FdSets;
 use crate::launcher::LauncherClient;
 use crate::log::Recent;
@@ -10,6 +10,7 @@ use crate::past::Past;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
@@ -28,8 +29,10 @@ pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) launcher: LauncherClient,
     pub(crate) state: Mutex<RunState>,
-    /// Held while the machine is being stopped or started.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Held while processes are told to stop or to go on.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// There was a `stop`, so a process may have been started in the middle of one, or of a `cont`.
+    pub(crate) has_stopped: AtomicBool,
     /// The network cards' settings, from the plan and from commands.
     pub(crate) nics: Arc<Nics>,
     /// Active captures and traces.
@@ -65,10 +68,20 @@ impl Shared {
     /// Stops the machine, or lets it run. A stop is answered when nothing of any process is under way; if one cannot stop that is an error,
     /// and the machine waits for `cont`.
     pub(crate) async fn set_running(&self, running: bool) -> Outcome {
-        let _one = self.turn.lock().await;
+        let one = self.turn.clone().lock_owned().await;
         let new = if running { RunState::Running } else { RunState::Paused };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = new;
-        let late = self.clients.set_running(running).await;
+        self.has_stopped.fetch_or(!running, Ordering::Relaxed);
+        // Before anything else: who is started from now on knows it.
+        self.launcher.paused(!running);
+        let clients = self.clients.clone();
+        // It goes on if the client that has asked for it goes.
+        let told = tokio::spawn(async move {
+            let late = clients.set_running(running).await;
+            drop(one);
+            late
+        });
+        let late = told.await.unwrap_or_default();
         if running || late.is_empty() {
             return Ok(json!({}));
         }
@@ -78,6 +91,15 @@ impl Shared {
         };
         let names: Vec<_> = late.iter().map(name).collect();
         Err(QmpError::generic(format!("{}: what has begun there has not ended", names.join(", "))))
+    }
+
+    /// Tells a process that has just come what the machine does now. It may have been started before the last `stop` or `cont`.
+    pub(crate) async fn tell_state(&self, slot: Slot) {
+        if self.has_stopped.load(Ordering::Relaxed) {
+            let _one = self.turn.lock().await;
+            let running = self.state() != RunState::Paused;
+            self.clients.set_running_of(slot, running, STOP).await;
+        }
     }
 
     /// Sends an event to every client, and keeps it in `past`.

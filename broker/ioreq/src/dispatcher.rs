@@ -30,6 +30,8 @@ const TICKS_WARN: u32 = 10;
 const TICKS_KILL: u32 = 50;
 /// Most steps before the broker looks at its events.
 pub(crate) const STEPS: u32 = 64;
+/// Places of the ring of buffered requests (IOREQ_BUFFER_SLOT_NUM, xen/public/hvm/ioreq.h).
+const BUFFERED_RING: usize = 511;
 /// Most buffered requests that are taken before other work.
 const BUFFERED_BUDGET: usize = 512;
 
@@ -98,6 +100,8 @@ pub struct Dispatcher<E> {
     stopped: bool,
     /// Since then all that the guest had begun before is done; buffered writes that come after it stay in their ring.
     drained: bool,
+    /// Buffered writes that a stop still carries out: what was in the ring, and no more, whatever the guest goes on to write.
+    left: usize,
     /// Number of the time span in which a device's line changes are counted: from one sleep or tick of the broker to the next.
     span: u64,
 }
@@ -122,6 +126,7 @@ impl<E: Edge> Dispatcher<E> {
             span: 0,
             stopped: false,
             drained: false,
+            left: 0,
             cf8: None,
         };
         dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));
@@ -266,7 +271,8 @@ impl<E: Edge> Dispatcher<E> {
 
     /// Does one step of the work that is possible now. Returns whether there was any.
     pub fn step(&mut self) -> bool {
-        let mut progress = !self.drained && self.drain_buffered();
+        let buffered = !self.drained && self.drain_buffered();
+        let mut progress = buffered;
         for vcpu in 0..self.vcpus.len() {
             match self.vcpus.get(vcpu) {
                 Some(VcpuState::Idle) if self.stopped => {}
@@ -287,13 +293,13 @@ impl<E: Edge> Dispatcher<E> {
         for index in 0..self.channels.len() {
             progress |= self.look_at(index);
         }
-        self.drained |= self.stopped && !progress && self.is_done();
+        self.drained |= self.stopped && !buffered && self.is_done();
         progress
     }
 
     /// Stops the machine, or lets it run: while it is stopped no request is taken, and what the guest has begun before is carried out.
     pub fn stop(&mut self, stopped: bool) {
-        (self.stopped, self.drained) = (stopped, false);
+        (self.stopped, self.drained, self.left) = (stopped, false, BUFFERED_RING);
     }
 
     /// Whether a stopped machine has nothing under way between guest and devices.
@@ -447,6 +453,10 @@ impl<E: Edge> Dispatcher<E> {
                     return progress;
                 }
                 self.held = None;
+            }
+            if self.stopped {
+                let Some(left) = self.left.checked_sub(1) else { return progress };
+                self.left = left;
             }
             let Some((request, data)) = self.edge.take_buffered() else { return progress };
             progress = true;

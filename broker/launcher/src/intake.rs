@@ -84,7 +84,8 @@ pub(crate) struct Intake<'a> {
 /// A process that looks into an image, which ends with this value. Nothing here waits for it.
 pub(crate) struct Looking {
     spawned: Spawned,
-    link: Resource,
+    /// Until it is killed.
+    link: Option<Resource>,
     log: OwnedFd,
     question: Question,
     /// The image, until the process has it.
@@ -122,7 +123,7 @@ impl Looking {
             file_size: None,
             group: intake.group,
         })?;
-        let looking = Self { spawned, link: Resource::new(ours), log, question, image, ends: false };
+        let looking = Self { spawned, link: Some(Resource::new(ours)), log, question, image, ends: false };
         if intake.stubdom {
             budget::set(looking.spawned.pid, role, &kind::INTAKE, SLOT)?;
         }
@@ -133,7 +134,7 @@ impl Looking {
     /// One whose process is a test's.
     #[cfg(test)]
     pub(crate) fn of(spawned: Spawned, link: Resource, log: OwnedFd, image: OwnedFd, question: Question) -> Self {
-        Self { spawned, link, log, question, image: Some(image), ends: false }
+        Self { spawned, link: Some(link), log, question, image: Some(image), ends: false }
     }
 
     /// Takes what the process has sent. `None`: its answer has not come yet.
@@ -169,12 +170,14 @@ impl Looking {
     }
 
     fn send(&self, message: &ToProcess, fds: &[BorrowedFd<'_>]) -> Result<(), IntakeFault> {
-        self.link.send(message, fds).map_err(|e| IntakeFault::Exited(format!("{e}: {}", self.last_words())))
+        let link = self.link.as_ref().ok_or(IntakeFault::Answer)?;
+        link.send(message, fds).map_err(|e| IntakeFault::Exited(format!("{e}: {}", self.last_words())))
     }
 
     /// Receives at most `to` bytes of a packet, if one has come.
     fn receive(&self, to: &mut [u8]) -> Result<Option<usize>, IntakeFault> {
-        match rustix::net::recv(self, to, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+        let link = self.link.as_ref().ok_or(IntakeFault::Answer)?;
+        match rustix::net::recv(link, to, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
             Ok((_, 0)) => Err(IntakeFault::Exited(self.last_words())),
             Ok((_, n)) => Ok(Some(n)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
@@ -191,13 +194,20 @@ impl Looking {
         shown(line)
     }
 
+    /// The process's socket.
+    pub(crate) fn socket(&self) -> Result<BorrowedFd<'_>, IntakeFault> {
+        self.link.as_ref().map(|link| link.as_fd()).ok_or(IntakeFault::Answer)
+    }
+
     /// The process itself.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.spawned.pidfd.as_fd()
     }
 
     /// Kills the process, whose answer nobody wants any more.
-    pub(crate) fn kill(&self) {
+    pub(crate) fn kill(&mut self) {
+        // What it still says wakes nobody.
+        self.link = None;
         let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, Signal::KILL);
     }
 
@@ -207,13 +217,6 @@ impl Looking {
         self.ends = self.ends
             || !matches!(rustix::process::waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), options), Ok(None));
         self.ends
-    }
-}
-
-/// The process's socket.
-impl AsFd for Looking {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.as_fd()
     }
 }
 
@@ -228,7 +231,8 @@ impl Look for Intake<'_> {
             }
             let left = PATIENCE.checked_sub(begun.elapsed()).ok_or(IntakeFault::Late)?;
             let timeout = Timespec::try_from(left).map_err(|_| IntakeFault::Late)?;
-            match rustix::event::poll(&mut [PollFd::new(&looking, PollFlags::IN)], Some(&timeout)) {
+            match rustix::event::poll(&mut [PollFd::from_borrowed_fd(looking.socket()?, PollFlags::IN)], Some(&timeout))
+            {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -17,6 +17,15 @@ struct Writes {
     asleep: usize,
 }
 
+impl Writes {
+    /// Another job begins or has ended. That of a lane which still waits is not its business.
+    fn clear(&mut self) {
+        if self.asleep == 0 {
+            self.state = State::Room;
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// No lack of space is known.
@@ -49,12 +58,12 @@ impl Room {
 
     /// Called before a job; clears an earlier [`Self::give_up`].
     pub(super) fn begin(&self) {
-        self.writes().state = State::Room;
+        self.writes().clear();
     }
 
     /// Called after a job.
     pub(super) fn end(&self) {
-        self.writes().state = State::Room;
+        self.writes().clear();
     }
 
     /// Waits after a write has failed for lack of space. True if the write is to be tried again.
@@ -77,7 +86,7 @@ impl Room {
             }
         }
         writes.asleep = writes.asleep.saturating_sub(1);
-        writes.state == State::Waits
+        writes.state != State::GivenUp
     }
 
     /// Stops trying again, or goes on: the machine is stopped, or runs.
@@ -127,6 +136,23 @@ mod tests {
         // The next job waits again.
         room.begin();
         assert!(room.wait() && room.waits());
+    }
+
+    /// A PV disk has several lanes: a job of another one made a write that waited fail.
+    #[test]
+    fn a_job_of_another_lane_changes_nothing_for_a_write_that_waits() {
+        let room = std::sync::Arc::new(Room::new(WhenFull::Stop));
+        room.begin();
+        let waiter = room.clone();
+        let thread = std::thread::spawn(move || waiter.wait());
+        while room.writes().asleep == 0 {
+            std::thread::yield_now();
+        }
+        room.begin();
+        room.end();
+        assert!(room.waits() && thread.join().unwrap(), "it is tried again");
+        room.end();
+        assert!(!room.waits());
     }
 
     /// A write that waited for space was written after the machine had stopped, as soon as there was some.

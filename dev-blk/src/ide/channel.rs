@@ -327,6 +327,7 @@ impl Channel {
         self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()).any(|image| image.held() > 0)
     }
 
+    /// Lets a write that waits for space fail.
     pub(crate) fn give_up(&self) {
         for image in self.drives.iter().flatten().filter_map(|d| d.drive.image.as_ref()) {
             image.give_up();

@@ -36,6 +36,7 @@ fn may(ask: Ask) -> &'static [Sender] {
         | Ask::GiveFd { .. }
         | Ask::Dump { .. }
         | Ask::Processes
+        | Ask::Paused { .. }
         | Ask::Medium { .. }
         | Ask::Nic { .. }
         | Ask::Dropped { .. }
@@ -59,6 +60,7 @@ fn every(slot: u8) -> Vec<Ask> {
         Ask::Dump { slot, name: [b'x'; 64] },
         Ask::Attached { slot },
         Ask::Processes,
+        Ask::Paused { paused: true },
         Ask::Medium { slot, drive: DriveId { controller: 0, port: 0 } },
         Ask::Disks { known: 0 },
         Ask::Nic { slot, settings: [0; 64] },

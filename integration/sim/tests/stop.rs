@@ -98,11 +98,22 @@ fn a_process_that_comes_while_the_machine_is_stopped_waits_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut sim = start(&dir, &[]);
     qmp(&sim, STOP);
+    // A new control, which has heard of no stop; and devices that come after it.
+    sim.replace("control").unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let status =
+        |sim: &Sim| Some(sim.qmp(r#"{"execute":"query-status"}"#).ok()?["return"]["status"].as_str()?.to_owned());
+    while status(&sim).is_none() {
+        assert!(Instant::now() < end, "{}", sim.log());
+    }
+    assert_eq!(status(&sim).as_deref(), Some("paused"));
     sim.replace("ide").unwrap();
     sim.replace("serial").unwrap();
+    sim.put(0, Sim::simple(0, 0x1f7, 1, 0, true));
     qmp(&sim, CONT);
+    sim.await_done(0).unwrap();
+    assert_eq!(status(&sim).as_deref(), Some("running"));
     begin_write(&mut sim, 5, 9);
-    let end = Instant::now() + Duration::from_secs(20);
     while sim.port_read(0x1f7, 1).unwrap() & BSY != 0 || on_disk(&dir, 5) != 9 {
         assert!(Instant::now() < end, "{}", sim.log());
     }

@@ -97,10 +97,11 @@ faults() {
     echo "faults: $count, all as the table says"
 }
 # A guest that writes is stopped by QMP, and goes on: its images stay as they are meanwhile, and no record is lost.
-stop_and_go() {
-    qemu-img create -q -f qcow2 /run/sg.qcow2 400M || return 1
+stop_and_go() { stopped_with hdc ide && cmdline='xen_emul_unplug=all' stopped_with xvde qdisk; }
+stopped_with() { # stopped_with DISK ROLE: the second disk, and whose process is killed
+    rm -f /run/sg.*; qemu-img create -q -f qcow2 /run/sg.qcow2 400M || return 1
     linux_config our sg faults 'serial="pty"'
-    sed -i 's#^disk=\[\(.*\)\]#disk=[\1,"format=qcow2,vdev=hdc,access=rw,backendtype=qdisk,target=/run/sg.qcow2"]#' /run/sg.cfg
+    sed -i "s#^disk=\\[\\(.*\\)\\]#disk=[\\1,\"format=qcow2,vdev=$1,access=rw,backendtype=qdisk,target=/run/sg.qcow2\"]#" /run/sg.cfg
     faulty sg || return 1
     images() { dd if=/run/sg.data bs=4096 skip=30000 count=4000 2>/dev/null | sha256sum; sha256sum </run/sg.qcow2; }
     told() { qmp sg "{\"execute\":\"$1\"}" | tee /run/sg.told; grep -q '"return"' /run/sg.told; }
@@ -120,7 +121,12 @@ stop_and_go() {
     done
     # One is killed while the machine stands still: its successor waits too.
     told stop || return 1
-    old_=$(role_pid sg ide); kill -KILL "$old_"; await 40 new_role sg ide "$old_" || return 1
+    images >/run/sg.sums
+    old_=$(role_pid sg "$2"); kill -KILL "$old_"; await 40 new_role sg "$2" "$old_" || return 1
+    for look_ in 1 2 3 4; do
+        usleep 500000
+        images | cmp -s - /run/sg.sums || { echo "look $look_: the next process of $2 has written"; return 1; }
+    done
     goes_on || return 1
     survives sg /run/sg.qcow2
 }

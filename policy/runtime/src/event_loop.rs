@@ -124,6 +124,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         .map(|(_, _, i)| usize::from(*i).saturating_add(1))
         .max()
         .unwrap_or(0);
+    let process_paused = process.plan.paused;
     let mut data = Data {
         channel: DeviceEnd::new(peer, own, shape),
         functions: declaration.functions.len(),
@@ -144,7 +145,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         config_dirty: true,
         deferred: Vec::new(),
         tokens: HashMap::new(),
-        running: true,
+        running: !(process_paused && config.kind().stops),
         stops: config.kind().stops,
         stopping: Vec::new(),
         counters: Counters::default(),
@@ -162,6 +163,9 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         }
     }
     data.cx.marks.forget();
+    if !data.running {
+        data.device.running(false, &mut data.cx);
+    }
     data.publish();
     data.process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");

@@ -125,6 +125,11 @@ pub enum Ask {
         /// The back end's number in the sender.
         caller: u8,
     },
+    /// Control: `stop` or `cont` has come. Processes that are started from now on know it from their plan.
+    Paused {
+        /// The machine stands still.
+        paused: bool,
+    },
     /// The broker: the guest has ejected a device; its process ends now. It may be added again.
     Ejected {
         /// The device.
@@ -188,6 +193,7 @@ impl FromProcess {
             Ask::PartUnplugged { slot, mask } => (18, slot, u64::from(mask), NAMELESS),
             Ask::ChannelSealed { slot } => (19, slot, 0, NAMELESS),
             Ask::Overrun { caller } => (20, 0, u64::from(caller), NAMELESS),
+            Ask::Paused { paused } => (21, 0, u64::from(paused), NAMELESS),
         };
         let mut bytes = [0; Self::LEN];
         let head = [code, slot, 0, 0].into_iter().chain(self.serial.to_le_bytes());
@@ -241,6 +247,7 @@ impl FromProcess {
             18 => Ask::PartUnplugged { slot, mask: u16::try_from(number).ok().filter(|mask| *mask != 0)? },
             19 => Ask::ChannelSealed { slot },
             20 => Ask::Overrun { caller: u8::try_from(number).ok()? },
+            21 => Ask::Paused { paused: number == 1 },
             _ => return None,
         };
         let message = Self { serial: u32::from_le_bytes([s0, s1, s2, s3]), ask };
@@ -290,6 +297,8 @@ mod tests {
         let asks = [
             Ask::Sealed,
             Ask::ChannelSealed { slot: 3 },
+            Ask::Paused { paused: true },
+            Ask::Paused { paused: false },
             Ask::Ready,
             Ask::ChannelDead { slot: 3, death: Death::Protocol },
             Ask::VramAt { gfn: 1 << 40 },

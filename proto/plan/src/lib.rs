@@ -95,7 +95,9 @@ pub struct MachinePlan {
     pub devices: Vec<DeviceSlot>,
     /// Host ends of serial ports and PV consoles: QMP's label and the file name of each, as `serial0` and `pty:/dev/pts/1`.
     pub chardevs: Vec<(String, String)>,
-    /// The machine starts stopped (-S), and QMP reports `prelaunch`.
+    /// `stop` has come, and no `cont` after it: what starts now stands still.
+    pub paused: bool,
+    /// The machine starts stopped (-S), and QMP reports `prelaunch`. False once a `cont` or `stop` has come.
     pub stopped: bool,
     /// The guest's directory for screenshots that QMP names; `None` in a stub domain and with dm_restrict.
     pub dump_dir: Option<String>,

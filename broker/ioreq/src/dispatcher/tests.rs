@@ -303,6 +303,22 @@ fn a_stopped_machine_ends_what_it_has_begun_and_begins_nothing() {
     assert_eq!(b.answers(), [(0, Some(7)), (1, Some(7))]);
 }
 
+/// A vCPU that never ceases to write kept a stop from its end.
+#[test]
+fn a_stop_carries_out_one_ring_of_buffered_writes_and_no_more() {
+    let mut b = Bench::new(1);
+    for i in 0..2000 {
+        b.dispatcher.edge.buffered.push_back((BufferedIoreq::new().with_kind(1).with_addr(0xa0000), i));
+    }
+    b.dispatcher.stop(true);
+    while b.dispatcher.step() {}
+    assert!(b.dispatcher.at_rest());
+    assert_eq!(b.dispatcher.edge.buffered.len(), 2000 - BUFFERED_RING);
+    b.dispatcher.stop(false);
+    while b.dispatcher.step() {}
+    assert!(b.dispatcher.edge.buffered.is_empty());
+}
+
 /// A guest whose accesses are answered at once by shadows, again and again.
 #[test]
 fn work_without_an_end_is_done_in_pieces() {

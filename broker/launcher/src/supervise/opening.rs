@@ -8,7 +8,7 @@ use crate::log::say;
 use crate::machine::images::{Images, Opening};
 use crate::pv::PvDisk;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::OwnedFd;
 use std::time::Instant;
 
 /// Ticks until a look is late.
@@ -20,18 +20,17 @@ const MAX_ENDING: usize = 3;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Added {
     domid: u16,
-    devid: u32,
-    file: Option<String>,
+    disk: PvDisk,
 }
 
 impl Added {
     pub(super) fn new(domid: u16, disk: &PvDisk) -> Self {
-        Self { domid, devid: disk.devid, file: disk.drive.file.clone() }
+        Self { domid, disk: disk.clone() }
     }
 
-    /// Whether it is this disk, with this image.
+    /// Whether it is this disk, with this image and these options.
     pub(super) fn is(&self, domid: u16, disk: &PvDisk) -> bool {
-        *self == Self::new(domid, disk)
+        (self.domid, &self.disk) == (domid, disk)
     }
 }
 
@@ -124,7 +123,7 @@ impl Launcher {
                 return Err(IntakeFault::Stuck);
             }
             let look = Looking::begin(&self.intake(), image, question)?;
-            for end in [look.as_fd(), look.pidfd()] {
+            for end in [look.socket()?, look.pidfd()] {
                 epoll::add(&self.events.epoll, end, EventData::new_u64(LOOK), EventFlags::IN)?;
             }
             Ok(look)
@@ -174,7 +173,8 @@ impl Launcher {
     }
 
     /// Says why a disk is not served, and lets the next one come.
-    fn not_opened(&mut self, Added { domid, devid, file }: Added, failure: &Failure) {
+    fn not_opened(&mut self, Added { domid, disk }: Added, failure: &Failure) {
+        let (devid, file) = (disk.devid, disk.drive.file);
         let now = Instant::now();
         let note = format!("PV disk {devid} of domain {domid} is not served: {failure}");
         if !self.pv.changes.reported.contains(&note) {

@@ -129,6 +129,7 @@ impl Launcher {
             level,
             devices: Vec::new(),
             chardevs,
+            paused: false,
             stopped: machine.stopped,
             // With dm_restrict no file can be made after the start.
             dump_dir: (stubdom.is_none() && !restricted).then(|| dumps::directory(&machine.name)),

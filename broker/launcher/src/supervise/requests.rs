@@ -18,6 +18,11 @@ impl Launcher {
         for _ in 0..16 {
             let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
             let Some(life) = &state.life else { return Ok(None) };
+            if state.reason.borrow().is_some() {
+                // It has been killed. Who else holds its socket, or what it has sent before, costs no turn and no line of the log.
+                let _ = epoll::delete(&self.events.epoll, &life.resource);
+                return Ok(None);
+            }
             match life.resource.receive() {
                 Ok(Some((message, fd))) => {
                     if let Some(end) = self.request(number, &message, fd)? {
@@ -99,6 +104,7 @@ impl Launcher {
                 }
                 self.answer(serial, Ok(0));
             }
+            (Ask::Paused { paused }, CONTROL) => (self.plan.paused, self.plan.stopped) = (paused, false),
             (Ask::Processes, CONTROL) => {
                 let rows = self.table();
                 self.slots.tell_control(ToProcess::Processes { serial, rows });

@@ -66,6 +66,7 @@ pub(super) fn launcher() -> Launcher {
         level: Level::Kernel,
         devices: devices.map(|(slot, config)| DeviceSlot { slot, name: config.name(), config }).into(),
         chardevs: Vec::new(),
+        paused: false,
         stopped: false,
         dump_dir: None,
         log_begins: 0,
@@ -286,6 +287,24 @@ fn five_processes_that_stop_are_enough() {
     ticks(&mut launcher, START_TICKS);
     assert!(!exits(&mut launcher, PS2));
     assert_eq!(launcher.slots.phase(PS2), Some(Phase::Dead));
+}
+
+/// Each further request of a process that had asked for what it may not was a line in the log, until it had exited.
+#[test]
+fn nothing_more_is_heard_of_a_process_that_was_killed() {
+    let mut launcher = launcher();
+    let ps2 = lives(&mut launcher, PS2, Phase::Running);
+    for _ in 0..40 {
+        rustix::net::send(&ps2, &FromProcess::from(Ask::Processes).to_bytes(), SendFlags::NOSIGNAL).unwrap();
+    }
+    for _ in 0..3 {
+        turn(&mut launcher).unwrap();
+    }
+    assert_eq!(reason(&launcher, PS2).as_deref(), Some("asked for what it may not"));
+    let life = launcher.slots.get(PS2).unwrap().life.as_ref().unwrap();
+    let left = std::iter::from_fn(|| life.resource.receive().ok().flatten()).count();
+    assert_eq!(left, 39, "the first one was enough");
+    assert!(exits(&mut launcher, PS2));
 }
 
 /// The launcher waited a second for the exit, in which it served nobody.

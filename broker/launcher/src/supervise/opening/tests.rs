@@ -47,7 +47,7 @@ fn looked(launcher: &mut Launcher, domid: u16, disk: &PvDisk) -> (i32, OwnedFd) 
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
     let image = rustix::io::fcntl_dupfd_cloexec(opening.image().unwrap(), 0).unwrap();
     let look = Looking::of(Spawned { pid, pidfd }, Resource::new(ours), log, image, question.unwrap());
-    for end in [look.as_fd(), look.pidfd()] {
+    for end in [look.socket().unwrap(), look.pidfd()] {
         epoll::add(&launcher.events.epoll, end, EventData::new_u64(LOOK), EventFlags::IN).unwrap();
     }
     launcher.pv.changes.opening.now =
