@@ -41,7 +41,7 @@ fault() {
 came_to() {
     if [ "$(pids "$1" "$3" | tail -n 1)" = "$4" ]; then
         case $2 in stop | freeze) outcome "it is late by less, or no access waits for it"; return;; esac
-        outcome "the same process serves"; return 1
+        echo "process $4 serves on"; return 1
     fi
     case $2-$3 in
         *-control) outcome "control ends or stops in its start";;
@@ -64,7 +64,7 @@ befall() {
         fault "$name_" "$what_" "$who_" || { echo "fault $n_ $what_ $who_: the guest does not meet it"; return 1; }
         await 180 passed "$name_" $((at_ + 2)) || { echo "fault $n_ $what_ $who_: the guest does not go on after record $at_"; return 1; }
         await 60 complete "$name_" || { echo "fault $n_ $what_ $who_: not all processes run"; roles "$name_" | diff "/run/$name_.roles" -; return 1; }
-        [ -z "$who_" ] || came_to "$name_" "$what_" "$who_" "$p_" || { echo "fault $n_ $what_ $who_: $(cat /run/outcome)"; return 1; }
+        [ -z "$who_" ] || came_to "$name_" "$what_" "$who_" "$p_" || { echo "fault $n_ $what_ $who_: of no row"; return 1; }
         echo "fault $n_ $what_ $who_: $(cat /run/outcome)"; n_=$((n_ + 1))
     done
 }
