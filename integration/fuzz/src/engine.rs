@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// What the targets are built for.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// Most bytes of an input: some sixty records. Longer ones cover no more in the same time (docs/performance.md).
+/// Most bytes of an input: some sixty records. Longer ones cover no more in the same time (decision 35).
 const LONGEST: u32 = 1024;
 /// Most bytes of an input that is kept.
 const LONGEST_KEPT: u32 = 4096;
