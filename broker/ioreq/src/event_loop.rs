@@ -341,6 +341,8 @@ impl<E: Edge> Broker<E> {
                     if !self.dispatcher.at_rest() {
                         self.dispatcher.stop(true);
                     }
+                    // Who asks again waits for its earlier answer no more.
+                    self.stopping.retain(|earlier| !earlier.is_closed());
                     self.stopping.push(answer);
                 }
                 ControlRequest::Reset(answer) => {

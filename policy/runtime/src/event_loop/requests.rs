@@ -58,6 +58,8 @@ impl Data {
                 self.device.poll(Ready::Fd(*number), &mut self.cx);
             }
         } else {
+            // Who asks again waits for its earlier answer no more.
+            self.stopping.retain(|earlier| !earlier.is_closed());
             self.stopping.push(answer);
         }
     }
