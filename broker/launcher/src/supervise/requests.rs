@@ -12,10 +12,41 @@ use bulkhead_plan::{
 use bulkhead_xen_abi::Shutdown;
 use rustix::event::epoll;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+/// Most requests of a process that are handled before others get their turn.
+pub(super) const REQUESTS: usize = 16;
+
+/// Whether a request has the starter, the kernel's rules or files asked: it is the last of its process's turn.
+fn is_costly(ask: &Ask) -> bool {
+    match ask {
+        Ask::Processes
+        | Ask::Dump { .. }
+        | Ask::Medium { .. }
+        | Ask::Disks { .. }
+        | Ask::Nic { .. }
+        | Ask::Dropped { .. }
+        | Ask::Plug { .. } => true,
+        Ask::Sealed
+        | Ask::Ready
+        | Ask::ChannelSealed { .. }
+        | Ask::ChannelDead { .. }
+        | Ask::VramAt { .. }
+        | Ask::Restart { .. }
+        | Ask::Stop { .. }
+        | Ask::GiveFd { .. }
+        | Ask::Attached { .. }
+        | Ask::Unplugged { .. }
+        | Ask::PartUnplugged { .. }
+        | Ask::Overrun { .. }
+        | Ask::Paused { .. }
+        | Ask::Ejected { .. } => false,
+    }
+}
+
 impl Launcher {
-    /// Receives the requests of a process, at most 16 at a time so that others get their turn.
+    /// Receives the requests of a process, as many as it may have in one turn: [`REQUESTS`], and one that is costly.
     pub(super) fn receive(&mut self, number: Slot) -> Result<Option<End>, Failure> {
-        for _ in 0..16 {
+        for _ in 0..REQUESTS {
             let Some(state) = self.slots.get_mut(number) else { return Ok(None) };
             let Some(life) = &state.life else { return Ok(None) };
             if state.reason.borrow().is_some() {
@@ -27,6 +58,9 @@ impl Launcher {
                 Ok(Some((message, fd))) => {
                     if let Some(end) = self.request(number, &message, fd)? {
                         return Ok(Some(end));
+                    }
+                    if is_costly(&message.ask) {
+                        return Ok(None);
                     }
                 }
                 Ok(None) => return Ok(None),

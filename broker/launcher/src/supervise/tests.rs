@@ -2,6 +2,7 @@
 mod xenstored;
 
 use super::disk_changes::DiskChanges;
+use super::requests::REQUESTS;
 use super::*;
 use crate::callers::Served;
 use crate::machine::images::{ImageRules, Writable};
@@ -14,7 +15,7 @@ use bulkhead_policy::{Ids, Spawned};
 use bulkhead_xen::XenstoreQueue;
 use rustix::event::epoll::{CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -305,6 +306,30 @@ fn nothing_more_is_heard_of_a_process_that_was_killed() {
     let left = std::iter::from_fn(|| life.resource.receive().ok().flatten()).count();
     assert_eq!(left, 39, "the first one was enough");
     assert!(exits(&mut launcher, PS2));
+}
+
+/// A control that asked for the process table without a pause had sixteen of them in each turn, each of which asks the starter for every
+/// process: a process that had been killed was not back for longer than its start may take.
+#[test]
+fn who_asks_for_tables_without_a_pause_has_one_in_each_turn() {
+    let mut launcher = launcher();
+    let control = lives(&mut launcher, CONTROL, Phase::Running);
+    let answers = || std::iter::from_fn(|| rustix::net::recv(&control, &mut [0; 4096][..], RecvFlags::DONTWAIT).ok());
+    let asks = |ask: Ask| rustix::net::send(&control, &FromProcess::from(ask).to_bytes(), SendFlags::NOSIGNAL).unwrap();
+    for _ in 0..4 {
+        asks(Ask::Processes);
+    }
+    for _ in 0..3 {
+        turn(&mut launcher).unwrap();
+        assert_eq!(answers().count(), 1);
+    }
+    // Requests that cost little have more of a turn.
+    for _ in 0..REQUESTS {
+        asks(Ask::Restart { slot: SERIAL });
+    }
+    turn(&mut launcher).unwrap();
+    turn(&mut launcher).unwrap();
+    assert_eq!(answers().count(), 1 + REQUESTS);
 }
 
 /// The launcher waited a second for the exit, in which it served nobody.

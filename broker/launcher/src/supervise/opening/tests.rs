@@ -1,6 +1,7 @@
 use super::*;
 use crate::machine::disk::Properties;
 use crate::machine::drives::MachineDrive;
+use crate::machine::images::ImageFault;
 use crate::phase::Phase;
 use crate::resource::Resource;
 use crate::supervise::disk_changes::DiskChanges;
@@ -33,12 +34,25 @@ fn image() -> OwnedFd {
     image
 }
 
+/// Opens a disk's image, up to the question of what is in it. A child of another test may hold a copy of an earlier descriptor, and with
+/// it the image's lock, until its exec.
+fn begun(launcher: &Launcher, disk: &PvDisk) -> (Opening, Question) {
+    loop {
+        let mut opening = Opening::new(disk.drive.clone(), launcher.pv.changes.images);
+        match opening.go_on(None) {
+            Err(Failure::Image { fault: ImageFault::Locked, .. }) => std::thread::yield_now(),
+            other => {
+                assert_eq!(other.unwrap(), Some(Question::Partitions { sectors: 2048 }));
+                return (opening, Question::Partitions { sectors: 2048 });
+            }
+        }
+    }
+}
+
 /// Lets the launcher look into the images of a disk by a process that does nothing. Returns that process's pid, and its socket.
 #[expect(clippy::zombie_processes, reason = "the launcher waits for it by its pidfd")]
 fn looked(launcher: &mut Launcher, domid: u16, disk: &PvDisk) -> (i32, OwnedFd) {
-    let mut opening = Opening::new(disk.drive.clone(), launcher.pv.changes.images);
-    let question = opening.go_on(None).unwrap();
-    assert_eq!(question, Some(Question::Partitions { sectors: 2048 }));
+    let (opening, question) = begun(launcher, disk);
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let (log, _) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
@@ -46,7 +60,7 @@ fn looked(launcher: &mut Launcher, domid: u16, disk: &PvDisk) -> (i32, OwnedFd) 
     let pid = i32::try_from(child.id()).unwrap();
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
     let image = rustix::io::fcntl_dupfd_cloexec(opening.image().unwrap(), 0).unwrap();
-    let look = Looking::of(Spawned { pid, pidfd }, Resource::new(ours), log, image, question.unwrap());
+    let look = Looking::of(Spawned { pid, pidfd }, Resource::new(ours), log, image, question);
     for end in [look.socket().unwrap(), look.pidfd()] {
         epoll::add(&launcher.events.epoll, end, EventData::new_u64(LOOK), EventFlags::IN).unwrap();
     }
@@ -123,13 +137,11 @@ fn answers_that_are_none_end_the_look_and_a_disk_that_is_gone_too() {
 fn what_is_opened_for_a_disk_is_that_disks_alone() {
     let (mut launcher, file) = (launcher(), image());
     let (disk, other) = (disk(768, &file), disk(768, &image()));
-    let mut opening = Opening::new(disk.drive.clone(), launcher.pv.changes.images);
-    opening.go_on(None).unwrap();
+    let (mut opening, _) = begun(&launcher, &disk);
     let lock = || rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
     assert!(opening.go_on(None).is_err(), "an answer is due");
     drop(opening);
-    let mut opening = Opening::new(disk.drive.clone(), launcher.pv.changes.images);
-    opening.go_on(None).unwrap();
+    let (mut opening, _) = begun(&launcher, &disk);
     assert!(lock().is_err());
     assert_eq!(opening.go_on(Some(Answer::Partitions(None))).unwrap(), None);
     launcher.pv.changes.opening.now = Some((Added::new(1, &disk), Stage::Open(opening.images())));
