@@ -1,7 +1,6 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, grown, loads, seeds};
-use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
@@ -26,17 +25,14 @@ fn ide_seeds() {
 }
 
 #[test]
-fn ide_mutated() {
+fn ide_made() {
     assert_eq!(grown(&bulkhead_dev_blk::ide::TARGET, 400), Ok(()));
 }
 
 #[test]
 fn qdisk_seeds() {
     assert_eq!(
-        pv::exercise::seeds(
-            &bulkhead_dev_blk::qdisk::exercised(),
-            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/qdisk")
-        ),
+        seeds(&bulkhead_dev_blk::qdisk::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/qdisk")),
         Ok(())
     );
 }
@@ -51,6 +47,11 @@ proptest! {
 
     #[test]
     fn qdisk_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_blk::qdisk::exercised(), &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_blk::qdisk::TARGET, &bytes), Ok(()));
     }
+}
+
+#[test]
+fn qdisk_made() {
+    assert_eq!(grown(&bulkhead_dev_blk::qdisk::TARGET, 400), Ok(()));
 }

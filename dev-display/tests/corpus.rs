@@ -1,7 +1,6 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, grown, loads, seeds};
-use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
@@ -31,27 +30,17 @@ fn vga_seeds() {
 #[test]
 fn vfb_seeds() {
     assert_eq!(
-        pv::exercise::seeds(
-            &bulkhead_dev_display::vfb::exercised(),
-            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vfb")
-        ),
+        seeds(&bulkhead_dev_display::vfb::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vfb")),
         Ok(())
     );
 }
 
 #[test]
 fn vnc_seeds() {
-    let seeds = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vnc")).unwrap();
-    let files: Vec<_> = seeds.map(|f| f.unwrap().path()).collect();
-    assert!(!files.is_empty());
-    for file in files {
-        assert_eq!(
-            bulkhead_dev_display::vnc::exercise_session(&std::fs::read(&file).unwrap()),
-            Ok(()),
-            "{}",
-            file.display()
-        );
-    }
+    assert_eq!(
+        seeds(&bulkhead_dev_display::vnc::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vnc")),
+        Ok(())
+    );
 }
 
 proptest! {
@@ -63,23 +52,27 @@ proptest! {
     }
 
     #[test]
-    fn vnc_random(said in prop::collection::vec(any::<u8>(), 0..600), first: u8) {
-        // A valid session up to the first request, then any bytes.
-        let mut bytes = vec![first & !1, 14];
-        bytes.extend_from_slice(b"RFB 003.008\n\x01\x01");
-        bytes.extend_from_slice(&[0x40, 0x12, 2, 0, 0, 2, 0, 0, 0, first & 0x15, 0, 0, 0, 1, 3, 1, 0, 0, 0, 0]);
-        bytes.extend_from_slice(&said);
-        prop_assert_eq!(bulkhead_dev_display::vnc::exercise_session(&bytes), Ok(()));
-        prop_assert_eq!(bulkhead_dev_display::vnc::exercise_session(&said), Ok(()));
+    fn vnc_random(said in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert_eq!(exercise(&bulkhead_dev_display::vnc::TARGET, &said), Ok(()));
     }
 
     #[test]
     fn vfb_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_display::vfb::exercised(), &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_display::vfb::TARGET, &bytes), Ok(()));
     }
 }
 
 #[test]
-fn vga_mutated() {
+fn vga_made() {
     assert_eq!(grown(&bulkhead_dev_display::vga::TARGET, 300), Ok(()));
+}
+
+#[test]
+fn vfb_made() {
+    assert_eq!(grown(&bulkhead_dev_display::vfb::TARGET, 400), Ok(()));
+}
+
+#[test]
+fn vnc_made() {
+    assert_eq!(grown(&bulkhead_dev_display::vnc::TARGET, 400), Ok(()));
 }

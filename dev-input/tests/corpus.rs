@@ -1,7 +1,6 @@
 //! Runs the kept fuzzing seeds (`fuzz/seeds`) and random bytes through the fuzz target's harness, and loads states that earlier
 //! versions have saved (`tests/golden`), which all later versions must accept.
 use bulkhead_bus::exercise::{exercise, golden, grown, loads, seeds};
-use bulkhead_bus::pv;
 use proptest::prelude::*;
 
 #[test]
@@ -39,10 +38,7 @@ fn serial_seeds() {
 #[test]
 fn vkbd_seeds() {
     assert_eq!(
-        pv::exercise::seeds(
-            &bulkhead_dev_input::vkbd::exercised(),
-            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vkbd")
-        ),
+        seeds(&bulkhead_dev_input::vkbd::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/vkbd")),
         Ok(())
     );
 }
@@ -50,10 +46,7 @@ fn vkbd_seeds() {
 #[test]
 fn console_seeds() {
     assert_eq!(
-        pv::exercise::seeds(
-            &bulkhead_dev_input::console::exercised(),
-            concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/console")
-        ),
+        seeds(&bulkhead_dev_input::console::TARGET, concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/console")),
         Ok(())
     );
 }
@@ -98,12 +91,12 @@ proptest! {
 
     #[test]
     fn vkbd_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_input::vkbd::exercised(), &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_input::vkbd::TARGET, &bytes), Ok(()));
     }
 
     #[test]
     fn console_random(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        prop_assert_eq!(pv::exercise::exercise(&bulkhead_dev_input::console::exercised(), &bytes), Ok(()));
+        prop_assert_eq!(exercise(&bulkhead_dev_input::console::TARGET, &bytes), Ok(()));
     }
 }
 
@@ -120,4 +113,14 @@ fn serial_made() {
 #[test]
 fn usb_made() {
     assert_eq!(grown(&bulkhead_dev_input::usb::TARGET, 600), Ok(()));
+}
+
+#[test]
+fn vkbd_made() {
+    assert_eq!(grown(&bulkhead_dev_input::vkbd::TARGET, 600), Ok(()));
+}
+
+#[test]
+fn console_made() {
+    assert_eq!(grown(&bulkhead_dev_input::console::TARGET, 600), Ok(()));
 }

@@ -129,11 +129,13 @@ impl DeviceChannel {
         }
     }
 
-    /// Keeps a write for the next process. Beyond the limit all kept writes are lost: the driver has worked with the device for
-    /// long, and a part of its writes would do more harm than none.
+    /// Keeps a write for the next process. Beyond the limit all kept writes are lost, and the device is told: the driver has worked
+    /// with it for long, and a part of its writes would do more harm than none.
     pub(crate) fn miss(&mut self, what: Posted) {
         if self.missed.len() >= MISSED {
-            self.missed.clear();
+            for lost in std::mem::take(&mut self.missed) {
+                self.lose(lost.region, lost.offset);
+            }
         }
         self.missed.push(what);
     }

@@ -8,18 +8,18 @@
 //! Requests are answered in the order of their arrival. So a process that replaces a dead one finds all unanswered requests in the
 //! ring, as the guest wrote them, and carries them out again: no acknowledged write is lost, and no write happens without a
 //! request.
+mod exercised;
 mod ring;
 mod spec;
 #[cfg(test)]
 mod tests;
 
 use crate::backend::{Executor, Image, Job, Outcome};
-use bulkhead_bus::fake::FakeFrontend;
-use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{
     BUFFER_PAGES, BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, Piece, Side, State, means, number,
 };
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
+pub use exercised::TARGET;
 use ring::Ring;
 use rustix::io::Errno;
 use spec::{INDIRECT_SEGMENTS, Layout, Request, SECTOR, SEGMENT, Segment, Segments, What, rsp};
@@ -624,35 +624,4 @@ impl Auxiliary for Qdisk {
             .value("notifications", c.notified)
             .value("broken rings", c.broken);
     }
-}
-
-/// The back end for its fuzz target and its corpus test: a disk of 1 MiB in memory, whose jobs complete at once.
-pub fn exercised() -> Subject<'static> {
-    fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
-        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC)
-            .and_then(|file| rustix::fs::ftruncate(&file, 1 << 20).map(|()| file));
-        // Without a memfd the back end cannot be tested.
-        let Ok(file) = file else { std::process::abort() };
-        let executor = crate::backend::Inline::new(guest.memory.clone());
-        let image = Image::raw(file, 1 << 20);
-        Box::new(Qdisk::new(
-            Arc::new(image),
-            Options { discard: true, ..Options::default() },
-            Box::new(guest.clone()),
-            guest.memory.clone(),
-            Box::new(executor),
-        ))
-    }
-    let nodes = &[
-        "ring-ref",
-        "event-channel",
-        "protocol",
-        "feature-persistent",
-        "ring-page-order",
-        "ring-ref0",
-        "ring-ref1",
-        "ring-ref2",
-        "ring-ref3",
-    ];
-    Subject::new(&make, BUFFER.saturating_add(BUFFER_PAGES), nodes, &means::QDISK)
 }

@@ -9,7 +9,7 @@ mod tests;
 use crate::frame::Frame;
 use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, Side, State};
 use bulkhead_bus::{Auxiliary, Context, Display, GuestMemory, Inspect, Ready, Surface};
-pub use exercised::exercised;
+pub use exercised::TARGET;
 use std::sync::Arc;
 
 /// Most bytes of a frame buffer: 64 MiB.

@@ -1,4 +1,7 @@
-//! A viewer's session for its fuzz target and its property test.
+//! A viewer's session for its fuzz target and its corpus test: what the viewer says, what its socket takes, and what changes on the
+//! server's side.
+mod recipes;
+
 use super::auth::{CHALLENGE, Password};
 use super::input::Input;
 use super::layouts::LAYOUTS;
@@ -6,11 +9,15 @@ use super::locks::Locks;
 use super::screen::Screen;
 use super::session::{FULL, SessionContext, ViewerSession, check_cuts};
 use crate::fbdev::View;
-use bulkhead_bus::InputEvent;
+use bulkhead_bus::exercise::{Host, SETTINGS, Target};
+use bulkhead_bus::{Auxiliary, Context, Device, InputEvent, Inspect, Ready, Unseen};
 use rustix::fd::OwnedFd;
 
 /// Most unsent bytes: the limit at which the server stops reading, and the answers to one more piece of input.
 const WAITS: usize = FULL + (64 << 10);
+
+/// Bytes of messages that an earlier piece has begun.
+const LEFT: usize = 512;
 
 /// A picture with noise or with uniform areas.
 struct Picture {
@@ -51,74 +58,200 @@ impl View for Picture {
     }
 }
 
-/// Runs a session. The first byte selects password and picture; then pieces follow, each with a byte for its length and other
-/// events, and that many bytes of the viewer.
-///
-/// # Errors
-/// The broken invariant: the meaning of a message depends on the socket's cuts, too many bytes are unsent, or the viewer causes
-/// more input events than its bytes allow.
-pub fn exercise_session(bytes: &[u8]) -> Result<(), String> {
-    let Some((first, mut rest)) = bytes.split_first() else { return Ok(()) };
-    let mut picture =
-        Picture { width: 16usize << (first >> 4 & 5), height: 100, seed: 0, row: Vec::new(), dirty: Vec::new() };
-    picture.draw(*first);
-    let mut screen = Screen::default();
-    let password = if first & 1 == 0 { Password::None } else { Password::new(b"secret") };
-    let Some(layout) = LAYOUTS.iter().cycle().nth(usize::from(first >> 1 & 7)) else { return Ok(()) };
-    let mut session = ViewerSession::new(Input::new(layout), "fuzz".into(), 0);
-    let mut input: Vec<InputEvent> = Vec::new();
-    let mut locks = Locks::default();
-    let mut now = 0u64;
-    while let Some((what, after)) = rest.split_first() {
-        let (said, after) = after.split_at_checked(usize::from(what & 0x3f)).unwrap_or((after, &[]));
-        rest = after;
+/// The password of sessions that need one, and every challenge.
+const PASSWORD: &[u8] = b"secret";
+const CHALLENGED: [u8; CHALLENGE] = [7; CHALLENGE];
+
+/// What happens to a session.
+#[repr(u8)]
+enum Action {
+    /// The viewer says the data.
+    Say,
+    /// The guest draws.
+    Draw,
+    /// The picture loses `value` lines.
+    Shrink,
+    /// The keyboard's LEDs become `value`.
+    Leds,
+    /// Other viewers hold the modifiers `value`.
+    Others,
+    /// The server has as many viewers as it accepts, or not any more.
+    Full,
+    /// The server judges an answer.
+    Judge,
+    /// The viewer's socket takes nothing, or everything again.
+    Socket,
+    /// So many milliseconds pass.
+    Wait,
+    /// Another viewer connects.
+    Connect,
+}
+const ACTIONS: u8 = Action::Connect as u8 + 1;
+
+/// A viewer's session under test. Setting 0: bit 0 a password, bits 1 to 3 the layout, bits 4 and 6 the picture's width.
+pub static TARGET: Target = Target {
+    actions: ACTIONS,
+    recipes: recipes::ALL,
+    ..Target::new("vnc", |stage| Box::new(Server::new(stage.settings)))
+};
+
+/// The rest of the server around a session.
+struct Server {
+    settings: [u8; SETTINGS],
+    picture: Picture,
+    screen: Screen,
+    password: Password,
+    session: ViewerSession,
+    /// The session has ended.
+    ended: bool,
+    locks: Locks,
+    others: u8,
+    full: bool,
+    blocked: bool,
+    now: u64,
+    wrong: Option<String>,
+}
+
+/// The session has no registers.
+struct Nothing;
+
+impl Auxiliary for Nothing {
+    fn poll(&mut self, _: Ready, _: &mut Context) {}
+    fn inspect(&self, _: &mut Inspect) {}
+}
+
+impl Server {
+    fn new(settings: [u8; SETTINGS]) -> Self {
+        let [first, ..] = settings;
+        let width = 16usize << (first >> 4 & 5);
+        let mut picture = Picture { width, height: 100, seed: 0, row: Vec::new(), dirty: Vec::new() };
+        picture.draw(first);
+        Self {
+            settings,
+            picture,
+            screen: Screen::default(),
+            password: if first & 1 == 0 { Password::None } else { Password::new(PASSWORD) },
+            session: Self::session(settings, 0),
+            ended: false,
+            locks: Locks::default(),
+            others: 0,
+            full: false,
+            blocked: false,
+            now: 0,
+            wrong: None,
+        }
+    }
+
+    fn session([first, ..]: [u8; SETTINGS], now: u64) -> ViewerSession {
+        let layout = LAYOUTS.iter().cycle().nth(usize::from(first >> 1 & 7));
+        // There are layouts.
+        let Some(layout) = layout else { std::process::abort() };
+        ViewerSession::new(Input::new(layout), "fuzz".into(), now)
+    }
+
+    fn connect(&mut self) {
+        self.session.leave(0, &mut Vec::new());
+        self.session = Self::session(self.settings, self.now);
+        self.ended = false;
+    }
+
+    /// Gives the session bytes, and a verdict if `judged`, as the server does.
+    fn receive(&mut self, said: &[u8], judged: bool) -> Result<(), String> {
         check_cuts(said).map_err(|e| e.to_string())?;
-        now = now.saturating_add(1_000_000_000);
-        if what & 0x40 != 0 {
-            picture.draw(what.wrapping_add(now as u8));
-            if what & 0x20 != 0 {
-                picture.height = picture.height.saturating_sub(7).max(20);
-            }
-            let change = screen.compare(&picture);
-            session.changed(&change);
-        }
-        if what & 0x10 != 0 {
-            locks.lights(what & 7, now);
-            session.set_leds(what & 7);
-        }
-        input.clear();
+        let mut input: Vec<InputEvent> = Vec::new();
         let mut context = SessionContext {
-            needs_password: password != Password::None,
-            now,
-            random: &|| Some([7; CHALLENGE]),
+            needs_password: self.password != Password::None,
+            now: self.now,
+            random: &|| Some(CHALLENGED),
             wish: &|_, _| true,
             input: &mut input,
             alone: false,
-            full: what & 0x3f == 0x3f,
-            locks: &mut locks,
-            others: what & 7,
+            full: self.full,
+            locks: &mut self.locks,
+            others: self.others,
         };
-        // As the server does, this reads nothing while a verdict is awaited.
-        let open = !session.output_full() && session.processes_input();
-        if open && session.receive(said, &mut context).is_err() || session.time(now).is_err() {
-            break;
+        if judged
+            && (self.session.judge(&self.password, self.now).is_err()
+                || self.session.receive(&[], &mut context).is_err())
+        {
+            self.ended = true;
+            return Ok(());
         }
-        if what & 8 == 0 && (session.judge(&password, now).is_err() || session.receive(&[], &mut context).is_err()) {
-            break;
+        // Nothing is read while a verdict is awaited, or too much is unsent.
+        let open = !self.session.output_full() && self.session.processes_input();
+        if open && self.session.receive(said, &mut context).is_err() || self.session.time(self.now).is_err() {
+            self.ended = true;
         }
         // An event takes at least six bytes; a character may need Caps Lock and a dead key, each with modifiers.
-        if input.len() > said.len().saturating_add(64).saturating_mul(5) {
+        if input.len() > said.len().saturating_add(LEFT).saturating_mul(5) {
             return Err(format!("{} events of {} bytes", input.len(), said.len()));
         }
-        while session.produce(&picture, (what & 0x80 == 0).then(|| screen.size())) {}
-        if session.unsent().len() > WAITS {
-            return Err(format!("{} bytes wait", session.unsent().len()));
+        Ok(())
+    }
+
+    /// The session sends what it can.
+    fn produce(&mut self) -> Result<(), String> {
+        while self.session.produce(&self.picture, (!self.blocked).then(|| self.screen.size())) {}
+        if self.session.unsent().len() > WAITS {
+            return Err(format!("{} bytes wait", self.session.unsent().len()));
         }
         // The socket accepts all bytes or none.
-        if what & 0x80 == 0 {
-            session.sent(session.unsent().len());
+        if !self.blocked {
+            self.session.sent(self.session.unsent().len());
         }
+        Ok(())
     }
-    session.leave(0, &mut input);
-    Ok(())
+
+    fn happens(&mut self, action: u8, value: u64, data: &[u8]) -> Result<(), String> {
+        let (mut said, mut judged) = (&[][..], false);
+        match action {
+            a if a == Action::Say as u8 => said = data,
+            a if a == Action::Draw as u8 => {
+                self.picture.draw(value as u8);
+                let change = self.screen.compare(&self.picture);
+                self.session.changed(&change);
+            }
+            a if a == Action::Shrink as u8 => {
+                self.picture.height = self.picture.height.saturating_sub(value as usize & 31).max(20);
+                self.picture.draw(value as u8);
+                let change = self.screen.compare(&self.picture);
+                self.session.changed(&change);
+            }
+            a if a == Action::Leds as u8 => {
+                self.locks.lights(value as u8 & 7, self.now);
+                self.session.set_leds(value as u8 & 7);
+            }
+            a if a == Action::Others as u8 => self.others = value as u8,
+            a if a == Action::Full as u8 => self.full = !self.full,
+            a if a == Action::Judge as u8 => judged = true,
+            a if a == Action::Socket as u8 => self.blocked = !self.blocked,
+            a if a == Action::Wait as u8 => {
+                self.now = self.now.saturating_add((value & 0xffff).saturating_mul(1_000_000));
+            }
+            a if a == Action::Connect as u8 => self.connect(),
+            _ => {}
+        }
+        if self.ended {
+            return Ok(());
+        }
+        self.now = self.now.saturating_add(1_000_000);
+        self.receive(said, judged)?;
+        if self.ended { Ok(()) } else { self.produce() }
+    }
+}
+
+impl Host for Server {
+    /// The server's process starts, or another one takes its place: the viewer connects anew.
+    fn device(&mut self) -> Box<dyn Device> {
+        self.connect();
+        Box::new(Unseen(Nothing))
+    }
+
+    fn act(&mut self, action: u8, value: u64, data: &[u8], _: &mut dyn Device, _: &mut Context) {
+        self.wrong = self.happens(action, value, data).err();
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        self.wrong.take().map_or(Ok(()), Err)
+    }
 }

@@ -38,7 +38,7 @@ pub use auth::Password;
 use bulkhead_bus::InputEvent;
 use bulkhead_bus::{Auxiliary, Context, Inspect, PasswordError, Ready, TimerId, ViewerAddress, Viewers};
 use disconnect_log::DisconnectLog;
-pub use exercised::exercise_session;
+pub use exercised::TARGET;
 pub use layouts::{LAYOUTS, Layout};
 use locks::Locks;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};

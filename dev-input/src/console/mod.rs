@@ -3,14 +3,14 @@
 //!
 //! The domain can write the page at any time: its counters are copied and checked; impossible ones end the console. Bytes that the
 //! host does not accept stay in the page, so a domain that writes too fast waits, and this process buffers nothing.
+mod exercised;
 #[cfg(test)]
 mod tests;
 
 use crate::serial::{Backend, after_now};
-use bulkhead_bus::fake::FakeFrontend;
-use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, State, means, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
+pub use exercised::TARGET;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -217,26 +217,4 @@ impl Auxiliary for Console {
         out.value("state", format!("{:?}", self.handshake.state)).value("connected", self.connected);
         out.value("bytes from the domain", self.out).value("bytes to it", self.into).value("broken", self.broken);
     }
-}
-
-/// A host that accepts an odd number of bytes at once, and sends letters.
-struct Talker;
-
-impl Backend for Talker {
-    fn write(&mut self, bytes: &[u8]) -> usize {
-        bytes.len().min(7)
-    }
-    fn read(&mut self, bytes: &mut [u8]) -> usize {
-        let n = bytes.len().min(5);
-        bytes.iter_mut().take(n).for_each(|b| *b = b'a');
-        n
-    }
-}
-
-/// The back end for its fuzz target and its corpus test: not a first console, with a host that sends without end.
-pub fn exercised() -> Subject<'static> {
-    fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
-        Box::new(Console::new(Box::new(guest.clone()), guest.memory.clone(), Box::new(Talker), false))
-    }
-    Subject::new(&make, PAGES, &["ring-ref", "port"], &means::CONSOLE)
 }

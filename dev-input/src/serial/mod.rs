@@ -10,7 +10,8 @@ mod spec;
 mod state;
 
 use bulkhead_bus::{
-    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, Reset, Shadows, StateError,
+    Access, Context, Declaration, Device, Inspect, IoError, IoResult, Line, Ready, Region, RegionId, Reset, Shadows,
+    StateError,
 };
 pub use exercised::TARGET;
 pub use file::FileBackend;
@@ -128,7 +129,8 @@ pub fn declare(index: u8) -> Declaration {
     let i = usize::from(index & 3);
     let base = BASES.get(i).copied().unwrap_or(0x3f8);
     Declaration {
-        regions: vec![Region::ports("16550A", base, 8).shadow(spec::LSR as u16, 1, SHADOW_LSR as u8)],
+        // A character that is written twice does less harm than an interrupt enable that is lost: its driver waits for ever.
+        regions: vec![Region::ports("16550A", base, 8).kept().shadow(spec::LSR as u16, 1, SHADOW_LSR as u8)],
         lines: vec![Line::Isa(INTERRUPTS.get(i).copied().unwrap_or(4))],
         ..Declaration::default()
     }
@@ -438,6 +440,16 @@ impl Device for Serial {
         }
         self.update(cx);
         Ok(())
+    }
+
+    /// One of them may have enabled the transmitter's interrupt, for which a driver with text waits. Drivers ignore one that they have
+    /// not asked for.
+    fn lost_writes(&mut self, _: RegionId, _: u64, cx: &mut Context) {
+        if self.unsent.len() < BACKLOG {
+            self.ier.set_transmitter_empty(true);
+            self.thre_pending = true;
+        }
+        self.update(cx);
     }
 
     fn poll(&mut self, ready: Ready, cx: &mut Context) {

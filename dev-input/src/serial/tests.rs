@@ -319,3 +319,25 @@ fn characters_that_wait_are_received_after_a_reset() {
     later.poll(Ready::Again, &mut other);
     assert_eq!((0..3).map(|_| inb(&mut later, &mut other, 0)).collect::<Vec<u8>>(), b"de\0");
 }
+
+/// A guest that had text to send enabled the transmitter's interrupt while no process was there. The write was lost, and the guest waited
+/// for ever (found by a fault on real Xen).
+#[test]
+fn a_driver_whose_writes_were_lost_is_not_left_waiting_for_the_transmitter() {
+    assert!(declare(0).regions[0].kept, "a few writes are repeated");
+    let (mut s, wire, mut cx) = port();
+    outb(&mut s, &mut cx, 4, 0x08);
+    outb(&mut s, &mut cx, 1, 0x05);
+    assert!(!cx.lines.level(0));
+    s.lost_writes(0, 1, &mut cx);
+    assert!(cx.lines.level(0));
+    assert_eq!(inb(&mut s, &mut cx, 2) & 0x0f, iir::TRANSMITTER_EMPTY);
+    assert!(!cx.lines.level(0), "a driver that has not asked for it sees one");
+    // While the other end takes nothing there is no room that it could be told of.
+    *wire.stuck.lock().unwrap() = true;
+    while s.line_status().thre() {
+        outb(&mut s, &mut cx, 0, b'x');
+    }
+    s.lost_writes(0, 1, &mut cx);
+    assert!(!cx.lines.level(0));
+}

@@ -2,15 +2,15 @@
 //! that the guest has granted. Protocol: xen/include/public/io/kbdif.h.
 //!
 //! The guest can write the page at any time: its counter is read and never trusted; a guest that does not read loses input.
+mod exercised;
 #[cfg(test)]
 mod tests;
 
 use crate::records;
 use bulkhead_bus::InputEvent;
-use bulkhead_bus::fake::FakeFrontend;
-use bulkhead_bus::pv::exercise::Subject;
 use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, means, number};
 use bulkhead_bus::{Auxiliary, Context, Inspect, Ready};
+pub use exercised::TARGET;
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -240,32 +240,4 @@ impl Auxiliary for Vkbd {
         out.value("state", format!("{:?}", self.handshake.state)).value("places", self.places);
         out.value("events", self.sent).value("lost", self.lost).value("waiting", self.waiting.len());
     }
-}
-
-/// The back end with a viewer that types without end.
-struct Typed(Vkbd);
-
-impl Auxiliary for Typed {
-    fn start(&mut self, cx: &mut Context) {
-        self.0.start(cx);
-    }
-    fn poll(&mut self, ready: Ready, cx: &mut Context) {
-        if ready == Ready::Fd(INPUT) && self.0.connected && self.0.waiting.len() < WAITING {
-            self.0.waiting.extend(
-                self.0.event(InputEvent::At { x: 1, y: 2 }).or(self.0.event(InputEvent::Key { code: 30, down: true })),
-            );
-        }
-        self.0.poll(ready, cx);
-    }
-    fn inspect(&self, out: &mut Inspect) {
-        self.0.inspect(out);
-    }
-}
-
-/// The back end for its fuzz target and its corpus test.
-pub fn exercised() -> Subject<'static> {
-    fn make(guest: &FakeFrontend) -> Box<dyn Auxiliary> {
-        Box::new(Typed(Vkbd::new(Box::new(guest.clone()), None, None)))
-    }
-    Subject::new(&make, PAGES, &["page-gref", "event-channel", "request-abs-pointer"], &means::VKBD)
 }

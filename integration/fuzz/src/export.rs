@@ -156,6 +156,9 @@ fn harmless(entry: &Entry, script: &Script) -> Result<usize, String> {
 pub fn export(entry: &Entry, input: &[u8]) -> Result<Lines, String> {
     let target = entry.device().ok_or_else(|| format!("{} is no device: its input is bytes", entry.name))?;
     let layout = layout(target);
+    if layout.regions.is_empty() {
+        return Err(format!("{} has no registers: a script cannot reach it", entry.name));
+    }
     let script = plain(&Script::of(input), settings(target.name), &layout);
     let answered = harmless(entry, &script)?;
     Ok(lines(target, &layout, script, answered))

@@ -192,7 +192,11 @@ fn run(options: Options) -> Result<ExitCode, String> {
     match options.command {
         Command::List => {
             for target in TARGETS {
-                let kind = if target.device().is_some() { "device" } else { "bytes" };
+                let kind = match target.device() {
+                    Some(device) if device.registers.is_empty() => "acts",
+                    Some(_) => "device",
+                    None => "bytes",
+                };
                 println!("{:16} {:16} {kind:8} {}", target.name, target.folder, target.hostile);
             }
         }

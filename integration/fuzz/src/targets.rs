@@ -1,6 +1,5 @@
 //! All fuzz targets. A test compares the table with the files in `fuzz/targets`.
 use bulkhead_bus::exercise::{self, Target};
-use bulkhead_bus::pv::exercise as pv;
 
 /// What a target's input is, and what is done with it.
 #[derive(Clone, Copy)]
@@ -120,19 +119,11 @@ pub static TARGETS: &[Entry] = &[
     device(&bulkhead_dev_input::usb::TARGET, "dev-input", "registers, schedules, input, saved states", &["src/usb/"]),
     device(&bulkhead_dev_board::TARGET, "dev-board", "registers, saved states", &["src/"]),
     device(&bulkhead_dev_board::fw_cfg::TARGET, "dev-board", "registers, DMA, saved states", &["src/fw_cfg/"]),
-    bytes("qdisk", "dev-blk", "ring, requests, xenstore nodes", &["src/qdisk/"], |b| {
-        pv::exercise(&bulkhead_dev_blk::qdisk::exercised(), b)
-    }),
-    bytes("vfb", "dev-display", "ring, frames, xenstore nodes", &["src/vfb/"], |b| {
-        pv::exercise(&bulkhead_dev_display::vfb::exercised(), b)
-    }),
-    bytes("vkbd", "dev-input", "ring, xenstore nodes", &["src/vkbd/"], |b| {
-        pv::exercise(&bulkhead_dev_input::vkbd::exercised(), b)
-    }),
-    bytes("console", "dev-input", "ring, xenstore nodes", &["src/console/"], |b| {
-        pv::exercise(&bulkhead_dev_input::console::exercised(), b)
-    }),
-    bytes("vnc", "dev-display", "a viewer's bytes", &["src/vnc/"], bulkhead_dev_display::vnc::exercise_session),
+    device(&bulkhead_dev_blk::qdisk::TARGET, "dev-blk", "ring, requests, xenstore nodes", &["src/qdisk/"]),
+    device(&bulkhead_dev_display::vfb::TARGET, "dev-display", "ring, frames, xenstore nodes", &["src/vfb/"]),
+    device(&bulkhead_dev_input::vkbd::TARGET, "dev-input", "ring, xenstore nodes", &["src/vkbd/"]),
+    device(&bulkhead_dev_input::console::TARGET, "dev-input", "ring, xenstore nodes", &["src/console/"]),
+    device(&bulkhead_dev_display::vnc::TARGET, "dev-display", "a viewer's messages", &["src/vnc/"]),
     Entry {
         sanitized: true,
         ..bytes(

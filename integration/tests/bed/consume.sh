@@ -25,7 +25,9 @@ reader() { # reader NAME [LINE...]
     g=$1; shift
     our "$g" "$(disk hda "/run/$g.img")" 'memory=64' >"/run/$g.cfg"
     for l; do sed -i "/^${l%%=*}=/d" "/run/$g.cfg"; echo "$l" >>"/run/$g.cfg"; done
-    (exec 9<>"/run/$g.com1"; exec cat "/run/$g.com1" >"/run/$g.out") &
+    # (One that an earlier guest of this name has left would read a part.)
+    [ ! -f "/run/$g.reads" ] || kill "$(cat "/run/$g.reads")"
+    (exec 9<>"/run/$g.com1"; exec cat "/run/$g.com1" >"/run/$g.out") & echo $! >"/run/$g.reads"
     xl create "/run/$g.cfg" || { cat "/var/log/xen/qemu-dm-$g.log"; return 1; }
     await 120 said "$g" BOOT-OK || { trouble "$g"; return 1; }
 }

@@ -19,7 +19,7 @@ fault() {
     case $2 in
         kill) kill -KILL "$p_";;
         stop) dice 2500; kill -STOP "$p_"; usleep $((dice_ * 1000)); kill -CONT "$p_";;
-        freeze) kill -STOP "$p_"; await 20 sh -c "! kill -0 $p_"; kill -CONT "$p_" 2>/dev/null;;
+        freeze) kill -STOP "$p_"; await 20 sh -c "! kill -0 $p_"; kill -CONT "$p_" 2>/dev/null || :;;
         restart) bulkhead restart "$1" "$3";;
         xenstored) dice 6; kill -STOP "$(pidof xenstored)"; usleep $((dice_ * 1000000 + 200000)); kill -CONT "$(pidof xenstored)"; outcome "xenstored is silent";;
         full)

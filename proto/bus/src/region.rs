@@ -46,7 +46,8 @@ pub struct Region {
     /// a card more receive buffers: a later arrival of the write does no harm.
     pub posted_at: Vec<u16>,
     /// Single writes while the device has no process are kept for the next process, in order; a write in flight may be made twice.
-    /// For devices whose drivers write only ring positions and interrupt masks, so that a repeated write does no harm.
+    /// For devices to which a repeated write does little harm: their drivers write ring positions, interrupt masks, characters. If there
+    /// are too many, the device is told of lost writes ([`crate::Device::lost_writes`]).
     pub kept: bool,
     /// Registers whose reads the broker may answer from the device's shadows: (offset, bytes, index of the shadow).
     pub shadows: Vec<(u16, u8, u8)>,

@@ -588,21 +588,21 @@ fn writes_to_a_region_that_is_kept_wait_for_the_next_process() {
     .collect();
     assert_eq!(posted, [0x44, 0x55]);
     b.answers();
-    // Beyond the limit they are lost.
+    // Beyond the limit they are lost, and the device is told.
     b.dispatcher.offline(2);
     for i in 0..300 {
         b.offer(0, 0, 0x101, 1, i & 0xff, write, 1);
     }
     let mut device = b.connect(2);
-    assert_eq!(
-        std::iter::from_fn(|| {
-            let work = device.take().unwrap();
-            device.posted_done();
-            work
-        })
-        .count(),
-        300 - 256
-    );
+    let regions: Vec<_> = std::iter::from_fn(|| {
+        let work = device.take().unwrap();
+        device.posted_done();
+        work
+    })
+    .map(|w| if let Work::Posted(p) = w { (p.region, p.offset) } else { (0, 9) })
+    .collect();
+    assert_eq!((regions[0], regions.len()), ((bulkhead_wire::LOST_WRITES, 0), 1 + 300 - 256));
+    assert!(regions[1..].iter().all(|place| *place == (0, 0)));
 }
 
 #[test]

@@ -73,9 +73,11 @@ const PROGRAM: u64 = 4 << 20;
 const PIPE: u64 = 64 << 10;
 /// Event channels that libxl lets a guest have (xl.cfg, `max_event_channels`), and so the most that can be bound to it.
 const GUESTS_EVENT_CHANNELS: u64 = 1023;
-/// How many times slower accesses become beside a process that spins, or rings without a pause, on the same CPU. Half of it is fair;
-/// the rest is for wake-ups, and for the bed's emulator.
+/// How many times slower accesses become beside a process that rings without a pause, on the same CPU. Half of it is fair; the rest is
+/// for wake-ups, and for the bed's emulator.
 const SLOWER: u64 = 8;
+/// The same beside one that spins, against any other process of dom0 that spins: its weight is 1.6 times that of others.
+const SLOWER_THAN_BESIDE_OTHERS: u64 = 3;
 /// Longest line of the log, with the process's name; the last one may go beyond the share.
 const LINE: u64 = 1100;
 
@@ -159,7 +161,10 @@ pub fn bound(profile: &Profile, kind: &Kind, resource: Resource, place: Place) -
             Bound::Unbounded("the rules on the interface look at frames and do not count them")
         }
         Resource::Frames => Bound::Count(0),
-        Resource::Processor => Bound::GoesOn("another guest's accesses go on", SLOWER),
+        Resource::Processor => Bound::GoesOn(
+            "another guest's accesses go on, against any process of dom0 that spins",
+            SLOWER_THAN_BESIDE_OTHERS,
+        ),
         Resource::Broker => Bound::GoesOn("accesses go on", SLOWER),
         Resource::Launcher => Bound::GoesOn("processes are started again", 0),
     }

@@ -57,6 +57,14 @@ pub trait Host {
         let _ = effects;
     }
 
+    /// Checks what must hold after each record.
+    ///
+    /// # Errors
+    /// What does not hold.
+    fn check(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Checks what the host has received, at a run's end.
     ///
     /// # Errors
@@ -211,28 +219,8 @@ pub fn refuses(target: &Target, state: &[u8]) -> Result<StateError, String> {
     }
 }
 
-/// The unread bytes of a run.
-pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
-
-impl Input<'_> {
-    pub(crate) fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    pub(crate) fn number(&mut self, bytes: u8) -> u64 {
-        (0..bytes).fold(0, |n, i| n | u64::from(self.byte().unwrap_or(0)) << (u32::from(i) & 7).wrapping_mul(8))
-    }
-
-    /// A length byte and that many bytes, or fewer at the input's end.
-    pub(crate) fn bytes(&mut self) -> Vec<u8> {
-        (0..self.byte().unwrap_or(0)).map_while(|_| self.byte()).collect()
-    }
-}
-
 /// The files of a directory whose names begin with `prefix`.
-pub(crate) fn files(directory: &str, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+fn files(directory: &str, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(|e| format!("{directory}: {e}"))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

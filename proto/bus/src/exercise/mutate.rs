@@ -199,6 +199,23 @@ impl<'a> Mutator<'a> {
     /// Some records of one kind of operation.
     fn record(&self, random: &mut Random, to: &mut Vec<Record>) {
         let regions = self.declaration.regions.len() as u64;
+        if regions == 0 && self.target.actions > 0 {
+            // Nobody reaches it by registers.
+            to.push(match random.below(24) {
+                0 => Record::new(Kind::Restart),
+                1 => Record::new(
+                    random.of(&[Kind::StopAndRun, Kind::Screenshot, Kind::Inspect]).copied().unwrap_or(Kind::Inspect),
+                ),
+                2 | 3 => Record { place: random.below(4) as u8, ..Record::new(Kind::Ready) },
+                _ => {
+                    let action = random.below(u64::from(self.target.actions)) as u8;
+                    let size = 1u8.wrapping_shl(random.below(4) as u32);
+                    let most = random.of(&[0, 4, 64]).copied().unwrap_or(0);
+                    Record::host(action, random.number(size), &random.bytes(most))
+                }
+            });
+            return;
+        }
         match random.below(32) {
             0..=13 if !self.target.registers.is_empty() => {
                 let Some(register) = random.of(self.target.registers) else { return };

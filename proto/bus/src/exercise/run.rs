@@ -368,6 +368,7 @@ impl<'a> Run<'a> {
             }
         }
         while self.cx.log.take().is_some() {}
+        self.host.check()?;
         Ok(ends)
     }
 }

@@ -1,39 +1,225 @@
-//! Turns bytes into actions of a guest and a host on a PV back end and checks invariants after each: the body of every back end's
-//! fuzz target and of its corpus test.
+//! A PV back end as a subject of [`crate::exercise`]: its guest and its host are the acts of a target's host. The guest's rings and
+//! pages are bytes that it writes; each back end's recipes know what they mean.
 use super::means::CALLS_PER_NOTICE;
 use super::{EVENTS, Means, NODES, PORT};
-use crate::exercise::Input;
-use crate::fake::{self, FakeFrontend};
-use crate::{Auxiliary, Context, GuestMemory as _, Inspect, Ready, Surface};
+use crate::exercise::{Host, Kind, Record, SETTINGS};
+use crate::fake::FakeFrontend;
+use crate::{Auxiliary, Context, Device, Display, GuestMemory as _, Inspect, Ready, Surface, Unseen};
 
-/// Most steps of one run; the rest of the input is ignored.
-const STEPS: usize = 1000;
-/// Most calls of `poll` until the work of one step must be complete.
-const POLLS: usize = 100_000;
 /// References that the guest grants.
 const GRANTED: std::ops::Range<u32> = 8..200;
+/// Most entries of one push.
+const PUSHED: usize = 256;
+/// How often a further descriptor of the back end is tried after each of its turns.
+const TRIES: usize = 4;
 
 /// A back end to be tested.
-pub struct Subject<'a> {
-    /// Builds the back end for a front end.
-    pub make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>,
+pub struct Subject {
+    /// Builds the back end for a front end, with the input's settings.
+    pub make: fn(&FakeFrontend, [u8; SETTINGS]) -> Box<dyn Auxiliary>,
     /// Pages of its range.
-    pages: usize,
+    pub pages: usize,
     /// Nodes of the front end that the back end reads, besides `state`.
-    nodes: &'a [&'a str],
+    pub nodes: &'static [&'static str],
     /// What the back end may use.
-    means: &'static Means,
+    pub means: &'static Means,
 }
 
-impl<'a> Subject<'a> {
-    /// A back end of `make` with `pages` pages in its range, which reads these `nodes` and may use `means`.
-    pub fn new(
-        make: &'a dyn Fn(&FakeFrontend) -> Box<dyn Auxiliary>,
-        pages: usize,
-        nodes: &'a [&'a str],
-        means: &'static Means,
-    ) -> Self {
-        Self { make, pages, nodes, means }
+/// A ring of the guest's, in the back end's range.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring {
+    /// Offset of the word that counts the entries that the guest has written.
+    pub counter: u16,
+    /// Offset of the first entry.
+    pub first: u16,
+    /// Number of entries.
+    pub entries: u16,
+    /// Bytes of an entry.
+    pub entry: u16,
+}
+
+impl Ring {
+    /// The guest puts entries into the ring, one after the other; the last one may be incomplete.
+    pub fn push(self, bytes: &[u8]) -> Record {
+        act(Action::Push, self.word(), bytes)
+    }
+
+    fn word(self) -> u64 {
+        [self.entry, self.entries, self.first, self.counter].iter().fold(0, |all, one| all << 16 | u64::from(*one))
+    }
+
+    fn of(word: u64) -> Self {
+        let [counter, first, entries, entry] = [0, 16, 32, 48].map(|shift| (word >> shift) as u16);
+        Self { counter, first, entries, entry }
+    }
+
+    fn put(self, guest: &FakeFrontend, bytes: &[u8]) {
+        let (entry, at) = (usize::from(self.entry).max(1), usize::from(self.counter));
+        for one in bytes.chunks(entry).take(PUSHED) {
+            let number = guest.word(at);
+            let place = number.checked_rem(u32::from(self.entries)).unwrap_or(0) as usize;
+            let to = usize::from(self.first).saturating_add(place.saturating_mul(entry));
+            let _ = guest.memory.write(to as u64, one);
+            guest.set_word(at, number.wrapping_add(1));
+        }
+    }
+}
+
+/// What guest and host do to a back end.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+enum Action {
+    /// The guest sets node `value` of the subject's to the data.
+    Node,
+    /// It removes that node.
+    Gone,
+    /// It sets its state to `value`, and the back end hears of that.
+    State,
+    /// It writes the data at `value` of the back end's range.
+    Memory,
+    /// It sets a word: bits 32 to 63 of `value` are the place, the others the word.
+    Word,
+    /// It adds bits 0 to 7 of `value` to the word at bits 8 to 31.
+    Add,
+    /// It puts the data into a ring and counts the entries: `value` is [`Ring::word`]'s.
+    Push,
+    /// It writes the data at `value` of each granted page, for copies.
+    Page,
+    /// The host sets `frontend` (`value` 0) or `params` to the data, or removes it if there is none.
+    Host,
+    /// xenstored does not answer any more, or again.
+    Silent,
+    /// All pages of this life are used up.
+    Spent,
+    /// A viewer wants the picture.
+    Refresh,
+}
+/// Number of actions.
+pub const ACTIONS: u8 = Action::Refresh as u8 + 1;
+
+fn act(action: Action, value: u64, data: &[u8]) -> Record {
+    Record::host(action as u8, value, data)
+}
+
+/// The guest sets the node with this index among the subject's.
+pub fn node(index: u64, text: &str) -> Record {
+    act(Action::Node, index, text.as_bytes())
+}
+
+/// The guest sets its state, and the back end hears of it.
+pub fn state(state: super::State) -> Record {
+    act(Action::State, state as u64, &[])
+}
+
+/// The guest writes to the back end's range.
+pub fn memory(at: u64, bytes: &[u8]) -> Record {
+    act(Action::Memory, at, bytes)
+}
+
+/// The guest writes at an offset of each page that it grants for copies.
+pub fn page(at: u64, bytes: &[u8]) -> Record {
+    act(Action::Page, at, bytes)
+}
+
+/// The guest sets a 32-bit word of the range.
+pub fn word(at: u32, value: u32) -> Record {
+    act(Action::Word, u64::from(at) << 32 | u64::from(value), &[])
+}
+
+/// The guest adds to a 32-bit word of the range: a ring's counter.
+pub fn add(at: u32, count: u8) -> Record {
+    act(Action::Add, u64::from(at) << 8 | u64::from(count), &[])
+}
+
+/// The guest signals the event channel.
+pub fn event() -> Record {
+    Record { place: EVENTS as u8, ..Record::new(Kind::Ready) }
+}
+
+/// A viewer wants the picture.
+pub fn refresh() -> Record {
+    act(Action::Refresh, 0, &[])
+}
+
+/// The back end hears that nodes have changed.
+pub fn notice() -> Record {
+    Record { place: NODES as u8, ..Record::new(Kind::Ready) }
+}
+
+impl Subject {
+    /// The subject's guest and host.
+    pub fn host(&'static self, settings: [u8; SETTINGS]) -> Box<dyn Host> {
+        let guest = FakeFrontend::new(self.pages, &GRANTED.collect::<Vec<_>>());
+        for back in [true, false] {
+            guest.put(back, "state", "1");
+        }
+        guest.with(|w| w.means = Some(self.means));
+        Box::new(Surroundings { subject: self, guest, settings })
+    }
+}
+
+struct Surroundings {
+    subject: &'static Subject,
+    guest: FakeFrontend,
+    settings: [u8; SETTINGS],
+}
+
+impl Host for Surroundings {
+    fn device(&mut self) -> Box<dyn Device> {
+        let (make, settings) = (self.subject.make, self.settings);
+        let back_end = make(&self.guest, settings);
+        Box::new(Unseen(Lives { make, settings, guest: self.guest.clone(), back_end, started: false }))
+    }
+
+    fn act(&mut self, action: u8, value: u64, data: &[u8], device: &mut dyn Device, cx: &mut Context) {
+        let guest = &self.guest;
+        let place = (value as usize).checked_rem(self.subject.nodes.len().saturating_add(1)).unwrap_or(0);
+        let name = self.subject.nodes.get(place).copied().unwrap_or("state");
+        match action {
+            a if a == Action::Node as u8 => guest.put(false, name, &String::from_utf8_lossy(data)),
+            a if a == Action::Gone as u8 => drop(guest.with(|w| w.nodes.remove(&(false, name.to_owned())))),
+            a if a == Action::State as u8 => {
+                guest.put(false, "state", &value.to_string());
+                device.poll(Ready::Fd(NODES), cx);
+            }
+            a if a == Action::Memory as u8 => drop(guest.memory.write(value, data)),
+            a if a == Action::Word as u8 => guest.set_word((value >> 32) as usize, value as u32),
+            a if a == Action::Add as u8 => {
+                let at = (value >> 8 & 0xff_ffff) as usize;
+                guest.set_word(at, guest.word(at).wrapping_add((value & 0xff) as u32));
+            }
+            a if a == Action::Push as u8 => Ring::of(value).put(guest, data),
+            a if a == Action::Page as u8 => guest.with(|w| {
+                let from = usize::try_from(value).unwrap_or(usize::MAX);
+                w.shared.iter_mut().skip(from).zip(data).for_each(|(to, from)| *to = *from);
+            }),
+            a if a == Action::Host as u8 => {
+                let name = if value == 0 { "frontend" } else { "params" };
+                match data {
+                    [] => drop(guest.with(|w| w.nodes.remove(&(true, name.to_owned())))),
+                    text => guest.put(true, name, &String::from_utf8_lossy(text)),
+                }
+            }
+            a if a == Action::Silent as u8 => guest.with(|w| w.silent = !w.silent),
+            a if a == Action::Spent as u8 => guest.with(|w| w.spent = true),
+            a if a == Action::Refresh as u8 => {
+                if let Some(display) = device.display() {
+                    display.refresh(&mut Nowhere);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        if let Some(line) = self.guest.with(|w| w.wrong.take()) {
+            return Err(line);
+        }
+        let calls = self.guest.with(|w| w.asked);
+        if calls > CALLS_PER_NOTICE {
+            return Err(format!("{calls} calls to xenbus after one notice"));
+        }
+        Ok(())
     }
 }
 
@@ -47,149 +233,65 @@ impl Surface for Nowhere {
     fn end(&mut self) {}
 }
 
-struct Run<'a> {
-    subject: &'a Subject<'a>,
+/// The back end, and those that take its place when it ends its own process.
+struct Lives {
+    make: fn(&FakeFrontend, [u8; SETTINGS]) -> Box<dyn Auxiliary>,
+    settings: [u8; SETTINGS],
     guest: FakeFrontend,
-    device: Box<dyn Auxiliary>,
-    cx: Context,
+    back_end: Box<dyn Auxiliary>,
+    started: bool,
 }
 
-/// Runs a back end through the actions that `bytes` encode.
-///
-/// # Errors
-/// The invariant that does not hold.
-pub fn exercise(subject: &Subject<'_>, bytes: &[u8]) -> Result<(), String> {
-    let guest = FakeFrontend::new(subject.pages, &GRANTED.collect::<Vec<_>>());
-    for back in [true, false] {
-        guest.put(back, "state", "1");
-    }
-    guest.with(|w| w.means = Some(subject.means));
-    let mut run = Run { subject, device: (subject.make)(&guest), guest, cx: fake::context(0) };
-    run.device.start(&mut run.cx);
-    let mut input = Input(bytes);
-    for _ in 0..STEPS {
-        let Some(what) = input.byte() else { break };
-        run.step(what, &mut input);
-        run.settle()?;
-        if let Some(line) = run.guest.with(|w| w.wrong.take()) {
-            return Err(line);
+impl Lives {
+    /// A process's life begins. It is the first one of this back end, or another process takes its place.
+    fn begin(&mut self, cx: &mut Context) {
+        if std::mem::replace(&mut self.started, true) {
+            self.back_end = (self.make)(&self.guest, self.settings);
         }
-        let calls = run.guest.with(|w| w.asked);
-        if calls > CALLS_PER_NOTICE {
-            return Err(format!("{calls} calls to xenbus after one notice"));
-        }
-    }
-    Ok(())
-}
-
-/// [`exercise`] with every file of a directory, of which there must be one at least.
-///
-/// # Errors
-/// The file, and the invariant that does not hold.
-pub fn seeds(subject: &Subject<'_>, directory: &str) -> Result<(), String> {
-    crate::exercise::files(directory, "")?
-        .iter()
-        .try_for_each(|(name, bytes)| exercise(subject, bytes).map_err(|e| format!("{name}: {e}")))
-}
-
-impl Run<'_> {
-    fn step(&mut self, what: u8, input: &mut Input<'_>) {
-        match what & 0x0f {
-            0 | 1 => {
-                let name = usize::from(input.byte().unwrap_or(0)).checked_rem(self.subject.nodes.len());
-                let name = name.and_then(|i| self.subject.nodes.get(i)).copied().unwrap_or("state");
-                match what >> 4 {
-                    0 => self.guest.put(false, name, &input.byte().unwrap_or(0).to_string()),
-                    1 => self.guest.put(false, name, &input.number(4).to_string()),
-                    2 => self.guest.put(false, name, "x86_32-abi"),
-                    3 => self.guest.put(false, name, "x86_64-abi"),
-                    4 => drop(self.guest.with(|w| w.nodes.remove(&(false, name.to_owned())))),
-                    _ => self.guest.put(false, name, &String::from_utf8_lossy(&input.bytes())),
-                }
-            }
-            2 => {
-                self.guest.put(false, "state", &(what >> 4).to_string());
-                self.notice();
-            }
-            3 => {
-                let (at, bytes) = (input.number(3), input.bytes());
-                let _ = self.guest.memory.write(at, &bytes);
-            }
-            4 => {
-                let (at, value) = (input.number(2) as usize, input.number(4) as u32);
-                self.guest.set_word(at, value);
-            }
-            5 => {
-                // A ring counter advances by a few.
-                let at = input.number(2) as usize;
-                self.guest.set_word(at, self.guest.word(at).wrapping_add(u32::from(what >> 4)));
-            }
-            6 | 7 => self.device.poll(Ready::Fd(EVENTS), &mut self.cx),
-            8 => self.notice(),
-            9 => {
-                // The host removes the device, replaces it by another, or restores it.
-                let name = if what & 0x10 == 0 { "frontend" } else { "params" };
-                match input.byte() {
-                    Some(0) => drop(self.guest.with(|w| w.nodes.remove(&(true, name.to_owned())))),
-                    other => self.guest.put(true, name, &other.unwrap_or(0).to_string()),
-                }
-            }
-            10 if what & 0x10 == 0 => self.guest.with(|w| w.silent = !w.silent),
-            // All pages of this life are used up.
-            10 => self.guest.with(|w| w.spent = true),
-            11 => {
-                let bytes = input.bytes();
-                self.guest.with(|w| {
-                    let at = usize::from(what >> 4).wrapping_mul(256);
-                    for (to, from) in w.shared.iter_mut().skip(at).zip(bytes) {
-                        *to = from;
-                    }
-                });
-            }
-            12 => self.begin_life(),
-            13 => drop(self.device.display().and_then(|d| d.screenshot())),
-            14 => {
-                if let Some(display) = self.device.display() {
-                    display.refresh(&mut Nowhere);
-                }
-            }
-            _ => self.device.inspect(&mut Inspect::default()),
-        }
-    }
-
-    /// Reports changed nodes.
-    fn notice(&mut self) {
-        self.guest.with(|w| w.asked = 0);
-        self.device.poll(Ready::Fd(NODES), &mut self.cx);
-    }
-
-    /// The process dies, and another continues.
-    fn begin_life(&mut self) {
         let bound = self.guest.with(|w| {
             (w.mapped, w.asked, w.spent, w.ended) = (0, 0, false, false);
-            w.bound.unwrap_or(0)
+            w.bound
         });
-        self.device = (self.subject.make)(&self.guest);
-        self.cx = fake::context(0);
-        self.cx.marks.after(PORT, u64::from(bound));
-        self.device.start(&mut self.cx);
-        self.cx.marks.forget();
+        if let Some(port) = bound {
+            cx.marks.after(PORT, u64::from(port));
+        }
+        self.back_end.start(cx);
+        cx.marks.forget();
+    }
+}
+
+impl Auxiliary for Lives {
+    fn start(&mut self, cx: &mut Context) {
+        self.begin(cx);
     }
 
-    /// Polls until the back end has finished its work, which must take a bounded number of calls.
-    fn settle(&mut self) -> Result<(), String> {
-        for round in 0..POLLS {
-            if self.guest.with(|w| w.ended) {
-                self.begin_life();
-            } else if self.cx.take_again() {
-                self.device.poll(Ready::Again, &mut self.cx);
-            } else if round < 64 {
-                // A further descriptor of the back end.
-                self.device.poll(Ready::Fd(NODES.saturating_add(1)), &mut self.cx);
-            } else {
-                return Ok(());
-            }
+    fn poll(&mut self, ready: Ready, cx: &mut Context) {
+        if ready == Ready::Fd(NODES) {
+            self.guest.with(|w| w.asked = 0);
         }
-        Err("what a step has started has no end".into())
+        self.back_end.poll(ready, cx);
+        for _ in 0..TRIES {
+            // A further descriptor of the back end: work that has ended.
+            self.back_end.poll(Ready::Fd(NODES.saturating_add(1)), cx);
+        }
+        if self.guest.with(|w| w.ended) {
+            self.begin(cx);
+        }
+    }
+
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        self.back_end.running(running, cx);
+    }
+
+    fn at_rest(&self) -> bool {
+        self.back_end.at_rest()
+    }
+
+    fn display(&mut self) -> Option<&mut dyn Display> {
+        self.back_end.display()
+    }
+
+    fn inspect(&self, out: &mut Inspect) {
+        self.back_end.inspect(out);
     }
 }
