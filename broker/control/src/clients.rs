@@ -1,7 +1,7 @@
 //! gRPC to every process. A process may be hostile: messages are limited, every call has a deadline.
 use bulkhead_control_api::v1::call::Call;
 use bulkhead_control_api::v1::process_client::ProcessClient;
-use bulkhead_control_api::{MESSAGE_MAX, v1};
+use bulkhead_control_api::{MESSAGE_MAX, STATE_MAX, v1};
 use bulkhead_plan::{BROKER, Slot};
 use hyper_util::rt::TokioIo;
 use rustix::fd::OwnedFd;
@@ -120,6 +120,16 @@ impl Clients {
             }
             tokio::time::sleep(STEP).await;
         }
+    }
+
+    /// The complete state of the process in a slot, of a machine that stands still.
+    ///
+    /// # Errors
+    /// If the process does not run or does not answer.
+    pub(crate) async fn save(&self, slot: Slot) -> Result<Vec<u8>, CallError> {
+        let client = self.get(slot).ok_or(CallError::NotRunning)?;
+        let answer = client.max_decoding_message_size(STATE_MAX).save(v1::Empty {}).await;
+        answer.map(|state| state.into_inner().data).map_err(|e| CallError::NoAnswer(e.message().to_owned()))
     }
 
     /// The facts that the process in a slot reports; `None` if it does not answer. Waits for the restart of a process that has just

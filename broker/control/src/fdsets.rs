@@ -3,7 +3,7 @@ use crate::outcome::QmpError;
 use bulkhead_plan::FrontDisk;
 use rustix::fd::OwnedFd;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most descriptors in all sets.
@@ -24,6 +24,10 @@ struct Set {
 #[derive(Debug, Default)]
 pub(crate) struct FdSets {
     sets: BTreeMap<u32, Set>,
+    /// Sets that were removed when what they were for was done. Clients that remove them themselves do no wrong.
+    used: BTreeSet<u32>,
+    /// There is a set that a stub domain saves to.
+    saves: bool,
     /// Disk sequence number of the newest known disk of the stub domain. A disk whose set libxl has removed is not added again.
     pub(crate) newest: u64,
 }
@@ -32,7 +36,8 @@ impl FdSets {
     /// Creates the sets; `save` is the stream that a stub domain saves to.
     pub(crate) fn new(save: Option<OwnedFd>) -> Self {
         let set = |fd| (SAVE, Set { opaque: None, fd: Arc::new(fd), disk: None });
-        Self { sets: save.map(set).into_iter().collect(), newest: 0 }
+        let sets: BTreeMap<_, _> = save.map(set).into_iter().collect();
+        Self { saves: !sets.is_empty(), sets, ..Self::default() }
     }
 
     /// The lowest unused number.
@@ -46,13 +51,28 @@ impl FdSets {
             return Err(QmpError::generic("too many descriptors; remove some with remove-fd"));
         }
         let id = wanted.unwrap_or_else(|| self.free());
+        self.used.remove(&id);
         self.sets.insert(id, Set { opaque, fd: Arc::new(fd), disk: None });
         Ok(id)
     }
 
     /// Removes a set and closes its descriptor unless it is in use.
     pub(crate) fn remove(&mut self, id: u32) -> Result<(), QmpError> {
-        self.sets.remove(&id).map(|_| ()).ok_or_else(|| QmpError::generic("there is no such fdset"))
+        let was_used = self.used.remove(&id);
+        let there = self.sets.remove(&id).is_some() || was_used;
+        if there { Ok(()) } else { Err(QmpError::generic("there is no such fdset")) }
+    }
+
+    /// Removes the set of a state that was saved, but not the one that libxl takes for granted in a stub domain.
+    pub(crate) fn used_up(&mut self, filename: &str) {
+        let id = filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok());
+        let Some(id) = id.filter(|id: &u32| !self.saves || *id != SAVE) else { return };
+        if self.sets.remove(&id).is_some() {
+            while self.used.len() >= FDSETS {
+                self.used.pop_first();
+            }
+            self.used.insert(id);
+        }
     }
 
     /// The descriptor of a file name `/dev/fdset/N`; `None` for other names.
@@ -102,6 +122,20 @@ mod tests {
 
     fn fd() -> OwnedFd {
         rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn the_set_of_a_saved_state_is_used_up_and_removed_without_an_error() {
+        let mut sets = FdSets::default();
+        for _ in 0..3 * FDSETS {
+            let id = sets.add(None, None, fd()).unwrap();
+            sets.used_up(&format!("/dev/fdset/{id}"));
+            assert!(sets.named(&format!("/dev/fdset/{id}")).is_err());
+        }
+        assert_eq!((sets.remove(0), sets.remove(0).is_err()), (Ok(()), true));
+        let mut stub = FdSets::new(Some(fd()));
+        stub.used_up("/dev/fdset/1");
+        assert!(stub.named("/dev/fdset/1").is_ok_and(|fd| fd.is_some()));
     }
 
     #[test]

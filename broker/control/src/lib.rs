@@ -19,6 +19,7 @@ mod outcome;
 mod past;
 mod qmp;
 mod run;
+mod saved;
 mod session_state;
 mod sessions;
 mod vnc;

@@ -18,7 +18,7 @@ impl Shared {
         found.ok_or_else(|| QmpError::not_found(format!("there is no network card {name:?}")))
     }
 
-    async fn apply(&self, slot: Slot, settings: NicSettings) -> Outcome {
+    pub(crate) async fn apply(&self, slot: Slot, settings: NicSettings) -> Outcome {
         // The interface first: its rules hold even if the process does not apply them.
         let done = self.launcher.nic(slot, &settings).await;
         self.nics.set(slot, settings.clone());

@@ -59,9 +59,12 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("screendump", "PNG, to /var/lib/bulkhead/dump/GUEST/NAME or to a descriptor of add-fd; in a stub domain nowhere"),
     ("send-key", "up to 16 keys at once"),
     ("input-send-event", "keys, relative movement, buttons, wheel"),
-    ("xen-save-devices-state", "an error; the guest runs on"),
+    (
+        "xen-save-devices-state",
+        "to a descriptor of add-fd, whose set is removed; for a live migration an error, and the guest runs on",
+    ),
     ("xen-load-devices-state", "an error"),
-    ("xen-set-global-dirty-log", "an error; the guest runs on"),
+    ("xen-set-global-dirty-log", "nothing is logged: for a live migration xen-save-devices-state is refused"),
     ("x-bulkhead-restart", "kills a device's process"),
     ("x-bulkhead-processes", "the process table"),
     ("x-bulkhead-logs", "the last lines of all processes"),
@@ -110,7 +113,7 @@ impl Shared {
                 };
                 Ok(json!({ "status": status, "running": status == "running", "singlestep": false }))
             }
-            "cont" => self.set_running(true).await,
+            "cont" => self.go_on().await,
             "stop" => self.set_running(false).await,
             "query-chardev" => {
                 let ports = self
@@ -151,8 +154,11 @@ impl Shared {
             "screendump" => self.screendump(arguments).await,
             "send-key" => self.send_key(arguments).await,
             "input-send-event" => self.input(arguments).await,
-            "xen-save-devices-state" | "xen-set-global-dirty-log" | "xen-load-devices-state" => {
-                Err(QmpError::generic("saving and migrating is not supported by this device model; the guest runs on"))
+            "xen-save-devices-state" => self.save_devices(arguments).await,
+            // libxl switches it on for every save. What it is for is refused when the state is asked for.
+            "xen-set-global-dirty-log" => Ok(json!({})),
+            "xen-load-devices-state" => {
+                Err(QmpError::generic("a running machine takes no state; -incoming does, when it starts"))
             }
             "x-bulkhead-restart" => {
                 let name = arguments.get("device").and_then(Value::as_str).unwrap_or("");

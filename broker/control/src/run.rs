@@ -6,9 +6,9 @@ use crate::log::{self, LogFile};
 use crate::nic_settings::Nics;
 use crate::qmp::{self, Connection};
 use crate::session_state::{RunState, Shared};
-use crate::sessions;
+use crate::{saved, sessions};
 use bulkhead_plan::{FdUse, Starts, ToProcess};
-use bulkhead_runtime::{LinkError, Process, StartError};
+use bulkhead_runtime::{LinkError, Process, StartError, read_saved};
 use rustix::fd::OwnedFd;
 use serde_json::json;
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,7 @@ pub fn run() -> Result<(), StartError> {
     let listening = process.fds.take_all(|u| (*u == FdUse::QmpListen).then_some(()));
     let bridge = process.fds.take(&FdUse::Sessions);
     let save = process.fds.take(&FdUse::SaveStream);
+    let saved = process.fds.take(&FdUse::SavedState);
     let logs = process.fds.take_all(|u| if let FdUse::Log(slot) = u { Some(*slot) } else { None });
     let file = LogFile::new(process.fds.require(&FdUse::LogFile)?, logs.len(), process.plan.log_begins);
     let report = process.confine()?;
@@ -47,6 +48,11 @@ pub fn run() -> Result<(), StartError> {
     let bridge = bridge.map(|fd| UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))).transpose()?;
     drop(entered);
     process.seal()?;
+    let saved_nics = match saved {
+        Some(state) => saved::compare(&read_saved(&state)?, &process.plan),
+        None => Ok(Vec::new()),
+    };
+    let saved_nics = saved_nics.map_err(|why| StartError::Device(Box::new(why)))?;
     process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
     let Process { link, plan, .. } = process;
@@ -72,6 +78,7 @@ pub fn run() -> Result<(), StartError> {
         turn: Arc::default(),
         has_stopped: std::sync::atomic::AtomicBool::new(state == RunState::Paused),
         nics,
+        saved_nics: Mutex::new(saved_nics),
         vnc_password: Mutex::default(),
         usb_id: Mutex::default(),
         fdsets: Mutex::new(FdSets::new(save)),
@@ -85,23 +92,24 @@ pub fn run() -> Result<(), StartError> {
     });
     runtime.block_on(async move {
         let logs: Vec<_> = names.into_iter().zip(pipes).map(|(name, (_, pipe))| (name, pipe)).collect();
-        let mut logs = Some((logs, file));
-        let copy_logs = move || {
-            if let Some((logs, file)) = logs.take() {
-                for (name, pipe) in logs {
-                    tokio::spawn(log::copy(name, pipe, file.clone()));
-                }
+        let mut waiting = Some((logs, file, listeners, bridge));
+        let serving = shared.clone();
+        // Once all processes run. With dm_restrict an answer on QMP is all by which libxl knows that they do.
+        let serve = move || {
+            let Some((logs, file, listeners, bridge)) = waiting.take() else { return };
+            for (name, pipe) in logs {
+                tokio::spawn(log::copy(name, pipe, file.clone()));
+            }
+            let room = Arc::new(Semaphore::new(SESSIONS));
+            for listener in listeners {
+                let next = async move || listener.accept().await.map(|(stream, _)| stream);
+                tokio::spawn(accept(serving.clone(), next, room.clone()));
+            }
+            if let Some(bridge) = bridge {
+                tokio::spawn(sessions::serve(serving.clone(), bridge));
             }
         };
-        let room = Arc::new(Semaphore::new(SESSIONS));
-        for listener in listeners {
-            let next = async move || listener.accept().await.map(|(stream, _)| stream);
-            tokio::spawn(accept(shared.clone(), next, room.clone()));
-        }
-        if let Some(bridge) = bridge {
-            tokio::spawn(sessions::serve(shared.clone(), bridge));
-        }
-        follow(&shared, link_copy, copy_logs).await
+        follow(&shared, link_copy, serve).await
     })
 }
 
@@ -135,7 +143,7 @@ async fn accept(shared: Arc<Shared>, mut next: impl AsyncFnMut() -> std::io::Res
 }
 
 /// Handles the launcher's messages until it closes the socket.
-async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl FnMut()) -> Result<(), StartError> {
+async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut serve: impl FnMut()) -> Result<(), StartError> {
     // tokio only waits on the socket; messages are received by the link.
     let receive = || match shared.launcher.link.receive(false) {
         Ok(None) => Err(std::io::ErrorKind::WouldBlock.into()),
@@ -143,7 +151,7 @@ async fn follow(shared: &Arc<Shared>, socket: UnixStream, mut copy_logs: impl Fn
     };
     loop {
         match socket.async_io(Interest::READABLE, receive).await? {
-            Ok(Some((ToProcess::Running, _))) => copy_logs(),
+            Ok(Some((ToProcess::Running, _))) => serve(),
             Ok(Some((message, fds))) => handle(shared, message, fds),
             Ok(None) => {}
             Err(LinkError::Closed) => return Ok(()),

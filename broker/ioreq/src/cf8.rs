@@ -34,6 +34,16 @@ impl Cf8 {
         Self { latched: 0, wide: true, read: false, writes: 0 }
     }
 
+    /// The last address that the guest has written, as far as the broker has seen it.
+    pub(crate) fn latched(&self) -> u32 {
+        self.latched
+    }
+
+    /// Sets it: the guest's next read of the register.
+    pub(crate) fn set_latched(&mut self, address: u32) {
+        self.latched = address;
+    }
+
     fn set_wide(&mut self, wide: bool, edge: &mut impl Edge) {
         if wide == self.wide {
             return;

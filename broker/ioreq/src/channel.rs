@@ -52,6 +52,9 @@ pub(crate) const LINE_LIMIT: u32 = 20_000;
 /// Outstanding posted writes at which the device is woken.
 const POSTED_WAKE: u32 = 256;
 
+/// ACPI's interrupt, which Xen's own power management drives too.
+const SCI: u8 = 9;
+
 /// Most writes that are kept for the next process.
 const MISSED: usize = 256;
 const _: () = assert!(MISSED < bulkhead_wire::POSTED);
@@ -70,6 +73,8 @@ pub(crate) struct DeviceChannel {
     pub(crate) presence: Presence,
     /// Unplugged parts that have not been reported to the launcher: bits of the protocol's mask.
     pub(crate) parts: u16,
+    /// All parts that the guest has unplugged.
+    pub(crate) unplugged_parts: u16,
     /// Guest writes to regions with kept writes, made while there was no process.
     missed: Vec<Posted>,
     /// Regions to which writes were lost, and the offset of each last lost write.
@@ -99,6 +104,7 @@ impl DeviceChannel {
             lines,
             presence: Presence::at_power_on(added),
             parts: 0,
+            unplugged_parts: 0,
             missed: Vec::new(),
             lost: BTreeMap::new(),
         }
@@ -170,6 +176,18 @@ impl DeviceChannel {
             }
         }
         self.lines = vec![LineState::default(); self.declaration.lines.len()];
+    }
+
+    /// Tells Xen the published level of each line, whatever it knows: it has another memory of a machine that was restored. A line
+    /// that others drive too, as Xen does ACPI's, is only raised.
+    pub(crate) fn assert_lines(&mut self, edge: &mut impl Edge) {
+        let Some(live) = &self.live else { return };
+        for (i, (line, old)) in self.declaration.lines.iter().zip(&mut self.lines).enumerate() {
+            *old = live.end.line(i);
+            if old.level || *line != Line::Isa(SCI) {
+                set(edge, &self.declaration, *line, old.level);
+            }
+        }
     }
 
     /// Sets Xen's lines to the published levels. Returns whether any has changed.

@@ -51,10 +51,10 @@ pub enum Action {
     PartsUnplugged(Slot, u16),
 }
 
-struct VideoRam {
+pub(crate) struct VideoRam {
     channel: usize,
-    home: u64,
-    gfn: u64,
+    pub(crate) home: u64,
+    pub(crate) gfn: u64,
     pages: u32,
 }
 
@@ -84,18 +84,18 @@ pub struct Dispatcher<E> {
     pub edge: E,
     shape: Shape,
     memory: Arc<dyn GuestMemory>,
-    channels: Vec<DeviceChannel>,
+    pub(crate) channels: Vec<DeviceChannel>,
     ports: Space,
     addresses: Space,
     vcpus: Vec<VcpuState>,
     /// A buffered write that waits because the ring is full.
     held: Option<(usize, Posted)>,
-    video_ram: Option<VideoRam>,
+    pub(crate) video_ram: Option<VideoRam>,
     broadcast: Option<Broadcast>,
     actions: Vec<Action>,
     counters: Counters,
     scratch: Vec<u8>,
-    cf8: Option<Cf8>,
+    pub(crate) cf8: Option<Cf8>,
     /// The machine is stopped: vCPUs' requests stay where they are.
     stopped: bool,
     /// Since then all that the guest had begun before is done; buffered writes that come after it stay in their ring.
@@ -104,6 +104,12 @@ pub struct Dispatcher<E> {
     left: usize,
     /// Number of the time span in which a device's line changes are counted: from one sleep or tick of the broker to the next.
     span: u64,
+    /// The firmware's memory is read-only.
+    pub(crate) rom_locked: bool,
+    /// The machine was saved: Xen has lines' levels of its own.
+    pub(crate) restored: bool,
+    /// What the guest had unplugged before it was saved. The launcher hears of it when the machine runs.
+    pub(crate) unplugged: Vec<Action>,
 }
 
 impl<E: Edge> Dispatcher<E> {
@@ -128,6 +134,9 @@ impl<E: Edge> Dispatcher<E> {
             drained: false,
             left: 0,
             cf8: None,
+            rom_locked: false,
+            restored: false,
+            unplugged: Vec::new(),
         };
         dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));
         for device in devices {
@@ -192,7 +201,11 @@ impl<E: Edge> Dispatcher<E> {
         }
         if let Some(channel) = self.channels.get_mut(index) {
             channel.online(end, request_bell);
-            channel.update_lines(&mut self.edge);
+            if self.restored {
+                channel.assert_lines(&mut self.edge);
+            } else {
+                channel.update_lines(&mut self.edge);
+            }
         }
     }
 
@@ -300,6 +313,9 @@ impl<E: Edge> Dispatcher<E> {
     /// Stops the machine, or lets it run: while it is stopped no request is taken, and what the guest has begun before is carried out.
     pub fn stop(&mut self, stopped: bool) {
         (self.stopped, self.drained, self.left) = (stopped, false, BUFFERED_RING);
+        if !stopped {
+            self.actions.append(&mut self.unplugged);
+        }
     }
 
     /// Whether a stopped machine has nothing under way between guest and devices.
@@ -491,4 +507,4 @@ impl<E: Edge> Dispatcher<E> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

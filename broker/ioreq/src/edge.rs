@@ -29,6 +29,8 @@ pub trait Edge {
     fn set_pci_link(&mut self, link: u8, irq: u8);
     /// Makes the firmware's memory, 0xc0000–0xfffff, writable or read-only.
     fn set_rom_writable(&mut self, writable: bool);
+    /// Has the guest's accesses to these frames cached, whatever its own registers say: Xen forgets that with the domain.
+    fn pin(&mut self, first: u64, last: u64);
     /// Moves video RAM. False if it could not be moved.
     fn relocate(&mut self, from: u64, to: u64, pages: u32) -> bool;
     /// Shuts the guest down.
@@ -138,9 +140,12 @@ impl Edge for XenEdge {
         if !self.note("relocate", done) {
             return false;
         }
-        let pinned = self.privcmd.pin_write_back(to, to.saturating_add(u64::from(pages)).saturating_sub(1));
-        self.note("pin", pinned);
+        self.pin(to, to.saturating_add(u64::from(pages)).saturating_sub(1));
         true
+    }
+    fn pin(&mut self, first: u64, last: u64) {
+        let pinned = self.privcmd.pin_write_back(first, last);
+        self.note("pin", pinned);
     }
     fn shutdown(&mut self, reason: Shutdown) {
         tracing::info!("the guest shuts down: {reason:?}");
@@ -211,6 +216,9 @@ impl Edge for SimEdge {
     fn relocate(&mut self, from: u64, to: u64, pages: u32) -> bool {
         self.say(format!("relocate {from:#x} {to:#x} {pages}"));
         true
+    }
+    fn pin(&mut self, first: u64, last: u64) {
+        self.say(format!("pin {first:#x} {last:#x}"));
     }
     fn shutdown(&mut self, reason: Shutdown) {
         self.say(format!("shutdown {}", reason as u32));

@@ -8,7 +8,7 @@ use bulkhead_plan::{Activity, Ask, FdUse, Mode, Slot, ToProcess};
 use bulkhead_ring::{BrokerEnd, SharedArea};
 use bulkhead_runtime::{
     ControlHandle, ControlRequest, Done, FacetError, Facts, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory,
-    Process, StartError, serve_control,
+    Process, StartError, read_saved, serve_control,
 };
 use bulkhead_wire::{Op, Shape};
 use bulkhead_xen::XenError;
@@ -77,11 +77,12 @@ fn refused(why: XenError) -> StartError {
 
 fn start<E: Edge>(
     mut process: Process,
-    dispatcher: Dispatcher<E>,
+    mut dispatcher: Dispatcher<E>,
     control_socket: OwnedFd,
     commands: Option<OwnedFd>,
 ) -> Result<(), StartError> {
     let activity = process.fds.take(&FdUse::Activity);
+    let saved = process.fds.take(&FdUse::SavedState);
     process.fds = Fds::default();
     process.request(Ask::ChannelSealed { slot: process.slot })?;
     let report = process.confine()?;
@@ -98,6 +99,10 @@ fn start<E: Edge>(
     }
     process.seal()?;
     control.connect(control_socket);
+    if let Some(state) = saved {
+        dispatcher.load(&read_saved(&state)?)?;
+    }
+    dispatcher.stop(process.plan.paused);
     process.ready()?;
     tracing::info!(landlock = report.landlock, "in the sandbox");
     let mut broker = Broker {
@@ -360,7 +365,7 @@ impl<E: Edge> Broker<E> {
                     items.push(("wake-ups", self.wakeups));
                     let _ = answer.send(items);
                 }
-                ControlRequest::Save(answer) => drop(answer.send(Vec::new())),
+                ControlRequest::Save(answer) => drop(answer.send(self.dispatcher.save())),
                 ControlRequest::Load(_, answer) => drop(answer.send(Err(LoadError::Broker))),
                 ControlRequest::Facts(answer) => {
                     let functions = self.dispatcher.functions();

@@ -12,6 +12,7 @@
 //! | `presence.rs` | a device's presence in the guest: unplugged, hot-plugged, ejected |
 //! | `vcpu.rs` | the state of one vCPU's request: idle, waiting, blocked |
 //! | `dispatcher.rs`, `dispatcher/` | the dispatcher: requests, replies and effects; addresses on the bus |
+//! | `state.rs` | the broker's part of a saved machine |
 //! | `event_loop.rs`, `turns.rs` | the event loop; when it looks at its events |
 
 mod cf8;
@@ -22,6 +23,7 @@ mod event_loop;
 mod pci;
 mod presence;
 mod route;
+mod state;
 mod turns;
 mod vcpu;
 
@@ -29,3 +31,4 @@ pub use channel::ServedDevice;
 pub use dispatcher::{Action, Dispatcher};
 pub use edge::{Edge, SimEdge, XenEdge};
 pub use event_loop::run;
+pub use state::saved_video_ram;

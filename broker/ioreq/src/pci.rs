@@ -25,6 +25,11 @@ impl Function {
         (new != self.decoded).then_some(new)
     }
 
+    /// A register, as the guest has written it.
+    pub(crate) fn register(&self, offset: u8, size: u8) -> u32 {
+        self.registers.read(offset, size)
+    }
+
     /// Returns to the power-on state, in which nothing is decoded.
     pub(crate) fn reset(&mut self) -> Decode {
         *self = Self::new(self.spec.clone());

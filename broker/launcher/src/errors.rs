@@ -26,6 +26,8 @@ pub enum Code {
     Firmware = 206,
     /// The file with this process' number.
     PidFile = 209,
+    /// A saved machine.
+    Saved = 210,
     /// The user or the root directory.
     User = 207,
     /// The kernel cannot enforce the requested sandbox level.
@@ -111,6 +113,11 @@ pub const ERRORS: &[Entry] = &[
         Code::Firmware,
         "The VGA firmware is missing.",
         "Install the package seabios, or put the file into /usr/share/bulkhead.",
+    ),
+    entry(
+        Code::Saved,
+        "The saved machine cannot go on here: its state is damaged, of another device model or of another machine.",
+        "The line says what differs. Restore it with the configuration with which it was saved; the source of a migration goes on.",
     ),
     entry(
         Code::User,

@@ -9,6 +9,7 @@ use crate::machine::host::{PidFileFault, SocketFault, UserFault};
 use crate::machine::images::{ImageFault, ImageName};
 use crate::machine::nics::{NicFault, missing_modules};
 use crate::machine::option::ArgumentError;
+use crate::machine::saved::SavedFault;
 use crate::machine::serial::SerialFault;
 use crate::machine::viewers::ViewersFault;
 use crate::settings::SettingsFault;
@@ -89,6 +90,9 @@ pub enum Failure {
     /// The VGA firmware.
     #[error(transparent)]
     Firmware(#[from] FirmwareFault),
+    /// A saved machine that is to go on here.
+    #[error("-incoming: {0}")]
+    Saved(#[from] SavedFault),
     /// The user or the root directory that dm_restrict asks for.
     #[error(transparent)]
     User(#[from] UserFault),
@@ -231,6 +235,7 @@ impl Failure {
             Self::Socket { .. } => Some(Code::Socket),
             Self::Viewers(_) => Some(Code::Viewers),
             Self::Firmware(_) => Some(Code::Firmware),
+            Self::Saved(_) => Some(Code::Saved),
             Self::User(_) => Some(Code::User),
             Self::PidFile { .. } => Some(Code::PidFile),
             Self::Cage(_) | Self::Level { .. } | Self::Groups { .. } => Some(Code::Sandbox),
@@ -316,6 +321,11 @@ mod tests {
                 FirmwareFault::Size { path: path(), what: "VGA firmware" }.into(),
                 Some(Code::Firmware),
                 "/x: not a VGA firmware",
+            ),
+            (
+                SavedFault::from(bulkhead_stream::ReadError::Checksum).into(),
+                Some(Code::Saved),
+                "-incoming: it is damaged: a checksum",
             ),
             (UserFault::Root { text: "0:0".into() }.into(), Some(Code::User), "-runas 0:0: that is root"),
             (

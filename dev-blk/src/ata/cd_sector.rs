@@ -51,6 +51,12 @@ impl Form {
         (!gap).then_some(Self { sync, header, user, codes })
     }
 
+    /// The byte that selects these parts.
+    pub(super) fn byte(self) -> u8 {
+        let bit = |set: bool, n: u32| u8::from(set).checked_shl(n).unwrap_or(0);
+        bit(self.sync, 7) | bit(self.header, 5) | bit(self.user, 4) | bit(self.codes, 3)
+    }
+
     /// Bytes of the selected parts of a sector.
     pub(crate) fn bytes(self) -> usize {
         let part = |wanted: bool, bytes: usize| if wanted { bytes } else { 0 };

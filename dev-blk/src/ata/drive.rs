@@ -134,6 +134,16 @@ impl Drive {
         }
     }
 
+    /// The packet command in progress, if it is one: the byte count limit of its blocks.
+    pub(crate) fn packet_limit(&self) -> Option<u16> {
+        self.packet.then_some(self.limit)
+    }
+
+    /// Restores it.
+    pub(crate) fn set_packet_limit(&mut self, limit: Option<u16>) {
+        (self.packet, self.limit) = (limit.is_some(), limit.unwrap_or(0));
+    }
+
     /// Number of sectors of a disk.
     pub(crate) fn sectors(&self) -> u64 {
         self.image.as_ref().map_or(0, |i| i.size() >> 9)

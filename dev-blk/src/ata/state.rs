@@ -134,6 +134,24 @@ impl DriveState {
     }
 }
 
+/// The saved sectors of a command, and how far it has come.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct SectorsState {
+    /// The next sector, and how many are left.
+    #[prost(uint64, tag = "1")]
+    pub(crate) next: u64,
+    #[prost(uint32, tag = "2")]
+    pub(crate) left: u32,
+    /// They are a CD's.
+    #[prost(bool, tag = "3")]
+    pub(crate) cd: bool,
+    /// The parts of each that the host gets: the byte of READ CD.
+    #[prost(uint32, tag = "4")]
+    pub(crate) form: u32,
+    #[prost(uint64, tag = "5")]
+    pub(crate) form_next: u64,
+}
+
 /// The saved counts of a drive's operations.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct CountersState {

@@ -1,11 +1,12 @@
 //! The reply to a command: a value that the drive returns and the transport carries out.
 use super::cd_sector::Form;
 use super::spec::{CD_SECTOR, SECTOR};
+use super::state::SectorsState;
 use crate::backend::Job;
-use bulkhead_bus::Segment;
+use bulkhead_bus::{Segment, StateError};
 
 /// Most bytes of one read job.
-const BUFFER: usize = 128 * 1024;
+pub(crate) const BUFFER: usize = 128 * 1024;
 
 /// The reply to a command.
 #[derive(Debug)]
@@ -103,6 +104,24 @@ impl Sectors {
     /// Sectors of a CD.
     pub(super) fn of_cd(first: u64, count: u32, form: Form) -> Self {
         Self { next: first, left: count, size: CD_SECTOR, form, form_next: first }
+    }
+
+    /// The saved state.
+    pub(crate) fn save(&self) -> SectorsState {
+        let Self { next, left, size, form, form_next } = *self;
+        let form = u32::from(form.byte());
+        SectorsState { next, left, cd: size == CD_SECTOR, form, form_next }
+    }
+
+    /// Restores a state: of a medium with so many sectors, each of a CD's or a disk's size.
+    pub(crate) fn load(s: &SectorsState, of_cd: bool, all: u64) -> Result<Self, StateError> {
+        let form = u8::try_from(s.form).ok().and_then(Form::selected).ok_or(StateError::Value("parts of a sector"))?;
+        let inside = s.next.checked_add(u64::from(s.left)).is_some_and(|end| end <= all);
+        if s.left > 0 && (s.cd != of_cd || !inside) || (!s.cd && form != Form::USER) {
+            return Err(StateError::Value("sectors of a command"));
+        }
+        let size = if s.cd { CD_SECTOR } else { SECTOR };
+        Ok(Self { next: s.next, left: s.left, size, form, form_next: s.form_next })
     }
 
     /// Whether all have been transferred.

@@ -14,7 +14,7 @@ mod task_file;
 
 use crate::ata::drive::Drive;
 pub use crate::ata::drive::{DriveSpec, Identity};
-use crate::backend::{Executor, Image, Outcome};
+use crate::backend::{Executor, Image};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg};
 use bulkhead_bus::{
     Access, Context, Declaration, Device, DriveError, DriveFacts, Drives, Inspect, IoError, IoResult, Line, Ready,
@@ -24,8 +24,7 @@ use channel::Channel;
 pub use exercised::TARGET;
 use prost::Message as _;
 use rustix::fd::OwnedFd;
-use state::{IdeState, VERSION};
-use std::collections::VecDeque;
+use state::{ChannelState, IdeState, VERSION};
 use task_file::Attached;
 
 /// Regions: the command block, then the control block, of each channel; the bus master.
@@ -86,9 +85,6 @@ pub struct Ide {
     config: ConfigSpace,
     channels: [Channel; 2],
     executor: Box<dyn Executor>,
-    /// Results that the channels have not heard of: the machine is stopped. One a lane at most.
-    results: VecDeque<(usize, Outcome)>,
-    running: bool,
     dirty: bool,
 }
 
@@ -108,7 +104,7 @@ impl Ide {
         }
         let [a, b, c, d] = places;
         let channels = [Channel::new(0, [a, b]), Channel::new(1, [c, d])];
-        Self { config, channels, executor, results: VecDeque::new(), running: true, dirty: true }
+        Self { config, channels, executor, dirty: true }
     }
 
     fn update(&mut self, cx: &mut Context) {
@@ -118,12 +114,7 @@ impl Ide {
     }
 
     fn finish(&mut self, cx: &mut Context) {
-        loop {
-            while let Some(result) = self.executor.take() {
-                self.results.push_back(result);
-            }
-            let next = if self.running { self.results.pop_front() } else { None };
-            let Some((lane, outcome)) = next else { break };
+        while let Some((lane, outcome)) = self.executor.take() {
             if let Some(channel) = self.channels.get_mut(lane) {
                 channel.finished(outcome, &mut *self.executor, cx);
             }
@@ -134,6 +125,17 @@ impl Ide {
     fn drive(&mut self, index: u8) -> Result<&mut Drive, DriveError> {
         let drive = self.channels.iter_mut().find_map(|c| c.medium(index));
         drive.ok_or(DriveError::NoDrive(index))
+    }
+
+    /// The state for a process that takes over after a crash.
+    fn page(&self) -> Vec<u8> {
+        self.state(Channel::save)
+    }
+
+    fn state(&self, of: fn(&Channel) -> ChannelState) -> Vec<u8> {
+        let Self { config, channels, executor: _, dirty: _ } = self;
+        IdeState { version: VERSION, config: config.save(), channels: channels.iter().map(of).collect() }
+            .encode_to_vec()
     }
 
     /// The channel of a region, and whether it is the control block.
@@ -263,14 +265,13 @@ impl Device for Ide {
         self.channels.iter().all(Channel::quiescent)
     }
 
-    /// The guest hears of a job's end when the machine runs again.
+    /// A command is carried out up to where it waits for the guest, and its interrupt is set: a saved machine has no job under way. A
+    /// write that waits for space is held.
     fn at_rest(&self) -> bool {
-        let ended = |lane| self.results.iter().any(|(l, _)| *l == lane);
-        self.channels.iter().enumerate().all(|(lane, c)| c.quiescent() || ended(lane) || c.is_held())
+        self.channels.iter().all(|c| c.quiescent() || c.is_held())
     }
 
     fn running(&mut self, running: bool, cx: &mut Context) {
-        self.running = running;
         self.channels.iter().for_each(|c| c.hold(!running));
         self.finish(cx);
     }
@@ -297,13 +298,11 @@ impl Device for Ide {
     fn checkpoint(&mut self) -> Option<Vec<u8>> {
         let dirty = std::mem::take(&mut self.dirty)
             | self.channels.iter_mut().fold(false, |d, c| d | std::mem::take(&mut c.dirty));
-        dirty.then(|| self.save())
+        dirty.then(|| self.page())
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { config, channels, executor: _, results: _, running: _, dirty: _ } = self;
-        IdeState { version: VERSION, config: config.save(), channels: channels.iter().map(Channel::save).collect() }
-            .encode_to_vec()
+        self.state(Channel::save_whole)
     }
 
     fn load(&mut self, state: &[u8], cx: &mut Context) -> Result<(), StateError> {

@@ -1,5 +1,5 @@
 //! The saved state of the controller.
-use crate::ata::state::DriveState;
+use crate::ata::state::{DriveState, SectorsState};
 use bulkhead_bus::StateError;
 use prost::Message as _;
 
@@ -48,6 +48,69 @@ pub(crate) struct ChannelState {
     /// The pending interrupt belongs to the drive that is not selected.
     #[prost(bool, tag = "12")]
     pub(crate) interrupt_of_other: bool,
+    /// The command for whose next step the drive waits for the guest. A process that takes over after a crash has none.
+    #[prost(message, optional, tag = "13")]
+    pub(crate) command: Option<CommandState>,
+}
+
+/// A command that waits for the guest.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CommandState {
+    /// What it waits for.
+    #[prost(enumeration = "Awaits", tag = "1")]
+    pub(crate) awaits: i32,
+    /// It is the command of the drive that is not selected.
+    #[prost(bool, tag = "2")]
+    pub(crate) of_other: bool,
+    /// Bytes for the guest that it has not read, or from it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) buffer: Vec<u8>,
+    /// Bytes of the buffer that the guest has written.
+    #[prost(uint32, tag = "4")]
+    pub(crate) at: u32,
+    /// End of the block that the guest may read or write now.
+    #[prost(uint32, tag = "5")]
+    pub(crate) block_end: u32,
+    /// Bytes of a block.
+    #[prost(uint32, tag = "6")]
+    pub(crate) block: u32,
+    /// Sectors that are still to be transferred.
+    #[prost(message, optional, tag = "7")]
+    pub(crate) sectors: Option<SectorsState>,
+    /// Bytes of a list that comes by DMA.
+    #[prost(uint32, tag = "8")]
+    pub(crate) list_bytes: u32,
+    /// It is a packet command, with this byte count limit and one more.
+    #[prost(uint32, tag = "9")]
+    pub(crate) packet_limit: u32,
+}
+
+/// What a command waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Awaits {
+    /// Nothing: the state is of no command.
+    Nothing = 0,
+    /// The guest reads the buffer.
+    Reads = 1,
+    /// It writes sectors.
+    Sectors = 2,
+    /// It writes a packet.
+    Packet = 3,
+    /// It writes the ranges of DATA SET MANAGEMENT.
+    Ranges = 4,
+    /// It writes the parameters of MODE SELECT.
+    Parameters = 5,
+    /// It starts the bus master for the buffer.
+    DmaBytes = 6,
+    /// The same for sectors to the guest.
+    DmaIn = 7,
+    /// The same for sectors from it.
+    DmaOut = 8,
+    /// The same for ranges.
+    DmaRanges = 9,
+    /// The same for parameters.
+    DmaParameters = 10,
 }
 
 impl IdeState {

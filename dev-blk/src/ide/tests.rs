@@ -105,12 +105,17 @@ impl Bench {
         }
     }
 
-    fn packet(&mut self, packet: &[u8], limit: u16) {
+    /// The PACKET command, without its packet.
+    fn packet_begins(&mut self, limit: u16) {
         for (port, value) in
             [(0x176, 0xa0), (0x171, 0), (0x174, u32::from(limit) & 0xff), (0x175, u32::from(limit) >> 8), (0x177, 0xa0)]
         {
             self.out(port, value);
         }
+    }
+
+    fn packet(&mut self, packet: &[u8], limit: u16) {
+        self.packet_begins(limit);
         assert_eq!(self.inb(0x177) & 0x88, 0x08, "the drive wants the packet");
         let mut bytes = [0; 12];
         bytes[..packet.len()].copy_from_slice(packet);

@@ -122,6 +122,8 @@ pub struct Serial {
     begins: bool,
     dropped: u64,
     dirty: bool,
+    /// The machine runs: characters come and go.
+    running: bool,
 }
 
 /// The declaration of port number `index` (0 = COM1).
@@ -158,6 +160,7 @@ impl Serial {
             begins: false,
             dropped: 0,
             dirty: true,
+            running: true,
         }
     }
 
@@ -255,7 +258,7 @@ impl Serial {
 
     /// Receives characters from the back end while they fit.
     fn receive(&mut self, cx: &mut Context) {
-        if self.mcr.loopback() {
+        if self.mcr.loopback() || !self.running {
             return;
         }
         let mut buffer = [0; FIFO];
@@ -282,7 +285,7 @@ impl Serial {
     /// Sends queued characters to the back end.
     fn transmit(&mut self, cx: &mut Context) {
         let before = self.unsent.len();
-        while !self.unsent.is_empty() {
+        while self.running && !self.unsent.is_empty() {
             let n = self.backend.write(self.unsent.make_contiguous());
             if n == 0 {
                 break;
@@ -482,14 +485,24 @@ impl Device for Serial {
     fn reset(&mut self, _: Reset, cx: &mut Context) {
         let fresh = Self::new(self.index as u8, Box::new(NullBackend));
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
-        let dropped = self.dropped;
+        let (dropped, running) = (self.dropped, self.running);
         // Characters that wait have been announced, so that nothing else would tell of them. They are not taken before a state is
         // loaded, which would lose them.
-        *self = Self { backend, dropped, begins: true, ..fresh };
+        *self = Self { backend, dropped, running, begins: true, ..fresh };
         cx.again();
         self.set_timer(STUCK_TIMER, None, cx);
         self.set_timer(RETRY_TIMER, None, cx);
         self.update(cx);
+    }
+
+    fn running(&mut self, running: bool, cx: &mut Context) {
+        self.running = running;
+        if running {
+            // What a state that was loaded has still to send.
+            self.transmit(cx);
+            self.receive(cx);
+            self.update(cx);
+        }
     }
 
     fn shadows(&self, out: &mut Shadows<'_>) {
@@ -509,6 +522,7 @@ impl Device for Serial {
             begins: _,
             dropped: _,
             dirty: _,
+            running: _,
             ier,
             fcr,
             lcr,
@@ -573,6 +587,7 @@ impl Device for Serial {
             begins: false,
             dropped: self.dropped,
             dirty: true,
+            running: self.running,
         };
         let backend = std::mem::replace(&mut self.backend, Box::new(NullBackend));
         *self = Self { backend, ..new };

@@ -5,7 +5,7 @@ use crate::facts::Facts;
 use crate::process::{eventfd, ring};
 use crate::{StartError, log};
 use bulkhead_bus::StateError;
-use bulkhead_control_api::{MESSAGE_MAX, v1};
+use bulkhead_control_api::{MESSAGE_MAX, STATE_MAX, v1};
 use rustix::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,8 +50,8 @@ pub enum LoadError {
     /// The device refuses the state.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The process is the broker, which keeps no state.
-    #[error("the broker has no saved state")]
+    /// The process is the broker, which takes a state at its start alone.
+    #[error("the broker takes a state at its start alone")]
     Broker,
 }
 
@@ -241,7 +241,7 @@ pub fn serve(role: &'static str) -> Result<ControlHandle, StartError> {
         runtime.block_on(async move {
             let server = v1::process_server::ProcessServer::new(service)
                 .max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX);
+                .max_encoding_message_size(STATE_MAX);
             let (streams, incoming) = tokio::sync::mpsc::unbounded_channel();
             let accept = async move {
                 let _ = ready.send(());

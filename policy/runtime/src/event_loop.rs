@@ -11,7 +11,7 @@ mod requests;
 
 use crate::process::ring;
 use crate::trace::Trace;
-use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, serve_control};
+use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, read_saved, serve_control};
 use bulkhead_bus::{Clock, Context, Device, GuestMemory, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
 use bulkhead_plan::{Ask, DeviceConfig, FdUse, Memory, Mode, Picture, ToProcess, VideoRam};
 use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
@@ -79,6 +79,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     process.await_peer()?;
     let peer = SharedArea::map_reader(process.fds.require(&FdUse::PeerArea)?, shape.request_len())?;
     let old = process.fds.take(&FdUse::OldArea).map(|fd| SharedArea::map_reader(fd, shape.reply_len())).transpose()?;
+    let saved = process.fds.take(&FdUse::SavedState);
     let request_bell = process.fds.require(&FdUse::RequestBell)?;
     let reply_bell = process.fds.require(&FdUse::ReplyBell)?;
     let control_socket = process.fds.require(&FdUse::Control(process.slot))?;
@@ -95,7 +96,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
     let Prepared { polled, build } = prepare(&config, resources).map_err(refused)?;
     let mut cx = Context::new(memory);
     if process.plan.mode == Mode::Xen || !config.kind().guest_visible {
-        cx.clock = Clock::Real;
+        cx.clock = Clock::ahead(process.plan.clock);
     }
 
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -161,6 +162,13 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
             Ok(()) => tracing::info!(bytes = state.len(), "restored the state of the previous process"),
             Err(e) => tracing::warn!("the state of the previous process is refused, starting from reset: {e}"),
         }
+    }
+    if let Some(saved) = saved {
+        // Nothing of it begins before `cont`.
+        data.device.running(data.running, &mut data.cx);
+        let state = read_saved(&saved)?;
+        data.device.load(&state, &mut data.cx)?;
+        tracing::info!(bytes = state.len(), "goes on from its saved state");
     }
     data.cx.marks.forget();
     if !data.running {
@@ -365,10 +373,13 @@ impl Data {
 
     /// Time until the next timer; `None` while stopped or with a driven clock.
     fn timeout(&self) -> Option<rustix::event::Timespec> {
-        let timer = self.cx.timers.next().filter(|_| self.running && self.cx.clock == Clock::Real);
-        let deadline = [timer, self.frame_wanted].into_iter().flatten().min()?;
+        let timer = self.cx.timers.next().filter(|_| self.running && self.cx.clock.is_real());
+        // A timer's deadline is one of the machine's clock.
+        let timer = timer.map(|due| due.saturating_sub(self.cx.now()));
+        let frame = self.frame_wanted.map(|due| due.saturating_sub(Clock::Real.now()));
+        let left = [timer, frame].into_iter().flatten().min()?;
         // Rounded up to milliseconds, epoll's unit.
-        let ns = deadline.saturating_sub(Clock::Real.now()).div_ceil(1_000_000).saturating_mul(1_000_000);
+        let ns = left.div_ceil(1_000_000).saturating_mul(1_000_000);
         Some(rustix::event::Timespec {
             tv_sec: i64::try_from(ns.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(ns.rem_euclid(1_000_000_000)).unwrap_or(0),

@@ -22,4 +22,4 @@ pub use link::{Link, LinkError, Received};
 pub use log::set_level;
 pub use memory::{ForeignMemory, GrantMemory, MemfdMemory, map_list, map_video_ram};
 pub use packet::receive_packet;
-pub use process::{Fds, Process, StartError, answer_once, end};
+pub use process::{Fds, Process, StartError, answer_once, end, read_saved};

@@ -55,6 +55,12 @@ pub enum StartError {
     /// The question came without an image.
     #[error("the launcher gave no image")]
     NoImage,
+    /// The saved state of this process is not taken.
+    #[error("its saved state is refused: {0}")]
+    Saved(#[from] bulkhead_bus::StateError),
+    /// The saved state has more bytes than a state can have.
+    #[error("its saved state is too long")]
+    LongState,
     /// The plan's number of vCPUs is impossible.
     #[error("the number of vCPUs is impossible")]
     Vcpus,
@@ -243,6 +249,25 @@ impl Process {
             other => Err(StartError::unexpected("Go", other)),
         }
     }
+}
+
+/// A saved state of this process. It is hostile: read behind the filter, and parsed by the device alone.
+pub fn read_saved(state: &OwnedFd) -> Result<Vec<u8>, StartError> {
+    /// Most bytes of a section (proto/stream).
+    const MOST: usize = 288 << 10;
+    let mut bytes = vec![0; MOST + 1];
+    let mut len = 0usize;
+    while let Some(room) = bytes.get_mut(len..).filter(|room| !room.is_empty()) {
+        match rustix::io::read(state, room)? {
+            0 => break,
+            n => len = len.saturating_add(n),
+        }
+    }
+    if len > MOST {
+        return Err(StartError::LongState);
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Ends the process at once. The standard library's exit makes system calls that no profile has.

@@ -11,15 +11,28 @@ pub type TimerId = u8;
 pub enum Clock {
     /// The machine's monotonic clock.
     Real,
+    /// The same, so many nanoseconds ahead: the clock of a machine that was saved on another host.
+    Shifted(i64),
     /// Set by the simulated machine, in nanoseconds from its start.
     Driven(u64),
 }
 
 impl Clock {
+    /// The clock of a machine that is so many nanoseconds ahead of its host.
+    pub fn ahead(nanoseconds: i64) -> Self {
+        if nanoseconds == 0 { Self::Real } else { Self::Shifted(nanoseconds) }
+    }
+
+    /// Whether it is the host's clock that goes on.
+    pub fn is_real(&self) -> bool {
+        !matches!(self, Self::Driven(_))
+    }
+
     /// The time in nanoseconds. Reading it is expensive (a PV domain has an emulated TSC), so read it only when needed.
     pub fn now(&self) -> u64 {
         match self {
             Self::Driven(now) => *now,
+            Self::Shifted(ahead) => Self::Real.now().saturating_add_signed(*ahead),
             Self::Real => {
                 let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
                 let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

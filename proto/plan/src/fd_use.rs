@@ -28,6 +28,8 @@ pub enum FdUse {
     PeerArea,
     /// The reply area of the slot's previous process, with its last state.
     OldArea,
+    /// The process's part of a saved machine: a sealed memfd with its section's payload.
+    SavedState,
     /// Doorbell: broker → device.
     RequestBell,
     /// Doorbell: device → broker.
@@ -106,7 +108,7 @@ pub enum FdUse {
     Screen,
     /// An evdev node.
     Events,
-    /// The file that the machine's saved state is written to: libxl's descriptor set 1 in a stub domain.
+    /// The file that a stub domain writes the machine's saved state to: libxl's descriptor set 1.
     SaveStream,
     /// The page of a vchan.
     VchanPage,

@@ -6,6 +6,7 @@
 use super::ImageFormat;
 #[cfg(doc)]
 use super::{Ask, ToProcess};
+use bulkhead_stream::{Name, PAYLOAD, Place, ReadError, SECTIONS};
 use serde::{Deserialize, Serialize};
 
 /// A question about an image.
@@ -18,6 +19,19 @@ pub enum Question {
         /// Sectors of 512 bytes.
         sectors: u64,
     },
+    /// A saved machine's stream.
+    State,
+}
+
+/// What the launcher needs of a saved machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateIndex {
+    /// Machine time at which it was saved, in nanoseconds.
+    pub time: u64,
+    /// First guest frame of video RAM, 0 if there is none.
+    pub video_ram: u64,
+    /// The sections.
+    pub places: Vec<Place>,
 }
 
 /// The format of a backing file, as an image's header names it.
@@ -117,11 +131,13 @@ pub enum Answer {
     Header(Result<Header, HeaderError>),
     /// To [`Question::Partitions`]; `None` if there is no partition.
     Partitions(Option<Partitioned>),
+    /// To [`Question::State`].
+    State(Result<StateIndex, ReadError>),
 }
 
 impl Answer {
-    /// Bytes of an answer: what, error or format, then the fields at their places, then the name.
-    pub const LEN: usize = NAME_AT + MAX_NAME;
+    /// Bytes of an answer: what, error or format, then the fields at their places, then the name or the sections.
+    pub const LEN: usize = PLACES_AT + SECTIONS * PLACE;
 
     /// The answer as a packet.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
@@ -155,6 +171,18 @@ impl Answer {
                 put(CYLINDERS_AT, &cylinders.to_le_bytes());
                 put(HEADS_AT, &heads.to_le_bytes());
                 put(SECTORS_AT, &[*sectors]);
+            }
+            Self::State(Err(error)) => put(0, &[REFUSED_STATE, *error as u8]),
+            Self::State(Ok(StateIndex { time, video_ram, places })) => {
+                put(0, &[STATE, u8::try_from(places.len()).unwrap_or(0)]);
+                put(TIME_AT, &time.to_le_bytes());
+                put(VIDEO_RAM_AT, &video_ram.to_le_bytes());
+                for (i, place) in places.iter().enumerate() {
+                    let at = PLACES_AT.saturating_add(i.saturating_mul(PLACE));
+                    put(at, &place.name.to_bytes());
+                    put(at.saturating_add(Name::LEN), &place.at.to_le_bytes());
+                    put(at.saturating_add(Name::LEN).saturating_add(4), &place.len.to_le_bytes());
+                }
             }
         }
         bytes
@@ -197,9 +225,30 @@ impl Answer {
                     (1..=16383).contains(&cylinders) && (2..=256).contains(&heads) && (1..=63).contains(&sectors);
                 possible.then_some(Self::Partitions(Some(Partitioned { cylinders, heads, sectors })))
             }
+            (Question::State, REFUSED_STATE) => {
+                let error = ReadError::ALL.into_iter().find(|e| *e as u8 == bytes[1])?;
+                Some(Self::State(Err(error)))
+            }
+            (Question::State, STATE) => {
+                let long = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+                let places = bytes.get(PLACES_AT..)?.as_chunks::<PLACE>().0;
+                let places = places.get(..usize::from(bytes[1]))?.iter().map(place).collect::<Option<Vec<_>>>()?;
+                // Each name once: the launcher gives each process the first of its name.
+                let twice = places.iter().enumerate().any(|(i, p)| places.iter().take(i).any(|q| q.name == p.name));
+                let index = StateIndex { time: long(TIME_AT)?, video_ram: long(VIDEO_RAM_AT)?, places };
+                (!twice).then_some(Self::State(Ok(index)))
+            }
             _ => None,
         }
     }
+}
+
+/// A section of an answer: name, offset, length. It is in a stream, whose length the launcher knows.
+fn place(bytes: &[u8; PLACE]) -> Option<Place> {
+    let name = Name::from_bytes(*bytes.first_chunk()?)?;
+    let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let place = Place { name, at: word(Name::LEN)?, len: word(Name::LEN.saturating_add(4))? };
+    (place.len as usize <= PAYLOAD).then_some(place)
 }
 
 /// Most bytes of a backing file's name (QEMU's docs/interop/qcow2.rst).
@@ -210,6 +259,14 @@ pub const CLUSTER_BITS: std::ops::RangeInclusive<u8> = 9..=21;
 pub const MAX_REFCOUNT_ORDER: u8 = 6;
 const REFUSED: u8 = 1;
 const HEADER: u8 = 2;
+const REFUSED_STATE: u8 = 5;
+const STATE: u8 = 6;
+const TIME_AT: usize = 8;
+const VIDEO_RAM_AT: usize = 16;
+const PLACES_AT: usize = 24;
+/// Bytes of a section in an answer.
+const PLACE: usize = Name::LEN + 8;
+const _: () = assert!(NAME_AT + MAX_NAME <= Answer::LEN);
 const NO_PARTITION: u8 = 3;
 const PARTITION: u8 = 4;
 const CYLINDERS_AT: usize = 2;
@@ -245,6 +302,14 @@ mod tests {
             all.push((Question::Header, header(Some(("b".repeat(MAX_NAME), format)))));
         }
         all.extend(HeaderError::ALL.map(|e| (Question::Header, Answer::Header(Err(e)))));
+        let places = (0..SECTIONS as u32).map(|n| Place {
+            name: Name::new(&format!("part-{n}")).unwrap(),
+            at: n << 10,
+            len: PAYLOAD as u32,
+        });
+        let index = StateIndex { time: 1 << 60, video_ram: 0xf_0000, places: places.collect() };
+        all.push((Question::State, Answer::State(Ok(index))));
+        all.extend(ReadError::ALL.map(|e| (Question::State, Answer::State(Err(e)))));
         all
     }
 
@@ -255,7 +320,8 @@ mod tests {
             assert_eq!(Answer::from_bytes(question, &bytes), Some(answer.clone()));
             let other = match question {
                 Question::Header => Question::Partitions { sectors: 1 },
-                Question::Partitions { .. } => Question::Header,
+                Question::Partitions { .. } => Question::State,
+                Question::State => Question::Header,
             };
             assert_eq!(Answer::from_bytes(other, &bytes), None, "{answer:?}");
             assert_eq!(Answer::from_bytes(question, &bytes[1..]), None);
@@ -266,15 +332,18 @@ mod tests {
         #[test]
         fn a_hostile_answer_is_none_or_possible(
             head in prop::collection::vec(any::<u8>(), NAME_AT..=NAME_AT), name in prop::collection::vec(any::<u8>(), 0..40),
-            question in prop_oneof![Just(Question::Header), Just(Question::Partitions { sectors: 7 })],
+            question in prop_oneof![Just(Question::Header), Just(Question::Partitions { sectors: 7 }), Just(Question::State)],
         ) {
             let mut bytes = [0; Answer::LEN];
             bytes[..NAME_AT].copy_from_slice(&head);
             bytes[NAME_AT..][..name.len()].copy_from_slice(&name);
-            bytes[0] %= 6;
+            bytes[0] %= 8;
             match Answer::from_bytes(question, &bytes) {
                 Some(Answer::Header(Ok(Header { backing: Some((name, _)), .. }))) => {
                     prop_assert!((1..=MAX_NAME).contains(&name.len()) && !name.contains('\0'));
+                }
+                Some(Answer::State(Ok(index))) => {
+                    prop_assert!(index.places.iter().all(|p| p.len as usize <= PAYLOAD));
                 }
                 Some(Answer::Partitions(Some(p))) => prop_assert!(
                     (1..=16383).contains(&p.cylinders) && (2..=256).contains(&p.heads) && (1..=63).contains(&p.sectors)

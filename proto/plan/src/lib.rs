@@ -99,6 +99,8 @@ pub struct MachinePlan {
     pub paused: bool,
     /// The machine starts stopped (-S), and QMP reports `prelaunch`. False once a `cont` or `stop` has come.
     pub stopped: bool,
+    /// Nanoseconds by which the machine's clock is ahead of the host's, for a machine that was saved on another one.
+    pub clock: i64,
     /// The guest's directory for screenshots that QMP names; `None` in a stub domain and with dm_restrict.
     pub dump_dir: Option<String>,
     /// Bytes that the guest's log file had before the guest.

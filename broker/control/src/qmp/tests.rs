@@ -36,6 +36,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
             stopped,
             dump_dir: Some("/var/lib/bulkhead/dump".into()),
             log_begins: 0,
+            clock: 0,
         },
         clients: Clients::default(),
         launcher: LauncherClient::new(Arc::new(Link::new(link))),
@@ -43,6 +44,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
         turn: Arc::default(),
         has_stopped: std::sync::atomic::AtomicBool::new(false),
         nics: Arc::default(),
+        saved_nics: Mutex::default(),
         captures: Arc::default(),
         past: Mutex::default(),
         vnc_password: Mutex::default(),
@@ -131,7 +133,18 @@ fn errors_have_class_and_reason() {
     let s = shared(false);
     for (text, class, words) in [
         (r#"{"execute":"no-such"}"#, "CommandNotFound", "no-such"),
-        (r#"{"execute":"xen-save-devices-state","arguments":{"filename":"/x"}}"#, "GenericError", "not supported"),
+        (r#"{"execute":"xen-save-devices-state","arguments":{"live":false}}"#, "GenericError", "filename"),
+        (
+            r#"{"execute":"xen-save-devices-state","arguments":{"filename":"/x","live":false}}"#,
+            "GenericError",
+            "/dev/fdset/N",
+        ),
+        (
+            r#"{"execute":"xen-save-devices-state","arguments":{"filename":"/dev/fdset/3","live":false}}"#,
+            "GenericError",
+            "no such fdset",
+        ),
+        (r#"{"execute":"xen-load-devices-state","arguments":{"filename":"/x"}}"#, "GenericError", "-incoming"),
         (r#"{"execute":"screendump"}"#, "GenericError", "filename"),
         (r#"{"execute":"screendump","arguments":{"filename":"x.png"}}"#, "GenericError", "no display"),
         (

@@ -357,7 +357,7 @@ impl<E: Edge> Dispatcher<E> {
             return self.kill(index, Death::Protocol);
         }
         if effects.rom_lock() || effects.rom_unlock() {
-            self.edge.set_rom_writable(effects.rom_unlock());
+            self.set_rom_writable(effects.rom_unlock());
         }
         if effects.power_off() {
             self.edge.shutdown(Shutdown::PowerOff);

@@ -40,6 +40,7 @@ impl<E: Edge> Dispatcher<E> {
     pub(super) fn remove_unplugged(&mut self) {
         for channel in &mut self.channels {
             let parts = std::mem::take(&mut channel.parts);
+            channel.unplugged_parts |= parts;
             if parts != 0 {
                 self.actions.push(Action::PartsUnplugged(channel.slot, parts));
             }
@@ -57,7 +58,20 @@ impl<E: Edge> Dispatcher<E> {
         }
     }
 
-    pub(super) fn config_written(&mut self, index: usize, bdf: u16, offset: u8, size: u8, value: u32) {
+    /// Video RAM stays where the saved machine had it, and is cached as there.
+    pub(crate) fn place_video_ram_again(&mut self) {
+        if let Some(vram) = &self.video_ram {
+            self.edge.pin(vram.gfn, vram.gfn.saturating_add(u64::from(vram.pages)).saturating_sub(1));
+        }
+    }
+
+    /// Locks the firmware's memory, or lets the guest write it.
+    pub(crate) fn set_rom_writable(&mut self, writable: bool) {
+        self.rom_locked = !writable;
+        self.edge.set_rom_writable(writable);
+    }
+
+    pub(crate) fn config_written(&mut self, index: usize, bdf: u16, offset: u8, size: u8, value: u32) {
         for (link, irq) in pci::links(bdf, offset, size, value) {
             self.edge.set_pci_link(link, irq);
         }

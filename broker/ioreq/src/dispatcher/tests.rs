@@ -17,12 +17,12 @@ use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::VecDeque;
 
 /// A hypervisor that checks the states of ioreq slots, as Xen does.
-struct FakeEdge {
+pub(crate) struct FakeEdge {
     offered: Vec<Option<Ioreq>>,
     taken: Vec<Option<Ioreq>>,
     answers: Vec<(usize, Option<u64>)>,
     buffered: VecDeque<(BufferedIoreq, u64)>,
-    calls: Vec<String>,
+    pub(crate) calls: Vec<String>,
     fd: OwnedFd,
     /// vCPU 0 makes this request again whenever it is answered.
     again: Option<Ioreq>,
@@ -83,6 +83,9 @@ impl Edge for FakeEdge {
         self.calls.push(format!("relocate {from:#x} {to:#x} {pages}"));
         true
     }
+    fn pin(&mut self, first: u64, last: u64) {
+        self.calls.push(format!("pin {first:#x} {last:#x}"));
+    }
     fn shutdown(&mut self, reason: Shutdown) {
         self.calls.push(format!("shutdown {reason:?}"));
     }
@@ -108,8 +111,8 @@ fn declaration(port: u16, posted: bool) -> Declaration {
     }
 }
 
-struct Bench {
-    dispatcher: Dispatcher<FakeEdge>,
+pub(crate) struct Bench {
+    pub(crate) dispatcher: Dispatcher<FakeEdge>,
     devices: Vec<DeviceEnd>,
     shape: Shape,
     memory: Arc<FakeMemory>,
@@ -122,7 +125,7 @@ fn areas(len: usize) -> (SharedArea, SharedArea) {
 
 impl Bench {
     /// Two devices, at ports 0x100 (slot 2) and 0x200 (slot 3, with posted memory), and `vcpus` vCPUs.
-    fn new(vcpus: u16) -> Self {
+    pub(crate) fn new(vcpus: u16) -> Self {
         let shape = Shape::new(usize::from(vcpus)).unwrap();
         let memory = FakeMemory::new(1 << 16);
         let devices = [(2, 0x101, false), (3, 0x202, true)].map(|(slot, port, posted)| ServedDevice {

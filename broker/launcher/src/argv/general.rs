@@ -35,6 +35,11 @@ const OPTIONS: &[OptionSpec] = &[
     option("device xen-platform", Implemented("as with -machine xenfv"), XENOPSD),
     option("device xen-pvdevice", Refused("vendor_device"), "vendor_device"),
     flag("S", Implemented("the machine waits for `cont` and says `prelaunch`"), "dm_restrict"),
+    option(
+        "incoming",
+        Implemented("fd:N: the saved machine goes on here, at `cont`; in a stub domain it is refused"),
+        "xl restore, migration",
+    ),
     flag(
         "xen-attach",
         Implemented(
@@ -119,8 +124,7 @@ const OPTIONS: &[OptionSpec] = &[
     flag("trad-compat", Ignored("places and revisions of devices are fixed"), XENOPSD),
     flag("qubes-audio:…", Ignored("sound"), QUBES),
     flag("daemonize", Refused("going into the background: libxl and its like wait for the process itself"), ""),
-    option("incoming", Refused("restoring a saved guest"), "xl restore, migration"),
-    option("loadvm", Refused("restoring a saved guest"), "xenopsd: resume, migration"),
+    option("loadvm", Refused("restoring a saved guest by a path"), "xenopsd: resume, migration"),
     option("spice", Refused("SPICE"), "spice"),
     option("device virtio-serial", Refused("SPICE's agent"), "spicevdagent"),
     option("device virtserialport", Refused("SPICE's agent"), "spicevdagent"),
@@ -181,6 +185,14 @@ impl Arguments for General {
             // A name without a key may have any form.
             "name" => machine.name = options.head("guest").unwrap_or(value).to_owned(),
             "S" => machine.stopped = true,
+            // Its shell would have put a device in its place.
+            "incoming" if value == "$STUBDOM_RESTORE_INCOMING_ARG" => {
+                return Err(given.refused("restoring a saved guest in a stub domain"));
+            }
+            "incoming" => {
+                let number = value.strip_prefix("fd:").and_then(number);
+                machine.incoming = Some(number.ok_or(bad("fd:N, a descriptor that the toolstack has opened"))?);
+            }
             "xen-attach" => machine.attach = true,
             "machine" | "M" => {
                 if options.flag("igd-passthru", false) != Some(false) {

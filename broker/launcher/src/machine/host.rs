@@ -1,4 +1,5 @@
 //! The host's side of a machine: one process's configuration and descriptors, and what is opened for the machine as a whole.
+use super::saved::Saved;
 use super::{Machine, Monitor, Socket};
 use crate::failure::Failure;
 use crate::intake::Intake;
@@ -47,6 +48,8 @@ pub struct Host<'a> {
     pub stubdom: bool,
     /// Looks into images.
     pub(crate) intake: Intake<'a>,
+    /// The saved machine that goes on here.
+    pub(crate) saved: Option<Saved>,
     /// Other ends of serial ports and consoles for query-chardev: label and file name.
     pub chardevs: Vec<(String, String)>,
     /// Slaves of pseudo terminals. While a slave is open, its master sees no hang-up.
@@ -66,6 +69,7 @@ impl<'a> Host<'a> {
             domid,
             stubdom,
             intake,
+            saved: None,
             chardevs: nothing,
             held: Vec::new(),
             sockets: Vec::new(),

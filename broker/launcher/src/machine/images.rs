@@ -256,6 +256,8 @@ impl Opening {
                 self.has_geometry(self.config.size.unwrap_or(0), partitioned);
                 Ok(None)
             }
+            // No image has been asked about that.
+            Answer::State(_) => Err(ImageFault::Intake(IntakeFault::Answer)),
         }
     }
 
@@ -416,6 +418,7 @@ mod tests {
     impl Look for Fixed {
         fn look(&self, _: &OwnedFd, question: Question) -> Result<Answer, IntakeFault> {
             Ok(match question {
+                Question::State => return Err(IntakeFault::Answer),
                 Question::Header => {
                     Answer::Header(Ok(Header { size: 1 << 32, cluster_bits: 16, refcount_order: 4, backing: None }))
                 }

@@ -11,6 +11,7 @@
 //! | `fbdev.rs`, `vchan.rs` | the picture and QMP of a stub domain |
 //! | `viewers.rs` | the VNC server, and the pipes between viewers and devices |
 //! | `firmware.rs` | files of expansion ROMs |
+//! | `saved.rs` | a saved machine that goes on here |
 //! | `host.rs` | one process's configuration and descriptors, and what is opened for the machine as a whole |
 pub mod back_ends;
 pub mod board;
@@ -24,6 +25,7 @@ pub mod images;
 pub mod nics;
 pub mod option;
 mod qcow2;
+pub(crate) mod saved;
 pub mod serial;
 pub mod usb;
 pub mod vchan;
@@ -183,6 +185,8 @@ pub struct Machine {
     pub xen_platform: bool,
     /// The machine waits for `cont` (`-S`).
     pub stopped: bool,
+    /// The descriptor of a saved machine, which goes on here (`-incoming`).
+    pub incoming: Option<RawFd>,
     /// libxl asks for the program's capabilities; no guest is started.
     pub probe: bool,
     /// There are no emulated devices: the launcher serves the PV back ends of an existing domain.
@@ -237,6 +241,7 @@ impl Default for Machine {
             nics: Vec::new(),
             xen_platform: true,
             stopped: false,
+            incoming: None,
             probe: false,
             attach: false,
             sim: None,

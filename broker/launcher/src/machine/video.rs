@@ -64,8 +64,11 @@ impl Arguments for Adapter {
     }
 }
 
-/// First guest frame of video RAM: above all RAM, 4 GiB up at least, where no BAR is.
+/// First guest frame of video RAM: above all RAM, 4 GiB up at least, where no BAR is. A saved machine has it at its place.
 pub fn frame(host: &Host) -> u64 {
+    if let Some(saved) = &host.saved {
+        return saved.video_ram();
+    }
     (0x10_0000u64).saturating_add(host.machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000)
 }
 

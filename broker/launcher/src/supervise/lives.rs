@@ -45,6 +45,7 @@ impl Launcher {
         let Some(state) = self.slots.get_mut(number) else { return Err(Failure::NoSlot(number)) };
         plan.domid = state.domid.unwrap_or(plan.domid);
         let pid = spawned.pid;
+        let saved = state.saved.take();
         if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
         } else if number != BROKER {
@@ -94,6 +95,9 @@ impl Launcher {
         }
         if let Some(view) = &view {
             fds.push((FdUse::SurfaceView, view.as_fd()));
+        }
+        if let Some(saved) = &saved {
+            fds.push((FdUse::SavedState, saved.as_fd()));
         }
         if let Some(old) = state.last_state() {
             fds.push((FdUse::OldArea, old));

@@ -16,6 +16,7 @@ use crate::log::say;
 use crate::machine::Machine;
 use crate::machine::host::{self, Host, Part, UserFault};
 use crate::machine::images::{self, Writable};
+use crate::machine::saved::Saved;
 use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
 use crate::phase::Phase;
 use crate::slot::SlotState;
@@ -72,6 +73,7 @@ impl Launcher {
             group: groups.as_ref().ok().and_then(|groups| groups.of(kind::INTAKE.role)),
         };
         let mut host = Host::new(&machine, domid, stubdom.is_some(), intake);
+        host.saved = machine.incoming.map(|fd| Saved::open(fd, &host.intake)).transpose()?;
         let mut parts = Vec::new();
         for device in DEVICES.iter().filter(|_| !bare) {
             parts.append(&mut (device.open)(&mut host)?);
@@ -97,7 +99,8 @@ impl Launcher {
         let mut privcmd = None;
         if mode == Mode::Xen && !bare {
             let open = Privcmd::open(domid).map_err(Failure::Xen)?;
-            if let Some(video) = machine.video {
+            // A saved machine's is there, with its contents.
+            if let Some(video) = machine.video.filter(|_| host.saved.is_none()) {
                 let pages = u64::from(video.mib).saturating_mul(256);
                 open.populate(gfn, pages).map_err(|e| match &stubdom {
                     Some(_) if e.forbidden() => Failure::Hypercalls(e),
@@ -119,7 +122,7 @@ impl Launcher {
             host.sockets.push(path.clone());
         }
         let broker = if bare { Vec::new() } else { broker(&host)? };
-        let Host { chardevs, held, sockets, shown, .. } = host;
+        let Host { chardevs, held, sockets, shown, mut saved, .. } = host;
         let plan = MachinePlan {
             domid,
             name: machine.name.clone(),
@@ -129,8 +132,9 @@ impl Launcher {
             level,
             devices: Vec::new(),
             chardevs,
-            paused: false,
+            paused: saved.is_some(),
             stopped: machine.stopped,
+            clock: saved.as_ref().map_or(0, Saved::clock),
             // With dm_restrict no file can be made after the start.
             dump_dir: (stubdom.is_none() && !restricted).then(|| dumps::directory(&machine.name)),
             log_begins: rustix::fs::fstat(rustix::stdio::stderr()).map_or(0, |s| s.st_size.unsigned_abs()),
@@ -174,6 +178,9 @@ impl Launcher {
             running: false,
         };
         launcher.make_slots(parts, listening, broker)?;
+        if let Some(saved) = &mut saved {
+            launcher.hand_out(saved)?;
+        }
         launcher.connect_xenstore()?;
         if restricted {
             launcher.restrict(machine.chroot.as_deref())?;
@@ -329,6 +336,18 @@ impl Launcher {
             control.kept.append(&mut logs);
         }
         Ok(())
+    }
+
+    /// Gives each slot its part of a saved machine.
+    fn hand_out(&mut self, saved: &mut Saved) -> Result<(), Failure> {
+        for state in self.slots.iter_mut() {
+            let name = if state.slot == CONTROL { "machine" } else { state.name.as_str() };
+            state.saved = saved.take(name)?;
+            if state.saved.is_none() && state.kind.guest_visible {
+                self.shown.push(format!("{name}: nothing of it was saved; it begins as after a reset"));
+            }
+        }
+        Ok(saved.is_whole()?)
     }
 
     /// The user of a slot.

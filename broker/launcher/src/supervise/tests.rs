@@ -68,6 +68,7 @@ pub(super) fn launcher() -> Launcher {
         devices: devices.map(|(slot, config)| DeviceSlot { slot, name: config.name(), config }).into(),
         chardevs: Vec::new(),
         paused: false,
+        clock: 0,
         stopped: false,
         dump_dir: None,
         log_begins: 0,

@@ -12,7 +12,7 @@ fn stale_registers_after_a_restart_never_become_a_command() {
     // Sector number and count were lost; the command itself arrives.
     b.ide.lost_writes(0, 4, &mut b.cx);
     assert!(b.cx.lines.level(0) && b.inb(0x1f7) & 1 == 1, "who waits hears of it");
-    let state = b.ide.save();
+    let state = b.ide.page();
     b.ide.load(&state, &mut b.cx).unwrap();
     b.out(0x1f7, 0x30);
     assert_eq!((b.inb(0x1f7) & 0x89, b.inb(0x1f1)), (0x01, 0x04), "aborted, no data asked for");
@@ -50,7 +50,7 @@ fn a_command_that_was_under_way_is_aborted_with_an_interrupt_after_a_restart() {
     let mut b = Bench::new();
     b.prd(&[(0x8000, 512, true)]);
     b.ata(0xc8, 0, 1);
-    let state = b.ide.save();
+    let state = b.ide.page();
     let mut b = Bench::new();
     b.ide.load(&state, &mut b.cx).unwrap();
     assert!(b.cx.lines.level(0));
@@ -59,10 +59,10 @@ fn a_command_that_was_under_way_is_aborted_with_an_interrupt_after_a_restart() {
 
 /// Loads the state of a bench into a new one, which must save the same.
 fn taken_over(b: &Bench) -> Bench {
-    let saved = b.ide.save();
+    let saved = b.ide.page();
     let mut other = Bench::new();
     other.ide.load(&saved, &mut other.cx).unwrap();
-    assert!(other.ide.save() == saved, "the state that was loaded is saved as another one");
+    assert!(other.ide.page() == saved, "the state that was loaded is saved as another one");
     other
 }
 
@@ -184,10 +184,10 @@ proptest! {
                 prop_assert_eq!(b.cx.lines.level(i), channel.intrq());
             }
         }
-        let saved = b.ide.save();
+        let saved = b.ide.page();
         let mut other = Bench::new();
         other.ide.load(&saved, &mut other.cx).unwrap();
-        prop_assert_eq!(other.ide.save(), saved);
+        prop_assert_eq!(other.ide.page(), saved);
     }
 
     #[test]
@@ -196,5 +196,88 @@ proptest! {
         let _ = b.ide.load(&state, &mut b.cx);
         b.ata(0x20, 0, 1);
         b.inb(0x1f7);
+    }
+}
+
+/// A saved machine goes on in the middle of a command: reading, writing, a packet, and one that waits for the bus master.
+#[test]
+fn a_command_that_waits_for_the_guest_goes_on_in_another_process() {
+    let moved = |b: &Bench| {
+        let saved = b.ide.save();
+        let mut other = Bench::new();
+        other.ide.load(&saved, &mut other.cx).unwrap();
+        assert!(other.ide.save() == saved, "the state that was loaded is saved as another one");
+        other
+    };
+    // A part of a sector is read here, the rest there.
+    let mut b = Bench::new();
+    b.ata(0x20, 3, 2);
+    let here = b.insw(0x1f0, 100);
+    let mut other = moved(&b);
+    let there = other.insw(0x1f0, 1024 - 100);
+    assert_eq!([here, there].concat(), b.disk_bytes()[3 * 512..5 * 512]);
+    assert_eq!(other.inb(0x1f7) & 0x89, 0x00, "both sectors");
+    // A sector that is written: the first half here.
+    let mut b = Bench::new();
+    b.ata(0x30, 7, 1);
+    b.outsw(0x1f0, &[1; 256]);
+    let mut other = moved(&b);
+    assert_eq!(other.inb(0x1f7) & 0x08, 0x08, "it still asks for data");
+    other.outsw(0x1f0, &[2; 256]);
+    assert_eq!(other.disk_bytes()[7 * 512..8 * 512], [[1; 256], [2; 256]].concat());
+    // A packet, of which a part has come.
+    let mut b = Bench::new();
+    b.packet_begins(0xfffe);
+    b.outsw(0x170, &[0x25, 0, 0, 0]);
+    let mut other = moved(&b);
+    other.outsw(0x170, &[0; 8]);
+    assert_eq!(other.insw(0x170, 8), [0, 0, 0, 63, 0, 0, 8, 0], "READ CAPACITY of 64 sectors");
+    // A command that waits for the bus master.
+    let mut b = Bench::new();
+    b.prd(&[(0x8000, 512, true)]);
+    b.ata(0xc8, 3, 1);
+    let mut other = moved(&b);
+    other.prd(&[(0x8000, 512, true)]);
+    assert_eq!(other.inb(0x3f6) & 0x80, 0x80, "busy until the bus master starts");
+    other.bm(0, 1, 9);
+    assert_eq!((other.inb(0x1f7) & 0x81, other.bm_status(0) & 7), (0, 4));
+}
+
+#[test]
+fn a_command_that_its_drive_cannot_have_is_refused() {
+    use crate::ide::state::{Awaits, IdeState};
+    use prost::Message as _;
+    let mut b = Bench::new();
+    b.ata(0x30, 7, 1);
+    let state = IdeState::decode(b.ide.save().as_slice()).unwrap();
+    let refused = |change: fn(&mut crate::ide::state::CommandState)| {
+        let mut s = state.clone();
+        change(s.channels[0].command.as_mut().unwrap());
+        let mut other = Bench::new();
+        let before = other.ide.save();
+        let done = other.ide.load(&s.encode_to_vec(), &mut other.cx);
+        assert!(other.ide.save() == before || done.is_ok());
+        done.is_err()
+    };
+    assert!(!refused(|_| {}));
+    for change in [
+        (|c| c.awaits = Awaits::Packet.into()) as fn(&mut crate::ide::state::CommandState),
+        |c| c.awaits = Awaits::Parameters.into(),
+        |c| c.awaits = Awaits::Nothing.into(),
+        |c| c.awaits = 99,
+        |c| c.of_other = true,
+        |c| c.at = 513,
+        |c| c.block_end = 511,
+        |c| c.buffer = vec![0; (128 << 10) + 1],
+        |c| c.block = (128 << 10) + 1,
+        |c| c.list_bytes = (128 << 10) + 1,
+        |c| c.packet_limit = 1 << 20,
+        |c| c.packet_limit = 9,
+        |c| c.sectors.as_mut().unwrap().next = u64::MAX,
+        |c| c.sectors.as_mut().unwrap().left = u32::MAX,
+        |c| c.sectors.as_mut().unwrap().cd = true,
+        |c| c.sectors.as_mut().unwrap().form = 0x80 | 0x10,
+    ] {
+        assert!(refused(change));
     }
 }

@@ -5,7 +5,7 @@ use super::{RETRY, Rtl8139, spec};
 use crate::backend::Backend;
 use crate::exercised::{ARRIVING, Action, MAC, Outside, SEGMENTS, Setup};
 use bulkhead_bus::Device;
-use bulkhead_bus::exercise::{Host, Stage, Target};
+use bulkhead_bus::exercise::{Host, Restart, Stage, Target};
 use bulkhead_bus::nic::NicSettings;
 
 fn build(setup: &Setup, back: Box<dyn Backend>, nic: &NicSettings) -> Box<dyn Device> {
@@ -33,5 +33,7 @@ pub static TARGET: Target = Target {
     shapes: spec::SHAPES,
     actions: Action::ALL.len() as u8,
     recipes: recipes::ALL,
+    // A network may lose what is in flight, and interrupts that are put off come at once.
+    moved: Restart::Documented,
     ..Target::new("rtl8139", make)
 };

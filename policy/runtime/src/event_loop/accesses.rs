@@ -19,7 +19,7 @@ impl Data {
                 self.config_dirty = true;
                 0
             }
-            Op::NextDeadline if self.cx.clock == Clock::Real => u64::MAX,
+            Op::NextDeadline if self.cx.clock.is_real() => u64::MAX,
             Op::NextDeadline => self.cx.timers.next().unwrap_or(u64::MAX),
             Op::Advance => {
                 if let Clock::Driven(now) = &mut self.cx.clock {

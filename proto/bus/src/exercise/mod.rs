@@ -113,6 +113,8 @@ pub struct Target {
     pub recipes: &'static [Recipe],
     /// What the guest may see of a restart.
     pub restart: Restart,
+    /// What it may see when the machine is saved and goes on elsewhere.
+    pub moved: Restart,
 }
 
 impl Target {
@@ -128,6 +130,7 @@ impl Target {
             actions: 0,
             recipes: &[],
             restart: Restart::Documented,
+            moved: Restart::Same,
         }
     }
 }

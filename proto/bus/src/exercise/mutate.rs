@@ -288,7 +288,7 @@ impl<'a> Mutator<'a> {
                 let kind = random.of(&kinds).copied().unwrap_or(Kind::Check);
                 to.push(Record { value: random.below(8), ..Record::new(kind) });
             }
-            27 => to.push(Record::new(Kind::Restart)),
+            27 => to.push(Record::new(if random.one_in(2) { Kind::Restart } else { Kind::Move })),
             28 => to.push(Record {
                 place: random.below(regions) as u8,
                 offset: random.of(self.target.registers).map_or(0, |r| r.offset),

@@ -56,6 +56,8 @@ pub enum Kind {
     Restart,
     /// Descriptor `place` becomes ready.
     Ready,
+    /// The machine is saved, and another process goes on with the whole state. Without restarts it is stopped and runs again.
+    Move,
 }
 
 /// Most elements of a string access.
@@ -65,7 +67,7 @@ pub const LONGEST: u64 = 500_000_000_000;
 
 impl Kind {
     /// All kinds; a record's first byte is an index here.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Read,
         Self::Write,
         Self::ReadString,
@@ -87,6 +89,7 @@ impl Kind {
         Self::Check,
         Self::Restart,
         Self::Ready,
+        Self::Move,
     ];
 
     fn of(byte: u8) -> Self {

@@ -13,6 +13,8 @@ const DEADLINES: usize = 64;
 const AT_ONCE: usize = 32;
 /// Most pictures of a run: each costs as much as thousands of accesses.
 const PICTURES: usize = 2;
+/// Most bytes of a whole state (proto/stream).
+const LONGEST_STATE: usize = 288 << 10;
 /// Most bytes of a string access.
 const STRING: usize = 4096;
 
@@ -266,6 +268,7 @@ impl<'a> Run<'a> {
             Kind::Check => self.check()?,
             Kind::Restart if self.restarts => self.restart()?,
             Kind::Restart => {}
+            Kind::Move => self.moves()?,
             Kind::Ready => device.poll(Ready::Fd(u32::from(record.place & 7)), cx),
         }
         Ok((None, Vec::new()))
@@ -308,8 +311,8 @@ impl<'a> Run<'a> {
     /// Saved, loaded into a new device and saved again, a state is the same.
     fn check(&self) -> Result<(), String> {
         let state = self.device.save();
-        if state.len() > bulkhead_wire::STATE.saturating_sub(8) {
-            return Err("its state does not fit the state page".into());
+        if state.len() > LONGEST_STATE {
+            return Err("its state does not fit a section of a saved machine".into());
         }
         let again = super::loads_with(self.target, self.settings, &state)?;
         if again == state { Ok(()) } else { Err("a state that was loaded and saved is another one".into()) }
@@ -327,6 +330,35 @@ impl<'a> Run<'a> {
     /// The process is killed between two accesses; another one continues with the state page and the marks.
     fn restart(&mut self) -> Result<(), String> {
         let state = self.page.clone();
+        if state.as_ref().is_some_and(|s| s.len() > bulkhead_wire::STATE.saturating_sub(8)) {
+            return Err("its state does not fit the state page".into());
+        }
+        self.go_on_elsewhere(state)
+    }
+
+    /// The machine is saved, and another one goes on with the whole state; or, without restarts, the same one.
+    fn moves(&mut self) -> Result<(), String> {
+        self.device.running(false, &mut self.cx);
+        for _ in 0..POLLS {
+            if self.device.at_rest() {
+                break;
+            }
+            (0..4).for_each(|fd| self.device.poll(Ready::Fd(fd), &mut self.cx));
+        }
+        if !self.device.at_rest() {
+            return Err("it does not come to rest".into());
+        }
+        if self.restarts {
+            let state = self.device.save();
+            self.go_on_elsewhere(Some(state))?;
+        }
+        self.device.running(true, &mut self.cx);
+        // As the runtime does: what became ready meanwhile.
+        (0..4).for_each(|fd| self.device.poll(Ready::Fd(fd), &mut self.cx));
+        Ok(())
+    }
+
+    fn go_on_elsewhere(&mut self, state: Option<Vec<u8>>) -> Result<(), String> {
         let mut cx = Context::new(self.memory.clone());
         cx.clock = self.cx.clock;
         let former = *self.marks.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -413,11 +445,15 @@ fn run(target: &Target, script: &Script, restarts: bool, seen: bool) -> Result<(
     Ok((all, written))
 }
 
-/// Runs a script. If it has restarts, a guest must not see that a process was killed between two accesses: without them it sees the
-/// same.
+/// Runs a script. If it has restarts or moves, a guest must not see that a process was killed between two accesses, or that the machine was
+/// saved: without them it sees the same.
 pub(super) fn exercise(target: &Target, script: &Script) -> Result<(), String> {
-    let restarts = script.records.iter().any(|r| r.kind == Kind::Restart);
-    let compared = restarts && target.restart == Restart::Same;
+    let has = |kind| script.records.iter().any(|r| r.kind == kind);
+    let restarts = has(Kind::Restart) || has(Kind::Move);
+    // Whatever a crash costs, a saved machine goes on as one that was stopped.
+    let compared = restarts
+        && (target.restart == Restart::Same || !has(Kind::Restart))
+        && (target.moved == Restart::Same || !has(Kind::Move));
     let (with, with_memory) = run(target, script, restarts, compared)?;
     if !compared {
         return Ok(());
@@ -427,7 +463,7 @@ pub(super) fn exercise(target: &Target, script: &Script) -> Result<(), String> {
         if with != without {
             let kind = record.kind;
             return Err(format!(
-                "record {i}, {kind:?}: after a restart the guest sees {with:?}, without one {without:?}"
+                "record {i}, {kind:?}: after a restart or a move the guest sees {with:?}, without one {without:?}"
             ));
         }
     }

@@ -151,9 +151,9 @@ fn a_good_device_passes_and_each_fault_is_named() {
         assert_eq!(run(GOOD, &records), Ok(()));
     }
     for (fault, records, says) in [
-        (SILENT_CHANGE, restart.clone(), "after a restart the guest sees"),
+        (SILENT_CHANGE, restart.clone(), "after a restart or a move the guest sees"),
         (ENDLESS_TIMER, [copy(3), vec![Record::advance(2000)]].concat(), "are due again and again"),
-        (FORGETS, restart, "after a restart the guest sees"),
+        (FORGETS, restart, "after a restart or a move the guest sees"),
         (ENDLESS, copy(7), "has no end"),
         (FOREIGN_LINE, copy(3), "drives line 1"),
         (TOO_MUCH, copy(400), "accesses to guest memory, more than 64"),

@@ -1,0 +1,229 @@
+//! Saved machines: control asks every process for its state and writes the stream; when a machine goes on, it compares the machine that was
+//! saved with its own.
+use crate::outcome::{Outcome, QmpError};
+use crate::session_state::{RunState, Shared};
+use bulkhead_bus::Clock;
+use bulkhead_bus::nic::NicSettings;
+use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, MachinePlan, NicModel, Slot, Starts};
+use bulkhead_stream::{Name, Section};
+use prost::Message as _;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+/// Version of [`MachineState`], and of the payloads of all processes: each has a version of its own inside.
+const VERSION: u32 = 1;
+const PAYLOAD: u16 = 1;
+/// Most facts of a state.
+const FACTS: usize = 64;
+
+/// What the guest can see of the machine, and its arguments decide.
+#[derive(Clone, PartialEq, prost::Message)]
+struct MachineState {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    /// A text for each device, by its name.
+    #[prost(btree_map = "string, string", tag = "2")]
+    facts: BTreeMap<String, String>,
+    /// The settings of network cards, by name: commands may have changed them.
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    nics: BTreeMap<String, Vec<u8>>,
+}
+
+/// Why a saved machine is not this one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OtherMachine {
+    #[error("the saved machine's description does not decode")]
+    Decode,
+    #[error("the saved machine is described by a later release")]
+    Version,
+    #[error("the saved machine has {name} ({saved}), this one has not")]
+    Missing { name: String, saved: String },
+    #[error("this machine has {name} ({here}), the saved one has not")]
+    More { name: String, here: String },
+    #[error("{name} was {saved} when the machine was saved, and is {here} here")]
+    Differs { name: String, saved: String, here: String },
+}
+
+fn drive(drive: &DriveConfig) -> String {
+    let kind = if drive.cdrom { "a CD drive" } else { "a disk" };
+    let size = drive.size.filter(|_| !drive.cdrom).map_or(String::new(), |bytes| format!(" of {bytes} bytes"));
+    format!("{kind}{size} at place {}", drive.at.port)
+}
+
+/// What the guest sees of a device; `None` if it sees nothing.
+fn fact(config: &DeviceConfig) -> Option<String> {
+    Some(match config {
+        DeviceConfig::Platform { vcpus, xen_platform, serial, .. } => {
+            format!("a board for {vcpus} vCPUs, xen-platform {xen_platform}, serial port {serial}")
+        }
+        DeviceConfig::Ide { drives } => drives.iter().map(drive).collect::<Vec<_>>().join(", "),
+        DeviceConfig::Vga { device, vram, rom, .. } => {
+            format!("a display with {} MiB at device {device}, firmware of {rom} bytes", vram >> 20)
+        }
+        DeviceConfig::Nic { model, device, mac, rom, .. } => {
+            let model = match model {
+                NicModel::E1000 => "e1000",
+                NicModel::Rtl8139 => "rtl8139",
+            };
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            format!("{model} {mac} at device {device}, firmware of {rom} bytes")
+        }
+        DeviceConfig::Usb { devices, device, function, .. } => {
+            format!("a USB controller at {device}.{function} with {devices:?}")
+        }
+        DeviceConfig::FwCfg { kernel, .. } => format!("a configuration device, kernel {}", kernel.is_some()),
+        DeviceConfig::Ps2 => "a keyboard controller".to_owned(),
+        DeviceConfig::Serial { index, .. } => format!("COM{}", index.saturating_add(1)),
+        DeviceConfig::Fbdev { .. }
+        | DeviceConfig::Vnc { .. }
+        | DeviceConfig::Xenbus { .. }
+        | DeviceConfig::Grant { .. }
+        | DeviceConfig::Qdisk { .. }
+        | DeviceConfig::Vkbd { .. }
+        | DeviceConfig::Console { .. }
+        | DeviceConfig::Vfb { .. }
+        | DeviceConfig::Vchan { .. } => return None,
+    })
+}
+
+fn facts(plan: &MachinePlan) -> BTreeMap<String, String> {
+    let visible = plan.devices.iter().filter(|d| d.config.starts() == Starts::AtOnce);
+    visible.filter_map(|d| Some((d.name.clone(), fact(&d.config)?))).collect()
+}
+
+/// Compares a saved machine with this one. Returns the network cards' settings that are not those of the plan.
+///
+/// # Errors
+/// The first difference.
+pub(crate) fn compare(saved: &[u8], plan: &MachinePlan) -> Result<Vec<(Slot, NicSettings)>, OtherMachine> {
+    let saved = MachineState::decode(saved).map_err(|_| OtherMachine::Decode)?;
+    if saved.version != VERSION {
+        return Err(OtherMachine::Version);
+    }
+    if saved.facts.len() > FACTS || saved.nics.len() > FACTS {
+        return Err(OtherMachine::Decode);
+    }
+    let mine = facts(plan);
+    for (name, saved) in &saved.facts {
+        match mine.get(name) {
+            None => return Err(OtherMachine::Missing { name: name.clone(), saved: saved.clone() }),
+            Some(here) if here != saved => {
+                return Err(OtherMachine::Differs { name: name.clone(), saved: saved.clone(), here: here.clone() });
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some((name, here)) = mine.into_iter().find(|(name, _)| !saved.facts.contains_key(name)) {
+        return Err(OtherMachine::More { name, here });
+    }
+    let mut changed = Vec::new();
+    for device in &plan.devices {
+        let (Some(here), Some(saved)) = (device.config.facets().nic, saved.nics.get(&device.name)) else { continue };
+        let saved = saved.first_chunk().filter(|bytes| bytes.len() == saved.len()).and_then(NicSettings::from_bytes);
+        let saved = saved.ok_or(OtherMachine::Decode)?;
+        if saved != *here {
+            changed.push((device.slot, saved));
+        }
+    }
+    Ok(changed)
+}
+
+impl Shared {
+    /// `xen-save-devices-state`. A machine that runs is stopped for it, and goes on.
+    pub(crate) async fn save_devices(&self, arguments: &Value) -> Outcome {
+        let filename = arguments.get("filename").and_then(Value::as_str);
+        let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
+        let to = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
+        let to = to.ok_or_else(|| QmpError::generic("the state goes to a descriptor of add-fd: /dev/fdset/N"))?;
+        // Without the argument it is live, as QEMU has it.
+        if arguments.get("live").and_then(Value::as_bool) != Some(false) {
+            return Err(QmpError::generic(
+                "live migration is not supported by this device model yet; the guest goes on here",
+            ));
+        }
+        let ran = self.state() == RunState::Running;
+        if ran {
+            self.set_running(false).await?;
+        }
+        let done = self.write_state(&to).await;
+        // libxl forgets its sets; one for each save would be too many.
+        self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).used_up(filename);
+        if ran {
+            self.set_running(true).await?;
+        }
+        done.map(|()| json!({}))
+    }
+
+    /// Whether the guest has unplugged the whole device.
+    fn is_unplugged(&self, device: &DeviceSlot) -> bool {
+        device.config.facets().nic.is_some() && self.nics.get(device.slot).is_none()
+    }
+
+    /// `cont`. The first one of a machine that was saved gives network cards the settings that they had.
+    pub(crate) async fn go_on(&self) -> Outcome {
+        let saved = std::mem::take(&mut *self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner));
+        for (at, (slot, settings)) in saved.iter().enumerate() {
+            if let Err(why) = self.apply(*slot, settings.clone()).await {
+                // Nothing of the guest leaves under other rules: whoever asks again tries again.
+                let rest = saved.get(at..).unwrap_or_default().to_vec();
+                *self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+                return Err(why);
+            }
+        }
+        self.set_running(true).await
+    }
+
+    async fn write_state(&self, to: &Arc<OwnedFd>) -> Result<(), QmpError> {
+        let one = self.turn.lock().await;
+        let nics = self.plan.devices.iter();
+        let nics = nics.filter_map(|d| Some((d.name.clone(), self.nics.get(d.slot)?.to_bytes().to_vec())));
+        let machine = MachineState { version: VERSION, facts: facts(&self.plan), nics: nics.collect() }.encode_to_vec();
+        let broker = self.clients.save(BROKER).await.map_err(|e| QmpError::generic(format!("the broker: {e}")))?;
+        let mut parts = vec![(Name::MACHINE, machine), (Name::BROKER, broker)];
+        for device in self.plan.devices.iter().filter(|d| d.config.kind().guest_visible) {
+            let added = device.config.starts() == Starts::WhenAdded;
+            // One that the guest has unplugged, and one that was not added, have no process.
+            if self.clients.get(device.slot).is_none() && (added || self.is_unplugged(device)) {
+                continue;
+            }
+            let failed = |why: &dyn std::fmt::Display| QmpError::generic(format!("{}: {why}", device.name));
+            if added {
+                return Err(failed(&"a controller that was added while the machine ran cannot be saved yet"));
+            }
+            let name = Name::new(&device.name).ok_or_else(|| failed(&"its name is none of a section"))?;
+            let state = self.clients.save(device.slot).await.map_err(|e| failed(&e))?;
+            parts.push((name, state));
+        }
+        drop(one);
+        let sections: Vec<_> = parts
+            .iter()
+            .map(|(name, payload)| Section { name: *name, version: PAYLOAD, oldest: PAYLOAD, payload })
+            .collect();
+        let now = Clock::ahead(self.plan.clock).now();
+        let stream = bulkhead_stream::write(now, &sections).map_err(QmpError::generic)?;
+        write_all(to.as_fd(), &stream).map_err(|e| QmpError::generic(format!("writing the state: {e}")))?;
+        tracing::info!(bytes = stream.len(), sections = sections.len(), "the machine was saved");
+        Ok(())
+    }
+}
+
+/// Writes to a file from its begin. Nobody is waited for who reads from a pipe.
+fn write_all(to: rustix::fd::BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    rustix::io::ioctl_fionbio(to, true)?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::io::write(to, rest) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
