@@ -47,6 +47,8 @@ pub struct Options {
     pub faults: bool,
     /// The directory of bulkhead-dm and bulkhead-roles.
     pub binaries: PathBuf,
+    /// A saved machine, which goes on in this one.
+    pub incoming: Option<std::sync::Arc<OwnedFd>>,
 }
 
 impl Options {
@@ -59,6 +61,7 @@ impl Options {
             memory: 16 << 20,
             faults: false,
             binaries: dir.unwrap_or(Path::new(".")).to_owned(),
+            incoming: None,
         }
     }
 }
@@ -136,11 +139,14 @@ impl Sim {
             handed.push_str(&format!(",faults={}", keep_open(faults)?));
         }
         command.arg("-sim").arg(handed);
+        if let Some(saved) = &options.incoming {
+            command.arg("-incoming").arg(format!("fd:{}", keep_open(&**saved)?));
+        }
         command.arg("-chardev").arg(format!("socket,id=sim,path={},server=on,wait=off", qmp.display()));
         command.args(["-mon", "chardev=sim,mode=control"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         // The next machine that this process starts must not inherit these descriptors.
-        let table = faults.iter().map(AsFd::as_fd);
+        let table = faults.iter().map(AsFd::as_fd).chain(options.incoming.iter().map(|saved| saved.as_fd()));
         for fd in [pages_fd.as_fd(), kick.as_fd(), theirs.as_fd(), ram_fd.as_fd()].into_iter().chain(table) {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
         }

@@ -1,0 +1,223 @@
+//! Saved machines with all processes: one is saved, and another one goes on with its state.
+use bulkhead_sim::{Options, Sim};
+use rustix::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+const STOP: &str = r#"{"execute":"stop"}"#;
+const CONT: &str = r#"{"execute":"cont"}"#;
+/// A machine of xl's with a display.
+const MORE: [&str; 6] = ["-machine", "xenfv", "-m", "16", "-device", "VGA,vgamem_mb=16"];
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data: Vec<u8> = (0..1 << 18u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(dir.path().join("disk"), data).unwrap();
+        Self { dir }
+    }
+
+    fn options(&self, more: &[&str]) -> Options {
+        let drive = format!(
+            "file={},if=ide,index=0,media=disk,format=raw,cache=writeback",
+            self.dir.path().join("disk").display()
+        );
+        let serial = format!("file:{}", self.dir.path().join("serial").display());
+        Options::new(&[&MORE[..], &["-drive", &drive, "-serial", &serial], more].concat())
+    }
+
+    fn start(&self, more: &[&str]) -> Sim {
+        Sim::start(&self.options(more)).unwrap()
+    }
+
+    fn goes_on(&self, state: &Arc<OwnedFd>, more: &[&str]) -> Result<Sim, bulkhead_sim::SimError> {
+        Sim::start(&Options { incoming: Some(state.clone()), ..self.options(more) })
+    }
+}
+
+fn qmp(sim: &Sim, command: &str) -> serde_json::Value {
+    let answer = sim.qmp(command).unwrap();
+    assert!(answer.get("return").is_some(), "{command}: {answer}");
+    answer["return"].clone()
+}
+
+fn status(sim: &Sim) -> String {
+    qmp(sim, r#"{"execute":"query-status"}"#)["status"].as_str().unwrap().to_owned()
+}
+
+/// A file as libxl opens it: for writing, with what an earlier state has left.
+fn file() -> Arc<OwnedFd> {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[7; 2 << 20], 0).unwrap();
+    Arc::new(file.into())
+}
+
+/// What libxl does: add-fd, then the state to that set.
+fn save(sim: &Sim, live: bool) -> (Arc<OwnedFd>, serde_json::Value) {
+    let file = file();
+    let set = sim.qmp_with(r#"{"execute":"add-fd"}"#, Some(file.as_fd())).unwrap();
+    let set = set["return"]["fdset-id"].as_u64().unwrap();
+    let command = format!(
+        r#"{{"execute":"xen-save-devices-state","arguments":{{"live":{live},"filename":"/dev/fdset/{set}"}}}}"#
+    );
+    let answer = sim.qmp(&command).unwrap();
+    qmp(sim, &format!(r#"{{"execute":"remove-fd","arguments":{{"fdset-id":{set}}}}}"#));
+    (file, answer)
+}
+
+fn saved(sim: &Sim) -> Arc<OwnedFd> {
+    let (file, answer) = save(sim, false);
+    assert!(answer.get("return").is_some(), "{answer}\n{}", sim.log());
+    file
+}
+
+fn read_sector_begins(sim: &mut Sim, sector: u32) {
+    for (port, value) in [(0x1f2, 1), (0x1f3, sector), (0x1f4, 0), (0x1f5, 0), (0x1f6, 0xe0), (0x1f7, 0x20)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    while sim.port_read(0x3f6, 1).unwrap() & 0x88 != 0x08 {}
+}
+
+fn words(sim: &mut Sim, count: u32) -> Vec<u32> {
+    (0..count).map(|_| sim.port_read(0x1f0, 2).unwrap()).collect()
+}
+
+#[test]
+fn a_machine_goes_on_in_another_one_where_it_was_saved() {
+    let place = Place::new();
+    let mut sim = place.start(&[]);
+    // Registers of every device, decoded BARs, a disk's command of which a part is read.
+    sim.config_write(3, 0, 0x10, 4, 0xf000_0000).unwrap();
+    sim.config_write(3, 0, 0x18, 4, 0xf100_0000).unwrap();
+    sim.config_write(3, 0, 0x04, 2, 3).unwrap();
+    sim.port_write(0x1ce, 2, 1).unwrap();
+    sim.port_write(0x1cf, 2, 640).unwrap();
+    sim.port_write(0x3fb, 1, 0x1b).unwrap();
+    sim.port_write(0x3ff, 1, 0x5a).unwrap();
+    sim.port_write(0x70, 1, 0x40).unwrap();
+    sim.port_write(0x71, 1, 0x77).unwrap();
+    read_sector_begins(&mut sim, 5);
+    let first = words(&mut sim, 100);
+    assert!(sim.isa[14], "the drive has interrupted");
+    qmp(&sim, STOP);
+    let state = saved(&sim);
+    assert!(sim.end().unwrap().success());
+
+    let mut sim = place.goes_on(&state, &[]).unwrap();
+    assert_eq!(status(&sim), "paused");
+    qmp(&sim, CONT);
+    assert_eq!(status(&sim), "running");
+    sim.catch_up();
+    assert!(sim.trace_lines.iter().any(|l| l == "pin 0xf0000 0xf0fff"), "{:?}", sim.trace_lines);
+    assert!(!sim.trace_lines.iter().any(|l| l.starts_with("relocate")), "{:?}", sim.trace_lines);
+    let rest = words(&mut sim, 156);
+    let want: Vec<u32> = (0..128u32)
+        .flat_map(|n| {
+            let [a, b, c, d] = (5 * 128 + n).to_le_bytes();
+            [u32::from(u16::from_le_bytes([a, b])), u32::from(u16::from_le_bytes([c, d]))]
+        })
+        .collect();
+    assert_eq!([first, rest].concat(), want);
+    assert_eq!(sim.port_read(0x1f7, 1).unwrap() & 0x89, 0);
+    assert_eq!(sim.config_read(3, 0, 0x10, 4).unwrap() & !0xf, 0xf000_0000);
+    assert_eq!(sim.port_read(0x1ce, 2).unwrap(), 1);
+    assert_eq!(sim.port_read(0x1cf, 2).unwrap(), 640);
+    assert_eq!((sim.port_read(0x3fb, 1).unwrap(), sim.port_read(0x3ff, 1).unwrap()), (0x1b, 0x5a));
+    assert_eq!(sim.port_read(0x71, 1).unwrap(), 0x77);
+    // The display's registers are where its BAR is decoded: it is the broker that knows.
+    let (found, mut identity) = (Sim::simple(1, 0xf100_0500, 2, 0, true), 0);
+    if let Some(value) = sim.request(0, found).unwrap() {
+        identity = value;
+    }
+    assert_eq!(identity & 0xfff0, 0xb0c0, "{}", sim.log());
+    // A process that dies now goes on with the state page, as ever.
+    sim.replace("serial").unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while sim.port_read(0x3ff, 1).unwrap() == 0xff {
+        assert!(std::time::Instant::now() < end, "{}", sim.log());
+    }
+    assert_eq!(sim.port_read(0x3ff, 1).unwrap(), 0x5a);
+    assert!(sim.end().unwrap().success());
+}
+
+/// `xl save -c`: the machine is saved, and goes on here; twenty times in one life.
+#[test]
+fn a_machine_that_was_saved_goes_on_and_can_be_saved_again() {
+    let place = Place::new();
+    let mut sim = place.start(&[]);
+    for round in 0..20 {
+        sim.port_write(0x3ff, 1, round).unwrap();
+        qmp(&sim, r#"{"execute":"xen-set-global-dirty-log","arguments":{"enable":true}}"#);
+        qmp(&sim, STOP);
+        saved(&sim);
+        qmp(&sim, r#"{"execute":"xen-set-global-dirty-log","arguments":{"enable":false}}"#);
+        qmp(&sim, CONT);
+        assert_eq!(sim.port_read(0x3ff, 1).unwrap(), round);
+    }
+    // One that runs is stopped for it, and runs again.
+    let state = saved(&sim);
+    assert_eq!(status(&sim), "running");
+    drop(sim);
+    let mut sim = place.goes_on(&state, &[]).unwrap();
+    // It can be saved before it has run, and the state is that of the first save.
+    let again = saved(&sim);
+    drop(sim);
+    sim = place.goes_on(&again, &[]).unwrap();
+    qmp(&sim, CONT);
+    assert_eq!(sim.port_read(0x3ff, 1).unwrap(), 19);
+    assert!(sim.end().unwrap().success());
+}
+
+#[test]
+fn a_live_migration_is_refused_and_the_guest_goes_on() {
+    let place = Place::new();
+    let mut sim = place.start(&[]);
+    qmp(&sim, STOP);
+    let (_, answer) = save(&sim, true);
+    assert!(answer["error"]["desc"].as_str().unwrap().contains("live migration"), "{answer}");
+    qmp(&sim, CONT);
+    assert_eq!(sim.port_read(0x1f7, 1).unwrap() & 0x80, 0);
+    assert!(sim.end().unwrap().success());
+}
+
+/// The line that an operator sees.
+fn refused(place: &Place, state: &Arc<OwnedFd>, more: &[&str]) -> String {
+    let error = place.goes_on(state, more).err().unwrap().to_string();
+    error.lines().find(|l| l.contains("BH-")).map_or(error.clone(), str::to_owned)
+}
+
+#[test]
+fn what_is_no_state_of_this_machine_is_refused_in_a_line() {
+    let place = Place::new();
+    let sim = place.start(&[]);
+    let state = saved(&sim);
+    drop(sim);
+    // Damaged, cut off, QEMU's, nothing.
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = vec![0; 2 << 20];
+        let file = std::fs::File::from(state.try_clone().unwrap());
+        file.read_at(&mut bytes, 0).unwrap();
+        change(&mut bytes);
+        let other = tempfile::tempfile().unwrap();
+        other.write_all_at(&bytes, 0).unwrap();
+        refused(&place, &Arc::new(other.into()), &[])
+    };
+    let line = with(&|bytes| bytes[200] ^= 1);
+    assert!(line.contains("BH-0210") && line.contains("checksum"), "{line}");
+    let line = with(&|bytes| bytes.truncate(400));
+    assert!(line.contains("BH-0210") && line.contains("cut off"), "{line}");
+    let line = with(&|bytes| bytes[..4].copy_from_slice(b"QEVM"));
+    assert!(line.contains("BH-0210") && line.contains("QEMU's"), "{line}");
+    let line = with(&|bytes| bytes.clear());
+    assert!(line.contains("BH-0210") && line.contains("no saved state"), "{line}");
+    // Another machine.
+    let line = refused(&place, &state, &["-usb"]);
+    assert!(line.contains("this machine has usb"), "{line}");
+    std::fs::OpenOptions::new().write(true).open(place.dir.path().join("disk")).unwrap().set_len(1 << 19).unwrap();
+    let line = refused(&place, &state, &[]);
+    assert!(line.contains("ide was a disk of 1048576 bytes"), "{line}");
+}

@@ -1,0 +1,73 @@
+# shellcheck shell=sh
+# Saved machines, read by integration/tests/bed/suite.
+
+# hops NAME: accesses of the guest that its devices have answered.
+hops() { bulkhead --json inspect "$1" broker | tr ',{}' '\n\n\n' | grep -m1 '"full hops"' | tr -dc '0-9'; }
+# reads_on NAME: the guest makes accesses.
+reads_on() { hops_=$(hops "$1") && await 60 sh -c "[ \"\$(bulkhead --json inspect $1 broker | tr ',{}' '\n\n\n' | grep -m1 '\"full hops\"' | tr -dc '0-9')\" -gt $((hops_ + 20)) ]"; }
+log_of() { cat "/var/log/xen/qemu-dm-$1.log"; }
+# saves NAME FILE [OPTION...]: saves the guest and, without -c, checks that nothing of it is left.
+saves() {
+    name_=$1 file_=$2; shift 2
+    xl save "$@" "$name_" "$file_" || { log_of "$name_"; xl list; return 1; }
+    case "$*" in *-c*) return 0;; esac
+    await 40 gone "$name_" || { echo "it is still there"; return 1; }
+}
+goes_on() { xl restore "$2" || { log_of "$1"; xl list; xl dmesg | tail -n 5; return 1; }; }
+# connected NAME: the guest's serial line, after it has been restored.
+connected() {
+    exec 6>&-; rm -f "/run/$1.in"; mkfifo "/run/$1.in"
+    $tools/bulkhead-bed terminal xl console "$1" <"/run/$1.in" >>"/run/$1.out" 2>&1 &
+    exec 6<>"/run/$1.in"
+}
+
+# A guest in the firmware's time: it is saved, goes on elsewhere, and is saved four times while it lives.
+save_restore() {
+    reader sr || return 1
+    reads_on sr || return 1
+    saves sr /run/sr.save || return 1
+    await 20 nothing_left || { ps; return 1; }
+    ls -l /run/sr.save
+    goes_on sr /run/sr.save || return 1
+    reads_on sr || { echo "it does not go on"; log_of sr; xl list; return 1; }
+    [ "$(grep -c BOOT-OK /run/sr.out)" = 1 ] || { echo "it has booted again"; return 1; }
+    for round_ in 1 2 3 4; do
+        saves sr /run/sr.save -c || return 1
+        reads_on sr || { echo "round $round_: it does not go on"; log_of sr; return 1; }
+    done
+    # Paused it stays.
+    saves sr /run/sr.save && xl restore -p /run/sr.save || return 1
+    qmp sr '{"execute":"query-status"}' | picked return status =paused || return 1
+    xl unpause sr && reads_on sr || return 1
+    # Another configuration is refused, and nothing is left.
+    saves sr /run/sr.save || return 1
+    truncate -s 8M /run/other.img
+    sed 's#/run/sr.img#/run/other.img#' /run/sr.cfg >/run/other.cfg
+    xl restore /run/other.cfg /run/sr.save && { echo "it was restored with another disk"; return 1; }
+    log_of sr | grep 'BH-0210\|when the machine was saved' || { log_of sr; return 1; }
+    ! xl domid sr && await 20 nothing_left || return 1
+    goes_on sr /run/sr.save && reads_on sr || return 1
+    xl destroy sr; await 20 nothing_left
+}
+
+# A Linux guest that writes: no record that it was told of is lost over saves, restores, and saves after which it goes on.
+save_linux() { saved_with hdc ''; }
+save_pv() { saved_with xvde xen_emul_unplug=all; }
+saved_with() { # saved_with DISK CMDLINE
+    rm -f /run/sl.*; qemu-img create -q -f qcow2 /run/sl.qcow2 400M || return 1
+    cmdline=$2 linux_config our sl faults 'serial="pty"'
+    sed -i "s#^disk=\\[\\(.*\\)\\]#disk=[\\1,\"format=qcow2,vdev=$1,access=rw,backendtype=qdisk,target=/run/sl.qcow2\"]#" /run/sl.cfg
+    faulty sl || return 1
+    for round_ in 1 2; do
+        at_=$(acked sl)
+        saves sl /run/sl.save -c || return 1
+        await 120 passed sl $((at_ + 2)) || { echo "after save -c $round_ the guest does not go on after record $at_"; trouble sl; return 1; }
+        at_=$(acked sl)
+        saves sl /run/sl.save || return 1
+        await 20 nothing_left || return 1
+        goes_on sl /run/sl.save || return 1
+        connected sl
+        await 120 passed sl $((at_ + 2)) || { echo "restored $round_, the guest does not go on after record $at_"; trouble sl; bulkhead ps sl; return 1; }
+    done
+    survives sl /run/sl.qcow2
+}
