@@ -207,6 +207,7 @@ impl Pm {
             apm_status: u32::from(self.apm_status),
             plugged: self.plugged.iter().map(|cpu| u32::from(*cpu)).collect(),
             pci: Some(self.pci.save()).filter(|pci| *pci != PlugState::default()),
+            online: if self.plugged.is_empty() { 0 } else { u32::from(self.online) },
         }
     }
 
@@ -218,6 +219,10 @@ impl Pm {
         self.gpe_enable = word(s.gpe_enable, "GPE enable")?;
         self.apm_control = byte(s.apm_control, "APM control")?;
         self.apm_status = byte(s.apm_status, "APM status")?;
+        if s.online != 0 {
+            let online = u16::try_from(s.online).ok().filter(|n| *n <= self.vcpus);
+            self.online = online.ok_or(StateError::Value("vCPUs at the start"))?;
+        }
         let plugged: Option<BTreeSet<u16>> = s
             .plugged
             .iter()

@@ -47,6 +47,10 @@ pub(crate) struct PmState {
     /// PCI devices that were plugged in while the guest ran.
     #[prost(message, optional, tag = "7")]
     pub(crate) pci: Option<PlugState>,
+    /// vCPUs that were plugged in at the start, if others were later: libxl counts both when it restores the machine. 0: as many as
+    /// this machine starts with.
+    #[prost(uint32, tag = "8")]
+    pub(crate) online: u32,
 }
 
 /// The saved state of PCI hot-plug.

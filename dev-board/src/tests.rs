@@ -275,6 +275,33 @@ fn a_cpu_that_is_plugged_in_is_an_event_until_the_guest_has_seen_it() {
     let mut hostile = state::PlatformState::decode(state.as_slice()).unwrap();
     hostile.pm.as_mut().unwrap().plugged = vec![100];
     assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
+    hostile.pm.as_mut().unwrap().plugged = vec![2];
+    hostile.pm.as_mut().unwrap().online = 4;
+    assert!(next.load(&hostile.encode_to_vec(), &mut cx).is_err());
+}
+
+/// After `xl vcpu-set` libxl restores a guest with the number of its vCPUs, which says nothing of which they are: the saved board was
+/// refused.
+#[test]
+fn a_board_with_plugged_vcpus_is_restored_by_their_count() {
+    let config = |online| Config {
+        vcpus: 8,
+        online,
+        xen_platform: true,
+        boot: "c".into(),
+        unsigned_floppy: false,
+        disks: Vec::new(),
+        serial: false,
+        unplug: false,
+    };
+    let (mut old, mut cx) = (Platform::new(config(1)), fake::context(0));
+    old.plug_cpu(4, &mut cx).unwrap();
+    let (mut new, mut cx) = (Platform::new(config(2)), fake::context(0));
+    new.load(&old.save(), &mut cx).unwrap();
+    assert_eq!(read(&mut new, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b1_0001);
+    assert_eq!(new.save(), old.save());
+    new.plug_cpu(1, &mut cx).unwrap();
+    assert_eq!(read(&mut new, &mut cx, region::CPU_HOTPLUG, 0, 1), 0b1_0011);
 }
 
 #[test]

@@ -63,6 +63,11 @@ impl FdSets {
         if there { Ok(()) } else { Err(QmpError::generic("there is no such fdset")) }
     }
 
+    /// Whether there is a set that a stub domain saves to.
+    pub(crate) fn of_stub_domain(&self) -> bool {
+        self.saves
+    }
+
     /// Removes the set of a state that was saved, but not the one that libxl takes for granted in a stub domain.
     pub(crate) fn used_up(&mut self, filename: &str) {
         let id = filename.strip_prefix("/dev/fdset/").and_then(|id| id.parse().ok());

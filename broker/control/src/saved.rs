@@ -138,6 +138,9 @@ impl Shared {
         let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
         let to = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
         let to = to.ok_or_else(|| QmpError::generic("the state goes to a descriptor of add-fd: /dev/fdset/N"))?;
+        if self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).of_stub_domain() {
+            return Err(QmpError::generic("saving is not supported in a stub domain yet; the guest runs on"));
+        }
         // Without the argument it is live, as QEMU has it.
         if arguments.get("live").and_then(Value::as_bool) != Some(false) {
             return Err(QmpError::generic(

@@ -341,3 +341,19 @@ fn a_driver_whose_writes_were_lost_is_not_left_waiting_for_the_transmitter() {
     s.lost_writes(0, 1, &mut cx);
     assert!(!cx.lines.level(0));
 }
+
+/// A state that was loaded sent its characters at once: those of a saved machine go out when it goes on.
+#[test]
+fn a_port_of_a_machine_that_stands_still_sends_nothing() {
+    let (mut s, wire, mut cx) = port();
+    *wire.stuck.lock().unwrap() = true;
+    outb(&mut s, &mut cx, 0, b'x');
+    let state = s.save();
+    let (mut other, wire, mut cx) = port();
+    wire.input.lock().unwrap().push_back(b'y');
+    other.running(false, &mut cx);
+    other.load(&state, &mut cx).unwrap();
+    assert_eq!((wire.out.lock().unwrap().len(), wire.input.lock().unwrap().len()), (0, 1));
+    other.running(true, &mut cx);
+    assert_eq!((wire.out.lock().unwrap().as_slice(), wire.input.lock().unwrap().len()), (&b"x"[..], 0));
+}

@@ -71,3 +71,14 @@ saved_with() { # saved_with DISK CMDLINE
     done
     survives sl /run/sl.qcow2
 }
+
+# With dm_restrict, whose device model may make small files only.
+save_restricted() {
+    users
+    reader sd 'dm_restrict=1' || return 1
+    saves sd /run/sd.save -c && reads_on sd || return 1
+    saves sd /run/sd.save || return 1
+    await 20 nothing_left || return 1
+    goes_on sd /run/sd.save && reads_on sd || { log_of sd; return 1; }
+    xl destroy sd; await 20 nothing_left
+}

@@ -32,7 +32,7 @@ stub_operate() {
     await 80 shows so fbdev picture =720x400 || { bulkhead inspect "$d" fbdev; return 1; }
     xl save so /run/so.save 2>/run/save.err && { echo "it was saved"; return 1; }
     cat /run/save.err
-    grep -q 'saving and migrating is not supported by this device model; the guest runs on' /run/save.err || return 1
+    grep -q 'saving is not supported in a stub domain yet; the guest runs on' /run/save.err || return 1
     qmp so '{"execute":"query-status"}' | picked return status =running || return 1
     $tools/bulkhead-bed crash "$(xl domid so-dm)" || return 1
     await 80 sh -c '! xl domid so' || { xl list; return 1; }

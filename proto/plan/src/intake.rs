@@ -328,6 +328,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_names_each_section_once() {
+        let place = |at| Place { name: Name::new("ide").unwrap(), at, len: 1 };
+        let index = StateIndex { time: 0, video_ram: 0, places: vec![place(0), place(8)] };
+        assert_eq!(Answer::from_bytes(Question::State, &Answer::State(Ok(index)).to_bytes()), None);
+    }
+
     proptest! {
         #[test]
         fn a_hostile_answer_is_none_or_possible(

@@ -147,3 +147,12 @@ fn repaired(stream: &mut [u8]) {
         put(stream, header::CRC, crc);
     }
 }
+
+#[test]
+fn two_sections_of_one_name_are_refused() {
+    let mut stream = write(0, &[section("ide", b"1"), section("idf", b"2")]).unwrap();
+    let second = HEADER + SECTION + 8 + section::NAME;
+    stream[second..second + 3].copy_from_slice(b"ide");
+    repaired(&mut stream);
+    assert_eq!(read(&stream), Err(ReadError::Order));
+}

@@ -698,3 +698,21 @@ fn a_device_that_may_be_added_is_there_from_its_process_until_the_guest_ejects_i
     eject(&mut b, 1 << 1);
     assert_eq!(b.dispatcher.take_actions(), [Action::Dead(3, Death::Protocol)]);
 }
+
+/// Xen has a memory of its own of a saved machine's lines. Where it says another level than the device the guest waits for ever, or is
+/// interrupted for ever.
+#[test]
+fn a_restored_machines_lines_are_said_whatever_xen_knows() {
+    let mut b = Bench::new(1);
+    b.dispatcher.restored = true;
+    b.dispatcher.offline(2);
+    b.dispatcher.edge.calls.clear();
+    b.connect(2);
+    assert_eq!(b.dispatcher.edge.calls, ["isa 5 false", "intx 1 1 false"]);
+    // Others raise ACPI's interrupt too.
+    b.dispatcher.offline(2);
+    b.dispatcher.channels[0].declaration.lines = vec![Line::Isa(9)];
+    b.dispatcher.edge.calls.clear();
+    b.connect(2);
+    assert_eq!(b.dispatcher.edge.calls, [""; 0]);
+}
