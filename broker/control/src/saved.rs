@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError};
 /// Version of [`MachineState`], and of the payloads of all processes: each has a version of its own inside.
 const VERSION: u32 = 1;
 const PAYLOAD: u16 = 1;
+const _: () = assert!(bulkhead_stream::PAYLOAD + 64 == bulkhead_control_api::STATE_MAX);
 /// Most facts of a state.
 const FACTS: usize = 64;
 

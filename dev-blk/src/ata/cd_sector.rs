@@ -6,6 +6,8 @@ use super::spec::CD_SECTOR;
 const CODES: usize = 288;
 /// End of the user data in the whole sector.
 const DATA_END: usize = 16 + CD_SECTOR;
+/// Bytes of a whole sector.
+pub(super) const WHOLE: usize = DATA_END + CODES;
 
 /// Minutes, seconds, frames of a block address (MMC-4 table 4).
 pub(crate) fn msf(lba: u32) -> [u8; 3] {
@@ -75,12 +77,9 @@ impl Form {
         let mut out = Vec::with_capacity(count.saturating_mul(self.bytes()));
         for (n, user) in (first..).zip(data.chunks_exact(CD_SECTOR)) {
             let whole = sector(u32::try_from(n).unwrap_or(u32::MAX), user, self.codes);
-            for (wanted, part) in [
-                (self.sync, 0..12),
-                (self.header, 12..16),
-                (self.user, 16..DATA_END),
-                (self.codes, DATA_END..DATA_END.saturating_add(CODES)),
-            ] {
+            for (wanted, part) in
+                [(self.sync, 0..12), (self.header, 12..16), (self.user, 16..DATA_END), (self.codes, DATA_END..WHOLE)]
+            {
                 if wanted {
                     out.extend_from_slice(whole.get(part).unwrap_or_default());
                 }
@@ -106,7 +105,7 @@ fn sector(lba: u32, user: &[u8], codes: bool) -> Vec<u8> {
         parity(&mut whole, &Words { count: 86, of_one: 24, step: 86, stride: 1 });
         parity(&mut whole, &Words { count: 52, of_one: 43, step: 88, stride: 43 });
     }
-    whole.resize(DATA_END.saturating_add(CODES), 0);
+    whole.resize(WHOLE, 0);
     whole
 }
 

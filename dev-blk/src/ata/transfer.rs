@@ -7,6 +7,8 @@ use bulkhead_bus::{Segment, StateError};
 
 /// Most bytes of one read job.
 pub(crate) const BUFFER: usize = 128 * 1024;
+/// Most bytes of one read job as the guest gets them: whole sectors of a CD.
+pub(crate) const FORMED: usize = BUFFER / CD_SECTOR * super::cd_sector::WHOLE;
 
 /// The reply to a command.
 #[derive(Debug)]
@@ -113,9 +115,10 @@ impl Sectors {
         SectorsState { next, left, cd: size == CD_SECTOR, form, form_next }
     }
 
-    /// Restores a state: of a medium with so many sectors, each of a CD's or a disk's size.
+    /// Restores a state: of a disk with so many sectors, or of a CD, whose medium may be another one by now: its jobs fail then.
     pub(crate) fn load(s: &SectorsState, of_cd: bool, all: u64) -> Result<Self, StateError> {
         let form = u8::try_from(s.form).ok().and_then(Form::selected).ok_or(StateError::Value("parts of a sector"))?;
+        let all = if of_cd { u64::from(u32::MAX) } else { all };
         let inside = s.next.checked_add(u64::from(s.left)).is_some_and(|end| end <= all);
         if s.left > 0 && (s.cd != of_cd || !inside) || (!s.cd && form != Form::USER) {
             return Err(StateError::Value("sectors of a command"));

@@ -101,6 +101,8 @@ pub struct Uhci {
     counted: u64,
     /// It is known: false after an old state has been loaded, which does not tell it.
     known: bool,
+    /// Since when the machine is stopped: no frames elapse.
+    stopped: Option<u64>,
     input: Option<OwnedFd>,
     /// The pipe that reports to viewers which input is accepted here: bit 0 absolute positions, bit 1 keys, bit 2 movement; with
     /// bit 3, bits 4 to 6 are the keyboard's LEDs: Scroll Lock, Num Lock, Caps Lock.
@@ -142,6 +144,7 @@ impl Uhci {
             complete: false,
             counted: 0,
             known: true,
+            stopped: None,
             input,
             taken,
             wants_sent: None,
@@ -204,7 +207,8 @@ impl Uhci {
 
     /// Number of frames that have begun since the last counted one.
     fn passed(&self, cx: &Context) -> u64 {
-        if self.command.run() { cx.now().saturating_sub(self.counted).div_euclid(FRAME) } else { 0 }
+        let now = self.stopped.unwrap_or(cx.now());
+        if self.command.run() { now.saturating_sub(self.counted).div_euclid(FRAME) } else { 0 }
     }
 
     /// Processes the frames that are due.
@@ -437,9 +441,14 @@ impl Device for Uhci {
     }
 
     fn running(&mut self, running: bool, cx: &mut Context) {
-        // No frames elapse while the machine is stopped.
-        if running {
-            self.schedule(cx);
+        // No frames elapse while the machine is stopped: the current one goes on.
+        if !running {
+            self.stopped.get_or_insert(cx.now());
+            self.dirty = true;
+        } else if let Some(stopped) = self.stopped.take() {
+            let counted = cx.now().saturating_sub(stopped.saturating_sub(self.counted));
+            self.schedule_from(Some(counted).filter(|_| self.known), cx);
+            self.dirty = true;
         }
     }
 

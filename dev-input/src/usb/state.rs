@@ -284,9 +284,12 @@ struct UhciState {
     complete: bool,
     #[prost(message, optional, tag = "7")]
     registers: Option<RegistersState>,
-    /// When the current frame began, if the controller runs.
+    /// When the current frame began, if the controller and the machine run.
     #[prost(uint64, optional, tag = "8")]
     counted: Option<u64>,
+    /// Nanoseconds of the current frame, if the controller runs and the machine is stopped.
+    #[prost(uint64, optional, tag = "9")]
+    elapsed: Option<u64>,
 }
 
 impl UhciState {
@@ -310,6 +313,7 @@ impl Uhci {
             kind: PortKind::of(p.function.as_ref().map(|f| f.hid.kind)).into(),
             id: p.id.clone(),
         });
+        let known = self.command.run() && self.known;
         UhciState {
             version: VERSION,
             config: self.config.save(),
@@ -325,7 +329,8 @@ impl Uhci {
                 frame_list: self.frame_list,
                 start_of_frame: u32::from(self.sof),
             }),
-            counted: Some(self.counted).filter(|_| self.command.run() && self.known),
+            counted: Some(self.counted).filter(|_| known && self.stopped.is_none()),
+            elapsed: self.stopped.filter(|_| known).map(|stopped| stopped.saturating_sub(self.counted)),
         }
         .encode_to_vec()
     }
@@ -379,7 +384,9 @@ impl Uhci {
         self.short = s.short;
         self.complete = s.complete;
         self.status.set_halted(!self.command.run());
-        self.schedule_from(s.counted, cx);
+        // A machine that is stopped stays it.
+        self.stopped = self.stopped.map(|_| cx.now());
+        self.schedule_from(s.elapsed.map(|elapsed| cx.now().saturating_sub(elapsed)).or(s.counted), cx);
         self.update(cx);
         Ok(())
     }

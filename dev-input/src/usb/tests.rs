@@ -450,6 +450,46 @@ fn devices_come_and_go_while_the_controller_runs_and_a_later_life_knows_them() {
     assert!(status(&mut h, 1).connected());
 }
 
+/// Found by fuzzing: the frames before a stop were lost, and a process that took over counted those of the stop.
+#[test]
+fn frames_stand_still_while_the_machine_is_stopped() {
+    let number = |h: &mut Host| h.inw(reg::FRAME_NUMBER);
+    let later = |cx: &mut Context, ms: u64| {
+        let now = cx.now();
+        cx.clock = Clock::Driven(now + ms * 1_000_000);
+    };
+    let mut h = Host::new(&[UsbDevice::Tablet]);
+    h.cx.clock = Clock::Driven(1 << 40);
+    h.out(reg::COMMAND, 0);
+    h.out(reg::COMMAND, 0x81);
+    let first = number(&mut h);
+    later(&mut h.cx, 5);
+    h.usb.running(false, &mut h.cx);
+    later(&mut h.cx, 100);
+    // A process that takes over: of the same machine, and of one that was saved now.
+    let (page, paused) = (h.usb.checkpoint().unwrap(), h.usb.save());
+    let begin = |state: &[u8], stopped: bool, cx: &Context| -> Host {
+        let mut other = Host::new(&[UsbDevice::Tablet]);
+        other.cx.clock = cx.clock;
+        if stopped {
+            other.usb.running(false, &mut other.cx);
+        }
+        other.usb.load(state, &mut other.cx).unwrap();
+        if stopped {
+            later(&mut other.cx, 1000);
+        }
+        other.usb.running(true, &mut other.cx);
+        other
+    };
+    let mut all = [begin(&page, true, &h.cx), begin(&paused, true, &h.cx), begin(&page, false, &h.cx)];
+    h.usb.running(true, &mut h.cx);
+    all.iter_mut().chain([&mut h]).for_each(|h| {
+        assert_eq!(number(h), first + 5);
+        later(&mut h.cx, 2);
+        assert_eq!(number(h), first + 7);
+    });
+}
+
 /// Found with Linux, which suspends an empty bus and polls it no more.
 #[test]
 fn a_sleeping_bus_wakes_when_something_is_plugged_in_or_out() {

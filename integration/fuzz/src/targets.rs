@@ -144,6 +144,7 @@ pub static TARGETS: &[Entry] = &[
             bulkhead_ring::exercise::hostile_broker,
         )
     },
+    bytes("stream", "proto/stream", "a saved machine", &["src/"], bulkhead_stream::exercise),
     bytes("argv", "broker/launcher", "arguments", &["src/argv"], argv),
     bytes("qmp", "broker/control", "lines of QMP", &["src/"], |b| {
         bulkhead_control::exercise(b);

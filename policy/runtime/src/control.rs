@@ -6,6 +6,7 @@ use crate::process::{eventfd, ring};
 use crate::{StartError, log};
 use bulkhead_bus::StateError;
 use bulkhead_control_api::{MESSAGE_MAX, STATE_MAX, v1};
+use bulkhead_wire::SAVED;
 use rustix::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,6 +16,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
+
+// What a message adds to a state is little.
+const _: () = assert!(STATE_MAX == SAVED + 64);
 
 /// The answer to a request that returns nothing.
 pub type Done = oneshot::Sender<()>;

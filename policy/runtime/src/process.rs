@@ -3,6 +3,7 @@ use crate::{Link, LinkError, Received, log};
 use bulkhead_plan::intake::{Answer, Question};
 use bulkhead_plan::{Ask, DeviceSlot, FdUse, MachinePlan, Slot, ToProcess};
 use bulkhead_policy::{Report, Sandbox, guest_memory};
+use bulkhead_wire::SAVED;
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
 
 /// Why a process cannot start. It is printed as one line.
@@ -253,9 +254,7 @@ impl Process {
 
 /// A saved state of this process. It is hostile: read behind the filter, and parsed by the device alone.
 pub fn read_saved(state: &OwnedFd) -> Result<Vec<u8>, StartError> {
-    /// Most bytes of a section (proto/stream).
-    const MOST: usize = 288 << 10;
-    let mut bytes = vec![0; MOST + 1];
+    let mut bytes = vec![0; SAVED + 1];
     let mut len = 0usize;
     while let Some(room) = bytes.get_mut(len..).filter(|room| !room.is_empty()) {
         match rustix::io::read(state, room)? {
@@ -263,7 +262,7 @@ pub fn read_saved(state: &OwnedFd) -> Result<Vec<u8>, StartError> {
             n => len = len.saturating_add(n),
         }
     }
-    if len > MOST {
+    if len > SAVED {
         return Err(StartError::LongState);
     }
     bytes.truncate(len);

@@ -9,4 +9,4 @@ pub mod v1 {
 /// Most bytes of a message, in both directions.
 pub const MESSAGE_MAX: usize = 64 * 1024;
 /// Most bytes of the answer to `Save`: a section of a saved machine (proto/stream), and what the message adds.
-pub const STATE_MAX: usize = (288 << 10) + 64;
+pub const STATE_MAX: usize = (320 << 10) + 64;

@@ -8,10 +8,12 @@
 //!
 //! The checksums are for accidents: a file that is cut, a terminal that has changed bytes. Every byte is hostile all the same, so the
 //! stream is read by `intake` alone, and each payload by the process of its own device, behind its filter.
+mod exercise;
 mod name;
 mod read;
 mod write;
 
+pub use exercise::exercise;
 pub use name::Name;
 pub use read::{Index, Place, ReadError, read};
 pub use write::{Section, WriteError, write};
@@ -21,8 +23,8 @@ const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
 
 /// Most bytes of a stream: what xapi takes (xenopsd, `consume_qemu_record`).
 pub const LONGEST: usize = 1 << 20;
-/// Most bytes of a payload: the IDE controller's, with the largest buffer of both channels.
-pub const PAYLOAD: usize = 288 << 10;
+/// Most bytes of a payload: of a device's whole state (`bulkhead_wire::SAVED`).
+pub const PAYLOAD: usize = 320 << 10;
 /// Most sections.
 pub const SECTIONS: usize = 64;
 

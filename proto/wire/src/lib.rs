@@ -36,6 +36,8 @@ pub const BUILD: &str = match option_env!("BULKHEAD_BUILD_ID") {
 pub const PAGE: usize = 4096;
 /// Bytes of payload that a string operation can carry in one request: Xen ends each one at a page boundary.
 pub const PAYLOAD: usize = PAGE;
+/// Most bytes of the whole state of a device, as a saved machine has it: the IDE controller's, with whole sectors of a CD for both channels.
+pub const SAVED: usize = 320 << 10;
 /// Bytes from one cell to the next, without the payload windows, which follow all cells.
 pub const CELL: usize = 128;
 /// Most vCPUs that a domain can have here: one ioreq page has room for so many (xen/include/public/hvm/ioreq.h).

@@ -2,7 +2,7 @@
 use super::bus_master::BusMaster;
 use super::{After, Channel, Out, TransferPhase};
 use crate::ata::spec::{DeviceRegister, Status};
-use crate::ata::transfer::{BUFFER, Data, List, Sectors};
+use crate::ata::transfer::{BUFFER, Data, FORMED, List, Sectors};
 use crate::ide::spec::DeviceControl;
 use crate::ide::state::{Awaits, ChannelState, CommandState};
 use crate::ide::task_file::Attached;
@@ -112,15 +112,14 @@ impl Channel {
         let drive = &attached.drive;
         let (cd, writes) = (drive.cdrom, !drive.cdrom && !drive.read_only);
         let (at, block_end, block) = (c.at as usize, c.block_end as usize, c.block as usize);
-        if c.buffer.len() > BUFFER || at > block_end || block_end > c.buffer.len() || block > BUFFER {
+        if c.buffer.len() > FORMED || at > block_end || block_end > c.buffer.len() || block > BUFFER {
             return wrong("buffer of a command");
         }
         let bytes = c.list_bytes as usize;
         if bytes > BUFFER {
             return wrong("list of a command");
         }
-        // A CD's medium may have changed since, as one that a person changes meanwhile: its sectors are as many as the image has.
-        let all = drive.image.as_ref().map_or(0, |image| image.size() >> if cd { 11 } else { 9 });
+        let all = drive.image.as_ref().map_or(0, |image| image.size() >> 9);
         let sectors = c.sectors.as_ref().map_or(Ok(Sectors::NONE), |sectors| Sectors::load(sectors, cd, all))?;
         let list = |list| TransferPhase::AwaitDma(Data::List { list, bytes });
         let (phase, may) = match Awaits::try_from(c.awaits) {

@@ -241,6 +241,27 @@ fn a_command_that_waits_for_the_guest_goes_on_in_another_process() {
     assert_eq!(other.inb(0x3f6) & 0x80, 0x80, "busy until the bus master starts");
     other.bm(0, 1, 9);
     assert_eq!((other.inb(0x1f7) & 0x81, other.bm_status(0) & 7), (0, 4));
+    // Whole sectors of a CD are more bytes than the job that has read them.
+    let mut b = Bench::new();
+    b.packet_begins(0xfffe);
+    b.outsw(0x170, &[0xbe, 0, 0, 0, 0, 0, 0, 0, 64, 0xf8, 0, 0]);
+    let state = b.ide.save();
+    assert!(state.len() > 64 * 2352 && 2 * state.len() < 320 << 10, "both channels fit a section");
+    let (mut other, len) = (moved(&b), usize::from(b.inb(0x174)) | usize::from(b.inb(0x175)) << 8);
+    assert_eq!(other.insw(0x170, len), b.insw(0x170, len));
+    // A CD that is gone, or has been changed for a smaller one, since the guest has begun to read it.
+    for smaller in [false, true] {
+        let mut b = Bench::new();
+        b.packet_begins(0xfffe);
+        b.outsw(0x170, &[0x28, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0]);
+        let saved = b.ide.save();
+        let mut other = Bench::new();
+        other.ide.eject(2, true, &mut other.cx).unwrap();
+        if smaller {
+            other.ide.insert(2, file(2048), &mut other.cx).unwrap();
+        }
+        other.ide.load(&saved, &mut other.cx).unwrap();
+    }
 }
 
 #[test]

@@ -13,8 +13,6 @@ const DEADLINES: usize = 64;
 const AT_ONCE: usize = 32;
 /// Most pictures of a run: each costs as much as thousands of accesses.
 const PICTURES: usize = 2;
-/// Most bytes of a whole state (proto/stream).
-const LONGEST_STATE: usize = 288 << 10;
 /// Most bytes of a string access.
 const STRING: usize = 4096;
 
@@ -311,7 +309,7 @@ impl<'a> Run<'a> {
     /// Saved, loaded into a new device and saved again, a state is the same.
     fn check(&self) -> Result<(), String> {
         let state = self.device.save();
-        if state.len() > LONGEST_STATE {
+        if state.len() > bulkhead_wire::SAVED {
             return Err("its state does not fit a section of a saved machine".into());
         }
         let again = super::loads_with(self.target, self.settings, &state)?;
