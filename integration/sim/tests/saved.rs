@@ -144,6 +144,43 @@ fn a_machine_goes_on_in_another_one_where_it_was_saved() {
     assert!(sim.end().unwrap().success());
 }
 
+/// A machine that the first release has saved (`golden/1.stream`) goes on in every later one. `UPDATE=1` writes it anew, which is right only
+/// before a release.
+#[test]
+fn a_machine_of_the_first_release_goes_on() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/1.stream");
+    let place = Place::new();
+    if std::env::var_os("UPDATE").is_some() {
+        let mut sim = place.start(&["-usb"]);
+        sim.config_write(3, 0, 0x18, 4, 0xf100_0000).unwrap();
+        sim.config_write(3, 0, 0x04, 2, 3).unwrap();
+        sim.port_write(0x1ce, 2, 2).unwrap();
+        sim.port_write(0x1cf, 2, 480).unwrap();
+        sim.port_write(0x3ff, 1, 0xa5).unwrap();
+        sim.port_write(0x60, 1, 0xf3).unwrap();
+        read_sector_begins(&mut sim, 9);
+        words(&mut sim, 128);
+        qmp(&sim, STOP);
+        let state = std::fs::File::from(saved(&sim).try_clone().unwrap());
+        let mut bytes = vec![0; 2 << 20];
+        state.read_exact_at(&mut bytes, 0).unwrap();
+        let len = u64::from_le_bytes(bytes[24..32].try_into().unwrap()) as usize;
+        std::fs::write(&golden, &bytes[..len]).unwrap();
+        assert!(sim.end().unwrap().success());
+    }
+    let state = Arc::new(OwnedFd::from(std::fs::File::open(golden).unwrap()));
+    let mut sim = place.goes_on(&state, &["-usb"]).unwrap();
+    qmp(&sim, CONT);
+    let rest: Vec<u8> = words(&mut sim, 128).iter().flat_map(|w| [*w as u8, (*w >> 8) as u8]).collect();
+    let want: Vec<u8> = (9 * 128 + 64..10 * 128u32).flat_map(u32::to_le_bytes).collect();
+    assert_eq!(rest, want);
+    assert_eq!(sim.port_read(0x1f7, 1).unwrap() & 0x89, 0);
+    assert_eq!(sim.config_read(3, 0, 0x18, 4).unwrap(), 0xf100_0000);
+    assert_eq!((sim.port_read(0x1ce, 2).unwrap(), sim.port_read(0x1cf, 2).unwrap()), (2, 480));
+    assert_eq!(sim.port_read(0x3ff, 1).unwrap(), 0xa5);
+    assert!(sim.end().unwrap().success());
+}
+
 /// `xl save -c`: the machine is saved, and goes on here; twenty times in one life.
 #[test]
 fn a_machine_that_was_saved_goes_on_and_can_be_saved_again() {
