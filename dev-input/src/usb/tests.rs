@@ -466,6 +466,7 @@ fn frames_stand_still_while_the_machine_is_stopped() {
     later(&mut h.cx, 5);
     h.usb.running(false, &mut h.cx);
     later(&mut h.cx, 100);
+    assert_eq!(number(&mut h), first + 5);
     // A process that takes over: of the same machine, and of one that was saved now.
     let (page, paused) = (h.usb.checkpoint().unwrap(), h.usb.save());
     let begin = |state: &[u8], stopped: bool, cx: &Context| -> Host {
