@@ -64,7 +64,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "to a descriptor of add-fd, whose set is removed; for a live migration an error, and the guest runs on",
     ),
     ("xen-load-devices-state", "an error"),
-    ("xen-set-global-dirty-log", "nothing is logged: for a live migration xen-save-devices-state is refused"),
+    (
+        "xen-set-global-dirty-log",
+        "refused if the machine cannot be saved; nothing is logged: for a live migration xen-save-devices-state is refused",
+    ),
     ("x-bulkhead-restart", "kills a device's process"),
     ("x-bulkhead-processes", "the process table"),
     ("x-bulkhead-logs", "the last lines of all processes"),
@@ -155,8 +158,7 @@ impl Shared {
             "send-key" => self.send_key(arguments).await,
             "input-send-event" => self.input(arguments).await,
             "xen-save-devices-state" => self.save_devices(arguments).await,
-            // libxl switches it on for every save. What it is for is refused when the state is asked for.
-            "xen-set-global-dirty-log" => Ok(json!({})),
+            "xen-set-global-dirty-log" => self.dirty_log(arguments),
             "xen-load-devices-state" => {
                 Err(QmpError::generic("a running machine takes no state; -incoming does, when it starts"))
             }
