@@ -14,6 +14,7 @@ use crate::channel::{DeviceChannel, ServedDevice};
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::{Space, Target};
+use crate::state::Domain;
 use crate::vcpu::VcpuState;
 use bulkhead_bus::{Area, GuestMemory};
 use bulkhead_plan::{Death, Slot};
@@ -108,6 +109,8 @@ pub struct Dispatcher<E> {
     pub(crate) rom_locked: bool,
     /// The machine was saved: Xen has lines' levels of its own.
     pub(crate) restored: bool,
+    /// The domain that is served.
+    pub domain: Domain,
     /// What the guest had unplugged before it was saved. The launcher hears of it when the machine runs.
     pub(crate) unplugged: Vec<Action>,
 }
@@ -136,6 +139,7 @@ impl<E: Edge> Dispatcher<E> {
             cf8: None,
             rom_locked: false,
             restored: false,
+            domain: Domain::default(),
             unplugged: Vec::new(),
         };
         dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));

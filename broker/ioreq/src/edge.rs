@@ -35,6 +35,10 @@ pub trait Edge {
     fn relocate(&mut self, from: u64, to: u64, pages: u32) -> bool;
     /// Shuts the guest down.
     fn shutdown(&mut self, reason: Shutdown);
+    /// Number of the ioreq server.
+    fn server(&self) -> u16;
+    /// Ends another ioreq server of the domain: that of the broker before a soft reset. Xen keeps it as long as the domain lives.
+    fn replace(&mut self, server: u16);
 }
 
 /// The edge to Xen: the ioreq pages, event channels and device model operations of one domain.
@@ -152,6 +156,13 @@ impl Edge for XenEdge {
         let done = self.privcmd.remote_shutdown(reason);
         self.note("shutdown", done);
     }
+    fn server(&self) -> u16 {
+        self.server.0
+    }
+    fn replace(&mut self, server: u16) {
+        let done = self.privcmd.destroy_ioreq_server(IoreqServer(server));
+        self.note("replace", done);
+    }
 }
 
 /// The edge to the simulated machine: the ioreq pages are a memfd, events are eventfds, and every device model operation is one
@@ -222,5 +233,11 @@ impl Edge for SimEdge {
     }
     fn shutdown(&mut self, reason: Shutdown) {
         self.say(format!("shutdown {}", reason as u32));
+    }
+    fn server(&self) -> u16 {
+        0
+    }
+    fn replace(&mut self, server: u16) {
+        self.say(format!("replace {server}"));
     }
 }

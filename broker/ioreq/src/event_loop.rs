@@ -2,6 +2,7 @@
 use crate::channel::ServedDevice;
 use crate::dispatcher::{Action, Dispatcher};
 use crate::edge::{Edge, SimEdge, XenEdge};
+use crate::state::Domain;
 use crate::turns::{Next, Turns};
 use bulkhead_bus::{GuestMemory, NoMemory};
 use bulkhead_plan::{Activity, Ask, FdUse, Mode, Slot, ToProcess};
@@ -97,6 +98,7 @@ fn start<E: Edge>(
     if let Some(commands) = &commands {
         epoll::add(&epoll, commands, EventData::new_u64(COMMAND), EventFlags::IN)?;
     }
+    dispatcher.domain = Domain { boot: process.plan.boot.clone(), domid: process.plan.domid };
     process.seal()?;
     control.connect(control_socket);
     if let Some(state) = saved {

@@ -31,4 +31,4 @@ pub use channel::ServedDevice;
 pub use dispatcher::{Action, Dispatcher};
 pub use edge::{Edge, SimEdge, XenEdge};
 pub use event_loop::run;
-pub use state::saved_video_ram;
+pub use state::{Domain, saved_video_ram};

@@ -35,6 +35,31 @@ pub(crate) struct BrokerState {
     /// Where video RAM goes when another device is decoded at its place.
     #[prost(uint64, tag = "7")]
     video_ram_home: u64,
+    /// Where the broker was.
+    #[prost(message, optional, tag = "8")]
+    server: Option<ServerState>,
+}
+
+/// An ioreq server. After a soft reset (kexec in the guest) it is still there, and would get the guest's accesses.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct ServerState {
+    /// The host's boot, and the domain: a domid is not used twice in one.
+    #[prost(string, tag = "1")]
+    boot: String,
+    #[prost(uint32, tag = "2")]
+    domid: u32,
+    /// Its number.
+    #[prost(uint32, tag = "3")]
+    id: u32,
+}
+
+/// The domain that a broker serves, to know it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Domain {
+    /// The host's boot; empty if it is not known.
+    pub boot: String,
+    /// The domid.
+    pub domid: u16,
 }
 
 /// The registers of a function that decide what it decodes.
@@ -88,6 +113,11 @@ impl<E: Edge> Dispatcher<E> {
             video_ram: self.video_ram.as_ref().map_or(0, |v| v.gfn),
             cf8: self.cf8.as_ref().map_or(0, |cf8| cf8.latched()),
             video_ram_home: self.video_ram.as_ref().map_or(0, |v| v.home),
+            server: Some(ServerState {
+                boot: self.domain.boot.clone(),
+                domid: u32::from(self.domain.domid),
+                id: u32::from(self.edge.server()),
+            }),
         }
         .encode_to_vec()
     }
@@ -107,6 +137,9 @@ impl<E: Edge> Dispatcher<E> {
         }
         if s.video_ram != self.video_ram.as_ref().map_or(0, |v| v.gfn) {
             return Err(StateError::Value("place of video RAM"));
+        }
+        if let Some(old) = &s.server {
+            self.replace(old);
         }
         if let Some(vram) = &mut self.video_ram {
             vram.home = s.video_ram_home;
@@ -137,6 +170,15 @@ impl<E: Edge> Dispatcher<E> {
         }
         self.restored = true;
         Ok(())
+    }
+
+    /// Ends the ioreq server that this domain had, if it is the same domain.
+    fn replace(&mut self, old: &ServerState) {
+        let same = !old.boot.is_empty() && old.boot == self.domain.boot && old.domid == u32::from(self.domain.domid);
+        if let Some(id) = u16::try_from(old.id).ok().filter(|id| same && *id != self.edge.server()) {
+            tracing::info!(id, "soft reset: the former ioreq server ends");
+            self.edge.replace(id);
+        }
     }
 
     fn unplug_again(&mut self, one: &UnpluggedState) -> Result<(), StateError> {

@@ -141,6 +141,12 @@ impl Privcmd {
         Ok(IoreqServer(arg.id))
     }
 
+    /// Ends an ioreq server: its ranges are nobody's then, and accesses that wait for it are answered by Xen.
+    pub fn destroy_ioreq_server(&self, server: IoreqServer) -> Result<()> {
+        let mut arg = dm_op::DestroyIoreqServer { id: server.0, pad: 0 };
+        self.dm_op("destroy_ioreq_server", dm_op::DESTROY_IOREQ_SERVER, &mut arg, None)
+    }
+
     /// The event channel of the buffered requests.
     pub fn bufioreq_port(&self, server: IoreqServer) -> Result<u32> {
         let mut arg = dm_op::GetIoreqServerInfo { id: server.0, flags: dm_op::NO_GFNS, ..Default::default() };

@@ -78,7 +78,7 @@ stub_refused() { # stub_refused WORDS LINE...
 }
 stub_locked_privcmd() { stub_refused 'XSA-482.*xen_privcmd.unrestricted=1' 'stubdomain_cmdline="xen_privcmd.unrestricted=0"'; }
 # (A development build's RAM disk is more than the half of so little memory that Linux gives its first file system by default.)
-stub_little_memory() { stub_refused 'stubdomain_memory is too small' 'stubdomain_memory=29' 'stubdomain_cmdline="rootfstype=ramfs"'; }
+stub_little_memory() { stub_refused 'stubdomain_memory is too small' 'stubdomain_memory=34' 'stubdomain_cmdline="rootfstype=ramfs"'; }
 # The release image as it is, where there is one (integration/campaign stubdom).
 stub_little_memory_release() { stub_refused 'stubdomain_memory is too small' 'stubdomain_memory=20'; }
 stub_bad_argv() { stub_refused 'unknown option' 'device_model_args_hvm=["-frobnicate"]'; }

@@ -101,6 +101,8 @@ pub struct MachinePlan {
     pub stopped: bool,
     /// Nanoseconds by which the machine's clock is ahead of the host's, for a machine that was saved on another one.
     pub clock: i64,
+    /// The host's boot (/proc/sys/kernel/random/boot_id), by which a saved machine's domain is known again; empty if it is not known.
+    pub boot: String,
     /// The guest's directory for screenshots that QMP names; `None` in a stub domain and with dm_restrict.
     pub dump_dir: Option<String>,
     /// Bytes that the guest's log file had before the guest.

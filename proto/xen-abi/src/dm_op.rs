@@ -105,6 +105,16 @@ pub struct IoRange {
     pub end: u64,
 }
 
+/// Payload of XEN_DMOP_destroy_ioreq_server.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DestroyIoreqServer {
+    /// The server.
+    pub id: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
 /// Payload of [`SET_IOREQ_SERVER_STATE`].
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

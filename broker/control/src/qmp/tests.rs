@@ -37,6 +37,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
             dump_dir: Some("/var/lib/bulkhead/dump".into()),
             log_begins: 0,
             clock: 0,
+            boot: String::new(),
         },
         clients: Clients::default(),
         launcher: LauncherClient::new(Arc::new(Link::new(link))),

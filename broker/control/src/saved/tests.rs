@@ -46,6 +46,7 @@ fn plan(devices: Vec<DeviceConfig>) -> MachinePlan {
         dump_dir: None,
         log_begins: 0,
         clock: 0,
+        boot: String::new(),
     }
 }
 

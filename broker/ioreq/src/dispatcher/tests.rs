@@ -76,6 +76,12 @@ impl Edge for FakeEdge {
     fn set_pci_link(&mut self, link: u8, irq: u8) {
         self.calls.push(format!("link {link} {irq}"));
     }
+    fn server(&self) -> u16 {
+        7
+    }
+    fn replace(&mut self, server: u16) {
+        self.calls.push(format!("replace {server}"));
+    }
     fn set_rom_writable(&mut self, writable: bool) {
         self.calls.push(format!("rom {writable}"));
     }

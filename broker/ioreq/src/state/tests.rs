@@ -38,6 +38,25 @@ fn what_the_guest_has_decoded_and_unplugged_is_so_in_the_next_machine() {
     assert_eq!(new.dispatcher.take_actions(), [], "once");
 }
 
+/// Found by reading Xen: it keeps an ioreq server as long as the domain lives, and asks the first one that has an address.
+#[test]
+fn after_a_soft_reset_the_former_ioreq_server_ends_and_no_other() {
+    let state = BrokerState::decode(Bench::new(1).dispatcher.save().as_slice()).unwrap();
+    let replaced = |boot: &str, domid: u32, id: u32| {
+        let mut s = state.clone();
+        s.server = Some(ServerState { boot: boot.into(), domid, id });
+        let mut new = Bench::new(1);
+        new.dispatcher.domain = Domain { boot: "this".into(), domid: 3 };
+        new.dispatcher.load(&s.encode_to_vec()).unwrap();
+        new.dispatcher.edge.calls.into_iter().filter(|c| c.starts_with("replace")).collect::<Vec<_>>()
+    };
+    assert_eq!(replaced("this", 3, 6), ["replace 6"]);
+    // Its own; another boot's; another domain's; nobody's.
+    for (boot, domid, id) in [("this", 3, 7), ("other", 3, 6), ("this", 4, 6), ("", 3, 6), ("this", 3, 1 << 16)] {
+        assert_eq!(replaced(boot, domid, id), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn a_state_of_another_machine_is_refused() {
     let bench = || Bench::new(1);

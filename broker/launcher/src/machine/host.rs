@@ -10,6 +10,7 @@ use bulkhead_xen::Privcmd;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::time::{Duration, Instant};
 
 /// One process's configuration and descriptors.
 #[derive(Debug)]
@@ -37,6 +38,11 @@ impl Part {
     }
 }
 
+/// How long what a former device model holds is waited for; it has a second for its processes' end.
+const FORMER: Duration = Duration::from_secs(5);
+/// Interval between two tries.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// The machine whose parts are opened, and what the parts share.
 #[derive(Debug)]
 pub struct Host<'a> {
@@ -58,6 +64,23 @@ pub struct Host<'a> {
     pub sockets: Vec<String>,
     /// Lines for the log.
     pub shown: Vec<String>,
+    /// Until when something is waited for that the guest's former device model still holds. A toolstack that resets a guest in place
+    /// (kexec in the guest) kills it, and does not wait until it has ended.
+    pub former: Option<Instant>,
+}
+
+/// Tries until then, as long as it is busy.
+pub(crate) fn patiently<T, E>(
+    until: Option<Instant>,
+    busy: impl Fn(&E) -> bool,
+    mut open: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    loop {
+        match open() {
+            Err(e) if busy(&e) && until.is_some_and(|until| Instant::now() < until) => std::thread::sleep(AGAIN),
+            done => return done,
+        }
+    }
 }
 
 impl<'a> Host<'a> {
@@ -74,6 +97,7 @@ impl<'a> Host<'a> {
             held: Vec::new(),
             sockets: Vec::new(),
             shown: Vec::new(),
+            former: machine.incoming.and_then(|_| Instant::now().checked_add(FORMER)),
         }
     }
 
@@ -147,9 +171,10 @@ pub fn user(text: &str) -> Result<Ids, UserFault> {
     Ok(Ids { uid, gid })
 }
 
-/// Writes this process's number to a file and locks it while the descriptor is open, as QEMU does for `-pidfile`.
-pub fn pid_file(path: &str) -> Result<OwnedFd, Failure> {
-    write_pid_file(path).map_err(|fault| Failure::PidFile { path: path.to_owned(), fault })
+/// Writes this process's number to a file and locks it while the descriptor is open, as QEMU does for `-pidfile`. `former`: see [`Host`].
+pub fn pid_file(path: &str, former: Option<Instant>) -> Result<OwnedFd, Failure> {
+    let held = |fault: &PidFileFault| matches!(fault, PidFileFault::Held);
+    patiently(former, held, || write_pid_file(path)).map_err(|fault| Failure::PidFile { path: path.to_owned(), fault })
 }
 
 fn write_pid_file(path: &str) -> Result<OwnedFd, PidFileFault> {
@@ -268,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_pid_file_needs_its_directory() {
-        let Err(Failure::PidFile { path, fault: PidFileFault::System(e) }) = pid_file("/no/such/file") else {
+        let Err(Failure::PidFile { path, fault: PidFileFault::System(e) }) = pid_file("/no/such/file", None) else {
             panic!("there is no such directory");
         };
         assert_eq!((path.as_str(), e.kind()), ("/no/such/file", ErrorKind::NotFound));

@@ -1,6 +1,7 @@
 //! Opens images of disks and CDs, with the files that they are based on.
 use super::disk;
 use super::drives::MachineDrive;
+use super::host::patiently;
 use super::qcow2;
 use crate::failure::Failure;
 use crate::intake::{IntakeFault, Look};
@@ -10,6 +11,7 @@ use bulkhead_plan::{DriveConfig, DriveId, FdUse, ImageFormat};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Most images in the chain below one.
 const MAX_DEPTH: usize = 8;
@@ -35,6 +37,8 @@ pub struct ImageRules {
     pub full: WhenFull,
     /// Most bytes of a qcow2 image's file, whatever its header says; a file that is larger already does not grow.
     pub limit: Option<u64>,
+    /// Until when a lock is waited for, which the guest's former device model may hold.
+    pub former: Option<Instant>,
 }
 
 /// Where the launcher may write while the guest runs: the images of disks that are added lie there (`-image-directories`).
@@ -80,7 +84,7 @@ pub(crate) fn place(image: &OwnedFd) -> Option<PathBuf> {
 }
 
 /// Opens and locks an image. `writable`: for this guest alone; otherwise shared with other readers.
-fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
+fn image(path: &Path, writable: bool, former: Option<Instant>) -> Result<OwnedFd, ImageFault> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     // An image may name any file as its backing file. To open some devices is to use them, so the kind is looked at before.
     let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(ImageFault::errno)?;
@@ -100,7 +104,8 @@ fn image(path: &Path, writable: bool) -> Result<OwnedFd, ImageFault> {
     })?;
     rustix::io::ioctl_fionbio(&fd, false).map_err(ImageFault::errno)?;
     let lock = if writable { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
-    rustix::fs::flock(&fd, lock).map_err(|_| ImageFault::Locked)?;
+    patiently(former, |e| *e == rustix::io::Errno::WOULDBLOCK, || rustix::fs::flock(&fd, lock))
+        .map_err(|_| ImageFault::Locked)?;
     Ok(fd)
 }
 
@@ -215,7 +220,7 @@ impl Opening {
 
     fn open_image(&mut self) -> Result<Option<Question>, ImageFault> {
         let (depth, at) = (self.fds.len(), self.config.at);
-        let fd = image(&self.at.path, depth == 0 && !self.drive.read_only)?;
+        let fd = image(&self.at.path, depth == 0 && !self.drive.read_only, self.rules.former)?;
         self.config.formats.push(self.at.format);
         let question = match self.at.format {
             ImageFormat::Qcow2 => Some(Question::Header),
@@ -459,6 +464,25 @@ mod tests {
         assert!(matches!(fault(&file), ImageFault::TooSmall { bytes: 511 }));
         rustix::fs::flock(&memory, FlockOperation::NonBlockingLockExclusive).unwrap();
         assert!(matches!(fault(&file), ImageFault::Locked));
+    }
+
+    /// After a reset in place the guest's former device model may still have its image.
+    #[test]
+    fn a_lock_that_is_given_back_meanwhile_is_waited_for() {
+        let memory = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let place = path(&memory);
+        // (A descriptor of its own: locks belong to open files.)
+        let held = rustix::fs::open(place.as_str(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let soon = Instant::now().checked_add(std::time::Duration::from_millis(50));
+        assert!(matches!(image(Path::new(&place), true, soon), Err(ImageFault::Locked)));
+        assert!(Some(Instant::now()) >= soon, "it is tried until then");
+        let later = Instant::now().checked_add(std::time::Duration::from_secs(60));
+        std::thread::scope(|s| {
+            let waits = s.spawn(|| image(Path::new(&place), true, later));
+            rustix::fs::flock(&held, FlockOperation::Unlock).unwrap();
+            assert!(waits.join().unwrap().is_ok());
+        });
     }
     /// The path of a file in memory.
     fn path(memory: &OwnedFd) -> String {

@@ -1,6 +1,6 @@
 //! Network cards: other ends, and rules on interfaces.
 use super::Machine;
-use super::host::{Host, Part, inherit};
+use super::host::{Host, Part, inherit, patiently};
 use super::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, flag, keys, number, option, wrong,
 };
@@ -12,6 +12,7 @@ use bulkhead_plan::{DeviceConfig, FdUse, NicEnd, NicModel, kind};
 use bulkhead_policy::interface::{self, Rules};
 use rustix::fd::{OwnedFd, RawFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::time::Instant;
 
 /// MTU of a stub domain's interface: the largest frame of any card. An interface may refuse it; the back end has its own limit too.
 const LARGEST_MTU: u32 = 16_110;
@@ -205,7 +206,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let (machine, first) = (host.machine, board::first_card(host));
     let (mut parts, mut without) = (Vec::new(), Vec::new());
     for (place, nic) in (0u8..).zip(&machine.nics) {
-        let end = self::nic(nic, host.stubdom)?;
+        let end = self::nic(nic, host.stubdom, host.former)?;
         host.shown.push(end.shown);
         let rom = match firmware::nic_rom(nic.model) {
             Ok(rom) => Some(rom),
@@ -250,7 +251,7 @@ pub struct OpenNic {
 }
 
 /// Opens a card's other end. The rules are set before a process can use the interface.
-pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
+pub fn nic(nic: &Nic, stubdom: bool, former: Option<Instant>) -> Result<OpenNic, Failure> {
     let name = format!("network card nic{}", nic.index);
     let fail = |fault| Failure::Network { card: nic.index, fault };
     let (fd, end, interface) = match &nic.end {
@@ -275,9 +276,12 @@ pub fn nic(nic: &Nic, stubdom: bool) -> Result<OpenNic, Failure> {
             (interface::packet::open(index).map_err(fail)?, NicEnd::Packet, interface)
         }
         NicOther::Tap(ifname) => {
-            let fd = interface::tap::open(ifname).map_err(|source| match source.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => fail(NicFault::NoTun(source)),
-                _ => fail(NicFault::Tap { name: ifname.clone(), source }),
+            let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ResourceBusy;
+            let fd = patiently(former, busy, || interface::tap::open(ifname)).map_err(|source| {
+                match source.raw_os_error() {
+                    Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => fail(NicFault::NoTun(source)),
+                    _ => fail(NicFault::Tap { name: ifname.clone(), source }),
+                }
             })?;
             (fd, NicEnd::Tap, ifname.clone())
         }

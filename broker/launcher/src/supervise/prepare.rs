@@ -24,7 +24,7 @@ use crate::slots::Slots;
 use crate::store::{self, Store};
 use crate::stubdom::Stubdom;
 use bulkhead_plan::{
-    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, kind,
+    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, Starts, kind,
 };
 use bulkhead_policy::{self as policy, Ids, Reach, Starter};
 use bulkhead_wire::Shape;
@@ -118,7 +118,7 @@ impl Launcher {
         }
         // A stub domain has none of dom0's files.
         if let Some(path) = machine.pid_file.as_ref().filter(|_| stubdom.is_none()) {
-            host.held.push(host::pid_file(path)?);
+            host.held.push(host::pid_file(path, host.former)?);
             host.sockets.push(path.clone());
         }
         let broker = if bare { Vec::new() } else { broker(&host)? };
@@ -135,6 +135,7 @@ impl Launcher {
             paused: saved.is_some(),
             stopped: machine.stopped,
             clock: saved.as_ref().map_or(0, Saved::clock),
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
             // With dm_restrict no file can be made after the start.
             dump_dir: (stubdom.is_none() && !restricted).then(|| dumps::directory(&machine.name)),
             log_begins: rustix::fs::fstat(rustix::stdio::stderr()).map_or(0, |s| s.st_size.unsigned_abs()),
@@ -343,7 +344,8 @@ impl Launcher {
         for state in self.slots.iter_mut() {
             let name = if state.slot == CONTROL { "machine" } else { state.name.as_str() };
             state.saved = saved.take(name)?;
-            if state.saved.is_none() && state.kind.guest_visible {
+            let added = |d: &DeviceSlot| d.slot == state.slot && d.config.starts() == Starts::WhenAdded;
+            if state.saved.is_none() && state.kind.guest_visible && !self.plan.devices.iter().any(added) {
                 self.shown.push(format!("{name}: nothing of it was saved; it begins as after a reset"));
             }
         }

@@ -69,6 +69,7 @@ pub(super) fn launcher() -> Launcher {
         chardevs: Vec::new(),
         paused: false,
         clock: 0,
+        boot: String::new(),
         stopped: false,
         dump_dir: None,
         log_begins: 0,

@@ -252,7 +252,9 @@ fn a_command_that_waits_for_the_guest_goes_on_in_another_process() {
     // A CD that is gone, or has been changed for a smaller one, since the guest has begun to read it.
     for smaller in [false, true] {
         let mut b = Bench::new();
-        b.packet_begins(0xfffe);
+        for (port, value) in [(0x176, 0xa0), (0x171, 1), (0x174, 0), (0x175, 0), (0x177, 0xa0)] {
+            b.out(port, value);
+        }
         b.outsw(0x170, &[0x28, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0]);
         let saved = b.ide.save();
         let mut other = Bench::new();
