@@ -500,7 +500,6 @@ impl Device for Serial {
         if running {
             // What a state that was loaded has still to send.
             self.transmit(cx);
-            self.receive(cx);
             self.update(cx);
         }
     }

@@ -355,5 +355,7 @@ fn a_port_of_a_machine_that_stands_still_sends_nothing() {
     other.load(&state, &mut cx).unwrap();
     assert_eq!((wire.out.lock().unwrap().len(), wire.input.lock().unwrap().len()), (0, 1));
     other.running(true, &mut cx);
+    // As the runtime does.
+    other.poll(Ready::Fd(0), &mut cx);
     assert_eq!((wire.out.lock().unwrap().as_slice(), wire.input.lock().unwrap().len()), (&b"x"[..], 0));
 }

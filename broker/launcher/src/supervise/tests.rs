@@ -332,6 +332,13 @@ fn who_asks_for_tables_without_a_pause_has_one_in_each_turn() {
     turn(&mut launcher).unwrap();
     turn(&mut launcher).unwrap();
     assert_eq!(answers().count(), 1 + REQUESTS);
+    for _ in 0..REQUESTS + 3 {
+        asks(Ask::Restart { slot: SERIAL });
+    }
+    turn(&mut launcher).unwrap();
+    assert_eq!(answers().count(), REQUESTS, "but not all of it");
+    turn(&mut launcher).unwrap();
+    assert_eq!(answers().count(), 3);
 }
 
 /// The launcher waited a second for the exit, in which it served nobody.
