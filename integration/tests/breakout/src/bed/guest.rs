@@ -27,6 +27,25 @@ pub(crate) fn outw(port: i32, value: i32) -> Done {
     Ok(())
 }
 
+/// Goes on with another kernel (kexec_file_load(2)). Returns only if it could not.
+pub(crate) fn kexec(kernel: &str, initrd: &str, words: &str) -> Done {
+    use std::os::fd::AsRawFd as _;
+    let (kernel, initrd) = (std::fs::File::open(kernel)?, std::fs::File::open(initrd)?);
+    let words = std::ffi::CString::new(words)?;
+    let length = words.as_bytes_with_nul().len();
+    // SAFETY: the kernel reads `length` bytes of the text, and both files.
+    let loaded = unsafe {
+        libc::syscall(libc::SYS_kexec_file_load, kernel.as_raw_fd(), initrd.as_raw_fd(), length, words.as_ptr(), 0)
+    };
+    if loaded != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    println!("kexec: {words:?}");
+    // SAFETY: it ends this system; no memory is touched.
+    unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
+    Err(std::io::Error::last_os_error().into())
+}
+
 /// The device file of the first input device that has one of these (`A|B`) in its name.
 pub(crate) fn input(names: &str) -> Done {
     let mut devices: Vec<(u32, String)> = std::fs::read_dir("/sys/class/input")?
