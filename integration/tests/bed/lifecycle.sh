@@ -120,3 +120,9 @@ soft_reset_linux() {
     { grep -q 'GUEST-SECOND second=1' /run/rl.out && grep -q "$(sum /run/rl.img 65536)" /run/rl.out && grep -q "GUEST-CD-SUM $(cat $guests/linux.iso.sum)" /run/rl.out &&
         log_of rl | grep 'former ioreq server ends' && await 20 nothing_left; } || { log_of rl; xl dmesg | tail -n 20; xl destroy rl; return 1; }
 }
+# Linux crashes, and its crash kernel finds the disks: kdump.
+soft_reset_kdump() {
+    soft_reset_linux "kernel=\"$guests/vmlinuz\"" "ramdisk=\"$guests/initrd\"" 'memory=512' \
+        'cmdline="console=ttyS0 quiet panic=-1 mitigations=off nokaslr xen_emul_unplug=never crashkernel=192M"' || return 1
+    grep 'Kernel panic\|sysrq' /run/rl.out
+}

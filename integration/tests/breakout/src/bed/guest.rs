@@ -27,20 +27,25 @@ pub(crate) fn outw(port: i32, value: i32) -> Done {
     Ok(())
 }
 
-/// Goes on with another kernel (kexec_file_load(2)). Returns only if it could not.
-pub(crate) fn kexec(kernel: &str, initrd: &str, words: &str) -> Done {
+/// Goes on with another kernel (kexec_file_load(2)), or with `crash` loads the one for a crash, and crashes. Returns only if it could not.
+pub(crate) fn kexec(kernel: &str, initrd: &str, words: &str, crash: bool) -> Done {
+    const KEXEC_FILE_ON_CRASH: libc::c_ulong = 2;
     use std::os::fd::AsRawFd as _;
     let (kernel, initrd) = (std::fs::File::open(kernel)?, std::fs::File::open(initrd)?);
     let words = std::ffi::CString::new(words)?;
     let length = words.as_bytes_with_nul().len();
+    let flags = if crash { KEXEC_FILE_ON_CRASH } else { 0 };
     // SAFETY: the kernel reads `length` bytes of the text, and both files.
     let loaded = unsafe {
-        libc::syscall(libc::SYS_kexec_file_load, kernel.as_raw_fd(), initrd.as_raw_fd(), length, words.as_ptr(), 0)
+        libc::syscall(libc::SYS_kexec_file_load, kernel.as_raw_fd(), initrd.as_raw_fd(), length, words.as_ptr(), flags)
     };
     if loaded != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
     println!("kexec: {words:?}");
+    if crash {
+        std::fs::write("/proc/sysrq-trigger", "c")?;
+    }
     // SAFETY: it ends this system; no memory is touched.
     unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
     Err(std::io::Error::last_os_error().into())

@@ -15,7 +15,7 @@
 //!     bulkhead-bed spoof, spoof-fd, watch, flood, tcp      frames that a guest may not send (frames.rs)
 //!     bulkhead-bed ports PORT COUNT           in a guest: times reads of a port, prints their median and the longest
 //!     bulkhead-bed outw PORT VALUE            in a guest: writes 16 bits to a port
-//!     bulkhead-bed kexec KERNEL INITRD WORDS  in a guest: goes on with another kernel
+//!     bulkhead-bed kexec KERNEL INITRD WORDS [crash]   in a guest: goes on with another kernel, or loads it for a crash and crashes
 //!     bulkhead-bed input NAME|NAME...     in a guest: the device file of the first input device with one of these in its name
 //!     bulkhead-bed events FILE        in a guest: what the events that were read from an input device come to
 //!     bulkhead-bed json WORD...       values of the JSON on standard input, a line each: KEY or NUMBER (a member), * (every
@@ -98,7 +98,8 @@ fn main() {
 fn with_words(command: &str, words: &[String]) -> Done {
     match (command, words) {
         ("input", [names]) => guest::input(names),
-        ("kexec", [kernel, initrd, words]) => guest::kexec(kernel, initrd, words),
+        ("kexec", [kernel, initrd, words]) => guest::kexec(kernel, initrd, words, false),
+        ("kexec", [kernel, initrd, words, crash]) if crash == "crash" => guest::kexec(kernel, initrd, words, true),
         ("events", [file]) => guest::events(file),
         ("same", [one, from, other, at, length]) => files::same(one, from, other, at, length),
         ("put", [file, at, text, width @ ..]) if width.len() < 2 => files::put(file, at, text, width.first()),
