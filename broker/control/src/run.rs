@@ -70,6 +70,7 @@ pub fn run() -> Result<(), StartError> {
         })
         .collect();
     let nics = Arc::new(Nics::new(&plan));
+    let saved_nics: Vec<_> = saved_nics.into_iter().inspect(|(slot, had)| nics.set(*slot, had.clone())).collect();
     let shared = Arc::new(Shared {
         plan,
         clients: Clients::default(),
@@ -78,7 +79,7 @@ pub fn run() -> Result<(), StartError> {
         turn: Arc::default(),
         has_stopped: std::sync::atomic::AtomicBool::new(state == RunState::Paused),
         nics,
-        saved_nics: Mutex::new(saved_nics),
+        saved_nics: Mutex::new(saved_nics.into_iter().map(|(slot, _)| slot).collect()),
         vnc_password: Mutex::default(),
         usb_id: Mutex::default(),
         fdsets: Mutex::new(FdSets::new(save)),

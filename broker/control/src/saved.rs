@@ -196,14 +196,13 @@ impl Shared {
 
     /// `cont`. The first one of a machine that was saved gives network cards the settings that they had.
     pub(crate) async fn go_on(&self) -> Outcome {
-        let saved = std::mem::take(&mut *self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner));
-        for (at, (slot, settings)) in saved.iter().enumerate() {
-            if let Err(why) = self.apply(*slot, settings.clone()).await {
-                // Nothing of the guest leaves under other rules: whoever asks again tries again.
-                let rest = saved.get(at..).unwrap_or_default().to_vec();
-                *self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner) = rest;
-                return Err(why);
+        let next = || self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner).first().copied();
+        while let Some(slot) = next() {
+            // Nothing of the guest leaves under other rules: whoever asks again tries again.
+            if let Some(settings) = self.nics.get(slot) {
+                self.apply(slot, settings).await?;
             }
+            self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != slot);
         }
         self.set_running(true).await
     }

@@ -7,7 +7,6 @@ use crate::log::Recent;
 use crate::nic_settings::Nics;
 use crate::outcome::{Outcome, QmpError};
 use crate::past::Past;
-use bulkhead_bus::nic::NicSettings;
 use bulkhead_plan::{DeviceConfig, MachinePlan, Slot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -36,8 +35,8 @@ pub(crate) struct Shared {
     pub(crate) has_stopped: AtomicBool,
     /// The network cards' settings, from the plan and from commands.
     pub(crate) nics: Arc<Nics>,
-    /// Settings that the cards of a saved machine had, until it goes on.
-    pub(crate) saved_nics: Mutex<Vec<(Slot, NicSettings)>>,
+    /// Cards of a saved machine that get the settings that they had when it goes on.
+    pub(crate) saved_nics: Mutex<Vec<Slot>>,
     /// Active captures and traces.
     pub(crate) captures: Arc<Captures>,
     /// The VNC server's password, which is sent to a restarted server.

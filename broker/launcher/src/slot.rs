@@ -135,7 +135,8 @@ pub(crate) struct SlotState {
     pub(crate) surface: Option<OwnedFd>,
     /// The reply area of the last process that ran, which has the device's state. It is kept until a successor runs.
     previous_reply: Option<OwnedFd>,
-    /// Its part of a saved machine, for the first process: if that does not take it, the machine does not start.
+    /// Its part of a saved machine, for the first process: if that does not take it, the machine does not start. Control's is kept until the
+    /// machine goes on.
     pub(crate) saved: Option<OwnedFd>,
     /// Processes in a row that have read that state and died before they ran.
     state_deaths: u32,

@@ -209,6 +209,61 @@ fn a_machine_that_was_saved_goes_on_and_can_be_saved_again() {
     assert!(sim.end().unwrap().success());
 }
 
+/// Rules of a card that a command has made stricter are those of the machine that goes on, whatever happens before it does.
+#[test]
+fn cards_go_on_under_the_rules_that_they_had() {
+    let place = Place::new();
+    let wire = place.dir.path().join("wire");
+    let _wire = std::os::unix::net::UnixListener::bind(&wire).unwrap();
+    let netdev = format!("stream,id=net0,server=off,addr.type=unix,addr.path={}", wire.display());
+    let card = ["-device", "e1000,id=nic0,netdev=net0,mac=02:16:3e:00:00:01", "-netdev", &netdev];
+    let shown = |sim: &Sim| qmp(sim, r#"{"execute":"x-bulkhead-net-show"}"#)[0]["filter"].clone();
+    let sim = place.start(&card);
+    let before = shown(&sim);
+    qmp(
+        &sim,
+        r#"{"execute":"x-bulkhead-net-set","arguments":{"device":"nic0","set":["level=addresses","ip=10.0.0.5"]}}"#,
+    );
+    let changed = shown(&sim);
+    assert_ne!(changed, before);
+    let state = saved(&sim);
+    drop(sim);
+    let sim = place.goes_on(&state, &card).unwrap();
+    assert_eq!(shown(&sim), changed, "restored");
+    drop(sim);
+    // It is saved again before it has run.
+    let sim = place.goes_on(&state, &card).unwrap();
+    let state = saved(&sim);
+    drop(sim);
+    let mut sim = place.goes_on(&state, &card).unwrap();
+    assert_eq!(shown(&sim), changed, "restored again");
+    sim.replace("control").unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while sim.qmp(CONT).is_err() {
+        assert!(std::time::Instant::now() < end, "{}", sim.log());
+    }
+    assert_eq!(shown(&sim), changed, "{}", sim.log());
+    assert!(sim.end().unwrap().success());
+}
+
+/// A reset in place (kexec in the guest): the toolstack does not wait until the former device model has ended.
+#[test]
+fn an_image_that_the_former_device_model_still_has_is_waited_for() {
+    let place = Place::new();
+    let former = place.start(&[]);
+    let state = saved(&former);
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::scope(|s| {
+        s.spawn(|| done.send(place.goes_on(&state, &[])).unwrap());
+        let early = outcome.recv_timeout(std::time::Duration::from_millis(300));
+        assert!(early.is_err(), "it did not wait: {:?}", early.map(|sim| sim.err().map(|e| e.to_string())));
+        drop(former);
+        let mut sim = outcome.recv().unwrap().unwrap();
+        qmp(&sim, CONT);
+        assert!(sim.end().unwrap().success());
+    });
+}
+
 #[test]
 fn a_live_migration_is_refused_and_the_guest_goes_on() {
     let place = Place::new();

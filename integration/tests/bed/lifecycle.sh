@@ -100,8 +100,8 @@ save_twenty() {
 
 # A reset of the domain in place, as kexec and kdump do it: a new device model on the same domid goes on where the former one was.
 soft_reset() {
-    head -c 1048576 /dev/zero >/run/rs.img
-    our rs "$(disk hda /run/rs.img)" 'memory=64' "$@" | sed '/^serial=/d' >/run/rs.cfg
+    head -c 1048576 /dev/zero >/run/rs.img; cp /run/rs.img /run/rs2.img
+    our rs "$(disk hda /run/rs.img),$(disk xvdb /run/rs2.img)" 'memory=64' "$@" | sed '/^serial=/d' >/run/rs.cfg
     printf 'serial="file:/run/rs.com1"\nfirmware_override="%s/micro-reset.elf"\n' "$guests" >>/run/rs.cfg
     guest_run /run/rs.cfg >/run/rs.out
     { grep -q MICRO-OK /run/rs.out && grep -q WENT-ON /run/rs.out && grep -q MICRO-END /run/rs.out && await 20 nothing_left; } ||

@@ -59,7 +59,7 @@ pub(crate) fn open(host: &mut Host, null: &OwnedFd) -> Result<Vec<Part>, Failure
         let twin = machine.drives.iter().find(|d| !d.cdrom && d.file == disk.drive.file).and_then(|d| d.at);
         let (kept, config) = match twin {
             Some(at) => (Vec::new(), without_image(&disk.drive, at)),
-            None => pv_image(&disk.drive, &machine.images, null, &host.intake)?,
+            None => pv_image(&disk.drive, &host.images, null, &host.intake)?,
         };
         let config = DeviceConfig::Qdisk { devid: disk.devid, disk: config, emulated: twin, discard: disk.discard };
         parts.push(servers.serve(Part { kept, ..Part::new(config) }, disk.nodes, true)?);

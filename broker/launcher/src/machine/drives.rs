@@ -3,7 +3,7 @@ use super::DeviceKind;
 use super::Machine;
 use super::disk::Properties;
 use super::host::{Host, Part};
-use super::images::{self, Backing, ImageRules, Writable};
+use super::images::{self, Backing, Writable};
 use super::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, XENOPSD, bytes, keys, number, option, wrong,
 };
@@ -254,8 +254,7 @@ pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let machine = host.machine;
     let (mut drives, mut kept) = (Vec::new(), Vec::new());
     for drive in &machine.drives {
-        let rules = ImageRules { former: host.former, ..machine.images };
-        let (fds, config) = images::drive(drive, &rules, &host.intake)?;
+        let (fds, config) = images::drive(drive, &host.images, &host.intake)?;
         kept.extend(fds);
         drives.push(config);
     }

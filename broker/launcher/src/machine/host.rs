@@ -1,4 +1,5 @@
 //! The host's side of a machine: one process's configuration and descriptors, and what is opened for the machine as a whole.
+use super::images::ImageRules;
 use super::saved::Saved;
 use super::{Machine, Monitor, Socket};
 use crate::failure::Failure;
@@ -64,6 +65,8 @@ pub struct Host<'a> {
     pub sockets: Vec<String>,
     /// Lines for the log.
     pub shown: Vec<String>,
+    /// Rules for the images of the disks that the machine starts with.
+    pub(crate) images: ImageRules,
     /// Until when something is waited for that the guest's former device model still holds. A toolstack that resets a guest in place
     /// (kexec in the guest) kills it, and does not wait until it has ended.
     pub former: Option<Instant>,
@@ -87,6 +90,7 @@ impl<'a> Host<'a> {
     /// A machine without open parts.
     pub(crate) fn new(machine: &'a Machine, domid: u16, stubdom: bool, intake: Intake<'a>) -> Self {
         let nothing = Vec::new();
+        let former = machine.incoming.and_then(|_| Instant::now().checked_add(FORMER));
         Self {
             machine,
             domid,
@@ -97,7 +101,8 @@ impl<'a> Host<'a> {
             held: Vec::new(),
             sockets: Vec::new(),
             shown: Vec::new(),
-            former: machine.incoming.and_then(|_| Instant::now().checked_add(FORMER)),
+            images: ImageRules { former, ..machine.images },
+            former,
         }
     }
 

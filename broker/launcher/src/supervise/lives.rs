@@ -46,6 +46,11 @@ impl Launcher {
         plan.domid = state.domid.unwrap_or(plan.domid);
         let pid = spawned.pid;
         let saved = state.saved.take();
+        if let Some(part) = saved.as_ref().filter(|_| number == CONTROL) {
+            // It is kept until the machine goes on: the cards get their settings only then. The last control has read it.
+            rustix::fs::seek(part, rustix::fs::SeekFrom::Start(0)).map_err(system("lseek"))?;
+            state.saved = Some(rustix::io::fcntl_dupfd_cloexec(part, 0).map_err(system("dup"))?);
+        }
         if self.manner.stubdom {
             budget::set(pid, &state.name, state.kind, number)?;
         } else if number != BROKER {

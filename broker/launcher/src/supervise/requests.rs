@@ -138,7 +138,13 @@ impl Launcher {
                 }
                 self.answer(serial, Ok(0));
             }
-            (Ask::Paused { paused }, CONTROL) => (self.plan.paused, self.plan.stopped) = (paused, false),
+            (Ask::Paused { paused }, CONTROL) => {
+                (self.plan.paused, self.plan.stopped) = (paused, false);
+                // What a saved machine's control compares and restores, it does once.
+                if let Some(control) = self.slots.get_mut(CONTROL).filter(|_| !paused) {
+                    control.saved = None;
+                }
+            }
             (Ask::Processes, CONTROL) => {
                 let rows = self.table();
                 self.slots.tell_control(ToProcess::Processes { serial, rows });
