@@ -19,8 +19,8 @@ impl Shared {
     }
 
     pub(crate) async fn apply(&self, slot: Slot, settings: NicSettings) -> Outcome {
-        // The interface first: its rules hold even if the process does not apply them.
-        let done = self.launcher.nic(slot, &settings).await;
+        // The interface first: its rules hold even if the process does not apply them. If it refuses them, nothing changes.
+        self.launcher.nic(slot, &settings).await.map_err(QmpError::generic)?;
         self.nics.set(slot, settings.clone());
         let call = Call::SetNic(v1::NicSettings { settings: settings.to_bytes().to_vec() });
         self.clients.call(slot, call).await.map_err(|e| match e {
@@ -29,7 +29,6 @@ impl Shared {
             }
             e => QmpError::generic(e.to_string()),
         })?;
-        done.map_err(|e| QmpError::generic(format!("the card's process has the settings; {e}")))?;
         Ok(json!({}))
     }
 

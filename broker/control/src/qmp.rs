@@ -117,7 +117,7 @@ impl Shared {
                 Ok(json!({ "status": status, "running": status == "running", "singlestep": false }))
             }
             "cont" => self.go_on().await,
-            "stop" => self.set_running(false).await,
+            "stop" => self.stop().await,
             "query-chardev" => {
                 let ports = self
                     .plan
@@ -158,7 +158,7 @@ impl Shared {
             "send-key" => self.send_key(arguments).await,
             "input-send-event" => self.input(arguments).await,
             "xen-save-devices-state" => self.save_devices(arguments).await,
-            "xen-set-global-dirty-log" => self.dirty_log(arguments),
+            "xen-set-global-dirty-log" => self.dirty_log(arguments).await,
             "xen-load-devices-state" => {
                 Err(QmpError::generic("a running machine takes no state; -incoming does, when it starts"))
             }

@@ -77,6 +77,7 @@ pub fn run() -> Result<(), StartError> {
         launcher: LauncherClient::new(Arc::new(link)),
         state: Mutex::new(state),
         turn: Arc::default(),
+        order: tokio::sync::Mutex::default(),
         has_stopped: std::sync::atomic::AtomicBool::new(state == RunState::Paused),
         nics,
         saved_nics: Mutex::new(saved_nics.into_iter().map(|(slot, _)| slot).collect()),

@@ -54,7 +54,8 @@ fn drive(drive: &DriveConfig) -> String {
     format!("{kind}{size} at place {}", drive.at.port)
 }
 
-/// What the guest sees of a device; `None` if it sees nothing.
+/// What the guest sees of a device; `None` if it sees nothing. Saved machines have these texts: a change of one refuses those of earlier
+/// releases.
 fn fact(config: &DeviceConfig) -> Option<String> {
     Some(match config {
         DeviceConfig::Platform { vcpus, xen_platform, serial, .. } => {
@@ -73,7 +74,8 @@ fn fact(config: &DeviceConfig) -> Option<String> {
             format!("{model} {mac} at device {device}, firmware of {rom} bytes")
         }
         DeviceConfig::Usb { devices, device, function, .. } => {
-            format!("a USB controller at {device}.{function} with {devices:?}")
+            let devices = devices.iter().map(|d| d.driver()).collect::<Vec<_>>().join(", ");
+            format!("a USB controller at {device}.{function} with [{devices}]")
         }
         DeviceConfig::FwCfg { kernel, .. } => format!("a configuration device, kernel {}", kernel.is_some()),
         DeviceConfig::Ps2 => "a keyboard controller".to_owned(),
@@ -101,7 +103,7 @@ fn facts(plan: &MachinePlan) -> BTreeMap<String, String> {
 /// The first difference.
 pub(crate) fn compare(saved: &[u8], plan: &MachinePlan) -> Result<Vec<(Slot, NicSettings)>, OtherMachine> {
     let saved = MachineState::decode(saved).map_err(|_| OtherMachine::Decode)?;
-    if saved.version != VERSION {
+    if saved.version > VERSION {
         return Err(OtherMachine::Version);
     }
     if saved.facts.len() > FACTS || saved.nics.len() > FACTS {
@@ -139,54 +141,67 @@ impl Shared {
         let filename = filename.ok_or_else(|| QmpError::generic("Parameter 'filename' is missing"))?;
         let to = self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).named(filename)?;
         let to = to.ok_or_else(|| QmpError::generic("the state goes to a descriptor of add-fd: /dev/fdset/N"))?;
-        self.can_save()?;
+        let done = self.save_to(&to, arguments).await;
+        // libxl forgets its sets, whatever comes of them; one for each save would be too many.
+        self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).used_up(filename);
+        done.map(|()| json!({}))
+    }
+
+    async fn save_to(&self, to: &Arc<OwnedFd>, arguments: &Value) -> Result<(), QmpError> {
+        self.can_save().await?;
         // Without the argument it is live, as QEMU has it.
         if arguments.get("live").and_then(Value::as_bool) != Some(false) {
             return Err(QmpError::generic(
                 "live migration is not supported by this device model yet; the guest goes on here",
             ));
         }
-        let ran = self.state() == RunState::Running;
-        if ran {
-            self.set_running(false).await?;
+        let _one = self.order.lock().await;
+        if self.state() != RunState::Running {
+            return self.write_state(to).await;
         }
-        let done = self.write_state(&to).await;
-        // libxl forgets its sets; one for each save would be too many.
-        self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).used_up(filename);
-        if ran {
-            self.set_running(true).await?;
-        }
-        done.map(|()| json!({}))
+        let done = match self.set_running(false).await {
+            Ok(_) => self.write_state(to).await,
+            Err(why) => Err(why),
+        };
+        self.set_running(true).await?;
+        done
+    }
+
+    /// `stop`.
+    pub(crate) async fn stop(&self) -> Outcome {
+        let _one = self.order.lock().await;
+        self.set_running(false).await
     }
 
     /// `xen-set-global-dirty-log`, with which libxl begins every save. What cannot be saved is said here, before the guest is suspended:
     /// xl would look after it no longer. Nothing is logged: a live migration is refused when the state is asked for.
-    pub(crate) fn dirty_log(&self, arguments: &Value) -> Outcome {
+    pub(crate) async fn dirty_log(&self, arguments: &Value) -> Outcome {
         // xapi sends the text `true`.
         let enable = arguments.get("enable").is_some_and(|on| on == &json!(true) || on == &json!("true"));
         if enable {
-            self.can_save()?;
+            self.can_save().await?;
         }
         Ok(json!({}))
     }
 
     /// Whether this machine can be saved.
-    fn can_save(&self) -> Result<(), QmpError> {
+    async fn can_save(&self) -> Result<(), QmpError> {
         if self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).of_stub_domain() {
             return Err(QmpError::generic("saving is not supported in a stub domain yet; the guest runs on"));
         }
-        let added = |d: &&DeviceSlot| {
-            d.config.kind().guest_visible
-                && d.config.starts() == Starts::WhenAdded
-                && self.clients.get(d.slot).is_some()
-        };
-        match self.plan.devices.iter().find(added) {
-            Some(device) => Err(QmpError::generic(format!(
-                "{}: a controller that was added while the machine ran cannot be saved yet; the guest runs on",
-                device.name
-            ))),
-            None => Ok(()),
+        for device in self.plan.devices.iter().filter(|d| d.config.kind().guest_visible) {
+            let added = device.config.starts() == Starts::WhenAdded;
+            let why = match (added, self.clients.get(device.slot)) {
+                (true, None) | (false, Some(_)) => continue,
+                (true, Some(_)) => "a controller that was added while the machine ran cannot be saved yet",
+                (false, None) if self.is_unplugged(device) => continue,
+                // It may be starting.
+                (false, None) if self.clients.wait(device.slot).await.is_some() => continue,
+                (false, None) => "its process does not run",
+            };
+            return Err(QmpError::generic(format!("{}: {why}; the guest runs on", device.name)));
         }
+        Ok(())
     }
 
     /// Whether the guest has unplugged the whole device.
@@ -196,6 +211,7 @@ impl Shared {
 
     /// `cont`. The first one of a machine that was saved gives network cards the settings that they had.
     pub(crate) async fn go_on(&self) -> Outcome {
+        let _one = self.order.lock().await;
         let next = || self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner).first().copied();
         while let Some(slot) = next() {
             // Nothing of the guest leaves under other rules: whoever asks again tries again.

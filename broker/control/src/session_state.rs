@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<RunState>,
     /// Held while processes are told to stop or to go on.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// One of `stop`, `cont` and a save at a time, from its begin to its end.
+    pub(crate) order: tokio::sync::Mutex<()>,
     /// There was a `stop`, so a process may have been started in the middle of one, or of a `cont`.
     pub(crate) has_stopped: AtomicBool,
     /// The network cards' settings, from the plan and from commands.

@@ -186,6 +186,9 @@ impl<E: Edge> Dispatcher<E> {
         let channel = self.channels.iter_mut().find(|c| c.name == one.name && c.declaration.unplug != 0);
         let channel = channel.ok_or(StateError::Value("unplugged device"))?;
         let removes = channel.declaration.unplug_removes;
+        if channel.presence.unplugged() {
+            return Err(StateError::Value("device that is unplugged twice"));
+        }
         if removes != (parts == 0) || parts & !channel.declaration.unplug != 0 {
             return Err(StateError::Value("unplugged parts"));
         }

@@ -118,9 +118,12 @@ impl Sectors {
     /// Restores a state: of a disk with so many sectors, or of a CD, whose medium may be another one by now: its jobs fail then.
     pub(crate) fn load(s: &SectorsState, of_cd: bool, all: u64) -> Result<Self, StateError> {
         let form = u8::try_from(s.form).ok().and_then(Form::selected).ok_or(StateError::Value("parts of a sector"))?;
+        if s.left == 0 {
+            return Ok(Self::NONE);
+        }
         let all = if of_cd { u64::from(u32::MAX) } else { all };
         let inside = s.next.checked_add(u64::from(s.left)).is_some_and(|end| end <= all);
-        if s.left > 0 && (s.cd != of_cd || !inside) || (!s.cd && form != Form::USER) {
+        if s.cd != of_cd || !inside || (!s.cd && form != Form::USER) || s.form_next > s.next {
             return Err(StateError::Value("sectors of a command"));
         }
         let size = if s.cd { CD_SECTOR } else { SECTOR };

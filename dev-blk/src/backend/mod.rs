@@ -60,6 +60,19 @@ pub enum Job {
     Trim(Vec<(u64, u64)>),
 }
 
+impl Job {
+    /// Where a write ends in the image; `None` if it is none.
+    fn writes_to(&self) -> Option<u64> {
+        match self {
+            Self::Write { offset, data } => Some(offset.saturating_add(data.len() as u64)),
+            Self::WriteDma { offset, from } => {
+                Some(from.iter().fold(*offset, |end, segment| end.saturating_add(u64::from(segment.len))))
+            }
+            Self::Read { .. } | Self::ReadDma { .. } | Self::Flush | Self::Trim(_) => None,
+        }
+    }
+}
+
 /// The result of a job: the bytes of [`Job::Read`], empty for others.
 pub type Outcome = Result<Vec<u8>, Errno>;
 
@@ -125,6 +138,10 @@ fn run(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
 fn once(image: &Image, memory: &dyn GuestMemory, job: &Job) -> Outcome {
     if let Some(faults) = &image.faults {
         faults.apply(job)?;
+    }
+    // Devices look at it before; a file would grow.
+    if job.writes_to().is_some_and(|end| end > image.size()) {
+        return Err(Errno::IO);
     }
     let outcome = match &image.content {
         Content::Raw(file) => run_raw(file, memory, job),

@@ -24,6 +24,15 @@ pub enum UsbDevice {
 }
 
 impl UsbDevice {
+    /// QEMU's driver name of it. Saved machines have it: it does not change.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Tablet => "usb-tablet",
+            Self::Mouse => "usb-mouse",
+            Self::Keyboard => "usb-kbd",
+        }
+    }
+
     /// The device with this QEMU driver name.
     pub fn of_driver(driver: &str) -> Option<Self> {
         match driver {

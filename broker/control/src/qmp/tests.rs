@@ -43,6 +43,7 @@ pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
         launcher: LauncherClient::new(Arc::new(Link::new(link))),
         state: Mutex::new(if stopped { RunState::Prelaunch } else { RunState::Running }),
         turn: Arc::default(),
+        order: tokio::sync::Mutex::default(),
         has_stopped: std::sync::atomic::AtomicBool::new(false),
         nics: Arc::default(),
         saved_nics: Mutex::default(),

@@ -112,7 +112,8 @@ fn console(
     servers: &mut Servers,
     xenstore: &mut Xenstore,
 ) -> Result<Part, Failure> {
-    let end = serial::serial(console.devid as usize, &console.output, host.machine.console_limit)?;
+    let end =
+        serial::serial(console.devid as usize, &console.output, host.machine.console_limit, host.saved.is_some())?;
     if let Some(terminal) = &end.terminal {
         // `xl console` reads this node.
         let tty = format!("{}/tty", console.nodes.front);

@@ -190,6 +190,11 @@ fn write_pid_file(path: &str) -> Result<OwnedFd, PidFileFault> {
         rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => PidFileFault::Held,
         e => fail(e),
     })?;
+    // A former device model may have removed it since it was opened.
+    let number = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    if rustix::fs::lstat(path).ok().map(number) != Some(number(rustix::fs::fstat(&fd).map_err(fail)?)) {
+        return Err(PidFileFault::Held);
+    }
     rustix::fs::ftruncate(&fd, 0).map_err(fail)?;
     let line = format!("{}\n", rustix::process::getpid().as_raw_nonzero());
     match rustix::io::write(&fd, line.as_bytes()) {

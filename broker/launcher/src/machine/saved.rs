@@ -31,6 +31,9 @@ pub enum SavedFault {
     /// A part of it is for a device that this machine does not have.
     #[error("it has a part for {0}, which this machine does not have")]
     NoDevice(Name),
+    /// A part that every saved machine has is not there.
+    #[error("it has no part for {0}")]
+    Missing(String),
 }
 
 impl From<Errno> for SavedFault {
@@ -44,6 +47,7 @@ impl From<Errno> for SavedFault {
 pub(crate) struct Saved {
     stream: Vec<u8>,
     index: StateIndex,
+    clock: i64,
     /// Names of the sections that a process has got.
     taken: Vec<Name>,
 }
@@ -54,7 +58,13 @@ impl Saved {
         let stream = read(number).map_err(|e| SavedFault::Fd { number, source: e.into() })?;
         let copy = sealed(&stream)?;
         match look.look(&copy, Question::State)? {
-            Answer::State(index) => Ok(Self { stream, index: index?, taken: Vec::new() }),
+            Answer::State(index) => {
+                let index = index?;
+                let now = bulkhead_bus::Clock::Real.now();
+                let clock = i64::try_from(i128::from(index.time).saturating_sub(i128::from(now)));
+                let clock = clock.map_err(|_| ReadError::Field)?;
+                Ok(Self { stream, index, clock, taken: Vec::new() })
+            }
             Answer::Header(_) | Answer::Partitions(_) => Err(IntakeFault::Answer.into()),
         }
     }
@@ -66,8 +76,7 @@ impl Saved {
 
     /// Nanoseconds by which the machine's clock is ahead of this host's: it goes on from the time at which it was saved.
     pub(crate) fn clock(&self) -> i64 {
-        let now = bulkhead_bus::Clock::Real.now();
-        i64::try_from(i128::from(self.index.time).saturating_sub(i128::from(now))).unwrap_or(0)
+        self.clock
     }
 
     /// The section of this name, as a file; `None` if there is none.

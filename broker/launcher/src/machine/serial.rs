@@ -165,7 +165,7 @@ impl Serial {
 pub fn open(host: &mut Host) -> Result<Vec<Part>, Failure> {
     let mut parts = Vec::new();
     for (index, serial) in host.machine.serials.iter().enumerate() {
-        let end = self::serial(index, serial, host.machine.console_limit)?;
+        let end = self::serial(index, serial, host.machine.console_limit, host.saved.is_some())?;
         host.chardevs.push((format!("serial{index}"), end.shown));
         host.held.extend(end.slave);
         host.sockets.extend(serial.listens().map(str::to_owned));
@@ -194,9 +194,14 @@ pub struct SerialEnd {
     pub shown: String,
 }
 
-/// Opens the other end of serial port or console `index`. `limit`: most bytes of a file.
-pub fn serial(index: usize, serial: &Serial, limit: u64) -> Result<SerialEnd, Failure> {
-    open_end(serial, limit).map_err(|fault| Failure::Serial { port: index, fault })
+/// Opens the other end of serial port or console `index`. `limit`: most bytes of a file. `goes_on`: the machine was saved, and a file keeps
+/// what it has: after a crash of the guest that is what its kernel said.
+pub fn serial(index: usize, serial: &Serial, limit: u64, goes_on: bool) -> Result<SerialEnd, Failure> {
+    let append = match serial {
+        Serial::File(path) if goes_on => Some(Serial::Append(path.clone())),
+        _ => None,
+    };
+    open_end(append.as_ref().unwrap_or(serial), limit).map_err(|fault| Failure::Serial { port: index, fault })
 }
 
 fn open_end(serial: &Serial, limit: u64) -> Result<SerialEnd, SerialFault> {

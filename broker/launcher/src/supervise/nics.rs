@@ -26,7 +26,7 @@ impl Launcher {
         if self.manner.restricted && self.rules(slot).is_some() {
             return Err(Refusal::Restricted { card: name });
         }
-        *self.nic_settings(slot).ok_or(Refusal::NotANic)? = settings.clone();
+        self.nic_settings(slot).ok_or(Refusal::NotANic)?;
         let on_interface = match self.rules(slot) {
             Some(rules) => {
                 rules.set(&settings).map_err(|source| Refusal::Rules { card: name.clone(), source })?;
@@ -34,6 +34,7 @@ impl Launcher {
             }
             None => 0,
         };
+        *self.nic_settings(slot).ok_or(Refusal::NotANic)? = settings.clone();
         say(&format!(
             "{name}: cable {}, filter {}, {on_interface} rules on the interface",
             if settings.link { "in" } else { "out" },

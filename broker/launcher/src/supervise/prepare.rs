@@ -16,7 +16,7 @@ use crate::log::say;
 use crate::machine::Machine;
 use crate::machine::host::{self, Host, Part, UserFault};
 use crate::machine::images::{self, Writable};
-use crate::machine::saved::Saved;
+use crate::machine::saved::{Saved, SavedFault};
 use crate::machine::{DEVICES, back_ends, board, fbdev, vchan, video, viewers};
 use crate::phase::Phase;
 use crate::slot::SlotState;
@@ -343,10 +343,15 @@ impl Launcher {
     fn hand_out(&mut self, saved: &mut Saved) -> Result<(), Failure> {
         for state in self.slots.iter_mut() {
             let name = if state.slot == CONTROL { "machine" } else { state.name.as_str() };
+            let device = self.plan.devices.iter().find(|d| d.slot == state.slot);
+            let saves = |d: &DeviceSlot| d.config.kind().guest_visible && d.config.starts() == Starts::AtOnce;
+            if !(matches!(state.slot, CONTROL | BROKER) || device.is_some_and(saves)) {
+                continue;
+            }
             state.saved = saved.take(name)?;
-            let added = |d: &DeviceSlot| d.slot == state.slot && d.config.starts() == Starts::WhenAdded;
-            if state.saved.is_none() && state.kind.guest_visible && !self.plan.devices.iter().any(added) {
-                self.shown.push(format!("{name}: nothing of it was saved; it begins as after a reset"));
+            // A card that the guest has unplugged has no part.
+            if state.saved.is_none() && device.is_none_or(|d| d.config.facets().nic.is_none()) {
+                return Err(SavedFault::Missing(name.to_owned()).into());
             }
         }
         Ok(saved.is_whole()?)

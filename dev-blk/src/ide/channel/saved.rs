@@ -1,7 +1,7 @@
 //! The saved state of a channel, and its registers for `inspect`.
 use super::bus_master::BusMaster;
 use super::{After, Channel, Out, TransferPhase};
-use crate::ata::spec::{DeviceRegister, Status};
+use crate::ata::spec::{DeviceRegister, SECTOR, Status};
 use crate::ata::transfer::{BUFFER, Data, FORMED, List, Sectors};
 use crate::ide::spec::DeviceControl;
 use crate::ide::state::{Awaits, ChannelState, CommandState};
@@ -90,7 +90,7 @@ impl Channel {
             at: number(at),
             block_end: number(block_end),
             block: number(self.block),
-            sectors: (sectors != Sectors::NONE).then(|| sectors.save()),
+            sectors: (!sectors.is_empty()).then(|| sectors.save()),
             list_bytes,
             packet_limit: limit.map_or(0, |limit| u32::from(limit).saturating_add(1)),
         })
@@ -124,7 +124,12 @@ impl Channel {
         let list = |list| TransferPhase::AwaitDma(Data::List { list, bytes });
         let (phase, may) = match Awaits::try_from(c.awaits) {
             Ok(Awaits::Reads) => (TransferPhase::PioIn, true),
-            Ok(Awaits::Sectors) => (TransferPhase::PioOut(Out::Sectors), writes && block_end == c.buffer.len()),
+            Ok(Awaits::Sectors) => {
+                // They are written when the block is whole: it has sectors, and no more than are left.
+                let len = c.buffer.len();
+                let whole = len.is_multiple_of(SECTOR) && len == block_end && at < len && len <= sectors.bytes();
+                (TransferPhase::PioOut(Out::Sectors), writes && whole)
+            }
             Ok(Awaits::Packet) => (TransferPhase::PioOut(Out::Packet), cd && c.buffer.len() == 12 && block_end == 12),
             Ok(Awaits::Ranges) => (TransferPhase::PioOut(Out::List(List::Ranges)), writes),
             Ok(Awaits::Parameters) => (TransferPhase::PioOut(Out::List(List::Parameters)), cd),

@@ -283,6 +283,14 @@ fn a_command_that_its_drive_cannot_have_is_refused() {
         done.is_err()
     };
     assert!(!refused(|_| {}));
+    // A CD's sectors that are counted from beyond all of them: forming the next one overflowed.
+    let mut b = Bench::new();
+    b.packet_begins(0xfffe);
+    b.outsw(0x170, &[0xbe, 0, 0, 0, 0, 0, 0, 0, 64, 0xf8, 0, 0]);
+    let mut s = IdeState::decode(b.ide.save().as_slice()).unwrap();
+    let sectors = crate::ata::state::SectorsState { next: 1, left: 1, cd: true, form: 0xf8, form_next: u64::MAX };
+    s.channels[1].command.as_mut().unwrap().sectors = Some(sectors);
+    assert!(Bench::new().ide.load(&s.encode_to_vec(), &mut b.cx).is_err());
     for change in [
         (|c| c.awaits = Awaits::Packet.into()) as fn(&mut crate::ide::state::CommandState),
         |c| c.awaits = Awaits::Parameters.into(),
@@ -292,6 +300,12 @@ fn a_command_that_its_drive_cannot_have_is_refused() {
         |c| c.at = 513,
         |c| c.block_end = 511,
         |c| c.buffer = vec![0; (128 << 10) + 1],
+        // Found by a reviewer: a block beyond what is left went past the disk's end.
+        |c| (c.buffer, c.block_end) = (vec![0; 1 << 16], 1 << 16),
+        |c| (c.buffer, c.block_end) = (vec![0; 100], 100),
+        |c| c.sectors = None,
+        |c| c.sectors.as_mut().unwrap().left = 0,
+        |c| c.sectors.as_mut().unwrap().form_next = u64::MAX,
         |c| c.block = (128 << 10) + 1,
         |c| c.list_bytes = (128 << 10) + 1,
         |c| c.packet_limit = 1 << 20,
