@@ -32,7 +32,7 @@ pub enum SavedFault {
     #[error("it has a part for {0}, which this machine does not have")]
     NoDevice(Name),
     /// A part that every saved machine has is not there.
-    #[error("it has no part for {0}")]
+    #[error("this machine has {0}, the saved one has not")]
     Missing(String),
 }
 
