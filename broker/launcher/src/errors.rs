@@ -117,7 +117,7 @@ pub const ERRORS: &[Entry] = &[
     entry(
         Code::Saved,
         "The saved machine cannot go on here: its state is damaged, of another device model or of another machine.",
-        "The line says what differs. Restore it with the configuration with which it was saved; the source of a migration goes on.",
+        "The line says what differs. Restore it with the configuration with which it was saved.",
     ),
     entry(
         Code::User,

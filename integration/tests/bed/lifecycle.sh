@@ -2,7 +2,7 @@
 # Saved machines, read by integration/tests/bed/suite.
 
 # hops NAME: accesses of the guest that its devices have answered.
-hops() { bulkhead --json inspect "$1" broker | picked '*' 'full hops'; }
+hops() { shows "$1" broker "full hops"; }
 more_hops() { [ "$(hops "$1")" -gt "$2" ]; }
 # reads_on NAME: the guest makes accesses.
 reads_on() { hops_=$(hops "$1") && await 60 more_hops "$1" $((hops_ + 20)); }
@@ -14,7 +14,7 @@ saves() {
     case "$*" in *-c*) return 0;; esac
     await 40 gone "$name_" || { echo "it is still there"; return 1; }
 }
-goes_on() { xl restore "$2" || { log_of "$1"; xl list; xl dmesg | tail -n 5; return 1; }; }
+restores() { xl restore "$2" || { log_of "$1"; xl list; xl dmesg | tail -n 5; return 1; }; }
 # connected NAME: the guest's serial line, after it has been restored.
 connected() {
     exec 6>&-; rm -f "/run/$1.in"; mkfifo "/run/$1.in"
@@ -29,7 +29,7 @@ save_restore() {
     saves sr /run/sr.save || return 1
     await 20 nothing_left || { ps; return 1; }
     ls -l /run/sr.save
-    goes_on sr /run/sr.save || return 1
+    restores sr /run/sr.save || return 1
     reads_on sr || { echo "it does not go on"; log_of sr; xl list; return 1; }
     [ "$(grep -c BOOT-OK /run/sr.out)" = 1 ] || { echo "it has booted again"; return 1; }
     for round_ in 1 2 3 4; do
@@ -47,7 +47,7 @@ save_restore() {
     xl restore /run/other.cfg /run/sr.save && { echo "it was restored with another disk"; return 1; }
     log_of sr | grep 'BH-0210\|when the machine was saved' || { log_of sr; return 1; }
     ! xl domid sr && await 20 nothing_left || return 1
-    goes_on sr /run/sr.save && reads_on sr || return 1
+    restores sr /run/sr.save && reads_on sr || return 1
     xl destroy sr; await 20 nothing_left
 }
 
@@ -66,7 +66,7 @@ saved_with() { # saved_with DISK CMDLINE
         at_=$(acked sl)
         saves sl /run/sl.save || return 1
         await 20 nothing_left || return 1
-        goes_on sl /run/sl.save || return 1
+        restores sl /run/sl.save || return 1
         connected sl
         await 120 passed sl $((at_ + 2)) || { echo "restored $round_, the guest does not go on after record $at_"; trouble sl; bulkhead ps sl; return 1; }
     done
@@ -80,7 +80,7 @@ save_restricted() {
     saves sd /run/sd.save -c && reads_on sd || return 1
     saves sd /run/sd.save || return 1
     await 20 nothing_left || return 1
-    { goes_on sd /run/sd.save && reads_on sd; } || { log_of sd; return 1; }
+    { restores sd /run/sd.save && reads_on sd; } || { log_of sd; return 1; }
     xl destroy sd; await 20 nothing_left
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn shared(stopped: bool) -> Shared {
 }
 
 /// The same, and the launcher's end of its socket.
-pub(super) fn linked(stopped: bool) -> (Shared, OwnedFd) {
+pub(crate) fn linked(stopped: bool) -> (Shared, OwnedFd) {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let (link, other) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
