@@ -101,27 +101,30 @@ fn nobody_waits_for_who_reads_the_state_slowly() {
 
 /// Found by a reviewer: a save looked whether the machine stood still, a `cont` that had waited came between, and the machine was saved
 /// while it ran. A save that fails leaves a machine that ran running.
-#[tokio::test]
-async fn a_save_has_its_turn_from_the_look_to_the_end() {
-    let mut shared = crate::qmp::tests::shared(false);
-    shared.plan.devices.clear();
-    let shared = Arc::new(shared);
-    assert!(shared.stop().await.is_ok());
-    let order = shared.order.lock().await;
-    let fd = rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    let id = shared.fdsets.lock().unwrap().add(None, None, fd).unwrap();
-    let (first, second) = (shared.clone(), shared.clone());
-    let go = tokio::spawn(async move { first.go_on().await });
-    tokio::task::yield_now().await;
-    let save = tokio::spawn(async move {
-        second.save_devices(&json!({ "live": false, "filename": format!("/dev/fdset/{id}") })).await
-    });
-    for _ in 0..100 {
+#[test]
+fn a_save_has_its_turn_from_the_look_to_the_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut shared = crate::qmp::tests::shared(false);
+        shared.plan.devices.clear();
+        let shared = Arc::new(shared);
+        assert!(shared.stop().await.is_ok());
+        let order = shared.order.lock().await;
+        let fd = rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let id = shared.fdsets.lock().unwrap().add(None, None, fd).unwrap();
+        let (first, second) = (shared.clone(), shared.clone());
+        let go = tokio::spawn(async move { first.go_on().await });
         tokio::task::yield_now().await;
-    }
-    assert!(!save.is_finished() && !go.is_finished());
-    drop(order);
-    assert!(go.await.unwrap().is_ok());
-    assert!(format!("{:?}", save.await.unwrap()).contains("the broker"), "there is none");
-    assert_eq!(shared.state(), RunState::Running);
+        let save = tokio::spawn(async move {
+            second.save_devices(&json!({ "live": false, "filename": format!("/dev/fdset/{id}") })).await
+        });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!save.is_finished() && !go.is_finished());
+        drop(order);
+        assert!(go.await.unwrap().is_ok());
+        assert!(format!("{:?}", save.await.unwrap()).contains("the broker"), "there is none");
+        assert_eq!(shared.state(), RunState::Running);
+    });
 }
