@@ -61,7 +61,7 @@ pub(crate) fn linked(stopped: bool) -> (Shared, OwnedFd) {
     (shared, other)
 }
 
-pub(super) fn block<T>(f: impl Future<Output = T>) -> T {
+pub(crate) fn block<T>(f: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
 }
 

@@ -103,8 +103,7 @@ fn nobody_waits_for_who_reads_the_state_slowly() {
 /// while it ran. A save that fails leaves a machine that ran running.
 #[test]
 fn a_save_has_its_turn_from_the_look_to_the_end() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    crate::qmp::tests::block(async {
         let mut shared = crate::qmp::tests::shared(false);
         shared.plan.devices.clear();
         let shared = Arc::new(shared);
