@@ -95,15 +95,16 @@ pub fn syscalls(role: &str) -> Option<usize> {
     }
 }
 
-/// Bytes of a guest's memory that a process maps as a whole when it starts, which its profile does not count: video RAM of its
-/// configuration, and the simulated machine's RAM among its descriptors.
+/// Bytes of mappings that a process makes when it starts and that depend on the guest, which its profile does not count: video RAM of its
+/// configuration; the simulated machine's RAM, and maps of written pages, among its descriptors.
 pub fn guest_memory<'a>(
     config: Option<&DeviceConfig>,
     fds: impl IntoIterator<Item = (&'a FdUse, BorrowedFd<'a>)>,
 ) -> u64 {
     let video = config.and_then(|c| c.facets().video_ram).map_or(0, |v| u64::from(v.bytes));
-    let simulated = fds.into_iter().filter(|(what, _)| **what == FdUse::SimMemory);
-    let sizes = simulated.filter_map(|(_, fd)| u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok());
+    let whole = |what: &FdUse| matches!(what, FdUse::SimMemory | FdUse::DirtyMap(_));
+    let mapped = fds.into_iter().filter(|(what, _)| whole(what));
+    let sizes = mapped.filter_map(|(_, fd)| u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok());
     sizes.fold(video, u64::saturating_add)
 }
 

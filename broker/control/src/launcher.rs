@@ -121,6 +121,11 @@ impl LauncherClient {
         let _ = self.link.send(&FromProcess::from(Ask::Paused { paused }), None);
     }
 
+    /// Takes the locks of the images that the guest writes, or gives them away.
+    pub(crate) async fn locks(&self, held: bool) -> Result<(), AskError> {
+        self.number(Ask::Locks { held }, None).await.map(|_| ())
+    }
+
     /// Kills a device's process, which is then restarted.
     pub(crate) async fn restart(&self, slot: Slot) -> Result<(), AskError> {
         self.ask(Ask::Restart { slot }, None).await.map(|_| ())

@@ -4,6 +4,7 @@ use crate::outcome::{Outcome, QmpError};
 use crate::session_state::{RunState, Shared};
 use bulkhead_bus::Clock;
 use bulkhead_bus::nic::NicSettings;
+use bulkhead_control_api::v1::call::Call;
 use bulkhead_plan::{BROKER, DeviceConfig, DeviceSlot, DriveConfig, MachinePlan, NicModel, Slot, Starts};
 use bulkhead_stream::{Name, Section};
 use prost::Message as _;
@@ -12,11 +13,15 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// Version of [`MachineState`], and of the payloads of all processes: each has a version of its own inside.
 const VERSION: u32 = 1;
 const PAYLOAD: u16 = 1;
 const _: () = assert!(bulkhead_stream::PAYLOAD + 64 == bulkhead_control_api::STATE_MAX);
+/// Time in which another device model ends that has the guest's images, and between two looks.
+const LOCKS: Duration = Duration::from_secs(10);
+const LOCKS_AGAIN: Duration = Duration::from_millis(100);
 /// Most facts of a state.
 const FACTS: usize = 64;
 
@@ -150,14 +155,15 @@ impl Shared {
     async fn save_to(&self, to: &Arc<OwnedFd>, arguments: &Value) -> Result<(), QmpError> {
         self.can_save().await?;
         // Without the argument it is live, as QEMU has it.
-        if arguments.get("live").and_then(Value::as_bool) != Some(false) {
-            return Err(QmpError::generic(
-                "live migration is not supported by this device model yet; the guest goes on here",
-            ));
-        }
+        let live = arguments.get("live").and_then(Value::as_bool) != Some(false);
         let _one = self.order.lock().await;
         if self.state() != RunState::Running {
-            return self.write_state(to).await;
+            self.write_state(to).await?;
+            if live {
+                // Another device model goes on with the images now, or this one takes them again.
+                self.launcher.locks(false).await.map_err(|e| QmpError::generic(format!("the images: {e}")))?;
+            }
+            return Ok(());
         }
         let done = match self.set_running(false).await {
             Ok(_) => self.write_state(to).await,
@@ -173,15 +179,19 @@ impl Shared {
         self.set_running(false).await
     }
 
-    /// `xen-set-global-dirty-log`, with which libxl begins every save. What cannot be saved is said here, before the guest is suspended:
-    /// xl would look after it no longer. Nothing is logged: a live migration is refused when the state is asked for.
+    /// `xen-set-global-dirty-log`, with which libxl begins every save, and ends it. What cannot be saved is said here, before the guest is
+    /// suspended: xl would look after it no longer. Once it is answered, Xen hears of every page that a device writes.
     pub(crate) async fn dirty_log(&self, arguments: &Value) -> Outcome {
         // xapi sends the text `true`.
         let enable = arguments.get("enable").is_some_and(|on| on == &json!(true) || on == &json!("true"));
         if enable {
             self.can_save().await?;
         }
-        Ok(json!({}))
+        let done = self.clients.call(BROKER, Call::LogDirty(enable)).await;
+        match done {
+            Err(e) if enable => Err(QmpError::generic(format!("the broker: {e}; the guest runs on"))),
+            _ => Ok(json!({})),
+        }
     }
 
     /// Whether this machine can be saved.
@@ -220,7 +230,20 @@ impl Shared {
             }
             self.saved_nics.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != slot);
         }
+        self.lock_images().await?;
         self.set_running(true).await
+    }
+
+    /// Takes the locks of the images, which a live save has given away. Who had the guest meanwhile may just be ending.
+    async fn lock_images(&self) -> Result<(), QmpError> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            match self.launcher.locks(true).await {
+                Ok(()) => return Ok(()),
+                Err(why) if begun.elapsed() >= LOCKS => return Err(QmpError::generic(why.to_string())),
+                Err(_) => tokio::time::sleep(LOCKS_AGAIN).await,
+            }
+        }
     }
 
     async fn write_state(&self, to: &Arc<OwnedFd>) -> Result<(), QmpError> {

@@ -11,6 +11,7 @@ mod shown;
 
 use crate::cf8::{self, Cf8};
 use crate::channel::{DeviceChannel, ServedDevice};
+use crate::dirty_log::DirtyLog;
 use crate::edge::Edge;
 use crate::presence::Change;
 use crate::route::{Space, Target};
@@ -18,7 +19,7 @@ use crate::state::Domain;
 use crate::vcpu::VcpuState;
 use bulkhead_bus::{Area, GuestMemory};
 use bulkhead_plan::{Death, Slot};
-use bulkhead_ring::BrokerEnd;
+use bulkhead_ring::{BrokerEnd, DirtyMap};
 use bulkhead_wire::{Op, Posted, Request, Shape, Step};
 use bulkhead_xen::Range;
 use bulkhead_xen_abi::ioreq;
@@ -59,6 +60,13 @@ pub(crate) struct VideoRam {
     pages: u32,
 }
 
+impl VideoRam {
+    /// Whether it is that of the device with this channel.
+    pub(crate) fn is_of(&self, channel: Option<usize>) -> bool {
+        channel == Some(self.channel)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counters {
     hops: u64,
@@ -84,7 +92,7 @@ pub struct Dispatcher<E> {
     /// Xen, or the simulated machine.
     pub edge: E,
     shape: Shape,
-    memory: Arc<dyn GuestMemory>,
+    pub(crate) memory: Arc<dyn GuestMemory>,
     pub(crate) channels: Vec<DeviceChannel>,
     ports: Space,
     addresses: Space,
@@ -113,6 +121,8 @@ pub struct Dispatcher<E> {
     pub domain: Domain,
     /// What the guest had unplugged before it was saved. The launcher hears of it when the machine runs.
     pub(crate) unplugged: Vec<Action>,
+    /// Pages that devices write.
+    pub(crate) dirty: DirtyLog,
 }
 
 impl<E: Edge> Dispatcher<E> {
@@ -141,12 +151,18 @@ impl<E: Edge> Dispatcher<E> {
             restored: false,
             domain: Domain::default(),
             unplugged: Vec::new(),
+            dirty: DirtyLog::default(),
         };
         dispatcher.cf8 = Some(Cf8::new(&mut dispatcher.edge));
         for device in devices {
             dispatcher.add(device);
         }
         dispatcher
+    }
+
+    /// Logs writes of guest memory by these maps, of the processes in these slots.
+    pub fn logs(&mut self, maps: Vec<(Slot, Arc<DirtyMap>)>) {
+        self.dirty = DirtyLog::new(maps);
     }
 
     fn add(&mut self, device: ServedDevice) {
@@ -244,18 +260,20 @@ impl<E: Edge> Dispatcher<E> {
         std::mem::take(&mut self.actions)
     }
 
-    /// Whether a tick is needed: a request or a posted write is outstanding, or wake-ups without a result are counted until the
+    /// Whether a tick is needed: pages that devices write are logged, a request or a posted write is outstanding, or wake-ups without a result are counted until the
     /// next one.
     pub fn outstanding(&mut self) -> bool {
-        self.broadcast.is_some()
+        self.dirty.on
+            || self.broadcast.is_some()
             || self.held.is_some()
             || self.vcpus.iter().any(|v| !matches!(v, VcpuState::Idle))
             || self.channels.iter_mut().any(|c| c.is_counted() || !matches!(c.posted(), Ok(0)))
     }
 
-    /// Called every 100 ms while something is outstanding.
+    /// Called every 100 ms while something is outstanding, or pages that devices write are logged.
     pub fn tick(&mut self) {
         self.span = self.span.wrapping_add(1);
+        self.dirty_tick();
         let mut late = Vec::new();
         for state in &mut self.vcpus {
             if let VcpuState::Waiting(waiting) = state {

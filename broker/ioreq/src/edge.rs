@@ -1,9 +1,21 @@
 //! The broker's interface to the hypervisor.
 use bulkhead_xen::{Evtchn, IoreqPages, IoreqServer, Mapping, Privcmd, Range};
+use bulkhead_xen_abi::dm_op::Extent;
 use bulkhead_xen_abi::ioreq::{BufferedIoreq, Ioreq};
 use bulkhead_xen_abi::{DomId, Shutdown};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashMap;
+
+/// The outcome of [`Edge::modified`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// All are marked.
+    Done,
+    /// One is beyond the guest's memory by the hypervisor's count; others may not be marked.
+    Beyond,
+    /// Something else was wrong.
+    Failed,
+}
 
 /// The hypervisor's side of an ioreq server, and the device model operations.
 pub trait Edge {
@@ -35,6 +47,8 @@ pub trait Edge {
     fn relocate(&mut self, from: u64, to: u64, pages: u32) -> bool;
     /// Shuts the guest down.
     fn shutdown(&mut self, reason: Shutdown);
+    /// Marks guest frames as written, for a copy of the guest's memory that is made meanwhile.
+    fn modified(&mut self, extents: &[Extent]) -> Marked;
     /// Number of the ioreq server.
     fn server(&self) -> u16;
     /// Ends another ioreq server of the domain: that of the broker before a soft reset. Xen keeps it as long as the domain lives.
@@ -156,6 +170,19 @@ impl Edge for XenEdge {
         let done = self.privcmd.remote_shutdown(reason);
         self.note("shutdown", done);
     }
+    fn modified(&mut self, extents: &[Extent]) -> Marked {
+        if extents.is_empty() {
+            return Marked::Done;
+        }
+        match self.privcmd.modified_memory(extents) {
+            Ok(()) => Marked::Done,
+            Err(e) if e.source.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Marked::Beyond,
+            Err(e) => {
+                self.note("modified", Err(e));
+                Marked::Failed
+            }
+        }
+    }
     fn server(&self) -> u16 {
         self.server.0
     }
@@ -233,6 +260,12 @@ impl Edge for SimEdge {
     }
     fn shutdown(&mut self, reason: Shutdown) {
         self.say(format!("shutdown {}", reason as u32));
+    }
+    fn modified(&mut self, extents: &[Extent]) -> Marked {
+        for Extent { first, count, .. } in extents {
+            self.say(format!("modified {first:#x} {count}"));
+        }
+        Marked::Done
     }
     fn server(&self) -> u16 {
         0

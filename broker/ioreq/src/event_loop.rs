@@ -6,10 +6,10 @@ use crate::state::Domain;
 use crate::turns::{Next, Turns};
 use bulkhead_bus::{GuestMemory, NoMemory};
 use bulkhead_plan::{Activity, Ask, FdUse, Mode, Slot, ToProcess};
-use bulkhead_ring::{BrokerEnd, SharedArea};
+use bulkhead_ring::{BrokerEnd, DirtyMap, SharedArea};
 use bulkhead_runtime::{
-    ControlHandle, ControlRequest, Done, FacetError, Facts, Fds, ForeignMemory, LinkError, LoadError, MemfdMemory,
-    Process, StartError, read_saved, serve_control,
+    Call, Called, ControlHandle, ControlRequest, Done, FacetError, Facts, Fds, ForeignMemory, LinkError, LoadError,
+    LoggedMemory, MemfdMemory, Process, StartError, read_saved, serve_control,
 };
 use bulkhead_wire::{Op, Shape};
 use bulkhead_xen::XenError;
@@ -52,7 +52,9 @@ pub fn run<E: Error + Send + Sync + 'static>(
             let evtchn = process.fds.require(&FdUse::Evtchn)?;
             let memory = Arc::new(ForeignMemory::new(rustix::io::dup(&privcmd)?, plan.domid));
             let edge = XenEdge::new(plan.domid, plan.vcpus, privcmd, evtchn).map_err(refused)?;
-            start(process, Dispatcher::new(edge, plan.vcpus, shape, memory, devices), control_socket, None)
+            let log = Log::open(&mut process, memory)?;
+            let dispatcher = Dispatcher::new(edge, plan.vcpus, shape, log.memory.clone(), devices);
+            start(process, log.into(dispatcher), control_socket, None)
         }
         Mode::Sim => {
             let pages = process.fds.require(&FdUse::SimIoreq)?;
@@ -67,8 +69,37 @@ pub fn run<E: Error + Send + Sync + 'static>(
                 None => Arc::new(NoMemory),
             };
             let edge = SimEdge::new(pages, kick, trace).map_err(refused)?;
-            start(process, Dispatcher::new(edge, plan.vcpus, shape, memory, devices), control_socket, Some(commands))
+            let log = Log::open(&mut process, memory)?;
+            let dispatcher = Dispatcher::new(edge, plan.vcpus, shape, log.memory.clone(), devices);
+            start(process, log.into(dispatcher), control_socket, Some(commands))
         }
+    }
+}
+
+/// The maps of written pages, and the memory whose writes the broker's own has.
+struct Log {
+    memory: Arc<dyn GuestMemory>,
+    maps: Vec<(Slot, Arc<DirtyMap>)>,
+}
+
+impl Log {
+    fn open(process: &mut Process, memory: Arc<dyn GuestMemory>) -> Result<Self, StartError> {
+        let mut maps = Vec::new();
+        for slot in process.plan.devices.iter().map(|d| d.slot).chain([process.slot]) {
+            if let Some(map) = process.fds.take(&FdUse::DirtyMap(slot)) {
+                maps.push((slot, Arc::new(DirtyMap::map(map)?)));
+            }
+        }
+        let memory = match maps.iter().find(|(slot, _)| *slot == process.slot) {
+            Some((_, own)) => Arc::new(LoggedMemory::new(memory, own.clone())),
+            None => memory,
+        };
+        Ok(Self { memory, maps })
+    }
+
+    fn into<E: Edge>(self, mut dispatcher: Dispatcher<E>) -> Dispatcher<E> {
+        dispatcher.logs(self.maps);
+        dispatcher
     }
 }
 
@@ -374,6 +405,10 @@ impl<E: Edge> Broker<E> {
                     let (posted, wakeups) = (self.dispatcher.posted(), self.wakeups);
                     let activity = Activity { posted, wakeups, ..Activity::default() };
                     let _ = answer.send(Facts { functions, activity, ..Facts::default() });
+                }
+                ControlRequest::Call(Call::LogDirty(on), answer) => {
+                    self.dispatcher.log_dirty(on);
+                    let _ = answer.send(Ok(Called::Done));
                 }
                 ControlRequest::Call(_, answer) => drop(answer.send(Err(FacetError::Broker))),
                 ControlRequest::GuestLogLines(_) => {}

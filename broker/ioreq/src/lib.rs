@@ -17,6 +17,7 @@
 
 mod cf8;
 mod channel;
+mod dirty_log;
 mod dispatcher;
 mod edge;
 mod event_loop;

@@ -1,14 +1,18 @@
 //! The broker's saved state: what the guest has written of PCI registers, and what of devices it has unplugged. Xen and the devices have
 //! the rest.
+use crate::dirty_log::LATE;
 use crate::dispatcher::{Action, Dispatcher};
 use crate::edge::Edge;
 use crate::presence::Change;
 use bulkhead_bus::StateError;
 use bulkhead_bus::pci::reg;
+use bulkhead_runtime::SaveError;
 use prost::Message as _;
 
 /// Version of [`BrokerState`].
 const VERSION: u32 = 1;
+/// Guest frames are below 2^36: addresses have 48 bits.
+const MAX_FRAME: u64 = (1 << 36) - 1;
 /// Most functions and devices of a state.
 const MOST: usize = 64;
 /// Offsets of a function's base address registers.
@@ -38,6 +42,18 @@ pub(crate) struct BrokerState {
     /// Where the broker was.
     #[prost(message, optional, tag = "8")]
     server: Option<ServerState>,
+    /// Pages that were written after they were sent, and that Xen takes no mark of.
+    #[prost(message, repeated, tag = "9")]
+    late: Vec<LatePage>,
+}
+
+/// A page of guest memory.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct LatePage {
+    #[prost(uint64, tag = "1")]
+    frame: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    bytes: Vec<u8>,
 }
 
 /// An ioreq server. After a soft reset (kexec in the guest) it is still there, and would get the guest's accesses.
@@ -93,7 +109,11 @@ pub fn saved_video_ram(state: &[u8]) -> Option<u64> {
 
 impl<E: Edge> Dispatcher<E> {
     /// The broker's state, of a machine that stands still.
-    pub fn save(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// Guest memory is copied meanwhile, and the copy would not be the guest's.
+    pub fn save(&mut self) -> Result<Vec<u8>, SaveError> {
+        let late = self.end_of_log()?.into_iter().map(|(frame, bytes)| LatePage { frame, bytes }).collect();
         let channels = || self.channels.iter();
         let functions = channels().flat_map(|c| &c.functions).map(|f| FunctionState {
             bdf: u32::from(f.spec.bdf()),
@@ -105,7 +125,8 @@ impl<E: Edge> Dispatcher<E> {
             name: c.name.clone(),
             parts: if c.declaration.unplug_removes { 0 } else { u32::from(c.unplugged_parts) },
         });
-        BrokerState {
+        let state = BrokerState {
+            late,
             version: VERSION,
             functions: functions.collect(),
             unplugged: unplugged.collect(),
@@ -118,8 +139,8 @@ impl<E: Edge> Dispatcher<E> {
                 domid: u32::from(self.domain.domid),
                 id: u32::from(self.edge.server()),
             }),
-        }
-        .encode_to_vec()
+        };
+        Ok(state.encode_to_vec())
     }
 
     /// Brings the machine's addresses to a saved state, before any device is online. The launcher hears of what is unplugged once the
@@ -135,11 +156,17 @@ impl<E: Edge> Dispatcher<E> {
         if s.functions.len() > MOST || s.unplugged.len() > MOST {
             return Err(StateError::Value("number of functions"));
         }
+        if s.late.len() > LATE || s.late.iter().any(|page| page.bytes.len() != 4096 || page.frame > MAX_FRAME) {
+            return Err(StateError::Value("page of memory"));
+        }
         if s.video_ram != self.video_ram.as_ref().map_or(0, |v| v.gfn) {
             return Err(StateError::Value("place of video RAM"));
         }
         if let Some(old) = &s.server {
             self.replace(old);
+        }
+        for page in &s.late {
+            self.memory.write(page.frame << 12, &page.bytes).map_err(|_| StateError::Value("page of memory"))?;
         }
         if let Some(vram) = &mut self.video_ram {
             vram.home = s.video_ram_home;

@@ -235,6 +235,15 @@ impl Privcmd {
         self.dm_op("track_dirty_vram", dm_op::TRACK_DIRTY_VRAM, &mut arg, Some(bitmap))
     }
 
+    /// Marks guest frames as written, while Xen logs that. Xen takes no mark of a frame from the highest one on that the guest has had, and
+    /// may leave out other extents of that call (EINVAL).
+    pub fn modified_memory(&self, extents: &[dm_op::Extent]) -> Result<()> {
+        let mut bytes = extents.as_bytes().to_vec();
+        let nr_extents = u32::try_from(extents.len()).unwrap_or(u32::MAX);
+        let mut arg = dm_op::ModifiedMemory { nr_extents, opaque: 0 };
+        self.dm_op("modified_memory", dm_op::MODIFIED_MEMORY, &mut arg, Some(&mut bytes))
+    }
+
     /// Shuts the guest down.
     pub fn remote_shutdown(&self, reason: Shutdown) -> Result<()> {
         let mut arg = dm_op::RemoteShutdown { reason: reason as u32 };

@@ -37,6 +37,7 @@ fn may(ask: Ask) -> &'static [Sender] {
         | Ask::Dump { .. }
         | Ask::Processes
         | Ask::Paused { .. }
+        | Ask::Locks { .. }
         | Ask::Medium { .. }
         | Ask::Nic { .. }
         | Ask::Dropped { .. }
@@ -61,6 +62,7 @@ fn every(slot: u8) -> Vec<Ask> {
         Ask::Attached { slot },
         Ask::Processes,
         Ask::Paused { paused: true },
+        Ask::Locks { held: true },
         Ask::Medium { slot, drive: DriveId { controller: 0, port: 0 } },
         Ask::Disks { known: 0 },
         Ask::Nic { slot, settings: [0; 64] },

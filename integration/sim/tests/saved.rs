@@ -262,19 +262,119 @@ fn an_image_that_the_former_device_model_still_has_is_waited_for() {
     });
 }
 
+/// Reads eight sectors from `sector` on to guest memory at `to`, by DMA.
+fn read_by_dma(sim: &mut Sim, sector: u32, to: u32) {
+    sim.config_write(1, 1, 0x20, 4, 0xc000).unwrap();
+    sim.config_write(1, 1, 0x04, 2, 5).unwrap();
+    for (at, value) in [(0x1000, to), (0x1004, 0x8000_1000)] {
+        sim.ram().store_u32(at, value);
+    }
+    sim.port_write(0xc000, 1, 0).unwrap();
+    sim.port_write(0xc002, 1, 6).unwrap();
+    sim.port_write(0xc004, 4, 0x1000).unwrap();
+    for (port, value) in [(0x1f2, 8), (0x1f3, sector), (0x1f4, 0), (0x1f5, 0), (0x1f6, 0xe0), (0x1f7, 0xc8)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    sim.port_write(0xc000, 1, 9).unwrap();
+    while sim.port_read(0xc002, 1).unwrap() & 5 != 4 {}
+}
+
+const LOG_ON: &str = r#"{"execute":"xen-set-global-dirty-log","arguments":{"enable":true}}"#;
+const LOG_OFF: &str = r#"{"execute":"xen-set-global-dirty-log","arguments":{"enable":false}}"#;
+
+/// Pages that the hypervisor was told since the last look.
+fn told(sim: &mut Sim) -> std::collections::BTreeSet<u64> {
+    sim.catch_up();
+    let lines = std::mem::take(&mut sim.trace_lines).into_iter();
+    let lines = lines.filter_map(|l| l.strip_prefix("modified 0x").map(str::to_owned));
+    let pages = |l: String| {
+        let (first, count) = l.split_once(' ').unwrap();
+        let first = u64::from_str_radix(first, 16).unwrap();
+        first..first + count.parse::<u64>().unwrap()
+    };
+    lines.flat_map(pages).collect()
+}
+
+fn ram(sim: &Sim) -> Vec<u8> {
+    let mut bytes = vec![0; sim.ram().len()];
+    assert!(sim.ram().copy_out(0, &mut bytes));
+    bytes
+}
+
+/// A copy of memory that is made while the guest runs, and whose pages are copied again that the hypervisor was told, is the guest's memory when
+/// the machine has stopped.
 #[test]
-fn a_live_migration_is_refused_and_the_guest_goes_on() {
+fn a_copy_of_memory_that_is_made_meanwhile_is_the_guests_memory_at_the_end() {
     let place = Place::new();
     let mut sim = place.start(&[]);
+    read_by_dma(&mut sim, 0, 0x2000);
+    assert!(told(&mut sim).is_empty(), "nobody copies");
+    qmp(&sim, LOG_ON);
+    let mut copy = ram(&sim);
+    read_by_dma(&mut sim, 8, 0x20_0ffe);
+    read_by_dma(&mut sim, 16, 0xff_f000);
+    // The guest's own writes are the hypervisor's to see.
+    copy[0x1000..0x1008].copy_from_slice(&ram(&sim)[0x1000..0x1008]);
+    // The display is a writer too: of video RAM, wherever that is.
+    sim.config_write(3, 0, 0x04, 2, 3).unwrap();
+    for (port, value) in [(0x3ce, 6), (0x3cf, 5), (0x3c4, 2), (0x3c5, 0xf), (0x3c4, 4), (0x3c5, 6)] {
+        sim.port_write(port, 1, value).unwrap();
+    }
+    sim.memory_write(0xa_0000, &[0x5a; 8]).unwrap();
+    // A process that dies has left its marks.
+    sim.replace("ide").unwrap();
     qmp(&sim, STOP);
+    let (_, answer) = save(&sim, true);
+    assert!(answer.get("return").is_some(), "{answer}");
+    let told = told(&mut sim);
+    assert!(told.iter().any(|page| *page >= 0x10_0000), "video RAM: {told:?}");
+    assert!(told.len() < 20, "{told:?}");
+    let pages = copy.len() >> 12;
+    for page in told.iter().map(|page| *page as usize).filter(|page| *page < pages) {
+        copy[page << 12..][..4096].copy_from_slice(&ram(&sim)[page << 12..][..4096]);
+    }
+    assert!(copy == ram(&sim), "a page is not the guest's");
+    // Who copies has failed; the guest goes on here.
+    qmp(&sim, LOG_OFF);
+    qmp(&sim, CONT);
+    read_by_dma(&mut sim, 24, 0x3000);
+    assert!(sim.end().unwrap().success());
+}
+
+/// What is saved live goes on elsewhere, on the same images: they are unlocked until it comes back.
+#[test]
+fn images_are_unlocked_by_a_live_save_and_locked_again_before_the_guest_goes_on() {
+    let place = Place::new();
+    let mut sim = place.start(&[]);
+    let disk = std::fs::File::options().read(true).write(true).open(place.dir.path().join("disk")).unwrap();
+    let lock = || rustix::fs::flock(&disk, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    qmp(&sim, LOG_ON);
     // libxl forgets the set, and asks again and again.
     for _ in 0..20 {
         let (_, answer) = save(&sim, true);
-        assert!(answer["error"]["desc"].as_str().unwrap().contains("live migration"), "{answer}");
+        assert!(answer.get("return").is_some(), "{answer}");
+        assert!(lock().is_err(), "it ran, and goes on");
     }
+    qmp(&sim, STOP);
+    saved(&sim);
+    assert!(lock().is_err(), "a save that is not live");
+    let (state, answer) = save(&sim, true);
+    assert!(answer.get("return").is_some(), "{answer}");
+    // Another machine takes them, and does not come to run.
+    let mut other = place.goes_on(&state, &[]).unwrap();
+    assert!(lock().is_err());
+    let answer = sim.qmp(CONT).unwrap();
+    assert!(
+        answer["error"]["desc"].as_str().unwrap().contains("ide: the disk image is locked by another process"),
+        "{answer}"
+    );
+    assert_eq!(status(&sim), "paused");
+    assert!(other.end().unwrap().success());
     qmp(&sim, CONT);
+    assert!(lock().is_err());
     assert_eq!(sim.port_read(0x1f7, 1).unwrap() & 0x80, 0);
     assert!(sim.end().unwrap().success());
+    lock().unwrap();
 }
 
 /// The line that an operator sees.

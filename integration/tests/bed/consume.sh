@@ -23,7 +23,7 @@ consume_some() { consume_alone some; }
 reader() { # reader NAME [LINE...]
     cp /run/busy.img "/run/$1.img" && $tools/bulkhead-bed put-word "/run/$1.img" 500 4194450 || return 1
     g=$1; shift
-    our "$g" "$(disk hda "/run/$g.img")" 'memory=64' >"/run/$g.cfg"
+    "${how:-our}" "$g" "$(disk hda "/run/$g.img")" 'memory=64' >"/run/$g.cfg"
     for l; do sed -i "/^${l%%=*}=/d" "/run/$g.cfg"; echo "$l" >>"/run/$g.cfg"; done
     # (One that an earlier guest of this name has left would read a part.)
     [ ! -f "/run/$g.reads" ] || kill "$(cat "/run/$g.reads")"
@@ -45,7 +45,7 @@ consume_held() {
     xl destroy held; xl destroy beside
     [ $r = 0 ] && await 20 nothing_left
 }
-# The same for a PV guest's frame buffer, whose launcher has no broker.
+# The same for a PV guest's frame buffer and disks, whose launcher has no broker.
 consume_pv() {
     reader beside || return 1
     linux_config our pv pv
@@ -53,7 +53,7 @@ consume_pv() {
     xl create /run/pv.cfg || { cat /var/log/xen/qemu-dm-pv.log; return 1; }
     $tools/bulkhead-bed terminal xl console pv </dev/null >/run/pv.out 2>&1 &
     await 240 said pv GUEST-ASKS || { trouble pv; return 1; }
-    $tools/bulkhead-bed consume held "$(dm_pid pv)" "$(xl domid pv)" "$(xl domid beside)" role=vfb 'xenstore nodes' grants log processor "launcher's loop" >/run/consume.out 2>&1; r=$?
+    $tools/bulkhead-bed consume held "$(dm_pid pv)" "$(xl domid pv)" "$(xl domid beside)" role=vfb role=qdisk 'xenstore nodes' grants log processor "broker's loop" "launcher's loop" >/run/consume.out 2>&1; r=$?
     cat /run/consume.out; xl destroy pv; xl destroy beside
     [ $r = 0 ] && await 20 nothing_left
 }
@@ -72,3 +72,14 @@ stub_consume() { # stub_consume [ROLE...]
     [ $r = 0 ] && await 40 stub_left
 }
 stub_consume_some() { stub_consume some; }
+# Through the descriptors of the processes of a stub domain: the hostile programs run inside, what others notice is counted in dom0.
+stub_held() { # stub_held [RESOURCE...]
+    networks || return 1
+    reader beside || return 1
+    how=debug_stub reader inner 'stubdomain_memory=160' 'usb=1' 'usbdevice=["tablet"]' "$(vifs)" 'device_model_args_hvm=["-boot","splash-time=1"]' || return 1
+    bulkhead ps inner
+    $tools/bulkhead-bed consume inside "$(xl domid inner)" "$(xl domid inner-dm)" "$(xl domid beside)" /var/log/xen/qemu-dm-inner.log "$@" >/run/consume.out 2>&1; r=$?
+    cat /run/consume.out; cut -c1-160 /var/log/xen/qemu-dm-inner.log | grep -v -e guest: -e xxxxxxxx | tail -n 60
+    xl destroy inner; xl destroy beside
+    [ $r = 0 ] && await 40 stub_left
+}

@@ -58,6 +58,8 @@ pub enum Call {
     },
     /// Plug in a vCPU.
     PlugCpu(u16),
+    /// Tell Xen the pages that devices write, while the guest's memory is copied.
+    LogDirty(bool),
 }
 
 /// The result of a call; the control thread completes it, because it may block.
@@ -160,6 +162,7 @@ impl TryFrom<v1::Call> for Call {
                 }
                 Self::PlugPci { device: (device != 0).then_some(device), id }
             }
+            Of::LogDirty(on) => Self::LogDirty(on),
             Of::PlugCpu(v1::Cpu { index }) => Self::PlugCpu(u16::try_from(index).map_err(|_| InvalidCall::Cpu)?),
         })
     }

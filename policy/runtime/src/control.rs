@@ -35,7 +35,7 @@ pub enum ControlRequest {
     /// Reset the device to its power-on state.
     Reset(oneshot::Sender<()>),
     /// Save the complete state.
-    Save(oneshot::Sender<Vec<u8>>),
+    Save(oneshot::Sender<Result<Vec<u8>, SaveError>>),
     /// Restore a state.
     Load(Vec<u8>, oneshot::Sender<Result<(), LoadError>>),
     /// Return the registers by name.
@@ -46,6 +46,17 @@ pub enum ControlRequest {
     Facts(oneshot::Sender<Facts>),
     /// Call a facet of the device.
     Call(Call, oneshot::Sender<Result<Called, FacetError>>),
+}
+
+/// Why a state cannot be saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaveError {
+    /// Xen refuses marks of written pages.
+    #[error("Xen does not take the pages that devices have written")]
+    Refused,
+    /// Pages were written that the guest did not have when it was started.
+    #[error("devices have written memory above all that the guest was started with")]
+    Beyond,
 }
 
 /// Why a saved state is refused.
@@ -144,7 +155,8 @@ impl v1::process_server::Process for Service {
     }
 
     async fn save(&self, _: Request<v1::Empty>) -> Reply<v1::State> {
-        let data = self.ask(ControlRequest::Save).await?;
+        let saved = self.ask(ControlRequest::Save).await?;
+        let data = saved.map_err(|why| Status::failed_precondition(why.to_string()))?;
         Ok(Response::new(v1::State { version: 1, data }))
     }
 

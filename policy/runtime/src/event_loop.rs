@@ -11,10 +11,13 @@ mod requests;
 
 use crate::process::ring;
 use crate::trace::Trace;
-use crate::{ControlHandle, Fds, ForeignMemory, MemfdMemory, Process, StartError, memory, read_saved, serve_control};
+use crate::{
+    ControlHandle, Fds, ForeignMemory, LoggedMemory, MemfdMemory, Process, StartError, memory, read_saved,
+    serve_control,
+};
 use bulkhead_bus::{Clock, Context, Device, GuestMemory, MarkKeeper, Marks, NoMemory, Ready, Reset, Shadows, Surface};
 use bulkhead_plan::{Ask, DeviceConfig, FdUse, Memory, Mode, Picture, ToProcess, VideoRam};
-use bulkhead_ring::{DeviceEnd, MarkWriter, SharedArea, SurfaceWriter, Work};
+use bulkhead_ring::{DeviceEnd, DirtyMap, MarkWriter, SharedArea, SurfaceWriter, Work};
 use bulkhead_wire::{self as wire, Op, Request, Shape};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -193,6 +196,14 @@ fn last_state(area: &SharedArea) -> Option<Vec<u8>> {
 }
 
 fn memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn GuestMemory>, StartError> {
+    let memory = plain_memory_of(process, config)?;
+    match process.fds.take(&FdUse::DirtyMap(process.slot)) {
+        Some(map) => Ok(Arc::new(LoggedMemory::new(memory, Arc::new(DirtyMap::map(map)?)))),
+        None => Ok(memory),
+    }
+}
+
+fn plain_memory_of(process: &mut Process, config: &DeviceConfig) -> Result<Arc<dyn GuestMemory>, StartError> {
     let domid = process.plan.domid;
     let fixed = |fd: OwnedFd| -> Result<Arc<dyn GuestMemory>, StartError> {
         let len = usize::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);

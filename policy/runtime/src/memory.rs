@@ -4,11 +4,13 @@
 //! A mapping is not inherited and get_user_pages refuses it, but ordinary preadv and pwritev work on it: file I/O copies directly
 //! between the page cache and the guest. All other accesses are relaxed atomic loads and stores.
 mod foreign;
+mod logged;
 
 use bulkhead_bus::{DmaError, GuestMemory, Segment};
 use bulkhead_ring::SharedArea;
 use bulkhead_xen_abi::{DomId, ioctl};
 pub use foreign::ForeignMemory;
+pub use logged::LoggedMemory;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io::{Error, Result};

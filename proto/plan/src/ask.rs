@@ -130,6 +130,12 @@ pub enum Ask {
         /// The machine stands still.
         paused: bool,
     },
+    /// Control: the locks of the images that the guest writes are held, or given to who goes on with the guest elsewhere. They are held at
+    /// first.
+    Locks {
+        /// They are held.
+        held: bool,
+    },
     /// The broker: the guest has ejected a device; its process ends now. It may be added again.
     Ejected {
         /// The device.
@@ -194,6 +200,7 @@ impl FromProcess {
             Ask::ChannelSealed { slot } => (19, slot, 0, NAMELESS),
             Ask::Overrun { caller } => (20, 0, u64::from(caller), NAMELESS),
             Ask::Paused { paused } => (21, 0, u64::from(paused), NAMELESS),
+            Ask::Locks { held } => (22, 0, u64::from(held), NAMELESS),
         };
         let mut bytes = [0; Self::LEN];
         let head = [code, slot, 0, 0].into_iter().chain(self.serial.to_le_bytes());
@@ -248,6 +255,7 @@ impl FromProcess {
             19 => Ask::ChannelSealed { slot },
             20 => Ask::Overrun { caller: u8::try_from(number).ok()? },
             21 => Ask::Paused { paused: number == 1 },
+            22 => Ask::Locks { held: number == 1 },
             _ => return None,
         };
         let message = Self { serial: u32::from_le_bytes([s0, s1, s2, s3]), ask };
@@ -299,6 +307,8 @@ mod tests {
             Ask::ChannelSealed { slot: 3 },
             Ask::Paused { paused: true },
             Ask::Paused { paused: false },
+            Ask::Locks { held: true },
+            Ask::Locks { held: false },
             Ask::Ready,
             Ask::ChannelDead { slot: 3, death: Death::Protocol },
             Ask::VramAt { gfn: 1 << 40 },

@@ -50,6 +50,8 @@ pub enum FdUse {
     SimMemory,
     /// Video RAM of the simulated machine.
     SimVram,
+    /// The map of the pages that the device in this slot writes, of the guest's memory or of video RAM; for the device, and for the broker.
+    DirtyMap(Slot),
     /// The table of faults that the simulated machine injects into the disks' storage.
     Faults,
     /// The drive's medium.

@@ -174,6 +174,23 @@ impl SharedArea {
         }
     }
 
+    /// Sets bits of the double word at `offset`; nothing outside or if the area is read-only.
+    pub(crate) fn fetch_or_u64(&self, offset: usize, bits: u64) {
+        if let Some(word) = self.at::<AtomicU64>(offset).filter(|_| self.writable) {
+            // SAFETY: as in `word`.
+            unsafe { &*word }.fetch_or(bits, Ordering::SeqCst);
+        }
+    }
+
+    /// Replaces the double word at `offset`, and returns what was there; 0 outside or if the area is read-only.
+    pub(crate) fn swap_u64(&self, offset: usize, value: u64) -> u64 {
+        match self.at::<AtomicU64>(offset).filter(|_| self.writable) {
+            // SAFETY: as in `word`.
+            Some(word) => unsafe { &*word }.swap(value, Ordering::SeqCst),
+            None => 0,
+        }
+    }
+
     /// Copies `to.len()` bytes out of the area. Returns false, and copies nothing, if they do not lie inside.
     #[must_use]
     pub fn copy_out(&self, offset: usize, to: &mut [u8]) -> bool {

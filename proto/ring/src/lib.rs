@@ -14,6 +14,8 @@ mod area;
 mod broker;
 #[cfg(not(loom))]
 mod device;
+#[cfg(not(loom))]
+mod dirty;
 pub mod doorbell;
 #[cfg(not(loom))]
 pub mod exercise;
@@ -28,6 +30,8 @@ pub use area::{AreaError, SharedArea};
 pub use broker::{BrokerEnd, LineState};
 #[cfg(not(loom))]
 pub use device::{DeviceEnd, MarkWriter, Work};
+#[cfg(not(loom))]
+pub use dirty::{DirtyMap, UNIT_PAGES};
 #[cfg(not(loom))]
 pub use surface::{Picture, SurfaceReader, SurfaceWriter};
 

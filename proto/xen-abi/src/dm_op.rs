@@ -21,6 +21,8 @@ pub const SET_PCI_INTX_LEVEL: u32 = 8;
 pub const SET_ISA_IRQ_LEVEL: u32 = 9;
 /// XEN_DMOP_set_pci_link_route.
 pub const SET_PCI_LINK_ROUTE: u32 = 10;
+/// XEN_DMOP_modified_memory.
+pub const MODIFIED_MEMORY: u32 = 11;
 /// XEN_DMOP_set_mem_type.
 pub const SET_MEM_TYPE: u32 = 12;
 /// XEN_DMOP_remote_shutdown.
@@ -103,6 +105,28 @@ pub struct IoRange {
     pub start: u64,
     /// Last port, address or sbdf, inclusive.
     pub end: u64,
+}
+
+/// Payload of [`MODIFIED_MEMORY`]; the extents are in a second buffer.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ModifiedMemory {
+    /// Number of extents.
+    pub nr_extents: u32,
+    /// Zero; Xen's while it goes on with an interrupted call.
+    pub opaque: u32,
+}
+
+/// Pages that were written (xen_dm_op_modified_memory_extent).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Extent {
+    /// Pages.
+    pub count: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The first one's guest frame.
+    pub first: u64,
 }
 
 /// Payload of XEN_DMOP_destroy_ioreq_server.

@@ -3,6 +3,7 @@ mod stop;
 
 use super::*;
 use crate::channel::LINE_LIMIT;
+use crate::edge::Marked;
 use crate::presence::Presence;
 use bulkhead_bus::Declaration;
 use bulkhead_bus::fake::FakeMemory;
@@ -11,10 +12,11 @@ use bulkhead_bus::{Line, Permissions, Region};
 use bulkhead_ring::{DeviceEnd, SharedArea, Work};
 use bulkhead_wire::{self as wire, Reply};
 use bulkhead_xen_abi::Shutdown;
+use bulkhead_xen_abi::dm_op::Extent;
 use bulkhead_xen_abi::ioreq::{BufferedIoreq, Ioreq, IoreqBits};
 use proptest::prelude::*;
 use rustix::fd::{AsFd, BorrowedFd};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// A hypervisor that checks the states of ioreq slots, as Xen does.
 pub(crate) struct FakeEdge {
@@ -23,6 +25,10 @@ pub(crate) struct FakeEdge {
     answers: Vec<(usize, Option<u64>)>,
     buffered: VecDeque<(BufferedIoreq, u64)>,
     pub(crate) calls: Vec<String>,
+    /// Frames that were marked as written, and the highest one that can be.
+    pub(crate) modified: BTreeSet<u64>,
+    pub(crate) highest: u64,
+    pub(crate) broken: bool,
     fd: OwnedFd,
     /// vCPU 0 makes this request again whenever it is answered.
     again: Option<Ioreq>,
@@ -37,6 +43,9 @@ impl FakeEdge {
             answers: vec![],
             buffered: VecDeque::new(),
             calls: vec![],
+            modified: BTreeSet::new(),
+            highest: u64::MAX,
+            broken: false,
             fd,
             again: None,
         }
@@ -75,6 +84,20 @@ impl Edge for FakeEdge {
     }
     fn set_pci_link(&mut self, link: u8, irq: u8) {
         self.calls.push(format!("link {link} {irq}"));
+    }
+    fn modified(&mut self, extents: &[Extent]) -> Marked {
+        if self.broken {
+            return Marked::Failed;
+        }
+        // As Xen does it: from the last one to the first, up to one that is beyond.
+        for Extent { first, count, .. } in extents.iter().rev() {
+            if first + u64::from(*count) > self.highest {
+                return Marked::Beyond;
+            }
+            self.modified.extend(*first..first + u64::from(*count));
+        }
+        self.calls.push(format!("modified {}", extents.len()));
+        Marked::Done
     }
     fn server(&self) -> u16 {
         7

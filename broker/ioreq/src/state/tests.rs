@@ -19,7 +19,7 @@ fn what_the_guest_has_decoded_and_unplugged_is_so_in_the_next_machine() {
     old.dispatcher.channels[1].presence.change(Change::UnplugParts);
     old.dispatcher.channels[1].unplugged_parts = 4;
     old.dispatcher.set_rom_writable(false);
-    let state = old.dispatcher.save();
+    let state = old.dispatcher.save().unwrap();
 
     let mut new = Bench::new(1);
     for (i, channel) in new.dispatcher.channels.iter_mut().enumerate() {
@@ -29,7 +29,7 @@ fn what_the_guest_has_decoded_and_unplugged_is_so_in_the_next_machine() {
     assert_eq!(new.dispatcher.load(&state), Ok(()));
     assert_eq!(new.dispatcher.channels[0].functions[0].decoded, decoded);
     assert!(new.dispatcher.edge.calls.contains(&"rom false".to_owned()), "{:?}", new.dispatcher.edge.calls);
-    assert_eq!(new.dispatcher.save(), state);
+    assert_eq!(new.dispatcher.save().unwrap(), state);
     assert_eq!(new.dispatcher.take_actions(), [], "the machine does not run yet");
     new.dispatcher.stop(false);
     let slot = new.dispatcher.channels[1].slot;
@@ -41,7 +41,7 @@ fn what_the_guest_has_decoded_and_unplugged_is_so_in_the_next_machine() {
 /// Found by reading Xen: it keeps an ioreq server as long as the domain lives, and asks the first one that has an address.
 #[test]
 fn after_a_soft_reset_the_former_ioreq_server_ends_and_no_other() {
-    let state = BrokerState::decode(Bench::new(1).dispatcher.save().as_slice()).unwrap();
+    let state = BrokerState::decode(Bench::new(1).dispatcher.save().unwrap().as_slice()).unwrap();
     let replaced = |boot: &str, domid: u32, id: u32| {
         let mut s = state.clone();
         s.server = Some(ServerState { boot: boot.into(), domid, id });
@@ -60,7 +60,7 @@ fn after_a_soft_reset_the_former_ioreq_server_ends_and_no_other() {
 #[test]
 fn a_state_of_another_machine_is_refused() {
     let bench = || Bench::new(1);
-    let state = BrokerState::decode(bench().dispatcher.save().as_slice()).unwrap();
+    let state = BrokerState::decode(bench().dispatcher.save().unwrap().as_slice()).unwrap();
     let refused = |change: &dyn Fn(&mut BrokerState)| {
         let mut other = state.clone();
         change(&mut other);

@@ -69,7 +69,17 @@ pub fn frame(host: &Host) -> u64 {
     if let Some(saved) = &host.saved {
         return saved.video_ram();
     }
-    (0x10_0000u64).saturating_add(host.machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000)
+    above_ram(host.machine)
+}
+
+/// A guest frame above all RAM: that begins at 0, and leaves a hole below 4 GiB.
+fn above_ram(machine: &Machine) -> u64 {
+    (0x10_0000u64).saturating_add(machine.memory_mib.saturating_mul(256)).next_multiple_of(0x1000)
+}
+
+/// Guest frames whose writes are logged: all RAM, and the first place of video RAM.
+pub fn logged_frames(machine: &Machine) -> u64 {
+    above_ram(machine).saturating_add(machine.video.map_or(0, |v| u64::from(v.mib).saturating_mul(256)))
 }
 
 /// Standard VGA; `None` if the machine has no display.

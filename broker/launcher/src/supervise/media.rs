@@ -7,14 +7,33 @@ use crate::nodes::{Nodes, Seen};
 use crate::store::Subject;
 use bulkhead_plan::{CONTROL, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 /// The only disk that bit 2 of the unplug protocol keeps.
 const FIRST: DriveId = DriveId { controller: 0, port: 0 };
 /// Most CDs of a stub domain that control hears of.
 const MAX_DISKS: usize = 8;
 
+/// Whether the guest may write the image.
+fn is_written(image: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(image).is_ok_and(|flags| flags & OFlags::RWMODE != OFlags::RDONLY)
+}
+
 impl Launcher {
+    /// Takes the locks of the images that the guest writes, or gives them to who goes on with it elsewhere.
+    pub(super) fn lock_images(&self, held: bool) -> Result<(), Refusal> {
+        if !held && !self.plan.paused {
+            return Err(Refusal::Runs);
+        }
+        let operation = if held { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::Unlock };
+        for state in self.slots.iter() {
+            for (_, fd) in state.kept.iter().filter(|(what, fd)| matches!(what, FdUse::Drive(_)) && is_written(fd)) {
+                rustix::fs::flock(fd, operation).map_err(|_| Refusal::Locked { name: state.name.clone() })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Changes the medium of a CD drive (`None`: no medium) for this process and later ones. Returns the token of the descriptor
     /// that the process gets, or 0.
     pub(super) fn set_medium(&mut self, slot: Slot, drive: DriveId, fd: Option<OwnedFd>) -> Result<u32, Refusal> {

@@ -24,9 +24,11 @@ use crate::slots::Slots;
 use crate::store::{self, Store};
 use crate::stubdom::Stubdom;
 use bulkhead_plan::{
-    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Mode, Slot, Starts, kind,
+    BROKER, CONTROL, DeviceConfig, DeviceSlot, FIRST_DEVICE, FdUse, Level, MachinePlan, Memory, Mode, Slot, Starts,
+    kind,
 };
 use bulkhead_policy::{self as policy, Ids, Reach, Starter};
+use bulkhead_ring::DirtyMap;
 use bulkhead_wire::Shape;
 use bulkhead_xen::{Evtchn, Privcmd, Xenstore, XenstoreQueue};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -178,7 +180,7 @@ impl Launcher {
             shown,
             running: false,
         };
-        launcher.make_slots(parts, listening, broker)?;
+        launcher.make_slots(parts, listening, broker, video::logged_frames(&machine))?;
         if let Some(saved) = &mut saved {
             launcher.hand_out(saved)?;
         }
@@ -290,6 +292,7 @@ impl Launcher {
         parts: Vec<Part>,
         listening: Vec<OwnedFd>,
         mut broker: Vec<(FdUse, OwnedFd)>,
+        frames: u64,
     ) -> Result<(), Failure> {
         let mut control: Vec<_> = listening.into_iter().map(|fd| (FdUse::QmpListen, fd)).collect();
         let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map_err(system("dup of the log"))?;
@@ -297,7 +300,17 @@ impl Launcher {
         broker.extend(self.open_activity_bell()?.map(|fd| (FdUse::Activity, fd)));
         let (mut states, mut servers) = (Vec::new(), (None, None));
         for (slot, part) in (FIRST_DEVICE..).zip(parts) {
-            let Part { config, kept, rom, rules, control: more, domid, caller } = part;
+            let Part { config, mut kept, rom, rules, control: more, domid, caller } = part;
+            let logged = match config.kind().memory {
+                Memory::Guest => Some(frames),
+                Memory::VideoRam => config.facets().video_ram.map(|v| u64::from(v.bytes) >> 12),
+                Memory::None | Memory::Granted | Memory::Frames => None,
+            };
+            if let Some(frames) = logged.filter(|_| !self.manner.attach) {
+                let map = DirtyMap::create(frames)?;
+                broker.push((FdUse::DirtyMap(slot), rustix::io::fcntl_dupfd_cloexec(&map, 0).map_err(system("dup"))?));
+                kept.push((FdUse::DirtyMap(slot), map));
+            }
             // A back end follows the two processes that it calls.
             match &config {
                 DeviceConfig::Xenbus { .. } => servers.0 = Some(slot),
@@ -325,6 +338,7 @@ impl Launcher {
         }
         self.slots.push(SlotState::new(CONTROL, "control".into(), &kind::CONTROL, self.ids(CONTROL), control)?);
         if !self.manner.probe && !self.manner.attach {
+            broker.push((FdUse::DirtyMap(BROKER), DirtyMap::create(frames)?));
             self.slots.push(SlotState::new(BROKER, "broker".into(), &kind::BROKER, self.ids(BROKER), broker)?);
         }
         states.into_iter().for_each(|state| self.slots.push(state));

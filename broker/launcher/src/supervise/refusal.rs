@@ -29,6 +29,15 @@ pub(super) enum Refusal {
     /// The disks are found by their nodes.
     #[error("xenstored does not answer")]
     XenstoreSilent,
+    /// Another process has an image's lock.
+    #[error("{name}: the disk image is locked by another process")]
+    Locked {
+        /// The device's name in logs.
+        name: String,
+    },
+    /// The guest may write its images.
+    #[error("the machine runs: it keeps the locks of its images")]
+    Runs,
     /// The size of a new medium cannot be found out.
     #[error("the medium: {0}")]
     Medium(#[source] io::Error),

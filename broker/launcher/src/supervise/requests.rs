@@ -24,6 +24,7 @@ fn is_costly(ask: &Ask) -> bool {
         | Ask::Medium { .. }
         | Ask::Disks { .. }
         | Ask::Nic { .. }
+        | Ask::Locks { .. }
         | Ask::Dropped { .. }
         | Ask::Plug { .. } => true,
         Ask::Sealed
@@ -144,6 +145,10 @@ impl Launcher {
                 if let Some(control) = self.slots.get_mut(CONTROL).filter(|_| !paused) {
                     control.saved = None;
                 }
+            }
+            (Ask::Locks { held }, CONTROL) => {
+                let result = self.lock_images(held).map(|()| 0);
+                self.answer(serial, result);
             }
             (Ask::Processes, CONTROL) => {
                 let rows = self.table();

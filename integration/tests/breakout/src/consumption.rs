@@ -161,6 +161,10 @@ pub fn bound(profile: &Profile, kind: &Kind, resource: Resource, place: Place) -
             Bound::Unbounded("the rules on the interface look at frames and do not count them")
         }
         Resource::Frames => Bound::Count(0),
+        Resource::Processor if place.stub => Bound::GoesOn(
+            "another guest's accesses go on, against any process of this stub domain that spins",
+            SLOWER_THAN_BESIDE_OTHERS,
+        ),
         Resource::Processor => Bound::GoesOn(
             "another guest's accesses go on, against any process of dom0 that spins",
             SLOWER_THAN_BESIDE_OTHERS,

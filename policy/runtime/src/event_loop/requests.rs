@@ -21,7 +21,7 @@ impl Data {
                     self.config_dirty = true;
                     let _ = answer.send(());
                 }
-                ControlRequest::Save(answer) => drop(answer.send(self.device.save())),
+                ControlRequest::Save(answer) => drop(answer.send(Ok(self.device.save()))),
                 ControlRequest::Load(state, answer) => {
                     let done = self.device.load(&state, &mut self.cx).map_err(LoadError::from);
                     self.config_dirty = true;
@@ -148,6 +148,7 @@ impl Data {
             Call::PlugPci { device, id } => {
                 has(self.device.board(), "slots")?.plug_pci(device, &id, &mut self.cx)?;
             }
+            Call::LogDirty(_) => return Err(FacetError::Missing("log")),
             Call::PlugCpu(cpu) => has(self.device.board(), "slots")?.plug_cpu(cpu, &mut self.cx)?,
         }
         Ok(Called::Done)

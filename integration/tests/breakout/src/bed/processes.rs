@@ -92,9 +92,17 @@ pub(crate) fn hold(pids: &[i32]) -> Done {
 
 /// The launcher and its children: what each is (its program's first word) and its pid.
 pub(crate) fn machine(launcher: i32) -> Result<Vec<(String, i32)>, Box<dyn std::error::Error>> {
-    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
+    // (A stub domain's kernel has no file with the children.)
+    let parent = |pid: i32| -> Option<i32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let entries = std::fs::read_dir("/proc")?.flatten();
+    let mut children: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    children.retain(|pid| parent(*pid) == Some(launcher));
+    children.sort_unstable();
     let mut all = vec![("launcher".to_owned(), launcher)];
-    for pid in children.split_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
+    for pid in children {
         // One that has ended meanwhile is left out.
         let Ok(words) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let role = words.split(|b| *b == 0).next().unwrap_or_default();

@@ -19,6 +19,8 @@ type Faults<T> = Result<T, Box<dyn std::error::Error>>;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Time in which accesses are counted.
 const WINDOW: Duration = Duration::from_secs(4);
+/// Attempts that go on until they are let go.
+const ENDLESS: [&str; 4] = ["cpu", "bells", "requests", "log"];
 
 /// A running process of the machine.
 struct Process {
@@ -80,16 +82,41 @@ pub(super) fn held(launcher: i32, domid: u16, other: u16, resources: &[&str]) ->
     machine.table.end()
 }
 
-/// Keeps a processor busy as the process `pid` could, until standard input ends.
-pub(super) fn spin(pid: i32) -> Done {
+/// Begins an attempt in the place of the process `pid`, with such descriptors as it needs, and holds on to what it took until it is killed.
+pub(super) fn take(what: &str, pid: i32) -> Done {
     let role = std::fs::read(format!("/proc/{pid}/cmdline"))?;
-    let role = String::from_utf8_lossy(&role).trim_end_matches('\0').to_owned();
-    let hostile = hostile(&role, "cpu", &[])?;
-    schedule_as(pid, hostile.pid())?;
-    println!("spins");
-    let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
-    hostile.end()?;
-    Ok(())
+    let role = String::from_utf8_lossy(role.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+    let fds = match what.split('=').next().unwrap_or_default() {
+        "bells" => descriptors(pid, |_, link| link == "anon_inode:[eventfd]")?,
+        "log" => descriptors(pid, |number, link| number == 2 && link.starts_with("pipe:"))?,
+        "requests" => descriptors(pid, |number, _| number == 3)?,
+        // An interface that was opened, or a stub domain's packet socket.
+        "frames" => {
+            let mut found = descriptors(pid, |_, link| link == "/dev/net/tun" || link.starts_with("socket:"))?;
+            let of_frames = |fd: &OwnedFd| match rustix::net::sockopt::socket_type(fd) {
+                Ok(kind) => kind == rustix::net::SocketType::RAW,
+                Err(_) => true,
+            };
+            found.retain(of_frames);
+            found.truncate(1);
+            found
+        }
+        "cpu" => Vec::new(),
+        other => return Err(format!("there is no attempt {other}").into()),
+    };
+    if fds.is_empty() && what != "cpu" {
+        return Err(format!("{role} has no descriptor for {what}").into());
+    }
+    let hostile = hostile(&role, what, &fds)?;
+    drop(fds);
+    if what == "cpu" {
+        schedule_as(pid, hostile.pid())?;
+    }
+    let amount = if ENDLESS.contains(&what) { 0 } else { hostile.taken()?.map_or(0, |taken| taken.amount) };
+    println!("took {amount}");
+    loop {
+        poll(&mut [], None)?;
+    }
 }
 
 /// A hostile program in a role's place that has begun an attempt without end, or has taken what it was told to.
@@ -99,7 +126,7 @@ fn hostile(role: &str, what: &str, fds: &[OwnedFd]) -> Faults<Hostile> {
     let hostile = begin(executable.as_fd(), role, ids(), None)?;
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     hostile.order("all", &format!("take {what}"), &fds)?;
-    if ["cpu", "bells", "requests", "log"].contains(&what) && hostile.taken()?.is_none() {
+    if ENDLESS.contains(&what) && hostile.taken()?.is_none() {
         return Err(format!("{what}: {}", ended(hostile, None)?).into());
     }
     Ok(hostile)
@@ -141,7 +168,7 @@ fn schedule_as(pid: i32, who: i32) -> Done {
 }
 
 /// Accesses of a guest that its devices have answered.
-fn accesses(domid: u16) -> Faults<u64> {
+pub(super) fn accesses(domid: u16) -> Faults<u64> {
     let out =
         std::process::Command::new("bulkhead").args(["--json", "inspect", &domid.to_string(), "broker"]).output()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -160,7 +187,7 @@ fn accesses(domid: u16) -> Faults<u64> {
 }
 
 /// Waits until it holds.
-fn wait(what: &str, mut holds: impl FnMut() -> Faults<bool>) -> Done {
+pub(super) fn wait(what: &str, mut holds: impl FnMut() -> Faults<bool>) -> Done {
     let begin = Instant::now();
     let mut pause = 1;
     while !holds()? {
@@ -185,7 +212,7 @@ fn window(hostile: Option<&Hostile>) -> Done {
 }
 
 /// How many accesses of a guest are answered in a second.
-fn rate(domid: u16, hostile: Option<&Hostile>) -> Faults<f64> {
+pub(super) fn rate(domid: u16, hostile: Option<&Hostile>) -> Faults<f64> {
     let (before, begin) = (accesses(domid)?, Instant::now());
     window(hostile)?;
     let (after, time) = (accesses(domid)?, begin.elapsed());
@@ -357,7 +384,9 @@ impl Machine {
 
     fn bells(&mut self, process: &Process) -> Done {
         let bells = descriptors(process.pid, |_, link| link == "anon_inode:[eventfd]")?;
-        if bells.is_empty() || std::ptr::eq(of_role(&process.role).ok_or("no kind")?, &BROKER) {
+        // A machine whose back ends alone are served has no broker.
+        let served = self.roles.iter().any(|role| role == BROKER.role);
+        if bells.is_empty() || !served || std::ptr::eq(of_role(&process.role).ok_or("no kind")?, &BROKER) {
             return self.table.say(process.profile, Resource::Broker, "it has no bell of the broker's", true);
         }
         let quiet = rate(self.domid, None)?;

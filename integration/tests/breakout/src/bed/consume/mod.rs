@@ -6,6 +6,7 @@
 mod alone;
 mod figures;
 mod held;
+mod inside;
 
 use crate::Done;
 use bulkhead_breakout::consumption::{Bound, Place, RESOURCES, Resource, bound, bytes};
@@ -26,8 +27,11 @@ pub(crate) fn consume(words: &[String]) -> Done {
         ["held", launcher, domid, other, resources @ ..] => {
             held::held(launcher.parse()?, domid.parse()?, other.parse()?, resources)
         }
-        ["spin", pid] => held::spin(pid.parse()?),
-        _ => Err("consume figures; alone dom0|stub DOMID [ROLE...]; held LAUNCHER DOMID OTHER [RESOURCE...]; spin PID"
+        ["inside", domid, stub, other, log, resources @ ..] => {
+            inside::inside(domid.parse()?, stub.parse()?, other.parse()?, log, resources)
+        }
+        ["take", what, pid] => held::take(what, pid.parse()?),
+        _ => Err("consume figures; alone dom0|stub DOMID [ROLE...]; held LAUNCHER DOMID OTHER [RESOURCE...]; inside DOMID STUB OTHER LOG [RESOURCE...]; take WHAT PID"
             .into()),
     }
 }

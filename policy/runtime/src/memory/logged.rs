@@ -1,0 +1,81 @@
+//! Guest memory whose writes are marked, for a guest whose memory is copied while it runs.
+use bulkhead_bus::{DmaError, GuestMemory, Segment};
+use bulkhead_ring::DirtyMap;
+use rustix::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// Memory, and the map of what was written there. Each write is marked before it, in case that the process dies, and after it.
+pub struct LoggedMemory {
+    memory: Arc<dyn GuestMemory>,
+    map: Arc<DirtyMap>,
+}
+
+impl LoggedMemory {
+    /// Marks writes to `memory` in `map`.
+    pub fn new(memory: Arc<dyn GuestMemory>, map: Arc<DirtyMap>) -> Self {
+        Self { memory, map }
+    }
+
+    fn mark(&self, address: u64, len: usize) {
+        if let Some(last) = len.checked_sub(1) {
+            let (first, last) = (address >> 12, address.saturating_add(last as u64) >> 12);
+            self.map.mark(first, last.saturating_sub(first).saturating_add(1));
+        }
+    }
+}
+
+impl GuestMemory for LoggedMemory {
+    fn read(&self, address: u64, to: &mut [u8]) -> Result<(), DmaError> {
+        self.memory.read(address, to)
+    }
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), DmaError> {
+        self.mark(address, from.len());
+        let done = self.memory.write(address, from);
+        self.mark(address, from.len());
+        done
+    }
+    fn read_file(&self, file: BorrowedFd<'_>, offset: u64, to: &[Segment]) -> Result<usize, DmaError> {
+        let mark = || to.iter().for_each(|segment| self.mark(segment.address, segment.len as usize));
+        mark();
+        let done = self.memory.read_file(file, offset, to);
+        mark();
+        done
+    }
+    fn write_file(&self, file: BorrowedFd<'_>, offset: u64, from: &[Segment]) -> Result<usize, DmaError> {
+        self.memory.write_file(file, offset, from)
+    }
+    fn invalidate(&self) {
+        self.memory.invalidate();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_bus::fake::FakeMemory;
+    use rustix::fd::AsFd;
+
+    #[test]
+    fn each_page_that_is_written_is_marked_and_no_other() {
+        let map = Arc::new(DirtyMap::map(DirtyMap::create(16).unwrap()).unwrap());
+        let memory = LoggedMemory::new(Arc::new(FakeMemory::new(16 << 12)), map.clone());
+        let marked = || {
+            let mut pages = Vec::new();
+            map.take(usize::MAX, |first, bits| pages.extend((0..64).filter(|i| bits >> i & 1 != 0).map(|i| first + i)));
+            pages
+        };
+        memory.write(0x1ffe, &[1; 2]).unwrap();
+        memory.write(0x3000, &[]).unwrap();
+        memory.read(0x4000, &mut [0; 9]).unwrap();
+        assert_eq!(marked(), [1]);
+        memory.write(0x4fff, &[1; 0x1002]).unwrap();
+        assert_eq!(marked(), [4, 5, 6]);
+        let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::pwrite(&file, &[7; 0x3000], 0).unwrap();
+        let segments = [Segment { address: 0x8ffc, len: 8 }, Segment { address: 0xc000, len: 0x1000 }];
+        memory.write_file(file.as_fd(), 0, &segments).unwrap();
+        assert_eq!(marked(), []);
+        memory.read_file(file.as_fd(), 0, &segments).unwrap();
+        assert_eq!(marked(), [8, 9, 12]);
+    }
+}
