@@ -13,6 +13,7 @@
 //! | `exercised/` | the outside of a card for fuzzing |
 //! | `e1000/` | Intel 82540EM |
 //! | `rtl8139/` | Realtek RTL8139C+ |
+mod announce;
 pub mod backend;
 mod capture;
 mod dhcp;

@@ -1,5 +1,6 @@
 //! A card's port: the path of a frame between descriptors and back end, which all cards share. Filter, link, queues in both
 //! directions, offloads that the back end does not do, loopback.
+use crate::announce;
 use crate::backend::{Backend, Sent};
 use crate::capture::Capture;
 use crate::dhcp::{self, Answer};
@@ -10,6 +11,7 @@ use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::{Context, Inspect, TimerId};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 
 /// Bytes of the shortest frame on a wire, without its frame check sequence (IEEE 802.3, 4.4.2).
 pub(crate) const SHORTEST: usize = 60;
@@ -84,11 +86,25 @@ pub(crate) struct Port {
     lease: Option<NicLease>,
     /// The card's timer after which a full back end is tried again.
     retry: TimerId,
+    mac: [u8; 6],
+    /// How often the card's place was announced since the guest came here.
+    announced: usize,
+    /// The card's timer for that.
+    announce: TimerId,
+}
+
+/// The card's timers that its port uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timers {
+    /// A full back end is tried again.
+    pub(crate) retry: TimerId,
+    /// The card's place is announced again.
+    pub(crate) announce: TimerId,
 }
 
 impl Port {
     /// A port for a card with this address.
-    pub(crate) fn new(mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings, retry: TimerId) -> Self {
+    pub(crate) fn new(mac: [u8; 6], backend: Box<dyn Backend>, settings: &NicSettings, timers: Timers) -> Self {
         Self {
             backend: Some(backend),
             filter: Filter::new(mac, &settings.rules),
@@ -98,8 +114,31 @@ impl Port {
             lost: 0,
             capture: None,
             lease: None,
-            retry,
+            retry: timers.retry,
+            mac,
+            announced: announce::PAUSES.len(),
+            announce: timers.announce,
         }
+    }
+
+    /// Begins to announce the card's place: the guest goes on here.
+    pub(crate) fn arrived(&mut self, cx: &mut Context) {
+        self.announced = 0;
+        self.announce(cx);
+    }
+
+    /// Announces it, and sets the timer for the next time.
+    pub(crate) fn announce(&mut self, cx: &mut Context) {
+        if self.announced >= announce::PAUSES.len() || self.is_unplugged() {
+            return;
+        }
+        let only = self.filter.rules().addresses.as_ref();
+        let only = only.map(|all| all.ipv4.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let frame = Frame { bytes: announce::frame(self.mac, only), ..Frame::default() };
+        self.send(frame, Way::Cable, true, cx);
+        self.announced = self.announced.saturating_add(1);
+        let next = announce::PAUSES.get(self.announced).map(|pause| cx.now().saturating_add(*pause));
+        cx.timers.set(self.announce, next);
     }
 
     /// Whether the settings connect the link.
@@ -311,7 +350,7 @@ mod tests {
     }
 
     fn card(cable: &Cable) -> (Card, Context) {
-        let port = Port::new(MAC, Box::new(cable.clone()), &NicSettings::default(), 7);
+        let port = Port::new(MAC, Box::new(cable.clone()), &NicSettings::default(), Timers { retry: 7, announce: 8 });
         (Card(port, Vec::new()), Context::new(FakeMemory::new(4096)))
     }
 
@@ -350,6 +389,40 @@ mod tests {
         let mut out = Inspect::default();
         c.0.inspect(&mut out);
         assert!(out.items.iter().any(|(n, v)| n.contains("source MAC") && v == "1"), "{:?}", out.items);
+    }
+
+    /// A guest that was moved to another host would be unreachable until it sends something by itself.
+    #[test]
+    fn a_guest_that_comes_from_elsewhere_is_announced_under_its_rules() {
+        let addresses = |ipv4| Some(NicAddresses { ipv4, ipv6: Vec::new() });
+        let ip = std::net::Ipv4Addr::new(10, 0, 0, 5);
+        let rules = |addresses| NicRules { mac: true, guard: true, addresses, rate: None };
+        let said = |rules: NicRules, link: bool| {
+            let cable = Cable::new(Abilities::default(), 9);
+            let (mut c, mut cx) = card(&cable);
+            c.0.set(&NicSettings { link, rules });
+            c.0.announce(&mut cx);
+            assert!(cable.take().is_none(), "it has not moved");
+            c.0.arrived(&mut cx);
+            for _ in 0..9 {
+                c.0.announce(&mut cx);
+            }
+            std::iter::from_fn(|| cable.take()).map(|frame| frame.bytes).collect::<Vec<_>>()
+        };
+        for (rules, kind) in [
+            (NicRules::default(), [0x80, 0x35]),
+            (rules(None), [0x80, 0x35]),
+            (rules(addresses(vec![ip])), [8, 6]),
+            (rules(addresses(Vec::new())), [8, 6]),
+        ] {
+            let frames = said(rules.clone(), true);
+            assert_eq!(frames.len(), announce::PAUSES.len(), "{rules:?}");
+            for frame in frames {
+                assert_eq!((&frame[..6], &frame[6..12], &frame[12..14]), (&[0xff; 6][..], &MAC[..], &kind[..]));
+                assert_eq!(frame.len(), SHORTEST);
+            }
+            assert!(said(rules, false).is_empty(), "the cable is out");
+        }
     }
 
     #[test]

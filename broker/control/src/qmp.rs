@@ -61,12 +61,12 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("input-send-event", "keys, relative movement, buttons, wheel"),
     (
         "xen-save-devices-state",
-        "to a descriptor of add-fd, whose set is removed; for a live migration an error, and the guest runs on",
+        "to a descriptor of add-fd, whose set is removed; a live one gives the locks of the images back until cont",
     ),
     ("xen-load-devices-state", "an error"),
     (
         "xen-set-global-dirty-log",
-        "refused if the machine cannot be saved; nothing is logged: for a live migration xen-save-devices-state is refused",
+        "refused if the machine cannot be saved; pages that devices write are told to Xen from then on",
     ),
     ("x-bulkhead-restart", "kills a device's process"),
     ("x-bulkhead-processes", "the process table"),

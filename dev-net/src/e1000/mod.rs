@@ -17,7 +17,7 @@ mod transmit;
 
 use crate::backend::Backend;
 use crate::eeprom::{Bus, Lines, WORDS};
-use crate::port::Port;
+use crate::port::{Port, Timers};
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
@@ -33,11 +33,13 @@ use transmit::Transmit;
 /// Regions: registers, the window to them in I/O space.
 const REGISTERS: u16 = 0;
 const WINDOW: u16 = 1;
-/// Timers: throttled interrupts (ITR), delayed transmit and receive interrupts, retry after a full back end.
+/// Timers: throttled interrupts (ITR), delayed transmit and receive interrupts, retry
+/// after a full back end, announcement of the card's place.
 const THROTTLE: u8 = 0;
 const LATE_TRANSMIT: u8 = 1;
 const LATE_RECEIVE: u8 = 2;
 const RETRY: u8 = 3;
+const ANNOUNCE: u8 = 4;
 /// Marks: the receive ring's head (low half) and its head after the frame that is being stored (high half); the first descriptor of
 /// the next frame to send.
 const RECEIVE_MARK: usize = 0;
@@ -126,7 +128,7 @@ impl E1000 {
             words: identity::words(mac),
             bus: Bus::default(),
             phy: Phy::default(),
-            port: Port::new(mac, backend, settings, RETRY),
+            port: Port::new(mac, backend, settings, Timers { retry: RETRY, announce: ANNOUNCE }),
             tx: Transmit::default(),
             begins: 0,
             window: 0,
@@ -485,6 +487,7 @@ impl Device for E1000 {
                 self.late = [self.late.first().copied().flatten(), None];
                 self.raise(cause::RXT0, cx);
             }
+            Ready::Timer(ANNOUNCE) => self.port.announce(cx),
             Ready::Timer(_) => {
                 self.port.flush(cx);
                 self.transmit(cx);
@@ -585,6 +588,10 @@ impl Card for E1000 {
 
     fn capture(&mut self, to: Option<OwnedFd>) {
         self.port.capture(to);
+    }
+
+    fn arrived(&mut self, cx: &mut Context) {
+        self.port.arrived(cx);
     }
 
     fn dropped(&self) -> Vec<(&'static str, u64)> {

@@ -16,7 +16,7 @@ mod transmit;
 use crate::backend::Backend;
 use crate::eeprom::{Bus, Lines, WORDS};
 use crate::frame;
-use crate::port::Port;
+use crate::port::{Port, Timers};
 use bulkhead_bus::nic::{NicLease, NicSettings};
 use bulkhead_bus::pci::{BarKind, ConfigSpace, FunctionSpec, reg as pci};
 use bulkhead_bus::{
@@ -27,9 +27,10 @@ pub use exercised::TARGET;
 use rustix::fd::OwnedFd;
 use spec::{Command, PlusCommand, Rcr, cause, reg};
 
-/// Timers: the card's own; retry after a full back end.
+/// Timers: the card's own; retry after a full back end; announcement of the card's place.
 const TIMER: u8 = 0;
 const RETRY: u8 = 1;
+const ANNOUNCE: u8 = 2;
 /// Marks: C+ mode's position in the receive ring and C mode's in the buffer; the positions in the two transmit rings.
 const RECEIVE_MARK: usize = 0;
 const TRANSMIT_MARK: usize = 1;
@@ -121,7 +122,7 @@ impl Rtl8139 {
             bytes: [0; 256],
             words: words(mac),
             bus: Bus::default(),
-            port: Port::new(mac, backend, settings, RETRY),
+            port: Port::new(mac, backend, settings, Timers { retry: RETRY, announce: ANNOUNCE }),
             positions: [0; 3],
             tally: [0; 13],
             timer: 0,
@@ -494,6 +495,7 @@ impl Device for Rtl8139 {
                 self.raise(cause::TIMER, cx);
                 self.arm(cx);
             }
+            Ready::Timer(ANNOUNCE) => self.port.announce(cx),
             Ready::Timer(_) => {
                 self.port.flush(cx);
                 self.transmit(cx);
@@ -579,6 +581,10 @@ impl Card for Rtl8139 {
 
     fn capture(&mut self, to: Option<OwnedFd>) {
         self.port.capture(to);
+    }
+
+    fn arrived(&mut self, cx: &mut Context) {
+        self.port.arrived(cx);
     }
 
     fn dropped(&self) -> Vec<(&'static str, u64)> {

@@ -360,8 +360,16 @@ fn images_are_unlocked_by_a_live_save_and_locked_again_before_the_guest_goes_on(
     assert!(lock().is_err(), "a save that is not live");
     let (state, answer) = save(&sim, true);
     assert!(answer.get("return").is_some(), "{answer}");
-    // Another machine takes them, and does not come to run.
+    // Another machine has them, and takes the lock when it runs.
     let mut other = place.goes_on(&state, &[]).unwrap();
+    lock().unwrap();
+    let answer = other.qmp(CONT).unwrap();
+    assert!(
+        answer["error"]["desc"].as_str().unwrap().contains("ide: the disk image is locked by another process"),
+        "{answer}"
+    );
+    rustix::fs::flock(&disk, rustix::fs::FlockOperation::Unlock).unwrap();
+    qmp(&other, CONT);
     assert!(lock().is_err());
     let answer = sim.qmp(CONT).unwrap();
     assert!(

@@ -54,11 +54,15 @@ save_restore() {
 # A Linux guest that writes: no record that it was told of is lost over saves, restores, and saves after which it goes on.
 save_linux() { saved_with hdc ''; }
 save_pv() { saved_with xvde xen_emul_unplug=all; }
+# writer NAME DISK CMDLINE: a Linux guest that writes records to a qcow2 image.
+writer() {
+    rm -f "/run/$1".*; qemu-img create -q -f qcow2 "/run/$1.qcow2" 400M || return 1
+    cmdline=$3 linux_config our "$1" faults 'serial="pty"'
+    sed -i "s#^disk=\\[\\(.*\\)\\]#disk=[\\1,\"format=qcow2,vdev=$2,access=rw,backendtype=qdisk,target=/run/$1.qcow2\"]#" "/run/$1.cfg"
+    faulty "$1"
+}
 saved_with() { # saved_with DISK CMDLINE
-    rm -f /run/sl.*; qemu-img create -q -f qcow2 /run/sl.qcow2 400M || return 1
-    cmdline=$2 linux_config our sl faults 'serial="pty"'
-    sed -i "s#^disk=\\[\\(.*\\)\\]#disk=[\\1,\"format=qcow2,vdev=$1,access=rw,backendtype=qdisk,target=/run/sl.qcow2\"]#" /run/sl.cfg
-    faulty sl || return 1
+    writer sl "$1" "$2" || return 1
     for round_ in 1 2; do
         at_=$(acked sl)
         saves sl /run/sl.save -c || return 1
@@ -71,6 +75,68 @@ saved_with() { # saved_with DISK CMDLINE
         await 120 passed sl $((at_ + 2)) || { echo "restored $round_, the guest does not go on after record $at_"; trouble sl; bulkhead ps sl; return 1; }
     done
     survives sl /run/sl.qcow2
+}
+
+# migrates NAME [OPTION...]: moves the running guest into another domain of this host. xl sends every page again at the end, and the receiver
+# compares it with what it has.
+migrates() {
+    name_=$1; shift
+    xl migrate --debug "$@" -s '' "$name_" 'xl -vvv migrate-receive' >/run/migrate.out 2>&1; r_=$?
+    grep -v 'libxl: debug' /run/migrate.out
+    [ $r_ = 0 ] || { log_of "$name_"; log_of "$name_--incoming"; xl list; return 1; }
+    grep -qi 'verify mode' /run/migrate.out || { echo "nothing was compared"; return 1; }
+    ! grep 'verify pfn' /run/migrate.out || { echo "a page is not the guest's"; return 1; }
+}
+# A guest in the firmware's time is moved three times, and stays where it is when that fails.
+migrate() {
+    reader mg || return 1
+    reads_on mg || return 1
+    for round_ in 1 2 3; do
+        at_=$(xl domid mg)
+        migrates mg || return 1
+        [ "$(xl domid mg)" != "$at_" ] || { echo "it is where it was"; return 1; }
+        reads_on mg || { echo "round $round_: it does not go on"; log_of mg--incoming; return 1; }
+    done
+    [ "$(grep -c BOOT-OK /run/mg.out)" = 1 ] || { echo "it has booted again"; return 1; }
+    stays mg || return 1
+    xl destroy mg; await 20 nothing_left
+}
+# stays NAME: migrations that fail, at the points where one can. The guest goes on where it was, and nothing is left of the other.
+stays() {
+    stays_after "$1" 'the receiver does not begin' false || return 1
+    # The first message of the receiver has 54 bytes; the second one, that it has the whole guest, does not arrive.
+    cat >/run/late-receiver <<'R'
+#!/bin/sh
+rm -f /run/late.pipe; mkfifo /run/late.pipe
+head -c 60 </run/late.pipe &
+exec xl migrate-receive >/run/late.pipe
+R
+    chmod 755 /run/late-receiver
+    stays_after "$1" 'the receiver ends before the guest runs' /run/late-receiver || return 1
+    sed "s#/run/$1.img#/run/no-such.img#" "/run/$1.cfg" >/run/other.cfg
+    stays_after "$1" 'the image is not there' 'xl migrate-receive' -C /run/other.cfg
+}
+one_left() { [ "$(pidof bulkhead-dm | wc -w)" = 1 ]; }
+stays_after() { # stays_after NAME WHAT RECEIVER [OPTION...]
+    who_=$1 what_=$2 to_=$3 at_=$(xl domid "$1"); shift 3
+    xl migrate "$@" -s '' "$who_" "$to_" && { echo "$what_: it was moved"; return 1; }
+    [ "$(xl domid "$who_")" = "$at_" ] || { echo "$what_: it is not where it was"; xl list; return 1; }
+    reads_on "$who_" || { echo "$what_: it does not go on"; log_of "$who_"; return 1; }
+    xl domid "$who_--incoming" && xl destroy "$who_--incoming"
+    await 20 one_left || { ps; return 1; }
+}
+# Linux writes, on the disk that DISK names: no record that it was told of is lost over four moves.
+migrate_linux() { moved_with hdc ''; }
+migrate_pv() { moved_with xvde xen_emul_unplug=all; }
+moved_with() { # moved_with DISK CMDLINE
+    writer ml "$1" "$2" || return 1
+    for round_ in 1 2 3 4; do
+        at_=$(acked ml)
+        migrates ml || { trouble ml; return 1; }
+        connected ml
+        await 120 passed ml $((at_ + 2)) || { echo "moved $round_, the guest does not go on after record $at_"; trouble ml; log_of ml--incoming; bulkhead ps ml; return 1; }
+    done
+    survives ml /run/ml.qcow2
 }
 
 # With dm_restrict, whose device model may make small files only.

@@ -150,6 +150,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         deferred: Vec::new(),
         tokens: HashMap::new(),
         running: !(process_paused && config.kind().stops),
+        arriving: saved.is_some(),
         stops: config.kind().stops,
         stopping: Vec::new(),
         counters: Counters::default(),
@@ -302,6 +303,8 @@ struct Data {
     deferred: Vec<(usize, Request)>,
     tokens: HashMap<u32, OwnedFd>,
     running: bool,
+    /// The guest comes from elsewhere, and has not run here.
+    arriving: bool,
     /// The device stands still while the machine is stopped.
     stops: bool,
     /// Stops that are answered when the device is at rest.

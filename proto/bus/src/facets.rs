@@ -108,6 +108,9 @@ pub trait Card {
     /// Starts to write the frames of both directions into this pipe, as pcap; `None` stops it.
     fn capture(&mut self, to: Option<OwnedFd>);
 
+    /// Tells the network that the guest is here, after it has come from elsewhere.
+    fn arrived(&mut self, cx: &mut Context);
+
     /// Each rule's name, and the number of frames that it has dropped.
     fn dropped(&self) -> Vec<(&'static str, u64)>;
 }

@@ -262,6 +262,12 @@ impl Arguments for General {
 
     fn finish(&mut self, machine: &mut Machine) -> Result<Vec<String>, ArgumentError> {
         machine.xen_platform |= self.xen_platform;
+        // xl calls a guest so until it runs here (migrate_receive of tools/xl/xl_migrate.c).
+        if machine.incoming.is_some()
+            && let Some(name) = machine.name.strip_suffix("--incoming").filter(|name| !name.is_empty())
+        {
+            machine.name = name.to_owned();
+        }
         Ok(Vec::new())
     }
 }

@@ -85,6 +85,16 @@ fn the_probe_of_4_20() {
     assert_eq!(machine.monitors[0].socket, Socket::Fd(12));
 }
 
+/// xl's name of a guest that has not run here is none that an operator knows.
+#[test]
+fn a_guest_that_arrives_has_its_own_name() {
+    let name = |text: &str| parse(words(&format!("-xen-domid 7 {text}"))).unwrap().machine.name;
+    assert_eq!(name("-name web--incoming,debug-threads=on -incoming fd:9"), "web");
+    assert_eq!(name("-name web -incoming fd:9"), "web");
+    assert_eq!(name("-incoming fd:9 -name --incoming"), "--incoming");
+    assert_eq!(name("-name web--incoming"), "web--incoming");
+}
+
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for (text, why) in [

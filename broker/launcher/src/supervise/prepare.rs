@@ -181,6 +181,10 @@ impl Launcher {
             running: false,
         };
         launcher.make_slots(parts, listening, broker, video::logged_frames(&machine))?;
+        if saved.is_some() {
+            // Nobody else has the images: they can be opened here. Until the guest runs here it may go on where it was saved.
+            let _ = launcher.lock_images(false);
+        }
         if let Some(saved) = &mut saved {
             launcher.hand_out(saved)?;
         }

@@ -51,6 +51,11 @@ impl Data {
             self.device.running(running, &mut self.cx);
         }
         if running {
+            if std::mem::take(&mut self.arriving)
+                && let Some(card) = self.device.card()
+            {
+                card.arrived(&mut self.cx);
+            }
             self.stopping.clear();
             let _ = answer.send(());
             // What became ready meanwhile.

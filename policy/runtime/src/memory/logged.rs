@@ -58,9 +58,9 @@ mod tests {
     #[test]
     fn each_page_that_is_written_is_marked_and_no_other() {
         let map = Arc::new(DirtyMap::map(DirtyMap::create(16).unwrap()).unwrap());
-        let memory = LoggedMemory::new(Arc::new(FakeMemory::new(16 << 12)), map.clone());
+        let memory = LoggedMemory::new(FakeMemory::new(16 << 12), map.clone());
         let marked = || {
-            let mut pages = Vec::new();
+            let mut pages: Vec<u64> = Vec::new();
             map.take(usize::MAX, |first, bits| pages.extend((0..64).filter(|i| bits >> i & 1 != 0).map(|i| first + i)));
             pages
         };
@@ -74,7 +74,7 @@ mod tests {
         rustix::io::pwrite(&file, &[7; 0x3000], 0).unwrap();
         let segments = [Segment { address: 0x8ffc, len: 8 }, Segment { address: 0xc000, len: 0x1000 }];
         memory.write_file(file.as_fd(), 0, &segments).unwrap();
-        assert_eq!(marked(), []);
+        assert!(marked().is_empty());
         memory.read_file(file.as_fd(), 0, &segments).unwrap();
         assert_eq!(marked(), [8, 9, 12]);
     }
