@@ -234,7 +234,7 @@ impl Stub {
             self.run(&format!("kill -STOP {pid}; kill -KILL {victim}"))?;
             self.pid("ps2", victim)?;
             self.let_go()?;
-            self.run(&format!("kill -CONT {pid}; kill -KILL {pid}"))?;
+            self.run(&format!("kill -CONT {pid}; kill -KILL {pid}; true"))?;
             self.pid(profile.role, pid)?;
             return self.table.say(profile, Resource::Launcher, "a killed device is started again meanwhile", true);
         }
