@@ -22,6 +22,11 @@ const _: () = assert!(bulkhead_stream::PAYLOAD + 64 == bulkhead_control_api::STA
 /// Time in which another device model ends that has the guest's images, and between two looks.
 const LOCKS: Duration = Duration::from_secs(10);
 const LOCKS_AGAIN: Duration = Duration::from_millis(100);
+/// Time for dom0 to take something of what is written to a console, and between two tries.
+const CONSOLE: Duration = Duration::from_secs(10);
+const CONSOLE_AGAIN: Duration = Duration::from_millis(1);
+/// Zeroes behind a state on a console: more than its ring and the kernel's buffer have room for (xen/include/public/io/console.h).
+const PADDING: usize = 4096;
 /// Most facts of a state.
 const FACTS: usize = 64;
 
@@ -156,6 +161,12 @@ impl Shared {
         self.can_save().await?;
         // Without the argument it is live, as QEMU has it.
         let live = arguments.get("live").and_then(Value::as_bool) != Some(false);
+        if live && self.stubdom() {
+            // Its disks' locks are those of dom0's device model, which nobody tells.
+            return Err(QmpError::generic(
+                "live migration is not supported in a stub domain yet; the guest goes on here",
+            ));
+        }
         let _one = self.order.lock().await;
         if self.state() != RunState::Running {
             self.write_state(to).await?;
@@ -171,6 +182,11 @@ impl Shared {
         };
         self.set_running(true).await?;
         done
+    }
+
+    /// Whether the state goes to dom0 by a console.
+    fn stubdom(&self) -> bool {
+        self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).of_stub_domain()
     }
 
     /// `stop`.
@@ -196,9 +212,6 @@ impl Shared {
 
     /// Whether this machine can be saved.
     async fn can_save(&self) -> Result<(), QmpError> {
-        if self.fdsets.lock().unwrap_or_else(PoisonError::into_inner).of_stub_domain() {
-            return Err(QmpError::generic("saving is not supported in a stub domain yet; the guest runs on"));
-        }
         for device in self.plan.devices.iter().filter(|d| d.config.kind().guest_visible) {
             let added = device.config.starts() == Starts::WhenAdded;
             let why = match (added, self.clients.get(device.slot)) {
@@ -270,22 +283,32 @@ impl Shared {
             .map(|(name, payload)| Section { name: *name, version: PAYLOAD, oldest: PAYLOAD, payload })
             .collect();
         let now = Clock::ahead(self.plan.clock).now();
-        let stream = bulkhead_stream::write(now, &sections).map_err(QmpError::generic)?;
-        write_all(to.as_fd(), &stream).map_err(|e| QmpError::generic(format!("writing the state: {e}")))?;
-        tracing::info!(bytes = stream.len(), sections = sections.len(), "the machine was saved");
+        let mut stream = bulkhead_stream::write(now, &sections).map_err(QmpError::generic)?;
+        let (bytes, patience) = (stream.len(), if self.stubdom() { CONSOLE } else { Duration::ZERO });
+        if self.stubdom() {
+            // When the last of it is in the console's ring, dom0 has taken the state out.
+            stream.resize(bytes.saturating_add(PADDING), 0);
+        }
+        let written = write_all(to.as_fd(), &stream, patience).await;
+        written.map_err(|e| QmpError::generic(format!("writing the state: {e}")))?;
+        tracing::info!(bytes, sections = sections.len(), "the machine was saved");
         Ok(())
     }
 }
 
-/// Writes to a file from its begin. Nobody is waited for who reads from a pipe.
-fn write_all(to: rustix::fd::BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+/// Writes to a file from its begin. Who reads from the other end is waited for as long as this, each time that nothing can be written.
+async fn write_all(to: rustix::fd::BorrowedFd<'_>, bytes: &[u8], patience: Duration) -> Result<(), Errno> {
     rustix::io::ioctl_fionbio(to, true)?;
-    let mut rest = bytes;
+    let (mut rest, mut last) = (bytes, tokio::time::Instant::now());
     while !rest.is_empty() {
         match rustix::io::write(to, rest) {
             Ok(0) => return Err(Errno::NOSPC),
-            Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+            Ok(n) => {
+                rest = rest.get(n..).unwrap_or_default();
+                last = tokio::time::Instant::now();
+            }
             Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if last.elapsed() < patience => tokio::time::sleep(CONSOLE_AGAIN).await,
             Err(e) => return Err(e),
         }
     }

@@ -82,6 +82,11 @@ fn first(domid: u16, kind: &str, xenstore: &mut impl Nodes) -> Vec<(u32, PvNodes
     device.into_iter().collect()
 }
 
+/// The begins of the files to which libxl has a stub domain save, and from which it restores (LIBXL_DEVICE_MODEL_SAVE_FILE and
+/// LIBXL_DEVICE_MODEL_RESTORE_FILE of libxl_internal.h).
+const SAVED_TO: &str = "/var/lib/xen/qemu-save.";
+const SAVED_FROM: &str = "/var/lib/xen/qemu-resume.";
+
 /// The consoles of a domain that xenconsoled leaves to a device model, and a line for each console that is not served.
 pub fn consoles(domid: u16, xenstore: &mut impl Nodes) -> (Vec<PvConsole>, Vec<String>) {
     let top = format!("/local/domain/0/backend/console/{domid}");
@@ -113,9 +118,10 @@ fn console(devid: u32, back: &str, mut read: impl FnMut(&str) -> Option<String>)
             (Some("socket"), None) => return Err(PvFault::NoSocketPath),
             (_, _) => return Err(PvFault::Channel { output, connection }),
         }
-    } else if output.starts_with("pipe:") {
-        // The pipe of a restored state, which libxl does not make without a restore.
-        Serial::Null
+    } else if let Some(path) = output.strip_prefix("pipe:") {
+        if path.starts_with(SAVED_FROM) { Serial::SavedFrom(path.to_owned()) } else { Serial::Null }
+    } else if let Some(path) = output.strip_prefix("file:").filter(|path| path.starts_with(SAVED_TO)) {
+        Serial::SavedTo(path.to_owned())
     } else {
         Serial::parse(&output).ok_or(PvFault::Output { output })?
     };
@@ -266,6 +272,9 @@ mod tests {
         assert_eq!(of("ioemu", "pty").unwrap().unwrap().output, Serial::Pty);
         assert_eq!(of("ioemu", "file:/var/log/x").unwrap().unwrap().output, Serial::File("/var/log/x".into()));
         assert_eq!(of("ioemu", "pipe:/x").unwrap().unwrap().output, Serial::Null);
+        let (to, from) = ("/var/lib/xen/qemu-save.7", "/var/lib/xen/qemu-resume.7");
+        assert_eq!(of("ioemu", &format!("pipe:{from}")).unwrap().unwrap().output, Serial::SavedFrom(from.into()));
+        assert_eq!(of("ioemu", &format!("file:{to}")).unwrap().unwrap().output, Serial::SavedTo(to.into()));
         assert!(matches!(of("ioemu", "chardev:libxl-channel0"), Err(PvFault::Channel { connection: None, .. })));
         assert!(matches!(of("ioemu", "spice:x"), Err(PvFault::Output { output }) if output == "spice:x"));
     }

@@ -5,6 +5,7 @@
 //! the domain powers off.
 use crate::errors::Code;
 use crate::failure::{Failure, system};
+use crate::machine::Incoming;
 use crate::{argv, budget};
 use bulkhead_xen::{Evtchn, GrantedPage, XenError, Xenstore};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -23,6 +24,12 @@ const EXTRAS: Duration = Duration::from_secs(3);
 const FREE_KB: u64 = 16 << 10;
 /// The console from which libxl reads the machine's state (STUBDOM_CONSOLE_SAVE of libxl_internal.h).
 const SAVE: &str = "/dev/hvc1";
+/// The console by which dom0 gives the state of a restored machine (STUBDOM_CONSOLE_RESTORE).
+const RESTORE: &str = "/dev/hvc2";
+/// What dom0 waits for on that console: it changes no byte any more. (dev-input/src/console/saved.rs)
+const GO: &[u8] = b"G";
+/// Time for the next bytes of a state.
+const STATE: Duration = Duration::from_secs(10);
 /// dom0, which has libxl's end of the vchan.
 const DOM0: u16 = 0;
 
@@ -37,6 +44,8 @@ pub struct Stubdom {
     pub(crate) spread: bool,
     /// Console 1, from which libxl reads the machine's state when it saves.
     pub(crate) save: Option<OwnedFd>,
+    /// The state of a machine that goes on here, as dom0 has given it.
+    pub(crate) state: Option<Vec<u8>>,
     /// The vchan of libxl's QMP.
     pub(crate) qmp: Vchan,
 }
@@ -112,9 +121,10 @@ fn start(guest: &mut Option<u16>) -> Result<(argv::Parsed, Stubdom), Failure> {
     let back = xenstore.read("device/vkbd/0/backend").unwrap_or_default();
     let spread = xenstore.read(&format!("{back}/width")).is_ok_and(|w| w == "32768");
     let save = console(SAVE);
+    let state = (machine.incoming == Some(Incoming::Console)).then(restored).transpose()?;
     let qmp = vchan(domid)?;
     read_only()?;
-    Ok((parsed, Stubdom { screen, events, spread, save, qmp }))
+    Ok((parsed, Stubdom { screen, events, spread, save, state, qmp }))
 }
 
 fn mounts() -> Result<(), StubdomFault> {
@@ -180,6 +190,40 @@ fn console(path: &str) -> Option<OwnedFd> {
     modes.make_raw();
     rustix::termios::tcsetattr(&fd, rustix::termios::OptionalActions::Now, &modes).ok()?;
     Some(fd)
+}
+
+/// The state that dom0 gives. A console has no end: the stream says how long it is, and is looked at by `intake` alone.
+fn restored() -> Result<Vec<u8>, StubdomFault> {
+    let console = console(RESTORE).ok_or(StubdomFault::NoRestoreConsole)?;
+    rustix::io::write(&console, GO).map_err(|e| StubdomFault::State(e.into()))?;
+    let mut begin = [0; bulkhead_stream::BEGIN];
+    receive(&console, &mut begin)?;
+    let all = bulkhead_stream::length(&begin).ok_or(StubdomFault::NoState)?;
+    let mut state = begin.to_vec();
+    state.resize(usize::try_from(all).unwrap_or(0), 0);
+    receive(&console, state.get_mut(begin.len()..).unwrap_or_default())?;
+    Ok(state)
+}
+
+/// Reads so many bytes from a console.
+fn receive(console: &OwnedFd, to: &mut [u8]) -> Result<(), StubdomFault> {
+    let (mut done, all) = (0usize, to.len());
+    while let Some(rest) = to.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let wait = Timespec::try_from(STATE).ok();
+        match rustix::event::poll(&mut [PollFd::new(console, PollFlags::IN)], wait.as_ref()) {
+            Ok(0) => return Err(StubdomFault::StateLate { done, all }),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(StubdomFault::State(e.into())),
+        }
+        match rustix::io::read(console, rest) {
+            Ok(n @ 1..) => done = done.saturating_add(n),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Ok(_) => return Err(StubdomFault::StateLate { done, all }),
+            Err(e) => return Err(StubdomFault::State(e.into())),
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the front ends are connected. The disks and `nics` network interfaces must connect; frame buffer and keyboard may be
@@ -285,6 +329,23 @@ pub enum StubdomFault {
         /// Where they belong.
         path: String,
     },
+    /// libxl has given the domain no console for the state.
+    #[error("{RESTORE}, which brings the state of the restored machine, is not there")]
+    NoRestoreConsole,
+    /// The console fails.
+    #[error("{RESTORE}, which brings the state of the restored machine: {0}")]
+    State(#[source] std::io::Error),
+    /// dom0 sends nothing, or not all.
+    #[error("{RESTORE}: {done} of {all} bytes of the state have come, and no more for {} s", STATE.as_secs())]
+    StateLate {
+        /// Bytes that have come.
+        done: usize,
+        /// Bytes that were waited for.
+        all: usize,
+    },
+    /// Another device model's, or a terminal has changed it.
+    #[error("{RESTORE}: what comes there is no saved state of this device model")]
+    NoState,
     /// The arguments are another guest's.
     #[error("-xen-domid is {argument:?}, xenstore's target {target}")]
     Domain {

@@ -76,7 +76,12 @@ fn prepare_console(config: &DeviceConfig, mut resources: Resources) -> Result<Pr
     let DeviceConfig::Console { devid, listens, limit } = config else { return Err(wrong(config)) };
     let (front, memory) = frontend::Front::new(resources.domid, console::PAGES, &mut resources.fds)?;
     let (events, nodes) = front.polled()?;
-    let (host, ready) = character(&mut resources.fds, *listens, *limit)?;
+    let (to, from) = (resources.fds.take(&FdUse::SavedTo), resources.fds.take(&FdUse::SavedFrom));
+    let (host, ready): (Box<dyn serial::Backend>, _) = match (to, from) {
+        (Some(to), _) => (Box::new(console::SavedTo::new(to)), None),
+        (None, Some(from)) => (Box::new(console::SavedFrom::new(from)), None),
+        (None, None) => character(&mut resources.fds, *listens, *limit)?,
+    };
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];
     polled.extend(ready.map(|fd| (console::HOST, fd)));
     Ok(Prepared::device(Unseen(console::Console::new(Box::new(front), memory, host, *devid == 0)), polled))

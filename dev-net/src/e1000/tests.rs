@@ -392,7 +392,8 @@ fn a_card_in_loopback_receives_without_recursion() {
 fn a_full_back_end_is_tried_again_and_nothing_is_lost() {
     let mut b = Bench::new(Abilities::default());
     let cable = Cable::new(Abilities::default(), 2);
-    b.card.port = Port::new(MAC, Box::new(cable.clone()), &NicSettings::default(), Timers { retry: RETRY, announce: ANNOUNCE });
+    b.card.port =
+        Port::new(MAC, Box::new(cable.clone()), &NicSettings::default(), Timers { retry: RETRY, announce: ANNOUNCE });
     for _ in 0..5 {
         b.legacy(&frame(MAC, 64), 0x0b);
     }

@@ -110,6 +110,10 @@ pub enum FdUse {
     Screen,
     /// An evdev node.
     Events,
+    /// The file in dom0 to which the state of a stub domain's guest goes when it is saved, for the console that brings it.
+    SavedTo,
+    /// The file in dom0 from which such a state comes.
+    SavedFrom,
     /// The file that a stub domain writes the machine's saved state to: libxl's descriptor set 1.
     SaveStream,
     /// The page of a vchan.

@@ -18,6 +18,16 @@ pub use name::Name;
 pub use read::{Index, Place, ReadError, read};
 pub use write::{Section, WriteError, write};
 
+/// Bytes of a stream's begin by which [`length`] knows it.
+pub const BEGIN: usize = HEADER;
+
+/// Bytes of the stream that begins so; `None` if none does. Who reads from a terminal needs no more.
+pub fn length(begin: &[u8; BEGIN]) -> Option<u64> {
+    let total = begin.get(header::TOTAL..)?.first_chunk()?;
+    let total = u64::from_le_bytes(*total);
+    (begin.starts_with(&MAGIC) && (BEGIN as u64..=LONGEST as u64).contains(&total)).then_some(total)
+}
+
 /// CRC-32C, as in iSCSI (RFC 3720, B.4).
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
 

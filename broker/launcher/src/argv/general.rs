@@ -3,7 +3,7 @@ use crate::groups::Choice;
 use crate::machine::option::{
     ArgumentError, Arguments, Fate, Given, Group, Keys, OptionSpec, PLACE, QUBES, XENOPSD, flag, keys, number, option,
 };
-use crate::machine::{Machine, Sim};
+use crate::machine::{Incoming, Machine, Sim};
 use crate::placement::Placement;
 use Fate::{Ignored, Implemented, Refused};
 use bulkhead_plan::Level;
@@ -185,12 +185,10 @@ impl Arguments for General {
             // A name without a key may have any form.
             "name" => machine.name = options.head("guest").unwrap_or(value).to_owned(),
             "S" => machine.stopped = true,
-            // Its shell would have put a device in its place.
-            "incoming" if value == "$STUBDOM_RESTORE_INCOMING_ARG" => {
-                return Err(given.refused("restoring a saved guest in a stub domain"));
-            }
+            // In another device model's stub domain a shell puts a device in its place.
+            "incoming" if value == "$STUBDOM_RESTORE_INCOMING_ARG" => machine.incoming = Some(Incoming::Console),
             "incoming" => {
-                let number = value.strip_prefix("fd:").and_then(number);
+                let number = value.strip_prefix("fd:").and_then(number).map(Incoming::Fd);
                 machine.incoming = Some(number.ok_or(bad("fd:N, a descriptor that the toolstack has opened"))?);
             }
             "xen-attach" => machine.attach = true,

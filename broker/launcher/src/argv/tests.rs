@@ -123,7 +123,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("-boot once=z", "letters"),
         ("-incoming tcp:0:4444", "fd:N"),
         ("-incoming fd:x", "fd:N"),
-        ("-incoming $STUBDOM_RESTORE_INCOMING_ARG", "stub domain"),
         ("-device no-such-thing", "no such device"),
         ("-no-such-option", "unknown option"),
         ("-m", "a value must follow"),

@@ -3,7 +3,7 @@
 use super::drives::MachineDrive;
 use super::host::{Host, Part};
 use super::images::{self, ImageRules, Images};
-use super::serial;
+use super::serial::{self, Serial};
 use crate::failure::{Failure, system};
 use crate::intake::Look;
 use crate::pv;
@@ -123,8 +123,12 @@ fn console(
     let listens = console.output.listens();
     host.sockets.extend(listens.map(str::to_owned));
     host.chardevs.push((console.label, end.shown));
-    let limit = end.earlier.is_some().then_some(host.machine.console_limit);
-    let kept = end.fd.map(|fd| (FdUse::Serial, fd)).into_iter();
+    let (what, limit) = match &console.output {
+        Serial::SavedTo(_) => (FdUse::SavedTo, Some(bulkhead_stream::LONGEST as u64)),
+        Serial::SavedFrom(_) => (FdUse::SavedFrom, None),
+        _ => (FdUse::Serial, end.earlier.is_some().then_some(host.machine.console_limit)),
+    };
+    let kept = end.fd.map(|fd| (what, fd)).into_iter();
     let kept = kept.chain(end.earlier.map(|fd| (FdUse::SerialEarlier, fd))).collect();
     let config = DeviceConfig::Console { devid: console.devid, listens: listens.is_some(), limit };
     servers.serve(Part { kept, ..Part::new(config) }, console.nodes, false)

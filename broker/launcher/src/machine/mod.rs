@@ -138,6 +138,15 @@ impl Sim {
     }
 }
 
+/// The source of a saved machine's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A descriptor that the toolstack has opened.
+    Fd(RawFd),
+    /// A stub domain's third console.
+    Console,
+}
+
 /// The machine that the arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -185,8 +194,8 @@ pub struct Machine {
     pub xen_platform: bool,
     /// The machine waits for `cont` (`-S`).
     pub stopped: bool,
-    /// The descriptor of a saved machine, which goes on here (`-incoming`).
-    pub incoming: Option<RawFd>,
+    /// Where the state of a saved machine is that goes on here (`-incoming`).
+    pub incoming: Option<Incoming>,
     /// libxl asks for the program's capabilities; no guest is started.
     pub probe: bool,
     /// There are no emulated devices: the launcher serves the PV back ends of an existing domain.

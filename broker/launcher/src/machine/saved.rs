@@ -1,5 +1,6 @@
 //! A saved machine that goes on here (`-incoming`). The stream is hostile: it is copied once, `intake` says where its sections are, and
 //! each section is parsed by its own device alone.
+use super::Incoming;
 use super::host::inherit;
 use crate::intake::{IntakeFault, Look};
 use bulkhead_plan::intake::{Answer, Question, StateIndex};
@@ -19,6 +20,9 @@ pub enum SavedFault {
         /// The kernel's error.
         source: std::io::Error,
     },
+    /// libxl's word for a stub domain's console stands in the arguments of another device model.
+    #[error("this is no stub domain, which has a console for it")]
+    NoConsole,
     /// A file for a part of it cannot be made.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -53,9 +57,13 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Copies the stream from a descriptor that the toolstack has opened, and looks into it.
-    pub(crate) fn open(number: i32, look: &impl Look) -> Result<Self, SavedFault> {
-        let stream = read(number).map_err(|e| SavedFault::Fd { number, source: e.into() })?;
+    /// Copies the stream from a descriptor that the toolstack has opened, or takes the one that a stub domain's console has brought, and
+    /// looks into it.
+    pub(crate) fn open(from: Incoming, console: Option<Vec<u8>>, look: &impl Look) -> Result<Self, SavedFault> {
+        let stream = match from {
+            Incoming::Fd(number) => read(number).map_err(|e| SavedFault::Fd { number, source: e.into() })?,
+            Incoming::Console => console.ok_or(SavedFault::NoConsole)?,
+        };
         let copy = sealed(&stream)?;
         match look.look(&copy, Question::State)? {
             Answer::State(index) => {

@@ -101,6 +101,10 @@ pub enum Serial {
     Unix(String),
     /// A Unix socket that the launcher makes and that serves one peer at a time.
     UnixServer(String),
+    /// The file to which a stub domain's guest is saved.
+    SavedTo(String),
+    /// The file from which it is restored; none if it is not there.
+    SavedFrom(String),
     /// The port is not there.
     None,
 }
@@ -151,7 +155,9 @@ impl Serial {
     pub fn shown(&self, pty: Option<&str>) -> String {
         match self {
             Self::Pty => format!("pty:{}", pty.unwrap_or("")),
-            Self::File(path) | Self::Append(path) => format!("file:{path}"),
+            Self::File(path) | Self::Append(path) | Self::SavedTo(path) | Self::SavedFrom(path) => {
+                format!("file:{path}")
+            }
             Self::Null => "null".to_owned(),
             Self::Device(path) => path.clone(),
             Self::Unix(path) => format!("unix:{path}"),
@@ -234,6 +240,14 @@ fn open_end(serial: &Serial, limit: u64) -> Result<SerialEnd, SerialFault> {
                 Err(e) => Err(fail(path, e)),
             }
         }
+        Serial::SavedTo(path) => {
+            let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | nonblocking;
+            state_file(path, how).map(|fd| plain(Some(fd))).map_err(|e| fail(path, e))
+        }
+        Serial::SavedFrom(path) => match state_file(path, OFlags::RDONLY | OFlags::NOFOLLOW | nonblocking) {
+            Err(Errno::NOENT) => Ok(plain(None)),
+            other => other.map(|fd| plain(Some(fd))).map_err(|e| fail(path, e)),
+        },
         Serial::Device(path) => {
             let fd = console(path, OFlags::RDWR | nonblocking).map_err(|e| fail(path, e))?;
             raw(&fd);
@@ -289,6 +303,13 @@ fn files(path: &str, append: bool, limit: u64) -> Result<(OwnedFd, OwnedFd), Ser
     }
     let (earlier, _) = open(&earlier_path, OFlags::WRONLY | OFlags::NOFOLLOW)?;
     Ok((fd, earlier))
+}
+
+/// Opens a file of a saved state, which libxl makes or reads; it has the guest's secrets.
+fn state_file(path: &str, how: OFlags) -> Result<OwnedFd, Errno> {
+    let fd = rustix::fs::open(path, how, Mode::from_raw_mode(0o600))?;
+    let stat = rustix::fs::fstat(&fd)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile { Ok(fd) } else { Err(Errno::INVAL) }
 }
 
 /// Opens a character device. A stub domain's console is missing until its front end has connected, so it is waited for (5 s at

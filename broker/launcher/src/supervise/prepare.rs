@@ -75,7 +75,8 @@ impl Launcher {
             group: groups.as_ref().ok().and_then(|groups| groups.of(kind::INTAKE.role)),
         };
         let mut host = Host::new(&machine, domid, stubdom.is_some(), intake);
-        host.saved = machine.incoming.map(|fd| Saved::open(fd, &host.intake)).transpose()?;
+        let state = stubdom.as_mut().and_then(|stubdom| stubdom.state.take());
+        host.saved = machine.incoming.map(|from| Saved::open(from, state, &host.intake)).transpose()?;
         let mut parts = Vec::new();
         for device in DEVICES.iter().filter(|_| !bare) {
             parts.append(&mut (device.open)(&mut host)?);

@@ -40,7 +40,7 @@ fn contents(file: &OwnedFd) -> Vec<u8> {
 fn each_process_gets_its_own_section_as_a_file_that_does_not_change() {
     let file = file();
     let said = Said(|| answer(vec![place("machine", 0, 2), place("ide", 2, 3), place("vga", 5, 0)]));
-    let mut saved = Saved::open(file.as_raw_fd(), &said).unwrap();
+    let mut saved = Saved::open(Incoming::Fd(file.as_raw_fd()), None, &said).unwrap();
     assert_eq!(saved.video_ram(), 0xf_0000);
     assert!(saved.clock() < 0, "this host has run for longer than five nanoseconds");
     let ide = saved.take("ide").unwrap().unwrap();
@@ -66,7 +66,7 @@ fn what_a_hostile_intake_says_stays_in_the_stream() {
                 Ok((self.0)())
             }
         }
-        let mut saved = Saved::open(file.as_raw_fd(), &Says(said)).unwrap();
+        let mut saved = Saved::open(Incoming::Fd(file.as_raw_fd()), None, &Says(said)).unwrap();
         assert!(matches!(saved.take("ide"), Err(SavedFault::Refused(ReadError::Length))), "{at} {len}");
     }
 }
@@ -74,12 +74,14 @@ fn what_a_hostile_intake_says_stays_in_the_stream() {
 #[test]
 fn a_refusal_says_why() {
     let file = file();
-    let refused = |said| Saved::open(file.as_raw_fd(), &Said(said)).err().unwrap().to_string();
+    let refused = |said| Saved::open(Incoming::Fd(file.as_raw_fd()), None, &Said(said)).err().unwrap().to_string();
     assert_eq!(
         refused(|| Answer::State(Err(ReadError::Qemu))),
         "the state is QEMU's, which this device model cannot take over"
     );
     assert_eq!(refused(|| Answer::Partitions(None)), "intake has sent no answer to the question");
-    let none = Saved::open(-1, &Said(|| answer(Vec::new()))).err().unwrap().to_string();
+    let none = Saved::open(Incoming::Fd(-1), None, &Said(|| answer(Vec::new()))).err().unwrap().to_string();
     assert!(none.starts_with("fd:-1: "), "{none}");
+    let none = Saved::open(Incoming::Console, None, &Said(|| answer(Vec::new()))).err().unwrap().to_string();
+    assert!(none.contains("no stub domain"), "{none}");
 }
