@@ -26,7 +26,7 @@ const FREE_KB: u64 = 16 << 10;
 const SAVE: &str = "/dev/hvc1";
 /// The console by which dom0 gives the state of a restored machine (STUBDOM_CONSOLE_RESTORE).
 const RESTORE: &str = "/dev/hvc2";
-/// What dom0 waits for on that console: it changes no byte any more. (dev-input/src/console/saved.rs)
+/// What dom0 waits for on that console: it changes no byte any more. (broker/roles/src/saved_console.rs)
 const GO: &[u8] = b"G";
 /// Time for the next bytes of a state.
 const STATE: Duration = Duration::from_secs(10);

@@ -2,6 +2,7 @@
 use crate::error::BuildError;
 use crate::frontend;
 use crate::role::{Prepared, Role, Seen, Visible, wrong};
+use crate::saved_console::{SavedFrom, SavedTo};
 use bulkhead_bus::{Unseen, pv};
 use bulkhead_dev_input::{console, ps2, serial, usb, vkbd};
 use bulkhead_plan::{DeviceConfig, FdUse, kind};
@@ -78,8 +79,8 @@ fn prepare_console(config: &DeviceConfig, mut resources: Resources) -> Result<Pr
     let (events, nodes) = front.polled()?;
     let (to, from) = (resources.fds.take(&FdUse::SavedTo), resources.fds.take(&FdUse::SavedFrom));
     let (host, ready): (Box<dyn serial::Backend>, _) = match (to, from) {
-        (Some(to), _) => (Box::new(console::SavedTo::new(to)), None),
-        (None, Some(from)) => (Box::new(console::SavedFrom::new(from)), None),
+        (Some(to), _) => (Box::new(SavedTo::new(to)), None),
+        (None, Some(from)) => (Box::new(SavedFrom::new(from)), None),
         (None, None) => character(&mut resources.fds, *listens, *limit)?,
     };
     let mut polled = vec![(pv::EVENTS, events), (pv::NODES, nodes)];

@@ -7,6 +7,7 @@
 //! | `board.rs`, `blk.rs`, `net.rs`, `input.rs`, `display.rs` | the roles of each device crate |
 //! | `xenbus.rs`, `grant.rs`, `vchan.rs` | roles without a device crate |
 //! | `intake/` | a question about an image |
+//! | `saved_console.rs` | the consoles by which the state of a stub domain's guest goes and comes |
 //! | `token_bucket.rs` | the limit on calls to `xenbus` and `grant` |
 //! | `frontend.rs`, `viewer.rs` | devices' access to a PV front end, and to a surface |
 mod blk;
@@ -19,6 +20,7 @@ mod input;
 mod intake;
 mod net;
 mod role;
+mod saved_console;
 mod token_bucket;
 mod vchan;
 mod viewer;

@@ -4,7 +4,6 @@
 //! The domain can write the page at any time: its counters are copied and checked; impossible ones end the console. Bytes that the
 //! host does not accept stay in the page, so a domain that writes too fast waits, and this process buffers nothing.
 mod exercised;
-mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +11,6 @@ use crate::serial::{Backend, after_now};
 use bulkhead_bus::pv::{BackEnd, ConnectFault, EVENTS, Frontend, Handshake, NODES, State, means, number};
 use bulkhead_bus::{Auxiliary, Context, GuestMemory, Inspect, Ready};
 pub use exercised::TARGET;
-pub use saved::{SavedFrom, SavedTo};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 

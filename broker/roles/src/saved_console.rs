@@ -1,7 +1,7 @@
 //! The two consoles of a stub domain by which libxl takes and gives the state of a saved machine (docs/misc/stubdom.txt of Xen): files in dom0.
 //!
 //! A console has no end, and libxl reads the whole file, whatever it has. So the file has the last stream that began, and nothing else.
-use crate::serial::Backend;
+use bulkhead_dev_input::serial::Backend;
 use bulkhead_stream::{BEGIN, length};
 use rustix::fd::OwnedFd;
 use rustix::fs::SeekFrom;
@@ -13,7 +13,7 @@ const QEMU: &[u8] = b"QEVM";
 const GO: u8 = b'G';
 
 /// The file to which a state goes.
-pub struct SavedTo {
+pub(crate) struct SavedTo {
     file: OwnedFd,
     /// The begin of a stream, as far as it is there.
     begin: Vec<u8>,
@@ -25,7 +25,7 @@ pub struct SavedTo {
 
 impl SavedTo {
     /// Writes to this file, which is open for writing.
-    pub fn new(file: OwnedFd) -> Self {
+    pub(crate) fn new(file: OwnedFd) -> Self {
         Self { file, begin: Vec::new(), left: 0, raw: false }
     }
 
@@ -92,14 +92,14 @@ impl Backend for SavedTo {
 }
 
 /// The file from which a state comes, once the stub domain wants it.
-pub struct SavedFrom {
+pub(crate) struct SavedFrom {
     file: OwnedFd,
     wanted: bool,
 }
 
 impl SavedFrom {
     /// Reads from this file.
-    pub fn new(file: OwnedFd) -> Self {
+    pub(crate) fn new(file: OwnedFd) -> Self {
         Self { file, wanted: false }
     }
 }
