@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// GUEST is a domain's number or name, or the path of a QMP socket; a device model in a stub domain is addressed in the same way.
 ///
 /// Exit status: 0 done; 1 the guest's device model refused the command, or the command failed; 2 wrong usage; 3 there is no such
-/// guest, or its device model does not answer; 4 `doctor` or `check-config` found a fault, or `compat` a refused argument.
+/// guest, or its device model does not answer; 4 `doctor` or `check-config` found a fault, `check-migrate` an obstacle, or `compat` a refused argument.
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version = crate::VERSION.as_str(), propagate_version = true, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -73,6 +73,9 @@ pub(crate) enum Command {
         #[arg(required = true)]
         keys: Vec<String>,
     },
+    /// Says whether the guest can be saved and moved to another host now, why not, and the sizes of its state; exit status 4 if it
+    /// cannot be moved
+    CheckMigrate { guest: String },
     /// Kills a device's process; it is started again with its state
     Restart { guest: String, device: String },
     /// Shows and changes network cards

@@ -64,6 +64,7 @@ fn run(command: Command, json: bool) -> Done {
         Command::Screenshot { guest, file } => show::screenshot(&Guest::find(&guest)?, &file),
         Command::Type { guest, text } => input::type_text(&Guest::find(&guest)?, &text),
         Command::Key { guest, keys } => input::press(&Guest::find(&guest)?, &keys),
+        Command::CheckMigrate { guest } => show::migratable(&Guest::find(&guest)?, json),
         Command::Restart { guest, device } => {
             Guest::find(&guest)?.ask("x-bulkhead-restart", &json!({ "device": device })).map(|_| ())
         }

@@ -27,6 +27,33 @@ pub(crate) fn inspect(guest: &Guest, device: &str, json: bool) -> Done {
     Ok(())
 }
 
+/// Prints whether the guest can be saved and moved now, and the sizes of its state's parts.
+pub(crate) fn migratable(guest: &Guest, json: bool) -> Done {
+    let answer = guest.ask("x-bulkhead-migratable", &json!({}))?;
+    if json {
+        out::json(&answer)?;
+    } else {
+        let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
+        let number = |of: &Value| of.get("bytes").and_then(Value::as_u64).unwrap_or(0);
+        for (what, can, why) in [("saved", "save", "not-saved-because"), ("moved", "migrate", "not-migrated-because")] {
+            let can = answer.get(can).and_then(Value::as_bool).unwrap_or(false);
+            let why = if can { "yes".to_owned() } else { format!("no: {}", text(why)) };
+            out::line(format_args!("can be {what}: {why}"));
+        }
+        out::line(format_args!(
+            "state: {} bytes, read by release {} and later",
+            number(&answer),
+            text("oldest-reader")
+        ));
+        for section in answer.get("sections").and_then(Value::as_array).into_iter().flatten() {
+            let name = section.get("name").and_then(Value::as_str).unwrap_or_default();
+            out::line(format_args!("  {name:<12} {:>8}", number(section)));
+        }
+    }
+    let can = answer.get("migrate").and_then(Value::as_bool).unwrap_or(false);
+    if can { Ok(()) } else { Err(Failure::Wrong) }
+}
+
 /// Prints the lines of the guest's log that control keeps, and new ones with `follow`.
 pub(crate) fn logs(guest: &Guest, follow: bool, json: bool) -> Done {
     let mut last: Vec<String> = Vec::new();

@@ -68,6 +68,10 @@ pub const COMMANDS: &[(&str, &str)] = &[
         "xen-set-global-dirty-log",
         "refused if the machine cannot be saved; pages that devices write are told to Xen from then on",
     ),
+    (
+        "x-bulkhead-migratable",
+        "whether the guest can be saved and moved now, why not, and the sizes of its state's parts",
+    ),
     ("x-bulkhead-restart", "kills a device's process"),
     ("x-bulkhead-processes", "the process table"),
     ("x-bulkhead-logs", "the last lines of all processes"),
@@ -158,6 +162,7 @@ impl Shared {
             "send-key" => self.send_key(arguments).await,
             "input-send-event" => self.input(arguments).await,
             "xen-save-devices-state" => self.save_devices(arguments).await,
+            "x-bulkhead-migratable" => self.migratable().await,
             "xen-set-global-dirty-log" => self.dirty_log(arguments).await,
             "xen-load-devices-state" => {
                 Err(QmpError::generic("a running machine takes no state; -incoming does, when it starts"))

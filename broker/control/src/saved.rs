@@ -27,6 +27,8 @@ const CONSOLE: Duration = Duration::from_secs(10);
 const CONSOLE_AGAIN: Duration = Duration::from_millis(1);
 /// Zeroes behind a state on a console: more than its ring and the kernel's buffer have room for (xen/include/public/io/console.h).
 const PADDING: usize = 4096;
+/// Why there is no live migration of a guest whose device model is in a stub domain.
+const STUBDOM: &str = "live migration is not supported in a stub domain yet";
 /// Most facts of a state.
 const FACTS: usize = 64;
 
@@ -163,9 +165,7 @@ impl Shared {
         let live = arguments.get("live").and_then(Value::as_bool) != Some(false);
         if live && self.stubdom() {
             // Its disks' locks are those of dom0's device model, which nobody tells.
-            return Err(QmpError::generic(
-                "live migration is not supported in a stub domain yet; the guest goes on here",
-            ));
+            return Err(QmpError::generic(format!("{STUBDOM}; the guest goes on here")));
         }
         let _one = self.order.lock().await;
         if self.state() != RunState::Running {
@@ -182,6 +182,24 @@ impl Shared {
         };
         self.set_running(true).await?;
         done
+    }
+
+    /// `x-bulkhead-migratable`: whether this machine can be saved now, and moved; why not; the sizes of its parts.
+    pub(crate) async fn migratable(&self) -> Outcome {
+        let save = self.can_save().await.err().map(|why| why.description);
+        let migrate = save.clone().or_else(|| self.stubdom().then(|| STUBDOM.to_owned()));
+        let one = self.turn.lock().await;
+        // They are those of a machine that may run: another moment has others.
+        let parts = self.parts().await.unwrap_or_default();
+        drop(one);
+        let sections: Vec<_> =
+            parts.iter().map(|(n, bytes)| json!({ "name": n.text(), "bytes": bytes.len() })).collect();
+        let bytes: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
+        Ok(json!({
+            "save": save.is_none(), "not-saved-because": save,
+            "migrate": migrate.is_none(), "not-migrated-because": migrate,
+            "bytes": bytes, "sections": sections, "oldest-reader": bulkhead_stream::OLDEST_READER.to_string(),
+        }))
     }
 
     /// Whether the state goes to dom0 by a console.
@@ -261,22 +279,7 @@ impl Shared {
 
     async fn write_state(&self, to: &Arc<OwnedFd>) -> Result<(), QmpError> {
         let one = self.turn.lock().await;
-        let nics = self.plan.devices.iter();
-        let nics = nics.filter_map(|d| Some((d.name.clone(), self.nics.get(d.slot)?.to_bytes().to_vec())));
-        let machine = MachineState { version: VERSION, facts: facts(&self.plan), nics: nics.collect() }.encode_to_vec();
-        let broker = self.clients.save(BROKER).await.map_err(|e| QmpError::generic(format!("the broker: {e}")))?;
-        let mut parts = vec![(Name::MACHINE, machine), (Name::BROKER, broker)];
-        for device in self.plan.devices.iter().filter(|d| d.config.kind().guest_visible) {
-            let added = device.config.starts() == Starts::WhenAdded;
-            // One that the guest has unplugged, and one that was not added, have no process.
-            if self.clients.get(device.slot).is_none() && (added || self.is_unplugged(device)) {
-                continue;
-            }
-            let failed = |why: &dyn std::fmt::Display| QmpError::generic(format!("{}: {why}", device.name));
-            let name = Name::new(&device.name).ok_or_else(|| failed(&"its name is none of a section"))?;
-            let state = self.clients.save(device.slot).await.map_err(|e| failed(&e))?;
-            parts.push((name, state));
-        }
+        let parts = self.parts().await?;
         drop(one);
         let sections: Vec<_> = parts
             .iter()
@@ -293,6 +296,27 @@ impl Shared {
         written.map_err(|e| QmpError::generic(format!("writing the state: {e}")))?;
         tracing::info!(bytes, sections = sections.len(), "the machine was saved");
         Ok(())
+    }
+
+    /// Asks for the states of all: the machine's description, the broker's, and each device's that the guest sees.
+    async fn parts(&self) -> Result<Vec<(Name, Vec<u8>)>, QmpError> {
+        let nics = self.plan.devices.iter();
+        let nics = nics.filter_map(|d| Some((d.name.clone(), self.nics.get(d.slot)?.to_bytes().to_vec())));
+        let machine = MachineState { version: VERSION, facts: facts(&self.plan), nics: nics.collect() }.encode_to_vec();
+        let broker = self.clients.save(BROKER).await.map_err(|e| QmpError::generic(format!("the broker: {e}")))?;
+        let mut parts = vec![(Name::MACHINE, machine), (Name::BROKER, broker)];
+        for device in self.plan.devices.iter().filter(|d| d.config.kind().guest_visible) {
+            let added = device.config.starts() == Starts::WhenAdded;
+            // One that the guest has unplugged, and one that was not added, have no process.
+            if self.clients.get(device.slot).is_none() && (added || self.is_unplugged(device)) {
+                continue;
+            }
+            let failed = |why: &dyn std::fmt::Display| QmpError::generic(format!("{}: {why}", device.name));
+            let name = Name::new(&device.name).ok_or_else(|| failed(&"its name is none of a section"))?;
+            let state = self.clients.save(device.slot).await.map_err(|e| failed(&e))?;
+            parts.push((name, state));
+        }
+        Ok(parts)
     }
 }
 

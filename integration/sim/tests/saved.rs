@@ -348,6 +348,11 @@ fn images_are_unlocked_by_a_live_save_and_locked_again_before_the_guest_goes_on(
     let mut sim = place.start(&[]);
     let disk = std::fs::File::options().read(true).write(true).open(place.dir.path().join("disk")).unwrap();
     let lock = || rustix::fs::flock(&disk, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    let said = qmp(&sim, r#"{"execute":"x-bulkhead-migratable"}"#);
+    assert_eq!((&said["save"], &said["migrate"], &said["not-saved-because"]), (&true.into(), &true.into(), &().into()));
+    let sections = said["sections"].as_array().unwrap();
+    assert!(sections.iter().any(|s| s["name"] == "ide" && s["bytes"].as_u64().unwrap() > 50), "{said}");
+    assert!(said["bytes"].as_u64().unwrap() > 1000, "{said}");
     qmp(&sim, LOG_ON);
     // libxl forgets the set, and asks again and again.
     for _ in 0..20 {

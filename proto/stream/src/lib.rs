@@ -16,7 +16,7 @@ mod write;
 pub use exercise::exercise;
 pub use name::Name;
 pub use read::{Index, Place, ReadError, read};
-pub use write::{Section, WriteError, write};
+pub use write::{OLDEST_READER, Section, WriteError, write};
 
 /// Bytes of a stream's begin by which [`length`] knows it.
 pub const BEGIN: usize = HEADER;

@@ -4,6 +4,9 @@ use super::{
     SECTIONS, TRAILER, TRAILER_TAG, header, section,
 };
 
+/// The oldest release that reads what this one writes.
+pub const OLDEST_READER: Release = Release(0);
+
 /// A section to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
@@ -83,7 +86,7 @@ pub fn write(time: u64, sections: &[Section<'_>]) -> Result<Vec<u8>, WriteError>
     put(&mut stream, header::MACHINE, &MACHINE.to_le_bytes());
     put(&mut stream, header::WRITER, &Release::THIS.0.to_le_bytes());
     // Each release reads what the first one has written.
-    put(&mut stream, header::OLDEST_READER, &0u32.to_le_bytes());
+    put(&mut stream, header::OLDEST_READER, &OLDEST_READER.0.to_le_bytes());
     put(&mut stream, header::TIME, &time.to_le_bytes());
     let crc = CRC.checksum(stream.get(..header::CRC).unwrap_or_default());
     put(&mut stream, header::CRC, &crc.to_le_bytes());

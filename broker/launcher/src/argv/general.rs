@@ -37,7 +37,9 @@ const OPTIONS: &[OptionSpec] = &[
     flag("S", Implemented("the machine waits for `cont` and says `prelaunch`"), "dm_restrict"),
     option(
         "incoming",
-        Implemented("fd:N: the saved machine goes on here, at `cont`; in a stub domain the word that libxl has for its console"),
+        Implemented(
+            "fd:N: the saved machine goes on here, at `cont`; in a stub domain the word that libxl has for its console",
+        ),
         "xl restore, migration",
     ),
     flag(

@@ -156,7 +156,11 @@ pub fn bound(profile: &Profile, kind: &Kind, resource: Resource, place: Place) -
         }
         Resource::Grants => Bound::Count(kind.back_end.map_or(0, |means| u64::from(means.life))),
         Resource::EventChannels => Bound::Count(kind.back_end.map_or(0, |_| GUESTS_EVENT_CHANNELS)),
-        Resource::Log => Bound::Bytes(LOG_SIZE.div_euclid(place.processes.max(1)) + 2 * LINE),
+        Resource::Log => {
+            let share = LOG_SIZE.div_euclid(place.processes.max(1));
+            // A stub domain's terminal adds a byte to each line.
+            Bound::Bytes(share + 2 * LINE + if place.stub { share / 64 } else { 0 })
+        }
         Resource::Frames if profile.descriptors.contains(&"tap") => {
             Bound::Unbounded("the rules on the interface look at frames and do not count them")
         }
