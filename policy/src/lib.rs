@@ -95,6 +95,13 @@ pub fn syscalls(role: &str) -> Option<usize> {
     }
 }
 
+/// Bytes of the maps of written pages among a process's descriptors. Their pages are counted for the process that touches them.
+pub fn maps<'a>(fds: impl IntoIterator<Item = (&'a FdUse, BorrowedFd<'a>)>) -> u64 {
+    let maps = fds.into_iter().filter(|(what, _)| matches!(what, FdUse::DirtyMap(_)));
+    let sizes = maps.filter_map(|(_, fd)| u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok());
+    sizes.fold(0, u64::saturating_add)
+}
+
 /// Bytes of mappings that a process makes when it starts and that depend on the guest, which its profile does not count: video RAM of its
 /// configuration; the simulated machine's RAM, and maps of written pages, among its descriptors.
 pub fn guest_memory<'a>(

@@ -5,8 +5,8 @@ use crate::groups::{Choice, Groups, NoGroups, Places, base};
 use crate::log::say;
 use crate::machine::Machine;
 use bulkhead_plan::promise::{FILE, Promise, PromisedGroup, PromisedLimits, Promises};
-use bulkhead_plan::{CONTROL, Picture, Slot, kind};
-use bulkhead_policy::GroupLimits;
+use bulkhead_plan::{CONTROL, FdUse, Picture, Slot, kind};
+use bulkhead_policy::{GroupLimits, maps};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, MemfdFlags, OFlags};
 
@@ -40,7 +40,11 @@ pub(super) fn promises() -> std::io::Result<OwnedFd> {
 }
 
 /// Whether a process that gets this descriptor can make a file without storage grow, whose pages the kernel cannot take back.
-fn writes_in_memory(fd: BorrowedFd<'_>) -> bool {
+fn writes_in_memory(what: &FdUse, fd: BorrowedFd<'_>) -> bool {
+    // Its size is sealed ([`bulkhead_policy::maps`]).
+    if matches!(what, FdUse::DirtyMap(_)) {
+        return false;
+    }
     /// TMPFS_MAGIC, RAMFS_MAGIC (linux/magic.h).
     const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
     let is_file = rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
@@ -53,8 +57,11 @@ impl Launcher {
     pub(super) fn make_group(&mut self, number: Slot, file_size: Option<u64>) -> std::io::Result<()> {
         let (Ok(groups), Some(state)) = (&mut self.groups, self.slots.get(number)) else { return Ok(()) };
         let Some(profile) = bulkhead_policy::profile(state.kind.role) else { return Ok(()) };
-        let in_memory = state.kept().iter().filter(|(_, fd)| writes_in_memory(*fd)).count() as u64;
-        groups.make(&state.name, GroupLimits::new(&profile.limits, file_size, in_memory))
+        let kept = state.kept();
+        let in_memory = kept.iter().filter(|(what, fd)| writes_in_memory(what, *fd)).count() as u64;
+        let mut limits = GroupLimits::new(&profile.limits, file_size, in_memory);
+        limits.memory = limits.memory.saturating_add(maps(kept.iter().map(|(what, fd)| (what, *fd))));
+        groups.make(&state.name, limits)
     }
 
     /// Makes the groups of all processes that there can be, for a launcher that is about to give up its rights.
@@ -159,12 +166,24 @@ mod tests {
     #[test]
     fn files_without_storage_that_can_be_written_count() {
         let memory = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+        let writes_in_memory = |fd| super::writes_in_memory(&FdUse::Serial, fd);
         assert!(writes_in_memory(memory.as_fd()));
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
         let reads = std::fs::File::open(path).unwrap();
         assert!(!writes_in_memory(reads.as_fd()), "it makes nothing grow");
         let (pipe, _) = rustix::pipe::pipe().unwrap();
         assert!(!writes_in_memory(pipe.as_fd()));
+    }
+
+    /// A map in memory counted as a file as large as the disk's image, so the process had no bound of memory at all.
+    #[test]
+    fn a_map_of_written_pages_counts_with_its_own_size() {
+        let map = bulkhead_ring::DirtyMap::create(1).unwrap();
+        let what = FdUse::DirtyMap(FIRST_DEVICE);
+        assert!(!writes_in_memory(&what, map.as_fd()));
+        let size = rustix::fs::fstat(&map).unwrap().st_size.unsigned_abs();
+        assert_eq!(maps([(&what, map.as_fd()), (&FdUse::Serial, map.as_fd())]), size);
+        assert!(size < 64 << 10, "for a guest of a gibibyte");
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl Launcher {
             state.saved = Some(rustix::io::fcntl_dupfd_cloexec(part, 0).map_err(system("dup"))?);
         }
         if self.manner.stubdom {
-            budget::set(pid, &state.name, state.kind, number)?;
+            let maps = bulkhead_policy::maps(state.kept().iter().map(|(what, fd)| (what, *fd)));
+            budget::set(pid, &state.name, state.kind, number, maps)?;
         } else if number != BROKER {
             let (nice, slice) = schedule(number, state.kind.picture);
             // An error is ignored: without the right, or with another scheduler, an access costs one more context switch.
