@@ -55,15 +55,58 @@ mod tests {
     use bulkhead_bus::fake::FakeMemory;
     use rustix::fd::AsFd;
 
+    fn marked(map: &DirtyMap) -> Vec<u64> {
+        let mut pages = Vec::new();
+        map.take(usize::MAX, |first, bits| pages.extend((0..64).filter(|i| bits >> i & 1 != 0).map(|i| first + i)));
+        pages
+    }
+
+    /// Memory in whose writes the broker takes the marks: once before the bytes are there.
+    struct Taken(Arc<DirtyMap>, std::sync::Mutex<Vec<u64>>);
+
+    impl Taken {
+        fn take(&self) {
+            self.1.lock().unwrap().extend(marked(&self.0));
+        }
+    }
+
+    impl GuestMemory for Taken {
+        fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DmaError> {
+            Ok(())
+        }
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), DmaError> {
+            self.take();
+            Ok(())
+        }
+        fn read_file(&self, _: BorrowedFd<'_>, _: u64, _: &[Segment]) -> Result<usize, DmaError> {
+            self.take();
+            Ok(0)
+        }
+        fn write_file(&self, _: BorrowedFd<'_>, _: u64, _: &[Segment]) -> Result<usize, DmaError> {
+            Ok(0)
+        }
+        fn invalidate(&self) {}
+    }
+
+    /// A mark that is taken before the bytes are there says nothing of them; one that comes after them does not outlive a process that dies
+    /// between.
+    #[test]
+    fn a_page_is_marked_before_it_is_written_and_again_after() {
+        let map = Arc::new(DirtyMap::map(DirtyMap::create(16).unwrap()).unwrap());
+        let inner = Arc::new(Taken(map.clone(), std::sync::Mutex::default()));
+        let memory = LoggedMemory::new(inner.clone(), map.clone());
+        memory.write(0x5000, &[1]).unwrap();
+        assert_eq!((std::mem::take(&mut *inner.1.lock().unwrap()), marked(&map)), (vec![5], vec![5]));
+        let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        memory.read_file(file.as_fd(), 0, &[Segment { address: 0x7000, len: 9 }]).unwrap();
+        assert_eq!((std::mem::take(&mut *inner.1.lock().unwrap()), marked(&map)), (vec![7], vec![7]));
+    }
+
     #[test]
     fn each_page_that_is_written_is_marked_and_no_other() {
         let map = Arc::new(DirtyMap::map(DirtyMap::create(16).unwrap()).unwrap());
         let memory = LoggedMemory::new(FakeMemory::new(16 << 12), map.clone());
-        let marked = || {
-            let mut pages: Vec<u64> = Vec::new();
-            map.take(usize::MAX, |first, bits| pages.extend((0..64).filter(|i| bits >> i & 1 != 0).map(|i| first + i)));
-            pages
-        };
+        let marked = || marked(&map);
         memory.write(0x1ffe, &[1; 2]).unwrap();
         memory.write(0x3000, &[]).unwrap();
         memory.read(0x4000, &mut [0; 9]).unwrap();
