@@ -172,8 +172,8 @@ mod tests {
         map.mark(UNIT_PAGES - 1, 1);
         assert!(!map.beyond());
         map.mark(UNIT_PAGES - 2, 3);
-        map.mark(u64::MAX, 5);
         assert!(map.beyond());
+        map.mark(u64::MAX, 5);
         assert_eq!(taken(&map, 99), (BTreeSet::from([UNIT_PAGES - 2, UNIT_PAGES - 1]), true));
         map.clear();
         assert!(!map.beyond());
@@ -184,6 +184,9 @@ mod tests {
         let fd = SharedArea::create("dirty", 2 * PAGE).unwrap();
         SharedArea::seal_size(&fd).unwrap();
         assert!(matches!(DirtyMap::map(&fd), Err(AreaError::Size(..))));
+        let fd = SharedArea::create("dirty", 2 * PAGE + UNIT).unwrap();
+        SharedArea::seal_size(&fd).unwrap();
+        assert!(matches!(DirtyMap::map(&fd), Err(AreaError::Size(..))), "more than a unit");
         let fd = SharedArea::create("dirty", PAGE + UNIT).unwrap();
         assert!(matches!(DirtyMap::map(&fd), Err(AreaError::Seals(_))));
     }

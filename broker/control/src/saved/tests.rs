@@ -108,6 +108,10 @@ fn a_console_is_waited_for_as_long_as_it_takes_something() {
     let (read, write) = rustix::pipe::pipe().unwrap();
     let reader = std::thread::spawn(move || {
         let mut all = 0;
+        // It begins when nothing more can be written.
+        while rustix::io::ioctl_fionread(&read).unwrap() < 65_536 {
+            std::thread::yield_now();
+        }
         while let Ok(n @ 1..) = rustix::io::read(&read, &mut [0; 30_000]) {
             all += n;
         }
