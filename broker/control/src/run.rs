@@ -78,6 +78,7 @@ pub fn run() -> Result<(), StartError> {
         state: Mutex::new(state),
         turn: Arc::default(),
         order: tokio::sync::Mutex::default(),
+        logs_dirty: std::sync::atomic::AtomicBool::new(false),
         has_stopped: std::sync::atomic::AtomicBool::new(state == RunState::Paused),
         nics,
         saved_nics: Mutex::new(saved_nics.into_iter().map(|(slot, _)| slot).collect()),

@@ -12,6 +12,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -169,6 +170,11 @@ impl Shared {
         }
         let _one = self.order.lock().await;
         if self.state() != RunState::Running {
+            if live && !self.logs_dirty.load(Ordering::Relaxed) {
+                return Err(QmpError::generic(
+                    "pages that devices have written were not logged (xen-set-global-dirty-log): a copy of the memory would not be the guest's",
+                ));
+            }
             self.write_state(to).await?;
             if live {
                 // Another device model goes on with the images now, or this one takes them again.
@@ -189,9 +195,19 @@ impl Shared {
         let save = self.can_save().await.err().map(|why| why.description);
         let migrate = save.clone().or_else(|| self.stubdom().then(|| STUBDOM.to_owned()));
         let one = self.turn.lock().await;
-        // They are those of a machine that may run: another moment has others.
-        let parts = self.parts().await.unwrap_or_default();
+        // They are those of a machine that may run: another moment has others. The broker's has the guest's pages that Xen was not told: it is
+        // asked only when the machine stands still.
+        let parts = self.devices().await;
         drop(one);
+        let whole = parts.as_ref().map_err(|why| why.description.clone()).and_then(|parts| {
+            let sections: Vec<_> = sections(parts);
+            bulkhead_stream::write(0, &sections).map(|_| ()).map_err(|why| why.to_string())
+        });
+        let (save, migrate) = match whole {
+            Ok(()) => (save, migrate),
+            Err(why) => (save.or_else(|| Some(why.clone())), migrate.or(Some(why))),
+        };
+        let parts = parts.unwrap_or_default();
         let sections: Vec<_> =
             parts.iter().map(|(n, bytes)| json!({ "name": n.text(), "bytes": bytes.len() })).collect();
         let bytes: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -222,6 +238,8 @@ impl Shared {
             self.can_save().await?;
         }
         let done = self.clients.call(BROKER, Call::LogDirty(enable)).await;
+        // Who does not know whether Xen was told lets no guest go on elsewhere.
+        self.logs_dirty.store(enable && done.is_ok(), Ordering::Relaxed);
         match done {
             Err(e) if enable => Err(QmpError::generic(format!("the broker: {e}; the guest runs on"))),
             _ => Ok(json!({})),
@@ -281,10 +299,7 @@ impl Shared {
         let one = self.turn.lock().await;
         let parts = self.parts().await?;
         drop(one);
-        let sections: Vec<_> = parts
-            .iter()
-            .map(|(name, payload)| Section { name: *name, version: PAYLOAD, oldest: PAYLOAD, payload })
-            .collect();
+        let sections = sections(&parts);
         let now = Clock::ahead(self.plan.clock).now();
         let mut stream = bulkhead_stream::write(now, &sections).map_err(QmpError::generic)?;
         let (bytes, patience) = (stream.len(), if self.stubdom() { CONSOLE } else { Duration::ZERO });
@@ -298,13 +313,20 @@ impl Shared {
         Ok(())
     }
 
-    /// Asks for the states of all: the machine's description, the broker's, and each device's that the guest sees.
+    /// Asks for the states of all: the broker's, and those of [`Self::devices`].
     async fn parts(&self) -> Result<Vec<(Name, Vec<u8>)>, QmpError> {
+        let broker = self.clients.save(BROKER).await.map_err(|e| QmpError::generic(format!("the broker: {e}")))?;
+        let mut parts = self.devices().await?;
+        parts.push((Name::BROKER, broker));
+        Ok(parts)
+    }
+
+    /// The machine's description, and the state of each device that the guest sees.
+    async fn devices(&self) -> Result<Vec<(Name, Vec<u8>)>, QmpError> {
         let nics = self.plan.devices.iter();
         let nics = nics.filter_map(|d| Some((d.name.clone(), self.nics.get(d.slot)?.to_bytes().to_vec())));
         let machine = MachineState { version: VERSION, facts: facts(&self.plan), nics: nics.collect() }.encode_to_vec();
-        let broker = self.clients.save(BROKER).await.map_err(|e| QmpError::generic(format!("the broker: {e}")))?;
-        let mut parts = vec![(Name::MACHINE, machine), (Name::BROKER, broker)];
+        let mut parts = vec![(Name::MACHINE, machine)];
         for device in self.plan.devices.iter().filter(|d| d.config.kind().guest_visible) {
             let added = device.config.starts() == Starts::WhenAdded;
             // One that the guest has unplugged, and one that was not added, have no process.
@@ -318,6 +340,10 @@ impl Shared {
         }
         Ok(parts)
     }
+}
+
+fn sections(parts: &[(Name, Vec<u8>)]) -> Vec<Section<'_>> {
+    parts.iter().map(|(name, payload)| Section { name: *name, version: PAYLOAD, oldest: PAYLOAD, payload }).collect()
 }
 
 /// Writes to a file from its begin. Who reads from the other end is waited for as long as this, each time that nothing can be written.

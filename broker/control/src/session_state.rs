@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) order: tokio::sync::Mutex<()>,
     /// There was a `stop`, so a process may have been started in the middle of one, or of a `cont`.
     pub(crate) has_stopped: AtomicBool,
+    /// Xen is told the pages that devices write, since this control runs.
+    pub(crate) logs_dirty: AtomicBool,
     /// The network cards' settings, from the plan and from commands.
     pub(crate) nics: Arc<Nics>,
     /// Cards of a saved machine that get the settings that they had when it goes on.

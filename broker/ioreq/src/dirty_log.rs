@@ -11,8 +11,9 @@ use bulkhead_xen_abi::dm_op::Extent;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Words of 64 pages whose marks are taken on a tick, of all maps together: 1 GiB that is written densely.
-const WORDS: usize = 4096;
+/// Words of 64 pages of each map whose marks are taken on a tick: 256 MiB that are written densely. Each map has its own, so that one
+/// which a hostile process keeps full does not put the others off.
+const WORDS: usize = 1024;
 /// Extents of a call: what fits into the buffer of 4 KiB that Linux passes on (drivers/xen/privcmd.c).
 const EXTENTS: usize = 256;
 /// Most pages that Xen does not take marks of and that are saved by their contents.
@@ -60,42 +61,35 @@ impl<E: Edge> Dispatcher<E> {
     /// Begins to tell Xen the pages that devices write, or ends it. What was written before is forgotten: Xen sends every page once
     /// after its own log is on, which comes after this.
     pub fn log_dirty(&mut self, on: bool) {
-        if on {
+        if on && !self.dirty.on {
             self.dirty.maps.iter().for_each(|(_, map)| map.clear());
+        }
+        if on {
+            self.dirty.maps.iter().for_each(|(_, map)| map.forget_beyond());
             self.dirty.late.clear();
             self.dirty.failed = false;
         }
         self.dirty.on = on;
     }
 
-    /// Tells Xen pages that were written since the last time, of at most `words` words of 64 pages. Returns whether these were all.
-    pub(crate) fn tell_dirty(&mut self, words: usize) -> bool {
-        let (mut extents, mut all, mut left) = (Vec::new(), true, words);
+    /// Tells Xen pages that were written since the last time, of at most `words` words of 64 pages of each map. Each word is looked at once: a
+    /// process that goes on marking keeps nobody here.
+    pub(crate) fn tell_dirty(&mut self, words: usize) {
+        let mut extents = Vec::new();
         // Above the first page that Xen refuses it refuses every one.
         let mut above = u64::MAX;
         for (slot, map) in self.dirty.maps.clone() {
             let base = self.first_frame(slot);
-            loop {
-                // So many words have no more extents than this at once.
+            let (mut place, mut left) = (Some(0), words);
+            while let Some(from) = place.filter(|_| left > 0) {
+                // So many words have a bounded number of extents.
                 let some = left.min(EXTENTS);
-                let mut taken = 0usize;
-                let done = map.take(some, |first, bits| {
-                    taken = taken.saturating_add(1);
-                    add(&mut extents, first.saturating_add(base), bits);
-                });
-                left = left.saturating_sub(taken);
+                place = map.take_from(from, some, |first, bits| add(&mut extents, first.saturating_add(base), bits));
+                left = left.saturating_sub(some);
                 self.tell(&extents, &mut above);
                 extents.clear();
-                if done {
-                    break;
-                }
-                if left == 0 || some == 0 {
-                    all = false;
-                    break;
-                }
             }
         }
-        all
     }
 
     /// The frame of the first page of a device's map: a display's is for its video RAM.
@@ -172,6 +166,9 @@ impl<E: Edge> Dispatcher<E> {
             return Ok(Vec::new());
         }
         self.tell_dirty(usize::MAX);
+        if !self.dirty.maps.iter().all(|(_, map)| map.is_empty()) {
+            return Err(SaveError::Writes);
+        }
         if self.dirty.failed {
             return Err(SaveError::Refused);
         }

@@ -353,6 +353,14 @@ fn images_are_unlocked_by_a_live_save_and_locked_again_before_the_guest_goes_on(
     let sections = said["sections"].as_array().unwrap();
     assert!(sections.iter().any(|s| s["name"] == "ide" && s["bytes"].as_u64().unwrap() > 50), "{said}");
     assert!(said["bytes"].as_u64().unwrap() > 1000, "{said}");
+    // Nobody has asked for what devices write, or somebody else has ended it.
+    for log in [LOG_OFF, LOG_ON, LOG_OFF] {
+        qmp(&sim, log);
+    }
+    qmp(&sim, STOP);
+    let (_, answer) = save(&sim, true);
+    assert!(answer["error"]["desc"].as_str().unwrap().contains("were not logged"), "{answer}");
+    qmp(&sim, CONT);
     qmp(&sim, LOG_ON);
     // libxl forgets the set, and asks again and again.
     for _ in 0..20 {

@@ -54,6 +54,9 @@ pub enum SaveError {
     /// Xen refuses marks of written pages.
     #[error("Xen does not take the pages that devices have written")]
     Refused,
+    /// A process goes on marking pages, which an honest one does not while the machine stands still.
+    #[error("a device goes on writing while the machine stands still")]
+    Writes,
     /// Pages were written that the guest did not have when it was started.
     #[error("devices have written memory above all that the guest was started with")]
     Beyond,

@@ -128,7 +128,7 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         .map(|(_, _, i)| usize::from(*i).saturating_add(1))
         .max()
         .unwrap_or(0);
-    let process_paused = process.plan.paused;
+    let (process_paused, arrived) = (process.plan.paused, process.plan.clock != 0);
     let mut data = Data {
         channel: DeviceEnd::new(peer, own, shape),
         functions: declaration.functions.len(),
@@ -150,7 +150,8 @@ pub fn run_device<E: Error + Send + Sync + 'static>(
         deferred: Vec::new(),
         tokens: HashMap::new(),
         running: !(process_paused && config.kind().stops),
-        arriving: saved.is_some(),
+        // Its clock is another one's. (A card that dies before it has run here has no saved state any more.)
+        arriving: process_paused && arrived,
         stops: config.kind().stops,
         stopping: Vec::new(),
         counters: Counters::default(),

@@ -60,18 +60,14 @@ impl DirtyMap {
         (self.units as u64).saturating_mul(UNIT_PAGES)
     }
 
-    /// Marks `count` pages from `first` on. Pages beyond the map are noted as such ([`Self::beyond`]).
+    /// Marks `count` pages from `first` on, those of them that the map has.
     ///
     /// A page is marked when its bytes are in memory: a mark before that may be taken too early. One before as well outlives a process
     /// that dies between the two.
     pub fn mark(&self, first: u64, count: u64) {
         // The bytes come before the looks at bits that are set already; `take` has the other fence.
         fence(Ordering::SeqCst);
-        let end = first.saturating_add(count);
-        if end > self.pages() {
-            self.set(BEYOND, 1);
-        }
-        let end = end.min(self.pages());
+        let end = first.saturating_add(count).min(self.pages());
         let mut page = first;
         while page < end {
             let word = page >> 6;
@@ -83,6 +79,13 @@ impl DirtyMap {
                 self.set(summary, bit);
             }
             page = after;
+        }
+    }
+
+    /// Notes that these pages have been written, if the map does not have all of them ([`Self::beyond`]).
+    pub fn note(&self, first: u64, count: u64) {
+        if first.saturating_add(count) > self.pages() {
+            self.set(BEYOND, 1);
         }
     }
 
@@ -103,47 +106,63 @@ impl DirtyMap {
         Some((bits, summary, 1 << (inside % 64)))
     }
 
-    /// Whether a page beyond the map was marked.
+    /// Whether a page beyond the map was written.
     pub fn beyond(&self) -> bool {
         self.area.load_u64(BEYOND) != 0
     }
 
     /// Takes the marks of at most `words` words of 64 pages: calls `with` for each word that has marks, with its first page and its bits.
     /// Returns whether none is left.
-    pub fn take(&self, words: usize, mut with: impl FnMut(u64, u64)) -> bool {
+    pub fn take(&self, words: usize, with: impl FnMut(u64, u64)) -> bool {
+        self.take_from(0, words, with).is_none()
+    }
+
+    /// The same from a place on. Returns the place where it has ended, `None` at the map's end: who goes on there looks at each word once,
+    /// whatever is marked meanwhile.
+    pub fn take_from(&self, place: usize, words: usize, mut with: impl FnMut(u64, u64)) -> Option<usize> {
         let mut left = words;
-        for unit in 0..self.units {
-            for at in 0..SUMMARY {
-                // The summary's word of the first of its 64 words of bits.
-                let first = (unit.saturating_mul(SUMMARY).saturating_add(at) as u64).saturating_mul(64);
-                let Some((_, summary, _)) = self.places(first) else { return true };
-                if self.area.load_u64(summary) == 0 {
-                    continue;
+        for at in place..self.units.saturating_mul(SUMMARY) {
+            // The summary's word of the first of its 64 words of bits.
+            let first = (at as u64).saturating_mul(64);
+            let (_, summary, _) = self.places(first)?;
+            if self.area.load_u64(summary) == 0 {
+                continue;
+            }
+            let mut some = self.area.swap_u64(summary, 0);
+            while some != 0 {
+                if left == 0 {
+                    self.area.fetch_or_u64(summary, some);
+                    return Some(at);
                 }
-                let mut some = self.area.swap_u64(summary, 0);
-                while some != 0 {
-                    if left == 0 {
-                        self.area.fetch_or_u64(summary, some);
-                        return false;
-                    }
-                    left = left.saturating_sub(1);
-                    let word = first.saturating_add(u64::from(some.trailing_zeros()));
-                    some &= some.wrapping_sub(1);
-                    let Some((bits, _, _)) = self.places(word) else { continue };
-                    let bits = self.area.swap_u64(bits, 0);
-                    fence(Ordering::SeqCst);
-                    if bits != 0 {
-                        with(word << 6, bits);
-                    }
+                left = left.saturating_sub(1);
+                let word = first.saturating_add(u64::from(some.trailing_zeros()));
+                some &= some.wrapping_sub(1);
+                let Some((bits, _, _)) = self.places(word) else { continue };
+                let bits = self.area.swap_u64(bits, 0);
+                fence(Ordering::SeqCst);
+                if bits != 0 {
+                    with(word << 6, bits);
                 }
             }
         }
-        true
+        None
+    }
+
+    /// Whether there is a mark.
+    pub fn is_empty(&self) -> bool {
+        (0..self.units.saturating_mul(SUMMARY)).all(|at| {
+            self.places((at as u64).saturating_mul(64)).is_none_or(|(_, summary, _)| self.area.load_u64(summary) == 0)
+        })
     }
 
     /// Forgets all marks.
     pub fn clear(&self) {
         self.take(usize::MAX, |_, _| ());
+        self.forget_beyond();
+    }
+
+    /// Forgets that pages beyond the map were written.
+    pub fn forget_beyond(&self) {
         self.area.store_u64(BEYOND, 0);
     }
 }
@@ -169,11 +188,15 @@ mod tests {
     fn pages_beyond_the_map_are_noted_and_do_no_harm() {
         let map = map(1);
         assert_eq!(map.pages(), UNIT_PAGES);
-        map.mark(UNIT_PAGES - 1, 1);
+        let mark = |first, count| {
+            map.mark(first, count);
+            map.note(first, count);
+        };
+        mark(UNIT_PAGES - 1, 1);
         assert!(!map.beyond());
-        map.mark(UNIT_PAGES - 2, 3);
+        mark(UNIT_PAGES - 2, 3);
         assert!(map.beyond());
-        map.mark(u64::MAX, 5);
+        mark(u64::MAX, 5);
         assert_eq!(taken(&map, 99), (BTreeSet::from([UNIT_PAGES - 2, UNIT_PAGES - 1]), true));
         map.clear();
         assert!(!map.beyond());

@@ -1,7 +1,5 @@
 use super::*;
-use crate::launcher::Answer;
-use bulkhead_plan::{Ask, DriveId, FromProcess, Level, Mode, NicEnd};
-use rustix::net::RecvFlags;
+use bulkhead_plan::{DriveId, Level, Mode, NicEnd};
 
 fn disk(port: u8, size: u64) -> DriveConfig {
     DriveConfig {
@@ -133,20 +131,7 @@ fn a_save_has_its_turn_from_the_look_to_the_end() {
         let (mut shared, launcher) = crate::qmp::tests::linked(false);
         shared.plan.devices.clear();
         let shared = Arc::new(shared);
-        // The launcher: every image's lock is to be had.
-        let asked = shared.clone();
-        tokio::spawn(async move {
-            let mut bytes = [0; FromProcess::LEN];
-            loop {
-                let got = rustix::net::recv(&launcher, &mut bytes, RecvFlags::DONTWAIT);
-                if got.is_ok()
-                    && let Some(FromProcess { serial, ask: Ask::Locks { .. } }) = FromProcess::from_bytes(&bytes)
-                {
-                    asked.launcher.complete(serial, Ok(Answer::Number(0)));
-                }
-                tokio::task::yield_now().await;
-            }
-        });
+        crate::qmp::tests::locks_are_had(&shared, launcher);
         assert!(shared.stop().await.is_ok());
         let order = shared.order.lock().await;
         let fd = rustix::fs::memfd_create("state", rustix::fs::MemfdFlags::CLOEXEC).unwrap();

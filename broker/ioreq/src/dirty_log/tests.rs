@@ -83,11 +83,11 @@ fn a_page_that_xen_takes_no_mark_of_travels_with_the_state() {
 #[test]
 fn a_state_is_refused_when_the_copy_would_not_be_the_guests_memory() {
     let (mut bench, _, devices) = logged();
-    devices.mark(1 << 40, 1);
+    devices.note(1 << 40, 1);
     assert!(bench.dispatcher.save().is_ok(), "the log is off");
     bench.dispatcher.log_dirty(true);
     assert!(bench.dispatcher.save().is_ok(), "that was before");
-    devices.mark(1 << 40, 1);
+    devices.note(1 << 40, 1);
     assert_eq!(bench.dispatcher.save(), Err(SaveError::Beyond));
     bench.dispatcher.log_dirty(true);
     assert!(bench.dispatcher.save().is_ok());
@@ -98,6 +98,40 @@ fn a_state_is_refused_when_the_copy_would_not_be_the_guests_memory() {
     assert_eq!(bench.dispatcher.save(), Err(SaveError::Refused), "the page was not told");
     bench.dispatcher.log_dirty(true);
     assert!(bench.dispatcher.save().is_ok());
+}
+
+/// Found by a reviewer: the last look at the maps went on as long as a process marked pages, and no access was answered any more.
+#[test]
+fn a_process_that_goes_on_marking_fails_the_save_and_holds_nobody_up() {
+    let (mut bench, own, devices) = logged();
+    bench.dispatcher.log_dirty(true);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                (0..1 << 20).step_by(4096).for_each(|page| devices.mark(page, 1));
+            }
+        });
+        // Not every look meets a mark.
+        while bench.dispatcher.save() != Err(SaveError::Writes) {}
+        // The others' pages are told all the same.
+        own.mark(3, 1);
+        bench.dispatcher.tick();
+        assert!(bench.dispatcher.edge.modified.contains(&3));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    while bench.dispatcher.save().is_err() {}
+}
+
+/// Found by a reviewer: a second client's command emptied the log of a migration that was under way.
+#[test]
+fn a_log_that_is_on_is_not_emptied_by_another_command() {
+    let (mut bench, _, devices) = logged();
+    bench.dispatcher.log_dirty(true);
+    devices.mark(5, 1);
+    bench.dispatcher.log_dirty(true);
+    bench.dispatcher.save().unwrap();
+    assert_eq!(bench.dispatcher.edge.modified, BTreeSet::from([5]));
 }
 
 proptest! {

@@ -241,7 +241,7 @@ fn open_end(serial: &Serial, limit: u64) -> Result<SerialEnd, SerialFault> {
             }
         }
         Serial::SavedTo(path) => {
-            let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | nonblocking;
+            let how = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | nonblocking;
             state_file(path, how).map(|fd| plain(Some(fd))).map_err(|e| fail(path, e))
         }
         Serial::SavedFrom(path) => match state_file(path, OFlags::RDONLY | OFlags::NOFOLLOW | nonblocking) {

@@ -5,18 +5,27 @@ use crate::log::say;
 use crate::machine::back_ends::HAND_OFF;
 use crate::nodes::{Nodes, Seen};
 use crate::store::Subject;
-use bulkhead_plan::{CONTROL, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
+use bulkhead_plan::{CONTROL, DeviceConfig, DriveConfig, DriveId, FdUse, FrontDisk, ImageFormat, Slot, ToProcess};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 
 /// The only disk that bit 2 of the unplug protocol keeps.
 const FIRST: DriveId = DriveId { controller: 0, port: 0 };
 /// Most CDs of a stub domain that control hears of.
 const MAX_DISKS: usize = 8;
 
-/// Whether the guest may write the image.
-fn is_written(image: &OwnedFd) -> bool {
-    rustix::fs::fcntl_getfl(image).is_ok_and(|flags| flags & OFlags::RWMODE != OFlags::RDONLY)
+/// Whether the guest may write this drive of a device, so that its image is locked for this guest alone. What a descriptor allows says
+/// nothing of it: a toolstack may open a CD for writing, and an empty drive is `/dev/null`, whose lock all guests share.
+fn is_written(config: &DeviceConfig, drive: DriveId, image: &OwnedFd) -> bool {
+    let written = |d: &DriveConfig| !d.cdrom && !d.read_only;
+    let written = match config {
+        DeviceConfig::Ide { drives } => drives.iter().any(|d| d.at == drive && written(d)),
+        // It has one image.
+        DeviceConfig::Qdisk { disk, .. } => written(disk),
+        _ => false,
+    };
+    let kind = rustix::fs::fstat(image).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    written && matches!(kind, Ok(FileType::RegularFile | FileType::BlockDevice))
 }
 
 impl Launcher {
@@ -25,11 +34,29 @@ impl Launcher {
         if !held && !self.plan.paused {
             return Err(Refusal::Runs);
         }
-        let operation = if held { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::Unlock };
-        for state in self.slots.iter() {
-            for (_, fd) in state.kept.iter().filter(|(what, fd)| matches!(what, FdUse::Drive(_)) && is_written(fd)) {
-                rustix::fs::flock(fd, operation).map_err(|_| Refusal::Locked { name: state.name.clone() })?;
+        let unlock = |images: &[&OwnedFd]| {
+            for image in images {
+                let _ = rustix::fs::flock(image, FlockOperation::Unlock);
             }
+        };
+        let mut images = Vec::new();
+        for device in &self.plan.devices {
+            let Some(state) = self.slots.get(device.slot) else { continue };
+            for (what, fd) in &state.kept {
+                let FdUse::Drive(drive) = what else { continue };
+                if !is_written(&device.config, *drive, fd) {
+                    continue;
+                }
+                images.push(fd);
+                if held && rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive).is_err() {
+                    // Who has that one may need the others.
+                    unlock(&images);
+                    return Err(Refusal::Locked { name: state.name.clone() });
+                }
+            }
+        }
+        if !held {
+            unlock(&images);
         }
         Ok(())
     }
@@ -167,5 +194,45 @@ pub(crate) fn release_disks(nodes: &mut impl Nodes, mut which: impl FnMut(&str) 
             Ok(()) => say(&format!("disk {id} ({}) is let go of for the guest", block.file_name().to_string_lossy())),
             Err(e) => say(&format!("disk {id} cannot be let go of: {e}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_bus::{DiskIdentity, WhenFull};
+
+    /// Found by a reviewer: an empty CD drive has `/dev/null`, whose lock one guest took from another, which did not go on any more.
+    #[test]
+    fn images_that_a_guest_does_not_write_are_not_locked_for_it_alone() {
+        let drive = |cdrom, read_only| DriveConfig {
+            at: DriveId::ide(1),
+            cdrom,
+            read_only,
+            size: Some(512),
+            id: String::new(),
+            file: None,
+            formats: Vec::new(),
+            full: WhenFull::Report,
+            identity: DiskIdentity::default(),
+            geometry: None,
+            grows_to: 0,
+        };
+        let open =
+            |path: &std::path::Path| OwnedFd::from(std::fs::File::options().read(true).write(true).open(path).unwrap());
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let (image, null) = (open(image.path()), open("/dev/null".as_ref()));
+        let ide = |cdrom, read_only| DeviceConfig::Ide { drives: vec![drive(cdrom, read_only)] };
+        let pv = |cdrom, read_only| {
+            let disk = drive(cdrom, read_only);
+            DeviceConfig::Qdisk { devid: 51712, disk, emulated: None, discard: false }
+        };
+        for of in [&ide as &dyn Fn(bool, bool) -> DeviceConfig, &pv] {
+            assert!(is_written(&of(false, false), DriveId::ide(1), &image));
+            assert!(!is_written(&of(false, false), DriveId::ide(1), &null));
+            assert!(!is_written(&of(true, false), DriveId::ide(1), &image), "a CD");
+            assert!(!is_written(&of(false, true), DriveId::ide(1), &image), "read only");
+        }
+        assert!(!is_written(&ide(false, false), DriveId::ide(2), &image), "another drive's");
     }
 }

@@ -311,7 +311,8 @@ impl Launcher {
                 Memory::VideoRam => config.facets().video_ram.map(|v| u64::from(v.bytes) >> 12),
                 Memory::None | Memory::Granted | Memory::Frames => None,
             };
-            if let Some(frames) = logged.filter(|_| !self.manner.attach) {
+            // In a stub domain there is no live migration.
+            if let Some(frames) = logged.filter(|_| !self.manner.attach && !self.manner.stubdom) {
                 let map = DirtyMap::create(frames)?;
                 broker.push((FdUse::DirtyMap(slot), rustix::io::fcntl_dupfd_cloexec(&map, 0).map_err(system("dup"))?));
                 kept.push((FdUse::DirtyMap(slot), map));
@@ -343,7 +344,9 @@ impl Launcher {
         }
         self.slots.push(SlotState::new(CONTROL, "control".into(), &kind::CONTROL, self.ids(CONTROL), control)?);
         if !self.manner.probe && !self.manner.attach {
-            broker.push((FdUse::DirtyMap(BROKER), DirtyMap::create(frames)?));
+            if !self.manner.stubdom {
+                broker.push((FdUse::DirtyMap(BROKER), DirtyMap::create(frames)?));
+            }
             self.slots.push(SlotState::new(BROKER, "broker".into(), &kind::BROKER, self.ids(BROKER), broker)?);
         }
         states.into_iter().for_each(|state| self.slots.push(state));
