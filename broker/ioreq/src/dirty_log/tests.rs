@@ -109,7 +109,7 @@ fn a_process_that_goes_on_marking_fails_the_save_and_holds_nobody_up() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                (0..1 << 20).step_by(4096).for_each(|page| devices.mark(page, 1));
+                (0..1 << 20).step_by(64).for_each(|page| devices.mark(page, 1));
             }
         });
         // Not every look meets a mark.
