@@ -48,7 +48,8 @@ pub(crate) fn processes(launcher: i32) -> Done {
         }
         // The bed's guests have the usual video RAM.
         let draws = kind::of_role(&role).is_some_and(|k| k.memory == Memory::VideoRam);
-        let life = OwnLimits { guest_memory: if draws { 16 << 20 } else { 0 }, ..OwnLimits::default() };
+        let guest_memory = dirty_maps(pid)? + if draws { 16 << 20 } else { 0 };
+        let life = OwnLimits { guest_memory, ..OwnLimits::default() };
         // A kernel without CONFIG_CHECKPOINT_RESTORE, as the stub domain's, shows no filters, and has no such file.
         if std::path::Path::new("/proc/sys/kernel/ns_last_pid").exists() {
             wrong.extend(installed::check(pid, profile)?.into_iter().map(|w| format!("{role}: {w}")));
@@ -59,6 +60,16 @@ pub(crate) fn processes(launcher: i32) -> Done {
         println!("{role} {pid}: descriptors {}; {} mappings", kinds.join(" "), observed.mappings.len());
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Bytes of a process's maps of written pages.
+fn dirty_maps(pid: i32) -> Result<u64, Box<dyn std::error::Error>> {
+    let mut all = 0;
+    for line in std::fs::read_to_string(format!("/proc/{pid}/maps"))?.lines().filter(|l| l.contains("/memfd:dirty")) {
+        let (from, to) = line.split_whitespace().next().and_then(|range| range.split_once('-')).ok_or("maps")?;
+        all += u64::from_str_radix(to, 16)? - u64::from_str_radix(from, 16)?;
+    }
+    Ok(all)
 }
 
 /// Stops single threads, which signals cannot: by ptrace.
