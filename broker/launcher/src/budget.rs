@@ -12,11 +12,11 @@ pub(crate) const LAUNCHER: u32 = 7;
 const DEVICE: u32 = 6;
 const BROKER_FIFO: u32 = 5;
 
-/// Sets the limits of a new process, which has maps of written pages of so many bytes.
-pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot, maps: u64) -> Result<(), BudgetFault> {
+/// Sets the limits of a new process.
+pub(crate) fn set(pid: i32, name: &str, kind: &Kind, slot: Slot) -> Result<(), BudgetFault> {
     let group: PathBuf = Path::new(CGROUP).join(name);
     std::fs::create_dir_all(&group).map_err(|source| BudgetFault::Group { path: group.clone(), source })?;
-    let limit = profile(kind.role).map_or(0, |p| p.limits.memory).saturating_add(maps);
+    let limit = profile(kind.role).map_or(0, |p| p.limits.memory);
     for (file, value) in
         [("memory.max", limit.to_string()), ("memory.oom.group", "1".to_owned()), ("cgroup.procs", pid.to_string())]
     {

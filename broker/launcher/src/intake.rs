@@ -125,7 +125,7 @@ impl Looking {
         })?;
         let looking = Self { spawned, link: Some(Resource::new(ours)), log, question, image, ends: false };
         if intake.stubdom {
-            budget::set(looking.spawned.pid, role, &kind::INTAKE, SLOT, 0)?;
+            budget::set(looking.spawned.pid, role, &kind::INTAKE, SLOT)?;
         }
         looking.send(&ToProcess::Intake { level: intake.level }, &[])?;
         Ok(looking)

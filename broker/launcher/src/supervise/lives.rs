@@ -52,8 +52,7 @@ impl Launcher {
             state.saved = Some(rustix::io::fcntl_dupfd_cloexec(part, 0).map_err(system("dup"))?);
         }
         if self.manner.stubdom {
-            let maps = bulkhead_policy::maps(state.kept().iter().map(|(what, fd)| (what, *fd)));
-            budget::set(pid, &state.name, state.kind, number, maps)?;
+            budget::set(pid, &state.name, state.kind, number)?;
         } else if number != BROKER {
             let (nice, slice) = schedule(number, state.kind.picture);
             // An error is ignored: without the right, or with another scheduler, an access costs one more context switch.
