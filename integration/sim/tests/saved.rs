@@ -244,6 +244,34 @@ fn cards_go_on_under_the_rules_that_they_had() {
     assert!(sim.end().unwrap().success());
 }
 
+/// Drivers of these cards do not know of a move, so a switch would look for the guest where it was.
+#[test]
+fn a_card_says_where_the_guest_goes_on() {
+    let place = Place::new();
+    let wire = place.dir.path().join("wire");
+    let listener = std::os::unix::net::UnixListener::bind(&wire).unwrap();
+    let netdev = format!("stream,id=net0,server=off,addr.type=unix,addr.path={}", wire.display());
+    let card = ["-device", "e1000,id=nic0,netdev=net0,mac=02:16:3e:00:00:01", "-netdev", &netdev];
+    let sim = place.start(&card);
+    let (mut first, _) = listener.accept().unwrap();
+    let state = saved(&sim);
+    drop(sim);
+    let mut sim = place.goes_on(&state, &card).unwrap();
+    let (mut second, _) = listener.accept().unwrap();
+    second.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    // The process that runs is not the one that was started with the state.
+    sim.replace("e1000").unwrap();
+    qmp(&sim, CONT);
+    // Length and frame, as on QEMU's streams.
+    let mut frame = [0; 64];
+    std::io::Read::read_exact(&mut second, &mut frame).unwrap();
+    assert_eq!((&frame[..4], &frame[10..18]), (&[0, 0, 0, 60][..], &[2, 0x16, 0x3e, 0, 0, 1, 0x80, 0x35][..]));
+    let mut before = Vec::new();
+    std::io::Read::read_to_end(&mut first, &mut before).unwrap();
+    assert!(before.is_empty(), "nobody has moved there");
+    assert!(sim.end().unwrap().success());
+}
+
 /// A reset in place (kexec in the guest): the toolstack does not wait until the former device model has ended.
 #[test]
 fn an_image_that_the_former_device_model_still_has_is_waited_for() {
